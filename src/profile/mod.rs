@@ -1,0 +1,163 @@
+//! What the operator wrote, turned into values that cannot be wrong.
+//!
+//! [`load`] reads one file with everything it extends, checks all of it and returns either a
+//! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
+//! socket; certificates are opened by `net::tls`, which reports its problems in the same form.
+
+mod endpoint;
+mod problem;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use endpoint::{AcceptAddress, BackendAddress, HostPort, LinkAddress};
+pub use problem::{Place, Problem};
+
+/// Who dials the link between the two gateways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// No link: one gateway accepts and reaches the backend itself.
+    Direct,
+    /// The DMZ gateway dials the internal gateway.
+    Forward,
+    /// The internal gateway dials the DMZ gateway and keeps links ready.
+    Reverse,
+}
+
+/// Which side of the border a half stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Dmz,
+    Internal,
+}
+
+/// What one gateway should be, resolved for one mode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    pub name: String,
+    /// The file it was read from; `None` for the built-in one.
+    pub file: Option<PathBuf>,
+    pub mode: Mode,
+    pub dmz: Option<DmzHalf>,
+    /// Always `None` in direct mode: the DMZ half reaches the backends itself.
+    pub internal: Option<InternalHalf>,
+    /// On stop, sessions get this long to end.
+    pub drain: Duration,
+}
+
+/// The half that clients reach.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DmzHalf {
+    pub way: DmzWay,
+    pub services: Vec<DmzService>,
+}
+
+/// Where the DMZ half takes its sessions.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DmzWay {
+    /// Straight to the backend of the service.
+    Direct(BTreeMap<ServiceName, BackendAddress>),
+    /// Over a link that this half dials, to one of these internal gateways.
+    Forward { connect: Vec<LinkAddress>, tls: Option<LinkTls> },
+    /// Over a ready link that the other half dialled.
+    Reverse { listen: LinkAddress, tls: Option<LinkTls>, pool: PoolLimits },
+}
+
+/// How many ready links count as healthy, and how clients wait for one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PoolLimits {
+    pub prepared: usize,
+    pub wait: Duration,
+    pub waiters: usize,
+}
+
+/// A service as clients see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DmzService {
+    pub name: ServiceName,
+    pub accept: Vec<AcceptAddress>,
+    /// Sessions at once; more are refused.
+    pub sessions: usize,
+    /// No byte either way for so long ends a session.
+    pub idle: Option<Duration>,
+    /// Which of the link's peers may offer it; `None`: all of them.
+    pub peers: Option<Vec<String>>,
+}
+
+/// The half that reaches the backends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InternalHalf {
+    pub way: InternalWay,
+    pub services: Vec<InternalService>,
+    /// Links in all, ready or carrying.
+    pub maximum: usize,
+}
+
+/// Where the internal half gets its sessions from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InternalWay {
+    /// Links that the DMZ half dials.
+    Forward { listen: LinkAddress, tls: Option<LinkTls> },
+    /// Links that this half dials and keeps ready at each DMZ gateway.
+    Reverse { connect: Vec<LinkAddress>, tls: Option<LinkTls>, prepared: usize, retry: Retry },
+}
+
+/// Pause between failed dials: `first`, doubling to `maximum`, with full jitter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retry {
+    pub first: Duration,
+    pub maximum: Duration,
+}
+
+/// A service as the inside reaches it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InternalService {
+    pub name: ServiceName,
+    pub connect: BackendAddress,
+    /// Which of the link's peers may use it; `None`: all of them.
+    pub peers: Option<Vec<String>>,
+}
+
+/// A service's name: 1 to 255 of `A-Za-z0-9._-`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ServiceName(Arc<str>);
+
+impl ServiceName {
+    /// `None` unless `text` is 1 to 255 of `A-Za-z0-9._-`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        ((1..=255).contains(&text.len()) && text.bytes().all(valid)).then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// The names and keys of one side of a link, not yet opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkTls {
+    pub certificate: Material,
+    pub key: Material,
+    pub ca: Material,
+    /// Names of which a peer's certificate must carry one.
+    pub peers: Vec<String>,
+}
+
+/// PEM text, and where it comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Material {
+    /// A file, and the place in the profile that names it.
+    File { path: PathBuf, place: Place },
+    /// Made at start, never on disk.
+    Memory(Arc<str>),
+}

@@ -1,0 +1,3 @@
+//! What is happening: counters, the registry of sessions, the snapshot made of them, the log.
+
+pub mod snapshot;

@@ -1,0 +1,194 @@
+//! The plain picture of a whole gateway at one moment.
+//!
+//! Numbers, strings and enums only: no instant, no handle, so that a test can build one by hand
+//! and the admin socket can send one unchanged. `status --json` prints exactly this; fields are
+//! added, never renamed. [`VERSION`] rises when a reader of the previous one would misread it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::profile::{Mode, Role};
+
+/// Version of the form of [`Snapshot`], told in the admin socket's hello.
+pub const VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub version: String,
+    pub profile: String,
+    pub mode: Mode,
+    pub roles: Vec<Role>,
+    pub phase: GatewayPhase,
+    pub uptime_seconds: f64,
+    /// The link listeners, with their real ports.
+    pub listening: Vec<String>,
+    pub totals: Totals,
+    pub services: Vec<ServiceRow>,
+    pub pools: Vec<PoolRow>,
+    pub sessions: Vec<SessionRow>,
+    /// Open sessions that `sessions` leaves out because there are too many for one picture.
+    pub sessions_left_out: usize,
+    /// The last sessions that ended, newest first.
+    pub ended: Vec<EndedRow>,
+    /// The last notices, oldest first.
+    pub notices: Vec<Notice>,
+    /// Log lines lost because the reader of standard error was too slow.
+    pub log_lines_lost: u64,
+    /// Bytes a second over the last two minutes, one sample a second, oldest first.
+    pub traffic: Vec<TrafficSample>,
+    pub descriptors: Descriptors,
+}
+
+/// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayPhase {
+    Starting,
+    Running,
+    Draining,
+    Stopped,
+}
+
+/// `up` is client to backend. In a pair run by one process these are the DMZ half's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub sessions_open: u64,
+    pub sessions: u64,
+    pub refused: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    pub role: Role,
+    pub name: String,
+    pub accept: Vec<String>,
+    pub connect: Option<String>,
+    pub phase: ServicePhase,
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServicePhase {
+    Open,
+    Draining,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PoolRow {
+    pub role: Role,
+    /// The service its links are ready for; `*` for any service of the peer.
+    pub service: String,
+    /// The name seen in the peer's certificate, or its address where the link is plain.
+    pub peer: Option<String>,
+    /// The dialled address, or the peer's IP without port.
+    pub address: Option<String>,
+    pub state: PoolState,
+    pub ready: usize,
+    pub carrying: usize,
+    pub dialling: usize,
+    pub target: usize,
+    /// Clients that wait for a link now; stands in a service's first row, 0 in the others.
+    pub waiting: usize,
+    /// Clients refused because no link came in time; stands in a service's first row.
+    pub misses: u64,
+    /// Dials, handshakes and ready links that failed.
+    pub failures: u64,
+    pub last_error: Option<String>,
+    /// Seconds until the next dial, while one is held back after a failure.
+    pub retry_seconds: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolState {
+    /// As many links ready as wanted.
+    Healthy,
+    /// Links are there, but fewer than wanted.
+    Filling,
+    /// A client waits.
+    Starved,
+    /// No link; `last_error` says why.
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionRow {
+    pub id: String,
+    pub role: Role,
+    pub service: String,
+    pub client: String,
+    pub peer: Option<String>,
+    pub phase: SessionPhase,
+    pub age_seconds: f64,
+    pub idle_seconds: f64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    /// Bytes a second over the last sample.
+    pub rate_up: u64,
+    pub rate_down: u64,
+}
+
+/// Where a session is: the steps of `gateway::session`, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum SessionPhase {
+    Negotiating,
+    Authorising,
+    Waiting,
+    Connecting,
+    Relaying,
+    /// One side has finished; the other still sends.
+    Draining,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndedRow {
+    pub id: String,
+    pub role: Role,
+    pub service: String,
+    pub client: String,
+    pub peer: Option<String>,
+    /// Who ended it and when: two letters, see `telemetry::end`.
+    pub end: String,
+    /// The same in words, with the cause.
+    pub reason: String,
+    pub seconds: f64,
+    /// Seconds since it ended.
+    pub ago_seconds: f64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+/// One line worth an operator's eye.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    /// UTC, RFC 3339 with milliseconds.
+    pub time: String,
+    pub level: NoticeLevel,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoticeLevel {
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficSample {
+    pub up: u64,
+    pub down: u64,
+}
+
+/// Open files of this process against its limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors {
+    pub used: u64,
+    pub limit: u64,
+}
