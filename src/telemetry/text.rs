@@ -1,0 +1,93 @@
+//! Text from outside, made safe to show.
+//!
+//! Names of services and peers, addresses and error texts come from clients, peers and the
+//! system. Shown raw they could move the cursor, turn the reading direction or hide letters.
+
+/// Stands for what [`clean`] cut off.
+pub const ELLIPSIS: char = '…';
+
+/// `text` on one line without invisible or directing characters, at most `chars_max` long.
+///
+/// Breaks and tabs become one space each, so that words stay apart; a cut ends in [`ELLIPSIS`].
+pub fn clean(text: &str, chars_max: usize) -> String {
+    let mut shown = text.chars().filter_map(visible);
+    let mut out: String = shown.by_ref().take(chars_max).collect();
+    if shown.next().is_some() && out.pop().is_some() {
+        out.push(ELLIPSIS);
+    }
+    out
+}
+
+fn visible(letter: char) -> Option<char> {
+    match letter {
+        '\t' | '\n' | '\r' | '\u{2028}' | '\u{2029}' => Some(' '),
+        _ if letter.is_control() || directs(letter) || hides(letter) => None,
+        _ => Some(letter),
+    }
+}
+
+/// Bidi controls: they would let an address read backwards.
+fn directs(letter: char) -> bool {
+    matches!(letter, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Characters without width: two names that look alike would differ.
+fn hides(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{00AD}'
+            | '\u{034F}'
+            | '\u{115F}'
+            | '\u{1160}'
+            | '\u{17B4}'
+            | '\u{17B5}'
+            | '\u{180B}'..='\u{180F}'
+            | '\u{200B}'..='\u{200D}'
+            | '\u{2060}'..='\u{2065}'
+            | '\u{206A}'..='\u{206F}'
+            | '\u{3164}'
+            | '\u{FE00}'..='\u{FE0F}'
+            | '\u{FEFF}'
+            | '\u{FFA0}'
+            | '\u{FFF9}'..='\u{FFFB}'
+            | '\u{E0000}'..='\u{E0FFF}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn hostile_text_becomes_plain() {
+        let cases = [
+            ("orders", 20, "orders"),
+            ("a\nb\tc\r\nd", 20, "a b c  d"),
+            ("\u{1b}[2Jgone", 20, "[2Jgone"),
+            ("\u{9b}2J\u{7f}x", 20, "2Jx"),
+            ("moc.\u{202e}evil\u{2069}", 20, "moc.evil"),
+            ("pay\u{200b}pal", 20, "paypal"),
+            ("bücher.example", 20, "bücher.example"),
+            ("exactly-ten", 11, "exactly-ten"),
+            ("exactly-ten", 10, "exactly-t…"),
+            ("long", 1, "…"),
+            ("long", 0, ""),
+            ("", 0, ""),
+        ];
+        for (text, chars_max, expected) in cases {
+            assert_eq!(clean(text, chars_max), expected, "{text:?} at most {chars_max}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_invisible_and_never_too_long(text in any::<String>(), chars_max in 0_usize..40) {
+            let cleaned = clean(&text, chars_max);
+            prop_assert!(cleaned.chars().count() <= chars_max);
+            prop_assert!(cleaned.chars().all(|c| !c.is_control() && !directs(c) && !hides(c)));
+            prop_assert_eq!(clean(&cleaned, chars_max), cleaned);
+        }
+    }
+}
