@@ -3,3 +3,4 @@
 pub mod gateway;
 pub mod profile;
 pub mod telemetry;
+pub mod tui;

@@ -1,0 +1,173 @@
+//! From the rows of a snapshot to one word and to the troubles behind it, worst first.
+
+use crate::{
+    profile::Role,
+    telemetry::snapshot::{PoolRow, PoolState, Snapshot},
+    tui::format,
+};
+
+/// Can a client connect now?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    Healthy,
+    /// Some clients wait or are refused, or soon would be.
+    Degraded,
+    /// No pool has a link.
+    Down,
+}
+
+impl Health {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "HEALTHY",
+            Self::Degraded => "DEGRADED",
+            Self::Down => "DOWN",
+        }
+    }
+}
+
+/// How bad one pool is, for the order of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Fine,
+    /// Fewer links than a burst of clients may need.
+    Short,
+    Starved,
+    Lost,
+}
+
+/// One thing that is wrong, as the alert line tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub severity: Severity,
+    pub text: String,
+}
+
+/// The word for the whole gateway. Without pools (direct mode) nothing can be missing.
+pub fn health(pools: &[PoolRow]) -> Health {
+    let worst = pools.iter().map(severity).max().unwrap_or(Severity::Fine);
+    match worst {
+        Severity::Fine => Health::Healthy,
+        Severity::Short | Severity::Starved => Health::Degraded,
+        Severity::Lost if pools.iter().all(|pool| severity(pool) == Severity::Lost) => Health::Down,
+        Severity::Lost => Health::Degraded,
+    }
+}
+
+/// A pool that refills after a session took a link is fine: the word must not flicker under load.
+pub fn severity(pool: &PoolRow) -> Severity {
+    match pool.state {
+        PoolState::Healthy => Severity::Fine,
+        PoolState::Filling if pool.retry_seconds.is_some() || pool.ready < pool.target / 2 => Severity::Short,
+        PoolState::Filling => Severity::Fine,
+        PoolState::Starved => Severity::Starved,
+        PoolState::Down => Severity::Lost,
+    }
+}
+
+/// Everything that is wrong, worst first.
+pub fn troubles(snapshot: &Snapshot) -> Vec<Trouble> {
+    let mut found: Vec<_> = snapshot.pools.iter().filter_map(trouble_of_pool).collect();
+    found.extend(trouble_of_descriptors(snapshot));
+    if snapshot.log_lines_lost > 0 {
+        let text = format!("{} log lines lost: standard error is read too slowly", snapshot.log_lines_lost);
+        found.push(Trouble { severity: Severity::Short, text });
+    }
+    found.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
+    found
+}
+
+fn trouble_of_pool(pool: &PoolRow) -> Option<Trouble> {
+    let severity = severity(pool);
+    let what = match severity {
+        Severity::Fine => return None,
+        Severity::Lost => "no link".to_owned(),
+        Severity::Starved => {
+            format!("{} waiting, {} of {} links ready", pool.waiting, pool.ready, pool.target)
+        }
+        Severity::Short => format!("{} of {} links ready", pool.ready, pool.target),
+    };
+    let service = if pool.service == "*" { "any service" } else { &pool.service };
+    let mut text = format!("{service}: {what}");
+    if let Some(peer) = pool.peer.as_ref().or(pool.address.as_ref()) {
+        let direction = match pool.role {
+            Role::Dmz => "from",
+            Role::Internal => "to",
+        };
+        text.push_str(&format!(" {direction} {peer}"));
+    }
+    if let Some(error) = &pool.last_error {
+        text.push_str(&format!(": {error}"));
+    }
+    if let Some(seconds) = pool.retry_seconds {
+        text.push_str(&format!("; next dial in {}", format::span(seconds)));
+    }
+    Some(Trouble { severity, text })
+}
+
+fn trouble_of_descriptors(snapshot: &Snapshot) -> Option<Trouble> {
+    let (used, limit) = (snapshot.descriptors.used, snapshot.descriptors.limit);
+    let scarce = limit > 0 && used.saturating_mul(10) >= limit.saturating_mul(9);
+    let text = format!("{used} of {limit} file descriptors in use; raise the limit or lower the sessions");
+    scarce.then_some(Trouble { severity: Severity::Starved, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(state: PoolState, ready: usize) -> PoolRow {
+        PoolRow {
+            role: Role::Dmz,
+            service: "orders".into(),
+            peer: Some("internal".into()),
+            address: None,
+            state,
+            ready,
+            carrying: 0,
+            dialling: 0,
+            target: 8,
+            waiting: 0,
+            misses: 0,
+            failures: 0,
+            last_error: None,
+            retry_seconds: None,
+        }
+    }
+
+    #[test]
+    fn every_mixture_of_pools_has_a_word() {
+        let (well, full) = (pool(PoolState::Healthy, 8), pool(PoolState::Filling, 6));
+        let (short, starved) = (pool(PoolState::Filling, 3), pool(PoolState::Starved, 0));
+        let down = pool(PoolState::Down, 0);
+        let held = PoolRow { retry_seconds: Some(1.0), ..full.clone() };
+        let cases: [(&[&PoolRow], Health); 9] = [
+            (&[], Health::Healthy),
+            (&[&well], Health::Healthy),
+            (&[&well, &full], Health::Healthy),
+            (&[&well, &short], Health::Degraded),
+            (&[&well, &held], Health::Degraded),
+            (&[&well, &starved], Health::Degraded),
+            (&[&well, &down], Health::Degraded),
+            (&[&starved, &down], Health::Degraded),
+            (&[&down, &down], Health::Down),
+        ];
+        for (pools, expected) in cases {
+            let pools: Vec<_> = pools.iter().map(|&pool| pool.clone()).collect();
+            assert_eq!(health(&pools), expected, "{pools:?}");
+        }
+    }
+
+    #[test]
+    fn a_trouble_tells_what_where_why_and_when_next() {
+        let lost = PoolRow {
+            role: Role::Internal,
+            last_error: Some("connection refused".into()),
+            retry_seconds: Some(3.2),
+            ..pool(PoolState::Down, 0)
+        };
+        let told = trouble_of_pool(&lost).map(|trouble| trouble.text);
+        let expected = "orders: no link to internal: connection refused; next dial in 3.2s";
+        assert_eq!(told.as_deref(), Some(expected));
+    }
+}

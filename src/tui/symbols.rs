@@ -1,0 +1,81 @@
+//! The signs the screen is built of, in full and for terminals that know ASCII only.
+
+use ratatui::symbols::{bar, border};
+
+/// One sign for each thing that is drawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Symbols {
+    pub border: border::Set<'static>,
+    pub spark: bar::Set<'static>,
+    /// A second without a sample.
+    pub gap: &'static str,
+    /// Before the word of the health.
+    pub health: &'static str,
+    /// Before a trouble.
+    pub alert: &'static str,
+    pub separator: &'static str,
+    pub selected: &'static str,
+    pub ended: &'static str,
+    /// The parts of a pool's bar.
+    pub ready: char,
+    pub dialling: char,
+    pub missing: char,
+    pub ellipsis: char,
+    pub arrow_up: &'static str,
+    pub arrow_down: &'static str,
+}
+
+impl Symbols {
+    pub const UNICODE: Self = Self {
+        border: border::PLAIN,
+        spark: bar::NINE_LEVELS,
+        gap: "·",
+        health: "●",
+        alert: "▲",
+        separator: "│",
+        selected: ">",
+        ended: "x",
+        ready: '█',
+        dialling: '▒',
+        missing: '·',
+        ellipsis: '…',
+        arrow_up: "↑",
+        arrow_down: "↓",
+    };
+
+    pub const ASCII: Self = Self {
+        border: border::Set {
+            top_left: "+",
+            top_right: "+",
+            bottom_left: "+",
+            bottom_right: "+",
+            vertical_left: "|",
+            vertical_right: "|",
+            horizontal_top: "-",
+            horizontal_bottom: "-",
+        },
+        spark: bar::Set {
+            full: "#",
+            seven_eighths: "#",
+            three_quarters: "*",
+            five_eighths: "*",
+            half: "=",
+            three_eighths: "=",
+            one_quarter: "-",
+            one_eighth: ":",
+            empty: " ",
+        },
+        gap: ".",
+        health: "*",
+        alert: "!",
+        separator: "|",
+        selected: ">",
+        ended: "x",
+        ready: '#',
+        dialling: '=',
+        missing: '.',
+        ellipsis: '~',
+        arrow_up: "Up",
+        arrow_down: "Down",
+    };
+}

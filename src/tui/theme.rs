@@ -1,0 +1,58 @@
+//! Colours by meaning, never by name, and never as the only sign.
+//!
+//! Only the 16 colours of the terminal's own palette and its own background: they fit light and
+//! dark alike. `NO_COLOR` selects [`Theme::MONO`], which sets no colour at all.
+
+use ratatui::style::{Color, Modifier, Style};
+
+/// One style for each thing that can be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Theme {
+    pub plain: Style,
+    /// Of little weight: frames, zeros, what has ended.
+    pub faint: Style,
+    /// Heads of columns, titles of panels.
+    pub title: Style,
+    pub good: Style,
+    pub warn: Style,
+    pub bad: Style,
+    /// Keys, and names the eye looks for.
+    pub accent: Style,
+    /// Client to backend.
+    pub up: Style,
+    /// Backend to client.
+    pub down: Style,
+    pub selected: Style,
+    /// The screen is not live, or waits for an answer.
+    pub attention: Style,
+}
+
+impl Theme {
+    pub const ANSI: Self = Self {
+        plain: Style::new(),
+        faint: Style::new().add_modifier(Modifier::DIM),
+        title: Style::new().add_modifier(Modifier::BOLD),
+        good: Style::new().fg(Color::Green),
+        warn: Style::new().fg(Color::Yellow),
+        bad: Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        accent: Style::new().fg(Color::Cyan),
+        up: Style::new().fg(Color::Cyan),
+        down: Style::new().fg(Color::Magenta),
+        selected: Style::new().add_modifier(Modifier::REVERSED),
+        attention: Style::new().fg(Color::Yellow).add_modifier(Modifier::REVERSED),
+    };
+
+    pub const MONO: Self = Self {
+        plain: Style::new(),
+        faint: Style::new().add_modifier(Modifier::DIM),
+        title: Style::new().add_modifier(Modifier::BOLD),
+        good: Style::new(),
+        warn: Style::new().add_modifier(Modifier::UNDERLINED),
+        bad: Style::new().add_modifier(Modifier::BOLD.union(Modifier::UNDERLINED)),
+        accent: Style::new().add_modifier(Modifier::BOLD),
+        up: Style::new(),
+        down: Style::new(),
+        selected: Style::new().add_modifier(Modifier::REVERSED),
+        attention: Style::new().add_modifier(Modifier::REVERSED.union(Modifier::BOLD)),
+    };
+}

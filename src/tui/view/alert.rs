@@ -1,0 +1,43 @@
+//! The second line: the worst trouble, and how many there are.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use crate::tui::{
+    app::App,
+    health::{Severity, troubles},
+    look::Look,
+    view::table,
+};
+
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
+    let (text, style) = line(app);
+    table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
+}
+
+/// Without trouble, where peers find this gateway.
+pub fn line(app: &App) -> (String, Style) {
+    let (look, snapshot) = (&app.look, app.snapshot());
+    let troubles = troubles(snapshot);
+    if let Some(worst) = troubles.first() {
+        let of = if troubles.len() > 1 { format!("1 of {}: ", troubles.len()) } else { String::new() };
+        let text = app.addresses().text(&worst.text);
+        let text = format!("{} {of}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
+        return (text, style(look, worst.severity));
+    }
+    let text = match snapshot.listening.as_slice() {
+        [] => "no trouble".to_owned(),
+        listening => format!("no trouble; links come in at {}", listening.join(", ")),
+    };
+    (look.text(&text, TEXT_CHARS), look.theme.faint)
+}
+
+pub fn style(look: &Look, severity: Severity) -> Style {
+    match severity {
+        Severity::Fine => look.theme.plain,
+        Severity::Short | Severity::Starved => look.theme.warn,
+        Severity::Lost => look.theme.bad,
+    }
+}
+
+const TEXT_CHARS: usize = 300;

@@ -1,0 +1,63 @@
+//! The last line: what the gateway answered, or else which keys work here.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use crate::tui::{
+    app::{App, Said},
+    keys,
+    view::table,
+};
+
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
+    match app.said() {
+        Some(said) => {
+            let (text, style) = answer(app, said);
+            table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
+        }
+        None => draw_keys(app, inner, buffer),
+    }
+}
+
+/// The answer with a word before it: colour alone would not tell a refusal.
+pub fn answer(app: &App, said: &Said) -> (String, Style) {
+    let theme = app.look.theme;
+    let (word, text, style) = match said {
+        Said::Waiting(text) => ("waiting: ", text, theme.plain),
+        Said::Done(text) => ("done: ", text, theme.good),
+        Said::Refused(text) => ("refused: ", text, theme.bad),
+    };
+    let text = app.look.text(&app.addresses().text(text), ANSWER_CHARS);
+    (format!("{word}{text}"), style)
+}
+
+/// Hints that do not fit are left out from the front: help and quit stand last.
+fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
+    let hints: Vec<_> = keys::of(app.context())
+        .filter_map(|binding| Some((binding.keys.first()?.name(&app.look.symbols), binding.hint?)))
+        .collect();
+    let cells = |hint: &(String, &str)| table::width(&hint.0) + table::width(hint.1) + GAP_CELLS;
+    let mut room = area.width.saturating_add(2);
+    let fitting = hints.iter().rev().take_while(|hint| {
+        let fits = cells(hint) <= room;
+        room = room.saturating_sub(cells(hint));
+        fits
+    });
+    let shown = fitting.count();
+    let mut rest = area;
+    for (key, hint) in &hints[hints.len() - shown..] {
+        table::write(key, app.look.theme.accent, rest, buffer);
+        rest = behind(rest, table::width(key) + 1);
+        table::write(hint, app.look.theme.plain, rest, buffer);
+        rest = behind(rest, table::width(hint) + GAP_CELLS - 1);
+    }
+}
+
+fn behind(area: Rect, cells: u16) -> Rect {
+    let step = cells.min(area.width);
+    Rect { x: area.x + step, width: area.width - step, ..area }
+}
+
+/// One between key and word, two between hints.
+const GAP_CELLS: u16 = 3;
+const ANSWER_CHARS: usize = 300;

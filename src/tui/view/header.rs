@@ -1,0 +1,162 @@
+//! The first line: which gateway this is, how it is, and how far the screen can be believed.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use crate::{
+    profile::{Mode, Role},
+    telemetry::snapshot::{GatewayPhase, Snapshot},
+    tui::{
+        app::{App, Freshness},
+        format,
+        health::{Health, health},
+        look::Look,
+        view::table,
+    },
+};
+
+/// A part of the line; parts of the highest rank leave first when it is too narrow.
+struct Part {
+    rank: u8,
+    text: String,
+    style: Style,
+}
+
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (look, snapshot) = (&app.look, app.snapshot());
+    let mut left = parts_left(look, snapshot);
+    let mut right = vec![descriptors(look, snapshot), freshness(app)];
+    let gap = look.symbols.separator;
+    while total(&left) + total(&right) + 2 > usize::from(area.width) {
+        let Some(worst) = left.iter().chain(&right).map(|part| part.rank).max().filter(|&rank| rank > 0)
+        else {
+            break;
+        };
+        left.retain(|part| part.rank < worst);
+        right.retain(|part| part.rank < worst);
+    }
+    let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
+    draw_parts(look, &left, gap, inner, buffer);
+    let width =
+        u16::try_from(total(&right).saturating_sub(SEPARATOR_CELLS)).unwrap_or(u16::MAX).min(inner.width);
+    let place = Rect { x: inner.x + inner.width - width, width, ..inner };
+    draw_parts(look, &right, gap, place, buffer);
+}
+
+fn parts_left(look: &Look, snapshot: &Snapshot) -> Vec<Part> {
+    let theme = look.theme;
+    let profile = format!("{} [{}]", look.text(&snapshot.profile, PROFILE_CHARS), mode_word(snapshot.mode));
+    let roles: Vec<_> = snapshot.roles.iter().map(|&role| role_word(role)).collect();
+    let mut parts = vec![
+        Part { rank: 8, text: "portcullis".into(), style: theme.accent },
+        Part { rank: 2, text: profile, style: theme.title },
+        Part { rank: 7, text: roles.join("+"), style: theme.plain },
+        health_part(look, snapshot),
+        phase(look, snapshot.phase),
+    ];
+    if snapshot.mode != Mode::Direct {
+        let (linked, known) = peers(snapshot);
+        let style = if linked < known { theme.warn } else { theme.plain };
+        parts.push(Part { rank: 5, text: format!("peers {linked}/{known}"), style });
+    }
+    parts.push(Part {
+        rank: 4,
+        text: format!("up {}", format::age(snapshot.uptime_seconds)),
+        style: theme.plain,
+    });
+    parts
+}
+
+fn health_part(look: &Look, snapshot: &Snapshot) -> Part {
+    let health = health(&snapshot.pools);
+    let text = format!("{} {}", look.symbols.health, health.word());
+    Part { rank: 0, text, style: health_style(look, health) }
+}
+
+pub fn health_style(look: &Look, health: Health) -> Style {
+    match health {
+        Health::Healthy => look.theme.good,
+        Health::Degraded => look.theme.warn,
+        Health::Down => look.theme.bad,
+    }
+}
+
+fn phase(look: &Look, phase: GatewayPhase) -> Part {
+    let theme = look.theme;
+    let (rank, text, style) = match phase {
+        GatewayPhase::Starting => (3, "STARTING", theme.warn),
+        GatewayPhase::Running => (6, "running", theme.plain),
+        GatewayPhase::Draining => (1, "DRAINING", theme.attention),
+        GatewayPhase::Stopped => (1, "STOPPED", theme.bad),
+    };
+    Part { rank, text: text.into(), style }
+}
+
+/// Peers with a link, and all that are known.
+fn peers(snapshot: &Snapshot) -> (usize, usize) {
+    let mut peers = std::collections::BTreeMap::new();
+    for pool in &snapshot.pools {
+        if let Some(name) = pool.peer.as_ref().or(pool.address.as_ref()) {
+            *peers.entry((pool.role, name)).or_insert(false) |= pool.ready > 0 || pool.carrying > 0;
+        }
+    }
+    (peers.values().filter(|&&linked| linked).count(), peers.len())
+}
+
+fn descriptors(look: &Look, snapshot: &Snapshot) -> Part {
+    let text = format!(
+        "fd {}/{}",
+        format::amount(snapshot.descriptors.used),
+        format::amount(snapshot.descriptors.limit)
+    );
+    Part { rank: 9, text, style: look.theme.faint }
+}
+
+fn freshness(app: &App) -> Part {
+    let theme = app.look.theme;
+    let (text, style) = match app.freshness() {
+        Freshness::Live => ("LIVE".into(), theme.plain),
+        Freshness::Frozen { seconds } => (format!("FROZEN {}", format::age(seconds)), theme.attention),
+        Freshness::Stale { seconds } => (format!("STALE {}", format::span(seconds as f64)), theme.attention),
+    };
+    Part { rank: 1, text, style }
+}
+
+pub fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Direct => "DIRECT",
+        Mode::Forward => "FORWARD",
+        Mode::Reverse => "REVERSE",
+    }
+}
+
+pub fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Dmz => "dmz",
+        Role::Internal => "internal",
+    }
+}
+
+fn total(parts: &[Part]) -> usize {
+    parts.iter().map(|part| usize::from(table::width(&part.text)) + SEPARATOR_CELLS).sum()
+}
+
+fn draw_parts(look: &Look, parts: &[Part], gap: &str, area: Rect, buffer: &mut Buffer) {
+    let mut rest = area;
+    for (place, part) in parts.iter().enumerate() {
+        if place > 0 {
+            rest = advance(gap, look.theme.faint, rest, buffer);
+        }
+        rest = advance(&part.text, part.style, rest, buffer);
+    }
+}
+
+/// Writes and steps behind it and one more cell.
+fn advance(text: &str, style: Style, area: Rect, buffer: &mut Buffer) -> Rect {
+    table::write(text, style, area, buffer);
+    let step = table::width(text).saturating_add(1).min(area.width);
+    Rect { x: area.x + step, width: area.width - step, ..area }
+}
+
+/// A name is 255 bytes at most; here it only has to be recognised.
+const PROFILE_CHARS: usize = 24;
+const SEPARATOR_CELLS: usize = 3;

@@ -1,0 +1,63 @@
+//! The gateway in one line: for screens too small for a list, and as the list's status line.
+
+use ratatui::{buffer::Buffer, layout::Rect};
+
+use crate::{
+    profile::Mode,
+    tui::{
+        app::{App, Freshness, Open},
+        format,
+        health::health,
+        keys,
+        view::{footer, header, links, panel, question, table},
+    },
+};
+
+/// All there is room for: a question, an answer, or the health.
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (text, style) = match (app.open(), app.said()) {
+        (Open::AskQuit | Open::AskClose(_) | Open::Help, _) => {
+            (keys_and_question(app), app.look.theme.attention)
+        }
+        (Open::Nothing, Some(said)) => footer::answer(app, said),
+        (Open::Nothing, None) => {
+            let health = health(&app.snapshot().pools);
+            (format!("{} {}", health.word(), status(app)), header::health_style(&app.look, health))
+        }
+    };
+    table::write(&table::cut(&app.look, &text, area.width), style, area, buffer);
+}
+
+pub fn draw_status(app: &App, area: Rect, buffer: &mut Buffer) {
+    let inside = panel::margin(area);
+    let mut text = status(app);
+    if app.snapshot().mode != Mode::Direct {
+        text.push_str(&format!(", links {}", links::facts(app.snapshot())));
+    }
+    table::write(&table::cut(&app.look, &text, inside.width), app.look.theme.plain, inside, buffer);
+}
+
+/// Keys first: they are what must not be cut off.
+fn keys_and_question(app: &App) -> String {
+    let keys = keys::of(app.context()).filter_map(|binding| {
+        let key = binding.keys.first()?.name(&app.look.symbols);
+        Some(format!("{key} {}", binding.hint?))
+    });
+    let keys: Vec<_> = keys.collect();
+    format!("{} {}", keys.join(", "), question::text(app)).trim_end().into()
+}
+
+fn status(app: &App) -> String {
+    let snapshot = app.snapshot();
+    let sample = snapshot.traffic.last();
+    let (up, down) = match sample {
+        Some(sample) => (format::rate(sample.up), format::rate(sample.down)),
+        None => ("-".into(), "-".into()),
+    };
+    let text = format!("{} open, up {up}, down {down}", snapshot.totals.sessions_open);
+    match app.freshness() {
+        Freshness::Live => text,
+        Freshness::Frozen { seconds } => format!("FROZEN {} {text}", format::age(seconds)),
+        Freshness::Stale { seconds } => format!("STALE {} {text}", format::span(seconds as f64)),
+    }
+}

@@ -1,0 +1,72 @@
+//! The frame around a panel, and what a list says when it has no rows or too many.
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    text::{Line, Span},
+    widgets::{Block, Clear, Widget},
+};
+
+use crate::tui::{look::Look, view::table};
+
+/// Lines of a framed list that are not rows.
+pub const FRAME_AND_HEADS: u16 = 3;
+
+/// Draws the frame with its title and, at its right, a few facts; returns what is inside.
+pub fn frame(look: &Look, title: &str, facts: &str, area: Rect, buffer: &mut Buffer) -> Rect {
+    let theme = look.theme;
+    let mut block = Block::bordered()
+        .border_set(look.symbols.border)
+        .border_style(theme.faint)
+        .title(Line::from(Span::styled(format!(" {title} "), theme.title)));
+    let room = area.width.saturating_sub(table::width(title).saturating_add(8));
+    if !facts.is_empty() && table::width(facts) <= room {
+        block = block.title(Line::from(Span::styled(format!(" {facts} "), theme.plain)).right_aligned());
+    }
+    let inside = block.inner(area);
+    block.render(area, buffer);
+    inside
+}
+
+/// A frame over the middle of the screen, as large as its text and no larger than the screen.
+pub fn over(look: &Look, title: &str, width: u16, lines: u16, area: Rect, buffer: &mut Buffer) -> Rect {
+    let (width, height) = (width.saturating_add(4).min(area.width), lines.saturating_add(2).min(area.height));
+    let place =
+        Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
+    Clear.render(place, buffer);
+    let inside = frame(look, title, "", place, buffer);
+    Rect { x: inside.x.saturating_add(1), width: inside.width.saturating_sub(2), ..inside }
+}
+
+/// Said where a list has nothing to show.
+pub fn empty(look: &Look, text: &str, area: Rect, buffer: &mut Buffer) {
+    table::write(text, look.theme.faint, table::line(area, 0), buffer);
+}
+
+/// Inside a frame, one free cell at each side.
+pub fn margin(inside: Rect) -> Rect {
+    Rect { x: inside.x.saturating_add(1), width: inside.width.saturating_sub(2), ..inside }
+}
+
+pub fn below_heads(inside: Rect) -> Rect {
+    Rect { y: inside.y.saturating_add(1), height: inside.height.saturating_sub(1), ..inside }
+}
+
+/// The lines of an area, from the top.
+pub fn lines(area: Rect) -> impl Iterator<Item = Rect> {
+    (0..area.height).map(move |n| table::line(area, n))
+}
+
+/// How many of so many rows are drawn: where they do not fit, the last line tells of the rest.
+pub fn rows_drawn(rows: usize, list: Rect) -> usize {
+    let room = usize::from(list.height);
+    if rows > room { room.saturating_sub(1) } else { rows }
+}
+
+/// The last line of a list whose rows did not all fit, so that nothing is hidden silently.
+pub fn rest(look: &Look, hidden: usize, detail: &str, list: Rect, buffer: &mut Buffer) {
+    if hidden > 0 {
+        let last = table::line(list, list.height.saturating_sub(1));
+        table::write(&format!("+{hidden} more{detail}"), look.theme.faint, last, buffer);
+    }
+}

@@ -1,0 +1,46 @@
+//! Questions: what would happen, and the keys that answer. None of them is Enter.
+
+use ratatui::{buffer::Buffer, layout::Rect};
+
+use crate::tui::{
+    app::{App, Open},
+    keys,
+    view::{panel, table},
+};
+
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.look, app.look.theme);
+    let asked = text(app);
+    let bindings: Vec<_> = keys::of(app.context()).collect();
+    let lines = u16::try_from(bindings.len()).unwrap_or(u16::MAX).saturating_add(2);
+    let width = table::width(&asked).max(WIDTH_MIN);
+    let inside = panel::over(look, "Question", width, lines, area, buffer);
+    table::write(&table::cut(look, &asked, inside.width), theme.title, table::line(inside, 0), buffer);
+    for (at, binding) in panel::lines(inside).skip(2).zip(bindings) {
+        let name = binding.keys.first().map(|key| key.name(&look.symbols)).unwrap_or_default();
+        table::write(&name, theme.accent, at, buffer);
+        let indent = KEY_CELLS.min(at.width);
+        let label = Rect { x: at.x + indent, width: at.width - indent, ..at };
+        table::write(binding.label, theme.plain, label, buffer);
+    }
+}
+
+/// The question by itself; empty when there is none.
+pub fn text(app: &App) -> String {
+    match app.open() {
+        Open::Nothing | Open::Help => String::new(),
+        Open::AskQuit => match app.latest().totals.sessions_open {
+            1 => "Quit? 1 session is open in this gateway.".into(),
+            open => format!("Quit? {open} sessions are open in this gateway."),
+        },
+        Open::AskClose(target) => {
+            let client = app.addresses().client(&target.client);
+            let text = format!("Close session {} of {client} to {}?", target.id, target.service);
+            app.look.text(&text, TEXT_CHARS)
+        }
+    }
+}
+
+const KEY_CELLS: u16 = 5;
+const WIDTH_MIN: u16 = 40;
+const TEXT_CHARS: usize = 100;
