@@ -1,4 +1,13 @@
-//! The screen: a terminal dashboard over a [`Handle`](crate::gateway::handle::Handle).
+//! The screen: a terminal dashboard over a [`Handle`].
+//!
+//! It runs on a thread of its own with a runtime of its own, because a terminal that nobody reads
+//! blocks whoever draws. It draws nothing but snapshots and changes nothing but by commands, so
+//! it works the same on a gateway in this process and on one behind the admin socket.
+//!
+//! ```text
+//! keys ───────► app ──► commands ──► Handle
+//! snapshots ──► app ──► view ──────► terminal
+//! ```
 
 pub mod app;
 pub mod format;
@@ -6,10 +15,18 @@ pub mod health;
 pub mod keys;
 pub mod look;
 mod order;
+mod pace;
 pub mod privacy;
+mod run;
+mod summary;
 pub mod symbols;
+mod terminal;
 pub mod theme;
+mod thread;
 pub mod view;
+
+pub use terminal::{can_open, leave};
+pub use thread::{Dashboard, spawn};
 
 /// Why the screen has ended, which says what the process does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

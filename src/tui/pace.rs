@@ -1,0 +1,75 @@
+//! When to draw: at most twice a second by itself, soon after a key, never for nothing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Whether a frame is owed, and from when on it may be drawn.
+#[derive(Debug)]
+pub struct Pace {
+    owed: Owed,
+    drawn_at: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Owed {
+    Nothing,
+    /// A snapshot has changed something.
+    Calmly,
+    /// The operator has pressed a key or changed the size.
+    Soon,
+}
+
+impl Pace {
+    /// The first frame is owed at once.
+    pub fn new() -> Self {
+        Self { owed: Owed::Soon, drawn_at: None }
+    }
+
+    pub fn changed(&mut self) {
+        self.owed = self.owed.max(Owed::Calmly);
+    }
+
+    pub fn touched(&mut self) {
+        self.owed = Owed::Soon;
+    }
+
+    pub fn drawn(&mut self, now: Instant) {
+        *self = Self { owed: Owed::Nothing, drawn_at: Some(now) };
+    }
+
+    /// When the next frame may be drawn; `None` when none is owed.
+    pub fn due(&self) -> Option<Instant> {
+        let pause = match self.owed {
+            Owed::Nothing => return None,
+            Owed::Calmly => CALM,
+            Owed::Soon => HELD_KEY,
+        };
+        // Before the first frame anything in the past will do.
+        Some(self.drawn_at.map_or_else(Instant::now, |at| at + pause))
+    }
+}
+
+/// Numbers that change faster cannot be read.
+const CALM: Duration = Duration::from_millis(500);
+/// Ten frames a second while a key is held: 3 % of a core in a debug build.
+const HELD_KEY: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_answered_sooner_than_a_snapshot() {
+        let mut pace = Pace::new();
+        assert!(pace.due().is_some());
+        let now = Instant::now();
+        pace.drawn(now);
+        assert_eq!(pace.due(), None);
+        pace.changed();
+        assert_eq!(pace.due(), Some(now + CALM));
+        pace.touched();
+        pace.changed();
+        assert_eq!(pace.due(), Some(now + HELD_KEY));
+    }
+}

@@ -1,0 +1,374 @@
+//! The loop of the screen: waits for a key, a snapshot, an answer or word from outside; draws.
+//!
+//! It is generic over the terminal and the input, so that it runs the same in a test.
+
+use std::{io, pin::Pin, sync::Arc, time::Duration};
+
+use crossterm::event::{Event, KeyEvent};
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use ratatui::{
+    Terminal,
+    backend::Backend,
+    layout::{Position, Rect, Size},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    gateway::handle::{Answer, Command, Handle},
+    telemetry::snapshot::Snapshot,
+    tui::{
+        Ended,
+        app::{App, Reaction},
+        look::Look,
+        pace::Pace,
+        terminal, view,
+    },
+};
+
+/// Word from the process around the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    TerminalGone,
+    GatewayStopped,
+}
+
+/// The screen while it runs.
+pub struct Screen<B: Backend> {
+    terminal: Terminal<B>,
+    area: Rect,
+    app: App,
+    pace: Pace,
+    /// A new size, taken at the next frame: dragging a window gives many.
+    resized: Option<Size>,
+    /// Answers on their way, [`ASKING_MAX`] at most.
+    asking: FuturesUnordered<BoxFuture<'static, Answer>>,
+    heard_at: Instant,
+    frames: u64,
+}
+
+/// What the loop woke up for.
+enum Woke {
+    Told(Told),
+    Key(KeyEvent),
+    Resized(Size),
+    /// Input that means nothing here.
+    Ignored,
+    InputLost,
+    Snapshot(Arc<Snapshot>),
+    GatewayEnded,
+    Answered(Answer),
+    FrameDue,
+    /// Time to see whether snapshots still come.
+    Second,
+}
+
+impl<B: Backend> Screen<B> {
+    /// `terminal` has a fixed viewport of `area`.
+    pub fn new(terminal: Terminal<B>, area: Rect, snapshot: Arc<Snapshot>, look: Look) -> Self {
+        Self {
+            terminal,
+            area,
+            app: App::new(snapshot, look),
+            pace: Pace::new(),
+            resized: None,
+            asking: FuturesUnordered::new(),
+            heard_at: Instant::now(),
+            frames: 0,
+        }
+    }
+
+    /// Runs until something ends the screen. The terminal is entered and left by the caller.
+    pub async fn run(
+        &mut self,
+        input: impl Stream<Item = io::Result<Event>>,
+        mut handle: Handle,
+        mut told: mpsc::Receiver<Told>,
+    ) -> Ended {
+        let mut input = std::pin::pin!(input);
+        loop {
+            if self.draw_if_due().is_err() {
+                return Ended::TerminalGone;
+            }
+            let woke = self.wait(input.as_mut(), &mut handle, &mut told).await;
+            if let Some(ended) = self.take(woke, &handle) {
+                return ended;
+            }
+        }
+    }
+
+    /// The last picture, for the summary.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.app.latest()
+    }
+
+    /// Every arm may be dropped half-way: streams, channels and clocks lose nothing by it.
+    async fn wait<I>(
+        &mut self,
+        mut input: Pin<&mut I>,
+        handle: &mut Handle,
+        told: &mut mpsc::Receiver<Told>,
+    ) -> Woke
+    where
+        I: Stream<Item = io::Result<Event>>,
+    {
+        let due = self.pace.due();
+        let second = self.heard_at + SECOND * (seconds_since(self.heard_at) + 1);
+        tokio::select! {
+            biased;
+            // Closed, nobody is left to tell anything: the screen goes on.
+            Some(told) = told.recv() => Woke::Told(told),
+            event = input.next() => woke_by(event),
+            () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => Woke::FrameDue,
+            Some(answer) = self.asking.next(), if !self.asking.is_empty() => Woke::Answered(answer),
+            snapshot = handle.next() => snapshot.map_or(Woke::GatewayEnded, Woke::Snapshot),
+            () = tokio::time::sleep_until(second) => Woke::Second,
+        }
+    }
+
+    fn take(&mut self, woke: Woke, handle: &Handle) -> Option<Ended> {
+        match woke {
+            Woke::Told(Told::TerminalGone) | Woke::InputLost => return Some(Ended::TerminalGone),
+            Woke::Told(Told::GatewayStopped) | Woke::GatewayEnded => return Some(Ended::GatewayStopped),
+            Woke::Key(key) => return self.press(key, handle),
+            Woke::Resized(size) => {
+                self.resized = Some(size);
+                self.pace.touched();
+            }
+            Woke::Snapshot(snapshot) => {
+                self.heard_at = Instant::now();
+                self.change(|app| app.take(snapshot));
+            }
+            Woke::Answered(answer) => {
+                self.app.answered(answer);
+                self.pace.touched();
+            }
+            Woke::Second => {
+                let seconds = u64::from(seconds_since(self.heard_at));
+                self.change(|app| app.silent_for(seconds));
+            }
+            Woke::FrameDue | Woke::Ignored => {}
+        }
+        None
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut App) -> bool) {
+        if change(&mut self.app) {
+            self.pace.changed();
+        }
+    }
+
+    fn press(&mut self, key: KeyEvent, handle: &Handle) -> Option<Ended> {
+        match self.app.press(key) {
+            Reaction::Nothing => return None,
+            Reaction::Redraw => {}
+            Reaction::Ask(command) => self.ask(command, handle),
+            Reaction::End(ended) => return Some(ended),
+        }
+        self.pace.touched();
+        None
+    }
+
+    fn ask(&mut self, command: Command, handle: &Handle) {
+        if self.asking.len() >= ASKING_MAX {
+            self.app.answered(Answer::Refused("the gateway has not answered the last commands yet".into()));
+            return;
+        }
+        self.app.asked(&command);
+        let handle = handle.clone();
+        self.asking.push(Box::pin(async move {
+            let late = || Answer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
+            timeout(ANSWER_WAIT, handle.ask(command)).await.unwrap_or_else(|_| late())
+        }));
+    }
+
+    fn draw_if_due(&mut self) -> Result<(), B::Error> {
+        let now = Instant::now();
+        let spoilt = terminal::take_spoilt();
+        if !spoilt && self.pace.due().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        let resized = self.resized.take();
+        if resized.is_some() || spoilt {
+            self.area = resized.map_or(self.area, |size| Rect::from((Position::ORIGIN, size)));
+            // Not `clear`: it would ask the terminal where its cursor is, and wait for the answer.
+            self.terminal.resize(self.area)?;
+        }
+        self.terminal.draw(|frame| view::draw(frame, &self.app))?;
+        self.frames += 1;
+        self.pace.drawn(now);
+        Ok(())
+    }
+}
+
+fn woke_by(event: Option<io::Result<Event>>) -> Woke {
+    match event {
+        Some(Ok(Event::Key(key))) => Woke::Key(key),
+        Some(Ok(Event::Resize(width, height))) => Woke::Resized(terminal::sane(width, height)),
+        Some(Ok(Event::FocusGained | Event::FocusLost | Event::Mouse(_) | Event::Paste(_))) => Woke::Ignored,
+        Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Woke::Ignored,
+        Some(Err(_)) | None => Woke::InputLost,
+    }
+}
+
+fn seconds_since(then: Instant) -> u32 {
+    u32::try_from(then.elapsed().as_secs()).unwrap_or(u32::MAX - 1)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Commands without an answer at once; more would only be the same key pressed again.
+const ASKING_MAX: usize = 4;
+/// Longer than any command should take, shorter than an operator's patience.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use crossterm::event::{KeyCode, KeyModifiers};
+    use futures_util::stream;
+    use ratatui::backend::TestBackend;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        gateway::handle::Asked,
+        profile::Mode,
+        telemetry::snapshot::{Descriptors, GatewayPhase, Totals},
+    };
+
+    type Keys = Vec<(Duration, KeyCode)>;
+
+    fn snapshot(uptime_seconds: f64, sessions_open: u64) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
+            version: "0".into(),
+            profile: "demo".into(),
+            mode: Mode::Reverse,
+            roles: vec![],
+            phase: GatewayPhase::Running,
+            uptime_seconds,
+            listening: vec![],
+            totals: Totals { sessions_open, ..Totals::default() },
+            services: vec![],
+            pools: vec![],
+            sessions: vec![],
+            sessions_left_out: 0,
+            ended: vec![],
+            notices: vec![],
+            log_lines_lost: 0,
+            traffic: vec![],
+            descriptors: Descriptors::default(),
+        })
+    }
+
+    /// A screen, four snapshots a second of `next` for ten seconds, and the end of the gateway.
+    async fn run(keys: Keys, next: fn(u32) -> Arc<Snapshot>) -> (Ended, u64, Vec<Command>) {
+        let area = Rect::new(0, 0, 80, 24);
+        let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        let (publish, snapshots) = watch::channel(next(0));
+        let (commands, mut asked) = mpsc::channel::<Asked>(8);
+        let handle = Handle::new(snapshots, Arc::new(AtomicBool::new(false)), commands, "test");
+        let mut screen = Screen::new(terminal, area, next(0), Look::FULL);
+        let input = stream::unfold(keys.into_iter(), |mut keys| async move {
+            let Some((pause, code)) = keys.next() else { return std::future::pending().await };
+            tokio::time::sleep(pause).await;
+            Some((Ok(Event::Key(KeyEvent::new(code, KeyModifiers::NONE))), keys))
+        });
+        let gateway = async move {
+            for tick in 1..=40 {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                publish.send(next(tick)).ok();
+            }
+        };
+        let engine = async {
+            let mut heard = vec![];
+            while let Some(Asked { command, answer, .. }) = asked.recv().await {
+                heard.push(command);
+                answer.send(Answer::Done("it is done".into())).ok();
+            }
+            heard
+        };
+        let (_keep, told) = mpsc::channel(1);
+        let screen_runs = async {
+            let ended = screen.run(input, handle, told).await;
+            let frames = screen.frames;
+            drop(screen);
+            (ended, frames)
+        };
+        let ((ended, frames), heard, ()) = tokio::join!(screen_runs, engine, gateway);
+        (ended, frames, heard)
+    }
+
+    fn key(code: char) -> (Duration, KeyCode) {
+        (Duration::from_millis(700), KeyCode::Char(code))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_new_is_drawn_once_in_ten_seconds() {
+        let (ended, frames, _) = run(vec![], |_| snapshot(5.0, 0)).await;
+        assert_eq!((ended, frames), (Ended::GatewayStopped, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn four_snapshots_a_second_are_two_frames() {
+        let (ended, frames, _) = run(vec![], |tick| snapshot(f64::from(tick) / 4.0, 0)).await;
+        assert_eq!(ended, Ended::GatewayStopped);
+        assert!((19..=21).contains(&frames), "{frames} frames");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_without_meaning_draws_nothing() {
+        let (_, frames, _) = run(vec![key('z'), key('w')], |_| snapshot(5.0, 0)).await;
+        assert_eq!(frames, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_key_draws_ten_times_a_second_at_most() {
+        let held = vec![(Duration::from_millis(10), KeyCode::Char('P')); 200];
+        let (_, frames, _) = run(held, |_| snapshot(5.0, 0)).await;
+        assert!((18..=23).contains(&frames), "{frames} frames in two seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frozen_only_the_age_is_drawn() {
+        let (_, frames, _) = run(vec![key(' ')], |tick| snapshot(f64::from(tick) / 4.0, 0)).await;
+        assert!((11..=13).contains(&frames), "{frames} frames");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_is_sent_and_its_answer_drawn() {
+        let (_, frames, heard) = run(vec![key('r')], |_| snapshot(5.0, 0)).await;
+        assert_eq!(heard, [Command::Reload]);
+        assert!((2..=3).contains(&frames), "{frames} frames");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quitting_asks_while_sessions_are_open() {
+        let busy = |_| snapshot(5.0, 3);
+        assert_eq!(run(vec![key('q')], |_| snapshot(5.0, 0)).await.0, Ended::Quit);
+        assert_eq!(run(vec![key('q')], busy).await.0, Ended::GatewayStopped);
+        assert_eq!(run(vec![key('q'), key('y')], busy).await.0, Ended::Quit);
+        assert_eq!(run(vec![key('q'), key('h')], busy).await.0, Ended::LeftHeadless);
+        let enter = (Duration::ZERO, KeyCode::Enter);
+        assert_eq!(run(vec![key('q'), enter], busy).await.0, Ended::GatewayStopped);
+        let escape = (Duration::ZERO, KeyCode::Esc);
+        assert_eq!(run(vec![key('q'), escape, key('y')], busy).await.0, Ended::GatewayStopped);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
+        let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        let (_publish, snapshots) = watch::channel(snapshot(5.0, 1));
+        let (commands, _asked) = mpsc::channel(8);
+        let handle = Handle::new(snapshots, Arc::new(AtomicBool::new(false)), commands, "test");
+        let mut screen = Screen::new(terminal, Rect::new(0, 0, 80, 24), snapshot(5.0, 1), Look::FULL);
+        let (_tell, told) = mpsc::channel(1);
+        assert_eq!(screen.run(stream::empty(), handle.clone(), told).await, Ended::TerminalGone);
+        let (tell, told) = mpsc::channel(1);
+        tell.try_send(Told::TerminalGone).unwrap();
+        assert_eq!(screen.run(stream::pending(), handle, told).await, Ended::TerminalGone);
+    }
+}

@@ -1,0 +1,209 @@
+//! The terminal: entered once, left once, whoever comes first.
+//!
+//! The guard of the screen, the panic hook and the process around it all call [`leave`]. A
+//! terminal that has gone away is never written to again, and its input is replaced by an empty
+//! pipe: crossterm's reader would otherwise spin on it (crossterm-rs/crossterm#793).
+
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal, Write},
+    os::fd::OwnedFd,
+    panic,
+    sync::{
+        Once, OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use crossterm::{
+    cursor::{Hide, Show},
+    execute, style, terminal as tty,
+};
+use ratatui::layout::Size;
+
+/// The screen is in raw mode on its alternate screen.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+/// Something else may have written to the screen: the next frame draws every cell.
+static SPOILT: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether a panic of this thread is one of the screen.
+    static DRAWS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The terminal in the hands of the screen; left when dropped.
+#[derive(Debug)]
+pub struct Entered(());
+
+/// Whether the dashboard can open here; if not, why.
+pub fn can_open() -> Result<(), &'static str> {
+    if !io::stdin().is_terminal() {
+        return Err("standard input is not a terminal");
+    }
+    if !io::stdout().is_terminal() {
+        return Err("standard output is not a terminal");
+    }
+    match std::env::var_os("TERM") {
+        Some(term) if term == "dumb" => Err("the terminal is dumb (TERM=dumb)"),
+        _ => Ok(()),
+    }
+}
+
+/// Raw mode, alternate screen, no cursor. The mouse stays the terminal's: it selects text there.
+pub fn enter() -> io::Result<Entered> {
+    DRAWS.set(true);
+    hook_panics();
+    // With NO_COLOR crossterm turns "set colour" into a reset, which wipes bold and reverse too;
+    // the `mono` theme sets no colour, so that nothing needs suppressing.
+    style::force_color_output(true);
+    ENTERED.store(true, Ordering::SeqCst);
+    let entered = Entered(());
+    tty::enable_raw_mode()?;
+    execute!(io::stdout(), tty::EnterAlternateScreen, Hide)?;
+    Ok(entered)
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        leave_now();
+    }
+}
+
+/// Restores the terminal, once; any thread may call it at any time.
+///
+/// A terminal that nobody reads blocks whoever writes, so the writing is given a bound: a
+/// process that stops must not wait for its terminal.
+pub fn leave() {
+    if !ENTERED.load(Ordering::SeqCst) {
+        return;
+    }
+    let (left, has_left) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("leave-terminal".into()).spawn(move || {
+        leave_now();
+        // Nobody waits any more when the terminal took too long; then nobody needs to know.
+        let _ = left.send(());
+    });
+    if thread.is_ok() {
+        // Late or not, the caller goes on.
+        let _ = has_left.recv_timeout(LEAVE_WAIT);
+    }
+}
+
+fn leave_now() {
+    if !ENTERED.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    // A terminal that cannot be restored is gone: there is nothing left to restore.
+    let _ = tty::disable_raw_mode();
+    let _ = execute!(io::stdout(), tty::LeaveAlternateScreen, Show);
+}
+
+/// The terminal has gone: nothing is written to it again, and nothing is read from it.
+pub fn abandon() {
+    ENTERED.store(false, Ordering::SeqCst);
+    park_input();
+}
+
+/// Whether the screen still has its terminal.
+pub fn is_entered() -> bool {
+    ENTERED.load(Ordering::SeqCst)
+}
+
+/// Replaces standard input by a pipe in which nothing ever comes.
+///
+/// The pipe does not block: a reader inside crossterm goes back to waiting and can be ended.
+pub fn park_input() {
+    static WRITING_END: OnceLock<OwnedFd> = OnceLock::new();
+    if WRITING_END.get().is_some() {
+        return;
+    }
+    let parked = rustix::pipe::pipe().and_then(|(reading, writing)| {
+        rustix::io::ioctl_fionbio(&reading, true)?;
+        rustix::stdio::dup2_stdin(&reading)?;
+        Ok(writing)
+    });
+    match parked {
+        // Kept for ever: a pipe without a writing end is at its end and would spin the reader too.
+        // A second caller at the same moment has parked as well; its pipe must live too.
+        Ok(writing) => {
+            if let Err(second) = WRITING_END.set(writing) {
+                std::mem::forget(second);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "could not let go of the lost terminal's input"),
+    }
+}
+
+/// The size of the terminal, asked without crossterm's detour over a child process.
+pub fn size() -> Size {
+    tty::window_size().map_or(FALLBACK, |size| sane(size.columns, size.rows))
+}
+
+/// Some terminals say 0 while they do not know.
+pub fn sane(width: u16, height: u16) -> Size {
+    if width == 0 || height == 0 { FALLBACK } else { Size::new(width, height) }
+}
+
+/// Whether all has to be drawn anew; asks once.
+pub fn take_spoilt() -> bool {
+    SPOILT.swap(false, Ordering::SeqCst)
+}
+
+/// Only a panic of the screen gives the terminal back; one elsewhere is logged, and the living
+/// dashboard keeps its screen.
+fn hook_panics() {
+    static HOOKED: Once = Once::new();
+    HOOKED.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if DRAWS.get() {
+                leave_now();
+                before(panic);
+            } else if is_entered() {
+                tracing::error!(%panic, "a thread panicked; this is a bug");
+                SPOILT.store(true, Ordering::SeqCst);
+            } else {
+                before(panic);
+            }
+        }));
+    });
+}
+
+/// Gives each frame to the terminal in one write, inside a synchronised update: no tearing.
+#[derive(Debug, Default)]
+pub struct WholeFrames {
+    frame: Vec<u8>,
+}
+
+impl Write for WholeFrames {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.frame.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.frame.is_empty() {
+            return Ok(());
+        }
+        if !is_entered() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let mut whole = Vec::with_capacity(self.frame.len() + BEGIN.len() + END.len());
+        whole.extend_from_slice(BEGIN);
+        whole.append(&mut self.frame);
+        whole.extend_from_slice(END);
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&whole)?;
+        stdout.flush()
+    }
+}
+
+const BEGIN: &[u8] = b"\x1b[?2026h";
+const END: &[u8] = b"\x1b[?2026l";
+/// What most screens have at least.
+const FALLBACK: Size = Size::new(80, 24);
+/// Two orders more than a working terminal takes.
+const LEAVE_WAIT: Duration = Duration::from_millis(500);

@@ -1,0 +1,113 @@
+//! The thread of the screen, as the process around it sees it.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc as sync_mpsc,
+    thread,
+    time::Duration,
+};
+
+use crossterm::event::EventStream;
+use ratatui::{
+    Terminal, TerminalOptions, Viewport,
+    backend::CrosstermBackend,
+    layout::{Position, Rect},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    gateway::handle::Handle,
+    tui::{
+        Ended,
+        look::Look,
+        run::{Screen, Told},
+        summary,
+        terminal::{self, Entered, WholeFrames},
+    },
+};
+
+/// A running screen.
+#[derive(Debug)]
+pub struct Dashboard {
+    told: mpsc::Sender<Told>,
+    ended: sync_mpsc::Receiver<Ended>,
+}
+
+/// Opens the screen on a thread of its own. `gone` is called on that thread, once the terminal is
+/// restored and the summary is printed.
+///
+/// # Errors
+///
+/// The terminal or the thread cannot be had; the terminal is then as it was.
+pub fn spawn(handle: Handle, gone: impl FnOnce(Ended) + Send + 'static) -> io::Result<Dashboard> {
+    terminal::can_open().map_err(io::Error::other)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (told, hears) = mpsc::channel(TOLD_MAX);
+    let (opened, has_opened) = sync_mpsc::sync_channel(1);
+    let (ends, ended) = sync_mpsc::sync_channel(1);
+    let show = move || {
+        let entered = match terminal::enter() {
+            Ok(entered) => entered,
+            // The caller waits for this word, see below.
+            Err(error) => return drop(opened.send(Err(error))),
+        };
+        drop(opened.send(Ok(())));
+        let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, handle, hears))));
+        // The hook has told of the panic and restored the terminal.
+        let ended = shown.unwrap_or(Ended::TerminalGone);
+        if matches!(ended, Ended::TerminalGone | Ended::LeftHeadless) {
+            terminal::park_input();
+        }
+        gone(ended);
+        // Nobody may be waiting for the end.
+        let _ = ends.send(ended);
+    };
+    thread::Builder::new().name("screen".into()).spawn(show)?;
+    has_opened.recv().map_err(io::Error::other)??;
+    Ok(Dashboard { told, ended })
+}
+
+impl Dashboard {
+    /// The terminal has hung up (SIGHUP): the screen lets go of it and ends.
+    pub fn terminal_gone(&self) {
+        // At once and from here: the screen itself may be caught in reading or writing it.
+        terminal::abandon();
+        self.tell(Told::TerminalGone);
+    }
+
+    /// The gateway has stopped: the screen restores the terminal, prints its summary and ends.
+    pub fn gateway_stopped(&self) {
+        self.tell(Told::GatewayStopped);
+    }
+
+    /// Waits for the end of the screen, but no longer than `longest`: a terminal that nobody
+    /// reads may hold it for ever. `None` when it has not ended, or was waited for before.
+    pub fn wait(&self, longest: Duration) -> Option<Ended> {
+        self.ended.recv_timeout(longest).ok()
+    }
+
+    fn tell(&self, told: Told) {
+        // Full or closed, the screen has been told to end already.
+        let _ = self.told.try_send(told);
+    }
+}
+
+/// Shows the gateway until the screen ends, leaves the terminal and prints the summary.
+async fn show(entered: Entered, handle: Handle, told: mpsc::Receiver<Told>) -> Ended {
+    // The stream watches for changes of size from here on, so that none is missed after `size`.
+    let input = EventStream::new();
+    let area = Rect::from((Position::ORIGIN, terminal::size()));
+    // A fixed viewport asks the terminal for its size never again; changes come as events.
+    let options = TerminalOptions { viewport: Viewport::Fixed(area) };
+    let backend = CrosstermBackend::new(WholeFrames::default());
+    let Ok(terminal) = Terminal::with_options(backend, options) else { return Ended::TerminalGone };
+    let mut screen = Screen::new(terminal, area, handle.latest(), Look::of_environment());
+    let ended = screen.run(input, handle, told).await;
+    drop(entered);
+    summary::print(ended, screen.snapshot());
+    ended
+}
+
+/// One word of each kind, and one more.
+const TOLD_MAX: usize = 3;
