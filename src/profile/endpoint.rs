@@ -1,9 +1,15 @@
 //! Addresses as the profile writes them: `SCHEME://HOST:PORT`, parsed once.
 //!
 //! Each use has its own type, so that an accept address cannot be dialled and a backend's
-//! cannot be listened on. Names are resolved at each dial, not here.
+//! cannot be listened on. Names are resolved at each dial, not here. Hosts are kept in one
+//! spelling, so that equal addresses are equal values.
 
-use std::fmt;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use super::problem::{Fault, shown};
 
 /// A host (a name, an IPv4 address, or an IPv6 address without its brackets) and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,5 +67,244 @@ pub struct LinkAddress {
 impl fmt::Display for LinkAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}://{}", if self.tls { "socks+tls" } else { "socks" }, self.at)
+    }
+}
+
+impl HostPort {
+    /// Reaches no further than this machine, whatever the network.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+
+    /// Stands for every address of this machine.
+    pub fn is_any(&self) -> bool {
+        self.host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified())
+    }
+}
+
+impl AcceptAddress {
+    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+        let (_, rest) = split(text, &ACCEPT)?;
+        host_port(rest, Port::Listening, ACCEPT.example).map(|at| Self { at })
+    }
+}
+
+impl BackendAddress {
+    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+        match split(text, &CONNECT)? {
+            ("echo", "") => Ok(Self::Echo),
+            ("echo", _) => Err(Fault::new("`echo` takes neither host nor port", "write `echo://`")),
+            (_, rest) => host_port(rest, Port::Dialled, CONNECT.example).map(Self::Tcp),
+        }
+    }
+}
+
+impl LinkAddress {
+    pub(super) fn parse(text: &str, port: Port) -> Result<Self, Fault> {
+        let (scheme, rest) = split(text, &LINK)?;
+        host_port(rest, port, LINK.example).map(|at| Self { tls: scheme != "socks", at })
+    }
+}
+
+/// What a port is for: a free one (0) can be taken for listening only.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Port {
+    Listening,
+    Dialled,
+}
+
+/// The schemes of one use.
+struct Schemes {
+    built: &'static [&'static str],
+    /// Named by the manual, but not in this version.
+    later: &'static [&'static str],
+    example: &'static str,
+}
+
+const ACCEPT: Schemes = Schemes {
+    built: &["tcp"],
+    later: &["tls", "ssl", "ws", "wss", "http", "https"],
+    example: "tcp://0.0.0.0:8000",
+};
+
+const CONNECT: Schemes = Schemes {
+    built: &["tcp", "echo"],
+    later: &["tls", "ssl", "ws", "wss", "http", "https"],
+    example: "tcp://127.0.0.1:9000",
+};
+
+const LINK: Schemes = Schemes {
+    built: &["socks", "socks+tls", "socks+ssl"],
+    later: &[],
+    example: "socks+tls://dmz.example.com:1443",
+};
+
+/// The scheme, which is one of those built, and what follows it.
+fn split<'a>(text: &'a str, schemes: &Schemes) -> Result<(&'static str, &'a str), Fault> {
+    // First of all, since the text must not be shown if it holds a password.
+    if text.contains('@') {
+        return Err(Fault::new(
+            "the address holds a user name or a password",
+            "remove what stands before the `@`, and the `@`",
+        ));
+    }
+    if text.len() > ADDRESS_BYTES_MAX {
+        let what = format!("the address is longer than {ADDRESS_BYTES_MAX} bytes");
+        return Err(Fault::new(what, format!("write `{}`", schemes.example)));
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        let what = format!("`{}` has no scheme", shown(text));
+        return Err(Fault::new(what, format!("write SCHEME://HOST:PORT, `{}`", schemes.example)));
+    };
+    if let Some(built) = schemes.built.iter().find(|built| **built == scheme) {
+        return Ok((built, rest));
+    }
+    let scheme = shown(scheme);
+    let what = match schemes.later.contains(&scheme.as_str()) {
+        true => format!("scheme `{scheme}` is not available in this version"),
+        false => format!("`{scheme}` is not a scheme that can stand here"),
+    };
+    Err(Fault::new(what, format!("use `{}`", schemes.built.join("` or `"))))
+}
+
+/// Reads `HOST:PORT`, and nothing after it.
+fn host_port(text: &str, use_of_port: Port, example: &str) -> Result<HostPort, Fault> {
+    let written = shown(text);
+    let fault = |what: String| Fault::new(what, format!("write it like `{example}`"));
+    if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
+        return Err(Fault::new(
+            format!("`{written}` goes on after the port"),
+            format!("remove everything from the `{sign}`"),
+        ));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(fault(format!("`{written}` has no port")));
+    };
+    if host.contains(':') && !host.starts_with('[') {
+        return Err(Fault::new(
+            format!("`{written}` is an IPv6 address without brackets"),
+            "write `[::1]:8000`",
+        ));
+    }
+    if host.starts_with('[') && !host.ends_with(']') {
+        return Err(fault(format!("`{written}` has no port")));
+    }
+    let port = number(port).ok_or_else(|| {
+        let what = format!("`{}` is not a port", shown(port));
+        Fault::new(what, "write a number from 1 to 65535")
+    })?;
+    match (port, use_of_port) {
+        (0, Port::Dialled) => {
+            Err(Fault::new("port 0 cannot be dialled", "write the port that is listened on"))
+        }
+        _ => host_of(host).map(|host| HostPort { host, port }),
+    }
+}
+
+fn number(port: &str) -> Option<u16> {
+    let digits = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| port.parse().ok()).flatten()
+}
+
+/// The host in its one spelling: lower case, and addresses as the standard library writes them.
+fn host_of(text: &str) -> Result<String, Fault> {
+    let advice = "write a name, an IPv4 address, or an IPv6 address in brackets";
+    if text.is_empty() {
+        return Err(Fault::new("the host is missing", format!("{advice}; all addresses are `0.0.0.0`")));
+    }
+    if let Some(inner) = text.strip_prefix('[') {
+        let ip = inner.strip_suffix(']').and_then(|inner| inner.parse::<Ipv6Addr>().ok());
+        let fault = || Fault::new(format!("`{}` is not an IPv6 address", shown(text)), advice);
+        return ip.map(|ip| ip.to_string()).ok_or_else(fault);
+    }
+    let name = text.to_ascii_lowercase();
+    match name.parse::<IpAddr>() {
+        Ok(ip) => Ok(ip.to_string()),
+        Err(_) if is_name(&name) => Ok(name),
+        Err(_) => Err(Fault::new(format!("`{}` is not a host", shown(text)), advice)),
+    }
+}
+
+/// A DNS name of letters, digits, `-` and `_`. A last label of digits alone is an IPv4 address
+/// with a slip in it (RFC 1123, section 2.1).
+fn is_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label =
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(sign) && !label.starts_with('-');
+    let last = text.rsplit('.').next().unwrap_or(text);
+    text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A name of 253 bytes, the longest scheme and a port fit.
+const ADDRESS_BYTES_MAX: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_addresses_are_read_into_one_spelling() {
+        let accept = |text| AcceptAddress::parse(text).map(|address| address.to_string());
+        let connect = |text| BackendAddress::parse(text).map(|address| address.to_string());
+        let link = |text| LinkAddress::parse(text, Port::Listening).map(|address| address.to_string());
+        let table = [
+            (accept("tcp://0.0.0.0:0"), "tcp://0.0.0.0:0"),
+            (accept("tcp://[::]:8000"), "tcp://[::]:8000"),
+            (accept("tcp://[0:0:0:0:0:0:0:1]:8000"), "tcp://[::1]:8000"),
+            (accept("tcp://LocalHost:65535"), "tcp://localhost:65535"),
+            (connect("tcp://db_1.example.com.:5432"), "tcp://db_1.example.com.:5432"),
+            (connect("echo://"), "echo://"),
+            (link("socks://127.0.0.1:1080"), "socks://127.0.0.1:1080"),
+            (link("socks+tls://dmz.example.com:1443"), "socks+tls://dmz.example.com:1443"),
+            (link("socks+ssl://dmz.example.com:1443"), "socks+tls://dmz.example.com:1443"),
+        ];
+        for (read, expected) in table {
+            assert_eq!(read, Ok(expected.to_owned()));
+        }
+    }
+
+    #[test]
+    fn bad_addresses_are_told_apart() {
+        let table = [
+            ("", "`` has no scheme"),
+            ("127.0.0.1:9000", "`127.0.0.1:9000` has no scheme"),
+            ("wss://h:1", "scheme `wss` is not available in this version"),
+            ("socks://h:1", "`socks` is not a scheme that can stand here"),
+            ("echo://h:1", "`echo` takes neither host nor port"),
+            ("tcp://", "`` has no port"),
+            ("tcp://h", "`h` has no port"),
+            ("tcp://[::1]", "`[::1]` has no port"),
+            ("tcp://h:", "`` is not a port"),
+            ("tcp://h:70000", "`70000` is not a port"),
+            ("tcp://h:+80", "`+80` is not a port"),
+            ("tcp://h:0", "port 0 cannot be dialled"),
+            ("tcp://:80", "the host is missing"),
+            ("tcp://::1:80", "`::1:80` is an IPv6 address without brackets"),
+            ("tcp://[::1", "`[::1` has no port"),
+            ("tcp://[h]:80", "`[h]` is not an IPv6 address"),
+            ("tcp://256.1.1.1:80", "`256.1.1.1` is not a host"),
+            ("tcp://a..b:80", "`a..b` is not a host"),
+            ("tcp://a b:80", "`a b` is not a host"),
+            ("tcp://h:80/path", "`h:80/path` goes on after the port"),
+            ("tcp://h:80?a", "`h:80?a` goes on after the port"),
+            ("tcp://me:secret@h:80", "the address holds a user name or a password"),
+        ];
+        for (text, what) in table {
+            let read = BackendAddress::parse(text).map_err(|fault| fault.what);
+            assert_eq!(read, Err(what.to_owned()), "{text}");
+        }
+        let long = format!("tcp://{}:80", "a".repeat(400));
+        assert!(BackendAddress::parse(&long).is_err_and(|fault| fault.what.contains("longer than 300")));
+    }
+
+    #[test]
+    fn loopback_is_this_machine_alone() {
+        let table = [("127.0.0.1", true), ("127.9.9.9", true), ("::1", true), ("localhost", true)]
+            .into_iter()
+            .chain([("0.0.0.0", false), ("10.0.0.1", false), ("::", false), ("localhost.example", false)]);
+        for (host, expected) in table {
+            assert_eq!(HostPort { host: host.to_owned(), port: 1 }.is_loopback(), expected, "{host}");
+        }
     }
 }

@@ -4,15 +4,32 @@
 //! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
 //! socket; certificates are opened by `net::tls`, which reports its problems in the same form.
 
+mod chain;
+mod cross;
+pub mod defaults;
+mod duration;
 mod endpoint;
+mod fields;
+mod find;
+mod keys;
+mod link;
+mod marks;
 mod problem;
+mod raw;
+mod resolve;
+mod warnings;
+mod yaml;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 pub use endpoint::{AcceptAddress, BackendAddress, HostPort, LinkAddress};
+pub use find::{find, list};
+pub use link::DemoTls;
 pub use problem::{Place, Problem};
+pub use resolve::{Choice, builtin_demo, load};
+pub use warnings::warnings;
 
 /// Who dials the link between the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

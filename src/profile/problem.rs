@@ -26,3 +26,45 @@ impl fmt::Display for Problem {
         write!(out, "{file}:{line}:{column}: {key}: {}; {}", self.what, self.advice)
     }
 }
+
+/// A problem whose place is known to the caller alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub what: String,
+    pub advice: String,
+}
+
+impl Fault {
+    pub fn new(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what: what.into(), advice: advice.into() }
+    }
+
+    pub fn at(self, place: Place) -> Problem {
+        Problem { place, what: self.what, advice: self.advice }
+    }
+}
+
+/// Text of the profile inside a problem: short, on one line, and unable to drive a terminal.
+pub(super) fn shown(text: &str) -> String {
+    let start: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
+    let start = start.replace("\\\"", "\"").replace("\\'", "'");
+    match text.chars().nth(SHOWN_CHARS_MAX) {
+        Some(_) => format!("{start}…"),
+        None => start,
+    }
+}
+
+/// Enough to recognise a value by.
+const SHOWN_CHARS_MAX: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn shown_text_is_short_and_harmless() {
+        assert_eq!(shown("plain 'text' \"here\""), "plain 'text' \"here\"");
+        assert_eq!(shown("\u{1b}[2J\n"), "\\u{1b}[2J\\n");
+        assert_eq!(shown(&"é".repeat(200)).chars().count(), 81);
+    }
+}

@@ -1,0 +1,217 @@
+//! A profile file together with everything it extends, merged into one tree.
+//!
+//! Each value keeps the file it was written in: problems name that file, and relative paths
+//! start from its folder.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    problem::{Fault, Place, Problem, shown},
+    yaml::{self, Entry, Node, Source, Value},
+};
+
+/// Reads `file` and what it extends. The tree's top is a map.
+pub(super) fn read(file: &Path) -> Result<(Node, Vec<Problem>), Vec<Problem>> {
+    let mut chain = Vec::new();
+    let mut seen = Vec::new();
+    let mut problems = Vec::new();
+    let mut next = Some((file.to_path_buf(), None));
+    while let Some((path, named_at)) = next {
+        follow(&path, named_at.as_ref(), &mut seen).map_err(|last| and(&mut problems, vec![last]))?;
+        let text = text(&path, named_at).map_err(|last| and(&mut problems, vec![last]))?;
+        let (mut node, more) = yaml::read(&text, &source(&path)).map_err(|last| and(&mut problems, last))?;
+        problems.extend(more);
+        next = extends(&mut node, &path, &mut problems);
+        if !chain.is_empty() {
+            let _ = removed(&mut node, "name");
+        }
+        chain.push(node);
+    }
+    let whole = chain.into_iter().reduce(|over, under| merge(under, over));
+    whole.map(|node| (node, problems)).ok_or_else(Vec::new)
+}
+
+fn and(problems: &mut Vec<Problem>, last: Vec<Problem>) -> Vec<Problem> {
+    problems.extend(last);
+    std::mem::take(problems)
+}
+
+/// Refuses a file that was read already, and a chain that does not end.
+fn follow(path: &Path, named_at: Option<&Place>, seen: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let Some(place) = named_at else {
+        seen.push(real);
+        return Ok(());
+    };
+    let fault = if seen.contains(&real) {
+        let what = format!("`{}` extends itself, through this key", shown(&path.display().to_string()));
+        Fault::new(what, "remove this key, or name another file")
+    } else if seen.len() == CHAIN_MAX {
+        Fault::new(format!("a chain of more than {CHAIN_MAX} files"), "put some of them together")
+    } else {
+        seen.push(real);
+        return Ok(());
+    };
+    Err(fault.at(place.clone()))
+}
+
+/// The text of a file, or why there is none, told at `named_at` if another file named it.
+fn text(path: &Path, named_at: Option<Place>) -> Result<String, Problem> {
+    let whole = || Place { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
+    let named = shown(&path.display().to_string());
+    let unreadable = |error: io::Error| {
+        let fault = match error.kind() {
+            io::ErrorKind::NotFound => Fault::new(format!("there is no file `{named}`"), "correct the name"),
+            _ => Fault::new(format!("`{named}` cannot be read: {error}"), "make it readable to this user"),
+        };
+        fault.at(named_at.clone().unwrap_or_else(whole))
+    };
+    // Asked first, because opening a pipe can wait for ever.
+    let kind = fs::metadata(path).map_err(unreadable)?;
+    if !kind.is_file() {
+        let what = if kind.is_dir() { "is a folder" } else { "is not a plain file" };
+        let fault = Fault::new(format!("`{named}` {what}"), "name a profile file");
+        return Err(fault.at(named_at.clone().unwrap_or_else(whole)));
+    }
+    let mut bytes = Vec::new();
+    let opened = File::open(path).map_err(unreadable)?;
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let fault = Fault::new(format!("`{named}` is larger than 1 MiB"), "no profile is; name another file");
+        return Err(fault.at(named_at.unwrap_or_else(whole)));
+    }
+    String::from_utf8(bytes).map_err(|error| not_utf8(&label(path), &error))
+}
+
+fn not_utf8(file: &Arc<str>, error: &std::string::FromUtf8Error) -> Problem {
+    let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
+    let place = Place { file: file.clone(), line, column, key: "profile".to_owned() };
+    Fault::new("the text is not UTF-8 from here on", "save the file as UTF-8").at(place)
+}
+
+fn source(path: &Path) -> Arc<Source> {
+    let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    Arc::new(Source { label: label(path), folder })
+}
+
+fn label(path: &Path) -> Arc<str> {
+    let text: String =
+        path.display().to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    text.into()
+}
+
+/// Takes `extends` out of the top map: the file it names, and the place that names it.
+fn extends(node: &mut Node, path: &Path, problems: &mut Vec<Problem>) -> Option<(PathBuf, Option<Place>)> {
+    let value = removed(node, "extends")?.node;
+    let place = value.spot.place("extends");
+    match value.value {
+        Value::Null => None,
+        Value::Text(name) if !name.is_empty() => {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            Some((folder.join(name), Some(place)))
+        }
+        _ => {
+            problems
+                .push(Fault::new("this is not the name of a file", "write one, `forward.yaml`").at(place));
+            None
+        }
+    }
+}
+
+fn removed(node: &mut Node, key: &str) -> Option<Entry> {
+    let Value::Map(entries) = &mut node.value else { return None };
+    let index = entries.iter().position(|entry| entry.key == key)?;
+    Some(entries.remove(index))
+}
+
+/// Maps merge, lists and scalars replace, null removes.
+fn merge(under: Node, over: Node) -> Node {
+    match (under.value, over.value) {
+        (Value::Map(under), Value::Map(over_entries)) => {
+            Node { spot: over.spot, value: Value::Map(merge_entries(under, over_entries)) }
+        }
+        (_, value) => Node { spot: over.spot, value },
+    }
+}
+
+fn merge_entries(under: Vec<Entry>, over: Vec<Entry>) -> Vec<Entry> {
+    let mut slots: Vec<Option<Entry>> = under.into_iter().map(Some).collect();
+    let index: HashMap<String, usize> = slots
+        .iter()
+        .enumerate()
+        .filter_map(|(index, slot)| slot.as_ref().map(|entry| (entry.key.clone(), index)))
+        .collect();
+    for entry in over {
+        match index.get(&entry.key) {
+            // A null with nothing to remove stays, so that its key is still checked.
+            None => slots.push(Some(entry)),
+            Some(&index) => {
+                slots[index] = match (slots[index].take(), &entry.node.value) {
+                    (_, Value::Null) => None,
+                    (None, _) => Some(entry),
+                    (Some(below), _) => Some(Entry { node: merge(below.node, entry.node), ..entry }),
+                };
+            }
+        }
+    }
+    slots.into_iter().flatten().collect()
+}
+
+/// `extends` chains longer than this are lost track of by people, too.
+const CHAIN_MAX: usize = 16;
+
+/// A thousand services with every key written out are below 300 KiB.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::{Node, Source, Value, merge, yaml};
+    use std::sync::Arc;
+
+    fn node(text: &str) -> Node {
+        let source = Arc::new(Source { label: "test".into(), folder: Default::default() });
+        yaml::read(text, &source).expect("the text of a test reads").0
+    }
+
+    /// The tree without its places, on one line.
+    fn plain(node: &Node) -> String {
+        match &node.value {
+            Value::Map(entries) => {
+                let entry = |entry: &super::Entry| format!("{}: {}", entry.key, plain(&entry.node));
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+            }
+            Value::List(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
+            Value::Text(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Null => "null".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn maps_merge_the_rest_replaces_and_null_removes() {
+        let table = [
+            ("a: 1", "b: 2", "{a: 1, b: 2}"),
+            ("a: 1", "a: 2", "{a: 2}"),
+            ("a: {x: 1, y: 2}", "a: {y: 3, z: 4}", "{a: {x: 1, y: 3, z: 4}}"),
+            ("a: [1, 2]", "a: [3]", "{a: [3]}"),
+            ("a: {x: 1}", "a: [3]", "{a: [3]}"),
+            ("a: [1]", "a: {x: 1}", "{a: {x: 1}}"),
+            ("a: {x: 1, y: 2}", "a: {x: ~}", "{a: {y: 2}}"),
+            ("a: {x: 1}\nb: 2", "a:", "{b: 2}"),
+            ("b: 2", "a: ~", "{b: 2, a: null}"),
+        ];
+        for (under, over, expected) in table {
+            assert_eq!(plain(&merge(node(under), node(over))), expected, "{under:?} below {over:?}");
+        }
+    }
+}

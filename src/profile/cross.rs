@@ -1,0 +1,167 @@
+//! What has to agree between keys that stand apart: ports, the two halves' services, peers.
+
+use std::collections::HashMap;
+
+use super::{
+    LinkTls, Mode, ServiceName,
+    endpoint::HostPort,
+    fields::{At, Given},
+    problem::{Fault, Place, Problem, shown},
+    raw::{Carries, Raw, RawDmz, RawInternal},
+};
+
+/// Checks what concerns several keys; without a mode, what does not depend on it.
+pub(super) fn check(raw: &Raw, mode: Option<Mode>, problems: &mut Vec<Problem>) {
+    if let Some(mode) = mode {
+        ports(raw, mode, problems);
+    }
+    if let (Some(dmz), Some(internal)) = (raw.dmz.good(), raw.internal.good()) {
+        link_listeners(dmz, internal, problems);
+        carries(dmz, internal, problems);
+        if mode != Some(Mode::Direct) {
+            partners(dmz, internal, problems);
+        }
+    }
+    if let Some(dmz) = raw.dmz.good() {
+        let tls = dmz.link.good().map(|link| &link.ends.tls);
+        let peers = dmz.services.iter().filter_map(|service| service.peers.as_ref());
+        known_peers(tls, peers.flatten(), "dmz", problems);
+    }
+    if let Some(internal) = raw.internal.good() {
+        let tls = internal.link.good().map(|link| &link.ends.tls);
+        let peers = internal.services.iter().filter_map(|service| service.peers.as_ref());
+        known_peers(tls, peers.flatten(), "internal", problems);
+    }
+}
+
+/// Two listeners of one mode on one address.
+fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
+    let mut taken = Taken::default();
+    let dmz_link = raw.dmz.good().and_then(|dmz| dmz.link.good()).and_then(|link| link.ends.listen.good());
+    let internal_link = raw
+        .internal
+        .good()
+        .and_then(|internal| internal.link.good())
+        .and_then(|link| link.ends.listen.good());
+    let link = match mode {
+        Mode::Direct => None,
+        Mode::Forward => internal_link,
+        Mode::Reverse => dmz_link,
+    };
+    if let Some(link) = link {
+        taken.take(&link.value.at, &link.place, problems);
+    }
+    for accept in raw.dmz.good().iter().flat_map(|dmz| &dmz.services).flat_map(|service| &service.accept) {
+        taken.take(&accept.value.at, &accept.place, problems);
+    }
+}
+
+/// The addresses that are listened on, by port and then by host.
+#[derive(Default)]
+struct Taken<'a>(HashMap<u16, HashMap<&'a str, &'a Place>>);
+
+impl<'a> Taken<'a> {
+    fn take(&mut self, at: &'a HostPort, place: &'a Place, problems: &mut Vec<Problem>) {
+        // Each listener on port 0 gets a port of its own.
+        if at.port == 0 {
+            return;
+        }
+        let host = match at.host.as_str() {
+            "localhost" => "127.0.0.1",
+            _ if at.is_any() => ANY,
+            host => host,
+        };
+        let hosts = self.0.entry(at.port).or_default();
+        let other = match host {
+            ANY => hosts.values().min_by_key(|place| (place.line, place.column)),
+            _ => hosts.get(host).or_else(|| hosts.get(ANY)),
+        };
+        match other {
+            None => {
+                hosts.insert(host, place);
+            }
+            Some(other) => problems.push(collision(at, place, other)),
+        }
+    }
+}
+
+/// Stands for every host: `0.0.0.0` and `[::]` listen on all addresses.
+const ANY: &str = "*";
+
+fn collision(at: &HostPort, place: &Place, other: &Place) -> Problem {
+    let what = format!("`{at}` is listened on by `{}` (line {}) already", other.key, other.line);
+    Fault::new(what, "give one of the two another port").at(place.clone())
+}
+
+/// A switch from one mode to the other holds both link listeners for a moment.
+fn link_listeners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec<Problem>) {
+    let dmz = dmz.link.good().and_then(|link| link.ends.listen.good());
+    let internal = internal.link.good().and_then(|link| link.ends.listen.good());
+    let (Some(dmz), Some(internal)) = (dmz, internal) else { return };
+    let port = internal.value.at.port;
+    if port != 0 && port == dmz.value.at.port {
+        let At { place: Place { key, line, .. }, .. } = dmz;
+        let what = format!("port {port} is that of `{key}` (line {line}), and a switch of modes needs both");
+        problems.push(Fault::new(what, "give one of the two another port").at(internal.place.clone()));
+    }
+}
+
+/// Services of the two halves belong together by name.
+fn partners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec<Problem>) {
+    let (Given::Good(outside), Given::Good(inside)) = (&dmz.names, &internal.names) else { return };
+    alone(outside, inside, "internal.services", problems);
+    alone(inside, outside, "dmz.services", problems);
+}
+
+fn alone(names: &[At<ServiceName>], others: &[At<ServiceName>], folder: &str, problems: &mut Vec<Problem>) {
+    let others: std::collections::HashSet<_> = others.iter().map(|other| &other.value).collect();
+    for name in names.iter().filter(|name| !others.contains(&name.value)) {
+        let service = shown(name.value.as_str());
+        let fault = Fault::new(
+            format!("service `{service}` has no partner in the other half"),
+            format!("write `{folder}.{service}`, or remove this one"),
+        );
+        problems.push(fault.at(name.place.clone()));
+    }
+}
+
+fn carries(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec<Problem>) {
+    let inside: HashMap<_, _> = internal.services.iter().map(|service| (&service.name, service)).collect();
+    for outer in &dmz.services {
+        let Some(inner) = inside.get(&outer.name) else { continue };
+        let (Some(a), Some(b)) = (carried(&outer.carries), carried(&inner.carries)) else { continue };
+        if a != b {
+            let given = inner.carries.good().map(|carries| &carries.place);
+            let place = given.or(outer.carries.good().map(|carries| &carries.place)).unwrap_or(&inner.place);
+            let what = "the two halves of this service carry different things";
+            problems
+                .push(Fault::new(what, "write the same `carries` in both, or in neither").at(place.clone()));
+        }
+    }
+}
+
+/// `None` for what was refused: nothing is known of it.
+fn carried(given: &Given<At<Carries>>) -> Option<Carries> {
+    match given {
+        Given::Absent => Some(Carries::Bytes),
+        Given::Bad => None,
+        Given::Good(carries) => Some(carries.value),
+    }
+}
+
+/// A service's peers are some of the link's: any other name could never be met.
+fn known_peers<'a>(
+    tls: Option<&Given<LinkTls>>,
+    peers: impl Iterator<Item = &'a At<String>>,
+    half: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(Given::Good(tls)) = tls else { return };
+    for peer in peers.filter(|peer| !tls.peers.contains(&peer.value)) {
+        let fault = Fault::new(
+            format!("`{}` is not among the peers of the link", shown(&peer.value)),
+            format!("add it to `{half}.link.tls.peers`, or remove it here"),
+        );
+        problems.push(fault.at(peer.place.clone()));
+    }
+}

@@ -1,0 +1,52 @@
+//! The value of each key that a profile leaves out, and the range of each number, beside the
+//! reason.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+/// What counts as healthy on the DMZ half: the default of the internal half, so that the two
+/// agree without a word in either profile.
+pub const DMZ_PREPARED: usize = 8;
+
+/// A link is dialled in well under a second; a client that waited three is not helped by more.
+pub const WAIT: Duration = Duration::from_secs(3);
+
+/// A waiting client is a socket and a few hundred bytes: this many cost less than 1 MiB.
+pub const WAITERS: usize = 1024;
+
+/// Two descriptors a session and room for links stay below a limit of 4096 open files.
+pub const SESSIONS: usize = 1000;
+
+/// A burst of eight clients meets ready links; one TLS link costs about 40 KiB.
+pub const INTERNAL_PREPARED: usize = 8;
+
+/// As many as the sessions of one service, and its ready links.
+pub const MAXIMUM: usize = 1024;
+
+/// Short enough that a DMZ gateway that restarts is found again within its clients' wait.
+pub const RETRY_FIRST: Duration = Duration::from_millis(500);
+
+/// A DMZ gateway that is away for long is asked this often.
+pub const RETRY_MAXIMUM: Duration = Duration::from_secs(2);
+
+/// Within what service managers wait for (90 s) before they kill.
+pub const DRAIN: Duration = Duration::from_secs(30);
+
+/// More than the ports of one address would be dialled from.
+pub const PREPARED_RANGE: RangeInclusive<usize> = 1..=65_535;
+
+/// None may wait, too: then a client without a ready link is refused at once.
+pub const WAITERS_RANGE: RangeInclusive<usize> = 0..=1_000_000;
+
+pub const SESSIONS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
+
+pub const MAXIMUM_RANGE: RangeInclusive<usize> = 1..=65_535;
+
+/// Each has a listener and a row on the screen.
+pub const SERVICES_MAX: usize = 1024;
+
+pub const ACCEPTS_MAX: usize = 64;
+
+pub const PEERS_MAX: usize = 256;
+
+/// Gateways of one link: each has a pool for each service.
+pub const GATEWAYS_MAX: usize = 64;

@@ -1,0 +1,59 @@
+//! Which file a profile's name stands for.
+
+use std::{
+    fs,
+    path::{MAIN_SEPARATOR, Path, PathBuf},
+};
+
+use super::problem::{Fault, Place, Problem, shown};
+
+/// The file that `name_or_file` means: itself if it looks like a file's name, else `NAME.yaml`
+/// in the first of the folders that has it.
+pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem> {
+    let ends = |ending: &str| name_or_file.ends_with(ending);
+    if name_or_file.contains(['/', MAIN_SEPARATOR]) || ends(".yaml") || ends(".yml") {
+        return Ok(PathBuf::from(name_or_file));
+    }
+    let file_name = format!("{name_or_file}.yaml");
+    let found = folders.iter().map(|folder| folder.join(&file_name)).find(|file| file.is_file());
+    found.ok_or_else(|| {
+        let looked: Vec<_> = folders.iter().map(|folder| shown(&folder.display().to_string())).collect();
+        let place = Place { file: shown(&file_name).into(), line: 0, column: 0, key: "profile".to_owned() };
+        let what = format!("no profile of this name in {}", looked.join(", "));
+        Fault::new(what, "correct the name, or name a file (`./NAME.yaml`)").at(place)
+    })
+}
+
+/// The profiles of a folder, by name. A folder that is not there has none.
+pub fn list(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_profile =
+        |path: &PathBuf| path.extension().is_some_and(|ending| ending == "yaml") && path.is_file();
+    let mut files: Vec<_> = entries.map(|entry| entry.path()).filter(is_profile).collect();
+    files.sort();
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_up_and_a_file_is_taken() {
+        let (first, second) = (tempfile::tempdir(), tempfile::tempdir());
+        let (first, second) = (first.expect("a folder"), second.expect("a folder"));
+        fs::write(second.path().join("web.yaml"), "").expect("a file");
+        fs::write(second.path().join("notes.txt"), "").expect("a file");
+        let folders = [first.path().to_path_buf(), second.path().to_path_buf()];
+
+        assert_eq!(find("web", &folders), Ok(second.path().join("web.yaml")));
+        assert_eq!(find("web.yaml", &folders), Ok(PathBuf::from("web.yaml")));
+        assert_eq!(find("./web", &folders), Ok(PathBuf::from("./web")));
+        let lost = find("wob", &folders).map_err(|problem| problem.to_string());
+        assert!(
+            lost.is_err_and(|text| text.starts_with("wob.yaml:0:0: profile: no profile of this name in "))
+        );
+        assert_eq!(list(second.path()), [second.path().join("web.yaml")]);
+        assert_eq!(list(&second.path().join("none")), [PathBuf::new(); 0]);
+    }
+}

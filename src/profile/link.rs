@@ -1,0 +1,184 @@
+//! The `link` of a half as it was written: both ends, TLS, and how many links there are.
+
+use super::{
+    LinkAddress, LinkTls, Material, PoolLimits, Retry, defaults, duration,
+    endpoint::Port,
+    fields::{At, Field, Fields, Given, Zero},
+    keys,
+    problem::{Fault, Place, Problem, shown},
+    raw::{address, distinct},
+};
+
+/// What stands for the `tls` of the built-in profile's links, made in memory by the caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DemoTls {
+    pub dmz: LinkTls,
+    pub internal: LinkTls,
+}
+
+pub(super) struct DmzLink {
+    pub ends: Ends,
+    pub pool: PoolLimits,
+}
+
+pub(super) struct InternalLink {
+    pub ends: Ends,
+    pub prepared: usize,
+    pub maximum: usize,
+    pub retry: Retry,
+}
+
+/// What both halves have, each seen from its own side.
+pub(super) struct Ends {
+    pub place: Place,
+    pub listen: Given<At<LinkAddress>>,
+    pub connect: Given<Vec<At<LinkAddress>>>,
+    pub tls: Given<LinkTls>,
+}
+
+impl DmzLink {
+    pub fn read(field: &Field<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Option<Self> {
+        let fields = field.map(&keys::DMZ_LINK, problems)?;
+        let pool = PoolLimits {
+            prepared: fields.take_or("prepared", defaults::DMZ_PREPARED, |field| {
+                field.number(defaults::PREPARED_RANGE, problems)
+            }),
+            wait: fields.take_or("wait", defaults::WAIT, |field| field.duration(Zero::Allowed, problems)),
+            waiters: fields.take_or("waiters", defaults::WAITERS, |field| {
+                field.number(defaults::WAITERS_RANGE, problems)
+            }),
+        };
+        Some(Self { ends: Ends::read(&fields, demo, problems), pool })
+    }
+}
+
+impl InternalLink {
+    pub fn read(field: &Field<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Option<Self> {
+        let fields = field.map(&keys::INTERNAL_LINK, problems)?;
+        let maximum = fields
+            .take_or("maximum", defaults::MAXIMUM, |field| field.number(defaults::MAXIMUM_RANGE, problems));
+        let prepared = fields.take("prepared").and_then(|field| {
+            let number = field.number(defaults::PREPARED_RANGE, problems)?;
+            let fault = || {
+                let what = format!("{number} prepared links are more than all links, {maximum}");
+                Fault::new(what, "lower `prepared`, or raise `maximum`")
+            };
+            if number > maximum { field.refuse(fault(), problems) } else { Some(number) }
+        });
+        let retry = fields.take("retry").and_then(|field| retry(&field, problems));
+        Some(Self {
+            ends: Ends::read(&fields, demo, problems),
+            // A small maximum alone is not a contradiction: the default gives way.
+            prepared: prepared.unwrap_or(defaults::INTERNAL_PREPARED.min(maximum)),
+            maximum,
+            retry: retry.unwrap_or(Retry { first: defaults::RETRY_FIRST, maximum: defaults::RETRY_MAXIMUM }),
+        })
+    }
+}
+
+impl Ends {
+    fn read(link: &Fields<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Self {
+        let listen = Given::read(link.take("listen"), |field| {
+            address(&field, |text| LinkAddress::parse(text, Port::Listening), problems)
+        });
+        let connect = Given::read(link.take("connect"), |field| gateways(&field, problems));
+        let tls = match (link.take("tls"), demo) {
+            (None, Some(demo)) => Given::Good(demo.clone()),
+            (field, _) => Given::read(field, |field| link_tls(&field, problems)),
+        };
+        let insecure = link.take("insecure");
+        let insecure = insecure.is_some_and(|field| field.flag(problems) == Some(true));
+        let ends = Self { place: link.place.clone(), listen, connect, tls };
+        ends.check(insecure, problems);
+        ends
+    }
+
+    /// Both addresses, whichever of them the mode uses.
+    pub fn addresses(&self) -> impl Iterator<Item = &At<LinkAddress>> {
+        self.listen.good().into_iter().chain(self.connect.good().into_iter().flatten())
+    }
+
+    /// TLS where it is spoken, and plain links where nobody else can listen.
+    fn check(&self, insecure: bool, problems: &mut Vec<Problem>) {
+        let plain = |address: &&At<LinkAddress>| !address.value.tls && !address.value.at.is_loopback();
+        if !insecure {
+            let fault = Fault::new(
+                "a link without TLS leaves this machine",
+                "use `socks+tls`, a loopback address, or say `insecure: true` under `link`",
+            );
+            problems.extend(
+                self.addresses().filter(plain).map(|address| fault.clone().at(address.place.clone())),
+            );
+        }
+        let needing = self.addresses().find(|address| address.value.tls);
+        if let (Some(address), Given::Absent) = (needing, &self.tls) {
+            let fault = Fault::new(
+                format!("`{}` needs `tls`, and the link has none", address.value),
+                "write `tls: { certificate: FILE, key: FILE, ca: FILE, peers: [NAME] }`",
+            );
+            let key = format!("{}.tls", self.place.key);
+            problems.push(fault.at(Place { key, ..self.place.clone() }));
+        }
+    }
+}
+
+fn gateways(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<At<LinkAddress>>> {
+    let items = field.one_or_many(defaults::GATEWAYS_MAX, problems)?;
+    let before = problems.len();
+    let mut read = |item| address(item, |text| LinkAddress::parse(text, Port::Dialled), problems);
+    let addresses = items.iter().filter_map(&mut read).collect();
+    let addresses = distinct(addresses, |address| &address.at, problems);
+    (problems.len() == before).then_some(addresses)
+}
+
+fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
+    let fields = field.map(&keys::LINK_TLS, problems)?;
+    let mut file = |key: &str, about: &str| match fields.take(key) {
+        Some(field) => material(&field, problems),
+        None => {
+            problems.push(fields.missing(key, format!("write the file with {about}")));
+            None
+        }
+    };
+    let certificate = file("certificate", "this half's certificate");
+    let key = file("key", "the certificate's private key");
+    let ca = file("ca", "the authority that peers' certificates come from");
+    let peers = match fields.take("peers") {
+        Some(field) => field.names(defaults::PEERS_MAX, problems),
+        None => {
+            problems.push(fields.missing("peers", "write the names that peers' certificates may carry"));
+            None
+        }
+    };
+    let peers = peers?.into_iter().map(|peer| peer.value).collect();
+    Some(LinkTls { certificate: certificate?, key: key?, ca: ca?, peers })
+}
+
+/// A file, from the folder of the profile that names it.
+fn material(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Material> {
+    let text = field.text(problems)?;
+    if text.is_empty() || text.contains('\0') {
+        let what = format!("`{}` is not a file's name", shown(text));
+        return field.refuse(Fault::new(what, "write the name of a PEM file"), problems);
+    }
+    let path = field.node.spot.source.folder.join(text);
+    Some(Material::File { path, place: field.place() })
+}
+
+fn retry(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Retry> {
+    let fields = field.map(&keys::RETRY, problems)?;
+    let first =
+        fields.take_or("first", defaults::RETRY_FIRST, |field| field.duration(Zero::Refused, problems));
+    // A longer first pause alone is not a contradiction: the default gives way.
+    let maximum_default = defaults::RETRY_MAXIMUM.max(first);
+    let maximum = fields.take("maximum");
+    let limit = maximum.as_ref().and_then(|field| field.duration(Zero::Refused, problems));
+    let limit = limit.unwrap_or(maximum_default);
+    if limit < first {
+        let what =
+            format!("{} is shorter than `first`, {}", duration::written(limit), duration::written(first));
+        let place = maximum.map_or_else(|| field.place(), |field| field.place());
+        problems.push(Fault::new(what, "raise it, or lower `first`").at(place));
+    }
+    Some(Retry { first, maximum: limit })
+}

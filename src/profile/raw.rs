@@ -1,0 +1,277 @@
+//! A profile as it was written: the same shape, each value read and with its place, defaults
+//! filled in, and no mode chosen yet.
+//!
+//! What is checked here concerns one key alone; what concerns several is in `cross`, and what
+//! concerns the mode in `resolve`.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::{
+    AcceptAddress, BackendAddress, Mode, ServiceName, defaults,
+    endpoint::HostPort,
+    fields::{At, Field, Fields, Given, Zero},
+    keys,
+    link::{DemoTls, DmzLink, InternalLink},
+    problem::{Fault, Place, Problem, shown},
+    yaml::Node,
+};
+
+pub(super) struct Raw {
+    /// The beginning of the file.
+    pub place: Place,
+    pub name: Given<String>,
+    pub mode: Given<Mode>,
+    pub dmz: Given<RawDmz>,
+    pub internal: Given<RawInternal>,
+    pub drain: Duration,
+}
+
+pub(super) struct RawDmz {
+    pub place: Place,
+    pub link: Given<DmzLink>,
+    /// Every service that is named, also those with problems.
+    pub names: Given<Vec<At<ServiceName>>>,
+    pub services: Vec<RawDmzService>,
+}
+
+pub(super) struct RawInternal {
+    pub place: Place,
+    pub link: Given<InternalLink>,
+    /// Every service that is named, also those with problems.
+    pub names: Given<Vec<At<ServiceName>>>,
+    pub services: Vec<RawInternalService>,
+}
+
+pub(super) struct RawDmzService {
+    pub name: ServiceName,
+    pub place: Place,
+    pub accept: Vec<At<AcceptAddress>>,
+    pub connect: Given<At<BackendAddress>>,
+    pub sessions: usize,
+    pub idle: Option<Duration>,
+    pub peers: Option<Vec<At<String>>>,
+    pub carries: Given<At<Carries>>,
+}
+
+pub(super) struct RawInternalService {
+    pub name: ServiceName,
+    pub place: Place,
+    pub connect: Given<At<BackendAddress>>,
+    pub peers: Option<Vec<At<String>>>,
+    pub carries: Given<At<Carries>>,
+}
+
+/// What crosses the link for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carries {
+    Bytes,
+    Http,
+}
+
+/// Reads the merged tree of a profile; `demo` stands in for the `tls` of its links.
+pub(super) fn read(tree: &Node, demo: Option<&DemoTls>, problems: &mut Vec<Problem>) -> Option<Raw> {
+    let top = Fields::top(tree, &keys::PROFILE, problems)?;
+    let dmz = Given::read(top.take("dmz"), |field| {
+        let half = field.map(&keys::HALF, problems)?;
+        let link = half.take("link");
+        let link = Given::read(link, |link| DmzLink::read(&link, demo.map(|demo| &demo.dmz), problems));
+        let (names, services) = services(&half, dmz_service, problems);
+        Some(RawDmz { place: field.key_place(), link, names, services })
+    });
+    let internal = Given::read(top.take("internal"), |field| {
+        let half = field.map(&keys::HALF, problems)?;
+        let link = half.take("link");
+        let link =
+            Given::read(link, |link| InternalLink::read(&link, demo.map(|demo| &demo.internal), problems));
+        let (names, services) = services(&half, internal_service, problems);
+        Some(RawInternal { place: field.key_place(), link, names, services })
+    });
+    Some(Raw {
+        name: Given::read(top.take("name"), |field| profile_name(&field, problems)),
+        mode: Given::read(top.take("mode"), |field| mode(&field, problems)),
+        dmz,
+        internal,
+        drain: top.take_or("drain", defaults::DRAIN, |field| field.duration(Zero::Allowed, problems)),
+        place: top.place,
+    })
+}
+
+/// 1 to 64 of `A-Za-z0-9._-`.
+pub(super) fn is_profile_name(text: &str) -> bool {
+    text.len() <= 64 && ServiceName::parse(text).is_some()
+}
+
+fn profile_name(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<String> {
+    let text = field.text(problems)?;
+    if is_profile_name(text) {
+        return Some(text.to_owned());
+    }
+    let what = format!("`{}` is not a profile's name", shown(text));
+    field.refuse(Fault::new(what, "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`"), problems)
+}
+
+fn mode(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Mode> {
+    let text = field.text(problems)?;
+    match text {
+        "direct" => return Some(Mode::Direct),
+        "forward" => return Some(Mode::Forward),
+        "reverse" => return Some(Mode::Reverse),
+        _ => {}
+    }
+    let modes = ["direct", "forward", "reverse"];
+    let advice = match keys::nearest(text, &modes) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("write one of {}", keys::listed(&modes)),
+    };
+    field.refuse(Fault::new(format!("`{}` is not a mode", shown(text)), advice), problems)
+}
+
+/// The services of a half, each read by `read`, and the names of all.
+fn services<T>(
+    half: &Fields<'_>,
+    read: impl Fn(ServiceName, &Field<'_>, &mut Vec<Problem>) -> Option<T>,
+    problems: &mut Vec<Problem>,
+) -> (Given<Vec<At<ServiceName>>>, Vec<T>) {
+    let Some(field) = half.take("services") else {
+        problems.push(half.missing("services", "write it, and a service's name and keys under it"));
+        return (Given::Absent, Vec::new());
+    };
+    let Some(named) = named_services(&field, problems) else { return (Given::Bad, Vec::new()) };
+    let services = named.iter().filter_map(|(name, field)| read(name.clone(), field, problems)).collect();
+    let name = |(name, field): (ServiceName, Field<'_>)| At { value: name, place: field.key_place() };
+    (Given::Good(named.into_iter().map(name).collect()), services)
+}
+
+fn named_services<'a>(
+    field: &Field<'a>,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<(ServiceName, Field<'a>)>> {
+    let named = field.named(problems)?;
+    if named.is_empty() || named.len() > defaults::SERVICES_MAX {
+        let what = format!("there are {} services", named.len());
+        return field.refuse(Fault::new(what, format!("write 1 to {}", defaults::SERVICES_MAX)), problems);
+    }
+    let mut services = Vec::with_capacity(named.len());
+    for (name, field) in named {
+        if let Some(name) = ServiceName::parse(name) {
+            services.push((name, field));
+            continue;
+        }
+        let what = format!("`{}` is not a service's name", shown(name));
+        let fault = Fault::new(what, "write 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`");
+        problems.push(fault.at(field.key_place()));
+    }
+    Some(services)
+}
+
+fn dmz_service(name: ServiceName, field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<RawDmzService> {
+    let fields = field.map(&keys::DMZ_SERVICE, problems)?;
+    let accept = fields.take("accept");
+    if accept.is_none() {
+        problems.push(fields.missing("accept", "write where clients come in: `[\"tcp://0.0.0.0:8000\"]`"));
+    }
+    let sessions = fields
+        .take_or("sessions", defaults::SESSIONS, |field| field.number(defaults::SESSIONS_RANGE, problems));
+    Some(RawDmzService {
+        name,
+        place: field.key_place(),
+        accept: accept.and_then(|field| accepts(&field, problems)).unwrap_or_default(),
+        connect: Given::read(fields.take("connect"), |field| backend(&field, problems)),
+        sessions,
+        idle: fields.take("idle").and_then(|field| field.duration(Zero::Refused, problems)),
+        peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
+        carries: Given::read(fields.take("carries"), |field| carries(&field, problems)),
+    })
+}
+
+fn internal_service(
+    name: ServiceName,
+    field: &Field<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<RawInternalService> {
+    let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
+    let connect = Given::read(fields.take("connect"), |field| backend(&field, problems));
+    if connect.is_absent() {
+        problems.push(fields.missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`"));
+    }
+    Some(RawInternalService {
+        name,
+        place: field.key_place(),
+        connect,
+        peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
+        carries: Given::read(fields.take("carries"), |field| carries(&field, problems)),
+    })
+}
+
+fn accepts(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<At<AcceptAddress>>> {
+    let items = field.one_or_many(defaults::ACCEPTS_MAX, problems)?;
+    Some(items.iter().filter_map(|item| address(item, AcceptAddress::parse, problems)).collect())
+}
+
+fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<BackendAddress>> {
+    address(field, BackendAddress::parse, problems)
+}
+
+fn carries(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Carries>> {
+    let advice = "write `bytes`, or remove the key";
+    match field.text(problems)? {
+        "bytes" => Some(field.at(Carries::Bytes)),
+        "http" => {
+            let fault = Fault::new("`http` is not available in this version", advice);
+            problems.push(fault.at(field.place()));
+            Some(field.at(Carries::Http))
+        }
+        other => {
+            let what = format!("`{}` is nothing that a service carries", shown(other));
+            field.refuse(Fault::new(what, advice), problems)
+        }
+    }
+}
+
+/// Reads an address, or a map with the key `address`.
+pub(super) fn address<T>(
+    field: &Field<'_>,
+    parse: impl FnOnce(&str) -> Result<T, Fault>,
+    problems: &mut Vec<Problem>,
+) -> Option<At<T>> {
+    if let super::yaml::Value::Map(_) = field.node.value {
+        let fields = field.map(&keys::ADDRESS, problems)?;
+        let Some(inner) = fields.take("address") else {
+            problems.push(fields.missing("address", "write it: SCHEME://HOST:PORT"));
+            return None;
+        };
+        return plain_address(&inner, parse, problems);
+    }
+    plain_address(field, parse, problems)
+}
+
+fn plain_address<T>(
+    field: &Field<'_>,
+    parse: impl FnOnce(&str) -> Result<T, Fault>,
+    problems: &mut Vec<Problem>,
+) -> Option<At<T>> {
+    match parse(field.text(problems)?) {
+        Ok(value) => Some(field.at(value)),
+        Err(fault) => field.refuse(fault, problems),
+    }
+}
+
+/// Says which of the addresses stand there a second time, and drops them.
+pub(super) fn distinct<T>(
+    items: Vec<At<T>>,
+    host_port: impl Fn(&T) -> &HostPort,
+    problems: &mut Vec<Problem>,
+) -> Vec<At<T>> {
+    let mut seen = HashSet::new();
+    let mut distinct = Vec::new();
+    for item in items {
+        let at = host_port(&item.value).clone();
+        if seen.contains(&at) {
+            problems.push(Fault::new(format!("`{at}` stands here twice"), "remove one").at(item.place));
+        } else {
+            seen.insert(at);
+            distinct.push(item);
+        }
+    }
+    distinct
+}

@@ -1,0 +1,281 @@
+//! From a profile as it was written to what one gateway should be in one mode.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    BackendAddress, DmzHalf, DmzService, DmzWay, InternalHalf, InternalService, InternalWay, LinkAddress,
+    LinkTls, Mode, Profile, Role, ServiceName, chain, cross,
+    fields::{At, Given},
+    link::{DemoTls, DmzLink, Ends, InternalLink},
+    problem::{Fault, Place, Problem, shown},
+    raw::{self, Raw, RawDmz, RawDmzService, RawInternal, RawInternalService},
+    yaml::{self, Node, Source},
+};
+
+/// What the command line says over the profile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Runs the profile in another mode than it names.
+    pub mode: Option<Mode>,
+    /// Runs one half of a profile that has both.
+    pub role: Option<Role>,
+}
+
+/// Reads `file` with everything it extends, and checks all of it.
+///
+/// Problems are those of the whole file, also where `choice` picks one half of it.
+pub fn load(file: &Path, choice: &Choice) -> Result<Profile, Vec<Problem>> {
+    let (tree, problems) = chain::read(file)?;
+    resolve(&tree, Some(file), None, choice, problems)
+}
+
+/// The built-in profile: a pair in one process, with `tls` made in memory by the caller.
+pub fn builtin_demo(choice: &Choice, tls: &DemoTls) -> Result<Profile, Vec<Problem>> {
+    let source = Arc::new(Source { label: "(built-in demo)".into(), folder: PathBuf::new() });
+    let (tree, problems) = yaml::read(include_str!("demo.yaml"), &source)?;
+    resolve(&tree, None, Some(tls), choice, problems)
+}
+
+fn resolve(
+    tree: &Node,
+    file: Option<&Path>,
+    demo: Option<&DemoTls>,
+    choice: &Choice,
+    mut problems: Vec<Problem>,
+) -> Result<Profile, Vec<Problem>> {
+    let profile = raw::read(tree, demo, &mut problems).and_then(|raw| {
+        let mode = mode(&raw, choice, &mut problems);
+        cross::check(&raw, mode, &mut problems);
+        let name = name(&raw, file, &mut problems);
+        let mode = mode?;
+        check_halves(&raw, mode, choice.role, &mut problems);
+        let outside = raw.dmz.good().and_then(|dmz| dmz_half(dmz, &raw.internal, mode, &mut problems));
+        let inside = raw.internal.good().and_then(|internal| internal_half(internal, mode, &mut problems));
+        Some(Profile {
+            name: name?,
+            file: file.map(Path::to_path_buf),
+            mode,
+            dmz: outside.filter(|_| choice.role != Some(Role::Internal)),
+            internal: inside.filter(|_| choice.role != Some(Role::Dmz)),
+            drain: raw.drain,
+        })
+    });
+    // In the order of the file, whatever order they were found in.
+    problems.sort_by(|a, b| {
+        let order = |place: &Place| (place.file.clone(), place.line, place.column);
+        order(&a.place).cmp(&order(&b.place))
+    });
+    match profile {
+        Some(profile) if problems.is_empty() => Ok(profile),
+        _ => Err(problems),
+    }
+}
+
+fn mode(raw: &Raw, choice: &Choice, problems: &mut Vec<Problem>) -> Option<Mode> {
+    if choice.mode.is_none() && raw.mode.is_absent() {
+        let place = Place { key: "mode".to_owned(), ..raw.place.clone() };
+        let fault =
+            Fault::new("this key is missing", "write `mode: direct`, `mode: forward` or `mode: reverse`");
+        problems.push(fault.at(place));
+    }
+    choice.mode.or(raw.mode.good().copied())
+}
+
+/// The name that is written, or the file's without its ending.
+fn name(raw: &Raw, file: Option<&Path>, problems: &mut Vec<Problem>) -> Option<String> {
+    match &raw.name {
+        Given::Good(name) => return Some(name.clone()),
+        Given::Bad => return None,
+        Given::Absent => {}
+    }
+    let stem = file.and_then(Path::file_stem).unwrap_or_default().to_string_lossy();
+    if raw::is_profile_name(&stem) {
+        return Some(stem.into_owned());
+    }
+    let what = format!("the file's name, `{}`, cannot be the profile's", shown(&stem));
+    let place = Place { key: "name".to_owned(), ..raw.place.clone() };
+    problems.push(Fault::new(what, "write `name:` with 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`").at(place));
+    None
+}
+
+/// The halves that the mode and the role need.
+fn check_halves(raw: &Raw, mode: Mode, role: Option<Role>, problems: &mut Vec<Problem>) {
+    let mut missing = |half: &str, what: String, advice: &str| {
+        let place = Place { key: half.to_owned(), ..raw.place.clone() };
+        problems.push(Fault::new(what, advice).at(place));
+    };
+    let (no_dmz, no_internal) = (raw.dmz.is_absent(), raw.internal.is_absent());
+    if no_dmz && no_internal {
+        missing("profile", "there is neither `dmz` nor `internal`".to_owned(), "write one of them, or both");
+    } else if no_dmz && mode == Mode::Direct {
+        missing("dmz", "mode `direct` needs this half".to_owned(), "write it, or choose another mode");
+    } else if no_dmz && role == Some(Role::Dmz) {
+        missing("dmz", "role `dmz` needs this half".to_owned(), "write it, or choose role `internal`");
+    } else if no_internal && role == Some(Role::Internal) {
+        missing("internal", "role `internal` needs this half".to_owned(), "write it, or choose role `dmz`");
+    } else if mode == Mode::Direct && role == Some(Role::Internal) {
+        let what = "in mode `direct` there is no internal gateway to run".to_owned();
+        missing("internal", what, "choose role `dmz`, or another mode");
+    }
+}
+
+fn dmz_half(
+    raw: &RawDmz,
+    partner: &Given<RawInternal>,
+    mode: Mode,
+    problems: &mut Vec<Problem>,
+) -> Option<DmzHalf> {
+    if mode != Mode::Direct {
+        backends_stay_inside(raw, mode, problems);
+    }
+    let way = match mode {
+        Mode::Direct => DmzWay::Direct(backends(raw, partner, problems)),
+        Mode::Forward => {
+            let link = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
+            let connect = needed(&link.ends.connect, "connect", &link.ends, mode, problems)?;
+            let (connect, tls) = with_tls(connect, &link.ends);
+            DmzWay::Forward { connect, tls }
+        }
+        Mode::Reverse => {
+            let DmzLink { ends, pool } = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
+            let listen = needed(&ends.listen, "listen", ends, mode, problems)?.value.clone();
+            let tls = ends.tls.good().filter(|_| listen.tls).cloned();
+            DmzWay::Reverse { listen, tls, pool: *pool }
+        }
+    };
+    Some(DmzHalf { way, services: raw.services.iter().map(dmz_service).collect() })
+}
+
+fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> Option<InternalHalf> {
+    let (way, maximum) = match mode {
+        Mode::Direct => return None,
+        Mode::Forward => {
+            let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
+            let listen = needed(&link.ends.listen, "listen", &link.ends, mode, problems)?.value.clone();
+            let tls = link.ends.tls.good().filter(|_| listen.tls).cloned();
+            (InternalWay::Forward { listen, tls }, link.maximum)
+        }
+        Mode::Reverse => {
+            let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
+            let InternalLink { ends, prepared, maximum, retry } = link;
+            let connect = needed(&ends.connect, "connect", ends, mode, problems)?;
+            let (connect, tls) = with_tls(connect, ends);
+            (InternalWay::Reverse { connect, tls, prepared: *prepared, retry: *retry }, *maximum)
+        }
+    };
+    let services = raw.services.iter().filter_map(internal_service).collect();
+    Some(InternalHalf { way, services, maximum })
+}
+
+fn dmz_service(raw: &RawDmzService) -> DmzService {
+    DmzService {
+        name: raw.name.clone(),
+        accept: raw.accept.iter().map(|accept| accept.value.clone()).collect(),
+        sessions: raw.sessions,
+        idle: raw.idle,
+        peers: names(raw.peers.as_deref()),
+    }
+}
+
+/// `None` only where a problem was left before.
+fn internal_service(raw: &RawInternalService) -> Option<InternalService> {
+    let connect = raw.connect.good()?.value.clone();
+    Some(InternalService { name: raw.name.clone(), connect, peers: names(raw.peers.as_deref()) })
+}
+
+fn names(peers: Option<&[At<String>]>) -> Option<Vec<String>> {
+    peers.map(|peers| peers.iter().map(|peer| peer.value.clone()).collect())
+}
+
+/// In direct mode a service reaches its own `connect`, or its partner's.
+fn backends(
+    raw: &RawDmz,
+    partner: &Given<RawInternal>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<ServiceName, BackendAddress> {
+    let inside = partner.good().into_iter().flat_map(|partner| &partner.services);
+    let inside: BTreeMap<_, _> = inside.map(|service| (&service.name, &service.connect)).collect();
+    let mut backends = BTreeMap::new();
+    for service in &raw.services {
+        let own = (!service.connect.is_absent()).then_some(&service.connect);
+        match own.or(inside.get(&service.name).copied()) {
+            Some(Given::Good(connect)) => {
+                backends.insert(service.name.clone(), connect.value.clone());
+            }
+            Some(Given::Bad) => {}
+            Some(Given::Absent) | None => {
+                let key = format!("{}.connect", service.place.key);
+                let fault = Fault::new(
+                    "mode `direct` needs what this service reaches",
+                    "write `connect:` here, or under `internal.services`",
+                );
+                problems.push(fault.at(Place { key, ..service.place.clone() }));
+            }
+        }
+    }
+    backends
+}
+
+/// The DMZ half holds no backend's name or address.
+fn backends_stay_inside(raw: &RawDmz, mode: Mode, problems: &mut Vec<Problem>) {
+    for service in &raw.services {
+        let Some(connect) = service.connect.good() else { continue };
+        let what = format!("in mode `{}` only the inside knows what a service reaches", mode_name(mode));
+        let advice = format!("move it to `internal.services.{}`", service.name);
+        problems.push(Fault::new(what, advice).at(connect.place.clone()));
+    }
+}
+
+/// A half's link, which every mode but direct needs.
+fn link<'a, L>(
+    link: &'a Given<L>,
+    half: &Place,
+    key: &str,
+    mode: Mode,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a L> {
+    if link.is_absent() {
+        let fault = Fault::new(
+            format!("mode `{}` needs a link, and this half has none", mode_name(mode)),
+            "write `link:` with `listen:` or `connect:` under it",
+        );
+        problems.push(fault.at(Place { key: key.to_owned(), ..half.clone() }));
+    }
+    link.good()
+}
+
+/// The end of the link that the mode uses.
+fn needed<'a, T>(
+    end: &'a Given<T>,
+    key: &str,
+    ends: &Ends,
+    mode: Mode,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a T> {
+    if end.is_absent() {
+        let fault = Fault::new(
+            format!("mode `{}` needs `{key}`, and the link has none", mode_name(mode)),
+            format!("write `{key}: socks+tls://HOST:PORT`"),
+        );
+        problems.push(fault.at(Place { key: format!("{}.{key}", ends.place.key), ..ends.place.clone() }));
+    }
+    end.good()
+}
+
+fn with_tls(connect: &[At<LinkAddress>], ends: &Ends) -> (Vec<LinkAddress>, Option<LinkTls>) {
+    let connect: Vec<_> = connect.iter().map(|address| address.value.clone()).collect();
+    let tls = ends.tls.good().filter(|_| connect.iter().any(|address| address.tls)).cloned();
+    (connect, tls)
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Direct => "direct",
+        Mode::Forward => "forward",
+        Mode::Reverse => "reverse",
+    }
+}

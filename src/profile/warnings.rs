@@ -1,0 +1,49 @@
+//! What a valid profile should make its operator think twice about.
+
+use super::{DmzWay, InternalHalf, InternalWay, Profile};
+
+/// Sentences for `check` to print; none of them keeps the profile from running.
+pub fn warnings(profile: &Profile) -> Vec<String> {
+    let crowded = profile.internal.as_ref().and_then(crowded);
+    crowded.into_iter().chain(nameless_peers(profile)).collect()
+}
+
+/// Ready links leave too little room for those that carry sessions.
+fn crowded(half: &InternalHalf) -> Option<String> {
+    let InternalWay::Reverse { connect, prepared, .. } = &half.way else { return None };
+    let ready = half.services.len().saturating_mul(connect.len()).saturating_mul(*prepared);
+    let half_of_all = half.maximum / 2;
+    (ready > half_of_all).then(|| {
+        format!(
+            "internal.link.prepared: {} services, {} gateways and {prepared} prepared links for each make {ready}, \
+             more than half of `maximum` ({}); raise `maximum`, or lower `prepared`",
+            half.services.len(),
+            connect.len(),
+            half.maximum
+        )
+    })
+}
+
+/// Peers are told apart by their certificates, and a plain link has none.
+fn nameless_peers(profile: &Profile) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |half: &str, service: &str| {
+        warnings.push(format!(
+            "{half}.services.{service}.peers: a link without TLS does not say who its peer is; use `socks+tls`, \
+             or remove `peers`"
+        ));
+    };
+    if let Some(half) = &profile.dmz
+        && matches!(half.way, DmzWay::Forward { tls: None, .. } | DmzWay::Reverse { tls: None, .. })
+    {
+        let named = half.services.iter().filter(|service| service.peers.is_some());
+        named.for_each(|service| warn("dmz", service.name.as_str()));
+    }
+    if let Some(half) = &profile.internal
+        && matches!(half.way, InternalWay::Forward { tls: None, .. } | InternalWay::Reverse { tls: None, .. })
+    {
+        let named = half.services.iter().filter(|service| service.peers.is_some());
+        named.for_each(|service| warn("internal", service.name.as_str()));
+    }
+    warnings
+}
