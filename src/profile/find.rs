@@ -54,6 +54,6 @@ mod tests {
             lost.is_err_and(|text| text.starts_with("wob.yaml:0:0: profile: no profile of this name in "))
         );
         assert_eq!(list(second.path()), [second.path().join("web.yaml")]);
-        assert_eq!(list(&second.path().join("none")), [PathBuf::new(); 0]);
+        assert!(list(&second.path().join("none")).is_empty());
     }
 }

@@ -17,6 +17,7 @@ mod marks;
 mod problem;
 mod raw;
 mod resolve;
+mod schema;
 mod warnings;
 mod yaml;
 
@@ -29,6 +30,7 @@ pub use find::{find, list};
 pub use link::DemoTls;
 pub use problem::{Place, Problem};
 pub use resolve::{Choice, builtin_demo, load};
+pub use schema::schema;
 pub use warnings::warnings;
 
 /// Who dials the link between the two gateways.

@@ -1,0 +1,332 @@
+//! Profiles as files: the samples load, the bad ones give their written problems, the defaults
+//! are the manual's, and no text whatever stops or stalls the reading.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use portcullis::profile::{
+    AcceptAddress, Choice, DemoTls, DmzWay, HostPort, InternalWay, LinkTls, Material, Mode, PoolLimits,
+    Problem, Profile, Retry, Role, builtin_demo, list, load, schema, warnings,
+};
+use proptest::prelude::*;
+
+const MODES: [Mode; 3] = [Mode::Direct, Mode::Forward, Mode::Reverse];
+
+fn root(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
+}
+
+/// Loads `file` in its own mode, and fails if that takes long enough for a person to notice.
+fn timed(file: &Path) -> Result<Profile, Vec<Problem>> {
+    let start = Instant::now();
+    let loaded = load(file, &Choice::default());
+    assert!(start.elapsed() < Duration::from_secs(2), "{} took {:?}", file.display(), start.elapsed());
+    loaded
+}
+
+/// The problems of a file, a line each; files by their names in `folder`.
+fn problems(file: &Path, folder: &Path) -> String {
+    let prefix = format!("{}/", folder.display());
+    match timed(file) {
+        Ok(profile) => panic!("{} loads: {profile:?}", file.display()),
+        Err(problems) => problems.iter().map(|problem| format!("{problem}\n").replace(&prefix, "")).collect(),
+    }
+}
+
+/// Loads a text as the only file of a folder, with a mode of the command line's.
+fn load_text(text: impl AsRef<[u8]>, mode: Option<Mode>) -> Result<Profile, Vec<Problem>> {
+    let folder = tempfile::tempdir().expect("a folder for the text");
+    let file = folder.path().join("text.yaml");
+    fs::write(&file, text).expect("the text is written");
+    let start = Instant::now();
+    let loaded = load(&file, &Choice { mode, role: None });
+    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+    loaded
+}
+
+/// The one problem of a text, without its file.
+fn only_problem(text: impl AsRef<[u8]>) -> String {
+    match load_text(text, None) {
+        Err(problems) if problems.len() == 1 => {
+            let text = problems[0].to_string();
+            text.split_once("text.yaml:").map_or(text.clone(), |(_, rest)| rest.to_owned())
+        }
+        other => panic!("not one problem: {other:?}"),
+    }
+}
+
+/// Run with `UPDATE_EXPECTED=1` to write the expected problems anew; read the difference.
+#[test]
+fn every_bad_profile_gives_its_written_problems() {
+    let folder = root("tests/profiles/bad");
+    let files = list(&folder);
+    assert!(files.len() > 40, "the corpus is at its place");
+    for file in files {
+        let expected_file = file.with_extension("expected");
+        // Those without expected problems are parts of others.
+        let found = match expected_file.exists() || std::env::var_os("UPDATE_EXPECTED").is_some() {
+            true => problems(&file, &folder),
+            false => panic!("{} is missing", expected_file.display()),
+        };
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            fs::write(&expected_file, &found).expect("expected problems are written");
+        }
+        let expected = fs::read_to_string(&expected_file).expect("expected problems are read");
+        assert_eq!(found, expected, "{}", file.display());
+    }
+}
+
+#[test]
+fn samples_load_in_their_mode_and_pairs_in_every_mode() {
+    let files = list(&root("profiles"));
+    assert_eq!(files.len(), 7, "every sample is meant");
+    for file in files {
+        let own = timed(&file).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert_eq!(warnings(&own), [""; 0], "{}", file.display());
+        let text = fs::read_to_string(&file).expect("a sample is read");
+        assert!(text.starts_with("# yaml-language-server: $schema=../assets/profile.schema.json\n"));
+        if own.dmz.is_none() || own.internal.is_none() {
+            continue;
+        }
+        for mode in MODES {
+            let profile = load(&file, &Choice { mode: Some(mode), role: None });
+            let profile = profile.unwrap_or_else(|problems| panic!("{problems:?}"));
+            assert_eq!((profile.mode, profile.internal.is_some()), (mode, mode != Mode::Direct));
+        }
+    }
+}
+
+#[test]
+fn reverse_is_forward_but_for_one_word() {
+    let choice = |mode| Choice { mode: Some(mode), role: None };
+    for mode in MODES {
+        let forward = load(&root("profiles/forward.yaml"), &choice(mode)).expect("forward loads");
+        let reverse = load(&root("profiles/reverse.yaml"), &choice(mode)).expect("reverse loads");
+        assert_eq!((forward.name.as_str(), reverse.name.as_str()), ("forward", "reverse"));
+        // The places of the certificates name the extended file, by the way it was reached.
+        assert_eq!(Profile { name: reverse.name.clone(), file: reverse.file.clone(), ..forward }, reverse);
+    }
+    assert_eq!(timed(&root("profiles/reverse.yaml")).map(|profile| profile.mode), Ok(Mode::Reverse));
+}
+
+#[test]
+fn two_hosts_agree_with_each_other() {
+    for (dmz, internal) in [("dmz", "internal"), ("cluster-dmz", "cluster-internal")] {
+        let load =
+            |name: &str| timed(&root("profiles").join(format!("{name}.yaml"))).expect("a sample loads");
+        let (outside, inside) = (load(dmz).dmz.expect("a half"), load(internal).internal.expect("a half"));
+        let (DmzWay::Reverse { listen, .. }, InternalWay::Reverse { connect, .. }) =
+            (&outside.way, &inside.way)
+        else {
+            panic!("both are in reverse mode");
+        };
+        assert!(connect.contains(listen), "{internal} dials {dmz}");
+        let outer: Vec<_> = outside.services.iter().map(|service| &service.name).collect();
+        let inner: Vec<_> = inside.services.iter().map(|service| &service.name).collect();
+        assert_eq!(outer, inner);
+    }
+}
+
+const MINIMAL: &str = "
+mode: reverse
+dmz:
+  link: { listen: 'socks://127.0.0.1:0' }
+  services: { orders: { accept: 'tcp://127.0.0.1:0' } }
+internal:
+  link: { connect: 'socks://127.0.0.1:1080' }
+  services: { orders: { connect: 'echo://' } }
+";
+
+#[test]
+fn what_is_left_out_is_what_the_manual_says() {
+    let profile = load_text(MINIMAL, None).expect("the minimum loads");
+    assert_eq!((profile.name.as_str(), profile.drain), ("text", Duration::from_secs(30)));
+
+    let dmz = profile.dmz.expect("a half");
+    let DmzWay::Reverse { tls: None, pool, .. } = dmz.way else { panic!("{:?}", dmz.way) };
+    assert_eq!(pool, PoolLimits { prepared: 8, wait: Duration::from_secs(3), waiters: 1024 });
+    let service = &dmz.services[0];
+    assert_eq!(service.accept, [AcceptAddress { at: HostPort { host: "127.0.0.1".into(), port: 0 } }]);
+    assert_eq!((service.sessions, service.idle, &service.peers), (1000, None, &None));
+
+    let internal = profile.internal.expect("a half");
+    let InternalWay::Reverse { tls: None, prepared: 8, retry, .. } = internal.way else {
+        panic!("{:?}", internal.way)
+    };
+    assert_eq!(retry, Retry { first: Duration::from_millis(500), maximum: Duration::from_secs(2) });
+    assert_eq!((internal.maximum, &internal.services[0].peers), (1024, &None));
+}
+
+#[test]
+fn a_role_picks_one_half_and_must_have_it() {
+    let file = root("profiles/forward.yaml");
+    let as_role = |file: &Path, mode, role| load(file, &Choice { mode, role: Some(role) });
+    let dmz = as_role(&file, None, Role::Dmz).expect("the half is there");
+    assert!(dmz.dmz.is_some() && dmz.internal.is_none());
+    let internal = as_role(&file, None, Role::Internal).expect("the half is there");
+    assert!(internal.dmz.is_none() && internal.internal.is_some());
+
+    let what =
+        |loaded: Result<Profile, Vec<Problem>>| loaded.map_err(|problems| problems[0].what.clone()).err();
+    let lacking = as_role(&root("profiles/dmz.yaml"), None, Role::Internal);
+    assert_eq!(what(lacking).as_deref(), Some("role `internal` needs this half"));
+    let direct = as_role(&file, Some(Mode::Direct), Role::Internal);
+    assert_eq!(what(direct).as_deref(), Some("in mode `direct` there is no internal gateway to run"));
+}
+
+#[test]
+fn the_built_in_profile_resolves_in_every_mode() {
+    let pem = || Material::Memory("pem".into());
+    let tls = |peer: &str| LinkTls { certificate: pem(), key: pem(), ca: pem(), peers: vec![peer.into()] };
+    let tls = DemoTls { dmz: tls("internal"), internal: tls("dmz") };
+    for mode in MODES {
+        let demo = builtin_demo(&Choice { mode: Some(mode), role: None }, &tls).expect("it is valid");
+        assert_eq!((demo.name.as_str(), demo.file, demo.mode), ("demo", None, mode));
+    }
+    let demo = builtin_demo(&Choice::default(), &tls).expect("it is valid");
+    let way = demo.dmz.map(|half| half.way);
+    assert!(matches!(way, Some(DmzWay::Reverse { tls: Some(seen), .. }) if seen == tls.dmz));
+}
+
+#[test]
+fn the_schema_in_assets_is_the_one_that_is_printed() {
+    let file = root("assets/profile.schema.json");
+    let text = serde_json::to_string_pretty(&schema()).expect("a schema is JSON") + "\n";
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&file, &text).expect("the schema is written");
+    }
+    assert_eq!(fs::read_to_string(file).expect("the schema is there"), text);
+}
+
+#[test]
+fn many_ready_links_are_warned_of() {
+    let text = MINIMAL.replace("connect: 'socks:", "maximum: 10, connect: 'socks:");
+    let profile = load_text(text, None).expect("it loads");
+    let warnings = warnings(&profile);
+    assert!(warnings.len() == 1 && warnings[0].contains("more than half of `maximum` (10)"), "{warnings:?}");
+}
+
+#[test]
+fn byte_order_mark_and_carriage_returns_are_taken() {
+    let windows = format!("\u{feff}{}", MINIMAL.trim_start().replace('\n', "\r\n"));
+    assert!(load_text(windows, None).is_ok());
+}
+
+#[test]
+fn what_is_no_text_is_told() {
+    assert_eq!(
+        only_problem(b"mode: reverse\n# \xc3\xa9\xff"),
+        "2:4: profile: the text is not UTF-8 from here on; save the file as UTF-8"
+    );
+    let large = format!("# {}\n", "a".repeat(1024 * 1024));
+    assert!(only_problem(large).contains("is larger than 1 MiB; no profile is"));
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let problem =
+        |path: &Path| timed(path).map_err(|problems| problems[0].what.clone()).expect_err("no profile");
+    assert!(problem(folder.path()).ends_with("is a folder"));
+    assert!(problem(&folder.path().join("none.yaml")).starts_with("there is no file"));
+    assert!(problem(Path::new("/dev/zero")).ends_with("is not a plain file"));
+}
+
+/// Texts that make parsers slow, deep or loud.
+#[test]
+fn hostile_texts_end_quickly() {
+    let pieces = [
+        "[",
+        "{",
+        "- ",
+        "-\n",
+        "? ",
+        "? a\n",
+        ": ",
+        "a: ",
+        "[a: ",
+        "{a: ",
+        "\"",
+        "'",
+        "|\n",
+        ">\n",
+        "&a ",
+        "*a ",
+        "!a ",
+        "!<",
+        "%YAML 1.2\n",
+        "---\n",
+        "...\n",
+        "#",
+        "\n",
+        "\t",
+        "a\n",
+        "[[],",
+        "[]",
+        "{},",
+        "- [",
+        "<<: ",
+        "\u{feff}",
+        "\\",
+        "@",
+        "`",
+        ",",
+        "[\n",
+        "{\n",
+    ];
+    for piece in pieces {
+        for start in ["", "mode: ", "mode: \"", "mode: [", "mode: {"] {
+            let text = format!("{start}{}", piece.repeat(100_000));
+            let loaded = load_text(&text, None);
+            assert!(loaded.is_err_and(|problems| !problems.is_empty()), "{start}{piece}");
+        }
+    }
+    let unlike: String = (0..100_000).map(|index| format!("k{index}: 1\n")).collect();
+    assert!(load_text(unlike, None).is_err());
+    assert!(only_problem("[".repeat(100_000)).starts_with("1:33: profile: nested more than 32 deep; "));
+}
+
+#[test]
+fn many_services_are_many_but_not_slow() {
+    let services = |count: usize| {
+        let service = |index| {
+            format!("    s{index}: {{ accept: 'tcp://127.0.0.1:{}' , connect: 'echo://' }}\n", 7000 + index)
+        };
+        let services: String = (0..count).map(service).collect();
+        format!("mode: direct\ndmz:\n  services:\n{services}")
+    };
+    assert!(load_text(services(1024), None).is_ok());
+    assert_eq!(only_problem(services(1025)), "4:5: dmz.services: there are 1025 services; write 1 to 1024");
+}
+
+const VALID: &str = include_str!("../profiles/forward.yaml");
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_text_never_stops_the_reading(text in any::<String>()) {
+        prop_assert!(load_text(text, None).is_err());
+    }
+
+    #[test]
+    fn random_yaml_signs_never_stop_the_reading(text in "[-a:,{}\\[\\]&*!?|>'\"%@#\n \t]{0,200}") {
+        prop_assert!(load_text(text, None).is_err());
+    }
+
+    #[test]
+    fn a_damaged_profile_never_stops_the_reading(
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..40, "[-a:{}\\[\\]&*'\" \n0-9]{0,6}"), 1..6),
+        mode in prop::sample::select(MODES.to_vec()),
+    ) {
+        let mut signs: Vec<char> = VALID.chars().collect();
+        for (at, length, instead) in cuts {
+            let from = at.index(signs.len());
+            let to = signs.len().min(from + length);
+            signs.splice(from..to, instead.chars());
+        }
+        let text: String = signs.into_iter().collect();
+        let told = load_text(text, Some(mode)).map_or_else(|problems| !problems.is_empty(), |_| true);
+        prop_assert!(told, "a refusal has a reason");
+    }
+}
