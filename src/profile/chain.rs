@@ -117,7 +117,8 @@ fn extends(node: &mut Node, path: &Path, problems: &mut Vec<Problem>) -> Option<
         Value::Null => None,
         Value::Text(name) if !name.is_empty() => {
             let folder = path.parent().unwrap_or(Path::new(""));
-            Some((folder.join(name), Some(place)))
+            // Through its components, which leaves out a `.` in the middle.
+            Some((folder.join(name).components().collect(), Some(place)))
         }
         _ => {
             problems

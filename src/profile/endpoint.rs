@@ -210,7 +210,7 @@ fn number(port: &str) -> Option<u16> {
 fn host_of(text: &str) -> Result<String, Fault> {
     let advice = "write a name, an IPv4 address, or an IPv6 address in brackets";
     if text.is_empty() {
-        return Err(Fault::new("the host is missing", format!("{advice}; all addresses are `0.0.0.0`")));
+        return Err(Fault::new("the host is missing", format!("{advice}, or `0.0.0.0` for all addresses")));
     }
     if let Some(inner) = text.strip_prefix('[') {
         let ip = inner.strip_suffix(']').and_then(|inner| inner.parse::<Ipv6Addr>().ok());

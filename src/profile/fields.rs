@@ -57,6 +57,7 @@ pub(super) enum Zero {
 /// A map whose keys are known ones.
 pub(super) struct Fields<'a> {
     path: String,
+    keys: &'static Keys,
     /// Where the map's own key stands.
     pub place: Place,
     entries: &'a [Entry],
@@ -64,7 +65,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The map at the top of a tree.
-    pub fn top(node: &'a Node, keys: &Keys, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub fn top(node: &'a Node, keys: &'static Keys, problems: &mut Vec<Problem>) -> Option<Self> {
         Field { path: String::new(), spot: &node.spot, node }.map(keys, problems)
     }
 
@@ -80,10 +81,13 @@ impl<'a> Fields<'a> {
         self.take(key).and_then(read).unwrap_or(default)
     }
 
-    /// Says that `key` is missing from this map.
-    pub fn missing(&self, key: &str, advice: impl Into<String>) -> Problem {
+    /// Says that `key` is missing from this map, unless it is there with a slip in it.
+    pub fn missing(&self, key: &str, advice: impl Into<String>, problems: &mut Vec<Problem>) {
+        if self.entries.iter().any(|entry| self.keys.meant(&entry.key) == Some(key)) {
+            return;
+        }
         let place = Place { key: joined(&self.path, key), ..self.place.clone() };
-        Fault::new("this key is missing", advice).at(place)
+        problems.push(Fault::new("this key is missing", advice).at(place));
     }
 }
 
@@ -117,7 +121,8 @@ impl<'a> Field<'a> {
         None
     }
 
-    fn wrong<T>(&self, wanted: &str, advice: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    /// Leaves a problem: the value is of another type than `wanted`.
+    pub fn wrong<T>(&self, wanted: &str, advice: &str, problems: &mut Vec<Problem>) -> Option<T> {
         let is = match &self.node.value {
             Value::Null => "nothing",
             Value::Bool(_) => "true or false",
@@ -129,7 +134,7 @@ impl<'a> Field<'a> {
         self.refuse(Fault::new(format!("this is {is}, not {wanted}"), advice), problems)
     }
 
-    pub fn map(&self, keys: &Keys, problems: &mut Vec<Problem>) -> Option<Fields<'a>> {
+    pub fn map(&self, keys: &'static Keys, problems: &mut Vec<Problem>) -> Option<Fields<'a>> {
         let Value::Map(entries) = &self.node.value else {
             let advice = format!("write keys under it: {}", super::keys::listed(keys.known));
             return self.wrong("a map of keys", &advice, problems);
@@ -139,7 +144,7 @@ impl<'a> Field<'a> {
             keys.fault(&entry.key).map(|fault| fault.at(entry.spot.place(&path)))
         });
         problems.extend(faults);
-        Some(Fields { path: self.path.clone(), place: self.key_place(), entries })
+        Some(Fields { path: self.path.clone(), keys, place: self.key_place(), entries })
     }
 
     /// The names and values of a map whose keys are the operator's own.
@@ -157,7 +162,7 @@ impl<'a> Field<'a> {
     pub fn text(&self, problems: &mut Vec<Problem>) -> Option<&'a str> {
         match &self.node.value {
             Value::Text(text) => Some(text),
-            _ => self.wrong("text", "write text; in quotes, if it looks like something else", problems),
+            _ => self.wrong("text", "write text, in quotes if it looks like something else", problems),
         }
     }
 

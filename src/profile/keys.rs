@@ -51,10 +51,15 @@ impl Keys {
             return Some(Fault::new("this key is not available in this version", "remove it"));
         }
         let what = format!("there is no key `{}` here", shown(key));
-        Some(match nearest(key, self.known) {
+        Some(match self.meant(key) {
             Some(meant) => Fault::new(what, format!("did you mean `{meant}`?")),
             None => Fault::new(what, format!("known are {}", listed(self.known))),
         })
+    }
+
+    /// The known key that an unknown one probably stands for.
+    pub fn meant(&self, key: &str) -> Option<&'static str> {
+        if self.known.contains(&key) || self.later.contains(&key) { None } else { nearest(key, self.known) }
     }
 }
 

@@ -136,7 +136,7 @@ fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
     let mut file = |key: &str, about: &str| match fields.take(key) {
         Some(field) => material(&field, problems),
         None => {
-            problems.push(fields.missing(key, format!("write the file with {about}")));
+            fields.missing(key, format!("write the file with {about}"), problems);
             None
         }
     };
@@ -146,7 +146,7 @@ fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
     let peers = match fields.take("peers") {
         Some(field) => field.names(defaults::PEERS_MAX, problems),
         None => {
-            problems.push(fields.missing("peers", "write the names that peers' certificates may carry"));
+            fields.missing("peers", "write the names that peers' certificates may carry", problems);
             None
         }
     };

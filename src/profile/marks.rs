@@ -61,12 +61,24 @@ pub(super) fn mark(text: &str) -> Result<Option<Mark>, Vec<Refusal>> {
             guard.refusals.push(last);
             break;
         }
+        if guard.refusals.len() >= REFUSALS_MAX {
+            break;
+        }
     }
     if guard.refusals.is_empty() { Ok(guard.root) } else { Err(guard.refusals) }
 }
 
 fn syntax(info: &str) -> Fault {
+    // The parser looks ahead along a line, and finds the brackets too deep for itself first.
+    if info.contains("recursion limit") {
+        return too_deep();
+    }
     Fault::new(format!("not valid YAML: {}", shown(info)), "correct the line, or the one above it")
+}
+
+fn too_deep() -> Fault {
+    let what = format!("nested more than {DEPTH_MAX} deep");
+    Fault::new(what, "no profile is; look for brackets that are not closed")
 }
 
 #[derive(Default)]
@@ -147,8 +159,10 @@ impl Guard {
     /// Refuses what may stand before a value: anchors multiply, tags change types.
     fn plain(&mut self, at: Marker, anchor: usize, tagged: bool) {
         if anchor != 0 {
-            let fault =
-                Fault::new("anchors (`&`) are not taken in a profile", "remove it; use `extends` to share");
+            let fault = Fault::new(
+                "anchors (`&`) are not taken in a profile",
+                "remove it, and use `extends` to share",
+            );
             self.refuse(at, fault);
         }
         if tagged {
@@ -178,10 +192,7 @@ impl Guard {
             return Err(self.refusal(at, Fault::new("a key is not text", "write a name before the colon")));
         }
         if self.open.len() == DEPTH_MAX {
-            let what = format!("nested more than {DEPTH_MAX} deep");
-            return Err(
-                self.refusal(at, Fault::new(what, "no profile is; look for brackets that are not closed"))
-            );
+            return Err(self.refusal(at, too_deep()));
         }
         let (line, column) = position(at);
         self.open.push(Open { line, column, kind });
@@ -243,6 +254,9 @@ impl Guard {
 fn position(at: Marker) -> (usize, usize) {
     (at.line(), at.col() + 1)
 }
+
+/// Enough to see the pattern; a text that means harm has thousands.
+const REFUSALS_MAX: usize = 10;
 
 /// The deepest key of a profile is at six.
 const DEPTH_MAX: usize = 32;

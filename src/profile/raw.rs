@@ -13,7 +13,7 @@ use super::{
     keys,
     link::{DemoTls, DmzLink, InternalLink},
     problem::{Fault, Place, Problem, shown},
-    yaml::Node,
+    yaml::{Node, Value},
 };
 
 pub(super) struct Raw {
@@ -133,7 +133,7 @@ fn services<T>(
     problems: &mut Vec<Problem>,
 ) -> (Given<Vec<At<ServiceName>>>, Vec<T>) {
     let Some(field) = half.take("services") else {
-        problems.push(half.missing("services", "write it, and a service's name and keys under it"));
+        half.missing("services", "write it, and a service's name and keys under it", problems);
         return (Given::Absent, Vec::new());
     };
     let Some(named) = named_services(&field, problems) else { return (Given::Bad, Vec::new()) };
@@ -148,7 +148,10 @@ fn named_services<'a>(
 ) -> Option<Vec<(ServiceName, Field<'a>)>> {
     let named = field.named(problems)?;
     if named.is_empty() || named.len() > defaults::SERVICES_MAX {
-        let what = format!("there are {} services", named.len());
+        let what = match named.len() {
+            0 => "there are no services".to_owned(),
+            count => format!("there are {count} services"),
+        };
         return field.refuse(Fault::new(what, format!("write 1 to {}", defaults::SERVICES_MAX)), problems);
     }
     let mut services = Vec::with_capacity(named.len());
@@ -168,7 +171,7 @@ fn dmz_service(name: ServiceName, field: &Field<'_>, problems: &mut Vec<Problem>
     let fields = field.map(&keys::DMZ_SERVICE, problems)?;
     let accept = fields.take("accept");
     if accept.is_none() {
-        problems.push(fields.missing("accept", "write where clients come in: `[\"tcp://0.0.0.0:8000\"]`"));
+        fields.missing("accept", "write where clients come in: `[\"tcp://0.0.0.0:8000\"]`", problems);
     }
     let sessions = fields
         .take_or("sessions", defaults::SESSIONS, |field| field.number(defaults::SESSIONS_RANGE, problems));
@@ -192,7 +195,7 @@ fn internal_service(
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
     let connect = Given::read(fields.take("connect"), |field| backend(&field, problems));
     if connect.is_absent() {
-        problems.push(fields.missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`"));
+        fields.missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`", problems);
     }
     Some(RawInternalService {
         name,
@@ -234,10 +237,10 @@ pub(super) fn address<T>(
     parse: impl FnOnce(&str) -> Result<T, Fault>,
     problems: &mut Vec<Problem>,
 ) -> Option<At<T>> {
-    if let super::yaml::Value::Map(_) = field.node.value {
+    if let Value::Map(_) = field.node.value {
         let fields = field.map(&keys::ADDRESS, problems)?;
         let Some(inner) = fields.take("address") else {
-            problems.push(fields.missing("address", "write it: SCHEME://HOST:PORT"));
+            fields.missing("address", "write it: SCHEME://HOST:PORT", problems);
             return None;
         };
         return plain_address(&inner, parse, problems);
@@ -250,7 +253,10 @@ fn plain_address<T>(
     parse: impl FnOnce(&str) -> Result<T, Fault>,
     problems: &mut Vec<Problem>,
 ) -> Option<At<T>> {
-    match parse(field.text(problems)?) {
+    let Value::Text(text) = &field.node.value else {
+        return field.wrong("an address", "write SCHEME://HOST:PORT", problems);
+    };
+    match parse(text) {
         Ok(value) => Some(field.at(value)),
         Err(fault) => field.refuse(fault, problems),
     }

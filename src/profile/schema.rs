@@ -1,31 +1,37 @@
 //! The JSON Schema of a profile, for editors: the keys, their types and defaults, and what they
-//! are for. It says less than `load` does: what concerns several keys is not in it.
+//! are for. It says less than `load` does: what concerns several keys is not in it, no key is
+//! required since an extended file may hold it, and null is taken everywhere since it removes a
+//! key.
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    defaults,
-    duration::written,
-    keys::{self, Keys},
-};
+use super::{defaults, duration::written};
 
 /// JSON Schema, draft 2020-12.
 pub fn schema() -> Value {
     let mut schema = object(
-        &keys::PROFILE,
         "What one gateway, or a pair in one process, should be.",
         vec![
-            text(
-                "A file to start from, relative to this one. Maps merge, lists and scalars replace, null removes.",
+            (
+                "extends",
+                text(
+                    "A file to start from, relative to this one. Maps merge, lists and scalars replace, null removes.",
+                ),
             ),
-            described(
-                json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" }),
-                "Default: the file's name.",
+            (
+                "name",
+                described(
+                    json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" }),
+                    "Default: the file's name.",
+                ),
             ),
-            mode(),
-            half("The half that clients reach.", dmz_link(), service_map(dmz_service())),
-            half("The half that reaches back-ends.", internal_link(), service_map(internal_service())),
-            duration("On stop, sessions get this long to end.", &written(defaults::DRAIN)),
+            ("mode", mode()),
+            ("dmz", half("The half that clients reach.", dmz_link(), service_map(dmz_service()))),
+            (
+                "internal",
+                half("The half that reaches back-ends.", internal_link(), service_map(internal_service())),
+            ),
+            ("drain", duration("On stop, sessions get this long to end.", &written(defaults::DRAIN))),
         ],
     );
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
@@ -41,73 +47,95 @@ fn mode() -> Value {
 }
 
 fn half(about: &str, link: Value, services: Value) -> Value {
-    object(&keys::HALF, about, vec![link, services])
+    object(about, vec![("link", link), ("services", services)])
 }
 
 fn dmz_link() -> Value {
     object(
-        &keys::DMZ_LINK,
         "The link to the internal gateway.",
         vec![
-            address("Where the internal gateway dials in, in reverse mode.", LINK),
-            one_or_many(
-                "The internal gateway to dial in forward mode, or a list.",
-                LINK,
-                defaults::GATEWAYS_MAX,
+            ("listen", address("Where the internal gateway dials in, in reverse mode.", LINK)),
+            (
+                "connect",
+                one_or_many(
+                    "The internal gateway to dial in forward mode, or a list.",
+                    LINK,
+                    defaults::GATEWAYS_MAX,
+                ),
             ),
-            tls(),
-            insecure(),
-            number(
-                "Ready links that count as healthy until the peer tells its own target.",
-                &defaults::PREPARED_RANGE,
-                defaults::DMZ_PREPARED,
+            ("tls", tls()),
+            ("insecure", insecure()),
+            (
+                "prepared",
+                number(
+                    "Ready links that count as healthy until the peer tells its own target.",
+                    &defaults::PREPARED_RANGE,
+                    defaults::DMZ_PREPARED,
+                ),
             ),
-            duration("A client waits this long for a ready link, then is refused.", &written(defaults::WAIT)),
-            number("Clients that wait at once.", &defaults::WAITERS_RANGE, defaults::WAITERS),
+            (
+                "wait",
+                duration(
+                    "A client waits this long for a ready link, then is refused.",
+                    &written(defaults::WAIT),
+                ),
+            ),
+            ("waiters", number("Clients that wait at once.", &defaults::WAITERS_RANGE, defaults::WAITERS)),
         ],
     )
 }
 
 fn internal_link() -> Value {
     object(
-        &keys::INTERNAL_LINK,
         "The link to the DMZ gateway.",
         vec![
-            one_or_many("The DMZ gateway to dial in reverse mode, or a list.", LINK, defaults::GATEWAYS_MAX),
-            address("Where the DMZ gateway dials in, in forward mode.", LINK),
-            tls(),
-            insecure(),
-            number(
-                "Ready links to keep, for each service and DMZ gateway.",
-                &defaults::PREPARED_RANGE,
-                defaults::INTERNAL_PREPARED,
+            (
+                "connect",
+                one_or_many(
+                    "The DMZ gateway to dial in reverse mode, or a list.",
+                    LINK,
+                    defaults::GATEWAYS_MAX,
+                ),
             ),
-            number("Links in all, ready or carrying.", &defaults::MAXIMUM_RANGE, defaults::MAXIMUM),
-            object(
-                &keys::RETRY,
-                "The pause between failed dials doubles from `first` to `maximum`.",
-                vec![
-                    duration("The first pause.", &written(defaults::RETRY_FIRST)),
-                    duration("The longest pause.", &written(defaults::RETRY_MAXIMUM)),
-                ],
+            ("listen", address("Where the DMZ gateway dials in, in forward mode.", LINK)),
+            ("tls", tls()),
+            ("insecure", insecure()),
+            (
+                "prepared",
+                number(
+                    "Ready links to keep, for each service and DMZ gateway.",
+                    &defaults::PREPARED_RANGE,
+                    defaults::INTERNAL_PREPARED,
+                ),
+            ),
+            (
+                "maximum",
+                number("Links in all, ready or carrying.", &defaults::MAXIMUM_RANGE, defaults::MAXIMUM),
+            ),
+            (
+                "retry",
+                object(
+                    "The pause between failed dials doubles from `first` to `maximum`.",
+                    vec![
+                        ("first", duration("The first pause.", &written(defaults::RETRY_FIRST))),
+                        ("maximum", duration("The longest pause.", &written(defaults::RETRY_MAXIMUM))),
+                    ],
+                ),
             ),
         ],
     )
 }
 
 fn tls() -> Value {
-    let mut tls = object(
-        &keys::LINK_TLS,
+    object(
         "Who this half is, and who its peer may be.",
         vec![
-            text("PEM file with this half's certificate."),
-            text("PEM file with the certificate's private key."),
-            text("PEM file with the authority that peers' certificates come from."),
-            names("Names of which a peer's certificate must carry one."),
+            ("certificate", text("PEM file with this half's certificate.")),
+            ("key", text("PEM file with the certificate's private key.")),
+            ("ca", text("PEM file with the authority that peers' certificates come from.")),
+            ("peers", names("Names of which a peer's certificate must carry one.")),
         ],
-    );
-    tls["required"] = json!(keys::LINK_TLS.known);
-    tls
+    )
 }
 
 fn insecure() -> Value {
@@ -124,40 +152,39 @@ fn service_map(service: Value) -> Value {
         "minProperties": 1,
         "maxProperties": defaults::SERVICES_MAX,
         "propertyNames": { "pattern": "^[A-Za-z0-9._-]{1,255}$" },
-        "additionalProperties": service,
+        "additionalProperties": or_null(service),
     })
 }
 
 fn dmz_service() -> Value {
-    let mut service = object(
-        &keys::DMZ_SERVICE,
+    object(
         "A service as clients see it.",
         vec![
-            one_or_many("Where clients come in.", ACCEPT, defaults::ACCEPTS_MAX),
-            address("What it reaches; in direct mode alone.", CONNECT),
-            number("Sessions at once; more are refused.", &defaults::SESSIONS_RANGE, defaults::SESSIONS),
-            described(duration_type(), "No byte either way for so long ends a session. Default: off."),
-            names("Which of the link's peers may offer this service. Default: all of them."),
-            carries(),
+            ("accept", one_or_many("Where clients come in.", ACCEPT, defaults::ACCEPTS_MAX)),
+            ("connect", address("What it reaches; in direct mode alone.", CONNECT)),
+            (
+                "sessions",
+                number("Sessions at once; more are refused.", &defaults::SESSIONS_RANGE, defaults::SESSIONS),
+            ),
+            (
+                "idle",
+                described(duration_type(), "No byte either way for so long ends a session. Default: off."),
+            ),
+            ("peers", names("Which of the link's peers may offer this service. Default: all of them.")),
+            ("carries", carries()),
         ],
-    );
-    service["required"] = json!(["accept"]);
-    service
+    )
 }
 
 fn internal_service() -> Value {
-    let about = "A service as the inside reaches it.";
-    let mut service = object(
-        &keys::INTERNAL_SERVICE,
-        about,
+    object(
+        "A service as the inside reaches it.",
         vec![
-            address("What it reaches.", CONNECT),
-            names("Which of the link's peers may use this service. Default: all of them."),
-            carries(),
+            ("connect", address("What it reaches.", CONNECT)),
+            ("peers", names("Which of the link's peers may use this service. Default: all of them.")),
+            ("carries", carries()),
         ],
-    );
-    service["required"] = json!(["connect"]);
-    service
+    )
 }
 
 fn carries() -> Value {
@@ -167,15 +194,29 @@ fn carries() -> Value {
     )
 }
 
-/// A map with exactly these keys; null removes what an extended file says.
-fn object(keys: &Keys, about: &str, values: Vec<Value>) -> Value {
-    let properties: Map<String, Value> = keys.known.iter().map(|key| (*key).to_owned()).zip(values).collect();
+/// A map with no other keys than these.
+fn object(about: &str, keys: Vec<(&str, Value)>) -> Value {
+    let property = |(key, value): (&str, Value)| (key.to_owned(), or_null(value));
+    let properties: Map<String, Value> = keys.into_iter().map(property).collect();
     json!({
         "description": about,
         "type": "object",
         "properties": properties,
         "additionalProperties": false,
     })
+}
+
+/// Null removes what an extended file says.
+fn or_null(mut schema: Value) -> Value {
+    if let Some(kind) = schema.get("type").cloned() {
+        schema["type"] = json!([kind, "null"]);
+    }
+    for (choices, null) in [("enum", Value::Null), ("anyOf", json!({ "type": "null" }))] {
+        if let Some(choices) = schema.get_mut(choices).and_then(Value::as_array_mut) {
+            choices.push(null);
+        }
+    }
+    schema
 }
 
 fn described(mut schema: Value, about: &str) -> Value {
@@ -211,7 +252,7 @@ fn names(about: &str) -> Value {
 
 fn address(about: &str, pattern: &str) -> Value {
     let plain = json!({ "type": "string", "pattern": pattern });
-    let map = object(&keys::ADDRESS, "The address and options of its scheme.", vec![plain.clone()]);
+    let map = object("The address and options of its scheme.", vec![("address", plain.clone())]);
     described(json!({ "anyOf": [plain, map] }), about)
 }
 
@@ -230,10 +271,10 @@ const LINK: &str = r"^socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}$";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::keys;
 
-    /// `zip` in `object` would drop what is one too many on either side.
     #[test]
-    fn every_known_key_has_its_own_schema() {
+    fn the_keys_are_those_that_reading_knows() {
         let schema = schema();
         let table = [
             ("", &keys::PROFILE),
