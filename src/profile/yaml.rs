@@ -69,6 +69,9 @@ pub(super) struct Entry {
 pub(super) fn read(text: &str, source: &Arc<Source>) -> Result<(Node, Vec<Problem>), Vec<Problem>> {
     let top = Spot { source: source.clone(), line: 1, column: 1 };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(problem) = control_sign(text, &top) {
+        return Err(vec![problem]);
+    }
     let refused = |problems: Vec<_>| {
         let problem = |refusal: Refusal| {
             let spot = Spot { line: refusal.line, column: refusal.column, ..top.clone() };
@@ -92,6 +95,18 @@ pub(super) fn read(text: &str, source: &Arc<Source>) -> Result<(Node, Vec<Proble
                 .at(node.spot.place("")),
         ]),
     }
+}
+
+/// YAML has no place for control signs (YAML 1.2, section 5.1), and `serde_yaml` does not say
+/// where it met one.
+fn control_sign(text: &str, top: &Spot) -> Option<Problem> {
+    let refused = |sign: char| sign.is_control() && !matches!(sign, '\t' | '\n' | '\r' | '\u{85}');
+    let (at, sign) = text.char_indices().find(|(_, sign)| refused(*sign))?;
+    let before = &text[..at];
+    let line = 1 + before.matches('\n').count();
+    let column = 1 + before.chars().rev().take_while(|sign| *sign != '\n').count();
+    let what = format!("a control sign, `{}`, stands here", sign.escape_default());
+    Some(Fault::new(what, "remove it").at(Spot { line, column, ..top.clone() }.place("")))
 }
 
 fn empty(top: &Spot) -> Problem {
