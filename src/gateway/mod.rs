@@ -1,3 +1,6 @@
 //! The engine.
 
 pub mod handle;
+mod relay;
+mod service;
+mod session;

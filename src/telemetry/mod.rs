@@ -1,4 +1,13 @@
-//! What is happening: counters, the registry of sessions, the snapshot made of them, the log.
+//! What is happening: the books of sessions, the snapshot made of them, the log.
+//!
+//! In reading order: [`end`] is how a session ends, [`registry`] who is alive, [`notices`] what an
+//! operator should see, [`snapshot`] the plain picture of it all, [`log`] the lines on standard
+//! error. [`text`] cleans what the other side can put on a screen.
 
+pub mod clock;
+pub mod end;
+pub mod log;
+pub mod notices;
+pub mod registry;
 pub mod snapshot;
 pub mod text;

@@ -1,0 +1,49 @@
+//! Clients on a TCP port.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Negotiated, Reply, Serve};
+use crate::{
+    net::{listen, stream::Stream, tcp},
+    profile::{Role, ServiceName},
+    tasks::Tasks,
+    telemetry::notices::Notices,
+};
+
+/// Accepts clients until `stop`; the port's service may change while it runs.
+pub async fn run(
+    listener: TcpListener,
+    service: Arc<ArcSwap<ServiceName>>,
+    serve: Serve,
+    tasks: Tasks,
+    notices: Arc<Notices>,
+    stop: CancellationToken,
+) {
+    let accepted = |stream, client| {
+        // Fails only on a socket that its client has already reset.
+        if tcp::prepare_edge(&stream).is_err() {
+            return;
+        }
+        tasks.spawn(
+            "session",
+            serve(Negotiated {
+                role: Role::Dmz,
+                stream: Stream::Tcp(stream),
+                service: ServiceName::clone(&service.load()),
+                client: Some(client),
+                peer: None,
+                reply: Reply::Silent,
+                link: None,
+            }),
+        );
+    };
+    let trouble = |error: &std::io::Error| {
+        let service = service.load();
+        notices.error(format!("{service}: accept: {error}; accepting pauses until descriptors are free"));
+    };
+    listen::accept_loop(listener, stop, accepted, trouble).await;
+}

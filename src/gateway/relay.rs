@@ -1,0 +1,278 @@
+//! Copies a session's bytes both ways, unchanged and in order.
+//!
+//! Both directions live in one task. A chunk is read into a buffer of the worker thread's own and
+//! written on at once; only what the other side does not take is kept, and while it is, nothing
+//! more is read from its sender. So an idle session holds no buffer, and a slow reader slows its
+//! sender. A half-close is passed on. No lock, clock read, allocation or log line for each chunk.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    net::{stream::Stream, tcp},
+    telemetry::{registry::Meter, snapshot::SessionPhase},
+};
+
+/// Bytes moved at once.
+const CHUNK_BYTES: usize = 128 * 1024;
+/// How often a session's sockets are looked at while it lives.
+const LOOK: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// The worker's buffer; borrowed within one poll and never across one.
+    static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
+}
+
+/// The side of a session that something is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where the session came from.
+    Near,
+    /// Where it goes.
+    Far,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum Relayed {
+    /// Both directions have ended cleanly, and both ends were told.
+    Clean,
+    /// One side failed; the other has to be told by a reset.
+    Failed(Side, io::Error),
+    /// No byte either way for the service's `idle`.
+    Idle,
+}
+
+/// Which sides of a session are links; those are watched for silence, see [`tcp::is_silent`].
+#[derive(Debug, Clone, Copy)]
+pub struct Links {
+    pub near: bool,
+    pub far: bool,
+}
+
+/// Relays until both directions have ended, a side fails, or nothing moves for `idle`.
+pub async fn relay(
+    near: &mut Stream,
+    far: &mut Stream,
+    links: Links,
+    meter: &Meter,
+    idle: Option<Duration>,
+) -> Relayed {
+    let mut up = Direction::default();
+    let mut down = Direction::default();
+    let mut progress = Progress { bytes: meter.bytes(), still: Duration::ZERO };
+    let pause = idle.map_or(LOOK, |idle| LOOK.min(idle / 4));
+    let look = tokio::time::sleep(pause);
+    tokio::pin!(look);
+    poll_fn(move |cx| {
+        if let Poll::Ready(Err((side, error))) = up.poll(cx, near, far, |bytes| meter.add_up(bytes)) {
+            return Poll::Ready(Relayed::Failed(side, error));
+        }
+        if let Poll::Ready(Err((side, error))) = down.poll(cx, far, near, |bytes| meter.add_down(bytes)) {
+            return Poll::Ready(Relayed::Failed(side.other(), error));
+        }
+        match (up.step, down.step) {
+            (Step::Ended, Step::Ended) => return Poll::Ready(Relayed::Clean),
+            (Step::Ended, _) | (_, Step::Ended) => meter.enter(SessionPhase::Draining),
+            _ => {}
+        }
+        while look.as_mut().poll(cx).is_ready() {
+            for (side, stream, is_link) in [(Side::Near, &*near, links.near), (Side::Far, &*far, links.far)] {
+                if let Some(error) = trouble(stream, is_link) {
+                    return Poll::Ready(Relayed::Failed(side, error));
+                }
+            }
+            if progress.stood_still(meter.bytes(), pause) >= idle.unwrap_or(Duration::MAX) {
+                return Poll::Ready(Relayed::Idle);
+            }
+            look.as_mut().reset(tokio::time::Instant::now() + pause);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Near => Self::Far,
+            Self::Far => Self::Near,
+        }
+    }
+}
+
+/// What a side's socket knows that reading it would not show now: an error, while we wait to write
+/// to the other side and do not read; a silent link, long before the kernel gives up on it.
+fn trouble(stream: &Stream, is_link: bool) -> Option<io::Error> {
+    let socket = stream.tcp()?;
+    if let Ok(Some(error)) = socket.take_error() {
+        return Some(error);
+    }
+    let silent = is_link && tcp::is_silent(socket);
+    silent.then(|| io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more"))
+}
+
+struct Progress {
+    bytes: u64,
+    still: Duration,
+}
+
+impl Progress {
+    fn stood_still(&mut self, bytes: u64, pause: Duration) -> Duration {
+        self.still = if self.bytes == bytes { self.still + pause } else { Duration::ZERO };
+        self.bytes = bytes;
+        self.still
+    }
+}
+
+/// reading → ending → ended
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Step {
+    #[default]
+    Reading,
+    /// The sender has finished; the receiver has yet to be told.
+    Ending,
+    Ended,
+}
+
+/// One direction of a session.
+#[derive(Debug, Default)]
+struct Direction {
+    step: Step,
+    /// What the receiver has not taken yet, and how much of it it has.
+    kept: Vec<u8>,
+    taken: usize,
+    unflushed: bool,
+}
+
+type Failure = (Side, io::Error);
+
+impl Direction {
+    /// Moves what can be moved. `Near` in a failure is the sender, `Far` the receiver.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        moved: impl Fn(usize),
+    ) -> Poll<Result<(), Failure>> {
+        loop {
+            ready!(self.poll_kept(cx, to, &moved))?;
+            match self.step {
+                Step::Ended => return Poll::Ready(Ok(())),
+                Step::Ending => {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|error| (Side::Far, error))?;
+                    self.step = Step::Ended;
+                }
+                Step::Reading => {
+                    if self.poll_chunk(cx, from, to, &moved)?.is_pending() {
+                        return self.poll_flush(cx, to);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what was kept, and lets the memory go.
+    fn poll_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Stream,
+        moved: &impl Fn(usize),
+    ) -> Poll<Result<(), Failure>> {
+        while self.taken < self.kept.len() {
+            let written = Pin::new(&mut *to).poll_write(cx, &self.kept[self.taken..]);
+            let count = ready!(written).map_err(|error| (Side::Far, error))?;
+            self.taken += count;
+            self.unflushed = true;
+            moved(count);
+        }
+        if !self.kept.is_empty() {
+            self.kept = Vec::new();
+            self.taken = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads one chunk and writes it on; `Pending` while there is nothing to read.
+    fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        moved: &impl Fn(usize),
+    ) -> Result<Poll<()>, Failure> {
+        CHUNK.with_borrow_mut(|chunk| {
+            let mut buf = ReadBuf::new(chunk);
+            let filled = match fill(cx, from, &mut buf) {
+                Fill::Nothing => return Ok(Poll::Pending),
+                // Bytes just before a failure go the way of those lost with it: a socket tells its
+                // error once, and must not look like a clean end afterwards.
+                Fill::Failed(error) => return Err((Side::Near, error)),
+                Fill::Some => buf.filled(),
+                Fill::End => {
+                    self.step = Step::Ending;
+                    buf.filled()
+                }
+            };
+            let mut taken = 0;
+            while taken < filled.len() {
+                match Pin::new(&mut *to).poll_write(cx, &filled[taken..]) {
+                    Poll::Ready(Ok(count)) => taken += count,
+                    Poll::Ready(Err(error)) => return Err((Side::Far, error)),
+                    Poll::Pending => {
+                        self.kept = filled[taken..].to_vec();
+                        break;
+                    }
+                }
+            }
+            if taken > 0 {
+                moved(taken);
+                self.unflushed = true;
+            }
+            Ok(Poll::Ready(()))
+        })
+    }
+
+    /// Nothing more to read now: what TLS holds back goes out.
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<Result<(), Failure>> {
+        if self.unflushed {
+            ready!(Pin::new(to).poll_flush(cx)).map_err(|error| (Side::Far, error))?;
+            self.unflushed = false;
+        }
+        Poll::Pending
+    }
+}
+
+enum Fill {
+    /// Not a byte, for now.
+    Nothing,
+    Some,
+    /// The sender has finished, perhaps after some bytes.
+    End,
+    Failed(io::Error),
+}
+
+/// Reads until the buffer is full or there is no more for now: TLS yields a record at a time, and
+/// several are written on in one call.
+fn fill(cx: &mut Context<'_>, from: &mut Stream, buf: &mut ReadBuf<'_>) -> Fill {
+    loop {
+        let before = buf.filled().len();
+        match Pin::new(&mut *from).poll_read(cx, buf) {
+            Poll::Pending if before == 0 => return Fill::Nothing,
+            Poll::Pending => return Fill::Some,
+            Poll::Ready(Err(error)) => return Fill::Failed(error),
+            Poll::Ready(Ok(())) if buf.filled().len() == before => return Fill::End,
+            Poll::Ready(Ok(())) if buf.remaining() == 0 => return Fill::Some,
+            Poll::Ready(Ok(())) => {}
+        }
+    }
+}

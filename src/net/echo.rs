@@ -1,0 +1,75 @@
+//! The built-in backend `echo://`: a bounded buffer that answers what it is sent.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes held before the sender has to wait.
+const HELD_MAX: usize = 64 * 1024;
+
+/// Both ends in one value: what is written can be read. Used by one task, as a relay does.
+#[derive(Debug, Default)]
+pub struct Echo {
+    held: VecDeque<u8>,
+    ended: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl AsyncRead for Echo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.held.is_empty() && !self.ended {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let (front, _) = self.held.as_slices();
+        let count = front.len().min(buf.remaining());
+        buf.put_slice(&front[..count]);
+        self.held.drain(..count);
+        if self.held.is_empty() {
+            // An idle session holds no buffer.
+            self.held = VecDeque::new();
+        }
+        wake(&mut self.writer);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Echo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let room = HELD_MAX - self.held.len();
+        if room == 0 {
+            self.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let count = room.min(buf.len());
+        self.held.extend(&buf[..count]);
+        wake(&mut self.reader);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended = true;
+        wake(&mut self.reader);
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn wake(waiting: &mut Option<Waker>) {
+    if let Some(waker) = waiting.take() {
+        waker.wake();
+    }
+}

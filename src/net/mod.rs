@@ -1,0 +1,15 @@
+//! Sockets and TLS; no policy.
+//!
+//! In reading order: [`listen`] and [`dial`] open sockets, [`tcp`] gives them their options,
+//! [`tls`] the protection of a link, [`stream`] is the one type that sessions see, [`backoff`]
+//! spaces failed dials. `sys` asks the kernel what no crate offers.
+
+pub mod backoff;
+pub mod dial;
+pub mod echo;
+pub mod listen;
+pub mod stream;
+mod sys;
+pub mod tcp;
+pub mod tls;
+mod verify;

@@ -1,0 +1,48 @@
+//! Two socket options that no crate offers. The only unsafe code of the program.
+#![expect(unsafe_code, reason = "getsockopt(TCP_INFO) and setsockopt(TCP_RTO_MAX_MS) have no safe wrapper")]
+
+use std::{
+    io,
+    mem::{MaybeUninit, size_of},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// `TCP_RTO_MAX_MS` of Linux 6.15; older kernels answer ENOPROTOOPT.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+/// What the kernel knows of a connection (tcp(7), TCP_INFO).
+pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `info`, which the kernel fills at most up to
+    // that length; the descriptor is borrowed, so it is open for the whole call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    match result {
+        // SAFETY: zeroed first, and every bit pattern is a value of this struct of integers.
+        0 => Ok(unsafe { info.assume_init() }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Caps the pause between retransmits and between window probes of one connection.
+pub fn set_rto_max(socket: BorrowedFd<'_>, milliseconds: u32) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe a u32 that lives for the whole call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RTO_MAX_MS,
+            (&raw const milliseconds).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

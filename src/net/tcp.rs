@@ -1,0 +1,81 @@
+//! What every TCP socket of a session or a link is told, and how a dead one is recognised.
+//!
+//! Linger 0 is armed from the first moment, so that a socket which is dropped, or whose process
+//! is killed, ends in a reset and never looks like a clean end; [`let_close_cleanly`] takes it back.
+
+use std::{io, os::fd::AsFd, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use super::sys;
+
+/// Silence after which the kernel asks a peer gateway whether it is there: 4 s and two questions
+/// 2 s apart notice a black hole in 8 s, within the promised 10.
+const LINK_KEEPALIVE: Keepalive = Keepalive { idle: 4, interval: 2, questions: 2 };
+/// The same for clients and backends, which may sit behind slow or sleeping networks.
+const EDGE_KEEPALIVE: Keepalive = Keepalive { idle: 30, interval: 10, questions: 3 };
+/// Unacknowledged for so long, a ready link is dead. Only for ready links: on a carrying one it
+/// would also end a living peer that does not read.
+const READY_USER_TIMEOUT: Duration = Duration::from_secs(8);
+/// Retransmits and window probes of a link come at least this often, so that silence tells.
+const LINK_RTO_MAX_MS: u32 = 2_500;
+/// No acknowledgement for so long, with questions unanswered: the path or the peer is gone.
+const SILENT_MS_MAX: u32 = 6_500;
+/// Unanswered questions before silence counts.
+const QUESTIONS_MIN: u8 = 2;
+
+struct Keepalive {
+    idle: u64,
+    interval: u64,
+    questions: u32,
+}
+
+/// Options of a client's or a backend's socket.
+pub fn prepare_edge(stream: &TcpStream) -> io::Result<()> {
+    prepare(stream, &EDGE_KEEPALIVE)
+}
+
+/// Options of a link's socket while it is greeted and ready.
+pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
+    prepare(stream, &LINK_KEEPALIVE)?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(READY_USER_TIMEOUT))?;
+    // An older kernel doubles its pauses up to two minutes; a black hole behind a shut window is
+    // then noticed later, which is no reason to do without the link.
+    let _ = sys::set_rto_max(stream.as_fd(), LINK_RTO_MAX_MS);
+    Ok(())
+}
+
+/// A ready link begins to carry: from now on [`is_silent`] judges it, not TCP_USER_TIMEOUT, which
+/// would end a living peer whose window is shut.
+pub fn link_carries(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(None)
+}
+
+/// Takes linger 0 back: what is still in the send buffer is delivered, then a clean end.
+pub fn let_close_cleanly(stream: &TcpStream) {
+    // Fails only on a socket that is already gone, which then needs no clean end.
+    let _ = SockRef::from(stream).set_linger(None);
+}
+
+/// Whether a carrying link's other end has left questions unanswered for too long.
+///
+/// A peer that acknowledges and does not read answers every window probe, so its count of
+/// unanswered questions stays at 0 or 1: it is slow, not dead.
+pub fn is_silent(stream: &TcpStream) -> bool {
+    let Ok(info) = sys::tcp_info(stream.as_fd()) else { return false };
+    let unanswered = info.tcpi_retransmits.max(info.tcpi_probes);
+    unanswered >= QUESTIONS_MIN && info.tcpi_last_ack_recv >= SILENT_MS_MAX
+}
+
+fn prepare(stream: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(Duration::from_secs(keepalive.idle))
+            .with_interval(Duration::from_secs(keepalive.interval))
+            .with_retries(keepalive.questions),
+    )
+}

@@ -1,0 +1,216 @@
+//! Mutual TLS of a link: 1.3 only, both certificates checked, nothing resumed, no early data.
+//!
+//! [`Identity::load`] opens what a profile names and reports everything wrong with it;
+//! [`Identity::accept`] and [`Identity::connect`] are the two handshakes. The only module that
+//! knows `rustls-pemfile`.
+
+use std::{fs::File, io::Read, os::unix::fs::MetadataExt, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::TLS13,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::{stream::Stream, tcp, verify::PeerVerifier};
+use crate::profile::{LinkTls, Material, Place, Problem};
+
+/// A certificate file that is larger is none.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What one side of a link shows and accepts, opened and checked.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    verifier: Arc<PeerVerifier>,
+}
+
+impl Identity {
+    /// Opens certificate, key and CA; every problem, each at the key of the profile it belongs to.
+    pub fn load(tls: &LinkTls) -> Result<Self, Vec<Problem>> {
+        let (chain, key, roots) = collect3(chain(&tls.certificate), key(&tls.key), roots(&tls.ca))?;
+        let provider = Arc::new(provider());
+        let at = |material: &Material, what: String, advice: &str| vec![problem(material, what, advice)];
+        let pair = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => at(
+                &tls.key,
+                "it is not the key of the certificate".into(),
+                "name the pair that belongs together",
+            ),
+            other => at(
+                &tls.key,
+                format!("it can not be used: {other}"),
+                "make a new pair with `portcullis certs`",
+            ),
+        })?;
+        let verifier = PeerVerifier::new(roots, provider.clone(), tls.peers.clone()).map_err(|error| {
+            at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate")
+        })?;
+        check_own(&verifier, &chain, &tls.certificate)?;
+        Ok(Self::assemble(pair, Arc::new(verifier), provider))
+    }
+
+    fn assemble(pair: CertifiedKey, verifier: Arc<PeerVerifier>, provider: Arc<CryptoProvider>) -> Self {
+        let pair = Arc::new(SingleCertAndKey::from(pair));
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&TLS13])
+            .expect("the provider's cipher suites are those of TLS 1.3")
+            .with_client_cert_verifier(verifier.clone())
+            .with_cert_resolver(pair.clone());
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.max_early_data_size = 0;
+        server.ignore_client_order = true;
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .expect("the provider's cipher suites are those of TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone())
+            .with_client_cert_resolver(pair);
+        client.resumption = Resumption::disabled();
+        client.enable_early_data = false;
+        Self { server: Arc::new(server), client: Arc::new(client), verifier }
+    }
+
+    /// The handshake of the side that listens: the stream and the peer's name.
+    pub async fn accept(&self, stream: TcpStream) -> Result<(Stream, String), String> {
+        let handshake = TlsAcceptor::from(self.server.clone()).accept(stream).into_fallible().await;
+        let stream = handshake.map_err(|(error, stream)| {
+            // Lets the alert reach the other side, whose log then names the reason too.
+            tcp::let_close_cleanly(&stream);
+            error.to_string()
+        })?;
+        let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
+        Ok((Stream::Tls(Box::new(stream.into())), name))
+    }
+
+    /// The handshake of the side that dialled `host`.
+    pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<(Stream, String), String> {
+        let server =
+            ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` is no host name"))?;
+        let handshake = TlsConnector::from(self.client.clone()).connect(server, stream).into_fallible().await;
+        let stream = handshake.map_err(|(error, stream)| {
+            tcp::let_close_cleanly(&stream);
+            error.to_string()
+        })?;
+        let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
+        Ok((Stream::Tls(Box::new(stream.into())), name))
+    }
+
+    fn peer_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<String, String> {
+        let leaf = chain.and_then(<[_]>::first).ok_or("the peer showed no certificate")?;
+        self.verifier.name_of(leaf).map_err(|error| error.to_string())
+    }
+}
+
+/// AES-128-GCM with SHA-256 first: with hardware AES and SHA it makes the cheapest handshake.
+fn provider() -> CryptoProvider {
+    use aws_lc_rs::cipher_suite::{
+        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+    };
+    let cipher_suites =
+        vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() }
+}
+
+/// Our own certificate has to pass the check that the other side will make.
+fn check_own(
+    verifier: &PeerVerifier,
+    chain: &[CertificateDer<'static>],
+    certificate: &Material,
+) -> Result<(), Vec<Problem>> {
+    let (leaf, intermediates) = chain.split_first().expect("`chain` returns at least one certificate");
+    let now = UnixTime::now();
+    let as_server = verifier.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
+    let as_client = verifier.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
+    as_server.and(as_client).map_err(|(side, error)| {
+        let what = format!("it can not serve as a TLS {side}: {error}");
+        vec![problem(certificate, what, "make one from this link's `ca` with `portcullis certs`")]
+    })
+}
+
+fn chain(material: &Material) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let text = read(material, Audience::Anyone)?;
+    let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut text.as_slice()).collect();
+    match found {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        Ok(_) => Err(problem(material, "it holds no certificate".into(), "name a PEM file with one")),
+        Err(error) => Err(problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
+    }
+}
+
+fn key(material: &Material) -> Result<PrivateKeyDer<'static>, Problem> {
+    let text = read(material, Audience::OwnerOnly)?;
+    match rustls_pemfile::private_key(&mut text.as_slice()) {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => Err(problem(material, "it holds no private key".into(), "name a PEM file with one")),
+        Err(error) => Err(problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
+    }
+}
+
+fn roots(material: &Material) -> Result<RootCertStore, Problem> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(material)? {
+        roots.add(certificate).map_err(|error| {
+            problem(material, format!("it holds a certificate that is no CA's: {error}"), "name a CA's file")
+        })?;
+    }
+    Ok(roots)
+}
+
+#[derive(PartialEq)]
+enum Audience {
+    Anyone,
+    OwnerOnly,
+}
+
+fn read(material: &Material, audience: Audience) -> Result<Vec<u8>, Problem> {
+    let path = match material {
+        Material::Memory(text) => return Ok(text.as_bytes().to_vec()),
+        Material::File { path, .. } => path,
+    };
+    let io = |error: std::io::Error| {
+        let what = format!("{}: {error}", path.display());
+        problem(material, what, "make it with `portcullis certs --out DIR`, or correct the path")
+    };
+    let file = File::open(path).map_err(io)?;
+    // Asked of the open file: a rename in between can not slip another one past the check.
+    let facts = file.metadata().map_err(io)?;
+    if !facts.is_file() {
+        return Err(problem(material, format!("{}: not a file", path.display()), "name a PEM file"));
+    }
+    if audience == Audience::OwnerOnly && facts.mode() & 0o077 != 0 {
+        let what = format!("{}: others may read it (mode {:04o})", path.display(), facts.mode() & 0o7777);
+        return Err(problem(material, what, "run chmod 600 on it, and replace the key if others had access"));
+    }
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(io)?;
+    Ok(text)
+}
+
+fn problem(material: &Material, what: String, advice: &str) -> Problem {
+    let place = match material {
+        Material::File { place, .. } => place.clone(),
+        Material::Memory(_) => Place { file: "built in".into(), line: 0, column: 0, key: "tls".into() },
+    };
+    Problem { place, what, advice: advice.into() }
+}
+
+/// All three values, or all the problems.
+fn collect3<A, B, C>(
+    a: Result<A, Problem>,
+    b: Result<B, Problem>,
+    c: Result<C, Problem>,
+) -> Result<(A, B, C), Vec<Problem>> {
+    match (a, b, c) {
+        (Ok(a), Ok(b), Ok(c)) => Ok((a, b, c)),
+        (a, b, c) => Err([a.err(), b.err(), c.err()].into_iter().flatten().collect()),
+    }
+}

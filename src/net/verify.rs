@@ -1,0 +1,189 @@
+//! Who may be a peer: a certificate from the link's `ca` that carries one of the link's `peers`.
+//!
+//! The address that was dialled plays no part, so the usual comparison with the host's name is
+//! replaced by one with the list. Dates, chain and key usage are checked by webpki.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use thiserror::Error as ThisError;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Names told of a certificate that is refused; it is the other side's text.
+const TOLD_NAMES_MAX: usize = 4;
+
+/// Checks the other side of a link, whichever side dialled.
+#[derive(Debug)]
+pub struct PeerVerifier {
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
+    provider: Arc<CryptoProvider>,
+    peers: Vec<String>,
+}
+
+#[derive(Debug, ThisError)]
+#[error("its certificate is for {told}, none of which is among this link's peers {peers:?}")]
+struct NotAPeer {
+    told: String,
+    peers: Vec<String>,
+}
+
+impl PeerVerifier {
+    pub fn new(
+        roots: RootCertStore,
+        provider: Arc<CryptoProvider>,
+        peers: Vec<String>,
+    ) -> Result<Self, rustls::server::VerifierBuilderError> {
+        let roots = Arc::new(roots);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
+        Ok(Self { roots, clients, provider, peers })
+    }
+
+    /// The first of `peers` that the certificate carries.
+    pub fn name_of(&self, certificate: &CertificateDer<'_>) -> Result<String, Error> {
+        let names = names(certificate).ok_or(CertificateError::BadEncoding)?;
+        if let Some(name) = self.peers.iter().find(|peer| names.contains(peer)) {
+            return Ok(name.clone());
+        }
+        let told = match names.is_empty() {
+            true => "no name".into(),
+            false => names.iter().take(TOLD_NAMES_MAX).cloned().collect::<Vec<_>>().join(", "),
+        };
+        let why = NotAPeer { told, peers: self.peers.clone() };
+        Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+    }
+
+    /// Whether a certificate chains to the `ca`, is in date, and may serve as a TLS server.
+    pub fn check_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &self.roots,
+            intermediates,
+            now,
+            self.provider.signature_verification_algorithms.all,
+        )
+    }
+
+    /// The same for a TLS client.
+    pub fn check_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        self.clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
+    }
+}
+
+/// The names of a certificate: DNS and URI alternative names (RFC 5280, 4.2.1.6), and the common
+/// name where it has none of them.
+pub fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let mut names: Vec<String> = Vec::new();
+    if let Ok(Some(alternatives)) = parsed.subject_alternative_name() {
+        names.extend(alternatives.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(text) | GeneralName::URI(text) => Some((*text).to_owned()),
+            _ => None,
+        }));
+    }
+    if names.is_empty() {
+        names.extend(
+            parsed.subject().iter_common_name().filter_map(|name| Some(name.as_str().ok()?.to_owned())),
+        );
+    }
+    Some(names)
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check_server(leaf, intermediates, now)?;
+        self.name_of(leaf)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.clients.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.clients.verify_client_cert(leaf, intermediates, now)?;
+        self.name_of(leaf)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.clients.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.clients.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.clients.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,3 @@
+//! Bytes ↔ meaning; no sockets, no clock, no policy.
+
+pub mod socks5;

@@ -1,0 +1,202 @@
+//! SOCKS5 (RFC 1928) as a link speaks it, over any byte stream.
+//!
+//! `socks5-proto` is the codec. What it lacks is here: a service's name is checked before it is
+//! used, an unknown command or address type gets its reply, nothing is read past a message (the
+//! codec reads byte by byte, so what follows belongs to the session). Deadlines are the caller's.
+
+use std::{io, net::SocketAddr};
+
+use socks5_proto::{
+    Address, Command, Error, ProtocolError, Reply, Request, Response,
+    handshake::{self, Method},
+};
+use thiserror::Error as ThisError;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::profile::ServiceName;
+
+/// What a link asks for: CONNECT of the side that dials forward, BIND of the side that parks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    Connect,
+    Bind,
+}
+
+/// Why a link's greeting failed.
+#[derive(Debug, ThisError)]
+pub enum SocksError {
+    #[error("it closed before its greeting was complete")]
+    Closed,
+    #[error("it greeted and closed")]
+    NothingAsked,
+    #[error("{0}")]
+    Io(io::Error),
+    #[error("it does not speak SOCKS5: its first byte is {0:#04x}{hint}", hint = hint(*.0))]
+    Version(u8),
+    #[error("it does not offer the method `no authentication`")]
+    Method,
+    #[error("it asked for {0}, which this side does not serve")]
+    Command(&'static str),
+    #[error("it named an address, not a service; only names of services are served")]
+    NotAName,
+    #[error("it named a service of {0} bytes that no profile could hold")]
+    BadName(usize),
+    #[error("it answered {}", meaning(*.0))]
+    Refused(Reply),
+    #[error("it broke the protocol: {0}")]
+    Protocol(String),
+}
+
+fn hint(first: u8) -> &'static str {
+    match first {
+        0x04 => " (SOCKS4 is not supported)",
+        0x16 => " (TLS; this link is plain)",
+        b'A'..=b'Z' => " (HTTP?)",
+        _ => "",
+    }
+}
+
+/// A reply code in words (RFC 1928, section 6).
+pub fn meaning(reply: Reply) -> &'static str {
+    match reply {
+        Reply::Succeeded => "0, granted",
+        Reply::GeneralFailure => "1, a limit or draining",
+        Reply::ConnectionNotAllowed => "2, the service is unknown there or not allowed for this gateway",
+        Reply::NetworkUnreachable => "3, network unreachable",
+        Reply::HostUnreachable => "4, backend unreachable",
+        Reply::ConnectionRefused => "5, backend refused the connection",
+        Reply::TtlExpired => "6, backend did not answer in time",
+        Reply::CommandNotSupported => "7, it does not serve this command",
+        Reply::AddressTypeNotSupported => "8, it does not serve names",
+    }
+}
+
+impl From<io::Error> for SocksError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<Error> for SocksError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Io(error) => error.into(),
+            Error::Protocol(ProtocolError::ProtocolVersion { version }) => Self::Version(version),
+            Error::Protocol(other) => Self::Protocol(other.to_string()),
+        }
+    }
+}
+
+/// The side that dialled: offers method 0 and expects it.
+pub async fn offer_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), SocksError> {
+    handshake::Request::new(vec![Method::NONE]).write_to(stream).await?;
+    stream.flush().await?;
+    let response = handshake::Response::read_from(stream).await?;
+    if response.method == Method::NONE { Ok(()) } else { Err(SocksError::Method) }
+}
+
+/// The side that listens: takes any offer that contains method 0.
+pub async fn take_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), SocksError> {
+    let offered = handshake::Request::read_from(stream).await?.methods;
+    let taken = offered.contains(&Method::NONE);
+    let method = if taken { Method::NONE } else { Method::UNACCEPTABLE };
+    handshake::Response::new(method).write_to(stream).await?;
+    stream.flush().await?;
+    if taken { Ok(()) } else { Err(SocksError::Method) }
+}
+
+/// Asks for a service by name; the port of a request means nothing and is 0.
+pub async fn ask(
+    stream: &mut (impl AsyncWrite + Unpin),
+    asks: Asks,
+    service: &ServiceName,
+) -> Result<(), SocksError> {
+    let command = match asks {
+        Asks::Connect => Command::Connect,
+        Asks::Bind => Command::Bind,
+    };
+    let address = Address::DomainAddress(service.as_str().as_bytes().to_vec(), 0);
+    Request::new(command, address).write_to(stream).await?;
+    Ok(stream.flush().await?)
+}
+
+/// Reads what is asked for. Where that is not `serves` of a service's name, the reply that says
+/// so has been sent when this returns.
+pub async fn take_ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    serves: Asks,
+) -> Result<ServiceName, SocksError> {
+    let mut first = [0];
+    if stream.read(&mut first).await? == 0 {
+        return Err(SocksError::NothingAsked);
+    }
+    let (reply, error) = match Request::read_from(&mut first.as_slice().chain(&mut *stream)).await {
+        Ok(request) => match checked(request, serves) {
+            Ok(service) => return Ok(service),
+            Err(refusal) => refusal,
+        },
+        Err(Error::Protocol(ProtocolError::InvalidCommand { .. })) => {
+            (Reply::CommandNotSupported, SocksError::Command("an unknown command"))
+        }
+        Err(Error::Protocol(ProtocolError::InvalidAddressTypeInRequest { .. })) => {
+            (Reply::AddressTypeNotSupported, SocksError::NotAName)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    answer(stream, reply).await?;
+    Err(error)
+}
+
+fn checked(request: Request, serves: Asks) -> Result<ServiceName, (Reply, SocksError)> {
+    let not_served = |command| (Reply::CommandNotSupported, SocksError::Command(command));
+    match (request.command, serves) {
+        (Command::Connect, Asks::Connect) | (Command::Bind, Asks::Bind) => {}
+        (Command::Connect, Asks::Bind) => return Err(not_served("CONNECT")),
+        (Command::Bind, Asks::Connect) => return Err(not_served("BIND")),
+        (Command::Associate, _) => return Err(not_served("UDP ASSOCIATE")),
+    }
+    let Address::DomainAddress(name, _) = request.address else {
+        return Err((Reply::AddressTypeNotSupported, SocksError::NotAName));
+    };
+    std::str::from_utf8(&name)
+        .ok()
+        .and_then(ServiceName::parse)
+        .ok_or((Reply::ConnectionNotAllowed, SocksError::BadName(name.len())))
+}
+
+/// Sends a reply with the address 0.0.0.0:0.
+pub async fn answer(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> Result<(), SocksError> {
+    Response::new(reply, Address::unspecified()).write_to(stream).await?;
+    Ok(stream.flush().await?)
+}
+
+/// Sends the second reply to BIND: a client has come, from there.
+pub async fn announce(stream: &mut (impl AsyncWrite + Unpin), client: SocketAddr) -> Result<(), SocksError> {
+    Response::new(Reply::Succeeded, Address::SocketAddress(client)).write_to(stream).await?;
+    Ok(stream.flush().await?)
+}
+
+/// Waits, without a limit, for the second reply to BIND to begin; its first byte is returned.
+pub async fn await_announcement(stream: &mut (impl AsyncRead + Unpin)) -> Result<u8, SocksError> {
+    Ok(stream.read_u8().await?)
+}
+
+/// Reads the rest of the second reply to BIND: the client's address.
+pub async fn take_announcement(
+    first: u8,
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Address, SocksError> {
+    take_answer(&mut [first].as_slice().chain(stream)).await
+}
+
+/// Reads a reply that grants; its address is the client's in the second reply to BIND.
+pub async fn take_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Address, SocksError> {
+    let response = Response::read_from(stream).await?;
+    match response.reply {
+        Reply::Succeeded => Ok(response.address),
+        refused => Err(SocksError::Refused(refused)),
+    }
+}

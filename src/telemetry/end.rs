@@ -1,0 +1,85 @@
+//! How a session ends: who ended it and when, two letters, and the reason in words.
+//!
+//! `--` is the healthy end. The letters stand in the log line, the snapshot and the screen.
+
+use std::fmt;
+
+use super::snapshot::SessionPhase;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Both sides finished cleanly.
+    Nobody,
+    /// The client closed or failed.
+    Client,
+    /// The backend closed or failed.
+    Backend,
+    /// The peer gateway refused or was lost.
+    Peer,
+    /// A time limit of ours.
+    Time,
+    /// A limit of ours: sessions, waiters.
+    Limit,
+    /// Policy said no.
+    Policy,
+    /// The operator: drain, kill, stop, switch.
+    Operator,
+    /// A bug.
+    Internal,
+}
+
+impl Who {
+    pub fn letter(self) -> char {
+        match self {
+            Self::Nobody => '-',
+            Self::Client => 'C',
+            Self::Backend => 'B',
+            Self::Peer => 'P',
+            Self::Time => 'T',
+            Self::Limit => 'L',
+            Self::Policy => 'X',
+            Self::Operator => 'O',
+            Self::Internal => 'I',
+        }
+    }
+}
+
+/// Why and when a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub who: Who,
+    /// Where it was; of no meaning for the clean end.
+    pub phase: SessionPhase,
+    pub reason: String,
+}
+
+impl End {
+    pub fn clean() -> Self {
+        Self { who: Who::Nobody, phase: SessionPhase::Draining, reason: "both sides finished".into() }
+    }
+
+    /// The two letters.
+    pub fn code(&self) -> String {
+        [self.who.letter(), self.when()].iter().collect()
+    }
+
+    fn when(&self) -> char {
+        if self.who == Who::Nobody {
+            return '-';
+        }
+        match self.phase {
+            SessionPhase::Negotiating => 'N',
+            SessionPhase::Authorising => 'A',
+            SessionPhase::Waiting => 'W',
+            SessionPhase::Connecting => 'C',
+            SessionPhase::Relaying => 'R',
+            SessionPhase::Draining => 'D',
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.code(), self.reason)
+    }
+}

@@ -1,0 +1,152 @@
+//! The log: lines on standard error, written by a thread of their own.
+//!
+//! A reader of standard error that stops reading must not stop the gateway, so lines go through a
+//! bounded queue; what does not fit is lost, counted, and told in the snapshot and in the log.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{MakeWriter, format::Writer, time::FormatTime},
+};
+
+/// Lines that may wait for a slow reader.
+const QUEUED_LINES_MAX: usize = 8192;
+/// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
+const FILTER_VARIABLE: &str = "PORTCULLIS_LOG";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Where lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    StandardError,
+    /// The screen owns the terminal; notices are kept in the snapshot.
+    Nowhere,
+}
+
+/// Ends the log: waits a moment for queued lines to be written.
+#[derive(Debug)]
+pub struct LogGuard {
+    lines: Lines,
+    done: Receiver<()>,
+}
+
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Lines lost so far.
+pub fn lines_lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+/// Installs the process's log; call once.
+pub fn init(format: LogFormat, sink: Sink) -> Option<LogGuard> {
+    if sink == Sink::Nowhere {
+        return None;
+    }
+    let (sender, receiver) = sync_channel(QUEUED_LINES_MAX);
+    let (finished, done) = sync_channel(1);
+    let writer = thread::Builder::new().name("log".into()).spawn(move || {
+        write_lines(&receiver);
+        let _ = finished.send(()); // Nobody waits any more: then nobody needs to know.
+    });
+    writer.ok()?;
+    let lines = Lines { sender: Arc::new(sender) };
+    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines.clone())
+        .with_target(false)
+        .with_ansi(false)
+        .with_timer(Utc);
+    // Fails only where a test has installed one before; that one serves as well.
+    let _ = match format {
+        LogFormat::Text => base.try_init(),
+        LogFormat::Json => base.json().flatten_event(true).try_init(),
+    };
+    Some(LogGuard { lines, done })
+}
+
+/// Now, UTC, RFC 3339 with milliseconds.
+pub fn utc_now() -> String {
+    humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        /// A stuck reader does not hold the exit up for longer.
+        const FLUSH: Duration = Duration::from_millis(500);
+        if self.lines.sender.try_send(Line::End).is_ok() {
+            let _ = self.done.recv_timeout(FLUSH); // Late lines are lost with the reader.
+        }
+    }
+}
+
+enum Line {
+    Text(Vec<u8>),
+    End,
+}
+
+fn write_lines(lines: &Receiver<Line>) {
+    let mut told = 0;
+    while let Ok(Line::Text(line)) = lines.recv() {
+        let mut out = io::stderr().lock();
+        let lost = lines_lost();
+        let result = if lost > told {
+            told = lost;
+            writeln!(out, "{} WARN {lost} log lines lost: standard error is read too slowly", utc_now())
+        } else {
+            Ok(())
+        };
+        if result.and_then(|()| out.write_all(&line)).is_err() {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Lines {
+    sender: Arc<SyncSender<Line>>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.sender.try_send(Line::Text(line.to_vec())).is_err() {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+struct Utc;
+
+impl FormatTime for Utc {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        out.write_str(&utc_now())
+    }
+}

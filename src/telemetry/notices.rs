@@ -1,0 +1,99 @@
+//! The last lines worth an operator's eye, also written to the log.
+//!
+//! Equal lines that follow one another soon are one line with a count, so that a flood of one
+//! trouble does not push out the others.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+use super::{
+    log,
+    snapshot::{Notice, NoticeLevel},
+    text,
+};
+
+/// Lines kept for the screen.
+const KEPT_MAX: usize = 200;
+/// How far back an equal line is looked for.
+const MERGED_MAX: usize = 16;
+/// A line's longest text; parts of it come from the other side.
+const TEXT_CHARS_MAX: usize = 400;
+
+#[derive(Debug, Default)]
+pub struct Notices {
+    kept: Mutex<VecDeque<(Notice, u64)>>,
+}
+
+impl Notices {
+    pub fn info(&self, line: impl AsRef<str>) {
+        self.push(NoticeLevel::Info, line.as_ref());
+    }
+
+    pub fn warn(&self, line: impl AsRef<str>) {
+        self.push(NoticeLevel::Warn, line.as_ref());
+    }
+
+    pub fn error(&self, line: impl AsRef<str>) {
+        self.push(NoticeLevel::Error, line.as_ref());
+    }
+
+    /// Oldest first, with the count of a repeated line behind it.
+    pub fn all(&self) -> Vec<Notice> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let with_count = |(notice, count): &(Notice, u64)| match count {
+            1 => notice.clone(),
+            _ => Notice { text: format!("{} ({count}x)", notice.text), ..notice.clone() },
+        };
+        kept.iter().map(with_count).collect()
+    }
+
+    fn push(&self, level: NoticeLevel, line: &str) {
+        let line = text::clean(line, TEXT_CHARS_MAX);
+        match level {
+            NoticeLevel::Info => tracing::info!("{line}"),
+            NoticeLevel::Warn => tracing::warn!("{line}"),
+            NoticeLevel::Error => tracing::error!("{line}"),
+        }
+        self.keep(level, line);
+    }
+
+    /// Keeps a line that has its own line in the log already.
+    pub fn keep(&self, level: NoticeLevel, line: String) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = kept.len().saturating_sub(MERGED_MAX);
+        let same = (from..kept.len()).find(|&at| kept[at].0.text == line && kept[at].0.level == level);
+        let count = same.and_then(|at| kept.remove(at)).map_or(1, |(_, count)| count + 1);
+        kept.push_back((Notice { time: log::utc_now(), level, text: line }, count));
+        if kept.len() > KEPT_MAX {
+            kept.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_line_is_counted_not_kept_again() {
+        let notices = Notices::default();
+        for _ in 0..3 {
+            notices.warn("link lost");
+            notices.warn("backend refused");
+        }
+        let texts: Vec<_> = notices.all().into_iter().map(|notice| notice.text).collect();
+        assert_eq!(texts, ["link lost (3x)", "backend refused (3x)"]);
+    }
+
+    #[test]
+    fn the_oldest_line_gives_way() {
+        let notices = Notices::default();
+        for number in 0..KEPT_MAX + 5 {
+            notices.info(format!("line {number}"));
+        }
+        assert_eq!(notices.all().len(), KEPT_MAX);
+        assert_eq!(notices.all()[0].text, "line 5");
+    }
+}
