@@ -1,1 +1,33 @@
-fn main() {}
+//! Process entry: command line, profile, runtime, front end, exit code.
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::Parser;
+use portcullis::{
+    cli::Cli,
+    commands::{self, exit},
+    run,
+};
+
+fn main() -> ExitCode {
+    // Sockets and files of ours are nobody else's business.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("portcullis: the runtime does not start: {error}");
+            return exit::FAILED.into();
+        }
+    };
+    let result = match &cli.command {
+        Some(action) => runtime.block_on(commands::run(&cli, action)),
+        None => run::run(&cli, &runtime, std::io::stdin().is_terminal() && std::io::stdout().is_terminal()),
+    };
+    // What still blocks a thread (a name being resolved) must not hold the exit up.
+    runtime.shutdown_background();
+    result.unwrap_or_else(|error| {
+        eprintln!("portcullis: {error:#}");
+        exit::FAILED.into()
+    })
+}

@@ -53,6 +53,16 @@ pub struct ConnectFailure {
 }
 
 impl Connector {
+    /// Whether sessions go the very same way.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Direct(one), Self::Direct(other)) => one == other,
+            (Self::Forward(one), Self::Forward(other)) => Arc::ptr_eq(one, other),
+            (Self::Reverse(one), Self::Reverse(other)) => Arc::ptr_eq(one, other),
+            (Self::Direct(_) | Self::Forward(_) | Self::Reverse(_), _) => false,
+        }
+    }
+
     pub async fn connect(&self, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
         match self {
             Self::Direct(backend) => {

@@ -1,6 +1,317 @@
-//! The engine.
+//! The engine: one task that owns the running parts and answers commands.
+//!
+//! In reading order: [`handle`] is its surface, `switch` how it gets from one profile to another
+//! (the first start included), `ways` and `ports` the parts, `session` one client from start to
+//! end, `relay` its bytes, `observer` the picture of it all.
 
 pub mod handle;
+mod observer;
+mod ports;
 mod relay;
 mod service;
 mod session;
+mod switch;
+mod ways;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    handle::{Answer, Asked, COMMANDS_MAX, Command, Handle},
+    observer::Traffic,
+    ports::Ports,
+    service::Services,
+    session::Sessions,
+    switch::{Leaving, Switching},
+    ways::{Common, DmzSide, InternalSide},
+};
+use crate::{
+    accept::{Negotiated, Serve},
+    net::listen::BindError,
+    profile::Profile,
+    source::{Chosen, Loaded, Source},
+    tasks::Tasks,
+    telemetry::{
+        clock,
+        notices::Notices,
+        registry::Registry,
+        snapshot::{GatewayPhase, Snapshot},
+    },
+};
+
+/// How often the picture is taken.
+const TICK: Duration = Duration::from_millis(250);
+/// The same while a switch or a stop is under way.
+const TICK_HURRIED: Duration = Duration::from_millis(20);
+/// Sessions that were cut, and links that say farewell, get so long to end.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// How a gateway ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Clean,
+    /// So many sessions were cut.
+    Cut(usize),
+}
+
+/// A running gateway.
+pub struct Engine {
+    common: Common,
+    source: Source,
+    chosen: Chosen,
+    profile: Profile,
+    ports: Ports,
+    dmz: Option<DmzSide>,
+    internal: Option<InternalSide>,
+    leaving: Leaving,
+    switching: Option<Switching>,
+    stopping: Option<Stopping>,
+    phase: GatewayPhase,
+    started: Instant,
+    traffic: Traffic,
+    /// Cuts every session.
+    cut: CancellationToken,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    read: Arc<AtomicBool>,
+    commands: mpsc::Receiver<Asked>,
+}
+
+/// A stop under way.
+struct Stopping {
+    deadline: Instant,
+    cut: Option<usize>,
+    answers: Vec<oneshot::Sender<Answer>>,
+}
+
+impl Engine {
+    /// Opens everything the profile names; an error means that nothing is open.
+    pub fn start(source: Source, chosen: Chosen, loaded: Loaded) -> Result<(Handle, Self), BindError> {
+        clock::tick();
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let cut = CancellationToken::new();
+        let mut engine = Self {
+            common: common(),
+            source,
+            chosen: chosen.clone(),
+            profile: loaded.profile.clone(),
+            ports: Ports::new(),
+            dmz: None,
+            internal: None,
+            leaving: Leaving::default(),
+            switching: None,
+            stopping: None,
+            phase: GatewayPhase::Starting,
+            started: Instant::now(),
+            traffic: Traffic::default(),
+            cut,
+            snapshots: watch::Sender::new(Arc::new(empty_snapshot(&loaded.profile))),
+            read: Arc::default(),
+            commands: receiver,
+        };
+        let switching = engine.begin(chosen, loaded)?;
+        engine.commit(switching);
+        engine.publish();
+        let handle = Handle::new(engine.snapshots.subscribe(), engine.read.clone(), commands, "this process");
+        Ok((handle, engine))
+    }
+
+    /// Runs until it is stopped.
+    pub async fn run(mut self) -> Outcome {
+        loop {
+            let hurried = self.switching.is_some() || self.stopping.is_some() || !self.leaving.is_empty();
+            let pause = if hurried { TICK_HURRIED } else { TICK };
+            tokio::select! {
+                asked = self.commands.recv() => match asked {
+                    Some(asked) => self.obey(asked),
+                    // Without a handle nobody can stop it any more, so it stops by itself.
+                    None => self.stop(None),
+                },
+                () = tokio::time::sleep(pause) => {}
+            }
+            self.look();
+            if let Some(outcome) = self.ended() {
+                return self.finish(outcome).await;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        clock::tick();
+        self.advance_switch();
+        self.let_go();
+        let totals = self.totals();
+        let last = self.snapshots.borrow().uptime_seconds;
+        let since = self.started.elapsed().as_secs_f64() - last;
+        if self.traffic.sample(&totals) || since >= TICK.as_secs_f64() {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let with_rows = self.read.swap(false, Ordering::Relaxed);
+        if with_rows {
+            self.common.sessions.registry.tick();
+        }
+        self.snapshots.send_replace(Arc::new(self.snapshot(with_rows)));
+    }
+
+    fn obey(&mut self, asked: Asked) {
+        let Asked { command, by, answer } = asked;
+        if !matches!(command, Command::Status) {
+            tracing::info!(by, "command: {command:?}");
+        }
+        let answered = match command {
+            Command::Status => Answer::Status(Arc::new(self.snapshot(true))),
+            Command::Drain { service } => self.drain(service.as_deref()),
+            Command::Kill { session } => match self.common.sessions.registry.kill(&session) {
+                true => Answer::Done(format!("session {session} is cut")),
+                false => Answer::Refused(format!("no open session {session}")),
+            },
+            Command::Stop => return self.stop(Some(answer)),
+            Command::Reload | Command::Switch { .. } if self.stopping.is_some() => {
+                Answer::Refused("the gateway is stopping".into())
+            }
+            Command::Reload | Command::Switch { .. } if self.switching.is_some() => {
+                Answer::Refused("a switch is under way".into())
+            }
+            Command::Reload => return self.switch(self.chosen.clone(), &by, answer),
+            Command::Switch { profile } => match self.source.choose(&profile) {
+                Ok(chosen) => return self.switch(chosen, &by, answer),
+                Err(problems) => Answer::Refused(problems.iter().map(ToString::to_string).collect()),
+            },
+        };
+        // An asker that has left needs no answer.
+        let _ = answer.send(answered);
+    }
+
+    fn drain(&mut self, service: Option<&str>) -> Answer {
+        let services = self.common.sessions.services.load_full();
+        let meant = |name: &str| service.is_none_or(|service| service == name);
+        let drained: Vec<_> = services.values().filter(|service| meant(service.name.as_str())).collect();
+        if drained.is_empty() {
+            return Answer::Refused(format!("no service `{}`", service.unwrap_or_default()));
+        }
+        for service in &drained {
+            service.set_draining(true);
+        }
+        if let Some(internal) = &mut self.internal {
+            internal.drain(service.and_then(crate::profile::ServiceName::parse).as_ref());
+        }
+        if service.is_none() {
+            self.phase = GatewayPhase::Draining;
+        }
+        let open: usize = drained.iter().map(|service| service.open_sessions()).sum();
+        let what = service.map_or_else(|| "all services".into(), |name| format!("service `{name}`"));
+        let line = format!("{what}: no new sessions, {open} go on; `reload` undoes it");
+        self.common.notices.info(&line);
+        Answer::Done(line)
+    }
+
+    /// The first stop drains, the second cuts.
+    fn stop(&mut self, answer: Option<oneshot::Sender<Answer>>) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.deadline = Instant::now();
+            stopping.answers.extend(answer);
+            return;
+        }
+        if let Some(switching) = self.switching.take() {
+            self.roll_back(switching, "the gateway stops");
+        }
+        self.phase = GatewayPhase::Draining;
+        self.ports.clear();
+        self.leaving.retire();
+        for service in self.common.sessions.services.load().values() {
+            service.set_draining(true);
+        }
+        if let Some(side) = &self.dmz {
+            side.retire();
+        }
+        if let Some(side) = &self.internal {
+            side.retire();
+        }
+        let open = self.common.sessions.registry.open_count();
+        let drain = humantime::format_duration(self.profile.drain);
+        self.common.notices.info(format!("stopping: {open} sessions get {drain} to end"));
+        let deadline = Instant::now() + self.profile.drain;
+        self.stopping = Some(Stopping { deadline, cut: None, answers: answer.into_iter().collect() });
+    }
+
+    /// Whether a stop has come to its end.
+    fn ended(&mut self) -> Option<Outcome> {
+        let open = self.common.sessions.registry.open_count();
+        let stopping = self.stopping.as_mut()?;
+        let now = Instant::now();
+        match stopping.cut {
+            None if open == 0 => Some(Outcome::Clean),
+            None if now >= stopping.deadline => {
+                stopping.cut = Some(open);
+                stopping.deadline = now + FLUSH;
+                self.common.notices.warn(format!("stopping: {open} sessions cut"));
+                self.cut.cancel();
+                None
+            }
+            Some(cut) if open == 0 || now >= stopping.deadline => Some(Outcome::Cut(cut)),
+            _ => None,
+        }
+    }
+
+    async fn finish(mut self, outcome: Outcome) -> Outcome {
+        // Links say farewell in tasks of their own; a stuck one is dropped with the process.
+        let _ = tokio::time::timeout(FLUSH, self.common.tasks.ended()).await;
+        self.phase = GatewayPhase::Stopped;
+        self.read.store(true, Ordering::Relaxed);
+        self.publish();
+        let line = match outcome {
+            Outcome::Clean => "stopped; every session ended by itself".to_owned(),
+            Outcome::Cut(count) => format!("stopped; {count} sessions were cut"),
+        };
+        tracing::info!("{line}");
+        for answer in self.stopping.into_iter().flat_map(|stopping| stopping.answers) {
+            let _ = answer.send(Answer::Done(line.clone()));
+        }
+        outcome
+    }
+}
+
+fn common() -> Common {
+    let notices = Arc::new(Notices::default());
+    let sessions = Sessions {
+        services: Arc::new(ArcSwap::from_pointee(Services::new())),
+        registry: Arc::new(Registry::new(notices.clone())),
+        notices: notices.clone(),
+    };
+    let serving = sessions.clone();
+    let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(asked)));
+    Common { sessions, serve, tasks: Tasks::default(), notices }
+}
+
+fn empty_snapshot(profile: &Profile) -> Snapshot {
+    Snapshot {
+        version: env!("CARGO_PKG_VERSION").into(),
+        profile: profile.name.clone(),
+        mode: profile.mode,
+        roles: Vec::new(),
+        phase: GatewayPhase::Starting,
+        uptime_seconds: 0.0,
+        listening: Vec::new(),
+        totals: Default::default(),
+        services: Vec::new(),
+        pools: Vec::new(),
+        sessions: Vec::new(),
+        sessions_left_out: 0,
+        ended: Vec::new(),
+        notices: Vec::new(),
+        log_lines_lost: 0,
+        traffic: Vec::new(),
+        descriptors: Default::default(),
+    }
+}

@@ -24,7 +24,6 @@ pub type Services = HashMap<(Role, ServiceName), Arc<Service>>;
 /// A service for as long as profiles keep it; what a switch may change can be swapped.
 #[derive(Debug)]
 pub struct Service {
-    pub role: Role,
     pub name: ServiceName,
     pub settings: ArcSwap<Settings>,
     /// Where new sessions go.
@@ -45,14 +44,12 @@ pub struct Settings {
 
 impl Service {
     pub fn new(
-        role: Role,
         name: ServiceName,
         settings: Settings,
         connector: Connector,
         cut: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
-            role,
             name,
             settings: ArcSwap::from_pointee(settings),
             connector: ArcSwap::from_pointee(connector),

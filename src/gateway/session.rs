@@ -123,7 +123,9 @@ async fn connect(service: &Service, order: &Order<'_>) -> Result<Connected, Conn
 async fn gone(stream: &Stream, meter: &Meter) {
     let Some(stream) = stream.tcp() else { return std::future::pending().await };
     loop {
-        if stream.ready(Interest::READABLE | Interest::ERROR).await.is_err() || matches!(stream.take_error(), Ok(Some(_))) {
+        if stream.ready(Interest::READABLE | Interest::ERROR).await.is_err()
+            || matches!(stream.take_error(), Ok(Some(_)))
+        {
             return;
         }
         let closed = matches!(stream.try_io(Interest::READABLE, || peek(stream)), Ok(0));

@@ -26,7 +26,9 @@ use crate::{
         listen::{self, BindError},
         tls::Identity,
     },
-    profile::{BackendAddress, DmzHalf, DmzWay, InternalHalf, InternalWay, LinkAddress, Retry, Role, ServiceName},
+    profile::{
+        BackendAddress, DmzHalf, DmzWay, InternalHalf, InternalWay, LinkAddress, Retry, Role, ServiceName,
+    },
     proto::socks5::{self, Asks},
     tasks::Tasks,
     telemetry::{
@@ -36,10 +38,8 @@ use crate::{
 };
 
 /// Redials at least this often while a switch is under way.
-const RETRY_HURRIED: Retry = Retry {
-    first: std::time::Duration::from_millis(250),
-    maximum: std::time::Duration::from_millis(500),
-};
+const RETRY_HURRIED: Retry =
+    Retry { first: std::time::Duration::from_millis(250), maximum: std::time::Duration::from_millis(500) };
 
 /// What ways share with the rest of the engine.
 #[derive(Clone)]
@@ -48,16 +48,10 @@ pub struct Common {
     pub serve: Serve,
     pub tasks: Tasks,
     pub notices: Arc<Notices>,
-    /// The identities of the two halves' links; a reload swaps them.
-    pub identities: Arc<Identities>,
 }
 
-/// A half without TLS, or that does not run, has none.
-#[derive(Debug, Default)]
-pub struct Identities {
-    pub dmz: Arc<ArcSwap<Option<Identity>>>,
-    pub internal: Arc<ArcSwap<Option<Identity>>>,
-}
+/// What a way shows and accepts on its links, `None` without TLS; a reload swaps it.
+type IdentityCell = Arc<ArcSwap<Option<Identity>>>;
 
 /// A bound link port.
 #[derive(Debug)]
@@ -92,7 +86,12 @@ impl Drop for Port {
 }
 
 /// Where the DMZ half takes its sessions.
-pub enum DmzSide {
+pub struct DmzSide {
+    identity: IdentityCell,
+    parts: DmzParts,
+}
+
+enum DmzParts {
     Direct(HashMap<ServiceName, BackendAddress>),
     Forward { connect: Vec<LinkAddress>, dialler: Option<Arc<Dialler>>, stop: CancellationToken },
     Reverse { port: Port, pools: Arc<ArcSwap<HashMap<ServiceName, Arc<Pool>>>> },
@@ -100,42 +99,41 @@ pub enum DmzSide {
 
 impl DmzSide {
     /// Opens what the way needs; nothing runs yet.
-    pub fn prepare(half: &DmzHalf) -> Result<Self, BindError> {
-        Ok(match &half.way {
-            DmzWay::Direct(backends) => {
-                Self::Direct(backends.iter().map(|(name, to)| (name.clone(), to.clone())).collect())
-            }
+    pub fn prepare(half: &DmzHalf, identity: Option<Identity>) -> Result<Self, BindError> {
+        let parts = match &half.way {
+            DmzWay::Direct(_) => DmzParts::Direct(HashMap::new()),
             DmzWay::Forward { connect, .. } => {
-                Self::Forward { connect: connect.clone(), dialler: None, stop: CancellationToken::new() }
+                DmzParts::Forward { connect: connect.clone(), dialler: None, stop: CancellationToken::new() }
             }
             DmzWay::Reverse { listen, .. } => {
-                Self::Reverse { port: Port::bind(listen)?, pools: Arc::default() }
+                DmzParts::Reverse { port: Port::bind(listen)?, pools: Arc::default() }
             }
-        })
+        };
+        Ok(Self { identity: Arc::new(ArcSwap::from_pointee(identity)), parts })
     }
 
     /// Whether this way can go on under another profile.
     pub fn serves(&self, half: &DmzHalf) -> bool {
-        match (self, &half.way) {
-            (Self::Direct(_), DmzWay::Direct(_)) => true,
-            (Self::Forward { connect, .. }, DmzWay::Forward { connect: wanted, .. }) => connect == wanted,
-            (Self::Reverse { port, .. }, DmzWay::Reverse { listen, .. }) => port.address == *listen,
+        match (&self.parts, &half.way) {
+            (DmzParts::Direct(_), DmzWay::Direct(_)) => true,
+            (DmzParts::Forward { connect, .. }, DmzWay::Forward { connect: wanted, .. }) => connect == wanted,
+            (DmzParts::Reverse { port, .. }, DmzWay::Reverse { listen, .. }) => port.address == *listen,
             _ => false,
         }
     }
 
     pub fn start(&mut self, half: &DmzHalf, common: &Common) {
-        self.update(half, common);
-        match self {
-            Self::Direct(_) => {}
-            Self::Forward { connect, dialler, stop } => {
-                let identity = common.identities.dmz.clone();
+        self.take_over(half, common);
+        match &mut self.parts {
+            DmzParts::Direct(_) => {}
+            DmzParts::Forward { connect, dialler, stop } => {
+                let identity = self.identity.clone();
                 *dialler =
                     Some(Dialler::start(connect, identity, &common.tasks, common.notices.clone(), stop));
             }
-            Self::Reverse { port, pools } => {
+            DmzParts::Reverse { port, pools } => {
                 let Some(listener) = port.listener.take() else { return };
-                let greeter = greeter(common.identities.dmz.clone(), Asks::Bind, common);
+                let greeter = greeter(self.identity.clone(), Asks::Bind, common);
                 let offers = Offers { pools: pools.clone(), common: common.clone() };
                 let greeted = move |greeted| offers.clone().take(greeted);
                 common.tasks.spawn("link port", listener::run(listener, greeter, port.stop.clone(), greeted));
@@ -143,13 +141,18 @@ impl DmzSide {
         }
     }
 
-    /// Takes over what another profile says of the same way.
-    pub fn update(&mut self, half: &DmzHalf, common: &Common) {
-        match (self, &half.way) {
-            (Self::Direct(backends), DmzWay::Direct(wanted)) => {
+    /// Goes on under another profile that has the same way.
+    pub fn update(&mut self, half: &DmzHalf, identity: Option<Identity>, common: &Common) {
+        self.identity.store(Arc::new(identity));
+        self.take_over(half, common);
+    }
+
+    fn take_over(&mut self, half: &DmzHalf, common: &Common) {
+        match (&mut self.parts, &half.way) {
+            (DmzParts::Direct(backends), DmzWay::Direct(wanted)) => {
                 *backends = wanted.iter().map(|(name, to)| (name.clone(), to.clone())).collect();
             }
-            (Self::Reverse { pools, .. }, DmzWay::Reverse { pool: limits, .. }) => {
+            (DmzParts::Reverse { pools, .. }, DmzWay::Reverse { pool: limits, .. }) => {
                 let old = pools.load_full();
                 let of = |name: &ServiceName| match old.get(name) {
                     Some(pool) => {
@@ -158,7 +161,8 @@ impl DmzSide {
                     }
                     None => Pool::new(name.clone(), *limits, common.tasks.clone()),
                 };
-                let new = half.services.iter().map(|service| (service.name.clone(), of(&service.name))).collect();
+                let new =
+                    half.services.iter().map(|service| (service.name.clone(), of(&service.name))).collect();
                 pools.store(Arc::new(new));
                 let now = pools.load();
                 old.iter().filter(|(name, _)| !now.contains_key(*name)).for_each(|(_, pool)| pool.close());
@@ -169,19 +173,22 @@ impl DmzSide {
 
     /// Where sessions of a service go on this way.
     pub fn connector(&self, service: &ServiceName) -> Option<Connector> {
-        match self {
-            Self::Direct(backends) => Some(Connector::Direct(backends.get(service)?.clone())),
-            Self::Forward { dialler, .. } => Some(Connector::Forward(dialler.clone()?)),
-            Self::Reverse { pools, .. } => Some(Connector::Reverse(pools.load().get(service)?.clone())),
+        match &self.parts {
+            DmzParts::Direct(backends) => Some(Connector::Direct(backends.get(service)?.clone())),
+            DmzParts::Forward { dialler, .. } => Some(Connector::Forward(dialler.clone()?)),
+            DmzParts::Reverse { pools, .. } => Some(Connector::Reverse(pools.load().get(service)?.clone())),
         }
     }
 
     /// What is still missing before new sessions can go this way.
     pub fn missing(&self) -> Option<String> {
-        match self {
-            Self::Direct(_) => None,
-            Self::Forward { dialler, .. } => dialler.as_ref().filter(|dialler| !dialler.all_reached()).map(|dialler| why_down(&dialler.rows())),
-            Self::Reverse { port, pools } => {
+        match &self.parts {
+            DmzParts::Direct(_) => None,
+            DmzParts::Forward { dialler, .. } => dialler
+                .as_ref()
+                .filter(|dialler| !dialler.all_reached())
+                .map(|dialler| why_down(&dialler.rows())),
+            DmzParts::Reverse { port, pools } => {
                 let came = pools.load().values().any(|pool| pool.was_offered());
                 (!came).then(|| format!("no internal gateway has dialled in at {}", port.bound))
             }
@@ -190,23 +197,27 @@ impl DmzSide {
 
     /// Whether it can carry sessions of every service, though not all of it is ready.
     pub fn suffices(&self) -> bool {
-        match self {
-            Self::Forward { dialler, .. } => dialler.as_ref().is_some_and(|dialler| dialler.any_reached()),
-            Self::Direct(_) | Self::Reverse { .. } => self.missing().is_none(),
+        match &self.parts {
+            DmzParts::Forward { dialler, .. } => {
+                dialler.as_ref().is_some_and(|dialler| dialler.any_reached())
+            }
+            DmzParts::Direct(_) | DmzParts::Reverse { .. } => self.missing().is_none(),
         }
     }
 
     pub fn calm(&self) {
-        if let Self::Forward { dialler: Some(dialler), .. } = self {
+        if let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts {
             dialler.calm();
         }
     }
 
     pub fn rows(&self) -> Vec<PoolRow> {
-        match self {
-            Self::Direct(_) => Vec::new(),
-            Self::Forward { dialler, .. } => dialler.as_ref().map(|dialler| dialler.rows()).unwrap_or_default(),
-            Self::Reverse { pools, .. } => {
+        match &self.parts {
+            DmzParts::Direct(_) => Vec::new(),
+            DmzParts::Forward { dialler, .. } => {
+                dialler.as_ref().map(|dialler| dialler.rows()).unwrap_or_default()
+            }
+            DmzParts::Reverse { pools, .. } => {
                 let pools = pools.load();
                 let mut sorted: Vec<_> = pools.iter().collect();
                 sorted.sort_by_key(|(name, _)| (*name).clone());
@@ -216,25 +227,25 @@ impl DmzSide {
     }
 
     pub fn listening(&self) -> Option<String> {
-        match self {
-            Self::Reverse { port, .. } => Some(port.bound.clone()),
-            Self::Direct(_) | Self::Forward { .. } => None,
+        match &self.parts {
+            DmzParts::Reverse { port, .. } => Some(port.bound.clone()),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => None,
         }
     }
 
     /// No new links; those that are ready can still be taken.
     pub fn close_port(&self) {
-        match self {
-            Self::Direct(_) => {}
-            Self::Forward { stop, .. } => stop.cancel(),
-            Self::Reverse { port, .. } => port.stop.cancel(),
+        match &self.parts {
+            DmzParts::Direct(_) => {}
+            DmzParts::Forward { stop, .. } => stop.cancel(),
+            DmzParts::Reverse { port, .. } => port.stop.cancel(),
         }
     }
 
     /// Ready links go; sessions stay.
     pub fn retire(&self) {
         self.close_port();
-        if let Self::Reverse { pools, .. } = self {
+        if let DmzParts::Reverse { pools, .. } = &self.parts {
             pools.load().values().for_each(|pool| pool.close());
         }
     }
@@ -280,64 +291,79 @@ impl Offers {
 }
 
 /// Where the internal half gets its sessions from.
-pub enum InternalSide {
-    Forward { port: Port, visitors: Arc<forward::Visitors>, links: Arc<Semaphore>, maximum: usize },
-    Reverse { keepers: HashMap<(ServiceName, LinkAddress), Arc<Keeper>>, links: Arc<Semaphore>, maximum: usize },
+pub struct InternalSide {
+    identity: IdentityCell,
+    links: Arc<Semaphore>,
+    maximum: usize,
+    parts: InternalParts,
+}
+
+enum InternalParts {
+    Forward { port: Port, visitors: Arc<forward::Visitors> },
+    Reverse { keepers: HashMap<(ServiceName, LinkAddress), Arc<Keeper>> },
 }
 
 impl InternalSide {
     /// Opens what the way needs; nothing runs yet.
-    pub fn prepare(half: &InternalHalf) -> Result<Self, BindError> {
-        let (links, maximum) = (Arc::new(Semaphore::new(half.maximum)), half.maximum);
-        Ok(match &half.way {
+    pub fn prepare(half: &InternalHalf, identity: Option<Identity>) -> Result<Self, BindError> {
+        let parts = match &half.way {
             InternalWay::Forward { listen, .. } => {
-                Self::Forward { port: Port::bind(listen)?, visitors: Arc::default(), links, maximum }
+                InternalParts::Forward { port: Port::bind(listen)?, visitors: Arc::default() }
             }
-            InternalWay::Reverse { .. } => Self::Reverse { keepers: HashMap::new(), links, maximum },
+            InternalWay::Reverse { .. } => InternalParts::Reverse { keepers: HashMap::new() },
+        };
+        Ok(Self {
+            identity: Arc::new(ArcSwap::from_pointee(identity)),
+            links: Arc::new(Semaphore::new(half.maximum)),
+            maximum: half.maximum,
+            parts,
         })
     }
 
     /// Whether this way can go on under another profile.
     pub fn serves(&self, half: &InternalHalf) -> bool {
-        match (self, &half.way) {
-            (Self::Forward { port, maximum, .. }, InternalWay::Forward { listen, .. }) => {
-                port.address == *listen && *maximum == half.maximum
+        // The bound on links is made with the way; another one is another way.
+        let same_way = match (&self.parts, &half.way) {
+            (InternalParts::Forward { port, .. }, InternalWay::Forward { listen, .. }) => {
+                port.address == *listen
             }
-            (Self::Reverse { maximum, .. }, InternalWay::Reverse { .. }) => *maximum == half.maximum,
+            (InternalParts::Reverse { .. }, InternalWay::Reverse { .. }) => true,
             _ => false,
-        }
+        };
+        same_way && self.maximum == half.maximum
     }
 
     pub fn start(&mut self, half: &InternalHalf, common: &Common) {
-        match self {
-            Self::Forward { port, visitors, links, .. } => {
+        match &mut self.parts {
+            InternalParts::Forward { port, visitors } => {
                 let Some(listener) = port.listener.take() else { return };
-                let greeter = greeter(common.identities.internal.clone(), Asks::Connect, common);
+                let greeter = greeter(self.identity.clone(), Asks::Connect, common);
                 let run = forward::run(
                     listener,
                     greeter,
                     visitors.clone(),
-                    links.clone(),
+                    self.links.clone(),
                     common.serve.clone(),
                     port.stop.clone(),
                 );
                 common.tasks.spawn("link port", run);
             }
-            Self::Reverse { .. } => self.keep(half, common, Some(RETRY_HURRIED)),
+            InternalParts::Reverse { .. } => self.keep(half, common, Some(RETRY_HURRIED)),
         }
     }
 
-    /// Takes over what another profile says of the same way.
-    pub fn update(&mut self, half: &InternalHalf, common: &Common) {
+    /// Goes on under another profile that has the same way.
+    pub fn update(&mut self, half: &InternalHalf, identity: Option<Identity>, common: &Common) {
+        self.identity.store(Arc::new(identity));
         self.keep(half, common, None);
     }
 
     fn keep(&mut self, half: &InternalHalf, common: &Common, hurried: Option<Retry>) {
-        let Self::Reverse { keepers, links, .. } = self else { return };
+        let InternalParts::Reverse { keepers } = &mut self.parts else { return };
         let InternalWay::Reverse { connect, prepared, retry, .. } = &half.way else { return };
         let shared = Shared {
-            identity: common.identities.internal.clone(),
-            links: links.clone(),
+            identity: self.identity.clone(),
+            links: self.links.clone(),
             serve: common.serve.clone(),
             tasks: common.tasks.clone(),
             notices: common.notices.clone(),
@@ -369,7 +395,7 @@ impl InternalSide {
 
     /// Stops parking links of a service that drains, or of all.
     pub fn drain(&mut self, service: Option<&ServiceName>) {
-        if let Self::Reverse { keepers, .. } = self {
+        if let InternalParts::Reverse { keepers } = &mut self.parts {
             keepers.retain(|(name, _), keeper| {
                 let drained = service.is_none_or(|service| service == name);
                 if drained {
@@ -382,11 +408,11 @@ impl InternalSide {
 
     /// What is still missing before new sessions can go this way.
     pub fn missing(&self) -> Option<String> {
-        match self {
-            Self::Forward { port, visitors, .. } => {
+        match &self.parts {
+            InternalParts::Forward { port, visitors, .. } => {
                 (!visitors.any()).then(|| format!("no DMZ gateway has dialled in at {}", port.bound))
             }
-            Self::Reverse { keepers, .. } => {
+            InternalParts::Reverse { keepers, .. } => {
                 let all = keepers.values().all(|keeper| keeper.is_healthy());
                 (!all).then(|| why_down(&self.rows()))
             }
@@ -395,18 +421,18 @@ impl InternalSide {
 
     /// Whether it can carry sessions of every service, though not all of it is ready.
     pub fn suffices(&self) -> bool {
-        match self {
-            Self::Forward { .. } => self.missing().is_none(),
-            Self::Reverse { keepers, .. } => keepers.keys().all(|(service, _)| {
+        match &self.parts {
+            InternalParts::Forward { .. } => self.missing().is_none(),
+            InternalParts::Reverse { keepers, .. } => keepers.keys().all(|(service, _)| {
                 keepers.iter().any(|((name, _), keeper)| name == service && keeper.is_healthy())
             }),
         }
     }
 
     pub fn rows(&self) -> Vec<PoolRow> {
-        match self {
-            Self::Forward { visitors, .. } => visitors.rows(),
-            Self::Reverse { keepers, .. } => {
+        match &self.parts {
+            InternalParts::Forward { visitors, .. } => visitors.rows(),
+            InternalParts::Reverse { keepers, .. } => {
                 let mut sorted: Vec<_> = keepers.iter().collect();
                 sorted.sort_by_key(|(key, _)| (*key).clone());
                 sorted.into_iter().map(|(_, keeper)| keeper.row()).collect()
@@ -415,24 +441,26 @@ impl InternalSide {
     }
 
     pub fn listening(&self) -> Option<String> {
-        match self {
-            Self::Forward { port, .. } => Some(port.bound.clone()),
-            Self::Reverse { .. } => None,
+        match &self.parts {
+            InternalParts::Forward { port, .. } => Some(port.bound.clone()),
+            InternalParts::Reverse { .. } => None,
         }
     }
 
     /// No new links; those that are ready can still be opened.
     pub fn close_port(&self) {
-        match self {
-            Self::Forward { port, .. } => port.stop.cancel(),
-            Self::Reverse { keepers, .. } => keepers.values().for_each(|keeper| keeper.stop_dialling()),
+        match &self.parts {
+            InternalParts::Forward { port, .. } => port.stop.cancel(),
+            InternalParts::Reverse { keepers, .. } => {
+                keepers.values().for_each(|keeper| keeper.stop_dialling())
+            }
         }
     }
 
     /// Ready links go; sessions stay.
     pub fn retire(&self) {
         self.close_port();
-        if let Self::Reverse { keepers, .. } = self {
+        if let InternalParts::Reverse { keepers, .. } = &self.parts {
             keepers.values().for_each(|keeper| keeper.retire());
         }
     }

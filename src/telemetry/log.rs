@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -30,14 +30,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where lines go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sink {
-    StandardError,
-    /// The screen owns the terminal; notices are kept in the snapshot.
-    Nowhere,
-}
-
 /// Ends the log: waits a moment for queued lines to be written.
 #[derive(Debug)]
 pub struct LogGuard {
@@ -46,6 +38,13 @@ pub struct LogGuard {
 }
 
 static LOST: AtomicU64 = AtomicU64::new(0);
+/// While a screen owns the terminal, lines are dropped; notices are kept in the snapshot.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Writes no lines while `quiet`.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
 
 /// Lines lost so far.
 pub fn lines_lost() -> u64 {
@@ -53,10 +52,7 @@ pub fn lines_lost() -> u64 {
 }
 
 /// Installs the process's log; call once.
-pub fn init(format: LogFormat, sink: Sink) -> Option<LogGuard> {
-    if sink == Sink::Nowhere {
-        return None;
-    }
+pub fn init(format: LogFormat) -> Option<LogGuard> {
     let (sender, receiver) = sync_channel(QUEUED_LINES_MAX);
     let (finished, done) = sync_channel(1);
     let writer = thread::Builder::new().name("log".into()).spawn(move || {
@@ -124,6 +120,9 @@ struct Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if QUIET.load(Ordering::Relaxed) {
+            return Ok(line.len());
+        }
         if self.sender.try_send(Line::Text(line.to_vec())).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
         }

@@ -103,6 +103,8 @@ struct Books {
     open: HashMap<u64, Arc<Session>>,
     closed: HashMap<(Role, ServiceName), Totals>,
     ended: VecDeque<Ended>,
+    /// When the rates were worked out last.
+    ticked: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -196,8 +198,10 @@ impl Registry {
     }
 
     /// Works out the rates since the last call.
-    pub fn tick(&self, seconds: f64) {
-        for session in self.lock().open.values() {
+    pub fn tick(&self) {
+        let mut books = self.lock();
+        let seconds = books.ticked.replace(Instant::now()).map_or(f64::MAX, |at| at.elapsed().as_secs_f64());
+        for session in books.open.values() {
             let now = [session.meter.up(), session.meter.down()];
             for (direction, bytes) in now.into_iter().enumerate() {
                 let before = session.last[direction].swap(bytes, Ordering::Relaxed);

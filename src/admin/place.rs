@@ -1,0 +1,96 @@
+//! Where admin sockets are: the runtime folder, and the one gateway in it.
+
+use std::{
+    env, fs, io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use crate::profile::Role;
+
+/// A Unix socket's longest path (unix(7)).
+const PATH_BYTES_MAX: usize = 107;
+
+#[derive(Debug, Error)]
+pub enum PlaceError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}: it belongs to another user; remove it, or set XDG_RUNTIME_DIR", path.display())]
+    Foreign { path: PathBuf },
+    #[error("{}: others may write to it; run chmod 700 on it", path.display())]
+    Open { path: PathBuf },
+    #[error("{}: longer than {PATH_BYTES_MAX} bytes; choose a shorter one with --admin", path.display())]
+    Long { path: PathBuf },
+    #[error("no gateway runs here ({} holds no socket that answers); name its socket with --admin", folder.display())]
+    None { folder: PathBuf },
+    #[error("several gateways run here; name one with --admin: {}", list(found))]
+    Several { found: Vec<PathBuf> },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The folder of this user's gateways.
+pub fn runtime_folder() -> PathBuf {
+    let user = rustix::process::geteuid();
+    match env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
+        Some(path) => PathBuf::from(path).join("portcullis"),
+        None if user.is_root() => "/run/portcullis".into(),
+        None => env::temp_dir().join(format!("portcullis-{}", user.as_raw())),
+    }
+}
+
+/// The default socket of a profile, in a folder that is made if it is missing.
+pub fn default_socket(profile: &str, role: Option<Role>) -> Result<PathBuf, PlaceError> {
+    let folder = runtime_folder();
+    make_private(&folder)?;
+    let name = match role {
+        None => format!("{profile}.sock"),
+        Some(Role::Dmz) => format!("{profile}-dmz.sock"),
+        Some(Role::Internal) => format!("{profile}-internal.sock"),
+    };
+    let path = folder.join(name);
+    match path.as_os_str().len() {
+        0..=PATH_BYTES_MAX => Ok(path),
+        _ => Err(PlaceError::Long { path }),
+    }
+}
+
+/// The socket of the one gateway that answers in the runtime folder.
+pub fn only_socket() -> Result<PathBuf, PlaceError> {
+    let folder = runtime_folder();
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let is_socket = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "sock")
+            && path.metadata().is_ok_and(|facts| facts.file_type().is_socket())
+    };
+    let mut found: Vec<_> =
+        entries.map(|entry| entry.path()).filter(is_socket).filter(|path| answers(path)).collect();
+    found.sort();
+    match found.len() {
+        0 => Err(PlaceError::None { folder }),
+        1 => Ok(found.remove(0)),
+        _ => Err(PlaceError::Several { found }),
+    }
+}
+
+/// Whether somebody listens at a socket.
+pub fn answers(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
+fn make_private(folder: &Path) -> Result<(), PlaceError> {
+    let io = |source| PlaceError::Io { path: folder.into(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+    let facts = fs::symlink_metadata(folder).map_err(io)?;
+    if facts.uid() != rustix::process::geteuid().as_raw() || !facts.is_dir() {
+        return Err(PlaceError::Foreign { path: folder.into() });
+    }
+    if facts.mode() & 0o022 != 0 {
+        return Err(PlaceError::Open { path: folder.into() });
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The command line. Nothing but the grammar: man page and completions are made from it.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    profile::{Mode, Role},
+    telemetry::log::LogFormat,
+};
+
+/// A gateway pair that lets clients reach a service inside a trusted network, without one open
+/// inbound port there.
+///
+/// Without a command it runs the gateway of the profile: with a terminal the dashboard opens,
+/// otherwise it runs headless.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Profile to run: a name in the profiles folder, or a file
+    #[arg(long, global = true, value_name = "NAME|FILE")]
+    pub profile: Option<String>,
+    /// Profiles folder [default: ./profiles, the user's configuration folder, /etc/portcullis/profiles]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub profiles: Option<PathBuf>,
+    /// Run the profile in another mode
+    #[arg(long, global = true)]
+    pub mode: Option<Mode>,
+    /// Run only one half of a profile that has both; files of the other half are not read
+    #[arg(long, global = true)]
+    pub role: Option<Role>,
+    /// Headless: log lines on standard error, no screen
+    #[arg(long, global = true)]
+    pub no_ui: bool,
+    /// Local admin socket, or `none` [default: PROFILE.sock or PROFILE-ROLE.sock in the runtime folder]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub admin: Option<PathBuf>,
+    /// Form of the log lines
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Run the built-in profile without its sample clients
+    #[arg(long)]
+    pub no_samples: bool,
+    #[command(subcommand)]
+    pub command: Option<Action>,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  clean
+  1  could not start, failed for good, or a command was refused or not answered
+  2  bad command line or profile
+  3  sessions were cut, by the drain deadline or a second signal";
+
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Read profiles and their certificates, and print every problem [default: all in the folder]
+    Check { profiles: Vec<String> },
+    /// Print one picture of a running gateway
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Move a running gateway to another profile
+    Switch { profile: String },
+    /// No new sessions, of one service or of all; those open go on, `reload` undoes it
+    Drain { service: Option<String> },
+    /// Drain with the deadline, then exit; returns when it has ended
+    Stop,
+    /// Read the profile and the certificates again
+    Reload,
+    /// End one session
+    Kill { session: String },
+    /// Make a private CA, and a certificate and key for each half; never overwrites
+    Certs {
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Name in the DMZ half's certificate
+        #[arg(long, value_name = "NAME", default_value = "dmz")]
+        dmz: String,
+        /// Name in the internal half's certificate
+        #[arg(long, value_name = "NAME", default_value = "internal")]
+        internal: String,
+    },
+    /// List the profiles found, with mode, halves and whether each is valid
+    Profiles,
+    /// Print the JSON Schema of a profile, for editors
+    Schema,
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man,
+}

@@ -1,0 +1,51 @@
+//! Sample clients of the built-in profile, so that its screen has something to show.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::{gateway::handle::Handle, tasks::Tasks};
+
+/// Clients at once.
+const CLIENTS: usize = 4;
+/// A client that gets no answer gives up.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Largest message; each is sent and read back whole.
+const MESSAGE_BYTES_MAX: usize = 48 * 1024;
+
+/// Starts a few clients that talk to the demo's echo service for as long as it is in force.
+pub fn start_clients(handle: &Handle, tasks: &Tasks) {
+    for _ in 0..CLIENTS {
+        let handle = handle.for_asker("sample client");
+        tasks.spawn("sample client", async move {
+            while let Some(address) = echo_address(&handle) {
+                // A lost session is shown by the gateway; the client only comes again.
+                let _ = talk(&address).await;
+                sleep(Duration::from_millis(fastrand::u64(500..3000))).await;
+            }
+        });
+    }
+}
+
+fn echo_address(handle: &Handle) -> Option<String> {
+    let snapshot = handle.latest();
+    let service =
+        snapshot.services.iter().find(|service| service.name == "echo" && snapshot.profile == "demo")?;
+    Some(service.accept.first()?.trim_start_matches("tcp://").to_owned())
+}
+
+async fn talk(address: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    let mut message = vec![b'.'; MESSAGE_BYTES_MAX];
+    for _ in 0..fastrand::usize(20..200) {
+        let part = &mut message[..fastrand::usize(1..=MESSAGE_BYTES_MAX)];
+        stream.write_all(part).await?;
+        timeout(ANSWER, stream.read_exact(part)).await??;
+        sleep(Duration::from_millis(fastrand::u64(50..800))).await;
+    }
+    stream.shutdown().await
+}

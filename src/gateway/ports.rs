@@ -1,0 +1,97 @@
+//! The ports that clients come in by.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::ways::Common;
+use crate::{
+    accept::tcp,
+    net::listen::{self, BindError},
+    profile::{AcceptAddress, DmzHalf, ServiceName},
+};
+
+/// Ports by what the profile says; `port 0` of two services are two ports.
+pub type Ports = HashMap<(AcceptAddress, Option<ServiceName>), Port>;
+
+/// One bound port, which may be handed from one service to another.
+#[derive(Debug)]
+pub struct Port {
+    bound: AcceptAddress,
+    service: Arc<ArcSwap<ServiceName>>,
+    listener: Option<TcpListener>,
+    stop: CancellationToken,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The ports that a profile wants, with the service of each.
+fn wanted(half: &DmzHalf) -> impl Iterator<Item = ((AcceptAddress, Option<ServiceName>), &ServiceName)> {
+    half.services.iter().flat_map(|service| {
+        service.accept.iter().map(|accept| {
+            let own = (accept.at.port == 0).then(|| service.name.clone());
+            ((accept.clone(), own), &service.name)
+        })
+    })
+}
+
+/// Binds the ports that `half` wants and `current` lacks.
+pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, BindError> {
+    let mut bound = Ports::new();
+    for (key, service) in half.into_iter().flat_map(wanted) {
+        if !current.contains_key(&key) {
+            let listener = listen::bind(&key.0.at)?;
+            let mut real = key.0.clone();
+            if let Ok(local) = listener.local_addr() {
+                real.at.port = local.port();
+            }
+            let port = Port {
+                bound: real,
+                service: Arc::new(ArcSwap::from_pointee(service.clone())),
+                listener: Some(listener),
+                stop: CancellationToken::new(),
+            };
+            bound.insert(key, port);
+        }
+    }
+    Ok(bound)
+}
+
+/// Opens the new ports, hands kept ones to their services, closes those no longer wanted.
+pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, common: &Common) {
+    let mut before = std::mem::take(ports);
+    before.extend(new);
+    for (key, service) in half.into_iter().flat_map(wanted) {
+        let Some(mut port) = before.remove(&key) else { continue };
+        port.service.store(Arc::new(service.clone()));
+        if let Some(listener) = port.listener.take() {
+            let run = tcp::run(
+                listener,
+                port.service.clone(),
+                common.serve.clone(),
+                common.tasks.clone(),
+                common.notices.clone(),
+                port.stop.clone(),
+            );
+            common.tasks.spawn("client port", run);
+        }
+        ports.insert(key, port);
+    }
+}
+
+/// The addresses of a service, with their real ports.
+pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
+    let mut bound: Vec<_> = ports
+        .values()
+        .filter(|port| **port.service.load() == *service)
+        .map(|port| port.bound.to_string())
+        .collect();
+    bound.sort();
+    bound
+}

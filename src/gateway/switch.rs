@@ -1,0 +1,305 @@
+//! From one profile to another: open what is new, wait until the new way is ready, send new
+//! sessions there, then close what is no longer used.
+//!
+//! ```text
+//! begin ─► waiting ─► commit        the new way is ready
+//!                └──► roll back     not ready in time: what was opened is closed, nothing changed
+//! ```
+//!
+//! The first start is a switch from nothing, and does not wait.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Engine,
+    handle::Answer,
+    ports::{self, Ports},
+    service::{Service, Services, Settings},
+    ways::{DmzSide, InternalSide},
+};
+use crate::{
+    connect::Connector,
+    net::listen::BindError,
+    profile::{Mode, Profile, Role, ServiceName},
+    source::{Chosen, Loaded},
+    telemetry::snapshot::GatewayPhase,
+};
+
+/// The new way has this long to become ready; the other half has to follow within it.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Ready links of the old way can still be taken for so long: the other half may learn a moment
+/// later that new sessions go the new way.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A switch that has begun.
+pub struct Switching {
+    chosen: Chosen,
+    loaded: Loaded,
+    ports: Ports,
+    /// The new sides; `None` where the one that runs goes on, or where the profile has none.
+    dmz: Option<DmzSide>,
+    internal: Option<InternalSide>,
+    deadline: Instant,
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// What outlives a switch for a while.
+#[derive(Default)]
+pub struct Leaving {
+    dmz: Vec<(DmzSide, Instant)>,
+    internal: Vec<(InternalSide, Instant)>,
+    services: Vec<(std::sync::Arc<Service>, Instant)>,
+}
+
+impl Engine {
+    /// Binds and starts what the new profile needs and the running one lacks.
+    pub(super) fn begin(&self, chosen: Chosen, loaded: Loaded) -> Result<Switching, BindError> {
+        let profile = &loaded.profile;
+        let dmz_goes_on = |half| self.dmz.as_ref().is_some_and(|side: &DmzSide| side.serves(half));
+        let internal_goes_on =
+            |half| self.internal.as_ref().is_some_and(|side: &InternalSide| side.serves(half));
+        let new_dmz = profile.dmz.as_ref().filter(|half| !dmz_goes_on(half));
+        let new_internal = profile.internal.as_ref().filter(|half| !internal_goes_on(half));
+        // Everything is bound before anything runs.
+        let ports = ports::bind_missing(profile.dmz.as_ref(), &self.ports)?;
+        let mut dmz = new_dmz.map(|half| DmzSide::prepare(half, loaded.dmz.clone())).transpose()?;
+        let mut internal =
+            new_internal.map(|half| InternalSide::prepare(half, loaded.internal.clone())).transpose()?;
+        if let (Some(side), Some(half)) = (&mut dmz, new_dmz) {
+            side.start(half, &self.common);
+        }
+        if let (Some(side), Some(half)) = (&mut internal, new_internal) {
+            side.start(half, &self.common);
+        }
+        let deadline = Instant::now() + READY_WITHIN;
+        Ok(Switching { chosen, loaded, ports, dmz, internal, deadline, answer: None })
+    }
+
+    /// Begins a switch that an operator asked for; it is answered when it has ended.
+    pub(super) fn switch(&mut self, chosen: Chosen, by: &str, answer: oneshot::Sender<Answer>) {
+        let refuse = |why: String| Answer::Refused(format!("{why}; the gateway goes on as before"));
+        let begun = match self.source.load(&chosen, None) {
+            Ok(loaded) => self.begin(chosen, loaded).map_err(|error| error.to_string()),
+            Err(problems) => Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+        };
+        match begun {
+            Ok(switching) => {
+                let name = &switching.loaded.profile.name;
+                self.common.notices.info(format!("switch to `{name}` begun, asked by {by}"));
+                self.switching = Some(Switching { answer: Some(answer), ..switching });
+                self.advance_switch();
+            }
+            Err(why) => {
+                self.common.notices.warn(format!("switch asked by {by} refused: {why}"));
+                // An asker that has left needs no answer.
+                let _ = answer.send(refuse(why));
+            }
+        }
+    }
+
+    /// Commits a switch that is ready, rolls back one that is late.
+    pub(super) fn advance_switch(&mut self) {
+        let Some(switching) = self.switching.take() else { return };
+        let Some(missing) = switching.missing() else { return self.commit(switching) };
+        if Instant::now() < switching.deadline {
+            self.switching = Some(switching);
+        } else if switching.suffices() {
+            self.common.notices.warn(format!("switch goes on though not all is ready: {missing}"));
+            self.commit(switching);
+        } else {
+            self.roll_back(switching, &format!("not ready within {}s: {missing}", READY_WITHIN.as_secs()));
+        }
+    }
+
+    /// Closes what a switch has opened; the gateway goes on as before.
+    pub(super) fn roll_back(&mut self, switching: Switching, why: &str) {
+        if let Some(side) = &switching.dmz {
+            side.retire();
+        }
+        if let Some(side) = &switching.internal {
+            side.retire();
+        }
+        let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
+        self.common.notices.warn(&line);
+        if let Some(answer) = switching.answer {
+            let _ = answer.send(Answer::Refused(format!("{line}; the gateway goes on as before")));
+        }
+    }
+
+    /// Sends new sessions the new way, and lets go of the old one.
+    pub(super) fn commit(&mut self, switching: Switching) {
+        let Switching { chosen, loaded, ports: new_ports, dmz, internal, answer, .. } = switching;
+        let Loaded { profile, dmz: dmz_identity, internal: internal_identity } = loaded;
+        self.install_dmz(dmz, &profile, dmz_identity);
+        self.install_internal(internal, &profile, internal_identity);
+        self.install_services(&profile);
+        ports::replace(&mut self.ports, new_ports, profile.dmz.as_ref(), &self.common);
+        self.phase = GatewayPhase::Running;
+        let line = format!("profile `{}` is in force, mode {}", profile.name, mode_word(profile.mode));
+        self.common.notices.info(&line);
+        self.profile = profile;
+        self.chosen = chosen;
+        if let Some(answer) = answer {
+            let _ = answer.send(Answer::Done(line));
+        }
+    }
+
+    fn install_dmz(
+        &mut self,
+        new: Option<DmzSide>,
+        profile: &Profile,
+        identity: Option<crate::net::tls::Identity>,
+    ) {
+        match (new, &profile.dmz) {
+            (None, Some(half)) => {
+                if let Some(side) = &mut self.dmz {
+                    side.update(half, identity, &self.common);
+                }
+            }
+            (new, _) => {
+                if let Some(side) = &new {
+                    side.calm();
+                }
+                let old = std::mem::replace(&mut self.dmz, new);
+                self.leaving.dmz.extend(old.map(|side| {
+                    side.close_port();
+                    (side, Instant::now() + LINGER)
+                }));
+            }
+        }
+    }
+
+    fn install_internal(
+        &mut self,
+        new: Option<InternalSide>,
+        profile: &Profile,
+        identity: Option<crate::net::tls::Identity>,
+    ) {
+        if new.is_some() || profile.internal.is_none() {
+            let old = std::mem::replace(&mut self.internal, new);
+            self.leaving.internal.extend(old.map(|side| {
+                side.close_port();
+                (side, Instant::now() + LINGER)
+            }));
+        }
+        if let (Some(side), Some(half)) = (&mut self.internal, &profile.internal) {
+            side.update(half, identity, &self.common);
+        }
+    }
+
+    fn install_services(&mut self, profile: &Profile) {
+        let before = self.common.sessions.services.load_full();
+        let services: Services = self
+            .wanted_services(profile)
+            .map(|((role, name), settings, connector)| {
+                let service = match before.get(&(role, name.clone())) {
+                    Some(service) => {
+                        service.settings.store(settings.into());
+                        if !service.connector.load().is_same_as(&connector) {
+                            service.connector.store(connector.into());
+                        }
+                        service.set_draining(false);
+                        service.clone()
+                    }
+                    None => Service::new(name.clone(), settings, connector, self.cut.child_token()),
+                };
+                ((role, name), service)
+            })
+            .collect();
+        let deadline = Instant::now() + profile.drain;
+        let removed = before.iter().filter(|(key, _)| !services.contains_key(*key));
+        self.leaving.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
+        self.common.sessions.services.store(services.into());
+    }
+
+    fn wanted_services<'a>(
+        &'a self,
+        profile: &'a Profile,
+    ) -> impl Iterator<Item = ((Role, ServiceName), Settings, Connector)> + 'a {
+        let of_dmz = profile.dmz.iter().flat_map(|half| &half.services).filter_map(|service| {
+            let connector = self.dmz.as_ref()?.connector(&service.name)?;
+            let settings =
+                Settings { sessions: service.sessions, idle: service.idle, peers: service.peers.clone() };
+            Some(((Role::Dmz, service.name.clone()), settings, connector))
+        });
+        let of_internal = profile.internal.iter().flat_map(|half| {
+            half.services.iter().map(|service| {
+                // The half's `maximum` of links bounds its sessions.
+                let settings = Settings { sessions: half.maximum, idle: None, peers: service.peers.clone() };
+                let connector = Connector::Direct(service.connect.clone());
+                ((Role::Internal, service.name.clone()), settings, connector)
+            })
+        });
+        of_dmz.chain(of_internal)
+    }
+
+    /// Lets go of what has outlived its switch long enough.
+    pub(super) fn let_go(&mut self) {
+        let now = Instant::now();
+        let leaving = std::mem::take(&mut self.leaving);
+        for (side, at) in leaving.dmz {
+            match at <= now {
+                true => side.retire(),
+                false => self.leaving.dmz.push((side, at)),
+            }
+        }
+        for (side, at) in leaving.internal {
+            match at <= now {
+                true => side.retire(),
+                false => self.leaving.internal.push((side, at)),
+            }
+        }
+        for (service, at) in leaving.services {
+            match service.open_sessions() {
+                0 => {}
+                _ if at > now => self.leaving.services.push((service, at)),
+                open => {
+                    let line =
+                        format!("{}: {open} sessions cut, the profile has no such service", service.name);
+                    self.common.notices.warn(line);
+                    service.cut.cancel();
+                }
+            }
+        }
+    }
+}
+
+impl Leaving {
+    /// Everything at once, on a stop.
+    pub fn retire(&mut self) {
+        self.dmz.drain(..).for_each(|(side, _)| side.retire());
+        self.internal.drain(..).for_each(|(side, _)| side.retire());
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.dmz.is_empty() && self.internal.is_empty() && self.services.is_empty()
+    }
+}
+
+impl Switching {
+    fn missing(&self) -> Option<String> {
+        let dmz = self.dmz.as_ref().and_then(DmzSide::missing);
+        dmz.or_else(|| self.internal.as_ref().and_then(InternalSide::missing))
+    }
+
+    /// Link ports of the new way; both ways serve while a switch waits.
+    pub fn listening(&self) -> impl Iterator<Item = String> {
+        let dmz = self.dmz.as_ref().and_then(DmzSide::listening);
+        dmz.into_iter().chain(self.internal.as_ref().and_then(InternalSide::listening))
+    }
+
+    fn suffices(&self) -> bool {
+        self.dmz.as_ref().is_none_or(DmzSide::suffices)
+            && self.internal.as_ref().is_none_or(InternalSide::suffices)
+    }
+}
+
+pub fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Direct => "direct",
+        Mode::Forward => "forward",
+        Mode::Reverse => "reverse",
+    }
+}

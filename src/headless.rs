@@ -1,0 +1,34 @@
+//! The front end without a screen: the log, and a summary line from time to time.
+
+use std::time::Duration;
+
+use crate::gateway::handle::Handle;
+
+const SUMMARY: Duration = Duration::from_secs(60);
+
+/// Logs a summary until the gateway ends.
+pub async fn summarise(handle: Handle) {
+    let mut last = None;
+    loop {
+        tokio::time::sleep(SUMMARY).await;
+        let snapshot = handle.latest();
+        let ready: usize = snapshot.pools.iter().map(|pool| pool.ready).sum();
+        let target: usize = snapshot.pools.iter().map(|pool| pool.target).sum();
+        let facts = (snapshot.totals, ready, target);
+        // A gateway where nothing happens says nothing.
+        if last == Some(facts) {
+            continue;
+        }
+        last = Some(facts);
+        tracing::info!(
+            open = snapshot.totals.sessions_open,
+            sessions = snapshot.totals.sessions,
+            refused = snapshot.totals.refused,
+            up = snapshot.totals.bytes_up,
+            down = snapshot.totals.bytes_down,
+            ready,
+            target,
+            "summary"
+        );
+    }
+}

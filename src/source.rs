@@ -1,0 +1,114 @@
+//! Where profiles come from: the folders they are looked up in, the built-in one, the certificates
+//! they name.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    certs::Authority,
+    net::tls::Identity,
+    profile::{
+        self, Choice, DemoTls, DmzWay, InternalWay, LinkTls, Material, Mode, Place, Problem, Profile, Role,
+    },
+};
+
+/// A profile that an operator has chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chosen {
+    Demo,
+    File(PathBuf),
+}
+
+/// Reads profiles for one gateway.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub folders: Vec<PathBuf>,
+    /// Run only this half of a profile that has both.
+    pub role: Option<Role>,
+}
+
+/// A profile with the certificates of its links, all checked.
+#[derive(Debug)]
+pub struct Loaded {
+    pub profile: Profile,
+    pub dmz: Option<Identity>,
+    pub internal: Option<Identity>,
+}
+
+impl Source {
+    /// A plain name is looked up in the folders; `demo` is built in unless a folder has one.
+    pub fn choose(&self, name_or_file: &str) -> Result<Chosen, Vec<Problem>> {
+        match profile::find(name_or_file, &self.folders) {
+            Ok(file) => Ok(Chosen::File(file)),
+            Err(_) if name_or_file == "demo" => Ok(Chosen::Demo),
+            Err(problem) => Err(vec![problem]),
+        }
+    }
+
+    /// Reads and checks a profile and the certificates it names.
+    pub fn load(&self, chosen: &Chosen, mode: Option<Mode>) -> Result<Loaded, Vec<Problem>> {
+        let choice = Choice { mode, role: self.role };
+        let profile = match chosen {
+            Chosen::File(file) => profile::load(file, &choice)?,
+            Chosen::Demo => profile::builtin_demo(&choice, &demo_tls()?)?,
+        };
+        let dmz = identity(profile.dmz.as_ref().and_then(|half| match &half.way {
+            DmzWay::Direct(_) => None,
+            DmzWay::Forward { tls, .. } | DmzWay::Reverse { tls, .. } => tls.as_ref(),
+        }));
+        let internal = identity(profile.internal.as_ref().and_then(|half| match &half.way {
+            InternalWay::Forward { tls, .. } | InternalWay::Reverse { tls, .. } => tls.as_ref(),
+        }));
+        match (dmz, internal) {
+            (Ok(dmz), Ok(internal)) => Ok(Loaded { profile, dmz, internal }),
+            (dmz, internal) => Err([dmz.err(), internal.err()].into_iter().flatten().flatten().collect()),
+        }
+    }
+
+    /// The profiles in the folders, the first of a name winning.
+    pub fn list(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = Vec::new();
+        for file in self.folders.iter().flat_map(|folder| profile::list(folder)) {
+            if !found.iter().any(|other| other.file_name() == file.file_name()) {
+                found.push(file);
+            }
+        }
+        found
+    }
+}
+
+impl Chosen {
+    /// The file, where there is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Demo => None,
+            Self::File(file) => Some(file),
+        }
+    }
+}
+
+fn identity(tls: Option<&LinkTls>) -> Result<Option<Identity>, Vec<Problem>> {
+    tls.map(Identity::load).transpose()
+}
+
+/// Certificates for the demo's two halves, in memory only.
+fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
+    let make = || -> Result<DemoTls, rcgen::Error> {
+        let authority = Authority::create()?;
+        let half = |name: &str, peer: &str| {
+            let pair = authority.issue(name)?;
+            let memory = |text: &str| Material::Memory(text.into());
+            Ok::<_, rcgen::Error>(LinkTls {
+                certificate: memory(&pair.certificate),
+                key: memory(&pair.key),
+                ca: memory(&authority.pair.certificate),
+                peers: vec![peer.into()],
+            })
+        };
+        Ok(DemoTls { dmz: half("dmz", "internal")?, internal: half("internal", "dmz")? })
+    };
+    make().map_err(|error| {
+        let place = Place { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
+        let what = format!("the demo's certificates can not be made: {error}");
+        vec![Problem { place, what, advice: "please report this".into() }]
+    })
+}

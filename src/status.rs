@@ -1,0 +1,116 @@
+//! `status` as text: the facts of a snapshot in lines, for eyes and screen readers.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::telemetry::{
+    snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
+    text,
+};
+
+/// Sessions printed; `--json` prints them all.
+const SESSIONS_MAX: usize = 50;
+/// Longest foreign text in a line.
+const FIELD_CHARS_MAX: usize = 120;
+
+pub fn text(snapshot: &Snapshot) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    let _ = write_all(&mut out, snapshot);
+    out.trim_end().to_owned()
+}
+
+fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
+    let totals = &snapshot.totals;
+    writeln!(
+        out,
+        "profile {}  mode {}  phase {}  up {:.0}s  version {}",
+        snapshot.profile,
+        word(&snapshot.mode),
+        word(&snapshot.phase),
+        snapshot.uptime_seconds,
+        snapshot.version
+    )?;
+    writeln!(
+        out,
+        "sessions {} open, {} in all, {} refused  bytes {} up, {} down  descriptors {} of {}",
+        totals.sessions_open,
+        totals.sessions,
+        totals.refused,
+        totals.bytes_up,
+        totals.bytes_down,
+        snapshot.descriptors.used,
+        snapshot.descriptors.limit
+    )?;
+    for address in &snapshot.listening {
+        writeln!(out, "links come in at {address}")?;
+    }
+    snapshot.services.iter().try_for_each(|row| service(out, row))?;
+    snapshot.pools.iter().try_for_each(|row| pool(out, row))?;
+    snapshot.sessions.iter().take(SESSIONS_MAX).try_for_each(|row| session(out, row))?;
+    let more = snapshot.sessions.len().saturating_sub(SESSIONS_MAX) + snapshot.sessions_left_out;
+    if more > 0 {
+        writeln!(out, "and {more} more sessions")?;
+    }
+    Ok(())
+}
+
+fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
+    let from = if row.accept.is_empty() { "links".into() } else { row.accept.join(", ") };
+    let to = row.connect.as_deref().unwrap_or("a link");
+    writeln!(
+        out,
+        "service {} ({}, {})  {from} -> {to}  {} open, {} in all, {} refused",
+        row.name,
+        word(&row.role),
+        word(&row.phase),
+        row.totals.sessions_open,
+        row.totals.sessions,
+        row.totals.refused
+    )
+}
+
+fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
+    write!(
+        out,
+        "pool {} ({})  peer {}  {}  {}  ready {}/{}  carrying {}  dialling {}  waiting {}  misses {}  failures {}",
+        row.service,
+        word(&row.role),
+        row.peer.as_deref().unwrap_or("-"),
+        row.address.as_deref().unwrap_or("-"),
+        word(&row.state),
+        row.ready,
+        row.target,
+        row.carrying,
+        row.dialling,
+        row.waiting,
+        row.misses,
+        row.failures
+    )?;
+    match &row.last_error {
+        Some(error) => writeln!(out, "  last error: {}", text::clean(error, FIELD_CHARS_MAX)),
+        None => writeln!(out),
+    }
+}
+
+fn session(out: &mut String, row: &SessionRow) -> std::fmt::Result {
+    writeln!(
+        out,
+        "session {} ({})  {}  client {}  peer {}  {}  age {:.0}s  {} up, {} down",
+        row.id,
+        word(&row.role),
+        row.service,
+        row.client,
+        row.peer.as_deref().unwrap_or("-"),
+        word(&row.phase),
+        row.age_seconds,
+        row.bytes_up,
+        row.bytes_down
+    )
+}
+
+/// An enum's word, the same as in JSON.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
+}
