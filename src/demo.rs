@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{gateway::handle::Handle, tasks::Tasks};
+use crate::{gateway::handle::Handle, tasks::Tasks, telemetry::snapshot::GatewayPhase};
 
 /// Clients at once.
 const CLIENTS: usize = 4;
@@ -24,7 +24,7 @@ pub fn start_clients(handle: &Handle, tasks: &Tasks) {
         tasks.spawn("sample client", async move {
             while let Some(address) = echo_address(&handle) {
                 // A lost session is shown by the gateway; the client only comes again.
-                let _ = talk(&address).await;
+                let _ = talk(&address, &handle).await;
                 sleep(Duration::from_millis(fastrand::u64(500..3000))).await;
             }
         });
@@ -33,15 +33,20 @@ pub fn start_clients(handle: &Handle, tasks: &Tasks) {
 
 fn echo_address(handle: &Handle) -> Option<String> {
     let snapshot = handle.latest();
-    let service =
-        snapshot.services.iter().find(|service| service.name == "echo" && snapshot.profile == "demo")?;
+    if snapshot.profile != "demo" || snapshot.phase != GatewayPhase::Running {
+        return None;
+    }
+    let service = snapshot.services.iter().find(|service| service.name == "echo")?;
     Some(service.accept.first()?.trim_start_matches("tcp://").to_owned())
 }
 
-async fn talk(address: &str) -> std::io::Result<()> {
+async fn talk(address: &str, handle: &Handle) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
     let mut message = vec![b'.'; MESSAGE_BYTES_MAX];
     for _ in 0..fastrand::usize(20..200) {
+        if echo_address(handle).is_none() {
+            break;
+        }
         let part = &mut message[..fastrand::usize(1..=MESSAGE_BYTES_MAX)];
         stream.write_all(part).await?;
         timeout(ANSWER, stream.read_exact(part)).await??;

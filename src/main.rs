@@ -10,8 +10,6 @@ use portcullis::{
 };
 
 fn main() -> ExitCode {
-    // Sockets and files of ours are nobody else's business.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

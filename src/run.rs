@@ -38,6 +38,8 @@ pub fn run(cli: &Cli, runtime: &Runtime, terminal: bool) -> anyhow::Result<ExitC
     let _log = log::init(cli.log_format);
     let limit = raise_descriptors();
     let _inside = runtime.enter();
+    // The admin socket and its folder are nobody else's business from the moment they exist.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // The admin socket first: where it answers, this gateway runs already.
     let admin = match cli.admin.as_deref() {
         Some(path) if path == Path::new("none") => None,

@@ -213,6 +213,7 @@ impl Keeper {
         let since = Instant::now();
         self.stands(&peer);
         let announced = tokio::select! {
+            biased;
             () = self.retired.cancelled() => return greet::bid_farewell(stream).await,
             first = socks5::await_announcement(&mut stream) => first,
         };

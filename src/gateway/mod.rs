@@ -232,10 +232,11 @@ impl Engine {
         for service in self.common.sessions.services.load().values() {
             service.set_draining(true);
         }
-        if let Some(side) = &self.dmz {
+        // The dialling half first: in a pair it would take the other's farewell for a loss.
+        if let Some(side) = &self.internal {
             side.retire();
         }
-        if let Some(side) = &self.internal {
+        if let Some(side) = &self.dmz {
             side.retire();
         }
         let open = self.common.sessions.registry.open_count();
