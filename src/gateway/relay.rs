@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
     net::{stream::Stream, tcp},
@@ -68,9 +71,8 @@ pub async fn relay(
 ) -> Relayed {
     let mut up = Direction::default();
     let mut down = Direction::default();
-    let mut progress = Progress { bytes: meter.bytes(), still: Duration::ZERO };
-    let pause = idle.map_or(LOOK, |idle| LOOK.min(idle / 4));
-    let look = tokio::time::sleep(pause);
+    let mut watch = Watch::new(meter.bytes(), idle);
+    let look = tokio::time::sleep(watch.pause());
     tokio::pin!(look);
     poll_fn(move |cx| {
         if let Poll::Ready(Err((side, error))) = up.poll(cx, near, far, |bytes| meter.add_up(bytes)) {
@@ -84,16 +86,22 @@ pub async fn relay(
             (Step::Ended, _) | (_, Step::Ended) => meter.enter(SessionPhase::Draining),
             _ => {}
         }
-        while look.as_mut().poll(cx).is_ready() {
-            for (side, stream, is_link) in [(Side::Near, &*near, links.near), (Side::Far, &*far, links.far)] {
+        let held = up.holds() || down.holds();
+        if watch.wakes(meter.bytes(), held) {
+            look.as_mut().reset(Instant::now() + watch.pause());
+        }
+        while watch.awake && look.as_mut().poll(cx).is_ready() {
+            let sides = [(Side::Near, &*near, links.near), (Side::Far, &*far, links.far)];
+            for (side, stream, is_link) in sides {
                 if let Some(error) = trouble(stream, is_link) {
                     return Poll::Ready(Relayed::Failed(side, error));
                 }
             }
-            if progress.stood_still(meter.bytes(), pause) >= idle.unwrap_or(Duration::MAX) {
+            let owed = held || sides.iter().any(|(_, stream, is_link)| *is_link && owes(stream));
+            if watch.look(meter.bytes(), owed) {
                 return Poll::Ready(Relayed::Idle);
             }
-            look.as_mut().reset(tokio::time::Instant::now() + pause);
+            look.as_mut().reset(Instant::now() + watch.pause());
         }
         Poll::Pending
     })
@@ -120,16 +128,54 @@ fn trouble(stream: &Stream, is_link: bool) -> Option<io::Error> {
     silent.then(|| io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more"))
 }
 
-struct Progress {
-    bytes: u64,
-    still: Duration,
+/// Whether a link has bytes on the way that its other end has not acknowledged.
+fn owes(link: &Stream) -> bool {
+    link.tcp().is_some_and(tcp::awaits_acknowledgement)
 }
 
-impl Progress {
-    fn stood_still(&mut self, bytes: u64, pause: Duration) -> Duration {
-        self.still = if self.bytes == bytes { self.still + pause } else { Duration::ZERO };
-        self.bytes = bytes;
-        self.still
+/// When to look at a session's sockets. While nothing moves and nothing is on the way there is
+/// nothing to see that the kernel's keep-alive does not report, so an idle session sleeps.
+struct Watch {
+    idle: Option<Duration>,
+    bytes: u64,
+    /// Since when no byte has moved.
+    still_since: Instant,
+    busy: bool,
+    awake: bool,
+}
+
+impl Watch {
+    fn new(bytes: u64, idle: Option<Duration>) -> Self {
+        Self { idle, bytes, still_since: Instant::now(), busy: true, awake: true }
+    }
+
+    /// How long until the next look.
+    fn pause(&self) -> Duration {
+        match self.idle.map(|idle| (idle / 4).max(Duration::from_millis(1))) {
+            Some(pause) if self.busy => pause.min(LOOK),
+            Some(pause) => pause,
+            None => LOOK,
+        }
+    }
+
+    /// Whether a sleeping watch has reason to wake.
+    fn wakes(&mut self, bytes: u64, held: bool) -> bool {
+        let wakes = !(self.busy && self.awake) && (held || bytes != self.bytes);
+        self.busy |= wakes;
+        self.awake |= wakes;
+        wakes
+    }
+
+    /// Notes what a look has seen; true when nothing has moved for the service's `idle`.
+    fn look(&mut self, bytes: u64, owed: bool) -> bool {
+        let moved = self.bytes != bytes;
+        if moved {
+            self.bytes = bytes;
+            self.still_since = Instant::now();
+        }
+        self.busy = moved || owed;
+        self.awake = self.busy || self.idle.is_some();
+        self.idle.is_some_and(|idle| self.still_since.elapsed() >= idle)
     }
 }
 
@@ -156,6 +202,11 @@ struct Direction {
 type Failure = (Side, io::Error);
 
 impl Direction {
+    /// Whether bytes wait here for their receiver.
+    fn holds(&self) -> bool {
+        !self.kept.is_empty() || self.unflushed
+    }
+
     /// Moves what can be moved. `Near` in a failure is the sender, `Far` the receiver.
     fn poll(
         &mut self,

@@ -68,6 +68,11 @@ pub fn is_silent(stream: &TcpStream) -> bool {
     unanswered >= QUESTIONS_MIN && info.tcpi_last_ack_recv >= SILENT_MS_MAX
 }
 
+/// Whether something was sent, or waits to be sent, that the other end has not acknowledged.
+pub fn awaits_acknowledgement(stream: &TcpStream) -> bool {
+    sys::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0)
+}
+
 fn prepare(stream: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -1,0 +1,351 @@
+//! `cargo bench`: a pair of gateways against a direct connection, in one run, as a printed table.
+//!
+//! Both halves are processes of their own, joined by reverse links over mutual TLS; client and
+//! backend are processes too, everything on loopback. Each figure is taken in turn with
+//! the direct one, several times, and the median is printed: only ratios mean something on a
+//! machine that does other work too. `PORTCULLIS_BENCH_ROUNDS` sets the repetitions.
+#![expect(clippy::unwrap_used, reason = "a bench that can not go on stops")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Argument that makes this program the backend.
+const AS_BACKEND: &str = "--as-backend";
+const SETUPS: usize = 400;
+const CONCURRENT: usize = 64;
+const CONCURRENT_SETUPS: usize = 3200;
+const BULK_BYTES: u64 = 512 << 20;
+const ROUND_TRIPS: usize = 4000;
+const IDLE_SESSIONS: usize = 1000;
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+fn main() {
+    if std::env::args().any(|argument| argument == AS_BACKEND) {
+        return run_backend();
+    }
+    let rounds =
+        std::env::var("PORTCULLIS_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let process = start_backend();
+    let backend = process.address;
+    let pair = Pair::start(backend);
+    println!(
+        "portcullis {}: reverse links over mutual TLS, against a direct connection",
+        env!("CARGO_PKG_VERSION")
+    );
+    println!("{rounds} rounds, medians; {} cores\n", thread::available_parallelism().unwrap());
+    println!("| figure | direct | through both gateways | ratio |");
+    println!("|---|---|---|---|");
+    let targets = [backend, pair.address];
+    let row = |name: &str, unit: &str, measure: &mut dyn FnMut(SocketAddr) -> f64| {
+        let [direct, through] = in_turn(rounds, targets, measure);
+        println!("| {name} | {direct:.1} {unit} | {through:.1} {unit} | {:.2} |", through / direct);
+    };
+    row("session set-up, one at a time", "us", &mut |to| set_up(to, SETUPS) * 1e6);
+    row("session set-up, 64 at once", "sessions/s", &mut set_up_at_once);
+    row("64-byte round trip", "us", &mut |to| round_trip(to) * 1e6);
+    for streams in [1, 16] {
+        for (name, operation) in [("up", b'U'), ("down", b'D')] {
+            let mut cpu = Vec::new();
+            let label = format!("bulk {name}, {streams} stream{}", if streams == 1 { "" } else { "s" });
+            row(&label, "MiB/s", &mut |to| {
+                let before = pair.cpu_seconds();
+                let rate = bulk(to, operation, streams);
+                if to == pair.address {
+                    cpu.push((pair.cpu_seconds() - before) / (BULK_BYTES as f64 / (1u64 << 30) as f64));
+                }
+                rate
+            });
+            println!("| CPU of both gateways, {label} | | {:.2} s/GiB | |", median(&mut cpu));
+        }
+    }
+    let fresh = Pair::start(backend);
+    set_up(fresh.address, 200);
+    println!("| memory of an idle session, both gateways | | {:.1} KiB | |", idle_memory(&fresh));
+}
+
+/// Measures each target once a round, so that a slow minute hits both.
+fn in_turn(rounds: usize, targets: [SocketAddr; 2], measure: &mut dyn FnMut(SocketAddr) -> f64) -> [f64; 2] {
+    let mut seen = [Vec::new(), Vec::new()];
+    for round in 0..rounds {
+        for step in 0..2 {
+            let which = (round + step) % 2;
+            seen[which].push(measure(targets[which]));
+        }
+    }
+    seen.map(|mut values| median(&mut values))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Seconds until the first byte has come back, on a new connection each time.
+fn set_up(to: SocketAddr, count: usize) -> f64 {
+    let mut took: Vec<f64> = (0..count).map(|_| one_set_up(to)).collect();
+    median(&mut took)
+}
+
+fn one_set_up(to: SocketAddr) -> f64 {
+    let began = Instant::now();
+    let mut stream = connect(to);
+    stream.write_all(b"Ex").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    let took = began.elapsed().as_secs_f64();
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    took
+}
+
+/// Sessions a second with 64 under way.
+fn set_up_at_once(to: SocketAddr) -> f64 {
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..CONCURRENT {
+            scope.spawn(|| (0..CONCURRENT_SETUPS / CONCURRENT).for_each(|_| drop(one_set_up(to))));
+        }
+    });
+    CONCURRENT_SETUPS as f64 / began.elapsed().as_secs_f64()
+}
+
+fn round_trip(to: SocketAddr) -> f64 {
+    let mut stream = connect(to);
+    stream.write_all(b"E").unwrap();
+    let mut message = [b'm'; 64];
+    let mut took: Vec<f64> = (0..ROUND_TRIPS)
+        .map(|_| {
+            let began = Instant::now();
+            stream.write_all(&message).unwrap();
+            stream.read_exact(&mut message).unwrap();
+            began.elapsed().as_secs_f64()
+        })
+        .collect();
+    median(&mut took)
+}
+
+/// MiB a second, all streams together.
+fn bulk(to: SocketAddr, operation: u8, streams: u64) -> f64 {
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..streams {
+            scope.spawn(|| one_bulk(to, operation, BULK_BYTES / streams));
+        }
+    });
+    (BULK_BYTES >> 20) as f64 / began.elapsed().as_secs_f64()
+}
+
+fn one_bulk(to: SocketAddr, operation: u8, bytes: u64) {
+    let mut stream = connect(to);
+    stream.write_all(&[operation]).unwrap();
+    stream.write_all(&bytes.to_be_bytes()).unwrap();
+    let mut chunk = vec![0; 256 * 1024];
+    let mut left = bytes;
+    match operation {
+        b'U' => {
+            while left > 0 {
+                let part = left.min(chunk.len() as u64);
+                stream.write_all(&chunk[..part as usize]).unwrap();
+                left -= part;
+            }
+            stream.read_exact(&mut [0]).unwrap();
+        }
+        _ => {
+            while left > 0 {
+                let count = stream.read(&mut chunk).unwrap();
+                assert!(count > 0, "the stream ended {left} bytes early");
+                left -= count as u64;
+            }
+        }
+    }
+}
+
+/// KiB of resident memory a session, once each has carried a byte.
+fn idle_memory(pair: &Pair) -> f64 {
+    let before = pair.resident_kib();
+    let sessions: Vec<_> = (0..IDLE_SESSIONS)
+        .map(|_| {
+            let mut stream = connect(pair.address);
+            stream.write_all(b"Ex").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            stream
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(1));
+    (pair.resident_kib() - before) / sessions.len() as f64
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+}
+
+/// The backend is a process of its own too: threads that share one would wake each other faster.
+fn start_backend() -> Backend {
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .arg(AS_BACKEND)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    Backend { address: line.trim().parse().unwrap(), process }
+}
+
+struct Backend {
+    address: SocketAddr,
+    process: Child,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// `E`: answers what it is sent. `U` and a length: takes so many bytes, then answers one. `D` and
+/// a length: sends so many.
+fn run_backend() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    for stream in listener.incoming().flatten() {
+        thread::Builder::new().stack_size(512 * 1024).spawn(move || serve(stream)).unwrap();
+    }
+}
+
+fn serve(mut stream: TcpStream) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut operation = [0];
+    stream.read_exact(&mut operation).ok()?;
+    if operation == *b"E" {
+        let mut chunk = [0; 4096];
+        loop {
+            let count = stream.read(&mut chunk).ok().filter(|count| *count > 0)?;
+            stream.write_all(&chunk[..count]).ok()?;
+        }
+    }
+    let mut length = [0; 8];
+    stream.read_exact(&mut length).ok()?;
+    let mut left = u64::from_be_bytes(length);
+    let mut chunk = vec![0; 256 * 1024];
+    while left > 0 {
+        let part = left.min(chunk.len() as u64) as usize;
+        left -= match operation {
+            [b'U'] => stream.read(&mut chunk).ok().filter(|count| *count > 0)?,
+            _ => stream.write(&chunk[..part]).ok()?,
+        } as u64;
+    }
+    if operation == *b"U" { stream.write_all(b".").ok() } else { Some(()) }
+}
+
+/// Two gateways, each a process of its own.
+struct Pair {
+    address: SocketAddr,
+    halves: Vec<Child>,
+    _folder: tempfile::TempDir,
+}
+
+impl Pair {
+    fn start(backend: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        portcullis::certs::write(folder.path(), &[("dmz", "dmz"), ("internal", "internal")]).unwrap();
+        let tls = |half: &str, peer: &str| {
+            format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
+        };
+        let dmz = format!(
+            "mode: reverse\ndmz:\n  link:\n    listen: socks+tls://127.0.0.1:0\n    {}\n    prepared: 64\n  services:\n    bench: {{ accept: [\"tcp://127.0.0.1:0\"], sessions: 20000 }}\n",
+            tls("dmz", "internal")
+        );
+        let mut halves = vec![start_half(folder.path(), "dmz", &dmz)];
+        let status = wait_for(folder.path(), "dmz", |status| status["phase"] == "running");
+        let link = status["listening"][0].as_str().unwrap().to_owned();
+        let accept =
+            status["services"][0]["accept"][0].as_str().unwrap().trim_start_matches("tcp://").to_owned();
+        let internal = format!(
+            "mode: reverse\ninternal:\n  link:\n    connect: {link}\n    {}\n    prepared: 64\n    maximum: 20000\n  services:\n    bench: {{ connect: \"tcp://{backend}\" }}\n",
+            tls("internal", "dmz")
+        );
+        halves.push(start_half(folder.path(), "internal", &internal));
+        wait_for(folder.path(), "internal", |status| status["pools"][0]["state"] == "healthy");
+        Self { address: accept.parse().unwrap(), halves, _folder: folder }
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        let ticks = |child: &Child| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+            let fields: Vec<u64> = stat
+                .rsplit(')')
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .skip(11)
+                .take(2)
+                .flat_map(str::parse)
+                .collect();
+            fields.iter().sum::<u64>()
+        };
+        self.halves.iter().map(ticks).sum::<u64>() as f64 / 100.0
+    }
+
+    fn resident_kib(&self) -> f64 {
+        let resident = |child: &Child| {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
+        };
+        self.halves.iter().map(resident).sum()
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for half in &mut self.halves {
+            // Gone already is as good.
+            let _ = half.kill();
+            let _ = half.wait();
+        }
+    }
+}
+
+fn start_half(folder: &Path, half: &str, profile: &str) -> Child {
+    let file = folder.join(format!("{half}.yaml"));
+    fs::write(&file, profile).unwrap();
+    let admin = folder.join(format!("{half}.sock"));
+    let log = fs::File::create(folder.join(format!("{half}.log"))).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .arg("--no-ui")
+        .args([Path::new("--profile"), &file, Path::new("--admin"), &admin])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+fn wait_for(folder: &Path, half: &str, ready: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    let began = Instant::now();
+    loop {
+        let answered = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["status", "--json", "--admin"])
+            .arg(folder.join(format!("{half}.sock")))
+            .output()
+            .unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&answered.stdout).unwrap_or_default();
+        if ready(&status) {
+            return status;
+        }
+        assert!(began.elapsed() < READY_WITHIN, "the {half} half is not ready: {status}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
