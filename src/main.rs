@@ -1,6 +1,6 @@
 //! Process entry: command line, profile, runtime, front end, exit code.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use portcullis::{
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Some(action) => runtime.block_on(commands::run(&cli, action)),
-        None => run::run(&cli, &runtime, std::io::stdin().is_terminal() && std::io::stdout().is_terminal()),
+        None => run::run(&cli, &runtime),
     };
     // What still blocks a thread (a name being resolved) must not hold the exit up.
     runtime.shutdown_background();

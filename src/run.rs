@@ -1,11 +1,11 @@
 //! Runs the gateway of a profile, with a screen or without, until it ends.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
+    runtime::{Handle as RuntimeHandle, Runtime},
+    signal::unix::{SignalKind, signal},
 };
 
 use crate::{
@@ -21,10 +21,14 @@ use crate::{
     source::Chosen,
     tasks::Tasks,
     telemetry::log,
+    tui::{self, Dashboard},
 };
 
-/// Runs the gateway; `terminal` says whether a screen could open.
-pub fn run(cli: &Cli, runtime: &Runtime, terminal: bool) -> anyhow::Result<ExitCode> {
+/// The screen gets so long to restore the terminal when the gateway has stopped.
+const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs the gateway until it ends; its outcome is the exit code.
+pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let source = commands::source(cli);
     let chosen = cli.profile.as_deref().map_or(Ok(Chosen::Demo), |name| source.choose(name));
     let (chosen, loaded) =
@@ -58,16 +62,16 @@ pub fn run(cli: &Cli, runtime: &Runtime, terminal: bool) -> anyhow::Result<ExitC
         socket
     });
     let outcome = runtime.block_on(async {
-        obey_signals(&handle, &tasks)?;
-        if !terminal || cli.no_ui {
-            if !cli.no_ui {
-                tracing::info!("no terminal on standard input and output: running headless");
-            }
-            tasks.spawn("summary", headless::summarise(handle.for_asker("headless")));
-        }
+        let screen = open_screen(cli, &handle, &tasks)?;
+        obey_signals(&handle, &tasks, screen.clone())?;
         let outcome = engine.run().await;
         if let Some(admin) = admin {
             admin.close().await;
+        }
+        if let Some(screen) = screen {
+            screen.gateway_stopped();
+            // A terminal that nobody reads is left as it is.
+            let _ = screen.wait(SCREEN_FAREWELL);
         }
         anyhow::Ok(outcome)
     })?;
@@ -75,6 +79,33 @@ pub fn run(cli: &Cli, runtime: &Runtime, terminal: bool) -> anyhow::Result<ExitC
         Outcome::Clean => ExitCode::SUCCESS,
         Outcome::Cut(_) => exit::CUT.into(),
     })
+}
+
+/// Opens the dashboard where there is a terminal; otherwise the gateway runs headless and says so.
+fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Option<Arc<Dashboard>>> {
+    tasks.spawn("summary", headless::summarise(handle.for_asker("headless")));
+    if cli.no_ui {
+        return Ok(None);
+    }
+    if let Err(why) = tui::can_open() {
+        tracing::info!("running headless: {why}");
+        return Ok(None);
+    }
+    log::set_quiet(true);
+    let (quit, tasks, runtime) = (handle.for_asker("dashboard"), tasks.clone(), RuntimeHandle::current());
+    let gone = move |ended| {
+        log::set_quiet(false);
+        match ended {
+            tui::Ended::Quit => {
+                let _inside = runtime.enter();
+                tasks.spawn("quit", async move { drop(quit.ask(Command::Stop).await) });
+            }
+            tui::Ended::LeftHeadless => tracing::info!("the screen was left; the gateway goes on headless"),
+            tui::Ended::TerminalGone => tracing::warn!("the terminal is gone; the gateway goes on headless"),
+            tui::Ended::GatewayStopped => {}
+        }
+    };
+    Ok(Some(Arc::new(tui::spawn(handle.for_asker("dashboard"), gone)?)))
 }
 
 /// Each session needs two descriptors or more: the soft limit is raised to the hard one.
@@ -85,26 +116,33 @@ fn raise_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-fn obey_signals(handle: &Handle, tasks: &Tasks) -> std::io::Result<()> {
-    for (kind, name, command) in [
-        (SignalKind::terminate(), "SIGTERM", Command::Stop),
-        (SignalKind::interrupt(), "SIGINT", Command::Stop),
-        (SignalKind::hangup(), "SIGHUP", Command::Reload),
-    ] {
-        let signals = signal(kind)?;
-        tasks.spawn("signals", obey(signals, handle.for_asker(name), command, tasks.clone()));
+fn obey_signals(handle: &Handle, tasks: &Tasks, screen: Option<Arc<Dashboard>>) -> std::io::Result<()> {
+    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        let (mut signals, handle, asks) = (signal(kind)?, handle.for_asker(name), tasks.clone());
+        tasks.spawn("signals", async move {
+            while signals.recv().await.is_some() {
+                // In a task of its own: a second signal must not wait for the first one's answer.
+                asks.spawn("stop", ask(handle.clone(), Command::Stop));
+            }
+        });
     }
+    let (mut hangups, handle, asks) =
+        (signal(SignalKind::hangup())?, handle.for_asker("SIGHUP"), tasks.clone());
+    tasks.spawn("signals", async move {
+        let mut screen = screen;
+        while hangups.recv().await.is_some() {
+            match screen.take() {
+                // With a screen it means that the terminal is gone; after that there is none.
+                Some(screen) if screen.wait(Duration::ZERO).is_none() => screen.terminal_gone(),
+                _ => asks.spawn("reload", ask(handle.clone(), Command::Reload)),
+            }
+        }
+    });
     Ok(())
 }
 
-async fn obey(mut signals: Signal, handle: Handle, command: Command, tasks: Tasks) {
-    while signals.recv().await.is_some() {
-        // Asked in a task of its own: a second SIGTERM must not wait for the first one's answer.
-        let (handle, command) = (handle.clone(), command.clone());
-        tasks.spawn("signal", async move {
-            if let Answer::Refused(why) = handle.ask(command).await {
-                tracing::warn!("{why}");
-            }
-        });
+async fn ask(handle: Handle, command: Command) {
+    if let Answer::Refused(why) = handle.ask(command).await {
+        tracing::warn!("{why}");
     }
 }

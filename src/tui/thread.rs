@@ -3,7 +3,7 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc as sync_mpsc,
+    sync::{Mutex, PoisonError, mpsc as sync_mpsc},
     thread,
     time::Duration,
 };
@@ -31,7 +31,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Dashboard {
     told: mpsc::Sender<Told>,
-    ended: sync_mpsc::Receiver<Ended>,
+    ended: Mutex<sync_mpsc::Receiver<Ended>>,
 }
 
 /// Opens the screen on a thread of its own. `gone` is called on that thread, once the terminal is
@@ -65,7 +65,7 @@ pub fn spawn(handle: Handle, gone: impl FnOnce(Ended) + Send + 'static) -> io::R
     };
     thread::Builder::new().name("screen".into()).spawn(show)?;
     has_opened.recv().map_err(io::Error::other)??;
-    Ok(Dashboard { told, ended })
+    Ok(Dashboard { told, ended: Mutex::new(ended) })
 }
 
 impl Dashboard {
@@ -84,7 +84,7 @@ impl Dashboard {
     /// Waits for the end of the screen, but no longer than `longest`: a terminal that nobody
     /// reads may hold it for ever. `None` when it has not ended, or was waited for before.
     pub fn wait(&self, longest: Duration) -> Option<Ended> {
-        self.ended.recv_timeout(longest).ok()
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest).ok()
     }
 
     fn tell(&self, told: Told) {
