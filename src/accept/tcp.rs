@@ -1,6 +1,6 @@
 //! Clients on a TCP port.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -23,7 +23,7 @@ pub async fn run(
     notices: Arc<Notices>,
     stop: CancellationToken,
 ) {
-    let accepted = |stream, client| {
+    let accepted = |stream, client: SocketAddr| {
         // Fails only on a socket that its client has already reset.
         if tcp::prepare_edge(&stream).is_err() {
             return;
@@ -34,7 +34,7 @@ pub async fn run(
                 role: Role::Dmz,
                 stream: Stream::Tcp(stream),
                 service: ServiceName::clone(&service.load()),
-                client: Some(client),
+                client: Some(SocketAddr::new(client.ip().to_canonical(), client.port())),
                 peer: None,
                 reply: Reply::Silent,
                 link: None,
