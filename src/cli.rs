@@ -54,14 +54,22 @@ const EXIT_CODES: &str = "Exit codes:
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// Read profiles and their certificates, and print every problem [default: all in the folder]
-    Check { profiles: Vec<String> },
+    Check {
+        // An id of its own: clap keeps one value for each id, and `--profiles` has taken the name.
+        #[arg(id = "checked", value_name = "PROFILE")]
+        profiles: Vec<String>,
+    },
     /// Print one picture of a running gateway
     Status {
         #[arg(long)]
         json: bool,
     },
     /// Move a running gateway to another profile
-    Switch { profile: String },
+    Switch {
+        // An id of its own, as above: `--profile` has taken the name.
+        #[arg(id = "wanted", value_name = "PROFILE")]
+        profile: String,
+    },
     /// No new sessions, of one service or of all; those open go on, `reload` undoes it
     Drain { service: Option<String> },
     /// Drain with the deadline, then exit; returns when it has ended
