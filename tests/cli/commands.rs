@@ -1,0 +1,229 @@
+//! Commands that need no running gateway.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
+
+use crate::{
+    DIRECT,
+    process::{Place, dmz_half, internal_half},
+    run,
+};
+
+/// A pair in one file, both modes ready.
+fn pair() -> String {
+    let dmz = dmz_half("127.0.0.1:0", &["web"]);
+    let internal = internal_half("127.0.0.1:9", &[("web", "tcp://127.0.0.1:9")]);
+    dmz + internal.trim_start_matches("mode: reverse\n")
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().expect("the file is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn exit_codes_without_a_gateway() {
+    let place = Place::with_certificates();
+    place.write("bad.yaml", "mode: sideways\n");
+    for (args, code) in [
+        (&["--version"][..], 0),
+        (&["--help"], 0),
+        (&["certs", "--out", "pki"], 0),
+        (&["schema"], 0),
+        (&["man"], 0),
+        (&["completions", "bash"], 0),
+        (&["status"], 1),
+        (&["status", "--json", "--admin", "run/none.sock"], 1),
+        (&["stop"], 1),
+        (&["drain"], 1),
+        (&["reload"], 1),
+        (&["kill", "1"], 1),
+        (&["switch", "other"], 1),
+        (&["--no-such-flag"], 2),
+        (&["no-such-command"], 2),
+        (&["kill"], 2),
+        (&["--mode", "sideways"], 2),
+        (&["--role", "outside"], 2),
+        (&["completions", "cobol"], 2),
+        (&["--profile", "bad.yaml"], 2),
+        (&["--profile", "nobody"], 2),
+        (&["check", "bad.yaml"], 2),
+        (&["check", "nobody"], 2),
+    ] {
+        let said = run(&place, args);
+        assert_eq!(said.code, Some(code), "{args:?}: {}{}", said.out, said.err);
+        let text = if code == 0 || args[0] == "check" { &said.out } else { &said.err };
+        assert!(!text.trim().is_empty(), "{args:?} says nothing");
+    }
+    assert_eq!(run(&place, &["schema"]).out.parse::<serde_json::Value>().map(|_| ()).ok(), Some(()));
+}
+
+#[test]
+fn check_prints_every_problem_where_it_is() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("profiles")).expect("a folder");
+    place.write("profiles/good.yaml", DIRECT);
+    let good = run(&place, &["check"]);
+    assert_eq!(good.code, Some(0), "{}", good.out);
+    assert!(good.out.contains("profiles/good.yaml: ok, direct, dmz"), "{}", good.out);
+
+    place.write(
+        "profiles/bad.yaml",
+        "mode: direct\ndmz:\n  services:\n    echo: { accept: [\"tcp://127.0.0.1\"], connect: \"echo://\" }\n\
+         drain: 30\nwrong: 1\n",
+    );
+    let bad = run(&place, &["check"]);
+    assert_eq!(bad.code, Some(2), "{}", bad.out);
+    for start in [
+        "profiles/bad.yaml:4:22: dmz.services.echo.accept",
+        "profiles/bad.yaml:5:8: drain: ",
+        "profiles/bad.yaml:6:1: wrong: ",
+    ] {
+        let line = bad.out.lines().find(|line| line.starts_with(start));
+        let line = line.unwrap_or_else(|| panic!("no `{start}` in\n{}", bad.out));
+        assert!(line.contains("; "), "no advice: {line}");
+    }
+    assert!(bad.out.contains("profiles/good.yaml: ok"), "one bad profile hides no good one");
+    let list = run(&place, &["profiles"]).out;
+    assert!(list.lines().any(|line| line.starts_with("good ") && line.contains(" valid ")), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("bad ") && line.contains(" invalid ")), "{list}");
+}
+
+#[test]
+fn missing_certificates_are_named_one_by_one() {
+    let place = Place::with_certificates();
+    place.write("pair.yaml", &pair());
+    assert_eq!(run(&place, &["check", "pair.yaml"]).code, Some(0));
+    fs::remove_dir_all(place.path("pki")).expect("they are removed");
+    let said = run(&place, &["check", "pair.yaml"]);
+    assert_eq!(said.code, Some(2));
+    for file in ["ca.pem", "dmz.pem", "dmz.key", "internal.pem", "internal.key"] {
+        assert!(said.out.contains(&format!("pki/{file}")), "{file} is not named:\n{}", said.out);
+    }
+    // The gateway says the same and opens nothing.
+    let start = run(&place, &["--profile", "pair.yaml", "--no-ui"]);
+    assert_eq!(start.code, Some(2), "{}", start.err);
+    assert!(start.err.contains("pki/dmz.key"), "{}", start.err);
+    assert!(!place.path("run/portcullis").exists(), "nothing was opened");
+}
+
+#[test]
+fn a_role_leaves_the_files_of_the_other_half_alone() {
+    let place = Place::with_certificates();
+    place.write("pair.yaml", &pair());
+    for (role, other) in [("dmz", "internal"), ("internal", "dmz")] {
+        for ending in ["pem", "key"] {
+            let (file, aside) = (format!("pki/{other}.{ending}"), format!("{other}.{ending}"));
+            fs::rename(place.path(&file), place.path(&aside)).expect("it is moved");
+        }
+        let said = run(&place, &["check", "pair.yaml", "--role", role]);
+        assert_eq!(said.code, Some(0), "{}", said.out);
+        for ending in ["pem", "key"] {
+            let (file, aside) = (format!("pki/{other}.{ending}"), format!("{other}.{ending}"));
+            fs::rename(place.path(&aside), place.path(&file)).expect("it is moved back");
+        }
+    }
+}
+
+#[test]
+fn certs_makes_private_keys_and_never_overwrites() {
+    let place = Place::with_certificates();
+    let files = ["ca.pem", "ca.key", "dmz.pem", "dmz.key", "internal.pem", "internal.key"];
+    let made = run(&place, &["certs", "--out", "new/pki", "--dmz", "dmz-2", "--internal", "internal-2"]);
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    let read = |file: &str| fs::read(place.path(&format!("new/pki/{file}"))).expect("it was made");
+    for file in files {
+        assert!(made.out.contains(file), "{file} is not named: {}", made.out);
+        if file.ends_with("key") {
+            assert_eq!(mode(&place.path(&format!("new/pki/{file}"))), 0o600, "{file}");
+        }
+    }
+    let before = files.map(read);
+    let again = run(&place, &["certs", "--out", "new/pki"]);
+    assert_eq!((again.code, files.map(read)), (Some(0), before.clone()), "{}", again.out);
+
+    // What is missing comes from the CA that is there.
+    for file in ["internal.pem", "internal.key"] {
+        fs::remove_file(place.path(&format!("new/pki/{file}"))).expect("it is removed");
+    }
+    let refilled = run(&place, &["certs", "--out", "new/pki", "--internal", "internal-3"]);
+    assert_eq!(refilled.code, Some(0), "{}", refilled.err);
+    assert_eq!((read("ca.pem"), read("dmz.key")), (before[0].clone(), before[3].clone()));
+    place.write("pair.yaml", &pair().replace("pki/", "new/pki/"));
+    assert_eq!(run(&place, &["check", "pair.yaml"]).code, Some(0), "the new one is of the same CA");
+
+    // Half a pair is not completed by guessing.
+    fs::remove_file(place.path("new/pki/dmz.key")).expect("it is removed");
+    let half = run(&place, &["certs", "--out", "new/pki"]);
+    assert_eq!(half.code, Some(1), "{}", half.out);
+    assert!(half.err.contains("dmz.pem") && half.err.contains("dmz.key"), "{}", half.err);
+    assert_eq!(read("dmz.pem"), before[2]);
+    // Nor is a file written through a link that somebody left there.
+    symlink(place.path("elsewhere"), place.path("new/pki/dmz.key")).expect("a link");
+    fs::remove_file(place.path("new/pki/dmz.pem")).expect("it is removed");
+    assert_eq!(run(&place, &["certs", "--out", "new/pki"]).code, Some(1));
+    assert!(!place.path("elsewhere").exists(), "a key was written through a link");
+}
+
+#[test]
+fn bad_keys_and_certificates_are_refused_with_their_reason() {
+    let place = Place::with_certificates();
+    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["web"]));
+    let check = |wanted: &str| {
+        let said = run(&place, &["check", "dmz.yaml"]);
+        assert_eq!(said.code, Some(2), "{wanted}: {}", said.out);
+        assert!(said.out.contains(wanted), "`{wanted}` is not in: {}", said.out);
+        assert!(said.out.starts_with("dmz.yaml:3:"), "the place is not told: {}", said.out);
+        let start = run(&place, &["--profile", "dmz.yaml", "--no-ui"]);
+        assert_eq!(start.code, Some(2), "{}", start.err);
+    };
+    let copy = |from: &str, to: &str| {
+        // Truncates and keeps the mode of what was there.
+        fs::write(place.path(to), fs::read(place.path(from)).expect("a file")).expect("written");
+    };
+    copy("pki/dmz.key", "dmz.key");
+    copy("pki/dmz.pem", "dmz.pem");
+
+    for open in [0o640, 0o604, 0o644] {
+        fs::set_permissions(place.path("pki/dmz.key"), fs::Permissions::from_mode(open)).expect("a mode");
+        check("chmod 600");
+    }
+    fs::set_permissions(place.path("pki/dmz.key"), fs::Permissions::from_mode(0o600)).expect("a mode");
+    copy("pki/internal.key", "pki/dmz.key");
+    check("it is not the key of the certificate");
+    fs::write(place.path("pki/dmz.key"), "no key\n").expect("written");
+    check("it holds no private key");
+    copy("dmz.key", "pki/dmz.key");
+    fs::write(place.path("pki/dmz.pem"), "no certificate\n").expect("written");
+    check("it holds no certificate");
+
+    let (certificate, key) = expired(&place);
+    fs::write(place.path("pki/dmz.pem"), certificate).expect("written");
+    fs::write(place.path("pki/dmz.key"), key).expect("written");
+    check("expired");
+
+    run(&place, &["certs", "--out", "other"]);
+    copy("other/dmz.pem", "pki/dmz.pem");
+    copy("other/dmz.key", "pki/dmz.key");
+    check("it can not serve as a TLS server");
+    copy("dmz.pem", "pki/dmz.pem");
+    copy("dmz.key", "pki/dmz.key");
+    assert_eq!(run(&place, &["check", "dmz.yaml"]).code, Some(0));
+}
+
+/// A certificate of the folder's CA that ended yesterday.
+fn expired(place: &Place) -> (String, String) {
+    use rcgen::{CertificateParams, Issuer, KeyPair};
+    let read = |file| fs::read_to_string(place.path(file)).expect("a file");
+    let authority = KeyPair::from_pem(&read("pki/ca.key")).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&read("pki/ca.pem"), authority).expect("a CA");
+    let mut params = CertificateParams::new(vec!["dmz".to_owned()]).expect("a name");
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - time::Duration::days(10);
+    params.not_after = now - time::Duration::days(1);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+    (certificate.pem(), key.serialize_pem())
+}

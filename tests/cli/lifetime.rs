@@ -1,0 +1,191 @@
+//! From start to end: what a start opens, what signals do, how the process ends.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    DIRECT,
+    process::{Gateway, Place, SOON, connect, free_port, is_reset, until},
+    run, said,
+};
+
+fn echo(stream: &mut TcpStream) {
+    stream.write_all(b"hello").expect("it is sent");
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).expect("it comes back");
+    assert_eq!(&answer, b"hello");
+}
+
+fn started<'a>(place: &'a Place, drain: &str) -> (Gateway<'a>, TcpStream) {
+    place.write("one.yaml", &format!("{DIRECT}drain: {drain}\n"));
+    let gateway = place.start("one");
+    let mut client = connect(gateway.accept("echo"));
+    echo(&mut client);
+    (gateway, client)
+}
+
+#[test]
+fn a_terminating_signal_drains_and_a_clean_end_is_zero() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let place = Place::with_certificates();
+        let (gateway, mut client) = started(&place, "60s");
+        let port = gateway.accept("echo");
+        gateway.signal(signal);
+        gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
+        until("the port closes", SOON, || TcpStream::connect(port).is_err().then_some(()));
+        echo(&mut client);
+        client.shutdown(Shutdown::Write).expect("half closed");
+        assert_eq!(client.read(&mut [0]).expect("a clean end"), 0);
+        assert_eq!(gateway.ended().code(), Some(0));
+        assert!(!place.path("run/one.sock").exists(), "the socket is left behind");
+    }
+}
+
+#[test]
+fn the_drain_deadline_cuts_with_a_reset_and_three() {
+    let place = Place::with_certificates();
+    let (gateway, mut client) = started(&place, "300ms");
+    gateway.signal(Signal::TERM);
+    assert!(is_reset(&client.read(&mut [0])));
+    assert_eq!(gateway.ended().code(), Some(3));
+}
+
+#[test]
+fn a_second_signal_cuts_at_once() {
+    let place = Place::with_certificates();
+    let (gateway, mut client) = started(&place, "60s");
+    gateway.signal(Signal::TERM);
+    gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
+    let start = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert!(is_reset(&client.read(&mut [0])));
+    assert_eq!(gateway.ended().code(), Some(3));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn stop_returns_when_the_gateway_has_ended() {
+    let place = Place::with_certificates();
+    let (gateway, client) = started(&place, "60s");
+    let mut stop = place.command(&["stop", "--admin", "run/one.sock"]);
+    let mut stop = stop.stdout(Stdio::piped()).spawn().expect("it runs");
+    gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
+    assert!(stop.try_wait().expect("ours").is_none(), "it returned while a session was open");
+    drop(client);
+    let stopped = said(stop.wait_with_output().expect("it ends"));
+    assert_eq!(stopped.code, Some(0), "{}", stopped.out);
+    assert!(stopped.out.contains("stopped"), "{}", stopped.out);
+    assert_eq!(gateway.ended().code(), Some(0));
+    let gone = run(&place, &["stop", "--admin", "run/one.sock"]);
+    assert_eq!(gone.code, Some(1), "{}", gone.out);
+}
+
+#[test]
+fn a_hangup_reloads_when_headless() {
+    let place = Place::with_certificates();
+    let (gateway, mut client) = started(&place, "60s");
+    place.write(
+        "one.yaml",
+        &format!("{DIRECT}    more: {{ accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }}\n"),
+    );
+    gateway.signal(Signal::HUP);
+    let status = gateway.wait("the new service is there", SOON, |status| {
+        status["services"].as_array().is_some_and(|services| services.len() == 2)
+    });
+    assert_eq!(status["phase"], "running");
+    echo(&mut client);
+    echo(&mut connect(gateway.accept("more")));
+    // A profile that has become wrong changes nothing.
+    place.write("one.yaml", "mode: sideways\n");
+    gateway.signal(Signal::HUP);
+    until("the log names the problem", SOON, || gateway.log().contains("sideways").then_some(()));
+    echo(&mut connect(gateway.accept("more")));
+    echo(&mut client);
+}
+
+#[test]
+fn a_taken_port_is_a_failed_start_that_opens_nothing() {
+    let place = Place::with_certificates();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken_port = taken.local_addr().expect("an address").port();
+    let free = free_port();
+    // The free one comes first and is bound before the taken one is found.
+    place.write(
+        "one.yaml",
+        &format!(
+            "mode: direct\ndmz:\n  services:\n    a: {{ accept: [\"tcp://127.0.0.1:{free}\"], connect: \"echo://\" }}\n    \
+             b: {{ accept: [\"tcp://127.0.0.1:{taken_port}\"], connect: \"echo://\" }}\n"
+        ),
+    );
+    let start = run(&place, &["--no-ui", "--profile", "one.yaml"]);
+    assert_eq!(start.code, Some(1), "{}", start.err);
+    assert!(start.err.contains(&taken_port.to_string()) && start.err.contains("taken"), "{}", start.err);
+    assert!(TcpStream::connect(("127.0.0.1", free)).is_err());
+    let left = std::fs::read_dir(place.path("run/portcullis")).map(Iterator::count).unwrap_or(0);
+    assert_eq!(left, 0, "an admin socket is left behind");
+}
+
+#[test]
+fn without_a_terminal_it_says_that_it_runs_headless() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let gateway = place.start_as("one", &[], &["--profile", "one.yaml"]);
+    until("it says so", SOON, || gateway.log().contains("running headless").then_some(()));
+    assert!(gateway.log().contains("open files"), "the descriptor limit is shown: {}", gateway.log());
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn every_line_of_a_json_log_is_json() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let args = ["--profile", "one.yaml", "--log-format", "json"];
+    let gateway = place.start_as("one", &[], &args);
+    echo(&mut connect(gateway.accept("echo")));
+    place.write("one.yaml", "mode: \"side\\nways\"\n");
+    gateway.signal(Signal::HUP);
+    until("the log names the problem", SOON, || gateway.log().contains("ways").then_some(()));
+    gateway.signal(Signal::TERM);
+    let log = place.path("one.log");
+    assert_eq!(gateway.ended().code(), Some(0));
+    let text = std::fs::read_to_string(log).expect("a log");
+    assert!(text.lines().count() >= 4, "{text}");
+    for line in text.lines() {
+        let parsed: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        for field in ["timestamp", "level", "message"] {
+            assert!(parsed[field].is_string(), "no `{field}`: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_demo_echoes() {
+    // Its port is fixed, so it gets a network of its own.
+    let alone = Command::new("unshare").args(["-rn", "true"]).output();
+    if !alone.is_ok_and(|output| output.status.success()) {
+        println!("skipped: the_demo_echoes needs unshare -rn");
+        return;
+    }
+    let place = Place::with_certificates();
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let script = format!(
+        "ip link set lo up && {{ {program} --no-ui & }} && \
+         for try in $(seq 200); do if exec 3<>/dev/tcp/127.0.0.1/7000; then break; fi 2>/dev/null; sleep 0.05; done; \
+         echo to the demo and back >&3 && head -n 1 <&3 && {program} status --json --admin run/portcullis/demo.sock && exec 3<&- && kill %1; wait"
+    );
+    let mut command = place.wrapped(&["unshare", "-rn", "bash", "-c", &script], &[]);
+    let said = said(command.output().expect("it runs"));
+    let (first, status) = said.out.split_once('\n').unwrap_or_default();
+    assert_eq!(first, "to the demo and back", "{}", said.err);
+    let status: serde_json::Value = serde_json::from_str(status).expect("status is JSON");
+    assert_eq!(status["profile"], "demo");
+    assert_eq!(status["roles"], serde_json::json!(["dmz", "internal"]));
+    assert_eq!(status["listening"].as_array().map(Vec::len), Some(1));
+}

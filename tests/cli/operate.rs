@@ -1,0 +1,242 @@
+//! Commands to a running gateway.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixListener,
+    },
+};
+
+use serde_json::Value;
+
+use crate::{
+    DIRECT,
+    process::{Pair, Place, SOON, connect, is_reset},
+    run, said,
+};
+
+fn echo(stream: &mut (impl Read + Write), text: &[u8]) {
+    stream.write_all(text).expect("it is sent");
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer).expect("it comes back");
+    assert_eq!(answer, text);
+}
+
+/// Whether `row` has each field with its type: s(tring), n(umber), l(ist), o(bject), `?` or null.
+#[track_caller]
+fn has(row: &Value, fields: &str) {
+    for field in fields.split_whitespace() {
+        let (name, kind) = field.split_once(':').expect("NAME:TYPE");
+        let value = row.get(name).unwrap_or_else(|| panic!("no field `{name}` in {row:#}"));
+        let right = match kind.trim_end_matches('?') {
+            "s" => value.is_string(),
+            "n" => value.is_number(),
+            "u" => value.is_u64(),
+            "l" => value.is_array(),
+            "o" => value.is_object(),
+            other => panic!("no such type {other}"),
+        };
+        assert!(right || (kind.ends_with('?') && value.is_null()), "`{name}` is {value}");
+    }
+}
+
+#[test]
+fn status_has_every_promised_field() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    let (mut ended, mut open) = (connect(pair.dmz.accept("echo")), connect(pair.dmz.accept("echo")));
+    echo(&mut ended, b"five!");
+    echo(&mut open, b"seven!!");
+    ended.shutdown(std::net::Shutdown::Write).expect("it is half closed");
+    assert_eq!(ended.read(&mut [0]).expect("a clean end"), 0);
+    for gateway in [&pair.dmz, &pair.internal] {
+        let status = gateway.wait("one session ended, one open", SOON, |status| {
+            status["totals"]["sessions_open"] == 1 && status["ended"].as_array().is_some_and(|e| e.len() == 1)
+        });
+        has(
+            &status,
+            "version:s profile:s mode:s roles:l phase:s uptime_seconds:n listening:l totals:o services:l pools:l sessions:l ended:l",
+        );
+        has(&status["totals"], "sessions_open:u sessions:u refused:u bytes_up:u bytes_down:u");
+        has(
+            &status["services"][0],
+            "role:s name:s accept:l connect:s? phase:s sessions_open:u sessions:u refused:u bytes_up:u bytes_down:u",
+        );
+        has(
+            &status["pools"][0],
+            "role:s service:s peer:s address:s state:s ready:u carrying:u dialling:u target:u waiting:u misses:u failures:u last_error:s?",
+        );
+        has(
+            &status["sessions"][0],
+            "id:s role:s service:s client:s peer:s phase:s age_seconds:n idle_seconds:n bytes_up:u bytes_down:u",
+        );
+        has(&status["ended"][0], "id:s service:s client:s end:s seconds:n bytes_up:u bytes_down:u");
+        assert_eq!(status["phase"], "running");
+        assert_eq!(status["mode"], "reverse");
+        assert_eq!(status["totals"]["sessions"], 2);
+        assert_eq!(status["totals"]["bytes_up"], 12);
+        assert_eq!(status["sessions"][0]["phase"], "relaying");
+        assert_eq!(status["sessions"][0]["bytes_down"], 7);
+        assert_eq!(status["sessions"][0]["client"], open.local_addr().expect("an address").to_string());
+        assert_eq!(status["ended"][0]["end"], "--");
+        assert_eq!(status["pools"][0]["carrying"], 1);
+    }
+    let (dmz, internal) = (pair.dmz.status(), pair.internal.status());
+    assert_eq!((&dmz["roles"][0], &internal["roles"][0]), (&"dmz".into(), &"internal".into()));
+    assert_eq!((&dmz["profile"], &internal["profile"]), (&"dmz".into(), &"internal".into()));
+    assert_eq!(dmz["pools"][0]["address"], "127.0.0.1");
+    assert_eq!(dmz["pools"][0]["peer"], "internal");
+    assert_eq!(internal["pools"][0]["peer"], "dmz");
+    assert_eq!(internal["listening"], serde_json::json!([]));
+    assert_eq!(internal["services"][0]["connect"], "echo://");
+    assert_eq!(dmz["services"][0]["connect"], Value::Null);
+    let text = run(&place, &["status", "--admin", "run/dmz.sock"]);
+    assert_eq!(text.code, Some(0), "{}", text.err);
+    assert!(text.out.contains("echo") && text.out.contains("running"), "{}", text.out);
+}
+
+#[test]
+fn sockets_have_their_names_and_their_owner_only() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let folder = place.path("run/portcullis");
+    let start = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.stderr(std::process::Stdio::null());
+        Killed(command.spawn().expect("it starts"))
+    };
+    let answers = |name: &str| {
+        let path = folder.join(name);
+        crate::process::until(name, SOON, || std::os::unix::net::UnixStream::connect(&path).ok());
+        let facts = path.metadata().expect("it is there");
+        assert!(facts.file_type().is_socket());
+        assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{name}");
+        path
+    };
+    // A socket that nobody answers is replaced.
+    fs::create_dir(&folder).expect("a folder");
+    drop(UnixListener::bind(folder.join("one.sock")).expect("a stale socket"));
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("a mode");
+    let _first = start(&["--no-ui", "--profile", "one.yaml"]);
+    let first = answers("one.sock");
+    assert_eq!(run(&place, &["status"]).code, Some(0), "the one gateway is found");
+    // One that answers is not.
+    let second = run(&place, &["--no-ui", "--profile", "one.yaml"]);
+    assert_eq!(second.code, Some(1), "{}", second.err);
+    assert!(second.err.contains("one.sock") && second.err.contains("answers"), "{}", second.err);
+    let _second = start(&["--no-ui", "--profile", "one.yaml", "--role", "dmz"]);
+    let second = answers("one-dmz.sock");
+    let several = run(&place, &["status"]);
+    assert_eq!(several.code, Some(1), "{}", several.out);
+    for path in [&first, &second] {
+        assert!(several.err.contains(path.to_str().expect("UTF-8")), "{}", several.err);
+    }
+    let _third = start(&["--no-ui", "--profile", "one.yaml", "--admin", "none"]);
+    assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2, "`none` opens no socket");
+
+    // Something else of that name is left alone.
+    place.write("precious.sock", "precious");
+    let refused = run(&place, &["--no-ui", "--profile", "one.yaml", "--admin", "precious.sock"]);
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert_eq!(fs::read(place.path("precious.sock")).expect("still there"), b"precious");
+}
+
+/// A child that ends with the test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn drain_refuses_newcomers_until_reload() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let gateway = place.start("one");
+    let command = |args: &[&str]| run(&place, &[args, &["--admin", "run/one.sock"]].concat());
+    let mut open = connect(gateway.accept("echo"));
+    echo(&mut open, b"before");
+
+    let unknown = command(&["drain", "nothing"]);
+    assert_eq!(unknown.code, Some(1), "{}", unknown.out);
+    assert!(unknown.err.contains("nothing"), "{}", unknown.err);
+    for args in [&["drain"][..], &["drain", "echo"]] {
+        let drained = command(args);
+        assert_eq!(drained.code, Some(0), "{}", drained.err);
+        echo(&mut open, b"the open one goes on");
+        assert!(is_reset(&connect(gateway.accept("echo")).read(&mut [0])), "a newcomer was taken");
+        assert_eq!(gateway.status()["services"][0]["phase"], "draining");
+        let reloaded = command(&["reload"]);
+        assert_eq!(reloaded.code, Some(0), "{}", reloaded.err);
+        echo(&mut connect(gateway.accept("echo")), b"taken again");
+        echo(&mut open, b"and on");
+        assert_eq!(gateway.status()["phase"], "running");
+    }
+}
+
+#[test]
+fn kill_ends_the_one_session_with_a_reset() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    let (mut killed, mut spared) = (connect(pair.dmz.accept("echo")), connect(pair.dmz.accept("echo")));
+    echo(&mut killed, b"one");
+    echo(&mut spared, b"two");
+    let status = pair.dmz.status();
+    let client = killed.local_addr().expect("an address").to_string();
+    let rows = status["sessions"].as_array().expect("a list");
+    let row = rows.iter().find(|row| row["client"] == client.as_str()).expect("its row");
+    let id = row["id"].as_str().expect("an id");
+    let said = run(&place, &["kill", id, "--admin", "run/dmz.sock"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(is_reset(&killed.read(&mut [0])));
+    echo(&mut spared, b"lives");
+    let again = run(&place, &["kill", id, "--admin", "run/dmz.sock"]);
+    assert_eq!(again.code, Some(1), "{}", again.out);
+    let ended = pair.dmz.status();
+    assert_eq!((&ended["ended"][0]["id"], &ended["ended"][0]["end"]), (&id.into(), &"OR".into()));
+    pair.internal.wait("the inside has told the back-end", SOON, |status| {
+        status["ended"][0]["end"] == "CR" && status["sessions"].as_array().is_some_and(|rows| rows.len() == 1)
+    });
+}
+
+#[test]
+fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("profiles")).expect("a folder");
+    fs::create_dir(place.path("elsewhere")).expect("a folder");
+    place.write("profiles/one.yaml", DIRECT);
+    place.write("profiles/two.yaml", DIRECT);
+    place.write("elsewhere/three.yaml", &DIRECT.replace("echo: {", "third: {"));
+    place.write("profiles/bad.yaml", "mode: direct\n");
+    let gateway = place.start_as("one", &[], &["--profile", "one", "--no-ui"]);
+    let mut open = connect(gateway.accept("echo"));
+    echo(&mut open, b"before");
+    let socket = place.path("run/one.sock");
+    let switch = |to: &str, folder: &str| {
+        let mut command = place.command(&["switch", to, "--admin"]);
+        said(command.arg(&socket).current_dir(place.path(folder)).output().expect("it runs"))
+    };
+    let moved = switch("two", "");
+    assert_eq!(moved.code, Some(0), "{}", moved.err);
+    assert_eq!(gateway.status()["profile"], "two");
+    echo(&mut open, b"after one switch");
+    // Back, the other way, since a refused switch must leave all as it is.
+    for bad in ["bad", "nobody", "./nobody.yaml"] {
+        let refused = switch(bad, "");
+        assert_eq!(refused.code, Some(1), "{bad}: {}", refused.out);
+        assert!(!refused.err.is_empty());
+        assert_eq!(gateway.status()["profile"], "two");
+    }
+    echo(&mut connect(gateway.accept("echo")), b"still served");
+    let by_file = switch("three.yaml", "elsewhere");
+    assert_eq!(by_file.code, Some(0), "{}", by_file.err);
+    assert_eq!(gateway.status()["profile"], "three");
+    echo(&mut connect(gateway.accept("third")), b"served by the third");
+    echo(&mut open, b"its service is gone, it drains");
+}
