@@ -56,11 +56,16 @@ pub fn span(seconds: f64) -> String {
     let tenths = whole(seconds * 10.0);
     let whole = whole(seconds);
     match whole {
-        0..10 if tenths > 0 => format!("{}.{}s", tenths / 10, tenths % 10),
+        0..10 if !tenths.is_multiple_of(10) => format!("{}.{}s", tenths / 10, tenths % 10),
         0..MINUTE => format!("{whole}s"),
         MINUTE..HOUR => format!("{}m", whole / MINUTE),
         HOUR.. => long(whole),
     }
+}
+
+/// A wait that counts down: tenths would only flicker.
+pub fn whole_span(seconds: f64) -> String {
+    span(seconds.trunc())
 }
 
 fn long(whole: u64) -> String {
@@ -136,8 +141,15 @@ mod tests {
 
     #[test]
     fn spans_show_tenths_only_while_short() {
-        let cases =
-            [(0.0, "0s"), (0.42, "0.4s"), (9.99, "9.9s"), (44.2, "44s"), (60.0, "1m"), (3599.0, "59m")];
+        let cases = [
+            (0.0, "0s"),
+            (0.42, "0.4s"),
+            (3.0, "3s"),
+            (9.99, "9.9s"),
+            (44.2, "44s"),
+            (60.0, "1m"),
+            (3599.0, "59m"),
+        ];
         for (seconds, expected) in cases {
             assert_eq!(span(seconds), expected, "{seconds}");
         }

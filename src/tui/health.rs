@@ -96,11 +96,12 @@ fn trouble_of_pool(pool: &PoolRow) -> Option<Trouble> {
         };
         text.push_str(&format!(" {direction} {peer}"));
     }
+    if let Some(seconds) = pool.retry_seconds {
+        text.push_str(&format!(", next dial in {}", format::whole_span(seconds)));
+    }
+    // Last, because it may be long and the line may be cut.
     if let Some(error) = &pool.last_error {
         text.push_str(&format!(": {error}"));
-    }
-    if let Some(seconds) = pool.retry_seconds {
-        text.push_str(&format!("; next dial in {}", format::span(seconds)));
     }
     Some(Trouble { severity, text })
 }
@@ -167,7 +168,7 @@ mod tests {
             ..pool(PoolState::Down, 0)
         };
         let told = trouble_of_pool(&lost).map(|trouble| trouble.text);
-        let expected = "orders: no link to internal: connection refused; next dial in 3.2s";
+        let expected = "orders: no link to internal, next dial in 3s: connection refused";
         assert_eq!(told.as_deref(), Some(expected));
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct Pace {
     owed: Owed,
-    drawn_at: Option<Instant>,
+    /// When the last frame was drawn; before the first one, when the screen began.
+    since: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,12 +19,14 @@ enum Owed {
     Calmly,
     /// The operator has pressed a key or changed the size.
     Soon,
+    /// Nothing has been drawn yet.
+    First,
 }
 
 impl Pace {
     /// The first frame is owed at once.
-    pub fn new() -> Self {
-        Self { owed: Owed::Soon, drawn_at: None }
+    pub fn new(now: Instant) -> Self {
+        Self { owed: Owed::First, since: now }
     }
 
     pub fn changed(&mut self) {
@@ -31,11 +34,11 @@ impl Pace {
     }
 
     pub fn touched(&mut self) {
-        self.owed = Owed::Soon;
+        self.owed = self.owed.max(Owed::Soon);
     }
 
     pub fn drawn(&mut self, now: Instant) {
-        *self = Self { owed: Owed::Nothing, drawn_at: Some(now) };
+        *self = Self { owed: Owed::Nothing, since: now };
     }
 
     /// When the next frame may be drawn; `None` when none is owed.
@@ -44,9 +47,9 @@ impl Pace {
             Owed::Nothing => return None,
             Owed::Calmly => CALM,
             Owed::Soon => HELD_KEY,
+            Owed::First => Duration::ZERO,
         };
-        // Before the first frame anything in the past will do.
-        Some(self.drawn_at.map_or_else(Instant::now, |at| at + pause))
+        Some(self.since + pause)
     }
 }
 
@@ -61,9 +64,9 @@ mod tests {
 
     #[test]
     fn a_key_is_answered_sooner_than_a_snapshot() {
-        let mut pace = Pace::new();
-        assert!(pace.due().is_some());
         let now = Instant::now();
+        let mut pace = Pace::new(now);
+        assert_eq!(pace.due(), Some(now));
         pace.drawn(now);
         assert_eq!(pace.due(), None);
         pace.changed();

@@ -72,7 +72,7 @@ impl<B: Backend> Screen<B> {
             terminal,
             area,
             app: App::new(snapshot, look),
-            pace: Pace::new(),
+            pace: Pace::new(Instant::now()),
             resized: None,
             asking: FuturesUnordered::new(),
             heard_at: Instant::now(),

@@ -30,7 +30,7 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 static SPOILT: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// Whether a panic of this thread is one of the screen.
+    /// Whether this thread draws the screen: its panics are the screen's.
     static DRAWS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -70,6 +70,12 @@ impl Drop for Entered {
     fn drop(&mut self) {
         leave_now();
     }
+}
+
+/// The loop of the screen is over. What ratatui still writes while it is dropped goes nowhere: it
+/// would report a failure on standard error, in the middle of the restored terminal.
+pub fn stop_drawing() {
+    DRAWS.set(false);
 }
 
 /// Restores the terminal, once; any thread may call it at any time.
@@ -161,6 +167,7 @@ fn hook_panics() {
         panic::set_hook(Box::new(move |panic| {
             if DRAWS.get() {
                 leave_now();
+                stop_drawing();
                 before(panic);
             } else if is_entered() {
                 tracing::error!(%panic, "a thread panicked; this is a bug");
@@ -185,7 +192,7 @@ impl Write for WholeFrames {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.frame.is_empty() {
+        if self.frame.is_empty() || !DRAWS.get() {
             return Ok(());
         }
         if !is_entered() {

@@ -104,6 +104,7 @@ async fn show(entered: Entered, handle: Handle, told: mpsc::Receiver<Told>) -> E
     let Ok(terminal) = Terminal::with_options(backend, options) else { return Ended::TerminalGone };
     let mut screen = Screen::new(terminal, area, handle.latest(), Look::of_environment());
     let ended = screen.run(input, handle, told).await;
+    terminal::stop_drawing();
     drop(entered);
     summary::print(ended, screen.snapshot());
     ended

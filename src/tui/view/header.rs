@@ -103,11 +103,7 @@ fn peers(snapshot: &Snapshot) -> (usize, usize) {
 }
 
 fn descriptors(look: &Look, snapshot: &Snapshot) -> Part {
-    let text = format!(
-        "fd {}/{}",
-        format::amount(snapshot.descriptors.used),
-        format::amount(snapshot.descriptors.limit)
-    );
+    let text = format!("fd {}/{}", snapshot.descriptors.used, snapshot.descriptors.limit);
     Part { rank: 9, text, style: look.theme.faint }
 }
 

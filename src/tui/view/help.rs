@@ -61,4 +61,19 @@ fn draw_line(app: &App, line: &Line, at: Rect, buffer: &mut Buffer) {
 }
 
 const KEY_CELLS: u16 = 8;
-const COLUMN_CELLS: u16 = 26;
+/// Two of them fit the smallest screen that has panels.
+const COLUMN_CELLS: u16 = 27;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_the_table_fits_its_column() {
+        for binding in keys::BINDINGS {
+            let room = COLUMN_CELLS - KEY_CELLS - 1;
+            assert!(table::width(binding.label) <= room, "{}", binding.label);
+            assert!(sections().iter().any(|(context, _)| *context == binding.context), "{binding:?}");
+        }
+    }
+}

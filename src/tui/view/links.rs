@@ -23,6 +23,7 @@ enum Kind {
     Half,
     Service,
     Peer,
+    Address,
     Bar,
     Ready,
     Carrying,
@@ -30,28 +31,35 @@ enum Kind {
     Waiting,
     Misses,
     Failures,
-    Retry,
     LastError,
 }
 
-const fn column(kind: Kind, title: &'static str, widths: (u16, u16), side: Side, rank: u8) -> Column<Kind> {
-    Column { kind, title, width_min: widths.0, width_max: widths.1, side, rank }
+/// `widths`: least, most, share of the spare room.
+const fn column(
+    kind: Kind,
+    title: &'static str,
+    widths: (u16, u16, u16),
+    side: Side,
+    rank: u8,
+) -> Column<Kind> {
+    let (width_min, width_max, share) = widths;
+    Column { kind, title, width_min, width_max, share, side, rank }
 }
 
 const COLUMNS: [Column<Kind>; 13] = [
-    column(Kind::State, "STATE", (7, 7), Side::Left, 0),
-    column(Kind::Half, "HALF", (4, 4), Side::Left, 6),
-    column(Kind::Service, "SERVICE", (8, 14), Side::Left, 0),
-    column(Kind::Peer, "PEER", (10, 26), Side::Left, 3),
-    column(Kind::Bar, "POOL", (10, 10), Side::Left, 5),
-    column(Kind::Ready, "READY/TGT", (9, 9), Side::Right, 1),
-    column(Kind::Carrying, "CARRY", (5, 5), Side::Right, 2),
-    column(Kind::Dialling, "DIAL", (5, 5), Side::Right, 7),
-    column(Kind::Waiting, "WAIT", (5, 5), Side::Right, 2),
-    column(Kind::Misses, "MISS", (5, 5), Side::Right, 4),
-    column(Kind::Failures, "FAIL", (5, 5), Side::Right, 4),
-    column(Kind::Retry, "RETRY", (6, 6), Side::Right, 8),
-    column(Kind::LastError, "LAST ERROR", (10, 80), Side::Left, 9),
+    column(Kind::State, "STATE", (7, 7, 1), Side::Left, 0),
+    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 3),
+    column(Kind::Service, "SERVICE", (8, 14, 1), Side::Left, 0),
+    column(Kind::Peer, "PEER", (15, 21, 1), Side::Left, 3),
+    column(Kind::Address, "ADDRESS", (15, 21, 1), Side::Left, 9),
+    column(Kind::Bar, "POOL", (10, 10, 1), Side::Left, 5),
+    column(Kind::Ready, "READY", (7, 9, 1), Side::Right, 1),
+    column(Kind::Carrying, "CARRY", (5, 5, 1), Side::Right, 2),
+    column(Kind::Dialling, "DIAL", (6, 8, 1), Side::Right, 7),
+    column(Kind::Waiting, "WAIT", (5, 5, 1), Side::Right, 2),
+    column(Kind::Misses, "MISS", (5, 5, 1), Side::Right, 4),
+    column(Kind::Failures, "FAIL", (5, 5, 1), Side::Right, 4),
+    column(Kind::LastError, "LAST ERROR", (24, 80, 6), Side::Left, 8),
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -88,24 +96,29 @@ fn is_shown(kind: Kind, snapshot: &Snapshot) -> bool {
     match kind {
         Kind::Half => snapshot.roles.len() > 1,
         Kind::Bar | Kind::Ready | Kind::Waiting | Kind::Misses => snapshot.mode != Mode::Forward,
-        Kind::State | Kind::Service | Kind::Peer | Kind::Carrying | Kind::Dialling => true,
-        Kind::Failures | Kind::Retry | Kind::LastError => true,
+        Kind::State | Kind::Service | Kind::Peer | Kind::Address | Kind::Carrying | Kind::Dialling => true,
+        Kind::Failures | Kind::LastError => true,
     }
 }
 
-/// Sums over one half: both ends of a link stand in a pair's snapshot.
-pub fn facts(snapshot: &Snapshot) -> String {
-    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
-    let sum = |count: fn(&PoolRow) -> usize| {
-        let rows = snapshot.pools.iter().filter(|row| row.role == counted);
-        format::amount(rows.fold(0, |sum: u64, row| sum.saturating_add(count(row) as u64)))
-    };
-    let carrying = sum(|row| row.carrying);
+fn facts(snapshot: &Snapshot) -> String {
+    let carrying = sum(snapshot, |row| row.carrying);
     if snapshot.mode == Mode::Forward {
         return format!("{carrying} carrying");
     }
-    let (ready, target, waiting) = (sum(|row| row.ready), sum(|row| row.target), sum(|row| row.waiting));
-    format!("{ready}/{target} ready, {carrying} carrying, {waiting} waiting")
+    format!("{}, {carrying} carrying, {} waiting", ready(snapshot), sum(snapshot, |row| row.waiting))
+}
+
+/// Ready links of all pools, and how many are wanted.
+pub fn ready(snapshot: &Snapshot) -> String {
+    format!("{}/{} ready", sum(snapshot, |row| row.ready), sum(snapshot, |row| row.target))
+}
+
+/// Over one half: both ends of a link stand in a pair's snapshot.
+fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
+    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
+    let rows = snapshot.pools.iter().filter(|row| row.role == counted);
+    format::amount(rows.fold(0, |sum: u64, row| sum.saturating_add(count(row) as u64)))
 }
 
 fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
@@ -115,37 +128,39 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
         Kind::Half => Cell::new(half_word(row.role), theme.plain),
         Kind::Service if row.service == "*" => Cell::new("any", theme.accent),
         Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
-        Kind::Peer => Cell::new(peer(app, row), theme.plain),
+        Kind::Peer => known(app, row.peer.as_deref().or(row.address.as_deref())),
+        Kind::Address => known(app, row.address.as_deref()),
         Kind::Bar => Cell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
         Kind::Ready => Cell::new(
             format!("{}/{}", format::amount(row.ready as u64), format::amount(row.target as u64)),
             theme.plain,
         ),
         Kind::Carrying => number(look, row.carrying as u64),
-        Kind::Dialling => number(look, row.dialling as u64),
+        Kind::Dialling => dialling(look, row),
         Kind::Waiting => number(look, row.waiting as u64),
         Kind::Misses => number(look, row.misses),
         Kind::Failures => number(look, row.failures),
-        Kind::Retry => Cell::new(row.retry_seconds.map_or("-".into(), format::span), theme.plain),
         Kind::LastError => {
-            let error = app.addresses().text(row.last_error.as_deref().unwrap_or("-"));
-            Cell::new(look.text(&error, TEXT_CHARS), state_style(look, row))
+            let style = if row.last_error.is_some() { state_style(look, row) } else { theme.faint };
+            Cell { style, ..known(app, row.last_error.as_deref()) }
         }
     }
 }
 
-/// The name, and the address behind it where both are known.
-fn peer(app: &App, row: &PoolRow) -> String {
-    let address = row.address.as_deref().map(|address| app.addresses().text(address));
-    let text = match (&row.peer, address) {
-        (Some(peer), Some(address)) if *peer != address => {
-            format!("{} {address}", app.addresses().text(peer))
+/// A name, address or reason from outside; `-` where it is not known.
+fn known(app: &App, text: Option<&str>) -> Cell {
+    let text = app.addresses().text(text.unwrap_or("-"));
+    Cell::new(app.look.text(&text, TEXT_CHARS), app.look.theme.plain)
+}
+
+/// Dials under way, or how long the next one is held back.
+fn dialling(look: &Look, row: &PoolRow) -> Cell {
+    match row.retry_seconds {
+        Some(seconds) if row.dialling == 0 => {
+            Cell::new(format!("in {}", format::whole_span(seconds)), look.theme.plain)
         }
-        (Some(peer), _) => app.addresses().text(peer),
-        (None, Some(address)) => address,
-        (None, None) => "no peer yet".into(),
-    };
-    app.look.text(&text, TEXT_CHARS)
+        Some(_) | None => number(look, row.dialling as u64),
+    }
 }
 
 /// Zeros step back, so that the eye finds what is not zero.

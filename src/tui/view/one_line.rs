@@ -31,8 +31,8 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 pub fn draw_status(app: &App, area: Rect, buffer: &mut Buffer) {
     let inside = panel::margin(area);
     let mut text = status(app);
-    if app.snapshot().mode != Mode::Direct {
-        text.push_str(&format!(", links {}", links::facts(app.snapshot())));
+    if app.snapshot().mode == Mode::Reverse {
+        text.push_str(&format!(", {}", links::ready(app.snapshot())));
     }
     table::write(&table::cut(&app.look, &text, inside.width), app.look.theme.plain, inside, buffer);
 }

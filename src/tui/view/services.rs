@@ -28,20 +28,28 @@ enum Kind {
     Down,
 }
 
-const fn column(kind: Kind, title: &'static str, widths: (u16, u16), side: Side, rank: u8) -> Column<Kind> {
-    Column { kind, title, width_min: widths.0, width_max: widths.1, side, rank }
+/// `widths`: least, most, share of the spare room.
+const fn column(
+    kind: Kind,
+    title: &'static str,
+    widths: (u16, u16, u16),
+    side: Side,
+    rank: u8,
+) -> Column<Kind> {
+    let (width_min, width_max, share) = widths;
+    Column { kind, title, width_min, width_max, share, side, rank }
 }
 
 const COLUMNS: [Column<Kind>; 9] = [
-    column(Kind::Phase, "STATE", (8, 8), Side::Left, 1),
-    column(Kind::Service, "SERVICE", (8, 20), Side::Left, 0),
-    column(Kind::Accept, "ACCEPT", (14, 40), Side::Left, 4),
-    column(Kind::Backend, "BACKEND", (14, 40), Side::Left, 3),
-    column(Kind::Open, "OPEN", (5, 5), Side::Right, 2),
-    column(Kind::Sessions, "TOTAL", (5, 5), Side::Right, 5),
-    column(Kind::Refused, "REFUSED", (7, 7), Side::Right, 2),
-    column(Kind::Up, "UP", (5, 6), Side::Right, 5),
-    column(Kind::Down, "DOWN", (5, 6), Side::Right, 5),
+    column(Kind::Phase, "STATE", (8, 8, 1), Side::Left, 1),
+    column(Kind::Service, "SERVICE", (8, 20, 1), Side::Left, 0),
+    column(Kind::Accept, "ACCEPT", (14, 40, 1), Side::Left, 4),
+    column(Kind::Backend, "BACKEND", (14, 40, 1), Side::Left, 3),
+    column(Kind::Open, "OPEN", (5, 5, 1), Side::Right, 2),
+    column(Kind::Sessions, "TOTAL", (5, 5, 1), Side::Right, 5),
+    column(Kind::Refused, "REFUSED", (7, 7, 1), Side::Right, 2),
+    column(Kind::Up, "UP", (5, 6, 1), Side::Right, 5),
+    column(Kind::Down, "DOWN", (5, 6, 1), Side::Right, 5),
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {

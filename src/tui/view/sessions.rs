@@ -34,23 +34,31 @@ enum Kind {
     Phase,
 }
 
-const fn column(kind: Kind, title: &'static str, widths: (u16, u16), side: Side, rank: u8) -> Column<Kind> {
-    Column { kind, title, width_min: widths.0, width_max: widths.1, side, rank }
+/// `widths`: least, most, share of the spare room.
+const fn column(
+    kind: Kind,
+    title: &'static str,
+    widths: (u16, u16, u16),
+    side: Side,
+    rank: u8,
+) -> Column<Kind> {
+    let (width_min, width_max, share) = widths;
+    Column { kind, title, width_min, width_max, share, side, rank }
 }
 
 const COLUMNS: [Column<Kind>; 12] = [
-    column(Kind::Mark, "", (1, 1), Side::Left, 0),
-    column(Kind::Id, "ID", (6, 16), Side::Left, 5),
-    column(Kind::Half, "HALF", (4, 4), Side::Left, 7),
-    column(Kind::Age, "AGE", (6, 6), Side::Right, 3),
-    column(Kind::Client, "CLIENT", (21, 40), Side::Left, 1),
-    column(Kind::Service, "SERVICE", (6, 14), Side::Left, 2),
-    column(Kind::Peer, "PEER", (8, 14), Side::Left, 8),
-    column(Kind::RateUp, "UP/S", (6, 6), Side::Right, 2),
-    column(Kind::RateDown, "DOWN/S", (6, 6), Side::Right, 2),
-    column(Kind::Up, "UP", (6, 6), Side::Right, 6),
-    column(Kind::Down, "DOWN", (6, 6), Side::Right, 6),
-    column(Kind::Phase, "PHASE", (8, 40), Side::Left, 1),
+    column(Kind::Mark, "", (1, 1, 1), Side::Left, 0),
+    column(Kind::Id, "ID", (6, 12, 1), Side::Left, 5),
+    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 7),
+    column(Kind::Age, "AGE", (6, 6, 1), Side::Right, 3),
+    column(Kind::Client, "CLIENT", (21, 40, 1), Side::Left, 1),
+    column(Kind::Service, "SERVICE", (7, 14, 1), Side::Left, 2),
+    column(Kind::Peer, "PEER", (8, 14, 1), Side::Left, 8),
+    column(Kind::RateUp, "UP/S", (5, 6, 1), Side::Right, 2),
+    column(Kind::RateDown, "DOWN/S", (6, 6, 1), Side::Right, 2),
+    column(Kind::Up, "UP", (5, 6, 1), Side::Right, 6),
+    column(Kind::Down, "DOWN", (5, 6, 1), Side::Right, 6),
+    column(Kind::Phase, "PHASE", (8, 60, 4), Side::Left, 1),
 ];
 
 /// With frame, title and sums.
@@ -66,7 +74,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.order().is_empty() && ended.is_empty() {
         return panel::empty(look, " no session is open", area, buffer);
     }
-    let columns = columns(snapshot, area.width);
+    let columns = columns(snapshot, area.width.saturating_sub(1));
     table::draw_heads(look, &columns, line(area, 0), buffer);
     let list = panel::below_heads(area);
     let (open_lines, ended_lines) = share(app.order().len(), ended.len(), usize::from(list.height));
@@ -117,7 +125,9 @@ fn columns(snapshot: &Snapshot, width: u16) -> Vec<Placed<Kind>> {
 
 fn facts(snapshot: &Snapshot) -> String {
     let waiting = snapshot.sessions.iter().filter(|row| row.phase == SessionPhase::Waiting).count();
-    let mut facts = format!("{} open, {waiting} waiting", snapshot.totals.sessions_open);
+    let totals = &snapshot.totals;
+    let (open, all, refused) = (totals.sessions_open, totals.sessions, totals.refused);
+    let mut facts = format!("{open} open of {all}, {waiting} waiting, {refused} refused");
     if snapshot.sessions_left_out > 0 {
         facts.push_str(&format!(", {} not listed", snapshot.sessions_left_out));
     }

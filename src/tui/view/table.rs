@@ -14,6 +14,8 @@ pub struct Column<K> {
     pub title: &'static str,
     pub width_min: u16,
     pub width_max: u16,
+    /// Cells it takes of the spare room at each turn, compared with the others.
+    pub share: u16,
     pub side: Side,
     /// Columns of the highest rank leave first, all of one rank together.
     pub rank: u8,
@@ -57,14 +59,14 @@ pub fn fit<K: Copy>(columns: &[Column<K>], width: u16) -> Vec<Placed<K>> {
     }
     let mut spare = usize::from(width) - needed(&kept);
     let mut widths: Vec<u16> = kept.iter().map(|column| column.width_min).collect();
-    // One cell at a time to each in turn, so that no column takes all.
+    // In turns, so that no column takes all.
     while spare > 0 {
         let before = spare;
         for (width, column) in widths.iter_mut().zip(&kept) {
-            if spare > 0 && *width < column.width_max {
-                *width += 1;
-                spare -= 1;
-            }
+            let wanted = column.share.min(column.width_max - *width);
+            let given = wanted.min(u16::try_from(spare).unwrap_or(u16::MAX));
+            *width += given;
+            spare -= usize::from(given);
         }
         if spare == before {
             break;
@@ -165,9 +167,9 @@ mod tests {
     use super::*;
 
     const COLUMNS: [Column<u8>; 3] = [
-        Column { kind: 0, title: "A", width_min: 4, width_max: 4, side: Side::Left, rank: 0 },
-        Column { kind: 1, title: "B", width_min: 5, width_max: 9, side: Side::Left, rank: 2 },
-        Column { kind: 2, title: "C", width_min: 6, width_max: 7, side: Side::Right, rank: 1 },
+        Column { kind: 0, title: "A", width_min: 4, width_max: 4, share: 1, side: Side::Left, rank: 0 },
+        Column { kind: 1, title: "B", width_min: 5, width_max: 9, share: 1, side: Side::Left, rank: 2 },
+        Column { kind: 2, title: "C", width_min: 6, width_max: 7, share: 1, side: Side::Right, rank: 1 },
     ];
 
     #[test]

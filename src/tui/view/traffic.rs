@@ -42,7 +42,7 @@ pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     }
     let totals = &snapshot.totals;
     let (up, down) = (format::bytes(totals.bytes_up), format::bytes(totals.bytes_down));
-    let text = format!("{} sessions, {} refused, {up} up, {down} down", totals.sessions, totals.refused);
+    let text = format!("total {up} up, {down} down");
     table::write(&table::cut(look, &text, inside.width), look.theme.plain, table::line(inside, 4), buffer);
 }
 

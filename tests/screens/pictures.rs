@@ -1,0 +1,316 @@
+//! Snapshots made by hand, one for each thing a screen has to show.
+
+use portcullis::{
+    profile::{Mode, Role},
+    telemetry::snapshot::{
+        Descriptors, EndedRow, GatewayPhase, Notice, NoticeLevel, PoolRow, PoolState, ServicePhase,
+        ServiceRow, SessionPhase, SessionRow, Snapshot, Totals, TrafficSample,
+    },
+};
+
+/// Every picture with its name, as the golden files call it.
+pub fn all() -> Vec<(&'static str, Snapshot)> {
+    vec![
+        ("healthy", healthy()),
+        ("degraded", degraded()),
+        ("down", down()),
+        ("empty", empty()),
+        ("forward", forward()),
+        ("direct", direct()),
+        ("crowded", crowded(10_000)),
+        ("hostile", hostile()),
+    ]
+}
+
+/// A DMZ gateway that has just started.
+pub fn empty() -> Snapshot {
+    Snapshot {
+        version: "0.1.0".into(),
+        profile: "demo".into(),
+        mode: Mode::Reverse,
+        roles: vec![Role::Dmz],
+        phase: GatewayPhase::Starting,
+        uptime_seconds: 0.2,
+        listening: vec![],
+        totals: Totals::default(),
+        services: vec![],
+        pools: vec![],
+        sessions: vec![],
+        sessions_left_out: 0,
+        ended: vec![],
+        notices: vec![],
+        log_lines_lost: 0,
+        traffic: vec![],
+        descriptors: Descriptors { used: 12, limit: 1024 },
+    }
+}
+
+/// Both halves in one process, all well.
+pub fn healthy() -> Snapshot {
+    let pools = vec![
+        pool(Role::Dmz, "orders", 8, 8),
+        PoolRow { ready: 7, carrying: 3, state: PoolState::Filling, ..pool(Role::Dmz, "chat", 7, 8) },
+        pool(Role::Internal, "orders", 8, 8),
+        PoolRow { dialling: 1, carrying: 3, state: PoolState::Filling, ..pool(Role::Internal, "chat", 7, 8) },
+    ];
+    Snapshot {
+        profile: "reverse".into(),
+        roles: vec![Role::Dmz, Role::Internal],
+        phase: GatewayPhase::Running,
+        uptime_seconds: 754.5,
+        listening: vec!["socks+tls://127.0.0.1:41443".into()],
+        totals: totals(4),
+        pools,
+        sessions: vec![
+            session(18_842, "chat", 41_000_000, 1_200_000),
+            session(18_790, "chat", 18_300_000, 400_000),
+            SessionRow { idle_seconds: 44.0, age_seconds: 11_520.0, ..session(17_003, "orders", 0, 0) },
+            SessionRow { phase: SessionPhase::Draining, ..session(18_611, "chat", 6_600, 610) },
+        ],
+        ended: vec![
+            ended(18_859, "--", "both sides finished", 2.0),
+            ended(18_858, "CR", "client reset", 60.0),
+        ],
+        notices: notices(),
+        traffic: traffic(120),
+        descriptors: Descriptors { used: 64, limit: 1024 },
+        ..empty()
+    }
+}
+
+/// One pool down with its reason, one starved; clients wait.
+pub fn degraded() -> Snapshot {
+    let refused = "connect 10.1.4.9:41443: connection refused (os error 111)";
+    let mut snapshot = healthy();
+    snapshot.roles = vec![Role::Internal];
+    snapshot.profile = "prod-reverse".into();
+    snapshot.uptime_seconds = 273_840.0;
+    snapshot.pools = vec![
+        PoolRow { target: 12, ready: 12, ..pool(Role::Internal, "web", 12, 12) },
+        PoolRow { state: PoolState::Starved, waiting: 3, misses: 7, ..pool(Role::Internal, "amqp", 0, 4) },
+        PoolRow {
+            peer: None,
+            address: Some("10.1.4.9:41443".into()),
+            state: PoolState::Down,
+            failures: 1208,
+            last_error: Some(refused.into()),
+            retry_seconds: Some(3.2),
+            ..pool(Role::Internal, "mail", 0, 4)
+        },
+    ];
+    snapshot.sessions.push(SessionRow {
+        phase: SessionPhase::Waiting,
+        peer: None,
+        age_seconds: 3.1,
+        bytes_up: 0,
+        bytes_down: 0,
+        ..session(18_861, "amqp", 0, 0)
+    });
+    snapshot.ended.insert(0, ended(18_860, "TW", "no link within 5 s", 1.0));
+    snapshot.log_lines_lost = 17;
+    snapshot
+}
+
+/// No link anywhere, and the gateway drains.
+pub fn down() -> Snapshot {
+    let error = Some("peer certificate is for wrong-name, not in peers".to_owned());
+    let lost = |service| PoolRow {
+        state: PoolState::Down,
+        last_error: error.clone(),
+        retry_seconds: Some(29.0),
+        misses: 12,
+        ..pool(Role::Dmz, service, 0, 8)
+    };
+    Snapshot {
+        profile: "dmz".into(),
+        roles: vec![Role::Dmz],
+        phase: GatewayPhase::Draining,
+        pools: vec![lost("orders"), lost("chat")],
+        sessions: vec![],
+        totals: Totals { sessions_open: 0, ..totals(0) },
+        traffic: vec![TrafficSample::default(); 120],
+        descriptors: Descriptors { used: 1000, limit: 1024 },
+        ..healthy()
+    }
+}
+
+/// Links dialled, one for each session.
+pub fn forward() -> Snapshot {
+    let dialled = PoolRow {
+        address: Some("10.0.0.5:41080".into()),
+        carrying: 4,
+        failures: 2,
+        last_error: Some("timed out after 10 s".into()),
+        ..pool(Role::Dmz, "*", 0, 0)
+    };
+    Snapshot {
+        profile: "forward".into(),
+        mode: Mode::Forward,
+        roles: vec![Role::Dmz],
+        listening: vec![],
+        pools: vec![dialled],
+        traffic: traffic(45),
+        ..healthy()
+    }
+}
+
+/// No links: services and their backends.
+pub fn direct() -> Snapshot {
+    let service = |name: &str, accept: &str, phase, totals| ServiceRow {
+        role: Role::Dmz,
+        name: name.into(),
+        accept: vec![accept.into()],
+        connect: Some(format!("{name}.corp.example:8443")),
+        phase,
+        totals,
+    };
+    let mut snapshot = healthy();
+    for row in &mut snapshot.sessions {
+        row.peer = None;
+    }
+    for row in &mut snapshot.ended {
+        row.peer = None;
+    }
+    Snapshot {
+        profile: "direct".into(),
+        mode: Mode::Direct,
+        roles: vec![Role::Dmz],
+        listening: vec![],
+        pools: vec![],
+        services: vec![
+            service("orders", "tcp://0.0.0.0:8000", ServicePhase::Open, totals(1)),
+            service(
+                "chat",
+                "ws://0.0.0.0:8001/chat",
+                ServicePhase::Draining,
+                Totals { refused: 7, ..totals(3) },
+            ),
+        ],
+        ..snapshot
+    }
+}
+
+/// So many sessions that only a window of them can be built.
+pub fn crowded(sessions: u64) -> Snapshot {
+    let rows =
+        (0..sessions).map(|n| session(n, if n % 3 == 0 { "orders" } else { "chat" }, n * 7919 % 90_001, n));
+    Snapshot {
+        totals: Totals { sessions_open: sessions + 2000, ..totals(0) },
+        sessions: rows.collect(),
+        sessions_left_out: 2000,
+        pools: (0..40).map(|n| pool(Role::Dmz, &format!("service-{n}"), 8, 8)).collect(),
+        roles: vec![Role::Dmz],
+        ..healthy()
+    }
+}
+
+/// Names that try to move the cursor, to turn the line and to be endless.
+pub fn hostile() -> Snapshot {
+    let bad = format!("\u{1b}[2J\u{202e}evil\u{200b}\n日本語{}", "long".repeat(40));
+    let mut snapshot = healthy();
+    snapshot.profile = bad.clone();
+    snapshot.listening = vec![bad.clone()];
+    for row in &mut snapshot.sessions {
+        (row.id, row.client, row.service, row.peer) =
+            (bad.clone(), bad.clone(), bad.clone(), Some(bad.clone()));
+    }
+    for row in &mut snapshot.pools {
+        (row.service, row.peer, row.last_error) = (bad.clone(), Some(bad.clone()), Some(bad.clone()));
+        (row.misses, row.failures, row.ready) = (u64::MAX, u64::MAX, usize::MAX);
+    }
+    for row in &mut snapshot.ended {
+        (row.end, row.reason) = (bad.clone(), bad.clone());
+    }
+    snapshot.notices.push(Notice { time: "\u{1b}now".into(), level: NoticeLevel::Error, text: bad });
+    snapshot.totals = Totals {
+        sessions_open: u64::MAX,
+        sessions: u64::MAX,
+        refused: u64::MAX,
+        bytes_up: u64::MAX,
+        bytes_down: u64::MAX,
+    };
+    snapshot.traffic.push(TrafficSample { up: u64::MAX, down: u64::MAX });
+    snapshot.uptime_seconds = f64::INFINITY;
+    snapshot
+}
+
+fn pool(role: Role, service: &str, ready: usize, target: usize) -> PoolRow {
+    let (peer, address) = match role {
+        Role::Dmz => ("internal", "10.0.0.5"),
+        Role::Internal => ("dmz", "192.0.2.1:41443"),
+    };
+    PoolRow {
+        role,
+        service: service.into(),
+        peer: Some(peer.into()),
+        address: Some(address.into()),
+        state: PoolState::Healthy,
+        ready,
+        carrying: 0,
+        dialling: 0,
+        target,
+        waiting: 0,
+        misses: 0,
+        failures: 0,
+        last_error: None,
+        retry_seconds: None,
+    }
+}
+
+fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionRow {
+    let age = (number % 4000) as u32;
+    SessionRow {
+        id: format!("{number:06x}"),
+        role: Role::Dmz,
+        service: service.into(),
+        client: format!("203.0.113.{}:{}", number % 250, 40_000 + number % 20_000),
+        peer: Some("internal".into()),
+        phase: SessionPhase::Relaying,
+        age_seconds: f64::from(age),
+        idle_seconds: 0.1,
+        bytes_up: rate_up * 17,
+        bytes_down: rate_down * 17,
+        rate_up,
+        rate_down,
+    }
+}
+
+fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow {
+    let row = session(number, "orders", 400, 90);
+    EndedRow {
+        id: row.id,
+        role: row.role,
+        service: row.service,
+        client: row.client,
+        peer: row.peer,
+        end: end.into(),
+        reason: reason.into(),
+        seconds: 5.2,
+        ago_seconds,
+        bytes_up: row.bytes_up,
+        bytes_down: row.bytes_down,
+    }
+}
+
+fn totals(sessions_open: u64) -> Totals {
+    Totals { sessions_open, sessions: 18_861, refused: 7, bytes_up: 1_234_567_890, bytes_down: 98_765_432 }
+}
+
+fn notices() -> Vec<Notice> {
+    let notice = |second: u8, level, text: &str| Notice {
+        time: format!("2026-01-31T14:01:{second:02}.123Z"),
+        level,
+        text: text.into(),
+    };
+    vec![
+        notice(1, NoticeLevel::Info, "gateway runs profile reverse"),
+        notice(31, NoticeLevel::Info, "orders: 8 links ready from internal"),
+        notice(42, NoticeLevel::Error, "chat: dial 10.1.4.9:143 refused, next in 1.2s"),
+        notice(58, NoticeLevel::Warn, "chat: 1 link ready, 8 wanted"),
+    ]
+}
+
+fn traffic(seconds: u64) -> Vec<TrafficSample> {
+    let wave = |n: u64, height: u64| height / 20 * (10 + (n * 7 % 11)).min(20) * (n % 40 + 5) / 45;
+    (0..seconds).map(|n| TrafficSample { up: wave(n, 84_200_000), down: wave(n + 9, 12_900_000) }).collect()
+}
