@@ -2,7 +2,7 @@
 
 use crate::{
     profile::Role,
-    telemetry::snapshot::{PoolRow, PoolState, Snapshot},
+    telemetry::snapshot::{GatewayPhase, PoolRow, PoolState, Snapshot},
     tui::format,
 };
 
@@ -12,7 +12,7 @@ pub enum Health {
     Healthy,
     /// Some clients wait or are refused, or soon would be.
     Degraded,
-    /// No pool has a link.
+    /// No pool has a link, or the gateway does not run.
     Down,
 }
 
@@ -44,7 +44,16 @@ pub struct Trouble {
 }
 
 /// The word for the whole gateway. Without pools (direct mode) nothing can be missing.
-pub fn health(pools: &[PoolRow]) -> Health {
+///
+/// Draining changes nothing in it: the header tells that by a word of its own.
+pub fn health(snapshot: &Snapshot) -> Health {
+    match snapshot.phase {
+        GatewayPhase::Starting | GatewayPhase::Stopped => Health::Down,
+        GatewayPhase::Running | GatewayPhase::Draining => health_of_pools(&snapshot.pools),
+    }
+}
+
+fn health_of_pools(pools: &[PoolRow]) -> Health {
     let worst = pools.iter().map(severity).max().unwrap_or(Severity::Fine);
     match worst {
         Severity::Fine => Health::Healthy,
@@ -155,7 +164,7 @@ mod tests {
         ];
         for (pools, expected) in cases {
             let pools: Vec<_> = pools.iter().map(|&pool| pool.clone()).collect();
-            assert_eq!(health(&pools), expected, "{pools:?}");
+            assert_eq!(health_of_pools(&pools), expected, "{pools:?}");
         }
     }
 

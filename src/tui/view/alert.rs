@@ -2,11 +2,14 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use crate::tui::{
-    app::App,
-    health::{Severity, troubles},
-    look::Look,
-    view::table,
+use crate::{
+    telemetry::snapshot::GatewayPhase,
+    tui::{
+        app::App,
+        health::{Severity, troubles},
+        look::Look,
+        view::table,
+    },
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -25,10 +28,17 @@ pub fn line(app: &App) -> (String, Style) {
         let text = format!("{} {of}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
         return (text, style(look, worst.severity));
     }
-    let text = match snapshot.listening.as_slice() {
-        [] => "no trouble".to_owned(),
-        listening => format!("no trouble; links come in at {}", listening.join(", ")),
+    let state = match snapshot.phase {
+        GatewayPhase::Starting => "starting",
+        GatewayPhase::Running => "no trouble",
+        GatewayPhase::Draining => "draining: no new sessions, those open go on",
+        GatewayPhase::Stopped => "stopped",
     };
+    let text = match snapshot.listening.as_slice() {
+        [] => state.to_owned(),
+        listening => format!("{state}; links come in at {}", listening.join(", ")),
+    };
+    let text = app.addresses().text(&text);
     (look.text(&text, TEXT_CHARS), look.theme.faint)
 }
 

@@ -67,7 +67,7 @@ fn parts_left(look: &Look, snapshot: &Snapshot) -> Vec<Part> {
 }
 
 fn health_part(look: &Look, snapshot: &Snapshot) -> Part {
-    let health = health(&snapshot.pools);
+    let health = health(snapshot);
     let text = format!("{} {}", look.symbols.health, health.word());
     Part { rank: 0, text, style: health_style(look, health) }
 }

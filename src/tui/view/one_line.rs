@@ -7,7 +7,7 @@ use crate::{
     tui::{
         app::{App, Freshness, Open},
         format,
-        health::health,
+        health::{Health, health},
         keys,
         view::{footer, header, links, panel, question, table},
     },
@@ -21,8 +21,8 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         }
         (Open::Nothing, Some(said)) => footer::answer(app, said),
         (Open::Nothing, None) => {
-            let health = health(&app.snapshot().pools);
-            (format!("{} {}", health.word(), status(app)), header::health_style(&app.look, health))
+            let health = health(app.snapshot());
+            (status_with_health(app, health), header::health_style(&app.look, health))
         }
     };
     table::write(&table::cut(&app.look, &text, area.width), style, area, buffer);
@@ -54,7 +54,12 @@ fn status(app: &App) -> String {
         Some(sample) => (format::rate(sample.up), format::rate(sample.down)),
         None => ("-".into(), "-".into()),
     };
-    let text = format!("{} open, up {up}, down {down}", snapshot.totals.sessions_open);
+    format!("{} open, up {up}, down {down}", snapshot.totals.sessions_open)
+}
+
+/// The health, after whatever makes it less than live.
+fn status_with_health(app: &App, health: Health) -> String {
+    let text = format!("{} {}", health.word(), status(app));
     match app.freshness() {
         Freshness::Live => text,
         Freshness::Frozen { seconds } => format!("FROZEN {} {text}", format::age(seconds)),

@@ -3,6 +3,7 @@
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
+    style::{Modifier, Style},
     text::{Line, Span},
     widgets::{Block, Clear, Widget},
 };
@@ -18,14 +19,20 @@ pub fn frame(look: &Look, title: &str, facts: &str, area: Rect, buffer: &mut Buf
     let mut block = Block::bordered()
         .border_set(look.symbols.border)
         .border_style(theme.faint)
-        .title(Line::from(Span::styled(format!(" {title} "), theme.title)));
+        .title(Line::from(Span::styled(format!(" {title} "), on_border(theme.title))));
     let room = area.width.saturating_sub(table::width(title).saturating_add(8));
     if !facts.is_empty() && table::width(facts) <= room {
-        block = block.title(Line::from(Span::styled(format!(" {facts} "), theme.plain)).right_aligned());
+        block = block
+            .title(Line::from(Span::styled(format!(" {facts} "), on_border(theme.plain))).right_aligned());
     }
     let inside = block.inner(area);
     block.render(area, buffer);
     inside
+}
+
+/// Titles stand on the border and would inherit its faintness.
+fn on_border(style: Style) -> Style {
+    style.remove_modifier(Modifier::DIM)
 }
 
 /// A frame over the middle of the screen, as large as its text and no larger than the screen.
@@ -35,7 +42,7 @@ pub fn over(look: &Look, title: &str, width: u16, lines: u16, area: Rect, buffer
         Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     Clear.render(place, buffer);
     let inside = frame(look, title, "", place, buffer);
-    Rect { x: inside.x.saturating_add(1), width: inside.width.saturating_sub(2), ..inside }
+    margin(inside)
 }
 
 /// Said where a list has nothing to show.

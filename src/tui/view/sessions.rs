@@ -64,7 +64,7 @@ const COLUMNS: [Column<Kind>; 12] = [
 /// With frame, title and sums.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     let inside = panel::frame(&app.look, "Sessions", &facts(app.snapshot()), area, buffer);
-    draw_list(app, inside, buffer);
+    draw_list(app, Rect { width: inside.width.saturating_sub(1), ..inside }, buffer);
 }
 
 /// Heads and rows alone.
@@ -74,7 +74,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.order().is_empty() && ended.is_empty() {
         return panel::empty(look, " no session is open", area, buffer);
     }
-    let columns = columns(snapshot, area.width.saturating_sub(1));
+    let columns = columns(snapshot, area.width);
     table::draw_heads(look, &columns, line(area, 0), buffer);
     let list = panel::below_heads(area);
     let (open_lines, ended_lines) = share(app.order().len(), ended.len(), usize::from(list.height));

@@ -1,0 +1,239 @@
+//! Every screen: drawn from hand-made snapshots, compared with golden files, and shaken at random.
+//!
+//! `PORTCULLIS_BLESS=1 cargo test --test screens` writes the golden files anew; read the
+//! difference before committing it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod pictures;
+mod styled;
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use portcullis::{
+    gateway::handle::{Answer, Command},
+    telemetry::snapshot::Snapshot,
+    tui::{
+        app::{App, Reaction},
+        keys,
+        look::Look,
+        symbols::Symbols,
+        theme::Theme,
+    },
+};
+use proptest::prelude::*;
+use ratatui::style::Color;
+
+const SIZES: [(u16, u16); 5] = [(120, 36), (80, 24), (60, 15), (20, 3), (1, 1)];
+
+fn app(snapshot: Snapshot) -> App {
+    App::new(Arc::new(snapshot), Look::FULL)
+}
+
+fn press(app: &mut App, keys: &str) -> Reaction {
+    let mut reaction = Reaction::Nothing;
+    for key in keys.chars() {
+        reaction = app.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
+    }
+    reaction
+}
+
+/// Compares with the golden file of this name, or writes it when told to.
+fn check(name: &str, app: &App, (width, height): (u16, u16), wrong: &mut Vec<String>) {
+    let name = format!("{name}-{width}x{height}.txt");
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/screens").join(&name);
+    let drawn = styled::dump(&styled::draw(app, width, height));
+    if std::env::var_os("PORTCULLIS_BLESS").is_some_and(|value| value == "1") {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, drawn).unwrap();
+        return;
+    }
+    let golden = fs::read_to_string(&file).unwrap_or_default();
+    if golden != drawn {
+        let at = golden.lines().zip(drawn.lines()).position(|(a, b)| a != b);
+        let line = at.unwrap_or_else(|| golden.lines().count().min(drawn.lines().count()));
+        let [was, is] = [&golden, &drawn].map(|text| text.lines().nth(line).unwrap_or("(end)").to_owned());
+        wrong.push(format!("{name}, line {}:\n  golden {was}\n  drawn  {is}", line + 1));
+    }
+}
+
+fn report(wrong: &[String]) {
+    let how = "PORTCULLIS_BLESS=1 cargo test --test screens writes them anew; read the difference";
+    assert!(wrong.is_empty(), "{} screens differ; {how}\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn every_picture_at_every_size_is_as_it_was() {
+    let mut wrong = vec![];
+    for (name, snapshot) in pictures::all() {
+        let app = app(snapshot);
+        for size in SIZES {
+            check(name, &app, size, &mut wrong);
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn what_keys_open_is_as_it_was() {
+    let mut wrong = vec![];
+    for (name, keys) in [("help", "?"), ("ask-quit", "q"), ("ask-close", "jjx"), ("frozen-hidden", " Pj")] {
+        let mut app = app(pictures::degraded());
+        press(&mut app, keys);
+        for size in [(120, 36), (60, 15), (40, 1)] {
+            check(name, &app, size, &mut wrong);
+        }
+    }
+    for (name, answer) in [
+        ("answer-done", Answer::Done("session 0049ad closed".into())),
+        ("answer-refused", Answer::Refused("reverse.yaml:14:3: pol: unknown key; did you mean pool".into())),
+    ] {
+        let mut app = app(pictures::healthy());
+        app.answered(answer);
+        check(name, &app, (80, 24), &mut wrong);
+    }
+    report(&wrong);
+}
+
+#[test]
+fn a_plain_terminal_gets_neither_colour_nor_anything_but_ascii() {
+    let mut wrong = vec![];
+    let plain = Look { theme: Theme::MONO, symbols: Symbols::ASCII };
+    for (name, snapshot) in pictures::all() {
+        let mut app = App::new(Arc::new(snapshot), plain.clone());
+        if name == "degraded" {
+            press(&mut app, "j");
+            check("plain", &app, (80, 24), &mut wrong);
+        }
+        let buffer = styled::draw(&app, 120, 36);
+        for cell in buffer.content() {
+            assert!(cell.symbol().is_ascii(), "{name} shows {:?}", cell.symbol());
+            assert_eq!((cell.fg, cell.bg), (Color::Reset, Color::Reset), "{name} has a colour");
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn only_the_palette_of_the_terminal_is_used() {
+    for (name, snapshot) in pictures::all() {
+        for cell in styled::draw(&app(snapshot), 120, 36).content() {
+            assert!(!matches!(cell.fg, Color::Rgb(..) | Color::Indexed(_)), "{name}: {:?}", cell.fg);
+            assert_eq!(cell.bg, Color::Reset, "{name} sets a background");
+        }
+    }
+}
+
+#[test]
+fn help_tells_every_line_of_the_key_table() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "?");
+    for (width, height) in [(120, 36), (60, 15)] {
+        let buffer = styled::draw(&app, width, height);
+        let text: String = (0..height).map(|y| styled::line(&buffer, y) + "\n").collect();
+        for binding in keys::BINDINGS {
+            assert!(text.contains(binding.label), "{} is not in\n{text}", binding.label);
+        }
+    }
+}
+
+#[test]
+fn hostile_text_cannot_leave_its_place() {
+    let app = app(pictures::hostile());
+    for (width, height) in SIZES {
+        let buffer = styled::draw(&app, width, height);
+        for y in 0..height {
+            let line = styled::line(&buffer, y);
+            let is_plain = |c: char| !c.is_control() && !matches!(c, '\u{202e}' | '\u{200b}');
+            assert!(line.chars().all(is_plain), "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn the_selection_follows_its_session_and_closing_names_it() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "j");
+    let buffer = styled::draw(&app, 120, 36);
+    let before = (0..36).map(|y| styled::line(&buffer, y)).find(|line| line.starts_with("│> ")).unwrap();
+    let id = before.split_whitespace().nth(1).unwrap().to_owned();
+    let mut later = pictures::healthy();
+    later.uptime_seconds += 5.0;
+    for row in later.sessions.iter_mut().filter(|row| row.id == id) {
+        (row.rate_up, row.rate_down) = (0, 0);
+    }
+    app.take(Arc::new(later));
+    assert_ne!(app.selected_line(), Some(0), "the row has moved down");
+    press(&mut app, "x");
+    assert_eq!(press(&mut app, "y"), Reaction::Ask(Command::Kill { session: id }));
+}
+
+#[test]
+fn rows_keep_their_places_for_two_seconds() {
+    let mut app = app(pictures::healthy());
+    let ids = |app: &App| -> Vec<String> {
+        app.order().rows(app.snapshot(), 0..9).iter().map(|row| row.id.clone()).collect()
+    };
+    let before = ids(&app);
+    let mut later = pictures::healthy();
+    later.sessions.reverse();
+    later.sessions[0].rate_up = u64::MAX / 2;
+    later.uptime_seconds += 1.0;
+    app.take(Arc::new(later.clone()));
+    assert_eq!(ids(&app), before, "a second later");
+    later.uptime_seconds += 1.5;
+    app.take(Arc::new(later.clone()));
+    assert_eq!(ids(&app)[0], later.sessions[0].id, "after two seconds the busiest is on top");
+}
+
+#[test]
+fn ten_thousand_sessions_are_drawn_quickly() {
+    let app = app(pictures::crowded(10_000));
+    let began = std::time::Instant::now();
+    for _ in 0..20 {
+        styled::draw(&app, 120, 36);
+    }
+    // A debug build takes about 5 ms a frame; building every row would take a hundred times that.
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?} for 20 frames", began.elapsed());
+}
+
+fn any_key() -> impl Strategy<Value = KeyEvent> {
+    let bound: Vec<char> = "jkgG xrP?qyhz".chars().collect();
+    let code = prop_oneof![
+        8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
+        3 => proptest::sample::select(vec![
+            KeyCode::Esc, KeyCode::Enter, KeyCode::Up, KeyCode::Down, KeyCode::PageUp, KeyCode::PageDown,
+            KeyCode::Home, KeyCode::End,
+        ]),
+        1 => any::<char>().prop_map(KeyCode::Char),
+    ];
+    (code, prop_oneof![9 => Just(KeyModifiers::NONE), 1 => any::<u8>().prop_map(KeyModifiers::from_bits_truncate)])
+        .prop_map(|(code, modifiers)| KeyEvent::new(code, modifiers))
+}
+
+proptest! {
+    // A failure prints its input and a seed; PROPTEST_RNG_SEED runs one again.
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_keys_and_no_size_bring_the_screen_down(
+        first in 0_usize..8,
+        steps in proptest::collection::vec((any_key(), 0_usize..8, 0_u16..140, 0_u16..45), 1..30),
+    ) {
+        let mut pictures: Vec<_> = pictures::all().into_iter().map(|(_, snapshot)| snapshot).collect();
+        pictures[6] = pictures::crowded(300);
+        let mut app = app(pictures[first].clone());
+        for (key, next, width, height) in steps {
+            if let Reaction::Ask(command) = app.press(key) {
+                app.asked(&command);
+            }
+            styled::draw(&app, width, height);
+            let mut snapshot = pictures[next].clone();
+            snapshot.uptime_seconds += f64::from(width);
+            app.take(Arc::new(snapshot));
+            app.silent_for(u64::from(height));
+            styled::draw(&app, width, height);
+        }
+    }
+}
