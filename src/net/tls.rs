@@ -4,10 +4,15 @@
 //! [`Identity::accept`] and [`Identity::connect`] are the two handshakes. The only module that
 //! knows `rustls-pemfile`.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    sync::Arc,
+};
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
@@ -85,7 +90,7 @@ impl Identity {
         let stream = handshake.map_err(|(error, stream)| {
             // Lets the alert reach the other side, whose log then names the reason too.
             tcp::let_close_cleanly(&stream);
-            error.to_string()
+            told(&error)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         Ok((Stream::Tls(Box::new(stream.into())), name))
@@ -98,7 +103,7 @@ impl Identity {
         let handshake = TlsConnector::from(self.client.clone()).connect(server, stream).into_fallible().await;
         let stream = handshake.map_err(|(error, stream)| {
             tcp::let_close_cleanly(&stream);
-            error.to_string()
+            told(&error)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         Ok((Stream::Tls(Box::new(stream.into())), name))
@@ -107,6 +112,15 @@ impl Identity {
     fn peer_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<String, String> {
         let leaf = chain.and_then(<[_]>::first).ok_or("the peer showed no certificate")?;
         self.verifier.name_of(leaf).map_err(|error| error.to_string())
+    }
+}
+
+/// A failed handshake in words: rustls shows what our own check says as a debug print.
+fn told(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(ours))) => ours.0.to_string(),
+        _ => error.to_string(),
     }
 }
 
