@@ -18,7 +18,7 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{
     Peer,
     greet::bid_farewell,
-    ready::{Gone, Slot},
+    ready::{self, Gone, Slot},
 };
 use crate::{
     net::stream::Stream,
@@ -130,10 +130,15 @@ impl Pool {
     }
 
     /// Takes in a link that its peer has parked; gives it back when the pool has closed.
-    pub fn offer(self: &Arc<Self>, peer: Peer, stream: Stream) -> Result<(), Stream> {
+    pub fn offer(self: &Arc<Self>, peer: Peer, mut stream: Stream) -> Result<(), Stream> {
         let mut books = self.lock();
         if books.closed {
             return Err(stream);
+        }
+        if let Some(why) = ready::loss(&mut stream) {
+            let lane = books.lane(peer);
+            books.lanes[lane].lose(&why);
+            return Ok(());
         }
         books.offered = true;
         let lane = books.lane(peer.clone());
@@ -153,7 +158,7 @@ impl Pool {
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
             if let Gone::Lost(why) = slot.watch().await {
-                pool.lost(&peer, why);
+                pool.lost(&peer, &why);
             }
         });
         Ok(())
@@ -237,15 +242,13 @@ impl Pool {
         }
     }
 
-    fn lost(&self, peer: &Peer, why: String) {
+    fn lost(&self, peer: &Peer, why: &str) {
         tracing::debug!(service = %self.service, peer = %peer.label(), "ready link lost: {why}");
         let mut books = self.lock();
         for lane in books.lanes.iter_mut().filter(|lane| lane.peer == *peer) {
             // The lost one is the slot that holds nothing any more.
             lane.ready.retain(|slot| !slot.is_empty());
-            lane.failures += 1;
-            lane.last_error = Some(format!("ready link lost: {why}"));
-            lane.seen = Instant::now();
+            lane.lose(why);
         }
     }
 
@@ -281,7 +284,11 @@ impl Books {
             let at = (self.turn + step) % count;
             while let Some(slot) = self.lanes[at].ready.pop() {
                 // A link that was lost a moment ago is skipped.
-                let Some(stream) = slot.claim() else { continue };
+                let Some(mut stream) = slot.claim() else { continue };
+                if let Some(why) = ready::loss(&mut stream) {
+                    self.lanes[at].lose(&why);
+                    continue;
+                }
                 self.turn = (at + 1) % count;
                 let lane = &self.lanes[at];
                 return Some(Taken {
@@ -307,6 +314,12 @@ impl Books {
 }
 
 impl Lane {
+    fn lose(&mut self, why: &str) {
+        self.failures += 1;
+        self.last_error = Some(format!("ready link lost: {why}"));
+        self.seen = Instant::now();
+    }
+
     fn row(&self, service: &ServiceName, target: usize, starved: bool) -> PoolRow {
         let (ready, carrying) = (self.ready.len(), self.carrying.load(Ordering::Relaxed));
         let state = match ready {

@@ -8,7 +8,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -56,15 +56,28 @@ impl Slot {
     fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<Gone> {
         let mut slot = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(stream) = slot.as_mut() else { return Poll::Ready(Gone::Taken) };
-        let mut byte = [0; 1];
-        let mut buf = ReadBuf::new(&mut byte);
-        let why = match Pin::new(stream).poll_read(cx, &mut buf) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(error)) => error.to_string(),
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => "the peer closed it".into(),
-            Poll::Ready(Ok(())) => "the peer sent bytes before a client had come".into(),
-        };
+        let Poll::Ready(why) = poll_loss(stream, cx) else { return Poll::Pending };
         *slot = None;
         Poll::Ready(Gone::Lost(why))
     }
+}
+
+/// Why a ready link is lost, if that shows already; asked of a link that is about to be given to
+/// a client, whose watch may not have run yet.
+pub fn loss(stream: &mut Stream) -> Option<String> {
+    match poll_loss(stream, &mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(why) => Some(why),
+        Poll::Pending => None,
+    }
+}
+
+fn poll_loss(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<String> {
+    let mut byte = [0; 1];
+    let mut buf = ReadBuf::new(&mut byte);
+    Poll::Ready(match Pin::new(stream).poll_read(cx, &mut buf) {
+        Poll::Pending => return Poll::Pending,
+        Poll::Ready(Err(error)) => error.to_string(),
+        Poll::Ready(Ok(())) if buf.filled().is_empty() => "the peer closed it".into(),
+        Poll::Ready(Ok(())) => "the peer sent bytes before a client had come".into(),
+    })
 }
