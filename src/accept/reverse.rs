@@ -214,8 +214,10 @@ impl Keeper {
         self.stands(&peer);
         let announced = tokio::select! {
             biased;
-            () = self.retired.cancelled() => return greet::bid_farewell(stream).await,
             first = socks5::await_announcement(&mut stream) => first,
+            // Dropped, which resets it: the other side may have taken it a moment ago, and a clean
+            // end would be its client's.
+            () = self.retired.cancelled() => return,
         };
         let announced = match announced {
             Ok(first) => timeout(GREET, socks5::take_announcement(first, &mut stream)).await,
