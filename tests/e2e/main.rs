@@ -1,0 +1,9 @@
+//! Real gateways in this process, over real sockets, with peers that speak raw bytes.
+//!
+//! Every port is a free one, every wait is for something seen and has a deadline.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
+mod modes;
+mod socks;
+mod support;
+mod tls;

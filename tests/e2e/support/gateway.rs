@@ -1,0 +1,203 @@
+//! A gateway on a runtime of its own, so that killing it drops its sockets as a killed process does.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use portcullis::{
+    certs,
+    gateway::{
+        Engine, Outcome,
+        handle::{Answer, Command, Handle},
+    },
+    source::{Chosen, Source},
+    telemetry::snapshot::{EndedRow, PoolRow, Snapshot},
+};
+use tempfile::TempDir;
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+    time::{interval, timeout},
+};
+
+/// Nothing that a test waits for takes longer, unless the test says so.
+pub const PATIENCE: Duration = Duration::from_secs(8);
+/// Between two looks at a gateway.
+const LOOK: Duration = Duration::from_millis(4);
+
+/// A folder with profiles and a `pki` folder beside them.
+#[derive(Clone)]
+pub struct Place {
+    folder: Arc<TempDir>,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self::with(&["dmz", "internal"])
+    }
+
+    /// With a certificate for each of these names, in files of that name.
+    pub fn with(names: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let halves: Vec<_> = names.iter().map(|name| (*name, *name)).collect();
+        certs::write(&folder.path().join("pki"), &halves).unwrap();
+        Self { folder: Arc::new(folder) }
+    }
+
+    pub fn pki(&self, file: &str) -> PathBuf {
+        self.folder.path().join("pki").join(file)
+    }
+
+    /// Writes `NAME.yaml`.
+    pub fn profile(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.folder.path().join(format!("{name}.yaml"));
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Starts a gateway with this profile.
+    pub fn start(&self, name: &str, text: &str) -> Gateway {
+        self.start_file(&self.profile(name, text))
+    }
+
+    pub fn start_file(&self, profile: &Path) -> Gateway {
+        Gateway::start(profile, self.folder.clone())
+    }
+}
+
+pub struct Gateway {
+    pub handle: Handle,
+    runtime: Option<Runtime>,
+    running: Option<JoinHandle<Outcome>>,
+    /// It reads its profile and its certificates again at a reload.
+    _folder: Arc<TempDir>,
+}
+
+impl Gateway {
+    fn start(profile: &Path, folder: Arc<TempDir>) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let source = Source { folders: vec![profile.parent().unwrap().into()], role: None };
+        let chosen = Chosen::File(profile.into());
+        let loaded = match source.load(&chosen, None) {
+            Ok(loaded) => loaded,
+            Err(problems) => panic!("{problems:#?}"),
+        };
+        let (handle, engine) = {
+            let _inside = runtime.enter();
+            Engine::start(source, chosen, loaded).unwrap()
+        };
+        let running = Some(runtime.spawn(engine.run()));
+        Self { handle, runtime: Some(runtime), running, _folder: folder }
+    }
+
+    pub async fn now(&self) -> Arc<Snapshot> {
+        match self.handle.ask(Command::Status).await {
+            Answer::Status(snapshot) => snapshot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until the picture shows `seen`.
+    pub async fn until(&self, what: &str, seen: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        self.until_within(PATIENCE, what, seen).await
+    }
+
+    pub async fn until_within(
+        &self,
+        patience: Duration,
+        what: &str,
+        seen: impl Fn(&Snapshot) -> bool,
+    ) -> Arc<Snapshot> {
+        let looking = async {
+            let mut looks = interval(LOOK);
+            loop {
+                looks.tick().await;
+                let snapshot = self.now().await;
+                if seen(&snapshot) {
+                    return snapshot;
+                }
+            }
+        };
+        match timeout(patience, looking).await {
+            Ok(snapshot) => snapshot,
+            Err(_) => panic!("not seen within {patience:?}: {what}; {:#?}", self.now().await),
+        }
+    }
+
+    /// The port that clients of a service come in by.
+    pub async fn client_port(&self, service: &str) -> SocketAddr {
+        let snapshot = self.now().await;
+        let row = snapshot.services.iter().find(|row| row.name == service && !row.accept.is_empty());
+        row.unwrap().accept[0].strip_prefix("tcp://").unwrap().parse().unwrap()
+    }
+
+    /// The port that links come in by.
+    pub async fn link_port(&self) -> SocketAddr {
+        let snapshot = self.now().await;
+        snapshot.listening[0].rsplit_once("//").unwrap().1.parse().unwrap()
+    }
+
+    /// Waits until a session has ended with these two letters.
+    pub async fn until_ended(&self, end: &str) -> EndedRow {
+        let seen = |snapshot: &Snapshot| snapshot.ended.iter().any(|row| row.end == end);
+        let snapshot = self.until(&format!("a session that ended {end}"), seen).await;
+        snapshot.ended.iter().find(|row| row.end == end).unwrap().clone()
+    }
+
+    /// Waits until a notice contains `text`.
+    pub async fn until_told(&self, text: &str) -> String {
+        let of = |snapshot: &Snapshot| {
+            let lines: Vec<_> = snapshot.notices.iter().filter(|line| line.text.contains(text)).collect();
+            lines.last().map(|line| line.text.clone())
+        };
+        of(&*self.until(&format!("a notice with `{text}`"), |snapshot| of(snapshot).is_some()).await).unwrap()
+    }
+
+    /// Waits until the only pool row shows `seen`.
+    pub async fn until_pool(&self, what: &str, seen: impl Fn(&PoolRow) -> bool) -> PoolRow {
+        let snapshot =
+            self.until(what, |snapshot| snapshot.pools.len() == 1 && seen(&snapshot.pools[0])).await;
+        snapshot.pools[0].clone()
+    }
+
+    /// What a command was answered, which must have been done.
+    pub async fn done(&self, command: Command) -> String {
+        match self.handle.ask(command).await {
+            Answer::Done(line) => line,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Why a command was refused.
+    pub async fn refused(&self, command: Command) -> String {
+        match self.handle.ask(command).await {
+            Answer::Refused(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn switch(&self, profile: &Path) -> String {
+        self.done(Command::Switch { profile: profile.to_str().unwrap().into() }).await
+    }
+
+    /// Stops it and waits for its outcome.
+    pub async fn stop(mut self) -> Outcome {
+        self.done(Command::Stop).await;
+        timeout(PATIENCE, self.running.take().unwrap()).await.unwrap().unwrap()
+    }
+
+    /// Kills it: no drain, no farewell.
+    pub fn kill(self) {}
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

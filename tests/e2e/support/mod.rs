@@ -1,0 +1,7 @@
+//! What the tests stand on: gateways of their own, raw peers, certificates, and patience.
+
+pub mod gateway;
+pub mod peers;
+pub mod socks;
+pub mod tls;
+pub mod ways;

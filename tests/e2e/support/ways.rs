@@ -1,0 +1,115 @@
+//! The three modes, each as it stands on two hosts: one gateway for each half.
+
+use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
+use tokio::net::TcpStream;
+
+use super::{
+    gateway::{Gateway, Place},
+    peers::dial,
+};
+
+pub const MODES: [Mode; 3] = [Mode::Direct, Mode::Forward, Mode::Reverse];
+
+pub const DMZ_TLS: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }";
+pub const INTERNAL_TLS: &str =
+    "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }";
+
+/// A service `orders` in one of the modes; the fields are more keys for its profiles.
+#[derive(Clone, Copy)]
+pub struct Plan<'a> {
+    pub mode: Mode,
+    pub backend: &'a str,
+    pub dmz_link: &'a str,
+    pub dmz_service: &'a str,
+    pub internal_link: &'a str,
+    pub drain: &'a str,
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(mode: Mode, backend: &'a str) -> Self {
+        Self { mode, backend, dmz_link: "", dmz_service: "", internal_link: "", drain: "1s" }
+    }
+
+    pub fn direct(&self) -> String {
+        let Self { backend, dmz_service, drain, .. } = self;
+        format!(
+            "mode: direct\ndrain: {drain}\ndmz:\n  services: \
+             {{ orders: {{ accept: ['tcp://127.0.0.1:0'], connect: '{backend}'{dmz_service} }} }}\n"
+        )
+    }
+
+    /// The DMZ half; `link` is `listen: …` or `connect: …`.
+    pub fn dmz(&self, link: &str) -> String {
+        let Self { dmz_link, dmz_service, drain, .. } = self;
+        let mode = mode_word(self.mode);
+        format!(
+            "mode: {mode}\ndrain: {drain}\ndmz:\n  link: {{ {link}, tls: {DMZ_TLS}{dmz_link} }}\n  \
+             services: {{ orders: {{ accept: ['tcp://127.0.0.1:0']{dmz_service} }} }}\n"
+        )
+    }
+
+    pub fn internal(&self, link: &str) -> String {
+        let Self { internal_link, backend, drain, .. } = self;
+        let mode = mode_word(self.mode);
+        format!(
+            "mode: {mode}\ndrain: {drain}\ninternal:\n  link: {{ {link}, tls: {INTERNAL_TLS}{internal_link} }}\n  \
+             services: {{ orders: {{ connect: '{backend}' }} }}\n"
+        )
+    }
+
+    /// Starts what the mode needs, and waits until the way is ready.
+    pub async fn start(&self) -> Way {
+        let place = Place::new();
+        let listen = "listen: 'socks+tls://127.0.0.1:0'";
+        let (dmz, internal) = match self.mode {
+            Mode::Direct => (place.start("direct", &self.direct()), None),
+            Mode::Forward => {
+                let internal = place.start("internal", &self.internal(listen));
+                let connect = format!("connect: 'socks+tls://{}'", internal.link_port().await);
+                (place.start("dmz", &self.dmz(&connect)), Some(internal))
+            }
+            Mode::Reverse => {
+                let dmz = place.start("dmz", &self.dmz(listen));
+                let connect = format!("connect: 'socks+tls://{}'", dmz.link_port().await);
+                let internal = place.start("internal", &self.internal(&connect));
+                (dmz, Some(internal))
+            }
+        };
+        let way = Way { place, dmz, internal };
+        way.ready().await;
+        way
+    }
+}
+
+/// A running set-up, ready for clients.
+pub struct Way {
+    pub place: Place,
+    pub dmz: Gateway,
+    pub internal: Option<Gateway>,
+}
+
+impl Way {
+    pub async fn client(&self) -> TcpStream {
+        dial(self.dmz.client_port("orders").await).await
+    }
+
+    /// The half that reaches the backend.
+    pub fn inner(&self) -> &Gateway {
+        self.internal.as_ref().unwrap_or(&self.dmz)
+    }
+
+    pub async fn ready(&self) {
+        for gateway in [Some(&self.dmz), self.internal.as_ref()].into_iter().flatten() {
+            let healthy = |row: &portcullis::telemetry::snapshot::PoolRow| row.state == PoolState::Healthy;
+            gateway.until("every pool healthy", |snapshot| snapshot.pools.iter().all(healthy)).await;
+        }
+    }
+}
+
+pub fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Direct => "direct",
+        Mode::Forward => "forward",
+        Mode::Reverse => "reverse",
+    }
+}

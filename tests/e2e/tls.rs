@@ -1,0 +1,293 @@
+//! Who is let in on a link, and who is not: mutual TLS 1.3 with a private CA.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, HandshakeKind, NamedGroup, ServerConfig,
+    client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue},
+    pki_types::ServerName,
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::support::{
+    gateway::{Gateway, PATIENCE, Place},
+    peers::{dial, hear, say},
+    socks::{BIND, CONNECT, ask},
+    tls,
+    ways::{DMZ_TLS, INTERNAL_TLS, Plan},
+};
+
+fn internal(place: &Place) -> Gateway {
+    let text = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
+         services: {{ orders: {{ connect: 'echo://' }} }}\n"
+    );
+    place.start("internal", &text)
+}
+
+/// A good link is carried, whatever came before it.
+async fn good_link_is_carried(place: &Place, at: SocketAddr) {
+    let mut stream = tls::link(tls::client(place, "dmz"), at, "internal").await;
+    assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0);
+    say(&mut stream, b"good").await;
+    hear(&mut stream, b"good").await;
+}
+
+/// The only notice about the connection from `from` says why it was ended.
+async fn one_line_says(gateway: &Gateway, from: SocketAddr, why: &str) {
+    let line = gateway.until_told(&format!("link from {from}: ")).await;
+    assert!(line.contains(why), "`{why}` is not in: {line}");
+    let of_it = |notice: &&portcullis::telemetry::snapshot::Notice| notice.text.contains(&from.to_string());
+    assert_eq!(gateway.now().await.notices.iter().filter(of_it).count(), 1);
+}
+
+/// Sends bytes and reads until the gateway ends the connection.
+async fn ended_after(at: SocketAddr, bytes: &[u8]) -> SocketAddr {
+    let mut stream = dial(at).await;
+    // The gateway may end it before it has read all.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it ends in time");
+    stream.local_addr().unwrap()
+}
+
+/// Shakes hands and asks, which must not succeed; where from.
+async fn turned_away(config: ClientConfig, at: SocketAddr) -> SocketAddr {
+    let stream = dial(at).await;
+    let from = stream.local_addr().unwrap();
+    let name = ServerName::try_from("internal").unwrap();
+    // In TLS 1.3 the client is done before the server has judged it: the alert comes after.
+    let link = async {
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        stream.read_u8().await
+    };
+    let error = timeout(PATIENCE, link).await.expect("an answer in time").unwrap_err();
+    assert!(error.to_string().contains("alert"), "the alert says why: {error}");
+    from
+}
+
+/// A certificate for `dmz` from the CA of `place` that ended yesterday, as `expired.pem`.
+fn make_expired(place: &Place) {
+    let authority = fs::read_to_string(place.pki("ca.pem")).unwrap();
+    let authority_key = KeyPair::from_pem(&fs::read_to_string(place.pki("ca.key")).unwrap()).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&authority, authority_key).unwrap();
+    let mut params = CertificateParams::new(vec!["dmz".to_owned()]).unwrap();
+    params.not_before = time::OffsetDateTime::now_utc() - time::Duration::days(9);
+    params.not_after = time::OffsetDateTime::now_utc() - time::Duration::days(1);
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    fs::write(place.pki("expired.pem"), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    fs::write(place.pki("expired.key"), key.serialize_pem()).unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_a_peers_is_turned_away() {
+    let (place, other) = (Place::with(&["dmz", "internal", "stranger"]), Place::new());
+    make_expired(&place);
+    let gateway = internal(&place);
+    let at = gateway.link_port().await;
+    let anonymous = ClientConfig::builder().with_root_certificates(tls::roots(&place)).with_no_client_auth();
+    let foreign = ClientConfig::builder()
+        .with_root_certificates(tls::roots(&place))
+        .with_client_auth_cert(tls::chain(&other, "dmz.pem"), tls::key(&other, "dmz.key"))
+        .unwrap();
+    for (config, why) in [
+        (tls::client(&place, "stranger"), "certificate is for stranger, none of which is among"),
+        // The other CA has the same name, so it is its signature that fails.
+        (foreign, "BadSignature"),
+        (anonymous, "peer sent no certificates"),
+        (tls::client(&place, "expired"), "expired"),
+    ] {
+        let from = turned_away(config, at).await;
+        one_line_says(&gateway, from, why).await;
+        good_link_is_carried(&place, at).await;
+    }
+}
+
+/// A ClientHello of TLS 1.2 (RFC 5246, 7.4.1.2): no supported_versions, one of its cipher suites.
+fn hello_of_tls_1_2() -> Vec<u8> {
+    let algorithms = [0, 13, 0, 4, 0, 2, 4, 3];
+    let groups = [0, 10, 0, 4, 0, 2, 0, 23];
+    let extensions = [&algorithms[..], &groups].concat();
+    let length = u16::try_from(extensions.len()).unwrap().to_be_bytes();
+    let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2b], &[1, 0], &length, &extensions].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat()
+}
+
+#[tokio::test]
+async fn what_is_not_tls_1_3_is_ended_and_costs_nobody_else() {
+    let place = Place::new();
+    let gateway = internal(&place);
+    let at = gateway.link_port().await;
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    let mut random = vec![0; 64 * 1024];
+    fastrand::Rng::with_seed(seed).fill(&mut random);
+    for (bytes, why) in [
+        (hello_of_tls_1_2(), "SupportedVersionsExtensionRequired"),
+        (b"GET / HTTP/1.1\r\nHost: internal\r\n\r\n".to_vec(), "corrupt message"),
+        ([&[5, 1, 0][..], &crate::support::socks::request(CONNECT, b"orders")].concat(), "corrupt message"),
+        (random, "TLS: "),
+    ] {
+        let from = ended_after(at, &bytes).await;
+        one_line_says(&gateway, from, why).await;
+        good_link_is_carried(&place, at).await;
+    }
+}
+
+#[tokio::test]
+async fn half_a_client_hello_and_silence_end_within_the_deadline() {
+    let place = Place::new();
+    let gateway = internal(&place);
+    let at = gateway.link_port().await;
+    let hello = hello_of_tls_1_2();
+    let silent = [0, 3, hello.len() / 2].map(|length| ended_after(at, &hello[..length]));
+    let (froms, ()) = tokio::join!(futures_util::future::join_all(silent), good_link_is_carried(&place, at));
+    for from in froms {
+        one_line_says(&gateway, from, "its greeting was not complete within 5s").await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tickets(AtomicUsize);
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn no_ticket_is_given_and_nothing_is_resumed() {
+    let place = Place::new();
+    let gateway = internal(&place);
+    let at = gateway.link_port().await;
+    let tickets = Arc::new(Tickets::default());
+    let mut counting = tls::client(&place, "dmz");
+    counting.resumption = Resumption::store(tickets.clone());
+    let mut resuming = tls::client(&place, "dmz");
+    resuming.resumption = Resumption::in_memory_sessions(8);
+    for config in [counting, resuming.clone(), resuming] {
+        let mut stream = tls::link(config, at, "internal").await;
+        // A ticket would come before the reply.
+        assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0);
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+    }
+    assert_eq!(tickets.0.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn the_name_in_the_certificate_is_shown_as_the_peer() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let way = Plan::new(mode, "echo://").start().await;
+        let mut client = way.client().await;
+        say(&mut client, b"who").await;
+        hear(&mut client, b"who").await;
+        for (gateway, peer) in [(&way.dmz, "internal"), (way.inner(), "dmz")] {
+            let snapshot = gateway.until("a session", |snapshot| !snapshot.sessions.is_empty()).await;
+            assert_eq!(snapshot.sessions[0].peer.as_deref(), Some(peer), "{mode:?}");
+            assert_eq!(snapshot.pools[0].peer.as_deref(), Some(peer), "{mode:?}");
+        }
+    }
+}
+
+/// A TLS server that is no gateway of ours.
+async fn serve_as(place: &Place, name: &str, ca: &Place) -> (TcpListener, TlsAcceptor) {
+    let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(ca))).build().unwrap();
+    let config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(tls::chain(place, &format!("{name}.pem")), tls::key(place, &format!("{name}.key")))
+        .unwrap();
+    (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)))
+}
+
+#[tokio::test]
+async fn the_dialling_half_checks_the_other_sides_certificate() {
+    let (place, other) = (Place::with(&["dmz", "internal", "stranger"]), Place::new());
+    make_expired(&place);
+    for (of, name, why) in [
+        (&place, "stranger", "certificate is for stranger, none of which is among"),
+        (&other, "dmz", "BadSignature"),
+        (&place, "expired", "expired"),
+    ] {
+        let (listener, acceptor) = serve_as(of, name, &place).await;
+        let text = format!(
+            "mode: reverse\ninternal:\n  link: {{ connect: 'socks+tls://{}', tls: {INTERNAL_TLS} }}\n  \
+             services: {{ orders: {{ connect: 'echo://' }} }}\n",
+            listener.local_addr().unwrap()
+        );
+        let gateway = place.start("internal", &text);
+        let shaken: Result<_, std::io::Error> = acceptor.accept(listener.accept().await.unwrap().0).await;
+        assert!(shaken.unwrap_err().to_string().contains("alert"), "{name}");
+        let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
+        assert!(row.last_error.as_deref().unwrap().contains(why), "{row:?}");
+        assert_eq!((row.peer, row.ready), (None, 0));
+    }
+}
+
+#[tokio::test]
+async fn the_address_that_was_dialled_plays_no_part() {
+    let place = Place::new();
+    // The certificate is for `internal`; the address is an IP that it does not name.
+    let (listener, acceptor) = serve_as(&place, "internal", &place).await;
+    let text = format!(
+        "mode: forward\ndmz:\n  link: {{ connect: 'socks+tls://{}', tls: {DMZ_TLS} }}\n  \
+         services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
+        listener.local_addr().unwrap()
+    );
+    let gateway = place.start("dmz", &text);
+    let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+    hear(&mut stream, &[5, 1, 0]).await;
+    say(&mut stream, &[5, 0]).await;
+    let row = gateway.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
+    assert_eq!(row.peer.as_deref(), Some("internal"));
+}
+
+#[tokio::test]
+async fn a_link_that_ends_without_close_notify_is_a_cut() {
+    let way = Plan::new(Mode::Reverse, "echo://").start().await;
+    let at = way.dmz.link_port().await;
+    way.internal.as_ref().unwrap().done(portcullis::gateway::handle::Command::Drain { service: None }).await;
+    way.dmz.until("no link ready", |snapshot| snapshot.pools[0].ready == 0).await;
+    let mut parked = tls::link(tls::client(&way.place, "internal"), at, "dmz").await;
+    assert_eq!(ask(&mut parked, BIND, b"orders").await, 0);
+    let mut client = way.client().await;
+    say(&mut client, b"half a me").await;
+    let mut second = [0; 10];
+    timeout(Duration::from_secs(5), parked.read_exact(&mut second)).await.unwrap().unwrap();
+    // The end of TCP without the end of TLS: somebody in between may have cut it.
+    let mut below: TcpStream = parked.into_inner().0;
+    below.shutdown().await.unwrap();
+    crate::support::peers::hear_reset(&mut client).await;
+    way.dmz.until_ended("PR").await;
+}
