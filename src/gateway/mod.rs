@@ -126,14 +126,21 @@ impl Engine {
 
     /// Runs until it is stopped.
     pub async fn run(mut self) -> Outcome {
+        let mut unattended = false;
         loop {
             let hurried = self.switching.is_some() || self.stopping.is_some() || !self.leaving.is_empty();
             let pause = if hurried { TICK_HURRIED } else { TICK };
             tokio::select! {
-                asked = self.commands.recv() => match asked {
+                asked = self.commands.recv(), if !unattended => match asked {
                     Some(asked) => self.obey(asked),
-                    // Without a handle nobody can stop it any more, so it stops by itself.
-                    None => self.stop(None),
+                    // Without a handle nobody can stop it any more, so it stops by itself, unless
+                    // it does already: a second stop would cut.
+                    None => {
+                        unattended = true;
+                        if self.stopping.is_none() {
+                            self.stop(None);
+                        }
+                    }
                 },
                 () = tokio::time::sleep(pause) => {}
             }
