@@ -152,7 +152,7 @@ impl DmzSide {
             (DmzParts::Direct(backends), DmzWay::Direct(wanted)) => {
                 *backends = wanted.iter().map(|(name, to)| (name.clone(), to.clone())).collect();
             }
-            (DmzParts::Reverse { pools, .. }, DmzWay::Reverse { pool: limits, .. }) => {
+            (DmzParts::Reverse { pools, .. }, DmzWay::Reverse { pool: limits, tls, .. }) => {
                 let old = pools.load_full();
                 let of = |name: &ServiceName| match old.get(name) {
                     Some(pool) => {
@@ -165,6 +165,11 @@ impl DmzSide {
                     half.services.iter().map(|service| (service.name.clone(), of(&service.name))).collect();
                 pools.store(Arc::new(new));
                 let now = pools.load();
+                let of_link = tls.as_ref().map(|tls| tls.peers.as_slice());
+                for (service, pool) in half.services.iter().filter_map(|of| Some((of, now.get(&of.name)?))) {
+                    let of_service = service.peers.as_deref();
+                    pool.keep_only(|peer| peer.is_among(of_link) && peer.is_among(of_service));
+                }
                 old.iter().filter(|(name, _)| !now.contains_key(*name)).for_each(|(_, pool)| pool.close());
             }
             _ => {}

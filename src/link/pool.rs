@@ -195,6 +195,16 @@ impl Pool {
         }
     }
 
+    /// Lets go of the ready links of peers that may not offer the service any more.
+    pub fn keep_only(&self, may_offer: impl Fn(&Peer) -> bool) {
+        let mut books = self.lock();
+        for lane in books.lanes.iter_mut().filter(|lane| !may_offer(&lane.peer)) {
+            for stream in lane.ready.drain(..).filter_map(|slot| slot.claim()) {
+                self.tasks.spawn("retired link", bid_farewell(stream));
+            }
+        }
+    }
+
     /// No more links and no more takers; ready links end cleanly.
     pub fn close(&self) {
         let mut books = self.lock();
