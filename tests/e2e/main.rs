@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
 
 mod modes;
+mod pool;
+mod sessions;
 mod socks;
 mod support;
 mod tls;

@@ -27,7 +27,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::{
     gateway::{Gateway, PATIENCE, Place},
-    peers::{dial, hear, say},
+    peers::{dial, hear, say, seed},
     socks::{BIND, CONNECT, ask},
     tls,
     ways::{DMZ_TLS, INTERNAL_TLS, Plan},
@@ -137,10 +137,8 @@ async fn what_is_not_tls_1_3_is_ended_and_costs_nobody_else() {
     let place = Place::new();
     let gateway = internal(&place);
     let at = gateway.link_port().await;
-    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
     let mut random = vec![0; 64 * 1024];
-    fastrand::Rng::with_seed(seed).fill(&mut random);
+    fastrand::Rng::with_seed(seed()).fill(&mut random);
     for (bytes, why) in [
         (hello_of_tls_1_2(), "SupportedVersionsExtensionRequired"),
         (b"GET / HTTP/1.1\r\nHost: internal\r\n\r\n".to_vec(), "corrupt message"),

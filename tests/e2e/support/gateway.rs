@@ -190,6 +190,17 @@ impl Gateway {
         timeout(PATIENCE, self.running.take().unwrap()).await.unwrap().unwrap()
     }
 
+    /// Lets go of its only handle; how it ends then.
+    pub fn abandon(mut self) -> impl Future<Output = Outcome> {
+        let (runtime, running) = (self.runtime.take().unwrap(), self.running.take().unwrap());
+        drop(self);
+        async move {
+            let outcome = timeout(PATIENCE, running).await.unwrap().unwrap();
+            runtime.shutdown_background();
+            outcome
+        }
+    }
+
     /// Kills it: no drain, no farewell.
     pub fn kill(self) {}
 }

@@ -106,3 +106,10 @@ pub fn cut(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
 }
+
+/// The seed of a random run: `SEED` in the environment, or a new one; printed.
+pub fn seed() -> u64 {
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    seed
+}

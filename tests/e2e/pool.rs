@@ -1,0 +1,305 @@
+//! The pool of ready links: filled, shared out, bounded, and mended.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
+use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet, time::timeout};
+
+use crate::support::{
+    gateway::{Gateway, PATIENCE, Place},
+    peers::{Reserved, cut, dial, dial_refused, hear, say, seed},
+    socks::{BIND, link, reply_at},
+    ways::Plan,
+};
+
+fn tls(name: &str, peers: &str) -> String {
+    format!("{{ certificate: pki/{name}.pem, key: pki/{name}.key, ca: pki/ca.pem, peers: [{peers}] }}")
+}
+
+/// A DMZ half named `name`, for the internal halves `alpha` and `beta`.
+fn dmz(place: &Place, name: &str, port: u16, service: &str) -> Gateway {
+    let text = format!(
+        "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:{port}', tls: {}, prepared: 2 }}\n  \
+         services: {{ orders: {{ accept: ['tcp://127.0.0.1:0']{service} }} }}\n",
+        tls(name, "alpha, beta")
+    );
+    place.start(name, &text)
+}
+
+/// An internal half named `name`, dialling each of `at`.
+fn internal(place: &Place, name: &str, at: &[SocketAddr], service: &str) -> Gateway {
+    let connect: Vec<_> = at.iter().map(|at| format!("'socks+tls://{at}'")).collect();
+    let text = format!(
+        "mode: reverse\ninternal:\n  link: {{ connect: [{}], tls: {}, prepared: 2, \
+         retry: {{ first: 10ms, maximum: 50ms }} }}\n  services: {{ orders: {{ connect: 'echo://'{service} }} }}\n",
+        connect.join(", "),
+        tls(name, "dmz, dmz2")
+    );
+    place.start(name, &text)
+}
+
+fn four() -> Place {
+    Place::with(&["dmz", "dmz2", "alpha", "beta"])
+}
+
+/// Ready links by peer.
+async fn until_ready(gateway: &Gateway, expected: &[(&str, usize)]) {
+    let expected: HashMap<_, _> = expected.iter().copied().collect();
+    gateway
+        .until(&format!("ready links {expected:?}"), |snapshot| {
+            let ready = snapshot.pools.iter().filter(|row| row.ready > 0);
+            let of_peers: HashMap<_, _> =
+                ready.map(|row| (row.peer.as_deref().unwrap_or("?"), row.ready)).collect();
+            of_peers == expected
+        })
+        .await;
+}
+
+async fn echoes(gateway: &Gateway) -> TcpStream {
+    let mut client = dial(gateway.client_port("orders").await).await;
+    say(&mut client, b"ping").await;
+    hear(&mut client, b"ping").await;
+    client
+}
+
+#[tokio::test]
+async fn peers_take_turns() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let _halves = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+        clients.push(echoes(&dmz).await);
+    }
+    let snapshot = dmz.now().await;
+    let peers: Vec<_> = snapshot.sessions.iter().map(|row| row.peer.as_deref().unwrap()).collect();
+    assert!(peers.windows(2).all(|pair| pair[0] != pair[1]), "{peers:?}");
+}
+
+#[tokio::test]
+async fn the_newest_link_of_a_peer_goes_first() {
+    let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0' }\n  \
+                services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
+    let gateway = Place::new().start("dmz", text);
+    let mut parked = Vec::new();
+    for count in 1..=3 {
+        parked.push(link(gateway.link_port().await, BIND, b"orders").await.0);
+        gateway.until_pool("one more ready", |row| row.ready == count).await;
+    }
+    for mut newest in parked.into_iter().rev() {
+        let client = dial(gateway.client_port("orders").await).await;
+        hear(&mut newest, &reply_at(client.local_addr().unwrap())).await;
+    }
+}
+
+#[tokio::test]
+async fn waiting_clients_are_bounded_in_number_and_in_time() {
+    let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 300ms, waiters: 2 }\n  \
+                services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
+    let gateway = Place::new().start("dmz", text);
+    let port = gateway.client_port("orders").await;
+    let waiting = [dial(port).await, dial(port).await];
+    gateway.until_pool("two wait", |row| row.waiting == 2 && row.state == PoolState::Starved).await;
+    dial_refused(port).await;
+    assert_eq!(gateway.until_ended("LW").await.reason, "2 clients wait for a link already");
+    for mut client in waiting {
+        crate::support::peers::hear_reset(&mut client).await;
+    }
+    assert_eq!(gateway.until_ended("TW").await.reason, "no link came within 0.3s");
+    let row = gateway.until_pool("nobody waits", |row| row.waiting == 0).await;
+    assert_eq!((row.misses, row.state), (3, PoolState::Down));
+    let totals = gateway.now().await.totals;
+    assert_eq!((totals.refused, totals.sessions), (3, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_leaves_the_queue() {
+    let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 60s }\n  \
+                services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
+    let gateway = Place::new().start("dmz", text);
+    let port = gateway.client_port("orders").await;
+    let (closes, is_cut, mut stays) = (dial(port).await, dial(port).await, dial(port).await);
+    let talks_and_is_cut = dial(port).await;
+    say(&mut { talks_and_is_cut }, b"words").await;
+    gateway.until_pool("four wait", |row| row.waiting >= 3).await;
+    drop(closes);
+    cut(is_cut);
+    gateway
+        .until("one left or two", |snapshot| snapshot.ended.iter().filter(|row| row.end == "CW").count() >= 2)
+        .await;
+    let (mut parked, _) = link(gateway.link_port().await, BIND, b"orders").await;
+    hear(&mut parked, &reply_at(stays.local_addr().unwrap())).await;
+    say(&mut parked, b"yours").await;
+    hear(&mut stays, b"yours").await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_lost_and_comes_back_gets_all_its_links_again() {
+    let (place, port) = (four(), Reserved::new());
+    let alpha = internal(&place, "alpha", &[port.at()], "");
+    for _ in 0..3 {
+        let dmz = dmz(&place, "dmz", port.at().port(), "");
+        until_ready(&dmz, &[("alpha", 2)]).await;
+        alpha.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
+        let client = echoes(&dmz).await;
+        dmz.kill();
+        crate::support::peers::hear_reset(&mut { client }).await;
+        alpha.until_pool("down", |row| row.ready == 0 && row.carrying == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn one_of_two_on_each_side_is_enough() {
+    let (place, ports) = (four(), [Reserved::new(), Reserved::new()]);
+    let at = [ports[0].at(), ports[1].at()];
+    let (first, second) = (dmz(&place, "dmz", at[0].port(), ""), dmz(&place, "dmz2", at[1].port(), ""));
+    let (alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    for dmz in [&first, &second] {
+        until_ready(dmz, &[("alpha", 2), ("beta", 2)]).await;
+        echoes(dmz).await;
+    }
+    alpha.kill();
+    for dmz in [&first, &second] {
+        for _ in 0..4 {
+            echoes(dmz).await;
+        }
+    }
+    first.kill();
+    beta.until("one gateway down", |snapshot| {
+        snapshot.pools.iter().map(|row| row.state).collect::<Vec<_>>()
+            == [PoolState::Down, PoolState::Healthy]
+            || snapshot.pools.iter().map(|row| row.state).collect::<Vec<_>>()
+                == [PoolState::Healthy, PoolState::Down]
+    })
+    .await;
+    for _ in 0..4 {
+        echoes(&second).await;
+    }
+}
+
+#[tokio::test]
+async fn a_services_peers_decide_on_both_sides() {
+    let place = four();
+    let only_beta = dmz(&place, "dmz", 0, ", peers: [beta]");
+    let at = [only_beta.link_port().await];
+    let (alpha, _beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    until_ready(&only_beta, &[("beta", 2)]).await;
+    let row = alpha.until_pool("down", |row| row.state == PoolState::Down).await;
+    assert!(row.last_error.as_deref().unwrap().contains("not allowed for this gateway"), "{row:?}");
+    only_beta.until_told("link from alpha for `orders` refused: it is not among the service's `peers`").await;
+    let only_dmz2 = internal(&place, "alpha", &at, ", peers: [dmz2]");
+    let row = only_dmz2.until_pool("down", |row| row.state == PoolState::Down).await;
+    assert_eq!(row.last_error.as_deref(), Some("dmz is not among the service's `peers`"));
+    for _ in 0..3 {
+        echoes(&only_beta).await;
+    }
+}
+
+#[tokio::test]
+async fn peers_that_a_reload_takes_away_lose_their_ready_links() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let _halves = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+    let file = place.profile("dmz", "");
+    let text = format!(
+        "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, prepared: 2 }}\n  \
+         services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'], peers: [beta] }} }}\n",
+        tls("dmz", "alpha, beta")
+    );
+    std::fs::write(file, text).unwrap();
+    dmz.done(portcullis::gateway::handle::Command::Reload).await;
+    until_ready(&dmz, &[("beta", 2)]).await;
+}
+
+#[tokio::test]
+async fn two_hundred_failures_leave_no_debt() {
+    let (place, port) = (four(), Reserved::new());
+    let text = format!(
+        "mode: reverse\ninternal:\n  link: {{ connect: 'socks+tls://{}', tls: {}, prepared: 6, \
+         retry: {{ first: 1ms, maximum: 1ms }} }}\n  services: {{ orders: {{ connect: 'echo://' }} }}\n",
+        port.at(),
+        tls("alpha", "dmz")
+    );
+    let alpha = place.start("alpha", &text);
+    alpha.until_pool("200 failures", |row| row.failures >= 200 && row.state == PoolState::Down).await;
+    let dmz = dmz(&place, "dmz", port.at().port(), "");
+    until_ready(&dmz, &[("alpha", 6)]).await;
+    let row = alpha.until_pool("full", |row| row.state == PoolState::Healthy).await;
+    assert_eq!((row.ready, row.dialling, row.last_error), (6, 0, None));
+}
+
+#[tokio::test]
+async fn maximum_bounds_ready_and_carrying_links_together() {
+    let plan = Plan { internal_link: ", prepared: 3, maximum: 4", ..Plan::new(Mode::Reverse, "echo://") };
+    let plan = Plan { dmz_link: ", prepared: 3", ..plan };
+    let way = plan.start().await;
+    let mut clients = vec![echoes(&way.dmz).await];
+    for (carrying, ready) in [(1, 3), (2, 2), (3, 1), (4, 0)] {
+        way.dmz.until_pool("bounded", |row| (row.carrying, row.ready) == (carrying, ready)).await;
+        way.inner()
+            .until_pool("bounded", |row| (row.carrying, row.ready, row.dialling) == (carrying, ready, 0))
+            .await;
+        if ready > 0 {
+            clients.push(echoes(&way.dmz).await);
+        }
+    }
+    let row = way.inner().until_pool("told", |row| row.last_error.is_some()).await;
+    assert_eq!(row.last_error.as_deref(), Some("`maximum` links are in use"));
+    drop(clients);
+    way.ready().await;
+}
+
+/// Parks again and again, and at random cuts the link while it is ready.
+async fn unsteady_parker(at: SocketAddr, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    loop {
+        let (mut parked, code) = link(at, BIND, b"orders").await;
+        assert_eq!(code, 0);
+        let patience = Duration::from_micros(random.u64(0..8000));
+        let mut second = [0; 10];
+        match timeout(patience, parked.read_exact(&mut second)).await {
+            Ok(Ok(_)) => say(&mut parked, b"carried").await,
+            Ok(Err(_)) => {}
+            Err(_) => cut(parked),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_carried_or_refused_in_time_while_links_die_at_random() {
+    let seed = seed();
+    let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 1s }\n  \
+                services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
+    let gateway = Place::new().start("dmz", text);
+    let (links, port) = (gateway.link_port().await, gateway.client_port("orders").await);
+    let mut parkers = JoinSet::new();
+    for at in 0..6 {
+        parkers.spawn(unsteady_parker(links, seed.wrapping_add(at)));
+    }
+    let mut clients = JoinSet::new();
+    for _ in 0..300 {
+        clients.spawn(async move {
+            let mut client = dial(port).await;
+            let mut heard = Vec::new();
+            let end = timeout(PATIENCE, client.read_to_end(&mut heard)).await.expect("never left hanging");
+            match heard.as_slice() {
+                b"carried" => true,
+                b"" => end.is_err().then_some(false).expect("an empty clean end"),
+                other => panic!("{other:?}"),
+            }
+        });
+        if clients.len() >= 8 {
+            clients.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(carried) = clients.join_next().await {
+        carried.unwrap();
+    }
+    let snapshot = gateway.until("all ended", |snapshot| snapshot.totals.sessions_open == 0).await;
+    assert_eq!(snapshot.totals.sessions + snapshot.totals.refused, 300);
+    assert_eq!(snapshot.pools[0].waiting, 0);
+}

@@ -1,0 +1,296 @@
+//! Sessions: every byte, every limit, every way to end.
+
+use std::time::Duration;
+
+use portcullis::{
+    gateway::handle::Command,
+    profile::Mode,
+    telemetry::snapshot::{SessionPhase, Totals},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+
+use crate::support::{
+    gateway::Place,
+    peers::{Backend, Reserved, dial, dial_refused, hear, hear_all, hear_end, hear_reset, say, seed},
+    ways::{DMZ_TLS, INTERNAL_TLS, MODES, Plan},
+};
+
+const PAYLOAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+#[tokio::test]
+async fn more_sessions_than_the_limit_are_refused_at_once() {
+    for mode in MODES {
+        let plan = Plan { dmz_service: ", sessions: 2", ..Plan::new(mode, "echo://") };
+        let way = plan.start().await;
+        let mut open = vec![way.client().await, way.client().await];
+        for client in &mut open {
+            say(client, b"a").await;
+            hear(client, b"a").await;
+        }
+        dial_refused(way.dmz.client_port("orders").await).await;
+        assert_eq!(way.dmz.until_ended("LA").await.reason, "`sessions` is 2, and so many are open");
+        let mut first = open.remove(0);
+        first.shutdown().await.unwrap();
+        hear_end(&mut first).await;
+        way.dmz.until("one open", |snapshot| snapshot.totals.sessions_open == 1).await;
+        let mut next = way.client().await;
+        say(&mut next, b"b").await;
+        hear(&mut next, b"b").await;
+        let expected = Totals { sessions_open: 2, sessions: 3, refused: 1, bytes_up: 3, bytes_down: 3 };
+        assert_eq!(way.dmz.now().await.totals, expected, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn idle_ends_a_silent_session_and_not_one_that_makes_progress() {
+    let plan = Plan { dmz_service: ", idle: 400ms", ..Plan::new(Mode::Reverse, "echo://") };
+    let way = plan.start().await;
+    let mut client = way.client().await;
+    let mut beats = interval(Duration::from_millis(100));
+    for _ in 0..10 {
+        beats.tick().await;
+        say(&mut client, b"x").await;
+        hear(&mut client, b"x").await;
+    }
+    hear_reset(&mut client).await;
+    let row = way.dmz.until_ended("TR").await;
+    assert_eq!((row.bytes_up, row.bytes_down, row.reason.as_str()), (10, 10, "no byte either way for 400ms"));
+    assert!((0.9..3.0).contains(&row.seconds), "{row:?}");
+}
+
+/// Writes until nothing is taken for a while; how much was.
+async fn fill(stream: &mut TcpStream) -> u64 {
+    let chunk = [7; 64 * 1024];
+    let mut taken = 0;
+    while let Ok(written) = timeout(Duration::from_millis(400), stream.write(&chunk)).await {
+        taken += written.unwrap() as u64;
+        assert!(taken < 256 << 20, "nothing stops the sender");
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_stops_its_sender_and_nobody_else() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = Plan::new(mode, &backend.address()).start().await;
+        let mut client = way.client().await;
+        let mut server = backend.accept().await;
+        let sent = fill(&mut client).await;
+        let stalled = way.dmz.now().await.totals.bytes_up;
+        let again = fill(&mut client).await;
+        assert_eq!(again, 0, "{mode:?}");
+        assert_eq!(way.dmz.now().await.totals.bytes_up, stalled);
+        let mut other = way.client().await;
+        let mut other_server = backend.accept().await;
+        say(&mut other, b"quick").await;
+        hear(&mut other_server, b"quick").await;
+        client.shutdown().await.unwrap();
+        let received = hear_all(&mut server).await;
+        assert_eq!((received.len() as u64, received.iter().all(|byte| *byte == 7)), (sent, true));
+    }
+}
+
+/// The payload of one session's direction.
+fn payload(seed: u64, direction: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed ^ (direction << 32));
+    // Sizes of every order, 0 and the largest among them.
+    let bits = random.u32(0..=22);
+    let size = random.usize(0..=(1_usize << bits).min(PAYLOAD_BYTES_MAX)) * usize::from(random.u8(..) > 20);
+    let mut bytes = vec![0; size];
+    random.fill(&mut bytes);
+    bytes
+}
+
+/// Sends in random pieces while it reads all; what it read.
+async fn exchange(stream: TcpStream, seed: u64, sent: &[u8]) -> Vec<u8> {
+    let (mut reader, mut writer) = stream.into_split();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let writing = async {
+        let mut rest = sent;
+        while !rest.is_empty() {
+            let (piece, left) = rest.split_at(random.usize(1..=rest.len().min(70_000)));
+            say(&mut writer, piece).await;
+            rest = left;
+        }
+        writer.shutdown().await.unwrap();
+    };
+    tokio::join!(writing, hear_all(&mut reader)).1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_sessions_carry_random_bytes_exactly() {
+    let seed = seed();
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = Plan::new(mode, &backend.address()).start().await;
+        let port = way.dmz.client_port("orders").await;
+        let mut sides = JoinSet::new();
+        for number in 0..32 {
+            let of_session = seed.wrapping_add(number);
+            sides.spawn(async move {
+                let mut client = dial(port).await;
+                say(&mut client, &of_session.to_be_bytes()).await;
+                let heard = exchange(client, of_session, &payload(of_session, 1)).await;
+                assert!(heard == payload(of_session, 2), "down of session {number}: {} bytes", heard.len());
+            });
+            let mut server = backend.accept().await;
+            sides.spawn(async move {
+                let of_session = server.read_u64().await.unwrap();
+                let heard = exchange(server, of_session, &payload(of_session, 2)).await;
+                assert!(heard == payload(of_session, 1), "up of {of_session}: {} bytes", heard.len());
+            });
+        }
+        while let Some(side) = sides.join_next().await {
+            side.unwrap();
+        }
+        let all = |direction| (0..32).map(move |at| payload(seed.wrapping_add(at), direction).len() as u64);
+        let expected = Totals {
+            sessions_open: 0,
+            sessions: 32,
+            refused: 0,
+            bytes_up: all(1).sum::<u64>() + 32 * 8,
+            bytes_down: all(2).sum(),
+        };
+        for gateway in [&way.dmz, way.inner()] {
+            gateway.until("none open", |snapshot| snapshot.totals.sessions_open == 0).await;
+            assert_eq!(gateway.now().await.totals, expected, "{mode:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_closes_at_once_is_seen_as_just_that() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = Plan::new(mode, &backend.address()).start().await;
+        let mut client = way.client().await;
+        drop(backend.accept().await);
+        hear_end(&mut client).await;
+        client.shutdown().await.unwrap();
+        let row = way.dmz.until_ended("--").await;
+        assert_eq!((row.bytes_up, row.bytes_down), (0, 0), "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_resets_midway_delivers_what_came_and_then_a_reset() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = Plan::new(mode, &backend.address()).start().await;
+        let mut client = way.client().await;
+        let mut server = backend.accept().await;
+        say(&mut server, b"first half").await;
+        hear(&mut client, b"first half").await;
+        crate::support::peers::cut(server);
+        assert_eq!(hear_reset(&mut client).await, b"");
+        assert_eq!(way.inner().until_ended("BR").await.bytes_down, 10, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn kill_ends_one_session_by_a_reset_at_both_ends() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = Plan::new(mode, &backend.address()).start().await;
+        let (mut client, mut stays) = (way.client().await, None);
+        let mut server = backend.accept().await;
+        let snapshot = way.dmz.until("relaying", |snapshot| {
+            snapshot.sessions.first().is_some_and(|row| row.phase == SessionPhase::Relaying)
+        });
+        let id = snapshot.await.sessions[0].id.clone();
+        let other = stays.insert(way.client().await);
+        let mut other_server = backend.accept().await;
+        assert_eq!(way.dmz.done(Command::Kill { session: id.clone() }).await, format!("session {id} is cut"));
+        hear_reset(&mut client).await;
+        hear_reset(&mut server).await;
+        assert_eq!(way.dmz.until_ended("OR").await.id, id);
+        assert_eq!(
+            way.dmz.refused(Command::Kill { session: id.clone() }).await,
+            format!("no open session {id}")
+        );
+        say(other, b"on").await;
+        hear(&mut other_server, b"on").await;
+    }
+}
+
+#[tokio::test]
+async fn drain_refuses_new_sessions_until_a_reload() {
+    for mode in MODES {
+        let way = Plan::new(mode, "echo://").start().await;
+        let port = way.dmz.client_port("orders").await;
+        let mut open = way.client().await;
+        say(&mut open, b"1").await;
+        hear(&mut open, b"1").await;
+        way.dmz.done(Command::Drain { service: None }).await;
+        dial_refused(port).await;
+        assert_eq!(way.dmz.until_ended("OA").await.reason, "the service is draining", "{mode:?}");
+        say(&mut open, b"2").await;
+        hear(&mut open, b"2").await;
+        way.dmz.done(Command::Reload).await;
+        let mut next = dial(port).await;
+        say(&mut next, b"3").await;
+        hear(&mut next, b"3").await;
+    }
+}
+
+#[tokio::test]
+async fn a_pair_in_one_process_counts_a_session_once() {
+    for mode in ["forward", "reverse"] {
+        let (place, dmz, internal) = (Place::new(), Reserved::new(), Reserved::new());
+        let text = format!(
+            "mode: {mode}\ndmz:\n  link: {{ listen: 'socks+tls://{0}', connect: 'socks+tls://{1}', tls: {DMZ_TLS} }}\n  \
+             services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'], sessions: 3 }} }}\n\
+             internal:\n  link: {{ connect: 'socks+tls://{0}', listen: 'socks+tls://{1}', tls: {INTERNAL_TLS} }}\n  \
+             services: {{ orders: {{ connect: 'echo://' }} }}\n",
+            dmz.at(),
+            internal.at()
+        );
+        let pair = place.start("pair", &text);
+        let port = pair.client_port("orders").await;
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = dial(port).await;
+            say(&mut client, b"four").await;
+            hear(&mut client, b"four").await;
+            clients.push(client);
+        }
+        dial_refused(port).await;
+        let snapshot = pair.until("one refused", |snapshot| snapshot.totals.refused == 1).await;
+        let expected = Totals { sessions_open: 3, sessions: 3, refused: 1, bytes_up: 12, bytes_down: 12 };
+        assert_eq!(snapshot.totals, expected);
+        assert_eq!(snapshot.sessions.len(), 6, "a row for each half's part");
+        for mut client in clients {
+            client.shutdown().await.unwrap();
+            hear_end(&mut client).await;
+        }
+        let closed = pair.until("all ended", |snapshot| snapshot.sessions.is_empty()).await;
+        assert_eq!(closed.totals, Totals { sessions_open: 0, ..expected }, "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_without_handles_drains_as_for_a_stop() {
+    let place = Place::new();
+    let gateway =
+        place.start("direct", &Plan { drain: "30s", ..Plan::new(Mode::Direct, "echo://") }.direct());
+    let port = gateway.client_port("orders").await;
+    let mut client = dial(port).await;
+    say(&mut client, b"1").await;
+    hear(&mut client, b"1").await;
+    let outcome = gateway.abandon();
+    // The port closes: it stops. The session goes on.
+    while TcpStream::connect(port).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    say(&mut client, b"2").await;
+    hear(&mut client, b"2").await;
+    client.shutdown().await.unwrap();
+    hear_end(&mut client).await;
+    assert_eq!(outcome.await, portcullis::gateway::Outcome::Clean);
+}
