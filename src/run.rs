@@ -40,6 +40,8 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             }
         };
     let _log = log::init(cli.log_format);
+    // From the first line on: a line written late would tear the screen.
+    log::set_quiet(!cli.no_ui && tui::can_open().is_ok());
     let limit = raise_descriptors();
     let _inside = runtime.enter();
     // The admin socket and its folder are nobody else's business from the moment they exist.
@@ -91,7 +93,6 @@ fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Opti
         tracing::info!("running headless: {why}");
         return Ok(None);
     }
-    log::set_quiet(true);
     let (quit, tasks, runtime) = (handle.for_asker("dashboard"), tasks.clone(), RuntimeHandle::current());
     let gone = move |ended| {
         log::set_quiet(false);
