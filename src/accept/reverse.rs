@@ -78,6 +78,8 @@ struct Books {
     wanted: Wanted,
     ready: usize,
     dialling: usize,
+    /// Whether a client has ever come over one of its links.
+    opened: bool,
     failures: u64,
     backoff: Backoff,
     next_dial: Option<Instant>,
@@ -94,6 +96,7 @@ impl Keeper {
             wanted,
             ready: 0,
             dialling: 0,
+            opened: false,
             failures: 0,
             backoff: Backoff::default(),
             next_dial: None,
@@ -134,9 +137,11 @@ impl Keeper {
         self.retired.cancel();
     }
 
-    pub fn is_healthy(&self) -> bool {
+    /// Whether new sessions can come this way: the pool is full, or they come already, and under
+    /// load a pool may never be seen full.
+    pub fn can_serve(&self) -> bool {
         let books = self.lock();
-        books.ready >= books.wanted.prepared
+        books.opened || books.ready >= books.wanted.prepared
     }
 
     pub fn row(&self) -> PoolRow {
@@ -252,6 +257,7 @@ impl Keeper {
         let service = {
             let mut books = self.lock();
             books.ready -= 1;
+            books.opened = true;
             books.backoff.reset();
             books.wanted.service.clone()
         };

@@ -418,7 +418,7 @@ impl InternalSide {
                 (!visitors.any()).then(|| format!("no DMZ gateway has dialled in at {}", port.bound))
             }
             InternalParts::Reverse { keepers, .. } => {
-                let all = keepers.values().all(|keeper| keeper.is_healthy());
+                let all = keepers.values().all(|keeper| keeper.can_serve());
                 (!all).then(|| why_down(&self.rows()))
             }
         }
@@ -429,7 +429,7 @@ impl InternalSide {
         match &self.parts {
             InternalParts::Forward { .. } => self.missing().is_none(),
             InternalParts::Reverse { keepers, .. } => keepers.keys().all(|(service, _)| {
-                keepers.iter().any(|((name, _), keeper)| name == service && keeper.is_healthy())
+                keepers.iter().any(|((name, _), keeper)| name == service && keeper.can_serve())
             }),
         }
     }
