@@ -209,7 +209,9 @@ impl Engine {
             })
             .collect();
         let deadline = Instant::now() + profile.drain;
-        let removed = before.iter().filter(|(key, _)| !services.contains_key(*key));
+        // A half that the new mode does without is no reason to cut: its service goes on elsewhere.
+        let lacks = |name: &ServiceName| !services.keys().any(|(_, kept)| kept == name);
+        let removed = before.iter().filter(|((_, name), _)| lacks(name));
         self.leaving.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
         self.common.sessions.services.store(services.into());
     }
