@@ -1,0 +1,190 @@
+//! The shape of the source as a test: who may depend on whom, how long a file may be, what may
+//! not be written. The rules are the data at the top.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each module, and the modules of ours that it may use. `ARCHITECTURE.md` draws the same.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("tasks", &[]),
+    ("profile", &[]),
+    ("certs", &[]),
+    ("proto", &["profile"]),
+    ("telemetry", &["profile"]),
+    ("net", &["profile"]),
+    ("link", &["net", "profile", "proto", "tasks", "telemetry"]),
+    ("accept", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
+    ("connect", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
+    ("source", &["certs", "net", "profile"]),
+    ("gateway", &["accept", "connect", "link", "net", "profile", "proto", "source", "tasks", "telemetry"]),
+    ("admin", &["gateway", "profile", "tasks", "telemetry"]),
+    ("tui", &["gateway", "profile", "telemetry"]),
+    ("headless", &["gateway"]),
+    ("status", &["telemetry"]),
+    ("demo", &["gateway", "tasks", "telemetry"]),
+    ("cli", &["profile", "telemetry"]),
+    ("commands", &["admin", "certs", "cli", "gateway", "profile", "source", "status"]),
+    (
+        "run",
+        &["admin", "cli", "commands", "demo", "gateway", "headless", "source", "tasks", "telemetry", "tui"],
+    ),
+];
+/// Lines of a file without its tests.
+const FILE_LINES_MAX: usize = 500;
+const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];
+/// The one module that may use a crate that is no longer developed.
+const ONLY_IN: &[(&str, &str)] =
+    &[("serde_yaml::", "src/profile/yaml.rs"), ("rustls_pemfile::", "src/net/tls.rs")];
+
+struct Source {
+    path: PathBuf,
+    /// Without tests and comments.
+    code: String,
+}
+
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder)).unwrap() {
+            let path = folder.join(entry.unwrap().file_name());
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let production = text.split("#[cfg(test)]").next().unwrap();
+                let is_code = |line: &&str| !line.trim_start().starts_with("//");
+                let code = production.lines().filter(is_code).collect::<Vec<_>>().join("\n");
+                found.push(Source { path, code });
+            }
+        }
+    }
+    found
+}
+
+/// `src/gateway/ways.rs` and `src/gateway.rs` belong to `gateway`.
+fn module_of(path: &Path) -> String {
+    let part = path.components().nth(1).unwrap().as_os_str().to_str().unwrap();
+    part.trim_end_matches(".rs").to_owned()
+}
+
+/// Names behind `crate::`, also within braces.
+fn used_modules(code: &str) -> BTreeSet<String> {
+    let known: BTreeSet<_> = MAY_USE.iter().map(|(module, _)| *module).collect();
+    let mut used = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let mut depth = 0;
+        let mut word = String::new();
+        let mut at_start = true;
+        for sign in rest.chars() {
+            match sign {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                'a'..='z' | '_' if at_start => {
+                    word.push(sign);
+                    continue;
+                }
+                _ => {}
+            }
+            if known.contains(word.as_str()) {
+                used.insert(word.clone());
+            }
+            word.clear();
+            at_start = depth == 1 && matches!(sign, '{' | ',' | ' ' | '\n');
+            if depth <= 0 {
+                break;
+            }
+        }
+    }
+    used
+}
+
+#[test]
+fn modules_depend_downwards_only() {
+    for source in sources() {
+        let module = module_of(&source.path);
+        if matches!(module.as_str(), "lib" | "main") {
+            continue;
+        }
+        let (_, allowed) = MAY_USE.iter().find(|(name, _)| *name == module).unwrap_or_else(|| {
+            panic!("{}: module `{module}` is not in the table of layers", source.path.display())
+        });
+        for used in used_modules(&source.code) {
+            assert!(
+                used == module || allowed.contains(&used.as_str()),
+                "{}: `{module}` may not use `{used}`",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_reader_of_imports_sees_nested_ones() {
+    let code = "use crate::{\n    accept::{Serve, tcp},\n    net::listen,\n};\nlet x = crate::link::GREET;";
+    let used: Vec<_> = used_modules(code).into_iter().collect();
+    assert_eq!(used, ["accept", "link", "net"]);
+}
+
+#[test]
+fn files_are_short_and_named_for_what_they_hold() {
+    for source in sources() {
+        let lines = source.code.lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{}: {lines} lines", source.path.display());
+        let stem = source.path.file_stem().unwrap().to_str().unwrap();
+        assert!(!BANNED_FILE_NAMES.contains(&stem), "{}: what is it really?", source.path.display());
+    }
+}
+
+#[test]
+fn nothing_is_left_to_luck_or_for_later() {
+    for source in sources() {
+        for banned in [".unwrap()", "todo!(", "unimplemented!(", "dbg!(", "unbounded_channel"] {
+            assert!(!source.code.contains(banned), "{}: {banned}", source.path.display());
+        }
+        for (name, only) in ONLY_IN {
+            let elsewhere = source.path != Path::new(only) && source.code.contains(name);
+            assert!(!elsewhere, "{}: {name} belongs to {only} alone", source.path.display());
+        }
+        let is_sys = source.path == Path::new("src/net/sys.rs");
+        assert!(is_sys || !source.code.contains("unsafe {"), "{}: unsafe", source.path.display());
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for source in sources() {
+        let text = fs::read_to_string(&source.path).unwrap();
+        assert!(text.starts_with("//! "), "{}: no opening", source.path.display());
+    }
+}
+
+#[test]
+fn the_changelog_keeps_its_form() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("CHANGELOG.md")).unwrap();
+    assert!(text.starts_with("# Changelog\n"));
+    let sections: Vec<_> = text.lines().filter(|line| line.starts_with("## ")).collect();
+    assert_eq!(sections.first(), Some(&"## [Unreleased]"));
+    for kind in text.lines().filter_map(|line| line.strip_prefix("### ")) {
+        assert!(["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"].contains(&kind), "{kind}");
+    }
+}
+
+#[test]
+fn every_shipped_profile_is_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    for file in portcullis::profile::list(&root.join("profiles")) {
+        let stem = file.file_stem().unwrap().to_str().unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(
+            readme.contains(name) || readme.contains(&format!("`{stem}`")),
+            "{name} is not in the README"
+        );
+    }
+}
