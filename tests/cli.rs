@@ -12,8 +12,17 @@ mod operate;
 #[path = "cli/pair.rs"]
 mod pair;
 mod process;
+#[path = "process/pair.rs"]
+mod setup;
 
-use std::process::Output;
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    process::{ExitStatus, Output},
+};
+
+use process::{Gateway, SOON, until};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What a command printed and how it ended.
 struct Said {
@@ -38,3 +47,28 @@ fn run(place: &process::Place, args: &[&str]) -> Said {
 /// One gateway, direct, with an echo service.
 const DIRECT: &str =
     "mode: direct\ndmz:\n  services:\n    echo: { accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }\n";
+
+/// A client whose reads fail rather than hang.
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("the port is open");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout is set");
+    stream
+}
+
+/// Whether an I/O result is a reset: neither bytes, nor a clean end, nor silence.
+fn is_reset<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
+}
+
+impl Gateway<'_> {
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a process has an id");
+        kill_process(pid, signal).expect("the signal is sent");
+    }
+
+    /// Waits until the process has ended.
+    #[track_caller]
+    fn ended(mut self) -> ExitStatus {
+        until("the gateway ends", SOON, || self.child.try_wait().expect("the child is ours"))
+    }
+}

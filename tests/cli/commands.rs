@@ -8,8 +8,9 @@ use std::{
 
 use crate::{
     DIRECT,
-    process::{Place, dmz_half, internal_half},
+    process::Place,
     run,
+    setup::{dmz_half, internal_half},
 };
 
 /// A pair in one file, both modes ready.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    DIRECT,
-    process::{Place, SOON, connect, until},
+    DIRECT, connect,
+    process::{Place, SOON, until},
 };
 
 const LIMIT: usize = 48;
@@ -29,11 +29,11 @@ fn out_of_descriptors_accepting_pauses_and_goes_on() {
     let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| connect(port)).collect();
     until("the limit is reached", SOON, || gateway.log().contains("accepting pauses").then_some(()));
 
-    let (before, start) = (cpu_ticks(gateway.pid()), Instant::now());
+    let (before, start) = (cpu_ticks(gateway.child.id()), Instant::now());
     while start.elapsed() < MEASURED {
         thread::sleep(MEASURED.saturating_sub(start.elapsed()));
     }
-    let ticks = cpu_ticks(gateway.pid()) - before;
+    let ticks = cpu_ticks(gateway.child.id()) - before;
     // A tick is a hundredth of a second: a spinning thread would use 200.
     assert!(ticks < 50, "{ticks} ticks of work in {MEASURED:?} without descriptors");
     let lines = gateway.log().matches("accepting pauses").count();

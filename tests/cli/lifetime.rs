@@ -10,9 +10,10 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    DIRECT,
-    process::{Gateway, Place, SOON, connect, free_port, is_reset, until},
+    DIRECT, connect, is_reset,
+    process::{Gateway, Place, SOON, until},
     run, said,
+    setup::free_port,
 };
 
 fn echo(stream: &mut TcpStream) {

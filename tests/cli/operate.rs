@@ -12,9 +12,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    DIRECT,
-    process::{Pair, Place, SOON, connect, is_reset},
+    DIRECT, connect, is_reset,
+    process::{Place, SOON},
     run, said,
+    setup::Pair,
 };
 
 fn echo(stream: &mut (impl Read + Write), text: &[u8]) {
@@ -109,7 +110,7 @@ fn sockets_have_their_names_and_their_owner_only() {
     };
     let answers = |name: &str| {
         let path = folder.join(name);
-        crate::process::until(name, SOON, || std::os::unix::net::UnixStream::connect(&path).ok());
+        crate::until(name, SOON, || std::os::unix::net::UnixStream::connect(&path).ok());
         let facts = path.metadata().expect("it is there");
         assert!(facts.file_type().is_socket());
         assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{name}");

@@ -7,7 +7,11 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::process::{Pair, Place, SOON, connect, dmz_half, free_port, internal_half, is_reset};
+use crate::{
+    connect, is_reset,
+    process::{Place, SOON},
+    setup::{Pair, dmz_half, free_port, internal_half},
+};
 
 fn echo(stream: &mut TcpStream) {
     stream.write_all(b"hello").expect("it is sent");

@@ -2,15 +2,12 @@
 
 use std::{
     fs::{self, File},
-    io,
-    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,24 +25,6 @@ pub fn until<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Opt
         assert!(start.elapsed() < within, "not within {within:?}: {what}");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// A port of loopback that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
-}
-
-/// A client whose reads fail rather than hang.
-pub fn connect(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).expect("the port is open");
-    stream.set_read_timeout(Some(SOON)).expect("a timeout is set");
-    stream
-}
-
-/// Whether an I/O result is a reset: neither bytes, nor a clean end, nor silence.
-pub fn is_reset<T>(result: &io::Result<T>) -> bool {
-    matches!(result, Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 /// A folder with profiles, certificates and a runtime folder.
@@ -84,13 +63,7 @@ impl Place {
         command
     }
 
-    /// Runs the gateway of the profile `NAME.yaml` and waits until it answers.
-    pub fn start(&self, name: &str) -> Gateway<'_> {
-        let profile = format!("{name}.yaml");
-        self.start_as(name, &[], &["--no-ui", "--profile", &profile])
-    }
-
-    /// The same with a command line of one's own; the admin socket is `run/NAME.sock`.
+    /// Starts a gateway and waits until it answers; its admin socket is `run/NAME.sock`.
     pub fn start_as(&self, name: &str, wrapper: &[&str], args: &[&str]) -> Gateway<'_> {
         let socket = self.path(&format!("run/{name}.sock"));
         let log = self.path(&format!("{name}.log"));
@@ -112,16 +85,12 @@ impl Place {
 /// A running gateway; dropping it kills it.
 pub struct Gateway<'a> {
     place: &'a Place,
-    child: Child,
+    pub child: Child,
     socket: PathBuf,
     log: PathBuf,
 }
 
 impl Gateway<'_> {
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("the log is readable")
     }
@@ -160,31 +129,6 @@ impl Gateway<'_> {
             pools.is_some_and(|pools| pools.iter().all(|pool| pool["state"] == "healthy"))
         })
     }
-
-    /// The port that clients of a service of the DMZ half connect to.
-    pub fn accept(&self, service: &str) -> SocketAddr {
-        let status = self.status();
-        let services = status["services"].as_array().expect("a list of services");
-        let row = services.iter().find(|row| row["role"] == "dmz" && row["name"] == service);
-        let row = row.expect("the service is there");
-        address(&row["accept"][0])
-    }
-
-    /// The port that links come in by.
-    pub fn link_port(&self) -> u16 {
-        address(&self.status()["listening"][0]).port()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process has an id");
-        kill_process(pid, signal).expect("the signal is sent");
-    }
-
-    /// Waits until the process has ended.
-    #[track_caller]
-    pub fn ended(mut self) -> ExitStatus {
-        until("the gateway ends", SOON, || self.child.try_wait().expect("the child is ours"))
-    }
 }
 
 impl Drop for Gateway<'_> {
@@ -193,54 +137,4 @@ impl Drop for Gateway<'_> {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn address(row: &Value) -> SocketAddr {
-    let text = row.as_str().expect("an address");
-    text.rsplit('/').next().expect("one part at least").parse().expect("host and port")
-}
-
-/// Two halves as processes of their own.
-pub struct Pair<'a> {
-    pub dmz: Gateway<'a>,
-    pub internal: Gateway<'a>,
-}
-
-impl<'a> Pair<'a> {
-    /// A reverse pair over mutual TLS, with a service for each name and back-end.
-    pub fn reverse(place: &'a Place, services: &[(&str, &str)]) -> Self {
-        let names: Vec<&str> = services.iter().map(|(name, _)| *name).collect();
-        place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &names));
-        let dmz = place.start("dmz");
-        let link = format!("127.0.0.1:{}", dmz.link_port());
-        place.write("internal.yaml", &internal_half(&link, services));
-        let internal = place.start("internal");
-        dmz.wait_healthy();
-        internal.wait_healthy();
-        Self { dmz, internal }
-    }
-}
-
-/// A DMZ half in reverse mode: `link` is where it listens.
-pub fn dmz_half(link: &str, services: &[&str]) -> String {
-    let tls = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }";
-    let services: String =
-        services.iter().map(|name| format!("    {name}: {{ accept: [\"tcp://127.0.0.1:0\"] }}\n")).collect();
-    format!(
-        "mode: reverse\ndmz:\n  link: {{ listen: \"socks+tls://{link}\", prepared: 2, tls: {tls} }}\n  \
-         services:\n{services}"
-    )
-}
-
-/// An internal half in reverse mode: `link` is where it dials.
-pub fn internal_half(link: &str, services: &[(&str, &str)]) -> String {
-    let tls = "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }";
-    let services: String = services
-        .iter()
-        .map(|(name, backend)| format!("    {name}: {{ connect: \"{backend}\" }}\n"))
-        .collect();
-    format!(
-        "mode: reverse\ninternal:\n  link: {{ connect: \"socks+tls://{link}\", prepared: 2, tls: {tls}, \
-         retry: {{ first: 100ms, maximum: 300ms }} }}\n  services:\n{services}"
-    )
 }
