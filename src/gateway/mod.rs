@@ -294,6 +294,7 @@ fn common() -> Common {
     let notices = Arc::new(Notices::default());
     let sessions = Sessions {
         services: Arc::new(ArcSwap::from_pointee(Services::new())),
+        leaving: Arc::new(ArcSwap::from_pointee(Services::new())),
         registry: Arc::new(Registry::new(notices.clone())),
         notices: notices.clone(),
     };

@@ -30,6 +30,8 @@ const GONE_LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Sessions {
     pub services: Arc<ArcSwap<Services>>,
+    /// Those of an internal half that has just gone: a session may be on its way there.
+    pub leaving: Arc<ArcSwap<Services>>,
     pub registry: Arc<Registry>,
     pub notices: Arc<Notices>,
 }
@@ -38,7 +40,8 @@ impl Sessions {
     /// Serves one session to its end.
     pub async fn serve(self, asked: Negotiated) {
         let client = asked.client.map_or_else(|| "unknown".into(), |client| client.to_string());
-        let service = self.services.load().get(&(asked.role, asked.service.clone())).cloned();
+        let key = (asked.role, asked.service.clone());
+        let service = self.services.load().get(&key).or(self.leaving.load().get(&key)).cloned();
         let Some(service) = service else {
             // A name from outside gets no place in the books.
             let peer = asked.peer.as_ref().map_or(client.into(), |peer| peer.label());

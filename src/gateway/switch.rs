@@ -213,6 +213,11 @@ impl Engine {
         let lacks = |name: &ServiceName| !services.keys().any(|(_, kept)| kept == name);
         let removed = before.iter().filter(|((_, name), _)| lacks(name));
         self.leaving.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
+        // A link may have been opened a moment ago: its session is still served.
+        let of_links = |role: Role| role == Role::Internal && !services.keys().any(|(kept, _)| *kept == role);
+        let gone = before.iter().filter(|((role, _), _)| of_links(*role));
+        let gone = gone.map(|(key, service)| (key.clone(), service.clone())).collect::<Services>();
+        self.common.sessions.leaving.store(gone.into());
         self.common.sessions.services.store(services.into());
     }
 
@@ -241,6 +246,9 @@ impl Engine {
     pub(super) fn let_go(&mut self) {
         let now = Instant::now();
         let leaving = std::mem::take(&mut self.leaving);
+        if leaving.internal.iter().any(|(_, at)| *at <= now) {
+            self.common.sessions.leaving.store(Services::new().into());
+        }
         for (side, at) in leaving.dmz {
             match at <= now {
                 true => side.retire(),

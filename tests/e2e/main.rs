@@ -8,4 +8,5 @@ mod pool;
 mod sessions;
 mod socks;
 mod support;
+mod switch;
 mod tls;

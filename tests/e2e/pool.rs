@@ -121,9 +121,12 @@ async fn a_client_that_gives_up_leaves_the_queue() {
     let gateway = Place::new().start("dmz", text);
     let port = gateway.client_port("orders").await;
     let (closes, is_cut, mut stays) = (dial(port).await, dial(port).await, dial(port).await);
-    let talks_and_is_cut = dial(port).await;
-    say(&mut { talks_and_is_cut }, b"words").await;
-    gateway.until_pool("four wait", |row| row.waiting >= 3).await;
+    // The queue is first come, first served: the one that stays has to be in it before the next.
+    gateway.until_pool("three wait", |row| row.waiting == 3).await;
+    let mut talks_and_closes = dial(port).await;
+    say(&mut talks_and_closes, b"words").await;
+    gateway.until_pool("four wait", |row| row.waiting == 4).await;
+    drop(talks_and_closes);
     drop(closes);
     cut(is_cut);
     gateway

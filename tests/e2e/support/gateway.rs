@@ -52,6 +52,10 @@ impl Place {
         self.folder.path().join("pki").join(file)
     }
 
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
     /// Writes `NAME.yaml`.
     pub fn profile(&self, name: &str, text: &str) -> PathBuf {
         let file = self.folder.path().join(format!("{name}.yaml"));
