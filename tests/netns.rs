@@ -1,0 +1,298 @@
+//! Two hosts as network namespaces joined by a wire: what a firewall, a black hole and a silent
+//! backend do. Needs root, `ip`, `nft`, `ss` and `python3`; says so where one is missing.
+
+mod process;
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use process::{Gateway, Place};
+
+/// A black hole is noticed within 10 s; the rest is for a slow machine.
+const NOTICED: Duration = Duration::from_secs(12);
+
+/// Whether the test can run; says what it needs where it can not.
+fn can_run(test: &str) -> bool {
+    let folders = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let there = |program: &&str| folders.split(':').any(|folder| Path::new(folder).join(program).is_file());
+    let mut missing: Vec<&str> =
+        ["ip", "nft", "ss", "python3"].into_iter().filter(|program| !there(program)).collect();
+    if !rustix::process::geteuid().is_root() {
+        missing.push("root");
+    }
+    if !missing.is_empty() {
+        println!("skipped: {test} needs {}", missing.join(", "));
+    }
+    missing.is_empty()
+}
+
+/// Two namespaces, 192.0.2.1 outside and 192.0.2.2 inside; gone when dropped.
+struct Wire {
+    outside: String,
+    inside: String,
+}
+
+impl Wire {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let tag = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let wire = Self { outside: format!("ptc-o{tag}"), inside: format!("ptc-i{tag}") };
+        let (outside, inside) = (wire.outside.as_str(), wire.inside.as_str());
+        ip(&["netns", "add", outside]);
+        ip(&["netns", "add", inside]);
+        ip(&[
+            "link", "add", "wire0", "netns", outside, "type", "veth", "peer", "name", "wire1", "netns",
+            inside,
+        ]);
+        for (host, device, address) in [(outside, "wire0", "192.0.2.1/24"), (inside, "wire1", "192.0.2.2/24")]
+        {
+            ip(&["-n", host, "addr", "add", address, "dev", device]);
+            ip(&["-n", host, "link", "set", device, "up"]);
+            ip(&["-n", host, "link", "set", "lo", "up"]);
+        }
+        wire
+    }
+
+    /// The rules of the inner host from now on.
+    fn rules(&self, rules: &str) {
+        run(&self.inside, &["nft", &format!("flush ruleset\n{rules}\n")]);
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for host in [&self.outside, &self.inside] {
+            // Its devices go with it; what fails here was never made.
+            let _ = Command::new("ip").args(["netns", "del", host]).status();
+        }
+    }
+}
+
+#[track_caller]
+fn ip(args: &[&str]) {
+    let output = Command::new("ip").args(args).output().expect("`ip` runs");
+    assert!(output.status.success(), "ip {args:?}: {output:?}");
+}
+
+/// Runs a program on a host to its end.
+#[track_caller]
+fn run(host: &str, line: &[&str]) -> String {
+    let output: Output =
+        Command::new("ip").args(["netns", "exec", host]).args(line).output().expect("`ip` runs");
+    assert!(output.status.success(), "{line:?} on {host}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+const TLS: [&str; 2] = [
+    "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }",
+    "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }",
+];
+
+/// Both halves, each on its host, serving `orders` at 192.0.2.1:8000.
+fn start<'a>(place: &'a Place, wire: &Wire, mode: &str, backend: &str) -> [Gateway<'a>; 2] {
+    let [dmz_tls, internal_tls] = TLS;
+    place.write(
+        "dmz.yaml",
+        &format!(
+            "mode: {mode}\ndmz:\n  link: {{ listen: \"socks+tls://192.0.2.1:1443\", \
+             connect: \"socks+tls://192.0.2.2:1444\", prepared: 4, tls: {dmz_tls} }}\n  \
+             services: {{ orders: {{ accept: [\"tcp://192.0.2.1:8000\"] }} }}\n"
+        ),
+    );
+    place.write(
+        "internal.yaml",
+        &format!(
+            "mode: {mode}\ninternal:\n  link: {{ connect: \"socks+tls://192.0.2.1:1443\", \
+             listen: \"socks+tls://192.0.2.2:1444\", prepared: 4, tls: {internal_tls} }}\n  \
+             services: {{ orders: {{ connect: \"{backend}\" }} }}\n"
+        ),
+    );
+    let on = |host: &str, name: &str| {
+        place.start_as(
+            name,
+            &["ip", "netns", "exec", host],
+            &["--no-ui", "--profile", &format!("{name}.yaml")],
+        )
+    };
+    let pair = [on(&wire.outside, "dmz"), on(&wire.inside, "internal")];
+    pair.iter().for_each(|half| drop(half.wait_healthy()));
+    pair
+}
+
+/// A client on the outer host, in Python: `s` is connected to the service.
+fn client(wire: &Wire, script: &str) -> String {
+    let script = format!(
+        "import socket, time\ns = socket.create_connection(('192.0.2.1', 8000))\ns.settimeout(60)\nbegan = time.time()\n{script}"
+    );
+    run(&wire.outside, &["python3", "-c", &script])
+}
+
+const HELLO: &str =
+    "s.sendall(b'hello'); s.shutdown(1); print(s.recv(100).decode() + '.' + s.recv(100).decode())";
+
+/// The shipped profiles, on one host of their own, where their ports are free.
+#[test]
+fn every_shipped_profile_runs_as_it_is() {
+    if !can_run("every_shipped_profile_runs_as_it_is") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+    for file in portcullis::profile::list(&shipped) {
+        let name = file.file_name().expect("a file");
+        std::fs::copy(&file, place.path(name.to_str().expect("text"))).expect("a copy");
+    }
+    let start = |name: &str| {
+        place.start_as(
+            name,
+            &["ip", "netns", "exec", &wire.outside],
+            &["--no-ui", "--profile", &format!("{name}.yaml")],
+        )
+    };
+    let web = "import http.server, sys\nclass Page(http.server.BaseHTTPRequestHandler):\n    \
+               def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'page')\n\
+               http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Page).serve_forever()";
+    let serve = |port: &str| {
+        let line = ["netns", "exec", &wire.outside, "python3", "-c", web, port];
+        Server(
+            Command::new("ip").args(line).stderr(std::process::Stdio::null()).spawn().expect("a web server"),
+        )
+    };
+    let fetch = |port: u16| {
+        let script = format!(
+            "import urllib.request, time\nfor _ in range(100):\n    try:\n        \
+             print(urllib.request.urlopen('http://127.0.0.1:{port}/', timeout=10).read().decode()); break\n    \
+             except OSError: time.sleep(0.1)"
+        );
+        assert_eq!(run(&wire.outside, &["python3", "-c", &script]).trim(), "page", "port {port}");
+    };
+    let _one_machine = serve("7180");
+    for name in ["direct", "forward", "reverse"] {
+        let pair = start(name);
+        pair.wait_healthy();
+        fetch(7100);
+    }
+    let _two_hosts = serve("7280");
+    {
+        let halves = [start("dmz"), start("internal")];
+        halves.iter().for_each(|half| drop(half.wait_healthy()));
+        fetch(7200);
+    }
+    let _cluster = serve("7380");
+    let [dmz, _internal] = [start("cluster-dmz"), start("cluster-internal")];
+    dmz.wait_healthy();
+    fetch(7300);
+}
+
+/// A program that ends with the test.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_inner_host_refuses_all_and_still_serves() {
+    if !can_run("the_inner_host_refuses_all_and_still_serves") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    wire.rules(
+        "table inet gate {\nchain in { type filter hook input priority 0; policy drop;\n\
+         ct state established,related accept\niif lo accept\ntcp flags syn counter comment \"asked\"\n}\n}",
+    );
+    let [_dmz, internal] = start(&place, &wire, "reverse", "echo://");
+    assert_eq!(client(&wire, HELLO).trim(), "hello.");
+    assert_eq!(run(&wire.inside, &["ss", "-Hlntu"]), "", "the inner half listens");
+    assert_eq!(internal.status()["listening"].as_array().map(Vec::len), Some(0));
+    let counted = run(&wire.inside, &["nft", "list", "ruleset"]);
+    assert!(counted.contains("counter packets 0 bytes 0"), "somebody dialled in: {counted}");
+}
+
+#[test]
+fn forward_mode_needs_one_port_and_no_other() {
+    if !can_run("forward_mode_needs_one_port_and_no_other") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    wire.rules(
+        "table inet gate {\nchain in { type filter hook input priority 0; policy drop;\n\
+         ct state established,related accept\niif lo accept\ntcp dport 1444 accept\n}\n}",
+    );
+    let _pair = start(&place, &wire, "forward", "echo://");
+    assert_eq!(client(&wire, HELLO).trim(), "hello.");
+    let listening = run(&wire.inside, &["ss", "-Hlntu"]);
+    assert_eq!(listening.lines().count(), 1, "{listening}");
+    assert!(listening.contains("192.0.2.2:1444"), "{listening}");
+}
+
+const BLACK_HOLE: &str = "table inet gate {\n\
+    chain in { type filter hook input priority 0; iif wire1 drop; }\n\
+    chain out { type filter hook output priority 0; oif wire1 drop; }\n}";
+
+#[test]
+fn a_black_hole_is_noticed_on_ready_and_carrying_links_and_healed() {
+    if !can_run("a_black_hole_is_noticed_on_ready_and_carrying_links_and_healed") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let pair = start(&place, &wire, "reverse", "echo://");
+    std::thread::scope(|scope| {
+        let wait_for_the_end = "s.sendall(b'x'); s.recv(1)\ntry:\n    print('clean', s.recv(1))\n\
+                                except ConnectionResetError:\n    print('reset')";
+        let carried = scope.spawn(|| client(&wire, wait_for_the_end));
+        pair[1].wait("it carries", NOTICED, |status| status["pools"][0]["carrying"] == 1);
+        wire.rules(BLACK_HOLE);
+        let began = Instant::now();
+        for half in &pair {
+            half.wait("no link is ready any more", NOTICED, |status| {
+                status["pools"][0]["ready"] == 0 && status["pools"][0]["carrying"] == 0
+            });
+        }
+        assert_eq!(carried.join().expect("the client ends").trim(), "reset");
+        assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
+    });
+    wire.rules("");
+    pair.iter().for_each(|half| drop(half.wait_healthy()));
+    assert_eq!(client(&wire, HELLO).trim(), "hello.");
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_slow_and_not_dead() {
+    if !can_run("a_reader_that_does_not_read_is_slow_and_not_dead") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let _pair = start(&place, &wire, "reverse", "echo://");
+    let script = "s.settimeout(1); sent = 0\ntry:\n    while True: sent += s.send(b'z' * 65536)\n\
+                  except TimeoutError: pass\ntime.sleep(20); s.settimeout(10)\n\
+                  got = 0\nwhile got < sent: got += len(s.recv(1 << 20))\nprint('all back')";
+    assert_eq!(client(&wire, script).trim(), "all back");
+}
+
+#[test]
+fn a_backend_that_does_not_answer_is_told_within_five_seconds() {
+    if !can_run("a_backend_that_does_not_answer_is_told_within_five_seconds") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    wire.rules(
+        "table inet gate {\nchain in { type filter hook input priority 0; iif lo tcp dport 9 drop; }\n}",
+    );
+    let [_dmz, internal] = start(&place, &wire, "reverse", "tcp://127.0.0.1:9");
+    let script = "try:\n    print('clean', s.recv(1))\nexcept ConnectionResetError:\n    print('reset', time.time() - began)";
+    let seen = client(&wire, script);
+    let seconds: f64 = seen.trim().strip_prefix("reset ").unwrap_or("nan").parse().expect("a reset");
+    assert!((3.0..5.0).contains(&seconds), "{seconds}");
+    let ended = &internal.status()["ended"][0];
+    assert_eq!(ended["end"], "BC");
+    assert!(ended["reason"].as_str().is_some_and(|reason| reason.contains("no answer")), "{ended}");
+}
