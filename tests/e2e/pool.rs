@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
-use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
+use portcullis::{
+    profile::Mode,
+    telemetry::snapshot::{PoolRow, PoolState},
+};
 use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::support::{
@@ -165,6 +168,12 @@ async fn one_of_two_on_each_side_is_enough() {
     }
     alpha.kill();
     for dmz in [&first, &second] {
+        // A take is final once its reply is written: a client may still meet a link that is dying.
+        dmz.until("alpha's links are lost", |snapshot| {
+            let of_alpha = |row: &&PoolRow| row.peer.as_deref() == Some("alpha");
+            snapshot.pools.iter().filter(of_alpha).all(|row| row.ready == 0)
+        })
+        .await;
         for _ in 0..4 {
             echoes(dmz).await;
         }
