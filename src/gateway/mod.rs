@@ -154,6 +154,7 @@ impl Engine {
     fn look(&mut self) {
         clock::tick();
         self.advance_switch();
+        self.common.sessions.switching.store(self.switching.is_some(), Ordering::SeqCst);
         self.let_go();
         let totals = self.totals();
         let last = self.snapshots.borrow().uptime_seconds;
@@ -295,6 +296,7 @@ fn common() -> Common {
     let sessions = Sessions {
         services: Arc::new(ArcSwap::from_pointee(Services::new())),
         leaving: Arc::new(ArcSwap::from_pointee(Services::new())),
+        switching: Arc::default(),
         registry: Arc::new(Registry::new(notices.clone())),
         notices: notices.clone(),
     };

@@ -1,6 +1,13 @@
 //! One session, from its accept side to its end, in reading order.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::io::Interest;
@@ -26,12 +33,17 @@ use crate::{
 /// How often a client whose bytes are waiting is looked at while its session is connected.
 const GONE_LOOK: Duration = Duration::from_millis(100);
 
+/// Pause before a way that failed under a switch is tried again.
+const SWITCH_LOOK: Duration = Duration::from_millis(50);
+
 /// What sessions share.
 #[derive(Debug, Clone)]
 pub struct Sessions {
     pub services: Arc<ArcSwap<Services>>,
     /// Those of an internal half that has just gone: a session may be on its way there.
     pub leaving: Arc<ArcSwap<Services>>,
+    /// Whether a switch is under way: a way that fails may be about to be replaced.
+    pub switching: Arc<AtomicBool>,
     pub registry: Arc<Registry>,
     pub notices: Arc<Notices>,
 }
@@ -53,12 +65,18 @@ impl Sessions {
         if let Some(peer) = &asked.peer {
             record.carried_by(&peer.label());
         }
-        let end = run(&service, asked, &record, &kill).await;
+        let end = run(&service, asked, &record, &kill, &self.switching).await;
         record.finish(end);
     }
 }
 
-async fn run(service: &Arc<Service>, asked: Negotiated, record: &Record, kill: &CancellationToken) -> End {
+async fn run(
+    service: &Arc<Service>,
+    asked: Negotiated,
+    record: &Record,
+    kill: &CancellationToken,
+    switching: &AtomicBool,
+) -> End {
     let Negotiated { mut stream, client, peer, reply, link: _link, .. } = asked;
     let meter = record.meter();
     meter.enter(SessionPhase::Authorising);
@@ -82,7 +100,7 @@ async fn run(service: &Arc<Service>, asked: Negotiated, record: &Record, kill: &
     let connected = tokio::select! {
         biased;
         () = kill.cancelled() => return End { who: Who::Operator, phase: meter.phase(), reason: "ended by the operator".into() },
-        connected = connect(service, &order) => connected,
+        connected = connect(service, &order, switching) => connected,
         () = gone(&stream, meter) => return End { who: Who::Client, phase: meter.phase(), reason: "the client left".into() },
     };
     let Connected { stream: mut far, peer: far_peer, carrying: _carrying } = match connected {
@@ -110,12 +128,26 @@ async fn run(service: &Arc<Service>, asked: Negotiated, record: &Record, kill: &
     ended(relayed, links, meter.phase(), settings.idle)
 }
 
-/// Connects; again where a switch has changed the way meanwhile, since nothing was sent yet.
-async fn connect(service: &Service, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
+/// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
+/// sent yet. The other half may have closed the old way a moment before this one takes the new;
+/// a switch is bounded, and so is this.
+async fn connect(
+    service: &Service,
+    order: &Order<'_>,
+    switching: &AtomicBool,
+) -> Result<Connected, ConnectFailure> {
     loop {
         let connector = service.connector.load_full();
-        match connector.connect(order).await {
+        let result = connector.connect(order).await;
+        let of_the_way =
+            |failure: &ConnectFailure| matches!(failure.who, Who::Peer | Who::Time | Who::Operator);
+        // Read first: a switch replaces the way before it ends.
+        let is_switching = switching.load(Ordering::SeqCst);
+        match result {
             Err(_) if !Arc::ptr_eq(&connector, &service.connector.load()) => {}
+            Err(failure) if of_the_way(&failure) && is_switching => {
+                tokio::time::sleep(SWITCH_LOOK).await;
+            }
             result => return result,
         }
     }

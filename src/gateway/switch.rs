@@ -8,7 +8,10 @@
 //!
 //! The first start is a switch from nothing, and does not wait.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 
@@ -89,6 +92,7 @@ impl Engine {
                 let name = &switching.loaded.profile.name;
                 self.common.notices.info(format!("switch to `{name}` begun, asked by {by}"));
                 self.switching = Some(Switching { answer: Some(answer), ..switching });
+                self.common.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
             }
             Err(why) => {
