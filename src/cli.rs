@@ -61,6 +61,7 @@ pub enum Action {
     },
     /// Print one picture of a running gateway
     Status {
+        /// The whole picture as JSON
         #[arg(long)]
         json: bool,
     },

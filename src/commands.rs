@@ -49,13 +49,24 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
                 println!("nothing to make: {} holds a CA and both halves' certificates", out.display());
             }
         }
-        Action::Schema => println!("{:#}", profile::schema()),
+        Action::Schema => print(&format!("{:#}\n", profile::schema())),
         Action::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut text);
+            print(&String::from_utf8_lossy(&text));
         }
-        Action::Man => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+        Action::Man => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            print(&String::from_utf8_lossy(&text));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what may be long: a reader such as `head` may have had enough of it, which is no error.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Where profiles are looked up: the folder named, else ./profiles, the user's, the system's.
@@ -136,8 +147,7 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     match client::ask(&socket(cli)?, Command::Status).await? {
         Answer::Status(snapshot) => {
             let text = if json { serde_json::to_string_pretty(&*snapshot)? } else { status::text(&snapshot) };
-            // A reader such as `head` may have had enough.
-            let _ = writeln!(std::io::stdout(), "{text}");
+            print(&format!("{text}\n"));
             Ok(ExitCode::SUCCESS)
         }
         Answer::Done(text) | Answer::Refused(text) => bail!("the gateway gave no status: {text}"),

@@ -5,12 +5,14 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::telemetry::{
-    snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
+    snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
     text,
 };
 
 /// Sessions printed; `--json` prints them all.
 const SESSIONS_MAX: usize = 50;
+/// Ended sessions printed, newest first.
+const ENDED_MAX: usize = 10;
 /// Longest foreign text in a line.
 const FIELD_CHARS_MAX: usize = 120;
 
@@ -53,7 +55,7 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     if more > 0 {
         writeln!(out, "and {more} more sessions")?;
     }
-    Ok(())
+    snapshot.ended.iter().take(ENDED_MAX).try_for_each(|row| ended(out, row))
 }
 
 fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
@@ -107,6 +109,20 @@ fn session(out: &mut String, row: &SessionRow) -> std::fmt::Result {
         row.age_seconds,
         row.bytes_up,
         row.bytes_down
+    )
+}
+
+fn ended(out: &mut String, row: &EndedRow) -> std::fmt::Result {
+    writeln!(
+        out,
+        "ended {} ({})  {}  client {}  {} {}  {:.0}s ago",
+        row.id,
+        word(&row.role),
+        row.service,
+        row.client,
+        row.end,
+        text::clean(&row.reason, FIELD_CHARS_MAX),
+        row.ago_seconds
     )
 }
 

@@ -228,3 +228,14 @@ fn expired(place: &Place) -> (String, String) {
     let certificate = params.signed_by(&key, &issuer).expect("a certificate");
     (certificate.pem(), key.serialize_pem())
 }
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_error() {
+    let place = Place::with_certificates();
+    for command in ["schema", "man"] {
+        let mut child =
+            place.command(&[command]).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{command}");
+    }
+}

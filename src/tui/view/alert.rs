@@ -3,6 +3,7 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
+    profile::Mode,
     telemetry::snapshot::GatewayPhase,
     tui::{
         app::App,
@@ -30,7 +31,8 @@ pub fn line(app: &App) -> (String, Style) {
     }
     let state = match snapshot.phase {
         GatewayPhase::Starting => "starting",
-        GatewayPhase::Running => "no trouble",
+        GatewayPhase::Running if snapshot.mode == Mode::Direct => "no links: sessions go to their backends",
+        GatewayPhase::Running => "links are well",
         GatewayPhase::Draining => "draining: no new sessions, those open go on",
         GatewayPhase::Stopped => "stopped",
     };

@@ -4,7 +4,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
     profile::{Mode, Role},
-    telemetry::snapshot::{GatewayPhase, Snapshot},
+    telemetry::snapshot::{GatewayPhase, PoolState, Snapshot},
     tui::{
         app::{App, Freshness},
         format,
@@ -91,12 +91,14 @@ fn phase(look: &Look, phase: GatewayPhase) -> Part {
     Part { rank, text: text.into(), style }
 }
 
-/// Peers with a link, and all that are known.
+/// Peers that are linked, and all that are known. On the forward way no link is kept ready, and a
+/// peer that was reached is healthy.
 fn peers(snapshot: &Snapshot) -> (usize, usize) {
     let mut peers = std::collections::BTreeMap::new();
     for pool in &snapshot.pools {
         if let Some(name) = pool.peer.as_ref().or(pool.address.as_ref()) {
-            *peers.entry((pool.role, name)).or_insert(false) |= pool.ready > 0 || pool.carrying > 0;
+            let linked = pool.ready > 0 || pool.carrying > 0 || pool.state == PoolState::Healthy;
+            *peers.entry((pool.role, name)).or_insert(false) |= linked;
         }
     }
     (peers.values().filter(|&&linked| linked).count(), peers.len())
