@@ -327,3 +327,110 @@ fn fill(cx: &mut Context<'_>, from: &mut Stream, buf: &mut ReadBuf<'_>) -> Fill 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::net::echo::Echo;
+
+    const EDGES: Links = Links { near: false, far: false };
+
+    async fn pipe() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
+        (Stream::Tcp(inner.expect("it connects").0), outer.expect("it connects"))
+    }
+
+    /// Relays between two pipes while `talk` plays both ends.
+    async fn relayed(talk: impl AsyncFnOnce(&mut TcpStream, &mut TcpStream)) -> (Relayed, Meter) {
+        let ((mut near, mut client), (mut far, mut backend)) = (pipe().await, pipe().await);
+        let meter = Meter::default();
+        let relaying = relay(&mut near, &mut far, EDGES, &meter, None);
+        let (end, ()) = tokio::join!(relaying, talk(&mut client, &mut backend));
+        (end, meter)
+    }
+
+    async fn all(stream: &mut TcpStream) -> Vec<u8> {
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).await.expect("a clean end");
+        heard
+    }
+
+    #[tokio::test]
+    async fn either_side_may_finish_first() {
+        for client_first in [true, false] {
+            let (end, meter) = relayed(async |client, backend| {
+                let (first, last) = if client_first { (client, backend) } else { (backend, client) };
+                first.write_all(b"one").await.expect("it is taken");
+                first.shutdown().await.expect("it ends");
+                assert_eq!(all(last).await, b"one");
+                last.write_all(b"other").await.expect("it is taken");
+                last.shutdown().await.expect("it ends");
+                assert_eq!(all(first).await, b"other");
+            })
+            .await;
+            assert!(matches!(end, Relayed::Clean), "{end:?}");
+            assert_eq!((meter.bytes(), meter.phase()), (8, SessionPhase::Draining));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_reader_leaves_is_kept_in_order() {
+        let sent: Vec<u8> = (0..12_000_000_u32).map(|at| (at ^ (at >> 11)) as u8).collect();
+        let (end, meter) = relayed(async |client, backend| {
+            let writing = async {
+                client.write_all(&sent).await.expect("it is taken");
+                client.shutdown().await.expect("it ends");
+            };
+            let reading = async {
+                let mut heard = Vec::new();
+                // Small reads, so that the receive window shuts again and again.
+                while backend.take(3_000).read_to_end(&mut heard).await.expect("bytes") > 0 {}
+                backend.shutdown().await.expect("it ends");
+                heard
+            };
+            let ((), heard) = tokio::join!(writing, reading);
+            assert!(heard == sent, "{} bytes", heard.len());
+        })
+        .await;
+        assert!(matches!(end, Relayed::Clean), "{end:?}");
+        assert_eq!(meter.bytes(), sent.len() as u64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_hour_of_silence_ends_at_the_idle_limit() {
+        let ((mut near, _client), mut far) = (pipe().await, Stream::Echo(Echo::default()));
+        let (meter, idle) = (Meter::default(), Duration::from_secs(3600));
+        let began = tokio::time::Instant::now();
+        let end = relay(&mut near, &mut far, EDGES, &meter, Some(idle)).await;
+        assert!(matches!(end, Relayed::Idle), "{end:?}");
+        let took = began.elapsed();
+        assert!(took >= idle && took <= idle + 2 * LOOK, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_sleeps_while_nothing_is_on_the_way() {
+        let mut watch = Watch::new(0, None);
+        assert!(!watch.look(5, false) && watch.awake, "bytes have moved");
+        assert!(!watch.look(5, true) && watch.awake, "some are not acknowledged");
+        assert!(!watch.look(5, false) && !watch.awake, "nothing is on the way");
+        assert!(!watch.wakes(5, false) && watch.wakes(6, false) && watch.awake);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn movement_starts_the_idle_time_anew() {
+        let mut watch = Watch::new(0, Some(Duration::from_secs(3)));
+        let mut ended = Vec::new();
+        for bytes in [0, 0, 5, 5, 5, 5] {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            ended.push(watch.look(bytes, false));
+        }
+        assert_eq!(ended, [false, false, false, false, false, true]);
+    }
+}

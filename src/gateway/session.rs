@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::io::Interest;
+use tokio::{io::Interest, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -33,8 +33,10 @@ use crate::{
 /// How often a client whose bytes are waiting is looked at while its session is connected.
 const GONE_LOOK: Duration = Duration::from_millis(100);
 
-/// Pause before a way that failed under a switch is tried again.
+/// Pause before a way that failed under a switch is tried again, and how long that goes on: the
+/// other half is ahead of us by a moment, or the failure stands.
 const SWITCH_LOOK: Duration = Duration::from_millis(50);
+const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What sessions share.
 #[derive(Debug, Clone)]
@@ -129,23 +131,25 @@ async fn run(
 }
 
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
-/// sent yet. The other half may have closed the old way a moment before this one takes the new;
-/// a switch is bounded, and so is this.
+/// sent yet: the other half may have closed the old way a moment before this one takes the new.
 async fn connect(
     service: &Service,
     order: &Order<'_>,
     switching: &AtomicBool,
 ) -> Result<Connected, ConnectFailure> {
+    let mut failing_since = None;
     loop {
         let connector = service.connector.load_full();
         let result = connector.connect(order).await;
-        let of_the_way =
-            |failure: &ConnectFailure| matches!(failure.who, Who::Peer | Who::Time | Who::Operator);
+        let of_the_way = |failure: &ConnectFailure| matches!(failure.who, Who::Peer | Who::Operator);
         // Read first: a switch replaces the way before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
             Err(_) if !Arc::ptr_eq(&connector, &service.connector.load()) => {}
             Err(failure) if of_the_way(&failure) && is_switching => {
+                if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_PATIENCE {
+                    return Err(failure);
+                }
                 tokio::time::sleep(SWITCH_LOOK).await;
             }
             result => return result,

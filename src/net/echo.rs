@@ -73,3 +73,32 @@ fn wake(waiting: &mut Option<Waker>) {
         waker.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_is_read_and_then_the_end() {
+        let mut echo = Echo::default();
+        echo.write_all(b"hello").await.expect("there is room");
+        echo.shutdown().await.expect("it can always end");
+        let mut heard = Vec::new();
+        echo.read_to_end(&mut heard).await.expect("it never fails");
+        assert_eq!(heard, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_stops_the_writer_until_it_is_read() {
+        let mut echo = Echo::default();
+        let taken = echo.write(&vec![1; 2 * HELD_MAX]).await.expect("it takes what fits");
+        assert_eq!(taken, HELD_MAX);
+        assert!(echo.write(b"x").now_or_never().is_none());
+        let mut one = [0];
+        echo.read_exact(&mut one).await.expect("a byte is there");
+        assert_eq!(echo.write(b"xy").await.expect("room for one"), 1);
+    }
+}

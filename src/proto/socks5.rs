@@ -200,3 +200,135 @@ pub async fn take_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Addres
         refused => Err(SocksError::Refused(refused)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// Bytes in pieces of given sizes, then the end; keeps what is written.
+    struct Pieces {
+        bytes: Vec<u8>,
+        read: usize,
+        sizes: Vec<usize>,
+        written: Vec<u8>,
+    }
+
+    impl Pieces {
+        fn new(bytes: &[u8], sizes: &[usize]) -> Self {
+            Self { bytes: bytes.into(), read: 0, sizes: sizes.into(), written: Vec::new() }
+        }
+
+        fn left(&self) -> &[u8] {
+            &self.bytes[self.read..]
+        }
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let size = self.sizes.pop().unwrap_or(usize::MAX).min(buf.remaining()).min(self.left().len());
+            buf.put_slice(&self.left()[..size]);
+            self.read += size;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.written.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What never waits, as nothing over [`Pieces`] does.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        future.now_or_never().expect("it never waits")
+    }
+
+    fn request(command: u8, name: &[u8]) -> Vec<u8> {
+        [&[5, command, 0, 3, name.len() as u8], name, &[0, 80]].concat()
+    }
+
+    #[test]
+    fn a_message_ends_where_it_ends() {
+        for size in 1..=20 {
+            let mut stream = Pieces::new(&[&request(1, b"orders")[..], b"rest"].concat(), &[size; 64]);
+            let name = now(take_ask(&mut stream, Asks::Connect)).expect("a good request");
+            assert_eq!((name.as_str(), stream.left(), stream.written.len()), ("orders", &b"rest"[..], 0));
+        }
+    }
+
+    #[test]
+    fn what_we_write_is_the_standards_bytes() {
+        let mut stream = Pieces::new(&[5, 0], &[]);
+        now(offer_method(&mut stream)).expect("method 0 is taken");
+        let name = ServiceName::parse("ab").expect("a valid name");
+        now(ask(&mut stream, Asks::Bind, &name)).expect("it is written");
+        now(answer(&mut stream, Reply::TtlExpired)).expect("it is written");
+        now(announce(&mut stream, "192.0.2.7:258".parse().expect("an address"))).expect("it is written");
+        let expected = [
+            &[5, 1, 0][..],
+            &[5, 2, 0, 3, 2, b'a', b'b', 0, 0],
+            &[5, 6, 0, 1, 0, 0, 0, 0, 0, 0],
+            &[5, 0, 0, 1, 192, 0, 2, 7, 1, 2],
+        ];
+        assert_eq!(stream.written, expected.concat());
+    }
+
+    #[test]
+    fn every_cut_of_a_request_is_told_as_closed() {
+        let whole = request(2, b"orders");
+        for length in 1..whole.len() {
+            let mut stream = Pieces::new(&whole[..length], &[]);
+            let error = now(take_ask(&mut stream, Asks::Bind)).expect_err("half a request");
+            assert!(matches!(error, SocksError::Closed), "{length}: {error:?}");
+        }
+        let nothing = now(take_ask(&mut Pieces::new(&[], &[]), Asks::Bind));
+        assert!(matches!(nothing, Err(SocksError::NothingAsked)), "{nothing:?}");
+    }
+
+    fn any_request() -> impl Strategy<Value = Vec<u8>> {
+        let name = proptest::collection::vec(any::<u8>(), 0..=255);
+        let good = (0..5_u8, name).prop_map(|(command, name)| request(command, &name));
+        prop_oneof![good, proptest::collection::vec(any::<u8>(), 0..300)]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_understood_alike_and_never_read_past_the_message(
+            bytes in any_request(),
+            sizes in proptest::collection::vec(1..9_usize, 0..400),
+        ) {
+            let mut whole = Pieces::new(&bytes, &[]);
+            let mut split = Pieces::new(&bytes, &sizes);
+            let (one, other) =
+                (now(take_ask(&mut whole, Asks::Connect)), now(take_ask(&mut split, Asks::Connect)));
+            prop_assert_eq!(format!("{one:?}"), format!("{other:?}"));
+            prop_assert_eq!((whole.left(), &whole.written), (split.left(), &split.written));
+            if let Ok(name) = one {
+                prop_assert_eq!(split.read, 7 + name.as_str().len());
+            }
+            prop_assert!(split.read <= 4 + 1 + 255 + 2);
+        }
+    }
+}

@@ -83,3 +83,24 @@ impl fmt::Display for End {
         write!(out, "{} {}", self.code(), self.reason)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_is_who_and_when() {
+        use SessionPhase::{Authorising, Connecting, Draining, Negotiating, Relaying, Waiting};
+        let phases = [Negotiating, Authorising, Waiting, Connecting, Relaying, Draining];
+        let codes = |who| phases.map(|phase| End { who, phase, reason: String::new() }.code());
+        assert_eq!(codes(Who::Nobody), ["--"; 6]);
+        assert_eq!(codes(Who::Client), ["CN", "CA", "CW", "CC", "CR", "CD"]);
+        assert_eq!(codes(Who::Backend), ["BN", "BA", "BW", "BC", "BR", "BD"]);
+        assert_eq!(codes(Who::Peer), ["PN", "PA", "PW", "PC", "PR", "PD"]);
+        assert_eq!(codes(Who::Time), ["TN", "TA", "TW", "TC", "TR", "TD"]);
+        assert_eq!(codes(Who::Limit), ["LN", "LA", "LW", "LC", "LR", "LD"]);
+        assert_eq!(codes(Who::Policy), ["XN", "XA", "XW", "XC", "XR", "XD"]);
+        assert_eq!(codes(Who::Operator), ["ON", "OA", "OW", "OC", "OR", "OD"]);
+        assert_eq!(codes(Who::Internal), ["IN", "IA", "IW", "IC", "IR", "ID"]);
+    }
+}

@@ -168,13 +168,14 @@ async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughou
         };
         assert_eq!(snapshot.listening, expected);
     }
+    let snapshot = gateway.now().await;
+    let bad: Vec<_> = snapshot.ended.iter().filter(|row| row.end != "--").collect();
+    assert!(bad.is_empty(), "{bad:#?}");
     load.end().await;
     long.shutdown().await.unwrap();
     hear_end(&mut long).await;
     let snapshot = gateway.until("none open", |snapshot| snapshot.sessions.is_empty()).await;
     assert_eq!(snapshot.totals.refused, 0);
-    let bad: Vec<_> = snapshot.ended.iter().filter(|row| row.end != "--").collect();
-    assert!(bad.is_empty(), "{bad:#?}");
 }
 
 #[tokio::test]
@@ -209,10 +210,10 @@ async fn two_halves_are_switched_in_either_order_a_second_apart_under_load() {
             load.serves(10).await;
             says_and_hears(&mut long, mode).await;
         }
-        load.end().await;
         let snapshot = dmz.now().await;
         let bad: Vec<_> = snapshot.ended.iter().filter(|row| row.end != "--").collect();
         assert!(bad.is_empty() && snapshot.totals.refused == 0, "{first} first: {bad:#?}");
+        load.end().await;
     }
 }
 
