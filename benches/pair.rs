@@ -24,12 +24,19 @@ const CONCURRENT_SETUPS: usize = 3200;
 const BULK_BYTES: u64 = 512 << 20;
 const ROUND_TRIPS: usize = 4000;
 const IDLE_SESSIONS: usize = 1000;
+const BURST: usize = 5000;
+const OPEN_SESSIONS: [usize; 3] = [10, 1000, 9000];
+const SERVICES_MAX: usize = 64;
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 fn main() {
     if std::env::args().any(|argument| argument == AS_BACKEND) {
         return run_backend();
     }
+    // 9,000 clients are more than a usual soft limit allows.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
     let rounds =
         std::env::var("PORTCULLIS_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
     let process = start_backend();
@@ -68,6 +75,65 @@ fn main() {
     let fresh = Pair::start(backend);
     set_up(fresh.address, 200);
     println!("| memory of an idle session, both gateways | | {:.1} KiB | |", idle_memory(&fresh));
+    let fresh = Pair::start(backend);
+    set_up(fresh.address, 200);
+    println!(
+        "| memory over the start, a minute after {BURST} sessions | | {:.1} MiB | |",
+        kept_memory(&fresh)
+    );
+    print_growth(backend, rounds);
+}
+
+/// What a session costs while others are open, and beside other services.
+fn print_growth(backend: SocketAddr, rounds: usize) {
+    let few = Pair::start(backend);
+    let many = Pair::start_with(backend, SERVICES_MAX);
+    let mut seen: Vec<Vec<f64>> = vec![Vec::new(); OPEN_SESSIONS.len() + 1];
+    let mut open = Vec::new();
+    let of_64 = |seen: &mut Vec<f64>| seen.extend((0..rounds).map(|_| cpu_of_sessions(&many)));
+    of_64(&mut seen[OPEN_SESSIONS.len()]);
+    for (at, count) in OPEN_SESSIONS.into_iter().enumerate() {
+        while open.len() < count {
+            open.push(open_session(few.idle));
+        }
+        thread::sleep(Duration::from_secs(2));
+        seen[at].extend((0..rounds).map(|_| cpu_of_sessions(&few)));
+    }
+    let names = OPEN_SESSIONS.map(|count| format!("{count} others open"));
+    let names = names.into_iter().chain([format!("none open, {SERVICES_MAX} services")]);
+    let first = median(&mut seen[0].clone());
+    for (name, mut cpu) in names.zip(seen) {
+        let cpu = median(&mut cpu);
+        println!(
+            "| CPU of both gateways for 10,000 sessions, {name} | | {cpu:.2} s | {:.2} of the first |",
+            cpu / first
+        );
+    }
+}
+
+/// CPU seconds of both gateways for 10,000 sessions, 64 at once.
+fn cpu_of_sessions(pair: &Pair) -> f64 {
+    let before = pair.cpu_seconds();
+    for _ in 0..3 {
+        set_up_at_once(pair.address);
+    }
+    (pair.cpu_seconds() - before) * 10_000.0 / (3 * CONCURRENT_SETUPS) as f64
+}
+
+/// MiB that the gateways hold a minute after a burst, over what they held before.
+fn kept_memory(pair: &Pair) -> f64 {
+    let before = pair.resident_kib();
+    let sessions: Vec<_> = (0..BURST).map(|_| open_session(pair.idle)).collect();
+    drop(sessions);
+    thread::sleep(Duration::from_secs(60));
+    (pair.resident_kib() - before) / 1024.0
+}
+
+fn open_session(to: SocketAddr) -> TcpStream {
+    let mut stream = connect(to);
+    stream.write_all(b"E").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    stream
 }
 
 /// Measures each target once a round, so that a slow minute hits both.
@@ -256,33 +322,51 @@ fn serve(mut stream: TcpStream) -> Option<()> {
 /// Two gateways, each a process of its own.
 struct Pair {
     address: SocketAddr,
+    /// Of a service that answers by itself.
+    idle: SocketAddr,
     halves: Vec<Child>,
     _folder: tempfile::TempDir,
 }
 
 impl Pair {
     fn start(backend: SocketAddr) -> Self {
+        Self::start_with(backend, 2)
+    }
+
+    /// With so many services; the first leads to the backend.
+    fn start_with(backend: SocketAddr, services: usize) -> Self {
+        let of = |at: usize| match at {
+            0 => format!("tcp://{backend}"),
+            _ => "echo://".into(),
+        };
+        let accepts: String = (0..services)
+            .map(|at| format!("    s{at:02}: {{ accept: [\"tcp://127.0.0.1:0\"], sessions: 20000 }}\n"))
+            .collect();
+        let connects: String =
+            (0..services).map(|at| format!("    s{at:02}: {{ connect: \"{}\" }}\n", of(at))).collect();
         let folder = tempfile::tempdir().unwrap();
         portcullis::certs::write(folder.path(), &[("dmz", "dmz"), ("internal", "internal")]).unwrap();
         let tls = |half: &str, peer: &str| {
             format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
         };
         let dmz = format!(
-            "mode: reverse\ndmz:\n  link:\n    listen: socks+tls://127.0.0.1:0\n    {}\n    prepared: 64\n  services:\n    bench: {{ accept: [\"tcp://127.0.0.1:0\"], sessions: 20000 }}\n",
+            "mode: reverse\ndmz:\n  link:\n    listen: socks+tls://127.0.0.1:0\n    {}\n    prepared: 64\n    wait: 10s\n  services:\n{accepts}",
             tls("dmz", "internal")
         );
         let mut halves = vec![start_half(folder.path(), "dmz", &dmz)];
         let status = wait_for(folder.path(), "dmz", |status| status["phase"] == "running");
         let link = status["listening"][0].as_str().unwrap().to_owned();
-        let accept =
-            status["services"][0]["accept"][0].as_str().unwrap().trim_start_matches("tcp://").to_owned();
+        let accept = |at: usize| -> SocketAddr {
+            let text = status["services"][at]["accept"][0].as_str().unwrap();
+            text.trim_start_matches("tcp://").parse().unwrap()
+        };
         let internal = format!(
-            "mode: reverse\ninternal:\n  link:\n    connect: {link}\n    {}\n    prepared: 64\n    maximum: 20000\n  services:\n    bench: {{ connect: \"tcp://{backend}\" }}\n",
+            "mode: reverse\ninternal:\n  link:\n    connect: {link}\n    {}\n    prepared: 64\n    maximum: 20000\n  services:\n{connects}",
             tls("internal", "dmz")
         );
         halves.push(start_half(folder.path(), "internal", &internal));
         wait_for(folder.path(), "internal", |status| status["pools"][0]["state"] == "healthy");
-        Self { address: accept.parse().unwrap(), halves, _folder: folder }
+        Self { address: accept(0), idle: accept(1), halves, _folder: folder }
     }
 
     fn cpu_seconds(&self) -> f64 {

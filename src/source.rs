@@ -9,6 +9,7 @@ use crate::{
     profile::{
         self, Choice, DemoTls, DmzWay, InternalWay, LinkTls, Material, Mode, Place, Problem, Profile, Role,
     },
+    proto::link,
 };
 
 /// A profile that an operator has chosen.
@@ -87,7 +88,8 @@ impl Chosen {
 }
 
 fn identity(tls: Option<&LinkTls>) -> Result<Option<Identity>, Vec<Problem>> {
-    tls.map(Identity::load).transpose()
+    let alpn = [link::ALPN.to_vec(), link::ALPN_SOCKS.to_vec()];
+    tls.map(|tls| Identity::load(tls, &alpn)).transpose()
 }
 
 /// Certificates for the demo's two halves, in memory only.

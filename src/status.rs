@@ -90,6 +90,12 @@ fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
         row.misses,
         row.failures
     )?;
+    if let Some(wire) = &row.wire {
+        write!(out, "  speaks {wire}")?;
+    }
+    if let (Some(time), Some(spread)) = (row.round_trip_ms, row.round_trip_spread_ms) {
+        write!(out, "  round trip {time:.1} ms, spread {spread:.1}")?;
+    }
     match &row.last_error {
         Some(error) => writeln!(out, "  last error: {}", text::clean(error, FIELD_CHARS_MAX)),
         None => writeln!(out),

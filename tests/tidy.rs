@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("link", &["net", "profile", "proto", "tasks", "telemetry"]),
     ("accept", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
     ("connect", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
-    ("source", &["certs", "net", "profile"]),
+    ("source", &["certs", "net", "profile", "proto"]),
     ("gateway", &["accept", "connect", "link", "net", "profile", "proto", "source", "tasks", "telemetry"]),
     ("admin", &["gateway", "profile", "tasks", "telemetry"]),
     ("tui", &["gateway", "profile", "telemetry"]),

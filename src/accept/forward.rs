@@ -1,26 +1,30 @@
-//! Sessions over links that the DMZ gateway dials: a SOCKS5 server that knows names of services.
+//! Sessions over links that the DMZ gateway dials: links of our own that it keeps ready, or one for
+//! each session from a SOCKS5 client that names a service.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{LinkHold, Negotiated, Reply, Serve};
+use super::{Negotiated, Reply, Serve};
 use crate::{
     link::{
-        Peer, Refusal,
-        greet::{self, Asked, Greeted},
+        Peer,
+        greet::{self, Asked, Greeted, Linked},
+        leg::Leg,
         listener::{self, Greeter},
-        pool::Carrying,
+        seat::{Counts, Seat},
+        serving::{Loss, Server},
     },
     net::tcp,
     profile::Role,
+    proto::{
+        Refusal,
+        link::{WIRE, WIRE_SOCKS},
+    },
     telemetry::snapshot::{PoolRow, PoolState},
 };
 
@@ -41,7 +45,9 @@ pub struct Visitors {
 struct Visitor {
     peer: Peer,
     at: Instant,
-    carrying: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+    wire: Option<&'static str>,
+    last_error: Option<String>,
 }
 
 impl Visitors {
@@ -52,29 +58,50 @@ impl Visitors {
 
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut seen = self.lock();
-        let kept = |visitor: &Visitor| {
-            visitor.carrying.load(Ordering::Relaxed) > 0 || visitor.at.elapsed() < REMEMBERED
-        };
-        seen.retain(kept);
+        seen.retain(|visitor| visitor.is_here() || visitor.at.elapsed() < REMEMBERED);
         if seen.is_empty() {
-            return vec![row(None, PoolState::Down, 0, Some("no DMZ gateway has dialled in"))];
+            let last_error = Some("no DMZ gateway has dialled in".into());
+            return vec![PoolRow { last_error, ..PoolRow::new(Role::Internal, "*".into()) }];
         }
         seen.iter().map(Visitor::row).collect()
     }
 
-    fn note(&self, peer: &Peer) -> Arc<AtomicUsize> {
+    /// A peer has shown itself.
+    fn note(&self, peer: &Peer, wire: Option<&'static str>) -> Arc<Counts> {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
             visitor.at = Instant::now();
-            return visitor.carrying.clone();
+            visitor.wire = wire.or(visitor.wire);
+            visitor.last_error = None;
+            return visitor.counts.clone();
         }
         if seen.len() >= PEERS_MAX {
             let oldest = (0..seen.len()).min_by_key(|&at| seen[at].at).unwrap_or(0);
             seen.remove(oldest);
         }
-        let carrying = Arc::new(AtomicUsize::new(0));
-        seen.push(Visitor { peer: peer.clone(), at: Instant::now(), carrying: carrying.clone() });
-        carrying
+        let counts = Arc::new(Counts::default());
+        let visitor = Visitor {
+            peer: peer.clone(),
+            at: Instant::now(),
+            counts: counts.clone(),
+            wire,
+            last_error: None,
+        };
+        seen.push(visitor);
+        counts
+    }
+
+    /// A ready link of a peer's has ended.
+    pub fn lost(&self, peer: &Peer, loss: &Loss) {
+        let mut seen = self.lock();
+        if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
+            visitor.at = Instant::now();
+            visitor.last_error = match loss {
+                Loss::Retired => None,
+                Loss::Drained => Some("it drains".into()),
+                Loss::Failed(why) => Some(format!("ready link lost: {why}")),
+            };
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Visitor>> {
@@ -83,79 +110,88 @@ impl Visitors {
 }
 
 impl Visitor {
+    fn is_here(&self) -> bool {
+        self.counts.ready() + self.counts.carrying() > 0
+    }
+
     fn row(&self) -> PoolRow {
-        let carrying = self.carrying.load(Ordering::Relaxed);
-        let (state, last_error) = match carrying > 0 || self.at.elapsed() < SEEN_WITHIN {
+        let is_own = self.wire == Some(WIRE);
+        let looks_in = !is_own && self.at.elapsed() < SEEN_WITHIN;
+        let (state, last_error) = match self.is_here() || looks_in {
             true => (PoolState::Healthy, None),
-            false => (PoolState::Down, Some("it has not dialled in lately")),
+            false if is_own => (PoolState::Down, Some(self.last_error.clone().unwrap_or("no link".into()))),
+            false => (PoolState::Down, Some("it has not dialled in lately".into())),
         };
-        row(Some(&self.peer), state, carrying, last_error)
+        PoolRow {
+            peer: Some(self.peer.label().to_string()),
+            address: Some(self.peer.address.to_string()),
+            state,
+            ready: self.counts.ready(),
+            carrying: self.counts.carrying(),
+            last_error,
+            wire: self.wire.map(Into::into),
+            ..PoolRow::new(Role::Internal, "*".into())
+        }
+        .with_round_trip(&self.counts)
     }
 }
 
-fn row(peer: Option<&Peer>, state: PoolState, carrying: usize, last_error: Option<&str>) -> PoolRow {
-    PoolRow {
-        role: Role::Internal,
-        service: "*".into(),
-        peer: peer.map(|peer| peer.label().to_string()),
-        address: peer.map(|peer| peer.address.to_string()),
-        state,
-        ready: 0,
-        carrying,
-        dialling: 0,
-        target: 0,
-        waiting: 0,
-        misses: 0,
-        failures: 0,
-        last_error: last_error.map(Into::into),
-        retry_seconds: None,
-    }
-}
-
-/// Accepts links until `stop`; `links` bounds how many carry at once.
+/// Accepts links until `stop`; `links` bounds how many there are.
 pub async fn run(
     listener: TcpListener,
     greeter: Greeter,
     visitors: Arc<Visitors>,
+    server: Arc<Server>,
     links: Arc<Semaphore>,
     serve: Serve,
     stop: CancellationToken,
 ) {
     let notices = greeter.notices.clone();
     let greeted = move |greeted| {
-        let (visitors, links, serve, notices) =
-            (visitors.clone(), links.clone(), serve.clone(), notices.clone());
+        let (visitors, server, links) = (visitors.clone(), server.clone(), links.clone());
+        let (serve, notices) = (serve.clone(), notices.clone());
         async move {
-            let asked = match greeted {
-                Greeted::Seen(peer) => {
-                    visitors.note(&peer);
-                    return;
+            match greeted {
+                Greeted::Seen(peer) => drop(visitors.note(&peer, None)),
+                Greeted::Linked(Linked { mut link, .. }) => {
+                    let counts = visitors.note(link.peer(), Some(WIRE));
+                    let Ok(permit) = links.try_acquire_owned() else {
+                        notices.warn(format!("link from {}: {AT_MAXIMUM}", link.peer().label()));
+                        return greet::part(link).await;
+                    };
+                    link.sit(Seat::ready(&counts, Some(permit)));
+                    server.stands(link);
                 }
-                Greeted::Asked(asked) => asked,
-            };
-            let carrying = Carrying::one(&visitors.note(&asked.peer));
-            let Ok(permit) = links.try_acquire_owned() else {
-                notices.warn(format!("link from {}: `maximum` links are in use", asked.peer.label()));
-                return greet::refuse(asked.stream, Refusal::Unavailable).await;
-            };
-            serve(negotiated(asked, LinkHold { carrying, permit })).await;
+                Greeted::Asked(asked) => {
+                    let counts = visitors.note(&asked.peer, Some(WIRE_SOCKS));
+                    let Ok(permit) = links.try_acquire_owned() else {
+                        notices.warn(format!("link from {}: {AT_MAXIMUM}", asked.peer.label()));
+                        return greet::refuse(asked.stream, Refusal::Full).await;
+                    };
+                    serve(negotiated(asked, Seat::carrying(&counts, Some(permit)))).await;
+                }
+            }
         }
     };
     listener::run(listener, greeter, stop, greeted).await;
 }
 
-fn negotiated(asked: Asked, link: LinkHold) -> Negotiated {
+const AT_MAXIMUM: &str = "`maximum` links are in use";
+
+fn negotiated(asked: Asked, seat: Seat) -> Negotiated {
     if let Some(stream) = asked.stream.tcp() {
         // Fails only on a socket that is already gone, as the session will find out.
         let _ = tcp::link_carries(stream);
     }
     Negotiated {
         role: Role::Internal,
-        stream: asked.stream,
+        leg: Leg::Stream(asked.stream),
         service: asked.service,
+        id: None,
         client: None,
         peer: Some(asked.peer),
         reply: Reply::Socks,
-        link: Some(link),
+        seat: Some(seat),
+        probe: false,
     }
 }

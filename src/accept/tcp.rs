@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Negotiated, Reply, Serve};
 use crate::{
-    net::{listen, stream::Stream, tcp},
+    link::leg::Leg,
+    net::{listen, stream::Stream},
     profile::{Role, ServiceName},
     tasks::Tasks,
     telemetry::notices::Notices,
@@ -24,20 +25,18 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let accepted = |stream, client: SocketAddr| {
-        // Fails only on a socket that its client has already reset.
-        if tcp::prepare_edge(&stream).is_err() {
-            return;
-        }
         tasks.spawn(
             "session",
             serve(Negotiated {
                 role: Role::Dmz,
-                stream: Stream::Tcp(stream),
+                leg: Leg::Stream(Stream::Tcp(stream)),
                 service: ServiceName::clone(&service.load()),
+                id: None,
                 client: Some(SocketAddr::new(client.ip().to_canonical(), client.port())),
                 peer: None,
                 reply: Reply::Silent,
-                link: None,
+                seat: None,
+                probe: false,
             }),
         );
     };

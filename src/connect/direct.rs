@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ConnectFailure, Connected};
 use crate::{
-    link::Refusal,
+    link::leg::Leg,
     net::{
         dial::{self, DialError},
         echo::Echo,
@@ -12,6 +12,7 @@ use crate::{
         tcp,
     },
     profile::BackendAddress,
+    proto::Refusal,
     telemetry::end::Who,
 };
 
@@ -24,7 +25,7 @@ pub async fn connect(backend: &BackendAddress) -> Result<Connected, ConnectFailu
         BackendAddress::Echo => Stream::Echo(Echo::default()),
         BackendAddress::Tcp(at) => {
             let stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| failure(&error))?;
-            tcp::prepare_edge(&stream).map_err(|error| ConnectFailure {
+            tcp::prepare_backend(&stream).map_err(|error| ConnectFailure {
                 who: Who::Backend,
                 refusal: Refusal::BackendUnreachable,
                 reason: format!("backend {at}: {error}"),
@@ -32,7 +33,7 @@ pub async fn connect(backend: &BackendAddress) -> Result<Connected, ConnectFailu
             Stream::Tcp(stream)
         }
     };
-    Ok(Connected { stream, peer: None, carrying: None })
+    Ok(Connected { leg: Leg::Stream(stream), peer: None, seat: None, first: Vec::new() })
 }
 
 fn failure(error: &DialError) -> ConnectFailure {

@@ -1,126 +1,165 @@
-//! Dial an internal gateway for each session, as a SOCKS5 client.
+//! Take a link that this half keeps dialled, or dial one for the session.
 //!
-//! Gateways take turns; one that could not be reached comes last. A look-in task for each greets
-//! it from time to time, so that the state shown is true before a client depends on it.
+//! A gateway that speaks our own protocol has links ready in the pool; one that speaks SOCKS5 is
+//! dialled for each session. Gateways take turns; one that refuses is followed by the next. A
+//! SOCKS5 one is also greeted from time to time, so that the state shown is true before a client
+//! depends on it.
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Reply;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use super::{ConnectFailure, Connected, Order, direct::BACKEND_CONNECT};
+use super::{ConnectFailure, Connected, Order, direct::BACKEND_CONNECT, reverse};
 use crate::{
     link::{
-        Peer, Refusal,
-        greet::{self, LinkError},
-        pool::Carrying,
+        Peer,
+        greet::{self, Granting, Linked, Terms},
+        keeper::{Dialled, Keeper, Shared, Uses, Wanted},
+        leg::Leg,
+        pool::Pool,
+        seat::Seat,
     },
-    net::{backoff::Backoff, stream::Stream, tcp, tls::Identity},
-    profile::{LinkAddress, Retry, Role},
-    proto::socks5::{self, Asks, SocksError},
-    tasks::Tasks,
+    net::tcp,
+    profile::{LinkAddress, ServiceName},
+    proto::{
+        Refusal,
+        socks5::{self, Asks, SocksError},
+    },
     telemetry::{
         end::Who,
-        notices::Notices,
-        snapshot::{PoolRow, PoolState},
+        snapshot::{PoolRow, PoolState, SessionPhase},
     },
 };
 
-/// An internal gateway answers a request in this time: its backend's deadline, and the way.
+/// A SOCKS5 gateway answers a request in this time: its backend's deadline, and the way.
 const ANSWER: Duration = BACKEND_CONNECT.saturating_add(Duration::from_secs(1));
 /// All gateways together.
 const CONNECT_TOTAL: Duration = Duration::from_secs(15);
-/// A gateway that answers is looked in on this often.
-const LOOK_IN: Duration = Duration::from_secs(5);
-/// One that does not is tried like a lost link.
-const RETRY: Retry = Retry { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
-/// The same while a switch waits for it.
-const RETRY_HURRIED: Retry = Retry { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
+/// Ready links that may die before they are opened, until a session gives up.
+const OPENS_MAX: usize = 8;
 
 /// The internal gateways that this half dials.
-#[derive(Debug)]
 pub struct Dialler {
-    gateways: Vec<Gateway>,
-    identity: Arc<ArcSwap<Option<Identity>>>,
-    notices: Arc<Notices>,
+    pool: Arc<Pool>,
+    keepers: Vec<Arc<Keeper>>,
     turn: AtomicUsize,
-    hurried: AtomicBool,
 }
 
-#[derive(Debug)]
-struct Gateway {
-    address: LinkAddress,
-    dialling: Arc<AtomicUsize>,
-    carrying: Arc<AtomicUsize>,
-    seen: Mutex<Seen>,
+impl std::fmt::Debug for Dialler {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Dialler").field("pool", &self.pool).finish_non_exhaustive()
+    }
 }
 
-/// What the last dial of a gateway showed.
-#[derive(Debug, Default)]
-struct Seen {
-    reached: Option<Instant>,
-    peer: Option<Arc<str>>,
-    last_error: Option<String>,
-    failures: u64,
+struct Use {
+    pool: Arc<Pool>,
+    granting: Granting,
+    keeper: Weak<Keeper>,
+}
+
+impl Uses for Use {
+    fn terms(&self) -> Terms {
+        Terms::Opens(self.granting.clone())
+    }
+
+    fn linked(&self, keeper: &Keeper, linked: Linked) {
+        let keeper_of = self.keeper.clone();
+        let lost = Arc::new(move |stood, loss| {
+            if let Some(keeper) = keeper_of.upgrade() {
+                keeper.lost(None, stood, loss);
+            }
+        });
+        self.pool.dialled(linked, &keeper.counts(None), lost);
+    }
+
+    fn parks(&self) -> Vec<ServiceName> {
+        Vec::new()
+    }
+
+    /// Looks in: the method shows that it is there and is who it should be.
+    fn socks(&self, keeper: Arc<Keeper>, dialled: Dialled) -> BoxFuture<'static, ()> {
+        async move {
+            let Dialled { mut stream, peer, permit, under_way, .. } = dialled;
+            match greet::offer_method(&mut stream).await {
+                Ok(()) => {
+                    keeper.reached(&peer.label());
+                    drop((permit, under_way));
+                    greet::bid_farewell(stream).await;
+                }
+                Err(error) => keeper.failed(None, error.to_string(), false),
+            }
+        }
+        .boxed()
+    }
 }
 
 impl Dialler {
-    /// Starts to look in on each gateway, until `stop`.
+    /// Starts to keep links to each gateway.
     pub fn start(
         addresses: &[LinkAddress],
-        identity: Arc<ArcSwap<Option<Identity>>>,
-        tasks: &Tasks,
-        notices: Arc<Notices>,
-        stop: &CancellationToken,
+        wanted: Wanted,
+        pool: Arc<Pool>,
+        granting: &Granting,
+        shared: &Shared,
     ) -> Arc<Self> {
-        let gateway = |address: &LinkAddress| Gateway {
-            address: address.clone(),
-            dialling: Arc::default(),
-            carrying: Arc::default(),
-            seen: Mutex::default(),
+        let keeper = |address: &LinkAddress| {
+            let (pool, granting) = (pool.clone(), granting.clone());
+            let uses = |keeper| Arc::new(Use { pool, granting, keeper }) as Arc<dyn Uses>;
+            Keeper::start(address.clone(), wanted, shared.clone(), uses)
         };
-        let dialler = Arc::new(Self {
-            gateways: addresses.iter().map(gateway).collect(),
-            identity,
-            notices,
-            turn: AtomicUsize::new(0),
-            hurried: AtomicBool::new(true),
-        });
-        for at in 0..dialler.gateways.len() {
-            let (dialler, stop) = (dialler.clone(), stop.clone());
-            tasks.spawn("look-in", async move {
-                stop.run_until_cancelled(dialler.look_in(at)).await;
-            });
-        }
-        dialler
+        let keepers = addresses.iter().map(keeper).collect();
+        Arc::new(Self { pool, keepers, turn: AtomicUsize::new(0) })
     }
 
-    /// A switch has ended: gateways that do not answer are tried at the usual pace.
-    pub fn calm(&self) {
-        self.hurried.store(false, Ordering::Relaxed);
+    pub fn update(&self, wanted: Wanted) {
+        self.keepers.iter().for_each(|keeper| keeper.update(wanted));
     }
 
-    pub fn all_reached(&self) -> bool {
-        self.gateways.iter().all(Gateway::is_reached)
+    pub fn stop_dialling(&self) {
+        self.keepers.iter().for_each(|keeper| keeper.stop_dialling());
     }
 
-    pub fn any_reached(&self) -> bool {
-        self.gateways.iter().any(Gateway::is_reached)
+    /// Ready links go; sessions stay.
+    pub fn retire(&self) {
+        self.keepers.iter().for_each(|keeper| keeper.retire());
+        self.pool.close();
+    }
+
+    pub fn all_serve(&self) -> bool {
+        self.keepers.iter().all(|keeper| keeper.can_serve(None))
+    }
+
+    pub fn any_serves(&self) -> bool {
+        self.keepers.iter().any(|keeper| keeper.can_serve(None))
     }
 
     pub fn rows(&self) -> Vec<PoolRow> {
-        self.gateways.iter().map(Gateway::row).collect()
+        let (waiting, misses) = self.pool.clients();
+        let mut rows: Vec<_> = self.keepers.iter().flat_map(|keeper| keeper.rows()).collect();
+        if waiting > 0 {
+            rows.iter_mut().for_each(|row| row.state = PoolState::Starved);
+        }
+        if let Some(first) = rows.first_mut() {
+            (first.waiting, first.misses) = (waiting, misses);
+        }
+        rows
     }
 
-    pub async fn connect(&self, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
+    /// Whether there is a gateway left that has not refused the session.
+    pub fn has_other(&self, order: &Order<'_>) -> bool {
+        self.pool.has_peer_for(order.service, &order.not)
+            || self.keepers.iter().any(|keeper| keeper.speaks_socks())
+    }
+
+    pub async fn connect(&self, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
         let tried = timeout(CONNECT_TOTAL, self.try_gateways(order)).await;
         tried.unwrap_or_else(|_| {
             let reason = format!("no internal gateway answered within {}s", CONNECT_TOTAL.as_secs());
@@ -128,148 +167,84 @@ impl Dialler {
         })
     }
 
-    async fn try_gateways(&self, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.gateways.len();
-        let mut turns: Vec<&Gateway> = (0..count).map(|step| &self.gateways[(turn + step) % count]).collect();
-        turns.sort_by_key(|gateway| gateway.seen().last_error.is_some());
+    async fn try_gateways(&self, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
+        for _ in 0..OPENS_MAX {
+            let Some(taken) = self.pool.take_ready(order.service, &order.not) else { break };
+            order.meter.enter(SessionPhase::Connecting);
+            if let Ok(connected) = reverse::open(taken, order).await {
+                return Ok(connected);
+            }
+        }
         let mut last = None;
-        for gateway in turns {
-            match self.open(gateway, order).await {
+        for keeper in self.in_turn() {
+            order.meter.enter(SessionPhase::Connecting);
+            match dial(keeper, order).await {
                 Ok(connected) => return Ok(connected),
                 // The gateway has spoken for its backend; another one's would be another answer.
                 Err(failure) if failure.who == Who::Backend => return Err(failure),
                 Err(failure) => last = Some(failure),
             }
         }
-        Err(last.expect("a profile names at least one gateway, and each was tried"))
-    }
-
-    async fn open(&self, gateway: &Gateway, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
-        let (mut stream, peer) = self.dial(gateway).await.map_err(|error| ConnectFailure {
-            who: Who::Peer,
-            refusal: Refusal::Unavailable,
-            reason: format!("link to {}: {error}", gateway.address),
-        })?;
-        if !peer.is_among(order.peers) {
-            greet::bid_farewell(stream).await;
-            let reason = format!("{} is not among the service's `peers`", peer.label());
-            return Err(ConnectFailure { who: Who::Policy, refusal: Refusal::NotAllowed, reason });
-        }
-        let carrying = Carrying::one(&gateway.carrying);
-        let answered = timeout(ANSWER, async {
-            socks5::ask(&mut stream, Asks::Connect, order.service).await?;
-            socks5::take_answer(&mut stream).await
-        });
-        match answered.await {
-            Ok(Ok(_)) => {
-                if let Some(stream) = stream.tcp() {
-                    // Fails only on a socket that is already gone, as the session will find out.
-                    let _ = tcp::link_carries(stream);
-                }
-                Ok(Connected { stream, peer: Some(peer), carrying: Some(carrying) })
-            }
-            Ok(Err(error)) => Err(refused(&peer, &error)),
-            Err(_) => Err(ConnectFailure {
-                who: Who::Time,
-                refusal: Refusal::Unavailable,
-                reason: format!("{} did not answer within {}s", peer.label(), ANSWER.as_secs()),
-            }),
+        let speaks_socks = |keeper: &Arc<Keeper>| keeper.speaks_socks();
+        match last {
+            Some(failure) if self.keepers.iter().all(speaks_socks) => Err(failure),
+            _ => reverse::connect(&self.pool, order).await,
         }
     }
 
-    /// Up to the method; what came of it is kept for the picture.
-    async fn dial(&self, gateway: &Gateway) -> Result<(Stream, Peer), LinkError> {
-        let identity = self.identity.load_full();
-        let counted = Carrying::one(&gateway.dialling);
-        let dialled = greet::dial(&gateway.address, identity.as_ref().as_ref()).await;
-        drop(counted);
-        let mut seen = gateway.seen();
-        match &dialled {
-            Ok((_, peer)) => {
-                if seen.last_error.take().is_some() {
-                    self.notices.info(format!("link to {}: reached again", gateway.address));
-                }
-                seen.reached = Some(Instant::now());
-                seen.peer = Some(peer.label());
-            }
-            Err(error) => {
-                if seen.last_error.is_none() {
-                    self.notices.warn(format!("link to {}: {error}", gateway.address));
-                }
-                seen.failures += 1;
-                seen.last_error = Some(error.to_string());
-            }
-        }
-        dialled
-    }
-
-    /// Greets a gateway whenever no session has done so lately.
-    async fn look_in(&self, at: usize) {
-        let gateway = &self.gateways[at];
-        let mut backoff = Backoff::default();
-        loop {
-            let pause = match self.dial(gateway).await {
-                Ok((stream, _)) => {
-                    greet::bid_farewell(stream).await;
-                    backoff.reset();
-                    LOOK_IN
-                }
-                Err(_) if self.hurried.load(Ordering::Relaxed) => {
-                    backoff.fail(RETRY_HURRIED, fastrand::f64())
-                }
-                Err(_) => backoff.fail(RETRY, fastrand::f64()),
-            };
-            tokio::time::sleep(pause).await;
-            while let Some(age) = gateway.reached_ago()
-                && age < LOOK_IN
-            {
-                tokio::time::sleep(LOOK_IN - age).await;
-            }
-        }
+    /// The gateways that speak SOCKS5, those that do not answer last.
+    fn in_turn(&self) -> Vec<&Arc<Keeper>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.keepers.len();
+        let turns = (0..count).map(|step| &self.keepers[(turn + step) % count]);
+        let mut socks: Vec<_> = turns.filter(|keeper| keeper.speaks_socks()).collect();
+        socks.sort_by_key(|keeper| keeper.is_down());
+        socks
     }
 }
 
-impl Gateway {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the last dial reached it.
-    fn is_reached(&self) -> bool {
-        let seen = self.seen();
-        seen.reached.is_some() && seen.last_error.is_none()
-    }
-
-    /// How long ago it was reached, while the last dial did.
-    fn reached_ago(&self) -> Option<Duration> {
-        let seen = self.seen();
-        seen.reached.filter(|_| seen.last_error.is_none()).map(|at| at.elapsed())
-    }
-
-    fn row(&self) -> PoolRow {
-        let seen = self.seen();
-        let state = match (&seen.last_error, seen.reached) {
-            (Some(_), _) => PoolState::Down,
-            (None, Some(_)) => PoolState::Healthy,
-            (None, None) => PoolState::Filling,
-        };
-        PoolRow {
-            role: Role::Dmz,
-            service: "*".into(),
-            peer: seen.peer.as_ref().map(ToString::to_string),
-            address: Some(self.address.to_string()),
-            state,
-            ready: 0,
-            carrying: self.carrying.load(Ordering::Relaxed),
-            dialling: self.dialling.load(Ordering::Relaxed),
-            target: 0,
-            waiting: 0,
-            misses: 0,
-            failures: seen.failures,
-            last_error: seen.last_error.clone(),
-            retry_seconds: None,
+/// A SOCKS5 link for one session.
+async fn dial(keeper: &Keeper, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
+    let identity = keeper.identity();
+    let dialled = async {
+        let (mut stream, peer) = greet::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
+        greet::offer_method(&mut stream).await?;
+        Ok((stream, peer))
+    };
+    let (mut stream, peer) = dialled.await.map_err(|error: greet::LinkError| {
+        keeper.failed(None, error.to_string(), false);
+        ConnectFailure {
+            who: Who::Peer,
+            refusal: Refusal::Unavailable,
+            reason: format!("link to {}: {error}", keeper.gateway()),
         }
+    })?;
+    keeper.reached(&peer.label());
+    if !peer.is_among(order.peers) {
+        greet::bid_farewell(stream).await;
+        let reason = format!("{} is not among the service's `peers`", peer.label());
+        return Err(ConnectFailure { who: Who::Policy, refusal: Refusal::NotAllowed, reason });
+    }
+    let seat = Seat::carrying(&keeper.counts(None), None);
+    let answered = timeout(ANSWER, async {
+        socks5::ask(&mut stream, Asks::Connect, order.service).await?;
+        socks5::take_answer(&mut stream).await
+    });
+    match answered.await {
+        Ok(Ok(_)) => {
+            if let Some(stream) = stream.tcp() {
+                // Fails only on a socket that is already gone, as the session will find out.
+                let _ = tcp::link_carries(stream);
+            }
+            let first = [&order.again[..], &order.unsent].concat();
+            Ok(Connected { leg: Leg::Stream(stream), peer: Some(peer), seat: Some(seat), first })
+        }
+        Ok(Err(error)) => Err(refused(&peer, &error)),
+        Err(_) => Err(ConnectFailure {
+            who: Who::Time,
+            refusal: Refusal::Unavailable,
+            reason: format!("{} did not answer within {}s", peer.label(), ANSWER.as_secs()),
+        }),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Where sessions go: straight to a backend ([`direct`]), over a link dialled for the session
-//! ([`forward`]), or over a link that the other half keeps ready ([`reverse`]).
+//! Where sessions go: straight to a backend ([`direct`]), over a link that this half dials ([`forward`]),
+//! or over one that the other half keeps ready ([`reverse`]).
 
 pub mod direct;
 pub mod forward;
@@ -8,12 +8,9 @@ pub mod reverse;
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    link::{
-        Peer, Refusal,
-        pool::{Carrying, Pool},
-    },
-    net::stream::Stream,
+    link::{Peer, leg::Leg, pool::Pool, seat::Seat},
     profile::{BackendAddress, ServiceName},
+    proto::Refusal,
     telemetry::{end::Who, registry::Meter, snapshot::SessionPhase},
 };
 
@@ -31,17 +28,28 @@ pub struct Order<'a> {
     pub service: &'a ServiceName,
     /// The peers that may offer the service; `None`: all.
     pub peers: Option<&'a [String]>,
+    /// The session's id, the same on both gateways.
+    pub id: &'a str,
     pub client: Option<SocketAddr>,
+    pub probe: bool,
     pub meter: &'a Meter,
+    /// Peers that have refused the session.
+    pub not: Vec<Peer>,
+    /// What its client has sent to them.
+    pub again: Vec<u8>,
+    /// What its client has said that was never sent.
+    pub unsent: Vec<u8>,
 }
 
-/// The far side of a session, connected.
+/// The far side of a session, connected, or opened and not answered yet.
 #[derive(Debug)]
 pub struct Connected {
-    pub stream: Stream,
+    pub leg: Leg,
     pub peer: Option<Peer>,
-    /// Held for as long as the session lives.
-    pub carrying: Option<Carrying>,
+    /// Of a SOCKS5 link, held for as long as the session lives.
+    pub seat: Option<Seat>,
+    /// Bytes of the client's that have to go before all others.
+    pub first: Vec<u8>,
 }
 
 /// Nothing was connected, and no byte of the client's was sent anywhere.
@@ -63,16 +71,23 @@ impl Connector {
         }
     }
 
-    pub async fn connect(&self, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
+    /// Whether there is somebody left to ask who has not refused the session.
+    pub fn has_other(&self, order: &Order<'_>) -> bool {
+        match self {
+            Self::Direct(_) => false,
+            Self::Forward(dialler) => dialler.has_other(order),
+            Self::Reverse(pool) => pool.has_peer_for(order.service, &order.not),
+        }
+    }
+
+    pub async fn connect(&self, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
         match self {
             Self::Direct(backend) => {
                 order.meter.enter(SessionPhase::Connecting);
-                direct::connect(backend).await
+                let first = [std::mem::take(&mut order.again), std::mem::take(&mut order.unsent)].concat();
+                direct::connect(backend).await.map(|connected| Connected { first, ..connected })
             }
-            Self::Forward(dialler) => {
-                order.meter.enter(SessionPhase::Connecting);
-                dialler.connect(order).await
-            }
+            Self::Forward(dialler) => dialler.connect(order).await,
             Self::Reverse(pool) => reverse::connect(pool, order).await,
         }
     }

@@ -257,10 +257,13 @@ impl Engine {
     /// Whether a stop has come to its end.
     fn ended(&mut self) -> Option<Outcome> {
         let open = self.common.sessions.registry.open_count();
+        // The last bytes of a session may be on their way within a link that has to stand for them.
+        let links = self.dmz.as_ref().map_or(0, DmzSide::links)
+            + self.internal.as_ref().map_or(0, InternalSide::links);
         let stopping = self.stopping.as_mut()?;
         let now = Instant::now();
         match stopping.cut {
-            None if open == 0 => Some(Outcome::Clean),
+            None if open == 0 && (links == 0 || now >= stopping.deadline) => Some(Outcome::Clean),
             None if now >= stopping.deadline => {
                 stopping.cut = Some(open);
                 stopping.deadline = now + FLUSH;

@@ -46,7 +46,7 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
     let mut bound = Ports::new();
     for (key, service) in half.into_iter().flat_map(wanted) {
         if !current.contains_key(&key) {
-            let listener = listen::bind(&key.0.at)?;
+            let listener = listen::bind_for_clients(&key.0.at)?;
             let mut real = key.0.clone();
             if let Ok(local) = listener.local_addr() {
                 real.at.port = local.port();

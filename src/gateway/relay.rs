@@ -9,25 +9,32 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
-};
+use tokio::{io::ReadBuf, time::Instant};
 
 use crate::{
-    net::{stream::Stream, tcp},
+    link::{
+        leg::Leg,
+        pace::{BEAT, Reading},
+    },
+    net::tcp,
+    proto::link::frame::{DATA_MAX, HEADER},
     telemetry::{registry::Meter, snapshot::SessionPhase},
 };
 
-/// Bytes moved at once.
-const CHUNK_BYTES: usize = 128 * 1024;
-/// How often a session's sockets are looked at while it lives.
+/// Bytes moved at once: with a frame's header they fill eight TLS records to the last byte.
+const CHUNK_BYTES: usize = DATA_MAX - HEADER;
+/// How often a session's sockets are looked at while something is on the way.
 const LOOK: Duration = Duration::from_secs(2);
+/// The longest that `opened` waits for the first bytes from the backend, and how many from the
+/// client end the wait: it keeps a copy of them until then.
+const GRANT_WITHIN: Duration = Duration::from_millis(5);
+const GRANT_BYTES: u64 = 16 * 1024;
+/// The other gateway answers `open` in this time: its backend's deadline, and the way.
+pub const ANSWER: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// The worker's buffer; borrowed within one poll and never across one.
@@ -52,6 +59,8 @@ pub enum Relayed {
     Failed(Side, io::Error),
     /// No byte either way for the service's `idle`.
     Idle,
+    /// The other gateway has not said whether it takes the session.
+    Unanswered,
 }
 
 /// Which sides of a session are links; those are watched for silence, see [`tcp::is_silent`].
@@ -61,43 +70,100 @@ pub struct Links {
     pub far: bool,
 }
 
-/// Relays until both directions have ended, a side fails, or nothing moves for `idle`.
+/// Relays until both directions have ended, a side fails, or nothing moves for `idle`. `first` goes
+/// up before anything else. A link whose part is over goes home at once, though what it brought may
+/// have yet to reach a slow receiver.
 pub async fn relay(
-    near: &mut Stream,
-    far: &mut Stream,
+    near: &mut Leg,
+    far: &mut Leg,
+    first: &mut Vec<u8>,
     links: Links,
     meter: &Meter,
     idle: Option<Duration>,
 ) -> Relayed {
-    let mut up = Direction::default();
+    let mut up = Direction { kept: std::mem::take(first), unflushed: far.holds(), ..Direction::default() };
     let mut down = Direction::default();
-    let mut watch = Watch::new(meter.bytes(), idle);
-    let look = tokio::time::sleep(watch.pause());
+    // `opened` goes out with the first bytes from the backend, if they come soon.
+    let mut granting = near.holds();
+    let mut watch = Watch::new(meter.bytes(), idle, near.is_framed() || far.is_framed());
+    let answer_by = Instant::now() + ANSWER;
+    let look = tokio::time::sleep(if granting { GRANT_WITHIN } else { watch.pause() });
+    let mut is_new = true;
     tokio::pin!(look);
-    poll_fn(move |cx| {
-        if let Poll::Ready(Err((side, error))) = up.poll(cx, near, far, |bytes| meter.add_up(bytes)) {
-            return Poll::Ready(Relayed::Failed(side, error));
+    let relayed = poll_fn(|cx| {
+        if granting && meter.bytes() >= GRANT_BYTES {
+            granting = false;
+            down.unflushed = true;
         }
-        if let Poll::Ready(Err((side, error))) = down.poll(cx, far, near, |bytes| meter.add_down(bytes)) {
-            return Poll::Ready(Relayed::Failed(side.other(), error));
+        // What a link says goes first: it may name the reason of a failure that a write would meet.
+        let link_first = [far.is_framed(), !far.is_framed()];
+        for is_down in link_first {
+            let moved = match is_down {
+                true => {
+                    down.is_last = up.step == Step::Ended;
+                    down.poll(cx, far, near, |bytes| meter.add_down(bytes)).map_err(turned)
+                }
+                false => {
+                    up.is_last = down.step == Step::Ended;
+                    up.poll(cx, near, far, |bytes| meter.add_up(bytes))
+                }
+            };
+            if let Poll::Ready(Err((side, error))) = moved {
+                return Poll::Ready(Relayed::Failed(side, error));
+            }
+        }
+        for (side, leg, has_ended) in
+            [(Side::Near, &mut *near, up.has_ended()), (Side::Far, &mut *far, down.has_ended())]
+        {
+            if has_ended && let Poll::Ready(error) = leg.poll_control(cx) {
+                return Poll::Ready(Relayed::Failed(side, error));
+            }
+            leg.release_if_free(cx);
         }
         match (up.step, down.step) {
-            (Step::Ended, Step::Ended) => return Poll::Ready(Relayed::Clean),
+            // A link that still holds something of ours goes home first: dropped, it would be reset.
+            (Step::Ended, Step::Ended) if near.is_framed() || far.is_framed() => {}
+            (Step::Ended, Step::Ended) => {
+                meter.enter(SessionPhase::Draining);
+                return Poll::Ready(Relayed::Clean);
+            }
+            _ if far.is_opening() => {}
             (Step::Ended, _) | (_, Step::Ended) => meter.enter(SessionPhase::Draining),
-            _ => {}
+            _ => meter.enter(SessionPhase::Relaying),
         }
         let held = up.holds() || down.holds();
         if watch.wakes(meter.bytes(), held) {
             look.as_mut().reset(Instant::now() + watch.pause());
         }
         while watch.awake && look.as_mut().poll(cx).is_ready() {
-            let sides = [(Side::Near, &*near, links.near), (Side::Far, &*far, links.far)];
-            for (side, stream, is_link) in sides {
-                if let Some(error) = trouble(stream, is_link) {
+            if std::mem::take(&mut granting) {
+                look.as_mut().reset(Instant::now() + watch.pause());
+                down.unflushed = true;
+                if let Poll::Ready(Err((_, error))) = down.poll_flush(cx, near) {
+                    return Poll::Ready(Relayed::Failed(Side::Near, error));
+                }
+                continue;
+            }
+            if std::mem::take(&mut is_new) && !links.far {
+                far.tcp().into_iter().for_each(tcp::keep_edge_alive);
+            }
+            if far.is_opening() && Instant::now() >= answer_by {
+                return Poll::Ready(Relayed::Unanswered);
+            }
+            let sides = [
+                (Side::Near, &mut *near, links.near, up.reading()),
+                (Side::Far, &mut *far, links.far, down.reading()),
+            ];
+            let mut owed = held;
+            for (side, leg, is_link, reading) in sides {
+                if let Some(error) = trouble(leg, is_link) {
                     return Poll::Ready(Relayed::Failed(side, error));
                 }
+                if let Err(error) = leg.beat(reading, cx) {
+                    return Poll::Ready(Relayed::Failed(side, error));
+                }
+                owed |= is_link && owes(leg);
             }
-            let owed = held || sides.iter().any(|(_, stream, is_link)| *is_link && owes(stream));
             if watch.look(meter.bytes(), owed) {
                 return Poll::Ready(Relayed::Idle);
             }
@@ -105,7 +171,14 @@ pub async fn relay(
         }
         Poll::Pending
     })
-    .await
+    .await;
+    *first = up.kept.split_off(up.taken);
+    relayed
+}
+
+/// The way down is the way up seen from the other side.
+fn turned((side, error): Failure) -> Failure {
+    (side.other(), error)
 }
 
 impl Side {
@@ -119,8 +192,8 @@ impl Side {
 
 /// What a side's socket knows that reading it would not show now: an error, while we wait to write
 /// to the other side and do not read; a silent link, long before the kernel gives up on it.
-fn trouble(stream: &Stream, is_link: bool) -> Option<io::Error> {
-    let socket = stream.tcp()?;
+fn trouble(leg: &Leg, is_link: bool) -> Option<io::Error> {
+    let socket = leg.tcp()?;
     if let Ok(Some(error)) = socket.take_error() {
         return Some(error);
     }
@@ -129,14 +202,16 @@ fn trouble(stream: &Stream, is_link: bool) -> Option<io::Error> {
 }
 
 /// Whether a link has bytes on the way that its other end has not acknowledged.
-fn owes(link: &Stream) -> bool {
+fn owes(link: &Leg) -> bool {
     link.tcp().is_some_and(tcp::awaits_acknowledgement)
 }
 
 /// When to look at a session's sockets. While nothing moves and nothing is on the way there is
-/// nothing to see that the kernel's keep-alive does not report, so an idle session sleeps.
+/// nothing to see that the kernel's keep-alive does not report, so an idle session sleeps, unless
+/// it has a link that wants to be asked whether it is alive.
 struct Watch {
     idle: Option<Duration>,
+    has_beat: bool,
     bytes: u64,
     /// Since when no byte has moved.
     still_since: Instant,
@@ -145,15 +220,17 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(bytes: u64, idle: Option<Duration>) -> Self {
-        Self { idle, bytes, still_since: Instant::now(), busy: true, awake: true }
+    fn new(bytes: u64, idle: Option<Duration>, has_beat: bool) -> Self {
+        Self { idle, has_beat, bytes, still_since: Instant::now(), busy: true, awake: true }
     }
 
     /// How long until the next look.
     fn pause(&self) -> Duration {
         match self.idle.map(|idle| (idle / 4).max(Duration::from_millis(1))) {
             Some(pause) if self.busy => pause.min(LOOK),
+            Some(pause) if self.has_beat => pause.min(BEAT),
             Some(pause) => pause,
+            None if self.has_beat && !self.busy => BEAT,
             None => LOOK,
         }
     }
@@ -174,7 +251,7 @@ impl Watch {
             self.still_since = Instant::now();
         }
         self.busy = moved || owed;
-        self.awake = self.busy || self.idle.is_some();
+        self.awake = self.busy || self.has_beat || self.idle.is_some();
         self.idle.is_some_and(|idle| self.still_since.elapsed() >= idle)
     }
 }
@@ -197,6 +274,8 @@ struct Direction {
     kept: Vec<u8>,
     taken: usize,
     unflushed: bool,
+    /// Whether the other direction has ended.
+    is_last: bool,
 }
 
 type Failure = (Side, io::Error);
@@ -207,20 +286,32 @@ impl Direction {
         !self.kept.is_empty() || self.unflushed
     }
 
+    /// Whether its sender has finished.
+    fn has_ended(&self) -> bool {
+        self.step != Step::Reading
+    }
+
+    /// Whether it takes what its sender sends.
+    fn reading(&self) -> Reading {
+        if self.kept.is_empty() { Reading::Yes } else { Reading::Stopped }
+    }
+
     /// Moves what can be moved. `Near` in a failure is the sender, `Far` the receiver.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut Leg,
+        to: &mut Leg,
         moved: impl Fn(usize),
     ) -> Poll<Result<(), Failure>> {
         loop {
             ready!(self.poll_kept(cx, to, &moved))?;
             match self.step {
                 Step::Ended => return Poll::Ready(Ok(())),
+                // Closing it tells the same, once both have ended.
+                Step::Ending if self.is_last && to.ends_when_closed() => self.step = Step::Ended,
                 Step::Ending => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|error| (Side::Far, error))?;
+                    ready!(to.poll_shutdown(cx)).map_err(|error| (Side::Far, error))?;
                     self.step = Step::Ended;
                 }
                 Step::Reading => {
@@ -236,11 +327,11 @@ impl Direction {
     fn poll_kept(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut Stream,
+        to: &mut Leg,
         moved: &impl Fn(usize),
     ) -> Poll<Result<(), Failure>> {
         while self.taken < self.kept.len() {
-            let written = Pin::new(&mut *to).poll_write(cx, &self.kept[self.taken..]);
+            let written = to.poll_write(cx, &self.kept[self.taken..]);
             let count = ready!(written).map_err(|error| (Side::Far, error))?;
             self.taken += count;
             self.unflushed = true;
@@ -257,8 +348,8 @@ impl Direction {
     fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut Leg,
+        to: &mut Leg,
         moved: &impl Fn(usize),
     ) -> Result<Poll<()>, Failure> {
         CHUNK.with_borrow_mut(|chunk| {
@@ -276,9 +367,13 @@ impl Direction {
             };
             let mut taken = 0;
             while taken < filled.len() {
-                match Pin::new(&mut *to).poll_write(cx, &filled[taken..]) {
+                match to.poll_write(cx, &filled[taken..]) {
                     Poll::Ready(Ok(count)) => taken += count,
-                    Poll::Ready(Err(error)) => return Err((Side::Far, error)),
+                    Poll::Ready(Err(error)) => {
+                        // Another link may be tried, with these bytes first.
+                        self.kept = filled[taken..].to_vec();
+                        return Err((Side::Far, error));
+                    }
                     Poll::Pending => {
                         self.kept = filled[taken..].to_vec();
                         break;
@@ -294,9 +389,9 @@ impl Direction {
     }
 
     /// Nothing more to read now: what TLS holds back goes out.
-    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<Result<(), Failure>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut Leg) -> Poll<Result<(), Failure>> {
         if self.unflushed {
-            ready!(Pin::new(to).poll_flush(cx)).map_err(|error| (Side::Far, error))?;
+            ready!(to.poll_flush(cx)).map_err(|error| (Side::Far, error))?;
             self.unflushed = false;
         }
         Poll::Pending
@@ -314,10 +409,10 @@ enum Fill {
 
 /// Reads until the buffer is full or there is no more for now: TLS yields a record at a time, and
 /// several are written on in one call.
-fn fill(cx: &mut Context<'_>, from: &mut Stream, buf: &mut ReadBuf<'_>) -> Fill {
+fn fill(cx: &mut Context<'_>, from: &mut Leg, buf: &mut ReadBuf<'_>) -> Fill {
     loop {
         let before = buf.filled().len();
-        match Pin::new(&mut *from).poll_read(cx, buf) {
+        match from.poll_read(cx, buf) {
             Poll::Pending if before == 0 => return Fill::Nothing,
             Poll::Pending => return Fill::Some,
             Poll::Ready(Err(error)) => return Fill::Failed(error),
@@ -336,22 +431,28 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::echo::Echo;
+    use crate::net::{echo::Echo, stream::Stream};
 
     const EDGES: Links = Links { near: false, far: false };
 
-    async fn pipe() -> (Stream, TcpStream) {
+    async fn pipe() -> (Leg, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
-        (Stream::Tcp(inner.expect("it connects").0), outer.expect("it connects"))
+        (Leg::Stream(Stream::Tcp(inner.expect("it connects").0)), outer.expect("it connects"))
     }
 
     /// Relays between two pipes while `talk` plays both ends.
     async fn relayed(talk: impl AsyncFnOnce(&mut TcpStream, &mut TcpStream)) -> (Relayed, Meter) {
         let ((mut near, mut client), (mut far, mut backend)) = (pipe().await, pipe().await);
         let meter = Meter::default();
-        let relaying = relay(&mut near, &mut far, EDGES, &meter, None);
+        let relaying = async {
+            let end = relay(&mut near, &mut far, &mut Vec::new(), EDGES, &meter, None).await;
+            near.let_close_cleanly();
+            far.let_close_cleanly();
+            drop((near, far));
+            end
+        };
         let (end, ()) = tokio::join!(relaying, talk(&mut client, &mut backend));
         (end, meter)
     }
@@ -405,10 +506,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_hour_of_silence_ends_at_the_idle_limit() {
-        let ((mut near, _client), mut far) = (pipe().await, Stream::Echo(Echo::default()));
+        let ((mut near, _client), mut far) = (pipe().await, Leg::Stream(Stream::Echo(Echo::default())));
         let (meter, idle) = (Meter::default(), Duration::from_secs(3600));
         let began = tokio::time::Instant::now();
-        let end = relay(&mut near, &mut far, EDGES, &meter, Some(idle)).await;
+        let end = relay(&mut near, &mut far, &mut Vec::new(), EDGES, &meter, Some(idle)).await;
         assert!(matches!(end, Relayed::Idle), "{end:?}");
         let took = began.elapsed();
         assert!(took >= idle && took <= idle + 2 * LOOK, "{took:?}");
@@ -416,7 +517,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_sleeps_while_nothing_is_on_the_way() {
-        let mut watch = Watch::new(0, None);
+        let mut watch = Watch::new(0, None, false);
         assert!(!watch.look(5, false) && watch.awake, "bytes have moved");
         assert!(!watch.look(5, true) && watch.awake, "some are not acknowledged");
         assert!(!watch.look(5, false) && !watch.awake, "nothing is on the way");
@@ -425,7 +526,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn movement_starts_the_idle_time_anew() {
-        let mut watch = Watch::new(0, Some(Duration::from_secs(3)));
+        let mut watch = Watch::new(0, Some(Duration::from_secs(3)), false);
         let mut ended = Vec::new();
         for bytes in [0, 0, 5, 5, 5, 5] {
             tokio::time::advance(Duration::from_secs(1)).await;

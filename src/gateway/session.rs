@@ -14,14 +14,14 @@ use tokio::{io::Interest, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    relay::{self, Links, Relayed, Side},
+    relay::{self, ANSWER, Links, Relayed, Side},
     service::{Service, Services},
 };
 use crate::{
     accept::{Negotiated, Reply},
     connect::{ConnectFailure, Connected, Order},
-    link::{GREET, Refusal},
-    net::stream::Stream,
+    link::{GREET, Peer, leg::Leg, trouble::Trouble},
+    proto::{Refusal, link::frame::Cause},
     telemetry::{
         end::{End, Who},
         notices::Notices,
@@ -37,6 +37,9 @@ const GONE_LOOK: Duration = Duration::from_millis(100);
 /// other half is ahead of us by a moment, or the failure stands.
 const SWITCH_LOOK: Duration = Duration::from_millis(50);
 const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Links and peers that one session tries.
+const TRIES_MAX: usize = 8;
 
 /// What sessions share.
 #[derive(Debug, Clone)]
@@ -60,10 +63,11 @@ impl Sessions {
             // A name from outside gets no place in the books.
             let peer = asked.peer.as_ref().map_or(client.into(), |peer| peer.label());
             self.notices.warn(format!("{peer} asked for an unknown service `{}`", asked.service));
-            return asked.reply.refuse(asked.stream, Refusal::NotAllowed).await;
+            return Box::pin(asked.reply.refuse(asked.leg, Refusal::UnknownService)).await;
         };
         let kill = service.cut.child_token();
-        let record = self.registry.open(asked.role, service.name.clone(), client, kill.clone());
+        let record =
+            self.registry.open(asked.role, service.name.clone(), asked.id.clone(), client, kill.clone());
         if let Some(peer) = &asked.peer {
             record.carried_by(&peer.label());
         }
@@ -79,68 +83,193 @@ async fn run(
     kill: &CancellationToken,
     switching: &AtomicBool,
 ) -> End {
-    let Negotiated { mut stream, client, peer, reply, link: _link, .. } = asked;
+    let Negotiated { leg, client, peer, reply, seat: _seat, probe, .. } = asked;
     let meter = record.meter();
     meter.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
-    if let Some(peer) = peer.as_ref().filter(|peer| !peer.is_among(settings.peers.as_deref())) {
+    let admitted = admit(service, peer.as_ref(), settings.peers.as_deref());
+    let _admission = match admitted {
+        Ok(admission) => admission,
+        Err(failure) => return refused(reply, leg, failure, meter).await,
+    };
+    let mut order = Order {
+        service: &service.name,
+        peers: settings.peers.as_deref(),
+        id: record.id(),
+        client,
+        probe,
+        meter,
+        not: Vec::new(),
+        again: Vec::new(),
+        unsent: Vec::new(),
+    };
+    let mut session = Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle };
+    for _ in 0..TRIES_MAX {
+        let connected = tokio::select! {
+            biased;
+            () = kill.cancelled() => Err(session.cut(meter, Who::Operator, "ended by the operator".into())),
+            connected = connect(service, &mut order, switching) => Ok(connected),
+            () = gone(&session.near, meter) => Err(session.cut(meter, Who::Client, "the client left".into())),
+        };
+        let connected = match connected {
+            Err(end) => return end,
+            Ok(Ok(connected)) => connected,
+            Ok(Err(failure)) => return session.refused(failure, meter).await,
+        };
+        if let Some(peer) = &connected.peer {
+            record.carried_by(&peer.label());
+        }
+        match session.carry(connected, &mut order, kill).await {
+            Carried::Ended(end) => return end,
+            // A backend that was waited for is not waited for again elsewhere.
+            Carried::Refused(failure)
+                if failure.refusal == Refusal::BackendLate || !service.connector.load().has_other(&order) =>
+            {
+                return session.refused(failure, meter).await;
+            }
+            Carried::Refused(_) | Carried::Again => {}
+        }
+    }
+    let reason = format!("{TRIES_MAX} links or gateways were tried");
+    session.refused(failure(Who::Peer, Refusal::Unavailable, reason), meter).await
+}
+
+/// Whether a session may be served at all, with its place within the service's limit.
+fn admit(
+    service: &Arc<Service>,
+    peer: Option<&Peer>,
+    peers: Option<&[String]>,
+) -> Result<super::service::Admission, ConnectFailure> {
+    if let Some(peer) = peer.filter(|peer| !peer.is_among(peers)) {
         let reason = format!("{} is not among the service's `peers`", peer.label());
-        return refused(reply, stream, failure(Who::Policy, Refusal::NotAllowed, reason), meter).await;
+        return Err(failure(Who::Policy, Refusal::NotAllowed, reason));
     }
     if service.phase() == ServicePhase::Draining {
-        let draining = failure(Who::Operator, Refusal::Unavailable, "the service is draining".into());
-        return refused(reply, stream, draining, meter).await;
+        return Err(failure(Who::Operator, Refusal::Draining, "the service is draining".into()));
     }
-    let _admission = match service.admit() {
-        Ok(admission) => admission,
-        Err(limit) => {
-            let reason = format!("`sessions` is {limit}, and so many are open");
-            return refused(reply, stream, failure(Who::Limit, Refusal::Unavailable, reason), meter).await;
+    service.admit().map_err(|limit| {
+        let reason = format!("`sessions` is {limit}, and so many are open");
+        failure(Who::Limit, Refusal::Full, reason)
+    })
+}
+
+/// The near side of a session, and what it still waits for.
+struct Session {
+    near: Leg,
+    near_peer: Option<Peer>,
+    reply: Option<Reply>,
+    idle: Option<Duration>,
+}
+
+/// What came of one far side.
+enum Carried {
+    Ended(End),
+    /// It refused; no byte reached a backend, and what the client has sent is in the order again.
+    Refused(ConnectFailure),
+    /// It was lost before it was opened; nothing was sent.
+    Again,
+}
+
+impl Session {
+    async fn carry(
+        &mut self,
+        connected: Connected,
+        order: &mut Order<'_>,
+        kill: &CancellationToken,
+    ) -> Carried {
+        let Connected { leg: mut far, peer: far_peer, seat: _seat, first: mut unsent } = connected;
+        let meter = order.meter;
+        if let Some(reply) = self.reply.take()
+            && let Err(end) = grant(reply, &mut self.near, meter).await
+        {
+            return Carried::Ended(end);
         }
-    };
-    let order = Order { service: &service.name, peers: settings.peers.as_deref(), client, meter };
-    let connected = tokio::select! {
-        biased;
-        () = kill.cancelled() => return End { who: Who::Operator, phase: meter.phase(), reason: "ended by the operator".into() },
-        connected = connect(service, &order, switching) => connected,
-        () = gone(&stream, meter) => return End { who: Who::Client, phase: meter.phase(), reason: "the client left".into() },
-    };
-    let Connected { stream: mut far, peer: far_peer, carrying: _carrying } = match connected {
-        Ok(connected) => connected,
-        Err(failure) => return refused(reply, stream, failure, meter).await,
-    };
-    if let Some(peer) = &far_peer {
-        record.carried_by(&peer.label());
-    }
-    if let Err(end) = grant(reply, &mut stream, meter).await {
-        return end;
-    }
-    meter.enter(SessionPhase::Relaying);
-    let links = Links { near: peer.is_some(), far: far_peer.is_some() };
-    let relayed = tokio::select! {
-        relayed = relay::relay(&mut stream, &mut far, links, meter, settings.idle) => relayed,
-        () = kill.cancelled() => {
-            return End { who: Who::Operator, phase: meter.phase(), reason: "cut by the operator".into() };
+        let links = Links { near: self.near_peer.is_some(), far: far_peer.is_some() };
+        let relayed = tokio::select! {
+            relayed = relay::relay(&mut self.near, &mut far, &mut unsent, links, meter, self.idle) => relayed,
+            () = kill.cancelled() => {
+                far.cut(Cause::Operator);
+                return Carried::Ended(self.cut(meter, Who::Operator, "cut by the operator".into()));
+            }
+        };
+        if let Relayed::Failed(Side::Far, error) = &relayed
+            && let Some(again) = again(error, &mut far, far_peer, order)
+        {
+            order.unsent = unsent;
+            return again;
         }
-    };
-    if matches!(relayed, Relayed::Clean) {
-        stream.let_close_cleanly();
-        far.let_close_cleanly();
+        if matches!(relayed, Relayed::Clean) {
+            self.near.let_close_cleanly();
+            far.let_close_cleanly();
+            return Carried::Ended(End::clean());
+        }
+        let is_framed = self.near.is_framed();
+        let end = ended(relayed, links, is_framed, meter.phase(), self.idle);
+        far.cut(cause(end.who));
+        std::mem::replace(&mut self.near, Leg::Gone).cut(cause(end.who));
+        Carried::Ended(end)
     }
-    ended(relayed, links, meter.phase(), settings.idle)
+
+    async fn refused(self, failure: ConnectFailure, meter: &Meter) -> End {
+        let reply = self.reply.unwrap_or(Reply::Silent);
+        refused(reply, self.near, failure, meter).await
+    }
+
+    /// Cuts the near side; the far one is not connected or has been cut.
+    fn cut(&mut self, meter: &Meter, who: Who, reason: String) -> End {
+        std::mem::replace(&mut self.near, Leg::Gone).cut(cause(who));
+        End { who, phase: meter.phase(), reason }
+    }
+}
+
+/// Whether another link or peer may be tried: this one has refused, or has died with nothing sent.
+fn again(error: &io::Error, far: &mut Leg, peer: Option<Peer>, order: &mut Order<'_>) -> Option<Carried> {
+    let Leg::Link(link) = far else { return None };
+    let trouble = Trouble::of(error);
+    let is_unsent = link.state().is_opening() && !link.has_sent();
+    match trouble {
+        Some(Trouble::Refused(_) | Trouble::Unseen) => {}
+        _ if is_unsent => return Some(Carried::Again),
+        _ => return None,
+    }
+    order.again = link.take_copy();
+    order.meter.take_back_up(order.again.len());
+    let label = link.peer().label();
+    far.release_if_free(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    let Some(Trouble::Refused(why)) = trouble else { return Some(Carried::Again) };
+    order.not.extend(peer);
+    let who = match why {
+        Refusal::UnknownService | Refusal::NotAllowed => Who::Policy,
+        Refusal::BackendRefused | Refusal::BackendLate | Refusal::BackendUnreachable => Who::Backend,
+        Refusal::Full => Who::Limit,
+        Refusal::Draining => Who::Operator,
+        Refusal::Unavailable => Who::Peer,
+    };
+    Some(Carried::Refused(failure(who, *why, format!("{label}: {}", why.words()))))
+}
+
+fn cause(who: Who) -> Cause {
+    match who {
+        Who::Client => Cause::Client,
+        Who::Backend => Cause::Backend,
+        Who::Time => Cause::Time,
+        Who::Operator => Cause::Operator,
+        Who::Nobody | Who::Peer | Who::Limit | Who::Policy | Who::Internal => Cause::Other,
+    }
 }
 
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
 /// sent yet: the other half may have closed the old way a moment before this one takes the new.
 async fn connect(
     service: &Service,
-    order: &Order<'_>,
+    order: &mut Order<'_>,
     switching: &AtomicBool,
 ) -> Result<Connected, ConnectFailure> {
     let mut failing_since = None;
     loop {
         let connector = service.connector.load_full();
-        let result = connector.connect(order).await;
+        // Boxed, as are refusals: an open session holds no memory for what it will not do again.
+        let result = Box::pin(connector.connect(order)).await;
         let of_the_way = |failure: &ConnectFailure| matches!(failure.who, Who::Peer | Who::Operator);
         // Read first: a switch replaces the way before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
@@ -159,7 +288,8 @@ async fn connect(
 
 /// Returns when the client has left before its session was connected: its connection is over, or
 /// it closed without a byte while it waited for a link.
-async fn gone(stream: &Stream, meter: &Meter) {
+async fn gone(near: &Leg, meter: &Meter) {
+    let Leg::Stream(stream) = near else { return std::future::pending().await };
     let Some(stream) = stream.tcp() else { return std::future::pending().await };
     loop {
         if stream.ready(Interest::READABLE | Interest::ERROR).await.is_err()
@@ -180,9 +310,9 @@ fn peek(stream: &tokio::net::TcpStream) -> io::Result<usize> {
     socket2::SockRef::from(stream).peek(&mut byte)
 }
 
-async fn grant(reply: Reply, stream: &mut Stream, meter: &Meter) -> Result<(), End> {
+async fn grant(reply: Reply, near: &mut Leg, meter: &Meter) -> Result<(), End> {
     let end = |reason| End { who: Who::Peer, phase: meter.phase(), reason };
-    match tokio::time::timeout(GREET, reply.grant(stream)).await {
+    match tokio::time::timeout(GREET, Box::pin(reply.grant(near))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(end(format!("the link was lost before the answer: {error}"))),
         Err(_) => Err(end("the link takes no bytes".into())),
@@ -193,32 +323,55 @@ fn failure(who: Who, refusal: Refusal, reason: String) -> ConnectFailure {
     ConnectFailure { who, refusal, reason }
 }
 
-async fn refused(reply: Reply, stream: Stream, failure: ConnectFailure, meter: &Meter) -> End {
+async fn refused(reply: Reply, near: Leg, failure: ConnectFailure, meter: &Meter) -> End {
     let phase = meter.phase();
-    reply.refuse(stream, failure.refusal).await;
+    Box::pin(reply.refuse(near, failure.refusal)).await;
     End { who: failure.who, phase, reason: failure.reason }
 }
 
-fn ended(relayed: Relayed, links: Links, phase: SessionPhase, idle: Option<Duration>) -> End {
+fn ended(
+    relayed: Relayed,
+    links: Links,
+    is_framed: bool,
+    phase: SessionPhase,
+    idle: Option<Duration>,
+) -> End {
     let (who, reason) = match relayed {
         Relayed::Clean => return End::clean(),
         Relayed::Idle => {
             let limit = idle.unwrap_or_default();
             (Who::Time, format!("no byte either way for {}", humantime::format_duration(limit)))
         }
-        Relayed::Failed(Side::Near, error) => match links.near {
-            false => (Who::Client, format!("the client failed: {error}")),
-            // The DMZ half passes a client's cut on as a reset of the link.
-            true if is_cut(&error) => (Who::Client, format!("the client or its link was cut: {error}")),
-            true => (Who::Peer, format!("the link failed: {error}")),
-        },
-        Relayed::Failed(Side::Far, error) => match links.far {
-            false => (Who::Backend, format!("the backend failed: {error}")),
-            true if is_cut(&error) => (Who::Peer, format!("the inside or the link was cut: {error}")),
-            true => (Who::Peer, format!("the link failed: {error}")),
+        Relayed::Unanswered => {
+            (Who::Time, format!("the other gateway did not answer within {}s", ANSWER.as_secs()))
+        }
+        Relayed::Failed(side, error) => match (side, Trouble::of(&error)) {
+            (_, Some(Trouble::Reset(cause))) => (who_of(*cause), error.to_string()),
+            (_, Some(_)) => (Who::Peer, format!("the link failed: {error}")),
+            (Side::Near, None) if !links.near => (Who::Client, format!("the client failed: {error}")),
+            // The DMZ half passes a client's cut on as a reset of a SOCKS5 link.
+            (Side::Near, None) if is_cut(&error) && !is_framed => {
+                (Who::Client, format!("the client or its link was cut: {error}"))
+            }
+            (Side::Far, None) if !links.far => (Who::Backend, format!("the backend failed: {error}")),
+            (Side::Far, None) if is_cut(&error) => {
+                (Who::Peer, format!("the inside or the link was cut: {error}"))
+            }
+            (Side::Near | Side::Far, None) => (Who::Peer, format!("the link failed: {error}")),
         },
     };
     End { who, phase, reason }
+}
+
+/// Who has cut a session, as the other gateway tells it.
+fn who_of(cause: Cause) -> Who {
+    match cause {
+        Cause::Client => Who::Client,
+        Cause::Backend => Who::Backend,
+        Cause::Time => Who::Time,
+        Cause::Operator => Who::Operator,
+        Cause::Other => Who::Peer,
+    }
 }
 
 fn is_cut(error: &io::Error) -> bool {

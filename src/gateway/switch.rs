@@ -67,9 +67,11 @@ impl Engine {
         let new_internal = profile.internal.as_ref().filter(|half| !internal_goes_on(half));
         // Everything is bound before anything runs.
         let ports = ports::bind_missing(profile.dmz.as_ref(), &self.ports)?;
-        let mut dmz = new_dmz.map(|half| DmzSide::prepare(half, loaded.dmz.clone())).transpose()?;
-        let mut internal =
-            new_internal.map(|half| InternalSide::prepare(half, loaded.internal.clone())).transpose()?;
+        let mut dmz =
+            new_dmz.map(|half| DmzSide::prepare(half, loaded.dmz.clone(), &self.common)).transpose()?;
+        let mut internal = new_internal
+            .map(|half| InternalSide::prepare(half, loaded.internal.clone(), &self.common))
+            .transpose()?;
         if let (Some(side), Some(half)) = (&mut dmz, new_dmz) {
             side.start(half, &self.common);
         }
@@ -159,12 +161,12 @@ impl Engine {
         match (new, &profile.dmz) {
             (None, Some(half)) => {
                 if let Some(side) = &mut self.dmz {
-                    side.update(half, identity, &self.common);
+                    side.update(half, identity);
                 }
             }
-            (new, _) => {
-                if let Some(side) = &new {
-                    side.calm();
+            (new, half) => {
+                if let (Some(side), Some(half)) = (&new, half) {
+                    side.calm(half);
                 }
                 let old = std::mem::replace(&mut self.dmz, new);
                 self.leaving.dmz.extend(old.map(|side| {

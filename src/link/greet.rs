@@ -1,6 +1,7 @@
-//! Both ends of a link's greeting: TLS, method, request, each step under one deadline.
+//! Both ends of a link's greeting, each under one deadline: TLS, and then what the two agreed on
+//! there: a `hello` from each side, or SOCKS5's method and request.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
 use tokio::{
@@ -9,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{DIAL, FAREWELL, GREET, Peer, Refusal};
+use super::{DIAL, FAREWELL, GREET, LEAVE, Peer, framed::Link, pace::BEAT, trouble::Trouble};
 use crate::{
     net::{
         dial::{self, DialError},
@@ -18,7 +19,16 @@ use crate::{
         tls::Identity,
     },
     profile::{LinkAddress, ServiceName},
-    proto::socks5::{self, Asks, SocksError},
+    proto::{
+        Refusal,
+        link::{
+            ALPN, Violation,
+            frame::{Frame, Kind},
+            hello::{Grant, Offer},
+            state::End,
+        },
+        socks5::{self, Asks, SocksError},
+    },
 };
 
 /// Bytes of a refused link that are read off so that its reply is not lost to a reset.
@@ -36,12 +46,54 @@ pub enum LinkError {
     #[error("its greeting was not complete within {}s", GREET.as_secs())]
     Late,
     #[error("socket: {0}")]
-    Socket(std::io::Error),
+    Socket(io::Error),
+    #[error("greeting: {0}")]
+    Hello(io::Error),
+}
+
+/// Makes what an opener says to a server.
+pub type Granting = Arc<dyn Fn(&Peer, &Offer) -> Grant + Send + Sync>;
+/// Makes what a server says to an opener.
+pub type Offering = Arc<dyn Fn(&Peer) -> Offer + Send + Sync>;
+
+/// What this half says in its `hello`, and with it which end of its links it is.
+#[derive(Clone)]
+pub enum Terms {
+    Opens(Granting),
+    Serves(Offering),
+}
+
+impl fmt::Debug for Terms {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Opens(_) => "Opens",
+            Self::Serves(_) => "Serves",
+        })
+    }
+}
+
+impl Terms {
+    /// What this half is asked for where a link speaks SOCKS5.
+    fn served_over_socks(&self) -> Asks {
+        match self {
+            Self::Opens(_) => Asks::Bind,
+            Self::Serves(_) => Asks::Connect,
+        }
+    }
+}
+
+/// A link of our own protocol that stands, and what the two ends have told each other.
+#[derive(Debug)]
+pub struct Linked {
+    pub link: Box<Link>,
+    pub offer: Offer,
+    pub grant: Grant,
 }
 
 /// How a greeting went.
 #[derive(Debug)]
 pub enum Greeted {
+    Linked(Linked),
     Asked(Asked),
     /// The peer proved who it is, asked for nothing and left: it looked whether we are there.
     Seen(Peer),
@@ -60,7 +112,7 @@ pub async fn accept(
     stream: TcpStream,
     from: SocketAddr,
     identity: Option<&Identity>,
-    serves: Asks,
+    terms: &Terms,
 ) -> Result<Greeted, LinkError> {
     let greeting = async {
         tcp::prepare_link(&stream).map_err(LinkError::Socket)?;
@@ -73,7 +125,10 @@ pub async fn accept(
             None => (Stream::Tcp(stream), None),
         };
         let peer = Peer { name, address };
-        match requested(&mut stream, serves).await {
+        if speaks_our_own(&stream) {
+            return Ok(Greeted::Linked(hello(stream, peer, terms).await?));
+        }
+        match requested(&mut stream, terms.served_over_socks()).await {
             Ok(service) => Ok(Greeted::Asked(Asked { stream, peer, service })),
             Err(LinkError::Socks(SocksError::NothingAsked)) => {
                 bid_farewell(stream).await;
@@ -93,12 +148,76 @@ async fn requested(stream: &mut Stream, serves: Asks) -> Result<ServiceName, Lin
     Ok(socks5::take_ask(stream, serves).await?)
 }
 
-/// The dialling side, up to the method: the other gateway is there and is who it should be.
+/// Whether TLS has agreed on the protocol of our own; a plain link never does.
+pub fn speaks_our_own(stream: &Stream) -> bool {
+    stream.alpn() == Some(ALPN)
+}
+
+/// The exchange of `hello`: the server offers, the opener grants.
+pub async fn hello(stream: Stream, peer: Peer, terms: &Terms) -> Result<Linked, LinkError> {
+    let greeting = async {
+        match terms {
+            Terms::Opens(granting) => {
+                let mut link = Box::new(Link::new(stream, peer, End::Opener));
+                let Frame::Offer(offer) = poll_fn(|cx| link.poll_greeting(cx)).await? else {
+                    return Err(unexpected(&link));
+                };
+                let grant = granting(link.peer(), &offer);
+                link.stage(Kind::Hello, &grant.body())?;
+                poll_fn(|cx| link.poll_flush(cx)).await?;
+                Ok(Linked { link, offer, grant })
+            }
+            Terms::Serves(offering) => {
+                let offer = offering(&peer);
+                let mut link = Box::new(Link::new(stream, peer, End::Server));
+                link.stage(Kind::Hello, &offer.body())?;
+                poll_fn(|cx| link.poll_flush(cx)).await?;
+                let Frame::Grant(grant) = poll_fn(|cx| link.poll_greeting(cx)).await? else {
+                    return Err(unexpected(&link));
+                };
+                link.bound_data(grant.data);
+                Ok(Linked { link, offer, grant })
+            }
+        }
+    };
+    match timeout(GREET, greeting).await {
+        Ok(linked) => linked.map_err(LinkError::Hello),
+        Err(_) => Err(LinkError::Late),
+    }
+}
+
+/// The state lets nothing but `hello` through here.
+fn unexpected(link: &Link) -> io::Error {
+    Trouble::Broken(Violation::State(Kind::Hello, link.state())).into()
+}
+
+/// Ends an opener's link without a session: what is staged is told first, and then it waits for the
+/// server to close, which may have yet to read the last session's bytes for a slow backend. A server
+/// that lives says something at least every [`BEAT`].
+pub async fn part(mut link: Box<Link>) {
+    let flushed = timeout(LEAVE, poll_fn(|cx| link.poll_flush(cx))).await;
+    if !matches!(flushed, Ok(Ok(()))) {
+        return;
+    }
+    let (mut stream, _seat) = link.into_parts();
+    stream.let_close_cleanly();
+    let parting = async {
+        stream.shutdown().await?;
+        let mut heard = [0; 256];
+        // What it says means nothing any more; that it says something does.
+        while let Ok(Ok(1..)) = timeout(3 * BEAT, stream.read(&mut heard)).await {}
+        Ok::<_, io::Error>(())
+    };
+    // Late or failed, it is dropped all the same.
+    let _ = timeout(LEAVE, parting).await;
+}
+
+/// The dialling side, TLS included: the other gateway is there and is who it should be.
 pub async fn dial(address: &LinkAddress, identity: Option<&Identity>) -> Result<(Stream, Peer), LinkError> {
     let stream = dial::dial(&address.at, DIAL).await?;
     let greeting = async {
         tcp::prepare_link(&stream).map_err(LinkError::Socket)?;
-        let (mut stream, name) = match identity {
+        let (stream, name) = match identity {
             Some(identity) => {
                 let connected = identity.connect(stream, &address.at.host).await;
                 let (stream, name) = connected.map_err(LinkError::Tls)?;
@@ -106,15 +225,21 @@ pub async fn dial(address: &LinkAddress, identity: Option<&Identity>) -> Result<
             }
             None => (Stream::Tcp(stream), None),
         };
-        socks5::offer_method(&mut stream).await?;
         Ok((stream, Peer { name, address: address.at.to_string().into() }))
     };
     timeout(GREET, greeting).await.unwrap_or(Err(LinkError::Late))
 }
 
-/// The dialling side of a link that is to be parked: BIND and its first reply.
+/// SOCKS5's first step on a link that was dialled.
+pub async fn offer_method(stream: &mut Stream) -> Result<(), LinkError> {
+    let offered = timeout(GREET, socks5::offer_method(stream)).await;
+    Ok(offered.map_err(|_| LinkError::Late)??)
+}
+
+/// The dialling side of a SOCKS5 link that is to be parked: method, BIND and its first reply.
 pub async fn park(stream: &mut Stream, service: &ServiceName) -> Result<(), LinkError> {
     let greeting = async {
+        socks5::offer_method(stream).await?;
         socks5::ask(stream, Asks::Bind, service).await?;
         socks5::take_answer(stream).await?;
         Ok(())
@@ -125,7 +250,7 @@ pub async fn park(stream: &mut Stream, service: &ServiceName) -> Result<(), Link
 /// Answers a request with a refusal, and lets the other side hear it.
 pub async fn refuse(mut stream: Stream, refusal: Refusal) {
     let refusal = async {
-        if socks5::answer(&mut stream, refusal.reply()).await.is_ok() {
+        if socks5::answer(&mut stream, socks5::reply_to(refusal)).await.is_ok() {
             bid_farewell(stream).await;
         }
     };

@@ -15,10 +15,9 @@ use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::greet::{self, Greeted};
+use super::greet::{self, Greeted, Terms};
 use crate::{
     net::{listen, tls::Identity},
-    proto::socks5::Asks,
     tasks::Tasks,
     telemetry::notices::Notices,
 };
@@ -30,7 +29,7 @@ const GREETINGS_MAX: usize = 512;
 #[derive(Debug, Clone)]
 pub struct Greeter {
     pub identity: Arc<ArcSwap<Option<Identity>>>,
-    pub serves: Asks,
+    pub terms: Terms,
     pub tasks: Tasks,
     pub notices: Arc<Notices>,
 }
@@ -51,7 +50,7 @@ pub async fn run<F>(
         let (key, evicted) = greetings.begin();
         greeter.tasks.clone().spawn("link", async move {
             let identity = greeter.identity.load_full();
-            let greeting = greet::accept(stream, from, identity.as_ref().as_ref(), greeter.serves);
+            let greeting = greet::accept(stream, from, identity.as_ref().as_ref(), &greeter.terms);
             let greeting = evicted.run_until_cancelled(greeting).await;
             greetings.end(key);
             match greeting {

@@ -1,22 +1,36 @@
-//! A link's life: greeted, ready, carrying, closed.
+//! A link's life: greeted, ready, carrying, and ready again or closed.
 //!
 //! ```text
 //! dialling side:  dial ─► greet ─► ready ─► (second reply) ─► carrying ─► closed
 //! listening side: accept ─► greet ─► ready ─► (taken) ─► carrying ─► closed
 //! ```
 //!
-//! A link in each state is a type of its own: [`greet`] yields a greeted stream, [`ready::Slot`]
-//! holds one that waits and gives it away once, [`pool::Pool`] keeps the slots of a service.
-//! [`listener`] is the port that links come in by. A link carries one session and ends with it.
+//! Two kinds of link: one that speaks SOCKS5 is a plain stream that carries one session and ends
+//! with it; a [`framed::Link`] speaks `portcullis/1` and carries one after another. A session sees
+//! either as a [`leg::Leg`].
+//!
+//! In reading order: [`greet`] brings a link to stand, [`listener`] is the port that links come in
+//! by, [`keeper`] the task that keeps links dialled, [`course`] how that goes, [`ready::Slot`] holds a ready one until it is
+//! given away, [`pool::Pool`] has the slots of the half that opens, a [`lane::Lane`] for each peer, [`serving`] waits for sessions
+//! on the half that serves. [`seat`] counts links, [`pace`] knows whether one is alive, [`demand`]
+//! how many should be ready.
 
+pub mod course;
+pub mod demand;
+pub mod framed;
 pub mod greet;
+pub mod keeper;
+pub mod lane;
+pub mod leg;
 pub mod listener;
+pub mod pace;
 pub mod pool;
 pub mod ready;
+pub mod seat;
+pub mod serving;
+pub mod trouble;
 
 use std::{sync::Arc, time::Duration};
-
-use socks5_proto::Reply;
 
 /// A TCP connection to the other gateway comes about in this time or not at all.
 pub const DIAL: Duration = Duration::from_secs(3);
@@ -24,6 +38,10 @@ pub const DIAL: Duration = Duration::from_secs(3);
 pub const GREET: Duration = Duration::from_secs(5);
 /// A refused or retired link gets this long to hear why.
 pub const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A link that was asked to go, or has said that it goes, is closed in this time while its other end
+/// lives: the last session's bytes may be on their way to somebody slow.
+pub const LEAVE: Duration = Duration::from_secs(600);
 
 /// The other gateway, as it proved itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,30 +62,5 @@ impl Peer {
     pub fn is_among(&self, peers: Option<&[String]>) -> bool {
         let Some(peers) = peers else { return true };
         self.name.as_ref().is_some_and(|name| peers.iter().any(|peer| **peer == **name))
-    }
-}
-
-/// Why a session is refused to the gateway that asked for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The service is unknown, or this peer may not use it. Both sound the same to the peer.
-    NotAllowed,
-    BackendUnreachable,
-    BackendRefused,
-    BackendLate,
-    /// A limit, draining, or a fault of ours.
-    Unavailable,
-}
-
-impl Refusal {
-    /// The reply code of contract and RFC 1928, section 6.
-    pub fn reply(self) -> Reply {
-        match self {
-            Self::NotAllowed => Reply::ConnectionNotAllowed,
-            Self::BackendUnreachable => Reply::HostUnreachable,
-            Self::BackendRefused => Reply::ConnectionRefused,
-            Self::BackendLate => Reply::TtlExpired,
-            Self::Unavailable => Reply::GeneralFailure,
-        }
     }
 }

@@ -1,77 +1,137 @@
-//! A ready link of the listening side: watched while it waits, given away once.
+//! A ready link of the half that opens: watched while it waits, given away once.
 //!
-//! The watch and whoever takes the link share the stream under a short lock that is never held
-//! across an await, so taking it needs no answer from another task. A ready link has nothing to
-//! say: its end, or any byte, ends it.
+//! The watch and whoever takes the link share it under a short lock that is never held across an
+//! await, so taking it needs no answer from another task. A parked SOCKS5 link has nothing to say:
+//! its end, or any byte, ends it. A link of our own answers pings, and may ask to be let go.
 
 use std::{
     future::poll_fn,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio_util::sync::CancellationToken;
+use futures_util::task::AtomicWaker;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::{Instant, Sleep},
+};
 
-use crate::net::stream::Stream;
+use super::{
+    framed::{Event, Link},
+    leg::Leg,
+    pace::{BEAT, Reading},
+};
+use crate::{net::stream::Stream, proto::link::frame::Kind};
 
 /// A place that holds one ready link until it is taken or lost.
-#[derive(Debug, Clone)]
-pub struct Slot {
-    stream: Arc<Mutex<Option<Stream>>>,
-    taken: CancellationToken,
+#[derive(Debug, Clone, Default)]
+pub struct Slot(Arc<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    leg: Mutex<Option<Leg>>,
+    watch: AtomicWaker,
 }
 
-/// Why a ready link is no longer ready.
-#[derive(Debug, PartialEq, Eq)]
+/// Why a link is no longer ready.
+#[derive(Debug)]
 pub enum Gone {
     Taken,
     Lost(String),
+    /// It is to be closed in good order: its peer asks, it is worn, or there are too many.
+    Leaves(Box<Link>),
 }
 
 impl Slot {
-    pub fn new(stream: Stream) -> Self {
-        Self { stream: Arc::new(Mutex::new(Some(stream))), taken: CancellationToken::new() }
+    pub fn new(leg: Leg) -> Self {
+        Self(Arc::new(Held { leg: Mutex::new(Some(leg)), watch: AtomicWaker::new() }))
     }
 
     /// Takes the link, if it is still there.
-    pub fn claim(&self) -> Option<Stream> {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.taken.cancel();
-        stream
+    pub fn claim(&self) -> Option<Leg> {
+        let leg = self.lock().take();
+        self.0.watch.wake();
+        leg
     }
 
     /// Whether the link has been taken or lost.
     pub fn is_empty(&self) -> bool {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.lock().is_none()
     }
 
     /// Waits until the link is taken or lost; a lost one has been dropped when this returns.
     pub async fn watch(&self) -> Gone {
-        let watched = self.taken.run_until_cancelled(poll_fn(|cx| self.poll_watch(cx))).await;
-        watched.unwrap_or(Gone::Taken)
+        let mut beat = pin!(tokio::time::sleep(BEAT));
+        poll_fn(|cx| {
+            self.0.watch.register(cx.waker());
+            self.poll_watch(beat.as_mut(), cx)
+        })
+        .await
     }
 
-    fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<Gone> {
-        let mut slot = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(stream) = slot.as_mut() else { return Poll::Ready(Gone::Taken) };
-        let Poll::Ready(why) = poll_loss(stream, cx) else { return Poll::Pending };
-        *slot = None;
-        Poll::Ready(Gone::Lost(why))
+    fn poll_watch(&self, mut beat: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Gone> {
+        let mut held = self.lock();
+        let Some(leg) = held.as_mut() else { return Poll::Ready(Gone::Taken) };
+        if let Poll::Ready(why) = poll_loss(leg, cx) {
+            let leg = held.take();
+            return Poll::Ready(match (why, leg) {
+                (None, Some(Leg::Link(link))) => Gone::Leaves(link),
+                (why, _) => Gone::Lost(why.unwrap_or_default()),
+            });
+        }
+        while beat.as_mut().poll(cx).is_ready() {
+            beat.as_mut().reset(Instant::now() + BEAT);
+            let Some(Leg::Link(link)) = held.as_mut() else { continue };
+            if let Err(error) = link.beat(Reading::Yes, cx) {
+                *held = None;
+                return Poll::Ready(Gone::Lost(error.to_string()));
+            }
+            let is_too_many = link.seat().is_some_and(|seat| seat.counts().may_go());
+            if is_too_many || link.is_worn() {
+                let Some(Leg::Link(link)) = held.take() else { continue };
+                return Poll::Ready(Gone::Leaves(link));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Leg>> {
+        self.0.leg.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Why a ready link is lost, if that shows already; asked of a link that is about to be given to
 /// a client, whose watch may not have run yet.
-pub fn loss(stream: &mut Stream) -> Option<String> {
-    match poll_loss(stream, &mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(why) => Some(why),
+pub fn loss(leg: &mut Leg) -> Option<String> {
+    match poll_loss(leg, &mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(why) => Some(why.unwrap_or_else(|| "its peer wants no more sessions".into())),
         Poll::Pending => None,
     }
 }
 
-fn poll_loss(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<String> {
+/// `None` where the link is not lost but asked to be let go.
+fn poll_loss(leg: &mut Leg, cx: &mut Context<'_>) -> Poll<Option<String>> {
+    match leg {
+        Leg::Stream(stream) => poll_stream(stream, cx).map(Some),
+        Leg::Link(link) => poll_link(link, cx),
+        Leg::Gone => Poll::Ready(Some("it has gone".into())),
+    }
+}
+
+fn poll_link(link: &mut Link, cx: &mut Context<'_>) -> Poll<Option<String>> {
+    if link.leaving().is_some() {
+        return Poll::Ready(None);
+    }
+    // The opener's end never hears `open`.
+    link.poll_event(cx).map(|event| match event {
+        Ok(Event::Leaving(Kind::Drain | Kind::Retire)) => None,
+        Ok(Event::Closed | Event::Open(_) | Event::Leaving(_)) => Some("the peer closed it".into()),
+        Err(error) => Some(error.to_string()),
+    })
+}
+
+fn poll_stream(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<String> {
     let mut byte = [0; 1];
     let mut buf = ReadBuf::new(&mut byte);
     Poll::Ready(match Pin::new(stream).poll_read(cx, &mut buf) {

@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::tcp;
 use crate::profile::HostPort;
 
 /// Clients that the kernel holds for us between two accepts.
@@ -33,24 +34,34 @@ pub enum BindError {
     Other { at: HostPort, source: io::Error },
 }
 
-/// Binds and listens; port 0 takes a free port.
+/// Binds a port for clients; port 0 takes a free port.
+pub fn bind_for_clients(at: &HostPort) -> Result<TcpListener, BindError> {
+    bind_with(at, tcp::prepare_clients)
+}
+
+/// Binds a port for links; port 0 takes a free port.
 pub fn bind(at: &HostPort) -> Result<TcpListener, BindError> {
+    bind_with(at, |_| Ok(()))
+}
+
+fn bind_with(at: &HostPort, prepare: impl Fn(&Socket) -> io::Result<()>) -> Result<TcpListener, BindError> {
     let resolve = |source| BindError::Resolve { at: at.clone(), source };
     let address = (at.host.as_str(), at.port)
         .to_socket_addrs()
         .and_then(|mut found| found.next().ok_or_else(|| io::ErrorKind::NotFound.into()))
         .map_err(resolve)?;
-    open(address).map_err(|source| match source.kind() {
+    open(address, prepare).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Taken { at: at.clone() },
         io::ErrorKind::PermissionDenied => BindError::Forbidden { at: at.clone() },
         _ => BindError::Other { at: at.clone(), source },
     })
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, prepare: impl Fn(&Socket) -> io::Result<()>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -1,7 +1,7 @@
 //! The one stream type that sessions see: TCP, TCP inside TLS, or the built-in echo.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -32,6 +32,32 @@ impl Stream {
         }
     }
 
+    /// What was agreed by ALPN (RFC 7301), where TLS is spoken and anything was.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Tcp(_) | Self::Echo(_) => None,
+        }
+    }
+
+    /// TLS takes whatever is written from now on; the writer stops while [`Stream::holds`].
+    pub fn take_whole_writes(&mut self) {
+        if let Self::Tls(stream) = self {
+            match &mut **stream {
+                TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(None),
+                TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(None),
+            }
+        }
+    }
+
+    /// Whether bytes that were written wait within TLS for the socket.
+    pub fn holds(&self) -> bool {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.wants_write(),
+            Self::Tcp(_) | Self::Echo(_) => false,
+        }
+    }
+
     /// Both directions have ended cleanly: dropping it now is a clean end, not a reset.
     pub fn let_close_cleanly(&self) {
         if let Some(stream) = self.tcp() {
@@ -56,6 +82,25 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Echo(echo) => Pin::new(echo).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => true,
+            Self::Echo(_) => false,
         }
     }
 

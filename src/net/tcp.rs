@@ -5,7 +5,7 @@
 
 use std::{io, os::fd::AsFd, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::sys;
@@ -31,14 +31,32 @@ struct Keepalive {
     questions: u32,
 }
 
-/// Options of a client's or a backend's socket.
-pub fn prepare_edge(stream: &TcpStream) -> io::Result<()> {
-    prepare(stream, &EDGE_KEEPALIVE)
+/// Options of the sockets that a client port accepts, set on the listening one: accepted sockets
+/// inherit them (tcp(7)), which saves six system calls a session.
+pub fn prepare_clients(listener: &Socket) -> io::Result<()> {
+    listener.set_tcp_nodelay(true)?;
+    listener.set_linger(Some(Duration::ZERO))?;
+    listener.set_tcp_keepalive(&EDGE_KEEPALIVE.options())
+}
+
+/// Options of a backend's socket, but for [`keep_edge_alive`].
+pub fn prepare_backend(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// Asks a silent backend from time to time whether it is there; for a session that lasts.
+pub fn keep_edge_alive(stream: &TcpStream) {
+    // Fails only on a socket that is already gone, as the session will find out.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&EDGE_KEEPALIVE.options());
 }
 
 /// Options of a link's socket while it is greeted and ready.
 pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
-    prepare(stream, &LINK_KEEPALIVE)?;
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_keepalive(&LINK_KEEPALIVE.options())?;
     SockRef::from(stream).set_tcp_user_timeout(Some(READY_USER_TIMEOUT))?;
     // An older kernel doubles its pauses up to two minutes; a black hole behind a shut window is
     // then noticed later, which is no reason to do without the link.
@@ -73,14 +91,11 @@ pub fn awaits_acknowledgement(stream: &TcpStream) -> bool {
     sys::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0)
 }
 
-fn prepare(stream: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(Duration::from_secs(keepalive.idle))
-            .with_interval(Duration::from_secs(keepalive.interval))
-            .with_retries(keepalive.questions),
-    )
+impl Keepalive {
+    fn options(&self) -> TcpKeepalive {
+        TcpKeepalive::new()
+            .with_time(Duration::from_secs(self.idle))
+            .with_interval(Duration::from_secs(self.interval))
+            .with_retries(self.questions)
+    }
 }

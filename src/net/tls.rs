@@ -35,12 +35,16 @@ pub struct Identity {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     verifier: Arc<PeerVerifier>,
+    /// Certificates, its own and the CA's: what a reload compares.
+    shown: Arc<Vec<CertificateDer<'static>>>,
 }
 
 impl Identity {
     /// Opens certificate, key and CA; every problem, each at the key of the profile it belongs to.
-    pub fn load(tls: &LinkTls) -> Result<Self, Vec<Problem>> {
-        let (chain, key, roots) = collect3(chain(&tls.certificate), key(&tls.key), roots(&tls.ca))?;
+    /// `alpn` are the names of what the links may speak, the preferred one first.
+    pub fn load(tls: &LinkTls, alpn: &[Vec<u8>]) -> Result<Self, Vec<Problem>> {
+        let (chain, key, authorities) = collect3(chain(&tls.certificate), key(&tls.key), chain(&tls.ca))?;
+        let roots = roots(&tls.ca, &authorities).map_err(|problem| vec![problem])?;
         let provider = Arc::new(provider());
         let at = |material: &Material, what: String, advice: &str| vec![problem(material, what, advice)];
         let pair = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| match error {
@@ -59,10 +63,17 @@ impl Identity {
             at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate")
         })?;
         check_own(&verifier, &chain, &tls.certificate)?;
-        Ok(Self::assemble(pair, Arc::new(verifier), provider))
+        let shown = Arc::new([chain, authorities].concat());
+        Ok(Self::assemble(pair, Arc::new(verifier), provider, shown, alpn))
     }
 
-    fn assemble(pair: CertifiedKey, verifier: Arc<PeerVerifier>, provider: Arc<CryptoProvider>) -> Self {
+    fn assemble(
+        pair: CertifiedKey,
+        verifier: Arc<PeerVerifier>,
+        provider: Arc<CryptoProvider>,
+        shown: Arc<Vec<CertificateDer<'static>>>,
+        alpn: &[Vec<u8>],
+    ) -> Self {
         let pair = Arc::new(SingleCertAndKey::from(pair));
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])
@@ -73,6 +84,7 @@ impl Identity {
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.max_early_data_size = 0;
         server.ignore_client_order = true;
+        server.alpn_protocols = alpn.to_vec();
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .expect("the provider's cipher suites are those of TLS 1.3")
@@ -81,7 +93,13 @@ impl Identity {
             .with_client_cert_resolver(pair);
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
-        Self { server: Arc::new(server), client: Arc::new(client), verifier }
+        client.alpn_protocols = alpn.to_vec();
+        Self { server: Arc::new(server), client: Arc::new(client), verifier, shown }
+    }
+
+    /// Whether links made with the other would show and accept the same.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.shown == other.shown && self.verifier.peers() == other.verifier.peers()
     }
 
     /// The handshake of the side that listens: the stream and the peer's name.
@@ -169,10 +187,10 @@ fn key(material: &Material) -> Result<PrivateKeyDer<'static>, Problem> {
     }
 }
 
-fn roots(material: &Material) -> Result<RootCertStore, Problem> {
+fn roots(material: &Material, authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, Problem> {
     let mut roots = RootCertStore::empty();
-    for certificate in chain(material)? {
-        roots.add(certificate).map_err(|error| {
+    for certificate in authorities {
+        roots.add(certificate.clone()).map_err(|error| {
             problem(material, format!("it holds a certificate that is no CA's: {error}"), "name a CA's file")
         })?;
     }

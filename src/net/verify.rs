@@ -52,6 +52,10 @@ impl PeerVerifier {
         Ok(Self { roots, clients, provider, peers })
     }
 
+    pub fn peers(&self) -> &[String] {
+        &self.peers
+    }
+
     /// The first of `peers` that the certificate carries.
     pub fn name_of(&self, certificate: &CertificateDer<'_>) -> Result<String, Error> {
         let names = names(certificate).ok_or(CertificateError::BadEncoding)?;

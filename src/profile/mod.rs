@@ -82,7 +82,7 @@ pub enum DmzWay {
     /// Straight to the backend of the service.
     Direct(BTreeMap<ServiceName, BackendAddress>),
     /// Over a link that this half dials, to one of these internal gateways.
-    Forward { connect: Vec<LinkAddress>, tls: Option<LinkTls> },
+    Forward { connect: Vec<LinkAddress>, tls: Option<LinkTls>, pool: PoolLimits },
     /// Over a ready link that the other half dialled.
     Reverse { listen: LinkAddress, tls: Option<LinkTls>, pool: PoolLimits },
 }

@@ -138,7 +138,7 @@ fn dmz_half(
             let link = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
             let connect = needed(&link.ends.connect, "connect", &link.ends, mode, problems)?;
             let (connect, tls) = with_tls(connect, &link.ends);
-            DmzWay::Forward { connect, tls }
+            DmzWay::Forward { connect, tls, pool: link.pool }
         }
         Mode::Reverse => {
             let DmzLink { ends, pool } = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;

@@ -1,3 +1,39 @@
 //! Bytes ↔ meaning; no sockets, no clock, no policy.
+//!
+//! [`socks5`] is what any far side can speak; [`link`] is the protocol of our own, agreed by ALPN
+//! inside TLS, by which a link carries one session after another.
 
+pub mod link;
 pub mod socks5;
+
+/// Why a session is refused to the gateway that asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    UnknownService,
+    /// This peer may not use the service.
+    NotAllowed,
+    BackendRefused,
+    BackendLate,
+    BackendUnreachable,
+    /// A limit is reached.
+    Full,
+    Draining,
+    /// A fault of ours.
+    Unavailable,
+}
+
+impl Refusal {
+    /// For an operator.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::UnknownService => "it does not know the service",
+            Self::NotAllowed => "it does not allow this gateway to use the service",
+            Self::BackendRefused => "the backend refused the connection",
+            Self::BackendLate => "the backend did not answer in time",
+            Self::BackendUnreachable => "the backend is unreachable",
+            Self::Full => "a limit is reached there",
+            Self::Draining => "it drains",
+            Self::Unavailable => "it can not serve now",
+        }
+    }
+}

@@ -13,6 +13,7 @@ use socks5_proto::{
 use thiserror::Error as ThisError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::Refusal;
 use crate::profile::ServiceName;
 
 /// What a link asks for: CONNECT of the side that dials forward, BIND of the side that parks.
@@ -53,6 +54,18 @@ fn hint(first: u8) -> &'static str {
         0x16 => " (TLS; this link is plain)",
         b'A'..=b'Z' => " (HTTP?)",
         _ => "",
+    }
+}
+
+/// The reply code that tells a refusal (RFC 1928, section 6). What is unknown and what is not
+/// allowed sound the same.
+pub fn reply_to(refusal: Refusal) -> Reply {
+    match refusal {
+        Refusal::UnknownService | Refusal::NotAllowed => Reply::ConnectionNotAllowed,
+        Refusal::BackendUnreachable => Reply::HostUnreachable,
+        Refusal::BackendRefused => Reply::ConnectionRefused,
+        Refusal::BackendLate => Reply::TtlExpired,
+        Refusal::Full | Refusal::Draining | Refusal::Unavailable => Reply::GeneralFailure,
     }
 }
 

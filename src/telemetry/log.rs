@@ -21,6 +21,9 @@ use tracing_subscriber::{
 
 /// Lines that may wait for a slow reader.
 const QUEUED_LINES_MAX: usize = 8192;
+/// How long the writer waits for more lines after the first, and how many bytes it writes at once.
+const GATHER: Duration = Duration::from_millis(5);
+const WRITTEN_BYTES: usize = 64 * 1024;
 /// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
 const FILTER_VARIABLE: &str = "PORTCULLIS_LOG";
 
@@ -96,9 +99,24 @@ enum Line {
     End,
 }
 
+/// Under load lines are written many at a time: waking this thread for each would cost more than
+/// the line.
 fn write_lines(lines: &Receiver<Line>) {
     let mut told = 0;
-    while let Ok(Line::Text(line)) = lines.recv() {
+    let mut ended = false;
+    while !ended && let Ok(Line::Text(mut text)) = lines.recv() {
+        thread::sleep(GATHER);
+        let mut count = 1;
+        while text.len() < WRITTEN_BYTES && !ended {
+            match lines.try_recv() {
+                Ok(Line::Text(line)) => {
+                    text.extend_from_slice(&line);
+                    count += 1;
+                }
+                Ok(Line::End) => ended = true,
+                Err(_) => break,
+            }
+        }
         let mut out = io::stderr().lock();
         let lost = lines_lost();
         let result = if lost > told {
@@ -107,8 +125,8 @@ fn write_lines(lines: &Receiver<Line>) {
         } else {
             Ok(())
         };
-        if result.and_then(|()| out.write_all(&line)).is_err() {
-            LOST.fetch_add(1, Ordering::Relaxed);
+        if result.and_then(|()| out.write_all(&text)).is_err() {
+            LOST.fetch_add(count, Ordering::Relaxed);
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Instant,
@@ -49,6 +49,11 @@ impl Meter {
         self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
     }
 
+    /// Bytes that were sent to a gateway which refused them, and will be sent again.
+    pub fn take_back_up(&self, bytes: usize) {
+        self.up.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Bytes both ways: it stands still while nothing moves.
     pub fn bytes(&self) -> u64 {
         self.up() + self.down()
@@ -80,7 +85,7 @@ struct Session {
     role: Role,
     service: ServiceName,
     client: String,
-    peer: OnceLock<Arc<str>>,
+    peer: Mutex<Option<Arc<str>>>,
     started: Instant,
     meter: Arc<Meter>,
     kill: CancellationToken,
@@ -120,11 +125,12 @@ impl Registry {
         Self { books: Mutex::default(), notices, tag: fastrand::u16(..) }
     }
 
-    /// A session starts.
+    /// A session starts; `id` is what the other gateway calls it, where it came from there.
     pub fn open(
         self: &Arc<Self>,
         role: Role,
         service: ServiceName,
+        id: Option<String>,
         client: String,
         kill: CancellationToken,
     ) -> Record {
@@ -134,11 +140,11 @@ impl Registry {
         let meter = Arc::new(Meter::default());
         meter.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
         let session = Arc::new(Session {
-            id: format!("{:04x}-{key:x}", self.tag),
+            id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)),
             role,
             service,
             client,
-            peer: OnceLock::new(),
+            peer: Mutex::default(),
             started: Instant::now(),
             meter,
             kill,
@@ -149,11 +155,11 @@ impl Registry {
         Record { registry: self.clone(), key, session, end: None }
     }
 
-    /// Ends one session by its id; false if there is none.
+    /// Ends a session by its id, in a pair run by one process on both halves; false if there is none.
     pub fn kill(&self, id: &str) -> bool {
         let books = self.lock();
-        let found = books.open.values().find(|session| session.id == id);
-        found.inspect(|session| session.kill.cancel()).is_some()
+        let found = books.open.values().filter(|session| session.id == id);
+        found.inspect(|session| session.kill.cancel()).count() > 0
     }
 
     /// Open sessions now.
@@ -236,6 +242,11 @@ impl Registry {
 }
 
 impl Session {
+    /// The gateway it came through or goes to, the last one that was tried.
+    fn peer(&self) -> Option<Arc<str>> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn row(&self) -> SessionRow {
         let still_ms = clock::coarse_ms().saturating_sub(self.meter.moved_ms.load(Ordering::Relaxed));
         SessionRow {
@@ -243,7 +254,7 @@ impl Session {
             role: self.role,
             service: self.service.to_string(),
             client: self.client.clone(),
-            peer: self.peer.get().map(ToString::to_string),
+            peer: self.peer().map(|peer| peer.to_string()),
             phase: self.meter.phase(),
             age_seconds: self.started.elapsed().as_secs_f64(),
             idle_seconds: still_ms as f64 / 1000.0,
@@ -261,7 +272,7 @@ impl Session {
             id = self.id,
             service = self.service.as_str(),
             client = self.client,
-            peer = self.peer.get().map_or("-", |peer| peer),
+            peer = self.peer().as_deref().unwrap_or("-"),
             end = end.code(),
             seconds = (seconds * 1000.0).round() / 1000.0,
             up = self.meter.up(),
@@ -286,7 +297,7 @@ impl Ended {
             role: self.session.role,
             service: self.session.service.to_string(),
             client: self.session.client.clone(),
-            peer: self.session.peer.get().map(ToString::to_string),
+            peer: self.session.peer().map(|peer| peer.to_string()),
             end: self.end.code(),
             reason: self.end.reason.clone(),
             seconds: self.seconds,
@@ -311,10 +322,13 @@ impl Record {
         &self.session.meter
     }
 
+    pub fn id(&self) -> &str {
+        &self.session.id
+    }
+
     /// The peer gateway that carries it is known.
     pub fn carried_by(&self, peer: &Arc<str>) {
-        // Set once: a session has one link.
-        let _ = self.session.peer.set(peer.clone());
+        *self.session.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer.clone());
     }
 
     /// Ends the session's books with this end; without it, a bug ended it.

@@ -99,6 +99,36 @@ pub struct PoolRow {
     pub last_error: Option<String>,
     /// Seconds until the next dial, while one is held back after a failure.
     pub retry_seconds: Option<f64>,
+    /// What its links speak: `portcullis/1` or `socks/5`; unknown before the first stood.
+    pub wire: Option<String>,
+    /// The links' round-trip time and its spread, where they speak `portcullis/1`.
+    pub round_trip_ms: Option<f64>,
+    pub round_trip_spread_ms: Option<f64>,
+}
+
+impl PoolRow {
+    /// A row of which nothing is known yet.
+    pub fn new(role: Role, service: String) -> Self {
+        Self {
+            role,
+            service,
+            peer: None,
+            address: None,
+            state: PoolState::Down,
+            ready: 0,
+            carrying: 0,
+            dialling: 0,
+            target: 0,
+            waiting: 0,
+            misses: 0,
+            failures: 0,
+            last_error: None,
+            retry_seconds: None,
+            wire: None,
+            round_trip_ms: None,
+            round_trip_spread_ms: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

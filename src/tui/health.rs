@@ -128,20 +128,11 @@ mod tests {
 
     fn pool(state: PoolState, ready: usize) -> PoolRow {
         PoolRow {
-            role: Role::Dmz,
-            service: "orders".into(),
             peer: Some("internal".into()),
-            address: None,
             state,
             ready,
-            carrying: 0,
-            dialling: 0,
             target: 8,
-            waiting: 0,
-            misses: 0,
-            failures: 0,
-            last_error: None,
-            retry_seconds: None,
+            ..PoolRow::new(Role::Dmz, "orders".into())
         }
     }
 

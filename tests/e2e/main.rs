@@ -3,6 +3,8 @@
 //! Every port is a free one, every wait is for something seen and has a deadline.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
 
+mod adaptive;
+mod links;
 mod modes;
 mod pool;
 mod sessions;

@@ -82,7 +82,7 @@ async fn a_backend_that_is_cut_is_a_reset_at_the_client() {
         cut(server);
         hear_reset(&mut client).await;
         way.inner().until_ended("BR").await;
-        way.dmz.until_ended(if mode == Mode::Direct { "BR" } else { "PR" }).await;
+        way.dmz.until_ended("BR").await;
     }
 }
 

@@ -192,6 +192,32 @@ async fn one_of_two_on_each_side_is_enough() {
 }
 
 #[tokio::test]
+async fn a_peer_that_comes_back_gets_its_share_again() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+    beta.kill();
+    until_ready(&dmz, &[("alpha", 2)]).await;
+    for _ in 0..6 {
+        echoes(&dmz).await;
+    }
+    let _beta = internal(&place, "beta", &at, "");
+    let ready = |snapshot: &portcullis::telemetry::snapshot::Snapshot, name: &str| {
+        snapshot.pools.iter().any(|row| row.peer.as_deref() == Some(name) && row.ready >= 2)
+    };
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        dmz.until("links of both", |seen| ready(seen, "alpha") && ready(seen, "beta")).await;
+        clients.push(echoes(&dmz).await);
+    }
+    let seen = dmz.now().await;
+    let of_beta = seen.sessions.iter().filter(|row| row.peer.as_deref() == Some("beta")).count();
+    assert_eq!((seen.sessions.len(), of_beta), (8, 4), "{:?}", seen.sessions);
+}
+
+#[tokio::test]
 async fn a_services_peers_decide_on_both_sides() {
     let place = four();
     let only_beta = dmz(&place, "dmz", 0, ", peers: [beta]");
@@ -200,10 +226,10 @@ async fn a_services_peers_decide_on_both_sides() {
     until_ready(&only_beta, &[("beta", 2)]).await;
     let row = alpha.until_pool("down", |row| row.state == PoolState::Down).await;
     assert!(row.last_error.as_deref().unwrap().contains("not allowed for this gateway"), "{row:?}");
-    only_beta.until_told("link from alpha for `orders` refused: it is not among the service's `peers`").await;
+    only_beta.until_told("link from alpha refused: it offers no service that is known here").await;
     let only_dmz2 = internal(&place, "alpha", &at, ", peers: [dmz2]");
     let row = only_dmz2.until_pool("down", |row| row.state == PoolState::Down).await;
-    assert_eq!(row.last_error.as_deref(), Some("dmz is not among the service's `peers`"));
+    assert_eq!(row.last_error.as_deref(), Some("dmz is not among the `peers` of any service"));
     for _ in 0..3 {
         echoes(&only_beta).await;
     }

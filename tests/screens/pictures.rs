@@ -240,20 +240,12 @@ fn pool(role: Role, service: &str, ready: usize, target: usize) -> PoolRow {
         Role::Internal => ("dmz", "192.0.2.1:41443"),
     };
     PoolRow {
-        role,
-        service: service.into(),
         peer: Some(peer.into()),
         address: Some(address.into()),
         state: PoolState::Healthy,
         ready,
-        carrying: 0,
-        dialling: 0,
         target,
-        waiting: 0,
-        misses: 0,
-        failures: 0,
-        last_error: None,
-        retry_seconds: None,
+        ..PoolRow::new(role, service.into())
     }
 }
 

@@ -31,6 +31,8 @@ enum Kind {
     Waiting,
     Misses,
     Failures,
+    Wire,
+    RoundTrip,
     LastError,
 }
 
@@ -46,7 +48,7 @@ const fn column(
     Column { kind, title, width_min, width_max, share, side, rank }
 }
 
-const COLUMNS: [Column<Kind>; 13] = [
+const COLUMNS: [Column<Kind>; 15] = [
     column(Kind::State, "STATE", (7, 7, 1), Side::Left, 0),
     column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 3),
     column(Kind::Service, "SERVICE", (8, 14, 1), Side::Left, 0),
@@ -59,6 +61,8 @@ const COLUMNS: [Column<Kind>; 13] = [
     column(Kind::Waiting, "WAIT", (5, 5, 1), Side::Right, 2),
     column(Kind::Misses, "MISS", (5, 5, 1), Side::Right, 4),
     column(Kind::Failures, "FAIL", (5, 5, 1), Side::Right, 4),
+    column(Kind::Wire, "SPEAKS", (12, 12, 1), Side::Left, 10),
+    column(Kind::RoundTrip, "RTT MS", (6, 11, 1), Side::Right, 6),
     column(Kind::LastError, "LAST ERROR", (24, 80, 6), Side::Left, 8),
 ];
 
@@ -95,15 +99,22 @@ fn title(snapshot: &Snapshot) -> &'static str {
 fn is_shown(kind: Kind, snapshot: &Snapshot) -> bool {
     match kind {
         Kind::Half => snapshot.roles.len() > 1,
-        Kind::Bar | Kind::Ready | Kind::Waiting | Kind::Misses => snapshot.mode != Mode::Forward,
+        Kind::Bar | Kind::Ready | Kind::Waiting | Kind::Misses => is_pooled(snapshot),
+        Kind::Wire => snapshot.pools.iter().any(|row| row.wire.is_some()),
+        Kind::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
         Kind::State | Kind::Service | Kind::Peer | Kind::Address | Kind::Carrying | Kind::Dialling => true,
         Kind::Failures | Kind::LastError => true,
     }
 }
 
+/// In forward mode links are kept ready too, unless the far side speaks SOCKS5.
+fn is_pooled(snapshot: &Snapshot) -> bool {
+    snapshot.mode != Mode::Forward || snapshot.pools.iter().any(|row| row.target > 0)
+}
+
 fn facts(snapshot: &Snapshot) -> String {
     let carrying = sum(snapshot, |row| row.carrying);
-    if snapshot.mode == Mode::Forward {
+    if !is_pooled(snapshot) {
         return format!("{carrying} carrying");
     }
     format!("{}, {carrying} carrying, {} waiting", ready(snapshot), sum(snapshot, |row| row.waiting))
@@ -137,6 +148,8 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
         ),
         Kind::Carrying => number(look, row.carrying as u64),
         Kind::Dialling => dialling(look, row),
+        Kind::Wire => Cell::new(row.wire.clone().unwrap_or_default(), theme.plain),
+        Kind::RoundTrip => Cell::new(round_trip(row), theme.plain),
         Kind::Waiting => number(look, row.waiting as u64),
         Kind::Misses => number(look, row.misses),
         Kind::Failures => number(look, row.failures),
@@ -148,6 +161,14 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
 }
 
 /// A name, address or reason from outside; `-` where it is not known.
+/// Milliseconds, and the spread.
+fn round_trip(row: &PoolRow) -> String {
+    match (row.round_trip_ms, row.round_trip_spread_ms) {
+        (Some(time), Some(spread)) => format!("{time:.1} ±{spread:.1}"),
+        (time, _) => time.map_or_else(String::new, |time| format!("{time:.1}")),
+    }
+}
+
 fn known(app: &App, text: Option<&str>) -> Cell {
     let text = app.addresses().text(text.unwrap_or("-"));
     Cell::new(app.look.text(&text, TEXT_CHARS), app.look.theme.plain)
@@ -231,20 +252,11 @@ mod tests {
         ];
         for ((ready, dialling, target), expected) in cases {
             let row = PoolRow {
-                role: Role::Dmz,
-                service: String::new(),
-                peer: None,
-                address: None,
                 state: PoolState::Filling,
                 ready,
-                carrying: 0,
                 dialling,
                 target,
-                waiting: 0,
-                misses: 0,
-                failures: 0,
-                last_error: None,
-                retry_seconds: None,
+                ..PoolRow::new(Role::Dmz, String::new())
             };
             assert_eq!(bar(&Look::FULL, &row, 10), expected, "{ready}+{dialling} of {target}");
         }

@@ -1,0 +1,286 @@
+//! The DMZ half's way: where its sessions go.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+use super::{Common, IdentityCell, Port, RETRY, RETRY_HURRIED, greeter, same_identity, why_down};
+use crate::{
+    connect::{Connector, forward::Dialler},
+    link::{
+        greet::{self, Asked, Granting, Greeted, Terms},
+        keeper::{Shared, Wanted},
+        listener,
+        pool::{LINKS_MAX, Pool},
+    },
+    net::{listen::BindError, tls::Identity},
+    profile::{BackendAddress, DmzHalf, DmzWay, LinkAddress, Role, ServiceName},
+    proto::{
+        Refusal,
+        link::{frame::DATA_MAX, hello::Grant},
+        socks5,
+    },
+    telemetry::snapshot::{PoolRow, ServicePhase},
+};
+
+/// The services of a DMZ half, and which peers may offer each; `None`: all of the link's peers.
+type Policy = HashMap<ServiceName, Option<Vec<String>>>;
+
+/// Where the DMZ half takes its sessions.
+pub struct DmzSide {
+    identity: IdentityCell,
+    policy: Arc<ArcSwap<Policy>>,
+    parts: DmzParts,
+}
+
+enum DmzParts {
+    Direct(HashMap<ServiceName, BackendAddress>),
+    Forward { connect: Vec<LinkAddress>, pool: Arc<Pool>, dialler: Option<Arc<Dialler>> },
+    Reverse { port: Port, pool: Arc<Pool> },
+}
+
+impl DmzSide {
+    /// Opens what the way needs; nothing runs yet.
+    pub fn prepare(half: &DmzHalf, identity: Option<Identity>, common: &Common) -> Result<Self, BindError> {
+        let parts = match &half.way {
+            DmzWay::Direct(_) => DmzParts::Direct(HashMap::new()),
+            DmzWay::Forward { connect, pool, .. } => DmzParts::Forward {
+                connect: connect.clone(),
+                pool: Pool::new(*pool, common.tasks.clone()),
+                dialler: None,
+            },
+            DmzWay::Reverse { listen, pool, .. } => {
+                DmzParts::Reverse { port: Port::bind(listen)?, pool: Pool::new(*pool, common.tasks.clone()) }
+            }
+        };
+        let identity = Arc::new(ArcSwap::from_pointee(identity));
+        Ok(Self { identity, policy: Arc::default(), parts })
+    }
+
+    /// Whether this way can go on under another profile.
+    pub fn serves(&self, half: &DmzHalf) -> bool {
+        match (&self.parts, &half.way) {
+            (DmzParts::Direct(_), DmzWay::Direct(_)) => true,
+            (DmzParts::Forward { connect, .. }, DmzWay::Forward { connect: wanted, .. }) => connect == wanted,
+            (DmzParts::Reverse { port, .. }, DmzWay::Reverse { listen, .. }) => port.address == *listen,
+            _ => false,
+        }
+    }
+
+    pub fn start(&mut self, half: &DmzHalf, common: &Common) {
+        self.take_over(half);
+        let granting = granting(self.policy.clone());
+        match (&mut self.parts, &half.way) {
+            (DmzParts::Forward { connect, pool, dialler }, DmzWay::Forward { pool: limits, .. }) => {
+                let shared = Shared {
+                    role: Role::Dmz,
+                    identity: self.identity.clone(),
+                    links: Arc::new(Semaphore::new(LINKS_MAX)),
+                    tasks: common.tasks.clone(),
+                    notices: common.notices.clone(),
+                };
+                let wanted = Wanted { prepared: limits.prepared, retry: RETRY_HURRIED };
+                *dialler = Some(Dialler::start(connect, wanted, pool.clone(), &granting, &shared));
+            }
+            (DmzParts::Reverse { port, pool }, _) => {
+                let Some(listener) = port.listener.take() else { return };
+                let greeter = greeter(self.identity.clone(), Terms::Opens(granting), common);
+                let offers =
+                    Offers { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
+                let greeted = move |greeted| offers.clone().take(greeted);
+                common.tasks.spawn("link port", listener::run(listener, greeter, port.stop.clone(), greeted));
+            }
+            _ => {}
+        }
+    }
+
+    /// Goes on under another profile that has the same way.
+    pub fn update(&mut self, half: &DmzHalf, identity: Option<Identity>) {
+        let identity_stays = same_identity(&self.identity.load(), &identity);
+        self.identity.store(Arc::new(identity));
+        let policy_stays = self.take_over(half);
+        let (DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. }) = &self.parts else { return };
+        if !(identity_stays && policy_stays) {
+            pool.retire_links();
+        }
+    }
+
+    /// Whether the policy is the one there was.
+    fn take_over(&mut self, half: &DmzHalf) -> bool {
+        let policy =
+            half.services.iter().map(|service| (service.name.clone(), service.peers.clone())).collect();
+        let stays = **self.policy.load() == policy;
+        self.policy.store(Arc::new(policy));
+        match (&mut self.parts, &half.way) {
+            (DmzParts::Direct(backends), DmzWay::Direct(wanted)) => {
+                *backends = wanted.iter().map(|(name, to)| (name.clone(), to.clone())).collect();
+            }
+            (DmzParts::Forward { pool, dialler, .. }, DmzWay::Forward { pool: limits, .. }) => {
+                pool.set_limits(*limits);
+                if let Some(dialler) = dialler {
+                    dialler.update(Wanted { prepared: limits.prepared, retry: RETRY });
+                }
+            }
+            (DmzParts::Reverse { pool, .. }, DmzWay::Reverse { pool: limits, tls, .. }) => {
+                pool.set_limits(*limits);
+                let of_link = tls.as_ref().map(|tls| tls.peers.as_slice());
+                let policy = self.policy.load();
+                pool.keep_only(|peer, service| {
+                    peer.is_among(of_link)
+                        && policy.get(service).is_some_and(|peers| peer.is_among(peers.as_deref()))
+                });
+            }
+            _ => {}
+        }
+        stays
+    }
+
+    /// Where sessions of a service go on this way.
+    pub fn connector(&self, service: &ServiceName) -> Option<Connector> {
+        match &self.parts {
+            DmzParts::Direct(backends) => Some(Connector::Direct(backends.get(service)?.clone())),
+            DmzParts::Forward { dialler, .. } => Some(Connector::Forward(dialler.clone()?)),
+            DmzParts::Reverse { pool, .. } => Some(Connector::Reverse(pool.clone())),
+        }
+    }
+
+    /// What is still missing before new sessions can go this way.
+    pub fn missing(&self) -> Option<String> {
+        match &self.parts {
+            DmzParts::Direct(_) => None,
+            DmzParts::Forward { dialler, .. } => dialler
+                .as_ref()
+                .filter(|dialler| !dialler.all_serve())
+                .map(|dialler| why_down(&dialler.rows())),
+            DmzParts::Reverse { port, pool } => {
+                (!pool.was_offered()).then(|| format!("no internal gateway has dialled in at {}", port.bound))
+            }
+        }
+    }
+
+    /// Whether it can carry sessions of every service, though not all of it is ready.
+    pub fn suffices(&self) -> bool {
+        match &self.parts {
+            DmzParts::Forward { dialler, .. } => dialler.as_ref().is_some_and(|dialler| dialler.any_serves()),
+            DmzParts::Direct(_) | DmzParts::Reverse { .. } => self.missing().is_none(),
+        }
+    }
+
+    /// A switch has ended: gateways that do not answer are tried at the usual pace.
+    pub fn calm(&self, half: &DmzHalf) {
+        if let (DmzParts::Forward { dialler: Some(dialler), .. }, DmzWay::Forward { pool, .. }) =
+            (&self.parts, &half.way)
+        {
+            dialler.update(Wanted { prepared: pool.prepared, retry: RETRY });
+        }
+    }
+
+    pub fn rows(&self) -> Vec<PoolRow> {
+        match &self.parts {
+            DmzParts::Direct(_) => Vec::new(),
+            DmzParts::Forward { dialler, .. } => {
+                dialler.as_ref().map(|dialler| dialler.rows()).unwrap_or_default()
+            }
+            DmzParts::Reverse { pool, .. } => pool.rows(self.policy.load().keys()),
+        }
+    }
+
+    pub fn listening(&self) -> Option<String> {
+        match &self.parts {
+            DmzParts::Reverse { port, .. } => Some(port.bound.clone()),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => None,
+        }
+    }
+
+    /// No new links; those that are ready can still be taken.
+    pub fn close_port(&self) {
+        match &self.parts {
+            DmzParts::Forward { dialler: Some(dialler), .. } => dialler.stop_dialling(),
+            DmzParts::Reverse { port, .. } => port.stop.cancel(),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => {}
+        }
+    }
+
+    /// Links that have yet to be closed.
+    pub fn links(&self) -> usize {
+        match &self.parts {
+            DmzParts::Direct(_) => 0,
+            DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. } => pool.links(),
+        }
+    }
+
+    /// Ready links go; sessions stay.
+    pub fn retire(&self) {
+        self.close_port();
+        match &self.parts {
+            DmzParts::Forward { dialler: Some(dialler), .. } => dialler.retire(),
+            DmzParts::Reverse { pool, .. } => pool.close(),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => {}
+        }
+    }
+}
+
+/// What a DMZ half grants a peer: of what it offers, what clients may reach through it.
+fn granting(policy: Arc<ArcSwap<Policy>>) -> Granting {
+    Arc::new(move |peer, offer| {
+        let policy = policy.load();
+        let allowed =
+            |service: &&ServiceName| policy.get(service).is_some_and(|peers| peer.is_among(peers.as_deref()));
+        let services = offer.services.iter().filter(allowed).cloned().collect();
+        Grant { services, links: LINKS_MAX, data: DATA_MAX }
+    })
+}
+
+/// Takes in the links that internal gateways dial.
+#[derive(Clone)]
+struct Offers {
+    pool: Arc<Pool>,
+    policy: Arc<ArcSwap<Policy>>,
+    common: Common,
+}
+
+impl Offers {
+    async fn take(self, greeted: Greeted) {
+        match greeted {
+            Greeted::Seen(_) => {}
+            Greeted::Linked(linked) if linked.grant.services.is_empty() => {
+                let who = linked.link.peer().label();
+                self.common.notices.warn(format!(
+                    "link from {who} refused: it offers no service that is known here and allows it in its `peers`"
+                ));
+                greet::part(linked.link).await;
+            }
+            Greeted::Linked(linked) => self.pool.stands(linked),
+            Greeted::Asked(asked) => self.park(asked).await,
+        }
+    }
+
+    /// A SOCKS5 link, for the service that it names.
+    async fn park(self, asked: Asked) {
+        let Asked { mut stream, peer, service } = asked;
+        let allowed = self.policy.load().get(&service).map(|peers| peer.is_among(peers.as_deref()));
+        let known = self.common.sessions.services.load().get(&(Role::Dmz, service.clone())).cloned();
+        let drains = known.is_some_and(|known| known.phase() == ServicePhase::Draining);
+        let refusal = match allowed {
+            None => Some((Refusal::UnknownService, "no such service here")),
+            Some(false) => Some((Refusal::NotAllowed, "it is not among the service's `peers`")),
+            Some(true) if drains => Some((Refusal::Draining, "the service is draining")),
+            Some(true) => None,
+        };
+        if let Some((refusal, why)) = refusal {
+            let who = peer.label();
+            self.common.notices.warn(format!("link from {who} for `{service}` refused: {why}"));
+            return greet::refuse(stream, refusal).await;
+        }
+        let granted = tokio::time::timeout(
+            crate::link::GREET,
+            socks5::answer(&mut stream, socks5_proto::Reply::Succeeded),
+        );
+        if let Ok(Ok(())) = granted.await
+            && let Err(unwanted) = self.pool.park(peer, service, stream)
+        {
+            greet::bid_farewell(unwanted).await;
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The internal half's way: where its sessions come from.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+use super::{Common, IdentityCell, Port, RETRY_HURRIED, greeter, same_identity, why_down};
+use crate::{
+    accept::{
+        Negotiated, forward,
+        reverse::{Offering, Parking},
+    },
+    link::{
+        greet::Terms,
+        keeper::{Shared, Wanted},
+        serving::Server,
+    },
+    net::{listen::BindError, tls::Identity},
+    profile::{InternalHalf, InternalWay, LinkAddress, Retry, Role, ServiceName},
+    telemetry::snapshot::PoolRow,
+};
+
+/// Where the internal half gets its sessions from.
+pub struct InternalSide {
+    identity: IdentityCell,
+    links: Arc<Semaphore>,
+    maximum: usize,
+    offering: Arc<ArcSwap<Offering>>,
+    parts: InternalParts,
+}
+
+enum InternalParts {
+    Forward { port: Port, visitors: Arc<forward::Visitors>, server: Arc<Server> },
+    Reverse { parkings: HashMap<LinkAddress, Parking> },
+}
+
+impl InternalSide {
+    /// Opens what the way needs; nothing runs yet.
+    pub fn prepare(
+        half: &InternalHalf,
+        identity: Option<Identity>,
+        common: &Common,
+    ) -> Result<Self, BindError> {
+        let parts = match &half.way {
+            InternalWay::Forward { listen, .. } => {
+                let port = Port::bind(listen)?;
+                let visitors = Arc::<forward::Visitors>::default();
+                let server = forward_server(common, &visitors);
+                InternalParts::Forward { port, visitors, server }
+            }
+            InternalWay::Reverse { .. } => InternalParts::Reverse { parkings: HashMap::new() },
+        };
+        Ok(Self {
+            identity: Arc::new(ArcSwap::from_pointee(identity)),
+            links: Arc::new(Semaphore::new(half.maximum)),
+            maximum: half.maximum,
+            offering: Arc::new(ArcSwap::from_pointee(offering(half))),
+            parts,
+        })
+    }
+
+    /// Whether this way can go on under another profile.
+    pub fn serves(&self, half: &InternalHalf) -> bool {
+        // The bound on links is made with the way; another one is another way.
+        let same_way = match (&self.parts, &half.way) {
+            (InternalParts::Forward { port, .. }, InternalWay::Forward { listen, .. }) => {
+                port.address == *listen
+            }
+            (InternalParts::Reverse { .. }, InternalWay::Reverse { .. }) => true,
+            _ => false,
+        };
+        same_way && self.maximum == half.maximum
+    }
+
+    pub fn start(&mut self, half: &InternalHalf, common: &Common) {
+        match &mut self.parts {
+            InternalParts::Forward { port, visitors, server } => {
+                let Some(listener) = port.listener.take() else { return };
+                let offering = self.offering.clone();
+                let terms = Terms::Serves(Arc::new(move |peer| offering.load().to(peer)));
+                let run = forward::run(
+                    listener,
+                    greeter(self.identity.clone(), terms, common),
+                    visitors.clone(),
+                    server.clone(),
+                    self.links.clone(),
+                    common.serve.clone(),
+                    port.stop.clone(),
+                );
+                common.tasks.spawn("link port", run);
+            }
+            InternalParts::Reverse { .. } => self.keep(half, common, Some(RETRY_HURRIED)),
+        }
+    }
+
+    /// Goes on under another profile that has the same way.
+    pub fn update(&mut self, half: &InternalHalf, identity: Option<Identity>, common: &Common) {
+        let identity_stays = same_identity(&self.identity.load(), &identity);
+        self.identity.store(Arc::new(identity));
+        let now = offering(half);
+        let offering_stays = self.offering.load().services == now.services;
+        self.offering.store(Arc::new(now));
+        self.keep(half, common, None);
+        if identity_stays && offering_stays {
+            return;
+        }
+        match &self.parts {
+            InternalParts::Forward { server, .. } => server.retire_links(),
+            InternalParts::Reverse { parkings } => parkings.values().for_each(Parking::retire_links),
+        }
+    }
+
+    fn keep(&mut self, half: &InternalHalf, common: &Common, hurried: Option<Retry>) {
+        let InternalParts::Reverse { parkings } = &mut self.parts else { return };
+        let InternalWay::Reverse { connect, prepared, retry, .. } = &half.way else { return };
+        let shared = Shared {
+            role: Role::Internal,
+            identity: self.identity.clone(),
+            links: self.links.clone(),
+            tasks: common.tasks.clone(),
+            notices: common.notices.clone(),
+        };
+        let wanted = Wanted { prepared: *prepared, retry: hurried.unwrap_or(*retry) };
+        let mut kept = HashMap::new();
+        for gateway in connect {
+            let parking = match parkings.remove(gateway) {
+                Some(parking) => {
+                    parking.keeper.update(wanted);
+                    parking
+                }
+                None => {
+                    let (offering, serve) = (self.offering.clone(), common.serve.clone());
+                    Parking::start(gateway.clone(), wanted, offering, shared.clone(), serve)
+                }
+            };
+            kept.insert(gateway.clone(), parking);
+        }
+        // What is left belongs to gateways that the profile lacks.
+        std::mem::replace(parkings, kept).values().for_each(Parking::retire);
+    }
+
+    /// Keeps no more links for a service that drains, or for any.
+    pub fn drain(&mut self, service: Option<&ServiceName>) {
+        let InternalParts::Reverse { parkings } = &mut self.parts else { return };
+        match service {
+            None => parkings.drain().for_each(|(_, parking)| parking.retire()),
+            Some(service) => {
+                let mut offering = Offering::clone(&self.offering.load());
+                offering.drained.push(service.clone());
+                self.offering.store(Arc::new(offering));
+                parkings.values().for_each(|parking| parking.keeper.look_again());
+            }
+        }
+    }
+
+    /// What is still missing before new sessions can go this way.
+    pub fn missing(&self) -> Option<String> {
+        match &self.parts {
+            InternalParts::Forward { port, visitors, .. } => {
+                (!visitors.any()).then(|| format!("no DMZ gateway has dialled in at {}", port.bound))
+            }
+            InternalParts::Reverse { parkings } => {
+                let all = parkings.values().all(|parking| parking.keeper.can_serve(None));
+                (!all).then(|| why_down(&self.rows()))
+            }
+        }
+    }
+
+    /// Whether it can carry sessions of every service, though not all of it is ready.
+    pub fn suffices(&self) -> bool {
+        match &self.parts {
+            InternalParts::Forward { .. } => self.missing().is_none(),
+            InternalParts::Reverse { parkings } => {
+                self.offering.load().services.iter().all(|(service, _)| {
+                    parkings.values().any(|parking| parking.keeper.can_serve(Some(service)))
+                })
+            }
+        }
+    }
+
+    pub fn rows(&self) -> Vec<PoolRow> {
+        match &self.parts {
+            InternalParts::Forward { visitors, .. } => visitors.rows(),
+            InternalParts::Reverse { parkings } => {
+                let mut rows: Vec<_> = parkings.values().flat_map(|parking| parking.keeper.rows()).collect();
+                rows.sort_by(|a, b| (&a.service, &a.address).cmp(&(&b.service, &b.address)));
+                rows
+            }
+        }
+    }
+
+    pub fn listening(&self) -> Option<String> {
+        match &self.parts {
+            InternalParts::Forward { port, .. } => Some(port.bound.clone()),
+            InternalParts::Reverse { .. } => None,
+        }
+    }
+
+    /// No new links; those that are ready can still be opened.
+    pub fn close_port(&self) {
+        match &self.parts {
+            InternalParts::Forward { port, .. } => port.stop.cancel(),
+            InternalParts::Reverse { parkings } => {
+                parkings.values().for_each(|parking| parking.keeper.stop_dialling());
+            }
+        }
+    }
+
+    /// Links that have yet to be closed.
+    pub fn links(&self) -> usize {
+        self.maximum.saturating_sub(self.links.available_permits())
+    }
+
+    /// Ready links go; sessions stay.
+    pub fn retire(&self) {
+        self.close_port();
+        match &self.parts {
+            InternalParts::Forward { server, .. } => server.drain(),
+            InternalParts::Reverse { parkings } => parkings.values().for_each(Parking::retire),
+        }
+    }
+}
+
+fn offering(half: &InternalHalf) -> Offering {
+    let services =
+        half.services.iter().map(|service| (service.name.clone(), service.peers.clone())).collect();
+    let prepared = match &half.way {
+        InternalWay::Reverse { prepared, .. } => *prepared,
+        // Whoever dials says how many are kept.
+        InternalWay::Forward { .. } => 0,
+    };
+    Offering { services, drained: Vec::new(), prepared, maximum: half.maximum }
+}
+
+/// The serving ends of links that DMZ gateways dial.
+fn forward_server(common: &Common, visitors: &Arc<forward::Visitors>) -> Arc<Server> {
+    let (serve, visitors) = (common.serve.clone(), visitors.clone());
+    Server::new(
+        common.tasks.clone(),
+        Arc::new(move |link, open| serve(Negotiated::opened(link, open))),
+        Arc::new(move |peer, _, loss| visitors.lost(peer, &loss)),
+    )
+}

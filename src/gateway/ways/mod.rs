@@ -1,0 +1,100 @@
+//! The running parts of each half: what listens, dials and keeps links on one way.
+//!
+//! A way is prepared (its ports bound), started, asked whether it is ready, and later retired.
+//! `switch` decides when; a way knows nothing of the one before or after it.
+
+mod dmz;
+mod internal;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{dmz::DmzSide, internal::InternalSide};
+use super::session::Sessions;
+use crate::{
+    accept::Serve,
+    link::{greet::Terms, listener::Greeter},
+    net::{
+        listen::{self, BindError},
+        tls::Identity,
+    },
+    profile::{LinkAddress, Retry},
+    tasks::Tasks,
+    telemetry::{notices::Notices, snapshot::PoolRow},
+};
+
+/// A lost gateway is tried so often, where the profile has no `retry`.
+const RETRY: Retry = Retry { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
+/// Redials at least this often while a switch is under way.
+const RETRY_HURRIED: Retry = Retry { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
+
+/// What ways share with the rest of the engine.
+#[derive(Clone)]
+pub struct Common {
+    pub sessions: Sessions,
+    pub serve: Serve,
+    pub tasks: Tasks,
+    pub notices: Arc<Notices>,
+}
+
+/// What a way shows and accepts on its links, `None` without TLS; a reload swaps it.
+type IdentityCell = Arc<ArcSwap<Option<Identity>>>;
+
+/// A bound link port.
+#[derive(Debug)]
+struct Port {
+    address: LinkAddress,
+    /// With the real port.
+    bound: String,
+    listener: Option<TcpListener>,
+    stop: CancellationToken,
+}
+
+impl Port {
+    fn bind(address: &LinkAddress) -> Result<Self, BindError> {
+        let listener = listen::bind(&address.at)?;
+        let mut real = address.clone();
+        if let Ok(local) = listener.local_addr() {
+            real.at.port = local.port();
+        }
+        Ok(Self {
+            address: address.clone(),
+            bound: real.to_string(),
+            listener: Some(listener),
+            stop: CancellationToken::new(),
+        })
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Whether links made with the one are as good as links made with the other.
+fn same_identity(one: &Option<Identity>, other: &Option<Identity>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.is_same_as(other),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn greeter(identity: IdentityCell, terms: Terms, common: &Common) -> Greeter {
+    Greeter { identity, terms, tasks: common.tasks.clone(), notices: common.notices.clone() }
+}
+
+/// The first row that is not healthy, in words.
+fn why_down(rows: &[PoolRow]) -> String {
+    use crate::telemetry::snapshot::PoolState;
+    let Some(row) = rows.iter().find(|row| row.state != PoolState::Healthy) else {
+        return "not ready yet".into();
+    };
+    let address = row.address.as_deref().unwrap_or("the other gateway");
+    let why = row.last_error.as_deref().unwrap_or("no answer yet");
+    format!("link to {address}: {why}")
+}

@@ -1,0 +1,153 @@
+//! The links of one peer in a pool: those that are ready, newest last, and what is known of them.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Peer,
+    ready::Slot,
+    seat::{Counts, Seat},
+    serving::Loss,
+};
+use crate::{
+    profile::{Role, ServiceName},
+    proto::link::{WIRE, WIRE_SOCKS},
+    telemetry::snapshot::{PoolRow, PoolState},
+};
+
+/// A peer without links is remembered, and shown as down, for so long.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Told of each ready link of a lane that ends, how long it was ready, and why.
+pub type Lost = Arc<dyn Fn(Duration, Loss) + Send + Sync>;
+
+pub struct Lane {
+    pub peer: Peer,
+    pub serves: Serves,
+    /// Ready links that the peer means to keep.
+    pub target: usize,
+    pub ready: Vec<(Slot, Option<Seat>)>,
+    pub counts: Arc<Counts>,
+    pub lost: Option<Lost>,
+    failures: u64,
+    last_error: Option<String>,
+    seen: Instant,
+}
+
+/// What a lane's links are ready for.
+#[derive(Debug, Clone)]
+pub enum Serves {
+    /// SOCKS5: the service that BIND named.
+    One(ServiceName),
+    /// Our own: all that the peer offers and is granted.
+    Granted(Arc<HashSet<ServiceName>>),
+}
+
+impl Serves {
+    /// Whether links of the one may stand among those of the other.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::One(one), Self::One(other)) => one == other,
+            (Self::Granted(_), Self::Granted(_)) => true,
+            (Self::One(_) | Self::Granted(_), _) => false,
+        }
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Lane")
+            .field("peer", &self.peer)
+            .field("serves", &self.serves)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    pub fn new(peer: Peer, serves: Serves, target: usize) -> Self {
+        Self {
+            peer,
+            serves,
+            target,
+            ready: Vec::new(),
+            counts: Arc::default(),
+            lost: None,
+            failures: 0,
+            last_error: None,
+            seen: Instant::now(),
+        }
+    }
+
+    pub fn may_serve(&self, service: &ServiceName, not: &[Peer]) -> bool {
+        let serves = match &self.serves {
+            Serves::One(one) => one == service,
+            Serves::Granted(granted) => granted.contains(service),
+        };
+        serves && !not.contains(&self.peer)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.counts.ready() + self.counts.carrying() > 0
+    }
+
+    pub fn is_remembered(&self) -> bool {
+        self.is_alive() || self.unseen() < REMEMBERED
+    }
+
+    pub fn unseen(&self) -> Duration {
+        self.seen.elapsed()
+    }
+
+    /// A link has come, or come back.
+    pub fn seen(&mut self) {
+        self.seen = Instant::now();
+        self.last_error = None;
+    }
+
+    pub fn lose(&mut self, why: &str) {
+        self.failures += 1;
+        self.last_error = Some(format!("ready link lost: {why}"));
+        self.seen = Instant::now();
+    }
+
+    pub fn row(&self, starved: bool) -> PoolRow {
+        let (ready, carrying) = (self.ready.len(), self.counts.carrying());
+        let state = match ready {
+            _ if starved => PoolState::Starved,
+            _ if ready >= self.target => PoolState::Healthy,
+            0 if carrying == 0 => PoolState::Down,
+            _ => PoolState::Filling,
+        };
+        let (service, wire) = match &self.serves {
+            Serves::One(service) => (service.to_string(), WIRE_SOCKS),
+            Serves::Granted(_) => ("*".into(), WIRE),
+        };
+        PoolRow {
+            peer: Some(self.peer.label().to_string()),
+            address: Some(self.peer.address.to_string()),
+            state,
+            ready,
+            carrying,
+            target: self.target,
+            failures: self.failures,
+            last_error: self.last_error.clone(),
+            wire: Some(wire.into()),
+            ..PoolRow::new(Role::Dmz, service)
+        }
+        .with_round_trip(&self.counts)
+    }
+}
+
+/// The row of a service that no peer offers.
+pub fn row_without_peer(service: &ServiceName, target: usize, starved: bool) -> PoolRow {
+    PoolRow {
+        state: if starved { PoolState::Starved } else { PoolState::Down },
+        target,
+        last_error: Some("no internal gateway has dialled in for this service".into()),
+        ..PoolRow::new(Role::Dmz, service.to_string())
+    }
+}

@@ -1,0 +1,222 @@
+//! A link's place in the books of its way: ready or carrying, for as long as it lives.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use crate::telemetry::snapshot::PoolRow;
+
+/// The links of one peer, counted.
+#[derive(Debug, Default)]
+pub struct Counts {
+    ready: AtomicUsize,
+    carrying: AtomicUsize,
+    /// Asked to go, or on their way.
+    leaving: AtomicUsize,
+    /// Sessions opened so far.
+    opened: AtomicU64,
+    /// Ready links that are not needed any more; idle ones offer themselves.
+    surplus: AtomicUsize,
+    round_trip: Mutex<RoundTrip>,
+    /// Told when a ready link is taken or lost.
+    fewer: Arc<Notify>,
+}
+
+impl Counts {
+    /// Counts that tell somebody when a ready link is taken or lost.
+    pub fn telling(fewer: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { fewer, ..Self::default() })
+    }
+
+    pub fn ready(&self) -> usize {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    pub fn carrying(&self) -> usize {
+        self.carrying.load(Ordering::Relaxed)
+    }
+
+    /// Links in all.
+    pub fn links(&self) -> usize {
+        self.ready() + self.carrying() + self.leaving.load(Ordering::Relaxed)
+    }
+
+    fn of(&self, is: Is) -> &AtomicUsize {
+        match is {
+            Is::Ready => &self.ready,
+            Is::Carrying => &self.carrying,
+            Is::Leaving => &self.leaving,
+        }
+    }
+
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    pub fn set_surplus(&self, links: usize) {
+        self.surplus.store(links, Ordering::Relaxed);
+    }
+
+    /// Whether the idle link that asks should go.
+    pub fn may_go(&self) -> bool {
+        let one_less = |links: usize| links.checked_sub(1);
+        self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+
+    pub fn measured(&self, round_trip: Duration) {
+        self.round_trip.lock().unwrap_or_else(PoisonError::into_inner).sample(round_trip);
+    }
+
+    pub fn round_trip(&self) -> RoundTrip {
+        *self.round_trip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The round-trip time of a peer's links and its spread, smoothed as RFC 6298, section 2, does.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RoundTrip {
+    /// Seconds; `None` before the first answer.
+    pub smoothed: Option<f64>,
+    pub spread: f64,
+}
+
+impl PoolRow {
+    /// Adds what the links of a peer have measured.
+    pub fn with_round_trip(self, counts: &Counts) -> Self {
+        let seen = counts.round_trip();
+        let ms = |seconds: f64| (seconds * 1e6).round() / 1e3;
+        Self {
+            round_trip_ms: seen.smoothed.map(ms),
+            round_trip_spread_ms: seen.smoothed.map(|_| ms(seen.spread)),
+            ..self
+        }
+    }
+}
+
+impl RoundTrip {
+    fn sample(&mut self, round_trip: Duration) {
+        let seconds = round_trip.as_secs_f64();
+        match self.smoothed {
+            None => *self = Self { smoothed: Some(seconds), spread: seconds / 2.0 },
+            Some(before) => {
+                self.spread += ((before - seconds).abs() - self.spread) / 4.0;
+                self.smoothed = Some(before + (seconds - before) / 8.0);
+            }
+        }
+    }
+}
+
+/// One link among the [`Counts`] of its peer.
+#[derive(Debug)]
+pub struct Seat {
+    counts: Arc<Counts>,
+    is: Is,
+    /// Its place within a bound on links.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Is {
+    Ready,
+    Carrying,
+    Leaving,
+}
+
+impl Seat {
+    pub fn ready(counts: &Arc<Counts>, permit: Option<OwnedSemaphorePermit>) -> Self {
+        counts.ready.fetch_add(1, Ordering::Relaxed);
+        Self { counts: counts.clone(), is: Is::Ready, _permit: permit }
+    }
+
+    /// The seat of a link that was dialled for one session.
+    pub fn carrying(counts: &Arc<Counts>, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let mut seat = Self::ready(counts, permit);
+        seat.carry();
+        seat
+    }
+
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// A session has come.
+    pub fn carry(&mut self) {
+        if self.is != Is::Carrying {
+            self.becomes(Is::Carrying);
+            self.counts.opened.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It has gone.
+    pub fn rest(&mut self) {
+        self.becomes(Is::Ready);
+    }
+
+    /// It takes no more sessions.
+    pub fn leave(&mut self) {
+        self.becomes(Is::Leaving);
+    }
+
+    fn becomes(&mut self, is: Is) {
+        let before = std::mem::replace(&mut self.is, is);
+        self.counts.of(before).fetch_sub(1, Ordering::Relaxed);
+        self.counts.of(is).fetch_add(1, Ordering::Relaxed);
+        if before == Is::Ready && is != Is::Ready {
+            self.counts.fewer.notify_one();
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.counts.of(self.is).fetch_sub(1, Ordering::Relaxed);
+        self.counts.fewer.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_is_counted_once_wherever_it_is() {
+        let counts = Arc::new(Counts::default());
+        let seen = || (counts.ready(), counts.carrying(), counts.opened());
+        let mut one = Seat::ready(&counts, None);
+        let other = Seat::carrying(&counts, None);
+        assert_eq!(seen(), (1, 1, 1));
+        one.carry();
+        one.carry();
+        assert_eq!(seen(), (0, 2, 2));
+        drop(other);
+        one.rest();
+        assert_eq!((seen(), counts.links()), ((1, 0, 2), 1));
+        one.leave();
+        assert_eq!((seen(), counts.links()), ((0, 0, 2), 1));
+        drop(one);
+        assert_eq!((seen(), counts.links()), ((0, 0, 2), 0));
+    }
+
+    #[test]
+    fn only_as_many_go_as_are_too_many() {
+        let counts = Counts::default();
+        counts.set_surplus(2);
+        assert_eq!([counts.may_go(), counts.may_go(), counts.may_go()], [true, true, false]);
+    }
+
+    #[test]
+    fn the_round_trip_is_smoothed() {
+        let mut seen = RoundTrip::default();
+        seen.sample(Duration::from_millis(8));
+        assert_eq!((seen.smoothed, seen.spread), (Some(0.008), 0.004));
+        seen.sample(Duration::from_millis(16));
+        let us = |seconds: f64| (seconds * 1e6).round();
+        assert_eq!((seen.smoothed.map(us), us(seen.spread)), (Some(9_000.0), 5_000.0));
+    }
+}

@@ -1,0 +1,168 @@
+//! The serving end of links that carry session after session: waits for `open`, over and over.
+//!
+//! A link that should go (the gateway drains, its certificates have changed, it is worn, there are
+//! too many) is not closed from here, since a session may be on its way, and bytes of the last one
+//! may be on theirs to a slow client: the opener is asked, and closes it when it comes to that. One
+//! that does not, though it lives, is dropped after [`LEAVE`].
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    LEAVE, Peer,
+    framed::{Event, Home, Link},
+    pace::{BEAT, Reading},
+};
+use crate::{
+    proto::link::{frame::Kind, open::Open},
+    tasks::Tasks,
+};
+
+/// Serves one session; the link comes back by itself.
+pub type Opened = Arc<dyn Fn(Box<Link>, Open) -> BoxFuture<'static, ()> + Send + Sync>;
+/// Told of each link that ends without a session, how long it stood idle, and why.
+pub type Lost = Arc<dyn Fn(&Peer, Duration, Loss) + Send + Sync>;
+
+/// Why an idle link has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// We had asked for it, or its opener said that it retires it.
+    Retired,
+    /// Its opener drains, and wants no links.
+    Drained,
+    /// Closed without a word, cut, or silent.
+    Failed(String),
+}
+
+/// The serving ends of one way.
+pub struct Server {
+    tasks: Tasks,
+    opened: Opened,
+    lost: Lost,
+    drained: CancellationToken,
+    /// Cancelled for the links that stand, and then replaced for those that will.
+    retired: Mutex<CancellationToken>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Server")
+    }
+}
+
+impl Server {
+    pub fn new(tasks: Tasks, opened: Opened, lost: Lost) -> Arc<Self> {
+        let retired = Mutex::new(CancellationToken::new());
+        Arc::new(Self { tasks, opened, lost, drained: CancellationToken::new(), retired })
+    }
+
+    /// A link stands; its sessions are served until it ends.
+    pub fn stands(self: &Arc<Self>, mut link: Box<Link>) {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let home: Weak<Self> = Arc::downgrade(self);
+        link.live_at(home, retired);
+        self.clone().returned(link);
+    }
+
+    /// No more sessions, on any link.
+    pub fn drain(&self) {
+        self.drained.cancel();
+    }
+
+    /// Asks for every link that stands now to be closed.
+    pub fn retire_links(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *retired, CancellationToken::new()).cancel();
+    }
+
+    async fn idle(self: Arc<Self>, mut link: Box<Link>) {
+        let since = Instant::now();
+        match self.next_open(&mut link).await {
+            Ok(open) => (self.opened)(link, open).await,
+            Err(loss) => {
+                let peer = link.peer().clone();
+                // Its seat is free before anybody looks.
+                drop(link);
+                (self.lost)(&peer, since.elapsed(), loss);
+            }
+        }
+    }
+
+    async fn next_open(&self, link: &mut Link) -> Result<Open, Loss> {
+        let retired = link.retired().clone();
+        let mut beat = pin!(sleep(BEAT));
+        let mut gone_by: Option<Instant> = None;
+        loop {
+            let asks = tokio::select! {
+                biased;
+                event = poll_fn(|cx| link.poll_event(cx)) => match event {
+                    Ok(Event::Open(open)) => return Ok(open),
+                    Ok(Event::Leaving(_)) => None,
+                    Ok(Event::Closed) => return Err(closed(link, gone_by.is_some())),
+                    Err(error) => return Err(Loss::Failed(error.to_string())),
+                },
+                () = self.drained.cancelled(), if gone_by.is_none() => Some(Kind::Drain),
+                () = retired.cancelled(), if gone_by.is_none() => Some(Kind::Retire),
+                () = beat.as_mut() => {
+                    beat.as_mut().reset(Instant::now() + BEAT);
+                    look(link).await?;
+                    let is_too_many = || link.seat().is_some_and(|seat| seat.counts().may_go());
+                    (gone_by.is_none() && (link.is_worn() || is_too_many())).then_some(Kind::Retire)
+                }
+                () = until(gone_by) => return Err(Loss::Retired),
+            };
+            if let Some(kind) = asks {
+                gone_by = Some(Instant::now() + LEAVE);
+                let told = link.stage_leave(kind);
+                told.map_err(|error| Loss::Failed(error.to_string()))?;
+                flush(link).await.map_err(|error| Loss::Failed(error.to_string()))?;
+            }
+        }
+    }
+}
+
+impl Home for Server {
+    fn returned(self: Arc<Self>, link: Box<Link>) {
+        self.tasks.clone().spawn("link", self.idle(link));
+    }
+}
+
+fn closed(link: &Link, asked: bool) -> Loss {
+    match link.leaving() {
+        Some(Kind::Drain) => Loss::Drained,
+        Some(_) => Loss::Retired,
+        None if asked => Loss::Retired,
+        None => Loss::Failed("the peer closed it".into()),
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn look(link: &mut Link) -> Result<(), Loss> {
+    let looked = poll_fn(|cx| std::task::Poll::Ready(link.beat(Reading::Yes, cx))).await;
+    looked.map_err(|error| Loss::Failed(error.to_string()))
+}
+
+/// What the kernel does not take at once goes out with the next look.
+async fn flush(link: &mut Link) -> io::Result<()> {
+    poll_fn(|cx| match link.poll_flush(cx) {
+        std::task::Poll::Ready(Err(error)) => std::task::Poll::Ready(Err(error)),
+        _ => std::task::Poll::Ready(Ok(())),
+    })
+    .await
+}

@@ -1,0 +1,176 @@
+//! `hello`, the first frame of each end: what the server offers, then what the opener grants.
+//!
+//! ```text
+//! offer: version, target (2), maximum (2), names        server → opener
+//! grant: version, links (2), data (4), names            opener → server
+//! names: count (2), then each as length (1) and text
+//! ```
+
+use super::{Violation, frame::Kind};
+use crate::profile::ServiceName;
+
+const VERSION: u8 = 1;
+/// Services of one profile; each costs 2 to 256 bytes.
+const NAMES_MAX: usize = 1024;
+pub const BODY_MIN: usize = 7;
+pub const BODY_MAX: usize = 9 + NAMES_MAX * 256;
+
+/// What the internal half tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    pub services: Vec<ServiceName>,
+    /// Ready links that it means to keep, where it dials.
+    pub target: usize,
+    /// Links in all that it has room for.
+    pub maximum: usize,
+}
+
+/// What the DMZ half answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The offered services that clients may reach through this peer.
+    pub services: Vec<ServiceName>,
+    /// Most links it takes from one peer.
+    pub links: usize,
+    /// The largest body of `data` it takes.
+    pub data: usize,
+}
+
+impl Offer {
+    pub fn body(&self) -> Vec<u8> {
+        let mut body = vec![VERSION];
+        body.extend_from_slice(&bounded(self.target));
+        body.extend_from_slice(&bounded(self.maximum));
+        push_names(&mut body, &self.services);
+        body
+    }
+
+    pub fn parse(body: &[u8]) -> Result<Self, Violation> {
+        let mut rest = Rest(body);
+        rest.version()?;
+        let (target, maximum) = (rest.number(2)?, rest.number(2)?);
+        let services = rest.names()?;
+        Ok(Self { services, target, maximum })
+    }
+}
+
+impl Grant {
+    pub fn body(&self) -> Vec<u8> {
+        let mut body = vec![VERSION];
+        body.extend_from_slice(&bounded(self.links));
+        body.extend_from_slice(&u32::try_from(self.data).unwrap_or(u32::MAX).to_be_bytes());
+        push_names(&mut body, &self.services);
+        body
+    }
+
+    pub fn parse(body: &[u8]) -> Result<Self, Violation> {
+        let mut rest = Rest(body);
+        rest.version()?;
+        let (links, data) = (rest.number(2)?, rest.number(4)?);
+        let services = rest.names()?;
+        if data == 0 {
+            return Err(Violation::Body(Kind::Hello, "it takes no data"));
+        }
+        Ok(Self { services, links, data })
+    }
+}
+
+fn bounded(number: usize) -> [u8; 2] {
+    u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+fn push_names(body: &mut Vec<u8>, names: &[ServiceName]) {
+    let names = &names[..names.len().min(NAMES_MAX)];
+    body.extend_from_slice(&bounded(names.len()));
+    for name in names {
+        push_name(body, name);
+    }
+}
+
+/// A name of 1 to 255 bytes, as a profile allows.
+pub(super) fn push_name(body: &mut Vec<u8>, name: &ServiceName) {
+    body.push(name.as_str().len() as u8);
+    body.extend_from_slice(name.as_str().as_bytes());
+}
+
+/// What is left of a body.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Violation> {
+        let (taken, rest) =
+            self.0.split_at_checked(count).ok_or(Violation::Body(Kind::Hello, "it ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Result<usize, Violation> {
+        Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    fn version(&mut self) -> Result<(), Violation> {
+        match self.number(1)? {
+            version if version == usize::from(VERSION) => Ok(()),
+            _ => Err(Violation::Body(Kind::Hello, "an unknown version")),
+        }
+    }
+
+    fn names(mut self) -> Result<Vec<ServiceName>, Violation> {
+        let count = self.number(2)?;
+        if count > NAMES_MAX {
+            return Err(Violation::Body(Kind::Hello, "too many services"));
+        }
+        let mut names = Vec::new();
+        for _ in 0..count {
+            let length = self.number(1)?;
+            let text = std::str::from_utf8(self.take(length)?).ok();
+            let bad = Violation::Body(Kind::Hello, "a service's name that no profile could hold");
+            names.push(text.and_then(ServiceName::parse).ok_or(bad)?);
+        }
+        match self.0 {
+            [] => Ok(names),
+            _ => Err(Violation::Body(Kind::Hello, "it goes on behind its last name")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<ServiceName> {
+        names.iter().map(|name| ServiceName::parse(name).expect("a valid name")).collect()
+    }
+
+    #[test]
+    fn what_is_told_is_heard() {
+        let offer = Offer { services: names(&["orders", "web"]), target: 8, maximum: 1024 };
+        assert_eq!(offer.body(), b"\x01\0\x08\x04\0\0\x02\x06orders\x03web");
+        assert_eq!(Offer::parse(&offer.body()), Ok(offer));
+        let grant = Grant { services: names(&["web"]), links: 70_000, data: 131_072 };
+        let heard = Grant::parse(&grant.body()).expect("it is whole");
+        assert_eq!((heard.links, heard.data, heard.services), (65_535, 131_072, grant.services));
+    }
+
+    #[test]
+    fn a_profile_of_the_largest_size_fits() {
+        let longest = |number: usize| ServiceName::parse(&format!("{number:0255}")).expect("a valid name");
+        let offer = Offer { services: (0..NAMES_MAX).map(longest).collect(), target: 1, maximum: 1 };
+        assert!(offer.body().len() <= BODY_MAX);
+        assert_eq!(Offer::parse(&offer.body()), Ok(offer));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_hello_or_refused(body in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(offer) = Offer::parse(&body) {
+                prop_assert_eq!(offer.body(), body.clone());
+            }
+            if let Ok(grant) = Grant::parse(&body) {
+                prop_assert_eq!(grant.body(), body);
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Whether a link's other end is alive: asked by ping, told by pong. These tests take their time.
+
+use std::time::{Duration, Instant};
+
+use tokio::{io::AsyncReadExt, time::interval};
+
+use super::halves::{Echoed, Inside, Outside, Saying};
+use crate::support::{
+    frames::{self, DATA, DATA_MAX, OPEN, OPENED, PING, PONG, RESET, Wire, frame},
+    peers::{Backend, hear, hear_reset_within, say},
+};
+
+#[tokio::test]
+async fn a_peer_that_does_not_answer_pings_is_dropped() {
+    tokio::join!(
+        check_ready_serving(),
+        check_ready_opening(),
+        check_session_serving(),
+        check_session_opening()
+    );
+}
+
+#[tokio::test]
+async fn a_silent_peer_that_answers_pings_lives_on() {
+    tokio::join!(check_ready_answers(), check_session_answers(), check_slow_backend(), check_slow_reader());
+}
+
+#[tokio::test]
+async fn what_is_begun_and_not_ended_is_given_up() {
+    tokio::join!(check_begun_frame(), check_begun_greeting(), check_unanswered());
+}
+
+/// What is dead is dropped within this.
+const DEAD_WITHIN: Duration = Duration::from_secs(10);
+const LIVES: Duration = Duration::from_secs(13);
+const ECHO: &str = "echo: { connect: 'echo://' }";
+
+/// Hears pings, and nothing else, until the end; answers none.
+async fn check_is_dropped(link: &mut Wire) {
+    let (_, frames) = link.over_within(DEAD_WITHIN).await;
+    assert!(!frames.is_empty() && frames.iter().all(|(kind, _)| *kind == PING), "{frames:?}");
+}
+
+async fn check_ready_serving() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link().await;
+    check_is_dropped(&mut link).await;
+    let row = inside.until_pool("lost", |row| row.failures > 0).await;
+    assert!(row.last_error.is_none_or(|error| error.contains("does not answer")));
+}
+
+async fn check_ready_opening() {
+    let outside = Outside::new().await;
+    let mut link = outside.ready("alpha", 1).await;
+    check_is_dropped(&mut link).await;
+    outside.until_ready("alpha", 0).await;
+}
+
+async fn check_session_serving() {
+    let backend = Backend::new().await;
+    let inside = Inside::new(&format!("orders: {{ connect: '{}' }}", backend.address())).await;
+    let mut link = inside.link().await;
+    link.say_frame(OPEN, &frames::open("s-1", None, "orders")).await;
+    let mut served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    let since = Instant::now();
+    hear_reset_within(DEAD_WITHIN, &mut served).await;
+    assert!(since.elapsed() > Duration::from_secs(4), "{:?}", since.elapsed());
+    inside.gateway.until_ended("PR").await;
+}
+
+async fn check_session_opening() {
+    let outside = Outside::new().await;
+    let mut link = outside.ready("alpha", 1).await;
+    let mut client = outside.client().await;
+    link.hear_kind(OPEN).await;
+    link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    hear(&mut client, b"x").await;
+    hear_reset_within(DEAD_WITHIN, &mut client).await;
+    outside.gateway.until_ended("PR").await;
+}
+
+/// Answers pings for a while, at least three of them.
+async fn answers(link: &mut Wire) {
+    let until = Instant::now() + LIVES;
+    let mut count = 0;
+    while Instant::now() < until {
+        let (kind, token) = link.next().await.expect("it lives");
+        assert_eq!(kind, PING);
+        link.say_frame(PONG, &token).await;
+        count += 1;
+    }
+    assert!((3..=6).contains(&count), "{count} pings");
+}
+
+async fn check_ready_answers() {
+    let inside = Inside::new(ECHO).await;
+    let outside = Outside::new().await;
+    let mut served = inside.link().await;
+    let mut opened = outside.ready("alpha", 1).await;
+    tokio::join!(answers(&mut served), answers(&mut opened));
+    Echoed::on(served).await;
+    let mut client = outside.client().await;
+    say(&mut client, b"words").await;
+    opened.hear_kind(OPEN).await;
+    opened.hear(DATA, b"words").await;
+    let snapshot = outside.gateway.now().await;
+    assert!(snapshot.pools[0].round_trip_ms.is_some(), "{:?}", snapshot.pools);
+}
+
+async fn check_session_answers() {
+    let backend = Backend::new().await;
+    let inside = Inside::new(&format!("orders: {{ connect: '{}' }}", backend.address())).await;
+    let mut served = inside.link().await;
+    served.say_frame(OPEN, &frames::open("s-1", None, "orders")).await;
+    let mut behind = backend.accept().await;
+    served.hear(OPENED, &[]).await;
+    let outside = Outside::new().await;
+    let mut opened = outside.ready("alpha", 1).await;
+    let mut client = outside.client().await;
+    opened.hear_kind(OPEN).await;
+    opened.say_frame(OPENED, &[]).await;
+    tokio::join!(answers(&mut served), answers(&mut opened));
+    served.say_frame(DATA, b"still").await;
+    hear(&mut behind, b"still").await;
+    say(&mut client, b"still").await;
+    opened.hear(DATA, b"still").await;
+}
+
+/// More than fits on the way.
+const MUCH: usize = 24 * 1024 * 1024;
+
+/// A backend that reads nothing for a while: the link is not judged, and nothing is lost.
+async fn check_slow_backend() {
+    let backend = Backend::new().await;
+    let inside = Inside::new(&format!("orders: {{ connect: '{}' }}", backend.address())).await;
+    let mut link = inside.link().await;
+    link.say_frame(OPEN, &frames::open("s-1", None, "orders")).await;
+    let mut served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    let (_hears, says) = tokio::io::split(link.stream);
+    let saying = Saying::start(says, frame(DATA, &[7; DATA_MAX]).repeat(MUCH / DATA_MAX));
+    tokio::time::sleep(LIVES).await;
+    assert!(!saying.is_done(), "it fits on the way");
+    read_much(&mut served).await;
+    saying.done().await;
+}
+
+/// A peer that reads nothing for a while, and so answers nothing: it is slow and not dead.
+async fn check_slow_reader() {
+    let outside = Outside::new().await;
+    let mut link = outside.ready("alpha", 1).await;
+    let (mut hears, says) = outside.client().await.into_split();
+    link.hear_kind(OPEN).await;
+    link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    hear(&mut hears, b"x").await;
+    let saying = Saying::start(says, vec![7; MUCH]);
+    tokio::time::sleep(LIVES).await;
+    assert!(!saying.is_done(), "it fits on the way");
+    let mut heard = 0;
+    while heard < MUCH {
+        heard += link.hear_kind(DATA).await.len();
+    }
+    let _says = saying.done().await;
+    link.pongs(b"and now?").await;
+}
+
+async fn read_much(stream: &mut tokio::net::TcpStream) {
+    let mut bytes = vec![0; MUCH];
+    let read = tokio::time::timeout(DEAD_WITHIN, stream.read_exact(&mut bytes));
+    read.await.expect("all of it in time").unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 7));
+}
+
+/// A ping's bytes, one a second; how long until the link was over.
+async fn dribbles(mut link: Wire) {
+    let since = Instant::now();
+    let mut seconds = interval(Duration::from_secs(1));
+    for byte in frame(PING, b"12345678") {
+        seconds.tick().await;
+        if link.try_say(&[byte]).await.is_err() {
+            break;
+        }
+    }
+    link.over_within(Duration::from_secs(1)).await;
+    let took = since.elapsed();
+    assert!(took > Duration::from_secs(3) && took < DEAD_WITHIN, "{took:?}");
+}
+
+async fn check_begun_frame() {
+    let inside = Inside::with(", prepared: 1, maximum: 8", ECHO).await;
+    let mut good = Echoed::on(inside.link().await).await;
+    let outside = Outside::new().await;
+    let (served, opened) = (inside.link().await, outside.ready("alpha", 1).await);
+    let mut looks = interval(Duration::from_millis(200));
+    let serves = async {
+        loop {
+            looks.tick().await;
+            good.serves().await;
+        }
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(dribbles(served), dribbles(opened)) } => {}
+        () = serves => {}
+    }
+    outside.until_ready("alpha", 0).await;
+}
+
+async fn check_begun_greeting() {
+    let outside = Outside::new().await;
+    let mut silent = outside.shaken("alpha").await;
+    let mut half = outside.shaken("beta").await;
+    half.say(&frame(frames::HELLO, &frames::offer(1, 8, &["orders"]))[..9]).await;
+    let ends = |link: Wire| async move {
+        let mut link = link;
+        let (_, frames) = link.over().await;
+        assert_eq!(frames, []);
+    };
+    silent.say(&[]).await;
+    tokio::join!(ends(silent), ends(half));
+    outside.gateway.until_told("its greeting was not complete within 5s").await;
+}
+
+/// It answers pings, and never `open`.
+async fn check_unanswered() {
+    let outside = Outside::new().await;
+    let mut link = outside.ready("alpha", 1).await;
+    let mut client = outside.client().await;
+    link.hear_kind(OPEN).await;
+    link.hear(RESET, &frames::reset(1, 3)).await;
+    hear_reset_within(DEAD_WITHIN, &mut client).await;
+    outside.gateway.until_ended("TC").await;
+}

@@ -1,0 +1,161 @@
+//! Links in forward mode: dialled by the half that opens, or taken in by the half that serves.
+
+use portcullis::telemetry::snapshot::PoolState;
+
+use super::halves::Echoed;
+use crate::support::{
+    frames::{
+        self, DATA, DATA_MAX, DRAIN, END, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RETIRE, Wire, frame,
+    },
+    gateway::{Gateway, PATIENCE, Place},
+    peers::{dial, hear, hear_end, hear_reset, say},
+    socks::{CONNECT, ask},
+    ways::INTERNAL_TLS,
+};
+
+/// A half that opens and dials; the test plays `alpha` and `beta`.
+struct Dialling {
+    alpha: Port,
+    beta: Port,
+    gateway: Gateway,
+}
+
+impl Dialling {
+    async fn new() -> Self {
+        let place = Place::with(&["dmz", "alpha", "beta"]);
+        let (alpha, beta) =
+            (Port::new(&place, "alpha", &[OURS]).await, Port::new(&place, "beta", &[OURS]).await);
+        let text = format!(
+            "mode: forward\ndmz:\n  link: {{ connect: ['{}', '{}'], prepared: 1, wait: 2s, tls: {{ \
+             certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [alpha, beta] }} }}\n  \
+             services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
+            alpha.address(),
+            beta.address()
+        );
+        let gateway = place.start("dmz", &text);
+        Self { alpha, beta, gateway }
+    }
+
+    async fn two(&self) -> (Wire, Wire) {
+        let links = (greeted(&self.alpha).await, greeted(&self.beta).await);
+        self.gateway
+            .until("both ready", |snapshot| {
+                snapshot.pools.len() == 2 && snapshot.pools.iter().all(|row| row.state == PoolState::Healthy)
+            })
+            .await;
+        links
+    }
+
+    async fn client(&self) -> tokio::net::TcpStream {
+        dial(self.gateway.client_port("orders").await).await
+    }
+}
+
+async fn greeted(port: &Port) -> Wire {
+    let mut link = port.accept().await;
+    link.say_frame(HELLO, &frames::offer(0, 4, &["orders"])).await;
+    link.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+    link
+}
+
+/// The link that hears first, whose next frame is of this type; the other; the frame's body.
+async fn first_to_hear(one: Wire, other: Wire, kind: u8) -> (Wire, Wire, Vec<u8>) {
+    let is_one = tokio::select! {
+        _ = one.stream.get_ref().0.readable() => true,
+        _ = other.stream.get_ref().0.readable() => false,
+        () = tokio::time::sleep(PATIENCE) => panic!("neither hears anything"),
+    };
+    let (mut first, second) = if is_one { (one, other) } else { (other, one) };
+    let body = first.hear_kind(kind).await;
+    (first, second, body)
+}
+
+#[tokio::test]
+async fn a_refused_session_goes_to_the_other_gateway_with_what_its_client_said() {
+    let dialling = Dialling::new().await;
+    let (alpha, beta) = dialling.two().await;
+    let mut client = dialling.client().await;
+    say(&mut client, b"only once").await;
+    let (mut first, mut second, open) = first_to_hear(alpha, beta, OPEN).await;
+    first.hear(DATA, b"only once").await;
+    first.say_frame(REFUSED, &[7]).await;
+    second.hear(OPEN, &open).await;
+    second.hear(DATA, b"only once").await;
+    second.say(&[frame(OPENED, &[]), frame(DATA, b"fine"), frame(END, &[])].concat()).await;
+    hear(&mut client, b"fine").await;
+    hear_end(&mut client).await;
+    drop(client);
+    second.hear(END, &[]).await;
+    first.pongs(b"nothing?").await;
+    dialling.gateway.until_ended("--").await;
+}
+
+#[tokio::test]
+async fn a_session_that_both_gateways_refuse_is_refused() {
+    let dialling = Dialling::new().await;
+    let (alpha, beta) = dialling.two().await;
+    let mut client = dialling.client().await;
+    let (mut first, mut second, _) = first_to_hear(alpha, beta, OPEN).await;
+    first.say_frame(REFUSED, &[7]).await;
+    second.hear_kind(OPEN).await;
+    second.say_frame(REFUSED, &[6]).await;
+    hear_reset(&mut client).await;
+    dialling.gateway.until_ended("LC").await;
+}
+
+#[tokio::test]
+async fn a_link_that_its_gateway_wants_closed_is_closed_and_dialled_anew() {
+    for asks in [RETIRE, DRAIN] {
+        let dialling = Dialling::new().await;
+        let (mut alpha, _beta) = dialling.two().await;
+        alpha.say_frame(asks, &[]).await;
+        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
+        greeted(&dialling.alpha).await;
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_once_had_no_room_is_dialled_again() {
+    let dialling = Dialling::new().await;
+    let mut alpha = dialling.alpha.accept().await;
+    alpha.say_frame(HELLO, &frames::offer(0, 0, &["orders"])).await;
+    alpha.hear_kind(HELLO).await;
+    alpha.cut();
+    greeted(&dialling.alpha).await;
+}
+
+/// A half that serves and listens.
+fn listening(place: &Place) -> Gateway {
+    let text = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 7, tls: {INTERNAL_TLS} }}\n  \
+         services: {{ echo: {{ connect: 'echo://' }} }}\n"
+    );
+    place.start("internal", &text)
+}
+
+#[tokio::test]
+async fn a_listening_half_offers_at_once_and_serves_session_after_session() {
+    let place = Place::new();
+    let gateway = listening(&place);
+    let at = gateway.link_port().await;
+    let mut link = Wire::dial(&place, "dmz", at, "internal", &[OURS]).await;
+    link.hear(HELLO, &frames::offer(0, 7, &["echo"])).await;
+    link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+    for _ in 0..3 {
+        link = Echoed::on(link).await.ends().await;
+    }
+    gateway.until_pool("ours", |row| row.wire.as_deref() == Some(OURS) && row.ready == 1).await;
+}
+
+#[tokio::test]
+async fn a_listening_half_speaks_socks_with_who_agrees_on_nothing_else() {
+    let place = Place::new();
+    let gateway = listening(&place);
+    let at = gateway.link_port().await;
+    for alpn in [&[][..], &["socks/5"]] {
+        let mut link = Wire::dial(&place, "dmz", at, "internal", alpn).await;
+        assert_eq!(ask(&mut link.stream, CONNECT, b"echo").await, 0);
+        say(&mut link.stream, b"words").await;
+        hear(&mut link.stream, b"words").await;
+    }
+}

@@ -1,0 +1,11 @@
+//! The protocol of our own, against peers that speak it by hand: session after session on a link.
+
+mod agreement;
+mod alive;
+mod dialled;
+mod halves;
+mod hostile;
+mod misused;
+mod opening;
+mod retried;
+mod serving;

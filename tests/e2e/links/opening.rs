@@ -1,0 +1,274 @@
+//! The half that opens: what an internal half that is not ours hears from it.
+
+use portcullis::{gateway::handle::Command, telemetry::snapshot::SessionPhase};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::halves::{Outside, Saying};
+use crate::support::{
+    frames::{self, COPY_MAX, DATA, DATA_MAX, DRAIN, END, HELLO, OPEN, OPENED, Over, RESET, RETIRE, frame},
+    gateway::PATIENCE,
+    peers::{cut, hear, hear_end, hear_reset, say},
+};
+
+/// What `open` names: the session's id and its client.
+fn told(body: &[u8]) -> (String, std::net::SocketAddr) {
+    let [0, length, rest @ ..] = body else { panic!("{body:?}") };
+    let (id, rest) = rest.split_at(usize::from(*length));
+    let [4, a, b, c, d, high, low, rest @ ..] = rest else { panic!("{body:?}") };
+    assert_eq!(rest, b"\x06orders");
+    let client = (std::net::Ipv4Addr::new(*a, *b, *c, *d), u16::from_be_bytes([*high, *low]));
+    (String::from_utf8(id.to_vec()).unwrap(), client.into())
+}
+
+#[tokio::test]
+async fn it_grants_what_it_knows_and_allows_and_no_more() {
+    let more = ", web: { accept: ['tcp://127.0.0.1:0'] }, \
+                hidden: { accept: ['tcp://127.0.0.1:0'], peers: [beta] }";
+    let outside = Outside::with(more).await;
+    let mut alpha = outside.shaken("alpha").await;
+    alpha.say_frame(HELLO, &frames::offer(1, 8, &["web", "hidden", "unknown", "orders"])).await;
+    alpha.hear(HELLO, b"\x01\x40\0\0\x02\0\0\0\x02\x03web\x06orders").await;
+    let mut beta = outside.shaken("beta").await;
+    beta.say_frame(HELLO, &frames::offer(1, 8, &["hidden"])).await;
+    beta.hear(HELLO, b"\x01\x40\0\0\x02\0\0\0\x01\x06hidden").await;
+}
+
+#[tokio::test]
+async fn a_peer_that_offers_nothing_useful_is_told_so_and_let_go() {
+    let outside = Outside::new().await;
+    for offered in [&[][..], &["unknown"]] {
+        let mut alpha = outside.shaken("alpha").await;
+        alpha.say_frame(HELLO, &frames::offer(1, 8, offered)).await;
+        alpha.hear(HELLO, b"\x01\x40\0\0\x02\0\0\0\0").await;
+        assert_eq!(alpha.over().await, (Over::Cleanly, vec![]));
+    }
+    outside.gateway.until_told("link from alpha refused: it offers no service").await;
+}
+
+#[tokio::test]
+async fn open_names_the_session_and_the_client() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    let client = outside.client().await;
+    let (id, shown) = told(&alpha.hear_kind(OPEN).await);
+    assert_eq!(shown, client.local_addr().unwrap());
+    let snapshot = outside.gateway.now().await;
+    assert_eq!(snapshot.sessions[0].id, id);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_greeted_gets_its_session() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    let mut client = outside.client().await;
+    alpha.hear_kind(OPEN).await;
+    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"220 welcome")].concat()).await;
+    hear(&mut client, b"220 welcome").await;
+}
+
+#[tokio::test]
+async fn what_a_client_said_first_comes_with_open() {
+    let outside = Outside::new().await;
+    let mut client = outside.client().await;
+    say(&mut client, b"GET / HTTP/1.0").await;
+    outside.gateway.until("it waits", |snapshot| snapshot.pools.iter().any(|row| row.waiting == 1)).await;
+    let mut alpha = outside.shaken("alpha").await;
+    alpha.say_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
+    alpha.hear_kind(HELLO).await;
+    let mut heard = [0; 4096];
+    let count = tokio::time::timeout(PATIENCE, alpha.stream.read(&mut heard)).await.unwrap().unwrap();
+    let expected = frame(DATA, b"GET / HTTP/1.0");
+    assert_eq!(heard[0], OPEN);
+    assert!(heard[..count].ends_with(&expected), "{:?}", &heard[..count]);
+}
+
+#[tokio::test]
+async fn one_link_carries_client_after_client() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    for at in 0..30 {
+        let mut client = outside.client().await;
+        say(&mut client, b"ask").await;
+        alpha.hear_kind(OPEN).await;
+        alpha.hear(DATA, b"ask").await;
+        alpha.say(&[frame(OPENED, &[]), frame(DATA, b"answer"), frame(END, &[])].concat()).await;
+        hear(&mut client, b"answer").await;
+        hear_end(&mut client).await;
+        if at % 2 == 0 {
+            say(&mut client, b"more").await;
+            alpha.hear(DATA, b"more").await;
+        }
+        client.shutdown().await.unwrap();
+        alpha.hear(END, &[]).await;
+        outside.until_ready("alpha", 1).await;
+    }
+    let totals =
+        outside.gateway.until("none open", |snapshot| snapshot.totals.sessions_open == 0).await.totals;
+    assert_eq!((totals.sessions, totals.refused), (30, 0));
+}
+
+#[tokio::test]
+async fn a_clients_half_close_before_the_answer_is_passed_on() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    let mut client = outside.client().await;
+    say(&mut client, b"all of it").await;
+    client.shutdown().await.unwrap();
+    alpha.hear_kind(OPEN).await;
+    alpha.hear(DATA, b"all of it").await;
+    alpha.hear(END, &[]).await;
+    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"thanks"), frame(END, &[])].concat()).await;
+    hear(&mut client, b"thanks").await;
+    hear_end(&mut client).await;
+    outside.gateway.until_ended("--").await;
+    outside.until_ready("alpha", 1).await;
+}
+
+#[tokio::test]
+async fn before_the_answer_only_so_many_bytes_come_as_are_kept() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    let (mut hears, says) = outside.client().await.into_split();
+    let expected: Vec<u8> = (0..200 * 1024_usize).map(|at| (at % 251) as u8).collect();
+    let saying = Saying::start(says, expected.clone());
+    alpha.hear_kind(OPEN).await;
+    let mut heard = alpha.hear_data(COPY_MAX).await;
+    // It says no more than that, and answers all the same.
+    alpha.pongs(b"anything").await;
+    alpha.pongs(b"at all ?").await;
+    alpha.say_frame(OPENED, &[]).await;
+    while heard.len() < expected.len() {
+        let more = alpha.hear_kind(DATA).await;
+        assert!(more.len() <= DATA_MAX);
+        heard.extend(more);
+    }
+    assert!(heard == expected, "in order, and each once");
+    drop(saying.done().await);
+    alpha.hear(END, &[]).await;
+    alpha.say_frame(END, &[]).await;
+    hear_end(&mut hears).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_cut_is_told_with_its_cause() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    let mut client = outside.client().await;
+    alpha.hear_kind(OPEN).await;
+    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    hear(&mut client, b"x").await;
+    cut(client);
+    alpha.hear(RESET, &frames::reset(1, 1)).await;
+    alpha.over().await;
+    outside.gateway.until_ended("CR").await;
+}
+
+#[tokio::test]
+async fn a_reset_says_who_has_cut_the_session() {
+    let outside = Outside::new().await;
+    for (cause, end) in [(1, "CR"), (2, "BR"), (3, "TR"), (4, "OR"), (5, "PR")] {
+        let mut alpha = outside.ready("alpha", 1).await;
+        let mut client = outside.client().await;
+        alpha.hear_kind(OPEN).await;
+        alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+        hear(&mut client, b"x").await;
+        outside
+            .gateway
+            .until("it relays", |snapshot| {
+                snapshot.sessions.iter().any(|row| row.phase == SessionPhase::Relaying)
+            })
+            .await;
+        alpha.say_frame(RESET, &frames::reset(1, cause)).await;
+        hear_reset(&mut client).await;
+        outside.gateway.until_ended(end).await;
+        alpha.over().await;
+    }
+}
+
+#[tokio::test]
+async fn a_ready_link_whose_peer_asks_is_closed_in_good_order() {
+    let outside = Outside::new().await;
+    for asks in [DRAIN, RETIRE] {
+        let mut alpha = outside.ready("alpha", 1).await;
+        alpha.say_frame(asks, &[]).await;
+        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
+        outside.until_ready("alpha", 0).await;
+    }
+    let client = outside.client().await;
+    outside.gateway.until("it waits", |snapshot| snapshot.pools.iter().any(|row| row.waiting == 1)).await;
+    let mut alpha = outside.greeted("alpha").await;
+    assert_eq!(told(&alpha.hear_kind(OPEN).await).1, client.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn a_carrying_link_whose_peer_asks_is_closed_after_its_session() {
+    let outside = Outside::new().await;
+    for asks in [DRAIN, RETIRE] {
+        let mut alpha = outside.ready("alpha", 1).await;
+        let mut client = outside.client().await;
+        alpha.hear_kind(OPEN).await;
+        alpha.say(&[frame(OPENED, &[]), frame(asks, &[]), frame(DATA, b"still here")].concat()).await;
+        hear(&mut client, b"still here").await;
+        say(&mut client, b"fine").await;
+        alpha.hear(DATA, b"fine").await;
+        client.shutdown().await.unwrap();
+        alpha.hear(END, &[]).await;
+        alpha.say_frame(END, &[]).await;
+        hear_end(&mut client).await;
+        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
+        outside.until_ready("alpha", 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_the_operator_cuts_is_told_with_its_cause() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    let mut client = outside.client().await;
+    let (id, _) = told(&alpha.hear_kind(OPEN).await);
+    alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    hear(&mut client, b"x").await;
+    outside.gateway.done(Command::Kill { session: id }).await;
+    alpha.hear(RESET, &frames::reset(1, 4)).await;
+    hear_reset(&mut client).await;
+    outside.gateway.until_ended("OR").await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_closes_its_ready_links_in_good_order() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    let stops = outside.gateway.stop();
+    let (_, over) = tokio::join!(stops, alpha.over());
+    // No more links are wanted, which `retire` would not say.
+    assert_eq!(over, (Over::Cleanly, vec![(DRAIN, vec![])]));
+}
+
+#[tokio::test]
+async fn a_link_whose_peer_asks_with_its_last_frame_is_closed_in_good_order() {
+    let outside = Outside::new().await;
+    for asks in [DRAIN, RETIRE] {
+        let mut alpha = outside.ready("alpha", 1).await;
+        let mut client = outside.client().await;
+        client.shutdown().await.unwrap();
+        alpha.hear_kind(OPEN).await;
+        alpha.hear(END, &[]).await;
+        alpha.say(&[frame(OPENED, &[]), frame(DATA, b"x"), frame(END, &[]), frame(asks, &[])].concat()).await;
+        hear(&mut client, b"x").await;
+        hear_end(&mut client).await;
+        assert_eq!(alpha.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
+        let row = outside.gateway.until_pool("none ready", |row| row.ready == 0 && row.carrying == 0).await;
+        assert_eq!((row.failures, row.last_error), (0, None));
+    }
+}
+
+#[tokio::test]
+async fn a_hello_of_the_largest_size_is_understood() {
+    let outside = Outside::new().await;
+    let mut alpha = outside.shaken("alpha").await;
+    let long: Vec<_> = (0..1023).map(|number| format!("{number:0255}")).collect();
+    let services: Vec<_> = long.iter().map(String::as_str).chain(["orders"]).collect();
+    alpha.say_frame(HELLO, &frames::offer(1, 8, &services)).await;
+    alpha.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+    outside.until_ready("alpha", 1).await;
+}

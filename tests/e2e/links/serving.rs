@@ -1,0 +1,385 @@
+//! The half that serves: what a DMZ half that is not ours says to it, and hears.
+
+use std::net::SocketAddr;
+
+use portcullis::gateway::handle::Command;
+
+use super::halves::{Echoed, Inside};
+use crate::support::{
+    frames::{
+        self, DATA, DRAIN, END, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RESET, RETIRE, Wire, frame,
+    },
+    gateway::Place,
+    peers::{Backend, Reserved, hear, hear_end, hear_reset, say},
+};
+
+const ECHO: &str = "echo: { connect: 'echo://' }";
+
+fn opens(id: &str, service: &str) -> Vec<u8> {
+    frame(OPEN, &frames::open(id, None, service))
+}
+
+/// `open`, and all that its client says.
+fn whole(id: &str, service: &str, said: &[u8]) -> Vec<u8> {
+    [opens(id, service), frame(DATA, said), frame(END, &[])].concat()
+}
+
+/// With a service `orders` whose backend the test plays, and `echo`.
+async fn with_backend() -> (Inside, Backend) {
+    let backend = Backend::new().await;
+    let services = format!("orders: {{ connect: '{}' }}, {ECHO}", backend.address());
+    (Inside::new(&services).await, backend)
+}
+
+#[tokio::test]
+async fn its_hello_is_what_the_profile_says() {
+    let place = Place::with(&["dmz", "dmz2", "internal"]);
+    let port = Port::new(&place, "dmz", &[OURS]).await;
+    let text = format!(
+        "mode: reverse\ninternal:\n  link: {{ connect: '{}', prepared: 3, maximum: 300, tls: {{ \
+         certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, dmz2] }} }}\n  \
+         services: {{ orders: {{ connect: 'echo://' }}, web: {{ connect: 'echo://', peers: [dmz] }}, \
+         hidden: {{ connect: 'echo://', peers: [dmz2] }} }}\n",
+        port.address()
+    );
+    let _gateway = place.start("internal", &text);
+    let mut link = port.accept().await;
+    link.hear(HELLO, b"\x01\0\x03\x01\x2c\0\x02\x06orders\x03web").await;
+}
+
+#[tokio::test]
+async fn bytes_that_come_with_open_reach_the_backend_before_any_answer_is_read() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.say(&[opens("s-1", "orders"), frame(DATA, b"first words")].concat()).await;
+    let mut served = backend.accept().await;
+    hear(&mut served, b"first words").await;
+    link.hear(OPENED, &[]).await;
+}
+
+#[tokio::test]
+async fn a_session_opens_carries_and_ends_by_either_side_first() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    for backend_first in [true, false, true] {
+        link.say(&opens("s-1", "orders")).await;
+        let mut served = backend.accept().await;
+        link.hear(OPENED, &[]).await;
+        say(&mut served, b"welcome").await;
+        link.hear(DATA, b"welcome").await;
+        link.say_frame(DATA, b"question").await;
+        hear(&mut served, b"question").await;
+        if backend_first {
+            tokio::io::AsyncWriteExt::shutdown(&mut served).await.unwrap();
+            link.hear(END, &[]).await;
+            link.say(&[frame(DATA, b"afterwards"), frame(END, &[])].concat()).await;
+            hear(&mut served, b"afterwards").await;
+            hear_end(&mut served).await;
+        } else {
+            link.say_frame(END, &[]).await;
+            hear_end(&mut served).await;
+            say(&mut served, b"afterwards").await;
+            link.hear(DATA, b"afterwards").await;
+            drop(served);
+            link.hear(END, &[]).await;
+        }
+    }
+    let ends = inside.gateway.until("three ended", |snapshot| snapshot.ended.len() == 3).await;
+    assert!(ends.ended.iter().all(|row| row.end == "--"), "{:?}", ends.ended);
+}
+
+#[tokio::test]
+async fn one_link_carries_session_after_session_in_one_write() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link().await;
+    let said: Vec<u8> =
+        (0..50).flat_map(|at| whole(&format!("s-{at}"), "echo", format!("words {at}").as_bytes())).collect();
+    link.say(&said).await;
+    for at in 0..50 {
+        link.hear(OPENED, &[]).await;
+        link.hear(DATA, format!("words {at}").as_bytes()).await;
+        link.hear(END, &[]).await;
+    }
+    let snapshot = inside.gateway.until("all ended", |snapshot| snapshot.totals.sessions == 50).await;
+    assert_eq!((snapshot.totals.sessions_open, snapshot.totals.refused), (0, 0));
+    inside.until_pool("ready again", |row| row.ready >= 1 && row.carrying == 0).await;
+}
+
+#[tokio::test]
+async fn the_next_open_may_come_with_the_end_that_the_backend_has_waited_for() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.say(&opens("s-1", "orders")).await;
+    for next in 2..5 {
+        let mut served = backend.accept().await;
+        link.hear(OPENED, &[]).await;
+        tokio::io::AsyncWriteExt::shutdown(&mut served).await.unwrap();
+        link.hear(END, &[]).await;
+        link.say(&[frame(END, &[]), opens(&format!("s-{next}"), "orders")].concat()).await;
+        hear_end(&mut served).await;
+    }
+}
+
+#[tokio::test]
+async fn frames_that_come_byte_by_byte_are_the_same() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link().await;
+    for byte in whole("s-1", "echo", b"abc") {
+        link.say(&[byte]).await;
+    }
+    link.hear(OPENED, &[]).await;
+    link.hear_data(3).await;
+    link.hear(END, &[]).await;
+}
+
+#[tokio::test]
+async fn a_body_is_no_larger_than_was_granted() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link_taking(100).await;
+    link.say(&whole("s-1", "echo", &[7; 1000])).await;
+    link.hear(OPENED, &[]).await;
+    let mut heard = 0;
+    while heard < 1000 {
+        let body = link.hear_kind(DATA).await;
+        assert!((1..=100).contains(&body.len()), "{}", body.len());
+        heard += body.len();
+    }
+    link.hear(END, &[]).await;
+}
+
+/// Refused with this reason; what its client had sent comes late, and the link lives on.
+async fn check_refused(link: &mut Wire, service: &str, reason: u8) {
+    link.say(&[opens("s-1", service), frame(DATA, &[1; 40_000])].concat()).await;
+    link.hear(REFUSED, &[reason]).await;
+    link.say(&[frame(DATA, b"late"), frame(END, &[])].concat()).await;
+    link.pongs(b"after it").await;
+}
+
+#[tokio::test]
+async fn a_refusal_says_why_and_costs_neither_the_link_nor_its_next_session() {
+    let closed = Reserved::new();
+    let services = format!("closed: {{ connect: 'tcp://{}' }}, {ECHO}", closed.at());
+    let inside = Inside::new(&services).await;
+    let mut link = inside.link().await;
+    check_refused(&mut link, "unknown", 1).await;
+    check_refused(&mut link, "closed", 3).await;
+    let mut link = Echoed::on(link).await.ends().await;
+    check_refused(&mut link, "closed", 3).await;
+    inside.gateway.done(Command::Drain { service: Some("closed".into()) }).await;
+    check_refused(&mut link, "closed", 7).await;
+    Echoed::on(link).await;
+}
+
+#[tokio::test]
+async fn a_service_that_this_peer_may_not_use_is_refused() {
+    let place = Place::with(&["dmz", "dmz2", "internal"]);
+    let port = Port::new(&place, "dmz", &[OURS]).await;
+    let text = format!(
+        "mode: reverse\ninternal:\n  link: {{ connect: '{}', prepared: 1, tls: {{ \
+         certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, dmz2] }} }}\n  \
+         services: {{ {ECHO}, hidden: {{ connect: 'echo://', peers: [dmz2] }} }}\n",
+        port.address()
+    );
+    let gateway = place.start("internal", &text);
+    let mut link = port.accept().await;
+    link.hear_kind(HELLO).await;
+    link.say_frame(HELLO, &frames::grant(8, 4096, &["echo", "hidden"])).await;
+    check_refused(&mut link, "hidden", 2).await;
+    assert_eq!(gateway.until_ended("XA").await.reason, "dmz is not among the service's `peers`");
+}
+
+#[tokio::test]
+async fn a_gateway_that_drains_asks_for_its_links_to_be_closed_and_opens_no_more() {
+    let inside = Inside::with(", prepared: 2, maximum: 8", ECHO).await;
+    let (busy, mut idle) = (inside.link().await, inside.link().await);
+    let mut busy = Echoed::on(busy).await;
+    inside.until_pool("one of each", |row| row.carrying == 1 && row.ready >= 1).await;
+    inside.gateway.done(Command::Drain { service: None }).await;
+    idle.hear(DRAIN, &[]).await;
+    // It was on its way.
+    idle.say(&opens("s-1", "echo")).await;
+    idle.hear(REFUSED, &[7]).await;
+    busy.serves().await;
+    let mut busy = busy.ends().await;
+    busy.hear(DRAIN, &[]).await;
+}
+
+#[tokio::test]
+async fn a_reset_cuts_the_backend_and_only_that_link() {
+    let backend = Backend::new().await;
+    let services = format!("orders: {{ connect: '{}' }}, {ECHO}", backend.address());
+    let inside = Inside::with(", prepared: 2, maximum: 8", &services).await;
+    for (cause, end) in [(1, "CR"), (2, "BR"), (3, "TR"), (4, "OR"), (5, "PR")] {
+        let mut link = inside.link().await;
+        link.say(&[opens("s-1", "orders"), frame(DATA, b"half a me")].concat()).await;
+        let mut served = backend.accept().await;
+        hear(&mut served, b"half a me").await;
+        link.hear(OPENED, &[]).await;
+        inside.gateway.until("it carries", |snapshot| snapshot.totals.sessions_open == 1).await;
+        link.say_frame(RESET, &frames::reset(1, cause)).await;
+        hear_reset(&mut served).await;
+        inside.gateway.until_ended(end).await;
+        link.over().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_with_a_wrong_number_cuts_all_the_same() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.say(&opens("s-1", "orders")).await;
+    let mut served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    link.say_frame(RESET, &frames::reset(7, 1)).await;
+    hear_reset(&mut served).await;
+    link.over().await;
+    inside.gateway.until_ended("PR").await;
+}
+
+#[tokio::test]
+async fn a_link_that_is_cut_cuts_its_backend() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.say(&opens("s-1", "orders")).await;
+    let mut served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    link.cut();
+    hear_reset(&mut served).await;
+    inside.gateway.until_ended("PR").await;
+}
+
+#[tokio::test]
+async fn a_backend_that_is_cut_is_told_with_its_cause() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    Echoed::on(link).await.ends().await;
+    link = inside.link().await;
+    link.say(&opens("s-1", "orders")).await;
+    let served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    crate::support::peers::cut(served);
+    link.hear(RESET, &frames::reset(1, 2)).await;
+    link.over().await;
+    inside.gateway.until_ended("BR").await;
+}
+
+#[tokio::test]
+async fn a_reset_names_the_links_session_by_number() {
+    let (inside, backend) = with_backend().await;
+    let mut link = Echoed::on(inside.link().await).await.ends().await;
+    link.say(&opens("s-2", "orders")).await;
+    let served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    crate::support::peers::cut(served);
+    link.hear(RESET, &frames::reset(2, 2)).await;
+}
+
+#[tokio::test]
+async fn the_session_shows_the_id_and_the_client_that_open_names() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link().await;
+    let clients: [Option<SocketAddr>; 3] =
+        [Some("192.0.2.7:258".parse().unwrap()), Some("[2001:db8::7]:50000".parse().unwrap()), None];
+    for (client, shown) in clients.into_iter().zip(["192.0.2.7:258", "[2001:db8::7]:50000", "unknown"]) {
+        link.say_frame(OPEN, &frames::open("a1b2-7f", client, "echo")).await;
+        link.hear(OPENED, &[]).await;
+        let snapshot = inside.gateway.now().await;
+        let [row] = snapshot.sessions.as_slice() else { panic!("{:?}", snapshot.sessions) };
+        assert_eq!(
+            (row.id.as_str(), row.client.as_str(), row.peer.as_deref()),
+            ("a1b2-7f", shown, Some("dmz"))
+        );
+        link.say_frame(END, &[]).await;
+        link.hear(END, &[]).await;
+        inside.gateway.until("ended", |snapshot| snapshot.sessions.is_empty()).await;
+    }
+    let snapshot = inside.gateway.now().await;
+    assert!(snapshot.ended.iter().all(|row| row.id == "a1b2-7f"), "{:?}", snapshot.ended);
+}
+
+#[tokio::test]
+async fn a_link_that_its_opener_closes_is_dialled_anew() {
+    let inside = Inside::new(ECHO).await;
+    for asks in [RETIRE, DRAIN] {
+        let mut link = Echoed::on(inside.link().await).await.ends().await;
+        link.say_frame(asks, &[]).await;
+        tokio::io::AsyncWriteExt::shutdown(&mut link.stream).await.unwrap();
+        assert_eq!(link.over().await, (Over::Cut, vec![]));
+    }
+    Echoed::on(inside.link().await).await;
+}
+
+#[tokio::test]
+async fn a_link_that_ends_cleanly_before_its_session_has_ended_is_a_cut() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.say(&[opens("s-1", "orders"), frame(DATA, b"half a me")].concat()).await;
+    let mut served = backend.accept().await;
+    hear(&mut served, b"half a me").await;
+    link.hear(OPENED, &[]).await;
+    tokio::io::AsyncWriteExt::shutdown(&mut link.stream).await.unwrap();
+    hear_reset(&mut served).await;
+    inside.gateway.until_ended("PR").await;
+}
+
+#[tokio::test]
+async fn refused_sessions_and_served_ones_may_come_in_one_write() {
+    let closed = Reserved::new();
+    let inside = Inside::new(&format!("closed: {{ connect: 'tcp://{}' }}, {ECHO}", closed.at())).await;
+    let mut link = inside.link().await;
+    let both = [whole("s-1", "closed", &[7; 3000]), whole("s-2", "echo", b"words")].concat();
+    link.say(&both.repeat(20)).await;
+    for _ in 0..20 {
+        link.hear(REFUSED, &[3]).await;
+        link.hear(OPENED, &[]).await;
+        link.hear(DATA, b"words").await;
+        link.hear(END, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_one_byte_at_a_time_gets_them_so() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link_taking(1).await;
+    link.say(&whole("s-1", "echo", &[7; 5000])).await;
+    link.hear(OPENED, &[]).await;
+    for _ in 0..5000 {
+        link.hear(DATA, &[7]).await;
+    }
+    link.hear(END, &[]).await;
+}
+
+#[tokio::test]
+async fn two_sessions_of_one_id_are_two() {
+    let inside = Inside::with(", prepared: 2, maximum: 8", ECHO).await;
+    let (one, other) = (inside.link().await, inside.link().await);
+    // Both are `good-1`.
+    let (one, mut other) = (Echoed::on(one).await, Echoed::on(other).await);
+    inside.gateway.until("two rows", |snapshot| snapshot.sessions.len() == 2).await;
+    one.ends().await;
+    inside.gateway.until("one row", |snapshot| snapshot.sessions.len() == 1).await;
+    other.serves().await;
+}
+
+#[tokio::test]
+async fn a_session_that_the_operator_cuts_is_told_with_its_cause() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.say(&opens("s-1", "orders")).await;
+    let mut served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    inside.gateway.done(Command::Kill { session: "s-1".into() }).await;
+    link.hear(RESET, &frames::reset(1, 4)).await;
+    hear_reset(&mut served).await;
+    inside.gateway.until_ended("OR").await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_once_took_no_links_is_dialled_again() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.port.accept().await;
+    link.hear_kind(HELLO).await;
+    link.say_frame(HELLO, &frames::grant(0, 4096, &["echo"])).await;
+    Echoed::on(link).await.ends().await.cut();
+    Echoed::on(inside.link().await).await;
+}

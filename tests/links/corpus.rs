@@ -1,0 +1,285 @@
+//! The conversations that `fuzz/corpus/link` holds, a file each, and what each comes to.
+
+use portcullis::{
+    profile::ServiceName,
+    proto::link::{
+        frame::{self, Cause, DATA_MAX, Kind, Reset},
+        hello::{Grant, Offer},
+        open::Open,
+        state::End::{self, Opener, Server},
+    },
+};
+
+use crate::driver::{IS_GREETED, SERVER_HEARS};
+
+pub struct Conversation {
+    pub name: &'static str,
+    pub input: Vec<u8>,
+    /// The state in the end, or how the words of the violation end.
+    pub comes_to: &'static str,
+}
+
+pub fn conversations() -> Vec<Conversation> {
+    let all = [greetings(), opens(), sessions(), cuts(), links(), headers()].concat();
+    all.into_iter().map(|(name, input, comes_to)| Conversation { name, input, comes_to }).collect()
+}
+
+type Row = (&'static str, Vec<u8>, &'static str);
+
+fn greetings() -> Vec<Row> {
+    let opener = |body: &[u8]| input(Opener, false, &[turn(3, None)], &push(Kind::Hello, body));
+    // The server's own `hello` goes out while the grant's first byte is there.
+    let greets = [turn(0, Some(Kind::Hello)), turn(4, None)];
+    let server = |body: &[u8]| input(Server, false, &greets, &push(Kind::Hello, body));
+    let offer = |names: &[&str]| Offer { services: services(names), target: 2, maximum: 8 }.body();
+    let grant = |data| Grant { services: services(&["web"]), links: 4, data }.body();
+    let offer_of = |count: u8, names: &[u8]| [b"\x01\0\x02\0\x08\0", &[count][..], names].concat();
+    let twice = push(Kind::Hello, &offer(&["web"])).repeat(2);
+    let other_version = [&[2][..], &offer(&["web"])[1..]].concat();
+    vec![
+        ("hello-offer", opener(&offer(&["orders", "web"])), "greeted"),
+        ("hello-offer-of-nothing", opener(&offer(&[])), "greeted"),
+        ("hello-offer-of-many", opener(&offer(&["web"; 200])), "greeted"),
+        ("hello-offer-twice", input(Opener, false, &[], &twice), "a frame `hello` while the link is greeted"),
+        (
+            "hello-offer-to-server",
+            input(Server, false, &[], &twice),
+            "a frame `hello` while the link is greeting",
+        ),
+        ("hello-other-version", opener(&other_version), "an unknown version"),
+        (
+            "hello-name-of-no-service",
+            opener(&offer_of(1, b"\x03a b")),
+            "a service's name that no profile could hold",
+        ),
+        ("hello-name-empty", opener(&offer_of(1, b"\0")), "a service's name that no profile could hold"),
+        ("hello-name-too-long", opener(&offer_of(1, b"\xffweb")), "it ends too early"),
+        (
+            "hello-more-names-than-told",
+            opener(&offer_of(1, b"\x03web\x03web")),
+            "it goes on behind its last name",
+        ),
+        ("hello-fewer-names-than-told", opener(&offer_of(3, b"\x03web")), "it ends too early"),
+        ("hello-grant", server(&grant(DATA_MAX)), "ready"),
+        ("hello-grant-of-no-data", server(&grant(0)), "it takes no data"),
+        (
+            "hello-then-bytes-at-once",
+            input(Opener, false, &[], &[&twice[..twice.len() / 2], b"\x02\0"].concat()),
+            "greeted, within a frame",
+        ),
+    ]
+}
+
+fn opens() -> Vec<Row> {
+    let hears = |body: &[u8]| input(Server, true, &[turn(2, None)], &push(Kind::Open, body));
+    let open = |client: Option<&str>| Open { client: client.map(|at| at.parse().unwrap()), ..plain("7f-1") };
+    let probe = Open { probe: true, ..plain("0") };
+    vec![
+        ("open", hears(&open(None).body()), "opening"),
+        ("open-client-v4", hears(&open(Some("192.0.2.7:258")).body()), "opening"),
+        ("open-client-v6", hears(&open(Some("[2001:db8::7]:50000")).body()), "opening"),
+        ("open-probe", hears(&probe.body()), "opening"),
+        ("open-longest", hears(&longest().body()), "opening"),
+        ("open-odd-id", hears(b"\0\x03a\n1\0\x03web"), "no session's id"),
+        ("open-no-id", hears(b"\0\0\0\x03web"), "no session's id"),
+        (
+            "open-id-too-long",
+            hears(&[&b"\0\x21"[..], &[b'a'; 33][..], b"\0\x03web"].concat()),
+            "no session's id",
+        ),
+        ("open-odd-flags", hears(b"\x82\x01a\0\x03web"), "unknown flags"),
+        ("open-odd-family", hears(b"\0\x01a\x05\x03web"), "an unknown family of addresses"),
+        ("open-client-cut", hears(b"\0\x01a\x06\x01\x01"), "it ends too early"),
+        ("open-goes-on", hears(b"\0\x01a\0\x03webs"), "it goes on behind its service"),
+        (
+            "open-heard-by-opener",
+            input(Opener, true, &[], &push(Kind::Open, &plain("1").body())),
+            "a frame `open` while the link is ready",
+        ),
+        (
+            "open-before-hello",
+            input(Server, false, &[], &push(Kind::Open, &plain("1").body())),
+            "a frame `open` while the link is greeting",
+        ),
+    ]
+}
+
+fn sessions() -> Vec<Row> {
+    let open = push(Kind::Open, &plain("1").body());
+    let (opened, end) = (push(Kind::Opened, b""), push(Kind::End, b""));
+    let (data, refused) = (push(Kind::Data, b"some bytes"), push(Kind::Refused, &[3]));
+    let after_open = |sends: &[Kind]| -> Vec<u8> {
+        // 16 bytes are `open`; each frame of ours goes out a little later.
+        let small = sends.iter().map(|kind| turn(0, Some(*kind)));
+        [turn(3, None), turn(3, None)].into_iter().chain(small).chain([turn(7, None)]).collect()
+    };
+    let server = |sends: &[Kind], wire: &[&[u8]]| input(Server, true, &after_open(sends), &wire.concat());
+    // The opener opens behind the first byte that it hears, of a ping.
+    let ping = push(Kind::Ping, b"12345678");
+    let opener = |sends: &[Kind], wire: &[&[u8]]| {
+        let turns: Vec<_> = sends.iter().map(|kind| turn(0, Some(*kind))).chain([turn(7, None)]).collect();
+        input(Opener, true, &turns, &[&ping[..], &wire.concat()].concat())
+    };
+    let late = push(Kind::Data, &[b'l'; 300]);
+    vec![
+        ("session-ended-before-answer", server(&[], &[&open, &data, &end]), "opening, opener ended"),
+        ("session-opener-ends-first", server(&[Kind::Opened], &[&open, &data, &data, &end]), "opener ended"),
+        (
+            "session-server-ends-first",
+            server(&[Kind::Opened, Kind::End], &[&open, &data, &data, &end]),
+            "ready",
+        ),
+        (
+            "session-and-the-next",
+            server(&[Kind::Opened, Kind::End], &[&open, &data, &end, &open, &data]),
+            "opening",
+        ),
+        (
+            "session-refused-late-data",
+            server(&[Kind::Refused], &[&open, &data, &late, &end, &open]),
+            "opening",
+        ),
+        ("session-two-opens", server(&[], &[&open, &open]), "a frame `open` while the link is opening"),
+        (
+            "session-data-behind-end",
+            server(&[Kind::Opened], &[&open, &end, &data]),
+            "a frame `data` while the link is opener ended",
+        ),
+        (
+            "session-end-twice",
+            server(&[Kind::Opened], &[&open, &end, &end]),
+            "a frame `end` while the link is opener ended",
+        ),
+        ("session-of-the-opener", opener(&[Kind::Open, Kind::End], &[&opened, &data, &end]), "ready"),
+        ("session-refused", opener(&[Kind::Open, Kind::Data], &[&refused, &ping]), "refused"),
+        (
+            "session-refused-for-no-reason",
+            opener(&[Kind::Open], &[&push(Kind::Refused, &[0])]),
+            "no such reason",
+        ),
+        (
+            "session-opened-twice",
+            opener(&[Kind::Open], &[&opened, &opened]),
+            "a frame `opened` while the link is carrying",
+        ),
+        (
+            "session-data-before-opened",
+            opener(&[Kind::Open], &[&data]),
+            "a frame `data` while the link is opening",
+        ),
+        ("session-answered-unasked", opener(&[], &[&opened]), "a frame `opened` while the link is ready"),
+        ("session-data-of-no-session", opener(&[], &[&data]), "a frame `data` while the link is ready"),
+    ]
+}
+
+fn cuts() -> Vec<Row> {
+    let reset = |session, cause| push(Kind::Reset, &Reset { session, cause }.body());
+    let open = push(Kind::Open, &plain("1").body());
+    let data = push(Kind::Data, b"half of");
+    vec![
+        (
+            "reset-of-a-session",
+            input(Server, true, &[], &[open.clone(), reset(1, Cause::Client)].concat()),
+            "closed",
+        ),
+        ("reset-of-no-session", input(Opener, true, &[], &reset(0, Cause::Other)), "closed"),
+        (
+            "reset-and-more",
+            input(Server, true, &[], &[open.clone(), reset(1, Cause::Time), data.clone()].concat()),
+            "a frame `data` while the link is closed",
+        ),
+        (
+            "reset-for-no-cause",
+            input(Opener, true, &[], &push(Kind::Reset, &[0, 0, 0, 1, 9])),
+            "no such cause",
+        ),
+        (
+            "reset-before-hello",
+            input(Opener, false, &[], &reset(1, Cause::Backend)),
+            "a frame `reset` while the link is greeting",
+        ),
+        (
+            "cut-within-data",
+            input(Server, true, &[turn(1, None)], &[&open[..], &data[..9]].concat()),
+            "opening, within a frame",
+        ),
+        (
+            "cut-within-a-header",
+            input(Server, true, &[turn(0, None)], &[&open[..], &data[..3]].concat()),
+            "opening, within a frame",
+        ),
+    ]
+}
+
+fn links() -> Vec<Row> {
+    let ping = push(Kind::Ping, b"\0\0\0\0\0\0\0\x01");
+    let pong = push(Kind::Pong, b"\0\0\0\0\0\0\0\x01");
+    let (drain, retire) = (push(Kind::Drain, b""), push(Kind::Retire, b""));
+    let answers = [turn(4, Some(Kind::Pong)), turn(2, Some(Kind::Ping))];
+    vec![
+        ("ping", input(Server, true, &answers, &ping), "ready"),
+        ("ping-again-and-again", input(Opener, true, &answers, &ping.repeat(100)), "ready"),
+        ("ping-before-hello", input(Server, false, &[], &ping), "a frame `ping` while the link is greeting"),
+        ("pong-unasked", input(Opener, true, &[turn(0, None)], &pong), "ready"),
+        ("drain", input(Opener, true, &[], &drain), "ready"),
+        ("retire", input(Server, true, &[], &[retire, drain.clone(), ping].concat()), "ready"),
+        (
+            "drain-with-a-body",
+            input(Server, true, &[], &[&drain[..3], b"\x01x"].concat()),
+            "a frame `drain` of 1 bytes",
+        ),
+    ]
+}
+
+/// Headers that lie.
+fn headers() -> Vec<Row> {
+    let hears = |end: End, is_greeted, wire: &[u8]| input(end, is_greeted, &[turn(1, None)], wire);
+    vec![
+        ("header-type-0", hears(Server, true, &[0, 0, 0, 0]), "a frame of unknown type 0x00"),
+        ("header-type-12", hears(Server, true, &[12, 0, 0, 0]), "a frame of unknown type 0x0c"),
+        ("header-data-of-nothing", hears(Server, true, &[5, 0, 0, 0]), "a frame `data` of 0 bytes"),
+        ("header-data-too-long", hears(Server, true, &[5, 2, 0, 1]), "a frame `data` of 131073 bytes"),
+        ("header-longest-hello", hears(Opener, false, &[1, 4, 0, 9, 1, 0, 1]), "greeting, within a frame"),
+        (
+            "header-hello-too-long",
+            hears(Opener, false, &[1, 255, 255, 255, 1]),
+            "a frame `hello` of 16777215 bytes",
+        ),
+        ("header-open-too-short", hears(Server, true, &[2, 0, 0, 5, 0]), "a frame `open` of 5 bytes"),
+        ("header-ping-too-short", hears(Server, true, &[8, 0, 0, 7]), "a frame `ping` of 7 bytes"),
+        ("nothing", vec![], "greeting"),
+    ]
+}
+
+/// What the driver takes: who hears, in which turns, and the bytes.
+fn input(hears: End, is_greeted: bool, turns: &[u8], wire: &[u8]) -> Vec<u8> {
+    let server = if hears == Server { SERVER_HEARS } else { 0 };
+    let greeted = if is_greeted { IS_GREETED } else { 0 };
+    [&[server | greeted, turns.len() as u8], turns, wire].concat()
+}
+
+/// A turn: the size of a piece, as a power of two, and the frame sent behind it.
+fn turn(size: u8, sends: Option<Kind>) -> u8 {
+    size | sends.map_or(0, |kind| kind as u8) << 4
+}
+
+fn push(kind: Kind, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame::push(&mut out, kind, body);
+    out
+}
+
+fn plain(id: &str) -> Open {
+    let [service] = services(&["web"]).try_into().unwrap();
+    Open { service, id: id.into(), client: None, probe: false }
+}
+
+fn longest() -> Open {
+    let [service] = services(&[&"s".repeat(255)]).try_into().unwrap();
+    let client = "[2001:db8::7]:50000".parse().unwrap();
+    Open { service, client: Some(client), ..plain(&"f".repeat(32)) }
+}
+
+fn services(names: &[&str]) -> Vec<ServiceName> {
+    names.iter().map(|name| ServiceName::parse(name).unwrap()).collect()
+}
