@@ -13,7 +13,7 @@ use portcullis::{
     link::{
         Peer,
         framed::Event,
-        greet::{Linked, Terms, hello},
+        greet::{Linked, Says, hello},
         leg::Leg,
         pool::Pool,
     },
@@ -33,6 +33,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
 };
+use tokio_util::sync::CancellationToken;
 
 /// One more time the same, on what was prepared.
 type Operation = Box<dyn FnMut()>;
@@ -221,10 +222,10 @@ async fn linked() -> (Linked, Linked) {
     let (listener, at) = listener().await.unwrap();
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());
     let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into() };
-    let (opens, serves) = (Terms::Opens(Arc::new(|_, _| grant())), Terms::Serves(Arc::new(|_| offer())));
+    let (opens, serves) = (Says::Opens(Arc::new(|_, _| grant())), Says::Serves(Arc::new(|_| offer())));
     let (opener, server) = tokio::join!(
-        hello(Stream::Tcp(accepted.unwrap().0), peer.clone(), &opens),
-        hello(Stream::Tcp(dialled), peer, &serves),
+        hello(Stream::Tcp(accepted.unwrap().0), peer.clone(), &opens, CancellationToken::new()),
+        hello(Stream::Tcp(dialled), peer, &serves, CancellationToken::new()),
     );
     (opener.unwrap(), server.unwrap())
 }

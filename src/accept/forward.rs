@@ -2,17 +2,19 @@
 //! each session from a SOCKS5 client that names a service.
 
 use std::{
+    future::poll_fn,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Negotiated, Reply, Serve};
 use crate::{
     link::{
-        Peer,
+        GREET, Peer,
+        framed::{Event, Link},
         greet::{self, Asked, Greeted, Linked},
         leg::Leg,
         listener::{self, Greeter},
@@ -23,7 +25,10 @@ use crate::{
     profile::Role,
     proto::{
         Refusal,
-        link::{WIRE, WIRE_SOCKS},
+        link::{
+            WIRE, WIRE_SOCKS,
+            frame::{Kind, refusal_byte},
+        },
     },
     telemetry::snapshot::{PoolRow, PoolState},
 };
@@ -157,7 +162,7 @@ pub async fn run(
                     let counts = visitors.note(link.peer(), Some(WIRE));
                     let Ok(permit) = links.try_acquire_owned() else {
                         notices.warn(format!("link from {}: {AT_MAXIMUM}", link.peer().label()));
-                        return greet::part(link).await;
+                        return turn_away(link).await;
                     };
                     link.sit(Seat::ready(&counts, Some(permit)));
                     server.stands(link);
@@ -177,6 +182,24 @@ pub async fn run(
 }
 
 const AT_MAXIMUM: &str = "`maximum` links are in use";
+
+/// Lets a link go that is one too many; a session that is on its way already hears why.
+async fn turn_away(mut link: Box<Link>) {
+    let told = async {
+        link.stage_leave(Kind::Retire)?;
+        poll_fn(|cx| link.poll_flush(cx)).await?;
+        loop {
+            match poll_fn(|cx| link.poll_event(cx)).await? {
+                Event::Open(_) => return link.stage(Kind::Refused, &[refusal_byte(Refusal::Full)]),
+                Event::Leaving(_) => {}
+                Event::Closed => return Ok(()),
+            }
+        }
+    };
+    if matches!(timeout(GREET, told).await, Ok(Ok(()))) {
+        greet::part(link).await;
+    }
+}
 
 fn negotiated(asked: Asked, seat: Seat) -> Negotiated {
     if let Some(stream) = asked.stream.tcp() {

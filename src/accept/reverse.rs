@@ -18,7 +18,7 @@ use super::{Negotiated, Reply, Serve};
 use crate::{
     link::{
         GREET, Peer,
-        greet::{self, Linked, Terms},
+        greet::{self, Linked, Says, Terms},
         keeper::{Dialled, Keeper, Shared, Uses, Wanted},
         leg::Leg,
         seat::Seat,
@@ -51,6 +51,12 @@ impl Offering {
         let allowed = |(_, peers): &&Offered| peer.is_among(peers.as_deref());
         let services = self.services.iter().filter(allowed).map(|(name, _)| name.clone()).collect();
         Offer { services, target: self.prepared, maximum: self.maximum }
+    }
+
+    /// The services that SOCKS5 links are parked for.
+    fn parks(&self) -> Vec<ServiceName> {
+        let names = self.services.iter().map(|(name, _)| name);
+        names.filter(|name| !self.drained.contains(name)).cloned().collect()
     }
 }
 
@@ -88,7 +94,7 @@ impl Parking {
 
     /// Replaces the links that stand: what was told or shown on them does not hold any more.
     pub fn retire_links(&self) {
-        self.server.retire_links();
+        self.server.epoch().end();
     }
 
     /// Asks the gateway for no more sessions, and ends.
@@ -118,7 +124,8 @@ fn lost(keeper: Weak<Keeper>) -> crate::link::serving::Lost {
 impl Uses for Use {
     fn terms(&self) -> Terms {
         let offering = self.offering.clone();
-        Terms::Serves(Arc::new(move |peer| offering.load().to(peer)))
+        let says = Says::Serves(Arc::new(move |peer| offering.load().to(peer)));
+        Terms { says, epoch: self.server.epoch().clone() }
     }
 
     fn linked(&self, _: &Keeper, linked: Linked) {
@@ -126,16 +133,18 @@ impl Uses for Use {
     }
 
     fn parks(&self) -> Vec<ServiceName> {
-        let offering = self.offering.load();
-        let names = offering.services.iter().map(|(name, _)| name);
-        names.filter(|name| !offering.drained.contains(name)).cloned().collect()
+        self.offering.load().parks()
     }
 
     fn socks(&self, keeper: Arc<Keeper>, dialled: Dialled) -> BoxFuture<'static, ()> {
-        let offering = self.offering.load_full();
-        let serve = self.serve.clone();
+        let (offering, serve) = (self.offering.clone(), self.serve.clone());
         async move {
+            // Asked for first: a change after the next line cancels it.
             let retired = keeper.retired(dialled.service.as_ref());
+            let offering = offering.load_full();
+            if dialled.service.as_ref().is_some_and(|service| !offering.parks().contains(service)) {
+                return;
+            }
             retired.run_until_cancelled(park(&keeper, &offering, dialled, serve)).await;
         }
         .boxed()

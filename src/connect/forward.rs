@@ -21,7 +21,7 @@ use super::{ConnectFailure, Connected, Order, direct::BACKEND_CONNECT, reverse};
 use crate::{
     link::{
         Peer,
-        greet::{self, Granting, Linked, Terms},
+        greet::{self, Granting, Linked, Says, Terms},
         keeper::{Dialled, Keeper, Shared, Uses, Wanted},
         leg::Leg,
         pool::Pool,
@@ -67,7 +67,7 @@ struct Use {
 
 impl Uses for Use {
     fn terms(&self) -> Terms {
-        Terms::Opens(self.granting.clone())
+        Terms { says: Says::Opens(self.granting.clone()), epoch: self.pool.epoch().clone() }
     }
 
     fn linked(&self, keeper: &Keeper, linked: Linked) {
@@ -204,7 +204,7 @@ impl Dialler {
 }
 
 /// A SOCKS5 link for one session.
-async fn dial(keeper: &Keeper, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
+async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
     let identity = keeper.identity();
     let dialled = async {
         let (mut stream, peer) = greet::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
@@ -236,7 +236,7 @@ async fn dial(keeper: &Keeper, order: &Order<'_>) -> Result<Connected, ConnectFa
                 // Fails only on a socket that is already gone, as the session will find out.
                 let _ = tcp::link_carries(stream);
             }
-            let first = [&order.again[..], &order.unsent].concat();
+            let first = order.take_unsent();
             Ok(Connected { leg: Leg::Stream(stream), peer: Some(peer), seat: Some(seat), first })
         }
         Ok(Err(error)) => Err(refused(&peer, &error)),

@@ -41,6 +41,13 @@ pub struct Order<'a> {
     pub unsent: Vec<u8>,
 }
 
+impl Order<'_> {
+    /// What its client has said so far, for a far side that can not be told again.
+    fn take_unsent(&mut self) -> Vec<u8> {
+        [std::mem::take(&mut self.again), std::mem::take(&mut self.unsent)].concat()
+    }
+}
+
 /// The far side of a session, connected, or opened and not answered yet.
 #[derive(Debug)]
 pub struct Connected {
@@ -84,8 +91,8 @@ impl Connector {
         match self {
             Self::Direct(backend) => {
                 order.meter.enter(SessionPhase::Connecting);
-                let first = [std::mem::take(&mut order.again), std::mem::take(&mut order.unsent)].concat();
-                direct::connect(backend).await.map(|connected| Connected { first, ..connected })
+                let connected = direct::connect(backend).await?;
+                Ok(Connected { first: order.take_unsent(), ..connected })
             }
             Self::Forward(dialler) => dialler.connect(order).await,
             Self::Reverse(pool) => reverse::connect(pool, order).await,

@@ -48,12 +48,7 @@ pub async fn open(taken: Taken, order: &mut Order<'_>) -> Result<Connected, Stri
             }
             let (stream, seat) = announce(stream, seat, order).await.map_err(|error| failed(&error))?;
             // SOCKS5 can not refuse and can not be told again: a copy is of no use any more.
-            Ok(Connected {
-                leg: Leg::Stream(stream),
-                peer: Some(peer),
-                seat,
-                first: [std::mem::take(&mut order.again), std::mem::take(&mut order.unsent)].concat(),
-            })
+            Ok(Connected { leg: Leg::Stream(stream), peer: Some(peer), seat, first: order.take_unsent() })
         }
         Leg::Link(mut link) => {
             let open = Open {

@@ -3,14 +3,16 @@
 
 use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{DIAL, FAREWELL, GREET, LEAVE, Peer, framed::Link, pace::BEAT, trouble::Trouble};
+use super::{DIAL, FAREWELL, GREET, LEAVE, Peer, epoch::Epoch, framed::Link, pace::BEAT, trouble::Trouble};
 use crate::{
     net::{
         dial::{self, DialError},
@@ -56,18 +58,25 @@ pub type Granting = Arc<dyn Fn(&Peer, &Offer) -> Grant + Send + Sync>;
 /// Makes what a server says to an opener.
 pub type Offering = Arc<dyn Fn(&Peer) -> Offer + Send + Sync>;
 
-/// What this half says in its `hello`, and with it which end of its links it is.
+/// What this half says in its `hello`, and how long that holds.
 #[derive(Clone)]
-pub enum Terms {
+pub struct Terms {
+    pub says: Says,
+    pub epoch: Arc<Epoch>,
+}
+
+/// What it says, and with it which end of its links it is.
+#[derive(Clone)]
+pub enum Says {
     Opens(Granting),
     Serves(Offering),
 }
 
 impl fmt::Debug for Terms {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Opens(_) => "Opens",
-            Self::Serves(_) => "Serves",
+        out.write_str(match self.says {
+            Says::Opens(_) => "Opens",
+            Says::Serves(_) => "Serves",
         })
     }
 }
@@ -75,9 +84,9 @@ impl fmt::Debug for Terms {
 impl Terms {
     /// What this half is asked for where a link speaks SOCKS5.
     fn served_over_socks(&self) -> Asks {
-        match self {
-            Self::Opens(_) => Asks::Bind,
-            Self::Serves(_) => Asks::Connect,
+        match self.says {
+            Says::Opens(_) => Asks::Bind,
+            Says::Serves(_) => Asks::Connect,
         }
     }
 }
@@ -111,13 +120,15 @@ pub struct Asked {
 pub async fn accept(
     stream: TcpStream,
     from: SocketAddr,
-    identity: Option<&Identity>,
+    identity: &ArcSwap<Option<Identity>>,
     terms: &Terms,
 ) -> Result<Greeted, LinkError> {
+    let holds = terms.epoch.holds();
+    let identity = identity.load_full();
     let greeting = async {
         tcp::prepare_link(&stream).map_err(LinkError::Socket)?;
         let address: Arc<str> = from.ip().to_canonical().to_string().into();
-        let (mut stream, name) = match identity {
+        let (mut stream, name) = match identity.as_ref() {
             Some(identity) => {
                 let (stream, name) = identity.accept(stream).await.map_err(LinkError::Tls)?;
                 (stream, Some(name.into()))
@@ -126,7 +137,7 @@ pub async fn accept(
         };
         let peer = Peer { name, address };
         if speaks_our_own(&stream) {
-            return Ok(Greeted::Linked(hello(stream, peer, terms).await?));
+            return Ok(Greeted::Linked(hello(stream, peer, &terms.says, holds).await?));
         }
         match requested(&mut stream, terms.served_over_socks()).await {
             Ok(service) => Ok(Greeted::Asked(Asked { stream, peer, service })),
@@ -153,21 +164,28 @@ pub fn speaks_our_own(stream: &Stream) -> bool {
     stream.alpn() == Some(ALPN)
 }
 
-/// The exchange of `hello`: the server offers, the opener grants.
-pub async fn hello(stream: Stream, peer: Peer, terms: &Terms) -> Result<Linked, LinkError> {
+/// The exchange of `hello`: the server offers, the opener grants. What `holds` was taken from the
+/// terms before the certificate was.
+pub async fn hello(
+    stream: Stream,
+    peer: Peer,
+    says: &Says,
+    holds: CancellationToken,
+) -> Result<Linked, LinkError> {
     let greeting = async {
-        match terms {
-            Terms::Opens(granting) => {
+        match says {
+            Says::Opens(granting) => {
                 let mut link = Box::new(Link::new(stream, peer, End::Opener));
                 let Frame::Offer(offer) = poll_fn(|cx| link.poll_greeting(cx)).await? else {
                     return Err(unexpected(&link));
                 };
                 let grant = granting(link.peer(), &offer);
+                link.agreed(grant.services.iter().cloned(), holds);
                 link.stage(Kind::Hello, &grant.body())?;
                 poll_fn(|cx| link.poll_flush(cx)).await?;
                 Ok(Linked { link, offer, grant })
             }
-            Terms::Serves(offering) => {
+            Says::Serves(offering) => {
                 let offer = offering(&peer);
                 let mut link = Box::new(Link::new(stream, peer, End::Server));
                 link.stage(Kind::Hello, &offer.body())?;
@@ -176,6 +194,7 @@ pub async fn hello(stream: Stream, peer: Peer, terms: &Terms) -> Result<Linked, 
                     return Err(unexpected(&link));
                 };
                 link.bound_data(grant.data);
+                link.agreed([], holds);
                 Ok(Linked { link, offer, grant })
             }
         }

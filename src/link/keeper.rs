@@ -324,6 +324,8 @@ impl Keeper {
     async fn link(self: Arc<Self>, service: Option<ServiceName>, permit: OwnedSemaphorePermit) {
         let under_way = Dialling { keeper: self.clone(), service: service.clone() };
         let began = Instant::now();
+        let terms = self.uses.terms();
+        let holds = terms.epoch.holds();
         let identity = self.identity();
         let dialled = greet::dial(&self.gateway, identity.as_ref().as_ref());
         let Some(dialled) = self.retired.run_until_cancelled(dialled).await else { return };
@@ -334,7 +336,12 @@ impl Keeper {
         let is_own = greet::speaks_our_own(&stream);
         self.learn(if is_own { Wire::Own } else { Wire::Socks });
         if is_own {
-            return self.link_own(stream, peer, permit, began).await;
+            let hello = greet::hello(stream, peer, &terms.says, holds);
+            let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
+            return match linked {
+                Ok(linked) => self.link_own(linked, permit, began).await,
+                Err(error) => self.failed(None, error.to_string(), false),
+            };
         }
         let parks = self.uses.parks();
         let service = service.or_else(|| parks.first().cloned());
@@ -342,14 +349,7 @@ impl Keeper {
         uses.socks(self, Dialled { stream, peer, service, permit, under_way }).await;
     }
 
-    async fn link_own(&self, stream: Stream, peer: Peer, permit: OwnedSemaphorePermit, began: Instant) {
-        let terms = self.uses.terms();
-        let hello = greet::hello(stream, peer, &terms);
-        let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
-        let mut linked = match linked {
-            Ok(linked) => linked,
-            Err(error) => return self.failed(None, error.to_string(), false),
-        };
+    async fn link_own(&self, mut linked: Linked, permit: OwnedSemaphorePermit, began: Instant) {
         if linked.grant.services.is_empty() {
             let linked_to = linked.link.peer().label();
             let offered: Vec<_> = linked.offer.services.iter().map(ToString::to_string).collect();

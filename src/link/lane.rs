@@ -27,10 +27,11 @@ pub type Lost = Arc<dyn Fn(Duration, Loss) + Send + Sync>;
 
 pub struct Lane {
     pub peer: Peer,
+    /// What its newest link is ready for; an older one may have been granted something else.
     pub serves: Serves,
     /// Ready links that the peer means to keep.
     pub target: usize,
-    pub ready: Vec<(Slot, Option<Seat>)>,
+    pub ready: Vec<Ready>,
     pub counts: Arc<Counts>,
     pub lost: Option<Lost>,
     failures: u64,
@@ -38,7 +39,17 @@ pub struct Lane {
     seen: Instant,
 }
 
-/// What a lane's links are ready for.
+/// A ready link.
+#[derive(Debug)]
+pub struct Ready {
+    pub slot: Slot,
+    /// Of a SOCKS5 link; a link of our own holds its seat itself.
+    pub seat: Option<Seat>,
+    pub serves: Serves,
+    pub since: Instant,
+}
+
+/// What links are ready for.
 #[derive(Debug, Clone)]
 pub enum Serves {
     /// SOCKS5: the service that BIND named.
@@ -54,6 +65,13 @@ impl Serves {
             (Self::One(one), Self::One(other)) => one == other,
             (Self::Granted(_), Self::Granted(_)) => true,
             (Self::One(_) | Self::Granted(_), _) => false,
+        }
+    }
+
+    pub fn serves(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::One(one) => one == service,
+            Self::Granted(granted) => granted.contains(service),
         }
     }
 }
@@ -82,20 +100,14 @@ impl Lane {
         }
     }
 
-    pub fn may_serve(&self, service: &ServiceName, not: &[Peer]) -> bool {
-        let serves = match &self.serves {
-            Serves::One(one) => one == service,
-            Serves::Granted(granted) => granted.contains(service),
-        };
-        serves && !not.contains(&self.peer)
+    /// The newest ready link for a service.
+    pub fn newest_for(&self, service: &ServiceName) -> Option<usize> {
+        self.ready.iter().rposition(|ready| ready.serves.serves(service))
     }
 
-    pub fn is_alive(&self) -> bool {
-        self.counts.ready() + self.counts.carrying() > 0
-    }
-
+    /// Whether it has links, or had some not long ago.
     pub fn is_remembered(&self) -> bool {
-        self.is_alive() || self.unseen() < REMEMBERED
+        self.counts.links() > 0 || self.unseen() < REMEMBERED
     }
 
     pub fn unseen(&self) -> Duration {

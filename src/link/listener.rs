@@ -49,8 +49,7 @@ pub async fn run<F>(
         let (greeter, greeted, greetings) = (greeter.clone(), greeted.clone(), greetings.clone());
         let (key, evicted) = greetings.begin();
         greeter.tasks.clone().spawn("link", async move {
-            let identity = greeter.identity.load_full();
-            let greeting = greet::accept(stream, from, identity.as_ref().as_ref(), &greeter.terms);
+            let greeting = greet::accept(stream, from, &greeter.identity, &greeter.terms);
             let greeting = evicted.run_until_cancelled(greeting).await;
             greetings.end(key);
             match greeting {

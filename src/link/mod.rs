@@ -13,10 +13,11 @@
 //! by, [`keeper`] the task that keeps links dialled, [`course`] how that goes, [`ready::Slot`] holds a ready one until it is
 //! given away, [`pool::Pool`] has the slots of the half that opens, a [`lane::Lane`] for each peer, [`serving`] waits for sessions
 //! on the half that serves. [`seat`] counts links, [`pace`] knows whether one is alive, [`demand`]
-//! how many should be ready.
+//! how many should be ready, [`epoch`] how long what was agreed holds.
 
 pub mod course;
 pub mod demand;
+pub mod epoch;
 pub mod framed;
 pub mod greet;
 pub mod keeper;

@@ -89,9 +89,15 @@ impl Pace {
     }
 
     fn ping(&mut self) -> Beat {
-        self.next += 1;
+        let token = self.token();
         self.asked = Some((self.next, Instant::now()));
-        Beat::Ping(self.next.to_be_bytes())
+        Beat::Ping(token)
+    }
+
+    /// A token that no ping of this end has had.
+    pub fn token(&mut self) -> [u8; TOKEN] {
+        self.next += 1;
+        self.next.to_be_bytes()
     }
 }
 

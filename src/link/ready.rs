@@ -9,6 +9,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
@@ -74,11 +75,7 @@ impl Slot {
         let mut held = self.lock();
         let Some(leg) = held.as_mut() else { return Poll::Ready(Gone::Taken) };
         if let Poll::Ready(why) = poll_loss(leg, cx) {
-            let leg = held.take();
-            return Poll::Ready(match (why, leg) {
-                (None, Some(Leg::Link(link))) => Gone::Leaves(link),
-                (why, _) => Gone::Lost(why.unwrap_or_default()),
-            });
+            return Poll::Ready(gone(why, held.take()));
         }
         while beat.as_mut().poll(cx).is_ready() {
             beat.as_mut().reset(Instant::now() + BEAT);
@@ -101,12 +98,52 @@ impl Slot {
     }
 }
 
-/// Why a ready link is lost, if that shows already; asked of a link that is about to be given to
-/// a client, whose watch may not have run yet.
-pub fn loss(leg: &mut Leg) -> Option<String> {
-    match poll_loss(leg, &mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(why) => Some(why.unwrap_or_else(|| "its peer wants no more sessions".into())),
-        Poll::Pending => None,
+/// Whether a link is still ready; asked of one that is about to be given to a client, whose watch
+/// may not have run yet.
+pub fn still(mut leg: Leg) -> Result<Leg, Gone> {
+    match poll_loss(&mut leg, &mut Context::from_waker(Waker::noop())) {
+        Poll::Pending => Ok(leg),
+        Poll::Ready(why) => Err(gone(why, Some(leg))),
+    }
+}
+
+fn gone(why: Option<String>, leg: Option<Leg>) -> Gone {
+    match (why, leg) {
+        (None, Some(Leg::Link(link))) => Gone::Leaves(link),
+        (why, _) => Gone::Lost(why.unwrap_or_default()),
+    }
+}
+
+/// Waits until the far side has read all of the last session: while a slow backend holds that up,
+/// the bytes of another would wait behind it.
+pub async fn settle(mut link: Box<Link>) -> Result<Box<Link>, Gone> {
+    let mut beat = pin!(tokio::time::sleep(Duration::ZERO));
+    let why = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(why) = poll_link(&mut link, cx) {
+                return Poll::Ready(Some(why));
+            }
+            if !link.is_settling() {
+                return Poll::Ready(None);
+            }
+            if beat.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            beat.as_mut().reset(Instant::now() + BEAT);
+            // Asked again each time: an answer may have been left out.
+            let asked = link.beat(Reading::Yes, cx).and_then(|()| link.ask_to_settle());
+            let asked = asked.and_then(|()| match link.poll_flush(cx) {
+                Poll::Ready(Err(error)) => Err(error),
+                _ => Ok(()),
+            });
+            if let Err(error) = asked {
+                return Poll::Ready(Some(Some(error.to_string())));
+            }
+        }
+    });
+    match why.await {
+        None => Ok(link),
+        Some(why) => Err(gone(why, Some(Leg::Link(link)))),
     }
 }
 

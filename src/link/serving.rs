@@ -10,7 +10,7 @@ use std::{
     future::poll_fn,
     io,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     LEAVE, Peer,
+    epoch::Epoch,
     framed::{Event, Home, Link},
+    keeper::LIVED,
     pace::{BEAT, Reading},
 };
 use crate::{
@@ -44,14 +46,23 @@ pub enum Loss {
     Failed(String),
 }
 
+impl Loss {
+    /// A link that its other end lets go as soon as it stands has failed: another one would fare alike.
+    pub fn of_link(self, link: &Link, stood: Duration) -> Self {
+        match self == Self::Retired && link.leaving().is_some() && link.session() == 0 && stood < LIVED {
+            true => Self::Failed("the other gateway lets new links go at once".into()),
+            false => self,
+        }
+    }
+}
+
 /// The serving ends of one way.
 pub struct Server {
     tasks: Tasks,
     opened: Opened,
     lost: Lost,
     drained: CancellationToken,
-    /// Cancelled for the links that stand, and then replaced for those that will.
-    retired: Mutex<CancellationToken>,
+    epoch: Arc<Epoch>,
 }
 
 impl fmt::Debug for Server {
@@ -62,15 +73,13 @@ impl fmt::Debug for Server {
 
 impl Server {
     pub fn new(tasks: Tasks, opened: Opened, lost: Lost) -> Arc<Self> {
-        let retired = Mutex::new(CancellationToken::new());
-        Arc::new(Self { tasks, opened, lost, drained: CancellationToken::new(), retired })
+        Arc::new(Self { tasks, opened, lost, drained: CancellationToken::new(), epoch: Arc::default() })
     }
 
     /// A link stands; its sessions are served until it ends.
     pub fn stands(self: &Arc<Self>, mut link: Box<Link>) {
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let home: Weak<Self> = Arc::downgrade(self);
-        link.live_at(home, retired);
+        link.live_at(home);
         self.clone().returned(link);
     }
 
@@ -79,10 +88,9 @@ impl Server {
         self.drained.cancel();
     }
 
-    /// Asks for every link that stands now to be closed.
-    pub fn retire_links(&self) {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *retired, CancellationToken::new()).cancel();
+    /// How long what is agreed with its links holds; at its end each is asked to be closed.
+    pub fn epoch(&self) -> &Arc<Epoch> {
+        &self.epoch
     }
 
     async fn idle(self: Arc<Self>, mut link: Box<Link>) {
@@ -91,6 +99,7 @@ impl Server {
             Ok(open) => (self.opened)(link, open).await,
             Err(loss) => {
                 let peer = link.peer().clone();
+                let loss = loss.of_link(&link, since.elapsed());
                 // Its seat is free before anybody looks.
                 drop(link);
                 (self.lost)(&peer, since.elapsed(), loss);

@@ -10,7 +10,7 @@ use portcullis::{
     link::{
         Peer,
         framed::{Event, Link},
-        greet::{Terms, hello},
+        greet::{Says, hello},
         trouble::Trouble,
     },
     net::stream::Stream,
@@ -31,6 +31,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SESSIONS: u32 = 4;
@@ -281,11 +282,11 @@ async fn connection() -> (TcpStream, TcpStream) {
 async fn run(end: End, stream: TcpStream) -> (Log, Result<(), String>) {
     let mut log = Log::new();
     let peer = Peer { name: None, address: "peer".into() };
-    let terms = match end {
-        End::Opener => Terms::Opens(Arc::new(|_, _| grant())),
-        End::Server => Terms::Serves(Arc::new(|_| offer())),
+    let says = match end {
+        End::Opener => Says::Opens(Arc::new(|_, _| grant())),
+        End::Server => Says::Serves(Arc::new(|_| offer())),
     };
-    let linked = match hello(Stream::Tcp(stream), peer, &terms).await {
+    let linked = match hello(Stream::Tcp(stream), peer, &says, CancellationToken::new()).await {
         Ok(linked) => linked,
         Err(error) => return (log, Err(error.to_string())),
     };

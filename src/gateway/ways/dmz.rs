@@ -9,7 +9,7 @@ use super::{Common, IdentityCell, Port, RETRY, RETRY_HURRIED, greeter, same_iden
 use crate::{
     connect::{Connector, forward::Dialler},
     link::{
-        greet::{self, Asked, Granting, Greeted, Terms},
+        greet::{self, Asked, Granting, Greeted, Says, Terms},
         keeper::{Shared, Wanted},
         listener,
         pool::{LINKS_MAX, Pool},
@@ -85,7 +85,11 @@ impl DmzSide {
             }
             (DmzParts::Reverse { port, pool }, _) => {
                 let Some(listener) = port.listener.take() else { return };
-                let greeter = greeter(self.identity.clone(), Terms::Opens(granting), common);
+                let greeter = greeter(
+                    self.identity.clone(),
+                    Terms { says: Says::Opens(granting), epoch: pool.epoch().clone() },
+                    common,
+                );
                 let offers =
                     Offers { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
                 let greeted = move |greeted| offers.clone().take(greeted);

@@ -12,7 +12,7 @@ use crate::{
         reverse::{Offering, Parking},
     },
     link::{
-        greet::Terms,
+        greet::{Says, Terms},
         keeper::{Shared, Wanted},
         serving::Server,
     },
@@ -78,7 +78,8 @@ impl InternalSide {
             InternalParts::Forward { port, visitors, server } => {
                 let Some(listener) = port.listener.take() else { return };
                 let offering = self.offering.clone();
-                let terms = Terms::Serves(Arc::new(move |peer| offering.load().to(peer)));
+                let says = Says::Serves(Arc::new(move |peer| offering.load().to(peer)));
+                let terms = Terms { says, epoch: server.epoch().clone() };
                 let run = forward::run(
                     listener,
                     greeter(self.identity.clone(), terms, common),
@@ -106,7 +107,7 @@ impl InternalSide {
             return;
         }
         match &self.parts {
-            InternalParts::Forward { server, .. } => server.retire_links(),
+            InternalParts::Forward { server, .. } => server.epoch().end(),
             InternalParts::Reverse { parkings } => parkings.values().for_each(Parking::retire_links),
         }
     }

@@ -17,13 +17,16 @@ use std::{
 
 use thiserror::Error;
 use tokio::{sync::oneshot, time::timeout};
-use tokio_util::sync::CancellationToken;
+
+mod rows;
 
 use super::{
-    Peer,
+    LEAVE, Peer,
+    epoch::Epoch,
     framed::{Home, Link},
     greet::{Linked, bid_farewell, part},
-    lane::{Lane, Lost, Serves},
+    keeper::LIVED,
+    lane::{Lane, Lost, Ready, Serves},
     leg::Leg,
     ready::{self, Gone, Slot},
     seat::{Counts, Seat},
@@ -34,11 +37,10 @@ use crate::{
     profile::{PoolLimits, ServiceName},
     proto::link::frame::Kind,
     tasks::Tasks,
-    telemetry::snapshot::PoolRow,
 };
 
-/// Peers in the books at once.
-const LANES_MAX: usize = 256;
+/// Peers in the books at once, times the services of those that speak SOCKS5.
+const LANES_MAX: usize = 1024;
 /// Links of one peer, ready and carrying, told in our `hello`.
 pub const LINKS_MAX: usize = 16_384;
 
@@ -65,8 +67,7 @@ pub struct Taken {
 pub struct Pool {
     tasks: Tasks,
     offered: AtomicBool,
-    /// Cancelled for the links that stand, and then replaced for those that will.
-    retired: Mutex<CancellationToken>,
+    epoch: Arc<Epoch>,
     books: Mutex<Books>,
 }
 
@@ -78,8 +79,6 @@ struct Books {
     waiters: VecDeque<Waiter>,
     next_waiter: u64,
     services: HashMap<ServiceName, OfService>,
-    /// Links that were found leaving, to be let go when the lock is free.
-    leaving: Vec<(Box<Link>, Option<Lost>)>,
     closed: bool,
 }
 
@@ -113,11 +112,10 @@ impl Pool {
             waiters: VecDeque::new(),
             next_waiter: 0,
             services: HashMap::new(),
-            leaving: Vec::new(),
             closed: false,
         };
         let books = Mutex::new(books);
-        Arc::new(Self { tasks, offered: AtomicBool::new(false), retired: Mutex::default(), books })
+        Arc::new(Self { tasks, offered: AtomicBool::new(false), epoch: Arc::default(), books })
     }
 
     pub fn set_limits(&self, limits: PoolLimits) {
@@ -129,7 +127,12 @@ impl Pool {
         self.offered.load(Ordering::Relaxed)
     }
 
-    /// Takes in a SOCKS5 link that its peer has parked; gives it back when the pool has closed.
+    /// How long what is agreed with its links holds.
+    pub fn epoch(&self) -> &Arc<Epoch> {
+        &self.epoch
+    }
+
+    /// Takes in a SOCKS5 link that its peer has parked; gives it back when the pool takes none.
     pub fn park(self: &Arc<Self>, peer: Peer, service: ServiceName, stream: Stream) -> Result<(), Stream> {
         let mut books = self.lock();
         if books.closed {
@@ -137,7 +140,7 @@ impl Pool {
         }
         let serves = Serves::One(service);
         let target = books.limits.prepared;
-        let lane = books.lane(&peer, serves, target);
+        let Some(lane) = books.lane(&peer, serves, target) else { return Err(stream) };
         let seat = Seat::ready(&books.lanes[lane].counts, None);
         self.put(books, lane, Leg::Stream(stream), Some(seat));
         Ok(())
@@ -145,31 +148,27 @@ impl Pool {
 
     /// Takes in a link of our own that its peer has dialled.
     pub fn stands(self: &Arc<Self>, linked: Linked) {
-        let Linked { mut link, offer, grant } = linked;
-        let peer = link.peer().clone();
-        let full = {
+        let Linked { mut link, offer, .. } = linked;
+        let counts = {
             let mut books = self.lock();
-            let lane = books.lane(&peer, Serves::Granted(Arc::default()), offer.target);
-            let lane = &mut books.lanes[lane];
-            lane.serves = Serves::Granted(Arc::new(grant.services.into_iter().collect()));
-            let full = lane.counts.links() >= LINKS_MAX;
-            link.sit(Seat::ready(&lane.counts, None));
-            full
+            let lane = books.lane_for(&link, offer.target);
+            lane.map(|lane| books.lanes[lane].counts.clone()).filter(|counts| counts.links() < LINKS_MAX)
         };
-        if full {
-            return self.let_go(link);
-        }
+        let Some(counts) = counts else { return self.let_go(link) };
+        link.sit(Seat::ready(&counts, None));
         self.keep(link);
     }
 
     /// Takes in a link of our own that this half has dialled and counts itself.
     pub fn dialled(self: &Arc<Self>, linked: Linked, counts: &Arc<Counts>, lost: Lost) {
-        let Linked { link, grant, .. } = linked;
+        let link = linked.link;
         {
             let mut books = self.lock();
-            let lane = books.lane(link.peer(), Serves::Granted(Arc::default()), 0);
+            let Some(lane) = books.lane_for(&link, 0) else {
+                drop(books);
+                return self.let_go(link);
+            };
             let lane = &mut books.lanes[lane];
-            lane.serves = Serves::Granted(Arc::new(grant.services.into_iter().collect()));
             lane.counts = counts.clone();
             lane.lost = Some(lost);
         }
@@ -178,9 +177,8 @@ impl Pool {
 
     fn keep(self: &Arc<Self>, mut link: Box<Link>) {
         self.offered.store(true, Ordering::Relaxed);
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let home: Weak<Self> = Arc::downgrade(self);
-        link.live_at(home, retired);
+        link.live_at(home);
         self.clone().returned(link);
     }
 
@@ -192,13 +190,25 @@ impl Pool {
         self.tasks.spawn("retired link", part(link));
     }
 
-    /// A ready link that asks to be let go, or is not needed.
-    fn leaves(&self, link: Box<Link>, lost: Option<Lost>, stood: Duration) {
-        let loss = if link.leaving() == Some(Kind::Drain) { Loss::Drained } else { Loss::Retired };
-        self.let_go(link);
-        if let Some(lost) = lost {
-            lost(stood, loss);
-        }
+    /// Whoever dialled it hears of a link that is not ready any more; one that lives is closed in good
+    /// order. In a task of its own, since the books may be locked here.
+    fn gone(&self, gone: Gone, lost: Option<Lost>, stood: Duration) {
+        self.tasks.spawn("lost link", async move {
+            let (loss, link) = match gone {
+                Gone::Taken => return,
+                Gone::Lost(why) => (Loss::Failed(why), None),
+                Gone::Leaves(link) if link.leaving() == Some(Kind::Drain) => (Loss::Drained, Some(link)),
+                Gone::Leaves(link) => (Loss::Retired.of_link(&link, stood), Some(link)),
+            };
+            if let Some(lost) = lost {
+                lost(stood, loss);
+            }
+            if let Some(mut link) = link {
+                // It fails only where the link is closed already.
+                let _ = link.stage_leave(Kind::Retire);
+                part(link).await;
+            }
+        });
     }
 
     /// Gives a ready link to the first client that it can serve, or keeps it.
@@ -206,22 +216,25 @@ impl Pool {
         self: &Arc<Self>,
         mut books: MutexGuard<'_, Books>,
         lane: usize,
-        mut leg: Leg,
+        leg: Leg,
         mut seat: Option<Seat>,
     ) {
-        if let Some(why) = ready::loss(&mut leg) {
-            return match leg {
-                Leg::Link(link) if link.leaving().is_some() => {
-                    let lost = books.lanes[lane].lost.clone();
-                    drop(books);
-                    self.leaves(link, lost, Duration::ZERO);
+        let mut leg = match ready::still(leg) {
+            Ok(leg) => leg,
+            Err(gone) => {
+                if let Gone::Lost(why) = &gone {
+                    books.lanes[lane].lose(why);
                 }
-                _ => books.lanes[lane].lose(&why),
-            };
-        }
+                return self.gone(gone, books.lanes[lane].lost.clone(), Duration::ZERO);
+            }
+        };
+        let serves = match &leg {
+            Leg::Link(link) => Serves::Granted(link.serves().clone()),
+            Leg::Stream(_) | Leg::Gone => books.lanes[lane].serves.clone(),
+        };
         self.offered.store(true, Ordering::Relaxed);
         books.lanes[lane].seen();
-        while let Some(waiter) = books.next_for(lane) {
+        while let Some(waiter) = books.next_for(lane, &serves) {
             let peer = books.lanes[lane].peer.clone();
             match waiter.give.send(Taken { leg, peer, seat }) {
                 Ok(()) => return,
@@ -229,26 +242,35 @@ impl Pool {
             }
         }
         let slot = Slot::new(leg);
-        let (peer, serves) = (books.lanes[lane].peer.clone(), books.lanes[lane].serves.clone());
+        let since = Instant::now();
+        let peer = books.lanes[lane].peer.clone();
         let lost = books.lanes[lane].lost.clone();
-        books.lanes[lane].ready.push((slot.clone(), seat));
+        books.lanes[lane].ready.push(Ready { slot: slot.clone(), seat, serves: serves.clone(), since });
         drop(books);
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
-            let since = Instant::now();
-            let loss = match slot.watch().await {
+            let gone = slot.watch().await;
+            match &gone {
                 Gone::Taken => return,
-                Gone::Lost(why) => {
-                    pool.lost(&peer, &serves, Some(&why));
-                    Loss::Failed(why)
+                Gone::Lost(why) => pool.lost(&peer, &serves, Some(why)),
+                Gone::Leaves(_) => pool.lost(&peer, &serves, None),
+            }
+            pool.gone(gone, lost, since.elapsed());
+        });
+    }
+
+    /// A link whose last session may still be read: it is ready when that is done.
+    fn settle(self: &Arc<Self>, link: Box<Link>, lost: Option<Lost>) {
+        let pool = self.clone();
+        self.tasks.spawn("settling link", async move {
+            match timeout(LEAVE, ready::settle(link)).await {
+                Ok(Ok(mut link)) => {
+                    link.settled();
+                    pool.returned(link);
                 }
-                Gone::Leaves(link) => {
-                    pool.lost(&peer, &serves, None);
-                    return pool.leaves(link, lost, since.elapsed());
-                }
-            };
-            if let Some(lost) = lost {
-                lost(since.elapsed(), loss);
+                Ok(Err(gone)) => pool.gone(gone, lost, LIVED),
+                // Dropped: its backend has taken nothing for all that time.
+                Err(_) => {}
             }
         });
     }
@@ -261,9 +283,7 @@ impl Pool {
             if books.closed {
                 return Err(TakeError::Closed);
             }
-            let taken = books.pop(service, not);
-            self.let_go_all(&mut books);
-            if let Some(taken) = taken {
+            if let Some(taken) = self.pop(&mut books, service, not) {
                 return Ok(taken);
             }
             let waiters = books.limits.waiters;
@@ -292,31 +312,43 @@ impl Pool {
 
     /// A link for a service, if one is ready now.
     pub fn take_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<Taken> {
-        let mut books = self.lock();
-        let taken = books.pop(service, not);
-        self.let_go_all(&mut books);
-        taken
+        self.pop(&mut self.lock(), service, not)
     }
 
-    /// Links that were found leaving when they should have been taken.
-    fn let_go_all(&self, books: &mut Books) {
-        for (mut link, lost) in std::mem::take(&mut books.leaving) {
-            // It fails only where the link is closed already.
-            let _ = link.stage_leave(Kind::Retire);
-            let loss = if link.leaving() == Some(Kind::Drain) { Loss::Drained } else { Loss::Retired };
-            self.tasks.spawn("retired link", async move {
-                part(link).await;
-                if let Some(lost) = lost {
-                    lost(Duration::ZERO, loss);
+    fn pop(&self, books: &mut Books, service: &ServiceName, not: &[Peer]) -> Option<Taken> {
+        let count = books.lanes.len();
+        for step in 0..count {
+            let at = (books.turn + step) % count;
+            let lane = &mut books.lanes[at];
+            if not.contains(&lane.peer) {
+                continue;
+            }
+            while let Some(newest) = lane.newest_for(service) {
+                let Ready { slot, seat, since, .. } = lane.ready.remove(newest);
+                // A link that was lost a moment ago is skipped.
+                let Some(leg) = slot.claim() else { continue };
+                match ready::still(leg) {
+                    Ok(leg) => {
+                        let peer = lane.peer.clone();
+                        books.turn = (at + 1) % count;
+                        return Some(Taken { leg, peer, seat });
+                    }
+                    Err(gone) => {
+                        if let Gone::Lost(why) = &gone {
+                            lane.lose(why);
+                        }
+                        self.gone(gone, lane.lost.clone(), since.elapsed());
+                    }
                 }
-            });
+            }
         }
+        None
     }
 
     /// Whether any peer but these has a ready link for a service.
     pub fn has_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
         let books = self.lock();
-        books.lanes.iter().any(|lane| !lane.ready.is_empty() && lane.may_serve(service, not))
+        books.lanes.iter().any(|lane| !not.contains(&lane.peer) && lane.newest_for(service).is_some())
     }
 
     /// Lets go of the ready SOCKS5 links of peers that may not offer their service any more.
@@ -332,7 +364,7 @@ impl Pool {
 
     /// Replaces the links that stand: what was agreed when they came does not hold any more.
     pub fn retire_links(&self) {
-        std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner)).cancel();
+        self.epoch.end();
         let mut books = self.lock();
         for lane in books.lanes.iter_mut().filter(|lane| matches!(lane.serves, Serves::Granted(_))) {
             self.close_all(lane.ready.drain(..), Kind::Retire);
@@ -349,9 +381,9 @@ impl Pool {
         self.close_all(slots.into_iter(), Kind::Drain);
     }
 
-    fn close_all(&self, slots: impl Iterator<Item = (Slot, Option<Seat>)>, kind: Kind) {
-        for (slot, _seat) in slots {
-            match slot.claim() {
+    fn close_all(&self, links: impl Iterator<Item = Ready>, kind: Kind) {
+        for ready in links {
+            match ready.slot.claim() {
                 Some(Leg::Stream(stream)) => self.tasks.spawn("retired link", bid_farewell(stream)),
                 Some(Leg::Link(mut link)) => {
                     // It fails only where the link is closed already.
@@ -363,58 +395,12 @@ impl Pool {
         }
     }
 
-    /// A row for each peer's links, and one for each of `services` that no peer offers.
-    pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
-        let mut books = self.lock();
-        books.lanes.retain(Lane::is_remembered);
-        let mut rows = Vec::new();
-        for lane in &books.lanes {
-            let of_lane = |(service, of): (_, &OfService)| of.waiting > 0 && lane.may_serve(service, &[]);
-            let starved = books.services.iter().any(of_lane);
-            rows.push(lane.row(starved));
-        }
-        for service in services {
-            if !books.lanes.iter().any(|lane| lane.may_serve(service, &[])) {
-                let starved = books.services.get(service).is_some_and(|of| of.waiting > 0);
-                rows.push(super::lane::row_without_peer(service, books.limits.prepared, starved));
-            }
-        }
-        rows.sort_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
-        self.add_clients(&books, &mut rows);
-        rows
-    }
-
-    /// Clients that wait or were missed stand in their service's first row, else in the first that
-    /// is for any service.
-    fn add_clients(&self, books: &Books, rows: &mut [PoolRow]) {
-        for (service, of) in &books.services {
-            let own = rows.iter().position(|row| row.service == service.as_str());
-            let any = || rows.iter().position(|row| row.service == "*");
-            if let Some(at) = own.or_else(any) {
-                rows[at].waiting += of.waiting;
-                rows[at].misses += of.misses;
-            }
-        }
-    }
-
-    /// Links that have yet to be closed.
-    pub fn links(&self) -> usize {
-        let books = self.lock();
-        books.lanes.iter().map(|lane| lane.counts.links()).sum()
-    }
-
-    /// Clients that wait, and those that were missed, of every service.
-    pub fn clients(&self) -> (usize, u64) {
-        let books = self.lock();
-        books.services.values().fold((0, 0), |sum, of| (sum.0 + of.waiting, sum.1 + of.misses))
-    }
-
     fn lost(&self, peer: &Peer, serves: &Serves, why: Option<&str>) {
         tracing::debug!(peer = %peer.label(), "ready link gone: {}", why.unwrap_or("it leaves"));
         let mut books = self.lock();
         for lane in books.lanes.iter_mut().filter(|lane| lane.peer == *peer && lane.serves.is_alike(serves)) {
             // The lost one is the slot that holds nothing any more.
-            lane.ready.retain(|(slot, _)| !slot.is_empty());
+            lane.ready.retain(|ready| !ready.slot.is_empty());
             if let Some(why) = why {
                 lane.lose(why);
             }
@@ -429,14 +415,20 @@ impl Pool {
 impl Home for Pool {
     fn returned(self: Arc<Self>, link: Box<Link>) {
         let books = self.lock();
-        if books.closed || link.is_worn() || link.leaving().is_some() {
-            drop(books);
-            return self.let_go(link);
-        }
-        match books.lane_of(link.peer()) {
-            Some(lane) => self.put(books, lane, Leg::Link(link), None),
-            // Its peer was forgotten meanwhile.
-            None => {
+        let lane = books.lane_of(link.peer());
+        match lane {
+            Some(lane) if link.leaving() == Some(Kind::Drain) => {
+                let lost = books.lanes[lane].lost.clone();
+                self.gone(Gone::Leaves(link), lost, LIVED);
+            }
+            Some(lane) if !books.closed && !link.is_worn() && link.leaving().is_none() => {
+                match link.is_settling() {
+                    true => self.settle(link, books.lanes[lane].lost.clone()),
+                    false => self.put(books, lane, Leg::Link(link), None),
+                }
+            }
+            // Or its peer was forgotten meanwhile.
+            Some(_) | None => {
                 drop(books);
                 self.let_go(link);
             }
@@ -450,51 +442,42 @@ impl Books {
         self.lanes.iter().position(|lane| lane.peer == *peer && matches!(lane.serves, Serves::Granted(_)))
     }
 
-    fn lane(&mut self, peer: &Peer, serves: Serves, target: usize) -> usize {
+    /// The same for a link of our own that has just come to stand.
+    fn lane_for(&mut self, link: &Link, target: usize) -> Option<usize> {
+        // Greeted under what does not hold any more.
+        if link.is_worn() {
+            return None;
+        }
+        let serves = Serves::Granted(link.serves().clone());
+        let lane = self.lane(link.peer(), serves.clone(), target)?;
+        self.lanes[lane].serves = serves;
+        Some(lane)
+    }
+
+    /// A peer's lane; none where there are too many of them already.
+    fn lane(&mut self, peer: &Peer, serves: Serves, target: usize) -> Option<usize> {
         let same = |lane: &Lane| lane.peer == *peer && lane.serves.is_alike(&serves);
         if let Some(at) = self.lanes.iter().position(same) {
             self.lanes[at].target = target;
-            return at;
+            return Some(at);
         }
         if self.lanes.len() >= LANES_MAX {
-            // Only peers with certificates of ours come this far; the longest unseen gives way.
-            let oldest = (0..self.lanes.len()).max_by_key(|&at| self.lanes[at].unseen()).unwrap_or(0);
-            self.lanes.remove(oldest);
+            // Only peers with certificates of ours come this far. Those without links give way.
+            self.lanes.retain(|lane| lane.counts.links() > 0);
+        }
+        if self.lanes.len() >= LANES_MAX {
+            tracing::warn!(peer = %peer.label(), "link turned away: {LANES_MAX} peers have links already");
+            return None;
         }
         self.lanes.push(Lane::new(peer.clone(), serves, target));
-        self.lanes.len() - 1
+        Some(self.lanes.len() - 1)
     }
 
-    fn pop(&mut self, service: &ServiceName, not: &[Peer]) -> Option<Taken> {
-        let count = self.lanes.len();
-        for step in 0..count {
-            let at = (self.turn + step) % count;
-            if !self.lanes[at].may_serve(service, not) {
-                continue;
-            }
-            while let Some((slot, seat)) = self.lanes[at].ready.pop() {
-                // A link that was lost a moment ago is skipped.
-                let Some(mut leg) = slot.claim() else { continue };
-                if let Some(why) = ready::loss(&mut leg) {
-                    match leg {
-                        Leg::Link(link) if link.leaving().is_some() => {
-                            self.leaving.push((link, self.lanes[at].lost.clone()));
-                        }
-                        _ => self.lanes[at].lose(&why),
-                    }
-                    continue;
-                }
-                self.turn = (at + 1) % count;
-                return Some(Taken { leg, peer: self.lanes[at].peer.clone(), seat });
-            }
-        }
-        None
-    }
-
-    /// The first client in the queue that a lane can serve.
-    fn next_for(&mut self, lane: usize) -> Option<Waiter> {
-        let lane = &self.lanes[lane];
-        let at = self.waiters.iter().position(|waiter| lane.may_serve(&waiter.service, &waiter.not))?;
+    /// The first client in the queue that a link of a lane can serve.
+    fn next_for(&mut self, lane: usize, serves: &Serves) -> Option<Waiter> {
+        let peer = &self.lanes[lane].peer;
+        let can_serve = |waiter: &Waiter| serves.serves(&waiter.service) && !waiter.not.contains(peer);
+        let at = self.waiters.iter().position(can_serve)?;
         self.waiters.remove(at)
     }
 }
