@@ -7,8 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{Negotiated, Reply, Serve};
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
         seat::{Counts, Seat},
         serving::{Loss, Server},
     },
-    net::tcp,
+    net::{listen::Listener, tcp},
     profile::Role,
     proto::{
         Refusal,
@@ -141,15 +140,14 @@ impl Visitor {
     }
 }
 
-/// Accepts links until `stop`; `links` bounds how many there are.
+/// Accepts links until the port is closed; `links` bounds how many there are.
 pub async fn run(
-    listener: TcpListener,
+    listener: Arc<Listener>,
     greeter: Greeter,
     visitors: Arc<Visitors>,
     server: Arc<Server>,
     links: Arc<Semaphore>,
     serve: Serve,
-    stop: CancellationToken,
 ) {
     let notices = greeter.notices.clone();
     let greeted = move |greeted| {
@@ -178,7 +176,7 @@ pub async fn run(
             }
         }
     };
-    listener::run(listener, greeter, stop, greeted).await;
+    listener::run(listener, greeter, greeted).await;
 }
 
 const AT_MAXIMUM: &str = "`maximum` links are in use";

@@ -3,26 +3,23 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::{Negotiated, Reply, Serve};
 use crate::{
     link::leg::Leg,
-    net::{listen, stream::Stream},
+    net::{listen::Listener, stream::Stream},
     profile::{Role, ServiceName},
     tasks::Tasks,
     telemetry::notices::Notices,
 };
 
-/// Accepts clients until `stop`; the port's service may change while it runs.
+/// Accepts clients until the port is closed; the port's service may change while it runs.
 pub async fn run(
-    listener: TcpListener,
+    listener: Arc<Listener>,
     service: Arc<ArcSwap<ServiceName>>,
     serve: Serve,
     tasks: Tasks,
     notices: Arc<Notices>,
-    stop: CancellationToken,
 ) {
     let accepted = |stream, client: SocketAddr| {
         tasks.spawn(
@@ -44,5 +41,5 @@ pub async fn run(
         let service = service.load();
         notices.error(format!("{service}: accept: {error}; accepting pauses until descriptors are free"));
     };
-    listen::accept_loop(listener, stop, accepted, trouble).await;
+    listener.accept(accepted, trouble).await;
 }

@@ -3,13 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::ways::Common;
 use crate::{
     accept::tcp,
-    net::listen::{self, BindError},
+    net::listen::{self, BindError, Closer, Listener},
     profile::{AcceptAddress, DmzHalf, ServiceName},
 };
 
@@ -21,14 +19,10 @@ pub type Ports = HashMap<(AcceptAddress, Option<ServiceName>), Port>;
 pub struct Port {
     bound: AcceptAddress,
     service: Arc<ArcSwap<ServiceName>>,
-    listener: Option<TcpListener>,
-    stop: CancellationToken,
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    /// Until it is started.
+    listener: Option<Arc<Listener>>,
+    /// Closes the port when it is not wanted any more.
+    _closer: Closer,
 }
 
 /// The ports that a profile wants, with the service of each.
@@ -54,8 +48,8 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
             let port = Port {
                 bound: real,
                 service: Arc::new(ArcSwap::from_pointee(service.clone())),
+                _closer: listener.closer(),
                 listener: Some(listener),
-                stop: CancellationToken::new(),
             };
             bound.insert(key, port);
         }
@@ -77,7 +71,6 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, common: &C
                 common.serve.clone(),
                 common.tasks.clone(),
                 common.notices.clone(),
-                port.stop.clone(),
             );
             common.tasks.spawn("client port", run);
         }

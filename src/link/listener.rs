@@ -12,12 +12,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::greet::{self, Greeted, Terms};
 use crate::{
-    net::{listen, tls::Identity},
+    net::{listen::Listener, tls::Identity},
     tasks::Tasks,
     telemetry::notices::Notices,
 };
@@ -34,11 +34,10 @@ pub struct Greeter {
     pub notices: Arc<Notices>,
 }
 
-/// Accepts links until `stop`, and hands each to `greeted`.
+/// Accepts links until the port is closed, and hands each to `greeted`.
 pub async fn run<F>(
-    listener: TcpListener,
+    listener: Arc<Listener>,
     greeter: Greeter,
-    stop: CancellationToken,
     greeted: impl Fn(Greeted) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = ()> + Send,
@@ -64,7 +63,7 @@ pub async fn run<F>(
     let trouble = |error: &std::io::Error| {
         notices.error(format!("link port: {error}; accepting pauses until descriptors are free"));
     };
-    listen::accept_loop(listener, stop, accepted, trouble).await;
+    listener.accept(accepted, trouble).await;
 }
 
 /// The greetings under way, oldest first.

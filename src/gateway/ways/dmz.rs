@@ -93,7 +93,7 @@ impl DmzSide {
                 let offers =
                     Offers { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
                 let greeted = move |greeted| offers.clone().take(greeted);
-                common.tasks.spawn("link port", listener::run(listener, greeter, port.stop.clone(), greeted));
+                common.tasks.spawn("link port", listener::run(listener, greeter, greeted));
             }
             _ => {}
         }
@@ -201,7 +201,7 @@ impl DmzSide {
     pub fn close_port(&self) {
         match &self.parts {
             DmzParts::Forward { dialler: Some(dialler), .. } => dialler.stop_dialling(),
-            DmzParts::Reverse { port, .. } => port.stop.cancel(),
+            DmzParts::Reverse { port, .. } => port.closer.close(),
             DmzParts::Direct(_) | DmzParts::Forward { .. } => {}
         }
     }

@@ -87,7 +87,6 @@ impl InternalSide {
                     server.clone(),
                     self.links.clone(),
                     common.serve.clone(),
-                    port.stop.clone(),
                 );
                 common.tasks.spawn("link port", run);
             }
@@ -201,7 +200,7 @@ impl InternalSide {
     /// No new links; those that are ready can still be opened.
     pub fn close_port(&self) {
         match &self.parts {
-            InternalParts::Forward { port, .. } => port.stop.cancel(),
+            InternalParts::Forward { port, .. } => port.closer.close(),
             InternalParts::Reverse { parkings } => {
                 parkings.values().for_each(|parking| parking.keeper.stop_dialling());
             }

@@ -9,8 +9,6 @@ mod internal;
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 pub use self::{dmz::DmzSide, internal::InternalSide};
 use super::session::Sessions;
@@ -18,7 +16,7 @@ use crate::{
     accept::Serve,
     link::{greet::Terms, listener::Greeter},
     net::{
-        listen::{self, BindError},
+        listen::{self, BindError, Closer, Listener},
         tls::Identity,
     },
     profile::{LinkAddress, Retry},
@@ -49,8 +47,9 @@ struct Port {
     address: LinkAddress,
     /// With the real port.
     bound: String,
-    listener: Option<TcpListener>,
-    stop: CancellationToken,
+    /// Until it is started.
+    listener: Option<Arc<Listener>>,
+    closer: Closer,
 }
 
 impl Port {
@@ -63,15 +62,9 @@ impl Port {
         Ok(Self {
             address: address.clone(),
             bound: real.to_string(),
+            closer: listener.closer(),
             listener: Some(listener),
-            stop: CancellationToken::new(),
         })
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 
