@@ -12,13 +12,13 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{echo::Echo, tcp};
+use super::{ahead::ReadAhead, echo::Echo, tcp};
 
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     /// Boxed: a TLS state is over a kilobyte, and most values of this enum are moved around.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead>>),
     Echo(Echo),
 }
 
@@ -27,7 +27,7 @@ impl Stream {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => Some(stream.get_ref().0.socket()),
             Self::Echo(_) => None,
         }
     }

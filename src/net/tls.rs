@@ -23,7 +23,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{stream::Stream, tcp, verify::PeerVerifier};
+use super::{ahead::ReadAhead, stream::Stream, tcp, verify::PeerVerifier};
 use crate::profile::{LinkTls, Material, Place, Problem};
 
 /// A certificate file that is larger is none.
@@ -104,10 +104,11 @@ impl Identity {
 
     /// The handshake of the side that listens: the stream and the peer's name.
     pub async fn accept(&self, stream: TcpStream) -> Result<(Stream, String), String> {
-        let handshake = TlsAcceptor::from(self.server.clone()).accept(stream).into_fallible().await;
+        let handshake =
+            TlsAcceptor::from(self.server.clone()).accept(ReadAhead::new(stream)).into_fallible().await;
         let stream = handshake.map_err(|(error, stream)| {
             // Lets the alert reach the other side, whose log then names the reason too.
-            tcp::let_close_cleanly(&stream);
+            tcp::let_close_cleanly(stream.socket());
             told(&error)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
@@ -118,9 +119,9 @@ impl Identity {
     pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<(Stream, String), String> {
         let server =
             ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` is no host name"))?;
-        let handshake = TlsConnector::from(self.client.clone()).connect(server, stream).into_fallible().await;
-        let stream = handshake.map_err(|(error, stream)| {
-            tcp::let_close_cleanly(&stream);
+        let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(stream));
+        let stream = connecting.into_fallible().await.map_err(|(error, stream)| {
+            tcp::let_close_cleanly(stream.socket());
             told(&error)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
