@@ -65,6 +65,12 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Open the dashboard on a running gateway
+    Attach {
+        /// Look only: nothing can be changed from here
+        #[arg(long)]
+        read_only: bool,
+    },
     /// Move a running gateway to another profile
     Switch {
         // An id of its own, as above: `--profile` has taken the name.

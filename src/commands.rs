@@ -13,9 +13,9 @@ use serde_json::json;
 
 use crate::{
     admin::{client, place},
-    certs,
+    attach, certs,
     cli::{Action, Cli},
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Access, Answer, Command},
     profile::{self, Problem, Profile},
     source::{Chosen, Source},
     status,
@@ -35,6 +35,10 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
         Action::Check { profiles } => return Ok(check(cli, &source, profiles)),
         Action::Profiles => list(&source),
         Action::Status { json } => return print_status(cli, *json).await,
+        Action::Attach { read_only } => {
+            let access = if *read_only { Access::ReadOnly } else { Access::Full };
+            return attach::run(&socket(cli)?, access).await;
+        }
         Action::Switch { profile } => {
             return tell(cli, Command::Switch { profile: absolute(profile)? }).await;
         }

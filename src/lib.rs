@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod attach;
 pub mod certs;
 pub mod cli;
 pub mod commands;

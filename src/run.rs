@@ -21,7 +21,7 @@ use crate::{
     source::Chosen,
     tasks::Tasks,
     telemetry::log,
-    tui::{self, Dashboard},
+    tui::{self, Dashboard, source::Source},
 };
 
 /// The screen gets so long to restore the terminal when the gateway has stopped.
@@ -71,7 +71,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             admin.close().await;
         }
         if let Some(screen) = screen {
-            screen.gateway_stopped();
+            screen.end(tui::Ended::GatewayStopped);
             // A terminal that nobody reads is left as it is.
             let _ = screen.wait(SCREEN_FAREWELL);
         }
@@ -106,7 +106,7 @@ fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Opti
             tui::Ended::GatewayStopped => {}
         }
     };
-    Ok(Some(Arc::new(tui::spawn(handle.for_asker("dashboard"), gone)?)))
+    Ok(Some(Arc::new(tui::spawn(Source::own(handle.for_asker("dashboard")), gone)?)))
 }
 
 /// Each session needs two descriptors or more: the soft limit is raised to the hard one.

@@ -27,7 +27,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("status", &["telemetry"]),
     ("demo", &["gateway", "tasks", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
-    ("commands", &["admin", "certs", "cli", "gateway", "profile", "source", "status"]),
+    ("attach", &["admin", "gateway", "tasks", "tui"]),
+    ("commands", &["admin", "attach", "certs", "cli", "gateway", "profile", "source", "status"]),
     (
         "run",
         &["admin", "cli", "commands", "demo", "gateway", "headless", "source", "tasks", "telemetry", "tui"],

@@ -18,16 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     place,
-    wire::{Hello, Wire},
+    wire::{Hello, Request, Wire},
 };
 use crate::{
-    gateway::handle::{Command, Handle},
+    gateway::handle::{Answer, Handle},
     tasks::Tasks,
     telemetry::snapshot,
 };
 
 /// Clients at once.
 const CLIENTS_MAX: usize = 64;
+/// So many of them may watch: the others' places are for commands.
+const WATCHES_MAX: usize = 32;
 /// A client that is connected and asks nothing is let go.
 const SILENT: Duration = Duration::from_secs(60);
 /// An answer that is not read in this time is dropped with its client.
@@ -77,6 +79,7 @@ impl AdminSocket {
     pub fn serve(&self, listener: UnixListener, handle: Handle) {
         let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        let watches = Arc::new(Semaphore::new(WATCHES_MAX));
         self.tasks.spawn("admin socket", async move {
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 let Ok((stream, _)) = accepted else {
@@ -86,10 +89,10 @@ impl AdminSocket {
                 };
                 let Ok(place) = places.clone().try_acquire_owned() else { continue };
                 let handle = handle.for_asker(&asker(&stream));
-                let stop = stop.clone();
+                let (stop, watches) = (stop.clone(), watches.clone());
                 tasks.spawn("admin client", async move {
                     let _place = place;
-                    attend(Wire::new(stream), handle, &stop).await;
+                    attend(Wire::new(stream), handle, &stop, &watches).await;
                 });
             }
         });
@@ -110,16 +113,33 @@ impl Drop for AdminSocket {
     }
 }
 
-async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken) {
+async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken, watches: &Semaphore) {
     let hello = Hello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
     if !matches!(timeout(SEND, wire.send(&hello)).await, Ok(Ok(()))) {
         return;
     }
     loop {
-        let asked = timeout(SILENT, wire.receive::<Command>());
-        let Some(Ok(Ok(command))) = stop.run_until_cancelled(asked).await else { return };
-        let answer = handle.ask(command).await;
+        let asked = timeout(SILENT, wire.receive::<Request>());
+        let Some(Ok(Ok(request))) = stop.run_until_cancelled(asked).await else { return };
+        let answer = match (request, watches.try_acquire()) {
+            (Request::Command(command), _) => handle.ask(command).await,
+            (Request::Watch, Ok(_place)) => return show(wire, handle).await,
+            (Request::Watch, Err(_)) => Answer::Refused(format!("{WATCHES_MAX} screens watch already")),
+        };
         if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Sends picture after picture until the client or the engine ends: a client that does not read
+/// holds one picture, and misses those that are made meanwhile.
+async fn show(mut wire: Wire, handle: Handle) {
+    let mut watch = handle.watch();
+    // The handle would keep an engine running that nobody can stop any more.
+    drop(handle);
+    while let Some(snapshot) = watch.next().await {
+        if !matches!(timeout(SEND, wire.send(&Answer::Status(snapshot))).await, Ok(Ok(()))) {
             return;
         }
     }

@@ -14,19 +14,16 @@ mod switch;
 mod ways;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    handle::{Answer, Asked, COMMANDS_MAX, Command, Handle},
+    handle::{Answer, Asked, Command, Feed, Handle},
     observer::Traffic,
     ports::Ports,
     service::Services,
@@ -80,9 +77,7 @@ pub struct Engine {
     traffic: Traffic,
     /// Cuts every session.
     cut: CancellationToken,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    read: Arc<AtomicBool>,
-    commands: mpsc::Receiver<Asked>,
+    feed: Feed,
 }
 
 /// A stop under way.
@@ -96,7 +91,7 @@ impl Engine {
     /// Opens everything the profile names; an error means that nothing is open.
     pub fn start(source: Source, chosen: Chosen, loaded: Loaded) -> Result<(Handle, Self), BindError> {
         clock::tick();
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (handle, feed) = handle::channel(Arc::new(empty_snapshot(&loaded.profile)), "this process");
         let cut = CancellationToken::new();
         let mut engine = Self {
             common: common(),
@@ -113,14 +108,11 @@ impl Engine {
             started: Instant::now(),
             traffic: Traffic::default(),
             cut,
-            snapshots: watch::Sender::new(Arc::new(empty_snapshot(&loaded.profile))),
-            read: Arc::default(),
-            commands: receiver,
+            feed,
         };
         let switching = engine.begin(chosen, loaded)?;
         engine.commit(switching);
         engine.publish();
-        let handle = Handle::new(engine.snapshots.subscribe(), engine.read.clone(), commands, "this process");
         Ok((handle, engine))
     }
 
@@ -131,7 +123,7 @@ impl Engine {
             let hurried = self.switching.is_some() || self.stopping.is_some() || !self.leaving.is_empty();
             let pause = if hurried { TICK_HURRIED } else { TICK };
             tokio::select! {
-                asked = self.commands.recv(), if !unattended => match asked {
+                asked = self.feed.commands.recv(), if !unattended => match asked {
                     Some(asked) => self.obey(asked),
                     // Without a handle nobody can stop it any more, so it stops by itself, unless
                     // it does already: a second stop would cut.
@@ -157,7 +149,7 @@ impl Engine {
         self.common.sessions.switching.store(self.switching.is_some(), Ordering::SeqCst);
         self.let_go();
         let totals = self.totals();
-        let last = self.snapshots.borrow().uptime_seconds;
+        let last = self.feed.snapshots.borrow().uptime_seconds;
         let since = self.started.elapsed().as_secs_f64() - last;
         if self.traffic.sample(&totals) || since >= TICK.as_secs_f64() {
             self.publish();
@@ -165,11 +157,11 @@ impl Engine {
     }
 
     fn publish(&mut self) {
-        let with_rows = self.read.swap(false, Ordering::Relaxed);
+        let with_rows = self.feed.is_watched();
         if with_rows {
             self.common.sessions.registry.tick();
         }
-        self.snapshots.send_replace(Arc::new(self.snapshot(with_rows)));
+        self.feed.snapshots.send_replace(Arc::new(self.snapshot(with_rows)));
     }
 
     fn obey(&mut self, asked: Asked) {
@@ -280,7 +272,6 @@ impl Engine {
         // Links say farewell in tasks of their own; a stuck one is dropped with the process.
         let _ = tokio::time::timeout(FLUSH, self.common.tasks.ended()).await;
         self.phase = GatewayPhase::Stopped;
-        self.read.store(true, Ordering::Relaxed);
         self.publish();
         let line = match outcome {
             Outcome::Clean => "stopped; every session ended by itself".to_owned(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crossterm::event::KeyEvent;
 
 use crate::{
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Answer, Command, Contact},
     telemetry::snapshot::{SessionRow, Snapshot},
     tui::{
         Ended,
@@ -16,6 +16,7 @@ use crate::{
         look::Look,
         order::Order,
         privacy::Addresses,
+        source::Standing,
     },
 };
 
@@ -23,6 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct App {
     pub look: Look,
+    standing: Standing,
     latest: Arc<Snapshot>,
     /// The picture held while the gateway goes on.
     frozen: Option<Arc<Snapshot>>,
@@ -72,8 +74,16 @@ pub enum Said {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Freshness {
     Live,
-    Frozen { seconds: f64 },
-    Stale { seconds: u64 },
+    Frozen {
+        seconds: f64,
+    },
+    Stale {
+        seconds: u64,
+    },
+    /// The gateway is away; what is shown is from before that.
+    Lost {
+        seconds: u64,
+    },
 }
 
 /// What follows from a key.
@@ -82,6 +92,8 @@ pub enum Reaction {
     Nothing,
     Redraw,
     Ask(Command),
+    /// Give the terminal back to the shell until it is called to the front again.
+    Suspend,
     End(Ended),
 }
 
@@ -91,6 +103,7 @@ impl App {
         order.arrange(&snapshot);
         Self {
             look,
+            standing: Standing::Own,
             latest: snapshot,
             frozen: None,
             order,
@@ -133,6 +146,7 @@ impl App {
 
     pub fn freshness(&self) -> Freshness {
         match (&self.frozen, self.silent_seconds) {
+            (_, seconds) if self.lost().is_some() => Freshness::Lost { seconds: seconds.unwrap_or(0) },
             (Some(held), _) => {
                 let seconds = (self.latest.uptime_seconds - held.uptime_seconds).max(0.0);
                 Freshness::Frozen { seconds }
@@ -140,6 +154,25 @@ impl App {
             (None, Some(seconds)) => Freshness::Stale { seconds },
             (None, None) => Freshness::Live,
         }
+    }
+
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Why the gateway is away.
+    pub fn lost(&self) -> Option<&str> {
+        match &self.standing {
+            Standing::Attached(_, Contact::Lost { why }) => Some(why),
+            Standing::Attached(_, Contact::There) | Standing::Own => None,
+        }
+    }
+
+    /// Takes a new standing; says whether the screen changes by it.
+    pub fn stand(&mut self, standing: Standing) -> bool {
+        let changed = self.standing != standing;
+        self.standing = standing;
+        changed
     }
 
     pub fn context(&self) -> Context {
@@ -169,7 +202,8 @@ impl App {
 
     /// No snapshot has come for so long; says whether the screen changes by it.
     pub fn silent_for(&mut self, seconds: u64) -> bool {
-        let silent = (seconds >= STALE_SECONDS).then_some(seconds);
+        let telling = seconds >= STALE_SECONDS || self.lost().is_some();
+        let silent = telling.then_some(seconds);
         let changed = silent != self.silent_seconds;
         self.silent_seconds = silent;
         changed
@@ -191,9 +225,9 @@ impl App {
     pub fn press(&mut self, key: KeyEvent) -> Reaction {
         let said = self.said.take();
         match keys::action(self.context(), key) {
-            Some(action) => self.act(action),
-            None if said.is_some() => Reaction::Redraw,
-            None => Reaction::Nothing,
+            Some(action) if self.standing.offers(action) => self.act(action),
+            _ if said.is_some() => Reaction::Redraw,
+            _ => Reaction::Nothing,
         }
     }
 
@@ -210,6 +244,8 @@ impl App {
             Action::Reload => return Reaction::Ask(Command::Reload),
             Action::Mask => self.addresses = self.addresses.toggled(),
             Action::Help => self.open = Open::Help,
+            Action::Suspend => return Reaction::Suspend,
+            Action::Quit if self.standing != Standing::Own => return Reaction::End(Ended::LeftHeadless),
             Action::Quit if self.latest.totals.sessions_open == 0 => return Reaction::End(Ended::Quit),
             Action::Quit => self.open = Open::AskQuit,
             Action::Back if self.open == Open::Nothing => self.selected = None,

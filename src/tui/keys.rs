@@ -1,7 +1,7 @@
 //! The one table of keys: it drives dispatch, footer, questions and help.
 //!
-//! A key that is not here does nothing. Ctrl-Z is left out on purpose: suspending this process
-//! would freeze every relayed session. Nothing that ends something lies on Enter or next to `k`.
+//! A key that is not here does nothing, nor does one that the screen's standing does not offer.
+//! Nothing that ends something lies on Enter or next to `k`.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -36,6 +36,7 @@ pub enum Action {
     Reload,
     Mask,
     Help,
+    Suspend,
     Quit,
     Back,
     ConfirmQuit,
@@ -125,6 +126,7 @@ pub const BINDINGS: &[Binding] = &[
     line(Panels, &[Char('r')], Action::Reload, "reload the profile", Some("reload")),
     line(Panels, &[Char('P')], Action::Mask, "hide addresses", Some("privacy")),
     line(Panels, &[Char('?')], Action::Help, "this help", Some("help")),
+    line(Panels, &[Ctrl('z')], Action::Suspend, "back to the shell", None),
     line(Panels, &[Char('q'), Ctrl('c')], Action::Quit, "quit", Some("quit")),
     line(Panels, &[Code(KeyCode::Esc)], Action::Back, "select none", None),
     line(Help, &[Code(KeyCode::Esc), Char('?')], Action::Back, "back", Some("back")),
@@ -142,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    const EVERY: [Action; 16] = [
+    const EVERY: [Action; 17] = [
         Action::Down,
         Action::Up,
         Action::PageDown,
@@ -154,6 +156,7 @@ mod tests {
         Action::Reload,
         Action::Mask,
         Action::Help,
+        Action::Suspend,
         Action::Quit,
         Action::Back,
         Action::ConfirmQuit,
@@ -196,7 +199,7 @@ mod tests {
         let c = KeyCode::Char('c');
         assert_eq!(action(Panels, press(c, KeyModifiers::CONTROL)), Some(Action::Quit));
         assert_eq!(action(Panels, press(c, KeyModifiers::NONE)), None);
-        assert_eq!(action(Panels, press(KeyCode::Char('z'), KeyModifiers::CONTROL)), None);
+        assert_eq!(action(Panels, press(KeyCode::Char('z'), KeyModifiers::NONE)), None);
         assert_eq!(action(Panels, press(KeyCode::Char('x'), KeyModifiers::ALT)), None);
         assert_eq!(action(Panels, press(KeyCode::Char('G'), KeyModifiers::SHIFT)), Some(Action::Last));
         let mut release = press(KeyCode::Char('q'), KeyModifiers::NONE);

@@ -1,4 +1,4 @@
-//! The screen: a terminal dashboard over a [`Handle`].
+//! The screen: a terminal dashboard over a [`Handle`](crate::gateway::handle::Handle).
 //!
 //! It runs on a thread of its own with a runtime of its own, because a terminal that nobody reads
 //! blocks whoever draws. It draws nothing but snapshots and changes nothing but by commands, so
@@ -18,6 +18,7 @@ mod order;
 mod pace;
 pub mod privacy;
 mod run;
+pub mod source;
 mod summary;
 pub mod symbols;
 mod terminal;

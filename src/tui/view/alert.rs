@@ -22,6 +22,10 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 /// Without trouble, where peers find this gateway.
 pub fn line(app: &App) -> (String, Style) {
     let (look, snapshot) = (&app.look, app.snapshot());
+    if let Some(why) = app.lost() {
+        let text = format!("{} gateway lost, calling it again; shown is what was: {why}", look.symbols.alert);
+        return (look.text(&text, TEXT_CHARS), look.theme.bad);
+    }
     let troubles = troubles(snapshot);
     if let Some(worst) = troubles.first() {
         let of = if troubles.len() > 1 { format!("1 of {}: ", troubles.len()) } else { String::new() };

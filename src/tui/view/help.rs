@@ -12,7 +12,8 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let lines: Vec<_> = sections()
         .into_iter()
         .flat_map(|(context, title)| {
-            std::iter::once(Line::Title(title)).chain(keys::of(context).map(Line::Key))
+            let offered = keys::of(context).filter(|binding| app.standing().offers(binding.action));
+            std::iter::once(Line::Title(title)).chain(offered.map(Line::Key))
         })
         .collect();
     let height = lines.len().div_ceil(2);

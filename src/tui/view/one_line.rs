@@ -63,6 +63,7 @@ fn status_with_health(app: &App, health: Health) -> String {
     match app.freshness() {
         Freshness::Live => text,
         Freshness::Frozen { seconds } => format!("FROZEN {} {text}", format::age(seconds)),
+        Freshness::Lost { seconds } => format!("LOST {} {}", format::span(seconds as f64), status(app)),
         Freshness::Stale { seconds } => format!("STALE {} {text}", format::span(seconds as f64)),
     }
 }

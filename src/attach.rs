@@ -1,0 +1,55 @@
+//! The front end of `attach`: the dashboard on a gateway that runs in another process.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use anyhow::anyhow;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use crate::{
+    admin,
+    gateway::handle::Access,
+    tasks::Tasks,
+    tui::{self, Ended, source::Source},
+};
+
+/// After a signal a terminal that nobody reads may hold the screen for so long.
+const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
+
+/// Shows the gateway behind the socket at `path` until the operator leaves.
+pub async fn run(path: &Path, access: Access) -> anyhow::Result<ExitCode> {
+    let tasks = Tasks::default();
+    let (handle, contact) = admin::attach::attach(path, access, &tasks).await?;
+    show(Source::attached(handle, access, contact)).await
+}
+
+/// Opens the screen and waits for its end, by the operator or by a signal.
+async fn show(source: Source) -> anyhow::Result<ExitCode> {
+    tui::can_open().map_err(|why| anyhow!("the dashboard can not open: {why}; try `portcullis status`"))?;
+    let (ends, mut ended) = oneshot::channel();
+    let gone = |why| {
+        // Where nobody waits for its end any more, nobody needs to know.
+        let _ = ends.send(why);
+    };
+    let screen = tui::spawn(source, gone)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        ended = &mut ended => return Ok(exit_code(ended.ok())),
+        _ = terminate.recv() => screen.end(Ended::LeftHeadless),
+        _ = interrupt.recv() => screen.end(Ended::LeftHeadless),
+        _ = hang_up.recv() => screen.terminal_gone(),
+    }
+    Ok(exit_code(tokio::time::timeout(SCREEN_FAREWELL, ended).await.ok().and_then(Result::ok)))
+}
+
+/// A screen that has lost its terminal, has panicked or is stuck has failed.
+fn exit_code(ended: Option<Ended>) -> ExitCode {
+    match ended {
+        Some(Ended::Quit | Ended::LeftHeadless | Ended::GatewayStopped) => ExitCode::SUCCESS,
+        Some(Ended::TerminalGone) | None => ExitCode::FAILURE,
+    }
+}
