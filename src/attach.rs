@@ -1,4 +1,5 @@
-//! The front end of `attach`: the dashboard on a gateway that runs in another process.
+//! The front ends that have no gateway of their own: the dashboard on one that runs in another
+//! process, and on a recording.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -11,6 +12,7 @@ use tokio::{
 use crate::{
     admin,
     gateway::handle::Access,
+    record::{Player, Recorder, Recording},
     tasks::Tasks,
     tui::{self, Ended, source::Source},
 };
@@ -19,15 +21,35 @@ use crate::{
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Shows the gateway behind the socket at `path` until the operator leaves.
-pub async fn run(path: &Path, access: Access) -> anyhow::Result<ExitCode> {
+pub async fn run(path: &Path, access: Access, record: Option<&Path>) -> anyhow::Result<ExitCode> {
     let tasks = Tasks::default();
     let (handle, contact) = admin::attach::attach(path, access, &tasks).await?;
-    show(Source::attached(handle, access, contact)).await
+    can_open()?;
+    let recorder = match record {
+        Some(file) => Some(Recorder::create(file).await?.start(handle.watch(), &tasks)),
+        None => None,
+    };
+    let code = show(Source::attached(handle, access, contact)).await?;
+    if let Some(recorder) = recorder {
+        // The gateway goes on; only what went wrong so far is told.
+        recorder.ended(Duration::ZERO).await?;
+    }
+    Ok(code)
+}
+
+/// Shows the recording in `file` until the operator leaves.
+pub async fn replay(file: &Path) -> anyhow::Result<ExitCode> {
+    let player = Player::new(Recording::open(file)?);
+    can_open()?;
+    show(Source::replay(player)?).await
+}
+
+fn can_open() -> anyhow::Result<()> {
+    tui::can_open().map_err(|why| anyhow!("the dashboard can not open: {why}"))
 }
 
 /// Opens the screen and waits for its end, by the operator or by a signal.
 async fn show(source: Source) -> anyhow::Result<ExitCode> {
-    tui::can_open().map_err(|why| anyhow!("the dashboard can not open: {why}; try `portcullis status`"))?;
     let (ends, mut ended) = oneshot::channel();
     let gone = |why| {
         // Where nobody waits for its end any more, nobody needs to know.
@@ -39,8 +61,8 @@ async fn show(source: Source) -> anyhow::Result<ExitCode> {
     let mut hang_up = signal(SignalKind::hangup())?;
     tokio::select! {
         ended = &mut ended => return Ok(exit_code(ended.ok())),
-        _ = terminate.recv() => screen.end(Ended::LeftHeadless),
-        _ = interrupt.recv() => screen.end(Ended::LeftHeadless),
+        _ = terminate.recv() => screen.end(Ended::Left),
+        _ = interrupt.recv() => screen.end(Ended::Left),
         _ = hang_up.recv() => screen.terminal_gone(),
     }
     Ok(exit_code(tokio::time::timeout(SCREEN_FAREWELL, ended).await.ok().and_then(Result::ok)))
@@ -49,7 +71,7 @@ async fn show(source: Source) -> anyhow::Result<ExitCode> {
 /// A screen that has lost its terminal, has panicked or is stuck has failed.
 fn exit_code(ended: Option<Ended>) -> ExitCode {
     match ended {
-        Some(Ended::Quit | Ended::LeftHeadless | Ended::GatewayStopped) => ExitCode::SUCCESS,
+        Some(Ended::Quit | Ended::Left | Ended::LeftHeadless | Ended::GatewayStopped) => ExitCode::SUCCESS,
         Some(Ended::TerminalGone) | None => ExitCode::FAILURE,
     }
 }

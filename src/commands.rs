@@ -37,8 +37,9 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
         Action::Status { json } => return print_status(cli, *json).await,
         Action::Attach { read_only } => {
             let access = if *read_only { Access::ReadOnly } else { Access::Full };
-            return attach::run(&socket(cli)?, access).await;
+            return attach::run(&socket(cli)?, access, cli.record.as_deref()).await;
         }
+        Action::Replay { file } => return attach::replay(file).await,
         Action::Switch { profile } => {
             return tell(cli, Command::Switch { profile: absolute(profile)? }).await;
         }

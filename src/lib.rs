@@ -14,6 +14,7 @@ pub mod link;
 pub mod net;
 pub mod profile;
 pub mod proto;
+pub mod record;
 pub mod run;
 pub mod source;
 pub mod status;

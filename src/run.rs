@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
+use futures_util::future::OptionFuture;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Handle as RuntimeHandle, Runtime},
@@ -18,6 +19,7 @@ use crate::{
         handle::{Answer, Command, Handle},
     },
     headless,
+    record::Recorder,
     source::Chosen,
     tasks::Tasks,
     telemetry::log,
@@ -26,6 +28,8 @@ use crate::{
 
 /// The screen gets so long to restore the terminal when the gateway has stopped.
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
+/// The last picture of a recording gets so long to be written.
+const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
@@ -54,11 +58,14 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     };
     let is_demo = chosen == Chosen::Demo;
     let (handle, engine) = Engine::start(source, chosen, loaded)?;
+    // Not before it is sure that there will be something to record.
+    let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::create(file))).transpose()?;
     tracing::info!("up to {limit} open files");
     let tasks = Tasks::default();
     if is_demo && !cli.no_samples {
         demo::start_clients(&handle, &tasks);
     }
+    let recorded = recorder.map(|recorder| recorder.start(handle.watch(), &tasks));
     let admin = admin.map(|(socket, listener)| {
         socket.serve(listener, handle.clone());
         socket
@@ -74,6 +81,10 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             screen.end(tui::Ended::GatewayStopped);
             // A terminal that nobody reads is left as it is.
             let _ = screen.wait(SCREEN_FAREWELL);
+        }
+        if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.ended(RECORDER_FAREWELL))).await {
+            // Again, and at the end: a screen may have hidden the log's line.
+            eprintln!("portcullis: {error}");
         }
         anyhow::Ok(outcome)
     })?;
@@ -103,7 +114,7 @@ fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Opti
             }
             tui::Ended::LeftHeadless => tracing::info!("the screen was left; the gateway goes on headless"),
             tui::Ended::TerminalGone => tracing::warn!("the terminal is gone; the gateway goes on headless"),
-            tui::Ended::GatewayStopped => {}
+            tui::Ended::GatewayStopped | tui::Ended::Left => {}
         }
     };
     Ok(Some(Arc::new(tui::spawn(Source::own(handle.for_asker("dashboard")), gone)?)))

@@ -91,7 +91,10 @@ impl Engine {
     /// Opens everything the profile names; an error means that nothing is open.
     pub fn start(source: Source, chosen: Chosen, loaded: Loaded) -> Result<(Handle, Self), BindError> {
         clock::tick();
-        let (handle, feed) = handle::channel(Arc::new(empty_snapshot(&loaded.profile)), "this process");
+        let (handle, feed) = handle::channel(
+            Arc::new(Snapshot::new(&loaded.profile.name, loaded.profile.mode)),
+            "this process",
+        );
         let cut = CancellationToken::new();
         let mut engine = Self {
             common: common(),
@@ -297,26 +300,4 @@ fn common() -> Common {
     let serving = sessions.clone();
     let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(asked)));
     Common { sessions, serve, tasks: Tasks::default(), notices }
-}
-
-fn empty_snapshot(profile: &Profile) -> Snapshot {
-    Snapshot {
-        version: env!("CARGO_PKG_VERSION").into(),
-        profile: profile.name.clone(),
-        mode: profile.mode,
-        roles: Vec::new(),
-        phase: GatewayPhase::Starting,
-        uptime_seconds: 0.0,
-        listening: Vec::new(),
-        totals: Default::default(),
-        services: Vec::new(),
-        pools: Vec::new(),
-        sessions: Vec::new(),
-        sessions_left_out: 0,
-        ended: Vec::new(),
-        notices: Vec::new(),
-        log_lines_lost: 0,
-        traffic: Vec::new(),
-        descriptors: Default::default(),
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Numbers, strings and enums only: no instant, no handle, so that a test can build one by hand
 //! and the admin socket can send one unchanged. `status --json` prints exactly this; fields are
-//! added, never renamed. [`VERSION`] rises when a reader of the previous one would misread it.
+//! added, never renamed; one that is added has a default, so that older recordings still read.
+//! [`VERSION`] rises when a reader of the previous one would misread it.
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,31 @@ pub struct Snapshot {
     /// Bytes a second over the last two minutes, one sample a second, oldest first.
     pub traffic: Vec<TrafficSample>,
     pub descriptors: Descriptors,
+}
+
+impl Snapshot {
+    /// Of a gateway of which nothing is known yet.
+    pub fn new(profile: &str, mode: Mode) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            profile: profile.into(),
+            mode,
+            roles: Vec::new(),
+            phase: GatewayPhase::Starting,
+            uptime_seconds: 0.0,
+            listening: Vec::new(),
+            totals: Totals::default(),
+            services: Vec::new(),
+            pools: Vec::new(),
+            sessions: Vec::new(),
+            sessions_left_out: 0,
+            ended: Vec::new(),
+            notices: Vec::new(),
+            log_lines_lost: 0,
+            traffic: Vec::new(),
+            descriptors: Descriptors::default(),
+        }
+    }
 }
 
 /// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.

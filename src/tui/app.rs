@@ -9,6 +9,7 @@ use crossterm::event::KeyEvent;
 
 use crate::{
     gateway::handle::{Answer, Command, Contact},
+    record::{Play, Progress},
     telemetry::snapshot::{SessionRow, Snapshot},
     tui::{
         Ended,
@@ -71,9 +72,10 @@ pub enum Said {
 }
 
 /// How far the screen can be believed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Freshness {
     Live,
+    Replay(Progress),
     Frozen {
         seconds: f64,
     },
@@ -92,6 +94,8 @@ pub enum Reaction {
     Nothing,
     Redraw,
     Ask(Command),
+    /// Move through the recording.
+    Play(Play),
     /// Give the terminal back to the shell until it is called to the front again.
     Suspend,
     End(Ended),
@@ -145,6 +149,9 @@ impl App {
     }
 
     pub fn freshness(&self) -> Freshness {
+        if let Standing::Replay(progress) = &self.standing {
+            return Freshness::Replay(progress.clone());
+        }
         match (&self.frozen, self.silent_seconds) {
             (_, seconds) if self.lost().is_some() => Freshness::Lost { seconds: seconds.unwrap_or(0) },
             (Some(held), _) => {
@@ -164,7 +171,7 @@ impl App {
     pub fn lost(&self) -> Option<&str> {
         match &self.standing {
             Standing::Attached(_, Contact::Lost { why }) => Some(why),
-            Standing::Attached(_, Contact::There) | Standing::Own => None,
+            Standing::Attached(_, Contact::There) | Standing::Own | Standing::Replay(_) => None,
         }
     }
 
@@ -203,7 +210,9 @@ impl App {
     /// No snapshot has come for so long; says whether the screen changes by it.
     pub fn silent_for(&mut self, seconds: u64) -> bool {
         let telling = seconds >= STALE_SECONDS || self.lost().is_some();
-        let silent = telling.then_some(seconds);
+        // A recording has times of its own, and they are told.
+        let replayed = matches!(self.standing, Standing::Replay(_));
+        let silent = (telling && !replayed).then_some(seconds);
         let changed = silent != self.silent_seconds;
         self.silent_seconds = silent;
         changed
@@ -239,13 +248,17 @@ impl App {
             Action::PageUp => self.move_to(|line, _| line.unwrap_or(0).saturating_sub(PAGE_LINES)),
             Action::First => self.move_to(|_, _| 0),
             Action::Last => self.move_to(|_, last| last),
+            Action::Freeze if matches!(self.standing, Standing::Replay(_)) => {
+                return Reaction::Play(Play::Pause);
+            }
             Action::Freeze => self.freeze(),
             Action::Close => self.ask_close(),
             Action::Reload => return Reaction::Ask(Command::Reload),
             Action::Mask => self.addresses = self.addresses.toggled(),
             Action::Help => self.open = Open::Help,
             Action::Suspend => return Reaction::Suspend,
-            Action::Quit if self.standing != Standing::Own => return Reaction::End(Ended::LeftHeadless),
+            Action::Play(asked) => return Reaction::Play(asked),
+            Action::Quit if self.standing != Standing::Own => return Reaction::End(Ended::Left),
             Action::Quit if self.latest.totals.sessions_open == 0 => return Reaction::End(Ended::Quit),
             Action::Quit => self.open = Open::AskQuit,
             Action::Back if self.open == Open::Nothing => self.selected = None,

@@ -8,7 +8,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use Context::{AskClose, AskQuit, Help, Panels};
 use Key::{Char, Code, Ctrl};
 
-use crate::tui::symbols::Symbols;
+use crate::{record::Play, tui::symbols::Symbols};
 
 /// What the keys speak to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,9 @@ pub enum Action {
     PageUp,
     First,
     Last,
+    /// Of a recording: pause.
     Freeze,
+    Play(Play),
     Close,
     Reload,
     Mask,
@@ -122,6 +124,12 @@ pub const BINDINGS: &[Binding] = &[
     line(Panels, &[Char('g'), Code(KeyCode::Home)], Action::First, "first session", None),
     line(Panels, &[Char('G'), Code(KeyCode::End)], Action::Last, "last session", None),
     line(Panels, &[Char(' ')], Action::Freeze, "freeze, or go on", Some("freeze")),
+    line(Panels, &[Char('.')], Action::Play(Play::StepOn), "next picture", Some("step")),
+    line(Panels, &[Char(',')], Action::Play(Play::StepBack), "picture before", None),
+    line(Panels, &[Char('>')], Action::Play(Play::MinuteOn), "a minute on", None),
+    line(Panels, &[Char('<')], Action::Play(Play::MinuteBack), "a minute back", None),
+    line(Panels, &[Char(']')], Action::Play(Play::Faster), "twice as fast", Some("faster")),
+    line(Panels, &[Char('[')], Action::Play(Play::Slower), "half as fast", Some("slower")),
     line(Panels, &[Char('x')], Action::Close, "close the session", Some("close")),
     line(Panels, &[Char('r')], Action::Reload, "reload the profile", Some("reload")),
     line(Panels, &[Char('P')], Action::Mask, "hide addresses", Some("privacy")),
@@ -144,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    const EVERY: [Action; 17] = [
+    const EVERY: [Action; 23] = [
         Action::Down,
         Action::Up,
         Action::PageDown,
@@ -152,6 +160,12 @@ mod tests {
         Action::First,
         Action::Last,
         Action::Freeze,
+        Action::Play(Play::StepOn),
+        Action::Play(Play::StepBack),
+        Action::Play(Play::MinuteOn),
+        Action::Play(Play::MinuteBack),
+        Action::Play(Play::Faster),
+        Action::Play(Play::Slower),
         Action::Close,
         Action::Reload,
         Action::Mask,

@@ -17,6 +17,7 @@ pub mod look;
 mod order;
 mod pace;
 pub mod privacy;
+mod progress;
 mod run;
 pub mod source;
 mod summary;
@@ -36,6 +37,8 @@ pub enum Ended {
     Quit,
     /// The operator leaves the gateway running headless.
     LeftHeadless,
+    /// The operator leaves a screen that was attached, or a recording.
+    Left,
     /// Hang-up, a failed draw or a panic of the screen: the gateway goes on headless.
     TerminalGone,
     /// The gateway has ended by itself, or by a signal.

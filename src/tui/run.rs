@@ -18,7 +18,6 @@ use tokio::{
 
 use crate::{
     gateway::handle::{Answer, Command},
-    telemetry::snapshot::Snapshot,
     tui::{
         Ended,
         app::{App, Reaction},
@@ -63,7 +62,7 @@ enum Woke {
 impl<B: Backend> Screen<B> {
     /// `terminal` has a fixed viewport of `area`.
     pub fn new(terminal: Terminal<B>, area: Rect, source: Source, look: Look) -> Self {
-        let mut app = App::new(source.latest(), look);
+        let mut app = App::new(source.first(), look);
         app.stand(source.standing());
         Self {
             terminal,
@@ -96,9 +95,9 @@ impl<B: Backend> Screen<B> {
         }
     }
 
-    /// The last picture, for the summary.
-    pub fn snapshot(&self) -> &Snapshot {
-        self.app.latest()
+    /// What was looked at, for the summary.
+    pub fn app(&self) -> &App {
+        &self.app
     }
 
     /// Every arm may be dropped half-way: streams, channels and clocks lose nothing by it.
@@ -124,20 +123,12 @@ impl<B: Backend> Screen<B> {
         match woke {
             Woke::Told(ended) => return Some(ended),
             Woke::InputLost => return Some(Ended::TerminalGone),
-            Woke::News(News::Ended) => return Some(Ended::GatewayStopped),
             Woke::Key(key) => return self.press(key),
             Woke::Resized(size) => {
                 self.resized = Some(size);
                 self.pace.touched();
             }
-            Woke::News(News::Snapshot(snapshot)) => {
-                self.heard_at = Instant::now();
-                self.change(|app| app.take(snapshot));
-            }
-            Woke::News(News::Standing) => {
-                let standing = self.source.standing();
-                self.change(|app| app.stand(standing));
-            }
+            Woke::News(news) => return self.hear(news),
             Woke::Answered(answer) => {
                 self.app.answered(answer);
                 self.pace.touched();
@@ -148,6 +139,24 @@ impl<B: Backend> Screen<B> {
             }
             Woke::FrameDue | Woke::Ignored => {}
         }
+        None
+    }
+
+    fn hear(&mut self, news: News) -> Option<Ended> {
+        match news {
+            News::Snapshot(snapshot) => {
+                self.heard_at = Instant::now();
+                self.change(|app| app.take(snapshot));
+            }
+            News::Standing => {}
+            News::Trouble(why) => {
+                self.app.answered(Answer::Refused(why));
+                self.pace.touched();
+            }
+            News::Ended => return Some(Ended::GatewayStopped),
+        }
+        let standing = self.source.standing();
+        self.change(|app| app.stand(standing));
         None
     }
 
@@ -162,6 +171,11 @@ impl<B: Backend> Screen<B> {
             Reaction::Nothing => return None,
             Reaction::Redraw => {}
             Reaction::Ask(command) => self.ask(command),
+            Reaction::Play(asked) => {
+                if let Some(news) = self.source.play(asked) {
+                    self.hear(news);
+                }
+            }
             Reaction::Suspend => {
                 if terminal::suspend().is_err() {
                     return Some(Ended::TerminalGone);
@@ -239,30 +253,17 @@ mod tests {
     use crate::{
         gateway::handle::{self, Asked},
         profile::Mode,
-        telemetry::snapshot::{Descriptors, GatewayPhase, Totals},
+        telemetry::snapshot::{GatewayPhase, Snapshot, Totals},
     };
 
     type Keys = Vec<(Duration, KeyCode)>;
 
     fn snapshot(uptime_seconds: f64, sessions_open: u64) -> Arc<Snapshot> {
         Arc::new(Snapshot {
-            version: "0".into(),
-            profile: "demo".into(),
-            mode: Mode::Reverse,
-            roles: vec![],
             phase: GatewayPhase::Running,
             uptime_seconds,
-            listening: vec![],
             totals: Totals { sessions_open, ..Totals::default() },
-            services: vec![],
-            pools: vec![],
-            sessions: vec![],
-            sessions_left_out: 0,
-            ended: vec![],
-            notices: vec![],
-            log_lines_lost: 0,
-            traffic: vec![],
-            descriptors: Descriptors::default(),
+            ..Snapshot::new("demo", Mode::Reverse)
         })
     }
 

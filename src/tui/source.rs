@@ -3,23 +3,27 @@
 //! The screen is the same whatever it shows. What differs is its [`Standing`]: what it is to that
 //! gateway, and so what may be asked from here.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
 use crate::{
     gateway::handle::{Access, Answer, Command, Contact, Handle, Watch},
+    record::{Play, Player, Progress, RecordError},
     telemetry::snapshot::Snapshot,
     tui::keys::Action,
 };
 
-/// A gateway to show.
+/// What the screen shows.
 #[derive(Debug)]
-pub struct Source {
-    handle: Handle,
-    watch: Watch,
-    /// Of a gateway in another process.
-    attached: Option<(Access, watch::Receiver<Contact>)>,
+pub enum Source {
+    /// The gateway of this process.
+    Own(Handle, Watch),
+    /// A gateway of another process, behind its admin socket.
+    Attached(Handle, Watch, Access, watch::Receiver<Contact>),
+    /// A recording, with its first picture.
+    Replay(Player, Arc<Snapshot>),
 }
 
 /// What comes from a source.
@@ -28,73 +32,108 @@ pub enum News {
     Snapshot(Arc<Snapshot>),
     /// The standing has changed.
     Standing,
+    /// A picture that should have come can not be had; the text says why.
+    Trouble(String),
     Ended,
 }
 
 /// What the screen is to the gateway that it shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Standing {
     /// Both are one process: to quit is to stop the gateway.
     Own,
     /// The gateway is another process, and goes on when the screen leaves.
     Attached(Access, Contact),
+    /// There is no gateway, only what was recorded of one.
+    Replay(Progress),
 }
 
 impl Source {
-    /// The gateway of this process.
     pub fn own(handle: Handle) -> Self {
-        Self { watch: handle.watch(), handle, attached: None }
+        let watch = handle.watch();
+        Self::Own(handle, watch)
     }
 
-    /// A gateway behind its admin socket.
     pub fn attached(handle: Handle, access: Access, contact: watch::Receiver<Contact>) -> Self {
-        Self { attached: Some((access, contact)), ..Self::own(handle) }
+        let watch = handle.watch();
+        Self::Attached(handle, watch, access, contact)
     }
 
-    pub fn latest(&self) -> Arc<Snapshot> {
-        self.handle.latest()
+    pub fn replay(mut player: Player) -> Result<Self, RecordError> {
+        let first = player.picture()?;
+        Ok(Self::Replay(player, first))
+    }
+
+    /// The first picture to show.
+    pub fn first(&self) -> Arc<Snapshot> {
+        match self {
+            Self::Own(handle, ..) | Self::Attached(handle, ..) => handle.latest(),
+            Self::Replay(_, first) => Arc::clone(first),
+        }
     }
 
     pub fn standing(&self) -> Standing {
-        match &self.attached {
-            None => Standing::Own,
-            Some((access, contact)) => Standing::Attached(*access, contact.borrow().clone()),
+        match self {
+            Self::Own(..) => Standing::Own,
+            Self::Attached(.., access, contact) => Standing::Attached(*access, contact.borrow().clone()),
+            Self::Replay(player, _) => Standing::Replay(player.progress()),
         }
     }
 
-    /// Waits for news; may be dropped half-way, a watch loses nothing by it.
+    /// Waits for news; may be dropped half-way, nothing is lost by it.
     pub async fn next(&mut self) -> News {
-        let contact = async {
-            if let Some((_, contact)) = &mut self.attached
-                && contact.changed().await.is_ok()
-            {
-                return;
-            }
-            // Where its teller has ended, so have the pictures.
-            std::future::pending().await
-        };
-        tokio::select! {
-            biased;
-            () = contact => News::Standing,
-            snapshot = self.watch.next() => snapshot.map_or(News::Ended, News::Snapshot),
+        match self {
+            Self::Own(_, watch) => picture(watch).await,
+            Self::Attached(_, watch, _, contact) => tokio::select! {
+                biased;
+                // Where its teller has ended, so have the pictures.
+                Ok(()) = contact.changed() => News::Standing,
+                news = picture(watch) => news,
+            },
+            Self::Replay(player, _) => told(player.next().await),
         }
     }
 
-    pub fn ask(&self, command: Command) -> impl Future<Output = Answer> + Send + use<> {
-        let handle = self.handle.clone();
-        async move { handle.ask(command).await }
+    /// Sends a command on its way; the answer comes later.
+    pub fn ask(&self, command: Command) -> BoxFuture<'static, Answer> {
+        match self {
+            Self::Own(handle, ..) | Self::Attached(handle, ..) => {
+                let handle = handle.clone();
+                async move { handle.ask(command).await }.boxed()
+            }
+            Self::Replay(..) => async { Answer::Refused("a recording takes no commands".into()) }.boxed(),
+        }
     }
+
+    /// Moves through a recording; `None` where there is none.
+    pub fn play(&mut self, asked: Play) -> Option<News> {
+        match self {
+            Self::Own(..) | Self::Attached(..) => None,
+            Self::Replay(player, _) => Some(told(player.play(asked))),
+        }
+    }
+}
+
+async fn picture(watch: &mut Watch) -> News {
+    watch.next().await.map_or(News::Ended, News::Snapshot)
+}
+
+fn told(read: Result<Arc<Snapshot>, RecordError>) -> News {
+    read.map_or_else(|error| News::Trouble(error.to_string()), News::Snapshot)
 }
 
 impl Standing {
     /// Whether `action` has a meaning here; keys without one are neither offered nor heard.
     pub fn offers(&self, action: Action) -> bool {
         match action {
-            Action::Close | Action::Reload | Action::ConfirmClose => {
-                !matches!(self, Self::Attached(Access::ReadOnly, _))
-            }
+            Action::Close | Action::Reload | Action::ConfirmClose => match self {
+                Self::Own | Self::Attached(Access::Full, _) => true,
+                Self::Attached(Access::ReadOnly, _) | Self::Replay(_) => false,
+            },
+            Action::ConfirmQuit | Action::LeaveHeadless => *self == Self::Own,
             // To suspend the gateway's own process would freeze every session.
-            Action::Suspend => matches!(self, Self::Attached(..)),
+            Action::Suspend => *self != Self::Own,
+            Action::Play(_) => matches!(self, Self::Replay(_)),
             Action::Down
             | Action::Up
             | Action::PageDown
@@ -105,9 +144,7 @@ impl Standing {
             | Action::Mask
             | Action::Help
             | Action::Quit
-            | Action::Back
-            | Action::ConfirmQuit
-            | Action::LeaveHeadless => true,
+            | Action::Back => true,
         }
     }
 }

@@ -100,7 +100,7 @@ async fn show(entered: Entered, source: Source, told: mpsc::Receiver<Ended>) -> 
     let ended = screen.run(input, told).await;
     terminal::stop_drawing();
     drop(entered);
-    summary::print(ended, screen.snapshot());
+    summary::print(ended, screen.app());
     ended
 }
 

@@ -25,23 +25,10 @@ pub fn all() -> Vec<(&'static str, Snapshot)> {
 /// A DMZ gateway that has just started.
 pub fn empty() -> Snapshot {
     Snapshot {
-        version: "0.1.0".into(),
-        profile: "demo".into(),
-        mode: Mode::Reverse,
         roles: vec![Role::Dmz],
-        phase: GatewayPhase::Starting,
         uptime_seconds: 0.2,
-        listening: vec![],
-        totals: Totals::default(),
-        services: vec![],
-        pools: vec![],
-        sessions: vec![],
-        sessions_left_out: 0,
-        ended: vec![],
-        notices: vec![],
-        log_lines_lost: 0,
-        traffic: vec![],
         descriptors: Descriptors { used: 12, limit: 1024 },
+        ..Snapshot::new("demo", Mode::Reverse)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
         format,
         health::{Health, health},
         look::Look,
+        progress,
         view::table,
     },
 };
@@ -119,6 +120,7 @@ fn freshness(app: &App) -> Part {
     let (text, style) = match app.freshness() {
         Freshness::Live => ("LIVE".into(), theme.plain),
         Freshness::Frozen { seconds } => (format!("FROZEN {}", format::age(seconds)), theme.attention),
+        Freshness::Replay(progress) => (progress::words(&progress), theme.attention),
         Freshness::Lost { seconds } => (format!("LOST {}", format::span(seconds as f64)), theme.attention),
         Freshness::Stale { seconds } => (format!("STALE {}", format::span(seconds as f64)), theme.attention),
     };

@@ -8,7 +8,7 @@ use crate::{
         app::{App, Freshness, Open},
         format,
         health::{Health, health},
-        keys,
+        keys, progress,
         view::{footer, header, links, panel, question, table},
     },
 };
@@ -63,6 +63,7 @@ fn status_with_health(app: &App, health: Health) -> String {
     match app.freshness() {
         Freshness::Live => text,
         Freshness::Frozen { seconds } => format!("FROZEN {} {text}", format::age(seconds)),
+        Freshness::Replay(progress) => format!("{} {text}", progress::words(&progress)),
         Freshness::Lost { seconds } => format!("LOST {} {}", format::span(seconds as f64), status(app)),
         Freshness::Stale { seconds } => format!("STALE {} {text}", format::span(seconds as f64)),
     }

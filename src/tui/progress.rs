@@ -1,0 +1,27 @@
+//! Where a replay is, in words.
+
+use crate::{
+    record::{Progress, State},
+    tui::format,
+};
+
+/// `REPLAY 21:50:18Z 00:41/05:00 x4, then nothing for 2m`.
+pub fn words(progress: &Progress) -> String {
+    let word = match progress.state {
+        State::Playing => "REPLAY",
+        State::Paused => "PAUSED",
+        State::Ended => "END",
+    };
+    let at = humantime::format_rfc3339_seconds(progress.at).to_string();
+    // Its day and its hour part at a T.
+    let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time);
+    let passed = format::age(progress.passed.as_secs_f64());
+    let mut words = format!("{word} {time} {passed}/{}", format::age(progress.whole.as_secs_f64()));
+    if progress.speed != 1.0 {
+        words += &format!(" x{}", progress.speed);
+    }
+    if let Some(gap) = progress.gap {
+        words += &format!(", then nothing for {}", format::whole_span(gap.as_secs_f64()));
+    }
+    words
+}
