@@ -151,3 +151,128 @@ fn asker(stream: &UnixStream) -> String {
         Err(_) => "admin socket".into(),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::client::{self, Client},
+        gateway::handle::{self, Command, Feed},
+        profile::Mode,
+        telemetry::snapshot::{Notice, NoticeLevel, Snapshot},
+    };
+
+    /// A picture of 100 kB: a few fill every buffer between two ends of a socket.
+    fn picture() -> Arc<Snapshot> {
+        let text = "x".repeat(100_000);
+        let notice = Notice { time: "now".into(), level: NoticeLevel::Info, text };
+        Arc::new(Snapshot { notices: vec![notice], ..Snapshot::new("demo", Mode::Direct) })
+    }
+
+    struct Gateway {
+        folder: tempfile::TempDir,
+        socket: AdminSocket,
+        feed: Feed,
+    }
+
+    impl Gateway {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (socket, listener) = AdminSocket::bind(&folder.path().join("a.sock")).unwrap();
+            let (handle, feed) = handle::channel(picture(), "test");
+            socket.serve(listener, handle);
+            Self { folder, socket, feed }
+        }
+
+        fn path(&self) -> std::path::PathBuf {
+            self.folder.path().join("a.sock")
+        }
+
+        async fn watcher(&self) -> Client {
+            let mut client = Client::connect(&self.path()).await.unwrap();
+            client.send(&Request::Watch).await.unwrap();
+            client
+        }
+
+        /// Publishes a picture a quarter second until `done` says so; tells how many.
+        async fn publish_until(&mut self, done: impl Fn(&Self) -> bool) -> u32 {
+            for count in 0..1000 {
+                if done(self) {
+                    return count;
+                }
+                self.feed.snapshots.send_replace(picture());
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            panic!("not within 1000 pictures");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_screen_that_does_not_read_costs_itself_only() {
+        let mut gateway = Gateway::start();
+        let stuck = gateway.watcher().await;
+        gateway.publish_until(|gateway| gateway.feed.is_watched()).await;
+        let published = gateway.publish_until(|gateway| !gateway.feed.is_watched()).await;
+        // 10 s of a full socket, and what it took to fill it.
+        assert!((40..100).contains(&published), "let go after {published} pictures");
+        assert_eq!(gateway.socket.tasks.count(), 1, "its task has ended, with what it held");
+        drop(stuck);
+    }
+
+    #[tokio::test]
+    async fn who_reads_late_gets_the_newest_and_commands_are_answered_meanwhile() {
+        let mut gateway = Gateway::start();
+        let mut late = gateway.watcher().await;
+        while !gateway.feed.is_watched() {
+            tokio::task::yield_now().await;
+        }
+        for number in 1..=50 {
+            let next = Snapshot { uptime_seconds: f64::from(number), ..(*picture()).clone() };
+            gateway.feed.snapshots.send_replace(Arc::new(next));
+            tokio::task::yield_now().await;
+        }
+        let path = gateway.path();
+        let answers = async {
+            let asked = gateway.feed.commands.recv().await.unwrap();
+            asked.answer.send(Answer::Done("read again".into())).unwrap();
+        };
+        let (answer, ()) = tokio::join!(client::ask(&path, Command::Reload), answers);
+        assert!(matches!(answer, Ok(Answer::Done(text)) if text == "read again"));
+        let mut seen = vec![];
+        while seen.last() != Some(&50.0) {
+            seen.push(late.picture().await.unwrap().uptime_seconds);
+        }
+        assert!(seen.is_sorted() && seen.len() < 50, "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn watches_leave_places_for_commands() {
+        let mut gateway = Gateway::start();
+        let mut watchers = vec![];
+        for _ in 0..WATCHES_MAX {
+            let mut watcher = gateway.watcher().await;
+            // A first picture shows that it has its place.
+            let publish = async {
+                loop {
+                    gateway.feed.snapshots.send_replace(picture());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                first = watcher.picture() => drop(first.unwrap()),
+                () = publish => {}
+            }
+            watchers.push(watcher);
+        }
+        let refused = gateway.watcher().await.picture().await;
+        assert!(refused.unwrap_err().to_string().contains("screens watch already"));
+        let path = gateway.path();
+        let asks = client::ask(&path, Command::Reload);
+        let asked = tokio::select! {
+            asked = gateway.feed.commands.recv() => asked.unwrap(),
+            _ = asks => panic!("nobody has answered yet"),
+        };
+        assert_eq!(asked.command, Command::Reload);
+    }
+}
