@@ -5,7 +5,7 @@ use crate::{
     tui::format,
 };
 
-/// `REPLAY 21:50:18Z 00:41/05:00 x4, then nothing for 2m`.
+/// `REPLAY 21:50:18Z 00:41/05:00 x4`.
 pub fn words(progress: &Progress) -> String {
     let word = match progress.state {
         State::Playing => "REPLAY",
@@ -20,8 +20,11 @@ pub fn words(progress: &Progress) -> String {
     if progress.speed != 1.0 {
         words += &format!(" x{}", progress.speed);
     }
-    if let Some(gap) = progress.gap {
-        words += &format!(", then nothing for {}", format::whole_span(gap.as_secs_f64()));
-    }
     words
+}
+
+/// What is missing after this picture.
+pub fn gap(progress: &Progress) -> Option<String> {
+    let gap = format::whole_span(progress.gap?.as_secs_f64());
+    Some(format!("after this picture nothing was recorded for {gap}"))
 }

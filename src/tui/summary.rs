@@ -84,3 +84,64 @@ fn farewell(ended: Ended, app: &App) -> Option<&'static str> {
 }
 
 const LINE_CHARS: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        gateway::handle::{Access, Contact},
+        telemetry::snapshot::{GatewayPhase, PoolRow, Totals, TrafficSample},
+        tui::{look::Look, privacy::Addresses},
+    };
+
+    fn app() -> App {
+        let mut pool = PoolRow::new(Role::Dmz, "*".into());
+        (pool.ready, pool.target, pool.last_error) = (0, 8, Some("192.0.2.7:1443: refused".into()));
+        let snapshot = Snapshot {
+            roles: vec![Role::Dmz],
+            phase: GatewayPhase::Running,
+            uptime_seconds: 754.5,
+            totals: Totals {
+                sessions_open: 4,
+                sessions: 42,
+                refused: 1,
+                bytes_up: 1_200,
+                bytes_down: 3_400_000,
+            },
+            pools: vec![pool],
+            traffic: vec![TrafficSample { up: 5, down: 0 }, TrafficSample { up: 2, down: 700_000 }],
+            ..Snapshot::new("edge\u{1b}[2J", Mode::Reverse)
+        };
+        App::new(Arc::new(snapshot), Look::FULL)
+    }
+
+    const TOLD: &str = "\
+portcullis edge[2J: DOWN, up 12:34
+  sessions  4 open, 42 carried, 1 refused
+  bytes     1.2 kB up, 3.4 MB down; at most 5 B/s up, 700 kB/s down in the last two minutes
+  links     0 ready of 8 wanted
+  trouble   any service: no link: 192.0.2.7:1443: refused
+";
+
+    #[test]
+    fn it_tells_how_it_was_and_what_goes_on() {
+        let mut app = app();
+        assert_eq!(told(Ended::Quit, &app), TOLD);
+        assert_eq!(told(Ended::LeftHeadless, &app), format!("{TOLD}The gateway goes on headless.\n"));
+        app.stand(Standing::Attached(Access::Full, Contact::There));
+        assert_eq!(told(Ended::Left, &app), format!("{TOLD}The gateway goes on.\n"));
+        app.stand(Standing::Attached(Access::Full, Contact::Lost { why: "it closed".into() }));
+        let first = told(Ended::Left, &app).lines().next().unwrap_or_default().to_owned();
+        assert_eq!(first, "portcullis edge[2J: lost (it closed); before that DOWN, up 12:34");
+    }
+
+    #[test]
+    fn what_was_hidden_stays_hidden() {
+        let mut app = app();
+        app.press(crossterm::event::KeyCode::Char('P').into());
+        assert_eq!(app.addresses(), Addresses::Hidden);
+        assert!(!told(Ended::Quit, &app).contains("192.0.2.7"));
+    }
+}

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod pictures;
+mod standing;
 mod styled;
 
 use std::{fs, path::PathBuf, sync::Arc};

@@ -9,6 +9,8 @@ use crate::{
         app::App,
         health::{Severity, troubles},
         look::Look,
+        progress,
+        source::Standing,
         view::table,
     },
 };
@@ -23,8 +25,13 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 pub fn line(app: &App) -> (String, Style) {
     let (look, snapshot) = (&app.look, app.snapshot());
     if let Some(why) = app.lost() {
-        let text = format!("{} gateway lost, calling it again; shown is what was: {why}", look.symbols.alert);
+        let text = format!("{} gateway lost, calling it again: {why}", look.symbols.alert);
         return (look.text(&text, TEXT_CHARS), look.theme.bad);
+    }
+    if let Standing::Replay(progress) = app.standing()
+        && let Some(gap) = progress::gap(progress)
+    {
+        return (format!("{} {gap}", look.symbols.alert), look.theme.warn);
     }
     let troubles = troubles(snapshot);
     if let Some(worst) = troubles.first() {
