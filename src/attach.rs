@@ -4,6 +4,7 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
+use rustix::process::Signal;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -59,11 +60,19 @@ async fn show(source: Source) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        ended = &mut ended => return Ok(exit_code(ended.ok())),
-        _ = terminate.recv() => screen.end(Ended::Left),
-        _ = interrupt.recv() => screen.end(Ended::Left),
-        _ = hang_up.recv() => screen.terminal_gone(),
+    let mut continued = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
+    loop {
+        tokio::select! {
+            ended = &mut ended => return Ok(exit_code(ended.ok())),
+            _ = terminate.recv() => screen.end(Ended::Left),
+            _ = interrupt.recv() => screen.end(Ended::Left),
+            _ = hang_up.recv() => screen.terminal_gone(),
+            Some(()) = continued.recv() => {
+                tui::continued();
+                continue;
+            }
+        }
+        break;
     }
     Ok(exit_code(tokio::time::timeout(SCREEN_FAREWELL, ended).await.ok().and_then(Result::ok)))
 }

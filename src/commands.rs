@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::CommandFactory;
 use serde_json::json;
 
@@ -187,6 +187,6 @@ fn absolute(profile: &str) -> anyhow::Result<String> {
     if !is_file {
         return Ok(profile.to_owned());
     }
-    let path = std::path::absolute(profile).with_context(|| profile.to_owned())?;
+    let path = std::path::absolute(profile).map_err(|error| anyhow::anyhow!("{profile}: {error}"))?;
     path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{}: not UTF-8", path.display()))
 }

@@ -27,7 +27,7 @@ pub mod theme;
 mod thread;
 pub mod view;
 
-pub use terminal::{can_open, leave};
+pub use terminal::{can_open, continued, leave};
 pub use thread::{Dashboard, spawn};
 
 /// Why the screen has ended, which says what the process does next.

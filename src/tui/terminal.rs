@@ -124,6 +124,18 @@ pub fn suspend() -> io::Result<()> {
     take_over()
 }
 
+/// Continued after a stop from outside, which left no time to leave: the shell has had the terminal
+/// meanwhile, so it is set up anew and every cell drawn.
+pub fn continued() {
+    if !is_entered() {
+        return;
+    }
+    leave_now();
+    // A terminal that is not to be had any more fails the next frame too, which ends the screen.
+    let _ = take_over();
+    SPOILT.store(true, Ordering::SeqCst);
+}
+
 /// The terminal has gone: nothing is written to it again, and nothing is read from it.
 pub fn abandon() {
     ENTERED.store(false, Ordering::SeqCst);
