@@ -157,8 +157,11 @@ fn asker(stream: &UnixStream) -> String {
 mod tests {
     use super::*;
     use crate::{
-        admin::client::{self, Client},
-        gateway::handle::{self, Command, Feed},
+        admin::{
+            attach::attach,
+            client::{self, Client},
+        },
+        gateway::handle::{self, Access, Command, Feed},
         profile::Mode,
         telemetry::snapshot::{Notice, NoticeLevel, Snapshot},
     };
@@ -274,5 +277,31 @@ mod tests {
             _ = asks => panic!("nobody has answered yet"),
         };
         assert_eq!(asked.command, Command::Reload);
+    }
+
+    #[tokio::test]
+    async fn a_read_only_handle_asks_nothing_of_the_gateway() {
+        let mut gateway = Gateway::start();
+        let (path, tasks) = (gateway.path(), Tasks::default());
+        for (access, passes) in [(Access::ReadOnly, false), (Access::Full, true)] {
+            let publish = async {
+                loop {
+                    gateway.feed.snapshots.send_replace(picture());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let (handle, _contact) = tokio::select! {
+                attached = attach(&path, access, &tasks) => attached.unwrap(),
+                () = publish => unreachable!("it publishes for ever"),
+            };
+            let heard = tokio::select! {
+                answer = handle.ask(Command::Reload) => {
+                    assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
+                    false
+                }
+                asked = gateway.feed.commands.recv() => asked.is_some(),
+            };
+            assert_eq!(heard, passes, "{access:?}");
+        }
     }
 }
