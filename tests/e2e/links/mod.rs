@@ -3,9 +3,11 @@
 mod agreement;
 mod alive;
 mod dialled;
+mod epochs;
 mod halves;
 mod hostile;
 mod misused;
 mod opening;
 mod retried;
 mod serving;
+mod settling;
