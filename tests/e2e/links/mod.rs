@@ -6,6 +6,7 @@ mod dialled;
 mod epochs;
 mod halves;
 mod hostile;
+mod let_go;
 mod misused;
 mod opening;
 mod retried;
