@@ -56,11 +56,12 @@ async fn show(source: Source) -> anyhow::Result<ExitCode> {
         // Where nobody waits for its end any more, nobody needs to know.
         let _ = ends.send(why);
     };
-    let screen = tui::spawn(source, gone)?;
+    // Before the screen opens: a signal must not find it without a way to leave.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut continued = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
+    let screen = tui::spawn(source, gone)?;
     loop {
         tokio::select! {
             ended = &mut ended => return Ok(exit_code(ended.ok())),
