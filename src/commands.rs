@@ -155,6 +155,7 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
             print(&format!("{text}\n"));
             Ok(ExitCode::SUCCESS)
         }
+        Answer::Profiles(_) => bail!("the gateway answered with its profiles"),
         Answer::Done(text) | Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
     }
 }
@@ -169,7 +170,7 @@ async fn tell(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             eprintln!("portcullis: {text}");
             Ok(exit::FAILED.into())
         }
-        Answer::Status(_) => bail!("the gateway answered with its status"),
+        Answer::Status(_) | Answer::Profiles(_) => bail!("the gateway answered another question"),
     }
 }
 

@@ -34,10 +34,10 @@ fn the_dashboard_answers_keys_and_gives_the_terminal_back() {
         .until("the dashboard", |screen| screen.alternate_screen() && screen.contents().contains("running"));
     terminal.until_shown("orders");
     terminal.press("?");
-    terminal.until_shown("On the panels");
+    terminal.until_shown("On this screen");
     terminal.press("\u{1b}");
     // Esc and a letter that come together mean Alt and the letter.
-    terminal.until("no help", |screen| !screen.contents().contains("On the panels"));
+    terminal.until("no help", |screen| !screen.contents().contains("On this screen"));
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_left();

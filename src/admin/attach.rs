@@ -84,8 +84,8 @@ async fn obey(path: PathBuf, access: Access, mut commands: mpsc::Receiver<Asked>
         let path = path.clone();
         tasks.spawn("attached command", async move {
             let answered = match access {
-                Access::ReadOnly => Answer::Refused("this screen is read-only".into()),
-                Access::Full => match client::ask(&path, command).await {
+                Access::ReadOnly if command.changes() => Answer::Refused("this screen is read-only".into()),
+                Access::ReadOnly | Access::Full => match client::ask(&path, command).await {
                     Ok(answer) => answer,
                     Err(error) => Answer::Refused(error.to_string()),
                 },

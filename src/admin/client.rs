@@ -75,6 +75,10 @@ impl Client {
     pub async fn picture(&mut self) -> Result<Arc<Snapshot>, ClientError> {
         match self.receive(PICTURE).await? {
             Answer::Status(snapshot) => Ok(snapshot),
+            Answer::Profiles(_) => {
+                let why = "it told its profiles instead of a picture".into();
+                Err(ClientError::Refused { path: self.path.clone(), why })
+            }
             Answer::Done(why) | Answer::Refused(why) => {
                 Err(ClientError::Refused { path: self.path.clone(), why })
             }

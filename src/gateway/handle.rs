@@ -11,7 +11,7 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::snapshot::{ProfileRow, Snapshot};
 
 /// Commands that may wait for the engine at once.
 pub const COMMANDS_MAX: usize = 64;
@@ -30,8 +30,23 @@ pub enum Command {
     Reload,
     /// Move to another profile: a name or an absolute file name.
     Switch { profile: String },
+    /// Keep so many links ready, until the next reload or switch.
+    Resize { prepared: usize },
+    /// The profiles that `switch` finds by name, each read and checked.
+    Profiles,
     /// End one session.
     Kill { session: String },
+}
+
+impl Command {
+    /// Whether it changes anything; what does not is open to those who may only look.
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Status | Self::Profiles => false,
+            Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
+            Self::Resize { .. } | Self::Kill { .. } => true,
+        }
+    }
 }
 
 /// What the engine says to a [`Command`].
@@ -39,6 +54,7 @@ pub enum Command {
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     Status(Arc<Snapshot>),
+    Profiles(Vec<ProfileRow>),
     /// It was done; the text says what.
     Done(String),
     /// It was not done; the text says why, and nothing changed.

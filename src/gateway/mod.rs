@@ -7,6 +7,7 @@
 pub mod handle;
 mod observer;
 mod ports;
+mod profiles;
 mod relay;
 mod service;
 mod session;
@@ -179,6 +180,8 @@ impl Engine {
                 true => Answer::Done(format!("session {session} is cut")),
                 false => Answer::Refused(format!("no open session {session}")),
             },
+            Command::Profiles => Answer::Profiles(self.profile_rows()),
+            Command::Resize { prepared } => self.resize(prepared),
             Command::Stop => return self.stop(Some(answer)),
             Command::Reload | Command::Switch { .. } if self.stopping.is_some() => {
                 Answer::Refused("the gateway is stopping".into())
@@ -215,6 +218,20 @@ impl Engine {
         let open: usize = drained.iter().map(|service| service.open_sessions()).sum();
         let what = service.map_or_else(|| "all services".into(), |name| format!("service `{name}`"));
         let line = format!("{what}: no new sessions, {open} go on; `reload` undoes it");
+        self.common.notices.info(&line);
+        Answer::Done(line)
+    }
+
+    /// Keeps so many links ready from now on. The half that dials decides.
+    fn resize(&mut self, prepared: usize) -> Answer {
+        let resized = self.internal.as_mut().is_some_and(|half| half.resize(prepared))
+            || self.dmz.as_mut().is_some_and(|half| half.resize(prepared));
+        if !resized {
+            return Answer::Refused(
+                "no links are dialled from here: the half that dials decides how many are ready".into(),
+            );
+        }
+        let line = format!("{prepared} links are kept ready; `reload` brings the profile's number back");
         self.common.notices.info(&line);
         Answer::Done(line)
     }

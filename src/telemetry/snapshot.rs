@@ -219,6 +219,29 @@ pub struct EndedRow {
     pub bytes_down: u64,
 }
 
+/// One profile that the gateway can be switched to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProfileRow {
+    pub name: String,
+    /// Where it was read; `None` where it is built in.
+    pub file: Option<String>,
+    /// Whether the gateway runs it.
+    pub is_current: bool,
+    /// Unknown where it does not read.
+    pub mode: Option<Mode>,
+    pub roles: Vec<Role>,
+    pub services: Vec<String>,
+    pub problems: Vec<ProblemRow>,
+}
+
+/// One thing wrong with a profile, and the lines it is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProblemRow {
+    pub text: String,
+    /// The line of the file with its number, and below it a sign at the column.
+    pub excerpt: Vec<String>,
+}
+
 /// One line worth an operator's eye.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Notice {

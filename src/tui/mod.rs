@@ -9,16 +9,25 @@
 //! snapshots ──► app ──► view ──────► terminal
 //! ```
 
+mod acts;
 pub mod app;
+mod changes;
+mod command_line;
+mod export;
+mod filter;
 pub mod format;
 pub mod health;
+mod history;
 pub mod keys;
+mod lists;
 pub mod look;
 mod order;
 mod pace;
 pub mod privacy;
 mod progress;
+mod question;
 mod run;
+pub mod screen;
 pub mod source;
 mod summary;
 pub mod symbols;

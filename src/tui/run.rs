@@ -2,7 +2,13 @@
 //!
 //! It is generic over the terminal and the input, so that it runs the same in a test.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use crossterm::event::{Event, KeyEvent};
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -20,7 +26,7 @@ use crate::{
     gateway::handle::{Answer, Command},
     tui::{
         Ended,
-        app::{App, Reaction},
+        app::{App, Export, Reaction},
         look::Look,
         pace::Pace,
         source::{News, Source},
@@ -176,6 +182,7 @@ impl<B: Backend> Screen<B> {
                     self.hear(news);
                 }
             }
+            Reaction::Export(export) => self.app.told(write(&export)),
             Reaction::Suspend => {
                 if terminal::suspend().is_err() {
                     return Some(Ended::TerminalGone);
@@ -218,6 +225,16 @@ impl<B: Backend> Screen<B> {
         self.pace.drawn(now);
         Ok(())
     }
+}
+
+/// Writes a table into a new file of the folder that the screen was started in.
+fn write(export: &Export) -> Result<String, String> {
+    let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let name = format!("{}-{}.json", export.stem, at.replace(':', ""));
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&name);
+    let written = file.and_then(|mut file| writeln!(file, "{}", export.json));
+    written.map(|()| format!("written to {name}")).map_err(|error| format!("{name}: {error}"))
 }
 
 fn woke_by(event: Option<io::Result<Event>>) -> Woke {

@@ -126,7 +126,7 @@ impl Standing {
     /// Whether `action` has a meaning here; keys without one are neither offered nor heard.
     pub fn offers(&self, action: Action) -> bool {
         match action {
-            Action::Close | Action::Reload | Action::ConfirmClose => match self {
+            _ if action.changes() => match self {
                 Self::Own | Self::Attached(Access::Full, _) => true,
                 Self::Attached(Access::ReadOnly, _) | Self::Replay(_) => false,
             },
@@ -134,17 +134,7 @@ impl Standing {
             // To suspend the gateway's own process would freeze every session.
             Action::Suspend => *self != Self::Own,
             Action::Play(_) => matches!(self, Self::Replay(_)),
-            Action::Down
-            | Action::Up
-            | Action::PageDown
-            | Action::PageUp
-            | Action::First
-            | Action::Last
-            | Action::Freeze
-            | Action::Mask
-            | Action::Help
-            | Action::Quit
-            | Action::Back => true,
+            _ => true,
         }
     }
 }

@@ -76,7 +76,7 @@ fn a_read_only_screen_changes_nothing() {
     let mut looks = Terminal::open(&place, &["attach", "--read-only", "--admin", SOCKET]);
     looks.until_shown("LIVE");
     looks.press("r?");
-    looks.until_shown("On the panels");
+    looks.until_shown("On this screen");
     looks.until("no key to reload", |screen| !screen.contents().contains("reload"));
     let mut acts = attach(&place);
     acts.until_shown("LIVE");

@@ -34,8 +34,12 @@ pub fn line(app: &App) -> (String, Style) {
         return (format!("{} {gap}", look.symbols.alert), look.theme.warn);
     }
     let troubles = troubles(snapshot);
-    if let Some(worst) = troubles.first() {
-        let of = if troubles.len() > 1 { format!("1 of {}: ", troubles.len()) } else { String::new() };
+    let at = app.alert() % troubles.len().max(1);
+    if let Some(worst) = troubles.get(at) {
+        let of = match troubles.len() {
+            1 => String::new(),
+            count => format!("{} of {count}, ! next: ", at + 1),
+        };
         let text = app.addresses().text(&worst.text);
         let text = format!("{} {of}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
         return (text, style(look, worst.severity));

@@ -3,19 +3,20 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::tui::{
-    app::{App, Said},
+    app::{App, Open, Said},
     keys,
-    view::table,
+    view::{table, typing},
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
-    match app.said() {
-        Some(said) => {
+    match (app.open(), app.said()) {
+        (Open::Typing(line), _) => typing::draw(app, line, inner, buffer),
+        (_, Some(said)) => {
             let (text, style) = answer(app, said);
             table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
         }
-        None => draw_keys(app, inner, buffer),
+        (_, None) => draw_keys(app, inner, buffer),
     }
 }
 

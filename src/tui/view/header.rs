@@ -119,7 +119,9 @@ fn freshness(app: &App) -> Part {
     let theme = app.look.theme;
     let (text, style) = match app.freshness() {
         Freshness::Live => ("LIVE".into(), theme.plain),
-        Freshness::Frozen { seconds } => (format!("FROZEN {}", format::age(seconds)), theme.attention),
+        Freshness::Frozen { seconds, changes } => {
+            (format!("FROZEN {} (+{changes} changes)", format::age(seconds)), theme.attention)
+        }
         Freshness::Replay(progress) => (progress::words(&progress), theme.attention),
         Freshness::Lost { seconds } => (format!("LOST {}", format::span(seconds as f64)), theme.attention),
         Freshness::Stale { seconds } => (format!("STALE {}", format::span(seconds as f64)), theme.attention),
