@@ -32,8 +32,8 @@ type Wanted = (&'static str, fn(&Snapshot) -> bool, &'static str);
 
 const PICTURES: [Wanted; 3] = [
     ("overview", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), ""),
-    ("sessions", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), "jjx"),
-    ("pool", |snapshot| snapshot.pools.iter().any(is_starved), ""),
+    ("sessions", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), "3jjx"),
+    ("pool", |snapshot| snapshot.pools.iter().any(is_starved), "2j"),
 ];
 
 fn is_starved(pool: &portcullis::telemetry::snapshot::PoolRow) -> bool {

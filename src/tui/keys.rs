@@ -230,7 +230,7 @@ pub const BINDINGS: &[Binding] = &[
     line(Everywhere, &[Char('r')], Action::Reload, "reload", "reload the profile", Some("reload")),
     line(Everywhere, &[Char('p')], Action::Profiles, "", "the profiles", Some("profiles")),
     line(Everywhere, &[Char('n')], Action::Resize, "resize", "resize the pool", None),
-    line(Everywhere, &[], Action::Stop, "stop", "stop the gateway", None),
+    line(Everywhere, &[], Action::Stop, "stop", "drain and stop it", None),
     line(Everywhere, &[Char('.')], Action::Play(Play::StepOn), "", "next picture", Some("step")),
     line(Everywhere, &[Char(',')], Action::Play(Play::StepBack), "", "picture before", None),
     line(Everywhere, &[Char('>')], Action::Play(Play::MinuteOn), "", "a minute on", None),

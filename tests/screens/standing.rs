@@ -17,7 +17,7 @@ use portcullis::{
     },
 };
 
-use crate::{SIZES, app, check, pictures, press, report, styled};
+use crate::{SIZES, all_help, app, check, pictures, press, report, styled};
 
 fn lost() -> Standing {
     let why = "/run/portcullis/edge.sock: no gateway answers there: Connection refused (os error 111)".into();
@@ -115,14 +115,12 @@ fn only_a_process_without_a_gateway_is_suspended() {
 #[test]
 fn help_offers_what_the_standing_does_and_nothing_else() {
     for (name, which) in every() {
-        let mut app = standing(which);
-        press(&mut app, "?");
-        let buffer = styled::draw(&app, 120, 36);
-        let text: String = (0..36).map(|y| styled::line(&buffer, y) + "\n").collect();
+        let text = all_help(&which, (120, 36));
+        let app = standing(which);
         assert!(!text.contains("stop the gateway"), "{name} can only leave it");
         for binding in keys::BINDINGS.iter().filter(|binding| binding.action != Action::Back) {
             let offered = app.standing().offers(binding.action);
-            assert_eq!(text.contains(binding.label), offered, "{name}: {} in\n{text}", binding.label);
+            assert_eq!(text.contains(binding.label), offered, "{name}: {}", binding.label);
         }
     }
 }
