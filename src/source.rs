@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     certs::Authority,
-    net::tls::Identity,
+    net::{edges::Edges, tls::Identity},
     profile::{
-        self, Choice, DemoTls, DmzWay, InternalWay, LinkTls, Material, Mode, Place, Problem, Profile, Role,
+        self, Backend, Choice, DemoTls, DmzWay, InternalWay, LinkTls, Material, Mode, Place, Problem,
+        Profile, Role,
     },
     proto::link,
 };
@@ -27,12 +28,13 @@ pub struct Source {
     pub role: Option<Role>,
 }
 
-/// A profile with the certificates of its links, all checked.
+/// A profile with the certificates of its links and edges, all checked.
 #[derive(Debug)]
 pub struct Loaded {
     pub profile: Profile,
     pub dmz: Option<Identity>,
     pub internal: Option<Identity>,
+    pub edges: Edges,
 }
 
 impl Source {
@@ -59,9 +61,12 @@ impl Source {
         let internal = identity(profile.internal.as_ref().and_then(|half| match &half.way {
             InternalWay::Forward { tls, .. } | InternalWay::Reverse { tls, .. } => tls.as_ref(),
         }));
-        match (dmz, internal) {
-            (Ok(dmz), Ok(internal)) => Ok(Loaded { profile, dmz, internal }),
-            (dmz, internal) => Err([dmz.err(), internal.err()].into_iter().flatten().flatten().collect()),
+        let edges = edges(&profile);
+        match (dmz, internal, edges) {
+            (Ok(dmz), Ok(internal), Ok(edges)) => Ok(Loaded { profile, dmz, internal, edges }),
+            (dmz, internal, edges) => {
+                Err([dmz.err(), internal.err(), edges.err()].into_iter().flatten().flatten().collect())
+            }
         }
     }
 
@@ -90,6 +95,21 @@ impl Chosen {
 fn identity(tls: Option<&LinkTls>) -> Result<Option<Identity>, Vec<Problem>> {
     let alpn = [link::ALPN.to_vec(), link::ALPN_SOCKS.to_vec()];
     tls.map(|tls| Identity::load(tls, &alpn)).transpose()
+}
+
+fn edges(profile: &Profile) -> Result<Edges, Vec<Problem>> {
+    let services = profile.dmz.iter().flat_map(|half| &half.services);
+    let accepts = services.flat_map(|service| &service.accept).filter_map(|accept| accept.tls.as_ref());
+    let direct = profile.dmz.iter().filter_map(|half| match &half.way {
+        DmzWay::Direct(backends) => Some(backends.values()),
+        DmzWay::Forward { .. } | DmzWay::Reverse { .. } => None,
+    });
+    let inside = profile.internal.iter().flat_map(|half| &half.services).map(|service| &service.connect);
+    let connects = direct.flatten().chain(inside).filter_map(|backend| match backend {
+        Backend::Echo => None,
+        Backend::Socket(remote) => remote.tls.as_deref(),
+    });
+    Edges::load(accepts, connects)
 }
 
 /// Certificates for the demo's two halves, in memory only.

@@ -13,6 +13,8 @@ mod process;
 mod setup;
 #[path = "foreign/shell.rs"]
 mod shell;
+#[path = "foreign/tls.rs"]
+mod tls;
 #[path = "foreign/web.rs"]
 mod web;
 

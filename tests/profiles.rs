@@ -8,8 +8,8 @@ use std::{
 };
 
 use portcullis::profile::{
-    AcceptAddress, Choice, DemoTls, DmzWay, HostPort, InternalWay, LinkTls, Material, Mode, PoolLimits,
-    Problem, Profile, Retry, Role, builtin_demo, list, load, schema, warnings,
+    Accept, AcceptAddress, AcceptScheme, Choice, DemoTls, DmzWay, HostPort, InternalWay, LinkTls, Material,
+    Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list, load, schema, warnings,
 };
 use proptest::prelude::*;
 
@@ -146,7 +146,10 @@ fn what_is_left_out_is_what_the_manual_says() {
     let DmzWay::Reverse { tls: None, pool, .. } = dmz.way else { panic!("{:?}", dmz.way) };
     assert_eq!(pool, PoolLimits { prepared: 8, wait: Duration::from_secs(3), waiters: 1024 });
     let service = &dmz.services[0];
-    assert_eq!(service.accept, [AcceptAddress { at: HostPort { host: "127.0.0.1".into(), port: 0 } }]);
+    let at = HostPort { host: "127.0.0.1".into(), port: 0 };
+    let accepted =
+        Accept { address: AcceptAddress { scheme: AcceptScheme::Tcp, at }, tls: None, sni: Vec::new() };
+    assert_eq!(service.accept, [accepted]);
     assert_eq!((service.sessions, service.idle, &service.peers), (1000, None, &None));
 
     let internal = profile.internal.expect("a half");

@@ -212,6 +212,7 @@ fn negotiated(asked: Asked, seat: Seat) -> Negotiated {
         client: None,
         peer: Some(asked.peer),
         reply: Reply::Socks,
+        said: Vec::new(),
         seat: Some(seat),
         probe: false,
     }

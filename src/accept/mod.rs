@@ -4,6 +4,7 @@
 //! Each kind ends in a [`Negotiated`], handed to the function it was given; what becomes of it is
 //! the gateway's business.
 
+pub mod door;
 pub mod forward;
 pub mod reverse;
 pub mod tcp;
@@ -38,6 +39,8 @@ pub struct Negotiated {
     /// The gateway it came through, if any.
     pub peer: Option<Peer>,
     pub reply: Reply,
+    /// What the client has said already.
+    pub said: Vec<u8>,
     /// The place of a SOCKS5 link, held for as long as the session lives.
     pub seat: Option<Seat>,
     /// No client but a check of the way.
@@ -55,6 +58,7 @@ impl Negotiated {
             id: Some(open.id),
             client: open.client,
             reply: Reply::Framed,
+            said: Vec::new(),
             seat: None,
             probe: open.probe,
         }

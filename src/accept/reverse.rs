@@ -210,6 +210,7 @@ fn carry(keeper: &Arc<Keeper>, parked: Parked, client: Address, serve: &Serve) {
         client: address(client),
         peer: Some(peer),
         reply: Reply::Silent,
+        said: Vec::new(),
         seat: Some(seat),
         probe: false,
     }));

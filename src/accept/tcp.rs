@@ -3,43 +3,83 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use tokio::net::TcpStream;
 
-use super::{Negotiated, Reply, Serve};
+use super::{
+    Negotiated, Reply, Serve,
+    door::{self, Entered, Front},
+};
 use crate::{
-    link::leg::Leg,
+    link::{leg::Leg, listener::Greetings},
     net::{listen::Listener, stream::Stream},
-    profile::{Role, ServiceName},
+    profile::Role,
     tasks::Tasks,
     telemetry::notices::Notices,
 };
 
-/// Accepts clients until the port is closed; the port's service may change while it runs.
+/// Accepts clients until the port is closed; who serves them may change while it runs.
 pub async fn run(
     listener: Arc<Listener>,
-    service: Arc<ArcSwap<ServiceName>>,
+    front: Arc<ArcSwap<Front>>,
     serve: Serve,
     tasks: Tasks,
     notices: Arc<Notices>,
 ) {
+    let greetings = Arc::new(Greetings::default());
     let accepted = |stream, client: SocketAddr| {
-        tasks.spawn(
-            "session",
-            serve(Negotiated {
-                role: Role::Dmz,
-                leg: Leg::Stream(Stream::Tcp(stream)),
-                service: ServiceName::clone(&service.load()),
-                id: None,
-                client: Some(SocketAddr::new(client.ip().to_canonical(), client.port())),
-                peer: None,
-                reply: Reply::Silent,
-                seat: None,
-                probe: false,
-            }),
-        );
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        match &**front.load() {
+            Front::Plain(service) => {
+                let stream = Stream::Tcp(stream);
+                let entered = Entered { service: service.clone(), stream, said: Vec::new() };
+                tasks.spawn("session", serve(negotiated(entered, client)));
+            }
+            Front::Doors(_) => {
+                let greeted = greet(stream, client, front.clone(), serve.clone(), greetings.clone());
+                tasks.spawn("session", greeted);
+            }
+        }
     };
     let trouble = |error: &std::io::Error| {
-        let service = service.load();
-        notices.error(format!("{service}: accept: {error}; accepting pauses until descriptors are free"));
+        notices.error(format!("client port: accept: {error}; accepting pauses until descriptors are free"));
     };
     listener.accept(accepted, trouble).await;
+}
+
+/// Serves a client that has come through one of the doors.
+async fn greet(
+    stream: TcpStream,
+    client: SocketAddr,
+    front: Arc<ArcSwap<Front>>,
+    serve: Serve,
+    greetings: Arc<Greetings>,
+) {
+    let front = front.load_full();
+    let Front::Doors(doors) = &*front else { return };
+    let (key, evicted) = greetings.begin();
+    // Boxed: an open session holds no memory for how it came.
+    let entered = Box::pin(evicted.run_until_cancelled(door::enter(stream, doors))).await;
+    greetings.end(key);
+    let entered = entered.unwrap_or_else(|| Err("too many greetings at once, this was the oldest".into()));
+    drop(front);
+    match entered {
+        Ok(entered) => serve(negotiated(entered, client)).await,
+        Err(why) => tracing::info!(%client, "client turned away: {why}"),
+    }
+}
+
+fn negotiated(entered: Entered, client: SocketAddr) -> Negotiated {
+    let Entered { service, stream, said } = entered;
+    Negotiated {
+        role: Role::Dmz,
+        leg: Leg::Stream(stream),
+        service,
+        id: None,
+        client: Some(client),
+        peer: None,
+        reply: Reply::Silent,
+        said,
+        seat: None,
+        probe: false,
+    }
 }

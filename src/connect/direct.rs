@@ -1,6 +1,8 @@
-//! Dial the backend.
+//! Dial the backend, and agree on TLS with it where the profile says so.
 
 use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use super::{ConnectFailure, Connected};
 use crate::{
@@ -8,10 +10,11 @@ use crate::{
     net::{
         dial::{self, DialError},
         echo::Echo,
+        edges::{Caller, Edges},
         stream::Stream,
         tcp,
     },
-    profile::BackendAddress,
+    profile::{Backend, Remote},
     proto::Refusal,
     telemetry::end::Who,
 };
@@ -20,20 +23,70 @@ use crate::{
 /// below the 5 s after which a client must have been told.
 pub const BACKEND_CONNECT: Duration = Duration::from_secs(4);
 
-pub async fn connect(backend: &BackendAddress) -> Result<Connected, ConnectFailure> {
-    let stream = match backend {
-        BackendAddress::Echo => Stream::Echo(Echo::default()),
-        BackendAddress::Tcp(at) => {
-            let stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| failure(&error))?;
-            tcp::prepare_backend(&stream).map_err(|error| ConnectFailure {
-                who: Who::Backend,
-                refusal: Refusal::BackendUnreachable,
-                reason: format!("backend {at}: {error}"),
-            })?;
-            Stream::Tcp(stream)
-        }
+/// A backend, and how TLS is spoken with it where it is.
+#[derive(Debug)]
+pub struct Target {
+    backend: Backend,
+    caller: Option<Caller>,
+}
+
+impl Target {
+    /// `edges` are those of the profile that names the backend.
+    pub fn new(backend: &Backend, edges: &Edges) -> Self {
+        let tls = match backend {
+            Backend::Echo => None,
+            Backend::Socket(remote) => remote.tls.as_deref(),
+        };
+        Self { backend: backend.clone(), caller: tls.and_then(|tls| edges.connect(tls)) }
+    }
+
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let same_caller = match (&self.caller, &other.caller) {
+            (Some(one), Some(other)) => one.is_same_as(other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_caller && self.backend == other.backend
+    }
+}
+
+pub async fn connect(target: &Target) -> Result<Connected, ConnectFailure> {
+    let stream = match &target.backend {
+        Backend::Echo => Stream::Echo(Echo::default()),
+        Backend::Socket(remote) => reach(remote, target.caller.as_ref()).await?,
     };
     Ok(Connected { leg: Leg::Stream(stream), peer: None, seat: None, first: Vec::new() })
+}
+
+async fn reach(remote: &Remote, caller: Option<&Caller>) -> Result<Stream, ConnectFailure> {
+    let at = &remote.at;
+    let began = Instant::now();
+    let stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| failure(&error))?;
+    let unreachable = |refusal, error: String| ConnectFailure {
+        who: Who::Backend,
+        refusal,
+        reason: format!("backend {at}: {error}"),
+    };
+    let prepared = tcp::prepare_backend(&stream);
+    prepared.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
+    let (Some(_), Some(caller)) = (&remote.tls, caller) else {
+        return match remote.tls {
+            None => Ok(Stream::Tcp(stream)),
+            Some(_) => Err(unreachable(Refusal::Unavailable, "its `tls` was not opened".into())),
+        };
+    };
+    match timeout_at(began + BACKEND_CONNECT, caller.call(stream)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(unreachable(Refusal::BackendUnreachable, format!("TLS: {error}"))),
+        Err(_) => {
+            let within = format!("TLS: no answer within {}s", BACKEND_CONNECT.as_secs());
+            Err(unreachable(Refusal::BackendLate, within))
+        }
+    }
 }
 
 fn failure(error: &DialError) -> ConnectFailure {

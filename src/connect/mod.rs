@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     link::{Peer, leg::Leg, pool::Pool, seat::Seat},
-    profile::{BackendAddress, ServiceName},
+    profile::ServiceName,
     proto::Refusal,
     telemetry::{end::Who, registry::Meter, snapshot::SessionPhase},
 };
@@ -17,7 +17,7 @@ use crate::{
 /// One kind of connect side.
 #[derive(Debug)]
 pub enum Connector {
-    Direct(BackendAddress),
+    Direct(Box<direct::Target>),
     Forward(Arc<forward::Dialler>),
     Reverse(Arc<Pool>),
 }
@@ -71,7 +71,7 @@ impl Connector {
     /// Whether sessions go the very same way.
     pub fn is_same_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Direct(one), Self::Direct(other)) => one == other,
+            (Self::Direct(one), Self::Direct(other)) => one.is_same_as(other),
             (Self::Forward(one), Self::Forward(other)) => Arc::ptr_eq(one, other),
             (Self::Reverse(one), Self::Reverse(other)) => Arc::ptr_eq(one, other),
             (Self::Direct(_) | Self::Forward(_) | Self::Reverse(_), _) => false,

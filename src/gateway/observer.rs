@@ -119,7 +119,7 @@ impl Engine {
                 name: name.to_string(),
                 accept: self.accepts(*role, name),
                 connect: match &**service.connector.load() {
-                    Connector::Direct(backend) => Some(backend.to_string()),
+                    Connector::Direct(target) => Some(target.backend().to_string()),
                     Connector::Forward(_) | Connector::Reverse(_) => None,
                 },
                 phase: service.phase(),

@@ -6,48 +6,58 @@ use arc_swap::ArcSwap;
 
 use super::ways::Common;
 use crate::{
-    accept::tcp,
-    net::listen::{self, BindError, Closer, Listener},
-    profile::{AcceptAddress, DmzHalf, ServiceName},
+    accept::{
+        door::{Door, Front},
+        tcp,
+    },
+    net::{
+        edges::Edges,
+        listen::{self, BindError, Closer, Listener},
+    },
+    profile::{Accept, AcceptAddress, AcceptScheme, DmzHalf, HostPort, ServiceName},
 };
 
 /// Ports by what the profile says; `port 0` of two services are two ports.
-pub type Ports = HashMap<(AcceptAddress, Option<ServiceName>), Port>;
+pub type Ports = HashMap<Key, Port>;
+type Key = (HostPort, Option<ServiceName>);
 
 /// One bound port, which may be handed from one service to another.
 #[derive(Debug)]
 pub struct Port {
-    bound: AcceptAddress,
-    service: Arc<ArcSwap<ServiceName>>,
+    front: Arc<ArcSwap<Front>>,
+    /// What the profile calls it for each service, with the real port.
+    names: Vec<(AcceptAddress, ServiceName)>,
+    real: u16,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
     /// Closes the port when it is not wanted any more.
     _closer: Closer,
 }
 
-/// The ports that a profile wants, with the service of each.
-fn wanted(half: &DmzHalf) -> impl Iterator<Item = ((AcceptAddress, Option<ServiceName>), &ServiceName)> {
-    half.services.iter().flat_map(|service| {
-        service.accept.iter().map(|accept| {
-            let own = (accept.at.port == 0).then(|| service.name.clone());
-            ((accept.clone(), own), &service.name)
-        })
-    })
+/// The ports that a profile wants, with the services of each and how they are reached.
+fn wanted(half: Option<&DmzHalf>) -> HashMap<Key, Vec<(&ServiceName, &Accept)>> {
+    let mut wanted = HashMap::<_, Vec<_>>::new();
+    for service in half.into_iter().flat_map(|half| &half.services) {
+        for accept in &service.accept {
+            let at = accept.address.at.clone();
+            let own = (at.port == 0).then(|| service.name.clone());
+            wanted.entry((at, own)).or_default().push((&service.name, accept));
+        }
+    }
+    wanted
 }
 
 /// Binds the ports that `half` wants and `current` lacks.
 pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, BindError> {
     let mut bound = Ports::new();
-    for (key, service) in half.into_iter().flat_map(wanted) {
+    for (key, services) in wanted(half) {
         if !current.contains_key(&key) {
-            let listener = listen::bind_for_clients(&key.0.at)?;
-            let mut real = key.0.clone();
-            if let Ok(local) = listener.local_addr() {
-                real.at.port = local.port();
-            }
+            let listener = listen::bind_for_clients(&key.0)?;
             let port = Port {
-                bound: real,
-                service: Arc::new(ArcSwap::from_pointee(service.clone())),
+                // Replaced before it is started.
+                front: Arc::new(ArcSwap::from_pointee(Front::Plain(services[0].0.clone()))),
+                names: Vec::new(),
+                real: listener.local_addr().map_or(key.0.port, |local| local.port()),
                 _closer: listener.closer(),
                 listener: Some(listener),
             };
@@ -58,16 +68,24 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
 }
 
 /// Opens the new ports, hands kept ones to their services, closes those no longer wanted.
-pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, common: &Common) {
+pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Edges, common: &Common) {
     let mut before = std::mem::take(ports);
     before.extend(new);
-    for (key, service) in half.into_iter().flat_map(wanted) {
+    for (key, services) in wanted(half) {
         let Some(mut port) = before.remove(&key) else { continue };
-        port.service.store(Arc::new(service.clone()));
+        port.front.store(Arc::new(front(&services, edges)));
+        port.names = services
+            .iter()
+            .map(|(service, accept)| {
+                let mut real = accept.address.clone();
+                real.at.port = port.real;
+                (real, (*service).clone())
+            })
+            .collect();
         if let Some(listener) = port.listener.take() {
             let run = tcp::run(
                 listener,
-                port.service.clone(),
+                port.front.clone(),
                 common.serve.clone(),
                 common.tasks.clone(),
                 common.notices.clone(),
@@ -78,13 +96,27 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, common: &C
     }
 }
 
+fn front(services: &[(&ServiceName, &Accept)], edges: &Edges) -> Front {
+    let is_read = |accept: &Accept| accept.address.scheme == AcceptScheme::Tls || !accept.sni.is_empty();
+    if let Some((service, _)) = services.iter().find(|(_, accept)| !is_read(accept)) {
+        return Front::Plain((*service).clone());
+    }
+    // An accept that ends TLS has no door unless it can: nothing is passed on undeciphered by mistake.
+    let door = |(service, accept): &(&ServiceName, &Accept)| {
+        let tls = match &accept.tls {
+            Some(tls) => Some(edges.accept(tls)?),
+            None => None,
+        };
+        Some(Door { service: (*service).clone(), sni: accept.sni.clone(), tls })
+    };
+    Front::Doors(services.iter().filter_map(door).collect())
+}
+
 /// The addresses of a service, with their real ports.
 pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
-    let mut bound: Vec<_> = ports
-        .values()
-        .filter(|port| **port.service.load() == *service)
-        .map(|port| port.bound.to_string())
-        .collect();
+    let names = ports.values().flat_map(|port| &port.names);
+    let mut bound: Vec<_> =
+        names.filter(|(_, of)| of == service).map(|(address, _)| address.to_string()).collect();
     bound.sort();
     bound
 }

@@ -83,7 +83,7 @@ async fn run(
     kill: &CancellationToken,
     switching: &AtomicBool,
 ) -> End {
-    let Negotiated { leg, client, peer, reply, seat: _seat, probe, .. } = asked;
+    let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, .. } = asked;
     let meter = record.meter();
     meter.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
@@ -101,7 +101,7 @@ async fn run(
         meter,
         not: Vec::new(),
         again: Vec::new(),
-        unsent: Vec::new(),
+        unsent: said,
     };
     let mut session = Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle };
     for _ in 0..TRIES_MAX {

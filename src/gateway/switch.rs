@@ -23,8 +23,8 @@ use super::{
     ways::{DmzSide, InternalSide},
 };
 use crate::{
-    connect::Connector,
-    net::listen::BindError,
+    connect::{Connector, direct::Target},
+    net::{edges::Edges, listen::BindError},
     profile::{Mode, Profile, Role, ServiceName},
     source::{Chosen, Loaded},
     telemetry::snapshot::GatewayPhase,
@@ -137,11 +137,11 @@ impl Engine {
     /// Sends new sessions the new way, and lets go of the old one.
     pub(super) fn commit(&mut self, switching: Switching) {
         let Switching { chosen, loaded, ports: new_ports, dmz, internal, answer, .. } = switching;
-        let Loaded { profile, dmz: dmz_identity, internal: internal_identity } = loaded;
+        let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges } = loaded;
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
-        self.install_services(&profile);
-        ports::replace(&mut self.ports, new_ports, profile.dmz.as_ref(), &self.common);
+        self.install_services(&profile, &edges);
+        ports::replace(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.common);
         self.phase = GatewayPhase::Running;
         let line = format!("profile `{}` is in force, mode {}", profile.name, mode_word(profile.mode));
         self.common.notices.info(&line);
@@ -195,10 +195,10 @@ impl Engine {
         }
     }
 
-    fn install_services(&mut self, profile: &Profile) {
+    fn install_services(&mut self, profile: &Profile, edges: &Edges) {
         let before = self.common.sessions.services.load_full();
         let services: Services = self
-            .wanted_services(profile)
+            .wanted_services(profile, edges)
             .map(|((role, name), settings, connector)| {
                 let service = match before.get(&(role, name.clone())) {
                     Some(service) => {
@@ -230,9 +230,10 @@ impl Engine {
     fn wanted_services<'a>(
         &'a self,
         profile: &'a Profile,
+        edges: &'a Edges,
     ) -> impl Iterator<Item = ((Role, ServiceName), Settings, Connector)> + 'a {
         let of_dmz = profile.dmz.iter().flat_map(|half| &half.services).filter_map(|service| {
-            let connector = self.dmz.as_ref()?.connector(&service.name)?;
+            let connector = self.dmz.as_ref()?.connector(&service.name, edges)?;
             let settings =
                 Settings { sessions: service.sessions, idle: service.idle, peers: service.peers.clone() };
             Some(((Role::Dmz, service.name.clone()), settings, connector))
@@ -241,7 +242,7 @@ impl Engine {
             half.services.iter().map(|service| {
                 // The half's `maximum` of links bounds its sessions.
                 let settings = Settings { sessions: half.maximum, idle: None, peers: service.peers.clone() };
-                let connector = Connector::Direct(service.connect.clone());
+                let connector = Connector::Direct(Target::new(&service.connect, edges).into());
                 ((Role::Internal, service.name.clone()), settings, connector)
             })
         });

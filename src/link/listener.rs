@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Greetings at once. Each holds a descriptor and a TLS state for at most the greeting's deadline.
-const GREETINGS_MAX: usize = 512;
+pub const GREETINGS_MAX: usize = 512;
 
 /// What a link listener needs to greet.
 #[derive(Debug, Clone)]
@@ -66,14 +66,14 @@ pub async fn run<F>(
     listener.accept(accepted, trouble).await;
 }
 
-/// The greetings under way, oldest first.
+/// The greetings under way, oldest first; one too many, and the oldest gives way.
 #[derive(Debug, Default)]
-struct Greetings {
+pub struct Greetings {
     under_way: Mutex<(u64, BTreeMap<u64, CancellationToken>)>,
 }
 
 impl Greetings {
-    fn begin(&self) -> (u64, CancellationToken) {
+    pub fn begin(&self) -> (u64, CancellationToken) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, tokens) = &mut *under_way;
         *next += 1;
@@ -87,7 +87,7 @@ impl Greetings {
         (*next, token)
     }
 
-    fn end(&self, key: u64) {
+    pub fn end(&self, key: u64) {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&key);
     }
 }

@@ -1,14 +1,16 @@
 //! Sockets and TLS; no policy.
 //!
 //! In reading order: [`listen`] and [`dial`] open sockets, [`tcp`] gives them their options,
-//! [`tls`] the protection of a link, [`ahead`] reads more than TLS asks for, [`stream`] is the one
-//! type that sessions see, [`backoff`] spaces failed dials. `sys` asks the kernel what no crate
-//! offers.
+//! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends,
+//! [`ahead`] reads more than TLS asks for, [`stream`] is the one type that sessions see, [`backoff`]
+//! spaces failed dials. `sys` asks the kernel what no crate offers.
 
 pub mod ahead;
 pub mod backoff;
 pub mod dial;
 pub mod echo;
+pub mod edges;
+pub mod hello;
 pub mod listen;
 pub mod stream;
 mod sys;

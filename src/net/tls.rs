@@ -135,7 +135,7 @@ impl Identity {
 }
 
 /// A failed handshake in words: rustls shows what our own check says as a debug print.
-fn told(error: &io::Error) -> String {
+pub(super) fn told(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(ours))) => ours.0.to_string(),
@@ -169,7 +169,7 @@ fn check_own(
     })
 }
 
-fn chain(material: &Material) -> Result<Vec<CertificateDer<'static>>, Problem> {
+pub(super) fn chain(material: &Material) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let text = read(material, Audience::Anyone)?;
     let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut text.as_slice()).collect();
     match found {
@@ -179,7 +179,7 @@ fn chain(material: &Material) -> Result<Vec<CertificateDer<'static>>, Problem> {
     }
 }
 
-fn key(material: &Material) -> Result<PrivateKeyDer<'static>, Problem> {
+pub(super) fn key(material: &Material) -> Result<PrivateKeyDer<'static>, Problem> {
     let text = read(material, Audience::OwnerOnly)?;
     match rustls_pemfile::private_key(&mut text.as_slice()) {
         Ok(Some(key)) => Ok(key),
@@ -188,7 +188,10 @@ fn key(material: &Material) -> Result<PrivateKeyDer<'static>, Problem> {
     }
 }
 
-fn roots(material: &Material, authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, Problem> {
+pub(super) fn roots(
+    material: &Material,
+    authorities: &[CertificateDer<'static>],
+) -> Result<RootCertStore, Problem> {
     let mut roots = RootCertStore::empty();
     for certificate in authorities {
         roots.add(certificate.clone()).map_err(|error| {
@@ -228,7 +231,7 @@ fn read(material: &Material, audience: Audience) -> Result<Vec<u8>, Problem> {
     Ok(text)
 }
 
-fn problem(material: &Material, what: String, advice: &str) -> Problem {
+pub(super) fn problem(material: &Material, what: String, advice: &str) -> Problem {
     let place = match material {
         Material::File { place, .. } => place.clone(),
         Material::Memory(_) => Place { file: "built in".into(), line: 0, column: 0, key: "tls".into() },

@@ -35,10 +35,11 @@ pub struct PeerVerifier {
 }
 
 #[derive(Debug, ThisError)]
-#[error("its certificate is for {told}, none of which is among this link's peers {peers:?}")]
-struct NotAPeer {
+#[error("its certificate is for {told}, none of which is among {of} {wanted:?}")]
+struct NotAmong {
     told: String,
-    peers: Vec<String>,
+    of: &'static str,
+    wanted: Vec<String>,
 }
 
 impl PeerVerifier {
@@ -58,16 +59,7 @@ impl PeerVerifier {
 
     /// The first of `peers` that the certificate carries.
     pub fn name_of(&self, certificate: &CertificateDer<'_>) -> Result<String, Error> {
-        let names = names(certificate).ok_or(CertificateError::BadEncoding)?;
-        if let Some(name) = self.peers.iter().find(|peer| names.contains(peer)) {
-            return Ok(name.clone());
-        }
-        let told = match names.is_empty() {
-            true => "no name".into(),
-            false => names.iter().take(TOLD_NAMES_MAX).cloned().collect::<Vec<_>>().join(", "),
-        };
-        let why = NotAPeer { told, peers: self.peers.clone() };
-        Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+        name_among(certificate, &self.peers, "this link's peers")
     }
 
     /// Whether a certificate chains to the `ca`, is in date, and may serve as a TLS server.
@@ -95,6 +87,24 @@ impl PeerVerifier {
     ) -> Result<(), Error> {
         self.clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
     }
+}
+
+/// The first of the `wanted` names that a certificate carries; `of` says whose they are.
+pub fn name_among(
+    certificate: &CertificateDer<'_>,
+    wanted: &[String],
+    of: &'static str,
+) -> Result<String, Error> {
+    let names = names(certificate).ok_or(CertificateError::BadEncoding)?;
+    if let Some(name) = wanted.iter().find(|name| names.contains(name)) {
+        return Ok(name.clone());
+    }
+    let told = match names.is_empty() {
+        true => "no name".into(),
+        false => names.iter().take(TOLD_NAMES_MAX).cloned().collect::<Vec<_>>().join(", "),
+    };
+    let why = NotAmong { told, of, wanted: wanted.to_vec() };
+    Err(CertificateError::Other(OtherError(Arc::new(why))).into())
 }
 
 /// The names of a certificate: DNS and URI alternative names (RFC 5280, 4.2.1.6), and the common

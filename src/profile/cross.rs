@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    LinkTls, Mode, ServiceName,
+    Accept, AcceptScheme, LinkTls, Mode, ServiceName,
     endpoint::HostPort,
     fields::{At, Given},
     problem::{Fault, Place, Problem, shown},
@@ -51,9 +51,43 @@ fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
     if let Some(link) = link {
         taken.take(&link.value.at, &link.place, problems);
     }
-    for accept in raw.dmz.good().iter().flat_map(|dmz| &dmz.services).flat_map(|service| &service.accept) {
-        taken.take(&accept.value.at, &accept.place, problems);
+    let accepts = raw.dmz.good().into_iter().flat_map(|dmz| &dmz.services);
+    let accepts = accepts.flat_map(|service| &service.accept);
+    let mut shared: HashMap<&HostPort, Vec<&At<Accept>>> = HashMap::new();
+    for accept in accepts {
+        let at = &accept.value.address.at;
+        let others = shared.entry(at).or_default();
+        match others.iter().find_map(|other| Some((other, clash(&accept.value, &other.value)?))) {
+            Some((other, Clash::Whole)) => problems.push(collision(at, &accept.place, &other.place)),
+            Some((other, Clash::Name(name))) => problems.push(same_name(name, &accept.place, &other.place)),
+            None if others.is_empty() => taken.take(at, &accept.place, problems),
+            None => {}
+        }
+        others.push(accept);
     }
+}
+
+/// Why a client's first bytes can not tell which of two accepts it means.
+enum Clash<'a> {
+    Whole,
+    Name(&'a str),
+}
+
+fn clash<'a>(one: &'a Accept, other: &Accept) -> Option<Clash<'a>> {
+    let is_free = one.address.at.port == 0;
+    let reads = |accept: &Accept| accept.address.scheme == AcceptScheme::Tls || !accept.sni.is_empty();
+    if is_free {
+        return None;
+    }
+    if !reads(one) || !reads(other) || (one.sni.is_empty() && other.sni.is_empty()) {
+        return Some(Clash::Whole);
+    }
+    one.sni.iter().find(|name| other.sni.contains(name)).map(|name| Clash::Name(name))
+}
+
+fn same_name(name: &str, place: &Place, other: &Place) -> Problem {
+    let what = format!("`{name}` belongs to `{}` (line {}) already", other.key, other.line);
+    Fault::new(what, "give it to one of the two alone").at(place.clone())
 }
 
 /// The addresses that are listened on, by port and then by host.

@@ -48,5 +48,8 @@ pub const ACCEPTS_MAX: usize = 64;
 
 pub const PEERS_MAX: usize = 256;
 
+/// Names of one accept, and of its clients.
+pub const NAMES_MAX: usize = 256;
+
 /// Gateways of one link: each has a pool for each service.
 pub const GATEWAYS_MAX: usize = 64;

@@ -30,19 +30,33 @@ impl fmt::Display for HostPort {
 /// Where clients are accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AcceptAddress {
+    pub scheme: AcceptScheme,
     pub at: HostPort,
+}
+
+/// What clients speak there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AcceptScheme {
+    Tcp,
+    /// TLS, which ends here.
+    Tls,
 }
 
 impl fmt::Display for AcceptAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "tcp://{}", self.at)
+        let scheme = match self.scheme {
+            AcceptScheme::Tcp => "tcp",
+            AcceptScheme::Tls => "tls",
+        };
+        write!(out, "{scheme}://{}", self.at)
     }
 }
 
 /// What a session finally reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum BackendAddress {
+pub(super) enum BackendAddress {
     Tcp(HostPort),
+    Tls(HostPort),
     /// Answers what it is sent.
     Echo,
 }
@@ -51,6 +65,7 @@ impl fmt::Display for BackendAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(at) => write!(out, "tcp://{at}"),
+            Self::Tls(at) => write!(out, "tls://{at}"),
             Self::Echo => out.write_str("echo://"),
         }
     }
@@ -84,8 +99,9 @@ impl HostPort {
 
 impl AcceptAddress {
     pub(super) fn parse(text: &str) -> Result<Self, Fault> {
-        let (_, rest) = split(text, &ACCEPT)?;
-        host_port(rest, Port::Listening, ACCEPT.example).map(|at| Self { at })
+        let (scheme, rest) = split(text, &ACCEPT)?;
+        let scheme = if scheme == "tcp" { AcceptScheme::Tcp } else { AcceptScheme::Tls };
+        host_port(rest, Port::Listening, ACCEPT.example).map(|at| Self { scheme, at })
     }
 }
 
@@ -94,7 +110,8 @@ impl BackendAddress {
         match split(text, &CONNECT)? {
             ("echo", "") => Ok(Self::Echo),
             ("echo", _) => Err(Fault::new("`echo` takes neither host nor port", "write `echo://`")),
-            (_, rest) => host_port(rest, Port::Dialled, CONNECT.example).map(Self::Tcp),
+            ("tcp", rest) => host_port(rest, Port::Dialled, CONNECT.example).map(Self::Tcp),
+            (_, rest) => host_port(rest, Port::Dialled, CONNECT.example).map(Self::Tls),
         }
     }
 }
@@ -122,14 +139,14 @@ struct Schemes {
 }
 
 const ACCEPT: Schemes = Schemes {
-    built: &["tcp"],
-    later: &["tls", "ssl", "ws", "wss", "http", "https"],
+    built: &["tcp", "tls", "ssl"],
+    later: &["ws", "wss", "http", "https"],
     example: "tcp://0.0.0.0:8000",
 };
 
 const CONNECT: Schemes = Schemes {
-    built: &["tcp", "echo"],
-    later: &["tls", "ssl", "ws", "wss", "http", "https"],
+    built: &["tcp", "tls", "ssl", "echo"],
+    later: &["ws", "wss", "http", "https"],
     example: "tcp://127.0.0.1:9000",
 };
 
@@ -207,7 +224,7 @@ fn number(port: &str) -> Option<u16> {
 }
 
 /// The host in its one spelling: lower case, and addresses as the standard library writes them.
-fn host_of(text: &str) -> Result<String, Fault> {
+pub(super) fn host_of(text: &str) -> Result<String, Fault> {
     let advice = "write a name, an IPv4 address, or an IPv6 address in brackets";
     if text.is_empty() {
         return Err(Fault::new("the host is missing", format!("{advice}, or `0.0.0.0` for all addresses")));
@@ -227,7 +244,7 @@ fn host_of(text: &str) -> Result<String, Fault> {
 
 /// A DNS name of letters, digits, `-` and `_`. A last label of digits alone is an IPv4 address
 /// with a slip in it (RFC 1123, section 2.1).
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let label =
@@ -253,6 +270,8 @@ mod tests {
             (accept("tcp://[::]:8000"), "tcp://[::]:8000"),
             (accept("tcp://[0:0:0:0:0:0:0:1]:8000"), "tcp://[::1]:8000"),
             (accept("tcp://LocalHost:65535"), "tcp://localhost:65535"),
+            (accept("ssl://0.0.0.0:443"), "tls://0.0.0.0:443"),
+            (connect("tls://db:5432"), "tls://db:5432"),
             (connect("tcp://db_1.example.com.:5432"), "tcp://db_1.example.com.:5432"),
             (connect("echo://"), "echo://"),
             (link("socks://127.0.0.1:1080"), "socks://127.0.0.1:1080"),

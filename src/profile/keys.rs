@@ -28,18 +28,27 @@ pub(super) const LINK_TLS: Keys = keys(&["certificate", "key", "ca", "peers"]);
 pub(super) const RETRY: Keys = keys(&["first", "maximum"]);
 
 pub(super) const DMZ_SERVICE: Keys = Keys {
-    known: &["accept", "connect", "sessions", "idle", "peers", "carries"],
-    later: &["tls", "sni", "hosts", "origins", "inactivity", "message_limit", "proxy"],
+    known: &["accept", "connect", "sessions", "idle", "peers", "carries", "tls", "sni"],
+    later: &["hosts", "origins", "inactivity", "message_limit", "proxy"],
 };
 
-pub(super) const INTERNAL_SERVICE: Keys =
-    Keys { known: &["connect", "peers", "carries"], later: &["tls", "proxy"] };
+pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries"]);
 
-/// An address written as a map.
-pub(super) const ADDRESS: Keys = Keys {
-    known: &["address"],
-    later: &["tls", "sni", "hosts", "origins", "inactivity", "message_limit", "proxy"],
+/// An address of a link written as a map.
+pub(super) const LINK_ADDRESS: Keys = keys(&["address"]);
+
+/// The same where clients come in.
+pub(super) const ACCEPT_ADDRESS: Keys = Keys {
+    known: &["address", "tls", "sni"],
+    later: &["hosts", "origins", "inactivity", "message_limit", "proxy"],
 };
+
+/// The same of a backend.
+pub(super) const CONNECT_ADDRESS: Keys = Keys { known: &["address", "tls"], later: &["proxy"] };
+
+pub(super) const ACCEPT_TLS: Keys = keys(&["certificate", "key", "ca", "verify_client", "names"]);
+
+pub(super) const CONNECT_TLS: Keys = keys(&["ca", "name", "certificate", "key"]);
 
 impl Keys {
     /// Why `key` is not taken, if it is not.

@@ -78,9 +78,8 @@ impl InternalLink {
 
 impl Ends {
     fn read(link: &Fields<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Self {
-        let listen = Given::read(link.take("listen"), |field| {
-            address(&field, |text| LinkAddress::parse(text, Port::Listening), problems)
-        });
+        let listen =
+            Given::read(link.take("listen"), |field| link_address(&field, Port::Listening, problems));
         let connect = Given::read(link.take("connect"), |field| gateways(&field, problems));
         let tls = match (link.take("tls"), demo) {
             (None, Some(demo)) => Given::Good(demo.clone()),
@@ -125,10 +124,15 @@ impl Ends {
 fn gateways(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<At<LinkAddress>>> {
     let items = field.one_or_many(defaults::GATEWAYS_MAX, problems)?;
     let before = problems.len();
-    let mut read = |item| address(item, |text| LinkAddress::parse(text, Port::Dialled), problems);
+    let mut read = |item| link_address(item, Port::Dialled, problems);
     let addresses = items.iter().filter_map(&mut read).collect();
     let addresses = distinct(addresses, |address| &address.at, problems);
     (problems.len() == before).then_some(addresses)
+}
+
+fn link_address(field: &Field<'_>, port: Port, problems: &mut Vec<Problem>) -> Option<At<LinkAddress>> {
+    let (address, _) = address(field, &keys::LINK_ADDRESS, |text| LinkAddress::parse(text, port), problems)?;
+    Some(address)
 }
 
 fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
@@ -155,7 +159,7 @@ fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
 }
 
 /// A file, from the folder of the profile that names it.
-fn material(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Material> {
+pub(super) fn material(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Material> {
     let text = field.text(problems)?;
     if text.is_empty() || text.contains('\0') {
         let what = format!("`{}` is not a file's name", shown(text));

@@ -8,6 +8,7 @@ mod chain;
 mod cross;
 pub mod defaults;
 mod duration;
+mod edge;
 mod endpoint;
 mod fields;
 mod find;
@@ -25,7 +26,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use endpoint::{AcceptAddress, BackendAddress, HostPort, LinkAddress};
+pub use edge::{Accept, AcceptTls, Backend, ClientCheck, Clients, ConnectTls, KeyPair, Remote};
+pub use endpoint::{AcceptAddress, AcceptScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;
 pub use problem::{Place, Problem};
@@ -80,7 +82,7 @@ pub struct DmzHalf {
 #[derive(Debug, Clone, PartialEq)]
 pub enum DmzWay {
     /// Straight to the backend of the service.
-    Direct(BTreeMap<ServiceName, BackendAddress>),
+    Direct(BTreeMap<ServiceName, Backend>),
     /// Over a link that this half dials, to one of these internal gateways.
     Forward { connect: Vec<LinkAddress>, tls: Option<LinkTls>, pool: PoolLimits },
     /// Over a ready link that the other half dialled.
@@ -99,7 +101,7 @@ pub struct PoolLimits {
 #[derive(Debug, Clone, PartialEq)]
 pub struct DmzService {
     pub name: ServiceName,
-    pub accept: Vec<AcceptAddress>,
+    pub accept: Vec<Accept>,
     /// Sessions at once; more are refused.
     pub sessions: usize,
     /// No byte either way for so long ends a session.
@@ -137,7 +139,7 @@ pub struct Retry {
 #[derive(Debug, Clone, PartialEq)]
 pub struct InternalService {
     pub name: ServiceName,
-    pub connect: BackendAddress,
+    pub connect: Backend,
     /// Which of the link's peers may use it; `None`: all of them.
     pub peers: Option<Vec<String>>,
 }
@@ -175,7 +177,7 @@ pub struct LinkTls {
 }
 
 /// PEM text, and where it comes from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Material {
     /// A file, and the place in the profile that names it.
     File { path: PathBuf, place: Place },

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 /// A place in a profile. Line and column count from 1; 0 where there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     pub file: Arc<str>,
     pub line: usize,

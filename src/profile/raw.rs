@@ -7,7 +7,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    AcceptAddress, BackendAddress, Mode, ServiceName, defaults,
+    Accept, Backend, Mode, ServiceName, defaults, edge,
     endpoint::HostPort,
     fields::{At, Field, Fields, Given, Zero},
     keys,
@@ -45,8 +45,8 @@ pub(super) struct RawInternal {
 pub(super) struct RawDmzService {
     pub name: ServiceName,
     pub place: Place,
-    pub accept: Vec<At<AcceptAddress>>,
-    pub connect: Given<At<BackendAddress>>,
+    pub accept: Vec<At<Accept>>,
+    pub connect: Given<At<Backend>>,
     pub sessions: usize,
     pub idle: Option<Duration>,
     pub peers: Option<Vec<At<String>>>,
@@ -56,7 +56,7 @@ pub(super) struct RawDmzService {
 pub(super) struct RawInternalService {
     pub name: ServiceName,
     pub place: Place,
-    pub connect: Given<At<BackendAddress>>,
+    pub connect: Given<At<Backend>>,
     pub peers: Option<Vec<At<String>>>,
     pub carries: Given<At<Carries>>,
 }
@@ -178,8 +178,8 @@ fn dmz_service(name: ServiceName, field: &Field<'_>, problems: &mut Vec<Problem>
     Some(RawDmzService {
         name,
         place: field.key_place(),
-        accept: accept.and_then(|field| accepts(&field, problems)).unwrap_or_default(),
-        connect: Given::read(fields.take("connect"), |field| backend(&field, problems)),
+        accept: edge::accepts(accept.as_ref(), &fields, problems),
+        connect: Given::read(fields.take("connect"), |field| edge::backend(&field, problems)),
         sessions,
         idle: fields.take("idle").and_then(|field| field.duration(Zero::Refused, problems)),
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
@@ -193,7 +193,7 @@ fn internal_service(
     problems: &mut Vec<Problem>,
 ) -> Option<RawInternalService> {
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
-    let connect = Given::read(fields.take("connect"), |field| backend(&field, problems));
+    let connect = Given::read(fields.take("connect"), |field| edge::backend(&field, problems));
     if connect.is_absent() {
         fields.missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`", problems);
     }
@@ -204,15 +204,6 @@ fn internal_service(
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
         carries: Given::read(fields.take("carries"), |field| carries(&field, problems)),
     })
-}
-
-fn accepts(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<At<AcceptAddress>>> {
-    let items = field.one_or_many(defaults::ACCEPTS_MAX, problems)?;
-    Some(items.iter().filter_map(|item| address(item, AcceptAddress::parse, problems)).collect())
-}
-
-fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<BackendAddress>> {
-    address(field, BackendAddress::parse, problems)
 }
 
 fn carries(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Carries>> {
@@ -231,21 +222,22 @@ fn carries(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Carries>
     }
 }
 
-/// Reads an address, or a map with the key `address`.
-pub(super) fn address<T>(
-    field: &Field<'_>,
+/// Reads an address, or a map with the key `address` and the options of its use.
+pub(super) fn address<'a, T>(
+    field: &Field<'a>,
+    options: &'static keys::Keys,
     parse: impl FnOnce(&str) -> Result<T, Fault>,
     problems: &mut Vec<Problem>,
-) -> Option<At<T>> {
+) -> Option<(At<T>, Option<Fields<'a>>)> {
     if let Value::Map(_) = field.node.value {
-        let fields = field.map(&keys::ADDRESS, problems)?;
+        let fields = field.map(options, problems)?;
         let Some(inner) = fields.take("address") else {
             fields.missing("address", "write it: SCHEME://HOST:PORT", problems);
             return None;
         };
-        return plain_address(&inner, parse, problems);
+        return Some((plain_address(&inner, parse, problems)?, Some(fields)));
     }
-    plain_address(field, parse, problems)
+    Some((plain_address(field, parse, problems)?, None))
 }
 
 fn plain_address<T>(

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    BackendAddress, DmzHalf, DmzService, DmzWay, InternalHalf, InternalService, InternalWay, LinkAddress,
-    LinkTls, Mode, Profile, Role, ServiceName, chain, cross,
+    Backend, DmzHalf, DmzService, DmzWay, InternalHalf, InternalService, InternalWay, LinkAddress, LinkTls,
+    Mode, Profile, Role, ServiceName, chain, cross,
     fields::{At, Given},
     link::{DemoTls, DmzLink, Ends, InternalLink},
     problem::{Fault, Place, Problem, shown},
@@ -196,7 +196,7 @@ fn backends(
     raw: &RawDmz,
     partner: &Given<RawInternal>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<ServiceName, BackendAddress> {
+) -> BTreeMap<ServiceName, Backend> {
     let inside = partner.good().into_iter().flat_map(|partner| &partner.services);
     let inside: BTreeMap<_, _> = inside.map(|service| (&service.name, &service.connect)).collect();
     let mut backends = BTreeMap::new();

@@ -54,12 +54,13 @@ fn dmz_link() -> Value {
     object(
         "The link to the internal gateway.",
         vec![
-            ("listen", address("Where the internal gateway dials in, in reverse mode.", LINK)),
+            ("listen", address("Where the internal gateway dials in, in reverse mode.", LINK, vec![])),
             (
                 "connect",
                 one_or_many(
                     "The internal gateway to dial in forward mode, or a list.",
                     LINK,
+                    vec![],
                     defaults::GATEWAYS_MAX,
                 ),
             ),
@@ -94,10 +95,11 @@ fn internal_link() -> Value {
                 one_or_many(
                     "The DMZ gateway to dial in reverse mode, or a list.",
                     LINK,
+                    vec![],
                     defaults::GATEWAYS_MAX,
                 ),
             ),
-            ("listen", address("Where the DMZ gateway dials in, in forward mode.", LINK)),
+            ("listen", address("Where the DMZ gateway dials in, in forward mode.", LINK, vec![])),
             ("tls", tls()),
             ("insecure", insecure()),
             (
@@ -157,30 +159,66 @@ fn service_map(service: Value) -> Value {
 }
 
 fn dmz_service() -> Value {
-    object(
-        "A service as clients see it.",
+    let keys = vec![
+        ("accept", one_or_many("Where clients come in.", ACCEPT, accept_options(), defaults::ACCEPTS_MAX)),
+        ("connect", address("What it reaches; in direct mode alone.", CONNECT, connect_options())),
+        (
+            "sessions",
+            number("Sessions at once; more are refused.", &defaults::SESSIONS_RANGE, defaults::SESSIONS),
+        ),
+        ("idle", described(duration_type(), "No byte either way for so long ends a session. Default: off.")),
+        ("peers", names("Which of the link's peers may offer this service. Default: all of them.")),
+        ("carries", carries()),
+    ];
+    object("A service as clients see it.", [keys, accept_options()].concat())
+}
+
+/// Of one accept, or of a service for all of its accepts.
+fn accept_options() -> Vec<(&'static str, Value)> {
+    let tls = object(
+        "Who the service is to its clients, and who they may be.",
         vec![
-            ("accept", one_or_many("Where clients come in.", ACCEPT, defaults::ACCEPTS_MAX)),
-            ("connect", address("What it reaches; in direct mode alone.", CONNECT)),
+            ("certificate", text("PEM file with the service's certificate and those between it and its CA.")),
+            ("key", text("PEM file with the certificate's private key.")),
+            ("ca", text("PEM file with the authority that clients' certificates come from.")),
             (
-                "sessions",
-                number("Sessions at once; more are refused.", &defaults::SESSIONS_RANGE, defaults::SESSIONS),
+                "verify_client",
+                described(
+                    json!({ "enum": ["required", "optional", "none"] }),
+                    "Whether clients show certificates. Default: required where there is a `ca`, else none.",
+                ),
             ),
-            (
-                "idle",
-                described(duration_type(), "No byte either way for so long ends a session. Default: off."),
-            ),
-            ("peers", names("Which of the link's peers may offer this service. Default: all of them.")),
-            ("carries", carries()),
+            ("names", names("Names of which a client's certificate must carry one. Default: any.")),
         ],
-    )
+    );
+    let name = text("A DNS name; `*.` stands for one label.");
+    let many =
+        json!({ "type": "array", "items": name.clone(), "minItems": 1, "maxItems": defaults::NAMES_MAX });
+    let sni = described(
+        json!({ "anyOf": [name, many] }),
+        "The names in a ClientHello that mean this service. A `tcp` accept then passes TLS on as it is.",
+    );
+    vec![("tls", tls), ("sni", sni)]
+}
+
+fn connect_options() -> Vec<(&'static str, Value)> {
+    let tls = object(
+        "Who the back-end must be, and who the gateway is to it.",
+        vec![
+            ("ca", text("PEM file with the authority that its certificate comes from.")),
+            ("name", text("The name that its certificate carries. Default: the host of the address.")),
+            ("certificate", text("PEM file with a certificate to show it.")),
+            ("key", text("PEM file with that certificate's private key.")),
+        ],
+    );
+    vec![("tls", tls)]
 }
 
 fn internal_service() -> Value {
     object(
         "A service as the inside reaches it.",
         vec![
-            ("connect", address("What it reaches.", CONNECT)),
+            ("connect", address("What it reaches.", CONNECT, connect_options())),
             ("peers", names("Which of the link's peers may use this service. Default: all of them.")),
             ("carries", carries()),
         ],
@@ -250,21 +288,22 @@ fn names(about: &str) -> Value {
     described(names, about)
 }
 
-fn address(about: &str, pattern: &str) -> Value {
+fn address(about: &str, pattern: &str, options: Vec<(&str, Value)>) -> Value {
     let plain = json!({ "type": "string", "pattern": pattern });
-    let map = object("The address and options of its scheme.", vec![("address", plain.clone())]);
+    let keys = [vec![("address", plain.clone())], options].concat();
+    let map = object("The address and options of its scheme.", keys);
     described(json!({ "anyOf": [plain, map] }), about)
 }
 
-fn one_or_many(about: &str, pattern: &str, max: usize) -> Value {
-    let one = address("SCHEME://HOST:PORT", pattern);
+fn one_or_many(about: &str, pattern: &str, options: Vec<(&str, Value)>, max: usize) -> Value {
+    let one = address("SCHEME://HOST:PORT", pattern, options);
     let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": max });
     described(json!({ "anyOf": [one, many] }), about)
 }
 
-const ACCEPT: &str = r"^tcp://[^/@?#]+:[0-9]{1,5}$";
+const ACCEPT: &str = r"^(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}$";
 
-const CONNECT: &str = r"^(echo://|tcp://[^/@?#]+:[0-9]{1,5})$";
+const CONNECT: &str = r"^(echo://|(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5})$";
 
 const LINK: &str = r"^socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}$";
 
@@ -286,7 +325,21 @@ mod tests {
             ("/properties/internal/properties/link/properties/retry", &keys::RETRY),
             ("/properties/dmz/properties/services/additionalProperties", &keys::DMZ_SERVICE),
             ("/properties/internal/properties/services/additionalProperties", &keys::INTERNAL_SERVICE),
-            ("/properties/dmz/properties/link/properties/listen/anyOf/1", &keys::ADDRESS),
+            ("/properties/dmz/properties/link/properties/listen/anyOf/1", &keys::LINK_ADDRESS),
+            (
+                "/properties/dmz/properties/services/additionalProperties/properties/accept/anyOf/0/anyOf/1",
+                &keys::ACCEPT_ADDRESS,
+            ),
+            ("/properties/dmz/properties/services/additionalProperties/properties/tls", &keys::ACCEPT_TLS),
+            (
+                "/properties/internal/properties/services/additionalProperties/properties/connect/anyOf/1",
+                &keys::CONNECT_ADDRESS,
+            ),
+            (
+                "/properties/internal/properties/services/additionalProperties/properties/connect/anyOf/1\
+                 /properties/tls",
+                &keys::CONNECT_TLS,
+            ),
         ];
         for (pointer, keys) in table {
             let object = schema.pointer(pointer).unwrap_or(&Value::Null);

@@ -16,10 +16,15 @@ impl<'a> Pair<'a> {
     /// A reverse pair over mutual TLS, with a service for each name and back-end.
     pub fn reverse(place: &'a Place, services: &[(&str, &str)]) -> Self {
         let names: Vec<&str> = services.iter().map(|(name, _)| *name).collect();
-        place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &names));
+        Self::of(place, &dmz_half("127.0.0.1:0", &names), |link| internal_half(link, services))
+    }
+
+    /// The DMZ half of this profile, and the internal half that dials where it listens.
+    pub fn of(place: &'a Place, dmz: &str, internal: impl FnOnce(&str) -> String) -> Self {
+        place.write("dmz.yaml", dmz);
         let dmz = place.start("dmz");
         let link = format!("127.0.0.1:{}", dmz.link_port());
-        place.write("internal.yaml", &internal_half(&link, services));
+        place.write("internal.yaml", &internal(&link));
         let internal = place.start("internal");
         dmz.wait_healthy();
         internal.wait_healthy();

@@ -7,15 +7,15 @@ use tokio::sync::Semaphore;
 
 use super::{Common, IdentityCell, Port, RETRY, RETRY_HURRIED, greeter, same_identity, why_down};
 use crate::{
-    connect::{Connector, forward::Dialler},
+    connect::{Connector, direct::Target, forward::Dialler},
     link::{
         greet::{self, Asked, Granting, Greeted, Says, Terms},
         keeper::{Shared, Wanted},
         listener,
         pool::{LINKS_MAX, Pool},
     },
-    net::{listen::BindError, tls::Identity},
-    profile::{BackendAddress, DmzHalf, DmzWay, LinkAddress, Role, ServiceName},
+    net::{edges::Edges, listen::BindError, tls::Identity},
+    profile::{Backend, DmzHalf, DmzWay, LinkAddress, Role, ServiceName},
     proto::{
         Refusal,
         link::{frame::DATA_MAX, hello::Grant},
@@ -35,7 +35,7 @@ pub struct DmzSide {
 }
 
 enum DmzParts {
-    Direct(HashMap<ServiceName, BackendAddress>),
+    Direct(HashMap<ServiceName, Backend>),
     Forward { connect: Vec<LinkAddress>, pool: Arc<Pool>, dialler: Option<Arc<Dialler>> },
     Reverse { port: Port, pool: Arc<Pool> },
 }
@@ -148,9 +148,11 @@ impl DmzSide {
     }
 
     /// Where sessions of a service go on this way.
-    pub fn connector(&self, service: &ServiceName) -> Option<Connector> {
+    pub fn connector(&self, service: &ServiceName, edges: &Edges) -> Option<Connector> {
         match &self.parts {
-            DmzParts::Direct(backends) => Some(Connector::Direct(backends.get(service)?.clone())),
+            DmzParts::Direct(backends) => {
+                Some(Connector::Direct(Target::new(backends.get(service)?, edges).into()))
+            }
             DmzParts::Forward { dialler, .. } => Some(Connector::Forward(dialler.clone()?)),
             DmzParts::Reverse { pool, .. } => Some(Connector::Reverse(pool.clone())),
         }

@@ -136,7 +136,7 @@ impl Gateway {
     pub async fn client_port(&self, service: &str) -> SocketAddr {
         let snapshot = self.now().await;
         let row = snapshot.services.iter().find(|row| row.name == service && !row.accept.is_empty());
-        row.unwrap().accept[0].strip_prefix("tcp://").unwrap().parse().unwrap()
+        row.unwrap().accept[0].rsplit_once("//").unwrap().1.parse().unwrap()
     }
 
     /// The port that links come in by.

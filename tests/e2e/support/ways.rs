@@ -18,7 +18,9 @@ pub const INTERNAL_TLS: &str =
 #[derive(Clone, Copy)]
 pub struct Plan<'a> {
     pub mode: Mode,
+    /// An address, or a map with one.
     pub backend: &'a str,
+    pub accept: &'a str,
     pub dmz_link: &'a str,
     pub dmz_service: &'a str,
     pub internal_link: &'a str,
@@ -27,39 +29,45 @@ pub struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub fn new(mode: Mode, backend: &'a str) -> Self {
-        Self { mode, backend, dmz_link: "", dmz_service: "", internal_link: "", drain: "1s" }
+        let accept = "tcp://127.0.0.1:0";
+        Self { mode, backend, accept, dmz_link: "", dmz_service: "", internal_link: "", drain: "1s" }
     }
 
     pub fn direct(&self) -> String {
-        let Self { backend, dmz_service, drain, .. } = self;
+        let Self { dmz_service, drain, .. } = self;
+        let (accept, backend) = (written(self.accept), written(self.backend));
         format!(
             "mode: direct\ndrain: {drain}\ndmz:\n  services: \
-             {{ orders: {{ accept: ['tcp://127.0.0.1:0'], connect: '{backend}'{dmz_service} }} }}\n"
+             {{ orders: {{ accept: [{accept}], connect: {backend}{dmz_service} }} }}\n"
         )
     }
 
     /// The DMZ half; `link` is `listen: …` or `connect: …`.
     pub fn dmz(&self, link: &str) -> String {
         let Self { dmz_link, dmz_service, drain, .. } = self;
-        let mode = mode_word(self.mode);
+        let (mode, accept) = (mode_word(self.mode), written(self.accept));
         format!(
             "mode: {mode}\ndrain: {drain}\ndmz:\n  link: {{ {link}, tls: {DMZ_TLS}{dmz_link} }}\n  \
-             services: {{ orders: {{ accept: ['tcp://127.0.0.1:0']{dmz_service} }} }}\n"
+             services: {{ orders: {{ accept: [{accept}]{dmz_service} }} }}\n"
         )
     }
 
     pub fn internal(&self, link: &str) -> String {
-        let Self { internal_link, backend, drain, .. } = self;
-        let mode = mode_word(self.mode);
+        let Self { internal_link, drain, .. } = self;
+        let (mode, backend) = (mode_word(self.mode), written(self.backend));
         format!(
             "mode: {mode}\ndrain: {drain}\ninternal:\n  link: {{ {link}, tls: {INTERNAL_TLS}{internal_link} }}\n  \
-             services: {{ orders: {{ connect: '{backend}' }} }}\n"
+             services: {{ orders: {{ connect: {backend} }} }}\n"
         )
     }
 
     /// Starts what the mode needs, and waits until the way is ready.
     pub async fn start(&self) -> Way {
-        let place = Place::new();
+        self.start_in(Place::new()).await
+    }
+
+    /// The same with the certificates of `place`, which has those of both halves.
+    pub async fn start_in(&self, place: Place) -> Way {
         let listen = "listen: 'socks+tls://127.0.0.1:0'";
         let (dmz, internal) = match self.mode {
             Mode::Direct => (place.start("direct", &self.direct()), None),
@@ -104,6 +112,11 @@ impl Way {
             gateway.until("every pool healthy", |snapshot| snapshot.pools.iter().all(healthy)).await;
         }
     }
+}
+
+/// A plain address in quotes.
+fn written(address: &str) -> String {
+    if address.starts_with('{') { address.into() } else { format!("'{address}'") }
 }
 
 pub fn mode_word(mode: Mode) -> &'static str {

@@ -1,0 +1,234 @@
+//! TLS with clients and backends: 1.2 and 1.3, by the certificates that a profile names.
+
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ClientCertVerifierBuilder, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{
+    ahead::ReadAhead,
+    hello::Hello,
+    stream::Stream,
+    tcp,
+    tls::{chain, key, problem, roots, told},
+    verify::name_among,
+};
+use crate::profile::{AcceptTls, ClientCheck, Clients, ConnectTls, KeyPair, Material, Problem};
+
+/// How TLS is spoken at each edge of a profile, opened and checked.
+#[derive(Debug, Clone, Default)]
+pub struct Edges {
+    accepts: HashMap<AcceptTls, Arc<ServerConfig>>,
+    connects: HashMap<ConnectTls, Arc<ClientConfig>>,
+}
+
+impl Edges {
+    /// Opens what the accepts and connects name; every problem, each at its key.
+    pub fn load<'a>(
+        accepts: impl Iterator<Item = &'a AcceptTls>,
+        connects: impl Iterator<Item = &'a ConnectTls>,
+    ) -> Result<Self, Vec<Problem>> {
+        let (mut edges, mut problems) = (Self::default(), Vec::new());
+        for tls in accepts {
+            if let Err(problem) = edges.add_accept(tls) {
+                problems.push(problem);
+            }
+        }
+        for tls in connects {
+            if let Err(problem) = edges.add_connect(tls) {
+                problems.push(problem);
+            }
+        }
+        // A file that several services name is told once for each place.
+        problems.dedup();
+        if problems.is_empty() { Ok(edges) } else { Err(problems) }
+    }
+
+    fn add_accept(&mut self, tls: &AcceptTls) -> Result<(), Problem> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let pair = pair(&tls.pair, &provider)?;
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has cipher suites of both versions");
+        let builder = match &tls.clients {
+            ClientCheck::Nobody => builder.with_no_client_auth(),
+            ClientCheck::Optional(clients) => {
+                let nobody_too = |builder: ClientCertVerifierBuilder| builder.allow_unauthenticated();
+                builder.with_client_cert_verifier(verifier(clients, &provider, nobody_too)?)
+            }
+            ClientCheck::Required(clients) => {
+                builder.with_client_cert_verifier(verifier(clients, &provider, |builder| builder)?)
+            }
+        };
+        let config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+        self.accepts.insert(tls.clone(), Arc::new(config));
+        Ok(())
+    }
+
+    fn add_connect(&mut self, tls: &ConnectTls) -> Result<(), Problem> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let roots = roots(&tls.ca, &chain(&tls.ca)?)?;
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has cipher suites of both versions")
+            .with_root_certificates(roots);
+        let config = match &tls.pair {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair(own, &provider)?)))
+            }
+        };
+        self.connects.insert(tls.clone(), Arc::new(config));
+        Ok(())
+    }
+
+    pub fn accept(&self, tls: &AcceptTls) -> Option<Arc<ServerConfig>> {
+        self.accepts.get(tls).cloned()
+    }
+
+    pub fn connect(&self, tls: &ConnectTls) -> Option<Caller> {
+        let config = self.connects.get(tls)?.clone();
+        Some(Caller { config, name: ServerName::try_from(tls.name.clone()).ok()? })
+    }
+}
+
+/// How the gateway speaks TLS with one backend.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Caller {
+    /// Whether it was opened once and for the same.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
+    }
+
+    /// The handshake with a backend.
+    pub async fn call(&self, stream: TcpStream) -> Result<Stream, String> {
+        let connector = TlsConnector::from(self.config.clone());
+        let handshake = connector.connect(self.name.clone(), ReadAhead::new(stream)).into_fallible().await;
+        let stream = handshake.map_err(|(error, stream)| {
+            // Lets the alert reach the backend, whose log then names the reason too.
+            tcp::let_close_cleanly(stream.socket());
+            told(&error)
+        })?;
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+}
+
+/// The handshake with a client that has said hello.
+pub async fn answer(hello: Hello, stream: TcpStream, config: Arc<ServerConfig>) -> Result<Stream, String> {
+    let handshake = hello.begin(stream).into_stream(config).into_fallible().await;
+    let stream = handshake.map_err(|(error, stream)| {
+        tcp::let_close_cleanly(stream.socket());
+        told(&error)
+    })?;
+    Ok(Stream::Tls(Box::new(stream.into())))
+}
+
+fn verifier(
+    clients: &Clients,
+    provider: &Arc<CryptoProvider>,
+    how: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+) -> Result<Arc<Named>, Problem> {
+    let roots = Arc::new(roots(&clients.ca, &chain(&clients.ca)?)?);
+    let verifier = how(WebPkiClientVerifier::builder_with_provider(roots, provider.clone())).build();
+    let unusable =
+        |error| problem(&clients.ca, format!("it can not be used: {error}"), "name a CA's certificate");
+    Ok(Arc::new(Named { verifier: verifier.map_err(unusable)?, names: clients.names.clone() }))
+}
+
+/// A certificate with its own key, in date.
+fn pair(pair: &KeyPair, provider: &CryptoProvider) -> Result<CertifiedKey, Problem> {
+    let chain = chain(&pair.certificate)?;
+    in_date(&pair.certificate, &chain)?;
+    CertifiedKey::from_der(chain, key(&pair.key)?, provider).map_err(|error| match error {
+        Error::InconsistentKeys(_) => problem(
+            &pair.key,
+            "it is not the key of the certificate".into(),
+            "name the pair that belongs together",
+        ),
+        other => problem(&pair.key, format!("it can not be used: {other}"), "make a new pair"),
+    })
+}
+
+fn in_date(material: &Material, chain: &[CertificateDer<'_>]) -> Result<(), Problem> {
+    let Some(leaf) = chain.first() else { return Ok(()) };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let fault = |what: String| problem(material, what, "name one that is in date");
+    let (_, leaf) =
+        X509Certificate::from_der(leaf).map_err(|error| fault(format!("it is no certificate: {error}")))?;
+    let (from, until) = (leaf.validity().not_before, leaf.validity().not_after);
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    match now {
+        _ if now < from.timestamp() => Err(fault(format!("it is not valid before {from}"))),
+        _ if now > until.timestamp() => Err(fault(format!("it has expired on {until}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Clients of an authority, and of these names where any are given.
+#[derive(Debug)]
+struct Named {
+    verifier: Arc<dyn ClientCertVerifier>,
+    names: Option<Vec<String>>,
+}
+
+impl ClientCertVerifier for Named {
+    fn client_auth_mandatory(&self) -> bool {
+        self.verifier.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verifier.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.verifier.verify_client_cert(leaf, intermediates, now)?;
+        if let Some(names) = &self.names {
+            name_among(leaf, names, "this accept's `names`")?;
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,289 @@
+//! What stands at the edges: where clients come in and what a session finally reaches, each with
+//! the options of its scheme.
+
+use std::{collections::HashSet, fmt};
+
+use super::{
+    AcceptAddress, AcceptScheme, HostPort, Material, defaults,
+    endpoint::{BackendAddress, host_of, is_name},
+    fields::{At, Field, Fields, Given},
+    keys,
+    link::material,
+    problem::{Fault, Problem, shown},
+    raw::address,
+};
+
+/// Where clients of a service come in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accept {
+    pub address: AcceptAddress,
+    /// Of a `tls` accept, and of no other.
+    pub tls: Option<AcceptTls>,
+    /// The names in a ClientHello that mean this service; none: any, and no name at all.
+    pub sni: Vec<String>,
+}
+
+/// Who a service is to its clients, and who they may be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AcceptTls {
+    pub pair: KeyPair,
+    pub clients: ClientCheck,
+}
+
+/// A certificate and its key, not yet opened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KeyPair {
+    pub certificate: Material,
+    pub key: Material,
+}
+
+/// Whether clients show certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ClientCheck {
+    Nobody,
+    /// Whoever shows one shows a good one.
+    Optional(Clients),
+    Required(Clients),
+}
+
+/// Which certificates of clients are good.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Clients {
+    pub ca: Material,
+    /// Names of which a certificate must carry one; `None`: whatever it carries.
+    pub names: Option<Vec<String>>,
+}
+
+/// What a session finally reaches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Backend {
+    /// Answers what it is sent.
+    Echo,
+    Socket(Remote),
+}
+
+/// A server on the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remote {
+    pub at: HostPort,
+    /// `None`: plain TCP.
+    pub tls: Option<Box<ConnectTls>>,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Echo => out.write_str("echo://"),
+            Self::Socket(Remote { at, tls: None }) => write!(out, "tcp://{at}"),
+            Self::Socket(Remote { at, tls: Some(_) }) => write!(out, "tls://{at}"),
+        }
+    }
+}
+
+/// Who a backend must be, and who the gateway is to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConnectTls {
+    pub ca: Material,
+    /// The name that its certificate carries.
+    pub name: String,
+    pub pair: Option<KeyPair>,
+}
+
+/// Options that a service has for all of its accepts, or an accept for itself.
+struct Options {
+    tls: Given<At<AcceptTls>>,
+    sni: Option<Vec<String>>,
+}
+
+/// The accepts of a service, with what the service says for all of them.
+pub(super) fn accepts(
+    field: Option<&Field<'_>>,
+    service: &Fields<'_>,
+    problems: &mut Vec<Problem>,
+) -> Vec<At<Accept>> {
+    let of_service = Options::read(service, problems);
+    let items = field.and_then(|field| field.one_or_many(defaults::ACCEPTS_MAX, problems));
+    let Some(items) = items else { return Vec::new() };
+    let before = problems.len();
+    let accepts: Vec<_> = items.iter().filter_map(|item| accept(item, &of_service, problems)).collect();
+    let is_used = accepts.iter().any(|accept| accept.value.tls.is_some());
+    if let Given::Good(tls) = &of_service.tls
+        && !is_used
+        && problems.len() == before
+    {
+        let fault = Fault::new("no accept of this service speaks TLS", "write `tls://…`, or remove it");
+        problems.push(fault.at(tls.place.clone()));
+    }
+    accepts
+}
+
+fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) -> Option<At<Accept>> {
+    let (read, fields) = address(field, &keys::ACCEPT_ADDRESS, AcceptAddress::parse, problems)?;
+    let own = fields.map(|fields| Options::read(&fields, problems));
+    let At { value: address, place } = read;
+    let sni = own.as_ref().and_then(|own| own.sni.as_ref()).or(of_service.sni.as_ref());
+    let sni = sni.cloned().unwrap_or_default();
+    let own = own.map_or(Given::Absent, |own| own.tls);
+    let tls = match (address.scheme, own, &of_service.tls) {
+        (AcceptScheme::Tcp, Given::Good(tls), _) => {
+            let fault = Fault::new("`tcp` does not speak TLS", "write `tls://…`, or remove it");
+            problems.push(fault.at(tls.place));
+            return None;
+        }
+        (AcceptScheme::Tcp, Given::Absent, _) => None,
+        (AcceptScheme::Tls, Given::Good(tls), _) => Some(tls.value),
+        (AcceptScheme::Tls, Given::Absent, Given::Good(tls)) => Some(tls.value.clone()),
+        (AcceptScheme::Tls, Given::Absent, Given::Absent) => {
+            let fault = Fault::new(
+                format!("`{address}` needs `tls`, and neither it nor its service has any"),
+                "write `tls: { certificate: FILE, key: FILE }`",
+            );
+            problems.push(fault.at(place));
+            return None;
+        }
+        (_, Given::Bad, _) | (AcceptScheme::Tls, Given::Absent, Given::Bad) => return None,
+    };
+    Some(At { value: Accept { address, tls, sni }, place })
+}
+
+impl Options {
+    fn read(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Self {
+        Self {
+            tls: Given::read(fields.take("tls"), |field| accept_tls(&field, problems)),
+            sni: fields.take("sni").and_then(|field| server_names(&field, problems)),
+        }
+    }
+}
+
+/// Names that a ClientHello may ask for; `*.` stands for one label.
+fn server_names(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
+    let mut seen = HashSet::new();
+    for item in field.one_or_many(defaults::NAMES_MAX, problems)? {
+        let Some(text) = item.text(problems) else { continue };
+        let name = text.to_ascii_lowercase();
+        let fault = if !is_name(name.strip_prefix("*.").unwrap_or(&name)) || name.ends_with('.') {
+            let what = format!("`{}` is not a server's name", shown(text));
+            Fault::new(what, "write a DNS name, `www.example.com` or `*.example.com`")
+        } else if seen.insert(name) {
+            continue;
+        } else {
+            Fault::new(format!("`{text}` stands here twice"), "remove one")
+        };
+        problems.push(fault.at(item.place()));
+    }
+    let mut names: Vec<_> = seen.into_iter().collect();
+    names.sort();
+    Some(names)
+}
+
+fn accept_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<AcceptTls>> {
+    let fields = field.map(&keys::ACCEPT_TLS, problems)?;
+    let pair = key_pair(&fields, problems);
+    for (key, about) in
+        [("certificate", "the service's certificate"), ("key", "the certificate's private key")]
+    {
+        if fields.take(key).is_none() {
+            fields.missing(key, format!("write the file with {about}"), problems);
+        }
+    }
+    let ca = fields.take("ca");
+    let names = fields.take("names");
+    let verify = fields.take("verify_client");
+    let word = verify.as_ref().and_then(|verify| verify.text(problems));
+    // Whoever names an authority wants clients to come from it.
+    let word = word.unwrap_or(if ca.is_some() { "required" } else { "none" });
+    let clients = match word {
+        "required" | "optional" => {
+            let Some(ca) = ca else {
+                let advice = "write the file with the authority that clients' certificates come from";
+                fields.missing("ca", advice, problems);
+                return None;
+            };
+            let names = Given::read(names, |names| names.names(defaults::NAMES_MAX, problems));
+            let names = match names {
+                Given::Absent => None,
+                Given::Bad => return None,
+                Given::Good(names) => Some(names.into_iter().map(|name| name.value).collect()),
+            };
+            let clients = Clients { ca: material(&ca, problems)?, names };
+            if word == "required" { ClientCheck::Required(clients) } else { ClientCheck::Optional(clients) }
+        }
+        "none" => {
+            for unused in [ca, names].into_iter().flatten() {
+                let fault = Fault::new("clients' certificates are not asked for", "remove it");
+                problems.push(fault.at(unused.place()));
+            }
+            ClientCheck::Nobody
+        }
+        other => {
+            let what = format!("`{}` is no way to verify clients", shown(other));
+            let fault = Fault::new(what, "write `required`, `optional` or `none`");
+            return verify?.refuse(fault, problems);
+        }
+    };
+    Some(field.at(AcceptTls { pair: pair?, clients }))
+}
+
+/// `certificate` and `key`, where both are there and good.
+fn key_pair(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Option<KeyPair> {
+    let mut file = |key| fields.take(key).and_then(|field| material(&field, problems));
+    let (certificate, key) = (file("certificate"), file("key"));
+    Some(KeyPair { certificate: certificate?, key: key? })
+}
+
+pub(super) fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Backend>> {
+    let (read, fields) = address(field, &keys::CONNECT_ADDRESS, BackendAddress::parse, problems)?;
+    let tls = fields.as_ref().and_then(|fields| fields.take("tls"));
+    let At { value: address, place } = read;
+    let backend = match (address, tls) {
+        (BackendAddress::Echo, None) => Backend::Echo,
+        (BackendAddress::Tcp(at), None) => Backend::Socket(Remote { at, tls: None }),
+        (address @ (BackendAddress::Echo | BackendAddress::Tcp(_)), Some(tls)) => {
+            let what = format!("`{address}` does not speak TLS");
+            return tls.refuse(Fault::new(what, "write `tls://…`, or remove it"), problems);
+        }
+        (BackendAddress::Tls(at), Some(tls)) => {
+            let tls = connect_tls(&tls, &at, problems)?;
+            Backend::Socket(Remote { at, tls: Some(Box::new(tls)) })
+        }
+        (BackendAddress::Tls(at), None) => {
+            let fault = Fault::new(
+                format!("`tls://{at}` needs `tls`, and has none"),
+                "write `{ address: \"tls://…\", tls: { ca: FILE } }`",
+            );
+            problems.push(fault.at(place));
+            return None;
+        }
+    };
+    Some(At { value: backend, place })
+}
+
+fn connect_tls(field: &Field<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<ConnectTls> {
+    let fields = field.map(&keys::CONNECT_TLS, problems)?;
+    let ca = fields.take("ca");
+    if ca.is_none() {
+        fields.missing("ca", "write the file with the authority of the backend's certificate", problems);
+    }
+    let ca = ca.and_then(|ca| material(&ca, problems));
+    let name = match fields.take("name") {
+        Some(field) => match host_of(field.text(problems)?) {
+            Ok(name) => name,
+            Err(fault) => return field.refuse(fault, problems),
+        },
+        None => at.host.clone(),
+    };
+    let given = [fields.take("certificate"), fields.take("key")];
+    let pair = match given {
+        [None, None] => None,
+        [Some(_), Some(_)] => Some(key_pair(&fields, problems)?),
+        [Some(_), None] => {
+            fields.missing("key", "write the file with the certificate's private key", problems);
+            return None;
+        }
+        [None, Some(_)] => {
+            fields.missing("certificate", "write the file with the key's certificate", problems);
+            return None;
+        }
+    };
+    Some(ConnectTls { ca: ca?, name, pair })
+}

@@ -1,0 +1,3 @@
+//! What clients speak with the DMZ half, and the internal half with backends, beyond plain TCP.
+
+mod tls;

@@ -1,0 +1,344 @@
+//! TLS with clients and backends, ended here or passed on as it is.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use portcullis::{
+    gateway::handle::Command,
+    profile::Mode,
+    telemetry::snapshot::{SessionPhase, Totals},
+};
+use rustls::{
+    ClientConfig, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
+    pki_types::{CertificateDer, ServerName},
+    server::WebPkiClientVerifier,
+    version::{TLS12, TLS13},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::support::{
+    gateway::{Gateway, PATIENCE, Place},
+    peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
+    tls::{chain, key, roots},
+    ways::{MODES, Plan},
+};
+
+const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
+
+fn place() -> Place {
+    Place::with(&["dmz", "internal", "www", "shop", "partner"])
+}
+
+fn nobody(place: &Place, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    ClientConfig::builder_with_protocol_versions(versions)
+        .with_root_certificates(roots(place))
+        .with_no_client_auth()
+}
+
+fn somebody(place: &Place, name: &str) -> ClientConfig {
+    crate::support::tls::client(place, name)
+}
+
+async fn ask(
+    config: ClientConfig,
+    at: SocketAddr,
+    name: &'static str,
+) -> std::io::Result<client::TlsStream<TcpStream>> {
+    let name = ServerName::try_from(name).unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, dial(at).await);
+    timeout(PATIENCE, connecting).await.expect("an answer in time")
+}
+
+/// Says and hears a word; in TLS 1.3 a client may learn here that it is not wanted.
+async fn exchange(stream: &mut client::TlsStream<TcpStream>) -> std::io::Result<()> {
+    let word = async {
+        stream.write_all(b"word").await?;
+        stream.flush().await?;
+        let mut heard = [0; 4];
+        stream.read_exact(&mut heard).await?;
+        assert_eq!(&heard, b"word");
+        Ok(())
+    };
+    timeout(PATIENCE, word).await.expect("an answer in time")
+}
+
+fn shown(stream: &client::TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+#[tokio::test]
+async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
+    for mode in MODES {
+        let way = Plan { accept: WWW, ..Plan::new(mode, "echo://") }.start_in(place()).await;
+        let at = way.dmz.client_port("orders").await;
+        for (version, named) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
+            let mut client = ask(nobody(&way.place, &[version]), at, "www").await.unwrap();
+            assert_eq!(client.get_ref().1.protocol_version(), Some(named));
+            exchange(&mut client).await.unwrap();
+            client.shutdown().await.unwrap();
+            hear_end(&mut client).await;
+        }
+        let ended = |snapshot: &portcullis::telemetry::snapshot::Snapshot| snapshot.ended.len() == 2;
+        let snapshot = way.dmz.until("both ended", ended).await;
+        assert!(snapshot.ended.iter().all(|row| row.end == "--"), "{mode:?}: {:?}", snapshot.ended);
+        let expected = Totals { sessions_open: 0, sessions: 2, refused: 0, bytes_up: 8, bytes_down: 8 };
+        assert_eq!(snapshot.totals, expected, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_close_notify_is_a_cut() {
+    let backend = Backend::new().await;
+    let way = Plan { accept: WWW, ..Plan::new(Mode::Reverse, &backend.address()) }.start_in(place()).await;
+    let mut client =
+        ask(nobody(&way.place, &[&TLS13]), way.dmz.client_port("orders").await, "www").await.unwrap();
+    say(&mut client, b"half a word").await;
+    let mut server = backend.accept().await;
+    hear(&mut server, b"half a word").await;
+    say(&mut server, b"and").await;
+    hear(&mut client, b"and").await;
+    let (mut socket, _) = client.into_inner();
+    socket.shutdown().await.unwrap();
+    hear_reset(&mut server).await;
+    way.dmz.until_ended("CR").await;
+}
+
+/// Two services that end TLS and one that is passed on, all on one port.
+async fn shared(place: &Place, backend: &Backend) -> (Gateway, SocketAddr) {
+    let port = Reserved::new();
+    let (at, passed) = (port.at(), backend.address());
+    let text = format!(
+        "mode: direct\ndmz:\n  services:\n    www:\n      accept: 'tls://{at}'\n      sni: www\n      \
+         tls: {{ certificate: pki/www.pem, key: pki/www.key }}\n      connect: 'echo://'\n    shop:\n      \
+         accept:\n        - address: 'tls://{at}'\n          sni: ['shop', '*.shop.example']\n          \
+         tls: {{ certificate: pki/shop.pem, key: pki/shop.key }}\n      connect: 'echo://'\n    passed:\n      \
+         accept: {{ address: 'tcp://{at}', sni: Partner }}\n      connect: '{passed}'\n"
+    );
+    let gateway = place.start("shared", &text);
+    drop(port);
+    (gateway, at)
+}
+
+#[tokio::test]
+async fn the_name_that_is_asked_for_picks_the_service_and_its_certificate() {
+    let (place, backend) = (place(), Backend::new().await);
+    let (gateway, at) = shared(&place, &backend).await;
+    for (name, of) in [("www", "www.pem"), ("shop", "shop.pem")] {
+        let mut client = ask(nobody(&place, &[&TLS13]), at, name).await.unwrap();
+        assert_eq!(shown(&client), chain(&place, of)[0]);
+        exchange(&mut client).await.unwrap();
+        let snapshot = gateway.now().await;
+        let open: Vec<_> = snapshot.sessions.iter().map(|row| row.service.as_str()).collect();
+        assert_eq!(open, [name]);
+        cut(client.into_inner().0);
+        gateway.until("none open", |snapshot| snapshot.totals.sessions_open == 0).await;
+    }
+    // Below `*.shop.example` it is the certificate that does not fit, not the name.
+    for (name, why) in [("a.shop.example", "not valid for name"), ("stranger", "UnrecognisedName")] {
+        let error = ask(nobody(&place, &[&TLS13]), at, name).await.unwrap_err();
+        assert!(error.to_string().contains(why), "{name}: {error}");
+    }
+}
+
+/// A backend that speaks TLS itself.
+async fn served(backend: &Backend, config: ServerConfig) -> std::io::Result<server::TlsStream<TcpStream>> {
+    TlsAcceptor::from(Arc::new(config)).accept(backend.accept().await).await
+}
+
+fn serving(place: &Place, name: &str) -> ServerConfig {
+    ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain(place, &format!("{name}.pem")), key(place, &format!("{name}.key")))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn what_is_passed_on_is_never_deciphered() {
+    for mode in MODES {
+        let (place, backend) = (place(), Backend::new().await);
+        let passed = "{ address: 'tcp://127.0.0.1:0', sni: partner }";
+        let way = Plan { accept: passed, ..Plan::new(mode, &backend.address()) }.start_in(place).await;
+        let at = way.dmz.client_port("orders").await;
+        let asking = ask(nobody(&way.place, &[&TLS13]), at, "partner");
+        let (client, server) = tokio::join!(asking, served(&backend, serving(&way.place, "partner")));
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        // The certificate is the backend's own; the gateway has none.
+        assert_eq!(shown(&client), chain(&way.place, "partner.pem")[0]);
+        say(&mut client, b"up").await;
+        hear(&mut server, b"up").await;
+        say(&mut server, b"down").await;
+        hear(&mut client, b"down").await;
+        client.shutdown().await.unwrap();
+        hear_end(&mut server).await;
+        server.shutdown().await.unwrap();
+        hear_end(&mut client).await;
+        way.dmz.until_ended("--").await;
+    }
+}
+
+/// What a client says first.
+fn hello(place: &Place) -> Vec<u8> {
+    let config = Arc::new(nobody(place, &[&TLS13]));
+    let mut connection =
+        rustls::ClientConnection::new(config, ServerName::try_from("partner").unwrap()).unwrap();
+    let mut said = Vec::new();
+    connection.write_tls(&mut said).unwrap();
+    said
+}
+
+#[tokio::test]
+async fn a_hello_in_a_thousand_segments_arrives_as_it_came() {
+    let (place, backend) = (place(), Backend::new().await);
+    let (_gateway, at) = shared(&place, &backend).await;
+    let said = hello(&place);
+    let mut client = dial(at).await;
+    client.set_nodelay(true).unwrap();
+    for byte in &said {
+        say(&mut client, std::slice::from_ref(byte)).await;
+        tokio::task::yield_now().await;
+    }
+    client.shutdown().await.unwrap();
+    assert_eq!(hear_all(&mut backend.accept().await).await, said);
+}
+
+#[tokio::test]
+async fn what_is_no_hello_costs_its_own_connection_alone() {
+    let (place, backend) = (place(), Backend::new().await);
+    let (gateway, at) = shared(&place, &backend).await;
+    let said = hello(&place);
+    // Unfinished: nothing, half of one, and one that goes on for ever in records of one byte.
+    let endless: Vec<u8> =
+        [&[22, 3, 1, 0, 4, 1, 0, 255, 255][..], &[22, 3, 1, 0, 1, 0].repeat(40_000)].concat();
+    let unfinished = [&said[..0], &said[..said.len() / 2], &endless[..]].map(|bytes| {
+        let bytes = bytes.to_vec();
+        async move {
+            let mut client = dial(at).await;
+            // It may be ended before all is taken.
+            let _ = client.write_all(&bytes).await;
+            let mut heard = Vec::new();
+            let _ = timeout(PATIENCE, client.read_to_end(&mut heard)).await.expect("it ends in time");
+        }
+    });
+    let good = async {
+        let mut client = ask(nobody(&place, &[&TLS13]), at, "www").await.unwrap();
+        exchange(&mut client).await.unwrap();
+        let mut client = dial(at).await;
+        say(&mut client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+        let alert = hear_all(&mut client).await;
+        assert_eq!(alert[0], 21, "a TLS alert: {alert:?}");
+    };
+    tokio::join!(futures_util::future::join_all(unfinished), good);
+    assert_eq!(gateway.now().await.totals.refused, 0);
+    let mut client = ask(nobody(&place, &[&TLS13]), at, "shop").await.unwrap();
+    exchange(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn clients_show_certificates_as_the_accept_says() {
+    let place = place();
+    let other = Place::new();
+    for (verify, without, good, stranger) in [
+        ("verify_client: required, ca: pki/ca.pem, names: [partner]", false, true, false),
+        ("verify_client: optional, ca: pki/ca.pem, names: [partner]", true, true, false),
+        ("ca: pki/ca.pem", false, true, true),
+        ("verify_client: none", true, true, true),
+    ] {
+        let accept = format!(
+            "{{ address: 'tls://127.0.0.1:0', tls: {{ certificate: pki/www.pem, key: pki/www.key, {verify} }} }}"
+        );
+        let plan = Plan { accept: &accept, ..Plan::new(Mode::Direct, "echo://") };
+        let gateway = place.start("direct", &plan.direct());
+        let at = gateway.client_port("orders").await;
+        let foreign = ClientConfig::builder()
+            .with_root_certificates(roots(&place))
+            .with_client_auth_cert(chain(&other, "dmz.pem"), key(&other, "dmz.key"))
+            .unwrap();
+        let is_asked = !verify.contains("none");
+        for (who, config, is_good) in [
+            ("nobody", nobody(&place, &[&TLS13, &TLS12]), without),
+            ("partner", somebody(&place, "partner"), good),
+            ("shop", somebody(&place, "shop"), stranger),
+            ("foreign", foreign, !is_asked),
+        ] {
+            let tried = async { exchange(&mut ask(config, at, "www").await?).await };
+            assert_eq!(tried.await.is_ok(), is_good, "{who} where {verify}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_shows_the_new_certificate_and_drops_no_session() {
+    let way = Plan { accept: WWW, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place()).await;
+    let at = way.dmz.client_port("orders").await;
+    let mut before = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
+    exchange(&mut before).await.unwrap();
+    let old = shown(&before);
+    for file in ["www.pem", "www.key"] {
+        std::fs::remove_file(way.place.pki(file)).unwrap();
+    }
+    portcullis::certs::write(&way.place.path("pki"), &[("www", "www")]).unwrap();
+    way.dmz.done(Command::Reload).await;
+    let mut after = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
+    assert_ne!(shown(&after), old);
+    exchange(&mut before).await.unwrap();
+    exchange(&mut after).await.unwrap();
+    // One that can not be used is refused, and the gateway goes on with the one it has.
+    std::fs::write(way.place.pki("www.key"), "no key").unwrap();
+    let why = way.dmz.refused(Command::Reload).await;
+    assert!(why.contains("tls.key: it holds no private key"), "{why}");
+    let mut third = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
+    exchange(&mut third).await.unwrap();
+    assert_eq!(way.dmz.now().await.totals.sessions_open, 3);
+}
+
+#[tokio::test]
+async fn backends_are_reached_over_tls_and_must_be_who_the_profile_says() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let at = backend.address().replace("tcp", "tls");
+        let call = |tls: &str| format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, {tls} }} }}");
+        let good = call("name: shop, certificate: pki/partner.pem, key: pki/partner.key");
+        let way = Plan::new(mode, &good).start_in(place()).await;
+        let verifier = WebPkiClientVerifier::builder(roots(&way.place).into()).build().unwrap();
+        let config = ServerConfig::builder()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain(&way.place, "shop.pem"), key(&way.place, "shop.key"))
+            .unwrap();
+        let mut client = way.client().await;
+        say(&mut client, b"up").await;
+        let mut server = served(&backend, config).await.unwrap();
+        assert_eq!(server.get_ref().1.peer_certificates().unwrap()[0], chain(&way.place, "partner.pem")[0]);
+        hear(&mut server, b"up").await;
+        server.write_all(b"down").await.unwrap();
+        server.shutdown().await.unwrap();
+        assert_eq!(hear_all(&mut client).await, b"down");
+        client.shutdown().await.unwrap();
+        hear_end(&mut server).await;
+        way.inner().until_ended("--").await;
+
+        let mut client = way.client().await;
+        assert!(served(&backend, serving(&way.place, "www")).await.is_err(), "it is not who was meant");
+        hear_reset(&mut client).await;
+        let row = way.inner().until_ended("BC").await;
+        assert!(row.reason.contains("TLS: ") && row.reason.contains("shop"), "{}", row.reason);
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_shake_hands_is_given_up_in_time() {
+    let backend = Backend::new().await;
+    let at = backend.address().replace("tcp", "tls");
+    let silent = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
+    let way = Plan::new(Mode::Reverse, &silent).start_in(place()).await;
+    let mut client = way.client().await;
+    let _server = backend.accept().await;
+    hear_reset(&mut client).await;
+    let row = way.inner().until_ended("BC").await;
+    assert!(row.reason.contains("TLS: no answer within 4s"), "{}", row.reason);
+    let relaying = |row: &portcullis::telemetry::snapshot::SessionRow| row.phase == SessionPhase::Relaying;
+    assert!(!way.dmz.now().await.sessions.iter().any(relaying));
+}
