@@ -9,6 +9,8 @@ mod databases;
 #[path = "foreign/netcat.rs"]
 mod netcat;
 mod process;
+#[path = "foreign/proxy.rs"]
+mod proxy;
 #[path = "process/pair.rs"]
 mod setup;
 #[path = "foreign/shell.rs"]

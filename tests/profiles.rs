@@ -147,8 +147,12 @@ fn what_is_left_out_is_what_the_manual_says() {
     assert_eq!(pool, PoolLimits { prepared: 8, wait: Duration::from_secs(3), waiters: 1024 });
     let service = &dmz.services[0];
     let at = HostPort { host: "127.0.0.1".into(), port: 0 };
-    let accepted =
-        Accept { address: AcceptAddress { scheme: AcceptScheme::Tcp, at }, tls: None, sni: Vec::new() };
+    let accepted = Accept {
+        address: AcceptAddress { scheme: AcceptScheme::Tcp, at },
+        tls: None,
+        sni: Vec::new(),
+        proxy: None,
+    };
     assert_eq!(service.accept, [accepted]);
     assert_eq!((service.sessions, service.idle, &service.peers), (1000, None, &None));
 

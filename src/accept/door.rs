@@ -1,7 +1,7 @@
-//! What stands before the services of a port that several share, or that speaks TLS: the name that
-//! a client asks for decides which it means.
+//! What stands before the services of a port that is behind proxies, that several share, or that
+//! speaks TLS: the name that a client asks for decides which it means.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use rustls::ServerConfig;
 use tokio::{net::TcpStream, time::timeout};
@@ -11,18 +11,26 @@ use crate::{
     net::{
         edges,
         hello::{self, Hello},
+        proxy,
         stream::Stream,
     },
-    profile::ServiceName,
+    profile::{Network, ServiceName},
 };
 
 /// Who serves the clients of a port.
 #[derive(Debug)]
-pub enum Front {
+pub struct Front {
+    /// Clients come through proxies in these networks, which say who they are.
+    pub proxy: Option<Vec<Network>>,
+    pub doors: Doors,
+}
+
+#[derive(Debug)]
+pub enum Doors {
     /// One service, whatever its clients say.
-    Plain(ServiceName),
+    One(ServiceName),
     /// The service that is named in a ClientHello.
-    Doors(Vec<Door>),
+    Named(Vec<Door>),
 }
 
 /// One service of a port.
@@ -37,22 +45,37 @@ pub struct Door {
 
 /// A client that has come through a door.
 pub struct Entered {
+    pub client: SocketAddr,
     pub service: ServiceName,
     pub stream: Stream,
     /// What it has said already, for the backend.
     pub said: Vec<u8>,
 }
 
-/// Finds out which service a client means, under a deadline; why it is turned away.
-pub async fn enter(stream: TcpStream, doors: &[Door]) -> Result<Entered, String> {
-    match timeout(GREET, through(stream, doors)).await {
+/// Finds out who a client is and which service it means, under a deadline; why it is turned away.
+pub async fn enter(stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Entered, String> {
+    match timeout(GREET, through(stream, from, front)).await {
         Ok(entered) => entered,
-        Err(_) => Err(format!("its TLS handshake was not complete within {}s", GREET.as_secs())),
+        Err(_) => Err(format!("its greeting was not complete within {}s", GREET.as_secs())),
     }
 }
 
-async fn through(mut stream: TcpStream, doors: &[Door]) -> Result<Entered, String> {
-    let hello = Hello::read(&mut stream).await?;
+async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Entered, String> {
+    let (client, said) = match &front.proxy {
+        None => (from, Vec::new()),
+        Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
+            let (client, said) = proxy::read(&mut stream).await?;
+            (client.unwrap_or(from), said)
+        }
+        Some(_) => return Err("it is none of the accept's proxies".into()),
+    };
+    let doors = match &front.doors {
+        Doors::One(service) => {
+            return Ok(Entered { client, service: service.clone(), stream: Stream::Tcp(stream), said });
+        }
+        Doors::Named(doors) => doors,
+    };
+    let hello = Hello::read(&mut stream, said).await?;
     let name = hello.name();
     let Some(door) = meant(doors, name.as_deref()) else {
         hello::refuse_name(&mut stream).await;
@@ -61,11 +84,11 @@ async fn through(mut stream: TcpStream, doors: &[Door]) -> Result<Entered, Strin
     };
     let service = door.service.clone();
     match &door.tls {
-        None => Ok(Entered { service, stream: Stream::Tcp(stream), said: hello.into_said() }),
+        None => Ok(Entered { client, service, stream: Stream::Tcp(stream), said: hello.into_said() }),
         Some(config) => {
             let stream = edges::answer(hello, stream, config.clone()).await;
             let stream = stream.map_err(|error| format!("{service}: {error}"))?;
-            Ok(Entered { service, stream, said: Vec::new() })
+            Ok(Entered { client, service, stream, said: Vec::new() })
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Negotiated, Reply, Serve,
-    door::{self, Entered, Front},
+    door::{self, Doors, Entered, Front},
 };
 use crate::{
     link::{leg::Leg, listener::Greetings},
@@ -29,12 +29,12 @@ pub async fn run(
     let accepted = |stream, client: SocketAddr| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         match &**front.load() {
-            Front::Plain(service) => {
-                let stream = Stream::Tcp(stream);
-                let entered = Entered { service: service.clone(), stream, said: Vec::new() };
-                tasks.spawn("session", serve(negotiated(entered, client)));
+            Front { proxy: None, doors: Doors::One(service) } => {
+                let (service, stream) = (service.clone(), Stream::Tcp(stream));
+                let entered = Entered { client, service, stream, said: Vec::new() };
+                tasks.spawn("session", serve(negotiated(entered)));
             }
-            Front::Doors(_) => {
+            Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_), .. } => {
                 let greeted = greet(stream, client, front.clone(), serve.clone(), greetings.clone());
                 tasks.spawn("session", greeted);
             }
@@ -55,21 +55,20 @@ async fn greet(
     greetings: Arc<Greetings>,
 ) {
     let front = front.load_full();
-    let Front::Doors(doors) = &*front else { return };
     let (key, evicted) = greetings.begin();
     // Boxed: an open session holds no memory for how it came.
-    let entered = Box::pin(evicted.run_until_cancelled(door::enter(stream, doors))).await;
+    let entered = Box::pin(evicted.run_until_cancelled(door::enter(stream, client, &front))).await;
     greetings.end(key);
     let entered = entered.unwrap_or_else(|| Err("too many greetings at once, this was the oldest".into()));
     drop(front);
     match entered {
-        Ok(entered) => serve(negotiated(entered, client)).await,
+        Ok(entered) => serve(negotiated(entered)).await,
         Err(why) => tracing::info!(%client, "client turned away: {why}"),
     }
 }
 
-fn negotiated(entered: Entered, client: SocketAddr) -> Negotiated {
-    let Entered { service, stream, said } = entered;
+fn negotiated(entered: Entered) -> Negotiated {
+    let Entered { client, service, stream, said } = entered;
     Negotiated {
         role: Role::Dmz,
         leg: Leg::Stream(stream),

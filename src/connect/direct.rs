@@ -1,8 +1,11 @@
 //! Dial the backend, and agree on TLS with it where the profile says so.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout_at},
+};
 
 use super::{ConnectFailure, Connected};
 use crate::{
@@ -11,6 +14,7 @@ use crate::{
         dial::{self, DialError},
         echo::Echo,
         edges::{Caller, Edges},
+        proxy,
         stream::Stream,
         tcp,
     },
@@ -54,18 +58,22 @@ impl Target {
     }
 }
 
-pub async fn connect(target: &Target) -> Result<Connected, ConnectFailure> {
+pub async fn connect(target: &Target, client: Option<SocketAddr>) -> Result<Connected, ConnectFailure> {
     let stream = match &target.backend {
         Backend::Echo => Stream::Echo(Echo::default()),
-        Backend::Socket(remote) => reach(remote, target.caller.as_ref()).await?,
+        Backend::Socket(remote) => reach(remote, target.caller.as_ref(), client).await?,
     };
     Ok(Connected { leg: Leg::Stream(stream), peer: None, seat: None, first: Vec::new() })
 }
 
-async fn reach(remote: &Remote, caller: Option<&Caller>) -> Result<Stream, ConnectFailure> {
+async fn reach(
+    remote: &Remote,
+    caller: Option<&Caller>,
+    client: Option<SocketAddr>,
+) -> Result<Stream, ConnectFailure> {
     let at = &remote.at;
     let began = Instant::now();
-    let stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| failure(&error))?;
+    let mut stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| failure(&error))?;
     let unreachable = |refusal, error: String| ConnectFailure {
         who: Who::Backend,
         refusal,
@@ -73,6 +81,14 @@ async fn reach(remote: &Remote, caller: Option<&Caller>) -> Result<Stream, Conne
     };
     let prepared = tcp::prepare_backend(&stream);
     prepared.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
+    if let Some(version) = remote.proxy {
+        // A new socket takes it at once, or is gone.
+        let told = match stream.peer_addr() {
+            Ok(backend) => stream.write_all(&proxy::header(version, client, backend)).await,
+            Err(error) => Err(error),
+        };
+        told.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
+    }
     let (Some(_), Some(caller)) = (&remote.tls, caller) else {
         return match remote.tls {
             None => Ok(Stream::Tcp(stream)),

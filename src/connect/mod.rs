@@ -91,7 +91,7 @@ impl Connector {
         match self {
             Self::Direct(backend) => {
                 order.meter.enter(SessionPhase::Connecting);
-                let connected = direct::connect(backend).await?;
+                let connected = direct::connect(backend, order.client).await?;
                 Ok(Connected { first: order.take_unsent(), ..connected })
             }
             Self::Forward(dialler) => dialler.connect(order).await,
@@ -105,7 +105,16 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
-    use crate::profile::HostPort;
+    use crate::{
+        net::edges::Edges,
+        profile::{Backend, HostPort, Remote},
+    };
+
+    fn backend(at: SocketAddr) -> Connector {
+        let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
+        let backend = Backend::Socket(Remote { at, tls: None, proxy: None });
+        Connector::Direct(direct::Target::new(&backend, &Edges::default()).into())
+    }
 
     /// As under a switch: the first way has refused the session, the next fails, and the one after
     /// that is told all that its client has said.
@@ -125,15 +134,13 @@ mod tests {
         };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");
-        let direct =
-            Connector::Direct(BackendAddress::Tcp(HostPort { host: "127.0.0.1".into(), port: at.port() }));
+        let direct = backend(at);
         // Bound and not listening: nobody else gets it, and nobody answers.
         let closed =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         closed.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
         let at = closed.local_addr().expect("it is bound").as_socket().expect("of IPv4");
-        let refused =
-            Connector::Direct(BackendAddress::Tcp(HostPort { host: "127.0.0.1".into(), port: at.port() }));
+        let refused = backend(at);
         let failure = refused.connect(&mut order).await.expect_err("nobody listens there");
         assert_eq!((failure.refusal, failure.who), (Refusal::BackendRefused, Who::Backend));
         assert_eq!((order.again.as_slice(), order.unsent.as_slice()), (&b"only"[..], &b" once"[..]));

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::ways::Common;
 use crate::{
     accept::{
-        door::{Door, Front},
+        door::{Door, Doors, Front},
         tcp,
     },
     net::{
@@ -17,9 +17,9 @@ use crate::{
     profile::{Accept, AcceptAddress, AcceptScheme, DmzHalf, HostPort, ServiceName},
 };
 
-/// Ports by what the profile says; `port 0` of two services are two ports.
 pub type Ports = HashMap<Key, Port>;
-type Key = (HostPort, Option<ServiceName>);
+/// Ports by what the profile says; each accept on `port 0`, told by its place, is a port of its own.
+type Key = (HostPort, Option<(ServiceName, usize)>);
 
 /// One bound port, which may be handed from one service to another.
 #[derive(Debug)]
@@ -38,9 +38,9 @@ pub struct Port {
 fn wanted(half: Option<&DmzHalf>) -> HashMap<Key, Vec<(&ServiceName, &Accept)>> {
     let mut wanted = HashMap::<_, Vec<_>>::new();
     for service in half.into_iter().flat_map(|half| &half.services) {
-        for accept in &service.accept {
+        for (place, accept) in service.accept.iter().enumerate() {
             let at = accept.address.at.clone();
-            let own = (at.port == 0).then(|| service.name.clone());
+            let own = (at.port == 0).then(|| (service.name.clone(), place));
             wanted.entry((at, own)).or_default().push((&service.name, accept));
         }
     }
@@ -55,7 +55,10 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
             let listener = listen::bind_for_clients(&key.0)?;
             let port = Port {
                 // Replaced before it is started.
-                front: Arc::new(ArcSwap::from_pointee(Front::Plain(services[0].0.clone()))),
+                front: Arc::new(ArcSwap::from_pointee(Front {
+                    proxy: None,
+                    doors: Doors::One(services[0].0.clone()),
+                })),
                 names: Vec::new(),
                 real: listener.local_addr().map_or(key.0.port, |local| local.port()),
                 _closer: listener.closer(),
@@ -97,9 +100,11 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
 }
 
 fn front(services: &[(&ServiceName, &Accept)], edges: &Edges) -> Front {
+    // The same for all of a port.
+    let proxy = services.iter().find_map(|(_, accept)| accept.proxy.clone());
     let is_read = |accept: &Accept| accept.address.scheme == AcceptScheme::Tls || !accept.sni.is_empty();
     if let Some((service, _)) = services.iter().find(|(_, accept)| !is_read(accept)) {
-        return Front::Plain((*service).clone());
+        return Front { proxy, doors: Doors::One((*service).clone()) };
     }
     // An accept that ends TLS has no door unless it can: nothing is passed on undeciphered by mistake.
     let door = |(service, accept): &(&ServiceName, &Accept)| {
@@ -109,7 +114,7 @@ fn front(services: &[(&ServiceName, &Accept)], edges: &Edges) -> Front {
         };
         Some(Door { service: (*service).clone(), sni: accept.sni.clone(), tls })
     };
-    Front::Doors(services.iter().filter_map(door).collect())
+    Front { proxy, doors: Doors::Named(services.iter().filter_map(door).collect()) }
 }
 
 /// The addresses of a service, with their real ports.

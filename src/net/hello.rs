@@ -28,19 +28,22 @@ pub struct Hello {
 
 impl Hello {
     /// Reads one, over however many segments and records it comes.
-    pub async fn read(stream: &mut TcpStream) -> Result<Self, String> {
+    /// Some of it may be `said` already.
+    pub async fn read(stream: &mut TcpStream, mut said: Vec<u8>) -> Result<Self, String> {
         let mut acceptor = Acceptor::default();
-        let mut said = Vec::with_capacity(READ_BYTES);
+        let mut before = 0;
         loop {
-            let before = said.len();
-            match stream.read_buf(&mut said).await {
-                Ok(0) => return Err("it left before it had said hello".into()),
-                Ok(_) => {}
-                Err(error) => return Err(error.to_string()),
+            if said.len() == before {
+                said.reserve(READ_BYTES);
+                match stream.read_buf(&mut said).await {
+                    Ok(0) => return Err("it left before it had said hello".into()),
+                    Ok(_) => {}
+                    Err(error) => return Err(error.to_string()),
+                }
             }
             match take(&mut acceptor, &said[before..]) {
                 Ok(Some(accepted)) => return Ok(Self { accepted, said }),
-                Ok(None) if said.len() < HELLO_BYTES_MAX => {}
+                Ok(None) if said.len() < HELLO_BYTES_MAX => before = said.len(),
                 Ok(None) => return Err(format!("its hello is longer than {HELLO_BYTES_MAX} bytes")),
                 Err((why, alert)) => {
                     tell(stream, &alert).await;

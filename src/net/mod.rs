@@ -1,7 +1,8 @@
 //! Sockets and TLS; no policy.
 //!
 //! In reading order: [`listen`] and [`dial`] open sockets, [`tcp`] gives them their options,
-//! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends,
+//! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends, [`proxy`]
+//! who a client is,
 //! [`ahead`] reads more than TLS asks for, [`stream`] is the one type that sessions see, [`backoff`]
 //! spaces failed dials. `sys` asks the kernel what no crate offers.
 
@@ -12,6 +13,7 @@ pub mod echo;
 pub mod edges;
 pub mod hello;
 pub mod listen;
+pub mod proxy;
 pub mod stream;
 mod sys;
 pub mod tcp;

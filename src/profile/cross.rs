@@ -59,6 +59,7 @@ fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
         let others = shared.entry(at).or_default();
         match others.iter().find_map(|other| Some((other, clash(&accept.value, &other.value)?))) {
             Some((other, Clash::Whole)) => problems.push(collision(at, &accept.place, &other.place)),
+            Some((other, Clash::Proxy)) => problems.push(other_proxy(&accept.place, &other.place)),
             Some((other, Clash::Name(name))) => problems.push(same_name(name, &accept.place, &other.place)),
             None if others.is_empty() => taken.take(at, &accept.place, problems),
             None => {}
@@ -70,6 +71,7 @@ fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
 /// Why a client's first bytes can not tell which of two accepts it means.
 enum Clash<'a> {
     Whole,
+    Proxy,
     Name(&'a str),
 }
 
@@ -82,7 +84,16 @@ fn clash<'a>(one: &'a Accept, other: &Accept) -> Option<Clash<'a>> {
     if !reads(one) || !reads(other) || (one.sni.is_empty() && other.sni.is_empty()) {
         return Some(Clash::Whole);
     }
+    // Who a client is has to be known before what it asks for is read.
+    if one.proxy != other.proxy {
+        return Some(Clash::Proxy);
+    }
     one.sni.iter().find(|name| other.sni.contains(name)).map(|name| Clash::Name(name))
+}
+
+fn other_proxy(place: &Place, other: &Place) -> Problem {
+    let what = format!("`{}` (line {}) is the same port with another `proxy`", other.key, other.line);
+    Fault::new(what, "give all accepts of a port the same `proxy`").at(place.clone())
 }
 
 fn same_name(name: &str, place: &Place, other: &Place) -> Problem {

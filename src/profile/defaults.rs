@@ -51,5 +51,8 @@ pub const PEERS_MAX: usize = 256;
 /// Names of one accept, and of its clients.
 pub const NAMES_MAX: usize = 256;
 
+/// Networks of the proxies before one accept.
+pub const NETWORKS_MAX: usize = 256;
+
 /// Gateways of one link: each has a pool for each service.
 pub const GATEWAYS_MAX: usize = 64;

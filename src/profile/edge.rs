@@ -4,7 +4,7 @@
 use std::{collections::HashSet, fmt};
 
 use super::{
-    AcceptAddress, AcceptScheme, HostPort, Material, defaults,
+    AcceptAddress, AcceptScheme, HostPort, Material, Network, defaults,
     endpoint::{BackendAddress, host_of, is_name},
     fields::{At, Field, Fields, Given},
     keys,
@@ -21,6 +21,9 @@ pub struct Accept {
     pub tls: Option<AcceptTls>,
     /// The names in a ClientHello that mean this service; none: any, and no name at all.
     pub sni: Vec<String>,
+    /// Clients come through proxies in these networks, which say who they are (the PROXY protocol),
+    /// and nobody else comes in.
+    pub proxy: Option<Vec<Network>>,
 }
 
 /// Who a service is to its clients, and who they may be.
@@ -68,14 +71,23 @@ pub struct Remote {
     pub at: HostPort,
     /// `None`: plain TCP.
     pub tls: Option<Box<ConnectTls>>,
+    /// Whether it is told by the PROXY protocol who the client is.
+    pub proxy: Option<ProxyVersion>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    V2,
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Echo => out.write_str("echo://"),
-            Self::Socket(Remote { at, tls: None }) => write!(out, "tcp://{at}"),
-            Self::Socket(Remote { at, tls: Some(_) }) => write!(out, "tls://{at}"),
+            Self::Socket(Remote { at, tls: None, .. }) => write!(out, "tcp://{at}"),
+            Self::Socket(Remote { at, tls: Some(_), .. }) => write!(out, "tls://{at}"),
         }
     }
 }
@@ -93,6 +105,7 @@ pub struct ConnectTls {
 struct Options {
     tls: Given<At<AcceptTls>>,
     sni: Option<Vec<String>>,
+    proxy: Given<Vec<Network>>,
 }
 
 /// The accepts of a service, with what the service says for all of them.
@@ -123,6 +136,12 @@ fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) 
     let At { value: address, place } = read;
     let sni = own.as_ref().and_then(|own| own.sni.as_ref()).or(of_service.sni.as_ref());
     let sni = sni.cloned().unwrap_or_default();
+    let own_proxy = own.as_ref().map_or(&Given::Absent, |own| &own.proxy);
+    let proxy = match (own_proxy, &of_service.proxy) {
+        (Given::Good(proxy), _) | (Given::Absent, Given::Good(proxy)) => Some(proxy.clone()),
+        (Given::Absent, Given::Absent) => None,
+        (Given::Bad, _) | (Given::Absent, Given::Bad) => return None,
+    };
     let own = own.map_or(Given::Absent, |own| own.tls);
     let tls = match (address.scheme, own, &of_service.tls) {
         (AcceptScheme::Tcp, Given::Good(tls), _) => {
@@ -143,7 +162,7 @@ fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) 
         }
         (_, Given::Bad, _) | (AcceptScheme::Tls, Given::Absent, Given::Bad) => return None,
     };
-    Some(At { value: Accept { address, tls, sni }, place })
+    Some(At { value: Accept { address, tls, sni, proxy }, place })
 }
 
 impl Options {
@@ -151,6 +170,38 @@ impl Options {
         Self {
             tls: Given::read(fields.take("tls"), |field| accept_tls(&field, problems)),
             sni: fields.take("sni").and_then(|field| server_names(&field, problems)),
+            proxy: Given::read(fields.take("proxy"), |field| proxies(&field, problems)),
+        }
+    }
+}
+
+/// The networks of the proxies before an accept.
+fn proxies(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Network>> {
+    let fields = field.map(&keys::ACCEPT_PROXY, problems)?;
+    let Some(from) = fields.take("from") else {
+        fields.missing("from", "write the networks of the proxies: `[10.0.0.0/8]`", problems);
+        return None;
+    };
+    let mut networks = Vec::new();
+    let before = problems.len();
+    for item in from.items(defaults::NETWORKS_MAX, problems)? {
+        match item.text(problems).map(Network::parse) {
+            Some(Ok(network)) => networks.push(network),
+            Some(Err(fault)) => problems.push(fault.at(item.place())),
+            None => {}
+        }
+    }
+    networks.sort();
+    (problems.len() == before).then_some(networks)
+}
+
+fn proxy_version(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<ProxyVersion> {
+    match field.text(problems)? {
+        "v1" => Some(ProxyVersion::V1),
+        "v2" => Some(ProxyVersion::V2),
+        other => {
+            let what = format!("`{}` is no version of the PROXY protocol", shown(other));
+            field.refuse(Fault::new(what, "write `v1` or `v2`"), problems)
         }
     }
 }
@@ -234,17 +285,26 @@ fn key_pair(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Option<KeyPair>
 pub(super) fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Backend>> {
     let (read, fields) = address(field, &keys::CONNECT_ADDRESS, BackendAddress::parse, problems)?;
     let tls = fields.as_ref().and_then(|fields| fields.take("tls"));
+    let proxy = fields.as_ref().and_then(|fields| fields.take("proxy"));
     let At { value: address, place } = read;
+    if let (BackendAddress::Echo, Some(proxy)) = (&address, &proxy) {
+        return proxy.refuse(Fault::new("`echo` does not ask who its client is", "remove it"), problems);
+    }
+    let proxy = match Given::read(proxy, |field| proxy_version(&field, problems)) {
+        Given::Absent => None,
+        Given::Bad => return None,
+        Given::Good(version) => Some(version),
+    };
     let backend = match (address, tls) {
         (BackendAddress::Echo, None) => Backend::Echo,
-        (BackendAddress::Tcp(at), None) => Backend::Socket(Remote { at, tls: None }),
+        (BackendAddress::Tcp(at), None) => Backend::Socket(Remote { at, tls: None, proxy }),
         (address @ (BackendAddress::Echo | BackendAddress::Tcp(_)), Some(tls)) => {
             let what = format!("`{address}` does not speak TLS");
             return tls.refuse(Fault::new(what, "write `tls://…`, or remove it"), problems);
         }
         (BackendAddress::Tls(at), Some(tls)) => {
             let tls = connect_tls(&tls, &at, problems)?;
-            Backend::Socket(Remote { at, tls: Some(Box::new(tls)) })
+            Backend::Socket(Remote { at, tls: Some(Box::new(tls)), proxy })
         }
         (BackendAddress::Tls(at), None) => {
             let fault = Fault::new(

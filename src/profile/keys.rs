@@ -28,8 +28,8 @@ pub(super) const LINK_TLS: Keys = keys(&["certificate", "key", "ca", "peers"]);
 pub(super) const RETRY: Keys = keys(&["first", "maximum"]);
 
 pub(super) const DMZ_SERVICE: Keys = Keys {
-    known: &["accept", "connect", "sessions", "idle", "peers", "carries", "tls", "sni"],
-    later: &["hosts", "origins", "inactivity", "message_limit", "proxy"],
+    known: &["accept", "connect", "sessions", "idle", "peers", "carries", "tls", "sni", "proxy"],
+    later: &["hosts", "origins", "inactivity", "message_limit"],
 };
 
 pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries"]);
@@ -39,12 +39,15 @@ pub(super) const LINK_ADDRESS: Keys = keys(&["address"]);
 
 /// The same where clients come in.
 pub(super) const ACCEPT_ADDRESS: Keys = Keys {
-    known: &["address", "tls", "sni"],
-    later: &["hosts", "origins", "inactivity", "message_limit", "proxy"],
+    known: &["address", "tls", "sni", "proxy"],
+    later: &["hosts", "origins", "inactivity", "message_limit"],
 };
 
 /// The same of a backend.
-pub(super) const CONNECT_ADDRESS: Keys = Keys { known: &["address", "tls"], later: &["proxy"] };
+pub(super) const CONNECT_ADDRESS: Keys = keys(&["address", "tls", "proxy"]);
+
+/// Proxies before an accept.
+pub(super) const ACCEPT_PROXY: Keys = keys(&["from"]);
 
 pub(super) const ACCEPT_TLS: Keys = keys(&["certificate", "key", "ca", "verify_client", "names"]);
 

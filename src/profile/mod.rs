@@ -15,6 +15,7 @@ mod find;
 mod keys;
 mod link;
 mod marks;
+mod network;
 mod problem;
 mod raw;
 mod resolve;
@@ -26,10 +27,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use edge::{Accept, AcceptTls, Backend, ClientCheck, Clients, ConnectTls, KeyPair, Remote};
+pub use edge::{Accept, AcceptTls, Backend, ClientCheck, Clients, ConnectTls, KeyPair, ProxyVersion, Remote};
 pub use endpoint::{AcceptAddress, AcceptScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;
+pub use network::Network;
 pub use problem::{Place, Problem};
 pub use resolve::{Choice, builtin_demo, load};
 pub use schema::schema;

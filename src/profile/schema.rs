@@ -198,7 +198,14 @@ fn accept_options() -> Vec<(&'static str, Value)> {
         json!({ "anyOf": [name, many] }),
         "The names in a ClientHello that mean this service. A `tcp` accept then passes TLS on as it is.",
     );
-    vec![("tls", tls), ("sni", sni)]
+    let network = text("An address, or one with its bits: `10.0.0.0/8`.");
+    let from =
+        json!({ "type": "array", "items": network, "minItems": 1, "maxItems": defaults::NETWORKS_MAX });
+    let proxy = object(
+        "Clients come through proxies that say who they are by the PROXY protocol, version 1 or 2.",
+        vec![("from", described(from, "The networks of the proxies; nobody else comes in."))],
+    );
+    vec![("tls", tls), ("sni", sni), ("proxy", proxy)]
 }
 
 fn connect_options() -> Vec<(&'static str, Value)> {
@@ -211,7 +218,11 @@ fn connect_options() -> Vec<(&'static str, Value)> {
             ("key", text("PEM file with that certificate's private key.")),
         ],
     );
-    vec![("tls", tls)]
+    let proxy = described(
+        json!({ "enum": ["v1", "v2"] }),
+        "Tells the back-end by this version of the PROXY protocol who the client is. Default: off.",
+    );
+    vec![("tls", tls), ("proxy", proxy)]
 }
 
 fn internal_service() -> Value {
@@ -331,6 +342,10 @@ mod tests {
                 &keys::ACCEPT_ADDRESS,
             ),
             ("/properties/dmz/properties/services/additionalProperties/properties/tls", &keys::ACCEPT_TLS),
+            (
+                "/properties/dmz/properties/services/additionalProperties/properties/proxy",
+                &keys::ACCEPT_PROXY,
+            ),
             (
                 "/properties/internal/properties/services/additionalProperties/properties/connect/anyOf/1",
                 &keys::CONNECT_ADDRESS,

@@ -180,6 +180,21 @@ async fn what_is_passed_on_is_never_deciphered() {
     }
 }
 
+#[tokio::test]
+async fn two_free_ports_of_one_service_are_two_ports() {
+    let accept = format!("{WWW}, 'tcp://127.0.0.1:0'");
+    let plan = Plan { accept: &accept, ..Plan::new(Mode::Direct, "echo://") };
+    let place = place();
+    let gateway = place.start("direct", &plan.direct());
+    let accepts = gateway.now().await.services[0].accept.clone();
+    let [plain, tls] = &accepts[..] else { panic!("{accepts:?}") };
+    let mut client = dial(plain.strip_prefix("tcp://").unwrap().parse().unwrap()).await;
+    say(&mut client, b"plain").await;
+    hear(&mut client, b"plain").await;
+    let at = tls.strip_prefix("tls://").unwrap().parse().unwrap();
+    exchange(&mut ask(nobody(&place, &[&TLS13]), at, "www").await.unwrap()).await.unwrap();
+}
+
 /// What a client says first.
 fn hello(place: &Place) -> Vec<u8> {
     let config = Arc::new(nobody(place, &[&TLS13]));

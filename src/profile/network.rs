@@ -1,0 +1,84 @@
+//! Networks: an address and how many of its bits count.
+
+use std::{fmt, net::IpAddr};
+
+use super::problem::{Fault, shown};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+        let fault = || {
+            let what = format!("`{}` is not a network", shown(text));
+            Fault::new(what, "write an address, or one with its bits: `10.0.0.0/8`")
+        };
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| fault())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => most,
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().map_err(|_| fault())?
+            }
+            Some(_) => return Err(fault()),
+        };
+        if bits > most {
+            return Err(fault());
+        }
+        Ok(Self { address, bits })
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let start = |bits: u128, width: u8| bits.checked_shr(u32::from(width - self.bits)).unwrap_or(0);
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                start(own.to_bits().into(), 32) == start(other.to_bits().into(), 32)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => start(own.to_bits(), 128) == start(other.to_bits(), 128),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.address, self.bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_bits_count() {
+        let table = [
+            ("10.0.0.0/8", "10.200.3.4", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.2", false),
+            ("0.0.0.0/0", "192.0.2.1", true),
+            ("0.0.0.0/0", "::1", false),
+            ("192.0.2.0/24", "::ffff:192.0.2.9", true),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("::/0", "2001:db8::1", true),
+        ];
+        for (network, address, expected) in table {
+            let network = Network::parse(network).expect("a network");
+            assert_eq!(
+                network.contains(address.parse().expect("an address")),
+                expected,
+                "{network} {address}"
+            );
+        }
+        for text in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "10.0.0/8", "host", "::/129"] {
+            assert!(Network::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The PROXY protocol: who the client is, told to the DMZ half and by the half that reaches the
+//! backend. The headers are written out here, byte by byte.
+
+use portcullis::profile::Mode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::support::{
+    gateway::{PATIENCE, Place},
+    peers::{Backend, cut, dial_refused, hear, hear_end, hear_reset, say},
+    tls::roots,
+    ways::{MODES, Plan, Way},
+};
+
+const LISTED: &str = "{ address: 'tcp://127.0.0.1:0', proxy: { from: ['127.0.0.0/8'] } }";
+
+const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n";
+/// The same in version 2, with an extension that means nothing to us.
+const V2: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb\x04\0\x01\0";
+const V6: &[u8] = b"PROXY TCP6 2001:db8::7 2001:db8::1 50000 443\r\n";
+
+fn out(backend: &Backend, version: &str) -> String {
+    format!("{{ address: '{}', proxy: {version} }}", backend.address())
+}
+
+async fn start(mode: Mode, backend: &str) -> Way {
+    Plan { accept: LISTED, ..Plan::new(mode, backend) }.start().await
+}
+
+/// The header of version 2 that a backend is told, behind its signature.
+async fn told(server: &mut TcpStream) -> Vec<u8> {
+    hear(server, b"\r\n\r\n\0\r\nQUIT\n").await;
+    let mut head = [0; 4];
+    server.read_exact(&mut head).await.unwrap();
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([head[2], head[3]]))];
+    server.read_exact(&mut rest).await.unwrap();
+    [&head[..2], &rest].concat()
+}
+
+#[tokio::test]
+async fn the_backend_learns_the_client_that_a_proxy_names() {
+    for mode in MODES {
+        for (said, client, expected) in [
+            (V1, "192.0.2.7:50000", &[0x21, 0x11, 192, 0, 2, 7][..]),
+            (V2, "192.0.2.7:50000", &[0x21, 0x11, 192, 0, 2, 7]),
+            (
+                V6,
+                "[2001:db8::7]:50000",
+                &[0x21, 0x21, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7],
+            ),
+        ] {
+            let backend = Backend::new().await;
+            let way = start(mode, &out(&backend, "v2")).await;
+            let mut near = way.client().await;
+            // The header and what follows come in one segment.
+            say(&mut near, &[said, b"and then"].concat()).await;
+            let mut server = backend.accept().await;
+            let header = told(&mut server).await;
+            assert_eq!(&header[..expected.len()], expected, "{mode:?}");
+            // 50000, and then the port that is the backend's own.
+            assert_eq!(header[header.len() - 4..header.len() - 2], [0xc3, 0x50]);
+            hear(&mut server, b"and then").await;
+            say(&mut server, b"back").await;
+            hear(&mut near, b"back").await;
+            let seen = way.dmz.now().await;
+            assert_eq!(seen.sessions[0].client, client);
+            assert_eq!((seen.totals.bytes_up, seen.totals.bytes_down), (8, 4), "headers do not count");
+            near.shutdown().await.unwrap();
+            hear_end(&mut server).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_no_proxy_is_told_too_and_a_proxy_may_speak_for_itself() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = Plan::new(mode, &out(&backend, "v1")).start().await;
+        let near = way.client().await;
+        let own = near.local_addr().unwrap();
+        let mut server = backend.accept().await;
+        let to = server.local_addr().unwrap();
+        let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", own.port(), to.port());
+        hear(&mut server, line.as_bytes()).await;
+        cut(near);
+        hear_reset(&mut server).await;
+    }
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &out(&backend, "v1")).await;
+    for local in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+        let mut near = way.client().await;
+        say(&mut near, local).await;
+        let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} ", near.local_addr().unwrap().port());
+        hear(&mut backend.accept().await, line.as_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_but_the_listed_proxies_comes_in() {
+    let accept = "{ address: 'tcp://127.0.0.1:0', proxy: { from: ['192.0.2.0/24', '::1'] } }";
+    let way = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let at = way.dmz.client_port("orders").await;
+    for _ in 0..3 {
+        dial_refused(at).await;
+    }
+    let snapshot = way.dmz.now().await;
+    assert_eq!((snapshot.totals.sessions, snapshot.ended.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_is_no_header_costs_its_own_connection_alone() {
+    let way = start(Mode::Reverse, "echo://").await;
+    let at = way.dmz.client_port("orders").await;
+    let endless = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[7; 70_000]].concat();
+    let line = [&b"PROXY TCP4 "[..], &[b'1'; 65_536]].concat();
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PROXY TCP9 1 2 3 4\r\n", &line] {
+        let mut near = way.client().await;
+        // It may be ended before all is taken.
+        let _ = near.write_all(bytes).await;
+        let _ = timeout(PATIENCE, near.read_to_end(&mut Vec::new())).await.expect("it ends in time");
+    }
+    // The longest header there is names a client all the same.
+    let mut near = way.client().await;
+    say(&mut near, &endless).await;
+    let left = endless.len() - (16 + 65_535);
+    hear(&mut near, &endless[endless.len() - left..]).await;
+    // Unfinished ones end at the deadline, and stall nobody meanwhile.
+    let unfinished = [&V1[..0], &V1[..20], &V2[..13], &V2[..30]].map(|bytes| async move {
+        let mut near = crate::support::peers::dial(at).await;
+        say(&mut near, bytes).await;
+        hear_reset(&mut near).await;
+    });
+    let good = async {
+        let mut near = way.client().await;
+        for byte in V2.iter().chain(b"good") {
+            say(&mut near, std::slice::from_ref(byte)).await;
+        }
+        hear(&mut near, b"good").await;
+    };
+    tokio::join!(futures_util::future::join_all(unfinished), good);
+}
+
+#[tokio::test]
+async fn tls_may_follow_a_header_in_both_directions() {
+    let place = Place::with(&["dmz", "internal", "www"]);
+    let accept = "{ address: 'tls://127.0.0.1:0', proxy: { from: ['127.0.0.1'] }, \
+                  tls: { certificate: pki/www.pem, key: pki/www.key } }";
+    let backend = Backend::new().await;
+    let connect = format!(
+        "{{ address: '{}', proxy: v2, tls: {{ ca: pki/ca.pem, name: www }} }}",
+        backend.address().replace("tcp", "tls")
+    );
+    let way = Plan { accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place).await;
+    let mut near = way.client().await;
+    say(&mut near, V1).await;
+    let config =
+        rustls::ClientConfig::builder().with_root_certificates(roots(&way.place)).with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from("www").unwrap();
+    let mut near = TlsConnector::from(std::sync::Arc::new(config)).connect(name, near).await.unwrap();
+    let mut server = backend.accept().await;
+    assert_eq!(told(&mut server).await[2..6], [192, 0, 2, 7]);
+    let serving = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(
+            crate::support::tls::chain(&way.place, "www.pem"),
+            crate::support::tls::key(&way.place, "www.key"),
+        )
+        .unwrap();
+    let mut server =
+        tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(serving)).accept(server).await.unwrap();
+    say(&mut near, b"within").await;
+    hear(&mut server, b"within").await;
+}
