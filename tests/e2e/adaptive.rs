@@ -20,7 +20,7 @@ fn links(snapshot: &Snapshot) -> usize {
 async fn a_burst_is_carried_and_its_links_are_let_go_when_it_is_quiet() {
     for mode in [Mode::Forward, Mode::Reverse] {
         let way = Plan {
-            dmz_link: ", prepared: 2",
+            dmz_link: ", prepared: 2, wait: 20s",
             internal_link: ", prepared: 2, maximum: 600",
             ..Plan::new(mode, "echo://")
         }
