@@ -136,7 +136,7 @@ impl Visitor {
             wire: self.wire.map(Into::into),
             ..PoolRow::new(Role::Internal, "*".into())
         }
-        .with_round_trip(&self.counts)
+        .with_links(&self.counts)
     }
 }
 
@@ -171,7 +171,8 @@ pub async fn run(
                         notices.warn(format!("link from {}: {AT_MAXIMUM}", asked.peer.label()));
                         return greet::refuse(asked.stream, Refusal::Full).await;
                     };
-                    serve(negotiated(asked, Seat::carrying(&counts, Some(permit)))).await;
+                    let seat = Seat::carrying(&counts, Some(permit)).of(&asked.stream);
+                    serve(negotiated(asked, seat)).await;
                 }
             }
         }

@@ -168,7 +168,7 @@ async fn park(keeper: &Arc<Keeper>, offering: &Offering, dialled: Dialled, serve
     if let Err(error) = greet::park(&mut stream, &service).await {
         return keeper.failed(Some(&service), error.to_string(), false);
     }
-    let seat = Seat::ready(&keeper.counts(Some(&service)), Some(permit));
+    let seat = Seat::ready(&keeper.counts(Some(&service)), Some(permit)).of(&stream);
     keeper.stands(Some(&service), &peer.label());
     drop(under_way);
     let since = Instant::now();

@@ -225,7 +225,7 @@ async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, Conne
         let reason = format!("{} is not among the service's `peers`", peer.label());
         return Err(ConnectFailure { who: Who::Policy, refusal: Refusal::NotAllowed, reason });
     }
-    let seat = Seat::carrying(&keeper.counts(None), None);
+    let seat = Seat::carrying(&keeper.counts(None), None).of(&stream);
     let answered = timeout(ANSWER, async {
         socks5::ask(&mut stream, Asks::Connect, order.service).await?;
         socks5::take_answer(&mut stream).await

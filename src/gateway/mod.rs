@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     handle::{Answer, Asked, Command, Feed, Handle},
-    observer::Traffic,
+    observer::{Minute, Traffic},
     ports::Ports,
     service::Services,
     session::Sessions,
@@ -76,6 +76,7 @@ pub struct Engine {
     phase: GatewayPhase,
     started: Instant,
     traffic: Traffic,
+    minute: Minute,
     /// Cuts every session.
     cut: CancellationToken,
     feed: Feed,
@@ -111,6 +112,7 @@ impl Engine {
             phase: GatewayPhase::Starting,
             started: Instant::now(),
             traffic: Traffic::default(),
+            minute: Minute::default(),
             cut,
             feed,
         };
@@ -155,7 +157,12 @@ impl Engine {
         let totals = self.totals();
         let last = self.feed.snapshots.borrow().uptime_seconds;
         let since = self.started.elapsed().as_secs_f64() - last;
-        if self.traffic.sample(&totals) || since >= TICK.as_secs_f64() {
+        let is_second = self.traffic.sample(&totals);
+        if is_second {
+            let (pools, now) = (self.pool_rows(), self.started.elapsed().as_secs_f64());
+            self.minute.look(&pools, &self.common.sessions.services.load(), now);
+        }
+        if is_second || since >= TICK.as_secs_f64() {
             self.publish();
         }
     }

@@ -1,14 +1,22 @@
 //! Makes the snapshot: a few times a second, and whenever somebody asks.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
 
-use super::{Engine, ports};
+use super::{
+    Engine, ports,
+    service::{Service, Services},
+};
 use crate::{
     connect::Connector,
     profile::{Role, ServiceName},
     telemetry::{
         log,
-        snapshot::{Descriptors, ServiceRow, Snapshot, Totals, TrafficSample},
+        snapshot::{Descriptors, PoolRow, ServiceRow, Snapshot, Totals, TrafficSample},
+        waits::{LastMinute, Seen},
     },
 };
 
@@ -51,14 +59,77 @@ impl Traffic {
     }
 }
 
+/// What is told of the last minute: failures of each pool row, waits of each service.
+#[derive(Debug, Default)]
+pub struct Minute {
+    /// By whose they are: the counts of the last minute, one a second.
+    failures: HashMap<PoolKey, VecDeque<u64>>,
+    waits: HashMap<(Role, ServiceName), LastMinute>,
+}
+
+/// Half, service, peer, address.
+type PoolKey = (Role, String, Option<String>, Option<String>);
+
+fn key(row: &PoolRow) -> PoolKey {
+    (row.role, row.service.clone(), row.peer.clone(), row.address.clone())
+}
+
+impl Minute {
+    /// To be called once a second.
+    pub(super) fn look(&mut self, pools: &[PoolRow], services: &Services, now: f64) {
+        let keys: HashSet<_> = pools.iter().map(key).collect();
+        self.failures.retain(|key, _| keys.contains(key));
+        for row in pools {
+            // A row that is new has failed within the minute, as far as it has.
+            let counts = self.failures.entry(key(row)).or_insert_with(|| VecDeque::from([0]));
+            counts.push_back(row.failures);
+            if counts.len() > MINUTE_SECONDS {
+                counts.pop_front();
+            }
+        }
+        self.waits.retain(|key, _| services.contains_key(key));
+        for (key, service) in services {
+            self.waits.entry(key.clone()).or_default().look(&service.waits, now);
+        }
+    }
+
+    fn show(&self, rows: &mut [PoolRow], services: &Services) {
+        let mut told = HashSet::new();
+        for row in rows {
+            let before = self.failures.get(&key(row)).and_then(|counts| counts.front());
+            row.failures_minute = row.failures.saturating_sub(before.copied().unwrap_or(0));
+            if !told.insert((row.role, row.service.clone())) {
+                continue;
+            }
+            let of_row = |((role, name), service): (&(Role, ServiceName), &Arc<Service>)| {
+                let is_its = *role == row.role && (row.service == "*" || row.service == name.as_str());
+                let minute = self.waits.get(&(*role, name.clone())).filter(|_| is_its)?;
+                Some(minute.seen(&service.waits))
+            };
+            let seen = services.iter().filter_map(of_row).fold(Seen::default(), |sum, seen| sum.with(&seen));
+            let ms = |part| seen.percentile(part).map(|wait| wait.as_micros() as f64 / 1e3);
+            (row.wait_p50_ms, row.wait_p99_ms) = (ms(50.0), ms(99.0));
+        }
+    }
+}
+
+/// Samples in a minute, one a second.
+const MINUTE_SECONDS: usize = 60;
+
 impl Engine {
+    /// Pool rows with what the last minute tells.
+    pub(super) fn pool_rows(&self) -> Vec<PoolRow> {
+        let mut pools = self.dmz.as_ref().map(|side| side.rows()).unwrap_or_default();
+        pools.extend(self.internal.as_ref().map(|side| side.rows()).unwrap_or_default());
+        self.minute.show(&mut pools, &self.common.sessions.services.load());
+        pools
+    }
+
     /// The whole picture; rows of sessions only where somebody will read them.
     pub(super) fn snapshot(&self, with_rows: bool) -> Snapshot {
         let registry = &self.common.sessions.registry;
         let (sessions, sessions_left_out) =
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
-        let mut pools = self.dmz.as_ref().map(|side| side.rows()).unwrap_or_default();
-        pools.extend(self.internal.as_ref().map(|side| side.rows()).unwrap_or_default());
         let switching = self.switching.as_ref();
         let listening = [
             self.dmz.as_ref().and_then(|side| side.listening()),
@@ -78,7 +149,7 @@ impl Engine {
                 .collect(),
             totals: self.totals(),
             services: self.service_rows(),
-            pools,
+            pools: self.pool_rows(),
             sessions,
             sessions_left_out,
             ended: if with_rows { registry.ended() } else { Vec::new() },

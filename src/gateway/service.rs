@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     connect::Connector,
     profile::{Role, ServiceName},
-    telemetry::snapshot::ServicePhase,
+    telemetry::{snapshot::ServicePhase, waits::Waits},
 };
 
 /// The services of a gateway, by half and name.
@@ -30,6 +30,8 @@ pub struct Service {
     pub connector: ArcSwap<Connector>,
     /// Cuts the service's sessions.
     pub cut: CancellationToken,
+    /// How long its clients waited for a link.
+    pub waits: Waits,
     draining: AtomicBool,
     open: AtomicUsize,
 }
@@ -54,6 +56,7 @@ impl Service {
             settings: ArcSwap::from_pointee(settings),
             connector: ArcSwap::from_pointee(connector),
             cut,
+            waits: Waits::default(),
             draining: AtomicBool::new(false),
             open: AtomicUsize::new(0),
         })

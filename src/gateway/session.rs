@@ -108,7 +108,12 @@ async fn run(
         let connected = tokio::select! {
             biased;
             () = kill.cancelled() => Err(session.cut(meter, Who::Operator, "ended by the operator".into())),
-            connected = connect(service, &mut order, switching) => Ok(connected),
+            connected = connect(service, &mut order, switching) => {
+                if let Some(wait) = meter.waited() {
+                    service.waits.add(wait);
+                }
+                Ok(connected)
+            }
             () = gone(&session.near, meter) => Err(session.cut(meter, Who::Client, "the client left".into())),
         };
         let connected = match connected {

@@ -126,6 +126,6 @@ impl Course {
             retry_seconds: pause.map(|pause| pause.as_secs_f64()),
             ..row
         }
-        .with_round_trip(&self.counts)
+        .with_links(&self.counts)
     }
 }

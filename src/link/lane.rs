@@ -150,7 +150,7 @@ impl Lane {
             wire: Some(wire.into()),
             ..PoolRow::new(Role::Dmz, service)
         }
-        .with_round_trip(&self.counts)
+        .with_links(&self.counts)
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::telemetry::snapshot::PoolRow;
+use super::roll::{Entry, Roll};
+use crate::{net::stream::Stream, telemetry::snapshot::PoolRow};
 
 /// The links of one peer, counted.
 #[derive(Debug, Default)]
@@ -24,6 +25,7 @@ pub struct Counts {
     /// Ready links that are not needed any more; idle ones offer themselves.
     surplus: AtomicUsize,
     round_trip: Mutex<RoundTrip>,
+    roll: Roll,
     /// Told when a ready link is taken or lost.
     fewer: Arc<Notify>,
 }
@@ -87,15 +89,15 @@ pub struct RoundTrip {
 }
 
 impl PoolRow {
-    /// Adds what the links of a peer have measured.
-    pub fn with_round_trip(self, counts: &Counts) -> Self {
+    /// Adds the links of a peer and what they have measured.
+    pub fn with_links(self, counts: &Counts) -> Self {
         let seen = counts.round_trip();
         let ms = |seconds: f64| (seconds * 1e6).round() / 1e3;
-        Self {
+        counts.roll.show(Self {
             round_trip_ms: seen.smoothed.map(ms),
             round_trip_spread_ms: seen.smoothed.map(|_| ms(seen.spread)),
             ..self
-        }
+        })
     }
 }
 
@@ -117,12 +119,14 @@ impl RoundTrip {
 pub struct Seat {
     counts: Arc<Counts>,
     is: Is,
+    key: u64,
+    entry: Arc<Entry>,
     /// Its place within a bound on links.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Is {
+pub enum Is {
     Ready,
     Carrying,
     Leaving,
@@ -131,7 +135,8 @@ enum Is {
 impl Seat {
     pub fn ready(counts: &Arc<Counts>, permit: Option<OwnedSemaphorePermit>) -> Self {
         counts.ready.fetch_add(1, Ordering::Relaxed);
-        Self { counts: counts.clone(), is: Is::Ready, _permit: permit }
+        let (key, entry) = counts.roll.enter();
+        Self { counts: counts.clone(), is: Is::Ready, key, entry, _permit: permit }
     }
 
     /// The seat of a link that was dialled for one session.
@@ -139,6 +144,12 @@ impl Seat {
         let mut seat = Self::ready(counts, permit);
         seat.carry();
         seat
+    }
+
+    /// The seat of a link whose stream is this one.
+    pub fn of(self, stream: &Stream) -> Self {
+        self.entry.describe(stream);
+        self
     }
 
     pub fn counts(&self) -> &Arc<Counts> {
@@ -167,6 +178,7 @@ impl Seat {
         let before = std::mem::replace(&mut self.is, is);
         self.counts.of(before).fetch_sub(1, Ordering::Relaxed);
         self.counts.of(is).fetch_add(1, Ordering::Relaxed);
+        self.entry.becomes(is);
         if before == Is::Ready && is != Is::Ready {
             self.counts.fewer.notify_one();
         }
@@ -176,6 +188,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.counts.of(self.is).fetch_sub(1, Ordering::Relaxed);
+        self.counts.roll.leave(self.key);
         self.counts.fewer.notify_one();
     }
 }

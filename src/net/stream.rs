@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{ahead::ReadAhead, echo::Echo, tcp};
+use super::{ahead::ReadAhead, echo::Echo, tcp, verify};
 
 #[derive(Debug)]
 pub enum Stream {
@@ -20,6 +20,16 @@ pub enum Stream {
     /// Boxed: a TLS state is over a kilobyte, and most values of this enum are moved around.
     Tls(Box<TlsStream<ReadAhead>>),
     Echo(Echo),
+}
+
+/// How a stream is secured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secured {
+    pub version: String,
+    /// The group of the key exchange.
+    pub group: String,
+    /// When the peer's certificate ends, in seconds since 1970.
+    pub expires: Option<i64>,
 }
 
 impl Stream {
@@ -38,6 +48,20 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
             Self::Tcp(_) | Self::Echo(_) => None,
         }
+    }
+
+    /// How the stream is secured and until when its peer's certificate is good; `None` without TLS.
+    pub fn secured(&self) -> Option<Secured> {
+        let Self::Tls(stream) = self else { return None };
+        let connection = stream.get_ref().1;
+        let version = connection.protocol_version().map(|version| format!("{version:?}"));
+        let group = connection.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
+        let leaf = connection.peer_certificates().and_then(<[_]>::first);
+        Some(Secured {
+            version: version.unwrap_or_default().replace("TLSv1_", "TLS 1."),
+            group: group.unwrap_or_default(),
+            expires: leaf.and_then(verify::expires),
+        })
     }
 
     /// TLS takes whatever is written from now on; the writer stops while [`Stream::holds`].

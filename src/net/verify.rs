@@ -126,6 +126,12 @@ pub fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     Some(names)
 }
 
+/// When a certificate ends, in seconds since 1970.
+pub fn expires(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,

@@ -16,6 +16,11 @@ pub fn coarse_ms() -> u64 {
     COARSE_MS.load(Ordering::Relaxed)
 }
 
+/// Microseconds since the process began: a clock read, for what happens a few times a session.
+pub fn now_us() -> u64 {
+    STARTED.elapsed().as_micros() as u64
+}
+
 /// Moves the coarse clock; called by the observer a few times a second.
 pub fn tick() {
     COARSE_MS.store(STARTED.elapsed().as_millis() as u64, Ordering::Relaxed);

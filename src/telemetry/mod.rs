@@ -11,3 +11,4 @@ pub mod notices;
 pub mod registry;
 pub mod snapshot;
 pub mod text;
+pub mod waits;

@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ pub struct Meter {
     up: AtomicU64,
     down: AtomicU64,
     phase: AtomicU8,
+    /// When each phase was entered last, in microseconds of the process; 0: never.
+    entered_us: [AtomicU64; 6],
     /// `clock::coarse_ms` of the last byte.
     moved_ms: AtomicU64,
 }
@@ -61,6 +63,23 @@ impl Meter {
 
     pub fn enter(&self, phase: SessionPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+        self.entered_us[phase as usize].store(clock::now_us().max(1), Ordering::Relaxed);
+    }
+
+    /// How long the client waited for a link, or has waited up to now; `None` where none is needed.
+    pub fn waited(&self) -> Option<Duration> {
+        self.between(SessionPhase::Waiting, SessionPhase::Connecting).or_else(|| {
+            Some(Duration::from_micros(clock::now_us().saturating_sub(self.entered(SessionPhase::Waiting)?)))
+        })
+    }
+
+    fn entered(&self, phase: SessionPhase) -> Option<u64> {
+        Some(self.entered_us[phase as usize].load(Ordering::Relaxed)).filter(|&at| at > 0)
+    }
+
+    /// From the start of one phase to the start of the next.
+    fn between(&self, from: SessionPhase, to: SessionPhase) -> Option<Duration> {
+        self.entered(to)?.checked_sub(self.entered(from)?).map(Duration::from_micros)
     }
 
     pub fn phase(&self) -> SessionPhase {
@@ -262,6 +281,8 @@ impl Session {
             bytes_down: self.meter.down(),
             rate_up: self.rates[0].load(Ordering::Relaxed),
             rate_down: self.rates[1].load(Ordering::Relaxed),
+            waited_ms: self.meter.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
+            connected_ms: self.meter.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
         }
     }
 
@@ -288,6 +309,10 @@ impl Session {
             }
         }
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }
 
 impl Ended {

@@ -130,6 +130,45 @@ pub struct PoolRow {
     /// The links' round-trip time and its spread, where they speak `portcullis/1`.
     pub round_trip_ms: Option<f64>,
     pub round_trip_spread_ms: Option<f64>,
+    /// The same failures, of the last minute.
+    #[serde(default)]
+    pub failures_minute: u64,
+    /// What half of the clients of the last minute waited for a link at most, and 99 of a hundred;
+    /// stands in a service's first row, and is unknown where nobody came or nobody waits.
+    #[serde(default)]
+    pub wait_p50_ms: Option<f64>,
+    #[serde(default)]
+    pub wait_p99_ms: Option<f64>,
+    /// Days until the first of its peer's certificates ends.
+    #[serde(default)]
+    pub certificate_days: Option<i64>,
+    /// Its links, oldest first; the first of them, where there are many.
+    #[serde(default)]
+    pub links: Vec<LinkRow>,
+}
+
+/// One link of a pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkRow {
+    pub age_seconds: f64,
+    pub state: LinkState,
+    /// Sessions it has carried.
+    pub sessions: u64,
+    /// Where its other end is.
+    pub address: Option<String>,
+    /// `TLS 1.3`; `None` where the link is plain.
+    pub tls: Option<String>,
+    /// The group of the key exchange.
+    pub group: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    Ready,
+    Carrying,
+    /// It takes no more sessions.
+    Leaving,
 }
 
 impl PoolRow {
@@ -153,6 +192,11 @@ impl PoolRow {
             wire: None,
             round_trip_ms: None,
             round_trip_spread_ms: None,
+            failures_minute: 0,
+            wait_p50_ms: None,
+            wait_p99_ms: None,
+            certificate_days: None,
+            links: Vec::new(),
         }
     }
 }
@@ -185,6 +229,12 @@ pub struct SessionRow {
     /// Bytes a second over the last sample.
     pub rate_up: u64,
     pub rate_down: u64,
+    /// How long it waited for a link, and how long opening its way took then; `None` before that, or
+    /// where it needs none.
+    #[serde(default)]
+    pub waited_ms: Option<f64>,
+    #[serde(default)]
+    pub connected_ms: Option<f64>,
 }
 
 /// Where a session is: the steps of `gateway::session`, in order.

@@ -253,6 +253,8 @@ mod tests {
             bytes_down: 10,
             rate_up: 1_500_000,
             rate_down: 0,
+            waited_ms: None,
+            connected_ms: None,
         }
     }
 

@@ -63,6 +63,16 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
+/// A wait in its own unit: `12us`, `0.4ms`, `212ms`, `3.1s`.
+pub fn wait(ms: f64) -> String {
+    match ms {
+        ..0.1 => format!("{:.0}us", ms * 1e3),
+        ..10.0 => format!("{ms:.1}ms"),
+        ..1000.0 => format!("{ms:.0}ms"),
+        _ => span(ms / 1e3),
+    }
+}
+
 /// A wait that counts down: tenths would only flicker.
 pub fn whole_span(seconds: f64) -> String {
     span(seconds.trunc())

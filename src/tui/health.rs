@@ -77,6 +77,12 @@ pub fn severity(pool: &PoolRow) -> Severity {
 /// Everything that is wrong, worst first.
 pub fn troubles(snapshot: &Snapshot) -> Vec<Trouble> {
     let mut found: Vec<_> = snapshot.pools.iter().filter_map(trouble_of_pool).collect();
+    for trouble in snapshot.pools.iter().filter_map(trouble_of_certificate) {
+        // A peer has one certificate and may have many rows.
+        if !found.contains(&trouble) {
+            found.push(trouble);
+        }
+    }
     found.extend(trouble_of_descriptors(snapshot));
     if snapshot.log_lines_lost > 0 {
         let text = format!("{} log lines lost: standard error is read too slowly", snapshot.log_lines_lost);
@@ -115,12 +121,26 @@ fn trouble_of_pool(pool: &PoolRow) -> Option<Trouble> {
     Some(Trouble { severity, text })
 }
 
+/// Soon enough to be told is late enough to be forgotten otherwise.
+fn trouble_of_certificate(pool: &PoolRow) -> Option<Trouble> {
+    let days = pool.certificate_days.filter(|&days| days < CERTIFICATE_SOON_DAYS)?;
+    let peer = pool.peer.as_deref().unwrap_or("-");
+    let text = match days {
+        ..0 => format!("the certificate of {peer} has ended"),
+        _ => format!("the certificate of {peer} ends in {days} days"),
+    };
+    Some(Trouble { severity: Severity::Short, text })
+}
+
 fn trouble_of_descriptors(snapshot: &Snapshot) -> Option<Trouble> {
     let (used, limit) = (snapshot.descriptors.used, snapshot.descriptors.limit);
     let scarce = limit > 0 && used.saturating_mul(10) >= limit.saturating_mul(9);
     let text = format!("{used} of {limit} file descriptors in use; raise the limit or lower the sessions");
     scarce.then_some(Trouble { severity: Severity::Starved, text })
 }
+
+/// As long as it may take to get another.
+const CERTIFICATE_SOON_DAYS: i64 = 14;
 
 #[cfg(test)]
 mod tests {

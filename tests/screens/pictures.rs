@@ -3,8 +3,9 @@
 use portcullis::{
     profile::{Mode, Role},
     telemetry::snapshot::{
-        Descriptors, EndedRow, GatewayPhase, Notice, NoticeLevel, PoolRow, PoolState, ProblemRow, ProfileRow,
-        ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot, Totals, TrafficSample,
+        Descriptors, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel, PoolRow, PoolState,
+        ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot, Totals,
+        TrafficSample,
     },
 };
 
@@ -91,13 +92,16 @@ pub fn degraded() -> Snapshot {
     snapshot.profile = "prod-reverse".into();
     snapshot.uptime_seconds = 273_840.0;
     snapshot.pools = vec![
-        PoolRow { target: 12, ready: 12, ..pool(Role::Internal, "web", 12, 12) },
+        PoolRow { certificate_days: Some(12), ..pool(Role::Internal, "web", 12, 12) },
         PoolRow { state: PoolState::Starved, waiting: 3, misses: 7, ..pool(Role::Internal, "amqp", 0, 4) },
         PoolRow {
             peer: None,
             address: Some("10.1.4.9:41443".into()),
             state: PoolState::Down,
             failures: 1208,
+            failures_minute: 12,
+            certificate_days: None,
+            wire: None,
             last_error: Some(refused.into()),
             retry_seconds: Some(3.2),
             ..pool(Role::Internal, "mail", 0, 4)
@@ -107,6 +111,8 @@ pub fn degraded() -> Snapshot {
         phase: SessionPhase::Waiting,
         peer: None,
         age_seconds: 3.1,
+        waited_ms: None,
+        connected_ms: None,
         bytes_up: 0,
         bytes_down: 0,
         ..session(18_861, "amqp", 0, 0)
@@ -278,7 +284,23 @@ fn pool(role: Role, service: &str, ready: usize, target: usize) -> PoolRow {
         state: PoolState::Healthy,
         ready,
         target,
+        wire: Some("portcullis/1".into()),
+        certificate_days: Some(300),
+        wait_p50_ms: (role == Role::Dmz).then_some(0.4),
+        wait_p99_ms: (role == Role::Dmz).then_some(212.0),
+        links: (0..ready.min(9)).map(link).collect(),
         ..PoolRow::new(role, service.into())
+    }
+}
+
+fn link(number: usize) -> LinkRow {
+    LinkRow {
+        age_seconds: 900.0 - number as f64 * 100.0,
+        state: if number == 0 { LinkState::Carrying } else { LinkState::Ready },
+        sessions: 40 - number as u64,
+        address: Some(format!("10.0.0.5:{}", 40_000 + number)),
+        tls: Some("TLS 1.3".into()),
+        group: Some("X25519MLKEM768".into()),
     }
 }
 
@@ -297,6 +319,8 @@ fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionR
         bytes_down: rate_down * 17,
         rate_up,
         rate_down,
+        waited_ms: Some(0.4),
+        connected_ms: Some(1.8),
     }
 }
 

@@ -171,7 +171,7 @@ impl Link {
 
     /// Counts it from now on as its peer's, until it is dropped.
     pub fn sit(&mut self, seat: Seat) {
-        self.seat = Some(seat);
+        self.seat = Some(seat.of(&self.stream));
     }
 
     pub fn seat(&self) -> Option<&Seat> {

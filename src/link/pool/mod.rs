@@ -141,7 +141,7 @@ impl Pool {
         let serves = Serves::One(service);
         let target = books.limits.prepared;
         let Some(lane) = books.lane(&peer, serves, target) else { return Err(stream) };
-        let seat = Seat::ready(&books.lanes[lane].counts, None);
+        let seat = Seat::ready(&books.lanes[lane].counts, None).of(&stream);
         self.put(books, lane, Leg::Stream(stream), Some(seat));
         Ok(())
     }

@@ -5,7 +5,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use crate::{
     telemetry::{
         end,
-        snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
+        snapshot::{EndedRow, LinkRow, LinkState, PoolRow, ServiceRow, SessionRow, Snapshot},
     },
     tui::{
         app::App,
@@ -118,6 +118,8 @@ fn of_session(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<Fact> {
         fact("backend", backend.map_or("the internal gateway knows".into(), |to| addresses.text(&to))),
     ];
     facts.extend(of_peer(app, shown, row.peer.as_deref()));
+    facts.extend(row.waited_ms.map(|ms| fact("waited", format!("{} for a link", format::wait(ms)))));
+    facts.extend(row.connected_ms.map(|ms| fact("connected", format!("in {}", format::wait(ms)))));
     facts.extend([
         fact("age", format::age(row.age_seconds)),
         fact("up", moved(row.bytes_up, row.rate_up)),
@@ -156,7 +158,50 @@ fn of_peer(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<Fact> {
         pool.and_then(|pool| pool.address.clone()).map(|at| format!(" at {at}")).unwrap_or_default();
     let wire =
         pool.and_then(|pool| pool.wire.clone()).map(|wire| format!(", speaks {wire}")).unwrap_or_default();
-    vec![fact(app, "peer", app.addresses().text(&format!("{peer}{address}{wire}")))]
+    let mut facts = vec![fact(app, "peer", app.addresses().text(&format!("{peer}{address}{wire}")))];
+    facts.extend(pool.and_then(|pool| certificate(app, pool)));
+    facts
+}
+
+/// Until when the peer's certificate is good; soon is told as trouble.
+fn certificate(app: &App, pool: &PoolRow) -> Option<Fact> {
+    let days = pool.certificate_days?;
+    let name = pool.peer.as_deref().unwrap_or("-");
+    let text = match days {
+        ..0 => format!("of {name}: it has ended"),
+        0 => format!("of {name}: ends today"),
+        _ => format!("of {name}: good for {days} more days"),
+    };
+    let style = if days < CERTIFICATE_SOON_DAYS { app.look.theme.warn } else { app.look.theme.plain };
+    Some(Fact { style, ..fact(app, "certificate", app.addresses().text(&text)) })
+}
+
+/// A line for each link: `15:00 carrying, 40 sessions, 10.0.0.5:40000, TLS 1.3 X25519MLKEM768`.
+fn links(app: &App, pool: &PoolRow) -> Vec<Fact> {
+    let of_link = |link: &LinkRow| {
+        let state = match link.state {
+            LinkState::Ready => "ready",
+            LinkState::Carrying => "carrying",
+            LinkState::Leaving => "leaving",
+        };
+        let tls = match (&link.tls, &link.group) {
+            (Some(tls), Some(group)) => format!("{tls} {group}"),
+            (tls, _) => tls.clone().unwrap_or("no TLS".into()),
+        };
+        let address = app.addresses().text(link.address.as_deref().unwrap_or("-"));
+        let age = format::age(link.age_seconds);
+        format!("{age:>6} {state:<8} {:>6} sessions  {address:<21} {tls}", link.sessions)
+    };
+    let head = if pool.links.is_empty() {
+        "none stands".to_owned()
+    } else {
+        "AGE    STATE    CARRIED          ADDRESS               SECURED".into()
+    };
+    let rest = (pool.ready + pool.carrying).saturating_sub(pool.links.len());
+    let rest = (rest > 0 && !pool.links.is_empty()).then(|| fact(app, "", format!("and {rest} more")));
+    let head = Fact { style: app.look.theme.title, ..fact(app, "links", head) };
+    let links = pool.links.iter().map(|link| fact(app, "", of_link(link)));
+    std::iter::once(head).chain(links).chain(rest).collect()
 }
 
 fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
@@ -172,7 +217,7 @@ fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
         fact("address", known(&row.address)),
         fact("speaks", known(&row.wire)),
         fact(
-            "links",
+            "count",
             format!(
                 "{} ready of {} wanted, {} carrying, {} dialling",
                 row.ready, row.target, row.carrying, row.dialling
@@ -182,8 +227,16 @@ fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
             "clients",
             format!("{} wait, {} were refused because no link came in time", row.waiting, row.misses),
         ),
-        fact("failures", format!("{} in all", row.failures)),
+        fact("failures", format!("{} in the last minute, {} in all", row.failures_minute, row.failures)),
     ];
+    if let (Some(half), Some(most)) = (row.wait_p50_ms, row.wait_p99_ms) {
+        let (half, most) = (format::wait(half), format::wait(most));
+        facts.push(fact(
+            "waits",
+            format!("half of the last minute's clients at most {half}, 99 of 100 at most {most}"),
+        ));
+    }
+    facts.extend(certificate(app, row));
     facts.extend(row.round_trip_ms.map(|ms| {
         fact("round trip", format!("{ms:.1} ms, give or take {:.1}", row.round_trip_spread_ms.unwrap_or(0.0)))
     }));
@@ -194,6 +247,7 @@ fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
         style: if row.last_error.is_some() { app.look.theme.warn } else { app.look.theme.plain },
         ..fact("last error", known(&row.last_error))
     });
+    facts.extend(links(app, row));
     facts
 }
 
@@ -260,5 +314,7 @@ fn of_profile(app: &App) -> Option<Vec<Fact>> {
     Some(facts)
 }
 
+/// As long as a replacement may take to come.
+const CERTIFICATE_SOON_DAYS: i64 = 30;
 const ABOUT_CELLS: u16 = 12;
 const TEXT_CHARS: usize = 600;

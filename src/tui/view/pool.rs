@@ -31,13 +31,16 @@ enum Kind {
     Dialling,
     Waiting,
     Misses,
+    Wait50,
+    Wait99,
+    FailuresMinute,
     Failures,
     Wire,
     RoundTrip,
     LastError,
 }
 
-const COLUMNS: [Column<Kind>; 15] = [
+const COLUMNS: [Column<Kind>; 18] = [
     column(Kind::State, "STATE", (7, 7, 1), Side::Left, 0),
     column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 3),
     column(Kind::Service, "SERVICE", (8, 14, 1), Side::Left, 0),
@@ -49,7 +52,10 @@ const COLUMNS: [Column<Kind>; 15] = [
     column(Kind::Dialling, "DIAL", (6, 8, 1), Side::Right, 7),
     column(Kind::Waiting, "WAIT", (5, 5, 1), Side::Right, 2),
     column(Kind::Misses, "MISS", (5, 5, 1), Side::Right, 4),
-    column(Kind::Failures, "FAIL", (5, 5, 1), Side::Right, 4),
+    column(Kind::Wait50, "WAIT50", (6, 6, 1), Side::Right, 7),
+    column(Kind::Wait99, "WAIT99", (6, 6, 1), Side::Right, 4),
+    column(Kind::FailuresMinute, "FAIL/M", (6, 6, 1), Side::Right, 3),
+    column(Kind::Failures, "FAIL", (5, 5, 1), Side::Right, 9),
     column(Kind::Wire, "SPEAKS", (12, 12, 1), Side::Left, 10),
     column(Kind::RoundTrip, "RTT MS", (6, 11, 1), Side::Right, 6),
     column(Kind::LastError, "LAST ERROR", (24, 80, 6), Side::Left, 8),
@@ -135,10 +141,11 @@ fn is_shown(kind: Kind, snapshot: &Snapshot) -> bool {
     match kind {
         Kind::Half => snapshot.roles.len() > 1,
         Kind::Bar | Kind::Ready | Kind::Waiting | Kind::Misses => is_pooled(snapshot),
+        Kind::Wait50 | Kind::Wait99 => snapshot.pools.iter().any(|row| row.wait_p99_ms.is_some()),
         Kind::Wire => snapshot.pools.iter().any(|row| row.wire.is_some()),
         Kind::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
         Kind::State | Kind::Service | Kind::Peer | Kind::Address | Kind::Carrying | Kind::Dialling => true,
-        Kind::Failures | Kind::LastError => true,
+        Kind::FailuresMinute | Kind::Failures | Kind::LastError => true,
     }
 }
 
@@ -187,12 +194,20 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
         Kind::RoundTrip => Cell::new(round_trip(row), theme.plain),
         Kind::Waiting => number(look, row.waiting as u64),
         Kind::Misses => number(look, row.misses),
+        Kind::Wait50 => wait(look, row.wait_p50_ms),
+        Kind::Wait99 => wait(look, row.wait_p99_ms),
+        Kind::FailuresMinute => number(look, row.failures_minute),
         Kind::Failures => number(look, row.failures),
         Kind::LastError => {
             let style = if row.last_error.is_some() { state_style(look, row) } else { theme.faint };
             Cell { style, ..known(app, row.last_error.as_deref()) }
         }
     }
+}
+
+/// A wait of the last minute; `-` where nobody came.
+fn wait(look: &Look, ms: Option<f64>) -> Cell {
+    ms.map_or_else(|| Cell::new("-", look.theme.faint), |ms| Cell::new(format::wait(ms), look.theme.plain))
 }
 
 /// Milliseconds, and the spread.

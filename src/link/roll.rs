@@ -1,0 +1,118 @@
+//! What is told of each link of a peer: how old it is, how it is secured, what it does now.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use super::seat::Is;
+use crate::{
+    net::stream::{Secured, Stream},
+    telemetry::snapshot::{LinkRow, LinkState, PoolRow},
+};
+
+/// The links of one peer.
+#[derive(Debug, Default)]
+pub struct Roll(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    next: u64,
+    links: HashMap<u64, Arc<Entry>>,
+}
+
+/// One link on the roll. The lock of the roll is taken when it comes and when it goes; never for
+/// a session.
+#[derive(Debug)]
+pub struct Entry {
+    since: Instant,
+    is: AtomicU8,
+    sessions: AtomicU64,
+    about: OnceLock<About>,
+}
+
+#[derive(Debug)]
+struct About {
+    address: Option<String>,
+    secured: Option<Secured>,
+}
+
+impl Entry {
+    pub fn becomes(&self, is: Is) {
+        self.is.store(is as u8, Ordering::Relaxed);
+        if is == Is::Carrying {
+            self.sessions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells what it goes over; the first word holds.
+    pub fn describe(&self, stream: &Stream) {
+        let address = || stream.tcp()?.peer_addr().ok().map(|at| at.to_string());
+        self.about.get_or_init(|| About { address: address(), secured: stream.secured() });
+    }
+
+    fn row(&self) -> LinkRow {
+        let about = self.about.get();
+        let secured = about.and_then(|about| about.secured.as_ref());
+        let state = match self.is.load(Ordering::Relaxed) {
+            is if is == Is::Ready as u8 => LinkState::Ready,
+            is if is == Is::Carrying as u8 => LinkState::Carrying,
+            _ => LinkState::Leaving,
+        };
+        LinkRow {
+            age_seconds: self.since.elapsed().as_secs_f64(),
+            state,
+            sessions: self.sessions.load(Ordering::Relaxed),
+            address: about.and_then(|about| about.address.clone()),
+            tls: secured.map(|secured| secured.version.clone()),
+            group: secured.map(|secured| secured.group.clone()),
+        }
+    }
+}
+
+impl Roll {
+    /// A link stands.
+    pub fn enter(&self) -> (u64, Arc<Entry>) {
+        let entry = Arc::new(Entry {
+            since: Instant::now(),
+            is: AtomicU8::new(Is::Ready as u8),
+            sessions: AtomicU64::new(0),
+            about: OnceLock::new(),
+        });
+        let mut entries = self.lock();
+        let key = entries.next;
+        entries.next += 1;
+        entries.links.insert(key, entry.clone());
+        (key, entry)
+    }
+
+    /// It is gone.
+    pub fn leave(&self, key: u64) {
+        self.lock().links.remove(&key);
+    }
+
+    /// Adds the links to their row, oldest first, and how long the peer's certificate is still good.
+    pub fn show(&self, row: PoolRow) -> PoolRow {
+        let entries = self.lock();
+        let mut links: Vec<_> = entries.links.iter().map(|(key, entry)| (*key, entry.clone())).collect();
+        drop(entries);
+        links.sort_by_key(|(key, _)| *key);
+        let expire = links.iter().filter_map(|(_, entry)| entry.about.get()?.secured.as_ref()?.expires);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let certificate_days = expire.min().map(|at| (at - now).div_euclid(DAY_SECONDS));
+        let links = links.iter().take(ROWS_MAX).map(|(_, entry)| entry.row()).collect();
+        PoolRow { links, certificate_days, ..row }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const DAY_SECONDS: i64 = 86_400;
+/// Links told of each peer.
+const ROWS_MAX: usize = 64;
