@@ -62,6 +62,10 @@ impl Meter {
     }
 
     pub fn enter(&self, phase: SessionPhase) {
+        // The relay says where it is at every turn; the clock is read when that is new.
+        if self.phase.load(Ordering::Relaxed) == phase as u8 && self.entered(phase).is_some() {
+            return;
+        }
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.entered_us[phase as usize].store(clock::now_us().max(1), Ordering::Relaxed);
     }
@@ -368,5 +372,28 @@ impl Drop for Record {
         let bug = || End { who: Who::Internal, phase, reason: "its task failed; this is a bug".into() };
         let end = self.end.take().unwrap_or_else(bug);
         self.registry.close(self.key, self.session.clone(), end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_is_timed_from_its_first_moment() {
+        let meter = Meter::default();
+        assert_eq!(meter.waited(), None, "a session that needs no link");
+        meter.enter(SessionPhase::Waiting);
+        assert!(meter.waited().is_some(), "while it waits");
+        std::thread::sleep(Duration::from_millis(3));
+        meter.enter(SessionPhase::Connecting);
+        meter.enter(SessionPhase::Relaying);
+        let before = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
+        assert!(before.0.is_some_and(|wait| wait >= Duration::from_millis(3)));
+        std::thread::sleep(Duration::from_millis(3));
+        // As the relay does at every turn.
+        meter.enter(SessionPhase::Relaying);
+        let after = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
+        assert_eq!(before, after);
     }
 }

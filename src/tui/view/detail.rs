@@ -176,7 +176,7 @@ fn certificate(app: &App, pool: &PoolRow) -> Option<Fact> {
     Some(Fact { style, ..fact(app, "certificate", app.addresses().text(&text)) })
 }
 
-/// A line for each link: `15:00 carrying, 40 sessions, 10.0.0.5:40000, TLS 1.3 X25519MLKEM768`.
+/// A line for each link.
 fn links(app: &App, pool: &PoolRow) -> Vec<Fact> {
     let of_link = |link: &LinkRow| {
         let state = match link.state {
@@ -190,12 +190,12 @@ fn links(app: &App, pool: &PoolRow) -> Vec<Fact> {
         };
         let address = app.addresses().text(link.address.as_deref().unwrap_or("-"));
         let age = format::age(link.age_seconds);
-        format!("{age:>6} {state:<8} {:>6} sessions  {address:<21} {tls}", link.sessions)
+        format!("{age:>6} {state:<8} {:>7} {address:<21} {tls}", link.sessions)
     };
     let head = if pool.links.is_empty() {
         "none stands".to_owned()
     } else {
-        "AGE    STATE    CARRIED          ADDRESS               SECURED".into()
+        "   AGE STATE    CARRIED ADDRESS               SECURED".into()
     };
     let rest = (pool.ready + pool.carrying).saturating_sub(pool.links.len());
     let rest = (rest > 0 && !pool.links.is_empty()).then(|| fact(app, "", format!("and {rest} more")));
