@@ -18,7 +18,7 @@ use crate::{
     gateway::handle::{Answer, Command},
     profile::{self, Problem, Profile},
     source::{Chosen, Source},
-    status,
+    status, verify,
 };
 
 /// Exit codes of the program.
@@ -34,6 +34,7 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Check { profiles } => return Ok(check(cli, &source, profiles)),
         Action::Profiles => list(&source),
+        Action::Verify { json } => return verify::run(cli, *json).await,
         Action::Status { json } => return print_status(cli, *json).await,
         Action::Switch { profile } => {
             return tell(cli, Command::Switch { profile: absolute(profile)? }).await;
@@ -65,7 +66,7 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints what may be long: a reader such as `head` may have had enough of it, which is no error.
-fn print(text: &str) {
+pub fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
@@ -151,6 +152,7 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Answer::Done(text) | Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
+        Answer::Verified(_) => bail!("the gateway answered with a checklist"),
     }
 }
 
@@ -164,7 +166,7 @@ async fn tell(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             eprintln!("portcullis: {text}");
             Ok(exit::FAILED.into())
         }
-        Answer::Status(_) => bail!("the gateway answered with its status"),
+        Answer::Status(_) | Answer::Verified(_) => bail!("the gateway answered something else"),
     }
 }
 

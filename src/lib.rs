@@ -19,3 +19,4 @@ pub mod status;
 pub mod tasks;
 pub mod telemetry;
 pub mod tui;
+pub mod verify;

@@ -14,6 +14,8 @@ mod pair;
 mod process;
 #[path = "process/pair.rs"]
 mod setup;
+#[path = "cli/verify.rs"]
+mod verify;
 
 use std::{
     io,

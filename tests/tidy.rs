@@ -27,7 +27,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("status", &["telemetry"]),
     ("demo", &["gateway", "tasks", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
-    ("commands", &["admin", "certs", "cli", "gateway", "profile", "source", "status"]),
+    ("commands", &["admin", "certs", "cli", "gateway", "profile", "source", "status", "verify"]),
+    (
+        "verify",
+        &["admin", "cli", "commands", "gateway", "link", "net", "profile", "source", "tasks", "telemetry"],
+    ),
     (
         "run",
         &["admin", "cli", "commands", "demo", "gateway", "headless", "source", "tasks", "telemetry", "tui"],

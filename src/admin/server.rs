@@ -73,6 +73,10 @@ impl AdminSocket {
         Ok((socket, listener))
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Answers until [`AdminSocket::close`].
     pub fn serve(&self, listener: UnixListener, handle: Handle) {
         let (stop, tasks) = (self.stop.clone(), self.tasks.clone());

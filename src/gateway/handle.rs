@@ -11,7 +11,10 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::{
+    checklist::{Report, Step},
+    snapshot::Snapshot,
+};
 
 /// Commands that may wait for the engine at once.
 pub const COMMANDS_MAX: usize = 64;
@@ -30,6 +33,8 @@ pub enum Command {
     Reload,
     /// Move to another profile: a name or an absolute file name.
     Switch { profile: String },
+    /// Walk these steps of the checklist, as far as this gateway can.
+    Verify { steps: Vec<Step> },
     /// End one session.
     Kill { session: String },
 }
@@ -41,6 +46,8 @@ pub enum Answer {
     Status(Arc<Snapshot>),
     /// It was done; the text says what.
     Done(String),
+    /// What a walk has found.
+    Verified(Report),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
 }

@@ -4,16 +4,20 @@
 //! (the first start included), `ways` and `ports` the parts, `session` one client from start to
 //! end, `relay` its bytes, `observer` the picture of it all.
 
+pub mod advice;
 pub mod handle;
 mod observer;
 mod ports;
+mod probe;
 mod relay;
 mod service;
 mod session;
 mod switch;
+pub mod walk;
 mod ways;
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +29,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::switch::mode_word;
 use self::{
     handle::{Answer, Asked, COMMANDS_MAX, Command, Handle},
     observer::Traffic,
@@ -32,6 +37,7 @@ use self::{
     service::Services,
     session::Sessions,
     switch::{Leaving, Switching},
+    walk::Walk,
     ways::{Common, DmzSide, InternalSide},
 };
 use crate::{
@@ -41,6 +47,7 @@ use crate::{
     source::{Chosen, Loaded, Source},
     tasks::Tasks,
     telemetry::{
+        checklist::Step,
         clock,
         notices::Notices,
         registry::Registry,
@@ -83,6 +90,11 @@ pub struct Engine {
     snapshots: watch::Sender<Arc<Snapshot>>,
     read: Arc<AtomicBool>,
     commands: mpsc::Receiver<Asked>,
+    /// What a walk asks its own gateway by; it keeps nobody from being the last to let go.
+    own: mpsc::WeakSender<Asked>,
+    walking: Arc<AtomicBool>,
+    /// Its admin socket, the one door that an internal half may have.
+    admin: Option<PathBuf>,
 }
 
 /// A stop under way.
@@ -116,12 +128,20 @@ impl Engine {
             snapshots: watch::Sender::new(Arc::new(empty_snapshot(&loaded.profile))),
             read: Arc::default(),
             commands: receiver,
+            own: commands.downgrade(),
+            walking: Arc::default(),
+            admin: None,
         };
         let switching = engine.begin(chosen, loaded)?;
         engine.commit(switching);
         engine.publish();
         let handle = Handle::new(engine.snapshots.subscribe(), engine.read.clone(), commands, "this process");
         Ok((handle, engine))
+    }
+
+    /// Says where its admin socket is.
+    pub fn with_admin_socket(self, path: Option<&Path>) -> Self {
+        Self { admin: path.map(Path::to_path_buf), ..self }
     }
 
     /// Runs until it is stopped.
@@ -191,6 +211,7 @@ impl Engine {
             Command::Reload | Command::Switch { .. } if self.switching.is_some() => {
                 Answer::Refused("a switch is under way".into())
             }
+            Command::Verify { steps } => return self.verify(steps, &by, answer),
             Command::Reload => return self.switch(self.chosen.clone(), &by, answer),
             Command::Switch { profile } => match self.source.choose(&profile) {
                 Ok(chosen) => return self.switch(chosen, &by, answer),
@@ -199,6 +220,43 @@ impl Engine {
         };
         // An asker that has left needs no answer.
         let _ = answer.send(answered);
+    }
+
+    /// Walks the checklist in a task of its own.
+    fn verify(&self, steps: Vec<Step>, by: &str, answer: oneshot::Sender<Answer>) {
+        let refuse = |why: &str| Answer::Refused(format!("{why}; verify again when that has ended"));
+        let refused = match self.own.upgrade() {
+            _ if self.switching.is_some() => refuse("a switch is under way"),
+            _ if self.stopping.is_some() => refuse("the gateway is stopping"),
+            None => refuse("the gateway is stopping"),
+            Some(_) if self.walking.swap(true, Ordering::SeqCst) => refuse("it is being verified already"),
+            Some(own) => {
+                let walk = Walk {
+                    handle: Handle::new(self.snapshots.subscribe(), self.read.clone(), own, "verify"),
+                    source: self.source.clone(),
+                    chosen: self.chosen.clone(),
+                    profile: self.profile.clone(),
+                    probes: self.common.sessions.probes.clone(),
+                    ports: ports::of_each(&self.ports),
+                    admin: self.admin.clone(),
+                };
+                let (walking, notices, by) =
+                    (self.walking.clone(), self.common.notices.clone(), by.to_owned());
+                self.common.tasks.spawn("verify", async move {
+                    let report = walk.run(&steps).await;
+                    walking.store(false, Ordering::SeqCst);
+                    let line = report.line();
+                    match report.passed {
+                        true => notices.info(format!("verified, asked by {by}: {line}")),
+                        false => notices.warn(format!("verified, asked by {by}: {line}")),
+                    }
+                    // An asker that has left needs no answer.
+                    let _ = answer.send(Answer::Verified(report));
+                });
+                return;
+            }
+        };
+        let _ = answer.send(refused);
     }
 
     fn drain(&mut self, service: Option<&str>) -> Answer {
@@ -302,6 +360,7 @@ fn common() -> Common {
         switching: Arc::default(),
         registry: Arc::new(Registry::new(notices.clone())),
         notices: notices.clone(),
+        probes: Default::default(),
     };
     let serving = sessions.clone();
     let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(asked)));

@@ -1,6 +1,6 @@
 //! The ports that clients come in by.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -18,6 +18,7 @@ pub type Ports = HashMap<(AcceptAddress, Option<ServiceName>), Port>;
 #[derive(Debug)]
 pub struct Port {
     bound: AcceptAddress,
+    local: SocketAddr,
     service: Arc<ArcSwap<ServiceName>>,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
@@ -41,12 +42,13 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
     for (key, service) in half.into_iter().flat_map(wanted) {
         if !current.contains_key(&key) {
             let listener = listen::bind_for_clients(&key.0.at)?;
+            let local =
+                listener.local_addr().map_err(|source| BindError::Other { at: key.0.at.clone(), source })?;
             let mut real = key.0.clone();
-            if let Ok(local) = listener.local_addr() {
-                real.at.port = local.port();
-            }
+            real.at.port = local.port();
             let port = Port {
                 bound: real,
+                local,
                 service: Arc::new(ArcSwap::from_pointee(service.clone())),
                 _closer: listener.closer(),
                 listener: Some(listener),
@@ -87,4 +89,13 @@ pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
         .collect();
     bound.sort();
     bound
+}
+
+/// One port of each service: where a probe goes in.
+pub fn of_each(ports: &Ports) -> Vec<(ServiceName, SocketAddr)> {
+    let mut each: Vec<_> =
+        ports.values().map(|port| (ServiceName::clone(&port.service.load()), port.local)).collect();
+    each.sort();
+    each.dedup_by(|(one, _), (other, _)| one == other);
+    each
 }

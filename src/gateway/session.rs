@@ -14,6 +14,7 @@ use tokio::{io::Interest, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    probe::{self, Probes},
     relay::{self, ANSWER, Links, Relayed, Side},
     service::{Service, Services},
 };
@@ -21,11 +22,12 @@ use crate::{
     accept::{Negotiated, Reply},
     connect::{ConnectFailure, Connected, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
+    net::{echo::Echo, stream::Stream},
     proto::{Refusal, link::frame::Cause},
     telemetry::{
         end::{End, Who},
         notices::Notices,
-        registry::{Meter, Record, Registry},
+        registry::{Kind, Meter, Record, Registry},
         snapshot::{ServicePhase, SessionPhase},
     },
 };
@@ -37,6 +39,9 @@ const GONE_LOOK: Duration = Duration::from_millis(100);
 /// other half is ahead of us by a moment, or the failure stands.
 const SWITCH_LOOK: Duration = Duration::from_millis(50);
 const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
+
+const LATE: &str =
+    "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
 /// Links and peers that one session tries.
 const TRIES_MAX: usize = 8;
@@ -51,11 +56,15 @@ pub struct Sessions {
     pub switching: Arc<AtomicBool>,
     pub registry: Arc<Registry>,
     pub notices: Arc<Notices>,
+    pub probes: Probes,
 }
 
 impl Sessions {
     /// Serves one session to its end.
-    pub async fn serve(self, asked: Negotiated) {
+    pub async fn serve(self, mut asked: Negotiated) {
+        // A probe comes in as a client does; only its address tells.
+        let prober = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.meet(from));
+        asked.probe |= prober.is_some();
         let client = asked.client.map_or_else(|| "unknown".into(), |client| client.to_string());
         let key = (asked.role, asked.service.clone());
         let service = self.services.load().get(&key).or(self.leaving.load().get(&key)).cloned();
@@ -66,12 +75,17 @@ impl Sessions {
             return Box::pin(asked.reply.refuse(asked.leg, Refusal::UnknownService)).await;
         };
         let kill = service.cut.child_token();
-        let record =
-            self.registry.open(asked.role, service.name.clone(), asked.id.clone(), client, kill.clone());
+        let kind = if asked.probe { Kind::Probe } else { Kind::Client };
+        let books = (asked.role, service.name.clone());
+        let record = self.registry.open(books, asked.id.clone(), client, kind, kill.clone());
         if let Some(peer) = &asked.peer {
             record.carried_by(&peer.label());
         }
         let end = run(&service, asked, &record, &kill, &self.switching).await;
+        if let Some(prober) = prober {
+            // One that has given up needs no answer.
+            let _ = prober.send(end.clone());
+        }
         record.finish(end);
     }
 }
@@ -118,6 +132,9 @@ async fn run(
         };
         if let Some(peer) = &connected.peer {
             record.carried_by(&peer.label());
+        }
+        if probe && !connected.leg.is_framed() {
+            return session.stand_in(service, connected, &mut order, kill).await;
         }
         match session.carry(connected, &mut order, kill).await {
             Carried::Ended(end) => return end,
@@ -208,6 +225,32 @@ impl Session {
         far.cut(cause(end.who));
         std::mem::replace(&mut self.near, Leg::Gone).cut(cause(end.who));
         Carried::Ended(end)
+    }
+
+    /// A probe goes no further than it can be told for what it is, so that no byte of it reaches a
+    /// backend: that one was connected, and from here on an echo answers.
+    async fn stand_in(
+        mut self,
+        service: &Service,
+        connected: Connected,
+        order: &mut Order<'_>,
+        kill: &CancellationToken,
+    ) -> End {
+        let Connected { leg: mut reached, seat, .. } = connected;
+        reached.let_close_cleanly();
+        let echo = Leg::Stream(Stream::Echo(Echo::default()));
+        let echo = Connected { leg: echo, peer: None, seat, first: Vec::new() };
+        match Box::pin(self.carry(echo, order, kill)).await {
+            Carried::Ended(end) if end.who == Who::Nobody && service.connector.load().answers_late() => {
+                match probe::is_refused_late(&mut reached).await {
+                    true => End { who: Who::Peer, phase: order.meter.phase(), reason: LATE.into() },
+                    false => end,
+                }
+            }
+            Carried::Ended(end) => end,
+            Carried::Refused(failure) => self.refused(failure, order.meter).await,
+            Carried::Again => self.cut(order.meter, Who::Internal, "an echo was lost; this is a bug".into()),
+        }
     }
 
     async fn refused(self, failure: ConnectFailure, meter: &Meter) -> End {

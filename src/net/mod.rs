@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod dial;
 pub mod echo;
 pub mod listen;
+pub mod sockets;
 pub mod stream;
 mod sys;
 pub mod tcp;

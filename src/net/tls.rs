@@ -102,6 +102,14 @@ impl Identity {
         self.shown == other.shown && self.verifier.peers() == other.verifier.peers()
     }
 
+    /// What its certificates are for and how many days they have left, for an operator.
+    pub fn told(&self) -> String {
+        let told = |certificate| super::verify::told(certificate).unwrap_or_else(|| "unreadable".into());
+        let (leaf, ca) = (self.shown.first(), self.shown.last());
+        let [leaf, ca] = [leaf, ca].map(|certificate| certificate.map(told).unwrap_or_default());
+        format!("certificate {leaf}; CA {ca}")
+    }
+
     /// The handshake of the side that listens: the stream and the peer's name.
     pub async fn accept(&self, stream: TcpStream) -> Result<(Stream, String), String> {
         let handshake =

@@ -116,6 +116,14 @@ pub fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     Some(names)
 }
 
+/// Who a certificate is for, and how many days it has left.
+pub fn told(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let names = names(certificate)?;
+    let left = parsed.validity().not_after.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
+    Some(format!("for `{}`, {} days left", names.join("`, `"), left.max(0) / (24 * 60 * 60)))
+}
+
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,

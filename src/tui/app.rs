@@ -179,6 +179,8 @@ impl App {
         self.said = Some(match answer {
             Answer::Done(text) => Said::Done(text),
             Answer::Refused(text) => Said::Refused(text),
+            Answer::Verified(report) if report.passed => Said::Done(report.line()),
+            Answer::Verified(report) => Said::Refused(report.line()),
             Answer::Status(_) => Said::Done("the gateway sent its snapshot".into()),
         });
     }
@@ -271,6 +273,7 @@ fn described(command: &Command) -> String {
         Command::Drain { service: Some(service) } => format!("draining {service}"),
         Command::Drain { service: None } => "draining".into(),
         Command::Stop => "stopping".into(),
+        Command::Verify { .. } => "verifying".into(),
         Command::Reload => "reloading the profile".into(),
         Command::Switch { profile } => format!("switching to {profile}"),
         Command::Kill { session } => format!("closing session {session}"),

@@ -323,10 +323,7 @@ async fn a_switch_that_can_not_begin_changes_nothing() {
          key: none.key, ca: none.pem, peers: [x] } }\n  services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n",
     );
     for (file, why) in [
-        (
-            &collides,
-            format!("{taken_at}: the port is taken by another program; the gateway goes on as before"),
-        ),
+        (&collides, format!("{taken_at}: the port is taken by another program (")),
         (&broken, "broken.yaml:1:7: mode: ".into()),
         (&no_certificate, "none.pem".into()),
         (&place.path("absent.yaml"), "there is no file".into()),
