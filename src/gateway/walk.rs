@@ -107,7 +107,7 @@ impl Walk {
             if began.elapsed() >= READY_WITHIN {
                 let mut seen = join(rows.iter().filter(|row| !is_healthy(row)).map(told));
                 if let Some(told) = refused_link(&snapshot, &since) {
-                    seen = format!("{seen}; {told}");
+                    seen = format!("{seen}; last {told}");
                 }
                 let advice = advice::on_link(&seen);
                 return Err(Found::fail(
@@ -304,10 +304,10 @@ fn ports_of_dmz(snapshot: &Snapshot) -> Vec<u16> {
 
 /// The last link that this half has turned away since then, in the words of its notice.
 pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<String> {
-    let of_links = |text: &str| text.starts_with("link from") || text.starts_with("link to");
     let mut lines = snapshot.notices.iter().rev();
-    let found = lines
-        .find(|line| line.level >= NoticeLevel::Warn && line.time.as_str() >= since && of_links(&line.text));
+    let found = lines.find(|line| {
+        line.level >= NoticeLevel::Warn && line.time.as_str() >= since && line.text.starts_with("link from")
+    });
     found.map(|line| line.text.clone())
 }
 
@@ -320,7 +320,8 @@ fn told(row: &PoolRow) -> String {
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let of = if row.service == "*" { String::new() } else { format!(" for `{}`", row.service) };
     let (ready, target) = (row.ready, row.target.max(row.ready));
-    format!("{ready} of {target} links ready{of}, {who}{address}{wire}{why}")
+    let only = if (1..target).contains(&ready) { "only " } else { "" };
+    format!("{only}{ready} of {target} links ready{of}, {who}{address}{wire}{why}")
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {

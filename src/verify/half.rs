@@ -72,7 +72,8 @@ impl Halves {
 
     /// Both walk at once, each what it can prove.
     pub async fn walk(&self, steps: Vec<Step>) -> Report {
-        let inside: Vec<_> = steps.clone();
+        let inside = steps.clone();
+        let all = steps.clone();
         let here = async {
             match &self.here {
                 Some(handle) => Some(handle.ask(Command::Verify { steps }).await),
@@ -86,7 +87,7 @@ impl Halves {
             }
         };
         let (here, there) = tokio::join!(here, there);
-        let mut reports = [here, there].into_iter().flatten().map(report);
+        let mut reports = [here, there].into_iter().flatten().map(|answer| report(answer, &all));
         let first = reports.next().unwrap_or_else(|| Report::new(Vec::new()));
         reports.fold(first, Report::merge)
     }
@@ -112,15 +113,14 @@ impl Halves {
     }
 }
 
-fn report(answer: Answer) -> Report {
-    match answer {
-        Answer::Verified(report) => report,
-        Answer::Done(why) | Answer::Refused(why) => {
-            let failed = Found::fail(why, "look at the log of the internal half");
-            Report::new(vec![failed.at(Step::Closed, Duration::ZERO)])
-        }
-        Answer::Status(_) => Report::new(Vec::new()),
-    }
+fn report(answer: Answer, steps: &[Step]) -> Report {
+    let why = match answer {
+        Answer::Verified(report) => return report,
+        Answer::Done(why) | Answer::Refused(why) => why,
+        Answer::Status(_) => "a half has not walked".into(),
+    };
+    let failed = |step: &Step| Found::fail(why.clone(), "walk again").at(*step, Duration::ZERO);
+    Report::new(steps.iter().map(failed).collect())
 }
 
 /// The internal half as a process of its own; dropping it kills it.
@@ -147,7 +147,8 @@ impl Inside {
         let process = spawned.map_err(|error| format!("the internal half does not start: {error}"))?;
         let mut inside = Self { process, socket };
         let began = Instant::now();
-        while !place::answers(&inside.socket) {
+        // An answer, not a connection: the socket is there before the ports are.
+        while !matches!(client::ask(&inside.socket, Command::Status).await, Ok(Answer::Status(_))) {
             if let Ok(Some(_)) = inside.process.try_wait() {
                 return Err(inside.last_words());
             }

@@ -2,33 +2,47 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
 };
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::{
-    Said, connect,
+    Said,
+    commands::issued,
+    connect,
     process::{Place, SOON},
     run,
-    setup::free_port,
 };
 
 const DMZ_TLS: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }";
 const INTERNAL_TLS: &str =
     "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }";
 
+/// A port of this test alone: bound, not listening, so that nobody else gets it, a connection to it
+/// is refused, and a gateway may listen on it, since both set SO_REUSEADDR.
+fn reserved() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let at = socket.local_addr().expect("its address").as_socket().expect("an inet address");
+    (socket, at.port())
+}
+
 /// A pair on ports of its own.
 struct Ports {
     clients: u16,
     dmz_link: u16,
     internal_link: u16,
+    _reserved: [Socket; 3],
 }
 
 impl Ports {
     fn new() -> Self {
-        Self { clients: free_port(), dmz_link: free_port(), internal_link: free_port() }
+        let [(one, clients), (two, dmz_link), (three, internal_link)] = [reserved(), reserved(), reserved()];
+        Self { clients, dmz_link, internal_link, _reserved: [one, two, three] }
     }
 
     fn dmz(&self, tls: &str) -> String {
@@ -158,7 +172,8 @@ fn a_running_gateway_walks_itself_and_counts_no_probe() {
 #[test]
 fn a_backend_that_is_down_is_named() {
     let (place, ports) = (Place::with_certificates(), Ports::new());
-    let nobody = format!("127.0.0.1:{}", free_port());
+    let (_socket, port) = reserved();
+    let nobody = format!("127.0.0.1:{port}");
     place.write("pair.yaml", &ports.pair(&format!("tcp://{nobody}")));
     let report = verify(&place, "pair.yaml");
     assert_eq!(
@@ -277,4 +292,28 @@ fn a_profile_that_does_not_read_fails_the_first_step() {
         "{report:#}"
     );
     assert!(step(&report, "profile").0.contains("bad.yaml:1:7: mode:"), "{report:#}");
+}
+
+#[test]
+fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_told_apart() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://"));
+    for (days, words, what_to_do) in [
+        ((-10, -1), "its certificate expired on ", "make a new one"),
+        ((300, 600), "its certificate is not valid yet, from ", "set the clock of this host right"),
+    ] {
+        let (certificate, key) = issued(&place, "internal", days.0, days.1);
+        place.write("pki/internal.pem", &certificate);
+        place.write("pki/internal.key", &key);
+        let report = verify(&place, "pair.yaml");
+        assert_eq!(
+            results(&report),
+            "profile fail, basic skip, forward skip, reverse skip, closed skip",
+            "{report:#}"
+        );
+        let (seen, advice) = step(&report, "profile");
+        assert!(seen.contains("internal.link.tls.certificate") && seen.contains(words), "{seen}");
+        assert!(seen.contains("the clock of this host says 20"), "{seen}");
+        assert!(advice.contains(what_to_do), "{advice}");
+    }
 }
