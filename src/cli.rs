@@ -82,6 +82,9 @@ pub enum Action {
         // An id of its own, as above: `--profile` has taken the name.
         #[arg(id = "wanted", value_name = "PROFILE")]
         profile: String,
+        /// Only say what would open and close, and what becomes of links and sessions
+        #[arg(long)]
+        plan: bool,
     },
     /// No new sessions, of one service or of all; those open go on, `reload` undoes it
     Drain { service: Option<String> },

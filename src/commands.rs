@@ -36,8 +36,10 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
         Action::Profiles => list(&source),
         Action::Verify { json } => return verify::run(cli, *json).await,
         Action::Status { json } => return print_status(cli, *json).await,
-        Action::Switch { profile } => {
-            return tell(cli, Command::Switch { profile: absolute(profile)? }).await;
+        Action::Switch { profile, plan } => {
+            let profile = absolute(profile)?;
+            let command = if *plan { Command::Plan { profile } } else { Command::Switch { profile } };
+            return tell(cli, command).await;
         }
         Action::Drain { service } => return tell(cli, Command::Drain { service: service.clone() }).await,
         Action::Stop => return tell(cli, Command::Stop).await,
@@ -151,8 +153,8 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
             print(&format!("{text}\n"));
             Ok(ExitCode::SUCCESS)
         }
-        Answer::Done(text) | Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
-        Answer::Verified(_) => bail!("the gateway answered with a checklist"),
+        Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
+        other => bail!("the gateway gave no status but {other:?}"),
     }
 }
 
@@ -165,6 +167,15 @@ async fn tell(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
         Answer::Refused(text) => {
             eprintln!("portcullis: {text}");
             Ok(exit::FAILED.into())
+        }
+        // The same code as the gateway itself ends with.
+        Answer::Cut(text) => {
+            println!("{text}");
+            Ok(exit::CUT.into())
+        }
+        Answer::Planned(plan) => {
+            println!("{plan}");
+            Ok(ExitCode::SUCCESS)
         }
         Answer::Status(_) | Answer::Verified(_) => bail!("the gateway answered something else"),
     }

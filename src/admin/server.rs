@@ -79,7 +79,7 @@ impl AdminSocket {
 
     /// Answers until [`AdminSocket::close`].
     pub fn serve(&self, listener: UnixListener, handle: Handle) {
-        let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
+        let (stop, tasks, path) = (self.stop.clone(), self.tasks.clone(), self.path.clone());
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         self.tasks.spawn("admin socket", async move {
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -89,7 +89,7 @@ impl AdminSocket {
                     continue;
                 };
                 let Ok(place) = places.clone().try_acquire_owned() else { continue };
-                let handle = handle.for_asker(&asker(&stream));
+                let handle = handle.for_asker(&asker(&stream, &path));
                 let stop = stop.clone();
                 tasks.spawn("admin client", async move {
                     let _place = place;
@@ -129,9 +129,12 @@ async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken) {
     }
 }
 
-fn asker(stream: &UnixStream) -> String {
+fn asker(stream: &UnixStream, path: &Path) -> String {
     match stream.peer_cred() {
-        Ok(who) => format!("admin socket (uid {}, pid {})", who.uid(), who.pid().unwrap_or_default()),
-        Err(_) => "admin socket".into(),
+        Ok(who) => {
+            let pid = who.pid().unwrap_or_default();
+            format!("admin socket {} (uid {}, pid {pid})", path.display(), who.uid())
+        }
+        Err(_) => format!("admin socket {}", path.display()),
     }
 }

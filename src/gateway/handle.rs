@@ -11,6 +11,7 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::plan::Plan;
 use crate::telemetry::{
     checklist::{Report, Step},
     snapshot::Snapshot,
@@ -33,6 +34,8 @@ pub enum Command {
     Reload,
     /// Move to another profile: a name or an absolute file name.
     Switch { profile: String },
+    /// What a switch to that profile would change; nothing does.
+    Plan { profile: String },
     /// Walk these steps of the checklist, as far as this gateway can.
     Verify { steps: Vec<Step> },
     /// End one session.
@@ -46,6 +49,9 @@ pub enum Answer {
     Status(Arc<Snapshot>),
     /// It was done; the text says what.
     Done(String),
+    /// It was done, and sessions were cut for it.
+    Cut(String),
+    Planned(Plan),
     /// What a walk has found.
     Verified(Report),
     /// It was not done; the text says why, and nothing changed.

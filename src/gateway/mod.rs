@@ -6,7 +6,9 @@
 
 pub mod advice;
 pub mod handle;
+mod history;
 mod observer;
+pub mod plan;
 mod ports;
 mod probe;
 mod relay;
@@ -26,13 +28,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::switch::mode_word;
 use self::{
     handle::{Answer, Asked, COMMANDS_MAX, Command, Handle},
+    history::Asker,
     observer::Traffic,
+    plan::Plan,
     ports::Ports,
     service::Services,
     session::Sessions,
@@ -43,7 +47,7 @@ use self::{
 use crate::{
     accept::{Negotiated, Serve},
     net::listen::BindError,
-    profile::Profile,
+    profile::{Problem, Profile},
     source::{Chosen, Loaded, Source},
     tasks::Tasks,
     telemetry::{
@@ -101,7 +105,7 @@ pub struct Engine {
 struct Stopping {
     deadline: Instant,
     cut: Option<usize>,
-    answers: Vec<oneshot::Sender<Answer>>,
+    askers: Vec<Asker>,
 }
 
 impl Engine {
@@ -194,69 +198,66 @@ impl Engine {
 
     fn obey(&mut self, asked: Asked) {
         let Asked { command, by, answer } = asked;
-        if !matches!(command, Command::Status) {
-            tracing::info!(by, "command: {command:?}");
-        }
-        let answered = match command {
+        let asker = Asker::new(&command, by, self.common.notices.clone(), answer);
+        let answer = match command {
             Command::Status => Answer::Status(Arc::new(self.snapshot(true))),
             Command::Drain { service } => self.drain(service.as_deref()),
             Command::Kill { session } => match self.common.sessions.registry.kill(&session) {
                 true => Answer::Done(format!("session {session} is cut")),
                 false => Answer::Refused(format!("no open session {session}")),
             },
-            Command::Stop => return self.stop(Some(answer)),
+            Command::Plan { profile } => match self.plan_for(&profile) {
+                Ok(plan) => Answer::Planned(plan),
+                Err(problems) => refused(&problems),
+            },
+            Command::Stop => return self.stop(Some(asker)),
             Command::Reload | Command::Switch { .. } if self.stopping.is_some() => {
                 Answer::Refused("the gateway is stopping".into())
             }
             Command::Reload | Command::Switch { .. } if self.switching.is_some() => {
                 Answer::Refused("a switch is under way".into())
             }
-            Command::Verify { steps } => return self.verify(steps, &by, answer),
-            Command::Reload => return self.switch(self.chosen.clone(), &by, answer),
+            Command::Verify { steps } => return self.verify(steps, asker),
+            Command::Reload => return self.switch(self.chosen.clone(), asker),
             Command::Switch { profile } => match self.source.choose(&profile) {
-                Ok(chosen) => return self.switch(chosen, &by, answer),
-                Err(problems) => Answer::Refused(problems.iter().map(ToString::to_string).collect()),
+                Ok(chosen) => return self.switch(chosen, asker),
+                Err(problems) => refused(&problems),
             },
         };
-        // An asker that has left needs no answer.
-        let _ = answer.send(answered);
+        asker.answer(answer);
+    }
+
+    fn plan_for(&self, profile: &str) -> Result<Plan, Vec<Problem>> {
+        let loaded = self.source.load(&self.source.choose(profile)?, None)?;
+        Ok(self.plan(&loaded.profile))
     }
 
     /// Walks the checklist in a task of its own.
-    fn verify(&self, steps: Vec<Step>, by: &str, answer: oneshot::Sender<Answer>) {
+    fn verify(&self, steps: Vec<Step>, asker: Asker) {
         let refuse = |why: &str| Answer::Refused(format!("{why}; verify again when that has ended"));
-        let refused = match self.own.upgrade() {
-            _ if self.switching.is_some() => refuse("a switch is under way"),
-            _ if self.stopping.is_some() => refuse("the gateway is stopping"),
-            None => refuse("the gateway is stopping"),
-            Some(_) if self.walking.swap(true, Ordering::SeqCst) => refuse("it is being verified already"),
-            Some(own) => {
-                let walk = Walk {
-                    handle: Handle::new(self.snapshots.subscribe(), self.read.clone(), own, "verify"),
-                    source: self.source.clone(),
-                    chosen: self.chosen.clone(),
-                    profile: self.profile.clone(),
-                    probes: self.common.sessions.probes.clone(),
-                    ports: ports::of_each(&self.ports),
-                    admin: self.admin.clone(),
-                };
-                let (walking, notices, by) =
-                    (self.walking.clone(), self.common.notices.clone(), by.to_owned());
-                self.common.tasks.spawn("verify", async move {
-                    let report = walk.run(&steps).await;
-                    walking.store(false, Ordering::SeqCst);
-                    let line = report.line();
-                    match report.passed {
-                        true => notices.info(format!("verified, asked by {by}: {line}")),
-                        false => notices.warn(format!("verified, asked by {by}: {line}")),
-                    }
-                    // An asker that has left needs no answer.
-                    let _ = answer.send(Answer::Verified(report));
-                });
-                return;
-            }
+        let own = match self.own.upgrade().filter(|_| self.stopping.is_none()) {
+            _ if self.switching.is_some() => return asker.answer(refuse("a switch is under way")),
+            None => return asker.answer(refuse("the gateway is stopping")),
+            Some(own) => own,
         };
-        let _ = answer.send(refused);
+        if self.walking.swap(true, Ordering::SeqCst) {
+            return asker.answer(refuse("it is being verified already"));
+        }
+        let walk = Walk {
+            handle: Handle::new(self.snapshots.subscribe(), self.read.clone(), own, "verify"),
+            source: self.source.clone(),
+            chosen: self.chosen.clone(),
+            profile: self.profile.clone(),
+            probes: self.common.sessions.probes.clone(),
+            ports: ports::of_each(&self.ports),
+            admin: self.admin.clone(),
+        };
+        let walking = self.walking.clone();
+        self.common.tasks.spawn("verify", async move {
+            let report = walk.run(&steps).await;
+            walking.store(false, Ordering::SeqCst);
+            asker.answer(Answer::Verified(report));
+        });
     }
 
     fn drain(&mut self, service: Option<&str>) -> Answer {
@@ -278,15 +279,14 @@ impl Engine {
         let open: usize = drained.iter().map(|service| service.open_sessions()).sum();
         let what = service.map_or_else(|| "all services".into(), |name| format!("service `{name}`"));
         let line = format!("{what}: no new sessions, {open} go on; `reload` undoes it");
-        self.common.notices.info(&line);
         Answer::Done(line)
     }
 
     /// The first stop drains, the second cuts.
-    fn stop(&mut self, answer: Option<oneshot::Sender<Answer>>) {
+    fn stop(&mut self, asker: Option<Asker>) {
         if let Some(stopping) = &mut self.stopping {
             stopping.deadline = Instant::now();
-            stopping.answers.extend(answer);
+            stopping.askers.extend(asker);
             return;
         }
         if let Some(switching) = self.switching.take() {
@@ -309,7 +309,7 @@ impl Engine {
         let drain = humantime::format_duration(self.profile.drain);
         self.common.notices.info(format!("stopping: {open} sessions get {drain} to end"));
         let deadline = Instant::now() + self.profile.drain;
-        self.stopping = Some(Stopping { deadline, cut: None, answers: answer.into_iter().collect() });
+        self.stopping = Some(Stopping { deadline, cut: None, askers: asker.into_iter().collect() });
     }
 
     /// Whether a stop has come to its end.
@@ -345,11 +345,18 @@ impl Engine {
             Outcome::Cut(count) => format!("stopped; {count} sessions were cut"),
         };
         tracing::info!("{line}");
-        for answer in self.stopping.into_iter().flat_map(|stopping| stopping.answers) {
-            let _ = answer.send(Answer::Done(line.clone()));
+        for asker in self.stopping.into_iter().flat_map(|stopping| stopping.askers) {
+            asker.answer(match outcome {
+                Outcome::Clean => Answer::Done(line.clone()),
+                Outcome::Cut(_) => Answer::Cut(line.clone()),
+            });
         }
         outcome
     }
+}
+
+fn refused(problems: &[Problem]) -> Answer {
+    Answer::Refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 fn common() -> Common {

@@ -91,7 +91,7 @@ impl Engine {
 
     /// A pair's sessions are counted once, where clients come in.
     pub(super) fn totals(&self) -> Totals {
-        let role = self.roles().first().copied().unwrap_or(Role::Dmz);
+        let role = self.first_role();
         let of_services = self.common.sessions.registry.totals();
         let of_role = of_services.iter().filter(|((of, _), _)| *of == role);
         of_role.fold(Totals::default(), |sum, (_, service)| Totals {
@@ -101,6 +101,11 @@ impl Engine {
             bytes_up: sum.bytes_up + service.bytes_up,
             bytes_down: sum.bytes_down + service.bytes_down,
         })
+    }
+
+    /// The half whose sessions are counted.
+    pub(super) fn first_role(&self) -> Role {
+        self.roles().first().copied().unwrap_or(Role::Dmz)
     }
 
     fn roles(&self) -> Vec<Role> {

@@ -59,6 +59,20 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
     Ok(bound)
 }
 
+/// The ports that `half` wants and `current` lacks, and those that it does not want, in words.
+pub fn changes(half: Option<&DmzHalf>, current: &Ports) -> (Vec<String>, Vec<String>) {
+    let wanted: HashMap<_, _> = half.into_iter().flat_map(wanted).collect();
+    let opens = wanted.iter().filter(|(key, _)| !current.contains_key(key));
+    let mut opens: Vec<_> =
+        opens.map(|((at, _), service)| format!("{at} for clients of `{service}`")).collect();
+    let closes = current.iter().filter(|(key, _)| !wanted.contains_key(key));
+    let mut closes: Vec<_> =
+        closes.map(|(_, port)| format!("{} for clients of `{}`", port.bound, port.service.load())).collect();
+    opens.sort();
+    closes.sort();
+    (opens, closes)
+}
+
 /// Opens the new ports, hands kept ones to their services, closes those no longer wanted.
 pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, common: &Common) {
     let mut before = std::mem::take(ports);

@@ -177,7 +177,8 @@ impl App {
 
     pub fn answered(&mut self, answer: Answer) {
         self.said = Some(match answer {
-            Answer::Done(text) => Said::Done(text),
+            Answer::Done(text) | Answer::Cut(text) => Said::Done(text),
+            Answer::Planned(plan) => Said::Done(plan.to_string()),
             Answer::Refused(text) => Said::Refused(text),
             Answer::Verified(report) if report.passed => Said::Done(report.line()),
             Answer::Verified(report) => Said::Refused(report.line()),
@@ -273,6 +274,7 @@ fn described(command: &Command) -> String {
         Command::Drain { service: Some(service) } => format!("draining {service}"),
         Command::Drain { service: None } => "draining".into(),
         Command::Stop => "stopping".into(),
+        Command::Plan { profile } => format!("planning a switch to {profile}"),
         Command::Verify { .. } => "verifying".into(),
         Command::Reload => "reloading the profile".into(),
         Command::Switch { profile } => format!("switching to {profile}"),

@@ -96,7 +96,7 @@ impl Halves {
     pub async fn refused_link(&self, since: &str) -> Option<String> {
         match self.child.as_ref()?.ask(Command::Status).await {
             Answer::Status(snapshot) => walk::refused_link(&snapshot, since),
-            Answer::Done(_) | Answer::Refused(_) | Answer::Verified(_) => None,
+            _ => None,
         }
     }
 
@@ -116,8 +116,8 @@ impl Halves {
 fn report(answer: Answer, steps: &[Step]) -> Report {
     let why = match answer {
         Answer::Verified(report) => return report,
-        Answer::Done(why) | Answer::Refused(why) => why,
-        Answer::Status(_) => "a half has not walked".into(),
+        Answer::Refused(why) => why,
+        other => format!("a half has not walked: {other:?}"),
     };
     let failed = |step: &Step| Found::fail(why.clone(), "walk again").at(*step, Duration::ZERO);
     Report::new(steps.iter().map(failed).collect())

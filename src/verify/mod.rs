@@ -80,7 +80,7 @@ async fn ask(gateways: &[PathBuf], json: bool) -> anyhow::Result<Report> {
                 });
             }
             Answer::Refused(why) => anyhow::bail!("{}: {why}", path.display()),
-            Answer::Status(_) | Answer::Done(_) => anyhow::bail!("{}: no walk was answered", path.display()),
+            other => anyhow::bail!("{}: no walk was answered but {other:?}", path.display()),
         }
     }
     let report = merged.unwrap_or_else(|| Report::new(Vec::new()));
