@@ -32,7 +32,7 @@ fn reserved() -> (Socket, u16) {
 }
 
 /// A pair on ports of its own.
-struct Ports {
+pub struct Ports {
     clients: u16,
     dmz_link: u16,
     internal_link: u16,
@@ -40,7 +40,7 @@ struct Ports {
 }
 
 impl Ports {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let [(one, clients), (two, dmz_link), (three, internal_link)] = [reserved(), reserved(), reserved()];
         Self { clients, dmz_link, internal_link, _reserved: [one, two, three] }
     }
@@ -61,7 +61,7 @@ impl Ports {
         )
     }
 
-    fn pair(&self, backend: &str) -> String {
+    pub fn pair(&self, backend: &str) -> String {
         format!("mode: forward\n{}{}", self.dmz(DMZ_TLS), self.internal(INTERNAL_TLS, backend))
     }
 }

@@ -7,6 +7,7 @@ mod adaptive;
 mod links;
 mod modes;
 mod pool;
+mod rollback;
 mod sessions;
 mod socks;
 mod support;
