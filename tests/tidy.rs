@@ -28,10 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("demo", &["gateway", "tasks", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
     ("commands", &["admin", "certs", "cli", "gateway", "profile", "source", "status", "verify"]),
-    (
-        "verify",
-        &["admin", "cli", "commands", "gateway", "link", "net", "profile", "source", "tasks", "telemetry"],
-    ),
+    ("verify", &["admin", "cli", "commands", "gateway", "profile", "source", "tasks", "telemetry"]),
     (
         "run",
         &["admin", "cli", "commands", "demo", "gateway", "headless", "source", "tasks", "telemetry", "tui"],

@@ -5,6 +5,7 @@
 //! end, `relay` its bytes, `observer` the picture of it all.
 
 pub mod advice;
+mod checks;
 pub mod handle;
 mod history;
 mod observer;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::switch::mode_word;
 use self::{
+    checks::Checks,
     handle::{Answer, Asked, COMMANDS_MAX, Command, Handle},
     history::Asker,
     observer::Traffic,
@@ -47,7 +49,7 @@ use self::{
 use crate::{
     accept::{Negotiated, Serve},
     net::listen::BindError,
-    profile::{Problem, Profile},
+    profile::{Mode, Problem, Profile},
     source::{Chosen, Loaded, Source},
     tasks::Tasks,
     telemetry::{
@@ -94,9 +96,7 @@ pub struct Engine {
     snapshots: watch::Sender<Arc<Snapshot>>,
     read: Arc<AtomicBool>,
     commands: mpsc::Receiver<Asked>,
-    /// What a walk asks its own gateway by; it keeps nobody from being the last to let go.
-    own: mpsc::WeakSender<Asked>,
-    walking: Arc<AtomicBool>,
+    checks: Checks,
     /// Its admin socket, the one door that an internal half may have.
     admin: Option<PathBuf>,
 }
@@ -132,8 +132,7 @@ impl Engine {
             snapshots: watch::Sender::new(Arc::new(empty_snapshot(&loaded.profile))),
             read: Arc::default(),
             commands: receiver,
-            own: commands.downgrade(),
-            walking: Arc::default(),
+            checks: Checks::default(),
             admin: None,
         };
         let switching = engine.begin(chosen, loaded)?;
@@ -217,6 +216,9 @@ impl Engine {
             Command::Reload | Command::Switch { .. } if self.switching.is_some() => {
                 Answer::Refused("a switch is under way".into())
             }
+            Command::Reload | Command::Switch { .. } if self.checks.is_walking() => {
+                Answer::Refused("the checklist is being walked; wait until that has ended".into())
+            }
             Command::Verify { steps } => return self.verify(steps, asker),
             Command::Reload => return self.switch(self.chosen.clone(), asker),
             Command::Switch { profile } => match self.source.choose(&profile) {
@@ -234,30 +236,43 @@ impl Engine {
 
     /// Walks the checklist in a task of its own.
     fn verify(&self, steps: Vec<Step>, asker: Asker) {
-        let refuse = |why: &str| Answer::Refused(format!("{why}; verify again when that has ended"));
-        let own = match self.own.upgrade().filter(|_| self.stopping.is_none()) {
-            _ if self.switching.is_some() => return asker.answer(refuse("a switch is under way")),
-            None => return asker.answer(refuse("the gateway is stopping")),
-            Some(own) => own,
+        let refused = match (&self.switching, &self.stopping) {
+            (Some(_), _) => Some("a switch is under way"),
+            (_, Some(_)) => Some("the gateway is stopping"),
+            (None, None) => {
+                (!self.checks.begin(&self.profile.name)).then_some("it is being verified already")
+            }
         };
-        if self.walking.swap(true, Ordering::SeqCst) {
-            return asker.answer(refuse("it is being verified already"));
+        if let Some(why) = refused {
+            return asker.answer(Answer::Refused(format!("{why}; verify again when that has ended")));
         }
         let walk = Walk {
-            handle: Handle::new(self.snapshots.subscribe(), self.read.clone(), own, "verify"),
+            snapshots: self.snapshots.subscribe(),
             source: self.source.clone(),
             chosen: self.chosen.clone(),
             profile: self.profile.clone(),
             probes: self.common.sessions.probes.clone(),
             ports: ports::of_each(&self.ports),
             admin: self.admin.clone(),
+            checks: self.checks.clone(),
+            trial: self.trial(&steps),
         };
-        let walking = self.walking.clone();
         self.common.tasks.spawn("verify", async move {
             let report = walk.run(&steps).await;
-            walking.store(false, Ordering::SeqCst);
             asker.answer(Answer::Verified(report));
         });
+    }
+
+    /// Opens the way of the other mode beside the one in force, for a walk alone. An internal half in
+    /// reverse mode opens no port, not even for that.
+    fn trial(&self, steps: &[Step]) -> Option<Result<Switching, String>> {
+        let mode = match self.profile.mode {
+            Mode::Forward if steps.contains(&Step::Reverse) => Mode::Reverse,
+            Mode::Reverse if steps.contains(&Step::Forward) && self.internal.is_none() => Mode::Forward,
+            Mode::Direct | Mode::Forward | Mode::Reverse => return None,
+        };
+        let loaded = self.source.load(&self.chosen, Some(mode)).ok()?;
+        Some(self.begin(self.chosen.clone(), loaded).map_err(|error| error.to_string()))
     }
 
     fn drain(&mut self, service: Option<&str>) -> Answer {
@@ -393,5 +408,8 @@ fn empty_snapshot(profile: &Profile) -> Snapshot {
         log_lines_lost: 0,
         traffic: Vec::new(),
         descriptors: Default::default(),
+        switching: None,
+        walk: None,
+        forward_checks: Vec::new(),
     }
 }

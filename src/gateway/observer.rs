@@ -86,6 +86,9 @@ impl Engine {
             log_lines_lost: log::lines_lost(),
             traffic: self.traffic.samples.iter().copied().collect(),
             descriptors: if with_rows { descriptors() } else { Descriptors::default() },
+            switching: switching.map(|switching| switching.row()),
+            walk: self.checks.walk_row(),
+            forward_checks: self.checks.forward_rows(),
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    connect::Connector,
     link::leg::Leg,
     telemetry::{
         end::{End, Who},
@@ -44,12 +45,20 @@ pub struct Probes(Arc<Awaited>);
 struct Awaited {
     /// Looked at for each client; the lock only while it is not 0.
     count: AtomicUsize,
-    by_address: Mutex<HashMap<SocketAddr, oneshot::Sender<End>>>,
+    by_address: Mutex<HashMap<SocketAddr, Sent>>,
+}
+
+/// A probe under way.
+#[derive(Debug)]
+pub struct Sent {
+    /// Where it goes, if not where sessions of its service do.
+    pub way: Option<Arc<Connector>>,
+    pub ended: oneshot::Sender<End>,
 }
 
 impl Probes {
-    /// Whether this client is a probe, and who waits to hear of its end.
-    pub fn meet(&self, client: SocketAddr) -> Option<oneshot::Sender<End>> {
+    /// Whether this client is a probe.
+    pub fn meet(&self, client: SocketAddr) -> Option<Sent> {
         match self.0.count.load(Ordering::SeqCst) {
             0 => None,
             _ => self.take(client),
@@ -57,12 +66,13 @@ impl Probes {
     }
 
     /// Sends a probe to a client port of this gateway; how long it took there and back.
-    pub async fn send(&self, port: SocketAddr) -> Result<Duration, End> {
+    pub async fn send(&self, port: SocketAddr, way: Option<Connector>) -> Result<Duration, End> {
         let port = reachable(port);
         let (socket, from) =
             bind(port).map_err(|error| of_ours(format!("no socket for a probe: {error}")))?;
         let (end, ended) = oneshot::channel();
-        self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner).insert(from, end);
+        let sent = Sent { way: way.map(Arc::new), ended: end };
+        self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner).insert(from, sent);
         self.0.count.fetch_add(1, Ordering::SeqCst);
         let result = timeout(WITHIN, there_and_back(socket, port, ended)).await;
         self.0.count.fetch_sub(1, Ordering::SeqCst);
@@ -73,7 +83,7 @@ impl Probes {
         })
     }
 
-    fn take(&self, client: SocketAddr) -> Option<oneshot::Sender<End>> {
+    fn take(&self, client: SocketAddr) -> Option<Sent> {
         self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner).remove(&client)
     }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     accept::{Negotiated, Reply},
-    connect::{ConnectFailure, Connected, Order},
+    connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
     net::{echo::Echo, stream::Stream},
     proto::{Refusal, link::frame::Cause},
@@ -63,8 +63,8 @@ impl Sessions {
     /// Serves one session to its end.
     pub async fn serve(self, mut asked: Negotiated) {
         // A probe comes in as a client does; only its address tells.
-        let prober = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.meet(from));
-        asked.probe |= prober.is_some();
+        let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.meet(from));
+        asked.probe |= sent.is_some();
         let client = asked.client.map_or_else(|| "unknown".into(), |client| client.to_string());
         let key = (asked.role, asked.service.clone());
         let service = self.services.load().get(&key).or(self.leaving.load().get(&key)).cloned();
@@ -81,24 +81,37 @@ impl Sessions {
         if let Some(peer) = &asked.peer {
             record.carried_by(&peer.label());
         }
-        let end = run(&service, asked, &record, &kill, &self.switching).await;
-        if let Some(prober) = prober {
-            // One that has given up needs no answer.
-            let _ = prober.send(end.clone());
+        let way = Way { of: sent.as_ref().and_then(|sent| sent.way.clone()), service: &service };
+        let end = run(&way, asked, &record, &kill, &self.switching).await;
+        if let Some(sent) = sent {
+            // A prober that has given up needs no answer.
+            let _ = sent.ended.send(end.clone());
         }
         record.finish(end);
     }
 }
 
+/// Where a session goes: where its service does, or, for a probe, another way that is tried.
+struct Way<'a> {
+    of: Option<Arc<Connector>>,
+    service: &'a Arc<Service>,
+}
+
+impl Way<'_> {
+    fn connector(&self) -> Arc<Connector> {
+        self.of.clone().unwrap_or_else(|| self.service.connector.load_full())
+    }
+}
+
 async fn run(
-    service: &Arc<Service>,
+    way: &Way<'_>,
     asked: Negotiated,
     record: &Record,
     kill: &CancellationToken,
     switching: &AtomicBool,
 ) -> End {
     let Negotiated { leg, client, peer, reply, seat: _seat, probe, .. } = asked;
-    let meter = record.meter();
+    let (meter, service) = (record.meter(), way.service);
     meter.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
     let admitted = admit(service, peer.as_ref(), settings.peers.as_deref());
@@ -122,7 +135,7 @@ async fn run(
         let connected = tokio::select! {
             biased;
             () = kill.cancelled() => Err(session.cut(meter, Who::Operator, "ended by the operator".into())),
-            connected = connect(service, &mut order, switching) => Ok(connected),
+            connected = connect(way, &mut order, switching) => Ok(connected),
             () = gone(&session.near, meter) => Err(session.cut(meter, Who::Client, "the client left".into())),
         };
         let connected = match connected {
@@ -134,13 +147,13 @@ async fn run(
             record.carried_by(&peer.label());
         }
         if probe && !connected.leg.is_framed() {
-            return session.stand_in(service, connected, &mut order, kill).await;
+            return session.stand_in(way, connected, &mut order, kill).await;
         }
         match session.carry(connected, &mut order, kill).await {
             Carried::Ended(end) => return end,
             // A backend that was waited for is not waited for again elsewhere.
             Carried::Refused(failure)
-                if failure.refusal == Refusal::BackendLate || !service.connector.load().has_other(&order) =>
+                if failure.refusal == Refusal::BackendLate || !way.connector().has_other(&order) =>
             {
                 return session.refused(failure, meter).await;
             }
@@ -231,7 +244,7 @@ impl Session {
     /// backend: that one was connected, and from here on an echo answers.
     async fn stand_in(
         mut self,
-        service: &Service,
+        way: &Way<'_>,
         connected: Connected,
         order: &mut Order<'_>,
         kill: &CancellationToken,
@@ -241,7 +254,7 @@ impl Session {
         let echo = Leg::Stream(Stream::Echo(Echo::default()));
         let echo = Connected { leg: echo, peer: None, seat, first: Vec::new() };
         match Box::pin(self.carry(echo, order, kill)).await {
-            Carried::Ended(end) if end.who == Who::Nobody && service.connector.load().answers_late() => {
+            Carried::Ended(end) if end.who == Who::Nobody && way.connector().answers_late() => {
                 match probe::is_refused_late(&mut reached).await {
                     true => End { who: Who::Peer, phase: order.meter.phase(), reason: LATE.into() },
                     false => end,
@@ -304,20 +317,20 @@ fn cause(who: Who) -> Cause {
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
 /// sent yet: the other half may have closed the old way a moment before this one takes the new.
 async fn connect(
-    service: &Service,
+    way: &Way<'_>,
     order: &mut Order<'_>,
     switching: &AtomicBool,
 ) -> Result<Connected, ConnectFailure> {
     let mut failing_since = None;
     loop {
-        let connector = service.connector.load_full();
+        let connector = way.connector();
         // Boxed, as are refusals: an open session holds no memory for what it will not do again.
         let result = Box::pin(connector.connect(order)).await;
         let of_the_way = |failure: &ConnectFailure| matches!(failure.who, Who::Peer | Who::Operator);
         // Read first: a switch replaces the way before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
-            Err(_) if !Arc::ptr_eq(&connector, &service.connector.load()) => {}
+            Err(_) if !Arc::ptr_eq(&connector, &way.connector()) => {}
             Err(failure) if of_the_way(&failure) && is_switching => {
                 if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_PATIENCE {
                     return Err(failure);

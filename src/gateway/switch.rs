@@ -27,7 +27,7 @@ use crate::{
     net::listen::BindError,
     profile::{Mode, Profile, Role, ServiceName},
     source::{Chosen, Loaded},
-    telemetry::snapshot::GatewayPhase,
+    telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
 };
 
 /// The new way has this long to become ready; the other half has to follow within it.
@@ -116,12 +116,7 @@ impl Engine {
 
     /// Closes what a switch has opened; the gateway goes on as before.
     pub(super) fn roll_back(&mut self, switching: Switching, why: &str) {
-        if let Some(side) = &switching.dmz {
-            side.retire();
-        }
-        if let Some(side) = &switching.internal {
-            side.retire();
-        }
+        switching.retire();
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
         match switching.asker {
             Some(asker) => asker.answer(Answer::Refused(format!("{line}; the gateway goes on as before"))),
@@ -293,6 +288,40 @@ impl Switching {
     fn missing(&self) -> Option<String> {
         let dmz = self.dmz.as_ref().and_then(DmzSide::missing);
         dmz.or_else(|| self.internal.as_ref().and_then(InternalSide::missing))
+    }
+
+    pub fn row(&self) -> SwitchRow {
+        let profile = &self.loaded.profile;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        SwitchRow {
+            profile: profile.name.clone(),
+            mode: profile.mode,
+            missing: self.missing(),
+            seconds_left: left.as_secs_f64(),
+        }
+    }
+
+    /// The pools of the new way, of one half.
+    pub fn rows(&self, role: Role) -> Vec<PoolRow> {
+        match role {
+            Role::Dmz => self.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
+            Role::Internal => self.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
+        }
+    }
+
+    /// Where a session of the service would go on the new way.
+    pub fn connector(&self, service: &ServiceName) -> Option<Connector> {
+        self.dmz.as_ref()?.connector(service)
+    }
+
+    /// Closes what it has opened.
+    pub fn retire(&self) {
+        if let Some(side) = &self.dmz {
+            side.retire();
+        }
+        if let Some(side) = &self.internal {
+            side.retire();
+        }
     }
 
     /// Link ports of the new way; both ways serve while a switch waits.

@@ -5,17 +5,14 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::sync::watch;
 
-use super::{
-    advice,
-    handle::{Answer, Command, Handle},
-    probe::Probes,
-};
+use super::{advice, checks::Checks, probe::Probes, switch::Switching};
 use crate::{
     connect::direct,
     net::{
@@ -33,13 +30,14 @@ use crate::{
 
 /// The way is ready by then, or its step fails.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(50);
+/// How a step begins whose links did not come about; what the other half met may tell why.
+pub const NOT_READY: &str = "not ready within";
 /// A closed port of this machine refuses at once; one that says nothing is not open either.
 const KNOCK: Duration = Duration::from_secs(1);
 
 /// What a walk needs of its gateway.
 pub(super) struct Walk {
-    pub handle: Handle,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub source: Source,
     pub chosen: Chosen,
     pub profile: Profile,
@@ -47,13 +45,17 @@ pub(super) struct Walk {
     /// A client port of each service.
     pub ports: Vec<(ServiceName, SocketAddr)>,
     pub admin: Option<PathBuf>,
+    pub checks: Checks,
+    /// The way of the other mode, opened beside the one in force.
+    pub trial: Option<Result<Switching, String>>,
 }
 
 impl Walk {
     /// Walks these steps, in order; the time of each is its own.
-    pub async fn run(&self, steps: &[Step]) -> Report {
+    pub async fn run(self, steps: &[Step]) -> Report {
         let mut walked = Vec::new();
         for step in steps {
+            self.checks.walking(*step);
             let began = Instant::now();
             let found = match step {
                 Step::Profile => profile(&self.source, &self.chosen, self.profile.mode),
@@ -62,44 +64,76 @@ impl Walk {
                 Step::Reverse => self.way(Mode::Reverse).await,
                 Step::Closed => self.closed().await,
             };
-            walked.push(found.at(*step, began.elapsed()));
+            let found = found.at(*step, began.elapsed());
+            self.checks.walked(&found);
+            walked.push(found);
         }
         Report::new(walked)
     }
 
-    /// The way of the mode in force: ready, and a probe of each service goes over it.
+    /// The way of one mode: ready, and a probe of each service goes over it.
     async fn way(&self, mode: Mode) -> Found {
-        let running = self.profile.mode;
-        if running != mode {
-            let [running, wanted] = [running, mode].map(super::mode_word);
-            return Found::skip(format!(
-                "this gateway runs in mode {running}; walk it again in mode {wanted}"
-            ));
-        }
         let role = match (&self.profile.dmz, mode) {
             (Some(_), _) => Role::Dmz,
             (None, Mode::Reverse) => Role::Internal,
             (None, _) => return Found::skip("the DMZ half sends the probe; verify it on that host"),
         };
-        let rows = match self.ready(role).await {
+        let trial = match &self.trial {
+            _ if self.profile.mode == mode => None,
+            Some(Ok(trial)) => Some(trial),
+            Some(Err(why)) => return Found::fail(why, advice::on_link(why)),
+            None => return Found::skip(self.why_not(mode)),
+        };
+        if let (Some(_), Some(why)) = (trial, self.unanswered(mode).await) {
+            return Found::skip(why);
+        }
+        let rows = match self.ready(role, trial).await {
             Ok(rows) => rows,
             Err(failed) => return failed,
         };
         let links = join(rows.iter().map(told));
         match role {
-            Role::Dmz => self.probe_all(&links).await,
+            Role::Dmz => self.probe_all(&links, trial).await,
             Role::Internal => Found::pass(format!("links are parked: {links}")),
         }
     }
 
+    /// Why this gateway can not walk a mode that it does not run.
+    fn why_not(&self, mode: Mode) -> String {
+        match self.profile.mode {
+            Mode::Reverse if self.profile.internal.is_some() => {
+                "in reverse mode the internal half opens no port, not even for a check".into()
+            }
+            running => {
+                let [running, wanted] = [running, mode].map(super::mode_word);
+                format!("this gateway runs in mode {running}, and its profile can not go in mode {wanted}")
+            }
+        }
+    }
+
+    /// A DMZ half alone can try forward mode only where somebody answers.
+    async fn unanswered(&self, mode: Mode) -> Option<String> {
+        let loaded = self.source.load(&self.chosen, Some(mode)).ok()?;
+        alone_and_unanswered(&loaded.profile).await
+    }
+
+    /// A picture that was taken after now.
+    async fn look(&self) -> Option<Arc<Snapshot>> {
+        let mut snapshots = self.snapshots.clone();
+        snapshots.mark_unchanged();
+        snapshots.changed().await.ok()?;
+        Some(snapshots.borrow().clone())
+    }
+
     /// Waits for healthy pools.
-    async fn ready(&self, role: Role) -> Result<Vec<PoolRow>, Found> {
+    async fn ready(&self, role: Role, trial: Option<&Switching>) -> Result<Vec<PoolRow>, Found> {
         let (began, since) = (Instant::now(), log::utc_now());
         loop {
-            let Answer::Status(snapshot) = self.handle.ask(Command::Status).await else {
-                return Err(Found::fail("the gateway has stopped", "start it again"));
+            let Some(snapshot) = self.look().await else { return Err(stopped()) };
+            let rows: Vec<_> = match trial {
+                Some(trial) => trial.rows(role),
+                None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
             };
-            let rows: Vec<_> = snapshot.pools.iter().filter(|row| row.role == role).cloned().collect();
             let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
             if !rows.is_empty() && rows.iter().all(is_healthy) {
                 return Ok(rows);
@@ -110,19 +144,16 @@ impl Walk {
                     seen = format!("{seen}; last {told}");
                 }
                 let advice = advice::on_link(&seen);
-                return Err(Found::fail(
-                    format!("not ready within {}s: {seen}", READY_WITHIN.as_secs()),
-                    advice,
-                ));
+                let seen = format!("{NOT_READY} {}s: {seen}", READY_WITHIN.as_secs());
+                return Err(Found::fail(seen, advice));
             }
-            sleep(LOOK).await;
         }
     }
 
-    async fn probe_all(&self, links: &str) -> Found {
+    async fn probe_all(&self, links: &str, trial: Option<&Switching>) -> Found {
         let mut came_back = Vec::new();
         for (service, port) in &self.ports {
-            match self.probes.send(*port).await {
+            match self.probes.send(*port, trial.and_then(|trial| trial.connector(service))).await {
                 Ok(took) => came_back.push(format!("{service} in {}", milliseconds(took))),
                 Err(end) => {
                     let seen = format!("probe of `{service}` through {port}: {end}");
@@ -144,9 +175,7 @@ impl Walk {
                 "in mode {word} the internal half listens; that is what reversing ends"
             ));
         }
-        let Answer::Status(snapshot) = self.handle.ask(Command::Status).await else {
-            return Found::fail("the gateway has stopped", "start it again");
-        };
+        let Some(snapshot) = self.look().await else { return stopped() };
         let held = match sockets::own() {
             Ok(held) => held,
             Err(error) => return Found::fail(format!("the kernel does not say: {error}"), "mount /proc"),
@@ -211,6 +240,34 @@ impl Walk {
             }
         }
     }
+}
+
+/// However it ends, what was opened for it is closed, and another one may begin.
+impl Drop for Walk {
+    fn drop(&mut self) {
+        if let Some(Ok(trial)) = &self.trial {
+            trial.retire();
+        }
+        self.checks.end();
+    }
+}
+
+fn stopped() -> Found {
+    Found::fail("the gateway has stopped", "start it again")
+}
+
+/// A DMZ half without its other half here, in forward mode, that nobody answers.
+pub async fn alone_and_unanswered(profile: &Profile) -> Option<String> {
+    let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
+    let DmzWay::Forward { connect, .. } = &half.way else { return None };
+    let mut last = String::new();
+    for address in connect {
+        match dial::dial(&address.at, crate::link::DIAL).await {
+            Ok(_) => return None,
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Some(format!("no internal gateway answers in forward mode: {last}"))
 }
 
 /// The profile reads and its certificates are good; what they are for, and how long.

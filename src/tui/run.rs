@@ -261,6 +261,9 @@ mod tests {
             log_lines_lost: 0,
             traffic: vec![],
             descriptors: Descriptors::default(),
+            switching: None,
+            walk: None,
+            forward_checks: vec![],
         })
     }
 

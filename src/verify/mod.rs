@@ -6,10 +6,18 @@
 
 mod half;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    admin::{client, place},
+    admin::{
+        client::{self, ClientError},
+        place,
+    },
     cli::Cli,
     commands::{self, exit},
     gateway::{
@@ -17,8 +25,7 @@ use crate::{
         handle::{Answer, Command},
         walk,
     },
-    net::dial,
-    profile::{DmzWay, LinkAddress, Mode, Profile},
+    profile::{Mode, Profile},
     source::{Chosen, Source},
     telemetry::{
         checklist::{Finding, Found, Report, Step, Walked},
@@ -27,6 +34,9 @@ use crate::{
 };
 
 use self::half::Halves;
+
+/// How often a gateway that walks is asked how far it is.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// Walks the checklist of the profile and prints what was found.
 pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
@@ -72,7 +82,7 @@ async fn ask(gateways: &[PathBuf], json: bool) -> anyhow::Result<Report> {
     let mut merged: Option<Report> = None;
     for path in gateways {
         eprintln!("verify: the gateway at {} walks the checklist", path.display());
-        match client::ask(path, Command::Verify { steps: Step::ALL.to_vec() }).await? {
+        match watched(path).await? {
             Answer::Verified(report) => {
                 merged = Some(match merged {
                     None => report,
@@ -86,6 +96,24 @@ async fn ask(gateways: &[PathBuf], json: bool) -> anyhow::Result<Report> {
     let report = merged.unwrap_or_else(|| Report::new(Vec::new()));
     report.steps.iter().for_each(|walked| show(walked, json));
     Ok(report)
+}
+
+/// Has one gateway walk, and says on standard error how far it is.
+async fn watched(path: &Path) -> Result<Answer, ClientError> {
+    let mut walk = pin!(client::ask(path, Command::Verify { steps: Step::ALL.to_vec() }));
+    let mut told = None;
+    loop {
+        tokio::select! {
+            answer = &mut walk => return answer,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let Ok(Answer::Status(snapshot)) = client::ask(path, Command::Status).await else { continue };
+        let walking = snapshot.walk.as_ref().and_then(|walk| walk.walking);
+        if let Some(step) = walking.filter(|_| walking != told) {
+            eprintln!("verify: {} ...", step.word());
+        }
+        told = walking;
+    }
 }
 
 /// A walk with halves of its own.
@@ -161,7 +189,7 @@ impl Own<'_> {
         };
         let steps = if mode == Mode::Reverse { vec![step, Step::Closed] } else { vec![step] };
         let mut report = halves.walk(steps).await;
-        let first = report.steps.first_mut().filter(|walked| walked.result == Finding::Fail);
+        let first = report.steps.first_mut().filter(|walked| walked.seen.starts_with(walk::NOT_READY));
         if let (Some(walked), Some(told)) = (first, halves.refused_link(&since).await) {
             walked.seen = format!("{}; the internal half says: {told}", walked.seen);
             walked.advice = Some(advice::on_link(&told));
@@ -173,25 +201,10 @@ impl Own<'_> {
 
 /// A half alone: what it can not prove here.
 async fn alone(profile: &Profile) -> Option<Found> {
-    let (half, None) = (profile.dmz.as_ref(), profile.internal.as_ref()) else {
-        let sends = profile.dmz.is_some() || profile.mode == Mode::Reverse;
-        return (!sends).then(|| Found::skip("the DMZ half sends the probe; verify it on that host"));
-    };
-    let DmzWay::Forward { connect, .. } = &half?.way else { return None };
-    let answers = answers(connect).await.err()?;
-    Some(Found::skip(format!("no internal gateway answers in forward mode: {answers}")))
-}
-
-/// Whether anybody is there to be dialled.
-async fn answers(addresses: &[LinkAddress]) -> Result<(), String> {
-    let mut last = String::new();
-    for address in addresses {
-        match dial::dial(&address.at, crate::link::DIAL).await {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error.to_string(),
-        }
+    if profile.dmz.is_none() && profile.mode == Mode::Forward {
+        return Some(Found::skip("the DMZ half sends the probe; verify it on that host"));
     }
-    Err(last)
+    walk::alone_and_unanswered(profile).await.map(Found::skip)
 }
 
 fn step_of(mode: Mode) -> Step {

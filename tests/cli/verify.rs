@@ -13,7 +13,7 @@ use crate::{
     Said,
     commands::issued,
     connect,
-    process::{Place, SOON},
+    process::{Gateway, Place, SOON},
     run,
 };
 
@@ -139,22 +139,54 @@ fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-#[test]
-fn a_running_gateway_walks_itself_and_counts_no_probe() {
-    let (place, ports) = (Place::with_certificates(), Ports::new());
-    place.write("pair.yaml", &ports.pair("echo://").replace("mode: forward", "mode: reverse"));
+/// Starts the gateway of `NAME.yaml` with its socket where a gateway without `--admin` has it.
+fn start_unnamed<'a>(place: &'a Place, name: &str) -> Gateway<'a> {
     // Where a gateway without `--admin` has its socket.
     std::fs::create_dir(place.path("portcullis")).expect("a folder for the log");
     std::fs::create_dir(place.path("run/portcullis")).expect("a folder");
     std::fs::set_permissions(place.path("run/portcullis"), PermissionsExt::from_mode(0o700)).expect("a mode");
-    let gateway = place.start_as("portcullis/pair", &[], &["--no-ui", "--profile", "pair.yaml"]);
+    let profile = format!("{name}.yaml");
+    let gateway = place.start_as(&format!("portcullis/{name}"), &[], &["--no-ui", "--profile", &profile]);
     gateway.wait_healthy();
+    gateway
+}
+
+#[test]
+fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://"));
+    let gateway = start_unnamed(&place, "pair");
+    let before = gateway.status();
+    let report = verify(&place, "pair.yaml");
+    assert_eq!(
+        results(&report),
+        "profile pass, basic pass, forward pass, reverse pass, closed skip",
+        "{report:#}"
+    );
+    assert!(step(&report, "reverse").0.contains("web in "), "{report:#}");
+    assert!(step(&report, "closed").0.contains("in mode forward the internal half listens"), "{report:#}");
+    let after = gateway.wait_healthy();
+    for same in ["mode", "listening", "totals", "ended"] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    TcpListener::bind(("127.0.0.1", ports.dmz_link)).expect("the port of reverse mode is closed again");
+    let check = &after["forward_checks"][0];
+    assert_eq!((&check["profile"], &check["passed"]), (&"pair".into(), &true.into()), "{after:#}");
+    assert_eq!(after["walk"]["steps"].as_array().map(Vec::len), Some(5), "{after:#}");
+}
+
+#[test]
+fn a_running_gateway_walks_itself_and_counts_no_probe() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://").replace("mode: forward", "mode: reverse"));
+    let gateway = start_unnamed(&place, "pair");
     let report = verify(&place, "pair.yaml");
     assert_eq!(
         results(&report),
         "profile pass, basic pass, forward skip, reverse pass, closed pass",
         "{report:#}"
     );
+    assert!(step(&report, "forward").0.contains("opens no port, not even for a check"), "{report:#}");
     let mut client = connect(gateway.accept("web"));
     client.write_all(b"hello").expect("it is sent");
     client.read_exact(&mut [0; 5]).expect("it comes back");

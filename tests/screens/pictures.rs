@@ -42,6 +42,9 @@ pub fn empty() -> Snapshot {
         log_lines_lost: 0,
         traffic: vec![],
         descriptors: Descriptors { used: 12, limit: 1024 },
+        switching: None,
+        walk: None,
+        forward_checks: vec![],
     }
 }
 
