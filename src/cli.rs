@@ -38,6 +38,9 @@ pub struct Cli {
     /// Form of the log lines
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub log_format: LogFormat,
+    /// With a gateway or `attach`: keep a picture of it a second in a new file, for `replay`
+    #[arg(long, global = true, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Run the built-in profile without its sample clients
     #[arg(long)]
     pub no_samples: bool,
@@ -76,6 +79,17 @@ pub enum Action {
         /// The whole picture as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Open the dashboard on a running gateway
+    Attach {
+        /// Look only: nothing can be changed from here
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Open the dashboard on a recording: pause, step, speed
+    Replay {
+        /// What `--record` has written
+        file: PathBuf,
     },
     /// Move a running gateway to another profile
     Switch {

@@ -7,15 +7,15 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::CommandFactory;
 use serde_json::json;
 
 use crate::{
     admin::{client, place},
-    certs,
+    attach, certs,
     cli::{Action, Cli},
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Access, Answer, Command},
     profile::{self, Problem, Profile},
     source::{Chosen, Source},
     status, verify,
@@ -36,6 +36,11 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
         Action::Profiles => list(&source),
         Action::Verify { json } => return verify::run(cli, *json).await,
         Action::Status { json } => return print_status(cli, *json).await,
+        Action::Attach { read_only } => {
+            let access = if *read_only { Access::ReadOnly } else { Access::Full };
+            return attach::run(&socket(cli)?, access, cli.record.as_deref()).await;
+        }
+        Action::Replay { file } => return attach::replay(file).await,
         Action::Switch { profile, plan } => {
             let profile = absolute(profile)?;
             let command = if *plan { Command::Plan { profile } } else { Command::Switch { profile } };
@@ -177,7 +182,9 @@ async fn tell(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             println!("{plan}");
             Ok(ExitCode::SUCCESS)
         }
-        Answer::Status(_) | Answer::Verified(_) => bail!("the gateway answered something else"),
+        Answer::Status(_) | Answer::Verified(_) | Answer::Profiles(_) => {
+            bail!("the gateway answered another question")
+        }
     }
 }
 
@@ -195,6 +202,6 @@ fn absolute(profile: &str) -> anyhow::Result<String> {
     if !is_file {
         return Ok(profile.to_owned());
     }
-    let path = std::path::absolute(profile).with_context(|| profile.to_owned())?;
+    let path = std::path::absolute(profile).map_err(|error| anyhow::anyhow!("{profile}: {error}"))?;
     path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{}: not UTF-8", path.display()))
 }

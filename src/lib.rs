@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod attach;
 pub mod certs;
 pub mod cli;
 pub mod commands;
@@ -13,6 +14,7 @@ pub mod link;
 pub mod net;
 pub mod profile;
 pub mod proto;
+pub mod record;
 pub mod run;
 pub mod source;
 pub mod status;

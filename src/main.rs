@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     // What still blocks a thread (a name being resolved) must not hold the exit up.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
-        eprintln!("portcullis: {error:#}");
+        // Each of our errors names its cause already.
+        eprintln!("portcullis: {error}");
         exit::FAILED.into()
     })
 }

@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
+use futures_util::future::OptionFuture;
 use rustix::process::{
     Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
@@ -20,14 +21,17 @@ use crate::{
         handle::{Command, Handle},
     },
     headless,
+    record::Recorder,
     source::Chosen,
     tasks::Tasks,
     telemetry::log,
-    tui::{self, Dashboard},
+    tui::{self, Dashboard, source::Source},
 };
 
 /// The screen gets so long to restore the terminal when the gateway has stopped.
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
+/// The last picture of a recording gets so long to be written.
+const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
@@ -60,11 +64,14 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let is_demo = chosen == Chosen::Demo;
     let (handle, engine) = Engine::start(source, chosen, loaded)?;
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
+    // Not before it is sure that there will be something to record.
+    let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::create(file))).transpose()?;
     tracing::info!("up to {limit} open files");
     let tasks = Tasks::default();
     if is_demo && !cli.no_samples {
         demo::start_clients(&handle, &tasks);
     }
+    let recorded = recorder.map(|recorder| recorder.start(handle.watch(), &tasks));
     let admin = admin.map(|(socket, listener)| {
         socket.serve(listener, handle.clone());
         socket
@@ -77,9 +84,13 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             admin.close().await;
         }
         if let Some(screen) = screen {
-            screen.gateway_stopped();
+            screen.end(tui::Ended::GatewayStopped);
             // A terminal that nobody reads is left as it is.
             let _ = screen.wait(SCREEN_FAREWELL);
+        }
+        if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.ended(RECORDER_FAREWELL))).await {
+            // Again, and at the end: a screen may have hidden the log's line.
+            eprintln!("portcullis: {error}");
         }
         anyhow::Ok(outcome)
     })?;
@@ -109,10 +120,10 @@ fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Opti
             }
             tui::Ended::LeftHeadless => tracing::info!("the screen was left; the gateway goes on headless"),
             tui::Ended::TerminalGone => tracing::warn!("the terminal is gone; the gateway goes on headless"),
-            tui::Ended::GatewayStopped => {}
+            tui::Ended::GatewayStopped | tui::Ended::Left => {}
         }
     };
-    Ok(Some(Arc::new(tui::spawn(handle.for_asker("dashboard"), gone)?)))
+    Ok(Some(Arc::new(tui::spawn(Source::own(handle.for_asker("dashboard")), gone)?)))
 }
 
 /// A gateway that a `verify` has started does not outlive it, however that ends.

@@ -2,20 +2,24 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::wire::{Hello, Wire, WireError};
+use super::wire::{Hello, Request, Wire, WireError};
 use crate::{
     gateway::handle::{Answer, Command},
-    telemetry::snapshot,
+    telemetry::snapshot::{self, Snapshot},
 };
 
 /// A gateway that is well says hello at once.
 const HELLO: Duration = Duration::from_secs(5);
+/// It sends several pictures a second to those who watch.
+const PICTURE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -27,22 +31,68 @@ pub enum ClientError {
     Silent { path: PathBuf },
     #[error("{}: the gateway is version {theirs}, whose pictures this version can not read; use the same version", path.display())]
     Version { path: PathBuf, theirs: String },
+    #[error("{}: the gateway refuses: {why}", path.display())]
+    Refused { path: PathBuf, why: String },
 }
 
 /// Sends one command and returns its answer; waits as long as the command takes.
 pub async fn ask(path: &Path, command: Command) -> Result<Answer, ClientError> {
-    let at = || path.to_path_buf();
-    let stream =
-        UnixStream::connect(path).await.map_err(|source| ClientError::Connect { path: at(), source })?;
-    let mut wire = Wire::new(stream);
-    let wire_error = |source| ClientError::Wire { path: at(), source };
-    let hello: Hello = match timeout(HELLO, wire.receive()).await {
-        Ok(hello) => hello.map_err(wire_error)?,
-        Err(_) => return Err(ClientError::Silent { path: at() }),
-    };
-    if hello.snapshot != snapshot::VERSION {
-        return Err(ClientError::Version { path: at(), theirs: hello.portcullis });
+    let mut client = Client::connect(path).await?;
+    client.send(&Request::Command(command)).await?;
+    client.answer().await
+}
+
+/// A connection to a gateway that has said hello.
+#[derive(Debug)]
+pub(super) struct Client {
+    path: PathBuf,
+    wire: Wire,
+}
+
+impl Client {
+    pub async fn connect(path: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|source| ClientError::Connect { path: path.into(), source })?;
+        let mut client = Self { path: path.into(), wire: Wire::new(stream) };
+        let hello = client.receive::<Hello>(HELLO).await?;
+        match hello.snapshot {
+            snapshot::VERSION => Ok(client),
+            _ => Err(ClientError::Version { path: client.path, theirs: hello.portcullis }),
+        }
     }
-    wire.send(&command).await.map_err(wire_error)?;
-    wire.receive().await.map_err(wire_error)
+
+    pub async fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        self.wire.send(request).await.map_err(|error| self.wrong(error))
+    }
+
+    /// The answer to a command may take as long as the command.
+    pub async fn answer(&mut self) -> Result<Answer, ClientError> {
+        self.wire.receive().await.map_err(|error| self.wrong(error))
+    }
+
+    /// The next of the pictures that were asked for.
+    pub async fn picture(&mut self) -> Result<Arc<Snapshot>, ClientError> {
+        match self.receive(PICTURE).await? {
+            Answer::Status(snapshot) => Ok(snapshot),
+            Answer::Profiles(_) | Answer::Planned(_) | Answer::Verified(_) => {
+                let why = "it answered another question instead of sending a picture".into();
+                Err(ClientError::Refused { path: self.path.clone(), why })
+            }
+            Answer::Done(why) | Answer::Cut(why) | Answer::Refused(why) => {
+                Err(ClientError::Refused { path: self.path.clone(), why })
+            }
+        }
+    }
+
+    async fn receive<T: DeserializeOwned>(&mut self, within: Duration) -> Result<T, ClientError> {
+        match timeout(within, self.wire.receive()).await {
+            Ok(received) => received.map_err(|error| self.wrong(error)),
+            Err(_) => Err(ClientError::Silent { path: self.path.clone() }),
+        }
+    }
+
+    fn wrong(&self, source: WireError) -> ClientError {
+        ClientError::Wire { path: self.path.clone(), source }
+    }
 }

@@ -18,16 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     place,
-    wire::{Hello, Wire},
+    wire::{Hello, Request, Wire},
 };
 use crate::{
-    gateway::handle::{Command, Handle},
+    gateway::handle::{Answer, Handle},
     tasks::Tasks,
     telemetry::snapshot,
 };
 
 /// Clients at once.
 const CLIENTS_MAX: usize = 64;
+/// So many of them may watch: the others' places are for commands.
+const WATCHES_MAX: usize = 32;
 /// A client that is connected and asks nothing is let go.
 const SILENT: Duration = Duration::from_secs(60);
 /// An answer that is not read in this time is dropped with its client.
@@ -81,6 +83,7 @@ impl AdminSocket {
     pub fn serve(&self, listener: UnixListener, handle: Handle) {
         let (stop, tasks, path) = (self.stop.clone(), self.tasks.clone(), self.path.clone());
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        let watches = Arc::new(Semaphore::new(WATCHES_MAX));
         self.tasks.spawn("admin socket", async move {
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 let Ok((stream, _)) = accepted else {
@@ -90,10 +93,10 @@ impl AdminSocket {
                 };
                 let Ok(place) = places.clone().try_acquire_owned() else { continue };
                 let handle = handle.for_asker(&asker(&stream, &path));
-                let stop = stop.clone();
+                let (stop, watches) = (stop.clone(), watches.clone());
                 tasks.spawn("admin client", async move {
                     let _place = place;
-                    attend(Wire::new(stream), handle, &stop).await;
+                    attend(Wire::new(stream), handle, &stop, &watches).await;
                 });
             }
         });
@@ -114,16 +117,33 @@ impl Drop for AdminSocket {
     }
 }
 
-async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken) {
+async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken, watches: &Semaphore) {
     let hello = Hello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
     if !matches!(timeout(SEND, wire.send(&hello)).await, Ok(Ok(()))) {
         return;
     }
     loop {
-        let asked = timeout(SILENT, wire.receive::<Command>());
-        let Some(Ok(Ok(command))) = stop.run_until_cancelled(asked).await else { return };
-        let answer = handle.ask(command).await;
+        let asked = timeout(SILENT, wire.receive::<Request>());
+        let Some(Ok(Ok(request))) = stop.run_until_cancelled(asked).await else { return };
+        let answer = match (request, watches.try_acquire()) {
+            (Request::Command(command), _) => handle.ask(command).await,
+            (Request::Watch, Ok(_place)) => return show(wire, handle).await,
+            (Request::Watch, Err(_)) => Answer::Refused(format!("{WATCHES_MAX} screens watch already")),
+        };
         if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Sends picture after picture until the client or the engine ends: a client that does not read
+/// holds one picture, and misses those that are made meanwhile.
+async fn show(mut wire: Wire, handle: Handle) {
+    let mut watch = handle.watch();
+    // The handle would keep an engine running that nobody can stop any more.
+    drop(handle);
+    while let Some(snapshot) = watch.next().await {
+        if !matches!(timeout(SEND, wire.send(&Answer::Status(snapshot))).await, Ok(Ok(()))) {
             return;
         }
     }
@@ -136,5 +156,159 @@ fn asker(stream: &UnixStream, path: &Path) -> String {
             format!("admin socket {} (uid {}, pid {pid})", path.display(), who.uid())
         }
         Err(_) => format!("admin socket {}", path.display()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::{
+            attach::attach,
+            client::{self, Client},
+        },
+        gateway::handle::{self, Access, Command, Feed},
+        profile::Mode,
+        telemetry::snapshot::{Notice, NoticeLevel, Snapshot},
+    };
+
+    /// A picture of 100 kB: a few fill every buffer between two ends of a socket.
+    fn picture() -> Arc<Snapshot> {
+        let text = "x".repeat(100_000);
+        let notice = Notice { time: "now".into(), level: NoticeLevel::Info, text };
+        Arc::new(Snapshot { notices: vec![notice], ..Snapshot::new("demo", Mode::Direct) })
+    }
+
+    struct Gateway {
+        folder: tempfile::TempDir,
+        socket: AdminSocket,
+        feed: Feed,
+    }
+
+    impl Gateway {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (socket, listener) = AdminSocket::bind(&folder.path().join("a.sock")).unwrap();
+            let (handle, feed) = handle::channel(picture(), "test");
+            socket.serve(listener, handle);
+            Self { folder, socket, feed }
+        }
+
+        fn path(&self) -> std::path::PathBuf {
+            self.folder.path().join("a.sock")
+        }
+
+        async fn watcher(&self) -> Client {
+            let mut client = Client::connect(&self.path()).await.unwrap();
+            client.send(&Request::Watch).await.unwrap();
+            client
+        }
+
+        /// Publishes a picture a quarter second until `done` says so; tells how many.
+        async fn publish_until(&mut self, done: impl Fn(&Self) -> bool) -> u32 {
+            for count in 0..1000 {
+                if done(self) {
+                    return count;
+                }
+                self.feed.snapshots.send_replace(picture());
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            panic!("not within 1000 pictures");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_screen_that_does_not_read_costs_itself_only() {
+        let mut gateway = Gateway::start();
+        let stuck = gateway.watcher().await;
+        gateway.publish_until(|gateway| gateway.feed.is_watched()).await;
+        let published = gateway.publish_until(|gateway| !gateway.feed.is_watched()).await;
+        // 10 s of a full socket, and what it took to fill it.
+        assert!((40..100).contains(&published), "let go after {published} pictures");
+        assert_eq!(gateway.socket.tasks.count(), 1, "its task has ended, with what it held");
+        drop(stuck);
+    }
+
+    #[tokio::test]
+    async fn who_reads_late_gets_the_newest_and_commands_are_answered_meanwhile() {
+        let mut gateway = Gateway::start();
+        let mut late = gateway.watcher().await;
+        while !gateway.feed.is_watched() {
+            tokio::task::yield_now().await;
+        }
+        for number in 1..=50 {
+            let next = Snapshot { uptime_seconds: f64::from(number), ..(*picture()).clone() };
+            gateway.feed.snapshots.send_replace(Arc::new(next));
+            tokio::task::yield_now().await;
+        }
+        let path = gateway.path();
+        let answers = async {
+            let asked = gateway.feed.commands.recv().await.unwrap();
+            asked.answer.send(Answer::Done("read again".into())).unwrap();
+        };
+        let (answer, ()) = tokio::join!(client::ask(&path, Command::Reload), answers);
+        assert!(matches!(answer, Ok(Answer::Done(text)) if text == "read again"));
+        let mut seen = vec![];
+        while seen.last() != Some(&50.0) {
+            seen.push(late.picture().await.unwrap().uptime_seconds);
+        }
+        assert!(seen.is_sorted() && seen.len() < 50, "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn watches_leave_places_for_commands() {
+        let mut gateway = Gateway::start();
+        let mut watchers = vec![];
+        for _ in 0..WATCHES_MAX {
+            let mut watcher = gateway.watcher().await;
+            // A first picture shows that it has its place.
+            let publish = async {
+                loop {
+                    gateway.feed.snapshots.send_replace(picture());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                first = watcher.picture() => drop(first.unwrap()),
+                () = publish => {}
+            }
+            watchers.push(watcher);
+        }
+        let refused = gateway.watcher().await.picture().await;
+        assert!(refused.unwrap_err().to_string().contains("screens watch already"));
+        let path = gateway.path();
+        let asks = client::ask(&path, Command::Reload);
+        let asked = tokio::select! {
+            asked = gateway.feed.commands.recv() => asked.unwrap(),
+            _ = asks => panic!("nobody has answered yet"),
+        };
+        assert_eq!(asked.command, Command::Reload);
+    }
+
+    #[tokio::test]
+    async fn a_read_only_handle_asks_nothing_of_the_gateway() {
+        let mut gateway = Gateway::start();
+        let (path, tasks) = (gateway.path(), Tasks::default());
+        for (access, passes) in [(Access::ReadOnly, false), (Access::Full, true)] {
+            let publish = async {
+                loop {
+                    gateway.feed.snapshots.send_replace(picture());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let (handle, _contact) = tokio::select! {
+                attached = attach(&path, access, &tasks) => attached.unwrap(),
+                () = publish => unreachable!("it publishes for ever"),
+            };
+            let heard = tokio::select! {
+                answer = handle.ask(Command::Reload) => {
+                    assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
+                    false
+                }
+                asked = gateway.feed.commands.recv() => asked.is_some(),
+            };
+            assert_eq!(heard, passes, "{access:?}");
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! What the admin socket says: a hello from the server, then one answer for each command, each a
-//! JSON text behind its length in four bytes.
+//! JSON text behind its length in four bytes. To `watch` the answers are pictures, without end.
 
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -10,6 +10,8 @@ use tokio_util::{
     codec::{Framed, LengthDelimitedCodec},
 };
 
+use crate::gateway::handle::Command;
+
 /// A snapshot with all its rows fits; a length beyond it is no message of ours.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -19,6 +21,16 @@ pub struct Hello {
     pub portcullis: String,
     /// `telemetry::snapshot::VERSION`.
     pub snapshot: u32,
+}
+
+/// What a client asks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// Every picture from now on; one that is not read in time is left out for a newer one.
+    Watch,
+    #[serde(untagged)]
+    Command(Command),
 }
 
 #[derive(Debug, Error)]

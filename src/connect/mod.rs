@@ -104,3 +104,51 @@ impl Connector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+    use crate::profile::HostPort;
+
+    /// As under a switch: the first way has refused the session, the next fails, and the one after
+    /// that is told all that its client has said.
+    #[tokio::test]
+    async fn a_backend_that_does_not_answer_costs_no_byte_of_the_clients() {
+        let (service, meter) = (ServiceName::parse("orders").expect("a name"), Meter::default());
+        let mut order = Order {
+            service: &service,
+            peers: None,
+            id: "s-1",
+            client: None,
+            probe: false,
+            meter: &meter,
+            not: Vec::new(),
+            again: b"only".to_vec(),
+            unsent: b" once".to_vec(),
+        };
+        let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = port.local_addr().expect("it is bound");
+        let direct =
+            Connector::Direct(BackendAddress::Tcp(HostPort { host: "127.0.0.1".into(), port: at.port() }));
+        // Bound and not listening: nobody else gets it, and nobody answers.
+        let closed =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        closed.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        let at = closed.local_addr().expect("it is bound").as_socket().expect("of IPv4");
+        let refused =
+            Connector::Direct(BackendAddress::Tcp(HostPort { host: "127.0.0.1".into(), port: at.port() }));
+        let failure = refused.connect(&mut order).await.expect_err("nobody listens there");
+        assert_eq!((failure.refusal, failure.who), (Refusal::BackendRefused, Who::Backend));
+        assert_eq!((order.again.as_slice(), order.unsent.as_slice()), (&b"only"[..], &b" once"[..]));
+        let connected = direct.connect(&mut order).await.expect("it listens");
+        assert_eq!(connected.first, b"only once");
+        assert!(order.again.is_empty() && order.unsent.is_empty());
+        drop(connected);
+        let mut heard = Vec::new();
+        let mut served = port.accept().await.expect("it has come").0;
+        // Not one byte by itself: they are the relay's to send.
+        assert!(matches!(served.read_to_end(&mut heard).await, Ok(0) | Err(_)));
+    }
+}

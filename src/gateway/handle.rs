@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::plan::Plan;
 use crate::telemetry::{
     checklist::{Report, Step},
-    snapshot::Snapshot,
+    snapshot::{ProfileRow, Snapshot},
 };
 
 /// Commands that may wait for the engine at once.
@@ -38,8 +38,23 @@ pub enum Command {
     Plan { profile: String },
     /// Walk these steps of the checklist, as far as this gateway can.
     Verify { steps: Vec<Step> },
+    /// Keep so many links ready, until the next reload or switch.
+    Resize { prepared: usize },
+    /// The profiles that `switch` finds by name, each read and checked.
+    Profiles,
     /// End one session.
     Kill { session: String },
+}
+
+impl Command {
+    /// Whether it changes anything; what does not is open to those who may only look.
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Status | Self::Profiles | Self::Plan { .. } => false,
+            Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
+            Self::Resize { .. } | Self::Kill { .. } | Self::Verify { .. } => true,
+        }
+    }
 }
 
 /// What the engine says to a [`Command`].
@@ -47,6 +62,7 @@ pub enum Command {
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     Status(Arc<Snapshot>),
+    Profiles(Vec<ProfileRow>),
     /// It was done; the text says what.
     Done(String),
     /// It was done, and sessions were cut for it.
@@ -67,26 +83,41 @@ pub struct Asked {
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// A watch on the gateway and a way to command it.
+/// Makes a handle and the end it is fed from, with a first picture.
+pub fn channel(first: Arc<Snapshot>, by: &str) -> (Handle, Feed) {
+    let (publish, snapshots) = watch::channel(first);
+    let (ask, commands) = mpsc::channel(COMMANDS_MAX);
+    let watches = Arc::new(AtomicUsize::new(0));
+    let handle = Handle { snapshots, watches: watches.clone(), commands: ask, by: by.into() };
+    (handle, Feed { snapshots: publish, watches, commands })
+}
+
+/// The other end of every [`Handle`]: the engine holds it, or whoever stands for one.
+#[derive(Debug)]
+pub struct Feed {
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    watches: Arc<AtomicUsize>,
+    pub commands: mpsc::Receiver<Asked>,
+}
+
+impl Feed {
+    /// Whether anybody watches: rows of sessions are made for watches alone.
+    pub fn is_watched(&self) -> bool {
+        self.watches.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Sight of the gateway and a way to command it.
 #[derive(Debug, Clone)]
 pub struct Handle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Set by each read, taken by the engine at each tick: it builds rows only for readers.
-    read: Arc<AtomicBool>,
+    /// How many [`Watch`]es live.
+    watches: Arc<AtomicUsize>,
     commands: mpsc::Sender<Asked>,
     by: Arc<str>,
 }
 
 impl Handle {
-    pub fn new(
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        read: Arc<AtomicBool>,
-        commands: mpsc::Sender<Asked>,
-        by: &str,
-    ) -> Self {
-        Self { snapshots, read, commands, by: by.into() }
-    }
-
     /// The same surface, for another asker.
     pub fn for_asker(&self, by: &str) -> Self {
         Self { by: by.into(), ..self.clone() }
@@ -94,15 +125,15 @@ impl Handle {
 
     /// The latest picture; rows of sessions are in it while somebody watches.
     pub fn latest(&self) -> Arc<Snapshot> {
-        self.read.store(true, Ordering::Relaxed);
         self.snapshots.borrow().clone()
     }
 
-    /// Waits for the next picture; `None` when the engine has ended.
-    pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
-        self.read.store(true, Ordering::Relaxed);
-        self.snapshots.changed().await.ok()?;
-        Some(self.snapshots.borrow_and_update().clone())
+    /// Pictures from the next one on.
+    pub fn watch(&self) -> Watch {
+        self.watches.fetch_add(1, Ordering::Relaxed);
+        let mut snapshots = self.snapshots.clone();
+        snapshots.mark_unchanged();
+        Watch { snapshots, watches: self.watches.clone() }
     }
 
     /// Sends one command and waits for its answer.
@@ -114,4 +145,40 @@ impl Handle {
         }
         answered.await.unwrap_or_else(|_| Answer::Refused("the gateway stopped before it answered".into()))
     }
+}
+
+/// Every picture has all its rows while one of these lives. A slow reader sees fewer pictures,
+/// never an older one, and holds nobody up.
+#[derive(Debug)]
+pub struct Watch {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    watches: Arc<AtomicUsize>,
+}
+
+impl Watch {
+    /// Waits for the next picture; `None` when the engine has ended.
+    pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
+        self.snapshots.changed().await.ok()?;
+        Some(self.snapshots.borrow_and_update().clone())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the gateway behind an attached handle is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contact {
+    There,
+    Lost { why: String },
+}
+
+/// What an attached handle may do to its gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Full,
+    ReadOnly,
 }

@@ -49,7 +49,7 @@ impl Asker {
 /// The word of an outcome, how much it matters, and the outcome itself.
 fn outcome(answer: &Answer) -> Option<(&'static str, NoticeLevel, String)> {
     Some(match answer {
-        Answer::Status(_) | Answer::Planned(_) => return None,
+        Answer::Status(_) | Answer::Profiles(_) | Answer::Planned(_) => return None,
         Answer::Done(text) => ("done", NoticeLevel::Info, text.clone()),
         Answer::Cut(text) => ("cut", NoticeLevel::Warn, text.clone()),
         Answer::Refused(text) => ("refused", NoticeLevel::Warn, text.clone()),
@@ -60,9 +60,10 @@ fn outcome(answer: &Answer) -> Option<(&'static str, NoticeLevel, String)> {
 
 fn kind(command: &Command) -> Option<&'static str> {
     Some(match command {
-        Command::Status | Command::Plan { .. } => return None,
+        Command::Status | Command::Profiles | Command::Plan { .. } => return None,
         Command::Drain { .. } => "drain",
         Command::Stop => "stop",
+        Command::Resize { .. } => "resize",
         Command::Reload => "reload",
         Command::Switch { .. } => "switch",
         Command::Verify { .. } => "verify",
@@ -74,6 +75,8 @@ fn kind(command: &Command) -> Option<&'static str> {
 fn asked(command: &Command) -> String {
     match command {
         Command::Status => "status".into(),
+        Command::Profiles => "profiles".into(),
+        Command::Resize { prepared } => format!("{prepared} ready links"),
         Command::Plan { profile } => format!("plan of a switch to `{profile}`"),
         Command::Drain { service: None } => "drain".into(),
         Command::Drain { service: Some(service) } => format!("drain of `{service}`"),

@@ -12,6 +12,7 @@ mod observer;
 pub mod plan;
 mod ports;
 mod probe;
+mod profiles;
 mod relay;
 mod service;
 mod session;
@@ -21,21 +22,17 @@ mod ways;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::switch::mode_word;
 use self::{
     checks::Checks,
-    handle::{Answer, Asked, COMMANDS_MAX, Command, Handle},
+    handle::{Answer, Asked, Command, Feed, Handle},
     history::Asker,
     observer::Traffic,
     plan::Plan,
@@ -93,9 +90,7 @@ pub struct Engine {
     traffic: Traffic,
     /// Cuts every session.
     cut: CancellationToken,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    read: Arc<AtomicBool>,
-    commands: mpsc::Receiver<Asked>,
+    feed: Feed,
     checks: Checks,
     /// Its admin socket, the one door that an internal half may have.
     admin: Option<PathBuf>,
@@ -112,7 +107,10 @@ impl Engine {
     /// Opens everything the profile names; an error means that nothing is open.
     pub fn start(source: Source, chosen: Chosen, loaded: Loaded) -> Result<(Handle, Self), BindError> {
         clock::tick();
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (handle, feed) = handle::channel(
+            Arc::new(Snapshot::new(&loaded.profile.name, loaded.profile.mode)),
+            "this process",
+        );
         let cut = CancellationToken::new();
         let mut engine = Self {
             common: common(),
@@ -129,16 +127,13 @@ impl Engine {
             started: Instant::now(),
             traffic: Traffic::default(),
             cut,
-            snapshots: watch::Sender::new(Arc::new(empty_snapshot(&loaded.profile))),
-            read: Arc::default(),
-            commands: receiver,
+            feed,
             checks: Checks::default(),
             admin: None,
         };
         let switching = engine.begin(chosen, loaded)?;
         engine.commit(switching);
         engine.publish();
-        let handle = Handle::new(engine.snapshots.subscribe(), engine.read.clone(), commands, "this process");
         Ok((handle, engine))
     }
 
@@ -154,7 +149,7 @@ impl Engine {
             let hurried = self.switching.is_some() || self.stopping.is_some() || !self.leaving.is_empty();
             let pause = if hurried { TICK_HURRIED } else { TICK };
             tokio::select! {
-                asked = self.commands.recv(), if !unattended => match asked {
+                asked = self.feed.commands.recv(), if !unattended => match asked {
                     Some(asked) => self.obey(asked),
                     // Without a handle nobody can stop it any more, so it stops by itself, unless
                     // it does already: a second stop would cut.
@@ -180,7 +175,7 @@ impl Engine {
         self.common.sessions.switching.store(self.switching.is_some(), Ordering::SeqCst);
         self.let_go();
         let totals = self.totals();
-        let last = self.snapshots.borrow().uptime_seconds;
+        let last = self.feed.snapshots.borrow().uptime_seconds;
         let since = self.started.elapsed().as_secs_f64() - last;
         if self.traffic.sample(&totals) || since >= TICK.as_secs_f64() {
             self.publish();
@@ -188,11 +183,11 @@ impl Engine {
     }
 
     fn publish(&mut self) {
-        let with_rows = self.read.swap(false, Ordering::Relaxed);
+        let with_rows = self.feed.is_watched();
         if with_rows {
             self.common.sessions.registry.tick();
         }
-        self.snapshots.send_replace(Arc::new(self.snapshot(with_rows)));
+        self.feed.snapshots.send_replace(Arc::new(self.snapshot(with_rows)));
     }
 
     fn obey(&mut self, asked: Asked) {
@@ -205,6 +200,8 @@ impl Engine {
                 true => Answer::Done(format!("session {session} is cut")),
                 false => Answer::Refused(format!("no open session {session}")),
             },
+            Command::Profiles => Answer::Profiles(self.profile_rows()),
+            Command::Resize { prepared } => self.resize(prepared),
             Command::Plan { profile } => match self.plan_for(&profile) {
                 Ok(plan) => Answer::Planned(plan),
                 Err(problems) => refused(&problems),
@@ -247,7 +244,7 @@ impl Engine {
             return asker.answer(Answer::Refused(format!("{why}; verify again when that has ended")));
         }
         let walk = Walk {
-            snapshots: self.snapshots.subscribe(),
+            snapshots: self.feed.snapshots.subscribe(),
             source: self.source.clone(),
             chosen: self.chosen.clone(),
             profile: self.profile.clone(),
@@ -295,6 +292,18 @@ impl Engine {
         let what = service.map_or_else(|| "all services".into(), |name| format!("service `{name}`"));
         let line = format!("{what}: no new sessions, {open} go on; `reload` undoes it");
         Answer::Done(line)
+    }
+
+    /// Keeps so many links ready from now on. The half that dials decides.
+    fn resize(&mut self, prepared: usize) -> Answer {
+        let resized = self.internal.as_mut().is_some_and(|half| half.resize(prepared))
+            || self.dmz.as_mut().is_some_and(|half| half.resize(prepared));
+        if !resized {
+            return Answer::Refused(
+                "no links are dialled from here: the half that dials decides how many are ready".into(),
+            );
+        }
+        Answer::Done(format!("{prepared} links are kept ready; `reload` brings the profile's number back"))
     }
 
     /// The first stop drains, the second cuts.
@@ -353,7 +362,6 @@ impl Engine {
         // Links say farewell in tasks of their own; a stuck one is dropped with the process.
         let _ = tokio::time::timeout(FLUSH, self.common.tasks.ended()).await;
         self.phase = GatewayPhase::Stopped;
-        self.read.store(true, Ordering::Relaxed);
         self.publish();
         let line = match outcome {
             Outcome::Clean => "stopped; every session ended by itself".to_owned(),
@@ -387,29 +395,4 @@ fn common() -> Common {
     let serving = sessions.clone();
     let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(asked)));
     Common { sessions, serve, tasks: Tasks::default(), notices }
-}
-
-fn empty_snapshot(profile: &Profile) -> Snapshot {
-    Snapshot {
-        version: env!("CARGO_PKG_VERSION").into(),
-        profile: profile.name.clone(),
-        mode: profile.mode,
-        roles: Vec::new(),
-        phase: GatewayPhase::Starting,
-        uptime_seconds: 0.0,
-        listening: Vec::new(),
-        totals: Default::default(),
-        services: Vec::new(),
-        pools: Vec::new(),
-        sessions: Vec::new(),
-        sessions_left_out: 0,
-        ended: Vec::new(),
-        notices: Vec::new(),
-        log_lines_lost: 0,
-        traffic: Vec::new(),
-        descriptors: Default::default(),
-        switching: None,
-        walk: None,
-        forward_checks: Vec::new(),
-    }
 }

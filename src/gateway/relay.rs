@@ -431,7 +431,17 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::{echo::Echo, stream::Stream};
+    use crate::{
+        link::{Peer, framed::Link},
+        net::{echo::Echo, stream::Stream},
+        profile::ServiceName,
+        proto::link::{
+            frame::{self, Kind},
+            hello::{Grant, Offer},
+            open::Open,
+            state::End,
+        },
+    };
 
     const EDGES: Links = Links { near: false, far: false };
 
@@ -533,5 +543,119 @@ mod tests {
             ended.push(watch.look(bytes, false));
         }
         assert_eq!(ended, [false, false, false, false, false, true]);
+    }
+
+    /// An opener's link to a server that the test plays, with a session under way that has no answer,
+    /// and a second handle of its socket.
+    async fn opening(before: usize) -> (Leg, TcpStream, std::net::TcpStream) {
+        let (Leg::Stream(stream), mut server) = pipe().await else { unreachable!() };
+        let handle = socket2::SockRef::from(stream.tcp().expect("it is one")).try_clone().expect("a handle");
+        let peer = Peer { name: None, address: "peer".into() };
+        let mut link = Box::new(Link::new(stream, peer, End::Opener));
+        let offer = Offer { services: Vec::new(), target: 1, maximum: 1 };
+        let mut said = Vec::new();
+        frame::push(&mut said, Kind::Hello, &offer.body());
+        server.write_all(&said).await.expect("it is taken");
+        poll_fn(|cx| link.poll_greeting(cx)).await.expect("a hello");
+        let grant = Grant { services: Vec::new(), links: 1, data: DATA_MAX };
+        link.stage(Kind::Hello, &grant.body()).expect("it is due");
+        for _ in 0..before {
+            link.stage(Kind::Ping, b"question").expect("it may be asked");
+        }
+        let service = ServiceName::parse("orders").expect("a name");
+        let open = Open { service, id: "s-1".into(), client: None, probe: false };
+        link.open(&open, Vec::new()).expect("it is ready");
+        (Leg::Link(link), server, handle.into())
+    }
+
+    #[tokio::test]
+    async fn what_a_link_that_fails_has_not_been_given_comes_back_for_the_next() {
+        // Staged frames go out before a client's bytes, and their failure is not the bytes'.
+        let ((mut near, mut client), (mut far, _server, socket)) = (pipe().await, opening(100).await);
+        socket.shutdown(std::net::Shutdown::Write).expect("it is open");
+        client.write_all(b" once").await.expect("it is taken");
+        client.shutdown().await.expect("it ends");
+        let (mut first, meter) = (b"only".to_vec(), Meter::default());
+        let links = Links { near: false, far: true };
+        for _ in 0..2 {
+            let relayed = relay(&mut near, &mut far, &mut first, links, &meter, None).await;
+            assert!(matches!(relayed, Relayed::Failed(Side::Far, _)), "{relayed:?}");
+            let Leg::Link(link) = &far else { panic!("it is not free") };
+            assert!(!link.has_sent(), "another link may be tried");
+            let (next, _, socket) = opening(100).await;
+            socket.shutdown(std::net::Shutdown::Write).expect("it is open");
+            far = next;
+        }
+        let ((next, mut backend), meter_before) = (pipe().await, meter.bytes());
+        far = next;
+        assert_eq!(meter_before, 0, "nothing has moved");
+        let relaying = async {
+            let end = relay(&mut near, &mut far, &mut first, EDGES, &meter, None).await;
+            drop((near, far));
+            end
+        };
+        let hearing = async {
+            let heard = all(&mut backend).await;
+            drop(backend);
+            heard
+        };
+        let (end, heard) = tokio::join!(relaying, hearing);
+        assert!(matches!(end, Relayed::Clean), "{end:?}");
+        assert_eq!(heard, b"only once");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_a_failing_link_was_read_into_come_back_too() {
+        let ((mut near, mut client), (mut far, _server, socket)) = (pipe().await, opening(100).await);
+        socket.shutdown(std::net::Shutdown::Write).expect("it is open");
+        client.write_all(b"only once").await.expect("it is taken");
+        let (mut first, meter) = (Vec::new(), Meter::default());
+        let links = Links { near: false, far: true };
+        let relayed = relay(&mut near, &mut far, &mut first, links, &meter, None).await;
+        assert!(matches!(relayed, Relayed::Failed(Side::Far, _)), "{relayed:?}");
+        assert_eq!((first.as_slice(), meter.bytes()), (&b"only once"[..], 0));
+    }
+
+    #[tokio::test]
+    async fn a_session_is_over_when_its_link_has_said_its_last_word() {
+        let ((mut near, mut client), (mut far, mut server, socket)) = (pipe().await, opening(0).await);
+        let meter = Meter::default();
+        let links = Links { near: false, far: true };
+        let mut first = Vec::new();
+        let relaying = relay(&mut near, &mut far, &mut first, links, &meter, None);
+        let talking = async {
+            client.shutdown().await.expect("it ends");
+            // `hello`, `open` and `end` are here.
+            let mut heard = vec![0; 4096];
+            let mut count = 0;
+            while !heard[..count].ends_with(&[6, 0, 0, 0]) {
+                count += server.read(&mut heard[count..]).await.expect("bytes");
+            }
+            let mut filling = 0;
+            // What its kernel had sent on makes room again, for a moment.
+            for _ in 0..5 {
+                for piece in [4096, 1] {
+                    while let Ok(more) = io::Write::write(&mut &socket, &[0; 4096][..piece]) {
+                        filling += more;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // A question that can not be answered now, and then the end.
+            let mut said = Vec::new();
+            frame::push(&mut said, Kind::Opened, &[]);
+            frame::push(&mut said, Kind::Ping, b"question");
+            frame::push(&mut said, Kind::End, &[]);
+            server.write_all(&said).await.expect("it is taken");
+            // It is heard before there is room.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let mut rest = vec![0; filling + 12];
+            server.read_exact(&mut rest).await.expect("all of it, and no reset");
+            assert_eq!(rest.split_off(filling), [&[9, 0, 0, 8][..], b"question"].concat());
+        };
+        let both = async { tokio::join!(relaying, talking) };
+        let (end, ()) = tokio::time::timeout(LOOK, both).await.expect("no look is needed for it");
+        assert!(matches!(end, Relayed::Clean), "{end:?}");
+        assert!(matches!(far, Leg::Gone), "it went home");
     }
 }

@@ -151,6 +151,12 @@ impl Keeper {
         self.look_again();
     }
 
+    /// Wants so many ready from now on.
+    pub fn resize(&self, prepared: usize) {
+        self.lock().wanted.prepared = prepared;
+        self.look_again();
+    }
+
     /// Dials no more; links that are ready stay until [`Keeper::retire`].
     pub fn stop_dialling(&self) {
         self.stop_dialling.cancel();

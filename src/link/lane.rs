@@ -163,3 +163,26 @@ pub fn row_without_peer(service: &ServiceName, target: usize, starved: bool) -> 
         ..PoolRow::new(Role::Dmz, service.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_remembered_while_a_link_of_its_lives_though_it_only_leaves() {
+        let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into() };
+        let mut lane = Lane::new(peer, Serves::Granted(Arc::default()), 1);
+        let mut seat = Seat::ready(&lane.counts, None);
+        seat.leave();
+        assert!(lane.is_remembered());
+        let Some(long_ago) = Instant::now().checked_sub(REMEMBERED) else {
+            panic!("this clock began less than {REMEMBERED:?} ago")
+        };
+        lane.seen = long_ago;
+        assert!(lane.is_remembered(), "a link of its leaves");
+        drop(seat);
+        assert!(!lane.is_remembered());
+        lane.seen();
+        assert!(lane.is_remembered(), "it was here a moment ago");
+    }
+}

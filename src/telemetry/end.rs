@@ -78,6 +78,36 @@ impl End {
     }
 }
 
+/// What the two letters mean, in words; `None` where they are none of ours.
+pub fn explained(code: &str) -> Option<String> {
+    let mut letters = code.chars();
+    let (who, when) = (letters.next()?, letters.next()?);
+    if (who, when) == ('-', '-') {
+        return Some("both sides finished, nothing was cut".into());
+    }
+    let who = match who {
+        'C' => "the client ended it",
+        'B' => "the backend ended it",
+        'P' => "the other gateway refused it or was lost",
+        'T' => "a time limit of ours ended it",
+        'L' => "a limit of ours was reached",
+        'X' => "it was not allowed",
+        'O' => "the operator ended it",
+        'I' => "a bug ended it",
+        _ => return None,
+    };
+    let when = match when {
+        'N' => "while it was negotiated",
+        'A' => "before it was let in",
+        'W' => "while it waited for a link",
+        'C' => "while the backend was connected",
+        'R' => "while bytes were relayed",
+        'D' => "after one side had finished",
+        _ => return None,
+    };
+    Some(format!("{who} {when}"))
+}
+
 impl fmt::Display for End {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.code(), self.reason)
@@ -102,5 +132,31 @@ mod tests {
         assert_eq!(codes(Who::Policy), ["XN", "XA", "XW", "XC", "XR", "XD"]);
         assert_eq!(codes(Who::Operator), ["ON", "OA", "OW", "OC", "OR", "OD"]);
         assert_eq!(codes(Who::Internal), ["IN", "IA", "IW", "IC", "IR", "ID"]);
+    }
+
+    #[test]
+    fn every_code_is_explained_and_nothing_else() {
+        use SessionPhase::{Authorising, Connecting, Draining, Negotiating, Relaying, Waiting};
+        let phases = [Negotiating, Authorising, Waiting, Connecting, Relaying, Draining];
+        let whos = [
+            Who::Nobody,
+            Who::Client,
+            Who::Backend,
+            Who::Peer,
+            Who::Time,
+            Who::Limit,
+            Who::Policy,
+            Who::Operator,
+            Who::Internal,
+        ];
+        for (who, phase) in whos.into_iter().flat_map(|who| phases.map(|phase| (who, phase))) {
+            let code = End { who, phase, reason: String::new() }.code();
+            assert!(explained(&code).is_some(), "{code}");
+        }
+        let waits = explained("TW");
+        assert_eq!(waits.as_deref(), Some("a time limit of ours ended it while it waited for a link"));
+        for code in ["", "C", "ZZ", "CZ"] {
+            assert_eq!(explained(code), None, "{code}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Numbers, strings and enums only: no instant, no handle, so that a test can build one by hand
 //! and the admin socket can send one unchanged. `status --json` prints exactly this; fields are
-//! added, never renamed. [`VERSION`] rises when a reader of the previous one would misread it.
+//! added, never renamed; one that is added has a default, so that older recordings still read.
+//! [`VERSION`] rises when a reader of the previous one would misread it.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,7 @@ pub struct Snapshot {
     /// The last walk of the checklist, or the one under way.
     pub walk: Option<WalkRow>,
     /// The last forward check of each profile since this gateway started.
+    #[serde(default)]
     pub forward_checks: Vec<CheckRow>,
 }
 
@@ -71,6 +73,34 @@ pub struct CheckRow {
     pub profile: String,
     pub passed: bool,
     pub age_seconds: f64,
+}
+
+impl Snapshot {
+    /// Of a gateway of which nothing is known yet.
+    pub fn new(profile: &str, mode: Mode) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            profile: profile.into(),
+            mode,
+            roles: Vec::new(),
+            phase: GatewayPhase::Starting,
+            uptime_seconds: 0.0,
+            listening: Vec::new(),
+            totals: Totals::default(),
+            services: Vec::new(),
+            pools: Vec::new(),
+            sessions: Vec::new(),
+            sessions_left_out: 0,
+            ended: Vec::new(),
+            notices: Vec::new(),
+            log_lines_lost: 0,
+            traffic: Vec::new(),
+            descriptors: Descriptors::default(),
+            switching: None,
+            walk: None,
+            forward_checks: Vec::new(),
+        }
+    }
 }
 
 /// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.
@@ -226,6 +256,29 @@ pub struct EndedRow {
     pub ago_seconds: f64,
     pub bytes_up: u64,
     pub bytes_down: u64,
+}
+
+/// One profile that the gateway can be switched to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProfileRow {
+    pub name: String,
+    /// Where it was read; `None` where it is built in.
+    pub file: Option<String>,
+    /// Whether the gateway runs it.
+    pub is_current: bool,
+    /// Unknown where it does not read.
+    pub mode: Option<Mode>,
+    pub roles: Vec<Role>,
+    pub services: Vec<String>,
+    pub problems: Vec<ProblemRow>,
+}
+
+/// One thing wrong with a profile, and the lines it is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProblemRow {
+    pub text: String,
+    /// The line of the file with its number, and below it a sign at the column.
+    pub excerpt: Vec<String>,
 }
 
 /// One line worth an operator's eye.

@@ -8,14 +8,23 @@ use std::sync::Arc;
 use crossterm::event::KeyEvent;
 
 use crate::{
-    gateway::handle::{Answer, Command},
-    telemetry::snapshot::{SessionRow, Snapshot},
+    gateway::handle::{Answer, Command, Contact},
+    record::{Play, Progress},
+    telemetry::snapshot::{ProfileRow, Snapshot},
     tui::{
         Ended,
-        keys::{self, Action, Context},
+        changes::changes,
+        command_line::Line,
+        filter::Filter,
+        history::History,
+        keys::{self, Context},
+        lists::Lists,
         look::Look,
         order::Order,
         privacy::Addresses,
+        question::Question,
+        screen::Screen,
+        source::Standing,
     },
 };
 
@@ -23,41 +32,47 @@ use crate::{
 #[derive(Debug)]
 pub struct App {
     pub look: Look,
+    standing: Standing,
     latest: Arc<Snapshot>,
-    /// The picture held while the gateway goes on.
-    frozen: Option<Arc<Snapshot>>,
-    order: Order,
-    selected: Option<Selected>,
-    open: Open,
+    /// The picture held while the gateway goes on, and how much has changed since.
+    frozen: Option<Frozen>,
+    history: History,
+    pub(super) screen: Screen,
+    pub(super) lists: Lists,
+    /// The row that is told of in full, by what it is known by, and the first line shown.
+    pub(super) detail: Option<Detail>,
+    pub(super) open: Open,
+    /// Lines that were typed, oldest first.
+    pub(super) typed: Vec<String>,
     addresses: Addresses,
-    said: Option<Said>,
+    pub(super) said: Option<Said>,
+    /// Which trouble the alert line tells, the worst being the first.
+    alert: usize,
     /// Set when no snapshot has come for a while.
     silent_seconds: Option<u64>,
 }
 
-/// A session under the cursor. It is known by its id; the line is where the cursor goes when
-/// the session ends.
+#[derive(Debug)]
+struct Frozen {
+    held: Arc<Snapshot>,
+    changes: usize,
+}
+
+/// One row told of in full.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Selected {
-    id: String,
-    line: usize,
+pub struct Detail {
+    pub key: String,
+    pub scroll: usize,
 }
 
 /// What lies over the panels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Open {
     Nothing,
-    Help,
+    Help { scroll: usize },
+    Typing(Line),
     AskQuit,
-    AskClose(Target),
-}
-
-/// The session a question is about, kept by value: the row may end while the question stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    pub id: String,
-    pub service: String,
-    pub client: String,
+    Ask(Question),
 }
 
 /// The last answer of the gateway, shown until the next key.
@@ -69,11 +84,21 @@ pub enum Said {
 }
 
 /// How far the screen can be believed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Freshness {
     Live,
-    Frozen { seconds: f64 },
-    Stale { seconds: u64 },
+    Replay(Progress),
+    Frozen {
+        seconds: f64,
+        changes: usize,
+    },
+    Stale {
+        seconds: u64,
+    },
+    /// The gateway is away; what is shown is from before that.
+    Lost {
+        seconds: u64,
+    },
 }
 
 /// What follows from a key.
@@ -82,41 +107,92 @@ pub enum Reaction {
     Nothing,
     Redraw,
     Ask(Command),
+    /// Move through the recording.
+    Play(Play),
+    /// Write a table to a file.
+    Export(Export),
+    /// Give the terminal back to the shell until it is called to the front again.
+    Suspend,
     End(Ended),
+}
+
+/// A table on its way to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// What the file's name begins with.
+    pub stem: String,
+    pub json: String,
 }
 
 impl App {
     pub fn new(snapshot: Arc<Snapshot>, look: Look) -> Self {
-        let mut order = Order::default();
-        order.arrange(&snapshot);
+        let mut lists = Lists::default();
+        lists.order.arrange(&snapshot);
+        let mut history = History::default();
+        history.hear(&snapshot);
         Self {
             look,
+            standing: Standing::Own,
             latest: snapshot,
             frozen: None,
-            order,
-            selected: None,
+            history,
+            screen: Screen::Overview,
+            lists,
+            detail: None,
             open: Open::Nothing,
+            typed: Vec::new(),
             addresses: Addresses::Shown,
             said: None,
+            alert: 0,
             silent_seconds: None,
         }
     }
 
     /// The picture to draw: the latest, or the frozen one.
     pub fn snapshot(&self) -> &Snapshot {
-        self.frozen.as_ref().unwrap_or(&self.latest)
+        self.frozen.as_ref().map_or(&self.latest, |frozen| &frozen.held)
+    }
+
+    /// The same, to be kept while this changes.
+    pub(super) fn shown(&self) -> Arc<Snapshot> {
+        Arc::clone(self.frozen.as_ref().map_or(&self.latest, |frozen| &frozen.held))
     }
 
     pub fn latest(&self) -> &Snapshot {
         &self.latest
     }
 
-    pub fn order(&self) -> &Order {
-        &self.order
+    pub fn screen(&self) -> Screen {
+        self.screen
     }
 
+    pub fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    pub fn order(&self) -> &Order {
+        &self.lists.order
+    }
+
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Where the cursor stands on the screen that is shown.
     pub fn selected_line(&self) -> Option<usize> {
-        self.selected.as_ref().map(|selected| selected.line)
+        self.lists.selected_line(self.screen)
+    }
+
+    pub fn detail(&self) -> Option<&Detail> {
+        self.detail.as_ref()
+    }
+
+    pub fn alert(&self) -> usize {
+        self.alert
+    }
+
+    pub fn profiles(&self) -> &[ProfileRow] {
+        &self.lists.profiles
     }
 
     pub fn open(&self) -> &Open {
@@ -132,22 +208,55 @@ impl App {
     }
 
     pub fn freshness(&self) -> Freshness {
+        if let Standing::Replay(progress) = &self.standing {
+            return Freshness::Replay(progress.clone());
+        }
         match (&self.frozen, self.silent_seconds) {
-            (Some(held), _) => {
+            (_, seconds) if self.lost().is_some() => Freshness::Lost { seconds: seconds.unwrap_or(0) },
+            (Some(Frozen { held, changes }), _) => {
                 let seconds = (self.latest.uptime_seconds - held.uptime_seconds).max(0.0);
-                Freshness::Frozen { seconds }
+                Freshness::Frozen { seconds, changes: *changes }
             }
             (None, Some(seconds)) => Freshness::Stale { seconds },
             (None, None) => Freshness::Live,
         }
     }
 
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Why the gateway is away.
+    pub fn lost(&self) -> Option<&str> {
+        match &self.standing {
+            Standing::Attached(_, Contact::Lost { why }) => Some(why),
+            Standing::Attached(_, Contact::There) | Standing::Own | Standing::Replay(_) => None,
+        }
+    }
+
+    /// Takes a new standing; says whether the screen changes by it.
+    pub fn stand(&mut self, standing: Standing) -> bool {
+        let changed = self.standing != standing;
+        self.standing = standing;
+        changed
+    }
+
     pub fn context(&self) -> Context {
-        match self.open {
-            Open::Nothing => Context::Panels,
-            Open::Help => Context::Help,
-            Open::AskQuit => Context::AskQuit,
-            Open::AskClose(_) => Context::AskClose,
+        match (&self.open, &self.detail) {
+            (Open::Nothing, None) => Context::Screen(self.screen),
+            (Open::Nothing, Some(_)) => Context::Detail(self.screen),
+            (Open::Help { .. }, _) => Context::Help,
+            (Open::Typing(_), _) => Context::Typing,
+            (Open::AskQuit, _) => Context::AskQuit,
+            (Open::Ask(_), _) => Context::Ask,
+        }
+    }
+
+    /// Where the help was asked for.
+    pub fn context_below(&self) -> Context {
+        match self.detail {
+            None => Context::Screen(self.screen),
+            Some(_) => Context::Detail(self.screen),
         }
     }
 
@@ -157,9 +266,14 @@ impl App {
         let seconds_before = self.latest.uptime_seconds as u64;
         let changed = *self.latest != *snapshot;
         self.latest = snapshot;
-        if self.frozen.is_some() {
+        self.history.hear(&self.latest);
+        if let Some(frozen) = &mut self.frozen {
             // Only the age of the frozen picture moves, by whole seconds.
-            return silent || seconds_before != self.latest.uptime_seconds as u64;
+            let is_second = seconds_before != self.latest.uptime_seconds as u64;
+            if is_second {
+                frozen.changes = changes(&frozen.held, &self.latest);
+            }
+            return silent || is_second;
         }
         if changed {
             self.arrange();
@@ -169,7 +283,10 @@ impl App {
 
     /// No snapshot has come for so long; says whether the screen changes by it.
     pub fn silent_for(&mut self, seconds: u64) -> bool {
-        let silent = (seconds >= STALE_SECONDS).then_some(seconds);
+        let telling = seconds >= STALE_SECONDS || self.lost().is_some();
+        // A recording has times of its own, and they are told.
+        let replayed = matches!(self.standing, Standing::Replay(_));
+        let silent = (telling && !replayed).then_some(seconds);
         let changed = silent != self.silent_seconds;
         self.silent_seconds = silent;
         changed
@@ -183,6 +300,13 @@ impl App {
             Answer::Verified(report) if report.passed => Said::Done(report.line()),
             Answer::Verified(report) => Said::Refused(report.line()),
             Answer::Status(_) => Said::Done("the gateway sent its snapshot".into()),
+            Answer::Profiles(profiles) => {
+                self.lists.profiles = profiles;
+                self.arrange();
+                // What was asked for is on the screen: there is nothing to say.
+                self.said = None;
+                return;
+            }
         });
     }
 
@@ -191,88 +315,80 @@ impl App {
         self.said = Some(Said::Waiting(described(command)));
     }
 
+    /// Something that was asked of the world is done, or is not.
+    pub fn told(&mut self, told: Result<String, String>) {
+        self.said = Some(match told {
+            Ok(text) => Said::Done(text),
+            Err(text) => Said::Refused(text),
+        });
+    }
+
     pub fn press(&mut self, key: KeyEvent) -> Reaction {
         let said = self.said.take();
-        match keys::action(self.context(), key) {
-            Some(action) => self.act(action),
-            None if said.is_some() => Reaction::Redraw,
-            None => Reaction::Nothing,
+        let action = keys::action(self.context(), key).filter(|&action| self.standing.offers(action));
+        if let Some(action) = action {
+            return self.act(action);
+        }
+        if let Open::Typing(line) = &mut self.open
+            && line.press(key)
+        {
+            self.follow_typing();
+            return Reaction::Redraw;
+        }
+        if said.is_some() { Reaction::Redraw } else { Reaction::Nothing }
+    }
+
+    /// A filter that is being typed filters already; a bad one leaves the last good one.
+    pub(super) fn follow_typing(&mut self) {
+        if let Open::Typing(line) = &mut self.open
+            && line.is_filter()
+        {
+            match Filter::parse(line.text()) {
+                Ok(filter) => {
+                    line.wrong = None;
+                    self.lists.order.filter = filter;
+                }
+                Err(why) => line.wrong = Some(why),
+            }
+            self.arrange_now();
         }
     }
 
-    fn act(&mut self, action: Action) -> Reaction {
-        match action {
-            Action::Down => self.move_to(|line, _| line.map_or(0, |line| line + 1)),
-            Action::Up => self.move_to(|line, _| line.map_or(0, |line| line.saturating_sub(1))),
-            Action::PageDown => self.move_to(|line, _| line.unwrap_or(0) + PAGE_LINES),
-            Action::PageUp => self.move_to(|line, _| line.unwrap_or(0).saturating_sub(PAGE_LINES)),
-            Action::First => self.move_to(|_, _| 0),
-            Action::Last => self.move_to(|_, last| last),
-            Action::Freeze => self.freeze(),
-            Action::Close => self.ask_close(),
-            Action::Reload => return Reaction::Ask(Command::Reload),
-            Action::Mask => self.addresses = self.addresses.toggled(),
-            Action::Help => self.open = Open::Help,
-            Action::Quit if self.latest.totals.sessions_open == 0 => return Reaction::End(Ended::Quit),
-            Action::Quit => self.open = Open::AskQuit,
-            Action::Back if self.open == Open::Nothing => self.selected = None,
-            Action::Back => self.open = Open::Nothing,
-            Action::ConfirmQuit => return Reaction::End(Ended::Quit),
-            Action::LeaveHeadless => return Reaction::End(Ended::LeftHeadless),
-            Action::ConfirmClose => return self.close(),
-        }
-        Reaction::Redraw
-    }
-
-    fn move_to(&mut self, line: impl Fn(Option<usize>, usize) -> usize) {
-        let Some(last) = self.order.len().checked_sub(1) else { return };
-        let line = line(self.selected_line(), last).min(last);
-        self.selected = self.session_at(line).map(|row| Selected { id: row.id.clone(), line });
-    }
-
-    fn session_at(&self, line: usize) -> Option<&SessionRow> {
-        self.order.rows(self.snapshot(), line..line.saturating_add(1)).first().copied()
-    }
-
-    fn freeze(&mut self) {
+    pub(super) fn freeze(&mut self) {
         if self.frozen.take().is_none() {
-            self.frozen = Some(Arc::clone(&self.latest));
+            self.frozen = Some(Frozen { held: Arc::clone(&self.latest), changes: 0 });
         } else {
             self.arrange();
         }
     }
 
-    /// Sorts the rows anew; the cursor follows its session, or stays on its line when that ended.
-    fn arrange(&mut self) {
-        self.order.arrange(&self.latest);
-        let Some(Selected { id, line }) = self.selected.take() else { return };
-        let line = self.order.line_of(&self.latest, &id).unwrap_or(line);
-        self.move_to(|_, _| line);
+    pub(super) fn next_alert(&mut self) {
+        self.alert = self.alert.wrapping_add(1);
     }
 
-    fn ask_close(&mut self) {
-        let row = self.selected_line().and_then(|line| self.session_at(line));
-        let Some(row) = row else {
-            self.said = Some(Said::Refused("no session is selected; j and k select one".into()));
-            return;
-        };
-        let target = Target { id: row.id.clone(), service: row.service.clone(), client: row.client.clone() };
-        self.open = Open::AskClose(target);
+    pub(super) fn mask(&mut self) {
+        self.addresses = self.addresses.toggled();
     }
 
-    fn close(&mut self) -> Reaction {
-        match std::mem::replace(&mut self.open, Open::Nothing) {
-            Open::AskClose(target) => Reaction::Ask(Command::Kill { session: target.id }),
-            Open::Nothing | Open::Help | Open::AskQuit => Reaction::Redraw,
-        }
+    /// Sorts the rows anew; each cursor follows its row, or stays on its line when that is gone.
+    pub(super) fn arrange(&mut self) {
+        let shown = self.shown();
+        self.lists.arrange(&shown);
+    }
+
+    pub(super) fn arrange_now(&mut self) {
+        self.lists.order.sort_soon();
+        self.arrange();
     }
 }
 
 fn described(command: &Command) -> String {
     match command {
         Command::Status => "asking for a snapshot".into(),
+        Command::Profiles => "reading the profiles".into(),
         Command::Drain { service: Some(service) } => format!("draining {service}"),
         Command::Drain { service: None } => "draining".into(),
+        Command::Resize { prepared } => format!("resizing the pool to {prepared} ready links"),
         Command::Stop => "stopping".into(),
         Command::Plan { profile } => format!("planning a switch to {profile}"),
         Command::Verify { .. } => "verifying".into(),
@@ -281,9 +397,6 @@ fn described(command: &Command) -> String {
         Command::Kill { session } => format!("closing session {session}"),
     }
 }
-
-/// A page of the list; the same on every size of screen, so that fingers can count.
-const PAGE_LINES: usize = 10;
 
 /// The gateway publishes several snapshots a second; so long without one is worth telling.
 const STALE_SECONDS: u64 = 3;

@@ -1,28 +1,51 @@
-//! The one table of keys: it drives dispatch, footer, questions and help.
+//! The one table of actions: it drives keys, command line, footer, questions and help.
 //!
-//! A key that is not here does nothing. Ctrl-Z is left out on purpose: suspending this process
-//! would freeze every relayed session. Nothing that ends something lies on Enter or next to `k`.
+//! A key that is not here does nothing, nor does one that the screen's standing does not offer.
+//! Nothing that ends something lies on Enter or next to `k`.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use Context::{AskClose, AskQuit, Help, Panels};
 use Key::{Char, Code, Ctrl};
+use Place::{Asked, AskedToQuit, Detail, Everywhere, Helping, Lists, On, Typing};
 
-use crate::tui::symbols::Symbols;
+use crate::{
+    record::Play,
+    tui::{screen::Screen, symbols::Symbols},
+};
 
 /// What the keys speak to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Context {
-    /// The panels, with the list of sessions.
-    Panels,
+    /// A screen with its list.
+    Screen(Screen),
+    /// All that is known of one row of a screen.
+    Detail(Screen),
     Help,
+    /// A line is being typed: a filter or a command.
+    Typing,
     /// "Quit?", with sessions open.
     AskQuit,
-    /// "Close this session?"
-    AskClose,
+    /// "Do this?", of something that destroys.
+    Ask,
 }
 
-/// What a key does.
+/// Where a line of the table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On every screen and every detail.
+    Everywhere,
+    /// On every screen, and not on details.
+    Lists,
+    /// On these screens and on their details.
+    On(&'static [Screen]),
+    Detail,
+    Helping,
+    Typing,
+    AskedToQuit,
+    Asked,
+}
+
+/// What a key or a typed word does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     Down,
@@ -31,16 +54,38 @@ pub enum Action {
     PageUp,
     First,
     Last,
+    Show(Screen),
+    NextScreen,
+    PreviousScreen,
+    Enter,
+    Filter,
+    Sort,
+    Flip,
+    /// Of a recording: pause.
     Freeze,
+    Play(Play),
+    NextAlert,
     Close,
+    Drain,
+    Resize,
     Reload,
+    Profiles,
+    Switch,
+    Stop,
     Mask,
+    Theme,
+    Export,
+    CommandLine,
     Help,
+    Suspend,
     Quit,
     Back,
+    Complete,
+    Earlier,
+    Run,
+    Confirm,
     ConfirmQuit,
     LeaveHeadless,
-    ConfirmClose,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +98,11 @@ pub enum Key {
 /// One line of the table.
 #[derive(Debug)]
 pub struct Binding {
-    pub context: Context,
+    pub place: Place,
     pub keys: &'static [Key],
     pub action: Action,
+    /// Its word on the command line; empty where a key is all there is.
+    pub word: &'static str,
     /// What it does, for help and questions.
     pub label: &'static str,
     /// One word for the footer; `None` where the footer has no room for it.
@@ -70,7 +117,49 @@ pub fn action(context: Context, key: KeyEvent) -> Option<Action> {
 
 /// The lines of one context, in the order they are shown.
 pub fn of(context: Context) -> impl Iterator<Item = &'static Binding> {
-    BINDINGS.iter().filter(move |binding| binding.context == context)
+    BINDINGS.iter().filter(move |binding| binding.place.covers(context))
+}
+
+impl Place {
+    fn covers(self, context: Context) -> bool {
+        match (self, context) {
+            (Everywhere, Context::Screen(_) | Context::Detail(_)) | (Lists, Context::Screen(_)) => true,
+            (On(screens), Context::Screen(screen) | Context::Detail(screen)) => screens.contains(&screen),
+            (Detail, Context::Detail(_)) | (Helping, Context::Help) => true,
+            (Typing, Context::Typing) | (Asked, Context::Ask) | (AskedToQuit, Context::AskQuit) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Action {
+    /// The command of the admin socket that it sends, where it sends one.
+    pub fn command(self) -> Option<&'static str> {
+        match self {
+            Self::Close => Some("kill"),
+            Self::Drain => Some("drain"),
+            Self::Resize => Some("resize"),
+            Self::Reload => Some("reload"),
+            Self::Profiles | Self::Show(Screen::Profiles) => Some("profiles"),
+            Self::Switch => Some("switch"),
+            Self::Stop => Some("stop"),
+            _ => None,
+        }
+    }
+
+    /// Whether it changes the gateway.
+    pub fn changes(self) -> bool {
+        matches!(
+            self,
+            Self::Close
+                | Self::Drain
+                | Self::Resize
+                | Self::Reload
+                | Self::Switch
+                | Self::Stop
+                | Self::Confirm
+        )
+    }
 }
 
 impl Key {
@@ -98,109 +187,221 @@ impl Key {
             Self::Code(KeyCode::Down) => symbols.arrow_down.into(),
             Self::Code(KeyCode::PageUp) => "PgUp".into(),
             Self::Code(KeyCode::PageDown) => "PgDn".into(),
+            Self::Code(KeyCode::BackTab) => "Shift-Tab".into(),
             Self::Code(code) => code.to_string(),
         }
     }
 }
 
 const fn line(
-    context: Context,
+    place: Place,
     keys: &'static [Key],
     action: Action,
+    word: &'static str,
     label: &'static str,
     hint: Option<&'static str>,
 ) -> Binding {
-    Binding { context, keys, action, label, hint }
+    Binding { place, keys, action, word, label, hint }
 }
 
+const SESSIONS: Place = On(&[Screen::Overview, Screen::Sessions]);
+const SERVICES: Place = On(&[Screen::Overview, Screen::Pool, Screen::Sessions, Screen::Services]);
+
+#[rustfmt::skip]
 pub const BINDINGS: &[Binding] = &[
-    line(Panels, &[Char('j'), Code(KeyCode::Down)], Action::Down, "next session", Some("down")),
-    line(Panels, &[Char('k'), Code(KeyCode::Up)], Action::Up, "previous session", Some("up")),
-    line(Panels, &[Code(KeyCode::PageDown)], Action::PageDown, "ten sessions down", None),
-    line(Panels, &[Code(KeyCode::PageUp)], Action::PageUp, "ten sessions up", None),
-    line(Panels, &[Char('g'), Code(KeyCode::Home)], Action::First, "first session", None),
-    line(Panels, &[Char('G'), Code(KeyCode::End)], Action::Last, "last session", None),
-    line(Panels, &[Char(' ')], Action::Freeze, "freeze, or go on", Some("freeze")),
-    line(Panels, &[Char('x')], Action::Close, "close the session", Some("close")),
-    line(Panels, &[Char('r')], Action::Reload, "reload the profile", Some("reload")),
-    line(Panels, &[Char('P')], Action::Mask, "hide addresses", Some("privacy")),
-    line(Panels, &[Char('?')], Action::Help, "this help", Some("help")),
-    line(Panels, &[Char('q'), Ctrl('c')], Action::Quit, "quit", Some("quit")),
-    line(Panels, &[Code(KeyCode::Esc)], Action::Back, "select none", None),
-    line(Help, &[Code(KeyCode::Esc), Char('?')], Action::Back, "back", Some("back")),
-    line(Help, &[Char('q'), Ctrl('c')], Action::Quit, "quit", Some("quit")),
-    line(AskQuit, &[Char('y')], Action::ConfirmQuit, "stop the gateway", Some("quit")),
-    line(AskQuit, &[Char('h')], Action::LeaveHeadless, "leave it headless", Some("leave headless")),
-    line(AskQuit, &[Code(KeyCode::Esc)], Action::Back, "do nothing", Some("back")),
-    line(AskClose, &[Char('y')], Action::ConfirmClose, "close it", Some("close it")),
-    line(AskClose, &[Code(KeyCode::Esc)], Action::Back, "leave it open", Some("back")),
+    line(Everywhere, &[Char('j'), Code(KeyCode::Down)], Action::Down, "", "down", None),
+    line(Everywhere, &[Char('k'), Code(KeyCode::Up)], Action::Up, "", "up", None),
+    line(Everywhere, &[Code(KeyCode::PageDown)], Action::PageDown, "", "ten lines down", None),
+    line(Everywhere, &[Code(KeyCode::PageUp)], Action::PageUp, "", "ten lines up", None),
+    line(Everywhere, &[Char('g'), Code(KeyCode::Home)], Action::First, "", "first line", None),
+    line(Everywhere, &[Char('G'), Code(KeyCode::End)], Action::Last, "", "last line", None),
+    line(Everywhere, &[Char('1')], Action::Show(Screen::Overview), "overview", "overview", None),
+    line(Everywhere, &[Char('2')], Action::Show(Screen::Pool), "pool", "pool", None),
+    line(Everywhere, &[Char('3')], Action::Show(Screen::Sessions), "sessions", "sessions", None),
+    line(Everywhere, &[Char('4')], Action::Show(Screen::Services), "services", "services", None),
+    line(Everywhere, &[Char('5')], Action::Show(Screen::Events), "events", "events", None),
+    line(Everywhere, &[Char('6')], Action::Show(Screen::Profiles), "profiles", "profiles", None),
+    line(Everywhere, &[Code(KeyCode::Tab), Char('l'), Code(KeyCode::Right)], Action::NextScreen, "", "next screen", None),
+    line(Everywhere, &[Char('h'), Code(KeyCode::Left), Code(KeyCode::BackTab)], Action::PreviousScreen, "", "screen before", None),
+    line(Everywhere, &[Char('t')], Action::Theme, "theme", "next theme", None),
+    line(Everywhere, &[Char('e')], Action::Export, "export", "write the table", Some("export")),
+    line(Everywhere, &[Char('P')], Action::Mask, "privacy", "hide addresses", Some("privacy")),
+    line(Everywhere, &[Char('!')], Action::NextAlert, "alert", "next alert", None),
+    line(Everywhere, &[Char('r')], Action::Reload, "reload", "reload the profile", Some("reload")),
+    line(Everywhere, &[Char('p')], Action::Profiles, "", "the profiles", Some("profiles")),
+    line(Everywhere, &[Char('n')], Action::Resize, "resize", "resize the pool", None),
+    line(Everywhere, &[], Action::Stop, "stop", "drain and stop it", None),
+    line(Everywhere, &[Char('.')], Action::Play(Play::StepOn), "", "next picture", Some("step")),
+    line(Everywhere, &[Char(',')], Action::Play(Play::StepBack), "", "picture before", None),
+    line(Everywhere, &[Char('>')], Action::Play(Play::MinuteOn), "", "a minute on", None),
+    line(Everywhere, &[Char('<')], Action::Play(Play::MinuteBack), "", "a minute back", None),
+    line(Everywhere, &[Char(']')], Action::Play(Play::Faster), "", "twice as fast", Some("faster")),
+    line(Everywhere, &[Char('[')], Action::Play(Play::Slower), "", "half as fast", Some("slower")),
+    line(Everywhere, &[Char(' ')], Action::Freeze, "freeze", "freeze, or go on", Some("freeze")),
+    line(SERVICES, &[Char('d')], Action::Drain, "drain", "drain its service", Some("drain")),
+    line(SESSIONS, &[Char('S')], Action::Flip, "flip", "turn the order", None),
+    line(SESSIONS, &[Char('s')], Action::Sort, "sort", "sort by the next", Some("sort")),
+    line(SESSIONS, &[Char('/')], Action::Filter, "filter", "filter sessions", Some("filter")),
+    line(SESSIONS, &[Char('x')], Action::Close, "close", "close the session", Some("close")),
+    line(On(&[Screen::Profiles]), &[Char('w')], Action::Switch, "switch", "switch to it", Some("switch")),
+    line(Lists, &[Code(KeyCode::Enter)], Action::Enter, "", "all about the line", Some("detail")),
+    line(Lists, &[Code(KeyCode::Esc)], Action::Back, "", "select none", None),
+    line(Detail, &[Code(KeyCode::Esc)], Action::Back, "", "back to the list", Some("back")),
+    line(Everywhere, &[Char(':')], Action::CommandLine, "", "type a command", Some("command")),
+    line(Everywhere, &[Char('?')], Action::Help, "help", "this help", Some("help")),
+    line(Everywhere, &[Ctrl('z')], Action::Suspend, "", "back to the shell", None),
+    line(Everywhere, &[Char('q'), Ctrl('c')], Action::Quit, "quit", "quit", Some("quit")),
+    line(Helping, &[Char('j'), Code(KeyCode::Down), Code(KeyCode::PageDown)], Action::Down, "", "further down", Some("down")),
+    line(Helping, &[Char('k'), Code(KeyCode::Up), Code(KeyCode::PageUp)], Action::Up, "", "further up", Some("up")),
+    line(Helping, &[Code(KeyCode::Esc), Char('?')], Action::Back, "", "back", Some("back")),
+    line(Helping, &[Char('q'), Ctrl('c')], Action::Quit, "", "quit", Some("quit")),
+    line(Typing, &[Code(KeyCode::Tab)], Action::Complete, "", "complete the word", Some("complete")),
+    line(Typing, &[Code(KeyCode::Up)], Action::Earlier, "", "what was before", Some("before")),
+    line(Typing, &[Code(KeyCode::Enter)], Action::Run, "", "take the line", Some("take")),
+    line(Typing, &[Code(KeyCode::Esc), Ctrl('c')], Action::Back, "", "leave it", Some("leave")),
+    line(AskedToQuit, &[Char('y')], Action::ConfirmQuit, "", "stop the gateway", Some("quit")),
+    line(AskedToQuit, &[Char('h')], Action::LeaveHeadless, "", "leave it headless", Some("leave headless")),
+    line(AskedToQuit, &[Code(KeyCode::Esc)], Action::Back, "", "do nothing", Some("back")),
+    line(Asked, &[Char('y')], Action::Confirm, "", "do it", Some("do it")),
+    line(Asked, &[Code(KeyCode::Esc)], Action::Back, "", "leave it as it is", Some("back")),
 ];
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
-    const EVERY: [Action; 16] = [
-        Action::Down,
-        Action::Up,
-        Action::PageDown,
-        Action::PageUp,
-        Action::First,
-        Action::Last,
-        Action::Freeze,
-        Action::Close,
-        Action::Reload,
-        Action::Mask,
-        Action::Help,
-        Action::Quit,
-        Action::Back,
-        Action::ConfirmQuit,
-        Action::LeaveHeadless,
-        Action::ConfirmClose,
-    ];
+    fn contexts() -> Vec<Context> {
+        let screens =
+            Screen::ALL.into_iter().flat_map(|screen| [Context::Screen(screen), Context::Detail(screen)]);
+        screens.chain([Context::Help, Context::Typing, Context::AskQuit, Context::Ask]).collect()
+    }
 
     #[test]
     fn no_key_means_two_things_in_one_context() {
-        let mut seen = HashSet::new();
-        for binding in BINDINGS {
-            for key in binding.keys {
-                assert!(seen.insert(format!("{:?} {key:?}", binding.context)), "{key:?} twice: {binding:?}");
+        for context in contexts() {
+            let mut seen = Vec::new();
+            for binding in of(context) {
+                for key in binding.keys {
+                    assert!(!seen.contains(key), "{context:?}: {key:?} twice: {binding:?}");
+                    seen.push(*key);
+                }
             }
         }
     }
 
     #[test]
-    fn every_action_has_a_key_and_a_label() {
-        for action in EVERY {
-            let bound: Vec<_> = BINDINGS.iter().filter(|binding| binding.action == action).collect();
-            assert!(!bound.is_empty(), "{action:?} has no key");
-            assert!(bound.iter().all(|b| !b.label.is_empty() && !b.keys.is_empty()), "{bound:?}");
+    fn every_line_holds_somewhere_and_can_be_asked_for() {
+        for binding in BINDINGS {
+            assert!(contexts().into_iter().any(|context| binding.place.covers(context)), "{binding:?}");
+            assert!(!binding.label.is_empty(), "{binding:?}");
+            assert!(
+                !binding.keys.is_empty() || !binding.word.is_empty(),
+                "{binding:?} has neither key nor word"
+            );
+        }
+    }
+
+    /// What is done on a screen and is no movement has a word as well, so that it can be found
+    /// without its key, and one that changes the gateway has its command.
+    #[test]
+    fn keys_command_line_and_admin_socket_know_the_same_actions() {
+        use Action::*;
+        for binding in BINDINGS.iter().filter(|binding| matches!(binding.place, Everywhere | Lists | On(_))) {
+            let by_key_alone = matches!(
+                binding.action,
+                Down | Up
+                    | PageDown
+                    | PageUp
+                    | First
+                    | Last
+                    | NextScreen
+                    | PreviousScreen
+                    | Enter
+                    | Back
+                    | Play(_)
+                    | CommandLine
+                    | Suspend
+                    | Profiles
+            );
+            assert_eq!(binding.word.is_empty(), by_key_alone, "{binding:?}");
+            let has_command = binding.action.command().is_some();
+            assert!(
+                !binding.action.changes() || has_command,
+                "{binding:?} changes the gateway without a command"
+            );
+        }
+        let mut words: Vec<_> =
+            BINDINGS.iter().map(|binding| binding.word).filter(|word| !word.is_empty()).collect();
+        let count = words.len();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), count, "a word stands twice");
+    }
+
+    #[test]
+    fn every_command_of_the_admin_socket_is_an_action() {
+        use crate::gateway::handle::Command;
+        let commands = [
+            Command::Status,
+            Command::Drain { service: None },
+            Command::Stop,
+            Command::Reload,
+            Command::Switch { profile: String::new() },
+            Command::Kill { session: String::new() },
+            Command::Resize { prepared: 1 },
+            Command::Profiles,
+            Command::Plan { profile: String::new() },
+            Command::Verify { steps: Vec::new() },
+        ];
+        for command in commands {
+            // A new command does not compile until it is named here.
+            let name = match &command {
+                // What the screen shows all the time.
+                Command::Status => continue,
+                // What is asked from the command line alone.
+                Command::Plan { .. } | Command::Verify { .. } => continue,
+                Command::Drain { .. } => "drain",
+                Command::Stop => "stop",
+                Command::Reload => "reload",
+                Command::Switch { .. } => "switch",
+                Command::Kill { .. } => "kill",
+                Command::Resize { .. } => "resize",
+                Command::Profiles => "profiles",
+            };
+            let sent = serde_json::to_string(&command).unwrap_or_default();
+            assert!(sent.contains(&format!("\"{name}\"")), "{sent} is not called {name}");
+            assert!(
+                BINDINGS.iter().any(|binding| binding.action.command() == Some(name)),
+                "{name} has no action"
+            );
         }
     }
 
     #[test]
-    fn enter_never_does_anything_and_escape_never_quits() {
+    fn enter_never_destroys_and_escape_never_quits() {
         for binding in BINDINGS {
-            assert!(!binding.keys.contains(&Code(KeyCode::Enter)), "{binding:?}");
+            if binding.keys.contains(&Code(KeyCode::Enter)) {
+                assert!(matches!(binding.action, Action::Enter | Action::Run), "{binding:?}");
+            }
             if binding.keys.contains(&Code(KeyCode::Esc)) {
                 assert_eq!(binding.action, Action::Back, "{binding:?}");
             }
+            assert!(!binding.action.changes() || !binding.keys.contains(&Char('k')), "{binding:?}");
         }
     }
 
     #[test]
     fn modifiers_and_releases_are_told_apart() {
         let press = |code, modifiers| KeyEvent::new(code, modifiers);
+        let here = Context::Screen(Screen::Sessions);
         let c = KeyCode::Char('c');
-        assert_eq!(action(Panels, press(c, KeyModifiers::CONTROL)), Some(Action::Quit));
-        assert_eq!(action(Panels, press(c, KeyModifiers::NONE)), None);
-        assert_eq!(action(Panels, press(KeyCode::Char('z'), KeyModifiers::CONTROL)), None);
-        assert_eq!(action(Panels, press(KeyCode::Char('x'), KeyModifiers::ALT)), None);
-        assert_eq!(action(Panels, press(KeyCode::Char('G'), KeyModifiers::SHIFT)), Some(Action::Last));
+        assert_eq!(action(here, press(c, KeyModifiers::CONTROL)), Some(Action::Quit));
+        assert_eq!(action(here, press(c, KeyModifiers::NONE)), None);
+        assert_eq!(action(here, press(KeyCode::Char('z'), KeyModifiers::NONE)), None);
+        assert_eq!(action(here, press(KeyCode::Char('x'), KeyModifiers::ALT)), None);
+        assert_eq!(action(here, press(KeyCode::Char('G'), KeyModifiers::SHIFT)), Some(Action::Last));
         let mut release = press(KeyCode::Char('q'), KeyModifiers::NONE);
         release.kind = KeyEventKind::Release;
-        assert_eq!(action(Panels, release), None);
+        assert_eq!(action(here, release), None);
     }
 }

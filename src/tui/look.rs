@@ -9,10 +9,12 @@ use crate::{
 pub struct Look {
     pub theme: Theme,
     pub symbols: Symbols,
+    /// Whether colours may be chosen at all.
+    pub has_colours: bool,
 }
 
 impl Look {
-    pub const FULL: Self = Self { theme: Theme::ANSI, symbols: Symbols::UNICODE };
+    pub const FULL: Self = Self { theme: Theme::ANSI, symbols: Symbols::UNICODE, has_colours: true };
 
     /// What the environment of this process asks for.
     pub fn of_environment() -> Self {
@@ -25,9 +27,29 @@ impl Look {
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default();
         let locale = locale.to_ascii_lowercase();
         let utf8 = locale.contains("utf-8") || locale.contains("utf8");
+        let has_colours = set(&"NO_COLOR").is_none();
         Self {
-            theme: if set(&"NO_COLOR").is_some() { Theme::MONO } else { Theme::ANSI },
+            theme: if has_colours { Theme::ANSI } else { Theme::MONO },
             symbols: if utf8 { Symbols::UNICODE } else { Symbols::ASCII },
+            has_colours,
+        }
+    }
+
+    /// The theme behind this one; where `NO_COLOR` is set, `mono` stays.
+    pub fn with_next_theme(&self) -> Self {
+        let at = Theme::ALL.iter().position(|(_, theme)| *theme == self.theme).unwrap_or(0);
+        self.with_theme(Theme::ALL[(at + 1) % Theme::ALL.len()].0)
+    }
+
+    pub fn with_theme(&self, name: &str) -> Self {
+        let chosen = Theme::ALL.iter().find(|(known, _)| *known == name).filter(|_| self.has_colours);
+        Self { theme: chosen.map_or(self.theme, |(_, theme)| *theme), ..self.clone() }
+    }
+
+    pub fn theme_name(&self) -> &'static str {
+        match Theme::ALL.iter().find(|(_, theme)| *theme == self.theme) {
+            Some(("mono", _)) if !self.has_colours => "mono, since NO_COLOR is set",
+            found => found.map_or("", |(name, _)| *name),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The screen: a terminal dashboard over a [`Handle`].
+//! The screen: a terminal dashboard over a [`Handle`](crate::gateway::handle::Handle).
 //!
 //! It runs on a thread of its own with a runtime of its own, because a terminal that nobody reads
 //! blocks whoever draws. It draws nothing but snapshots and changes nothing but by commands, so
@@ -9,15 +9,26 @@
 //! snapshots ──► app ──► view ──────► terminal
 //! ```
 
+mod acts;
 pub mod app;
+mod changes;
+mod command_line;
+mod export;
+mod filter;
 pub mod format;
 pub mod health;
+mod history;
 pub mod keys;
+mod lists;
 pub mod look;
 mod order;
 mod pace;
 pub mod privacy;
+mod progress;
+mod question;
 mod run;
+pub mod screen;
+pub mod source;
 mod summary;
 pub mod symbols;
 mod terminal;
@@ -25,7 +36,7 @@ pub mod theme;
 mod thread;
 pub mod view;
 
-pub use terminal::{can_open, leave};
+pub use terminal::{can_open, continued, leave};
 pub use thread::{Dashboard, spawn};
 
 /// Why the screen has ended, which says what the process does next.
@@ -35,6 +46,8 @@ pub enum Ended {
     Quit,
     /// The operator leaves the gateway running headless.
     LeftHeadless,
+    /// The operator leaves a screen that was attached, or a recording.
+    Left,
     /// Hang-up, a failed draw or a panic of the screen: the gateway goes on headless.
     TerminalGone,
     /// The gateway has ended by itself, or by a signal.

@@ -1,14 +1,90 @@
-//! In which order sessions are shown, so that rows do not jump under the eye.
+//! Which sessions are listed and in which order, so that rows do not jump under the eye.
 
 use std::{cmp::Ordering, collections::HashMap, ops::Range};
 
-use crate::telemetry::snapshot::{SessionPhase, SessionRow, Snapshot};
+use crate::{
+    telemetry::snapshot::{SessionPhase, SessionRow, Snapshot},
+    tui::filter::{Filter, Row},
+};
 
-/// The rows of one snapshot in the order of the screen: waiting first, then the busiest.
+/// The column the list goes by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Column {
+    /// Waiting first, then the busiest.
+    #[default]
+    Trouble,
+    Age,
+    Client,
+    Service,
+    RateUp,
+    RateDown,
+    Up,
+    Down,
+}
+
+impl Column {
+    pub const ALL: [Self; 8] = [
+        Self::Trouble,
+        Self::Age,
+        Self::Client,
+        Self::Service,
+        Self::RateUp,
+        Self::RateDown,
+        Self::Up,
+        Self::Down,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trouble => "busiest",
+            Self::Age => "age",
+            Self::Client => "client",
+            Self::Service => "service",
+            Self::RateUp => "up/s",
+            Self::RateDown => "down/s",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+
+    pub fn next(self) -> Self {
+        let at = Self::ALL.iter().position(|&column| column == self).unwrap_or(0);
+        Self::ALL[(at + 1) % Self::ALL.len()]
+    }
+
+    /// Less is higher up, as the column is read first: names from A, numbers from the largest. The
+    /// id breaks ties, so that idle sessions never change places.
+    fn compare(self, a: &SessionRow, b: &SessionRow) -> Ordering {
+        let waits = |row: &SessionRow| row.phase == SessionPhase::Waiting;
+        let rate = |row: &SessionRow| row.rate_up.saturating_add(row.rate_down);
+        match self {
+            Self::Trouble => waits(b)
+                .cmp(&waits(a))
+                .then_with(|| rate(b).cmp(&rate(a)))
+                .then_with(|| b.age_seconds.total_cmp(&a.age_seconds)),
+            Self::Age => b.age_seconds.total_cmp(&a.age_seconds),
+            Self::Client => a.client.cmp(&b.client),
+            Self::Service => a.service.cmp(&b.service),
+            Self::RateUp => b.rate_up.cmp(&a.rate_up),
+            Self::RateDown => b.rate_down.cmp(&a.rate_down),
+            Self::Up => b.bytes_up.cmp(&a.bytes_up),
+            Self::Down => b.bytes_down.cmp(&a.bytes_down),
+        }
+        .then_with(|| a.id.cmp(&b.id))
+        .then_with(|| a.role.cmp(&b.role))
+    }
+}
+
+/// The listed rows of one snapshot: the open ones in order, below them those that just ended.
 #[derive(Debug, Default)]
 pub struct Order {
+    pub column: Column,
+    pub is_flipped: bool,
+    pub filter: Filter,
     /// Places of [`Snapshot::sessions`], as they are shown.
-    places: Vec<usize>,
+    open: Vec<usize>,
+    /// Places of [`Snapshot::ended`].
+    ended: Vec<usize>,
     /// The line each session had when the rows were sorted last.
     lines: HashMap<String, usize>,
     sorted_at_seconds: Option<f64>,
@@ -18,49 +94,72 @@ impl Order {
     /// Between two sorts rows keep their order and new ones come last.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
-        self.places = (0..rows.len()).collect();
+        self.open = (0..rows.len()).filter(|&place| self.filter.matches(Row::Open(&rows[place]))).collect();
+        let is_shown = |row| snapshot_keeps(row) && self.filter.matches(Row::Ended(row));
+        let ended = snapshot.ended.iter().enumerate();
+        self.ended = ended.filter(|(_, row)| is_shown(row)).map(|(place, _)| place).collect();
         let now = snapshot.uptime_seconds;
         let due = |at: f64| !(0.0..SORT_SECONDS).contains(&(now - at));
         if !self.sorted_at_seconds.is_none_or(due) {
             let lines = &self.lines;
-            self.places.sort_by_key(|&place| lines.get(&rows[place].id).copied().unwrap_or(usize::MAX));
+            self.open.sort_by_key(|&place| lines.get(&rows[place].id).copied().unwrap_or(usize::MAX));
             return;
         }
-        self.places.sort_by(|&a, &b| by_weight(&rows[a], &rows[b]));
-        self.lines = self.places.iter().enumerate().map(|(line, &at)| (rows[at].id.clone(), line)).collect();
+        let (column, is_flipped) = (self.column, self.is_flipped);
+        self.open.sort_by(|&a, &b| {
+            let order = column.compare(&rows[a], &rows[b]);
+            if is_flipped { order.reverse() } else { order }
+        });
+        self.lines = self.open.iter().enumerate().map(|(line, &at)| (rows[at].id.clone(), line)).collect();
         self.sorted_at_seconds = Some(now);
     }
 
+    /// Sorts at the next [`Order::arrange`], however soon: the operator has asked.
+    pub fn sort_soon(&mut self) {
+        self.sorted_at_seconds = None;
+    }
+
+    /// Listed rows, open and ended.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.open.len() + self.ended.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.len() == 0
+    }
+
+    /// Listed rows that are open; they stand first.
+    pub fn open_len(&self) -> usize {
+        self.open.len()
     }
 
     /// The rows of some lines; lines that do not exist are left out.
-    pub fn rows<'a>(&self, snapshot: &'a Snapshot, lines: Range<usize>) -> Vec<&'a SessionRow> {
-        let end = lines.end.min(self.places.len());
-        let places = self.places.get(lines.start.min(end)..end).unwrap_or_default();
-        places.iter().filter_map(|&place| snapshot.sessions.get(place)).collect()
+    pub fn rows<'a>(&self, snapshot: &'a Snapshot, lines: Range<usize>) -> Vec<Row<'a>> {
+        let end = lines.end.min(self.len());
+        (lines.start.min(end)..end).filter_map(|line| self.row(snapshot, line)).collect()
     }
 
-    /// The line on which a session stands.
-    pub fn line_of(&self, snapshot: &Snapshot, id: &str) -> Option<usize> {
-        self.places.iter().position(|&place| snapshot.sessions.get(place).is_some_and(|row| row.id == id))
+    pub fn row<'a>(&self, snapshot: &'a Snapshot, line: usize) -> Option<Row<'a>> {
+        match self.open.get(line) {
+            Some(&place) => snapshot.sessions.get(place).map(Row::Open),
+            None => {
+                let &place = self.ended.get(line.checked_sub(self.open.len())?)?;
+                snapshot.ended.get(place).map(Row::Ended)
+            }
+        }
+    }
+
+    /// The line on which a row stands.
+    pub fn line_of(&self, snapshot: &Snapshot, is_it: impl Fn(Row<'_>) -> bool) -> Option<usize> {
+        (0..self.len()).find(|&line| self.row(snapshot, line).is_some_and(&is_it))
     }
 }
 
-/// Less is higher up. The id breaks ties, so that idle sessions never change places.
-fn by_weight(a: &SessionRow, b: &SessionRow) -> Ordering {
-    let waits = |row: &SessionRow| row.phase == SessionPhase::Waiting;
-    let rate = |row: &SessionRow| row.rate_up.saturating_add(row.rate_down);
-    (waits(b).cmp(&waits(a)))
-        .then_with(|| rate(b).cmp(&rate(a)))
-        .then_with(|| b.age_seconds.total_cmp(&a.age_seconds))
-        .then_with(|| a.id.cmp(&b.id))
+fn snapshot_keeps(row: &crate::telemetry::snapshot::EndedRow) -> bool {
+    row.ago_seconds < KEPT_SECONDS
 }
 
 /// Often enough to be true, seldom enough to be read.
 const SORT_SECONDS: f64 = 2.0;
+/// Long enough to read why a session ended, short enough not to crowd out the living.
+const KEPT_SECONDS: f64 = 6.0;

@@ -2,7 +2,13 @@
 //!
 //! It is generic over the terminal and the input, so that it runs the same in a test.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use crossterm::event::{Event, KeyEvent};
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -17,29 +23,23 @@ use tokio::{
 };
 
 use crate::{
-    gateway::handle::{Answer, Command, Handle},
-    telemetry::snapshot::Snapshot,
+    gateway::handle::{Answer, Command},
     tui::{
         Ended,
-        app::{App, Reaction},
+        app::{App, Export, Reaction},
         look::Look,
         pace::Pace,
+        source::{News, Source},
         terminal, view,
     },
 };
-
-/// Word from the process around the screen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    TerminalGone,
-    GatewayStopped,
-}
 
 /// The screen while it runs.
 pub struct Screen<B: Backend> {
     terminal: Terminal<B>,
     area: Rect,
     app: App,
+    source: Source,
     pace: Pace,
     /// A new size, taken at the next frame: dragging a window gives many.
     resized: Option<Size>,
@@ -51,14 +51,14 @@ pub struct Screen<B: Backend> {
 
 /// What the loop woke up for.
 enum Woke {
-    Told(Told),
+    /// The process around the screen ends it.
+    Told(Ended),
     Key(KeyEvent),
     Resized(Size),
     /// Input that means nothing here.
     Ignored,
     InputLost,
-    Snapshot(Arc<Snapshot>),
-    GatewayEnded,
+    News(News),
     Answered(Answer),
     FrameDue,
     /// Time to see whether snapshots still come.
@@ -67,11 +67,14 @@ enum Woke {
 
 impl<B: Backend> Screen<B> {
     /// `terminal` has a fixed viewport of `area`.
-    pub fn new(terminal: Terminal<B>, area: Rect, snapshot: Arc<Snapshot>, look: Look) -> Self {
+    pub fn new(terminal: Terminal<B>, area: Rect, source: Source, look: Look) -> Self {
+        let mut app = App::new(source.first(), look);
+        app.stand(source.standing());
         Self {
             terminal,
             area,
-            app: App::new(snapshot, look),
+            app,
+            source,
             pace: Pace::new(Instant::now()),
             resized: None,
             asking: FuturesUnordered::new(),
@@ -84,33 +87,27 @@ impl<B: Backend> Screen<B> {
     pub async fn run(
         &mut self,
         input: impl Stream<Item = io::Result<Event>>,
-        mut handle: Handle,
-        mut told: mpsc::Receiver<Told>,
+        mut told: mpsc::Receiver<Ended>,
     ) -> Ended {
         let mut input = std::pin::pin!(input);
         loop {
             if self.draw_if_due().is_err() {
                 return Ended::TerminalGone;
             }
-            let woke = self.wait(input.as_mut(), &mut handle, &mut told).await;
-            if let Some(ended) = self.take(woke, &handle) {
+            let woke = self.wait(input.as_mut(), &mut told).await;
+            if let Some(ended) = self.take(woke) {
                 return ended;
             }
         }
     }
 
-    /// The last picture, for the summary.
-    pub fn snapshot(&self) -> &Snapshot {
-        self.app.latest()
+    /// What was looked at, for the summary.
+    pub fn app(&self) -> &App {
+        &self.app
     }
 
     /// Every arm may be dropped half-way: streams, channels and clocks lose nothing by it.
-    async fn wait<I>(
-        &mut self,
-        mut input: Pin<&mut I>,
-        handle: &mut Handle,
-        told: &mut mpsc::Receiver<Told>,
-    ) -> Woke
+    async fn wait<I>(&mut self, mut input: Pin<&mut I>, told: &mut mpsc::Receiver<Ended>) -> Woke
     where
         I: Stream<Item = io::Result<Event>>,
     {
@@ -123,24 +120,21 @@ impl<B: Backend> Screen<B> {
             event = input.next() => woke_by(event),
             () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => Woke::FrameDue,
             Some(answer) = self.asking.next(), if !self.asking.is_empty() => Woke::Answered(answer),
-            snapshot = handle.next() => snapshot.map_or(Woke::GatewayEnded, Woke::Snapshot),
+            news = self.source.next() => Woke::News(news),
             () = tokio::time::sleep_until(second) => Woke::Second,
         }
     }
 
-    fn take(&mut self, woke: Woke, handle: &Handle) -> Option<Ended> {
+    fn take(&mut self, woke: Woke) -> Option<Ended> {
         match woke {
-            Woke::Told(Told::TerminalGone) | Woke::InputLost => return Some(Ended::TerminalGone),
-            Woke::Told(Told::GatewayStopped) | Woke::GatewayEnded => return Some(Ended::GatewayStopped),
-            Woke::Key(key) => return self.press(key, handle),
+            Woke::Told(ended) => return Some(ended),
+            Woke::InputLost => return Some(Ended::TerminalGone),
+            Woke::Key(key) => return self.press(key),
             Woke::Resized(size) => {
                 self.resized = Some(size);
                 self.pace.touched();
             }
-            Woke::Snapshot(snapshot) => {
-                self.heard_at = Instant::now();
-                self.change(|app| app.take(snapshot));
-            }
+            Woke::News(news) => return self.hear(news),
             Woke::Answered(answer) => {
                 self.app.answered(answer);
                 self.pace.touched();
@@ -154,33 +148,63 @@ impl<B: Backend> Screen<B> {
         None
     }
 
+    fn hear(&mut self, news: News) -> Option<Ended> {
+        match news {
+            News::Snapshot(snapshot) => {
+                self.heard_at = Instant::now();
+                self.change(|app| app.take(snapshot));
+            }
+            News::Standing => {}
+            News::Trouble(why) => {
+                self.app.answered(Answer::Refused(why));
+                self.pace.touched();
+            }
+            News::Ended => return Some(Ended::GatewayStopped),
+        }
+        let standing = self.source.standing();
+        self.change(|app| app.stand(standing));
+        None
+    }
+
     fn change(&mut self, change: impl FnOnce(&mut App) -> bool) {
         if change(&mut self.app) {
             self.pace.changed();
         }
     }
 
-    fn press(&mut self, key: KeyEvent, handle: &Handle) -> Option<Ended> {
+    fn press(&mut self, key: KeyEvent) -> Option<Ended> {
         match self.app.press(key) {
             Reaction::Nothing => return None,
             Reaction::Redraw => {}
-            Reaction::Ask(command) => self.ask(command, handle),
+            Reaction::Ask(command) => self.ask(command),
+            Reaction::Play(asked) => {
+                if let Some(news) = self.source.play(asked) {
+                    self.hear(news);
+                }
+            }
+            Reaction::Export(export) => self.app.told(write(&export)),
+            Reaction::Suspend => {
+                if terminal::suspend().is_err() {
+                    return Some(Ended::TerminalGone);
+                }
+                self.resized = Some(terminal::size());
+            }
             Reaction::End(ended) => return Some(ended),
         }
         self.pace.touched();
         None
     }
 
-    fn ask(&mut self, command: Command, handle: &Handle) {
+    fn ask(&mut self, command: Command) {
         if self.asking.len() >= ASKING_MAX {
             self.app.answered(Answer::Refused("the gateway has not answered the last commands yet".into()));
             return;
         }
         self.app.asked(&command);
-        let handle = handle.clone();
+        let answer = timeout(ANSWER_WAIT, self.source.ask(command));
         self.asking.push(Box::pin(async move {
             let late = || Answer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
-            timeout(ANSWER_WAIT, handle.ask(command)).await.unwrap_or_else(|_| late())
+            answer.await.unwrap_or_else(|_| late())
         }));
     }
 
@@ -201,6 +225,16 @@ impl<B: Backend> Screen<B> {
         self.pace.drawn(now);
         Ok(())
     }
+}
+
+/// Writes a table into a new file of the folder that the screen was started in.
+fn write(export: &Export) -> Result<String, String> {
+    let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let name = format!("{}-{}.json", export.stem, at.replace(':', ""));
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&name);
+    let written = file.and_then(|mut file| writeln!(file, "{}", export.json));
+    written.map(|()| format!("written to {name}")).map_err(|error| format!("{name}: {error}"))
 }
 
 fn woke_by(event: Option<io::Result<Event>>) -> Woke {
@@ -226,44 +260,27 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::Arc;
 
     use crossterm::event::{KeyCode, KeyModifiers};
     use futures_util::stream;
     use ratatui::backend::TestBackend;
-    use tokio::sync::watch;
 
     use super::*;
     use crate::{
-        gateway::handle::Asked,
+        gateway::handle::{self, Asked},
         profile::Mode,
-        telemetry::snapshot::{Descriptors, GatewayPhase, Totals},
+        telemetry::snapshot::{GatewayPhase, Snapshot, Totals},
     };
 
     type Keys = Vec<(Duration, KeyCode)>;
 
     fn snapshot(uptime_seconds: f64, sessions_open: u64) -> Arc<Snapshot> {
         Arc::new(Snapshot {
-            version: "0".into(),
-            profile: "demo".into(),
-            mode: Mode::Reverse,
-            roles: vec![],
             phase: GatewayPhase::Running,
             uptime_seconds,
-            listening: vec![],
             totals: Totals { sessions_open, ..Totals::default() },
-            services: vec![],
-            pools: vec![],
-            sessions: vec![],
-            sessions_left_out: 0,
-            ended: vec![],
-            notices: vec![],
-            log_lines_lost: 0,
-            traffic: vec![],
-            descriptors: Descriptors::default(),
-            switching: None,
-            walk: None,
-            forward_checks: vec![],
+            ..Snapshot::new("demo", Mode::Reverse)
         })
     }
 
@@ -271,10 +288,9 @@ mod tests {
     async fn run(keys: Keys, next: fn(u32) -> Arc<Snapshot>) -> (Ended, u64, Vec<Command>) {
         let area = Rect::new(0, 0, 80, 24);
         let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        let (publish, snapshots) = watch::channel(next(0));
-        let (commands, mut asked) = mpsc::channel::<Asked>(8);
-        let handle = Handle::new(snapshots, Arc::new(AtomicBool::new(false)), commands, "test");
-        let mut screen = Screen::new(terminal, area, next(0), Look::FULL);
+        let (handle, mut feed) = handle::channel(next(0), "test");
+        let publish = feed.snapshots;
+        let mut screen = Screen::new(terminal, area, Source::own(handle), Look::FULL);
         let input = stream::unfold(keys.into_iter(), |mut keys| async move {
             let Some((pause, code)) = keys.next() else { return std::future::pending().await };
             tokio::time::sleep(pause).await;
@@ -288,7 +304,7 @@ mod tests {
         };
         let engine = async {
             let mut heard = vec![];
-            while let Some(Asked { command, answer, .. }) = asked.recv().await {
+            while let Some(Asked { command, answer, .. }) = feed.commands.recv().await {
                 heard.push(command);
                 answer.send(Answer::Done("it is done".into())).ok();
             }
@@ -296,7 +312,7 @@ mod tests {
         };
         let (_keep, told) = mpsc::channel(1);
         let screen_runs = async {
-            let ended = screen.run(input, handle, told).await;
+            let ended = screen.run(input, told).await;
             let frames = screen.frames;
             drop(screen);
             (ended, frames)
@@ -364,14 +380,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
         let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        let (_publish, snapshots) = watch::channel(snapshot(5.0, 1));
-        let (commands, _asked) = mpsc::channel(8);
-        let handle = Handle::new(snapshots, Arc::new(AtomicBool::new(false)), commands, "test");
-        let mut screen = Screen::new(terminal, Rect::new(0, 0, 80, 24), snapshot(5.0, 1), Look::FULL);
+        let (handle, _feed) = handle::channel(snapshot(5.0, 1), "test");
+        let area = Rect::new(0, 0, 80, 24);
+        let mut screen = Screen::new(terminal, area, Source::own(handle), Look::FULL);
         let (_tell, told) = mpsc::channel(1);
-        assert_eq!(screen.run(stream::empty(), handle.clone(), told).await, Ended::TerminalGone);
+        assert_eq!(screen.run(stream::empty(), told).await, Ended::TerminalGone);
         let (tell, told) = mpsc::channel(1);
-        tell.try_send(Told::TerminalGone).unwrap();
-        assert_eq!(screen.run(stream::pending(), handle, told).await, Ended::TerminalGone);
+        tell.try_send(Ended::TerminalGone).unwrap();
+        assert_eq!(screen.run(stream::pending(), told).await, Ended::TerminalGone);
     }
 }

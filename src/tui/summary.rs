@@ -1,35 +1,147 @@
-//! What is left on the terminal when the dashboard has closed.
+//! What is left on the terminal when the dashboard has closed: a few lines of plain text, fit to be
+//! pasted into a mail.
 
 use std::io::{self, Write};
 
 use crate::{
-    telemetry::{snapshot::Snapshot, text},
-    tui::{Ended, format},
+    profile::{Mode, Role},
+    telemetry::snapshot::Snapshot,
+    tui::{
+        Ended,
+        app::App,
+        format,
+        health::{health, troubles},
+        source::Standing,
+    },
 };
 
 /// A few lines; nothing where there is no terminal to print to.
-pub fn print(ended: Ended, snapshot: &Snapshot) {
-    let text = match ended {
-        Ended::TerminalGone => return,
-        Ended::Quit | Ended::GatewayStopped => told(snapshot),
-        Ended::LeftHeadless => format!("{}The gateway goes on headless.\n", told(snapshot)),
-    };
+pub fn print(ended: Ended, app: &App) {
+    if ended == Ended::TerminalGone {
+        return;
+    }
     let mut stdout = io::stdout().lock();
     // The summary is a courtesy: a terminal that does not take it ends nothing else.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout.write_all(told(ended, app).as_bytes()).and_then(|()| stdout.flush());
 }
 
-fn told(snapshot: &Snapshot) -> String {
+/// As hidden, and as plain, as the screen was.
+fn told(ended: Ended, app: &App) -> String {
+    let snapshot = app.latest();
     let totals = &snapshot.totals;
-    format!(
-        "portcullis {}: up {}, {} sessions, {} refused, {} up, {} down\n",
-        text::clean(&snapshot.profile, PROFILE_CHARS),
-        format::age(snapshot.uptime_seconds),
-        totals.sessions,
-        totals.refused,
-        format::bytes(totals.bytes_up),
-        format::bytes(totals.bytes_down),
-    )
+    let peak = |up: bool| snapshot.traffic.iter().map(|s| if up { s.up } else { s.down }).max().unwrap_or(0);
+    let mut lines = vec![
+        format!(
+            "portcullis {}: {}, up {}",
+            snapshot.profile,
+            word(app),
+            format::age(snapshot.uptime_seconds)
+        ),
+        format!(
+            "  sessions  {} open, {} carried, {} refused",
+            totals.sessions_open, totals.sessions, totals.refused
+        ),
+        format!(
+            "  bytes     {} up, {} down; at most {} up, {} down in the last two minutes",
+            format::bytes(totals.bytes_up),
+            format::bytes(totals.bytes_down),
+            format::rate(peak(true)),
+            format::rate(peak(false)),
+        ),
+    ];
+    if snapshot.mode != Mode::Direct {
+        lines.push(format!("  links     {}", links(snapshot)));
+    }
+    lines.extend(troubles(snapshot).first().map(|worst| format!("  trouble   {}", worst.text)));
+    lines.extend(farewell(ended, app).map(Into::into));
+    let lines = lines.iter().map(|line| app.look.text(&app.addresses().text(line), LINE_CHARS) + "\n");
+    lines.collect()
 }
 
-const PROFILE_CHARS: usize = 64;
+/// Of one half: both ends of a link stand in a pair's snapshot.
+fn links(snapshot: &Snapshot) -> String {
+    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
+    let rows = || snapshot.pools.iter().filter(|row| row.role == counted);
+    let (ready, target) = (rows().map(|row| row.ready), rows().map(|row| row.target));
+    format!("{} ready of {} wanted", ready.sum::<usize>(), target.sum::<usize>())
+}
+
+fn word(app: &App) -> String {
+    let health = health(app.latest()).word();
+    match app.lost() {
+        Some(why) => format!("lost ({why}); before that {health}"),
+        None => health.into(),
+    }
+}
+
+/// What goes on without the screen.
+fn farewell(ended: Ended, app: &App) -> Option<&'static str> {
+    match (ended, app.standing()) {
+        (Ended::LeftHeadless, _) => Some("The gateway goes on headless."),
+        (Ended::Left, Standing::Attached(..)) if app.lost().is_none() => Some("The gateway goes on."),
+        (Ended::Left, _) | (Ended::Quit | Ended::TerminalGone | Ended::GatewayStopped, _) => None,
+    }
+}
+
+const LINE_CHARS: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        gateway::handle::{Access, Contact},
+        telemetry::snapshot::{GatewayPhase, PoolRow, Totals, TrafficSample},
+        tui::{look::Look, privacy::Addresses},
+    };
+
+    fn app() -> App {
+        let mut pool = PoolRow::new(Role::Dmz, "*".into());
+        (pool.ready, pool.target, pool.last_error) = (0, 8, Some("192.0.2.7:1443: refused".into()));
+        let snapshot = Snapshot {
+            roles: vec![Role::Dmz],
+            phase: GatewayPhase::Running,
+            uptime_seconds: 754.5,
+            totals: Totals {
+                sessions_open: 4,
+                sessions: 42,
+                refused: 1,
+                bytes_up: 1_200,
+                bytes_down: 3_400_000,
+            },
+            pools: vec![pool],
+            traffic: vec![TrafficSample { up: 5, down: 0 }, TrafficSample { up: 2, down: 700_000 }],
+            ..Snapshot::new("edge\u{1b}[2J", Mode::Reverse)
+        };
+        App::new(Arc::new(snapshot), Look::FULL)
+    }
+
+    const TOLD: &str = "\
+portcullis edge[2J: DOWN, up 12:34
+  sessions  4 open, 42 carried, 1 refused
+  bytes     1.2 kB up, 3.4 MB down; at most 5 B/s up, 700 kB/s down in the last two minutes
+  links     0 ready of 8 wanted
+  trouble   any service: no link: 192.0.2.7:1443: refused
+";
+
+    #[test]
+    fn it_tells_how_it_was_and_what_goes_on() {
+        let mut app = app();
+        assert_eq!(told(Ended::Quit, &app), TOLD);
+        assert_eq!(told(Ended::LeftHeadless, &app), format!("{TOLD}The gateway goes on headless.\n"));
+        app.stand(Standing::Attached(Access::Full, Contact::There));
+        assert_eq!(told(Ended::Left, &app), format!("{TOLD}The gateway goes on.\n"));
+        app.stand(Standing::Attached(Access::Full, Contact::Lost { why: "it closed".into() }));
+        let first = told(Ended::Left, &app).lines().next().unwrap_or_default().to_owned();
+        assert_eq!(first, "portcullis edge[2J: lost (it closed); before that DOWN, up 12:34");
+    }
+
+    #[test]
+    fn what_was_hidden_stays_hidden() {
+        let mut app = app();
+        app.press(crossterm::event::KeyCode::Char('P').into());
+        assert_eq!(app.addresses(), Addresses::Hidden);
+        assert!(!told(Ended::Quit, &app).contains("192.0.2.7"));
+    }
+}

@@ -59,11 +59,15 @@ pub fn enter() -> io::Result<Entered> {
     // With NO_COLOR crossterm turns "set colour" into a reset, which wipes bold and reverse too;
     // the `mono` theme sets no colour, so that nothing needs suppressing.
     style::force_color_output(true);
-    ENTERED.store(true, Ordering::SeqCst);
     let entered = Entered(());
-    tty::enable_raw_mode()?;
-    execute!(io::stdout(), tty::EnterAlternateScreen, Hide)?;
+    take_over()?;
     Ok(entered)
+}
+
+fn take_over() -> io::Result<()> {
+    ENTERED.store(true, Ordering::SeqCst);
+    tty::enable_raw_mode()?;
+    execute!(io::stdout(), tty::EnterAlternateScreen, Hide)
 }
 
 impl Drop for Entered {
@@ -105,6 +109,31 @@ fn leave_now() {
     // A terminal that cannot be restored is gone: there is nothing left to restore.
     let _ = tty::disable_raw_mode();
     let _ = execute!(io::stdout(), tty::LeaveAlternateScreen, Show);
+}
+
+/// Ctrl-Z: gives the terminal to the shell and stops this process, and whoever came with it from
+/// the shell, until the shell calls them to the front again.
+pub fn suspend() -> io::Result<()> {
+    if !is_entered() {
+        return Ok(());
+    }
+    leave_now();
+    rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
+    // The stop comes while this thread sleeps; where nobody could continue us, none comes.
+    thread::sleep(STOP_WAIT);
+    take_over()
+}
+
+/// Continued after a stop from outside, which left no time to leave: the shell has had the terminal
+/// meanwhile, so it is set up anew and every cell drawn.
+pub fn continued() {
+    if !is_entered() {
+        return;
+    }
+    leave_now();
+    // A terminal that is not to be had any more fails the next frame too, which ends the screen.
+    let _ = take_over();
+    SPOILT.store(true, Ordering::SeqCst);
 }
 
 /// The terminal has gone: nothing is written to it again, and nothing is read from it.
@@ -212,5 +241,6 @@ const BEGIN: &[u8] = b"\x1b[?2026h";
 const END: &[u8] = b"\x1b[?2026l";
 /// What most screens have at least.
 const FALLBACK: Size = Size::new(80, 24);
+const STOP_WAIT: Duration = Duration::from_millis(100);
 /// Two orders more than a working terminal takes.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);

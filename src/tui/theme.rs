@@ -28,6 +28,10 @@ pub struct Theme {
 }
 
 impl Theme {
+    /// Each with the name it is chosen by.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("default", Self::ANSI), ("mono", Self::MONO), ("high-contrast", Self::HIGH_CONTRAST)];
+
     pub const ANSI: Self = Self {
         plain: Style::new(),
         faint: Style::new().add_modifier(Modifier::DIM),
@@ -40,6 +44,21 @@ impl Theme {
         down: Style::new().fg(Color::Magenta),
         selected: Style::new().add_modifier(Modifier::REVERSED),
         attention: Style::new().fg(Color::Yellow).add_modifier(Modifier::REVERSED),
+    };
+
+    /// Nothing is dim, nothing dark, and what matters is bold, underlined or reversed as well.
+    pub const HIGH_CONTRAST: Self = Self {
+        plain: Style::new(),
+        faint: Style::new(),
+        title: Style::new().add_modifier(Modifier::BOLD.union(Modifier::UNDERLINED)),
+        good: Style::new().fg(Color::LightGreen).add_modifier(Modifier::BOLD),
+        warn: Style::new().fg(Color::LightYellow).add_modifier(Modifier::BOLD.union(Modifier::UNDERLINED)),
+        bad: Style::new().fg(Color::LightRed).add_modifier(Modifier::BOLD.union(Modifier::REVERSED)),
+        accent: Style::new().fg(Color::LightCyan).add_modifier(Modifier::BOLD),
+        up: Style::new().fg(Color::LightCyan).add_modifier(Modifier::BOLD),
+        down: Style::new().fg(Color::LightMagenta).add_modifier(Modifier::BOLD),
+        selected: Style::new().add_modifier(Modifier::REVERSED.union(Modifier::BOLD)),
+        attention: Style::new().add_modifier(Modifier::REVERSED.union(Modifier::BOLD)),
     };
 
     pub const MONO: Self = Self {

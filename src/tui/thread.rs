@@ -16,21 +16,19 @@ use ratatui::{
 };
 use tokio::sync::mpsc;
 
-use crate::{
-    gateway::handle::Handle,
-    tui::{
-        Ended,
-        look::Look,
-        run::{Screen, Told},
-        summary,
-        terminal::{self, Entered, WholeFrames},
-    },
+use crate::tui::{
+    Ended,
+    look::Look,
+    run::Screen,
+    source::Source,
+    summary,
+    terminal::{self, Entered, WholeFrames},
 };
 
 /// A running screen.
 #[derive(Debug)]
 pub struct Dashboard {
-    told: mpsc::Sender<Told>,
+    told: mpsc::Sender<Ended>,
     ended: Mutex<sync_mpsc::Receiver<Ended>>,
 }
 
@@ -40,7 +38,7 @@ pub struct Dashboard {
 /// # Errors
 ///
 /// The terminal or the thread cannot be had; the terminal is then as it was.
-pub fn spawn(handle: Handle, gone: impl FnOnce(Ended) + Send + 'static) -> io::Result<Dashboard> {
+pub fn spawn(source: Source, gone: impl FnOnce(Ended) + Send + 'static) -> io::Result<Dashboard> {
     terminal::can_open().map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (told, hears) = mpsc::channel(TOLD_MAX);
@@ -53,7 +51,7 @@ pub fn spawn(handle: Handle, gone: impl FnOnce(Ended) + Send + 'static) -> io::R
             Err(error) => return drop(opened.send(Err(error))),
         };
         drop(opened.send(Ok(())));
-        let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, handle, hears))));
+        let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, source, hears))));
         // The hook has told of the panic and restored the terminal.
         let ended = shown.unwrap_or(Ended::TerminalGone);
         if matches!(ended, Ended::TerminalGone | Ended::LeftHeadless) {
@@ -73,12 +71,7 @@ impl Dashboard {
     pub fn terminal_gone(&self) {
         // At once and from here: the screen itself may be caught in reading or writing it.
         terminal::abandon();
-        self.tell(Told::TerminalGone);
-    }
-
-    /// The gateway has stopped: the screen restores the terminal, prints its summary and ends.
-    pub fn gateway_stopped(&self) {
-        self.tell(Told::GatewayStopped);
+        self.end(Ended::TerminalGone);
     }
 
     /// Waits for the end of the screen, but no longer than `longest`: a terminal that nobody
@@ -87,14 +80,15 @@ impl Dashboard {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest).ok()
     }
 
-    fn tell(&self, told: Told) {
+    /// Ends the screen from outside: it restores the terminal and prints its summary.
+    pub fn end(&self, why: Ended) {
         // Full or closed, the screen has been told to end already.
-        let _ = self.told.try_send(told);
+        let _ = self.told.try_send(why);
     }
 }
 
 /// Shows the gateway until the screen ends, leaves the terminal and prints the summary.
-async fn show(entered: Entered, handle: Handle, told: mpsc::Receiver<Told>) -> Ended {
+async fn show(entered: Entered, source: Source, told: mpsc::Receiver<Ended>) -> Ended {
     // The stream watches for changes of size from here on, so that none is missed after `size`.
     let input = EventStream::new();
     let area = Rect::from((Position::ORIGIN, terminal::size()));
@@ -102,11 +96,11 @@ async fn show(entered: Entered, handle: Handle, told: mpsc::Receiver<Told>) -> E
     let options = TerminalOptions { viewport: Viewport::Fixed(area) };
     let backend = CrosstermBackend::new(WholeFrames::default());
     let Ok(terminal) = Terminal::with_options(backend, options) else { return Ended::TerminalGone };
-    let mut screen = Screen::new(terminal, area, handle.latest(), Look::of_environment());
-    let ended = screen.run(input, handle, told).await;
+    let mut screen = Screen::new(terminal, area, source, Look::of_environment());
+    let ended = screen.run(input, told).await;
     terminal::stop_drawing();
     drop(entered);
-    summary::print(ended, screen.snapshot());
+    summary::print(ended, screen.app());
     ended
 }
 

@@ -271,7 +271,7 @@ async fn play(hears: End, bytes: &[u8], close: Close) -> Played {
     Played { log, ended, answers }
 }
 
-async fn connection() -> (TcpStream, TcpStream) {
+pub async fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (dialled, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());

@@ -9,6 +9,7 @@ mod count;
 mod cuts;
 #[path = "../../fuzz/driver.rs"]
 mod driver;
+mod looks;
 mod model;
 mod mutations;
 

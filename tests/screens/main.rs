@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod pictures;
+mod standing;
 mod styled;
 
 use std::{fs, path::PathBuf, sync::Arc};
@@ -18,6 +19,7 @@ use portcullis::{
         app::{App, Reaction},
         keys,
         look::Look,
+        source::Standing,
         symbols::Symbols,
         theme::Theme,
     },
@@ -25,7 +27,15 @@ use portcullis::{
 use proptest::prelude::*;
 use ratatui::style::Color;
 
-const SIZES: [(u16, u16); 5] = [(120, 36), (80, 24), (60, 15), (20, 3), (1, 1)];
+const SIZES: [(u16, u16); 4] = [(120, 36), (80, 24), (60, 15), (1, 1)];
+const SCREENS: [(&str, &str); 6] = [
+    ("overview", "1"),
+    ("pool", "2j"),
+    ("sessions", "3jj"),
+    ("services", "4j"),
+    ("events", "5j"),
+    ("profiles", "6"),
+];
 
 fn app(snapshot: Snapshot) -> App {
     App::new(Arc::new(snapshot), Look::FULL)
@@ -34,7 +44,12 @@ fn app(snapshot: Snapshot) -> App {
 fn press(app: &mut App, keys: &str) -> Reaction {
     let mut reaction = Reaction::Nothing;
     for key in keys.chars() {
-        reaction = app.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
+        let code = match key {
+            '\n' => KeyCode::Enter,
+            '\t' => KeyCode::Tab,
+            key => KeyCode::Char(key),
+        };
+        reaction = app.press(KeyEvent::new(code, KeyModifiers::NONE));
     }
     reaction
 }
@@ -64,13 +79,44 @@ fn report(wrong: &[String]) {
 }
 
 #[test]
-fn every_picture_at_every_size_is_as_it_was() {
+fn every_screen_of_every_picture_at_every_size_is_as_it_was() {
     let mut wrong = vec![];
     for (name, snapshot) in pictures::all() {
-        let app = app(snapshot);
-        for size in SIZES {
-            check(name, &app, size, &mut wrong);
+        for (screen, keys) in SCREENS {
+            let mut app = app(snapshot.clone());
+            press(&mut app, keys);
+            if screen == "profiles" {
+                app.answered(Answer::Profiles(pictures::profiles()));
+                press(&mut app, "jj");
+            }
+            for size in SIZES {
+                check(&format!("{name}-{screen}"), &app, size, &mut wrong);
+            }
         }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn every_detail_is_as_it_was() {
+    let mut wrong = vec![];
+    for (name, snapshot) in [("degraded", pictures::degraded()), ("direct", pictures::direct())] {
+        for (detail, keys) in
+            [("session", "3j\n"), ("ended", "3G\n"), ("pool", "2j\n"), ("service", "4j\n"), ("event", "5j\n")]
+        {
+            let mut app = app(snapshot.clone());
+            press(&mut app, keys);
+            for size in [(120, 36), (80, 24), (60, 15)] {
+                check(&format!("{name}-detail-{detail}"), &app, size, &mut wrong);
+            }
+        }
+    }
+    let mut app = app(pictures::healthy());
+    press(&mut app, "6");
+    app.answered(Answer::Profiles(pictures::profiles()));
+    press(&mut app, "G\n");
+    for size in [(120, 36), (80, 24), (60, 15)] {
+        check("healthy-detail-profile", &app, size, &mut wrong);
     }
     report(&wrong);
 }
@@ -78,7 +124,17 @@ fn every_picture_at_every_size_is_as_it_was() {
 #[test]
 fn what_keys_open_is_as_it_was() {
     let mut wrong = vec![];
-    for (name, keys) in [("help", "?"), ("ask-quit", "q"), ("ask-close", "jjx"), ("frozen-hidden", " Pj")] {
+    for (name, keys) in [
+        ("help", "?"),
+        ("ask-quit", "q"),
+        ("ask-close", "jjx"),
+        ("frozen-hidden", " Pj"),
+        ("ask-drain", "4jd"),
+        ("typing-filter", "/service:am"),
+        ("typing-wrong", ":drian"),
+        ("sorted", "3ssS"),
+        ("nothing-passes", "3/nosuch"),
+    ] {
         let mut app = app(pictures::degraded());
         press(&mut app, keys);
         for size in [(120, 36), (60, 15), (40, 1)] {
@@ -99,17 +155,19 @@ fn what_keys_open_is_as_it_was() {
 #[test]
 fn a_plain_terminal_gets_neither_colour_nor_anything_but_ascii() {
     let mut wrong = vec![];
-    let plain = Look { theme: Theme::MONO, symbols: Symbols::ASCII };
+    let plain = Look { theme: Theme::MONO, symbols: Symbols::ASCII, has_colours: false };
     for (name, snapshot) in pictures::all() {
         let mut app = App::new(Arc::new(snapshot), plain.clone());
         if name == "degraded" {
             press(&mut app, "j");
             check("plain", &app, (80, 24), &mut wrong);
         }
-        let buffer = styled::draw(&app, 120, 36);
-        for cell in buffer.content() {
-            assert!(cell.symbol().is_ascii(), "{name} shows {:?}", cell.symbol());
-            assert_eq!((cell.fg, cell.bg), (Color::Reset, Color::Reset), "{name} has a colour");
+        for (screen, keys) in SCREENS {
+            press(&mut app, keys);
+            for cell in styled::draw(&app, 120, 36).content() {
+                assert!(cell.symbol().is_ascii(), "{name} {screen} shows {:?}", cell.symbol());
+                assert_eq!((cell.fg, cell.bg), (Color::Reset, Color::Reset), "{name} {screen} has a colour");
+            }
         }
     }
     report(&wrong);
@@ -125,15 +183,36 @@ fn only_the_palette_of_the_terminal_is_used() {
     }
 }
 
+/// Everything that is told by the help of some screen or detail, scrolled to its end.
+fn all_help(standing: &Standing, (width, height): (u16, u16)) -> String {
+    let mut told = String::new();
+    for screen in ["1", "2", "3", "4", "5", "6", "1j\n", "4j\n"] {
+        let mut app = app(pictures::healthy());
+        app.stand(standing.clone());
+        press(&mut app, screen);
+        press(&mut app, "?");
+        for _ in 0..40 {
+            let buffer = styled::draw(&app, width, height);
+            told.extend((0..height).map(|y| styled::line(&buffer, y) + "\n"));
+            press(&mut app, "j");
+        }
+    }
+    told
+}
+
 #[test]
 fn help_tells_every_line_of_the_key_table() {
-    let mut app = app(pictures::healthy());
-    press(&mut app, "?");
-    for (width, height) in [(120, 36), (60, 15)] {
-        let buffer = styled::draw(&app, width, height);
-        let text: String = (0..height).map(|y| styled::line(&buffer, y) + "\n").collect();
+    for size in [(120, 36), (80, 24), (60, 15)] {
+        let told = all_help(&Standing::Own, size);
         for binding in keys::BINDINGS {
-            assert!(text.contains(binding.label), "{} is not in\n{text}", binding.label);
+            let offered = Standing::Own.offers(binding.action);
+            let elsewhere = matches!(binding.action, keys::Action::Suspend | keys::Action::Play(_));
+            assert_eq!(offered, !elsewhere, "a gateway's own screen: {binding:?}");
+            assert!(
+                !offered || told.contains(binding.label),
+                "{} is not in the help at {size:?}",
+                binding.label
+            );
         }
     }
 }
@@ -173,7 +252,11 @@ fn the_selection_follows_its_session_and_closing_names_it() {
 fn rows_keep_their_places_for_two_seconds() {
     let mut app = app(pictures::healthy());
     let ids = |app: &App| -> Vec<String> {
-        app.order().rows(app.snapshot(), 0..9).iter().map(|row| row.id.clone()).collect()
+        app.order()
+            .rows(app.snapshot(), 0..app.order().open_len())
+            .iter()
+            .map(|row| row.id().to_owned())
+            .collect()
     };
     let before = ids(&app);
     let mut later = pictures::healthy();
@@ -199,12 +282,12 @@ fn ten_thousand_sessions_are_drawn_quickly() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhz".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhz123456sS/:depntw!,.".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![
             KeyCode::Esc, KeyCode::Enter, KeyCode::Up, KeyCode::Down, KeyCode::PageUp, KeyCode::PageDown,
-            KeyCode::Home, KeyCode::End,
+            KeyCode::Home, KeyCode::End, KeyCode::Tab, KeyCode::BackTab, KeyCode::Backspace,
         ]),
         1 => any::<char>().prop_map(KeyCode::Char),
     ];
@@ -219,7 +302,7 @@ proptest! {
     #[test]
     fn no_keys_and_no_size_bring_the_screen_down(
         first in 0_usize..8,
-        steps in proptest::collection::vec((any_key(), 0_usize..8, 0_u16..140, 0_u16..45), 1..30),
+        steps in proptest::collection::vec((any_key(), 0_usize..8, 0_u16..140, 0_u16..45), 1..50),
     ) {
         let mut pictures: Vec<_> = pictures::all().into_iter().map(|(_, snapshot)| snapshot).collect();
         pictures[6] = pictures::crowded(300);
@@ -227,6 +310,9 @@ proptest! {
         for (key, next, width, height) in steps {
             if let Reaction::Ask(command) = app.press(key) {
                 app.asked(&command);
+                if command == Command::Profiles {
+                    app.answered(Answer::Profiles(pictures::profiles()));
+                }
             }
             styled::draw(&app, width, height);
             let mut snapshot = pictures[next].clone();

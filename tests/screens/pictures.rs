@@ -3,8 +3,8 @@
 use portcullis::{
     profile::{Mode, Role},
     telemetry::snapshot::{
-        Descriptors, EndedRow, GatewayPhase, Notice, NoticeLevel, PoolRow, PoolState, ServicePhase,
-        ServiceRow, SessionPhase, SessionRow, Snapshot, Totals, TrafficSample,
+        Descriptors, EndedRow, GatewayPhase, Notice, NoticeLevel, PoolRow, PoolState, ProblemRow, ProfileRow,
+        ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot, Totals, TrafficSample,
     },
 };
 
@@ -25,26 +25,10 @@ pub fn all() -> Vec<(&'static str, Snapshot)> {
 /// A DMZ gateway that has just started.
 pub fn empty() -> Snapshot {
     Snapshot {
-        version: "0.1.0".into(),
-        profile: "demo".into(),
-        mode: Mode::Reverse,
         roles: vec![Role::Dmz],
-        phase: GatewayPhase::Starting,
         uptime_seconds: 0.2,
-        listening: vec![],
-        totals: Totals::default(),
-        services: vec![],
-        pools: vec![],
-        sessions: vec![],
-        sessions_left_out: 0,
-        ended: vec![],
-        notices: vec![],
-        log_lines_lost: 0,
-        traffic: vec![],
         descriptors: Descriptors { used: 12, limit: 1024 },
-        switching: None,
-        walk: None,
-        forward_checks: vec![],
+        ..Snapshot::new("demo", Mode::Reverse)
     }
 }
 
@@ -63,6 +47,7 @@ pub fn healthy() -> Snapshot {
         uptime_seconds: 754.5,
         listening: vec!["socks+tls://127.0.0.1:41443".into()],
         totals: totals(4),
+        services: services(),
         pools,
         sessions: vec![
             session(18_842, "chat", 41_000_000, 1_200_000),
@@ -79,6 +64,23 @@ pub fn healthy() -> Snapshot {
         descriptors: Descriptors { used: 64, limit: 1024 },
         ..empty()
     }
+}
+
+fn services() -> Vec<ServiceRow> {
+    let service = |role, name: &str, accept: &[&str], connect: Option<&str>, totals| ServiceRow {
+        role,
+        name: name.into(),
+        accept: accept.iter().map(|&at| at.into()).collect(),
+        connect: connect.map(Into::into),
+        phase: ServicePhase::Open,
+        totals,
+    };
+    vec![
+        service(Role::Dmz, "chat", &["tcp://0.0.0.0:8001"], None, totals(3)),
+        service(Role::Dmz, "orders", &["tcp://0.0.0.0:8000"], None, totals(1)),
+        service(Role::Internal, "chat", &[], Some("tcp://10.0.0.8:9001"), totals(3)),
+        service(Role::Internal, "orders", &[], Some("tcp://10.0.0.8:9000"), totals(1)),
+    ]
 }
 
 /// One pool down with its reason, one starved; clients wait.
@@ -191,6 +193,34 @@ pub fn direct() -> Snapshot {
         ],
         ..snapshot
     }
+}
+
+/// One that runs, one that could, one with a problem.
+pub fn profiles() -> Vec<ProfileRow> {
+    let row = |name: &str, mode| ProfileRow {
+        name: name.into(),
+        file: Some(format!("/etc/portcullis/profiles/{name}.yaml")),
+        is_current: false,
+        mode: Some(mode),
+        roles: vec![Role::Dmz, Role::Internal],
+        services: vec!["chat".into(), "orders".into()],
+        problems: vec![],
+    };
+    let problem = ProblemRow {
+        text: "dr-site.yaml:14:5: internal.link.pol: unknown key; remove it, or correct it to `pool`".into(),
+        excerpt: vec!["   13 |   link:".into(), "   14 |     pol: 3".into(), "      |     ^".into()],
+    };
+    vec![
+        ProfileRow { is_current: true, ..row("reverse", Mode::Reverse) },
+        row("forward", Mode::Forward),
+        ProfileRow {
+            mode: None,
+            roles: vec![],
+            services: vec![],
+            problems: vec![problem],
+            ..row("dr-site", Mode::Direct)
+        },
+    ]
 }
 
 /// So many sessions that only a window of them can be built.

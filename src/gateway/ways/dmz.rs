@@ -110,6 +110,13 @@ impl DmzSide {
         }
     }
 
+    /// Keeps so many links ready; false where this half dials none.
+    pub fn resize(&mut self, prepared: usize) -> bool {
+        let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts else { return false };
+        dialler.update(Wanted { prepared, retry: RETRY });
+        true
+    }
+
     /// Whether the policy is the one there was.
     fn take_over(&mut self, half: &DmzHalf) -> bool {
         let policy =

@@ -140,6 +140,17 @@ impl InternalSide {
         std::mem::replace(parkings, kept).values().for_each(Parking::retire);
     }
 
+    /// Keeps so many links ready; false where this half dials none.
+    pub fn resize(&mut self, prepared: usize) -> bool {
+        let InternalParts::Reverse { parkings } = &self.parts else { return false };
+        let offering = Offering { prepared, ..Offering::clone(&self.offering.load()) };
+        self.offering.store(Arc::new(offering));
+        parkings.values().for_each(|parking| parking.keeper.resize(prepared));
+        // The other half hears of the new number with new links alone.
+        parkings.values().for_each(Parking::retire_links);
+        true
+    }
+
     /// Keeps no more links for a service that drains, or for any.
     pub fn drain(&mut self, service: Option<&ServiceName>) {
         let InternalParts::Reverse { parkings } = &mut self.parts else { return };

@@ -507,3 +507,151 @@ impl Drop for Place<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        net::echo::Echo,
+        proto::link::{
+            frame,
+            hello::{Grant, Offer},
+            state::End,
+        },
+    };
+
+    const NOBODY: &[Peer] = &[];
+
+    fn orders() -> ServiceName {
+        ServiceName::parse("orders").expect("a name")
+    }
+
+    fn peer(number: usize) -> Peer {
+        Peer { name: Some(format!("peer-{number}").into()), address: "192.0.2.1".into() }
+    }
+
+    fn pool() -> Arc<Pool> {
+        let wait = Duration::from_millis(1);
+        Pool::new(PoolLimits { prepared: 1, wait, waiters: 1 }, Tasks::default())
+    }
+
+    /// Parks a link that never says anything; false where it is turned away.
+    fn parks(pool: &Arc<Pool>, number: usize) -> bool {
+        pool.park(peer(number), orders(), Stream::Echo(Echo::default())).is_ok()
+    }
+
+    /// With a ready link of as many peers as there may be.
+    fn full() -> Arc<Pool> {
+        let pool = pool();
+        assert!((0..LANES_MAX).all(|number| parks(&pool, number)));
+        pool
+    }
+
+    /// Takes every ready link; whose they were.
+    fn take_all(pool: &Pool) -> Vec<Taken> {
+        std::iter::from_fn(|| pool.take_ready(&orders(), NOBODY)).collect()
+    }
+
+    fn names(taken: &[Taken]) -> std::collections::HashSet<Peer> {
+        taken.iter().map(|taken| taken.peer.clone()).collect()
+    }
+
+    /// A link of our own that has been greeted, and its peer's end.
+    async fn linked(number: usize) -> (Linked, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let (mut theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
+        let mut link = Box::new(Link::new(Stream::Tcp(ours), peer(number), End::Opener));
+        let offer = Offer { services: vec![orders()], target: 1, maximum: 8 };
+        let grant = Grant { services: vec![orders()], links: 8, data: 1024 };
+        let mut said = Vec::new();
+        frame::push(&mut said, Kind::Hello, &offer.body());
+        theirs.write_all(&said).await.expect("it is taken");
+        std::future::poll_fn(|cx| link.poll_greeting(cx)).await.expect("a hello");
+        link.agreed(grant.services.iter().cloned(), tokio_util::sync::CancellationToken::new());
+        link.stage(Kind::Hello, &grant.body()).expect("it is due");
+        std::future::poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
+        let mut hello = vec![0; frame::HEADER + grant.body().len()];
+        theirs.read_exact(&mut hello).await.expect("a hello");
+        (Linked { link, offer, grant }, theirs)
+    }
+
+    #[tokio::test]
+    async fn full_books_keep_every_ready_link_and_turn_the_newcomer_away() {
+        let pool = full();
+        assert!(!parks(&pool, LANES_MAX), "one too many");
+        assert!(parks(&pool, 7), "a peer that is in the books may bring more");
+        let taken = take_all(&pool);
+        assert_eq!((taken.len(), names(&taken).len()), (LANES_MAX + 1, LANES_MAX));
+    }
+
+    #[tokio::test]
+    async fn a_peer_whose_links_carry_or_leave_keeps_its_place() {
+        let pool = full();
+        let mut taken = take_all(&pool);
+        assert!(!parks(&pool, LANES_MAX), "all of them carry");
+        taken.iter_mut().filter_map(|taken| taken.seat.as_mut()).for_each(Seat::leave);
+        assert!(!parks(&pool, LANES_MAX), "all of them leave");
+        let gone = taken.pop().expect("there are some").peer;
+        assert!(parks(&pool, LANES_MAX), "{gone:?} has no links any more");
+        assert!(!parks(&pool, LANES_MAX + 1));
+        assert_eq!(names(&take_all(&pool)), [peer(LANES_MAX)].into());
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_with_a_link_of_our_own_is_asked_to_go_and_closed() {
+        let pool = full();
+        let (newcomer, mut theirs) = linked(LANES_MAX).await;
+        pool.stands(newcomer);
+        let mut heard = Vec::new();
+        let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
+        assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
+        // `retire`, and nothing else.
+        assert_eq!(heard, [11, 0, 0, 0]);
+        assert_eq!(take_all(&pool).len(), LANES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_that_was_dialled_is_asked_to_go_and_closed() {
+        let pool = full();
+        let (newcomer, mut theirs) = linked(LANES_MAX).await;
+        pool.dialled(newcomer, &Arc::default(), Arc::new(|_, _| {}));
+        let mut heard = Vec::new();
+        let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
+        assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
+        assert_eq!(heard, [11, 0, 0, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
+        for says in [&b""[..], &[11, 0, 0, 0], &[10, 0, 0, 0]] {
+            let pool = pool();
+            let (linked, mut theirs) = linked(0).await;
+            theirs.write_all(says).await.expect("it is taken");
+            theirs.shutdown().await.expect("it ends");
+            // Here before anybody looks.
+            let stream = linked.link.tcp().expect("it is one");
+            stream.readable().await.expect("it lives");
+            let (tell, told) = oneshot::channel();
+            let tell = Mutex::new(Some(tell));
+            let lost: Lost = Arc::new(move |stood, loss| {
+                let tell = tell.lock().unwrap_or_else(PoisonError::into_inner).take();
+                tell.expect("told once").send((stood, loss)).expect("it is waited for");
+            });
+            pool.dialled(linked, &Arc::default(), lost);
+            assert!(pool.take_ready(&orders(), NOBODY).is_none());
+            let (stood, loss) =
+                timeout(Duration::from_secs(5), told).await.expect("it is told").expect("once");
+            assert!(stood < LIVED, "{stood:?}");
+            let as_failure =
+                matches!((says.first(), &loss), (Some(10), Loss::Drained) | (_, Loss::Failed(_)));
+            assert!(as_failure, "{says:?}: {loss:?}");
+        }
+    }
+}

@@ -9,6 +9,8 @@ use crate::{
         app::App,
         health::{Severity, troubles},
         look::Look,
+        progress,
+        source::Standing,
         view::table,
     },
 };
@@ -22,9 +24,22 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 /// Without trouble, where peers find this gateway.
 pub fn line(app: &App) -> (String, Style) {
     let (look, snapshot) = (&app.look, app.snapshot());
+    if let Some(why) = app.lost() {
+        let text = format!("{} gateway lost, calling it again: {why}", look.symbols.alert);
+        return (look.text(&text, TEXT_CHARS), look.theme.bad);
+    }
+    if let Standing::Replay(progress) = app.standing()
+        && let Some(gap) = progress::gap(progress)
+    {
+        return (format!("{} {gap}", look.symbols.alert), look.theme.warn);
+    }
     let troubles = troubles(snapshot);
-    if let Some(worst) = troubles.first() {
-        let of = if troubles.len() > 1 { format!("1 of {}: ", troubles.len()) } else { String::new() };
+    let at = app.alert() % troubles.len().max(1);
+    if let Some(worst) = troubles.get(at) {
+        let of = match troubles.len() {
+            1 => String::new(),
+            count => format!("{} of {count}, ! next: ", at + 1),
+        };
         let text = app.addresses().text(&worst.text);
         let text = format!("{} {of}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
         return (text, style(look, worst.severity));

@@ -3,19 +3,20 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::tui::{
-    app::{App, Said},
+    app::{App, Open, Said},
     keys,
-    view::table,
+    view::{table, typing},
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
-    match app.said() {
-        Some(said) => {
+    match (app.open(), app.said()) {
+        (Open::Typing(line), _) => typing::draw(app, line, inner, buffer),
+        (_, Some(said)) => {
             let (text, style) = answer(app, said);
             table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
         }
-        None => draw_keys(app, inner, buffer),
+        (_, None) => draw_keys(app, inner, buffer),
     }
 }
 
@@ -34,6 +35,7 @@ pub fn answer(app: &App, said: &Said) -> (String, Style) {
 /// Hints that do not fit are left out from the front: help and quit stand last.
 fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
     let hints: Vec<_> = keys::of(app.context())
+        .filter(|binding| app.standing().offers(binding.action))
         .filter_map(|binding| Some((binding.keys.first()?.name(&app.look.symbols), binding.hint?)))
         .collect();
     let cells = |hint: &(String, &str)| table::width(&hint.0) + table::width(hint.1) + GAP_CELLS;

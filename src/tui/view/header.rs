@@ -10,6 +10,7 @@ use crate::{
         format,
         health::{Health, health},
         look::Look,
+        progress,
         view::table,
     },
 };
@@ -23,7 +24,7 @@ struct Part {
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, snapshot) = (&app.look, app.snapshot());
-    let mut left = parts_left(look, snapshot);
+    let mut left = parts_left(app, snapshot);
     let mut right = vec![descriptors(look, snapshot), freshness(app)];
     let gap = look.symbols.separator;
     while total(&left) + total(&right) + 2 > usize::from(area.width) {
@@ -42,15 +43,15 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     draw_parts(look, &right, gap, place, buffer);
 }
 
-fn parts_left(look: &Look, snapshot: &Snapshot) -> Vec<Part> {
-    let theme = look.theme;
+fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<Part> {
+    let (look, theme) = (&app.look, app.look.theme);
     let profile = format!("{} [{}]", look.text(&snapshot.profile, PROFILE_CHARS), mode_word(snapshot.mode));
     let roles: Vec<_> = snapshot.roles.iter().map(|&role| role_word(role)).collect();
     let mut parts = vec![
         Part { rank: 8, text: "portcullis".into(), style: theme.accent },
         Part { rank: 2, text: profile, style: theme.title },
         Part { rank: 7, text: roles.join("+"), style: theme.plain },
-        health_part(look, snapshot),
+        health_part(app, snapshot),
         phase(look, snapshot.phase),
     ];
     if snapshot.mode != Mode::Direct {
@@ -66,7 +67,12 @@ fn parts_left(look: &Look, snapshot: &Snapshot) -> Vec<Part> {
     parts
 }
 
-fn health_part(look: &Look, snapshot: &Snapshot) -> Part {
+/// Of a gateway that is away nothing is known.
+fn health_part(app: &App, snapshot: &Snapshot) -> Part {
+    let look = &app.look;
+    if app.lost().is_some() {
+        return Part { rank: 0, text: format!("{} LOST", look.symbols.health), style: look.theme.bad };
+    }
     let health = health(snapshot);
     let text = format!("{} {}", look.symbols.health, health.word());
     Part { rank: 0, text, style: health_style(look, health) }
@@ -113,7 +119,11 @@ fn freshness(app: &App) -> Part {
     let theme = app.look.theme;
     let (text, style) = match app.freshness() {
         Freshness::Live => ("LIVE".into(), theme.plain),
-        Freshness::Frozen { seconds } => (format!("FROZEN {}", format::age(seconds)), theme.attention),
+        Freshness::Frozen { seconds, changes } => {
+            (format!("FROZEN {} (+{changes} changes)", format::age(seconds)), theme.attention)
+        }
+        Freshness::Replay(progress) => (progress::words(&progress), theme.attention),
+        Freshness::Lost { seconds } => (format!("LOST {}", format::span(seconds as f64)), theme.attention),
         Freshness::Stale { seconds } => (format!("STALE {}", format::span(seconds as f64)), theme.attention),
     };
     Part { rank: 1, text, style }

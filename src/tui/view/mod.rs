@@ -4,31 +4,36 @@
 //! full, from 120x36             compact, from 80x24        list, from 60x15
 //! ┌───────────────────────┐     ┌──────────────────┐       ┌─────────────┐
 //! │ header                │     │ header           │       │ header      │
-//! │ alert                 │     │ alert            │       │ alert       │
-//! │ links, or services    │     │ links, services  │       │             │
-//! │                       │     │ traffic, a line  │       │ sessions    │
-//! │ sessions              │     │ sessions         │       │             │
+//! │ screens               │     │ screens          │       │ alert       │
+//! │ alert                 │     │ alert            │       │             │
+//! │                       │     │                  │       │ one list    │
+//! │ the screen            │     │ the screen       │       │             │
 //! │                       │     │                  │       │ status      │
-//! │ traffic   │ notices   │     │ notices, 2 lines │       │ footer      │
-//! │ footer                │     │ footer           │       └─────────────┘
-//! └───────────────────────┘     └──────────────────┘       below: one line
+//! │ footer                │     │ footer           │       │ footer      │
+//! └───────────────────────┘     └──────────────────┘       └─────────────┘
 //! ```
 //!
+//! Below that there is one line. The overview shows the links, or in direct mode the services, then
+//! the sessions, the traffic and the last events; the other screens show one list in full.
 //! Help and questions lie over the panels; on one line they take its place.
 
 mod alert;
+mod detail;
+mod events;
 mod footer;
 mod header;
 mod help;
-mod links;
-mod notices;
 mod one_line;
 mod panel;
+mod pool;
+mod profiles;
 mod question;
 mod services;
 mod sessions;
 mod table;
+mod tabs;
 mod traffic;
+mod typing;
 
 use ratatui::{
     Frame,
@@ -38,7 +43,10 @@ use ratatui::{
 
 use crate::{
     profile::Mode,
-    tui::app::{App, Open},
+    tui::{
+        app::{App, Open},
+        screen::Screen,
+    },
 };
 
 /// How much of the screen there is.
@@ -61,9 +69,9 @@ pub fn draw(frame: &mut Frame, app: &App) {
         Size::Line => return one_line::draw(app, table::line(area, 0), buffer),
     }
     match app.open() {
-        Open::Nothing => {}
-        Open::Help => help::draw(app, area, buffer),
-        Open::AskQuit | Open::AskClose(_) => question::draw(app, area, buffer),
+        Open::Nothing | Open::Typing(_) => {}
+        Open::Help { scroll } => help::draw(app, *scroll, area, buffer),
+        Open::AskQuit | Open::Ask(_) => question::draw(app, area, buffer),
     }
 }
 
@@ -81,60 +89,73 @@ fn size(area: Rect) -> Size {
 }
 
 fn draw_full(app: &App, area: Rect, buffer: &mut Buffer) {
+    let body = draw_edges(app, area, buffer);
+    if app.detail().is_some() || app.screen() != Screen::Overview {
+        return draw_screen(app, body, buffer);
+    }
     let way = Constraint::Length(way_height(app, area.height / 3));
-    let [header, alert, way_area, sessions, bottom, footer] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(1),
-        way,
-        Constraint::Min(6),
-        Constraint::Length(7),
-        Constraint::Length(1),
-    ])
-    .areas(area);
-    let [traffic, notices] =
+    let [way_area, sessions, bottom] =
+        Layout::vertical([way, Constraint::Min(6), Constraint::Length(7)]).areas(body);
+    let [traffic, events] =
         Layout::horizontal([Constraint::Percentage(38), Constraint::Min(0)]).areas(bottom);
-    header::draw(app, header, buffer);
-    alert::draw(app, alert, buffer);
     draw_way(app, way_area, buffer);
     sessions::draw_panel(app, sessions, buffer);
     traffic::draw_panel(app, traffic, buffer);
-    notices::draw_panel(app, notices, buffer);
-    footer::draw(app, footer, buffer);
+    events::draw_panel(app, events, buffer);
 }
 
 fn draw_compact(app: &App, area: Rect, buffer: &mut Buffer) {
+    let body = draw_edges(app, area, buffer);
+    if app.detail().is_some() || app.screen() != Screen::Overview {
+        return draw_screen(app, body, buffer);
+    }
     let way = Constraint::Length(way_height(app, area.height / 4));
-    let [header, alert, way_area, traffic, sessions, notices, footer] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(1),
-        way,
-        Constraint::Length(1),
-        Constraint::Min(6),
-        Constraint::Length(2),
-        Constraint::Length(1),
-    ])
-    .areas(area);
-    header::draw(app, header, buffer);
-    alert::draw(app, alert, buffer);
+    let [way_area, traffic, sessions, events] =
+        Layout::vertical([way, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)]).areas(body);
     draw_way(app, way_area, buffer);
     traffic::draw_line(app, traffic, buffer);
     sessions::draw_panel(app, sessions, buffer);
-    notices::draw_lines(app, notices, buffer);
+    events::draw_lines(app, events, buffer);
+}
+
+/// What stands above and below every screen; returns what is between.
+fn draw_edges(app: &App, area: Rect, buffer: &mut Buffer) -> Rect {
+    let one = Constraint::Length(1);
+    let [header, tabs, alert, body, footer] =
+        Layout::vertical([one, one, one, Constraint::Min(6), one]).areas(area);
+    header::draw(app, header, buffer);
+    tabs::draw(app, tabs, buffer);
+    alert::draw(app, alert, buffer);
     footer::draw(app, footer, buffer);
+    body
+}
+
+fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
+    match app.screen() {
+        _ if app.detail().is_some() => detail::draw_panel(app, area, buffer),
+        Screen::Overview | Screen::Sessions => sessions::draw_panel(app, area, buffer),
+        Screen::Pool if app.snapshot().mode != Mode::Direct => pool::draw_screen(app, area, buffer),
+        Screen::Pool | Screen::Services => services::draw_screen(app, area, buffer),
+        Screen::Events => events::draw_screen(app, area, buffer),
+        Screen::Profiles => profiles::draw_panel(app, area, buffer),
+    }
 }
 
 fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let [header, alert, sessions, status, footer] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(1),
-        Constraint::Min(3),
-        Constraint::Length(1),
-        Constraint::Length(1),
-    ])
-    .areas(area);
+    let one = Constraint::Length(1);
+    let [header, alert, list, status, footer] =
+        Layout::vertical([one, one, Constraint::Min(3), one, one]).areas(area);
     header::draw(app, header, buffer);
     alert::draw(app, alert, buffer);
-    sessions::draw_list(app, sessions, buffer);
+    let within = panel::margin(list);
+    match app.screen() {
+        _ if app.detail().is_some() => detail::draw_list(app, within, buffer),
+        Screen::Overview | Screen::Sessions => sessions::draw_list(app, list, buffer),
+        Screen::Pool if app.snapshot().mode != Mode::Direct => pool::draw_list(app, within, buffer),
+        Screen::Pool | Screen::Services => services::draw_list(app, within, buffer),
+        Screen::Events => events::draw_list(app, within, buffer),
+        Screen::Profiles => profiles::draw_list(app, within, buffer),
+    }
     one_line::draw_status(app, status, buffer);
     footer::draw(app, footer, buffer);
 }
@@ -143,7 +164,7 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 fn draw_way(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.snapshot().mode {
         Mode::Direct => services::draw(app, area, buffer),
-        Mode::Forward | Mode::Reverse => links::draw(app, area, buffer),
+        Mode::Forward | Mode::Reverse => pool::draw(app, area, buffer),
     }
 }
 

@@ -8,17 +8,18 @@ use crate::{
         app::{App, Freshness, Open},
         format,
         health::{Health, health},
-        keys,
-        view::{footer, header, links, panel, question, table},
+        keys, progress,
+        view::{footer, header, panel, pool, question, sessions, table, tabs, typing},
     },
 };
 
 /// All there is room for: a question, an answer, or the health.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (text, style) = match (app.open(), app.said()) {
-        (Open::AskQuit | Open::AskClose(_) | Open::Help, _) => {
+        (Open::AskQuit | Open::Ask(_) | Open::Help { .. }, _) => {
             (keys_and_question(app), app.look.theme.attention)
         }
+        (Open::Typing(line), _) => return typing::draw(app, line, area, buffer),
         (Open::Nothing, Some(said)) => footer::answer(app, said),
         (Open::Nothing, None) => {
             let health = health(app.snapshot());
@@ -30,9 +31,15 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 pub fn draw_status(app: &App, area: Rect, buffer: &mut Buffer) {
     let inside = panel::margin(area);
-    let mut text = status(app);
+    let mut text = app.screen().name().to_lowercase();
+    match sessions::listed(app) {
+        Some(listed) if app.screen().lists_sessions() => {
+            text.push_str(&format!(", {listed} pass, {}", tabs::listed(app)));
+        }
+        _ => text.push_str(&format!(": {}", status(app))),
+    }
     if app.snapshot().mode == Mode::Reverse {
-        text.push_str(&format!(", {}", links::ready(app.snapshot())));
+        text.push_str(&format!(", {}", pool::ready(app.snapshot())));
     }
     table::write(&table::cut(&app.look, &text, inside.width), app.look.theme.plain, inside, buffer);
 }
@@ -62,7 +69,9 @@ fn status_with_health(app: &App, health: Health) -> String {
     let text = format!("{} {}", health.word(), status(app));
     match app.freshness() {
         Freshness::Live => text,
-        Freshness::Frozen { seconds } => format!("FROZEN {} {text}", format::age(seconds)),
+        Freshness::Frozen { seconds, .. } => format!("FROZEN {} {text}", format::age(seconds)),
+        Freshness::Replay(progress) => format!("{} {text}", progress::words(&progress)),
+        Freshness::Lost { seconds } => format!("LOST {} {}", format::span(seconds as f64), status(app)),
         Freshness::Stale { seconds } => format!("STALE {} {text}", format::span(seconds as f64)),
     }
 }

@@ -13,6 +13,9 @@ use crate::tui::{look::Look, view::table};
 /// Lines of a framed list that are not rows.
 pub const FRAME_AND_HEADS: u16 = 3;
 
+/// Lines below the list of a whole screen of links.
+pub const LEGEND: u16 = 2;
+
 /// Draws the frame with its title and, at its right, a few facts; returns what is inside.
 pub fn frame(look: &Look, title: &str, facts: &str, area: Rect, buffer: &mut Buffer) -> Rect {
     let theme = look.theme;

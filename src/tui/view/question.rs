@@ -10,13 +10,16 @@ use crate::tui::{
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.look, app.look.theme);
-    let asked = text(app);
+    let room = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
+    let asked = table::wrap(&text(app), room);
     let bindings: Vec<_> = keys::of(app.context()).collect();
-    let lines = u16::try_from(bindings.len()).unwrap_or(u16::MAX).saturating_add(2);
-    let width = table::width(&asked).max(WIDTH_MIN);
+    let lines = u16::try_from(bindings.len() + asked.len() + 1).unwrap_or(u16::MAX);
+    let width = asked.iter().map(|line| table::width(line)).max().unwrap_or(0).max(WIDTH_MIN);
     let inside = panel::over(look, "Question", width, lines, area, buffer);
-    table::write(&table::cut(look, &asked, inside.width), theme.title, table::line(inside, 0), buffer);
-    for (at, binding) in panel::lines(inside).skip(2).zip(bindings) {
+    for (at, line) in panel::lines(inside).zip(&asked) {
+        table::write(line, theme.title, at, buffer);
+    }
+    for (at, binding) in panel::lines(inside).skip(asked.len() + 1).zip(bindings) {
         let name = binding.keys.first().map(|key| key.name(&look.symbols)).unwrap_or_default();
         table::write(&name, theme.accent, at, buffer);
         let indent = KEY_CELLS.min(at.width);
@@ -28,19 +31,16 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 /// The question by itself; empty when there is none.
 pub fn text(app: &App) -> String {
     match app.open() {
-        Open::Nothing | Open::Help => String::new(),
+        Open::Nothing | Open::Help { .. } | Open::Typing(_) => String::new(),
         Open::AskQuit => match app.latest().totals.sessions_open {
             1 => "Quit? 1 session is open in this gateway.".into(),
             open => format!("Quit? {open} sessions are open in this gateway."),
         },
-        Open::AskClose(target) => {
-            let client = app.addresses().client(&target.client);
-            let text = format!("Close session {} of {client} to {}?", target.id, target.service);
-            app.look.text(&text, TEXT_CHARS)
-        }
+        Open::Ask(question) => app.look.text(&question.text(app.addresses()), TEXT_CHARS),
     }
 }
 
 const KEY_CELLS: u16 = 5;
 const WIDTH_MIN: u16 = 40;
-const TEXT_CHARS: usize = 100;
+const WIDTH_MAX: u16 = 76;
+const TEXT_CHARS: usize = 160;

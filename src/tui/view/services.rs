@@ -1,16 +1,21 @@
-//! The services of a gateway without links: where clients come in and which backend they reach.
+//! The services: where clients come in, where they go, and what they move.
 
-use ratatui::{buffer::Buffer, layout::Rect};
+use ratatui::{
+    buffer::Buffer,
+    layout::{Constraint, Layout, Rect},
+};
 
 use crate::{
-    telemetry::snapshot::{ServicePhase, ServiceRow},
+    telemetry::snapshot::{ServicePhase, ServiceRow, TrafficSample},
     tui::{
         app::App,
-        format,
+        format, lists,
+        screen::Screen,
         view::{
-            links::number,
             panel,
-            table::{self, Cell, Column, Side, line},
+            pool::{half_word, number},
+            table::{self, Cell, Column, Side, column},
+            traffic,
         },
     },
 };
@@ -18,57 +23,68 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Phase,
+    Half,
     Service,
     Accept,
     Backend,
     Open,
     Sessions,
     Refused,
+    RateUp,
+    RateDown,
     Up,
     Down,
 }
 
-/// `widths`: least, most, share of the spare room.
-const fn column(
-    kind: Kind,
-    title: &'static str,
-    widths: (u16, u16, u16),
-    side: Side,
-    rank: u8,
-) -> Column<Kind> {
-    let (width_min, width_max, share) = widths;
-    Column { kind, title, width_min, width_max, share, side, rank }
-}
-
-const COLUMNS: [Column<Kind>; 9] = [
+const COLUMNS: [Column<Kind>; 12] = [
     column(Kind::Phase, "STATE", (8, 8, 1), Side::Left, 1),
+    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 6),
     column(Kind::Service, "SERVICE", (8, 20, 1), Side::Left, 0),
     column(Kind::Accept, "ACCEPT", (14, 40, 1), Side::Left, 4),
     column(Kind::Backend, "BACKEND", (14, 40, 1), Side::Left, 3),
     column(Kind::Open, "OPEN", (5, 5, 1), Side::Right, 2),
     column(Kind::Sessions, "TOTAL", (5, 5, 1), Side::Right, 5),
     column(Kind::Refused, "REFUSED", (7, 7, 1), Side::Right, 2),
+    column(Kind::RateUp, "UP/S", (6, 6, 1), Side::Right, 3),
+    column(Kind::RateDown, "DOWN/S", (6, 6, 1), Side::Right, 3),
     column(Kind::Up, "UP", (5, 6, 1), Side::Right, 5),
     column(Kind::Down, "DOWN", (5, 6, 1), Side::Right, 5),
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.look, app.snapshot());
-    let inside = panel::frame(look, "Services", "", area, buffer);
-    let inside = panel::margin(inside);
+    let inside = panel::margin(panel::frame(&app.look, "Services", "", area, buffer));
+    list(app, None, inside, buffer);
+}
+
+/// A whole screen of them, and the bytes of the one under the cursor.
+pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
+    let chart = CHART.min(area.height.saturating_sub(panel::FRAME_AND_HEADS + 2));
+    let [rows, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(chart)]).areas(area);
+    let inside = panel::frame(&app.look, "Services", "bytes a second now, and in all", rows, buffer);
+    draw_list(app, panel::margin(inside), buffer);
+    let shown = lists::services(app.snapshot());
+    let line = app.selected_line().filter(|_| app.screen() == Screen::Services);
+    match line.and_then(|line| shown.get(line)) {
+        Some(row) => traffic::draw_service(app, row, below, buffer),
+        None => traffic::draw_panel(app, below, buffer),
+    }
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    list(app, app.selected_line(), area, buffer);
+}
+
+fn list(app: &App, selected: Option<usize>, area: Rect, buffer: &mut Buffer) {
+    let snapshot = app.snapshot();
     if snapshot.services.is_empty() {
-        return panel::empty(look, "no services", inside, buffer);
+        return panel::empty(&app.look, "no services", area, buffer);
     }
-    let columns = table::fit(&COLUMNS, inside.width);
-    table::draw_heads(look, &columns, line(inside, 0), buffer);
-    let mut rows: Vec<&ServiceRow> = snapshot.services.iter().collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.totals.refused));
-    let list = panel::below_heads(inside);
-    let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
-    for (at, row) in panel::lines(list).zip(drawn) {
-        table::draw_row(look, &columns, at, buffer, |kind| cell(app, row, kind));
-    }
-    panel::rest(look, rest.len(), "", list, buffer);
+    let has_halves = snapshot.roles.len() > 1;
+    let columns: Vec<_> =
+        COLUMNS.into_iter().filter(|column| has_halves || column.kind != Kind::Half).collect();
+    let rows = lists::services(snapshot);
+    let cell = |row: &&ServiceRow, kind| cell(app, row, kind);
+    table::draw_list(&app.look, &columns, &rows, selected, area, buffer, cell);
 }
 
 fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
@@ -79,6 +95,9 @@ fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
             ServicePhase::Draining => Cell::new("DRAINING", theme.warn),
         },
         Kind::Service => Cell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
+        Kind::Half => Cell::new(half_word(row.role), theme.plain),
+        Kind::RateUp => rate(app, row, |sample| sample.up),
+        Kind::RateDown => rate(app, row, |sample| sample.down),
         Kind::Accept => Cell::new(look.text(&row.accept.join(" "), TEXT_CHARS), theme.plain),
         Kind::Backend => Cell::new(look.text(row.connect.as_deref().unwrap_or("-"), TEXT_CHARS), theme.plain),
         Kind::Open => number(look, row.totals.sessions_open),
@@ -90,4 +109,14 @@ fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
     }
 }
 
+/// `-` while nothing is known yet: the screen has watched for less than a second.
+fn rate(app: &App, row: &ServiceRow, of: fn(&TrafficSample) -> u64) -> Cell {
+    match app.history().of(row.role, &row.name).last() {
+        Some((_, sample)) => number(&app.look, of(sample)),
+        None => Cell::new("-", app.look.theme.faint),
+    }
+}
+
+/// Frame, two ways of two lines, the totals.
+const CHART: u16 = 7;
 const TEXT_CHARS: usize = 120;

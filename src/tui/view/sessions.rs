@@ -1,7 +1,5 @@
 //! The sessions: open ones, waiting first, then the busiest; below them those that just ended.
 
-use std::ops::Range;
-
 use ratatui::{buffer::Buffer, layout::Rect};
 
 use crate::{
@@ -9,11 +7,12 @@ use crate::{
     telemetry::snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
     tui::{
         app::App,
-        format,
+        filter::Row,
+        format, order,
         view::{
-            links::{half_word, number},
             panel,
-            table::{self, Cell, Column, Placed, Side, line},
+            pool::{half_word, number},
+            table::{self, Cell, Column, Placed, Side, column, line},
         },
     },
 };
@@ -34,18 +33,6 @@ enum Kind {
     Phase,
 }
 
-/// `widths`: least, most, share of the spare room.
-const fn column(
-    kind: Kind,
-    title: &'static str,
-    widths: (u16, u16, u16),
-    side: Side,
-    rank: u8,
-) -> Column<Kind> {
-    let (width_min, width_max, share) = widths;
-    Column { kind, title, width_min, width_max, share, side, rank }
-}
-
 const COLUMNS: [Column<Kind>; 12] = [
     column(Kind::Mark, "", (1, 1, 1), Side::Left, 0),
     column(Kind::Id, "ID", (6, 12, 1), Side::Left, 5),
@@ -63,49 +50,69 @@ const COLUMNS: [Column<Kind>; 12] = [
 
 /// With frame, title and sums.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
-    let inside = panel::frame(&app.look, "Sessions", &facts(app.snapshot()), area, buffer);
+    let inside = panel::frame(&app.look, "Sessions", &facts(app), area, buffer);
     draw_list(app, Rect { width: inside.width.saturating_sub(1), ..inside }, buffer);
 }
 
 /// Heads and rows alone.
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.look, app.snapshot());
-    let ended = recently_ended(snapshot);
-    if app.order().is_empty() && ended.is_empty() {
-        return panel::empty(look, " no session is open", area, buffer);
+    let (look, snapshot, order) = (&app.look, app.snapshot(), app.order());
+    if order.is_empty() {
+        let text =
+            if order.filter.is_empty() { " no session is open" } else { " no session passes the filter" };
+        return panel::empty(look, text, area, buffer);
     }
     let columns = columns(snapshot, area.width);
     table::draw_heads(look, &columns, line(area, 0), buffer);
+    mark_sorted(app, &columns, line(area, 0), buffer);
     let list = panel::below_heads(area);
-    let (open_lines, ended_lines) = share(app.order().len(), ended.len(), usize::from(list.height));
-    let window = window(app.selected_line(), app.order().len(), open_lines);
-    let mut at = panel::lines(list);
-    let rows = app.order().rows(snapshot, window.clone());
-    for (number, row) in window.zip(rows) {
-        let Some(at) = at.next() else { return };
-        let is_selected = app.selected_line() == Some(number);
-        draw_open(app, &columns, row, is_selected, at, buffer);
-    }
-    for (row, at) in ended.iter().take(ended_lines).zip(at) {
-        table::draw_row(look, &columns, at, buffer, |kind| ended_cell(app, row, kind));
+    let (open, ended) = (order.open_len(), order.len() - order.open_len());
+    let (open_lines, ended_lines) = share(open, ended, usize::from(list.height));
+    let selected = app.selected_line();
+    let of_open = table::window(selected.filter(|&line| line < open), open, open_lines);
+    let of_ended = selected.and_then(|line| line.checked_sub(open));
+    let of_ended = table::window(of_ended, ended, ended_lines);
+    let lines = of_open.chain(of_ended.start + open..of_ended.end + open);
+    for (at, number) in panel::lines(list).zip(lines) {
+        if let Some(row) = order.row(snapshot, number) {
+            draw_row(app, &columns, row, selected == Some(number), at, buffer);
+        }
     }
 }
 
-fn draw_open(
+fn draw_row(
     app: &App,
     columns: &[Placed<Kind>],
-    row: &SessionRow,
+    row: Row<'_>,
     is_selected: bool,
     at: Rect,
     buffer: &mut Buffer,
 ) {
-    let mark = if is_selected { app.look.symbols.selected } else { "" };
-    table::draw_row(&app.look, columns, at, buffer, |kind| match kind {
-        Kind::Mark => Cell::new(mark, app.look.theme.plain),
-        _ => open_cell(app, row, kind),
+    table::draw_row(&app.look, columns, at, buffer, |kind| match (kind, row) {
+        (Kind::Mark, _) if is_selected => Cell::new(app.look.symbols.selected, app.look.theme.plain),
+        (_, Row::Open(row)) => open_cell(app, row, kind),
+        (_, Row::Ended(row)) => ended_cell(app, row, kind),
     });
     if is_selected {
-        buffer.set_style(at, app.look.theme.selected);
+        buffer.set_style(at.intersection(buffer.area), app.look.theme.selected);
+    }
+}
+
+/// The head of the column that the list goes by is reversed; the line of the screens says it in words.
+fn mark_sorted(app: &App, columns: &[Placed<Kind>], heads: Rect, buffer: &mut Buffer) {
+    let sorted = match app.order().column {
+        order::Column::Trouble => return,
+        order::Column::Age => Kind::Age,
+        order::Column::Client => Kind::Client,
+        order::Column::Service => Kind::Service,
+        order::Column::RateUp => Kind::RateUp,
+        order::Column::RateDown => Kind::RateDown,
+        order::Column::Up => Kind::Up,
+        order::Column::Down => Kind::Down,
+    };
+    if let Some(column) = columns.iter().find(|column| column.kind == sorted) {
+        let head = Rect { x: heads.x.saturating_add(column.left), width: column.width, ..heads };
+        buffer.set_style(head.intersection(heads).intersection(buffer.area), app.look.theme.selected);
     }
 }
 
@@ -123,11 +130,15 @@ fn columns(snapshot: &Snapshot, width: u16) -> Vec<Placed<Kind>> {
     table::fit(&shown, width)
 }
 
-fn facts(snapshot: &Snapshot) -> String {
+fn facts(app: &App) -> String {
+    let snapshot = app.snapshot();
     let waiting = snapshot.sessions.iter().filter(|row| row.phase == SessionPhase::Waiting).count();
     let totals = &snapshot.totals;
     let (open, all, refused) = (totals.sessions_open, totals.sessions, totals.refused);
-    let mut facts = format!("{open} open of {all}, {waiting} waiting, {refused} refused");
+    let mut facts = match listed(app) {
+        Some(listed) => format!("{listed} pass the filter, {waiting} waiting"),
+        None => format!("{open} open of {all}, {waiting} waiting, {refused} refused"),
+    };
     if snapshot.sessions_left_out > 0 {
         facts.push_str(&format!(", {} not listed", snapshot.sessions_left_out));
     }
@@ -135,20 +146,17 @@ fn facts(snapshot: &Snapshot) -> String {
     facts
 }
 
-fn recently_ended(snapshot: &Snapshot) -> Vec<&EndedRow> {
-    snapshot.ended.iter().filter(|row| row.ago_seconds < KEPT_SECONDS).collect()
+/// `12 of 66`, while a filter holds rows back.
+pub fn listed(app: &App) -> Option<String> {
+    let order = app.order();
+    let open = app.snapshot().sessions.len();
+    (!order.filter.is_empty()).then(|| format!("{} of {open}", order.open_len()))
 }
 
 /// Lines for the open and for the ended: those that just ended keep a quarter of a full list.
 fn share(open: usize, ended: usize, lines: usize) -> (usize, usize) {
     let ended = ended.min((lines / 4).max(lines.saturating_sub(open)));
     (lines - ended, ended)
-}
-
-/// The lines in sight: the selected one in their middle, where the list allows it.
-fn window(selected: Option<usize>, count: usize, lines: usize) -> Range<usize> {
-    let first = selected.unwrap_or(0).saturating_sub(lines / 2).min(count.saturating_sub(lines));
-    first..first.saturating_add(lines).min(count)
 }
 
 fn open_cell(app: &App, row: &SessionRow, kind: Kind) -> Cell {
@@ -212,8 +220,6 @@ fn peer(app: &App, peer: Option<&str>) -> Cell {
     Cell::new(app.look.text(&peer, TEXT_CHARS), app.look.theme.plain)
 }
 
-/// Long enough to read why a session ended, short enough not to crowd out the living.
-const KEPT_SECONDS: f64 = 6.0;
 /// A pause in a conversation is not idleness yet.
 const IDLE_SECONDS: f64 = 10.0;
 const TEXT_CHARS: usize = 120;
@@ -221,22 +227,6 @@ const TEXT_CHARS: usize = 120;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_selected_line_is_always_in_sight() {
-        let cases = [
-            ((None, 3, 10), 0..3),
-            ((None, 100, 10), 0..10),
-            ((Some(3), 100, 10), 0..10),
-            ((Some(50), 100, 10), 45..55),
-            ((Some(99), 100, 10), 90..100),
-            ((Some(99), 100, 0), 99..99),
-            ((None, 0, 10), 0..0),
-        ];
-        for ((selected, count, lines), expected) in cases {
-            assert_eq!(window(selected, count, lines), expected, "{selected:?} of {count} in {lines}");
-        }
-    }
 
     #[test]
     fn ended_sessions_get_the_free_lines_or_a_quarter() {

@@ -3,9 +3,11 @@
 //! Only visible rows are ever built. A narrow screen loses whole columns, least important
 //! first, instead of parts of numbers.
 
+use std::ops::Range;
+
 use ratatui::{buffer::Buffer, layout::Rect, style::Style, text::Span};
 
-use crate::tui::look::Look;
+use crate::tui::{look::Look, view::panel};
 
 /// A column that may be shown. `K` says which one it is.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,18 @@ pub struct Column<K> {
 pub enum Side {
     Left,
     Right,
+}
+
+/// `widths`: least, most, share of the spare room.
+pub const fn column<K: Copy>(
+    kind: K,
+    title: &'static str,
+    widths: (u16, u16, u16),
+    side: Side,
+    rank: u8,
+) -> Column<K> {
+    let (width_min, width_max, share) = widths;
+    Column { kind, title, width_min, width_max, share, side, rank }
 }
 
 /// A column with its place in the row.
@@ -88,6 +102,39 @@ fn place<K: Copy>(columns: &[Column<K>], widths: &[u16]) -> Vec<Placed<K>> {
         left += width + 1;
     }
     placed
+}
+
+/// Heads and rows; those that do not fit are counted on the last line. The row under the cursor is
+/// always in sight, reversed, with a sign left of it.
+pub fn draw_list<K: Copy, R>(
+    look: &Look,
+    columns: &[Column<K>],
+    rows: &[R],
+    selected: Option<usize>,
+    area: Rect,
+    buffer: &mut Buffer,
+    cell: impl Fn(&R, K) -> Cell,
+) {
+    let placed = fit(columns, area.width);
+    draw_heads(look, &placed, line(area, 0), buffer);
+    let list = panel::below_heads(area);
+    let drawn = panel::rows_drawn(rows.len(), list);
+    let window = window(selected, rows.len(), drawn);
+    for (at, number) in panel::lines(list).zip(window) {
+        draw_row(look, &placed, at, buffer, |kind| cell(&rows[number], kind));
+        if selected == Some(number) {
+            buffer.set_style(at.intersection(buffer.area), look.theme.selected);
+            let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
+            write(look.symbols.selected, look.theme.selected, mark, buffer);
+        }
+    }
+    panel::rest(look, rows.len() - drawn, "", list, buffer);
+}
+
+/// The lines in sight: the selected one in their middle, where the list allows it.
+pub fn window(selected: Option<usize>, count: usize, lines: usize) -> Range<usize> {
+    let first = selected.unwrap_or(0).saturating_sub(lines / 2).min(count.saturating_sub(lines));
+    first..first.saturating_add(lines).min(count)
 }
 
 /// The heads of the columns, on the first line of `area`.
@@ -156,6 +203,36 @@ pub fn cut(look: &Look, text: &str, cells: u16) -> String {
     out
 }
 
+/// `text` in lines of at most `room` cells, parted between words where that can be.
+pub fn wrap(text: &str, room: u16) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    loop {
+        let (line, behind) = rest.split_at(cut_at(rest, room));
+        lines.push(line.to_owned());
+        rest = behind.trim_start();
+        if rest.is_empty() {
+            return lines;
+        }
+    }
+}
+
+/// Behind the last word that fits, or in the middle of one that fits nowhere.
+fn cut_at(text: &str, room: u16) -> usize {
+    let mut cells = 0;
+    let mut space = None;
+    for (at, letter) in text.char_indices() {
+        cells += usize::from(width(letter.encode_utf8(&mut [0; 4])));
+        if cells > usize::from(room) {
+            return space.unwrap_or(at).max(text.chars().next().map_or(0, char::len_utf8));
+        }
+        if letter == ' ' && at > 0 {
+            space = Some(at);
+        }
+    }
+    text.len()
+}
+
 /// Line `n` of `area`; empty when there is no such line.
 pub fn line(area: Rect, n: u16) -> Rect {
     let height = u16::from(n < area.height);
@@ -186,6 +263,22 @@ mod tests {
         for (width, expected) in cases {
             let placed: Vec<_> = fit(&COLUMNS, width).iter().map(|c| (c.kind, c.left, c.width)).collect();
             assert_eq!(placed, expected, "width {width}");
+        }
+    }
+
+    #[test]
+    fn the_selected_line_is_always_in_sight() {
+        let cases = [
+            ((None, 3, 10), 0..3),
+            ((None, 100, 10), 0..10),
+            ((Some(3), 100, 10), 0..10),
+            ((Some(50), 100, 10), 45..55),
+            ((Some(99), 100, 10), 90..100),
+            ((Some(99), 100, 0), 99..99),
+            ((None, 0, 10), 0..0),
+        ];
+        for ((selected, count, lines), expected) in cases {
+            assert_eq!(window(selected, count, lines), expected, "{selected:?} of {count} in {lines}");
         }
     }
 

@@ -11,10 +11,11 @@ use ratatui::{
 };
 
 use crate::{
-    telemetry::snapshot::{Snapshot, TrafficSample},
+    telemetry::snapshot::{ServiceRow, Snapshot, TrafficSample},
     tui::{
         app::App,
         format,
+        history::WINDOW_SECONDS,
         look::Look,
         view::{panel, table},
     },
@@ -27,37 +28,61 @@ struct Way {
     style: Style,
 }
 
+/// Bytes a second, by the second of the gateway's life, oldest first.
+type Samples = Vec<(u64, TrafficSample)>;
+
+/// Of the whole gateway.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.look, app.snapshot());
-    let inside = panel::margin(panel::frame(look, "Traffic", "last 2 min", area, buffer));
+    let snapshot = app.snapshot();
+    let totals = (snapshot.totals.bytes_up, snapshot.totals.bytes_down);
+    draw_framed(app, "Traffic", &all(snapshot), totals, area, buffer);
+}
+
+/// Of one service, as far as the screen has watched it.
+pub fn draw_service(app: &App, row: &ServiceRow, area: Rect, buffer: &mut Buffer) {
+    let title = format!("Traffic of {}", app.look.text(&row.name, NAME_CHARS));
+    let now = app.snapshot().uptime_seconds as u64;
+    let samples = app.history().of(row.role, &row.name).iter();
+    let samples: Samples = samples.filter(|(second, _)| *second <= now).copied().collect();
+    let totals = (row.totals.bytes_up, row.totals.bytes_down);
+    draw_framed(app, &title, &samples, totals, area, buffer);
+}
+
+fn draw_framed(
+    app: &App,
+    title: &str,
+    samples: &Samples,
+    (up, down): (u64, u64),
+    area: Rect,
+    buffer: &mut Buffer,
+) {
+    let look = &app.look;
+    let inside = panel::margin(panel::frame(look, title, "last 2 min", area, buffer));
     for (way, top) in ways(look).iter().zip([0, 2]) {
         let head = table::line(inside, top);
-        let now = snapshot.traffic.last().map_or("-".into(), |sample| format::rate((way.rate)(sample)));
-        table::write(&format!("{:<4} {now}", way.word), way.style, head, buffer);
-        let peak = format!("peak {}", format::rate(peak(snapshot, way)));
+        table::write(&format!("{:<4} {}", way.word, now(samples, way)), way.style, head, buffer);
+        let peak = if samples.is_empty() { "-".into() } else { format::rate(peak(samples, way)) };
+        let peak = format!("peak {peak}");
         let indent = head.width.saturating_sub(table::width(&peak));
         let right = Rect { x: head.x + indent, width: head.width - indent, ..head };
         table::write(&peak, look.theme.faint, right, buffer);
-        draw_curve(look, snapshot, way, table::line(inside, top + 1), buffer);
+        draw_curve(app, samples, way, table::line(inside, top + 1), buffer);
     }
-    let totals = &snapshot.totals;
-    let (up, down) = (format::bytes(totals.bytes_up), format::bytes(totals.bytes_down));
-    let text = format!("total {up} up, {down} down");
+    let text = format!("total {} up, {} down", format::bytes(up), format::bytes(down));
     table::write(&table::cut(look, &text, inside.width), look.theme.plain, table::line(inside, 4), buffer);
 }
 
 /// Both ways on one line, for small screens.
 pub fn draw_line(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.look, app.snapshot());
+    let samples = all(app.snapshot());
     let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
-    for (way, half) in ways(look).iter().zip(halves) {
+    for (way, half) in ways(&app.look).iter().zip(halves) {
         let half = panel::margin(half);
-        let now = snapshot.traffic.last().map_or("-".into(), |sample| format::rate((way.rate)(sample)));
-        let label = format!("{:<4} {now:>9} ", way.word);
+        let label = format!("{:<4} {:>9} ", way.word, now(&samples, way));
         table::write(&label, way.style, half, buffer);
         let indent = table::width(&label).min(half.width);
         let curve = Rect { x: half.x + indent, width: half.width - indent, ..half };
-        draw_curve(look, snapshot, way, curve, buffer);
+        draw_curve(app, &samples, way, curve, buffer);
     }
 }
 
@@ -68,20 +93,34 @@ fn ways(look: &Look) -> [Way; 2] {
     ]
 }
 
-fn peak(snapshot: &Snapshot, way: &Way) -> u64 {
-    window(&snapshot.traffic).iter().map(way.rate).max().unwrap_or(0)
+/// The gateway samples itself every second, up to now.
+fn all(snapshot: &Snapshot) -> Samples {
+    let now = snapshot.uptime_seconds as u64;
+    let back = (0..).map_while(|back| now.checked_sub(back));
+    let mut samples: Samples = back.zip(snapshot.traffic.iter().rev().copied()).collect();
+    samples.reverse();
+    samples
 }
 
-fn draw_curve(look: &Look, snapshot: &Snapshot, way: &Way, area: Rect, buffer: &mut Buffer) {
+fn now(samples: &Samples, way: &Way) -> String {
+    samples.last().map_or("-".into(), |(_, sample)| format::rate((way.rate)(sample)))
+}
+
+fn peak(samples: &Samples, way: &Way) -> u64 {
+    samples.iter().map(|(_, sample)| (way.rate)(sample)).max().unwrap_or(0)
+}
+
+fn draw_curve(app: &App, samples: &Samples, way: &Way, area: Rect, buffer: &mut Buffer) {
     let area = area.intersection(buffer.area);
     if area.is_empty() {
         return;
     }
-    let rates: Vec<u64> = window(&snapshot.traffic).iter().map(way.rate).collect();
-    let columns = columns(&rates, snapshot.uptime_seconds as u64, area.width);
+    let look = &app.look;
+    let rates: Vec<_> = samples.iter().map(|(second, sample)| (*second, (way.rate)(sample))).collect();
+    let columns = columns(&rates, app.snapshot().uptime_seconds as u64, area.width);
     Sparkline::default()
         .data(columns)
-        .max(peak(snapshot, way).max(1))
+        .max(peak(samples, way).max(1))
         .bar_set(look.symbols.spark.clone())
         .style(way.style)
         .absent_value_symbol(look.symbols.gap)
@@ -89,36 +128,36 @@ fn draw_curve(look: &Look, snapshot: &Snapshot, way: &Way, area: Rect, buffer: &
         .render(area, buffer);
 }
 
-/// The samples of the last two minutes.
-fn window(samples: &[TrafficSample]) -> &[TrafficSample] {
-    &samples[samples.len().saturating_sub(WINDOW_SECONDS as usize)..]
-}
-
 /// The highest rate in each column, newest last; `None` where no second has a sample.
-fn columns(rates: &[u64], now_seconds: u64, width: u16) -> Vec<Option<u64>> {
+fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16) -> Vec<Option<u64>> {
     let seconds_each = WINDOW_SECONDS.div_ceil(u64::from(width.max(1)));
     let count = WINDOW_SECONDS.div_ceil(seconds_each);
     let mut columns = vec![None; usize::try_from(count).unwrap_or(0)];
     let newest = now_seconds / seconds_each;
-    for (back, &rate) in (0..).zip(rates.iter().rev()) {
-        let Some(second) = now_seconds.checked_sub(back) else { break };
-        let columns_back = usize::try_from(newest - second / seconds_each).unwrap_or(usize::MAX);
-        if let Some(place) = columns.len().checked_sub(columns_back.saturating_add(1)) {
+    for &(second, rate) in rates {
+        let back = newest.checked_sub(second / seconds_each).and_then(|back| usize::try_from(back).ok());
+        if let Some(place) = back.and_then(|back| columns.len().checked_sub(back.saturating_add(1))) {
             columns[place] = columns[place].max(Some(rate));
         }
     }
     columns
 }
 
-const WINDOW_SECONDS: u64 = 120;
+const NAME_CHARS: usize = 40;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// So many seconds up to `now`, each with its rate.
+    fn up_to(now: u64, rates: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
+        let rates: Vec<_> = rates.into_iter().collect();
+        (now + 1 - rates.len() as u64..).zip(rates).collect()
+    }
+
     #[test]
     fn columns_cover_two_minutes_and_keep_peaks() {
-        let rates: Vec<u64> = (1..=120).collect();
+        let rates = up_to(1200, 1..=120);
         let all = columns(&rates, 1200, 200);
         assert_eq!((all.len(), all[0], all[119]), (120, Some(1), Some(120)));
         // Forty columns of three seconds; the last has begun one second ago.
@@ -128,15 +167,14 @@ mod tests {
 
     #[test]
     fn what_was_not_sampled_is_a_gap_and_not_zero() {
-        let some = columns(&[0, 7], 1200, 120);
-        assert_eq!((some[117], some[118], some[119]), (None, Some(0), Some(7)));
+        let some = columns(&[(1196, 3), (1199, 0), (1200, 7)], 1200, 120);
+        assert_eq!(some[115..], [Some(3), None, None, Some(0), Some(7)]);
         assert!(columns(&[], 0, 0).iter().all(Option::is_none));
     }
 
     #[test]
     fn a_second_later_only_the_newest_column_has_changed() {
-        let before: Vec<u64> = (1..=100).collect();
-        let after: Vec<u64> = (1..=101).collect();
+        let (before, after) = (up_to(1000, 1..=100), up_to(1001, 1..=101));
         let (before, after) = (columns(&before, 1000, 40), columns(&after, 1001, 40));
         assert_eq!(before[..39], after[..39]);
     }

@@ -6,7 +6,7 @@ use tokio::{io::AsyncReadExt, time::interval};
 
 use super::halves::{Echoed, Inside, Outside, Saying};
 use crate::support::{
-    frames::{self, DATA, DATA_MAX, OPEN, OPENED, PING, PONG, RESET, Wire, frame},
+    frames::{self, DATA, DATA_MAX, END, OPEN, OPENED, PING, PONG, REFUSED, RESET, Wire, frame},
     peers::{Backend, hear, hear_reset_within, say},
 };
 
@@ -22,12 +22,19 @@ async fn a_peer_that_does_not_answer_pings_is_dropped() {
 
 #[tokio::test]
 async fn a_silent_peer_that_answers_pings_lives_on() {
-    tokio::join!(check_ready_answers(), check_session_answers(), check_slow_backend(), check_slow_reader());
+    tokio::join!(
+        check_ready_answers(),
+        check_session_answers(),
+        check_slow_backend(),
+        check_slow_reader(),
+        check_late_bytes(),
+        check_slow_answer()
+    );
 }
 
 #[tokio::test]
 async fn what_is_begun_and_not_ended_is_given_up() {
-    tokio::join!(check_begun_frame(), check_begun_greeting(), check_unanswered());
+    tokio::join!(check_begun_frame(), check_half_frame(), check_begun_greeting(), check_unanswered());
 }
 
 /// What is dead is dropped within this.
@@ -165,6 +172,35 @@ async fn check_slow_reader() {
     link.pongs(b"and now?").await;
 }
 
+/// What a refused session's client had said comes slowly, in one frame: it is no stalled one.
+async fn check_late_bytes() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link().await;
+    link.say_frame(OPEN, &frames::open("s-1", None, "unknown")).await;
+    link.hear(REFUSED, &[1]).await;
+    link.say(&frames::header(DATA, 10)).await;
+    let mut seconds = interval(Duration::from_secs(1));
+    for _ in 0..10 {
+        seconds.tick().await;
+        link.say(b"x").await;
+    }
+    link.say_frame(END, &[]).await;
+    Echoed::on(link).await;
+}
+
+/// A server that is asked whether it lives, and then for a session: it has the time that an answer
+/// may take, for it may be waiting for its backend.
+async fn check_slow_answer() {
+    let outside = Outside::new().await;
+    let mut link = outside.ready("alpha", 1).await;
+    assert_eq!(link.next().await.expect("it lives").0, PING);
+    let mut client = outside.client().await;
+    assert_eq!(link.next().await.expect("it lives").0, OPEN);
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    link.say(&[frame(OPENED, &[]), frame(DATA, b"at last")].concat()).await;
+    hear(&mut client, b"at last").await;
+}
+
 async fn read_much(stream: &mut tokio::net::TcpStream) {
     let mut bytes = vec![0; MUCH];
     let read = tokio::time::timeout(DEAD_WITHIN, stream.read_exact(&mut bytes));
@@ -204,6 +240,20 @@ async fn check_begun_frame() {
         () = serves => {}
     }
     outside.until_ready("alpha", 0).await;
+}
+
+/// Half a frame, and nothing more: its link lives no longer than one that answers nothing.
+async fn check_half_frame() {
+    let (inside, outside) = (Inside::new(ECHO).await, Outside::new().await);
+    let halves = |mut link: Wire| async move {
+        let since = Instant::now();
+        link.say(&frame(PONG, b"12345678")[..6]).await;
+        link.over_within(DEAD_WITHIN).await;
+        assert!(since.elapsed() > Duration::from_secs(3), "{:?}", since.elapsed());
+    };
+    tokio::join!(halves(inside.link().await), halves(outside.ready("alpha", 1).await));
+    let seen = outside.gateway.until_pool("lost", |row| row.failures > 0).await;
+    assert!(seen.last_error.unwrap().contains("begun and not ended"));
 }
 
 async fn check_begun_greeting() {

@@ -160,8 +160,12 @@ pub struct Echoed(Wire);
 
 impl Echoed {
     /// Opened as `echo` on this link.
-    pub async fn on(mut link: Wire) -> Self {
-        link.say_frame(OPEN, &frames::open("good-1", None, "echo")).await;
+    pub async fn on(link: Wire) -> Self {
+        Self::on_service(link, "echo").await
+    }
+
+    pub async fn on_service(mut link: Wire, service: &str) -> Self {
+        link.say_frame(OPEN, &frames::open("good-1", None, service)).await;
         link.hear(OPENED, &[]).await;
         let mut echoed = Self(link);
         echoed.serves().await;

@@ -3,9 +3,12 @@
 mod agreement;
 mod alive;
 mod dialled;
+mod epochs;
 mod halves;
 mod hostile;
+mod let_go;
 mod misused;
 mod opening;
 mod retried;
 mod serving;
+mod settling;

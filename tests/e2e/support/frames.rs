@@ -263,14 +263,20 @@ impl Port {
 
     /// The next link whose handshake succeeds: some may have given up in the queue.
     pub async fn accept(&self) -> Wire {
-        let accepting = async {
-            loop {
-                let (stream, _) = self.listener.accept().await.unwrap();
-                if let Ok(stream) = self.acceptor.accept(stream).await {
-                    return Wire { stream: stream.into() };
-                }
+        loop {
+            if let Ok(link) = self.try_accept().await {
+                return link;
             }
+        }
+    }
+
+    /// The next link; an error where its dialler gives up in its handshake.
+    pub async fn try_accept(&self) -> std::io::Result<Wire> {
+        let accepting = async {
+            let (stream, _) = self.listener.accept().await.unwrap();
+            self.acceptor.accept(stream).await
         };
-        timeout(PATIENCE, accepting).await.expect("a link in time")
+        let stream = timeout(PATIENCE, accepting).await.expect("a link in time")?;
+        Ok(Wire { stream: stream.into() })
     }
 }

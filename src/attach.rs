@@ -1,0 +1,87 @@
+//! The front ends that have no gateway of their own: the dashboard on one that runs in another
+//! process, and on a recording.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use anyhow::anyhow;
+use rustix::process::Signal;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use crate::{
+    admin,
+    gateway::handle::Access,
+    record::{Player, Recorder, Recording},
+    tasks::Tasks,
+    tui::{self, Ended, source::Source},
+};
+
+/// After a signal a terminal that nobody reads may hold the screen for so long.
+const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
+
+/// Shows the gateway behind the socket at `path` until the operator leaves.
+pub async fn run(path: &Path, access: Access, record: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let tasks = Tasks::default();
+    let (handle, contact) = admin::attach::attach(path, access, &tasks).await?;
+    can_open()?;
+    let recorder = match record {
+        Some(file) => Some(Recorder::create(file).await?.start(handle.watch(), &tasks)),
+        None => None,
+    };
+    let code = show(Source::attached(handle, access, contact)).await?;
+    if let Some(recorder) = recorder {
+        // The gateway goes on; only what went wrong so far is told.
+        recorder.ended(Duration::ZERO).await?;
+    }
+    Ok(code)
+}
+
+/// Shows the recording in `file` until the operator leaves.
+pub async fn replay(file: &Path) -> anyhow::Result<ExitCode> {
+    let player = Player::new(Recording::open(file)?);
+    can_open()?;
+    show(Source::replay(player)?).await
+}
+
+fn can_open() -> anyhow::Result<()> {
+    tui::can_open().map_err(|why| anyhow!("the dashboard can not open: {why}"))
+}
+
+/// Opens the screen and waits for its end, by the operator or by a signal.
+async fn show(source: Source) -> anyhow::Result<ExitCode> {
+    let (ends, mut ended) = oneshot::channel();
+    let gone = |why| {
+        // Where nobody waits for its end any more, nobody needs to know.
+        let _ = ends.send(why);
+    };
+    // Before the screen opens: a signal must not find it without a way to leave.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut continued = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
+    let screen = tui::spawn(source, gone)?;
+    loop {
+        tokio::select! {
+            ended = &mut ended => return Ok(exit_code(ended.ok())),
+            _ = terminate.recv() => screen.end(Ended::Left),
+            _ = interrupt.recv() => screen.end(Ended::Left),
+            _ = hang_up.recv() => screen.terminal_gone(),
+            Some(()) = continued.recv() => {
+                tui::continued();
+                continue;
+            }
+        }
+        break;
+    }
+    Ok(exit_code(tokio::time::timeout(SCREEN_FAREWELL, ended).await.ok().and_then(Result::ok)))
+}
+
+/// A screen that has lost its terminal, has panicked or is stuck has failed.
+fn exit_code(ended: Option<Ended>) -> ExitCode {
+    match ended {
+        Some(Ended::Quit | Ended::Left | Ended::LeftHeadless | Ended::GatewayStopped) => ExitCode::SUCCESS,
+        Some(Ended::TerminalGone) | None => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,63 @@
+//! Recordings: what a gateway looked like, picture after picture, in a file to keep and to replay.
+//!
+//! JSON lines. The first says what the file is, each of the others is one picture and the moment
+//! it was made:
+//!
+//! ```text
+//! {"recording":"portcullis","version":"0.1.0","snapshot":1}
+//! {"at":"2026-11-24T21:50:18.392Z","snapshot":{"version":"0.1.0","profile":"demo",…}}
+//! ```
+//!
+//! [`Recorder`] writes one, [`Recording`] reads one, [`Player`] moves through it in time.
+
+mod player;
+mod reader;
+mod writer;
+
+use std::{borrow::Cow, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use player::{Play, Player, Progress, State};
+pub use reader::Recording;
+pub use writer::{Recorded, Recorder};
+
+use crate::telemetry::snapshot::{self, Snapshot};
+
+#[derive(Debug, Error)]
+pub enum RecordError {
+    #[error("recording {}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("recording {}: it exists already; choose another name, or move it away", .0.display())]
+    Exists(PathBuf),
+    #[error("recording {}, line {line}: {what}", path.display())]
+    Line { path: PathBuf, line: usize, what: String },
+    #[error("recording {}: there is no picture in it", .0.display())]
+    Empty(PathBuf),
+}
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    /// Always [`RECORDING`]: other files of JSON lines have no such field.
+    recording: String,
+    version: String,
+    snapshot: u32,
+}
+
+/// Any other line. The moment comes first and is all that is read to find one's way.
+#[derive(Debug, Serialize, Deserialize)]
+struct Picture<'a> {
+    at: String,
+    snapshot: Cow<'a, Snapshot>,
+}
+
+impl Header {
+    fn ours() -> Self {
+        let version = env!("CARGO_PKG_VERSION").into();
+        Self { recording: RECORDING.into(), version, snapshot: snapshot::VERSION }
+    }
+}
+
+const RECORDING: &str = "portcullis";

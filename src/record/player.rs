@@ -1,0 +1,325 @@
+//! Moves through a recording in time: pause, steps, speed.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{RecordError, Recording};
+use crate::telemetry::snapshot::Snapshot;
+
+/// A recording being played.
+#[derive(Debug)]
+pub struct Player {
+    recording: Recording,
+    place: usize,
+    state: State,
+    /// Of [`SPEEDS`].
+    speed: usize,
+    /// Since when the picture at `place` is shown.
+    since: Instant,
+}
+
+/// playing ⇄ paused; at the last picture it is at its end, until it is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Playing,
+    Paused,
+    Ended,
+}
+
+/// What an operator may ask of a player.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Play {
+    /// Or go on; from the end, go on from the start.
+    Pause,
+    /// One picture, and pause there.
+    StepBack,
+    StepOn,
+    MinuteBack,
+    MinuteOn,
+    Slower,
+    Faster,
+}
+
+/// Where a player is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    pub state: State,
+    /// When the picture that is shown was made.
+    pub at: SystemTime,
+    /// Since the first picture.
+    pub passed: Duration,
+    pub whole: Duration,
+    pub speed: f64,
+    /// No picture was made for so long after this one; a longer wait is cut short.
+    pub gap: Option<Duration>,
+}
+
+impl Player {
+    /// Plays from the first picture on.
+    pub fn new(recording: Recording) -> Self {
+        let state = if recording.count() > 1 { State::Playing } else { State::Ended };
+        Self { recording, place: 0, state, speed: NORMAL, since: Instant::now() }
+    }
+
+    /// The picture that is shown.
+    pub fn picture(&mut self) -> Result<Arc<Snapshot>, RecordError> {
+        self.recording.picture(self.place)
+    }
+
+    pub fn progress(&self) -> Progress {
+        let gap = self.until_next().filter(|until| *until > GAP);
+        Progress {
+            state: self.state,
+            at: self.recording.at(self.place),
+            passed: self.recording.between(0, self.place),
+            whole: self.recording.between(0, self.last()),
+            speed: SPEEDS[self.speed],
+            gap,
+        }
+    }
+
+    /// Waits until the next picture is due; for ever while it does not play. May be dropped
+    /// half-way: nothing moves before the wait is over.
+    pub async fn next(&mut self) -> Result<Arc<Snapshot>, RecordError> {
+        let until = self.until_next().filter(|_| self.state == State::Playing);
+        let Some(until) = until else { return std::future::pending().await };
+        let shown = until.min(GAP).div_f64(SPEEDS[self.speed]);
+        tokio::time::sleep_until(self.since + shown).await;
+        self.move_to(self.place + 1);
+        self.read()
+    }
+
+    /// Does what was asked, and gives the picture that is shown then.
+    pub fn play(&mut self, asked: Play) -> Result<Arc<Snapshot>, RecordError> {
+        match asked {
+            Play::Pause => self.pause(),
+            Play::StepBack => self.step_to(self.place.saturating_sub(1)),
+            Play::StepOn => self.step_to(self.place + 1),
+            Play::MinuteBack => self.move_to(self.minute_back()),
+            Play::MinuteOn => self.move_to(self.minute_on()),
+            Play::Slower => self.speed = self.speed.saturating_sub(1),
+            Play::Faster => self.speed = (self.speed + 1).min(SPEEDS.len() - 1),
+        }
+        self.read()
+    }
+
+    /// A picture that can not be read is no place to go on from.
+    fn read(&mut self) -> Result<Arc<Snapshot>, RecordError> {
+        self.picture().inspect_err(|_| self.state = State::Paused)
+    }
+
+    fn pause(&mut self) {
+        match self.state {
+            State::Playing => self.state = State::Paused,
+            State::Paused => {
+                self.state = State::Playing;
+                self.since = Instant::now();
+            }
+            State::Ended => {
+                self.state = State::Playing;
+                self.move_to(0);
+            }
+        }
+    }
+
+    fn step_to(&mut self, place: usize) {
+        self.state = State::Paused;
+        self.move_to(place);
+    }
+
+    fn move_to(&mut self, place: usize) {
+        self.place = place.min(self.last());
+        self.since = Instant::now();
+        self.state = match self.state {
+            _ if self.place == self.last() => State::Ended,
+            State::Ended => State::Paused,
+            other => other,
+        };
+    }
+
+    fn minute_back(&self) -> usize {
+        let far = |&place: &usize| self.recording.between(place, self.place) >= MINUTE;
+        (0..self.place).rev().find(far).unwrap_or(0)
+    }
+
+    fn minute_on(&self) -> usize {
+        let far = |&place: &usize| self.recording.between(self.place, place) >= MINUTE;
+        (self.place..self.recording.count()).find(far).unwrap_or(self.last())
+    }
+
+    fn until_next(&self) -> Option<Duration> {
+        (self.place < self.last()).then(|| self.recording.between(self.place, self.place + 1))
+    }
+
+    fn last(&self) -> usize {
+        self.recording.count() - 1
+    }
+}
+
+const SPEEDS: [f64; 9] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+const NORMAL: usize = 3;
+const MINUTE: Duration = Duration::from_secs(60);
+/// Pictures come every second; where the next is later than this the gateway was away.
+const GAP: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::*;
+    use crate::{
+        gateway::handle,
+        profile::Mode,
+        record::{RecordError, Recorder},
+        tasks::Tasks,
+        telemetry::snapshot::{GatewayPhase, Snapshot},
+    };
+
+    fn snapshot(uptime_seconds: f64, phase: GatewayPhase) -> Arc<Snapshot> {
+        Arc::new(Snapshot { phase, uptime_seconds, ..Snapshot::new("demo", Mode::Direct) })
+    }
+
+    /// A file with one picture for each second of `seconds`, whose uptime is that second.
+    fn file(folder: &tempfile::TempDir, seconds: &[u64], rest: &str) -> PathBuf {
+        let mut text = format!("{}\n", serde_json::to_string(&super::super::Header::ours()).unwrap());
+        for &second in seconds {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+            let picture = super::super::Picture {
+                at: humantime::format_rfc3339_millis(at).to_string(),
+                snapshot: std::borrow::Cow::Owned((*snapshot(second as f64, GatewayPhase::Running)).clone()),
+            };
+            text += &format!("{}\n", serde_json::to_string(&picture).unwrap());
+        }
+        let path = folder.path().join("recording");
+        fs::write(&path, text + rest).unwrap();
+        path
+    }
+
+    fn player(seconds: &[u64]) -> Player {
+        let folder = tempfile::tempdir().unwrap();
+        Player::new(Recording::open(&file(&folder, seconds, "")).unwrap())
+    }
+
+    fn shown(read: Result<Arc<Snapshot>, RecordError>) -> u64 {
+        read.unwrap().uptime_seconds as u64
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pictures_come_at_the_pace_they_were_made_at() {
+        let mut player = player(&[0, 1, 3, 100, 101]);
+        let began = Instant::now();
+        let mut came = vec![];
+        for _ in 0..4 {
+            let picture = shown(player.next().await);
+            came.push((picture, began.elapsed().as_secs()));
+        }
+        // The wait of 97 s is told and cut short.
+        assert_eq!(came, [(1, 1), (3, 3), (100, 6), (101, 7)]);
+        assert_eq!(player.progress().state, State::Ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_is_told_while_it_lasts() {
+        let mut player = player(&[0, 1, 100]);
+        assert_eq!(player.progress().gap, None);
+        player.next().await.unwrap();
+        assert_eq!(player.progress().gap, Some(Duration::from_secs(99)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn speed_divides_the_waits() {
+        let mut player = player(&[0, 2, 4]);
+        for (asked, millis) in [(Play::Faster, 1000), (Play::Slower, 2000)] {
+            player.play(asked).unwrap();
+            let began = Instant::now();
+            player.next().await.unwrap();
+            assert_eq!(began.elapsed().as_millis(), millis, "{asked:?}");
+        }
+        for _ in 0..20 {
+            player.play(Play::Slower).unwrap();
+        }
+        assert_eq!(player.progress().speed, 0.125);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn paused_it_stands_and_steps_and_jumps() {
+        let seconds: Vec<_> = (0..200).collect();
+        let mut player = player(&seconds);
+        let steps = [
+            (Play::Pause, 0, State::Paused),
+            (Play::StepBack, 0, State::Paused),
+            (Play::StepOn, 1, State::Paused),
+            (Play::MinuteOn, 61, State::Paused),
+            (Play::StepBack, 60, State::Paused),
+            (Play::Pause, 60, State::Playing),
+            (Play::MinuteBack, 0, State::Playing),
+            (Play::MinuteOn, 60, State::Playing),
+            (Play::MinuteOn, 120, State::Playing),
+            (Play::MinuteOn, 180, State::Playing),
+            (Play::MinuteOn, 199, State::Ended),
+            (Play::StepOn, 199, State::Ended),
+            (Play::StepBack, 198, State::Paused),
+            (Play::StepOn, 199, State::Ended),
+            (Play::Pause, 0, State::Playing),
+        ];
+        for (asked, picture, state) in steps {
+            assert_eq!(shown(player.play(asked)), picture, "{asked:?}");
+            assert_eq!(player.progress().state, state, "{asked:?} at {picture}");
+        }
+        player.play(Play::Pause).unwrap();
+        let waits = tokio::time::timeout(MINUTE, player.next()).await;
+        assert!(waits.is_err(), "it moved while paused");
+    }
+
+    #[test]
+    fn what_is_no_recording_is_told_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recording");
+        let told = |text: &str| {
+            fs::write(&path, text).unwrap();
+            Recording::open(&path).unwrap_err().to_string()
+        };
+        let header = serde_json::to_string(&super::super::Header::ours()).unwrap();
+        assert!(told("").contains("line 1: not a recording"));
+        assert!(told("{\"at\":1}\n").contains("line 1: not a recording"));
+        assert!(told(&header.replace(":1}", ":999}")).contains("version"));
+        assert!(told(&format!("{header}\n")).contains("no picture"));
+        assert!(told(&format!("{header}\nnonsense\n")).contains("line 2: "));
+        let good = fs::read_to_string(file(&folder, &[7], "")).unwrap();
+        assert!(told(&format!("{good}{{\"at\":\"yesterday\"}}\n")).contains("line 3: at: "));
+    }
+
+    #[test]
+    fn half_a_line_at_the_end_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let recording = Recording::open(&file(&folder, &[0, 1], r#"{"at":"19"#)).unwrap();
+        assert_eq!(recording.count(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_is_what_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new");
+        let (handle, feed) = handle::channel(snapshot(0.0, GatewayPhase::Starting), "test");
+        let recorder = Recorder::create(&path).await.unwrap();
+        assert!(matches!(Recorder::create(&path).await, Err(RecordError::Exists(_))));
+        let recorded = recorder.start(handle.watch(), &Tasks::default());
+        // The second is within the same second; the last is recorded whenever it comes.
+        let (first, last) = (snapshot(1.5, GatewayPhase::Running), snapshot(1.7, GatewayPhase::Stopped));
+        feed.snapshots.send_replace(first.clone());
+        while fs::read_to_string(&path).unwrap().lines().count() < 2 {
+            tokio::task::yield_now().await;
+        }
+        feed.snapshots.send_replace(last.clone());
+        drop(feed);
+        recorded.ended(Duration::from_secs(20)).await.unwrap();
+        let mut recording = Recording::open(&path).unwrap();
+        let read: Vec<_> = (0..recording.count()).map(|place| recording.picture(place).unwrap()).collect();
+        assert_eq!(read, [first, last]);
+    }
+}

@@ -1,0 +1,113 @@
+//! Reads a recording: where its pictures are at first, each of them when it is asked for.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::Deserialize;
+
+use super::{Header, Picture, RECORDING, RecordError};
+use crate::telemetry::snapshot::{self, Snapshot};
+
+/// A recording, open for reading, with at least one picture.
+#[derive(Debug)]
+pub struct Recording {
+    path: PathBuf,
+    file: BufReader<File>,
+    places: Vec<Place>,
+}
+
+/// Where a picture is.
+#[derive(Debug)]
+struct Place {
+    offset: u64,
+    line: usize,
+    at: SystemTime,
+}
+
+impl Recording {
+    /// Opens it and finds its pictures. The last line may be half a line: the gateway was killed.
+    pub fn open(path: &Path) -> Result<Self, RecordError> {
+        let file = File::open(path).map_err(|source| RecordError::Io { path: path.into(), source })?;
+        let mut recording = Self { path: path.into(), file: BufReader::new(file), places: vec![] };
+        let header = recording.line()?;
+        recording.check(&header).map_err(|what| recording.wrong(1, what))?;
+        let mut offset = header.len() as u64;
+        for number in 2.. {
+            let line = recording.line()?;
+            if line.last() != Some(&b'\n') {
+                break;
+            }
+            let at = moment(&line).map_err(|what| recording.wrong(number, what))?;
+            recording.places.push(Place { offset, line: number, at });
+            offset += line.len() as u64;
+        }
+        if recording.places.is_empty() { Err(RecordError::Empty(path.into())) } else { Ok(recording) }
+    }
+
+    /// How many pictures there are.
+    pub fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The picture at a place below [`count`](Self::count).
+    pub fn picture(&mut self, place: usize) -> Result<Arc<Snapshot>, RecordError> {
+        let Place { offset, line: number, .. } = self.places[place];
+        let sought = self.file.seek(SeekFrom::Start(offset));
+        sought.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
+        let line = self.line()?;
+        let picture: Picture<'_> =
+            serde_json::from_slice(&line).map_err(|error| self.wrong(number, error.to_string()))?;
+        Ok(Arc::new(picture.snapshot.into_owned()))
+    }
+
+    /// When the picture at `place` was made.
+    pub fn at(&self, place: usize) -> SystemTime {
+        self.places[place].at
+    }
+
+    /// Time from one picture to a later one; none where the clock was set back between them.
+    pub fn between(&self, earlier: usize, later: usize) -> Duration {
+        self.at(later).duration_since(self.at(earlier)).unwrap_or_default()
+    }
+
+    /// The next line with its end; empty at the end of the file.
+    fn line(&mut self) -> Result<Vec<u8>, RecordError> {
+        let mut line = Vec::new();
+        let read = self.file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+        read.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
+        Ok(line)
+    }
+
+    fn check(&self, header: &[u8]) -> Result<(), String> {
+        match serde_json::from_slice::<Header>(header) {
+            Ok(header) if header.recording != RECORDING => Err("a recording of something else".into()),
+            Ok(header) if header.snapshot != snapshot::VERSION => {
+                let theirs = header.version;
+                Err(format!("version {theirs} made it, whose pictures this version can not read; use that"))
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err("not a recording; `--record` makes one".into()),
+        }
+    }
+
+    fn wrong(&self, line: usize, what: String) -> RecordError {
+        RecordError::Line { path: self.path.clone(), line, what }
+    }
+}
+
+fn moment(line: &[u8]) -> Result<SystemTime, String> {
+    #[derive(Deserialize)]
+    struct Moment {
+        at: String,
+    }
+    let moment: Moment = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    humantime::parse_rfc3339(&moment.at).map_err(|error| format!("at: {error}"))
+}
+
+/// A picture with all its rows is far shorter.
+const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -1,0 +1,27 @@
+//! How much has changed behind a frozen picture.
+
+use std::collections::HashSet;
+
+use crate::telemetry::snapshot::Snapshot;
+
+/// Sessions that came or went, pools that stand otherwise, and notices that are new.
+pub fn changes(held: &Snapshot, latest: &Snapshot) -> usize {
+    let ids = |snapshot: &'_ Snapshot| -> HashSet<_> {
+        snapshot.sessions.iter().map(|row| (row.role, row.id.clone())).collect()
+    };
+    let sessions = ids(held).symmetric_difference(&ids(latest)).count();
+    // Came and went again meanwhile: twice a change, and in neither picture.
+    let over = |snapshot: &Snapshot| snapshot.totals.sessions.saturating_add(snapshot.totals.refused);
+    let passed = over(latest).saturating_sub(over(held));
+    let pools = latest.pools.iter().filter(|pool| {
+        let before = held.pools.iter().find(|row| {
+            (row.role, &row.service, &row.peer, &row.address)
+                == (pool.role, &pool.service, &pool.peer, &pool.address)
+        });
+        before.is_none_or(|row| (row.state, &row.last_error) != (pool.state, &pool.last_error))
+    });
+    let newest = held.notices.last().map(|notice| notice.time.as_str());
+    let notices = latest.notices.iter().filter(|notice| Some(notice.time.as_str()) > newest);
+    let sessions = sessions.max(usize::try_from(passed).unwrap_or(usize::MAX));
+    sessions.saturating_add(pools.count()).saturating_add(notices.count())
+}

@@ -1,0 +1,185 @@
+//! The line that is typed: a command, or the filter of the sessions.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use crate::tui::keys::{self, Action};
+
+/// A line on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    kind: Kind,
+    text: String,
+    /// What is wrong with what stands there now.
+    pub wrong: Option<String>,
+    /// How far back in what was typed before.
+    back: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Command,
+    /// With the filter there was before, for Esc.
+    Filter {
+        before: String,
+    },
+}
+
+impl Line {
+    pub fn command(text: &str) -> Self {
+        Self { kind: Kind::Command, text: text.into(), wrong: None, back: 0 }
+    }
+
+    pub fn filter(before: &str) -> Self {
+        Self { kind: Kind::Filter { before: before.into() }, text: before.into(), wrong: None, back: 0 }
+    }
+
+    pub fn is_filter(&self) -> bool {
+        matches!(self.kind, Kind::Filter { .. })
+    }
+
+    /// The filter as it was before.
+    pub fn before(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Filter { before } => Some(before),
+            Kind::Command => None,
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The sign before it.
+    pub fn sign(&self) -> &'static str {
+        if self.is_filter() { "/" } else { ":" }
+    }
+
+    pub fn set(&mut self, text: String) {
+        self.text = text.chars().take(CHARS_MAX).collect();
+        self.wrong = None;
+    }
+
+    /// Takes a letter, or takes one away; says whether the line has changed.
+    pub fn press(&mut self, key: KeyEvent) -> bool {
+        match (key.code, key.modifiers.difference(KeyModifiers::SHIFT)) {
+            (KeyCode::Char(letter), KeyModifiers::NONE)
+                if !letter.is_control() && self.text.chars().count() < CHARS_MAX =>
+            {
+                self.text.push(letter);
+            }
+            (KeyCode::Char('u'), KeyModifiers::CONTROL) => self.text.clear(),
+            (KeyCode::Char('w'), KeyModifiers::CONTROL) => {
+                let kept = self.text.trim_end().rfind(' ').map_or(0, |at| at + 1);
+                self.text.truncate(kept);
+            }
+            (KeyCode::Backspace, KeyModifiers::NONE) => {
+                self.text.pop();
+            }
+            _ => return false,
+        }
+        self.wrong = None;
+        self.back = 0;
+        true
+    }
+
+    /// The line typed before this one, and before that.
+    pub fn earlier(&mut self, typed: &[String]) {
+        let mine = typed.iter().rev().filter_map(|line| line.strip_prefix(self.sign()));
+        if let Some(line) = mine.into_iter().nth(self.back) {
+            let (line, back) = (line.to_owned(), self.back + 1);
+            self.set(line);
+            self.back = back;
+        }
+    }
+
+    /// Completes what stands there as far as the candidates agree; tells them where they do not.
+    pub fn complete(&mut self, candidates: &[String]) {
+        let begun: Vec<_> = candidates.iter().filter(|word| word.starts_with(&self.text)).collect();
+        let Some(first) = begun.first() else {
+            self.wrong = Some("nothing begins so".into());
+            return;
+        };
+        let agreed = begun.iter().fold(first.as_str(), |agreed, word| {
+            let same = agreed.chars().zip(word.chars()).take_while(|(a, b)| a == b);
+            &agreed[..same.map(|(letter, _)| letter.len_utf8()).sum()]
+        });
+        let agreed = agreed.to_owned();
+        let told: Vec<_> = begun.iter().take(TOLD_MAX).map(|word| word.trim()).collect();
+        let wrong = (begun.len() > 1).then(|| told.join("  "));
+        self.set(agreed);
+        self.wrong = wrong;
+    }
+}
+
+/// A typed command as an action with what stands behind its word.
+pub fn parse(text: &str) -> Result<(Action, Option<&str>), String> {
+    let text = text.trim();
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let known = keys::BINDINGS.iter().find(|binding| !binding.word.is_empty() && binding.word == word);
+    let argument = Some(rest.trim()).filter(|rest| !rest.is_empty());
+    let action = known.ok_or_else(|| format!("no command `{word}`; Tab shows what there is"))?.action;
+    match (argument, takes(action)) {
+        (Some(_), None) => Err(format!("`{word}` takes nothing behind it")),
+        _ => Ok((action, argument)),
+    }
+}
+
+/// What may stand behind the word of an action.
+pub fn takes(action: Action) -> Option<&'static str> {
+    match action {
+        Action::Close => Some("SESSION"),
+        Action::Drain => Some("SERVICE"),
+        Action::Resize => Some("LINKS"),
+        Action::Switch => Some("PROFILE"),
+        Action::Sort => Some("COLUMN"),
+        Action::Filter => Some("FILTER"),
+        Action::Theme => Some("THEME"),
+        _ => None,
+    }
+}
+
+const CHARS_MAX: usize = 200;
+/// Candidates that are told at once.
+const TOLD_MAX: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_completed_as_far_as_they_agree() {
+        let candidates: Vec<String> = ["services", "sessions", "sort ", "stop"].map(Into::into).to_vec();
+        let complete = |text: &str| {
+            let mut line = Line::command(text);
+            line.complete(&candidates);
+            (line.text, line.wrong)
+        };
+        assert_eq!(complete("se"), ("se".into(), Some("services  sessions".into())));
+        assert_eq!(complete("ses"), ("sessions".into(), None));
+        assert_eq!(complete("so"), ("sort ".into(), None));
+        assert_eq!(complete("x"), ("x".into(), Some("nothing begins so".into())));
+    }
+
+    #[test]
+    fn a_command_is_a_word_and_what_it_takes() {
+        assert_eq!(parse("drain web"), Ok((Action::Drain, Some("web"))));
+        assert_eq!(parse(" reload "), Ok((Action::Reload, None)));
+        assert_eq!(parse("reload now"), Err("`reload` takes nothing behind it".into()));
+        assert_eq!(parse("relaod"), Err("no command `relaod`; Tab shows what there is".into()));
+        assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn lines_typed_before_come_back_each_to_its_kind() {
+        let typed = [":reload", "/web", ":stop"].map(String::from);
+        let mut line = Line::command("");
+        line.earlier(&typed);
+        assert_eq!(line.text(), "stop");
+        line.earlier(&typed);
+        line.earlier(&typed);
+        assert_eq!(line.text(), "reload");
+        let mut line = Line::filter("");
+        line.earlier(&typed);
+        assert_eq!(line.text(), "web");
+    }
+}

@@ -1,0 +1,63 @@
+//! The visible table as JSON: the rows that are listed, in their order, masked as the screen is.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    profile::Mode,
+    tui::{app::App, filter::Row, lists, privacy::Addresses, screen::Screen},
+};
+
+/// One object: what is listed, of which gateway and when, and its rows.
+pub fn table(app: &App) -> serde_json::Result<String> {
+    let shown = app.snapshot();
+    let rows = match app.screen() {
+        Screen::Overview | Screen::Sessions => {
+            let order = app.order();
+            let rows = order.rows(shown, 0..order.len()).into_iter();
+            rows.map(|row| match row {
+                Row::Open(row) => value(row),
+                Row::Ended(row) => value(row),
+            })
+            .collect::<serde_json::Result<Vec<_>>>()?
+        }
+        Screen::Pool if shown.mode != Mode::Direct => values(lists::pools(shown))?,
+        Screen::Pool | Screen::Services => values(lists::services(shown))?,
+        Screen::Events => values(lists::notices(shown))?,
+        Screen::Profiles => values(app.profiles())?,
+    };
+    let mut table = serde_json::json!({
+        "table": app.screen().name().to_lowercase(),
+        "profile": shown.profile,
+        "uptime_seconds": shown.uptime_seconds,
+        "filter": app.order().filter.text,
+        "rows": rows,
+    });
+    mask(&mut table, app.addresses());
+    serde_json::to_string_pretty(&table)
+}
+
+fn value(row: &impl Serialize) -> serde_json::Result<Value> {
+    serde_json::to_value(row)
+}
+
+fn values<'a, T: Serialize + 'a>(rows: impl IntoIterator<Item = &'a T>) -> serde_json::Result<Vec<Value>> {
+    rows.into_iter().map(value).collect()
+}
+
+/// A client's whole address is hidden, elsewhere every IP address.
+fn mask(value: &mut Value, addresses: Addresses) {
+    match value {
+        Value::String(text) => *text = addresses.text(text),
+        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, addresses)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(client) if name == "client" => *client = addresses.client(client),
+                    _ => mask(value, addresses),
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

@@ -1,0 +1,115 @@
+//! What each service has moved, second by second, worked out from the totals of the snapshots.
+//!
+//! Seconds that no snapshot has told of stay unknown: they are gaps and not zeros.
+
+use std::collections::HashMap;
+
+use crate::{
+    profile::Role,
+    telemetry::snapshot::{Snapshot, TrafficSample},
+};
+
+/// The last two minutes of every service, while the screen has watched.
+#[derive(Debug, Default)]
+pub struct History {
+    services: HashMap<(Role, String), Series>,
+    heard_at: f64,
+}
+
+#[derive(Debug, Default)]
+struct Series {
+    /// By the second of the gateway's life.
+    samples: Vec<(u64, TrafficSample)>,
+    last: Option<(f64, TrafficSample)>,
+}
+
+impl History {
+    pub fn hear(&mut self, snapshot: &Snapshot) {
+        let now = snapshot.uptime_seconds;
+        if now < self.heard_at {
+            // Another gateway, or a recording that was wound back.
+            self.services.clear();
+        }
+        self.heard_at = now;
+        for service in &snapshot.services {
+            let totals = TrafficSample { up: service.totals.bytes_up, down: service.totals.bytes_down };
+            self.services.entry((service.role, service.name.clone())).or_default().hear(now, totals);
+        }
+        self.services.retain(|(role, name), _| {
+            snapshot.services.iter().any(|service| service.role == *role && service.name == *name)
+        });
+    }
+
+    /// Bytes a second of a service, by the second of the gateway's life, oldest first.
+    pub fn of(&self, role: Role, name: &str) -> &[(u64, TrafficSample)] {
+        self.services.get(&(role, name.to_owned())).map_or(&[], |series| &series.samples)
+    }
+}
+
+impl Series {
+    fn hear(&mut self, now: f64, totals: TrafficSample) {
+        let Some((at, before)) = self.last else {
+            self.last = Some((now, totals));
+            return;
+        };
+        let seconds = now - at;
+        if seconds < 1.0 {
+            return;
+        }
+        self.last = Some((now, totals));
+        if seconds > LONGEST_SECONDS {
+            return;
+        }
+        let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
+        let sample = TrafficSample { up: rate(totals.up, before.up), down: rate(totals.down, before.down) };
+        self.samples.push((now as u64, sample));
+        let oldest = (now as u64).saturating_sub(WINDOW_SECONDS);
+        self.samples.retain(|(second, _)| *second > oldest);
+    }
+}
+
+/// What the curves show.
+pub const WINDOW_SECONDS: u64 = 120;
+/// A mean over a longer time would hide that nothing is known of it.
+const LONGEST_SECONDS: f64 = 3.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        profile::Mode,
+        telemetry::snapshot::{ServicePhase, ServiceRow, Totals},
+    };
+
+    fn snapshot(uptime_seconds: f64, bytes_up: u64) -> Snapshot {
+        let service = ServiceRow {
+            role: Role::Dmz,
+            name: "orders".into(),
+            accept: vec![],
+            connect: None,
+            phase: ServicePhase::Open,
+            totals: Totals { bytes_up, ..Totals::default() },
+        };
+        Snapshot { uptime_seconds, services: vec![service], ..Snapshot::new("demo", Mode::Reverse) }
+    }
+
+    #[test]
+    fn rates_come_from_totals_and_silence_is_a_gap() {
+        let mut history = History::default();
+        for (at, bytes) in [(1.0, 0), (1.5, 50), (2.0, 100), (9.0, 900), (10.0, 1000)] {
+            history.hear(&snapshot(at, bytes));
+        }
+        let seen: Vec<_> =
+            history.of(Role::Dmz, "orders").iter().map(|(second, sample)| (*second, sample.up)).collect();
+        assert_eq!(seen, [(2, 100), (10, 100)], "the seven silent seconds are in no sample");
+        history.hear(&snapshot(3.0, 0));
+        assert!(history.of(Role::Dmz, "orders").is_empty(), "another life");
+    }
+
+    #[test]
+    fn two_minutes_are_kept() {
+        let mut history = History::default();
+        (0..500).for_each(|second| history.hear(&snapshot(f64::from(second), 0)));
+        assert_eq!(history.of(Role::Dmz, "orders").len(), 120);
+    }
+}

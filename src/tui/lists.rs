@@ -1,0 +1,151 @@
+//! The list of each screen, and the cursor in it, which follows its row and not its line.
+
+use crate::{
+    profile::Mode,
+    telemetry::snapshot::{Notice, PoolRow, ProfileRow, ServiceRow, Snapshot},
+    tui::{health::severity, order::Order, screen::Screen},
+};
+
+/// What the six lists show, as far as it is not in the snapshot.
+#[derive(Debug, Default)]
+pub struct Lists {
+    pub order: Order,
+    /// As the gateway told them last.
+    pub profiles: Vec<ProfileRow>,
+    /// Overview and sessions list the same and have one cursor.
+    cursors: [Option<Cursor>; Screen::ALL.len()],
+}
+
+/// A row under the cursor. It is known by its key; the line is where the cursor goes when the row
+/// is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Cursor {
+    key: String,
+    line: usize,
+}
+
+impl Lists {
+    pub fn selected_line(&self, screen: Screen) -> Option<usize> {
+        self.cursor(screen).map(|cursor| cursor.line)
+    }
+
+    /// What the row under the cursor is known by.
+    pub fn selected_key(&self, screen: Screen) -> Option<&str> {
+        self.cursor(screen).map(|cursor| cursor.key.as_str())
+    }
+
+    fn cursor(&self, screen: Screen) -> Option<&Cursor> {
+        self.cursors[place(screen)].as_ref()
+    }
+
+    /// Moves the cursor from its line, if it has one, to another; the second number is the last line.
+    pub fn move_to(
+        &mut self,
+        screen: Screen,
+        snapshot: &Snapshot,
+        line: impl Fn(Option<usize>, usize) -> usize,
+    ) {
+        let Some(last) = self.len(screen, snapshot).checked_sub(1) else {
+            self.cursors[place(screen)] = None;
+            return;
+        };
+        let line = line(self.selected_line(screen), last).min(last);
+        self.cursors[place(screen)] = self.key(screen, snapshot, line).map(|key| Cursor { key, line });
+    }
+
+    pub fn select_none(&mut self, screen: Screen) {
+        self.cursors[place(screen)] = None;
+    }
+
+    /// Sorts anew; each cursor follows its row.
+    pub fn arrange(&mut self, snapshot: &Snapshot) {
+        self.order.arrange(snapshot);
+        for screen in Screen::ALL.into_iter().filter(|&screen| screen != Screen::Overview) {
+            let Some(cursor) = self.cursor(screen).cloned() else { continue };
+            let line = self.line_of(screen, snapshot, &cursor.key).unwrap_or(cursor.line);
+            self.move_to(screen, snapshot, |_, _| line);
+        }
+    }
+
+    fn len(&self, screen: Screen, snapshot: &Snapshot) -> usize {
+        match screen {
+            Screen::Overview | Screen::Sessions => self.order.len(),
+            Screen::Pool if snapshot.mode == Mode::Direct => snapshot.services.len(),
+            Screen::Pool => snapshot.pools.len(),
+            Screen::Services => snapshot.services.len(),
+            Screen::Events => snapshot.notices.len(),
+            Screen::Profiles => self.profiles.len(),
+        }
+    }
+
+    fn key(&self, screen: Screen, snapshot: &Snapshot, line: usize) -> Option<String> {
+        match screen {
+            Screen::Overview | Screen::Sessions => {
+                let row = self.order.row(snapshot, line)?;
+                // In a pair both halves call a session the same.
+                Some(format!("{:?} {}", row.role(), row.id()))
+            }
+            Screen::Pool if snapshot.mode == Mode::Direct => {
+                services(snapshot).get(line).map(|row| service_key(row))
+            }
+            Screen::Pool => pools(snapshot).get(line).map(|row| pool_key(row)),
+            Screen::Services => services(snapshot).get(line).map(|row| service_key(row)),
+            Screen::Events => notices(snapshot).nth(line).map(notice_key),
+            Screen::Profiles => self.profiles.get(line).map(|row| row.name.clone()),
+        }
+    }
+
+    fn line_of(&self, screen: Screen, snapshot: &Snapshot, key: &str) -> Option<usize> {
+        if screen.lists_sessions() {
+            let (half, id) = key.split_once(' ')?;
+            return self.order.line_of(snapshot, |row| row.id() == id && format!("{:?}", row.role()) == half);
+        }
+        let lines = 0..self.len(screen, snapshot);
+        match screen {
+            Screen::Pool if snapshot.mode != Mode::Direct => {
+                pools(snapshot).iter().position(|row| pool_key(row) == key)
+            }
+            Screen::Pool | Screen::Services => {
+                services(snapshot).iter().position(|row| service_key(row) == key)
+            }
+            Screen::Events => notices(snapshot).position(|notice| notice_key(notice) == key),
+            _ => lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key)),
+        }
+    }
+}
+
+fn place(screen: Screen) -> usize {
+    if screen.lists_sessions() { Screen::Sessions.index() } else { screen.index() }
+}
+
+/// Worst first.
+pub fn pools(snapshot: &Snapshot) -> Vec<&PoolRow> {
+    let mut rows: Vec<_> = snapshot.pools.iter().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(severity(row)));
+    rows
+}
+
+/// Those that refused most first.
+pub fn services(snapshot: &Snapshot) -> Vec<&ServiceRow> {
+    let mut rows: Vec<_> = snapshot.services.iter().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.totals.refused));
+    rows
+}
+
+/// Newest first.
+pub fn notices(snapshot: &Snapshot) -> impl Iterator<Item = &Notice> {
+    snapshot.notices.iter().rev()
+}
+
+pub fn pool_key(row: &PoolRow) -> String {
+    let (peer, address) = (row.peer.as_deref().unwrap_or("-"), row.address.as_deref().unwrap_or("-"));
+    format!("{:?} {} {peer} {address}", row.role, row.service)
+}
+
+pub fn service_key(row: &ServiceRow) -> String {
+    format!("{:?} {}", row.role, row.name)
+}
+
+pub fn notice_key(notice: &Notice) -> String {
+    format!("{} {}", notice.time, notice.text)
+}

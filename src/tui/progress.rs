@@ -1,0 +1,30 @@
+//! Where a replay is, in words.
+
+use crate::{
+    record::{Progress, State},
+    tui::format,
+};
+
+/// `REPLAY 21:50:18Z 00:41/05:00 x4`.
+pub fn words(progress: &Progress) -> String {
+    let word = match progress.state {
+        State::Playing => "REPLAY",
+        State::Paused => "PAUSED",
+        State::Ended => "END",
+    };
+    let at = humantime::format_rfc3339_seconds(progress.at).to_string();
+    // Its day and its hour part at a T.
+    let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time);
+    let passed = format::age(progress.passed.as_secs_f64());
+    let mut words = format!("{word} {time} {passed}/{}", format::age(progress.whole.as_secs_f64()));
+    if progress.speed != 1.0 {
+        words += &format!(" x{}", progress.speed);
+    }
+    words
+}
+
+/// What is missing after this picture.
+pub fn gap(progress: &Progress) -> Option<String> {
+    let gap = format::whole_span(progress.gap?.as_secs_f64());
+    Some(format!("after this picture nothing was recorded for {gap}"))
+}

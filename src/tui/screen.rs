@@ -1,0 +1,46 @@
+//! The six screens, by number.
+
+/// What the panels show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Screen {
+    Overview,
+    Pool,
+    Sessions,
+    Services,
+    Events,
+    Profiles,
+}
+
+impl Screen {
+    pub const ALL: [Self; 6] =
+        [Self::Overview, Self::Pool, Self::Sessions, Self::Services, Self::Events, Self::Profiles];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Pool => "Pool",
+            Self::Sessions => "Sessions",
+            Self::Services => "Services",
+            Self::Events => "Events",
+            Self::Profiles => "Profiles",
+        }
+    }
+
+    /// Its place in [`Screen::ALL`].
+    pub fn index(self) -> usize {
+        Self::ALL.iter().position(|&screen| screen == self).unwrap_or(0)
+    }
+
+    pub fn next(self) -> Self {
+        Self::ALL[(self.index() + 1) % Self::ALL.len()]
+    }
+
+    pub fn previous(self) -> Self {
+        Self::ALL[(self.index() + Self::ALL.len() - 1) % Self::ALL.len()]
+    }
+
+    /// Whether its list is the sessions.
+    pub fn lists_sessions(self) -> bool {
+        matches!(self, Self::Overview | Self::Sessions)
+    }
+}

@@ -1,0 +1,264 @@
+//! All that is known of one row, a line for each thing.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use crate::{
+    telemetry::{
+        end,
+        snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
+    },
+    tui::{
+        app::App,
+        filter::{Row, phase_word},
+        format, lists,
+        screen::Screen,
+        view::{
+            header::{mode_word, role_word},
+            panel,
+            pool::{half_word, state_word},
+            profiles, table,
+        },
+    },
+};
+
+/// A line: what it is about, and what is known.
+struct Fact {
+    about: &'static str,
+    text: String,
+    style: Style,
+}
+
+pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
+    let inside = panel::frame(&app.look, title(app), "Esc goes back", area, buffer);
+    draw_list(app, panel::margin(inside), buffer);
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    let look = &app.look;
+    let lines = wrapped(app, &facts(app), area.width);
+    let scroll = app.detail().map_or(0, |detail| detail.scroll);
+    let first = scroll.min(lines.len().saturating_sub(usize::from(area.height)));
+    for (at, fact) in panel::lines(area).zip(&lines[first..]) {
+        table::write(fact.about, look.theme.faint, at, buffer);
+        let indent = ABOUT_CELLS.min(at.width);
+        let rest = Rect { x: at.x + indent, width: at.width - indent, ..at };
+        table::write(&fact.text, fact.style, rest, buffer);
+    }
+    if first + usize::from(area.height) < lines.len() && area.height > 0 {
+        let text = format!("+{} lines", lines.len() - first - usize::from(area.height));
+        let indent = area.width.saturating_sub(table::width(&text));
+        let last = table::line(area, area.height - 1);
+        table::write(
+            &text,
+            look.theme.attention,
+            Rect { x: last.x + indent, width: last.width - indent, ..last },
+            buffer,
+        );
+    }
+}
+
+fn title(app: &App) -> &'static str {
+    match app.screen() {
+        Screen::Overview | Screen::Sessions => "Session",
+        Screen::Pool => "Pool",
+        Screen::Services => "Service",
+        Screen::Events => "Event",
+        Screen::Profiles => "Profile",
+    }
+}
+
+/// Long facts go on below, so that no part of a reason is lost.
+fn wrapped(app: &App, facts: &[Fact], width: u16) -> Vec<Fact> {
+    let room = width.saturating_sub(ABOUT_CELLS).max(8);
+    let mut lines = Vec::new();
+    for fact in facts {
+        let text = app.look.text(&fact.text, TEXT_CHARS);
+        for (number, text) in table::wrap(&text, room).into_iter().enumerate() {
+            let about = if number == 0 { fact.about } else { "" };
+            lines.push(Fact { about, text, style: fact.style });
+        }
+    }
+    lines
+}
+
+fn facts(app: &App) -> Vec<Fact> {
+    let shown = app.snapshot();
+    let facts = match app.screen() {
+        Screen::Overview | Screen::Sessions => app.selected_session(shown).map(|row| match row {
+            Row::Open(row) => of_session(app, shown, row),
+            Row::Ended(row) => of_ended(app, row),
+        }),
+        Screen::Pool => app
+            .selected_pool(shown)
+            .map(|row| of_pool(app, row))
+            .or_else(|| app.selected_service_row(shown).map(|row| of_service(app, row))),
+        Screen::Services => app.selected_service_row(shown).map(|row| of_service(app, row)),
+        Screen::Events => of_event(app),
+        Screen::Profiles => of_profile(app),
+    };
+    let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
+    facts.unwrap_or_else(gone)
+}
+
+fn fact(app: &App, about: &'static str, text: String) -> Fact {
+    Fact { about, text, style: app.look.theme.plain }
+}
+
+fn of_session(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<Fact> {
+    let fact = |about, text| fact(app, about, text);
+    let addresses = app.addresses();
+    let backend =
+        shown.services.iter().find(|service| service.name == row.service && service.connect.is_some());
+    let backend = backend.and_then(|service| service.connect.clone());
+    let mut facts = vec![
+        fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
+        fact("state", format!("{}, last byte {} ago", phase_word(row.phase), format::span(row.idle_seconds))),
+        fact("client", addresses.client(&row.client)),
+        fact("service", row.service.clone()),
+        fact("backend", backend.map_or("the internal gateway knows".into(), |to| addresses.text(&to))),
+    ];
+    facts.extend(of_peer(app, shown, row.peer.as_deref()));
+    facts.extend([
+        fact("age", format::age(row.age_seconds)),
+        fact("up", moved(row.bytes_up, row.rate_up)),
+        fact("down", moved(row.bytes_down, row.rate_down)),
+    ]);
+    facts
+}
+
+fn moved(bytes: u64, rate: u64) -> String {
+    format!("{} in all, {} now", format::bytes(bytes), format::rate(rate))
+}
+
+fn of_ended(app: &App, row: &EndedRow) -> Vec<Fact> {
+    let fact = |about, text| fact(app, about, text);
+    let addresses = app.addresses();
+    let code = end::explained(&row.end).unwrap_or_default();
+    vec![
+        fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
+        fact("state", format!("ended {} ago", format::span(row.ago_seconds))),
+        Fact { style: app.look.theme.title, ..fact("end", format!("{} {code}", row.end)) },
+        fact("reason", addresses.text(&row.reason)),
+        fact("client", addresses.client(&row.client)),
+        fact("service", row.service.clone()),
+        fact("peer", addresses.text(row.peer.as_deref().unwrap_or("-"))),
+        fact("lasted", format::span(row.seconds)),
+        fact("up", format::bytes(row.bytes_up)),
+        fact("down", format::bytes(row.bytes_down)),
+    ]
+}
+
+/// The gateway a session goes over, and what is known of the links to it.
+fn of_peer(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<Fact> {
+    let Some(peer) = peer else { return vec![fact(app, "peer", "none yet".into())] };
+    let pool = shown.pools.iter().find(|pool| pool.peer.as_deref() == Some(peer));
+    let address =
+        pool.and_then(|pool| pool.address.clone()).map(|at| format!(" at {at}")).unwrap_or_default();
+    let wire =
+        pool.and_then(|pool| pool.wire.clone()).map(|wire| format!(", speaks {wire}")).unwrap_or_default();
+    vec![fact(app, "peer", app.addresses().text(&format!("{peer}{address}{wire}")))]
+}
+
+fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
+    let fact = |about, text| fact(app, about, text);
+    let addresses = app.addresses();
+    let known = |text: &Option<String>| addresses.text(text.as_deref().unwrap_or("-"));
+    let service = if row.service == "*" { "any service of this peer" } else { &row.service };
+    let mut facts = vec![
+        fact("service", service.to_owned()),
+        fact("half", role_word(row.role).to_owned()),
+        Fact { style: app.look.theme.title, ..fact("state", state_word(row.state).to_lowercase()) },
+        fact("peer", known(&row.peer)),
+        fact("address", known(&row.address)),
+        fact("speaks", known(&row.wire)),
+        fact(
+            "links",
+            format!(
+                "{} ready of {} wanted, {} carrying, {} dialling",
+                row.ready, row.target, row.carrying, row.dialling
+            ),
+        ),
+        fact(
+            "clients",
+            format!("{} wait, {} were refused because no link came in time", row.waiting, row.misses),
+        ),
+        fact("failures", format!("{} in all", row.failures)),
+    ];
+    facts.extend(row.round_trip_ms.map(|ms| {
+        fact("round trip", format!("{ms:.1} ms, give or take {:.1}", row.round_trip_spread_ms.unwrap_or(0.0)))
+    }));
+    facts.extend(
+        row.retry_seconds.map(|seconds| fact("next dial", format!("in {}", format::whole_span(seconds)))),
+    );
+    facts.push(Fact {
+        style: if row.last_error.is_some() { app.look.theme.warn } else { app.look.theme.plain },
+        ..fact("last error", known(&row.last_error))
+    });
+    facts
+}
+
+fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
+    let fact = |about, text| fact(app, about, text);
+    let addresses = app.addresses();
+    let samples = app.history().of(row.role, &row.name);
+    let now = samples.last().map(|(_, sample)| *sample).unwrap_or_default();
+    let peak = |rate: fn(&crate::telemetry::snapshot::TrafficSample) -> u64| {
+        samples.iter().map(|(_, sample)| rate(sample)).max().unwrap_or(0)
+    };
+    let totals = &row.totals;
+    let way = |bytes, now, peak| {
+        format!(
+            "{} now, at most {} in the last 2 min, {} in all",
+            format::rate(now),
+            format::rate(peak),
+            format::bytes(bytes)
+        )
+    };
+    vec![
+        fact("service", format!("{} in the {} half", row.name, half_word(row.role))),
+        fact("state", format!("{:?}", row.phase).to_lowercase()),
+        fact("clients at", addresses.text(&row.accept.join(" "))),
+        fact("goes to", addresses.text(row.connect.as_deref().unwrap_or("a link to the other half"))),
+        fact(
+            "sessions",
+            format!("{} open, {} in all, {} refused", totals.sessions_open, totals.sessions, totals.refused),
+        ),
+        fact("up", way(totals.bytes_up, now.up, peak(|sample| sample.up))),
+        fact("down", way(totals.bytes_down, now.down, peak(|sample| sample.down))),
+    ]
+}
+
+fn of_event(app: &App) -> Option<Vec<Fact>> {
+    let key = &app.detail()?.key;
+    let notice = lists::notices(app.snapshot()).find(|notice| lists::notice_key(notice) == *key)?;
+    Some(vec![
+        fact(app, "time", notice.time.clone()),
+        fact(app, "level", format!("{:?}", notice.level).to_lowercase()),
+        fact(app, "text", app.addresses().text(&notice.text)),
+    ])
+}
+
+fn of_profile(app: &App) -> Option<Vec<Fact>> {
+    let key = &app.detail()?.key;
+    let row = app.profiles().iter().find(|row| row.name == *key)?;
+    let halves: Vec<_> = row.roles.iter().map(|&role| role_word(role)).collect();
+    let mut facts = vec![
+        fact(app, "profile", format!("{}{}", row.name, if row.is_current { ", runs now" } else { "" })),
+        fact(app, "file", row.file.clone().unwrap_or("built in".into())),
+        fact(app, "mode", row.mode.map_or("unknown, it does not read", mode_word).to_lowercase()),
+        fact(app, "halves", halves.join(", ")),
+        fact(app, "services", row.services.join(", ")),
+        fact(app, "problems", row.problems.len().to_string()),
+    ];
+    facts.extend(profiles::problem_lines(row).into_iter().map(|line| {
+        let is_text = !line.starts_with(' ');
+        Fact {
+            style: if is_text { app.look.theme.warn } else { app.look.theme.plain },
+            ..fact(app, "", line)
+        }
+    }));
+    Some(facts)
+}
+
+const ABOUT_CELLS: u16 = 12;
+const TEXT_CHARS: usize = 600;

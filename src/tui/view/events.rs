@@ -1,0 +1,95 @@
+//! The last notices, newest first.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use crate::{
+    telemetry::snapshot::{Notice, NoticeLevel},
+    tui::{
+        app::App,
+        lists,
+        look::Look,
+        view::{panel, table},
+    },
+};
+
+pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
+    let inside = panel::frame(&app.look, "Events", &facts(app), area, buffer);
+    draw(app, panel::margin(inside), buffer);
+}
+
+/// A whole screen of them, with a cursor.
+pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
+    let inside = panel::frame(&app.look, "Events", &facts(app), area, buffer);
+    draw_list(app, panel::margin(inside), buffer);
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    let count = app.snapshot().notices.len();
+    if count == 0 {
+        return panel::empty(&app.look, "nothing has happened yet", area, buffer);
+    }
+    let drawn = panel::rows_drawn(count, area);
+    let window = table::window(app.selected_line(), count, drawn);
+    let rows = lists::notices(app.snapshot()).enumerate().skip(window.start).take(window.len());
+    for (at, (number, notice)) in panel::lines(area).zip(rows) {
+        draw_notice(app, notice, at, buffer);
+        if app.selected_line() == Some(number) {
+            buffer.set_style(at.intersection(buffer.area), app.look.theme.selected);
+            let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
+            table::write(app.look.symbols.selected, app.look.theme.selected, mark, buffer);
+        }
+    }
+    panel::rest(&app.look, count - drawn, "", area, buffer);
+}
+
+fn facts(app: &App) -> String {
+    let lost = app.snapshot().log_lines_lost;
+    if lost > 0 { format!("{lost} log lines lost, times in UTC") } else { "times in UTC".into() }
+}
+
+/// Without a frame.
+pub fn draw_lines(app: &App, area: Rect, buffer: &mut Buffer) {
+    draw(app, panel::margin(area), buffer);
+}
+
+fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (look, notices) = (&app.look, &app.snapshot().notices);
+    if notices.is_empty() {
+        return panel::empty(look, "nothing has happened yet", area, buffer);
+    }
+    for (at, notice) in panel::lines(area).zip(notices.iter().rev()) {
+        draw_notice(app, notice, at, buffer);
+    }
+}
+
+fn draw_notice(app: &App, notice: &Notice, at: Rect, buffer: &mut Buffer) {
+    let look = &app.look;
+    let (word, style) = level(look, notice.level);
+    let text = look.text(&app.addresses().text(&notice.text), TEXT_CHARS);
+    let parts = [
+        (format!("{:<8} ", clock(look, &notice.time)), look.theme.faint),
+        (format!("{word:<5} "), style),
+        (text, look.theme.plain),
+    ];
+    let mut rest = at;
+    for (text, style) in parts {
+        table::write(&table::cut(look, &text, rest.width), style, rest, buffer);
+        let step = table::width(&text).min(rest.width);
+        rest = Rect { x: rest.x + step, width: rest.width - step, ..rest };
+    }
+}
+
+fn level(look: &Look, level: NoticeLevel) -> (&'static str, Style) {
+    match level {
+        NoticeLevel::Info => ("INFO", look.theme.plain),
+        NoticeLevel::Warn => ("WARN", look.theme.warn),
+        NoticeLevel::Error => ("ERROR", look.theme.bad),
+    }
+}
+
+/// Hours to seconds of an RFC 3339 time; the panel is about the last minutes.
+fn clock(look: &Look, time: &str) -> String {
+    look.text(time.get(11..19).unwrap_or(time), 8)
+}
+
+const TEXT_CHARS: usize = 300;

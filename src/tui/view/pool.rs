@@ -1,0 +1,300 @@
+//! The links between the two gateways: one row for each service and peer, worst first.
+
+use ratatui::{buffer::Buffer, layout::Rect};
+
+use crate::{
+    profile::{Mode, Role},
+    telemetry::snapshot::{PoolRow, PoolState, Snapshot},
+    tui::{
+        app::App,
+        format,
+        health::{Severity, severity},
+        lists,
+        look::Look,
+        view::{
+            alert, panel,
+            table::{self, Cell, Column, Side, column},
+        },
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    State,
+    Half,
+    Service,
+    Peer,
+    Address,
+    Bar,
+    Ready,
+    Carrying,
+    Dialling,
+    Waiting,
+    Misses,
+    Failures,
+    Wire,
+    RoundTrip,
+    LastError,
+}
+
+const COLUMNS: [Column<Kind>; 15] = [
+    column(Kind::State, "STATE", (7, 7, 1), Side::Left, 0),
+    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 3),
+    column(Kind::Service, "SERVICE", (8, 14, 1), Side::Left, 0),
+    column(Kind::Peer, "PEER", (15, 21, 1), Side::Left, 3),
+    column(Kind::Address, "ADDRESS", (15, 21, 1), Side::Left, 9),
+    column(Kind::Bar, "POOL", (10, 10, 1), Side::Left, 5),
+    column(Kind::Ready, "READY", (7, 9, 1), Side::Right, 1),
+    column(Kind::Carrying, "CARRY", (5, 5, 1), Side::Right, 2),
+    column(Kind::Dialling, "DIAL", (6, 8, 1), Side::Right, 7),
+    column(Kind::Waiting, "WAIT", (5, 5, 1), Side::Right, 2),
+    column(Kind::Misses, "MISS", (5, 5, 1), Side::Right, 4),
+    column(Kind::Failures, "FAIL", (5, 5, 1), Side::Right, 4),
+    column(Kind::Wire, "SPEAKS", (12, 12, 1), Side::Left, 10),
+    column(Kind::RoundTrip, "RTT MS", (6, 11, 1), Side::Right, 6),
+    column(Kind::LastError, "LAST ERROR", (24, 80, 6), Side::Left, 8),
+];
+
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (look, snapshot) = (&app.look, app.snapshot());
+    let inside = panel::frame(look, title(snapshot), &facts(snapshot), area, buffer);
+    let inside = panel::margin(inside);
+    if snapshot.pools.is_empty() {
+        return panel::empty(look, "no links yet", inside, buffer);
+    }
+    let columns = columns(snapshot);
+    let placed = table::fit(&columns, inside.width);
+    table::draw_heads(look, &placed, table::line(inside, 0), buffer);
+    let rows = lists::pools(snapshot);
+    let list = panel::below_heads(inside);
+    let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
+    for (at, row) in panel::lines(list).zip(drawn) {
+        table::draw_row(look, &placed, at, buffer, |kind| cell(app, row, kind));
+    }
+    let well = rest.iter().filter(|row| severity(row) == Severity::Fine).count();
+    panel::rest(look, rest.len(), &format!(", {well} of them fine; 2 shows all"), list, buffer);
+}
+
+/// A whole screen of them, and all of what the one under the cursor failed with last.
+pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
+    let look = &app.look;
+    let inside = panel::frame(look, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
+    let inside = panel::margin(inside);
+    let legend = panel::LEGEND.min(inside.height);
+    let list = Rect { height: inside.height - legend, ..inside };
+    draw_list(app, list, buffer);
+    let below = Rect { y: inside.y + list.height, height: legend, ..inside };
+    draw_legend(app, below, buffer);
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    let snapshot = app.snapshot();
+    if snapshot.pools.is_empty() {
+        return panel::empty(&app.look, "no links yet", area, buffer);
+    }
+    let cell = |row: &&PoolRow, kind| cell(app, row, kind);
+    let rows = lists::pools(snapshot);
+    table::draw_list(&app.look, &columns(snapshot), &rows, app.selected_line(), area, buffer, cell);
+}
+
+fn draw_legend(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (look, signs) = (&app.look, &app.look.symbols);
+    let worst = lists::pools(app.snapshot()).into_iter().find(|row| row.last_error.is_some());
+    let row = app.selected_pool(app.snapshot()).or(worst);
+    let error = row.and_then(|row| Some((row, row.last_error.as_deref()?)));
+    let text = match error {
+        Some((row, error)) => {
+            let of = row.peer.as_deref().or(row.address.as_deref()).unwrap_or("-");
+            format!("last error of {} {of}: {error}", row.service)
+        }
+        None => "no error stands".into(),
+    };
+    let text = look.text(&app.addresses().text(&text), ERROR_CHARS);
+    table::write(&table::cut(look, &text, area.width), look.theme.plain, table::line(area, 0), buffer);
+    let text = format!(
+        "{} ready  {} dialling  {} missing   n resizes the pool",
+        signs.ready, signs.dialling, signs.missing
+    );
+    table::write(&table::cut(look, &text, area.width), look.theme.faint, table::line(area, 1), buffer);
+}
+
+fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
+    COLUMNS.into_iter().filter(|column| is_shown(column.kind, snapshot)).collect()
+}
+
+fn title(snapshot: &Snapshot) -> &'static str {
+    match snapshot.mode {
+        Mode::Forward if snapshot.roles.contains(&Role::Dmz) => "Links dialled",
+        Mode::Forward => "Links accepted",
+        Mode::Direct | Mode::Reverse => "Reverse pool",
+    }
+}
+
+/// Links made for one session each have no pool to fill.
+fn is_shown(kind: Kind, snapshot: &Snapshot) -> bool {
+    match kind {
+        Kind::Half => snapshot.roles.len() > 1,
+        Kind::Bar | Kind::Ready | Kind::Waiting | Kind::Misses => is_pooled(snapshot),
+        Kind::Wire => snapshot.pools.iter().any(|row| row.wire.is_some()),
+        Kind::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
+        Kind::State | Kind::Service | Kind::Peer | Kind::Address | Kind::Carrying | Kind::Dialling => true,
+        Kind::Failures | Kind::LastError => true,
+    }
+}
+
+/// In forward mode links are kept ready too, unless the far side speaks SOCKS5.
+fn is_pooled(snapshot: &Snapshot) -> bool {
+    snapshot.mode != Mode::Forward || snapshot.pools.iter().any(|row| row.target > 0)
+}
+
+fn facts(snapshot: &Snapshot) -> String {
+    let carrying = sum(snapshot, |row| row.carrying);
+    if !is_pooled(snapshot) {
+        return format!("{carrying} carrying");
+    }
+    format!("{}, {carrying} carrying, {} waiting", ready(snapshot), sum(snapshot, |row| row.waiting))
+}
+
+/// Ready links of all pools, and how many are wanted.
+pub fn ready(snapshot: &Snapshot) -> String {
+    format!("{}/{} ready", sum(snapshot, |row| row.ready), sum(snapshot, |row| row.target))
+}
+
+/// Over one half: both ends of a link stand in a pair's snapshot.
+fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
+    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
+    let rows = snapshot.pools.iter().filter(|row| row.role == counted);
+    format::amount(rows.fold(0, |sum: u64, row| sum.saturating_add(count(row) as u64)))
+}
+
+fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
+    let (look, theme) = (&app.look, app.look.theme);
+    match kind {
+        Kind::State => Cell::new(state_word(row.state), state_style(look, row)),
+        Kind::Half => Cell::new(half_word(row.role), theme.plain),
+        Kind::Service if row.service == "*" => Cell::new("any", theme.accent),
+        Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
+        Kind::Peer => known(app, row.peer.as_deref().or(row.address.as_deref())),
+        Kind::Address => known(app, row.address.as_deref()),
+        Kind::Bar => Cell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
+        Kind::Ready => Cell::new(
+            format!("{}/{}", format::amount(row.ready as u64), format::amount(row.target as u64)),
+            theme.plain,
+        ),
+        Kind::Carrying => number(look, row.carrying as u64),
+        Kind::Dialling => dialling(look, row),
+        Kind::Wire => Cell::new(row.wire.clone().unwrap_or_default(), theme.plain),
+        Kind::RoundTrip => Cell::new(round_trip(row), theme.plain),
+        Kind::Waiting => number(look, row.waiting as u64),
+        Kind::Misses => number(look, row.misses),
+        Kind::Failures => number(look, row.failures),
+        Kind::LastError => {
+            let style = if row.last_error.is_some() { state_style(look, row) } else { theme.faint };
+            Cell { style, ..known(app, row.last_error.as_deref()) }
+        }
+    }
+}
+
+/// Milliseconds, and the spread.
+fn round_trip(row: &PoolRow) -> String {
+    match (row.round_trip_ms, row.round_trip_spread_ms) {
+        (Some(time), Some(spread)) => format!("{time:.1} ±{spread:.1}"),
+        (time, _) => time.map_or_else(String::new, |time| format!("{time:.1}")),
+    }
+}
+
+/// A name, address or reason from outside; `-` where it is not known.
+fn known(app: &App, text: Option<&str>) -> Cell {
+    let text = app.addresses().text(text.unwrap_or("-"));
+    Cell::new(app.look.text(&text, TEXT_CHARS), app.look.theme.plain)
+}
+
+/// Dials under way, or how long the next one is held back.
+fn dialling(look: &Look, row: &PoolRow) -> Cell {
+    match row.retry_seconds {
+        Some(seconds) if row.dialling == 0 => {
+            Cell::new(format!("in {}", format::whole_span(seconds)), look.theme.plain)
+        }
+        Some(_) | None => number(look, row.dialling as u64),
+    }
+}
+
+/// Zeros step back, so that the eye finds what is not zero.
+pub fn number(look: &Look, count: u64) -> Cell {
+    let style = if count == 0 { look.theme.faint } else { look.theme.plain };
+    Cell::new(format::amount(count), style)
+}
+
+pub fn state_word(state: PoolState) -> &'static str {
+    match state {
+        PoolState::Healthy => "healthy",
+        PoolState::Filling => "filling",
+        PoolState::Starved => "STARVED",
+        PoolState::Down => "DOWN",
+    }
+}
+
+fn state_style(look: &Look, row: &PoolRow) -> ratatui::style::Style {
+    match severity(row) {
+        Severity::Fine => look.theme.good,
+        worse => alert::style(look, worse),
+    }
+}
+
+pub fn half_word(role: Role) -> &'static str {
+    match role {
+        Role::Dmz => "dmz",
+        Role::Internal => "int",
+    }
+}
+
+/// One cell a link where they fit, else in proportion: full only when ready, empty only when none is.
+fn bar(look: &Look, row: &PoolRow, cells: usize) -> String {
+    let whole = row.target.max(row.ready.saturating_add(row.dialling));
+    let scaled = |count: usize| match (count, whole <= cells) {
+        (0, _) => 0,
+        (_, true) => count,
+        (_, false) => (count as u128 * cells as u128 / whole as u128).max(1) as usize,
+    };
+    let ready = scaled(row.ready).min(cells);
+    let dialling = scaled(row.dialling).min(cells - ready);
+    let missing = whole.min(cells) - ready - dialling;
+    let signs =
+        [(look.symbols.ready, ready), (look.symbols.dialling, dialling), (look.symbols.missing, missing)];
+    signs.iter().flat_map(|&(sign, count)| std::iter::repeat_n(sign, count)).collect()
+}
+
+const BAR_CELLS: usize = 10;
+const ERROR_CHARS: usize = 300;
+/// No cell is wider; longer text from outside is not even copied.
+const TEXT_CHARS: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_full_only_when_all_are_ready() {
+        let cases = [
+            ((0, 0, 0), ""),
+            ((4, 0, 4), "████"),
+            ((1, 2, 4), "█▒▒·"),
+            ((0, 0, 3), "···"),
+            ((99, 0, 100), "█████████·"),
+            ((1, 0, 100), "█·········"),
+            ((100, 0, 100), "██████████"),
+            ((12, 0, 8), "██████████"),
+            ((usize::MAX / 2, 1, 8), "█████████▒"),
+        ];
+        for ((ready, dialling, target), expected) in cases {
+            let row = PoolRow {
+                state: PoolState::Filling,
+                ready,
+                dialling,
+                target,
+                ..PoolRow::new(Role::Dmz, String::new())
+            };
+            assert_eq!(bar(&Look::FULL, &row, 10), expected, "{ready}+{dialling} of {target}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The profiles the gateway can be switched to, and what is wrong with the one under the cursor.
+
+use ratatui::{
+    buffer::Buffer,
+    layout::{Constraint, Layout, Rect},
+};
+
+use crate::{
+    telemetry::snapshot::ProfileRow,
+    tui::{
+        app::App,
+        source::Standing,
+        view::{
+            header::{mode_word, role_word},
+            panel,
+            table::{self, Cell, Column, Side, column},
+        },
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Profile,
+    Mode,
+    Halves,
+    Valid,
+    Note,
+}
+
+const COLUMNS: [Column<Kind>; 5] = [
+    column(Kind::Profile, "PROFILE", (12, 28, 1), Side::Left, 0),
+    column(Kind::Mode, "MODE", (7, 7, 1), Side::Left, 1),
+    column(Kind::Halves, "HALVES", (12, 12, 1), Side::Left, 3),
+    column(Kind::Valid, "VALID", (10, 12, 1), Side::Left, 0),
+    column(Kind::Note, "NOTE", (16, 90, 4), Side::Left, 2),
+];
+
+/// The list, and below it the problems of the profile under the cursor.
+pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
+    let rows = u16::try_from(app.profiles().len()).unwrap_or(u16::MAX).max(1);
+    let height = rows.saturating_add(panel::FRAME_AND_HEADS).min(area.height.saturating_sub(8)).max(5);
+    let [list, problems] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(area);
+    let inside = panel::frame(&app.look, "Profiles", "read and checked just now", list, buffer);
+    draw_list(app, panel::margin(inside), buffer);
+    draw_problems(app, problems, buffer);
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    if app.profiles().is_empty() {
+        let text = match app.standing() {
+            Standing::Replay(_) => "a recording holds no profiles",
+            Standing::Own | Standing::Attached(..) => "the gateway is asked for its profiles",
+        };
+        return panel::empty(&app.look, text, area, buffer);
+    }
+    let cell = |row: &&ProfileRow, kind| cell(app, row, kind);
+    let rows: Vec<_> = app.profiles().iter().collect();
+    table::draw_list(&app.look, &COLUMNS, &rows, app.selected_line(), area, buffer, cell);
+}
+
+fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
+    let look = &app.look;
+    let row = app.selected_line().and_then(|line| app.profiles().get(line));
+    let title =
+        row.map_or("Problems".into(), |row| format!("Problems of {}", look.text(&row.name, NAME_CHARS)));
+    let inside = panel::margin(panel::frame(look, &title, "", area, buffer));
+    let lines = match row {
+        None => vec!["the arrows select a profile, w switches to it".to_owned()],
+        Some(row) if row.problems.is_empty() => vec!["none: the gateway can be switched to it".to_owned()],
+        Some(row) => problem_lines(row),
+    };
+    for (at, line) in panel::lines(inside).zip(lines) {
+        let style = if line.starts_with(' ') { look.theme.plain } else { look.theme.warn };
+        let style = if row.is_none_or(|row| row.problems.is_empty()) { look.theme.faint } else { style };
+        table::write(&table::cut(look, &look.text(&line, LINE_CHARS), inside.width), style, at, buffer);
+    }
+}
+
+/// Each problem, below it the lines it is about.
+pub fn problem_lines(row: &ProfileRow) -> Vec<String> {
+    row.problems
+        .iter()
+        .flat_map(|problem| std::iter::once(problem.text.clone()).chain(problem.excerpt.clone()))
+        .collect()
+}
+
+fn cell(app: &App, row: &ProfileRow, kind: Kind) -> Cell {
+    let (look, theme) = (&app.look, app.look.theme);
+    match kind {
+        Kind::Profile => Cell::new(look.text(&row.name, NAME_CHARS), theme.accent),
+        Kind::Mode => Cell::new(row.mode.map_or("-", mode_word), theme.plain),
+        Kind::Halves => {
+            let halves: Vec<_> = row.roles.iter().map(|&role| role_word(role)).collect();
+            Cell::new(if halves.is_empty() { "-".into() } else { halves.join("+") }, theme.plain)
+        }
+        Kind::Valid => match row.problems.len() {
+            0 => Cell::new("ok", theme.good),
+            1 => Cell::new("1 problem", theme.bad),
+            count => Cell::new(format!("{count} problems"), theme.bad),
+        },
+        Kind::Note => {
+            let note = match row.problems.first() {
+                Some(problem) => problem.text.clone(),
+                None => format!("services {}", row.services.join(", ")),
+            };
+            let now = if row.is_current { "RUNS NOW; " } else { "" };
+            Cell::new(look.text(&format!("{now}{note}"), LINE_CHARS), theme.plain)
+        }
+    }
+}
+
+const NAME_CHARS: usize = 40;
+const LINE_CHARS: usize = 200;

@@ -1,0 +1,180 @@
+//! A gateway that takes links and lets each go at once is asked again with pauses, and one that has
+//! no room costs no client.
+
+use std::time::Duration;
+
+use portcullis::telemetry::snapshot::PoolState;
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout_at},
+};
+
+use super::halves::profile;
+use crate::support::{
+    frames::{self, DATA_MAX, DRAIN, HELLO, OPEN, OURS, Over, Port, REFUSED, RETIRE, Wire, frame},
+    gateway::{Gateway, Place},
+    peers::{dial, hear, hear_end, say},
+    ways::{DMZ_TLS, INTERNAL_TLS},
+};
+
+/// How a gateway lets a new link go.
+#[derive(Debug, Clone, Copy)]
+enum Goes {
+    Asks(u8),
+    Closes,
+    Cuts,
+}
+
+const WAYS: [Goes; 4] = [Goes::Asks(RETIRE), Goes::Asks(DRAIN), Goes::Closes, Goes::Cuts];
+
+/// Lets a link go whose greeting is over but for what is said here, in the same breath. Whoever asks
+/// ends it as well: an opener has to.
+async fn lets_go(mut link: Wire, hello: &[u8], goes: Goes) {
+    let mut said = frame(HELLO, hello);
+    if let Goes::Asks(kind) = goes {
+        said.extend(frame(kind, &[]));
+    }
+    link.say(&said).await;
+    match goes {
+        Goes::Asks(_) | Goes::Closes => {
+            link.stream.shutdown().await.unwrap();
+            link.over().await;
+        }
+        Goes::Cuts => link.cut(),
+    }
+}
+
+const WATCHED: Duration = Duration::from_secs(2);
+/// Pauses are half of their bound in the mean, which is 250 ms and more: some ten dials in that time.
+/// Without them there are hundreds.
+const DIALS_MAX: usize = 40;
+
+/// Lets every link go that comes for a while; how many came.
+async fn dials(port: &Port, serves: bool, goes: Goes) -> usize {
+    let until = Instant::now() + WATCHED;
+    let mut count = 0;
+    while let Ok(mut link) = timeout_at(until, port.accept()).await {
+        count += 1;
+        if serves {
+            lets_go(link, &frames::offer(0, 4, &["orders"]), goes).await;
+        } else {
+            link.hear_kind(HELLO).await;
+            lets_go(link, &frames::grant(8, 4096, &["orders"]), goes).await;
+        }
+    }
+    count
+}
+
+async fn check_pauses(serves: bool, goes: Goes) {
+    let place = Place::new();
+    let port = Port::new(&place, if serves { "internal" } else { "dmz" }, &[OURS]).await;
+    let text = match serves {
+        false => profile(&port.address(), ", prepared: 1", "orders: { connect: 'echo://' }")
+            .replace("first: 10ms, maximum: 50ms", "first: 200ms, maximum: 400ms"),
+        true => format!(
+            "mode: forward\ndmz:\n  link: {{ connect: '{}', tls: {DMZ_TLS}, prepared: 1 }}\n  \
+             services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
+            port.address()
+        ),
+    };
+    let gateway = place.start("half", &text);
+    let count = dials(&port, serves, goes).await;
+    assert!((2..=DIALS_MAX).contains(&count), "{goes:?}: {count} dials");
+    let row = gateway.until_pool("a failure", |row| row.failures > 0).await;
+    assert!(row.ready == 0 && row.state == PoolState::Down, "{goes:?}: {row:?}");
+}
+
+async fn check_every_way(serves: bool) {
+    let [one, two, three, four] = WAYS.map(|goes| check_pauses(serves, goes));
+    tokio::join!(one, two, three, four);
+}
+
+#[tokio::test]
+async fn a_gateway_that_lets_links_go_is_dialled_with_pauses_by_the_half_that_serves() {
+    check_every_way(false).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_lets_links_go_is_dialled_with_pauses_by_the_half_that_opens() {
+    check_every_way(true).await;
+}
+
+/// A half that serves and listens, with room for one link.
+fn with_room_for_one(place: &Place) -> Gateway {
+    let text = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', maximum: 1, \
+         tls: {INTERNAL_TLS} }}\n  services: {{ orders: {{ connect: 'echo://' }} }}\n"
+    );
+    place.start("internal", &text)
+}
+
+/// The only link that it takes.
+async fn filling(place: &Place, gateway: &Gateway) -> Wire {
+    let mut link = Wire::dial(place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    link.hear_kind(HELLO).await;
+    link.say_frame(HELLO, &frames::grant(8, DATA_MAX as u32, &["orders"])).await;
+    gateway.until_pool("full", |row| row.ready == 1).await;
+    link
+}
+
+#[tokio::test]
+async fn a_link_too_many_is_asked_to_go_and_its_session_is_refused() {
+    let place = Place::new();
+    let gateway = with_room_for_one(&place);
+    let mut first = filling(&place, &gateway).await;
+    let mut second = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    second.hear_kind(HELLO).await;
+    let grant = frame(HELLO, &frames::grant(8, DATA_MAX as u32, &["orders"]));
+    let open = frame(OPEN, &frames::open("s-1", None, "orders"));
+    let said = frame(frames::DATA, b"words");
+    second.say(&[grant, open, said].concat()).await;
+    second.hear(RETIRE, &[]).await;
+    second.hear(REFUSED, &[6]).await;
+    assert_eq!(second.over().await, (Over::Cleanly, vec![]));
+    gateway.until_told("`maximum` links are in use").await;
+    first.pongs(b"and you?").await;
+    super::halves::Echoed::on_service(first, "orders").await;
+}
+
+#[tokio::test]
+async fn a_link_too_many_without_a_session_is_closed_when_its_opener_closes_it() {
+    let place = Place::new();
+    let gateway = with_room_for_one(&place);
+    let _first = filling(&place, &gateway).await;
+    let mut second = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
+    second.hear_kind(HELLO).await;
+    second.say_frame(HELLO, &frames::grant(8, DATA_MAX as u32, &["orders"])).await;
+    second.hear(RETIRE, &[]).await;
+    second.stream.shutdown().await.unwrap();
+    assert_eq!(second.over().await, (Over::Cleanly, vec![]));
+}
+
+#[tokio::test]
+async fn a_gateway_without_room_costs_no_client_while_another_has_some() {
+    let place = Place::new();
+    let full = with_room_for_one(&place);
+    let _first = filling(&place, &full).await;
+    let text = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS} }}\n  \
+         services: {{ orders: {{ connect: 'echo://' }} }}\n"
+    );
+    let other = place.start("other", &text);
+    let text = format!(
+        "mode: forward\ndmz:\n  link: {{ connect: ['socks+tls://{}', 'socks+tls://{}'], tls: {DMZ_TLS}, \
+         prepared: 1 }}\n  services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
+        full.link_port().await,
+        other.link_port().await
+    );
+    let dmz = place.start("dmz", &text);
+    let port = dmz.client_port("orders").await;
+    for _ in 0..100 {
+        let mut client = dial(port).await;
+        say(&mut client, b"only once").await;
+        hear(&mut client, b"only once").await;
+        client.shutdown().await.unwrap();
+        hear_end(&mut client).await;
+    }
+    full.until_told("`maximum` links are in use").await;
+    let seen = dmz.until("all ended", |seen| seen.totals.sessions_open == 0).await;
+    assert!(seen.ended.iter().all(|row| row.end == "--"), "{:?}", seen.ended);
+}

@@ -1,0 +1,153 @@
+//! What one end of a link makes of an end that is slow, silent or full.
+
+use std::{
+    future::poll_fn,
+    io::{self, Write},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use portcullis::{
+    link::{
+        Peer,
+        framed::Link,
+        pace::{BEAT, Reading},
+    },
+    net::stream::Stream,
+    profile::ServiceName,
+    proto::link::{
+        frame::{self, DATA_MAX, Kind},
+        hello::{Grant, Offer},
+        open::Open,
+        state::End,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::cuts::connection;
+
+/// A ready link, its peer's end, and a second handle of its socket.
+async fn ready(end: End) -> (Link, TcpStream, std::net::TcpStream) {
+    let (ours, mut theirs) = connection().await;
+    let handle = socket2::SockRef::from(&ours).try_clone().unwrap().into();
+    let mut link = Link::new(Stream::Tcp(ours), Peer { name: None, address: "peer".into() }, end);
+    let grant = Grant { services: Vec::new(), links: 8, data: DATA_MAX };
+    let offer = Offer { services: Vec::new(), target: 1, maximum: 8 };
+    let mut said = Vec::new();
+    let (ours, theirs_says) = match end {
+        End::Opener => (grant.body(), offer.body()),
+        End::Server => (offer.body(), grant.body()),
+    };
+    frame::push(&mut said, Kind::Hello, &theirs_says);
+    theirs.write_all(&said).await.unwrap();
+    if end == End::Server {
+        link.stage(Kind::Hello, &ours).unwrap();
+    }
+    poll_fn(|cx| link.poll_greeting(cx)).await.unwrap();
+    if end == End::Opener {
+        link.stage(Kind::Hello, &ours).unwrap();
+    }
+    poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
+    let mut hello = vec![0; 4 + ours.len()];
+    theirs.read_exact(&mut hello).await.unwrap();
+    (link, theirs, handle)
+}
+
+fn beat(link: &mut Link) -> io::Result<()> {
+    link.beat(Reading::Yes, &mut Context::from_waker(Waker::noop()))
+}
+
+/// Writes until the socket takes not one byte more; how many bytes that were.
+async fn fill(mut socket: &std::net::TcpStream) -> usize {
+    let mut count = 0;
+    // What its kernel had sent on makes room again, for a moment.
+    for _ in 0..5 {
+        for piece in [4096, 1] {
+            while let Ok(more) = socket.write(&[0; 4096][..piece]) {
+                count += more;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    count
+}
+
+#[tokio::test]
+async fn looks_close_together_tell_no_silence() {
+    for end in [End::Opener, End::Server] {
+        let (mut link, _theirs, _) = ready(end).await;
+        for look in 0..20 {
+            assert!(beat(&mut link).is_ok(), "{end:?}: look {look}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pong_that_meets_a_full_socket_goes_when_there_is_room() {
+    let (mut link, mut theirs, socket) = ready(End::Server).await;
+    let filling = fill(&socket).await;
+    let mut ping = Vec::new();
+    frame::push(&mut ping, Kind::Ping, b"question");
+    theirs.write_all(&ping).await.unwrap();
+    let listening = async {
+        let event = poll_fn(|cx| link.poll_event(cx)).await;
+        panic!("it says nothing more: {event:?}");
+    };
+    let reading = async {
+        // Heard, and not to be answered yet.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut heard = vec![0; filling + 12];
+        theirs.read_exact(&mut heard).await.unwrap();
+        heard.split_off(filling)
+    };
+    let heard = tokio::select! {
+        () = listening => unreachable!(),
+        heard = timeout(BEAT / 2, reading) => heard.expect("no look is needed for it"),
+    };
+    assert_eq!(heard, [&[9, 0, 0, 8], &b"question"[..]].concat());
+}
+
+/// An opener whose server has not answered `open` yet.
+fn opened(link: &mut Link) {
+    let open =
+        Open { service: ServiceName::parse("orders").unwrap(), id: "s-1".into(), client: None, probe: false };
+    link.open(&open, Vec::new()).unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_was_not_written_at_all_may_be_told_elsewhere() {
+    let (mut link, _theirs, socket) = ready(End::Opener).await;
+    opened(&mut link);
+    assert!(!link.has_sent(), "its client has said nothing");
+    // What was staged before does not go out, and so nothing of its client's does.
+    for _ in 0..100 {
+        link.stage(Kind::Ping, b"question").unwrap();
+    }
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let said = poll_fn(|cx| link.poll_write(cx, b"only once")).await;
+    assert!(said.is_err() && !link.has_sent(), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_session_whose_first_write_fails_may_have_been_told() {
+    let (mut link, _theirs, socket) = ready(End::Opener).await;
+    opened(&mut link);
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let said = poll_fn(|cx| link.poll_write(cx, b"only once")).await;
+    assert!(said.is_err() && link.has_sent(), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_is_partly_written_has_been_told() {
+    let (mut link, _theirs, socket) = ready(End::Opener).await;
+    opened(&mut link);
+    poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
+    fill(&socket).await;
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(link.poll_write(&mut cx, b"only once").is_pending());
+    assert!(link.has_sent());
+}

@@ -1,0 +1,204 @@
+//! Dashboards on a gateway of another process, and on a recording.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    process::{Gateway, Place, SOON},
+    pty::Terminal,
+    shop,
+};
+
+/// Of the gateway that `start` starts.
+const SOCKET: &str = "run/shop.sock";
+
+fn start(place: &Place) -> Gateway<'_> {
+    let gateway = place.start_as("shop", &[], &["--no-ui", "--profile", "shop.yaml"]);
+    gateway.wait_healthy();
+    gateway
+}
+
+fn attach(place: &Place) -> Terminal {
+    Terminal::open(place, &["attach", "--admin", SOCKET])
+}
+
+fn stop(place: &Place) {
+    let stopped = place.command(&["stop", "--admin", SOCKET]).output().unwrap();
+    assert!(stopped.status.success(), "{stopped:?}");
+}
+
+/// A client whose session is open.
+fn client(gateway: &Gateway<'_>) -> TcpStream {
+    let status = gateway.status();
+    let accept = status["services"][0]["accept"][0].as_str().unwrap();
+    let mut client = TcpStream::connect(accept.strip_prefix("tcp://").unwrap()).unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    echo(&mut client);
+    client
+}
+
+fn echo(client: &mut TcpStream) {
+    client.write_all(b"hello").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+}
+
+#[test]
+fn several_look_at_one_gateway_and_leave_it_running() {
+    let place = shop();
+    let gateway = start(&place);
+    let (mut one, mut two) = (attach(&place), attach(&place));
+    let mut client = client(&gateway);
+    let address = client.local_addr().unwrap().to_string();
+    for terminal in [&one, &two] {
+        terminal.until_shown("LIVE");
+        terminal.until_shown(&address);
+    }
+    one.press("q");
+    assert_eq!(one.exit_code(), 0, "no question: the session goes on");
+    one.until_left();
+    one.until_shown("The gateway goes on.");
+    let pid = Pid::from_raw(two.process() as i32).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(two.exit_code(), 0);
+    two.until_left();
+    echo(&mut client);
+    assert_eq!(gateway.status()["phase"], "running");
+}
+
+#[test]
+fn a_read_only_screen_changes_nothing() {
+    let place = shop();
+    let gateway = start(&place);
+    let mut looks = Terminal::open(&place, &["attach", "--read-only", "--admin", SOCKET]);
+    looks.until_shown("LIVE");
+    looks.press("r?");
+    looks.until_shown("On this screen");
+    looks.until("no key to reload", |screen| !screen.contents().contains("reload"));
+    let mut acts = attach(&place);
+    acts.until_shown("LIVE");
+    acts.press("r");
+    acts.until_shown("done: ");
+    let log = gateway.log();
+    assert_eq!(log.matches("command: Reload").count(), 1, "{log}");
+}
+
+#[test]
+fn a_lost_gateway_is_told_and_comes_back_by_itself() {
+    let place = shop();
+    let mut gateway = start(&place);
+    let mut terminal = attach(&place);
+    terminal.until_shown("LIVE");
+    gateway.child.kill().unwrap();
+    terminal.until_shown("gateway lost");
+    terminal.until_shown("LOST");
+    terminal.until("no word of health", |screen| !screen.contents().contains("HEALTHY"));
+    terminal.press("r");
+    terminal.until_shown("refused: ");
+    drop(gateway);
+    let gateway = start(&place);
+    terminal.until("it is back", |screen| {
+        let shown = screen.contents();
+        shown.contains("LIVE") && shown.contains("HEALTHY") && !shown.contains("LOST")
+    });
+    terminal.press("r");
+    terminal.until_shown("done: ");
+    assert!(gateway.log().contains("command: Reload"));
+}
+
+#[test]
+fn a_gateway_that_stops_is_told_too() {
+    let place = shop();
+    let gateway = start(&place);
+    let mut terminal = attach(&place);
+    terminal.until_shown("LIVE");
+    stop(&place);
+    terminal.until("stopped, then lost", |screen| {
+        screen.contents().contains("STOPPED") && screen.contents().contains("LOST")
+    });
+    drop(gateway);
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+    terminal.until_shown("lost (");
+}
+
+#[test]
+fn suspending_gives_the_shell_a_sane_terminal_and_the_screen_comes_back() {
+    let place = shop();
+    let _gateway = start(&place);
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let script = format!(
+        "set -m; {program} attach --admin {SOCKET}; stty -a; echo stopped; read go; fg; echo ended with $?"
+    );
+    let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
+    terminal.until_shown("LIVE");
+    terminal.press("\u{1a}");
+    terminal.until("the shell, sane", |screen| {
+        let shown = screen.contents();
+        !screen.alternate_screen() && shown.contains(" icanon") && shown.contains("stopped")
+    });
+    terminal.until_left();
+    terminal.press("\n");
+    terminal
+        .until("the screen again", |screen| screen.alternate_screen() && screen.contents().contains("LIVE"));
+    terminal.press("q");
+    terminal.until_shown("ended with 0");
+    assert_eq!(terminal.exit_code(), 0);
+}
+
+#[test]
+fn a_screen_whose_terminal_goes_away_ends() {
+    let place = shop();
+    let gateway = start(&place);
+    let mut terminal = attach(&place);
+    terminal.until_shown("LIVE");
+    terminal.hang_up();
+    assert_eq!(terminal.exit_code(), 1);
+    assert_eq!(gateway.status()["phase"], "running");
+}
+
+#[test]
+fn attaching_without_a_terminal_or_a_gateway_says_so() {
+    let place = shop();
+    let told = |args: &[&str]| {
+        let output = place.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(told(&["attach"]).contains("no gateway runs here"));
+    assert!(told(&["attach", "--admin", "run/none.sock"]).contains("no gateway answers there"));
+    let _gateway = start(&place);
+    assert!(told(&["attach", "--admin", SOCKET]).contains("standard input is not a terminal"));
+    assert!(told(&["replay", "shop.yaml"]).contains("line 1: not a recording"));
+    assert!(told(&["replay", "missing"]).contains("missing: "));
+}
+
+#[test]
+fn a_recording_is_replayed() {
+    let place = shop();
+    let args = ["--no-ui", "--profile", "shop.yaml", "--record", "kept.jsonl"];
+    let gateway = place.start_as("shop", &[], &args);
+    let client = client(&gateway);
+    let address = client.local_addr().unwrap().to_string();
+    let kept = || std::fs::read_to_string(place.path("kept.jsonl")).unwrap();
+    crate::until("the session is recorded", SOON, || kept().contains(&address).then_some(()));
+    drop(client);
+    stop(&place);
+    drop(gateway);
+    assert!(kept().lines().last().unwrap().contains(r#""phase":"stopped""#), "{}", kept());
+    let mut terminal = Terminal::open(&place, &["replay", "kept.jsonl"]);
+    terminal.until_shown("orders");
+    terminal.press("]]]]]");
+    terminal.until_shown("END");
+    terminal.until_shown("STOPPED");
+    terminal.press(",");
+    terminal.until_shown("PAUSED");
+    terminal.press("<");
+    terminal.until("the first picture", |screen| !screen.contents().contains("STOPPED"));
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+    terminal.until_left();
+}
