@@ -104,6 +104,9 @@ impl Walk {
             Mode::Reverse if self.profile.internal.is_some() => {
                 "in reverse mode the internal half opens no port, not even for a check".into()
             }
+            Mode::Direct => {
+                "this gateway runs in mode direct, where there is no link; stop it to walk with halves of its own".into()
+            }
             running => {
                 let [running, wanted] = [running, mode].map(super::mode_word);
                 format!("this gateway runs in mode {running}, and its profile can not go in mode {wanted}")
@@ -377,6 +380,9 @@ fn told(row: &PoolRow) -> String {
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let of = if row.service == "*" { String::new() } else { format!(" for `{}`", row.service) };
     let (ready, target) = (row.ready, row.target.max(row.ready));
+    if target == 0 && row.state == PoolState::Healthy {
+        return format!("a link of its own for each session, {who}{address}{wire}");
+    }
     let only = if (1..target).contains(&ready) { "only " } else { "" };
     format!("{only}{ready} of {target} links ready{of}, {who}{address}{wire}{why}")
 }
