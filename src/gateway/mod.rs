@@ -228,7 +228,7 @@ impl Engine {
 
     fn plan_for(&self, profile: &str) -> Result<Plan, Vec<Problem>> {
         let loaded = self.source.load(&self.source.choose(profile)?, None)?;
-        Ok(self.plan(&loaded.profile))
+        Ok(Plan { profile: profile.to_owned(), ..self.plan(&loaded.profile) })
     }
 
     /// Walks the checklist in a task of its own.

@@ -10,6 +10,8 @@ use crate::profile::{DmzWay, InternalWay, Mode, Profile};
 /// A switch from what runs to another profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// As it was asked for: a name or a file.
+    pub profile: String,
     pub from: String,
     pub from_mode: Mode,
     pub to: String,
@@ -72,6 +74,13 @@ impl Change {
     }
 }
 
+impl Plan {
+    /// Whether the internal half begins to dial, instead of being dialled.
+    pub fn reverses(&self) -> bool {
+        self.to_mode == Mode::Reverse && self.from_mode != Mode::Reverse
+    }
+}
+
 impl Engine {
     /// Compares what runs with what `profile` wants.
     pub(super) fn plan(&self, profile: &Profile) -> Plan {
@@ -113,6 +122,7 @@ impl Engine {
         }
         let (stay, end) = self.sessions_under(profile);
         Plan {
+            profile: profile.name.clone(),
             from: self.profile.name.clone(),
             from_mode: self.profile.mode,
             to: profile.name.clone(),

@@ -295,7 +295,14 @@ impl App {
     pub fn answered(&mut self, answer: Answer) {
         self.said = Some(match answer {
             Answer::Done(text) | Answer::Cut(text) => Said::Done(text),
-            Answer::Planned(plan) => Said::Done(plan.to_string()),
+            Answer::Planned(plan) => {
+                self.said = None;
+                // Another question may have been asked meanwhile.
+                if matches!(self.open, Open::Nothing) {
+                    self.open = Open::Ask(Question::Switch(Box::new(plan)));
+                }
+                return;
+            }
             Answer::Refused(text) => Said::Refused(text),
             Answer::Verified(report) if report.passed => Said::Done(report.line()),
             Answer::Verified(report) => Said::Refused(report.line()),
