@@ -44,7 +44,9 @@ pub struct Authority {
 impl Authority {
     pub fn create() -> Result<Self, rcgen::Error> {
         let mut params = dated(CertificateParams::default(), CA_DAYS);
-        params.distinguished_name.push(DnType::CommonName, "portcullis private CA");
+        // A name of its own: of two CAs of one name, a wrong one would look like a bad signature.
+        let name = format!("portcullis private CA {:08x}", fastrand::u32(..));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;

@@ -44,6 +44,9 @@ pub struct Cli {
     /// Run the built-in profile without its sample clients
     #[arg(long)]
     pub no_samples: bool,
+    /// Ends with the process of this number, which has started it
+    #[arg(long, hide = true, value_name = "PROCESS")]
+    pub ends_with: Option<u32>,
     #[command(subcommand)]
     pub command: Option<Action>,
 }
@@ -61,6 +64,15 @@ pub enum Action {
         // An id of its own: clap keeps one value for each id, and `--profiles` has taken the name.
         #[arg(id = "checked", value_name = "PROFILE")]
         profiles: Vec<String>,
+    },
+    /// Walk the checklist: profile, basic, forward, reverse, closed
+    ///
+    /// Gateways of the profile that run on this host walk themselves; where none runs, halves of its
+    /// own are started on the profile's addresses. Exit 0 when no step fails, 1 when one does.
+    Verify {
+        /// The report as JSON on standard output; progress stays on standard error
+        #[arg(long)]
+        json: bool,
     },
     /// Print one picture of a running gateway
     Status {
@@ -84,6 +96,9 @@ pub enum Action {
         // An id of its own, as above: `--profile` has taken the name.
         #[arg(id = "wanted", value_name = "PROFILE")]
         profile: String,
+        /// Only say what would open and close, and what becomes of links and sessions
+        #[arg(long)]
+        plan: bool,
     },
     /// No new sessions, of one service or of all; those open go on, `reload` undoes it
     Drain { service: Option<String> },

@@ -18,7 +18,7 @@ use crate::{
     gateway::handle::{Access, Answer, Command},
     profile::{self, Problem, Profile},
     source::{Chosen, Source},
-    status,
+    status, verify,
 };
 
 /// Exit codes of the program.
@@ -34,14 +34,17 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Check { profiles } => return Ok(check(cli, &source, profiles)),
         Action::Profiles => list(&source),
+        Action::Verify { json } => return verify::run(cli, *json).await,
         Action::Status { json } => return print_status(cli, *json).await,
         Action::Attach { read_only } => {
             let access = if *read_only { Access::ReadOnly } else { Access::Full };
             return attach::run(&socket(cli)?, access, cli.record.as_deref()).await;
         }
         Action::Replay { file } => return attach::replay(file).await,
-        Action::Switch { profile } => {
-            return tell(cli, Command::Switch { profile: absolute(profile)? }).await;
+        Action::Switch { profile, plan } => {
+            let profile = absolute(profile)?;
+            let command = if *plan { Command::Plan { profile } } else { Command::Switch { profile } };
+            return tell(cli, command).await;
         }
         Action::Drain { service } => return tell(cli, Command::Drain { service: service.clone() }).await,
         Action::Stop => return tell(cli, Command::Stop).await,
@@ -70,7 +73,7 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints what may be long: a reader such as `head` may have had enough of it, which is no error.
-fn print(text: &str) {
+pub fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
@@ -155,8 +158,8 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
             print(&format!("{text}\n"));
             Ok(ExitCode::SUCCESS)
         }
-        Answer::Profiles(_) => bail!("the gateway answered with its profiles"),
-        Answer::Done(text) | Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
+        Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
+        other => bail!("the gateway gave no status but {other:?}"),
     }
 }
 
@@ -170,7 +173,18 @@ async fn tell(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             eprintln!("portcullis: {text}");
             Ok(exit::FAILED.into())
         }
-        Answer::Status(_) | Answer::Profiles(_) => bail!("the gateway answered another question"),
+        // The same code as the gateway itself ends with.
+        Answer::Cut(text) => {
+            println!("{text}");
+            Ok(exit::CUT.into())
+        }
+        Answer::Planned(plan) => {
+            println!("{plan}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Answer::Status(_) | Answer::Verified(_) | Answer::Profiles(_) => {
+            bail!("the gateway answered another question")
+        }
     }
 }
 

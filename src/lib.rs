@@ -21,3 +21,4 @@ pub mod status;
 pub mod tasks;
 pub mod telemetry;
 pub mod tui;
+pub mod verify;

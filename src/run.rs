@@ -3,7 +3,9 @@
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use tokio::{
     runtime::{Handle as RuntimeHandle, Runtime},
     signal::unix::{SignalKind, signal},
@@ -16,7 +18,7 @@ use crate::{
     demo,
     gateway::{
         Engine, Outcome,
-        handle::{Answer, Command, Handle},
+        handle::{Command, Handle},
     },
     headless,
     record::Recorder,
@@ -33,6 +35,9 @@ const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
+    if let Some(parent) = cli.ends_with {
+        end_with(parent)?;
+    }
     let source = commands::source(cli);
     let chosen = cli.profile.as_deref().map_or(Ok(Chosen::Demo), |name| source.choose(name));
     let (chosen, loaded) =
@@ -58,6 +63,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     };
     let is_demo = chosen == Chosen::Demo;
     let (handle, engine) = Engine::start(source, chosen, loaded)?;
+    let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::create(file))).transpose()?;
     tracing::info!("up to {limit} open files");
@@ -120,6 +126,15 @@ fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Opti
     Ok(Some(Arc::new(tui::spawn(Source::own(handle.for_asker("dashboard")), gone)?)))
 }
 
+/// A gateway that a `verify` has started does not outlive it, however that ends.
+fn end_with(parent: u32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    // It may have ended before the line above.
+    let is_there = getppid().is_some_and(|now| now.as_raw_pid() == parent as i32);
+    anyhow::ensure!(is_there, "process {parent} has not started this one, or has ended");
+    Ok(())
+}
+
 /// Each session needs two descriptors or more: the soft limit is raised to the hard one.
 fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -153,8 +168,7 @@ fn obey_signals(handle: &Handle, tasks: &Tasks, screen: Option<Arc<Dashboard>>) 
     Ok(())
 }
 
+/// The gateway writes down itself what came of it.
 async fn ask(handle: Handle, command: Command) {
-    if let Answer::Refused(why) = handle.ask(command).await {
-        tracing::warn!("{why}");
-    }
+    drop(handle.ask(command).await);
 }

@@ -97,7 +97,8 @@ fn identity(tls: Option<&LinkTls>) -> Result<Option<Identity>, Vec<Problem>> {
     tls.map(|tls| Identity::load(tls, &alpn)).transpose()
 }
 
-fn edges(profile: &Profile) -> Result<Edges, Vec<Problem>> {
+/// How TLS is spoken with the clients and backends of a profile.
+pub fn edges(profile: &Profile) -> Result<Edges, Vec<Problem>> {
     let services = profile.dmz.iter().flat_map(|half| &half.services);
     let accepts = services.flat_map(|service| &service.accept).filter_map(|accept| accept.tls.as_ref());
     let direct = profile.dmz.iter().filter_map(|half| match &half.way {

@@ -14,6 +14,10 @@ mod pair;
 mod process;
 #[path = "process/pair.rs"]
 mod setup;
+#[path = "cli/switching.rs"]
+mod switching;
+#[path = "cli/verify.rs"]
+mod verify;
 
 use std::{
     io,

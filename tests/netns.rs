@@ -296,3 +296,55 @@ fn a_backend_that_does_not_answer_is_told_within_five_seconds() {
     assert_eq!(ended["end"], "BC");
     assert!(ended["reason"].as_str().is_some_and(|reason| reason.contains("no answer")), "{ended}");
 }
+
+/// The report of `verify --json` on a host.
+fn verify(place: &Place, host: &str, profile: &str) -> serde_json::Value {
+    let mut command =
+        place.wrapped(&["ip", "netns", "exec", host], &["verify", "--json", "--profile", profile]);
+    let output = command.output().expect("the program runs");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn verify_names_a_firewall_and_a_pool_that_never_fills() {
+    if !can_run("verify_names_a_firewall_and_a_pool_that_never_fills") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let [dmz_tls, internal_tls] = TLS;
+    place.write(
+        "pair.yaml",
+        &format!(
+            "mode: forward\ndmz:\n  link: {{ listen: \"socks+tls://192.0.2.2:1443\", connect: \"socks+tls://192.0.2.2:1444\", \
+             prepared: 8, tls: {dmz_tls} }}\n  services: {{ orders: {{ accept: [\"tcp://192.0.2.2:8000\"] }} }}\n\
+             internal:\n  link: {{ connect: \"socks+tls://192.0.2.2:1443\", listen: \"socks+tls://192.0.2.2:1444\", \
+             prepared: 8, tls: {internal_tls} }}\n  services: {{ orders: {{ connect: \"echo://\" }} }}\n"
+        ),
+    );
+    let chain = |rule: &str| {
+        wire.rules(&format!(
+            "table inet gate {{\n set bounded {{ type inet_service; flags dynamic; size 8; }}\n \
+             chain in {{ type filter hook input priority 0; {rule}; }}\n}}"
+        ));
+    };
+    let step = |report: &serde_json::Value, number: usize| {
+        let step = &report["steps"][number];
+        [&step["result"], &step["seen"], &step["advice"]]
+            .map(|value| value.as_str().unwrap_or_default().to_owned())
+    };
+    chain("tcp dport 1444 drop");
+    let report = verify(&place, &wire.inside, "pair.yaml");
+    let [result, seen, advice] = step(&report, 2);
+    assert_eq!(result, "fail", "{report:#}");
+    assert!(seen.contains("192.0.2.2:1444: no answer within 3s"), "{seen}");
+    assert!(advice.contains("firewall"), "{advice}");
+    assert_eq!(step(&report, 3)[0], "pass", "the other port is open: {report:#}");
+
+    chain("tcp dport 1443 tcp flags syn add @bounded { tcp dport ct count over 3 } reject with tcp reset");
+    let report = verify(&place, &wire.inside, "pair.yaml");
+    assert_eq!(step(&report, 2)[0], "pass", "{report:#}");
+    let [result, seen, advice] = step(&report, 3);
+    assert_eq!(result, "fail", "{report:#}");
+    assert!(seen.contains("only 3 of 8 links ready, internal at 192.0.2.2"), "{seen}");
+    assert!(advice.contains("bounds the links") && advice.contains("`prepared`"), "{advice}");
+}

@@ -29,7 +29,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("demo", &["gateway", "tasks", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
     ("attach", &["admin", "gateway", "record", "tasks", "tui"]),
-    ("commands", &["admin", "attach", "certs", "cli", "gateway", "profile", "source", "status"]),
+    ("commands", &["admin", "attach", "certs", "cli", "gateway", "profile", "source", "status", "verify"]),
+    ("verify", &["admin", "cli", "commands", "gateway", "profile", "source", "tasks", "telemetry"]),
     (
         "run",
         &[

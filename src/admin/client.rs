@@ -75,11 +75,11 @@ impl Client {
     pub async fn picture(&mut self) -> Result<Arc<Snapshot>, ClientError> {
         match self.receive(PICTURE).await? {
             Answer::Status(snapshot) => Ok(snapshot),
-            Answer::Profiles(_) => {
-                let why = "it told its profiles instead of a picture".into();
+            Answer::Profiles(_) | Answer::Planned(_) | Answer::Verified(_) => {
+                let why = "it answered another question instead of sending a picture".into();
                 Err(ClientError::Refused { path: self.path.clone(), why })
             }
-            Answer::Done(why) | Answer::Refused(why) => {
+            Answer::Done(why) | Answer::Cut(why) | Answer::Refused(why) => {
                 Err(ClientError::Refused { path: self.path.clone(), why })
             }
         }

@@ -45,13 +45,17 @@ pub fn runtime_folder() -> PathBuf {
 
 /// The default socket of a profile, in a folder that is made if it is missing.
 pub fn default_socket(profile: &str, role: Option<Role>) -> Result<PathBuf, PlaceError> {
-    let folder = runtime_folder();
-    make_private(&folder)?;
-    let name = match role {
+    private(&match role {
         None => format!("{profile}.sock"),
         Some(Role::Dmz) => format!("{profile}-dmz.sock"),
         Some(Role::Internal) => format!("{profile}-internal.sock"),
-    };
+    })
+}
+
+/// A socket of this name in the runtime folder, which is made if it is missing.
+pub fn private(name: &str) -> Result<PathBuf, PlaceError> {
+    let folder = runtime_folder();
+    make_private(&folder)?;
     let path = folder.join(name);
     match path.as_os_str().len() {
         0..=PATH_BYTES_MAX => Ok(path),
@@ -61,8 +65,17 @@ pub fn default_socket(profile: &str, role: Option<Role>) -> Result<PathBuf, Plac
 
 /// The socket of the one gateway that answers in the runtime folder.
 pub fn only_socket() -> Result<PathBuf, PlaceError> {
-    let folder = runtime_folder();
-    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut found = sockets();
+    match found.len() {
+        0 => Err(PlaceError::None { folder: runtime_folder() }),
+        1 => Ok(found.remove(0)),
+        _ => Err(PlaceError::Several { found }),
+    }
+}
+
+/// The sockets of the gateways that answer in the runtime folder.
+pub fn sockets() -> Vec<PathBuf> {
+    let entries = fs::read_dir(runtime_folder()).into_iter().flatten().flatten();
     let is_socket = |path: &PathBuf| {
         path.extension().is_some_and(|extension| extension == "sock")
             && path.metadata().is_ok_and(|facts| facts.file_type().is_socket())
@@ -70,11 +83,7 @@ pub fn only_socket() -> Result<PathBuf, PlaceError> {
     let mut found: Vec<_> =
         entries.map(|entry| entry.path()).filter(is_socket).filter(|path| answers(path)).collect();
     found.sort();
-    match found.len() {
-        0 => Err(PlaceError::None { folder }),
-        1 => Ok(found.remove(0)),
-        _ => Err(PlaceError::Several { found }),
-    }
+    found
 }
 
 /// Whether somebody listens at a socket.

@@ -75,9 +75,13 @@ impl AdminSocket {
         Ok((socket, listener))
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Answers until [`AdminSocket::close`].
     pub fn serve(&self, listener: UnixListener, handle: Handle) {
-        let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
+        let (stop, tasks, path) = (self.stop.clone(), self.tasks.clone(), self.path.clone());
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         let watches = Arc::new(Semaphore::new(WATCHES_MAX));
         self.tasks.spawn("admin socket", async move {
@@ -88,7 +92,7 @@ impl AdminSocket {
                     continue;
                 };
                 let Ok(place) = places.clone().try_acquire_owned() else { continue };
-                let handle = handle.for_asker(&asker(&stream));
+                let handle = handle.for_asker(&asker(&stream, &path));
                 let (stop, watches) = (stop.clone(), watches.clone());
                 tasks.spawn("admin client", async move {
                     let _place = place;
@@ -145,10 +149,13 @@ async fn show(mut wire: Wire, handle: Handle) {
     }
 }
 
-fn asker(stream: &UnixStream) -> String {
+fn asker(stream: &UnixStream, path: &Path) -> String {
     match stream.peer_cred() {
-        Ok(who) => format!("admin socket (uid {}, pid {})", who.uid(), who.pid().unwrap_or_default()),
-        Err(_) => "admin socket".into(),
+        Ok(who) => {
+            let pid = who.pid().unwrap_or_default();
+            format!("admin socket {} (uid {}, pid {pid})", path.display(), who.uid())
+        }
+        Err(_) => format!("admin socket {}", path.display()),
     }
 }
 

@@ -78,6 +78,11 @@ impl Connector {
         }
     }
 
+    /// Whether a far side that speaks SOCKS5 is taken before it can refuse: BIND has no such reply.
+    pub fn answers_late(&self) -> bool {
+        matches!(self, Self::Reverse(_))
+    }
+
     /// Whether there is somebody left to ask who has not refused the session.
     pub fn has_other(&self, order: &Order<'_>) -> bool {
         match self {

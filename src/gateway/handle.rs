@@ -11,7 +11,11 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::telemetry::snapshot::{ProfileRow, Snapshot};
+use super::plan::Plan;
+use crate::telemetry::{
+    checklist::{Report, Step},
+    snapshot::{ProfileRow, Snapshot},
+};
 
 /// Commands that may wait for the engine at once.
 pub const COMMANDS_MAX: usize = 64;
@@ -30,6 +34,10 @@ pub enum Command {
     Reload,
     /// Move to another profile: a name or an absolute file name.
     Switch { profile: String },
+    /// What a switch to that profile would change; nothing does.
+    Plan { profile: String },
+    /// Walk these steps of the checklist, as far as this gateway can.
+    Verify { steps: Vec<Step> },
     /// Keep so many links ready, until the next reload or switch.
     Resize { prepared: usize },
     /// The profiles that `switch` finds by name, each read and checked.
@@ -42,9 +50,9 @@ impl Command {
     /// Whether it changes anything; what does not is open to those who may only look.
     pub fn changes(&self) -> bool {
         match self {
-            Self::Status | Self::Profiles => false,
+            Self::Status | Self::Profiles | Self::Plan { .. } => false,
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
-            Self::Resize { .. } | Self::Kill { .. } => true,
+            Self::Resize { .. } | Self::Kill { .. } | Self::Verify { .. } => true,
         }
     }
 }
@@ -57,6 +65,11 @@ pub enum Answer {
     Profiles(Vec<ProfileRow>),
     /// It was done; the text says what.
     Done(String),
+    /// It was done, and sessions were cut for it.
+    Cut(String),
+    Planned(Plan),
+    /// What a walk has found.
+    Verified(Report),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
 }

@@ -4,41 +4,53 @@
 //! (the first start included), `ways` and `ports` the parts, `session` one client from start to
 //! end, `relay` its bytes, `observer` the picture of it all.
 
+pub mod advice;
+mod checks;
 pub mod handle;
+mod history;
 mod observer;
+pub mod plan;
 mod ports;
+mod probe;
 mod profiles;
 mod relay;
 mod service;
 mod session;
 mod switch;
+pub mod walk;
 mod ways;
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub use self::switch::mode_word;
 use self::{
+    checks::Checks,
     handle::{Answer, Asked, Command, Feed, Handle},
+    history::Asker,
     observer::{Minute, Traffic},
+    plan::Plan,
     ports::Ports,
     service::Services,
     session::Sessions,
     switch::{Leaving, Switching},
+    walk::Walk,
     ways::{Common, DmzSide, InternalSide},
 };
 use crate::{
     accept::{Negotiated, Serve},
     net::listen::BindError,
-    profile::Profile,
+    profile::{Mode, Problem, Profile},
     source::{Chosen, Loaded, Source},
     tasks::Tasks,
     telemetry::{
+        checklist::Step,
         clock,
         notices::Notices,
         registry::Registry,
@@ -80,13 +92,16 @@ pub struct Engine {
     /// Cuts every session.
     cut: CancellationToken,
     feed: Feed,
+    checks: Checks,
+    /// Its admin socket, the one door that an internal half may have.
+    admin: Option<PathBuf>,
 }
 
 /// A stop under way.
 struct Stopping {
     deadline: Instant,
     cut: Option<usize>,
-    answers: Vec<oneshot::Sender<Answer>>,
+    askers: Vec<Asker>,
 }
 
 impl Engine {
@@ -115,11 +130,18 @@ impl Engine {
             minute: Minute::default(),
             cut,
             feed,
+            checks: Checks::default(),
+            admin: None,
         };
         let switching = engine.begin(chosen, loaded)?;
         engine.commit(switching);
         engine.publish();
         Ok((handle, engine))
+    }
+
+    /// Says where its admin socket is.
+    pub fn with_admin_socket(self, path: Option<&Path>) -> Self {
+        Self { admin: path.map(Path::to_path_buf), ..self }
     }
 
     /// Runs until it is stopped.
@@ -177,10 +199,8 @@ impl Engine {
 
     fn obey(&mut self, asked: Asked) {
         let Asked { command, by, answer } = asked;
-        if !matches!(command, Command::Status) {
-            tracing::info!(by, "command: {command:?}");
-        }
-        let answered = match command {
+        let asker = Asker::new(&command, by, self.common.notices.clone(), answer);
+        let answer = match command {
             Command::Status => Answer::Status(Arc::new(self.snapshot(true))),
             Command::Drain { service } => self.drain(service.as_deref()),
             Command::Kill { session } => match self.common.sessions.registry.kill(&session) {
@@ -189,21 +209,74 @@ impl Engine {
             },
             Command::Profiles => Answer::Profiles(self.profile_rows()),
             Command::Resize { prepared } => self.resize(prepared),
-            Command::Stop => return self.stop(Some(answer)),
+            Command::Plan { profile } => match self.plan_for(&profile) {
+                Ok(plan) => Answer::Planned(plan),
+                Err(problems) => refused(&problems),
+            },
+            Command::Stop => return self.stop(Some(asker)),
             Command::Reload | Command::Switch { .. } if self.stopping.is_some() => {
                 Answer::Refused("the gateway is stopping".into())
             }
             Command::Reload | Command::Switch { .. } if self.switching.is_some() => {
                 Answer::Refused("a switch is under way".into())
             }
-            Command::Reload => return self.switch(self.chosen.clone(), &by, answer),
+            Command::Reload | Command::Switch { .. } if self.checks.is_walking() => {
+                Answer::Refused("the checklist is being walked; wait until that has ended".into())
+            }
+            Command::Verify { steps } => return self.verify(steps, asker),
+            Command::Reload => return self.switch(self.chosen.clone(), asker),
             Command::Switch { profile } => match self.source.choose(&profile) {
-                Ok(chosen) => return self.switch(chosen, &by, answer),
-                Err(problems) => Answer::Refused(problems.iter().map(ToString::to_string).collect()),
+                Ok(chosen) => return self.switch(chosen, asker),
+                Err(problems) => refused(&problems),
             },
         };
-        // An asker that has left needs no answer.
-        let _ = answer.send(answered);
+        asker.answer(answer);
+    }
+
+    fn plan_for(&self, profile: &str) -> Result<Plan, Vec<Problem>> {
+        let loaded = self.source.load(&self.source.choose(profile)?, None)?;
+        Ok(Plan { profile: profile.to_owned(), ..self.plan(&loaded.profile) })
+    }
+
+    /// Walks the checklist in a task of its own.
+    fn verify(&self, steps: Vec<Step>, asker: Asker) {
+        let refused = match (&self.switching, &self.stopping) {
+            (Some(_), _) => Some("a switch is under way"),
+            (_, Some(_)) => Some("the gateway is stopping"),
+            (None, None) => {
+                (!self.checks.begin(&self.profile.name)).then_some("it is being verified already")
+            }
+        };
+        if let Some(why) = refused {
+            return asker.answer(Answer::Refused(format!("{why}; verify again when that has ended")));
+        }
+        let walk = Walk {
+            snapshots: self.feed.snapshots.subscribe(),
+            source: self.source.clone(),
+            chosen: self.chosen.clone(),
+            profile: self.profile.clone(),
+            probes: self.common.sessions.probes.clone(),
+            ports: ports::of_each(&self.ports),
+            admin: self.admin.clone(),
+            checks: self.checks.clone(),
+            trial: self.trial(&steps),
+        };
+        self.common.tasks.spawn("verify", async move {
+            let report = walk.run(&steps).await;
+            asker.answer(Answer::Verified(report));
+        });
+    }
+
+    /// Opens the way of the other mode beside the one in force, for a walk alone. An internal half in
+    /// reverse mode opens no port, not even for that.
+    fn trial(&self, steps: &[Step]) -> Option<Result<Switching, String>> {
+        let mode = match self.profile.mode {
+            Mode::Forward if steps.contains(&Step::Reverse) => Mode::Reverse,
+            Mode::Reverse if steps.contains(&Step::Forward) && self.internal.is_none() => Mode::Forward,
+            Mode::Direct | Mode::Forward | Mode::Reverse => return None,
+        };
+        let loaded = self.source.load(&self.chosen, Some(mode)).ok()?;
+        Some(self.begin(self.chosen.clone(), loaded).map_err(|error| error.to_string()))
     }
 
     fn drain(&mut self, service: Option<&str>) -> Answer {
@@ -225,7 +298,6 @@ impl Engine {
         let open: usize = drained.iter().map(|service| service.open_sessions()).sum();
         let what = service.map_or_else(|| "all services".into(), |name| format!("service `{name}`"));
         let line = format!("{what}: no new sessions, {open} go on; `reload` undoes it");
-        self.common.notices.info(&line);
         Answer::Done(line)
     }
 
@@ -238,16 +310,14 @@ impl Engine {
                 "no links are dialled from here: the half that dials decides how many are ready".into(),
             );
         }
-        let line = format!("{prepared} links are kept ready; `reload` brings the profile's number back");
-        self.common.notices.info(&line);
-        Answer::Done(line)
+        Answer::Done(format!("{prepared} links are kept ready; `reload` brings the profile's number back"))
     }
 
     /// The first stop drains, the second cuts.
-    fn stop(&mut self, answer: Option<oneshot::Sender<Answer>>) {
+    fn stop(&mut self, asker: Option<Asker>) {
         if let Some(stopping) = &mut self.stopping {
             stopping.deadline = Instant::now();
-            stopping.answers.extend(answer);
+            stopping.askers.extend(asker);
             return;
         }
         if let Some(switching) = self.switching.take() {
@@ -270,7 +340,7 @@ impl Engine {
         let drain = humantime::format_duration(self.profile.drain);
         self.common.notices.info(format!("stopping: {open} sessions get {drain} to end"));
         let deadline = Instant::now() + self.profile.drain;
-        self.stopping = Some(Stopping { deadline, cut: None, answers: answer.into_iter().collect() });
+        self.stopping = Some(Stopping { deadline, cut: None, askers: asker.into_iter().collect() });
     }
 
     /// Whether a stop has come to its end.
@@ -305,11 +375,18 @@ impl Engine {
             Outcome::Cut(count) => format!("stopped; {count} sessions were cut"),
         };
         tracing::info!("{line}");
-        for answer in self.stopping.into_iter().flat_map(|stopping| stopping.answers) {
-            let _ = answer.send(Answer::Done(line.clone()));
+        for asker in self.stopping.into_iter().flat_map(|stopping| stopping.askers) {
+            asker.answer(match outcome {
+                Outcome::Clean => Answer::Done(line.clone()),
+                Outcome::Cut(_) => Answer::Cut(line.clone()),
+            });
         }
         outcome
     }
+}
+
+fn refused(problems: &[Problem]) -> Answer {
+    Answer::Refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 fn common() -> Common {
@@ -320,6 +397,7 @@ fn common() -> Common {
         switching: Arc::default(),
         registry: Arc::new(Registry::new(notices.clone())),
         notices: notices.clone(),
+        probes: Default::default(),
     };
     let serving = sessions.clone();
     let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(asked)));

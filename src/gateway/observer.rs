@@ -157,12 +157,15 @@ impl Engine {
             log_lines_lost: log::lines_lost(),
             traffic: self.traffic.samples.iter().copied().collect(),
             descriptors: if with_rows { descriptors() } else { Descriptors::default() },
+            switching: switching.map(|switching| switching.row()),
+            walk: self.checks.walk_row(),
+            forward_checks: self.checks.forward_rows(),
         }
     }
 
     /// A pair's sessions are counted once, where clients come in.
     pub(super) fn totals(&self) -> Totals {
-        let role = self.roles().first().copied().unwrap_or(Role::Dmz);
+        let role = self.first_role();
         let of_services = self.common.sessions.registry.totals();
         let of_role = of_services.iter().filter(|((of, _), _)| *of == role);
         of_role.fold(Totals::default(), |sum, (_, service)| Totals {
@@ -172,6 +175,11 @@ impl Engine {
             bytes_up: sum.bytes_up + service.bytes_up,
             bytes_down: sum.bytes_down + service.bytes_down,
         })
+    }
+
+    /// The half whose sessions are counted.
+    pub(super) fn first_role(&self) -> Role {
+        self.roles().first().copied().unwrap_or(Role::Dmz)
     }
 
     fn roles(&self) -> Vec<Role> {

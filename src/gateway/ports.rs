@@ -1,6 +1,6 @@
 //! The ports that clients come in by.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -27,7 +27,7 @@ pub struct Port {
     front: Arc<ArcSwap<Front>>,
     /// What the profile calls it for each service, with the real port.
     names: Vec<(AcceptAddress, ServiceName)>,
-    real: u16,
+    local: SocketAddr,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
     /// Closes the port when it is not wanted any more.
@@ -53,6 +53,8 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
     for (key, services) in wanted(half) {
         if !current.contains_key(&key) {
             let listener = listen::bind_for_clients(&key.0)?;
+            let local =
+                listener.local_addr().map_err(|source| BindError::Other { at: key.0.clone(), source })?;
             let port = Port {
                 // Replaced before it is started.
                 front: Arc::new(ArcSwap::from_pointee(Front {
@@ -60,7 +62,7 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
                     doors: Doors::One(services[0].0.clone()),
                 })),
                 names: Vec::new(),
-                real: listener.local_addr().map_or(key.0.port, |local| local.port()),
+                local,
                 _closer: listener.closer(),
                 listener: Some(listener),
             };
@@ -68,6 +70,21 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
         }
     }
     Ok(bound)
+}
+
+/// The ports that `half` wants and `current` lacks, and those that it does not want, in words.
+pub fn changes(half: Option<&DmzHalf>, current: &Ports) -> (Vec<String>, Vec<String>) {
+    let wanted = wanted(half);
+    let line = |at: &AcceptAddress, service: &ServiceName| format!("{at} for clients of `{service}`");
+    let opens =
+        wanted.iter().filter(|(key, _)| !current.contains_key(key)).flat_map(|(_, services)| services);
+    let mut opens: Vec<_> = opens.map(|(service, accept)| line(&accept.address, service)).collect();
+    let closes = current.iter().filter(|(key, _)| !wanted.contains_key(key));
+    let closes = closes.flat_map(|(_, port)| &port.names);
+    let mut closes: Vec<_> = closes.map(|(at, service)| line(at, service)).collect();
+    opens.sort();
+    closes.sort();
+    (opens, closes)
 }
 
 /// Opens the new ports, hands kept ones to their services, closes those no longer wanted.
@@ -81,7 +98,7 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
             .iter()
             .map(|(service, accept)| {
                 let mut real = accept.address.clone();
-                real.at.port = port.real;
+                real.at.port = port.local.port();
                 (real, (*service).clone())
             })
             .collect();
@@ -124,4 +141,16 @@ pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
         names.filter(|(_, of)| of == service).map(|(address, _)| address.to_string()).collect();
     bound.sort();
     bound
+}
+
+/// One port of each service: where a probe goes in.
+pub fn of_each(ports: &Ports) -> Vec<(ServiceName, SocketAddr)> {
+    let of_port = |port: &Port| match &**port.front.load() {
+        Front { proxy: None, doors: Doors::One(service) } => Some((service.clone(), port.local)),
+        Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_), .. } => None,
+    };
+    let mut each: Vec<_> = ports.values().filter_map(of_port).collect();
+    each.sort();
+    each.dedup_by(|(one, _), (other, _)| one == other);
+    each
 }

@@ -14,18 +14,20 @@ use tokio::{io::Interest, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    probe::{self, Probes},
     relay::{self, ANSWER, Links, Relayed, Side},
     service::{Service, Services},
 };
 use crate::{
     accept::{Negotiated, Reply},
-    connect::{ConnectFailure, Connected, Order},
+    connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
+    net::{echo::Echo, stream::Stream},
     proto::{Refusal, link::frame::Cause},
     telemetry::{
         end::{End, Who},
         notices::Notices,
-        registry::{Meter, Record, Registry},
+        registry::{Kind, Meter, Record, Registry},
         snapshot::{ServicePhase, SessionPhase},
     },
 };
@@ -37,6 +39,9 @@ const GONE_LOOK: Duration = Duration::from_millis(100);
 /// other half is ahead of us by a moment, or the failure stands.
 const SWITCH_LOOK: Duration = Duration::from_millis(50);
 const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
+
+const LATE: &str =
+    "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
 /// Links and peers that one session tries.
 const TRIES_MAX: usize = 8;
@@ -51,11 +56,15 @@ pub struct Sessions {
     pub switching: Arc<AtomicBool>,
     pub registry: Arc<Registry>,
     pub notices: Arc<Notices>,
+    pub probes: Probes,
 }
 
 impl Sessions {
     /// Serves one session to its end.
-    pub async fn serve(self, asked: Negotiated) {
+    pub async fn serve(self, mut asked: Negotiated) {
+        // A probe comes in as a client does; only its address tells.
+        let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.meet(from));
+        asked.probe |= sent.is_some();
         let client = asked.client.map_or_else(|| "unknown".into(), |client| client.to_string());
         let key = (asked.role, asked.service.clone());
         let service = self.services.load().get(&key).or(self.leaving.load().get(&key)).cloned();
@@ -66,25 +75,43 @@ impl Sessions {
             return Box::pin(asked.reply.refuse(asked.leg, Refusal::UnknownService)).await;
         };
         let kill = service.cut.child_token();
-        let record =
-            self.registry.open(asked.role, service.name.clone(), asked.id.clone(), client, kill.clone());
+        let kind = if asked.probe { Kind::Probe } else { Kind::Client };
+        let books = (asked.role, service.name.clone());
+        let record = self.registry.open(books, asked.id.clone(), client, kind, kill.clone());
         if let Some(peer) = &asked.peer {
             record.carried_by(&peer.label());
         }
-        let end = run(&service, asked, &record, &kill, &self.switching).await;
+        let way = Way { of: sent.as_ref().and_then(|sent| sent.way.clone()), service: &service };
+        let end = run(&way, asked, &record, &kill, &self.switching).await;
+        if let Some(sent) = sent {
+            // A prober that has given up needs no answer.
+            let _ = sent.ended.send(end.clone());
+        }
         record.finish(end);
     }
 }
 
+/// Where a session goes: where its service does, or, for a probe, another way that is tried.
+struct Way<'a> {
+    of: Option<Arc<Connector>>,
+    service: &'a Arc<Service>,
+}
+
+impl Way<'_> {
+    fn connector(&self) -> Arc<Connector> {
+        self.of.clone().unwrap_or_else(|| self.service.connector.load_full())
+    }
+}
+
 async fn run(
-    service: &Arc<Service>,
+    way: &Way<'_>,
     asked: Negotiated,
     record: &Record,
     kill: &CancellationToken,
     switching: &AtomicBool,
 ) -> End {
     let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, .. } = asked;
-    let meter = record.meter();
+    let (meter, service) = (record.meter(), way.service);
     meter.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
     let admitted = admit(service, peer.as_ref(), settings.peers.as_deref());
@@ -108,7 +135,7 @@ async fn run(
         let connected = tokio::select! {
             biased;
             () = kill.cancelled() => Err(session.cut(meter, Who::Operator, "ended by the operator".into())),
-            connected = connect(service, &mut order, switching) => {
+            connected = connect(way, &mut order, switching) => {
                 if let Some(wait) = meter.waited() {
                     service.waits.add(wait);
                 }
@@ -124,11 +151,14 @@ async fn run(
         if let Some(peer) = &connected.peer {
             record.carried_by(&peer.label());
         }
+        if probe && !connected.leg.is_framed() {
+            return session.stand_in(way, connected, &mut order, kill).await;
+        }
         match session.carry(connected, &mut order, kill).await {
             Carried::Ended(end) => return end,
             // A backend that was waited for is not waited for again elsewhere.
             Carried::Refused(failure)
-                if failure.refusal == Refusal::BackendLate || !service.connector.load().has_other(&order) =>
+                if failure.refusal == Refusal::BackendLate || !way.connector().has_other(&order) =>
             {
                 return session.refused(failure, meter).await;
             }
@@ -215,6 +245,32 @@ impl Session {
         Carried::Ended(end)
     }
 
+    /// A probe goes no further than it can be told for what it is, so that no byte of it reaches a
+    /// backend: that one was connected, and from here on an echo answers.
+    async fn stand_in(
+        mut self,
+        way: &Way<'_>,
+        connected: Connected,
+        order: &mut Order<'_>,
+        kill: &CancellationToken,
+    ) -> End {
+        let Connected { leg: mut reached, seat, .. } = connected;
+        reached.let_close_cleanly();
+        let echo = Leg::Stream(Stream::Echo(Echo::default()));
+        let echo = Connected { leg: echo, peer: None, seat, first: Vec::new() };
+        match Box::pin(self.carry(echo, order, kill)).await {
+            Carried::Ended(end) if end.who == Who::Nobody && way.connector().answers_late() => {
+                match probe::is_refused_late(&mut reached).await {
+                    true => End { who: Who::Peer, phase: order.meter.phase(), reason: LATE.into() },
+                    false => end,
+                }
+            }
+            Carried::Ended(end) => end,
+            Carried::Refused(failure) => self.refused(failure, order.meter).await,
+            Carried::Again => self.cut(order.meter, Who::Internal, "an echo was lost; this is a bug".into()),
+        }
+    }
+
     async fn refused(self, failure: ConnectFailure, meter: &Meter) -> End {
         let reply = self.reply.unwrap_or(Reply::Silent);
         refused(reply, self.near, failure, meter).await
@@ -266,20 +322,20 @@ fn cause(who: Who) -> Cause {
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
 /// sent yet: the other half may have closed the old way a moment before this one takes the new.
 async fn connect(
-    service: &Service,
+    way: &Way<'_>,
     order: &mut Order<'_>,
     switching: &AtomicBool,
 ) -> Result<Connected, ConnectFailure> {
     let mut failing_since = None;
     loop {
-        let connector = service.connector.load_full();
+        let connector = way.connector();
         // Boxed, as are refusals: an open session holds no memory for what it will not do again.
         let result = Box::pin(connector.connect(order)).await;
         let of_the_way = |failure: &ConnectFailure| matches!(failure.who, Who::Peer | Who::Operator);
         // Read first: a switch replaces the way before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
-            Err(_) if !Arc::ptr_eq(&connector, &service.connector.load()) => {}
+            Err(_) if !Arc::ptr_eq(&connector, &way.connector()) => {}
             Err(failure) if of_the_way(&failure) && is_switching => {
                 if failing_since.get_or_insert_with(Instant::now).elapsed() >= SWITCH_PATIENCE {
                     return Err(failure);

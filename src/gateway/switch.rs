@@ -13,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
-
 use super::{
     Engine,
     handle::Answer,
+    history::Asker,
+    plan::Plan,
     ports::{self, Ports},
     service::{Service, Services, Settings},
     ways::{DmzSide, InternalSide},
@@ -27,7 +27,7 @@ use crate::{
     net::{edges::Edges, listen::BindError},
     profile::{Mode, Profile, Role, ServiceName},
     source::{Chosen, Loaded},
-    telemetry::snapshot::GatewayPhase,
+    telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
 };
 
 /// The new way has this long to become ready; the other half has to follow within it.
@@ -38,6 +38,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A switch that has begun.
 pub struct Switching {
+    plan: Plan,
     chosen: Chosen,
     loaded: Loaded,
     ports: Ports,
@@ -45,7 +46,7 @@ pub struct Switching {
     dmz: Option<DmzSide>,
     internal: Option<InternalSide>,
     deadline: Instant,
-    answer: Option<oneshot::Sender<Answer>>,
+    asker: Option<Asker>,
 }
 
 /// What outlives a switch for a while.
@@ -59,14 +60,11 @@ pub struct Leaving {
 impl Engine {
     /// Binds and starts what the new profile needs and the running one lacks.
     pub(super) fn begin(&self, chosen: Chosen, loaded: Loaded) -> Result<Switching, BindError> {
-        let profile = &loaded.profile;
-        let dmz_goes_on = |half| self.dmz.as_ref().is_some_and(|side: &DmzSide| side.serves(half));
-        let internal_goes_on =
-            |half| self.internal.as_ref().is_some_and(|side: &InternalSide| side.serves(half));
-        let new_dmz = profile.dmz.as_ref().filter(|half| !dmz_goes_on(half));
-        let new_internal = profile.internal.as_ref().filter(|half| !internal_goes_on(half));
+        let plan = self.plan(&loaded.profile);
+        let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
+        let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
-        let ports = ports::bind_missing(profile.dmz.as_ref(), &self.ports)?;
+        let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports)?;
         let mut dmz =
             new_dmz.map(|half| DmzSide::prepare(half, loaded.dmz.clone(), &self.common)).transpose()?;
         let mut internal = new_internal
@@ -79,29 +77,26 @@ impl Engine {
             side.start(half, &self.common);
         }
         let deadline = Instant::now() + READY_WITHIN;
-        Ok(Switching { chosen, loaded, ports, dmz, internal, deadline, answer: None })
+        Ok(Switching { chosen, loaded, ports, dmz, internal, deadline, asker: None, plan })
     }
 
     /// Begins a switch that an operator asked for; it is answered when it has ended.
-    pub(super) fn switch(&mut self, chosen: Chosen, by: &str, answer: oneshot::Sender<Answer>) {
-        let refuse = |why: String| Answer::Refused(format!("{why}; the gateway goes on as before"));
+    pub(super) fn switch(&mut self, chosen: Chosen, asker: Asker) {
         let begun = match self.source.load(&chosen, None) {
             Ok(loaded) => self.begin(chosen, loaded).map_err(|error| error.to_string()),
             Err(problems) => Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
         };
         match begun {
             Ok(switching) => {
-                let name = &switching.loaded.profile.name;
-                self.common.notices.info(format!("switch to `{name}` begun, asked by {by}"));
-                self.switching = Some(Switching { answer: Some(answer), ..switching });
+                let plan = switching.plan.to_string();
+                let plan: Vec<_> =
+                    plan.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+                self.common.notices.info(format!("switch begun, asked by {}: {}", asker.by, plan.join("; ")));
+                self.switching = Some(Switching { asker: Some(asker), ..switching });
                 self.common.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
             }
-            Err(why) => {
-                self.common.notices.warn(format!("switch asked by {by} refused: {why}"));
-                // An asker that has left needs no answer.
-                let _ = answer.send(refuse(why));
-            }
+            Err(why) => asker.answer(Answer::Refused(format!("{why}; the gateway goes on as before"))),
         }
     }
 
@@ -121,22 +116,17 @@ impl Engine {
 
     /// Closes what a switch has opened; the gateway goes on as before.
     pub(super) fn roll_back(&mut self, switching: Switching, why: &str) {
-        if let Some(side) = &switching.dmz {
-            side.retire();
-        }
-        if let Some(side) = &switching.internal {
-            side.retire();
-        }
+        switching.retire();
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
-        self.common.notices.warn(&line);
-        if let Some(answer) = switching.answer {
-            let _ = answer.send(Answer::Refused(format!("{line}; the gateway goes on as before")));
+        match switching.asker {
+            Some(asker) => asker.answer(Answer::Refused(format!("{line}; the gateway goes on as before"))),
+            None => self.common.notices.warn(&line),
         }
     }
 
     /// Sends new sessions the new way, and lets go of the old one.
     pub(super) fn commit(&mut self, switching: Switching) {
-        let Switching { chosen, loaded, ports: new_ports, dmz, internal, answer, .. } = switching;
+        let Switching { chosen, loaded, ports: new_ports, dmz, internal, asker, .. } = switching;
         let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges } = loaded;
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
@@ -144,11 +134,11 @@ impl Engine {
         ports::replace(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.common);
         self.phase = GatewayPhase::Running;
         let line = format!("profile `{}` is in force, mode {}", profile.name, mode_word(profile.mode));
-        self.common.notices.info(&line);
         self.profile = profile;
         self.chosen = chosen;
-        if let Some(answer) = answer {
-            let _ = answer.send(Answer::Done(line));
+        match asker {
+            Some(asker) => asker.answer(Answer::Done(line)),
+            None => self.common.notices.info(&line),
         }
     }
 
@@ -299,6 +289,40 @@ impl Switching {
     fn missing(&self) -> Option<String> {
         let dmz = self.dmz.as_ref().and_then(DmzSide::missing);
         dmz.or_else(|| self.internal.as_ref().and_then(InternalSide::missing))
+    }
+
+    pub fn row(&self) -> SwitchRow {
+        let profile = &self.loaded.profile;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        SwitchRow {
+            profile: profile.name.clone(),
+            mode: profile.mode,
+            missing: self.missing(),
+            seconds_left: left.as_secs_f64(),
+        }
+    }
+
+    /// The pools of the new way, of one half.
+    pub fn rows(&self, role: Role) -> Vec<PoolRow> {
+        match role {
+            Role::Dmz => self.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
+            Role::Internal => self.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
+        }
+    }
+
+    /// Where a session of the service would go on the new way.
+    pub fn connector(&self, service: &ServiceName) -> Option<Connector> {
+        self.dmz.as_ref()?.connector(service, &self.loaded.edges)
+    }
+
+    /// Closes what it has opened.
+    pub fn retire(&self) {
+        if let Some(side) = &self.dmz {
+            side.retire();
+        }
+        if let Some(side) = &self.internal {
+            side.retire();
+        }
     }
 
     /// Link ports of the new way; both ways serve while a switch waits.

@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::tcp;
+use super::{sockets, tcp};
 use crate::profile::HostPort;
 
 /// Clients that the kernel holds for us between two accepts.
@@ -27,8 +27,8 @@ const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
 pub enum BindError {
     #[error("{at}: the name does not resolve: {source}")]
     Resolve { at: HostPort, source: io::Error },
-    #[error("{at}: the port is taken by another program")]
-    Taken { at: HostPort },
+    #[error("{at}: the port is taken by another program{}", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
+    Taken { at: HostPort, by: Option<String> },
     #[error("{at}: this user may not bind it; a port below 1024 needs CAP_NET_BIND_SERVICE")]
     Forbidden { at: HostPort },
     #[error("{at}: {source}")]
@@ -80,7 +80,7 @@ fn bind_with(at: &HostPort, prepare: impl Fn(&Socket) -> io::Result<()>) -> Resu
         .and_then(|mut found| found.next().ok_or_else(|| io::ErrorKind::NotFound.into()))
         .map_err(resolve)?;
     let socket = open(address, prepare).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Taken { at: at.clone() },
+        io::ErrorKind::AddrInUse => BindError::Taken { at: at.clone(), by: sockets::holder(address.port()) },
         io::ErrorKind::PermissionDenied => BindError::Forbidden { at: at.clone() },
         _ => BindError::Other { at: at.clone(), source },
     })?;

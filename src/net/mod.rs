@@ -14,6 +14,7 @@ pub mod edges;
 pub mod hello;
 pub mod listen;
 pub mod proxy;
+pub mod sockets;
 pub mod stream;
 mod sys;
 pub mod tcp;

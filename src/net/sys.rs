@@ -1,10 +1,10 @@
-//! Two socket options that no crate offers. The only unsafe code of the program.
-#![expect(unsafe_code, reason = "getsockopt(TCP_INFO) and setsockopt(TCP_RTO_MAX_MS) have no safe wrapper")]
+//! Calls that no crate offers safely. The only unsafe code of the program.
+#![expect(unsafe_code, reason = "TCP_INFO, TCP_RTO_MAX_MS, a descriptor by its number: no safe wrapper")]
 
 use std::{
     io,
     mem::{MaybeUninit, size_of},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 /// `TCP_RTO_MAX_MS` of Linux 6.15; older kernels answer ENOPROTOOPT.
@@ -45,4 +45,14 @@ pub fn set_rto_max(socket: BorrowedFd<'_>, milliseconds: u32) -> io::Result<()> 
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A descriptor of our own for what `number` stands for, if it is open.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl touches no memory of ours; a number that is not open is answered with EBADF.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just made it for us, and nobody else knows of it.
+        made => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
+    }
 }

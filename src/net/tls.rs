@@ -23,7 +23,12 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{ahead::ReadAhead, stream::Stream, tcp, verify::PeerVerifier};
+use super::{
+    ahead::ReadAhead,
+    stream::Stream,
+    tcp,
+    verify::{self, PeerVerifier},
+};
 use crate::profile::{LinkTls, Material, Place, Problem};
 
 /// A certificate file that is larger is none.
@@ -102,6 +107,14 @@ impl Identity {
         self.shown == other.shown && self.verifier.peers() == other.verifier.peers()
     }
 
+    /// What its certificates are for and how many days they have left, for an operator.
+    pub fn told(&self) -> String {
+        let told = |certificate| verify::told(certificate).unwrap_or_else(|| "unreadable".into());
+        let (leaf, ca) = (self.shown.first(), self.shown.last());
+        let [leaf, ca] = [leaf, ca].map(|certificate| certificate.map(told).unwrap_or_default());
+        format!("certificate {leaf}; CA {ca}")
+    }
+
     /// The handshake of the side that listens: the stream and the peer's name.
     pub async fn accept(&self, stream: TcpStream) -> Result<(Stream, String), String> {
         let handshake =
@@ -134,13 +147,10 @@ impl Identity {
     }
 }
 
-/// A failed handshake in words: rustls shows what our own check says as a debug print.
+/// A failed handshake in words.
 pub(super) fn told(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(ours))) => ours.0.to_string(),
-        _ => error.to_string(),
-    }
+    inner.map_or_else(|| error.to_string(), verify::words)
 }
 
 /// AES-128-GCM with SHA-256 first: with hardware AES and SHA it makes the cheapest handshake.
@@ -164,8 +174,17 @@ fn check_own(
     let as_server = verifier.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
     let as_client = verifier.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
     as_server.and(as_client).map_err(|(side, error)| {
-        let what = format!("it can not serve as a TLS {side}: {error}");
-        vec![problem(certificate, what, "make one from this link's `ca` with `portcullis certs`")]
+        let what = format!("it can not serve as a TLS {side}: {}", verify::words(&error));
+        let advice = match error {
+            rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => {
+                "set the clock of this host right, or wait"
+            }
+            rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. }) => {
+                "move the pair away and make a new one with `portcullis certs`; or set the clock of this host right"
+            }
+            _ => "make one from this link's `ca` with `portcullis certs`",
+        };
+        vec![problem(certificate, what, advice)]
     })
 }
 

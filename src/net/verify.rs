@@ -132,6 +132,60 @@ pub fn expires(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(parsed.validity().not_after.timestamp())
 }
 
+/// Who a certificate is for, and how many days it has left.
+pub fn told(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let names = names(certificate)?;
+    let left = parsed.validity().not_after.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
+    Some(format!("for `{}`, {} days left", names.join("`, `"), left.max(0) / (24 * 60 * 60)))
+}
+
+/// Why a handshake or a certificate was refused, in an operator's words; alerts are what the other
+/// gateway says of ours (RFC 8446, 6.2).
+pub fn words(error: &Error) -> String {
+    use rustls::AlertDescription as Alert;
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(ours)) => ours.0.to_string(),
+        Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => {
+            format!(
+                "its certificate expired on {}, and the clock of this host says {}",
+                date(*not_after),
+                date(*time)
+            )
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => {
+            format!(
+                "its certificate is not valid yet, from {} on, and the clock of this host says {}",
+                date(*not_before),
+                date(*time)
+            )
+        }
+        // A CA of the same name as ours: it is its signature that fails.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "its certificate comes from another CA than this link's `ca`".into()
+        }
+        Error::AlertReceived(Alert::CertificateExpired) => {
+            "the other gateway takes this one's certificate for expired, or for not valid yet".into()
+        }
+        Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => {
+            "the other gateway says that this one's certificate comes from another CA than its `ca`".into()
+        }
+        Error::AlertReceived(
+            Alert::AccessDenied
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate,
+        ) => format!("the other gateway refuses this one's certificate ({error}); its log says why"),
+        other => other.to_string(),
+    }
+}
+
+fn date(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .map_or_else(|_| format!("{seconds} s"), |time| time.date().to_string())
+}
+
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,

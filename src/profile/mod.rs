@@ -73,6 +73,14 @@ pub struct Profile {
     pub drain: Duration,
 }
 
+impl Profile {
+    /// The names of the services of both halves.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        let dmz = self.dmz.iter().flat_map(|half| &half.services).map(|service| &service.name);
+        dmz.chain(self.internal.iter().flat_map(|half| &half.services).map(|service| &service.name))
+    }
+}
+
 /// The half that clients reach.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DmzHalf {

@@ -4,6 +4,7 @@
 //! operator should see, [`snapshot`] the plain picture of it all, [`log`] the lines on standard
 //! error. [`text`] cleans what the other side can put on a screen.
 
+pub mod checklist;
 pub mod clock;
 pub mod end;
 pub mod log;

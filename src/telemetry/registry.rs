@@ -101,6 +101,13 @@ impl Meter {
     }
 }
 
+/// What a session is in the books: a client's, or a check of the way, which counts nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Client,
+    Probe,
+}
+
 /// What is known of an open session.
 #[derive(Debug)]
 struct Session {
@@ -108,6 +115,7 @@ struct Session {
     role: Role,
     service: ServiceName,
     client: String,
+    kind: Kind,
     peer: Mutex<Option<Arc<str>>>,
     started: Instant,
     meter: Arc<Meter>,
@@ -143,6 +151,12 @@ struct Ended {
     seconds: f64,
 }
 
+impl Books {
+    fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<Session>)> {
+        self.open.iter().filter(|(_, session)| session.kind == Kind::Client)
+    }
+}
+
 impl Registry {
     pub fn new(notices: Arc<Notices>) -> Self {
         Self { books: Mutex::default(), notices, tag: fastrand::u16(..) }
@@ -151,10 +165,10 @@ impl Registry {
     /// A session starts; `id` is what the other gateway calls it, where it came from there.
     pub fn open(
         self: &Arc<Self>,
-        role: Role,
-        service: ServiceName,
+        (role, service): (Role, ServiceName),
         id: Option<String>,
         client: String,
+        kind: Kind,
         kill: CancellationToken,
     ) -> Record {
         let mut books = self.lock();
@@ -167,6 +181,7 @@ impl Registry {
             role,
             service,
             client,
+            kind,
             peer: Mutex::default(),
             started: Instant::now(),
             meter,
@@ -187,14 +202,14 @@ impl Registry {
 
     /// Open sessions now.
     pub fn open_count(&self) -> usize {
-        self.lock().open.len()
+        self.lock().clients().count()
     }
 
     /// Totals of each service that has had a session, open ones included.
     pub fn totals(&self) -> HashMap<(Role, ServiceName), Totals> {
         let books = self.lock();
         let mut totals = books.closed.clone();
-        for session in books.open.values() {
+        for (_, session) in books.clients() {
             let of_service = totals.entry((session.role, session.service.clone())).or_default();
             of_service.sessions_open += 1;
             of_service.sessions += u64::from(session.meter.phase() >= SessionPhase::Relaying);
@@ -206,8 +221,7 @@ impl Registry {
 
     /// Rows of open sessions, and how many were left out.
     pub fn rows(&self) -> (Vec<SessionRow>, usize) {
-        let mut open: Vec<_> =
-            self.lock().open.iter().map(|(key, session)| (*key, session.clone())).collect();
+        let mut open: Vec<_> = self.lock().clients().map(|(key, session)| (*key, session.clone())).collect();
         let left_out = open.len().saturating_sub(ROWS_MAX);
         if left_out > 0 {
             open.sort_by_key(|(_, session)| {
@@ -250,6 +264,9 @@ impl Registry {
         session.log(&end, seconds, &self.notices);
         let mut books = self.lock();
         books.open.remove(&key);
+        if session.kind == Kind::Probe {
+            return;
+        }
         let totals = books.closed.entry((session.role, session.service.clone())).or_default();
         // A client that left before it was carried was not refused by us.
         let carried = session.meter.phase() >= SessionPhase::Relaying || end.who == Who::Client;
@@ -303,8 +320,15 @@ impl Session {
             up = self.meter.up(),
             down = self.meter.down(),
             reason = end.reason,
-            "session ended"
+            "{}",
+            match self.kind {
+                Kind::Client => "session ended",
+                Kind::Probe => "probe ended",
+            }
         );
+        if self.kind == Kind::Probe {
+            return;
+        }
         match end.who {
             Who::Nobody | Who::Client | Who::Operator => {}
             Who::Internal => notices.keep(NoticeLevel::Error, format!("{}: {end}", self.service)),

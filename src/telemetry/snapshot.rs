@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::checklist::{Step, Walked};
 use crate::profile::{Mode, Role};
 
 /// Version of the form of [`Snapshot`], told in the admin socket's hello.
@@ -37,6 +38,41 @@ pub struct Snapshot {
     /// Bytes a second over the last two minutes, one sample a second, oldest first.
     pub traffic: Vec<TrafficSample>,
     pub descriptors: Descriptors,
+    /// The switch that is under way.
+    pub switching: Option<SwitchRow>,
+    /// The last walk of the checklist, or the one under way.
+    pub walk: Option<WalkRow>,
+    /// The last forward check of each profile since this gateway started.
+    #[serde(default)]
+    pub forward_checks: Vec<CheckRow>,
+}
+
+/// A switch that waits for its new way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SwitchRow {
+    pub profile: String,
+    pub mode: Mode,
+    /// What is not ready yet.
+    pub missing: Option<String>,
+    /// Until it goes back.
+    pub seconds_left: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WalkRow {
+    pub profile: String,
+    /// The step that is walked now; `None` when all are.
+    pub walking: Option<Step>,
+    pub steps: Vec<Walked>,
+    /// Since it began, or has ended.
+    pub age_seconds: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckRow {
+    pub profile: String,
+    pub passed: bool,
+    pub age_seconds: f64,
 }
 
 impl Snapshot {
@@ -60,6 +96,9 @@ impl Snapshot {
             log_lines_lost: 0,
             traffic: Vec::new(),
             descriptors: Descriptors::default(),
+            switching: None,
+            walk: None,
+            forward_checks: Vec::new(),
         }
     }
 }

@@ -4,7 +4,10 @@ use crate::{
     gateway::handle::Command,
     profile::Mode,
     record::Play,
-    telemetry::snapshot::{PoolRow, ServiceRow, Snapshot},
+    telemetry::{
+        checklist::Step,
+        snapshot::{PoolRow, ServiceRow, Snapshot},
+    },
     tui::{
         Ended,
         app::{App, Detail, Export, Open, Reaction, Said},
@@ -33,7 +36,15 @@ impl App {
             Action::Show(screen) => return self.show(screen),
             Action::NextScreen => return self.show(self.screen.next()),
             Action::PreviousScreen => return self.show(self.screen.previous()),
+            Action::Profiles
+                if self.screen == Screen::Profiles
+                    && self.selected_line().is_some()
+                    && self.standing().offers(Action::Switch) =>
+            {
+                return self.ask_switch(None);
+            }
             Action::Profiles => return self.show(Screen::Profiles),
+            Action::Verify => return Reaction::Ask(Command::Verify { steps: Step::ALL.to_vec() }),
             Action::Enter => self.enter(),
             Action::Back => self.back(),
             Action::Sort => self.sort(self.lists.order.column.next()),
@@ -68,7 +79,7 @@ impl App {
             Action::Reload => return Reaction::Ask(Command::Reload),
             Action::Close => self.ask_close(None),
             Action::Drain => self.ask_drain(None),
-            Action::Switch => self.ask_switch(None),
+            Action::Switch => return self.ask_switch(None),
             Action::Stop => {
                 let sessions_open = self.latest().totals.sessions_open;
                 self.open = Open::Ask(Question::Stop { sessions_open });
@@ -81,7 +92,10 @@ impl App {
             Action::LeaveHeadless => return Reaction::End(Ended::LeftHeadless),
             Action::Confirm => {
                 if let Open::Ask(question) = std::mem::replace(&mut self.open, Open::Nothing) {
-                    return Reaction::Ask(question.command());
+                    match question.next(self.latest()) {
+                        Ok(command) => return Reaction::Ask(command),
+                        Err(question) => self.open = Open::Ask(question),
+                    }
                 }
             }
         }
@@ -178,19 +192,23 @@ impl App {
         self.open = Open::Ask(Question::Drain { service, sessions_open });
     }
 
-    fn ask_switch(&mut self, profile: Option<&str>) {
+    /// Asks the gateway for the plan; the question is about that.
+    fn ask_switch(&mut self, profile: Option<&str>) -> Reaction {
         let at = self.lists.selected_line(Screen::Profiles);
         let row = at.and_then(|line| self.lists.profiles.get(line)).cloned();
         let profile = match (profile, row) {
             (Some(profile), _) => profile.to_owned(),
             (None, Some(row)) if !row.problems.is_empty() => {
-                return self.refuse(format!("{} has problems; Enter shows them", row.name));
+                self.refuse(format!("{} has problems; Enter shows them", row.name));
+                return Reaction::Redraw;
             }
             (None, Some(row)) => row.name,
-            (None, None) => return self.refuse("no profile is selected; the arrows select one"),
+            (None, None) => {
+                self.refuse("no profile is selected; the arrows select one");
+                return Reaction::Redraw;
+            }
         };
-        let from = self.latest().profile.clone();
-        self.open = Open::Ask(Question::Switch { profile, from });
+        Reaction::Ask(Command::Plan { profile })
     }
 
     /// The session that is told of in full, or else the one under the cursor.
@@ -359,7 +377,7 @@ impl App {
             }
             (Action::Close, Some(id)) => self.ask_close(Some(id)),
             (Action::Drain, Some(service)) => self.ask_drain(Some(service)),
-            (Action::Switch, Some(profile)) => self.ask_switch(Some(profile)),
+            (Action::Switch, Some(profile)) => return self.ask_switch(Some(profile)),
             (Action::Sort, Some(name)) => {
                 if let Some(column) = column(name) {
                     self.sort(column);

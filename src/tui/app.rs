@@ -294,8 +294,18 @@ impl App {
 
     pub fn answered(&mut self, answer: Answer) {
         self.said = Some(match answer {
-            Answer::Done(text) => Said::Done(text),
+            Answer::Done(text) | Answer::Cut(text) => Said::Done(text),
+            Answer::Planned(plan) => {
+                self.said = None;
+                // Another question may have been asked meanwhile.
+                if matches!(self.open, Open::Nothing) {
+                    self.open = Open::Ask(Question::Switch(Box::new(plan)));
+                }
+                return;
+            }
             Answer::Refused(text) => Said::Refused(text),
+            Answer::Verified(report) if report.passed => Said::Done(report.line()),
+            Answer::Verified(report) => Said::Refused(report.line()),
             Answer::Status(_) => Said::Done("the gateway sent its snapshot".into()),
             Answer::Profiles(profiles) => {
                 self.lists.profiles = profiles;
@@ -387,6 +397,8 @@ fn described(command: &Command) -> String {
         Command::Drain { service: None } => "draining".into(),
         Command::Resize { prepared } => format!("resizing the pool to {prepared} ready links"),
         Command::Stop => "stopping".into(),
+        Command::Plan { profile } => format!("planning a switch to {profile}"),
+        Command::Verify { .. } => "verifying".into(),
         Command::Reload => "reloading the profile".into(),
         Command::Switch { profile } => format!("switching to {profile}"),
         Command::Kill { session } => format!("closing session {session}"),

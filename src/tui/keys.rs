@@ -70,6 +70,7 @@ pub enum Action {
     Resize,
     Reload,
     Profiles,
+    Verify,
     Switch,
     Stop,
     Mask,
@@ -142,6 +143,7 @@ impl Action {
             Self::Reload => Some("reload"),
             Self::Profiles | Self::Show(Screen::Profiles) => Some("profiles"),
             Self::Switch => Some("switch"),
+            Self::Verify => Some("verify"),
             Self::Stop => Some("stop"),
             _ => None,
         }
@@ -156,6 +158,7 @@ impl Action {
                 | Self::Resize
                 | Self::Reload
                 | Self::Switch
+                | Self::Verify
                 | Self::Stop
                 | Self::Confirm
         )
@@ -229,6 +232,7 @@ pub const BINDINGS: &[Binding] = &[
     line(Everywhere, &[Char('!')], Action::NextAlert, "alert", "next alert", None),
     line(Everywhere, &[Char('r')], Action::Reload, "reload", "reload the profile", Some("reload")),
     line(Everywhere, &[Char('p')], Action::Profiles, "", "the profiles", Some("profiles")),
+    line(Everywhere, &[Char('v')], Action::Verify, "verify", "walk the checklist", None),
     line(Everywhere, &[Char('n')], Action::Resize, "resize", "resize the pool", None),
     line(Everywhere, &[], Action::Stop, "stop", "drain and stop it", None),
     line(Everywhere, &[Char('.')], Action::Play(Play::StepOn), "", "next picture", Some("step")),
@@ -350,12 +354,17 @@ mod tests {
             Command::Kill { session: String::new() },
             Command::Resize { prepared: 1 },
             Command::Profiles,
+            Command::Plan { profile: String::new() },
+            Command::Verify { steps: Vec::new() },
         ];
         for command in commands {
             // A new command does not compile until it is named here.
             let name = match &command {
                 // What the screen shows all the time.
                 Command::Status => continue,
+                // What a switch asks first.
+                Command::Plan { .. } => continue,
+                Command::Verify { .. } => "verify",
                 Command::Drain { .. } => "drain",
                 Command::Stop => "stop",
                 Command::Reload => "reload",

@@ -203,12 +203,12 @@ fn bad_keys_and_certificates_are_refused_with_their_reason() {
     let (certificate, key) = expired(&place);
     fs::write(place.path("pki/dmz.pem"), certificate).expect("written");
     fs::write(place.path("pki/dmz.key"), key).expect("written");
-    check("expired");
+    check("its certificate expired on ");
 
     run(&place, &["certs", "--out", "other"]);
     copy("other/dmz.pem", "pki/dmz.pem");
     copy("other/dmz.key", "pki/dmz.key");
-    check("it can not serve as a TLS server");
+    check("it can not serve as a TLS server: its certificate comes from another CA than this link's `ca`");
     copy("dmz.pem", "pki/dmz.pem");
     copy("dmz.key", "pki/dmz.key");
     assert_eq!(run(&place, &["check", "dmz.yaml"]).code, Some(0));
@@ -216,14 +216,19 @@ fn bad_keys_and_certificates_are_refused_with_their_reason() {
 
 /// A certificate of the folder's CA that ended yesterday.
 fn expired(place: &Place) -> (String, String) {
+    issued(place, "dmz", -10, -1)
+}
+
+/// A certificate of the folder's CA for `name`, valid between these days from now, and its key.
+pub fn issued(place: &Place, name: &str, from_day: i64, to_day: i64) -> (String, String) {
     use rcgen::{CertificateParams, Issuer, KeyPair};
     let read = |file| fs::read_to_string(place.path(file)).expect("a file");
     let authority = KeyPair::from_pem(&read("pki/ca.key")).expect("a key");
     let issuer = Issuer::from_ca_cert_pem(&read("pki/ca.pem"), authority).expect("a CA");
-    let mut params = CertificateParams::new(vec!["dmz".to_owned()]).expect("a name");
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
     let now = time::OffsetDateTime::now_utc();
-    params.not_before = now - time::Duration::days(10);
-    params.not_after = now - time::Duration::days(1);
+    params.not_before = now + time::Duration::days(from_day);
+    params.not_after = now + time::Duration::days(to_day);
     let key = KeyPair::generate().expect("a key");
     let certificate = params.signed_by(&key, &issuer).expect("a certificate");
     (certificate.pem(), key.serialize_pem())

@@ -243,3 +243,78 @@ fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
     echo(&mut connect(gateway.accept("third")), b"served by the third");
     echo(&mut open, b"its service is gone, it drains");
 }
+
+/// What `switch --plan` says is what `switch` does, and each thing asked is one line and one notice.
+#[test]
+fn a_switch_is_planned_done_and_written_down() {
+    let place = Place::with_certificates();
+    let two = "mode: direct\ndrain: 7s\ndmz:\n  services:\n    other: { accept: [\"tcp://127.0.0.1:0\"], connect: \"echo://\" }\n";
+    place.write("one.yaml", DIRECT);
+    place.write("two.yaml", two);
+    let gateway = place.start("one");
+    let command = |args: &[&str]| run(&place, &[args, &["--admin", "run/one.sock"]].concat());
+    let mut open = connect(gateway.accept("echo"));
+    echo(&mut open, b"open");
+    let before = gateway.accept("echo");
+    let plan = command(&["switch", "--plan", "two.yaml"]);
+    assert_eq!(plan.code, Some(0), "{}", plan.err);
+    let expected = format!(
+        "from `one`, mode direct, to `two`, mode direct\n  opens    tcp://127.0.0.1:0 for clients of `other`\n  \
+         closes   tcp://{before} for clients of `echo`\n  stay     0 open sessions\n  \
+         end      1 of `echo`, which the profile lacks, within 7s\n"
+    );
+    assert_eq!(plan.out, expected);
+    assert_eq!(gateway.status()["profile"], "one", "a plan changes nothing");
+    let unknown = command(&["switch", "--plan", "nobody.yaml"]);
+    assert_eq!((unknown.code, unknown.err.contains("nobody.yaml")), (Some(1), true), "{}", unknown.err);
+
+    assert_eq!(command(&["switch", "two.yaml"]).code, Some(0));
+    assert_eq!(command(&["switch", "nobody.yaml"]).code, Some(1));
+    assert_eq!(command(&["reload"]).code, Some(0));
+    assert_eq!(command(&["drain", "other"]).code, Some(0));
+    assert_eq!(command(&["kill", "nobody"]).code, Some(1));
+    // The log is written by a thread of its own.
+    let log = crate::until("the last line is written", SOON, || {
+        Some(gateway.log()).filter(|log| log.contains("kind=\"kill\""))
+    });
+    let notices = gateway.status()["notices"].to_string();
+    assert!(!log.contains("kind=\"plan\""), "a look is no action: {log}");
+    let socket = place.path("run/one.sock").display().to_string();
+    for (kind, asked, outcome) in [
+        ("switch", "switch to `", "done"),
+        ("switch", "switch to `", "refused"),
+        ("reload", "reload", "done"),
+        ("drain", "drain of `other`", "done"),
+        ("kill", "kill of session `nobody`", "refused"),
+    ] {
+        let is_it = |line: &&str| {
+            [
+                format!("operator kind=\"{kind}\" by=\"admin socket {socket} (uid "),
+                format!("asked=\"{asked}"),
+                format!("outcome=\"{outcome}\""),
+            ]
+            .iter()
+            .all(|part| line.contains(part.as_str()))
+        };
+        assert_eq!(log.lines().filter(is_it).count(), 1, "{kind} {outcome}\n{log}");
+        assert!(notices.contains(asked), "{asked}: {notices}");
+    }
+    assert!(notices.contains("switch begun, asked by admin socket"), "{notices}");
+}
+
+#[test]
+fn a_stop_that_cuts_ends_with_the_gateways_own_code() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &DIRECT.replace("mode: direct", "mode: direct\ndrain: 100ms"));
+    let gateway = place.start("one");
+    let mut open = connect(gateway.accept("echo"));
+    echo(&mut open, b"open");
+    let stopped = run(&place, &["stop", "--admin", "run/one.sock"]);
+    assert_eq!(
+        (stopped.code, stopped.out.as_str()),
+        (Some(3), "stopped; 1 sessions were cut\n"),
+        "{}",
+        stopped.err
+    );
+    assert_eq!(gateway.ended().code(), Some(3));
+}

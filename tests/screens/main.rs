@@ -14,7 +14,8 @@ use std::{fs, path::PathBuf, sync::Arc};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
     gateway::handle::{Answer, Command},
-    telemetry::snapshot::Snapshot,
+    profile::Mode,
+    telemetry::snapshot::{CheckRow, Snapshot, SwitchRow},
     tui::{
         app::{App, Reaction},
         keys,
@@ -152,6 +153,63 @@ fn what_keys_open_is_as_it_was() {
     report(&wrong);
 }
 
+/// `p` on a profile asks for the plan; `y` goes, Esc leaves all as it was; reversing what no forward
+/// check has proven asks once more.
+#[test]
+fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
+    let mut wrong = vec![];
+    let forward = |checks: &[(&str, bool)]| Snapshot {
+        profile: "forward".into(),
+        forward_checks: checks
+            .iter()
+            .map(|(profile, passed)| CheckRow {
+                profile: (*profile).into(),
+                passed: *passed,
+                age_seconds: 5.0,
+            })
+            .collect(),
+        ..pictures::forward()
+    };
+    let open = |snapshot: Snapshot| {
+        let mut app = app(snapshot);
+        assert_eq!(press(&mut app, "p"), Reaction::Ask(Command::Profiles));
+        app.answered(Answer::Profiles(pictures::profiles()));
+        press(&mut app, "j");
+        assert_eq!(press(&mut app, "p"), Reaction::Ask(Command::Plan { profile: "reverse".into() }));
+        app.answered(Answer::Planned(pictures::plan()));
+        app
+    };
+    let go = Reaction::Ask(Command::Switch { profile: "reverse".into() });
+
+    let mut proven = open(forward(&[("forward", true)]));
+    for size in [(120, 36), (80, 24), (60, 15)] {
+        check("ask-switch", &proven, size, &mut wrong);
+    }
+    assert_eq!(press(&mut proven, "y"), go);
+    let mut left = open(forward(&[("forward", true)]));
+    left.press(KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
+    assert_eq!(press(&mut left, "y"), Reaction::Nothing, "the question is gone, and nothing was asked");
+
+    for checks in [&[][..], &[("forward", false)], &[("somebody", true)]] {
+        let mut unproven = open(forward(checks));
+        assert_eq!(press(&mut unproven, "y"), Reaction::Redraw, "it asks once more");
+        for size in [(80, 24), (60, 15)] {
+            check("ask-unproven", &unproven, size, &mut wrong);
+        }
+        assert_eq!(press(&mut unproven, "y"), go);
+    }
+
+    let switching = Some(SwitchRow {
+        profile: "reverse".into(),
+        mode: Mode::Reverse,
+        missing: Some("link to 127.0.0.1:41443: 3 of 8 links are ready".into()),
+        seconds_left: 6.2,
+    });
+    proven.take(Arc::new(Snapshot { switching, uptime_seconds: 9999.0, ..forward(&[("forward", true)]) }));
+    check("switch-ticks", &proven, (80, 24), &mut wrong);
+    report(&wrong);
+}
+
 #[test]
 fn a_plain_terminal_gets_neither_colour_nor_anything_but_ascii() {
     let mut wrong = vec![];
@@ -282,7 +340,7 @@ fn ten_thousand_sessions_are_drawn_quickly() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhz123456sS/:depntw!,.".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhz123456sS/:depntvw!,.".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![
@@ -310,8 +368,10 @@ proptest! {
         for (key, next, width, height) in steps {
             if let Reaction::Ask(command) = app.press(key) {
                 app.asked(&command);
-                if command == Command::Profiles {
-                    app.answered(Answer::Profiles(pictures::profiles()));
+                match command {
+                    Command::Profiles => app.answered(Answer::Profiles(pictures::profiles())),
+                    Command::Plan { .. } => app.answered(Answer::Planned(pictures::plan())),
+                    _ => {}
                 }
             }
             styled::draw(&app, width, height);

@@ -1,11 +1,12 @@
 //! Snapshots made by hand, one for each thing a screen has to show.
 
 use portcullis::{
+    gateway::plan::{Change, Ending, Plan},
     profile::{Mode, Role},
     telemetry::snapshot::{
-        Descriptors, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel, PoolRow, PoolState,
-        ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot, Totals,
-        TrafficSample,
+        CheckRow, Descriptors, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel, PoolRow,
+        PoolState, ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot,
+        Totals, TrafficSample,
     },
 };
 
@@ -60,6 +61,7 @@ pub fn healthy() -> Snapshot {
             ended(18_859, "--", "both sides finished", 2.0),
             ended(18_858, "CR", "client reset", 60.0),
         ],
+        forward_checks: vec![CheckRow { profile: "forward".into(), passed: true, age_seconds: 192.0 }],
         notices: notices(),
         traffic: traffic(120),
         descriptors: Descriptors { used: 64, limit: 1024 },
@@ -227,6 +229,25 @@ pub fn profiles() -> Vec<ProfileRow> {
             ..row("dr-site", Mode::Direct)
         },
     ]
+}
+
+/// What the gateway of `forward` would change for `reverse`.
+pub fn plan() -> Plan {
+    Plan {
+        profile: "reverse".into(),
+        from: "forward".into(),
+        from_mode: Mode::Forward,
+        to: "reverse".into(),
+        to_mode: Mode::Reverse,
+        dmz: Change::Replaced,
+        internal: Change::Replaced,
+        opens: vec!["socks+tls://127.0.0.1:41443 for links".into()],
+        closes: vec!["socks+tls://127.0.0.1:41444 for links".into()],
+        links: vec!["the internal half dials socks+tls://127.0.0.1:41443 and keeps 8 ready".into()],
+        retires: 8,
+        stay: 4,
+        end: vec![Ending { service: "chat".into(), sessions: 2, drain_seconds: 30 }],
+    }
 }
 
 /// So many sessions that only a window of them can be built.

@@ -9,6 +9,7 @@ use crate::{
     telemetry::snapshot::ProfileRow,
     tui::{
         app::App,
+        format,
         source::Standing,
         view::{
             header::{mode_word, role_word},
@@ -24,14 +25,16 @@ enum Kind {
     Mode,
     Halves,
     Valid,
+    Checked,
     Note,
 }
 
-const COLUMNS: [Column<Kind>; 5] = [
+const COLUMNS: [Column<Kind>; 6] = [
     column(Kind::Profile, "PROFILE", (12, 28, 1), Side::Left, 0),
     column(Kind::Mode, "MODE", (7, 7, 1), Side::Left, 1),
     column(Kind::Halves, "HALVES", (12, 12, 1), Side::Left, 3),
     column(Kind::Valid, "VALID", (10, 12, 1), Side::Left, 0),
+    column(Kind::Checked, "FORWARD", (9, 16, 1), Side::Left, 4),
     column(Kind::Note, "NOTE", (16, 90, 4), Side::Left, 2),
 ];
 
@@ -60,12 +63,24 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 
 fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
     let look = &app.look;
+    if let Some((title, lines)) = under_way(app) {
+        let inside = panel::margin(panel::frame(look, &title, "", area, buffer));
+        for (at, line) in panel::lines(inside).zip(lines) {
+            table::write(
+                &table::cut(look, &look.text(&line, LINE_CHARS), inside.width),
+                look.theme.plain,
+                at,
+                buffer,
+            );
+        }
+        return;
+    }
     let row = app.selected_line().and_then(|line| app.profiles().get(line));
     let title =
         row.map_or("Problems".into(), |row| format!("Problems of {}", look.text(&row.name, NAME_CHARS)));
     let inside = panel::margin(panel::frame(look, &title, "", area, buffer));
     let lines = match row {
-        None => vec!["the arrows select a profile, w switches to it".to_owned()],
+        None => vec!["the arrows select a profile, p shows what switching to it would change".to_owned()],
         Some(row) if row.problems.is_empty() => vec!["none: the gateway can be switched to it".to_owned()],
         Some(row) => problem_lines(row),
     };
@@ -74,6 +89,31 @@ fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
         let style = if row.is_none_or(|row| row.problems.is_empty()) { look.theme.faint } else { style };
         table::write(&table::cut(look, &look.text(&line, LINE_CHARS), inside.width), style, at, buffer);
     }
+}
+
+/// The switch, or else the walk of the checklist, that is under way: its steps, as they are done.
+fn under_way(app: &App) -> Option<(String, Vec<String>)> {
+    let snapshot = app.latest();
+    if let Some(switching) = &snapshot.switching {
+        let missing = switching.missing.as_deref().unwrap_or("ready");
+        let left = switching.seconds_left.ceil();
+        return Some((
+            format!("Switch to {}", app.look.text(&switching.profile, NAME_CHARS)),
+            vec![
+                "done  the profile and its certificates are read and checked".into(),
+                "done  what is new is open; the old way serves".into(),
+                format!("now   the new way gets ready: {missing} ({left:.0} s left, then it goes back)"),
+                "then  new sessions go the new way, and what is old closes".into(),
+            ],
+        ));
+    }
+    let walk = snapshot.walk.as_ref().filter(|walk| walk.walking.is_some())?;
+    let done = walk
+        .steps
+        .iter()
+        .map(|walked| format!("{:<8} {}  {}", walked.step.word(), walked.result.word(), walked.seen));
+    let now = walk.walking.map(|step| format!("{:<8} ...", step.word()));
+    Some((format!("Checklist of {}", app.look.text(&walk.profile, NAME_CHARS)), done.chain(now).collect()))
 }
 
 /// Each problem, below it the lines it is about.
@@ -97,6 +137,13 @@ fn cell(app: &App, row: &ProfileRow, kind: Kind) -> Cell {
             0 => Cell::new("ok", theme.good),
             1 => Cell::new("1 problem", theme.bad),
             count => Cell::new(format!("{count} problems"), theme.bad),
+        },
+        Kind::Checked => match app.latest().forward_checks.iter().find(|check| check.profile == row.name) {
+            None => Cell::new("-", theme.faint),
+            Some(check) => {
+                let (word, style) = if check.passed { ("ok", theme.good) } else { ("failed", theme.bad) };
+                Cell::new(format!("{word} {}", format::age(check.age_seconds)), style)
+            }
         },
         Kind::Note => {
             let note = match row.problems.first() {

@@ -11,7 +11,11 @@ use crate::tui::{
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.look, app.look.theme);
     let room = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
-    let asked = table::wrap(&text(app), room);
+    let mut asked = table::wrap(&text(app), room);
+    if let Open::Ask(question) = app.open() {
+        let plan = question.plan();
+        asked.extend(plan.iter().map(|line| table::cut(look, &look.text(line, TEXT_CHARS), room)));
+    }
     let bindings: Vec<_> = keys::of(app.context()).collect();
     let lines = u16::try_from(bindings.len() + asked.len() + 1).unwrap_or(u16::MAX);
     let width = asked.iter().map(|line| table::width(line)).max().unwrap_or(0).max(WIDTH_MIN);

@@ -190,7 +190,10 @@ impl Gateway {
 
     /// Stops it and waits for its outcome.
     pub async fn stop(mut self) -> Outcome {
-        self.done(Command::Stop).await;
+        match self.handle.ask(Command::Stop).await {
+            Answer::Done(_) | Answer::Cut(_) => {}
+            other => panic!("{other:?}"),
+        }
         timeout(PATIENCE, self.running.take().unwrap()).await.unwrap().unwrap()
     }
 

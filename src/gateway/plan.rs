@@ -1,0 +1,197 @@
+//! What a switch will change, worked out before anything is opened: shown, and then acted by.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Engine, ports, switch::mode_word};
+use crate::profile::{DmzWay, InternalWay, Mode, Profile};
+
+/// A switch from what runs to another profile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// As it was asked for: a name or a file.
+    pub profile: String,
+    pub from: String,
+    pub from_mode: Mode,
+    pub to: String,
+    pub to_mode: Mode,
+    pub dmz: Change,
+    pub internal: Change,
+    /// Listeners, for clients and for links.
+    pub opens: Vec<String>,
+    /// Closed as soon as new sessions go the new way.
+    pub closes: Vec<String>,
+    /// How links come about on the new way.
+    pub links: Vec<String>,
+    /// Ready links of the old way, let go a moment later.
+    pub retires: usize,
+    /// Open sessions that notice nothing.
+    pub stay: usize,
+    /// Those of services that the profile lacks: they have `drain` to end.
+    pub end: Vec<Ending>,
+}
+
+/// Open sessions of a service that the profile lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    pub service: String,
+    pub sessions: usize,
+    pub drain_seconds: u64,
+}
+
+/// What becomes of one half's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// There is none, before and after.
+    None,
+    /// It goes on, under what the new profile says.
+    Stays,
+    Opens,
+    /// A new one opens beside it, and then it goes.
+    Replaced,
+    Closes,
+}
+
+impl Change {
+    fn of(runs: bool, wanted: bool, goes_on: bool) -> Self {
+        match (runs, wanted) {
+            (false, false) => Self::None,
+            (false, true) => Self::Opens,
+            (true, false) => Self::Closes,
+            (true, true) if goes_on => Self::Stays,
+            (true, true) => Self::Replaced,
+        }
+    }
+
+    pub fn opens(self) -> bool {
+        matches!(self, Self::Opens | Self::Replaced)
+    }
+
+    pub fn closes(self) -> bool {
+        matches!(self, Self::Closes | Self::Replaced)
+    }
+}
+
+impl Plan {
+    /// Whether the internal half begins to dial, instead of being dialled.
+    pub fn reverses(&self) -> bool {
+        self.to_mode == Mode::Reverse && self.from_mode != Mode::Reverse
+    }
+}
+
+impl Engine {
+    /// Compares what runs with what `profile` wants.
+    pub(super) fn plan(&self, profile: &Profile) -> Plan {
+        let (running, wanted) = (self.dmz.as_ref(), profile.dmz.as_ref());
+        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.serves(half));
+        let dmz = Change::of(running.is_some(), wanted.is_some(), goes_on);
+        let (running, wanted) = (self.internal.as_ref(), profile.internal.as_ref());
+        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.serves(half));
+        let internal = Change::of(running.is_some(), wanted.is_some(), goes_on);
+        let (mut opens, mut closes) = ports::changes(profile.dmz.as_ref(), &self.ports);
+        let (mut links, mut retires) = (Vec::new(), 0);
+        if dmz.opens() {
+            match profile.dmz.as_ref().map(|half| &half.way) {
+                Some(DmzWay::Reverse { listen, .. }) => opens.push(format!("{listen} for links")),
+                Some(DmzWay::Forward { connect, pool, .. }) => {
+                    links.extend(connect.iter().map(|at| dials("dmz", pool.prepared, at)));
+                }
+                Some(DmzWay::Direct(_)) | None => {}
+            }
+        }
+        if internal.opens() {
+            match profile.internal.as_ref().map(|half| &half.way) {
+                Some(InternalWay::Forward { listen, .. }) => opens.push(format!("{listen} for links")),
+                Some(InternalWay::Reverse { connect, prepared, .. }) => {
+                    links.extend(connect.iter().map(|at| dials("internal", *prepared, at)));
+                }
+                None => {}
+            }
+        }
+        if let Some(side) = self.dmz.as_ref().filter(|_| dmz.closes()) {
+            closes.extend(side.listening().map(|at| format!("{at} for links")));
+            retires += side.rows().iter().map(|row| row.ready).sum::<usize>();
+        } else if let Some(side) = self.internal.as_ref().filter(|_| internal.closes()) {
+            // In a pair each link has both ends here; they are counted once.
+            retires += side.rows().iter().map(|row| row.ready).sum::<usize>();
+        }
+        if let Some(side) = self.internal.as_ref().filter(|_| internal.closes()) {
+            closes.extend(side.listening().map(|at| format!("{at} for links")));
+        }
+        let (stay, end) = self.sessions_under(profile);
+        Plan {
+            profile: profile.name.clone(),
+            from: self.profile.name.clone(),
+            from_mode: self.profile.mode,
+            to: profile.name.clone(),
+            to_mode: profile.mode,
+            dmz,
+            internal,
+            opens,
+            closes,
+            links,
+            retires,
+            stay,
+            end,
+        }
+    }
+
+    /// How many open sessions stay, and those that will have to end.
+    fn sessions_under(&self, profile: &Profile) -> (usize, Vec<Ending>) {
+        let first = self.first_role();
+        let services = self.common.sessions.services.load();
+        let of_first = services.iter().filter(|((role, _), _)| *role == first);
+        let (kept, lacking): (Vec<_>, Vec<_>) =
+            of_first.partition(|((_, name), _)| profile.services().any(|kept| kept == name));
+        let ending = lacking.iter().filter(|(_, service)| service.open_sessions() > 0);
+        let mut end: Vec<_> = ending
+            .map(|((_, name), service)| Ending {
+                service: name.to_string(),
+                sessions: service.open_sessions(),
+                drain_seconds: profile.drain.as_secs(),
+            })
+            .collect();
+        end.sort_by(|one, other| one.service.cmp(&other.service));
+        (kept.iter().map(|(_, service)| service.open_sessions()).sum(), end)
+    }
+}
+
+fn dials(half: &str, prepared: usize, at: &crate::profile::LinkAddress) -> String {
+    format!("the {half} half dials {at} and keeps {prepared} ready")
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, .. } = self;
+        let (from_mode, to_mode) = (mode_word(self.from_mode), mode_word(self.to_mode));
+        writeln!(out, "from `{from}`, mode {from_mode}, to `{to}`, mode {to_mode}")?;
+        let mut lines = |word: &str, lines: &[String]| {
+            lines.iter().try_for_each(|line| writeln!(out, "  {word:<8} {line}"))
+        };
+        lines("opens", &self.opens)?;
+        lines("closes", &self.closes)?;
+        lines("links", &self.links)?;
+        if self.retires > 0 {
+            lines("lets go", &[format!("{} ready links of the old way", self.retires)])?;
+        }
+        if self.opens.is_empty() && self.closes.is_empty() && self.links.is_empty() {
+            lines("opens", &["nothing, and closes nothing: the way stays as it is".into()])?;
+        }
+        lines("stay", &[format!("{} open sessions", self.stay)])?;
+        let ending = |end: &Ending| {
+            format!(
+                "{} of `{}`, which the profile lacks, within {}s",
+                end.sessions, end.service, end.drain_seconds
+            )
+        };
+        match self.end.is_empty() {
+            true => write!(out, "  {:<8} no session", "end"),
+            false => {
+                let all: Vec<_> = self.end.iter().map(ending).collect();
+                write!(out, "  {:<8} {}", "end", all.join(", "))
+            }
+        }
+    }
+}

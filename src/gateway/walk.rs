@@ -1,0 +1,412 @@
+//! The checklist, walked by a running gateway on itself: what its half can prove in its mode.
+//!
+//! `verify` merges the walks of two halves, and starts halves of its own where none run.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio::sync::watch;
+
+use super::{advice, checks::Checks, probe::Probes, switch::Switching};
+use crate::{
+    connect::direct::{self, Target},
+    net::{
+        dial,
+        sockets::{self, Address},
+    },
+    profile::{Backend, DmzWay, InternalWay, LinkAddress, Mode, Profile, Remote, Role, ServiceName},
+    source::{self, Chosen, Loaded, Source},
+    telemetry::{
+        checklist::{Found, Report, Step},
+        log,
+        snapshot::{NoticeLevel, PoolRow, PoolState, Snapshot},
+    },
+};
+
+/// The way is ready by then, or its step fails.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How a step begins whose links did not come about; what the other half met may tell why.
+pub const NOT_READY: &str = "not ready within";
+/// A closed port of this machine refuses at once; one that says nothing is not open either.
+const KNOCK: Duration = Duration::from_secs(1);
+
+/// What a walk needs of its gateway.
+pub(super) struct Walk {
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub source: Source,
+    pub chosen: Chosen,
+    pub profile: Profile,
+    pub probes: Probes,
+    /// A client port of each service.
+    pub ports: Vec<(ServiceName, SocketAddr)>,
+    pub admin: Option<PathBuf>,
+    pub checks: Checks,
+    /// The way of the other mode, opened beside the one in force.
+    pub trial: Option<Result<Switching, String>>,
+}
+
+impl Walk {
+    /// Walks these steps, in order; the time of each is its own.
+    pub async fn run(self, steps: &[Step]) -> Report {
+        let mut walked = Vec::new();
+        for step in steps {
+            self.checks.walking(*step);
+            let began = Instant::now();
+            let found = match step {
+                Step::Profile => profile(&self.source, &self.chosen, self.profile.mode),
+                Step::Basic => basic(&self.profile).await,
+                Step::Forward => self.way(Mode::Forward).await,
+                Step::Reverse => self.way(Mode::Reverse).await,
+                Step::Closed => self.closed().await,
+            };
+            let found = found.at(*step, began.elapsed());
+            self.checks.walked(&found);
+            walked.push(found);
+        }
+        Report::new(walked)
+    }
+
+    /// The way of one mode: ready, and a probe of each service goes over it.
+    async fn way(&self, mode: Mode) -> Found {
+        let role = match (&self.profile.dmz, mode) {
+            (Some(_), _) => Role::Dmz,
+            (None, Mode::Reverse) => Role::Internal,
+            (None, _) => return Found::skip("the DMZ half sends the probe; verify it on that host"),
+        };
+        let trial = match &self.trial {
+            _ if self.profile.mode == mode => None,
+            Some(Ok(trial)) => Some(trial),
+            Some(Err(why)) => return Found::fail(why, advice::on_link(why)),
+            None => return Found::skip(self.why_not(mode)),
+        };
+        if let (Some(_), Some(why)) = (trial, self.unanswered(mode).await) {
+            return Found::skip(why);
+        }
+        let rows = match self.ready(role, trial).await {
+            Ok(rows) => rows,
+            Err(failed) => return failed,
+        };
+        let links = join(rows.iter().map(told));
+        match role {
+            Role::Dmz => self.probe_all(&links, trial).await,
+            Role::Internal => Found::pass(format!("links are parked: {links}")),
+        }
+    }
+
+    /// Why this gateway can not walk a mode that it does not run.
+    fn why_not(&self, mode: Mode) -> String {
+        match self.profile.mode {
+            Mode::Reverse if self.profile.internal.is_some() => {
+                "in reverse mode the internal half opens no port, not even for a check".into()
+            }
+            Mode::Direct => {
+                "this gateway runs in mode direct, where there is no link; stop it to walk with halves of its own".into()
+            }
+            running => {
+                let [running, wanted] = [running, mode].map(super::mode_word);
+                format!("this gateway runs in mode {running}, and its profile can not go in mode {wanted}")
+            }
+        }
+    }
+
+    /// A DMZ half alone can try forward mode only where somebody answers.
+    async fn unanswered(&self, mode: Mode) -> Option<String> {
+        let loaded = self.source.load(&self.chosen, Some(mode)).ok()?;
+        alone_and_unanswered(&loaded.profile).await
+    }
+
+    /// A picture that was taken after now.
+    async fn look(&self) -> Option<Arc<Snapshot>> {
+        let mut snapshots = self.snapshots.clone();
+        snapshots.mark_unchanged();
+        snapshots.changed().await.ok()?;
+        Some(snapshots.borrow().clone())
+    }
+
+    /// Waits for healthy pools.
+    async fn ready(&self, role: Role, trial: Option<&Switching>) -> Result<Vec<PoolRow>, Found> {
+        let (began, since) = (Instant::now(), log::utc_now());
+        loop {
+            let Some(snapshot) = self.look().await else { return Err(stopped()) };
+            let rows: Vec<_> = match trial {
+                Some(trial) => trial.rows(role),
+                None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
+            };
+            let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
+            if !rows.is_empty() && rows.iter().all(is_healthy) {
+                return Ok(rows);
+            }
+            if began.elapsed() >= READY_WITHIN {
+                let mut seen = join(rows.iter().filter(|row| !is_healthy(row)).map(told));
+                if let Some(told) = refused_link(&snapshot, &since) {
+                    seen = format!("{seen}; last {told}");
+                }
+                let advice = advice::on_link(&seen);
+                let seen = format!("{NOT_READY} {}s: {seen}", READY_WITHIN.as_secs());
+                return Err(Found::fail(seen, advice));
+            }
+        }
+    }
+
+    async fn probe_all(&self, links: &str, trial: Option<&Switching>) -> Found {
+        let mut came_back = Vec::new();
+        for (service, port) in &self.ports {
+            match self.probes.send(*port, trial.and_then(|trial| trial.connector(service))).await {
+                Ok(took) => came_back.push(format!("{service} in {}", milliseconds(took))),
+                Err(end) => {
+                    let seen = format!("probe of `{service}` through {port}: {end}");
+                    return Found::fail(seen.clone(), advice::on_probe(service.as_str(), &seen));
+                }
+            }
+        }
+        let services = self.profile.dmz.iter().flat_map(|half| &half.services).map(|service| &service.name);
+        let left_out = services.filter(|name| !self.ports.iter().any(|(service, _)| service == *name));
+        let left_out = join(left_out.map(|name| format!("`{name}`")));
+        if came_back.is_empty() {
+            return Found::skip(format!(
+                "no probe enters {left_out}, whose accepts read what clients say; over {links}"
+            ));
+        }
+        let left_out = match left_out.is_empty() {
+            true => left_out,
+            false => format!("; none enters {left_out}, whose accepts read what clients say"),
+        };
+        Found::pass(format!("probes came back: {}{left_out}; over {links}", came_back.join(", ")))
+    }
+
+    /// The internal half holds no listening socket; in a pair, none that is not the DMZ half's.
+    async fn closed(&self) -> Found {
+        if self.profile.internal.is_none() {
+            return Found::skip("the internal half is closed or not; verify it on its own host");
+        }
+        if self.profile.mode != Mode::Reverse {
+            let word = super::mode_word(self.profile.mode);
+            return Found::skip(format!(
+                "in mode {word} the internal half listens; that is what reversing ends"
+            ));
+        }
+        let Some(snapshot) = self.look().await else { return stopped() };
+        let held = match sockets::own() {
+            Ok(held) => held,
+            Err(error) => return Found::fail(format!("the kernel does not say: {error}"), "mount /proc"),
+        };
+        let mut expected = ports_of_dmz(&snapshot);
+        expected.extend(self.ports.iter().map(|(_, port)| port.port()));
+        let is_strange = |open: &&sockets::Open| match &open.at {
+            Address::Inet(at) => open.kind != "tcp" || !expected.contains(&at.port()),
+            Address::Path(path) => self.admin.as_ref() != Some(path),
+            Address::Other(_) => true,
+        };
+        let (strange, rest): (Vec<_>, Vec<_>) = held.open.iter().partition(is_strange);
+        if !strange.is_empty() {
+            return Found::fail(
+                format!("the internal half listens: {}", join(strange.iter().map(ToString::to_string))),
+                "start it without inherited sockets; find who hands them on with `ss -lpn`",
+            );
+        }
+        let knocked = match self.knock().await {
+            Ok(knocked) => knocked,
+            Err(failed) => return failed,
+        };
+        let rest = match rest.is_empty() {
+            true => "none listens".into(),
+            false => format!(
+                "those that listen are no door inwards: {}",
+                join(rest.iter().map(|open| self.whose(open)))
+            ),
+        };
+        Found::pass(format!(
+            "each of the {} sockets of process {} was asked (/proc/self/fd, SO_ACCEPTCONN, getsockname; TCP, MPTCP, UDP, IPv6, Unix, raw): {rest}; {knocked}",
+            held.looked_at,
+            std::process::id()
+        ))
+    }
+
+    fn whose(&self, open: &sockets::Open) -> String {
+        match &open.at {
+            Address::Path(path) => format!("the admin socket {}", path.display()),
+            at => format!("{} {at} of the DMZ half in this process", open.kind),
+        }
+    }
+
+    /// Tries the port that forward mode uses.
+    async fn knock(&self) -> Result<String, Found> {
+        let Some(listen) = forward_port(&self.source, &self.chosen) else {
+            return Ok("the profile names no port for forward mode".into());
+        };
+        let mut at = listen.at.clone();
+        if at.is_any() {
+            at.host = if at.host.contains(':') { "::1".into() } else { "127.0.0.1".into() };
+        }
+        match dial::dial(&at, KNOCK).await {
+            Err(error) => Ok(format!("the port of forward mode is closed: {error}")),
+            Ok(_) => {
+                let by = sockets::holder(at.port).map(|holder| format!(" ({holder})")).unwrap_or_default();
+                let seen = format!("the port of forward mode, {at}, is open{by}");
+                Err(Found::fail(
+                    seen,
+                    "stop the program that listens there; if it is a gateway, switch it to reverse",
+                ))
+            }
+        }
+    }
+}
+
+/// However it ends, what was opened for it is closed, and another one may begin.
+impl Drop for Walk {
+    fn drop(&mut self) {
+        if let Some(Ok(trial)) = &self.trial {
+            trial.retire();
+        }
+        self.checks.end();
+    }
+}
+
+fn stopped() -> Found {
+    Found::fail("the gateway has stopped", "start it again")
+}
+
+/// A DMZ half without its other half here, in forward mode, that nobody answers.
+pub async fn alone_and_unanswered(profile: &Profile) -> Option<String> {
+    let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
+    let DmzWay::Forward { connect, .. } = &half.way else { return None };
+    let mut last = String::new();
+    for address in connect {
+        match dial::dial(&address.at, crate::link::DIAL).await {
+            Ok(_) => return None,
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Some(format!("no internal gateway answers in forward mode: {last}"))
+}
+
+/// The profile reads and its certificates are good; what they are for, and how long.
+pub fn profile(source: &Source, chosen: &Chosen, mode: Mode) -> Found {
+    let Loaded { profile, dmz, internal, .. } = match source.load(chosen, Some(mode)) {
+        Ok(loaded) => loaded,
+        Err(problems) => return unreadable(&problems),
+    };
+    let half = |name: &str, identity: &crate::net::tls::Identity| format!("{name}: {}", identity.told());
+    let shown: Vec<_> =
+        [dmz.map(|identity| half("dmz", &identity)), internal.map(|identity| half("internal", &identity))]
+            .into_iter()
+            .flatten()
+            .collect();
+    let file = profile
+        .file
+        .as_ref()
+        .map_or_else(|| "the built-in profile".into(), |file| file.display().to_string());
+    match shown.is_empty() {
+        true => Found::pass(format!("{file} reads; its links use no certificates")),
+        false => Found::pass(format!("{file} reads; {}", shown.join("; "))),
+    }
+}
+
+/// The first problem, and how many more there are.
+pub fn unreadable(problems: &[crate::profile::Problem]) -> Found {
+    let Some(first) = problems.first() else { return Found::skip("no problem is known") };
+    let place = &first.place;
+    let more = match problems.len() {
+        1 => String::new(),
+        count => format!(" (and {} more, see `check`)", count - 1),
+    };
+    let seen = format!("{}:{}:{}: {}: {}{more}", place.file, place.line, place.column, place.key, first.what);
+    Found::fail(seen, first.advice.clone())
+}
+
+/// Each backend answers a connection, from the half that reaches it.
+pub async fn basic(profile: &Profile) -> Found {
+    let backends: Vec<(ServiceName, Backend)> = match (&profile.dmz, &profile.internal) {
+        (_, Some(half)) => {
+            half.services.iter().map(|service| (service.name.clone(), service.connect.clone())).collect()
+        }
+        (Some(half), None) => match &half.way {
+            DmzWay::Direct(backends) => {
+                backends.iter().map(|(name, to)| (name.clone(), to.clone())).collect()
+            }
+            DmzWay::Forward { .. } | DmzWay::Reverse { .. } => {
+                return Found::skip("the internal half reaches the backends; verify it on its own host");
+            }
+        },
+        (None, None) => Vec::new(),
+    };
+    let key = if profile.internal.is_some() { "internal" } else { "dmz" };
+    let edges = match source::edges(profile) {
+        Ok(edges) => edges,
+        Err(problems) => return unreadable(&problems),
+    };
+    let dialled = join_all(backends.iter().map(async |(service, backend)| {
+        let began = Instant::now();
+        let connected = direct::connect(&Target::new(backend, &edges), None).await;
+        let took = milliseconds(began.elapsed());
+        match (connected, backend) {
+            (Ok(_), Backend::Echo) => Ok(format!("`{service}` is the built-in echo")),
+            (Ok(connected), Backend::Socket(Remote { at, .. })) => {
+                connected.leg.let_close_cleanly();
+                Ok(format!("`{service}` {at} answered in {took}"))
+            }
+            (Err(failure), _) => Err((service, failure.reason)),
+        }
+    }))
+    .await;
+    let failed: Vec<_> = dialled.iter().filter_map(|dialled| dialled.as_ref().err()).collect();
+    match failed.first() {
+        None => Found::pass(join(dialled.iter().flatten().cloned())),
+        Some((service, _)) => Found::fail(
+            join(failed.iter().map(|(service, reason)| format!("`{service}`: {reason}"))),
+            format!("start that server, or correct `{key}.services.{service}.connect`"),
+        ),
+    }
+}
+
+/// Where the internal half would listen in forward mode.
+fn forward_port(source: &Source, chosen: &Chosen) -> Option<LinkAddress> {
+    match source.load(chosen, Some(Mode::Forward)).ok()?.profile.internal?.way {
+        InternalWay::Forward { listen, .. } => Some(listen),
+        InternalWay::Reverse { .. } => None,
+    }
+}
+
+fn ports_of_dmz(snapshot: &Snapshot) -> Vec<u16> {
+    let accepts = snapshot.services.iter().flat_map(|service| &service.accept);
+    let port = |address: &String| address.rsplit_once(':')?.1.parse().ok();
+    accepts.chain(&snapshot.listening).filter_map(port).collect()
+}
+
+/// The last link that this half has turned away since then, in the words of its notice.
+pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<String> {
+    let mut lines = snapshot.notices.iter().rev();
+    let found = lines.find(|line| {
+        line.level >= NoticeLevel::Warn && line.time.as_str() >= since && line.text.starts_with("link from")
+    });
+    found.map(|line| line.text.clone())
+}
+
+/// A pool row in words.
+fn told(row: &PoolRow) -> String {
+    let who = row.peer.as_deref().unwrap_or("the other gateway");
+    let address = row.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
+    let wire = row.wire.as_ref().map(|wire| format!(", {wire}")).unwrap_or_default();
+    let why = row.last_error.as_ref().filter(|_| row.state != PoolState::Healthy);
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let of = if row.service == "*" { String::new() } else { format!(" for `{}`", row.service) };
+    let (ready, target) = (row.ready, row.target.max(row.ready));
+    if target == 0 && row.state == PoolState::Healthy {
+        return format!("a link of its own for each session, {who}{address}{wire}");
+    }
+    let only = if (1..target).contains(&ready) { "only " } else { "" };
+    format!("{only}{ready} of {target} links ready{of}, {who}{address}{wire}{why}")
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn milliseconds(took: Duration) -> String {
+    format!("{:.1} ms", took.as_secs_f64() * 1000.0)
+}

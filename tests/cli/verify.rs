@@ -1,0 +1,352 @@
+//! `verify`: the checklist with halves of its own, with gateways that run, and with each fault.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
+};
+
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    Said,
+    commands::issued,
+    connect,
+    process::{Gateway, Place, SOON},
+    run,
+};
+
+const DMZ_TLS: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }";
+const INTERNAL_TLS: &str =
+    "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }";
+
+/// A port of this test alone: bound, not listening, so that nobody else gets it, a connection to it
+/// is refused, and a gateway may listen on it, since both set SO_REUSEADDR.
+fn reserved() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let at = socket.local_addr().expect("its address").as_socket().expect("an inet address");
+    (socket, at.port())
+}
+
+/// A pair on ports of its own.
+pub struct Ports {
+    clients: u16,
+    dmz_link: u16,
+    internal_link: u16,
+    _reserved: [Socket; 3],
+}
+
+impl Ports {
+    pub fn new() -> Self {
+        let [(one, clients), (two, dmz_link), (three, internal_link)] = [reserved(), reserved(), reserved()];
+        Self { clients, dmz_link, internal_link, _reserved: [one, two, three] }
+    }
+
+    fn dmz(&self, tls: &str) -> String {
+        format!(
+            "dmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:{}', connect: 'socks+tls://127.0.0.1:{}', tls: {tls}, prepared: 2 }}\n  \
+             services: {{ web: {{ accept: ['tcp://127.0.0.1:{}'] }} }}\n",
+            self.dmz_link, self.internal_link, self.clients
+        )
+    }
+
+    fn internal(&self, tls: &str, backend: &str) -> String {
+        format!(
+            "internal:\n  link: {{ connect: 'socks+tls://127.0.0.1:{}', listen: 'socks+tls://127.0.0.1:{}', tls: {tls}, prepared: 2 }}\n  \
+             services: {{ web: {{ connect: '{backend}' }} }}\n",
+            self.dmz_link, self.internal_link
+        )
+    }
+
+    pub fn pair(&self, backend: &str) -> String {
+        format!("mode: forward\n{}{}", self.dmz(DMZ_TLS), self.internal(INTERNAL_TLS, backend))
+    }
+}
+
+/// The report of `verify --json`.
+#[track_caller]
+fn report(said: &Said) -> Value {
+    let report: Value =
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}\n{}", said.err));
+    assert_eq!(said.code, Some(if report["passed"] == true { 0 } else { 1 }), "{report:#}");
+    report
+}
+
+fn verify(place: &Place, profile: &str) -> Value {
+    report(&run(place, &["verify", "--json", "--profile", profile]))
+}
+
+/// `profile pass, basic fail, ...`
+fn results(report: &Value) -> String {
+    let steps = report["steps"].as_array().expect("a list of steps");
+    let word = |step: &Value| {
+        assert!(step["milliseconds"].is_u64() && step["seen"].is_string(), "{step}");
+        assert_eq!(step["advice"].is_string(), step["result"] == "fail", "{step}");
+        format!("{} {}", step["step"].as_str().expect("a name"), step["result"].as_str().expect("a result"))
+    };
+    steps.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+fn step<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
+    let steps = report["steps"].as_array().expect("a list of steps");
+    let step = steps.iter().find(|step| step["step"] == name).expect("each step is told");
+    (step["seen"].as_str().expect("text"), step["advice"].as_str().unwrap_or_default())
+}
+
+#[test]
+fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a backend");
+    let address = format!("tcp://{}", backend.local_addr().expect("its address"));
+    place.write("pair.yaml", &ports.pair(&address));
+    let report = verify(&place, "pair.yaml");
+    assert_eq!(
+        results(&report),
+        "profile pass, basic pass, forward pass, reverse pass, closed pass",
+        "{report:#}"
+    );
+    for (name, words) in [
+        ("profile", &["certificate for `dmz`", "certificate for `internal`", "days left"][..]),
+        ("basic", &["`web` 127.0.0.1:", "answered in", " ms"]),
+        ("forward", &["web in ", " ms", "2 of 2 links ready, internal at", "portcullis/1"]),
+        ("reverse", &["web in ", " ms", "2 of 2 links ready, internal at 127.0.0.1"]),
+        ("closed", &["sockets of process", "SO_ACCEPTCONN", "port of forward mode is closed"]),
+    ] {
+        let (seen, _) = step(&report, name);
+        for word in words {
+            assert!(seen.contains(word), "`{word}` is not in {name}: {seen}");
+        }
+    }
+    // What the backend saw of it: connections without a byte, each ended cleanly.
+    backend.set_nonblocking(true).expect("it does not wait");
+    let mut seen = 0;
+    while let Ok((mut stream, _)) = backend.accept() {
+        let mut heard = Vec::new();
+        stream.set_nonblocking(false).expect("it waits");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout is set");
+        stream.read_to_end(&mut heard).expect("a clean end");
+        assert_eq!(heard, b"");
+        seen += 1;
+    }
+    assert_eq!(seen, 3, "`basic` and two probes");
+    for port in [ports.clients, ports.dmz_link, ports.internal_link] {
+        TcpListener::bind(("127.0.0.1", port)).expect("the port is free again");
+    }
+    let left: Vec<_> = std::fs::read_dir(place.path("run/portcullis")).expect("a folder").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Starts the gateway of `NAME.yaml` with its socket where a gateway without `--admin` has it.
+fn start_unnamed<'a>(place: &'a Place, name: &str) -> Gateway<'a> {
+    // Where a gateway without `--admin` has its socket.
+    std::fs::create_dir(place.path("portcullis")).expect("a folder for the log");
+    std::fs::create_dir(place.path("run/portcullis")).expect("a folder");
+    std::fs::set_permissions(place.path("run/portcullis"), PermissionsExt::from_mode(0o700)).expect("a mode");
+    let profile = format!("{name}.yaml");
+    let gateway = place.start_as(&format!("portcullis/{name}"), &[], &["--no-ui", "--profile", &profile]);
+    gateway.wait_healthy();
+    gateway
+}
+
+#[test]
+fn a_gateway_in_forward_mode_tries_reverse_beside_it_and_stays_as_it_was() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://"));
+    let gateway = start_unnamed(&place, "pair");
+    let before = gateway.status();
+    let report = verify(&place, "pair.yaml");
+    assert_eq!(
+        results(&report),
+        "profile pass, basic pass, forward pass, reverse pass, closed skip",
+        "{report:#}"
+    );
+    assert!(step(&report, "reverse").0.contains("web in "), "{report:#}");
+    assert!(step(&report, "closed").0.contains("in mode forward the internal half listens"), "{report:#}");
+    let after = gateway.wait_healthy();
+    for same in ["mode", "listening", "totals", "ended"] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    TcpListener::bind(("127.0.0.1", ports.dmz_link)).expect("the port of reverse mode is closed again");
+    let check = &after["forward_checks"][0];
+    assert_eq!((&check["profile"], &check["passed"]), (&"pair".into(), &true.into()), "{after:#}");
+    assert_eq!(after["walk"]["steps"].as_array().map(Vec::len), Some(5), "{after:#}");
+}
+
+#[test]
+fn a_running_gateway_walks_itself_and_counts_no_probe() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://").replace("mode: forward", "mode: reverse"));
+    let gateway = start_unnamed(&place, "pair");
+    let report = verify(&place, "pair.yaml");
+    assert_eq!(
+        results(&report),
+        "profile pass, basic pass, forward skip, reverse pass, closed pass",
+        "{report:#}"
+    );
+    assert!(step(&report, "forward").0.contains("opens no port, not even for a check"), "{report:#}");
+    let mut client = connect(gateway.accept("web"));
+    client.write_all(b"hello").expect("it is sent");
+    client.read_exact(&mut [0; 5]).expect("it comes back");
+    let status = gateway.status();
+    assert_eq!((&status["totals"]["sessions"], &status["totals"]["bytes_up"]), (&1.into(), &5.into()));
+    assert_eq!(status["ended"], serde_json::json!([]), "a probe is no session");
+    // The log is written by a thread of its own.
+    let written = || Some(gateway.log()).filter(|log| log.contains("operator kind=\"verify\""));
+    let log = crate::until("the walk is written down", SOON, written);
+    assert_eq!(log.matches("probe ended").count(), 2, "one on each half\n{log}");
+    let told = "verify, asked by admin socket ";
+    assert!(log.contains("operator kind=\"verify\" by=\"admin socket "), "{log}");
+    assert!(status["notices"].to_string().contains(told), "{status:#}");
+}
+
+#[test]
+fn a_backend_that_is_down_is_named() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    let (_socket, port) = reserved();
+    let nobody = format!("127.0.0.1:{port}");
+    place.write("pair.yaml", &ports.pair(&format!("tcp://{nobody}")));
+    let report = verify(&place, "pair.yaml");
+    assert_eq!(
+        results(&report),
+        "profile pass, basic fail, forward fail, reverse fail, closed pass",
+        "{report:#}"
+    );
+    assert!(step(&report, "basic").0.contains(&nobody), "{report:#}");
+    for name in ["forward", "reverse"] {
+        assert!(step(&report, name).0.contains("the backend refused the connection"), "{report:#}");
+        assert!(step(&report, name).1.starts_with("start the backend of `web`"), "{report:#}");
+    }
+}
+
+#[test]
+fn a_wrong_name_in_peers_is_named_whichever_half_has_it() {
+    let place = Place::with_certificates();
+    for wrong in ["dmz", "internal"] {
+        let ports = Ports::new();
+        let (dmz_tls, internal_tls) = match wrong {
+            "dmz" => (DMZ_TLS.replace("[internal]", "[somebody]"), INTERNAL_TLS.to_owned()),
+            _ => (DMZ_TLS.to_owned(), INTERNAL_TLS.replace("[dmz]", "[somebody]")),
+        };
+        let text =
+            format!("mode: reverse\n{}{}", ports.dmz(&dmz_tls), ports.internal(&internal_tls, "echo://"));
+        place.write("pair.yaml", &text);
+        let report = verify(&place, "pair.yaml");
+        assert_eq!(
+            results(&report),
+            "profile pass, basic pass, forward fail, reverse fail, closed pass",
+            "{report:#}"
+        );
+        for name in ["forward", "reverse"] {
+            let (seen, advice) = step(&report, name);
+            assert!(
+                seen.contains("none of which is among this link's peers [\"somebody\"]"),
+                "{wrong}: {seen}"
+            );
+            assert!(advice.contains("`peers`"), "{wrong}: {advice}");
+        }
+    }
+}
+
+#[test]
+fn a_half_alone_proves_its_part_and_says_why_it_skips() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("outside.yaml", &format!("mode: reverse\n{}", ports.dmz(DMZ_TLS)));
+    place.write("inside.yaml", &format!("mode: reverse\n{}", ports.internal(INTERNAL_TLS, "echo://")));
+    let outside = verify(&place, "outside.yaml");
+    assert_eq!(
+        results(&outside),
+        "profile pass, basic skip, forward skip, reverse fail, closed skip",
+        "{outside:#}"
+    );
+    assert!(step(&outside, "forward").0.contains("connection refused"), "{outside:#}");
+    assert!(step(&outside, "reverse").0.contains("no internal gateway has dialled in"), "{outside:#}");
+    let dmz = place.start("outside");
+    let inside = verify(&place, "inside.yaml");
+    assert_eq!(
+        results(&inside),
+        "profile pass, basic pass, forward skip, reverse pass, closed pass",
+        "{inside:#}"
+    );
+    assert!(
+        step(&inside, "reverse").0.contains("links are parked: 2 of 2 links ready, dmz at"),
+        "{inside:#}"
+    );
+    drop(dmz);
+}
+
+#[test]
+fn an_internal_half_that_listens_is_caught() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://"));
+    // Whoever starts it hands on a socket that listens.
+    let script = "import os, socket, sys\ns = socket.create_server(('127.0.0.1', 0))\nos.set_inheritable(s.fileno(), True)\nos.execv(sys.argv[1], sys.argv[1:])";
+    let mut command =
+        place.wrapped(&["python3", "-c", script], &["verify", "--json", "--profile", "pair.yaml"]);
+    let report = report(&crate::said(command.output().expect("python3 runs")));
+    assert_eq!(
+        results(&report),
+        "profile pass, basic pass, forward pass, reverse pass, closed fail",
+        "{report:#}"
+    );
+    let (seen, advice) = step(&report, "closed");
+    assert!(seen.starts_with("the internal half listens: tcp 127.0.0.1:"), "{seen}");
+    assert!(advice.contains("inherited sockets"), "{advice}");
+}
+
+#[test]
+fn a_port_that_another_program_holds_is_named_with_it() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://"));
+    let _holder = TcpListener::bind(("127.0.0.1", ports.internal_link)).expect("the port is free");
+    let report = verify(&place, "pair.yaml");
+    assert_eq!(
+        results(&report),
+        "profile pass, basic pass, forward fail, reverse pass, closed fail",
+        "{report:#}"
+    );
+    let me = format!("process {}", std::process::id());
+    for name in ["forward", "closed"] {
+        let (seen, _) = step(&report, name);
+        assert!(seen.contains(&ports.internal_link.to_string()) && seen.contains(&me), "{name}: {seen}");
+    }
+}
+
+#[test]
+fn a_profile_that_does_not_read_fails_the_first_step() {
+    let place = Place::with_certificates();
+    place.write("bad.yaml", "mode: sideways\n");
+    let report = verify(&place, "bad.yaml");
+    assert_eq!(
+        results(&report),
+        "profile fail, basic skip, forward skip, reverse skip, closed skip",
+        "{report:#}"
+    );
+    assert!(step(&report, "profile").0.contains("bad.yaml:1:7: mode:"), "{report:#}");
+}
+
+#[test]
+fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_told_apart() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("pair.yaml", &ports.pair("echo://"));
+    for (days, words, what_to_do) in [
+        ((-10, -1), "its certificate expired on ", "make a new one"),
+        ((300, 600), "its certificate is not valid yet, from ", "set the clock of this host right"),
+    ] {
+        let (certificate, key) = issued(&place, "internal", days.0, days.1);
+        place.write("pki/internal.pem", &certificate);
+        place.write("pki/internal.key", &key);
+        let report = verify(&place, "pair.yaml");
+        assert_eq!(
+            results(&report),
+            "profile fail, basic skip, forward skip, reverse skip, closed skip",
+            "{report:#}"
+        );
+        let (seen, advice) = step(&report, "profile");
+        assert!(seen.contains("internal.link.tls.certificate") && seen.contains(words), "{seen}");
+        assert!(seen.contains("the clock of this host says 20"), "{seen}");
+        assert!(advice.contains(what_to_do), "{advice}");
+    }
+}

@@ -1,0 +1,164 @@
+//! What goes wrong in the middle of a switch: the gateway serves the way it did before.
+
+use std::fs;
+
+use portcullis::{gateway::handle::Command, telemetry::snapshot::Snapshot};
+use tokio::net::TcpListener;
+
+use crate::{
+    support::{
+        gateway::Gateway,
+        peers::{dial, hear_reset},
+    },
+    switch::{Load, Pair, ready, says_and_hears, until_closed},
+};
+
+fn to(pair: &Pair, mode: &str, half: &str) -> Command {
+    Command::Switch { profile: pair.half(mode, half).to_str().unwrap().into() }
+}
+
+/// Two halves in forward mode, and a session over them.
+async fn forward(pair: &Pair) -> (Gateway, Gateway) {
+    let internal = pair.place.start_file(&pair.half("forward", "internal"));
+    let dmz = pair.place.start_file(&pair.half("forward", "dmz"));
+    ready(&dmz).await;
+    (dmz, internal)
+}
+
+async fn serves_as_before(pair: &Pair) {
+    let mut client = dial(pair.clients.at()).await;
+    says_and_hears(&mut client, "as before").await;
+}
+
+#[tokio::test]
+async fn the_internal_half_is_killed_while_the_dmz_half_switches() {
+    let pair = Pair::new();
+    let (dmz, internal) = forward(&pair).await;
+    let mut cut = dial(pair.clients.at()).await;
+    says_and_hears(&mut cut, "open").await;
+    let reverse = to(&pair, "reverse", "dmz");
+    let refused = tokio::join!(dmz.refused(reverse), async {
+        dmz.until("it listens on the new way", |snapshot| !snapshot.listening.is_empty()).await;
+        internal.kill();
+        hear_reset(&mut cut).await;
+    });
+    assert!(
+        refused.0.contains("rolled back: not ready within 10s: no internal gateway has dialled in"),
+        "{}",
+        refused.0
+    );
+    until_closed(pair.dmz_link.at()).await;
+    let _internal = pair.place.start_file(&pair.half("forward", "internal"));
+    ready(&dmz).await;
+    serves_as_before(&pair).await;
+    assert_eq!(dmz.now().await.profile, "forward-dmz");
+}
+
+#[tokio::test]
+async fn the_dmz_half_is_killed_while_the_internal_half_switches() {
+    let pair = Pair::new();
+    let (dmz, internal) = forward(&pair).await;
+    let reverse = to(&pair, "reverse", "internal");
+    let refused = tokio::join!(internal.refused(reverse), async {
+        let dials = |snapshot: &Snapshot| snapshot.notices.iter().any(|line| line.text.contains("begun"));
+        internal.until("it has begun", dials).await;
+        dmz.kill();
+    });
+    assert!(refused.0.contains("connection refused; the gateway goes on as before"), "{}", refused.0);
+    let dmz = pair.place.start_file(&pair.half("forward", "dmz"));
+    ready(&dmz).await;
+    serves_as_before(&pair).await;
+    assert_eq!(internal.now().await.listening, [format!("socks+tls://{}", pair.internal_link.at())]);
+}
+
+#[tokio::test]
+async fn a_stranger_that_dials_in_is_no_peer_that_has_come() {
+    let pair = Pair::new();
+    let (dmz, internal) = forward(&pair).await;
+    let load = Load::start(pair.clients.at());
+    // Somebody dials in who is no peer.
+    let text = fs::read_to_string(pair.half("reverse", "internal")).unwrap();
+    let text = text.replace("internal.pem", "dmz.pem");
+    let stranger = pair.place.profile("stranger", &text.replace("internal.key", "dmz.key"));
+    let stranger = pair.place.start_file(&stranger);
+    let refused = dmz.refused(to(&pair, "reverse", "dmz")).await;
+    assert!(refused.contains("rolled back"), "{refused}");
+    dmz.until_told("its certificate is for dmz, none of which is among this link's peers").await;
+    stranger.kill();
+    load.serves(10).await;
+    load.end().await;
+    drop(internal);
+}
+
+#[tokio::test]
+async fn a_link_port_that_is_taken_changes_nothing() {
+    let pair = Pair::new();
+    let gateway = pair.place.start_file(&pair.both("forward"));
+    ready(&gateway).await;
+    let _holder = TcpListener::bind(pair.dmz_link.at()).await.unwrap();
+    let load = Load::start(pair.clients.at());
+    let reverse = Command::Switch { profile: pair.both("reverse").to_str().unwrap().into() };
+    let refused = gateway.refused(reverse).await;
+    let why = format!("{}: the port is taken by another program (", pair.dmz_link.at());
+    assert!(
+        refused.starts_with(&why) && refused.contains(&format!("process {}", std::process::id())),
+        "{refused}"
+    );
+    load.serves(10).await;
+    load.end().await;
+    let snapshot = gateway.now().await;
+    assert_eq!((snapshot.profile.as_str(), snapshot.totals.refused), ("forward", 0));
+}
+
+#[tokio::test]
+async fn certificates_that_can_not_be_read_change_nothing() {
+    let pair = Pair::new();
+    let gateway = pair.place.start_file(&pair.both("forward"));
+    ready(&gateway).await;
+    let mut open = dial(pair.clients.at()).await;
+    says_and_hears(&mut open, "open").await;
+    let load = Load::start(pair.clients.at());
+    fs::copy(pair.place.pki("internal.key"), pair.place.pki("kept.key")).unwrap();
+    for broken in [&b"nothing"[..], b""] {
+        fs::write(pair.place.pki("internal.key"), broken).unwrap();
+        let reverse = Command::Switch { profile: pair.both("reverse").to_str().unwrap().into() };
+        for command in [reverse, Command::Reload] {
+            let refused = gateway.refused(command).await;
+            assert!(refused.contains("internal.link.tls.key: it holds no private key"), "{refused}");
+            load.serves(10).await;
+            says_and_hears(&mut open, "still").await;
+        }
+    }
+    fs::remove_file(pair.place.pki("internal.key")).unwrap();
+    let refused = gateway.refused(Command::Reload).await;
+    assert!(refused.contains("internal.key: No such file"), "{refused}");
+    fs::rename(pair.place.pki("kept.key"), pair.place.pki("internal.key")).unwrap();
+    gateway.done(Command::Reload).await;
+    load.serves(10).await;
+    load.end().await;
+    let snapshot = gateway.now().await;
+    assert_eq!((snapshot.profile.as_str(), snapshot.totals.refused), ("forward", 0));
+}
+
+#[tokio::test]
+async fn until_the_pool_is_full_sessions_go_the_old_way() {
+    let pair = Pair::new();
+    let (dmz, internal) = forward(&pair).await;
+    let (dmz_to, internal_to) = (to(&pair, "reverse", "dmz"), to(&pair, "reverse", "internal"));
+    // The outer half first: it waits, and clients are served the old way meanwhile.
+    let load = Load::start(pair.clients.at());
+    let switched = tokio::join!(dmz.done(dmz_to), async {
+        dmz.until("it listens on the new way", |snapshot| !snapshot.listening.is_empty()).await;
+        load.serves(20).await;
+        assert_eq!(dmz.now().await.mode, portcullis::profile::Mode::Forward);
+        internal.done(internal_to).await
+    });
+    assert!(switched.0.contains("mode reverse") && switched.1.contains("mode reverse"), "{switched:?}");
+    // The forward port is closed at once, whatever still runs over it.
+    until_closed(pair.internal_link.at()).await;
+    load.serves(20).await;
+    load.end().await;
+    let ended = dmz.now().await;
+    let bad: Vec<_> = ended.ended.iter().filter(|row| row.end != "--").collect();
+    assert!(bad.is_empty() && ended.totals.refused == 0, "{bad:#?}");
+}
