@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use portcullis::{profile::Mode, telemetry::snapshot::Snapshot};
+use portcullis::{
+    gateway::handle::{Answer, Command},
+    profile::Mode,
+    telemetry::snapshot::{LinkState, PoolRow, Snapshot},
+};
 use tokio::task::JoinSet;
 
 use crate::support::{
+    gateway::Place,
     peers::{dial, hear, hear_end, say},
     ways::Plan,
 };
@@ -91,4 +96,62 @@ async fn one_link_carries_session_after_session_in_both_close_orders() {
         let ids = |rows: &Snapshot| rows.ended.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
         assert_eq!(ids(&*way.dmz.now().await), ids(&*way.inner().now().await), "the same ids on both");
     }
+}
+
+#[tokio::test]
+async fn the_half_that_dials_resizes_the_pool_and_a_reload_undoes_it() {
+    let way = Plan {
+        dmz_link: ", prepared: 6",
+        internal_link: ", prepared: 6",
+        ..Plan::new(Mode::Reverse, "echo://")
+    }
+    .start()
+    .await;
+    way.ready().await;
+    let refused = way.dmz.refused(Command::Resize { prepared: 3 }).await;
+    assert!(refused.contains("the half that dials decides"), "{refused}");
+    for (prepared, command) in
+        [(3, Command::Resize { prepared: 3 }), (9, Command::Resize { prepared: 9 }), (6, Command::Reload)]
+    {
+        way.inner().done(command).await;
+        for gateway in [&way.dmz, way.inner()] {
+            let is_so = |pool: &PoolRow| pool.target == prepared && pool.ready == prepared;
+            gateway.until_pool(&format!("{prepared} links"), is_so).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pool_tells_of_its_links_and_of_its_clients_waits() {
+    let way = Plan::new(Mode::Reverse, "echo://").start().await;
+    way.ready().await;
+    let mut client = way.client().await;
+    say(&mut client, b"hello").await;
+    hear(&mut client, b"hello").await;
+    let pool =
+        way.dmz.until_pool("a carrying link", |pool| pool.carrying == 1 && pool.wait_p99_ms.is_some()).await;
+    let carrying: Vec<_> = pool.links.iter().filter(|link| link.state == LinkState::Carrying).collect();
+    assert_eq!((carrying.len(), pool.links.len()), (1, pool.ready + 1), "{pool:?}");
+    assert_eq!((carrying[0].sessions, carrying[0].tls.as_deref()), (1, Some("TLS 1.3")));
+    assert!(carrying[0].group.as_deref().is_some_and(|group| group.contains("25519")), "{carrying:?}");
+    assert!(pool.certificate_days.is_some_and(|days| days > 0), "{pool:?}");
+    assert!(pool.wait_p50_ms <= pool.wait_p99_ms, "{pool:?}");
+    let seen = way.dmz.now().await;
+    assert!(seen.sessions[0].waited_ms.is_some() && seen.sessions[0].connected_ms.is_some(), "{seen:?}");
+}
+
+#[tokio::test]
+async fn profiles_are_told_with_the_lines_of_their_problems() {
+    let place = Place::new();
+    let direct = Plan::new(Mode::Direct, "echo://").direct();
+    place.profile("broken", "mode: direct\ndmz:\n  services:\n    web: { accpet: [] }\n");
+    let gateway = place.start("good", &direct);
+    let Answer::Profiles(profiles) = gateway.handle.ask(Command::Profiles).await else {
+        panic!("no profiles")
+    };
+    let of = |name: &str| profiles.iter().find(|row| row.name == name).unwrap();
+    assert!(of("good").is_current && of("good").problems.is_empty(), "{profiles:?}");
+    let problem = of("broken").problems.iter().find(|problem| problem.text.contains("accpet")).unwrap();
+    assert!(problem.excerpt.iter().any(|line| line.contains("4 |     web: { accpet: [] }")), "{problem:?}");
+    assert!(problem.excerpt.last().unwrap().ends_with('^'), "{problem:?}");
 }

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod operate;
 mod pictures;
 mod standing;
 mod styled;

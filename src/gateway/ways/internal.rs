@@ -99,7 +99,9 @@ impl InternalSide {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
         let now = offering(half);
-        let offering_stays = self.offering.load().services == now.services;
+        let before = self.offering.load_full();
+        // The other half hears how many are to be ready with new links alone.
+        let offering_stays = (&before.services, before.prepared) == (&now.services, now.prepared);
         self.offering.store(Arc::new(now));
         self.keep(half, common, None);
         if identity_stays && offering_stays {

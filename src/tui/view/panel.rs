@@ -24,13 +24,23 @@ pub fn frame(look: &Look, title: &str, facts: &str, area: Rect, buffer: &mut Buf
         .border_style(theme.faint)
         .title(Line::from(Span::styled(format!(" {title} "), on_border(theme.title))));
     let room = area.width.saturating_sub(table::width(title).saturating_add(8));
-    if !facts.is_empty() && table::width(facts) <= room {
+    let facts = fitting(facts, room);
+    if !facts.is_empty() {
         block = block
             .title(Line::from(Span::styled(format!(" {facts} "), on_border(theme.plain))).right_aligned());
     }
     let inside = block.inner(area);
     block.render(area, buffer);
     inside
+}
+
+/// As many of the facts as fit, whole ones, from the first.
+fn fitting(facts: &str, room: u16) -> &str {
+    let mut facts = facts;
+    while table::width(facts) > room {
+        facts = facts.rfind(", ").map_or("", |at| &facts[..at]);
+    }
+    facts
 }
 
 /// Titles stand on the border and would inherit its faintness.

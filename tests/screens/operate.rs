@@ -1,0 +1,187 @@
+//! What an operator does on the screens, key by key.
+
+use std::sync::Arc;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use portcullis::{
+    gateway::handle::{Answer, Command},
+    tui::{
+        app::{App, Reaction},
+        look::Look,
+        theme::Theme,
+    },
+};
+
+use crate::{app, pictures, press, styled};
+
+fn shown(app: &App, (width, height): (u16, u16)) -> String {
+    let buffer = styled::draw(app, width, height);
+    (0..height).map(|y| styled::line(&buffer, y) + "\n").collect()
+}
+
+#[track_caller]
+fn shows(app: &App, text: &str) {
+    for size in [(120, 36), (80, 24)] {
+        let shown = shown(app, size);
+        assert!(shown.contains(text), "{text} is not on\n{shown}");
+    }
+}
+
+fn code(app: &mut App, code: KeyCode) -> Reaction {
+    app.press(KeyEvent::new(code, KeyModifiers::NONE))
+}
+
+#[test]
+fn a_filter_narrows_while_it_is_typed_and_a_bad_one_says_why() {
+    let mut app = app(pictures::crowded(66));
+    press(&mut app, "3/service:ord");
+    shows(&app, "22 of 66 pass the filter");
+    press(&mut app, " !");
+    shows(&app, "22 of 66 pass the filter");
+    assert!(shown(&app, (120, 36)).contains("`!` stands alone"), "{}", shown(&app, (120, 36)));
+    press(&mut app, "\n");
+    shows(&app, "service:ord !_");
+    code(&mut app, KeyCode::Esc);
+    shows(&app, "2066 open of");
+    press(&mut app, "/!service:orders\n");
+    shows(&app, "44 of 66 pass the filter");
+    code(&mut app, KeyCode::Esc);
+    assert!(app.order().filter.is_empty(), "Esc takes the filter off");
+}
+
+#[test]
+fn closing_draining_switching_and_stopping_ask_and_enter_never_confirms() {
+    let kill = Command::Kill { session: "00499a".into() };
+    let drain = Command::Drain { service: Some("chat".into()) };
+    let switch = Command::Switch { profile: "forward".into() };
+    for (keys, asked, command) in [
+        ("3jx", "Close session 00499a of 203.0.113.92:58842 to chat?", kill.clone()),
+        ("3j\nx", "Close session 00499a", kill.clone()),
+        (":close 00499a\n", "Close session 00499a", kill),
+        ("4jd", "Drain chat?", drain.clone()),
+        (":drain chat\n", "Drain chat?", drain),
+        ("6jjw", "Switch from reverse to forward?", switch.clone()),
+        (":switch forward\n", "Switch from reverse to forward?", switch),
+        (":stop\n", "Stop the gateway?", Command::Stop),
+    ] {
+        for answer in ["y", "\n", "q"] {
+            let mut app = app(pictures::healthy());
+            app.answered(Answer::Profiles(pictures::profiles()));
+            press(&mut app, keys);
+            shows(&app, asked);
+            let reaction = press(&mut app, answer);
+            match answer {
+                "y" => assert_eq!(reaction, Reaction::Ask(command.clone()), "{keys}"),
+                _ => assert_eq!(reaction, Reaction::Nothing, "{keys}{answer}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_destroys_nothing_is_asked_at_once() {
+    for (keys, command) in [
+        ("r", Command::Reload),
+        (":reload\n", Command::Reload),
+        ("n16\n", Command::Resize { prepared: 16 }),
+        (":resize 4\n", Command::Resize { prepared: 4 }),
+        ("p", Command::Profiles),
+    ] {
+        let mut app = app(pictures::healthy());
+        assert_eq!(press(&mut app, keys), Reaction::Ask(command), "{keys}");
+    }
+    for wrong in
+        [":resize\n", ":resize 0\n", ":resize many\n", ":relaod\n", ":sort colour\n", ":theme pink\n"]
+    {
+        let mut app = app(pictures::healthy());
+        assert_eq!(press(&mut app, wrong), Reaction::Redraw, "{wrong}");
+        shows(&app, wrong.trim());
+    }
+}
+
+#[test]
+fn a_profile_with_problems_is_not_switched_to() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "6");
+    app.answered(Answer::Profiles(pictures::profiles()));
+    press(&mut app, "Gw");
+    shows(&app, "dr-site has problems");
+    shows(&app, "14 |     pol: 3");
+}
+
+#[test]
+fn a_frozen_picture_counts_what_it_misses() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, " ");
+    let mut later = pictures::healthy();
+    later.uptime_seconds += 41.0;
+    later.sessions.pop();
+    later.totals.sessions += 17;
+    app.take(Arc::new(later));
+    shows(&app, "FROZEN 00:41 (+17 changes)");
+    shows(&app, "4 open");
+    press(&mut app, " ");
+    shows(&app, "LIVE");
+}
+
+#[test]
+fn an_ended_session_stays_and_its_end_is_explained() {
+    let mut app = app(pictures::degraded());
+    press(&mut app, "3Gk\n");
+    shows(&app, "TW a time limit of ours ended it while it waited for a link");
+    press(&mut app, "x");
+    shows(&app, "has ended already");
+}
+
+#[test]
+fn the_exported_table_is_what_is_listed_and_masked_alike() {
+    let mut app = app(pictures::crowded(66));
+    press(&mut app, "3/service:orders\nP");
+    let Reaction::Export(export) = press(&mut app, "e") else { panic!("no export") };
+    let table: serde_json::Value = serde_json::from_str(&export.json).unwrap();
+    assert_eq!(
+        (export.stem.as_str(), table["filter"].as_str()),
+        ("portcullis-sessions", Some("service:orders"))
+    );
+    let rows = table["rows"].as_array().unwrap();
+    let open = rows.iter().filter(|row| row["phase"].is_string());
+    assert_eq!(open.count(), 22);
+    assert!(rows.iter().all(|row| row["service"] == "orders" && row["client"] == "(hidden)"), "{rows:?}");
+    assert!(!export.json.contains("203.0.113"), "an address is left");
+}
+
+#[test]
+fn themes_take_turns_and_no_color_stays_without() {
+    let mut app = app(pictures::healthy());
+    for expected in [Theme::MONO, Theme::HIGH_CONTRAST, Theme::ANSI] {
+        press(&mut app, "t");
+        assert_eq!(app.look.theme, expected);
+    }
+    press(&mut app, ":theme high-contrast\n");
+    assert_eq!(app.look.theme, Theme::HIGH_CONTRAST);
+    let without = Look { theme: Theme::MONO, has_colours: false, ..Look::FULL };
+    let mut app = App::new(Arc::new(pictures::healthy()), without);
+    press(&mut app, "t:theme default\n");
+    assert_eq!(app.look.theme, Theme::MONO);
+}
+
+#[test]
+fn alerts_are_told_one_by_one() {
+    let mut app = app(pictures::degraded());
+    shows(&app, "1 of 4, ! next: mail");
+    press(&mut app, "!");
+    shows(&app, "2 of 4, ! next: amqp");
+    press(&mut app, "!!!");
+    shows(&app, "1 of 4, ! next: mail");
+}
+
+#[test]
+fn tab_goes_round_the_screens_and_completes_a_command() {
+    let mut app = app(pictures::healthy());
+    for screen in ["[2 Pool]", "[3 Sessions]", "[4 Services]", "[5 Events]", "[6 Profiles]", "[1 Overview]"] {
+        press(&mut app, "\t");
+        shows(&app, screen);
+    }
+    press(&mut app, ":dra\tch\t");
+    shows(&app, ":drain chat_");
+}
