@@ -110,13 +110,17 @@ impl Server {
     async fn next_open(&self, link: &mut Link) -> Result<Open, Loss> {
         let retired = link.retired().clone();
         let mut beat = pin!(sleep(BEAT));
-        let mut gone_by: Option<Instant> = None;
+        // Its opener may have said so under its last session.
+        let mut gone_by = link.leaving().map(|_| Instant::now() + LEAVE);
         loop {
             let asks = tokio::select! {
                 biased;
                 event = poll_fn(|cx| link.poll_event(cx)) => match event {
                     Ok(Event::Open(open)) => return Ok(open),
-                    Ok(Event::Leaving(_)) => None,
+                    Ok(Event::Leaving(_)) => {
+                        gone_by.get_or_insert_with(|| Instant::now() + LEAVE);
+                        None
+                    }
                     Ok(Event::Closed) => return Err(closed(link, gone_by.is_some())),
                     Err(error) => return Err(Loss::Failed(error.to_string())),
                 },
@@ -128,7 +132,7 @@ impl Server {
                     let is_too_many = || link.seat().is_some_and(|seat| seat.counts().may_go());
                     (gone_by.is_none() && (link.is_worn() || is_too_many())).then_some(Kind::Retire)
                 }
-                () = until(gone_by) => return Err(Loss::Retired),
+                () = until(gone_by) => return Err(closed(link, true)),
             };
             if let Some(kind) = asks {
                 gone_by = Some(Instant::now() + LEAVE);
@@ -174,4 +178,73 @@ async fn flush(link: &mut Link) -> io::Result<()> {
         _ => std::task::Poll::Ready(Ok(())),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::mpsc,
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        net::stream::Stream,
+        proto::link::{
+            frame,
+            hello::{Grant, Offer},
+            state::End,
+        },
+    };
+
+    /// A server's link that has been greeted, and its opener's end.
+    async fn greeted() -> (Box<Link>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let (mut theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
+        let peer = Peer { name: None, address: "peer".into() };
+        let mut link = Box::new(Link::new(Stream::Tcp(ours), peer, End::Server));
+        let offer = Offer { services: Vec::new(), target: 1, maximum: 8 }.body();
+        link.stage(Kind::Hello, &offer).expect("it is due");
+        poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
+        theirs.read_exact(&mut vec![0; frame::HEADER + offer.len()]).await.expect("a hello");
+        says(&mut theirs, Kind::Hello, &Grant { services: Vec::new(), links: 8, data: 1024 }.body()).await;
+        poll_fn(|cx| link.poll_greeting(cx)).await.expect("a hello");
+        (link, theirs)
+    }
+
+    async fn says(theirs: &mut TcpStream, kind: Kind, body: &[u8]) {
+        let mut said = Vec::new();
+        frame::push(&mut said, kind, body);
+        theirs.write_all(&said).await.expect("it is taken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_whose_opener_says_that_it_leaves_and_stays_is_dropped() {
+        for (kind, expected) in [(Kind::Retire, Loss::Retired), (Kind::Drain, Loss::Drained)] {
+            for is_told_before in [true, false] {
+                let (mut link, mut theirs) = greeted().await;
+                says(&mut theirs, kind, &[]).await;
+                if is_told_before {
+                    // As under a session.
+                    let event = poll_fn(|cx| link.poll_event(cx)).await;
+                    assert!(matches!(event, Ok(Event::Leaving(_))), "{event:?}");
+                }
+                let (tell, mut told) = mpsc::unbounded_channel();
+                let lost: Lost =
+                    Arc::new(move |_, stood, loss| tell.send((stood, loss)).expect("it is heard"));
+                let opened: Opened = Arc::new(|_, open| panic!("nobody says {open:?}"));
+                let server = Server::new(Tasks::default(), opened, lost);
+                server.stands(link);
+                let (stood, loss) =
+                    timeout(2 * LEAVE, told.recv()).await.expect("it ends").expect("it is told");
+                assert_eq!(loss, expected);
+                assert!(stood >= LEAVE && stood < LEAVE + BEAT, "{stood:?}");
+                assert!(matches!(theirs.read_to_end(&mut Vec::new()).await, Ok(0) | Err(_)), "not one word");
+            }
+        }
+    }
 }
