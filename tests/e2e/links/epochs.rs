@@ -28,6 +28,16 @@ async fn reload_without(place: &Place, gateway: &Gateway, name: &str, text: &str
     gateway.done(Command::Reload).await;
 }
 
+/// The same profile with another authority and other certificates of these names.
+async fn reload_with_fresh(place: &Place, gateway: &Gateway, names: &[&str]) {
+    let fresh = Place::with(names);
+    let of_names = names.iter().flat_map(|name| [format!("{name}.pem"), format!("{name}.key")]);
+    for file in of_names.chain(["ca.pem".into()]) {
+        std::fs::copy(fresh.pki(&file), place.pki(&file)).unwrap();
+    }
+    gateway.done(Command::Reload).await;
+}
+
 const WEB: &str = ", web: { accept: ['tcp://127.0.0.1:0'] }";
 
 #[tokio::test]
@@ -45,15 +55,36 @@ async fn a_link_that_is_greeted_under_a_reload_is_not_kept_by_the_half_that_open
 async fn a_link_that_is_greeted_under_a_change_of_certificates_is_not_kept() {
     let outside = Outside::new().await;
     let mut link = outside.shaken("alpha").await;
-    let fresh = Place::with(&["dmz", "alpha", "beta"]);
-    for file in ["ca.pem", "dmz.pem", "dmz.key", "alpha.pem", "alpha.key"] {
-        std::fs::copy(fresh.pki(file), outside.place.pki(file)).unwrap();
-    }
-    outside.gateway.done(Command::Reload).await;
+    reload_with_fresh(&outside.place, &outside.gateway, &["dmz", "alpha"]).await;
     link.say_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
     link.hear_kind(HELLO).await;
     assert_eq!(link.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
     outside.ready("alpha", 1).await;
+}
+
+#[tokio::test]
+async fn a_link_that_shakes_hands_under_a_change_of_certificates_is_not_kept_by_the_half_that_opens() {
+    let outside = Outside::new().await;
+    let (place, at) = (&outside.place, outside.gateway.link_port().await);
+    let (before, stream) = (Wire::ready_to_shake(place, "alpha", &[OURS]), dial(at).await);
+    // Which has come after it, and so its handshake is waited for.
+    let _other = outside.ready("beta", 1).await;
+    reload_with_fresh(place, &outside.gateway, &["dmz"]).await;
+    let mut link = Wire::shake(before, "dmz", stream).await;
+    link.say_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
+    link.hear_kind(HELLO).await;
+    assert_eq!(link.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
+}
+
+#[tokio::test]
+async fn a_link_that_shakes_hands_under_a_change_of_certificates_is_not_kept_by_the_half_that_serves() {
+    let (place, port, gateway) = with_both().await;
+    let stream = port.dialled().await;
+    reload_with_fresh(&place, &gateway, &["internal"]).await;
+    let mut link = port.shake(stream).await.unwrap();
+    link.hear_kind(HELLO).await;
+    link.say_frame(HELLO, &frames::grant(8, 4096, &["echo", "web"])).await;
+    link.hear(RETIRE, &[]).await;
 }
 
 #[tokio::test]

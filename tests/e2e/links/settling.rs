@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use portcullis::profile::Mode;
+use portcullis::{profile::Mode, telemetry::snapshot::Snapshot};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -37,6 +38,7 @@ async fn settling(outside: &Outside) -> (Wire, Vec<u8>) {
     carried(outside, &mut link, MUCH).await;
     let (kind, token) = link.next().await.expect("it lives");
     assert_eq!(kind, PING);
+    outside.gateway.until_pool("it settles", |row| row.ready == 0 && row.carrying == 1).await;
     (link, token)
 }
 
@@ -132,8 +134,11 @@ async fn a_settling_link_that_falls_silent_is_dropped() {
 /// With real gateways on both ends, and a backend that reads nothing of its first client's.
 #[tokio::test]
 async fn a_slow_backend_holds_up_its_own_client_alone() {
-    const TAIL: usize = 4 * 1024 * 1024;
+    // More than its server's socket to the backend takes, and less than that and the link's own together.
+    const TAIL: usize = 6 * 1024 * 1024;
     let backend = Backend::new().await;
+    // What does not fit there waits in the link.
+    SockRef::from(&backend.listener).set_recv_buffer_size(16 * 1024).unwrap();
     let address = backend.address();
     let plan = Plan { internal_link: ", prepared: 1", ..Plan::new(Mode::Reverse, &address) };
     let way = plan.start().await;
@@ -143,6 +148,9 @@ async fn a_slow_backend_holds_up_its_own_client_alone() {
     hear_end(&mut slow).await;
     say(&mut slow, &vec![7; TAIL]).await;
     slow.shutdown().await.unwrap();
+    // The session is over, and its link still waits to be read.
+    let settles = |seen: &Snapshot| seen.totals.sessions_open == 0 && seen.pools[0].carrying == 1;
+    way.dmz.until("it settles", settles).await;
     let port = way.dmz.client_port("orders").await;
     for _ in 0..4 {
         let mut client = dial(port).await;
@@ -152,7 +160,9 @@ async fn a_slow_backend_holds_up_its_own_client_alone() {
         say(&mut served, b"answer").await;
         hear(&mut client, b"answer").await;
     }
+    way.dmz.until("it settles still", settles).await;
     let mut heard = Vec::new();
     behind.read_to_end(&mut heard).await.unwrap();
     assert!(heard.len() == TAIL && heard.iter().all(|byte| *byte == 7), "{} bytes", heard.len());
+    way.dmz.until("it is ready again", |seen| seen.pools[0].carrying == 0).await;
 }

@@ -111,10 +111,19 @@ pub struct Wire {
 impl Wire {
     /// Dials a gateway that shows a certificate for `server`, as `name`.
     pub async fn dial(place: &Place, name: &str, at: SocketAddr, server: &str, alpn: &[&str]) -> Self {
+        Self::shake(Self::ready_to_shake(place, name, alpn), server, dial(at).await).await
+    }
+
+    /// With its certificates of now.
+    pub fn ready_to_shake(place: &Place, name: &str, alpn: &[&str]) -> TlsConnector {
         let mut config = tls::client(place, name);
         config.alpn_protocols = protocols(alpn);
+        TlsConnector::from(Arc::new(config))
+    }
+
+    pub async fn shake(connector: TlsConnector, server: &str, stream: TcpStream) -> Self {
         let server = ServerName::try_from(server.to_owned()).unwrap();
-        let shaken = TlsConnector::from(Arc::new(config)).connect(server, dial(at).await);
+        let shaken = connector.connect(server, stream);
         let stream = timeout(PATIENCE, shaken).await.expect("a handshake in time").unwrap();
         Self { stream: stream.into() }
     }
@@ -168,12 +177,15 @@ impl Wire {
 
     /// The next frame that is no ping; pings are answered.
     pub async fn hear_any(&mut self) -> (u8, Vec<u8>) {
-        loop {
-            match self.next().await.expect("a frame and not the end") {
-                (PING, token) => self.say_frame(PONG, &token).await,
-                frame => return frame,
+        let hearing = async {
+            loop {
+                match self.next().await.expect("a frame and not the end") {
+                    (PING, token) => self.say_frame(PONG, &token).await,
+                    frame => return frame,
+                }
             }
-        }
+        };
+        timeout(PATIENCE, hearing).await.expect("more than pings, in time")
     }
 
     /// The next frame is this one.
@@ -273,10 +285,18 @@ impl Port {
     /// The next link; an error where its dialler gives up in its handshake.
     pub async fn try_accept(&self) -> std::io::Result<Wire> {
         let accepting = async {
-            let (stream, _) = self.listener.accept().await.unwrap();
-            self.acceptor.accept(stream).await
+            let stream = self.dialled().await;
+            self.shake(stream).await
         };
-        let stream = timeout(PATIENCE, accepting).await.expect("a link in time")?;
-        Ok(Wire { stream: stream.into() })
+        timeout(PATIENCE, accepting).await.expect("a link in time")
+    }
+
+    /// The next connection, whose handshake waits for [`Port::shake`].
+    pub async fn dialled(&self) -> TcpStream {
+        timeout(PATIENCE, self.listener.accept()).await.expect("a link in time").unwrap().0
+    }
+
+    pub async fn shake(&self, stream: TcpStream) -> std::io::Result<Wire> {
+        Ok(Wire { stream: self.acceptor.accept(stream).await?.into() })
     }
 }
