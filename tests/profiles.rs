@@ -148,8 +148,9 @@ fn what_is_left_out_is_what_the_manual_says() {
     let service = &dmz.services[0];
     let at = HostPort { host: "127.0.0.1".into(), port: 0 };
     let accepted = Accept {
-        address: AcceptAddress { scheme: AcceptScheme::Tcp, at },
+        address: AcceptAddress { scheme: AcceptScheme::Tcp, at, path: "/".into() },
         tls: None,
+        web: None,
         sni: Vec::new(),
         proxy: None,
     };

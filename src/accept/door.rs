@@ -13,8 +13,10 @@ use crate::{
         hello::{self, Hello},
         proxy,
         stream::Stream,
+        upgrade::{self, Asked, Turned},
+        ws::{Limits, WebSocket},
     },
-    profile::{Network, ServiceName},
+    profile::{Network, ServiceName, Web},
 };
 
 /// Who serves the clients of a port.
@@ -29,18 +31,35 @@ pub struct Front {
 pub enum Doors {
     /// One service, whatever its clients say.
     One(ServiceName),
-    /// The service that is named in a ClientHello.
+    /// What is named in a ClientHello.
     Named(Vec<Door>),
+    /// The service that a request means.
+    Web(Vec<WebDoor>),
 }
 
-/// One service of a port.
+/// What some names of a port mean.
 #[derive(Debug)]
 pub struct Door {
-    pub service: ServiceName,
-    /// The names that mean it; none: any that means no other.
+    /// The names; none: any that mean no other door.
     pub sni: Vec<String>,
-    /// `None`: what the client says is passed on as it is.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub behind: Behind,
+}
+
+#[derive(Debug)]
+pub enum Behind {
+    /// What the client says is passed on as it is.
+    Passed(ServiceName),
+    /// TLS ends here.
+    Tls(ServiceName, Arc<ServerConfig>),
+    Wss(Vec<WebDoor>, Arc<ServerConfig>),
+}
+
+/// One service that requests mean.
+#[derive(Debug)]
+pub struct WebDoor {
+    pub service: ServiceName,
+    pub path: String,
+    pub web: Web,
 }
 
 /// A client that has come through a door.
@@ -73,6 +92,7 @@ async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Resu
         Doors::One(service) => {
             return Ok(Entered { client, service: service.clone(), stream: Stream::Tcp(stream), said });
         }
+        Doors::Web(doors) => return socket(client, Stream::Tcp(stream), said, doors).await,
         Doors::Named(doors) => doors,
     };
     let hello = Hello::read(&mut stream, said).await?;
@@ -82,15 +102,58 @@ async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Resu
         let name = name.map_or_else(|| "no name".into(), |name| format!("`{name}`"));
         return Err(format!("it asks for {name}, which no service here has"));
     };
-    let service = door.service.clone();
-    match &door.tls {
-        None => Ok(Entered { client, service, stream: Stream::Tcp(stream), said: hello.into_said() }),
-        Some(config) => {
+    match &door.behind {
+        Behind::Passed(service) => {
+            let (service, stream) = (service.clone(), Stream::Tcp(stream));
+            Ok(Entered { client, service, stream, said: hello.into_said() })
+        }
+        Behind::Tls(service, config) => {
             let stream = edges::answer(hello, stream, config.clone()).await;
             let stream = stream.map_err(|error| format!("{service}: {error}"))?;
-            Ok(Entered { client, service, stream, said: Vec::new() })
+            Ok(Entered { client, service: service.clone(), stream, said: Vec::new() })
+        }
+        Behind::Wss(doors, config) => {
+            let stream = edges::answer(hello, stream, config.clone()).await?;
+            socket(client, stream, Vec::new(), doors).await
         }
     }
+}
+
+/// Reads the request for a WebSocket, and grants it where it means a service.
+async fn socket(
+    client: SocketAddr,
+    stream: Stream,
+    said: Vec<u8>,
+    doors: &[WebDoor],
+) -> Result<Entered, String> {
+    let pick = |asked: &Asked<'_>| {
+        let door = asked_for(doors, asked).ok_or(Turned::NotFound)?;
+        let (of_page, allowed) = (asked.origin.map(str::to_ascii_lowercase), &door.web.origins);
+        let may = allowed.is_empty() || of_page.is_some_and(|origin| allowed.contains(&origin));
+        if may { Ok(door) } else { Err(Turned::Origin) }
+    };
+    let (door, stream, read) = upgrade::upgrade(stream, said, pick).await?;
+    let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
+    let socket = WebSocket::begin(stream, read, limits).await;
+    let (service, stream) = (door.service.clone(), Stream::Ws(Box::new(socket)));
+    Ok(Entered { client, service, stream, said: Vec::new() })
+}
+
+/// The very host comes before `*.` and its parent, and these before any; then the longest path.
+fn asked_for<'a>(doors: &'a [WebDoor], asked: &Asked<'_>) -> Option<&'a WebDoor> {
+    let is_below = |path: &str| {
+        let rest = asked.path.strip_prefix(path.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let parent = asked.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let nearness = |door: &WebDoor| match &door.web.hosts {
+        hosts if hosts.iter().any(|host| host == asked.host) => Some(2),
+        hosts if parent.as_ref().is_some_and(|parent| hosts.contains(parent)) => Some(1),
+        hosts => hosts.is_empty().then_some(0),
+    };
+    let meant = doors.iter().filter(|door| is_below(&door.path));
+    let near = meant.filter_map(|door| Some((door.path.len(), nearness(door)?, door)));
+    near.max_by_key(|(path, near, _)| (*near, *path)).map(|(.., door)| door)
 }
 
 /// The very name comes before `*.` and its parent, and these before a door that takes any.
@@ -110,9 +173,8 @@ mod tests {
     #[test]
     fn the_closest_name_is_meant() {
         let door = |service: &str, sni: &[&str]| Door {
-            service: ServiceName::parse(service).expect("a name"),
             sni: sni.iter().map(|name| (*name).to_owned()).collect(),
-            tls: None,
+            behind: Behind::Passed(ServiceName::parse(service).expect("a name")),
         };
         let named = [door("stars", &["*.example.com"]), door("www", &["www.example.com"])];
         let all = [door("stars", &["*.example.com"]), door("any", &[]), door("www", &["www.example.com"])];
@@ -124,7 +186,11 @@ mod tests {
             (None, None, "any"),
         ];
         for (name, of_named, of_all) in table {
-            let found = |doors| meant(doors, name).map(|door| door.service.as_str());
+            let found = |doors| match meant(doors, name).map(|door| &door.behind) {
+                Some(Behind::Passed(service)) => Some(service.as_str()),
+                Some(other) => panic!("{other:?}"),
+                None => None,
+            };
             assert_eq!((found(&named), found(&all)), (of_named, Some(of_all)), "{name:?}");
         }
     }

@@ -34,7 +34,7 @@ pub async fn run(
                 let entered = Entered { client, service, stream, said: Vec::new() };
                 tasks.spawn("session", serve(negotiated(entered)));
             }
-            Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_), .. } => {
+            Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_) | Doors::Web(_), .. } => {
                 let greeted = greet(stream, client, front.clone(), serve.clone(), greetings.clone());
                 tasks.spawn("session", greeted);
             }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::ways::Common;
 use crate::{
     accept::{
-        door::{Door, Doors, Front},
+        door::{Behind, Door, Doors, Front, WebDoor},
         tcp,
     },
     net::{
@@ -119,19 +119,45 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
 fn front(services: &[(&ServiceName, &Accept)], edges: &Edges) -> Front {
     // The same for all of a port.
     let proxy = services.iter().find_map(|(_, accept)| accept.proxy.clone());
-    let is_read = |accept: &Accept| accept.address.scheme == AcceptScheme::Tls || !accept.sni.is_empty();
-    if let Some((service, _)) = services.iter().find(|(_, accept)| !is_read(accept)) {
-        return Front { proxy, doors: Doors::One((*service).clone()) };
-    }
-    // An accept that ends TLS has no door unless it can: nothing is passed on undeciphered by mistake.
-    let door = |(service, accept): &(&ServiceName, &Accept)| {
-        let tls = match &accept.tls {
-            Some(tls) => Some(edges.accept(tls)?),
-            None => None,
+    let (mut doors, mut plain_web) = (Vec::<Door>::new(), Vec::new());
+    for (service, accept) in services {
+        let service = (*service).clone();
+        let web = |service| {
+            let (path, web) = (accept.address.path.clone(), accept.web.clone()?);
+            Some(WebDoor { service, path, web })
         };
-        Some(Door { service: (*service).clone(), sni: accept.sni.clone(), tls })
-    };
-    Front { proxy, doors: Doors::Named(services.iter().filter_map(door).collect()) }
+        let behind = match (accept.address.scheme, &accept.tls) {
+            (AcceptScheme::Tcp, _) if accept.sni.is_empty() => {
+                return Front { proxy, doors: Doors::One(service) };
+            }
+            (AcceptScheme::Tcp, _) => Some(Behind::Passed(service)),
+            (AcceptScheme::Ws, _) => {
+                plain_web.extend(web(service));
+                None
+            }
+            // An accept that ends TLS has no door unless it can: nothing is passed on by mistake.
+            (AcceptScheme::Tls, tls) => {
+                tls.as_ref().and_then(|tls| Some(Behind::Tls(service, edges.accept(tls)?)))
+            }
+            (AcceptScheme::Wss, tls) => {
+                let config = tls.as_ref().and_then(|tls| edges.accept(tls));
+                // Requests choose among services of the same names and the same TLS alone.
+                let same = doors.iter_mut().find(|door| door.sni == accept.sni).map(|door| &mut door.behind);
+                match (same, config) {
+                    (Some(Behind::Wss(doors, same)), Some(config)) if Arc::ptr_eq(same, &config) => {
+                        doors.extend(web(service));
+                        None
+                    }
+                    (_, config) => {
+                        config.map(|config| Behind::Wss(web(service).into_iter().collect(), config))
+                    }
+                }
+            }
+        };
+        doors.extend(behind.map(|behind| Door { sni: accept.sni.clone(), behind }));
+    }
+    let doors = if plain_web.is_empty() { Doors::Named(doors) } else { Doors::Web(plain_web) };
+    Front { proxy, doors }
 }
 
 /// The addresses of a service, with their real ports.
@@ -147,7 +173,7 @@ pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
 pub fn of_each(ports: &Ports) -> Vec<(ServiceName, SocketAddr)> {
     let of_port = |port: &Port| match &**port.front.load() {
         Front { proxy: None, doors: Doors::One(service) } => Some((service.clone(), port.local)),
-        Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_), .. } => None,
+        Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_) | Doors::Web(_), .. } => None,
     };
     let mut each: Vec<_> = ports.values().filter_map(of_port).collect();
     each.sort();

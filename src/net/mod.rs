@@ -19,4 +19,6 @@ pub mod stream;
 mod sys;
 pub mod tcp;
 pub mod tls;
+pub mod upgrade;
 mod verify;
+pub mod ws;

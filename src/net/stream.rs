@@ -12,13 +12,15 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{ahead::ReadAhead, echo::Echo, tcp, verify};
+use super::{ahead::ReadAhead, echo::Echo, tcp, verify, ws::WebSocket};
 
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     /// Boxed: a TLS state is over a kilobyte, and most values of this enum are moved around.
     Tls(Box<TlsStream<ReadAhead>>),
+    /// Boxed, too.
+    Ws(Box<WebSocket>),
     Echo(Echo),
 }
 
@@ -38,6 +40,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => Some(stream.get_ref().0.socket()),
+            Self::Ws(stream) => stream.tcp(),
             Self::Echo(_) => None,
         }
     }
@@ -46,7 +49,7 @@ impl Stream {
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
-            Self::Tcp(_) | Self::Echo(_) => None,
+            Self::Tcp(_) | Self::Ws(_) | Self::Echo(_) => None,
         }
     }
 
@@ -78,7 +81,7 @@ impl Stream {
     pub fn holds(&self) -> bool {
         match self {
             Self::Tls(stream) => stream.get_ref().1.wants_write(),
-            Self::Tcp(_) | Self::Echo(_) => false,
+            Self::Tcp(_) | Self::Ws(_) | Self::Echo(_) => false,
         }
     }
 
@@ -95,6 +98,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Ws(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_read(cx, buf),
         }
     }
@@ -105,6 +109,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Ws(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_write(cx, buf),
         }
     }
@@ -117,6 +122,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Ws(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Echo(echo) => Pin::new(echo).poll_write_vectored(cx, bufs),
         }
     }
@@ -124,7 +130,7 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::Tls(_) => true,
-            Self::Echo(_) => false,
+            Self::Ws(_) | Self::Echo(_) => false,
         }
     }
 
@@ -132,6 +138,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Ws(stream) => Pin::new(stream).poll_flush(cx),
             Self::Echo(echo) => Pin::new(echo).poll_flush(cx),
         }
     }
@@ -140,6 +147,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Ws(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Echo(echo) => Pin::new(echo).poll_shutdown(cx),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    Accept, AcceptScheme, LinkTls, Mode, ServiceName,
+    Accept, LinkTls, Mode, ServiceName,
     endpoint::HostPort,
     fields::{At, Given},
     problem::{Fault, Place, Problem, shown},
@@ -77,11 +77,20 @@ enum Clash<'a> {
 
 fn clash<'a>(one: &'a Accept, other: &Accept) -> Option<Clash<'a>> {
     let is_free = one.address.at.port == 0;
-    let reads = |accept: &Accept| accept.address.scheme == AcceptScheme::Tls || !accept.sni.is_empty();
     if is_free {
         return None;
     }
-    if !reads(one) || !reads(other) || (one.sni.is_empty() && other.sni.is_empty()) {
+    if one.proxy == other.proxy
+        && one.address.scheme == other.address.scheme
+        && (&one.sni, &one.tls) == (&other.sni, &other.tls)
+        && let (Some(web), Some(other_web)) = (&one.web, &other.web)
+    {
+        let is_alike = web.hosts.is_empty() && other_web.hosts.is_empty()
+            || web.hosts.iter().any(|host| other_web.hosts.contains(host));
+        return (is_alike && one.address.path == other.address.path).then_some(Clash::Whole);
+    }
+    let says_name = |accept: &Accept| accept.address.scheme.is_tls() || !accept.sni.is_empty();
+    if !says_name(one) || !says_name(other) || (one.sni.is_empty() && other.sni.is_empty()) {
         return Some(Clash::Whole);
     }
     // Who a client is has to be known before what it asks for is read.

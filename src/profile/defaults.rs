@@ -51,6 +51,12 @@ pub const PEERS_MAX: usize = 256;
 /// Names of one accept, and of its clients.
 pub const NAMES_MAX: usize = 256;
 
+/// As large as what a link carries at once: a stream of bytes comes in smaller messages.
+pub const MESSAGE_LIMIT: usize = 128 * 1024;
+
+/// A message is held in memory until it is whole.
+pub const MESSAGE_LIMIT_RANGE: RangeInclusive<usize> = 1024..=64 * 1024 * 1024;
+
 /// Networks of the proxies before one accept.
 pub const NETWORKS_MAX: usize = 256;
 

@@ -4,21 +4,24 @@
 use std::{collections::HashSet, fmt};
 
 use super::{
-    AcceptAddress, AcceptScheme, HostPort, Material, Network, defaults,
+    AcceptAddress, HostPort, Material, Network, Web, defaults,
     endpoint::{BackendAddress, host_of, is_name},
     fields::{At, Field, Fields, Given},
     keys,
     link::material,
     problem::{Fault, Problem, shown},
     raw::address,
+    web,
 };
 
 /// Where clients of a service come in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accept {
     pub address: AcceptAddress,
-    /// Of a `tls` accept, and of no other.
+    /// Of a `tls` or `wss` accept, and of no other.
     pub tls: Option<AcceptTls>,
+    /// Of a `ws` or `wss` accept, and of no other.
+    pub web: Option<Web>,
     /// The names in a ClientHello that mean this service; none: any, and no name at all.
     pub sni: Vec<String>,
     /// Clients come through proxies in these networks, which say who they are (the PROXY protocol),
@@ -106,6 +109,7 @@ struct Options {
     tls: Given<At<AcceptTls>>,
     sni: Option<Vec<String>>,
     proxy: Given<Vec<Network>>,
+    web: web::Written,
 }
 
 /// The accepts of a service, with what the service says for all of them.
@@ -127,13 +131,34 @@ pub(super) fn accepts(
         let fault = Fault::new("no accept of this service speaks TLS", "write `tls://…`, or remove it");
         problems.push(fault.at(tls.place.clone()));
     }
+    if !accepts.iter().any(|accept| accept.value.web.is_some()) && problems.len() == before {
+        for unused in web::KEYS.into_iter().filter_map(|key| service.take(key)) {
+            let fault =
+                Fault::new("no accept of this service reads requests", "write `ws://…`, or remove it");
+            problems.push(fault.at(unused.place()));
+        }
+    }
     accepts
 }
 
+const NO_WEB: web::Written =
+    web::Written { hosts: None, origins: None, message_limit: None, inactivity: None };
+
 fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) -> Option<At<Accept>> {
     let (read, fields) = address(field, &keys::ACCEPT_ADDRESS, AcceptAddress::parse, problems)?;
-    let own = fields.map(|fields| Options::read(&fields, problems));
+    let own = fields.as_ref().map(|fields| Options::read(fields, problems));
     let At { value: address, place } = read;
+    if !address.scheme.is_web() {
+        for key in web::KEYS {
+            if let Some(unused) = fields.as_ref().and_then(|fields| fields.take(key)) {
+                let what = format!("`{address}` reads no requests");
+                problems
+                    .push(Fault::new(what, "write `ws://…` or `wss://…`, or remove it").at(unused.place()));
+            }
+        }
+    }
+    let web = own.as_ref().map_or(&NO_WEB, |own| &own.web).over(&of_service.web);
+    let web = address.scheme.is_web().then_some(web);
     let sni = own.as_ref().and_then(|own| own.sni.as_ref()).or(of_service.sni.as_ref());
     let sni = sni.cloned().unwrap_or_default();
     let own_proxy = own.as_ref().map_or(&Given::Absent, |own| &own.proxy);
@@ -143,16 +168,19 @@ fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) 
         (Given::Bad, _) | (Given::Absent, Given::Bad) => return None,
     };
     let own = own.map_or(Given::Absent, |own| own.tls);
-    let tls = match (address.scheme, own, &of_service.tls) {
-        (AcceptScheme::Tcp, Given::Good(tls), _) => {
-            let fault = Fault::new("`tcp` does not speak TLS", "write `tls://…`, or remove it");
+    let tls = match (address.scheme.is_tls(), own, &of_service.tls) {
+        (false, Given::Good(tls), _) => {
+            let fault = Fault::new(
+                format!("`{address}` does not speak TLS"),
+                "write `tls://…` or `wss://…`, or remove it",
+            );
             problems.push(fault.at(tls.place));
             return None;
         }
-        (AcceptScheme::Tcp, Given::Absent, _) => None,
-        (AcceptScheme::Tls, Given::Good(tls), _) => Some(tls.value),
-        (AcceptScheme::Tls, Given::Absent, Given::Good(tls)) => Some(tls.value.clone()),
-        (AcceptScheme::Tls, Given::Absent, Given::Absent) => {
+        (false, Given::Absent, _) => None,
+        (true, Given::Good(tls), _) => Some(tls.value),
+        (true, Given::Absent, Given::Good(tls)) => Some(tls.value.clone()),
+        (true, Given::Absent, Given::Absent) => {
             let fault = Fault::new(
                 format!("`{address}` needs `tls`, and neither it nor its service has any"),
                 "write `tls: { certificate: FILE, key: FILE }`",
@@ -160,9 +188,9 @@ fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) 
             problems.push(fault.at(place));
             return None;
         }
-        (_, Given::Bad, _) | (AcceptScheme::Tls, Given::Absent, Given::Bad) => return None,
+        (_, Given::Bad, _) | (true, Given::Absent, Given::Bad) => return None,
     };
-    Some(At { value: Accept { address, tls, sni, proxy }, place })
+    Some(At { value: Accept { address, tls, web, sni, proxy }, place })
 }
 
 impl Options {
@@ -171,6 +199,7 @@ impl Options {
             tls: Given::read(fields.take("tls"), |field| accept_tls(&field, problems)),
             sni: fields.take("sni").and_then(|field| server_names(&field, problems)),
             proxy: Given::read(fields.take("proxy"), |field| proxies(&field, problems)),
+            web: web::Written::read(fields, problems),
         }
     }
 }

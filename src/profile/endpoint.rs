@@ -32,6 +32,8 @@ impl fmt::Display for HostPort {
 pub struct AcceptAddress {
     pub scheme: AcceptScheme,
     pub at: HostPort,
+    /// Of a request, and all paths below it; `/` where none is written.
+    pub path: String,
 }
 
 /// What clients speak there.
@@ -40,6 +42,21 @@ pub enum AcceptScheme {
     Tcp,
     /// TLS, which ends here.
     Tls,
+    /// A WebSocket.
+    Ws,
+    /// The same within TLS.
+    Wss,
+}
+
+impl AcceptScheme {
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    /// Whether clients begin with an HTTP request.
+    pub fn is_web(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
 }
 
 impl fmt::Display for AcceptAddress {
@@ -47,8 +64,11 @@ impl fmt::Display for AcceptAddress {
         let scheme = match self.scheme {
             AcceptScheme::Tcp => "tcp",
             AcceptScheme::Tls => "tls",
+            AcceptScheme::Ws => "ws",
+            AcceptScheme::Wss => "wss",
         };
-        write!(out, "{scheme}://{}", self.at)
+        let path = if self.path == "/" { "" } else { &self.path };
+        write!(out, "{scheme}://{}{path}", self.at)
     }
 }
 
@@ -100,8 +120,17 @@ impl HostPort {
 impl AcceptAddress {
     pub(super) fn parse(text: &str) -> Result<Self, Fault> {
         let (scheme, rest) = split(text, &ACCEPT)?;
-        let scheme = if scheme == "tcp" { AcceptScheme::Tcp } else { AcceptScheme::Tls };
-        host_port(rest, Port::Listening, ACCEPT.example).map(|at| Self { scheme, at })
+        let scheme = match scheme {
+            "tcp" => AcceptScheme::Tcp,
+            "ws" => AcceptScheme::Ws,
+            "wss" => AcceptScheme::Wss,
+            _ => AcceptScheme::Tls,
+        };
+        let (rest, path) = match rest.find('/') {
+            Some(slash) if scheme.is_web() => (&rest[..slash], path(&rest[slash..])?),
+            _ => (rest, "/".into()),
+        };
+        host_port(rest, Port::Listening, ACCEPT.example).map(|at| Self { scheme, at, path })
     }
 }
 
@@ -123,6 +152,21 @@ impl LinkAddress {
     }
 }
 
+/// A path of plain segments, without an ending slash.
+fn path(text: &str) -> Result<String, Fault> {
+    let path = text.strip_suffix('/').unwrap_or(text);
+    let sign = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
+    let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(sign);
+    if path.is_empty() {
+        return Ok("/".into());
+    }
+    if path.split('/').skip(1).all(segment) {
+        return Ok(path.into());
+    }
+    let what = format!("`{}` is not a path", shown(text));
+    Err(Fault::new(what, "write plain segments, `/orders/live`, without `?`, `#`, `%` or `..`"))
+}
+
 /// What a port is for: a free one (0) can be taken for listening only.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Port {
@@ -139,8 +183,8 @@ struct Schemes {
 }
 
 const ACCEPT: Schemes = Schemes {
-    built: &["tcp", "tls", "ssl"],
-    later: &["ws", "wss", "http", "https"],
+    built: &["tcp", "tls", "ssl", "ws", "wss"],
+    later: &["http", "https"],
     example: "tcp://0.0.0.0:8000",
 };
 

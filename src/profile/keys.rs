@@ -5,12 +5,10 @@ use super::problem::{Fault, shown};
 /// The keys of one kind of map.
 pub(super) struct Keys {
     pub known: &'static [&'static str],
-    /// Named by the manual, but not in this version.
-    pub later: &'static [&'static str],
 }
 
 const fn keys(known: &'static [&'static str]) -> Keys {
-    Keys { known, later: &[] }
+    Keys { known }
 }
 
 pub(super) const PROFILE: Keys = keys(&["extends", "name", "mode", "dmz", "internal", "drain"]);
@@ -27,10 +25,21 @@ pub(super) const LINK_TLS: Keys = keys(&["certificate", "key", "ca", "peers"]);
 
 pub(super) const RETRY: Keys = keys(&["first", "maximum"]);
 
-pub(super) const DMZ_SERVICE: Keys = Keys {
-    known: &["accept", "connect", "sessions", "idle", "peers", "carries", "tls", "sni", "proxy"],
-    later: &["hosts", "origins", "inactivity", "message_limit"],
-};
+pub(super) const DMZ_SERVICE: Keys = keys(&[
+    "accept",
+    "connect",
+    "sessions",
+    "idle",
+    "peers",
+    "carries",
+    "tls",
+    "sni",
+    "proxy",
+    "hosts",
+    "origins",
+    "inactivity",
+    "message_limit",
+]);
 
 pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries"]);
 
@@ -38,10 +47,8 @@ pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries"])
 pub(super) const LINK_ADDRESS: Keys = keys(&["address"]);
 
 /// The same where clients come in.
-pub(super) const ACCEPT_ADDRESS: Keys = Keys {
-    known: &["address", "tls", "sni", "proxy"],
-    later: &["hosts", "origins", "inactivity", "message_limit"],
-};
+pub(super) const ACCEPT_ADDRESS: Keys =
+    keys(&["address", "tls", "sni", "proxy", "hosts", "origins", "inactivity", "message_limit"]);
 
 /// The same of a backend.
 pub(super) const CONNECT_ADDRESS: Keys = keys(&["address", "tls", "proxy"]);
@@ -59,9 +66,6 @@ impl Keys {
         if self.known.contains(&key) {
             return None;
         }
-        if self.later.contains(&key) {
-            return Some(Fault::new("this key is not available in this version", "remove it"));
-        }
         let what = format!("there is no key `{}` here", shown(key));
         Some(match self.meant(key) {
             Some(meant) => Fault::new(what, format!("did you mean `{meant}`?")),
@@ -71,7 +75,7 @@ impl Keys {
 
     /// The known key that an unknown one probably stands for.
     pub fn meant(&self, key: &str) -> Option<&'static str> {
-        if self.known.contains(&key) || self.later.contains(&key) { None } else { nearest(key, self.known) }
+        if self.known.contains(&key) { None } else { nearest(key, self.known) }
     }
 }
 

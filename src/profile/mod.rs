@@ -21,6 +21,7 @@ mod raw;
 mod resolve;
 mod schema;
 mod warnings;
+mod web;
 mod yaml;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ pub use problem::{Place, Problem};
 pub use resolve::{Choice, builtin_demo, load};
 pub use schema::schema;
 pub use warnings::warnings;
+pub use web::Web;
 
 /// Who dials the link between the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]

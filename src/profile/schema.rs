@@ -205,7 +205,41 @@ fn accept_options() -> Vec<(&'static str, Value)> {
         "Clients come through proxies that say who they are by the PROXY protocol, version 1 or 2.",
         vec![("from", described(from, "The networks of the proxies; nobody else comes in."))],
     );
-    vec![("tls", tls), ("sni", sni), ("proxy", proxy)]
+    let many = |about: &str, one: Value| {
+        let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": defaults::NAMES_MAX });
+        described(json!({ "anyOf": [one, many] }), about)
+    };
+    let limit = json!({ "type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB)$", "default": "128KiB" });
+    vec![
+        ("tls", tls),
+        ("sni", sni),
+        ("proxy", proxy),
+        (
+            "hosts",
+            many(
+                "The hosts of a request that mean this service. Default: any.",
+                text("A name without a port; `*.` stands for one label."),
+            ),
+        ),
+        (
+            "origins",
+            many(
+                "The pages that may open a WebSocket. Default: any, and clients that are no page.",
+                text("As a browser writes it: `https://www.example.com`."),
+            ),
+        ),
+        (
+            "message_limit",
+            described(limit, "The longest message of a client; a longer one closes with 1009."),
+        ),
+        (
+            "inactivity",
+            described(
+                duration_type(),
+                "A client that is silent for so long, though it is asked by a ping, is gone. Default: off.",
+            ),
+        ),
+    ]
 }
 
 fn connect_options() -> Vec<(&'static str, Value)> {
@@ -312,7 +346,7 @@ fn one_or_many(about: &str, pattern: &str, options: Vec<(&str, Value)>, max: usi
     described(json!({ "anyOf": [one, many] }), about)
 }
 
-const ACCEPT: &str = r"^(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}$";
+const ACCEPT: &str = r"^((tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|wss?://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
 
 const CONNECT: &str = r"^(echo://|(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5})$";
 

@@ -2,3 +2,4 @@
 
 mod proxy;
 mod tls;
+mod ws;

@@ -1,0 +1,123 @@
+//! The options of accepts that begin with an HTTP request: which requests mean the service, and what
+//! a WebSocket may be.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::{
+    defaults,
+    endpoint::is_name,
+    fields::{Field, Fields, Zero},
+    problem::{Fault, Problem, shown},
+};
+
+/// What a service wants of the requests that mean it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Web {
+    /// The names of the host that mean this service; none: any.
+    pub hosts: Vec<String>,
+    /// The pages that may open a WebSocket, by their origin; none: any, and clients that are no page.
+    pub origins: Vec<String>,
+    /// The longest message of a client, in bytes.
+    pub message_limit: usize,
+    /// A client that is silent for so long, though it is asked, is gone.
+    pub inactivity: Option<Duration>,
+}
+
+pub(super) const KEYS: [&str; 4] = ["hosts", "origins", "message_limit", "inactivity"];
+
+/// What is written of it, at a service or at one accept.
+pub(super) struct Written {
+    pub hosts: Option<Vec<String>>,
+    pub origins: Option<Vec<String>>,
+    pub message_limit: Option<usize>,
+    pub inactivity: Option<Duration>,
+}
+
+impl Written {
+    pub fn read(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Self {
+        let [hosts, origins, message_limit, inactivity] = KEYS.map(|key| fields.take(key));
+        Self {
+            hosts: hosts.and_then(|field| names(&field, host, problems)),
+            origins: origins.and_then(|field| names(&field, origin, problems)),
+            message_limit: message_limit.and_then(|field| size(&field, problems)),
+            inactivity: inactivity.and_then(|field| field.duration(Zero::Refused, problems)),
+        }
+    }
+
+    /// What is written here comes before what is written `above`.
+    pub fn over(&self, above: &Self) -> Web {
+        let limit = self.message_limit.or(above.message_limit);
+        Web {
+            hosts: self.hosts.as_ref().or(above.hosts.as_ref()).cloned().unwrap_or_default(),
+            origins: self.origins.as_ref().or(above.origins.as_ref()).cloned().unwrap_or_default(),
+            message_limit: limit.unwrap_or(defaults::MESSAGE_LIMIT),
+            inactivity: self.inactivity.or(above.inactivity),
+        }
+    }
+}
+
+fn names(
+    field: &Field<'_>,
+    read: impl Fn(&str) -> Result<String, Fault>,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<String>> {
+    let mut seen = HashSet::new();
+    for item in field.one_or_many(defaults::NAMES_MAX, problems)? {
+        let Some(text) = item.text(problems) else { continue };
+        let fault = match read(text) {
+            Ok(name) => match seen.insert(name) {
+                true => continue,
+                false => Fault::new(format!("`{}` stands here twice", shown(text)), "remove one"),
+            },
+            Err(fault) => fault,
+        };
+        problems.push(fault.at(item.place()));
+    }
+    let mut names: Vec<_> = seen.into_iter().collect();
+    names.sort();
+    Some(names)
+}
+
+fn host(text: &str) -> Result<String, Fault> {
+    let name = text.to_ascii_lowercase();
+    if is_name(name.strip_prefix("*.").unwrap_or(&name)) || name.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(name);
+    }
+    let what = format!("`{}` is not a host", shown(text));
+    Err(Fault::new(what, "write a name without a port, `www.example.com` or `*.example.com`"))
+}
+
+/// As browsers write it: a scheme, a host, and a port unless it is the scheme's own (RFC 6454).
+fn origin(text: &str) -> Result<String, Fault> {
+    let name = text.to_ascii_lowercase();
+    let rest = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://"));
+    let is_plain = |rest: &str| {
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@,*".contains(&byte))
+    };
+    if rest.is_some_and(is_plain) {
+        return Ok(name);
+    }
+    let what = format!("`{}` is not an origin", shown(text));
+    Err(Fault::new(what, "write it as a browser does: `https://www.example.com`"))
+}
+
+fn size(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
+    let text = field.text(problems)?;
+    let (digits, unit) = text.split_at(text.find(|sign: char| !sign.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "B" => Some(1),
+        "KB" => Some(1_000),
+        "KiB" => Some(1 << 10),
+        "MB" => Some(1_000_000),
+        "MiB" => Some(1 << 20),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit| digits.parse::<usize>().ok()?.checked_mul(unit));
+    match bytes.filter(|bytes| defaults::MESSAGE_LIMIT_RANGE.contains(bytes)) {
+        Some(bytes) => Some(bytes),
+        None => {
+            let what = format!("`{}` is not a size", shown(text));
+            field.refuse(Fault::new(what, "write 1KiB to 64MiB, with the unit: KB, KiB, MB, MiB"), problems)
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! WebSockets of clients, carried as bytes: frames are taken off and put on by the DMZ half.
+
+use std::net::SocketAddr;
+
+use futures_util::{SinkExt, StreamExt};
+use portcullis::profile::Mode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Error, Message, client::IntoClientRequest, http::HeaderValue, protocol::CloseFrame},
+};
+
+use crate::support::{
+    gateway::{PATIENCE, Place},
+    peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
+    tls::roots,
+    ways::{MODES, Plan, Way},
+};
+
+const WS: &str = "{ address: 'ws://127.0.0.1:0/live', message_limit: 64KiB }";
+
+async fn start(mode: Mode, accept: &str, backend: &str) -> Way {
+    Plan { accept, ..Plan::new(mode, backend) }.start().await
+}
+
+async fn port(way: &Way) -> SocketAddr {
+    let accept = way.dmz.now().await.services[0].accept[0].clone();
+    accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap()
+}
+
+async fn open(
+    at: SocketAddr,
+    url: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<WebSocketStream<TcpStream>, Error> {
+    let mut request = url.into_client_request().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
+    }
+    let opening = client_async(request, dial(at).await);
+    timeout(PATIENCE, opening).await.expect("an answer in time").map(|(socket, _)| socket)
+}
+
+async fn next(socket: &mut WebSocketStream<TcpStream>) -> Message {
+    timeout(PATIENCE, socket.next()).await.expect("a message in time").unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn messages_go_up_as_bytes_and_bytes_come_down_as_messages() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = start(mode, WS, &backend.address()).await;
+        let at = port(&way).await;
+        let offer = [("sec-websocket-protocol", "mqtt, other")];
+        let mut request = "ws://host/live/a?b=c".into_client_request().unwrap();
+        request.headers_mut().insert(offer[0].0, HeaderValue::from_static(offer[0].1));
+        let (mut socket, response) = client_async(request, dial(at).await).await.unwrap();
+        assert_eq!(response.headers()["sec-websocket-protocol"], "mqtt");
+        socket.send(Message::binary(&b"bin"[..])).await.unwrap();
+        socket.send(Message::text("text")).await.unwrap();
+        socket.send(Message::binary(&b""[..])).await.unwrap();
+        socket.send(Message::Ping(b"there?".as_slice().into())).await.unwrap();
+        let mut server = backend.accept().await;
+        hear(&mut server, b"bintext").await;
+        assert_eq!(next(&mut socket).await, Message::Pong(b"there?".as_slice().into()));
+        say(&mut server, b"down").await;
+        assert_eq!(next(&mut socket).await, Message::binary(&b"down"[..]));
+        // The backend ends first: a close frame, which the client answers.
+        server.shutdown().await.unwrap();
+        let Message::Close(Some(CloseFrame { code, .. })) = next(&mut socket).await else { panic!() };
+        assert_eq!(u16::from(code), 1000);
+        let _ = socket.flush().await;
+        hear_end(&mut server).await;
+        way.dmz.until_ended("--").await;
+
+        // The client ends first: the backend hears a clean end.
+        let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
+        socket.send(Message::binary(&b"last"[..])).await.unwrap();
+        socket.close(None).await.unwrap();
+        let mut server = backend.accept().await;
+        assert_eq!(hear_all(&mut server).await, b"last");
+        drop(server);
+        let clean = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
+            snapshot.ended.len() == 2 && snapshot.ended.iter().all(|row| row.end == "--")
+        };
+        way.dmz.until("both ended cleanly", clean).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cut_is_passed_on_as_a_reset() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, WS, &backend.address()).await;
+    let at = port(&way).await;
+    let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
+    socket.send(Message::binary(&b"a"[..])).await.unwrap();
+    let mut server = backend.accept().await;
+    hear(&mut server, b"a").await;
+    // An end without a close frame is one.
+    drop(socket);
+    hear_reset(&mut server).await;
+    let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
+    socket.send(Message::binary(&b"a"[..])).await.unwrap();
+    let mut server = backend.accept().await;
+    hear(&mut server, b"a").await;
+    cut(server);
+    let end = timeout(PATIENCE, socket.next()).await.expect("an end in time");
+    assert!(matches!(end, Some(Err(_)) | None), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_stream_longer_than_the_message_limit_goes_both_ways() {
+    let way = start(Mode::Reverse, WS, "echo://").await;
+    let mut socket = open(port(&way).await, "ws://host/live", &[]).await.unwrap();
+    let piece = vec![7; 60_000];
+    let mut heard = 0;
+    for _ in 0..50 {
+        socket.send(Message::binary(piece.clone())).await.unwrap();
+        while heard < piece.len() {
+            heard += next(&mut socket).await.into_data().len();
+        }
+        heard -= piece.len();
+    }
+    assert_eq!(heard, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_the_backend() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, WS, &backend.address()).await;
+    let mut socket = open(port(&way).await, "ws://host/live", &[]).await.unwrap();
+    let mut server = backend.accept().await;
+    let (chunk, mut sent) = (vec![7; 64 * 1024], 0);
+    while let Ok(written) = timeout(std::time::Duration::from_millis(400), server.write(&chunk)).await {
+        sent += written.unwrap();
+        assert!(sent < 256 << 20, "nothing stops the sender");
+    }
+    let mut heard = 0;
+    while heard < sent {
+        heard += next(&mut socket).await.into_data().len();
+    }
+    assert_eq!(heard, sent);
+}
+
+/// An upgrade by hand.
+async fn raw(at: SocketAddr) -> TcpStream {
+    let mut stream = dial(at).await;
+    let head = b"GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    say(&mut stream, head).await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&answer));
+    stream
+}
+
+/// A masked frame, its key all zero.
+fn frame(first: u8, length: &[u8], payload: &[u8]) -> Vec<u8> {
+    [&[first], length, &[0; 4], payload].concat()
+}
+
+#[tokio::test]
+async fn whoever_breaks_a_rule_is_told_which_and_costs_nobody_else() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, WS, &backend.address()).await;
+    let at = port(&way).await;
+    let mut good = open(at, "ws://host/live", &[]).await.unwrap();
+    let mut good_server = backend.accept().await;
+    let large = [&frame(2, &[255, 0, 0, 0, 0, 0, 2, 0, 0], b"")[..], &[0; 100]].concat();
+    let pieces: Vec<u8> =
+        [frame(2, &[254, 200, 0], &[7; 51_200]), frame(0, &[254, 200, 0], &[7; 51_200])].concat();
+    for (what, bytes, code) in [
+        ("unmasked", b"\x82\x01a".to_vec(), 1002_u16),
+        ("a reserved bit", frame(0xc2, &[0x81], b"a"), 1002),
+        ("an unknown kind", frame(0x83, &[0x81], b"a"), 1002),
+        ("a control frame too long", frame(0x89, &[254, 0, 126], &[7; 126]), 1002),
+        ("a control frame in pieces", frame(0x09, &[0x81], b"a"), 1002),
+        ("a piece of nothing", frame(0x80, &[0x81], b"a"), 1002),
+        ("broken UTF-8", frame(0x81, &[0x82], b"\xc3\x28"), 1007),
+        ("a frame too large", large, 1009),
+        ("a message too large, in pieces", pieces, 1009),
+        ("a close of one byte", frame(0x88, &[0x81], b"a"), 1002),
+    ] {
+        let mut client = raw(at).await;
+        let mut server = backend.accept().await;
+        say(&mut client, &bytes).await;
+        let told = hear_all(&mut client).await;
+        assert_eq!(told, [&[0x88, 2][..], &code.to_be_bytes()].concat(), "{what}");
+        drop(client);
+        hear_reset(&mut server).await;
+    }
+    good.send(Message::binary(&b"good"[..])).await.unwrap();
+    hear(&mut good_server, b"good").await;
+}
+
+#[tokio::test]
+async fn requests_are_read_strictly_and_choose_the_service() {
+    let (place, reserved) = (Place::new(), Reserved::new());
+    let at = reserved.at();
+    let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
+    let [root, deep, named] = backends.each_ref().map(Backend::address);
+    let text = format!(
+        "mode: direct\ndmz:\n  services:\n    root: {{ accept: 'ws://{at}', connect: '{root}' }}\n    \
+         deep: {{ accept: 'ws://{at}/a/b', connect: '{deep}', origins: 'https://ok.example' }}\n    \
+         named: {{ accept: 'ws://{at}', hosts: ['*.example'], connect: '{named}' }}\n"
+    );
+    let _gateway = place.start("direct", &text);
+    drop(reserved);
+    let ok = [("origin", "https://OK.example")];
+    for (url, headers, index) in [
+        ("ws://any/", &[][..], 0),
+        ("ws://any/a/bc", &[], 0),
+        ("ws://any/a/b", &ok, 1),
+        ("ws://any/a/b/c?x", &ok, 1),
+        ("ws://x.Example:99/a/b", &[], 2),
+    ] {
+        let _socket = open(at, url, headers).await.unwrap();
+        timeout(PATIENCE, backends[index].accept()).await.unwrap_or_else(|_| panic!("{url}"));
+    }
+    for headers in [&[][..], &[("origin", "https://bad.example")]] {
+        let refused = open(at, "ws://any/a/b", headers).await.unwrap_err();
+        assert!(matches!(&refused, Error::Http(response) if response.status() == 403), "{refused:?}");
+    }
+    let good = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    for (what, head, status) in [
+        ("no upgrade", "GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), "426"),
+        ("two hosts", good.replace("Host: h", "Host: h\r\nHost: i"), "400"),
+        ("no host", good.replace("Host: h\r\n", ""), "400"),
+        ("another method", good.replace("GET", "POST"), "400"),
+        ("another version", good.replace("13", "8"), "426"),
+        ("a short key", good.replace("AAAA", ""), "400"),
+        ("a body", good.replace("Host", "Content-Length: 5\r\nHost"), "400"),
+        (
+            "both lengths",
+            good.replace("Host", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost"),
+            "400",
+        ),
+        ("a space before the colon", good.replace("Host:", "Host :"), "400"),
+        ("a folded line", good.replace("Upgrade: websocket", "Upgrade:\r\n websocket"), "400"),
+        ("an older HTTP", good.replace("HTTP/1.1", "HTTP/1.0"), "400"),
+        ("a huge head", good.replace("Host", &format!("X: {}\r\nHost", "x".repeat(70_000))), "431"),
+    ] {
+        let mut client = dial(at).await;
+        // It may be answered before all is taken.
+        let _ = client.write_all(head.as_bytes()).await;
+        let mut told = Vec::new();
+        let _ = timeout(PATIENCE, client.read_to_end(&mut told)).await.expect("an end in time");
+        let told = String::from_utf8_lossy(&told).into_owned();
+        // A head that is not read to its end may be answered by a reset alone.
+        let is_cut = told.is_empty() && what == "a huge head";
+        assert!(told.split(' ').nth(1) == Some(status) || is_cut, "{what}: {told}");
+    }
+    let mut slow = dial(at).await;
+    say(&mut slow, &good.as_bytes()[..40]).await;
+    hear_reset(&mut slow).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_lost_is_noticed_and_one_that_answers_is_not() {
+    let accept = "{ address: 'ws://127.0.0.1:0/live', inactivity: 600ms }";
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, accept, &backend.address()).await;
+    let at = port(&way).await;
+    let mut silent = raw(at).await;
+    let mut its_server = backend.accept().await;
+    let mut alive = open(at, "ws://host/live", &[]).await.unwrap();
+    let mut server = backend.accept().await;
+    let answering = async {
+        for _ in 0..4 {
+            assert!(matches!(next(&mut alive).await, Message::Ping(_)));
+        }
+        alive.send(Message::binary(&b"here"[..])).await.unwrap();
+        hear(&mut server, b"here").await;
+    };
+    let silence = async {
+        assert_eq!(hear_reset(&mut silent).await, [0x89, 0], "it is asked before");
+        hear_reset(&mut its_server).await;
+        way.dmz.until_ended("CR").await
+    };
+    let (row, ()) = tokio::join!(silence, answering);
+    assert!(row.reason.contains("nothing was heard for 600ms"), "{}", row.reason);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_a_close_is_let_go() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Direct, WS, &backend.address()).await;
+    let mut client = raw(port(&way).await).await;
+    let mut server = backend.accept().await;
+    server.shutdown().await.unwrap();
+    assert_eq!(hear_reset(&mut client).await, [0x88, 2, 0x03, 0xe8]);
+    hear_reset(&mut server).await;
+    let row = way.dmz.until_ended("CD").await;
+    assert!(row.reason.contains("nothing was heard for 5s"), "{}", row.reason);
+}
+
+#[tokio::test]
+async fn wss_is_ws_within_tls() {
+    let place = Place::with(&["dmz", "internal", "www"]);
+    let accept = "{ address: 'wss://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
+    let way = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place).await;
+    let config =
+        rustls::ClientConfig::builder().with_root_certificates(roots(&way.place)).with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from("www").unwrap();
+    let stream = TlsConnector::from(std::sync::Arc::new(config)).connect(name, dial(port(&way).await).await);
+    let (mut socket, _) = client_async("wss://www/", stream.await.unwrap()).await.unwrap();
+    socket.send(Message::binary(&b"within"[..])).await.unwrap();
+    let heard = timeout(PATIENCE, socket.next()).await.expect("in time").unwrap().unwrap();
+    assert_eq!(heard, Message::binary(&b"within"[..]));
+    socket.close(None).await.unwrap();
+    while timeout(PATIENCE, socket.next()).await.expect("an end in time").is_some() {}
+    way.dmz.until_ended("--").await;
+}
