@@ -194,7 +194,8 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
     for checks in [&[][..], &[("forward", false)], &[("somebody", true)]] {
         let mut unproven = open(forward(checks));
         assert_eq!(press(&mut unproven, "y"), Reaction::Redraw, "it asks once more");
-        for size in [(80, 24), (60, 15)] {
+        // Its picture with a check that has failed; the others differ in that cell alone.
+        for size in [(80, 24), (60, 15)].into_iter().filter(|_| checks == [("forward", false)]) {
             check("ask-unproven", &unproven, size, &mut wrong);
         }
         assert_eq!(press(&mut unproven, "y"), go);
