@@ -233,9 +233,9 @@ mod tests {
                     let event = poll_fn(|cx| link.poll_event(cx)).await;
                     assert!(matches!(event, Ok(Event::Leaving(_))), "{event:?}");
                 }
-                let (tell, mut told) = mpsc::unbounded_channel();
+                let (tell, mut told) = mpsc::channel(1);
                 let lost: Lost =
-                    Arc::new(move |_, stood, loss| tell.send((stood, loss)).expect("it is heard"));
+                    Arc::new(move |_, stood, loss| tell.try_send((stood, loss)).expect("it is heard"));
                 let opened: Opened = Arc::new(|_, open| panic!("nobody says {open:?}"));
                 let server = Server::new(Tasks::default(), opened, lost);
                 server.stands(link);
