@@ -50,18 +50,15 @@ fn a_filter_narrows_while_it_is_typed_and_a_bad_one_says_why() {
 }
 
 #[test]
-fn closing_draining_switching_and_stopping_ask_and_enter_never_confirms() {
+fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
     let kill = Command::Kill { session: "00499a".into() };
     let drain = Command::Drain { service: Some("chat".into()) };
-    let switch = Command::Switch { profile: "forward".into() };
     for (keys, asked, command) in [
         ("3jx", "Close session 00499a of 203.0.113.92:58842 to chat?", kill.clone()),
         ("3j\nx", "Close session 00499a", kill.clone()),
         (":close 00499a\n", "Close session 00499a", kill),
         ("4jd", "Drain chat?", drain.clone()),
         (":drain chat\n", "Drain chat?", drain),
-        ("6jjw", "Switch from reverse to forward?", switch.clone()),
-        (":switch forward\n", "Switch from reverse to forward?", switch),
         (":stop\n", "Stop the gateway?", Command::Stop),
     ] {
         for answer in ["y", "\n", "q"] {
@@ -86,6 +83,8 @@ fn what_destroys_nothing_is_asked_at_once() {
         ("n16\n", Command::Resize { prepared: 16 }),
         (":resize 4\n", Command::Resize { prepared: 4 }),
         ("p", Command::Profiles),
+        // A switch shows its plan first, and asks then.
+        (":switch forward\n", Command::Plan { profile: "forward".into() }),
     ] {
         let mut app = app(pictures::healthy());
         assert_eq!(press(&mut app, keys), Reaction::Ask(command), "{keys}");
