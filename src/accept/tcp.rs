@@ -12,10 +12,14 @@ use super::{
 use crate::{
     link::{leg::Leg, listener::Greetings},
     net::{listen::Listener, stream::Stream},
-    profile::Role,
+    profile::{Role, ServiceName},
     tasks::Tasks,
     telemetry::notices::Notices,
 };
+
+/// The service that a probe of our own asks for, if it is one that comes from there: it speaks neither
+/// TLS nor the PROXY protocol.
+pub type ProbeDoor = Arc<dyn Fn(SocketAddr) -> Option<ServiceName> + Send + Sync>;
 
 /// Accepts clients until the port is closed; who serves them may change while it runs.
 pub async fn run(
@@ -24,10 +28,15 @@ pub async fn run(
     serve: Serve,
     tasks: Tasks,
     notices: Arc<Notices>,
+    probes: ProbeDoor,
 ) {
     let greetings = Arc::new(Greetings::default());
     let accepted = |stream, client: SocketAddr| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        if let Some(service) = probes(client) {
+            let entered = Entered { client, service, stream: Stream::Tcp(stream), said: Vec::new() };
+            return tasks.spawn("probe", serve(negotiated(entered)));
+        }
         match &**front.load() {
             Front { proxy: None, doors: Doors::One(service) } => {
                 let (service, stream) = (service.clone(), Stream::Tcp(stream));

@@ -109,6 +109,7 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
                 common.serve.clone(),
                 common.tasks.clone(),
                 common.notices.clone(),
+                common.sessions.probes.door(),
             );
             common.tasks.spawn("client port", run);
         }
@@ -171,11 +172,11 @@ pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
 
 /// One port of each service: where a probe goes in.
 pub fn of_each(ports: &Ports) -> Vec<(ServiceName, SocketAddr)> {
-    let of_port = |port: &Port| match &**port.front.load() {
-        Front { proxy: None, doors: Doors::One(service) } => Some((service.clone(), port.local)),
-        Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_) | Doors::Web(_), .. } => None,
-    };
-    let mut each: Vec<_> = ports.values().filter_map(of_port).collect();
+    let services = |port: &Port| port.names.iter().map(|(_, service)| service.clone()).collect::<Vec<_>>();
+    let mut each: Vec<_> = ports
+        .values()
+        .flat_map(|port| services(port).into_iter().map(|service| (service, port.local)))
+        .collect();
     each.sort();
     each.dedup_by(|(one, _), (other, _)| one == other);
     each

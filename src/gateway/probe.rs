@@ -10,7 +10,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -24,8 +24,10 @@ use tokio::{
 };
 
 use crate::{
+    accept::tcp::ProbeDoor,
     connect::Connector,
     link::leg::Leg,
+    profile::ServiceName,
     telemetry::{
         end::{End, Who},
         snapshot::SessionPhase,
@@ -51,6 +53,7 @@ struct Awaited {
 /// A probe under way.
 #[derive(Debug)]
 pub struct Sent {
+    service: ServiceName,
     /// Where it goes, if not where sessions of its service do.
     pub way: Option<Arc<Connector>>,
     pub ended: oneshot::Sender<End>,
@@ -65,14 +68,28 @@ impl Probes {
         }
     }
 
+    /// How a client port knows a probe.
+    pub fn door(&self) -> ProbeDoor {
+        let probes = self.clone();
+        Arc::new(move |client| match probes.0.count.load(Ordering::SeqCst) {
+            0 => None,
+            _ => probes.lock().get(&client).map(|sent| sent.service.clone()),
+        })
+    }
+
     /// Sends a probe to a client port of this gateway; how long it took there and back.
-    pub async fn send(&self, port: SocketAddr, way: Option<Connector>) -> Result<Duration, End> {
+    pub async fn send(
+        &self,
+        service: &ServiceName,
+        port: SocketAddr,
+        way: Option<Connector>,
+    ) -> Result<Duration, End> {
         let port = reachable(port);
         let (socket, from) =
             bind(port).map_err(|error| of_ours(format!("no socket for a probe: {error}")))?;
         let (end, ended) = oneshot::channel();
-        let sent = Sent { way: way.map(Arc::new), ended: end };
-        self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner).insert(from, sent);
+        let sent = Sent { service: service.clone(), way: way.map(Arc::new), ended: end };
+        self.lock().insert(from, sent);
         self.0.count.fetch_add(1, Ordering::SeqCst);
         let result = timeout(WITHIN, there_and_back(socket, port, ended)).await;
         self.0.count.fetch_sub(1, Ordering::SeqCst);
@@ -83,8 +100,12 @@ impl Probes {
         })
     }
 
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Sent>> {
+        self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self, client: SocketAddr) -> Option<Sent> {
-        self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner).remove(&client)
+        self.lock().remove(&client)
     }
 }
 

@@ -156,7 +156,7 @@ impl Walk {
     async fn probe_all(&self, links: &str, trial: Option<&Switching>) -> Found {
         let mut came_back = Vec::new();
         for (service, port) in &self.ports {
-            match self.probes.send(*port, trial.and_then(|trial| trial.connector(service))).await {
+            match self.probes.send(service, *port, trial.and_then(|trial| trial.connector(service))).await {
                 Ok(took) => came_back.push(format!("{service} in {}", milliseconds(took))),
                 Err(end) => {
                     let seen = format!("probe of `{service}` through {port}: {end}");

@@ -350,3 +350,25 @@ fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_told_apart() {
         assert!(advice.contains(what_to_do), "{advice}");
     }
 }
+
+/// A probe enters behind the door: it proves the way, not the clients' TLS.
+#[test]
+fn probes_pass_where_clients_speak_tls_or_websockets_or_come_through_a_proxy() {
+    let place = Place::with_certificates();
+    for options in [
+        "{ address: 'tls://127.0.0.1:PORT', tls: { certificate: pki/dmz.pem, key: pki/dmz.key } }",
+        "{ address: 'tcp://127.0.0.1:PORT', proxy: { from: ['192.0.2.0/24'] } }",
+        "'ws://127.0.0.1:PORT/orders'",
+    ] {
+        let ports = Ports::new();
+        let plain = format!("'tcp://127.0.0.1:{}'", ports.clients);
+        let accept = options.replace("PORT", &ports.clients.to_string());
+        place.write("pair.yaml", &ports.pair("echo://").replace(&plain, &accept));
+        let report = verify(&place, "pair.yaml");
+        assert_eq!(
+            results(&report),
+            "profile pass, basic pass, forward pass, reverse pass, closed pass",
+            "{report:#}"
+        );
+    }
+}
