@@ -400,6 +400,6 @@ fn common() -> Common {
         probes: Default::default(),
     };
     let serving = sessions.clone();
-    let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(asked)));
+    let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(Box::new(asked))));
     Common { sessions, serve, tasks: Tasks::default(), notices }
 }

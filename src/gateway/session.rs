@@ -60,8 +60,8 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Serves one session to its end.
-    pub async fn serve(self, mut asked: Negotiated) {
+    /// Serves one session to its end. What is asked is boxed: it is of no use once the session runs.
+    pub async fn serve(self, mut asked: Box<Negotiated>) {
         // A probe comes in as a client does; only its address tells.
         let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.meet(from));
         asked.probe |= sent.is_some();
@@ -105,12 +105,12 @@ impl Way<'_> {
 
 async fn run(
     way: &Way<'_>,
-    asked: Negotiated,
+    asked: Box<Negotiated>,
     record: &Record,
     kill: &CancellationToken,
     switching: &AtomicBool,
 ) -> End {
-    let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, .. } = asked;
+    let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, .. } = *asked;
     let (meter, service) = (record.meter(), way.service);
     meter.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
@@ -152,9 +152,9 @@ async fn run(
             record.carried_by(&peer.label());
         }
         if probe && !connected.leg.is_framed() {
-            return session.stand_in(way, connected, &mut order, kill).await;
+            return Box::pin(session.stand_in(way, connected, &mut order, kill)).await;
         }
-        match session.carry(connected, &mut order, kill).await {
+        match session.carry(Box::new(connected), &mut order, kill).await {
             Carried::Ended(end) => return end,
             // A backend that was waited for is not waited for again elsewhere.
             Carried::Refused(failure)
@@ -208,11 +208,11 @@ enum Carried {
 impl Session {
     async fn carry(
         &mut self,
-        connected: Connected,
+        connected: Box<Connected>,
         order: &mut Order<'_>,
         kill: &CancellationToken,
     ) -> Carried {
-        let Connected { leg: mut far, peer: far_peer, seat: _seat, first: mut unsent } = connected;
+        let Connected { leg: mut far, peer: far_peer, seat: _seat, first: mut unsent } = *connected;
         let meter = order.meter;
         if let Some(reply) = self.reply.take()
             && let Err(end) = grant(reply, &mut self.near, meter).await
@@ -258,7 +258,7 @@ impl Session {
         reached.let_close_cleanly();
         let echo = Leg::Stream(Stream::Echo(Echo::default()));
         let echo = Connected { leg: echo, peer: None, seat, first: Vec::new() };
-        match Box::pin(self.carry(echo, order, kill)).await {
+        match Box::pin(self.carry(Box::new(echo), order, kill)).await {
             Carried::Ended(end) if end.who == Who::Nobody && way.connector().answers_late() => {
                 match probe::is_refused_late(&mut reached).await {
                     true => End { who: Who::Peer, phase: order.meter.phase(), reason: LATE.into() },
