@@ -95,15 +95,14 @@ impl Minute {
 
     fn show(&self, rows: &mut [PoolRow], services: &Services) {
         let mut told = HashSet::new();
+        let is_first = |service: &(Role, ServiceName), row: &PoolRow, told: &mut HashSet<_>| {
+            service.0 == row.role && row.may_serve(service.1.as_str()) && told.insert(service.clone())
+        };
         for row in rows {
             let before = self.failures.get(&key(row)).and_then(|counts| counts.front());
             row.failures_minute = row.failures.saturating_sub(before.copied().unwrap_or(0));
-            if !told.insert((row.role, row.service.clone())) {
-                continue;
-            }
-            let of_row = |((role, name), service): (&(Role, ServiceName), &Arc<Service>)| {
-                let is_its = *role == row.role && (row.service == "*" || row.service == name.as_str());
-                let minute = self.waits.get(&(*role, name.clone())).filter(|_| is_its)?;
+            let of_row = |(key, service): (&(Role, ServiceName), &Arc<Service>)| {
+                let minute = self.waits.get(key).filter(|_| is_first(key, row, &mut told))?;
                 Some(minute.seen(&service.waits))
             };
             let seen = services.iter().filter_map(of_row).fold(Seen::default(), |sum, seen| sum.with(&seen));

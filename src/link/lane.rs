@@ -126,18 +126,18 @@ impl Lane {
         self.seen = Instant::now();
     }
 
-    pub fn row(&self, starved: bool) -> PoolRow {
+    pub fn row(&self) -> PoolRow {
         let (ready, carrying) = (self.ready.len(), self.counts.carrying());
         let state = match ready {
-            _ if starved => PoolState::Starved,
             _ if ready >= self.target => PoolState::Healthy,
             0 if carrying == 0 => PoolState::Down,
             _ => PoolState::Filling,
         };
-        let (service, wire) = match &self.serves {
-            Serves::One(service) => (service.to_string(), WIRE_SOCKS),
-            Serves::Granted(_) => ("*".into(), WIRE),
+        let (service, wire, mut serves) = match &self.serves {
+            Serves::One(service) => (service.to_string(), WIRE_SOCKS, Vec::new()),
+            Serves::Granted(granted) => ("*".into(), WIRE, granted.iter().map(ToString::to_string).collect()),
         };
+        serves.sort_unstable();
         PoolRow {
             peer: Some(self.peer.label().to_string()),
             address: Some(self.peer.address.to_string()),
@@ -148,6 +148,7 @@ impl Lane {
             failures: self.failures,
             last_error: self.last_error.clone(),
             wire: Some(wire.into()),
+            serves,
             ..PoolRow::new(Role::Dmz, service)
         }
         .with_links(&self.counts)
@@ -155,9 +156,8 @@ impl Lane {
 }
 
 /// The row of a service that no peer offers.
-pub fn row_without_peer(service: &ServiceName, target: usize, starved: bool) -> PoolRow {
+pub fn row_without_peer(service: &ServiceName, target: usize) -> PoolRow {
     PoolRow {
-        state: if starved { PoolState::Starved } else { PoolState::Down },
         target,
         last_error: Some("no internal gateway has dialled in for this service".into()),
         ..PoolRow::new(Role::Dmz, service.to_string())

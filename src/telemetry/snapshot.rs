@@ -155,9 +155,9 @@ pub struct PoolRow {
     pub carrying: usize,
     pub dialling: usize,
     pub target: usize,
-    /// Clients that wait for a link now; stands in a service's first row, 0 in the others.
+    /// Clients that wait for a link now; stands in the first row that may serve them, 0 in the others.
     pub waiting: usize,
-    /// Clients refused because no link came in time; stands in a service's first row.
+    /// Clients refused because no link came in time; stands where those that wait do.
     pub misses: u64,
     /// Dials, handshakes and ready links that failed.
     pub failures: u64,
@@ -173,11 +173,17 @@ pub struct PoolRow {
     #[serde(default)]
     pub failures_minute: u64,
     /// What half of the clients of the last minute waited for a link at most, and 99 of a hundred;
-    /// stands in a service's first row, and is unknown where nobody came or nobody waits.
+    /// stands where those that wait do, and is unknown where nobody came or nobody waits.
     #[serde(default)]
     pub wait_p50_ms: Option<f64>,
     #[serde(default)]
     pub wait_p99_ms: Option<f64>,
+    /// What the links of a `*` row are granted for, by name; empty where that is not known.
+    #[serde(default)]
+    pub serves: Vec<String>,
+    /// The services whose clients wait for one of its links, or did a moment ago, by name.
+    #[serde(default)]
+    pub waited_for: Vec<String>,
     /// Days until the first of its peer's certificates ends.
     #[serde(default)]
     pub certificate_days: Option<i64>,
@@ -234,9 +240,17 @@ impl PoolRow {
             failures_minute: 0,
             wait_p50_ms: None,
             wait_p99_ms: None,
+            serves: Vec::new(),
+            waited_for: Vec::new(),
             certificate_days: None,
             links: Vec::new(),
         }
+    }
+
+    /// Whether its links may carry sessions of a service, as far as is known.
+    pub fn may_serve(&self, service: &str) -> bool {
+        self.service == service
+            || self.service == "*" && (self.serves.is_empty() || self.serves.iter().any(|one| one == service))
     }
 }
 

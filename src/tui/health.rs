@@ -74,6 +74,14 @@ pub fn severity(pool: &PoolRow) -> Severity {
     }
 }
 
+/// Links ready of those wanted: what one pool has too many is of no use to another. Of one half: both
+/// ends of a link stand in a pair's snapshot.
+pub fn links_ready(snapshot: &Snapshot) -> (usize, usize) {
+    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
+    let pools = snapshot.pools.iter().filter(|pool| pool.role == counted);
+    pools.fold((0, 0), |sum, pool| (sum.0 + pool.ready.min(pool.target), sum.1 + pool.target))
+}
+
 /// Everything that is wrong, worst first.
 pub fn troubles(snapshot: &Snapshot) -> Vec<Trouble> {
     let mut found: Vec<_> = snapshot.pools.iter().filter_map(trouble_of_pool).collect();
@@ -98,11 +106,16 @@ fn trouble_of_pool(pool: &PoolRow) -> Option<Trouble> {
         Severity::Fine => return None,
         Severity::Lost => "no link".to_owned(),
         Severity::Starved => {
-            format!("{} waiting, {} of {} links ready", pool.waiting, pool.ready, pool.target)
+            let waiting = if pool.waiting > 0 { format!("{} waiting", pool.waiting) } else { "short".into() };
+            format!("{waiting}, {} of {} links ready", pool.ready, pool.target)
         }
         Severity::Short => format!("{} of {} links ready", pool.ready, pool.target),
     };
-    let service = if pool.service == "*" { "any service" } else { &pool.service };
+    let service = match pool.waited_for.as_slice() {
+        [] if pool.service == "*" => "any service".to_owned(),
+        [] => pool.service.clone(),
+        waited_for => waited_for.join(", "),
+    };
     let mut text = format!("{service}: {what}");
     if let Some(peer) = pool.peer.as_ref().or(pool.address.as_ref()) {
         let direction = match pool.role {
@@ -177,6 +190,27 @@ mod tests {
             let pools: Vec<_> = pools.iter().map(|&pool| pool.clone()).collect();
             assert_eq!(health_of_pools(&pools), expected, "{pools:?}");
         }
+    }
+
+    #[test]
+    fn links_that_one_pool_has_too_many_hide_no_shortage() {
+        let short = PoolRow { target: 2, ..pool(PoolState::Starved, 0) };
+        let pools = vec![pool(PoolState::Healthy, 9), short];
+        let snapshot = Snapshot { pools, ..Snapshot::new("edge", crate::profile::Mode::Reverse) };
+        assert_eq!(links_ready(&snapshot), (8, 10));
+    }
+
+    #[test]
+    fn a_trouble_names_the_services_that_are_waited_for() {
+        let starved = PoolRow {
+            service: "*".into(),
+            target: 2,
+            waiting: 3,
+            waited_for: vec!["mail".into()],
+            ..pool(PoolState::Starved, 0)
+        };
+        let told = trouble_of_pool(&starved).map(|trouble| trouble.text);
+        assert_eq!(told.as_deref(), Some("mail: 3 waiting, 0 of 2 links ready from internal"));
     }
 
     #[test]

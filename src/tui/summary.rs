@@ -4,13 +4,12 @@
 use std::io::{self, Write};
 
 use crate::{
-    profile::{Mode, Role},
-    telemetry::snapshot::Snapshot,
+    profile::Mode,
     tui::{
         Ended,
         app::App,
         format,
-        health::{health, troubles},
+        health::{health, links_ready, troubles},
         source::Standing,
     },
 };
@@ -50,20 +49,13 @@ fn told(ended: Ended, app: &App) -> String {
         ),
     ];
     if snapshot.mode != Mode::Direct {
-        lines.push(format!("  links     {}", links(snapshot)));
+        let (ready, target) = links_ready(snapshot);
+        lines.push(format!("  links     {ready} ready of {target} wanted"));
     }
     lines.extend(troubles(snapshot).first().map(|worst| format!("  trouble   {}", worst.text)));
     lines.extend(farewell(ended, app).map(Into::into));
     let lines = lines.iter().map(|line| app.look.text(&app.addresses().text(line), LINE_CHARS) + "\n");
     lines.collect()
-}
-
-/// Of one half: both ends of a link stand in a pair's snapshot.
-fn links(snapshot: &Snapshot) -> String {
-    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
-    let rows = || snapshot.pools.iter().filter(|row| row.role == counted);
-    let (ready, target) = (rows().map(|row| row.ready), rows().map(|row| row.target));
-    format!("{} ready of {} wanted", ready.sum::<usize>(), target.sum::<usize>())
 }
 
 fn word(app: &App) -> String {
@@ -92,7 +84,8 @@ mod tests {
     use super::*;
     use crate::{
         gateway::handle::{Access, Contact},
-        telemetry::snapshot::{GatewayPhase, PoolRow, Totals, TrafficSample},
+        profile::Role,
+        telemetry::snapshot::{GatewayPhase, PoolRow, Snapshot, Totals, TrafficSample},
         tui::{look::Look, privacy::Addresses},
     };
 

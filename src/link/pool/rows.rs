@@ -1,41 +1,25 @@
 //! What a pool shows of itself.
 
-use super::{super::lane, Books, Lane, OfService, Pool};
-use crate::{profile::ServiceName, telemetry::snapshot::PoolRow};
+use super::{super::lane, Books, Lane, Pool};
+use crate::{
+    profile::ServiceName,
+    telemetry::snapshot::{PoolRow, PoolState},
+};
 
 impl Pool {
     /// A row for each peer's links, and one for each of `services` that no peer offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
         let mut books = self.lock();
         books.lanes.retain(Lane::is_remembered);
-        let mut rows = Vec::new();
-        for lane in &books.lanes {
-            let of_lane = |(service, of): (_, &OfService)| of.waiting > 0 && lane.serves.serves(service);
-            let starved = books.services.iter().any(of_lane);
-            rows.push(lane.row(starved));
-        }
+        let mut rows: Vec<_> = books.lanes.iter().map(Lane::row).collect();
         for service in services {
             if !books.lanes.iter().any(|lane| lane.serves.serves(service)) {
-                let starved = books.services.get(service).is_some_and(|of| of.waiting > 0);
-                rows.push(lane::row_without_peer(service, books.limits.prepared, starved));
+                rows.push(lane::row_without_peer(service, books.limits.prepared));
             }
         }
         rows.sort_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
-        self.add_clients(&books, &mut rows);
+        add_clients(&books, &mut rows);
         rows
-    }
-
-    /// Clients that wait or were missed stand in their service's first row, else in the first that
-    /// is for any service.
-    fn add_clients(&self, books: &Books, rows: &mut [PoolRow]) {
-        for (service, of) in &books.services {
-            let own = rows.iter().position(|row| row.service == service.as_str());
-            let any = || rows.iter().position(|row| row.service == "*");
-            if let Some(at) = own.or_else(any) {
-                rows[at].waiting += of.waiting;
-                rows[at].misses += of.misses;
-            }
-        }
     }
 
     /// Links that have yet to be closed.
@@ -48,5 +32,75 @@ impl Pool {
     pub fn clients(&self) -> (usize, u64) {
         let books = self.lock();
         books.services.values().fold((0, 0), |sum, of| (sum.0 + of.waiting, sum.1 + of.misses))
+    }
+}
+
+/// Every row that may serve clients who wait is starved; they are counted in the first of them alone.
+fn add_clients(books: &Books, rows: &mut [PoolRow]) {
+    let mut services: Vec<_> = books.services.iter().collect();
+    services.sort_by_key(|(service, _)| *service);
+    for (service, of) in services {
+        let mut serving = rows.iter_mut().filter(|row| row.may_serve(service.as_str())).peekable();
+        if let Some(first) = serving.peek_mut() {
+            first.waiting += of.waiting;
+            first.misses += of.misses;
+        }
+        if of.waiting > 0 {
+            serving.for_each(|row| {
+                row.state = PoolState::Starved;
+                row.waited_for.push(service.to_string());
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{link::Peer, link::lane::Serves, link::pool::OfService, profile::PoolLimits, tasks::Tasks};
+    use std::{sync::Arc, time::Duration};
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::parse(text).expect("a name")
+    }
+
+    /// Of a peer that is granted these, and keeps two links.
+    fn lane(peer: &str, services: &[&str]) -> Lane {
+        let granted = services.iter().map(|service| name(service)).collect();
+        let peer = Peer { name: Some(peer.into()), address: "192.0.2.1".into() };
+        Lane::new(peer, Serves::Granted(Arc::new(granted)), 2)
+    }
+
+    fn pool(lanes: Vec<Lane>) -> Arc<Pool> {
+        let limits = PoolLimits { prepared: 2, wait: Duration::from_secs(3), waiters: 8 };
+        let pool = Pool::new(limits, Tasks::default());
+        pool.lock().lanes = lanes;
+        pool
+    }
+
+    fn told(rows: &[PoolRow]) -> Vec<(Option<&str>, PoolState, usize, u64, &[String])> {
+        let row = |row: &PoolRow| (row.state, row.waiting, row.misses);
+        rows.iter()
+            .map(|of| {
+                let (state, waiting, misses) = row(of);
+                (of.peer.as_deref(), state, waiting, misses, of.waited_for.as_slice())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn clients_are_charged_to_the_peer_that_may_serve_them() {
+        let pool = pool(vec![lane("inside", &["web", "db"]), lane("mailhost", &["mail"])]);
+        pool.lock().services.insert(name("mail"), OfService { waiting: 3, misses: 117 });
+        let rows = pool.rows([name("web"), name("db"), name("mail")].iter());
+        let waited_for = ["mail".to_owned()];
+        assert_eq!(
+            told(&rows),
+            [
+                (Some("inside"), PoolState::Down, 0, 0, &[][..]),
+                (Some("mailhost"), PoolState::Starved, 3, 117, &waited_for[..]),
+            ]
+        );
+        assert_eq!(rows[0].serves, ["db", "web"]);
     }
 }

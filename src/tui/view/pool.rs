@@ -8,7 +8,7 @@ use crate::{
     tui::{
         app::App,
         format,
-        health::{Severity, severity},
+        health::{Severity, links_ready, severity},
         lists,
         look::Look,
         view::{
@@ -164,7 +164,8 @@ fn facts(snapshot: &Snapshot) -> String {
 
 /// Ready links of all pools, and how many are wanted.
 pub fn ready(snapshot: &Snapshot) -> String {
-    format!("{}/{} ready", sum(snapshot, |row| row.ready), sum(snapshot, |row| row.target))
+    let (ready, target) = links_ready(snapshot);
+    format!("{}/{} ready", format::amount(ready as u64), format::amount(target as u64))
 }
 
 /// Over one half: both ends of a link stand in a pair's snapshot.
@@ -179,6 +180,9 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
     match kind {
         Kind::State => Cell::new(state_word(row.state), state_style(look, row)),
         Kind::Half => Cell::new(half_word(row.role), theme.plain),
+        Kind::Service if !row.waited_for.is_empty() => {
+            Cell::new(look.text(&row.waited_for.join(" "), TEXT_CHARS), theme.accent)
+        }
         Kind::Service if row.service == "*" => Cell::new("any", theme.accent),
         Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
         Kind::Peer => known(app, row.peer.as_deref().or(row.address.as_deref())),
