@@ -10,7 +10,7 @@ use crate::{
     },
     tui::{
         Ended,
-        app::{App, Detail, Export, Open, Reaction, Said},
+        app::{App, Detail, Export, LOOKS_ONLY, Open, Reaction, Said},
         command_line::{self, Line},
         export,
         filter::{Filter, Row},
@@ -156,7 +156,7 @@ impl App {
         self.arrange_now();
     }
 
-    fn refuse(&mut self, why: impl Into<String>) {
+    pub(super) fn refuse(&mut self, why: impl Into<String>) {
         self.said = Some(Said::Refused(why.into()));
     }
 
@@ -350,7 +350,7 @@ impl App {
         argument: Option<&'a str>,
     ) -> Result<(Action, Option<&'a str>), String> {
         if !self.standing().offers(action) {
-            return Err("this screen may look, and change nothing".into());
+            return Err(LOOKS_ONLY.into());
         }
         match (action, argument) {
             (Action::Resize, argument) if argument.and_then(links).is_none() => {

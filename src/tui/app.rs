@@ -15,9 +15,9 @@ use crate::{
         Ended,
         changes::changes,
         command_line::Line,
-        filter::Filter,
+        filter::{Filter, Row},
         history::History,
-        keys::{self, Context},
+        keys::{self, Action, Context},
         lists::Lists,
         look::Look,
         order::Order,
@@ -50,6 +50,8 @@ pub struct App {
     alert: usize,
     /// Set when no snapshot has come for a while.
     silent_seconds: Option<u64>,
+    /// The profiles that are shown were read before something changed.
+    profiles_aged: bool,
 }
 
 #[derive(Debug)]
@@ -145,6 +147,7 @@ impl App {
             said: None,
             alert: 0,
             silent_seconds: None,
+            profiles_aged: false,
         }
     }
 
@@ -201,6 +204,14 @@ impl App {
 
     pub fn said(&self) -> Option<&Said> {
         self.said.as_ref()
+    }
+
+    /// Whether an action has a meaning for this gateway and for the row under the cursor.
+    pub fn offers(&self, action: Action) -> bool {
+        let closes_ended = || {
+            action == Action::Close && matches!(self.selected_session(self.snapshot()), Some(Row::Ended(_)))
+        };
+        self.standing.offers(action) && !closes_ended()
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -265,6 +276,7 @@ impl App {
         let silent = self.silent_seconds.take().is_some();
         let seconds_before = self.latest.uptime_seconds as u64;
         let changed = *self.latest != *snapshot;
+        self.profiles_aged |= self.latest.profile != snapshot.profile;
         self.latest = snapshot;
         self.history.hear(&self.latest);
         if let Some(frozen) = &mut self.frozen {
@@ -292,7 +304,17 @@ impl App {
         changed
     }
 
+    /// What the screen asks for by itself, so that what it shows goes on being true.
+    pub fn wish(&mut self) -> Option<Command> {
+        let shows_profiles = self.screen == Screen::Profiles && !matches!(self.standing, Standing::Replay(_));
+        let wishes = shows_profiles && std::mem::take(&mut self.profiles_aged);
+        wishes.then_some(Command::Profiles)
+    }
+
     pub fn answered(&mut self, answer: Answer) {
+        let said = self.said.take();
+        // A reload or a switch may be behind it.
+        self.profiles_aged |= matches!(answer, Answer::Done(_));
         self.said = Some(match answer {
             Answer::Done(text) | Answer::Cut(text) => Said::Done(text),
             Answer::Planned(plan) => {
@@ -309,9 +331,10 @@ impl App {
             Answer::Status(_) => Said::Done("the gateway sent its snapshot".into()),
             Answer::Profiles(profiles) => {
                 self.lists.profiles = profiles;
+                self.profiles_aged = false;
                 self.arrange();
-                // What was asked for is on the screen: there is nothing to say.
-                self.said = None;
+                // What was asked for is on the screen: there is nothing to say of it.
+                self.said = said.filter(|said| !matches!(said, Said::Waiting(_)));
                 return;
             }
         });
@@ -332,9 +355,13 @@ impl App {
 
     pub fn press(&mut self, key: KeyEvent) -> Reaction {
         let said = self.said.take();
-        let action = keys::action(self.context(), key).filter(|&action| self.standing.offers(action));
-        if let Some(action) = action {
-            return self.act(action);
+        match keys::action(self.context(), key) {
+            Some(action) if self.standing.offers(action) => return self.act(action),
+            Some(action) if action.changes() => {
+                self.refuse(LOOKS_ONLY);
+                return Reaction::Redraw;
+            }
+            Some(_) | None => {}
         }
         if let Open::Typing(line) = &mut self.open
             && line.press(key)
@@ -345,7 +372,7 @@ impl App {
         if said.is_some() { Reaction::Redraw } else { Reaction::Nothing }
     }
 
-    /// A filter that is being typed filters already; a bad one leaves the last good one.
+    /// A filter that is being typed filters already; under a bad one the list is as it was before.
     pub(super) fn follow_typing(&mut self) {
         if let Open::Typing(line) = &mut self.open
             && line.is_filter()
@@ -355,7 +382,11 @@ impl App {
                     line.wrong = None;
                     self.lists.order.filter = filter;
                 }
-                Err(why) => line.wrong = Some(why),
+                Err(why) => {
+                    line.wrong = Some(why);
+                    let before = line.before().and_then(|before| Filter::parse(before).ok());
+                    self.lists.order.filter = before.unwrap_or_default();
+                }
             }
             self.arrange_now();
         }
@@ -377,7 +408,7 @@ impl App {
         self.addresses = self.addresses.toggled();
     }
 
-    /// Sorts the rows anew; each cursor follows its row, or stays on its line when that is gone.
+    /// Sorts the rows anew; each cursor follows its row.
     pub(super) fn arrange(&mut self) {
         let shown = self.shown();
         self.lists.arrange(&shown);
@@ -405,5 +436,7 @@ fn described(command: &Command) -> String {
     }
 }
 
+/// Said to who asks for a change where none can be made.
+pub(super) const LOOKS_ONLY: &str = "this screen may look, and change nothing";
 /// The gateway publishes several snapshots a second; so long without one is worth telling.
 const STALE_SECONDS: u64 = 3;

@@ -16,8 +16,7 @@ pub struct Lists {
     cursors: [Option<Cursor>; Screen::ALL.len()],
 }
 
-/// A row under the cursor. It is known by its key; the line is where the cursor goes when the row
-/// is gone.
+/// A row under the cursor. It is known by its key, and stands on this line now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Cursor {
     key: String,
@@ -57,13 +56,14 @@ impl Lists {
         self.cursors[place(screen)] = None;
     }
 
-    /// Sorts anew; each cursor follows its row.
+    /// Sorts anew; each cursor follows its row, and is gone with it: a neighbour was never chosen, and
+    /// what is done to the row under the cursor would hit it.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         self.order.arrange(snapshot);
         for screen in Screen::ALL.into_iter().filter(|&screen| screen != Screen::Overview) {
             let Some(cursor) = self.cursor(screen).cloned() else { continue };
-            let line = self.line_of(screen, snapshot, &cursor.key).unwrap_or(cursor.line);
-            self.move_to(screen, snapshot, |_, _| line);
+            let line = self.line_of(screen, snapshot, &cursor.key);
+            self.cursors[place(screen)] = line.map(|line| Cursor { line, ..cursor });
         }
     }
 

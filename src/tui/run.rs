@@ -138,6 +138,7 @@ impl<B: Backend> Screen<B> {
             Woke::Answered(answer) => {
                 self.app.answered(answer);
                 self.pace.touched();
+                self.grant_wish();
             }
             Woke::Second => {
                 let seconds = u64::from(seconds_since(self.heard_at));
@@ -153,6 +154,7 @@ impl<B: Backend> Screen<B> {
             News::Snapshot(snapshot) => {
                 self.heard_at = Instant::now();
                 self.change(|app| app.take(snapshot));
+                self.grant_wish();
             }
             News::Standing => {}
             News::Trouble(why) => {
@@ -201,6 +203,19 @@ impl<B: Backend> Screen<B> {
             return;
         }
         self.app.asked(&command);
+        self.send(command);
+    }
+
+    /// Asks for what the screen needs of itself, in silence, and later where too much is asked already.
+    fn grant_wish(&mut self) {
+        if self.asking.len() < ASKING_MAX
+            && let Some(command) = self.app.wish()
+        {
+            self.send(command);
+        }
+    }
+
+    fn send(&mut self, command: Command) {
         let answer = timeout(ANSWER_WAIT, self.source.ask(command));
         self.asking.push(Box::pin(async move {
             let late = || Answer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));

@@ -37,7 +37,7 @@ fn a_filter_narrows_while_it_is_typed_and_a_bad_one_says_why() {
     press(&mut app, "3/service:ord");
     shows(&app, "22 of 66 pass the filter");
     press(&mut app, " !");
-    shows(&app, "22 of 66 pass the filter");
+    shows(&app, "2066 open of");
     assert!(shown(&app, (120, 36)).contains("`!` stands alone"), "{}", shown(&app, (120, 36)));
     press(&mut app, "\n");
     shows(&app, "service:ord !_");
@@ -183,4 +183,46 @@ fn tab_goes_round_the_screens_and_completes_a_command() {
     }
     press(&mut app, ":dra\tch\t");
     shows(&app, ":drain chat_");
+}
+
+#[test]
+fn a_bad_filter_leaves_the_one_before_it_in_force() {
+    let mut app = app(pictures::crowded(66));
+    press(&mut app, "3/service:orders\n/");
+    app.press(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
+    press(&mut app, "upp>1M");
+    assert_eq!(app.order().filter.text, "service:orders");
+    shows(&app, "22 of 66 pass the filter");
+}
+
+/// `x` pressed a moment too late must not hit whoever stands there now.
+#[test]
+fn the_cursor_leaves_with_its_row() {
+    let mut app = app(pictures::degraded());
+    press(&mut app, "3G");
+    assert!(!shown(&app, (120, 36)).contains("x close"), "{}", shown(&app, (120, 36)));
+    assert!(shown(&app, (120, 36)).contains("│>x "), "{}", shown(&app, (120, 36)));
+    let mut later = pictures::degraded();
+    later.uptime_seconds += 6.0;
+    later.ended.iter_mut().for_each(|row| row.ago_seconds += 6.0);
+    app.take(Arc::new(later));
+    assert_eq!(app.selected_line(), None);
+    press(&mut app, "x");
+    shows(&app, "no session is selected");
+}
+
+#[test]
+fn profiles_are_read_again_when_another_one_runs() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "6");
+    app.answered(Answer::Profiles(pictures::profiles()));
+    assert_eq!(app.wish(), None);
+    let other =
+        portcullis::telemetry::snapshot::Snapshot { profile: "forward".into(), ..pictures::healthy() };
+    app.take(Arc::new(other));
+    assert_eq!((app.wish(), app.wish()), (Some(Command::Profiles), None), "it is asked once");
+    app.answered(Answer::Done("switched to forward".into()));
+    assert_eq!(app.wish(), Some(Command::Profiles), "a reload is done");
+    app.answered(Answer::Profiles(pictures::profiles()));
+    shows(&app, "switched to forward");
 }

@@ -73,9 +73,10 @@ fn who_may_only_look_is_offered_nothing_else() {
     for which in [Standing::Attached(Access::ReadOnly, Contact::There), replay(State::Playing, None)] {
         let mut app = standing(which);
         press(&mut app, "j");
-        for key in ["x", "r", "xy"] {
-            let reaction = press(&mut app, key);
-            assert!(matches!(reaction, Reaction::Nothing | Reaction::Redraw), "{key}: {reaction:?}");
+        for key in ["x", "r", "d"] {
+            assert_eq!(press(&mut app, key), Reaction::Redraw, "{key}");
+            let footer = styled::line(&styled::draw(&app, 120, 36), 35);
+            assert!(footer.contains("refused: this screen may look"), "{key}: {footer}");
         }
     }
 }

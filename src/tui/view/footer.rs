@@ -35,7 +35,7 @@ pub fn answer(app: &App, said: &Said) -> (String, Style) {
 /// Hints that do not fit are left out from the front: help and quit stand last.
 fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
     let hints: Vec<_> = keys::of(app.context())
-        .filter(|binding| app.standing().offers(binding.action))
+        .filter(|binding| app.offers(binding.action))
         .filter_map(|binding| Some((binding.keys.first()?.name(&app.look.symbols), binding.hint?)))
         .collect();
     let cells = |hint: &(String, &str)| table::width(&hint.0) + table::width(hint.1) + GAP_CELLS;

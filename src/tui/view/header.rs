@@ -3,6 +3,7 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
+    gateway::handle::Access,
     profile::{Mode, Role},
     telemetry::snapshot::{GatewayPhase, PoolState, Snapshot},
     tui::{
@@ -11,6 +12,7 @@ use crate::{
         health::{Health, health},
         look::Look,
         progress,
+        source::Standing,
         view::table,
     },
 };
@@ -25,7 +27,11 @@ struct Part {
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, snapshot) = (&app.look, app.snapshot());
     let mut left = parts_left(app, snapshot);
-    let mut right = vec![descriptors(look, snapshot), freshness(app)];
+    let mut right = vec![descriptors(look, snapshot)];
+    if let Standing::Attached(Access::ReadOnly, _) = app.standing() {
+        right.push(Part { rank: 1, text: "READ-ONLY".into(), style: look.theme.warn });
+    }
+    right.push(freshness(app));
     let gap = look.symbols.separator;
     while total(&left) + total(&right) + 2 > usize::from(area.width) {
         let Some(worst) = left.iter().chain(&right).map(|part| part.rank).max().filter(|&rank| rank > 0)
@@ -64,6 +70,10 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<Part> {
         text: format!("up {}", format::age(snapshot.uptime_seconds)),
         style: theme.plain,
     });
+    if app.lost().is_some() {
+        // What was true before it went; its name stays, and so does the word that says so.
+        parts.iter_mut().filter(|part| part.rank > 2).for_each(|part| part.style = theme.faint);
+    }
     parts
 }
 

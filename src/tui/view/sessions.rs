@@ -34,7 +34,7 @@ enum Kind {
 }
 
 const COLUMNS: [Column<Kind>; 12] = [
-    column(Kind::Mark, "", (1, 1, 1), Side::Left, 0),
+    column(Kind::Mark, "", (2, 2, 1), Side::Left, 0),
     column(Kind::Id, "ID", (6, 12, 1), Side::Left, 5),
     column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 7),
     column(Kind::Age, "AGE", (6, 6, 1), Side::Right, 3),
@@ -89,7 +89,10 @@ fn draw_row(
     buffer: &mut Buffer,
 ) {
     table::draw_row(&app.look, columns, at, buffer, |kind| match (kind, row) {
-        (Kind::Mark, _) if is_selected => Cell::new(app.look.symbols.selected, app.look.theme.plain),
+        (Kind::Mark, row) if is_selected => {
+            let ended = if matches!(row, Row::Ended(_)) { app.look.symbols.ended } else { "" };
+            Cell::new(format!("{}{ended}", app.look.symbols.selected), app.look.theme.plain)
+        }
         (_, Row::Open(row)) => open_cell(app, row, kind),
         (_, Row::Ended(row)) => ended_cell(app, row, kind),
     });
@@ -196,7 +199,7 @@ fn phase(app: &App, row: &SessionRow) -> Cell {
 fn ended_cell(app: &App, row: &EndedRow, kind: Kind) -> Cell {
     let (look, faint) = (&app.look, app.look.theme.faint);
     let text = match kind {
-        Kind::Mark => look.symbols.ended.into(),
+        Kind::Mark => format!(" {}", look.symbols.ended),
         Kind::Id => look.text(&row.id, TEXT_CHARS),
         Kind::Half => half_word(row.role).into(),
         Kind::Age => format::age(row.seconds),
