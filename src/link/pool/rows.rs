@@ -78,7 +78,10 @@ mod tests {
         pool
     }
 
-    fn told(rows: &[PoolRow]) -> Vec<(Option<&str>, PoolState, usize, u64, &[String])> {
+    /// Peer, state, waiting, misses, and what is waited for.
+    type Told<'a> = (Option<&'a str>, PoolState, usize, u64, &'a [String]);
+
+    fn told(rows: &[PoolRow]) -> Vec<Told<'_>> {
         let row = |row: &PoolRow| (row.state, row.waiting, row.misses);
         rows.iter()
             .map(|of| {
