@@ -1,6 +1,7 @@
 //! The admin socket of a running gateway: only its owner can open it (mode 0600).
 
 use std::{
+    borrow::Cow,
     fs, io,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -143,6 +144,10 @@ async fn show(mut wire: Wire, handle: Handle) {
     // The handle would keep an engine running that nobody can stop any more.
     drop(handle);
     while let Some(snapshot) = watch.next().await {
+        let snapshot = match snapshot.brief() {
+            Cow::Owned(brief) => Arc::new(brief),
+            Cow::Borrowed(_) => snapshot,
+        };
         if !matches!(timeout(SEND, wire.send(&Answer::Status(snapshot))).await, Ok(Ok(()))) {
             return;
         }

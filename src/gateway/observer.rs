@@ -189,6 +189,7 @@ impl Engine {
 
     fn service_rows(&self) -> Vec<ServiceRow> {
         let totals = self.common.sessions.registry.totals();
+        let failing = self.common.sessions.registry.failing();
         let services = self.common.sessions.services.load();
         let mut rows: Vec<_> = services
             .iter()
@@ -202,6 +203,8 @@ impl Engine {
                 },
                 phase: service.phase(),
                 totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
+                failed_in_a_row: failing.get(&(*role, name.clone())).map_or(0, |failing| failing.sessions),
+                backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),
             })
             .collect();
         rows.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));

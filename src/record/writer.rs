@@ -1,7 +1,6 @@
 //! Writes a recording: a picture a second, and the last one of a gateway that ends.
 
 use std::{
-    borrow::Cow,
     io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
@@ -73,7 +72,7 @@ impl Recorder {
     }
 
     async fn picture(&mut self, snapshot: &Snapshot) -> Result<(), RecordError> {
-        let picture = Picture { at: utc_now(), snapshot: Cow::Borrowed(snapshot) };
+        let picture = Picture { at: utc_now(), snapshot: snapshot.brief() };
         self.write(serde_json::to_vec(&picture)).await
     }
 

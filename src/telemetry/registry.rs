@@ -28,6 +28,10 @@ const ENDED_MAX: usize = 512;
 /// Rows of open sessions in one picture; the busiest, when there are more.
 pub const ROWS_MAX: usize = 20_000;
 
+/// Rates are worked out over so long, from as many ticks at most.
+const RATE_OVER: Duration = Duration::from_secs(1);
+const TICKS_KEPT: usize = 8;
+
 /// Bytes of one session, written by its relay alone.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -120,8 +124,8 @@ struct Session {
     started: Instant,
     meter: Arc<Meter>,
     kill: CancellationToken,
-    /// Up and down at the last tick, for the rates; touched by the tick alone.
-    last: [AtomicU64; 2],
+    /// Up and down at the last ticks, for the rates; touched by the tick alone.
+    seen: [[AtomicU64; 2]; TICKS_KEPT],
     rates: [AtomicU64; 2],
 }
 
@@ -139,8 +143,20 @@ struct Books {
     open: HashMap<u64, Arc<Session>>,
     closed: HashMap<(Role, ServiceName), Totals>,
     ended: VecDeque<Ended>,
-    /// When the rates were worked out last.
-    ticked: Option<Instant>,
+    /// By service: what has failed at its backend since a session reached it.
+    failing: HashMap<(Role, ServiceName), Failing>,
+    ticks: u64,
+    /// When the rates were worked out, with the number of the tick; oldest first.
+    ticked: VecDeque<(u64, Instant)>,
+}
+
+/// Sessions that failed at one backend, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Failing {
+    pub sessions: u64,
+    pub error: String,
+    /// When the last of them failed, in microseconds of the process.
+    at_us: u64,
 }
 
 #[derive(Debug)]
@@ -154,6 +170,18 @@ struct Ended {
 impl Books {
     fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<Session>)> {
         self.open.iter().filter(|(_, session)| session.kind == Kind::Client)
+    }
+
+    /// A session that never came to its backend tells nothing of it.
+    fn judge_backend(&mut self, session: &Session, end: &End) {
+        let key = (session.role, session.service.clone());
+        if session.meter.phase() >= SessionPhase::Relaying {
+            self.failing.remove(&key);
+        } else if end.who == Who::Backend {
+            let failing = self.failing.entry(key).or_default();
+            failing.sessions += 1;
+            (failing.error, failing.at_us) = (end.reason.clone(), clock::now_us());
+        }
     }
 }
 
@@ -186,7 +214,7 @@ impl Registry {
             started: Instant::now(),
             meter,
             kill,
-            last: Default::default(),
+            seen: Default::default(),
             rates: Default::default(),
         });
         books.open.insert(key, session.clone());
@@ -219,6 +247,22 @@ impl Registry {
         totals
     }
 
+    /// The services whose last sessions all failed at the backend.
+    pub fn failing(&self) -> HashMap<(Role, ServiceName), Failing> {
+        let books = self.lock();
+        let mut failing = books.failing.clone();
+        if !failing.is_empty() {
+            for (_, session) in books.clients() {
+                let reached = session.meter.entered(SessionPhase::Relaying);
+                let key = (session.role, session.service.clone());
+                if failing.get(&key).is_some_and(|failing| reached.is_some_and(|at| at > failing.at_us)) {
+                    failing.remove(&key);
+                }
+            }
+        }
+        failing
+    }
+
     /// Rows of open sessions, and how many were left out.
     pub fn rows(&self) -> (Vec<SessionRow>, usize) {
         let mut open: Vec<_> = self.lock().clients().map(|(key, session)| (*key, session.clone())).collect();
@@ -240,18 +284,33 @@ impl Registry {
         self.lock().ended.iter().rev().map(Ended::row).collect()
     }
 
-    /// Works out the rates since the last call.
+    /// Works out the rates over the last second, as those of services and of all traffic are: over
+    /// less, a client that sends in bursts would seem to race and to rest by turns.
     pub fn tick(&self) {
+        self.tick_at(Instant::now());
+    }
+
+    fn tick_at(&self, now: Instant) {
         let mut books = self.lock();
-        let seconds = books.ticked.replace(Instant::now()).map_or(f64::MAX, |at| at.elapsed().as_secs_f64());
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= RATE_OVER;
+        while books.ticked.len() >= TICKS_KEPT || books.ticked.get(1).is_some_and(|(_, at)| is_old(*at)) {
+            books.ticked.pop_front();
+        }
+        let slot = |tick: u64| (tick % TICKS_KEPT as u64) as usize;
+        let from = books.ticked.front().map(|&(tick, at)| (slot(tick), now.saturating_duration_since(at)));
+        let tick = books.ticks;
         for session in books.open.values() {
-            let now = [session.meter.up(), session.meter.down()];
-            for (direction, bytes) in now.into_iter().enumerate() {
-                let before = session.last[direction].swap(bytes, Ordering::Relaxed);
-                let rate = bytes.saturating_sub(before) as f64 / seconds.max(0.001);
+            for (direction, bytes) in [session.meter.up(), session.meter.down()].into_iter().enumerate() {
+                let rate = from.map_or(0.0, |(slot, passed)| {
+                    let before = session.seen[slot][direction].load(Ordering::Relaxed);
+                    bytes.saturating_sub(before) as f64 / passed.as_secs_f64().max(0.001)
+                });
+                session.seen[slot(tick)][direction].store(bytes, Ordering::Relaxed);
                 session.rates[direction].store(rate as u64, Ordering::Relaxed);
             }
         }
+        books.ticks += 1;
+        books.ticked.push_back((tick, now));
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -267,6 +326,7 @@ impl Registry {
         if session.kind == Kind::Probe {
             return;
         }
+        books.judge_backend(&session, &end);
         let totals = books.closed.entry((session.role, session.service.clone())).or_default();
         // A client that left before it was carried was not refused by us.
         let carried = session.meter.phase() >= SessionPhase::Relaying || end.who == Who::Client;
@@ -402,6 +462,55 @@ impl Drop for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn registry() -> Arc<Registry> {
+        Arc::new(Registry::new(Arc::new(Notices::default())))
+    }
+
+    fn open(registry: &Arc<Registry>) -> Record {
+        let orders = ServiceName::parse("orders").expect("a name");
+        let client = "192.0.2.7:50000".to_owned();
+        registry.open((Role::Dmz, orders), None, client, Kind::Client, CancellationToken::new())
+    }
+
+    #[test]
+    fn a_client_that_sends_in_bursts_has_a_steady_rate() {
+        let registry = registry();
+        let session = open(&registry);
+        let start = Instant::now();
+        let mut rates = Vec::new();
+        for quarter in 0..20_u64 {
+            // 400 bytes a second, 80 of them every 200 ms.
+            let sent = quarter * 250 / 200 * 80;
+            let more = sent - session.meter().bytes();
+            session.meter().add_up(more as usize);
+            registry.tick_at(start + Duration::from_millis(quarter * 250));
+            rates.extend(registry.rows().0.first().map(|row| row.rate_up));
+        }
+        assert!(rates[4..].iter().all(|&rate| rate == 400), "{rates:?}");
+        registry.tick_at(start + Duration::from_secs(60));
+        registry.tick_at(start + Duration::from_secs(61));
+        assert_eq!(registry.rows().0[0].rate_up, 0, "nothing of what was a minute ago");
+    }
+
+    #[test]
+    fn a_backend_fails_until_a_session_reaches_it() {
+        let registry = registry();
+        let refused = |phase| {
+            let session = open(&registry);
+            session.meter().enter(phase);
+            session.finish(End { who: Who::Backend, phase, reason: "refused".into() });
+        };
+        let seen = || registry.failing().into_values().map(|of| (of.sessions, of.error)).collect::<Vec<_>>();
+        (0..3).for_each(|_| refused(SessionPhase::Connecting));
+        assert_eq!(seen(), [(3, "refused".to_owned())]);
+        let carried = open(&registry);
+        assert_eq!(seen().len(), 1, "it has not come so far");
+        carried.meter().enter(SessionPhase::Relaying);
+        assert_eq!(seen(), [], "an open one is enough");
+        carried.finish(End::clean());
+        assert_eq!(seen(), []);
+    }
 
     #[test]
     fn a_phase_is_timed_from_its_first_moment() {

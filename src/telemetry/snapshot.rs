@@ -5,6 +5,8 @@
 //! added, never renamed; one that is added has a default, so that older recordings still read.
 //! [`VERSION`] rises when a reader of the previous one would misread it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::checklist::{Step, Walked};
@@ -29,7 +31,8 @@ pub struct Snapshot {
     pub sessions: Vec<SessionRow>,
     /// Open sessions that `sessions` leaves out because there are too many for one picture.
     pub sessions_left_out: usize,
-    /// The last sessions that ended, newest first.
+    /// The last sessions that ended, newest first. Recordings and attached screens are sent those of
+    /// the last seconds alone.
     pub ended: Vec<EndedRow>,
     /// The last notices, oldest first.
     pub notices: Vec<Notice>,
@@ -101,7 +104,21 @@ impl Snapshot {
             forward_checks: Vec::new(),
         }
     }
+
+    /// Without the sessions that ended long ago: who reads picture after picture has seen them.
+    pub fn brief(&self) -> Cow<'_, Self> {
+        let fresh = self.ended.partition_point(|row| row.ago_seconds <= FRESH_SECONDS);
+        if fresh == self.ended.len() {
+            return Cow::Borrowed(self);
+        }
+        let mut brief = self.clone();
+        brief.ended.truncate(fresh);
+        Cow::Owned(brief)
+    }
 }
+
+/// Longer than a screen lists a session that has ended.
+const FRESH_SECONDS: f64 = 10.0;
 
 /// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +149,12 @@ pub struct ServiceRow {
     pub phase: ServicePhase,
     #[serde(flatten)]
     pub totals: Totals,
+    /// Sessions that failed at the backend since the last that reached it.
+    #[serde(default)]
+    pub failed_in_a_row: u64,
+    /// Why the last of those failed.
+    #[serde(default)]
+    pub backend_error: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -373,4 +396,32 @@ pub struct TrafficSample {
 pub struct Descriptors {
     pub used: u64,
     pub limit: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_brief_picture_holds_what_ended_just_now() {
+        let ended = |id: &str, ago_seconds| EndedRow {
+            id: id.into(),
+            role: Role::Dmz,
+            service: "orders".into(),
+            client: "192.0.2.7:50000".into(),
+            peer: None,
+            end: "--".into(),
+            reason: "both sides finished".into(),
+            seconds: 1.0,
+            ago_seconds,
+            bytes_up: 0,
+            bytes_down: 0,
+        };
+        let ids = |snapshot: &Snapshot| snapshot.ended.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+        let mut snapshot = Snapshot::new("edge", Mode::Reverse);
+        snapshot.ended = vec![ended("c", 0.5), ended("b", 9.0), ended("a", 300.0)];
+        let brief = snapshot.brief().into_owned();
+        assert_eq!(ids(&brief), ["c", "b"]);
+        assert!(matches!(brief.brief(), Cow::Borrowed(_)), "nothing is copied for nothing");
+    }
 }

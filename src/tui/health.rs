@@ -2,7 +2,7 @@
 
 use crate::{
     profile::Role,
-    telemetry::snapshot::{GatewayPhase, PoolRow, PoolState, Snapshot},
+    telemetry::snapshot::{GatewayPhase, PoolRow, PoolState, ServicePhase, ServiceRow, Snapshot},
     tui::format,
 };
 
@@ -49,12 +49,46 @@ pub struct Trouble {
 pub fn health(snapshot: &Snapshot) -> Health {
     match snapshot.phase {
         GatewayPhase::Starting | GatewayPhase::Stopped => Health::Down,
-        GatewayPhase::Running | GatewayPhase::Draining => health_of_pools(&snapshot.pools),
+        GatewayPhase::Running | GatewayPhase::Draining => {
+            worst_of_services(snapshot).max(health_of_pools(&pools_in_use(snapshot)))
+        }
     }
 }
 
-fn health_of_pools(pools: &[PoolRow]) -> Health {
-    let worst = pools.iter().map(severity).max().unwrap_or(Severity::Fine);
+/// Without those of services that drain: that they have no links is what was asked for.
+fn pools_in_use(snapshot: &Snapshot) -> Vec<&PoolRow> {
+    let drains = |pool: &PoolRow, name: &str| {
+        let is_it = |row: &&ServiceRow| row.role == pool.role && row.name == name;
+        snapshot.services.iter().find(is_it).is_some_and(|row| row.phase == ServicePhase::Draining)
+    };
+    let is_unused = |pool: &PoolRow| match pool.serves.as_slice() {
+        [] => drains(pool, &pool.service),
+        serves => serves.iter().all(|name| drains(pool, name)),
+    };
+    snapshot.pools.iter().filter(|pool| !is_unused(pool)).collect()
+}
+
+/// Some service's clients are served nothing, though links may be well.
+fn worst_of_services(snapshot: &Snapshot) -> Health {
+    match snapshot.services.iter().any(has_dead_backend) {
+        true => Health::Degraded,
+        false => Health::Healthy,
+    }
+}
+
+/// One failure may be the client's misfortune.
+pub fn has_dead_backend(service: &ServiceRow) -> bool {
+    service.failed_in_a_row >= FAILED_MIN && service.phase == ServicePhase::Open
+}
+
+fn trouble_of_backend(service: &ServiceRow) -> Option<Trouble> {
+    let why = service.backend_error.as_deref().unwrap_or("its backend does not answer");
+    let text = format!("{}: the last {} sessions failed: {why}", service.name, service.failed_in_a_row);
+    has_dead_backend(service).then_some(Trouble { severity: Severity::Starved, text })
+}
+
+fn health_of_pools(pools: &[&PoolRow]) -> Health {
+    let worst = pools.iter().copied().map(severity).max().unwrap_or(Severity::Fine);
     match worst {
         Severity::Fine => Health::Healthy,
         Severity::Short | Severity::Starved => Health::Degraded,
@@ -84,7 +118,13 @@ pub fn links_ready(snapshot: &Snapshot) -> (usize, usize) {
 
 /// Everything that is wrong, worst first.
 pub fn troubles(snapshot: &Snapshot) -> Vec<Trouble> {
-    let mut found: Vec<_> = snapshot.pools.iter().filter_map(trouble_of_pool).collect();
+    let mut found: Vec<_> = pools_in_use(snapshot).into_iter().filter_map(trouble_of_pool).collect();
+    for trouble in snapshot.services.iter().filter_map(trouble_of_backend) {
+        // In a pair both halves tell the same.
+        if !found.contains(&trouble) {
+            found.push(trouble);
+        }
+    }
     for trouble in snapshot.pools.iter().filter_map(trouble_of_certificate) {
         // A peer has one certificate and may have many rows.
         if !found.contains(&trouble) {
@@ -152,6 +192,8 @@ fn trouble_of_descriptors(snapshot: &Snapshot) -> Option<Trouble> {
     scarce.then_some(Trouble { severity: Severity::Starved, text })
 }
 
+/// Sessions in a row that fail at a backend before it counts as dead.
+const FAILED_MIN: u64 = 3;
 /// As long as it may take to get another.
 const CERTIFICATE_SOON_DAYS: i64 = 14;
 
@@ -187,8 +229,49 @@ mod tests {
             (&[&down, &down], Health::Down),
         ];
         for (pools, expected) in cases {
-            let pools: Vec<_> = pools.iter().map(|&pool| pool.clone()).collect();
-            assert_eq!(health_of_pools(&pools), expected, "{pools:?}");
+            assert_eq!(health_of_pools(pools), expected, "{pools:?}");
+        }
+    }
+
+    fn service(failed_in_a_row: u64, phase: ServicePhase) -> ServiceRow {
+        ServiceRow {
+            role: Role::Dmz,
+            name: "orders".into(),
+            accept: vec![],
+            connect: None,
+            phase,
+            totals: Default::default(),
+            failed_in_a_row,
+            backend_error: Some("backend 127.0.0.1:5432: connection refused".into()),
+        }
+    }
+
+    fn gateway(services: Vec<ServiceRow>, pools: Vec<PoolRow>) -> Snapshot {
+        let phase = GatewayPhase::Running;
+        Snapshot { phase, services, pools, ..Snapshot::new("edge", crate::profile::Mode::Reverse) }
+    }
+
+    #[test]
+    fn a_dead_backend_is_a_trouble() {
+        for (failed, told) in [(0, false), (2, false), (3, true)] {
+            let seen = gateway(vec![service(failed, ServicePhase::Open)], vec![pool(PoolState::Healthy, 8)]);
+            assert_eq!(health(&seen) == Health::Degraded, told, "{failed}");
+            assert_eq!(!troubles(&seen).is_empty(), told, "{failed}");
+        }
+        let dead = gateway(vec![service(300, ServicePhase::Open)], vec![]);
+        let told = troubles(&dead).into_iter().next().map(|trouble| trouble.text);
+        let expected = "orders: the last 300 sessions failed: backend 127.0.0.1:5432: connection refused";
+        assert_eq!(told.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn a_service_that_drains_needs_no_links() {
+        for (phase, expected) in
+            [(ServicePhase::Open, Health::Down), (ServicePhase::Draining, Health::Healthy)]
+        {
+            let seen = gateway(vec![service(0, phase)], vec![pool(PoolState::Down, 0)]);
+            assert_eq!(health(&seen), expected);
+            assert_eq!(troubles(&seen).is_empty(), expected == Health::Healthy);
         }
     }
 

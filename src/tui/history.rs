@@ -89,6 +89,8 @@ mod tests {
             connect: None,
             phase: ServicePhase::Open,
             totals: Totals { bytes_up, ..Totals::default() },
+            failed_in_a_row: 0,
+            backend_error: None,
         };
         Snapshot { uptime_seconds, services: vec![service], ..Snapshot::new("demo", Mode::Reverse) }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::{
     profile::Mode,
+    telemetry::snapshot::GatewayPhase,
     tui::{
         Ended,
         app::App,
@@ -48,18 +49,23 @@ fn told(ended: Ended, app: &App) -> String {
             format::rate(peak(false)),
         ),
     ];
-    if snapshot.mode != Mode::Direct {
+    let has_stopped = snapshot.phase == GatewayPhase::Stopped;
+    if snapshot.mode != Mode::Direct && !has_stopped {
         let (ready, target) = links_ready(snapshot);
         lines.push(format!("  links     {ready} ready of {target} wanted"));
     }
-    lines.extend(troubles(snapshot).first().map(|worst| format!("  trouble   {}", worst.text)));
+    let troubles = if has_stopped { Vec::new() } else { troubles(snapshot) };
+    lines.extend(troubles.first().map(|worst| format!("  trouble   {}", worst.text)));
     lines.extend(farewell(ended, app).map(Into::into));
     let lines = lines.iter().map(|line| app.look.text(&app.addresses().text(line), LINE_CHARS) + "\n");
     lines.collect()
 }
 
 fn word(app: &App) -> String {
-    let health = health(app.latest()).word();
+    let health = match app.latest().phase {
+        GatewayPhase::Stopped => "stopped",
+        _ => health(app.latest()).word(),
+    };
     match app.lost() {
         Some(why) => format!("lost ({why}); before that {health}"),
         None => health.into(),
@@ -85,7 +91,7 @@ mod tests {
     use crate::{
         gateway::handle::{Access, Contact},
         profile::Role,
-        telemetry::snapshot::{GatewayPhase, PoolRow, Snapshot, Totals, TrafficSample},
+        telemetry::snapshot::{PoolRow, Snapshot, Totals, TrafficSample},
         tui::{look::Look, privacy::Addresses},
     };
 
@@ -128,6 +134,14 @@ portcullis edge[2J: DOWN, up 12:34
         app.stand(Standing::Attached(Access::Full, Contact::Lost { why: "it closed".into() }));
         let first = told(Ended::Left, &app).lines().next().unwrap_or_default().to_owned();
         assert_eq!(first, "portcullis edge[2J: lost (it closed); before that DOWN, up 12:34");
+    }
+
+    #[test]
+    fn a_gateway_that_was_stopped_has_no_trouble() {
+        let stopped = Snapshot { phase: GatewayPhase::Stopped, ..Snapshot::clone(app().latest()) };
+        let told = told(Ended::GatewayStopped, &App::new(Arc::new(stopped), Look::FULL));
+        assert!(told.starts_with("portcullis edge[2J: stopped, up 12:34\n"), "{told}");
+        assert!(!told.contains("links") && !told.contains("trouble"), "{told}");
     }
 
     #[test]

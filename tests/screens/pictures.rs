@@ -77,6 +77,8 @@ fn services() -> Vec<ServiceRow> {
         connect: connect.map(Into::into),
         phase: ServicePhase::Open,
         totals,
+        failed_in_a_row: 0,
+        backend_error: None,
     };
     vec![
         service(Role::Dmz, "chat", &["tcp://0.0.0.0:8001"], None, totals(3)),
@@ -176,6 +178,8 @@ pub fn direct() -> Snapshot {
         connect: Some(format!("{name}.corp.example:8443")),
         phase,
         totals,
+        failed_in_a_row: 0,
+        backend_error: None,
     };
     let mut snapshot = healthy();
     for row in &mut snapshot.sessions {
