@@ -42,6 +42,11 @@ const LOOK: Duration = Duration::from_millis(300);
 pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     let source = commands::source(cli);
     let gateways = gateways(cli, &source).await?;
+    if cli.profile.is_none() && gateways.is_empty() && !place::sockets().is_empty() {
+        eprintln!(
+            "verify: the built-in profile is verified; for a gateway that runs here name its --profile"
+        );
+    }
     let report = match gateways.is_empty() {
         true => Own { cli, source, json }.walk().await,
         false => ask(&gateways, json).await?,
