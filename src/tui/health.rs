@@ -77,7 +77,7 @@ fn worst_of_services(snapshot: &Snapshot) -> Health {
 }
 
 /// One failure may be the client's misfortune.
-pub fn has_dead_backend(service: &ServiceRow) -> bool {
+fn has_dead_backend(service: &ServiceRow) -> bool {
     service.failed_in_a_row >= FAILED_MIN && service.phase == ServicePhase::Open
 }
 
