@@ -133,6 +133,11 @@ impl Dialler {
         self.pool.close();
     }
 
+    /// Links in all that each gateway takes, as far as is known.
+    pub fn links_max(&self) -> usize {
+        self.keepers.iter().map(|keeper| keeper.links_max()).min().unwrap_or(usize::MAX)
+    }
+
     pub fn all_serve(&self) -> bool {
         self.keepers.iter().all(|keeper| keeper.can_serve(None))
     }

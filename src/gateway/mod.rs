@@ -41,7 +41,7 @@ use self::{
     session::Sessions,
     switch::{Leaving, Switching},
     walk::Walk,
-    ways::{Common, DmzSide, InternalSide},
+    ways::{Common, DmzSide, InternalSide, Resized},
 };
 use crate::{
     accept::{Negotiated, Serve},
@@ -303,14 +303,25 @@ impl Engine {
 
     /// Keeps so many links ready from now on. The half that dials decides.
     fn resize(&mut self, prepared: usize) -> Answer {
-        let resized = self.internal.as_mut().is_some_and(|half| half.resize(prepared))
-            || self.dmz.as_mut().is_some_and(|half| half.resize(prepared));
-        if !resized {
-            return Answer::Refused(
+        let of_internal = self.internal.as_mut().map(|half| half.resize(prepared));
+        let resized = match of_internal {
+            Some(resized @ (Resized::Done | Resized::Beyond { .. })) => resized,
+            Some(Resized::DialsNone) | None => {
+                self.dmz.as_mut().map_or(Resized::DialsNone, |half| half.resize(prepared))
+            }
+        };
+        match resized {
+            Resized::Done => Answer::Done(format!(
+                "{prepared} links are kept ready; `reload` brings the profile's number back"
+            )),
+            Resized::DialsNone => Answer::Refused(
                 "no links are dialled from here: the half that dials decides how many are ready".into(),
-            );
+            ),
+            Resized::Beyond { links, maximum } => Answer::Refused(format!(
+                "{links} links in all would be more than the internal half's `maximum`, {maximum}; \
+                 ask for fewer, or raise `internal.link.maximum`"
+            )),
         }
-        Answer::Done(format!("{prepared} links are kept ready; `reload` brings the profile's number back"))
     }
 
     /// The first stop drains, the second cuts.

@@ -157,6 +157,11 @@ impl Keeper {
         self.look_again();
     }
 
+    /// Links in all that the far side takes, as far as is known.
+    pub fn links_max(&self) -> usize {
+        self.lock().links_max
+    }
+
     /// Dials no more; links that are ready stay until [`Keeper::retire`].
     pub fn stop_dialling(&self) {
         self.stop_dialling.cancel();

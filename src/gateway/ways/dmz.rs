@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use super::{Common, IdentityCell, Port, RETRY, RETRY_HURRIED, greeter, same_identity, why_down};
+use super::{Common, IdentityCell, Port, RETRY, RETRY_HURRIED, Resized, greeter, same_identity, why_down};
 use crate::{
     connect::{Connector, direct::Target, forward::Dialler},
     link::{
@@ -110,11 +110,17 @@ impl DmzSide {
         }
     }
 
-    /// Keeps so many links ready; false where this half dials none.
-    pub fn resize(&mut self, prepared: usize) -> bool {
-        let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts else { return false };
+    /// Keeps so many links ready to each gateway.
+    pub fn resize(&mut self, prepared: usize) -> Resized {
+        let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts else {
+            return Resized::DialsNone;
+        };
+        let maximum = dialler.links_max();
+        if prepared > maximum {
+            return Resized::Beyond { links: prepared, maximum };
+        }
         dialler.update(Wanted { prepared, retry: RETRY });
-        true
+        Resized::Done
     }
 
     /// Whether the policy is the one there was.

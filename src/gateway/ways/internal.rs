@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use super::{Common, IdentityCell, Port, RETRY_HURRIED, greeter, same_identity, why_down};
+use super::{Common, IdentityCell, Port, RETRY_HURRIED, Resized, greeter, same_identity, why_down};
 use crate::{
     accept::{
         Negotiated, forward,
@@ -142,15 +142,19 @@ impl InternalSide {
         std::mem::replace(parkings, kept).values().for_each(Parking::retire);
     }
 
-    /// Keeps so many links ready; false where this half dials none.
-    pub fn resize(&mut self, prepared: usize) -> bool {
-        let InternalParts::Reverse { parkings } = &self.parts else { return false };
+    /// Keeps so many links ready for each gateway, and for each service that speaks SOCKS5.
+    pub fn resize(&mut self, prepared: usize) -> Resized {
+        let InternalParts::Reverse { parkings } = &self.parts else { return Resized::DialsNone };
+        let links = self.rows().len().saturating_mul(prepared);
+        if links > self.maximum {
+            return Resized::Beyond { links, maximum: self.maximum };
+        }
         let offering = Offering { prepared, ..Offering::clone(&self.offering.load()) };
         self.offering.store(Arc::new(offering));
         parkings.values().for_each(|parking| parking.keeper.resize(prepared));
         // The other half hears of the new number with new links alone.
         parkings.values().for_each(Parking::retire_links);
-        true
+        Resized::Done
     }
 
     /// Keeps no more links for a service that drains, or for any.

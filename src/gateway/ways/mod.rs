@@ -68,6 +68,19 @@ impl Port {
     }
 }
 
+/// What came of asking a half to keep so many links ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resized {
+    Done,
+    /// It dials none.
+    DialsNone,
+    /// So many links in all would be more than `maximum`, this half's or the far one's.
+    Beyond {
+        links: usize,
+        maximum: usize,
+    },
+}
+
 /// Whether links made with the one are as good as links made with the other.
 fn same_identity(one: &Option<Identity>, other: &Option<Identity>) -> bool {
     match (one, other) {
