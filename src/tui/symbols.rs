@@ -21,6 +21,8 @@ pub struct Symbols {
     pub dialling: char,
     pub missing: char,
     pub ellipsis: char,
+    /// Between a time and its spread.
+    pub spread: &'static str,
     pub arrow_up: &'static str,
     pub arrow_down: &'static str,
 }
@@ -39,6 +41,7 @@ impl Symbols {
         dialling: '▒',
         missing: '·',
         ellipsis: '…',
+        spread: "±",
         arrow_up: "↑",
         arrow_down: "↓",
     };
@@ -75,6 +78,7 @@ impl Symbols {
         dialling: '=',
         missing: '.',
         ellipsis: '~',
+        spread: "+-",
         arrow_up: "Up",
         arrow_down: "Down",
     };

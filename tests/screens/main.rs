@@ -39,6 +39,9 @@ const SCREENS: [(&str, &str); 6] = [
     ("profiles", "6"),
 ];
 
+/// Keys that open what lies over the panels, and the details.
+const OPENED: [&str; 10] = ["?", "q", "jjx", " Pj", "4jd", "/service:am", ":drian", "3ssS", "2j\n", "4j\n"];
+
 fn app(snapshot: Snapshot) -> App {
     App::new(Arc::new(snapshot), Look::FULL)
 }
@@ -217,16 +220,27 @@ fn a_plain_terminal_gets_neither_colour_nor_anything_but_ascii() {
     let mut wrong = vec![];
     let plain = Look { theme: Theme::MONO, symbols: Symbols::ASCII, has_colours: false };
     for (name, snapshot) in pictures::all() {
-        let mut app = App::new(Arc::new(snapshot), plain.clone());
+        let mut app = App::new(Arc::new(snapshot.clone()), plain.clone());
         if name == "degraded" {
             press(&mut app, "j");
             check("plain", &app, (80, 24), &mut wrong);
         }
-        for (screen, keys) in SCREENS {
+        for keys in SCREENS.map(|(_, keys)| keys).into_iter().chain(OPENED) {
+            let mut app = App::new(Arc::new(snapshot.clone()), plain.clone());
             press(&mut app, keys);
-            for cell in styled::draw(&app, 120, 36).content() {
-                assert!(cell.symbol().is_ascii(), "{name} {screen} shows {:?}", cell.symbol());
-                assert_eq!((cell.fg, cell.bg), (Color::Reset, Color::Reset), "{name} {screen} has a colour");
+            if keys == "6" {
+                app.answered(Answer::Profiles(pictures::profiles()));
+            }
+            // The widest shows every column.
+            for (width, height) in SIZES.into_iter().chain([(200, 50)]) {
+                for cell in styled::draw(&app, width, height).content() {
+                    assert!(cell.symbol().is_ascii(), "{name} {keys} shows {:?}", cell.symbol());
+                    assert_eq!(
+                        (cell.fg, cell.bg),
+                        (Color::Reset, Color::Reset),
+                        "{name} {keys} has a colour"
+                    );
+                }
             }
         }
     }

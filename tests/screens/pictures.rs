@@ -310,6 +310,8 @@ fn pool(role: Role, service: &str, ready: usize, target: usize) -> PoolRow {
         ready,
         target,
         wire: Some("portcullis/1".into()),
+        round_trip_ms: Some(8.4),
+        round_trip_spread_ms: Some(2.1),
         certificate_days: Some(300),
         wait_p50_ms: (role == Role::Dmz).then_some(0.4),
         wait_p99_ms: (role == Role::Dmz).then_some(212.0),

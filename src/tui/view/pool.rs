@@ -57,7 +57,7 @@ const COLUMNS: [Column<Kind>; 18] = [
     column(Kind::FailuresMinute, "FAIL/M", (6, 6, 1), Side::Right, 3),
     column(Kind::Failures, "FAIL", (5, 5, 1), Side::Right, 9),
     column(Kind::Wire, "SPEAKS", (12, 12, 1), Side::Left, 10),
-    column(Kind::RoundTrip, "RTT MS", (6, 11, 1), Side::Right, 6),
+    column(Kind::RoundTrip, "RTT MS", (6, 14, 1), Side::Right, 6),
     column(Kind::LastError, "LAST ERROR", (24, 80, 6), Side::Left, 8),
 ];
 
@@ -195,7 +195,7 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
         Kind::Carrying => number(look, row.carrying as u64),
         Kind::Dialling => dialling(look, row),
         Kind::Wire => Cell::new(row.wire.clone().unwrap_or_default(), theme.plain),
-        Kind::RoundTrip => Cell::new(round_trip(row), theme.plain),
+        Kind::RoundTrip => Cell::new(round_trip(look, row), theme.plain),
         Kind::Waiting => number(look, row.waiting as u64),
         Kind::Misses => number(look, row.misses),
         Kind::Wait50 => wait(look, row.wait_p50_ms),
@@ -215,9 +215,9 @@ fn wait(look: &Look, ms: Option<f64>) -> Cell {
 }
 
 /// Milliseconds, and the spread.
-fn round_trip(row: &PoolRow) -> String {
+fn round_trip(look: &Look, row: &PoolRow) -> String {
     match (row.round_trip_ms, row.round_trip_spread_ms) {
-        (Some(time), Some(spread)) => format!("{time:.1} ±{spread:.1}"),
+        (Some(time), Some(spread)) => format!("{time:.1} {}{spread:.1}", look.symbols.spread),
         (time, _) => time.map_or_else(String::new, |time| format!("{time:.1}")),
     }
 }
