@@ -106,10 +106,8 @@ pub fn edges(profile: &Profile) -> Result<Edges, Vec<Problem>> {
         DmzWay::Forward { .. } | DmzWay::Reverse { .. } => None,
     });
     let inside = profile.internal.iter().flat_map(|half| &half.services).map(|service| &service.connect);
-    let connects = direct.flatten().chain(inside).filter_map(|backend| match backend {
-        Backend::Echo => None,
-        Backend::Socket(remote) => remote.tls.as_deref(),
-    });
+    let remotes = direct.flatten().chain(inside).filter_map(Backend::remote);
+    let connects = remotes.filter_map(|remote| remote.tls.as_deref());
     Edges::load(accepts, connects)
 }
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use portcullis::profile::{
-    Accept, AcceptAddress, AcceptScheme, Choice, DemoTls, DmzWay, HostPort, InternalWay, LinkTls, Material,
-    Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list, load, schema, warnings,
+    Accept, AcceptAddress, Carries, Choice, DemoTls, DmzWay, EdgeScheme, HostPort, InternalWay, LinkTls,
+    Material, Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list, load, schema, warnings,
 };
 use proptest::prelude::*;
 
@@ -148,7 +148,7 @@ fn what_is_left_out_is_what_the_manual_says() {
     let service = &dmz.services[0];
     let at = HostPort { host: "127.0.0.1".into(), port: 0 };
     let accepted = Accept {
-        address: AcceptAddress { scheme: AcceptScheme::Tcp, at, path: "/".into() },
+        address: AcceptAddress { scheme: EdgeScheme::Tcp, at, path: "/".into() },
         tls: None,
         web: None,
         sni: Vec::new(),
@@ -163,6 +163,48 @@ fn what_is_left_out_is_what_the_manual_says() {
     };
     assert_eq!(retry, Retry { first: Duration::from_millis(500), maximum: Duration::from_secs(2) });
     assert_eq!((internal.maximum, &internal.services[0].peers), (1024, &None));
+}
+
+/// What a service carries on each half, by its accept, its `connect` and what is written.
+#[test]
+fn what_a_service_carries_is_said_once_or_by_its_edges() {
+    use Carries::{Bytes, Http};
+    let table = [
+        ("tcp://127.0.0.1:0", "", "tcp://127.0.0.1:1", Bytes),
+        ("ws://127.0.0.1:0", "", "echo://", Bytes),
+        ("ws://127.0.0.1:0/a", "carries: bytes", "tcp://127.0.0.1:1", Bytes),
+        ("ws://127.0.0.1:0/a", "", "ws://127.0.0.1:1", Http),
+        ("ws://127.0.0.1:0/a", "carries: http", "http://127.0.0.1:1", Http),
+        ("http://127.0.0.1:0/a", "", "http://127.0.0.1:1/b", Http),
+        ("http://127.0.0.1:0", "carries: http", "ws://127.0.0.1:1", Http),
+    ];
+    for (accept, key, connect, carries) in table {
+        let text = MINIMAL.replace("'tcp://127.0.0.1:0'", &format!("'{accept}', {key}"));
+        let text = text.replace("'echo://'", &format!("'{connect}', {key}"));
+        for mode in [Mode::Direct, Mode::Reverse] {
+            let profile = load_text(&text, Some(mode)).unwrap_or_else(|problems| panic!("{problems:?}"));
+            let outside = profile.dmz.expect("a half");
+            assert_eq!(outside.services[0].carries, carries, "{accept} {key} {connect}");
+            assert_eq!(outside.services[0].accept[0].address.to_string(), accept);
+            let inside = match (profile.internal, outside.way) {
+                (Some(half), _) => (half.services[0].carries, half.services[0].connect.to_string()),
+                (None, DmzWay::Direct(backends)) => {
+                    (carries, backends.into_values().map(|to| to.to_string()).collect())
+                }
+                (None, way) => panic!("{way:?}"),
+            };
+            assert_eq!(inside, (carries, connect.to_owned()));
+        }
+    }
+    let alone = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0' }\n  services:\n    orders: ";
+    for (service, carries) in [
+        ("{ accept: 'ws://127.0.0.1:0' }", Bytes),
+        ("{ accept: 'ws://127.0.0.1:0', carries: http }", Http),
+        ("{ accept: ['ws://127.0.0.1:0', 'http://127.0.0.1:0'] }", Http),
+    ] {
+        let half = load_text(format!("{alone}{service}\n"), None).expect("it loads").dmz.expect("a half");
+        assert_eq!(half.services[0].carries, carries, "{service}");
+    }
 }
 
 #[test]

@@ -37,10 +37,7 @@ pub struct Target {
 impl Target {
     /// `edges` are those of the profile that names the backend.
     pub fn new(backend: &Backend, edges: &Edges) -> Self {
-        let tls = match backend {
-            Backend::Echo => None,
-            Backend::Socket(remote) => remote.tls.as_deref(),
-        };
+        let tls = backend.remote().and_then(|remote| remote.tls.as_deref());
         Self { backend: backend.clone(), caller: tls.and_then(|tls| edges.connect(tls)) }
     }
 
@@ -62,6 +59,13 @@ pub async fn connect(target: &Target, client: Option<SocketAddr>) -> Result<Conn
     let stream = match &target.backend {
         Backend::Echo => Stream::Echo(Echo::default()),
         Backend::Socket(remote) => reach(remote, target.caller.as_ref(), client).await?,
+        Backend::Http(http) => {
+            return Err(ConnectFailure {
+                who: Who::Internal,
+                refusal: Refusal::Unavailable,
+                reason: format!("backend {}: requests are not spoken yet", http.remote.at),
+            });
+        }
     };
     Ok(Connected { leg: Leg::Stream(stream), peer: None, seat: None, first: Vec::new() })
 }

@@ -14,7 +14,7 @@ use crate::{
         edges::Edges,
         listen::{self, BindError, Closer, Listener},
     },
-    profile::{Accept, AcceptAddress, AcceptScheme, DmzHalf, HostPort, ServiceName},
+    profile::{Accept, AcceptAddress, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, ServiceName},
 };
 
 pub type Ports = HashMap<Key, Port>;
@@ -35,13 +35,13 @@ pub struct Port {
 }
 
 /// The ports that a profile wants, with the services of each and how they are reached.
-fn wanted(half: Option<&DmzHalf>) -> HashMap<Key, Vec<(&ServiceName, &Accept)>> {
+fn wanted(half: Option<&DmzHalf>) -> HashMap<Key, Vec<(&DmzService, &Accept)>> {
     let mut wanted = HashMap::<_, Vec<_>>::new();
     for service in half.into_iter().flat_map(|half| &half.services) {
         for (place, accept) in service.accept.iter().enumerate() {
             let at = accept.address.at.clone();
             let own = (at.port == 0).then(|| (service.name.clone(), place));
-            wanted.entry((at, own)).or_default().push((&service.name, accept));
+            wanted.entry((at, own)).or_default().push((service, accept));
         }
     }
     wanted
@@ -59,7 +59,7 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
                 // Replaced before it is started.
                 front: Arc::new(ArcSwap::from_pointee(Front {
                     proxy: None,
-                    doors: Doors::One(services[0].0.clone()),
+                    doors: Doors::One(services[0].0.name.clone()),
                 })),
                 names: Vec::new(),
                 local,
@@ -78,7 +78,7 @@ pub fn changes(half: Option<&DmzHalf>, current: &Ports) -> (Vec<String>, Vec<Str
     let line = |at: &AcceptAddress, service: &ServiceName| format!("{at} for clients of `{service}`");
     let opens =
         wanted.iter().filter(|(key, _)| !current.contains_key(key)).flat_map(|(_, services)| services);
-    let mut opens: Vec<_> = opens.map(|(service, accept)| line(&accept.address, service)).collect();
+    let mut opens: Vec<_> = opens.map(|(service, accept)| line(&accept.address, &service.name)).collect();
     let closes = current.iter().filter(|(key, _)| !wanted.contains_key(key));
     let closes = closes.flat_map(|(_, port)| &port.names);
     let mut closes: Vec<_> = closes.map(|(at, service)| line(at, service)).collect();
@@ -99,7 +99,7 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
             .map(|(service, accept)| {
                 let mut real = accept.address.clone();
                 real.at.port = port.local.port();
-                (real, (*service).clone())
+                (real, service.name.clone())
             })
             .collect();
         if let Some(listener) = port.listener.take() {
@@ -117,30 +117,33 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
     }
 }
 
-fn front(services: &[(&ServiceName, &Accept)], edges: &Edges) -> Front {
+fn front(services: &[(&DmzService, &Accept)], edges: &Edges) -> Front {
     // The same for all of a port.
     let proxy = services.iter().find_map(|(_, accept)| accept.proxy.clone());
     let (mut doors, mut plain_web) = (Vec::<Door>::new(), Vec::new());
     for (service, accept) in services {
-        let service = (*service).clone();
+        let (service, carries) = (service.name.clone(), service.carries);
         let web = |service| {
             let (path, web) = (accept.address.path.clone(), accept.web.clone()?);
             Some(WebDoor { service, path, web })
         };
         let behind = match (accept.address.scheme, &accept.tls) {
-            (AcceptScheme::Tcp, _) if accept.sni.is_empty() => {
+            (EdgeScheme::Tcp, _) if accept.sni.is_empty() => {
                 return Front { proxy, doors: Doors::One(service) };
             }
-            (AcceptScheme::Tcp, _) => Some(Behind::Passed(service)),
-            (AcceptScheme::Ws, _) => {
+            (EdgeScheme::Tcp, _) => Some(Behind::Passed(service)),
+            // What carries requests comes in by no door yet.
+            (EdgeScheme::Http | EdgeScheme::Https, _) => None,
+            (EdgeScheme::Ws | EdgeScheme::Wss, _) if carries == Carries::Http => None,
+            (EdgeScheme::Ws, _) => {
                 plain_web.extend(web(service));
                 None
             }
             // An accept that ends TLS has no door unless it can: nothing is passed on by mistake.
-            (AcceptScheme::Tls, tls) => {
+            (EdgeScheme::Tls, tls) => {
                 tls.as_ref().and_then(|tls| Some(Behind::Tls(service, edges.accept(tls)?)))
             }
-            (AcceptScheme::Wss, tls) => {
+            (EdgeScheme::Wss, tls) => {
                 let config = tls.as_ref().and_then(|tls| edges.accept(tls));
                 // Requests choose among services of the same names and the same TLS alone.
                 let same = doors.iter_mut().find(|door| door.sni == accept.sni).map(|door| &mut door.behind);

@@ -344,9 +344,9 @@ pub async fn basic(profile: &Profile) -> Found {
         let began = Instant::now();
         let connected = direct::connect(&Target::new(backend, &edges), None).await;
         let took = milliseconds(began.elapsed());
-        match (connected, backend) {
-            (Ok(_), Backend::Echo) => Ok(format!("`{service}` is the built-in echo")),
-            (Ok(connected), Backend::Socket(Remote { at, .. })) => {
+        match (connected, backend.remote()) {
+            (Ok(_), None) => Ok(format!("`{service}` is the built-in echo")),
+            (Ok(connected), Some(Remote { at, .. })) => {
                 connected.leg.let_close_cleanly();
                 Ok(format!("`{service}` {at} answered in {took}"))
             }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::{
-    Accept, LinkTls, Mode, ServiceName,
+    Accept, LinkTls, Mode, ServiceName, carries,
     endpoint::HostPort,
     fields::{At, Given},
     problem::{Fault, Place, Problem, shown},
-    raw::{Carries, Raw, RawDmz, RawInternal},
+    raw::{Raw, RawDmz, RawInternal},
 };
 
 /// Checks what concerns several keys; without a mode, what does not depend on it.
@@ -15,9 +15,9 @@ pub(super) fn check(raw: &Raw, mode: Option<Mode>, problems: &mut Vec<Problem>) 
     if let Some(mode) = mode {
         ports(raw, mode, problems);
     }
+    carries::check(raw, mode, problems);
     if let (Some(dmz), Some(internal)) = (raw.dmz.good(), raw.internal.good()) {
         link_listeners(dmz, internal, problems);
-        carries(dmz, internal, problems);
         if mode != Some(Mode::Direct) {
             partners(dmz, internal, problems);
         }
@@ -52,7 +52,7 @@ fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
         taken.take(&link.value.at, &link.place, problems);
     }
     let accepts = raw.dmz.good().into_iter().flat_map(|dmz| &dmz.services);
-    let accepts = accepts.flat_map(|service| &service.accept);
+    let accepts = accepts.flat_map(|service| &service.accept.list);
     let mut shared: HashMap<&HostPort, Vec<&At<Accept>>> = HashMap::new();
     for accept in accepts {
         let at = &accept.value.address.at;
@@ -81,7 +81,7 @@ fn clash<'a>(one: &'a Accept, other: &Accept) -> Option<Clash<'a>> {
         return None;
     }
     if one.proxy == other.proxy
-        && one.address.scheme == other.address.scheme
+        && one.address.scheme.is_tls() == other.address.scheme.is_tls()
         && (&one.sni, &one.tls) == (&other.sni, &other.tls)
         && let (Some(web), Some(other_web)) = (&one.web, &other.web)
     {
@@ -176,30 +176,6 @@ fn alone(names: &[At<ServiceName>], others: &[At<ServiceName>], folder: &str, pr
             format!("write `{folder}.{service}`, or remove this one"),
         );
         problems.push(fault.at(name.place.clone()));
-    }
-}
-
-fn carries(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec<Problem>) {
-    let inside: HashMap<_, _> = internal.services.iter().map(|service| (&service.name, service)).collect();
-    for outer in &dmz.services {
-        let Some(inner) = inside.get(&outer.name) else { continue };
-        let (Some(a), Some(b)) = (carried(&outer.carries), carried(&inner.carries)) else { continue };
-        if a != b {
-            let given = inner.carries.good().map(|carries| &carries.place);
-            let place = given.or(outer.carries.good().map(|carries| &carries.place)).unwrap_or(&inner.place);
-            let what = "the two halves of this service carry different things";
-            problems
-                .push(Fault::new(what, "write the same `carries` in both, or in neither").at(place.clone()));
-        }
-    }
-}
-
-/// `None` for what was refused: nothing is known of it.
-fn carried(given: &Given<At<Carries>>) -> Option<Carries> {
-    match given {
-        Given::Absent => Some(Carries::Bytes),
-        Given::Bad => None,
-        Given::Good(carries) => Some(carries.value),
     }
 }
 

@@ -4,12 +4,12 @@
 use std::{collections::HashSet, fmt};
 
 use super::{
-    AcceptAddress, HostPort, Material, Network, Web, defaults,
+    AcceptAddress, EdgeScheme, HostPort, Material, Network, Web, defaults,
     endpoint::{BackendAddress, host_of, is_name},
     fields::{At, Field, Fields, Given},
     keys,
     link::material,
-    problem::{Fault, Problem, shown},
+    problem::{Fault, Place, Problem, shown},
     raw::address,
     web,
 };
@@ -18,9 +18,9 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accept {
     pub address: AcceptAddress,
-    /// Of a `tls` or `wss` accept, and of no other.
+    /// Of a `tls`, `wss` or `https` accept, and of no other.
     pub tls: Option<AcceptTls>,
-    /// Of a `ws` or `wss` accept, and of no other.
+    /// Of an accept that reads requests, and of no other.
     pub web: Option<Web>,
     /// The names in a ClientHello that mean this service; none: any, and no name at all.
     pub sni: Vec<String>,
@@ -66,6 +66,17 @@ pub enum Backend {
     /// Answers what it is sent.
     Echo,
     Socket(Remote),
+    Http(HttpRemote),
+}
+
+/// A server that is asked by requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRemote {
+    pub remote: Remote,
+    /// Stands in for the path of the accept; `/` where none is written.
+    pub path: String,
+    /// Written `ws` or `wss`: only what becomes a WebSocket goes there.
+    pub socket: bool,
 }
 
 /// A server on the network.
@@ -87,10 +98,30 @@ pub enum ProxyVersion {
 
 impl fmt::Display for Backend {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, at, path) = match self {
+            Self::Echo => return out.write_str("echo://"),
+            Self::Socket(Remote { at, tls: None, .. }) => (EdgeScheme::Tcp, at, "/"),
+            Self::Socket(Remote { at, tls: Some(_), .. }) => (EdgeScheme::Tls, at, "/"),
+            Self::Http(HttpRemote { remote, path, socket }) => {
+                let scheme = match (socket, remote.tls.is_some()) {
+                    (true, false) => EdgeScheme::Ws,
+                    (true, true) => EdgeScheme::Wss,
+                    (false, false) => EdgeScheme::Http,
+                    (false, true) => EdgeScheme::Https,
+                };
+                (scheme, &remote.at, path.as_str())
+            }
+        };
+        scheme.written(at, path, out)
+    }
+}
+
+impl Backend {
+    /// The server that is dialled; `None` where nobody is.
+    pub fn remote(&self) -> Option<&Remote> {
         match self {
-            Self::Echo => out.write_str("echo://"),
-            Self::Socket(Remote { at, tls: None, .. }) => write!(out, "tcp://{at}"),
-            Self::Socket(Remote { at, tls: Some(_), .. }) => write!(out, "tls://{at}"),
+            Self::Echo => None,
+            Self::Socket(remote) | Self::Http(HttpRemote { remote, .. }) => Some(remote),
         }
     }
 }
@@ -112,17 +143,26 @@ struct Options {
     web: web::Written,
 }
 
+/// Where clients of a service come in, and the places of what is said of a WebSocket's frames.
+#[derive(Default)]
+pub(super) struct Accepts {
+    pub list: Vec<At<Accept>>,
+    pub of_frames: Vec<Place>,
+}
+
 /// The accepts of a service, with what the service says for all of them.
 pub(super) fn accepts(
     field: Option<&Field<'_>>,
     service: &Fields<'_>,
     problems: &mut Vec<Problem>,
-) -> Vec<At<Accept>> {
+) -> Accepts {
     let of_service = Options::read(service, problems);
     let items = field.and_then(|field| field.one_or_many(defaults::ACCEPTS_MAX, problems));
-    let Some(items) = items else { return Vec::new() };
+    let Some(items) = items else { return Accepts::default() };
     let before = problems.len();
-    let accepts: Vec<_> = items.iter().filter_map(|item| accept(item, &of_service, problems)).collect();
+    let mut of_frames = web::of_frames(service);
+    let accepts: Vec<_> =
+        items.iter().filter_map(|item| accept(item, &of_service, &mut of_frames, problems)).collect();
     let is_used = accepts.iter().any(|accept| accept.value.tls.is_some());
     if let Given::Good(tls) = &of_service.tls
         && !is_used
@@ -133,19 +173,27 @@ pub(super) fn accepts(
     }
     if !accepts.iter().any(|accept| accept.value.web.is_some()) && problems.len() == before {
         for unused in web::KEYS.into_iter().filter_map(|key| service.take(key)) {
-            let fault =
-                Fault::new("no accept of this service reads requests", "write `ws://…`, or remove it");
+            let fault = Fault::new(
+                "no accept of this service reads requests",
+                "write `http://…` or `ws://…`, or remove it",
+            );
             problems.push(fault.at(unused.place()));
         }
     }
-    accepts
+    Accepts { list: accepts, of_frames }
 }
 
 const NO_WEB: web::Written =
     web::Written { hosts: None, origins: None, message_limit: None, inactivity: None };
 
-fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) -> Option<At<Accept>> {
+fn accept(
+    field: &Field<'_>,
+    of_service: &Options,
+    of_frames: &mut Vec<Place>,
+    problems: &mut Vec<Problem>,
+) -> Option<At<Accept>> {
     let (read, fields) = address(field, &keys::ACCEPT_ADDRESS, AcceptAddress::parse, problems)?;
+    of_frames.extend(fields.iter().flat_map(web::of_frames));
     let own = fields.as_ref().map(|fields| Options::read(fields, problems));
     let At { value: address, place } = read;
     if !address.scheme.is_web() {
@@ -153,7 +201,7 @@ fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) 
             if let Some(unused) = fields.as_ref().and_then(|fields| fields.take(key)) {
                 let what = format!("`{address}` reads no requests");
                 problems
-                    .push(Fault::new(what, "write `ws://…` or `wss://…`, or remove it").at(unused.place()));
+                    .push(Fault::new(what, "write `http://…` or `ws://…`, or remove it").at(unused.place()));
             }
         }
     }
@@ -172,7 +220,7 @@ fn accept(field: &Field<'_>, of_service: &Options, problems: &mut Vec<Problem>) 
         (false, Given::Good(tls), _) => {
             let fault = Fault::new(
                 format!("`{address}` does not speak TLS"),
-                "write `tls://…` or `wss://…`, or remove it",
+                "write `tls://…`, `wss://…` or `https://…`, or remove it",
             );
             problems.push(fault.at(tls.place));
             return None;
@@ -326,25 +374,36 @@ pub(super) fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<
     };
     let backend = match (address, tls) {
         (BackendAddress::Echo, None) => Backend::Echo,
-        (BackendAddress::Tcp(at), None) => Backend::Socket(Remote { at, tls: None, proxy }),
-        (address @ (BackendAddress::Echo | BackendAddress::Tcp(_)), Some(tls)) => {
-            let what = format!("`{address}` does not speak TLS");
-            return tls.refuse(Fault::new(what, "write `tls://…`, or remove it"), problems);
-        }
-        (BackendAddress::Tls(at), Some(tls)) => {
+        (BackendAddress::Remote { scheme, at, path }, Some(tls)) if scheme.is_tls() => {
             let tls = connect_tls(&tls, &at, problems)?;
-            Backend::Socket(Remote { at, tls: Some(Box::new(tls)), proxy })
+            remote(scheme, path, Remote { at, tls: Some(Box::new(tls)), proxy })
         }
-        (BackendAddress::Tls(at), None) => {
+        (address, Some(tls)) => {
+            let what = format!("`{address}` does not speak TLS");
+            let advice = "write `tls://…`, `wss://…` or `https://…`, or remove it";
+            return tls.refuse(Fault::new(what, advice), problems);
+        }
+        (address @ BackendAddress::Remote { scheme, .. }, None) if scheme.is_tls() => {
             let fault = Fault::new(
-                format!("`tls://{at}` needs `tls`, and has none"),
-                "write `{ address: \"tls://…\", tls: { ca: FILE } }`",
+                format!("`{address}` needs `tls`, and has none"),
+                format!("write `{{ address: \"{address}\", tls: {{ ca: FILE }} }}`"),
             );
             problems.push(fault.at(place));
             return None;
         }
+        (BackendAddress::Remote { scheme, at, path }, None) => {
+            remote(scheme, path, Remote { at, tls: None, proxy })
+        }
     };
     Some(At { value: backend, place })
+}
+
+fn remote(scheme: EdgeScheme, path: String, remote: Remote) -> Backend {
+    match scheme {
+        EdgeScheme::Tcp | EdgeScheme::Tls => Backend::Socket(remote),
+        EdgeScheme::Http | EdgeScheme::Https => Backend::Http(HttpRemote { remote, path, socket: false }),
+        EdgeScheme::Ws | EdgeScheme::Wss => Backend::Http(HttpRemote { remote, path, socket: true }),
+    }
 }
 
 fn connect_tls(field: &Field<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<ConnectTls> {

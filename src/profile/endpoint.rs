@@ -30,15 +30,15 @@ impl fmt::Display for HostPort {
 /// Where clients are accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AcceptAddress {
-    pub scheme: AcceptScheme,
+    pub scheme: EdgeScheme,
     pub at: HostPort,
     /// Of a request, and all paths below it; `/` where none is written.
     pub path: String,
 }
 
-/// What clients speak there.
+/// What is spoken with clients, or with a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum AcceptScheme {
+pub enum EdgeScheme {
     Tcp,
     /// TLS, which ends here.
     Tls,
@@ -46,47 +46,78 @@ pub enum AcceptScheme {
     Ws,
     /// The same within TLS.
     Wss,
+    Http,
+    Https,
 }
 
-impl AcceptScheme {
+impl EdgeScheme {
     pub fn is_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::Wss)
+        matches!(self, Self::Tls | Self::Wss | Self::Https)
     }
 
     /// Whether clients begin with an HTTP request.
     pub fn is_web(self) -> bool {
-        matches!(self, Self::Ws | Self::Wss)
+        matches!(self, Self::Ws | Self::Wss | Self::Http | Self::Https)
+    }
+
+    fn parse(word: &str) -> Self {
+        match word {
+            "tcp" => Self::Tcp,
+            "ws" => Self::Ws,
+            "wss" => Self::Wss,
+            "http" => Self::Http,
+            "https" => Self::Https,
+            _ => Self::Tls,
+        }
+    }
+
+    /// Reads what follows the scheme.
+    fn rest(self, text: &str, use_of_port: Port, example: &str) -> Result<(HostPort, String), Fault> {
+        let (text, path) = match text.find('/') {
+            Some(slash) if self.is_web() => (&text[..slash], path(&text[slash..])?),
+            _ => (text, "/".into()),
+        };
+        host_port(text, use_of_port, example).map(|at| (at, path))
+    }
+
+    /// An address as the profile writes it.
+    pub(super) fn written(self, at: &HostPort, path: &str, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+            Self::Http => "http",
+            Self::Https => "https",
+        };
+        let path = if path == "/" { "" } else { path };
+        write!(out, "{scheme}://{at}{path}")
     }
 }
 
 impl fmt::Display for AcceptAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.scheme {
-            AcceptScheme::Tcp => "tcp",
-            AcceptScheme::Tls => "tls",
-            AcceptScheme::Ws => "ws",
-            AcceptScheme::Wss => "wss",
-        };
-        let path = if self.path == "/" { "" } else { &self.path };
-        write!(out, "{scheme}://{}{path}", self.at)
+        self.scheme.written(&self.at, &self.path, out)
     }
 }
 
 /// What a session finally reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum BackendAddress {
-    Tcp(HostPort),
-    Tls(HostPort),
     /// Answers what it is sent.
     Echo,
+    Remote {
+        scheme: EdgeScheme,
+        at: HostPort,
+        path: String,
+    },
 }
 
 impl fmt::Display for BackendAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(at) => write!(out, "tcp://{at}"),
-            Self::Tls(at) => write!(out, "tls://{at}"),
             Self::Echo => out.write_str("echo://"),
+            Self::Remote { scheme, at, path } => scheme.written(at, path, out),
         }
     }
 }
@@ -120,17 +151,9 @@ impl HostPort {
 impl AcceptAddress {
     pub(super) fn parse(text: &str) -> Result<Self, Fault> {
         let (scheme, rest) = split(text, &ACCEPT)?;
-        let scheme = match scheme {
-            "tcp" => AcceptScheme::Tcp,
-            "ws" => AcceptScheme::Ws,
-            "wss" => AcceptScheme::Wss,
-            _ => AcceptScheme::Tls,
-        };
-        let (rest, path) = match rest.find('/') {
-            Some(slash) if scheme.is_web() => (&rest[..slash], path(&rest[slash..])?),
-            _ => (rest, "/".into()),
-        };
-        host_port(rest, Port::Listening, ACCEPT.example).map(|at| Self { scheme, at, path })
+        let scheme = EdgeScheme::parse(scheme);
+        let (at, path) = scheme.rest(rest, Port::Listening, ACCEPT.example)?;
+        Ok(Self { scheme, at, path })
     }
 }
 
@@ -139,8 +162,11 @@ impl BackendAddress {
         match split(text, &CONNECT)? {
             ("echo", "") => Ok(Self::Echo),
             ("echo", _) => Err(Fault::new("`echo` takes neither host nor port", "write `echo://`")),
-            ("tcp", rest) => host_port(rest, Port::Dialled, CONNECT.example).map(Self::Tcp),
-            (_, rest) => host_port(rest, Port::Dialled, CONNECT.example).map(Self::Tls),
+            (scheme, rest) => {
+                let scheme = EdgeScheme::parse(scheme);
+                let (at, path) = scheme.rest(rest, Port::Dialled, CONNECT.example)?;
+                Ok(Self::Remote { scheme, at, path })
+            }
         }
     }
 }
@@ -176,31 +202,22 @@ pub(super) enum Port {
 
 /// The schemes of one use.
 struct Schemes {
-    built: &'static [&'static str],
-    /// Named by the manual, but not in this version.
-    later: &'static [&'static str],
+    known: &'static [&'static str],
     example: &'static str,
 }
 
-const ACCEPT: Schemes = Schemes {
-    built: &["tcp", "tls", "ssl", "ws", "wss"],
-    later: &["http", "https"],
-    example: "tcp://0.0.0.0:8000",
-};
+const ACCEPT: Schemes =
+    Schemes { known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https"], example: "tcp://0.0.0.0:8000" };
 
 const CONNECT: Schemes = Schemes {
-    built: &["tcp", "tls", "ssl", "echo"],
-    later: &["ws", "wss", "http", "https"],
+    known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https", "echo"],
     example: "tcp://127.0.0.1:9000",
 };
 
-const LINK: Schemes = Schemes {
-    built: &["socks", "socks+tls", "socks+ssl"],
-    later: &[],
-    example: "socks+tls://dmz.example.com:1443",
-};
+const LINK: Schemes =
+    Schemes { known: &["socks", "socks+tls", "socks+ssl"], example: "socks+tls://dmz.example.com:1443" };
 
-/// The scheme, which is one of those built, and what follows it.
+/// The scheme, which is one of those known, and what follows it.
 fn split<'a>(text: &'a str, schemes: &Schemes) -> Result<(&'static str, &'a str), Fault> {
     // First of all, since the text must not be shown if it holds a password.
     if text.contains('@') {
@@ -217,15 +234,11 @@ fn split<'a>(text: &'a str, schemes: &Schemes) -> Result<(&'static str, &'a str)
         let what = format!("`{}` has no scheme", shown(text));
         return Err(Fault::new(what, format!("write SCHEME://HOST:PORT, `{}`", schemes.example)));
     };
-    if let Some(built) = schemes.built.iter().find(|built| **built == scheme) {
-        return Ok((built, rest));
+    if let Some(known) = schemes.known.iter().find(|known| **known == scheme) {
+        return Ok((known, rest));
     }
-    let scheme = shown(scheme);
-    let what = match schemes.later.contains(&scheme.as_str()) {
-        true => format!("scheme `{scheme}` is not available in this version"),
-        false => format!("`{scheme}` is not a scheme that can stand here"),
-    };
-    Err(Fault::new(what, format!("use `{}`", schemes.built.join("` or `"))))
+    let what = format!("`{}` is not a scheme that can stand here", shown(scheme));
+    Err(Fault::new(what, format!("use `{}`", schemes.known.join("` or `"))))
 }
 
 /// Reads `HOST:PORT`, and nothing after it.
@@ -317,6 +330,10 @@ mod tests {
             (accept("ssl://0.0.0.0:443"), "tls://0.0.0.0:443"),
             (connect("tls://db:5432"), "tls://db:5432"),
             (connect("tcp://db_1.example.com.:5432"), "tcp://db_1.example.com.:5432"),
+            (accept("http://0.0.0.0:80/shop/"), "http://0.0.0.0:80/shop"),
+            (accept("https://0.0.0.0:443/"), "https://0.0.0.0:443"),
+            (connect("http://[::1]:80/a/b"), "http://[::1]:80/a/b"),
+            (connect("wss://Shop:443"), "wss://shop:443"),
             (connect("echo://"), "echo://"),
             (link("socks://127.0.0.1:1080"), "socks://127.0.0.1:1080"),
             (link("socks+tls://dmz.example.com:1443"), "socks+tls://dmz.example.com:1443"),
@@ -332,7 +349,10 @@ mod tests {
         let table = [
             ("", "`` has no scheme"),
             ("127.0.0.1:9000", "`127.0.0.1:9000` has no scheme"),
-            ("wss://h:1", "scheme `wss` is not available in this version"),
+            ("wss://h:1/a//b", "`/a//b` is not a path"),
+            ("http://h:1/a?b", "`/a?b` is not a path"),
+            ("http://h", "`h` has no port"),
+            ("https://h/shop:1", "`h` has no port"),
             ("socks://h:1", "`socks` is not a scheme that can stand here"),
             ("echo://h:1", "`echo` takes neither host nor port"),
             ("tcp://", "`` has no port"),

@@ -4,6 +4,7 @@
 //! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
 //! socket; certificates are opened by `net::tls`, which reports its problems in the same form.
 
+mod carries;
 mod chain;
 mod cross;
 pub mod defaults;
@@ -28,8 +29,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use edge::{Accept, AcceptTls, Backend, ClientCheck, Clients, ConnectTls, KeyPair, ProxyVersion, Remote};
-pub use endpoint::{AcceptAddress, AcceptScheme, HostPort, LinkAddress};
+pub use carries::Carries;
+pub use edge::{
+    Accept, AcceptTls, Backend, ClientCheck, Clients, ConnectTls, HttpRemote, KeyPair, ProxyVersion, Remote,
+};
+pub use endpoint::{AcceptAddress, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;
 pub use network::Network;
@@ -120,6 +124,7 @@ pub struct DmzService {
     pub idle: Option<Duration>,
     /// Which of the link's peers may offer it; `None`: all of them.
     pub peers: Option<Vec<String>>,
+    pub carries: Carries,
 }
 
 /// The half that reaches the backends.
@@ -154,6 +159,7 @@ pub struct InternalService {
     pub connect: Backend,
     /// Which of the link's peers may use it; `None`: all of them.
     pub peers: Option<Vec<String>>,
+    pub carries: Carries,
 }
 
 /// A service's name: 1 to 255 of `A-Za-z0-9._-`.

@@ -7,7 +7,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Accept, Backend, Mode, ServiceName, defaults, edge,
+    Backend, Carries, Mode, ServiceName, carries, defaults,
+    edge::{self, Accepts},
     endpoint::HostPort,
     fields::{At, Field, Fields, Given, Zero},
     keys,
@@ -45,7 +46,7 @@ pub(super) struct RawInternal {
 pub(super) struct RawDmzService {
     pub name: ServiceName,
     pub place: Place,
-    pub accept: Vec<At<Accept>>,
+    pub accept: Accepts,
     pub connect: Given<At<Backend>>,
     pub sessions: usize,
     pub idle: Option<Duration>,
@@ -59,13 +60,6 @@ pub(super) struct RawInternalService {
     pub connect: Given<At<Backend>>,
     pub peers: Option<Vec<At<String>>>,
     pub carries: Given<At<Carries>>,
-}
-
-/// What crosses the link for a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carries {
-    Bytes,
-    Http,
 }
 
 /// Reads the merged tree of a profile; `demo` stands in for the `tls` of its links.
@@ -183,7 +177,7 @@ fn dmz_service(name: ServiceName, field: &Field<'_>, problems: &mut Vec<Problem>
         sessions,
         idle: fields.take("idle").and_then(|field| field.duration(Zero::Refused, problems)),
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
-        carries: Given::read(fields.take("carries"), |field| carries(&field, problems)),
+        carries: Given::read(fields.take("carries"), |field| carries::read(&field, problems)),
     })
 }
 
@@ -202,24 +196,8 @@ fn internal_service(
         place: field.key_place(),
         connect,
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
-        carries: Given::read(fields.take("carries"), |field| carries(&field, problems)),
+        carries: Given::read(fields.take("carries"), |field| carries::read(&field, problems)),
     })
-}
-
-fn carries(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Carries>> {
-    let advice = "write `bytes`, or remove the key";
-    match field.text(problems)? {
-        "bytes" => Some(field.at(Carries::Bytes)),
-        "http" => {
-            let fault = Fault::new("`http` is not available in this version", advice);
-            problems.push(fault.at(field.place()));
-            Some(field.at(Carries::Http))
-        }
-        other => {
-            let what = format!("`{}` is nothing that a service carries", shown(other));
-            field.refuse(Fault::new(what, advice), problems)
-        }
-    }
 }
 
 /// Reads an address, or a map with the key `address` and the options of its use.

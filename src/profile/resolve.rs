@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Backend, DmzHalf, DmzService, DmzWay, InternalHalf, InternalService, InternalWay, LinkAddress, LinkTls,
-    Mode, Profile, Role, ServiceName, chain, cross,
+    Mode, Profile, Role, ServiceName, carries, chain, cross,
     fields::{At, Given},
     link::{DemoTls, DmzLink, Ends, InternalLink},
     problem::{Fault, Place, Problem, shown},
@@ -147,7 +147,9 @@ fn dmz_half(
             DmzWay::Reverse { listen, tls, pool: *pool }
         }
     };
-    Some(DmzHalf { way, services: raw.services.iter().map(dmz_service).collect() })
+    let inside = connects(partner);
+    let service = |service| dmz_service(service, reached(service, &inside).good());
+    Some(DmzHalf { way, services: raw.services.iter().map(service).collect() })
 }
 
 fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> Option<InternalHalf> {
@@ -171,24 +173,45 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
     Some(InternalHalf { way, services, maximum })
 }
 
-fn dmz_service(raw: &RawDmzService) -> DmzService {
+fn dmz_service(raw: &RawDmzService, connect: Option<&At<Backend>>) -> DmzService {
     DmzService {
         name: raw.name.clone(),
-        accept: raw.accept.iter().map(|accept| accept.value.clone()).collect(),
+        accept: raw.accept.list.iter().map(|accept| accept.value.clone()).collect(),
         sessions: raw.sessions,
         idle: raw.idle,
         peers: names(raw.peers.as_deref()),
+        carries: carries::of_dmz(raw, connect),
     }
 }
 
 /// `None` only where a problem was left before.
 fn internal_service(raw: &RawInternalService) -> Option<InternalService> {
-    let connect = raw.connect.good()?.value.clone();
-    Some(InternalService { name: raw.name.clone(), connect, peers: names(raw.peers.as_deref()) })
+    let connect = raw.connect.good()?;
+    Some(InternalService {
+        name: raw.name.clone(),
+        connect: connect.value.clone(),
+        peers: names(raw.peers.as_deref()),
+        carries: carries::of_internal(&raw.carries, connect),
+    })
 }
 
 fn names(peers: Option<&[At<String>]>) -> Option<Vec<String>> {
     peers.map(|peers| peers.iter().map(|peer| peer.value.clone()).collect())
+}
+
+type Connects<'a> = BTreeMap<&'a ServiceName, &'a Given<At<Backend>>>;
+
+fn connects(partner: &Given<RawInternal>) -> Connects<'_> {
+    let services = partner.good().into_iter().flat_map(|partner| &partner.services);
+    services.map(|service| (&service.name, &service.connect)).collect()
+}
+
+/// What a service reaches by its own `connect`, or by its partner's.
+fn reached<'a>(service: &'a RawDmzService, inside: &Connects<'a>) -> &'a Given<At<Backend>> {
+    match &service.connect {
+        Given::Absent => inside.get(&service.name).copied().unwrap_or(&Given::Absent),
+        own @ (Given::Bad | Given::Good(_)) => own,
+    }
 }
 
 /// In direct mode a service reaches its own `connect`, or its partner's.
@@ -197,17 +220,15 @@ fn backends(
     partner: &Given<RawInternal>,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<ServiceName, Backend> {
-    let inside = partner.good().into_iter().flat_map(|partner| &partner.services);
-    let inside: BTreeMap<_, _> = inside.map(|service| (&service.name, &service.connect)).collect();
+    let inside = connects(partner);
     let mut backends = BTreeMap::new();
     for service in &raw.services {
-        let own = (!service.connect.is_absent()).then_some(&service.connect);
-        match own.or(inside.get(&service.name).copied()) {
-            Some(Given::Good(connect)) => {
+        match reached(service, &inside) {
+            Given::Good(connect) => {
                 backends.insert(service.name.clone(), connect.value.clone());
             }
-            Some(Given::Bad) => {}
-            Some(Given::Absent) | None => {
+            Given::Bad => {}
+            Given::Absent => {
                 let key = format!("{}.connect", service.place.key);
                 let fault = Fault::new(
                     "mode `direct` needs what this service reaches",

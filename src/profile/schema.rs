@@ -272,8 +272,9 @@ fn internal_service() -> Value {
 
 fn carries() -> Value {
     described(
-        json!({ "enum": ["bytes"], "default": "bytes" }),
-        "What crosses the link, equally on both halves.",
+        json!({ "enum": ["bytes", "http"] }),
+        "What crosses the link, equally on both halves. Default: http where an accept of this file is http, or what \
+         the service reaches is http or ws; else bytes.",
     )
 }
 
@@ -346,9 +347,11 @@ fn one_or_many(about: &str, pattern: &str, options: Vec<(&str, Value)>, max: usi
     described(json!({ "anyOf": [one, many] }), about)
 }
 
-const ACCEPT: &str = r"^((tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|wss?://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
+const ACCEPT: &str =
+    r"^((tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|(wss?|https?)://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
 
-const CONNECT: &str = r"^(echo://|(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5})$";
+const CONNECT: &str =
+    r"^(echo://|(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|(wss?|https?)://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
 
 const LINK: &str = r"^socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}$";
 

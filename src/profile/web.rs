@@ -7,7 +7,7 @@ use super::{
     defaults,
     endpoint::is_name,
     fields::{Field, Fields, Zero},
-    problem::{Fault, Problem, shown},
+    problem::{Fault, Place, Problem, shown},
 };
 
 /// What a service wants of the requests that mean it.
@@ -24,6 +24,14 @@ pub struct Web {
 }
 
 pub(super) const KEYS: [&str; 4] = ["hosts", "origins", "message_limit", "inactivity"];
+
+/// Keys about a WebSocket's messages, which mean nothing where its frames are not taken off.
+const FRAMES: [&str; 2] = ["message_limit", "inactivity"];
+
+/// Where such keys are written.
+pub(super) fn of_frames(fields: &Fields<'_>) -> Vec<Place> {
+    FRAMES.into_iter().filter_map(|key| fields.take(key)).map(|field| field.place()).collect()
+}
 
 /// What is written of it, at a service or at one accept.
 pub(super) struct Written {
