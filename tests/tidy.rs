@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("certs", &[]),
     ("proto", &["profile"]),
     ("telemetry", &["profile"]),
-    ("net", &["profile"]),
+    ("net", &["profile", "proto"]),
     ("link", &["net", "profile", "proto", "tasks", "telemetry"]),
     ("accept", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
     ("connect", &["link", "net", "profile", "proto", "tasks", "telemetry"]),

@@ -134,7 +134,7 @@ async fn socket(
     };
     let (door, stream, read) = upgrade::upgrade(stream, said, pick).await?;
     let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
-    let socket = WebSocket::begin(stream, read, limits).await;
+    let socket = WebSocket::new(stream, read, limits);
     let (service, stream) = (door.service.clone(), Stream::Ws(Box::new(socket)));
     Ok(Entered { client, service, stream, said: Vec::new() })
 }

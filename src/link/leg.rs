@@ -62,10 +62,12 @@ impl Leg {
         matches!(self, Self::Stream(Stream::Tcp(_)))
     }
 
-    /// Whether a link says something while it has no bytes to bring; only trouble is told.
+    /// Whether a link or a WebSocket says something while it has no bytes to bring; only trouble is
+    /// told.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::Link(link) if !link.state().is_free() => link.poll_control(cx),
+            Self::Stream(Stream::Ws(socket)) => socket.poll_control(cx),
             Self::Link(_) | Self::Stream(_) | Self::Gone => Poll::Pending,
         }
     }

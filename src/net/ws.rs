@@ -1,43 +1,41 @@
 //! A WebSocket with a client, seen as a stream of bytes (RFC 6455): what its messages hold goes up,
 //! whatever their kind and cut; what comes down goes in binary messages.
 //!
-//! The client's close frame is an end of its direction, and ours is sent at the end of the other. A
-//! client that breaks the rules is told why by a close code before the connection goes.
+//! The client's close frame is an end of its direction, and ours is sent at the end of the other:
+//! what the backend still says goes out before. A client that breaks the rules is told why by a
+//! close code before the connection goes.
 
 use std::{
-    io,
+    error, fmt,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures_util::{Sink, Stream as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Bytes, Error, Message,
-        error::{CapacityError, ProtocolError},
-        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
-    },
-};
 
 use super::{stream::Stream, tcp};
+use crate::proto::ws::{Decoder, End, Kind, head, push};
 
-/// Allocated at once for each WebSocket; most are idle.
-const READ_BUFFER: usize = 4 * 1024;
 /// The longest message that goes down.
 const MESSAGE: usize = 64 * 1024;
-/// A message that could not be written, and frames that answer the client's.
-const WRITE_BUFFER_MAX: usize = 2 * MESSAGE;
-/// A client answers a close frame in this time, or brings more meanwhile.
+/// While so much waits for the client, nothing is read that may want an answer.
+const OUT_MAX: usize = 2 * MESSAGE;
+/// A client answers a close frame in this time, or brings more meanwhile; so does the backend end
+/// after the client's.
 const CLOSE: Duration = Duration::from_secs(5);
 /// A client that has been told why it is closed gets so long to hear it.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Read at once from a client that is not listened to any more.
+const SCRATCH: usize = 4 * 1024;
+/// Codes of close frames of ours: all is said; the backend did not end.
+const NORMAL: u16 = 1000;
+const AWAY: u16 = 1001;
 
 /// What a WebSocket of one service may be.
 #[derive(Debug, Clone, Copy)]
@@ -48,176 +46,256 @@ pub struct Limits {
 
 #[derive(Debug)]
 pub struct WebSocket {
-    inner: WebSocketStream<Stream>,
-    /// What is left of a message that was read.
-    left: Bytes,
-    watch: Option<Watch>,
+    stream: Stream,
+    /// What was read behind the request.
+    early: Vec<u8>,
+    decoder: Decoder,
+    /// Frames, or the rest of one, that the client has yet to take, and how much of it has been.
+    out: Vec<u8>,
+    taken: usize,
+    /// Whether something of ours, that no writer knows of, has yet to go out.
+    answers: bool,
+    watch: Option<Box<Watch>>,
     step: Step,
 }
 
-/// open → heard the client's close; or open → failing → failed
+/// ```text
+/// open ─► we closed ─────► both closed
+///      └► they closed ─┘
+/// any  ─► failing ─► failed
+/// ```
 #[derive(Debug)]
 enum Step {
     Open,
     /// We have said that no more comes from the backend.
-    Ended,
-    /// The client has closed.
-    Closed,
+    WeClosed,
+    /// The client has said that no more comes from it; the code it gave.
+    TheyClosed(Option<u16>),
+    BothClosed,
     /// The client is told why it is closed, and given time to hear it.
-    Failing {
-        why: String,
-        until: Pin<Box<Sleep>>,
-    },
+    Failing(Option<io::Error>),
     Failed,
 }
 
-/// Asks a silent client whether it is there, and knows when it is not.
+/// When to look, and since when there is something to look for.
 #[derive(Debug)]
 struct Watch {
-    inactivity: Duration,
-    heard: Instant,
+    patience: Duration,
+    since: Instant,
     is_asked: bool,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Watch {
-    fn new(inactivity: Duration) -> Self {
-        Self { inactivity, heard: Instant::now(), is_asked: false, timer: Box::pin(sleep(inactivity / 2)) }
+    fn new(patience: Duration, first: Duration) -> Box<Self> {
+        Box::new(Self { patience, since: Instant::now(), is_asked: false, timer: Box::pin(sleep(first)) })
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.timer.as_mut().poll(cx)
+    }
+
+    fn set(&mut self, at: Instant) {
+        self.timer.as_mut().reset(at);
     }
 }
 
+/// The backend goes on in silence, though the client has closed.
+#[derive(Debug)]
+pub struct Unended;
+
+impl fmt::Display for Unended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = CLOSE.as_secs();
+        write!(f, "the client closed; for {seconds}s the backend neither ended nor got a byte to it")
+    }
+}
+
+impl error::Error for Unended {}
+
 impl WebSocket {
-    /// Takes over a connection whose upgrade was granted; `read` was read behind the request.
-    pub async fn begin(stream: Stream, read: Vec<u8>, limits: Limits) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BUFFER_MAX)
-            .max_message_size(Some(limits.message))
-            .max_frame_size(Some(limits.message));
-        let inner = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
-        let watch = limits.inactivity.map(Watch::new);
-        Self { inner, left: Bytes::new(), watch, step: Step::Open }
+    /// Takes over a connection whose upgrade was granted; `early` was read behind the request.
+    pub fn new(stream: Stream, early: Vec<u8>, limits: Limits) -> Self {
+        let watch = limits.inactivity.map(|inactivity| Watch::new(inactivity, inactivity / 2));
+        let decoder = Decoder::new(limits.message);
+        Self { stream, early, decoder, out: Vec::new(), taken: 0, answers: false, watch, step: Step::Open }
     }
 
     /// The socket below, where there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
-        self.inner.get_ref().tcp()
+        self.stream.tcp()
     }
 
-    /// Reads until a message has brought bytes; none: the client has closed.
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    /// Goes on while the client, which has closed, is not read: forgets what it sends, and does not
+    /// wait for ever for the backend, or for the client to take what that has said.
+    pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if let (Step::TheyClosed(_) | Step::BothClosed, Some(watch)) = (&self.step, &mut self.watch) {
+            if watch.poll(cx).is_pending() {
+                return match self.poll_forget(cx) {
+                    // An end of TCP alone: it may read on.
+                    Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                        Poll::Ready(error)
+                    }
+                    Poll::Ready(_) | Poll::Pending => Poll::Pending,
+                };
+            }
+            self.fail(AWAY, io::Error::new(io::ErrorKind::TimedOut, Unended));
+        }
+        if matches!(self.step, Step::Failing(_)) { self.poll_farewell(cx) } else { Poll::Pending }
+    }
+
+    /// Reads until messages have brought bytes; none: the client has closed.
+    fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         loop {
-            match &mut self.step {
-                Step::Closed => return Poll::Ready(Ok(Bytes::new())),
+            match self.step {
+                Step::TheyClosed(_) | Step::BothClosed => return Poll::Ready(Ok(())),
                 Step::Failed => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                Step::Failing { .. } => return self.poll_farewell(cx).map(Err),
-                Step::Open | Step::Ended => {}
+                Step::Failing(_) => return self.poll_farewell(cx).map(Err),
+                Step::Open | Step::WeClosed => {}
             }
-            if let Some(watch) = &mut self.watch
-                && watch.timer.as_mut().poll(cx).is_ready()
-            {
-                self.look()?;
-                continue;
-            }
-            let message = match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => {
-                    self.fail(error)?;
-                    continue;
+            if self.answers {
+                let sent = self.poll_sent(cx)?;
+                self.answers = sent.is_pending();
+                if self.answers && self.out.len() >= OUT_MAX {
+                    return Poll::Pending;
                 }
-                None => return Poll::Ready(Err(without_close())),
-            };
+            }
+            match self.poll_wire(cx, buf)? {
+                Poll::Ready(()) if buf.filled().len() == before => return Poll::Ready(Err(without_close())),
+                Poll::Ready(()) => {}
+                Poll::Pending => match self.poll_look(cx)? {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
             if let Some(watch) = &mut self.watch {
-                watch.heard = Instant::now();
-                watch.is_asked = false;
+                (watch.since, watch.is_asked) = (Instant::now(), false);
             }
-            match message {
-                Message::Binary(bytes) if !bytes.is_empty() => return Poll::Ready(Ok(bytes)),
-                Message::Text(text) if !text.is_empty() => return Poll::Ready(Ok(text.into())),
-                Message::Close(_) => {
-                    // The answer goes out with the next poll; what it meets is of no interest any more.
-                    let _ = Pin::new(&mut self.inner).poll_flush(cx);
-                    self.step = Step::Closed;
+            let (staged, wire) = (self.out.len(), &mut buf.filled_mut()[before..]);
+            let heard = self.decoder.hear(wire, &mut self.out);
+            buf.set_filled(before + heard);
+            self.answers |= self.out.len() > staged;
+            match self.decoder.end() {
+                Some(End::Closed(code)) => self.hear_close(cx, code),
+                Some(End::Broken(breach)) => {
+                    let why = io::Error::new(io::ErrorKind::InvalidData, format!("WebSocket: {breach}"));
+                    self.fail(breach.code(), why);
                 }
-                Message::Binary(_)
-                | Message::Text(_)
-                | Message::Ping(_)
-                | Message::Pong(_)
-                | Message::Frame(_) => {}
+                None => {}
+            }
+            if heard > 0 {
+                return Poll::Ready(Ok(()));
             }
         }
     }
 
-    /// The time to ask, or to give up, has come, unless something was heard meanwhile.
-    fn look(&mut self) -> io::Result<()> {
-        let Some(watch) = &mut self.watch else { return Ok(()) };
+    fn poll_wire(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early[..count]);
+        self.early.drain(..count);
+        self.early.shrink_to_fit();
+        Poll::Ready(Ok(()))
+    }
+
+    fn hear_close(&mut self, cx: &mut Context<'_>, code: Option<u16>) {
+        if matches!(self.step, Step::WeClosed) {
+            (self.step, self.watch) = (Step::BothClosed, None);
+            // An end of TLS; whether it is heard is the client's affair.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+            return;
+        }
+        self.step = Step::TheyClosed(code);
+        self.watch_close(cx);
+    }
+
+    /// From now on one side has to end too.
+    fn watch_close(&mut self, cx: &mut Context<'_>) {
+        let watch = self.watch.insert(Watch::new(CLOSE, CLOSE));
+        // So that it wakes the session; it is new.
+        let _ = watch.poll(cx);
+    }
+
+    /// When the time has come: asks a client that is silent, and gives it up.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
+        ready!(watch.poll(cx));
         let now = Instant::now();
-        let (ask_at, end_at) = (watch.heard + watch.inactivity / 2, watch.heard + watch.inactivity);
+        let (ask_at, end_at) = (watch.since + watch.patience / 2, watch.since + watch.patience);
         if now >= end_at {
-            let what = format!("nothing was heard for {}", humantime::format_duration(watch.inactivity));
-            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            let what = format!("nothing was heard for {}", humantime::format_duration(watch.patience));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
         }
         // Behind a close frame nothing is sent any more.
         let may_ask = matches!(self.step, Step::Open) && !watch.is_asked;
         let is_due = may_ask && now >= ask_at;
         watch.is_asked |= is_due;
-        watch.timer.as_mut().reset(if may_ask && !is_due { ask_at } else { end_at });
+        watch.set(if may_ask && !is_due { ask_at } else { end_at });
         if is_due {
-            self.send(Message::Ping(Bytes::new()))?;
+            push(&mut self.out, Kind::Ping, b"");
+            self.answers = true;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
-    fn send(&mut self, message: Message) -> io::Result<()> {
-        Pin::new(&mut self.inner).start_send(message).map_err(io_error)
-    }
-
-    /// Tells the client why it is closed, where it is the client that broke a rule.
-    fn fail(&mut self, error: Error) -> io::Result<()> {
-        let code = match &error {
-            Error::Capacity(CapacityError::MessageTooLong { .. }) => CloseCode::Size,
-            Error::Utf8(_) => CloseCode::Invalid,
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Err(without_close()),
-            Error::Protocol(_) => CloseCode::Protocol,
-            _ => return Err(io_error(error)),
-        };
-        let frame = CloseFrame { code, reason: "".into() };
-        // Where it can not be told any more, it need not be.
-        let _ = self.send(Message::Close(Some(frame)));
-        let why = format!("WebSocket: {error}");
-        self.step = Step::Failing { why, until: Box::pin(sleep(FAREWELL)) };
-        Ok(())
+    /// Tells the client why it is closed.
+    fn fail(&mut self, code: u16, why: io::Error) {
+        push(&mut self.out, Kind::Close, &code.to_be_bytes());
+        self.watch = Some(Watch::new(FAREWELL, FAREWELL));
+        self.step = Step::Failing(Some(why));
     }
 
     /// Sends what there is to send, then reads and forgets, so that no reset overtakes it.
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let Step::Failing { why, until } = &mut self.step else { return Poll::Pending };
-        let is_late = until.as_mut().poll(cx).is_ready();
+        let is_late = self.watch.as_mut().is_none_or(|watch| watch.poll(cx).is_ready());
         if !is_late {
-            if Pin::new(&mut self.inner).poll_flush(cx).is_pending() {
+            if self.poll_sent(cx).is_pending() || Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
                 return Poll::Pending;
             }
-            let socket = self.inner.get_mut();
-            if Pin::new(&mut *socket).poll_shutdown(cx).is_pending() {
+            if self.poll_forget(cx).is_pending() {
                 return Poll::Pending;
-            }
-            let mut scratch = [0; READ_BUFFER];
-            loop {
-                let mut buf = ReadBuf::new(&mut scratch);
-                match Pin::new(&mut *socket).poll_read(cx, &mut buf) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
-                    Poll::Ready(_) => break,
-                }
             }
         }
-        let error = io::Error::new(io::ErrorKind::InvalidData, std::mem::take(why));
         if let Some(socket) = self.tcp() {
             tcp::let_close_cleanly(socket);
         }
-        self.step = Step::Failed;
-        Poll::Ready(error)
+        let Step::Failing(Some(why)) = std::mem::replace(&mut self.step, Step::Failed) else {
+            return Poll::Ready(io::ErrorKind::BrokenPipe.into());
+        };
+        Poll::Ready(why)
+    }
+
+    /// Reads to the end of the connection.
+    fn poll_forget(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0; SCRATCH];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Writes what waits here, and lets the memory go.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.taken < self.out.len() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.out[self.taken..]);
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.taken += count,
+            }
+        }
+        (self.out, self.taken) = (Vec::new(), 0);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 }
 
@@ -225,56 +303,66 @@ fn without_close() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without a close frame")
 }
 
-fn io_error(error: Error) -> io::Error {
-    match error {
-        Error::Io(error) => error,
-        Error::ConnectionClosed | Error::AlreadyClosed => io::ErrorKind::BrokenPipe.into(),
-        other => io::Error::other(other),
-    }
-}
-
 impl AsyncRead for WebSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.left.is_empty() {
-            this.left = ready!(this.poll_message(cx))?;
-        }
-        let count = this.left.len().min(buf.remaining());
-        buf.put_slice(&this.left.split_to(count));
-        Poll::Ready(Ok(()))
+        self.get_mut().poll_data(cx, buf)
     }
 }
 
 impl AsyncWrite for WebSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if matches!(this.step, Step::Closed | Step::Failing { .. } | Step::Failed) {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        match this.step {
+            Step::WeClosed | Step::BothClosed | Step::Failed => {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            Step::Failing(_) => return this.poll_farewell(cx).map(Err),
+            Step::Open | Step::TheyClosed(_) => {}
         }
-        ready!(Pin::new(&mut this.inner).poll_ready(cx)).map_err(io_error)?;
-        let count = bytes.len().min(MESSAGE);
-        this.send(Message::Binary(Bytes::copy_from_slice(&bytes[..count])))?;
-        Poll::Ready(Ok(count))
+        ready!(this.poll_out(cx))?;
+        let bytes = &bytes[..bytes.len().min(MESSAGE)];
+        let (head, length) = head(Kind::Binary, bytes.len());
+        let head = &head[..length];
+        let frame = [IoSlice::new(head), IoSlice::new(bytes)];
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &frame))?;
+        // What was begun is kept; the next write waits until it has gone.
+        this.out.extend_from_slice(&head[written.min(length)..]);
+        this.out.extend_from_slice(&bytes[written.saturating_sub(length)..]);
+        if let (Step::TheyClosed(_), Some(watch)) = (&this.step, &mut this.watch) {
+            watch.set(Instant::now() + CLOSE);
+        }
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx).map_err(io_error)
+        let this = self.get_mut();
+        if matches!(this.step, Step::Failing(_)) {
+            this.poll_farewell(cx).map(Err)
+        } else {
+            this.poll_sent(cx)
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if matches!(this.step, Step::Open) {
-            ready!(Pin::new(&mut this.inner).poll_ready(cx)).map_err(io_error)?;
-            this.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })))?;
-            this.step = Step::Ended;
-            let watch = this.watch.insert(Watch::new(CLOSE));
-            // So that it wakes the session; it is new.
-            let _ = watch.timer.as_mut().poll(cx);
+        match this.step {
+            Step::Open => {
+                push(&mut this.out, Kind::Close, &NORMAL.to_be_bytes());
+                this.step = Step::WeClosed;
+                this.watch_close(cx);
+            }
+            Step::TheyClosed(code) => {
+                let body = code.map(u16::to_be_bytes);
+                push(&mut this.out, Kind::Close, body.as_ref().map_or(&[], |code| code));
+                this.step = Step::BothClosed;
+            }
+            Step::Failing(_) => return this.poll_farewell(cx).map(Err),
+            Step::WeClosed | Step::BothClosed | Step::Failed => {}
         }
-        // An answered close frame leaves nothing to be said.
-        match ready!(Pin::new(&mut this.inner).poll_flush(cx)) {
-            Err(Error::ConnectionClosed) | Ok(()) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(io_error(error))),
+        ready!(this.poll_sent(cx))?;
+        match this.step {
+            Step::BothClosed => Pin::new(&mut this.stream).poll_shutdown(cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 }

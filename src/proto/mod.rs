@@ -1,10 +1,12 @@
 //! Bytes ↔ meaning; no sockets, no clock, no policy.
 //!
 //! [`socks5`] is what any far side can speak; [`link`] is the protocol of our own, agreed by ALPN
-//! inside TLS, by which a link carries one session after another.
+//! inside TLS, by which a link carries one session after another; [`ws`] are the frames of a client's
+//! WebSocket.
 
 pub mod link;
 pub mod socks5;
+pub mod ws;
 
 /// Why a session is refused to the gateway that asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use futures_util::{SinkExt, StreamExt};
 use portcullis::profile::Mode;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
     time::timeout,
 };
@@ -90,6 +90,86 @@ async fn messages_go_up_as_bytes_and_bytes_come_down_as_messages() {
         };
         way.dmz.until("both ended cleanly", clean).await;
     }
+}
+
+/// What frames without masks hold: each one's first byte, and its body.
+fn frames(mut wire: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut all = Vec::new();
+    while let [first, second, rest @ ..] = wire {
+        let (length, rest) = match second {
+            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+            127 => (u64::from_be_bytes(*rest.first_chunk().unwrap()) as usize, &rest[8..]),
+            length => (usize::from(*length), rest),
+        };
+        all.push((*first, rest[..length].to_vec()));
+        wire = &rest[length..];
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_client_that_closes_hears_the_backend_out() {
+    let answer: Vec<u8> = (0..400_000_u32).map(|at| (at ^ (at >> 9)) as u8).collect();
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = start(mode, WS, &backend.address()).await;
+        let at = port(&way).await;
+        for close in [&b"\x0f\xa1bye"[..], b""] {
+            let mut client = raw(at).await;
+            let closing = frame(0x88, &[0x80 | close.len() as u8], close);
+            // What comes behind it is ignored, and does not turn the end into a reset.
+            say(&mut client, &[frame(0x82, &[0x83], b"ask"), closing, vec![7; 10_000]].concat()).await;
+            let mut server = backend.accept().await;
+            assert_eq!(hear_all(&mut server).await, b"ask");
+            let answering = async {
+                say(&mut server, &answer).await;
+                server.shutdown().await.unwrap();
+            };
+            let (heard, ()) = tokio::join!(hear_all(&mut client), answering);
+            let mut heard = frames(&heard);
+            // The code comes back, without the words.
+            assert_eq!(heard.pop(), Some((0x88, close[..close.len().min(2)].to_vec())), "{mode:?}");
+            assert!(heard.iter().all(|(first, body)| *first == 0x82 && body.len() <= 64 * 1024));
+            let heard: Vec<u8> = heard.into_iter().flat_map(|(_, body)| body).collect();
+            assert!(heard == answer, "{mode:?}: {} bytes", heard.len());
+        }
+        let clean = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
+            snapshot.ended.len() == 2 && snapshot.ended.iter().all(|row| row.end == "--")
+        };
+        way.dmz.until("both ended cleanly", clean).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_does_not_wait_for_ever_for_the_backend() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, WS, &backend.address()).await;
+    let at = port(&way).await;
+    let mut client = raw(at).await;
+    let mut server = backend.accept().await;
+    say(&mut client, &frame(0x88, &[0x82], &[3, 0xe8])).await;
+    hear_end(&mut server).await;
+    assert_eq!(hear_all(&mut client).await, [0x88, 2, 0x03, 0xe9]);
+    be_cut(&server).await;
+    let row = way.dmz.until_ended("TD").await;
+    assert!(row.reason.contains("the client closed; for 5s"), "{}", row.reason);
+
+    // One that is cut meanwhile is a cut at once.
+    let mut client = raw(at).await;
+    let mut server = backend.accept().await;
+    say(&mut server, b"a").await;
+    hear(&mut client, b"\x82\x01a").await;
+    say(&mut client, &frame(0x88, &[0x80], b"")).await;
+    hear_end(&mut server).await;
+    cut(client);
+    be_cut(&server).await;
+    way.dmz.until_ended("CD").await;
+}
+
+/// The other side, which has ended its direction, resets the connection.
+async fn be_cut(stream: &TcpStream) {
+    timeout(PATIENCE, stream.ready(Interest::ERROR)).await.expect("a reset in time").unwrap();
+    assert!(stream.take_error().unwrap().is_some());
 }
 
 #[tokio::test]
