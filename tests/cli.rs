@@ -5,6 +5,8 @@
 mod commands;
 #[path = "cli/descriptors.rs"]
 mod descriptors;
+#[path = "cli/flood.rs"]
+mod flood;
 #[path = "cli/lifetime.rs"]
 mod lifetime;
 #[path = "cli/operate.rs"]

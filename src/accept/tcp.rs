@@ -10,7 +10,11 @@ use super::{
     door::{self, Doors, Entered, Front},
 };
 use crate::{
-    link::{leg::Leg, listener::Greetings},
+    link::{
+        leg::Leg,
+        listener::{EVICTED, Greetings},
+        turned::Turned,
+    },
     net::{listen::Listener, stream::Stream},
     profile::{Role, ServiceName},
     tasks::Tasks,
@@ -31,6 +35,11 @@ pub async fn run(
     probes: ProbeDoor,
 ) {
     let greetings = Arc::new(Greetings::default());
+    let write = |more, client: SocketAddr, why: &str| match more {
+        0 => tracing::info!(%client, "client turned away: {why}"),
+        _ => tracing::info!(more, %client, "clients turned away within a second, of the last: {why}"),
+    };
+    let turned = Turned::new(tasks.clone(), Arc::new(write));
     let accepted = |stream, client: SocketAddr| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         if let Some(service) = probes(client) {
@@ -44,8 +53,14 @@ pub async fn run(
                 tasks.spawn("session", serve(negotiated(entered)));
             }
             Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_) | Doors::Web(_), .. } => {
-                let greeted = greet(stream, client, front.clone(), serve.clone(), greetings.clone());
-                tasks.spawn("session", greeted);
+                let (front, serve, greetings) = (front.clone(), serve.clone(), greetings.clone());
+                let turned = turned.clone();
+                tasks.spawn("session", async move {
+                    match greet(stream, client, &front, &greetings).await {
+                        Ok(entered) => serve(negotiated(entered)).await,
+                        Err(why) => turned.tell(client, why),
+                    }
+                });
             }
         }
     };
@@ -55,25 +70,19 @@ pub async fn run(
     listener.accept(accepted, trouble).await;
 }
 
-/// Serves a client that has come through one of the doors.
+/// Lets a client through one of the doors.
 async fn greet(
     stream: TcpStream,
     client: SocketAddr,
-    front: Arc<ArcSwap<Front>>,
-    serve: Serve,
-    greetings: Arc<Greetings>,
-) {
+    front: &ArcSwap<Front>,
+    greetings: &Greetings,
+) -> Result<Entered, String> {
     let front = front.load_full();
-    let (key, evicted) = greetings.begin();
+    let (place, evicted) = greetings.begin(client.ip());
     // Boxed: an open session holds no memory for how it came.
     let entered = Box::pin(evicted.run_until_cancelled(door::enter(stream, client, &front))).await;
-    greetings.end(key);
-    let entered = entered.unwrap_or_else(|| Err("too many greetings at once, this was the oldest".into()));
-    drop(front);
-    match entered {
-        Ok(entered) => serve(negotiated(entered)).await,
-        Err(why) => tracing::info!(%client, "client turned away: {why}"),
-    }
+    greetings.end(place);
+    entered.unwrap_or_else(|| Err(EVICTED.into()))
 }
 
 fn negotiated(entered: Entered) -> Negotiated {

@@ -14,12 +14,11 @@ use crate::{
         dial::{self, DialError},
         echo::Echo,
         edges::{Caller, Edges},
-        proxy,
         stream::Stream,
         tcp,
     },
     profile::{Backend, Remote},
-    proto::Refusal,
+    proto::{Refusal, proxy},
     telemetry::end::Who,
 };
 

@@ -17,6 +17,8 @@ use super::{ahead::ReadAhead, tcp};
 const HELLO_BYTES_MAX: usize = 72 * 1024;
 /// One with a post-quantum key share has about 1,800 bytes.
 const READ_BYTES: usize = 4 * 1024;
+/// The first byte of a record that a handshake begins with (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
 /// A fatal alert, `unrecognized_name` (RFC 6066, section 3).
 const UNRECOGNISED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
@@ -47,7 +49,10 @@ impl Hello {
                 Ok(None) => return Err(format!("its hello is longer than {HELLO_BYTES_MAX} bytes")),
                 Err((why, alert)) => {
                     tell(stream, &alert).await;
-                    return Err(why);
+                    return Err(match said[0] {
+                        HANDSHAKE => why,
+                        first => format!("it does not speak TLS: its first byte is {first:#04x}"),
+                    });
                 }
             }
         }

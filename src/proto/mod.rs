@@ -1,10 +1,11 @@
 //! Bytes ↔ meaning; no sockets, no clock, no policy.
 //!
 //! [`socks5`] is what any far side can speak; [`link`] is the protocol of our own, agreed by ALPN
-//! inside TLS, by which a link carries one session after another; [`ws`] are the frames of a client's
-//! WebSocket.
+//! inside TLS, by which a link carries one session after another. [`ws`] are the frames of a client's
+//! WebSocket, [`proxy`] is what a proxy says of a client.
 
 pub mod link;
+pub mod proxy;
 pub mod socks5;
 pub mod ws;
 

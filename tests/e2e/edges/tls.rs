@@ -104,7 +104,8 @@ async fn an_end_without_close_notify_is_a_cut() {
     let (mut socket, _) = client.into_inner();
     socket.shutdown().await.unwrap();
     hear_reset(&mut server).await;
-    way.dmz.until_ended("CR").await;
+    let row = way.dmz.until_ended("CR").await;
+    assert_eq!(row.reason, "the client failed: its TLS ended without close_notify");
 }
 
 /// Two services that end TLS and one that is passed on, all on one port.

@@ -1,0 +1,250 @@
+//! The PROXY protocol, versions 1 and 2 (HAProxy's `proxy-protocol.txt`): who a client is, in front
+//! of what it says.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::{FromStr, Split},
+};
+
+use thiserror::Error;
+
+use crate::profile::ProxyVersion;
+
+/// How version 2 begins, and how version 1 does.
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const LINE: &[u8] = b"PROXY ";
+/// Version 1 is a line of at most so many bytes.
+const LINE_BYTES_MAX: usize = 107;
+/// Version 2: signature, command, family, length.
+const HEAD_BYTES: usize = SIGNATURE.len() + 4;
+
+/// What is wrong with a header, and where; what was said instead is told as a number at most.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fault {
+    #[error(
+        "it does not begin with a PROXY header: its byte {at} is {byte:#04x}; let the proxy send one, \
+         or leave out `proxy`"
+    )]
+    Begin { at: usize, byte: u8 },
+    #[error("its PROXY line has no end within {LINE_BYTES_MAX} bytes")]
+    Long,
+    #[error("its PROXY line ends in LF alone, where CR LF has to stand")]
+    End,
+    #[error("byte {0} of its PROXY line is no ASCII")]
+    Text(usize),
+    #[error("field 2 of its PROXY line is neither TCP4, TCP6 nor UNKNOWN")]
+    Family,
+    #[error("field {0} of its PROXY line is not {1}")]
+    Field(usize, &'static str),
+    #[error("its PROXY line has more than 6 fields")]
+    More,
+    #[error("byte 12 of its PROXY header is {0:#04x}, neither 0x20 (LOCAL) nor 0x21 (PROXY) of version 2")]
+    Command(u8),
+    #[error("byte 13 of its PROXY header is {0:#04x}, which is no family of addresses")]
+    Kind(u8),
+    #[error("bytes 14 and 15 of its PROXY header say that {said} bytes follow, where {least} have to")]
+    Short { said: usize, least: usize },
+}
+
+/// A header's client, unless the proxy speaks for itself, and its length.
+pub type Header = (Option<SocketAddr>, usize);
+
+/// Reads a header; `None` while it is not complete.
+pub fn parse(said: &[u8]) -> Result<Option<Header>, Fault> {
+    let is_line = said.first() == LINE.first();
+    let begins = if is_line { LINE } else { SIGNATURE };
+    if let Some(at) = said.iter().zip(begins).position(|(said, meant)| said != meant) {
+        return Err(Fault::Begin { at, byte: said[at] });
+    }
+    match is_line {
+        _ if said.len() < begins.len() => Ok(None),
+        true => line(said),
+        false => block(said),
+    }
+}
+
+fn line(said: &[u8]) -> Result<Option<Header>, Fault> {
+    let within = &said[..said.len().min(LINE_BYTES_MAX)];
+    let Some(end) = within.iter().position(|byte| *byte == b'\n') else {
+        return if within.len() < LINE_BYTES_MAX { Ok(None) } else { Err(Fault::Long) };
+    };
+    let text = within[..end].strip_suffix(b"\r").ok_or(Fault::End)?;
+    let no_ascii = text.iter().position(|byte| !byte.is_ascii());
+    let text = std::str::from_utf8(text).map_err(|_| Fault::Text(no_ascii.unwrap_or_default()))?;
+    let mut fields = text.split(' ');
+    let client = match fields.nth(1) {
+        Some("TCP4") => Some(addresses::<Ipv4Addr>(fields, "an IPv4 address")?),
+        Some("TCP6") => Some(addresses::<Ipv6Addr>(fields, "an IPv6 address")?),
+        Some("UNKNOWN") => None,
+        _ => return Err(Fault::Family),
+    };
+    Ok(Some((client, end + 1)))
+}
+
+fn addresses<T: FromStr + Into<IpAddr>>(
+    mut fields: Split<'_, char>,
+    what: &'static str,
+) -> Result<SocketAddr, Fault> {
+    let mut address = |at| -> Result<T, Fault> {
+        fields.next().and_then(|field| field.parse().ok()).ok_or(Fault::Field(at, what))
+    };
+    let (client, _) = (address(3)?, address(4)?);
+    let mut port = |at| {
+        let port = fields.next().and_then(|field| Some((field, field.parse::<u16>().ok()?)));
+        // Not `+1` and not `01`.
+        let port = port.filter(|(field, port)| *field == port.to_string());
+        port.map(|(_, port)| port).ok_or(Fault::Field(at, "a port"))
+    };
+    let (port, _) = (port(5)?, port(6)?);
+    if fields.next().is_some() { Err(Fault::More) } else { Ok(SocketAddr::new(client.into(), port)) }
+}
+
+fn block(said: &[u8]) -> Result<Option<Header>, Fault> {
+    let Some(&[command, kind, high, low]) = said[SIGNATURE.len()..].first_chunk() else {
+        // What is there may be wrong already.
+        return said.get(SIGNATURE.len()).map_or(Ok(None), |command| is_local(*command).map(|_| None));
+    };
+    let is_local = is_local(command)?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let least = match kind {
+        _ if is_local => 0,
+        0x11 => 12,
+        0x21 => 36,
+        // Not known, UDP, or no address of the Internet: the connection is the proxy's own to us.
+        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => 0,
+        kind => return Err(Fault::Kind(kind)),
+    };
+    if length < least {
+        return Err(Fault::Short { said: length, least });
+    }
+    let Some(body) = said[HEAD_BYTES..].get(..length) else { return Ok(None) };
+    let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
+    let client = match body {
+        [a, b, c, d, ..] if least == 12 => Some(SocketAddr::new(IpAddr::from([*a, *b, *c, *d]), port(8))),
+        body if least == 36 => {
+            let address = *body.first_chunk::<16>().expect("the body has at least 36 bytes");
+            Some(SocketAddr::new(IpAddr::from(address), port(32)))
+        }
+        _ => None,
+    };
+    Ok(Some((client, HEAD_BYTES + length)))
+}
+
+fn is_local(command: u8) -> Result<bool, Fault> {
+    match command {
+        0x20 => Ok(true),
+        0x21 => Ok(false),
+        command => Err(Fault::Command(command)),
+    }
+}
+
+/// The header for a backend: who the client is, where that is known.
+pub fn header(version: ProxyVersion, client: Option<SocketAddr>, backend: SocketAddr) -> Vec<u8> {
+    let Some(client) = client else {
+        return match version {
+            ProxyVersion::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+            ProxyVersion::V2 => [SIGNATURE, b"\x20\0\0\0"].concat(),
+        };
+    };
+    let to = match (client.ip(), backend.ip()) {
+        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => backend.ip(),
+        // Both are of one family in a header; it is the client that matters.
+        (IpAddr::V4(_), IpAddr::V6(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        (IpAddr::V6(_), IpAddr::V4(_)) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let (from, ports) = (client.ip(), (client.port(), backend.port()));
+    match version {
+        ProxyVersion::V1 => {
+            let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
+            format!("PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1).into_bytes()
+        }
+        ProxyVersion::V2 => {
+            let kind: &[u8] = if from.is_ipv4() { b"\x21\x11\0\x0c" } else { b"\x21\x21\0\x24" };
+            let octets = |ip| match ip {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            let ports = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+            [SIGNATURE, kind, &octets(from), &octets(to), &ports].concat()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENTS: [&str; 2] = ["192.0.2.7:50000", "[2001:db8::7]:50000"];
+
+    #[test]
+    fn what_is_written_is_read_at_every_cut() {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
+            for client in
+                CLIENTS.map(|client| Some(client.parse().expect("an address"))).into_iter().chain([None])
+            {
+                for backend in CLIENTS {
+                    let bytes = header(version, client, backend.parse().expect("an address"));
+                    for cut in 1..bytes.len() {
+                        assert_eq!(parse(&bytes[..cut]), Ok(None), "{version:?} {client:?} {cut}");
+                    }
+                    let more = [&bytes[..], b"PROXY"].concat();
+                    assert_eq!(parse(&more), Ok(Some((client, bytes.len()))), "{version:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_manual_says() {
+        let [client, _] = CLIENTS.map(|client| client.parse().expect("an address"));
+        let backend = "10.0.0.1:25".parse().expect("an address");
+        let line = header(ProxyVersion::V1, Some(client), backend);
+        assert_eq!(line, b"PROXY TCP4 192.0.2.7 10.0.0.1 50000 25\r\n");
+        let bytes = header(ProxyVersion::V2, Some(client), backend);
+        let expected =
+            [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 7, 10, 0, 0, 1, 195, 80, 0, 25]]
+                .concat();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn what_names_no_client_is_the_proxys_own() {
+        let udp = [SIGNATURE, b"\x21\x12\0\x0c", &[7; 12]].concat();
+        let unix = [SIGNATURE, b"\x21\x31\0\xd8", &[7; 216]].concat();
+        // What stands behind UNKNOWN or LOCAL is not looked at.
+        let local = [SIGNATURE, b"\x20\x11\0\x02ab"].concat();
+        for bytes in [&b"PROXY UNKNOWN ffff::1 x y\r\n"[..], &udp, &unix, &local] {
+            assert_eq!(parse(bytes), Ok(Some((None, bytes.len()))), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_told_where_and_at_once() {
+        let v2 = |rest: &[u8]| [SIGNATURE, rest].concat();
+        let long = format!("PROXY UNKNOWN {}", "x".repeat(93));
+        for (bytes, told) in [
+            (b"GET / HTTP/1.1\r\n".to_vec(), "its byte 0 is 0x47; let the proxy send one"),
+            (b"PROXX".to_vec(), "its byte 4 is 0x58;"),
+            (b"\r\n\r\n\0\r\nQUIX".to_vec(), "its byte 10 is 0x58;"),
+            (long.into_bytes(), "no end within 107 bytes"),
+            (b"PROXY TCP4 1\n".to_vec(), "LF alone"),
+            (b"PROXY \xff\r\n".to_vec(), "byte 6 of its PROXY line is no ASCII"),
+            (b"PROXY TCP9 1 2 3 4\r\n".to_vec(), "field 2"),
+            (b"PROXY  TCP4 192.0.2.7 192.0.2.8 1 2\r\n".to_vec(), "field 2"),
+            (b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec(), "field 3 of its PROXY line is not an IPv4 address"),
+            (
+                b"PROXY TCP6 ::1 192.0.2.7 1 2\r\n".to_vec(),
+                "field 4 of its PROXY line is not an IPv6 address",
+            ),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.8 01 2\r\n".to_vec(), "field 5 of its PROXY line is not a port"),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.8 1\r\n".to_vec(), "field 6 of its PROXY line is not a port"),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.8 1 2 3\r\n".to_vec(), "more than 6 fields"),
+            (v2(b"\x31"), "byte 12 of its PROXY header is 0x31"),
+            (v2(b"\x21\x13\0\0"), "byte 13 of its PROXY header is 0x13"),
+            (v2(b"\x21\x21\0\x0c"), "say that 12 bytes follow, where 36 have to"),
+        ] {
+            let fault = parse(&bytes).expect_err("it is none").to_string();
+            assert!(fault.contains(told), "{bytes:?}: {fault}");
+        }
+    }
+}
