@@ -63,14 +63,16 @@ fn beat(link: &mut Link) -> io::Result<()> {
 
 /// Writes until the socket takes not one byte more; how many bytes that were.
 async fn fill(mut socket: &std::net::TcpStream) -> usize {
-    let mut count = 0;
+    let (mut count, mut quiet) = (0, 0);
     // What its kernel had sent on makes room again, for a moment.
-    for _ in 0..5 {
+    while quiet < 5 {
+        let before = count;
         for piece in [4096, 1] {
             while let Ok(more) = socket.write(&[0; 4096][..piece]) {
                 count += more;
             }
         }
+        quiet = if count == before { quiet + 1 } else { 0 };
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     count
