@@ -13,12 +13,12 @@ use portcullis::{
     link::{
         Peer,
         framed::Event,
-        greet::{Linked, Says, hello},
+        greet::{Granted, Linked, Says, hello},
         leg::Leg,
         pool::Pool,
     },
     net::{stream::Stream, tcp, tls::Identity},
-    profile::{LinkTls, Material, Place, PoolLimits, ServiceName},
+    profile::{Carries, LinkTls, Material, Place, PoolLimits, ServiceName},
     proto::link::{
         decoder::{Decoder, Want},
         frame::{self, DATA_MAX, Frame, Header, Kind},
@@ -222,7 +222,7 @@ async fn linked() -> (Linked, Linked) {
     let (listener, at) = listener().await.unwrap();
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());
     let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into() };
-    let (opens, serves) = (Says::Opens(Arc::new(|_, _| grant())), Says::Serves(Arc::new(|_| offer())));
+    let (opens, serves) = (Says::Opens(Arc::new(|_, _| granted())), Says::Serves(Arc::new(|_| offer())));
     let (opener, server) = tokio::join!(
         hello(Stream::Tcp(accepted.unwrap().0), peer.clone(), &opens, CancellationToken::new()),
         hello(Stream::Tcp(dialled), peer, &serves, CancellationToken::new()),
@@ -231,11 +231,15 @@ async fn linked() -> (Linked, Linked) {
 }
 
 fn offer() -> Offer {
-    Offer { services: vec![service()], target: 1, maximum: 4 }
+    Offer { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
 }
 
 fn grant() -> Grant {
     Grant { services: vec![service()], links: 4, data: DATA_MAX }
+}
+
+fn granted() -> Granted {
+    Granted { grant: grant(), unlike: Vec::new() }
 }
 
 fn open() -> Open {

@@ -25,15 +25,21 @@ use crate::{
         serving::{Loss, Server},
     },
     net::{stream::Stream, tcp},
-    profile::{LinkAddress, Role, ServiceName},
+    profile::{Carries, LinkAddress, Role, ServiceName},
     proto::{
         link::{hello::Offer, open::Open},
         socks5::{self, SocksError},
     },
 };
 
-/// A service, and which gateways may use it; `None`: all of the link's peers.
-pub type Offered = (ServiceName, Option<Vec<String>>);
+/// A service of an internal half.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    pub name: ServiceName,
+    /// Which gateways may use it; `None`: all of the link's peers.
+    pub peers: Option<Vec<String>>,
+    pub carries: Carries,
+}
 
 /// What an internal half offers over its links, as its profile says now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,14 +54,14 @@ pub struct Offering {
 impl Offering {
     /// The `hello` to a DMZ gateway: what it may use.
     pub fn to(&self, peer: &Peer) -> Offer {
-        let allowed = |(_, peers): &&Offered| peer.is_among(peers.as_deref());
-        let services = self.services.iter().filter(allowed).map(|(name, _)| name.clone()).collect();
+        let allowed = self.services.iter().filter(|service| peer.is_among(service.peers.as_deref()));
+        let services = allowed.map(|service| (service.name.clone(), service.carries)).collect();
         Offer { services, target: self.prepared, maximum: self.maximum }
     }
 
     /// The services that SOCKS5 links are parked for.
     fn parks(&self) -> Vec<ServiceName> {
-        let names = self.services.iter().map(|(name, _)| name);
+        let names = self.services.iter().map(|service| &service.name);
         names.filter(|name| !self.drained.contains(name)).cloned().collect()
     }
 }
@@ -128,6 +134,8 @@ impl Uses for Use {
         Terms { says, epoch: self.server.epoch().clone() }
     }
 
+    fn heard(&self, _: &Linked) {}
+
     fn linked(&self, _: &Keeper, linked: Linked) {
         self.server.stands(linked.link);
     }
@@ -160,8 +168,8 @@ async fn park(keeper: &Arc<Keeper>, offering: &Offering, dialled: Dialled, serve
     let Some(service) = service else {
         return keeper.failed(None, "this half offers no service".into(), false);
     };
-    let allowed = offering.services.iter().find(|(name, _)| *name == service);
-    if allowed.is_some_and(|(_, peers)| !peer.is_among(peers.as_deref())) {
+    let offered = offering.services.iter().find(|offered| offered.name == service);
+    if offered.is_some_and(|offered| !peer.is_among(offered.peers.as_deref())) {
         let why = format!("{} is not among the service's `peers`", peer.label());
         return keeper.failed(Some(&service), why, false);
     }

@@ -70,6 +70,10 @@ impl Uses for Use {
         Terms { says: Says::Opens(self.granting.clone()), epoch: self.pool.epoch().clone() }
     }
 
+    fn heard(&self, linked: &Linked) {
+        self.pool.heard(linked);
+    }
+
     fn linked(&self, keeper: &Keeper, linked: Linked) {
         let keeper_of = self.keeper.clone();
         let lost = Arc::new(move |stood, loss| {

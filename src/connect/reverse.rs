@@ -87,6 +87,7 @@ pub(super) fn failure(error: &TakeError) -> ConnectFailure {
     let who = match error {
         TakeError::Full(_) => Who::Limit,
         TakeError::Late(_) => Who::Time,
+        TakeError::Unlike(_) => Who::Policy,
         TakeError::Closed => Who::Operator,
     };
     ConnectFailure { who, refusal: Refusal::Unavailable, reason: error.to_string() }

@@ -20,7 +20,7 @@ use crate::{
         tcp,
         tls::Identity,
     },
-    profile::{LinkAddress, ServiceName},
+    profile::{Carries, LinkAddress, ServiceName},
     proto::{
         Refusal,
         link::{
@@ -54,9 +54,34 @@ pub enum LinkError {
 }
 
 /// Makes what an opener says to a server.
-pub type Granting = Arc<dyn Fn(&Peer, &Offer) -> Grant + Send + Sync>;
+pub type Granting = Arc<dyn Fn(&Peer, &Offer) -> Granted + Send + Sync>;
 /// Makes what a server says to an opener.
 pub type Offering = Arc<dyn Fn(&Peer) -> Offer + Send + Sync>;
+
+/// What an opener makes of an offer.
+#[derive(Debug)]
+pub struct Granted {
+    pub grant: Grant,
+    pub unlike: Vec<Unlike>,
+}
+
+/// A service that carries one thing at the other half and another at this one, so that it is not granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unlike {
+    pub service: ServiceName,
+    pub there: Carries,
+    pub here: Carries,
+}
+
+impl fmt::Display for Unlike {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, there, here } = self;
+        write!(
+            out,
+            "`{service}` carries {there} there and {here} here: write the same `carries` on both halves"
+        )
+    }
+}
 
 /// What this half says in its `hello`, and how long that holds.
 #[derive(Clone)]
@@ -97,6 +122,8 @@ pub struct Linked {
     pub link: Box<Link>,
     pub offer: Offer,
     pub grant: Grant,
+    /// What the opener has found; nothing where this end serves.
+    pub unlike: Vec<Unlike>,
 }
 
 /// How a greeting went.
@@ -179,11 +206,11 @@ pub async fn hello(
                 let Frame::Offer(offer) = poll_fn(|cx| link.poll_greeting(cx)).await? else {
                     return Err(unexpected(&link));
                 };
-                let grant = granting(link.peer(), &offer);
+                let Granted { grant, unlike } = granting(link.peer(), &offer);
                 link.agreed(grant.services.iter().cloned(), holds);
                 link.stage(Kind::Hello, &grant.body())?;
                 poll_fn(|cx| link.poll_flush(cx)).await?;
-                Ok(Linked { link, offer, grant })
+                Ok(Linked { link, offer, grant, unlike })
             }
             Says::Serves(offering) => {
                 let offer = offering(&peer);
@@ -195,7 +222,7 @@ pub async fn hello(
                 };
                 link.bound_data(grant.data);
                 link.agreed([], holds);
-                Ok(Linked { link, offer, grant })
+                Ok(Linked { link, offer, grant, unlike: Vec::new() })
             }
         }
     };

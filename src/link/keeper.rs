@@ -62,6 +62,9 @@ pub struct Shared {
 pub trait Uses: Send + Sync {
     fn terms(&self) -> Terms;
 
+    /// The two ends of a link of our own have told each other all.
+    fn heard(&self, linked: &Linked);
+
     /// A link of our own stands, and is counted already.
     fn linked(&self, keeper: &Keeper, linked: Linked);
 
@@ -108,7 +111,10 @@ struct Books {
     lanes: BTreeMap<Option<ServiceName>, Course>,
     demand: Demand,
     peer: Option<Arc<str>>,
-    refused: Vec<ServiceName>,
+    /// What its links are not used for, and why.
+    refused: Vec<String>,
+    /// The first service that the far side carries otherwise.
+    unlike: Option<String>,
 }
 
 impl Keeper {
@@ -128,6 +134,7 @@ impl Keeper {
             demand: Demand::new(Instant::now()),
             peer: None,
             refused: Vec::new(),
+            unlike: None,
         };
         let keeper = Arc::new_cyclic(|weak| Self {
             gateway,
@@ -260,7 +267,9 @@ impl Keeper {
             wire,
             ..PoolRow::new(self.shared.role, name)
         };
-        self.lane(books, service.as_ref()).show(row)
+        let unlike = books.unlike.clone();
+        let row = self.lane(books, service.as_ref()).show(row);
+        PoolRow { last_error: row.last_error.or(unlike), ..row }
     }
 
     /// Ready links wanted now.
@@ -361,17 +370,10 @@ impl Keeper {
     }
 
     async fn link_own(&self, mut linked: Linked, permit: OwnedSemaphorePermit, began: Instant) {
+        self.uses.heard(&linked);
         if linked.grant.services.is_empty() {
-            let linked_to = linked.link.peer().label();
-            let offered: Vec<_> = linked.offer.services.iter().map(ToString::to_string).collect();
+            let why = why_unused(&linked);
             greet::part(linked.link).await;
-            let why = match offered.is_empty() {
-                true => format!("{} is not among the `peers` of any service", linked_to),
-                false => {
-                    let offered = offered.join(", ");
-                    format!("it knows none of {offered}, or it is not allowed for this gateway")
-                }
-            };
             return self.failed(None, why, false);
         }
         let peer = linked.link.peer().label();
@@ -390,24 +392,31 @@ impl Keeper {
         self.uses.linked(self, linked);
     }
 
-    /// Names the services that one side has and the other does not, when that changes.
+    /// Names the services that links are not used for, when that changes.
     fn tell_refused(&self, linked: &Linked) {
-        let granted = &linked.grant.services;
-        let refused: Vec<_> =
-            linked.offer.services.iter().filter(|service| !granted.contains(service)).cloned().collect();
+        let unlike: Vec<_> = linked.unlike.iter().map(ToString::to_string).collect();
+        let is_unlike = |service: &ServiceName| linked.unlike.iter().any(|unlike| unlike.service == *service);
+        let is_refused =
+            |service: &&ServiceName| !linked.grant.services.contains(*service) && !is_unlike(service);
+        let offered = linked.offer.services.iter().map(|(service, _)| service);
+        let names: Vec<_> = offered.filter(is_refused).map(ToString::to_string).collect();
         let mut books = self.lock();
+        books.unlike = unlike.first().cloned();
+        let mut refused = unlike;
+        if !names.is_empty() {
+            let why = match self.shared.role {
+                Role::Dmz => "unknown here, or not allowed",
+                Role::Internal => "unknown there, not allowed, or not carried in the same way",
+            };
+            refused.push(format!("not used for {}: {why}", names.join(", ")));
+        }
         if books.refused == refused {
             return;
         }
         books.refused = refused.clone();
         drop(books);
-        let names: Vec<_> = refused.iter().map(ToString::to_string).collect();
-        if !names.is_empty() {
-            self.shared.notices.warn(format!(
-                "link to {}: not used for {}: unknown there, or not allowed",
-                self.gateway,
-                names.join(", ")
-            ));
+        for line in refused {
+            self.shared.notices.warn(format!("link to {}: {line}", self.gateway));
         }
     }
 
@@ -486,6 +495,21 @@ impl Keeper {
 
     fn lock(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a link can not be used for anything.
+fn why_unused(linked: &Linked) -> String {
+    if !linked.unlike.is_empty() {
+        return linked.unlike.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    }
+    let offered: Vec<_> = linked.offer.services.iter().map(|(service, _)| service.to_string()).collect();
+    match offered.is_empty() {
+        true => format!("{} is not among the `peers` of any service", linked.link.peer().label()),
+        false => format!(
+            "it knows none of {}, or it is not allowed for this gateway, or carries something else there",
+            offered.join(", ")
+        ),
     }
 }
 

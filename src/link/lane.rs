@@ -155,13 +155,10 @@ impl Lane {
     }
 }
 
-/// The row of a service that no peer offers.
-pub fn row_without_peer(service: &ServiceName, target: usize) -> PoolRow {
-    PoolRow {
-        target,
-        last_error: Some("no internal gateway has dialled in for this service".into()),
-        ..PoolRow::new(Role::Dmz, service.to_string())
-    }
+/// The row of a service that no peer offers, or none as it is carried here.
+pub fn row_without_peer(service: &ServiceName, target: usize, why: Option<String>) -> PoolRow {
+    let why = why.unwrap_or_else(|| "no internal gateway has dialled in for this service".into());
+    PoolRow { target, last_error: Some(why), ..PoolRow::new(Role::Dmz, service.to_string()) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The conversations that `fuzz/corpus/link` holds, a file each, and what each comes to.
 
 use portcullis::{
-    profile::ServiceName,
+    profile::{Carries, ServiceName},
     proto::link::{
         frame::{self, Cause, DATA_MAX, Kind, Reset},
         hello::{Grant, Offer},
@@ -31,13 +31,18 @@ fn greetings() -> Vec<Row> {
     // The server's own `hello` goes out while the grant's first byte is there.
     let greets = [turn(0, Some(Kind::Hello)), turn(4, None)];
     let server = |body: &[u8]| input(Server, false, &greets, &push(Kind::Hello, body));
-    let offer = |names: &[&str]| Offer { services: services(names), target: 2, maximum: 8 }.body();
+    let offer_of = |carries: Carries, names: &[&str]| {
+        let services = services(names).into_iter().map(|name| (name, carries)).collect();
+        Offer { services, target: 2, maximum: 8 }.body()
+    };
+    let offer = |names: &[&str]| offer_of(Carries::Bytes, names);
     let grant = |data| Grant { services: services(&["web"]), links: 4, data }.body();
-    let offer_of = |count: u8, names: &[u8]| [b"\x01\0\x02\0\x08\0", &[count][..], names].concat();
+    let told = |count: u8, names: &[u8]| [b"\x01\0\x02\0\x08\0", &[count][..], names].concat();
     let twice = push(Kind::Hello, &offer(&["web"])).repeat(2);
     let other_version = [&[2][..], &offer(&["web"])[1..]].concat();
     vec![
         ("hello-offer", opener(&offer(&["orders", "web"])), "greeted"),
+        ("hello-offer-of-http", opener(&offer_of(Carries::Http, &["web", "orders"])), "greeted"),
         ("hello-offer-of-nothing", opener(&offer(&[])), "greeted"),
         ("hello-offer-of-many", opener(&offer(&["web"; 200])), "greeted"),
         ("hello-offer-twice", input(Opener, false, &[], &twice), "a frame `hello` while the link is greeted"),
@@ -49,17 +54,22 @@ fn greetings() -> Vec<Row> {
         ("hello-other-version", opener(&other_version), "an unknown version"),
         (
             "hello-name-of-no-service",
-            opener(&offer_of(1, b"\x03a b")),
+            opener(&told(1, b"\0\x03a b")),
             "a service's name that no profile could hold",
         ),
-        ("hello-name-empty", opener(&offer_of(1, b"\0")), "a service's name that no profile could hold"),
-        ("hello-name-too-long", opener(&offer_of(1, b"\xffweb")), "it ends too early"),
+        ("hello-name-empty", opener(&told(1, b"\0\0")), "a service's name that no profile could hold"),
+        ("hello-name-too-long", opener(&told(1, b"\0\xffweb")), "it ends too early"),
         (
             "hello-more-names-than-told",
-            opener(&offer_of(1, b"\x03web\x03web")),
+            opener(&told(1, b"\0\x03web\0\x03web")),
             "it goes on behind its last name",
         ),
-        ("hello-fewer-names-than-told", opener(&offer_of(3, b"\x03web")), "it ends too early"),
+        ("hello-fewer-names-than-told", opener(&told(3, b"\x01\x03web")), "it ends too early"),
+        (
+            "hello-carries-nothing-known",
+            opener(&told(1, b"\x02\x03web")),
+            "a service that carries nothing known",
+        ),
         ("hello-grant", server(&grant(DATA_MAX)), "ready"),
         ("hello-grant-of-no-data", server(&grant(0)), "it takes no data"),
         (

@@ -10,11 +10,11 @@ use portcullis::{
     link::{
         Peer,
         framed::{Event, Link},
-        greet::{Says, hello},
+        greet::{Granted, Says, hello},
         trouble::Trouble,
     },
     net::stream::Stream,
-    profile::ServiceName,
+    profile::{Carries, ServiceName},
     proto::{
         Refusal,
         link::{
@@ -283,7 +283,7 @@ async fn run(end: End, stream: TcpStream) -> (Log, Result<(), String>) {
     let mut log = Log::new();
     let peer = Peer { name: None, address: "peer".into() };
     let says = match end {
-        End::Opener => Says::Opens(Arc::new(|_, _| grant())),
+        End::Opener => Says::Opens(Arc::new(|_, _| Granted { grant: grant(), unlike: Vec::new() })),
         End::Server => Says::Serves(Arc::new(|_| offer())),
     };
     let linked = match hello(Stream::Tcp(stream), peer, &says, CancellationToken::new()).await {
@@ -421,7 +421,7 @@ impl Side {
 }
 
 fn offer() -> Offer {
-    Offer { services: vec![service()], target: 1, maximum: 4 }
+    Offer { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
 }
 
 fn grant() -> Grant {

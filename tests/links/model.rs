@@ -13,7 +13,7 @@ use std::{
 
 use fastrand::Rng;
 use portcullis::{
-    profile::ServiceName,
+    profile::{Carries, ServiceName},
     proto::{
         Refusal,
         link::{
@@ -426,7 +426,7 @@ fn byte(session: u32, from: End, offset: u64) -> u8 {
 }
 
 fn offer() -> Offer {
-    Offer { services: vec![service()], target: 2, maximum: 8 }
+    Offer { services: vec![(service(), Carries::Bytes)], target: 2, maximum: 8 }
 }
 
 fn grant() -> Grant {

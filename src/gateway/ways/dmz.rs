@@ -9,13 +9,13 @@ use super::{Common, IdentityCell, Port, RETRY, RETRY_HURRIED, Resized, greeter, 
 use crate::{
     connect::{Connector, direct::Target, forward::Dialler},
     link::{
-        greet::{self, Asked, Granting, Greeted, Says, Terms},
+        greet::{self, Asked, Granted, Granting, Greeted, Linked, Says, Terms, Unlike},
         keeper::{Shared, Wanted},
         listener,
         pool::{LINKS_MAX, Pool},
     },
     net::{edges::Edges, listen::BindError, tls::Identity},
-    profile::{Backend, DmzHalf, DmzWay, LinkAddress, Role, ServiceName},
+    profile::{Backend, Carries, DmzHalf, DmzService, DmzWay, LinkAddress, Role, ServiceName},
     proto::{
         Refusal,
         link::{frame::DATA_MAX, hello::Grant},
@@ -24,8 +24,15 @@ use crate::{
     telemetry::snapshot::{PoolRow, ServicePhase},
 };
 
-/// The services of a DMZ half, and which peers may offer each; `None`: all of the link's peers.
-type Policy = HashMap<ServiceName, Option<Vec<String>>>;
+/// The services of a DMZ half, and what is asked of who offers them.
+type Policy = HashMap<ServiceName, OfService>;
+
+#[derive(Debug, PartialEq, Eq)]
+struct OfService {
+    /// Which peers may offer it; `None`: all of the link's peers.
+    peers: Option<Vec<String>>,
+    carries: Carries,
+}
 
 /// Where the DMZ half takes its sessions.
 pub struct DmzSide {
@@ -125,8 +132,10 @@ impl DmzSide {
 
     /// Whether the policy is the one there was.
     fn take_over(&mut self, half: &DmzHalf) -> bool {
+        let of_service =
+            |service: &DmzService| OfService { peers: service.peers.clone(), carries: service.carries };
         let policy =
-            half.services.iter().map(|service| (service.name.clone(), service.peers.clone())).collect();
+            half.services.iter().map(|service| (service.name.clone(), of_service(service))).collect();
         let stays = **self.policy.load() == policy;
         self.policy.store(Arc::new(policy));
         match (&mut self.parts, &half.way) {
@@ -145,7 +154,7 @@ impl DmzSide {
                 let policy = self.policy.load();
                 pool.keep_only(|peer, service| {
                     peer.is_among(of_link)
-                        && policy.get(service).is_some_and(|peers| peer.is_among(peers.as_deref()))
+                        && policy.get(service).is_some_and(|of| peer.is_among(of.peers.as_deref()))
                 });
             }
             _ => {}
@@ -244,10 +253,19 @@ impl DmzSide {
 fn granting(policy: Arc<ArcSwap<Policy>>) -> Granting {
     Arc::new(move |peer, offer| {
         let policy = policy.load();
-        let allowed =
-            |service: &&ServiceName| policy.get(service).is_some_and(|peers| peer.is_among(peers.as_deref()));
-        let services = offer.services.iter().filter(allowed).cloned().collect();
-        Grant { services, links: LINKS_MAX, data: DATA_MAX }
+        let (mut services, mut unlike) = (Vec::new(), Vec::new());
+        for (service, there) in &offer.services {
+            let Some(here) = policy.get(service).filter(|of| peer.is_among(of.peers.as_deref())) else {
+                continue;
+            };
+            match here.carries == *there {
+                true => services.push(service.clone()),
+                false => {
+                    unlike.push(Unlike { service: service.clone(), there: *there, here: here.carries });
+                }
+            }
+        }
+        Granted { grant: Grant { services, links: LINKS_MAX, data: DATA_MAX }, unlike }
     })
 }
 
@@ -263,22 +281,31 @@ impl Offers {
     async fn take(self, greeted: Greeted) {
         match greeted {
             Greeted::Seen(_) => {}
-            Greeted::Linked(linked) if linked.grant.services.is_empty() => {
-                let who = linked.link.peer().label();
-                self.common.notices.warn(format!(
-                    "link from {who} refused: it offers no service that is known here and allows it in its `peers`"
-                ));
-                greet::part(linked.link).await;
-            }
-            Greeted::Linked(linked) => self.pool.stands(linked),
+            Greeted::Linked(linked) => self.link(linked).await,
             Greeted::Asked(asked) => self.park(asked).await,
         }
+    }
+
+    async fn link(self, linked: Linked) {
+        let who = linked.link.peer().label();
+        for unlike in self.pool.heard(&linked) {
+            self.common.notices.warn(format!("link from {who}: {unlike}"));
+        }
+        if !linked.grant.services.is_empty() {
+            return self.pool.stands(linked);
+        }
+        if linked.unlike.is_empty() {
+            self.common.notices.warn(format!(
+                "link from {who} refused: it offers no service that is known here and allows it in its `peers`"
+            ));
+        }
+        greet::part(linked.link).await;
     }
 
     /// A SOCKS5 link, for the service that it names.
     async fn park(self, asked: Asked) {
         let Asked { mut stream, peer, service } = asked;
-        let allowed = self.policy.load().get(&service).map(|peers| peer.is_among(peers.as_deref()));
+        let allowed = self.policy.load().get(&service).map(|of| peer.is_among(of.peers.as_deref()));
         let known = self.common.sessions.services.load().get(&(Role::Dmz, service.clone())).cloned();
         let drains = known.is_some_and(|known| known.phase() == ServicePhase::Draining);
         let refusal = match allowed {

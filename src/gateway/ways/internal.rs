@@ -9,7 +9,7 @@ use super::{Common, IdentityCell, Port, RETRY_HURRIED, Resized, greeter, same_id
 use crate::{
     accept::{
         Negotiated, forward,
-        reverse::{Offering, Parking},
+        reverse::{Offered, Offering, Parking},
     },
     link::{
         greet::{Says, Terms},
@@ -17,7 +17,7 @@ use crate::{
         serving::Server,
     },
     net::{listen::BindError, tls::Identity},
-    profile::{InternalHalf, InternalWay, LinkAddress, Retry, Role, ServiceName},
+    profile::{InternalHalf, InternalService, InternalWay, LinkAddress, Retry, Role, ServiceName},
     telemetry::snapshot::PoolRow,
 };
 
@@ -188,11 +188,9 @@ impl InternalSide {
     pub fn suffices(&self) -> bool {
         match &self.parts {
             InternalParts::Forward { .. } => self.missing().is_none(),
-            InternalParts::Reverse { parkings } => {
-                self.offering.load().services.iter().all(|(service, _)| {
-                    parkings.values().any(|parking| parking.keeper.can_serve(Some(service)))
-                })
-            }
+            InternalParts::Reverse { parkings } => self.offering.load().services.iter().all(|service| {
+                parkings.values().any(|parking| parking.keeper.can_serve(Some(&service.name)))
+            }),
         }
     }
 
@@ -240,8 +238,12 @@ impl InternalSide {
 }
 
 fn offering(half: &InternalHalf) -> Offering {
-    let services =
-        half.services.iter().map(|service| (service.name.clone(), service.peers.clone())).collect();
+    let offered = |service: &InternalService| Offered {
+        name: service.name.clone(),
+        peers: service.peers.clone(),
+        carries: service.carries,
+    };
+    let services = half.services.iter().map(offered).collect();
     let prepared = match &half.way {
         InternalWay::Reverse { prepared, .. } => *prepared,
         // Whoever dials says how many are kept.

@@ -19,12 +19,15 @@ use thiserror::Error;
 use tokio::{sync::oneshot, time::timeout};
 
 mod rows;
+mod unlike;
+
+use unlike::Unlikes;
 
 use super::{
     LEAVE, Peer,
     epoch::Epoch,
     framed::{Home, Link},
-    greet::{Linked, bid_farewell, part},
+    greet::{Linked, Unlike, bid_farewell, part},
     keeper::LIVED,
     lane::{Lane, Lost, Ready, Serves},
     leg::Leg,
@@ -51,6 +54,8 @@ pub enum TakeError {
     Full(usize),
     #[error("no link came within {}s", .0.as_secs_f32())]
     Late(Duration),
+    #[error("{0}")]
+    Unlike(String),
     #[error("the pool has closed")]
     Closed,
 }
@@ -79,6 +84,7 @@ struct Books {
     waiters: VecDeque<Waiter>,
     next_waiter: u64,
     services: HashMap<ServiceName, OfService>,
+    unlikes: Unlikes,
     closed: bool,
 }
 
@@ -112,6 +118,7 @@ impl Pool {
             waiters: VecDeque::new(),
             next_waiter: 0,
             services: HashMap::new(),
+            unlikes: Unlikes::default(),
             closed: false,
         };
         let books = Mutex::new(books);
@@ -130,6 +137,11 @@ impl Pool {
     /// How long what is agreed with its links holds.
     pub fn epoch(&self) -> &Arc<Epoch> {
         &self.epoch
+    }
+
+    /// A peer has said what it offers; what it carries otherwise than this half, and had not said yet.
+    pub fn heard(&self, linked: &Linked) -> Vec<Unlike> {
+        self.lock().unlikes.heard(linked.link.peer(), &linked.unlike)
     }
 
     /// Takes in a SOCKS5 link that its peer has parked; gives it back when the pool takes none.
@@ -286,6 +298,9 @@ impl Pool {
             if let Some(taken) = self.pop(&mut books, service, not) {
                 return Ok(taken);
             }
+            if let Some(why) = books.why_unserved(service) {
+                return Err(TakeError::Unlike(why));
+            }
             let waiters = books.limits.waiters;
             let of_service = books.services.entry(service.clone()).or_default();
             if of_service.waiting >= waiters {
@@ -366,6 +381,7 @@ impl Pool {
     pub fn retire_links(&self) {
         self.epoch.end();
         let mut books = self.lock();
+        books.unlikes.clear();
         for lane in books.lanes.iter_mut().filter(|lane| matches!(lane.serves, Serves::Granted(_))) {
             self.close_all(lane.ready.drain(..), Kind::Retire);
         }
@@ -473,6 +489,12 @@ impl Books {
         Some(self.lanes.len() - 1)
     }
 
+    /// Why nobody serves a service that somebody offers.
+    fn why_unserved(&self, service: &ServiceName) -> Option<String> {
+        let is_served = self.lanes.iter().any(|lane| lane.serves.serves(service));
+        self.unlikes.of_service(service).filter(|_| !is_served)
+    }
+
     /// The first client in the queue that a link of a lane can serve.
     fn next_for(&mut self, lane: usize, serves: &Serves) -> Option<Waiter> {
         let peer = &self.lanes[lane].peer;
@@ -518,6 +540,7 @@ mod tests {
     use super::*;
     use crate::{
         net::echo::Echo,
+        profile::Carries,
         proto::link::{
             frame,
             hello::{Grant, Offer},
@@ -568,7 +591,7 @@ mod tests {
         let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
         let (mut theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
         let mut link = Box::new(Link::new(Stream::Tcp(ours), peer(number), End::Opener));
-        let offer = Offer { services: vec![orders()], target: 1, maximum: 8 };
+        let offer = Offer { services: vec![(orders(), Carries::Bytes)], target: 1, maximum: 8 };
         let grant = Grant { services: vec![orders()], links: 8, data: 1024 };
         let mut said = Vec::new();
         frame::push(&mut said, Kind::Hello, &offer.body());
@@ -579,7 +602,7 @@ mod tests {
         std::future::poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
         let mut hello = vec![0; frame::HEADER + grant.body().len()];
         theirs.read_exact(&mut hello).await.expect("a hello");
-        (Linked { link, offer, grant }, theirs)
+        (Linked { link, offer, grant, unlike: Vec::new() }, theirs)
     }
 
     #[tokio::test]

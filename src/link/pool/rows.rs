@@ -11,10 +11,17 @@ impl Pool {
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
         let mut books = self.lock();
         books.lanes.retain(Lane::is_remembered);
-        let mut rows: Vec<_> = books.lanes.iter().map(Lane::row).collect();
+        let Books { lanes, unlikes, limits, .. } = &mut *books;
+        unlikes.forget(|peer| lanes.iter().any(|lane| lane.peer == *peer && lane.counts.links() > 0));
+        let row = |lane: &Lane| {
+            let row = lane.row();
+            PoolRow { last_error: row.last_error.or_else(|| unlikes.of_peer(&lane.peer)), ..row }
+        };
+        let mut rows: Vec<_> = lanes.iter().map(row).collect();
         for service in services {
-            if !books.lanes.iter().any(|lane| lane.serves.serves(service)) {
-                rows.push(lane::row_without_peer(service, books.limits.prepared));
+            if !lanes.iter().any(|lane| lane.serves.serves(service)) {
+                let why = unlikes.of_service(service);
+                rows.push(lane::row_without_peer(service, limits.prepared, why));
             }
         }
         rows.sort_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));

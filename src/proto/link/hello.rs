@@ -1,24 +1,28 @@
 //! `hello`, the first frame of each end: what the server offers, then what the opener grants.
 //!
 //! ```text
-//! offer: version, target (2), maximum (2), names        server → opener
-//! grant: version, links (2), data (4), names            opener → server
-//! names: count (2), then each as length (1) and text
+//! offer:    version, target (2), maximum (2), services     server → opener
+//! grant:    version, links (2), data (4), names            opener → server
+//! services: count (2), then each as what it carries (1), length (1) and text
+//! names:    count (2), then each as length (1) and text
 //! ```
 
 use super::{Violation, frame::Kind};
-use crate::profile::ServiceName;
+use crate::profile::{Carries, ServiceName};
 
 const VERSION: u8 = 1;
-/// Services of one profile; each costs 2 to 256 bytes.
+/// Services of one profile; each costs 2 to 257 bytes.
 const NAMES_MAX: usize = 1024;
 pub const BODY_MIN: usize = 7;
-pub const BODY_MAX: usize = 9 + NAMES_MAX * 256;
+pub const BODY_MAX: usize = 9 + NAMES_MAX * 257;
+/// What a service carries.
+const BYTES: u8 = 0;
+const HTTP: u8 = 1;
 
 /// What the internal half tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    pub services: Vec<ServiceName>,
+    pub services: Vec<(ServiceName, Carries)>,
     /// Ready links that it means to keep, where it dials.
     pub target: usize,
     /// Links in all that it has room for.
@@ -41,7 +45,13 @@ impl Offer {
         let mut body = vec![VERSION];
         body.extend_from_slice(&bounded(self.target));
         body.extend_from_slice(&bounded(self.maximum));
-        push_names(&mut body, &self.services);
+        push_each(&mut body, &self.services, |body, (name, carries)| {
+            body.push(match carries {
+                Carries::Bytes => BYTES,
+                Carries::Http => HTTP,
+            });
+            push_name(body, name);
+        });
         body
     }
 
@@ -49,7 +59,10 @@ impl Offer {
         let mut rest = Rest(body);
         rest.version()?;
         let (target, maximum) = (rest.number(2)?, rest.number(2)?);
-        let services = rest.names()?;
+        let services = rest.each(|rest| {
+            let carries = rest.carries()?;
+            Ok((rest.name()?, carries))
+        })?;
         Ok(Self { services, target, maximum })
     }
 }
@@ -59,7 +72,7 @@ impl Grant {
         let mut body = vec![VERSION];
         body.extend_from_slice(&bounded(self.links));
         body.extend_from_slice(&u32::try_from(self.data).unwrap_or(u32::MAX).to_be_bytes());
-        push_names(&mut body, &self.services);
+        push_each(&mut body, &self.services, push_name);
         body
     }
 
@@ -67,7 +80,7 @@ impl Grant {
         let mut rest = Rest(body);
         rest.version()?;
         let (links, data) = (rest.number(2)?, rest.number(4)?);
-        let services = rest.names()?;
+        let services = rest.each(Rest::name)?;
         if data == 0 {
             return Err(Violation::Body(Kind::Hello, "it takes no data"));
         }
@@ -79,11 +92,11 @@ fn bounded(number: usize) -> [u8; 2] {
     u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes()
 }
 
-fn push_names(body: &mut Vec<u8>, names: &[ServiceName]) {
-    let names = &names[..names.len().min(NAMES_MAX)];
-    body.extend_from_slice(&bounded(names.len()));
-    for name in names {
-        push_name(body, name);
+fn push_each<T>(body: &mut Vec<u8>, services: &[T], push: impl Fn(&mut Vec<u8>, &T)) {
+    let services = &services[..services.len().min(NAMES_MAX)];
+    body.extend_from_slice(&bounded(services.len()));
+    for service in services {
+        push(body, service);
     }
 }
 
@@ -115,21 +128,31 @@ impl<'a> Rest<'a> {
         }
     }
 
-    fn names(mut self) -> Result<Vec<ServiceName>, Violation> {
+    /// All that is left: so many services, each read by `read`.
+    fn each<T>(mut self, read: impl Fn(&mut Self) -> Result<T, Violation>) -> Result<Vec<T>, Violation> {
         let count = self.number(2)?;
         if count > NAMES_MAX {
             return Err(Violation::Body(Kind::Hello, "too many services"));
         }
-        let mut names = Vec::new();
-        for _ in 0..count {
-            let length = self.number(1)?;
-            let text = std::str::from_utf8(self.take(length)?).ok();
-            let bad = Violation::Body(Kind::Hello, "a service's name that no profile could hold");
-            names.push(text.and_then(ServiceName::parse).ok_or(bad)?);
-        }
+        let services = (0..count).map(|_| read(&mut self)).collect::<Result<_, _>>()?;
         match self.0 {
-            [] => Ok(names),
+            [] => Ok(services),
             _ => Err(Violation::Body(Kind::Hello, "it goes on behind its last name")),
+        }
+    }
+
+    fn name(&mut self) -> Result<ServiceName, Violation> {
+        let length = self.number(1)?;
+        let text = std::str::from_utf8(self.take(length)?).ok();
+        let bad = Violation::Body(Kind::Hello, "a service's name that no profile could hold");
+        text.and_then(ServiceName::parse).ok_or(bad)
+    }
+
+    fn carries(&mut self) -> Result<Carries, Violation> {
+        match self.take(1)? {
+            [BYTES] => Ok(Carries::Bytes),
+            [HTTP] => Ok(Carries::Http),
+            _ => Err(Violation::Body(Kind::Hello, "a service that carries nothing known")),
         }
     }
 }
@@ -146,8 +169,9 @@ mod tests {
 
     #[test]
     fn what_is_told_is_heard() {
-        let offer = Offer { services: names(&["orders", "web"]), target: 8, maximum: 1024 };
-        assert_eq!(offer.body(), b"\x01\0\x08\x04\0\0\x02\x06orders\x03web");
+        let services = names(&["orders", "web"]).into_iter().zip([Carries::Bytes, Carries::Http]).collect();
+        let offer = Offer { services, target: 8, maximum: 1024 };
+        assert_eq!(offer.body(), b"\x01\0\x08\x04\0\0\x02\0\x06orders\x01\x03web");
         assert_eq!(Offer::parse(&offer.body()), Ok(offer));
         let grant = Grant { services: names(&["web"]), links: 70_000, data: 131_072 };
         let heard = Grant::parse(&grant.body()).expect("it is whole");
@@ -156,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_profile_of_the_largest_size_fits() {
-        let longest = |number: usize| ServiceName::parse(&format!("{number:0255}")).expect("a valid name");
+        let name = |number: usize| ServiceName::parse(&format!("{number:0255}")).expect("a valid name");
+        let longest = |number: usize| (name(number), Carries::Http);
         let offer = Offer { services: (0..NAMES_MAX).map(longest).collect(), target: 1, maximum: 1 };
         assert!(offer.body().len() <= BODY_MAX);
         assert_eq!(Offer::parse(&offer.body()), Ok(offer));

@@ -48,9 +48,8 @@ impl Inside {
         let mut link = self.port.accept().await;
         let (kind, offer) = link.hear_any().await;
         assert_eq!(kind, HELLO);
-        // All that it offers, named as it names it.
-        let grant = [&[1, 0, 8], &data.to_be_bytes()[..], &offer[5..]].concat();
-        link.say_frame(HELLO, &grant).await;
+        // All that it offers.
+        link.say_frame(HELLO, &frames::grant_of(8, data, &offer)).await;
         link
     }
 

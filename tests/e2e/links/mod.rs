@@ -2,6 +2,7 @@
 
 mod agreement;
 mod alive;
+mod carries;
 mod dialled;
 mod epochs;
 mod halves;

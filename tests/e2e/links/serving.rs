@@ -38,13 +38,13 @@ async fn its_hello_is_what_the_profile_says() {
     let text = format!(
         "mode: reverse\ninternal:\n  link: {{ connect: '{}', prepared: 3, maximum: 300, tls: {{ \
          certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, dmz2] }} }}\n  \
-         services: {{ orders: {{ connect: 'echo://' }}, web: {{ connect: 'echo://', peers: [dmz] }}, \
+         services: {{ orders: {{ connect: 'echo://' }}, web: {{ connect: 'http://127.0.0.1:9', peers: [dmz] }}, \
          hidden: {{ connect: 'echo://', peers: [dmz2] }} }}\n",
         port.address()
     );
     let _gateway = place.start("internal", &text);
     let mut link = port.accept().await;
-    link.hear(HELLO, b"\x01\0\x03\x01\x2c\0\x02\x06orders\x03web").await;
+    link.hear(HELLO, b"\x01\0\x03\x01\x2c\0\x02\0\x06orders\x01\x03web").await;
 }
 
 #[tokio::test]

@@ -54,14 +54,43 @@ fn names(services: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// The body of a server's `hello`.
+/// What a service carries, in a server's `hello`.
+pub const BYTES: u8 = 0;
+pub const HTTP: u8 = 1;
+
+/// The body of a server's `hello`; its services carry bytes.
 pub fn offer(target: u16, maximum: u16, services: &[&str]) -> Vec<u8> {
-    [&[1], &target.to_be_bytes()[..], &maximum.to_be_bytes(), &names(services)].concat()
+    let services: Vec<_> = services.iter().map(|service| (*service, BYTES)).collect();
+    offer_of(target, maximum, &services)
+}
+
+/// The same of services that carry what stands beside them.
+pub fn offer_of(target: u16, maximum: u16, services: &[(&str, u8)]) -> Vec<u8> {
+    let mut body = [&[1], &target.to_be_bytes()[..], &maximum.to_be_bytes()].concat();
+    body.extend_from_slice(&u16::try_from(services.len()).unwrap().to_be_bytes());
+    for (service, carries) in services {
+        body.extend_from_slice(&[*carries, u8::try_from(service.len()).unwrap()]);
+        body.extend_from_slice(service.as_bytes());
+    }
+    body
 }
 
 /// The body of an opener's `hello`.
 pub fn grant(links: u16, data: u32, services: &[&str]) -> Vec<u8> {
     [&[1], &links.to_be_bytes()[..], &data.to_be_bytes(), &names(services)].concat()
+}
+
+/// The same, of all that an offer names.
+pub fn grant_of(links: u16, data: u32, offer: &[u8]) -> Vec<u8> {
+    let mut grant = [&[1], &links.to_be_bytes()[..], &data.to_be_bytes(), &offer[5..7]].concat();
+    let mut rest = &offer[7..];
+    while let [_, length, behind @ ..] = rest {
+        let (name, others) = behind.split_at(usize::from(*length));
+        grant.push(*length);
+        grant.extend_from_slice(name);
+        rest = others;
+    }
+    grant
 }
 
 /// The body of `open`.
