@@ -13,6 +13,7 @@ use super::{Negotiated, Reply, Serve};
 use crate::{
     link::{
         GREET, Peer,
+        course::AT_MAXIMUM,
         framed::{Event, Link},
         greet::{self, Asked, Greeted, Linked},
         leg::Leg,
@@ -62,7 +63,7 @@ impl Visitors {
 
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut seen = self.lock();
-        seen.retain(|visitor| visitor.is_here() || visitor.at.elapsed() < REMEMBERED);
+        seen.retain(|visitor| visitor.is_here() || visitor.unseen() < REMEMBERED);
         if seen.is_empty() {
             let last_error = Some("no DMZ gateway has dialled in".into());
             return vec![PoolRow { last_error, ..PoolRow::new(Role::Internal, "*".into()) }];
@@ -116,6 +117,11 @@ impl Visitors {
 impl Visitor {
     fn is_here(&self) -> bool {
         self.counts.ready() + self.counts.carrying() > 0
+    }
+
+    /// Since it was heard of last.
+    fn unseen(&self) -> Duration {
+        self.counts.gone().map_or(self.at.elapsed(), |gone| gone.min(self.at.elapsed()))
     }
 
     fn row(&self) -> PoolRow {
@@ -179,8 +185,6 @@ pub async fn run(
     };
     listener::run(listener, greeter, greeted).await;
 }
-
-const AT_MAXIMUM: &str = "`maximum` links are in use";
 
 /// Lets a link go that is one too many; a session that is on its way already hears why.
 async fn turn_away(mut link: Box<Link>) {

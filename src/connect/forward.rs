@@ -35,7 +35,7 @@ use crate::{
     },
     telemetry::{
         end::Who,
-        snapshot::{PoolRow, PoolState, SessionPhase},
+        snapshot::{PoolRow, SessionPhase},
     },
 };
 
@@ -150,16 +150,9 @@ impl Dialler {
         self.keepers.iter().any(|keeper| keeper.can_serve(None))
     }
 
-    pub fn rows(&self) -> Vec<PoolRow> {
-        let (waiting, misses) = self.pool.clients();
-        let mut rows: Vec<_> = self.keepers.iter().flat_map(|keeper| keeper.rows()).collect();
-        if waiting > 0 {
-            rows.iter_mut().for_each(|row| row.state = PoolState::Starved);
-        }
-        if let Some(first) = rows.first_mut() {
-            (first.waiting, first.misses) = (waiting, misses);
-        }
-        rows
+    /// A row for each gateway, and one for each of `services` that none offers.
+    pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
+        self.pool.rows_of_dialled(services, self.keepers.iter().flat_map(|keeper| keeper.rows()).collect())
     }
 
     /// Whether there is a gateway left that has not refused the session.

@@ -194,7 +194,9 @@ impl Engine {
         if with_rows {
             self.common.sessions.registry.tick();
         }
-        self.feed.snapshots.send_replace(Arc::new(self.snapshot(with_rows)));
+        let snapshot = self.snapshot(with_rows);
+        self.minute.hold(&snapshot.pools, snapshot.uptime_seconds);
+        self.feed.snapshots.send_replace(Arc::new(snapshot));
     }
 
     fn obey(&mut self, asked: Asked) {

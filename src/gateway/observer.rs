@@ -15,7 +15,7 @@ use crate::{
     profile::{Role, ServiceName},
     telemetry::{
         log,
-        snapshot::{Descriptors, PoolRow, ServiceRow, Snapshot, Totals, TrafficSample},
+        snapshot::{Descriptors, PoolRow, PoolState, ServiceRow, Snapshot, Totals, TrafficSample},
         waits::{LastMinute, Seen},
     },
 };
@@ -59,12 +59,21 @@ impl Traffic {
     }
 }
 
-/// What is told of the last minute: failures of each pool row, waits of each service.
+/// What pictures before this one tell: failures of each pool row and waits of each service in the last
+/// minute, and the states that are held.
 #[derive(Debug, Default)]
 pub struct Minute {
+    held: HashMap<PoolKey, Held>,
     /// By whose they are: the counts of the last minute, one a second.
     failures: HashMap<PoolKey, VecDeque<u64>>,
     waits: HashMap<(Role, ServiceName), LastMinute>,
+}
+
+/// The state that is shown of a pool, and when it was last as bad as that, in seconds of the gateway.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    state: PoolState,
+    at: f64,
 }
 
 /// Half, service, peer, address.
@@ -93,6 +102,17 @@ impl Minute {
         }
     }
 
+    /// To be called with each picture: a pool around its target would change its word several times a
+    /// second. A worse state is true at once, a better one when it has lasted.
+    pub(super) fn hold(&mut self, pools: &[PoolRow], now: f64) {
+        let held = pools.iter().map(|row| {
+            let before = self.held.get(&key(row)).copied();
+            let goes_on = before.filter(|held| row.state < held.state && now - held.at < HOLD_SECONDS);
+            (key(row), goes_on.unwrap_or(Held { state: row.state, at: now }))
+        });
+        self.held = held.collect();
+    }
+
     fn show(&self, rows: &mut [PoolRow], services: &Services) {
         let mut told = HashSet::new();
         let is_first = |service: &(Role, ServiceName), row: &PoolRow, told: &mut HashSet<_>| {
@@ -100,6 +120,7 @@ impl Minute {
         };
         for row in rows {
             let before = self.failures.get(&key(row)).and_then(|counts| counts.front());
+            row.held = Some(self.held.get(&key(row)).map_or(row.state, |held| held.state.max(row.state)));
             row.failures_minute = row.failures.saturating_sub(before.copied().unwrap_or(0));
             let of_row = |(key, service): (&(Role, ServiceName), &Arc<Service>)| {
                 let minute = self.waits.get(key).filter(|_| is_first(key, row, &mut told))?;
@@ -112,6 +133,8 @@ impl Minute {
     }
 }
 
+/// A better state is shown when it has lasted so long.
+const HOLD_SECONDS: f64 = 1.0;
 /// Samples in a minute, one a second.
 const MINUTE_SECONDS: usize = 60;
 
@@ -224,4 +247,38 @@ pub fn descriptors() -> Descriptors {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let used = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
     Descriptors { used, limit: limit.unwrap_or(u64::MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_better_state_is_shown_when_it_has_lasted_and_a_worse_one_at_once() {
+        use PoolState::{Down, Filling, Healthy, Starved};
+        let mut minute = Minute::default();
+        let mut shown = |now: f64, state| {
+            let mut rows = vec![PoolRow { state, ..PoolRow::new(Role::Dmz, "orders".into()) }];
+            minute.show(&mut rows, &Services::new());
+            minute.hold(&rows, now);
+            (rows[0].held, rows[0].state)
+        };
+        let told = [
+            (0.0, Filling, Filling),
+            (0.25, Healthy, Filling),
+            (0.5, Filling, Filling),
+            (1.25, Healthy, Filling),
+            (1.5, Healthy, Filling),
+            (1.75, Healthy, Healthy),
+            (2.0, Starved, Starved),
+            (2.25, Filling, Starved),
+            (2.5, Starved, Starved),
+            (3.5, Filling, Starved),
+            (3.75, Filling, Filling),
+            (4.0, Down, Down),
+        ];
+        for (now, state, expected) in told {
+            assert_eq!(shown(now, state), (Some(expected), state), "at {now}");
+        }
+    }
 }

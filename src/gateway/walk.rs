@@ -87,7 +87,7 @@ impl Walk {
         if let (Some(_), Some(why)) = (trial, self.unanswered(mode).await) {
             return Found::skip(why);
         }
-        let rows = match self.ready(role, trial).await {
+        let rows = match self.ready(role, mode, trial).await {
             Ok(rows) => rows,
             Err(failed) => return failed,
         };
@@ -128,15 +128,16 @@ impl Walk {
         Some(snapshots.borrow().clone())
     }
 
-    /// Waits for healthy pools.
-    async fn ready(&self, role: Role, trial: Option<&Switching>) -> Result<Vec<PoolRow>, Found> {
+    /// Waits for healthy pools. Why nobody offers a service, a probe over a dialled link tells best.
+    async fn ready(&self, role: Role, mode: Mode, trial: Option<&Switching>) -> Result<Vec<PoolRow>, Found> {
         let (began, since) = (Instant::now(), log::utc_now());
         loop {
             let Some(snapshot) = self.look().await else { return Err(stopped()) };
-            let rows: Vec<_> = match trial {
+            let mut rows: Vec<_> = match trial {
                 Some(trial) => trial.rows(role),
                 None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
             };
+            rows.retain(|row| mode != Mode::Forward || row.address.is_some());
             let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
             if !rows.is_empty() && rows.iter().all(is_healthy) {
                 return Ok(rows);

@@ -14,6 +14,8 @@ use crate::{
     telemetry::snapshot::{PoolRow, PoolState},
 };
 
+/// Why no more links are dialled, or taken.
+pub const AT_MAXIMUM: &str = "`maximum` links are in use";
 /// Dials under way at once.
 const DIALS_MAX: usize = 32;
 
@@ -23,6 +25,8 @@ pub struct Course {
     /// Cancelled when such links are not wanted any more.
     pub retired: CancellationToken,
     pub last_error: Option<String>,
+    /// More links are wanted than may be.
+    pub at_maximum: bool,
     pub next_dial: Option<Instant>,
     failures: u64,
     backoff: Backoff,
@@ -37,6 +41,7 @@ impl Course {
             dialling: 0,
             retired,
             last_error: None,
+            at_maximum: false,
             next_dial: None,
             failures: 0,
             backoff: Backoff::default(),
@@ -114,6 +119,7 @@ impl Course {
             _ if ready >= row.target && self.good_since.is_some() => PoolState::Healthy,
             _ => PoolState::Filling,
         };
+        let at_maximum = self.at_maximum && ready < row.target;
         let pause = self.next_dial.map(|at| at.saturating_duration_since(Instant::now()));
         let pause = pause.filter(|pause| !pause.is_zero() && self.last_error.is_some());
         PoolRow {
@@ -122,7 +128,8 @@ impl Course {
             carrying,
             dialling: self.dialling,
             failures: self.failures,
-            last_error: self.last_error.clone(),
+            at_maximum,
+            last_error: self.last_error.clone().or_else(|| at_maximum.then(|| AT_MAXIMUM.into())),
             retry_seconds: pause.map(|pause| pause.as_secs_f64()),
             ..row
         }

@@ -111,6 +111,8 @@ struct Books {
     lanes: BTreeMap<Option<ServiceName>, Course>,
     demand: Demand,
     peer: Option<Arc<str>>,
+    /// What its links are granted for, by name.
+    granted: Vec<String>,
     /// What its links are not used for, and why.
     refused: Vec<String>,
     /// The first service that the far side carries otherwise.
@@ -133,6 +135,7 @@ impl Keeper {
             lanes: BTreeMap::new(),
             demand: Demand::new(Instant::now()),
             peer: None,
+            granted: Vec::new(),
             refused: Vec::new(),
             unlike: None,
         };
@@ -265,6 +268,7 @@ impl Keeper {
             address: Some(self.gateway.to_string()),
             target,
             wire,
+            serves: if books.wire == Some(Wire::Own) { books.granted.clone() } else { Vec::new() },
             ..PoolRow::new(self.shared.role, name)
         };
         let unlike = books.unlike.clone();
@@ -329,9 +333,11 @@ impl Keeper {
         if let Some(pause) = lane.pause(Instant::now()) {
             return pause.min(LOOK_AGAIN);
         }
-        for _ in 0..lane.missing(wanted).min(room) {
+        let missing = lane.missing(wanted);
+        lane.at_maximum = missing > room;
+        for _ in 0..missing.min(room) {
             let Ok(permit) = self.shared.links.clone().try_acquire_owned() else {
-                lane.last_error = Some("`maximum` links are in use".into());
+                lane.at_maximum = true;
                 break;
             };
             lane.dialling += 1;
@@ -382,6 +388,8 @@ impl Keeper {
         {
             let mut books = self.lock();
             books.demand.dialled(began.elapsed());
+            books.granted = linked.grant.services.iter().map(ToString::to_string).collect();
+            books.granted.sort_unstable();
             books.links_max = match self.shared.role {
                 Role::Internal => linked.grant.links,
                 Role::Dmz => linked.offer.maximum,

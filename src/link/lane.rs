@@ -31,6 +31,8 @@ pub struct Lane {
     pub serves: Serves,
     /// Ready links that the peer means to keep.
     pub target: usize,
+    /// Links in all that it takes, as far as is known.
+    pub maximum: usize,
     pub ready: Vec<Ready>,
     pub counts: Arc<Counts>,
     pub lost: Option<Lost>,
@@ -91,6 +93,7 @@ impl Lane {
             peer,
             serves,
             target,
+            maximum: usize::MAX,
             ready: Vec::new(),
             counts: Arc::default(),
             lost: None,
@@ -110,8 +113,9 @@ impl Lane {
         self.counts.links() > 0 || self.unseen() < REMEMBERED
     }
 
-    pub fn unseen(&self) -> Duration {
-        self.seen.elapsed()
+    /// Since a link of its was heard of last.
+    fn unseen(&self) -> Duration {
+        self.counts.gone().map_or(self.seen.elapsed(), |gone| gone.min(self.seen.elapsed()))
     }
 
     /// A link has come, or come back.
@@ -145,6 +149,7 @@ impl Lane {
             ready,
             carrying,
             target: self.target,
+            at_maximum: ready < self.target && self.counts.links() >= self.maximum,
             failures: self.failures,
             last_error: self.last_error.clone(),
             wire: Some(wire.into()),
@@ -156,8 +161,7 @@ impl Lane {
 }
 
 /// The row of a service that no peer offers, or none as it is carried here.
-pub fn row_without_peer(service: &ServiceName, target: usize, why: Option<String>) -> PoolRow {
-    let why = why.unwrap_or_else(|| "no internal gateway has dialled in for this service".into());
+pub fn row_without_peer(service: &ServiceName, target: usize, why: String) -> PoolRow {
     PoolRow { target, last_error: Some(why), ..PoolRow::new(Role::Dmz, service.to_string()) }
 }
 
@@ -178,7 +182,11 @@ mod tests {
         lane.seen = long_ago;
         assert!(lane.is_remembered(), "a link of its leaves");
         drop(seat);
+        assert!(lane.is_remembered(), "its last link ended a moment ago");
+        assert!(lane.row().gone_seconds.is_some_and(|gone| gone < 60.0));
+        lane.counts = Arc::default();
         assert!(!lane.is_remembered());
+        assert_eq!(lane.row().gone_seconds, None, "it never had one");
         lane.seen();
         assert!(lane.is_remembered(), "it was here a moment ago");
     }

@@ -11,7 +11,13 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::roll::{Entry, Roll};
-use crate::{net::stream::Stream, telemetry::snapshot::PoolRow};
+use crate::{
+    net::stream::Stream,
+    telemetry::{
+        clock,
+        snapshot::{PoolRow, PoolState},
+    },
+};
 
 /// The links of one peer, counted.
 #[derive(Debug, Default)]
@@ -24,6 +30,8 @@ pub struct Counts {
     opened: AtomicU64,
     /// Ready links that are not needed any more; idle ones offer themselves.
     surplus: AtomicUsize,
+    /// When the last link ended, in microseconds of the process; 0: none has.
+    emptied_us: AtomicU64,
     round_trip: Mutex<RoundTrip>,
     roll: Roll,
     /// Told when a ready link is taken or lost.
@@ -47,6 +55,13 @@ impl Counts {
     /// Links in all.
     pub fn links(&self) -> usize {
         self.ready() + self.carrying() + self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// How long there has been no link; `None` while there is one, or before the first.
+    pub fn gone(&self) -> Option<Duration> {
+        let emptied_us = Some(self.emptied_us.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
+        let gone_us = clock::now_us().saturating_sub(emptied_us);
+        (self.links() == 0).then(|| Duration::from_micros(gone_us))
     }
 
     fn of(&self, is: Is) -> &AtomicUsize {
@@ -93,9 +108,11 @@ impl PoolRow {
     pub fn with_links(self, counts: &Counts) -> Self {
         let seen = counts.round_trip();
         let ms = |seconds: f64| (seconds * 1e6).round() / 1e3;
+        let is_down = self.state == PoolState::Down;
         counts.roll.show(Self {
             round_trip_ms: seen.smoothed.map(ms),
             round_trip_spread_ms: seen.smoothed.map(|_| ms(seen.spread)),
+            gone_seconds: counts.gone().filter(|_| is_down).map(|gone| gone.as_secs_f64()),
             ..self
         })
     }
@@ -188,6 +205,8 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.counts.of(self.is).fetch_sub(1, Ordering::Relaxed);
+        // The last to write is the last to leave.
+        self.counts.emptied_us.store(clock::now_us().max(1), Ordering::Relaxed);
         self.counts.roll.leave(self.key);
         self.counts.fewer.notify_one();
     }

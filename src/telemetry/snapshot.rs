@@ -185,6 +185,15 @@ pub struct PoolRow {
     /// Dials, handshakes and ready links that failed.
     pub failures: u64,
     pub last_error: Option<String>,
+    /// The state for eyes: a worse one shows at once, a better one when it has lasted a second.
+    #[serde(default)]
+    pub held: Option<PoolState>,
+    /// As many links stand as `maximum` allows, and fewer are ready than wanted.
+    #[serde(default)]
+    pub at_maximum: bool,
+    /// Since its last link ended, while it is down.
+    #[serde(default)]
+    pub gone_seconds: Option<f64>,
     /// Seconds until the next dial, while one is held back after a failure.
     pub retry_seconds: Option<f64>,
     /// What its links speak: `portcullis/1` or `socks/5`; unknown before the first stood.
@@ -256,6 +265,9 @@ impl PoolRow {
             misses: 0,
             failures: 0,
             last_error: None,
+            held: None,
+            at_maximum: false,
+            gone_seconds: None,
             retry_seconds: None,
             wire: None,
             round_trip_ms: None,
@@ -270,6 +282,11 @@ impl PoolRow {
         }
     }
 
+    /// The state that a screen shows.
+    pub fn shown_state(&self) -> PoolState {
+        self.held.unwrap_or(self.state)
+    }
+
     /// Whether its links may carry sessions of a service, as far as is known.
     pub fn may_serve(&self, service: &str) -> bool {
         self.service == service
@@ -277,7 +294,8 @@ impl PoolRow {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The later, the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PoolState {
     /// As many links ready as wanted.

@@ -18,7 +18,8 @@ pub fn changes(held: &Snapshot, latest: &Snapshot) -> usize {
             (row.role, &row.service, &row.peer, &row.address)
                 == (pool.role, &pool.service, &pool.peer, &pool.address)
         });
-        before.is_none_or(|row| (row.state, &row.last_error) != (pool.state, &pool.last_error))
+        before
+            .is_none_or(|row| (row.shown_state(), &row.last_error) != (pool.shown_state(), &pool.last_error))
     });
     let newest = held.notices.last().map(|notice| notice.time.as_str());
     let notices = latest.notices.iter().filter(|notice| Some(notice.time.as_str()) > newest);

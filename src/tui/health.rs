@@ -1,5 +1,7 @@
 //! From the rows of a snapshot to one word and to the troubles behind it, worst first.
 
+use std::collections::BTreeMap;
+
 use crate::{
     profile::Role,
     telemetry::snapshot::{GatewayPhase, PoolRow, PoolState, ServicePhase, ServiceRow, Snapshot},
@@ -99,13 +101,41 @@ fn health_of_pools(pools: &[&PoolRow]) -> Health {
 
 /// A pool that refills after a session took a link is fine: the word must not flicker under load.
 pub fn severity(pool: &PoolRow) -> Severity {
-    match pool.state {
+    match pool.shown_state() {
         PoolState::Healthy => Severity::Fine,
         PoolState::Filling if pool.retry_seconds.is_some() || pool.ready < pool.target / 2 => Severity::Short,
         PoolState::Filling => Severity::Fine,
         PoolState::Starved => Severity::Starved,
         PoolState::Down => Severity::Lost,
     }
+}
+
+/// The other gateways that are remembered, and those of them that are linked.
+#[derive(Debug, Default, PartialEq)]
+pub struct Peers {
+    pub linked: usize,
+    pub known: usize,
+    /// Since the last of them was lost.
+    pub gone_seconds: Option<f64>,
+}
+
+/// Of one half, as links are. A gateway is known by its name and its address: several may share a name.
+/// One that dials a link for each session keeps none ready, and is there while its pool is healthy.
+pub fn peers(snapshot: &Snapshot) -> Peers {
+    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
+    peers_of(snapshot.pools.iter().filter(|pool| pool.role == counted))
+}
+
+/// Those behind these pools.
+pub fn peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> Peers {
+    let (mut peers, mut gone_seconds) = (BTreeMap::new(), None);
+    for pool in pools.filter(|pool| pool.peer.is_some() || pool.address.is_some()) {
+        let linked = pool.ready > 0 || pool.carrying > 0 || pool.state == PoolState::Healthy;
+        *peers.entry((&pool.peer, &pool.address)).or_insert(false) |= linked;
+        gone_seconds = [gone_seconds, pool.gone_seconds].into_iter().flatten().reduce(f64::min);
+    }
+    let linked = peers.values().filter(|&&linked| linked).count();
+    Peers { linked, known: peers.len(), gone_seconds }
 }
 
 /// Links ready of those wanted: what one pool has too many is of no use to another. Of one half: both
@@ -144,10 +174,16 @@ fn trouble_of_pool(pool: &PoolRow) -> Option<Trouble> {
     let severity = severity(pool);
     let what = match severity {
         Severity::Fine => return None,
-        Severity::Lost => "no link".to_owned(),
+        Severity::Lost => match pool.gone_seconds {
+            Some(seconds) => format!("no link for {}", format::whole_span(seconds)),
+            None => "no link".to_owned(),
+        },
         Severity::Starved => {
             let waiting = if pool.waiting > 0 { format!("{} waiting", pool.waiting) } else { "short".into() };
             format!("{waiting}, {} of {} links ready", pool.ready, pool.target)
+        }
+        Severity::Short if pool.at_maximum => {
+            format!("full, {} of {} links ready and {} carry", pool.ready, pool.target, pool.carrying)
         }
         Severity::Short => format!("{} of {} links ready", pool.ready, pool.target),
     };

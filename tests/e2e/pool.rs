@@ -217,6 +217,86 @@ async fn a_peer_that_comes_back_gets_its_share_again() {
     assert_eq!((seen.sessions.len(), of_beta), (8, 4), "{:?}", seen.sessions);
 }
 
+/// A DMZ half that dials these, with services `orders` and `mail`.
+async fn dials(place: &Place, to: &[&Gateway]) -> Gateway {
+    let mut connect = Vec::new();
+    for gateway in to {
+        connect.push(format!("'socks+tls://{}'", gateway.link_port().await));
+    }
+    let text = format!(
+        "mode: forward\ndmz:\n  link: {{ connect: [{}], tls: {}, prepared: 2, wait: 60s }}\n  services:\n    \
+         orders: {{ accept: ['tcp://127.0.0.1:0'] }}\n    mail: {{ accept: ['tcp://127.0.0.1:0'] }}\n",
+        connect.join(", "),
+        tls("dmz", "alpha, beta")
+    );
+    place.start("dmz", &text)
+}
+
+/// An internal half named `name` that is dialled, with one service.
+fn dialled(place: &Place, name: &str, service: &str, maximum: usize) -> Gateway {
+    let text = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, maximum: {maximum} }}\n  \
+         services: {{ {service}: {{ connect: 'echo://' }} }}\n",
+        tls(name, "dmz")
+    );
+    place.start(name, &text)
+}
+
+#[tokio::test]
+async fn clients_wait_in_the_row_that_may_serve_them_in_forward_mode_too() {
+    let place = four();
+    let (alpha, beta) = (dialled(&place, "alpha", "orders", 4), dialled(&place, "beta", "mail", 2));
+    let dmz = dials(&place, &[&alpha, &beta]).await;
+    until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(dial(dmz.client_port("mail").await).await);
+    }
+    let waits = |row: &PoolRow| (row.peer.clone().unwrap_or_default(), row.waiting, row.state);
+    let expected = [("alpha".into(), 0, PoolState::Healthy), ("beta".into(), 1, PoolState::Starved)];
+    let seen = dmz
+        .until("one waits for beta", |seen| seen.pools.iter().map(waits).collect::<Vec<_>>() == expected)
+        .await;
+    assert_eq!(seen.pools[1].waited_for, ["mail"]);
+    assert_eq!(
+        (&*seen.pools[0].serves, &*seen.pools[1].serves),
+        (&["orders".into()][..], &["mail".into()][..])
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_no_dialled_gateway_offers_has_a_row_and_its_clients_wait_there() {
+    let place = four();
+    let alpha = dialled(&place, "alpha", "orders", 4);
+    let dmz = dials(&place, &[&alpha]).await;
+    until_ready(&dmz, &[("alpha", 2)]).await;
+    let _client = dial(dmz.client_port("mail").await).await;
+    let seen = dmz.until("it waits", |seen| seen.pools.iter().any(|row| row.waiting == 1)).await;
+    let row = seen.pools.iter().find(|row| row.service == "mail").unwrap();
+    assert_eq!((&row.peer, row.waiting, row.state), (&None, 1, PoolState::Starved));
+    assert_eq!(row.last_error.as_deref(), Some("no internal gateway offers this service"));
+    assert_eq!((seen.pools[0].waiting, seen.pools[0].state), (0, PoolState::Healthy));
+}
+
+#[tokio::test]
+async fn a_peer_that_has_left_is_remembered_with_how_long_it_is_gone() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+    let linked = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
+        let portcullis::tui::health::Peers { linked, known, gone_seconds } =
+            portcullis::tui::health::peers(snapshot);
+        (linked, known, gone_seconds.is_some())
+    };
+    assert_eq!(linked(&*dmz.now().await), (2, 2, false));
+    beta.stop().await;
+    let seen = dmz.until("one of two", |seen| linked(seen) == (1, 2, true)).await;
+    let row = seen.pools.iter().find(|row| row.peer.as_deref() == Some("beta")).unwrap();
+    assert!(row.state == PoolState::Down && row.gone_seconds.is_some_and(|gone| gone < 8.0), "{row:?}");
+}
+
 #[tokio::test]
 async fn a_services_peers_decide_on_both_sides() {
     let place = four();
@@ -287,8 +367,15 @@ async fn maximum_bounds_ready_and_carrying_links_together() {
     }
     let row = way.inner().until_pool("told", |row| row.last_error.is_some()).await;
     assert_eq!(row.last_error.as_deref(), Some("`maximum` links are in use"));
+    for gateway in [&way.dmz, way.inner()] {
+        let row = gateway.until_pool("full", |row| row.at_maximum).await;
+        assert_eq!(row.state, PoolState::Filling, "all carry, and nobody waits");
+    }
     drop(clients);
     way.ready().await;
+    for gateway in [&way.dmz, way.inner()] {
+        gateway.until_pool("not full", |row| !row.at_maximum && row.last_error.is_none()).await;
+    }
 }
 
 /// Parks again and again, and at random cuts the link while it is ready.

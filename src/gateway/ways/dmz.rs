@@ -177,10 +177,9 @@ impl DmzSide {
     pub fn missing(&self) -> Option<String> {
         match &self.parts {
             DmzParts::Direct(_) => None,
-            DmzParts::Forward { dialler, .. } => dialler
-                .as_ref()
-                .filter(|dialler| !dialler.all_serve())
-                .map(|dialler| why_down(&dialler.rows())),
+            DmzParts::Forward { dialler, .. } => {
+                dialler.as_ref().filter(|dialler| !dialler.all_serve()).map(|_| why_down(&self.rows()))
+            }
             DmzParts::Reverse { port, pool } => {
                 (!pool.was_offered()).then(|| format!("no internal gateway has dialled in at {}", port.bound))
             }
@@ -208,7 +207,8 @@ impl DmzSide {
         match &self.parts {
             DmzParts::Direct(_) => Vec::new(),
             DmzParts::Forward { dialler, .. } => {
-                dialler.as_ref().map(|dialler| dialler.rows()).unwrap_or_default()
+                let services = self.policy.load();
+                dialler.as_ref().map(|dialler| dialler.rows(services.keys())).unwrap_or_default()
             }
             DmzParts::Reverse { pool, .. } => pool.rows(self.policy.load().keys()),
         }

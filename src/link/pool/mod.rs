@@ -164,7 +164,11 @@ impl Pool {
         let counts = {
             let mut books = self.lock();
             let lane = books.lane_for(&link, offer.target);
-            lane.map(|lane| books.lanes[lane].counts.clone()).filter(|counts| counts.links() < LINKS_MAX)
+            lane.map(|lane| {
+                books.lanes[lane].maximum = offer.maximum;
+                books.lanes[lane].counts.clone()
+            })
+            .filter(|counts| counts.links() < LINKS_MAX)
         };
         let Some(counts) = counts else { return self.let_go(link) };
         link.sit(Seat::ready(&counts, None));

@@ -11,20 +11,27 @@ impl Pool {
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
         let mut books = self.lock();
         books.lanes.retain(Lane::is_remembered);
-        let Books { lanes, unlikes, limits, .. } = &mut *books;
+        let Books { lanes, unlikes, .. } = &mut *books;
         unlikes.forget(|peer| lanes.iter().any(|lane| lane.peer == *peer && lane.counts.links() > 0));
         let row = |lane: &Lane| {
             let row = lane.row();
             PoolRow { last_error: row.last_error.or_else(|| unlikes.of_peer(&lane.peer)), ..row }
         };
         let mut rows: Vec<_> = lanes.iter().map(row).collect();
-        for service in services {
-            if !lanes.iter().any(|lane| lane.serves.serves(service)) {
-                let why = unlikes.of_service(service);
-                rows.push(lane::row_without_peer(service, limits.prepared, why));
-            }
-        }
+        add_services(&books, services, "no internal gateway has dialled in for this service", &mut rows);
         rows.sort_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
+        add_clients(&books, &mut rows);
+        rows
+    }
+
+    /// The same of links that this half dials, whose keepers have a row each.
+    pub fn rows_of_dialled<'a>(
+        &self,
+        services: impl Iterator<Item = &'a ServiceName>,
+        mut rows: Vec<PoolRow>,
+    ) -> Vec<PoolRow> {
+        let books = self.lock();
+        add_services(&books, services, "no internal gateway offers this service", &mut rows);
         add_clients(&books, &mut rows);
         rows
     }
@@ -34,12 +41,22 @@ impl Pool {
         let books = self.lock();
         books.lanes.iter().map(|lane| lane.counts.links()).sum()
     }
+}
 
-    /// Clients that wait, and those that were missed, of every service.
-    pub fn clients(&self) -> (usize, u64) {
-        let books = self.lock();
-        books.services.values().fold((0, 0), |sum, of| (sum.0 + of.waiting, sum.1 + of.misses))
-    }
+/// A row for each service that no other row may serve.
+fn add_services<'a>(
+    books: &Books,
+    services: impl Iterator<Item = &'a ServiceName>,
+    why: &str,
+    rows: &mut Vec<PoolRow>,
+) {
+    let mut missing: Vec<_> =
+        services.filter(|service| !rows.iter().any(|row| row.may_serve(service.as_str()))).collect();
+    missing.sort_unstable();
+    rows.extend(missing.into_iter().map(|service| {
+        let why = books.unlikes.of_service(service).unwrap_or_else(|| why.into());
+        lane::row_without_peer(service, books.limits.prepared, why)
+    }));
 }
 
 /// Every row that may serve clients who wait is starved; they are counted in the first of them alone.

@@ -10,7 +10,9 @@ use crate::{
     tui::{
         app::App,
         filter::{Row, phase_word},
-        format, lists,
+        format,
+        health::{Peers, peers_of},
+        lists,
         screen::Screen,
         view::{
             header::{mode_word, role_word},
@@ -212,7 +214,7 @@ fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
     let mut facts = vec![
         fact("service", service.to_owned()),
         fact("half", role_word(row.role).to_owned()),
-        Fact { style: app.look.theme.title, ..fact("state", state_word(row.state).to_lowercase()) },
+        Fact { style: app.look.theme.title, ..fact("state", pool_state(row)) },
         fact("peer", known(&row.peer)),
         fact("address", known(&row.address)),
         fact("speaks", known(&row.wire)),
@@ -251,6 +253,28 @@ fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
     facts
 }
 
+fn pool_state(row: &PoolRow) -> String {
+    let state = state_word(row).to_lowercase();
+    match row.gone_seconds {
+        Some(seconds) => format!("{state}, its last link ended {} ago", format::whole_span(seconds)),
+        None => state,
+    }
+}
+
+/// How many of the gateways that may serve a service are there; those that are gone, by name.
+fn peers(app: &App, row: &ServiceRow) -> Option<Fact> {
+    let serving = |pool: &&PoolRow| pool.role == row.role && pool.may_serve(&row.name);
+    let pools = || app.snapshot().pools.iter().filter(serving);
+    let Peers { linked, known, .. } = peers_of(pools());
+    let gone = pools().filter_map(|pool| {
+        let name = pool.peer.as_deref().or(pool.address.as_deref())?;
+        Some(format!("{name} gone for {}", format::whole_span(pool.gone_seconds?)))
+    });
+    let mut text = format!("{linked} of {known} linked");
+    gone.for_each(|gone| text.push_str(&format!("; {gone}")));
+    (known > 0).then(|| fact(app, "peers", app.addresses().text(&text)))
+}
+
 fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
@@ -260,6 +284,7 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
         samples.iter().map(|(_, sample)| rate(sample)).max().unwrap_or(0)
     };
     let totals = &row.totals;
+    let peers = peers(app, row);
     let way = |bytes, now, peak| {
         format!(
             "{} now, at most {} in the last 2 min, {} in all",
@@ -268,18 +293,22 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
             format::bytes(bytes)
         )
     };
-    vec![
+    let mut facts = vec![
         fact("service", format!("{} in the {} half", row.name, half_word(row.role))),
         fact("state", format!("{:?}", row.phase).to_lowercase()),
         fact("clients at", addresses.text(&row.accept.join(" "))),
         fact("goes to", addresses.text(row.connect.as_deref().unwrap_or("a link to the other half"))),
+    ];
+    facts.extend(peers);
+    facts.extend([
         fact(
             "sessions",
             format!("{} open, {} in all, {} refused", totals.sessions_open, totals.sessions, totals.refused),
         ),
         fact("up", way(totals.bytes_up, now.up, peak(|sample| sample.up))),
         fact("down", way(totals.bytes_down, now.down, peak(|sample| sample.down))),
-    ]
+    ]);
+    facts
 }
 
 fn of_event(app: &App) -> Option<Vec<Fact>> {

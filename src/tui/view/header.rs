@@ -5,11 +5,11 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use crate::{
     gateway::handle::Access,
     profile::{Mode, Role},
-    telemetry::snapshot::{GatewayPhase, PoolState, Snapshot},
+    telemetry::snapshot::{GatewayPhase, Snapshot},
     tui::{
         app::{App, Freshness},
         format,
-        health::{Health, health},
+        health::{Health, Peers, health, peers},
         look::Look,
         progress,
         source::Standing,
@@ -61,9 +61,15 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<Part> {
         phase(look, snapshot.phase),
     ];
     if snapshot.mode != Mode::Direct {
-        let (linked, known) = peers(snapshot);
+        let Peers { linked, known, gone_seconds } = peers(snapshot);
         let style = if linked < known { theme.warn } else { theme.plain };
         parts.push(Part { rank: 5, text: format!("peers {linked}/{known}"), style });
+        let gone = gone_seconds.filter(|_| linked < known);
+        parts.extend(gone.map(|seconds| Part {
+            rank: 7,
+            text: format!("gone {}", format::whole_span(seconds)),
+            style,
+        }));
     }
     parts.push(Part {
         rank: 4,
@@ -105,19 +111,6 @@ fn phase(look: &Look, phase: GatewayPhase) -> Part {
         GatewayPhase::Stopped => (1, "STOPPED", theme.bad),
     };
     Part { rank, text: text.into(), style }
-}
-
-/// Peers that are linked, and all that are known. On the forward way no link is kept ready, and a
-/// peer that was reached is healthy.
-fn peers(snapshot: &Snapshot) -> (usize, usize) {
-    let mut peers = std::collections::BTreeMap::new();
-    for pool in &snapshot.pools {
-        if let Some(name) = pool.peer.as_ref().or(pool.address.as_ref()) {
-            let linked = pool.ready > 0 || pool.carrying > 0 || pool.state == PoolState::Healthy;
-            *peers.entry((pool.role, name)).or_insert(false) |= linked;
-        }
-    }
-    (peers.values().filter(|&&linked| linked).count(), peers.len())
 }
 
 fn descriptors(look: &Look, snapshot: &Snapshot) -> Part {

@@ -178,7 +178,7 @@ fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
 fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
     let (look, theme) = (&app.look, app.look.theme);
     match kind {
-        Kind::State => Cell::new(state_word(row.state), state_style(look, row)),
+        Kind::State => Cell::new(state_word(row), state_style(look, row)),
         Kind::Half => Cell::new(half_word(row.role), theme.plain),
         Kind::Service if !row.waited_for.is_empty() => {
             Cell::new(look.text(&row.waited_for.join(" "), TEXT_CHARS), theme.accent)
@@ -244,9 +244,10 @@ pub fn number(look: &Look, count: u64) -> Cell {
     Cell::new(format::amount(count), style)
 }
 
-pub fn state_word(state: PoolState) -> &'static str {
-    match state {
+pub fn state_word(row: &PoolRow) -> &'static str {
+    match row.shown_state() {
         PoolState::Healthy => "healthy",
+        PoolState::Filling if row.at_maximum => "full",
         PoolState::Filling => "filling",
         PoolState::Starved => "STARVED",
         PoolState::Down => "DOWN",
