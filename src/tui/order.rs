@@ -10,9 +10,10 @@ use crate::{
 /// The column the list goes by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Column {
-    /// Waiting first, then the busiest.
+    /// Those that wait first, then the busiest.
     #[default]
     Trouble,
+    Busiest,
     Age,
     Client,
     Service,
@@ -23,8 +24,9 @@ pub enum Column {
 }
 
 impl Column {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Trouble,
+        Self::Busiest,
         Self::Age,
         Self::Client,
         Self::Service,
@@ -36,7 +38,8 @@ impl Column {
 
     pub fn name(self) -> &'static str {
         match self {
-            Self::Trouble => "busiest",
+            Self::Trouble => "waiting",
+            Self::Busiest => "busiest",
             Self::Age => "age",
             Self::Client => "client",
             Self::Service => "service",
@@ -45,6 +48,27 @@ impl Column {
             Self::Up => "up",
             Self::Down => "down",
         }
+    }
+
+    /// What stands on top, in words.
+    fn words(self, is_flipped: bool) -> &'static str {
+        let (first, flipped) = match self {
+            Self::Trouble => ("waiting first", "waiting last"),
+            Self::Busiest => ("busiest first", "quietest first"),
+            Self::Age => ("oldest first", "newest first"),
+            Self::Client => ("clients from A", "clients from Z"),
+            Self::Service => ("services from A", "services from Z"),
+            Self::RateUp => ("most up/s first", "least up/s first"),
+            Self::RateDown => ("most down/s first", "least down/s first"),
+            Self::Up => ("most up first", "least up first"),
+            Self::Down => ("most down first", "least down first"),
+        };
+        if is_flipped { flipped } else { first }
+    }
+
+    /// Whether the top of the list, before it is turned, is the least of its column.
+    pub fn begins_with_least(self) -> bool {
+        matches!(self, Self::Client | Self::Service)
     }
 
     pub fn next(self) -> Self {
@@ -58,10 +82,8 @@ impl Column {
         let waits = |row: &SessionRow| row.phase == SessionPhase::Waiting;
         let rate = |row: &SessionRow| row.rate_up.saturating_add(row.rate_down);
         match self {
-            Self::Trouble => waits(b)
-                .cmp(&waits(a))
-                .then_with(|| rate(b).cmp(&rate(a)))
-                .then_with(|| b.age_seconds.total_cmp(&a.age_seconds)),
+            Self::Trouble => waits(b).cmp(&waits(a)).then_with(|| Self::Busiest.compare(a, b)),
+            Self::Busiest => rate(b).cmp(&rate(a)).then_with(|| b.age_seconds.total_cmp(&a.age_seconds)),
             Self::Age => b.age_seconds.total_cmp(&a.age_seconds),
             Self::Client => a.client.cmp(&b.client),
             Self::Service => a.service.cmp(&b.service),
@@ -117,6 +139,10 @@ impl Order {
     /// Sorts at the next [`Order::arrange`], however soon: the operator has asked.
     pub fn sort_soon(&mut self) {
         self.sorted_at_seconds = None;
+    }
+
+    pub fn words(&self) -> &'static str {
+        self.column.words(self.is_flipped)
     }
 
     /// Listed rows, open and ended.

@@ -25,6 +25,9 @@ pub struct Symbols {
     pub spread: &'static str,
     pub arrow_up: &'static str,
     pub arrow_down: &'static str,
+    /// Behind the head of a column that the list goes by: the least on top, or the most.
+    pub rising: &'static str,
+    pub falling: &'static str,
 }
 
 impl Symbols {
@@ -44,6 +47,8 @@ impl Symbols {
         spread: "±",
         arrow_up: "↑",
         arrow_down: "↓",
+        rising: "▲",
+        falling: "▼",
     };
 
     pub const ASCII: Self = Self {
@@ -81,5 +86,7 @@ impl Symbols {
         spread: "+-",
         arrow_up: "Up",
         arrow_down: "Down",
+        rising: "^",
+        falling: "v",
     };
 }

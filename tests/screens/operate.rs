@@ -49,6 +49,47 @@ fn a_filter_narrows_while_it_is_typed_and_a_bad_one_says_why() {
     assert!(app.order().filter.is_empty(), "Esc takes the filter off");
 }
 
+/// The first line of the list of sessions.
+fn top(app: &App) -> String {
+    app.order().row(app.snapshot(), 0).unwrap().id().to_owned()
+}
+
+#[test]
+fn the_order_is_told_in_words_and_by_an_arrow() {
+    let mut app = app(pictures::degraded());
+    press(&mut app, "3");
+    let (waits, busiest, newest) = ("0049ad", "00499a", "0049ad");
+    for (keys, words, head, first) in [
+        ("", "waiting first", "PHASE▼", waits),
+        ("s", "busiest first", "PHASE ", busiest),
+        ("s", "oldest first", "AGE▼", "00426b"),
+        ("S", "newest first", "AGE▲", newest),
+        ("s", "clients from A", "CLIENT▲", "0048b3"),
+        ("sss", "most down/s first", "DOWN/S▼", busiest),
+    ] {
+        press(&mut app, keys);
+        shows(&app, words);
+        shows(&app, head);
+        assert_eq!(top(&app), first, "{words}");
+    }
+}
+
+#[test]
+fn what_a_row_has_no_room_for_is_told_below_the_list() {
+    let mut app = app(pictures::degraded());
+    let error = "10.1.4.9:41443: connection refused (os error 111)";
+    for (keys, told) in
+        [("2", error), ("3G", "-- both sides finished; 6.8 kB up"), ("3gj", "over internal: 697 MB up")]
+    {
+        press(&mut app, keys);
+        let shown = shown(&app, (120, 36));
+        assert!(shown.contains(told), "{told} is not on\n{shown}");
+    }
+    press(&mut app, "2");
+    let narrow = shown(&app, (80, 24)).replace("│\n│ ", "").replace("  ", "");
+    assert!(narrow.contains("refused (os error 111)"), "{narrow}");
+}
+
 #[test]
 fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
     let kill = Command::Kill { session: "00499a".into() };

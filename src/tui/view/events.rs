@@ -28,9 +28,14 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if count == 0 {
         return panel::empty(&app.look, "nothing has happened yet", area, buffer);
     }
+    let notices = || lists::notices(app.snapshot());
+    let told = app.selected_line().and_then(|line| notices().nth(line));
+    let told = told.map(|notice| (app.addresses().text(&notice.text), app.look.theme.plain));
+    let told = told.filter(|(text, _)| table::width(text) > area.width.saturating_sub(HEAD_CELLS));
+    let area = panel::told(&app.look, told, area, buffer);
     let drawn = panel::rows_drawn(count, area);
     let window = table::window(app.selected_line(), count, drawn);
-    let rows = lists::notices(app.snapshot()).enumerate().skip(window.start).take(window.len());
+    let rows = notices().enumerate().skip(window.start).take(window.len());
     for (at, (number, notice)) in panel::lines(area).zip(rows) {
         draw_notice(app, notice, at, buffer);
         if app.selected_line() == Some(number) {
@@ -57,19 +62,41 @@ fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     if notices.is_empty() {
         return panel::empty(look, "nothing has happened yet", area, buffer);
     }
-    for (at, notice) in panel::lines(area).zip(notices.iter().rev()) {
-        draw_notice(app, notice, at, buffer);
+    let mut rest = area;
+    for notice in notices.iter().rev() {
+        let lines = draw_whole(app, notice, rest, buffer);
+        rest = Rect { y: rest.y + lines, height: rest.height - lines, ..rest };
     }
 }
 
+/// With the end of its text on a second line, where there is one; says how many lines it took.
+fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u16 {
+    let text = app.look.text(&app.addresses().text(&notice.text), TEXT_CHARS);
+    let room = area.width.saturating_sub(HEAD_CELLS);
+    let lines = table::wrap(&text, room);
+    if lines.len() < 2 || area.height < 2 || room == 0 {
+        draw_notice(app, notice, table::line(area, 0), buffer);
+        return area.height.min(1);
+    }
+    draw_line(app, notice, &lines[0], table::line(area, 0), buffer);
+    let below = table::line(area, 1);
+    let below = Rect { x: below.x + HEAD_CELLS, width: room, ..below };
+    table::write(&table::cut(&app.look, &lines[1..].join(" "), room), app.look.theme.plain, below, buffer);
+    2
+}
+
 fn draw_notice(app: &App, notice: &Notice, at: Rect, buffer: &mut Buffer) {
+    let text = app.look.text(&app.addresses().text(&notice.text), TEXT_CHARS);
+    draw_line(app, notice, &text, at, buffer);
+}
+
+fn draw_line(app: &App, notice: &Notice, text: &str, at: Rect, buffer: &mut Buffer) {
     let look = &app.look;
     let (word, style) = level(look, notice.level);
-    let text = look.text(&app.addresses().text(&notice.text), TEXT_CHARS);
     let parts = [
         (format!("{:<8} ", clock(look, &notice.time)), look.theme.faint),
         (format!("{word:<5} "), style),
-        (text, look.theme.plain),
+        (text.to_owned(), look.theme.plain),
     ];
     let mut rest = at;
     for (text, style) in parts {
@@ -92,4 +119,6 @@ fn clock(look: &Look, time: &str) -> String {
     look.text(time.get(11..19).unwrap_or(time), 8)
 }
 
+/// Time and level.
+const HEAD_CELLS: u16 = 15;
 const TEXT_CHARS: usize = 300;

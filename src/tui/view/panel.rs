@@ -13,8 +13,8 @@ use crate::tui::{look::Look, view::table};
 /// Lines of a framed list that are not rows.
 pub const FRAME_AND_HEADS: u16 = 3;
 
-/// Lines below the list of a whole screen of links.
-pub const LEGEND: u16 = 2;
+const TOLD_LINES_MAX: usize = 3;
+const TOLD_CHARS: usize = 600;
 
 /// Draws the frame with its title and, at its right, a few facts; returns what is inside.
 pub fn frame(look: &Look, title: &str, facts: &str, area: Rect, buffer: &mut Buffer) -> Rect {
@@ -61,6 +61,26 @@ pub fn over(look: &Look, title: &str, width: u16, lines: u16, area: Rect, buffer
 /// Said where a list has nothing to show.
 pub fn empty(look: &Look, text: &str, area: Rect, buffer: &mut Buffer) {
     table::write(text, look.theme.faint, table::line(area, 0), buffer);
+}
+
+/// Writes what is told of one row below its list, in a third of the lines at most; returns the area
+/// that is left for the list.
+pub fn told(look: &Look, text: Option<(String, Style)>, area: Rect, buffer: &mut Buffer) -> Rect {
+    let Some((text, style)) = text.filter(|_| area.width > 0) else { return area };
+    let mut lines = table::wrap(&look.text(&text, TOLD_CHARS), area.width);
+    let room = usize::from(area.height / 3).min(TOLD_LINES_MAX);
+    if lines.len() > room && room > 0 {
+        let rest = lines.split_off(room - 1).join(" ");
+        lines.push(table::cut(look, &rest, area.width));
+    }
+    lines.truncate(room);
+    let height = u16::try_from(lines.len()).unwrap_or(0);
+    let left = Rect { height: area.height - height, ..area };
+    let below = Rect { y: left.y + left.height, height, ..area };
+    for (at, line) in self::lines(below).zip(&lines) {
+        table::write(line, style, at, buffer);
+    }
+    left
 }
 
 /// Inside a frame, one free cell at each side.

@@ -1,6 +1,6 @@
 //! The links between the two gateways: one row for each service and peer, worst first.
 
-use ratatui::{buffer::Buffer, layout::Rect};
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
     profile::{Mode, Role},
@@ -9,11 +9,12 @@ use crate::{
         app::App,
         format,
         health::{Severity, links_ready, severity},
+        keys::Action,
         lists,
         look::Look,
         view::{
             alert, panel,
-            table::{self, Cell, Column, Side, column},
+            table::{self, Cell, Column, Sheet, Side, column},
         },
     },
 };
@@ -42,23 +43,23 @@ enum Kind {
 
 const COLUMNS: [Column<Kind>; 18] = [
     column(Kind::State, "STATE", (7, 7, 1), Side::Left, 0),
-    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 3),
-    column(Kind::Service, "SERVICE", (8, 14, 1), Side::Left, 0),
-    column(Kind::Peer, "PEER", (15, 21, 1), Side::Left, 3),
-    column(Kind::Address, "ADDRESS", (15, 21, 1), Side::Left, 9),
-    column(Kind::Bar, "POOL", (10, 10, 1), Side::Left, 3),
-    column(Kind::Ready, "READY", (7, 9, 1), Side::Right, 1),
-    column(Kind::Carrying, "CARRY", (5, 5, 1), Side::Right, 2),
-    column(Kind::Dialling, "DIAL", (6, 8, 1), Side::Right, 7),
-    column(Kind::Waiting, "WAIT", (5, 5, 1), Side::Right, 2),
-    column(Kind::Misses, "MISS", (5, 5, 1), Side::Right, 5),
-    column(Kind::Wait50, "WAIT50", (6, 6, 1), Side::Right, 7),
-    column(Kind::Wait99, "WAIT99", (6, 6, 1), Side::Right, 4),
-    column(Kind::FailuresMinute, "FAIL/M", (6, 6, 1), Side::Right, 3),
-    column(Kind::Failures, "FAIL", (5, 5, 1), Side::Right, 9),
+    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 2),
+    column(Kind::Service, "SERVICE", (10, 24, 1), Side::Left, 0).shrinking(),
+    column(Kind::Peer, "PEER", (21, 40, 1), Side::Left, 2).shrinking(),
+    column(Kind::Address, "ADDRESS", (21, 40, 1), Side::Left, 9).shrinking(),
+    column(Kind::Bar, "POOL", (10, 10, 1), Side::Left, 8).shrinking(),
+    column(Kind::Ready, "READY", (5, 9, 0), Side::Right, 1),
+    column(Kind::Carrying, "CARRY", (5, 5, 1), Side::Right, 4),
+    column(Kind::Dialling, "DIAL", (5, 8, 0), Side::Right, 4),
+    column(Kind::Waiting, "WAIT", (4, 5, 0), Side::Right, 3),
+    column(Kind::Misses, "MISS", (4, 5, 0), Side::Right, 6),
+    column(Kind::Wait50, "WAIT50", (6, 6, 1), Side::Right, 8),
+    column(Kind::Wait99, "WAIT99", (6, 6, 1), Side::Right, 7),
+    column(Kind::FailuresMinute, "FAIL/M", (6, 6, 1), Side::Right, 6),
+    column(Kind::Failures, "FAIL", (4, 5, 1), Side::Right, 9),
     column(Kind::Wire, "SPEAKS", (12, 12, 1), Side::Left, 10),
-    column(Kind::RoundTrip, "RTT MS", (6, 14, 1), Side::Right, 6),
-    column(Kind::LastError, "LAST ERROR", (24, 80, 6), Side::Left, 8),
+    column(Kind::RoundTrip, "RTT MS", (6, 14, 0), Side::Right, 5),
+    column(Kind::LastError, "LAST ERROR", (19, 120, 9), Side::Left, 3).shrinking(),
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -68,14 +69,19 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     if snapshot.pools.is_empty() {
         return panel::empty(look, "no links yet", inside, buffer);
     }
-    let columns = columns(snapshot);
-    let placed = table::fit(&columns, inside.width);
-    table::draw_heads(look, &placed, table::line(inside, 0), buffer);
     let rows = lists::pools(snapshot);
     let list = panel::below_heads(inside);
     let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
-    for (at, row) in panel::lines(list).zip(drawn) {
-        table::draw_row(look, &placed, at, buffer, |kind| cell(app, row, kind));
+    // At a glance the bar says more than the numbers behind it.
+    let columns = columns(snapshot).into_iter().map(|column| match column.kind {
+        Kind::Bar => Column { rank: 2, ..column },
+        _ => column,
+    });
+    let columns: Vec<_> = columns.collect();
+    let sheet = Sheet::new(&columns, drawn, inside.width, |row, kind| cell(app, row, kind));
+    sheet.draw_heads(look, table::line(inside, 0), buffer);
+    for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
+        sheet.draw_row(look, row, at, buffer);
     }
     let well = rest.iter().filter(|row| severity(row) == Severity::Fine).count();
     panel::rest(look, rest.len(), &format!(", {well} of them fine; 2 shows all"), list, buffer);
@@ -83,14 +89,16 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// A whole screen of them, and all of what the one under the cursor failed with last.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let look = &app.look;
+    let (look, signs) = (&app.look, &app.look.symbols);
     let inside = panel::frame(look, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
     let inside = panel::margin(inside);
-    let legend = panel::LEGEND.min(inside.height);
-    let list = Rect { height: inside.height - legend, ..inside };
-    draw_list(app, list, buffer);
-    let below = Rect { y: inside.y + list.height, height: legend, ..inside };
-    draw_legend(app, below, buffer);
+    let legend = 1.min(inside.height);
+    draw_list(app, Rect { height: inside.height - legend, ..inside }, buffer);
+    let resize = if app.offers(Action::Resize) { "   n resizes the pool" } else { "" };
+    let text =
+        format!("{} ready  {} dialling  {} missing{resize}", signs.ready, signs.dialling, signs.missing);
+    let last = table::line(inside, inside.height.saturating_sub(1));
+    table::write(&table::cut(look, &text, last.width), look.theme.faint, last, buffer);
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -98,30 +106,25 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if snapshot.pools.is_empty() {
         return panel::empty(&app.look, "no links yet", area, buffer);
     }
+    let area = panel::told(&app.look, told(app), area, buffer);
     let cell = |row: &&PoolRow, kind| cell(app, row, kind);
     let rows = lists::pools(snapshot);
     table::draw_list(&app.look, &columns(snapshot), &rows, app.selected_line(), area, buffer, cell);
 }
 
-fn draw_legend(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, signs) = (&app.look, &app.look.symbols);
-    let worst = lists::pools(app.snapshot()).into_iter().find(|row| row.last_error.is_some());
-    let row = app.selected_pool(app.snapshot()).or(worst);
-    let error = row.and_then(|row| Some((row, row.last_error.as_deref()?)));
-    let text = match error {
-        Some((row, error)) => {
-            let of = row.peer.as_deref().or(row.address.as_deref()).unwrap_or("-");
-            format!("last error of {} {of}: {error}", row.service)
-        }
-        None => "no error stands".into(),
+/// The last error of the row under the cursor, or else of the worst that has one.
+fn told(app: &App) -> Option<(String, Style)> {
+    let theme = app.look.theme;
+    let selected = app.selected_pool(app.snapshot());
+    let worst = || lists::pools(app.snapshot()).into_iter().find(|row| row.last_error.is_some());
+    let Some(row) = selected.or_else(worst) else { return Some(("no error stands".into(), theme.faint)) };
+    let of = row.peer.as_deref().or(row.address.as_deref()).unwrap_or("-");
+    let service = if row.service == "*" { "any service" } else { &row.service };
+    let (text, style) = match &row.last_error {
+        Some(error) => (format!("last error of {service} {of}: {error}"), theme.plain),
+        None => (format!("no error of {service} {of}"), theme.faint),
     };
-    let text = look.text(&app.addresses().text(&text), ERROR_CHARS);
-    table::write(&table::cut(look, &text, area.width), look.theme.plain, table::line(area, 0), buffer);
-    let text = format!(
-        "{} ready  {} dialling  {} missing   n resizes the pool",
-        signs.ready, signs.dialling, signs.missing
-    );
-    table::write(&table::cut(look, &text, area.width), look.theme.faint, table::line(area, 1), buffer);
+    Some((app.addresses().text(&text), style))
 }
 
 fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
@@ -186,7 +189,8 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
         Kind::Service if row.service == "*" => Cell::new("any", theme.accent),
         Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
         Kind::Peer => known(app, row.peer.as_deref().or(row.address.as_deref())),
-        Kind::Address => known(app, row.address.as_deref()),
+        // Where the peer's name is not known, its address stands there.
+        Kind::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
         Kind::Bar => Cell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
         Kind::Ready => Cell::new(
             format!("{}/{}", format::amount(row.ready as u64), format::amount(row.target as u64)),
@@ -254,7 +258,7 @@ pub fn state_word(row: &PoolRow) -> &'static str {
     }
 }
 
-fn state_style(look: &Look, row: &PoolRow) -> ratatui::style::Style {
+fn state_style(look: &Look, row: &PoolRow) -> Style {
     match severity(row) {
         Severity::Fine => look.theme.good,
         worse => alert::style(look, worse),
@@ -285,7 +289,6 @@ fn bar(look: &Look, row: &PoolRow, cells: usize) -> String {
 }
 
 const BAR_CELLS: usize = 10;
-const ERROR_CHARS: usize = 300;
 /// No cell is wider; longer text from outside is not even copied.
 const TEXT_CHARS: usize = 120;
 

@@ -1,6 +1,6 @@
 //! The sessions: open ones, waiting first, then the busiest; below them those that just ended.
 
-use ratatui::{buffer::Buffer, layout::Rect};
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
     profile::Role,
@@ -12,7 +12,7 @@ use crate::{
         view::{
             panel,
             pool::{half_word, number},
-            table::{self, Cell, Column, Placed, Side, column, line},
+            table::{self, Cell, Column, Sheet, Side, column, line},
         },
     },
 };
@@ -34,18 +34,18 @@ enum Kind {
 }
 
 const COLUMNS: [Column<Kind>; 12] = [
-    column(Kind::Mark, "", (2, 2, 1), Side::Left, 0),
-    column(Kind::Id, "ID", (6, 12, 1), Side::Left, 5),
-    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 7),
-    column(Kind::Age, "AGE", (6, 6, 1), Side::Right, 3),
-    column(Kind::Client, "CLIENT", (21, 40, 1), Side::Left, 1),
-    column(Kind::Service, "SERVICE", (7, 14, 1), Side::Left, 2),
-    column(Kind::Peer, "PEER", (8, 14, 1), Side::Left, 8),
-    column(Kind::RateUp, "UP/S", (5, 6, 1), Side::Right, 2),
-    column(Kind::RateDown, "DOWN/S", (6, 6, 1), Side::Right, 2),
-    column(Kind::Up, "UP", (5, 6, 1), Side::Right, 6),
-    column(Kind::Down, "DOWN", (5, 6, 1), Side::Right, 6),
-    column(Kind::Phase, "PHASE", (8, 60, 4), Side::Left, 1),
+    column(Kind::Mark, "", (2, 2, 0), Side::Left, 0),
+    column(Kind::Id, "ID", (6, 12, 0), Side::Left, 5),
+    column(Kind::Half, "HALF", (4, 4, 0), Side::Left, 7),
+    column(Kind::Age, "AGE", (6, 6, 0), Side::Right, 3),
+    column(Kind::Client, "CLIENT", (21, 47, 0), Side::Left, 1),
+    column(Kind::Service, "SERVICE", (8, 24, 0), Side::Left, 2),
+    column(Kind::Peer, "PEER", (8, 21, 0), Side::Left, 7),
+    column(Kind::RateUp, "UP/S", (5, 6, 0), Side::Right, 2),
+    column(Kind::RateDown, "DOWN/S", (6, 7, 0), Side::Right, 2),
+    column(Kind::Up, "UP", (5, 6, 0), Side::Right, 6),
+    column(Kind::Down, "DOWN", (5, 6, 0), Side::Right, 6),
+    column(Kind::Phase, "PHASE", (12, 160, 1), Side::Left, 1),
 ];
 
 /// With frame, title and sums.
@@ -62,9 +62,9 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
             if order.filter.is_empty() { " no session is open" } else { " no session passes the filter" };
         return panel::empty(look, text, area, buffer);
     }
-    let columns = columns(snapshot, area.width);
-    table::draw_heads(look, &columns, line(area, 0), buffer);
-    mark_sorted(app, &columns, line(area, 0), buffer);
+    let below = Rect { x: area.x.saturating_add(2), width: area.width.saturating_sub(2), ..area };
+    let below = panel::told(look, app.selected_session(snapshot).map(|row| told(app, row)), below, buffer);
+    let area = Rect { height: below.height, ..area };
     let list = panel::below_heads(area);
     let (open, ended) = (order.open_len(), order.len() - order.open_len());
     let (open_lines, ended_lines) = share(open, ended, usize::from(list.height));
@@ -73,53 +73,93 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let of_ended = selected.and_then(|line| line.checked_sub(open));
     let of_ended = table::window(of_ended, ended, ended_lines);
     let lines = of_open.chain(of_ended.start + open..of_ended.end + open);
-    for (at, number) in panel::lines(list).zip(lines) {
-        if let Some(row) = order.row(snapshot, number) {
-            draw_row(app, &columns, row, selected == Some(number), at, buffer);
+    let rows: Vec<_> = lines.filter_map(|line| Some((line, order.row(snapshot, line)?))).collect();
+    let sheet = Sheet::with_heads(
+        &columns(snapshot),
+        &rows,
+        area.width,
+        |(line, row), kind| cell(app, *row, selected == Some(*line), kind),
+        |column| head(app, column),
+    );
+    sheet.draw_heads(look, line(area, 0), buffer);
+    for (place, (at, (line, _))) in panel::lines(list).zip(&rows).enumerate() {
+        sheet.draw_row(look, place, at, buffer);
+        if selected == Some(*line) {
+            buffer.set_style(at.intersection(buffer.area), look.theme.selected);
         }
     }
 }
 
-fn draw_row(
-    app: &App,
-    columns: &[Placed<Kind>],
-    row: Row<'_>,
-    is_selected: bool,
-    at: Rect,
-    buffer: &mut Buffer,
-) {
-    table::draw_row(&app.look, columns, at, buffer, |kind| match (kind, row) {
+fn cell(app: &App, row: Row<'_>, is_selected: bool, kind: Kind) -> Cell {
+    match (kind, row) {
         (Kind::Mark, row) if is_selected => {
             let ended = if matches!(row, Row::Ended(_)) { app.look.symbols.ended } else { "" };
             Cell::new(format!("{}{ended}", app.look.symbols.selected), app.look.theme.plain)
         }
         (_, Row::Open(row)) => open_cell(app, row, kind),
         (_, Row::Ended(row)) => ended_cell(app, row, kind),
-    });
-    if is_selected {
-        buffer.set_style(at.intersection(buffer.area), app.look.theme.selected);
     }
 }
 
-/// The head of the column that the list goes by is reversed; the line of the screens says it in words.
-fn mark_sorted(app: &App, columns: &[Placed<Kind>], heads: Rect, buffer: &mut Buffer) {
-    let sorted = match app.order().column {
-        order::Column::Trouble => return,
-        order::Column::Age => Kind::Age,
-        order::Column::Client => Kind::Client,
-        order::Column::Service => Kind::Service,
-        order::Column::RateUp => Kind::RateUp,
-        order::Column::RateDown => Kind::RateDown,
-        order::Column::Up => Kind::Up,
-        order::Column::Down => Kind::Down,
+/// The row under the cursor, with what its columns have no room for.
+fn told(app: &App, row: Row<'_>) -> (String, Style) {
+    let addresses = app.addresses();
+    let moved = |up: u64, down: u64| format!("{} up, {} down in all", format::bytes(up), format::bytes(down));
+    let over = |peer: &Option<String>| peer.as_ref().map(|peer| format!(" over {}", addresses.text(peer)));
+    let text = match row {
+        Row::Open(row) => {
+            let waited = row.waited_ms.map(|ms| format!(", waited {}", format::wait(ms)));
+            let connected = row.connected_ms.map(|ms| format!(", connected in {}", format::wait(ms)));
+            format!(
+                "{} {} to {}{}: {}{}{}",
+                row.id,
+                addresses.client(&row.client),
+                row.service,
+                over(&row.peer).unwrap_or_default(),
+                moved(row.bytes_up, row.bytes_down),
+                waited.unwrap_or_default(),
+                connected.unwrap_or_default()
+            )
+        }
+        Row::Ended(row) => format!(
+            "{} {} to {}{}: {} {}; {}",
+            row.id,
+            addresses.client(&row.client),
+            row.service,
+            over(&row.peer).unwrap_or_default(),
+            row.end,
+            addresses.text(&row.reason),
+            moved(row.bytes_up, row.bytes_down)
+        ),
     };
-    if let Some(column) = columns.iter().find(|column| column.kind == sorted) {
-        let head = Rect { x: heads.x.saturating_add(column.left), width: column.width, ..heads };
-        buffer.set_style(head.intersection(heads).intersection(buffer.area), app.look.theme.selected);
-    }
+    (text, app.look.theme.plain)
 }
 
-fn columns(snapshot: &Snapshot, width: u16) -> Vec<Placed<Kind>> {
+/// The head of the column that the list goes by has an arrow: up for the least on top.
+fn head(app: &App, column: &Column<Kind>) -> String {
+    let (order, symbols) = (app.order(), &app.look.symbols);
+    if sorted_by(column.kind) != Some(order.column) {
+        return column.title.into();
+    }
+    let rises = order.column.begins_with_least() != order.is_flipped;
+    format!("{}{}", column.title, if rises { symbols.rising } else { symbols.falling })
+}
+
+fn sorted_by(kind: Kind) -> Option<order::Column> {
+    Some(match kind {
+        Kind::Age => order::Column::Age,
+        Kind::Client => order::Column::Client,
+        Kind::Service => order::Column::Service,
+        Kind::RateUp => order::Column::RateUp,
+        Kind::RateDown => order::Column::RateDown,
+        Kind::Up => order::Column::Up,
+        Kind::Down => order::Column::Down,
+        Kind::Phase => order::Column::Trouble,
+        Kind::Mark | Kind::Id | Kind::Half | Kind::Peer => return None,
+    })
+}
+
+fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
     let has_halves = snapshot.roles.len() > 1;
     let has_peers = snapshot.sessions.iter().any(|row| row.peer.is_some())
         || snapshot.ended.iter().any(|row| row.peer.is_some());
@@ -129,8 +169,7 @@ fn columns(snapshot: &Snapshot, width: u16) -> Vec<Placed<Kind>> {
         Kind::Mark | Kind::Id | Kind::Age | Kind::Client | Kind::Service | Kind::Phase => true,
         Kind::RateUp | Kind::RateDown | Kind::Up | Kind::Down => true,
     };
-    let shown: Vec<_> = COLUMNS.into_iter().filter(|column| shown(column.kind)).collect();
-    table::fit(&shown, width)
+    COLUMNS.into_iter().filter(|column| shown(column.kind)).collect()
 }
 
 fn facts(app: &App) -> String {
@@ -145,8 +184,7 @@ fn facts(app: &App) -> String {
     if snapshot.sessions_left_out > 0 {
         facts.push_str(&format!(", {} not listed", snapshot.sessions_left_out));
     }
-    facts.push_str(", in bytes");
-    facts
+    format!("{facts}, {}, in bytes", app.order().words())
 }
 
 /// `12 of 66`, while a filter holds rows back.

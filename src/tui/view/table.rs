@@ -16,13 +16,16 @@ pub struct Column<K> {
     pub title: &'static str,
     pub width_min: u16,
     pub width_max: u16,
-    /// Cells it takes of the spare room at each turn, compared with the others.
+    /// Cells it takes at each turn of the room that no column needs.
     pub share: u16,
     pub side: Side,
     /// Columns of the highest rank leave first, all of one rank together.
     pub rank: u8,
+    /// Whether it is narrower than `width_min` while its text is.
+    pub shrinks: bool,
 }
 
+/// Text stands left and may be cut; numbers stand right and are never cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Left,
@@ -38,17 +41,25 @@ pub const fn column<K: Copy>(
     rank: u8,
 ) -> Column<K> {
     let (width_min, width_max, share) = widths;
-    Column { kind, title, width_min, width_max, share, side, rank }
+    Column { kind, title, width_min, width_max, share, side, rank, shrinks: false }
+}
+
+impl<K: Copy> Column<K> {
+    pub const fn shrinking(self) -> Self {
+        Self { shrinks: true, ..self }
+    }
 }
 
 /// A column with its place in the row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed<K> {
     pub kind: K,
-    pub title: &'static str,
+    pub head: String,
     pub side: Side,
     pub left: u16,
     pub width: u16,
+    /// Its cell in every row.
+    cell: usize,
 }
 
 /// What stands in one column of one row.
@@ -64,41 +75,114 @@ impl Cell {
     }
 }
 
-/// The columns that `width` has room for, spread over all of it.
-pub fn fit<K: Copy>(columns: &[Column<K>], width: u16) -> Vec<Placed<K>> {
-    let mut kept: Vec<_> = columns.to_vec();
-    while needed(&kept) > usize::from(width) {
-        let worst = kept.iter().map(|column| column.rank).max().unwrap_or(0);
-        kept.retain(|column| column.rank < worst);
+/// The rows in sight, fitted to a width: what is needed is given to the columns that would be cut.
+pub struct Sheet<K> {
+    columns: Vec<Placed<K>>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl<K: Copy> Sheet<K> {
+    pub fn new<R>(columns: &[Column<K>], rows: &[R], width: u16, cell: impl Fn(&R, K) -> Cell) -> Self {
+        Self::with_heads(columns, rows, width, cell, |column| column.title.into())
     }
-    let mut spare = usize::from(width) - needed(&kept);
-    let mut widths: Vec<u16> = kept.iter().map(|column| column.width_min).collect();
+
+    pub fn with_heads<R>(
+        columns: &[Column<K>],
+        rows: &[R],
+        width: u16,
+        cell: impl Fn(&R, K) -> Cell,
+        head: impl Fn(&Column<K>) -> String,
+    ) -> Self {
+        let cells = |row| columns.iter().map(|column| cell(row, column.kind)).collect();
+        let rows: Vec<Vec<Cell>> = rows.iter().map(cells).collect();
+        let heads = columns.iter().map(head);
+        let wanted = heads.enumerate().map(|(at, head)| {
+            let longest = rows.iter().map(|cells| self::width(&cells[at].text)).max().unwrap_or(0);
+            let cells = longest.max(self::width(&head));
+            Wanted { column: columns[at], head, cells, cell: at }
+        });
+        Self { columns: fit(wanted.collect(), width), rows }
+    }
+
+    /// The heads of the columns, on the first line of `area`.
+    pub fn draw_heads(&self, look: &Look, area: Rect, buffer: &mut Buffer) {
+        for column in &self.columns {
+            draw_cell(look, column, &Cell::new(column.head.as_str(), look.theme.title), area, buffer);
+        }
+    }
+
+    /// One row, on the first line of `area`.
+    pub fn draw_row(&self, look: &Look, row: usize, area: Rect, buffer: &mut Buffer) {
+        for column in &self.columns {
+            draw_cell(look, column, &self.rows[row][column.cell], area, buffer);
+        }
+    }
+}
+
+/// A column, and the cells that its head and its rows need.
+struct Wanted<K> {
+    column: Column<K>,
+    head: String,
+    cells: u16,
+    cell: usize,
+}
+
+impl<K> Wanted<K> {
+    fn need(&self) -> u16 {
+        self.cells.min(self.column.width_max)
+    }
+
+    fn least(&self) -> u16 {
+        match self.column.side {
+            Side::Right => self.need().max(self.column.width_min),
+            Side::Left if self.column.shrinks => self.need().min(self.column.width_min),
+            Side::Left => self.column.width_min.max(width(&self.head)),
+        }
+    }
+}
+
+/// The columns that `width` has room for, spread over all of it.
+fn fit<K: Copy>(mut kept: Vec<Wanted<K>>, width: u16) -> Vec<Placed<K>> {
+    while needed(&kept) > usize::from(width) {
+        let worst = kept.iter().map(|wanted| wanted.column.rank).max().unwrap_or(0);
+        kept.retain(|wanted| wanted.column.rank < worst);
+    }
+    let mut spare = u16::try_from(usize::from(width) - needed(&kept)).unwrap_or(u16::MAX);
+    let mut widths: Vec<u16> = kept.iter().map(Wanted::least).collect();
+    // Those first that lack least, so that as few as can be are cut.
+    let lacks = |place: usize, widths: &[u16]| kept[place].need().saturating_sub(widths[place]);
+    let mut places: Vec<_> = (0..kept.len()).collect();
+    places.sort_by_key(|&place| lacks(place, &widths));
+    for place in places {
+        let given = lacks(place, &widths).min(spare);
+        widths[place] += given;
+        spare -= given;
+    }
     // In turns, so that no column takes all.
     while spare > 0 {
         let before = spare;
-        for (width, column) in widths.iter_mut().zip(&kept) {
-            let wanted = column.share.min(column.width_max - *width);
-            let given = wanted.min(u16::try_from(spare).unwrap_or(u16::MAX));
+        for (width, wanted) in widths.iter_mut().zip(&kept) {
+            let given = wanted.column.share.min(wanted.column.width_max.saturating_sub(*width)).min(spare);
             *width += given;
-            spare -= usize::from(given);
+            spare -= given;
         }
         if spare == before {
             break;
         }
     }
-    place(&kept, &widths)
+    place(kept, &widths)
 }
 
-fn needed<K>(columns: &[Column<K>]) -> usize {
+fn needed<K>(columns: &[Wanted<K>]) -> usize {
     let gaps = columns.len().saturating_sub(1);
-    columns.iter().map(|column| usize::from(column.width_min)).sum::<usize>() + gaps
+    columns.iter().map(|wanted| usize::from(wanted.least())).sum::<usize>() + gaps
 }
 
-fn place<K: Copy>(columns: &[Column<K>], widths: &[u16]) -> Vec<Placed<K>> {
+fn place<K: Copy>(columns: Vec<Wanted<K>>, widths: &[u16]) -> Vec<Placed<K>> {
     let mut left = 0;
     let mut placed = Vec::with_capacity(columns.len());
-    for (column, &width) in columns.iter().zip(widths) {
-        placed.push(Placed { kind: column.kind, title: column.title, side: column.side, left, width });
+    for (Wanted { column, head, cell, .. }, &width) in columns.into_iter().zip(widths) {
+        placed.push(Placed { kind: column.kind, head, side: column.side, left, width, cell });
         left += width + 1;
     }
     placed
@@ -115,13 +199,13 @@ pub fn draw_list<K: Copy, R>(
     buffer: &mut Buffer,
     cell: impl Fn(&R, K) -> Cell,
 ) {
-    let placed = fit(columns, area.width);
-    draw_heads(look, &placed, line(area, 0), buffer);
     let list = panel::below_heads(area);
     let drawn = panel::rows_drawn(rows.len(), list);
     let window = window(selected, rows.len(), drawn);
-    for (at, number) in panel::lines(list).zip(window) {
-        draw_row(look, &placed, at, buffer, |kind| cell(&rows[number], kind));
+    let sheet = Sheet::new(columns, &rows[window.clone()], area.width, cell);
+    sheet.draw_heads(look, line(area, 0), buffer);
+    for (row, (at, number)) in panel::lines(list).zip(window).enumerate() {
+        sheet.draw_row(look, row, at, buffer);
         if selected == Some(number) {
             buffer.set_style(at.intersection(buffer.area), look.theme.selected);
             let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
@@ -135,26 +219,6 @@ pub fn draw_list<K: Copy, R>(
 pub fn window(selected: Option<usize>, count: usize, lines: usize) -> Range<usize> {
     let first = selected.unwrap_or(0).saturating_sub(lines / 2).min(count.saturating_sub(lines));
     first..first.saturating_add(lines).min(count)
-}
-
-/// The heads of the columns, on the first line of `area`.
-pub fn draw_heads<K: Copy>(look: &Look, columns: &[Placed<K>], area: Rect, buffer: &mut Buffer) {
-    for column in columns {
-        draw_cell(look, column, &Cell::new(column.title, look.theme.title), area, buffer);
-    }
-}
-
-/// One row, on the first line of `area`.
-pub fn draw_row<K: Copy>(
-    look: &Look,
-    columns: &[Placed<K>],
-    area: Rect,
-    buffer: &mut Buffer,
-    cell: impl Fn(K) -> Cell,
-) {
-    for column in columns {
-        draw_cell(look, column, &cell(column.kind), area, buffer);
-    }
 }
 
 fn draw_cell<K>(look: &Look, column: &Placed<K>, cell: &Cell, area: Rect, buffer: &mut Buffer) {
@@ -244,10 +308,16 @@ mod tests {
     use super::*;
 
     const COLUMNS: [Column<u8>; 3] = [
-        Column { kind: 0, title: "A", width_min: 4, width_max: 4, share: 1, side: Side::Left, rank: 0 },
-        Column { kind: 1, title: "B", width_min: 5, width_max: 9, share: 1, side: Side::Left, rank: 2 },
-        Column { kind: 2, title: "C", width_min: 6, width_max: 7, share: 1, side: Side::Right, rank: 1 },
+        column(0, "A", (4, 4, 1), Side::Left, 0),
+        column(1, "B", (5, 9, 1), Side::Left, 2),
+        column(2, "C", (6, 7, 1), Side::Right, 1),
     ];
+
+    fn fitted(columns: &[Column<u8>], texts: &[&str], width: u16) -> Vec<(u8, u16, u16)> {
+        let cell = |texts: &&[&str], kind: u8| Cell::new(texts[usize::from(kind)], Style::new());
+        let sheet = Sheet::new(columns, &[texts], width, cell);
+        sheet.columns.iter().map(|placed| (placed.kind, placed.left, placed.width)).collect()
+    }
 
     #[test]
     fn the_least_important_column_leaves_first_and_spare_room_is_shared() {
@@ -261,8 +331,29 @@ mod tests {
             (3, &[]),
         ];
         for (width, expected) in cases {
-            let placed: Vec<_> = fit(&COLUMNS, width).iter().map(|c| (c.kind, c.left, c.width)).collect();
-            assert_eq!(placed, expected, "width {width}");
+            assert_eq!(fitted(&COLUMNS, &["", "", ""], width), expected, "width {width}");
+        }
+    }
+
+    #[test]
+    fn room_goes_to_the_columns_that_would_be_cut() {
+        let columns = [
+            column(0, "A", (4, 20, 1), Side::Left, 0).shrinking(),
+            column(1, "B", (4, 30, 1), Side::Left, 0),
+            column(2, "C", (2, 8, 0), Side::Right, 0),
+        ];
+        let texts = |a, b, c| ["x".repeat(a), "x".repeat(b), "9".repeat(c)];
+        for ((a, b, c), width, expected) in [
+            // All of A, which lacks little; B gets the rest; the number is whole.
+            ((6, 40, 5), 30, [6, 17, 5]),
+            // A shrinks below its least, since it is short.
+            ((2, 40, 1), 12, [2, 6, 2]),
+            ((40, 2, 8), 18, [4, 4, 8]),
+        ] {
+            let texts = texts(a, b, c);
+            let texts = texts.each_ref().map(String::as_str);
+            let widths: Vec<_> = fitted(&columns, &texts, width).iter().map(|placed| placed.2).collect();
+            assert_eq!(widths, expected, "{a} {b} {c} in {width}");
         }
     }
 

@@ -16,24 +16,30 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         let step = table::width(&text).min(rest.width);
         rest = Rect { x: rest.x + step, width: rest.width - step, ..rest };
     }
+    let order = app.order();
     if app.screen().lists_sessions() {
-        let text = table::cut(look, &listed(app), rest.width);
+        let mut text = listed(app);
+        if table::width(&text) > rest.width {
+            // The frame of the sessions tells their order too; of a filter it tells only how many pass.
+            text = filter(app).unwrap_or_default();
+        }
+        let text = table::cut(look, &text, rest.width);
         let indent = rest.width.saturating_sub(table::width(&text));
         let place = Rect { x: rest.x + indent, width: rest.width - indent, ..rest };
-        let style = if app.order().filter.is_empty() { theme.plain } else { theme.attention };
+        let style = if order.filter.is_empty() { theme.plain } else { theme.attention };
         table::write(&text, style, place, buffer);
     }
 }
 
-/// `sort busiest`, `filter web, sort age turned`.
+/// `busiest first`, `filter web, oldest first`.
 pub fn listed(app: &App) -> String {
-    let order = app.order();
-    let turned = if order.is_flipped { " turned" } else { "" };
-    let filter = match order.filter.is_empty() {
-        true => String::new(),
-        false => format!("filter {}, ", app.look.text(&order.filter.text, FILTER_CHARS)),
-    };
-    format!("{filter}sort {}{turned}", order.column.name())
+    let words = app.order().words();
+    filter(app).map_or(words.into(), |filter| format!("{filter}, {words}"))
+}
+
+fn filter(app: &App) -> Option<String> {
+    let filter = &app.order().filter;
+    (!filter.is_empty()).then(|| format!("filter {}", app.look.text(&filter.text, FILTER_CHARS)))
 }
 
 const FILTER_CHARS: usize = 60;
