@@ -79,7 +79,7 @@ fn worst_of_services(snapshot: &Snapshot) -> Health {
 }
 
 /// One failure may be the client's misfortune.
-fn has_dead_backend(service: &ServiceRow) -> bool {
+pub fn has_dead_backend(service: &ServiceRow) -> bool {
     service.failed_in_a_row >= FAILED_MIN && service.phase == ServicePhase::Open
 }
 

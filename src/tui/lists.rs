@@ -3,7 +3,7 @@
 use crate::{
     profile::Mode,
     telemetry::snapshot::{Notice, PoolRow, ProfileRow, ServiceRow, Snapshot},
-    tui::{health::severity, order::Order, screen::Screen},
+    tui::{health::severity, order::Order, screen::Screen, services::lack},
 };
 
 /// What the six lists show, as far as it is not in the snapshot.
@@ -125,10 +125,11 @@ pub fn pools(snapshot: &Snapshot) -> Vec<&PoolRow> {
     rows
 }
 
-/// Those that refused most first.
+/// Worst first, then those that refused most.
 pub fn services(snapshot: &Snapshot) -> Vec<&ServiceRow> {
     let mut rows: Vec<_> = snapshot.services.iter().collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.totals.refused));
+    let severity = |row| lack(snapshot, row).map(|lack| lack.severity);
+    rows.sort_by_cached_key(|row| std::cmp::Reverse((severity(row), row.totals.refused)));
     rows
 }
 

@@ -28,6 +28,7 @@ mod progress;
 mod question;
 mod run;
 pub mod screen;
+mod services;
 pub mod source;
 mod summary;
 pub mod symbols;

@@ -91,6 +91,21 @@ fn what_a_row_has_no_room_for_is_told_below_the_list() {
 }
 
 #[test]
+fn a_service_that_serves_nobody_is_marked_and_says_why() {
+    let mut app = app(pictures::degraded());
+    press(&mut app, "4");
+    for mark in ["▲ NO LINK mail", "▲ FAILING web", "▲ STARVED amqp", "open      chat"] {
+        shows(&app, mark);
+    }
+    shows(&app, "mail in the int half: no link: connect 10.1.4.9:41443");
+    press(&mut app, "jj");
+    shows(&app, "web in the int half: the last 12 sessions failed: backend");
+    press(&mut app, "\n");
+    shows(&app, "FAILING: the last 12 sessions failed");
+    shows(&app, "Traffic of web");
+}
+
+#[test]
 fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
     let kill = Command::Kill { session: "00499a".into() };
     let drain = Command::Drain { service: Some("chat".into()) };
@@ -208,11 +223,11 @@ fn themes_take_turns_and_no_color_stays_without() {
 #[test]
 fn alerts_are_told_one_by_one() {
     let mut app = app(pictures::degraded());
-    shows(&app, "1 of 4, ! next: mail");
+    shows(&app, "1 of 5, ! next: mail");
     press(&mut app, "!");
-    shows(&app, "2 of 4, ! next: amqp");
-    press(&mut app, "!!!");
-    shows(&app, "1 of 4, ! next: mail");
+    shows(&app, "2 of 5, ! next: amqp");
+    press(&mut app, "!!!!");
+    shows(&app, "1 of 5, ! next: mail");
 }
 
 #[test]

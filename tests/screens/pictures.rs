@@ -123,6 +123,20 @@ pub fn degraded() -> Snapshot {
     });
     snapshot.ended.insert(0, ended(18_860, "TW", "no link within 5 s", 1.0));
     snapshot.log_lines_lost = 17;
+    let service = |name: &str| ServiceRow {
+        name: name.into(),
+        connect: Some(format!("tcp://{name}.corp.example:9000")),
+        ..snapshot.services[3].clone()
+    };
+    let dead = Some("backend web.corp.example:9000: connection refused (os error 111)".to_owned());
+    snapshot.services = vec![
+        service("chat"),
+        ServiceRow { failed_in_a_row: 12, backend_error: dead, ..service("web") },
+        service("amqp"),
+        service("mail"),
+    ];
+    snapshot.pools[0].serves = vec!["chat".into(), "web".into()];
+    snapshot.pools[0].service = "*".into();
     snapshot
 }
 

@@ -1,6 +1,10 @@
 //! All that is known of one row, a line for each thing.
 
-use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+use ratatui::{
+    buffer::Buffer,
+    layout::{Constraint, Layout, Rect},
+    style::Style,
+};
 
 use crate::{
     telemetry::{
@@ -14,11 +18,13 @@ use crate::{
         health::{Peers, peers_of},
         lists,
         screen::Screen,
+        services::lack,
         view::{
+            alert,
             header::{mode_word, role_word},
             panel,
             pool::{half_word, state_word},
-            profiles, table,
+            profiles, table, traffic,
         },
     },
 };
@@ -31,6 +37,12 @@ struct Fact {
 }
 
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
+    let chart = app.selected_service_row(app.snapshot()).filter(|_| area.height >= 2 * traffic::FRAMED);
+    let height = if chart.is_some() { traffic::FRAMED } else { 0 };
+    let [area, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(height)]).areas(area);
+    if let Some(row) = chart {
+        traffic::draw_service(app, row, below, buffer);
+    }
     let inside = panel::frame(&app.look, title(app), "Esc goes back", area, buffer);
     draw_list(app, panel::margin(inside), buffer);
 }
@@ -286,6 +298,9 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     let totals = &row.totals;
     let peers = peers(app, row);
     let way = |bytes, now, peak| {
+        if samples.is_empty() {
+            return format!("{} in all, not watched long enough for a rate", format::bytes(bytes));
+        }
         format!(
             "{} now, at most {} in the last 2 min, {} in all",
             format::rate(now),
@@ -295,8 +310,20 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     };
     let mut facts = vec![
         fact("service", format!("{} in the {} half", row.name, half_word(row.role))),
-        fact("state", format!("{:?}", row.phase).to_lowercase()),
-        fact("clients at", addresses.text(&row.accept.join(" "))),
+        match lack(app.snapshot(), row) {
+            Some(lack) => Fact {
+                style: alert::style(&app.look, lack.severity),
+                ..fact("state", addresses.text(&format!("{}: {}", lack.word, lack.why)))
+            },
+            None => fact("state", format!("{:?}", row.phase).to_lowercase()),
+        },
+        fact(
+            "clients at",
+            match row.accept.as_slice() {
+                [] => "the other half's ports".into(),
+                accept => addresses.text(&accept.join(" ")),
+            },
+        ),
         fact("goes to", addresses.text(row.connect.as_deref().unwrap_or("a link to the other half"))),
     ];
     facts.extend(peers);

@@ -3,16 +3,18 @@
 use ratatui::{
     buffer::Buffer,
     layout::{Constraint, Layout, Rect},
+    style::Style,
 };
 
 use crate::{
-    telemetry::snapshot::{ServicePhase, ServiceRow, TrafficSample},
+    telemetry::snapshot::{ServicePhase, ServiceRow, Snapshot, TrafficSample},
     tui::{
         app::App,
         format, lists,
         screen::Screen,
+        services::lack,
         view::{
-            panel,
+            alert, panel,
             pool::{half_word, number},
             table::{self, Cell, Column, Side, column},
             traffic,
@@ -27,6 +29,8 @@ enum Kind {
     Service,
     Accept,
     Backend,
+    /// One of the two, where no row has both.
+    Address,
     Open,
     Sessions,
     Refused,
@@ -34,21 +38,24 @@ enum Kind {
     RateDown,
     Up,
     Down,
+    Lack,
 }
 
-const COLUMNS: [Column<Kind>; 12] = [
-    column(Kind::Phase, "STATE", (8, 8, 1), Side::Left, 1),
-    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 6),
-    column(Kind::Service, "SERVICE", (8, 20, 1), Side::Left, 0),
-    column(Kind::Accept, "ACCEPT", (14, 40, 1), Side::Left, 4),
-    column(Kind::Backend, "BACKEND", (14, 40, 1), Side::Left, 3),
+const COLUMNS: [Column<Kind>; 14] = [
+    column(Kind::Phase, "STATE", (9, 9, 1), Side::Left, 0).shrinking(),
+    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 2),
+    column(Kind::Service, "SERVICE", (12, 24, 1), Side::Left, 0).shrinking(),
+    column(Kind::Accept, "ACCEPT", (21, 60, 1), Side::Left, 3).shrinking(),
+    column(Kind::Backend, "BACKEND", (21, 60, 1), Side::Left, 3).shrinking(),
+    column(Kind::Address, "ACCEPT OR BACKEND", (21, 60, 1), Side::Left, 3).shrinking(),
     column(Kind::Open, "OPEN", (5, 5, 1), Side::Right, 2),
-    column(Kind::Sessions, "TOTAL", (5, 5, 1), Side::Right, 5),
-    column(Kind::Refused, "REFUSED", (7, 7, 1), Side::Right, 2),
-    column(Kind::RateUp, "UP/S", (6, 6, 1), Side::Right, 3),
-    column(Kind::RateDown, "DOWN/S", (6, 6, 1), Side::Right, 3),
-    column(Kind::Up, "UP", (5, 6, 1), Side::Right, 5),
-    column(Kind::Down, "DOWN", (5, 6, 1), Side::Right, 5),
+    column(Kind::Sessions, "TOTAL", (5, 5, 1), Side::Right, 6),
+    column(Kind::Refused, "REFUSED", (7, 7, 1), Side::Right, 4),
+    column(Kind::RateUp, "UP/S", (6, 6, 1), Side::Right, 5),
+    column(Kind::RateDown, "DOWN/S", (6, 6, 1), Side::Right, 5),
+    column(Kind::Up, "UP", (5, 6, 1), Side::Right, 7),
+    column(Kind::Down, "DOWN", (5, 6, 1), Side::Right, 7),
+    column(Kind::Lack, "WHY", (16, 160, 9), Side::Left, 2).shrinking(),
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -58,7 +65,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// A whole screen of them, and the bytes of the one under the cursor.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let chart = CHART.min(area.height.saturating_sub(panel::FRAME_AND_HEADS + 2));
+    let chart = traffic::FRAMED.min(area.height.saturating_sub(panel::FRAME_AND_HEADS + 2));
     let [rows, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(chart)]).areas(area);
     let inside = panel::frame(&app.look, "Services", "bytes a second now, and in all", rows, buffer);
     draw_list(app, panel::margin(inside), buffer);
@@ -71,7 +78,18 @@ pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    let area = panel::told(&app.look, told(app), area, buffer);
     list(app, app.selected_line(), area, buffer);
+}
+
+/// What the service under the cursor lacks, or else the worst of all.
+fn told(app: &App) -> Option<(String, Style)> {
+    let snapshot = app.snapshot();
+    let worst = || lists::services(snapshot).into_iter().next();
+    let row = app.selected_service_row(snapshot).or_else(worst)?;
+    let lack = lack(snapshot, row)?;
+    let text = format!("{} in the {} half: {}", row.name, half_word(row.role), lack.why);
+    Some((app.addresses().text(&text), alert::style(&app.look, lack.severity)))
 }
 
 fn list(app: &App, selected: Option<usize>, area: Rect, buffer: &mut Buffer) {
@@ -79,33 +97,58 @@ fn list(app: &App, selected: Option<usize>, area: Rect, buffer: &mut Buffer) {
     if snapshot.services.is_empty() {
         return panel::empty(&app.look, "no services", area, buffer);
     }
-    let has_halves = snapshot.roles.len() > 1;
-    let columns: Vec<_> =
-        COLUMNS.into_iter().filter(|column| has_halves || column.kind != Kind::Half).collect();
     let rows = lists::services(snapshot);
     let cell = |row: &&ServiceRow, kind| cell(app, row, kind);
-    table::draw_list(&app.look, &columns, &rows, selected, area, buffer, cell);
+    table::draw_list(&app.look, &columns(snapshot), &rows, selected, area, buffer, cell);
+}
+
+fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
+    let rows = &snapshot.services;
+    let accepts = rows.iter().any(|row| !row.accept.is_empty());
+    let connects = rows.iter().any(|row| row.connect.is_some());
+    let has_either = rows.iter().all(|row| row.accept.is_empty() || row.connect.is_none());
+    let has_lacks = rows.iter().any(|row| lack(snapshot, row).is_some());
+    let is_shown = |kind| match kind {
+        Kind::Half => snapshot.roles.len() > 1,
+        Kind::Address => accepts && connects && has_either,
+        Kind::Accept => accepts && !(connects && has_either),
+        Kind::Backend => connects && !(accepts && has_either),
+        Kind::Lack => has_lacks,
+        Kind::Phase | Kind::Service | Kind::Open | Kind::Sessions | Kind::Refused => true,
+        Kind::RateUp | Kind::RateDown | Kind::Up | Kind::Down => true,
+    };
+    COLUMNS.into_iter().filter(|column| is_shown(column.kind)).collect()
 }
 
 fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
     let (look, theme) = (&app.look, app.look.theme);
+    let accept = || app.addresses().text(&row.accept.join(" "));
+    let backend = || app.addresses().text(row.connect.as_deref().unwrap_or("-"));
     match kind {
-        Kind::Phase => match row.phase {
-            ServicePhase::Open => Cell::new("open", theme.good),
-            ServicePhase::Draining => Cell::new("DRAINING", theme.warn),
+        Kind::Phase => match (row.phase, lack(app.snapshot(), row)) {
+            (ServicePhase::Draining, _) => Cell::new("DRAINING", theme.warn),
+            (ServicePhase::Open, Some(lack)) => {
+                Cell::new(format!("{} {}", look.symbols.alert, lack.word), alert::style(look, lack.severity))
+            }
+            (ServicePhase::Open, None) => Cell::new("open", theme.good),
         },
         Kind::Service => Cell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
         Kind::Half => Cell::new(half_word(row.role), theme.plain),
         Kind::RateUp => rate(app, row, |sample| sample.up),
         Kind::RateDown => rate(app, row, |sample| sample.down),
-        Kind::Accept => Cell::new(look.text(&row.accept.join(" "), TEXT_CHARS), theme.plain),
-        Kind::Backend => Cell::new(look.text(row.connect.as_deref().unwrap_or("-"), TEXT_CHARS), theme.plain),
+        Kind::Address if row.accept.is_empty() => Cell::new(look.text(&backend(), TEXT_CHARS), theme.plain),
+        Kind::Accept | Kind::Address => Cell::new(look.text(&accept(), TEXT_CHARS), theme.plain),
+        Kind::Backend => Cell::new(look.text(&backend(), TEXT_CHARS), theme.plain),
         Kind::Open => number(look, row.totals.sessions_open),
         Kind::Sessions => number(look, row.totals.sessions),
         Kind::Refused if row.totals.refused > 0 => Cell::new(format::amount(row.totals.refused), theme.warn),
         Kind::Refused => number(look, 0),
         Kind::Up => number(look, row.totals.bytes_up),
         Kind::Down => number(look, row.totals.bytes_down),
+        Kind::Lack => {
+            let why = lack(app.snapshot(), row).map(|lack| app.addresses().text(&lack.why));
+            Cell::new(look.text(why.as_deref().unwrap_or(""), TEXT_CHARS), theme.plain)
+        }
     }
 }
 
@@ -117,6 +160,4 @@ fn rate(app: &App, row: &ServiceRow, of: fn(&TrafficSample) -> u64) -> Cell {
     }
 }
 
-/// Frame, two ways of two lines, the totals.
-const CHART: u16 = 7;
 const TEXT_CHARS: usize = 120;

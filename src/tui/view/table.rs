@@ -224,7 +224,7 @@ pub fn window(selected: Option<usize>, count: usize, lines: usize) -> Range<usiz
 fn draw_cell<K>(look: &Look, column: &Placed<K>, cell: &Cell, area: Rect, buffer: &mut Buffer) {
     let room = Rect { x: area.x.saturating_add(column.left), width: column.width, height: 1, ..area };
     let room = room.intersection(area);
-    let text = cut(look, &cell.text, room.width);
+    let text = cut_address(look, &cell.text, room.width);
     let indent = match column.side {
         Side::Left => 0,
         Side::Right => room.width.saturating_sub(width(&text)),
@@ -267,6 +267,17 @@ pub fn cut(look: &Look, text: &str, cells: u16) -> String {
     out
 }
 
+/// The same, but the port of an address stays: without it two of one host look alike.
+fn cut_address(look: &Look, text: &str, cells: u16) -> String {
+    let port = text.rfind(':').map_or("", |at| &text[at..]);
+    let is_port = (2..=6).contains(&port.len()) && port[1..].bytes().all(|byte| byte.is_ascii_digit());
+    let room = cells.saturating_sub(width(port));
+    if width(text) <= cells || !is_port || room < HOST_CELLS_MIN {
+        return cut(look, text, cells);
+    }
+    cut(look, &text[..text.len() - port.len()], room) + port
+}
+
 /// `text` in lines of at most `room` cells, parted between words where that can be.
 pub fn wrap(text: &str, room: u16) -> Vec<String> {
     let mut lines = Vec::new();
@@ -302,6 +313,9 @@ pub fn line(area: Rect, n: u16) -> Rect {
     let height = u16::from(n < area.height);
     Rect { y: area.y.saturating_add(n), height, ..area }
 }
+
+/// Less of a host tells nothing.
+const HOST_CELLS_MIN: u16 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -383,6 +397,19 @@ mod tests {
             ("ab", 0, ""),
         ] {
             assert_eq!(cut(&Look::FULL, text, cells), expected);
+        }
+    }
+
+    #[test]
+    fn a_port_is_not_cut_off() {
+        for (text, cells, expected) in [
+            ("10.1.4.9:41443", 14, "10.1.4.9:41443"),
+            ("10.1.4.9:41443", 12, "10.1.…:41443"),
+            ("10.1.4.9:41443", 9, "10.1.4.9…"),
+            ("14:01 and more text", 8, "14:01 a…"),
+            ("日本語:80", 7, "日…:80"),
+        ] {
+            assert_eq!(cut_address(&Look::FULL, text, cells), expected);
         }
     }
 }

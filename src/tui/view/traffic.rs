@@ -143,6 +143,8 @@ fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16) -> Vec<Option<u64
     columns
 }
 
+/// Lines of a framed chart: two ways of two lines, the totals.
+pub const FRAMED: u16 = 7;
 const NAME_CHARS: usize = 40;
 
 #[cfg(test)]
