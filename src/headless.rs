@@ -22,6 +22,7 @@ pub async fn summarise(handle: Handle) {
         last = Some(facts);
         tracing::info!(
             open = snapshot.totals.sessions_open,
+            waiting = snapshot.totals.sessions_waiting,
             sessions = snapshot.totals.sessions,
             refused = snapshot.totals.refused,
             up = snapshot.totals.bytes_up,

@@ -36,8 +36,9 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "sessions {} open, {} in all, {} refused  bytes {} up, {} down  descriptors {} of {}",
+        "sessions {} open, {} waiting, {} in all, {} refused  bytes {} up, {} down  descriptors {} of {}",
         totals.sessions_open,
+        totals.sessions_waiting,
         totals.sessions,
         totals.refused,
         totals.bytes_up,
@@ -63,11 +64,12 @@ fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
     let to = row.connect.as_deref().unwrap_or("a link");
     writeln!(
         out,
-        "service {} ({}, {})  {from} -> {to}  {} open, {} in all, {} refused",
+        "service {} ({}, {})  {from} -> {to}  {} open, {} waiting, {} in all, {} refused",
         row.name,
         word(&row.role),
         word(&row.phase),
         row.totals.sessions_open,
+        row.totals.sessions_waiting,
         row.totals.sessions,
         row.totals.refused
     )

@@ -54,7 +54,7 @@ use crate::{
         clock,
         notices::Notices,
         registry::Registry,
-        snapshot::{GatewayPhase, Snapshot},
+        snapshot::{GatewayPhase, Snapshot, Totals},
     },
 };
 
@@ -297,10 +297,17 @@ impl Engine {
         if service.is_none() {
             self.phase = GatewayPhase::Draining;
         }
-        let open: usize = drained.iter().map(|service| service.open_sessions()).sum();
+        let role = self.first_role();
+        let of_services = self.common.sessions.registry.totals();
+        let of_drained = of_services.iter().filter(|((of, name), _)| *of == role && meant(name.as_str()));
+        let totals = of_drained.fold(Totals::default(), |sum, (_, totals)| sum.with(totals));
         let what = service.map_or_else(|| "all services".into(), |name| format!("service `{name}`"));
-        let line = format!("{what}: no new sessions, {open} go on; `reload` undoes it");
-        Answer::Done(line)
+        let wait = match totals.sessions_waiting {
+            0 => String::new(),
+            waiting => format!(", {waiting} still wait to be carried"),
+        };
+        let open = totals.sessions_open;
+        Answer::Done(format!("{what}: no new sessions, {open} go on{wait}; `reload` undoes it"))
     }
 
     /// Keeps so many links ready from now on. The half that dials decides.
@@ -349,7 +356,7 @@ impl Engine {
         if let Some(side) = &self.dmz {
             side.retire();
         }
-        let open = self.common.sessions.registry.open_count();
+        let open = self.totals().clients();
         let drain = humantime::format_duration(self.profile.drain);
         self.common.notices.info(format!("stopping: {open} sessions get {drain} to end"));
         let deadline = Instant::now() + self.profile.drain;

@@ -76,6 +76,8 @@ struct Held {
     at: f64,
 }
 
+type OfServices = HashMap<(Role, ServiceName), Totals>;
+
 /// Half, service, peer, address.
 type PoolKey = (Role, String, Option<String>, Option<String>);
 
@@ -153,6 +155,8 @@ impl Engine {
         let (sessions, sessions_left_out) =
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
         let switching = self.switching.as_ref();
+        // Read once: the sums of the services are the totals.
+        let of_services = registry.totals();
         let listening = [
             self.dmz.as_ref().and_then(|side| side.listening()),
             self.internal.as_ref().and_then(|side| side.listening()),
@@ -169,8 +173,8 @@ impl Engine {
                 .flatten()
                 .chain(switching.into_iter().flat_map(|s| s.listening()))
                 .collect(),
-            totals: self.totals(),
-            services: self.service_rows(),
+            totals: self.totals_of(&of_services),
+            services: self.service_rows(&of_services),
             pools: self.pool_rows(),
             sessions,
             sessions_left_out,
@@ -185,18 +189,15 @@ impl Engine {
         }
     }
 
-    /// A pair's sessions are counted once, where clients come in.
     pub(super) fn totals(&self) -> Totals {
+        self.totals_of(&self.common.sessions.registry.totals())
+    }
+
+    /// A pair's sessions are counted once, where clients come in.
+    fn totals_of(&self, of_services: &OfServices) -> Totals {
         let role = self.first_role();
-        let of_services = self.common.sessions.registry.totals();
         let of_role = of_services.iter().filter(|((of, _), _)| *of == role);
-        of_role.fold(Totals::default(), |sum, (_, service)| Totals {
-            sessions_open: sum.sessions_open + service.sessions_open,
-            sessions: sum.sessions + service.sessions,
-            refused: sum.refused + service.refused,
-            bytes_up: sum.bytes_up + service.bytes_up,
-            bytes_down: sum.bytes_down + service.bytes_down,
-        })
+        of_role.fold(Totals::default(), |sum, (_, service)| sum.with(service))
     }
 
     /// The half whose sessions are counted.
@@ -210,8 +211,7 @@ impl Engine {
         dmz.into_iter().chain(internal).collect()
     }
 
-    fn service_rows(&self) -> Vec<ServiceRow> {
-        let totals = self.common.sessions.registry.totals();
+    fn service_rows(&self, totals: &OfServices) -> Vec<ServiceRow> {
         let failing = self.common.sessions.registry.failing();
         let services = self.common.sessions.services.load();
         let mut rows: Vec<_> = services

@@ -9,9 +9,9 @@ use std::{
 };
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
-static COARSE_MS: AtomicU64 = AtomicU64::new(0);
+static COARSE_MS: AtomicU64 = AtomicU64::new(1);
 
-/// Milliseconds since the process began, as of the last [`tick`].
+/// Milliseconds since the process began, as of the last [`tick`]; never 0.
 pub fn coarse_ms() -> u64 {
     COARSE_MS.load(Ordering::Relaxed)
 }
@@ -23,5 +23,5 @@ pub fn now_us() -> u64 {
 
 /// Moves the coarse clock; called by the observer a few times a second.
 pub fn tick() {
-    COARSE_MS.store(STARTED.elapsed().as_millis() as u64, Ordering::Relaxed);
+    COARSE_MS.store(STARTED.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
 }

@@ -40,7 +40,7 @@ pub struct Meter {
     phase: AtomicU8,
     /// When each phase was entered last, in microseconds of the process; 0: never.
     entered_us: [AtomicU64; 6],
-    /// `clock::coarse_ms` of the last byte.
+    /// `clock::coarse_ms` of the last byte; 0: none has moved.
     moved_ms: AtomicU64,
 }
 
@@ -62,7 +62,7 @@ impl Meter {
 
     /// Bytes both ways: it stands still while nothing moves.
     pub fn bytes(&self) -> u64 {
-        self.up() + self.down()
+        self.up.load(Ordering::Relaxed) + self.down()
     }
 
     pub fn enter(&self, phase: SessionPhase) {
@@ -96,8 +96,13 @@ impl Meter {
         phases[usize::from(self.phase.load(Ordering::Relaxed)).min(phases.len() - 1)]
     }
 
+    /// Whether a backend has been reached; before that, bytes that went to a gateway may come back.
+    fn is_carried(&self) -> bool {
+        self.phase() >= SessionPhase::Relaying
+    }
+
     fn up(&self) -> u64 {
-        self.up.load(Ordering::Relaxed)
+        if self.is_carried() { self.up.load(Ordering::Relaxed) } else { 0 }
     }
 
     fn down(&self) -> u64 {
@@ -175,7 +180,7 @@ impl Books {
     /// A session that never came to its backend tells nothing of it.
     fn judge_backend(&mut self, session: &Session, end: &End) {
         let key = (session.role, session.service.clone());
-        if session.meter.phase() >= SessionPhase::Relaying {
+        if session.meter.is_carried() {
             self.failing.remove(&key);
         } else if end.who == Who::Backend {
             let failing = self.failing.entry(key).or_default();
@@ -203,7 +208,6 @@ impl Registry {
         books.next += 1;
         let key = books.next;
         let meter = Arc::new(Meter::default());
-        meter.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
         let session = Arc::new(Session {
             id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)),
             role,
@@ -239,8 +243,10 @@ impl Registry {
         let mut totals = books.closed.clone();
         for (_, session) in books.clients() {
             let of_service = totals.entry((session.role, session.service.clone())).or_default();
-            of_service.sessions_open += 1;
-            of_service.sessions += u64::from(session.meter.phase() >= SessionPhase::Relaying);
+            let carried = u64::from(session.meter.is_carried());
+            of_service.sessions_open += carried;
+            of_service.sessions_waiting += 1 - carried;
+            of_service.sessions += carried;
             of_service.bytes_up += session.meter.up();
             of_service.bytes_down += session.meter.down();
         }
@@ -329,7 +335,7 @@ impl Registry {
         books.judge_backend(&session, &end);
         let totals = books.closed.entry((session.role, session.service.clone())).or_default();
         // A client that left before it was carried was not refused by us.
-        let carried = session.meter.phase() >= SessionPhase::Relaying || end.who == Who::Client;
+        let carried = session.meter.is_carried() || end.who == Who::Client;
         totals.sessions += u64::from(carried);
         totals.refused += u64::from(!carried);
         totals.bytes_up += session.meter.up();
@@ -348,7 +354,10 @@ impl Session {
     }
 
     fn row(&self) -> SessionRow {
-        let still_ms = clock::coarse_ms().saturating_sub(self.meter.moved_ms.load(Ordering::Relaxed));
+        let age_seconds = self.started.elapsed().as_secs_f64();
+        let moved_ms = Some(self.meter.moved_ms.load(Ordering::Relaxed)).filter(|&at| at > 0);
+        let still = |at| clock::coarse_ms().saturating_sub(at) as f64 / 1000.0;
+        let last_byte_seconds = moved_ms.filter(|_| self.meter.is_carried()).map(still);
         SessionRow {
             id: self.id.clone(),
             role: self.role,
@@ -356,8 +365,9 @@ impl Session {
             client: self.client.clone(),
             peer: self.peer().map(|peer| peer.to_string()),
             phase: self.meter.phase(),
-            age_seconds: self.started.elapsed().as_secs_f64(),
-            idle_seconds: still_ms as f64 / 1000.0,
+            age_seconds,
+            idle_seconds: last_byte_seconds.unwrap_or(age_seconds),
+            last_byte_seconds,
             bytes_up: self.meter.up(),
             bytes_down: self.meter.down(),
             rate_up: self.rates[0].load(Ordering::Relaxed),
@@ -477,6 +487,7 @@ mod tests {
     fn a_client_that_sends_in_bursts_has_a_steady_rate() {
         let registry = registry();
         let session = open(&registry);
+        session.meter().enter(SessionPhase::Relaying);
         let start = Instant::now();
         let mut rates = Vec::new();
         for quarter in 0..20_u64 {
@@ -491,6 +502,34 @@ mod tests {
         registry.tick_at(start + Duration::from_secs(60));
         registry.tick_at(start + Duration::from_secs(61));
         assert_eq!(registry.rows().0[0].rate_up, 0, "nothing of what was a minute ago");
+    }
+
+    fn orders(registry: &Arc<Registry>) -> Totals {
+        registry.totals().into_values().next().expect("one service")
+    }
+
+    #[test]
+    fn a_client_that_waits_is_not_open_and_what_it_sent_may_come_back() {
+        let registry = registry();
+        let session = open(&registry);
+        session.meter().enter(SessionPhase::Connecting);
+        session.meter().add_up(500);
+        let waits = Totals { sessions_waiting: 1, ..Totals::default() };
+        assert_eq!(orders(&registry), waits);
+        assert_eq!(registry.rows().0[0].last_byte_seconds, None);
+        session.meter().take_back_up(500);
+        session.meter().add_up(300);
+        session.meter().enter(SessionPhase::Relaying);
+        let carried = Totals { sessions_open: 1, sessions: 1, bytes_up: 300, ..Totals::default() };
+        assert_eq!(orders(&registry), carried);
+        assert!(registry.rows().0[0].last_byte_seconds.is_some());
+        session.finish(End::clean());
+        assert_eq!(orders(&registry), Totals { sessions_open: 0, ..carried });
+        let refused = open(&registry);
+        refused.meter().add_up(500);
+        refused.finish(End { who: Who::Backend, phase: SessionPhase::Connecting, reason: "refused".into() });
+        assert_eq!(orders(&registry), Totals { sessions_open: 0, refused: 1, ..carried });
+        assert_eq!(registry.ended()[0].bytes_up, 0);
     }
 
     #[test]

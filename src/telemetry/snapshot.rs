@@ -130,14 +130,38 @@ pub enum GatewayPhase {
     Stopped,
 }
 
-/// `up` is client to backend. In a pair run by one process these are the DMZ half's.
+/// `up` is client to backend. In a pair run by one process these are the DMZ half's; services that a
+/// switch has taken away count as well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
+    /// Carried now.
     pub sessions_open: u64,
+    /// Accepted and not carried yet: clients that wait for a link, or for the backend to be reached.
+    #[serde(default)]
+    pub sessions_waiting: u64,
+    /// Carried so far, open ones included, and those whose client left before.
     pub sessions: u64,
     pub refused: u64,
     pub bytes_up: u64,
     pub bytes_down: u64,
+}
+
+impl Totals {
+    /// Clients that a stop would cut.
+    pub fn clients(&self) -> u64 {
+        self.sessions_open.saturating_add(self.sessions_waiting)
+    }
+
+    pub fn with(self, other: &Self) -> Self {
+        Self {
+            sessions_open: self.sessions_open + other.sessions_open,
+            sessions_waiting: self.sessions_waiting + other.sessions_waiting,
+            sessions: self.sessions + other.sessions,
+            refused: self.refused + other.refused,
+            bytes_up: self.bytes_up + other.bytes_up,
+            bytes_down: self.bytes_down + other.bytes_down,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -317,7 +341,11 @@ pub struct SessionRow {
     pub peer: Option<String>,
     pub phase: SessionPhase,
     pub age_seconds: f64,
+    /// Since the last byte, or since it began.
     pub idle_seconds: f64,
+    /// Since the last byte; `None` before the first.
+    #[serde(default)]
+    pub last_byte_seconds: Option<f64>,
     pub bytes_up: u64,
     pub bytes_down: u64,
     /// Bytes a second over the last sample.

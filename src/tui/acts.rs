@@ -81,12 +81,12 @@ impl App {
             Action::Drain => self.ask_drain(None),
             Action::Switch => return self.ask_switch(None),
             Action::Stop => {
-                let sessions_open = self.latest().totals.sessions_open;
+                let sessions_open = self.latest().totals.clients();
                 self.open = Open::Ask(Question::Stop { sessions_open });
             }
             Action::Suspend => return Reaction::Suspend,
             Action::Quit if *self.standing() != Standing::Own => return Reaction::End(Ended::Left),
-            Action::Quit if self.latest().totals.sessions_open == 0 => return Reaction::End(Ended::Quit),
+            Action::Quit if self.latest().totals.clients() == 0 => return Reaction::End(Ended::Quit),
             Action::Quit => self.open = Open::AskQuit,
             Action::ConfirmQuit => return Reaction::End(Ended::Quit),
             Action::LeaveHeadless => return Reaction::End(Ended::LeftHeadless),

@@ -249,6 +249,7 @@ mod tests {
             phase: SessionPhase::Relaying,
             age_seconds: 400.0,
             idle_seconds: 2.0,
+            last_byte_seconds: None,
             bytes_up: 5_000_000,
             bytes_down: 10,
             rate_up: 1_500_000,

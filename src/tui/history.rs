@@ -57,6 +57,11 @@ impl Series {
             return;
         }
         self.last = Some((now, totals));
+        if totals.up < before.up || totals.down < before.down {
+            // Another gateway of the same age: what the other one moved is not told of this one.
+            self.samples.clear();
+            return;
+        }
         if seconds > LONGEST_SECONDS {
             return;
         }
@@ -106,6 +111,16 @@ mod tests {
         assert_eq!(seen, [(2, 100), (10, 100)], "the seven silent seconds are in no sample");
         history.hear(&snapshot(3.0, 0));
         assert!(history.of(Role::Dmz, "orders").is_empty(), "another life");
+    }
+
+    #[test]
+    fn totals_that_go_back_are_those_of_another_gateway() {
+        let mut history = History::default();
+        for (at, bytes) in [(1.0, 0), (2.0, 900), (3.0, 0), (4.0, 7)] {
+            history.hear(&snapshot(at, bytes));
+        }
+        let seen: Vec<_> = history.of(Role::Dmz, "orders").iter().map(|(_, sample)| sample.up).collect();
+        assert_eq!(seen, [7]);
     }
 
     #[test]

@@ -104,6 +104,7 @@ mod tests {
             uptime_seconds: 754.5,
             totals: Totals {
                 sessions_open: 4,
+                sessions_waiting: 0,
                 sessions: 42,
                 refused: 1,
                 bytes_up: 1_200,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis::{
     gateway::handle::Command,
     profile::Mode,
-    telemetry::snapshot::{SessionPhase, Totals},
+    telemetry::snapshot::{SessionPhase, Snapshot, Totals},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,6 +17,7 @@ use tokio::{
 use crate::support::{
     gateway::Place,
     peers::{Backend, Reserved, dial, dial_refused, hear, hear_all, hear_end, hear_reset, say, seed},
+    socks::{BIND, link, reply_at},
     ways::{DMZ_TLS, INTERNAL_TLS, MODES, Plan},
 };
 
@@ -41,7 +42,14 @@ async fn more_sessions_than_the_limit_are_refused_at_once() {
         let mut next = way.client().await;
         say(&mut next, b"b").await;
         hear(&mut next, b"b").await;
-        let expected = Totals { sessions_open: 2, sessions: 3, refused: 1, bytes_up: 3, bytes_down: 3 };
+        let expected = Totals {
+            sessions_open: 2,
+            sessions_waiting: 0,
+            sessions: 3,
+            refused: 1,
+            bytes_up: 3,
+            bytes_down: 3,
+        };
         assert_eq!(way.dmz.now().await.totals, expected, "{mode:?}");
     }
 }
@@ -152,6 +160,7 @@ async fn concurrent_sessions_carry_random_bytes_exactly() {
         let all = |direction| (0..32).map(move |at| payload(seed.wrapping_add(at), direction).len() as u64);
         let expected = Totals {
             sessions_open: 0,
+            sessions_waiting: 0,
             sessions: 32,
             refused: 0,
             bytes_up: all(1).sum::<u64>() + 32 * 8,
@@ -262,7 +271,14 @@ async fn a_pair_in_one_process_counts_a_session_once() {
         }
         dial_refused(port).await;
         let snapshot = pair.until("one refused", |snapshot| snapshot.totals.refused == 1).await;
-        let expected = Totals { sessions_open: 3, sessions: 3, refused: 1, bytes_up: 12, bytes_down: 12 };
+        let expected = Totals {
+            sessions_open: 3,
+            sessions_waiting: 0,
+            sessions: 3,
+            refused: 1,
+            bytes_up: 12,
+            bytes_down: 12,
+        };
         assert_eq!(snapshot.totals, expected);
         assert_eq!(snapshot.sessions.len(), 6, "a row for each half's part");
         for mut client in clients {
@@ -272,6 +288,87 @@ async fn a_pair_in_one_process_counts_a_session_once() {
         let closed = pair.until("all ended", |snapshot| snapshot.sessions.is_empty()).await;
         assert_eq!(closed.totals, Totals { sessions_open: 0, ..expected }, "{mode}");
     }
+}
+
+/// What holds of every picture, and of each against the one before.
+fn assert_true(before: &Snapshot, seen: &Snapshot) {
+    let of_clients = seen.services.iter().filter(|row| row.role == seen.roles[0]);
+    let sum = of_clients.fold(Totals::default(), |sum, row| sum.with(&row.totals));
+    assert_eq!(sum, seen.totals, "the services make up the whole");
+    let (was, is) = (before.totals, seen.totals);
+    assert!(is.sessions_open <= is.sessions, "{is:?}");
+    assert!(was.sessions <= is.sessions && was.refused <= is.refused, "{was:?}, then {is:?}");
+    assert!(was.bytes_up <= is.bytes_up && was.bytes_down <= is.bytes_down, "{was:?}, then {is:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn totals_hold_together_at_every_moment() {
+    for mode in MODES {
+        let dead = Reserved::new();
+        // One service is carried, one is refused by its backend, and clients of both send at once.
+        let (well, ill) = ("echo://".to_owned(), format!("tcp://{}", dead.at()));
+        for (backend, is_carried) in [(well, true), (ill, false)] {
+            let plan = Plan {
+                dmz_link: ", prepared: 2",
+                internal_link: ", prepared: 2",
+                ..Plan::new(mode, &backend)
+            };
+            let way = plan.start().await;
+            let port = way.dmz.client_port("orders").await;
+            let mut clients = JoinSet::new();
+            for _ in 0..40 {
+                clients.spawn(async move {
+                    let mut client = dial(port).await;
+                    // A refused one may be gone by now.
+                    let _ = client.write_all(b"words").await;
+                    let _ = client.shutdown().await;
+                    let mut heard = Vec::new();
+                    client.read_to_end(&mut heard).await.is_ok_and(|_| heard == b"words")
+                });
+            }
+            let mut before = way.dmz.now().await;
+            while before.totals.clients() > 0 || !clients.is_empty() {
+                let seen = way.dmz.now().await;
+                assert_true(&before, &seen);
+                while let Some(carried) = clients.try_join_next() {
+                    assert_eq!(carried.unwrap(), is_carried, "{mode:?}");
+                }
+                before = seen;
+            }
+            let expected = match is_carried {
+                true => Totals { sessions: 40, bytes_up: 200, bytes_down: 200, ..Totals::default() },
+                false => Totals { refused: 40, ..Totals::default() },
+            };
+            assert_eq!(before.totals, expected, "{mode:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_is_told_apart_from_those_that_go_on() {
+    let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 60s }\n  \
+                services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
+    let gateway = Place::new().start("dmz", text);
+    let port = gateway.client_port("orders").await;
+    let mut carried = dial(port).await;
+    gateway.until("the first waits", |seen| seen.totals.sessions_waiting == 1).await;
+    let _waits = dial(port).await;
+    gateway.until("both wait", |seen| seen.totals.sessions_waiting == 2).await;
+    let (mut parked, _) = link(gateway.link_port().await, BIND, b"orders").await;
+    hear(&mut parked, &reply_at(carried.local_addr().unwrap())).await;
+    say(&mut carried, b"mine").await;
+    hear(&mut parked, b"mine").await;
+    let both =
+        Totals { sessions_open: 1, sessions_waiting: 1, sessions: 1, bytes_up: 4, ..Totals::default() };
+    let seen = gateway.until("one of each", |seen| seen.totals == both).await;
+    let waits = seen.sessions.iter().find(|row| row.phase == SessionPhase::Waiting).unwrap();
+    assert_eq!(waits.last_byte_seconds, None, "no byte has moved: {waits:?}");
+    let carries = seen.sessions.iter().find(|row| row.phase == SessionPhase::Relaying).unwrap();
+    assert!(carries.last_byte_seconds.is_some(), "{carries:?}");
+    let told = gateway.done(Command::Drain { service: Some("orders".into()) }).await;
+    let expected =
+        "service `orders`: no new sessions, 1 go on, 1 still wait to be carried; `reload` undoes it";
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]

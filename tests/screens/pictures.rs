@@ -108,6 +108,7 @@ pub fn degraded() -> Snapshot {
             wire: None,
             last_error: Some(refused.into()),
             retry_seconds: Some(3.2),
+            gone_seconds: Some(34.0),
             ..pool(Role::Internal, "mail", 0, 4)
         },
     ];
@@ -117,11 +118,14 @@ pub fn degraded() -> Snapshot {
         age_seconds: 3.1,
         waited_ms: None,
         connected_ms: None,
+        last_byte_seconds: None,
         bytes_up: 0,
         bytes_down: 0,
         ..session(18_861, "amqp", 0, 0)
     });
     snapshot.ended.insert(0, ended(18_860, "TW", "no link within 5 s", 1.0));
+    snapshot.totals.sessions_waiting = 1;
+    snapshot.services[2].totals.sessions_waiting = 1;
     snapshot.log_lines_lost = 17;
     let service = |name: &str| ServiceRow {
         name: name.into(),
@@ -302,6 +306,7 @@ pub fn hostile() -> Snapshot {
     snapshot.notices.push(Notice { time: "\u{1b}now".into(), level: NoticeLevel::Error, text: bad });
     snapshot.totals = Totals {
         sessions_open: u64::MAX,
+        sessions_waiting: u64::MAX,
         sessions: u64::MAX,
         refused: u64::MAX,
         bytes_up: u64::MAX,
@@ -356,6 +361,7 @@ fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionR
         phase: SessionPhase::Relaying,
         age_seconds: f64::from(age),
         idle_seconds: 0.1,
+        last_byte_seconds: Some(0.1),
         bytes_up: rate_up * 17,
         bytes_down: rate_down * 17,
         rate_up,
@@ -383,7 +389,14 @@ fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow {
 }
 
 fn totals(sessions_open: u64) -> Totals {
-    Totals { sessions_open, sessions: 18_861, refused: 7, bytes_up: 1_234_567_890, bytes_down: 98_765_432 }
+    Totals {
+        sessions_open,
+        sessions_waiting: 0,
+        sessions: 18_861,
+        refused: 7,
+        bytes_up: 1_234_567_890,
+        bytes_down: 98_765_432,
+    }
 }
 
 fn notices() -> Vec<Notice> {

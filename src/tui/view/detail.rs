@@ -126,7 +126,7 @@ fn of_session(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<Fact> {
     let backend = backend.and_then(|service| service.connect.clone());
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
-        fact("state", format!("{}, last byte {} ago", phase_word(row.phase), format::span(row.idle_seconds))),
+        fact("state", format!("{}, last byte {}", phase_word(row.phase), last_byte(row))),
         fact("client", addresses.client(&row.client)),
         fact("service", row.service.clone()),
         fact("backend", backend.map_or("the internal gateway knows".into(), |to| addresses.text(&to))),
@@ -140,6 +140,10 @@ fn of_session(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<Fact> {
         fact("down", moved(row.bytes_down, row.rate_down)),
     ]);
     facts
+}
+
+fn last_byte(row: &SessionRow) -> String {
+    row.last_byte_seconds.map_or("-".into(), |seconds| format!("{} ago", format::span(seconds)))
 }
 
 fn moved(bytes: u64, rate: u64) -> String {
@@ -330,7 +334,10 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     facts.extend([
         fact(
             "sessions",
-            format!("{} open, {} in all, {} refused", totals.sessions_open, totals.sessions, totals.refused),
+            format!(
+                "{} open, {} waiting, {} in all, {} refused",
+                totals.sessions_open, totals.sessions_waiting, totals.sessions, totals.refused
+            ),
         ),
         fact("up", way(totals.bytes_up, now.up, peak(|sample| sample.up))),
         fact("down", way(totals.bytes_down, now.down, peak(|sample| sample.down))),

@@ -36,7 +36,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 pub fn text(app: &App) -> String {
     match app.open() {
         Open::Nothing | Open::Help { .. } | Open::Typing(_) => String::new(),
-        Open::AskQuit => match app.latest().totals.sessions_open {
+        Open::AskQuit => match app.latest().totals.clients() {
             1 => "Quit? 1 session is open in this gateway.".into(),
             open => format!("Quit? {open} sessions are open in this gateway."),
         },

@@ -32,6 +32,7 @@ enum Kind {
     /// One of the two, where no row has both.
     Address,
     Open,
+    Waiting,
     Sessions,
     Refused,
     RateUp,
@@ -41,7 +42,7 @@ enum Kind {
     Lack,
 }
 
-const COLUMNS: [Column<Kind>; 14] = [
+const COLUMNS: [Column<Kind>; 15] = [
     column(Kind::Phase, "STATE", (9, 9, 1), Side::Left, 0).shrinking(),
     column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 2),
     column(Kind::Service, "SERVICE", (12, 24, 1), Side::Left, 0).shrinking(),
@@ -49,6 +50,7 @@ const COLUMNS: [Column<Kind>; 14] = [
     column(Kind::Backend, "BACKEND", (21, 60, 1), Side::Left, 3).shrinking(),
     column(Kind::Address, "ACCEPT OR BACKEND", (21, 60, 1), Side::Left, 3).shrinking(),
     column(Kind::Open, "OPEN", (5, 5, 1), Side::Right, 2),
+    column(Kind::Waiting, "WAIT", (4, 5, 1), Side::Right, 5),
     column(Kind::Sessions, "TOTAL", (5, 5, 1), Side::Right, 6),
     column(Kind::Refused, "REFUSED", (7, 7, 1), Side::Right, 4),
     column(Kind::RateUp, "UP/S", (6, 6, 1), Side::Right, 5),
@@ -107,6 +109,7 @@ fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
     let accepts = rows.iter().any(|row| !row.accept.is_empty());
     let connects = rows.iter().any(|row| row.connect.is_some());
     let has_either = rows.iter().all(|row| row.accept.is_empty() || row.connect.is_none());
+    let has_waiting = rows.iter().any(|row| row.totals.sessions_waiting > 0);
     let has_lacks = rows.iter().any(|row| lack(snapshot, row).is_some());
     let is_shown = |kind| match kind {
         Kind::Half => snapshot.roles.len() > 1,
@@ -114,6 +117,7 @@ fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
         Kind::Accept => accepts && !(connects && has_either),
         Kind::Backend => connects && !(accepts && has_either),
         Kind::Lack => has_lacks,
+        Kind::Waiting => has_waiting,
         Kind::Phase | Kind::Service | Kind::Open | Kind::Sessions | Kind::Refused => true,
         Kind::RateUp | Kind::RateDown | Kind::Up | Kind::Down => true,
     };
@@ -140,6 +144,10 @@ fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
         Kind::Accept | Kind::Address => Cell::new(look.text(&accept(), TEXT_CHARS), theme.plain),
         Kind::Backend => Cell::new(look.text(&backend(), TEXT_CHARS), theme.plain),
         Kind::Open => number(look, row.totals.sessions_open),
+        Kind::Waiting if row.totals.sessions_waiting > 0 => {
+            Cell::new(format::amount(row.totals.sessions_waiting), theme.warn)
+        }
+        Kind::Waiting => number(look, 0),
         Kind::Sessions => number(look, row.totals.sessions),
         Kind::Refused if row.totals.refused > 0 => Cell::new(format::amount(row.totals.refused), theme.warn),
         Kind::Refused => number(look, 0),

@@ -174,8 +174,8 @@ fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
 
 fn facts(app: &App) -> String {
     let snapshot = app.snapshot();
-    let waiting = snapshot.sessions.iter().filter(|row| row.phase == SessionPhase::Waiting).count();
     let totals = &snapshot.totals;
+    let waiting = totals.sessions_waiting;
     let (open, all, refused) = (totals.sessions_open, totals.sessions, totals.refused);
     let mut facts = match listed(app) {
         Some(listed) => format!("{listed} pass the filter, {waiting} waiting"),

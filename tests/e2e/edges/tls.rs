@@ -85,7 +85,14 @@ async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
         let ended = |snapshot: &portcullis::telemetry::snapshot::Snapshot| snapshot.ended.len() == 2;
         let snapshot = way.dmz.until("both ended", ended).await;
         assert!(snapshot.ended.iter().all(|row| row.end == "--"), "{mode:?}: {:?}", snapshot.ended);
-        let expected = Totals { sessions_open: 0, sessions: 2, refused: 0, bytes_up: 8, bytes_down: 8 };
+        let expected = Totals {
+            sessions_open: 0,
+            sessions_waiting: 0,
+            sessions: 2,
+            refused: 0,
+            bytes_up: 8,
+            bytes_down: 8,
+        };
         assert_eq!(snapshot.totals, expected, "{mode:?}");
     }
 }
