@@ -14,7 +14,7 @@ use crate::{
         command_line::{self, Line},
         export,
         filter::{Filter, Row},
-        keys::{self, Action},
+        keys::Action,
         lists,
         order::Column,
         question::Question,
@@ -62,6 +62,12 @@ impl App {
                 }
                 self.follow_typing();
             }
+            Action::Later => {
+                if let Open::Typing(line) = &mut self.open {
+                    line.later(&self.typed);
+                }
+                self.follow_typing();
+            }
             Action::Run => return self.run(),
             Action::Freeze if matches!(self.standing(), Standing::Replay(_)) => {
                 return Reaction::Play(Play::Pause);
@@ -106,6 +112,7 @@ impl App {
     fn step(&mut self, to: impl Fn(Option<usize>, usize) -> usize) {
         match (&mut self.open, &mut self.detail) {
             (Open::Help { scroll }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
+            (Open::Typing(line), _) => line.scroll = to(Some(line.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, Some(detail)) => detail.scroll = to(Some(detail.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, None) => {
                 let shown = self.shown();
@@ -268,43 +275,6 @@ impl App {
         }
     }
 
-    fn complete(&mut self) {
-        let candidates = self.candidates();
-        if let Open::Typing(line) = &mut self.open
-            && !line.is_filter()
-        {
-            line.complete(&candidates);
-        }
-    }
-
-    /// Every command there is, with what may stand behind its word.
-    fn candidates(&self) -> Vec<String> {
-        let shown = self.snapshot();
-        let offered = keys::BINDINGS.iter().filter(|binding| self.standing().offers(binding.action));
-        let words = offered.filter(|binding| !binding.word.is_empty()).flat_map(|binding| {
-            let behind: Vec<String> = match binding.action {
-                Action::Close => {
-                    shown.sessions.iter().map(|row| row.id.clone()).take(COMPLETED_MAX).collect()
-                }
-                Action::Drain => shown.services.iter().map(|row| row.name.clone()).collect(),
-                Action::Switch => self.profiles().iter().map(|row| row.name.clone()).collect(),
-                Action::Sort => Column::ALL.iter().map(|column| column.name().into()).collect(),
-                Action::Theme => Theme::ALL.iter().map(|(name, _)| (*name).into()).collect(),
-                _ => Vec::new(),
-            };
-            let word = match command_line::takes(binding.action) {
-                Some(_) => format!("{} ", binding.word),
-                None => binding.word.to_owned(),
-            };
-            let with = behind.into_iter().map(|behind| format!("{} {behind}", binding.word));
-            std::iter::once(word).chain(with.collect::<Vec<_>>()).collect::<Vec<_>>()
-        });
-        let mut words: Vec<_> = words.collect();
-        words.sort();
-        words.dedup();
-        words
-    }
-
     /// Takes the typed line. A bad one stays, with what is wrong with it.
     fn run(&mut self) -> Reaction {
         let Open::Typing(line) = &self.open else { return Reaction::Nothing };
@@ -409,8 +379,6 @@ fn column(name: &str) -> Option<Column> {
 const PAGE_LINES: usize = 10;
 /// No help and no detail is longer.
 const SCROLL_MAX: usize = 500;
-/// Sessions that are offered for completion.
-const COMPLETED_MAX: usize = 200;
 const TYPED_MAX: usize = 50;
 /// As many as a profile may ask for.
 const LINKS_MAX: usize = 1024;

@@ -11,8 +11,11 @@ pub struct Line {
     text: String,
     /// What is wrong with what stands there now.
     pub wrong: Option<String>,
-    /// How far back in what was typed before.
+    /// How far back in what was typed before, and what was being typed meanwhile.
     back: usize,
+    draft: String,
+    /// The first of the suggestions that is shown.
+    pub scroll: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +29,15 @@ enum Kind {
 
 impl Line {
     pub fn command(text: &str) -> Self {
-        Self { kind: Kind::Command, text: text.into(), wrong: None, back: 0 }
+        Self::new(Kind::Command, text)
     }
 
     pub fn filter(before: &str) -> Self {
-        Self { kind: Kind::Filter { before: before.into() }, text: before.into(), wrong: None, back: 0 }
+        Self::new(Kind::Filter { before: before.into() }, before)
+    }
+
+    fn new(kind: Kind, text: &str) -> Self {
+        Self { kind, text: text.into(), wrong: None, back: 0, draft: String::new(), scroll: 0 }
     }
 
     pub fn is_filter(&self) -> bool {
@@ -57,6 +64,7 @@ impl Line {
     pub fn set(&mut self, text: String) {
         self.text = text.chars().take(CHARS_MAX).collect();
         self.wrong = None;
+        self.scroll = 0;
     }
 
     /// Takes a letter, or takes one away; says whether the line has changed.
@@ -79,35 +87,55 @@ impl Line {
         }
         self.wrong = None;
         self.back = 0;
+        self.scroll = 0;
         true
     }
 
     /// The line typed before this one, and before that.
     pub fn earlier(&mut self, typed: &[String]) {
-        let mine = typed.iter().rev().filter_map(|line| line.strip_prefix(self.sign()));
-        if let Some(line) = mine.into_iter().nth(self.back) {
-            let (line, back) = (line.to_owned(), self.back + 1);
+        if let Some(line) = self.typed_before(typed, self.back) {
+            if self.back == 0 {
+                self.draft = std::mem::take(&mut self.text);
+            }
             self.set(line);
-            self.back = back;
+            self.back += 1;
         }
     }
 
-    /// Completes what stands there as far as the candidates agree; tells them where they do not.
+    /// The other way, until what was being typed.
+    pub fn later(&mut self, typed: &[String]) {
+        match self.back {
+            0 => {}
+            1 => {
+                self.back = 0;
+                let draft = std::mem::take(&mut self.draft);
+                self.set(draft);
+            }
+            back => {
+                self.back = back - 1;
+                let line = self.typed_before(typed, back - 2);
+                self.set(line.unwrap_or_default());
+            }
+        }
+    }
+
+    fn typed_before(&self, typed: &[String], back: usize) -> Option<String> {
+        let mut mine = typed.iter().rev().filter_map(|line| line.strip_prefix(self.sign()));
+        mine.nth(back).map(str::to_owned)
+    }
+
+    /// Completes what stands there as far as the candidates agree; they are told above the line.
     pub fn complete(&mut self, candidates: &[String]) {
-        let begun: Vec<_> = candidates.iter().filter(|word| word.starts_with(&self.text)).collect();
-        let Some(first) = begun.first() else {
+        let Some(first) = candidates.first() else {
             self.wrong = Some("nothing begins so".into());
             return;
         };
-        let agreed = begun.iter().fold(first.as_str(), |agreed, word| {
+        let agreed = candidates.iter().fold(first.as_str(), |agreed, word| {
             let same = agreed.chars().zip(word.chars()).take_while(|(a, b)| a == b);
             &agreed[..same.map(|(letter, _)| letter.len_utf8()).sum()]
         });
         let agreed = agreed.to_owned();
-        let told: Vec<_> = begun.iter().take(TOLD_MAX).map(|word| word.trim()).collect();
-        let wrong = (begun.len() > 1).then(|| told.join("  "));
         self.set(agreed);
-        self.wrong = wrong;
     }
 }
 
@@ -117,7 +145,8 @@ pub fn parse(text: &str) -> Result<(Action, Option<&str>), String> {
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     let known = keys::BINDINGS.iter().find(|binding| !binding.word.is_empty() && binding.word == word);
     let argument = Some(rest.trim()).filter(|rest| !rest.is_empty());
-    let action = known.ok_or_else(|| format!("no command `{word}`; Tab shows what there is"))?.action;
+    let action =
+        known.ok_or_else(|| format!("no command `{word}`; the list above shows what there is"))?.action;
     match (argument, takes(action)) {
         (Some(_), None) => Err(format!("`{word}` takes nothing behind it")),
         _ => Ok((action, argument)),
@@ -139,8 +168,6 @@ pub fn takes(action: Action) -> Option<&'static str> {
 }
 
 const CHARS_MAX: usize = 200;
-/// Candidates that are told at once.
-const TOLD_MAX: usize = 12;
 
 #[cfg(test)]
 mod tests {
@@ -148,16 +175,14 @@ mod tests {
 
     #[test]
     fn words_are_completed_as_far_as_they_agree() {
-        let candidates: Vec<String> = ["services", "sessions", "sort ", "stop"].map(Into::into).to_vec();
-        let complete = |text: &str| {
+        let complete = |text: &str, candidates: &[&str]| {
             let mut line = Line::command(text);
-            line.complete(&candidates);
+            line.complete(&candidates.iter().map(|&word| word.into()).collect::<Vec<_>>());
             (line.text, line.wrong)
         };
-        assert_eq!(complete("se"), ("se".into(), Some("services  sessions".into())));
-        assert_eq!(complete("ses"), ("sessions".into(), None));
-        assert_eq!(complete("so"), ("sort ".into(), None));
-        assert_eq!(complete("x"), ("x".into(), Some("nothing begins so".into())));
+        assert_eq!(complete("s", &["services", "sessions"]), ("se".into(), None));
+        assert_eq!(complete("ses", &["sessions"]), ("sessions".into(), None));
+        assert_eq!(complete("x", &[]), ("x".into(), Some("nothing begins so".into())));
     }
 
     #[test]
@@ -165,7 +190,7 @@ mod tests {
         assert_eq!(parse("drain web"), Ok((Action::Drain, Some("web"))));
         assert_eq!(parse(" reload "), Ok((Action::Reload, None)));
         assert_eq!(parse("reload now"), Err("`reload` takes nothing behind it".into()));
-        assert_eq!(parse("relaod"), Err("no command `relaod`; Tab shows what there is".into()));
+        assert_eq!(parse("relaod"), Err("no command `relaod`; the list above shows what there is".into()));
         assert!(parse("").is_err());
     }
 
@@ -178,6 +203,11 @@ mod tests {
         line.earlier(&typed);
         line.earlier(&typed);
         assert_eq!(line.text(), "reload");
+        line.later(&typed);
+        assert_eq!(line.text(), "stop");
+        line.later(&typed);
+        line.later(&typed);
+        assert_eq!(line.text(), "", "what was being typed");
         let mut line = Line::filter("");
         line.earlier(&typed);
         assert_eq!(line.text(), "web");

@@ -1,36 +1,48 @@
-//! Which sessions are listed: words, `field:word`, `field>amount`, and `!` before what must not match.
+//! Which sessions are listed: words, `field:word`, `field>amount`, `/pattern/`, and `!` before what must
+//! not match.
 //!
 //! ```text
 //! web 203.0.113.             both words, anywhere in the row
 //! client:203.0.113. !state:waiting
-//! down>1M age>5m             bytes a second, and a time
+//! in>1M age>5m wait>100ms    bytes a second, and times
+//! /app-[12]/ client:/^10[.]/ a regular expression, anywhere or in one field
 //! ```
 
+use regex::{Regex, RegexBuilder};
+
 use crate::{
-    profile::Role,
-    telemetry::snapshot::{EndedRow, SessionPhase, SessionRow},
+    profile::{Mode, Role},
+    telemetry::snapshot::{EndedRow, ServiceRow, SessionPhase, SessionRow, Snapshot},
 };
 
 /// A filter that can be used; an empty one lets every session through.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// As it was typed.
     pub text: String,
     terms: Vec<Term>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 struct Term {
     is_inverted: bool,
     test: Test,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 enum Test {
-    Anywhere(String),
-    In(Field, String),
+    Anywhere(Pattern),
+    In(Field, Pattern),
+    Port(u16),
     More(Amount, f64),
     Less(Amount, f64),
+}
+
+#[derive(Debug, Clone)]
+enum Pattern {
+    /// In lower case.
+    Word(String),
+    Regex(Regex),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +51,13 @@ enum Field {
     Client,
     Service,
     Peer,
+    Target,
     State,
     Half,
+    Mode,
+    Code,
+    Reason,
+    Port,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,26 +68,43 @@ enum Amount {
     Total,
     Age,
     Idle,
+    Wait,
 }
 
-const FIELDS: [(&str, Field); 7] = [
-    ("id", Field::Id),
-    ("client", Field::Client),
-    ("service", Field::Service),
-    ("peer", Field::Peer),
-    ("via", Field::Peer),
-    ("state", Field::State),
-    ("half", Field::Half),
+/// Each with what it is, for who types.
+const FIELDS: [(&str, Field, &str); 12] = [
+    ("client", Field::Client, "its address"),
+    ("service", Field::Service, "its name"),
+    ("peer", Field::Peer, "the other gateway"),
+    ("via", Field::Peer, "the same"),
+    ("target", Field::Target, "the backend's address"),
+    ("state", Field::State, "waiting, ended, ..."),
+    ("mode", Field::Mode, "direct, forward, reverse"),
+    ("code", Field::Code, "how it ended: TW, or T"),
+    ("reason", Field::Reason, "why it ended"),
+    ("port", Field::Port, "of any of its ends"),
+    ("id", Field::Id, "of the session"),
+    ("half", Field::Half, "dmz, internal"),
 ];
 
-const AMOUNTS: [(&str, Amount); 6] = [
-    ("up", Amount::Up),
-    ("down", Amount::Down),
-    ("rate", Amount::Rate),
-    ("total", Amount::Total),
-    ("age", Amount::Age),
-    ("idle", Amount::Idle),
+const AMOUNTS: [(&str, Amount, &str); 9] = [
+    ("in", Amount::Up, "B/s from the client: in>1M"),
+    ("out", Amount::Down, "B/s to the client: out>20k"),
+    ("up", Amount::Up, "the same as in"),
+    ("down", Amount::Down, "the same as out"),
+    ("rate", Amount::Rate, "bytes a second, both ways"),
+    ("total", Amount::Total, "bytes in all, both ways"),
+    ("age", Amount::Age, "since it began: age>5m"),
+    ("idle", Amount::Idle, "since its last byte: idle>30s"),
+    ("wait", Amount::Wait, "for a link: wait>100ms"),
 ];
+
+/// What may begin a term, with a line about it; other names for the same are left out.
+pub fn names() -> impl Iterator<Item = (String, &'static str)> {
+    let fields = FIELDS.iter().map(|(name, _, help)| (format!("{name}:"), *help));
+    let names = fields.chain(AMOUNTS.iter().map(|(name, _, help)| (format!("{name}>"), *help)));
+    names.filter(|(_, help)| !help.starts_with("the same"))
+}
 
 /// One session as a filter sees it, open or ended.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +116,13 @@ pub enum Row<'a> {
 impl Filter {
     /// What was typed, as a filter; else what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let terms = text.split_whitespace().map(term).collect::<Result<_, _>>()?;
+        let mut terms = Vec::new();
+        let mut rest = text.trim();
+        while !rest.is_empty() {
+            let (term, behind) = first_term(rest)?;
+            terms.push(term);
+            rest = behind.trim_start();
+        }
         Ok(Self { text: text.trim().to_owned(), terms })
     }
 
@@ -90,24 +130,64 @@ impl Filter {
         self.terms.is_empty()
     }
 
-    pub fn matches(&self, row: Row<'_>) -> bool {
-        self.terms.iter().all(|term| term.test.holds(row) != term.is_inverted)
+    pub fn matches(&self, snapshot: &Snapshot, row: Row<'_>) -> bool {
+        self.terms.iter().all(|term| term.test.holds(snapshot, row) != term.is_inverted)
     }
 }
 
-fn term(word: &str) -> Result<Term, String> {
-    let (is_inverted, rest) = word.strip_prefix('!').map_or((false, word), |rest| (true, rest));
-    if rest.is_empty() {
-        return Err("`!` stands alone; write the word that must not match behind it".into());
-    }
-    let test = match rest.find([':', '<', '>']) {
-        Some(at) if rest[..at].bytes().all(|byte| byte.is_ascii_alphabetic()) && at > 0 => {
-            let (name, sign, value) = (&rest[..at], &rest[at..=at], &rest[at + 1..]);
-            test(name, sign, value)?
+/// The first term of a line, and what stands behind it. A pattern may hold spaces.
+fn first_term(text: &str) -> Result<(Term, &str), String> {
+    let (is_inverted, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
+    let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+    let (name, sign, value) = match rest[..end].find([':', '<', '>', '/']) {
+        Some(at) if at > 0 && is_name(&rest[..at]) && !rest[at..].starts_with('/') => {
+            (&rest[..at], &rest[at..=at], &rest[at + 1..])
         }
-        _ => Test::Anywhere(rest.to_ascii_lowercase()),
+        _ => ("", ":", rest),
     };
-    Ok(Term { is_inverted, test })
+    if let Some(pattern) = value.strip_prefix('/').filter(|_| sign == ":") {
+        let (pattern, behind) = closed(pattern).ok_or("a pattern ends in `/` as it begins: /app-[12]/")?;
+        if name == "port" {
+            return Err("a port is a number: port:8443".into());
+        }
+        let pattern = Pattern::Regex(regex(pattern)?);
+        let test = if name.is_empty() { Test::Anywhere(pattern) } else { Test::In(field(name)?, pattern) };
+        return Ok((Term { is_inverted, test }, behind));
+    }
+    let (value, behind) = value.split_at(value.find(char::is_whitespace).unwrap_or(value.len()));
+    let test = match (name, value) {
+        ("", "") => return Err("`!` stands alone; write the word that must not match behind it".into()),
+        ("", word) => Test::Anywhere(Pattern::Word(word.to_ascii_lowercase())),
+        (name, value) => test(name, sign, value)?,
+    };
+    Ok((Term { is_inverted, test }, behind))
+}
+
+fn is_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
+/// Up to the slash that ends a word; one inside a word, as in `a/b`, ends nothing.
+fn closed(text: &str) -> Option<(&str, &str)> {
+    let ends = |at: usize| text[at + 1..].chars().next().is_none_or(char::is_whitespace);
+    let at = text.match_indices('/').map(|(at, _)| at).find(|&at| at > 0 && ends(at))?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+fn regex(pattern: &str) -> Result<Regex, String> {
+    let built = RegexBuilder::new(pattern).case_insensitive(true).size_limit(REGEX_BYTES_MAX).build();
+    built.map_err(|error| {
+        // Its last line is the reason; those before draw the pattern.
+        let told = error.to_string();
+        let why = told.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
+        format!("`/{pattern}/` is no pattern: {why}")
+    })
+}
+
+fn field(name: &str) -> Result<Field, String> {
+    let known = || FIELDS.map(|(name, ..)| name).join(", ");
+    let field = FIELDS.iter().find(|(field, ..)| *field == name).map(|(_, field, _)| *field);
+    field.ok_or_else(|| format!("no field `{name}`; there are {}", known()))
 }
 
 fn test(name: &str, sign: &str, value: &str) -> Result<Test, String> {
@@ -115,24 +195,25 @@ fn test(name: &str, sign: &str, value: &str) -> Result<Test, String> {
         return Err(format!("`{name}{sign}` lacks a value"));
     }
     if sign == ":" {
-        let field = FIELDS.iter().find(|(known, _)| *known == name);
-        let known = || FIELDS.map(|(name, _)| name).join(", ");
-        let (_, field) = field.ok_or_else(|| format!("no field `{name}`; there are {}", known()))?;
-        return Ok(Test::In(*field, value.to_ascii_lowercase()));
+        return match field(name)? {
+            Field::Port => value.parse().map(Test::Port).map_err(|_| format!("`{value}` is no port")),
+            field => Ok(Test::In(field, Pattern::Word(value.to_ascii_lowercase()))),
+        };
     }
-    let amount = AMOUNTS.iter().find(|(known, _)| *known == name);
-    let known = || AMOUNTS.map(|(name, _)| name).join(", ");
-    let (_, amount) = amount.ok_or_else(|| format!("no amount `{name}`; there are {}", known()))?;
+    let amount = AMOUNTS.iter().find(|(known, ..)| *known == name);
+    let known = || AMOUNTS.map(|(name, ..)| name).join(", ");
+    let (_, amount, _) = amount.ok_or_else(|| format!("no amount `{name}`; there are {}", known()))?;
     let number = number(*amount, value)?;
     Ok(if sign == ">" { Test::More(*amount, number) } else { Test::Less(*amount, number) })
 }
 
-/// `1.5M` of bytes, `90s`, `5m`, `2h` or `1d` of time.
+/// `1.5M` of bytes, `100ms`, `90s`, `5m`, `2h` or `1d` of time.
 fn number(amount: Amount, value: &str) -> Result<f64, String> {
     let (units, example): (&[(&str, f64)], _) = match amount {
-        Amount::Age | Amount::Idle => {
-            (&[("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)], "30s, 5m or 2h")
-        }
+        Amount::Age | Amount::Idle | Amount::Wait => (
+            &[("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)],
+            "100ms, 30s, 5m or 2h",
+        ),
         Amount::Up | Amount::Down | Amount::Rate | Amount::Total => {
             (&[("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("", 1.0)], "500, 20k or 1.5M")
         }
@@ -148,14 +229,29 @@ fn number(amount: Amount, value: &str) -> Result<f64, String> {
 }
 
 impl Test {
-    fn holds(&self, row: Row<'_>) -> bool {
+    fn holds(&self, snapshot: &Snapshot, row: Row<'_>) -> bool {
         match self {
-            Self::In(field, word) => row.text(*field).is_some_and(|text| contains(text, word)),
-            Self::Anywhere(word) => {
-                FIELDS.iter().any(|(_, field)| row.text(*field).is_some_and(|text| contains(text, word)))
+            // Of all it is the beginning: the second letter says when, the first who.
+            Self::In(Field::Code, Pattern::Word(word)) => row
+                .text(snapshot, Field::Code)
+                .is_some_and(|code| code.to_ascii_lowercase().starts_with(word)),
+            Self::In(field, pattern) => row.text(snapshot, *field).is_some_and(|text| pattern.is_in(text)),
+            Self::Anywhere(pattern) => {
+                let mut texts = ANYWHERE.iter().filter_map(|field| row.text(snapshot, *field));
+                texts.any(|text| pattern.is_in(text))
             }
+            Self::Port(port) => row.has_port(snapshot, *port),
             Self::More(amount, number) => row.amount(*amount).is_some_and(|value| value > *number),
             Self::Less(amount, number) => row.amount(*amount).is_some_and(|value| value < *number),
+        }
+    }
+}
+
+impl Pattern {
+    fn is_in(&self, text: &str) -> bool {
+        match self {
+            Self::Word(word) => contains(text, word),
+            Self::Regex(regex) => regex.is_match(text),
         }
     }
 }
@@ -175,7 +271,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn text(self, field: Field) -> Option<&'a str> {
+    fn text(self, snapshot: &'a Snapshot, field: Field) -> Option<&'a str> {
         let (id, client, service, peer, role) = match self {
             Self::Open(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),
             Self::Ended(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),
@@ -185,12 +281,52 @@ impl<'a> Row<'a> {
             Field::Client => client,
             Field::Service => service,
             Field::Peer => peer.as_deref()?,
+            Field::Target => self.target(snapshot)?,
             Field::State => self.state(),
             Field::Half => match role {
                 Role::Dmz => "dmz",
                 Role::Internal => "internal",
             },
+            Field::Mode => match snapshot.mode {
+                Mode::Direct => "direct",
+                Mode::Forward => "forward",
+                Mode::Reverse => "reverse",
+            },
+            Field::Code => match self {
+                Self::Open(_) => return None,
+                Self::Ended(row) => &row.end,
+            },
+            Field::Reason => match self {
+                Self::Open(_) => return None,
+                Self::Ended(row) => &row.reason,
+            },
+            Field::Port => return None,
         })
+    }
+
+    fn services(self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a ServiceRow> {
+        let name = match self {
+            Self::Open(row) => &row.service,
+            Self::Ended(row) => &row.service,
+        };
+        snapshot.services.iter().filter(move |service| service.name == *name)
+    }
+
+    /// Where its service goes, as far as this gateway knows.
+    fn target(self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        self.services(snapshot).find_map(|service| service.connect.as_deref())
+    }
+
+    fn has_port(self, snapshot: &Snapshot, port: u16) -> bool {
+        let client = match self {
+            Self::Open(row) => &row.client,
+            Self::Ended(row) => &row.client,
+        };
+        let ends_so = |address: &str| port_of(address) == Some(port);
+        ends_so(client)
+            || self.services(snapshot).any(|service| {
+                service.accept.iter().any(|at| ends_so(at)) || service.connect.as_deref().is_some_and(ends_so)
+            })
     }
 
     fn state(self) -> &'static str {
@@ -210,11 +346,20 @@ impl<'a> Row<'a> {
             (Self::Open(row), Amount::Total) => of(row.bytes_up.saturating_add(row.bytes_down)),
             (Self::Open(row), Amount::Age) => Some(row.age_seconds),
             (Self::Open(row), Amount::Idle) => Some(row.idle_seconds),
+            (Self::Open(row), Amount::Wait) if row.phase == SessionPhase::Waiting => Some(row.age_seconds),
+            (Self::Open(row), Amount::Wait) => row.waited_ms.map(|ms| ms / 1e3),
             (Self::Ended(row), Amount::Total) => of(row.bytes_up.saturating_add(row.bytes_down)),
             (Self::Ended(row), Amount::Age) => Some(row.seconds),
-            (Self::Ended(_), Amount::Up | Amount::Down | Amount::Rate | Amount::Idle) => None,
+            (Self::Ended(_), Amount::Up | Amount::Down | Amount::Rate | Amount::Idle | Amount::Wait) => None,
         }
     }
+}
+
+/// Of `tcp://10.0.0.8:9000`, `ws://0.0.0.0:8001/chat` and `[::1]:443`.
+fn port_of(address: &str) -> Option<u16> {
+    let host = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = host.split('/').next().unwrap_or(host);
+    host.rsplit_once(':')?.1.parse().ok()
 }
 
 pub fn phase_word(phase: SessionPhase) -> &'static str {
@@ -233,6 +378,21 @@ fn contains(text: &str, word: &str) -> bool {
     let (text, word) = (text.as_bytes(), word.as_bytes());
     text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
+
+/// Where a word without a field is looked for: in what stands in the row.
+const ANYWHERE: [Field; 9] = [
+    Field::Client,
+    Field::Service,
+    Field::Peer,
+    Field::Target,
+    Field::State,
+    Field::Code,
+    Field::Reason,
+    Field::Id,
+    Field::Half,
+];
+/// A pattern is typed in one line.
+const REGEX_BYTES_MAX: usize = 256 << 10;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -254,9 +414,39 @@ mod tests {
             bytes_down: 10,
             rate_up: 1_500_000,
             rate_down: 0,
-            waited_ms: None,
+            waited_ms: Some(212.0),
             connected_ms: None,
         }
+    }
+
+    fn ended() -> EndedRow {
+        EndedRow {
+            id: "0049ae".into(),
+            role: Role::Dmz,
+            service: "Orders".into(),
+            client: "203.0.113.9:51221".into(),
+            peer: None,
+            end: "TW".into(),
+            reason: "no link within 3 s".into(),
+            seconds: 3.0,
+            ago_seconds: 1.0,
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let service = ServiceRow {
+            role: Role::Dmz,
+            name: "Orders".into(),
+            accept: vec!["ws://0.0.0.0:8001/chat".into()],
+            connect: Some("app-1.corp:8443".into()),
+            phase: crate::telemetry::snapshot::ServicePhase::Open,
+            totals: Default::default(),
+            failed_in_a_row: 0,
+            backend_error: None,
+        };
+        Snapshot { services: vec![service], ..Snapshot::new("edge", Mode::Reverse) }
     }
 
     #[test]
@@ -281,8 +471,41 @@ mod tests {
             ("total>5m", true),
             ("203.0.113.7:51220", true),
             ("age>1h", false),
+            ("in>1M out<1 wait>100ms wait<1s", true),
+            ("wait>1s", false),
+            ("target:app-1 mode:reverse", true),
+            ("mode:forward", false),
+            ("port:51220 port:8001 port:8443", true),
+            ("port:5122", false),
+            ("code:TW", false),
+            ("!code:TW !reason:link", true),
+            ("/app-[12]/ client:/^203[.]0/", true),
+            ("/ORDERS/ !/chat|mail/", true),
+            ("/2[.]7 x/", false),
+            ("service:/^o.*s$/ orders", true),
+            ("app-1.corp:8443", true),
         ] {
-            assert_eq!(Filter::parse(text).unwrap().matches(Row::Open(&row)), expected, "{text}");
+            assert_eq!(
+                Filter::parse(text).unwrap().matches(&snapshot(), Row::Open(&row)),
+                expected,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn ended_sessions_are_found_by_their_end() {
+        for (text, expected) in [
+            ("code:TW", true),
+            ("code:t state:ended", true),
+            ("code:W", false),
+            ("reason:link", true),
+            ("/no link within [0-9] s/", true),
+            ("in>0", false),
+            ("!in>0", true),
+        ] {
+            let filter = Filter::parse(text).unwrap();
+            assert_eq!(filter.matches(&snapshot(), Row::Ended(&ended())), expected, "{text}");
         }
     }
 
@@ -290,10 +513,15 @@ mod tests {
     fn what_is_wrong_is_said() {
         for (text, expected) in [
             ("!", "`!` stands alone"),
-            ("colour:red", "no field `colour`; there are id, client"),
+            ("colour:red", "no field `colour`; there are client, service"),
             ("client:", "`client:` lacks a value"),
-            ("size>1M", "no amount `size`; there are up, down"),
-            ("age>5", "`5` is no amount here; write 30s"),
+            ("size>1M", "no amount `size`; there are in, out"),
+            ("age>5", "`5` is no amount here; write 100ms, 30s"),
+            ("/app", "a pattern ends in `/`"),
+            ("/app(/", "`/app(/` is no pattern: unclosed group"),
+            ("/a{1000}{1000}/", "`/a{1000}{1000}/` is no pattern: Compiled regex exceeds size limit"),
+            ("port:/80/", "a port is a number"),
+            ("port:http", "`http` is no port"),
             ("up>fast", "`fast` is no amount here; write 500"),
         ] {
             let wrong = Filter::parse(text).unwrap_err();
@@ -305,7 +533,7 @@ mod tests {
         #[test]
         fn no_text_brings_it_down(text: String) {
             if let Ok(filter) = Filter::parse(&text) {
-                filter.matches(Row::Open(&row()));
+                filter.matches(&snapshot(), Row::Open(&row()));
             }
         }
     }

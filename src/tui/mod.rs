@@ -30,6 +30,7 @@ mod run;
 pub mod screen;
 mod services;
 pub mod source;
+mod suggest;
 mod summary;
 pub mod symbols;
 mod terminal;

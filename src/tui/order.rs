@@ -116,8 +116,9 @@ impl Order {
     /// Between two sorts rows keep their order and new ones come last.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
-        self.open = (0..rows.len()).filter(|&place| self.filter.matches(Row::Open(&rows[place]))).collect();
-        let is_shown = |row| snapshot_keeps(row) && self.filter.matches(Row::Ended(row));
+        let passes = |row| self.filter.matches(snapshot, row);
+        self.open = (0..rows.len()).filter(|&place| passes(Row::Open(&rows[place]))).collect();
+        let is_shown = |row| snapshot_keeps(row) && passes(Row::Ended(row));
         let ended = snapshot.ended.iter().enumerate();
         self.ended = ended.filter(|(_, row)| is_shown(row)).map(|(place, _)| place).collect();
         let now = snapshot.uptime_seconds;

@@ -136,6 +136,10 @@ fn what_keys_open_is_as_it_was() {
         ("frozen-hidden", " Pj"),
         ("ask-drain", "4jd"),
         ("typing-filter", "/service:am"),
+        ("typing-fields", "/!"),
+        ("typing-commands", ":s"),
+        ("typing-nothing", ":"),
+        ("typing-value", ":kill "),
         ("typing-wrong", ":drian"),
         ("sorted", "3ssS"),
         ("nothing-passes", "3/nosuch"),
@@ -356,7 +360,7 @@ fn ten_thousand_sessions_are_drawn_quickly() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhz123456sS/:depntvw!,.".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhz123456sS/:depntvw!,.mc+-=<>[]".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![

@@ -106,13 +106,55 @@ fn a_service_that_serves_nobody_is_marked_and_says_why() {
 }
 
 #[test]
+fn commands_are_shown_with_their_help_while_one_is_typed() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, ":");
+    shows(&app, "close SESSION");
+    let narrow = |app: &App| shown(app, (60, 15));
+    assert!(narrow(&app).contains("0 above, "), "{}", narrow(&app));
+    assert!(!narrow(&app).contains("walk the checklist"), "further down");
+    for _ in 0..4 {
+        code(&mut app, KeyCode::PageDown);
+    }
+    assert!(narrow(&app).contains("walk the checklist"), "{}", narrow(&app));
+    press(&mut app, "th");
+    shows(&app, "theme THEME");
+    press(&mut app, "\t");
+    shows(&app, "high-contrast");
+    code(&mut app, KeyCode::Esc);
+    assert!(!shown(&app, (120, 36)).contains("Commands"));
+}
+
+#[test]
+fn a_filter_shows_its_fields_and_their_values_and_comes_back() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "3/");
+    shows(&app, "B/s from the client: in>1M");
+    press(&mut app, "!serv\t");
+    shows(&app, "/!service:_");
+    press(&mut app, "o\t\n");
+    assert_eq!(app.order().filter.text, "!service:orders");
+    code(&mut app, KeyCode::Esc);
+    press(&mut app, "/in>1M\n");
+    code(&mut app, KeyCode::Esc);
+    press(&mut app, "/");
+    code(&mut app, KeyCode::Up);
+    code(&mut app, KeyCode::Up);
+    assert_eq!(app.order().filter.text, "!service:orders", "the one before the last");
+    code(&mut app, KeyCode::Down);
+    code(&mut app, KeyCode::Down);
+    assert!(app.order().filter.is_empty(), "what was being typed");
+}
+
+#[test]
 fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
     let kill = Command::Kill { session: "00499a".into() };
     let drain = Command::Drain { service: Some("chat".into()) };
     for (keys, asked, command) in [
         ("3jx", "Close session 00499a of 203.0.113.92:58842 to chat?", kill.clone()),
         ("3j\nx", "Close session 00499a", kill.clone()),
-        (":close 00499a\n", "Close session 00499a", kill),
+        (":close 00499a\n", "Close session 00499a", kill.clone()),
+        (":kill 00499a\n", "Close session 00499a", kill),
         ("4jd", "Drain chat?", drain.clone()),
         (":drain chat\n", "Drain chat?", drain),
         (":stop\n", "Stop the gateway?", Command::Stop),

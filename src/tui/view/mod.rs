@@ -69,7 +69,11 @@ pub fn draw(frame: &mut Frame, app: &App) {
         Size::Line => return one_line::draw(app, table::line(area, 0), buffer),
     }
     match app.open() {
-        Open::Nothing | Open::Typing(_) => {}
+        Open::Nothing => {}
+        Open::Typing(line) => {
+            let above = Rect { height: area.height.saturating_sub(1), ..area };
+            typing::draw_suggestions(app, line, above, buffer);
+        }
         Open::Help { scroll } => help::draw(app, *scroll, area, buffer),
         Open::AskQuit | Open::Ask(_) => question::draw(app, area, buffer),
     }

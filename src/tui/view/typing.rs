@@ -1,8 +1,18 @@
-//! The line that is typed, in the place of the footer.
+//! The line that is typed, in the place of the footer, and above it what may come next.
 
-use ratatui::{buffer::Buffer, layout::Rect};
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    widgets::{Clear, Widget},
+};
 
-use crate::tui::{app::App, command_line::Line, keys, view::table};
+use crate::tui::{
+    app::App,
+    command_line::Line,
+    keys,
+    suggest::Suggestion,
+    view::{panel, table},
+};
 
 pub fn draw(app: &App, line: &Line, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.look, app.look.theme);
@@ -21,6 +31,57 @@ pub fn draw(app: &App, line: &Line, area: Rect, buffer: &mut Buffer) {
     table::write(&table::cut(look, &told, rest.width), style, rest, buffer);
 }
 
+/// Over the lowest lines of `area`, those that fit what is typed; the rest is counted.
+pub fn draw_suggestions(app: &App, line: &Line, area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.look, app.look.theme);
+    let suggestions = app.suggestions();
+    let count = u16::try_from(suggestions.len()).unwrap_or(u16::MAX);
+    let columns = (area.width / COLUMN_CELLS_MIN).max(1);
+    let height = count.div_ceil(columns).saturating_add(2).min(SUGGESTED_LINES_MAX).min(area.height / 2);
+    if suggestions.is_empty() || height < 3 {
+        return;
+    }
+    let place = Rect { y: area.y + area.height - height, height, ..area };
+    Clear.render(place, buffer);
+    let all = usize::from(columns * (height - 2));
+    // Where they do not all fit, the last line counts the rest.
+    let (lines, drawn) = match suggestions.len() <= all {
+        true => (height - 2, suggestions.len()),
+        false => (height - 3, usize::from(columns * (height - 3))),
+    };
+    let first = line.scroll.min(suggestions.len() - drawn);
+    let title = if line.is_filter() { "Filter" } else { "Commands" };
+    let facts = if drawn < suggestions.len() { "Tab completes, PgDn shows more" } else { "Tab completes" };
+    let inside = panel::margin(panel::frame(look, title, facts, place, buffer));
+    let width = inside.width / columns;
+    for (column, shown) in
+        (0..columns).zip(suggestions[first..first + drawn].chunks(usize::from(lines.max(1))))
+    {
+        let place =
+            Rect { x: inside.x + column * width, width: width.saturating_sub(1), height: lines, ..inside };
+        draw_column(app, shown, place, buffer);
+    }
+    let (above, below) = (first, suggestions.len() - first - drawn);
+    if above + below > 0 {
+        let text = format!("{above} above, {below} more below");
+        table::write(&text, theme.faint, table::line(inside, inside.height - 1), buffer);
+    }
+}
+
+fn draw_column(app: &App, shown: &[Suggestion], area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.look, app.look.theme);
+    let widest = shown.iter().map(|suggestion| table::width(&suggestion.shown)).max().unwrap_or(0);
+    let indent = widest.min(area.width);
+    for (at, suggestion) in panel::lines(area).zip(shown) {
+        let text = table::cut(look, &look.text(&suggestion.shown, TOLD_CHARS), indent);
+        table::write(&text, theme.accent, at, buffer);
+        let step = (indent + 2).min(at.width);
+        let rest = Rect { x: at.x + step, width: at.width - step, ..at };
+        let help = table::cut(look, &look.text(&suggestion.help, TOLD_CHARS), rest.width);
+        table::write(&help, theme.plain, rest, buffer);
+    }
+}
+
 fn hints(app: &App) -> String {
     let hints = keys::of(app.context()).filter_map(|binding| {
         Some(format!("{} {}", binding.keys.first()?.name(&app.look.symbols), binding.hint?))
@@ -29,3 +90,7 @@ fn hints(app: &App) -> String {
 }
 
 const TOLD_CHARS: usize = 300;
+/// A word and its help.
+const COLUMN_CELLS_MIN: u16 = 38;
+/// With the frame.
+const SUGGESTED_LINES_MAX: u16 = 12;

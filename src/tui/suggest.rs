@@ -1,0 +1,147 @@
+//! What may be typed next, with a line about each: commands and what stands behind them, fields of a
+//! filter and their values.
+
+use crate::{
+    telemetry::snapshot::Snapshot,
+    tui::{
+        app::{App, Open},
+        command_line::{self, Line},
+        filter,
+        keys::{self, Action, Binding},
+        order::Column,
+        theme::Theme,
+    },
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suggestion {
+    /// The whole line when it is taken.
+    pub line: String,
+    pub shown: String,
+    pub help: String,
+}
+
+impl App {
+    /// What goes on from what is typed; nothing where nothing is typed.
+    pub fn suggestions(&self) -> Vec<Suggestion> {
+        match self.open() {
+            Open::Typing(line) if line.is_filter() => self.terms(line),
+            Open::Typing(line) => self.commands(line),
+            Open::Nothing | Open::Help { .. } | Open::AskQuit | Open::Ask(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn complete(&mut self) {
+        let lines: Vec<_> = self.suggestions().into_iter().map(|suggestion| suggestion.line).collect();
+        if let Open::Typing(line) = &mut self.open {
+            line.complete(&lines);
+        }
+        self.follow_typing();
+    }
+
+    fn commands(&self, line: &Line) -> Vec<Suggestion> {
+        let text = line.text().trim_start();
+        let offered = keys::BINDINGS.iter().filter(|binding| self.standing().offers(binding.action));
+        let mut words: Vec<_> = offered.filter(|binding| !binding.word.is_empty()).collect();
+        words.sort_by_key(|binding| binding.word);
+        match text.split_once(' ') {
+            None => words.into_iter().filter(|binding| binding.word.starts_with(text)).map(of_word).collect(),
+            Some((word, begun)) => {
+                let action = words.iter().find(|binding| binding.word == word).map(|binding| binding.action);
+                let values = action.map(|action| self.values(action)).unwrap_or_default();
+                let begun = begun.trim_start();
+                let fitting = values.into_iter().filter(|(value, _)| value.starts_with(begun));
+                fitting
+                    .map(|(value, help)| Suggestion { line: format!("{word} {value}"), shown: value, help })
+                    .collect()
+            }
+        }
+    }
+
+    /// What may stand behind the word of an action.
+    fn values(&self, action: Action) -> Vec<(String, String)> {
+        let shown = self.snapshot();
+        let plain =
+            |names: Vec<&str>| names.into_iter().map(|name| (name.to_owned(), String::new())).collect();
+        match action {
+            Action::Close => {
+                let help = |row: &crate::telemetry::snapshot::SessionRow| {
+                    format!("{} to {}", self.addresses().client(&row.client), row.service)
+                };
+                let rows = shown.sessions.iter().take(VALUES_MAX);
+                rows.map(|row| (row.id.clone(), help(row))).collect()
+            }
+            Action::Drain => plain(services(shown)),
+            Action::Switch => plain(self.profiles().iter().map(|row| row.name.as_str()).collect()),
+            Action::Sort => plain(Column::ALL.iter().map(|column| column.name()).collect()),
+            Action::Theme => plain(Theme::ALL.iter().map(|(name, _)| *name).collect()),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Of the last term on the line.
+    fn terms(&self, line: &Line) -> Vec<Suggestion> {
+        let text = line.text();
+        let begins = text.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+        let (head, term) = text.split_at(begins);
+        let (head, term) =
+            term.strip_prefix('!').map_or((head.to_owned(), term), |rest| (format!("{head}!"), rest));
+        let suggestion = |term: String, help: &str| Suggestion {
+            line: format!("{head}{term}"),
+            shown: term,
+            help: help.to_owned(),
+        };
+        if let Some((field, value)) = term.split_once(':') {
+            let known = self.known(field).into_iter().filter(|known| known.starts_with(value));
+            return known.map(|known| suggestion(format!("{field}:{known}"), "")).collect();
+        }
+        let named = filter::names().filter(|(name, _)| name.starts_with(term));
+        named.map(|(name, help)| suggestion(name, help)).collect()
+    }
+
+    /// The values of a field that are listed now.
+    fn known(&self, field: &str) -> Vec<String> {
+        let shown = self.snapshot();
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let mut known: Vec<String> = match field {
+            "service" => services(shown).into_iter().map(str::to_owned).collect(),
+            "peer" | "via" => shown.pools.iter().filter_map(|row| row.peer.clone()).collect(),
+            "target" => shown.services.iter().filter_map(|row| row.connect.clone()).collect(),
+            "state" => words(&[
+                "authorising",
+                "connecting",
+                "draining",
+                "ended",
+                "negotiating",
+                "relaying",
+                "waiting",
+            ]),
+            "mode" => words(&["direct", "forward", "reverse"]),
+            "half" => words(&["dmz", "internal"]),
+            "code" => shown.ended.iter().map(|row| row.end.clone()).collect(),
+            _ => Vec::new(),
+        };
+        known.sort();
+        known.dedup();
+        known.truncate(VALUES_MAX);
+        known
+    }
+}
+
+fn services(shown: &Snapshot) -> Vec<&str> {
+    let mut names: Vec<_> = shown.services.iter().map(|row| row.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn of_word(binding: &Binding) -> Suggestion {
+    let (line, shown) = match command_line::takes(binding.action) {
+        Some(argument) => (format!("{} ", binding.word), format!("{} {argument}", binding.word)),
+        None => (binding.word.to_owned(), binding.word.to_owned()),
+    };
+    Suggestion { line, shown, help: binding.label.to_owned() }
+}
+
+/// More would be neither read nor typed.
+const VALUES_MAX: usize = 200;
