@@ -127,6 +127,7 @@ fn front(services: &[(&DmzService, &Accept)], edges: &Edges) -> Front {
             let (path, web) = (accept.address.path.clone(), accept.web.clone()?);
             Some(WebDoor { service, path, web })
         };
+        let config = |tls: &Option<_>| edges.accept(tls.as_ref()?, accept.address.scheme);
         let behind = match (accept.address.scheme, &accept.tls) {
             (EdgeScheme::Tcp, _) if accept.sni.is_empty() => {
                 return Front { proxy, doors: Doors::One(service) };
@@ -140,11 +141,9 @@ fn front(services: &[(&DmzService, &Accept)], edges: &Edges) -> Front {
                 None
             }
             // An accept that ends TLS has no door unless it can: nothing is passed on by mistake.
-            (EdgeScheme::Tls, tls) => {
-                tls.as_ref().and_then(|tls| Some(Behind::Tls(service, edges.accept(tls)?)))
-            }
+            (EdgeScheme::Tls, tls) => config(tls).map(|config| Behind::Tls(service, config)),
             (EdgeScheme::Wss, tls) => {
-                let config = tls.as_ref().and_then(|tls| edges.accept(tls));
+                let config = config(tls);
                 // Requests choose among services of the same names and the same TLS alone.
                 let same = doors.iter_mut().find(|door| door.sni == accept.sni).map(|door| &mut door.behind);
                 match (same, config) {

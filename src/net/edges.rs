@@ -25,14 +25,26 @@ use super::{
     tls::{chain, key, problem, roots, told},
     verify::name_among,
 };
-use crate::profile::{AcceptTls, ClientCheck, Clients, ConnectTls, KeyPair, Material, Problem};
+use crate::profile::{AcceptTls, ClientCheck, Clients, ConnectTls, EdgeScheme, KeyPair, Material, Problem};
 
 /// How TLS is spoken at each edge of a profile, opened and checked.
 #[derive(Debug, Clone, Default)]
 pub struct Edges {
-    accepts: HashMap<AcceptTls, Arc<ServerConfig>>,
+    accepts: HashMap<AcceptTls, Answering>,
     connects: HashMap<ConnectTls, Arc<ClientConfig>>,
 }
+
+/// With the clients of the accepts that say so, by what these speak within.
+#[derive(Debug, Clone)]
+struct Answering {
+    /// Bytes, whatever the clients call them.
+    bytes: Arc<ServerConfig>,
+    /// Requests: HTTP/1.1 alone (RFC 7301).
+    web: Arc<ServerConfig>,
+}
+
+/// The protocol of clients that begin with a request.
+const ALPN_WEB: &[u8] = b"http/1.1";
 
 impl Edges {
     /// Opens what the accepts and connects name; every problem, each at its key.
@@ -72,8 +84,10 @@ impl Edges {
                 builder.with_client_cert_verifier(verifier(clients, &provider, |builder| builder)?)
             }
         };
-        let config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-        self.accepts.insert(tls.clone(), Arc::new(config));
+        let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+        let mut web = bytes.clone();
+        web.alpn_protocols = vec![ALPN_WEB.to_vec()];
+        self.accepts.insert(tls.clone(), Answering { bytes: Arc::new(bytes), web: Arc::new(web) });
         Ok(())
     }
 
@@ -94,8 +108,9 @@ impl Edges {
         Ok(())
     }
 
-    pub fn accept(&self, tls: &AcceptTls) -> Option<Arc<ServerConfig>> {
-        self.accepts.get(tls).cloned()
+    pub fn accept(&self, tls: &AcceptTls, scheme: EdgeScheme) -> Option<Arc<ServerConfig>> {
+        let answering = self.accepts.get(tls)?;
+        Some(if scheme.is_web() { answering.web.clone() } else { answering.bytes.clone() })
     }
 
     pub fn connect(&self, tls: &ConnectTls) -> Option<Caller> {

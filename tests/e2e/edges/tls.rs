@@ -115,6 +115,40 @@ async fn an_end_without_close_notify_is_a_cut() {
     assert_eq!(row.reason, "the client failed: its TLS ended without close_notify");
 }
 
+/// Where clients begin with a request, HTTP/1.1 is what they speak; a `tls` accept does not ask.
+#[tokio::test]
+async fn what_is_spoken_within_is_agreed_where_it_is_http() {
+    let wss = WWW.replace("tls:/", "wss:/");
+    let table: [(&str, &[&[u8]], _); 6] = [
+        (&wss, &[], Ok(None)),
+        (&wss, &[b"http/1.1"], Ok(Some(&b"http/1.1"[..]))),
+        (&wss, &[b"h2", b"http/1.1"], Ok(Some(&b"http/1.1"[..]))),
+        (&wss, &[b"h2"], Err(())),
+        (&wss, &[b"http/1.0"], Err(())),
+        (WWW, &[b"h2", b"other"], Ok(None)),
+    ];
+    for (accept, offers, expected) in table {
+        let way = Plan { accept, ..Plan::new(Mode::Direct, "echo://") }.start_in(place()).await;
+        let at = way.dmz.client_port("orders").await;
+        for version in [&TLS12, &TLS13] {
+            let mut config = nobody(&way.place, &[version]);
+            config.alpn_protocols = offers.iter().map(|offer| offer.to_vec()).collect();
+            let agreed = match ask(config, at, "www").await {
+                Ok(client) => Ok(client.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)),
+                Err(error) => {
+                    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+                    Err(())
+                }
+            };
+            assert_eq!(
+                agreed.as_ref().map(Option::as_deref).map_err(|()| ()),
+                expected,
+                "{accept} {offers:?}"
+            );
+        }
+    }
+}
+
 /// Two services that end TLS and one that is passed on, all on one port.
 async fn shared(place: &Place, backend: &Backend) -> (Gateway, SocketAddr) {
     let port = Reserved::new();
