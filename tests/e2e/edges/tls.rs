@@ -133,18 +133,13 @@ async fn what_is_spoken_within_is_agreed_where_it_is_http() {
         for version in [&TLS12, &TLS13] {
             let mut config = nobody(&way.place, &[version]);
             config.alpn_protocols = offers.iter().map(|offer| offer.to_vec()).collect();
-            let agreed = match ask(config, at, "www").await {
-                Ok(client) => Ok(client.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)),
-                Err(error) => {
+            match (ask(config, at, "www").await, expected) {
+                (Ok(client), Ok(agreed)) => assert_eq!(client.get_ref().1.alpn_protocol(), agreed),
+                (Err(error), Err(())) => {
                     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
-                    Err(())
                 }
-            };
-            assert_eq!(
-                agreed.as_ref().map(Option::as_deref).map_err(|()| ()),
-                expected,
-                "{accept} {offers:?}"
-            );
+                (seen, _) => panic!("{accept} {offers:?}: {seen:?}"),
+            }
         }
     }
 }
