@@ -44,6 +44,24 @@ fn the_dashboard_answers_keys_and_gives_the_terminal_back() {
 }
 
 #[test]
+fn the_mouse_stays_the_terminals_until_it_is_asked_for() {
+    use vt100::MouseProtocolMode::{None, PressRelease};
+    let place = shop();
+    let mut terminal = open(&place);
+    terminal.until("no mouse", |screen| {
+        screen.contents().contains("running") && screen.mouse_protocol_mode() == None
+    });
+    terminal.press("m");
+    terminal.until("the mouse", |screen| screen.mouse_protocol_mode() == PressRelease);
+    // A click on the fourth screen, as a terminal tells it; columns and lines count from 1.
+    terminal.press("\u{1b}[<0;36;2M");
+    terminal.until_shown("[4 Services]");
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+    terminal.until("the mouse is given back", |screen| screen.mouse_protocol_mode() == None);
+}
+
+#[test]
 fn a_signal_gives_the_terminal_back_too() {
     let place = shop();
     let mut terminal = open(&place);

@@ -85,28 +85,33 @@ pub fn explained(code: &str) -> Option<String> {
     if (who, when) == ('-', '-') {
         return Some("both sides finished, nothing was cut".into());
     }
-    let who = match who {
-        'C' => "the client ended it",
-        'B' => "the backend ended it",
-        'P' => "the other gateway refused it or was lost",
-        'T' => "a time limit of ours ended it",
-        'L' => "a limit of ours was reached",
-        'X' => "it was not allowed",
-        'O' => "the operator ended it",
-        'I' => "a bug ended it",
-        _ => return None,
+    let meaning = |letters: &[(char, &'static str)], letter| {
+        letters.iter().find(|(known, _)| *known == letter).map(|(_, meaning)| *meaning)
     };
-    let when = match when {
-        'N' => "while it was negotiated",
-        'A' => "before it was let in",
-        'W' => "while it waited for a link",
-        'C' => "while the backend was connected",
-        'R' => "while bytes were relayed",
-        'D' => "after one side had finished",
-        _ => return None,
-    };
+    let (who, when) = (meaning(&WHO, who)?, meaning(&WHEN, when)?);
     Some(format!("{who} {when}"))
 }
+
+/// The first letter in words.
+pub const WHO: [(char, &str); 8] = [
+    ('C', "the client ended it"),
+    ('B', "the backend ended it"),
+    ('P', "the other gateway refused it or was lost"),
+    ('T', "a time limit of ours ended it"),
+    ('L', "a limit of ours was reached"),
+    ('X', "it was not allowed"),
+    ('O', "the operator ended it"),
+    ('I', "a bug ended it"),
+];
+/// The second.
+pub const WHEN: [(char, &str); 6] = [
+    ('N', "while it was negotiated"),
+    ('A', "before it was let in"),
+    ('W', "while it waited for a link"),
+    ('C', "while the backend was connected"),
+    ('R', "while bytes were relayed"),
+    ('D', "after one side had finished"),
+];
 
 impl fmt::Display for End {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

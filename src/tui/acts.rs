@@ -10,7 +10,7 @@ use crate::{
     },
     tui::{
         Ended,
-        app::{App, Detail, Export, LOOKS_ONLY, Open, Reaction, Said},
+        app::{App, Detail, Export, LOOKS_ONLY, Open, Page, Reaction, Said},
         command_line::{self, Line},
         export,
         filter::{Filter, Row},
@@ -36,6 +36,13 @@ impl App {
             Action::Show(screen) => return self.show(screen),
             Action::NextScreen => return self.show(self.screen.next()),
             Action::PreviousScreen => return self.show(self.screen.previous()),
+            Action::LastScreen => match self.before {
+                Some(before) => return self.show(before),
+                None => self.refuse("no other screen was seen before this one"),
+            },
+            Action::Longer => self.window = self.window.longer(),
+            Action::Shorter => self.window = self.window.shorter(),
+            Action::Mouse => return self.toggle_mouse(),
             Action::Profiles
                 if self.screen == Screen::Profiles
                     && self.selected_line().is_some()
@@ -81,7 +88,12 @@ impl App {
                 self.said = Some(Said::Done(format!("theme {}", self.look.theme_name())));
             }
             Action::Export => return self.export(),
-            Action::Help => self.open = Open::Help { scroll: 0 },
+            Action::Help => self.open = Open::Help { page: Page::Keys, scroll: 0 },
+            Action::NextPage => {
+                if let Open::Help { page, scroll } = &mut self.open {
+                    (*page, *scroll) = (page.next(), 0);
+                }
+            }
             Action::Reload => return Reaction::Ask(Command::Reload),
             Action::Close => self.ask_close(None),
             Action::Drain => self.ask_drain(None),
@@ -109,9 +121,9 @@ impl App {
     }
 
     /// Moves what moves here: the help, the detail, or the cursor of the list.
-    fn step(&mut self, to: impl Fn(Option<usize>, usize) -> usize) {
+    pub(super) fn step(&mut self, to: impl Fn(Option<usize>, usize) -> usize) {
         match (&mut self.open, &mut self.detail) {
-            (Open::Help { scroll }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
+            (Open::Help { scroll, .. }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
             (Open::Typing(line), _) => line.scroll = to(Some(line.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, Some(detail)) => detail.scroll = to(Some(detail.scroll), SCROLL_MAX).min(SCROLL_MAX),
             (_, None) => {
@@ -122,6 +134,9 @@ impl App {
     }
 
     fn show(&mut self, screen: Screen) -> Reaction {
+        if screen != self.screen {
+            self.before = Some(self.screen);
+        }
         self.screen = screen;
         self.detail = None;
         self.open = Open::Nothing;
@@ -158,7 +173,7 @@ impl App {
         }
     }
 
-    fn sort(&mut self, column: Column) {
+    pub(super) fn sort(&mut self, column: Column) {
         (self.lists.order.column, self.lists.order.is_flipped) = (column, false);
         self.arrange_now();
     }

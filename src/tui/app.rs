@@ -16,7 +16,7 @@ use crate::{
         changes::changes,
         command_line::Line,
         filter::{Filter, Row},
-        history::History,
+        history::{History, Window},
         keys::{self, Action, Context},
         lists::Lists,
         look::Look,
@@ -37,7 +37,11 @@ pub struct App {
     /// The picture held while the gateway goes on, and how much has changed since.
     frozen: Option<Frozen>,
     history: History,
+    pub(super) window: Window,
     pub(super) screen: Screen,
+    /// The screen that was shown before this one.
+    pub(super) before: Option<Screen>,
+    pub(super) mouse: Mouse,
     pub(super) lists: Lists,
     /// The row that is told of in full, by what it is known by, and the first line shown.
     pub(super) detail: Option<Detail>,
@@ -52,6 +56,13 @@ pub struct App {
     silent_seconds: Option<u64>,
     /// The profiles that are shown were read before something changed.
     profiles_aged: bool,
+}
+
+/// Whose the mouse is. The terminal's by default: it selects text there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mouse {
+    Off,
+    On,
 }
 
 #[derive(Debug)]
@@ -71,10 +82,29 @@ pub struct Detail {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Open {
     Nothing,
-    Help { scroll: usize },
+    Help { page: Page, scroll: usize },
     Typing(Line),
     AskQuit,
     Ask(Question),
+}
+
+/// What the help tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    Keys,
+    Columns,
+    /// What the two letters of a session's end mean.
+    Ends,
+}
+
+impl Page {
+    pub fn next(self) -> Self {
+        match self {
+            Self::Keys => Self::Columns,
+            Self::Columns => Self::Ends,
+            Self::Ends => Self::Keys,
+        }
+    }
 }
 
 /// The last answer of the gateway, shown until the next key.
@@ -113,6 +143,8 @@ pub enum Reaction {
     Play(Play),
     /// Write a table to a file.
     Export(Export),
+    /// Take the mouse from the terminal, or give it back.
+    Mouse(Mouse),
     /// Give the terminal back to the shell until it is called to the front again.
     Suspend,
     End(Ended),
@@ -138,7 +170,10 @@ impl App {
             latest: snapshot,
             frozen: None,
             history,
+            window: Window::default(),
             screen: Screen::Overview,
+            before: None,
+            mouse: Mouse::Off,
             lists,
             detail: None,
             open: Open::Nothing,
@@ -179,6 +214,11 @@ impl App {
 
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// How far back the charts go.
+    pub fn window(&self) -> Window {
+        self.window
     }
 
     /// Where the cursor stands on the screen that is shown.

@@ -1,4 +1,5 @@
-//! What each service has moved, second by second, worked out from the totals of the snapshots.
+//! What the gateway and each service have moved, second by second, worked out from the totals of the
+//! snapshots.
 //!
 //! Seconds that no snapshot has told of stay unknown: they are gaps and not zeros.
 
@@ -9,9 +10,11 @@ use crate::{
     telemetry::snapshot::{Snapshot, TrafficSample},
 };
 
-/// The last two minutes of every service, while the screen has watched.
+/// The last minutes, while the screen has watched.
 #[derive(Debug, Default)]
 pub struct History {
+    /// Of the whole gateway.
+    all: Series,
     services: HashMap<(Role, String), Series>,
     heard_at: f64,
 }
@@ -29,8 +32,10 @@ impl History {
         if now < self.heard_at {
             // Another gateway, or a recording that was wound back.
             self.services.clear();
+            self.all = Series::default();
         }
         self.heard_at = now;
+        self.hear_all(snapshot);
         for service in &snapshot.services {
             let totals = TrafficSample { up: service.totals.bytes_up, down: service.totals.bytes_down };
             self.services.entry((service.role, service.name.clone())).or_default().hear(now, totals);
@@ -38,6 +43,28 @@ impl History {
         self.services.retain(|(role, name), _| {
             snapshot.services.iter().any(|service| service.role == *role && service.name == *name)
         });
+    }
+
+    /// From its totals, as for services; what this screen has not watched, from the gateway's own samples of
+    /// the last two minutes.
+    fn hear_all(&mut self, snapshot: &Snapshot) {
+        let now = snapshot.uptime_seconds;
+        let is_watched = self.all.last.is_some_and(|(at, _)| now - at <= LONGEST_SECONDS);
+        if !is_watched {
+            let known = self.all.samples.last().map(|(second, _)| *second);
+            let back = (0..).map_while(|back| (now as u64).checked_sub(back));
+            let samples = back.zip(snapshot.traffic.iter().rev().copied());
+            let is_new = |(second, _): &(u64, TrafficSample)| known.is_none_or(|known| *second > known);
+            let mut fresh: Vec<_> = samples.take_while(is_new).collect();
+            fresh.reverse();
+            self.all.samples.extend(fresh);
+        }
+        self.all.hear(now, TrafficSample { up: snapshot.totals.bytes_up, down: snapshot.totals.bytes_down });
+    }
+
+    /// Bytes a second of the gateway, by the second of its life, oldest first.
+    pub fn all(&self) -> &[(u64, TrafficSample)] {
+        &self.all.samples
     }
 
     /// Bytes a second of a service, by the second of the gateway's life, oldest first.
@@ -68,13 +95,47 @@ impl Series {
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
         let sample = TrafficSample { up: rate(totals.up, before.up), down: rate(totals.down, before.down) };
         self.samples.push((now as u64, sample));
-        let oldest = (now as u64).saturating_sub(WINDOW_SECONDS);
-        self.samples.retain(|(second, _)| *second > oldest);
+        keep(&mut self.samples, now as u64);
     }
 }
 
-/// What the curves show.
-pub const WINDOW_SECONDS: u64 = 120;
+fn keep(samples: &mut Vec<(u64, TrafficSample)>, now: u64) {
+    let oldest = now.saturating_sub(Window::LONGEST.seconds());
+    samples.retain(|(second, _)| *second > oldest);
+}
+
+/// How far back the curves go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window(usize);
+
+impl Default for Window {
+    fn default() -> Self {
+        Self(2)
+    }
+}
+
+impl Window {
+    const ALL: [(u64, &'static str); 5] =
+        [(30, "last 30 s"), (60, "last min"), (120, "last 2 min"), (300, "last 5 min"), (600, "last 10 min")];
+    pub const LONGEST: Self = Self(Self::ALL.len() - 1);
+
+    pub fn seconds(self) -> u64 {
+        Self::ALL[self.0].0
+    }
+
+    pub fn words(self) -> &'static str {
+        Self::ALL[self.0].1
+    }
+
+    pub fn longer(self) -> Self {
+        Self((self.0 + 1).min(Self::LONGEST.0))
+    }
+
+    pub fn shorter(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
 /// A mean over a longer time would hide that nothing is known of it.
 const LONGEST_SECONDS: f64 = 3.0;
 
@@ -124,9 +185,24 @@ mod tests {
     }
 
     #[test]
-    fn two_minutes_are_kept() {
+    fn ten_minutes_are_kept() {
         let mut history = History::default();
-        (0..500).for_each(|second| history.hear(&snapshot(f64::from(second), 0)));
-        assert_eq!(history.of(Role::Dmz, "orders").len(), 120);
+        (0..900).for_each(|second| history.hear(&snapshot(f64::from(second), 0)));
+        assert_eq!((history.of(Role::Dmz, "orders").len(), history.all().len()), (600, 600));
+    }
+
+    #[test]
+    fn what_was_not_watched_of_the_gateway_it_tells_itself() {
+        let mut history = History::default();
+        let hear = |history: &mut History, at, traffic: &[u64], bytes_up| {
+            let traffic = traffic.iter().map(|&up| TrafficSample { up, down: 0 }).collect();
+            let totals = Totals { bytes_up, ..Totals::default() };
+            history.hear(&Snapshot { traffic, totals, ..snapshot(at, 0) });
+        };
+        hear(&mut history, 100.0, &[1, 2, 3], 6);
+        hear(&mut history, 101.0, &[1, 2, 3], 11);
+        hear(&mut history, 107.0, &[7, 8, 9], 200);
+        let seen: Vec<_> = history.all().iter().map(|(second, sample)| (*second, sample.up)).collect();
+        assert_eq!(seen, [(98, 1), (99, 2), (100, 3), (101, 5), (105, 7), (106, 8), (107, 9)]);
     }
 }

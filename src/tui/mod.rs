@@ -21,6 +21,7 @@ mod history;
 pub mod keys;
 mod lists;
 pub mod look;
+mod mouse;
 mod order;
 mod pace;
 pub mod privacy;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crossterm::event::{Event, KeyEvent};
+use crossterm::event::{Event, KeyEvent, MouseEvent};
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use ratatui::{
     Terminal,
@@ -26,7 +26,7 @@ use crate::{
     gateway::handle::{Answer, Command},
     tui::{
         Ended,
-        app::{App, Export, Reaction},
+        app::{App, Export, Mouse, Reaction},
         look::Look,
         pace::Pace,
         source::{News, Source},
@@ -54,6 +54,7 @@ enum Woke {
     /// The process around the screen ends it.
     Told(Ended),
     Key(KeyEvent),
+    Mouse(MouseEvent),
     Resized(Size),
     /// Input that means nothing here.
     Ignored,
@@ -129,7 +130,14 @@ impl<B: Backend> Screen<B> {
         match woke {
             Woke::Told(ended) => return Some(ended),
             Woke::InputLost => return Some(Ended::TerminalGone),
-            Woke::Key(key) => return self.press(key),
+            Woke::Key(key) => {
+                let reaction = self.app.press(key);
+                return self.carry_out(reaction);
+            }
+            Woke::Mouse(event) => {
+                let reaction = self.app.point(event, self.area);
+                return self.carry_out(reaction);
+            }
             Woke::Resized(size) => {
                 self.resized = Some(size);
                 self.pace.touched();
@@ -174,8 +182,8 @@ impl<B: Backend> Screen<B> {
         }
     }
 
-    fn press(&mut self, key: KeyEvent) -> Option<Ended> {
-        match self.app.press(key) {
+    fn carry_out(&mut self, reaction: Reaction) -> Option<Ended> {
+        match reaction {
             Reaction::Nothing => return None,
             Reaction::Redraw => {}
             Reaction::Ask(command) => self.ask(command),
@@ -185,6 +193,11 @@ impl<B: Backend> Screen<B> {
                 }
             }
             Reaction::Export(export) => self.app.told(write(&export)),
+            Reaction::Mouse(mouse) => {
+                if terminal::take_mouse(mouse == Mouse::On).is_err() {
+                    return Some(Ended::TerminalGone);
+                }
+            }
             Reaction::Suspend => {
                 if terminal::suspend().is_err() {
                     return Some(Ended::TerminalGone);
@@ -255,8 +268,9 @@ fn write(export: &Export) -> Result<String, String> {
 fn woke_by(event: Option<io::Result<Event>>) -> Woke {
     match event {
         Some(Ok(Event::Key(key))) => Woke::Key(key),
+        Some(Ok(Event::Mouse(mouse))) => Woke::Mouse(mouse),
         Some(Ok(Event::Resize(width, height))) => Woke::Resized(terminal::sane(width, height)),
-        Some(Ok(Event::FocusGained | Event::FocusLost | Event::Mouse(_) | Event::Paste(_))) => Woke::Ignored,
+        Some(Ok(Event::FocusGained | Event::FocusLost | Event::Paste(_))) => Woke::Ignored,
         Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Woke::Ignored,
         Some(Err(_)) | None => Woke::InputLost,
     }

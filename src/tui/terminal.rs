@@ -29,6 +29,9 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 /// Something else may have written to the screen: the next frame draws every cell.
 static SPOILT: AtomicBool = AtomicBool::new(false);
 
+/// The mouse is the screen's.
+static MOUSE: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
     /// Whether this thread draws the screen: its panics are the screen's.
     static DRAWS: Cell<bool> = const { Cell::new(false) };
@@ -67,7 +70,20 @@ pub fn enter() -> io::Result<Entered> {
 fn take_over() -> io::Result<()> {
     ENTERED.store(true, Ordering::SeqCst);
     tty::enable_raw_mode()?;
-    execute!(io::stdout(), tty::EnterAlternateScreen, Hide)
+    execute!(io::stdout(), tty::EnterAlternateScreen, Hide)?;
+    if MOUSE.load(Ordering::SeqCst) {
+        execute!(io::stdout(), style::Print(MOUSE_ON))?;
+    }
+    Ok(())
+}
+
+/// Takes the mouse from the terminal, or gives it back.
+pub fn take_mouse(taken: bool) -> io::Result<()> {
+    if !is_entered() {
+        return Ok(());
+    }
+    MOUSE.store(taken, Ordering::SeqCst);
+    execute!(io::stdout(), style::Print(if taken { MOUSE_ON } else { MOUSE_OFF }))
 }
 
 impl Drop for Entered {
@@ -107,6 +123,9 @@ fn leave_now() {
         return;
     }
     // A terminal that cannot be restored is gone: there is nothing left to restore.
+    if MOUSE.load(Ordering::SeqCst) {
+        let _ = execute!(io::stdout(), style::Print(MOUSE_OFF));
+    }
     let _ = tty::disable_raw_mode();
     let _ = execute!(io::stdout(), tty::LeaveAlternateScreen, Show);
 }
@@ -237,6 +256,9 @@ impl Write for WholeFrames {
     }
 }
 
+/// Presses and the wheel alone, with coordinates of any size: where the mouse moves is of no interest.
+const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
+const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 const BEGIN: &[u8] = b"\x1b[?2026h";
 const END: &[u8] = b"\x1b[?2026l";
 /// What most screens have at least.

@@ -131,6 +131,8 @@ fn what_keys_open_is_as_it_was() {
     let mut wrong = vec![];
     for (name, keys) in [
         ("help", "?"),
+        ("help-columns", "2?\t"),
+        ("help-ends", "3?\t\t"),
         ("ask-quit", "q"),
         ("ask-close", "jjx"),
         ("frozen-hidden", " Pj"),
@@ -269,10 +271,11 @@ fn all_help(standing: &Standing, (width, height): (u16, u16)) -> String {
         app.stand(standing.clone());
         press(&mut app, screen);
         press(&mut app, "?");
-        for _ in 0..40 {
+        for _ in 0..8 {
             let buffer = styled::draw(&app, width, height);
             told.extend((0..height).map(|y| styled::line(&buffer, y) + "\n"));
-            press(&mut app, "j");
+            // Ten lines on.
+            press(&mut app, " ");
         }
     }
     told

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use portcullis::{
     gateway::handle::{Answer, Command},
     tui::{
-        app::{App, Reaction},
+        app::{App, Mouse, Reaction},
         look::Look,
         theme::Theme,
     },
 };
+
+use ratatui::{layout::Rect, style::Modifier};
 
 use crate::{app, pictures, press, styled};
 
@@ -144,6 +146,97 @@ fn a_filter_shows_its_fields_and_their_values_and_comes_back() {
     code(&mut app, KeyCode::Down);
     code(&mut app, KeyCode::Down);
     assert!(app.order().filter.is_empty(), "what was being typed");
+}
+
+/// The screen tells its columns and the ends of sessions, each on a page of the help.
+#[test]
+fn help_has_pages_for_columns_and_ends() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "2?");
+    shows(&app, "Help 1 of 3: keys");
+    press(&mut app, "\t");
+    shows(&app, "99 of a hundred");
+    press(&mut app, "\t");
+    shows(&app, "a limit of ours was reached");
+    press(&mut app, "\t");
+    shows(&app, "Help 1 of 3: keys");
+}
+
+#[test]
+fn backspace_and_minus_go_to_the_screen_seen_before() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "35-");
+    shows(&app, "[3 Sessions]");
+    press(&mut app, "-");
+    shows(&app, "[5 Events]");
+    code(&mut app, KeyCode::Backspace);
+    shows(&app, "[3 Sessions]");
+}
+
+#[test]
+fn plus_and_minus_change_the_time_of_the_charts() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "4");
+    for (keys, words) in [("-", "last min"), ("--", "last 30 s"), ("+", "last min"), ("=+++", "last 10 min")]
+    {
+        press(&mut app, keys);
+        shows(&app, words);
+    }
+    shows(&app, "[4 Services]");
+}
+
+fn mouse(app: &mut App, kind: MouseEventKind, (column, row): (u16, u16)) -> Reaction {
+    let event = MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE };
+    app.point(event, Rect::new(0, 0, 120, 36))
+}
+
+/// Where `text` stands on a screen of 120 by 36.
+#[track_caller]
+fn place(app: &App, text: &str) -> (u16, u16) {
+    let buffer = styled::draw(app, 120, 36);
+    let lines = (0..36).map(|y| styled::line(&buffer, y));
+    let found = lines.zip(0..).find_map(|(line, y)| Some((line.find(text)?, line, y)));
+    let (at, line, y) = found.unwrap_or_else(|| panic!("{text} is not shown"));
+    (u16::try_from(line[..at].chars().count()).unwrap(), y)
+}
+
+#[test]
+fn the_mouse_is_taken_when_asked_and_selects_scrolls_and_sorts() {
+    const LEFT: MouseEventKind = MouseEventKind::Down(MouseButton::Left);
+    let mut app = app(pictures::degraded());
+    press(&mut app, "3");
+    let at = place(&app, "004966");
+    assert_eq!(mouse(&mut app, LEFT, at), Reaction::Nothing, "the mouse is the terminal's");
+    assert_eq!(press(&mut app, "m"), Reaction::Mouse(Mouse::On));
+    // On every screen a click on a row selects it, also where lines are told below the list.
+    for (screen, rows) in [
+        ("3", ["004966", "0049ab", "0049ad"]),
+        ("1", ["004966", "0049ab", "0049ad"]),
+        ("2", ["STARVED amqp", "healthy any", "DOWN    mail"]),
+        ("4", ["FAILING web", "open      chat", "NO LINK mail"]),
+        ("5", ["chat: dial", "gateway runs", "chat: 1 link"]),
+    ] {
+        press(&mut app, screen);
+        for row in rows {
+            let at = place(&app, row);
+            assert_eq!(mouse(&mut app, LEFT, at), Reaction::Redraw, "{row} on {screen}");
+            let buffer = styled::draw(&app, 120, 36);
+            assert!(buffer[at].modifier.contains(Modifier::REVERSED), "{row} on {screen}");
+        }
+    }
+    press(&mut app, "3");
+    let at = place(&app, "CLIENT");
+    mouse(&mut app, LEFT, at);
+    shows(&app, "clients from A");
+    mouse(&mut app, LEFT, at);
+    shows(&app, "clients from Z");
+    press(&mut app, "g");
+    mouse(&mut app, MouseEventKind::ScrollDown, (10, 10));
+    assert_eq!(app.selected_line(), Some(3));
+    let at = place(&app, "2 Pool");
+    mouse(&mut app, LEFT, at);
+    shows(&app, "[2 Pool]");
+    assert_eq!(press(&mut app, "m"), Reaction::Mouse(Mouse::Off));
 }
 
 #[test]

@@ -294,7 +294,7 @@ fn peers(app: &App, row: &ServiceRow) -> Option<Fact> {
 fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
-    let samples = app.history().of(row.role, &row.name);
+    let samples = traffic::of_service(app, row);
     let now = samples.last().map(|(_, sample)| *sample).unwrap_or_default();
     let peak = |rate: fn(&crate::telemetry::snapshot::TrafficSample) -> u64| {
         samples.iter().map(|(_, sample)| rate(sample)).max().unwrap_or(0)
@@ -306,9 +306,10 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
             return format!("{} in all, not watched long enough for a rate", format::bytes(bytes));
         }
         format!(
-            "{} now, at most {} in the last 2 min, {} in all",
+            "{} now, at most {} in the {}, {} in all",
             format::rate(now),
             format::rate(peak),
+            app.window().words(),
             format::bytes(bytes)
         )
     };

@@ -28,14 +28,10 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if count == 0 {
         return panel::empty(&app.look, "nothing has happened yet", area, buffer);
     }
-    let notices = || lists::notices(app.snapshot());
-    let told = app.selected_line().and_then(|line| notices().nth(line));
-    let told = told.map(|notice| (app.addresses().text(&notice.text), app.look.theme.plain));
-    let told = told.filter(|(text, _)| table::width(text) > area.width.saturating_sub(HEAD_CELLS));
-    let area = panel::told(&app.look, told, area, buffer);
-    let drawn = panel::rows_drawn(count, area);
-    let window = table::window(app.selected_line(), count, drawn);
-    let rows = notices().enumerate().skip(window.start).take(window.len());
+    let area = panel::told(&app.look, told(app, area), area, buffer);
+    let window = table::in_sight(app.selected_line(), count, area);
+    let drawn = window.len();
+    let rows = lists::notices(app.snapshot()).enumerate().skip(window.start).take(window.len());
     for (at, (number, notice)) in panel::lines(area).zip(rows) {
         draw_notice(app, notice, at, buffer);
         if app.selected_line() == Some(number) {
@@ -45,6 +41,14 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         }
     }
     panel::rest(&app.look, count - drawn, "", area, buffer);
+}
+
+/// The text of the event under the cursor, where its line is too short for it.
+pub fn told(app: &App, area: Rect) -> Option<(String, Style)> {
+    let notice = app.selected_line().and_then(|line| lists::notices(app.snapshot()).nth(line))?;
+    let text = app.addresses().text(&notice.text);
+    let is_cut = table::width(&text) > area.width.saturating_sub(HEAD_CELLS);
+    is_cut.then_some((text, app.look.theme.plain))
 }
 
 fn facts(app: &App) -> String {

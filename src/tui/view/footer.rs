@@ -1,4 +1,4 @@
-//! The last line: what the gateway answered, or else which keys work here.
+//! The last line, or two where there is room: what the gateway answered, or else which keys work here.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
@@ -9,14 +9,15 @@ use crate::tui::{
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
+    let all = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
+    let inner = table::line(all, all.height.saturating_sub(1));
     match (app.open(), app.said()) {
         (Open::Typing(line), _) => typing::draw(app, line, inner, buffer),
         (_, Some(said)) => {
             let (text, style) = answer(app, said);
             table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
         }
-        (_, None) => draw_keys(app, inner, buffer),
+        (_, None) => draw_keys(app, all, buffer),
     }
 }
 
@@ -39,15 +40,23 @@ fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
         .filter_map(|binding| Some((binding.keys.first()?.name(&app.look.symbols), binding.hint?)))
         .collect();
     let cells = |hint: &(String, &str)| table::width(&hint.0) + table::width(hint.1) + GAP_CELLS;
-    let mut room = area.width.saturating_add(2);
-    let fitting = hints.iter().rev().take_while(|hint| {
-        let fits = cells(hint) <= room;
-        room = room.saturating_sub(cells(hint));
-        fits
-    });
-    let shown = fitting.count();
+    let mut rest = hints.as_slice();
+    for line in (0..area.height).rev() {
+        let mut room = area.width.saturating_add(2);
+        let fitting = rest.iter().rev().take_while(|hint| {
+            let fits = cells(hint) <= room;
+            room = room.saturating_sub(cells(hint));
+            fits
+        });
+        let (before, shown) = rest.split_at(rest.len() - fitting.count());
+        draw_hints(app, shown, table::line(area, line), buffer);
+        rest = before;
+    }
+}
+
+fn draw_hints(app: &App, hints: &[(String, &str)], area: Rect, buffer: &mut Buffer) {
     let mut rest = area;
-    for (key, hint) in &hints[hints.len() - shown..] {
+    for (key, hint) in hints {
         table::write(key, app.look.theme.accent, rest, buffer);
         rest = behind(rest, table::width(key) + 1);
         table::write(hint, app.look.theme.plain, rest, buffer);

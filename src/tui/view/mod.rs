@@ -23,6 +23,7 @@ mod events;
 mod footer;
 mod header;
 mod help;
+mod legend;
 mod one_line;
 mod panel;
 mod pool;
@@ -32,8 +33,11 @@ mod services;
 mod sessions;
 mod table;
 mod tabs;
+mod touch;
 mod traffic;
 mod typing;
+
+pub use touch::{Touched, touched};
 
 use ratatui::{
     Frame,
@@ -74,7 +78,7 @@ pub fn draw(frame: &mut Frame, app: &App) {
             let above = Rect { height: area.height.saturating_sub(1), ..area };
             typing::draw_suggestions(app, line, above, buffer);
         }
-        Open::Help { scroll } => help::draw(app, *scroll, area, buffer),
+        Open::Help { page, scroll } => help::draw(app, *page, *scroll, area, buffer),
         Open::AskQuit | Open::Ask(_) => question::draw(app, area, buffer),
     }
 }
@@ -97,9 +101,7 @@ fn draw_full(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.detail().is_some() || app.screen() != Screen::Overview {
         return draw_screen(app, body, buffer);
     }
-    let way = Constraint::Length(way_height(app, area.height / 3));
-    let [way_area, sessions, bottom] =
-        Layout::vertical([way, Constraint::Min(6), Constraint::Length(7)]).areas(body);
+    let [way_area, sessions, bottom] = full_overview(app, area, body);
     let [traffic, events] =
         Layout::horizontal([Constraint::Percentage(38), Constraint::Min(0)]).areas(bottom);
     draw_way(app, way_area, buffer);
@@ -113,9 +115,7 @@ fn draw_compact(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.detail().is_some() || app.screen() != Screen::Overview {
         return draw_screen(app, body, buffer);
     }
-    let way = Constraint::Length(way_height(app, area.height / 4));
-    let [way_area, traffic, sessions, events] =
-        Layout::vertical([way, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)]).areas(body);
+    let [way_area, traffic, sessions, events] = compact_overview(app, area, body);
     draw_way(app, way_area, buffer);
     traffic::draw_line(app, traffic, buffer);
     sessions::draw_panel(app, sessions, buffer);
@@ -124,9 +124,7 @@ fn draw_compact(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// What stands above and below every screen; returns what is between.
 fn draw_edges(app: &App, area: Rect, buffer: &mut Buffer) -> Rect {
-    let one = Constraint::Length(1);
-    let [header, tabs, alert, body, footer] =
-        Layout::vertical([one, one, one, Constraint::Min(6), one]).areas(area);
+    let [header, tabs, alert, body, footer] = edges(area);
     header::draw(app, header, buffer);
     tabs::draw(app, tabs, buffer);
     alert::draw(app, alert, buffer);
@@ -146,9 +144,7 @@ fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let one = Constraint::Length(1);
-    let [header, alert, list, status, footer] =
-        Layout::vertical([one, one, Constraint::Min(3), one, one]).areas(area);
+    let [header, alert, list, status, footer] = list_edges(area);
     header::draw(app, header, buffer);
     alert::draw(app, alert, buffer);
     let within = panel::margin(list);
@@ -162,6 +158,31 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     }
     one_line::draw_status(app, status, buffer);
     footer::draw(app, footer, buffer);
+}
+
+/// Header, screens, alert, the screen, footer.
+fn edges(area: Rect) -> [Rect; 5] {
+    let one = Constraint::Length(1);
+    let footer = Constraint::Length(if size(area) == Size::Full { 2 } else { 1 });
+    Layout::vertical([one, one, one, Constraint::Min(6), footer]).areas(area)
+}
+
+/// Header, alert, the list, status, footer.
+fn list_edges(area: Rect) -> [Rect; 5] {
+    let one = Constraint::Length(1);
+    Layout::vertical([one, one, Constraint::Min(3), one, one]).areas(area)
+}
+
+/// The way to the backends, sessions, traffic and events.
+fn full_overview(app: &App, area: Rect, body: Rect) -> [Rect; 3] {
+    let way = Constraint::Length(way_height(app, area.height / 3));
+    Layout::vertical([way, Constraint::Min(6), Constraint::Length(traffic::FRAMED)]).areas(body)
+}
+
+/// The way to the backends, traffic, sessions, events.
+fn compact_overview(app: &App, area: Rect, body: Rect) -> [Rect; 4] {
+    let way = Constraint::Length(way_height(app, area.height / 4));
+    Layout::vertical([way, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)]).areas(body)
 }
 
 /// The panel of the way to the backends: links of a pair, services where there are no links.

@@ -66,7 +66,19 @@ pub fn empty(look: &Look, text: &str, area: Rect, buffer: &mut Buffer) {
 /// Writes what is told of one row below its list, in a third of the lines at most; returns the area
 /// that is left for the list.
 pub fn told(look: &Look, text: Option<(String, Style)>, area: Rect, buffer: &mut Buffer) -> Rect {
-    let Some((text, style)) = text.filter(|_| area.width > 0) else { return area };
+    let style = text.as_ref().map_or(look.theme.plain, |(_, style)| *style);
+    let (left, below, lines) = split_told(look, text, area);
+    for (at, line) in self::lines(below).zip(&lines) {
+        table::write(line, style, at, buffer);
+    }
+    left
+}
+
+/// The area of the list, the one below, and the lines that stand there.
+pub fn split_told(look: &Look, text: Option<(String, Style)>, area: Rect) -> (Rect, Rect, Vec<String>) {
+    let Some((text, _)) = text.filter(|_| area.width > 0) else {
+        return (area, Rect { height: 0, ..area }, Vec::new());
+    };
     let mut lines = table::wrap(&look.text(&text, TOLD_CHARS), area.width);
     let room = usize::from(area.height / 3).min(TOLD_LINES_MAX);
     if lines.len() > room && room > 0 {
@@ -76,11 +88,12 @@ pub fn told(look: &Look, text: Option<(String, Style)>, area: Rect, buffer: &mut
     lines.truncate(room);
     let height = u16::try_from(lines.len()).unwrap_or(0);
     let left = Rect { height: area.height - height, ..area };
-    let below = Rect { y: left.y + left.height, height, ..area };
-    for (at, line) in self::lines(below).zip(&lines) {
-        table::write(line, style, at, buffer);
-    }
-    left
+    (left, Rect { y: left.y + left.height, height, ..area }, lines)
+}
+
+/// Inside a frame.
+pub fn inside(area: Rect) -> Rect {
+    Block::bordered().inner(area)
 }
 
 /// Inside a frame, one free cell at each side.

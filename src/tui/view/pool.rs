@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     State,
     Half,
     Service,
@@ -41,7 +41,7 @@ enum Kind {
     LastError,
 }
 
-const COLUMNS: [Column<Kind>; 18] = [
+pub const COLUMNS: [Column<Kind>; 18] = [
     column(Kind::State, "STATE", (7, 7, 1), Side::Left, 0),
     column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 2),
     column(Kind::Service, "SERVICE", (10, 24, 1), Side::Left, 0).shrinking(),
@@ -92,13 +92,18 @@ pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, signs) = (&app.look, &app.look.symbols);
     let inside = panel::frame(look, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
     let inside = panel::margin(inside);
-    let legend = 1.min(inside.height);
-    draw_list(app, Rect { height: inside.height - legend, ..inside }, buffer);
+    draw_list(app, list_area(area), buffer);
     let resize = if app.offers(Action::Resize) { "   n resizes the pool" } else { "" };
     let text =
         format!("{} ready  {} dialling  {} missing{resize}", signs.ready, signs.dialling, signs.missing);
     let last = table::line(inside, inside.height.saturating_sub(1));
     table::write(&table::cut(look, &text, last.width), look.theme.faint, last, buffer);
+}
+
+/// Above the legend.
+pub fn list_area(area: Rect) -> Rect {
+    let inside = panel::margin(panel::inside(area));
+    Rect { height: inside.height.saturating_sub(1), ..inside }
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -113,7 +118,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 /// The last error of the row under the cursor, or else of the worst that has one.
-fn told(app: &App) -> Option<(String, Style)> {
+pub fn told(app: &App) -> Option<(String, Style)> {
     let theme = app.look.theme;
     let selected = app.selected_pool(app.snapshot());
     let worst = || lists::pools(app.snapshot()).into_iter().find(|row| row.last_error.is_some());

@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Profile,
     Mode,
     Halves,
@@ -29,7 +29,7 @@ enum Kind {
     Note,
 }
 
-const COLUMNS: [Column<Kind>; 6] = [
+pub const COLUMNS: [Column<Kind>; 6] = [
     column(Kind::Profile, "PROFILE", (12, 28, 1), Side::Left, 0),
     column(Kind::Mode, "MODE", (7, 7, 1), Side::Left, 1),
     column(Kind::Halves, "HALVES", (12, 12, 1), Side::Left, 3),
@@ -40,12 +40,17 @@ const COLUMNS: [Column<Kind>; 6] = [
 
 /// The list, and below it the problems of the profile under the cursor.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
-    let rows = u16::try_from(app.profiles().len()).unwrap_or(u16::MAX).max(1);
-    let height = rows.saturating_add(panel::FRAME_AND_HEADS).min(area.height.saturating_sub(8)).max(5);
-    let [list, problems] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(area);
+    let [list, problems] = areas(app, area);
     let inside = panel::frame(&app.look, "Profiles", "read and checked just now", list, buffer);
     draw_list(app, panel::margin(inside), buffer);
     draw_problems(app, problems, buffer);
+}
+
+/// The frame of the list, and the problems below it.
+pub fn areas(app: &App, area: Rect) -> [Rect; 2] {
+    let rows = u16::try_from(app.profiles().len()).unwrap_or(u16::MAX).max(1);
+    let height = rows.saturating_add(panel::FRAME_AND_HEADS).min(area.height.saturating_sub(8)).max(5);
+    Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(area)
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Phase,
     Half,
     Service,
@@ -42,7 +42,7 @@ enum Kind {
     Lack,
 }
 
-const COLUMNS: [Column<Kind>; 15] = [
+pub const COLUMNS: [Column<Kind>; 15] = [
     column(Kind::Phase, "STATE", (9, 9, 1), Side::Left, 0).shrinking(),
     column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 2),
     column(Kind::Service, "SERVICE", (12, 24, 1), Side::Left, 0).shrinking(),
@@ -67,8 +67,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// A whole screen of them, and the bytes of the one under the cursor.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let chart = traffic::FRAMED.min(area.height.saturating_sub(panel::FRAME_AND_HEADS + 2));
-    let [rows, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(chart)]).areas(area);
+    let [rows, below] = areas(area);
     let inside = panel::frame(&app.look, "Services", "bytes a second now, and in all", rows, buffer);
     draw_list(app, panel::margin(inside), buffer);
     let shown = lists::services(app.snapshot());
@@ -79,13 +78,19 @@ pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
+/// The frame of the list, and the chart below it.
+pub fn areas(area: Rect) -> [Rect; 2] {
+    let chart = traffic::FRAMED.min(area.height.saturating_sub(panel::FRAME_AND_HEADS + 2));
+    Layout::vertical([Constraint::Min(0), Constraint::Length(chart)]).areas(area)
+}
+
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let area = panel::told(&app.look, told(app), area, buffer);
     list(app, app.selected_line(), area, buffer);
 }
 
 /// What the service under the cursor lacks, or else the worst of all.
-fn told(app: &App) -> Option<(String, Style)> {
+pub fn told(app: &App) -> Option<(String, Style)> {
     let snapshot = app.snapshot();
     let worst = || lists::services(snapshot).into_iter().next();
     let row = app.selected_service_row(snapshot).or_else(worst)?;

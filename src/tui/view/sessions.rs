@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Mark,
     Id,
     Half,
@@ -33,7 +33,7 @@ enum Kind {
     Phase,
 }
 
-const COLUMNS: [Column<Kind>; 12] = [
+pub const COLUMNS: [Column<Kind>; 12] = [
     column(Kind::Mark, "", (2, 2, 0), Side::Left, 0),
     column(Kind::Id, "ID", (6, 12, 0), Side::Left, 5),
     column(Kind::Half, "HALF", (4, 4, 0), Side::Left, 7),
@@ -50,44 +50,74 @@ const COLUMNS: [Column<Kind>; 12] = [
 
 /// With frame, title and sums.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
-    let inside = panel::frame(&app.look, "Sessions", &facts(app), area, buffer);
-    draw_list(app, Rect { width: inside.width.saturating_sub(1), ..inside }, buffer);
+    panel::frame(&app.look, "Sessions", &facts(app), area, buffer);
+    draw_list(app, list_area(area), buffer);
+}
+
+/// The first two cells of a row are its mark.
+pub fn list_area(framed: Rect) -> Rect {
+    let inside = panel::inside(framed);
+    Rect { width: inside.width.saturating_sub(1), ..inside }
 }
 
 /// Heads and rows alone.
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot, order) = (&app.look, app.snapshot(), app.order());
+    let (look, order) = (&app.look, app.order());
     if order.is_empty() {
         let text =
             if order.filter.is_empty() { " no session is open" } else { " no session passes the filter" };
         return panel::empty(look, text, area, buffer);
     }
     let below = Rect { x: area.x.saturating_add(2), width: area.width.saturating_sub(2), ..area };
-    let below = panel::told(look, app.selected_session(snapshot).map(|row| told(app, row)), below, buffer);
-    let area = Rect { height: below.height, ..area };
-    let list = panel::below_heads(area);
+    panel::told(look, told_of_selected(app), below, buffer);
+    let (area, lines) = in_sight(app, area);
+    let sheet = sheet(app, area, &lines);
+    sheet.draw_heads(look, line(area, 0), buffer);
+    let selected = app.selected_line();
+    for (place, (at, line)) in panel::lines(panel::below_heads(area)).zip(lines).enumerate() {
+        sheet.draw_row(look, place, at, buffer);
+        if selected == Some(line) {
+            buffer.set_style(at.intersection(buffer.area), look.theme.selected);
+        }
+    }
+}
+
+/// What of `area` the list has, with its heads, and the lines that are drawn there.
+pub fn in_sight(app: &App, area: Rect) -> (Rect, Vec<usize>) {
+    let order = app.order();
+    let below = Rect { width: area.width.saturating_sub(2), ..area };
+    let (left, ..) = panel::split_told(&app.look, told_of_selected(app), below);
+    let area = Rect { height: left.height, ..area };
     let (open, ended) = (order.open_len(), order.len() - order.open_len());
-    let (open_lines, ended_lines) = share(open, ended, usize::from(list.height));
+    let (open_lines, ended_lines) = share(open, ended, usize::from(panel::below_heads(area).height));
     let selected = app.selected_line();
     let of_open = table::window(selected.filter(|&line| line < open), open, open_lines);
     let of_ended = selected.and_then(|line| line.checked_sub(open));
     let of_ended = table::window(of_ended, ended, ended_lines);
-    let lines = of_open.chain(of_ended.start + open..of_ended.end + open);
-    let rows: Vec<_> = lines.filter_map(|line| Some((line, order.row(snapshot, line)?))).collect();
-    let sheet = Sheet::with_heads(
+    (area, of_open.chain(of_ended.start + open..of_ended.end + open).collect())
+}
+
+/// The column of the order whose head is so far from the left.
+pub fn head_at(app: &App, area: Rect, cells: u16) -> Option<order::Column> {
+    let (area, lines) = in_sight(app, area);
+    sheet(app, area, &lines).kind_at(cells).and_then(sorted_by)
+}
+
+fn sheet(app: &App, area: Rect, lines: &[usize]) -> Sheet<Kind> {
+    let (order, snapshot, selected) = (app.order(), app.snapshot(), app.selected_line());
+    let row = |&line: &usize| Some((line, order.row(snapshot, line)?));
+    let rows: Vec<_> = lines.iter().filter_map(row).collect();
+    Sheet::with_heads(
         &columns(snapshot),
         &rows,
         area.width,
         |(line, row), kind| cell(app, *row, selected == Some(*line), kind),
         |column| head(app, column),
-    );
-    sheet.draw_heads(look, line(area, 0), buffer);
-    for (place, (at, (line, _))) in panel::lines(list).zip(&rows).enumerate() {
-        sheet.draw_row(look, place, at, buffer);
-        if selected == Some(*line) {
-            buffer.set_style(at.intersection(buffer.area), look.theme.selected);
-        }
-    }
+    )
+}
+
+fn told_of_selected(app: &App) -> Option<(String, Style)> {
+    app.selected_session(app.snapshot()).map(|row| told(app, row))
 }
 
 fn cell(app: &App, row: Row<'_>, is_selected: bool, kind: Kind) -> Cell {

@@ -104,6 +104,12 @@ impl<K: Copy> Sheet<K> {
         Self { columns: fit(wanted.collect(), width), rows }
     }
 
+    /// The column that is so far from the left.
+    pub fn kind_at(&self, cells: u16) -> Option<K> {
+        let is_there = |column: &&Placed<K>| (column.left..=column.left + column.width).contains(&cells);
+        self.columns.iter().rev().find(is_there).map(|column| column.kind)
+    }
+
     /// The heads of the columns, on the first line of `area`.
     pub fn draw_heads(&self, look: &Look, area: Rect, buffer: &mut Buffer) {
         for column in &self.columns {
@@ -200,8 +206,8 @@ pub fn draw_list<K: Copy, R>(
     cell: impl Fn(&R, K) -> Cell,
 ) {
     let list = panel::below_heads(area);
-    let drawn = panel::rows_drawn(rows.len(), list);
-    let window = window(selected, rows.len(), drawn);
+    let window = in_sight(selected, rows.len(), list);
+    let drawn = window.len();
     let sheet = Sheet::new(columns, &rows[window.clone()], area.width, cell);
     sheet.draw_heads(look, line(area, 0), buffer);
     for (row, (at, number)) in panel::lines(list).zip(window).enumerate() {
@@ -213,6 +219,11 @@ pub fn draw_list<K: Copy, R>(
         }
     }
     panel::rest(look, rows.len() - drawn, "", list, buffer);
+}
+
+/// The lines that are drawn of a list, where one may be left for how many are not.
+pub fn in_sight(selected: Option<usize>, count: usize, list: Rect) -> Range<usize> {
+    window(selected, count, panel::rows_drawn(count, list))
 }
 
 /// The lines in sight: the selected one in their middle, where the list allows it.

@@ -7,11 +7,8 @@ use crate::tui::{app::App, screen::Screen, view::table};
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.look, app.look.theme);
     let mut rest = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
-    for (number, screen) in (1..).zip(Screen::ALL) {
-        let text = format!("{number} {}", screen.name());
+    for (screen, text) in names(app) {
         let style = if screen == app.screen() { theme.selected } else { theme.plain };
-        // Reversed alone would not be seen where a terminal has no reverse.
-        let text = if screen == app.screen() { format!("[{text}]") } else { format!(" {text} ") };
         table::write(&text, style, rest, buffer);
         let step = table::width(&text).min(rest.width);
         rest = Rect { x: rest.x + step, width: rest.width - step, ..rest };
@@ -29,6 +26,27 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         let style = if order.filter.is_empty() { theme.plain } else { theme.attention };
         table::write(&text, style, place, buffer);
     }
+}
+
+/// The screen whose name is so far from the left.
+pub fn at(app: &App, cells: u16) -> Option<Screen> {
+    let mut behind = 1;
+    names(app)
+        .find(|(_, text)| {
+            let begins = behind;
+            behind += table::width(text);
+            (begins..behind).contains(&cells)
+        })
+        .map(|(screen, _)| screen)
+}
+
+/// Reversed alone would not be seen where a terminal has no reverse.
+fn names(app: &App) -> impl Iterator<Item = (Screen, String)> {
+    let shown = app.screen();
+    (1..).zip(Screen::ALL).map(move |(number, screen)| {
+        let text = format!("{number} {}", screen.name());
+        (screen, if screen == shown { format!("[{text}]") } else { format!(" {text} ") })
+    })
 }
 
 /// `busiest first`, `filter web, oldest first`.

@@ -1,4 +1,4 @@
-//! Bytes a second over the last two minutes, both ways.
+//! Bytes a second over the last minutes, both ways.
 //!
 //! Each column of the curve covers the same whole number of seconds at every frame, and its
 //! seconds are counted from the gateway's start: curves move left and never change their shape.
@@ -11,11 +11,10 @@ use ratatui::{
 };
 
 use crate::{
-    telemetry::snapshot::{ServiceRow, Snapshot, TrafficSample},
+    telemetry::snapshot::{ServiceRow, TrafficSample},
     tui::{
         app::App,
         format,
-        history::WINDOW_SECONDS,
         look::Look,
         view::{panel, table},
     },
@@ -29,23 +28,32 @@ struct Way {
 }
 
 /// Bytes a second, by the second of the gateway's life, oldest first.
-type Samples = Vec<(u64, TrafficSample)>;
+pub type Samples = Vec<(u64, TrafficSample)>;
 
 /// Of the whole gateway.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     let snapshot = app.snapshot();
     let totals = (snapshot.totals.bytes_up, snapshot.totals.bytes_down);
-    draw_framed(app, "Traffic", &all(snapshot), totals, area, buffer);
+    draw_framed(app, "Traffic", &in_window(app, app.history().all()), totals, area, buffer);
 }
 
 /// Of one service, as far as the screen has watched it.
 pub fn draw_service(app: &App, row: &ServiceRow, area: Rect, buffer: &mut Buffer) {
     let title = format!("Traffic of {}", app.look.text(&row.name, NAME_CHARS));
-    let now = app.snapshot().uptime_seconds as u64;
-    let samples = app.history().of(row.role, &row.name).iter();
-    let samples: Samples = samples.filter(|(second, _)| *second <= now).copied().collect();
+    let samples = of_service(app, row);
     let totals = (row.totals.bytes_up, row.totals.bytes_down);
     draw_framed(app, &title, &samples, totals, area, buffer);
+}
+
+pub fn of_service(app: &App, row: &ServiceRow) -> Samples {
+    in_window(app, app.history().of(row.role, &row.name))
+}
+
+/// Without what came after a frozen picture, and what is older than the window.
+fn in_window(app: &App, samples: &[(u64, TrafficSample)]) -> Samples {
+    let now = app.snapshot().uptime_seconds as u64;
+    let oldest = now.saturating_sub(app.window().seconds());
+    samples.iter().filter(|(second, _)| (oldest..=now).contains(second)).copied().collect()
 }
 
 fn draw_framed(
@@ -57,7 +65,7 @@ fn draw_framed(
     buffer: &mut Buffer,
 ) {
     let look = &app.look;
-    let inside = panel::margin(panel::frame(look, title, "last 2 min", area, buffer));
+    let inside = panel::margin(panel::frame(look, title, app.window().words(), area, buffer));
     for (way, top) in ways(look).iter().zip([0, 2]) {
         let head = table::line(inside, top);
         table::write(&format!("{:<4} {}", way.word, now(samples, way)), way.style, head, buffer);
@@ -74,7 +82,7 @@ fn draw_framed(
 
 /// Both ways on one line, for small screens.
 pub fn draw_line(app: &App, area: Rect, buffer: &mut Buffer) {
-    let samples = all(app.snapshot());
+    let samples = in_window(app, app.history().all());
     let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
     for (way, half) in ways(&app.look).iter().zip(halves) {
         let half = panel::margin(half);
@@ -93,15 +101,6 @@ fn ways(look: &Look) -> [Way; 2] {
     ]
 }
 
-/// The gateway samples itself every second, up to now.
-fn all(snapshot: &Snapshot) -> Samples {
-    let now = snapshot.uptime_seconds as u64;
-    let back = (0..).map_while(|back| now.checked_sub(back));
-    let mut samples: Samples = back.zip(snapshot.traffic.iter().rev().copied()).collect();
-    samples.reverse();
-    samples
-}
-
 fn now(samples: &Samples, way: &Way) -> String {
     samples.last().map_or("-".into(), |(_, sample)| format::rate((way.rate)(sample)))
 }
@@ -117,7 +116,12 @@ fn draw_curve(app: &App, samples: &Samples, way: &Way, area: Rect, buffer: &mut 
     }
     let look = &app.look;
     let rates: Vec<_> = samples.iter().map(|(second, sample)| (*second, (way.rate)(sample))).collect();
-    let columns = columns(&rates, app.snapshot().uptime_seconds as u64, area.width);
+    let window = app.window().seconds();
+    let columns = columns(&rates, app.snapshot().uptime_seconds as u64, area.width, window);
+    // A short time takes several cells a second.
+    let cells_each = (usize::from(area.width) / columns.len().max(1)).max(1);
+    let columns: Vec<_> =
+        columns.into_iter().flat_map(|column| std::iter::repeat_n(column, cells_each)).collect();
     Sparkline::default()
         .data(columns)
         .max(peak(samples, way).max(1))
@@ -129,9 +133,9 @@ fn draw_curve(app: &App, samples: &Samples, way: &Way, area: Rect, buffer: &mut 
 }
 
 /// The highest rate in each column, newest last; `None` where no second has a sample.
-fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16) -> Vec<Option<u64>> {
-    let seconds_each = WINDOW_SECONDS.div_ceil(u64::from(width.max(1)));
-    let count = WINDOW_SECONDS.div_ceil(seconds_each);
+fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16, window_seconds: u64) -> Vec<Option<u64>> {
+    let seconds_each = window_seconds.div_ceil(u64::from(width.max(1)));
+    let count = window_seconds.div_ceil(seconds_each);
     let mut columns = vec![None; usize::try_from(count).unwrap_or(0)];
     let newest = now_seconds / seconds_each;
     for &(second, rate) in rates {
@@ -158,26 +162,26 @@ mod tests {
     }
 
     #[test]
-    fn columns_cover_two_minutes_and_keep_peaks() {
+    fn columns_cover_the_window_and_keep_peaks() {
         let rates = up_to(1200, 1..=120);
-        let all = columns(&rates, 1200, 200);
+        let all = columns(&rates, 1200, 200, 120);
         assert_eq!((all.len(), all[0], all[119]), (120, Some(1), Some(120)));
         // Forty columns of three seconds; the last has begun one second ago.
-        let packed = columns(&rates, 1200, 44);
+        let packed = columns(&rates, 1200, 44, 120);
         assert_eq!((packed.len(), packed[39], packed[38], packed[37]), (40, Some(120), Some(119), Some(116)));
     }
 
     #[test]
     fn what_was_not_sampled_is_a_gap_and_not_zero() {
-        let some = columns(&[(1196, 3), (1199, 0), (1200, 7)], 1200, 120);
+        let some = columns(&[(1196, 3), (1199, 0), (1200, 7)], 1200, 120, 120);
         assert_eq!(some[115..], [Some(3), None, None, Some(0), Some(7)]);
-        assert!(columns(&[], 0, 0).iter().all(Option::is_none));
+        assert!(columns(&[], 0, 0, 120).iter().all(Option::is_none));
     }
 
     #[test]
     fn a_second_later_only_the_newest_column_has_changed() {
         let (before, after) = (up_to(1000, 1..=100), up_to(1001, 1..=101));
-        let (before, after) = (columns(&before, 1000, 40), columns(&after, 1001, 40));
+        let (before, after) = (columns(&before, 1000, 40, 120), columns(&after, 1001, 40, 120));
         assert_eq!(before[..39], after[..39]);
     }
 }

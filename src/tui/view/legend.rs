@@ -1,0 +1,107 @@
+//! What the columns of each screen mean, for the help.
+
+use crate::{
+    profile::Mode,
+    tui::{app::App, screen::Screen},
+};
+
+/// Columns with their meaning.
+type Columns = &'static [(&'static str, &'static str)];
+
+/// Of the screen that is shown, in the order they are drawn.
+pub fn of(app: &App) -> Vec<(&'static str, Columns)> {
+    let is_direct = app.snapshot().mode == Mode::Direct;
+    match app.screen() {
+        Screen::Overview if is_direct => vec![("Services", SERVICES), ("Sessions", SESSIONS)],
+        Screen::Overview => vec![("Links", POOL), ("Sessions", SESSIONS)],
+        Screen::Pool if !is_direct => vec![("Links", POOL)],
+        Screen::Pool | Screen::Services => vec![("Services", SERVICES)],
+        Screen::Sessions => vec![("Sessions", SESSIONS)],
+        Screen::Events => vec![("Events", EVENTS)],
+        Screen::Profiles => vec![("Profiles", PROFILES)],
+    }
+}
+
+pub const POOL: Columns = &[
+    ("STATE", "healthy: as many links as wanted; filling: fewer; STARVED: a client waits; DOWN: none"),
+    ("HALF", "the half of a pair: dmz, or int for internal"),
+    ("SERVICE", "what its links carry; in trouble, whose clients wait"),
+    ("PEER", "the other gateway, by its certificate, or where it is"),
+    ("ADDRESS", "where it is"),
+    ("POOL", "its links: ready, being dialled, missing"),
+    ("READY", "links ready of those wanted"),
+    ("CARRY", "links that carry a session"),
+    ("DIAL", "dials under way, or when the next is due"),
+    ("WAIT", "clients that wait for a link"),
+    ("MISS", "clients refused since no link came in time"),
+    ("WAIT50", "of the last minute's clients half waited at most so long"),
+    ("WAIT99", "and 99 of a hundred so long"),
+    ("FAIL/M", "dials, handshakes and links that failed in the last minute"),
+    ("FAIL", "and in all"),
+    ("SPEAKS", "the wire: portcullis/1, or socks/5"),
+    ("RTT MS", "round trip in milliseconds, and its spread"),
+    ("LAST ERROR", "why the last of those failed"),
+];
+
+pub const SESSIONS: Columns = &[
+    ("ID", "the same on both gateways; what `close` takes"),
+    ("HALF", "the half of a pair: dmz, or int for internal"),
+    ("AGE", "since it began; of an ended one how long it lasted"),
+    ("CLIENT", "who came"),
+    ("SERVICE", "for what"),
+    ("PEER", "over which gateway"),
+    ("UP/S", "bytes a second from the client, over the last second"),
+    ("DOWN/S", "bytes a second to the client"),
+    ("UP", "bytes from the client in all"),
+    ("DOWN", "bytes to the client in all"),
+    ("PHASE", "where it is; of an ended one its two letters and the reason"),
+];
+
+pub const SERVICES: Columns = &[
+    ("STATE", "open, DRAINING, or what it lacks: links or a backend"),
+    ("HALF", "the half of a pair: dmz, or int for internal"),
+    ("SERVICE", "its name"),
+    ("ACCEPT", "where its clients come in"),
+    ("BACKEND", "where they go"),
+    ("ACCEPT OR BACKEND", "the one in the dmz half, the other in the internal half"),
+    ("OPEN", "sessions open now"),
+    ("TOTAL", "sessions in all"),
+    ("REFUSED", "clients turned away"),
+    ("UP/S", "bytes a second from clients, over the last second"),
+    ("DOWN/S", "bytes a second to clients"),
+    ("UP", "bytes from clients in all"),
+    ("DOWN", "bytes to clients in all"),
+    ("WHY", "what it lacks, in words"),
+];
+
+const EVENTS: Columns =
+    &[("time", "in UTC"), ("level", "INFO, WARN or ERROR"), ("text", "what happened; Enter tells all of it")];
+
+pub const PROFILES: Columns = &[
+    ("PROFILE", "its name, as `switch` takes it"),
+    ("MODE", "direct, forward or reverse"),
+    ("HALVES", "which halves it holds"),
+    ("VALID", "whether it reads, or how many problems it has"),
+    ("FORWARD", "its last forward check since this gateway started, and how long ago"),
+    ("NOTE", "whether it runs now, its first problem or its services"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tui::view::{pool, profiles, services, sessions};
+
+    #[test]
+    fn every_column_is_explained_in_its_place() {
+        fn check<K>(columns: &[crate::tui::view::table::Column<K>], explained: Columns) {
+            let titles: Vec<_> =
+                columns.iter().map(|column| column.title).filter(|title| !title.is_empty()).collect();
+            let explained: Vec<_> = explained.iter().map(|(title, _)| *title).collect();
+            assert_eq!(titles, explained);
+        }
+        check(&pool::COLUMNS, POOL);
+        check(&sessions::COLUMNS, SESSIONS);
+        check(&services::COLUMNS, SERVICES);
+        check(&profiles::COLUMNS, PROFILES);
+    }
+}
