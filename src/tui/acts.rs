@@ -10,7 +10,7 @@ use crate::{
     },
     tui::{
         Ended,
-        app::{App, Detail, Export, LOOKS_ONLY, Open, Page, Reaction, Said},
+        app::{App, DIALS_NOTHING, Detail, Export, LOOKS_ONLY, Open, Page, Reaction, Said},
         command_line::{self, Line},
         export,
         filter::{Filter, Row},
@@ -61,6 +61,7 @@ impl App {
             }
             Action::Filter => self.open = Open::Typing(Line::filter(&self.lists.order.filter.text)),
             Action::CommandLine => self.open = Open::Typing(Line::command("")),
+            Action::Resize if !self.dials() => self.refuse(DIALS_NOTHING),
             Action::Resize => self.open = Open::Typing(Line::command("resize ")),
             Action::Complete => self.complete(),
             Action::Earlier => {
@@ -338,6 +339,7 @@ impl App {
             return Err(LOOKS_ONLY.into());
         }
         match (action, argument) {
+            (Action::Resize, _) if !self.dials() => Err(DIALS_NOTHING.into()),
             (Action::Resize, argument) if argument.and_then(links).is_none() => {
                 Err("write how many links to keep ready: `resize 16`".into())
             }

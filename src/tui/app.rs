@@ -9,6 +9,7 @@ use crossterm::event::KeyEvent;
 
 use crate::{
     gateway::handle::{Answer, Command, Contact},
+    profile::{Mode, Role},
     record::{Play, Progress},
     telemetry::snapshot::{ProfileRow, Snapshot},
     tui::{
@@ -251,7 +252,19 @@ impl App {
         let closes_ended = || {
             action == Action::Close && matches!(self.selected_session(self.snapshot()), Some(Row::Ended(_)))
         };
-        self.standing.offers(action) && !closes_ended()
+        let resizes_nothing = action == Action::Resize && !self.dials();
+        self.standing.offers(action) && !closes_ended() && !resizes_nothing
+    }
+
+    /// Whether this gateway keeps links ready: the half that dials decides how many.
+    pub(super) fn dials(&self) -> bool {
+        let snapshot = &self.latest;
+        match snapshot.mode {
+            Mode::Direct => false,
+            Mode::Reverse => snapshot.roles.contains(&Role::Internal),
+            // Over SOCKS5 each session dials its own.
+            Mode::Forward => snapshot.pools.iter().any(|row| row.role == Role::Dmz && row.target > 0),
+        }
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -478,5 +491,8 @@ fn described(command: &Command) -> String {
 
 /// Said to who asks for a change where none can be made.
 pub(super) const LOOKS_ONLY: &str = "this screen may look, and change nothing";
+/// Said to who wants to resize a pool that this gateway does not fill.
+pub(super) const DIALS_NOTHING: &str =
+    "no links are kept ready from here: the half that dials decides how many are";
 /// The gateway publishes several snapshots a second; so long without one is worth telling.
 const STALE_SECONDS: u64 = 3;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use portcullis::{
     gateway::handle::{Answer, Command},
+    telemetry::snapshot::Snapshot,
     tui::{
         app::{App, Mouse, Reaction},
         look::Look,
@@ -290,6 +291,31 @@ fn what_destroys_nothing_is_asked_at_once() {
 }
 
 #[test]
+fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
+    use portcullis::profile::{Mode, Role};
+    let healthy = pictures::healthy();
+    let half = |mode, role| Snapshot { mode, roles: vec![role], ..healthy.clone() };
+    for (snapshot, dials) in [
+        (half(Mode::Reverse, Role::Internal), true),
+        (half(Mode::Reverse, Role::Dmz), false),
+        (half(Mode::Forward, Role::Dmz), true),
+        (pictures::forward(), false),
+        (pictures::direct(), false),
+    ] {
+        let mut app = app(snapshot);
+        press(&mut app, "2");
+        assert_eq!(shown(&app, (120, 36)).contains("n resize"), dials);
+        press(&mut app, "n");
+        assert_eq!(shown(&app, (120, 36)).contains(":resize _"), dials);
+        if !dials {
+            shows(&app, "the half that dials decides");
+            assert_eq!(press(&mut app, ":resize 4\n"), Reaction::Redraw);
+            shows(&app, "the half that dials");
+        }
+    }
+}
+
+#[test]
 fn a_profile_with_problems_is_not_switched_to() {
     let mut app = app(pictures::healthy());
     press(&mut app, "6");
@@ -408,8 +434,7 @@ fn profiles_are_read_again_when_another_one_runs() {
     press(&mut app, "6");
     app.answered(Answer::Profiles(pictures::profiles()));
     assert_eq!(app.wish(), None);
-    let other =
-        portcullis::telemetry::snapshot::Snapshot { profile: "forward".into(), ..pictures::healthy() };
+    let other = Snapshot { profile: "forward".into(), ..pictures::healthy() };
     app.take(Arc::new(other));
     assert_eq!((app.wish(), app.wish()), (Some(Command::Profiles), None), "it is asked once");
     app.answered(Answer::Done("switched to forward".into()));
