@@ -13,6 +13,8 @@ mod lifetime;
 mod operate;
 #[path = "cli/pair.rs"]
 mod pair;
+#[path = "cli/pressure.rs"]
+mod pressure;
 mod process;
 #[path = "process/pair.rs"]
 mod setup;

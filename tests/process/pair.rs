@@ -88,5 +88,6 @@ pub fn internal_half(link: &str, services: &[(&str, &str)]) -> String {
 
 fn address(row: &Value) -> SocketAddr {
     let text = row.as_str().expect("an address");
-    text.rsplit('/').next().expect("one part at least").parse().expect("host and port")
+    let (_, at) = text.split_once("//").expect("a scheme");
+    at.split('/').next().expect("one part at least").parse().expect("host and port")
 }
