@@ -1,8 +1,6 @@
 //! The first message of TLS, read before it is known who answers it: the name that the client asks
 //! for decides. What was read is kept, so that the connection can be passed on as it came.
 
-use std::io;
-
 use rustls::server::{Accepted, Acceptor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,29 +29,23 @@ pub struct Hello {
 impl Hello {
     /// Reads one, over however many segments and records it comes.
     /// Some of it may be `said` already.
-    pub async fn read(stream: &mut TcpStream, mut said: Vec<u8>) -> Result<Self, String> {
-        let mut acceptor = Acceptor::default();
-        let mut before = 0;
+    pub async fn read(stream: &mut TcpStream, said: Vec<u8>) -> Result<Self, String> {
+        let (mut reader, mut more) = (Reader::default(), said);
         loop {
-            if said.len() == before {
-                said.reserve(READ_BYTES);
-                match stream.read_buf(&mut said).await {
-                    Ok(0) => return Err("it left before it had said hello".into()),
-                    Ok(_) => {}
-                    Err(error) => return Err(error.to_string()),
+            match reader.hear(&more) {
+                Ok(Some(hello)) => return Ok(hello),
+                Ok(None) => {}
+                Err(Refused { why, alert }) => {
+                    tell(stream, &alert).await;
+                    return Err(why);
                 }
             }
-            match take(&mut acceptor, &said[before..]) {
-                Ok(Some(accepted)) => return Ok(Self { accepted, said }),
-                Ok(None) if said.len() < HELLO_BYTES_MAX => before = said.len(),
-                Ok(None) => return Err(format!("its hello is longer than {HELLO_BYTES_MAX} bytes")),
-                Err((why, alert)) => {
-                    tell(stream, &alert).await;
-                    return Err(match said[0] {
-                        HANDSHAKE => why,
-                        first => format!("it does not speak TLS: its first byte is {first:#04x}"),
-                    });
-                }
+            more.clear();
+            more.reserve(READ_BYTES);
+            match stream.read_buf(&mut more).await {
+                Ok(0) => return Err("it left before it had said hello".into()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
             }
         }
     }
@@ -73,22 +65,50 @@ impl Hello {
     }
 }
 
-/// Hands the acceptor what was read; the alert of a failure.
-fn take(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Result<Option<Accepted>, (String, Vec<u8>)> {
-    while !bytes.is_empty() {
-        acceptor.read_tls(&mut bytes).map_err(|error: io::Error| (error.to_string(), Vec::new()))?;
-        match acceptor.accept() {
-            Ok(None) => {}
-            Ok(accepted) => return Ok(accepted),
-            Err((error, mut alert)) => {
-                let mut told = Vec::new();
-                // Writing to memory can not fail.
-                let _ = alert.write_all(&mut told);
-                return Err((error.to_string(), told));
+/// Takes a ClientHello in, as it comes.
+#[derive(Default)]
+pub struct Reader {
+    acceptor: Acceptor,
+    said: Vec<u8>,
+}
+
+/// Why what was said is no ClientHello, and the alert that tells so.
+#[derive(Debug)]
+pub struct Refused {
+    pub why: String,
+    pub alert: Vec<u8>,
+}
+
+impl Reader {
+    /// Hears what has come; `None` while a hello is not complete.
+    pub fn hear(&mut self, mut more: &[u8]) -> Result<Option<Hello>, Refused> {
+        self.said.extend_from_slice(more);
+        if self.said.len() >= HELLO_BYTES_MAX {
+            let why = format!("its hello is longer than {HELLO_BYTES_MAX} bytes");
+            return Err(Refused { why, alert: Vec::new() });
+        }
+        while !more.is_empty() {
+            let read = self.acceptor.read_tls(&mut more);
+            read.map_err(|error| Refused { why: error.to_string(), alert: Vec::new() })?;
+            match self.acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    return Ok(Some(Hello { accepted, said: std::mem::take(&mut self.said) }));
+                }
+                Err((error, mut alert)) => {
+                    let mut told = Vec::new();
+                    // Writing to memory can not fail.
+                    let _ = alert.write_all(&mut told);
+                    let why = match self.said[0] {
+                        HANDSHAKE => error.to_string(),
+                        first => format!("it does not speak TLS: its first byte is {first:#04x}"),
+                    };
+                    return Err(Refused { why, alert: told });
+                }
             }
         }
+        Ok(None)
     }
-    Ok(None)
 }
 
 /// Tells a client that nobody here has the name it asks for.

@@ -4,6 +4,7 @@
 //! What is random prints its `SEED=...`; the same in the environment repeats the run.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
 
+mod changes;
 mod corpus;
 mod count;
 mod cuts;

@@ -1,13 +1,6 @@
 //! Conversations as they should not be: the corpus of `fuzz/`, heard as it is, then changed at
 //! random for `PORTCULLIS_FUZZ_SECONDS` (2).
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
-
-use fastrand::Rng;
 use portcullis::proto::link::{
     decoder::{Decoder, Want},
     frame::{DATA_MAX, HEADER, Header, Kind},
@@ -16,35 +9,16 @@ use portcullis::proto::link::{
 };
 
 use crate::{
+    changes,
     corpus::{Conversation, conversations},
     count::peak_of,
     driver::drive,
-    seed,
 };
 
-const SECONDS: u64 = 2;
-/// Longer inputs show nothing that a shorter one does not.
-const INPUT_MAX: usize = 4096;
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/link")
-}
-
-fn corpus() -> Vec<Vec<u8>> {
-    let mut files: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
-}
-
-/// `PORTCULLIS_WRITE_CORPUS=1` writes them; what a fuzzer has added is left alone.
 #[test]
 fn the_corpus_holds_the_conversations_made_here() {
     for conversation in conversations() {
-        let file = folder().join(conversation.name);
-        if env::var_os("PORTCULLIS_WRITE_CORPUS").is_some() {
-            fs::write(&file, &conversation.input).unwrap();
-        }
-        assert!(fs::read(&file).unwrap() == conversation.input, "{}", file.display());
+        changes::keep("link", conversation.name, &conversation.input);
     }
 }
 
@@ -64,51 +38,7 @@ fn each_conversation_comes_to_what_it_should() {
 
 #[test]
 fn no_change_of_a_conversation_does_harm() {
-    let seconds = env::var("PORTCULLIS_FUZZ_SECONDS").ok().map_or(SECONDS, |text| text.parse().unwrap());
-    let mut rng = Rng::with_seed(seed());
-    let corpus = corpus();
-    corpus.iter().for_each(|input| hear(input));
-    let ends = Instant::now() + Duration::from_secs(seconds);
-    let mut inputs = 0_u64;
-    while Instant::now() < ends {
-        let mut input = rng.choice(&corpus).unwrap().clone();
-        for _ in 0..rng.usize(1..5) {
-            change(&mut input, &corpus, &mut rng);
-        }
-        hear(&input);
-        inputs += 1;
-    }
-    println!("{inputs} inputs");
-    assert!(inputs > 0 || seconds == 0);
-}
-
-/// Shows the input that fails.
-fn hear(input: &[u8]) {
-    if std::panic::catch_unwind(|| drive(input)).is_err() {
-        panic!("the input {}", input.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    }
-}
-
-fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut Rng) {
-    let at = rng.usize(..=input.len());
-    let until = at + rng.usize(..=(input.len() - at).min(24));
-    match rng.u8(0..6) {
-        0 if at < input.len() => input[at] ^= 1 << rng.u8(0..8),
-        1 if at < input.len() => input[at] = rng.choice([0, 1, 7, 8, 0x7f, 0x80, 0xff]).unwrap_or_default(),
-        2 => input.insert(at, rng.u8(..)),
-        3 => drop(input.drain(at..until)),
-        4 => {
-            let again = input[at..until].to_vec();
-            input.splice(at..at, again).for_each(drop);
-        }
-        _ => {
-            let other = rng.choice(corpus).unwrap();
-            let from = rng.usize(..=other.len());
-            input.truncate(at);
-            input.extend_from_slice(&other[from..]);
-        }
-    }
-    input.truncate(INPUT_MAX);
+    changes::endure(&changes::files("fuzz/corpus/link"), changes::seconds(), drive);
 }
 
 #[test]

@@ -1,0 +1,200 @@
+//! Any bytes, read by what stands at the edges: what the fuzz targets and the test of readers run.
+//!
+//! Each tells what the bytes come to, and panics where two ways of reading them disagree: in one piece
+//! and in many, and, where there is one, by a second opinion that is not our code.
+
+use std::{
+    io::{self, Read, Write},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use portcullis::{
+    net::hello,
+    profile::{self, Choice, ProxyVersion},
+    proto::{
+        proxy,
+        ws::{self, Breach, Decoder, End, Kind},
+    },
+};
+use proxy_header::{ParseConfig, ProxyHeader};
+use tokio_tungstenite::tungstenite::{
+    Error, Message, WebSocket,
+    error::ProtocolError,
+    protocol::{Role, WebSocketConfig},
+};
+
+/// A reason is one line of an operator's log, whatever was said.
+fn checked(reason: String) -> String {
+    let is_plain = reason.chars().all(|sign| !sign.is_control());
+    assert!(is_plain && (1..400).contains(&reason.len()) && !reason.contains("://"), "{reason:?}");
+    reason
+}
+
+/// A header of the PROXY protocol.
+pub fn proxy(input: &[u8]) -> String {
+    let whole = proxy::parse(input);
+    let first = (1..=input.len()).map(|cut| proxy::parse(&input[..cut])).find(|said| *said != Ok(None));
+    assert_eq!(whole, first.unwrap_or(Ok(None)), "at once, and byte by byte");
+    let (client, length) = match whole {
+        Err(fault) => return checked(fault.to_string()),
+        Ok(None) => return "more".into(),
+        Ok(Some((None, length))) => return format!("no client, {length} bytes"),
+        Ok(Some((Some(client), length))) => (client, length),
+    };
+    let (theirs, their_length) =
+        ProxyHeader::parse(input, ParseConfig::default()).expect("who is stricter is read by others");
+    assert_eq!(theirs.proxied_address().map(|address| address.source), Some(client));
+    assert_eq!(their_length, length);
+    for version in [ProxyVersion::V1, ProxyVersion::V2] {
+        let again = proxy::header(version, Some(client), client);
+        assert_eq!(proxy::parse(&again), Ok(Some((Some(client), again.len()))));
+    }
+    format!("{client}, {length} bytes")
+}
+
+/// What a ClientHello is read from.
+pub fn client_hello(input: &[u8]) -> String {
+    let whole = hello_in(input, input.len().max(1));
+    assert_eq!(whole, hello_in(input, 1), "at once, and byte by byte");
+    whole
+}
+
+fn hello_in(input: &[u8], piece: usize) -> String {
+    let mut reader = hello::Reader::default();
+    for (at, bytes) in input.chunks(piece).enumerate() {
+        match reader.hear(bytes) {
+            Ok(None) => {}
+            Ok(Some(hello)) => {
+                let name = hello.name().map_or("no name".into(), |name| format!("`{}`", checked(name)));
+                let said = hello.into_said();
+                assert!(
+                    input.starts_with(&said) && said.len() == (at * piece + bytes.len()),
+                    "{}",
+                    said.len()
+                );
+                return name;
+            }
+            Err(refused) => {
+                assert!(refused.alert.len() < 64);
+                return checked(refused.why);
+            }
+        }
+    }
+    "more".into()
+}
+
+/// The frames of a client. `limit (1), size of a piece (1)`, the rest is what the client sends.
+pub fn web_socket(input: &[u8]) -> String {
+    let (&[limit, piece], wire) = input.split_first_chunk().unwrap_or((&[15, 0], &[]));
+    let limit = 1_usize << (limit & 15);
+    let ours = frames_in(wire, limit, if piece == 0 { usize::MAX } else { piece.into() });
+    let again = frames_in(wire, limit, 1);
+    assert_eq!((&ours.answers, &ours.end), (&again.answers, &again.end), "in pieces, and byte by byte");
+    // A piece of a text goes up whole or not at all.
+    let is_text = ours.end == Some(End::Broken(Breach::Text)) && again.data.starts_with(&ours.data);
+    assert!(is_text || ours.data == again.data, "in pieces, and byte by byte");
+    let theirs = Second::opinion(wire, limit);
+    assert!(ours.data.starts_with(&theirs.data), "other bytes were heard");
+    assert!(ours.answers.starts_with(&theirs.answers), "other pings were heard");
+    match (&ours.end, &theirs.end) {
+        // They keep a message to its end, and a frame's head as long as its body has not come.
+        (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))
+        | (Some(End::Broken(_)), Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_)) => {}
+        (Some(End::Broken(Breach::Code(_))), Error::ConnectionClosed) => assert_eq!(theirs.code, Some(1002)),
+        // Registered since, for gateways.
+        (Some(End::Closed(Some(1014))), Error::ConnectionClosed) => {}
+        (Some(End::Closed(code)), Error::ConnectionClosed) => {
+            assert_eq!((*code, &ours.answers), (theirs.code, &theirs.answers));
+        }
+        (ours, theirs) => panic!("{ours:?}, and they: {theirs:?}"),
+    }
+    let end = match ours.end {
+        None => "more".into(),
+        Some(End::Closed(code)) => format!("closed {code:?}"),
+        Some(End::Broken(breach)) => checked(breach.to_string()),
+    };
+    format!("{} bytes, {} of answers, {end}", ours.data.len(), ours.answers.len())
+}
+
+struct Heard {
+    data: Vec<u8>,
+    answers: Vec<u8>,
+    end: Option<End>,
+}
+
+fn frames_in(wire: &[u8], limit: usize, piece: usize) -> Heard {
+    let (mut decoder, mut data, mut answers) = (Decoder::new(limit), Vec::new(), Vec::new());
+    for bytes in wire.chunks(piece) {
+        let mut bytes = bytes.to_vec();
+        let heard = decoder.hear(&mut bytes, &mut answers);
+        data.extend_from_slice(&bytes[..heard]);
+    }
+    Heard { data, answers, end: decoder.end() }
+}
+
+/// What another reader of frames hears.
+struct Second {
+    data: Vec<u8>,
+    answers: Vec<u8>,
+    code: Option<u16>,
+    end: Error,
+}
+
+impl Second {
+    fn opinion(wire: &[u8], limit: usize) -> Self {
+        let config =
+            WebSocketConfig::default().max_message_size(Some(limit)).max_frame_size(Some(limit.max(125)));
+        let mut socket = WebSocket::from_partially_read(Silent, wire.to_vec(), Role::Server, Some(config));
+        let (mut data, mut answers, mut code) = (Vec::new(), Vec::new(), None);
+        let end = loop {
+            match socket.read() {
+                Ok(Message::Ping(body)) => ws::push(&mut answers, Kind::Pong, &body),
+                Ok(Message::Pong(_) | Message::Frame(_)) => {}
+                Ok(Message::Close(frame)) => code = frame.map(|frame| frame.code.into()),
+                Ok(message) => data.extend_from_slice(&message.into_data()),
+                Err(error) => break error,
+            }
+        };
+        Self { data, answers, code, end }
+    }
+}
+
+/// A client that has said all, and hears nothing.
+struct Silent;
+
+impl Read for Silent {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl Write for Silent {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A profile's text, by way of `file`.
+pub fn profile(file: &Path, input: &[u8]) -> String {
+    std::fs::write(file, input).expect("the file is written");
+    let start = Instant::now();
+    let loaded = profile::load(file, &Choice::default());
+    assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+    let Err(problems) = loaded else { return "loads".into() };
+    assert!(!problems.is_empty());
+    let (lines, name) = (1 + input.iter().filter(|byte| **byte == b'\n').count(), file.display().to_string());
+    for problem in &problems {
+        let told = problem.to_string();
+        assert!(!told.chars().any(char::is_control) && told.len() < 4096, "{told:?}");
+        // What it extends may be another file.
+        let place = told.strip_prefix(&format!("{name}:")).and_then(|rest| rest.split(':').next());
+        let line = place.and_then(|line| line.parse::<usize>().ok());
+        assert!(line.is_none_or(|line| line <= lines + 1), "{told:?}, of {lines} lines");
+    }
+    problems[0].to_string()
+}

@@ -1,0 +1,161 @@
+//! The inputs that `fuzz/corpus` holds for each reader, and how what they come to ends.
+
+type Rows = Vec<(&'static str, Vec<u8>, &'static str)>;
+
+pub fn proxy() -> Rows {
+    let v2 = |rest: &[u8]| [b"\r\n\r\n\0\r\nQUIT\n", rest].concat();
+    let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 195, 80, 1, 187];
+    let line = |line: &str| format!("PROXY {line}\r\n").into_bytes();
+    vec![
+        ("nothing", vec![], "more"),
+        ("line-v4", line("TCP4 192.0.2.7 198.51.100.1 50000 443"), "192.0.2.7:50000, 45 bytes"),
+        ("line-v6", line("TCP6 2001:db8::7 2001:db8::1 50000 443"), "[2001:db8::7]:50000, 46 bytes"),
+        ("line-unknown", line("UNKNOWN"), "no client, 15 bytes"),
+        ("line-unknown-and-more", line("UNKNOWN ffff::1 ffff::2 1 2"), "no client, 35 bytes"),
+        ("line-longest", line(&format!("UNKNOWN {}", "x".repeat(91))), "no client, 107 bytes"),
+        ("line-too-long", line(&format!("UNKNOWN {}", "x".repeat(92))), "no end within 107 bytes"),
+        ("line-cut", b"PROXY TCP4 192.0.2.7 198".to_vec(), "more"),
+        ("line-lf", b"PROXY UNKNOWN\n".to_vec(), "where CR LF has to stand"),
+        ("line-other-family", line("UDP4 192.0.2.7 198.51.100.1 1 2"), "neither TCP4, TCP6 nor UNKNOWN"),
+        (
+            "line-large-port",
+            line("TCP4 192.0.2.7 198.51.100.1 65536 443"),
+            "field 5 of its PROXY line is not a port",
+        ),
+        ("line-no-sign", b"PROXY TCP4 \xc3\xa9".to_vec(), "more"),
+        ("http", b"GET / HTTP/1.1\r\n".to_vec(), "or leave out `proxy`"),
+        ("block-v4", v2(&[&b"\x21\x11\0\x0c"[..], &v4, b"behind"].concat()), "192.0.2.7:50000, 28 bytes"),
+        ("block-v4-and-more", v2(&[&b"\x21\x11\0\x10"[..], &v4, b"\x04\0\x01\0"].concat()), ", 32 bytes"),
+        ("block-v6", v2(&[&b"\x21\x21\0\x24"[..], &[7; 36]].concat()), "]:1799, 52 bytes"),
+        ("block-udp", v2(&[&b"\x21\x12\0\x0c"[..], &v4].concat()), "no client, 28 bytes"),
+        ("block-local", v2(b"\x20\0\0\0"), "no client, 16 bytes"),
+        ("block-longest", v2(&[&b"\x20\0\x0f\xf0"[..], &[7; 4080]].concat()), "no client, 4096 bytes"),
+        ("block-cut", v2(&[&b"\x21\x11\0\x0c"[..], &v4[..11]].concat()), "more"),
+        ("block-too-short", v2(b"\x21\x11\0\x04abcd"), "say that 4 bytes follow, where 12 have to"),
+        ("block-other-version", v2(b"\x31\x11\0\0"), "of version 2"),
+        ("block-other-family", v2(b"\x21\x41\0\0"), "no family of addresses"),
+    ]
+}
+
+pub fn web_socket() -> Rows {
+    /// A limit of 32 KiB.
+    const WHOLE: [u8; 2] = [15, 0];
+    let of = |frames: &[Vec<u8>]| [&WHOLE[..], &frames.concat()].concat();
+    let binary = |body: &[u8]| frame(0x82, body);
+    let rules = |frame: &[u8]| [&WHOLE[..], frame].concat();
+    vec![
+        ("nothing", of(&[]), "0 bytes, 0 of answers, more"),
+        ("binary", of(&[binary(b"some"), binary(b"more")]), "8 bytes, 0 of answers, more"),
+        ("text", of(&[frame(0x81, "é€𝄞".as_bytes())]), "9 bytes, 0 of answers, more"),
+        ("empty", of(&[binary(b""), frame(0x81, b"")]), "0 bytes, 0 of answers, more"),
+        ("length-of-two", of(&[binary(&[7; 200])]), "200 bytes, 0 of answers, more"),
+        (
+            "length-of-eight",
+            [&[15, 7][..], &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3, 4, b'a', b'b', b'c']].concat(),
+            "3 bytes, 0 of answers, more",
+        ),
+        (
+            "pieces-with-a-ping",
+            of(&[frame(0x01, b"\xe2\x82"), frame(0x89, b"there?"), frame(0x00, b"\xac"), frame(0x80, b"")]),
+            "3 bytes, 8 of answers, more",
+        ),
+        (
+            "pings-and-pong",
+            of(&[frame(0x89, b""), frame(0x8a, b"no"), frame(0x89, &[7; 125])]),
+            "0 bytes, 129 of answers, more",
+        ),
+        (
+            "close",
+            of(&[binary(b"a"), frame(0x88, b"\x03\xe8bye"), binary(b"b")]),
+            "1 bytes, 0 of answers, closed Some(1000)",
+        ),
+        ("close-of-nothing", of(&[frame(0x88, b"")]), "closed None"),
+        ("close-own-code", of(&[frame(0x88, b"\x0f\xa1")]), "closed Some(4001)"),
+        ("close-of-a-gateway", of(&[frame(0x88, b"\x03\xf6")]), "closed Some(1014)"),
+        ("close-of-one", of(&[frame(0x88, b"\x03")]), "a close frame of one byte"),
+        ("close-reserved-code", of(&[frame(0x88, b"\x03\xee")]), "a close frame with the code 1006"),
+        ("close-no-text", of(&[frame(0x88, b"\x03\xe8\xff")]), "a text that is not UTF-8"),
+        ("cut-in-head", rules(b"\x82\xfe\x01"), "0 bytes, 0 of answers, more"),
+        ("cut-in-body", rules(b"\x82\x84\0\0\0\0ab"), "2 bytes, 0 of answers, more"),
+        ("reserved", of(&[frame(0xc2, b"a")]), "a frame with a reserved bit"),
+        ("kind-3", of(&[frame(0x83, b"a")]), "a frame of unknown kind 0x3"),
+        ("unmasked", rules(b"\x82\x01a"), "a frame without a mask"),
+        ("control-in-pieces", of(&[frame(0x09, b"a")]), "a control frame in pieces"),
+        ("control-too-long", of(&[frame(0x89, &[7; 126])]), "a control frame of 126 bytes"),
+        ("stray", of(&[frame(0x80, b"a")]), "a piece of no message"),
+        ("within", of(&[frame(0x01, b"a"), binary(b"b")]), "a message within another"),
+        ("no-text", of(&[frame(0x81, b"a\xc3\x28")]), "a text that is not UTF-8"),
+        ("text-cut-in-a-letter", of(&[frame(0x81, b"a\xe2\x82")]), "a text that is not UTF-8"),
+        (
+            "long",
+            [&[4, 0][..], &binary(&[7; 17])].concat(),
+            "0 bytes, 0 of answers, a message of more than 16 bytes, which is the `message_limit`",
+        ),
+        (
+            "long-in-pieces",
+            [&[4, 3][..], &frame(0x02, &[7; 9]), &frame(0x80, &[7; 8])].concat(),
+            "9 bytes, 0 of answers, a message of more than 16 bytes, which is the `message_limit`",
+        ),
+    ]
+}
+
+fn frame(first: u8, body: &[u8]) -> Vec<u8> {
+    let key = [1, 2, 3, 4];
+    let masked: Vec<u8> = body.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+    let length = match body.len() {
+        short @ 0..=125 => vec![0x80 | short as u8],
+        long => [&[0xfe][..], &(long as u16).to_be_bytes()].concat(),
+    };
+    [&[first][..], &length, &key, &masked].concat()
+}
+
+pub fn client_hello() -> Rows {
+    let named = hello(&[server_name("Shop.Example"), algorithms()]);
+    let (first, rest) = named.split_at(40);
+    let twice = [server_name("a.example"), server_name("b.example"), algorithms()];
+    vec![
+        ("nothing", vec![], "more"),
+        ("named", record(22, &named), "`shop.example`"),
+        ("named-and-more", [record(22, &named), record(23, b"behind")].concat(), "`shop.example`"),
+        ("unnamed", record(22, &hello(&[algorithms()])), "no name"),
+        ("in-two-records", [record(22, first), record(22, rest)].concat(), "`shop.example`"),
+        ("cut", record(22, &named)[..60].to_vec(), "more"),
+        ("of-an-address", record(22, &hello(&[server_name("192.0.2.7"), algorithms()])), "no name"),
+        (
+            "http",
+            b"GET / HTTP/1.1\r\nHost: www\r\n\r\n".to_vec(),
+            "it does not speak TLS: its first byte is 0x47",
+        ),
+        ("alert", record(21, &[2, 40]), "it does not speak TLS: its first byte is 0x15"),
+        ("other-message", record(22, &[[14, 0, 0, 0]].concat()), "when expecting ClientHello"),
+        ("two-names", record(22, &hello(&twice)), "DuplicateExtension(0)"),
+        ("longest-record", [&[22, 3, 1, 0xff, 0xff][..], &[1; 60]].concat(), "MessageTooLarge"),
+    ]
+}
+
+fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[kind, 3, 1][..], &(body.len() as u16).to_be_bytes(), body].concat()
+}
+
+/// A ClientHello (RFC 8446, section 4.1.2) with these extensions.
+fn hello(extensions: &[Vec<u8>]) -> Vec<u8> {
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0], &long(&extensions.concat())].concat();
+    [&[1, 0][..], &long(&body)].concat()
+}
+
+fn server_name(name: &str) -> Vec<u8> {
+    extension(0, &long(&[&[0][..], &long(name.as_bytes())].concat()))
+}
+
+fn algorithms() -> Vec<u8> {
+    extension(13, &long(&[4, 3, 8, 4]))
+}
+
+fn extension(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[0, kind][..], &long(body)].concat()
+}
+
+/// Bytes behind their length, of two bytes.
+fn long(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
+}

@@ -1,0 +1,71 @@
+//! The readers at the edges: inputs of `fuzz/corpus` with what each comes to, and what random changes
+//! of them do for `PORTCULLIS_FUZZ_SECONDS` (2), of which each reader has a quarter.
+//!
+//! What is random prints its `SEED=...`; the same in the environment repeats the run.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
+#[path = "../links/changes.rs"]
+mod changes;
+#[path = "../links/count.rs"]
+mod count;
+mod inputs;
+#[path = "../../fuzz/readers.rs"]
+mod readers;
+
+use portcullis::proto::ws::Decoder;
+
+/// The seed of a run, printed, so that a failure can be repeated.
+fn seed() -> u64 {
+    let given = std::env::var("SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |text| text.parse().unwrap());
+    println!("SEED={seed}");
+    seed
+}
+
+#[track_caller]
+fn check(target: &str, rows: Vec<(&str, Vec<u8>, &str)>, read: fn(&[u8]) -> String) {
+    for (name, input, comes_to) in rows {
+        changes::keep(target, name, &input);
+        let told = read(&input);
+        assert!(told.ends_with(comes_to), "{name}: {told}");
+    }
+    let inputs = changes::files(&format!("fuzz/corpus/{target}"));
+    changes::endure(&inputs, changes::seconds() / 4.0, read);
+}
+
+#[test]
+fn a_header_of_a_proxy_is_read_or_refused() {
+    check("proxy", inputs::proxy(), readers::proxy);
+}
+
+#[test]
+fn a_client_hello_is_read_or_refused() {
+    check("client_hello", inputs::client_hello(), readers::client_hello);
+}
+
+#[test]
+fn the_frames_of_a_client_are_read_as_another_reader_does() {
+    check("web_socket", inputs::web_socket(), readers::web_socket);
+}
+
+/// The samples and the bad ones are its corpus, beside what a fuzzer has found.
+#[test]
+fn a_profile_loads_or_says_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.yaml");
+    let inputs = [changes::files("profiles"), changes::files("tests/profiles/bad")].concat();
+    changes::endure(&inputs, changes::seconds() / 4.0, |input| readers::profile(&file, input));
+}
+
+#[test]
+fn a_length_alone_costs_no_memory() {
+    let head = [0x82, 0xff, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0xff, 1, 2, 3, 4];
+    let peak = count::peak_of(|| {
+        let mut decoder = Decoder::new(1 << 30);
+        assert_eq!(decoder.hear(&mut head.clone(), &mut Vec::new()), 0);
+        for _ in 0..1000 {
+            assert_eq!(decoder.hear(&mut [0], &mut Vec::new()), 1);
+        }
+    });
+    assert!(peak < 256, "{peak} bytes");
+}
