@@ -6,15 +6,15 @@ use std::{net::SocketAddr, sync::Arc};
 use rustls::ServerConfig;
 use tokio::{net::TcpStream, time::timeout};
 
+use super::web::Came;
 use crate::{
     link::GREET,
     net::{
         edges,
         hello::{self, Hello},
+        http::request::Asked,
         proxy,
         stream::Stream,
-        upgrade::{self, Asked, Turned},
-        ws::{Limits, WebSocket},
     },
     profile::{Network, ServiceName, Web},
 };
@@ -34,7 +34,7 @@ pub enum Doors {
     /// What is named in a ClientHello.
     Named(Vec<Door>),
     /// The service that a request means.
-    Web(Vec<WebDoor>),
+    Web(Arc<Vec<WebDoor>>),
 }
 
 /// What some names of a port mean.
@@ -51,15 +51,32 @@ pub enum Behind {
     Passed(ServiceName),
     /// TLS ends here.
     Tls(ServiceName, Arc<ServerConfig>),
-    Wss(Vec<WebDoor>, Arc<ServerConfig>),
+    Web(Arc<Vec<WebDoor>>, Arc<ServerConfig>),
 }
 
 /// One service that requests mean.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WebDoor {
     pub service: ServiceName,
     pub path: String,
     pub web: Web,
+    pub speaks: Speaks,
+}
+
+/// What its clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// WebSockets, whose frames are taken off here.
+    Frames,
+    /// WebSockets, passed on as they are.
+    Sockets,
+    Requests,
+}
+
+/// Through which kind of door a client has come.
+pub enum Inside {
+    Session(Entered),
+    Web(Came),
 }
 
 /// A client that has come through a door.
@@ -72,14 +89,14 @@ pub struct Entered {
 }
 
 /// Finds out who a client is and which service it means, under a deadline; why it is turned away.
-pub async fn enter(stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Entered, String> {
+pub async fn enter(stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Inside, String> {
     match timeout(GREET, through(stream, from, front)).await {
         Ok(entered) => entered,
         Err(_) => Err(format!("its greeting was not complete within {}s", GREET.as_secs())),
     }
 }
 
-async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Entered, String> {
+async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Inside, String> {
     let (client, said) = match &front.proxy {
         None => (from, Vec::new()),
         Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
@@ -90,9 +107,13 @@ async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Resu
     };
     let doors = match &front.doors {
         Doors::One(service) => {
-            return Ok(Entered { client, service: service.clone(), stream: Stream::Tcp(stream), said });
+            let (service, stream) = (service.clone(), Stream::Tcp(stream));
+            return Ok(Inside::Session(Entered { client, service, stream, said }));
         }
-        Doors::Web(doors) => return socket(client, Stream::Tcp(stream), said, doors).await,
+        Doors::Web(doors) => {
+            let (stream, doors) = (Stream::Tcp(stream), doors.clone());
+            return Ok(Inside::Web(Came { client, stream, said, doors, is_tls: false }));
+        }
         Doors::Named(doors) => doors,
     };
     let hello = Hello::read(&mut stream, said).await?;
@@ -105,42 +126,22 @@ async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Resu
     match &door.behind {
         Behind::Passed(service) => {
             let (service, stream) = (service.clone(), Stream::Tcp(stream));
-            Ok(Entered { client, service, stream, said: hello.into_said() })
+            Ok(Inside::Session(Entered { client, service, stream, said: hello.into_said() }))
         }
         Behind::Tls(service, config) => {
             let stream = edges::answer(hello, stream, config.clone()).await;
             let stream = stream.map_err(|error| format!("{service}: {error}"))?;
-            Ok(Entered { client, service: service.clone(), stream, said: Vec::new() })
+            Ok(Inside::Session(Entered { client, service: service.clone(), stream, said: Vec::new() }))
         }
-        Behind::Wss(doors, config) => {
+        Behind::Web(doors, config) => {
             let stream = edges::answer(hello, stream, config.clone()).await?;
-            socket(client, stream, Vec::new(), doors).await
+            Ok(Inside::Web(Came { client, stream, said: Vec::new(), doors: doors.clone(), is_tls: true }))
         }
     }
 }
 
-/// Reads the request for a WebSocket, and grants it where it means a service.
-async fn socket(
-    client: SocketAddr,
-    stream: Stream,
-    said: Vec<u8>,
-    doors: &[WebDoor],
-) -> Result<Entered, String> {
-    let pick = |asked: &Asked<'_>| {
-        let door = asked_for(doors, asked).ok_or(Turned::NotFound)?;
-        let (of_page, allowed) = (asked.origin.map(str::to_ascii_lowercase), &door.web.origins);
-        let may = allowed.is_empty() || of_page.is_some_and(|origin| allowed.contains(&origin));
-        if may { Ok(door) } else { Err(Turned::Origin) }
-    };
-    let (door, stream, read) = upgrade::upgrade(stream, said, pick).await?;
-    let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
-    let socket = WebSocket::new(stream, read, limits);
-    let (service, stream) = (door.service.clone(), Stream::Ws(Box::new(socket)));
-    Ok(Entered { client, service, stream, said: Vec::new() })
-}
-
 /// The very host comes before `*.` and its parent, and these before any; then the longest path.
-fn asked_for<'a>(doors: &'a [WebDoor], asked: &Asked<'_>) -> Option<&'a WebDoor> {
+pub fn asked_for<'a>(doors: &'a [WebDoor], asked: &Asked<'_>) -> Option<&'a WebDoor> {
     let is_below = |path: &str| {
         let rest = asked.path.strip_prefix(path.trim_end_matches('/'));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

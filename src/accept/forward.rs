@@ -220,5 +220,6 @@ fn negotiated(asked: Asked, seat: Seat) -> Negotiated {
         said: Vec::new(),
         seat: Some(seat),
         probe: false,
+        teller: None,
     }
 }

@@ -1,4 +1,4 @@
-//! Where sessions come from: a TCP port for clients ([`tcp`]), links that the DMZ gateway dials
+//! Where sessions come from: a TCP port for clients ([`tcp`]), their requests ([`web`]), links that the DMZ gateway dials
 //! ([`forward`]), or links that are kept ready there ([`reverse`]).
 //!
 //! Each kind ends in a [`Negotiated`], handed to the function it was given; what becomes of it is
@@ -8,10 +8,12 @@ pub mod door;
 pub mod forward;
 pub mod reverse;
 pub mod tcp;
+pub mod web;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use crate::{
     link::{Peer, framed::Link, greet, leg::Leg, seat::Seat},
@@ -24,6 +26,7 @@ use crate::{
         },
         socks5,
     },
+    telemetry::end::End,
 };
 
 /// A session that wants to be served.
@@ -45,6 +48,16 @@ pub struct Negotiated {
     pub seat: Option<Seat>,
     /// No client but a check of the way.
     pub probe: bool,
+    /// Who is told how it ended, where somebody waits for that.
+    pub teller: Option<oneshot::Sender<Told>>,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub struct Told {
+    pub end: End,
+    /// Why it was never connected.
+    pub refusal: Option<Refusal>,
 }
 
 impl Negotiated {
@@ -61,6 +74,7 @@ impl Negotiated {
             said: Vec::new(),
             seat: None,
             probe: open.probe,
+            teller: None,
         }
     }
 }

@@ -221,6 +221,7 @@ fn carry(keeper: &Arc<Keeper>, parked: Parked, client: Address, serve: &Serve) {
         said: Vec::new(),
         seat: Some(seat),
         probe: false,
+        teller: None,
     }));
 }
 

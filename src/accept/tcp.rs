@@ -1,18 +1,23 @@
 //! Clients on a TCP port.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Negotiated, Reply, Serve,
-    door::{self, Doors, Entered, Front},
+    door::{self, Doors, Entered, Front, Inside},
+    web,
 };
 use crate::{
     link::{
         leg::Leg,
-        listener::{EVICTED, Greetings},
+        listener::{EVICTED, Greetings, Place},
         turned::Turned,
     },
     net::{listen::Listener, stream::Stream},
@@ -40,6 +45,8 @@ pub async fn run(
         _ => tracing::info!(more, %client, "clients turned away within a second, of the last: {why}"),
     };
     let turned = Turned::new(tasks.clone(), Arc::new(write));
+    let leave = CancellationToken::new();
+    let _closed = leave.clone().drop_guard();
     let accepted = |stream, client: SocketAddr| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         if let Some(service) = probes(client) {
@@ -53,14 +60,14 @@ pub async fn run(
                 tasks.spawn("session", serve(negotiated(entered)));
             }
             Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_) | Doors::Web(_), .. } => {
-                let (front, serve, greetings) = (front.clone(), serve.clone(), greetings.clone());
-                let turned = turned.clone();
-                tasks.spawn("session", async move {
-                    match greet(stream, client, &front, &greetings).await {
-                        Ok(entered) => serve(negotiated(entered)).await,
-                        Err(why) => turned.tell(client, why),
-                    }
-                });
+                let stay = Stay {
+                    leave: leave.clone(),
+                    of: front.load_full(),
+                    now: front.clone(),
+                    turned: turned.clone(),
+                };
+                let greeting = Greeting::begin(greetings.clone(), client.ip());
+                tasks.spawn("session", greet(stream, client, serve.clone(), stay, greeting));
             }
         }
     };
@@ -70,22 +77,68 @@ pub async fn run(
     listener.accept(accepted, trouble).await;
 }
 
-/// Lets a client through one of the doors.
-async fn greet(
-    stream: TcpStream,
-    client: SocketAddr,
-    front: &ArcSwap<Front>,
-    greetings: &Greetings,
-) -> Result<Entered, String> {
-    let front = front.load_full();
-    let (place, evicted) = greetings.begin(client.ip());
+/// Serves a client that has come through one of the doors.
+async fn greet(stream: TcpStream, client: SocketAddr, serve: Serve, stay: Stay, greeting: Greeting) {
     // Boxed: an open session holds no memory for how it came.
-    let entered = Box::pin(evicted.run_until_cancelled(door::enter(stream, client, &front))).await;
-    greetings.end(place);
-    entered.unwrap_or_else(|| Err(EVICTED.into()))
+    let entered = door::enter(stream, client, &stay.of);
+    let entered = Box::pin(greeting.evicted.run_until_cancelled(entered)).await;
+    let entered = entered.unwrap_or_else(|| Err(EVICTED.into()));
+    let session = match entered {
+        Ok(Inside::Session(entered)) => {
+            drop((stay, greeting));
+            Some(negotiated(entered))
+        }
+        Ok(Inside::Web(came)) => Box::pin(web::serve(came, serve.clone(), stay, greeting)).await,
+        Err(why) => {
+            stay.turned.tell(client, why);
+            None
+        }
+    };
+    if let Some(session) = session {
+        serve(session).await;
+    }
 }
 
-fn negotiated(entered: Entered) -> Negotiated {
+/// One of the greetings under way, until it is dropped.
+pub struct Greeting {
+    place: Option<Place>,
+    /// Others want its place.
+    pub evicted: CancellationToken,
+    of: Arc<Greetings>,
+}
+
+impl Greeting {
+    fn begin(of: Arc<Greetings>, client: IpAddr) -> Self {
+        let (place, evicted) = of.begin(client);
+        Self { place: Some(place), evicted, of }
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.of.end(place);
+        }
+    }
+}
+
+/// For how long a client that asks again and again is served by the doors that it came by.
+pub struct Stay {
+    /// The port has been closed.
+    pub leave: CancellationToken,
+    now: Arc<ArcSwap<Front>>,
+    of: Arc<Front>,
+    pub turned: Turned,
+}
+
+impl Stay {
+    /// Whether the port is closed, or leads to others now.
+    pub fn is_over(&self) -> bool {
+        self.leave.is_cancelled() || !Arc::ptr_eq(&self.now.load(), &self.of)
+    }
+}
+
+pub(super) fn negotiated(entered: Entered) -> Negotiated {
     let Entered { client, service, stream, said } = entered;
     Negotiated {
         role: Role::Dmz,
@@ -98,5 +151,6 @@ fn negotiated(entered: Entered) -> Negotiated {
         said,
         seat: None,
         probe: false,
+        teller: None,
     }
 }

@@ -1,13 +1,13 @@
 //! Dial the backend, and agree on TLS with it where the profile says so.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, timeout_at},
 };
 
-use super::{ConnectFailure, Connected};
+use super::{ConnectFailure, Connected, Order, web};
 use crate::{
     link::leg::Leg,
     net::{
@@ -54,22 +54,27 @@ impl Target {
     }
 }
 
-pub async fn connect(target: &Target, client: Option<SocketAddr>) -> Result<Connected, ConnectFailure> {
+/// The far side of a session. Where requests go to the backend, what it hears is what the other half has
+/// made of a client's.
+pub async fn connect(target: &Arc<Target>, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
+    let stream = reach(target, order.client).await?;
     let stream = match &target.backend {
-        Backend::Echo => Stream::Echo(Echo::default()),
-        Backend::Socket(remote) => reach(remote, target.caller.as_ref(), client).await?,
-        Backend::Http(http) => {
-            return Err(ConnectFailure {
-                who: Who::Internal,
-                refusal: Refusal::Unavailable,
-                reason: format!("backend {}: requests are not spoken yet", http.remote.at),
-            });
-        }
+        // A probe goes no further than this.
+        Backend::Http(http) if !order.probe => web::begin(target, http, stream, order).await?,
+        Backend::Echo | Backend::Socket(_) | Backend::Http(_) => stream,
     };
     Ok(Connected { leg: Leg::Stream(stream), peer: None, seat: None, first: Vec::new() })
 }
 
-async fn reach(
+/// The backend itself.
+pub async fn reach(target: &Target, client: Option<SocketAddr>) -> Result<Stream, ConnectFailure> {
+    match target.backend.remote() {
+        None => Ok(Stream::Echo(Echo::default())),
+        Some(remote) => dial(remote, target.caller.as_ref(), client).await,
+    }
+}
+
+async fn dial(
     remote: &Remote,
     caller: Option<&Caller>,
     client: Option<SocketAddr>,

@@ -4,8 +4,11 @@
 pub mod direct;
 pub mod forward;
 pub mod reverse;
+mod web;
 
 use std::{net::SocketAddr, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     link::{Peer, leg::Leg, pool::Pool, seat::Seat},
@@ -17,7 +20,7 @@ use crate::{
 /// One kind of connect side.
 #[derive(Debug)]
 pub enum Connector {
-    Direct(Box<direct::Target>),
+    Direct(Arc<direct::Target>),
     Forward(Arc<forward::Dialler>),
     Reverse(Arc<Pool>),
 }
@@ -39,6 +42,8 @@ pub struct Order<'a> {
     pub again: Vec<u8>,
     /// What its client has said that was never sent.
     pub unsent: Vec<u8>,
+    /// At a stop: what is under way ends, and no more follows it.
+    pub leave: &'a CancellationToken,
 }
 
 impl Order<'_> {
@@ -96,7 +101,7 @@ impl Connector {
         match self {
             Self::Direct(backend) => {
                 order.meter.enter(SessionPhase::Connecting);
-                let connected = direct::connect(backend, order.client).await?;
+                let connected = direct::connect(backend, order).await?;
                 Ok(Connected { first: order.take_unsent(), ..connected })
             }
             Self::Forward(dialler) => dialler.connect(order).await,
@@ -136,6 +141,7 @@ mod tests {
             not: Vec::new(),
             again: b"only".to_vec(),
             unsent: b" once".to_vec(),
+            leave: &CancellationToken::new(),
         };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");

@@ -348,6 +348,7 @@ impl Engine {
         self.leaving.retire();
         for service in self.common.sessions.services.load().values() {
             service.set_draining(true);
+            service.leave.cancel();
         }
         // The dialling half first: in a pair it would take the other's farewell for a loss.
         if let Some(side) = &self.internal {

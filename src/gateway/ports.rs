@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::ways::Common;
 use crate::{
     accept::{
-        door::{Behind, Door, Doors, Front, WebDoor},
+        door::{Behind, Door, Doors, Front, Speaks, WebDoor},
         tcp,
     },
     net::{
@@ -123,44 +123,50 @@ fn front(services: &[(&DmzService, &Accept)], edges: &Edges) -> Front {
     let (mut doors, mut plain_web) = (Vec::<Door>::new(), Vec::new());
     for (service, accept) in services {
         let (service, carries) = (service.name.clone(), service.carries);
+        let scheme = accept.address.scheme;
         let web = |service| {
             let (path, web) = (accept.address.path.clone(), accept.web.clone()?);
-            Some(WebDoor { service, path, web })
+            Some(WebDoor { service, path, web, speaks: speaks(scheme, carries) })
         };
-        let config = |tls: &Option<_>| edges.accept(tls.as_ref()?, accept.address.scheme);
-        let behind = match (accept.address.scheme, &accept.tls) {
+        let config = |tls: &Option<_>| edges.accept(tls.as_ref()?, scheme);
+        let behind = match (scheme, &accept.tls) {
             (EdgeScheme::Tcp, _) if accept.sni.is_empty() => {
                 return Front { proxy, doors: Doors::One(service) };
             }
             (EdgeScheme::Tcp, _) => Some(Behind::Passed(service)),
-            // What carries requests comes in by no door yet.
-            (EdgeScheme::Http | EdgeScheme::Https, _) => None,
-            (EdgeScheme::Ws | EdgeScheme::Wss, _) if carries == Carries::Http => None,
-            (EdgeScheme::Ws, _) => {
+            (EdgeScheme::Http | EdgeScheme::Ws, _) => {
                 plain_web.extend(web(service));
                 None
             }
             // An accept that ends TLS has no door unless it can: nothing is passed on by mistake.
             (EdgeScheme::Tls, tls) => config(tls).map(|config| Behind::Tls(service, config)),
-            (EdgeScheme::Wss, tls) => {
+            (EdgeScheme::Https | EdgeScheme::Wss, tls) => {
                 let config = config(tls);
                 // Requests choose among services of the same names and the same TLS alone.
                 let same = doors.iter_mut().find(|door| door.sni == accept.sni).map(|door| &mut door.behind);
                 match (same, config) {
-                    (Some(Behind::Wss(doors, same)), Some(config)) if Arc::ptr_eq(same, &config) => {
-                        doors.extend(web(service));
+                    (Some(Behind::Web(doors, same)), Some(config)) if Arc::ptr_eq(same, &config) => {
+                        Arc::make_mut(doors).extend(web(service));
                         None
                     }
                     (_, config) => {
-                        config.map(|config| Behind::Wss(web(service).into_iter().collect(), config))
+                        config.map(|config| Behind::Web(Arc::new(web(service).into_iter().collect()), config))
                     }
                 }
             }
         };
         doors.extend(behind.map(|behind| Door { sni: accept.sni.clone(), behind }));
     }
-    let doors = if plain_web.is_empty() { Doors::Named(doors) } else { Doors::Web(plain_web) };
+    let doors = if plain_web.is_empty() { Doors::Named(doors) } else { Doors::Web(Arc::new(plain_web)) };
     Front { proxy, doors }
+}
+
+fn speaks(scheme: EdgeScheme, carries: Carries) -> Speaks {
+    match (scheme, carries) {
+        (EdgeScheme::Ws | EdgeScheme::Wss, Carries::Bytes) => Speaks::Frames,
+        (EdgeScheme::Ws | EdgeScheme::Wss, Carries::Http) => Speaks::Sockets,
+        (EdgeScheme::Http | EdgeScheme::Https | EdgeScheme::Tcp | EdgeScheme::Tls, _) => Speaks::Requests,
+    }
 }
 
 /// The addresses of a service, with their real ports.

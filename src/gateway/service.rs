@@ -30,6 +30,8 @@ pub struct Service {
     pub connector: ArcSwap<Connector>,
     /// Cuts the service's sessions.
     pub cut: CancellationToken,
+    /// At a stop: what is under way ends, and no more follows it.
+    pub leave: CancellationToken,
     /// How long its clients waited for a link.
     pub waits: Waits,
     draining: AtomicBool,
@@ -56,6 +58,7 @@ impl Service {
             settings: ArcSwap::from_pointee(settings),
             connector: ArcSwap::from_pointee(connector),
             cut,
+            leave: CancellationToken::new(),
             waits: Waits::default(),
             draining: AtomicBool::new(false),
             open: AtomicUsize::new(0),

@@ -19,7 +19,7 @@ use super::{
     service::{Service, Services},
 };
 use crate::{
-    accept::{Negotiated, Reply},
+    accept::{Negotiated, Reply, Told},
     connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
     net::{echo::Echo, stream::Stream, ws::Unended},
@@ -82,7 +82,12 @@ impl Sessions {
             record.carried_by(&peer.label());
         }
         let way = Way { of: sent.as_ref().and_then(|sent| sent.way.clone()), service: &service };
-        let end = run(&way, asked, &record, &kill, &self.switching).await;
+        let teller = asked.teller.take();
+        let (end, refusal) = run(&way, asked, &record, &kill, &self.switching).await;
+        if let Some(teller) = teller {
+            // Who does not wait any more need not know.
+            let _ = teller.send(Told { end: end.clone(), refusal });
+        }
         if let Some(sent) = sent {
             // A prober that has given up needs no answer.
             let _ = sent.ended.send(end.clone());
@@ -103,13 +108,16 @@ impl Way<'_> {
     }
 }
 
+/// How a session ended, and why it was not connected, if that is how.
+type Ended = (End, Option<Refusal>);
+
 async fn run(
     way: &Way<'_>,
     asked: Box<Negotiated>,
     record: &Record,
     kill: &CancellationToken,
     switching: &AtomicBool,
-) -> End {
+) -> Ended {
     let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, .. } = *asked;
     let (meter, service) = (record.meter(), way.service);
     meter.enter(SessionPhase::Authorising);
@@ -129,6 +137,7 @@ async fn run(
         not: Vec::new(),
         again: Vec::new(),
         unsent: said,
+        leave: &service.leave,
     };
     let mut session = Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle };
     for _ in 0..TRIES_MAX {
@@ -144,7 +153,7 @@ async fn run(
             () = gone(&session.near, meter) => Err(session.cut(meter, Who::Client, "the client left".into())),
         };
         let connected = match connected {
-            Err(end) => return end,
+            Err(end) => return (end, None),
             Ok(Ok(connected)) => connected,
             Ok(Err(failure)) => return session.refused(failure, meter).await,
         };
@@ -152,10 +161,10 @@ async fn run(
             record.carried_by(&peer.label());
         }
         if probe && !connected.leg.is_framed() {
-            return Box::pin(session.stand_in(way, connected, &mut order, kill)).await;
+            return (Box::pin(session.stand_in(way, connected, &mut order, kill)).await, None);
         }
         match session.carry(Box::new(connected), &mut order, kill).await {
-            Carried::Ended(end) => return end,
+            Carried::Ended(end) => return (end, None),
             // A backend that was waited for is not waited for again elsewhere.
             Carried::Refused(failure)
                 if failure.refusal == Refusal::BackendLate || !way.connector().has_other(&order) =>
@@ -266,12 +275,12 @@ impl Session {
                 }
             }
             Carried::Ended(end) => end,
-            Carried::Refused(failure) => self.refused(failure, order.meter).await,
+            Carried::Refused(failure) => self.refused(failure, order.meter).await.0,
             Carried::Again => self.cut(order.meter, Who::Internal, "an echo was lost; this is a bug".into()),
         }
     }
 
-    async fn refused(self, failure: ConnectFailure, meter: &Meter) -> End {
+    async fn refused(self, failure: ConnectFailure, meter: &Meter) -> Ended {
         let reply = self.reply.unwrap_or(Reply::Silent);
         refused(reply, self.near, failure, meter).await
     }
@@ -351,6 +360,9 @@ async fn connect(
 /// it closed without a byte while it waited for a link.
 async fn gone(near: &Leg, meter: &Meter) {
     let Leg::Stream(stream) = near else { return std::future::pending().await };
+    if let Stream::Pipe(pipe) = stream {
+        return pipe.left().await;
+    }
     let Some(stream) = stream.tcp() else { return std::future::pending().await };
     loop {
         if stream.ready(Interest::READABLE | Interest::ERROR).await.is_err()
@@ -384,10 +396,10 @@ fn failure(who: Who, refusal: Refusal, reason: String) -> ConnectFailure {
     ConnectFailure { who, refusal, reason }
 }
 
-async fn refused(reply: Reply, near: Leg, failure: ConnectFailure, meter: &Meter) -> End {
+async fn refused(reply: Reply, near: Leg, failure: ConnectFailure, meter: &Meter) -> Ended {
     let phase = meter.phase();
     Box::pin(reply.refuse(near, failure.refusal)).await;
-    End { who: failure.who, phase, reason: failure.reason }
+    (End { who: failure.who, phase, reason: failure.reason }, Some(failure.refusal))
 }
 
 fn ended(

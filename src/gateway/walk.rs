@@ -343,12 +343,12 @@ pub async fn basic(profile: &Profile) -> Found {
     };
     let dialled = join_all(backends.iter().map(async |(service, backend)| {
         let began = Instant::now();
-        let connected = direct::connect(&Target::new(backend, &edges), None).await;
+        let connected = direct::reach(&Target::new(backend, &edges), None).await;
         let took = milliseconds(began.elapsed());
         match (connected, backend.remote()) {
             (Ok(_), None) => Ok(format!("`{service}` is the built-in echo")),
             (Ok(connected), Some(Remote { at, .. })) => {
-                connected.leg.let_close_cleanly();
+                connected.let_close_cleanly();
                 Ok(format!("`{service}` {at} answered in {took}"))
             }
             (Err(failure), _) => Err((service, failure.reason)),

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{ahead::ReadAhead, echo::Echo, tcp, verify, ws::WebSocket};
+use super::{ahead::ReadAhead, echo::Echo, pipe::PipeEnd, tcp, verify, ws::WebSocket};
 
 #[derive(Debug)]
 pub enum Stream {
@@ -21,6 +21,8 @@ pub enum Stream {
     Tls(Box<TlsStream<ReadAhead>>),
     /// Boxed, too.
     Ws(Box<WebSocket>),
+    /// Where HTTP is spoken at the other end.
+    Pipe(PipeEnd),
     Echo(Echo),
 }
 
@@ -41,6 +43,7 @@ impl Stream {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => Some(stream.get_ref().0.socket()),
             Self::Ws(stream) => stream.tcp(),
+            Self::Pipe(pipe) => pipe.stream()?.tcp(),
             Self::Echo(_) => None,
         }
     }
@@ -49,7 +52,7 @@ impl Stream {
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
-            Self::Tcp(_) | Self::Ws(_) | Self::Echo(_) => None,
+            Self::Tcp(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
         }
     }
 
@@ -81,7 +84,7 @@ impl Stream {
     pub fn holds(&self) -> bool {
         match self {
             Self::Tls(stream) => stream.get_ref().1.wants_write(),
-            Self::Tcp(_) | Self::Ws(_) | Self::Echo(_) => false,
+            Self::Tcp(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => false,
         }
     }
 
@@ -107,6 +110,7 @@ impl AsyncRead for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(in_words),
             Self::Ws(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Pipe(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_read(cx, buf),
         }
     }
@@ -118,6 +122,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Ws(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Pipe(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_write(cx, buf),
         }
     }
@@ -131,13 +136,14 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Ws(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Pipe(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Echo(echo) => Pin::new(echo).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(_) | Self::Tls(_) => true,
+            Self::Tcp(_) | Self::Tls(_) | Self::Pipe(_) => true,
             Self::Ws(_) | Self::Echo(_) => false,
         }
     }
@@ -147,6 +153,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Ws(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Pipe(stream) => Pin::new(stream).poll_flush(cx),
             Self::Echo(echo) => Pin::new(echo).poll_flush(cx),
         }
     }
@@ -156,6 +163,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Ws(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Pipe(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Echo(echo) => Pin::new(echo).poll_shutdown(cx),
         }
     }

@@ -1,0 +1,450 @@
+//! Clients that begin with a request: one front for the whole life of a client's connection.
+//!
+//! Each request means a service of the port by its host and path. One for a WebSocket whose frames are
+//! taken off here makes the connection a session. One that is carried as HTTP is cleaned and sent on over a
+//! session of that service, which stays open for the next ones of the same client; so no two clients
+//! share one. What is turned away is told why, and the connection stays.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+    time::timeout,
+};
+
+use super::{
+    Negotiated, Serve, Told,
+    door::{Entered, Speaks, WebDoor, asked_for},
+    tcp::{Greeting, Stay, negotiated},
+};
+use crate::{
+    net::{
+        http::{
+            FIELDS_MAX, HEAD_BYTES_MAX, READ_BYTES_MAX,
+            answer::{self, Objection, bad},
+            fields::{self, Of},
+            guarded::Guarded,
+            line::{Line, Lost},
+            payload::Payload,
+            pulse::{Exchange, Phase, Pulse, Watch},
+            request::{self, Asked, By},
+            serving::{self, Side, Sides},
+            socket,
+        },
+        pipe::{PipeEnd, pipe},
+        rewound::Rewound,
+        stream::Stream,
+        ws::{Limits, WebSocket},
+    },
+    profile::ServiceName,
+    proto::Refusal,
+    telemetry::end::Who,
+};
+
+/// Sessions of one connection; the one that was idle longest gives way.
+const LANES_MAX: usize = 8;
+/// A client that has been told something last gets so long to hear it, and a session to end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A client whose connection is open.
+pub struct Came {
+    pub client: SocketAddr,
+    pub stream: Stream,
+    pub said: Vec<u8>,
+    pub doors: Arc<Vec<WebDoor>>,
+    pub is_tls: bool,
+}
+
+/// What all requests of one connection share.
+struct Front {
+    client: SocketAddr,
+    by: By,
+    doors: Arc<Vec<WebDoor>>,
+    serve: Serve,
+    stay: Stay,
+    sides: Sides,
+    pulse: Arc<Pulse>,
+    /// Idle ones, the last used one last.
+    lanes: Mutex<Vec<Lane>>,
+    became: Mutex<Option<Became>>,
+    /// Until a service has let it in.
+    greeting: Mutex<Option<Greeting>>,
+}
+
+/// A session that requests go over.
+struct Lane {
+    service: ServiceName,
+    id: String,
+    line: Line,
+    told: oneshot::Receiver<Told>,
+}
+
+/// What a request has made of the connection.
+enum Became {
+    /// A WebSocket, whose frames are taken off here.
+    Socket { door: WebDoor, here: OnUpgrade },
+    /// Something that is passed on as it is.
+    Passed { here: OnUpgrade, there: OnUpgrade },
+}
+
+/// Serves a client until it leaves; the session that its connection has become, if it has.
+pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> Option<Negotiated> {
+    let Came { client, stream, said, doors, is_tls } = came;
+    let front = Arc::new(Front {
+        client,
+        by: By::new(client.ip(), is_tls),
+        doors,
+        serve,
+        stay,
+        sides: Sides::default(),
+        pulse: Arc::default(),
+        lanes: Mutex::default(),
+        became: Mutex::default(),
+        greeting: Mutex::new(Some(greeting)),
+    });
+    front.run(stream, said).await;
+    // Each session hears an end.
+    locked(&front.lanes).clear();
+    let became = locked(&front.became).take();
+    match became {
+        None => {
+            // Who is late is cut.
+            let _ = timeout(FAREWELL, front.sides.ended()).await;
+            None
+        }
+        Some(Became::Passed { here, there }) => {
+            let handed = Box::pin(async move {
+                if let Err(error) = hand_over(here, there).await {
+                    tracing::debug!(%client, "an upgraded connection was lost: {error}");
+                }
+            });
+            front.sides.add(handed);
+            let sides = front.sides.clone();
+            drop(front);
+            sides.ended().await;
+            None
+        }
+        Some(Became::Socket { door, here }) => {
+            let _ = timeout(FAREWELL, front.sides.ended()).await;
+            match session(client, door, here).await {
+                Ok(entered) => Some(negotiated(entered)),
+                Err(error) => {
+                    tracing::debug!(%client, "a WebSocket was lost: {error}");
+                    None
+                }
+            }
+        }
+    }
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+async fn session(client: SocketAddr, door: WebDoor, here: OnUpgrade) -> Result<Entered, Error> {
+    let parts = here.await?.downcast::<TokioIo<Guarded>>().map_err(|_| "its connection was lost")?;
+    let Rewound { said, stream } = parts.io.into_inner().stream;
+    let read = [parts.read_buf, said].concat();
+    let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
+    let socket = WebSocket::new(stream, read, limits);
+    Ok(Entered { client, service: door.service, stream: Stream::Ws(Box::new(socket)), said: Vec::new() })
+}
+
+async fn hand_over(here: OnUpgrade, there: OnUpgrade) -> Result<(), Error> {
+    let (here, there) = (here.await?, there.await?);
+    let here = here.downcast::<TokioIo<Guarded>>().map_err(|_| "its connection was lost")?;
+    let there = there.downcast::<TokioIo<PipeEnd>>().map_err(|_| "its connection was lost")?;
+    let Rewound { said, stream } = here.io.into_inner().stream;
+    let heard = [here.read_buf, said].concat().into();
+    Ok(there.io.into_inner().hand_over(stream, heard, there.read_buf).await?)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Front {
+    /// Serves requests until one has made the connection something else, or it ends.
+    async fn run(self: &Arc<Self>, stream: Stream, said: Vec<u8>) {
+        let guarded = Guarded { stream: Rewound { said: said.into(), stream }, pulse: self.pulse.clone() };
+        let service = {
+            let front = self.clone();
+            service_fn(move |request| {
+                let front = front.clone();
+                async move { Ok::<_, Infallible>(front.answer(request).await) }
+            })
+        };
+        let mut served = Box::pin(
+            http1::Builder::new()
+                .header_read_timeout(None)
+                .max_buf_size(READ_BYTES_MAX)
+                .max_header_size(HEAD_BYTES_MAX)
+                .max_headers(FIELDS_MAX)
+                .serve_connection(TokioIo::new(guarded), service)
+                .with_upgrades(),
+        );
+        let (mut watch, mut late) = (Watch::begin(), None);
+        let evicted = locked(&self.greeting).as_ref().map(|greeting| greeting.evicted.clone());
+        let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
+        let mut leaving = Some(Box::pin(self.stay.leave.clone().cancelled_owned()));
+        let ended = serving::serve(served.as_mut(), &self.sides, |served, cx| {
+            if leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
+                leaving = None;
+                served.graceful_shutdown();
+                cx.waker().wake_by_ref();
+            }
+            let is_evicted = evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(cx).is_ready());
+            if is_evicted && locked(&self.greeting).is_some() {
+                late = Some(Phase::Head);
+                return Poll::Ready(Ok(()));
+            }
+            match watch.poll(self.pulse.phase(), cx) {
+                Poll::Ready(phase) => {
+                    late = Some(phase);
+                    Poll::Ready(Ok(()))
+                }
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        let parts = Pin::into_inner(served).into_parts();
+        let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
+        match (&ended, late) {
+            (Err(error), _) => self.stay.turned.tell(self.client, error.to_string()),
+            (Ok(()), Some(Phase::Head)) => {
+                self.stay.turned.tell(self.client, "its request was not complete in time".into());
+            }
+            (Ok(()), Some(Phase::Idle | Phase::Exchange) | None) => {}
+        }
+        if let Some(parts) = parts
+            && !is_cut
+        {
+            let last = if late == Some(Phase::Head) { answer::LATE_HEAD } else { b"" };
+            let_go(parts.io.into_inner().stream.stream, last).await;
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Payload> {
+        let exchange = self.pulse.begin();
+        let mut response = match self.served(request, &exchange).await {
+            Ok(response) => response,
+            Err((objection, session)) => {
+                self.stay.turned.tell(self.client, format!("{}: {}", objection.status, objection.told));
+                objection.answer(session.as_deref())
+            }
+        };
+        if self.stay.is_over() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn served(
+        &self,
+        mut request: Request<Incoming>,
+        exchange: &Exchange,
+    ) -> Result<Response<Payload>, (Objection, Option<String>)> {
+        let door = self.door(&request).map_err(|objection| (objection, None))?;
+        let here = hyper::upgrade::on(&mut request);
+        if door.speaks == Speaks::Frames {
+            let response = socket::grant(&request).map_err(|objection| (objection, None))?;
+            *locked(&self.became) = Some(Became::Socket { door: door.clone(), here });
+            locked(&self.greeting).take();
+            return Ok(response);
+        }
+        let (mut parts, body) = request.into_parts();
+        let payload = Payload::up(body, Of::Client);
+        let wanted = request::upgrade(&parts, payload.fares().is_some());
+        if door.speaks == Speaks::Sockets && !request::is_socket(wanted.as_ref()) {
+            let told = "only WebSockets are served here";
+            return Err((Objection::new(StatusCode::UPGRADE_REQUIRED, told), None));
+        }
+        request::clean(&mut parts, wanted.clone(), &self.by, &door.path);
+        let (lane, response) = self.ask(door, Request::from_parts(parts, payload)).await?;
+        self.taken(lane, response, wanted, here, exchange)
+    }
+
+    /// What a backend has answered, for the client.
+    fn taken(
+        &self,
+        lane: Lane,
+        mut response: Response<Incoming>,
+        wanted: Option<HeaderValue>,
+        here: OnUpgrade,
+        exchange: &Exchange,
+    ) -> Result<Response<Payload>, (Objection, Option<String>)> {
+        let there = hyper::upgrade::on(&mut response);
+        let (mut head, body) = response.into_parts();
+        fields::clean(&mut head.headers, Of::Response);
+        match (head.status, wanted) {
+            (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) => {
+                *locked(&self.became) = Some(Became::Passed { here, there });
+                head.headers.insert(header::UPGRADE, wanted);
+                head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                Ok(Response::from_parts(head, Payload::empty()))
+            }
+            (StatusCode::SWITCHING_PROTOCOLS, None) => {
+                Err((Objection::new(StatusCode::BAD_GATEWAY, "the answer is none"), Some(lane.id)))
+            }
+            (_, _) => {
+                locked(&self.lanes).push(lane);
+                Ok(Response::from_parts(head, Payload::down(body).holding(exchange.held())))
+            }
+        }
+    }
+
+    /// The door that a request means.
+    fn door(&self, request: &Request<Incoming>) -> Result<&WebDoor, Objection> {
+        let host = request::check(request)?;
+        let origin = request::origin(request.headers())?;
+        let asked = Asked { host: &host, path: request.uri().path(), origin };
+        let door = asked_for(&self.doors, &asked)
+            .ok_or(Objection::new(StatusCode::NOT_FOUND, "there is no such service"))?;
+        let is_socket = door.speaks != Speaks::Requests || request.headers().contains_key(header::UPGRADE);
+        let of_page = asked.origin.map(str::to_ascii_lowercase);
+        let allowed = &door.web.origins;
+        if is_socket && !allowed.is_empty() && !of_page.is_some_and(|origin| allowed.contains(&origin)) {
+            return Err(Objection::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
+        }
+        Ok(door)
+    }
+
+    /// Sends a request; over a new session where there is none, or it has ended since the last one.
+    async fn ask(
+        &self,
+        door: &WebDoor,
+        mut request: Request<Payload>,
+    ) -> Result<(Lane, Response<Incoming>), (Objection, Option<String>)> {
+        let open = {
+            let mut lanes = locked(&self.lanes);
+            let at = lanes.iter().position(|lane| lane.service == door.service);
+            at.map(|at| lanes.remove(at)).filter(|lane| lane.line.is_open())
+        };
+        if let Some(mut lane) = open {
+            match lane.line.ask(request).await {
+                Ok(response) => return Ok((lane, response)),
+                Err(Lost::Unsent(unsent)) => request = *unsent,
+                Err(lost) => return Err(failed(lane, &lost).await),
+            }
+        }
+        let mut lane = self.open(&door.service).await.map_err(|objection| (objection, None))?;
+        match lane.line.ask(request).await {
+            Ok(response) => Ok((lane, response)),
+            Err(lost) => Err(failed(lane, &lost).await),
+        }
+    }
+
+    /// Begins a session.
+    async fn open(&self, service: &ServiceName) -> Result<Lane, Objection> {
+        let (ours, theirs) = pipe();
+        let (teller, told) = oneshot::channel();
+        let id = format!("{:012x}", fastrand::u64(..) >> 16);
+        let entered = Entered {
+            client: self.client,
+            service: service.clone(),
+            stream: Stream::Pipe(theirs),
+            said: Vec::new(),
+        };
+        let asked = Negotiated { id: Some(id.clone()), teller: Some(teller), ..negotiated(entered) };
+        let unserved = |_| Objection::new(StatusCode::SERVICE_UNAVAILABLE, "the service can not be reached");
+        let (line, going) = Line::over(ours).await.map_err(unserved)?;
+        let mut lanes = locked(&self.lanes);
+        if lanes.len() >= LANES_MAX {
+            lanes.remove(0);
+        }
+        drop(lanes);
+        locked(&self.greeting).take();
+        self.sides.add(both(going, (self.serve)(asked)));
+        Ok(Lane { service: service.clone(), id, line, told })
+    }
+}
+
+/// A lane's two ends: requests written into its pipe are read by the session in the same turn, and what
+/// the session has brought is read as well.
+fn both(going: Side, session: Side) -> Side {
+    let (mut going, mut session) = (Some(going), Some(session));
+    Box::pin(std::future::poll_fn(move |cx| {
+        for side in [&mut going, &mut session] {
+            advance(side, cx);
+        }
+        advance(&mut going, cx);
+        if going.is_none() && session.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }))
+}
+
+fn advance(side: &mut Option<Side>, cx: &mut Context<'_>) {
+    if side.as_mut().is_some_and(|side| side.as_mut().poll(cx).is_ready()) {
+        *side = None;
+    }
+}
+
+/// Why a request has no response: its session says so, where it has ended.
+async fn failed(lane: Lane, lost: &Lost) -> (Objection, Option<String>) {
+    let objection = match lost {
+        Lost::Stopped => Objection::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped"),
+        Lost::Late => Objection::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),
+        Lost::Broken(error) if error.is_user() => bad("the body of the request was cut"),
+        Lost::Broken(_) | Lost::Unsent(_) => {
+            drop(lane.line);
+            match timeout(FAREWELL, lane.told).await {
+                Ok(Ok(told)) => of_end(&told),
+                Ok(Err(_)) | Err(_) => {
+                    Objection::new(StatusCode::BAD_GATEWAY, "the service ended before it had answered")
+                }
+            }
+        }
+    };
+    (objection, Some(lane.id))
+}
+
+fn of_end(told: &Told) -> Objection {
+    let (status, words) = match (told.refusal, told.end.who) {
+        (Some(Refusal::BackendRefused | Refusal::BackendUnreachable), _) => {
+            (StatusCode::BAD_GATEWAY, "the service can not be reached")
+        }
+        (Some(Refusal::BackendLate), _) | (None, Who::Time) => {
+            (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
+        }
+        (Some(Refusal::Full), _) => (StatusCode::SERVICE_UNAVAILABLE, "the service is full"),
+        (Some(Refusal::Draining), _) | (None, Who::Operator) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the service is closing")
+        }
+        (Some(Refusal::Unavailable | Refusal::UnknownService | Refusal::NotAllowed), _) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the service is not available now")
+        }
+        (
+            None,
+            Who::Nobody | Who::Client | Who::Backend | Who::Peer | Who::Limit | Who::Policy | Who::Internal,
+        ) => (StatusCode::BAD_GATEWAY, "the service ended before it had answered"),
+    };
+    Objection::new(status, words)
+}
+
+/// Reads and forgets, so that no reset overtakes what was said last.
+async fn let_go(mut stream: Stream, last: &[u8]) {
+    let heard = async {
+        // A client that has left already hears nothing.
+        let _ = stream.write_all(last).await;
+        let _ = stream.shutdown().await;
+        let mut scratch = [0; 1024];
+        while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
+    };
+    let _ = timeout(FAREWELL, heard).await;
+    stream.let_close_cleanly();
+}

@@ -1,0 +1,266 @@
+//! A backend that requests go to.
+//!
+//! The session's far side is a pipe. At its other end the requests of one client are read, as strictly as
+//! if nobody had looked at them yet, and sent on over a connection of their own, which is dialled again
+//! when the backend has closed it between two of them. A request that was sent is not sent again. When
+//! one has become something else, the pipe becomes the backend's connection itself.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
+
+use hyper::{
+    Request, Response, StatusCode, Version,
+    body::Incoming,
+    header::{self, HeaderMap, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ConnectFailure, Order,
+    direct::{self, Target},
+};
+use crate::{
+    net::{
+        http::{
+            FIELDS_MAX, HEAD_BYTES_MAX, READ_BYTES_MAX,
+            answer::{Objection, bad},
+            fields::Of,
+            line::{Line, Lost},
+            payload::Payload,
+            request,
+            response::{Names, Public},
+            serving::{self, Sides},
+        },
+        pipe::{PipeEnd, pipe},
+        stream::Stream,
+        tcp,
+    },
+    profile::HttpRemote,
+    proto::Refusal,
+    telemetry::end::Who,
+};
+
+/// Requests of one session.
+struct Requests {
+    target: Arc<Target>,
+    remote: HttpRemote,
+    id: String,
+    client: Option<SocketAddr>,
+    sides: Sides,
+    /// Taken while a request is on its way.
+    line: Mutex<Option<Reached>>,
+    became: Mutex<Option<Became>>,
+}
+
+/// The backend's connection.
+struct Reached {
+    line: Line,
+    names: Arc<Names>,
+}
+
+/// What a request's connection has become, here and at the backend.
+struct Became {
+    here: OnUpgrade,
+    there: OnUpgrade,
+}
+
+/// The session's far side, with the backend connected.
+pub async fn begin(
+    target: &Arc<Target>,
+    remote: &HttpRemote,
+    first: Stream,
+    order: &Order<'_>,
+) -> Result<Stream, ConnectFailure> {
+    let requests = Requests {
+        target: target.clone(),
+        remote: remote.clone(),
+        id: order.id.to_owned(),
+        client: order.client,
+        sides: Sides::default(),
+        line: Mutex::default(),
+        became: Mutex::default(),
+    };
+    let reached = requests.over(first).await?;
+    *requests.line() = Some(reached);
+    let (near, far) = pipe();
+    Ok(Stream::Pipe(near.driven_by(Box::pin(serve(requests, far, order.leave.clone())))))
+}
+
+/// Serves the requests of one session until it ends.
+async fn serve(requests: Requests, pipe: PipeEnd, leave: CancellationToken) {
+    let requests = Arc::new(requests);
+    let sides = requests.sides.clone();
+    let service = {
+        let requests = requests.clone();
+        service_fn(move |request| {
+            let requests = requests.clone();
+            async move { Ok::<_, Infallible>(requests.answer(request).await) }
+        })
+    };
+    let mut served = Box::pin(
+        http1::Builder::new()
+            .header_read_timeout(None)
+            .max_buf_size(READ_BYTES_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
+            .max_headers(FIELDS_MAX)
+            .serve_connection(TokioIo::new(pipe), service)
+            .with_upgrades(),
+    );
+    let mut leaving = Some(Box::pin(leave.cancelled_owned()));
+    let ended = serving::serve(served.as_mut(), &sides, |served, cx| {
+        if leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
+            leaving = None;
+            served.graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+    drop(served);
+    if let Err(error) = ended {
+        tracing::debug!(id = requests.id, "the requests of a session have ended: {error}");
+    }
+    // The backend hears an end.
+    *requests.line() = None;
+    let became = requests.became.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(became) = became
+        && let Err(error) = hand_over(became).await
+    {
+        tracing::debug!(id = requests.id, "an upgraded connection was lost: {error}");
+    }
+    sides.ended().await;
+}
+
+async fn hand_over(became: Became) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (here, there) = (became.here.await?, became.there.await?);
+    let lost = "its connection was lost";
+    let here = here.downcast::<TokioIo<PipeEnd>>().map_err(|_| lost)?;
+    let there = there.downcast::<TokioIo<Stream>>().map_err(|_| lost)?;
+    Ok(here.io.into_inner().hand_over(there.io.into_inner(), there.read_buf, here.read_buf).await?)
+}
+
+impl Requests {
+    fn line(&self) -> std::sync::MutexGuard<'_, Option<Reached>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Payload> {
+        match self.passed(request).await {
+            Ok(response) => response,
+            Err(objection) => {
+                tracing::info!(
+                    id = self.id,
+                    "request not answered by the backend: {}: {}",
+                    objection.status,
+                    objection.told
+                );
+                objection.answer(Some(&self.id))
+            }
+        }
+    }
+
+    async fn passed(&self, mut request: Request<Incoming>) -> Result<Response<Payload>, Objection> {
+        let here = hyper::upgrade::on(&mut request);
+        request::check(&request)?;
+        let (mut parts, body) = request.into_parts();
+        let payload = Payload::up(body, Of::Peer);
+        let wanted = request::upgrade(&parts, payload.fares().is_some());
+        if self.remote.socket && !request::is_socket(wanted.as_ref()) {
+            return Err(Objection::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
+        }
+        let public = public(&parts.headers);
+        request::clean_again(&mut parts, wanted.clone(), &self.remote.path);
+        let (reached, mut response) = self.ask(Request::from_parts(parts, payload)).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(wanted) = wanted else {
+                return Err(Objection::new(StatusCode::BAD_GATEWAY, "the backend's answer is none"));
+            };
+            let there = hyper::upgrade::on(&mut response);
+            *self.became.lock().unwrap_or_else(PoisonError::into_inner) = Some(Became { here, there });
+            let (mut head, _) = response.into_parts();
+            reached.names.clean(&mut head.headers, &public);
+            head.headers.insert(header::UPGRADE, wanted);
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            return Ok(Response::from_parts(head, Payload::empty()));
+        }
+        let (mut head, body) = response.into_parts();
+        // Of the backend's connection, which may be older.
+        head.version = Version::HTTP_11;
+        reached.names.clean(&mut head.headers, &public);
+        *self.line() = Some(reached);
+        Ok(Response::from_parts(head, Payload::down(body)))
+    }
+
+    /// Sends a request; over a new connection where the backend has closed the one that was open.
+    async fn ask(&self, mut request: Request<Payload>) -> Result<(Reached, Response<Incoming>), Objection> {
+        let open = self.line().take().filter(|reached| reached.line.is_open());
+        if let Some(mut reached) = open {
+            match reached.line.ask(request).await {
+                Ok(response) => return Ok((reached, response)),
+                Err(Lost::Unsent(unsent)) => request = *unsent,
+                Err(lost) => return Err(told(&lost)),
+            }
+        }
+        let mut reached = self.dial().await.map_err(|failure| {
+            tracing::info!(id = self.id, "backend: {}", failure.reason);
+            match failure.refusal {
+                Refusal::BackendLate => {
+                    Objection::new(StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time")
+                }
+                _ => Objection::new(StatusCode::BAD_GATEWAY, "the backend can not be reached"),
+            }
+        })?;
+        match reached.line.ask(request).await {
+            Ok(response) => Ok((reached, response)),
+            Err(lost) => Err(told(&lost)),
+        }
+    }
+
+    async fn dial(&self) -> Result<Reached, ConnectFailure> {
+        self.over(direct::reach(&self.target, self.client).await?).await
+    }
+
+    async fn over(&self, stream: Stream) -> Result<Reached, ConnectFailure> {
+        let reached = stream.tcp().and_then(|socket| {
+            tcp::keep_edge_alive(socket);
+            socket.peer_addr().ok()
+        });
+        let HttpRemote { remote, path, .. } = &self.remote;
+        let names = Arc::new(Names::new(&remote.at.host, remote.at.port, reached, path));
+        let (line, going) = Line::over(stream).await.map_err(|error| ConnectFailure {
+            who: Who::Backend,
+            refusal: Refusal::BackendUnreachable,
+            reason: format!("backend {}: {error}", remote.at),
+        })?;
+        self.sides.add(going);
+        Ok(Reached { line, names })
+    }
+}
+
+fn public(headers: &HeaderMap) -> Public {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    Public {
+        prefix: text(request::FORWARDED_PREFIX).unwrap_or_else(|| "/".into()),
+        host: text(header::HOST).unwrap_or_default(),
+    }
+}
+
+fn told(lost: &Lost) -> Objection {
+    match lost {
+        Lost::Stopped => Objection::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped"),
+        Lost::Late => Objection::new(StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time"),
+        Lost::Broken(error) if error.is_user() => bad("the body of the request was cut"),
+        Lost::Broken(_) | Lost::Unsent(_) => {
+            Objection::new(StatusCode::BAD_GATEWAY, "the backend ended before it had answered")
+        }
+    }
+}

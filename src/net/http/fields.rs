@@ -1,0 +1,151 @@
+//! Fields of a head that are not for the next one (RFC 9110, section 7.6.1), and those by which a client
+//! claims to be another.
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Whose head is cleaned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// A client's request, whose word on who it is counts for nothing.
+    Client,
+    /// A request that the other half has cleaned.
+    Peer,
+    Response,
+}
+
+/// Removes what is not for the next one.
+pub fn clean(headers: &mut HeaderMap, of: Of) {
+    let takes_trailers = tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let named = named(headers);
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| is_dropped(name, of)).cloned().collect();
+    for name in dropped.iter().chain(&named) {
+        headers.remove(name);
+    }
+    if takes_trailers && of != Of::Response {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// The elements of a list in a field.
+pub fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|token| token.trim_matches([' ', '\t']))
+}
+
+/// What `Connection` names; but for what a message can not do without.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    let names = tokens(headers, header::CONNECTION).filter_map(|token| token.parse::<HeaderName>().ok());
+    names.filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH)).collect()
+}
+
+fn is_dropped(name: &HeaderName, of: Of) -> bool {
+    let name = name.as_str();
+    // To a CGI program `_` and `-` are the same.
+    match name.contains('_') {
+        false => is_of_the_hop(name) || (of == Of::Client && is_claim(name)),
+        true => is_dropped_spelt(&name.replace('_', "-"), of),
+    }
+}
+
+fn is_dropped_spelt(name: &str, of: Of) -> bool {
+    of == Of::Client && (is_of_the_hop(name) || is_claim(name))
+}
+
+fn is_of_the_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "expect"
+            | "http2-settings"
+            | "alt-svc"
+    )
+}
+
+fn is_claim(name: &str) -> bool {
+    matches!(name, "forwarded" | "via" | "x-real-ip" | "x-forwarded") || name.starts_with("x-forwarded-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"));
+        }
+        map
+    }
+
+    fn names(of: Of, fields: &[(&str, &str)]) -> Vec<String> {
+        let mut map = map(fields);
+        clean(&mut map, of);
+        let mut names: Vec<_> = map.keys().map(|name| name.as_str().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn fields_of_the_hop_go_with_those_that_connection_names() {
+        let fields = [
+            ("connection", "keep-alive, X-One"),
+            ("connection", "x-two , host, content-length, , b@d"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("host", "h"),
+            ("content-length", "3"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("expect", "100-continue"),
+            ("http2-settings", "x"),
+            ("te", "deflate"),
+            ("trailer", "x-sum"),
+        ];
+        for of in [Of::Client, Of::Peer, Of::Response] {
+            assert_eq!(names(of, &fields), ["content-length", "host", "trailer", "x-three"], "{of:?}");
+        }
+    }
+
+    #[test]
+    fn claims_of_a_client_go_in_every_spelling() {
+        let claims = [
+            ("forwarded", "for=1.2.3.4"),
+            ("via", "1.1 me"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-anything", "x"),
+            ("x-forwarded", "x"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-forwarded_host", "h"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x_real_ip", "1.2.3.4"),
+            ("x-forwardedness", "kept"),
+            ("a_b", "kept"),
+        ];
+        assert_eq!(names(Of::Client, &claims), ["a_b", "x-forwardedness"]);
+        assert_eq!(names(Of::Peer, &claims).len(), claims.len());
+    }
+
+    #[test]
+    fn a_client_that_takes_trailers_goes_on_to_take_them() {
+        let mut takes = map(&[("te", "gzip, Trailers"), ("connection", "te")]);
+        clean(&mut takes, Of::Client);
+        assert_eq!(
+            (&takes[header::TE], &takes[header::CONNECTION]),
+            (&"trailers".parse().expect("a value"), &"te".parse().expect("a value"))
+        );
+        assert!(names(Of::Client, &[("te", "gzip"), ("connection", "te")]).is_empty());
+    }
+}

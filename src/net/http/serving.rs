@@ -1,0 +1,53 @@
+//! All connections of one client in one task: the one that its requests come by, and those that they go
+//! to. What one has just written is read by the next in the same turn.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+
+/// What keeps a connection going until it ends.
+pub type Side = BoxFuture<'static, ()>;
+
+/// The connections that requests go to.
+#[derive(Clone, Default)]
+pub struct Sides(Arc<Mutex<Vec<Side>>>);
+
+impl Sides {
+    pub fn add(&self, side: Side) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(side);
+    }
+
+    /// Keeps all of them going; ready when there are none left.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sides = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sides.retain_mut(|side| side.as_mut().poll(cx).is_pending());
+        if sides.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Until the last of them has ended.
+    pub async fn ended(&self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+}
+
+/// Serves a client's connection to its end; `look` sees it before each turn, and may end it.
+pub async fn serve<C: Future>(
+    mut served: Pin<&mut C>,
+    sides: &Sides,
+    mut look: impl FnMut(Pin<&mut C>, &mut Context<'_>) -> Poll<C::Output>,
+) -> C::Output {
+    poll_fn(|cx| {
+        let _ = sides.poll(cx);
+        if let Poll::Ready(ended) = served.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        let _ = sides.poll(cx);
+        look(served.as_mut(), cx)
+    })
+    .await
+}

@@ -1,0 +1,325 @@
+//! A stream within this process: two ends, each of which reads what the other has written.
+//!
+//! A session sees one end; HTTP is spoken at the other. When a request has become something else (an
+//! upgrade), the stream behind the other end is handed over, and this end goes on as that very stream.
+//! An end that is dropped before it has said that no more comes is a cut, as it is with sockets.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use futures_util::future::BoxFuture;
+use hyper::body::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::{rewound::Rewound, stream::Stream};
+
+/// The most that one end may have written ahead of the other.
+const HELD_MAX: usize = 64 * 1024;
+/// Memory of an emptied direction that is kept for the next bytes.
+const KEPT_MAX: usize = 1024;
+
+/// One end; both ends have the same uncontended lock, since they live in one task.
+pub struct PipeEnd {
+    shared: Arc<Mutex<Shared>>,
+    side: usize,
+    /// What keeps the other end going, where no task of its own does. In a lock that is never locked:
+    /// a stream may be shared between threads, and a future may not.
+    driver: Option<Mutex<BoxFuture<'static, ()>>>,
+    /// What this end has become.
+    stream: Option<Box<Rewound>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// What each side has written.
+    ways: [Way; 2],
+    /// What the other side has left for this one.
+    left: [Option<Box<Rewound>>; 2],
+}
+
+#[derive(Default)]
+struct Way {
+    held: Vec<u8>,
+    taken: usize,
+    step: Step,
+    /// Its reader has gone.
+    is_unheard: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Step {
+    #[default]
+    Open,
+    /// No more comes.
+    Ended,
+    Cut,
+}
+
+/// A pipe's two ends.
+pub fn pipe() -> (PipeEnd, PipeEnd) {
+    let shared = Arc::new(Mutex::new(Shared::default()));
+    let end = |side| PipeEnd { shared: shared.clone(), side, driver: None, stream: None };
+    (end(0), end(1))
+}
+
+impl Way {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let left = &self.held[self.taken..];
+        if left.is_empty() {
+            return match self.step {
+                Step::Open => {
+                    keep(&mut self.reader, cx);
+                    Poll::Pending
+                }
+                Step::Ended => Poll::Ready(Ok(())),
+                Step::Cut => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            };
+        }
+        let count = left.len().min(buf.remaining());
+        buf.put_slice(&left[..count]);
+        self.taken += count;
+        if self.taken == self.held.len() {
+            self.empty();
+        }
+        wake(&mut self.writer);
+        Poll::Ready(Ok(()))
+    }
+
+    fn empty(&mut self) {
+        self.taken = 0;
+        match self.held.capacity() {
+            0..=KEPT_MAX => self.held.clear(),
+            _ => self.held = Vec::new(),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.is_unheard || self.step != Step::Open {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let mut room = HELD_MAX.saturating_sub(self.held.len() - self.taken);
+        if room == 0 {
+            keep(&mut self.writer, cx);
+            return Poll::Pending;
+        }
+        if self.taken > 0 && self.held.len() + room > HELD_MAX {
+            self.held.drain(..self.taken);
+            self.taken = 0;
+        }
+        let mut count = 0;
+        for buf in bufs {
+            let piece = &buf[..buf.len().min(room)];
+            self.held.extend_from_slice(piece);
+            (count, room) = (count + piece.len(), room - piece.len());
+        }
+        wake(&mut self.reader);
+        Poll::Ready(Ok(count))
+    }
+
+    fn end(&mut self, step: Step) {
+        if self.step == Step::Open {
+            self.step = step;
+        }
+        wake(&mut self.reader);
+    }
+}
+
+fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) if waker.will_wake(cx.waker()) => {}
+        _ => *slot = Some(cx.waker().clone()),
+    }
+}
+
+fn wake(slot: &mut Option<Waker>) {
+    if let Some(waker) = slot.take() {
+        waker.wake();
+    }
+}
+
+impl PipeEnd {
+    /// The other end is kept going by whoever reads and writes this one.
+    pub fn driven_by(mut self, driver: BoxFuture<'static, ()>) -> Self {
+        self.driver = Some(Mutex::new(driver));
+        self
+    }
+
+    /// What this end has become, if it has.
+    pub fn stream(&self) -> Option<&Stream> {
+        self.stream.as_ref().map(|rewound| &rewound.stream)
+    }
+
+    /// Returns when the other end has gone.
+    pub async fn left(&self) {
+        poll_fn(|cx| {
+            let mut shared = self.lock();
+            let way = &mut shared.ways[self.side];
+            if way.is_unheard {
+                return Poll::Ready(());
+            }
+            keep(&mut way.writer, cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The other end goes on as `stream`. It reads what was written here, then what was `heard` of the
+    /// stream already; `unsaid` was read here already, and goes first of what it has written.
+    pub async fn hand_over(self, mut stream: Stream, heard: Bytes, unsaid: Bytes) -> io::Result<()> {
+        let (mut said, mut has_ended) = (unsaid, false);
+        loop {
+            let telling = async {
+                stream.write_all(&said).await?;
+                stream.flush().await
+            };
+            tokio::select! {
+                told = telling => told?,
+                () = self.left() => return Err(io::ErrorKind::ConnectionReset.into()),
+            }
+            let is_over;
+            {
+                let mut shared = self.lock();
+                let way = &mut shared.ways[1 - self.side];
+                said = way.held.split_off(way.taken).into();
+                way.empty();
+                wake(&mut way.writer);
+                is_over = way.step == Step::Ended;
+                if said.is_empty() && is_over == has_ended {
+                    wake(&mut way.writer);
+                    wake(&mut shared.ways[self.side].reader);
+                    shared.left[1 - self.side] = Some(Box::new(Rewound { said: heard, stream }));
+                    return Ok(());
+                }
+            }
+            if said.is_empty() && !std::mem::replace(&mut has_ended, is_over) {
+                stream.shutdown().await?;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver {
+            let driver = driver.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if driver.as_mut().poll(cx).is_ready() {
+                self.driver = None;
+            }
+        }
+    }
+
+    /// Becomes what the other side has left, with what of its bytes is still here.
+    fn adopt(&mut self) {
+        let adopted = {
+            let mut shared = self.lock();
+            let Some(mut left) = shared.left[self.side].take() else { return };
+            let way = &mut shared.ways[1 - self.side];
+            let unread = way.held.split_off(way.taken);
+            if !unread.is_empty() {
+                left.said = [&unread, &left.said[..]].concat().into();
+            }
+            left
+        };
+        self.stream = Some(adopted);
+    }
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        let (side, mut shared) = (self.side, self.lock());
+        shared.ways[side].end(Step::Cut);
+        wake(&mut shared.ways[side].writer);
+        let heard = &mut shared.ways[1 - side];
+        heard.is_unheard = true;
+        heard.empty();
+        wake(&mut heard.writer);
+    }
+}
+
+impl fmt::Debug for PipeEnd {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("PipeEnd").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for PipeEnd {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.stream.is_none() {
+            this.drive(cx);
+            this.adopt();
+        }
+        if let Some(stream) = &mut this.stream {
+            return Pin::new(&mut **stream).poll_read(cx, buf);
+        }
+        let heard = 1 - this.side;
+        this.lock().ways[heard].poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PipeEnd {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        for is_last in [false, true] {
+            if this.stream.is_none() {
+                this.adopt();
+            }
+            if let Some(stream) = &mut this.stream {
+                return Pin::new(&mut **stream).poll_write_vectored(cx, bufs);
+            }
+            let side = this.side;
+            let written = this.lock().ways[side].poll_write(cx, bufs);
+            if written.is_ready() || is_last || this.driver.is_none() {
+                return written;
+            }
+            // The other end makes room.
+            this.drive(cx);
+        }
+        Poll::Pending
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match &mut this.stream {
+            Some(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            None => {
+                this.drive(cx);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.adopt();
+        if let Some(stream) = &mut this.stream {
+            return Pin::new(&mut **stream).poll_shutdown(cx);
+        }
+        let side = this.side;
+        this.lock().ways[side].end(Step::Ended);
+        this.drive(cx);
+        Poll::Ready(Ok(()))
+    }
+}
