@@ -13,7 +13,7 @@ use crate::{
         edges,
         hello::{self, Hello},
         http::request::Asked,
-        proxy,
+        pinned, proxy,
         stream::Stream,
     },
     profile::{Network, ServiceName, Web},
@@ -54,6 +54,17 @@ pub enum Behind {
     Web(Arc<Vec<WebDoor>>, Arc<ServerConfig>),
 }
 
+impl Behind {
+    /// How TLS ends here for clients of a service; `None` where it does not, or not for that one.
+    fn tls_of(&self, wanted: &ServiceName) -> Option<&ServerConfig> {
+        match self {
+            Self::Passed(_) => None,
+            Self::Tls(service, config) => (service == wanted).then_some(config),
+            Self::Web(doors, config) => doors.iter().any(|door| door.service == *wanted).then_some(config),
+        }
+    }
+}
+
 /// One service that requests mean.
 #[derive(Debug, Clone)]
 pub struct WebDoor {
@@ -92,8 +103,34 @@ pub struct Entered {
 pub async fn enter(stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Inside, String> {
     match timeout(GREET, through(stream, from, front)).await {
         Ok(entered) => entered,
-        Err(_) => Err(format!("its greeting was not complete within {}s", GREET.as_secs())),
+        Err(_) => Err(late()),
     }
+}
+
+fn late() -> String {
+    format!("its greeting was not complete within {}s", GREET.as_secs())
+}
+
+/// Lets a probe of our own through the TLS of its service's door; proxies and requests are none of its.
+pub async fn enter_probe(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    service: ServiceName,
+    front: &Front,
+) -> Result<Entered, String> {
+    let shaken = async {
+        let Doors::Named(doors) = &front.doors else { return Err("no door of its port speaks TLS".into()) };
+        let hello = Hello::read(&mut stream, Vec::new()).await?;
+        let Some(config) =
+            meant(doors, hello.name().as_deref()).and_then(|door| door.behind.tls_of(&service))
+        else {
+            hello::refuse_name(&mut stream).await;
+            return Err("the name it asks for means another service".into());
+        };
+        edges::answer(hello, stream, pinned::answering(config)).await
+    };
+    let stream = timeout(GREET, shaken).await.unwrap_or_else(|_| Err(late()))?;
+    Ok(Entered { client, service, stream, said: Vec::new() })
 }
 
 async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Result<Inside, String> {

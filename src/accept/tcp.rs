@@ -26,9 +26,16 @@ use crate::{
     telemetry::notices::Notices,
 };
 
-/// The service that a probe of our own asks for, if it is one that comes from there: it speaks neither
-/// TLS nor the PROXY protocol.
-pub type ProbeDoor = Arc<dyn Fn(SocketAddr) -> Option<ServiceName> + Send + Sync>;
+/// The probe of our own that comes from there, if one does: it does not speak the PROXY protocol.
+pub type ProbeDoor = Arc<dyn Fn(SocketAddr) -> Option<Expected> + Send + Sync>;
+
+/// A probe that is on its way.
+#[derive(Debug)]
+pub struct Expected {
+    pub service: ServiceName,
+    /// Whether it begins with a handshake.
+    pub by_tls: bool,
+}
 
 /// Accepts clients until the port is closed; who serves them may change while it runs.
 pub async fn run(
@@ -49,9 +56,9 @@ pub async fn run(
     let _closed = leave.clone().drop_guard();
     let accepted = |stream, client: SocketAddr| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        if let Some(service) = probes(client) {
-            let entered = Entered { client, service, stream: Stream::Tcp(stream), said: Vec::new() };
-            return tasks.spawn("probe", serve(negotiated(entered)));
+        if let Some(probe) = probes(client) {
+            let probing = enter(stream, client, probe, front.load_full(), serve.clone());
+            return tasks.spawn("probe", probing);
         }
         match &**front.load() {
             Front { proxy: None, doors: Doors::One(service) } => {
@@ -75,6 +82,19 @@ pub async fn run(
         notices.error(format!("client port: accept: {error}; accepting pauses until descriptors are free"));
     };
     listener.accept(accepted, trouble).await;
+}
+
+/// Serves a probe; one that does not come so far hears of it by its TLS.
+async fn enter(stream: TcpStream, client: SocketAddr, probe: Expected, front: Arc<Front>, serve: Serve) {
+    let Expected { service, by_tls } = probe;
+    let entered = match by_tls {
+        false => Ok(Entered { client, service, stream: Stream::Tcp(stream), said: Vec::new() }),
+        true => Box::pin(door::enter_probe(stream, client, service, &front)).await,
+    };
+    match entered {
+        Ok(entered) => serve(negotiated(entered)).await,
+        Err(why) => tracing::debug!(%client, "probe turned away: {why}"),
+    }
 }
 
 /// Serves a client that has come through one of the doors.

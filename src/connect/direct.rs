@@ -74,6 +74,12 @@ pub async fn reach(target: &Target, client: Option<SocketAddr>) -> Result<Stream
     }
 }
 
+/// Whether a backend answers, its TLS included; it hears nothing more.
+pub async fn try_out(target: &Target) -> Result<(), ConnectFailure> {
+    reach(target, None).await?.let_close_cleanly();
+    Ok(())
+}
+
 async fn dial(
     remote: &Remote,
     caller: Option<&Caller>,

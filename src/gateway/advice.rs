@@ -53,6 +53,10 @@ const LINK: &[(&str, &str)] = &[
 
 const PROBE: &[(&str, &str)] = &[
     (
+        "its clients' TLS",
+        "look for the name and the certificate of this accept in `dmz.services.SERVICE`, then run `portcullis reload`",
+    ),
+    (
         "does not know the service",
         "write `SERVICE` under `internal.services` on the other half, spelled as here",
     ),

@@ -258,7 +258,7 @@ impl Engine {
             chosen: self.chosen.clone(),
             profile: self.profile.clone(),
             probes: self.common.sessions.probes.clone(),
-            ports: ports::of_each(&self.ports),
+            entries: ports::entries(&self.ports),
             admin: self.admin.clone(),
             checks: self.checks.clone(),
             trial: self.trial(&steps),

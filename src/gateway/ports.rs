@@ -11,10 +11,12 @@ use crate::{
         tcp,
     },
     net::{
-        edges::Edges,
+        edges::{Caller, Edges},
         listen::{self, BindError, Closer, Listener},
     },
-    profile::{Accept, AcceptAddress, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, ServiceName},
+    profile::{
+        Accept, AcceptAddress, AcceptTls, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, ServiceName,
+    },
 };
 
 pub type Ports = HashMap<Key, Port>;
@@ -27,11 +29,23 @@ pub struct Port {
     front: Arc<ArcSwap<Front>>,
     /// What the profile calls it for each service, with the real port.
     names: Vec<(AcceptAddress, ServiceName)>,
+    entries: Vec<Entry>,
     local: SocketAddr,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
     /// Closes the port when it is not wanted any more.
     _closer: Closer,
+}
+
+/// Where a probe of a service goes in.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub service: ServiceName,
+    pub at: SocketAddr,
+    /// How it speaks TLS where clients do.
+    pub tls: Option<Caller>,
+    /// What clients speak there.
+    of: (Option<AcceptTls>, Vec<String>),
 }
 
 /// The ports that a profile wants, with the services of each and how they are reached.
@@ -62,6 +76,7 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
                     doors: Doors::One(services[0].0.name.clone()),
                 })),
                 names: Vec::new(),
+                entries: Vec::new(),
                 local,
                 _closer: listener.closer(),
                 listener: Some(listener),
@@ -102,6 +117,13 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
                 (real, service.name.clone())
             })
             .collect();
+        let entry = |(service, accept): &(&DmzService, &Accept)| Entry {
+            service: service.name.clone(),
+            at: port.local,
+            tls: edges.prober(accept, port.local.ip()),
+            of: (accept.tls.clone(), accept.sni.clone()),
+        };
+        port.entries = services.iter().map(entry).collect();
         if let Some(listener) = port.listener.take() {
             let run = tcp::run(
                 listener,
@@ -178,14 +200,20 @@ pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
     bound
 }
 
-/// One port of each service: where a probe goes in.
-pub fn of_each(ports: &Ports) -> Vec<(ServiceName, SocketAddr)> {
-    let services = |port: &Port| port.names.iter().map(|(_, service)| service.clone()).collect::<Vec<_>>();
-    let mut each: Vec<_> = ports
-        .values()
-        .flat_map(|port| services(port).into_iter().map(|service| (service, port.local)))
-        .collect();
-    each.sort();
-    each.dedup_by(|(one, _), (other, _)| one == other);
-    each
+/// Where probes of each service go in: by each kind of TLS that its clients speak, or by any of its ports.
+pub fn entries(ports: &Ports) -> Vec<Entry> {
+    let mut entries: Vec<_> = ports.values().flat_map(|port| port.entries.iter().cloned()).collect();
+    entries.sort_by(|one, other| {
+        let order = |entry: &Entry| (entry.service.clone(), entry.tls.is_none(), entry.at);
+        order(one).cmp(&order(other))
+    });
+    let mut chosen: Vec<Entry> = Vec::new();
+    for entry in entries {
+        let is_told =
+            |other: &&Entry| other.service == entry.service && (entry.tls.is_none() || other.of == entry.of);
+        if !chosen.iter().rev().any(|other| is_told(&other)) {
+            chosen.push(entry);
+        }
+    }
+    chosen
 }

@@ -23,10 +23,12 @@ use tokio::{
     time::timeout,
 };
 
+use super::ports::Entry;
 use crate::{
-    accept::tcp::ProbeDoor,
+    accept::tcp::{Expected, ProbeDoor},
     connect::Connector,
     link::leg::Leg,
+    net::{edges::Caller, stream::Stream},
     profile::ServiceName,
     telemetry::{
         end::{End, Who},
@@ -54,6 +56,7 @@ struct Awaited {
 #[derive(Debug)]
 pub struct Sent {
     service: ServiceName,
+    by_tls: bool,
     /// Where it goes, if not where sessions of its service do.
     pub way: Option<Arc<Connector>>,
     pub ended: oneshot::Sender<End>,
@@ -73,25 +76,26 @@ impl Probes {
         let probes = self.clone();
         Arc::new(move |client| match probes.0.count.load(Ordering::SeqCst) {
             0 => None,
-            _ => probes.lock().get(&client).map(|sent| sent.service.clone()),
+            _ => {
+                let sent = |sent: &Sent| Expected { service: sent.service.clone(), by_tls: sent.by_tls };
+                probes.lock().get(&client).map(sent)
+            }
         })
     }
 
     /// Sends a probe to a client port of this gateway; how long it took there and back.
-    pub async fn send(
-        &self,
-        service: &ServiceName,
-        port: SocketAddr,
-        way: Option<Connector>,
-    ) -> Result<Duration, End> {
-        let port = reachable(port);
+    pub async fn send(&self, entry: &Entry, way: Option<Connector>) -> Result<Duration, End> {
+        let port = reachable(entry.at);
         let (socket, from) =
             bind(port).map_err(|error| of_ours(format!("no socket for a probe: {error}")))?;
         let (end, ended) = oneshot::channel();
-        let sent = Sent { service: service.clone(), way: way.map(Arc::new), ended: end };
+        let by_tls = entry.tls.is_some();
+        let sent = Sent { service: entry.service.clone(), by_tls, way: way.map(Arc::new), ended: end };
         self.lock().insert(from, sent);
         self.0.count.fetch_add(1, Ordering::SeqCst);
-        let result = timeout(WITHIN, there_and_back(socket, port, ended)).await;
+        let is_unmet = || self.take(from).is_some();
+        let going = there_and_back(socket, port, entry.tls.as_ref(), ended, is_unmet);
+        let result = timeout(WITHIN, going).await;
         self.0.count.fetch_sub(1, Ordering::SeqCst);
         self.take(from);
         result.unwrap_or_else(|_| {
@@ -112,21 +116,35 @@ impl Probes {
 async fn there_and_back(
     socket: TcpSocket,
     port: SocketAddr,
+    tls: Option<&Caller>,
     ended: oneshot::Receiver<End>,
+    is_unmet: impl FnOnce() -> bool,
 ) -> Result<Duration, End> {
     let began = Instant::now();
-    let mut stream =
+    let stream =
         socket.connect(port).await.map_err(|error| of_ours(format!("client port {port}: {error}")))?;
+    // It is timed, and its word must not wait for an acknowledgement of the handshake.
+    let _ = stream.set_nodelay(true);
+    let mut stream = match tls {
+        None => Stream::Tcp(stream),
+        Some(tls) => tls.call(stream).await.map_err(|error| of_ours(format!("its clients' TLS: {error}")))?,
+    };
     let word = fastrand::u128(..).to_be_bytes();
     let exchange = async {
         let mut heard = [0; 16];
         stream.write_all(&word).await?;
+        stream.flush().await?;
         stream.read_exact(&mut heard).await?;
         let took = began.elapsed();
         stream.shutdown().await?;
         Ok::<_, io::Error>((heard, took))
     };
     let exchanged = exchange.await;
+    if let Err(error) = &exchanged
+        && is_unmet()
+    {
+        return Err(of_ours(format!("client port {port}: it was let in by no door: {error}")));
+    }
     let end = match ended.await {
         Ok(end) => end,
         Err(_) => return Err(of_ours("its session ended without a word; this is a bug".into())),

@@ -3,7 +3,6 @@
 //! `verify` merges the walks of two halves, and starts halves of its own where none run.
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
-use super::{advice, checks::Checks, probe::Probes, switch::Switching};
+use super::{advice, checks::Checks, ports::Entry, probe::Probes, switch::Switching};
 use crate::{
     connect::direct::{self, Target},
     net::{
@@ -42,8 +41,8 @@ pub(super) struct Walk {
     pub chosen: Chosen,
     pub profile: Profile,
     pub probes: Probes,
-    /// A client port of each service.
-    pub ports: Vec<(ServiceName, SocketAddr)>,
+    /// Where probes of each service go in.
+    pub entries: Vec<Entry>,
     pub admin: Option<PathBuf>,
     pub checks: Checks,
     /// The way of the other mode, opened beside the one in force.
@@ -156,28 +155,24 @@ impl Walk {
 
     async fn probe_all(&self, links: &str, trial: Option<&Switching>) -> Found {
         let mut came_back = Vec::new();
-        for (service, port) in &self.ports {
-            match self.probes.send(service, *port, trial.and_then(|trial| trial.connector(service))).await {
-                Ok(took) => came_back.push(format!("{service} in {}", milliseconds(took))),
+        for entry in &self.entries {
+            let Entry { service, at, .. } = entry;
+            match self.probes.send(entry, trial.and_then(|trial| trial.connector(service))).await {
+                Ok(took) => {
+                    let within = entry.tls.as_ref().map(|_| format!(" within the TLS of {at}"));
+                    came_back.push(format!(
+                        "{service} in {}{}",
+                        milliseconds(took),
+                        within.unwrap_or_default()
+                    ));
+                }
                 Err(end) => {
-                    let seen = format!("probe of `{service}` through {port}: {end}");
+                    let seen = format!("probe of `{service}` through {at}: {end}");
                     return Found::fail(seen.clone(), advice::on_probe(service.as_str(), &seen));
                 }
             }
         }
-        let services = self.profile.dmz.iter().flat_map(|half| &half.services).map(|service| &service.name);
-        let left_out = services.filter(|name| !self.ports.iter().any(|(service, _)| service == *name));
-        let left_out = join(left_out.map(|name| format!("`{name}`")));
-        if came_back.is_empty() {
-            return Found::skip(format!(
-                "no probe enters {left_out}, whose accepts read what clients say; over {links}"
-            ));
-        }
-        let left_out = match left_out.is_empty() {
-            true => left_out,
-            false => format!("; none enters {left_out}, whose accepts read what clients say"),
-        };
-        Found::pass(format!("probes came back: {}{left_out}; over {links}", came_back.join(", ")))
+        Found::pass(format!("probes came back: {}; over {links}", came_back.join(", ")))
     }
 
     /// The internal half holds no listening socket; in a pair, none that is not the DMZ half's.
@@ -197,7 +192,7 @@ impl Walk {
             Err(error) => return Found::fail(format!("the kernel does not say: {error}"), "mount /proc"),
         };
         let mut expected = ports_of_dmz(&snapshot);
-        expected.extend(self.ports.iter().map(|(_, port)| port.port()));
+        expected.extend(self.entries.iter().map(|entry| entry.at.port()));
         let is_strange = |open: &&sockets::Open| match &open.at {
             Address::Inet(at) => open.kind != "tcp" || !expected.contains(&at.port()),
             Address::Path(path) => self.admin.as_ref() != Some(path),
@@ -343,13 +338,15 @@ pub async fn basic(profile: &Profile) -> Found {
     };
     let dialled = join_all(backends.iter().map(async |(service, backend)| {
         let began = Instant::now();
-        let connected = direct::reach(&Target::new(backend, &edges), None).await;
+        let answered = direct::try_out(&Target::new(backend, &edges)).await;
         let took = milliseconds(began.elapsed());
-        match (connected, backend.remote()) {
-            (Ok(_), None) => Ok(format!("`{service}` is the built-in echo")),
-            (Ok(connected), Some(Remote { at, .. })) => {
-                connected.let_close_cleanly();
+        match (answered, backend.remote()) {
+            (Ok(()), None) => Ok(format!("`{service}` is the built-in echo")),
+            (Ok(()), Some(Remote { at, tls: None, .. })) => {
                 Ok(format!("`{service}` {at} answered in {took}"))
+            }
+            (Ok(()), Some(Remote { at, tls: Some(_), .. })) => {
+                Ok(format!("`{service}` {at} answered in {took}, its TLS included"))
             }
             (Err(failure), _) => Err((service, failure.reason)),
         }

@@ -1,6 +1,6 @@
 //! TLS with clients and backends: 1.2 and 1.3, by the certificates that a profile names.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
@@ -20,12 +20,15 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     ahead::ReadAhead,
     hello::Hello,
+    pinned,
     stream::Stream,
     tcp,
     tls::{chain, key, problem, roots, told},
     verify::name_among,
 };
-use crate::profile::{AcceptTls, ClientCheck, Clients, ConnectTls, EdgeScheme, KeyPair, Material, Problem};
+use crate::profile::{
+    Accept, AcceptTls, ClientCheck, Clients, ConnectTls, EdgeScheme, KeyPair, Material, Problem,
+};
 
 /// How TLS is spoken at each edge of a profile, opened and checked.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +44,8 @@ struct Answering {
     bytes: Arc<ServerConfig>,
     /// Requests: HTTP/1.1 alone (RFC 7301).
     web: Arc<ServerConfig>,
+    /// What they are shown.
+    leaf: CertificateDer<'static>,
 }
 
 /// The protocol of clients that begin with a request.
@@ -71,6 +76,7 @@ impl Edges {
     fn add_accept(&mut self, tls: &AcceptTls) -> Result<(), Problem> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let pair = pair(&tls.pair, &provider)?;
+        let leaf = pair.cert.first().expect("`chain` returns at least one certificate").clone();
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .expect("the provider has cipher suites of both versions");
@@ -87,7 +93,7 @@ impl Edges {
         let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         let mut web = bytes.clone();
         web.alpn_protocols = vec![ALPN_WEB.to_vec()];
-        self.accepts.insert(tls.clone(), Answering { bytes: Arc::new(bytes), web: Arc::new(web) });
+        self.accepts.insert(tls.clone(), Answering { bytes: Arc::new(bytes), web: Arc::new(web), leaf });
         Ok(())
     }
 
@@ -113,6 +119,12 @@ impl Edges {
         Some(if scheme.is_web() { answering.web.clone() } else { answering.bytes.clone() })
     }
 
+    /// How a probe calls an accept, at a port of this address.
+    pub fn prober(&self, accept: &Accept, port: IpAddr) -> Option<Caller> {
+        let answering = self.accepts.get(accept.tls.as_ref()?)?;
+        pinned::caller(answering.leaf.clone(), &accept.sni, port)
+    }
+
     pub fn connect(&self, tls: &ConnectTls) -> Option<Caller> {
         let config = self.connects.get(tls)?.clone();
         Some(Caller { config, name: ServerName::try_from(tls.name.clone()).ok()? })
@@ -127,6 +139,10 @@ pub struct Caller {
 }
 
 impl Caller {
+    pub(super) fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        Self { config, name }
+    }
+
     /// Whether it was opened once and for the same.
     pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name

@@ -1,8 +1,8 @@
 //! Sockets and TLS; no policy.
 //!
 //! In reading order: [`listen`] and [`dial`] open sockets, [`tcp`] gives them their options,
-//! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends, [`proxy`]
-//! who a client is,
+//! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends, [`pinned`] that of
+//! probes, [`proxy`] who a client is,
 //! [`ahead`] reads more than TLS asks for, [`stream`] is the one type that sessions see, [`backoff`]
 //! spaces failed dials. `sys` asks the kernel what no crate offers.
 
@@ -14,6 +14,7 @@ pub mod edges;
 pub mod hello;
 pub mod http;
 pub mod listen;
+pub mod pinned;
 pub mod pipe;
 pub mod proxy;
 pub mod rewound;

@@ -351,7 +351,7 @@ fn a_certificate_out_of_date_and_a_clock_that_is_wrong_are_told_apart() {
     }
 }
 
-/// A probe enters behind the door: it proves the way, not the clients' TLS.
+/// A probe goes through the TLS of a door, and past proxies and requests.
 #[test]
 fn probes_pass_where_clients_speak_tls_or_websockets_or_come_through_a_proxy() {
     let place = Place::with_certificates();

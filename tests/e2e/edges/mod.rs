@@ -4,4 +4,5 @@ mod flood;
 mod http;
 mod proxy;
 mod tls;
+mod verified;
 mod ws;
