@@ -6,11 +6,15 @@
 mod bulk;
 #[path = "foreign/databases.rs"]
 mod databases;
+#[path = "foreign/mqtt.rs"]
+mod mqtt;
 #[path = "foreign/netcat.rs"]
 mod netcat;
 mod process;
 #[path = "foreign/proxy.rs"]
 mod proxy;
+#[path = "foreign/scan.rs"]
+mod scan;
 #[path = "process/pair.rs"]
 mod setup;
 #[path = "foreign/shell.rs"]
@@ -19,6 +23,8 @@ mod shell;
 mod tls;
 #[path = "foreign/web.rs"]
 mod web;
+#[path = "foreign/websocket.rs"]
+mod websocket;
 
 use std::{
     net::{SocketAddr, TcpStream},

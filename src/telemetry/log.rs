@@ -26,6 +26,9 @@ const GATHER: Duration = Duration::from_millis(5);
 const WRITTEN_BYTES: usize = 64 * 1024;
 /// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
 const FILTER_VARIABLE: &str = "PORTCULLIS_LOG";
+/// Without it. What TLS has to say of one connection is in our line about that, and a client could
+/// have it say more.
+const FILTER: &str = "info,rustls=error";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -64,7 +67,7 @@ pub fn init(format: LogFormat) -> Option<LogGuard> {
     });
     writer.ok()?;
     let lines = Lines { sender: Arc::new(sender) };
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(FILTER));
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(lines.clone())
