@@ -102,6 +102,30 @@ fn every_screen_of_every_picture_at_every_size_is_as_it_was() {
     report(&wrong);
 }
 
+/// Too small for any layout: what fits of one list, below header and alert.
+#[test]
+fn small_screens_show_what_fits() {
+    let mut wrong = vec![];
+    for (name, keys) in [
+        ("overview", "1"),
+        ("pool", "2j"),
+        ("services", "4j"),
+        ("events", "5j"),
+        ("detail", "3j\n"),
+        ("help", "?"),
+        ("quit", "q"),
+        ("close", "jjx"),
+        ("typing", "/ser"),
+    ] {
+        let mut app = app(pictures::degraded());
+        press(&mut app, keys);
+        for size in [(40, 10), (40, 5), (30, 3)] {
+            check(&format!("small-{name}"), &app, size, &mut wrong);
+        }
+    }
+    report(&wrong);
+}
+
 #[test]
 fn every_detail_is_as_it_was() {
     let mut wrong = vec![];

@@ -17,12 +17,12 @@ use crate::{
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
-    let (text, style) = line(app);
+    let (text, style) = line(app, inner.width);
     table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
 }
 
 /// Without trouble, where peers find this gateway.
-pub fn line(app: &App) -> (String, Style) {
+fn line(app: &App, width: u16) -> (String, Style) {
     let (look, snapshot) = (&app.look, app.snapshot());
     if let Some(why) = app.lost() {
         let text = format!("{} gateway lost, calling it again: {why}", look.symbols.alert);
@@ -38,6 +38,7 @@ pub fn line(app: &App) -> (String, Style) {
     if let Some(worst) = troubles.get(at) {
         let of = match troubles.len() {
             1 => String::new(),
+            count if width < WORDS_CELLS_MIN => format!("{}/{count} ", at + 1),
             count => format!("{} of {count}, ! next: ", at + 1),
         };
         let text = app.addresses().text(&worst.text);
@@ -67,4 +68,6 @@ pub fn style(look: &Look, severity: Severity) -> Style {
     }
 }
 
+/// Less has no room for words about the number.
+const WORDS_CELLS_MIN: u16 = 57;
 const TEXT_CHARS: usize = 300;

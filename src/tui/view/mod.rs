@@ -13,7 +13,8 @@
 //! └───────────────────────┘     └──────────────────┘       └─────────────┘
 //! ```
 //!
-//! Below that there is one line. The overview shows the links, or in direct mode the services, then
+//! Below that header and alert stay, with what fits of the list and the footer; below 24x3 there is one
+//! line. The overview shows the links, or in direct mode the services, then
 //! the sessions, the traffic and the last events; the other screens show one list in full.
 //! Help and questions lie over the panels; on one line they take its place.
 
@@ -43,6 +44,7 @@ use ratatui::{
     Frame,
     buffer::Buffer,
     layout::{Constraint, Layout, Rect},
+    widgets::{Clear, Widget},
 };
 
 use crate::{
@@ -59,6 +61,7 @@ enum Size {
     Full,
     Compact,
     List,
+    Small,
     Line,
 }
 
@@ -70,8 +73,14 @@ pub fn draw(frame: &mut Frame, app: &App) {
         Size::Full => draw_full(app, area, buffer),
         Size::Compact => draw_compact(app, area, buffer),
         Size::List => draw_list(app, area, buffer),
+        Size::Small => return draw_small(app, area, buffer),
         Size::Line => return one_line::draw(app, table::line(area, 0), buffer),
     }
+    draw_over(app, area, buffer);
+}
+
+/// What lies over the panels.
+fn draw_over(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.open() {
         Open::Nothing => {}
         Open::Typing(line) => {
@@ -91,6 +100,8 @@ fn size(area: Rect) -> Size {
         Size::Compact
     } else if fits(60, 15) {
         Size::List
+    } else if fits(24, 3) {
+        Size::Small
     } else {
         Size::Line
     }
@@ -147,6 +158,13 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let [header, alert, list, status, footer] = list_edges(area);
     header::draw(app, header, buffer);
     alert::draw(app, alert, buffer);
+    draw_rows(app, list, buffer);
+    one_line::draw_status(app, status, buffer);
+    footer::draw(app, footer, buffer);
+}
+
+/// The list of the screen without a frame.
+fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
     let within = panel::margin(list);
     match app.screen() {
         _ if app.detail().is_some() => detail::draw_list(app, within, buffer),
@@ -156,8 +174,39 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         Screen::Events => events::draw_list(app, within, buffer),
         Screen::Profiles => profiles::draw_list(app, within, buffer),
     }
-    one_line::draw_status(app, status, buffer);
+}
+
+/// A question that has no room takes the last line, as an answer does.
+fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
+    let [header, alert, list, footer] = small_edges(area);
+    header::draw(app, header, buffer);
+    alert::draw(app, alert, buffer);
+    draw_rows(app, list, buffer);
     footer::draw(app, footer, buffer);
+    let last = table::line(area, area.height.saturating_sub(1));
+    let asks = matches!(app.open(), Open::AskQuit | Open::Ask(_) | Open::Help { .. });
+    let has_room = match app.open() {
+        Open::Help { .. } => area.height >= SMALL_HELP,
+        _ => question::lines(app, area) + 2 <= usize::from(area.height),
+    };
+    match (asks, app.said()) {
+        (true, _) if has_room => draw_over(app, area, buffer),
+        (false, None) if !matches!(app.open(), Open::Typing(_)) => {}
+        _ => {
+            Clear.render(last, buffer);
+            one_line::draw(app, last, buffer);
+            if matches!(app.open(), Open::Typing(_)) {
+                draw_over(app, area, buffer);
+            }
+        }
+    }
+}
+
+/// Header, alert, what fits of the list, and the footer where three lines of the list are left.
+fn small_edges(area: Rect) -> [Rect; 4] {
+    let one = Constraint::Length(1);
+    let footer = Constraint::Length(u16::from(area.height >= 6));
+    Layout::vertical([one, one, Constraint::Min(0), footer]).areas(area)
 }
 
 /// Header, screens, alert, the screen, footer.
@@ -203,3 +252,6 @@ fn way_height(app: &App, height_max: u16) -> u16 {
     let rows = u16::try_from(rows).unwrap_or(u16::MAX).max(1);
     rows.saturating_add(panel::FRAME_AND_HEADS).min(height_max.max(panel::FRAME_AND_HEADS + 1))
 }
+
+/// Lines below which help has no room for its text.
+const SMALL_HELP: u16 = 6;

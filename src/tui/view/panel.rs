@@ -14,6 +14,8 @@ use crate::tui::{look::Look, view::table};
 pub const FRAME_AND_HEADS: u16 = 3;
 
 const TOLD_LINES_MAX: usize = 3;
+/// Smaller lists need their lines.
+const TOLD_HEIGHT_MIN: u16 = 6;
 const TOLD_CHARS: usize = 600;
 
 /// Draws the frame with its title and, at its right, a few facts; returns what is inside.
@@ -80,7 +82,8 @@ pub fn split_told(look: &Look, text: Option<(String, Style)>, area: Rect) -> (Re
         return (area, Rect { height: 0, ..area }, Vec::new());
     };
     let mut lines = table::wrap(&look.text(&text, TOLD_CHARS), area.width);
-    let room = usize::from(area.height / 3).min(TOLD_LINES_MAX);
+    let room =
+        if area.height < TOLD_HEIGHT_MIN { 0 } else { usize::from(area.height / 3).min(TOLD_LINES_MAX) };
     if lines.len() > room && room > 0 {
         let rest = lines.split_off(room - 1).join(" ");
         lines.push(table::cut(look, &rest, area.width));
@@ -101,7 +104,11 @@ pub fn margin(inside: Rect) -> Rect {
     Rect { x: inside.x.saturating_add(1), width: inside.width.saturating_sub(2), ..inside }
 }
 
+/// A single line is given to a row, and not to the heads.
 pub fn below_heads(inside: Rect) -> Rect {
+    if inside.height < 2 {
+        return inside;
+    }
     Rect { y: inside.y.saturating_add(1), height: inside.height.saturating_sub(1), ..inside }
 }
 
@@ -113,12 +120,17 @@ pub fn lines(area: Rect) -> impl Iterator<Item = Rect> {
 /// How many of so many rows are drawn: where they do not fit, the last line tells of the rest.
 pub fn rows_drawn(rows: usize, list: Rect) -> usize {
     let room = usize::from(list.height);
-    if rows > room { room.saturating_sub(1) } else { rows }
+    match room {
+        // Of so few none is given up.
+        0..=2 => rows.min(room),
+        _ if rows > room => room - 1,
+        _ => rows,
+    }
 }
 
 /// The last line of a list whose rows did not all fit, so that nothing is hidden silently.
 pub fn rest(look: &Look, hidden: usize, detail: &str, list: Rect, buffer: &mut Buffer) {
-    if hidden > 0 {
+    if hidden > 0 && list.height > 2 {
         let last = table::line(list, list.height.saturating_sub(1));
         table::write(&format!("+{hidden} more{detail}"), look.theme.faint, last, buffer);
     }

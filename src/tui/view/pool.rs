@@ -79,7 +79,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     });
     let columns: Vec<_> = columns.collect();
     let sheet = Sheet::new(&columns, drawn, inside.width, |row, kind| cell(app, row, kind));
-    sheet.draw_heads(look, table::line(inside, 0), buffer);
+    sheet.draw_heads(look, inside, buffer);
     for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
         sheet.draw_row(look, row, at, buffer);
     }

@@ -10,12 +10,7 @@ use crate::tui::{
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.look, app.look.theme);
-    let room = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
-    let mut asked = table::wrap(&text(app), room);
-    if let Open::Ask(question) = app.open() {
-        let plan = question.plan();
-        asked.extend(plan.iter().map(|line| table::cut(look, &look.text(line, TEXT_CHARS), room)));
-    }
+    let asked = asked(app, area);
     let bindings: Vec<_> = keys::of(app.context()).collect();
     let lines = u16::try_from(bindings.len() + asked.len() + 1).unwrap_or(u16::MAX);
     let width = asked.iter().map(|line| table::width(line)).max().unwrap_or(0).max(WIDTH_MIN);
@@ -30,6 +25,22 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         let label = Rect { x: at.x + indent, width: at.width - indent, ..at };
         table::write(binding.label, theme.plain, label, buffer);
     }
+}
+
+/// Lines that it takes inside its frame.
+pub fn lines(app: &App, area: Rect) -> usize {
+    asked(app, area).len() + 1 + keys::of(app.context()).count()
+}
+
+fn asked(app: &App, area: Rect) -> Vec<String> {
+    let look = &app.look;
+    let room = area.width.saturating_sub(4).clamp(1, WIDTH_MAX);
+    let mut asked = table::wrap(&text(app), room);
+    if let Open::Ask(question) = app.open() {
+        let plan = question.plan();
+        asked.extend(plan.iter().map(|line| table::cut(look, &look.text(line, TEXT_CHARS), room)));
+    }
+    asked
 }
 
 /// The question by itself; empty when there is none.

@@ -12,7 +12,7 @@ use crate::{
         view::{
             panel,
             pool::{half_word, number},
-            table::{self, Cell, Column, Sheet, Side, column, line},
+            table::{self, Cell, Column, Sheet, Side, column},
         },
     },
 };
@@ -38,7 +38,7 @@ pub const COLUMNS: [Column<Kind>; 12] = [
     column(Kind::Id, "ID", (6, 12, 0), Side::Left, 5),
     column(Kind::Half, "HALF", (4, 4, 0), Side::Left, 7),
     column(Kind::Age, "AGE", (6, 6, 0), Side::Right, 3),
-    column(Kind::Client, "CLIENT", (21, 47, 0), Side::Left, 1),
+    column(Kind::Client, "CLIENT", (21, 47, 0), Side::Left, 0),
     column(Kind::Service, "SERVICE", (8, 24, 0), Side::Left, 2),
     column(Kind::Peer, "PEER", (8, 21, 0), Side::Left, 7),
     column(Kind::RateUp, "UP/S", (5, 6, 0), Side::Right, 2),
@@ -72,7 +72,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     panel::told(look, told_of_selected(app), below, buffer);
     let (area, lines) = in_sight(app, area);
     let sheet = sheet(app, area, &lines);
-    sheet.draw_heads(look, line(area, 0), buffer);
+    sheet.draw_heads(look, area, buffer);
     let selected = app.selected_line();
     for (place, (at, line)) in panel::lines(panel::below_heads(area)).zip(lines).enumerate() {
         sheet.draw_row(look, place, at, buffer);

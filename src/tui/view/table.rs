@@ -110,8 +110,12 @@ impl<K: Copy> Sheet<K> {
         self.columns.iter().rev().find(is_there).map(|column| column.kind)
     }
 
-    /// The heads of the columns, on the first line of `area`.
+    /// The heads of the columns, on the first line of `area`, unless it is the only one.
     pub fn draw_heads(&self, look: &Look, area: Rect, buffer: &mut Buffer) {
+        if area.height < 2 {
+            return;
+        }
+        let area = line(area, 0);
         for column in &self.columns {
             draw_cell(look, column, &Cell::new(column.head.as_str(), look.theme.title), area, buffer);
         }
@@ -209,7 +213,7 @@ pub fn draw_list<K: Copy, R>(
     let window = in_sight(selected, rows.len(), list);
     let drawn = window.len();
     let sheet = Sheet::new(columns, &rows[window.clone()], area.width, cell);
-    sheet.draw_heads(look, line(area, 0), buffer);
+    sheet.draw_heads(look, area, buffer);
     for (row, (at, number)) in panel::lines(list).zip(window).enumerate() {
         sheet.draw_row(look, row, at, buffer);
         if selected == Some(number) {

@@ -10,7 +10,7 @@ use crate::{
         screen::Screen,
         view::{
             Size, compact_overview, edges, events, full_overview, list_edges, panel, pool, profiles,
-            services, sessions, size, table, tabs,
+            services, sessions, size, small_edges, table, tabs,
         },
     },
 };
@@ -33,8 +33,8 @@ pub fn touched(app: &App, area: Rect, (x, y): (u16, u16)) -> Touched {
             let [_, tabs, _, body, _] = edges(area);
             (tabs, framed(app, area, body))
         }
-        Size::List => {
-            let [_, _, list, ..] = list_edges(area);
+        Size::List | Size::Small => {
+            let list = if size(area) == Size::List { list_edges(area)[2] } else { small_edges(area)[2] };
             (Rect::ZERO, if app.screen().lists_sessions() { list } else { panel::margin(list) })
         }
         Size::Line => return Touched::Nothing,
@@ -46,7 +46,7 @@ pub fn touched(app: &App, area: Rect, (x, y): (u16, u16)) -> Touched {
         return Touched::Nothing;
     }
     let (rows, lines) = rows(app, list);
-    if app.screen().lists_sessions() && table::line(list, 0).contains(at) {
+    if app.screen().lists_sessions() && rows.y > list.y && table::line(list, 0).contains(at) {
         return sessions::head_at(app, list, x - list.x).map_or(Touched::Nothing, Touched::Head);
     }
     // The sign of the selected row stands left of the list.
