@@ -2,6 +2,8 @@
 //!
 //! A program that is missing is told by a line `skipped: NAME needs X`.
 
+#[path = "foreign/browser.rs"]
+mod browser;
 #[path = "foreign/bulk.rs"]
 mod bulk;
 #[path = "foreign/databases.rs"]

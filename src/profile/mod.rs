@@ -25,7 +25,14 @@ mod warnings;
 mod web;
 mod yaml;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{Hash, Hasher},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -194,11 +201,32 @@ pub struct LinkTls {
     pub peers: Vec<String>,
 }
 
-/// PEM text, and where it comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// PEM text, and where it comes from. The same file is the same, wherever a profile names it.
+#[derive(Debug, Clone, Eq)]
 pub enum Material {
     /// A file, and the place in the profile that names it.
     File { path: PathBuf, place: Place },
     /// Made at start, never on disk.
     Memory(Arc<str>),
+}
+
+impl Material {
+    fn identity(&self) -> (Option<&Path>, Option<&str>) {
+        match self {
+            Self::File { path, .. } => (Some(path), None),
+            Self::Memory(text) => (None, Some(text)),
+        }
+    }
+}
+
+impl PartialEq for Material {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Hash for Material {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
 }
