@@ -18,7 +18,7 @@ use crate::{
     gateway::handle::{Access, Answer, Command},
     profile::{self, Problem, Profile},
     source::{Chosen, Source},
-    status, verify,
+    status, text, verify,
 };
 
 /// Exit codes of the program.
@@ -97,7 +97,7 @@ fn check(cli: &Cli, source: &Source, names: &[String]) -> ExitCode {
     let listed = || source.list().into_iter().map(|file| Ok(Chosen::File(file))).collect();
     let all: Vec<Result<Chosen, Vec<Problem>>> = if names.is_empty() { listed() } else { named };
     if all.is_empty() {
-        let folders: Vec<_> = source.folders.iter().map(|folder| folder.display().to_string()).collect();
+        let folders: Vec<_> = source.folders.iter().map(|folder| text::path(folder)).collect();
         println!("no profiles in {}", folders.join(", "));
     }
     let mut code = ExitCode::SUCCESS;
@@ -105,9 +105,9 @@ fn check(cli: &Cli, source: &Source, names: &[String]) -> ExitCode {
         match chosen.and_then(|chosen| source.load(&chosen, cli.mode)) {
             Ok(loaded) => {
                 let file = loaded.profile.file.as_deref().unwrap_or(Path::new("demo"));
-                println!("{}: ok, {}", file.display(), describe(&loaded.profile));
+                println!("{}: ok, {}", text::path(file), describe(&loaded.profile));
                 for warning in profile::warnings(&loaded.profile) {
-                    println!("{}: warning: {warning}", file.display());
+                    println!("{}: warning: {warning}", text::path(file));
                 }
             }
             Err(problems) => {
@@ -121,17 +121,17 @@ fn check(cli: &Cli, source: &Source, names: &[String]) -> ExitCode {
 
 fn list(source: &Source) {
     for file in source.list() {
-        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = text::path(Path::new(file.file_stem().unwrap_or_default()));
         match source.load(&Chosen::File(file.clone()), None) {
             Ok(loaded) => {
-                println!("{name:<24} {:<32} valid    {}", describe(&loaded.profile), file.display())
+                println!("{name:<24} {:<32} valid    {}", describe(&loaded.profile), text::path(&file))
             }
             Err(problems) => {
                 let count = problems.len();
                 println!(
                     "{name:<24} {:<32} invalid  {} ({count} problems, see `check`)",
                     "-",
-                    file.display()
+                    text::path(&file)
                 );
             }
         }

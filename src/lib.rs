@@ -20,5 +20,6 @@ pub mod source;
 pub mod status;
 pub mod tasks;
 pub mod telemetry;
+pub mod text;
 pub mod tui;
 pub mod verify;

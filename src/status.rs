@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::telemetry::{
-    snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
+use crate::{
+    telemetry::snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
     text,
 };
 

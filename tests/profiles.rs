@@ -307,6 +307,18 @@ fn what_is_no_text_is_told() {
 
 /// Texts that make parsers slow, deep or loud.
 #[test]
+fn a_files_name_is_shown_as_every_text_from_outside() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a\u{1b}[2J\n\u{202e}b.yaml");
+    fs::write(&file, "name: shop\nmode: sideways\n").expect("it is written");
+    let told = problems(&file, folder.path());
+    assert!(told.starts_with("a[2J b.yaml:2:7: mode: "), "{told:?}");
+    let missing =
+        load(&folder.path().join("\u{9b}2Jc.yaml"), &Choice::default()).expect_err("it is not there");
+    assert!(missing[0].to_string().contains("/2Jc.yaml"), "{missing:?}");
+}
+
+#[test]
 fn hostile_texts_end_quickly() {
     let pieces = [
         "[",

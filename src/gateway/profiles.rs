@@ -7,6 +7,7 @@ use crate::{
     profile::{Choice, Problem, Profile, Role, load},
     source::Chosen,
     telemetry::snapshot::{ProblemRow, ProfileRow},
+    text,
 };
 
 impl Engine {
@@ -31,7 +32,7 @@ impl Engine {
         let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), facts);
         ProfileRow {
             name: stem.into_owned(),
-            file: file.map(|file| file.display().to_string()),
+            file: file.map(text::path),
             is_current: *chosen == self.chosen,
             mode,
             roles,

@@ -25,6 +25,7 @@ use crate::{
         log,
         snapshot::{NoticeLevel, PoolRow, PoolState, Snapshot},
     },
+    text,
 };
 
 /// The way is ready by then, or its step fails.
@@ -225,7 +226,7 @@ impl Walk {
 
     fn whose(&self, open: &sockets::Open) -> String {
         match &open.at {
-            Address::Path(path) => format!("the admin socket {}", path.display()),
+            Address::Path(path) => format!("the admin socket {}", text::path(path)),
             at => format!("{} {at} of the DMZ half in this process", open.kind),
         }
     }
@@ -293,10 +294,7 @@ pub fn profile(source: &Source, chosen: &Chosen, mode: Mode) -> Found {
             .into_iter()
             .flatten()
             .collect();
-    let file = profile
-        .file
-        .as_ref()
-        .map_or_else(|| "the built-in profile".into(), |file| file.display().to_string());
+    let file = profile.file.as_ref().map_or_else(|| "the built-in profile".into(), |file| text::path(file));
     match shown.is_empty() {
         true => Found::pass(format!("{file} reads; its links use no certificates")),
         false => Found::pass(format!("{file} reads; {}", shown.join("; "))),

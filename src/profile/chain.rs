@@ -12,9 +12,10 @@ use std::{
 };
 
 use super::{
-    problem::{Fault, Place, Problem, shown},
+    problem::{Fault, Place, Problem},
     yaml::{self, Entry, Node, Source, Value},
 };
+use crate::text;
 
 /// Reads `file` and what it extends. The tree's top is a map.
 pub(super) fn read(file: &Path) -> Result<(Node, Vec<Problem>), Vec<Problem>> {
@@ -50,7 +51,7 @@ fn follow(path: &Path, named_at: Option<&Place>, seen: &mut Vec<PathBuf>) -> Res
         return Ok(());
     };
     let fault = if seen.contains(&real) {
-        let what = format!("`{}` extends itself, through this key", shown(&path.display().to_string()));
+        let what = format!("`{}` extends itself, through this key", text::path(path));
         Fault::new(what, "remove this key, or name another file")
     } else if seen.len() == CHAIN_MAX {
         Fault::new(format!("a chain of more than {CHAIN_MAX} files"), "put some of them together")
@@ -64,7 +65,7 @@ fn follow(path: &Path, named_at: Option<&Place>, seen: &mut Vec<PathBuf>) -> Res
 /// The text of a file, or why there is none, told at `named_at` if another file named it.
 fn text(path: &Path, named_at: Option<Place>) -> Result<String, Problem> {
     let whole = || Place { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
-    let named = shown(&path.display().to_string());
+    let named = text::path(path);
     let unreadable = |error: io::Error| {
         let fault = match error.kind() {
             io::ErrorKind::NotFound => Fault::new(format!("there is no file `{named}`"), "correct the name"),
@@ -104,9 +105,7 @@ fn source(path: &Path) -> Arc<Source> {
 }
 
 fn label(path: &Path) -> Arc<str> {
-    let text: String =
-        path.display().to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    text.into()
+    text::path(path).into()
 }
 
 /// Takes `extends` out of the top map: the file it names, and the place that names it.

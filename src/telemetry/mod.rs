@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`end`] is how a session ends, [`registry`] who is alive, [`notices`] what an
 //! operator should see, [`snapshot`] the plain picture of it all, [`log`] the lines on standard
-//! error. [`text`] cleans what the other side can put on a screen.
+//! error.
 
 pub mod checklist;
 pub mod clock;
@@ -11,5 +11,4 @@ pub mod log;
 pub mod notices;
 pub mod registry;
 pub mod snapshot;
-pub mod text;
 pub mod waits;

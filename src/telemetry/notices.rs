@@ -11,8 +11,8 @@ use std::{
 use super::{
     log,
     snapshot::{Notice, NoticeLevel},
-    text,
 };
+use crate::text;
 
 /// Lines kept for the screen.
 const KEPT_MAX: usize = 200;

@@ -1,7 +1,7 @@
 //! How the screen looks on this terminal: a theme and a set of symbols.
 
 use crate::{
-    telemetry::text,
+    text,
     tui::{symbols::Symbols, theme::Theme},
 };
 

@@ -1,7 +1,9 @@
-//! Text from outside, made safe to show.
+//! Text from outside, made safe to show: on a screen, in a log, on a terminal.
 //!
 //! Names of services and peers, addresses and error texts come from clients, peers and the
 //! system. Shown raw they could move the cursor, turn the reading direction or hide letters.
+
+use std::path::Path;
 
 /// Stands for what [`clean`] cut off.
 pub const ELLIPSIS: char = '…';
@@ -16,6 +18,11 @@ pub fn clean(text: &str, chars_max: usize) -> String {
         out.push(ELLIPSIS);
     }
     out
+}
+
+/// The name of a file, on one line; no system has longer ones.
+pub fn path(path: &Path) -> String {
+    clean(&path.display().to_string(), PATH_CHARS_MAX)
 }
 
 fn visible(letter: char) -> Option<char> {
@@ -53,6 +60,8 @@ fn hides(letter: char) -> bool {
             | '\u{E0000}'..='\u{E0FFF}'
     )
 }
+
+const PATH_CHARS_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
