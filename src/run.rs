@@ -1,6 +1,6 @@
 //! Runs the gateway of a profile, with a screen or without, until it ends.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use rustix::process::{
@@ -24,7 +24,7 @@ use crate::{
     record::Recorder,
     source::Chosen,
     tasks::Tasks,
-    telemetry::log,
+    telemetry::{log, notices::Notices},
     tui::{self, Dashboard, source::Source},
 };
 
@@ -77,7 +77,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         socket
     });
     let outcome = runtime.block_on(async {
-        let screen = open_screen(cli, &handle, &tasks)?;
+        let screen = open_screen(cli, &handle, &tasks, engine.notices())?;
         obey_signals(&handle, &tasks, screen.clone())?;
         let outcome = engine.run().await;
         if let Some(admin) = admin {
@@ -101,7 +101,12 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
 }
 
 /// Opens the dashboard where there is a terminal; otherwise the gateway runs headless and says so.
-fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Option<Arc<Dashboard>>> {
+fn open_screen(
+    cli: &Cli,
+    handle: &Handle,
+    tasks: &Tasks,
+    notices: Arc<Notices>,
+) -> anyhow::Result<Option<Arc<Dashboard>>> {
     tasks.spawn("summary", headless::summarise(handle.for_asker("headless")));
     if cli.no_ui {
         return Ok(None);
@@ -111,15 +116,21 @@ fn open_screen(cli: &Cli, handle: &Handle, tasks: &Tasks) -> anyhow::Result<Opti
         return Ok(None);
     }
     let (quit, tasks, runtime) = (handle.for_asker("dashboard"), tasks.clone(), RuntimeHandle::current());
+    // Asked while it is there: of a lost one nothing can be told any more.
+    let logs_there = std::io::stderr().is_terminal();
     let gone = move |ended| {
-        log::set_quiet(false);
+        log::set_quiet(logs_there && ended == tui::Ended::TerminalGone);
         match ended {
             tui::Ended::Quit => {
                 let _inside = runtime.enter();
                 tasks.spawn("quit", async move { drop(quit.ask(Command::Stop).await) });
             }
             tui::Ended::LeftHeadless => tracing::info!("the screen was left; the gateway goes on headless"),
-            tui::Ended::TerminalGone => tracing::warn!("the terminal is gone; the gateway goes on headless"),
+            tui::Ended::TerminalGone if logs_there => {
+                notices
+                    .warn("the terminal is gone, and the log that went there; the gateway goes on headless");
+            }
+            tui::Ended::TerminalGone => notices.warn("the terminal is gone; the gateway goes on headless"),
             tui::Ended::GatewayStopped | tui::Ended::Left => {}
         }
     };

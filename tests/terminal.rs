@@ -22,6 +22,11 @@ fn shop() -> Place {
     place
 }
 
+fn status(place: &Place) -> serde_json::Value {
+    let output = place.command(&["status", "--json"]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 fn open(place: &Place) -> Terminal {
     Terminal::open(place, &["--profile", "shop.yaml"])
 }
@@ -87,7 +92,78 @@ fn a_gateway_that_lost_its_terminal_goes_on_and_burns_nothing() {
     thread::sleep(Duration::from_secs(2));
     let burnt = terminal.cpu_ticks() - before;
     assert!(burnt < 40, "{burnt} ticks in 2 s");
-    assert!(place.command(&["status"]).output().unwrap().status.success());
+    let status = status(&place);
+    let told = status["notices"].as_array().unwrap().iter().any(|line| {
+        line["text"] == "the terminal is gone, and the log that went there; the gateway goes on headless"
+    });
+    assert!(told, "{}", status["notices"]);
+    assert_eq!((&status["log_lines_lost"], &status["log_trouble"]), (&0.into(), &serde_json::Value::Null));
     assert!(place.command(&["stop"]).output().unwrap().status.success());
     assert_eq!(terminal.exit_code(), 0);
+}
+
+#[test]
+fn a_log_that_went_to_a_lost_terminal_is_told_as_just_that() {
+    let place = shop();
+    let mut terminal = Terminal::open(&place, &["--no-ui", "--profile", "shop.yaml"]);
+    terminal.until_shown("up to ");
+    terminal.hang_up();
+    // Headless, a hang-up is a reload, whose line is the first that is lost.
+    let status = until("it is told", SOON, || {
+        let status = status(&place);
+        (!status["log_trouble"].is_null()).then_some(status)
+    });
+    assert_eq!(status["log_trouble"], "the terminal of standard error is gone");
+    assert!(place.command(&["stop"]).output().unwrap().status.success());
+    assert_eq!(terminal.exit_code(), 0);
+}
+
+#[test]
+fn a_terminal_that_changes_its_size_is_filled_anew() {
+    let place = shop();
+    let mut terminal = open(&place);
+    terminal.until_shown("running");
+    for (columns, rows) in [(140, 40), (60, 15), (3, 2), (100, 30)] {
+        terminal.resize(columns, rows);
+        terminal.until("the whole of it is used, and no more", |screen| {
+            let line = |at| screen.contents_between(at, 0, at, columns).trim_end().to_owned();
+            // Frames end at the last column; what is drawn beyond it would wrap.
+            columns < 60 || (0..rows).any(|at| line(at).chars().count() == usize::from(columns))
+        });
+    }
+    // In the process of the gateway a suspension would stop every session: the key means nothing.
+    terminal.press("\u{1a}");
+    terminal.until_shown("LIVE");
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+    terminal.until_left();
+}
+
+#[test]
+fn the_terminal_is_sane_after_each_way_to_leave() {
+    use rustix::process::{Signal, kill_process};
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    // A key, or the signal that the shell's program is sent.
+    let ways = [
+        ("q", Ok("q")),
+        ("Ctrl-C", Ok("\u{3}")),
+        ("SIGTERM", Err(Signal::TERM)),
+        ("SIGINT", Err(Signal::INT)),
+    ];
+    for (way, leave) in ways {
+        let place = shop();
+        let script = format!("{program} --profile shop.yaml; echo ended with $?; stty -a; read go");
+        let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
+        terminal.until_shown("running");
+        match leave {
+            Ok(keys) => terminal.press(keys),
+            Err(signal) => kill_process(terminal.child_of_shell(), signal).unwrap(),
+        }
+        terminal.until(&format!("a sane terminal after {way}"), |screen| {
+            let shown = screen.contents();
+            let is_cooked =
+                ["isig icanon", " echo ", " icrnl", "\nopost"].iter().all(|mode| shown.contains(mode));
+            shown.contains("ended with 0") && is_cooked && !screen.alternate_screen() && !screen.hide_cursor()
+        });
+    }
 }

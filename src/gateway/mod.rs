@@ -144,6 +144,11 @@ impl Engine {
         Self { admin: path.map(Path::to_path_buf), ..self }
     }
 
+    /// Where lines for the operator go.
+    pub fn notices(&self) -> Arc<Notices> {
+        self.common.notices.clone()
+    }
+
     /// Runs until it is stopped.
     pub async fn run(mut self) -> Outcome {
         let mut unattended = false;

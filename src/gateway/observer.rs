@@ -181,6 +181,7 @@ impl Engine {
             ended: if with_rows { registry.ended() } else { Vec::new() },
             notices: self.common.notices.all(),
             log_lines_lost: log::lines_lost(),
+            log_trouble: log::trouble(),
             traffic: self.traffic.samples.iter().copied().collect(),
             descriptors: if with_rows { descriptors() } else { Descriptors::default() },
             switching: switching.map(|switching| switching.row()),

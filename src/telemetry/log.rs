@@ -7,17 +7,20 @@ use std::{
     io::{self, Write},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
     time::Duration,
 };
 
+use rustix::io::Errno;
 use tracing_subscriber::{
     EnvFilter,
     fmt::{MakeWriter, format::Writer, time::FormatTime},
 };
+
+use super::clock;
 
 /// Lines that may wait for a slow reader.
 const QUEUED_LINES_MAX: usize = 8192;
@@ -43,7 +46,7 @@ pub struct LogGuard {
     done: Receiver<()>,
 }
 
-static LOST: AtomicU64 = AtomicU64::new(0);
+static LOSSES: Losses = Losses::new();
 /// While a screen owns the terminal, lines are dropped; notices are kept in the snapshot.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
@@ -54,8 +57,57 @@ pub fn set_quiet(quiet: bool) {
 
 /// Lines lost so far.
 pub fn lines_lost() -> u64 {
-    LOST.load(Ordering::Relaxed)
+    LOSSES.lines.load(Ordering::Relaxed)
 }
+
+/// Why lines are lost, while they are: for a minute after the last.
+pub fn trouble() -> Option<String> {
+    LOSSES.trouble(clock::coarse_ms())
+}
+
+/// Lines that were not written, and why.
+#[derive(Debug)]
+struct Losses {
+    lines: AtomicU64,
+    /// `clock::coarse_ms` of the last of them; 0: none was lost.
+    at_ms: AtomicU64,
+    /// The error of the write that lost it; 0: none, the queue was full.
+    errno: AtomicI32,
+}
+
+impl Losses {
+    const fn new() -> Self {
+        Self { lines: AtomicU64::new(0), at_ms: AtomicU64::new(0), errno: AtomicI32::new(TOO_SLOW) }
+    }
+
+    fn lose(&self, lines: u64, errno: i32, now_ms: u64) {
+        self.lines.fetch_add(lines, Ordering::Relaxed);
+        self.errno.store(errno, Ordering::Relaxed);
+        self.at_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    fn trouble(&self, now_ms: u64) -> Option<String> {
+        let at_ms = Some(self.at_ms.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
+        let goes_on = now_ms.saturating_sub(at_ms) < TOLD_MS;
+        goes_on.then(|| cause(self.errno.load(Ordering::Relaxed)))
+    }
+}
+
+fn cause(errno: i32) -> String {
+    if errno == TOO_SLOW {
+        return "standard error is read too slowly".into();
+    }
+    match Errno::from_raw_os_error(errno) {
+        Errno::IO => "the terminal of standard error is gone".into(),
+        Errno::PIPE => "nobody reads standard error any more".into(),
+        _ => format!("standard error: {}", io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// No error: the queue was full.
+const TOO_SLOW: i32 = 0;
+/// A loss is told for so long.
+const TOLD_MS: u64 = 60_000;
 
 /// Installs the process's log; call once.
 pub fn init(format: LogFormat) -> Option<LogGuard> {
@@ -124,12 +176,18 @@ fn write_lines(lines: &Receiver<Line>) {
         let lost = lines_lost();
         let result = if lost > told {
             told = lost;
-            writeln!(out, "{} WARN {lost} log lines lost: standard error is read too slowly", utc_now())
+            let cause = cause(LOSSES.errno.load(Ordering::Relaxed));
+            writeln!(out, "{} WARN {lost} log lines lost: {cause}", utc_now())
         } else {
             Ok(())
         };
-        if result.and_then(|()| out.write_all(&text)).is_err() {
-            LOST.fetch_add(count, Ordering::Relaxed);
+        if let Err(error) = result.and_then(|()| out.write_all(&text)) {
+            let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+            LOSSES.lose(count, errno, clock::coarse_ms());
+            // A terminal that has gone never comes back, and neither does whoever read the log there.
+            if errno == Errno::IO.raw_os_error() {
+                set_quiet(true);
+            }
         }
     }
 }
@@ -145,7 +203,7 @@ impl Write for Lines {
             return Ok(line.len());
         }
         if self.sender.try_send(Line::Text(line.to_vec())).is_err() {
-            LOST.fetch_add(1, Ordering::Relaxed);
+            LOSSES.lose(1, TOO_SLOW, clock::coarse_ms());
         }
         Ok(line.len())
     }
@@ -168,5 +226,27 @@ struct Utc;
 impl FormatTime for Utc {
     fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
         out.write_str(&utc_now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_with_its_cause_and_for_a_minute() {
+        let losses = Losses::new();
+        assert_eq!(losses.trouble(5), None);
+        for (errno, cause) in [
+            (TOO_SLOW, "standard error is read too slowly"),
+            (5, "the terminal of standard error is gone"),
+            (32, "nobody reads standard error any more"),
+            (28, "standard error: No space left on device (os error 28)"),
+        ] {
+            losses.lose(2, errno, 1000);
+            assert_eq!(losses.trouble(60_999).as_deref(), Some(cause));
+            assert_eq!(losses.trouble(61_000), None, "it is over");
+        }
+        assert_eq!(losses.lines.load(Ordering::Relaxed), 8);
     }
 }

@@ -36,8 +36,11 @@ pub struct Snapshot {
     pub ended: Vec<EndedRow>,
     /// The last notices, oldest first.
     pub notices: Vec<Notice>,
-    /// Log lines lost because the reader of standard error was too slow.
+    /// Log lines that were not written.
     pub log_lines_lost: u64,
+    /// Why the last of them were lost, for a minute.
+    #[serde(default)]
+    pub log_trouble: Option<String>,
     /// Bytes a second over the last two minutes, one sample a second, oldest first.
     pub traffic: Vec<TrafficSample>,
     pub descriptors: Descriptors,
@@ -97,6 +100,7 @@ impl Snapshot {
             ended: Vec::new(),
             notices: Vec::new(),
             log_lines_lost: 0,
+            log_trouble: None,
             traffic: Vec::new(),
             descriptors: Descriptors::default(),
             switching: None,

@@ -162,8 +162,8 @@ pub fn troubles(snapshot: &Snapshot) -> Vec<Trouble> {
         }
     }
     found.extend(trouble_of_descriptors(snapshot));
-    if snapshot.log_lines_lost > 0 {
-        let text = format!("{} log lines lost: standard error is read too slowly", snapshot.log_lines_lost);
+    if let Some(cause) = &snapshot.log_trouble {
+        let text = format!("{} log lines lost: {cause}", snapshot.log_lines_lost);
         found.push(Trouble { severity: Severity::Short, text });
     }
     found.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));

@@ -39,19 +39,27 @@ pub struct Dashboard {
 ///
 /// The terminal or the thread cannot be had; the terminal is then as it was.
 pub fn spawn(source: Source, gone: impl FnOnce(Ended) + Send + 'static) -> io::Result<Dashboard> {
+    open(move |entered, told| show(entered, source, told), gone)
+}
+
+/// The same for whatever is shown: `show` has the terminal until it ends, or panics.
+fn open<F: Future<Output = Ended>>(
+    show: impl FnOnce(Entered, mpsc::Receiver<Ended>) -> F + Send + 'static,
+    gone: impl FnOnce(Ended) + Send + 'static,
+) -> io::Result<Dashboard> {
     terminal::can_open().map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (told, hears) = mpsc::channel(TOLD_MAX);
     let (opened, has_opened) = sync_mpsc::sync_channel(1);
     let (ends, ended) = sync_mpsc::sync_channel(1);
-    let show = move || {
+    let run = move || {
         let entered = match terminal::enter() {
             Ok(entered) => entered,
             // The caller waits for this word, see below.
             Err(error) => return drop(opened.send(Err(error))),
         };
         drop(opened.send(Ok(())));
-        let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, source, hears))));
+        let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, hears))));
         // The hook has told of the panic and restored the terminal.
         let ended = shown.unwrap_or(Ended::TerminalGone);
         if matches!(ended, Ended::TerminalGone | Ended::LeftHeadless) {
@@ -61,7 +69,7 @@ pub fn spawn(source: Source, gone: impl FnOnce(Ended) + Send + 'static) -> io::R
         // Nobody may be waiting for the end.
         let _ = ends.send(ended);
     };
-    thread::Builder::new().name("screen".into()).spawn(show)?;
+    thread::Builder::new().name("screen".into()).spawn(run)?;
     has_opened.recv().map_err(io::Error::other)??;
     Ok(Dashboard { told, ended: Mutex::new(ended) })
 }
@@ -106,3 +114,89 @@ async fn show(entered: Entered, source: Source, told: mpsc::Receiver<Ended>) -> 
 
 /// One word of each kind, and one more.
 const TOLD_MAX: usize = 3;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{io::Read, sync::mpsc::channel};
+
+    use portable_pty::{CommandBuilder, PtySize, native_pty_system};
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    use super::*;
+
+    /// Set in the process that has the terminal; the test starts itself there.
+    const INSIDE: &str = "PORTCULLIS_TEST_IN_TERMINAL";
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn is_cooked() -> bool {
+        tcgetattr(io::stdout()).unwrap().local_modes.contains(LocalModes::ICANON | LocalModes::ECHO)
+    }
+
+    /// Runs the test of this name once more in a terminal; what is on it in the end.
+    fn in_terminal(test: &str) -> vt100::Parser {
+        let pair =
+            native_pty_system().openpty(PtySize { rows: 50, cols: 200, ..PtySize::default() }).unwrap();
+        let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]);
+        for (name, value) in [(INSIDE, "1"), ("TERM", "xterm"), ("RUST_BACKTRACE", "0")] {
+            command.env(name, value);
+        }
+        let mut child = pair.slave.spawn_command(command).unwrap();
+        drop(pair.slave);
+        let mut reader = pair.master.try_clone_reader().unwrap();
+        let [rows, columns] = [50, 200].map(|cells| std::num::NonZeroU16::new(cells).unwrap());
+        let mut screen = vt100::Parser::new(rows, columns, 0);
+        let mut chunk = [0; 4096];
+        // A terminal whose last program has ended fails to be read.
+        while let Ok(count @ 1..) = reader.read(&mut chunk) {
+            screen.process(&chunk[..count]);
+        }
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{status:?}\n{}", screen.screen().contents());
+        screen
+    }
+
+    #[test]
+    fn a_screen_that_panics_gives_the_terminal_back() {
+        if std::env::var_os(INSIDE).is_none() {
+            let seen = in_terminal("tui::thread::tests::a_screen_that_panics_gives_the_terminal_back");
+            let (screen, shown) = (seen.screen(), seen.screen().contents());
+            assert!(!screen.alternate_screen() && !screen.hide_cursor(), "{shown}");
+            assert!(shown.contains("a view that fails"), "the panic is told on the restored screen\n{shown}");
+            return;
+        }
+        let (tell, told) = channel();
+        let show = |entered: Entered, _| async move {
+            let _entered = entered;
+            assert!(!is_cooked(), "it has the terminal");
+            panic!("a view that fails");
+        };
+        let screen = open(show, move |ended| tell.send((ended, is_cooked())).unwrap()).unwrap();
+        assert_eq!(told.recv_timeout(SOON).unwrap(), (Ended::TerminalGone, true), "as it was");
+        assert_eq!(screen.wait(SOON), Some(Ended::TerminalGone));
+    }
+
+    #[test]
+    fn a_task_that_panics_leaves_the_living_screen_alone() {
+        if std::env::var_os(INSIDE).is_none() {
+            let seen = in_terminal("tui::thread::tests::a_task_that_panics_leaves_the_living_screen_alone");
+            let shown = seen.screen().contents();
+            assert!(!seen.screen().alternate_screen(), "{shown}");
+            assert!(!shown.contains("a task that fails"), "{shown}");
+            return;
+        }
+        let show = |entered: Entered, mut told: mpsc::Receiver<Ended>| async move {
+            let _entered = entered;
+            told.recv().await.unwrap()
+        };
+        let screen = open(show, |_| ()).unwrap();
+        assert!(!terminal::take_spoilt());
+        let panicked = thread::spawn(|| panic!("a task that fails")).join();
+        assert!(panicked.is_err() && terminal::is_entered() && !is_cooked(), "the screen has its terminal");
+        assert!(terminal::take_spoilt(), "the next frame draws every cell");
+        screen.end(Ended::Quit);
+        assert_eq!(screen.wait(SOON), Some(Ended::Quit));
+        assert!(is_cooked() && !terminal::is_entered());
+    }
+}

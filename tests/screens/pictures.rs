@@ -127,6 +127,7 @@ pub fn degraded() -> Snapshot {
     snapshot.totals.sessions_waiting = 1;
     snapshot.services[2].totals.sessions_waiting = 1;
     snapshot.log_lines_lost = 17;
+    snapshot.log_trouble = Some("standard error is read too slowly".into());
     let service = |name: &str| ServiceRow {
         name: name.into(),
         connect: Some(format!("tcp://{name}.corp.example:9000")),

@@ -14,6 +14,8 @@ use std::{
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
+use rustix::process::Pid;
+
 use crate::process::{Place, SOON, until};
 
 /// A program in a terminal of 100 by 30, and what is on it.
@@ -64,6 +66,22 @@ impl Terminal {
 
     pub fn press(&mut self, keys: &str) {
         self.keys.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let [height, width] = [rows, columns].map(|cells| NonZeroU16::new(cells).unwrap());
+        self.screen.lock().unwrap().screen_mut().set_size(height, width);
+        let size = PtySize { rows, cols: columns, ..PtySize::default() };
+        self.master.as_ref().unwrap().resize(size).unwrap();
+    }
+
+    /// The program that a shell in the terminal has started.
+    pub fn child_of_shell(&self) -> Pid {
+        let file = format!("/proc/{0}/task/{0}/children", self.process());
+        let children = until("the shell has started it", SOON, || {
+            fs::read_to_string(&file).ok().filter(|children| !children.is_empty())
+        });
+        Pid::from_raw(children.trim().parse().unwrap()).unwrap()
     }
 
     #[track_caller]
