@@ -138,6 +138,12 @@ pub fn notices(snapshot: &Snapshot) -> impl Iterator<Item = &Notice> {
     snapshot.notices.iter().rev()
 }
 
+/// What the sessions of a service reach, where this gateway has the half that knows.
+pub fn backend<'a>(snapshot: &'a Snapshot, service: &str) -> Option<&'a str> {
+    let mut rows = snapshot.services.iter().filter(|row| row.name == service);
+    rows.find_map(|row| row.connect.as_deref())
+}
+
 pub fn pool_key(row: &PoolRow) -> String {
     let (peer, address) = (row.peer.as_deref().unwrap_or("-"), row.address.as_deref().unwrap_or("-"));
     format!("{:?} {} {peer} {address}", row.role, row.service)

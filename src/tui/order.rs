@@ -1,9 +1,14 @@
 //! Which sessions are listed and in which order, so that rows do not jump under the eye.
 
-use std::{cmp::Ordering, collections::HashMap, ops::Range};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use crate::{
-    telemetry::snapshot::{SessionPhase, SessionRow, Snapshot},
+    profile::Role,
+    telemetry::snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
     tui::filter::{Filter, Row},
 };
 
@@ -107,6 +112,10 @@ pub struct Order {
     open: Vec<usize>,
     /// Places of [`Snapshot::ended`].
     ended: Vec<usize>,
+    /// Open rows that there are to list, whatever the filter says.
+    listable: usize,
+    /// In a pair, where the inner half's part of an open session is, by the session's id.
+    inner: HashMap<String, usize>,
     /// The line each session had when the rows were sorted last.
     lines: HashMap<String, usize>,
     sorted_at_seconds: Option<f64>,
@@ -116,9 +125,25 @@ impl Order {
     /// Between two sorts rows keep their order and new ones come last.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
-        let passes = |row| self.filter.matches(snapshot, row);
-        self.open = (0..rows.len()).filter(|&place| passes(Row::Open(&rows[place]))).collect();
-        let is_shown = |row| snapshot_keeps(row) && passes(Row::Ended(row));
+        let mut outer = outer_ids(snapshot, rows.iter().map(|row| (row.role, &*row.id)));
+        self.inner.clear();
+        self.listable = 0;
+        self.open.clear();
+        for (place, row) in rows.iter().enumerate() {
+            if row.role == Role::Internal && outer.contains(&*row.id) {
+                self.inner.insert(row.id.clone(), place);
+                continue;
+            }
+            self.listable += 1;
+            if self.filter.matches(snapshot, Row::Open(row)) {
+                self.open.push(place);
+            }
+        }
+        outer.extend(outer_ids(snapshot, snapshot.ended.iter().map(|row| (row.role, &*row.id))));
+        let is_shown = |row: &EndedRow| {
+            let is_inner = row.role == Role::Internal && outer.contains(&*row.id);
+            snapshot_keeps(row) && !is_inner && self.filter.matches(snapshot, Row::Ended(row))
+        };
         let ended = snapshot.ended.iter().enumerate();
         self.ended = ended.filter(|(_, row)| is_shown(row)).map(|(place, _)| place).collect();
         let now = snapshot.uptime_seconds;
@@ -160,6 +185,17 @@ impl Order {
         self.open.len()
     }
 
+    /// Open rows that there are to list, whatever the filter says.
+    pub fn listable_len(&self) -> usize {
+        self.listable
+    }
+
+    /// The inner half's part of a session whose other part is listed.
+    pub fn inner<'a>(&self, snapshot: &'a Snapshot, row: &SessionRow) -> Option<&'a SessionRow> {
+        let &place = self.inner.get(&row.id).filter(|_| row.role == Role::Dmz)?;
+        snapshot.sessions.get(place).filter(|inner| inner.id == row.id)
+    }
+
     /// The rows of some lines; lines that do not exist are left out.
     pub fn rows<'a>(&self, snapshot: &'a Snapshot, lines: Range<usize>) -> Vec<Row<'a>> {
         let end = lines.end.min(self.len());
@@ -182,7 +218,13 @@ impl Order {
     }
 }
 
-fn snapshot_keeps(row: &crate::telemetry::snapshot::EndedRow) -> bool {
+/// In a pair, the sessions whose outer part is in the picture: the inner part of one is told with it.
+fn outer_ids<'a>(snapshot: &Snapshot, rows: impl Iterator<Item = (Role, &'a str)>) -> HashSet<&'a str> {
+    let is_pair = snapshot.roles.contains(&Role::Dmz) && snapshot.roles.contains(&Role::Internal);
+    rows.filter(|(role, _)| is_pair && *role == Role::Dmz).map(|(_, id)| id).collect()
+}
+
+fn snapshot_keeps(row: &EndedRow) -> bool {
     row.ago_seconds < KEPT_SECONDS
 }
 

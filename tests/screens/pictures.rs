@@ -69,6 +69,18 @@ pub fn healthy() -> Snapshot {
     }
 }
 
+/// The same with the inner half's parts of two sessions, one open and one ended, and one by itself.
+pub fn pair() -> Snapshot {
+    let mut snapshot = healthy();
+    snapshot.sessions.extend([
+        SessionRow { role: Role::Internal, ..session(18_611, "chat", 6_600, 610) },
+        SessionRow { role: Role::Internal, ..session(18_888, "chat", 0, 0) },
+    ]);
+    let inner = EndedRow { role: Role::Internal, ..ended(18_859, "--", "both sides finished", 2.0) };
+    snapshot.ended.insert(1, inner);
+    snapshot
+}
+
 fn services() -> Vec<ServiceRow> {
     let service = |role, name: &str, accept: &[&str], connect: Option<&str>, totals| ServiceRow {
         role,

@@ -100,7 +100,7 @@ fn facts(app: &App) -> Vec<Fact> {
     let facts = match app.screen() {
         Screen::Overview | Screen::Sessions => app.selected_session(shown).map(|row| match row {
             Row::Open(row) => of_session(app, shown, row),
-            Row::Ended(row) => of_ended(app, row),
+            Row::Ended(row) => of_ended(app, shown, row),
         }),
         Screen::Pool => app
             .selected_pool(shown)
@@ -121,16 +121,20 @@ fn fact(app: &App, about: &'static str, text: String) -> Fact {
 fn of_session(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<Fact> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
-    let backend =
-        shown.services.iter().find(|service| service.name == row.service && service.connect.is_some());
-    let backend = backend.and_then(|service| service.connect.clone());
+    let backend = lists::backend(shown, &row.service);
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("{}, last byte {}", phase_word(row.phase), last_byte(row))),
         fact("client", addresses.client(&row.client)),
         fact("service", row.service.clone()),
-        fact("backend", backend.map_or("the internal gateway knows".into(), |to| addresses.text(&to))),
+        fact("backend", backend.map_or("the internal gateway knows".into(), |to| addresses.text(to))),
     ];
+    let inner = app.order().inner(shown, row);
+    facts.extend(
+        inner.map(|inner| {
+            fact("inside", format!("{}, last byte {}", phase_word(inner.phase), last_byte(inner)))
+        }),
+    );
     facts.extend(of_peer(app, shown, row.peer.as_deref()));
     facts.extend(row.waited_ms.map(|ms| fact("waited", format!("{} for a link", format::wait(ms)))));
     facts.extend(row.connected_ms.map(|ms| fact("connected", format!("in {}", format::wait(ms)))));
@@ -150,11 +154,15 @@ fn moved(bytes: u64, rate: u64) -> String {
     format!("{} in all, {} now", format::bytes(bytes), format::rate(rate))
 }
 
-fn of_ended(app: &App, row: &EndedRow) -> Vec<Fact> {
+fn of_ended(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<Fact> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let code = end::explained(&row.end).unwrap_or_default();
-    vec![
+    let mut inner = shown.ended.iter().filter(|inner| inner.id == row.id && inner.role != row.role);
+    let inner = inner
+        .next()
+        .map(|inner| fact("other half", format!("{} {}", inner.end, addresses.text(&inner.reason))));
+    let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("ended {} ago", format::span(row.ago_seconds))),
         Fact { style: app.look.theme.title, ..fact("end", format!("{} {code}", row.end)) },
@@ -165,7 +173,9 @@ fn of_ended(app: &App, row: &EndedRow) -> Vec<Fact> {
         fact("lasted", format::span(row.seconds)),
         fact("up", format::bytes(row.bytes_up)),
         fact("down", format::bytes(row.bytes_down)),
-    ]
+    ];
+    facts.extend(inner);
+    facts
 }
 
 /// The gateway a session goes over, and what is known of the links to it.

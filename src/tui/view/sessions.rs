@@ -7,8 +7,8 @@ use crate::{
     telemetry::snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
     tui::{
         app::App,
-        filter::Row,
-        format, order,
+        filter::{Row, phase_word},
+        format, lists, order,
         view::{
             panel,
             pool::{half_word, number},
@@ -26,6 +26,7 @@ pub enum Kind {
     Client,
     Service,
     Peer,
+    Backend,
     RateUp,
     RateDown,
     Up,
@@ -33,7 +34,7 @@ pub enum Kind {
     Phase,
 }
 
-pub const COLUMNS: [Column<Kind>; 12] = [
+pub const COLUMNS: [Column<Kind>; 13] = [
     column(Kind::Mark, "", (2, 2, 0), Side::Left, 0),
     column(Kind::Id, "ID", (6, 12, 0), Side::Left, 5),
     column(Kind::Half, "HALF", (4, 4, 0), Side::Left, 7),
@@ -41,6 +42,7 @@ pub const COLUMNS: [Column<Kind>; 12] = [
     column(Kind::Client, "CLIENT", (21, 47, 0), Side::Left, 0),
     column(Kind::Service, "SERVICE", (8, 24, 0), Side::Left, 2),
     column(Kind::Peer, "PEER", (8, 21, 0), Side::Left, 7),
+    column(Kind::Backend, "BACKEND", (12, 21, 0), Side::Left, 7),
     column(Kind::RateUp, "UP/S", (5, 6, 0), Side::Right, 2),
     column(Kind::RateDown, "DOWN/S", (6, 7, 0), Side::Right, 2),
     column(Kind::Up, "UP", (5, 6, 0), Side::Right, 6),
@@ -185,7 +187,7 @@ fn sorted_by(kind: Kind) -> Option<order::Column> {
         Kind::Up => order::Column::Up,
         Kind::Down => order::Column::Down,
         Kind::Phase => order::Column::Trouble,
-        Kind::Mark | Kind::Id | Kind::Half | Kind::Peer => return None,
+        Kind::Mark | Kind::Id | Kind::Half | Kind::Peer | Kind::Backend => return None,
     })
 }
 
@@ -195,7 +197,9 @@ fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
         || snapshot.ended.iter().any(|row| row.peer.is_some());
     let shown = |kind| match kind {
         Kind::Half => has_halves,
-        Kind::Peer => has_peers,
+        Kind::Peer => has_peers && !has_halves,
+        // In a pair the peer is the pair itself.
+        Kind::Backend => has_halves,
         Kind::Mark | Kind::Id | Kind::Age | Kind::Client | Kind::Service | Kind::Phase => true,
         Kind::RateUp | Kind::RateDown | Kind::Up | Kind::Down => true,
     };
@@ -220,7 +224,7 @@ fn facts(app: &App) -> String {
 /// `12 of 66`, while a filter holds rows back.
 pub fn listed(app: &App) -> Option<String> {
     let order = app.order();
-    let open = app.snapshot().sessions.len();
+    let open = order.listable_len();
     (!order.filter.is_empty()).then(|| format!("{} of {open}", order.open_len()))
 }
 
@@ -235,16 +239,25 @@ fn open_cell(app: &App, row: &SessionRow, kind: Kind) -> Cell {
     match kind {
         Kind::Mark => Cell::new("", theme.plain),
         Kind::Id => Cell::new(look.text(&row.id, TEXT_CHARS), theme.plain),
+        Kind::Half if app.order().inner(app.snapshot(), row).is_some() => Cell::new("both", theme.plain),
         Kind::Half => half(app, row.role),
         Kind::Age => Cell::new(format::age(row.age_seconds), theme.plain),
         Kind::Client => Cell::new(look.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain),
         Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
         Kind::Peer => peer(app, row.peer.as_deref()),
+        Kind::Backend => peer(app, lists::backend(app.snapshot(), &row.service)),
         Kind::RateUp => number(look, row.rate_up),
         Kind::RateDown => number(look, row.rate_down),
         Kind::Up => number(look, row.bytes_up),
         Kind::Down => number(look, row.bytes_down),
-        Kind::Phase => phase(app, row),
+        Kind::Phase => match app.order().inner(app.snapshot(), row) {
+            // The outer half's, then the inner one's.
+            Some(inner) if inner.phase != row.phase => {
+                let outer = phase(app, row);
+                Cell { text: format!("{}/{}", outer.text, phase_word(inner.phase)), ..outer }
+            }
+            Some(_) | None => phase(app, row),
+        },
     }
 }
 
@@ -274,6 +287,7 @@ fn ended_cell(app: &App, row: &EndedRow, kind: Kind) -> Cell {
         Kind::Client => look.text(&app.addresses().client(&row.client), TEXT_CHARS),
         Kind::Service => look.text(&row.service, TEXT_CHARS),
         Kind::Peer => peer(app, row.peer.as_deref()).text,
+        Kind::Backend => peer(app, lists::backend(app.snapshot(), &row.service)).text,
         Kind::RateUp | Kind::RateDown => "-".into(),
         Kind::Up => format::amount(row.bytes_up),
         Kind::Down => format::amount(row.bytes_down),
