@@ -13,7 +13,7 @@ impl App {
     pub(super) fn toggle_mouse(&mut self) -> Reaction {
         let (mouse, text) = match self.mouse {
             Mouse::Off => {
-                (Mouse::On, "mouse on: a click selects, the wheel scrolls, a head sorts; m gives it back")
+                (Mouse::On, "mouse on, m gives it back: a click selects, the wheel scrolls, a head sorts")
             }
             Mouse::On => (Mouse::Off, "mouse off: the terminal selects text again"),
         };

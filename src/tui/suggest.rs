@@ -69,7 +69,10 @@ impl App {
                     format!("{} to {}", self.addresses().client(&row.client), row.service)
                 };
                 let rows = shown.sessions.iter().take(VALUES_MAX);
-                rows.map(|row| (row.id.clone(), help(row))).collect()
+                let mut rows: Vec<_> = rows.map(|row| (row.id.clone(), help(row))).collect();
+                // In a pair both halves call a session the same.
+                rows.dedup_by(|a, b| a.0 == b.0);
+                rows
             }
             Action::Drain => plain(services(shown)),
             Action::Switch => plain(self.profiles().iter().map(|row| row.name.as_str()).collect()),

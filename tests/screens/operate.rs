@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use portcullis::{
     gateway::handle::{Answer, Command},
-    telemetry::snapshot::Snapshot,
+    profile::{Mode, Role},
+    telemetry::snapshot::{SessionRow, Snapshot},
     tui::{
         app::{App, Mouse, Reaction},
         look::Look,
@@ -110,7 +111,10 @@ fn a_service_that_serves_nobody_is_marked_and_says_why() {
 
 #[test]
 fn commands_are_shown_with_their_help_while_one_is_typed() {
-    let mut app = app(pictures::healthy());
+    let mut pair = pictures::healthy();
+    let other_half = |row: &_| SessionRow { role: Role::Internal, ..SessionRow::clone(row) };
+    pair.sessions = pair.sessions.iter().flat_map(|row| [row.clone(), other_half(row)]).collect();
+    let mut app = app(pair);
     press(&mut app, ":");
     shows(&app, "close SESSION");
     let narrow = |app: &App| shown(app, (60, 15));
@@ -120,6 +124,10 @@ fn commands_are_shown_with_their_help_while_one_is_typed() {
         code(&mut app, KeyCode::PageDown);
     }
     assert!(narrow(&app).contains("walk the checklist"), "{}", narrow(&app));
+    let of_pair = |app: &App| shown(app, (60, 15)).matches("203.0.113.3:57003 to").count();
+    press(&mut app, "kill ");
+    assert_eq!(of_pair(&app), 1);
+    app.press(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
     press(&mut app, "th");
     shows(&app, "theme THEME");
     press(&mut app, "\t");
@@ -292,7 +300,6 @@ fn what_destroys_nothing_is_asked_at_once() {
 
 #[test]
 fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
-    use portcullis::profile::{Mode, Role};
     let healthy = pictures::healthy();
     let half = |mode, role| Snapshot { mode, roles: vec![role], ..healthy.clone() };
     for (snapshot, dials) in [

@@ -212,8 +212,7 @@ fn small_edges(area: Rect) -> [Rect; 4] {
 /// Header, screens, alert, the screen, footer.
 fn edges(area: Rect) -> [Rect; 5] {
     let one = Constraint::Length(1);
-    let footer = Constraint::Length(if size(area) == Size::Full { 2 } else { 1 });
-    Layout::vertical([one, one, one, Constraint::Min(6), footer]).areas(area)
+    Layout::vertical([one, one, one, Constraint::Min(6), Constraint::Length(2)]).areas(area)
 }
 
 /// Header, alert, the list, status, footer.

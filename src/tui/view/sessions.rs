@@ -37,10 +37,10 @@ pub enum Kind {
 pub const COLUMNS: [Column<Kind>; 13] = [
     column(Kind::Mark, "", (2, 2, 0), Side::Left, 0),
     column(Kind::Id, "ID", (6, 12, 0), Side::Left, 5),
-    column(Kind::Half, "HALF", (4, 4, 0), Side::Left, 7),
+    column(Kind::Half, "HALF", (4, 4, 0), Side::Left, 4),
     column(Kind::Age, "AGE", (6, 6, 0), Side::Right, 3),
     column(Kind::Client, "CLIENT", (21, 47, 0), Side::Left, 0),
-    column(Kind::Service, "SERVICE", (8, 24, 0), Side::Left, 2),
+    column(Kind::Service, "SERVICE", (7, 24, 0), Side::Left, 2),
     column(Kind::Peer, "PEER", (8, 21, 0), Side::Left, 7),
     column(Kind::Backend, "BACKEND", (12, 21, 0), Side::Left, 7),
     column(Kind::RateUp, "UP/S", (5, 6, 0), Side::Right, 2),
