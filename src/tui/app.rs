@@ -55,6 +55,8 @@ pub struct App {
     alert: usize,
     /// Set when no snapshot has come for a while.
     silent_seconds: Option<u64>,
+    /// A reload is under way, or was refused and its profile is to be shown.
+    pub(super) reload: Reload,
     /// The profiles that are shown were read before something changed.
     profiles_aged: bool,
 }
@@ -134,6 +136,18 @@ pub enum Freshness {
     },
 }
 
+/// What a reload has come to. The gateway answers one line; the lines of the profile that it is about
+/// come with the list of profiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reload {
+    None,
+    Asked,
+    /// The profiles are to be read.
+    Refused,
+    /// They are, or are on their way.
+    Told,
+}
+
 /// What follows from a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reaction {
@@ -183,6 +197,7 @@ impl App {
             said: None,
             alert: 0,
             silent_seconds: None,
+            reload: Reload::None,
             profiles_aged: false,
         }
     }
@@ -360,12 +375,21 @@ impl App {
     /// What the screen asks for by itself, so that what it shows goes on being true.
     pub fn wish(&mut self) -> Option<Command> {
         let shows_profiles = self.screen == Screen::Profiles && !matches!(self.standing, Standing::Replay(_));
-        let wishes = shows_profiles && std::mem::take(&mut self.profiles_aged);
-        wishes.then_some(Command::Profiles)
+        let aged = shows_profiles && std::mem::take(&mut self.profiles_aged);
+        let refused = self.reload == Reload::Refused;
+        if refused {
+            self.reload = Reload::Told;
+        }
+        (aged || refused).then_some(Command::Profiles)
     }
 
     pub fn answered(&mut self, answer: Answer) {
         let said = self.said.take();
+        self.reload = match (self.reload, &answer) {
+            (Reload::Asked, Answer::Refused(_)) => Reload::Refused,
+            (told, Answer::Profiles(_)) => told,
+            _ => Reload::None,
+        };
         // A reload or a switch may be behind it.
         self.profiles_aged |= matches!(answer, Answer::Done(_));
         self.said = Some(match answer {
@@ -395,7 +419,14 @@ impl App {
 
     /// A command is on its way.
     pub fn asked(&mut self, command: &Command) {
+        self.reload = if *command == Command::Reload { Reload::Asked } else { Reload::None };
         self.said = Some(Said::Waiting(described(command)));
+    }
+
+    /// What is wrong with the profile that a reload was refused for, with the lines it is about.
+    pub fn refused_profile(&self) -> Option<&ProfileRow> {
+        let row = self.lists.profiles.iter().find(|row| row.is_current && !row.problems.is_empty());
+        row.filter(|_| self.reload == Reload::Told && matches!(self.said, Some(Said::Refused(_))))
     }
 
     /// Something that was asked of the world is done, or is not.

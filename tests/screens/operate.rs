@@ -323,6 +323,33 @@ fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
 }
 
 #[test]
+fn a_refused_reload_shows_the_lines_it_is_about_until_the_next_key() {
+    let mut app = app(pictures::healthy());
+    assert_eq!(press(&mut app, "r"), Reaction::Ask(Command::Reload));
+    app.asked(&Command::Reload);
+    let refusal = "reverse.yaml:14:5: internal.link.pol: there is no key `pol` here; did you mean `pool`?";
+    app.answered(Answer::Refused(refusal.into()));
+    assert_eq!(app.wish(), Some(Command::Profiles), "the lines come with the profiles");
+    let mut rows = pictures::profiles();
+    rows[0].problems = rows[2].problems.clone();
+    app.answered(Answer::Profiles(rows));
+    assert_eq!(app.wish(), None);
+    shows(&app, "14 |     pol: 3");
+    shows(&app, "|     ^");
+    shows(&app, "refused: reverse.yaml:14:5");
+    press(&mut app, "z");
+    assert!(!shown(&app, (120, 36)).contains("pol: 3"), "{}", shown(&app, (120, 36)));
+}
+
+#[test]
+fn a_long_refusal_is_told_in_full() {
+    let mut app = app(pictures::healthy());
+    app.answered(Answer::Refused(format!("a reason {} to its end", "that goes on and on ".repeat(8))));
+    shows(&app, "to its end");
+    shows(&app, "any key goes on");
+}
+
+#[test]
 fn a_profile_with_problems_is_not_switched_to() {
     let mut app = app(pictures::healthy());
     press(&mut app, "6");

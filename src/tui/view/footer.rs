@@ -1,11 +1,16 @@
 //! The last line, or two where there is room: what the gateway answered, or else which keys work here.
 
-use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::Style,
+    widgets::{Clear, Widget},
+};
 
 use crate::tui::{
     app::{App, Open, Said},
     keys,
-    view::{table, typing},
+    view::{panel, profiles, table, typing},
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -31,6 +36,40 @@ pub fn answer(app: &App, said: &Said) -> (String, Style) {
     };
     let text = app.look.text(&app.addresses().text(text), ANSWER_CHARS);
     (format!("{word}{text}"), style)
+}
+
+/// A refusal that its line has no room for, in full above it until the next key; a refused reload with
+/// the lines of the profile that it is about.
+pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.look, app.look.theme);
+    let Some(said @ Said::Refused(_)) = app.said() else { return };
+    let (text, style) = answer(app, said);
+    let room = area.width.saturating_sub(4);
+    let lines: Vec<_> = match app.refused_profile() {
+        Some(row) => profiles::problem_lines(row)
+            .into_iter()
+            .flat_map(|line| match line.starts_with(' ') {
+                true => vec![(table::cut(look, &look.text(&line, ANSWER_CHARS), room), theme.plain)],
+                false => table::wrap(&look.text(&app.addresses().text(&line), ANSWER_CHARS), room)
+                    .into_iter()
+                    .map(|line| (line, theme.warn))
+                    .collect(),
+            })
+            .collect(),
+        None if table::width(&text) <= area.width.saturating_sub(2) => return,
+        None => table::wrap(&text, room).into_iter().map(|line| (line, style)).collect(),
+    };
+    let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
+    let height = height.min(area.height.saturating_sub(2));
+    if height < 3 {
+        return;
+    }
+    let place = Rect { y: area.y + area.height - height, height, ..area };
+    Clear.render(place, buffer);
+    let inside = panel::margin(panel::frame(look, "Refused", "any key goes on", place, buffer));
+    for (at, (line, style)) in panel::lines(inside).zip(lines) {
+        table::write(&line, style, at, buffer);
+    }
 }
 
 /// Hints that do not fit are left out from the front: help and quit stand last.

@@ -82,7 +82,10 @@ pub fn draw(frame: &mut Frame, app: &App) {
 /// What lies over the panels.
 fn draw_over(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.open() {
-        Open::Nothing => {}
+        Open::Nothing => {
+            let above = Rect { height: area.height.saturating_sub(1), ..area };
+            footer::draw_refusal(app, above, buffer);
+        }
         Open::Typing(line) => {
             let above = Rect { height: area.height.saturating_sub(1), ..area };
             typing::draw_suggestions(app, line, above, buffer);
@@ -195,7 +198,7 @@ fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
         _ => {
             Clear.render(last, buffer);
             one_line::draw(app, last, buffer);
-            if matches!(app.open(), Open::Typing(_)) {
+            if !asks {
                 draw_over(app, area, buffer);
             }
         }
