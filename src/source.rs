@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     certs::Authority,
-    net::{edges::Edges, tls::Identity},
+    net::{edges::Edges, files::Files, tls::Identity},
     profile::{
-        self, Backend, Choice, DemoTls, DmzWay, InternalWay, LinkTls, Material, Mode, Place, Problem,
-        Profile, Role,
+        self, Choice, DemoTls, DmzHalf, InternalHalf, LinkTls, Material, Mode, Place, Problem, Profile, Role,
     },
     proto::link,
 };
@@ -35,6 +34,8 @@ pub struct Loaded {
     pub dmz: Option<Identity>,
     pub internal: Option<Identity>,
     pub edges: Edges,
+    /// How the files of the certificates looked before they were opened.
+    pub files: Files,
 }
 
 impl Source {
@@ -54,20 +55,7 @@ impl Source {
             Chosen::File(file) => profile::load(file, &choice)?,
             Chosen::Demo => profile::builtin_demo(&choice, &demo_tls()?)?,
         };
-        let dmz = identity(profile.dmz.as_ref().and_then(|half| match &half.way {
-            DmzWay::Direct(_) => None,
-            DmzWay::Forward { tls, .. } | DmzWay::Reverse { tls, .. } => tls.as_ref(),
-        }));
-        let internal = identity(profile.internal.as_ref().and_then(|half| match &half.way {
-            InternalWay::Forward { tls, .. } | InternalWay::Reverse { tls, .. } => tls.as_ref(),
-        }));
-        let edges = edges(&profile);
-        match (dmz, internal, edges) {
-            (Ok(dmz), Ok(internal), Ok(edges)) => Ok(Loaded { profile, dmz, internal, edges }),
-            (dmz, internal, edges) => {
-                Err([dmz.err(), internal.err(), edges.err()].into_iter().flatten().flatten().collect())
-            }
-        }
+        open(profile)
     }
 
     /// The profiles in the folders, the first of a name winning.
@@ -92,6 +80,20 @@ impl Chosen {
     }
 }
 
+/// Opens and checks the certificates that a profile names.
+pub fn open(profile: Profile) -> Result<Loaded, Vec<Problem>> {
+    let files = Files::of(profile.materials());
+    let dmz = identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls));
+    let internal = identity(profile.internal.as_ref().and_then(InternalHalf::link_tls));
+    let edges = edges(&profile);
+    match (dmz, internal, edges) {
+        (Ok(dmz), Ok(internal), Ok(edges)) => Ok(Loaded { profile, dmz, internal, edges, files }),
+        (dmz, internal, edges) => {
+            Err([dmz.err(), internal.err(), edges.err()].into_iter().flatten().flatten().collect())
+        }
+    }
+}
+
 fn identity(tls: Option<&LinkTls>) -> Result<Option<Identity>, Vec<Problem>> {
     let alpn = [link::ALPN.to_vec(), link::ALPN_SOCKS.to_vec()];
     tls.map(|tls| Identity::load(tls, &alpn)).transpose()
@@ -99,16 +101,7 @@ fn identity(tls: Option<&LinkTls>) -> Result<Option<Identity>, Vec<Problem>> {
 
 /// How TLS is spoken with the clients and backends of a profile.
 pub fn edges(profile: &Profile) -> Result<Edges, Vec<Problem>> {
-    let services = profile.dmz.iter().flat_map(|half| &half.services);
-    let accepts = services.flat_map(|service| &service.accept).filter_map(|accept| accept.tls.as_ref());
-    let direct = profile.dmz.iter().filter_map(|half| match &half.way {
-        DmzWay::Direct(backends) => Some(backends.values()),
-        DmzWay::Forward { .. } | DmzWay::Reverse { .. } => None,
-    });
-    let inside = profile.internal.iter().flat_map(|half| &half.services).map(|service| &service.connect);
-    let remotes = direct.flatten().chain(inside).filter_map(Backend::remote);
-    let connects = remotes.filter_map(|remote| remote.tls.as_deref());
-    Edges::load(accepts, connects)
+    Edges::load(profile.accept_tls(), profile.connect_tls())
 }
 
 /// Certificates for the demo's two halves, in memory only.

@@ -14,6 +14,7 @@ mod ports;
 mod probe;
 mod profiles;
 mod relay;
+mod renewal;
 mod service;
 mod session;
 mod switch;
@@ -37,6 +38,7 @@ use self::{
     observer::{Minute, Traffic},
     plan::Plan,
     ports::Ports,
+    renewal::Renewal,
     service::Services,
     session::Sessions,
     switch::{Leaving, Switching},
@@ -93,6 +95,7 @@ pub struct Engine {
     cut: CancellationToken,
     feed: Feed,
     checks: Checks,
+    renewal: Renewal,
     /// Its admin socket, the one door that an internal half may have.
     admin: Option<PathBuf>,
 }
@@ -131,6 +134,7 @@ impl Engine {
             cut,
             feed,
             checks: Checks::default(),
+            renewal: Renewal::new(loaded.files.clone()),
             admin: None,
         };
         let switching = engine.begin(chosen, loaded)?;
@@ -181,6 +185,7 @@ impl Engine {
         self.advance_switch();
         self.common.sessions.switching.store(self.switching.is_some(), Ordering::SeqCst);
         self.let_go();
+        self.renew();
         let totals = self.totals();
         let last = self.feed.snapshots.borrow().uptime_seconds;
         let since = self.started.elapsed().as_secs_f64() - last;

@@ -19,6 +19,7 @@ use super::{
     history::Asker,
     plan::Plan,
     ports::{self, Ports},
+    renewal::Renewal,
     service::{Service, Services, Settings},
     ways::{DmzSide, InternalSide},
 };
@@ -127,7 +128,8 @@ impl Engine {
     /// Sends new sessions the new way, and lets go of the old one.
     pub(super) fn commit(&mut self, switching: Switching) {
         let Switching { chosen, loaded, ports: new_ports, dmz, internal, asker, .. } = switching;
-        let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges } = loaded;
+        let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges, files } = loaded;
+        self.renewal = Renewal::new(files);
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
         self.install_services(&profile, &edges);
@@ -217,7 +219,7 @@ impl Engine {
         self.common.sessions.services.store(services.into());
     }
 
-    fn wanted_services<'a>(
+    pub(super) fn wanted_services<'a>(
         &'a self,
         profile: &'a Profile,
         edges: &'a Edges,

@@ -4,13 +4,14 @@
 //! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends, [`pinned`] that of
 //! probes, [`proxy`] who a client is,
 //! [`ahead`] reads more than TLS asks for, [`stream`] is the one type that sessions see, [`backoff`]
-//! spaces failed dials. `sys` asks the kernel what no crate offers.
+//! spaces failed dials, [`files`] sees that certificates have changed. `sys` asks the kernel what no crate offers.
 
 pub mod ahead;
 pub mod backoff;
 pub mod dial;
 pub mod echo;
 pub mod edges;
+pub mod files;
 pub mod hello;
 pub mod http;
 pub mod listen;

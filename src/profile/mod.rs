@@ -16,6 +16,7 @@ mod find;
 mod keys;
 mod link;
 mod marks;
+mod materials;
 mod network;
 mod problem;
 mod raw;

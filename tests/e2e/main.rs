@@ -8,6 +8,7 @@ mod edges;
 mod links;
 mod modes;
 mod pool;
+mod renewal;
 mod rollback;
 mod sessions;
 mod socks;

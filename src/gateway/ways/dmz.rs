@@ -117,6 +117,17 @@ impl DmzSide {
         }
     }
 
+    /// Shows and accepts this on its links from now on; those that stand with something else are replaced.
+    pub fn renew(&mut self, identity: Option<Identity>) {
+        if same_identity(&self.identity.load(), &identity) {
+            return;
+        }
+        self.identity.store(Arc::new(identity));
+        if let DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. } = &self.parts {
+            pool.retire_links();
+        }
+    }
+
     /// Keeps so many links ready to each gateway.
     pub fn resize(&mut self, prepared: usize) -> Resized {
         let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts else {

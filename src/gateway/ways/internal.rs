@@ -104,9 +104,20 @@ impl InternalSide {
         let offering_stays = (&before.services, before.prepared) == (&now.services, now.prepared);
         self.offering.store(Arc::new(now));
         self.keep(half, common, None);
-        if identity_stays && offering_stays {
-            return;
+        if !(identity_stays && offering_stays) {
+            self.retire_links();
         }
+    }
+
+    /// Shows and accepts this on its links from now on; those that stand with something else are replaced.
+    pub fn renew(&mut self, identity: Option<Identity>) {
+        if !same_identity(&self.identity.load(), &identity) {
+            self.identity.store(Arc::new(identity));
+            self.retire_links();
+        }
+    }
+
+    fn retire_links(&self) {
         match &self.parts {
             InternalParts::Forward { server, .. } => server.epoch().end(),
             InternalParts::Reverse { parkings } => parkings.values().for_each(Parking::retire_links),

@@ -5,7 +5,7 @@ mod alive;
 mod carries;
 mod dialled;
 mod epochs;
-mod halves;
+pub mod halves;
 mod hostile;
 mod let_go;
 mod misused;

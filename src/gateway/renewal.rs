@@ -1,0 +1,129 @@
+//! Certificates that are renewed while the gateway runs: their files are looked at from time to time,
+//! and what has changed is opened and takes over, as at a reload, with everything else as it is.
+//!
+//! A file may be seen half written, or without the key that belongs to it: it is opened only when it
+//! looks the same twice, and what can not be used leaves in force what is.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Engine,
+    ports::{self, Ports},
+};
+use crate::{
+    net::files::Files,
+    source::{self, Loaded},
+};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What is known of the files of the profile in force.
+#[derive(Debug)]
+pub struct Renewal {
+    in_force: Files,
+    last: Files,
+    /// What could not be used, and was told.
+    refused: Option<Files>,
+    next: Instant,
+}
+
+impl Renewal {
+    /// From now on these are in force.
+    pub fn new(in_force: Files) -> Self {
+        Self { last: in_force.clone(), in_force, refused: None, next: Instant::now() + LOOK }
+    }
+
+    /// The files, where they have changed, look as they did the last time, and were not refused.
+    fn changed(&mut self, files: Files) -> Option<Files> {
+        let is_still = self.last == files;
+        self.last = files;
+        if self.last == self.in_force {
+            self.refused = None;
+            return None;
+        }
+        let is_refused = self.refused.as_ref() == Some(&self.last);
+        (is_still && !is_refused).then(|| self.last.clone())
+    }
+}
+
+impl Engine {
+    /// Looks at the files where that is due; not while something else is changing.
+    pub(super) fn renew(&mut self) {
+        let is_busy = self.switching.is_some() || self.stopping.is_some() || self.checks.is_walking();
+        if is_busy || Instant::now() < self.renewal.next {
+            return;
+        }
+        self.renewal.next = Instant::now() + LOOK;
+        let files = Files::of(self.profile.materials());
+        let Some(files) = self.renewal.changed(files) else { return };
+        let told = files.unlike(&self.renewal.in_force);
+        match source::open(self.profile.clone()) {
+            Ok(loaded) => {
+                self.take_over(loaded);
+                self.common.notices.info(format!("certificates renewed: {told}"));
+            }
+            Err(problems) => {
+                let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                let line = format!("{told} changed, and can not be used: {why}");
+                self.common.notices.warn(format!("{line}; those before stay in force"));
+                self.renewal.refused = Some(files);
+            }
+        }
+    }
+
+    fn take_over(&mut self, loaded: Loaded) {
+        let Loaded { profile, dmz, internal, edges, files } = loaded;
+        if let Some(side) = &mut self.dmz {
+            side.renew(dmz);
+        }
+        if let Some(side) = &mut self.internal {
+            side.renew(internal);
+        }
+        let services = self.common.sessions.services.load_full();
+        for (key, _, connector) in self.wanted_services(&profile, &edges) {
+            if let Some(service) = services.get(&key)
+                && !service.connector.load().is_same_as(&connector)
+            {
+                service.connector.store(connector.into());
+            }
+        }
+        ports::replace(&mut self.ports, Ports::new(), profile.dmz.as_ref(), &edges, &self.common);
+        self.renewal = Renewal::new(files);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::profile::{Material, Place};
+
+    #[test]
+    fn files_are_opened_when_they_stand_still_and_refused_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("www.pem");
+        let place = Place { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        let material = Material::File { path: path.clone(), place };
+        let look = || Files::of([&material].into_iter());
+        let write = |text: &str| fs::write(&path, text).expect("it is written");
+        write("one");
+        let mut renewal = Renewal::new(look());
+        assert_eq!(renewal.changed(look()), None, "as it was");
+        for part in ["t", "tw", "two!"] {
+            write(part);
+            assert_eq!(renewal.changed(look()), None, "it is being written");
+        }
+        let whole = look();
+        assert_eq!(renewal.changed(look()), Some(whole.clone()));
+        renewal.refused = Some(whole);
+        assert_eq!(renewal.changed(look()), None, "it was refused");
+        write("another");
+        assert_eq!(renewal.changed(look()), None, "for the first time");
+        assert_eq!(renewal.changed(look()), Some(look()));
+        fs::remove_file(&path).expect("it is removed");
+        assert_eq!(renewal.changed(look()), None, "it may be back in a moment");
+        assert_eq!(renewal.changed(look()), Some(look()), "it is gone");
+    }
+}

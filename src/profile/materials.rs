@@ -1,0 +1,68 @@
+//! The certificates and keys that a profile names, wherever it names them.
+
+use super::{
+    AcceptTls, ClientCheck, ConnectTls, DmzHalf, DmzWay, InternalHalf, InternalWay, KeyPair, LinkTls,
+    Material, Profile,
+};
+
+impl Profile {
+    /// All of them, those of both halves' links, of clients and of backends.
+    pub fn materials(&self) -> impl Iterator<Item = &Material> {
+        let links = self.dmz.iter().filter_map(DmzHalf::link_tls);
+        let links = links.chain(self.internal.iter().filter_map(InternalHalf::link_tls));
+        let links = links.flat_map(|LinkTls { certificate, key, ca, .. }| [certificate, key, ca]);
+        links.chain(self.accept_tls().flat_map(of_accept)).chain(self.connect_tls().flat_map(of_connect))
+    }
+
+    /// How TLS is spoken with clients.
+    pub fn accept_tls(&self) -> impl Iterator<Item = &AcceptTls> {
+        let services = self.dmz.iter().flat_map(|half| &half.services);
+        services.flat_map(|service| &service.accept).filter_map(|accept| accept.tls.as_ref())
+    }
+
+    /// How TLS is spoken with backends.
+    pub fn connect_tls(&self) -> impl Iterator<Item = &ConnectTls> {
+        let direct = self.dmz.iter().filter_map(|half| match &half.way {
+            DmzWay::Direct(backends) => Some(backends.values()),
+            DmzWay::Forward { .. } | DmzWay::Reverse { .. } => None,
+        });
+        let inside = self.internal.iter().flat_map(|half| &half.services);
+        let backends = direct.flatten().chain(inside.map(|service| &service.connect));
+        backends.filter_map(|backend| backend.remote()?.tls.as_deref())
+    }
+}
+
+impl DmzHalf {
+    /// Of its link, where it has one that speaks TLS.
+    pub fn link_tls(&self) -> Option<&LinkTls> {
+        match &self.way {
+            DmzWay::Direct(_) => None,
+            DmzWay::Forward { tls, .. } | DmzWay::Reverse { tls, .. } => tls.as_ref(),
+        }
+    }
+}
+
+impl InternalHalf {
+    /// Of its link, where that speaks TLS.
+    pub fn link_tls(&self) -> Option<&LinkTls> {
+        match &self.way {
+            InternalWay::Forward { tls, .. } | InternalWay::Reverse { tls, .. } => tls.as_ref(),
+        }
+    }
+}
+
+fn of_accept(tls: &AcceptTls) -> impl Iterator<Item = &Material> {
+    let ca = match &tls.clients {
+        ClientCheck::Nobody => None,
+        ClientCheck::Optional(clients) | ClientCheck::Required(clients) => Some(&clients.ca),
+    };
+    of_pair(&tls.pair).into_iter().chain(ca)
+}
+
+fn of_connect(tls: &ConnectTls) -> impl Iterator<Item = &Material> {
+    [&tls.ca].into_iter().chain(tls.pair.iter().flat_map(of_pair))
+}
+
+fn of_pair(KeyPair { certificate, key }: &KeyPair) -> [&Material; 2] {
+    [certificate, key]
+}

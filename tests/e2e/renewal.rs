@@ -1,0 +1,193 @@
+//! Certificates that are renewed in their files: they are taken without a word from an operator, and
+//! no session notices.
+
+use std::{fs, net::SocketAddr, sync::Arc};
+
+use portcullis::{
+    certs,
+    gateway::handle::Command,
+    profile::Mode,
+    telemetry::snapshot::{ServicePhase, Snapshot},
+};
+use rustls::{
+    ClientConfig, ServerConfig,
+    pki_types::{CertificateDer, ServerName},
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+
+use crate::{
+    links::halves::{Echoing, Outside},
+    support::{
+        frames::{Over, RETIRE},
+        gateway::{Gateway, PATIENCE, Place},
+        peers::{Backend, Reserved, dial, hear, say},
+        tls::{chain, key, roots},
+        ways::{Plan, Way},
+    },
+};
+
+const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
+
+fn place() -> Place {
+    Place::with(&["dmz", "internal", "www"])
+}
+
+/// A client that trusts the authority which `place` has now.
+async fn ask(place: &Place, at: SocketAddr) -> TlsStream<TcpStream> {
+    let config = ClientConfig::builder().with_root_certificates(roots(place)).with_no_client_auth();
+    let name = ServerName::try_from("www").unwrap();
+    let asking = TlsConnector::from(Arc::new(config)).connect(name, dial(at).await);
+    timeout(PATIENCE, asking).await.expect("an answer in time").unwrap()
+}
+
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+async fn echoes(client: &mut TlsStream<TcpStream>) {
+    say(client, b"there?").await;
+    hear(client, b"there?").await;
+}
+
+/// Issues anew by the same authority.
+fn renew(place: &Place, name: &str) {
+    for file in [format!("{name}.pem"), format!("{name}.key")] {
+        fs::remove_file(place.pki(&file)).unwrap();
+    }
+    certs::write(place.pki("ca.pem").parent().unwrap(), &[(name, name)]).unwrap();
+}
+
+fn notices(snapshot: &Snapshot, text: &str) -> usize {
+    snapshot.notices.iter().filter(|notice| notice.text.contains(text)).count()
+}
+
+async fn start(place: &Place) -> (Gateway, SocketAddr) {
+    let gateway = place.start("direct", &Plan { accept: WWW, ..Plan::new(Mode::Direct, "echo://") }.direct());
+    let at = gateway.client_port("orders").await;
+    (gateway, at)
+}
+
+#[tokio::test]
+async fn new_clients_are_shown_what_is_new_and_open_sessions_go_on() {
+    let place = place();
+    let (gateway, at) = start(&place).await;
+    let mut open = ask(&place, at).await;
+    echoes(&mut open).await;
+    let before = shown(&open);
+    renew(&place, "www");
+    let told = gateway.until_told("certificates renewed: ").await;
+    assert!(told.contains("www.pem") && told.contains("www.key") && !told.contains("dmz.pem"), "{told}");
+    let mut new = ask(&place, at).await;
+    assert_eq!(shown(&new), chain(&place, "www.pem")[0]);
+    assert_ne!(shown(&new), before);
+    for client in [&mut new, &mut open] {
+        echoes(client).await;
+    }
+    let snapshot = gateway.now().await;
+    assert_eq!((snapshot.totals.sessions_open, snapshot.ended.len()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_pair_that_is_written_by_halves_is_taken_when_it_is_whole() {
+    let place = place();
+    let (gateway, at) = start(&place).await;
+    let before = chain(&place, "www.pem").remove(0);
+    let old_key = fs::read(place.pki("www.key")).unwrap();
+    renew(&place, "www");
+    let new_key = fs::read(place.pki("www.key")).unwrap();
+    fs::write(place.pki("www.key"), old_key).unwrap();
+    let told = gateway.until_told("and can not be used: ").await;
+    assert!(told.contains("it is not the key of the certificate; name the pair that belongs"), "{told}");
+    assert!(told.ends_with("; those before stay in force"), "{told}");
+    assert_eq!(shown(&ask(&place, at).await), before);
+    // Looked at many times more.
+    let then = gateway.now().await.uptime_seconds;
+    gateway.until("it has looked again", |snapshot| snapshot.uptime_seconds > then + 5.0).await;
+    assert_eq!(notices(&*gateway.now().await, "and can not be used"), 1);
+    fs::write(place.pki("www.key"), &new_key[..new_key.len() / 2]).unwrap();
+    gateway.until("half of it is told", |snapshot| notices(snapshot, "and can not be used") == 2).await;
+    fs::write(place.pki("www.key"), new_key).unwrap();
+    gateway.until_told("certificates renewed: ").await;
+    assert_eq!(shown(&ask(&place, at).await), chain(&place, "www.pem")[0]);
+}
+
+#[tokio::test]
+async fn what_an_operator_has_asked_for_stays() {
+    let place = place();
+    let (gateway, at) = start(&place).await;
+    let mut open = ask(&place, at).await;
+    echoes(&mut open).await;
+    gateway.done(Command::Drain { service: Some("orders".into()) }).await;
+    renew(&place, "www");
+    gateway.until_told("certificates renewed: ").await;
+    assert_eq!(gateway.now().await.services[0].phase, ServicePhase::Draining);
+    echoes(&mut open).await;
+}
+
+#[tokio::test]
+async fn links_that_were_made_before_go_and_sessions_stay() {
+    let outside = Outside::new().await;
+    let mut echoing = Echoing::through(&outside).await;
+    let mut alpha = outside.ready("alpha", 1).await;
+    renew(&outside.place, "dmz");
+    outside.gateway.until_told("certificates renewed: ").await;
+    alpha.hear(RETIRE, &[]).await;
+    assert_eq!(alpha.over().await, (Over::Cleanly, vec![]));
+    echoing.serves().await;
+    let _next = outside.ready("alpha", 1).await;
+}
+
+/// Both halves change to another authority, a while apart.
+#[tokio::test]
+async fn two_gateways_find_each_other_again_under_another_authority() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let backend = Backend::new().await;
+        let way: Way = Plan::new(mode, &backend.address()).start().await;
+        let mut client = way.client().await;
+        let mut served = backend.accept().await;
+        say(&mut client, b"before").await;
+        hear(&mut served, b"before").await;
+        let fresh = Place::new();
+        for file in ["ca.pem", "dmz.pem", "dmz.key", "internal.pem", "internal.key"] {
+            fs::copy(fresh.pki(file), way.place.pki(file)).unwrap();
+        }
+        for gateway in [&way.dmz, way.inner()] {
+            gateway.until_told("certificates renewed: ").await;
+        }
+        way.ready().await;
+        say(&mut client, b"after").await;
+        hear(&mut served, b"after").await;
+        let mut new = way.client().await;
+        say(&mut new, b"anew").await;
+        hear(&mut backend.accept().await, b"anew").await;
+    }
+}
+
+#[tokio::test]
+async fn a_backend_of_another_authority_is_known_when_that_is_there() {
+    let (place, fresh) = (place(), place());
+    let port = Reserved::new();
+    let at = port.at();
+    let connect = format!("{{ address: 'tls://{at}', tls: {{ ca: pki/ca.pem, name: www }} }}");
+    let gateway = place.start("direct", &Plan::new(Mode::Direct, &connect).direct());
+    drop(port);
+    let listener = tokio::net::TcpListener::bind(at).await.unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain(&fresh, "www.pem"), key(&fresh, "www.key"))
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let clients = gateway.client_port("orders").await;
+    let client = dial(clients).await;
+    let stream = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap().0;
+    assert!(timeout(PATIENCE, acceptor.accept(stream)).await.unwrap().is_err(), "it is not trusted");
+    drop(client);
+    fs::copy(fresh.pki("ca.pem"), place.pki("ca.pem")).unwrap();
+    gateway.until_told("certificates renewed: ").await;
+    let mut client = dial(clients).await;
+    let stream = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap().0;
+    let mut served = timeout(PATIENCE, acceptor.accept(stream)).await.unwrap().unwrap();
+    say(&mut client, b"known").await;
+    hear(&mut served, b"known").await;
+}
