@@ -11,7 +11,7 @@ use super::{
     ports::{self, Ports},
 };
 use crate::{
-    net::files::Files,
+    net::files::{Files, Unlike},
     source::{self, Loaded},
 };
 
@@ -60,7 +60,7 @@ impl Engine {
         let told = files.unlike(&self.renewal.in_force);
         match source::open(self.profile.clone()) {
             Ok(loaded) => {
-                self.take_over(loaded);
+                self.take_over(loaded, &told);
                 self.common.notices.info(format!("certificates renewed: {told}"));
             }
             Err(problems) => {
@@ -72,13 +72,18 @@ impl Engine {
         }
     }
 
-    fn take_over(&mut self, loaded: Loaded) {
+    fn take_over(&mut self, loaded: Loaded, changed: &Unlike) {
         let Loaded { profile, dmz, internal, edges, files } = loaded;
         if let Some(side) = &mut self.dmz {
             side.renew(dmz);
         }
         if let Some(side) = &mut self.internal {
             side.renew(internal);
+        }
+        self.renewal = Renewal::new(files);
+        // Clients that ask again and again are let go where their doors change.
+        if !changed.has_any_of(profile.edge_materials()) {
+            return;
         }
         let services = self.common.sessions.services.load_full();
         for (key, _, connector) in self.wanted_services(&profile, &edges) {
@@ -89,7 +94,6 @@ impl Engine {
             }
         }
         ports::replace(&mut self.ports, Ports::new(), profile.dmz.as_ref(), &edges, &self.common);
-        self.renewal = Renewal::new(files);
     }
 }
 

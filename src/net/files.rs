@@ -46,6 +46,16 @@ impl Files {
 /// Files that have changed.
 pub struct Unlike(Vec<PathBuf>);
 
+impl Unlike {
+    /// Whether any of these is among them.
+    pub fn has_any_of<'a>(&self, mut materials: impl Iterator<Item = &'a Material>) -> bool {
+        materials.any(|material| match material {
+            Material::File { path, .. } => self.0.contains(path),
+            Material::Memory(_) => false,
+        })
+    }
+}
+
 impl fmt::Display for Unlike {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told: Vec<_> = self.0.iter().take(TOLD_MAX).map(|path| path.display().to_string()).collect();
@@ -97,7 +107,11 @@ mod tests {
         fs::copy(at("old"), at("same")).expect("it is copied");
         fs::rename(at("same"), at("moved")).expect("it is renamed");
         fs::write(at("written"), "and more").expect("it is written");
-        let told = look().unlike(&before).to_string();
+        let unlike = look().unlike(&before);
+        for (material, is_unlike) in materials.iter().zip([true, true, true, false]) {
+            assert_eq!(unlike.has_any_of([material].into_iter()), is_unlike, "{material:?}");
+        }
+        let told = unlike.to_string();
         let expected = ["linked", "moved", "written"].map(|name| at(name).display().to_string());
         assert_eq!(told, expected.join(", "));
         fs::remove_file(at("old")).expect("it is removed");

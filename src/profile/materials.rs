@@ -11,7 +11,12 @@ impl Profile {
         let links = self.dmz.iter().filter_map(DmzHalf::link_tls);
         let links = links.chain(self.internal.iter().filter_map(InternalHalf::link_tls));
         let links = links.flat_map(|LinkTls { certificate, key, ca, .. }| [certificate, key, ca]);
-        links.chain(self.accept_tls().flat_map(of_accept)).chain(self.connect_tls().flat_map(of_connect))
+        links.chain(self.edge_materials())
+    }
+
+    /// Those of clients and of backends.
+    pub fn edge_materials(&self) -> impl Iterator<Item = &Material> {
+        self.accept_tls().flat_map(of_accept).chain(self.connect_tls().flat_map(of_connect))
     }
 
     /// How TLS is spoken with clients.

@@ -13,7 +13,11 @@ use rustls::{
     ClientConfig, ServerConfig,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::{
@@ -21,7 +25,7 @@ use crate::{
     support::{
         frames::{Over, RETIRE},
         gateway::{Gateway, PATIENCE, Place},
-        peers::{Backend, Reserved, dial, hear, say},
+        peers::{Backend, Reserved, dial, hear, hear_end, say},
         tls::{chain, key, roots},
         ways::{Plan, Way},
     },
@@ -190,4 +194,47 @@ async fn a_backend_of_another_authority_is_known_when_that_is_there() {
     let mut served = timeout(PATIENCE, acceptor.accept(stream)).await.unwrap().unwrap();
     say(&mut client, b"known").await;
     hear(&mut served, b"known").await;
+}
+
+/// Asks over a connection that stays; the head of the answer, in lower case.
+async fn answer(client: &mut TlsStream<TcpStream>, served: &mut TcpStream) -> String {
+    say(client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    until_blank(served).await;
+    say(served, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await;
+    say(served, b"ok").await;
+    let head = until_blank(client).await;
+    hear(client, b"ok").await;
+    head
+}
+
+async fn until_blank(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, stream.read_u8()).await.expect("a head in time").unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+/// A request is answered first; where nothing of the clients' has changed, the connection stays.
+#[tokio::test]
+async fn a_client_that_asks_again_is_answered_and_then_sees_what_is_new() {
+    let (place, backend) = (place(), Backend::new().await);
+    let connect = backend.address().replace("tcp:", "http:");
+    let accept = WWW.replace("tls:/", "https:/");
+    let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place.clone()).await;
+    let at = way.dmz.client_port("orders").await;
+    let mut client = ask(&place, at).await;
+    say(&mut client, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    let mut served = backend.accept().await;
+    until_blank(&mut served).await;
+    say(&mut served, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    until_blank(&mut client).await;
+    renew(&place, "dmz");
+    way.dmz.until_told("certificates renewed: ").await;
+    assert!(!answer(&mut client, &mut served).await.contains("connection: close"));
+    renew(&place, "www");
+    way.dmz.until("both are told", |snapshot| notices(snapshot, "certificates renewed: ") == 2).await;
+    assert!(answer(&mut client, &mut served).await.contains("connection: close"));
+    hear_end(&mut client).await;
+    assert_eq!(shown(&ask(&place, at).await), chain(&place, "www.pem")[0]);
 }

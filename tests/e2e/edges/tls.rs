@@ -118,17 +118,20 @@ async fn an_end_without_close_notify_is_a_cut() {
 /// Where clients begin with a request, HTTP/1.1 is what they speak; a `tls` accept does not ask.
 #[tokio::test]
 async fn what_is_spoken_within_is_agreed_where_it_is_http() {
-    let wss = WWW.replace("tls:/", "wss:/");
-    let table: [(&str, &[&[u8]], _); 6] = [
+    let [wss, https] = ["wss:/", "https:/"].map(|scheme| WWW.replace("tls:/", scheme));
+    let table: [(&str, &[&[u8]], _); 8] = [
         (&wss, &[], Ok(None)),
         (&wss, &[b"http/1.1"], Ok(Some(&b"http/1.1"[..]))),
         (&wss, &[b"h2", b"http/1.1"], Ok(Some(&b"http/1.1"[..]))),
         (&wss, &[b"h2"], Err(())),
         (&wss, &[b"http/1.0"], Err(())),
+        (&https, &[b"h2", b"http/1.1"], Ok(Some(&b"http/1.1"[..]))),
+        (&https, &[b"h2"], Err(())),
         (WWW, &[b"h2", b"other"], Ok(None)),
     ];
     for (accept, offers, expected) in table {
-        let way = Plan { accept, ..Plan::new(Mode::Direct, "echo://") }.start_in(place()).await;
+        let backend = if accept == https { "http://127.0.0.1:9" } else { "echo://" };
+        let way = Plan { accept, ..Plan::new(Mode::Direct, backend) }.start_in(place()).await;
         let at = way.dmz.client_port("orders").await;
         for version in [&TLS12, &TLS13] {
             let mut config = nobody(&way.place, &[version]);

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
     gateway::{Gateway, PATIENCE, Place},
-    peers::{Backend, dial},
+    peers::{Backend, dial, hear_all},
     tls::{chain, key},
     ways::Plan,
 };
@@ -39,14 +39,21 @@ async fn a_probe_goes_through_the_tls_of_its_accept() {
         format!("{{ address: 'tls://127.0.0.1:0', tls: {{ {pair}, ca: pki/ca.pem, names: [nobody] }} }}"),
         format!("{{ address: 'tls://127.0.0.1:0', sni: ['*.example.com', b.example], tls: {{ {pair} }} }}"),
         format!("{{ address: 'wss://127.0.0.1:0/live', tls: {{ {pair} }}, hosts: [b.example] }}"),
+        format!("{{ address: 'https://127.0.0.1:0/live', tls: {{ {pair} }}, hosts: [b.example] }}"),
         format!("{{ address: 'tls://127.0.0.1:0', tls: {{ {pair} }}, proxy: {{ from: [192.0.2.1] }} }}"),
     ] {
-        let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place()).await;
+        let backend = Backend::new().await;
+        let connect = match accept.contains("https:") {
+            true => backend.address().replace("tcp:", "http:"),
+            false => backend.address(),
+        };
+        let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place()).await;
         let walked = walk(&way.dmz, Step::Reverse).await;
         assert_eq!(walked.result, Finding::Pass, "{accept}: {}", walked.seen);
         assert!(walked.seen.contains(" within the TLS of 127.0.0.1:"), "{}", walked.seen);
         let snapshot = way.dmz.now().await;
         assert_eq!((snapshot.totals.sessions, snapshot.totals.refused), (0, 0), "{accept}");
+        assert_eq!(hear_all(&mut backend.accept().await).await, b"", "it is asked nothing");
     }
 }
 
