@@ -59,6 +59,7 @@ fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
         let others = shared.entry(at).or_default();
         match others.iter().find_map(|other| Some((other, clash(&accept.value, &other.value)?))) {
             Some((other, Clash::Whole)) => problems.push(collision(at, &accept.place, &other.place)),
+            Some((other, Clash::Requests)) => problems.push(same_requests(accept, &other.place)),
             Some((other, Clash::Proxy)) => problems.push(other_proxy(&accept.place, &other.place)),
             Some((other, Clash::Name(name))) => problems.push(same_name(name, &accept.place, &other.place)),
             None if others.is_empty() => taken.take(at, &accept.place, problems),
@@ -71,6 +72,8 @@ fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
 /// Why a client's first bytes can not tell which of two accepts it means.
 enum Clash<'a> {
     Whole,
+    /// They want the same host and path.
+    Requests,
     Proxy,
     Name(&'a str),
 }
@@ -87,7 +90,7 @@ fn clash<'a>(one: &'a Accept, other: &Accept) -> Option<Clash<'a>> {
     {
         let is_alike = web.hosts.is_empty() && other_web.hosts.is_empty()
             || web.hosts.iter().any(|host| other_web.hosts.contains(host));
-        return (is_alike && one.address.path == other.address.path).then_some(Clash::Whole);
+        return (is_alike && one.address.path == other.address.path).then_some(Clash::Requests);
     }
     let says_name = |accept: &Accept| accept.address.scheme.is_tls() || !accept.sni.is_empty();
     if !says_name(one) || !says_name(other) || (one.sni.is_empty() && other.sni.is_empty()) {
@@ -98,6 +101,12 @@ fn clash<'a>(one: &'a Accept, other: &Accept) -> Option<Clash<'a>> {
         return Some(Clash::Proxy);
     }
     one.sni.iter().find(|name| other.sni.contains(name)).map(|name| Clash::Name(name))
+}
+
+fn same_requests(accept: &At<Accept>, other: &Place) -> Problem {
+    let At { value: Accept { address, .. }, place } = accept;
+    let what = format!("requests for `{address}` belong to `{}` (line {}) already", other.key, other.line);
+    Fault::new(what, "give one of the two another path, other `hosts` or another port").at(place.clone())
 }
 
 fn other_proxy(place: &Place, other: &Place) -> Problem {
