@@ -366,3 +366,36 @@ impl AsyncWrite for WebSocket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_close_the_backend_may_go_on_and_not_be_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let mut client = client.expect("it connects");
+        let limits = Limits { message: 1024, inactivity: None };
+        let mut socket =
+            WebSocket::new(Stream::Tcp(accepted.expect("it connects").0), b"\x88".to_vec(), limits);
+        client.write_all(b"\x80\0\0\0\0").await.expect("it is taken");
+        assert_eq!(socket.read(&mut [0; 8]).await.expect("an end"), 0);
+        for _ in 0..4 {
+            tokio::time::advance(CLOSE * 3 / 4).await;
+            assert!(poll_fn(|cx| Poll::Ready(socket.poll_control(cx).is_pending())).await);
+            socket.write_all(b"more").await.expect("it is taken");
+        }
+        tokio::time::advance(CLOSE).await;
+        let error = poll_fn(|cx| socket.poll_control(cx)).await;
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<Unended>()), "{error}");
+    }
+}
