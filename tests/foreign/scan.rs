@@ -1,6 +1,6 @@
 //! sslscan and openssl at every port that speaks TLS: what is offered, and what is not.
 
-use std::process::Command;
+use std::{process::Command, thread};
 
 use crate::{
     ended, has, printed,
@@ -13,15 +13,16 @@ const OF_13: &[&str] = &["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TL
 const OF_12: &[&str] =
     &["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256"];
 
-/// A pair whose clients may speak TLS and WebSockets within; the ports: of both, and of links.
-fn start(place: &Place) -> (Pair<'_>, [String; 2], String) {
+/// A pair whose clients may speak TLS, and WebSockets or HTTP within; the ports: of these, and of links.
+fn start(place: &Place) -> (Pair<'_>, [String; 3], String) {
     let tls = "tls: { certificate: pki/dmz.pem, key: pki/dmz.key }";
     let dmz = dmz_half("127.0.0.1:0", &[])
         + &format!("    raw: {{ accept: {{ address: 'tls://127.0.0.1:0', {tls} }} }}\n")
-        + &format!("    web: {{ accept: {{ address: 'wss://127.0.0.1:0', {tls} }} }}\n");
-    let services = [("raw", "echo://"), ("web", "echo://")];
+        + &format!("    web: {{ accept: {{ address: 'wss://127.0.0.1:0', {tls} }} }}\n")
+        + &format!("    page: {{ accept: {{ address: 'https://127.0.0.1:0', {tls} }} }}\n");
+    let services = [("raw", "echo://"), ("web", "echo://"), ("page", "http://127.0.0.1:9")];
     let pair = Pair::of(place, &dmz, |link| internal_half(link, &services));
-    let edges = ["raw", "web"].map(|service| pair.dmz.accept(service).to_string());
+    let edges = ["raw", "web", "page"].map(|service| pair.dmz.accept(service).to_string());
     let link = format!("127.0.0.1:{}", pair.dmz.link_port());
     (pair, edges, link)
 }
@@ -33,8 +34,14 @@ fn sslscan_finds_two_versions_and_no_weakness() {
     }
     let place = Place::with_certificates();
     let (_pair, edges, link) = start(&place);
-    for (at, is_link) in edges.iter().map(|at| (at, false)).chain([(&link, true)]) {
-        let told = printed(&["sslscan", "--xml=-", "--no-colour", "--sni-name=dmz", at]);
+    // Each takes some seconds of pauses.
+    let scan = |at: &str| printed(&["sslscan", "--xml=-", "--no-colour", "--sni-name=dmz", at]);
+    let scans: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = edges.iter().chain([&link]).map(|at| (at, scope.spawn(|| scan(at)))).collect();
+        running.into_iter().map(|(at, scan)| (at, scan.join().expect("no panic"))).collect()
+    });
+    for (at, told) in scans {
+        let is_link = *at == link;
         let values = |element: &str, key: &str| -> Vec<String> {
             let lines = told.lines().filter(|line| line.trim_start().starts_with(&format!("<{element} ")));
             let value =
