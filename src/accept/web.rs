@@ -10,13 +10,16 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderValue},
     server::conn::http1,
@@ -85,6 +88,10 @@ struct Front {
     /// Idle ones, the last used one last.
     lanes: Mutex<Vec<Lane>>,
     became: Mutex<Option<Became>>,
+    /// Where hyper leaves the connection when it ends, if a request has asked for an upgrade.
+    here: Mutex<Option<OnUpgrade>>,
+    /// The client has left in the middle of an exchange, which is a cut.
+    is_cut: Arc<AtomicBool>,
     /// Until a service has let it in.
     greeting: Mutex<Option<Greeting>>,
 }
@@ -100,9 +107,9 @@ struct Lane {
 /// What a request has made of the connection.
 enum Became {
     /// A WebSocket, whose frames are taken off here.
-    Socket { door: WebDoor, here: OnUpgrade },
-    /// Something that is passed on as it is.
-    Passed { here: OnUpgrade, there: OnUpgrade },
+    Socket(WebDoor),
+    /// Something that is passed on as it is, with the other end of its lane.
+    Passed(OnUpgrade),
 }
 
 /// Serves a client until it leaves; the session that its connection has become, if it has.
@@ -118,6 +125,8 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
         pulse: Arc::default(),
         lanes: Mutex::default(),
         became: Mutex::default(),
+        here: Mutex::default(),
+        is_cut: Arc::default(),
         greeting: Mutex::new(Some(greeting)),
     });
     front.run(stream, said).await;
@@ -130,7 +139,8 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
             let _ = timeout(FAREWELL, front.sides.ended()).await;
             None
         }
-        Some(Became::Passed { here, there }) => {
+        Some(Became::Passed(there)) => {
+            let here = locked(&front.here).take();
             let handed = Box::pin(async move {
                 if let Err(error) = hand_over(here, there).await {
                     tracing::debug!(%client, "an upgraded connection was lost: {error}");
@@ -142,37 +152,37 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
             sides.ended().await;
             None
         }
-        Some(Became::Socket { door, here }) => {
+        Some(Became::Socket(door)) => {
             let _ = timeout(FAREWELL, front.sides.ended()).await;
-            match session(client, door, here).await {
-                Ok(entered) => Some(negotiated(entered)),
-                Err(error) => {
-                    tracing::debug!(%client, "a WebSocket was lost: {error}");
-                    None
-                }
+            let left = locked(&front.here).take();
+            let entered = here(left).await.map(|here| {
+                let Rewound { said, stream } = here.into_inner();
+                let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
+                let socket = Stream::Ws(Box::new(WebSocket::new(stream, said.into(), limits)));
+                negotiated(Entered { client, service: door.service, stream: socket, said: Vec::new() })
+            });
+            if let Err(error) = &entered {
+                tracing::debug!(%client, "a WebSocket was lost: {error}");
             }
+            entered.ok()
         }
     }
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-async fn session(client: SocketAddr, door: WebDoor, here: OnUpgrade) -> Result<Entered, Error> {
-    let parts = here.await?.downcast::<TokioIo<Guarded>>().map_err(|_| "its connection was lost")?;
-    let Rewound { said, stream } = parts.io.into_inner().stream;
-    let read = [parts.read_buf, said].concat();
-    let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
-    let socket = WebSocket::new(stream, read, limits);
-    Ok(Entered { client, service: door.service, stream: Stream::Ws(Box::new(socket)), said: Vec::new() })
+/// The connection after hyper.
+async fn here(left: Option<OnUpgrade>) -> Result<Guarded, Error> {
+    let left = left.ok_or("it has asked for no upgrade")?.await?;
+    let parts = left.downcast::<TokioIo<Guarded>>().map_err(|_| "its connection was lost")?;
+    Ok(parts.io.into_inner().after(&parts.read_buf))
 }
 
-async fn hand_over(here: OnUpgrade, there: OnUpgrade) -> Result<(), Error> {
-    let (here, there) = (here.await?, there.await?);
-    let here = here.downcast::<TokioIo<Guarded>>().map_err(|_| "its connection was lost")?;
-    let there = there.downcast::<TokioIo<PipeEnd>>().map_err(|_| "its connection was lost")?;
-    let Rewound { said, stream } = here.io.into_inner().stream;
-    let heard = [here.read_buf, said].concat().into();
-    Ok(there.io.into_inner().hand_over(stream, heard, there.read_buf).await?)
+async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), Error> {
+    let (here, there) = (here(left).await?, there.await?);
+    let Rewound { said, stream } = here.into_inner();
+    let there = there.downcast::<TokioIo<PipeEnd>>().map_err(|_| "its lane was lost")?;
+    Ok(there.io.into_inner().hand_over(stream, said, there.read_buf).await?)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -182,7 +192,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Front {
     /// Serves requests until one has made the connection something else, or it ends.
     async fn run(self: &Arc<Self>, stream: Stream, said: Vec<u8>) {
-        let guarded = Guarded { stream: Rewound { said: said.into(), stream }, pulse: self.pulse.clone() };
+        let guarded = Guarded::new(Rewound { said: said.into(), stream }, self.pulse.clone());
         let service = {
             let front = self.clone();
             service_fn(move |request| {
@@ -223,7 +233,17 @@ impl Front {
             }
         })
         .await;
-        let parts = Pin::into_inner(served).into_parts();
+        let is_busy = self.pulse.phase() == Phase::Exchange;
+        self.is_cut.store(is_busy, Ordering::Relaxed);
+        let left = match Pin::into_inner(served).into_parts() {
+            Some(parts) => Some(parts.io.into_inner()),
+            // Nothing has become of an upgrade that was asked for.
+            None if locked(&self.became).is_none() => {
+                let left = locked(&self.here).take();
+                here(left).await.ok()
+            }
+            None => None,
+        };
         let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
         match (&ended, late) {
             (Err(error), _) => self.stay.turned.tell(self.client, error.to_string()),
@@ -232,16 +252,21 @@ impl Front {
             }
             (Ok(()), Some(Phase::Idle | Phase::Exchange) | None) => {}
         }
-        if let Some(parts) = parts
+        if let Some(left) = left
             && !is_cut
         {
             let last = if late == Some(Phase::Head) { answer::LATE_HEAD } else { b"" };
-            let_go(parts.io.into_inner().stream.stream, last).await;
+            let_go(left.into_inner().stream, last).await;
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Payload> {
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Payload> {
         let exchange = self.pulse.begin();
+        // What follows such a request is looked at no more, so nothing may.
+        let is_last = request::may_upgrade(request.headers());
+        if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
+            *locked(&self.here) = Some(hyper::upgrade::on(&mut request));
+        }
         let mut response = match self.served(request, &exchange).await {
             Ok(response) => response,
             Err((objection, session)) => {
@@ -249,7 +274,7 @@ impl Front {
                 objection.answer(session.as_deref())
             }
         };
-        if self.stay.is_over() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if (is_last || self.stay.is_over()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -257,14 +282,13 @@ impl Front {
 
     async fn served(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         exchange: &Exchange,
     ) -> Result<Response<Payload>, (Objection, Option<String>)> {
         let door = self.door(&request).map_err(|objection| (objection, None))?;
-        let here = hyper::upgrade::on(&mut request);
         if door.speaks == Speaks::Frames {
             let response = socket::grant(&request).map_err(|objection| (objection, None))?;
-            *locked(&self.became) = Some(Became::Socket { door: door.clone(), here });
+            *locked(&self.became) = Some(Became::Socket(door.clone()));
             locked(&self.greeting).take();
             return Ok(response);
         }
@@ -277,7 +301,7 @@ impl Front {
         }
         request::clean(&mut parts, wanted.clone(), &self.by, &door.path);
         let (lane, response) = self.ask(door, Request::from_parts(parts, payload)).await?;
-        self.taken(lane, response, wanted, here, exchange)
+        self.taken(lane, response, wanted, exchange)
     }
 
     /// What a backend has answered, for the client.
@@ -286,15 +310,15 @@ impl Front {
         lane: Lane,
         mut response: Response<Incoming>,
         wanted: Option<HeaderValue>,
-        here: OnUpgrade,
         exchange: &Exchange,
     ) -> Result<Response<Payload>, (Objection, Option<String>)> {
         let there = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
+        head.version = Version::HTTP_11;
         fields::clean(&mut head.headers, Of::Response);
         match (head.status, wanted) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) => {
-                *locked(&self.became) = Some(Became::Passed { here, there });
+                *locked(&self.became) = Some(Became::Passed(there));
                 head.headers.insert(header::UPGRADE, wanted);
                 head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 Ok(Response::from_parts(head, Payload::empty()))
@@ -370,16 +394,20 @@ impl Front {
         }
         drop(lanes);
         locked(&self.greeting).take();
-        self.sides.add(both(going, (self.serve)(asked)));
+        self.sides.add(both(going, (self.serve)(asked), self.is_cut.clone()));
         Ok(Lane { service: service.clone(), id, line, told })
     }
 }
 
 /// A lane's two ends: requests written into its pipe are read by the session in the same turn, and what
-/// the session has brought is read as well.
-fn both(going: Side, session: Side) -> Side {
+/// the session has brought is read as well. Of a client that has left in the middle of an exchange the
+/// session hears a cut.
+fn both(going: Side, session: Side, is_cut: Arc<AtomicBool>) -> Side {
     let (mut going, mut session) = (Some(going), Some(session));
     Box::pin(std::future::poll_fn(move |cx| {
+        if is_cut.load(Ordering::Relaxed) {
+            going = None;
+        }
         for side in [&mut going, &mut session] {
             advance(side, cx);
         }

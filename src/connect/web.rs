@@ -14,7 +14,7 @@ use std::{
 };
 
 use hyper::{
-    Request, Response, StatusCode, Version,
+    Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderMap, HeaderValue},
     server::conn::http1,
@@ -22,6 +22,7 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -58,19 +59,16 @@ struct Requests {
     sides: Sides,
     /// Taken while a request is on its way.
     line: Mutex<Option<Reached>>,
-    became: Mutex<Option<Became>>,
+    /// Where hyper leaves the pipe when it ends, if a request has asked for an upgrade.
+    here: Mutex<Option<OnUpgrade>>,
+    /// The backend's connection, where it has become something else.
+    there: Mutex<Option<OnUpgrade>>,
 }
 
 /// The backend's connection.
 struct Reached {
     line: Line,
     names: Arc<Names>,
-}
-
-/// What a request's connection has become, here and at the backend.
-struct Became {
-    here: OnUpgrade,
-    there: OnUpgrade,
 }
 
 /// The session's far side, with the backend connected.
@@ -87,7 +85,8 @@ pub async fn begin(
         client: order.client,
         sides: Sides::default(),
         line: Mutex::default(),
-        became: Mutex::default(),
+        here: Mutex::default(),
+        there: Mutex::default(),
     };
     let reached = requests.over(first).await?;
     *requests.line() = Some(reached);
@@ -131,24 +130,30 @@ async fn serve(requests: Requests, pipe: PipeEnd, leave: CancellationToken) {
     }
     // The backend hears an end.
     *requests.line() = None;
-    let became = requests.became.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(became) = became
-        && let Err(error) = hand_over(became).await
-    {
+    if let Err(error) = requests.left().await {
         tracing::debug!(id = requests.id, "an upgraded connection was lost: {error}");
     }
     sides.ended().await;
 }
 
-async fn hand_over(became: Became) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (here, there) = (became.here.await?, became.there.await?);
-    let lost = "its connection was lost";
-    let here = here.downcast::<TokioIo<PipeEnd>>().map_err(|_| lost)?;
-    let there = there.downcast::<TokioIo<Stream>>().map_err(|_| lost)?;
-    Ok(here.io.into_inner().hand_over(there.io.into_inner(), there.read_buf, here.read_buf).await?)
-}
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Requests {
+    /// Hands the backend's connection over where an upgrade has come of it, and ends the pipe where none has.
+    async fn left(&self) -> Result<(), Error> {
+        let Some(here) = self.here.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let there = self.there.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Ok(here) = here.await else { return Ok(()) };
+        let lost = "its connection was lost";
+        let here = here.downcast::<TokioIo<PipeEnd>>().map_err(|_| lost)?;
+        let mut pipe = here.io.into_inner();
+        let Some(there) = there else { return Ok(pipe.shutdown().await?) };
+        let there = there.await?.downcast::<TokioIo<Stream>>().map_err(|_| lost)?;
+        Ok(pipe.hand_over(there.io.into_inner(), there.read_buf, here.read_buf).await?)
+    }
+
     fn line(&self) -> std::sync::MutexGuard<'_, Option<Reached>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,7 +174,10 @@ impl Requests {
     }
 
     async fn passed(&self, mut request: Request<Incoming>) -> Result<Response<Payload>, Objection> {
-        let here = hyper::upgrade::on(&mut request);
+        if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
+            *self.here.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(hyper::upgrade::on(&mut request));
+        }
         request::check(&request)?;
         let (mut parts, body) = request.into_parts();
         let payload = Payload::up(body, Of::Peer);
@@ -185,7 +193,7 @@ impl Requests {
                 return Err(Objection::new(StatusCode::BAD_GATEWAY, "the backend's answer is none"));
             };
             let there = hyper::upgrade::on(&mut response);
-            *self.became.lock().unwrap_or_else(PoisonError::into_inner) = Some(Became { here, there });
+            *self.there.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
             let (mut head, _) = response.into_parts();
             reached.names.clean(&mut head.headers, &public);
             head.headers.insert(header::UPGRADE, wanted);

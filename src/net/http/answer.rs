@@ -50,7 +50,8 @@ impl Objection {
             _ => {}
         }
         // Who asks for what can not be has nothing more to ask; a page that is not there is another matter.
-        if self.status.is_client_error() && self.status != StatusCode::NOT_FOUND {
+        let is_over = self.status.is_client_error() && self.status != StatusCode::NOT_FOUND;
+        if is_over || self.status == StatusCode::NOT_IMPLEMENTED {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -9,13 +9,30 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::pulse::Pulse;
+use super::{pulse::Pulse, strict::Strict};
 use crate::net::rewound::Rewound;
 
-/// A client's connection, and whether anything was heard on it.
+/// A client's connection: what it says is looked at before it is read, and that it says something is noted.
 pub struct Guarded {
-    pub stream: Rewound,
-    pub pulse: Arc<Pulse>,
+    stream: Rewound,
+    pulse: Arc<Pulse>,
+    strict: Strict,
+}
+
+impl Guarded {
+    pub fn new(stream: Rewound, pulse: Arc<Pulse>) -> Self {
+        Self { stream, pulse, strict: Strict::default() }
+    }
+
+    /// With what was read of it already and not used.
+    pub fn after(mut self, read: &[u8]) -> Self {
+        self.stream.said = [read, &self.stream.said].concat().into();
+        self
+    }
+
+    pub fn into_inner(self) -> Rewound {
+        self.stream
+    }
 }
 
 impl AsyncRead for Guarded {
@@ -24,6 +41,7 @@ impl AsyncRead for Guarded {
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
+            this.strict.look(&mut buf.filled_mut()[before..]);
             this.pulse.heard();
         }
         read

@@ -87,3 +87,101 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::{server::conn::http1 as server, service::service_fn};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::sleep,
+    };
+
+    use super::*;
+    use crate::net::{
+        http::{fields::Of, serving::Sides},
+        pipe::{PipeEnd, pipe},
+    };
+
+    /// Asks over a line while `other` plays its other end.
+    async fn asked(request: Request<Payload>, other: impl AsyncFnOnce(PipeEnd)) -> Result<u16, Lost> {
+        let (ours, theirs) = pipe();
+        let (mut line, going) = Line::over(ours).await.expect("a fresh pipe");
+        let sides = Sides::default();
+        sides.add(going);
+        let (response, (), ()) = tokio::join!(
+            async {
+                let response = line.ask(request).await.map(|response| response.status().as_u16());
+                drop(line);
+                response
+            },
+            sides.ended(),
+            other(theirs)
+        );
+        response
+    }
+
+    fn get() -> Request<Payload> {
+        Request::new(Payload::empty())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_does_not_come_is_late() {
+        let began = Instant::now();
+        let silent = async |mut other: PipeEnd| {
+            let _ = other.read_to_end(&mut Vec::new()).await;
+        };
+        assert!(matches!(asked(get(), silent).await, Err(Lost::Late)));
+        assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
+        let in_time = async |mut other: PipeEnd| {
+            sleep(PATIENCE - Duration::from_secs(1)).await;
+            other.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("it is taken");
+            let _ = other.read_to_end(&mut Vec::new()).await;
+        };
+        assert!(matches!(asked(get(), in_time).await, Ok(204)));
+        let gone = async |other: PipeEnd| drop(other);
+        assert!(matches!(asked(get(), gone).await, Err(Lost::Broken(_) | Lost::Unsent(_))));
+    }
+
+    /// A request whose body comes in `pieces`, each after a pause, is sent on to a silent backend.
+    async fn sent(pieces: usize, pause: Duration) -> Option<Lost> {
+        let (mut client, served) = pipe();
+        let lost = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let service = service_fn(async |request: Request<Incoming>| {
+            let (parts, body) = request.into_parts();
+            let request = Request::from_parts(parts, Payload::up(body, Of::Client));
+            let silent = async |mut other: PipeEnd| {
+                let _ = other.read_to_end(&mut Vec::new()).await;
+            };
+            *lost.lock().expect("no panic") = asked(request, silent).await.err();
+            Ok::<_, std::convert::Infallible>(Response::new(Payload::empty()))
+        });
+        let serving =
+            server::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(served), service);
+        let asking = async {
+            let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", pieces.max(4));
+            client.write_all(head.as_bytes()).await.expect("it is taken");
+            for _ in 0..pieces {
+                sleep(pause).await;
+                client.write_all(b"x").await.expect("it is taken");
+            }
+            let _ = client.read_to_end(&mut Vec::new()).await;
+        };
+        tokio::select! {
+            _ = serving => {}
+            () = asking => {}
+        }
+        lost.lock().expect("no panic").take()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_is_told_from_a_backend_that_is_late() {
+        let began = Instant::now();
+        assert!(matches!(sent(2, PATIENCE / 2).await, Some(Lost::Stopped)), "two of four bytes");
+        assert_eq!(began.elapsed(), PATIENCE * 2);
+        let began = Instant::now();
+        assert!(matches!(sent(5, PATIENCE - Duration::from_secs(1)).await, Some(Lost::Late)));
+        assert!(began.elapsed() >= PATIENCE * 5, "the time is that after its end");
+    }
+}

@@ -3,7 +3,7 @@
 //! hyper reads and writes both sides of every exchange, so nothing that it would not send itself goes on.
 //! [`request`] and [`response`] clean heads, [`fields`] knows which of their fields are not for the next
 //! one, [`answer`] is what we say ourselves, [`payload`] what follows a head, [`line`] a connection that
-//! requests go to, [`guarded`] and [`pulse`] watch a client, [`serving`] keeps all connections of one client going in one task, [`socket`] grants a
+//! requests go to, [`guarded`] with [`strict`] and [`pulse`] watch a client, [`serving`] keeps all connections of one client going in one task, [`socket`] grants a
 //! WebSocket.
 
 pub mod answer;
@@ -16,6 +16,7 @@ pub mod request;
 pub mod response;
 pub mod serving;
 pub mod socket;
+mod strict;
 
 use std::time::Duration;
 

@@ -106,8 +106,10 @@ impl Body for Payload {
             Poll::Ready(frame) => {
                 this.stalled = None;
                 if let Some(fares) = &this.fares {
-                    let moved = if frame.is_some() { &fares.has_moved } else { &fares.has_ended };
-                    moved.store(true, Ordering::Relaxed);
+                    fares.has_moved.store(true, Ordering::Relaxed);
+                    // A body of a known length is asked for no end.
+                    let has_ended = frame.is_none() || this.is_end_stream();
+                    fares.has_ended.store(has_ended, Ordering::Relaxed);
                 }
                 let cleaned = frame.map(|frame| frame.map(|frame| trailers(frame, of)).map_err(Error::from));
                 Poll::Ready(cleaned)

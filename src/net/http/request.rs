@@ -117,11 +117,22 @@ pub fn upgrade(parts: &Parts, has_body: bool) -> Option<HeaderValue> {
     let (Some(only), None) = (wanted.next(), wanted.next()) else { return None };
     let protocol = only.to_str().ok()?.to_ascii_lowercase();
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
-    let is_other = ["h2", "http", "tls"].iter().any(|other| protocol.starts_with(other));
     let asks =
         fields::tokens(&parts.headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let is_plain = !protocol.is_empty() && protocol.bytes().all(is_token) && !is_other;
+    let is_plain = !protocol.is_empty() && protocol.bytes().all(is_token) && is_passed(&protocol);
     (asks && is_plain && !has_body && parts.version == Version::HTTP_11).then(|| only.clone())
+}
+
+/// Whether a protocol that a client offers is one that could be passed on.
+pub(super) fn is_passed(protocol: &str) -> bool {
+    let begins =
+        |other: &str| protocol.get(..other.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(other));
+    !["h2", "http", "tls"].into_iter().any(begins)
+}
+
+/// Whether a request may make its connection something else.
+pub fn may_upgrade(headers: &HeaderMap) -> bool {
+    headers.get_all(header::UPGRADE).iter().any(|value| value.to_str().is_ok_and(is_passed))
 }
 
 /// Whether a request wants to become a WebSocket.

@@ -1,6 +1,6 @@
 //! Requests of clients, carried as HTTP: cleaned by the DMZ half, read again by the internal half.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use portcullis::profile::Mode;
 use tokio::{
@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use crate::support::{
-    gateway::PATIENCE,
-    peers::{Backend, dial, hear, hear_all, hear_end, say},
+    gateway::{PATIENCE, Place},
+    peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
+    tls::{chain, key, roots},
     ways::{MODES, Plan, Way},
 };
 
@@ -21,8 +22,12 @@ fn address(backend: &Backend) -> String {
     backend.address().replace("tcp://", "http://")
 }
 
+fn plan<'a>(mode: Mode, backend: &'a str) -> Plan<'a> {
+    Plan { accept: HTTP, ..Plan::new(mode, backend) }
+}
+
 async fn start(mode: Mode, backend: &Backend) -> Way {
-    Plan { accept: HTTP, dmz_service: ", carries: http", ..Plan::new(mode, &address(backend)) }.start().await
+    plan(mode, &address(backend)).start().await
 }
 
 async fn port(way: &Way) -> SocketAddr {
@@ -30,18 +35,78 @@ async fn port(way: &Way) -> SocketAddr {
     accept.split_once("//").unwrap().1.split('/').next().unwrap().parse().unwrap()
 }
 
-/// Reads to the end of a head; in lower case, sorted, without `date`.
-async fn head(stream: &mut TcpStream) -> Vec<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(PATIENCE, stream.read_u8()).await.expect("a head in time").unwrap());
+async fn line(stream: &mut TcpStream) -> String {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.push(timeout(PATIENCE, stream.read_u8()).await.expect("a line in time").unwrap());
     }
-    let text = String::from_utf8(head).unwrap();
-    let mut lines: Vec<_> = text.trim_end().split("\r\n").map(str::to_owned).collect();
-    lines.retain(|line| !line.to_ascii_lowercase().starts_with("date:"));
+    String::from_utf8(line).unwrap().trim_end().to_owned()
+}
+
+/// Reads to the end of a head: its first line, then its fields, sorted and without `date`.
+async fn head(stream: &mut TcpStream) -> Vec<String> {
+    let mut lines = vec![line(stream).await];
+    loop {
+        match line(stream).await {
+            last if last.is_empty() => break,
+            field => lines.push(field),
+        }
+    }
+    lines.retain(|line| !line.starts_with("date:"));
     lines[1..].sort();
     lines
 }
+
+/// Reads a body in chunks to its end, and the trailers.
+async fn chunks(stream: &mut TcpStream) -> (String, Vec<String>) {
+    let mut body = Vec::new();
+    loop {
+        let size = usize::from_str_radix(&line(stream).await, 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        let from = body.len();
+        body.resize(from + size, 0);
+        timeout(PATIENCE, stream.read_exact(&mut body[from..])).await.expect("a chunk in time").unwrap();
+        assert_eq!(line(stream).await, "");
+    }
+    let mut trailers = Vec::new();
+    loop {
+        match line(stream).await {
+            last if last.is_empty() => return (String::from_utf8(body).unwrap(), trailers),
+            trailer => trailers.push(trailer),
+        }
+    }
+}
+
+/// What one request is answered by a port, to the end of its connection.
+async fn asked(at: SocketAddr, request: &str) -> String {
+    let mut client = dial(at).await;
+    // It may be answered before all is taken.
+    let _ = client.write_all(request.as_bytes()).await;
+    String::from_utf8(hear_all(&mut client).await).unwrap()
+}
+
+/// The same where the connection stays: the head, and a body of a known length.
+async fn answered(client: &mut TcpStream, request: &str) -> (Vec<String>, String) {
+    say(client, request.as_bytes()).await;
+    let head = head(client).await;
+    let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    timeout(PATIENCE, client.read_exact(&mut body)).await.expect("a body in time").unwrap();
+    (head, String::from_utf8(body).unwrap())
+}
+
+async fn answer(backend: &Backend, response: &str) -> TcpStream {
+    let mut server = backend.accept().await;
+    head(&mut server).await;
+    say(&mut server, response.as_bytes()).await;
+    server
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+const LAST: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn one_connection_carries_request_after_request() {
@@ -76,4 +141,517 @@ async fn one_connection_carries_request_after_request() {
         way.dmz.until_ended("--").await;
         assert_eq!(way.inner().now().await.totals.sessions, 1);
     }
+}
+
+#[tokio::test]
+async fn bodies_in_chunks_and_their_trailers_go_both_ways() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let mut client = dial(port(&way).await).await;
+    let request = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE\r\n\
+                   Trailer: X-Sum\r\n\r\n5\r\nfirst\r\n";
+    say(&mut client, request.as_bytes()).await;
+    let mut server = backend.accept().await;
+    let heard = head(&mut server).await;
+    for field in ["transfer-encoding: chunked", "te: trailers", "trailer: X-Sum"] {
+        assert!(heard.contains(&field.to_owned()), "{field}: {heard:?}");
+    }
+    // A chunk goes on before the next has come.
+    hear(&mut server, b"5\r\nfirst\r\n").await;
+    say(&mut client, b"7\r\n second\r\n0\r\nX-Sum: 7\r\nX-Forwarded-For: me\r\n\r\n").await;
+    assert_eq!(chunks(&mut server).await, (" second".to_owned(), vec!["x-sum: 7".to_owned()]));
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\none\r\n";
+    say(&mut server, response.as_bytes()).await;
+    let heard = head(&mut client).await;
+    assert_eq!(heard, ["HTTP/1.1 200 OK", "trailer: X-Sum", "transfer-encoding: chunked"]);
+    hear(&mut client, b"3\r\none\r\n").await;
+    say(&mut server, b"3\r\ntwo\r\n0\r\nX-Sum: 8\r\n\r\n").await;
+    assert_eq!(chunks(&mut client).await, ("two".to_owned(), vec!["x-sum: 8".to_owned()]));
+    // The connection goes on.
+    say(&mut client, GET.as_bytes()).await;
+    head(&mut server).await;
+    say(&mut server, OK.as_bytes()).await;
+    assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_before_its_body_is_told_to_go_on() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let mut client = dial(port(&way).await).await;
+    say(&mut client, b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
+    hear(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n").await;
+    say(&mut client, b"body").await;
+    let mut server = backend.accept().await;
+    assert!(!head(&mut server).await.iter().any(|line| line.starts_with("expect")));
+    hear(&mut server, b"body").await;
+    say(&mut server, OK.as_bytes()).await;
+    assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK");
+}
+
+const UPGRADE: &str = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Accept: x\r\n\r\n";
+
+/// A connection that has become something else, with what the backend said in the same breath.
+async fn upgraded(way: &Way, backend: &Backend) -> (TcpStream, TcpStream) {
+    let mut client = dial(port(way).await).await;
+    say(&mut client, UPGRADE.as_bytes()).await;
+    let mut server = backend.accept().await;
+    let heard = head(&mut server).await;
+    for field in ["upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13"] {
+        assert!(heard.contains(&field.to_owned()), "{field}: {heard:?}");
+    }
+    say(&mut server, format!("{SWITCHING}first\n").as_bytes()).await;
+    let heard = head(&mut client).await;
+    let expected = [
+        "HTTP/1.1 101 Switching Protocols",
+        "connection: upgrade",
+        "sec-websocket-accept: x",
+        "upgrade: websocket",
+    ];
+    assert_eq!(heard, expected);
+    hear(&mut client, b"first\n").await;
+    (client, server)
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_passed_on_as_it_is() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let address = backend.address().replace("tcp://", "ws://");
+        let accept = "ws://127.0.0.1:0/live";
+        let way = Plan { accept, dmz_service: ", carries: http", ..Plan::new(mode, &address) }.start().await;
+        let (mut client, mut server) = upgraded(&way, &backend).await;
+        let mut piece: Vec<u8> = (0..200_000_u32).map(|at| (at ^ (at >> 7)) as u8).collect();
+        for _ in 0..3 {
+            let (up, down) = tokio::join!(client.write_all(&piece), hear(&mut server, &piece));
+            let _: ((), ()) = (up.unwrap(), down);
+            piece.reverse();
+            let (down, up) = tokio::join!(server.write_all(&piece), hear(&mut client, &piece));
+            let _: ((), ()) = (down.unwrap(), up);
+        }
+        // Each side ends for itself.
+        client.shutdown().await.unwrap();
+        hear_end(&mut server).await;
+        say(&mut server, b"last").await;
+        server.shutdown().await.unwrap();
+        assert_eq!(hear_all(&mut client).await, b"last");
+        way.dmz.until_ended("--").await;
+        // A cut is one for the other side.
+        let (client, mut server) = upgraded(&way, &backend).await;
+        cut(client);
+        hear_reset(&mut server).await;
+        let (mut client, server) = upgraded(&way, &backend).await;
+        cut(server);
+        hear_reset(&mut client).await;
+        // What wants no WebSocket has no business there, and another path has none either.
+        let at = port(&way).await;
+        let plain = asked(at, &LAST.replace("GET /", "GET /live")).await;
+        assert!(plain.starts_with("HTTP/1.1 426 "), "{plain}");
+        assert!(asked(at, LAST).await.starts_with("HTTP/1.1 404 "));
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let ask = async {
+        let upgrade = UPGRADE.replace("websocket", "own/1");
+        asked(port(&way).await, &upgrade).await
+    };
+    let refuse = answer(&backend, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    let (told, _server) = tokio::join!(ask, refuse);
+    assert!(told.starts_with("HTTP/1.1 403 ") && told.ends_with("\r\n\r\nno"), "{told}");
+    // Another HTTP is not passed on: the request is one like any.
+    let ask = async {
+        asked(
+            port(&way).await,
+            &LAST.replace("Connection", "Upgrade: h2c\r\nConnection: Upgrade\r\nConnection"),
+        )
+        .await
+    };
+    let serve = async {
+        let mut server = backend.accept().await;
+        let heard = head(&mut server).await;
+        assert!(
+            !heard.iter().any(|line| line.starts_with("upgrade") || line.starts_with("connection")),
+            "{heard:?}"
+        );
+        say(&mut server, OK.as_bytes()).await;
+    };
+    let (told, ()) = tokio::join!(ask, serve);
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    // A page of another origin opens no WebSocket, and asks for pages as it likes.
+    let accept = "{ address: 'http://127.0.0.1:0', origins: 'https://ok.example' }";
+    let way = Plan { accept, ..plan(Mode::Direct, &address(&backend)) }.start().await;
+    let other = UPGRADE.replace("Host", "Origin: https://bad.example\r\nHost");
+    assert!(asked(port(&way).await, &other).await.starts_with("HTTP/1.1 403 "));
+    let other = LAST.replace("Host", "Origin: https://bad.example\r\nHost");
+    let ask = async { asked(port(&way).await, &other).await };
+    let (told, _server) = tokio::join!(ask, answer(&backend, OK));
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+}
+
+#[tokio::test]
+async fn services_share_a_port_and_a_connection_by_path() {
+    let (place, reserved) = (Place::new(), Reserved::new());
+    let at = reserved.at();
+    let backends = [Backend::new().await, Backend::new().await];
+    let [shop, docs] = backends.each_ref().map(address);
+    let text = format!(
+        "mode: direct\ndmz:\n  services:\n    shop: {{ accept: 'http://{at}/shop', connect: '{shop}/app' }}\n    \
+         docs: {{ accept: 'http://{at}', hosts: 'docs.example', connect: '{docs}' }}\n"
+    );
+    let gateway = place.start("direct", &text);
+    drop(reserved);
+    let mut client = dial(at).await;
+    let mut servers = Vec::new();
+    for turn in 0..2 {
+        for (index, asks, host, sees) in
+            [(0, "/shop/a?b", "any", "/app/a?b"), (1, "/x", "Docs.Example:8", "/x")]
+        {
+            say(&mut client, format!("GET {asks} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await;
+            if turn == 0 {
+                servers.push(backends[index].accept().await);
+            }
+            let server = &mut servers[index];
+            let heard = head(server).await;
+            assert_eq!(heard[0], format!("GET {sees} HTTP/1.1"));
+            let prefix = heard.iter().find(|line| line.starts_with("x-forwarded-prefix"));
+            assert_eq!(prefix.map(String::as_str), (index == 0).then_some("x-forwarded-prefix: /shop"));
+            let response = format!(
+                "HTTP/1.1 302 Found\r\nLocation: {}/app/next\r\nX-By: {}\r\nContent-Length: 0\r\n\r\n",
+                address(&backends[index]),
+                backends[index].listener.local_addr().unwrap()
+            );
+            say(server, response.as_bytes()).await;
+            let place = ["location: /shop/next", "location: /app/next"][index];
+            assert_eq!(head(&mut client).await, ["HTTP/1.1 302 Found", "content-length: 0", place]);
+        }
+        // What is not there costs the connection nothing.
+        let (head, body) = answered(&mut client, GET).await;
+        assert_eq!(head[0], "HTTP/1.1 404 Not Found");
+        assert_eq!(body, "there is no such service\n");
+    }
+    assert_eq!(gateway.now().await.totals.sessions, 2);
+}
+
+#[tokio::test]
+async fn what_could_be_read_in_two_ways_reaches_no_backend() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let at = port(&way).await;
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for (what, request, status) in [
+        (
+            "both lengths",
+            format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n{chunked}\r\n0\r\n\r\n{smuggled}"),
+            "400",
+        ),
+        (
+            "both lengths, turned",
+            format!("POST / HTTP/1.1\r\nHost: h\r\n{chunked}Content-Length: 4\r\n\r\n0\r\n\r\n{smuggled}"),
+            "400",
+        ),
+        (
+            "two lengths",
+            format!(
+                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 40\r\n\r\n{smuggled}"
+            ),
+            "400",
+        ),
+        (
+            "a signed length",
+            format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n{smuggled}"),
+            "400",
+        ),
+        (
+            "a strange coding",
+            format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n{smuggled}"),
+            "400",
+        ),
+        ("chunks of old", format!("POST / HTTP/1.0\r\nHost: h\r\n{chunked}\r\n0\r\n\r\n{smuggled}"), "400"),
+        ("a bare LF", format!("GET / HTTP/1.1\nHost: h\r\n\r\n{smuggled}"), "400"),
+        ("a bare LF at the end", format!("GET / HTTP/1.1\r\nHost: h\r\n\n{smuggled}"), "400"),
+        ("a folded line", "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n".into(), "400"),
+        ("a space before the colon", "GET / HTTP/1.1\r\nHost : h\r\n\r\n".into(), "400"),
+        ("a name with a space", "GET / HTTP/1.1\r\nHost: h\r\nX Y: a\r\n\r\n".into(), "400"),
+        ("a CR within", "GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n".into(), "400"),
+        ("two hosts", "GET / HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n".into(), "400"),
+        ("no host", "GET / HTTP/1.1\r\n\r\n".into(), "400"),
+        ("another host", "GET http://i/ HTTP/1.1\r\nHost: h\r\n\r\n".into(), "400"),
+        ("a path that climbs", "GET /a/..%2f HTTP/1.1\r\nHost: h\r\n\r\n".into(), "400"),
+        ("no HTTP", "hello there\r\n\r\n".into(), "400"),
+        ("TRACE", "TRACE / HTTP/1.1\r\nHost: h\r\n\r\n".into(), "405"),
+        ("CONNECT", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n".into(), "501"),
+        ("a huge head", format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(50_000)), "431"),
+        ("an endless head", format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(200_000)), "431"),
+        ("many fields", format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(200)), "431"),
+        ("a long target", format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(66_000)), "4"),
+    ] {
+        let told = asked(at, &request).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {told}");
+        assert!(told.matches("HTTP/1.1 ").count() == 1, "{what}: {told}");
+    }
+    // A body that is spoilt on its way is cut, and what was within it is nothing of its own.
+    let mut client = dial(at).await;
+    say(&mut client, format!("POST / HTTP/1.1\r\nHost: h\r\n{chunked}\r\n3\r\nabc\r\n").as_bytes()).await;
+    let mut server = backend.accept().await;
+    head(&mut server).await;
+    hear(&mut server, b"3\r\nabc\r\n").await;
+    say(&mut client, format!("5\n{smuggled}").as_bytes()).await;
+    assert_eq!(hear_reset(&mut server).await, b"");
+    // A body of a given length is a body, whatever stands in it.
+    let body = format!(
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{smuggled}",
+        smuggled.len()
+    );
+    let ask = async { asked(at, &body).await };
+    let serve = async {
+        let mut server = backend.accept().await;
+        assert_eq!(head(&mut server).await[0], "POST / HTTP/1.1");
+        hear(&mut server, smuggled.as_bytes()).await;
+        say(&mut server, OK.as_bytes()).await;
+        hear_end(&mut server).await;
+    };
+    let (told, ()) = tokio::join!(ask, serve);
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    // Two requests at once are answered one after the other.
+    let mut client = dial(at).await;
+    say(&mut client, format!("{GET}{LAST}").as_bytes()).await;
+    let mut server = answer(&backend, OK).await;
+    assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK");
+    hear(&mut client, b"ok").await;
+    head(&mut server).await;
+    say(&mut server, &OK.as_bytes()[..OK.len() - 2]).await;
+    say(&mut server, b"OK").await;
+    assert!(hear_all(&mut client).await.ends_with(b"\r\n\r\nOK"));
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_come_to_its_end_is_told_so() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Direct, &backend).await;
+    let at = port(&way).await;
+    let heard = async |said: &[u8]| {
+        let mut slow = dial(at).await;
+        say(&mut slow, said).await;
+        let mut heard = Vec::new();
+        let patience = Duration::from_secs(14);
+        timeout(patience, slow.read_to_end(&mut heard)).await.expect("an end in time").unwrap();
+        String::from_utf8(heard).unwrap()
+    };
+    let (begun, silent) = tokio::join!(heard(&GET.as_bytes()[..10]), heard(b""));
+    assert!(begun.starts_with("HTTP/1.1 408 ") && silent.starts_with("HTTP/1.1 408 "), "{begun} {silent}");
+}
+
+fn session(told: &str) -> &str {
+    told.trim_end().rsplit_once("session ").unwrap().1
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_told_with_the_sessions_id() {
+    let gone = Reserved::new();
+    let refused = format!("http://{}", gone.at());
+    for mode in MODES {
+        let way = plan(mode, &refused).start().await;
+        let mut client = dial(port(&way).await).await;
+        // The connection stays, and each try is one.
+        for _ in 0..2 {
+            let (head, body) = answered(&mut client, GET).await;
+            assert_eq!(head[0], "HTTP/1.1 502 Bad Gateway", "{mode:?}");
+            assert!(!body.contains("127.0.0.1"), "{body}");
+            let row = way.dmz.until_ended("BC").await;
+            assert!(way.dmz.now().await.ended.iter().any(|row| row.id == session(&body)), "{row:?} {body}");
+        }
+    }
+    // Nobody serves it.
+    let place = Place::new();
+    let alone = Plan { dmz_link: ", wait: 100ms", ..plan(Mode::Reverse, &refused) };
+    let dmz = place.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
+    let at = dmz.now().await.services[0].accept[0].strip_prefix("http://").unwrap().parse().unwrap();
+    let (head, body) = answered(&mut dial(at).await, GET).await;
+    assert_eq!(head[0], "HTTP/1.1 503 Service Unavailable");
+    assert!(head.contains(&"retry-after: 5".to_owned()), "{head:?}");
+    assert_eq!(dmz.until_ended("TW").await.id, session(&body));
+    // It is full.
+    let backend = Backend::new().await;
+    let backend_address = address(&backend);
+    let full = Plan { dmz_service: ", sessions: 1", ..plan(Mode::Reverse, &backend_address) };
+    let way = full.start().await;
+    let mut first = dial(port(&way).await).await;
+    say(&mut first, GET.as_bytes()).await;
+    let _server = answer(&backend, OK).await;
+    assert_eq!(head_line(&mut first).await, "HTTP/1.1 200 OK");
+    let mut second = dial(port(&way).await).await;
+    let (head, body) = answered(&mut second, GET).await;
+    assert_eq!(head[0], "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(way.dmz.until_ended("LA").await.id, session(&body));
+    // It does not answer.
+    let place = Place::with(&["dmz", "internal", "backend"]);
+    let late = backend.address().replace("tcp://", "https://");
+    let late = format!("{{ address: '{late}', tls: {{ ca: pki/ca.pem, name: backend }} }}");
+    let way = plan(Mode::Reverse, &late).start_in(place).await;
+    let (head, body) = answered(&mut dial(port(&way).await).await, GET).await;
+    assert_eq!(head[0], "HTTP/1.1 504 Gateway Timeout");
+    assert_eq!(way.inner().until_ended("BC").await.id, session(&body));
+}
+
+async fn head_line(stream: &mut TcpStream) -> String {
+    head(stream).await.remove(0)
+}
+
+#[tokio::test]
+async fn a_backend_that_dies_is_never_a_clean_end() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let at = port(&way).await;
+    // Before its head: an answer, and a new connection for the next request of the same session.
+    let mut client = dial(at).await;
+    say(&mut client, GET.as_bytes()).await;
+    let mut server = backend.accept().await;
+    head(&mut server).await;
+    drop(server);
+    assert_eq!(head_line(&mut client).await, "HTTP/1.1 502 Bad Gateway");
+    for (head, is_cut) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf", false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf", true),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", false),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", true),
+        // One that ends with its connection can be cut alone.
+        ("HTTP/1.1 200 OK\r\n\r\nhalf", true),
+    ] {
+        let mut client = dial(at).await;
+        say(&mut client, GET.as_bytes()).await;
+        let server = answer(&backend, head).await;
+        head_line(&mut client).await;
+        let mut half = [0; 4];
+        timeout(PATIENCE, client.read_exact(&mut half)).await.expect("half in time").unwrap();
+        if is_cut {
+            cut(server)
+        } else {
+            drop(server)
+        }
+        let rest = hear_reset(&mut client).await;
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "{head}: {rest:?}");
+    }
+    let ask = async { asked(at, LAST).await };
+    let serve = async { drop(answer(&backend, "HTTP/1.1 200 OK\r\n\r\nto its end").await) };
+    let (told, ()) = tokio::join!(ask, serve);
+    assert!(told.ends_with("to its end\r\n0\r\n\r\n"), "{told}");
+}
+
+#[tokio::test]
+async fn a_backend_that_closes_between_requests_is_dialled_again() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let mut client = dial(port(&way).await).await;
+    for _ in 0..3 {
+        say(&mut client, GET.as_bytes()).await;
+        let mut server = answer(&backend, &OK.replace("Content", "Connection: close\r\nContent")).await;
+        assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
+        hear(&mut client, b"ok").await;
+        server.shutdown().await.unwrap();
+        hear_end(&mut server).await;
+    }
+    assert_eq!(way.dmz.now().await.totals.sessions, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_exchange_with_it() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    for mut client in [dial(port(&way).await).await, dial(port(&way).await).await] {
+        say(&mut client, GET.as_bytes()).await;
+        let mut server = backend.accept().await;
+        head(&mut server).await;
+        drop(client);
+        hear_reset(&mut server).await;
+    }
+    way.dmz.until("nothing is left", |snapshot| snapshot.totals.sessions_open == 0).await;
+    way.inner().until("nothing is left inside", |snapshot| snapshot.totals.sessions_open == 0).await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_exchanges_and_for_no_idle_connection() {
+    for stops_inner in [false, true] {
+        let backend = Backend::new().await;
+        let backend_address = address(&backend);
+        let mut way = Plan { drain: "30s", ..plan(Mode::Reverse, &backend_address) }.start().await;
+        let at = port(&way).await;
+        let (mut idle, mut busy) = (dial(at).await, dial(at).await);
+        say(&mut idle, GET.as_bytes()).await;
+        let mut idle_server = answer(&backend, OK).await;
+        head(&mut idle).await;
+        hear(&mut idle, b"ok").await;
+        say(&mut busy, GET.as_bytes()).await;
+        let mut server = backend.accept().await;
+        head(&mut server).await;
+        let stopped = if stops_inner { way.internal.take().unwrap() } else { way.dmz };
+        let stopping = stopped.stop();
+        let finish = async {
+            hear_end(&mut idle_server).await;
+            say(&mut server, OK.as_bytes()).await;
+            assert_eq!(head_line(&mut busy).await, "HTTP/1.1 200 OK");
+            hear(&mut busy, b"ok").await;
+            hear_end(&mut server).await;
+        };
+        let (outcome, ()) = tokio::join!(stopping, finish);
+        assert_eq!(outcome, portcullis::gateway::Outcome::Clean, "{stops_inner}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_client_is_served() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, &backend).await;
+    let ask = async { asked(port(&way).await, "GET / HTTP/1.0\r\n\r\n").await };
+    let serve = async {
+        let mut server = backend.accept().await;
+        let heard = head(&mut server).await;
+        assert!(heard[0] == "GET / HTTP/1.1" && heard.contains(&"host:".to_owned()), "{heard:?}");
+        say(&mut server, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
+    };
+    let (told, ()) = tokio::join!(ask, serve);
+    assert!(told.starts_with("HTTP/1.0 200 OK\r\n") && told.ends_with("\r\n\r\nok"), "{told}");
+}
+
+#[tokio::test]
+async fn https_is_spoken_at_both_edges() {
+    let place = Place::with(&["dmz", "internal", "www"]);
+    let tls = "tls: { certificate: pki/www.pem, key: pki/www.key }";
+    let accept = format!("{{ address: 'https://127.0.0.1:0', {tls} }}");
+    let backend = Backend::new().await;
+    let https = backend.address().replace("tcp://", "https://");
+    let https = format!("{{ address: '{https}', tls: {{ ca: pki/ca.pem, name: www }} }}");
+    let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &https) }.start_in(place).await;
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain(&way.place, "www.pem"), key(&way.place, "www.key"))
+        .unwrap();
+    let serve = async {
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let mut server = acceptor.accept(backend.accept().await).await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\r\n\r\n") {
+            heard.push(timeout(PATIENCE, server.read_u8()).await.expect("a head in time").unwrap());
+        }
+        say(&mut server, OK.as_bytes()).await;
+        let _ = server.shutdown().await;
+        String::from_utf8(heard).unwrap()
+    };
+    let config =
+        rustls::ClientConfig::builder().with_root_certificates(roots(&way.place)).with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let name = rustls::pki_types::ServerName::try_from("www").unwrap();
+    let mut client = connector.connect(name, dial(port(&way).await).await).await.unwrap();
+    say(&mut client, LAST.as_bytes()).await;
+    let (told, heard) = tokio::join!(hear_all(&mut client), serve);
+    assert!(heard.contains("x-forwarded-proto: https\r\n"), "{heard}");
+    assert!(told.ends_with(b"\r\n\r\nok"), "{}", String::from_utf8_lossy(&told));
+    way.dmz.until_ended("--").await;
 }

@@ -1,0 +1,237 @@
+//! What hyper would read kindly, and another reader otherwise: ends of lines without their CR, a length
+//! that is told twice or in two ways. A byte of such a line is spoilt before hyper sees it, so that hyper
+//! turns the request away; it stays the one that decides what a request is.
+//!
+//! To know where heads begin, bodies are followed by their length alone.
+
+use super::{HEAD_BYTES_MAX, request::is_passed};
+
+/// Looks at all that a client says, in order.
+#[derive(Debug, Default)]
+pub struct Strict {
+    step: Step,
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    head: Head,
+}
+
+/// first line → head → body or chunks → first line
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Step {
+    #[default]
+    FirstLine,
+    Head,
+    Body(u64),
+    ChunkSize,
+    Chunk(u64),
+    /// The CR, then the LF, behind a chunk.
+    ChunkEnd(u8),
+    Trailers,
+    /// What comes is no request, or of one that was spoilt.
+    Done,
+}
+
+/// What a head says of what follows it.
+#[derive(Debug, Default)]
+struct Head {
+    length: Option<u64>,
+    is_chunked: bool,
+    /// It may become something else.
+    upgrades: bool,
+}
+
+/// A line that nobody may read kindly.
+struct Spoilt;
+
+impl Strict {
+    pub fn look(&mut self, bytes: &mut [u8]) {
+        let mut at = 0;
+        while at < bytes.len() {
+            let left = &mut bytes[at..];
+            at += match &mut self.step {
+                Step::Done => return,
+                Step::Body(length) | Step::Chunk(length) => {
+                    let count = left.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
+                    *length -= count as u64;
+                    if *length == 0 {
+                        self.step = match self.step {
+                            Step::Chunk(_) => Step::ChunkEnd(b'\r'),
+                            _ => Step::FirstLine,
+                        };
+                    }
+                    count
+                }
+                Step::ChunkEnd(expected) => {
+                    self.step = match (*expected == left[0], *expected) {
+                        (true, b'\r') => Step::ChunkEnd(b'\n'),
+                        (true, _) => Step::ChunkSize,
+                        (false, _) => Step::Done,
+                    };
+                    if self.step == Step::Done {
+                        left[0] = 0;
+                    }
+                    1
+                }
+                Step::FirstLine | Step::Head | Step::ChunkSize | Step::Trailers => self.take_line(left),
+            };
+        }
+    }
+
+    /// Takes what there is of a line; how much that is.
+    fn take_line(&mut self, bytes: &mut [u8]) -> usize {
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            // One that is longer is turned away for its length.
+            if self.line.len() <= HEAD_BYTES_MAX {
+                self.line.extend_from_slice(bytes);
+            }
+            return bytes.len();
+        };
+        let ended = if self.line.is_empty() {
+            self.end_line(&bytes[..end])
+        } else {
+            let mut line = std::mem::take(&mut self.line);
+            line.extend_from_slice(&bytes[..end]);
+            self.end_line(&line)
+        };
+        if ended.is_err() {
+            bytes[end] = 0;
+            self.step = Step::Done;
+        }
+        end + 1
+    }
+
+    fn end_line(&mut self, line: &[u8]) -> Result<(), Spoilt> {
+        let line = line.strip_suffix(b"\r").ok_or(Spoilt)?;
+        self.step = match self.step {
+            // Empty lines before a request are of no meaning (RFC 9112, section 2.2).
+            Step::FirstLine if line.is_empty() => Step::FirstLine,
+            Step::FirstLine => Step::Head,
+            Step::Head if line.is_empty() => std::mem::take(&mut self.head).end(),
+            Step::Head => {
+                self.head.take(line)?;
+                Step::Head
+            }
+            Step::ChunkSize => match chunk_size(line)? {
+                0 => Step::Trailers,
+                size => Step::Chunk(size),
+            },
+            Step::Trailers if line.is_empty() => Step::FirstLine,
+            step => step,
+        };
+        Ok(())
+    }
+}
+
+impl Head {
+    fn take(&mut self, line: &[u8]) -> Result<(), Spoilt> {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let is_told = self.is_chunked || self.length.is_some();
+        if name.eq_ignore_ascii_case(b"content-length") {
+            self.length = Some(number(value, 10, 18).filter(|_| !is_told).ok_or(Spoilt)?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if is_told || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Spoilt);
+            }
+            self.is_chunked = true;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.upgrades |= str::from_utf8(value).is_ok_and(is_passed);
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Step {
+        match self {
+            Self { upgrades: true, .. } => Step::Done,
+            Self { is_chunked: true, .. } => Step::ChunkSize,
+            Self { length: Some(1..), .. } => Step::Body(self.length.unwrap_or_default()),
+            Self { length: Some(0) | None, .. } => Step::FirstLine,
+        }
+    }
+}
+
+fn chunk_size(line: &[u8]) -> Result<u64, Spoilt> {
+    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
+    number(digits.trim_ascii_end(), 16, 15).ok_or(Spoilt)
+}
+
+fn number(digits: &[u8], radix: u32, digits_max: usize) -> Option<u64> {
+    let is_digit = |byte: &u8| (*byte as char).is_digit(radix);
+    let good = (1..=digits_max).contains(&digits.len()) && digits.iter().all(is_digit);
+    good.then(|| u64::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is spoilt of it, all at once and byte by byte.
+    fn spoilt(text: &str) -> Option<usize> {
+        let mut whole = text.as_bytes().to_vec();
+        Strict::default().look(&mut whole);
+        let (mut bytewise, mut strict) = (text.as_bytes().to_vec(), Strict::default());
+        bytewise.chunks_mut(1).for_each(|byte| strict.look(byte));
+        assert_eq!(whole, bytewise, "{text:?}");
+        let first = whole.iter().zip(text.as_bytes()).position(|(now, before)| now != before);
+        assert!(
+            first.is_none_or(|at| whole[at] == 0 && whole[at + 1..] == text.as_bytes()[at + 1..]),
+            "{text:?}"
+        );
+        first
+    }
+
+    #[test]
+    fn good_requests_stay_as_they_are_whatever_their_bodies_hold() {
+        let next = "GET /b HTTP/1.1\r\nHost: h\r\n\r\n";
+        for before in [
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\na\nb\n\n",
+            "POST / HTTP/1.1\r\nCONTENT-length:0\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked \r\n\r\n3\r\n\n\n\n\r\nA;x=\"y\"\r\n0123\n56789\r\n0\r\nSum: 1\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+            "GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+        ] {
+            assert_eq!(spoilt(&format!("{before}{next}")), None, "{before:?}");
+            // What follows is looked at again.
+            let bad = format!("{before}{}", next.replace("h\r\n\r", "h\n\r"));
+            assert_eq!(spoilt(&bad), Some(bad.len() - 3), "{before:?}");
+        }
+        let upgraded = "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x01\n\x02\n";
+        assert_eq!(spoilt(upgraded), None);
+    }
+
+    #[test]
+    fn what_another_may_read_otherwise_is_spoilt_where_it_shows() {
+        for (before, line) in [
+            ("", "GET / HTTP/1.1\n"),
+            ("GET / HTTP/1.1\r\n", "Host: h\n"),
+            ("GET / HTTP/1.1\r\nHost: h\r\n", "\n"),
+            ("GET / HTTP/1.1\r\nContent-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "content-LENGTH: 5\r\n"),
+            ("GET / HTTP/1.1\r\nContent-Length: 5\r\n", "Content-Length: 5\r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: 5, 5\r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: +5\r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: \r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: 99999999999999999999\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\n"),
+            ("GET / HTTP/1.1\r\n", "Transfer-Encoding: gzip, chunked\r\n"),
+            ("GET / HTTP/1.1\r\n", "Transfer-Encoding: xchunked\r\n"),
+            ("GET / HTTP/1.1\r\n", "Transfer-Encoding: identity\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "5\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "0x5\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "1234567890123456\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", "Sum: 1\n"),
+        ] {
+            let text = format!("{before}{line}GET /smuggled HTTP/1.1\r\n\r\n");
+            assert_eq!(spoilt(&text), Some(before.len() + line.len() - 1), "{text:?}");
+        }
+        for behind in ["ab", "a\n", "a\rb"] {
+            let head = "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n";
+            let at = head.len() + behind.len() - 1;
+            assert_eq!(spoilt(&format!("{head}{behind}\r\n0\r\n\r\n")), Some(at), "{behind:?}");
+        }
+    }
+}
