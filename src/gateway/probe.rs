@@ -40,6 +40,7 @@ use crate::{
 const WITHIN: Duration = Duration::from_secs(10);
 /// A refusal that SOCKS5 has no word for shows as a cut within this time.
 const CUT_WITHIN: Duration = Duration::from_millis(500);
+const WORDLESS: &str = "its session ended without a word; this is a bug";
 
 /// The probes under way, by the address that they come from.
 #[derive(Debug, Clone, Default)]
@@ -118,11 +119,15 @@ async fn there_and_back(
     port: SocketAddr,
     tls: Option<&Caller>,
     ended: oneshot::Receiver<End>,
-    is_unmet: impl FnOnce() -> bool,
+    is_unmet: impl Fn() -> bool,
 ) -> Result<Duration, End> {
     let began = Instant::now();
-    let stream =
-        socket.connect(port).await.map_err(|error| of_ours(format!("client port {port}: {error}")))?;
+    let stream = match socket.connect(port).await {
+        Ok(stream) => stream,
+        Err(error) if is_unmet() => return Err(of_ours(format!("client port {port}: {error}"))),
+        // Refused so soon that the reset has come before this call returned.
+        Err(_) => return Err(ended.await.unwrap_or_else(|_| of_ours(WORDLESS.into()))),
+    };
     // It is timed, and its word must not wait for an acknowledgement of the handshake.
     let _ = stream.set_nodelay(true);
     let mut stream = match tls {
@@ -147,7 +152,7 @@ async fn there_and_back(
     }
     let end = match ended.await {
         Ok(end) => end,
-        Err(_) => return Err(of_ours("its session ended without a word; this is a bug".into())),
+        Err(_) => return Err(of_ours(WORDLESS.into())),
     };
     match exchanged {
         Ok(_) if end.who != Who::Nobody => Err(end),
