@@ -180,7 +180,8 @@ fn trouble_of_pool(pool: &PoolRow) -> Option<Trouble> {
         },
         Severity::Starved => {
             let waiting = if pool.waiting > 0 { format!("{} waiting", pool.waiting) } else { "short".into() };
-            format!("{waiting}, {} of {} links ready", pool.ready, pool.target)
+            let full = if pool.at_maximum { ", full" } else { "" };
+            format!("{waiting}{full}, {} of {} links ready", pool.ready, pool.target)
         }
         Severity::Short if pool.at_maximum => {
             format!("full, {} of {} links ready and {} carry", pool.ready, pool.target, pool.carrying)
@@ -298,6 +299,34 @@ mod tests {
         let told = troubles(&dead).into_iter().next().map(|trouble| trouble.text);
         let expected = "orders: the last 300 sessions failed: backend 127.0.0.1:5432: connection refused";
         assert_eq!(told.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn a_pool_at_its_maximum_is_full_and_not_failing_to_fill() {
+        let full = PoolRow { at_maximum: true, carrying: 12, ..pool(PoolState::Filling, 0) };
+        let starved = PoolRow { state: PoolState::Starved, waiting: 3, ..full.clone() };
+        let held = PoolRow { held: Some(PoolState::Starved), ..full.clone() };
+        for (row, expected) in [
+            (full, "orders: full, 0 of 8 links ready and 12 carry from internal"),
+            (starved, "orders: 3 waiting, full, 0 of 8 links ready from internal"),
+            (held, "orders: short, full, 0 of 8 links ready from internal"),
+        ] {
+            let told: Vec<_> = troubles(&gateway(vec![], vec![row])).into_iter().map(|it| it.text).collect();
+            assert_eq!(told, [expected]);
+        }
+    }
+
+    #[test]
+    fn peers_of_one_name_are_two_and_a_pair_has_one() {
+        let at = |address: &str, ready| PoolRow {
+            address: Some(address.into()),
+            ..pool(PoolState::Healthy, ready)
+        };
+        let gone = PoolRow { gone_seconds: Some(34.0), state: PoolState::Down, ..at("10.0.0.6", 0) };
+        let inner = PoolRow { role: Role::Internal, peer: Some("dmz".into()), ..at("10.0.0.1", 8) };
+        let mut seen = gateway(vec![], vec![at("10.0.0.5", 8), gone, inner]);
+        seen.roles = vec![Role::Dmz, Role::Internal];
+        assert_eq!(peers(&seen), Peers { linked: 1, known: 2, gone_seconds: Some(34.0) });
     }
 
     #[test]

@@ -7,6 +7,7 @@ use ratatui::{
 };
 
 use crate::{
+    profile::Mode,
     telemetry::{
         end,
         snapshot::{EndedRow, LinkRow, LinkState, PoolRow, ServiceRow, SessionRow, Snapshot},
@@ -180,7 +181,10 @@ fn of_ended(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<Fact> {
 
 /// The gateway a session goes over, and what is known of the links to it.
 fn of_peer(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<Fact> {
-    let Some(peer) = peer else { return vec![fact(app, "peer", "none yet".into())] };
+    let Some(peer) = peer else {
+        let none = || fact(app, "peer", "none yet".into());
+        return (shown.mode != Mode::Direct).then(none).into_iter().collect();
+    };
     let pool = shown.pools.iter().find(|pool| pool.peer.as_deref() == Some(peer));
     let address =
         pool.and_then(|pool| pool.address.clone()).map(|at| format!(" at {at}")).unwrap_or_default();
