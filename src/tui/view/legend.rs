@@ -45,16 +45,17 @@ pub const POOL: Columns = &[
 
 pub const SESSIONS: Columns = &[
     ("ID", "the same on both gateways; what `close` takes"),
-    ("HALF", "the half of a pair: dmz, or int for internal"),
+    ("HALF", "the half of a pair: dmz, int for internal, or both"),
     ("AGE", "since it began; of an ended one how long it lasted"),
     ("CLIENT", "who came"),
     ("SERVICE", "for what"),
     ("PEER", "over which gateway"),
+    ("BACKEND", "in a pair: where it goes"),
     ("UP/S", "bytes a second from the client, over the last second"),
     ("DOWN/S", "bytes a second to the client"),
     ("UP", "bytes from the client in all"),
     ("DOWN", "bytes to the client in all"),
-    ("PHASE", "where it is; of an ended one its two letters and the reason"),
+    ("PHASE", "where it is, or each half; of an ended one its two letters and the reason"),
 ];
 
 pub const SERVICES: Columns = &[
@@ -65,6 +66,7 @@ pub const SERVICES: Columns = &[
     ("BACKEND", "where they go"),
     ("ACCEPT OR BACKEND", "the one in the dmz half, the other in the internal half"),
     ("OPEN", "sessions open now"),
+    ("WAIT", "clients that are not carried yet"),
     ("TOTAL", "sessions in all"),
     ("REFUSED", "clients turned away"),
     ("UP/S", "bytes a second from clients, over the last second"),
