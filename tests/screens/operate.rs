@@ -342,6 +342,19 @@ fn a_refused_reload_shows_the_lines_it_is_about_until_the_next_key() {
 }
 
 #[test]
+fn a_gateway_that_was_never_reached_is_told_once_by_host_and_port() {
+    let mut down = pictures::forward();
+    down.pools[0].peer = None;
+    down.pools[0].address = Some("socks+tls://internal.example.com:1444".into());
+    let mut app = app(down);
+    press(&mut app, "2");
+    let wide = shown(&app, (160, 40));
+    let row = wide.lines().find(|line| line.contains("any ")).unwrap();
+    assert!(row.contains(" internal.example.com:1444 ") && !row.contains("socks"), "{row}");
+    assert!(!wide.contains("ADDRESS"), "{wide}");
+}
+
+#[test]
 fn a_long_refusal_is_told_in_full() {
     let mut app = app(pictures::healthy());
     app.answered(Answer::Refused(format!("a reason {} to its end", "that goes on and on ".repeat(8))));

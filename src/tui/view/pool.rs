@@ -152,7 +152,8 @@ fn is_shown(kind: Kind, snapshot: &Snapshot) -> bool {
         Kind::Wait50 | Kind::Wait99 => snapshot.pools.iter().any(|row| row.wait_p99_ms.is_some()),
         Kind::Wire => snapshot.pools.iter().any(|row| row.wire.is_some()),
         Kind::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
-        Kind::State | Kind::Service | Kind::Peer | Kind::Address | Kind::Carrying | Kind::Dialling => true,
+        Kind::Address => snapshot.pools.iter().any(|row| row.peer.is_some() && row.address.is_some()),
+        Kind::State | Kind::Service | Kind::Peer | Kind::Carrying | Kind::Dialling => true,
         Kind::FailuresMinute | Kind::Failures | Kind::LastError => true,
     }
 }
@@ -193,7 +194,11 @@ fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
         }
         Kind::Service if row.service == "*" => Cell::new("any", theme.accent),
         Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
-        Kind::Peer => known(app, row.peer.as_deref().or(row.address.as_deref())),
+        // What its links speak stands elsewhere; here host and port have to be read.
+        Kind::Peer => {
+            let address = row.address.as_deref().map(|at| at.split_once("://").map_or(at, |(_, host)| host));
+            known(app, row.peer.as_deref().or(address))
+        }
         // Where the peer's name is not known, its address stands there.
         Kind::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
         Kind::Bar => Cell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
