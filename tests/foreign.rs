@@ -8,6 +8,8 @@ mod browser;
 mod bulk;
 #[path = "foreign/databases.rs"]
 mod databases;
+#[path = "foreign/http.rs"]
+mod http;
 #[path = "foreign/mqtt.rs"]
 mod mqtt;
 #[path = "foreign/netcat.rs"]

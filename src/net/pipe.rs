@@ -181,8 +181,9 @@ impl PipeEnd {
                 stream.flush().await
             };
             tokio::select! {
-                told = telling => told?,
+                biased;
                 () = self.left() => return Err(io::ErrorKind::ConnectionReset.into()),
+                told = telling => told?,
             }
             let is_over;
             {

@@ -12,12 +12,17 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{FIELDS_MAX, HEAD_BYTES_MAX, PATIENCE, READ_BYTES_MAX, payload::Payload, serving::Side};
 
 /// Requests are sent here; the connection itself is kept going by [`super::serving`].
 #[derive(Debug)]
-pub struct Line(SendRequest<Payload>);
+pub struct Line {
+    sender: SendRequest<Payload>,
+    /// Ends the connection at once.
+    cut: CancellationToken,
+}
 
 /// Why a request has no response.
 #[derive(Debug)]
@@ -40,22 +45,32 @@ impl Line {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(READ_BYTES_MAX).max_header_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
         let (sender, connection) = builder.handshake(TokioIo::new(connection)).await?;
+        let cut = CancellationToken::new();
+        let until = cut.clone();
         let going = async move {
-            if let Err(error) = connection.with_upgrades().await {
+            if let Some(Err(error)) = until.run_until_cancelled(connection.with_upgrades()).await {
                 tracing::debug!("an exchange was cut: {error}");
             }
         };
-        Ok((Self(sender), Box::pin(going)))
+        Ok((Self { sender, cut }, Box::pin(going)))
     }
 
     pub fn is_open(&self) -> bool {
-        !self.0.is_closed()
+        !self.sender.is_closed()
     }
 
-    /// Sends a request; the head of its response.
+    /// Sends a request; the head of its response. Without one the line is cut, also where nobody waits for
+    /// it any more.
     pub async fn ask(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, Lost> {
+        let cutting = self.cut.clone().drop_guard();
+        let response = self.asked(request).await?;
+        cutting.disarm();
+        Ok(response)
+    }
+
+    async fn asked(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, Lost> {
         let fares = request.body().fares();
-        let sender = &mut self.0;
+        let sender = &mut self.sender;
         let asked = async {
             match sender.ready().await {
                 Ok(()) => {
@@ -160,7 +175,10 @@ mod tests {
         let serving =
             server::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(served), service);
         let asking = async {
-            let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", pieces.max(4));
+            let head = format!(
+                "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                pieces.max(4)
+            );
             client.write_all(head.as_bytes()).await.expect("it is taken");
             for _ in 0..pieces {
                 sleep(pause).await;

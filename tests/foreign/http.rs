@@ -1,0 +1,98 @@
+//! curl and wrk as clients, nginx as the backend, of a service that carries HTTP.
+
+use std::{fs, process::Command};
+
+use crate::{
+    Server, has, printed,
+    process::Place,
+    setup::{Pair, dmz_half, free_port, internal_half},
+};
+
+/// nginx that serves a folder, takes uploads, and says what it was asked.
+fn nginx(place: &Place) -> (Server, u16) {
+    let port = free_port();
+    fs::create_dir(place.path("www")).expect("a folder");
+    place.write("www/page.txt", "a page from the inside\n");
+    fs::write(
+        place.path("www/large.bin"),
+        (0..3_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect::<Vec<_>>(),
+    )
+    .expect("a file");
+    let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
+    // As root its workers would be another user, who may not enter the folder.
+    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
+    place.write(
+        "nginx.conf",
+        &format!(
+            "{user}daemon off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
+             access_log off;\nclient_body_temp_path {folder}/body;\nproxy_temp_path {folder}/p;\n\
+             fastcgi_temp_path {folder}/f;\nuwsgi_temp_path {folder}/u;\nscgi_temp_path {folder}/s;\nserver {{\n\
+             listen 127.0.0.1:{port};\nroot {folder}/www;\nclient_max_body_size 10m;\n\
+             location = /told {{ return 200 \"$http_x_forwarded_for $http_x_forwarded_host $http_host\\n\"; }}\n\
+             location = /moved {{ return 302 http://127.0.0.1:{port}/page.txt; }}\n\
+             location /up/ {{ root {folder}; dav_methods PUT; create_full_put_path on; }}\n}}\n}}\n"
+        ),
+    );
+    let mut command = Command::new("/usr/sbin/nginx");
+    command.args(["-p", &folder, "-c", &format!("{folder}/nginx.conf")]);
+    (Server::start(&mut command, port), port)
+}
+
+fn pair<'a>(place: &'a Place, port: u16) -> Pair<'a> {
+    let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://", "http://");
+    Pair::of(place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]))
+}
+
+#[test]
+fn curl_reaches_nginx_by_requests() {
+    if !has("curl_reaches_nginx_by_requests", &["curl", "nginx"]) {
+        return;
+    }
+    let place = Place::with_certificates();
+    let (_server, port) = nginx(&place);
+    let pair = pair(&place, port);
+    let at = pair.dmz.accept("web");
+    let base = format!("http://{at}");
+    let page = format!("{base}/page.txt");
+    // Three requests of one connection are one session.
+    let count = ["curl", "-sSf", "-w", "%{num_connects}\n", &page, &page, &page];
+    let line = "a page from the inside\n";
+    assert_eq!(printed(&count), format!("{line}1\n{line}0\n{line}0\n"));
+    let told = printed(&["curl", "-sSf", "-H", "X-Forwarded-For: 192.0.2.1", &format!("{base}/told")]);
+    assert_eq!(told, format!("127.0.0.1 {at} {at}\n"));
+    assert_eq!(printed(&["curl", "-sSfL", &format!("{base}/moved")]), line);
+    let fetched = place.path("fetched.bin");
+    let fetched = fetched.to_str().expect("UTF-8");
+    let large = place.path("www/large.bin");
+    let upload = large.to_str().expect("UTF-8");
+    printed(&["curl", "-sSf", "-o", fetched, &format!("{base}/large.bin")]);
+    assert!(fs::read(fetched).expect("it came") == fs::read(&large).expect("it is there"));
+    // Of a known length, and in chunks; curl waits for 100 Continue with both.
+    for (name, how) in [("length", &[][..]), ("chunks", &["-H", "Transfer-Encoding: chunked"])] {
+        let url = format!("{base}/up/{name}");
+        printed(&[&["curl", "-sSf", "-T", upload], how, &[&url]].concat());
+        let stored = fs::read(place.path("up").join(name)).expect("it was stored");
+        assert!(stored == fs::read(&large).expect("it is there"), "{name}");
+    }
+    let wrong = printed(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("{base}/none")]);
+    assert_eq!(wrong, "404");
+    drop(pair);
+}
+
+#[test]
+fn wrk_sees_no_error() {
+    if !has("wrk_sees_no_error", &["wrk", "nginx"]) {
+        return;
+    }
+    let place = Place::with_certificates();
+    let (_server, port) = nginx(&place);
+    let pair = pair(&place, port);
+    let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
+    let told = printed(&["wrk", "-t1", "-c16", "-d2", &url]);
+    println!("{told}");
+    assert!(
+        told.contains("Requests/sec") && !told.contains("Socket errors") && !told.contains("Non-2xx"),
+        "{told}"
+    );
+    assert_eq!(pair.dmz.status()["totals"]["refused"], 0);
+}
