@@ -79,7 +79,7 @@ fn every_bad_profile_gives_its_written_problems() {
 #[test]
 fn samples_load_in_their_mode_and_pairs_in_every_mode() {
     let files = list(&root("profiles"));
-    assert_eq!(files.len(), 7, "every sample is meant");
+    assert_eq!(files.len(), 8, "every sample is meant");
     for file in files {
         let own = timed(&file).unwrap_or_else(|problems| panic!("{problems:?}"));
         assert_eq!(warnings(&own), [""; 0], "{}", file.display());
