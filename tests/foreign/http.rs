@@ -1,4 +1,4 @@
-//! curl and wrk as clients, nginx as the backend, of a service that carries HTTP.
+//! curl, wrk and h2load as clients, nginx as the backend, of a service that carries HTTP.
 
 use std::{fs, process::Command};
 
@@ -77,6 +77,41 @@ fn curl_reaches_nginx_by_requests() {
     let wrong = printed(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("{base}/none")]);
     assert_eq!(wrong, "404");
     drop(pair);
+}
+
+#[test]
+fn curl_says_who_it_is_before_its_requests() {
+    if !has("curl_says_who_it_is_before_its_requests", &["curl", "nginx"]) {
+        return;
+    }
+    let place = Place::with_certificates();
+    let (_server, port) = nginx(&place);
+    let dmz = dmz_half("127.0.0.1:0", &["web"])
+        .replace("tcp://127.0.0.1:0\"]", "http://127.0.0.1:0\"], proxy: { from: [127.0.0.0/8] }");
+    let pair =
+        Pair::of(&place, &dmz, |link| internal_half(link, &[("web", &format!("http://127.0.0.1:{port}"))]));
+    let told = format!("http://{}/told", pair.dmz.accept("web"));
+    let answer = printed(&["curl", "-sSf", "--haproxy-protocol", &told]);
+    assert!(answer.starts_with("127.0.0.1 "), "{answer}");
+    // Who does not is no proxy.
+    let without = crate::ended(Command::new("timeout").args(["30", "curl", "-sS", &told]));
+    assert!(!without.status.success(), "{without:?}");
+}
+
+#[test]
+fn h2load_sees_no_error() {
+    if !has("h2load_sees_no_error", &["h2load", "nginx"]) {
+        return;
+    }
+    let place = Place::with_certificates();
+    let (_server, port) = nginx(&place);
+    let pair = pair(&place, port);
+    let url = format!("http://{}/page.txt", pair.dmz.accept("web"));
+    let told = printed(&["h2load", "--h1", "-n", "500", "-c", "8", "-t", "1", &url]);
+    assert!(told.contains("500 succeeded, 0 failed, 0 errored, 0 timeout"), "{told}");
+    assert!(told.contains("status codes: 500 2xx"), "{told}");
+    // Each client keeps its connection, and its session.
+    assert_eq!(pair.dmz.status()["totals"]["sessions"], 8);
 }
 
 #[test]
