@@ -10,7 +10,7 @@ use std::{
 };
 
 use portcullis::{
-    net::hello,
+    net::{hello, http::strict::Strict},
     profile::{self, Choice, ProxyVersion},
     proto::{
         proxy,
@@ -51,6 +51,21 @@ pub fn proxy(input: &[u8]) -> String {
         assert_eq!(proxy::parse(&again), Ok(Some((Some(client), again.len()))));
     }
     format!("{client}, {length} bytes")
+}
+
+/// What is looked at before requests are read: one byte at most is spoilt, the same however it comes.
+pub fn request(input: &[u8]) -> String {
+    let looked = |piece: usize| {
+        let (mut strict, mut bytes) = (Strict::default(), input.to_vec());
+        bytes.chunks_mut(piece).for_each(|bytes| strict.look(bytes));
+        bytes
+    };
+    let whole = looked(input.len().max(1));
+    assert_eq!(whole, looked(1), "at once, and byte by byte");
+    let mut spoilt = (0..input.len()).filter(|&at| input[at] != whole[at]);
+    let Some(at) = spoilt.next() else { return "as it was".into() };
+    assert_eq!((whole[at], spoilt.next()), (0, None));
+    format!("spoilt at {at}")
 }
 
 /// What a ClientHello is read from.

@@ -37,6 +37,27 @@ pub fn proxy() -> Rows {
     ]
 }
 
+pub fn request() -> Rows {
+    let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").into_bytes();
+    let post = |fields: &str, body: &str| format!("POST / HTTP/1.1\r\n{fields}\r\n{body}").into_bytes();
+    vec![
+        ("nothing", vec![], "as it was"),
+        ("two", [get(""), get("")].concat(), "as it was"),
+        ("cut", b"GET / HTTP/1.1\r\nHo".to_vec(), "as it was"),
+        ("length", [post("Content-Length: 3\r\n", "a\nb"), get("")].concat(), "as it was"),
+        (
+            "length-then-lf",
+            [post("Content-Length: 1\r\n", "a"), b"GET /\n".to_vec()].concat(),
+            "spoilt at 44",
+        ),
+        ("chunks", post("Transfer-Encoding: chunked\r\n", "2\r\n\n\n\r\n0\r\n\r\n"), "as it was"),
+        ("chunk-lf", post("Transfer-Encoding: chunked\r\n", "2\nab\r\n"), "spoilt at 48"),
+        ("lf", b"GET / HTTP/1.1\nHost: h\n\n".to_vec(), "spoilt at 14"),
+        ("both", post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "abc"), "spoilt at 63"),
+        ("twice", post("Content-Length: 3\r\nContent-Length: 4\r\n", "abc"), "spoilt at 54"),
+    ]
+}
+
 pub fn web_socket() -> Rows {
     /// A limit of 32 KiB.
     const WHOLE: [u8; 2] = [15, 0];

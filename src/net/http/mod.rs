@@ -16,7 +16,7 @@ pub mod request;
 pub mod response;
 pub mod serving;
 pub mod socket;
-mod strict;
+pub mod strict;
 
 use std::time::Duration;
 
