@@ -22,7 +22,6 @@ use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderValue},
-    server::conn::http1,
     service::service_fn,
     upgrade::OnUpgrade,
 };
@@ -41,7 +40,6 @@ use super::{
 use crate::{
     net::{
         http::{
-            FIELDS_MAX, HEAD_BYTES_MAX, READ_BYTES_MAX,
             answer::{self, Objection, bad},
             fields::{self, Of},
             guarded::Guarded,
@@ -49,7 +47,7 @@ use crate::{
             payload::Payload,
             pulse::{Exchange, Phase, Pulse, Watch},
             request::{self, Asked, By},
-            serving::{self, Side, Sides},
+            serving::{self, Leave, Side, Sides},
             socket,
         },
         pipe::{PipeEnd, pipe},
@@ -156,9 +154,8 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
             let _ = timeout(FAREWELL, front.sides.ended()).await;
             let left = locked(&front.here).take();
             let entered = here(left).await.map(|here| {
-                let Rewound { said, stream } = here.into_inner();
                 let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
-                let socket = Stream::Ws(Box::new(WebSocket::new(stream, said.into(), limits)));
+                let socket = Stream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
                 negotiated(Entered { client, service: door.service, stream: socket, said: Vec::new() })
             });
             if let Err(error) = &entered {
@@ -200,24 +197,15 @@ impl Front {
                 async move { Ok::<_, Infallible>(front.answer(request).await) }
             })
         };
-        let mut served = Box::pin(
-            http1::Builder::new()
-                .header_read_timeout(None)
-                .max_buf_size(READ_BYTES_MAX)
-                .max_header_size(HEAD_BYTES_MAX)
-                .max_headers(FIELDS_MAX)
-                .serve_connection(TokioIo::new(guarded), service)
-                .with_upgrades(),
-        );
+        let mut served =
+            Box::pin(serving::reader().serve_connection(TokioIo::new(guarded), service).with_upgrades());
         let (mut watch, mut late) = (Watch::begin(), None);
         let evicted = locked(&self.greeting).as_ref().map(|greeting| greeting.evicted.clone());
         let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
-        let mut leaving = Some(Box::pin(self.stay.leave.clone().cancelled_owned()));
+        let mut leaving = Leave::of(self.stay.leave.clone());
         let ended = serving::serve(served.as_mut(), &self.sides, |served, cx| {
-            if leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
-                leaving = None;
+            if leaving.poll(cx) {
                 served.graceful_shutdown();
-                cx.waker().wake_by_ref();
             }
             let is_evicted = evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(cx).is_ready());
             if is_evicted && locked(&self.greeting).is_some() {

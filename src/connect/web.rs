@@ -7,7 +7,6 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
@@ -17,7 +16,6 @@ use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderMap, HeaderValue},
-    server::conn::http1,
     service::service_fn,
     upgrade::OnUpgrade,
 };
@@ -32,14 +30,13 @@ use super::{
 use crate::{
     net::{
         http::{
-            FIELDS_MAX, HEAD_BYTES_MAX, READ_BYTES_MAX,
             answer::{Objection, bad},
             fields::Of,
             line::{Line, Lost},
             payload::Payload,
             request,
             response::{Names, Public},
-            serving::{self, Sides},
+            serving::{self, Leave, Sides},
         },
         pipe::{PipeEnd, pipe},
         stream::Stream,
@@ -105,21 +102,12 @@ async fn serve(requests: Requests, pipe: PipeEnd, leave: CancellationToken) {
             async move { Ok::<_, Infallible>(requests.answer(request).await) }
         })
     };
-    let mut served = Box::pin(
-        http1::Builder::new()
-            .header_read_timeout(None)
-            .max_buf_size(READ_BYTES_MAX)
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_headers(FIELDS_MAX)
-            .serve_connection(TokioIo::new(pipe), service)
-            .with_upgrades(),
-    );
-    let mut leaving = Some(Box::pin(leave.cancelled_owned()));
+    let mut served =
+        Box::pin(serving::reader().serve_connection(TokioIo::new(pipe), service).with_upgrades());
+    let mut leaving = Leave::of(leave);
     let ended = serving::serve(served.as_mut(), &sides, |served, cx| {
-        if leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
-            leaving = None;
+        if leaving.poll(cx) {
             served.graceful_shutdown();
-            cx.waker().wake_by_ref();
         }
         Poll::Pending
     })

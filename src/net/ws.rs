@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{stream::Stream, tcp};
+use super::{rewound::Rewound, tcp};
 use crate::proto::ws::{Decoder, End, Kind, head, push};
 
 /// The longest message that goes down.
@@ -46,9 +46,8 @@ pub struct Limits {
 
 #[derive(Debug)]
 pub struct WebSocket {
-    stream: Stream,
-    /// What was read behind the request.
-    early: Vec<u8>,
+    /// With what was read behind the request.
+    stream: Rewound,
     decoder: Decoder,
     /// Frames, or the rest of one, that the client has yet to take, and how much of it has been.
     out: Vec<u8>,
@@ -114,16 +113,16 @@ impl fmt::Display for Unended {
 impl error::Error for Unended {}
 
 impl WebSocket {
-    /// Takes over a connection whose upgrade was granted; `early` was read behind the request.
-    pub fn new(stream: Stream, early: Vec<u8>, limits: Limits) -> Self {
+    /// Takes over a connection whose upgrade was granted, with what was read behind the request.
+    pub fn new(stream: Rewound, limits: Limits) -> Self {
         let watch = limits.inactivity.map(|inactivity| Watch::new(inactivity, inactivity / 2));
         let decoder = Decoder::new(limits.message);
-        Self { stream, early, decoder, out: Vec::new(), taken: 0, answers: false, watch, step: Step::Open }
+        Self { stream, decoder, out: Vec::new(), taken: 0, answers: false, watch, step: Step::Open }
     }
 
     /// The socket below, where there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
-        self.stream.tcp()
+        self.stream.stream.tcp()
     }
 
     /// Goes on while the client, which has closed, is not read: forgets what it sends, and does not
@@ -161,7 +160,7 @@ impl WebSocket {
                     return Poll::Pending;
                 }
             }
-            match self.poll_wire(cx, buf)? {
+            match Pin::new(&mut self.stream).poll_read(cx, buf)? {
                 Poll::Ready(()) if buf.filled().len() == before => return Poll::Ready(Err(without_close())),
                 Poll::Ready(()) => {}
                 Poll::Pending => match self.poll_look(cx)? {
@@ -188,17 +187,6 @@ impl WebSocket {
                 return Poll::Ready(Ok(()));
             }
         }
-    }
-
-    fn poll_wire(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.early.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let count = self.early.len().min(buf.remaining());
-        buf.put_slice(&self.early[..count]);
-        self.early.drain(..count);
-        self.early.shrink_to_fit();
-        Poll::Ready(Ok(()))
     }
 
     fn hear_close(&mut self, cx: &mut Context<'_>, code: Option<u16>) {
@@ -377,6 +365,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::net::stream::Stream;
 
     #[tokio::test(start_paused = true)]
     async fn behind_a_close_the_backend_may_go_on_and_not_be_silent() {
@@ -385,8 +374,8 @@ mod tests {
         let (client, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
         let mut client = client.expect("it connects");
         let limits = Limits { message: 1024, inactivity: None };
-        let mut socket =
-            WebSocket::new(Stream::Tcp(accepted.expect("it connects").0), b"\x88".to_vec(), limits);
+        let stream = Stream::Tcp(accepted.expect("it connects").0);
+        let mut socket = WebSocket::new(Rewound { said: b"\x88"[..].into(), stream }, limits);
         client.write_all(b"\x80\0\0\0\0").await.expect("it is taken");
         assert_eq!(socket.read(&mut [0; 8]).await.expect("an end"), 0);
         for _ in 0..4 {

@@ -50,12 +50,11 @@ impl Phase {
 impl Pulse {
     /// A request has come.
     pub fn begin(self: &Arc<Self>) -> Exchange {
-        self.exchanges.fetch_add(1, Ordering::Relaxed);
         self.heard.store(false, Ordering::Relaxed);
-        Exchange(self.clone())
+        self.exchange()
     }
 
-    fn begin_again(self: &Arc<Self>) -> Exchange {
+    fn exchange(self: &Arc<Self>) -> Exchange {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
         Exchange(self.clone())
     }
@@ -80,7 +79,7 @@ pub struct Exchange(Arc<Pulse>);
 impl Exchange {
     /// Until the last of a response is on its way.
     pub fn held(&self) -> Held {
-        Box::new(self.0.begin_again())
+        Box::new(self.0.exchange())
     }
 }
 

@@ -9,6 +9,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use hyper::server::conn::http1;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{FIELDS_MAX, HEAD_BYTES_MAX, READ_BYTES_MAX};
 
 /// What keeps a connection going until it ends.
 pub type Side = BoxFuture<'static, ()>;
@@ -32,6 +36,36 @@ impl Sides {
     /// Until the last of them has ended.
     pub async fn ended(&self) {
         poll_fn(|cx| self.poll(cx)).await;
+    }
+}
+
+/// How requests are read, from whomever; deadlines are those of the caller.
+pub fn reader() -> http1::Builder {
+    let mut reader = http1::Builder::new();
+    reader
+        .header_read_timeout(None)
+        .max_buf_size(READ_BYTES_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_headers(FIELDS_MAX);
+    reader
+}
+
+/// Tells, once, that no more requests are wanted.
+pub struct Leave(Option<Pin<Box<WaitForCancellationFutureOwned>>>);
+
+impl Leave {
+    pub fn of(token: CancellationToken) -> Self {
+        Self(Some(Box::pin(token.cancelled_owned())))
+    }
+
+    /// Whether it is now; the connection is to be polled again then.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_now = self.0.as_mut().is_some_and(|leave| leave.as_mut().poll(cx).is_ready());
+        if is_now {
+            self.0 = None;
+            cx.waker().wake_by_ref();
+        }
+        is_now
     }
 }
 
