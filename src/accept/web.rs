@@ -50,7 +50,7 @@ use crate::{
             serving::{self, Leave, Side, Sides},
             socket,
         },
-        pipe::{PipeEnd, pipe},
+        pipe::{Deadline, PipeEnd, pipe},
         rewound::Rewound,
         stream::Stream,
         ws::{Limits, WebSocket},
@@ -61,7 +61,7 @@ use crate::{
 };
 
 /// Sessions of one connection; the one that was idle longest gives way.
-const LANES_MAX: usize = 8;
+const CHANNELS_MAX: usize = 8;
 /// A client that has been told something last gets so long to hear it, and a session to end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -84,7 +84,7 @@ struct Front {
     sides: Sides,
     pulse: Arc<Pulse>,
     /// Idle ones, the last used one last.
-    lanes: Mutex<Vec<Lane>>,
+    channels: Mutex<Vec<Channel>>,
     became: Mutex<Option<Became>>,
     /// Where hyper leaves the connection when it ends, if a request has asked for an upgrade.
     here: Mutex<Option<OnUpgrade>>,
@@ -95,10 +95,11 @@ struct Front {
 }
 
 /// A session that requests go over.
-struct Lane {
+struct Channel {
     service: ServiceName,
     id: String,
     line: Line,
+    deadline: Deadline,
     told: oneshot::Receiver<Told>,
 }
 
@@ -106,7 +107,7 @@ struct Lane {
 enum Became {
     /// A WebSocket, whose frames are taken off here.
     Socket(WebDoor),
-    /// Something that is passed on as it is, with the other end of its lane.
+    /// Something that is passed on as it is, with the other end of its channel.
     Passed(OnUpgrade),
 }
 
@@ -121,7 +122,7 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
         stay,
         sides: Sides::default(),
         pulse: Arc::default(),
-        lanes: Mutex::default(),
+        channels: Mutex::default(),
         became: Mutex::default(),
         here: Mutex::default(),
         is_cut: Arc::default(),
@@ -129,7 +130,7 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
     });
     front.run(stream, said).await;
     // Each session hears an end.
-    locked(&front.lanes).clear();
+    locked(&front.channels).clear();
     let became = locked(&front.became).take();
     match became {
         None => {
@@ -178,7 +179,7 @@ async fn here(left: Option<OnUpgrade>) -> Result<Guarded, Error> {
 async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), Error> {
     let (here, there) = (here(left).await?, there.await?);
     let Rewound { said, stream } = here.into_inner();
-    let there = there.downcast::<TokioIo<PipeEnd>>().map_err(|_| "its lane was lost")?;
+    let there = there.downcast::<TokioIo<PipeEnd>>().map_err(|_| "its channel was lost")?;
     Ok(there.io.into_inner().hand_over(stream, said, there.read_buf).await?)
 }
 
@@ -288,14 +289,14 @@ impl Front {
             return Err((Objection::new(StatusCode::UPGRADE_REQUIRED, told), None));
         }
         request::clean(&mut parts, wanted.clone(), &self.by, &door.path);
-        let (lane, response) = self.ask(door, Request::from_parts(parts, payload)).await?;
-        self.taken(lane, response, wanted, exchange)
+        let (channel, response) = self.ask(door, Request::from_parts(parts, payload)).await?;
+        self.taken(channel, response, wanted, exchange)
     }
 
     /// What a backend has answered, for the client.
     fn taken(
         &self,
-        lane: Lane,
+        channel: Channel,
         mut response: Response<Incoming>,
         wanted: Option<HeaderValue>,
         exchange: &Exchange,
@@ -312,10 +313,10 @@ impl Front {
                 Ok(Response::from_parts(head, Payload::empty()))
             }
             (StatusCode::SWITCHING_PROTOCOLS, None) => {
-                Err((Objection::new(StatusCode::BAD_GATEWAY, "the answer is none"), Some(lane.id)))
+                Err((Objection::new(StatusCode::BAD_GATEWAY, "the answer is none"), Some(channel.id)))
             }
             (_, _) => {
-                locked(&self.lanes).push(lane);
+                locked(&self.channels).push(channel);
                 Ok(Response::from_parts(head, Payload::down(body).holding(exchange.held())))
             }
         }
@@ -342,29 +343,30 @@ impl Front {
         &self,
         door: &WebDoor,
         mut request: Request<Payload>,
-    ) -> Result<(Lane, Response<Incoming>), (Objection, Option<String>)> {
+    ) -> Result<(Channel, Response<Incoming>), (Objection, Option<String>)> {
         let open = {
-            let mut lanes = locked(&self.lanes);
-            let at = lanes.iter().position(|lane| lane.service == door.service);
-            at.map(|at| lanes.remove(at)).filter(|lane| lane.line.is_open())
+            let mut channels = locked(&self.channels);
+            let at = channels.iter().position(|channel| channel.service == door.service);
+            at.map(|at| channels.remove(at)).filter(|channel| channel.line.is_open())
         };
-        if let Some(mut lane) = open {
-            match lane.line.ask(request).await {
-                Ok(response) => return Ok((lane, response)),
+        if let Some(mut channel) = open {
+            match channel.line.ask(request).await {
+                Ok(response) => return Ok((channel, response)),
                 Err(Lost::Unsent(unsent)) => request = *unsent,
-                Err(lost) => return Err(failed(lane, &lost).await),
+                Err(lost) => return Err(failed(channel, &lost).await),
             }
         }
-        let mut lane = self.open(&door.service).await.map_err(|objection| (objection, None))?;
-        match lane.line.ask(request).await {
-            Ok(response) => Ok((lane, response)),
-            Err(lost) => Err(failed(lane, &lost).await),
+        let mut channel = self.open(&door.service).await.map_err(|objection| (objection, None))?;
+        match channel.line.ask(request).await {
+            Ok(response) => Ok((channel, response)),
+            Err(lost) => Err(failed(channel, &lost).await),
         }
     }
 
     /// Begins a session.
-    async fn open(&self, service: &ServiceName) -> Result<Lane, Objection> {
+    async fn open(&self, service: &ServiceName) -> Result<Channel, Objection> {
         let (ours, theirs) = pipe();
+        let deadline = ours.deadline();
         let (teller, told) = oneshot::channel();
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
         let entered = Entered {
@@ -376,18 +378,18 @@ impl Front {
         let asked = Negotiated { id: Some(id.clone()), teller: Some(teller), ..negotiated(entered) };
         let unserved = |_| Objection::new(StatusCode::SERVICE_UNAVAILABLE, "the service can not be reached");
         let (line, going) = Line::over(ours).await.map_err(unserved)?;
-        let mut lanes = locked(&self.lanes);
-        if lanes.len() >= LANES_MAX {
-            lanes.remove(0);
+        let mut channels = locked(&self.channels);
+        if channels.len() >= CHANNELS_MAX {
+            channels.remove(0);
         }
-        drop(lanes);
+        drop(channels);
         locked(&self.greeting).take();
         self.sides.add(both(going, (self.serve)(asked), self.is_cut.clone()));
-        Ok(Lane { service: service.clone(), id, line, told })
+        Ok(Channel { service: service.clone(), id, line, deadline, told })
     }
 }
 
-/// A lane's two ends: requests written into its pipe are read by the session in the same turn, and what
+/// A channel's two ends: requests written into its pipe are read by the session in the same turn, and what
 /// the session has brought is read as well. Of a client that has left in the middle of an exchange the
 /// session hears a cut.
 fn both(going: Side, session: Side, is_cut: Arc<AtomicBool>) -> Side {
@@ -411,14 +413,18 @@ fn advance(side: &mut Option<Side>, cx: &mut Context<'_>) {
 }
 
 /// Why a request has no response: its session says so, where it has ended.
-async fn failed(lane: Lane, lost: &Lost) -> (Objection, Option<String>) {
+async fn failed(channel: Channel, lost: &Lost) -> (Objection, Option<String>) {
+    // The line was cut, and hears so when it is next polled.
+    if matches!(lost, Lost::Stopped | Lost::Late) {
+        channel.deadline.is_over();
+    }
     let objection = match lost {
         Lost::Stopped => Objection::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped"),
         Lost::Late => Objection::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),
         Lost::Broken(error) if error.is_user() => bad("the body of the request was cut"),
         Lost::Broken(_) | Lost::Unsent(_) => {
-            drop(lane.line);
-            match timeout(FAREWELL, lane.told).await {
+            drop(channel.line);
+            match timeout(FAREWELL, channel.told).await {
                 Ok(Ok(told)) => of_end(&told),
                 Ok(Err(_)) | Err(_) => {
                     Objection::new(StatusCode::BAD_GATEWAY, "the service ended before it had answered")
@@ -426,7 +432,7 @@ async fn failed(lane: Lane, lost: &Lost) -> (Objection, Option<String>) {
             }
         }
     };
-    (objection, Some(lane.id))
+    (objection, Some(channel.id))
 }
 
 fn of_end(told: &Told) -> Objection {

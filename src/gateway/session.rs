@@ -22,7 +22,7 @@ use crate::{
     accept::{Negotiated, Reply, Told},
     connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
-    net::{echo::Echo, stream::Stream, ws::Unended},
+    net::{echo::Echo, late::Late, stream::Stream},
     proto::{Refusal, link::frame::Cause},
     telemetry::{
         end::{End, Who},
@@ -421,7 +421,7 @@ fn ended(
         Relayed::Failed(side, error) => match (side, Trouble::of(&error)) {
             (_, Some(Trouble::Reset(cause))) => (who_of(*cause), error.to_string()),
             (_, Some(_)) => (Who::Peer, format!("the link failed: {error}")),
-            (Side::Near, None) if is_unended(&error) => (Who::Time, error.to_string()),
+            (Side::Near, None) if Late::is_cause_of(&error) => (Who::Time, error.to_string()),
             (Side::Near, None) if !links.near => (Who::Client, format!("the client failed: {error}")),
             // The DMZ half passes a client's cut on as a reset of a SOCKS5 link.
             (Side::Near, None) if is_cut(&error) && !is_framed => {
@@ -446,11 +446,6 @@ fn who_of(cause: Cause) -> Who {
         Cause::Operator => Who::Operator,
         Cause::Other => Who::Peer,
     }
-}
-
-/// Whether a client's WebSocket has waited long enough for the backend's end.
-fn is_unended(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Unended>())
 }
 
 fn is_cut(error: &io::Error) -> bool {

@@ -14,6 +14,7 @@ pub mod edges;
 pub mod files;
 pub mod hello;
 pub mod http;
+pub mod late;
 pub mod listen;
 pub mod pinned;
 pub mod pipe;

@@ -17,10 +17,11 @@ use futures_util::future::BoxFuture;
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{rewound::Rewound, stream::Stream};
+use super::{late::Late, rewound::Rewound, stream::Stream};
 
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
+const LATE: &str = "a request, or the answer to it, did not come in time";
 /// Memory of an emptied direction that is kept for the next bytes.
 const KEPT_MAX: usize = 1024;
 
@@ -48,6 +49,8 @@ struct Way {
     held: Vec<u8>,
     taken: usize,
     step: Step,
+    /// A cut is that of a deadline.
+    is_late: bool,
     /// Its reader has gone.
     is_unheard: bool,
     reader: Option<Waker>,
@@ -61,6 +64,19 @@ enum Step {
     /// No more comes.
     Ended,
     Cut,
+}
+
+/// Says of an end, wherever that is now, that a deadline is what cuts it.
+#[derive(Clone)]
+pub struct Deadline {
+    shared: Arc<Mutex<Shared>>,
+    side: usize,
+}
+
+impl Deadline {
+    pub fn is_over(&self) {
+        lock(&self.shared).ways[self.side].is_late = true;
+    }
 }
 
 /// A pipe's two ends.
@@ -80,6 +96,7 @@ impl Way {
                     Poll::Pending
                 }
                 Step::Ended => Poll::Ready(Ok(())),
+                Step::Cut if self.is_late => Poll::Ready(Err(Late(LATE.into()).into())),
                 Step::Cut => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             };
         }
@@ -130,6 +147,10 @@ impl Way {
         }
         wake(&mut self.reader);
     }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
@@ -206,8 +227,12 @@ impl PipeEnd {
         }
     }
 
+    pub fn deadline(&self) -> Deadline {
+        Deadline { shared: self.shared.clone(), side: self.side }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared)
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -382,6 +407,16 @@ mod tests {
         let mut heard = Vec::new();
         let error = other.read_to_end(&mut heard).await.expect_err("a cut");
         assert_eq!((heard.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
+    }
+
+    #[tokio::test]
+    async fn a_cut_for_a_deadline_is_told_from_others() {
+        let (one, mut other) = pipe();
+        let deadline = one.deadline();
+        deadline.is_over();
+        drop(one);
+        let error = other.read(&mut [0; 8]).await.expect_err("a cut");
+        assert!(Late::is_cause_of(&error), "{error}");
     }
 
     #[tokio::test]

@@ -6,7 +6,6 @@
 //! close code before the connection goes.
 
 use std::{
-    error, fmt,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -19,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{rewound::Rewound, tcp};
+use super::{late::Late, rewound::Rewound, tcp};
 use crate::proto::ws::{Decoder, End, Kind, head, push};
 
 /// The longest message that goes down.
@@ -99,19 +98,6 @@ impl Watch {
     }
 }
 
-/// The backend goes on in silence, though the client has closed.
-#[derive(Debug)]
-pub struct Unended;
-
-impl fmt::Display for Unended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = CLOSE.as_secs();
-        write!(f, "the client closed; for {seconds}s the backend neither ended nor got a byte to it")
-    }
-}
-
-impl error::Error for Unended {}
-
 impl WebSocket {
     /// Takes over a connection whose upgrade was granted, with what was read behind the request.
     pub fn new(stream: Rewound, limits: Limits) -> Self {
@@ -138,7 +124,10 @@ impl WebSocket {
                     Poll::Ready(_) | Poll::Pending => Poll::Pending,
                 };
             }
-            self.fail(AWAY, io::Error::new(io::ErrorKind::TimedOut, Unended));
+            let seconds = CLOSE.as_secs();
+            let why =
+                format!("the client closed; for {seconds}s the backend neither ended nor got a byte to it");
+            self.fail(AWAY, Late(why).into());
         }
         if matches!(self.step, Step::Failing(_)) { self.poll_farewell(cx) } else { Poll::Pending }
     }
@@ -385,6 +374,6 @@ mod tests {
         }
         tokio::time::advance(CLOSE).await;
         let error = poll_fn(|cx| socket.poll_control(cx)).await;
-        assert!(error.get_ref().is_some_and(|inner| inner.is::<Unended>()), "{error}");
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<Late>()), "{error}");
     }
 }

@@ -48,8 +48,15 @@ impl Line {
         let cut = CancellationToken::new();
         let until = cut.clone();
         let going = async move {
-            if let Some(Err(error)) = until.run_until_cancelled(connection.with_upgrades()).await {
-                tracing::debug!("an exchange was cut: {error}");
+            tokio::select! {
+                // First: with nobody left to ask, the connection would end as if all were said.
+                biased;
+                () = until.cancelled() => {}
+                ended = connection.with_upgrades() => {
+                    if let Err(error) = ended {
+                        tracing::debug!("an exchange was cut: {error}");
+                    }
+                }
             }
         };
         Ok((Self { sender, cut }, Box::pin(going)))
@@ -145,7 +152,8 @@ mod tests {
     async fn a_response_that_does_not_come_is_late() {
         let began = Instant::now();
         let silent = async |mut other: PipeEnd| {
-            let _ = other.read_to_end(&mut Vec::new()).await;
+            let error = other.read_to_end(&mut Vec::new()).await.expect_err("a cut, and no end");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         };
         assert!(matches!(asked(get(), silent).await, Err(Lost::Late)));
         assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());

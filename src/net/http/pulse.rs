@@ -132,3 +132,40 @@ impl Watch {
         self.timer.as_mut().reset(due);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// How long a connection may stay as `pulse` has it.
+    async fn lasts(watch: &mut Watch, pulse: &Pulse) -> (Phase, Duration) {
+        let since = Instant::now();
+        let phase = poll_fn(|cx| watch.poll(pulse.phase(), cx)).await;
+        (phase, Duration::from_secs(since.elapsed().as_secs()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_phase_of_a_connection_has_its_time() {
+        let pulse = Arc::new(Pulse::default());
+        assert_eq!(lasts(&mut Watch::begin(), &pulse).await, (Phase::Head, HEAD), "nothing is said at all");
+        let mut watch = Watch::begin();
+        let exchange = pulse.begin();
+        let asked = tokio::time::timeout(IDLE * 10, lasts(&mut watch, &pulse)).await;
+        assert!(asked.is_err(), "an exchange ends by deadlines of its own");
+        let held = exchange.held();
+        drop(exchange);
+        assert_eq!(pulse.phase(), Phase::Exchange, "its response is on its way");
+        drop(held);
+        assert_eq!(lasts(&mut watch, &pulse).await, (Phase::Idle, IDLE));
+        let mut watch = Watch::begin();
+        drop(pulse.begin());
+        for phase in [Phase::Exchange, pulse.phase()] {
+            assert!(poll_fn(|cx| Poll::Ready(watch.poll(phase, cx))).await.is_pending());
+        }
+        tokio::time::advance(IDLE / 2).await;
+        pulse.heard();
+        assert_eq!(lasts(&mut watch, &pulse).await, (Phase::Head, HEAD), "a next head has begun");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use portcullis::profile::Mode;
+use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -337,6 +337,116 @@ async fn services_share_a_port_and_a_connection_by_path() {
         assert_eq!(body, "there is no such service\n");
     }
     assert_eq!(gateway.now().await.totals.sessions, 2);
+}
+
+#[tokio::test]
+async fn a_connection_has_few_sessions_though_it_asks_for_many_services() {
+    const SERVICES: usize = 11;
+    let (place, reserved) = (Place::new(), Reserved::new());
+    let at = reserved.at();
+    let backend = Backend::new().await;
+    let to = address(&backend);
+    let service = |n: usize| format!("    s{n}: {{ accept: 'http://{at}/s{n}', connect: '{to}' }}\n");
+    let services: String = (0..SERVICES).map(service).collect();
+    let gateway = place.start("direct", &format!("mode: direct\ndmz:\n  services:\n{services}"));
+    drop(reserved);
+    let mut client = dial(at).await;
+    let mut servers = Vec::new();
+    for n in 0..SERVICES {
+        say(&mut client, format!("GET /s{n} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await;
+        servers.push(answer(&backend, OK).await);
+        assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+        hear(&mut client, b"ok").await;
+    }
+    // Those that were used longest ago have given way, cleanly.
+    let kept = gateway.until("eight are kept", |snapshot| snapshot.totals.sessions_open == 8).await;
+    assert_eq!(kept.totals.sessions, SERVICES as u64);
+    for server in &mut servers[..SERVICES - 8] {
+        hear_end(server).await;
+    }
+    // The last one is still used, the first has a new session.
+    say(&mut client, b"GET /s10 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let last = servers.last_mut().expect("one for each");
+    assert_eq!(head(last).await[0], "GET /s10 HTTP/1.1");
+    say(last, OK.as_bytes()).await;
+    head_line(&mut client).await;
+    hear(&mut client, b"ok").await;
+    say(&mut client, b"GET /s0 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let _again = answer(&backend, OK).await;
+    assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+    assert_eq!(gateway.now().await.totals.sessions, SERVICES as u64 + 1);
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_told_to_go_where_a_switch_has_led() {
+    let (place, reserved) = (Place::new(), Reserved::new());
+    let at = reserved.at();
+    let [old, new] = [Backend::new().await, Backend::new().await];
+    let text = |to: &Backend| {
+        let to = address(to);
+        format!("mode: direct\ndmz:\n  services: {{ web: {{ accept: 'http://{at}', connect: '{to}' }} }}\n")
+    };
+    let gateway = place.start("direct", &text(&old));
+    drop(reserved);
+    let mut kept = dial(at).await;
+    say(&mut kept, GET.as_bytes()).await;
+    let mut server = answer(&old, OK).await;
+    assert_eq!(head(&mut kept).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
+    hear(&mut kept, b"ok").await;
+    let changed = place.profile("direct", &text(&new));
+    gateway.switch(&changed).await;
+    // Its session goes on as it was, for this one request.
+    say(&mut kept, GET.as_bytes()).await;
+    head(&mut server).await;
+    say(&mut server, OK.as_bytes()).await;
+    assert_eq!(head(&mut kept).await, ["HTTP/1.1 200 OK", "connection: close", "content-length: 2"]);
+    assert_eq!(hear_all(&mut kept).await, b"ok");
+    let mut next = dial(at).await;
+    say(&mut next, GET.as_bytes()).await;
+    let _server = answer(&new, OK).await;
+    assert_eq!(head_line(&mut next).await, "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn links_of_socks_carry_requests_too() {
+    for (mode, listens) in [("forward", false), ("reverse", true)] {
+        let (place, reserved, backend) = (Place::new(), Reserved::new(), Backend::new().await);
+        let link = format!("'socks://{}'", reserved.at());
+        let to = address(&backend);
+        let [dmz_link, internal_link] = if listens { ["listen", "connect"] } else { ["connect", "listen"] }
+            .map(|key| format!("{key}: {link}"));
+        let dmz = format!(
+            "mode: {mode}\ndmz:\n  link: {{ {dmz_link}, prepared: 1 }}\n  \
+             services: {{ web: {{ accept: 'http://127.0.0.1:0', carries: http }} }}\n"
+        );
+        let internal = format!(
+            "mode: {mode}\ninternal:\n  link: {{ {internal_link}, prepared: 1 }}\n  \
+             services: {{ web: {{ connect: '{to}' }} }}\n"
+        );
+        drop(reserved);
+        let (internal, dmz) = match listens {
+            true => {
+                let dmz = place.start("dmz", &dmz);
+                (place.start("internal", &internal), dmz)
+            }
+            false => (place.start("internal", &internal), place.start("dmz", &dmz)),
+        };
+        dmz.until_pool("healthy", |row| row.state == PoolState::Healthy).await;
+        let at = dmz.client_port("web").await;
+        let mut client = dial(at).await;
+        let mut servers = Vec::new();
+        for turn in 0..2 {
+            say(&mut client, GET.as_bytes()).await;
+            if turn == 0 {
+                servers.push(backend.accept().await);
+            }
+            head(&mut servers[0]).await;
+            say(&mut servers[0], OK.as_bytes()).await;
+            assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK", "{mode}");
+            hear(&mut client, b"ok").await;
+        }
+        assert_eq!(internal.now().await.totals.sessions, 1, "{mode}");
+    }
 }
 
 #[tokio::test]
