@@ -184,7 +184,8 @@ fn handshake() -> Operation {
         };
         let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
         let tls = LinkTls { certificate, key, ca: file("ca.pem".into()), peers: vec![peer.into()] };
-        Identity::load(&tls, &[portcullis::proto::link::ALPN.to_vec()]).unwrap()
+        Identity::load(&tls, &[portcullis::proto::link::ALPN.to_vec()], portcullis::disk::Pipes::Refused)
+            .unwrap()
     };
     let (dmz, internal) = (identity("dmz", "internal"), identity("internal", "dmz"));
     let (listener, at) = runtime.block_on(listener()).unwrap();

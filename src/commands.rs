@@ -15,6 +15,7 @@ use crate::{
     admin::{client, place},
     attach, certs,
     cli::{Action, Cli},
+    disk::Pipes,
     gateway::handle::{Access, Answer, Command},
     profile::{self, Problem, Profile},
     source::{Chosen, Source},
@@ -32,7 +33,10 @@ pub mod exit {
 pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
     let source = source(cli);
     match action {
-        Action::Check { profiles } => return Ok(check(cli, &source, profiles)),
+        Action::Check { profiles } => {
+            let source = Source { pipes: Pipes::Read, ..source };
+            return Ok(check(cli, &source, profiles));
+        }
         Action::Profiles => list(&source),
         Action::Verify { json } => return verify::run(cli, *json).await,
         Action::Status { json } => return print_status(cli, *json).await,
@@ -89,7 +93,7 @@ pub fn source(cli: &Cli) -> Source {
             [Some("profiles".into()), user, Some(system)].into_iter().flatten().collect()
         }
     };
-    Source { folders, role: cli.role }
+    Source { folders, role: cli.role, pipes: Pipes::Refused }
 }
 
 fn check(cli: &Cli, source: &Source, names: &[String]) -> ExitCode {

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod connect;
 pub mod demo;
+pub mod disk;
 pub mod gateway;
 pub mod headless;
 pub mod link;

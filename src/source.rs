@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     certs::Authority,
+    disk::Pipes,
     net::{edges::Edges, files::Files, tls::Identity},
     profile::{
         self, Choice, DemoTls, DmzHalf, InternalHalf, LinkTls, Material, Mode, Place, Problem, Profile, Role,
@@ -25,6 +26,7 @@ pub struct Source {
     pub folders: Vec<PathBuf>,
     /// Run only this half of a profile that has both.
     pub role: Option<Role>,
+    pub pipes: Pipes,
 }
 
 /// A profile with the certificates of its links and edges, all checked.
@@ -52,10 +54,10 @@ impl Source {
     pub fn load(&self, chosen: &Chosen, mode: Option<Mode>) -> Result<Loaded, Vec<Problem>> {
         let choice = Choice { mode, role: self.role };
         let profile = match chosen {
-            Chosen::File(file) => profile::load(file, &choice)?,
+            Chosen::File(file) => profile::load_with(file, &choice, self.pipes)?,
             Chosen::Demo => profile::builtin_demo(&choice, &demo_tls()?)?,
         };
-        open(profile)
+        open(profile, self.pipes)
     }
 
     /// The profiles in the folders, the first of a name winning.
@@ -81,11 +83,11 @@ impl Chosen {
 }
 
 /// Opens and checks the certificates that a profile names.
-pub fn open(profile: Profile) -> Result<Loaded, Vec<Problem>> {
+pub fn open(profile: Profile, pipes: Pipes) -> Result<Loaded, Vec<Problem>> {
     let files = Files::of(profile.materials());
-    let dmz = identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls));
-    let internal = identity(profile.internal.as_ref().and_then(InternalHalf::link_tls));
-    let edges = edges(&profile);
+    let dmz = identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls), pipes);
+    let internal = identity(profile.internal.as_ref().and_then(InternalHalf::link_tls), pipes);
+    let edges = edges(&profile, pipes);
     match (dmz, internal, edges) {
         (Ok(dmz), Ok(internal), Ok(edges)) => Ok(Loaded { profile, dmz, internal, edges, files }),
         (dmz, internal, edges) => {
@@ -94,14 +96,14 @@ pub fn open(profile: Profile) -> Result<Loaded, Vec<Problem>> {
     }
 }
 
-fn identity(tls: Option<&LinkTls>) -> Result<Option<Identity>, Vec<Problem>> {
+fn identity(tls: Option<&LinkTls>, pipes: Pipes) -> Result<Option<Identity>, Vec<Problem>> {
     let alpn = [link::ALPN.to_vec(), link::ALPN_SOCKS.to_vec()];
-    tls.map(|tls| Identity::load(tls, &alpn)).transpose()
+    tls.map(|tls| Identity::load(tls, &alpn, pipes)).transpose()
 }
 
 /// How TLS is spoken with the clients and backends of a profile.
-pub fn edges(profile: &Profile) -> Result<Edges, Vec<Problem>> {
-    Edges::load(profile.accept_tls(), profile.connect_tls())
+pub fn edges(profile: &Profile, pipes: Pipes) -> Result<Edges, Vec<Problem>> {
+    Edges::load(profile.accept_tls(), profile.connect_tls(), pipes)
 }
 
 /// Certificates for the demo's two halves, in memory only.

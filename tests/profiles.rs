@@ -302,7 +302,7 @@ fn what_is_no_text_is_told() {
         |path: &Path| timed(path).map_err(|problems| problems[0].what.clone()).expect_err("no profile");
     assert!(problem(folder.path()).ends_with("is a folder"));
     assert!(problem(&folder.path().join("none.yaml")).starts_with("there is no file"));
-    assert!(problem(Path::new("/dev/zero")).ends_with("is not a plain file"));
+    assert!(problem(Path::new("/dev/zero")).ends_with("is a device"));
 }
 
 /// Texts that make parsers slow, deep or loud.

@@ -13,6 +13,7 @@ pub mod plan;
 mod ports;
 mod probe;
 mod profiles;
+mod reading;
 mod relay;
 mod renewal;
 mod service;
@@ -38,6 +39,7 @@ use self::{
     observer::{Minute, Traffic},
     plan::Plan,
     ports::Ports,
+    reading::Reading,
     renewal::Renewal,
     service::Services,
     session::Sessions,
@@ -86,6 +88,8 @@ pub struct Engine {
     internal: Option<InternalSide>,
     leaving: Leaving,
     switching: Option<Switching>,
+    /// A profile is being read, for a switch.
+    is_loading: bool,
     stopping: Option<Stopping>,
     phase: GatewayPhase,
     started: Instant,
@@ -96,6 +100,7 @@ pub struct Engine {
     feed: Feed,
     checks: Checks,
     renewal: Renewal,
+    reading: Reading,
     /// Its admin socket, the one door that an internal half may have.
     admin: Option<PathBuf>,
 }
@@ -126,6 +131,7 @@ impl Engine {
             internal: None,
             leaving: Leaving::default(),
             switching: None,
+            is_loading: false,
             stopping: None,
             phase: GatewayPhase::Starting,
             started: Instant::now(),
@@ -135,6 +141,7 @@ impl Engine {
             feed,
             checks: Checks::default(),
             renewal: Renewal::new(loaded.files.clone()),
+            reading: Reading::default(),
             admin: None,
         };
         let switching = engine.begin(chosen, loaded)?;
@@ -171,6 +178,7 @@ impl Engine {
                         }
                     }
                 },
+                then = self.reading.next() => then(&mut self),
                 () = tokio::time::sleep(pause) => {}
             }
             self.look();
@@ -219,49 +227,82 @@ impl Engine {
                 true => Answer::Done(format!("session {session} is cut")),
                 false => Answer::Refused(format!("no open session {session}")),
             },
-            Command::Profiles => Answer::Profiles(self.profile_rows()),
+            Command::Profiles => return self.list_profiles(asker),
             Command::Resize { prepared } => self.resize(prepared),
-            Command::Plan { profile } => match self.plan_for(&profile) {
-                Ok(plan) => Answer::Planned(plan),
-                Err(problems) => refused(&problems),
-            },
+            Command::Plan { profile } => return self.plan_for(profile, asker),
             Command::Stop => return self.stop(Some(asker)),
             Command::Reload | Command::Switch { .. } if self.stopping.is_some() => {
                 Answer::Refused("the gateway is stopping".into())
             }
-            Command::Reload | Command::Switch { .. } if self.switching.is_some() => {
+            Command::Reload | Command::Switch { .. } if self.is_switching() => {
                 Answer::Refused("a switch is under way".into())
             }
             Command::Reload | Command::Switch { .. } if self.checks.is_walking() => {
                 Answer::Refused("the checklist is being walked; wait until that has ended".into())
             }
             Command::Verify { steps } => return self.verify(steps, asker),
-            Command::Reload => return self.switch(self.chosen.clone(), asker),
-            Command::Switch { profile } => match self.source.choose(&profile) {
-                Ok(chosen) => return self.switch(chosen, asker),
-                Err(problems) => refused(&problems),
-            },
+            Command::Reload => {
+                let chosen = self.chosen.clone();
+                return self.load_and_switch(move |_| Ok(chosen), asker);
+            }
+            Command::Switch { profile } => {
+                return self.load_and_switch(move |source| source.choose(&profile), asker);
+            }
         };
         asker.answer(answer);
     }
 
-    fn plan_for(&self, profile: &str) -> Result<Plan, Vec<Problem>> {
-        let loaded = self.source.load(&self.source.choose(profile)?, None)?;
-        Ok(Plan { profile: profile.to_owned(), ..self.plan(&loaded.profile) })
+    /// A profile is being read for a switch, or the new way opens.
+    fn is_switching(&self) -> bool {
+        self.is_loading || self.switching.is_some()
     }
 
-    /// Walks the checklist in a task of its own.
+    fn plan_for(&self, profile: String, asker: Asker) {
+        let (source, name) = (self.source.clone(), profile.clone());
+        let load = move || source.load(&source.choose(&name)?, None);
+        self.read(load, move |engine, read| {
+            asker.answer(match read {
+                Ok(Ok(loaded)) => Answer::Planned(Plan { profile, ..engine.plan(&loaded.profile) }),
+                Ok(Err(problems)) => refused(&problems),
+                Err(error) => Answer::Refused(error.to_string()),
+            });
+        });
+    }
+
+    /// Walks the checklist, after what it takes has been read.
     fn verify(&self, steps: Vec<Step>, asker: Asker) {
-        let refused = match (&self.switching, &self.stopping) {
-            (Some(_), _) => Some("a switch is under way"),
-            (_, Some(_)) => Some("the gateway is stopping"),
-            (None, None) => {
-                (!self.checks.begin(&self.profile.name)).then_some("it is being verified already")
-            }
+        let refused = match &self.stopping {
+            _ if self.is_switching() => Some("a switch is under way"),
+            Some(_) => Some("the gateway is stopping"),
+            None => (!self.checks.begin(&self.profile.name)).then_some("it is being verified already"),
         };
         if let Some(why) = refused {
             return asker.answer(Answer::Refused(format!("{why}; verify again when that has ended")));
         }
+        let Some(mode) = self.trial_mode(&steps) else { return self.walk(steps, None, asker) };
+        let (source, chosen) = (self.source.clone(), self.chosen.clone());
+        self.read(
+            move || source.load(&chosen, Some(mode)),
+            move |engine, read| {
+                if engine.stopping.is_some() {
+                    engine.checks.end();
+                    return asker.answer(Answer::Refused("the gateway is stopping".into()));
+                }
+                let trial = match read {
+                    Ok(Ok(loaded)) => {
+                        Some(engine.begin(engine.chosen.clone(), loaded).map_err(|error| error.to_string()))
+                    }
+                    // A profile that does not read in the other mode has no such way.
+                    Ok(Err(_)) => None,
+                    Err(error) => Some(Err(error.to_string())),
+                };
+                engine.walk(steps, trial, asker);
+            },
+        );
+    }
+
+    /// In a task of its own.
+    fn walk(&self, steps: Vec<Step>, trial: Option<Result<Switching, String>>, asker: Asker) {
         let walk = Walk {
             snapshots: self.feed.snapshots.subscribe(),
             source: self.source.clone(),
@@ -271,7 +312,8 @@ impl Engine {
             entries: ports::entries(&self.ports),
             admin: self.admin.clone(),
             checks: self.checks.clone(),
-            trial: self.trial(&steps),
+            files: self.reading.asked.clone(),
+            trial,
         };
         self.common.tasks.spawn("verify", async move {
             let report = walk.run(&steps).await;
@@ -279,16 +321,14 @@ impl Engine {
         });
     }
 
-    /// Opens the way of the other mode beside the one in force, for a walk alone. An internal half in
+    /// The other mode, whose way is opened beside the one in force, for a walk alone. An internal half in
     /// reverse mode opens no port, not even for that.
-    fn trial(&self, steps: &[Step]) -> Option<Result<Switching, String>> {
-        let mode = match self.profile.mode {
-            Mode::Forward if steps.contains(&Step::Reverse) => Mode::Reverse,
-            Mode::Reverse if steps.contains(&Step::Forward) && self.internal.is_none() => Mode::Forward,
-            Mode::Direct | Mode::Forward | Mode::Reverse => return None,
-        };
-        let loaded = self.source.load(&self.chosen, Some(mode)).ok()?;
-        Some(self.begin(self.chosen.clone(), loaded).map_err(|error| error.to_string()))
+    fn trial_mode(&self, steps: &[Step]) -> Option<Mode> {
+        match self.profile.mode {
+            Mode::Forward if steps.contains(&Step::Reverse) => Some(Mode::Reverse),
+            Mode::Reverse if steps.contains(&Step::Forward) && self.internal.is_none() => Some(Mode::Forward),
+            Mode::Direct | Mode::Forward | Mode::Reverse => None,
+        }
     }
 
     fn drain(&mut self, service: Option<&str>) -> Answer {
@@ -417,7 +457,7 @@ impl Engine {
 }
 
 fn refused(problems: &[Problem]) -> Answer {
-    Answer::Refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    Answer::Refused(switch::lines(problems))
 }
 
 fn common() -> Common {

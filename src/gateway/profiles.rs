@@ -1,48 +1,59 @@
 //! The profiles that this gateway can be switched to, each read and checked as a switch would.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use super::Engine;
+use super::{Engine, handle::Answer, history::Asker};
 use crate::{
+    disk::{self, Pipes},
     profile::{Choice, Problem, Profile, Role, load},
-    source::Chosen,
+    source::{Chosen, Source},
     telemetry::snapshot::{ProblemRow, ProfileRow},
     text,
 };
 
 impl Engine {
-    pub(super) fn profile_rows(&self) -> Vec<ProfileRow> {
-        let mut chosen: Vec<_> = self.source.list().into_iter().map(Chosen::File).collect();
-        // The one that runs may lie in no folder, or be the built-in one.
-        if !chosen.contains(&self.chosen) {
-            chosen.insert(0, self.chosen.clone());
-        }
-        chosen.truncate(PROFILES_MAX);
-        chosen.iter().map(|chosen| self.profile_row(chosen)).collect()
+    pub(super) fn list_profiles(&self, asker: Asker) {
+        let (source, current) = (self.source.clone(), self.chosen.clone());
+        self.read(
+            move || rows(&source, &current),
+            move |_, read| {
+                asker.answer(match read {
+                    Ok(rows) => Answer::Profiles(rows),
+                    Err(error) => Answer::Refused(error.to_string()),
+                });
+            },
+        );
     }
+}
 
-    fn profile_row(&self, chosen: &Chosen) -> ProfileRow {
-        let file = chosen.file();
-        let stem = file.and_then(Path::file_stem).map_or("demo".into(), |stem| stem.to_string_lossy());
-        let (profile, problems) = match self.source.load(chosen, None) {
-            Ok(loaded) => (Some(loaded.profile), Vec::new()),
-            // What can be read of one with missing certificates is still worth telling.
-            Err(problems) => (file.and_then(|file| load(file, &self.choice()).ok()), problems),
-        };
-        let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), facts);
-        ProfileRow {
-            name: stem.into_owned(),
-            file: file.map(text::path),
-            is_current: *chosen == self.chosen,
-            mode,
-            roles,
-            services,
-            problems: problems.iter().take(PROBLEMS_MAX).map(problem_row).collect(),
-        }
+fn rows(source: &Source, current: &Chosen) -> Vec<ProfileRow> {
+    let mut chosen: Vec<_> = source.list().into_iter().map(Chosen::File).collect();
+    // The one that runs may lie in no folder, or be the built-in one.
+    if !chosen.contains(current) {
+        chosen.insert(0, current.clone());
     }
+    chosen.truncate(PROFILES_MAX);
+    chosen.iter().map(|chosen| row(source, chosen, chosen == current)).collect()
+}
 
-    fn choice(&self) -> Choice {
-        Choice { mode: None, role: self.source.role }
+fn row(source: &Source, chosen: &Chosen, is_current: bool) -> ProfileRow {
+    let file = chosen.file();
+    let stem = file.and_then(Path::file_stem).map_or("demo".into(), |stem| stem.to_string_lossy());
+    let choice = Choice { mode: None, role: source.role };
+    let (profile, problems) = match source.load(chosen, None) {
+        Ok(loaded) => (Some(loaded.profile), Vec::new()),
+        // What can be read of one with missing certificates is still worth telling.
+        Err(problems) => (file.and_then(|file| load(file, &choice).ok()), problems),
+    };
+    let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), facts);
+    ProfileRow {
+        name: stem.into_owned(),
+        file: file.map(text::path),
+        is_current,
+        mode,
+        roles,
+        services,
+        problems: problems.iter().take(PROBLEMS_MAX).map(problem_row).collect(),
     }
 }
 
@@ -64,7 +75,8 @@ fn problem_row(problem: &Problem) -> ProblemRow {
 /// The line before, the line itself, and a sign under its column.
 fn excerpt(problem: &Problem) -> Option<Vec<String>> {
     let (line, column) = (problem.place.line.checked_sub(1)?, problem.place.column.saturating_sub(1));
-    let text = fs::read_to_string(&*problem.place.file).ok()?;
+    let read = disk::read(Path::new(&*problem.place.file), EXCERPT_BYTES_MAX, Pipes::Refused).ok()?;
+    let text = String::from_utf8(read.bytes).ok()?;
     let numbered = |at: usize| {
         let text: String = text.lines().nth(at)?.chars().take(LINE_CHARS_MAX).collect();
         Some(format!("{:>5} | {text}", at + 1))
@@ -79,4 +91,6 @@ fn excerpt(problem: &Problem) -> Option<Vec<String>> {
 const PROFILES_MAX: usize = 200;
 /// Enough to go on with; `portcullis check` tells all.
 const PROBLEMS_MAX: usize = 20;
+/// No profile is larger.
+const EXCERPT_BYTES_MAX: u64 = 1024 * 1024;
 const LINE_CHARS_MAX: usize = 160;

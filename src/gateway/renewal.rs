@@ -4,16 +4,23 @@
 //! A file may be seen half written, or without the key that belongs to it: it is opened only when it
 //! looks the same twice, and what can not be used leaves in force what is.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Engine,
     ports::{self, Ports},
 };
 use crate::{
+    disk::{Pipes, WorkError},
     net::files::{Files, Unlike},
+    profile::Problem,
     source::{self, Loaded},
 };
+
+type OpenedFiles = Result<Loaded, Vec<Problem>>;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(2);
@@ -26,12 +33,23 @@ pub struct Renewal {
     /// What could not be used, and was told.
     refused: Option<Files>,
     next: Instant,
+    is_looking: bool,
+    /// The last look was not answered.
+    is_silent: bool,
+    /// Whose files they are: what was seen for a profile that has gone means nothing to the next.
+    of: Arc<()>,
 }
 
 impl Renewal {
     /// From now on these are in force.
     pub fn new(in_force: Files) -> Self {
-        Self { last: in_force.clone(), in_force, refused: None, next: Instant::now() + LOOK }
+        let next = Instant::now() + LOOK;
+        let (is_looking, is_silent, of) = (false, false, Arc::default());
+        Self { last: in_force.clone(), in_force, refused: None, next, is_looking, is_silent, of }
+    }
+
+    fn looked(&mut self) {
+        (self.is_looking, self.next) = (false, Instant::now() + LOOK);
     }
 
     /// The files, where they have changed, look as they did the last time, and were not refused.
@@ -50,17 +68,49 @@ impl Renewal {
 impl Engine {
     /// Looks at the files where that is due; not while something else is changing.
     pub(super) fn renew(&mut self) {
-        let is_busy = self.switching.is_some() || self.stopping.is_some() || self.checks.is_walking();
-        if is_busy || Instant::now() < self.renewal.next {
+        if self.is_changing() || self.renewal.is_looking || Instant::now() < self.renewal.next {
             return;
         }
-        self.renewal.next = Instant::now() + LOOK;
-        let files = Files::of(self.profile.materials());
-        let Some(files) = self.renewal.changed(files) else { return };
+        self.renewal.is_looking = true;
+        let (profile, of) = (self.profile.clone(), self.renewal.of.clone());
+        self.look_at(
+            move || Files::of(profile.materials()),
+            move |engine, seen| {
+                if Arc::ptr_eq(&of, &engine.renewal.of) {
+                    engine.seen(of, seen);
+                }
+            },
+        );
+    }
+
+    fn is_changing(&self) -> bool {
+        self.is_switching() || self.stopping.is_some() || self.checks.is_walking()
+    }
+
+    /// Opens the files where they have changed.
+    fn seen(&mut self, of: Arc<()>, seen: Result<Files, WorkError>) {
+        self.renewal.looked();
+        let Some(files) = self.answered(seen).and_then(|files| self.renewal.changed(files)) else { return };
+        self.renewal.is_looking = true;
         let told = files.unlike(&self.renewal.in_force);
-        match source::open(self.profile.clone()) {
+        let profile = self.profile.clone();
+        self.look_at(
+            move || source::open(profile, Pipes::Refused),
+            move |engine, opened| {
+                if Arc::ptr_eq(&of, &engine.renewal.of) {
+                    engine.opened(files, &told, opened);
+                }
+            },
+        );
+    }
+
+    /// What was changed meanwhile is opened at the next look.
+    fn opened(&mut self, files: Files, told: &Unlike, opened: Result<OpenedFiles, WorkError>) {
+        self.renewal.looked();
+        let Some(opened) = self.answered(opened).filter(|_| !self.is_changing()) else { return };
+        match opened {
             Ok(loaded) => {
-                self.take_over(loaded, &told);
+                self.take_over(loaded, told);
                 self.common.notices.info(format!("certificates renewed: {told}"));
             }
             Err(problems) => {
@@ -70,6 +120,19 @@ impl Engine {
                 self.renewal.refused = Some(files);
             }
         }
+    }
+
+    /// Tells once that the files do not answer, and once that they do again.
+    fn answered<T>(&mut self, work: Result<T, WorkError>) -> Option<T> {
+        let was_silent = std::mem::replace(&mut self.renewal.is_silent, work.is_err());
+        match &work {
+            Err(error) if !was_silent => self.common.notices.warn(format!(
+                "looking at the files of certificates: {error}; those that were read stay in force"
+            )),
+            Ok(_) if was_silent => self.common.notices.info("the files of certificates answer again"),
+            Ok(_) | Err(_) => {}
+        }
+        work.ok()
     }
 
     fn take_over(&mut self, loaded: Loaded, changed: &Unlike) {

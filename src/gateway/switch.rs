@@ -26,8 +26,8 @@ use super::{
 use crate::{
     connect::{Connector, direct::Target},
     net::{edges::Edges, listen::BindError},
-    profile::{Mode, Profile, Role, ServiceName},
-    source::{Chosen, Loaded},
+    profile::{Mode, Problem, Profile, Role, ServiceName},
+    source::{Chosen, Loaded, Source},
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
 };
 
@@ -81,13 +81,36 @@ impl Engine {
         Ok(Switching { chosen, loaded, ports, dmz, internal, deadline, asker: None, plan })
     }
 
-    /// Begins a switch that an operator asked for; it is answered when it has ended.
-    pub(super) fn switch(&mut self, chosen: Chosen, asker: Asker) {
-        let begun = match self.source.load(&chosen, None) {
-            Ok(loaded) => self.begin(chosen, loaded).map_err(|error| error.to_string()),
-            Err(problems) => Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    /// Reads a profile, and begins a switch to it that an operator asked for.
+    pub(super) fn load_and_switch(
+        &mut self,
+        choose: impl FnOnce(&Source) -> Result<Chosen, Vec<Problem>> + Send + 'static,
+        asker: Asker,
+    ) {
+        self.is_loading = true;
+        let source = self.source.clone();
+        let load = move || {
+            let chosen = choose(&source)?;
+            Ok::<_, Vec<Problem>>((source.load(&chosen, None)?, chosen))
         };
-        match begun {
+        self.read(load, move |engine, read| {
+            engine.is_loading = false;
+            let loaded = match read {
+                Ok(Ok(_)) if engine.stopping.is_some() => Err("the gateway is stopping".into()),
+                Ok(Ok(loaded)) => Ok(loaded),
+                Ok(Err(problems)) => Err(lines(&problems)),
+                Err(error) => Err(error.to_string()),
+            };
+            match loaded {
+                Ok((loaded, chosen)) => engine.switch(chosen, loaded, asker),
+                Err(why) => asker.answer(Answer::Refused(format!("{why}; the gateway goes on as before"))),
+            }
+        });
+    }
+
+    /// Begins a switch; it is answered when it has ended.
+    fn switch(&mut self, chosen: Chosen, loaded: Loaded, asker: Asker) {
+        match self.begin(chosen, loaded) {
             Ok(switching) => {
                 let plan = switching.plan.to_string();
                 let plan: Vec<_> =
@@ -97,7 +120,7 @@ impl Engine {
                 self.common.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
             }
-            Err(why) => asker.answer(Answer::Refused(format!("{why}; the gateway goes on as before"))),
+            Err(error) => asker.answer(Answer::Refused(format!("{error}; the gateway goes on as before"))),
         }
     }
 
@@ -337,6 +360,10 @@ impl Switching {
         self.dmz.as_ref().is_none_or(DmzSide::suffices)
             && self.internal.as_ref().is_none_or(InternalSide::suffices)
     }
+}
+
+pub(super) fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 pub fn mode_word(mode: Mode) -> &'static str {

@@ -14,11 +14,13 @@ use tokio::sync::watch;
 use super::{advice, checks::Checks, ports::Entry, probe::Probes, switch::Switching};
 use crate::{
     connect::direct::{self, Target},
+    disk::{FileWork, Pipes, WorkError},
     net::{
         dial,
+        edges::Edges,
         sockets::{self, Address},
     },
-    profile::{Backend, DmzWay, InternalWay, LinkAddress, Mode, Profile, Remote, Role, ServiceName},
+    profile::{Backend, DmzWay, InternalWay, LinkAddress, Mode, Problem, Profile, Remote, Role, ServiceName},
     source::{self, Chosen, Loaded, Source},
     telemetry::{
         checklist::{Found, Report, Step},
@@ -46,6 +48,8 @@ pub(super) struct Walk {
     pub entries: Vec<Entry>,
     pub admin: Option<PathBuf>,
     pub checks: Checks,
+    /// Where its files are read.
+    pub files: FileWork,
     /// The way of the other mode, opened beside the one in force.
     pub trial: Option<Result<Switching, String>>,
 }
@@ -58,8 +62,8 @@ impl Walk {
             self.checks.walking(*step);
             let began = Instant::now();
             let found = match step {
-                Step::Profile => profile(&self.source, &self.chosen, self.profile.mode),
-                Step::Basic => basic(&self.profile).await,
+                Step::Profile => self.profile().await,
+                Step::Basic => self.basic().await,
                 Step::Forward => self.way(Mode::Forward).await,
                 Step::Reverse => self.way(Mode::Reverse).await,
                 Step::Closed => self.closed().await,
@@ -69,6 +73,19 @@ impl Walk {
             walked.push(found);
         }
         Report::new(walked)
+    }
+
+    async fn profile(&self) -> Found {
+        let (source, chosen, mode) = (self.source.clone(), self.chosen.clone(), self.profile.mode);
+        self.files.run(move || profile(&source, &chosen, mode)).await.unwrap_or_else(unanswered)
+    }
+
+    async fn basic(&self) -> Found {
+        let of = self.profile.clone();
+        match self.files.run(move || source::edges(&of, Pipes::Refused)).await {
+            Ok(edges) => basic(&self.profile, edges).await,
+            Err(error) => unanswered(error),
+        }
     }
 
     /// The way of one mode: ready, and a probe of each service goes over it.
@@ -233,7 +250,9 @@ impl Walk {
 
     /// Tries the port that forward mode uses.
     async fn knock(&self) -> Result<String, Found> {
-        let Some(listen) = forward_port(&self.source, &self.chosen) else {
+        let (source, chosen) = (self.source.clone(), self.chosen.clone());
+        let listen = self.files.run(move || forward_port(&source, &chosen)).await.map_err(unanswered)?;
+        let Some(listen) = listen else {
             return Ok("the profile names no port for forward mode".into());
         };
         let mut at = listen.at.clone();
@@ -262,6 +281,10 @@ impl Drop for Walk {
         }
         self.checks.end();
     }
+}
+
+fn unanswered(error: WorkError) -> Found {
+    Found::fail(error.to_string(), "look at the disk, or at the file server, that the profile is on")
 }
 
 fn stopped() -> Found {
@@ -302,7 +325,7 @@ pub fn profile(source: &Source, chosen: &Chosen, mode: Mode) -> Found {
 }
 
 /// The first problem, and how many more there are.
-pub fn unreadable(problems: &[crate::profile::Problem]) -> Found {
+pub fn unreadable(problems: &[Problem]) -> Found {
     let Some(first) = problems.first() else { return Found::skip("no problem is known") };
     let place = &first.place;
     let more = match problems.len() {
@@ -314,7 +337,7 @@ pub fn unreadable(problems: &[crate::profile::Problem]) -> Found {
 }
 
 /// Each backend answers a connection, from the half that reaches it.
-pub async fn basic(profile: &Profile) -> Found {
+pub async fn basic(profile: &Profile, edges: Result<Edges, Vec<Problem>>) -> Found {
     let backends: Vec<(ServiceName, Backend)> = match (&profile.dmz, &profile.internal) {
         (_, Some(half)) => {
             half.services.iter().map(|service| (service.name.clone(), service.connect.clone())).collect()
@@ -330,7 +353,7 @@ pub async fn basic(profile: &Profile) -> Found {
         (None, None) => Vec::new(),
     };
     let key = if profile.internal.is_some() { "internal" } else { "dmz" };
-    let edges = match source::edges(profile) {
+    let edges = match edges {
         Ok(edges) => edges,
         Err(problems) => return unreadable(&problems),
     };

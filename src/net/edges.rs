@@ -26,8 +26,9 @@ use super::{
     tls::{chain, key, problem, roots, told},
     verify::name_among,
 };
-use crate::profile::{
-    Accept, AcceptTls, ClientCheck, Clients, ConnectTls, EdgeScheme, KeyPair, Material, Problem,
+use crate::{
+    disk::Pipes,
+    profile::{Accept, AcceptTls, ClientCheck, Clients, ConnectTls, EdgeScheme, KeyPair, Material, Problem},
 };
 
 /// How TLS is spoken at each edge of a profile, opened and checked.
@@ -56,15 +57,16 @@ impl Edges {
     pub fn load<'a>(
         accepts: impl Iterator<Item = &'a AcceptTls>,
         connects: impl Iterator<Item = &'a ConnectTls>,
+        pipes: Pipes,
     ) -> Result<Self, Vec<Problem>> {
         let (mut edges, mut problems) = (Self::default(), Vec::new());
         for tls in accepts {
-            if let Err(problem) = edges.add_accept(tls) {
+            if let Err(problem) = edges.add_accept(tls, pipes) {
                 problems.push(problem);
             }
         }
         for tls in connects {
-            if let Err(problem) = edges.add_connect(tls) {
+            if let Err(problem) = edges.add_connect(tls, pipes) {
                 problems.push(problem);
             }
         }
@@ -73,9 +75,9 @@ impl Edges {
         if problems.is_empty() { Ok(edges) } else { Err(problems) }
     }
 
-    fn add_accept(&mut self, tls: &AcceptTls) -> Result<(), Problem> {
+    fn add_accept(&mut self, tls: &AcceptTls, pipes: Pipes) -> Result<(), Problem> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let pair = pair(&tls.pair, &provider)?;
+        let pair = pair(&tls.pair, &provider, pipes)?;
         let leaf = pair.cert.first().expect("`chain` returns at least one certificate").clone();
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -84,10 +86,10 @@ impl Edges {
             ClientCheck::Nobody => builder.with_no_client_auth(),
             ClientCheck::Optional(clients) => {
                 let nobody_too = |builder: ClientCertVerifierBuilder| builder.allow_unauthenticated();
-                builder.with_client_cert_verifier(verifier(clients, &provider, nobody_too)?)
+                builder.with_client_cert_verifier(verifier(clients, &provider, pipes, nobody_too)?)
             }
             ClientCheck::Required(clients) => {
-                builder.with_client_cert_verifier(verifier(clients, &provider, |builder| builder)?)
+                builder.with_client_cert_verifier(verifier(clients, &provider, pipes, |builder| builder)?)
             }
         };
         let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
@@ -97,9 +99,9 @@ impl Edges {
         Ok(())
     }
 
-    fn add_connect(&mut self, tls: &ConnectTls) -> Result<(), Problem> {
+    fn add_connect(&mut self, tls: &ConnectTls, pipes: Pipes) -> Result<(), Problem> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let roots = roots(&tls.ca, &chain(&tls.ca)?)?;
+        let roots = roots(&tls.ca, &chain(&tls.ca, pipes)?)?;
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .expect("the provider has cipher suites of both versions")
@@ -107,7 +109,8 @@ impl Edges {
         let config = match &tls.pair {
             None => builder.with_no_client_auth(),
             Some(own) => {
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair(own, &provider)?)))
+                let own = pair(own, &provider, pipes)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
             }
         };
         self.connects.insert(tls.clone(), Arc::new(config));
@@ -174,9 +177,10 @@ pub async fn answer(hello: Hello, stream: TcpStream, config: Arc<ServerConfig>) 
 fn verifier(
     clients: &Clients,
     provider: &Arc<CryptoProvider>,
+    pipes: Pipes,
     how: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
 ) -> Result<Arc<Named>, Problem> {
-    let roots = Arc::new(roots(&clients.ca, &chain(&clients.ca)?)?);
+    let roots = Arc::new(roots(&clients.ca, &chain(&clients.ca, pipes)?)?);
     let verifier = how(WebPkiClientVerifier::builder_with_provider(roots, provider.clone())).build();
     let unusable =
         |error| problem(&clients.ca, format!("it can not be used: {error}"), "name a CA's certificate");
@@ -184,10 +188,10 @@ fn verifier(
 }
 
 /// A certificate with its own key, in date.
-fn pair(pair: &KeyPair, provider: &CryptoProvider) -> Result<CertifiedKey, Problem> {
-    let chain = chain(&pair.certificate)?;
+fn pair(pair: &KeyPair, provider: &CryptoProvider, pipes: Pipes) -> Result<CertifiedKey, Problem> {
+    let chain = chain(&pair.certificate, pipes)?;
     in_date(&pair.certificate, &chain)?;
-    CertifiedKey::from_der(chain, key(&pair.key)?, provider).map_err(|error| match error {
+    CertifiedKey::from_der(chain, key(&pair.key, pipes)?, provider).map_err(|error| match error {
         Error::InconsistentKeys(_) => problem(
             &pair.key,
             "it is not the key of the certificate".into(),

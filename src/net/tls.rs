@@ -4,12 +4,7 @@
 //! [`Identity::accept`] and [`Identity::connect`] are the two handshakes. The only module that
 //! knows `rustls-pemfile`.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, RootCertStore, ServerConfig,
@@ -29,7 +24,10 @@ use super::{
     tcp,
     verify::{self, PeerVerifier},
 };
-use crate::profile::{LinkTls, Material, Place, Problem};
+use crate::{
+    disk::{self, Pipes, ReadError},
+    profile::{LinkTls, Material, Place, Problem},
+};
 
 /// A certificate file that is larger is none.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -47,8 +45,9 @@ pub struct Identity {
 impl Identity {
     /// Opens certificate, key and CA; every problem, each at the key of the profile it belongs to.
     /// `alpn` are the names of what the links may speak, the preferred one first.
-    pub fn load(tls: &LinkTls, alpn: &[Vec<u8>]) -> Result<Self, Vec<Problem>> {
-        let (chain, key, authorities) = collect3(chain(&tls.certificate), key(&tls.key), chain(&tls.ca))?;
+    pub fn load(tls: &LinkTls, alpn: &[Vec<u8>], pipes: Pipes) -> Result<Self, Vec<Problem>> {
+        let (chain, key, authorities) =
+            collect3(chain(&tls.certificate, pipes), key(&tls.key, pipes), chain(&tls.ca, pipes))?;
         let roots = roots(&tls.ca, &authorities).map_err(|problem| vec![problem])?;
         let provider = Arc::new(provider());
         let at = |material: &Material, what: String, advice: &str| vec![problem(material, what, advice)];
@@ -188,8 +187,8 @@ fn check_own(
     })
 }
 
-pub(super) fn chain(material: &Material) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let text = read(material, Audience::Anyone)?;
+pub(super) fn chain(material: &Material, pipes: Pipes) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let text = read(material, Audience::Anyone, pipes)?;
     let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut text.as_slice()).collect();
     match found {
         Ok(chain) if !chain.is_empty() => Ok(chain),
@@ -198,8 +197,8 @@ pub(super) fn chain(material: &Material) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-pub(super) fn key(material: &Material) -> Result<PrivateKeyDer<'static>, Problem> {
-    let text = read(material, Audience::OwnerOnly)?;
+pub(super) fn key(material: &Material, pipes: Pipes) -> Result<PrivateKeyDer<'static>, Problem> {
+    let text = read(material, Audience::OwnerOnly, pipes)?;
     match rustls_pemfile::private_key(&mut text.as_slice()) {
         Ok(Some(key)) => Ok(key),
         Ok(None) => Err(problem(material, "it holds no private key".into(), "name a PEM file with one")),
@@ -226,28 +225,23 @@ enum Audience {
     OwnerOnly,
 }
 
-fn read(material: &Material, audience: Audience) -> Result<Vec<u8>, Problem> {
+fn read(material: &Material, audience: Audience, pipes: Pipes) -> Result<Vec<u8>, Problem> {
     let path = match material {
         Material::Memory(text) => return Ok(text.as_bytes().to_vec()),
         Material::File { path, .. } => path,
     };
-    let io = |error: std::io::Error| {
-        let what = format!("{}: {error}", path.display());
-        problem(material, what, "make it with `portcullis certs --out DIR`, or correct the path")
-    };
-    let file = File::open(path).map_err(io)?;
-    // Asked of the open file: a rename in between can not slip another one past the check.
-    let facts = file.metadata().map_err(io)?;
-    if !facts.is_file() {
-        return Err(problem(material, format!("{}: not a file", path.display()), "name a PEM file"));
-    }
-    if audience == Audience::OwnerOnly && facts.mode() & 0o077 != 0 {
-        let what = format!("{}: others may read it (mode {:04o})", path.display(), facts.mode() & 0o7777);
+    let contents = disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| {
+        let advice = match error {
+            ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
+            ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => "name a PEM file",
+        };
+        problem(material, format!("{}: {error}", path.display()), advice)
+    })?;
+    if audience == Audience::OwnerOnly && contents.mode & 0o077 != 0 {
+        let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.mode);
         return Err(problem(material, what, "run chmod 600 on it, and replace the key if others had access"));
     }
-    let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(io)?;
-    Ok(text)
+    Ok(contents.bytes)
 }
 
 pub(super) fn problem(material: &Material, what: String, advice: &str) -> Problem {

@@ -5,8 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io::{self, Read},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,17 +14,20 @@ use super::{
     problem::{Fault, Place, Problem},
     yaml::{self, Entry, Node, Source, Value},
 };
-use crate::text;
+use crate::{
+    disk::{self, Pipes, ReadError},
+    text,
+};
 
 /// Reads `file` and what it extends. The tree's top is a map.
-pub(super) fn read(file: &Path) -> Result<(Node, Vec<Problem>), Vec<Problem>> {
+pub(super) fn read(file: &Path, pipes: Pipes) -> Result<(Node, Vec<Problem>), Vec<Problem>> {
     let mut chain = Vec::new();
     let mut seen = Vec::new();
     let mut problems = Vec::new();
     let mut next = Some((file.to_path_buf(), None));
     while let Some((path, named_at)) = next {
         follow(&path, named_at.as_ref(), &mut seen).map_err(|last| and(&mut problems, vec![last]))?;
-        let text = text(&path, named_at).map_err(|last| and(&mut problems, vec![last]))?;
+        let text = text(&path, named_at, pipes).map_err(|last| and(&mut problems, vec![last]))?;
         let (mut node, more) = yaml::read(&text, &source(&path)).map_err(|last| and(&mut problems, last))?;
         problems.extend(more);
         next = extends(&mut node, &path, &mut problems);
@@ -63,31 +65,25 @@ fn follow(path: &Path, named_at: Option<&Place>, seen: &mut Vec<PathBuf>) -> Res
 }
 
 /// The text of a file, or why there is none, told at `named_at` if another file named it.
-fn text(path: &Path, named_at: Option<Place>) -> Result<String, Problem> {
+fn text(path: &Path, named_at: Option<Place>, pipes: Pipes) -> Result<String, Problem> {
     let whole = || Place { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
     let named = text::path(path);
-    let unreadable = |error: io::Error| {
-        let fault = match error.kind() {
-            io::ErrorKind::NotFound => Fault::new(format!("there is no file `{named}`"), "correct the name"),
-            _ => Fault::new(format!("`{named}` cannot be read: {error}"), "make it readable to this user"),
-        };
-        fault.at(named_at.clone().unwrap_or_else(whole))
+    let fault = |error: ReadError| match error {
+        ReadError::NotPlain(kind) => Fault::new(format!("`{named}` is {kind}"), "name a profile file"),
+        ReadError::TooLarge { .. } => {
+            Fault::new(format!("`{named}` is larger than 1 MiB"), "no profile is; name another file")
+        }
+        ReadError::Silent => Fault::new(format!("`{named}`: {error}"), "name a profile file"),
+        ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+            Fault::new(format!("there is no file `{named}`"), "correct the name")
+        }
+        ReadError::Io(error) => {
+            Fault::new(format!("`{named}` cannot be read: {error}"), "make it readable to this user")
+        }
     };
-    // Asked first, because opening a pipe can wait for ever.
-    let kind = fs::metadata(path).map_err(unreadable)?;
-    if !kind.is_file() {
-        let what = if kind.is_dir() { "is a folder" } else { "is not a plain file" };
-        let fault = Fault::new(format!("`{named}` {what}"), "name a profile file");
-        return Err(fault.at(named_at.clone().unwrap_or_else(whole)));
-    }
-    let mut bytes = Vec::new();
-    let opened = File::open(path).map_err(unreadable)?;
-    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        let fault = Fault::new(format!("`{named}` is larger than 1 MiB"), "no profile is; name another file");
-        return Err(fault.at(named_at.unwrap_or_else(whole)));
-    }
-    String::from_utf8(bytes).map_err(|error| not_utf8(&label(path), &error))
+    let contents = disk::read(path, FILE_BYTES_MAX, pipes)
+        .map_err(|error| fault(error).at(named_at.unwrap_or_else(whole)))?;
+    String::from_utf8(contents.bytes).map_err(|error| not_utf8(&label(path), &error))
 }
 
 fn not_utf8(file: &Arc<str>, error: &std::string::FromUtf8Error) -> Problem {

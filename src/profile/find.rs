@@ -30,11 +30,12 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
     })
 }
 
-/// The profiles of a folder, by name. A folder that is not there has none.
+/// The profiles of a folder, by name. A folder that is not there has none; what is no plain file is
+/// listed, so that it can be told what is wrong with it.
 pub fn list(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let is_profile =
-        |path: &PathBuf| path.extension().is_some_and(|ending| ending == "yaml") && path.is_file();
+        |path: &PathBuf| path.extension().is_some_and(|ending| ending == "yaml") && !path.is_dir();
     let mut files: Vec<_> = entries.map(|entry| entry.path()).filter(is_profile).collect();
     files.sort();
     files

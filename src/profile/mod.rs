@@ -46,7 +46,7 @@ pub use find::{find, list};
 pub use link::DemoTls;
 pub use network::Network;
 pub use problem::{Place, Problem};
-pub use resolve::{Choice, builtin_demo, load};
+pub use resolve::{Choice, builtin_demo, load, load_with};
 pub use schema::schema;
 pub use warnings::warnings;
 pub use web::Web;

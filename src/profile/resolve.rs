@@ -15,6 +15,7 @@ use super::{
     raw::{self, Raw, RawDmz, RawDmzService, RawInternal, RawInternalService},
     yaml::{self, Node, Source},
 };
+use crate::disk::Pipes;
 
 /// What the command line says over the profile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,7 +30,12 @@ pub struct Choice {
 ///
 /// Problems are those of the whole file, also where `choice` picks one half of it.
 pub fn load(file: &Path, choice: &Choice) -> Result<Profile, Vec<Problem>> {
-    let (tree, problems) = chain::read(file)?;
+    load_with(file, choice, Pipes::Refused)
+}
+
+/// The same, from pipes too where that is said.
+pub fn load_with(file: &Path, choice: &Choice, pipes: Pipes) -> Result<Profile, Vec<Problem>> {
+    let (tree, problems) = chain::read(file, pipes)?;
     resolve(&tree, Some(file), None, choice, problems)
 }
 

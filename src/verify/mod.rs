@@ -20,13 +20,14 @@ use crate::{
     },
     cli::Cli,
     commands::{self, exit},
+    disk::Pipes,
     gateway::{
         advice,
         handle::{Answer, Command},
         walk,
     },
     profile::{Mode, Profile},
-    source::{Chosen, Source},
+    source::{self, Chosen, Source},
     telemetry::{
         checklist::{Finding, Found, Report, Step, Walked},
         log,
@@ -150,7 +151,7 @@ impl Own<'_> {
         self.found(&mut steps, found.at(Step::Profile, began.elapsed()));
         let began = Instant::now();
         eprintln!("verify: basic: dialling the backends");
-        let found = walk::basic(&profile).await;
+        let found = walk::basic(&profile, source::edges(&profile, Pipes::Refused)).await;
         self.found(&mut steps, found.at(Step::Basic, began.elapsed()));
         for mode in [Mode::Forward, Mode::Reverse] {
             let word = step_of(mode).word();

@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod edges;
+mod files;
 mod links;
 mod modes;
 mod pool;

@@ -10,6 +10,7 @@ use std::{
 
 use portcullis::{
     certs,
+    disk::Pipes,
     gateway::{
         Engine, Outcome,
         handle::{Answer, Command, Handle},
@@ -84,7 +85,8 @@ pub struct Gateway {
 impl Gateway {
     fn start(profile: &Path, folder: Arc<TempDir>) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let source = Source { folders: vec![profile.parent().unwrap().into()], role: None };
+        let source =
+            Source { folders: vec![profile.parent().unwrap().into()], role: None, pipes: Pipes::Refused };
         let chosen = Chosen::File(profile.into());
         let loaded = match source.load(&chosen, None) {
             Ok(loaded) => loaded,

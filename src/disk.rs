@@ -1,0 +1,271 @@
+//! Reading files that may not answer: a pipe that nobody writes to, a network file system that hangs.
+//!
+//! [`read`] opens without blocking and refuses by name what is no plain file. [`FileWork`] does such work
+//! on threads of their own, under a deadline, for callers that must not wait: the engine and the tasks
+//! of the runtime. What is in a file is the caller's business.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+};
+use thiserror::Error;
+use tokio::{sync::Semaphore, time::timeout};
+
+/// A command waits so long for what comes through a pipe.
+pub const PIPE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether a pipe may stand where a file is expected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pipes {
+    /// A gateway reads its files again and again; from a pipe that can not be done.
+    #[default]
+    Refused,
+    /// A command reads once: `check <(…)`.
+    Read,
+}
+
+/// What was read, and the permission bits of the very file that was opened.
+#[derive(Debug)]
+pub struct Contents {
+    pub bytes: Vec<u8>,
+    pub mode: u32,
+}
+
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is {0}")]
+    NotPlain(Kind),
+    #[error("it is larger than {}", Size(*bytes_max))]
+    TooLarge { bytes_max: u64 },
+    #[error("it is a pipe, and what is written to it did not end within {}s", PIPE_WITHIN.as_secs())]
+    Silent,
+}
+
+/// What stands where a plain file is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Folder,
+    Pipe,
+    Socket,
+    Device,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Folder => "a folder",
+            Self::Pipe => "a pipe",
+            Self::Socket => "a socket",
+            Self::Device => "a device",
+        })
+    }
+}
+
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 >> 20 {
+            0 => write!(out, "{} KiB", self.0 >> 10),
+            megabytes => write!(out, "{megabytes} MiB"),
+        }
+    }
+}
+
+/// The whole of a file, which is at most `bytes_max` long.
+pub fn read(path: &Path, bytes_max: u64, pipes: Pipes) -> Result<Contents, ReadError> {
+    // Opening a pipe that nobody writes to would wait, and so would some devices.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path);
+    let mut file = match opened {
+        // How open(2) refuses a socket.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_socket(path) => {
+            return Err(ReadError::NotPlain(Kind::Socket));
+        }
+        opened => opened?,
+    };
+    // Asked of the open file: a rename in between can not slip another one past the check.
+    let facts = file.metadata()?;
+    let kind = facts.file_type();
+    let mut bytes = Vec::new();
+    if kind.is_fifo() && pipes == Pipes::Read {
+        read_pipe(&mut file, bytes_max, &mut bytes)?;
+    } else if kind.is_fifo() {
+        return Err(ReadError::NotPlain(Kind::Pipe));
+    } else if kind.is_dir() {
+        return Err(ReadError::NotPlain(Kind::Folder));
+    } else if !kind.is_file() {
+        return Err(ReadError::NotPlain(Kind::Device));
+    } else {
+        file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    }
+    match bytes.len() as u64 > bytes_max {
+        true => Err(ReadError::TooLarge { bytes_max }),
+        false => Ok(Contents { bytes, mode: facts.mode() & 0o7777 }),
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|facts| facts.file_type().is_socket())
+}
+
+/// Reads until the last writer has closed, or more came than may.
+fn read_pipe(pipe: &mut File, bytes_max: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
+    let deadline = Instant::now() + PIPE_WITHIN;
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        match pipe.read(&mut chunk) {
+            // Before the first writer has come, a pipe reads as ended.
+            Ok(0) if bytes.is_empty() => {}
+            Ok(0) => return Ok(()),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if bytes.len() as u64 > bytes_max {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or_default();
+        let mut wanted = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
+        match poll(&mut wanted, Some(&timeout)) {
+            Ok(0) => return Err(ReadError::Silent),
+            Ok(_) if bytes.is_empty() && wanted[0].revents() == PollFlags::HUP => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(ReadError::Io(error.into())),
+        }
+    }
+}
+
+/// Work on files for those who must not wait: so many pieces at once, each under a deadline. A piece that
+/// hangs keeps its thread and its place until it ends, so that no file system can use up the threads of
+/// the runtime.
+#[derive(Debug, Clone)]
+pub struct FileWork {
+    places: Arc<Semaphore>,
+    within: Duration,
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum WorkError {
+    #[error("a file, or the file system it is on, did not answer within {}s", .0.as_secs())]
+    Late(Duration),
+    #[error("the reading of a file panicked; this is a bug, please report it")]
+    Panicked,
+}
+
+impl FileWork {
+    pub fn new(at_once: usize, within: Duration) -> Self {
+        Self { places: Arc::new(Semaphore::new(at_once)), within }
+    }
+
+    /// Waits for a place and for the work, both within the deadline; work that is late is left to itself.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkError> {
+        let placed = async {
+            let place = self.places.clone().acquire_owned().await;
+            let work = move || {
+                let _place = place;
+                work()
+            };
+            tokio::task::spawn_blocking(work).await
+        };
+        match timeout(self.within, placed).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) => Err(WorkError::Panicked),
+            Err(_) => Err(WorkError::Late(self.within)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{os::unix::net::UnixListener, sync::mpsc, thread};
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    fn pipe(path: &Path) {
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_refused_by_name_and_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        pipe(&at("pipe"));
+        let _listener = UnixListener::bind(at("socket")).unwrap();
+        fs::write(at("large"), vec![b'x'; 2049]).unwrap();
+        let told = [
+            (at("pipe"), "it is a pipe"),
+            (at("socket"), "it is a socket"),
+            (folder.path().to_owned(), "it is a folder"),
+            ("/dev/zero".into(), "it is a device"),
+            (at("large"), "it is larger than 2 KiB"),
+            (at("none"), "No such file or directory (os error 2)"),
+        ];
+        for (path, expected) in told {
+            let error = read(&path, 2048, Pipes::Refused).unwrap_err();
+            assert_eq!(error.to_string(), expected, "{}", path.display());
+        }
+        assert_eq!(read(&at("large"), 2049, Pipes::Refused).unwrap().bytes.len(), 2049);
+    }
+
+    #[test]
+    fn a_command_reads_what_comes_through_a_pipe_in_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        pipe(&path);
+        let (told, goes_on) = mpsc::channel();
+        let to = path.clone();
+        let writer = thread::spawn(move || {
+            use std::io::Write;
+            let mut pipe = OpenOptions::new().write(true).open(to).unwrap();
+            pipe.write_all(b"one, ").unwrap();
+            goes_on.recv().unwrap();
+            pipe.write_all(b"two").unwrap();
+        });
+        told.send(()).unwrap();
+        assert_eq!(read(&path, 8, Pipes::Read).unwrap().bytes, b"one, two");
+        writer.join().unwrap();
+        let silent = read(&path, 8, Pipes::Read).unwrap_err();
+        assert!(silent.to_string().ends_with("did not end within 5s"), "{silent}");
+    }
+
+    #[tokio::test]
+    async fn work_that_hangs_is_left_to_itself_after_the_deadline() {
+        let within = Duration::from_millis(100);
+        let files = FileWork::new(2, within);
+        let hang = || {
+            let (release, held) = mpsc::channel::<()>();
+            (release, move || held.recv().is_ok())
+        };
+        let ((first, one), (second, other)) = (hang(), hang());
+        assert_eq!(files.run(one).await, Err(WorkError::Late(within)));
+        while files.run(|| 7).await != Ok(7) {}
+        assert_eq!(files.run(other).await, Err(WorkError::Late(within)));
+        assert_eq!(files.run(|| 7).await, Err(WorkError::Late(within)), "no place is left");
+        first.send(()).unwrap();
+        while files.run(|| 7).await != Ok(7) {}
+        second.send(()).unwrap();
+    }
+}

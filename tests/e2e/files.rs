@@ -1,0 +1,72 @@
+//! Files that do not answer: what a gateway reads is read beside it, and what is no plain file is refused.
+
+use std::{fs, path::Path};
+
+use portcullis::{
+    gateway::handle::{Answer, Command},
+    profile::Mode,
+};
+use rustix::fs::{CWD, FileType, Mode as Bits, mknodat};
+use tokio::time::timeout;
+
+use crate::support::{
+    gateway::{Gateway, PATIENCE, Place},
+    ways::Plan,
+};
+
+const LISTEN: &str = "listen: 'socks+tls://127.0.0.1:0'";
+
+/// A pipe that nobody writes to: opening it waits for ever.
+fn becomes_a_pipe(path: &Path) {
+    fs::remove_file(path).unwrap();
+    mknodat(CWD, path, FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
+}
+
+fn start(place: &Place) -> Gateway {
+    place.start("dmz", &Plan::new(Mode::Reverse, "").dmz(LISTEN))
+}
+
+/// An answer, from an engine that is not held up.
+async fn ask(gateway: &Gateway, command: Command) -> Answer {
+    timeout(PATIENCE, gateway.handle.ask(command)).await.expect("the engine answers")
+}
+
+#[tokio::test]
+async fn a_pipe_in_place_of_a_file_is_refused_and_holds_nobody_up() {
+    for file in ["dmz.yaml", "pki/dmz.pem", "pki/dmz.key", "pki/ca.pem"] {
+        let place = Place::new();
+        let gateway = start(&place);
+        becomes_a_pipe(&place.path(file));
+        let profile = place.path("dmz.yaml").to_str().unwrap().to_owned();
+        for command in
+            [Command::Reload, Command::Plan { profile: profile.clone() }, Command::Switch { profile }]
+        {
+            match ask(&gateway, command).await {
+                Answer::Refused(why) => assert!(why.contains("is a pipe"), "{file}: {why}"),
+                other => panic!("{file}: {other:?}"),
+            }
+        }
+        assert!(matches!(ask(&gateway, Command::Status).await, Answer::Status(_)));
+        if file != "dmz.yaml" {
+            // Found by itself, too.
+            gateway.until_told("it is a pipe").await;
+        }
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_profile_that_names_a_pipe_is_listed_with_that() {
+    let place = Place::new();
+    let gateway = start(&place);
+    mknodat(CWD, place.pki("pipe.pem"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
+    let text = Plan::new(Mode::Reverse, "").dmz(LISTEN).replace("pki/dmz.pem", "pki/pipe.pem");
+    place.profile("piped", &text);
+    mknodat(CWD, place.path("itself.yaml"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
+    let Answer::Profiles(rows) = ask(&gateway, Command::Profiles).await else { panic!("no profiles") };
+    for name in ["piped", "itself"] {
+        let row = rows.iter().find(|row| row.name == name).unwrap();
+        assert!(row.problems[0].text.contains("is a pipe"), "{:?}", row.problems);
+    }
+    assert!(matches!(ask(&gateway, Command::Status).await, Answer::Status(_)));
+}
