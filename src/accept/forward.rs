@@ -30,7 +30,10 @@ use crate::{
             frame::{Kind, refusal_byte},
         },
     },
-    telemetry::snapshot::{PoolRow, PoolState},
+    telemetry::{
+        rate_limited::LogKind,
+        snapshot::{PoolRow, PoolState},
+    },
 };
 
 /// A DMZ gateway of ours looks in every 5 s; one that missed three is gone.
@@ -165,7 +168,10 @@ pub async fn run(
                 Greeted::Linked(Linked { mut link, .. }) => {
                     let counts = visitors.note(link.peer(), Some(WIRE));
                     let Ok(permit) = links.try_acquire_owned() else {
-                        notices.warn(format!("link from {}: {AT_MAXIMUM}", link.peer().label()));
+                        notices.warn_limited(
+                            LogKind::LinkRejected,
+                            format!("link from {}: {AT_MAXIMUM}", link.peer().label()),
+                        );
                         return turn_away(link).await;
                     };
                     link.sit(Seat::ready(&counts, Some(permit)));
@@ -174,7 +180,10 @@ pub async fn run(
                 Greeted::Asked(asked) => {
                     let counts = visitors.note(&asked.peer, Some(WIRE_SOCKS));
                     let Ok(permit) = links.try_acquire_owned() else {
-                        notices.warn(format!("link from {}: {AT_MAXIMUM}", asked.peer.label()));
+                        notices.warn_limited(
+                            LogKind::LinkRejected,
+                            format!("link from {}: {AT_MAXIMUM}", asked.peer.label()),
+                        );
                         return greet::refuse(asked.stream, Refusal::Full).await;
                     };
                     let seat = Seat::carrying(&counts, Some(permit)).of(&asked.stream);

@@ -18,12 +18,11 @@ use crate::{
     link::{
         leg::Leg,
         listener::{EVICTED, Greetings, Place},
-        turned::Turned,
     },
     net::{listen::Listener, stream::Stream},
     profile::{Role, ServiceName},
     tasks::Tasks,
-    telemetry::notices::Notices,
+    telemetry::{notices::Notices, rate_limited::RateLimitedLog},
 };
 
 /// The probe of our own that comes from there, if one does: it does not speak the PROXY protocol.
@@ -47,11 +46,6 @@ pub async fn run(
     probes: ProbeDoor,
 ) {
     let greetings = Arc::new(Greetings::default());
-    let write = |more, client: SocketAddr, why: &str| match more {
-        0 => tracing::info!(%client, "client turned away: {why}"),
-        _ => tracing::info!(more, %client, "clients turned away within a second, of the last: {why}"),
-    };
-    let turned = Turned::new(tasks.clone(), Arc::new(write));
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
     let accepted = |stream, client: SocketAddr| {
@@ -71,7 +65,7 @@ pub async fn run(
                     leave: leave.clone(),
                     of: front.load_full(),
                     now: front.clone(),
-                    turned: turned.clone(),
+                    log: notices.limited().clone(),
                 };
                 let greeting = Greeting::begin(greetings.clone(), client.ip());
                 tasks.spawn("session", greet(stream, client, serve.clone(), stay, greeting));
@@ -110,7 +104,7 @@ async fn greet(stream: TcpStream, client: SocketAddr, serve: Serve, stay: Stay, 
         }
         Ok(Inside::Web(came)) => Box::pin(web::serve(came, serve.clone(), stay, greeting)).await,
         Err(why) => {
-            stay.turned.tell(client, why);
+            stay.log.reject_client(client, &why);
             None
         }
     };
@@ -148,7 +142,7 @@ pub struct Stay {
     pub leave: CancellationToken,
     now: Arc<ArcSwap<Front>>,
     of: Arc<Front>,
-    pub turned: Turned,
+    pub log: Arc<RateLimitedLog>,
 }
 
 impl Stay {

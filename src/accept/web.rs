@@ -235,9 +235,9 @@ impl Front {
         };
         let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
         match (&ended, late) {
-            (Err(error), _) => self.stay.turned.tell(self.client, error.to_string()),
+            (Err(error), _) => self.stay.log.reject_client(self.client, &error.to_string()),
             (Ok(()), Some(Phase::Head)) => {
-                self.stay.turned.tell(self.client, "its request was not complete in time".into());
+                self.stay.log.reject_client(self.client, "its request was not complete in time");
             }
             (Ok(()), Some(Phase::Idle | Phase::Exchange) | None) => {}
         }
@@ -259,7 +259,8 @@ impl Front {
         let mut response = match self.served(request, &exchange).await {
             Ok(response) => response,
             Err((objection, session)) => {
-                self.stay.turned.tell(self.client, format!("{}: {}", objection.status, objection.told));
+                let why = format!("{}: {}", objection.status, objection.told);
+                self.stay.log.reject_client(self.client, &why);
                 objection.answer(session.as_deref())
             }
         };

@@ -14,7 +14,7 @@ use crate::{
     link::{Peer, leg::Leg, pool::Pool, seat::Seat},
     profile::ServiceName,
     proto::Refusal,
-    telemetry::{end::Who, registry::Meter, snapshot::SessionPhase},
+    telemetry::{end::Who, rate_limited::RateLimitedLog, registry::Meter, snapshot::SessionPhase},
 };
 
 /// One kind of connect side.
@@ -42,6 +42,7 @@ pub struct Order<'a> {
     pub again: Vec<u8>,
     /// What its client has said that was never sent.
     pub unsent: Vec<u8>,
+    pub log: &'a Arc<RateLimitedLog>,
     /// At a stop: what is under way ends, and no more follows it.
     pub leave: &'a CancellationToken,
 }
@@ -141,6 +142,7 @@ mod tests {
             not: Vec::new(),
             again: b"only".to_vec(),
             unsent: b" once".to_vec(),
+            log: &Arc::default(),
             leave: &CancellationToken::new(),
         };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -44,7 +44,10 @@ use crate::{
     },
     profile::HttpRemote,
     proto::Refusal,
-    telemetry::end::Who,
+    telemetry::{
+        end::Who,
+        rate_limited::{LogKind, RateLimitedLog},
+    },
 };
 
 /// Requests of one session.
@@ -54,6 +57,7 @@ struct Requests {
     id: String,
     client: Option<SocketAddr>,
     sides: Sides,
+    log: Arc<RateLimitedLog>,
     /// Taken while a request is on its way.
     line: Mutex<Option<Reached>>,
     /// Where hyper leaves the pipe when it ends, if a request has asked for an upgrade.
@@ -81,6 +85,7 @@ pub async fn begin(
         id: order.id.to_owned(),
         client: order.client,
         sides: Sides::default(),
+        log: order.log.clone(),
         line: Mutex::default(),
         here: Mutex::default(),
         there: Mutex::default(),
@@ -150,12 +155,14 @@ impl Requests {
         match self.passed(request).await {
             Ok(response) => response,
             Err(objection) => {
-                tracing::info!(
-                    id = self.id,
-                    "request not answered by the backend: {}: {}",
-                    objection.status,
-                    objection.told
-                );
+                if self.log.admits(LogKind::RequestFailed) {
+                    tracing::info!(
+                        id = self.id,
+                        "request not answered by the backend: {}: {}",
+                        objection.status,
+                        objection.told
+                    );
+                }
                 objection.answer(Some(&self.id))
             }
         }
@@ -207,7 +214,9 @@ impl Requests {
             }
         }
         let mut reached = self.dial().await.map_err(|failure| {
-            tracing::info!(id = self.id, "backend: {}", failure.reason);
+            if self.log.admits(LogKind::RequestFailed) {
+                tracing::info!(id = self.id, "backend: {}", failure.reason);
+            }
             match failure.refusal {
                 Refusal::BackendLate => {
                     Objection::new(StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time")

@@ -194,6 +194,7 @@ impl Engine {
         self.common.sessions.switching.store(self.switching.is_some(), Ordering::SeqCst);
         self.let_go();
         self.renew();
+        self.common.notices.limited().flush();
         let totals = self.totals();
         let last = self.feed.snapshots.borrow().uptime_seconds;
         let since = self.started.elapsed().as_secs_f64() - last;
@@ -441,6 +442,7 @@ impl Engine {
         let _ = tokio::time::timeout(FLUSH, self.common.tasks.ended()).await;
         self.phase = GatewayPhase::Stopped;
         self.publish();
+        self.common.notices.limited().flush_all();
         let line = match outcome {
             Outcome::Clean => "stopped; every session ended by itself".to_owned(),
             Outcome::Cut(count) => format!("stopped; {count} sessions were cut"),

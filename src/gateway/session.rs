@@ -27,6 +27,7 @@ use crate::{
     telemetry::{
         end::{End, Who},
         notices::Notices,
+        rate_limited::LogKind,
         registry::{Kind, Meter, Record, Registry},
         snapshot::{ServicePhase, SessionPhase},
     },
@@ -71,7 +72,10 @@ impl Sessions {
         let Some(service) = service else {
             // A name from outside gets no place in the books.
             let peer = asked.peer.as_ref().map_or(client.into(), |peer| peer.label());
-            self.notices.warn(format!("{peer} asked for an unknown service `{}`", asked.service));
+            self.notices.warn_limited(
+                LogKind::UnknownService,
+                format!("{peer} asked for an unknown service `{}`", asked.service),
+            );
             return Box::pin(asked.reply.refuse(asked.leg, Refusal::UnknownService)).await;
         };
         let kill = service.cut.child_token();
@@ -137,6 +141,7 @@ async fn run(
         not: Vec::new(),
         again: Vec::new(),
         unsent: said,
+        log: record.log(),
         leave: &service.leave,
     };
     let mut session = Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle };

@@ -30,7 +30,7 @@ use crate::{
     profile::{LinkAddress, Retry, Role, ServiceName},
     proto::link::{WIRE, WIRE_SOCKS},
     tasks::Tasks,
-    telemetry::{notices::Notices, snapshot::PoolRow},
+    telemetry::{notices::Notices, rate_limited::LogKind, snapshot::PoolRow},
 };
 
 /// A keeper looks again at least this often, whatever events it has seen.
@@ -424,7 +424,9 @@ impl Keeper {
         books.refused = refused.clone();
         drop(books);
         for line in refused {
-            self.shared.notices.warn(format!("link to {}: {line}", self.gateway));
+            self.shared
+                .notices
+                .warn_limited(LogKind::LinkChanged, format!("link to {}: {line}", self.gateway));
         }
     }
 
@@ -445,7 +447,7 @@ impl Keeper {
         drop(books);
         if failures > 0 {
             let line = format!("{} stands, after {failures} failures in a row", self.link_to(service));
-            self.shared.notices.info(line);
+            self.shared.notices.info_limited(LogKind::LinkChanged, line);
         }
         self.changed.notify_one();
     }
@@ -484,7 +486,7 @@ impl Keeper {
         let line = format!("{}: {error}", self.link_to(service));
         // One line when it begins; the row and its count show that it goes on.
         if is_first {
-            self.shared.notices.warn(line);
+            self.shared.notices.warn_limited(LogKind::LinkChanged, line);
         } else {
             tracing::debug!("{line}");
         }

@@ -17,14 +17,11 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    greet::{self, Greeted, Terms},
-    turned::Turned,
-};
+use super::greet::{self, Greeted, Terms};
 use crate::{
     net::{listen::Listener, tls::Identity},
     tasks::Tasks,
-    telemetry::notices::Notices,
+    telemetry::{notices::Notices, rate_limited::LogKind},
 };
 
 /// Greetings at once. Each holds a descriptor and a TLS state for at most the greeting's deadline.
@@ -52,19 +49,8 @@ pub async fn run<F>(
 {
     let greetings = Arc::new(Greetings::default());
     let notices = greeter.notices.clone();
-    let told = notices.clone();
-    let write = move |more, from: SocketAddr, why: &str| {
-        let more = if more > 0 {
-            format!(" ({more} more links were turned away within a second)")
-        } else {
-            String::new()
-        };
-        told.warn(format!("link from {from}: {why}{more}"));
-    };
-    let turned = Turned::new(greeter.tasks.clone(), Arc::new(write));
     let accepted = |stream: TcpStream, from: SocketAddr| {
         let (greeter, greeted, greetings) = (greeter.clone(), greeted.clone(), greetings.clone());
-        let turned = turned.clone();
         let (key, evicted) = greetings.begin(from.ip());
         greeter.tasks.clone().spawn("link", async move {
             let greeting = greet::accept(stream, from, &greeter.identity, &greeter.terms);
@@ -72,8 +58,8 @@ pub async fn run<F>(
             greetings.end(key);
             match greeting {
                 Some(Ok(link)) => greeted(link).await,
-                Some(Err(error)) => turned.tell(from, error.to_string()),
-                None => turned.tell(from, EVICTED.into()),
+                Some(Err(error)) => tell(&greeter.notices, from, &error.to_string()),
+                None => tell(&greeter.notices, from, EVICTED),
             }
         });
     };
@@ -81,6 +67,10 @@ pub async fn run<F>(
         notices.error(format!("link port: {error}; accepting pauses until descriptors are free"));
     };
     listener.accept(accepted, trouble).await;
+}
+
+fn tell(notices: &Notices, from: SocketAddr, why: &str) {
+    notices.warn_limited(LogKind::LinkRejected, format!("link from {from}: {why}"));
 }
 
 /// The greetings under way; one too many, and one gives way: the oldest of the address that has the

@@ -10,7 +10,7 @@
 //! either as a [`leg::Leg`].
 //!
 //! In reading order: [`greet`] brings a link to stand, [`listener`] is the port that links come in
-//! by ([`turned`]: what is told of those that may not), [`keeper`] the task that keeps links dialled, [`course`] how that goes, [`ready::Slot`] holds a ready one until it is
+//! by, [`keeper`] the task that keeps links dialled, [`course`] how that goes, [`ready::Slot`] holds a ready one until it is
 //! given away, [`pool::Pool`] has the slots of the half that opens, a [`lane::Lane`] for each peer, [`serving`] waits for sessions
 //! on the half that serves. [`seat`] counts links, `roll` tells of each, [`pace`] knows whether one is alive, [`demand`]
 //! how many should be ready, [`epoch`] how long what was agreed holds.
@@ -31,7 +31,6 @@ mod roll;
 pub mod seat;
 pub mod serving;
 pub mod trouble;
-pub mod turned;
 
 use std::{sync::Arc, time::Duration};
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::snapshot::SessionPhase;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Who {
     /// Both sides finished cleanly.
     Nobody,

@@ -1,7 +1,7 @@
 //! What is happening: the books of sessions, the snapshot made of them, the log.
 //!
 //! In reading order: [`end`] is how a session ends, [`registry`] who is alive, [`notices`] what an
-//! operator should see, [`snapshot`] the plain picture of it all, [`log`] the lines on standard
+//! operator should see, [`rate_limited`] what outsiders may make of the log, [`snapshot`] the plain picture of it all, [`log`] the lines on standard
 //! error.
 
 pub mod checklist;
@@ -9,6 +9,7 @@ pub mod clock;
 pub mod end;
 pub mod log;
 pub mod notices;
+pub mod rate_limited;
 pub mod registry;
 pub mod snapshot;
 pub mod waits;

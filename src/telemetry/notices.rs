@@ -5,11 +5,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{
     log,
+    rate_limited::{LogKind, RateLimitedLog},
     snapshot::{Notice, NoticeLevel},
 };
 use crate::text;
@@ -24,6 +25,7 @@ const TEXT_CHARS_MAX: usize = 400;
 #[derive(Debug, Default)]
 pub struct Notices {
     kept: Mutex<VecDeque<(Notice, u64)>>,
+    limited: Arc<RateLimitedLog>,
 }
 
 impl Notices {
@@ -37,6 +39,25 @@ impl Notices {
 
     pub fn error(&self, line: impl AsRef<str>) {
         self.push(NoticeLevel::Error, line.as_ref());
+    }
+
+    /// The same as [`Notices::warn_limited`] of something good.
+    pub fn info_limited(&self, kind: LogKind, line: impl AsRef<str>) {
+        if self.limited.admits(kind) {
+            self.info(line);
+        }
+    }
+
+    /// A line that somebody outside can cause: written as long as there are not too many of its kind.
+    pub fn warn_limited(&self, kind: LogKind, line: impl AsRef<str>) {
+        if self.limited.admits(kind) {
+            self.warn(line);
+        }
+    }
+
+    /// The limits of such lines that are none of the operator's business.
+    pub fn limited(&self) -> &Arc<RateLimitedLog> {
+        &self.limited
     }
 
     /// Oldest first, with the count of a repeated line behind it.

@@ -19,6 +19,7 @@ use super::{
     clock,
     end::{End, Who},
     notices::Notices,
+    rate_limited::{LogKind, RateLimitedLog},
     snapshot::{EndedRow, NoticeLevel, SessionPhase, SessionRow, Totals},
 };
 use crate::profile::{Role, ServiceName};
@@ -377,9 +378,29 @@ impl Session {
         }
     }
 
-    /// One line for each session; one more for the operator where somebody else than the client
-    /// or the operator ended it.
+    /// One line for each session, unless there are too many; one more for the operator where somebody
+    /// else than the client or the operator ended it.
     fn log(&self, end: &End, seconds: f64, notices: &Notices) {
+        let kind = match self.kind {
+            Kind::Client => LogKind::SessionEnded(end.who),
+            Kind::Probe => LogKind::ProbeEnded,
+        };
+        if notices.limited().admits(kind) {
+            self.log_line(end, seconds);
+        }
+        if self.kind == Kind::Probe {
+            return;
+        }
+        match end.who {
+            Who::Nobody | Who::Client | Who::Operator => {}
+            Who::Internal => notices.keep(NoticeLevel::Error, format!("{}: {end}", self.service)),
+            Who::Backend | Who::Peer | Who::Time | Who::Limit | Who::Policy => {
+                notices.keep(NoticeLevel::Warn, format!("{}: {end}", self.service));
+            }
+        }
+    }
+
+    fn log_line(&self, end: &End, seconds: f64) {
         tracing::info!(
             id = self.id,
             service = self.service.as_str(),
@@ -396,16 +417,6 @@ impl Session {
                 Kind::Probe => "probe ended",
             }
         );
-        if self.kind == Kind::Probe {
-            return;
-        }
-        match end.who {
-            Who::Nobody | Who::Client | Who::Operator => {}
-            Who::Internal => notices.keep(NoticeLevel::Error, format!("{}: {end}", self.service)),
-            Who::Backend | Who::Peer | Who::Time | Who::Limit | Who::Policy => {
-                notices.keep(NoticeLevel::Warn, format!("{}: {end}", self.service));
-            }
-        }
     }
 }
 
@@ -447,6 +458,11 @@ impl Record {
 
     pub fn id(&self) -> &str {
         &self.session.id
+    }
+
+    /// The limits of its gateway's log.
+    pub fn log(&self) -> &Arc<RateLimitedLog> {
+        self.registry.notices.limited()
     }
 
     /// The peer gateway that carries it is known.

@@ -1,6 +1,11 @@
 //! Many that are turned away.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+};
+
+use socket2::SockRef;
 
 use crate::{
     connect,
@@ -8,7 +13,7 @@ use crate::{
 };
 
 const PROFILE: &str = "mode: direct\ndmz:\n  services:\n    echo: { accept: { address: 'tcp://127.0.0.1:0', \
-                       proxy: { from: [127.0.0.1] } }, connect: 'echo://' }\n";
+                       proxy: { from: ['127.0.0.0/8'] } }, connect: 'echo://' }\n";
 const CLIENTS: usize = 400;
 
 #[test]
@@ -24,10 +29,54 @@ fn a_flood_of_strangers_is_a_few_lines_in_the_log() {
         let _ = client.read(&mut [0]);
     }
     until("the rest is counted", SOON, || {
-        gateway.log().contains("clients turned away within a second").then_some(())
+        gateway.log().contains("more clients were turned away within").then_some(())
     });
     let log = gateway.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("turned away")).collect();
     assert!(lines.len() < CLIENTS / 4, "{} lines", lines.len());
     assert!(lines[0].contains("its byte 0 is 0x47; let the proxy send one"), "{}", lines[0]);
+}
+
+/// A client that is reset as soon as it is there.
+fn comes_and_is_cut(port: SocketAddr) {
+    let client = connect(port);
+    SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).expect("it is set");
+}
+
+/// Sessions that the log tells of: those with a line each, and those that were counted.
+fn told(log: &str) -> (usize, usize) {
+    let lines = log.lines().filter(|line| line.contains("session ended"));
+    let more = log.lines().filter(|line| line.contains("more sessions ended"));
+    let count = |line: &str| {
+        let number = line.split("more=").nth(1)?.split_whitespace().next()?;
+        number.parse::<usize>().ok()
+    };
+    (lines.count(), more.filter_map(count).sum())
+}
+
+#[test]
+fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
+    const CUT: usize = 3000;
+    let place = Place::with_certificates();
+    place.write("one.yaml", crate::DIRECT);
+    let gateway = place.start_as("one", &[], &["--no-ui", "--profile", "one.yaml"]);
+    let port = gateway.accept("echo");
+    let began = std::time::Instant::now();
+    (0..CUT).for_each(|_| comes_and_is_cut(port));
+    gateway.wait("all have ended", SOON, |status| {
+        status["totals"]["sessions_open"] == 0
+            && status["totals"]["sessions"]
+                .as_u64()
+                .zip(status["totals"]["refused"].as_u64())
+                .map(|(a, b)| a + b)
+                == Some(CUT as u64)
+    });
+    let all_told = || {
+        let (lines, more) = told(&gateway.log());
+        (lines + more == CUT).then_some(lines)
+    };
+    let lines = until("each is told or counted", SOON, all_told);
+    // A few of each kind of end.
+    let seconds = began.elapsed().as_secs() as usize + 1;
+    assert!(lines <= 60 * seconds, "{lines} lines in {seconds} s");
 }

@@ -21,7 +21,10 @@ use crate::{
         link::{frame::DATA_MAX, hello::Grant},
         socks5,
     },
-    telemetry::snapshot::{PoolRow, ServicePhase},
+    telemetry::{
+        rate_limited::LogKind,
+        snapshot::{PoolRow, ServicePhase},
+    },
 };
 
 /// The services of a DMZ half, and what is asked of who offers them.
@@ -300,15 +303,16 @@ impl Offers {
     async fn link(self, linked: Linked) {
         let who = linked.link.peer().label();
         for unlike in self.pool.heard(&linked) {
-            self.common.notices.warn(format!("link from {who}: {unlike}"));
+            self.common.notices.warn_limited(LogKind::LinkRejected, format!("link from {who}: {unlike}"));
         }
         if !linked.grant.services.is_empty() {
             return self.pool.stands(linked);
         }
         if linked.unlike.is_empty() {
-            self.common.notices.warn(format!(
-                "link from {who} refused: it offers no service that is known here and allows it in its `peers`"
-            ));
+            let why = "it offers no service that is known here and allows it in its `peers`";
+            self.common
+                .notices
+                .warn_limited(LogKind::LinkRejected, format!("link from {who} refused: {why}"));
         }
         greet::part(linked.link).await;
     }
@@ -327,7 +331,8 @@ impl Offers {
         };
         if let Some((refusal, why)) = refusal {
             let who = peer.label();
-            self.common.notices.warn(format!("link from {who} for `{service}` refused: {why}"));
+            let line = format!("link from {who} for `{service}` refused: {why}");
+            self.common.notices.warn_limited(LogKind::LinkRejected, line);
             return greet::refuse(stream, refusal).await;
         }
         let granted = tokio::time::timeout(

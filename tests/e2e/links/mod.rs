@@ -13,3 +13,4 @@ mod opening;
 mod retried;
 mod serving;
 mod settling;
+mod shares;

@@ -1,0 +1,203 @@
+//! Log lines that somebody outside can cause: so many a second of each kind in full, the rest as a
+//! count, so that who sends much logs little.
+//!
+//! The engine flushes the counts several times a second; nothing here waits or spawns.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{end::Who, snapshot::NoticeLevel};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Lines a second of sessions that ended well: one each on a gateway that is not busy.
+const SERVED_PER_SECOND: u32 = 100;
+/// Of every other kind: enough to see what goes on.
+const LINES_PER_SECOND: u32 = 10;
+
+/// What a line is about. Lines of one kind share a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogKind {
+    /// By who ended it.
+    SessionEnded(Who),
+    ProbeEnded,
+    UnknownService,
+    ClientRejected,
+    LinkRejected,
+    /// A link that was dialled has failed, or stands again.
+    LinkChanged,
+    RequestFailed,
+}
+
+impl LogKind {
+    fn lines_per_second(self) -> u32 {
+        match self {
+            Self::SessionEnded(Who::Nobody) => SERVED_PER_SECOND,
+            Self::SessionEnded(_)
+            | Self::ProbeEnded
+            | Self::UnknownService
+            | Self::ClientRejected
+            | Self::LinkRejected
+            | Self::LinkChanged
+            | Self::RequestFailed => LINES_PER_SECOND,
+        }
+    }
+
+    fn level(self) -> NoticeLevel {
+        match self {
+            Self::SessionEnded(_) | Self::ProbeEnded | Self::ClientRejected | Self::RequestFailed => {
+                NoticeLevel::Info
+            }
+            Self::UnknownService | Self::LinkRejected | Self::LinkChanged => NoticeLevel::Warn,
+        }
+    }
+
+    /// What so many of them are, in words.
+    fn counted(self) -> &'static str {
+        match self {
+            Self::SessionEnded(_) => "more sessions ended",
+            Self::ProbeEnded => "more probes ended",
+            Self::UnknownService => "more times an unknown service was asked for",
+            Self::ClientRejected => "more clients were turned away",
+            Self::LinkRejected => "more links were turned away",
+            Self::LinkChanged => "more links failed, or stood again",
+            Self::RequestFailed => "more requests were not answered by the backend",
+        }
+    }
+
+    /// Who ended them, as the first letter of an end code.
+    fn by(self) -> char {
+        match self {
+            Self::SessionEnded(who) => who.letter(),
+            _ => '-',
+        }
+    }
+}
+
+/// The limits of one gateway's log.
+#[derive(Debug, Default)]
+pub struct RateLimitedLog {
+    windows: Mutex<HashMap<LogKind, Window>>,
+}
+
+/// A second, or longer while its count is not flushed, that began with the first of its lines.
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    written: u32,
+    counted: u64,
+}
+
+/// Lines that were not written.
+#[derive(Debug, PartialEq)]
+struct LeftOut {
+    kind: LogKind,
+    lines: u64,
+    within: Duration,
+}
+
+impl RateLimitedLog {
+    /// Whether a line of this kind may be written now; one that may not is counted.
+    pub fn admits(&self, kind: LogKind) -> bool {
+        self.admits_at(kind, Instant::now())
+    }
+
+    fn admits_at(&self, kind: LogKind, now: Instant) -> bool {
+        let mut windows = self.lock();
+        let window = windows.entry(kind).or_insert(Window { began: now, written: 0, counted: 0 });
+        if window.counted == 0 && now.saturating_duration_since(window.began) >= SECOND {
+            *window = Window { began: now, written: 0, counted: 0 };
+        }
+        let is_admitted = window.written < kind.lines_per_second();
+        match is_admitted {
+            true => window.written += 1,
+            false => window.counted += 1,
+        }
+        is_admitted
+    }
+
+    /// A client that gets no session.
+    pub fn reject_client(&self, client: SocketAddr, why: &str) {
+        if self.admits(LogKind::ClientRejected) {
+            tracing::info!(%client, "client turned away: {why}");
+        }
+    }
+
+    /// Writes the counts whose second is over.
+    pub fn flush(&self) {
+        self.write_left_out(SECOND);
+    }
+
+    /// Writes every count, at the end.
+    pub fn flush_all(&self) {
+        self.write_left_out(Duration::ZERO);
+    }
+
+    fn write_left_out(&self, after: Duration) {
+        for LeftOut { kind, lines: more, within } in self.take_left_out(Instant::now(), after) {
+            let (what, by, within) = (kind.counted(), kind.by(), within.as_secs_f32());
+            match kind.level() {
+                NoticeLevel::Info => tracing::info!(more, %by, "{what} within {within:.1}s"),
+                NoticeLevel::Warn | NoticeLevel::Error => {
+                    tracing::warn!(more, %by, "{what} within {within:.1}s");
+                }
+            }
+        }
+    }
+
+    fn take_left_out(&self, now: Instant, after: Duration) -> Vec<LeftOut> {
+        let mut windows = self.lock();
+        let mut left_out = Vec::new();
+        windows.retain(|&kind, window| {
+            let within = now.saturating_duration_since(window.began);
+            let is_over = within >= after;
+            if is_over && window.counted > 0 {
+                left_out.push(LeftOut { kind, lines: window.counted, within });
+            }
+            !is_over
+        });
+        left_out
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LogKind, Window>> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUT: LogKind = LogKind::SessionEnded(Who::Client);
+    const SERVED: LogKind = LogKind::SessionEnded(Who::Nobody);
+
+    #[test]
+    fn a_flood_is_a_few_lines_and_a_count_and_costs_other_kinds_nothing() {
+        let (log, start) = (RateLimitedLog::default(), Instant::now());
+        let written = |kind, count, at| (0..count).filter(|_| log.admits_at(kind, at)).count();
+        assert_eq!(written(CUT, 1000, start), 10);
+        assert_eq!(written(SERVED, 1000, start), 100);
+        assert_eq!(written(LogKind::LinkRejected, 3, start), 3);
+        assert_eq!(log.take_left_out(start + SECOND / 2, SECOND), [], "the second is not over");
+        // Until it is flushed it goes on.
+        let late = start + SECOND + SECOND / 4;
+        assert_eq!(written(CUT, 5, late), 0);
+        let mut left_out = log.take_left_out(late, SECOND);
+        left_out.sort_by_key(|left_out| left_out.lines);
+        let of = |kind, lines| LeftOut { kind, lines, within: late - start };
+        assert_eq!(left_out, [of(SERVED, 900), of(CUT, 995)]);
+        assert_eq!(log.take_left_out(late + SECOND, SECOND), [], "nothing is left of it");
+        assert_eq!(written(CUT, 3, late), 3);
+    }
+
+    #[test]
+    fn who_stays_below_the_limit_has_every_line() {
+        let (log, start) = (RateLimitedLog::default(), Instant::now());
+        let at = |number: u32| start + SECOND * number / 10;
+        assert!((0..100).all(|number| log.admits_at(CUT, at(number))));
+        assert_eq!(log.take_left_out(at(200), SECOND), []);
+    }
+}
