@@ -257,6 +257,22 @@ fn many_ready_links_are_warned_of() {
 }
 
 #[test]
+fn ready_links_are_counted_for_each_service_only_where_they_speak_socks() {
+    let services = (0..70).map(|at| format!("    s{at}: {{ connect: 'echo://' }}\n")).collect::<String>();
+    let tls = "tls: { certificate: a.pem, key: a.key, ca: ca.pem, peers: [a] }";
+    let warned = |link: &str| {
+        let text = format!("mode: reverse\ninternal:\n  link: {{ {link} }}\n  services:\n{services}");
+        warnings(&load_text(text, None).expect("it loads"))
+    };
+    let own = "connect: ['socks+tls://192.0.2.1:1', 'socks+tls://192.0.2.2:1'], maximum: 100";
+    assert_eq!(warned(&format!("{own}, {tls}, prepared: 25")), Vec::<String>::new(), "fifty of a hundred");
+    let told = warned(&format!("{own}, {tls}, prepared: 26"));
+    assert!(told.len() == 1 && told[0].contains("2 gateways") && told[0].contains("make 52"), "{told:?}");
+    let told = warned("connect: 'socks://127.0.0.1:1', prepared: 8");
+    assert!(told.len() == 1 && told[0].contains("70 services") && told[0].contains("make 560"), "{told:?}");
+}
+
+#[test]
 fn a_chain_has_an_end_and_paths_belong_to_their_file() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("base")).expect("a folder");

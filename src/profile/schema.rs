@@ -69,7 +69,7 @@ fn dmz_link() -> Value {
             (
                 "prepared",
                 number(
-                    "Ready links that count as healthy until the peer tells its own target.",
+                    "Links to keep ready at each internal gateway in forward mode; in reverse mode, ready links that count as healthy until the peer tells its own target.",
                     &defaults::PREPARED_RANGE,
                     defaults::DMZ_PREPARED,
                 ),
@@ -81,7 +81,14 @@ fn dmz_link() -> Value {
                     &written(defaults::WAIT),
                 ),
             ),
-            ("waiters", number("Clients that wait at once.", &defaults::WAITERS_RANGE, defaults::WAITERS)),
+            (
+                "waiters",
+                number(
+                    "Clients of all services together that wait at once.",
+                    &defaults::WAITERS_RANGE,
+                    defaults::WAITERS,
+                ),
+            ),
         ],
     )
 }
@@ -105,7 +112,7 @@ fn internal_link() -> Value {
             (
                 "prepared",
                 number(
-                    "Ready links to keep, for each service and DMZ gateway.",
+                    "Links to keep ready at each DMZ gateway; over SOCKS5, for each service there.",
                     &defaults::PREPARED_RANGE,
                     defaults::INTERNAL_PREPARED,
                 ),

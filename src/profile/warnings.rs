@@ -10,15 +10,21 @@ pub fn warnings(profile: &Profile) -> Vec<String> {
 
 /// Ready links leave too little room for those that carry sessions.
 fn crowded(half: &InternalHalf) -> Option<String> {
-    let InternalWay::Reverse { connect, prepared, .. } = &half.way else { return None };
-    let ready = half.services.len().saturating_mul(connect.len()).saturating_mul(*prepared);
-    let half_of_all = half.maximum / 2;
-    (ready > half_of_all).then(|| {
+    let InternalWay::Reverse { connect, tls, prepared, .. } = &half.way else { return None };
+    let gateways = connect.len();
+    // A link without TLS speaks SOCKS5, and is ready for one service.
+    let (of, count) = match tls {
+        Some(_) => (format!("{gateways} gateways"), gateways),
+        None => {
+            let services = half.services.len();
+            (format!("{services} services, {gateways} gateways"), services.saturating_mul(gateways))
+        }
+    };
+    let ready = count.saturating_mul(*prepared);
+    (ready > half.maximum / 2).then(|| {
         format!(
-            "internal.link.prepared: {} services, {} gateways and {prepared} prepared links for each make {ready}, \
+            "internal.link.prepared: {of} and {prepared} prepared links for each make {ready}, \
              more than half of `maximum` ({}); raise `maximum`, or lower `prepared`",
-            half.services.len(),
-            connect.len(),
             half.maximum
         )
     })

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use portcullis::{
     profile::Mode,
-    telemetry::snapshot::{PoolRow, PoolState},
+    telemetry::snapshot::{PoolRow, PoolState, Snapshot},
 };
 use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet, time::timeout};
 
@@ -115,6 +115,21 @@ async fn waiting_clients_are_bounded_in_number_and_in_time() {
     assert_eq!((row.misses, row.state), (3, PoolState::Down));
     let totals = gateway.now().await.totals;
     assert_eq!((totals.refused, totals.sessions), (3, 0));
+}
+
+#[tokio::test]
+async fn clients_that_wait_are_counted_for_the_gateway_and_not_for_each_service() {
+    let text = "mode: reverse\ndmz:\n  link: { listen: 'socks://127.0.0.1:0', wait: 60s, waiters: 3 }\n  \
+                services: { orders: { accept: ['tcp://127.0.0.1:0'] }, mail: { accept: ['tcp://127.0.0.1:0'] } }\n";
+    let gateway = Place::new().start("dmz", text);
+    let (orders, mail) = (gateway.client_port("orders").await, gateway.client_port("mail").await);
+    let waiting = [dial(orders).await, dial(orders).await, dial(mail).await];
+    let waits = |snapshot: &Snapshot| snapshot.pools.iter().map(|row| row.waiting).sum::<usize>();
+    gateway.until("three wait", |snapshot| waits(snapshot) == 3).await;
+    dial_refused(mail).await;
+    dial_refused(orders).await;
+    assert_eq!(gateway.until_ended("LW").await.reason, "3 clients wait for a link already");
+    drop(waiting);
 }
 
 #[tokio::test]

@@ -305,11 +305,12 @@ impl Pool {
             if let Some(why) = books.why_unserved(service) {
                 return Err(TakeError::Unlike(why));
             }
-            let waiters = books.limits.waiters;
+            let waiting = books.services.values().map(|of| of.waiting).sum();
+            let is_full = waiting >= books.limits.waiters;
             let of_service = books.services.entry(service.clone()).or_default();
-            if of_service.waiting >= waiters {
+            if is_full {
                 of_service.misses += 1;
-                return Err(TakeError::Full(of_service.waiting));
+                return Err(TakeError::Full(waiting));
             }
             of_service.waiting += 1;
             let (give, given) = oneshot::channel();
