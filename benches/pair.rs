@@ -345,7 +345,11 @@ impl Pair {
         let connects: String =
             (0..services).map(|at| format!("    s{at:02}: {{ connect: \"{}\" }}\n", of(at))).collect();
         let folder = tempfile::tempdir().unwrap();
-        portcullis::certs::write(folder.path(), &[("dmz", "dmz"), ("internal", "internal")]).unwrap();
+        portcullis::certs::write(
+            folder.path(),
+            &["dmz", "internal"].map(|half| portcullis::certs::Wanted { half, names: &[] }),
+        )
+        .unwrap();
         let tls = |half: &str, peer: &str| {
             format!("tls: {{ certificate: {half}.pem, key: {half}.key, ca: ca.pem, peers: [{peer}] }}")
         };

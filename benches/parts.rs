@@ -176,7 +176,7 @@ fn pool() -> Operation {
 fn handshake() -> Operation {
     let runtime = runtime();
     let folder = tempfile::tempdir().unwrap();
-    certs::write(folder.path(), &[("dmz", "dmz"), ("internal", "internal")]).unwrap();
+    certs::write(folder.path(), &["dmz", "internal"].map(|half| certs::Wanted { half, names: &[] })).unwrap();
     let identity = |name: &str, peer: &str| {
         let file = |file: String| Material::File {
             path: folder.path().join(file),

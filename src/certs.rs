@@ -12,6 +12,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use thiserror::Error;
+use x509_parser::extensions::GeneralName;
 
 /// A CA lasts long enough not to surprise anyone, a half's certificate a year.
 const CA_DAYS: i64 = 3650;
@@ -25,8 +26,25 @@ pub enum CertsError {
     Ca { path: PathBuf, source: rcgen::Error },
     #[error("{}: is there without {}; restore the other, or remove it", present.display(), missing.display())]
     Half { present: PathBuf, missing: PathBuf },
+    #[error(
+        "{}: is for {}, not for `{wanted}`; write to another folder, or remove the pair that is there",
+        path.display(), list(found)
+    )]
+    OtherName { path: PathBuf, found: Vec<String>, wanted: String },
+    #[error("`{0}`: {NAME_RULE}")]
+    Name(String),
     #[error("{0}")]
     Make(#[from] rcgen::Error),
+}
+
+const NAME_RULE: &str = "a certificate's name is 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`, begins with a letter or \
+    digit, and is not `ca`";
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "no name".into(),
+        names => format!("`{}`", names.join("`, `")),
+    }
 }
 
 /// A certificate and its key, as PEM.
@@ -72,9 +90,32 @@ impl Authority {
     }
 }
 
-/// Writes what is missing of `ca`, and of a pair for each file stem and name; returns the files
-/// written. Nothing is ever overwritten.
-pub fn write(folder: &Path, halves: &[(&str, &str)]) -> Result<Vec<PathBuf>, CertsError> {
+/// One half's certificates: a single one is called after the half, several after their names.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    pub half: &'a str,
+    /// Empty: any name will do, and a new certificate is for the half's own.
+    pub names: &'a [String],
+}
+
+impl<'a> Wanted<'a> {
+    /// File stem, name of a new certificate, and whether one that is there has to have that name.
+    fn certificates(&self) -> Vec<(&'a str, &'a str, bool)> {
+        match self.names {
+            [] => vec![(self.half, self.half, false)],
+            [name] => vec![(self.half, name, true)],
+            several => several.iter().map(|name| (name.as_str(), name.as_str(), true)).collect(),
+        }
+    }
+}
+
+/// Writes what is missing of `ca`, and of a pair for each name; returns the files written. Nothing is
+/// ever overwritten.
+pub fn write(folder: &Path, halves: &[Wanted<'_>]) -> Result<Vec<PathBuf>, CertsError> {
+    let wanted: Vec<_> = halves.iter().flat_map(Wanted::certificates).collect();
+    if let Some((_, name, _)) = wanted.iter().find(|(_, name, _)| !is_name(name)) {
+        return Err(CertsError::Name((*name).to_owned()));
+    }
     fs::create_dir_all(folder).map_err(|source| CertsError::Io { path: folder.into(), source })?;
     let mut written = Vec::new();
     let authority = match present(folder, "ca")? {
@@ -86,12 +127,44 @@ pub fn write(folder: &Path, halves: &[(&str, &str)]) -> Result<Vec<PathBuf>, Cer
             authority
         }
     };
-    for (stem, name) in halves {
-        if present(folder, stem)?.is_none() {
-            store(folder, stem, &authority.issue(name)?, &mut written)?;
+    for (stem, name, has_to_match) in wanted {
+        match present(folder, stem)? {
+            None => store(folder, stem, &authority.issue(name)?, &mut written)?,
+            Some(pair) if has_to_match => check_name(&folder.join(format!("{stem}.pem")), &pair, name)?,
+            Some(_) => {}
         }
     }
     Ok(written)
+}
+
+/// A name that a file can have as well.
+fn is_name(name: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    begins && name.len() <= 255 && name.bytes().all(valid) && name != "ca"
+}
+
+fn check_name(path: &Path, pair: &Pair, wanted: &str) -> Result<(), CertsError> {
+    let found = names(&pair.certificate);
+    if found.iter().any(|name| name.eq_ignore_ascii_case(wanted)) {
+        return Ok(());
+    }
+    Err(CertsError::OtherName { path: path.into(), found, wanted: wanted.to_owned() })
+}
+
+/// The DNS names of a certificate; none of one that does not read.
+fn names(certificate: &str) -> Vec<String> {
+    let read = || {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
+        let parsed = pem.parse_x509().ok()?;
+        let alternatives = parsed.subject_alternative_name().ok()??;
+        let dns = alternatives.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(text) => Some((*text).to_owned()),
+            _ => None,
+        });
+        Some(dns.collect())
+    };
+    read().unwrap_or_default()
 }
 
 fn present(folder: &Path, stem: &str) -> Result<Option<Pair>, CertsError> {

@@ -112,12 +112,13 @@ pub enum Action {
     Certs {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Name in the DMZ half's certificate
-        #[arg(long, value_name = "NAME", default_value = "dmz")]
-        dmz: String,
-        /// Name in the internal half's certificate
-        #[arg(long, value_name = "NAME", default_value = "internal")]
-        internal: String,
+        /// Name in the DMZ half's certificate; several names make a certificate each, called after them
+        /// [default: dmz]
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        dmz: Vec<String>,
+        /// Name in the internal half's certificate, or several [default: internal]
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        internal: Vec<String>,
     },
     /// List the profiles found, with mode, halves and whether each is valid
     Profiles,

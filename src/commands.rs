@@ -1,33 +1,25 @@
 //! What each subcommand does. Answers go to standard output, trouble to standard error.
 
-use std::{
-    env,
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use clap::CommandFactory;
-use serde_json::json;
 
 use crate::{
     admin::{client, place},
-    attach, certs,
+    attach,
+    certs::{self, Wanted},
+    check,
     cli::{Action, Cli},
     disk::Pipes,
+    exit,
     gateway::handle::{Access, Answer, Command},
-    profile::{self, Problem, Profile},
-    source::{Chosen, Source},
-    status, text, verify,
+    manual,
+    output::{note, print, print_line},
+    profile,
+    source::Source,
+    status, verify,
 };
-
-/// Exit codes of the program.
-pub mod exit {
-    pub const FAILED: u8 = 1;
-    pub const BAD_INPUT: u8 = 2;
-    pub const CUT: u8 = 3;
-}
 
 /// Runs one subcommand.
 pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
@@ -35,9 +27,9 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Check { profiles } => {
             let source = Source { pipes: Pipes::Read, ..source };
-            return Ok(check(cli, &source, profiles));
+            return Ok(check::run(cli, &source, profiles)?);
         }
-        Action::Profiles => list(&source),
+        Action::Profiles => check::list(&source)?,
         Action::Verify { json } => return verify::run(cli, *json).await,
         Action::Status { json } => return print_status(cli, *json).await,
         Action::Attach { read_only } => {
@@ -55,30 +47,28 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
         Action::Reload => return tell(cli, Command::Reload).await,
         Action::Kill { session } => return tell(cli, Command::Kill { session: session.clone() }).await,
         Action::Certs { out, dmz, internal } => {
-            let written = certs::write(out, &[("dmz", dmz), ("internal", internal)])?;
-            written.iter().for_each(|path| println!("made {}", path.display()));
+            let (dmz, internal) =
+                (Wanted { half: "dmz", names: dmz }, Wanted { half: "internal", names: internal });
+            let written = certs::write(out, &[dmz, internal])?;
+            written.iter().try_for_each(|path| print_line(format_args!("made {}", path.display())))?;
             if written.is_empty() {
-                println!("nothing to make: {} holds a CA and both halves' certificates", out.display());
+                let folder = out.display();
+                print_line(format_args!(
+                    "nothing to make: {folder} holds a CA and both halves' certificates"
+                ))?;
             }
         }
-        Action::Schema => print(&format!("{:#}\n", profile::schema())),
+        Action::Schema => print_line(format_args!("{:#}", profile::schema()))?,
         Action::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut text);
-            print(&String::from_utf8_lossy(&text));
+            print(&String::from_utf8_lossy(&text))?;
         }
         Action::Man => {
-            let mut text = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
-            print(&String::from_utf8_lossy(&text));
+            print(&String::from_utf8_lossy(&manual::page()?))?;
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints what may be long: a reader such as `head` may have had enough of it, which is no error.
-pub fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Where profiles are looked up: the folder named, else ./profiles, the user's, the system's.
@@ -96,70 +86,11 @@ pub fn source(cli: &Cli) -> Source {
     Source { folders, role: cli.role, pipes: Pipes::Refused }
 }
 
-fn check(cli: &Cli, source: &Source, names: &[String]) -> ExitCode {
-    let named = names.iter().map(|name| source.choose(name)).collect();
-    let listed = || source.list().into_iter().map(|file| Ok(Chosen::File(file))).collect();
-    let all: Vec<Result<Chosen, Vec<Problem>>> = if names.is_empty() { listed() } else { named };
-    if all.is_empty() {
-        let folders: Vec<_> = source.folders.iter().map(|folder| text::path(folder)).collect();
-        println!("no profiles in {}", folders.join(", "));
-    }
-    let mut code = ExitCode::SUCCESS;
-    for chosen in all {
-        match chosen.and_then(|chosen| source.load(&chosen, cli.mode)) {
-            Ok(loaded) => {
-                let file = loaded.profile.file.as_deref().unwrap_or(Path::new("demo"));
-                println!("{}: ok, {}", text::path(file), describe(&loaded.profile));
-                for warning in profile::warnings(&loaded.profile) {
-                    println!("{}: warning: {warning}", text::path(file));
-                }
-            }
-            Err(problems) => {
-                problems.iter().for_each(|problem| println!("{problem}"));
-                code = exit::BAD_INPUT.into();
-            }
-        }
-    }
-    code
-}
-
-fn list(source: &Source) {
-    for file in source.list() {
-        let name = text::path(Path::new(file.file_stem().unwrap_or_default()));
-        match source.load(&Chosen::File(file.clone()), None) {
-            Ok(loaded) => {
-                println!("{name:<24} {:<32} valid    {}", describe(&loaded.profile), text::path(&file))
-            }
-            Err(problems) => {
-                let count = problems.len();
-                println!(
-                    "{name:<24} {:<32} invalid  {} ({count} problems, see `check`)",
-                    "-",
-                    text::path(&file)
-                );
-            }
-        }
-    }
-}
-
-fn describe(profile: &Profile) -> String {
-    let halves = match (&profile.dmz, &profile.internal) {
-        (Some(_), Some(_)) => "dmz and internal",
-        (Some(_), None) => "dmz",
-        (None, _) => "internal",
-    };
-    format!("{}, {halves}", serde_word(&json!(profile.mode)))
-}
-
-fn serde_word(value: &serde_json::Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
 async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     match client::ask(&socket(cli)?, Command::Status).await? {
         Answer::Status(snapshot) => {
             let text = if json { serde_json::to_string_pretty(&*snapshot)? } else { status::text(&snapshot) };
-            print(&format!("{text}\n"));
+            print_line(text)?;
             Ok(ExitCode::SUCCESS)
         }
         Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
@@ -170,20 +101,20 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
 async fn tell(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
     match client::ask(&socket(cli)?, command).await? {
         Answer::Done(text) => {
-            println!("{text}");
+            print_line(text)?;
             Ok(ExitCode::SUCCESS)
         }
         Answer::Refused(text) => {
-            eprintln!("portcullis: {text}");
+            note(format_args!("portcullis: {text}"));
             Ok(exit::FAILED.into())
         }
         // The same code as the gateway itself ends with.
         Answer::Cut(text) => {
-            println!("{text}");
+            print_line(text)?;
             Ok(exit::CUT.into())
         }
         Answer::Planned(plan) => {
-            println!("{plan}");
+            print_line(plan)?;
             Ok(ExitCode::SUCCESS)
         }
         Answer::Status(_) | Answer::Verified(_) | Answer::Profiles(_) => {

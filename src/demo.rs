@@ -1,6 +1,9 @@
 //! Sample clients of the built-in profile, so that its screen has something to show.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{gateway::handle::Handle, tasks::Tasks, telemetry::snapshot::GatewayPhase};
+use crate::{gateway::handle::Handle, profile::DemoPorts, tasks::Tasks, telemetry::snapshot::GatewayPhase};
 
 /// Clients at once.
 const CLIENTS: usize = 4;
@@ -16,6 +19,24 @@ const CLIENTS: usize = 4;
 const ANSWER: Duration = Duration::from_secs(5);
 /// Largest message; each is sent and read back whole.
 const MESSAGE_BYTES_MAX: usize = 48 * 1024;
+
+/// The usual ports of the built-in profile, with a free one in place of each that is taken.
+pub fn free_ports() -> DemoPorts {
+    let free = |port: u16| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let listener = listener.or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        // Without any free port the start itself says so.
+        listener.and_then(|listener| Ok(listener.local_addr()?.port())).unwrap_or(port)
+    };
+    DemoPorts(DemoPorts::USUAL.0.map(free))
+}
+
+/// Which ports had to be replaced, for the operator; `None` where all are the usual ones.
+pub fn moved(ports: DemoPorts) -> Option<String> {
+    let pairs = DemoPorts::USUAL.0.into_iter().zip(ports.0).filter(|(usual, port)| usual != port);
+    let moved: Vec<_> = pairs.map(|(usual, port)| format!("{port} instead of {usual}")).collect();
+    (!moved.is_empty()).then(|| format!("a port of the demo is taken; it uses {}", moved.join(", ")))
+}
 
 /// Starts a few clients that talk to the demo's echo service for as long as it is in force.
 pub fn start_clients(handle: &Handle, tasks: &Tasks) {

@@ -1,18 +1,23 @@
 //! Portcullis: a gateway pair for a trusted network without one open inbound port.
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic when nobody reads: see `output`.
 
 pub mod accept;
 pub mod admin;
 pub mod attach;
 pub mod certs;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod connect;
 pub mod demo;
 pub mod disk;
+pub mod exit;
 pub mod gateway;
 pub mod headless;
 pub mod link;
+pub mod manual;
 pub mod net;
+pub mod output;
 pub mod profile;
 pub mod proto;
 pub mod record;

@@ -3,11 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use portcullis::{
-    cli::Cli,
-    commands::{self, exit},
-    run,
-};
+use portcullis::{cli::Cli, commands, exit, output::note, run};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -22,7 +18,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("portcullis: the runtime does not start: {error}");
+            note(format_args!("portcullis: the runtime does not start: {error}"));
             return exit::FAILED.into();
         }
     };
@@ -34,7 +30,7 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
         // Each of our errors names its cause already.
-        eprintln!("portcullis: {error}");
+        note(format_args!("portcullis: {error}"));
         exit::FAILED.into()
     })
 }

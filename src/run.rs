@@ -14,13 +14,13 @@ use tokio::{
 use crate::{
     admin::{place, server::AdminSocket},
     cli::Cli,
-    commands::{self, exit},
-    demo,
+    commands, demo, exit,
     gateway::{
         Engine, Outcome,
         handle::{Command, Handle},
     },
     headless,
+    output::note,
     record::Recorder,
     source::Chosen,
     tasks::Tasks,
@@ -39,12 +39,13 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         end_with(parent)?;
     }
     let source = commands::source(cli);
-    let chosen = cli.profile.as_deref().map_or(Ok(Chosen::Demo), |name| source.choose(name));
+    let chosen =
+        cli.profile.as_deref().map_or(Ok(Chosen::Demo(demo::free_ports())), |name| source.choose(name));
     let (chosen, loaded) =
         match chosen.and_then(|chosen| Ok((chosen.clone(), source.load(&chosen, cli.mode)?))) {
             Ok(loaded) => loaded,
             Err(problems) => {
-                problems.iter().for_each(|problem| eprintln!("{problem}"));
+                problems.iter().for_each(note);
                 return Ok(exit::BAD_INPUT.into());
             }
         };
@@ -61,14 +62,20 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         Some(path) => Some(AdminSocket::bind(path)?),
         None => Some(AdminSocket::bind(&place::default_socket(&loaded.profile.name, cli.role)?)?),
     };
-    let is_demo = chosen == Chosen::Demo;
+    let demo_ports = match &chosen {
+        Chosen::Demo(ports) => Some(*ports),
+        Chosen::File(_) => None,
+    };
     let (handle, engine) = Engine::start(source, chosen, loaded)?;
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::create(file))).transpose()?;
     tracing::info!("up to {limit} open files");
     let tasks = Tasks::default();
-    if is_demo && !cli.no_samples {
+    if let Some(moved) = demo_ports.and_then(demo::moved) {
+        engine.notices().info(moved);
+    }
+    if demo_ports.is_some() && !cli.no_samples {
         demo::start_clients(&handle, &tasks);
     }
     let recorded = recorder.map(|recorder| recorder.start(handle.watch(), &tasks));
@@ -90,7 +97,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         }
         if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.ended(RECORDER_FAREWELL))).await {
             // Again, and at the end: a screen may have hidden the log's line.
-            eprintln!("portcullis: {error}");
+            note(format_args!("portcullis: {error}"));
         }
         anyhow::Ok(outcome)
     })?;

@@ -8,15 +8,17 @@ use crate::{
     disk::Pipes,
     net::{edges::Edges, files::Files, tls::Identity},
     profile::{
-        self, Choice, DemoTls, DmzHalf, InternalHalf, LinkTls, Material, Mode, Place, Problem, Profile, Role,
+        self, Choice, DemoPorts, DemoTls, DmzHalf, InternalHalf, LinkTls, Material, Mode, Place, Problem,
+        Profile, Role,
     },
     proto::link,
+    text,
 };
 
 /// A profile that an operator has chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chosen {
-    Demo,
+    Demo(DemoPorts),
     File(PathBuf),
 }
 
@@ -45,7 +47,7 @@ impl Source {
     pub fn choose(&self, name_or_file: &str) -> Result<Chosen, Vec<Problem>> {
         match profile::find(name_or_file, &self.folders) {
             Ok(file) => Ok(Chosen::File(file)),
-            Err(_) if name_or_file == "demo" => Ok(Chosen::Demo),
+            Err(_) if name_or_file == "demo" => Ok(Chosen::Demo(DemoPorts::USUAL)),
             Err(problem) => Err(vec![problem]),
         }
     }
@@ -55,7 +57,7 @@ impl Source {
         let choice = Choice { mode, role: self.role };
         let profile = match chosen {
             Chosen::File(file) => profile::load_with(file, &choice, self.pipes)?,
-            Chosen::Demo => profile::builtin_demo(&choice, &demo_tls()?)?,
+            Chosen::Demo(ports) => profile::builtin_demo(&choice, &demo_tls()?, *ports)?,
         };
         open(profile, self.pipes)
     }
@@ -76,7 +78,7 @@ impl Chosen {
     /// The file, where there is one.
     pub fn file(&self) -> Option<&Path> {
         match self {
-            Self::Demo => None,
+            Self::Demo(_) => None,
             Self::File(file) => Some(file),
         }
     }
@@ -94,6 +96,31 @@ pub fn open(profile: Profile, pipes: Pipes) -> Result<Loaded, Vec<Problem>> {
             Err([dmz.err(), internal.err(), edges.err()].into_iter().flatten().flatten().collect())
         }
     }
+}
+
+/// Whether the links of a DMZ half and an internal half, each in a profile of its own, would accept
+/// each other's certificates.
+pub fn compare_certificates(dmz: &Loaded, internal: &Loaded) -> Vec<Problem> {
+    let dmz_tls = dmz.profile.dmz.as_ref().and_then(DmzHalf::link_tls);
+    let internal_tls = internal.profile.internal.as_ref().and_then(InternalHalf::link_tls);
+    let (Some(outer), Some(inner), Some(outer_tls), Some(inner_tls)) =
+        (&dmz.dmz, &internal.internal, dmz_tls, internal_tls)
+    else {
+        return Vec::new();
+    };
+    [(outer, outer_tls, inner, internal), (inner, inner_tls, outer, dmz)]
+        .into_iter()
+        .filter_map(|(identity, tls, other, of)| {
+            let why = identity.refuses(other)?;
+            let Material::File { place, .. } = &tls.certificate else { return None };
+            let key = place.key.trim_end_matches("certificate");
+            let place = Place { key: format!("{key}peers"), ..place.clone() };
+            let file = of.profile.file.as_deref().unwrap_or(Path::new("demo"));
+            let what = format!("it would refuse the other half, in {}: {why}", text::path(file));
+            let advice = "correct `peers`, or issue both certificates from one CA".to_owned();
+            Some(Problem { place, what, advice })
+        })
+        .collect()
 }
 
 fn identity(tls: Option<&LinkTls>, pipes: Pipes) -> Result<Option<Identity>, Vec<Problem>> {

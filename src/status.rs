@@ -5,7 +5,10 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::{
-    telemetry::snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
+    telemetry::{
+        format,
+        snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
+    },
     text,
 };
 
@@ -27,11 +30,11 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     let totals = &snapshot.totals;
     writeln!(
         out,
-        "profile {}  mode {}  phase {}  up {:.0}s  version {}",
+        "profile {}  mode {}  phase {}  up {}  version {}",
         snapshot.profile,
         word(&snapshot.mode),
         word(&snapshot.phase),
-        snapshot.uptime_seconds,
+        format::uptime(snapshot.uptime_seconds),
         snapshot.version
     )?;
     writeln!(
@@ -41,8 +44,8 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         totals.sessions_waiting,
         totals.sessions,
         totals.refused,
-        totals.bytes_up,
-        totals.bytes_down,
+        format::bytes(totals.bytes_up),
+        format::bytes(totals.bytes_down),
         snapshot.descriptors.used,
         snapshot.descriptors.limit
     )?;
@@ -107,30 +110,30 @@ fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
 fn session(out: &mut String, row: &SessionRow) -> std::fmt::Result {
     writeln!(
         out,
-        "session {} ({})  {}  client {}  peer {}  {}  age {:.0}s  {} up, {} down",
+        "session {} ({})  {}  client {}  peer {}  {}  age {}  {} up, {} down",
         row.id,
         word(&row.role),
         row.service,
         row.client,
         row.peer.as_deref().unwrap_or("-"),
         word(&row.phase),
-        row.age_seconds,
-        row.bytes_up,
-        row.bytes_down
+        format::uptime(row.age_seconds),
+        format::bytes(row.bytes_up),
+        format::bytes(row.bytes_down)
     )
 }
 
 fn ended(out: &mut String, row: &EndedRow) -> std::fmt::Result {
     writeln!(
         out,
-        "ended {} ({})  {}  client {}  {} {}  {:.0}s ago",
+        "ended {} ({})  {}  client {}  {} {}  {} ago",
         row.id,
         word(&row.role),
         row.service,
         row.client,
         row.end,
         text::clean(&row.reason, FIELD_CHARS_MAX),
-        row.ago_seconds
+        format::uptime(row.ago_seconds)
     )
 }
 

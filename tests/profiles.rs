@@ -8,8 +8,9 @@ use std::{
 };
 
 use portcullis::profile::{
-    Accept, AcceptAddress, Carries, Choice, DemoTls, DmzWay, EdgeScheme, HostPort, InternalWay, LinkTls,
-    Material, Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list, load, schema, warnings,
+    Accept, AcceptAddress, Carries, Choice, DemoPorts, DemoTls, DmzWay, EdgeScheme, HostPort, InternalWay,
+    LinkTls, Material, Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list, load, schema,
+    warnings,
 };
 use proptest::prelude::*;
 
@@ -230,12 +231,15 @@ fn the_built_in_profile_resolves_in_every_mode() {
     let tls = |peer: &str| LinkTls { certificate: pem(), key: pem(), ca: pem(), peers: vec![peer.into()] };
     let tls = DemoTls { dmz: tls("internal"), internal: tls("dmz") };
     for mode in MODES {
-        let demo = builtin_demo(&Choice { mode: Some(mode), role: None }, &tls).expect("it is valid");
+        let demo = builtin_demo(&Choice { mode: Some(mode), role: None }, &tls, DemoPorts::USUAL)
+            .expect("it is valid");
         assert_eq!((demo.name.as_str(), demo.file, demo.mode), ("demo", None, mode));
     }
-    let demo = builtin_demo(&Choice::default(), &tls).expect("it is valid");
+    let moved = DemoPorts([7000, 40_001, 7002]);
+    let demo = builtin_demo(&Choice::default(), &tls, moved).expect("it is valid");
     let way = demo.dmz.map(|half| half.way);
-    assert!(matches!(way, Some(DmzWay::Reverse { tls: Some(seen), .. }) if seen == tls.dmz));
+    assert!(matches!(way, Some(DmzWay::Reverse { tls: Some(seen), listen, .. })
+        if seen == tls.dmz && listen.at.port == 40_001));
 }
 
 #[test]

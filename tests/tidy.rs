@@ -12,6 +12,8 @@ use std::{
 const MAY_USE: &[(&str, &[&str])] = &[
     ("tasks", &[]),
     ("text", &[]),
+    ("output", &[]),
+    ("exit", &[]),
     ("disk", &[]),
     ("profile", &["disk", "text"]),
     ("certs", &[]),
@@ -21,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("link", &["net", "profile", "proto", "tasks", "telemetry"]),
     ("accept", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
     ("connect", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
-    ("source", &["certs", "disk", "net", "profile", "proto"]),
+    ("source", &["certs", "disk", "net", "profile", "proto", "text"]),
     (
         "gateway",
         &[
@@ -43,17 +45,35 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tui", &["gateway", "profile", "record", "telemetry", "text"]),
     ("headless", &["gateway"]),
     ("status", &["telemetry", "text"]),
-    ("demo", &["gateway", "tasks", "telemetry"]),
+    ("demo", &["gateway", "profile", "tasks", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
     ("attach", &["admin", "gateway", "record", "tasks", "tui"]),
     (
         "commands",
         &[
-            "admin", "attach", "certs", "cli", "disk", "gateway", "profile", "source", "status", "text",
-            "verify",
+            "admin", "attach", "certs", "check", "cli", "disk", "exit", "gateway", "manual", "output",
+            "profile", "source", "status", "verify",
         ],
     ),
-    ("verify", &["admin", "cli", "commands", "disk", "gateway", "profile", "source", "tasks", "telemetry"]),
+    ("manual", &["cli"]),
+    ("check", &["cli", "exit", "output", "profile", "source", "text"]),
+    (
+        "verify",
+        &[
+            "admin",
+            "cli",
+            "commands",
+            "demo",
+            "disk",
+            "exit",
+            "gateway",
+            "output",
+            "profile",
+            "source",
+            "tasks",
+            "telemetry",
+        ],
+    ),
     (
         "run",
         &[
@@ -61,8 +81,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cli",
             "commands",
             "demo",
+            "exit",
             "gateway",
             "headless",
+            "output",
             "record",
             "source",
             "tasks",

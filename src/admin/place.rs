@@ -33,13 +33,19 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The folder of this user's gateways.
+/// The folder of this user's gateways: what a service manager has made for the unit
+/// (`RuntimeDirectory=` of systemd.exec(5)), else one in the user's own runtime folder.
 pub fn runtime_folder() -> PathBuf {
     let user = rustix::process::geteuid();
-    match env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path).join("portcullis"),
-        None if user.is_root() => "/run/portcullis".into(),
-        None => env::temp_dir().join(format!("portcullis-{}", user.as_raw())),
+    let of_unit = env::var_os("RUNTIME_DIRECTORY").and_then(|list| env::split_paths(&list).next());
+    let of_user = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    // The XDG base directory specification: a relative path is invalid and is to be ignored.
+    let absolute = |path: Option<PathBuf>| path.filter(|path| path.is_absolute());
+    match (absolute(of_unit), absolute(of_user)) {
+        (Some(folder), _) => folder,
+        (None, Some(folder)) => folder.join("portcullis"),
+        (None, None) if user.is_root() => "/run/portcullis".into(),
+        (None, None) => env::temp_dir().join(format!("portcullis-{}", user.as_raw())),
     }
 }
 

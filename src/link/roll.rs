@@ -52,7 +52,13 @@ impl Entry {
     /// Tells what it goes over; the first word holds.
     pub fn describe(&self, stream: &Stream) {
         let address = || stream.tcp()?.peer_addr().ok().map(|at| at.to_string());
-        self.about.get_or_init(|| About { address: address(), secured: stream.secured() });
+        self.about.get_or_init(|| {
+            let about = About { address: address(), secured: stream.secured() };
+            let protocol = about.secured.as_ref().map_or("no TLS", |secured| secured.version.as_str());
+            let address = about.address.as_deref().unwrap_or("?");
+            tracing::debug!(address, protocol, "a link stands");
+            about
+        });
     }
 
     fn row(&self) -> LinkRow {
@@ -92,7 +98,11 @@ impl Roll {
 
     /// It is gone.
     pub fn leave(&self, key: u64) {
-        self.lock().links.remove(&key);
+        let entry = self.lock().links.remove(&key);
+        if let Some(about) = entry.as_ref().and_then(|entry| entry.about.get()) {
+            let sessions = entry.as_ref().map_or(0, |entry| entry.sessions.load(Ordering::Relaxed));
+            tracing::debug!(address = about.address.as_deref().unwrap_or("?"), sessions, "a link is gone");
+        }
     }
 
     /// Adds the links to their row, oldest first, and how long the peer's certificate is still good.

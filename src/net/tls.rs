@@ -106,6 +106,17 @@ impl Identity {
         self.shown == other.shown && self.verifier.peers() == other.verifier.peers()
     }
 
+    /// Why this side of a link would refuse the other's certificate; `None` where it would not.
+    pub fn refuses(&self, other: &Self) -> Option<String> {
+        let (leaf, rest) = other.shown.split_first()?;
+        let intermediates = &rest[..rest.len().saturating_sub(1)];
+        let checked = self.verifier.check_server(leaf, intermediates, UnixTime::now());
+        checked
+            .and_then(|()| self.verifier.name_of(leaf).map(|_| ()))
+            .err()
+            .map(|error| verify::words(&error))
+    }
+
     /// What its certificates are for and how many days they have left, for an operator.
     pub fn told(&self) -> String {
         let told = |certificate| verify::told(certificate).unwrap_or_else(|| "unreadable".into());

@@ -11,7 +11,7 @@ use super::{
     endpoint::EdgeScheme,
     fields::{At, Field, Given},
     problem::{Fault, Place, Problem, shown},
-    raw::{Raw, RawDmzService, RawInternalService},
+    raw::{Raw, RawDmz, RawDmzService, RawInternal, RawInternalService},
 };
 
 /// What crosses the link for a service, equally on both halves.
@@ -91,6 +91,21 @@ pub(super) fn check(raw: &Raw, mode: Option<Mode>, problems: &mut Vec<Problem>) 
             && inner.carries != told.carries
         {
             problems.push(unlike(outer, &told, inner, partner.map(|partner| &partner.place)));
+        }
+    }
+}
+
+/// Says where halves in files of their own differ; each file has been checked for itself.
+pub(super) fn compare(dmz: &[&RawDmz], internal: &[&RawInternal], problems: &mut Vec<Problem>) {
+    for inner in internal.iter().flat_map(|half| &half.services) {
+        let outer = dmz.iter().flat_map(|half| &half.services).filter(|outer| outer.name == inner.name);
+        for outer in outer {
+            let outside = told_by_dmz(outer, None);
+            if let Some(inside) = told_by_inner(inner)
+                && inside.carries != outside.carries
+            {
+                problems.push(unlike(outer, &outside, &inside, Some(&inner.place)));
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What has to agree between keys that stand apart: ports, the two halves' services, peers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Accept, LinkTls, Mode, ServiceName, carries,
@@ -19,7 +19,7 @@ pub(super) fn check(raw: &Raw, mode: Option<Mode>, problems: &mut Vec<Problem>) 
     if let (Some(dmz), Some(internal)) = (raw.dmz.good(), raw.internal.good()) {
         link_listeners(dmz, internal, problems);
         if mode != Some(Mode::Direct) {
-            partners(dmz, internal, problems);
+            partners(&[dmz], &[internal], problems);
         }
     }
     if let Some(dmz) = raw.dmz.good() {
@@ -169,16 +169,24 @@ fn link_listeners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec<Probl
     }
 }
 
-/// Services of the two halves belong together by name.
-fn partners(dmz: &RawDmz, internal: &RawInternal, problems: &mut Vec<Problem>) {
-    let (Given::Good(outside), Given::Good(inside)) = (&dmz.names, &internal.names) else { return };
-    alone(outside, inside, "internal.services", problems);
-    alone(inside, outside, "dmz.services", problems);
+/// Services of the DMZ halves and of the internal ones belong together by name. Where one half's
+/// names do not read, nothing can be said of the others'.
+pub(super) fn partners(dmz: &[&RawDmz], internal: &[&RawInternal], problems: &mut Vec<Problem>) {
+    let outside: Option<Vec<_>> = dmz.iter().map(|half| half.names.good()).collect();
+    let inside: Option<Vec<_>> = internal.iter().map(|half| half.names.good()).collect();
+    let (Some(outside), Some(inside)) = (outside, inside) else { return };
+    alone(&outside, &inside, "internal.services", problems);
+    alone(&inside, &outside, "dmz.services", problems);
 }
 
-fn alone(names: &[At<ServiceName>], others: &[At<ServiceName>], folder: &str, problems: &mut Vec<Problem>) {
-    let others: std::collections::HashSet<_> = others.iter().map(|other| &other.value).collect();
-    for name in names.iter().filter(|name| !others.contains(&name.value)) {
+fn alone(
+    names: &[&Vec<At<ServiceName>>],
+    others: &[&Vec<At<ServiceName>>],
+    folder: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let others: HashSet<_> = others.iter().copied().flatten().map(|other| &other.value).collect();
+    for name in names.iter().copied().flatten().filter(|name| !others.contains(&name.value)) {
         let service = shown(name.value.as_str());
         let fault = Fault::new(
             format!("service `{service}` has no partner in the other half"),

@@ -22,6 +22,7 @@ mod problem;
 mod raw;
 mod resolve;
 mod schema;
+mod together;
 mod warnings;
 mod web;
 mod yaml;
@@ -46,8 +47,9 @@ pub use find::{find, list};
 pub use link::DemoTls;
 pub use network::Network;
 pub use problem::{Place, Problem};
-pub use resolve::{Choice, builtin_demo, load, load_with};
+pub use resolve::{Choice, DemoPorts, builtin_demo, load, load_with};
 pub use schema::schema;
+pub use together::compare;
 pub use warnings::warnings;
 pub use web::Web;
 

@@ -39,10 +39,23 @@ pub fn load_with(file: &Path, choice: &Choice, pipes: Pipes) -> Result<Profile, 
     resolve(&tree, Some(file), None, choice, problems)
 }
 
+/// The ports of the built-in profile: its clients', and its links' in reverse and in forward mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DemoPorts(pub [u16; 3]);
+
+impl DemoPorts {
+    /// Those that `demo.yaml` names.
+    pub const USUAL: Self = Self([7000, 7001, 7002]);
+}
+
 /// The built-in profile: a pair in one process, with `tls` made in memory by the caller.
-pub fn builtin_demo(choice: &Choice, tls: &DemoTls) -> Result<Profile, Vec<Problem>> {
+pub fn builtin_demo(choice: &Choice, tls: &DemoTls, ports: DemoPorts) -> Result<Profile, Vec<Problem>> {
     let source = Arc::new(Source { label: "(built-in demo)".into(), folder: PathBuf::new() });
-    let (tree, problems) = yaml::read(include_str!("demo.yaml"), &source)?;
+    let mut text = include_str!("demo.yaml").to_owned();
+    for (usual, port) in DemoPorts::USUAL.0.into_iter().zip(ports.0) {
+        text = text.replace(&format!("127.0.0.1:{usual}"), &format!("127.0.0.1:{port}"));
+    }
+    let (tree, problems) = yaml::read(&text, &source)?;
     resolve(&tree, None, Some(tls), choice, problems)
 }
 

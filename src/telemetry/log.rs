@@ -29,9 +29,11 @@ const GATHER: Duration = Duration::from_millis(5);
 const WRITTEN_BYTES: usize = 64 * 1024;
 /// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
 const FILTER_VARIABLE: &str = "PORTCULLIS_LOG";
-/// Without it. What TLS has to say of one connection is in our line about that, and a client could
-/// have it say more.
-const FILTER: &str = "info,rustls=error";
+/// Without it.
+const LEVEL: &str = "info";
+/// What libraries say: TLS has much to say of one connection, which is in our line about that, and a
+/// client could have it say more. A filter that names a library has its way.
+const LIBRARIES: &str = "warn,rustls=error";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -119,7 +121,8 @@ pub fn init(format: LogFormat) -> Option<LogGuard> {
     });
     writer.ok()?;
     let lines = Lines { sender: Arc::new(sender) };
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|_| EnvFilter::new(directives("")));
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(lines.clone())
@@ -132,6 +135,19 @@ pub fn init(format: LogFormat) -> Option<LogGuard> {
         LogFormat::Json => base.json().flatten_event(true).try_init(),
     };
     Some(LogGuard { lines, done })
+}
+
+/// The directives of a filter: a level alone is ours, the libraries keep theirs.
+fn directives(wanted: &str) -> String {
+    let parts = wanted.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let ours = |part: &str| match part.contains(['=', ':', '[']) || part == env!("CARGO_PKG_NAME") {
+        true => part.to_owned(),
+        false => format!("{}={part}", env!("CARGO_PKG_NAME")),
+    };
+    let parts: Vec<_> = parts.map(ours).collect();
+    let level = format!("{}={LEVEL}", env!("CARGO_PKG_NAME"));
+    // Of two directives for the same target the last one holds.
+    [vec![LIBRARIES.to_owned(), level], parts].concat().join(",")
 }
 
 /// Now, UTC, RFC 3339 with milliseconds.

@@ -7,6 +7,7 @@
 pub mod checklist;
 pub mod clock;
 pub mod end;
+pub mod format;
 pub mod log;
 pub mod notices;
 pub mod rate_limited;

@@ -15,7 +15,6 @@ mod changes;
 mod command_line;
 mod export;
 mod filter;
-pub mod format;
 pub mod health;
 mod history;
 pub mod keys;
@@ -39,6 +38,7 @@ pub mod theme;
 mod thread;
 pub mod view;
 
+pub use crate::telemetry::format;
 pub use terminal::{can_open, continued, leave};
 pub use thread::{Dashboard, spawn};
 

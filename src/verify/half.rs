@@ -40,7 +40,7 @@ impl Halves {
     pub async fn start(cli: &Cli, source: &Source, chosen: Chosen, loaded: Loaded) -> Result<Self, String> {
         let mode = loaded.profile.mode;
         let mut halves = Self { here: None, tasks: Tasks::default(), child: None };
-        if chosen == Chosen::Demo {
+        if matches!(chosen, Chosen::Demo(_)) {
             halves.start_here(source.clone(), chosen, loaded)?;
             return Ok(halves);
         }

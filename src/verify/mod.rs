@@ -19,13 +19,15 @@ use crate::{
         place,
     },
     cli::Cli,
-    commands::{self, exit},
+    commands, demo,
     disk::Pipes,
+    exit,
     gateway::{
         advice,
         handle::{Answer, Command},
         walk,
     },
+    output::{OutputError, note, print_line},
     profile::{Mode, Profile},
     source::{self, Chosen, Source},
     telemetry::{
@@ -44,17 +46,17 @@ pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     let source = commands::source(cli);
     let gateways = gateways(cli, &source).await?;
     if cli.profile.is_none() && gateways.is_empty() && !place::sockets().is_empty() {
-        eprintln!(
+        note(format_args!(
             "verify: the built-in profile is verified; for a gateway that runs here name its --profile"
-        );
+        ));
     }
     let report = match gateways.is_empty() {
-        true => Own { cli, source, json }.walk().await,
+        true => Own { cli, source, json }.walk().await?,
         false => ask(&gateways, json).await?,
     };
     match json {
-        true => commands::print(&format!("{}\n", serde_json::to_string(&report)?)),
-        false => println!("{}", verdict(&report)),
+        true => print_line(serde_json::to_string(&report)?)?,
+        false => print_line(verdict(&report))?,
     }
     Ok(if report.passed { ExitCode::SUCCESS } else { exit::FAILED.into() })
 }
@@ -80,14 +82,14 @@ async fn gateways(cli: &Cli, source: &Source) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn choose(cli: &Cli, source: &Source) -> Result<Chosen, Vec<crate::profile::Problem>> {
-    cli.profile.as_deref().map_or(Ok(Chosen::Demo), |name| source.choose(name))
+    cli.profile.as_deref().map_or(Ok(Chosen::Demo(demo::free_ports())), |name| source.choose(name))
 }
 
 /// Has each of them walk, and merges what they found.
 async fn ask(gateways: &[PathBuf], json: bool) -> anyhow::Result<Report> {
     let mut merged: Option<Report> = None;
     for path in gateways {
-        eprintln!("verify: the gateway at {} walks the checklist", path.display());
+        note(format_args!("verify: the gateway at {} walks the checklist", path.display()));
         match watched(path).await? {
             Answer::Verified(report) => {
                 merged = Some(match merged {
@@ -100,7 +102,7 @@ async fn ask(gateways: &[PathBuf], json: bool) -> anyhow::Result<Report> {
         }
     }
     let report = merged.unwrap_or_else(|| Report::new(Vec::new()));
-    report.steps.iter().for_each(|walked| show(walked, json));
+    report.steps.iter().try_for_each(|walked| show(walked, json))?;
     Ok(report)
 }
 
@@ -116,7 +118,7 @@ async fn watched(path: &Path) -> Result<Answer, ClientError> {
         let Ok(Answer::Status(snapshot)) = client::ask(path, Command::Status).await else { continue };
         let walking = snapshot.walk.as_ref().and_then(|walk| walk.walking);
         if let Some(step) = walking.filter(|_| walking != told) {
-            eprintln!("verify: {} ...", step.word());
+            note(format_args!("verify: {} ...", step.word()));
         }
         told = walking;
     }
@@ -130,7 +132,7 @@ struct Own<'a> {
 }
 
 impl Own<'_> {
-    async fn walk(&self) -> Report {
+    async fn walk(&self) -> Result<Report, OutputError> {
         let mut steps = Vec::new();
         let began = Instant::now();
         let loaded = choose(self.cli, &self.source)
@@ -138,34 +140,37 @@ impl Own<'_> {
         let (loaded, chosen) = match loaded {
             Ok(loaded) => loaded,
             Err(problems) => {
-                self.found(&mut steps, walk::unreadable(&problems).at(Step::Profile, began.elapsed()));
+                self.found(&mut steps, walk::unreadable(&problems).at(Step::Profile, began.elapsed()))?;
                 for step in &Step::ALL[1..] {
                     let skipped = Found::skip("the profile has to be good first");
-                    self.found(&mut steps, skipped.at(*step, Default::default()));
+                    self.found(&mut steps, skipped.at(*step, Default::default()))?;
                 }
-                return Report::new(steps);
+                return Ok(Report::new(steps));
             }
         };
         let profile = loaded.profile;
         let found = walk::profile(&self.source, &chosen, profile.mode);
-        self.found(&mut steps, found.at(Step::Profile, began.elapsed()));
+        self.found(&mut steps, found.at(Step::Profile, began.elapsed()))?;
         let began = Instant::now();
-        eprintln!("verify: basic: dialling the backends");
+        note(format_args!("verify: basic: dialling the backends"));
         let found = walk::basic(&profile, source::edges(&profile, Pipes::Refused)).await;
-        self.found(&mut steps, found.at(Step::Basic, began.elapsed()));
+        self.found(&mut steps, found.at(Step::Basic, began.elapsed()))?;
         for mode in [Mode::Forward, Mode::Reverse] {
             let word = step_of(mode).word();
-            eprintln!("verify: {word}: starting halves of its own and waiting for links, at most 10 s");
+            note(format_args!(
+                "verify: {word}: starting halves of its own and waiting for links, at most 10 s"
+            ));
             for walked in self.way(&chosen, mode).await.steps {
-                self.found(&mut steps, walked);
+                self.found(&mut steps, walked)?;
             }
         }
-        Report::new(steps)
+        Ok(Report::new(steps))
     }
 
-    fn found(&self, steps: &mut Vec<Walked>, walked: Walked) {
-        show(&walked, self.json);
+    fn found(&self, steps: &mut Vec<Walked>, walked: Walked) -> Result<(), OutputError> {
+        show(&walked, self.json)?;
         steps.push(walked);
+        Ok(())
     }
 
     /// The step of one mode; in reverse, also `closed`.
@@ -222,15 +227,16 @@ fn step_of(mode: Mode) -> Step {
 }
 
 /// One step, as soon as it is known; with `--json` standard output is for the report alone.
-fn show(walked: &Walked, json: bool) {
+fn show(walked: &Walked, json: bool) -> Result<(), OutputError> {
     let mut text = format!("{:<8} {}  {}", walked.step.word(), walked.result.word(), walked.seen);
     if let Some(advice) = &walked.advice {
         text.push_str(&format!("\n         do    {advice}"));
     }
     match json {
-        true => eprintln!("{text}"),
-        false => println!("{text}"),
+        true => note(text),
+        false => print_line(text)?,
     }
+    Ok(())
 }
 
 fn verdict(report: &Report) -> String {

@@ -1,9 +1,10 @@
 //! Commands that need no running gateway.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
+    process::Stdio,
 };
 
 use crate::{
@@ -234,13 +235,173 @@ pub fn issued(place: &Place, name: &str, from_day: i64, to_day: i64) -> (String,
     (certificate.pem(), key.serialize_pem())
 }
 
+/// Every command that prints an answer without a gateway.
+const ANSWERS: &[&[&str]] = &[
+    &["schema"],
+    &["man"],
+    &["check"],
+    &["profiles"],
+    &["verify", "--profile", "direct"],
+    &["verify", "--json", "--profile", "direct"],
+    &["completions", "bash"],
+    &["certs", "--out", "more"],
+    &["certs", "--out", "pki"],
+];
+
+fn with_a_profile() -> Place {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("profiles")).expect("a folder");
+    place.write("profiles/direct.yaml", DIRECT);
+    place
+}
+
 #[test]
 fn a_reader_that_has_had_enough_is_no_error() {
-    let place = Place::with_certificates();
-    for command in ["schema", "man"] {
-        let mut child =
-            place.command(&[command]).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    let place = with_a_profile();
+    for command in ANSWERS {
+        let mut child = place.command(command).stdout(Stdio::piped()).spawn().expect("it starts");
         drop(child.stdout.take());
-        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{command}");
+        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{command:?}");
     }
+    let mut child =
+        place.command(&["verify", "--profile", "direct"]).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stderr.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "progress that nobody reads");
+}
+
+#[test]
+fn an_answer_that_can_not_be_written_is_an_error() {
+    let place = with_a_profile();
+    for command in ANSWERS {
+        let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+        let output = place.command(command).stdout(full).output().expect("it runs");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {err}");
+        assert!(err.contains("No space left on device"), "{command:?}: {err}");
+    }
+}
+
+#[test]
+fn a_folder_without_profiles_is_no_success() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("none")).expect("a folder");
+    for (folder, why) in [("none", "holds none"), ("missing", "No such file or directory")] {
+        let said = run(&place, &["check", "--profiles", folder]);
+        assert_eq!(said.code, Some(2), "{}", said.out);
+        assert!(said.err.contains(folder) && said.err.contains(why), "{}", said.err);
+    }
+}
+
+#[test]
+fn check_looks_at_the_profile_that_is_named_and_no_other() {
+    let place = with_a_profile();
+    place.write("profiles/bad.yaml", "mode: sideways\n");
+    assert_eq!(run(&place, &["check"]).code, Some(2));
+    let said = run(&place, &["check", "--profile", "direct"]);
+    assert_eq!(said.code, Some(0), "{}", said.out);
+    assert!(!said.out.contains("bad.yaml"), "{}", said.out);
+    assert_eq!(run(&place, &["check", "--profile", "bad"]).code, Some(2));
+}
+
+#[test]
+fn halves_that_are_checked_together_have_to_go_together() {
+    let place = Place::with_certificates();
+    let check = |files: &[&str], wanted: &[&str]| {
+        let said = run(&place, &[&["check"], files].concat());
+        assert_eq!(said.code, Some(if wanted.is_empty() { 0 } else { 2 }), "{files:?}: {}", said.out);
+        for wanted in wanted {
+            assert!(said.out.contains(wanted), "`{wanted}` is not in: {}", said.out);
+        }
+    };
+    place.write("edge.yaml", &dmz_half("127.0.0.1:0", &["db"]));
+    place.write("inside.yaml", &internal_half("127.0.0.1:9", &[("db", "tcp://127.0.0.1:9")]));
+    check(&["edge.yaml", "inside.yaml"], &[]);
+    place.write("other.yaml", &internal_half("127.0.0.1:9", &[("database", "tcp://127.0.0.1:9")]));
+    check(&["edge.yaml"], &[]);
+    check(
+        &["edge.yaml", "other.yaml"],
+        &[
+            "edge.yaml:",
+            "dmz.services.db: service `db` has no partner in the other half",
+            "other.yaml:",
+            "internal.services.database: service `database` has no partner",
+        ],
+    );
+    // A second internal gateway may serve the rest.
+    place.write("both.yaml", &dmz_half("127.0.0.1:0", &["db", "database"]));
+    check(&["both.yaml", "inside.yaml", "other.yaml"], &[]);
+    place.write("http.yaml", &internal_half("127.0.0.1:9", &[("db", "http://127.0.0.1:9")]));
+    check(&["edge.yaml", "http.yaml"], &["`db` carries bytes on the DMZ half, and http here"]);
+    let forward = fs::read_to_string(place.path("inside.yaml"))
+        .expect("a file")
+        .replace("mode: reverse", "mode: forward");
+    let forward =
+        forward.replace("connect: \"socks+tls://127.0.0.1:9\"", "listen: \"socks+tls://127.0.0.1:9\"");
+    place.write("forward.yaml", &forward);
+    check(&["edge.yaml", "forward.yaml"], &["runs in another mode, so no link joins them"]);
+    let stranger = fs::read_to_string(place.path("edge.yaml"))
+        .expect("a file")
+        .replace("peers: [internal]", "peers: [inner]");
+    place.write("stranger.yaml", &stranger);
+    check(
+        &["stranger.yaml", "inside.yaml"],
+        &["stranger.yaml:", "it would refuse the other half, in inside.yaml", "`peers`"],
+    );
+}
+
+#[test]
+fn certificates_for_several_gateways_are_called_after_them() {
+    let place = Place::with_certificates();
+    let made = run(&place, &["certs", "--out", "many", "--dmz", "gate-1,gate-2", "--internal", "inside"]);
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    for file in
+        ["ca.pem", "gate-1.pem", "gate-1.key", "gate-2.pem", "gate-2.key", "internal.pem", "internal.key"]
+    {
+        assert!(place.path("many").join(file).is_file(), "{file}: {}", made.out);
+    }
+    assert!(!place.path("many/dmz.pem").exists());
+    let again = run(&place, &["certs", "--out", "many", "--dmz", "gate-1,gate-2", "--internal", "inside"]);
+    assert_eq!(again.code, Some(0), "{}", again.err);
+    assert!(again.out.contains("nothing to make"), "{}", again.out);
+    // What is there is for somebody else.
+    let other = run(&place, &["certs", "--out", "many", "--internal", "elsewhere"]);
+    assert_eq!(other.code, Some(1), "{}", other.out);
+    assert!(other.err.contains("internal.pem: is for `inside`, not for `elsewhere`"), "{}", other.err);
+    for name in ["../escape", "ca", "", "a/b", ".hidden"] {
+        let bad = run(&place, &["certs", "--out", "many", "--dmz", name]);
+        assert_eq!(bad.code, Some(1), "{name}: {}", bad.out);
+    }
+    assert!(!place.path("escape.pem").exists());
+}
+
+#[test]
+fn the_manual_page_is_whole() {
+    let place = Place::with_certificates();
+    let page = run(&place, &["man"]).out;
+    for section in ["NAME", "SYNOPSIS", "OPTIONS", "COMMANDS", "FILES", "ENVIRONMENT", "EXAMPLES"] {
+        assert!(page.contains(&format!(".SH {section}")), "no {section}");
+    }
+    for command in ["check", "verify", "status", "switch", "certs", "replay"] {
+        assert!(page.contains(&format!("\\fB{command}\\fR")), "no {command}");
+    }
+    assert!(!page.contains("portcullis\\-check(1)"), "it refers to pages that are not installed");
+}
+
+#[test]
+fn the_runtime_folder_is_the_units_own_and_absolute() {
+    let place = Place::with_certificates();
+    let ask = |variables: &[(&str, &str)]| {
+        let mut command = place.command(&["status"]);
+        command.env_remove("XDG_RUNTIME_DIR").envs(variables.iter().copied());
+        String::from_utf8(command.output().expect("it runs").stderr).expect("UTF-8")
+    };
+    let (unit, user) = (place.path("unit"), place.path("user"));
+    let (unit, user) = (unit.to_str().expect("UTF-8"), user.to_str().expect("UTF-8"));
+    assert!(
+        ask(&[("RUNTIME_DIRECTORY", unit), ("XDG_RUNTIME_DIR", user)]).contains(&format!("({unit} holds"))
+    );
+    assert!(ask(&[("RUNTIME_DIRECTORY", &format!("{unit}:{user}"))]).contains(&format!("({unit} holds")));
+    assert!(ask(&[("XDG_RUNTIME_DIR", user)]).contains(&format!("({user}/portcullis holds")));
+    let relative = ask(&[("XDG_RUNTIME_DIR", "relative")]);
+    assert!(!relative.contains("relative"), "{relative}");
 }

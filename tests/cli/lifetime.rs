@@ -13,7 +13,7 @@ use crate::{
     DIRECT, connect, is_reset,
     process::{Gateway, Place, SOON, until},
     run, said,
-    setup::free_port,
+    setup::{dmz_half, free_port, internal_half},
 };
 
 fn echo(stream: &mut TcpStream) {
@@ -189,4 +189,40 @@ fn the_demo_echoes() {
     assert_eq!(status["profile"], "demo");
     assert_eq!(status["roles"], serde_json::json!(["dmz", "internal"]));
     assert_eq!(status["listening"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_demo_whose_port_is_taken_takes_a_free_one_and_says_so() {
+    let place = Place::with_certificates();
+    // Held here, or by whoever was first.
+    let _held = std::net::TcpListener::bind(("127.0.0.1", 7000));
+    let demo = place.start_as("demo", &[], &["--no-ui", "--no-samples"]);
+    let at = demo.accept("echo");
+    assert_ne!(at.port(), 7000);
+    let mut client = connect(at);
+    client.write_all(b"still here").expect("it is sent");
+    let mut answer = [0; 10];
+    client.read_exact(&mut answer).expect("it comes back");
+    assert_eq!(&answer, b"still here");
+    let moved = format!("a port of the demo is taken; it uses {} instead of 7000", at.port());
+    assert!(demo.log().contains(&moved), "{}", demo.log());
+}
+
+#[test]
+fn a_log_at_debug_shows_links_and_no_noise_of_libraries() {
+    let place = Place::with_certificates();
+    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo"]));
+    let debug: &[&str] = &["env", "PORTCULLIS_LOG=debug"];
+    let dmz = place.start_as("dmz", debug, &["--no-ui", "--profile", "dmz.yaml"]);
+    let link = format!("127.0.0.1:{}", dmz.link_port());
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = place.start_as("internal", debug, &["--no-ui", "--profile", "internal.yaml"]);
+    dmz.wait_healthy();
+    internal.wait_healthy();
+    for gateway in [&dmz, &internal] {
+        assert!(gateway.log().contains("a link stands"), "{}", gateway.log());
+        assert!(!gateway.log().contains("ClientHello"), "{}", gateway.log());
+    }
+    drop(internal);
+    until("the links are gone", SOON, || dmz.log().contains("a link is gone").then_some(()));
 }

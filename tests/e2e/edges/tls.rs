@@ -335,7 +335,8 @@ async fn a_reload_shows_the_new_certificate_and_drops_no_session() {
     for file in ["www.pem", "www.key"] {
         std::fs::remove_file(way.place.pki(file)).unwrap();
     }
-    portcullis::certs::write(&way.place.path("pki"), &[("www", "www")]).unwrap();
+    let www = portcullis::certs::Wanted { half: "www", names: &[] };
+    portcullis::certs::write(&way.place.path("pki"), &[www]).unwrap();
     way.dmz.done(Command::Reload).await;
     let mut after = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();
     assert_ne!(shown(&after), old);

@@ -44,7 +44,7 @@ impl Place {
     /// With a certificate for each of these names, in files of that name.
     pub fn with(names: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let halves: Vec<_> = names.iter().map(|name| (*name, *name)).collect();
+        let halves: Vec<_> = names.iter().map(|half| certs::Wanted { half, names: &[] }).collect();
         certs::write(&folder.path().join("pki"), &halves).unwrap();
         Self { folder: Arc::new(folder) }
     }

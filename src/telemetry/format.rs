@@ -63,6 +63,19 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
+/// How long something has run, to the second: `44s`, `6m 36s`, `3h 12m 07s`, `3d 04h 12m`.
+pub fn uptime(seconds: f64) -> String {
+    let whole = whole(seconds);
+    let (days, hours, minutes) = (whole / DAY, whole % DAY / HOUR, whole % HOUR / MINUTE);
+    let seconds = whole % MINUTE;
+    match whole {
+        0..MINUTE => format!("{seconds}s"),
+        MINUTE..HOUR => format!("{minutes}m {seconds:02}s"),
+        HOUR..DAY => format!("{hours}h {minutes:02}m {seconds:02}s"),
+        DAY.. => format!("{days}d {hours:02}h {minutes:02}m"),
+    }
+}
+
 /// A wait in its own unit: `12us`, `0.4ms`, `212ms`, `3.1s`.
 pub fn wait(ms: f64) -> String {
     match ms {
@@ -97,6 +110,20 @@ fn whole(seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_uptime_is_told_to_the_second() {
+        let cases = [
+            (0.4, "0s"),
+            (59.9, "59s"),
+            (396.0, "6m 36s"),
+            (11_527.0, "3h 12m 07s"),
+            (274_320.0, "3d 04h 12m"),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(uptime(seconds), expected);
+        }
+    }
 
     #[test]
     fn amounts_keep_three_digits() {

@@ -1,0 +1,8 @@
+//! The exit codes of the program. Zero is success; the command line's help explains them all.
+
+/// It could not start, failed for good, or a command was refused or not answered.
+pub const FAILED: u8 = 1;
+/// A bad command line or profile.
+pub const BAD_INPUT: u8 = 2;
+/// Sessions were cut, by the drain deadline or a second signal.
+pub const CUT: u8 = 3;

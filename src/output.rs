@@ -1,0 +1,33 @@
+//! What commands print. A reader such as `head` may close its end of the pipe early, which is no
+//! error; a disk that is full is one, and ends the command with a word instead of a panic.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+#[error("standard output: {0}; what was printed is not whole")]
+pub struct OutputError(#[from] io::Error);
+
+/// Prints an answer as it is.
+pub fn print(text: &str) -> Result<(), OutputError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+/// Prints one line of an answer.
+pub fn print_line(line: impl Display) -> Result<(), OutputError> {
+    print(&format!("{line}\n"))
+}
+
+/// Writes a line to standard error: progress, or what went wrong. Where nobody takes it, nobody is
+/// left to tell.
+pub fn note(line: impl Display) {
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+}
