@@ -177,17 +177,19 @@ async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Resu
     }
 }
 
-/// The very host comes before `*.` and its parent, and these before any; then the longest path.
+/// The very host comes before `*.` and its parent, and these before any; then the longest path. A request without
+/// a host can mean a service with `hosts` where there is no other.
 pub fn asked_for<'a>(doors: &'a [WebDoor], asked: &Asked<'_>) -> Option<&'a WebDoor> {
     let is_below = |path: &str| {
         let rest = asked.path.strip_prefix(path.trim_end_matches('/'));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
+    let is_only = doors.iter().all(|door| door.service == doors[0].service);
     let parent = asked.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
     let nearness = |door: &WebDoor| match &door.web.hosts {
         hosts if hosts.iter().any(|host| host == asked.host) => Some(2),
         hosts if parent.as_ref().is_some_and(|parent| hosts.contains(parent)) => Some(1),
-        hosts => hosts.is_empty().then_some(0),
+        hosts => (hosts.is_empty() || (asked.host.is_empty() && is_only)).then_some(0),
     };
     let meant = doors.iter().filter(|door| is_below(&door.path));
     let near = meant.filter_map(|door| Some((door.path.len(), nearness(door)?, door)));

@@ -275,7 +275,11 @@ impl Front {
         request: Request<Incoming>,
         exchange: &Exchange,
     ) -> Result<Response<Payload>, (Objection, Option<String>)> {
-        let door = self.door(&request).map_err(|objection| (objection, None))?;
+        let host = request::check(&request).map_err(|objection| (objection, None))?;
+        if request.uri().path() == "*" {
+            return Ok(answer::options());
+        }
+        let door = self.door(&request, &host).map_err(|objection| (objection, None))?;
         if door.speaks == Speaks::Frames {
             let response = socket::grant(&request).map_err(|objection| (objection, None))?;
             *locked(&self.became) = Some(Became::Socket(door.clone()));
@@ -284,12 +288,18 @@ impl Front {
         }
         let (mut parts, body) = request.into_parts();
         let payload = Payload::up(body, Of::Client);
-        let wanted = request::upgrade(&parts, payload.fares().is_some());
-        if door.speaks == Speaks::Sockets && !request::is_socket(wanted.as_ref()) {
-            let told = "only WebSockets are served here";
-            return Err((Objection::new(StatusCode::UPGRADE_REQUIRED, told), None));
-        }
-        request::clean(&mut parts, wanted.clone(), &self.by, &door.path);
+        let wanted = request::upgrade(&parts.headers, parts.version);
+        let has_body = payload.fares().is_some();
+        let wanted = match (door.speaks, wanted) {
+            (Speaks::Frames | Speaks::Requests, wanted) => wanted.filter(|_| !has_body),
+            (Speaks::Sockets, wanted) if !request::is_socket(wanted.as_ref()) => {
+                let told = "only WebSockets are served here";
+                return Err((Objection::new(StatusCode::UPGRADE_REQUIRED, told), None));
+            }
+            (Speaks::Sockets, _) if has_body => return Err((bad("a WebSocket begins without a body"), None)),
+            (Speaks::Sockets, _) => Some(HeaderValue::from_static("websocket")),
+        };
+        request::clean(&mut parts, wanted.clone(), &self.by, &door.path, &door.web.hosts);
         let (channel, response) = self.ask(door, Request::from_parts(parts, payload)).await?;
         self.taken(channel, response, wanted, exchange)
     }
@@ -305,11 +315,12 @@ impl Front {
         let there = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         head.version = Version::HTTP_11;
+        let became = head.headers.remove(header::UPGRADE);
         fields::clean(&mut head.headers, Of::Response);
         match (head.status, wanted) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) => {
                 *locked(&self.became) = Some(Became::Passed(there));
-                head.headers.insert(header::UPGRADE, wanted);
+                head.headers.insert(header::UPGRADE, became.unwrap_or(wanted));
                 head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 Ok(Response::from_parts(head, Payload::empty()))
             }
@@ -324,16 +335,16 @@ impl Front {
     }
 
     /// The door that a request means.
-    fn door(&self, request: &Request<Incoming>) -> Result<&WebDoor, Objection> {
-        let host = request::check(request)?;
+    fn door(&self, request: &Request<Incoming>, host: &str) -> Result<&WebDoor, Objection> {
         let origin = request::origin(request.headers())?;
-        let asked = Asked { host: &host, path: request.uri().path(), origin };
+        let asked = Asked { host, path: request.uri().path(), origin };
         let door = asked_for(&self.doors, &asked)
             .ok_or(Objection::new(StatusCode::NOT_FOUND, "there is no such service"))?;
         let is_socket = door.speaks != Speaks::Requests || request.headers().contains_key(header::UPGRADE);
-        let of_page = asked.origin.map(str::to_ascii_lowercase);
         let allowed = &door.web.origins;
-        if is_socket && !allowed.is_empty() && !of_page.is_some_and(|origin| allowed.contains(&origin)) {
+        let is_allowed =
+            |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));
+        if is_socket && !allowed.is_empty() && !asked.origin.is_some_and(is_allowed) {
             return Err(Objection::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
         }
         Ok(door)

@@ -14,7 +14,13 @@ use crate::{
     link::{Peer, leg::Leg, pool::Pool, seat::Seat},
     profile::ServiceName,
     proto::Refusal,
-    telemetry::{end::Who, rate_limited::RateLimitedLog, registry::Meter, snapshot::SessionPhase},
+    telemetry::{
+        end::Who,
+        notices::{Notices, Once},
+        rate_limited::RateLimitedLog,
+        registry::Meter,
+        snapshot::SessionPhase,
+    },
 };
 
 /// One kind of connect side.
@@ -45,6 +51,9 @@ pub struct Order<'a> {
     pub log: &'a Arc<RateLimitedLog>,
     /// At a stop: what is under way ends, and no more follows it.
     pub leave: &'a CancellationToken,
+    pub notices: &'a Arc<Notices>,
+    /// The fields of the backend's answers that were told already.
+    pub told: &'a Arc<Once>,
 }
 
 impl Order<'_> {
@@ -144,6 +153,8 @@ mod tests {
             unsent: b" once".to_vec(),
             log: &Arc::default(),
             leave: &CancellationToken::new(),
+            notices: &Arc::default(),
+            told: &Arc::default(),
         };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");

@@ -15,7 +15,7 @@ use std::{
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
-    header::{self, HeaderMap, HeaderValue},
+    header::{self, HeaderMap, HeaderName, HeaderValue},
     service::service_fn,
     upgrade::OnUpgrade,
 };
@@ -33,6 +33,7 @@ use crate::{
             answer::{Objection, bad},
             fields::Of,
             line::{Line, Lost},
+            names::OwnNames,
             payload::Payload,
             request,
             response::{Names, Public},
@@ -42,10 +43,11 @@ use crate::{
         stream::Stream,
         tcp,
     },
-    profile::HttpRemote,
+    profile::{HttpRemote, Remote, ServiceName},
     proto::Refusal,
     telemetry::{
         end::Who,
+        notices::{Notices, Once},
         rate_limited::{LogKind, RateLimitedLog},
     },
 };
@@ -55,6 +57,9 @@ struct Requests {
     target: Arc<Target>,
     remote: HttpRemote,
     id: String,
+    service: ServiceName,
+    notices: Arc<Notices>,
+    told: Arc<Once>,
     client: Option<SocketAddr>,
     sides: Sides,
     log: Arc<RateLimitedLog>,
@@ -83,6 +88,9 @@ pub async fn begin(
         target: target.clone(),
         remote: remote.clone(),
         id: order.id.to_owned(),
+        service: order.service.clone(),
+        notices: order.notices.clone(),
+        told: order.told.clone(),
         client: order.client,
         sides: Sides::default(),
         log: order.log.clone(),
@@ -176,12 +184,13 @@ impl Requests {
         request::check(&request)?;
         let (mut parts, body) = request.into_parts();
         let payload = Payload::up(body, Of::Peer);
-        let wanted = request::upgrade(&parts, payload.fares().is_some());
+        let wanted = request::upgrade(&parts.headers, parts.version).filter(|_| payload.fares().is_none());
         if self.remote.socket && !request::is_socket(wanted.as_ref()) {
             return Err(Objection::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
         }
         let public = public(&parts.headers);
-        request::clean_again(&mut parts, wanted.clone(), &self.remote.path);
+        let HttpRemote { remote, path, .. } = &self.remote;
+        request::clean_again(&mut parts, wanted.clone(), path, &authority(remote));
         let (reached, mut response) = self.ask(Request::from_parts(parts, payload)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(wanted) = wanted else {
@@ -190,15 +199,16 @@ impl Requests {
             let there = hyper::upgrade::on(&mut response);
             *self.there.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
             let (mut head, _) = response.into_parts();
-            reached.names.clean(&mut head.headers, &public);
-            head.headers.insert(header::UPGRADE, wanted);
+            let became = head.headers.remove(header::UPGRADE);
+            reached.names.clean(&mut head.headers, &public, |field| self.tell(field));
+            head.headers.insert(header::UPGRADE, became.unwrap_or(wanted));
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             return Ok(Response::from_parts(head, Payload::empty()));
         }
         let (mut head, body) = response.into_parts();
         // Of the backend's connection, which may be older.
         head.version = Version::HTTP_11;
-        reached.names.clean(&mut head.headers, &public);
+        reached.names.clean(&mut head.headers, &public, |field| self.tell(field));
         *self.line() = Some(reached);
         Ok(Response::from_parts(head, Payload::down(body)))
     }
@@ -230,6 +240,15 @@ impl Requests {
         }
     }
 
+    /// Tells that a field shows clients one of the backend's own names.
+    fn tell(&self, field: &HeaderName) {
+        if self.told.is_first(field.as_str()) {
+            let line = "names the back-end, and goes to clients as it is";
+            self.notices
+                .warn(format!("service `{}`: the field `{field}` of its answers {line}", self.service));
+        }
+    }
+
     async fn dial(&self) -> Result<Reached, ConnectFailure> {
         self.over(direct::reach(&self.target, self.client).await?).await
     }
@@ -239,8 +258,9 @@ impl Requests {
             tcp::keep_edge_alive(socket);
             socket.peer_addr().ok()
         });
-        let HttpRemote { remote, path, .. } = &self.remote;
-        let names = Arc::new(Names::new(&remote.at.host, remote.at.port, reached, path));
+        let HttpRemote { remote, path, own_names, .. } = &self.remote;
+        let own = OwnNames::new(&remote.at.host, remote.at.port, reached, own_names);
+        let names = Arc::new(Names::new(own, path));
         let (line, going) = Line::over(stream).await.map_err(|error| ConnectFailure {
             who: Who::Backend,
             refusal: Refusal::BackendUnreachable,
@@ -252,11 +272,21 @@ impl Requests {
 }
 
 fn public(headers: &HeaderMap) -> Public {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let bytes = |name| headers.get(name).map(|value| value.as_bytes().to_vec());
     Public {
-        prefix: text(request::FORWARDED_PREFIX).unwrap_or_else(|| "/".into()),
-        host: text(header::HOST).unwrap_or_default(),
+        prefix: bytes(request::FORWARDED_PREFIX).unwrap_or_else(|| b"/".into()),
+        host: bytes(header::HOST).unwrap_or_default(),
     }
+}
+
+/// The backend as requests name it that name no other.
+fn authority(remote: &Remote) -> String {
+    let default_port = if remote.tls.is_some() { 443 } else { 80 };
+    let at = remote.at.to_string();
+    if remote.at.port != default_port {
+        return at;
+    }
+    at.rsplit_once(':').map_or(at.clone(), |(host, _)| host.to_owned())
 }
 
 fn told(lost: &Lost) -> Objection {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     connect::Connector,
     profile::{Role, ServiceName},
-    telemetry::{snapshot::ServicePhase, waits::Waits},
+    telemetry::{notices::Once, snapshot::ServicePhase, waits::Waits},
 };
 
 /// The services of a gateway, by half and name.
@@ -32,6 +32,8 @@ pub struct Service {
     pub cut: CancellationToken,
     /// At a stop: what is under way ends, and no more follows it.
     pub leave: CancellationToken,
+    /// The fields of its backend's answers that were told to name it.
+    pub told: Arc<Once>,
     /// How long its clients waited for a link.
     pub waits: Waits,
     draining: AtomicBool,
@@ -59,6 +61,7 @@ impl Service {
             connector: ArcSwap::from_pointee(connector),
             cut,
             leave: CancellationToken::new(),
+            told: Arc::default(),
             waits: Waits::default(),
             draining: AtomicBool::new(false),
             open: AtomicUsize::new(0),

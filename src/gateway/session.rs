@@ -87,7 +87,7 @@ impl Sessions {
         }
         let way = Way { of: sent.as_ref().and_then(|sent| sent.way.clone()), service: &service };
         let teller = asked.teller.take();
-        let (end, refusal) = run(&way, asked, &record, &kill, &self.switching).await;
+        let (end, refusal) = run(&way, asked, &record, &kill, &self).await;
         if let Some(teller) = teller {
             // Who does not wait any more need not know.
             let _ = teller.send(Told { end: end.clone(), refusal });
@@ -120,7 +120,7 @@ async fn run(
     asked: Box<Negotiated>,
     record: &Record,
     kill: &CancellationToken,
-    switching: &AtomicBool,
+    sessions: &Sessions,
 ) -> Ended {
     let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, .. } = *asked;
     let (meter, service) = (record.meter(), way.service);
@@ -143,13 +143,15 @@ async fn run(
         unsent: said,
         log: record.log(),
         leave: &service.leave,
+        notices: &sessions.notices,
+        told: &service.told,
     };
     let mut session = Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle };
     for _ in 0..TRIES_MAX {
         let connected = tokio::select! {
             biased;
             () = kill.cancelled() => Err(session.cut(meter, Who::Operator, "ended by the operator".into())),
-            connected = connect(way, &mut order, switching) => {
+            connected = connect(way, &mut order, &sessions.switching) => {
                 if let Some(wait) = meter.waited() {
                     service.waits.add(wait);
                 }

@@ -77,6 +77,8 @@ pub struct HttpRemote {
     pub path: String,
     /// Written `ws` or `wss`: only what becomes a WebSocket goes there.
     pub socket: bool,
+    /// What it calls itself beside its address.
+    pub own_names: Vec<String>,
 }
 
 /// A server on the network.
@@ -102,7 +104,7 @@ impl fmt::Display for Backend {
             Self::Echo => return out.write_str("echo://"),
             Self::Socket(Remote { at, tls: None, .. }) => (EdgeScheme::Tcp, at, "/"),
             Self::Socket(Remote { at, tls: Some(_), .. }) => (EdgeScheme::Tls, at, "/"),
-            Self::Http(HttpRemote { remote, path, socket }) => {
+            Self::Http(HttpRemote { remote, path, socket, own_names: _ }) => {
                 let scheme = match (socket, remote.tls.is_some()) {
                     (true, false) => EdgeScheme::Ws,
                     (true, true) => EdgeScheme::Wss,
@@ -399,10 +401,10 @@ pub(super) fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<
 }
 
 fn remote(scheme: EdgeScheme, path: String, remote: Remote) -> Backend {
-    match scheme {
-        EdgeScheme::Tcp | EdgeScheme::Tls => Backend::Socket(remote),
-        EdgeScheme::Http | EdgeScheme::Https => Backend::Http(HttpRemote { remote, path, socket: false }),
-        EdgeScheme::Ws | EdgeScheme::Wss => Backend::Http(HttpRemote { remote, path, socket: true }),
+    let socket = matches!(scheme, EdgeScheme::Ws | EdgeScheme::Wss);
+    match scheme.is_web() {
+        false => Backend::Socket(remote),
+        true => Backend::Http(HttpRemote { remote, path, socket, own_names: Vec::new() }),
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) const DMZ_SERVICE: Keys = keys(&[
     "message_limit",
 ]);
 
-pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries"]);
+pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries", "own_names"]);
 
 /// An address of a link written as a map.
 pub(super) const LINK_ADDRESS: Keys = keys(&["address"]);

@@ -14,6 +14,7 @@ use super::{
     keys,
     link::{DemoTls, DmzLink, InternalLink},
     problem::{Fault, Place, Problem, shown},
+    web,
     yaml::{Node, Value},
 };
 
@@ -187,9 +188,12 @@ fn internal_service(
     problems: &mut Vec<Problem>,
 ) -> Option<RawInternalService> {
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
-    let connect = Given::read(fields.take("connect"), |field| edge::backend(&field, problems));
+    let mut connect = Given::read(fields.take("connect"), |field| edge::backend(&field, problems));
     if connect.is_absent() {
         fields.missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`", problems);
+    }
+    if let Some(field) = fields.take("own_names") {
+        own_names(&field, &mut connect, problems);
     }
     Some(RawInternalService {
         name,
@@ -198,6 +202,20 @@ fn internal_service(
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
         carries: Given::read(fields.take("carries"), |field| carries::read(&field, problems)),
     })
+}
+
+/// What a backend calls itself, where it answers requests.
+fn own_names(field: &Field<'_>, connect: &mut Given<At<Backend>>, problems: &mut Vec<Problem>) {
+    let names = web::hosts(field, problems);
+    match connect {
+        Given::Good(At { value: Backend::Http(http), .. }) => http.own_names = names.unwrap_or_default(),
+        Given::Good(At { value: Backend::Echo | Backend::Socket(_), .. }) => {
+            let what = "what this service reaches answers no requests";
+            let fault = Fault::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
+            problems.push(fault.at(field.place()));
+        }
+        Given::Absent | Given::Bad => {}
+    }
 }
 
 /// Reads an address, or a map with the key `address` and the options of its use.

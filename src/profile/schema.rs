@@ -212,10 +212,6 @@ fn accept_options() -> Vec<(&'static str, Value)> {
         "Clients come through proxies that say who they are by the PROXY protocol, version 1 or 2.",
         vec![("from", described(from, "The networks of the proxies; nobody else comes in."))],
     );
-    let many = |about: &str, one: Value| {
-        let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": defaults::NAMES_MAX });
-        described(json!({ "anyOf": [one, many] }), about)
-    };
     let limit = json!({ "type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB)$", "default": "128KiB" });
     vec![
         ("tls", tls),
@@ -223,16 +219,16 @@ fn accept_options() -> Vec<(&'static str, Value)> {
         ("proxy", proxy),
         (
             "hosts",
-            many(
+            one_or_more(
                 "The hosts of a request that mean this service. Default: any.",
-                text("A name without a port; `*.` stands for one label."),
+                "A name without a port; `*.` stands for one label.",
             ),
         ),
         (
             "origins",
-            many(
+            one_or_more(
                 "The pages that may open a WebSocket. Default: any, and clients that are no page.",
-                text("As a browser writes it: `https://www.example.com`."),
+                "As a browser writes it: `https://www.example.com`.",
             ),
         ),
         (
@@ -273,6 +269,13 @@ fn internal_service() -> Value {
             ("connect", address("What it reaches.", CONNECT, connect_options())),
             ("peers", names("Which of the link's peers may use this service. Default: all of them.")),
             ("carries", carries()),
+            (
+                "own_names",
+                one_or_more(
+                    "What an HTTP back-end calls itself: mended in answers as its address is.",
+                    "A host, without a port.",
+                ),
+            ),
         ],
     )
 }
@@ -339,6 +342,13 @@ fn names(about: &str) -> Value {
     let name = json!({ "type": "string", "pattern": "^[!-~]{1,253}$" });
     let names = json!({ "type": "array", "items": name, "minItems": 1, "maxItems": defaults::PEERS_MAX });
     described(names, about)
+}
+
+/// A text, or a list of some.
+fn one_or_more(about: &str, each: &str) -> Value {
+    let one = text(each);
+    let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": defaults::NAMES_MAX });
+    described(json!({ "anyOf": [one, many] }), about)
 }
 
 fn address(about: &str, pattern: &str, options: Vec<(&str, Value)>) -> Value {

@@ -13,7 +13,7 @@ use super::{
 /// What a service wants of the requests that mean it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Web {
-    /// The names of the host that mean this service; none: any.
+    /// The names of the host that mean this service, as they are written; none: any.
     pub hosts: Vec<String>,
     /// The pages that may open a WebSocket, by their origin; none: any, and clients that are no page.
     pub origins: Vec<String>,
@@ -64,31 +64,42 @@ impl Written {
     }
 }
 
+/// Hosts, as they are written; `*.` stands for one label only where requests choose.
+pub(super) fn hosts(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
+    let whole = |text: &str| match text.starts_with("*.") {
+        false => host(text),
+        true => Err(Fault::new(format!("`{}` is no one host", shown(text)), "write each name")),
+    };
+    names(field, whole, problems)
+}
+
 fn names(
     field: &Field<'_>,
     read: impl Fn(&str) -> Result<String, Fault>,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<String>> {
-    let mut seen = HashSet::new();
+    let (mut seen, mut names) = (HashSet::new(), Vec::new());
     for item in field.one_or_many(defaults::NAMES_MAX, problems)? {
         let Some(text) = item.text(problems) else { continue };
         let fault = match read(text) {
-            Ok(name) => match seen.insert(name) {
-                true => continue,
-                false => Fault::new(format!("`{}` stands here twice", shown(text)), "remove one"),
-            },
+            Ok(name) if seen.insert(name.clone()) => {
+                names.push(name);
+                continue;
+            }
+            Ok(_) => Fault::new(format!("`{}` stands here twice", shown(text)), "remove one"),
             Err(fault) => fault,
         };
         problems.push(fault.at(item.place()));
     }
-    let mut names: Vec<_> = seen.into_iter().collect();
-    names.sort();
     Some(names)
 }
 
 fn host(text: &str) -> Result<String, Fault> {
-    let name = text.to_ascii_lowercase();
-    if is_name(name.strip_prefix("*.").unwrap_or(&name)) || name.parse::<std::net::IpAddr>().is_ok() {
+    if let Ok(address) = text.parse::<std::net::IpAddr>() {
+        return Ok(address.to_canonical().to_string());
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if is_name(name.strip_prefix("*.").unwrap_or(&name)) {
         return Ok(name);
     }
     let what = format!("`{}` is not a host", shown(text));

@@ -4,7 +4,7 @@
 //! trouble does not push out the others.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,6 +21,21 @@ const KEPT_MAX: usize = 200;
 const MERGED_MAX: usize = 16;
 /// A line's longest text; parts of it come from the other side.
 const TEXT_CHARS_MAX: usize = 400;
+
+/// Things of one kind that are told, at most.
+const ONCE_MAX: usize = 64;
+
+/// Tells each thing once, however often it is seen.
+#[derive(Debug, Default)]
+pub struct Once(Mutex<HashSet<String>>);
+
+impl Once {
+    /// Whether it is to be told now. What is seen when much was told already is not told any more.
+    pub fn is_first(&self, thing: &str) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < ONCE_MAX && !told.contains(thing) && told.insert(thing.to_owned())
+    }
+}
 
 #[derive(Debug, Default)]
 pub struct Notices {

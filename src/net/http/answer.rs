@@ -12,6 +12,16 @@ pub const LATE_HEAD: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\n\
     Content-Length: 22\r\n\r\nthe request came late\n";
 
+/// The methods that are served.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// The answer to one who asks about the port as a whole (`OPTIONS *`; RFC 9110, section 9.3.7).
+pub fn options() -> Response<Payload> {
+    let mut response = Response::new(Payload::empty());
+    response.headers_mut().insert(header::ALLOW, METHODS);
+    response
+}
+
 /// Why a request goes no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Objection {
@@ -44,8 +54,7 @@ impl Objection {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
-                let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+                headers.insert(header::ALLOW, METHODS);
             }
             _ => {}
         }

@@ -15,7 +15,7 @@ pub enum Of {
 
 /// Removes what is not for the next one.
 pub fn clean(headers: &mut HeaderMap, of: Of) {
-    let takes_trailers = tokens(headers, header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let takes_trailers = members(headers, header::TE).any(|member| member.eq_ignore_ascii_case(b"trailers"));
     let named = named(headers);
     let dropped: Vec<HeaderName> = headers.keys().filter(|name| is_dropped(name, of)).cloned().collect();
     for name in dropped.iter().chain(&named) {
@@ -27,15 +27,26 @@ pub fn clean(headers: &mut HeaderMap, of: Of) {
     }
 }
 
-/// The elements of a list in a field.
-pub fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|token| token.trim_matches([' ', '\t']))
+/// The members of a list, over all lines of its field (RFC 9110, section 5.3). Empty ones mean nothing
+/// (section 5.6.1.2), and what a member holds is bytes: only some of them are text.
+pub fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(name).iter().flat_map(|value| members_of(value.as_bytes()))
+}
+
+/// The members of a list that stands in one line.
+pub fn members_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// Whether this is a name as methods, fields and protocols have one (RFC 9110, section 5.6.2).
+pub fn is_token(member: &[u8]) -> bool {
+    let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !member.is_empty() && member.iter().all(is_sign)
 }
 
 /// What `Connection` names; but for what a message can not do without.
 fn named(headers: &HeaderMap) -> Vec<HeaderName> {
-    let names = tokens(headers, header::CONNECTION).filter_map(|token| token.parse::<HeaderName>().ok());
+    let names = members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
     names.filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH)).collect()
 }
 

@@ -1,7 +1,8 @@
 //! HTTP/1.1 at the edges: what is pure of it, and how one connection is kept going.
 //!
 //! hyper reads and writes both sides of every exchange, so nothing that it would not send itself goes on.
-//! [`request`] and [`response`] clean heads, [`fields`] knows which of their fields are not for the next
+//! [`request`] and [`response`] clean heads, [`names`] knows what the inside calls a backend, [`fields`] what a
+//! field is and which are not for the next
 //! one, [`answer`] is what we say ourselves, [`payload`] what follows a head, [`line`] a connection that
 //! requests go to, [`guarded`] with [`strict`] and [`pulse`] watch a client, [`serving`] keeps all connections of one client going in one task, [`socket`] grants a
 //! WebSocket.
@@ -10,6 +11,7 @@ pub mod answer;
 pub mod fields;
 pub mod guarded;
 pub mod line;
+pub mod names;
 pub mod payload;
 pub mod pulse;
 pub mod request;

@@ -21,10 +21,10 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// What a request says of whom it means.
 #[derive(Debug)]
 pub struct Asked<'a> {
-    /// In lower case, without its port.
+    /// As [`check`] has it; empty where the request names none.
     pub host: &'a str,
     pub path: &'a str,
-    pub origin: Option<&'a str>,
+    pub origin: Option<&'a [u8]>,
 }
 
 /// Who a backend is told that its client is.
@@ -44,8 +44,8 @@ impl By {
     }
 }
 
-/// Checks what every reader of the request has to agree on; the host that it means, in lower case and
-/// without its port.
+/// Checks what every reader of the request has to agree on; the host that it means: in lower case, without
+/// its port and the dot of its root, and empty where a client of HTTP/1.0 names none.
 pub fn check<B>(request: &Request<B>) -> Result<String, Objection> {
     match *request.method() {
         Method::CONNECT => {
@@ -57,46 +57,84 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Objection> {
         _ => {}
     }
     let host = match one(request.headers(), header::HOST)? {
-        Some(host) => host,
-        None if request.version() == Version::HTTP_10 => "",
+        Some(host) => Some(Host::read(host).ok_or(bad("Host is none"))?),
+        None if request.version() == Version::HTTP_10 => None,
         None => return Err(bad("there is no Host")),
     };
-    let is_host = |sign: u8| sign.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(&sign);
-    if !host.bytes().all(is_host) {
-        return Err(bad("Host is none"));
-    }
-    if let Some(authority) = request.uri().authority() {
-        let is_web = matches!(request.uri().scheme_str(), Some("http" | "https"));
-        if !is_web || !authority.as_str().eq_ignore_ascii_case(host) {
+    let target = target(request.uri())?;
+    let host = match (host, target) {
+        (Some(host), Some((target, port))) if !host.is_same_as(&target, port) => {
             return Err(bad("its target and its Host do not agree"));
         }
-    }
+        (Some(host), _) | (None, Some((host, _))) => host.name,
+        (None, None) => String::new(),
+    };
     let path = request.uri().path();
     let is_path = path.starts_with('/') || (path == "*" && *request.method() == Method::OPTIONS);
     if !is_path || climbs(path) {
         return Err(bad("its path is none"));
     }
-    Ok(without_port(host).to_ascii_lowercase())
+    Ok(host)
+}
+
+/// The host of a target in absolute form, and the port of its scheme.
+fn target(uri: &Uri) -> Result<Option<(Host, u16)>, Objection> {
+    let Some(authority) = uri.authority() else { return Ok(None) };
+    let port = match uri.scheme_str() {
+        Some("http") => 80,
+        Some("https") => 443,
+        _ => return Err(bad("its target is none of HTTP")),
+    };
+    let host = Host::read(authority.as_str().as_bytes()).ok_or(bad("its target has no host"))?;
+    Ok(Some((host, port)))
+}
+
+/// A host as a request names it.
+struct Host {
+    name: String,
+    port: Option<u16>,
+}
+
+impl Host {
+    /// `None` where it is none, or could be read in two ways.
+    fn read(text: &[u8]) -> Option<Self> {
+        let is_sign = |sign: &u8| sign.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(sign);
+        let text = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|sign| is_sign(&sign)))?;
+        let is_digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, "")) => (name, None),
+            Some((name, port)) if is_digits(port) => (name, Some(port.parse().ok()?)),
+            _ => (text, None),
+        };
+        Some(Self { name: host_name(name), port })
+    }
+
+    fn is_same_as(&self, other: &Self, default_port: u16) -> bool {
+        let port = |host: &Self| host.port.unwrap_or(default_port);
+        self.name == other.name && port(self) == port(other)
+    }
+}
+
+/// A host in the one spelling that it is compared in: a name in lower case and without the dot of its root, an
+/// address as it is written shortest, without brackets.
+pub fn host_name(text: &str) -> String {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return address.to_canonical().to_string();
+    }
+    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
 }
 
 /// The origin that a page's request names.
-pub fn origin(headers: &HeaderMap) -> Result<Option<&str>, Objection> {
+pub fn origin(headers: &HeaderMap) -> Result<Option<&[u8]>, Objection> {
     one(headers, header::ORIGIN)
 }
 
 /// The only value of a field that may stand once.
-pub(super) fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Objection> {
+pub(super) fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&[u8]>, Objection> {
     let mut values = headers.get_all(name).iter();
-    let value =
-        values.next().map(|value| value.to_str().map_err(|_| bad("a header is no text"))).transpose()?;
+    let value = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() { Err(bad("a header stands there twice")) } else { Ok(value) }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
 }
 
 /// Whether a path leaves its folder, in any spelling that a backend may read so.
@@ -109,47 +147,55 @@ fn climbs(path: &str) -> bool {
     plain.split(['/', '\\']).any(folder)
 }
 
-/// What a request wants its connection to become; `None` where nothing that is served here.
+/// What a request wants its connection to become: the protocols that it names and that could be passed on,
+/// in its order; `None` where there are none, or it does not ask for a change.
 ///
 /// Another version of HTTP is not passed on: what it asks could not be looked at.
-pub fn upgrade(parts: &Parts, has_body: bool) -> Option<HeaderValue> {
-    let mut wanted = parts.headers.get_all(header::UPGRADE).iter();
-    let (Some(only), None) = (wanted.next(), wanted.next()) else { return None };
-    let protocol = only.to_str().ok()?.to_ascii_lowercase();
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
-    let asks =
-        fields::tokens(&parts.headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let is_plain = !protocol.is_empty() && protocol.bytes().all(is_token) && is_passed(&protocol);
-    (asks && is_plain && !has_body && parts.version == Version::HTTP_11).then(|| only.clone())
+pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let mut options = fields::members(headers, header::CONNECTION);
+    let asks = options.any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let is_plain = |protocol: &&[u8]| protocol.split(|byte| *byte == b'/').all(fields::is_token);
+    let protocols = fields::members(headers, header::UPGRADE);
+    let protocols: Vec<_> = protocols.filter(|protocol| is_passed(protocol)).filter(is_plain).collect();
+    if !asks || protocols.is_empty() || version != Version::HTTP_11 {
+        return None;
+    }
+    HeaderValue::from_bytes(&protocols.join(&b", "[..])).ok()
 }
 
 /// Whether a protocol that a client offers is one that could be passed on.
-pub(super) fn is_passed(protocol: &str) -> bool {
+pub(super) fn is_passed(protocol: &[u8]) -> bool {
     let begins =
-        |other: &str| protocol.get(..other.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(other));
-    !["h2", "http", "tls"].into_iter().any(begins)
+        |other: &[u8]| protocol.get(..other.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(other));
+    ![&b"h2"[..], b"http", b"tls"].into_iter().any(begins)
 }
 
 /// Whether a request may make its connection something else.
 pub fn may_upgrade(headers: &HeaderMap) -> bool {
-    headers.get_all(header::UPGRADE).iter().any(|value| value.to_str().is_ok_and(is_passed))
+    fields::members(headers, header::UPGRADE).any(is_passed)
 }
 
-/// Whether a request wants to become a WebSocket.
+/// Whether a request wants to become a WebSocket, perhaps among others.
 pub fn is_socket(upgrade: Option<&HeaderValue>) -> bool {
-    upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    let protocols = upgrade.into_iter().flat_map(|upgrade| fields::members_of(upgrade.as_bytes()));
+    protocols.into_iter().any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Makes a client's request one of our own. `path` is the accept's.
-pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &str) {
+/// Makes a client's request one of our own, for a service with this path and these hosts.
+pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &str, hosts: &[String]) {
+    let target = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
     pass(parts, upgrade, Of::Client);
     let headers = &mut parts.headers;
     headers.insert(FORWARDED_FOR, by.client.clone());
     headers.insert(FORWARDED_PROTO, by.scheme.clone());
-    match headers.get(header::HOST).cloned() {
-        Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
-        // HTTP/1.1 can not do without.
-        None => drop(headers.insert(header::HOST, HeaderValue::from_static(""))),
+    if headers.get(header::HOST).is_none_or(HeaderValue::is_empty) {
+        // HTTP/1.1 can not do without. Where it stays empty, the half that knows the backend fills it in.
+        let known = hosts.iter().find(|host| !host.starts_with("*."));
+        let known = || HeaderValue::from_str(known?).ok();
+        headers.insert(header::HOST, target.or_else(known).unwrap_or(HeaderValue::from_static("")));
+    }
+    if let Some(host) = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned() {
+        headers.insert(FORWARDED_HOST, host);
     }
     if path != "/"
         && let Ok(prefix) = HeaderValue::from_str(path)
@@ -159,13 +205,20 @@ pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &st
 }
 
 /// Makes a request that the other half has cleaned one of our own. A path that the backend's address has
-/// stands in for the accept's.
-pub fn clean_again(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str) {
+/// stands in for the accept's, and its host for one that the client did not name.
+pub fn clean_again(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str, host: &str) {
     pass(parts, upgrade, Of::Peer);
+    if parts.headers.get(header::HOST).is_none_or(HeaderValue::is_empty)
+        && let Ok(host) = HeaderValue::from_str(host)
+    {
+        parts.headers.insert(header::HOST, host);
+    }
     let asked = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let prefix = parts.headers.get(FORWARDED_PREFIX).and_then(|prefix| prefix.to_str().ok());
+    let prefix = parts.headers.get(FORWARDED_PREFIX);
     if path != "/" && asked.starts_with('/') {
-        let below = prefix.and_then(|prefix| below(asked, prefix)).unwrap_or(asked);
+        let below = prefix.and_then(|prefix| below(asked.as_bytes(), prefix.as_bytes()));
+        // What was taken off is whole letters: it stands in the path.
+        let below = below.and_then(|below| std::str::from_utf8(below).ok()).unwrap_or(asked);
         let slash = if below.starts_with('/') { "" } else { "/" };
         let full = if below.is_empty() { path.to_owned() } else { format!("{path}{slash}{below}") };
         if let Ok(uri) = full.parse::<PathAndQuery>() {
@@ -175,9 +228,9 @@ pub fn clean_again(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str) 
 }
 
 /// What of a target stands below a folder.
-pub(super) fn below<'a>(target: &'a str, folder: &str) -> Option<&'a str> {
-    let rest = target.strip_prefix(folder.trim_end_matches('/'))?;
-    (rest.is_empty() || rest.starts_with(['/', '?', '#'])).then_some(rest)
+pub(super) fn below<'a>(target: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
+    let rest = target.strip_prefix(folder.strip_suffix(b"/").unwrap_or(folder))?;
+    matches!(rest, [] | [b'/' | b'?' | b'#', ..]).then_some(rest)
 }
 
 fn pass(parts: &mut Parts, upgrade: Option<HeaderValue>, of: Of) {
@@ -221,6 +274,16 @@ mod tests {
             ("GET", "/a%20b/..c/%2e", h, good.clone()),
             ("GET", "http://other/a", h, Err(400)),
             ("GET", "http://shop.example/a", h, Err(400)),
+            ("GET", "http://shop.example:80/a", &[("host", "shop.example")], good.clone()),
+            ("GET", "https://shop.example./a", &[("host", "shop.example:443")], good.clone()),
+            ("GET", "https://shop.example:80/a", &[("host", "shop.example")], Err(400)),
+            ("GET", "http://me@shop.example:8080/a", h, Err(400)),
+            ("GET", "/", &[("host", "SHOP.example.:80")], good.clone()),
+            ("GET", "/", &[("host", "shop.example:")], good.clone()),
+            ("GET", "/", &[("host", "shop.example:99999")], Err(400)),
+            ("GET", "/", &[("host", "[0:0::1]:8")], Ok("::1".into())),
+            ("GET", "/", &[("host", "[::1]")], Ok("::1".into())),
+            ("GET", "/", &[("host", "gr\u{fc}n.example")], Err(400)),
             ("GET", "ftp://shop.example:8080/a", h, Err(400)),
             ("GET", "*", h, Err(400)),
             ("GET", "/a/../b", h, Err(400)),
@@ -243,30 +306,37 @@ mod tests {
         let mut old = parts("GET", "/", &[]);
         old.version = Version::HTTP_10;
         assert_eq!(status(&old), Ok(String::new()));
+        let mut old = parts("GET", "http://Shop.example:8080/", &[]);
+        old.version = Version::HTTP_10;
+        assert_eq!(status(&old), good);
     }
 
     #[test]
     fn an_upgrade_is_one_that_is_asked_for_and_no_other_http() {
         let table = [
-            ("websocket", "Upgrade", false, true),
-            ("tcp", "keep-alive, upgrade", false, true),
-            ("websocket", "keep-alive", false, false),
-            ("websocket", "upgrade", true, false),
-            ("h2c", "upgrade", false, false),
-            ("HTTP/2.0", "upgrade", false, false),
-            ("TLS/1.0", "upgrade", false, false),
-            ("websocket, h2c", "upgrade", false, false),
-            ("", "upgrade", false, false),
+            ("websocket", "Upgrade", Some("websocket")),
+            ("tcp", "keep-alive, upgrade", Some("tcp")),
+            ("own/1", ", Upgrade,", Some("own/1")),
+            ("websocket", "keep-alive", None),
+            ("h2c", "upgrade", None),
+            ("HTTP/2.0", "upgrade", None),
+            ("TLS/1.0", "upgrade", None),
+            (", websocket, h2c, WebSocket/13", "upgrade", Some("websocket, WebSocket/13")),
+            ("a b, c/", "upgrade", None),
+            ("gr\u{fc}n, b", "upgrade", Some("b")),
+            (" , ", "upgrade", None),
+            ("", "upgrade", None),
         ];
-        for (protocol, connection, has_body, expected) in table {
+        for (protocol, connection, expected) in table {
             let asked = parts("GET", "/", &[("upgrade", protocol), ("connection", connection)]);
-            assert_eq!(upgrade(&asked, has_body).is_some(), expected, "{protocol} {connection} {has_body}");
+            let wanted = upgrade(&asked.headers, Version::HTTP_11);
+            let expected = expected.map(HeaderValue::from_static);
+            assert_eq!(wanted, expected, "{protocol} {connection}");
+            assert_eq!(upgrade(&asked.headers, Version::HTTP_10), None);
         }
-        let twice = parts("GET", "/", &[("upgrade", "a"), ("upgrade", "b"), ("connection", "upgrade")]);
-        assert_eq!(upgrade(&twice, false), None);
-        let mut old = parts("GET", "/", &[("upgrade", "websocket"), ("connection", "upgrade")]);
-        old.version = Version::HTTP_10;
-        assert_eq!(upgrade(&old, false), None);
+        let lines = [("upgrade", "a"), ("upgrade", "b"), ("connection", "x"), ("connection", "upgrade")];
+        let wanted = upgrade(&parts("GET", "/", &lines).headers, Version::HTTP_11);
+        assert_eq!(wanted, Some(HeaderValue::from_static("a, b")));
     }
 
     #[test]
@@ -283,7 +353,7 @@ mod tests {
                 ("connection", "cookies"),
             ],
         );
-        clean(&mut asked, None, &by, "/shop");
+        clean(&mut asked, None, &by, "/shop", &[]);
         let told = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok());
         assert_eq!(asked.uri.to_string(), "/shop/x?y");
         assert_eq!(told("x-forwarded-for"), Some("192.0.2.7"));
@@ -298,13 +368,36 @@ mod tests {
             "/",
             &[("upgrade", "websocket"), ("connection", "upgrade"), ("x-forwarded-prefix", "/x")],
         );
-        let wanted = upgrade(&socket, false);
-        clean(&mut socket, wanted, &by, "/");
+        let wanted = upgrade(&socket.headers, socket.version);
+        clean(&mut socket, wanted, &by, "/", &[]);
         assert_eq!(socket.headers[header::UPGRADE], "websocket");
         assert_eq!(
             (socket.headers.get(FORWARDED_PREFIX), socket.headers.get(header::HOST).map(HeaderValue::len)),
             (None, Some(0))
         );
+    }
+
+    #[test]
+    fn a_host_that_no_client_names_is_the_services_or_the_backends() {
+        let by = By::new("192.0.2.7".parse().expect("an address"), false);
+        let hosts = |hosts: &[&str]| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>();
+        let table: &[(&str, &[(&str, &str)], Vec<String>, [Option<&'static str>; 2], &'static str)] = &[
+            ("/", &[], hosts(&[]), [Some(""), None], "app:9000"),
+            ("/", &[("host", "")], hosts(&[]), [Some(""), None], "app:9000"),
+            ("/", &[], hosts(&["*.b", "b", "a"]), [Some("b"), Some("b")], "b"),
+            ("http://c:1/", &[], hosts(&["b"]), [Some("c:1"), Some("c:1")], "c:1"),
+            ("/", &[("host", "d")], hosts(&["b"]), [Some("d"), Some("d")], "d"),
+        ];
+        for (target, fields, hosts, [host, forwarded], backends) in table {
+            let mut asked = parts("GET", target, fields);
+            let told = |asked: &Parts, name: &HeaderName| asked.headers.get(name).cloned();
+            clean(&mut asked, None, &by, "/", hosts);
+            let value = |text: &Option<&'static str>| text.map(HeaderValue::from_static);
+            assert_eq!(told(&asked, &header::HOST), value(host), "{target} {fields:?}");
+            assert_eq!(told(&asked, &FORWARDED_HOST), value(forwarded), "{target} {fields:?}");
+            clean_again(&mut asked, None, "/", "app:9000");
+            assert_eq!(told(&asked, &header::HOST), Some(HeaderValue::from_static(backends)));
+        }
     }
 
     #[test]
@@ -323,7 +416,7 @@ mod tests {
             if let Some(prefix) = prefix {
                 asked.headers.insert(FORWARDED_PREFIX, prefix.parse().expect("a value"));
             }
-            clean_again(&mut asked, None, path);
+            clean_again(&mut asked, None, path, "app:9000");
             assert_eq!(asked.uri.to_string(), expected, "{target} {prefix:?} {path}");
         }
     }

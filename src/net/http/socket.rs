@@ -1,53 +1,76 @@
 //! Grants a request that wants to become a WebSocket (RFC 6455) where we are its other end.
 
 use hyper::{
-    Request, Response, StatusCode, Version,
-    body::Incoming,
+    Method, Request, Response, StatusCode, Version,
+    body::{Body, Incoming},
     header::{self, HeaderMap, HeaderValue},
 };
-use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
     answer::{Objection, bad},
+    fields,
     payload::Payload,
-    request::one,
+    request::{self, one},
 };
+
+/// Subprotocols by which clients of another gateway agree on something with it: a backend speaks none of them.
+const OF_A_GATEWAY: &[u8] = b"x-kaazing-";
 
 /// The answer that makes a connection a WebSocket.
 pub fn grant(request: &Request<Incoming>) -> Result<Response<Payload>, Objection> {
     let headers = request.headers();
-    if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
+    if request.version() != Version::HTTP_11 {
+        return Err(bad("a WebSocket begins with HTTP/1.1"));
+    }
+    if !request::is_socket(request::upgrade(headers, request.version()).as_ref()) {
+        return Err(Objection::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
+    }
+    if *request.method() != Method::GET {
+        return Err(bad("a WebSocket begins with GET"));
+    }
+    if !request.body().is_end_stream() {
         return Err(bad("a WebSocket begins without a body"));
     }
-    if request.uri().authority().is_some() || request.version() != Version::HTTP_11 {
-        return Err(bad("a WebSocket begins with a path and HTTP/1.1"));
-    }
-    let version = one(headers, header::SEC_WEBSOCKET_VERSION)?;
-    if version != Some("13") {
+    if one(headers, header::SEC_WEBSOCKET_VERSION)? != Some(b"13") {
         return Err(Objection::new(StatusCode::UPGRADE_REQUIRED, "a WebSocket of version 13 is served here"));
     }
-    let key = one(headers, header::SEC_WEBSOCKET_KEY)?;
-    if key.is_none_or(|key| key.len() != 24) {
-        return Err(bad("Sec-WebSocket-Key is none"));
-    }
+    let key = one(headers, header::SEC_WEBSOCKET_KEY)?.filter(|key| is_key(key));
+    let key = key.ok_or(bad("Sec-WebSocket-Key is none"))?;
     let protocol = protocol(headers)?;
-    let mut response = create_response_with_body(request, Payload::empty)
-        .map_err(|_| bad("the request is none for a WebSocket"))?;
+    let accept =
+        HeaderValue::from_str(&derive_accept_key(key)).map_err(|_| bad("Sec-WebSocket-Key is none"))?;
+    let mut response = Response::new(Payload::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     if let Some(protocol) = protocol {
-        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     Ok(response)
 }
 
-/// The first subprotocol that the client offers: the backend's bytes are of whatever it speaks.
+/// 16 bytes in base64 (RFC 6455, section 4.1).
+fn is_key(key: &[u8]) -> bool {
+    let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_sign))
+}
+
+/// The subprotocol that is agreed to: the first that the client offers and the backend may speak, whose bytes
+/// these are.
 fn protocol(headers: &HeaderMap) -> Result<Option<HeaderValue>, Objection> {
-    let Some(offered) = headers.get(header::SEC_WEBSOCKET_PROTOCOL) else { return Ok(None) };
-    let offered = offered.to_str().map_err(|_| bad("a header is no text"))?;
-    let first = offered.split(',').next().unwrap_or_default().trim();
-    let is_token = !first.is_empty()
-        && first.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    match HeaderValue::from_str(first) {
-        Ok(first) if is_token => Ok(Some(first)),
-        _ => Err(bad("Sec-WebSocket-Protocol is no list of names")),
+    let mut offered = fields::members(headers, header::SEC_WEBSOCKET_PROTOCOL).peekable();
+    if offered.peek().is_none() {
+        return Ok(None);
+    }
+    let is_gateways = |name: &[u8]| {
+        name.get(..OF_A_GATEWAY.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(OF_A_GATEWAY))
+    };
+    let agreed = offered.find(|name| fields::is_token(name) && !is_gateways(name));
+    match agreed.map(HeaderValue::from_bytes) {
+        Some(Ok(agreed)) => Ok(Some(agreed)),
+        Some(Err(_)) | None => Err(bad("none of the subprotocols that it offers is spoken here")),
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! To know where heads begin, bodies are followed by their length alone.
 
-use super::{HEAD_BYTES_MAX, request::is_passed};
+use super::{HEAD_BYTES_MAX, fields::members_of, request::is_passed};
 
 /// Looks at all that a client says, in order.
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ impl Head {
             }
             self.is_chunked = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
-            self.upgrades |= str::from_utf8(value).is_ok_and(is_passed);
+            self.upgrades |= members_of(value).any(is_passed);
         }
         Ok(())
     }
@@ -192,14 +192,17 @@ mod tests {
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "GET / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
             "GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: h2c, , HTTP/2.0\r\nUpgrade: ,\r\n\r\n",
         ] {
             assert_eq!(spoilt(&format!("{before}{next}")), None, "{before:?}");
             // What follows is looked at again.
             let bad = format!("{before}{}", next.replace("h\r\n\r", "h\n\r"));
             assert_eq!(spoilt(&bad), Some(bad.len() - 3), "{before:?}");
         }
-        let upgraded = "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x01\n\x02\n";
-        assert_eq!(spoilt(upgraded), None);
+        for offered in ["websocket", "h2c, websocket", "h2c\r\nUpgrade: , websocket"] {
+            let upgraded = format!("GET / HTTP/1.1\r\nUpgrade: {offered}\r\n\r\n\x01\n\x02\n");
+            assert_eq!(spoilt(&upgraded), None, "{offered}");
+        }
     }
 
     #[test]

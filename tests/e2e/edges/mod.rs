@@ -1,7 +1,10 @@
 //! What clients speak with the DMZ half, and the internal half with backends, beyond plain TCP.
 
+mod answers;
 mod flood;
+mod handshakes;
 mod http;
+mod meant;
 mod proxy;
 mod tls;
 mod verified;

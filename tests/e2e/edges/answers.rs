@@ -1,0 +1,129 @@
+//! What clients see of answers: the back-end's own names are mended where a client would follow them, and
+//! pass, told once, wherever they are only words.
+
+use portcullis::telemetry::snapshot::Snapshot;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::http::{OK, address, port};
+use crate::support::{
+    gateway::{PATIENCE, Place},
+    peers::{Backend, Reserved, dial, say},
+    ways::{MODES, Plan, Way},
+};
+
+/// A head, byte for byte, with a sign of Latin-1 for each.
+async fn head(stream: &mut TcpStream) -> String {
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\r\n\r\n") {
+        heard.push(timeout(PATIENCE, stream.read_u8()).await.expect("a head in time").unwrap());
+    }
+    heard.into_iter().map(char::from).collect()
+}
+
+fn latin(text: &str) -> Vec<u8> {
+    text.chars().map(|sign| u8::try_from(u32::from(sign)).unwrap()).collect()
+}
+
+/// The head that a client hears for an answer with these fields.
+async fn heard(way: &Way, backend: &Backend, fields: &str) -> String {
+    let mut client = dial(port(way).await).await;
+    say(&mut client, b"GET /shop/ HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n").await;
+    let mut server = backend.accept().await;
+    head(&mut server).await;
+    say(&mut server, &latin(&format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n"))).await;
+    head(&mut client).await
+}
+
+fn told_of(snapshot: &Snapshot, field: &str) -> Vec<String> {
+    let lines = snapshot.notices.iter().map(|notice| notice.text.clone());
+    lines.filter(|line| line.contains(&format!("`{field}`"))).collect()
+}
+
+#[tokio::test]
+async fn own_names_are_mended_where_they_are_followed_and_told_elsewhere() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let to = address(&backend);
+        let way = Plan { accept: "http://127.0.0.1:0/shop", ..Plan::new(mode, &to) }.start().await;
+        let at = backend.listener.local_addr().unwrap();
+        for (sent, mended) in [
+            (format!("location: http://{at}/gr\u{fc}\u{df}e"), "location: /gr\u{fc}\u{df}e"),
+            (format!("location: http://u:p@{at}/a"), "location: /a"),
+            ("location: https://127.0.0.1/a?b#c".to_owned(), "location: /a?b#c"),
+            (format!("content-location: HTTP://{at}"), "content-location: /"),
+            ("set-cookie: n=\u{fc}; Domain=127.0.0.1; Secure".to_owned(), "set-cookie: n=\u{fc}; Secure"),
+            (format!("refresh: 5; url='http://{at}/\u{fc}'"), "refresh: 5; url='/\u{fc}'"),
+            (
+                format!("link: <//{at}/2>; title=\"<\u{fc}>, \\\"\", <http://{at}/3>; rel=next"),
+                "link: </2>; title=\"<\u{fc}>, \\\"\", </3>; rel=next",
+            ),
+            (
+                format!(
+                    "content-security-policy: default-src 'self' http://{at}; script-src {at} https://cdn.example"
+                ),
+                "content-security-policy: default-src 'self' http://shop.example; script-src shop.example https://cdn.example",
+            ),
+            (
+                format!(
+                    "content-security-policy-report-only: img-src ws://{at}/live; report-uri http://{at}/r"
+                ),
+                "content-security-policy-report-only: img-src ws://shop.example/live; report-uri http://shop.example/r",
+            ),
+        ] {
+            let heard = heard(&way, &backend, &format!("{sent}\r\n")).await;
+            assert!(heard.contains(&format!("\r\n{mended}\r\n")), "{mode:?} {sent}: {heard}");
+        }
+        // Never a query, a fragment, a realm, nor any field that is not followed.
+        let query = format!("location: /login?next=http://{at}/#http://{at}/\r\n");
+        let words = [
+            "www-authenticate: Basic realm=\"127.0.0.1\"\r\n".to_owned(),
+            "server: 127.0.0.1\r\n".to_owned(),
+            format!("x-by: \u{fc} {at}\r\n"),
+            "via: 1.1 127.0.0.1 (squid)\r\n".to_owned(),
+        ];
+        for _ in 0..3 {
+            let heard = heard(&way, &backend, &format!("{query}{}", words.concat())).await;
+            for field in words.iter().chain([&query]) {
+                assert!(heard.contains(&format!("\r\n{field}")), "{mode:?} {field}: {heard}");
+            }
+        }
+        let snapshot = way.inner().now().await;
+        for field in ["www-authenticate", "server", "x-by", "via"] {
+            let told = told_of(&snapshot, field);
+            assert_eq!(told.len(), 1, "{mode:?} {field}: {told:?}");
+            assert!(told[0].contains("`orders`") && !told[0].contains("x)"), "{told:?}");
+        }
+        assert_eq!(told_of(&snapshot, "location"), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn other_names_of_the_backend_are_mended_as_its_address_is() {
+    let (place, reserved, backend) = (Place::new(), Reserved::new(), Backend::new().await);
+    let (at, to) = (reserved.at(), address(&backend));
+    let text = format!(
+        "mode: direct\ndmz:\n  services: {{ web: {{ accept: 'http://{at}' }} }}\ninternal:\n  services: \
+         {{ web: {{ connect: '{to}/app', own_names: [App.internal, 'cache.internal'] }} }}\n"
+    );
+    let gateway = place.start("direct", &text);
+    drop(reserved);
+    let fields = "Location: https://app.internal:8443/app/a?app.internal\r\n\
+                  Set-Cookie: a=b; domain=.APP.internal.; Path=/app\r\nServer: cache.internal\r\n";
+    let mut client = dial(at).await;
+    say(&mut client, b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    let mut server = backend.accept().await;
+    assert!(head(&mut server).await.starts_with("GET /app/ HTTP/1.1\r\n"));
+    say(&mut server, OK.replace("Content", &format!("{fields}Content")).as_bytes()).await;
+    let heard = head(&mut client).await;
+    for field in
+        ["location: /a?app.internal\r\n", "set-cookie: a=b; Path=/\r\n", "server: cache.internal\r\n"]
+    {
+        assert!(heard.contains(field), "{field}: {heard}");
+    }
+    gateway.until("it is told", |snapshot| told_of(snapshot, "server").len() == 1).await;
+    client.shutdown().await.unwrap();
+}
