@@ -1,6 +1,8 @@
 //! Two hosts as network namespaces joined by a wire: what a firewall, a black hole and a silent
 //! backend do. Needs root, `ip`, `nft`, `ss` and `python3`; says so where one is missing.
 
+#[path = "netns/names.rs"]
+mod names;
 mod process;
 
 use std::{
@@ -125,8 +127,13 @@ fn start<'a>(place: &'a Place, wire: &Wire, mode: &str, backend: &str) -> [Gatew
 
 /// A client on the outer host, in Python: `s` is connected to the service.
 fn client(wire: &Wire, script: &str) -> String {
+    client_at(wire, 8000, script)
+}
+
+/// The same at another port.
+fn client_at(wire: &Wire, port: u16, script: &str) -> String {
     let script = format!(
-        "import socket, time\ns = socket.create_connection(('192.0.2.1', 8000))\ns.settimeout(60)\nbegan = time.time()\n{script}"
+        "import socket, time\ns = socket.create_connection(('192.0.2.1', {port}))\ns.settimeout(60)\nbegan = time.time()\n{script}"
     );
     run(&wire.outside, &["python3", "-c", &script])
 }

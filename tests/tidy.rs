@@ -96,9 +96,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Lines of a file without its tests.
 const FILE_LINES_MAX: usize = 500;
 const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];
-/// The one module that may use a crate that is no longer developed.
-const ONLY_IN: &[(&str, &str)] =
-    &[("serde_yaml::", "src/profile/yaml.rs"), ("rustls_pemfile::", "src/net/tls.rs")];
+/// The one module that may use a crate that is no longer developed, or wait for a name server.
+const ONLY_IN: &[(&str, &str)] = &[
+    ("serde_yaml::", "src/profile/yaml.rs"),
+    ("rustls_pemfile::", "src/net/tls.rs"),
+    ("lookup_host(", "src/net/names.rs"),
+];
 
 struct Source {
     path: PathBuf,

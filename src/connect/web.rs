@@ -259,7 +259,7 @@ impl Requests {
             socket.peer_addr().ok()
         });
         let HttpRemote { remote, path, own_names, .. } = &self.remote;
-        let own = OwnNames::new(&remote.at.host, remote.at.port, reached, own_names);
+        let own = OwnNames::new(remote.at.host_without_zone(), remote.at.port, reached, own_names);
         let names = Arc::new(Names::new(own, path));
         let (line, going) = Line::over(stream).await.map_err(|error| ConnectFailure {
             who: Who::Backend,

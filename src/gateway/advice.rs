@@ -36,11 +36,12 @@ const LINK: &[(&str, &str)] = &[
     ("the port is taken", "stop the program that holds it, or choose another port"),
     ("may not bind", "choose a port above 1023, or give the gateway CAP_NET_BIND_SERVICE"),
     ("connection refused", "start the other gateway in this mode, or correct the address"),
+    // Before its deadline, which may be told behind it.
+    ("does not resolve", "correct the name, or the resolver of this host"),
     (
         "no answer within",
         "let the link's port through the firewall between the two hosts, or correct the address",
     ),
-    ("does not resolve", "correct the name, or the resolver of this host"),
     ("unreachable", "mend the route to that host, or correct the address"),
     ("`maximum`", "raise `internal.link.maximum`, or lower `prepared`"),
     (
@@ -84,6 +85,7 @@ mod tests {
     fn each_cause_has_its_own_advice() {
         for (seen, expected) in [
             ("link to 192.0.2.2:1444: no answer within 3s", "firewall"),
+            ("link to dmz:1444: the name does not resolve: no answer within 3s", "the resolver of this host"),
             ("link to 192.0.2.2:1444: connection refused", "start the other gateway"),
             ("TLS: its certificate comes from another CA than this link's `ca`", "one CA"),
             ("only 3 of 8 links ready, dmz: 192.0.2.2:1444: connection refused", "lower `prepared`"),

@@ -265,7 +265,7 @@ pub async fn dial(address: &LinkAddress, identity: Option<&Identity>) -> Result<
         tcp::prepare_link(&stream).map_err(LinkError::Socket)?;
         let (stream, name) = match identity {
             Some(identity) => {
-                let connected = identity.connect(stream, &address.at.host).await;
+                let connected = identity.connect(stream, address.at.host_without_zone()).await;
                 let (stream, name) = connected.map_err(LinkError::Tls)?;
                 (stream, Some(name.into()))
             }

@@ -1,62 +1,265 @@
-//! Resolve a name and connect, under one deadline.
+//! Dial what has a name or an address, under one deadline for the look-up and all of its addresses.
+//!
+//! The addresses are tried as RFC 8305 says: IPv6 and IPv4 in turn, the next when the last one has
+//! failed or a quarter of a second after it began. The first that connects is taken and the others
+//! are closed. A dial never binds.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::{
-    net::{TcpStream, lookup_host},
-    time::timeout,
+    net::TcpStream,
+    time::{Instant, sleep, timeout_at},
 };
 
+use super::names::{self, Names};
 use crate::profile::HostPort;
+
+/// The next address is tried so long after the one before it began (RFC 8305, section 5).
+const NEXT: Duration = Duration::from_millis(250);
+/// Addresses that an error tells of.
+const TOLD_MAX: usize = 4;
 
 /// Why a dial failed; each variant maps to one answer on the wire.
 #[derive(Debug, Error)]
 pub enum DialError {
     #[error("{at}: the name does not resolve: {source}")]
     Resolve { at: HostPort, source: io::Error },
-    #[error("{at}: connection refused")]
-    Refused { at: HostPort },
-    #[error("{at}: no answer within {}s", within.as_secs_f32())]
-    Timeout { at: HostPort, within: Duration },
-    #[error("{at}: unreachable: {source}")]
-    Unreachable { at: HostPort, source: io::Error },
-    #[error("{at}: {source}")]
-    Local { at: HostPort, source: io::Error },
+    #[error("{at}: connection refused{tried}")]
+    Refused { at: HostPort, tried: Tried },
+    #[error("{at}: no answer within {}s{tried}", within.as_secs_f32())]
+    Timeout { at: HostPort, within: Duration, tried: Tried },
+    #[error("{at}: unreachable: {source}{tried}")]
+    Unreachable { at: HostPort, source: io::Error, tried: Tried },
+    #[error("{at}: {source}{tried}")]
+    Local { at: HostPort, source: io::Error, tried: Tried },
+}
+
+/// The addresses of a name and what each of them said; nothing where an address was dialled.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<(SocketAddr, String)>);
+
+impl fmt::Display for Tried {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told: Vec<_> = match &self.0[..] {
+            [] => return Ok(()),
+            [(address, _)] => vec![address.ip().to_string()],
+            all => all.iter().take(TOLD_MAX).map(|(at, why)| format!("{}: {why}", at.ip())).collect(),
+        };
+        write!(out, " ({}", told.join("; "))?;
+        match self.0.len().saturating_sub(TOLD_MAX) {
+            0 => write!(out, ")"),
+            more => write!(out, "; and {more} more)"),
+        }
+    }
 }
 
 /// Connects to the first address of `at` that answers.
 pub async fn dial(at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
-    match timeout(within, connect(at)).await {
-        Ok(result) => result,
-        Err(_) => Err(DialError::Timeout { at: at.clone(), within }),
-    }
+    dial_by(Names::of_host(), at, within).await
 }
 
-async fn connect(at: &HostPort) -> Result<TcpStream, DialError> {
-    let resolve = |source| DialError::Resolve { at: at.clone(), source };
-    let addresses: Vec<SocketAddr> =
-        lookup_host((at.host.as_str(), at.port)).await.map_err(resolve)?.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+async fn dial_by(names: &Names, at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
+    let deadline = Instant::now() + within;
+    let found = timeout_at(deadline, names.addresses(at)).await;
+    let addresses = match found.unwrap_or_else(|_| Err(names::late(within))) {
+        Ok(addresses) => in_turn(addresses),
+        Err(source) if at.is_address() => {
+            return Err(DialError::Unreachable { at: at.clone(), source, tried: Tried::default() });
+        }
+        Err(source) => return Err(DialError::Resolve { at: at.clone(), source }),
+    };
+    let mut failed = Vec::new();
+    match timeout_at(deadline, race(&addresses, &mut failed)).await {
+        Ok(Some(stream)) => Ok(stream),
+        Ok(None) => Err(all_failed(at, failed)),
+        Err(_) => {
+            let said = |address: &SocketAddr| failed.iter().find(|(at, _)| at == address);
+            let why = |address| said(address).map_or_else(|| "no answer".into(), |(_, error)| reason(error));
+            let tried = addresses.iter().map(|address| (*address, why(address)));
+            Err(DialError::Timeout { at: at.clone(), within, tried: tried_of(at, tried) })
         }
     }
-    Err(classify(at, last))
 }
 
-fn classify(at: &HostPort, source: io::Error) -> DialError {
+/// The families in turn, beginning with that of the first address; each in its own order, which is
+/// the resolver's (RFC 8305, section 4).
+fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let pair = [first.next(), second.next()];
+        if pair == [None, None] {
+            return all;
+        }
+        all.extend(pair.into_iter().flatten());
+    }
+}
+
+/// The first that connects; `None` when all have failed.
+async fn race(addresses: &[SocketAddr], failed: &mut Vec<(SocketAddr, io::Error)>) -> Option<TcpStream> {
+    let mut waiting = addresses.iter();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        match waiting.next() {
+            Some(address) => under_way.push(async move { (*address, TcpStream::connect(address).await) }),
+            None if under_way.is_empty() => return None,
+            None => {}
+        }
+        tokio::select! {
+            Some((address, result)) = under_way.next() => match result {
+                Ok(stream) => return Some(stream),
+                Err(error) => failed.push((address, error)),
+            },
+            () = sleep(NEXT), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+/// Somebody refused, or what the last one said.
+fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, io::Error)>) -> DialError {
+    let tried = tried_of(at, failed.iter().map(|(address, error)| (*address, reason(error))));
+    let is_refused = failed.iter().any(|(_, error)| is_refusal(error));
     let at = at.clone();
-    match source.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused { at },
-        io::ErrorKind::TimedOut
-        | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::NetworkDown
-        | io::ErrorKind::PermissionDenied => DialError::Unreachable { at, source },
-        io::ErrorKind::NotFound => DialError::Resolve { at, source },
-        _ => DialError::Local { at, source },
+    match failed.into_iter().next_back() {
+        _ if is_refused => DialError::Refused { at, tried },
+        None => DialError::Resolve { at, source: io::ErrorKind::NotFound.into() },
+        Some((_, source)) => match source.kind() {
+            io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::PermissionDenied => DialError::Unreachable { at, source, tried },
+            _ => DialError::Local { at, source, tried },
+        },
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+}
+
+fn reason(error: &io::Error) -> String {
+    if is_refusal(error) { "connection refused".into() } else { error.to_string() }
+}
+
+/// An address that is dialled as it is written stands in the error already.
+fn tried_of(at: &HostPort, tried: impl Iterator<Item = (SocketAddr, String)>) -> Tried {
+    match at.is_address() {
+        true => Tried::default(),
+        false => Tried(tried.collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(10);
+
+    fn local(last: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, last], port))
+    }
+
+    fn names(addresses: &[SocketAddr]) -> (Names, HostPort) {
+        let at = HostPort { host: "db".into(), port: addresses[0].port() };
+        let addresses = addresses.to_vec();
+        (Names::new(move |_| Ok(addresses.clone())), at)
+    }
+
+    /// A port whose queue of connections is full, so that it is as silent as one behind a firewall.
+    struct Silent {
+        at: SocketAddr,
+        _socket: Socket,
+        _queued: Vec<Socket>,
+    }
+
+    fn silent() -> Silent {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&local(2, 0).into()).expect("a free port");
+        socket.listen(0).expect("it listens");
+        let at = socket.local_addr().ok().and_then(|at| at.as_socket()).expect("its address");
+        let mut queued = Vec::new();
+        // The kernel takes one or two more than it was told to.
+        for _ in 0..8 {
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let connected = client.connect_timeout(&at.into(), Duration::from_millis(100));
+            queued.push(client);
+            if connected.is_err() {
+                return Silent { at, _socket: socket, _queued: queued };
+            }
+        }
+        panic!("its queue has no end");
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_gives_way_to_the_next_within_the_deadline() {
+        let silent = silent();
+        let listener = TcpListener::bind(local(3, silent.at.port())).expect("the same port");
+        let (names, at) = names(&[silent.at, local(3, silent.at.port())]);
+        let stream = dial_by(&names, &at, WITHIN).await.expect("the second answers");
+        assert_eq!(stream.peer_addr().expect("its address"), listener.local_addr().expect("its address"));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_gives_way_at_once() {
+        let listener = TcpListener::bind(local(1, 0)).expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        // At a pause before each of them the deadline would be over.
+        let refusing = (100..160).map(|last| local(last, port));
+        let addresses: Vec<_> = refusing.chain([local(1, port)]).collect();
+        let (names, at) = names(&addresses);
+        dial_by(&names, &at, WITHIN).await.expect("the last one answers");
+    }
+
+    #[tokio::test]
+    async fn what_each_address_said_is_told_and_bounded() {
+        let silent = silent();
+        let port = silent.at.port();
+        let (of_two, at) = names(&[silent.at, local(3, port)]);
+        let error = dial_by(&of_two, &at, Duration::from_millis(600)).await.expect_err("nobody answers");
+        let told =
+            format!("db:{port}: no answer within 0.6s (127.0.0.2: no answer; 127.0.0.3: connection refused)");
+        assert_eq!(error.to_string(), told);
+        let many: Vec<_> = (100..120).map(|last| local(last, port)).collect();
+        let (of_many, at) = names(&many);
+        let told = dial_by(&of_many, &at, WITHIN).await.expect_err("nobody listens").to_string();
+        assert!(told.ends_with("127.0.0.103: connection refused; and 16 more)"), "{told}");
+        let (_, literal) = names(&[local(3, port)]);
+        let literal = HostPort { host: "127.0.0.3".into(), ..literal };
+        let told = dial(&literal, WITHIN).await.expect_err("nobody listens").to_string();
+        assert_eq!(told, format!("127.0.0.3:{port}: connection refused"));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_answered_ends_at_the_deadline_and_says_so() {
+        let names = Names::new(|_| {
+            std::thread::park_timeout(Duration::from_secs(60));
+            Err(io::Error::other("late"))
+        });
+        let at = HostPort { host: "db.late.test".into(), port: 1 };
+        let error = dial_by(&names, &at, Duration::from_millis(50)).await.expect_err("nobody answers");
+        let told = "db.late.test:1: the name does not resolve: no answer within 0.05s";
+        assert!(matches!(error, DialError::Resolve { .. }) && error.to_string() == told, "{error}");
+    }
+
+    #[test]
+    fn the_families_take_turns() {
+        let read = |text: &str| text.split(' ').map(|at| at.parse().expect("an address")).collect::<Vec<_>>();
+        for (given, expected) in [
+            ("[::1]:1 [::2]:1 1.1.1.1:1 [::3]:1 2.2.2.2:1", "[::1]:1 1.1.1.1:1 [::2]:1 2.2.2.2:1 [::3]:1"),
+            ("1.1.1.1:1 2.2.2.2:1 [::1]:1", "1.1.1.1:1 [::1]:1 2.2.2.2:1"),
+            ("1.1.1.1:1", "1.1.1.1:1"),
+        ] {
+            assert_eq!(in_turn(read(given)), read(expected));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Sockets and TLS; no policy.
 //!
-//! In reading order: [`listen`] and [`dial`] open sockets, [`tcp`] gives them their options,
+//! In reading order: [`listen`] and [`dial`] open sockets, at what [`names`] looks up, [`tcp`] gives them their options,
 //! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends, [`pinned`] that of
 //! probes, [`proxy`] who a client is,
 //! [`ahead`] reads more than TLS asks for, [`stream`] is the one type that sessions see, [`backoff`]
@@ -16,6 +16,7 @@ pub mod hello;
 pub mod http;
 pub mod late;
 pub mod listen;
+pub mod names;
 pub mod pinned;
 pub mod pipe;
 pub mod proxy;

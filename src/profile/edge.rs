@@ -420,7 +420,7 @@ fn connect_tls(field: &Field<'_>, at: &HostPort, problems: &mut Vec<Problem>) ->
             Ok(name) => name,
             Err(fault) => return field.refuse(fault, problems),
         },
-        None => at.host.clone(),
+        None => at.host_without_zone().to_owned(),
     };
     let given = [fields.take("certificate"), fields.take("key")];
     let pair = match given {

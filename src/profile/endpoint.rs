@@ -11,7 +11,8 @@ use std::{
 
 use super::problem::{Fault, shown};
 
-/// A host (a name, an IPv4 address, or an IPv6 address without its brackets) and a port.
+/// A host (a name, an IPv4 address, or an IPv6 address without its brackets, which may have a zone)
+/// and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostPort {
     pub host: String,
@@ -137,6 +138,16 @@ impl fmt::Display for LinkAddress {
 }
 
 impl HostPort {
+    /// Whether it is an address and no name, so that nothing is looked up.
+    pub fn is_address(&self) -> bool {
+        self.host.contains(':') || self.host.parse::<IpAddr>().is_ok()
+    }
+
+    /// The host as others know it: a zone means something on this machine alone (RFC 6874, section 1).
+    pub fn host_without_zone(&self) -> &str {
+        self.host.split_once('%').map_or(&self.host, |(host, _)| host)
+    }
+
     /// Reaches no further than this machine, whatever the network.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
@@ -287,9 +298,14 @@ pub(super) fn host_of(text: &str) -> Result<String, Fault> {
         return Err(Fault::new("the host is missing", format!("{advice}, or `0.0.0.0` for all addresses")));
     }
     if let Some(inner) = text.strip_prefix('[') {
-        let ip = inner.strip_suffix(']').and_then(|inner| inner.parse::<Ipv6Addr>().ok());
         let fault = || Fault::new(format!("`{}` is not an IPv6 address", shown(text)), advice);
-        return ip.map(|ip| ip.to_string()).ok_or_else(fault);
+        let inner = inner.strip_suffix(']').ok_or_else(fault)?;
+        let (ip, zone) = inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
+        let ip = ip.parse::<Ipv6Addr>().map_err(|_| fault())?;
+        return match zone {
+            None => Ok(ip.to_string()),
+            Some(zone) => zoned(ip, zone),
+        };
     }
     let name = text.to_ascii_lowercase();
     match name.parse::<IpAddr>() {
@@ -297,6 +313,21 @@ pub(super) fn host_of(text: &str) -> Result<String, Fault> {
         Err(_) if is_name(&name) => Ok(name),
         Err(_) => Err(Fault::new(format!("`{}` is not a host", shown(text)), advice)),
     }
+}
+
+/// An address of one link of this machine, whose interface tells which one (RFC 4007, section 11).
+fn zoned(ip: Ipv6Addr, zone: &str) -> Result<String, Fault> {
+    let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if !ip.is_unicast_link_local() {
+        let what = format!("`{ip}` is no link-local address, and only those have a zone");
+        return Err(Fault::new(what, format!("remove the `%{}`", shown(zone))));
+    }
+    // An interface's name has 15 bytes at most (IFNAMSIZ).
+    if !(1..=15).contains(&zone.len()) || !zone.bytes().all(sign) {
+        let what = format!("`{}` is no interface's name", shown(zone));
+        return Err(Fault::new(what, "write it as `ip link` shows it, `[fe80::1%eth0]`"));
+    }
+    Ok(format!("{ip}%{zone}"))
 }
 
 /// A DNS name of letters, digits, `-` and `_`. A last label of digits alone is an IPv4 address
@@ -326,6 +357,8 @@ mod tests {
             (accept("tcp://0.0.0.0:0"), "tcp://0.0.0.0:0"),
             (accept("tcp://[::]:8000"), "tcp://[::]:8000"),
             (accept("tcp://[0:0:0:0:0:0:0:1]:8000"), "tcp://[::1]:8000"),
+            (accept("tcp://[FE80:0::1%eth0]:8000"), "tcp://[fe80::1%eth0]:8000"),
+            (link("socks+tls://[fe80::2%3]:1443"), "socks+tls://[fe80::2%3]:1443"),
             (accept("tcp://LocalHost:65535"), "tcp://localhost:65535"),
             (accept("ssl://0.0.0.0:443"), "tls://0.0.0.0:443"),
             (connect("tls://db:5432"), "tls://db:5432"),
@@ -366,6 +399,11 @@ mod tests {
             ("tcp://::1:80", "`::1:80` is an IPv6 address without brackets"),
             ("tcp://[::1", "`[::1` has no port"),
             ("tcp://[h]:80", "`[h]` is not an IPv6 address"),
+            ("tcp://[fe80::1%]:80", "`` is no interface's name"),
+            ("tcp://[fe80::1%a b]:80", "`a b` is no interface's name"),
+            ("tcp://[fe80::1%an_interface_too_long]:80", "`an_interface_too_long` is no interface's name"),
+            ("tcp://[::1%lo]:80", "`::1` is no link-local address, and only those have a zone"),
+            ("tcp://fe80%eth0:80", "`fe80%eth0` is not a host"),
             ("tcp://256.1.1.1:80", "`256.1.1.1` is not a host"),
             ("tcp://a..b:80", "`a..b` is not a host"),
             ("tcp://a b:80", "`a b` is not a host"),

@@ -1,0 +1,133 @@
+//! Names: all addresses of one are tried, and a zone that does not answer holds up nobody else.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use crate::{
+    Server, Wire, can_run, client_at, ip,
+    process::{Gateway, Place, SOON},
+    run,
+};
+
+/// The resolver's files of one host, as `ip netns exec` puts them in place; gone when dropped.
+struct Resolver(PathBuf);
+
+impl Resolver {
+    /// `dead` is a name server that never answers; `hosts` are lines of /etc/hosts.
+    fn dead(host: &str, hosts: &str) -> Self {
+        let folder = PathBuf::from(format!("/etc/netns/{host}"));
+        fs::create_dir_all(&folder).expect("a folder");
+        // Nobody listens there, and the address lies behind a wire that drops what it gets.
+        fs::write(folder.join("resolv.conf"), "nameserver 198.51.100.53\noptions timeout:30 attempts:5\n")
+            .expect("resolv.conf");
+        fs::write(folder.join("hosts"), hosts).expect("hosts");
+        fs::write(folder.join("nsswitch.conf"), "hosts: files dns\n").expect("nsswitch.conf");
+        Self(folder)
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        // What is left of it harms nobody: the host is gone.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Packets to what is not there vanish, as behind a firewall that drops.
+fn into_nothing(wire: &Wire) {
+    for net in ["198.51.100.0/24", "203.0.113.0/24"] {
+        ip(&["-n", &wire.outside, "route", "add", net, "via", "192.0.2.2"]);
+    }
+    ip(&["-n", &wire.outside, "-6", "addr", "add", "2001:db8::1/64", "dev", "wire0", "nodad"]);
+    ip(&["-n", &wire.inside, "-6", "addr", "add", "2001:db8::2/64", "dev", "wire1", "nodad"]);
+    wire.rules("table inet gate {\nchain in { type filter hook input priority 0; ip6 daddr 2001:db8::2 tcp dport 1-65535 drop; }\n}");
+}
+
+/// A backend on the outer host that greets whoever comes, with the word given.
+fn greeter(wire: &Wire, at: &str, port: u16, word: &str) -> Server {
+    let script = format!(
+        "import socket\nfamily = socket.AF_INET6 if ':' in '{at}' else socket.AF_INET\n\
+         info = socket.getaddrinfo('{at}', {port}, family, socket.SOCK_STREAM)[0]\n\
+         s = socket.socket(family); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+         s.bind(info[4]); s.listen(100)\n\
+         while True:\n    c, _ = s.accept(); c.sendall(b'{word}'); c.close()"
+    );
+    let line = ["netns", "exec", &wire.outside, "python3", "-c", &script];
+    let server = Server(Command::new("ip").args(line).spawn().expect("a backend"));
+    crate::process::until("the backend listens", SOON, || {
+        run(&wire.outside, &["ss", "-Hltn"]).contains(&format!(":{port} ")).then_some(())
+    });
+    server
+}
+
+fn start<'a>(place: &'a Place, wire: &Wire, profile: &str) -> Gateway<'a> {
+    place.write("names.yaml", profile);
+    place.start_as("names", &["ip", "netns", "exec", &wire.outside], &["--no-ui", "--profile", "names.yaml"])
+}
+
+const GREETED: &str = "print(s.recv(100).decode(), time.time() - began)";
+
+/// What a client was told, and the seconds that it took.
+fn greeted(told: &str) -> (String, f64) {
+    let (word, seconds) = told.trim().split_once(' ').unwrap_or_else(|| panic!("{told}"));
+    (word.to_owned(), seconds.parse().expect("seconds"))
+}
+
+#[test]
+fn a_name_whose_first_address_is_silent_is_reached_by_the_next() {
+    if !can_run("a_name_whose_first_address_is_silent_is_reached_by_the_next") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    into_nothing(&wire);
+    let _resolver = Resolver::dead(&wire.outside, "2001:db8::2 db\n203.0.113.9 db\n192.0.2.1 db\n");
+    let _backend = greeter(&wire, "192.0.2.1", 9000, "hello");
+    let _gateway = start(
+        &place,
+        &wire,
+        "mode: direct\ndmz:\n  services:\n    db: { accept: [\"tcp://192.0.2.1:8000\"], connect: \"tcp://db:9000\" }\n",
+    );
+    let (word, seconds) = greeted(&client_at(&wire, 8000, GREETED));
+    assert_eq!(word, "hello");
+    assert!(seconds < 3.0, "{seconds}");
+}
+
+#[test]
+fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
+    if !can_run("a_zone_that_does_not_answer_holds_up_no_other_backend") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    into_nothing(&wire);
+    let _resolver = Resolver::dead(&wire.outside, "192.0.2.1 db\n127.0.0.1 localhost\n");
+    let _backend = greeter(&wire, "192.0.2.1", 9000, "hello");
+    let mut services = String::new();
+    for number in 0..700 {
+        services += &format!(
+            "    late{number}: {{ accept: [\"tcp://192.0.2.1:{}\"], connect: \"tcp://n{number}.late.test:9000\" }}\n",
+            10_000 + number
+        );
+    }
+    let _gateway = start(
+        &place,
+        &wire,
+        &format!(
+            "mode: direct\ndmz:\n  services:\n\
+             \x20   named: {{ accept: [\"tcp://192.0.2.1:8000\"], connect: \"tcp://db:9000\" }}\n\
+             \x20   literal: {{ accept: [\"tcp://192.0.2.1:8001\"], connect: \"tcp://192.0.2.1:9000\" }}\n{services}"
+        ),
+    );
+    // Every late name is asked for, and many times the same one.
+    let script = format!(
+        "late = [socket.create_connection(('192.0.2.1', 10000 + n)) for n in range(700)]\n\
+         same = [socket.create_connection(('192.0.2.1', 10000)) for n in range(700)]\n\
+         time.sleep(1); began = time.time()\n\
+         for port in (8000, 8001):\n    s = socket.create_connection(('192.0.2.1', port)); s.settimeout(60)\n    {GREETED}"
+    );
+    let told = client_at(&wire, 8001, &script);
+    for line in told.lines() {
+        let (word, seconds) = greeted(line);
+        assert_eq!(word, "hello", "{told}");
+        assert!(seconds < 2.0, "{told}");
+    }
+    assert_eq!(told.lines().count(), 2, "{told}");
+}
