@@ -66,7 +66,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         Chosen::Demo(ports) => Some(*ports),
         Chosen::File(_) => None,
     };
-    let (handle, engine) = Engine::start(source, chosen, loaded)?;
+    let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::create(file))).transpose()?;

@@ -1,6 +1,8 @@
 //! Two hosts as network namespaces joined by a wire: what a firewall, a black hole and a silent
 //! backend do. Needs root, `ip`, `nft`, `ss` and `python3`; says so where one is missing.
 
+#[path = "netns/addresses.rs"]
+mod addresses;
 #[path = "netns/names.rs"]
 mod names;
 mod process;

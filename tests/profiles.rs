@@ -8,9 +8,9 @@ use std::{
 };
 
 use portcullis::profile::{
-    Accept, AcceptAddress, Carries, Choice, DemoPorts, DemoTls, DmzWay, EdgeScheme, HostPort, InternalWay,
-    LinkTls, Material, Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list, load, schema,
-    warnings,
+    Accept, AcceptAddress, Bind, Carries, Choice, DemoPorts, DemoTls, DmzWay, EdgeScheme, HostPort,
+    InternalWay, LinkTls, Material, Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list,
+    load, schema, warnings,
 };
 use proptest::prelude::*;
 
@@ -138,6 +138,51 @@ internal:
   services: { orders: { connect: 'echo://' } }
 ";
 
+/// IPv4 and IPv6 are never one address, and a link may share its port with clients of the other one.
+#[test]
+fn the_families_do_not_collide() {
+    let listening = |one: &str, other: &str| {
+        let text = format!(
+            "mode: direct\ndmz: {{ services: {{ a: {{ accept: ['tcp://{one}:80', 'tcp://{other}:80'], connect: 'echo://' }} }} }}\n"
+        );
+        load_text(&text, None).is_ok()
+    };
+    for (one, other) in [("0.0.0.0", "[::]"), ("0.0.0.0", "[::1]"), ("127.0.0.1", "[::]"), ("db", "10.0.0.1")]
+    {
+        assert!(listening(one, other) && listening(other, one), "{one} and {other}");
+    }
+    for (one, other) in [
+        ("0.0.0.0", "127.0.0.1"),
+        ("[::]", "[::1]"),
+        ("[::]", "[fe80::1%eth0]"),
+        ("localhost", "[::1]"),
+        ("localhost", "127.0.0.1"),
+        ("localhost", "[::]"),
+        ("db", "0.0.0.0"),
+        ("db", "[::]"),
+    ] {
+        assert!(!listening(one, other) && !listening(other, one), "{one} and {other}");
+    }
+}
+
+#[test]
+fn who_listens_may_wait_for_its_address() {
+    let text =
+        MINIMAL.replace("'socks://127.0.0.1:1080'", "{ address: 'socks://127.0.0.1:1080', bind: wait }");
+    assert_ne!(text, MINIMAL);
+    // The internal half dials in this mode.
+    let problems = load_text(&text, None).map(|_| ()).expect_err("who dials binds nothing");
+    assert!(
+        problems.iter().any(|problem| problem.to_string().contains("there is no key `bind` here")),
+        "{problems:?}"
+    );
+    let text = "mode: reverse\ndmz:\n  link: { listen: { address: 'socks://127.0.0.1:1080', bind: wait } }\n  \
+                services: { a: { accept: { address: 'tcp://192.0.2.7:80', bind: wait } } }\n";
+    let dmz = load_text(text, None).expect("it is valid").dmz.expect("a half");
+    assert!(matches!(dmz.way, DmzWay::Reverse { bind: Bind::Wait, .. }), "{:?}", dmz.way);
+    assert_eq!(dmz.services[0].accept[0].bind, Bind::Wait);
+}
+
 #[test]
 fn what_is_left_out_is_what_the_manual_says() {
     let profile = load_text(MINIMAL, None).expect("the minimum loads");
@@ -150,6 +195,7 @@ fn what_is_left_out_is_what_the_manual_says() {
     let at = HostPort { host: "127.0.0.1".into(), port: 0 };
     let accepted = Accept {
         address: AcceptAddress { scheme: EdgeScheme::Tcp, at, path: "/".into() },
+        bind: Bind::Now,
         tls: None,
         web: None,
         sni: Vec::new(),

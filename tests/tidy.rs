@@ -101,6 +101,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("serde_yaml::", "src/profile/yaml.rs"),
     ("rustls_pemfile::", "src/net/tls.rs"),
     ("lookup_host(", "src/net/names.rs"),
+    ("to_socket_addrs()", "src/net/names.rs"),
 ];
 
 struct Source {

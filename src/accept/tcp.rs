@@ -19,7 +19,10 @@ use crate::{
         leg::Leg,
         listener::{EVICTED, Greetings, Place},
     },
-    net::{listen::Listener, stream::Stream},
+    net::{
+        listen::{Listener, Told},
+        stream::Stream,
+    },
     profile::{Role, ServiceName},
     tasks::Tasks,
     telemetry::{notices::Notices, rate_limited::RateLimitedLog},
@@ -72,10 +75,17 @@ pub async fn run(
             }
         }
     };
-    let trouble = |error: &std::io::Error| {
-        notices.error(format!("client port: accept: {error}; accepting pauses until descriptors are free"));
+    let tell = |told: Told<'_>| match told {
+        Told::Pauses(error) => {
+            notices
+                .error(format!("client port: accept: {error}; accepting pauses until descriptors are free"));
+        }
+        Told::Waits { at, why } => {
+            notices.warn(format!("client port {at}: {why}; it is tried again every second"));
+        }
+        Told::Listens(at) => notices.info(format!("client port {at} listens now")),
     };
-    listener.accept(accepted, trouble).await;
+    listener.accept(accepted, tell).await;
 }
 
 /// Serves a probe; one that does not come so far hears of it by its TLS.

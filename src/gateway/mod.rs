@@ -39,7 +39,7 @@ use self::{
     observer::{Minute, Traffic},
     plan::Plan,
     ports::Ports,
-    reading::Reading,
+    reading::{LOOK_UP, Reading},
     renewal::Renewal,
     service::Services,
     session::Sessions,
@@ -49,7 +49,10 @@ use self::{
 };
 use crate::{
     accept::{Negotiated, Serve},
-    net::listen::BindError,
+    net::{
+        listen::BindError,
+        names::{Found, Names},
+    },
     profile::{Mode, Problem, Profile},
     source::{Chosen, Loaded, Source},
     tasks::Tasks,
@@ -114,7 +117,7 @@ struct Stopping {
 
 impl Engine {
     /// Opens everything the profile names; an error means that nothing is open.
-    pub fn start(source: Source, chosen: Chosen, loaded: Loaded) -> Result<(Handle, Self), BindError> {
+    pub async fn start(source: Source, chosen: Chosen, loaded: Loaded) -> Result<(Handle, Self), BindError> {
         clock::tick();
         let (handle, feed) = handle::channel(
             Arc::new(Snapshot::new(&loaded.profile.name, loaded.profile.mode)),
@@ -144,7 +147,9 @@ impl Engine {
             reading: Reading::default(),
             admin: None,
         };
-        let switching = engine.begin(chosen, loaded)?;
+        let wanted = engine.to_bind(&loaded.profile);
+        let found = Found::look_up(Names::of_host(), wanted, LOOK_UP).await;
+        let switching = engine.begin(chosen, loaded, &found)?;
         engine.commit(switching);
         engine.publish();
         Ok((handle, engine))
@@ -284,26 +289,36 @@ impl Engine {
         let (source, chosen) = (self.source.clone(), self.chosen.clone());
         self.read(
             move || source.load(&chosen, Some(mode)),
-            move |engine, read| {
-                if engine.stopping.is_some() {
-                    engine.checks.end();
-                    return asker.answer(Answer::Refused("the gateway is stopping".into()));
-                }
-                let trial = match read {
-                    Ok(Ok(loaded)) => {
-                        Some(engine.begin(engine.chosen.clone(), loaded).map_err(|error| error.to_string()))
-                    }
-                    // A profile that does not read in the other mode has no such way.
-                    Ok(Err(_)) => None,
-                    Err(error) => Some(Err(error.to_string())),
-                };
-                engine.walk(steps, trial, asker);
+            move |engine, read| match read {
+                Ok(Ok(loaded)) => engine.walk_with(loaded, steps, asker),
+                // A profile that does not read in the other mode has no such way.
+                Ok(Err(_)) => engine.walk(steps, None, asker),
+                Err(error) => engine.walk(steps, Some(Err(error.to_string())), asker),
             },
         );
     }
 
+    /// Opens the way of the other mode for the walk.
+    fn walk_with(&mut self, loaded: Loaded, steps: Vec<Step>, asker: Asker) {
+        let wanted = self.to_bind(&loaded.profile);
+        self.look_up(wanted, move |engine, found| {
+            // Another one would never be retired.
+            let trial = match engine.stopping {
+                None => {
+                    engine.begin(engine.chosen.clone(), loaded, &found).map_err(|error| error.to_string())
+                }
+                Some(_) => Err("the gateway is stopping".into()),
+            };
+            engine.walk(steps, Some(trial), asker);
+        });
+    }
+
     /// In a task of its own.
     fn walk(&self, steps: Vec<Step>, trial: Option<Result<Switching, String>>, asker: Asker) {
+        if self.stopping.is_some() {
+            self.checks.end();
+            return asker.answer(Answer::Refused("the gateway is stopping".into()));
+        }
         let walk = Walk {
             snapshots: self.feed.snapshots.subscribe(),
             source: self.source.clone(),

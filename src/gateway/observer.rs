@@ -157,10 +157,8 @@ impl Engine {
         let switching = self.switching.as_ref();
         // Read once: the sums of the services are the totals.
         let of_services = registry.totals();
-        let listening = [
-            self.dmz.as_ref().and_then(|side| side.listening()),
-            self.internal.as_ref().and_then(|side| side.listening()),
-        ];
+        let of_dmz = self.dmz.as_ref().map(|side| side.listening()).unwrap_or_default();
+        let of_internal = self.internal.as_ref().map(|side| side.listening()).unwrap_or_default();
         Snapshot {
             version: env!("CARGO_PKG_VERSION").into(),
             profile: self.profile.name.clone(),
@@ -168,9 +166,9 @@ impl Engine {
             roles: self.roles(),
             phase: self.phase,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            listening: listening
+            listening: of_dmz
                 .into_iter()
-                .flatten()
+                .chain(of_internal)
                 .chain(switching.into_iter().flat_map(|s| s.listening()))
                 .collect(),
             totals: self.totals_of(&of_services),

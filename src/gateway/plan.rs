@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Engine, ports, switch::mode_word};
-use crate::profile::{DmzWay, InternalWay, Mode, Profile};
+use crate::profile::{DmzWay, HostPort, InternalWay, Mode, Profile};
 
 /// A switch from what runs to another profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,14 +111,14 @@ impl Engine {
             }
         }
         if let Some(side) = self.dmz.as_ref().filter(|_| dmz.closes()) {
-            closes.extend(side.listening().map(|at| format!("{at} for links")));
+            closes.extend(side.listening().iter().map(|at| format!("{at} for links")));
             retires += side.rows().iter().map(|row| row.ready).sum::<usize>();
         } else if let Some(side) = self.internal.as_ref().filter(|_| internal.closes()) {
             // In a pair each link has both ends here; they are counted once.
             retires += side.rows().iter().map(|row| row.ready).sum::<usize>();
         }
         if let Some(side) = self.internal.as_ref().filter(|_| internal.closes()) {
-            closes.extend(side.listening().map(|at| format!("{at} for links")));
+            closes.extend(side.listening().iter().map(|at| format!("{at} for links")));
         }
         let (stay, end) = self.sessions_under(profile);
         Plan {
@@ -136,6 +136,22 @@ impl Engine {
             stay,
             end,
         }
+    }
+
+    /// What `profile` listens on and what runs does not.
+    pub(super) fn to_bind(&self, profile: &Profile) -> Vec<HostPort> {
+        let plan = self.plan(profile);
+        let of_dmz = profile.dmz.as_ref().filter(|_| plan.dmz.opens()).and_then(|half| match &half.way {
+            DmzWay::Reverse { listen, .. } => Some(listen.at.clone()),
+            DmzWay::Direct(_) | DmzWay::Forward { .. } => None,
+        });
+        let of_internal =
+            profile.internal.as_ref().filter(|_| plan.internal.opens()).and_then(|half| match &half.way {
+                InternalWay::Forward { listen, .. } => Some(listen.at.clone()),
+                InternalWay::Reverse { .. } => None,
+            });
+        let of_clients = ports::missing(profile.dmz.as_ref(), &self.ports);
+        of_clients.into_iter().chain(of_dmz).chain(of_internal).collect()
     }
 
     /// How many open sessions stay, and those that will have to end.

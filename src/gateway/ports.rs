@@ -1,6 +1,10 @@
 //! The ports that clients come in by.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 
@@ -13,9 +17,11 @@ use crate::{
     net::{
         edges::{Caller, Edges},
         listen::{self, BindError, Closer, Listener},
+        names::Found,
     },
     profile::{
-        Accept, AcceptAddress, AcceptTls, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, ServiceName,
+        Accept, AcceptAddress, AcceptTls, Bind, Carries, DmzHalf, DmzService, EdgeScheme, HostPort,
+        ServiceName,
     },
 };
 
@@ -27,14 +33,13 @@ type Key = (HostPort, Option<(ServiceName, usize)>);
 #[derive(Debug)]
 pub struct Port {
     front: Arc<ArcSwap<Front>>,
-    /// What the profile calls it for each service, with the real port.
+    /// What the profile calls it for each service.
     names: Vec<(AcceptAddress, ServiceName)>,
     entries: Vec<Entry>,
-    local: SocketAddr,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
     /// Closes the port when it is not wanted any more.
-    _closer: Closer,
+    closer: Closer,
 }
 
 /// Where a probe of a service goes in.
@@ -61,14 +66,28 @@ fn wanted(half: Option<&DmzHalf>) -> HashMap<Key, Vec<(&DmzService, &Accept)>> {
     wanted
 }
 
+impl Port {
+    /// An address of a service at each place where it listens, with the real port.
+    fn shown(&self, address: &AcceptAddress) -> Vec<AcceptAddress> {
+        let real = |at| AcceptAddress { at, ..address.clone() };
+        self.closer.shown().into_iter().map(real).collect()
+    }
+}
+
+/// The addresses of the ports that `half` wants and `current` lacks.
+pub fn missing(half: Option<&DmzHalf>, current: &Ports) -> Vec<HostPort> {
+    wanted(half).into_keys().filter(|key| !current.contains_key(key)).map(|(at, _)| at).collect()
+}
+
 /// Binds the ports that `half` wants and `current` lacks.
-pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, BindError> {
+pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports, found: &Found) -> Result<Ports, BindError> {
     let mut bound = Ports::new();
     for (key, services) in wanted(half) {
         if !current.contains_key(&key) {
-            let listener = listen::bind_for_clients(&key.0)?;
-            let local =
-                listener.local_addr().map_err(|source| BindError::Other { at: key.0.clone(), source })?;
+            // One of those that share it is enough to wait for it.
+            let waits = services.iter().any(|(_, accept)| accept.bind == Bind::Wait);
+            let bind = if waits { Bind::Wait } else { Bind::Now };
+            let listener = listen::bind_for_clients(&key.0, found.addresses(&key.0), bind)?;
             let port = Port {
                 // Replaced before it is started.
                 front: Arc::new(ArcSwap::from_pointee(Front {
@@ -77,8 +96,7 @@ pub fn bind_missing(half: Option<&DmzHalf>, current: &Ports) -> Result<Ports, Bi
                 })),
                 names: Vec::new(),
                 entries: Vec::new(),
-                local,
-                _closer: listener.closer(),
+                closer: listener.closer(),
                 listener: Some(listener),
             };
             bound.insert(key, port);
@@ -95,8 +113,12 @@ pub fn changes(half: Option<&DmzHalf>, current: &Ports) -> (Vec<String>, Vec<Str
         wanted.iter().filter(|(key, _)| !current.contains_key(key)).flat_map(|(_, services)| services);
     let mut opens: Vec<_> = opens.map(|(service, accept)| line(&accept.address, &service.name)).collect();
     let closes = current.iter().filter(|(key, _)| !wanted.contains_key(key));
-    let closes = closes.flat_map(|(_, port)| &port.names);
-    let mut closes: Vec<_> = closes.map(|(at, service)| line(at, service)).collect();
+    let closes = closes.flat_map(|(_, port)| port.names.iter().map(move |(at, service)| (port, at, service)));
+    let told = |(port, at, service): (&Port, &AcceptAddress, &ServiceName)| match &port.shown(at)[..] {
+        [one] => line(one, service),
+        _ => line(at, service),
+    };
+    let mut closes: Vec<_> = closes.map(told).collect();
     opens.sort();
     closes.sort();
     (opens, closes)
@@ -109,18 +131,15 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
     for (key, services) in wanted(half) {
         let Some(mut port) = before.remove(&key) else { continue };
         port.front.store(Arc::new(front(&services, edges)));
-        port.names = services
-            .iter()
-            .map(|(service, accept)| {
-                let mut real = accept.address.clone();
-                real.at.port = port.local.port();
-                (real, service.name.clone())
-            })
-            .collect();
+        port.names =
+            services.iter().map(|(service, accept)| (accept.address.clone(), service.name.clone())).collect();
+        let local = port.closer.listens_at().first().copied();
+        // Who waits for its address has nowhere to be probed yet.
+        let local = local.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let entry = |(service, accept): &(&DmzService, &Accept)| Entry {
             service: service.name.clone(),
-            at: port.local,
-            tls: edges.prober(accept, port.local.ip()),
+            at: local,
+            tls: edges.prober(accept, local.ip()),
             of: (accept.tls.clone(), accept.sni.clone()),
         };
         port.entries = services.iter().map(entry).collect();
@@ -191,18 +210,23 @@ fn speaks(scheme: EdgeScheme, carries: Carries) -> Speaks {
     }
 }
 
-/// The addresses of a service, with their real ports.
+/// Where clients of a service come in, with the real ports.
 pub fn of_service(ports: &Ports, service: &ServiceName) -> Vec<String> {
-    let names = ports.values().flat_map(|port| &port.names);
-    let mut bound: Vec<_> =
-        names.filter(|(_, of)| of == service).map(|(address, _)| address.to_string()).collect();
+    let names = ports.values().flat_map(|port| port.names.iter().map(move |(at, of)| (port, at, of)));
+    let of_it = names.filter(|(_, _, of)| *of == service);
+    let mut bound: Vec<_> = of_it.flat_map(|(port, at, _)| port.shown(at)).map(|at| at.to_string()).collect();
     bound.sort();
     bound
 }
 
 /// Where probes of each service go in: by each kind of TLS that its clients speak, or by any of its ports.
 pub fn entries(ports: &Ports) -> Vec<Entry> {
-    let mut entries: Vec<_> = ports.values().flat_map(|port| port.entries.iter().cloned()).collect();
+    let open = |port: &Port| {
+        let at = port.closer.listens_at().first().copied();
+        let entries = port.entries.iter().filter_map(move |entry| Some(Entry { at: at?, ..entry.clone() }));
+        entries.collect::<Vec<_>>()
+    };
+    let mut entries: Vec<_> = ports.values().flat_map(open).collect();
     entries.sort_by(|one, other| {
         let order = |entry: &Entry| (entry.service.clone(), entry.tls.is_none(), entry.at);
         order(one).cmp(&order(other))

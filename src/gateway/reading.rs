@@ -1,4 +1,4 @@
-//! What the engine reads from files: beside it, on threads that may hang, and under a deadline. The engine
+//! What the engine reads from files, and the names it looks up: beside it, on threads that may hang, and under a deadline. The engine
 //! goes on meanwhile, and hears of what was read between two commands.
 //!
 //! Looking at certificates has a place of its own: it goes on all the time, and when it hangs it takes
@@ -11,11 +11,15 @@ use tokio::sync::mpsc;
 use super::Engine;
 use crate::{
     disk::{FileWork, WorkError},
+    net::names::{Found, Names},
+    profile::HostPort,
     tasks::Tasks,
 };
 
 /// A disk that is well answers at once, a busy one in this time.
 const WITHIN: Duration = Duration::from_secs(10);
+/// A name that is to be listened on, and is not answered in this time, does not resolve.
+pub const LOOK_UP: Duration = Duration::from_secs(5);
 /// What operators ask for and what may hang of it, at once.
 const AT_ONCE: usize = 4;
 /// Readings that have ended and of which the engine has not heard.
@@ -68,6 +72,23 @@ impl Engine {
         self.read_by(self.reading.looks.clone(), work, then);
     }
 
+    /// Looks up what is to be listened on; goes on at once where there are addresses alone.
+    pub(super) fn look_up(
+        &mut self,
+        wanted: Vec<HostPort>,
+        then: impl FnOnce(&mut Self, Found) + Send + 'static,
+    ) {
+        if Found::needs_none(&wanted) {
+            return then(self, Found::default());
+        }
+        let tell = self.reading.tell.clone();
+        self.reading.tasks.spawn("look-up", async move {
+            let found = Found::look_up(Names::of_host(), wanted, LOOK_UP).await;
+            // An engine that has ended needs nothing any more.
+            let _ = tell.send(Box::new(move |engine: &mut Self| then(engine, found))).await;
+        });
+    }
+
     fn read_by<T: Send + 'static>(
         &self,
         files: FileWork,
@@ -108,7 +129,7 @@ mod tests {
         let source = Source { folders: vec![folder.path().into()], role: None, pipes: Pipes::Refused };
         let chosen = Chosen::File(file);
         let loaded = source.load(&chosen, None).unwrap();
-        let (handle, mut engine) = crate::gateway::Engine::start(source, chosen, loaded).unwrap();
+        let (handle, mut engine) = crate::gateway::Engine::start(source, chosen, loaded).await.unwrap();
         engine.reading.asked = FileWork::new(1, Duration::from_millis(200));
         let (release, held) = threads::channel::<()>();
         engine.read(move || held.recv().is_ok(), |_, read| assert!(read.is_err()));

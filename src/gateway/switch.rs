@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     connect::{Connector, direct::Target},
-    net::{edges::Edges, listen::BindError},
+    net::{edges::Edges, listen::BindError, names::Found},
     profile::{Mode, Problem, Profile, Role, ServiceName},
     source::{Chosen, Loaded, Source},
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
@@ -60,16 +60,22 @@ pub struct Leaving {
 
 impl Engine {
     /// Binds and starts what the new profile needs and the running one lacks.
-    pub(super) fn begin(&self, chosen: Chosen, loaded: Loaded) -> Result<Switching, BindError> {
+    pub(super) fn begin(
+        &self,
+        chosen: Chosen,
+        loaded: Loaded,
+        found: &Found,
+    ) -> Result<Switching, BindError> {
         let plan = self.plan(&loaded.profile);
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
-        let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports)?;
-        let mut dmz =
-            new_dmz.map(|half| DmzSide::prepare(half, loaded.dmz.clone(), &self.common)).transpose()?;
+        let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports, found)?;
+        let mut dmz = new_dmz
+            .map(|half| DmzSide::prepare(half, loaded.dmz.clone(), found, &self.common))
+            .transpose()?;
         let mut internal = new_internal
-            .map(|half| InternalSide::prepare(half, loaded.internal.clone(), &self.common))
+            .map(|half| InternalSide::prepare(half, loaded.internal.clone(), found, &self.common))
             .transpose()?;
         if let (Some(side), Some(half)) = (&mut dmz, new_dmz) {
             side.start(half, &self.common);
@@ -94,23 +100,33 @@ impl Engine {
             Ok::<_, Vec<Problem>>((source.load(&chosen, None)?, chosen))
         };
         self.read(load, move |engine, read| {
-            engine.is_loading = false;
-            let loaded = match read {
-                Ok(Ok(_)) if engine.stopping.is_some() => Err("the gateway is stopping".into()),
-                Ok(Ok(loaded)) => Ok(loaded),
-                Ok(Err(problems)) => Err(lines(&problems)),
-                Err(error) => Err(error.to_string()),
+            let why = match read {
+                Ok(Ok((loaded, chosen))) => return engine.look_up_and_switch(chosen, loaded, asker),
+                Ok(Err(problems)) => lines(&problems),
+                Err(error) => error.to_string(),
             };
-            match loaded {
-                Ok((loaded, chosen)) => engine.switch(chosen, loaded, asker),
-                Err(why) => asker.answer(Answer::Refused(format!("{why}; the gateway goes on as before"))),
+            engine.is_loading = false;
+            asker.answer(Answer::Refused(format!("{why}; the gateway goes on as before")));
+        });
+    }
+
+    fn look_up_and_switch(&mut self, chosen: Chosen, loaded: Loaded, asker: Asker) {
+        let wanted = self.to_bind(&loaded.profile);
+        self.look_up(wanted, move |engine, found| {
+            engine.is_loading = false;
+            match engine.stopping {
+                None => engine.switch(chosen, loaded, &found, asker),
+                Some(_) => {
+                    let why = "the gateway is stopping; the gateway goes on as before";
+                    asker.answer(Answer::Refused(why.into()));
+                }
             }
         });
     }
 
     /// Begins a switch; it is answered when it has ended.
-    fn switch(&mut self, chosen: Chosen, loaded: Loaded, asker: Asker) {
-        match self.begin(chosen, loaded) {
+    fn switch(&mut self, chosen: Chosen, loaded: Loaded, found: &Found, asker: Asker) {
+        match self.begin(chosen, loaded, found) {
             Ok(switching) => {
                 let plan = switching.plan.to_string();
                 let plan: Vec<_> =
@@ -352,8 +368,8 @@ impl Switching {
 
     /// Link ports of the new way; both ways serve while a switch waits.
     pub fn listening(&self) -> impl Iterator<Item = String> {
-        let dmz = self.dmz.as_ref().and_then(DmzSide::listening);
-        dmz.into_iter().chain(self.internal.as_ref().and_then(InternalSide::listening))
+        let of_dmz = self.dmz.as_ref().map(DmzSide::listening).unwrap_or_default();
+        of_dmz.into_iter().chain(self.internal.as_ref().map(InternalSide::listening).unwrap_or_default())
     }
 
     fn suffices(&self) -> bool {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::sync::watch;
 
 use super::{advice, checks::Checks, ports::Entry, probe::Probes, switch::Switching};
@@ -296,8 +296,11 @@ pub async fn alone_and_unanswered(profile: &Profile) -> Option<String> {
     let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
     let DmzWay::Forward { connect, .. } = &half.way else { return None };
     let mut last = String::new();
-    for address in connect {
-        match dial::dial(&address.at, crate::link::DIAL).await {
+    // All at once: the wait is that for one, however many there are.
+    let dials = connect.iter().map(|address| dial::dial(&address.at, crate::link::DIAL));
+    let mut dials: FuturesUnordered<_> = dials.collect();
+    while let Some(dialled) = dials.next().await {
+        match dialled {
             Ok(_) => return None,
             Err(error) => last = error.to_string(),
         }

@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::greet::{self, Greeted, Terms};
 use crate::{
-    net::{listen::Listener, tls::Identity},
+    net::{
+        listen::{Listener, Told},
+        tls::Identity,
+    },
     tasks::Tasks,
     telemetry::{notices::Notices, rate_limited::LogKind},
 };
@@ -63,10 +66,16 @@ pub async fn run<F>(
             }
         });
     };
-    let trouble = |error: &std::io::Error| {
-        notices.error(format!("link port: {error}; accepting pauses until descriptors are free"));
+    let tell = |told: Told<'_>| match told {
+        Told::Pauses(error) => {
+            notices.error(format!("link port: {error}; accepting pauses until descriptors are free"));
+        }
+        Told::Waits { at, why } => {
+            notices.warn(format!("link port {at}: {why}; it is tried again every second"));
+        }
+        Told::Listens(at) => notices.info(format!("link port {at} listens now")),
     };
-    listener.accept(accepted, trouble).await;
+    listener.accept(accepted, tell).await;
 }
 
 fn tell(notices: &Notices, from: SocketAddr, why: &str) {

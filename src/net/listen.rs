@@ -1,32 +1,46 @@
 //! Bind, and the accept loop.
 //!
-//! The loop does nothing but accept: no handshake, no look-up. When descriptors run out it
-//! pauses instead of spinning and says so once a second.
+//! A name is bound at every address it has, and IPv6 never stands for IPv4: `[::]` and `0.0.0.0` are two
+//! addresses, whatever the system's setting. The loop does nothing but accept: no handshake, no look-up.
+//! When descriptors run out it pauses instead of spinning and says so once a second.
 
 use std::{
+    future::{pending, poll_fn},
     io,
-    net::{Shutdown, SocketAddr, ToSocketAddrs},
-    sync::{Arc, Weak},
-    time::{Duration, Instant},
+    net::{Shutdown, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{sockets, tcp};
-use crate::profile::HostPort;
+use super::{names::Names, sockets, tcp};
+use crate::profile::{Bind, HostPort};
 
 /// Clients that the kernel holds for us between two accepts.
 const BACKLOG: i32 = 4096;
 /// Pause when a resource has run out; some will be free by then.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
+/// An address that is not there yet is tried again so often; its name is looked up within that time.
+const AGAIN: Duration = Duration::from_secs(1);
+/// One free port for all addresses of a name is looked for so often.
+const FREE_PORT_TRIES: usize = 16;
 
 #[derive(Debug, Error)]
 pub enum BindError {
     #[error("{at}: the name does not resolve: {source}")]
     Resolve { at: HostPort, source: io::Error },
+    #[error(
+        "{at}: this machine has no such address; correct it, or write `bind: wait` beside it to wait until it has"
+    )]
+    Absent { at: HostPort },
     #[error("{at}: the port is taken by another program{}", .by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default())]
     Taken { at: HostPort, by: Option<String> },
     #[error("{at}: this user may not bind it; a port below 1024 needs CAP_NET_BIND_SERVICE")]
@@ -35,11 +49,44 @@ pub enum BindError {
     Other { at: HostPort, source: io::Error },
 }
 
-/// A port that listens.
+/// What a port tells beside those who come.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// It can not accept for the moment.
+    Pauses(&'a io::Error),
+    /// It does not listen there yet, and tries again.
+    Waits { at: &'a HostPort, why: String },
+    /// An address that it has waited for.
+    Listens(SocketAddr),
+}
+
+/// A port that listens, or waits until it can.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    at: HostPort,
+    prepare: Prepare,
+    sockets: Mutex<Vec<Arc<Open>>>,
+    /// What it waits for.
+    lacks: Mutex<Lacks>,
     stop: CancellationToken,
+}
+
+/// A socket that listens, and where: asked for in every picture, it is kept.
+#[derive(Debug)]
+struct Open {
+    socket: TcpListener,
+    at: SocketAddr,
+}
+
+type Prepare = fn(&Socket) -> io::Result<()>;
+
+#[derive(Debug)]
+enum Lacks {
+    Nothing,
+    /// Its name has no address yet, or its zone no interface.
+    Name(io::Error),
+    /// Never none.
+    Addresses(Vec<(SocketAddr, io::Error)>),
 }
 
 /// Closes a port when it is dropped, whoever accepts there.
@@ -47,13 +94,26 @@ pub struct Listener {
 pub struct Closer(Weak<Listener>);
 
 impl Closer {
-    /// When this returns nobody connects there any more; the socket goes with the loop that accepts.
+    /// When this returns nobody connects there any more; the sockets go with the loop that accepts.
     pub fn close(&self) {
-        if let Some(listener) = self.0.upgrade() {
-            listener.stop.cancel();
+        let Some(listener) = self.0.upgrade() else { return };
+        listener.stop.cancel();
+        for open in listener.sockets().iter() {
             // It can fail only on a socket that does not listen.
-            let _ = SockRef::from(&listener.socket).shutdown(Shutdown::Both);
+            let _ = SockRef::from(&open.socket).shutdown(Shutdown::Both);
         }
+    }
+
+    /// Where it listens; nowhere once it is closed.
+    pub fn listens_at(&self) -> Vec<SocketAddr> {
+        let open = self.0.upgrade().filter(|listener| !listener.stop.is_cancelled());
+        open.map(|listener| listener.local_addrs()).unwrap_or_default()
+    }
+
+    /// The same as an operator reads it: an address that is written in the profile as it is there.
+    pub fn shown(&self) -> Vec<HostPort> {
+        let Some(at) = self.0.upgrade().map(|listener| listener.at.clone()) else { return Vec::new() };
+        self.listens_at().into_iter().map(|local| shown(&at, local)).collect()
     }
 }
 
@@ -63,43 +123,58 @@ impl Drop for Closer {
     }
 }
 
-/// Binds a port for clients; port 0 takes a free port.
-pub fn bind_for_clients(at: &HostPort) -> Result<Arc<Listener>, BindError> {
-    bind_with(at, tcp::prepare_clients)
+/// Binds a port for clients at the addresses that were found; port 0 takes a free port.
+pub fn bind_for_clients(
+    at: &HostPort,
+    found: io::Result<Vec<SocketAddr>>,
+    bind: Bind,
+) -> Result<Arc<Listener>, BindError> {
+    Listener::bind(at, found, bind, tcp::prepare_clients)
 }
 
-/// Binds a port for links; port 0 takes a free port.
-pub fn bind(at: &HostPort) -> Result<Arc<Listener>, BindError> {
-    bind_with(at, |_| Ok(()))
-}
-
-fn bind_with(at: &HostPort, prepare: impl Fn(&Socket) -> io::Result<()>) -> Result<Arc<Listener>, BindError> {
-    let resolve = |source| BindError::Resolve { at: at.clone(), source };
-    let address = (at.host.as_str(), at.port)
-        .to_socket_addrs()
-        .and_then(|mut found| found.next().ok_or_else(|| io::ErrorKind::NotFound.into()))
-        .map_err(resolve)?;
-    let socket = open(address, prepare).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Taken { at: at.clone(), by: sockets::holder(address.port()) },
-        io::ErrorKind::PermissionDenied => BindError::Forbidden { at: at.clone() },
-        _ => BindError::Other { at: at.clone(), source },
-    })?;
-    Ok(Arc::new(Listener { socket, stop: CancellationToken::new() }))
-}
-
-fn open(address: SocketAddr, prepare: impl Fn(&Socket) -> io::Result<()>) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    prepare(&socket)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+/// Binds a port for links at the addresses that were found; port 0 takes a free port.
+pub fn bind(
+    at: &HostPort,
+    found: io::Result<Vec<SocketAddr>>,
+    bind: Bind,
+) -> Result<Arc<Listener>, BindError> {
+    Listener::bind(at, found, bind, |_| Ok(()))
 }
 
 impl Listener {
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    fn bind(
+        at: &HostPort,
+        found: io::Result<Vec<SocketAddr>>,
+        bind: Bind,
+        prepare: Prepare,
+    ) -> Result<Arc<Self>, BindError> {
+        let (sockets, lacks) = match (found, bind) {
+            (Ok(addresses), _) => {
+                let Bound { sockets, absent } = Bound::at(at, addresses, prepare)?;
+                // A name may have addresses of a family that this machine does without.
+                let lacks = match (sockets.is_empty(), absent.is_empty(), bind) {
+                    (_, true, _) | (false, false, Bind::Now) => Lacks::Nothing,
+                    (true, false, Bind::Now) => return Err(BindError::Absent { at: at.clone() }),
+                    (_, false, Bind::Wait) => Lacks::Addresses(absent),
+                };
+                (sockets, lacks)
+            }
+            (Err(error), Bind::Wait) => (Vec::new(), Lacks::Name(error)),
+            (Err(_), Bind::Now) if at.is_address() => return Err(BindError::Absent { at: at.clone() }),
+            (Err(source), Bind::Now) => return Err(BindError::Resolve { at: at.clone(), source }),
+        };
+        Ok(Arc::new(Self {
+            at: at.clone(),
+            prepare,
+            sockets: Mutex::new(sockets),
+            lacks: Mutex::new(lacks),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    /// Where it listens.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.sockets().iter().map(|open| open.at).collect()
     }
 
     pub fn closer(self: &Arc<Self>) -> Closer {
@@ -110,26 +185,211 @@ impl Listener {
     pub async fn accept(
         &self,
         mut accepted: impl FnMut(TcpStream, SocketAddr),
-        mut trouble: impl FnMut(&io::Error),
+        mut tell: impl FnMut(Told<'_>),
     ) {
-        let stop = &self.stop;
-        let mut told: Option<Instant> = None;
-        while let Some(result) = stop.run_until_cancelled(self.socket.accept()).await {
-            match result {
+        let mut paused: Option<Instant> = None;
+        let mut last = String::new();
+        let mut again = self.tell_lack(&mut last, &mut tell);
+        let mut sockets = self.sockets().clone();
+        while !self.stop.is_cancelled() {
+            let came = tokio::select! {
+                () = self.stop.cancelled() => return,
+                came = accept_any(&sockets) => came,
+                () = until(again) => {
+                    self.try_again(Names::of_host(), &mut tell).await;
+                    again = self.tell_lack(&mut last, &mut tell);
+                    sockets = self.sockets().clone();
+                    continue;
+                }
+            };
+            match came {
                 Ok((stream, address)) => accepted(stream, address),
-                Err(error) if is_of_one_connection(&error) || stop.is_cancelled() => {}
+                Err(error) if is_of_one_connection(&error) || self.stop.is_cancelled() => {}
                 Err(error) => {
-                    if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-                        told = Some(Instant::now());
-                        trouble(&error);
+                    if paused.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+                        paused = Some(Instant::now());
+                        tell(Told::Pauses(&error));
                     }
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(RESOURCE_PAUSE) => {}
-                    }
+                    // Cut short by a stop.
+                    let _ = self.stop.run_until_cancelled(sleep(RESOURCE_PAUSE)).await;
                 }
             }
         }
+    }
+
+    /// Tells what it waits for, if that has changed; when it is tried again.
+    fn tell_lack(&self, last: &mut String, tell: &mut impl FnMut(Told<'_>)) -> Option<Instant> {
+        let (at, why) = match &*self.lacks() {
+            Lacks::Nothing => return None,
+            Lacks::Name(error) if self.at.is_address() => (self.at.clone(), error.to_string()),
+            Lacks::Name(error) => (self.at.clone(), format!("the name does not resolve: {error}")),
+            Lacks::Addresses(absent) => {
+                let (address, error) = absent.first()?;
+                (shown(&self.at, *address), why(error))
+            }
+        };
+        if *last != why {
+            tell(Told::Waits { at: &at, why: why.clone() });
+            *last = why;
+        }
+        Some(Instant::now() + AGAIN)
+    }
+
+    /// Binds what it waits for, as far as it is there now.
+    async fn try_again(&self, names: &Names, tell: &mut impl FnMut(Told<'_>)) {
+        let lacks = std::mem::replace(&mut *self.lacks(), Lacks::Nothing);
+        let addresses = match lacks {
+            Lacks::Nothing => return,
+            Lacks::Addresses(absent) => absent.into_iter().map(|(address, _)| address).collect(),
+            Lacks::Name(before) => {
+                let looked_up = timeout(AGAIN, names.addresses(&self.at));
+                match self.stop.run_until_cancelled(looked_up).await {
+                    Some(Ok(Ok(addresses))) => addresses,
+                    Some(Ok(Err(error))) => return *self.lacks() = Lacks::Name(error),
+                    Some(Err(_)) | None => return *self.lacks() = Lacks::Name(before),
+                }
+            }
+        };
+        let port = self.local_addrs().first().map_or(self.at.port, SocketAddr::port);
+        let Bound { sockets, absent } = Bound::each(&addresses, port, self.prepare);
+        let mut listening = self.sockets();
+        // Whoever closes it has seen those that were there before.
+        if self.stop.is_cancelled() {
+            return;
+        }
+        for open in sockets {
+            tell(Told::Listens(open.at));
+            listening.push(open);
+        }
+        if !absent.is_empty() {
+            *self.lacks() = Lacks::Addresses(absent);
+        }
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Vec<Arc<Open>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lacks(&self) -> MutexGuard<'_, Lacks> {
+        self.lacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The next who comes to any of them; each has its turn to be asked first.
+async fn accept_any(sockets: &[Arc<Open>]) -> io::Result<(TcpStream, SocketAddr)> {
+    if let [open] = sockets {
+        return open.socket.accept().await;
+    }
+    let first = fastrand::usize(..sockets.len().max(1));
+    let (before, after) = sockets.split_at(first.min(sockets.len()));
+    poll_fn(|cx| {
+        for open in after.iter().chain(before) {
+            if let Poll::Ready(came) = open.socket.poll_accept(cx) {
+                return Poll::Ready(came);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// What came of binding some addresses.
+struct Bound {
+    sockets: Vec<Arc<Open>>,
+    absent: Vec<(SocketAddr, io::Error)>,
+}
+
+impl Bound {
+    /// All but those that this machine lacks, on one port; or nothing.
+    fn at(at: &HostPort, addresses: Vec<SocketAddr>, prepare: Prepare) -> Result<Self, BindError> {
+        let mut tries = if at.port == 0 { FREE_PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            let bound = Self::each(&addresses, at.port, prepare);
+            let Some((address, source)) = bound.absent.iter().find(|(_, error)| !is_absence(error)) else {
+                return Ok(bound);
+            };
+            // A port that is free at the first address may be taken at the second.
+            if tries > 0 && source.kind() == io::ErrorKind::AddrInUse {
+                continue;
+            }
+            let at = shown(at, *address);
+            return Err(match source.kind() {
+                io::ErrorKind::AddrInUse => BindError::Taken { by: sockets::holder(address.port()), at },
+                io::ErrorKind::PermissionDenied => BindError::Forbidden { at },
+                _ => BindError::Other { at, source: io::Error::new(source.kind(), source.to_string()) },
+            });
+        }
+    }
+
+    /// Each that can be bound; on port 0, on the port that the first one gets.
+    fn each(addresses: &[SocketAddr], mut port: u16, prepare: Prepare) -> Self {
+        let mut bound = Self { sockets: Vec::new(), absent: Vec::new() };
+        for address in addresses {
+            let address = with_port(*address, port);
+            // A file of hosts may name it twice.
+            if bound.sockets.iter().any(|open| open.at == address) {
+                continue;
+            }
+            match open(address, prepare) {
+                Ok(open) => {
+                    port = open.at.port();
+                    bound.sockets.push(Arc::new(open));
+                }
+                Err(error) => bound.absent.push((address, error)),
+            }
+        }
+        bound.absent.iter_mut().for_each(|(address, _)| address.set_port(port));
+        bound
+    }
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+fn open(address: SocketAddr, prepare: Prepare) -> io::Result<Open> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // Else it depends on the system's `net.ipv6.bindv6only` whether IPv4 is meant too.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    prepare(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let socket = TcpListener::from_std(socket.into())?;
+    Ok(Open { at: socket.local_addr()?, socket })
+}
+
+/// An address as an operator reads it: one that is written in the profile as it is there.
+fn shown(at: &HostPort, address: SocketAddr) -> HostPort {
+    match at.is_address() {
+        true => HostPort { host: at.host.clone(), port: address.port() },
+        false => HostPort { host: address.ip().to_string(), port: address.port() },
+    }
+}
+
+/// Whether this machine has no such address, or nothing of its family.
+fn is_absence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::ENODEV))
+}
+
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is taken by another program".into(),
+        _ if is_absence(error) => "this machine has no such address".into(),
+        _ => error.to_string(),
     }
 }
 
@@ -145,15 +405,122 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    fn at(host: &str, port: u16) -> HostPort {
+        HostPort { host: host.into(), port }
+    }
+
+    fn found(addresses: &[&str], port: u16) -> io::Result<Vec<SocketAddr>> {
+        let address = |ip: &&str| SocketAddr::new(ip.parse().expect("an address"), port);
+        Ok(addresses.iter().map(address).collect())
+    }
+
+    fn bind_now(host: &str, addresses: &[&str], port: u16) -> Result<Arc<Listener>, BindError> {
+        bind(&at(host, port), found(addresses, port), Bind::Now)
+    }
+
     #[tokio::test]
     async fn a_closed_port_refuses_at_once_though_nobody_has_run_since() {
-        let listener = bind(&HostPort { host: "127.0.0.1".into(), port: 0 }).expect("a free port");
-        let (at, closer) = (listener.local_addr().expect("it is bound"), listener.closer());
+        let listener = bind_now("127.0.0.1", &["127.0.0.1"], 0).expect("a free port");
+        let (at, closer) = (listener.local_addrs()[0], listener.closer());
         let dial = || std::net::TcpStream::connect(at);
         dial().expect("it listens");
         closer.close();
         assert_eq!(dial().expect_err("it is closed").kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(closer.listens_at(), []);
         let unused = |_, _| ();
-        listener.accept(unused, |error| panic!("a closed port is no trouble: {error}")).await;
+        listener.accept(unused, |told| panic!("a closed port is no trouble: {told:?}")).await;
+    }
+
+    #[tokio::test]
+    async fn a_name_listens_at_every_address_it_has_on_one_port() {
+        let addresses = ["127.0.0.1", "::1", "127.0.0.1", "127.0.0.2"];
+        let listener = bind_now("db", &addresses, 0).expect("a free port");
+        let all = listener.local_addrs();
+        let ips: Vec<_> = all.iter().map(|at| at.ip().to_string()).collect();
+        assert_eq!(ips, ["127.0.0.1", "::1", "127.0.0.2"]);
+        assert!(all.iter().all(|at| at.port() == all[0].port()), "{all:?}");
+        let clients: Vec<_> =
+            all.iter().map(|at| std::net::TcpStream::connect(at).expect("it listens")).collect();
+        let (closer, mut came) = (listener.closer(), Vec::new());
+        let accepted = |_, from| {
+            came.push(from);
+            if came.len() == clients.len() {
+                closer.close();
+            }
+        };
+        listener.accept(accepted, |told| panic!("{told:?}")).await;
+        let mut dialled: Vec<_> =
+            clients.iter().map(|client| client.local_addr().expect("its end")).collect();
+        came.sort();
+        dialled.sort();
+        assert_eq!(came, dialled);
+    }
+
+    #[tokio::test]
+    async fn the_two_families_are_two_addresses() {
+        let v4 = bind_now("0.0.0.0", &["0.0.0.0"], 0).expect("a free port");
+        let port = v4.local_addrs()[0].port();
+        let v6 = bind_now("::", &["::"], port).expect("the other family");
+        std::net::TcpStream::connect(("::1", port)).expect("it listens");
+        drop(v4);
+        let refused = std::net::TcpStream::connect(("127.0.0.1", port)).expect_err("IPv6 alone");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        drop(v6);
+        let _v4 = bind_now("0.0.0.0", &["0.0.0.0"], port).expect("it is free");
+        bind_now("::1", &["::1"], port).expect("the other family");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_this_machine_lacks_is_named() {
+        let error = bind_now("192.0.2.7", &["192.0.2.7"], 443).expect_err("a documentation address");
+        let told = error.to_string();
+        assert!(told.starts_with("192.0.2.7:443: this machine has no such address"), "{told}");
+        assert!(told.contains("`bind: wait`"), "{told}");
+        // Another address of the same name is enough.
+        let listener = bind_now("db", &["192.0.2.7", "127.0.0.1"], 0).expect("the one that is there");
+        assert_eq!(listener.local_addrs().len(), 1);
+        let taken = listener.local_addrs()[0].port();
+        let error = bind_now("db", &["127.0.0.1"], taken).expect_err("it is taken");
+        assert!(error.to_string().starts_with(&format!("127.0.0.1:{taken}: the port is taken")), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_there_yet_is_waited_for_and_then_listens() {
+        // The name has an address by then, though it had none that is here.
+        let listener = bind(&at("localhost", 0), Err(io::ErrorKind::NotFound.into()), Bind::Wait);
+        let listener = listener.expect("it waits");
+        assert_eq!(listener.local_addrs(), []);
+        let (closer, mut told) = (listener.closer(), Vec::new());
+        let (mut listens, mut came) = (None, 0);
+        let mut client = None;
+        listener
+            .accept(
+                |_, _| {
+                    came += 1;
+                    closer.close();
+                },
+                |tells| {
+                    if let (Told::Listens(at), None) = (&tells, &client) {
+                        listens = Some(*at);
+                        client = Some(std::net::TcpStream::connect(at));
+                    }
+                    told.push(format!("{tells:?}"));
+                },
+            )
+            .await;
+        assert!(told[0].contains("Waits") && told[0].contains("does not resolve"), "{told:?}");
+        assert!(listens.is_some_and(|at| at.ip().is_loopback()), "{told:?}");
+        assert_eq!(came, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_never_comes_is_told_once_and_waited_for() {
+        let bound = bind(&at("db", 0), found(&["192.0.2.7", "127.0.0.1"], 0), Bind::Wait);
+        let listener = bound.expect("the one that is there");
+        let mut told = Vec::new();
+        let accepting = listener.accept(|_, _| (), |tells| told.push(format!("{tells:?}")));
+        assert!(timeout(60 * AGAIN, accepting).await.is_err(), "it goes on");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("192.0.2.7") && told[0].contains("no such address"), "{told:?}");
     }
 }

@@ -1,6 +1,9 @@
 //! What has to agree between keys that stand apart: ports, the two halves' services, peers.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{
     Accept, LinkTls, Mode, ServiceName, carries,
@@ -119,9 +122,9 @@ fn same_name(name: &str, place: &Place, other: &Place) -> Problem {
     Fault::new(what, "give it to one of the two alone").at(place.clone())
 }
 
-/// The addresses that are listened on, by port and then by host.
+/// The hosts that are listened on, by port.
 #[derive(Default)]
-struct Taken<'a>(HashMap<u16, HashMap<&'a str, &'a Place>>);
+struct Taken<'a>(HashMap<u16, Vec<(&'a str, &'a Place)>>);
 
 impl<'a> Taken<'a> {
     fn take(&mut self, at: &'a HostPort, place: &'a Place, problems: &mut Vec<Problem>) {
@@ -129,27 +132,40 @@ impl<'a> Taken<'a> {
         if at.port == 0 {
             return;
         }
-        let host = match at.host.as_str() {
-            "localhost" => "127.0.0.1",
-            _ if at.is_any() => ANY,
-            host => host,
-        };
         let hosts = self.0.entry(at.port).or_default();
-        let other = match host {
-            ANY => hosts.values().min_by_key(|place| (place.line, place.column)),
-            _ => hosts.get(host).or_else(|| hosts.get(ANY)),
-        };
-        match other {
-            None => {
-                hosts.insert(host, place);
-            }
+        let other = hosts.iter().filter(|(host, _)| overlap(host, &at.host)).map(|(_, place)| *place);
+        match other.min_by_key(|place| (place.line, place.column)) {
+            None => hosts.push((&at.host, place)),
             Some(other) => problems.push(collision(at, place, other)),
         }
     }
 }
 
-/// Stands for every host: `0.0.0.0` and `[::]` listen on all addresses.
-const ANY: &str = "*";
+/// Whether two hosts have an address in common, as far as can be known before they are looked up. IPv4
+/// and IPv6 have none.
+fn overlap(one: &str, other: &str) -> bool {
+    if one == other {
+        return true;
+    }
+    match (addresses(one), addresses(other)) {
+        (Some(ours), Some(theirs)) => ours.iter().any(|our| theirs.iter().any(|their| is_within(our, their))),
+        // A name's address may be that of a wildcard.
+        (Some(known), None) | (None, Some(known)) => known.iter().any(IpAddr::is_unspecified),
+        (None, None) => false,
+    }
+}
+
+fn is_within(one: &IpAddr, other: &IpAddr) -> bool {
+    one == other || one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified())
+}
+
+/// What is known without a look-up (RFC 6761, section 6.3, for the one name).
+fn addresses(host: &str) -> Option<Vec<IpAddr>> {
+    match host {
+        "localhost" => Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+        _ => host.split('%').next().and_then(|host| host.parse().ok()).map(|ip| vec![ip]),
+    }
+}
 
 fn collision(at: &HostPort, place: &Place, other: &Place) -> Problem {
     let what = format!("`{at}` is listened on by `{}` (line {}) already", other.key, other.line);

@@ -4,13 +4,13 @@
 use std::{collections::HashSet, fmt};
 
 use super::{
-    AcceptAddress, EdgeScheme, HostPort, Material, Network, Web, defaults,
+    AcceptAddress, Bind, EdgeScheme, HostPort, Material, Network, Web, defaults,
     endpoint::{BackendAddress, host_of, is_name},
     fields::{At, Field, Fields, Given},
     keys,
     link::material,
     problem::{Fault, Place, Problem, shown},
-    raw::address,
+    raw::{self, address},
     web,
 };
 
@@ -18,6 +18,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accept {
     pub address: AcceptAddress,
+    pub bind: Bind,
     /// Of a `tls`, `wss` or `https` accept, and of no other.
     pub tls: Option<AcceptTls>,
     /// Of an accept that reads requests, and of no other.
@@ -197,6 +198,7 @@ fn accept(
     let (read, fields) = address(field, &keys::ACCEPT_ADDRESS, AcceptAddress::parse, problems)?;
     of_frames.extend(fields.iter().flat_map(web::of_frames));
     let own = fields.as_ref().map(|fields| Options::read(fields, problems));
+    let bind = raw::bind(fields.as_ref(), problems);
     let At { value: address, place } = read;
     if !address.scheme.is_web() {
         for key in web::KEYS {
@@ -240,7 +242,7 @@ fn accept(
         }
         (_, Given::Bad, _) | (true, Given::Absent, Given::Bad) => return None,
     };
-    Some(At { value: Accept { address, tls, web, sni, proxy }, place })
+    Some(At { value: Accept { address, bind: bind?, tls, web, sni, proxy }, place })
 }
 
 impl Options {

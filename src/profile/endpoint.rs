@@ -28,6 +28,16 @@ impl fmt::Display for HostPort {
     }
 }
 
+/// What is done where an address that is to be listened on is not there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// The gateway does not start, or stays as it is.
+    #[default]
+    Now,
+    /// It is tried again until it is there, and everything else runs.
+    Wait,
+}
+
 /// Where clients are accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AcceptAddress {
@@ -303,7 +313,8 @@ pub(super) fn host_of(text: &str) -> Result<String, Fault> {
         let (ip, zone) = inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
         let ip = ip.parse::<Ipv6Addr>().map_err(|_| fault())?;
         return match zone {
-            None => Ok(ip.to_string()),
+            // An IPv4 address in other words is that address.
+            None => Ok(ip.to_canonical().to_string()),
             Some(zone) => zoned(ip, zone),
         };
     }
@@ -357,6 +368,7 @@ mod tests {
             (accept("tcp://0.0.0.0:0"), "tcp://0.0.0.0:0"),
             (accept("tcp://[::]:8000"), "tcp://[::]:8000"),
             (accept("tcp://[0:0:0:0:0:0:0:1]:8000"), "tcp://[::1]:8000"),
+            (accept("tcp://[::ffff:10.0.0.1]:8000"), "tcp://10.0.0.1:8000"),
             (accept("tcp://[FE80:0::1%eth0]:8000"), "tcp://[fe80::1%eth0]:8000"),
             (link("socks+tls://[fe80::2%3]:1443"), "socks+tls://[fe80::2%3]:1443"),
             (accept("tcp://LocalHost:65535"), "tcp://localhost:65535"),

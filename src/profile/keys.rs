@@ -43,12 +43,15 @@ pub(super) const DMZ_SERVICE: Keys = keys(&[
 
 pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries", "own_names"]);
 
-/// An address of a link written as a map.
+/// An address of a link written as a map, to dial.
 pub(super) const LINK_ADDRESS: Keys = keys(&["address"]);
+
+/// The same to listen on.
+pub(super) const LINK_LISTEN: Keys = keys(&["address", "bind"]);
 
 /// The same where clients come in.
 pub(super) const ACCEPT_ADDRESS: Keys =
-    keys(&["address", "tls", "sni", "proxy", "hosts", "origins", "inactivity", "message_limit"]);
+    keys(&["address", "bind", "tls", "sni", "proxy", "hosts", "origins", "inactivity", "message_limit"]);
 
 /// The same of a backend.
 pub(super) const CONNECT_ADDRESS: Keys = keys(&["address", "tls", "proxy"]);

@@ -1,12 +1,12 @@
 //! The `link` of a half as it was written: both ends, TLS, and how many links there are.
 
 use super::{
-    LinkAddress, LinkTls, Material, PoolLimits, Retry, defaults, duration,
+    Bind, LinkAddress, LinkTls, Material, PoolLimits, Retry, defaults, duration,
     endpoint::Port,
     fields::{At, Field, Fields, Given, Zero},
     keys,
     problem::{Fault, Place, Problem, shown},
-    raw::{address, distinct},
+    raw::{self, address, distinct},
 };
 
 /// What stands for the `tls` of the built-in profile's links, made in memory by the caller.
@@ -32,6 +32,7 @@ pub(super) struct InternalLink {
 pub(super) struct Ends {
     pub place: Place,
     pub listen: Given<At<LinkAddress>>,
+    pub bind: Bind,
     pub connect: Given<Vec<At<LinkAddress>>>,
     pub tls: Given<LinkTls>,
 }
@@ -78,8 +79,13 @@ impl InternalLink {
 
 impl Ends {
     fn read(link: &Fields<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Self {
-        let listen =
-            Given::read(link.take("listen"), |field| link_address(&field, Port::Listening, problems));
+        let mut bind = Bind::default();
+        let listen = Given::read(link.take("listen"), |field| {
+            let parse = |text: &str| LinkAddress::parse(text, Port::Listening);
+            let (address, options) = address(&field, &keys::LINK_LISTEN, parse, problems)?;
+            bind = raw::bind(options.as_ref(), problems)?;
+            Some(address)
+        });
         let connect = Given::read(link.take("connect"), |field| gateways(&field, problems));
         let tls = match (link.take("tls"), demo) {
             (None, Some(demo)) => Given::Good(demo.clone()),
@@ -87,7 +93,7 @@ impl Ends {
         };
         let insecure = link.take("insecure");
         let insecure = insecure.is_some_and(|field| field.flag(problems) == Some(true));
-        let ends = Self { place: link.place.clone(), listen, connect, tls };
+        let ends = Self { place: link.place.clone(), listen, bind, connect, tls };
         ends.check(insecure, problems);
         ends
     }
@@ -124,15 +130,15 @@ impl Ends {
 fn gateways(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<At<LinkAddress>>> {
     let items = field.one_or_many(defaults::GATEWAYS_MAX, problems)?;
     let before = problems.len();
-    let mut read = |item| link_address(item, Port::Dialled, problems);
+    let mut read = |item| link_address(item, problems);
     let addresses = items.iter().filter_map(&mut read).collect();
     let addresses = distinct(addresses, |address| &address.at, problems);
     (problems.len() == before).then_some(addresses)
 }
 
-fn link_address(field: &Field<'_>, port: Port, problems: &mut Vec<Problem>) -> Option<At<LinkAddress>> {
-    let (address, _) = address(field, &keys::LINK_ADDRESS, |text| LinkAddress::parse(text, port), problems)?;
-    Some(address)
+fn link_address(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<LinkAddress>> {
+    let parse = |text: &str| LinkAddress::parse(text, Port::Dialled);
+    Some(address(field, &keys::LINK_ADDRESS, parse, problems)?.0)
 }
 
 fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {

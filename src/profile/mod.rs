@@ -42,7 +42,7 @@ pub use carries::Carries;
 pub use edge::{
     Accept, AcceptTls, Backend, ClientCheck, Clients, ConnectTls, HttpRemote, KeyPair, ProxyVersion, Remote,
 };
-pub use endpoint::{AcceptAddress, EdgeScheme, HostPort, LinkAddress};
+pub use endpoint::{AcceptAddress, Bind, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;
 pub use network::Network;
@@ -112,7 +112,7 @@ pub enum DmzWay {
     /// Over a link that this half dials, to one of these internal gateways.
     Forward { connect: Vec<LinkAddress>, tls: Option<LinkTls>, pool: PoolLimits },
     /// Over a ready link that the other half dialled.
-    Reverse { listen: LinkAddress, tls: Option<LinkTls>, pool: PoolLimits },
+    Reverse { listen: LinkAddress, bind: Bind, tls: Option<LinkTls>, pool: PoolLimits },
 }
 
 /// How many ready links count as healthy, and how clients wait for one.
@@ -150,7 +150,7 @@ pub struct InternalHalf {
 #[derive(Debug, Clone, PartialEq)]
 pub enum InternalWay {
     /// Links that the DMZ half dials.
-    Forward { listen: LinkAddress, tls: Option<LinkTls> },
+    Forward { listen: LinkAddress, bind: Bind, tls: Option<LinkTls> },
     /// Links that this half dials and keeps ready at each DMZ gateway.
     Reverse { connect: Vec<LinkAddress>, tls: Option<LinkTls>, prepared: usize, retry: Retry },
 }

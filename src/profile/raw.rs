@@ -7,7 +7,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Backend, Carries, Mode, ServiceName, carries, defaults,
+    Backend, Bind, Carries, Mode, ServiceName, carries, defaults,
     edge::{self, Accepts},
     endpoint::HostPort,
     fields::{At, Field, Fields, Given, Zero},
@@ -234,6 +234,19 @@ pub(super) fn address<'a, T>(
         return Some((plain_address(&inner, parse, problems)?, Some(fields)));
     }
     Some((plain_address(field, parse, problems)?, None))
+}
+
+/// `bind` of a map with an address to listen on.
+pub(super) fn bind(fields: Option<&Fields<'_>>, problems: &mut Vec<Problem>) -> Option<Bind> {
+    let Some(field) = fields.and_then(|fields| fields.take("bind")) else { return Some(Bind::default()) };
+    match field.text(problems)? {
+        "now" => Some(Bind::Now),
+        "wait" => Some(Bind::Wait),
+        other => {
+            let what = format!("`{}` is no way to bind", shown(other));
+            field.refuse(Fault::new(what, "write `now` or `wait`"), problems)
+        }
+    }
 }
 
 fn plain_address<T>(

@@ -163,7 +163,7 @@ fn dmz_half(
             let DmzLink { ends, pool } = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
             let listen = needed(&ends.listen, "listen", ends, mode, problems)?.value.clone();
             let tls = ends.tls.good().filter(|_| listen.tls).cloned();
-            DmzWay::Reverse { listen, tls, pool: *pool }
+            DmzWay::Reverse { listen, bind: ends.bind, tls, pool: *pool }
         }
     };
     let inside = connects(partner);
@@ -178,7 +178,7 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
             let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
             let listen = needed(&link.ends.listen, "listen", &link.ends, mode, problems)?.value.clone();
             let tls = link.ends.tls.good().filter(|_| listen.tls).cloned();
-            (InternalWay::Forward { listen, tls }, link.maximum)
+            (InternalWay::Forward { listen, bind: link.ends.bind, tls }, link.maximum)
         }
         Mode::Reverse => {
             let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;

@@ -54,7 +54,7 @@ fn dmz_link() -> Value {
     object(
         "The link to the internal gateway.",
         vec![
-            ("listen", address("Where the internal gateway dials in, in reverse mode.", LINK, vec![])),
+            ("listen", address("Where the internal gateway dials in, in reverse mode.", LINK, vec![bind()])),
             (
                 "connect",
                 one_or_many(
@@ -106,7 +106,7 @@ fn internal_link() -> Value {
                     defaults::GATEWAYS_MAX,
                 ),
             ),
-            ("listen", address("Where the DMZ gateway dials in, in forward mode.", LINK, vec![])),
+            ("listen", address("Where the DMZ gateway dials in, in forward mode.", LINK, vec![bind()])),
             ("tls", tls()),
             ("insecure", insecure()),
             (
@@ -133,6 +133,12 @@ fn internal_link() -> Value {
             ),
         ],
     )
+}
+
+fn bind() -> (&'static str, Value) {
+    let about =
+        "Whether an address that this machine lacks ends the start, or is waited for while all else runs.";
+    ("bind", described(json!({ "enum": ["now", "wait"], "default": "now" }), about))
 }
 
 fn tls() -> Value {
@@ -167,7 +173,15 @@ fn service_map(service: Value) -> Value {
 
 fn dmz_service() -> Value {
     let keys = vec![
-        ("accept", one_or_many("Where clients come in.", ACCEPT, accept_options(), defaults::ACCEPTS_MAX)),
+        (
+            "accept",
+            one_or_many(
+                "Where clients come in.",
+                ACCEPT,
+                [vec![bind()], accept_options()].concat(),
+                defaults::ACCEPTS_MAX,
+            ),
+        ),
         ("connect", address("What it reaches; in direct mode alone.", CONNECT, connect_options())),
         (
             "sessions",
@@ -390,7 +404,8 @@ mod tests {
             ("/properties/internal/properties/link/properties/retry", &keys::RETRY),
             ("/properties/dmz/properties/services/additionalProperties", &keys::DMZ_SERVICE),
             ("/properties/internal/properties/services/additionalProperties", &keys::INTERNAL_SERVICE),
-            ("/properties/dmz/properties/link/properties/listen/anyOf/1", &keys::LINK_ADDRESS),
+            ("/properties/dmz/properties/link/properties/listen/anyOf/1", &keys::LINK_LISTEN),
+            ("/properties/dmz/properties/link/properties/connect/anyOf/0/anyOf/1", &keys::LINK_ADDRESS),
             (
                 "/properties/dmz/properties/services/additionalProperties/properties/accept/anyOf/0/anyOf/1",
                 &keys::ACCEPT_ADDRESS,

@@ -41,7 +41,7 @@ impl Halves {
         let mode = loaded.profile.mode;
         let mut halves = Self { here: None, tasks: Tasks::default(), child: None };
         if matches!(chosen, Chosen::Demo(_)) {
-            halves.start_here(source.clone(), chosen, loaded)?;
+            halves.start_here(source.clone(), chosen, loaded).await?;
             return Ok(halves);
         }
         let (has_dmz, has_internal) = (loaded.profile.dmz.is_some(), loaded.profile.internal.is_some());
@@ -52,7 +52,7 @@ impl Halves {
             let outside = Source { role: Some(Role::Dmz), ..source.clone() };
             let loaded =
                 outside.load(&chosen, Some(mode)).map_err(|problems| walk::unreadable(&problems).seen)?;
-            halves.start_here(outside, chosen.clone(), loaded)?;
+            halves.start_here(outside, chosen.clone(), loaded).await?;
         }
         if has_internal && mode != Mode::Forward {
             halves.child = Some(Inside::start(cli, &chosen, mode).await?);
@@ -60,8 +60,9 @@ impl Halves {
         Ok(halves)
     }
 
-    fn start_here(&mut self, source: Source, chosen: Chosen, loaded: Loaded) -> Result<(), String> {
-        let (handle, engine) = Engine::start(source, chosen, loaded).map_err(|error| error.to_string())?;
+    async fn start_here(&mut self, source: Source, chosen: Chosen, loaded: Loaded) -> Result<(), String> {
+        let started = Engine::start(source, chosen, loaded).await;
+        let (handle, engine) = started.map_err(|error| error.to_string())?;
         self.tasks.spawn("gateway", async move {
             // How it ended is seen by its walk.
             let _ = engine.run().await;

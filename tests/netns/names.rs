@@ -1,6 +1,6 @@
 //! Names: all addresses of one are tried, and a zone that does not answer holds up nobody else.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use crate::{
     Server, Wire, can_run, client_at, ip,
@@ -130,4 +130,37 @@ fn a_zone_that_does_not_answer_holds_up_no_other_backend() {
         assert!(seconds < 2.0, "{told}");
     }
     assert_eq!(told.lines().count(), 2, "{told}");
+}
+
+#[test]
+fn a_reload_whose_names_are_not_answered_leaves_the_gateway_free() {
+    if !can_run("a_reload_whose_names_are_not_answered_leaves_the_gateway_free") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    into_nothing(&wire);
+    let _resolver = Resolver::dead(&wire.outside, "127.0.0.1 localhost\n");
+    let profile = |accept: &str| {
+        format!("mode: direct\ndmz:\n  services:\n    db: {{ accept: [{accept}], connect: \"echo://\" }}\n")
+    };
+    let mut gateway = start(&place, &wire, &profile("\"tcp://192.0.2.1:8000\""));
+    place.write("names.yaml", &profile("\"tcp://192.0.2.1:8000\", \"tcp://gone.late.test:8001\""));
+    let socket = place.path("run/names.sock");
+    let mut reload = place.command(&["reload", "--admin"]).arg(&socket).spawn().expect("a reload");
+    // It has begun when the gateway says so; then it must still answer.
+    let began = std::time::Instant::now();
+    for _ in 0..5 {
+        gateway.status();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&gateway.child),
+        rustix::process::Signal::TERM,
+    )
+    .expect("a signal");
+    let began = std::time::Instant::now();
+    assert_eq!(gateway.child.wait().expect("it ends").code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(reload.wait().expect("it is answered").code(), Some(1));
 }

@@ -14,7 +14,7 @@ use crate::{
         listener,
         pool::{LINKS_MAX, Pool},
     },
-    net::{edges::Edges, listen::BindError, tls::Identity},
+    net::{edges::Edges, listen::BindError, names::Found, tls::Identity},
     profile::{Backend, Carries, DmzHalf, DmzService, DmzWay, LinkAddress, Role, ServiceName},
     proto::{
         Refusal,
@@ -52,7 +52,12 @@ enum DmzParts {
 
 impl DmzSide {
     /// Opens what the way needs; nothing runs yet.
-    pub fn prepare(half: &DmzHalf, identity: Option<Identity>, common: &Common) -> Result<Self, BindError> {
+    pub fn prepare(
+        half: &DmzHalf,
+        identity: Option<Identity>,
+        found: &Found,
+        common: &Common,
+    ) -> Result<Self, BindError> {
         let parts = match &half.way {
             DmzWay::Direct(_) => DmzParts::Direct(HashMap::new()),
             DmzWay::Forward { connect, pool, .. } => DmzParts::Forward {
@@ -60,9 +65,10 @@ impl DmzSide {
                 pool: Pool::new(*pool, common.tasks.clone()),
                 dialler: None,
             },
-            DmzWay::Reverse { listen, pool, .. } => {
-                DmzParts::Reverse { port: Port::bind(listen)?, pool: Pool::new(*pool, common.tasks.clone()) }
-            }
+            DmzWay::Reverse { listen, bind, pool, .. } => DmzParts::Reverse {
+                port: Port::bind(listen, *bind, found)?,
+                pool: Pool::new(*pool, common.tasks.clone()),
+            },
         };
         let identity = Arc::new(ArcSwap::from_pointee(identity));
         Ok(Self { identity, policy: Arc::default(), parts })
@@ -194,9 +200,8 @@ impl DmzSide {
             DmzParts::Forward { dialler, .. } => {
                 dialler.as_ref().filter(|dialler| !dialler.all_serve()).map(|_| why_down(&self.rows()))
             }
-            DmzParts::Reverse { port, pool } => {
-                (!pool.was_offered()).then(|| format!("no internal gateway has dialled in at {}", port.bound))
-            }
+            DmzParts::Reverse { port, pool } => (!pool.was_offered())
+                .then(|| format!("no internal gateway has dialled in at {}", port.told())),
         }
     }
 
@@ -228,10 +233,10 @@ impl DmzSide {
         }
     }
 
-    pub fn listening(&self) -> Option<String> {
+    pub fn listening(&self) -> Vec<String> {
         match &self.parts {
-            DmzParts::Reverse { port, .. } => Some(port.bound.clone()),
-            DmzParts::Direct(_) | DmzParts::Forward { .. } => None,
+            DmzParts::Reverse { port, .. } => port.listening(),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => Vec::new(),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
         keeper::{Shared, Wanted},
         serving::Server,
     },
-    net::{listen::BindError, tls::Identity},
+    net::{listen::BindError, names::Found, tls::Identity},
     profile::{InternalHalf, InternalService, InternalWay, LinkAddress, Retry, Role, ServiceName},
     telemetry::snapshot::PoolRow,
 };
@@ -40,11 +40,12 @@ impl InternalSide {
     pub fn prepare(
         half: &InternalHalf,
         identity: Option<Identity>,
+        found: &Found,
         common: &Common,
     ) -> Result<Self, BindError> {
         let parts = match &half.way {
-            InternalWay::Forward { listen, .. } => {
-                let port = Port::bind(listen)?;
+            InternalWay::Forward { listen, bind, .. } => {
+                let port = Port::bind(listen, *bind, found)?;
                 let visitors = Arc::<forward::Visitors>::default();
                 let server = forward_server(common, &visitors);
                 InternalParts::Forward { port, visitors, server }
@@ -186,7 +187,7 @@ impl InternalSide {
     pub fn missing(&self) -> Option<String> {
         match &self.parts {
             InternalParts::Forward { port, visitors, .. } => {
-                (!visitors.any()).then(|| format!("no DMZ gateway has dialled in at {}", port.bound))
+                (!visitors.any()).then(|| format!("no DMZ gateway has dialled in at {}", port.told()))
             }
             InternalParts::Reverse { parkings } => {
                 let all = parkings.values().all(|parking| parking.keeper.can_serve(None));
@@ -216,10 +217,10 @@ impl InternalSide {
         }
     }
 
-    pub fn listening(&self) -> Option<String> {
+    pub fn listening(&self) -> Vec<String> {
         match &self.parts {
-            InternalParts::Forward { port, .. } => Some(port.bound.clone()),
-            InternalParts::Reverse { .. } => None,
+            InternalParts::Forward { port, .. } => port.listening(),
+            InternalParts::Reverse { .. } => Vec::new(),
         }
     }
 

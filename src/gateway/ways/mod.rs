@@ -17,9 +17,10 @@ use crate::{
     link::{greet::Terms, listener::Greeter},
     net::{
         listen::{self, BindError, Closer, Listener},
+        names::Found,
         tls::Identity,
     },
-    profile::{LinkAddress, Retry},
+    profile::{Bind, LinkAddress, Retry},
     tasks::Tasks,
     telemetry::{notices::Notices, snapshot::PoolRow},
 };
@@ -41,30 +42,33 @@ pub struct Common {
 /// What a way shows and accepts on its links, `None` without TLS; a reload swaps it.
 type IdentityCell = Arc<ArcSwap<Option<Identity>>>;
 
-/// A bound link port.
+/// A link port that listens, or waits until it can.
 #[derive(Debug)]
 struct Port {
     address: LinkAddress,
-    /// With the real port.
-    bound: String,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
     closer: Closer,
 }
 
 impl Port {
-    fn bind(address: &LinkAddress) -> Result<Self, BindError> {
-        let listener = listen::bind(&address.at)?;
-        let mut real = address.clone();
-        if let Ok(local) = listener.local_addr() {
-            real.at.port = local.port();
+    fn bind(address: &LinkAddress, bind: Bind, found: &Found) -> Result<Self, BindError> {
+        let listener = listen::bind(&address.at, found.addresses(&address.at), bind)?;
+        Ok(Self { address: address.clone(), closer: listener.closer(), listener: Some(listener) })
+    }
+
+    /// Where it listens, with the real port.
+    fn listening(&self) -> Vec<String> {
+        let real = |at| LinkAddress { at, ..self.address.clone() }.to_string();
+        self.closer.shown().into_iter().map(real).collect()
+    }
+
+    /// The same in words.
+    fn told(&self) -> String {
+        match &self.listening()[..] {
+            [] => format!("{}, which is not there yet", self.address),
+            bound => bound.join(" and "),
         }
-        Ok(Self {
-            address: address.clone(),
-            bound: real.to_string(),
-            closer: listener.closer(),
-            listener: Some(listener),
-        })
     }
 }
 

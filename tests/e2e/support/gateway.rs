@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use portcullis::{
     certs,
     disk::Pipes,
@@ -94,7 +95,8 @@ impl Gateway {
         };
         let (handle, engine) = {
             let _inside = runtime.enter();
-            Engine::start(source, chosen, loaded).unwrap()
+            // Nothing is looked up, so it does not wait.
+            Engine::start(source, chosen, loaded).now_or_never().unwrap().unwrap()
         };
         let running = Some(runtime.spawn(engine.run()));
         Self { handle, runtime: Some(runtime), running, _folder: folder }

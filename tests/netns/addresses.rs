@@ -1,0 +1,92 @@
+//! Addresses that come late, and those of one network alone.
+
+use crate::{
+    Wire, can_run, client_at, ip,
+    process::{Place, SOON},
+    run,
+};
+
+#[test]
+fn an_address_that_comes_late_is_listened_on_without_a_restart() {
+    if !can_run("an_address_that_comes_late_is_listened_on_without_a_restart") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let tls = crate::TLS[0];
+    let profile = |bind: &str| {
+        format!(
+            "mode: reverse\ndmz:\n  link: {{ listen: {{ address: \"socks+tls://192.0.2.7:1443\", bind: {bind} }}, tls: {tls} }}\n  \
+             services:\n    late: {{ accept: {{ address: \"tcp://192.0.2.7:8000\", bind: {bind} }} }}\n    \
+             here: {{ accept: \"tcp://192.0.2.1:8000\" }}\n"
+        )
+    };
+    let host = ["ip", "netns", "exec", &wire.outside];
+    place.write("now.yaml", &profile("now"));
+    let refused = place.wrapped(&host, &["--no-ui", "--admin", "none", "--profile", "now.yaml"]);
+    let refused = { refused }.output().expect("it ends");
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("192.0.2.7:") && told.contains("write `bind: wait`"), "{told}");
+
+    place.write("late.yaml", &profile("wait"));
+    let gateway = place.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
+    let before = gateway.wait("both are waited for", SOON, |status| {
+        let notices = status["notices"].to_string();
+        notices.contains("client port 192.0.2.7:8000: this machine has no such address")
+            && notices.contains("link port 192.0.2.7:1443: this machine has no such address")
+    });
+    assert_eq!(before["listening"].as_array().map(Vec::len), Some(0), "{before:#}");
+    let accepts = |status: &serde_json::Value, service: &str| {
+        let services = status["services"].as_array().expect("services").clone();
+        services.iter().find(|row| row["name"] == service).expect("a service")["accept"].to_string()
+    };
+    assert_eq!(accepts(&before, "late"), "[]");
+    assert_eq!(accepts(&before, "here"), "[\"tcp://192.0.2.1:8000\"]");
+    // It refuses, since no internal gateway is there: it listens.
+    let refused = "try:\n    print(s.recv(1))\nexcept ConnectionResetError:\n    print('reset')";
+    assert_eq!(client_at(&wire, 8000, refused).trim(), "reset");
+
+    ip(&["-n", &wire.outside, "addr", "add", "192.0.2.7/24", "dev", "wire0"]);
+    let after = gateway.wait("it listens at both", SOON, |status| {
+        status["listening"][0] == "socks+tls://192.0.2.7:1443"
+            && accepts(status, "late") == "[\"tcp://192.0.2.7:8000\"]"
+    });
+    assert!(after["notices"].to_string().contains("client port 192.0.2.7:8000 listens now"), "{after:#}");
+    let dial = "import socket\ns = socket.create_connection(('192.0.2.7', 8000))\ns.settimeout(60)\n";
+    assert_eq!(run(&wire.outside, &["python3", "-c", &format!("{dial}{refused}")]).trim(), "reset");
+}
+
+#[test]
+fn an_address_of_one_network_alone_is_listened_on_and_dialled() {
+    if !can_run("an_address_of_one_network_alone_is_listened_on_and_dialled") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    for (host, device, address) in
+        [(&wire.outside, "wire0", "fe80::1:1/64"), (&wire.inside, "wire1", "fe80::1:2/64")]
+    {
+        ip(&["-n", host, "-6", "addr", "add", address, "dev", device, "nodad"]);
+    }
+    let [dmz_tls, internal_tls] = crate::TLS;
+    place.write(
+        "dmz.yaml",
+        &format!(
+            "mode: reverse\ndmz:\n  link: {{ listen: \"socks+tls://[fe80::1:1%wire0]:1443\", tls: {dmz_tls} }}\n  \
+             services: {{ orders: {{ accept: \"tcp://192.0.2.1:8000\" }} }}\n"
+        ),
+    );
+    place.write(
+        "internal.yaml",
+        &format!(
+            "mode: reverse\ninternal:\n  link: {{ connect: \"socks+tls://[fe80::1:1%wire1]:1443\", tls: {internal_tls} }}\n  \
+             services: {{ orders: {{ connect: \"echo://\" }} }}\n"
+        ),
+    );
+    let on = |host: &str, name: &str| {
+        let profile = format!("{name}.yaml");
+        place.start_as(name, &["ip", "netns", "exec", host], &["--no-ui", "--profile", &profile])
+    };
+    let pair = [on(&wire.outside, "dmz"), on(&wire.inside, "internal")];
+    pair.iter().for_each(|half| drop(half.wait_healthy()));
+    assert_eq!(client_at(&wire, 8000, crate::HELLO).trim(), "hello.");
+}
