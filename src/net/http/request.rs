@@ -381,7 +381,10 @@ mod tests {
     fn a_host_that_no_client_names_is_the_services_or_the_backends() {
         let by = By::new("192.0.2.7".parse().expect("an address"), false);
         let hosts = |hosts: &[&str]| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>();
-        let table: &[(&str, &[(&str, &str)], Vec<String>, [Option<&'static str>; 2], &'static str)] = &[
+        // Target, fields, `hosts`, what is told of the host, and what the backend hears.
+        type Row<'a> =
+            (&'a str, &'a [(&'a str, &'a str)], Vec<String>, [Option<&'static str>; 2], &'static str);
+        let table: &[Row<'_>] = &[
             ("/", &[], hosts(&[]), [Some(""), None], "app:9000"),
             ("/", &[("host", "")], hosts(&[]), [Some(""), None], "app:9000"),
             ("/", &[], hosts(&["*.b", "b", "a"]), [Some("b"), Some("b")], "b"),
