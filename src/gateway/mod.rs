@@ -6,6 +6,7 @@
 
 pub mod advice;
 mod checks;
+mod failing;
 pub mod handle;
 mod history;
 mod observer;

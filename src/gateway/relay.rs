@@ -15,6 +15,7 @@ use std::{
 
 use tokio::{io::ReadBuf, time::Instant};
 
+use super::failing::deliver;
 use crate::{
     link::{
         leg::Leg,
@@ -55,7 +56,7 @@ pub enum Side {
 pub enum Relayed {
     /// Both directions have ended cleanly, and both ends were told.
     Clean,
-    /// One side failed; the other has to be told by a reset.
+    /// One side failed, and what it had sent has been delivered; the other has to be told by a reset.
     Failed(Side, io::Error),
     /// No byte either way for the service's `idle`.
     Idle,
@@ -81,7 +82,7 @@ pub async fn relay(
     meter: &Meter,
     idle: Option<Duration>,
 ) -> Relayed {
-    let mut up = Direction { kept: std::mem::take(first), unflushed: far.holds(), ..Direction::default() };
+    let mut up = Direction::behind(std::mem::take(first), far.holds());
     let mut down = Direction::default();
     // `opened` goes out with the first bytes from the backend, if they come soon.
     let mut granting = near.holds();
@@ -131,7 +132,8 @@ pub async fn relay(
             (Step::Ended, _) | (_, Step::Ended) => meter.enter(SessionPhase::Draining),
             _ => meter.enter(SessionPhase::Relaying),
         }
-        let held = up.holds() || down.holds();
+        // A side that is not read any more shows by no event that it has gone.
+        let held = up.holds() || down.holds() || up.has_ended() || down.has_ended();
         if watch.wakes(meter.bytes(), held) {
             look.as_mut().reset(Instant::now() + watch.pause());
         }
@@ -172,6 +174,17 @@ pub async fn relay(
         Poll::Pending
     })
     .await;
+    let relayed = match relayed {
+        Relayed::Failed(side, error) => {
+            let (direction, legs) = match side {
+                Side::Near => (&mut up, (near, far)),
+                Side::Far => (&mut down, (far, near)),
+            };
+            // Boxed: an open session holds no memory for how it may fail.
+            Relayed::Failed(side, Box::pin(deliver(side, direction, legs, error, meter)).await)
+        }
+        ended => ended,
+    };
     *first = up.kept.split_off(up.taken);
     relayed
 }
@@ -256,20 +269,25 @@ impl Watch {
     }
 }
 
-/// reading → ending → ended
+/// ```text
+/// reading ─► ending ─► ended
+///        └─► lost
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Step {
+pub(super) enum Step {
     #[default]
     Reading,
     /// The sender has finished; the receiver has yet to be told.
     Ending,
     Ended,
+    /// The sender has failed: nothing more can be read.
+    Lost,
 }
 
 /// One direction of a session.
 #[derive(Debug, Default)]
-struct Direction {
-    step: Step,
+pub(super) struct Direction {
+    pub(super) step: Step,
     /// What the receiver has not taken yet, and how much of it it has.
     kept: Vec<u8>,
     taken: usize,
@@ -278,16 +296,21 @@ struct Direction {
     is_last: bool,
 }
 
-type Failure = (Side, io::Error);
+pub(super) type Failure = (Side, io::Error);
 
 impl Direction {
+    /// One that begins with these bytes, behind what its receiver may hold already.
+    pub(super) fn behind(kept: Vec<u8>, unflushed: bool) -> Self {
+        Self { kept, unflushed, ..Self::default() }
+    }
+
     /// Whether bytes wait here for their receiver.
     fn holds(&self) -> bool {
         !self.kept.is_empty() || self.unflushed
     }
 
     /// Whether its sender has finished.
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.step != Step::Reading
     }
 
@@ -307,7 +330,7 @@ impl Direction {
         loop {
             ready!(self.poll_kept(cx, to, &moved))?;
             match self.step {
-                Step::Ended => return Poll::Ready(Ok(())),
+                Step::Ended | Step::Lost => return Poll::Ready(Ok(())),
                 // Closing it tells the same, once both have ended.
                 Step::Ending if self.is_last && to.ends_when_closed() => self.step = Step::Ended,
                 Step::Ending => {
@@ -324,7 +347,7 @@ impl Direction {
     }
 
     /// Writes what was kept, and lets the memory go.
-    fn poll_kept(
+    pub(super) fn poll_kept(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut Leg,
@@ -345,7 +368,7 @@ impl Direction {
     }
 
     /// Reads one chunk and writes it on; `Pending` while there is nothing to read.
-    fn poll_chunk(
+    pub(super) fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Leg,
@@ -356,26 +379,25 @@ impl Direction {
             let mut buf = ReadBuf::new(chunk);
             let filled = match fill(cx, from, &mut buf) {
                 Fill::Nothing => return Ok(Poll::Pending),
-                // Bytes just before a failure go the way of those lost with it: a socket tells its
-                // error once, and must not look like a clean end afterwards.
-                Fill::Failed(error) => return Err((Side::Near, error)),
+                Fill::Failed(error) => {
+                    self.kept = buf.filled().to_vec();
+                    self.step = Step::Lost;
+                    return Err((Side::Near, error));
+                }
                 Fill::Some => buf.filled(),
                 Fill::End => {
                     self.step = Step::Ending;
                     buf.filled()
                 }
             };
-            let mut taken = 0;
+            let (mut taken, mut failed) = (0, None);
             while taken < filled.len() {
                 match to.poll_write(cx, &filled[taken..]) {
                     Poll::Ready(Ok(count)) => taken += count,
-                    Poll::Ready(Err(error)) => {
-                        // Another link may be tried, with these bytes first.
+                    stopped => {
+                        // After a failure another link may be tried, with these bytes first.
                         self.kept = filled[taken..].to_vec();
-                        return Err((Side::Far, error));
-                    }
-                    Poll::Pending => {
-                        self.kept = filled[taken..].to_vec();
+                        failed = if let Poll::Ready(Err(error)) = stopped { Some(error) } else { None };
                         break;
                     }
                 }
@@ -384,7 +406,7 @@ impl Direction {
                 moved(taken);
                 self.unflushed = true;
             }
-            Ok(Poll::Ready(()))
+            failed.map_or(Ok(Poll::Ready(())), |error| Err((Side::Far, error)))
         })
     }
 
@@ -415,7 +437,10 @@ fn fill(cx: &mut Context<'_>, from: &mut Leg, buf: &mut ReadBuf<'_>) -> Fill {
         match from.poll_read(cx, buf) {
             Poll::Pending if before == 0 => return Fill::Nothing,
             Poll::Pending => return Fill::Some,
-            Poll::Ready(Err(error)) => return Fill::Failed(error),
+            Poll::Ready(Err(error)) => {
+                from.read_rest(buf);
+                return Fill::Failed(error);
+            }
             Poll::Ready(Ok(())) if buf.filled().len() == before => return Fill::End,
             Poll::Ready(Ok(())) if buf.remaining() == 0 => return Fill::Some,
             Poll::Ready(Ok(())) => {}
@@ -543,6 +568,27 @@ mod tests {
             ended.push(watch.look(bytes, false));
         }
         assert_eq!(ended, [false, false, false, false, false, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_may_be_silent_behind_its_end_and_not_leave() {
+        let ((mut near, mut client), (mut far, mut backend)) = (pipe().await, pipe().await);
+        let (meter, hour, mut first) = (Meter::default(), Duration::from_secs(3600), Vec::new());
+        let relaying = relay(&mut near, &mut far, &mut first, EDGES, &meter, None);
+        let talking = async {
+            client.shutdown().await.expect("it ends");
+            assert_eq!(all(&mut backend).await, b"");
+            tokio::time::sleep(hour).await;
+            backend.write_all(b"late").await.expect("the session is open");
+            client.read_exact(&mut [0; 4]).await.expect("bytes");
+            tokio::time::sleep(hour).await;
+            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("it is open");
+            drop(client);
+            Instant::now()
+        };
+        let (relayed, left) = tokio::join!(relaying, talking);
+        assert!(matches!(relayed, Relayed::Failed(Side::Near, _)), "{relayed:?}");
+        assert!(left.elapsed() <= 5 * LOOK, "{:?}", left.elapsed());
     }
 
     /// An opener's link to a server that the test plays, with a session under way that has no answer,

@@ -33,9 +33,6 @@ use crate::{
     },
 };
 
-/// How often a client whose bytes are waiting is looked at while its session is connected.
-const GONE_LOOK: Duration = Duration::from_millis(100);
-
 /// Pause before a way that failed under a switch is tried again, and how long that goes on: the
 /// other half is ahead of us by a moment, or the failure stands.
 const SWITCH_LOOK: Duration = Duration::from_millis(50);
@@ -150,17 +147,17 @@ async fn run(
     for _ in 0..TRIES_MAX {
         let connected = tokio::select! {
             biased;
-            () = kill.cancelled() => Err(session.cut(meter, Who::Operator, "ended by the operator".into())),
+            () = kill.cancelled() => Err((Who::Operator, "ended by the operator")),
             connected = connect(way, &mut order, &sessions.switching) => {
                 if let Some(wait) = meter.waited() {
                     service.waits.add(wait);
                 }
                 Ok(connected)
             }
-            () = gone(&session.near, meter) => Err(session.cut(meter, Who::Client, "the client left".into())),
+            () = gone(&session.near) => Err((Who::Client, "the client left")),
         };
         let connected = match connected {
-            Err(end) => return (end, None),
+            Err((who, reason)) => return (session.cut(meter, who, reason.into()).await, None),
             Ok(Ok(connected)) => connected,
             Ok(Err(failure)) => return session.refused(failure, meter).await,
         };
@@ -239,8 +236,9 @@ impl Session {
         let relayed = tokio::select! {
             relayed = relay::relay(&mut self.near, &mut far, &mut unsent, links, meter, self.idle) => relayed,
             () = kill.cancelled() => {
-                far.cut(Cause::Operator);
-                return Carried::Ended(self.cut(meter, Who::Operator, "cut by the operator".into()));
+                let end = End { who: Who::Operator, phase: meter.phase(), reason: "cut by the operator".into() };
+                self.cut_both(far, Cause::Operator).await;
+                return Carried::Ended(end);
             }
         };
         if let Relayed::Failed(Side::Far, error) = &relayed
@@ -256,8 +254,7 @@ impl Session {
         }
         let is_framed = self.near.is_framed();
         let end = ended(relayed, links, is_framed, meter.phase(), self.idle);
-        far.cut(cause(end.who));
-        std::mem::replace(&mut self.near, Leg::Gone).cut(cause(end.who));
+        self.cut_both(far, cause(end.who)).await;
         Carried::Ended(end)
     }
 
@@ -283,7 +280,9 @@ impl Session {
             }
             Carried::Ended(end) => end,
             Carried::Refused(failure) => self.refused(failure, order.meter).await.0,
-            Carried::Again => self.cut(order.meter, Who::Internal, "an echo was lost; this is a bug".into()),
+            Carried::Again => {
+                self.cut(order.meter, Who::Internal, "an echo was lost; this is a bug".into()).await
+            }
         }
     }
 
@@ -292,9 +291,14 @@ impl Session {
         refused(reply, self.near, failure, meter).await
     }
 
+    async fn cut_both(&mut self, far: Leg, cause: Cause) {
+        let near = std::mem::replace(&mut self.near, Leg::Gone);
+        Box::pin(async { tokio::join!(near.cut(cause), far.cut(cause)) }).await;
+    }
+
     /// Cuts the near side; the far one is not connected or has been cut.
-    fn cut(&mut self, meter: &Meter, who: Who, reason: String) -> End {
-        std::mem::replace(&mut self.near, Leg::Gone).cut(cause(who));
+    async fn cut(&mut self, meter: &Meter, who: Who, reason: String) -> End {
+        Box::pin(std::mem::replace(&mut self.near, Leg::Gone).cut(cause(who))).await;
         End { who, phase: meter.phase(), reason }
     }
 }
@@ -363,31 +367,16 @@ async fn connect(
     }
 }
 
-/// Returns when the client has left before its session was connected: its connection is over, or
-/// it closed without a byte while it waited for a link.
-async fn gone(near: &Leg, meter: &Meter) {
+/// Returns when the client has left before its session was connected: its connection has failed. One
+/// that has only finished sending waits like any other.
+async fn gone(near: &Leg) {
     let Leg::Stream(stream) = near else { return std::future::pending().await };
     if let Stream::Pipe(pipe) = stream {
         return pipe.left().await;
     }
     let Some(stream) = stream.tcp() else { return std::future::pending().await };
-    loop {
-        if stream.ready(Interest::READABLE | Interest::ERROR).await.is_err()
-            || matches!(stream.take_error(), Ok(Some(_)))
-        {
-            return;
-        }
-        let closed = matches!(stream.try_io(Interest::READABLE, || peek(stream)), Ok(0));
-        if closed && meter.phase() == SessionPhase::Waiting {
-            return;
-        }
-        tokio::time::sleep(GONE_LOOK).await;
-    }
-}
-
-fn peek(stream: &tokio::net::TcpStream) -> io::Result<usize> {
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    socket2::SockRef::from(stream).peek(&mut byte)
+    // An error of this wait is one of the runtime, which ends.
+    let _ = stream.ready(Interest::ERROR).await;
 }
 
 async fn grant(reply: Reply, near: &mut Leg, meter: &Meter) -> Result<(), End> {

@@ -62,6 +62,22 @@ impl Leg {
         matches!(self, Self::Stream(Stream::Tcp(_)))
     }
 
+    /// What was deciphered before a read failed, which the failure has hidden.
+    pub fn read_rest(&mut self, buf: &mut ReadBuf<'_>) {
+        if let Self::Stream(stream) = self {
+            stream.read_rest(buf);
+        }
+    }
+
+    /// Reads a link whose session has nobody left to hear it, so that it is answered, and hears the
+    /// answers that it waits for; only trouble is told. Nobody minds that others are not read.
+    pub fn poll_ignored(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self {
+            Self::Link(link) if !link.state().is_free() => link.poll_ignored(cx),
+            Self::Link(_) | Self::Stream(_) | Self::Gone => Poll::Pending,
+        }
+    }
+
     /// Whether a link or a WebSocket says something while it has no bytes to bring; only trouble is
     /// told.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -128,9 +144,9 @@ impl Leg {
     }
 
     /// The session is cut: the socket is reset; a link is told why first.
-    pub fn cut(self, cause: Cause) {
+    pub async fn cut(self, cause: Cause) {
         match self {
-            Self::Link(link) => link.cut(cause),
+            Self::Link(link) => link.cut(cause).await,
             // Dropped with linger 0 armed.
             Self::Stream(_) | Self::Gone => {}
         }

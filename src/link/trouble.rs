@@ -39,6 +39,14 @@ fn told(cause: Cause) -> &'static str {
 }
 
 impl Trouble {
+    /// Whether the other gateway has said it, and it is not concluded here.
+    pub fn is_told(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Unseen | Self::Reset(_) => true,
+            Self::Broken(_) | Self::Silent | Self::Cut => false,
+        }
+    }
+
     /// What an error of a leg's says of a link, if it came from one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref().and_then(|inner| inner.downcast_ref())

@@ -8,20 +8,26 @@ use std::{
     fmt,
     future::poll_fn,
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use hyper::body::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::timeout,
+};
 
-use super::{late::Late, rewound::Rewound, stream::Stream};
+use super::{late::Late, rewound::Rewound, stream::Stream, tcp};
 
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
 const LATE: &str = "a request, or the answer to it, did not come in time";
+/// A stream that is handed over for an end that is cut already takes what that has written in this time.
+const STALLED_MAX: Duration = Duration::from_secs(5);
 /// Memory of an emptied direction that is kept for the next bytes.
 const KEPT_MAX: usize = 1024;
 
@@ -193,7 +199,8 @@ impl PipeEnd {
     }
 
     /// The other end goes on as `stream`. It reads what was written here, then what was `heard` of the
-    /// stream already; `unsaid` was read here already, and goes first of what it has written.
+    /// stream already; `unsaid` was read here already, and goes first of what it has written. Where it is
+    /// cut before, the stream still gets what it had written.
     pub async fn hand_over(self, mut stream: Stream, heard: Bytes, unsaid: Bytes) -> io::Result<()> {
         let (mut said, mut has_ended) = (unsaid, false);
         loop {
@@ -201,11 +208,15 @@ impl PipeEnd {
                 stream.write_all(&said).await?;
                 stream.flush().await
             };
-            tokio::select! {
+            let mut telling = pin!(telling);
+            let has_left = tokio::select! {
                 biased;
-                () = self.left() => return Err(io::ErrorKind::ConnectionReset.into()),
-                told = telling => told?,
-            }
+                () = self.left() => {
+                    timeout(STALLED_MAX, telling).await.map_err(|_| io::ErrorKind::TimedOut)??;
+                    true
+                }
+                told = &mut telling => told.map(|()| false)?,
+            };
             let is_over;
             {
                 let mut shared = self.lock();
@@ -214,15 +225,20 @@ impl PipeEnd {
                 way.empty();
                 wake(&mut way.writer);
                 is_over = way.step == Step::Ended;
-                if said.is_empty() && is_over == has_ended {
+                if said.is_empty() && is_over == has_ended && !has_left {
                     wake(&mut way.writer);
                     wake(&mut shared.ways[self.side].reader);
                     shared.left[1 - self.side] = Some(Box::new(Rewound { said: heard, stream }));
                     return Ok(());
                 }
             }
-            if said.is_empty() && !std::mem::replace(&mut has_ended, is_over) {
+            if said.is_empty() && !std::mem::replace(&mut has_ended, is_over) && is_over {
                 stream.shutdown().await?;
+            } else if said.is_empty() && has_left {
+                if let Some(socket) = stream.tcp() {
+                    tcp::acknowledged(socket, STALLED_MAX).await;
+                }
+                return Err(io::ErrorKind::ConnectionReset.into());
             }
         }
     }
@@ -453,6 +469,23 @@ mod tests {
         drop(other);
         one.hand_over(stream, Bytes::new(), Bytes::new()).await.expect_err("nobody is there");
         assert_eq!(peer.read(&mut [0]).await.expect("its end"), 0);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_cut_before_the_stream_is_there_is_heard_all_the_same() {
+        for has_ended in [true, false] {
+            let ((one, mut other), (stream, mut peer)) = (pipe(), sockets().await);
+            other.write_all(b"not to be lost").await.expect("it is taken");
+            if has_ended {
+                other.shutdown().await.expect("it is told");
+            }
+            drop(other);
+            let handed = one.hand_over(stream, Bytes::new(), Bytes::from_static(b"unsaid, "));
+            handed.await.expect_err("nobody reads the stream");
+            let mut told = String::new();
+            peer.read_to_string(&mut told).await.expect("this socket ends cleanly when it is dropped");
+            assert_eq!(told, "unsaid, not to be lost");
+        }
     }
 
     #[tokio::test]

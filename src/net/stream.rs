@@ -1,7 +1,7 @@
 //! The one stream type that sessions see: TCP, TCP inside TLS, or the built-in echo.
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, IoSlice, Read},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -85,6 +85,18 @@ impl Stream {
         match self {
             Self::Tls(stream) => stream.get_ref().1.wants_write(),
             Self::Tcp(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => false,
+        }
+    }
+
+    /// What TLS deciphered before a read failed: a damaged record or an alert hides what came before it.
+    pub fn read_rest(&mut self, buf: &mut ReadBuf<'_>) {
+        let Self::Tls(stream) = self else { return };
+        let mut reader = match &mut **stream {
+            TlsStream::Client(stream) => stream.get_mut().1.reader(),
+            TlsStream::Server(stream) => stream.get_mut().1.reader(),
+        };
+        while let Ok(count @ 1..) = reader.read(buf.initialize_unfilled()) {
+            buf.advance(count);
         }
     }
 

@@ -6,7 +6,10 @@
 use std::{io, os::fd::AsFd, time::Duration};
 
 use socket2::{SockRef, Socket, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 
 use super::sys;
 
@@ -24,6 +27,11 @@ const LINK_RTO_MAX_MS: u32 = 2_500;
 const SILENT_MS_MAX: u32 = 6_500;
 /// Unanswered questions before silence counts.
 const QUESTIONS_MIN: u8 = 2;
+
+/// Between two looks at what is acknowledged.
+const ACKNOWLEDGED_LOOK_MAX: Duration = Duration::from_millis(50);
+/// Of `tcpi_state` (include/net/tcp_states.h).
+const TCP_CLOSE: u8 = 7;
 
 struct Keepalive {
     idle: u64,
@@ -74,6 +82,34 @@ pub fn link_carries(stream: &TcpStream) -> io::Result<()> {
 pub fn let_close_cleanly(stream: &TcpStream) {
     // Fails only on a socket that is already gone, which then needs no clean end.
     let _ = SockRef::from(stream).set_linger(None);
+}
+
+/// Waits until the other end's kernel has acknowledged all that was sent, the end included; not for one
+/// that acknowledges nothing for `stalled`.
+pub async fn acknowledged(stream: &TcpStream, stalled: Duration) {
+    // The kernel has no event for it.
+    let (mut left, mut pause, mut give_up) = (outstanding(stream), Duration::from_millis(1), None);
+    while left != (0, 0) {
+        let give_up_at = *give_up.get_or_insert_with(|| Instant::now() + stalled);
+        sleep(pause).await;
+        pause = (2 * pause).min(ACKNOWLEDGED_LOOK_MAX);
+        match std::mem::replace(&mut left, outstanding(stream)) {
+            before if before != left => give_up = None,
+            _ if Instant::now() >= give_up_at => return,
+            _ => {}
+        }
+    }
+}
+
+/// Segments that are sent and not acknowledged, and bytes that are not sent.
+fn outstanding(stream: &TcpStream) -> (u32, u32) {
+    let info = sys::tcp_info(stream.as_fd());
+    info.map_or((0, 0), |info| (info.tcpi_unacked, info.tcpi_notsent_bytes))
+}
+
+/// Whether its connection is over, by a reset or by the kernel's having given it up.
+pub fn is_closed(stream: &TcpStream) -> bool {
+    sys::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)
 }
 
 /// Whether a carrying link's other end has left questions unanswered for too long.

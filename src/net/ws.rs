@@ -143,8 +143,12 @@ impl WebSocket {
                 Step::Open | Step::WeClosed => {}
             }
             if self.answers {
-                let sent = self.poll_sent(cx)?;
+                let sent = self.poll_sent(cx);
                 self.answers = sent.is_pending();
+                if let Poll::Ready(Err(_)) = sent {
+                    // It shows with the next write of others, and here behind what there is to read.
+                    (self.out, self.taken) = (Vec::new(), 0);
+                }
                 if self.answers && self.out.len() >= OUT_MAX {
                     return Poll::Pending;
                 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
 
 mod adaptive;
+mod cuts;
 mod edges;
 mod files;
 mod links;

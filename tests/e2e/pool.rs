@@ -6,11 +6,16 @@ use portcullis::{
     profile::Mode,
     telemetry::snapshot::{PoolRow, PoolState, Snapshot},
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::support::{
     gateway::{Gateway, PATIENCE, Place},
-    peers::{Reserved, cut, dial, dial_refused, hear, say, seed},
+    peers::{Backend, Reserved, cut, dial, dial_refused, hear, hear_all, say, seed},
     socks::{BIND, link, reply_at},
     ways::Plan,
 };
@@ -138,22 +143,67 @@ async fn a_client_that_gives_up_leaves_the_queue() {
                 services: { orders: { accept: ['tcp://127.0.0.1:0'] } }\n";
     let gateway = Place::new().start("dmz", text);
     let port = gateway.client_port("orders").await;
-    let (closes, is_cut, mut stays) = (dial(port).await, dial(port).await, dial(port).await);
+    let (is_cut, mut stays) = (dial(port).await, dial(port).await);
     // The queue is first come, first served: the one that stays has to be in it before the next.
+    gateway.until_pool("two wait", |row| row.waiting == 2).await;
+    let mut talks_and_is_cut = dial(port).await;
+    say(&mut talks_and_is_cut, b"words").await;
     gateway.until_pool("three wait", |row| row.waiting == 3).await;
-    let mut talks_and_closes = dial(port).await;
-    say(&mut talks_and_closes, b"words").await;
-    gateway.until_pool("four wait", |row| row.waiting == 4).await;
-    drop(talks_and_closes);
-    drop(closes);
+    cut(talks_and_is_cut);
     cut(is_cut);
     gateway
-        .until("one left or two", |snapshot| snapshot.ended.iter().filter(|row| row.end == "CW").count() >= 2)
+        .until("both left", |snapshot| snapshot.ended.iter().filter(|row| row.end == "CW").count() == 2)
         .await;
     let (mut parked, _) = link(gateway.link_port().await, BIND, b"orders").await;
     hear(&mut parked, &reply_at(stays.local_addr().unwrap())).await;
     say(&mut parked, b"yours").await;
     hear(&mut stays, b"yours").await;
+}
+
+/// As `nc -N` without input does; whether a link is ready is not its affair.
+#[tokio::test]
+async fn a_client_that_has_only_finished_sending_is_carried_when_a_link_comes() {
+    // In forward mode over SOCKS5 a session dials its own link, and waits for none.
+    for (mode, is_plain) in [(Mode::Forward, false), (Mode::Reverse, false), (Mode::Reverse, true)] {
+        let (port, backend, place) = (Reserved::new(), Backend::new().await, Place::new());
+        let at = backend.address();
+        let plan = Plan {
+            is_plain,
+            dmz_link: ", wait: 60s",
+            internal_link: ", retry: { first: 10ms, maximum: 50ms }",
+            ..Plan::new(mode, &at)
+        };
+        let scheme = if is_plain { "socks" } else { "socks+tls" };
+        let link = |key: &str| format!("{key}: '{scheme}://{}'", port.at());
+        let [of_dmz, of_internal] = match mode {
+            Mode::Forward => ["connect", "listen"],
+            Mode::Direct | Mode::Reverse => ["listen", "connect"],
+        };
+        let dmz = place.start("dmz", &plan.dmz(&link(of_dmz)));
+        let at = dmz.client_port("orders").await;
+        let (mut silent, mut talks) = (dial(at).await, dial(at).await);
+        say(&mut talks, b"?").await;
+        for client in [&mut silent, &mut talks] {
+            client.shutdown().await.unwrap();
+        }
+        dmz.until("both wait", |seen| seen.totals.sessions_waiting == 2).await;
+        let internal = place.start("internal", &plan.internal(&link(of_internal)));
+        let mut said = Vec::new();
+        for _ in 0..2 {
+            let mut server = backend.accept().await;
+            said.push(hear_all(&mut server).await);
+            say(&mut server, b"!").await;
+        }
+        said.sort();
+        assert_eq!(said, [&b""[..], b"?"], "{mode:?}, plain: {is_plain}");
+        for client in [&mut silent, &mut talks] {
+            assert_eq!(hear_all(client).await, b"!");
+        }
+        for gateway in [&dmz, &internal] {
+            let clean = |seen: &Snapshot| seen.ended.iter().filter(|row| row.end == "--").count() == 2;
+            gateway.until("both end cleanly", clean).await;
+        }
+    }
 }
 
 #[tokio::test]

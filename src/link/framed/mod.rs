@@ -43,6 +43,8 @@ const SESSIONS_MAX: u32 = 100_000;
 const TAIL_MAX: usize = 16 * 1024;
 /// Looks may come more often than that; only so far apart do they tell silence.
 const BEAT_LEAST: Duration = Duration::from_millis(1900);
+/// The other end's kernel acknowledges why a session is cut in this time, or is not waited for.
+const TOLD: Duration = Duration::from_secs(1);
 /// Frames of our own that may wait for the socket.
 const OUT_MAX: usize = 1024;
 /// Sessions refused in a row as unknown or not allowed: more is not a mistake.
@@ -308,7 +310,7 @@ impl Link {
     }
 
     /// Cuts the session: tells the other end why, if that can be said at once, and ends the link.
-    pub fn cut(mut self, cause: Cause) {
+    pub async fn cut(mut self, cause: Cause) {
         if self.state().is_free() || self.state() == State::Closed {
             return;
         }
@@ -316,6 +318,10 @@ impl Link {
         let told = self.stage(Kind::Reset, &reset.body()).is_ok()
             && matches!(self.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
         if told {
+            // Closed while bytes are unread here, a socket is reset, and what it has to send is lost.
+            if let Some(socket) = self.stream.tcp() {
+                tcp::acknowledged(socket, TOLD).await;
+            }
             // Else dropped with linger 0 armed: the other end hears a reset all the same.
             self.stream.let_close_cleanly();
         }

@@ -19,6 +19,9 @@ use crate::proto::link::{
     state::State,
 };
 
+/// Read at once of what nobody wants.
+const IGNORED_BYTES: usize = 4 * 1024;
+
 impl Link {
     /// Reads bytes of the session; none and `Ok` at its end.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -48,6 +51,19 @@ impl Link {
                 Ok(Step::Frame(Frame::Reset(reset))) => return Poll::Ready(self.reset(reset, was_opening)),
                 Ok(Step::Data | Step::Frame(_)) => {}
                 Ok(Step::Closed) => return Poll::Ready(Trouble::Cut.into()),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+    }
+
+    /// Reads a session's bytes and forgets them.
+    pub fn poll_ignored(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut scratch = [0; IGNORED_BYTES];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(self.poll_read(cx, &mut buf)) {
+                Ok(()) if buf.filled().is_empty() => return self.poll_control(cx),
+                Ok(()) => {}
                 Err(error) => return Poll::Ready(error),
             }
         }
@@ -96,7 +112,8 @@ impl Link {
         cx: &mut Context<'_>,
         mut buf: Option<&mut ReadBuf<'_>>,
     ) -> Poll<io::Result<Step>> {
-        if self.owes_pong && self.poll_flush(cx)?.is_ready() {
+        // A failure shows with the next write of others, and here behind what there is to read.
+        if self.owes_pong && self.poll_flush(cx).is_ready() {
             self.owes_pong = false;
         }
         loop {
@@ -173,7 +190,7 @@ impl Link {
                     return Ok(());
                 }
                 self.stage(Kind::Pong, token)?;
-                self.owes_pong = self.poll_flush(cx)?.is_pending();
+                self.owes_pong = self.poll_flush(cx).is_pending();
             }
             Frame::Pong(token) => {
                 self.settling = self.settling.filter(|asked| asked != token);

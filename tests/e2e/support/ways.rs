@@ -10,6 +10,15 @@ use super::{
 
 pub const MODES: [Mode; 3] = [Mode::Direct, Mode::Forward, Mode::Reverse];
 
+/// Every way that a session can go: over links of our own, and over plain ones, which speak SOCKS5.
+pub const WAYS: [(Mode, bool); 5] = [
+    (Mode::Direct, false),
+    (Mode::Forward, false),
+    (Mode::Reverse, false),
+    (Mode::Forward, true),
+    (Mode::Reverse, true),
+];
+
 pub const DMZ_TLS: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }";
 pub const INTERNAL_TLS: &str =
     "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }";
@@ -25,12 +34,15 @@ pub struct Plan<'a> {
     pub dmz_service: &'a str,
     pub internal_link: &'a str,
     pub drain: &'a str,
+    /// Whether the link has no TLS; then it speaks SOCKS5.
+    pub is_plain: bool,
 }
 
 impl<'a> Plan<'a> {
     pub fn new(mode: Mode, backend: &'a str) -> Self {
         let accept = "tcp://127.0.0.1:0";
-        Self { mode, backend, accept, dmz_link: "", dmz_service: "", internal_link: "", drain: "1s" }
+        let (dmz_link, dmz_service, internal_link) = ("", "", "");
+        Self { mode, backend, accept, dmz_link, dmz_service, internal_link, drain: "1s", is_plain: false }
     }
 
     pub fn direct(&self) -> String {
@@ -46,8 +58,9 @@ impl<'a> Plan<'a> {
     pub fn dmz(&self, link: &str) -> String {
         let Self { dmz_link, dmz_service, drain, .. } = self;
         let (mode, accept) = (mode_word(self.mode), written(self.accept));
+        let tls = self.tls(DMZ_TLS);
         format!(
-            "mode: {mode}\ndrain: {drain}\ndmz:\n  link: {{ {link}, tls: {DMZ_TLS}{dmz_link} }}\n  \
+            "mode: {mode}\ndrain: {drain}\ndmz:\n  link: {{ {link}{tls}{dmz_link} }}\n  \
              services: {{ orders: {{ accept: [{accept}]{dmz_service} }} }}\n"
         )
     }
@@ -55,10 +68,15 @@ impl<'a> Plan<'a> {
     pub fn internal(&self, link: &str) -> String {
         let Self { internal_link, drain, .. } = self;
         let (mode, backend) = (mode_word(self.mode), written(self.backend));
+        let tls = self.tls(INTERNAL_TLS);
         format!(
-            "mode: {mode}\ndrain: {drain}\ninternal:\n  link: {{ {link}, tls: {INTERNAL_TLS}{internal_link} }}\n  \
+            "mode: {mode}\ndrain: {drain}\ninternal:\n  link: {{ {link}{tls}{internal_link} }}\n  \
              services: {{ orders: {{ connect: {backend} }} }}\n"
         )
+    }
+
+    fn tls(&self, of_half: &str) -> String {
+        if self.is_plain { String::new() } else { format!(", tls: {of_half}") }
     }
 
     /// Starts what the mode needs, and waits until the way is ready.
@@ -68,17 +86,18 @@ impl<'a> Plan<'a> {
 
     /// The same with the certificates of `place`, which has those of both halves.
     pub async fn start_in(&self, place: Place) -> Way {
-        let listen = "listen: 'socks+tls://127.0.0.1:0'";
+        let scheme = if self.is_plain { "socks" } else { "socks+tls" };
+        let listen = &format!("listen: '{scheme}://127.0.0.1:0'");
         let (dmz, internal) = match self.mode {
             Mode::Direct => (place.start("direct", &self.direct()), None),
             Mode::Forward => {
                 let internal = place.start("internal", &self.internal(listen));
-                let connect = format!("connect: 'socks+tls://{}'", internal.link_port().await);
+                let connect = format!("connect: '{scheme}://{}'", internal.link_port().await);
                 (place.start("dmz", &self.dmz(&connect)), Some(internal))
             }
             Mode::Reverse => {
                 let dmz = place.start("dmz", &self.dmz(listen));
-                let connect = format!("connect: 'socks+tls://{}'", dmz.link_port().await);
+                let connect = format!("connect: '{scheme}://{}'", dmz.link_port().await);
                 let internal = place.start("internal", &self.internal(&connect));
                 (dmz, Some(internal))
             }
