@@ -1,10 +1,9 @@
 //! The front ends that have no gateway of their own: the dashboard on one that runs in another
 //! process, and on a recording.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
-use rustix::process::Signal;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -27,7 +26,10 @@ pub async fn run(path: &Path, access: Access, record: Option<&Path>) -> anyhow::
     let (handle, contact) = admin::attach::attach(path, access, &tasks).await?;
     can_open()?;
     let recorder = match record {
-        Some(file) => Some(Recorder::create(file).await?.start(handle.watch(), &tasks)),
+        Some(file) => Some({
+            // What it tells is on the screen; here is no log.
+            Recorder::open(file).await?.start(handle.watch(), &tasks, Arc::default())
+        }),
         None => None,
     };
     let code = show(Source::attached(handle, access, contact)).await?;
@@ -60,20 +62,14 @@ async fn show(source: Source) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut continued = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
+    let mut others = pin!(tui::signals::obey()?);
     let screen = tui::spawn(source, gone)?;
-    loop {
-        tokio::select! {
-            ended = &mut ended => return Ok(exit_code(ended.ok())),
-            _ = terminate.recv() => screen.end(Ended::Left),
-            _ = interrupt.recv() => screen.end(Ended::Left),
-            _ = hang_up.recv() => screen.terminal_gone(),
-            Some(()) = continued.recv() => {
-                tui::continued();
-                continue;
-            }
-        }
-        break;
+    tokio::select! {
+        ended = &mut ended => return Ok(exit_code(ended.ok())),
+        _ = terminate.recv() => screen.end(Ended::Left),
+        _ = interrupt.recv() => screen.end(Ended::Left),
+        _ = hang_up.recv() => screen.terminal_gone(),
+        () = &mut others => {}
     }
     Ok(exit_code(tokio::time::timeout(SCREEN_FAREWELL, ended).await.ok().and_then(Result::ok)))
 }

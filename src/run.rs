@@ -38,7 +38,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     if let Some(parent) = cli.ends_with {
         end_with(parent)?;
     }
-    let source = commands::source(cli);
+    let mut source = commands::source(cli);
     let chosen =
         cli.profile.as_deref().map_or(Ok(Chosen::Demo(demo::free_ports())), |name| source.choose(name));
     let (chosen, loaded) =
@@ -49,9 +49,12 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
                 return Ok(exit::BAD_INPUT.into());
             }
         };
+    if let Some(folder) = chosen.file().and_then(Path::parent) {
+        source.add_folder(folder);
+    }
     let _log = log::init(cli.log_format);
     // From the first line on: a line written late would tear the screen.
-    log::set_quiet(!cli.no_ui && tui::can_open().is_ok());
+    log::set_quiet(!cli.no_ui && tui::can_open().is_ok() && std::io::stderr().is_terminal());
     let limit = raise_descriptors();
     let _inside = runtime.enter();
     // The admin socket and its folder are nobody else's business from the moment they exist.
@@ -69,7 +72,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
-    let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::create(file))).transpose()?;
+    let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;
     tracing::info!("up to {limit} open files");
     let tasks = Tasks::default();
     if let Some(moved) = demo_ports.and_then(demo::moved) {
@@ -78,7 +81,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     if demo_ports.is_some() && !cli.no_samples {
         demo::start_clients(&handle, &tasks);
     }
-    let recorded = recorder.map(|recorder| recorder.start(handle.watch(), &tasks));
+    let recorded = recorder.map(|recorder| recorder.start(handle.watch(), &tasks, engine.notices()));
     let admin = admin.map(|(socket, listener)| {
         socket.serve(listener, handle.clone());
         socket
@@ -162,6 +165,7 @@ fn raise_descriptors() -> u64 {
 }
 
 fn obey_signals(handle: &Handle, tasks: &Tasks, screen: Option<Arc<Dashboard>>) -> std::io::Result<()> {
+    tasks.spawn("signals", tui::signals::obey()?);
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
         let (mut signals, handle, asks) = (signal(kind)?, handle.for_asker(name), tasks.clone());
         tasks.spawn("signals", async move {

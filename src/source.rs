@@ -62,6 +62,18 @@ impl Source {
         open(profile, self.pipes)
     }
 
+    /// Looks in the folder of a profile that was named as a file, too, and there first.
+    pub fn add_folder(&mut self, folder: &Path) {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let is_same = |other: &PathBuf| match (other.canonicalize(), folder.canonicalize()) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => other == folder,
+        };
+        if !self.folders.iter().any(is_same) {
+            self.folders.insert(0, folder.to_path_buf());
+        }
+    }
+
     /// The profiles in the folders, the first of a name winning.
     pub fn list(&self) -> Vec<PathBuf> {
         let mut found: Vec<PathBuf> = Vec::new();

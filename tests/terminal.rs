@@ -43,7 +43,7 @@ fn the_dashboard_answers_keys_and_gives_the_terminal_back() {
     terminal.press("\u{1b}");
     // Esc and a letter that come together mean Alt and the letter.
     terminal.until("no help", |screen| !screen.contents().contains("On this screen"));
-    terminal.press("q");
+    terminal.quit();
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_left();
 }
@@ -61,7 +61,7 @@ fn the_mouse_stays_the_terminals_until_it_is_asked_for() {
     // A click on the fourth screen, as a terminal tells it; columns and lines count from 1.
     terminal.press("\u{1b}[<0;36;2M");
     terminal.until_shown("[4 Services]");
-    terminal.press("q");
+    terminal.quit();
     assert_eq!(terminal.exit_code(), 0);
     terminal.until("the mouse is given back", |screen| screen.mouse_protocol_mode() == None);
 }
@@ -134,7 +134,7 @@ fn a_terminal_that_changes_its_size_is_filled_anew() {
     // In the process of the gateway a suspension would stop every session: the key means nothing.
     terminal.press("\u{1a}");
     terminal.until_shown("LIVE");
-    terminal.press("q");
+    terminal.quit();
     assert_eq!(terminal.exit_code(), 0);
     terminal.until_left();
 }
@@ -145,8 +145,8 @@ fn the_terminal_is_sane_after_each_way_to_leave() {
     let program = env!("CARGO_BIN_EXE_portcullis");
     // A key, or the signal that the shell's program is sent.
     let ways = [
-        ("q", Ok("q")),
-        ("Ctrl-C", Ok("\u{3}")),
+        ("q", Ok("qy")),
+        ("Ctrl-C", Ok("\u{3}y")),
         ("SIGTERM", Err(Signal::TERM)),
         ("SIGINT", Err(Signal::INT)),
     ];
@@ -165,5 +165,156 @@ fn the_terminal_is_sane_after_each_way_to_leave() {
                 ["isig icanon", " echo ", " icrnl", "\nopost"].iter().all(|mode| shown.contains(mode));
             shown.contains("ended with 0") && is_cooked && !screen.alternate_screen() && !screen.hide_cursor()
         });
+    }
+}
+
+#[test]
+fn pasted_text_is_no_command() {
+    let place = shop();
+    let mut terminal = open(&place);
+    terminal.until_shown("running");
+    terminal.press("\u{1b}[200~query the logs\u{1b}[201~");
+    terminal.until_shown("pasted text is no command here");
+    // Into a line that is typed it goes as text, on one line.
+    terminal.press("/");
+    terminal.press("\u{1b}[200~service:or\nders\u{1b}[201~");
+    terminal.until_shown("/service:or ders");
+    terminal.press("\u{1b}");
+    terminal.until("no line is typed", |screen| !screen.contents().contains("/service:or"));
+    // A terminal that does not bracket what is pasted sends it as keys.
+    terminal.press("query the logs, quickly");
+    terminal.until("what was asked is closed", |screen| !screen.contents().contains("Quit"));
+    assert_eq!(status(&place)["phase"], "running");
+}
+
+/// Not in its alternate screen, with a cursor.
+fn is_restored(screen: &vt100::Screen) -> bool {
+    !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste()
+}
+
+#[test]
+fn signals_from_outside_leave_a_sane_terminal() {
+    use rustix::process::{Signal, kill_process};
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let script = format!("{program} --profile shop.yaml; echo ended with $?; read go");
+    for (signal, ends_with) in [(Signal::HUP, None), (Signal::QUIT, Some("ended with 131"))] {
+        let place = shop();
+        let terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
+        terminal.until_shown("running");
+        kill_process(terminal.child_of_shell(), signal).unwrap();
+        terminal.until(&format!("a sane terminal after {signal:?}"), is_restored);
+        match ends_with {
+            Some(text) => terminal.until_shown(text),
+            None => {
+                assert_eq!(status(&place)["phase"], "running", "it goes on headless");
+                assert!(place.command(&["stop"]).output().unwrap().status.success());
+                terminal.until_shown("ended with 0");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_from_outside_gives_the_terminal_to_the_shell_and_takes_it_again() {
+    use rustix::process::{Signal, kill_process};
+    let place = shop();
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let script = format!("{program} --profile shop.yaml; echo ended with $?; read go");
+    let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
+    terminal.until_shown("running");
+    let process = terminal.child_of_shell();
+    kill_process(process, Signal::USR1).unwrap();
+    kill_process(process, Signal::TSTP).unwrap();
+    terminal.until("the shell's screen", is_restored);
+    kill_process(process, Signal::CONT).unwrap();
+    terminal.until("the dashboard again", |screen| {
+        screen.alternate_screen() && screen.contents().contains("running")
+    });
+    terminal.quit();
+    terminal.until_shown("ended with 0");
+}
+
+#[test]
+fn a_stop_counts_down_and_ends_with_the_summary() {
+    let place = shop();
+    place.write("shop.yaml", &format!("{PROFILE}drain: 4s\n"));
+    let mut terminal = open(&place);
+    terminal.until_shown("running");
+    let accept = status(&place)["services"][0]["accept"][0].as_str().unwrap().to_owned();
+    let client = std::net::TcpStream::connect(accept.strip_prefix("tcp://").unwrap()).unwrap();
+    until("the session is open", SOON, || (status(&place)["totals"]["sessions_open"] == 1).then_some(()));
+    terminal.quit();
+    terminal.until_shown("stopping: 1 session is open, cut in 4 s; Ctrl-C cuts now");
+    terminal.until("it counts", |screen| screen.contents().matches("stopping: 1 session").count() > 1);
+    assert_eq!(terminal.exit_code(), 3);
+    terminal.until("the summary is last", |screen| {
+        let shown = screen.contents();
+        shown.trim_end().lines().last().is_some_and(|line| line.contains("bytes"))
+    });
+    drop(client);
+}
+
+#[test]
+fn a_log_in_a_file_goes_on_beside_the_dashboard() {
+    let place = shop();
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let script = format!("exec {program} --profile shop.yaml 2>shop.log");
+    let mut terminal = Terminal::run(&place, &["bash", "--norc", "-c", &script]);
+    terminal.until_shown("running");
+    terminal.press("r");
+    until("the reload is in the log", SOON, || {
+        fs::read_to_string(place.path("shop.log")).unwrap().contains("reload").then_some(())
+    });
+    terminal.quit();
+    assert_eq!(terminal.exit_code(), 0);
+}
+
+#[test]
+fn the_folder_of_a_profile_that_was_named_as_a_file_is_listed() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    place.write("elsewhere/shop.yaml", PROFILE);
+    place.write("elsewhere/other.yaml", PROFILE);
+    let mut terminal = Terminal::open(&place, &["--profile", "elsewhere/shop.yaml"]);
+    terminal.until_shown("running");
+    terminal.press("p");
+    terminal.until_shown("other");
+    let switched = place.command(&["switch", "other"]).output().unwrap();
+    assert!(switched.status.success(), "{switched:?}");
+    terminal.quit();
+    assert_eq!(terminal.exit_code(), 0);
+}
+
+#[test]
+fn a_recording_on_a_full_disk_is_told_and_goes_on_when_there_is_room() {
+    let place = shop();
+    fs::create_dir(place.path("small")).unwrap();
+    // A disk of its own, nearly full.
+    let script = "mount -t tmpfs -o size=64k none small && head -c 60000 /dev/zero >small/filler && exec \"$0\" \"$@\"";
+    let wrapper = ["unshare", "-rm", "bash", "-c", script];
+    let alone = std::process::Command::new("unshare").args(["-rm", "true"]).output();
+    if !alone.is_ok_and(|output| output.status.success()) {
+        println!("skipped: a_recording_on_a_full_disk needs unshare -rm");
+        return;
+    }
+    let args = ["--no-ui", "--profile", "shop.yaml", "--record", "small/kept.jsonl"];
+    let gateway = place.start_as("shop", &wrapper, &args);
+    let row = |wanted: fn(&serde_json::Value) -> bool| {
+        gateway.wait("the recording is as wanted", SOON, |status| wanted(&status["recording"]))["recording"]
+            .clone()
+    };
+    let failing = row(|row| row["trouble"].is_string());
+    assert!(failing["trouble"].as_str().unwrap().contains("No space left on device"), "{failing}");
+    let inside = format!("/proc/{}/root{}", gateway.child.id(), place.path("small").display());
+    fs::remove_file(format!("{inside}/filler")).unwrap();
+    let well = row(|row| row["trouble"].is_null());
+    assert!(well["left_out"].as_u64().unwrap() >= 1, "{well}");
+    for told in ["it is tried again every second", "goes on; "] {
+        assert!(gateway.log().contains(told), "{}", gateway.log());
+    }
+    fs::copy(format!("{inside}/kept.jsonl"), place.path("kept.jsonl")).unwrap();
+    let kept = fs::read_to_string(place.path("kept.jsonl")).unwrap();
+    for line in kept.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
 }

@@ -431,6 +431,12 @@ impl Engine {
         self.stopping = Some(Stopping { deadline, cut: None, askers: asker.into_iter().collect() });
     }
 
+    /// While it stops: until what is open then is cut.
+    fn cut_in(&self) -> Option<Duration> {
+        let stopping = self.stopping.as_ref().filter(|stopping| stopping.cut.is_none())?;
+        Some(stopping.deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Whether a stop has come to its end.
     fn ended(&mut self) -> Option<Outcome> {
         let open = self.common.sessions.registry.open_count();

@@ -14,7 +14,7 @@ use crate::{
     connect::Connector,
     profile::{Role, ServiceName},
     telemetry::{
-        log,
+        log, recording,
         snapshot::{Descriptors, PoolRow, PoolState, ServiceRow, Snapshot, Totals, TrafficSample},
         waits::{LastMinute, Seen},
     },
@@ -185,6 +185,8 @@ impl Engine {
             switching: switching.map(|switching| switching.row()),
             walk: self.checks.walk_row(),
             forward_checks: self.checks.forward_rows(),
+            cut_in_seconds: self.cut_in().map(|left| left.as_secs_f64()),
+            recording: recording::state(),
         }
     }
 

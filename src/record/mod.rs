@@ -10,6 +10,7 @@
 //!
 //! [`Recorder`] writes one, [`Recording`] reads one, [`Player`] moves through it in time.
 
+mod file;
 mod player;
 mod reader;
 mod writer;
@@ -29,8 +30,8 @@ use crate::telemetry::snapshot::{self, Snapshot};
 pub enum RecordError {
     #[error("recording {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("recording {}: it exists already; choose another name, or move it away", .0.display())]
-    Exists(PathBuf),
+    #[error("recording {}: something else, or a recording of another version, is there; choose another name", .0.display())]
+    Other(PathBuf),
     #[error("recording {}, line {line}: {what}", path.display())]
     Line { path: PathBuf, line: usize, what: String },
     #[error("recording {}: there is no picture in it", .0.display())]
@@ -57,6 +58,11 @@ impl Header {
     fn ours() -> Self {
         let version = env!("CARGO_PKG_VERSION").into();
         Self { recording: RECORDING.into(), version, snapshot: snapshot::VERSION }
+    }
+
+    /// Whether pictures of this version may follow it.
+    fn is_ours(&self) -> bool {
+        self.recording == RECORDING && self.snapshot == snapshot::VERSION
     }
 }
 

@@ -306,9 +306,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new");
         let (handle, feed) = handle::channel(snapshot(0.0, GatewayPhase::Starting), "test");
-        let recorder = Recorder::create(&path).await.unwrap();
-        assert!(matches!(Recorder::create(&path).await, Err(RecordError::Exists(_))));
-        let recorded = recorder.start(handle.watch(), &Tasks::default());
+        let recorder = Recorder::open(&path).await.unwrap();
+        let recorded = recorder.start(handle.watch(), &Tasks::default(), Arc::default());
         // The second is within the same second; the last is recorded whenever it comes.
         let (first, last) = (snapshot(1.5, GatewayPhase::Running), snapshot(1.7, GatewayPhase::Stopped));
         feed.snapshots.send_replace(first.clone());

@@ -11,6 +11,7 @@ pub mod format;
 pub mod log;
 pub mod notices;
 pub mod rate_limited;
+pub mod recording;
 pub mod registry;
 pub mod snapshot;
 pub mod waits;

@@ -51,6 +51,22 @@ pub struct Snapshot {
     /// The last forward check of each profile since this gateway started.
     #[serde(default)]
     pub forward_checks: Vec<CheckRow>,
+    /// While it stops: until what is open then is cut.
+    #[serde(default)]
+    pub cut_in_seconds: Option<f64>,
+    /// What this process records of itself.
+    #[serde(default)]
+    pub recording: Option<RecordingRow>,
+}
+
+/// A recording under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordingRow {
+    pub file: String,
+    /// Snapshots that could not be written.
+    pub left_out: u64,
+    /// Why nothing is written now.
+    pub trouble: Option<String>,
 }
 
 /// A switch that waits for its new way.
@@ -106,6 +122,8 @@ impl Snapshot {
             switching: None,
             walk: None,
             forward_checks: Vec::new(),
+            cut_in_seconds: None,
+            recording: None,
         }
     }
 

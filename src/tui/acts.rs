@@ -105,7 +105,6 @@ impl App {
             }
             Action::Suspend => return Reaction::Suspend,
             Action::Quit if *self.standing() != Standing::Own => return Reaction::End(Ended::Left),
-            Action::Quit if self.latest().totals.clients() == 0 => return Reaction::End(Ended::Quit),
             Action::Quit => self.open = Open::AskQuit,
             Action::ConfirmQuit => return Reaction::End(Ended::Quit),
             Action::LeaveHeadless => return Reaction::End(Ended::LeftHeadless),

@@ -12,6 +12,7 @@ use crate::{
     profile::{Mode, Role},
     record::{Play, Progress},
     telemetry::snapshot::{ProfileRow, Snapshot},
+    text,
     tui::{
         Ended,
         changes::changes,
@@ -453,7 +454,24 @@ impl App {
             self.follow_typing();
             return Reaction::Redraw;
         }
+        if matches!(self.open, Open::AskQuit | Open::Ask(_)) {
+            // A question is closed by any key that does not answer it: what is typed by mistake must
+            // not lead to its yes.
+            self.open = Open::Nothing;
+            return Reaction::Redraw;
+        }
         if said.is_some() { Reaction::Redraw } else { Reaction::Nothing }
+    }
+
+    /// Text from the clipboard: it belongs into a line that is being typed, and is dropped elsewhere.
+    pub fn paste(&mut self, pasted: &str) -> Reaction {
+        let Open::Typing(line) = &mut self.open else {
+            self.refuse("pasted text is no command here; `/` takes a filter, `:` a command");
+            return Reaction::Redraw;
+        };
+        line.insert(&text::clean(pasted, pasted.len()));
+        self.follow_typing();
+        Reaction::Redraw
     }
 
     /// A filter that is being typed filters already; under a bad one the list is as it was before.

@@ -67,6 +67,12 @@ impl Line {
         self.scroll = 0;
     }
 
+    /// Adds what was pasted, as far as there is room.
+    pub fn insert(&mut self, text: &str) {
+        self.set(format!("{}{text}", self.text));
+        self.back = 0;
+    }
+
     /// Takes a letter, or takes one away; says whether the line has changed.
     pub fn press(&mut self, key: KeyEvent) -> bool {
         match (key.code, key.modifiers.difference(KeyModifiers::SHIFT)) {

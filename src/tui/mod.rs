@@ -29,6 +29,7 @@ mod question;
 mod run;
 pub mod screen;
 mod services;
+pub mod signals;
 pub mod source;
 mod suggest;
 mod summary;
@@ -39,7 +40,7 @@ mod thread;
 pub mod view;
 
 pub use crate::telemetry::format;
-pub use terminal::{can_open, continued, leave};
+pub use terminal::{can_open, leave};
 pub use thread::{Dashboard, spawn};
 
 /// Why the screen has ended, which says what the process does next.

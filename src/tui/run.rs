@@ -7,6 +7,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     pin::Pin,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -24,6 +25,7 @@ use tokio::{
 
 use crate::{
     gateway::handle::{Answer, Command},
+    telemetry::snapshot::{GatewayPhase, Snapshot},
     tui::{
         Ended,
         app::{App, Export, Mouse, Reaction},
@@ -55,6 +57,7 @@ enum Woke {
     Told(Ended),
     Key(KeyEvent),
     Mouse(MouseEvent),
+    Pasted(String),
     Resized(Size),
     /// Input that means nothing here.
     Ignored,
@@ -102,6 +105,22 @@ impl<B: Backend> Screen<B> {
         }
     }
 
+    /// Follows a gateway that stops until it has, and tells of each second.
+    pub async fn follow_stop(&mut self, tell: impl Fn(&Snapshot)) {
+        let mut told_at: Option<Instant> = None;
+        while let News::Snapshot(snapshot) = self.source.next().await {
+            self.app.take(Arc::clone(&snapshot));
+            if snapshot.phase == GatewayPhase::Stopped {
+                return;
+            }
+            let is_due = told_at.is_none_or(|at| at.elapsed() >= SECOND);
+            if snapshot.cut_in_seconds.is_some() && is_due {
+                told_at = Some(Instant::now());
+                tell(&snapshot);
+            }
+        }
+    }
+
     /// What was looked at, for the summary.
     pub fn app(&self) -> &App {
         &self.app
@@ -136,6 +155,10 @@ impl<B: Backend> Screen<B> {
             }
             Woke::Mouse(event) => {
                 let reaction = self.app.point(event, self.area);
+                return self.carry_out(reaction);
+            }
+            Woke::Pasted(text) => {
+                let reaction = self.app.paste(&text);
                 return self.carry_out(reaction);
             }
             Woke::Resized(size) => {
@@ -270,7 +293,8 @@ fn woke_by(event: Option<io::Result<Event>>) -> Woke {
         Some(Ok(Event::Key(key))) => Woke::Key(key),
         Some(Ok(Event::Mouse(mouse))) => Woke::Mouse(mouse),
         Some(Ok(Event::Resize(width, height))) => Woke::Resized(terminal::sane(width, height)),
-        Some(Ok(Event::FocusGained | Event::FocusLost | Event::Paste(_))) => Woke::Ignored,
+        Some(Ok(Event::Paste(text))) => Woke::Pasted(text),
+        Some(Ok(Event::FocusGained | Event::FocusLost)) => Woke::Ignored,
         Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Woke::Ignored,
         Some(Err(_)) | None => Woke::InputLost,
     }
@@ -289,8 +313,6 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::sync::Arc;
-
     use crossterm::event::{KeyCode, KeyModifiers};
     use futures_util::stream;
     use ratatui::backend::TestBackend;
@@ -299,7 +321,7 @@ mod tests {
     use crate::{
         gateway::handle::{self, Asked},
         profile::Mode,
-        telemetry::snapshot::{GatewayPhase, Snapshot, Totals},
+        telemetry::snapshot::Totals,
     };
 
     type Keys = Vec<(Duration, KeyCode)>;
@@ -394,9 +416,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn quitting_asks_while_sessions_are_open() {
+    async fn quitting_asks_and_only_a_yes_stops_the_gateway() {
         let busy = |_| snapshot(5.0, 3);
-        assert_eq!(run(vec![key('q')], |_| snapshot(5.0, 0)).await.0, Ended::Quit);
+        assert_eq!(run(vec![key('q')], |_| snapshot(5.0, 0)).await.0, Ended::GatewayStopped, "it asks first");
         assert_eq!(run(vec![key('q')], busy).await.0, Ended::GatewayStopped);
         assert_eq!(run(vec![key('q'), key('y')], busy).await.0, Ended::Quit);
         assert_eq!(run(vec![key('q'), key('h')], busy).await.0, Ended::LeftHeadless);
@@ -404,6 +426,9 @@ mod tests {
         assert_eq!(run(vec![key('q'), enter], busy).await.0, Ended::GatewayStopped);
         let escape = (Duration::ZERO, KeyCode::Esc);
         assert_eq!(run(vec![key('q'), escape, key('y')], busy).await.0, Ended::GatewayStopped);
+        // As a terminal sends what is pasted where it does not know how to bracket it.
+        let text = "query the logs; quickly".chars().map(|letter| (Duration::ZERO, KeyCode::Char(letter)));
+        assert_eq!(run(text.collect(), busy).await.0, Ended::GatewayStopped);
     }
 
     #[tokio::test(start_paused = true)]

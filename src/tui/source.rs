@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::{
     gateway::handle::{Access, Answer, Command, Contact, Handle, Watch},
     record::{Play, Player, Progress, RecordError},
-    telemetry::snapshot::Snapshot,
+    telemetry::{recording, snapshot::Snapshot},
     tui::keys::Action,
 };
 
@@ -88,7 +88,7 @@ impl Source {
                 biased;
                 // Where its teller has ended, so have the pictures.
                 Ok(()) = contact.changed() => News::Standing,
-                news = picture(watch) => news,
+                news = picture(watch) => with_own_recording(news),
             },
             Self::Replay(player, _) => told(player.next().await),
         }
@@ -116,6 +116,16 @@ impl Source {
 
 async fn picture(watch: &mut Watch) -> News {
     watch.next().await.map_or(News::Ended, News::Snapshot)
+}
+
+/// An attached screen may record too; its header tells of that, and not of the gateway's own.
+fn with_own_recording(news: News) -> News {
+    match (news, recording::state()) {
+        (News::Snapshot(snapshot), Some(own)) => {
+            News::Snapshot(Arc::new(Snapshot { recording: Some(own), ..(*snapshot).clone() }))
+        }
+        (news, _) => news,
+    }
 }
 
 fn told(read: Result<Arc<Snapshot>, RecordError>) -> News {

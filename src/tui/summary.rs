@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use crate::{
     profile::Mode,
-    telemetry::snapshot::GatewayPhase,
+    telemetry::snapshot::{GatewayPhase, Snapshot},
     tui::{
         Ended,
         app::App,
@@ -23,6 +23,17 @@ pub fn print(ended: Ended, app: &App) {
     let mut stdout = io::stdout().lock();
     // The summary is a courtesy: a terminal that does not take it ends nothing else.
     let _ = stdout.write_all(told(ended, app).as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// One line of a stop that is under way.
+pub fn print_stopping(snapshot: &Snapshot) {
+    let open = snapshot.totals.clients();
+    let left = snapshot.cut_in_seconds.unwrap_or_default();
+    let sessions = if open == 1 { "1 session is".into() } else { format!("{open} sessions are") };
+    let line = format!("stopping: {sessions} open, cut in {left:.0} s; Ctrl-C cuts now\n");
+    let mut stdout = io::stdout().lock();
+    // A courtesy as well.
+    let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// As hidden, and as plain, as the screen was.

@@ -20,9 +20,11 @@ use std::{
 
 use crossterm::{
     cursor::{Hide, Show},
+    event::{DisableBracketedPaste, EnableBracketedPaste},
     execute, style, terminal as tty,
 };
 use ratatui::layout::Size;
+use rustix::process::Signal;
 
 /// The screen is in raw mode on its alternate screen.
 static ENTERED: AtomicBool = AtomicBool::new(false);
@@ -70,7 +72,8 @@ pub fn enter() -> io::Result<Entered> {
 fn take_over() -> io::Result<()> {
     ENTERED.store(true, Ordering::SeqCst);
     tty::enable_raw_mode()?;
-    execute!(io::stdout(), tty::EnterAlternateScreen, Hide)?;
+    // Pasted text comes as one event: letter by letter it would be read as keys.
+    execute!(io::stdout(), tty::EnterAlternateScreen, EnableBracketedPaste, Hide)?;
     if MOUSE.load(Ordering::SeqCst) {
         execute!(io::stdout(), style::Print(MOUSE_ON))?;
     }
@@ -127,7 +130,27 @@ fn leave_now() {
         let _ = execute!(io::stdout(), style::Print(MOUSE_OFF));
     }
     let _ = tty::disable_raw_mode();
-    let _ = execute!(io::stdout(), tty::LeaveAlternateScreen, Show);
+    let _ = execute!(io::stdout(), DisableBracketedPaste, tty::LeaveAlternateScreen, Show);
+}
+
+/// A stop from outside (SIGTSTP): the terminal goes back to the shell first, and is taken again when
+/// the shell continues this process.
+pub fn stop_now() {
+    let had_screen = is_entered();
+    leave();
+    // Fails for signals that have no default alone.
+    let _ = signal_hook::low_level::emulate_default_handler(Signal::TSTP.as_raw());
+    if had_screen {
+        // A terminal that is not to be had any more fails the next frame too, which ends the screen.
+        let _ = take_over();
+        SPOILT.store(true, Ordering::SeqCst);
+    }
+}
+
+/// SIGQUIT ends the process with a core dump; the terminal is restored first.
+pub fn quit_now() {
+    leave();
+    let _ = signal_hook::low_level::emulate_default_handler(Signal::QUIT.as_raw());
 }
 
 /// Ctrl-Z: gives the terminal to the shell and stops this process, and whoever came with it from
@@ -137,7 +160,7 @@ pub fn suspend() -> io::Result<()> {
         return Ok(());
     }
     leave_now();
-    rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
+    rustix::process::kill_current_process_group(Signal::TSTP)?;
     // The stop comes while this thread sleeps; where nobody could continue us, none comes.
     thread::sleep(STOP_WAIT);
     take_over()

@@ -39,13 +39,15 @@ pub struct Dashboard {
 ///
 /// The terminal or the thread cannot be had; the terminal is then as it was.
 pub fn spawn(source: Source, gone: impl FnOnce(Ended) + Send + 'static) -> io::Result<Dashboard> {
-    open(move |entered, told| show(entered, source, told), gone)
+    open(move |entered, told| show(entered, source, told), gone, farewell)
 }
 
-/// The same for whatever is shown: `show` has the terminal until it ends, or panics.
-fn open<F: Future<Output = Ended>>(
+/// The same for whatever is shown: `show` has the terminal until it ends, or panics; `farewell` has
+/// what it leaves behind.
+fn open<T, F: Future<Output = (Ended, T)>, G: Future<Output = ()>>(
     show: impl FnOnce(Entered, mpsc::Receiver<Ended>) -> F + Send + 'static,
     gone: impl FnOnce(Ended) + Send + 'static,
+    farewell: impl FnOnce(Ended, T) -> G + Send + 'static,
 ) -> io::Result<Dashboard> {
     terminal::can_open().map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -61,11 +63,23 @@ fn open<F: Future<Output = Ended>>(
         drop(opened.send(Ok(())));
         let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, hears))));
         // The hook has told of the panic and restored the terminal.
-        let ended = shown.unwrap_or(Ended::TerminalGone);
+        let (ended, left) = shown.map_or((Ended::TerminalGone, None), |(ended, left)| (ended, Some(left)));
         if matches!(ended, Ended::TerminalGone | Ended::LeftHeadless) {
             terminal::park_input();
         }
-        gone(ended);
+        let farewell = || {
+            if let Some(left) = left {
+                runtime.block_on(farewell(ended, left));
+            }
+        };
+        // A stop is only followed once it was asked for; else the process may end as soon as it hears.
+        if ended == Ended::Quit {
+            gone(ended);
+            farewell();
+        } else {
+            farewell();
+            gone(ended);
+        }
         // Nobody may be waiting for the end.
         let _ = ends.send(ended);
     };
@@ -75,9 +89,11 @@ fn open<F: Future<Output = Ended>>(
 }
 
 impl Dashboard {
-    /// The terminal has hung up (SIGHUP): the screen lets go of it and ends.
+    /// The terminal has hung up (SIGHUP): the screen lets go of it and ends. A signal that somebody
+    /// sent by hand finds a living terminal, which is restored first.
     pub fn terminal_gone(&self) {
         // At once and from here: the screen itself may be caught in reading or writing it.
+        tokio::task::block_in_place(terminal::leave);
         terminal::abandon();
         self.end(Ended::TerminalGone);
     }
@@ -95,22 +111,32 @@ impl Dashboard {
     }
 }
 
-/// Shows the gateway until the screen ends, leaves the terminal and prints the summary.
-async fn show(entered: Entered, source: Source, told: mpsc::Receiver<Ended>) -> Ended {
+/// Shows the gateway until the screen ends, and leaves the terminal.
+async fn show(entered: Entered, source: Source, told: mpsc::Receiver<Ended>) -> (Ended, Option<Shown>) {
     // The stream watches for changes of size from here on, so that none is missed after `size`.
     let input = EventStream::new();
     let area = Rect::from((Position::ORIGIN, terminal::size()));
     // A fixed viewport asks the terminal for its size never again; changes come as events.
     let options = TerminalOptions { viewport: Viewport::Fixed(area) };
     let backend = CrosstermBackend::new(WholeFrames::default());
-    let Ok(terminal) = Terminal::with_options(backend, options) else { return Ended::TerminalGone };
+    let Ok(terminal) = Terminal::with_options(backend, options) else { return (Ended::TerminalGone, None) };
     let mut screen = Screen::new(terminal, area, source, Look::of_environment());
     let ended = screen.run(input, told).await;
     terminal::stop_drawing();
     drop(entered);
-    summary::print(ended, screen.app());
-    ended
+    (ended, Some(screen))
 }
+
+/// On the restored terminal: how a stop goes on, and then the summary, which stays in sight.
+async fn farewell(ended: Ended, screen: Option<Shown>) {
+    let Some(mut screen) = screen else { return };
+    if ended == Ended::Quit {
+        screen.follow_stop(summary::print_stopping).await;
+    }
+    summary::print(ended, screen.app());
+}
+
+type Shown = Screen<CrosstermBackend<WholeFrames>>;
 
 /// One word of each kind, and one more.
 const TOLD_MAX: usize = 3;
@@ -171,8 +197,11 @@ mod tests {
             let _entered = entered;
             assert!(!is_cooked(), "it has the terminal");
             panic!("a view that fails");
+            #[expect(unreachable_code, reason = "it says what would be left behind")]
+            (Ended::Left, ())
         };
-        let screen = open(show, move |ended| tell.send((ended, is_cooked())).unwrap()).unwrap();
+        let gone = move |ended| tell.send((ended, is_cooked())).unwrap();
+        let screen = open(show, gone, |_, ()| async {}).unwrap();
         assert_eq!(told.recv_timeout(SOON).unwrap(), (Ended::TerminalGone, true), "as it was");
         assert_eq!(screen.wait(SOON), Some(Ended::TerminalGone));
     }
@@ -188,9 +217,9 @@ mod tests {
         }
         let show = |entered: Entered, mut told: mpsc::Receiver<Ended>| async move {
             let _entered = entered;
-            told.recv().await.unwrap()
+            (told.recv().await.unwrap(), ())
         };
-        let screen = open(show, |_| ()).unwrap();
+        let screen = open(show, |_| (), |_, ()| async {}).unwrap();
         assert!(!terminal::take_spoilt());
         let panicked = thread::spawn(|| panic!("a task that fails")).join();
         assert!(panicked.is_err() && terminal::is_entered() && !is_cooked(), "the screen has its terminal");

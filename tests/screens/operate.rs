@@ -269,7 +269,7 @@ fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
             let reaction = press(&mut app, answer);
             match answer {
                 "y" => assert_eq!(reaction, Reaction::Ask(command.clone()), "{keys}"),
-                _ => assert_eq!(reaction, Reaction::Nothing, "{keys}{answer}"),
+                _ => assert_eq!(reaction, Reaction::Redraw, "{keys}{answer} closes the question"),
             }
         }
     }

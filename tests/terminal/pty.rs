@@ -68,6 +68,13 @@ impl Terminal {
         self.keys.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
     }
 
+    /// Quits a dashboard that stops its gateway, and says yes.
+    pub fn quit(&mut self) {
+        self.press("q");
+        self.until_shown("Quit");
+        self.press("y");
+    }
+
     pub fn resize(&self, columns: u16, rows: u16) {
         let [height, width] = [rows, columns].map(|cells| NonZeroU16::new(cells).unwrap());
         self.screen.lock().unwrap().screen_mut().set_size(height, width);

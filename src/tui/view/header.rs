@@ -31,6 +31,11 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     if let Standing::Attached(Access::ReadOnly, _) = app.standing() {
         right.push(Part { rank: 1, text: "READ-ONLY".into(), style: look.theme.warn });
     }
+    right.extend(snapshot.recording.as_ref().map(|recording| Part {
+        rank: 3,
+        text: if recording.trouble.is_some() { "REC FAILS".into() } else { "REC".into() },
+        style: if recording.trouble.is_some() { look.theme.bad } else { look.theme.attention },
+    }));
     right.push(freshness(app));
     let gap = look.symbols.separator;
     while total(&left) + total(&right) + 2 > usize::from(area.width) {

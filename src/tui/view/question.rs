@@ -48,6 +48,7 @@ pub fn text(app: &App) -> String {
     match app.open() {
         Open::Nothing | Open::Help { .. } | Open::Typing(_) => String::new(),
         Open::AskQuit => match app.latest().totals.clients() {
+            0 => "Quit, and stop the gateway? No session is open.".into(),
             1 => "Quit? 1 session is open in this gateway.".into(),
             open => format!("Quit? {open} sessions are open in this gateway."),
         },

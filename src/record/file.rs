@@ -1,0 +1,195 @@
+//! The file of a recording: appended to, kept below a size, and never left with half a line.
+
+use std::{
+    ffi::OsString,
+    io::{self, ErrorKind, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use tokio::{
+    fs::{self, File, OpenOptions},
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+};
+
+use super::{Header, RecordError};
+
+/// A file that would grow beyond this is set aside as `FILE.1`, and a new one is begun.
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Files set aside; the oldest goes.
+const SET_ASIDE_MAX: u32 = 4;
+/// Read at once while the end of the last whole line is looked for.
+const BLOCK_BYTES: u64 = 64 * 1024;
+
+/// A recording open for writing.
+#[derive(Debug)]
+pub struct RecordingFile {
+    pub path: PathBuf,
+    file: File,
+    /// Bytes in whole lines.
+    length: u64,
+    bytes_max: u64,
+}
+
+impl RecordingFile {
+    /// Makes the file, or goes on with the recording that is there. Only its owner can read it:
+    /// clients' addresses are in it.
+    pub async fn open(path: &Path) -> Result<Self, RecordError> {
+        Self::open_within(path, BYTES_MAX).await
+    }
+
+    pub(super) async fn open_within(path: &Path, bytes_max: u64) -> Result<Self, RecordError> {
+        let io = |source| RecordError::Io { path: path.to_path_buf(), source };
+        let mut file = opened(path).await.map_err(io)?;
+        if !file.metadata().await.map_err(io)?.is_file() {
+            return Err(io(io::Error::new(ErrorKind::InvalidInput, "it is no plain file")));
+        }
+        let length = whole_lines(&mut file).await.map_err(io)?;
+        let mut recording = Self { path: path.to_path_buf(), file, length, bytes_max };
+        if length == 0 {
+            recording.begin().await.map_err(io)?;
+        } else if !recording.is_ours().await.map_err(io)? {
+            return Err(RecordError::Other(path.into()));
+        } else {
+            // A killed process may have left half a line behind.
+            recording.mend().await.map_err(io)?;
+        }
+        Ok(recording)
+    }
+
+    /// Writes one line; what does not fit whole is taken back.
+    pub async fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.length > 0 && self.length + line.len() as u64 > self.bytes_max {
+            self.set_aside().await?;
+        }
+        if self.length == 0 {
+            self.begin().await?;
+        }
+        self.append(line).await
+    }
+
+    async fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        let written = async {
+            self.file.write_all(line).await?;
+            self.file.flush().await
+        };
+        if let Err(error) = written.await {
+            // Shorter always fits, also on a disk that is full.
+            self.mend().await?;
+            return Err(error);
+        }
+        self.length += line.len() as u64;
+        Ok(())
+    }
+
+    /// The first line of a file.
+    async fn begin(&mut self) -> io::Result<()> {
+        let mut header = serde_json::to_vec(&Header::ours())?;
+        header.push(b'\n');
+        self.append(&header).await
+    }
+
+    async fn mend(&mut self) -> io::Result<()> {
+        self.file.set_len(self.length).await?;
+        self.file.seek(SeekFrom::Start(self.length)).await.map(|_| ())
+    }
+
+    /// `FILE.3` becomes `FILE.4`, and so on up to the file itself, which is begun anew.
+    async fn set_aside(&mut self) -> io::Result<()> {
+        for number in (1..SET_ASIDE_MAX).rev() {
+            rename(&numbered(&self.path, number), &numbered(&self.path, number + 1)).await?;
+        }
+        rename(&self.path, &numbered(&self.path, 1)).await?;
+        self.file = opened(&self.path).await?;
+        self.length = 0;
+        Ok(())
+    }
+
+    async fn is_ours(&mut self) -> io::Result<bool> {
+        self.file.seek(SeekFrom::Start(0)).await?;
+        let mut first = Vec::new();
+        (&mut self.file).take(BLOCK_BYTES).read_to_end(&mut first).await?;
+        let line = first.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        Ok(serde_json::from_slice::<Header>(line).is_ok_and(|header| header.is_ours()))
+    }
+}
+
+async fn opened(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    // A pipe in the file's place must not hold the start up.
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).await
+}
+
+/// Where the last whole line ends; 0 where there is none.
+async fn whole_lines(file: &mut File) -> io::Result<u64> {
+    let mut end = file.seek(SeekFrom::End(0)).await?;
+    while end > 0 {
+        let begin = end.saturating_sub(BLOCK_BYTES);
+        file.seek(SeekFrom::Start(begin)).await?;
+        let mut block = Vec::new();
+        (&mut *file).take(end - begin).read_to_end(&mut block).await?;
+        if let Some(at) = block.iter().rposition(|&byte| byte == b'\n') {
+            return Ok(begin + at as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name: OsString = path.into();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+async fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn text(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn a_recording_goes_on_behind_its_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kept.jsonl");
+        RecordingFile::open(&path).await.unwrap().write(b"{\"at\":1}\n").await.unwrap();
+        let before = text(&path);
+        std::fs::write(&path, format!("{before}{{\"at\":2,\"cut")).unwrap();
+        RecordingFile::open(&path).await.unwrap().write(b"{\"at\":3}\n").await.unwrap();
+        assert_eq!(text(&path), format!("{before}{{\"at\":3}}\n"));
+
+        std::fs::write(&path, "something else\n").unwrap();
+        assert!(matches!(RecordingFile::open(&path).await, Err(RecordError::Other(_))));
+        assert_eq!(text(&path), "something else\n", "it is left as it was");
+    }
+
+    #[tokio::test]
+    async fn files_are_set_aside_by_size_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kept.jsonl");
+        let mut recording = RecordingFile::open_within(&path, 200).await.unwrap();
+        for number in 0..20 {
+            recording
+                .write(format!("{{\"at\":{number},\"pad\":\"{}\"}}\n", "x".repeat(120)).as_bytes())
+                .await
+                .unwrap();
+        }
+        let kept = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(kept, 1 + SET_ASIDE_MAX as usize);
+        for number in 1..=SET_ASIDE_MAX {
+            let text = text(&numbered(&path, number));
+            assert!(text.starts_with("{\"recording\":\"portcullis\""), "each can be replayed: {text}");
+            assert!(text.contains(&format!("\"at\":{}", 19 - number)), "{number}: {text}");
+        }
+    }
+}

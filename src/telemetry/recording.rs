@@ -1,0 +1,19 @@
+//! Whether this process records what it shows, and whether the recording is whole: for the header of
+//! the screen and for `status`.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::snapshot::RecordingRow;
+
+/// One recording a process: `--record` names one file.
+static STATE: Mutex<Option<RecordingRow>> = Mutex::new(None);
+
+/// The recording as it is now; `None` where nothing is recorded.
+pub fn state() -> Option<RecordingRow> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// What the recorder has come to.
+pub fn set_state(row: Option<RecordingRow>) {
+    *STATE.lock().unwrap_or_else(PoisonError::into_inner) = row;
+}
