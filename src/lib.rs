@@ -22,6 +22,7 @@ pub mod profile;
 pub mod proto;
 pub mod record;
 pub mod run;
+pub mod signals;
 pub mod source;
 pub mod status;
 pub mod tasks;

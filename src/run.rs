@@ -22,6 +22,7 @@ use crate::{
     headless,
     output::note,
     record::Recorder,
+    signals,
     source::Chosen,
     tasks::Tasks,
     telemetry::{log, notices::Notices},
@@ -166,15 +167,7 @@ fn raise_descriptors() -> u64 {
 
 fn obey_signals(handle: &Handle, tasks: &Tasks, screen: Option<Arc<Dashboard>>) -> std::io::Result<()> {
     tasks.spawn("signals", tui::signals::obey()?);
-    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
-        let (mut signals, handle, asks) = (signal(kind)?, handle.for_asker(name), tasks.clone());
-        tasks.spawn("signals", async move {
-            while signals.recv().await.is_some() {
-                // In a task of its own: a second signal must not wait for the first one's answer.
-                asks.spawn("stop", ask(handle.clone(), Command::Stop));
-            }
-        });
-    }
+    signals::obey(handle, exit::CUT)?;
     let (mut hangups, handle, asks) =
         (signal(SignalKind::hangup())?, handle.for_asker("SIGHUP"), tasks.clone());
     tasks.spawn("signals", async move {

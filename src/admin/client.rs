@@ -1,6 +1,7 @@
 //! Asks a running gateway over its admin socket.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,18 +17,20 @@ use crate::{
     telemetry::snapshot::{self, Snapshot},
 };
 
-/// A gateway that is well says hello at once.
+/// A gateway that is well says hello at once, and takes what it is asked.
 const HELLO: Duration = Duration::from_secs(5);
+/// It answers most commands at once; of those that take longer, whether it turns is asked so often.
+const ANSWER: Duration = Duration::from_secs(8);
 /// It sends several pictures a second to those who watch.
 const PICTURE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub enum ClientError {
     #[error("{}: no gateway answers there: {source}", path.display())]
-    Connect { path: PathBuf, source: std::io::Error },
+    Connect { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Wire { path: PathBuf, source: WireError },
-    #[error("{}: the gateway says nothing; it may hang, or be stopped by a signal", path.display())]
+    #[error("{}: the gateway does not answer; it hangs, or is stopped by a signal", path.display())]
     Silent { path: PathBuf },
     #[error("{}: the gateway is version {theirs}, whose pictures this version can not read; use the same version", path.display())]
     Version { path: PathBuf, theirs: String },
@@ -35,11 +38,25 @@ pub enum ClientError {
     Refused { path: PathBuf, why: String },
 }
 
-/// Sends one command and returns its answer; waits as long as the command takes.
+/// Sends one command and returns its answer; waits as long as the command takes, while the gateway turns.
 pub async fn ask(path: &Path, command: Command) -> Result<Answer, ClientError> {
+    let is_look = command == Command::Status;
     let mut client = Client::connect(path).await?;
     client.send(&Request::Command(command)).await?;
-    client.answer().await
+    loop {
+        match client.receive(ANSWER).await {
+            Err(ClientError::Silent { .. }) if !is_look => is_there(path).await?,
+            answered => return answered,
+        }
+    }
+}
+
+/// Whether the gateway answers anybody. One that is closing its socket does not, and is about to answer.
+async fn is_there(path: &Path) -> Result<(), ClientError> {
+    match Box::pin(ask(path, Command::Status)).await {
+        Err(silent @ ClientError::Silent { .. }) => Err(silent),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// A connection to a gateway that has said hello.
@@ -51,10 +68,12 @@ pub(super) struct Client {
 
 impl Client {
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(|source| ClientError::Connect { path: path.into(), source })?;
-        let mut client = Self { path: path.into(), wire: Wire::new(stream) };
+        let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
+            // Its queue is full: it listens, and takes nobody in.
+            io::ErrorKind::WouldBlock => ClientError::Silent { path: path.into() },
+            _ => ClientError::Connect { path: path.into(), source },
+        })?;
+        let mut client = Self { path: path.into(), wire: Wire::of_client(stream) };
         let hello = client.receive::<Hello>(HELLO).await?;
         match hello.snapshot {
             snapshot::VERSION => Ok(client),
@@ -63,12 +82,10 @@ impl Client {
     }
 
     pub async fn send(&mut self, request: &Request) -> Result<(), ClientError> {
-        self.wire.send(request).await.map_err(|error| self.wrong(error))
-    }
-
-    /// The answer to a command may take as long as the command.
-    pub async fn answer(&mut self) -> Result<Answer, ClientError> {
-        self.wire.receive().await.map_err(|error| self.wrong(error))
+        match timeout(HELLO, self.wire.send(request)).await {
+            Ok(sent) => sent.map_err(|error| self.wrong(error)),
+            Err(_) => Err(ClientError::Silent { path: self.path.clone() }),
+        }
     }
 
     /// The next of the pictures that were asked for.

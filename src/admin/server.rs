@@ -3,12 +3,16 @@
 use std::{
     borrow::Cow,
     fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use rustix::{
+    fs::{FileType, Mode, OFlags},
+    io::Errno,
+};
 use thiserror::Error;
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -19,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     place,
-    wire::{Hello, Request, Wire},
+    wire::{Hello, Request, Wire, WireError},
 };
 use crate::{
-    gateway::handle::{Answer, Handle},
+    gateway::handle::{Answer, Command, Handle},
     tasks::Tasks,
     telemetry::snapshot,
 };
@@ -35,6 +39,8 @@ const WATCHES_MAX: usize = 32;
 const SILENT: Duration = Duration::from_secs(60);
 /// An answer that is not read in this time is dropped with its client.
 const SEND: Duration = Duration::from_secs(10);
+/// An engine that turns takes several pictures in this time.
+const TURNS: Duration = Duration::from_secs(3);
 /// Answers under way get so long when the gateway ends.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -48,10 +54,11 @@ pub enum AdminError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// The bound socket; dropping it removes it.
+/// The bound socket; dropping it removes it, unless another has taken its path meanwhile.
 #[derive(Debug)]
 pub struct AdminSocket {
     path: PathBuf,
+    own: Own,
     stop: CancellationToken,
     tasks: Tasks,
 }
@@ -60,19 +67,21 @@ impl AdminSocket {
     /// Binds `path`, replacing a socket that nobody answers.
     pub fn bind(path: &Path) -> Result<(Self, UnixListener), AdminError> {
         let io = |source| AdminError::Io { path: path.into(), source };
-        if let Ok(facts) = fs::symlink_metadata(path) {
-            if !facts.file_type().is_socket() {
+        if let Some(there) = Own::at(path).map_err(io)? {
+            if !there.is_socket {
                 return Err(AdminError::NoSocket(path.into()));
             }
             if place::answers(path) {
                 return Err(AdminError::Taken(path.into()));
             }
-            fs::remove_file(path).map_err(io)?;
+            there.remove(path).map_err(io)?;
         }
         // The process's umask (077) keeps others out between these two lines.
         let listener = UnixListener::bind(path).map_err(io)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)?;
-        let socket = Self { path: path.into(), stop: CancellationToken::new(), tasks: Tasks::default() };
+        let own = Own::at(path).map_err(io)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+        let (stop, tasks) = (CancellationToken::new(), Tasks::default());
+        let socket = Self { path: path.into(), own, stop, tasks };
         Ok((socket, listener))
     }
 
@@ -97,7 +106,7 @@ impl AdminSocket {
                 let (stop, watches) = (stop.clone(), watches.clone());
                 tasks.spawn("admin client", async move {
                     let _place = place;
-                    attend(Wire::new(stream), handle, &stop, &watches).await;
+                    attend(Wire::of_server(stream), handle, &stop, &watches).await;
                 });
             }
         });
@@ -114,7 +123,35 @@ impl AdminSocket {
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         // Gone already is as good.
-        let _ = fs::remove_file(&self.path);
+        let _ = self.own.remove(&self.path);
+    }
+}
+
+/// What stood at a path at one moment. It is kept open: its number is given to no other file meanwhile.
+#[derive(Debug)]
+struct Own {
+    file: OwnedFd,
+    is_socket: bool,
+}
+
+impl Own {
+    fn at(path: &Path) -> io::Result<Option<Self>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened?,
+        };
+        let is_socket = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_socket();
+        Ok(Some(Self { file, is_socket }))
+    }
+
+    /// Removes it from its path, where it still stands there.
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let (own, now) = (rustix::fs::fstat(&self.file)?, rustix::fs::lstat(path)?);
+        match (own.st_dev, own.st_ino) == (now.st_dev, now.st_ino) {
+            true => fs::remove_file(path),
+            false => Ok(()),
+        }
     }
 }
 
@@ -124,16 +161,42 @@ async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken, watche
         return;
     }
     loop {
-        let asked = timeout(SILENT, wire.receive::<Request>());
-        let Some(Ok(Ok(request))) = stop.run_until_cancelled(asked).await else { return };
+        let asked = timeout(SILENT, wire.request());
+        let Some(Ok(request)) = stop.run_until_cancelled(asked).await else { return };
+        // What follows a request that is too long is not known to begin where one does.
+        let is_last = matches!(request, Err(WireError::TooLong { .. }));
         let answer = match (request, watches.try_acquire()) {
-            (Request::Command(command), _) => handle.ask(command).await,
-            (Request::Watch, Ok(_place)) => return show(wire, handle).await,
-            (Request::Watch, Err(_)) => Answer::Refused(format!("{WATCHES_MAX} screens watch already")),
+            (Ok(Request::Command(command)), _) => answer(&handle, command).await,
+            (Ok(Request::Watch), Ok(_place)) => return show(wire, handle).await,
+            (Ok(Request::Watch), Err(_)) => Answer::Refused(format!("{WATCHES_MAX} screens watch already")),
+            (Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })), _) => {
+                Answer::Refused(error.to_string())
+            }
+            (Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed), _) => return,
         };
-        if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) {
+        if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
             return;
         }
+    }
+}
+
+/// The engine's answer, or that it gives none: an asker is not to wait for what does not come.
+async fn answer(handle: &Handle, command: Command) -> Answer {
+    tokio::select! {
+        answer = handle.ask(command) => answer,
+        () = hung(handle) => Answer::Refused("the gateway does not answer: its engine hangs".into()),
+    }
+}
+
+/// Returns when the engine has taken no picture for a while. Twice: a process that was stopped goes on
+/// with its clocks first.
+async fn hung(handle: &Handle) {
+    let (mut last, mut same) = (handle.latest(), 0);
+    while same < 2 {
+        tokio::time::sleep(TURNS).await;
+        let now = handle.latest();
+        same = if Arc::ptr_eq(&last, &now) { same + 1 } else { 0 };
+        last = now;
     }
 }
 
@@ -173,8 +236,8 @@ mod tests {
             attach::attach,
             client::{self, Client},
         },
-        gateway::handle::{self, Access, Command, Feed},
-        profile::Mode,
+        gateway::handle::{self, Access, Feed},
+        profile::Mode as ProfileMode,
         telemetry::snapshot::{Notice, NoticeLevel, Snapshot},
     };
 
@@ -182,7 +245,7 @@ mod tests {
     fn picture() -> Arc<Snapshot> {
         let text = "x".repeat(100_000);
         let notice = Notice { time: "now".into(), level: NoticeLevel::Info, text };
-        Arc::new(Snapshot { notices: vec![notice], ..Snapshot::new("demo", Mode::Direct) })
+        Arc::new(Snapshot { notices: vec![notice], ..Snapshot::new("demo", ProfileMode::Direct) })
     }
 
     struct Gateway {
@@ -315,5 +378,85 @@ mod tests {
             };
             assert_eq!(heard, passes, "{access:?}");
         }
+    }
+
+    /// What the gateway answers to these bytes.
+    async fn said_at(path: &Path, messages: &[&[u8]]) -> Vec<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        for message in messages {
+            stream.write_all(message).await.unwrap();
+        }
+        stream.shutdown().await.unwrap();
+        let (mut heard, mut answers) = (Vec::new(), Vec::new());
+        stream.read_to_end(&mut heard).await.unwrap();
+        let mut rest = heard.as_slice();
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let (answer, after) = after.split_at(u32::from_be_bytes(*length) as usize);
+            answers.push(String::from_utf8(answer.to_vec()).unwrap());
+            rest = after;
+        }
+        answers.split_off(1)
+    }
+
+    fn framed(text: &str) -> Vec<u8> {
+        [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_parse_is_told_what_is_wrong_with_it() {
+        let mut gateway = Gateway::start();
+        let requests = ["{", "\"stpo\"", r#"{"kill":{}}"#, r#"{"drain":{"service":7}}"#, "\"reload\""];
+        let messages: Vec<_> = requests.iter().map(|text| framed(text)).collect();
+        let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();
+        let path = gateway.path();
+        let answering = async {
+            let asked = gateway.feed.commands.recv().await.unwrap();
+            asked.answer.send(Answer::Done("read again".into())).unwrap();
+            std::future::pending::<()>().await
+        };
+        let answers = tokio::select! {
+            answers = said_at(&path, &messages) => answers,
+            () = answering => unreachable!("it waits for ever"),
+        };
+        let told =
+            ["EOF while parsing", "unknown variant `stpo`, expected one of", "missing field `session`"];
+        for (answer, expected) in answers.iter().zip(told) {
+            assert!(answer.contains("it is no request: ") && answer.contains(expected), "{answer}");
+        }
+        assert!(answers[3].contains("invalid type: integer `7`"), "{}", answers[3]);
+        assert!(answers[4].contains("read again"), "the connection goes on: {answers:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_long_is_refused_before_it_is_heard() {
+        let gateway = Gateway::start();
+        let length = (super::super::wire::REQUEST_BYTES_MAX as u32 + 1).to_be_bytes();
+        let answers = said_at(&gateway.path(), &[&length]).await;
+        assert_eq!(answers.len(), 1);
+        assert!(answers[0].contains("a message is longer than 65536 bytes"), "{answers:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_is_told_to_who_asks_it() {
+        let gateway = Gateway::start();
+        for command in [Command::Status, Command::Stop] {
+            match client::ask(&gateway.path(), command).await {
+                Ok(Answer::Refused(why)) => assert!(why.contains("its engine hangs"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_has_taken_the_path_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let (first, listener) = AdminSocket::bind(&path).unwrap();
+        assert!(matches!(AdminSocket::bind(&path), Err(AdminError::Taken(_))));
+        drop(listener);
+        let (_second, _listener) = AdminSocket::bind(&path).unwrap();
+        drop(first);
+        assert!(place::answers(&path), "the second's socket is gone");
     }
 }

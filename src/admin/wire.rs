@@ -1,19 +1,28 @@
 //! What the admin socket says: a hello from the server, then one answer for each command, each a
 //! JSON text behind its length in four bytes. To `watch` the answers are pictures, without end.
 
+use std::io;
+
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
-use tokio::net::UnixStream;
+use tokio::net::{
+    UnixStream,
+    unix::{OwnedReadHalf, OwnedWriteHalf},
+};
 use tokio_util::{
-    bytes::Bytes,
-    codec::{Framed, LengthDelimitedCodec},
+    bytes::{Bytes, BytesMut},
+    codec::{FramedRead, FramedWrite, LengthDelimitedCodec, LengthDelimitedCodecError},
 };
 
-use crate::gateway::handle::Command;
+use crate::{gateway::handle::Command, text};
 
-/// A snapshot with all its rows fits; a length beyond it is no message of ours.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A snapshot with all its rows fits; a length beyond it is no answer of ours.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The longest command names a file; what is longer is no request, and is not waited for.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Of a fault that repeats what was asked.
+const FAULT_CHARS_MAX: usize = 200;
 
 /// The server's first message.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,7 +33,7 @@ pub struct Hello {
 }
 
 /// What a client asks.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
     /// Every picture from now on; one that is not read in time is left out for a newer one.
@@ -33,32 +42,86 @@ pub enum Request {
     Command(Command),
 }
 
+impl Request {
+    /// Read by hand: of two kinds that do not fit, serde could not say what is wrong.
+    pub fn parse(message: &[u8]) -> Result<Self, Unclear> {
+        if serde_json::from_slice::<String>(message).is_ok_and(|word| word == "watch") {
+            return Ok(Self::Watch);
+        }
+        serde_json::from_slice(message).map(Self::Command).map_err(|error| Unclear::of(&error))
+    }
+}
+
+/// What is wrong with a request, in one line.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("it is no request: {0}")]
+pub struct Unclear(String);
+
+impl Unclear {
+    fn of(error: &serde_json::Error) -> Self {
+        Self(text::clean(&error.to_string(), FAULT_CHARS_MAX))
+    }
+}
+
 #[derive(Debug, Error)]
 pub enum WireError {
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error("it does not speak as a gateway does: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("{0}")]
+    Unclear(#[from] Unclear),
+    #[error("a message is longer than {bytes_max} bytes")]
+    TooLong { bytes_max: usize },
     #[error("it closed without an answer")]
     Closed,
 }
 
 /// One end of the socket.
 #[derive(Debug)]
-pub struct Wire(Framed<UnixStream, LengthDelimitedCodec>);
+pub struct Wire {
+    heard: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    said: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
+}
 
 impl Wire {
-    pub fn new(stream: UnixStream) -> Self {
-        let codec = LengthDelimitedCodec::builder().max_frame_length(MESSAGE_BYTES_MAX).new_codec();
-        Self(Framed::new(stream, codec))
+    /// The gateway's end, which hears requests.
+    pub fn of_server(stream: UnixStream) -> Self {
+        Self::new(stream, REQUEST_BYTES_MAX)
+    }
+
+    /// The asker's end, which hears answers.
+    pub fn of_client(stream: UnixStream) -> Self {
+        Self::new(stream, ANSWER_BYTES_MAX)
+    }
+
+    fn new(stream: UnixStream, bytes_max: usize) -> Self {
+        let codec = |bytes_max| LengthDelimitedCodec::builder().max_frame_length(bytes_max).new_codec();
+        let (hears, says) = stream.into_split();
+        Self {
+            heard: FramedRead::new(hears, codec(bytes_max)),
+            said: FramedWrite::new(says, codec(ANSWER_BYTES_MAX)),
+        }
     }
 
     pub async fn send(&mut self, message: &impl Serialize) -> Result<(), WireError> {
-        Ok(self.0.send(Bytes::from(serde_json::to_vec(message)?)).await?)
+        Ok(self.said.send(Bytes::from(serde_json::to_vec(message)?)).await?)
     }
 
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WireError> {
-        let message = self.0.next().await.ok_or(WireError::Closed)??;
-        Ok(serde_json::from_slice(&message)?)
+        Ok(serde_json::from_slice(&self.message().await?)?)
+    }
+
+    pub async fn request(&mut self) -> Result<Request, WireError> {
+        Ok(Request::parse(&self.message().await?)?)
+    }
+
+    async fn message(&mut self) -> Result<BytesMut, WireError> {
+        self.heard.next().await.ok_or(WireError::Closed)?.map_err(|error| {
+            match error.get_ref().is_some_and(|inner| inner.is::<LengthDelimitedCodecError>()) {
+                true => WireError::TooLong { bytes_max: self.heard.decoder().max_frame_length() },
+                false => WireError::Io(error),
+            }
+        })
     }
 }

@@ -136,6 +136,14 @@ impl Handle {
         Watch { snapshots, watches: self.watches.clone() }
     }
 
+    /// Sends one command, from outside the runtime, and asks for no answer; waits while the engine has
+    /// more to do than it should.
+    pub fn tell(&self, command: Command) -> Result<(), Stopped> {
+        let (answer, _) = oneshot::channel();
+        let asked = Asked { command, by: self.by.to_string(), answer };
+        self.commands.blocking_send(asked).map_err(|_| Stopped)
+    }
+
     /// Sends one command and waits for its answer.
     pub async fn ask(&self, command: Command) -> Answer {
         let (answer, answered) = oneshot::channel();
@@ -146,6 +154,11 @@ impl Handle {
         answered.await.unwrap_or_else(|_| Answer::Refused("the gateway stopped before it answered".into()))
     }
 }
+
+/// The engine has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway has stopped")]
+pub struct Stopped;
 
 /// Every picture has all its rows while one of these lives. A slow reader sees fewer pictures,
 /// never an older one, and holds nobody up.

@@ -1,0 +1,126 @@
+//! SIGTERM and SIGINT, on a thread of their own, so that they work whatever hangs: the engine, every thread
+//! of the runtime, a file system.
+//!
+//! The first asks the gateway to stop, the second to cut. A process that is still there a while after the
+//! second is ended from here.
+
+use std::{io, process::exit, sync::Arc, thread, time::Duration};
+
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::gateway::handle::{Command, Handle};
+
+/// What a gateway takes at most to cut its sessions and to close what it has open, and some.
+const CUT_WITHIN: Duration = Duration::from_secs(8);
+/// An engine that turns takes a picture several times in this time.
+const TURNS_WITHIN: Duration = Duration::from_secs(5);
+/// The last line of the log gets so long to be written.
+const LOG_FAREWELL: Duration = Duration::from_millis(100);
+
+/// Obeys both signals until the process ends; `cut` is the exit code where it has to be ended from here.
+pub fn obey(handle: &Handle, cut: u8) -> io::Result<()> {
+    obey_within(handle, cut, CUT_WITHIN)
+}
+
+fn obey_within(handle: &Handle, cut: u8, within: Duration) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let handle = handle.clone();
+    start("signals", move || {
+        for (count, signal) in signals.forever().enumerate() {
+            let asked = handle.for_asker(if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
+            // Each on a thread: an engine that hangs would hold up the next. A third has nothing to add.
+            let started = match count {
+                0 => start("stop", move || stop(&asked)),
+                1 => {
+                    // Where it has stopped already, there is nothing to cut.
+                    let cutting = start("stop", move || asked.tell(Command::Stop).unwrap_or_default());
+                    start("end", move || end(cut, within)).and(cutting)
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = started {
+                tracing::error!("a signal can not be obeyed in order: {error}; the process ends");
+                end(cut, LOG_FAREWELL);
+            }
+        }
+    })
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(run).map(drop)
+}
+
+fn stop(handle: &Handle) {
+    let before = handle.latest();
+    // Where it has stopped already, the process ends by itself.
+    if handle.tell(Command::Stop).is_err() {
+        return;
+    }
+    thread::sleep(TURNS_WITHIN);
+    if Arc::ptr_eq(&before, &handle.latest()) {
+        tracing::error!("the gateway hangs; a second signal ends the process");
+    }
+}
+
+/// Ends the process, if it does not end by itself.
+fn end(code: u8, within: Duration) {
+    thread::sleep(within);
+    tracing::error!(
+        "the process has not ended {}s after the second signal; it is ended now",
+        within.as_secs()
+    );
+    thread::sleep(LOG_FAREWELL);
+    exit(code.into());
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{
+        env,
+        io::{BufRead, BufReader, Write},
+        process::{Command as Process, Stdio},
+    };
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+    use crate::{gateway::handle, profile::Mode, telemetry::snapshot::Snapshot};
+
+    const CHILD: &str = "PORTCULLIS_TEST_HANGS";
+
+    /// A process whose engine never takes a command, and whose runtime has no thread left.
+    fn hang() -> ! {
+        let (handle, _feed) = handle::channel(Arc::new(Snapshot::new("demo", Mode::Direct)), "test");
+        obey_within(&handle, 3, Duration::from_millis(300)).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        runtime.block_on(async {
+            writeln!(io::stdout(), "\nhangs").unwrap();
+            loop {
+                thread::park();
+            }
+        })
+    }
+
+    #[test]
+    fn a_second_signal_ends_a_process_in_which_all_hangs() {
+        if env::var_os(CHILD).is_some() {
+            hang();
+        }
+        let name = "signals::tests::a_second_signal_ends_a_process_in_which_all_hangs";
+        let mut child = Process::new(env::current_exe().unwrap());
+        child.args([name, "--exact", "--nocapture"]).env(CHILD, "1").stdout(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line == "hangs"));
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        assert!(child.try_wait().unwrap().is_none(), "the first one asks, and waits");
+        kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(3));
+    }
+}
