@@ -34,6 +34,8 @@ pub mod trouble;
 
 use std::{sync::Arc, time::Duration};
 
+use crate::net::verify::is_same_name;
+
 /// A TCP connection to the other gateway comes about in this time or not at all.
 pub const DIAL: Duration = Duration::from_secs(3);
 /// TLS, method and request together; also the time from a second reply's first byte to its last.
@@ -63,6 +65,6 @@ impl Peer {
     /// Whether a service's list of peers lets this one in; an unproven name is on no list.
     pub fn is_among(&self, peers: Option<&[String]>) -> bool {
         let Some(peers) = peers else { return true };
-        self.name.as_ref().is_some_and(|name| peers.iter().any(|peer| **peer == **name))
+        self.name.as_ref().is_some_and(|name| peers.iter().any(|peer| is_same_name(peer, name)))
     }
 }

@@ -26,5 +26,5 @@ pub mod stream;
 mod sys;
 pub mod tcp;
 pub mod tls;
-mod verify;
+pub mod verify;
 pub mod ws;

@@ -3,7 +3,7 @@
 //! The address that was dialled plays no part, so the usual comparison with the host's name is
 //! replaced by one with the list. Dates, chain and key usage are checked by webpki.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
@@ -96,7 +96,7 @@ pub fn name_among(
     of: &'static str,
 ) -> Result<String, Error> {
     let names = names(certificate).ok_or(CertificateError::BadEncoding)?;
-    if let Some(name) = wanted.iter().find(|name| names.contains(name)) {
+    if let Some(name) = wanted.iter().find(|name| names.iter().any(|of| is_same_name(of, name))) {
         return Ok(name.clone());
     }
     let told = match names.is_empty() {
@@ -107,14 +107,25 @@ pub fn name_among(
     Err(CertificateError::Other(OtherError(Arc::new(why))).into())
 }
 
-/// The names of a certificate: DNS and URI alternative names (RFC 5280, 4.2.1.6), and the common
-/// name where it has none of them.
+/// Names of hosts are the same whatever their case (RFC 4343), addresses however they are written; a URI is
+/// compared letter by letter.
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ if one.contains(':') || other.contains(':') => one == other,
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
+/// The names of a certificate: DNS names, URIs and addresses (RFC 5280, 4.2.1.6), and the common name
+/// where it has none of them.
 pub fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let mut names: Vec<String> = Vec::new();
     if let Ok(Some(alternatives)) = parsed.subject_alternative_name() {
         names.extend(alternatives.value.general_names.iter().filter_map(|name| match name {
             GeneralName::DNSName(text) | GeneralName::URI(text) => Some((*text).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
             _ => None,
         }));
     }
@@ -124,6 +135,12 @@ pub fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
         );
     }
     Some(names)
+}
+
+/// Four bytes or sixteen; what else stands there is no address.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// When a certificate ends, in seconds since 1970.
@@ -259,5 +276,29 @@ impl ClientCertVerifier for PeerVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.clients.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn names_are_compared_as_what_they_are() {
+        let names = ["DMZ.Test", "192.0.2.1", "2001:db8::1"].map(str::to_owned);
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(names).expect("names");
+        let uri = "spiffe://Test/dmz".try_into().expect("ASCII");
+        params.subject_alt_names.push(rcgen::SanType::URI(uri));
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let is_named = |name: &str| name_among(certificate.der(), &[name.to_owned()], "these").is_ok();
+        for name in ["dmz.test", "DMZ.TEST", "192.0.2.1", "2001:DB8:0::1", "spiffe://Test/dmz"] {
+            assert!(is_named(name), "{name}");
+        }
+        for name in ["dmz", "dmz.test.", "192.0.2.2", "spiffe://test/dmz", "2001:db8::2"] {
+            assert!(!is_named(name), "{name}");
+        }
     }
 }
