@@ -43,7 +43,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let chosen =
         cli.profile.as_deref().map_or(Ok(Chosen::Demo(demo::free_ports())), |name| source.choose(name));
     let (chosen, loaded) =
-        match chosen.and_then(|chosen| Ok((chosen.clone(), source.load(&chosen, cli.mode)?))) {
+        match chosen.and_then(|chosen| Ok((chosen.clone(), source.load_to_serve(&chosen, cli.mode)?))) {
             Ok(loaded) => loaded,
             Err(problems) => {
                 problems.iter().for_each(note);

@@ -52,14 +52,24 @@ impl Source {
         }
     }
 
-    /// Reads and checks a profile and the certificates it names.
+    /// Reads and checks a profile and the certificates it names; every problem.
     pub fn load(&self, chosen: &Chosen, mode: Option<Mode>) -> Result<Loaded, Vec<Problem>> {
+        let loaded = self.load_to_serve(chosen, mode)?;
+        match loaded.edges.problems() {
+            [] => Ok(loaded),
+            problems => Err(problems.to_vec()),
+        }
+    }
+
+    /// The same, as a gateway serves it: what is wrong with the TLS of one service is its own fault, and is
+    /// told with the edges.
+    pub fn load_to_serve(&self, chosen: &Chosen, mode: Option<Mode>) -> Result<Loaded, Vec<Problem>> {
         let choice = Choice { mode, role: self.role };
         let profile = match chosen {
             Chosen::File(file) => profile::load_with(file, &choice, self.pipes)?,
             Chosen::Demo(ports) => profile::builtin_demo(&choice, &demo_tls()?, *ports)?,
         };
-        open(profile, self.pipes)
+        open(&profile, self.pipes).of(profile)
     }
 
     /// Looks in the folder of a profile that was named as a file, too, and there first.
@@ -96,16 +106,35 @@ impl Chosen {
     }
 }
 
-/// Opens and checks the certificates that a profile names.
-pub fn open(profile: Profile, pipes: Pipes) -> Result<Loaded, Vec<Problem>> {
-    let files = Files::of(profile.materials());
-    let dmz = identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls), pipes);
-    let internal = identity(profile.internal.as_ref().and_then(InternalHalf::link_tls), pipes);
-    let edges = edges(&profile, pipes);
-    match (dmz, internal, edges) {
-        (Ok(dmz), Ok(internal), Ok(edges)) => Ok(Loaded { profile, dmz, internal, edges, files }),
-        (dmz, internal, edges) => {
-            Err([dmz.err(), internal.err(), edges.err()].into_iter().flatten().flatten().collect())
+/// What a profile names, opened and checked part by part.
+#[derive(Debug)]
+pub struct Opened {
+    pub dmz: Result<Option<Identity>, Vec<Problem>>,
+    pub internal: Result<Option<Identity>, Vec<Problem>>,
+    pub edges: Edges,
+    /// How the files looked before they were opened.
+    pub files: Files,
+}
+
+pub fn open(profile: &Profile, pipes: Pipes) -> Opened {
+    Opened {
+        files: Files::of(profile.materials()),
+        dmz: identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls), pipes),
+        internal: identity(profile.internal.as_ref().and_then(InternalHalf::link_tls), pipes),
+        edges: edges(profile, pipes),
+    }
+}
+
+impl Opened {
+    /// Without its links a half serves nobody: what is wrong with those is the whole profile's fault.
+    fn of(self, profile: Profile) -> Result<Loaded, Vec<Problem>> {
+        let Self { dmz, internal, edges, files } = self;
+        match (dmz, internal) {
+            (Ok(dmz), Ok(internal)) => Ok(Loaded { profile, dmz, internal, edges, files }),
+            (dmz, internal) => {
+                let of_links = [dmz.err(), internal.err()].into_iter().flatten().flatten();
+                Err(of_links.chain(edges.problems().to_vec()).collect())
+            }
         }
     }
 }
@@ -141,7 +170,7 @@ fn identity(tls: Option<&LinkTls>, pipes: Pipes) -> Result<Option<Identity>, Vec
 }
 
 /// How TLS is spoken with the clients and backends of a profile.
-pub fn edges(profile: &Profile, pipes: Pipes) -> Result<Edges, Vec<Problem>> {
+pub fn edges(profile: &Profile, pipes: Pipes) -> Edges {
     Edges::load(profile.accept_tls(), profile.connect_tls(), pipes)
 }
 

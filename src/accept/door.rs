@@ -52,13 +52,15 @@ pub enum Behind {
     /// TLS ends here.
     Tls(ServiceName, Arc<ServerConfig>),
     Web(Arc<Vec<WebDoor>>, Arc<ServerConfig>),
+    /// TLS should end here, and can not.
+    Down(ServiceName, String),
 }
 
 impl Behind {
     /// How TLS ends here for clients of a service; `None` where it does not, or not for that one.
     fn tls_of(&self, wanted: &ServiceName) -> Option<&ServerConfig> {
         match self {
-            Self::Passed(_) => None,
+            Self::Passed(_) | Self::Down(..) => None,
             Self::Tls(service, config) => (service == wanted).then_some(config),
             Self::Web(doors, config) => doors.iter().any(|door| door.service == *wanted).then_some(config),
         }
@@ -164,6 +166,10 @@ async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Resu
         Behind::Passed(service) => {
             let (service, stream) = (service.clone(), Stream::Tcp(stream));
             Ok(Inside::Session(Entered { client, service, stream, said: hello.into_said() }))
+        }
+        Behind::Down(service, why) => {
+            hello::refuse_service(&mut stream).await;
+            Err(format!("{service} is down: {why}"))
         }
         Behind::Tls(service, config) => {
             let stream = edges::answer(hello, stream, config.clone()).await;

@@ -87,6 +87,10 @@ async fn dial(
 ) -> Result<Stream, ConnectFailure> {
     let at = &remote.at;
     let began = Instant::now();
+    if remote.tls.is_some() && caller.is_none() {
+        let reason = format!("backend {at}: its `tls` can not be used");
+        return Err(ConnectFailure { who: Who::Backend, refusal: Refusal::BackendUnreachable, reason });
+    }
     let mut stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| failure(&error))?;
     let unreachable = |refusal, error: String| ConnectFailure {
         who: Who::Backend,
@@ -103,12 +107,7 @@ async fn dial(
         };
         told.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     }
-    let (Some(_), Some(caller)) = (&remote.tls, caller) else {
-        return match remote.tls {
-            None => Ok(Stream::Tcp(stream)),
-            Some(_) => Err(unreachable(Refusal::Unavailable, "its `tls` was not opened".into())),
-        };
-    };
+    let Some(caller) = caller else { return Ok(Stream::Tcp(stream)) };
     match timeout_at(began + BACKEND_CONNECT, caller.call(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(unreachable(Refusal::BackendUnreachable, format!("TLS: {error}"))),

@@ -7,6 +7,7 @@
 pub mod advice;
 mod checks;
 mod failing;
+mod faults;
 pub mod handle;
 mod history;
 mod observer;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::switch::mode_word;
 use self::{
     checks::Checks,
+    faults::Faults,
     handle::{Answer, Asked, Command, Feed, Handle},
     history::Asker,
     observer::{Minute, Traffic},
@@ -51,6 +53,7 @@ use self::{
 use crate::{
     accept::{Negotiated, Serve},
     net::{
+        edges::Edges,
         listen::BindError,
         names::{Found, Names},
     },
@@ -87,6 +90,9 @@ pub struct Engine {
     source: Source,
     chosen: Chosen,
     profile: Profile,
+    /// How TLS is spoken at its edges.
+    edges: Edges,
+    faults: Faults,
     ports: Ports,
     dmz: Option<DmzSide>,
     internal: Option<InternalSide>,
@@ -130,6 +136,8 @@ impl Engine {
             source,
             chosen: chosen.clone(),
             profile: loaded.profile.clone(),
+            edges: Edges::default(),
+            faults: Faults::default(),
             ports: Ports::new(),
             dmz: None,
             internal: None,
@@ -266,7 +274,7 @@ impl Engine {
 
     fn plan_for(&self, profile: String, asker: Asker) {
         let (source, name) = (self.source.clone(), profile.clone());
-        let load = move || source.load(&source.choose(&name)?, None);
+        let load = move || source.load_to_serve(&source.choose(&name)?, None);
         self.read(load, move |engine, read| {
             asker.answer(match read {
                 Ok(Ok(loaded)) => Answer::Planned(Plan { profile, ..engine.plan(&loaded.profile) }),
@@ -289,7 +297,7 @@ impl Engine {
         let Some(mode) = self.trial_mode(&steps) else { return self.walk(steps, None, asker) };
         let (source, chosen) = (self.source.clone(), self.chosen.clone());
         self.read(
-            move || source.load(&chosen, Some(mode)),
+            move || source.load_to_serve(&chosen, Some(mode)),
             move |engine, read| match read {
                 Ok(Ok(loaded)) => engine.walk_with(loaded, steps, asker),
                 // A profile that does not read in the other mode has no such way.

@@ -226,6 +226,7 @@ impl Engine {
                     Connector::Forward(_) | Connector::Reverse(_) => None,
                 },
                 phase: service.phase(),
+                reason: self.faults.reason(*role, name),
                 totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
                 failed_in_a_row: failing.get(&(*role, name.clone())).map_or(0, |failing| failing.sessions),
                 backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),

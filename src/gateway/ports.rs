@@ -20,7 +20,7 @@ use crate::{
         names::Found,
     },
     profile::{
-        Accept, AcceptAddress, AcceptTls, Bind, Carries, DmzHalf, DmzService, EdgeScheme, HostPort,
+        Accept, AcceptAddress, AcceptTls, Bind, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, Problem,
         ServiceName,
     },
 };
@@ -49,6 +49,8 @@ pub struct Entry {
     pub at: SocketAddr,
     /// How it speaks TLS where clients do.
     pub tls: Option<Caller>,
+    /// Why its TLS can not be spoken.
+    pub fault: Option<Problem>,
     /// What clients speak there.
     of: (Option<AcceptTls>, Vec<String>),
 }
@@ -140,6 +142,7 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
             service: service.name.clone(),
             at: local,
             tls: edges.prober(accept, local.ip()),
+            fault: fault(accept, edges).cloned(),
             of: (accept.tls.clone(), accept.sni.clone()),
         };
         port.entries = services.iter().map(entry).collect();
@@ -179,7 +182,11 @@ fn front(services: &[(&DmzService, &Accept)], edges: &Edges) -> Front {
                 plain_web.extend(web(service));
                 None
             }
-            // An accept that ends TLS has no door unless it can: nothing is passed on by mistake.
+            // An accept that should end TLS and can not turns its clients away: nothing is passed on by mistake.
+            (EdgeScheme::Tls | EdgeScheme::Https | EdgeScheme::Wss, _) if fault(accept, edges).is_some() => {
+                let why = fault(accept, edges).map(|problem| problem.what.clone());
+                Some(Behind::Down(service, why.unwrap_or_default()))
+            }
             (EdgeScheme::Tls, tls) => config(tls).map(|config| Behind::Tls(service, config)),
             (EdgeScheme::Https | EdgeScheme::Wss, tls) => {
                 let config = config(tls);
@@ -200,6 +207,12 @@ fn front(services: &[(&DmzService, &Accept)], edges: &Edges) -> Front {
     }
     let doors = if plain_web.is_empty() { Doors::Named(doors) } else { Doors::Web(Arc::new(plain_web)) };
     Front { proxy, doors }
+}
+
+/// What is wrong with the TLS of an accept, so that it can not be spoken.
+fn fault<'a>(accept: &Accept, edges: &'a Edges) -> Option<&'a Problem> {
+    let fault = edges.fault_of_accept(accept.tls.as_ref()?)?;
+    (!fault.is_kept).then_some(fault.problem)
 }
 
 fn speaks(scheme: EdgeScheme, carries: Carries) -> Speaks {

@@ -11,19 +11,23 @@ use std::{
 
 use super::{
     Engine,
+    faults::Faults,
     ports::{self, Ports},
 };
 use crate::{
     disk::{Pipes, WorkError},
-    net::files::{Files, Unlike},
+    net::{
+        edges::Edges,
+        files::{Files, Unlike},
+    },
     profile::Problem,
-    source::{self, Loaded},
+    source::{self, Opened},
 };
-
-type OpenedFiles = Result<Loaded, Vec<Problem>>;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// What can not be used is opened again so often, though it looks as it did.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What is known of the files of the profile in force.
 #[derive(Debug)]
@@ -33,6 +37,10 @@ pub struct Renewal {
     /// What could not be used, and was told.
     refused: Option<Files>,
     next: Instant,
+    /// When what can not be used is opened again.
+    retry: Instant,
+    /// The files looked the same twice.
+    is_still: bool,
     is_looking: bool,
     /// The last look was not answered.
     is_silent: bool,
@@ -44,8 +52,17 @@ impl Renewal {
     /// From now on these are in force.
     pub fn new(in_force: Files) -> Self {
         let next = Instant::now() + LOOK;
-        let (is_looking, is_silent, of) = (false, false, Arc::default());
-        Self { last: in_force.clone(), in_force, refused: None, next, is_looking, is_silent, of }
+        Self {
+            last: in_force.clone(),
+            in_force,
+            refused: None,
+            next,
+            retry: Instant::now() + RETRY,
+            is_still: false,
+            is_looking: false,
+            is_silent: false,
+            of: Arc::default(),
+        }
     }
 
     fn looked(&mut self) {
@@ -54,14 +71,14 @@ impl Renewal {
 
     /// The files, where they have changed, look as they did the last time, and were not refused.
     fn changed(&mut self, files: Files) -> Option<Files> {
-        let is_still = self.last == files;
+        self.is_still = self.last == files;
         self.last = files;
         if self.last == self.in_force {
             self.refused = None;
             return None;
         }
         let is_refused = self.refused.as_ref() == Some(&self.last);
-        (is_still && !is_refused).then(|| self.last.clone())
+        (self.is_still && !is_refused).then(|| self.last.clone())
     }
 }
 
@@ -87,15 +104,22 @@ impl Engine {
         self.is_switching() || self.stopping.is_some() || self.checks.is_walking()
     }
 
-    /// Opens the files where they have changed.
+    /// Opens the files where they have changed, and from time to time while something is wrong with them:
+    /// a certificate may have become valid, or a key readable.
     fn seen(&mut self, of: Arc<()>, seen: Result<Files, WorkError>) {
         self.renewal.looked();
-        let Some(files) = self.answered(seen).and_then(|files| self.renewal.changed(files)) else { return };
+        let Some(files) = self.answered(seen) else { return };
+        let is_due = !self.faults.is_empty() && Instant::now() >= self.renewal.retry;
+        let changed = self.renewal.changed(files.clone());
+        let Some(files) = changed.or_else(|| (is_due && self.renewal.is_still).then_some(files)) else {
+            return;
+        };
         self.renewal.is_looking = true;
+        self.renewal.retry = Instant::now() + RETRY;
         let told = files.unlike(&self.renewal.in_force);
         let profile = self.profile.clone();
         self.look_at(
-            move || source::open(profile, Pipes::Refused),
+            move || source::open(&profile, Pipes::Refused),
             move |engine, opened| {
                 if Arc::ptr_eq(&of, &engine.renewal.of) {
                     engine.opened(files, &told, opened);
@@ -105,20 +129,21 @@ impl Engine {
     }
 
     /// What was changed meanwhile is opened at the next look.
-    fn opened(&mut self, files: Files, told: &Unlike, opened: Result<OpenedFiles, WorkError>) {
+    fn opened(&mut self, files: Files, told: &Unlike, opened: Result<Opened, WorkError>) {
         self.renewal.looked();
         let Some(opened) = self.answered(opened).filter(|_| !self.is_changing()) else { return };
-        match opened {
-            Ok(loaded) => {
-                self.take_over(loaded, told);
+        let problems = self.take_over(opened, told);
+        if problems.is_empty() {
+            self.renewal.in_force = files.clone();
+            self.renewal.refused = None;
+            if !told.is_empty() {
                 self.common.notices.info(format!("certificates renewed: {told}"));
             }
-            Err(problems) => {
-                let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                let line = format!("{told} changed, and can not be used: {why}");
-                self.common.notices.warn(format!("{line}; those before stay in force"));
-                self.renewal.refused = Some(files);
-            }
+        } else if self.renewal.refused.as_ref() != Some(&files) {
+            let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let line = format!("{told} changed, and can not be used: {why}");
+            self.common.notices.warn(format!("{line}; those before stay in force"));
+            self.renewal.refused = Some(files);
         }
     }
 
@@ -135,28 +160,42 @@ impl Engine {
         work.ok()
     }
 
-    fn take_over(&mut self, loaded: Loaded, changed: &Unlike) {
-        let Loaded { profile, dmz, internal, edges, files } = loaded;
-        if let Some(side) = &mut self.dmz {
-            side.renew(dmz);
+    /// What can be used takes over; what can not leaves in force what is, and is returned.
+    fn take_over(&mut self, opened: Opened, changed: &Unlike) -> Vec<Problem> {
+        let Opened { dmz, internal, edges, files: _ } = opened;
+        let mut problems = Vec::new();
+        match (dmz, &mut self.dmz) {
+            (Ok(identity), Some(side)) => side.renew(identity),
+            (Ok(_), None) => {}
+            (Err(more), _) => problems.extend(more),
         }
-        if let Some(side) = &mut self.internal {
-            side.renew(internal);
+        match (internal, &mut self.internal) {
+            (Ok(identity), Some(side)) => side.renew(identity),
+            (Ok(_), None) => {}
+            (Err(more), _) => problems.extend(more),
         }
-        self.renewal = Renewal::new(files);
+        let edges = edges.over(&self.edges);
+        problems.extend(edges.kept().cloned());
+        let faults = Faults::of(&self.profile, &edges);
         // Clients that ask again and again are let go where their doors change.
-        if !changed.has_any_of(profile.edge_materials()) {
-            return;
+        if changed.has_any_of(self.profile.edge_materials()) || faults != self.faults {
+            self.renew_edges(&edges);
+            self.take_over_faults(faults);
+            self.edges = edges;
         }
+        problems
+    }
+
+    fn renew_edges(&mut self, edges: &Edges) {
         let services = self.common.sessions.services.load_full();
-        for (key, _, connector) in self.wanted_services(&profile, &edges) {
+        for (key, _, connector) in self.wanted_services(&self.profile, edges) {
             if let Some(service) = services.get(&key)
                 && !service.connector.load().is_same_as(&connector)
             {
                 service.connector.store(connector.into());
             }
         }
-        ports::replace(&mut self.ports, Ports::new(), profile.dmz.as_ref(), &edges, &self.common);
+        ports::replace(&mut self.ports, Ports::new(), self.profile.dmz.as_ref(), edges, &self.common);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -36,6 +36,8 @@ pub struct Service {
     pub told: Arc<Once>,
     /// How long its clients waited for a link.
     pub waits: Waits,
+    /// Why it can serve nobody, where it can not.
+    down: ArcSwapOption<String>,
     draining: AtomicBool,
     open: AtomicUsize,
 }
@@ -63,6 +65,7 @@ impl Service {
             leave: CancellationToken::new(),
             told: Arc::default(),
             waits: Waits::default(),
+            down: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
             open: AtomicUsize::new(0),
         })
@@ -82,9 +85,18 @@ impl Service {
         self.draining.store(draining, Ordering::Relaxed);
     }
 
+    pub fn set_down(&self, why: Option<String>) {
+        self.down.store(why.map(Arc::new));
+    }
+
+    pub fn why_down(&self) -> Option<Arc<String>> {
+        self.down.load_full()
+    }
+
     pub fn phase(&self) -> ServicePhase {
         match self.draining.load(Ordering::Relaxed) {
             true => ServicePhase::Draining,
+            false if self.down.load().is_some() => ServicePhase::Down,
             false => ServicePhase::Open,
         }
     }

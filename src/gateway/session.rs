@@ -123,6 +123,11 @@ async fn run(
     let (meter, service) = (record.meter(), way.service);
     meter.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
+    if let Some(why) = service.why_down() {
+        meter.enter(SessionPhase::Connecting);
+        let reason = format!("the service is down: {why}");
+        return refused(reply, leg, failure(Who::Backend, Refusal::BackendUnreachable, reason), meter).await;
+    }
     let admitted = admit(service, peer.as_ref(), settings.peers.as_deref());
     let _admission = match admitted {
         Ok(admission) => admission,

@@ -15,6 +15,7 @@ use std::{
 
 use super::{
     Engine,
+    faults::Faults,
     handle::Answer,
     history::Asker,
     plan::Plan,
@@ -97,7 +98,7 @@ impl Engine {
         let source = self.source.clone();
         let load = move || {
             let chosen = choose(&source)?;
-            Ok::<_, Vec<Problem>>((source.load(&chosen, None)?, chosen))
+            Ok::<_, Vec<Problem>>((source.load_to_serve(&chosen, None)?, chosen))
         };
         self.read(load, move |engine, read| {
             let why = match read {
@@ -171,10 +172,14 @@ impl Engine {
         self.renewal = Renewal::new(files);
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
+        let edges = edges.over(&self.edges);
         self.install_services(&profile, &edges);
         ports::replace(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.common);
+        let told = self.take_over_faults(Faults::of(&profile, &edges));
+        self.edges = edges;
         self.phase = GatewayPhase::Running;
         let line = format!("profile `{}` is in force, mode {}", profile.name, mode_word(profile.mode));
+        let line = [line].into_iter().chain(told).collect::<Vec<_>>().join("; ");
         self.profile = profile;
         self.chosen = chosen;
         match asker {

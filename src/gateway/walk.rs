@@ -133,7 +133,8 @@ impl Walk {
 
     /// A DMZ half alone can try forward mode only where somebody answers.
     async fn unanswered(&self, mode: Mode) -> Option<String> {
-        let loaded = self.source.load(&self.chosen, Some(mode)).ok()?;
+        let (source, chosen) = (self.source.clone(), self.chosen.clone());
+        let loaded = self.files.run(move || source.load(&chosen, Some(mode))).await.ok()?.ok()?;
         alone_and_unanswered(&loaded.profile).await
     }
 
@@ -175,6 +176,9 @@ impl Walk {
         let mut came_back = Vec::new();
         for entry in &self.entries {
             let Entry { service, at, .. } = entry;
+            if let Some(Problem { what, advice, .. }) = &entry.fault {
+                return Found::fail(format!("`{service}` is down at {at}: {what}"), advice.clone());
+            }
             match self.probes.send(entry, trial.and_then(|trial| trial.connector(service))).await {
                 Ok(took) => {
                     let within = entry.tls.as_ref().map(|_| format!(" within the TLS of {at}"));
@@ -340,7 +344,7 @@ pub fn unreadable(problems: &[Problem]) -> Found {
 }
 
 /// Each backend answers a connection, from the half that reaches it.
-pub async fn basic(profile: &Profile, edges: Result<Edges, Vec<Problem>>) -> Found {
+pub async fn basic(profile: &Profile, edges: Edges) -> Found {
     let backends: Vec<(ServiceName, Backend)> = match (&profile.dmz, &profile.internal) {
         (_, Some(half)) => {
             half.services.iter().map(|service| (service.name.clone(), service.connect.clone())).collect()
@@ -356,10 +360,9 @@ pub async fn basic(profile: &Profile, edges: Result<Edges, Vec<Problem>>) -> Fou
         (None, None) => Vec::new(),
     };
     let key = if profile.internal.is_some() { "internal" } else { "dmz" };
-    let edges = match edges {
-        Ok(edges) => edges,
-        Err(problems) => return unreadable(&problems),
-    };
+    if !edges.problems().is_empty() {
+        return unreadable(edges.problems());
+    }
     let dialled = join_all(backends.iter().map(async |(service, backend)| {
         let began = Instant::now();
         let answered = direct::try_out(&Target::new(backend, &edges)).await;
@@ -388,7 +391,7 @@ pub async fn basic(profile: &Profile, edges: Result<Edges, Vec<Problem>>) -> Fou
 
 /// Where the internal half would listen in forward mode.
 fn forward_port(source: &Source, chosen: &Chosen) -> Option<LinkAddress> {
-    match source.load(chosen, Some(Mode::Forward)).ok()?.profile.internal?.way {
+    match source.load_to_serve(chosen, Some(Mode::Forward)).ok()?.profile.internal?.way {
         InternalWay::Forward { listen, .. } => Some(listen),
         InternalWay::Reverse { .. } => None,
     }

@@ -24,7 +24,7 @@ use super::{
     stream::Stream,
     tcp,
     tls::{chain, key, problem, roots, told},
-    verify::name_among,
+    verify::{expires, name_among},
 };
 use crate::{
     disk::Pipes,
@@ -34,8 +34,51 @@ use crate::{
 /// How TLS is spoken at each edge of a profile, opened and checked.
 #[derive(Debug, Clone, Default)]
 pub struct Edges {
-    accepts: HashMap<AcceptTls, Answering>,
-    connects: HashMap<ConnectTls, Arc<ClientConfig>>,
+    accepts: HashMap<AcceptTls, Edge<Answering>>,
+    connects: HashMap<ConnectTls, Edge<Arc<ClientConfig>>>,
+    /// All that is wrong with them, each at its key.
+    problems: Vec<Problem>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+enum Edge<T> {
+    Opened(T),
+    /// What is named now can not be used; what was in force before is.
+    Kept(T, Problem),
+    Faulty(Problem),
+}
+
+impl<T: Clone> Edge<T> {
+    fn opened(&self) -> Option<&T> {
+        match self {
+            Self::Opened(edge) | Self::Kept(edge, _) => Some(edge),
+            Self::Faulty(_) => None,
+        }
+    }
+
+    fn over(self, before: Option<&T>) -> Self {
+        match (self, before) {
+            (Self::Faulty(problem), Some(before)) => Self::Kept(before.clone(), problem),
+            (edge, _) => edge,
+        }
+    }
+
+    fn fault(&self) -> Option<EdgeFault<'_>> {
+        match self {
+            Self::Opened(_) => None,
+            Self::Kept(_, problem) => Some(EdgeFault { problem, is_kept: true }),
+            Self::Faulty(problem) => Some(EdgeFault { problem, is_kept: false }),
+        }
+    }
+}
+
+/// What is wrong with one.
+#[derive(Debug, Clone, Copy)]
+pub struct EdgeFault<'a> {
+    pub problem: &'a Problem,
+    /// What was in force before goes on.
+    pub is_kept: bool,
 }
 
 /// With the clients of the accepts that say so, by what these speak within.
@@ -53,85 +96,131 @@ struct Answering {
 const ALPN_WEB: &[u8] = b"http/1.1";
 
 impl Edges {
-    /// Opens what the accepts and connects name; every problem, each at its key.
+    /// Opens what the accepts and connects name. What is wrong with one is no fault of the others.
     pub fn load<'a>(
         accepts: impl Iterator<Item = &'a AcceptTls>,
         connects: impl Iterator<Item = &'a ConnectTls>,
         pipes: Pipes,
-    ) -> Result<Self, Vec<Problem>> {
-        let (mut edges, mut problems) = (Self::default(), Vec::new());
+    ) -> Self {
+        let mut edges = Self::default();
         for tls in accepts {
-            if let Err(problem) = edges.add_accept(tls, pipes) {
-                problems.push(problem);
-            }
+            let edge = edges.told(answering(tls, pipes));
+            edges.accepts.insert(tls.clone(), edge);
         }
         for tls in connects {
-            if let Err(problem) = edges.add_connect(tls, pipes) {
-                problems.push(problem);
-            }
+            let edge = edges.told(calling(tls, pipes));
+            edges.connects.insert(tls.clone(), edge);
         }
         // A file that several services name is told once for each place.
-        problems.dedup();
-        if problems.is_empty() { Ok(edges) } else { Err(problems) }
+        edges.problems.dedup();
+        edges
     }
 
-    fn add_accept(&mut self, tls: &AcceptTls, pipes: Pipes) -> Result<(), Problem> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let pair = pair(&tls.pair, &provider, pipes)?;
-        let leaf = pair.cert.first().expect("`chain` returns at least one certificate").clone();
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("the provider has cipher suites of both versions");
-        let builder = match &tls.clients {
-            ClientCheck::Nobody => builder.with_no_client_auth(),
-            ClientCheck::Optional(clients) => {
-                let nobody_too = |builder: ClientCertVerifierBuilder| builder.allow_unauthenticated();
-                builder.with_client_cert_verifier(verifier(clients, &provider, pipes, nobody_too)?)
+    fn told<T>(&mut self, opened: Result<T, Problem>) -> Edge<T> {
+        match opened {
+            Ok(edge) => Edge::Opened(edge),
+            Err(problem) => {
+                self.problems.push(problem.clone());
+                Edge::Faulty(problem)
             }
-            ClientCheck::Required(clients) => {
-                builder.with_client_cert_verifier(verifier(clients, &provider, pipes, |builder| builder)?)
-            }
-        };
-        let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-        let mut web = bytes.clone();
-        web.alpn_protocols = vec![ALPN_WEB.to_vec()];
-        self.accepts.insert(tls.clone(), Answering { bytes: Arc::new(bytes), web: Arc::new(web), leaf });
-        Ok(())
+        }
     }
 
-    fn add_connect(&mut self, tls: &ConnectTls, pipes: Pipes) -> Result<(), Problem> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let roots = roots(&tls.ca, &chain(&tls.ca, pipes)?)?;
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("the provider has cipher suites of both versions")
-            .with_root_certificates(roots);
-        let config = match &tls.pair {
-            None => builder.with_no_client_auth(),
-            Some(own) => {
-                let own = pair(own, &provider, pipes)?;
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
-            }
-        };
-        self.connects.insert(tls.clone(), Arc::new(config));
-        Ok(())
+    /// All that is wrong, in the order of the profile.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The same, where what can not be used leaves in force what was opened before for the same files, as
+    /// long as that is in date.
+    pub fn over(self, before: &Self) -> Self {
+        let accepts = self.accepts.into_iter().map(|(tls, edge)| {
+            let was = before.accepts.get(&tls).and_then(Edge::opened).filter(|was| was.is_in_date());
+            (tls, edge.over(was))
+        });
+        let connects = self.connects.into_iter().map(|(tls, edge)| {
+            let was = before.connects.get(&tls).and_then(Edge::opened);
+            (tls, edge.over(was))
+        });
+        Self { accepts: accepts.collect(), connects: connects.collect(), problems: self.problems }
+    }
+
+    /// What is wrong with what is named now, where what was in force goes on.
+    pub fn kept(&self) -> impl Iterator<Item = &Problem> {
+        let accepts = self.accepts.values().filter_map(Edge::fault);
+        let faults = accepts.chain(self.connects.values().filter_map(Edge::fault));
+        faults.filter(|fault| fault.is_kept).map(|fault| fault.problem)
+    }
+
+    pub fn fault_of_accept(&self, tls: &AcceptTls) -> Option<EdgeFault<'_>> {
+        self.accepts.get(tls)?.fault()
+    }
+
+    pub fn fault_of_connect(&self, tls: &ConnectTls) -> Option<EdgeFault<'_>> {
+        self.connects.get(tls)?.fault()
     }
 
     pub fn accept(&self, tls: &AcceptTls, scheme: EdgeScheme) -> Option<Arc<ServerConfig>> {
-        let answering = self.accepts.get(tls)?;
+        let answering = self.accepts.get(tls)?.opened()?;
         Some(if scheme.is_web() { answering.web.clone() } else { answering.bytes.clone() })
     }
 
     /// How a probe calls an accept, at a port of this address.
     pub fn prober(&self, accept: &Accept, port: IpAddr) -> Option<Caller> {
-        let answering = self.accepts.get(accept.tls.as_ref()?)?;
+        let answering = self.accepts.get(accept.tls.as_ref()?)?.opened()?;
         pinned::caller(answering.leaf.clone(), &accept.sni, port)
     }
 
     pub fn connect(&self, tls: &ConnectTls) -> Option<Caller> {
-        let config = self.connects.get(tls)?.clone();
+        let config = self.connects.get(tls)?.opened()?.clone();
         Some(Caller { config, name: ServerName::try_from(tls.name.clone()).ok()? })
     }
+}
+
+impl Answering {
+    fn is_in_date(&self) -> bool {
+        expires(&self.leaf).is_some_and(|expires| expires > now())
+    }
+}
+
+fn answering(tls: &AcceptTls, pipes: Pipes) -> Result<Answering, Problem> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let pair = pair(&tls.pair, &provider, pipes)?;
+    let leaf = pair.cert.first().expect("`chain` returns at least one certificate").clone();
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites of both versions");
+    let builder = match &tls.clients {
+        ClientCheck::Nobody => builder.with_no_client_auth(),
+        ClientCheck::Optional(clients) => {
+            let nobody_too = |builder: ClientCertVerifierBuilder| builder.allow_unauthenticated();
+            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, nobody_too)?)
+        }
+        ClientCheck::Required(clients) => {
+            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, |builder| builder)?)
+        }
+    };
+    let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    let mut web = bytes.clone();
+    web.alpn_protocols = vec![ALPN_WEB.to_vec()];
+    Ok(Answering { bytes: Arc::new(bytes), web: Arc::new(web), leaf })
+}
+
+fn calling(tls: &ConnectTls, pipes: Pipes) -> Result<Arc<ClientConfig>, Problem> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let roots = roots(&tls.ca, &chain(&tls.ca, pipes)?)?;
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites of both versions")
+        .with_root_certificates(roots);
+    let config = match &tls.pair {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let own = pair(own, &provider, pipes)?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
+        }
+    };
+    Ok(Arc::new(config))
 }
 
 /// How the gateway speaks TLS with one backend.
@@ -203,17 +292,21 @@ fn pair(pair: &KeyPair, provider: &CryptoProvider, pipes: Pipes) -> Result<Certi
 
 fn in_date(material: &Material, chain: &[CertificateDer<'_>]) -> Result<(), Problem> {
     let Some(leaf) = chain.first() else { return Ok(()) };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let fault = |what: String| problem(material, what, "name one that is in date");
     let (_, leaf) =
         X509Certificate::from_der(leaf).map_err(|error| fault(format!("it is no certificate: {error}")))?;
     let (from, until) = (leaf.validity().not_before, leaf.validity().not_after);
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    match now {
-        _ if now < from.timestamp() => Err(fault(format!("it is not valid before {from}"))),
-        _ if now > until.timestamp() => Err(fault(format!("it has expired on {until}"))),
+    match now() {
+        now if now < from.timestamp() => Err(fault(format!("it is not valid before {from}"))),
+        now if now > until.timestamp() => Err(fault(format!("it has expired on {until}"))),
         _ => Ok(()),
     }
+}
+
+/// In seconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 /// Clients of an authority, and of these names where any are given.

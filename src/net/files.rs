@@ -47,6 +47,10 @@ impl Files {
 pub struct Unlike(Vec<PathBuf>);
 
 impl Unlike {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether any of these is among them.
     pub fn has_any_of<'a>(&self, mut materials: impl Iterator<Item = &'a Material>) -> bool {
         materials.any(|material| match material {

@@ -19,6 +19,8 @@ const READ_BYTES: usize = 4 * 1024;
 const HANDSHAKE: u8 = 22;
 /// A fatal alert, `unrecognized_name` (RFC 6066, section 3).
 const UNRECOGNISED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+/// The same, `internal_error` (RFC 8446, section 6.2).
+const INTERNAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// A ClientHello.
 pub struct Hello {
@@ -114,6 +116,11 @@ impl Reader {
 /// Tells a client that nobody here has the name it asks for.
 pub async fn refuse_name(stream: &mut TcpStream) {
     tell(stream, &UNRECOGNISED).await;
+}
+
+/// Tells a client that the service it asks for can not be served now.
+pub async fn refuse_service(stream: &mut TcpStream) {
+    tell(stream, &INTERNAL).await;
 }
 
 /// A last word to a client that is not served; whether it is heard is the client's affair.

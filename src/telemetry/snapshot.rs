@@ -193,6 +193,9 @@ pub struct ServiceRow {
     pub accept: Vec<String>,
     pub connect: Option<String>,
     pub phase: ServicePhase,
+    /// What is wrong with its certificates, in whole or in part.
+    #[serde(default)]
+    pub reason: Option<String>,
     #[serde(flatten)]
     pub totals: Totals,
     /// Sessions that failed at the backend since the last that reached it.
@@ -208,6 +211,8 @@ pub struct ServiceRow {
 pub enum ServicePhase {
     Open,
     Draining,
+    /// It can serve nobody; its `reason` says why.
+    Down,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -443,6 +443,7 @@ mod tests {
             connect: Some("app-1.corp:8443".into()),
             phase: crate::telemetry::snapshot::ServicePhase::Open,
             totals: Default::default(),
+            reason: None,
             failed_in_a_row: 0,
             backend_error: None,
         };

@@ -72,7 +72,10 @@ fn pools_in_use(snapshot: &Snapshot) -> Vec<&PoolRow> {
 
 /// Some service's clients are served nothing, though links may be well.
 fn worst_of_services(snapshot: &Snapshot) -> Health {
-    match snapshot.services.iter().any(has_dead_backend) {
+    let is_down = |service: &ServiceRow| service.phase == ServicePhase::Down;
+    let services = &snapshot.services;
+    match services.iter().any(|service| is_down(service) || has_dead_backend(service)) {
+        true if services.iter().all(is_down) => Health::Down,
         true => Health::Degraded,
         false => Health::Healthy,
     }
@@ -277,6 +280,7 @@ mod tests {
             accept: vec![],
             connect: None,
             phase,
+            reason: None,
             totals: Default::default(),
             failed_in_a_row,
             backend_error: Some("backend 127.0.0.1:5432: connection refused".into()),

@@ -155,6 +155,7 @@ mod tests {
             connect: None,
             phase: ServicePhase::Open,
             totals: Totals { bytes_up, ..Totals::default() },
+            reason: None,
             failed_in_a_row: 0,
             backend_error: None,
         };

@@ -21,7 +21,15 @@ pub fn lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<Lack> {
     if service.phase == ServicePhase::Draining {
         return None;
     }
-    [of_backend(service), of_links(snapshot, service)].into_iter().flatten().max_by_key(|lack| lack.severity)
+    [of_itself(service), of_backend(service), of_links(snapshot, service)]
+        .into_iter()
+        .flatten()
+        .max_by_key(|lack| lack.severity)
+}
+
+fn of_itself(service: &ServiceRow) -> Option<Lack> {
+    let why = service.reason.clone().unwrap_or_default();
+    (service.phase == ServicePhase::Down).then_some(Lack { severity: Severity::Lost, word: "DOWN", why })
 }
 
 fn of_backend(service: &ServiceRow) -> Option<Lack> {
@@ -90,6 +98,7 @@ mod tests {
             accept: vec![],
             connect: None,
             phase: ServicePhase::Open,
+            reason: None,
             totals: Default::default(),
             failed_in_a_row,
             backend_error: Some("backend 10.0.0.8:9000: connection refused".into()),

@@ -66,7 +66,7 @@ async fn gateways(cli: &Cli, source: &Source) -> anyhow::Result<Vec<PathBuf>> {
     if let Some(path) = cli.admin.as_ref().filter(|path| path.as_os_str() != "none") {
         return Ok(vec![path.clone()]);
     }
-    let Ok(loaded) = choose(cli, source).and_then(|chosen| source.load(&chosen, cli.mode)) else {
+    let Ok(loaded) = choose(cli, source).and_then(|chosen| source.load_to_serve(&chosen, cli.mode)) else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();

@@ -89,6 +89,7 @@ fn services() -> Vec<ServiceRow> {
         connect: connect.map(Into::into),
         phase: ServicePhase::Open,
         totals,
+        reason: None,
         failed_in_a_row: 0,
         backend_error: None,
     };
@@ -209,6 +210,7 @@ pub fn direct() -> Snapshot {
         connect: Some(format!("{name}.corp.example:8443")),
         phase,
         totals,
+        reason: None,
         failed_in_a_row: 0,
         backend_error: None,
     };

@@ -136,10 +136,11 @@ fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
     match kind {
         Kind::Phase => match (row.phase, lack(app.snapshot(), row)) {
             (ServicePhase::Draining, _) => Cell::new("DRAINING", theme.warn),
-            (ServicePhase::Open, Some(lack)) => {
+            (ServicePhase::Open | ServicePhase::Down, Some(lack)) => {
                 Cell::new(format!("{} {}", look.symbols.alert, lack.word), alert::style(look, lack.severity))
             }
             (ServicePhase::Open, None) => Cell::new("open", theme.good),
+            (ServicePhase::Down, None) => Cell::new("down", theme.warn),
         },
         Kind::Service => Cell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
         Kind::Half => Cell::new(half_word(row.role), theme.plain),

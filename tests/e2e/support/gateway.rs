@@ -89,7 +89,7 @@ impl Gateway {
         let source =
             Source { folders: vec![profile.parent().unwrap().into()], role: None, pipes: Pipes::Refused };
         let chosen = Chosen::File(profile.into());
-        let loaded = match source.load(&chosen, None) {
+        let loaded = match source.load_to_serve(&chosen, None) {
             Ok(loaded) => loaded,
             Err(problems) => panic!("{problems:#?}"),
         };
