@@ -18,6 +18,8 @@ mod pressure;
 mod process;
 #[path = "process/pair.rs"]
 mod setup;
+#[path = "cli/stalls.rs"]
+mod stalls;
 #[path = "cli/switching.rs"]
 mod switching;
 #[path = "cli/verify.rs"]

@@ -16,8 +16,8 @@ use std::{
 
 use process::{Gateway, Place};
 
-/// A black hole is noticed within 10 s; the rest is for a slow machine.
-const NOTICED: Duration = Duration::from_secs(12);
+/// A black hole is noticed within 12 s; the rest is for a slow machine.
+const NOTICED: Duration = Duration::from_secs(14);
 
 /// Whether the test can run; says what it needs where it can not.
 fn can_run(test: &str) -> bool {
@@ -92,26 +92,36 @@ fn run(host: &str, line: &[&str]) -> String {
 }
 
 const TLS: [&str; 2] = [
-    "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }",
-    "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }",
+    "tls: { certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }",
+    "tls: { certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }",
 ];
 
 /// Both halves, each on its host, serving `orders` at 192.0.2.1:8000.
 fn start<'a>(place: &'a Place, wire: &Wire, mode: &str, backend: &str) -> [Gateway<'a>; 2] {
-    let [dmz_tls, internal_tls] = TLS;
+    start_linked(place, wire, mode, backend, ["socks+tls", TLS[0], TLS[1]])
+}
+
+/// The same; the links' scheme, and what each half says of TLS.
+fn start_linked<'a>(
+    place: &'a Place,
+    wire: &Wire,
+    mode: &str,
+    backend: &str,
+    [scheme, dmz_tls, internal_tls]: [&str; 3],
+) -> [Gateway<'a>; 2] {
     place.write(
         "dmz.yaml",
         &format!(
-            "mode: {mode}\ndmz:\n  link: {{ listen: \"socks+tls://192.0.2.1:1443\", \
-             connect: \"socks+tls://192.0.2.2:1444\", prepared: 4, tls: {dmz_tls} }}\n  \
+            "mode: {mode}\ndmz:\n  link: {{ listen: \"{scheme}://192.0.2.1:1443\", \
+             connect: \"{scheme}://192.0.2.2:1444\", prepared: 4, {dmz_tls} }}\n  \
              services: {{ orders: {{ accept: [\"tcp://192.0.2.1:8000\"] }} }}\n"
         ),
     );
     place.write(
         "internal.yaml",
         &format!(
-            "mode: {mode}\ninternal:\n  link: {{ connect: \"socks+tls://192.0.2.1:1443\", \
-             listen: \"socks+tls://192.0.2.2:1444\", prepared: 4, tls: {internal_tls} }}\n  \
+            "mode: {mode}\ninternal:\n  link: {{ connect: \"{scheme}://192.0.2.1:1443\", \
+             listen: \"{scheme}://192.0.2.2:1444\", prepared: 4, {internal_tls} }}\n  \
              services: {{ orders: {{ connect: \"{backend}\" }} }}\n"
         ),
     );
@@ -274,6 +284,49 @@ fn a_black_hole_is_noticed_on_ready_and_carrying_links_and_healed() {
     assert_eq!(client(&wire, HELLO).trim(), "hello.");
 }
 
+/// Sessions that speak at their own pace for so many seconds; prints those that were lost.
+const TALKS: &str = "import socket, threading, time\nlost, over = [], time.time() + 18\n\
+    def talk(every):\n    try:\n        s = socket.create_connection(('192.0.2.1', 8000)); s.settimeout(20)\n        \
+    while time.time() < over:\n            s.sendall(b'x' * 64); heard = 0\n            \
+    while heard < 64:\n                heard += len(s.recv(64 - heard)) or 1 / 0\n            time.sleep(every)\n    \
+    except Exception as error: lost.append((every, repr(error)))\n\
+    talks = [threading.Thread(target=talk, args=(every / 10,)) for every in range(1, 31)]\n\
+    [talk.start() for talk in talks]; [talk.join() for talk in talks]; print('lost', lost)";
+
+fn check_wire_stalls(mode: &str, link: [&str; 3]) {
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    let pair = start_linked(&place, &wire, mode, "echo://", link);
+    std::thread::scope(|scope| {
+        let talks = scope.spawn(|| run(&wire.outside, &["python3", "-c", TALKS]));
+        pair[0].wait("they talk", NOTICED, |status| status["totals"]["sessions_open"] == 30);
+        for stall in [1000, 3000, 4800] {
+            wire.rules(BLACK_HOLE);
+            std::thread::sleep(Duration::from_millis(stall));
+            wire.rules("");
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        let talked = talks.join().expect("they end");
+        assert_eq!(talked.trim(), "lost []", "{mode}, {}\n{}", link[0], pair[0].log());
+    });
+    for half in &pair {
+        assert!(!half.log().contains("does not answer any more"), "{mode}, {}: {}", link[0], half.log());
+    }
+}
+
+#[test]
+fn a_wire_that_stands_still_for_a_while_costs_no_session() {
+    if !can_run("a_wire_that_stands_still_for_a_while_costs_no_session") {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for mode in ["reverse", "forward"] {
+            for link in [["socks+tls", TLS[0], TLS[1]], ["socks", "insecure: true", "insecure: true"]] {
+                scope.spawn(move || check_wire_stalls(mode, link));
+            }
+        }
+    });
+}
+
 #[test]
 fn a_reader_that_does_not_read_is_slow_and_not_dead() {
     if !can_run("a_reader_that_does_not_read_is_slow_and_not_dead") {
@@ -325,9 +378,9 @@ fn verify_names_a_firewall_and_a_pool_that_never_fills() {
         "pair.yaml",
         &format!(
             "mode: forward\ndmz:\n  link: {{ listen: \"socks+tls://192.0.2.2:1443\", connect: \"socks+tls://192.0.2.2:1444\", \
-             prepared: 8, tls: {dmz_tls} }}\n  services: {{ orders: {{ accept: [\"tcp://192.0.2.2:8000\"] }} }}\n\
+             prepared: 8, {dmz_tls} }}\n  services: {{ orders: {{ accept: [\"tcp://192.0.2.2:8000\"] }} }}\n\
              internal:\n  link: {{ connect: \"socks+tls://192.0.2.2:1443\", listen: \"socks+tls://192.0.2.2:1444\", \
-             prepared: 8, tls: {internal_tls} }}\n  services: {{ orders: {{ connect: \"echo://\" }} }}\n"
+             prepared: 8, {internal_tls} }}\n  services: {{ orders: {{ connect: \"echo://\" }} }}\n"
         ),
     );
     let chain = |rule: &str| {

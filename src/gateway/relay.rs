@@ -19,9 +19,9 @@ use super::failing::deliver;
 use crate::{
     link::{
         leg::Leg,
-        pace::{BEAT, Reading},
+        liveness::{HEARTBEAT, Reading},
     },
-    net::tcp,
+    net::tcp::{self, Delivered, Delivery},
     proto::link::frame::{DATA_MAX, HEADER},
     telemetry::{registry::Meter, snapshot::SessionPhase},
 };
@@ -34,6 +34,10 @@ const LOOK: Duration = Duration::from_secs(2);
 /// client end the wait: it keeps a copy of them until then.
 const GRANT_WITHIN: Duration = Duration::from_millis(5);
 const GRANT_BYTES: u64 = 16 * 1024;
+/// A look that comes so late shows that this process did not run.
+const STALLED: Duration = Duration::from_secs(1);
+/// The longest between two looks, where there is nothing that one would see.
+const REST: Duration = Duration::from_secs(30);
 /// The other gateway answers `open` in this time: its backend's deadline, and the way.
 pub const ANSWER: Duration = Duration::from_secs(5);
 
@@ -64,7 +68,7 @@ pub enum Relayed {
     Unanswered,
 }
 
-/// Which sides of a session are links; those are watched for silence, see [`tcp::is_silent`].
+/// Which sides of a session are links; those are watched for silence, by [`Delivery`] or by pings.
 #[derive(Debug, Clone, Copy)]
 pub struct Links {
     pub near: bool,
@@ -87,8 +91,13 @@ pub async fn relay(
     // `opened` goes out with the first bytes from the backend, if they come soon.
     let mut granting = near.holds();
     let mut watch = Watch::new(meter.bytes(), idle, near.is_framed() || far.is_framed());
-    let answer_by = Instant::now() + ANSWER;
-    let look = tokio::time::sleep(if granting { GRANT_WITHIN } else { watch.pause() });
+    let mut answer = AnswerBy::new(Instant::now());
+    let mut deliveries = [Delivery::default(), Delivery::default()];
+    let first_look = match granting {
+        true => Instant::now() + GRANT_WITHIN,
+        false => next_look(&watch, [near, far], &answer),
+    };
+    let look = tokio::time::sleep_until(first_look);
     let mut is_new = true;
     tokio::pin!(look);
     let relayed = poll_fn(|cx| {
@@ -135,11 +144,11 @@ pub async fn relay(
         // A side that is not read any more shows by no event that it has gone.
         let held = up.holds() || down.holds() || up.has_ended() || down.has_ended();
         if watch.wakes(meter.bytes(), held) {
-            look.as_mut().reset(Instant::now() + watch.pause());
+            look.as_mut().reset(next_look(&watch, [near, far], &answer));
         }
         while watch.awake && look.as_mut().poll(cx).is_ready() {
             if std::mem::take(&mut granting) {
-                look.as_mut().reset(Instant::now() + watch.pause());
+                look.as_mut().reset(next_look(&watch, [near, far], &answer));
                 down.unflushed = true;
                 if let Poll::Ready(Err((_, error))) = down.poll_flush(cx, near) {
                     return Poll::Ready(Relayed::Failed(Side::Near, error));
@@ -149,7 +158,7 @@ pub async fn relay(
             if std::mem::take(&mut is_new) && !links.far {
                 far.tcp().into_iter().for_each(tcp::keep_edge_alive);
             }
-            if far.is_opening() && Instant::now() >= answer_by {
+            if far.is_opening() && answer.is_over(Instant::now()) {
                 return Poll::Ready(Relayed::Unanswered);
             }
             let sides = [
@@ -157,19 +166,20 @@ pub async fn relay(
                 (Side::Far, &mut *far, links.far, down.reading()),
             ];
             let mut owed = held;
-            for (side, leg, is_link, reading) in sides {
-                if let Some(error) = trouble(leg, is_link) {
-                    return Poll::Ready(Relayed::Failed(side, error));
+            for ((side, leg, is_link, reading), delivery) in sides.into_iter().zip(&mut deliveries) {
+                let looked = match leg.is_framed() {
+                    true => leg.check_alive(reading, cx).map(|()| Delivered::All),
+                    false => trouble(leg, is_link.then_some(delivery)),
+                };
+                match looked {
+                    Ok(delivered) => owed |= delivered != Delivered::All,
+                    Err(error) => return Poll::Ready(Relayed::Failed(side, error)),
                 }
-                if let Err(error) = leg.beat(reading, cx) {
-                    return Poll::Ready(Relayed::Failed(side, error));
-                }
-                owed |= is_link && owes(leg);
             }
             if watch.look(meter.bytes(), owed) {
                 return Poll::Ready(Relayed::Idle);
             }
-            look.as_mut().reset(Instant::now() + watch.pause());
+            look.as_mut().reset(next_look(&watch, [near, far], &answer));
         }
         Poll::Pending
     })
@@ -204,19 +214,44 @@ impl Side {
 }
 
 /// What a side's socket knows that reading it would not show now: an error, while we wait to write
-/// to the other side and do not read; a silent link, long before the kernel gives up on it.
-fn trouble(leg: &Leg, is_link: bool) -> Option<io::Error> {
-    let socket = leg.tcp()?;
+/// to the other side and do not read; a silent SOCKS5 link, long before the kernel gives up on it.
+fn trouble(leg: &Leg, link: Option<&mut Delivery>) -> io::Result<Delivered> {
+    let Some(socket) = leg.tcp() else { return Ok(Delivered::All) };
     if let Ok(Some(error)) = socket.take_error() {
-        return Some(error);
+        return Err(error);
     }
-    let silent = is_link && tcp::is_silent(socket);
-    silent.then(|| io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more"))
+    match link.map_or(Delivered::All, |delivery| delivery.look(socket)) {
+        Delivered::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
+        delivered => Ok(delivered),
+    }
 }
 
-/// Whether a link has bytes on the way that its other end has not acknowledged.
-fn owes(link: &Leg) -> bool {
-    link.tcp().is_some_and(tcp::awaits_acknowledgement)
+/// When the other gateway has to have answered `open`.
+struct AnswerBy {
+    at: Instant,
+    is_last: bool,
+}
+
+impl AnswerBy {
+    fn new(now: Instant) -> Self {
+        Self { at: now + ANSWER, is_last: false }
+    }
+
+    /// Whether it is too late. Where this process was stopped meanwhile, the answer may have come and
+    /// not been read yet: it gets a moment more, once.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if now >= self.at + STALLED && !std::mem::replace(&mut self.is_last, true) {
+            self.at = now + STALLED;
+        }
+        now >= self.at
+    }
+}
+
+/// When a session's sockets are looked at next: each thing that has its time, at its time.
+fn next_look(watch: &Watch, legs: [&Leg; 2], answer: &AnswerBy) -> Instant {
+    let answer_by = legs[1].is_opening().then_some(answer.at);
+    let times = legs.map(Leg::due).into_iter().chain([answer_by]).flatten();
+    times.fold(watch.next(Instant::now()), Instant::min)
 }
 
 /// When to look at a session's sockets. While nothing moves and nothing is on the way there is
@@ -237,15 +272,15 @@ impl Watch {
         Self { idle, has_beat, bytes, still_since: Instant::now(), busy: true, awake: true }
     }
 
-    /// How long until the next look.
-    fn pause(&self) -> Duration {
-        match self.idle.map(|idle| (idle / 4).max(Duration::from_millis(1))) {
-            Some(pause) if self.busy => pause.min(LOOK),
-            Some(pause) if self.has_beat => pause.min(BEAT),
-            Some(pause) => pause,
-            None if self.has_beat && !self.busy => BEAT,
-            None => LOOK,
-        }
+    /// When the next look is due, but for what links of our own and an answer want.
+    fn next(&self, now: Instant) -> Instant {
+        let busy = if self.has_beat { HEARTBEAT } else { LOOK };
+        let pause = if self.busy { busy } else { REST };
+        let at = match self.idle {
+            Some(idle) => (now + pause.min(idle / 4)).min(self.still_since + idle),
+            None => now + pause,
+        };
+        at.max(now + Duration::from_millis(1))
     }
 
     /// Whether a sleeping watch has reason to wake.

@@ -1,7 +1,7 @@
 //! Both ends of a link's greeting, each under one deadline: TLS, and then what the two agreed on
 //! there: a `hello` from each side, or SOCKS5's method and request.
 
-use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc};
+use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
@@ -12,7 +12,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DIAL, FAREWELL, GREET, LEAVE, Peer, epoch::Epoch, framed::Link, pace::BEAT, trouble::Trouble};
+use super::{
+    DIAL, FAREWELL, GREET, LEAVE, Peer,
+    epoch::Epoch,
+    framed::Link,
+    liveness::{HEARTBEAT, UNANSWERED},
+    trouble::Trouble,
+};
 use crate::{
     net::{
         dial::{self, DialError},
@@ -35,6 +41,8 @@ use crate::{
 
 /// Bytes of a refused link that are read off so that its reply is not lost to a reset.
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
+/// A server that is asked to close, and says nothing for so long, is dead.
+const PARTING_SILENCE: Duration = HEARTBEAT.saturating_add(UNANSWERED);
 
 /// Why a link did not come to stand.
 #[derive(Debug, Error)]
@@ -239,19 +247,16 @@ fn unexpected(link: &Link) -> io::Error {
 
 /// Ends an opener's link without a session: what is staged is told first, and then it waits for the
 /// server to close, which may have yet to read the last session's bytes for a slow backend. A server
-/// that lives says something at least every [`BEAT`].
+/// that lives and does not read says something once a [`HEARTBEAT`].
 pub async fn part(mut link: Box<Link>) {
-    let flushed = timeout(LEAVE, poll_fn(|cx| link.poll_flush(cx))).await;
-    if !matches!(flushed, Ok(Ok(()))) {
-        return;
-    }
-    let (mut stream, _seat) = link.into_parts();
-    stream.let_close_cleanly();
     let parting = async {
+        poll_fn(|cx| link.poll_flush(cx)).await?;
+        let (mut stream, _seat) = link.into_parts();
+        stream.let_close_cleanly();
         stream.shutdown().await?;
         let mut heard = [0; 256];
         // What it says means nothing any more; that it says something does.
-        while let Ok(Ok(1..)) = timeout(3 * BEAT, stream.read(&mut heard)).await {}
+        while let Ok(Ok(1..)) = timeout(PARTING_SILENCE, stream.read(&mut heard)).await {}
         Ok::<_, io::Error>(())
     };
     // Late or failed, it is dropped all the same.

@@ -10,9 +10,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::Instant,
 };
 
-use super::{framed::Link, pace::Reading, trouble::Trouble};
+use super::{framed::Link, liveness::Reading, trouble::Trouble};
 use crate::{net::stream::Stream, proto::link::frame::Cause};
 
 #[derive(Debug)]
@@ -88,10 +89,18 @@ impl Leg {
         }
     }
 
-    /// A look at whether a link's other end is alive.
-    pub fn beat(&mut self, reading: Reading, cx: &mut Context<'_>) -> io::Result<()> {
+    /// When [`Leg::check_alive`] is to look next; `None` where it has nothing to look at.
+    pub fn due(&self) -> Option<Instant> {
         match self {
-            Self::Link(link) => link.beat(reading, cx),
+            Self::Link(link) => Some(link.due()),
+            Self::Stream(_) | Self::Gone => None,
+        }
+    }
+
+    /// A look at whether the other end of a link of our own is alive.
+    pub fn check_alive(&mut self, reading: Reading, cx: &mut Context<'_>) -> io::Result<()> {
+        match self {
+            Self::Link(link) => link.check_alive(reading, cx),
             Self::Stream(_) | Self::Gone => Ok(()),
         }
     }

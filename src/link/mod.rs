@@ -12,7 +12,7 @@
 //! In reading order: [`greet`] brings a link to stand, [`listener`] is the port that links come in
 //! by, [`keeper`] the task that keeps links dialled, [`course`] how that goes, [`ready::Slot`] holds a ready one until it is
 //! given away, [`pool::Pool`] has the slots of the half that opens, a [`lane::Lane`] for each peer, [`serving`] waits for sessions
-//! on the half that serves. [`seat`] counts links, `roll` tells of each, [`pace`] knows whether one is alive, [`demand`]
+//! on the half that serves. [`seat`] counts links, `roll` tells of each, [`liveness`] knows whether one is alive, [`demand`]
 //! how many should be ready, [`epoch`] how long what was agreed holds.
 
 pub mod course;
@@ -24,7 +24,7 @@ pub mod keeper;
 pub mod lane;
 pub mod leg;
 pub mod listener;
-pub mod pace;
+pub mod liveness;
 pub mod pool;
 pub mod ready;
 mod roll;

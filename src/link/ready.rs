@@ -15,13 +15,13 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
     framed::{Event, Link},
     leg::Leg,
-    pace::{BEAT, Reading},
+    liveness::Reading,
 };
 use crate::{net::stream::Stream, proto::link::frame::Kind};
 
@@ -63,24 +63,26 @@ impl Slot {
 
     /// Waits until the link is taken or lost; a lost one has been dropped when this returns.
     pub async fn watch(&self) -> Gone {
-        let mut beat = pin!(tokio::time::sleep(BEAT));
+        let first = self.lock().as_ref().and_then(next_look);
+        // A parked SOCKS5 link is not looked at: it wakes nobody until it ends.
+        let mut look = pin!(sleep_until(first.unwrap_or_else(Instant::now)));
         poll_fn(|cx| {
             self.0.watch.register(cx.waker());
-            self.poll_watch(beat.as_mut(), cx)
+            self.poll_watch(look.as_mut(), cx)
         })
         .await
     }
 
-    fn poll_watch(&self, mut beat: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Gone> {
+    fn poll_watch(&self, mut look: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Gone> {
         let mut held = self.lock();
         let Some(leg) = held.as_mut() else { return Poll::Ready(Gone::Taken) };
         if let Poll::Ready(why) = poll_loss(leg, cx) {
             return Poll::Ready(gone(why, held.take()));
         }
-        while beat.as_mut().poll(cx).is_ready() {
-            beat.as_mut().reset(Instant::now() + BEAT);
-            let Some(Leg::Link(link)) = held.as_mut() else { continue };
-            if let Err(error) = link.beat(Reading::Yes, cx) {
+        while let Some(Leg::Link(link)) = held.as_mut()
+            && look.as_mut().poll(cx).is_ready()
+        {
+            if let Err(error) = link.check_alive(Reading::Yes, cx) {
                 *held = None;
                 return Poll::Ready(Gone::Lost(error.to_string()));
             }
@@ -89,6 +91,7 @@ impl Slot {
                 let Some(Leg::Link(link)) = held.take() else { continue };
                 return Poll::Ready(Gone::Leaves(link));
             }
+            look.as_mut().reset(link.due().min(link.dies_at()));
         }
         Poll::Pending
     }
@@ -107,6 +110,13 @@ pub fn still(mut leg: Leg) -> Result<Leg, Gone> {
     }
 }
 
+fn next_look(leg: &Leg) -> Option<Instant> {
+    match leg {
+        Leg::Link(link) => Some(link.due().min(link.dies_at())),
+        Leg::Stream(_) | Leg::Gone => None,
+    }
+}
+
 fn gone(why: Option<String>, leg: Option<Leg>) -> Gone {
     match (why, leg) {
         (None, Some(Leg::Link(link))) => Gone::Leaves(link),
@@ -117,7 +127,7 @@ fn gone(why: Option<String>, leg: Option<Leg>) -> Gone {
 /// Waits until the far side has read all of the last session: while a slow backend holds that up,
 /// the bytes of another would wait behind it.
 pub async fn settle(mut link: Box<Link>) -> Result<Box<Link>, Gone> {
-    let mut beat = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut look = pin!(tokio::time::sleep(Duration::ZERO));
     let why = poll_fn(|cx| {
         loop {
             if let Poll::Ready(why) = poll_link(&mut link, cx) {
@@ -126,12 +136,12 @@ pub async fn settle(mut link: Box<Link>) -> Result<Box<Link>, Gone> {
             if !link.is_settling() {
                 return Poll::Ready(None);
             }
-            if beat.as_mut().poll(cx).is_pending() {
+            if look.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            beat.as_mut().reset(Instant::now() + BEAT);
             // Asked again each time: an answer may have been left out.
-            let asked = link.beat(Reading::Yes, cx).and_then(|()| link.ask_to_settle());
+            let asked = link.check_alive(Reading::Yes, cx).and_then(|()| link.ask_to_settle());
+            look.as_mut().reset(link.due());
             let asked = asked.and_then(|()| match link.poll_flush(cx) {
                 Poll::Ready(Err(error)) => Err(error),
                 _ => Ok(()),

@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     epoch::Epoch,
     framed::{Event, Home, Link},
     keeper::LIVED,
-    pace::{BEAT, Reading},
+    liveness::Reading,
 };
 use crate::{
     proto::link::{frame::Kind, open::Open},
@@ -109,7 +109,7 @@ impl Server {
 
     async fn next_open(&self, link: &mut Link) -> Result<Open, Loss> {
         let retired = link.retired().clone();
-        let mut beat = pin!(sleep(BEAT));
+        let mut look_at = pin!(sleep_until(link.due().min(link.dies_at())));
         // Its opener may have said so under its last session.
         let mut gone_by = link.leaving().map(|_| Instant::now() + LEAVE);
         loop {
@@ -126,11 +126,13 @@ impl Server {
                 },
                 () = self.drained.cancelled(), if gone_by.is_none() => Some(Kind::Drain),
                 () = retired.cancelled(), if gone_by.is_none() => Some(Kind::Retire),
-                () = beat.as_mut() => {
-                    beat.as_mut().reset(Instant::now() + BEAT);
+                () = look_at.as_mut() => {
                     look(link).await?;
                     let is_too_many = || link.seat().is_some_and(|seat| seat.counts().may_go());
-                    (gone_by.is_none() && (link.is_worn() || is_too_many())).then_some(Kind::Retire)
+                    let asks = gone_by.is_none() && (link.is_worn() || is_too_many());
+                    let worn_at = (gone_by.is_none() && !asks).then(|| link.dies_at());
+                    look_at.as_mut().reset(worn_at.map_or(link.due(), |at| at.min(link.due())));
+                    asks.then_some(Kind::Retire)
                 }
                 () = until(gone_by) => return Err(closed(link, true)),
             };
@@ -167,7 +169,7 @@ async fn until(deadline: Option<Instant>) {
 }
 
 async fn look(link: &mut Link) -> Result<(), Loss> {
-    let looked = poll_fn(|cx| std::task::Poll::Ready(link.beat(Reading::Yes, cx))).await;
+    let looked = poll_fn(|cx| std::task::Poll::Ready(link.check_alive(Reading::Yes, cx))).await;
     looked.map_err(|error| Loss::Failed(error.to_string()))
 }
 
@@ -222,6 +224,20 @@ mod tests {
         theirs.write_all(&said).await.expect("it is taken");
     }
 
+    /// Answers pings until the link ends; nothing else is said on it.
+    async fn answers(theirs: &mut TcpStream) {
+        let mut ping = [0; frame::HEADER + frame::TOKEN];
+        while theirs.read_exact(&mut ping).await.is_ok() {
+            let (header, token) = ping.split_at(frame::HEADER);
+            assert_eq!(header, [Kind::Ping as u8, 0, 0, frame::TOKEN as u8]);
+            let mut pong = Vec::new();
+            frame::push(&mut pong, Kind::Pong, token);
+            if theirs.write_all(&pong).await.is_err() {
+                return;
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_link_whose_opener_says_that_it_leaves_and_stays_is_dropped() {
         for (kind, expected) in [(Kind::Retire, Loss::Retired), (Kind::Drain, Loss::Drained)] {
@@ -239,11 +255,11 @@ mod tests {
                 let opened: Opened = Arc::new(|_, open| panic!("nobody says {open:?}"));
                 let server = Server::new(Tasks::default(), opened, lost);
                 server.stands(link);
-                let (stood, loss) =
-                    timeout(2 * LEAVE, told.recv()).await.expect("it ends").expect("it is told");
+                let ends = timeout(2 * LEAVE, told.recv());
+                let (ended, ()) = tokio::join!(ends, answers(&mut theirs));
+                let (stood, loss) = ended.expect("it ends").expect("it is told");
                 assert_eq!(loss, expected);
-                assert!(stood >= LEAVE && stood < LEAVE + BEAT, "{stood:?}");
-                assert!(matches!(theirs.read_to_end(&mut Vec::new()).await, Ok(0) | Err(_)), "not one word");
+                assert!(stood >= LEAVE && stood < LEAVE + Duration::from_millis(10), "{stood:?}");
             }
         }
     }

@@ -13,18 +13,21 @@ use tokio::{
 
 use super::sys;
 
-/// Silence after which the kernel asks a peer gateway whether it is there: 4 s and two questions
-/// 2 s apart notice a black hole in 8 s, within the promised 10.
-const LINK_KEEPALIVE: Keepalive = Keepalive { idle: 4, interval: 2, questions: 2 };
+/// Silence after which the kernel asks a peer gateway whether it is there: 3 s, and then four questions
+/// 2 s apart. A wire that stands still for 5 s leaves one of them to be answered, and a black hole is
+/// noticed in 11 s.
+const LINK_KEEPALIVE: Keepalive = Keepalive { idle: 3, interval: 2, questions: 4 };
 /// The same for clients and backends, which may sit behind slow or sleeping networks.
 const EDGE_KEEPALIVE: Keepalive = Keepalive { idle: 30, interval: 10, questions: 3 };
 /// Unacknowledged for so long, a ready link is dead. Only for ready links: on a carrying one it
 /// would also end a living peer that does not read.
-const READY_USER_TIMEOUT: Duration = Duration::from_secs(8);
-/// Retransmits and window probes of a link come at least this often, so that silence tells.
-const LINK_RTO_MAX_MS: u32 = 2_500;
-/// No acknowledgement for so long, with questions unanswered: the path or the peer is gone.
-const SILENT_MS_MAX: u32 = 6_500;
+const READY_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Retransmits and window probes of a link come at least this often, so that silence tells, and a wire
+/// that is back is used before the other end is taken for dead.
+const LINK_RTO_MAX_MS: u32 = 1_000;
+/// A carrying SOCKS5 link with something on its way and no acknowledgement for so long: the path or the
+/// peer is gone.
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(7);
 /// Unanswered questions before silence counts.
 const QUESTIONS_MIN: u8 = 2;
 
@@ -72,7 +75,7 @@ pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A ready link begins to carry: from now on [`is_silent`] judges it, not TCP_USER_TIMEOUT, which
+/// A ready link begins to carry: from now on pings or [`Delivery`] judge it, not TCP_USER_TIMEOUT, which
 /// would end a living peer whose window is shut.
 pub fn link_carries(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(None)
@@ -112,19 +115,56 @@ pub fn is_closed(stream: &TcpStream) -> bool {
     sys::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)
 }
 
-/// Whether a carrying link's other end has left questions unanswered for too long.
+/// For how long the other end's kernel has acknowledged nothing of what is on its way to it; `None`:
+/// nothing is.
 ///
 /// A peer that acknowledges and does not read answers every window probe, so its count of
 /// unanswered questions stays at 0 or 1: it is slow, not dead.
-pub fn is_silent(stream: &TcpStream) -> bool {
-    let Ok(info) = sys::tcp_info(stream.as_fd()) else { return false };
+pub fn unacknowledged_for(stream: &TcpStream) -> Option<Duration> {
+    let info = sys::tcp_info(stream.as_fd()).ok()?;
+    if info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0 {
+        return None;
+    }
     let unanswered = info.tcpi_retransmits.max(info.tcpi_probes);
-    unanswered >= QUESTIONS_MIN && info.tcpi_last_ack_recv >= SILENT_MS_MAX
+    Some(match unanswered >= QUESTIONS_MIN {
+        true => Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        false => Duration::ZERO,
+    })
 }
 
-/// Whether something was sent, or waits to be sent, that the other end has not acknowledged.
-pub fn awaits_acknowledgement(stream: &TcpStream) -> bool {
-    sys::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0)
+/// Whether a carrying SOCKS5 link's other end is there, as far as its kernel tells: measured from when
+/// something was seen to be on its way, since before that nothing had to be acknowledged.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    since: Option<Instant>,
+}
+
+/// What a look at it has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    All,
+    /// Something is on its way.
+    NotYet,
+    /// And nothing has been acknowledged for [`UNACKNOWLEDGED`].
+    Never,
+}
+
+impl Delivery {
+    pub fn look(&mut self, stream: &TcpStream) -> Delivered {
+        self.seen(unacknowledged_for(stream), Instant::now())
+    }
+
+    fn seen(&mut self, unacknowledged: Option<Duration>, now: Instant) -> Delivered {
+        let Some(silent) = unacknowledged else {
+            self.since = None;
+            return Delivered::All;
+        };
+        let since = *self.since.get_or_insert(now);
+        match silent.min(now - since) >= UNACKNOWLEDGED {
+            true => Delivered::Never,
+            false => Delivered::NotYet,
+        }
+    }
 }
 
 impl Keepalive {
@@ -133,5 +173,34 @@ impl Keepalive {
             .with_time(Duration::from_secs(self.idle))
             .with_interval(Duration::from_secs(self.interval))
             .with_retries(self.questions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_begins_with_what_is_on_its_way_and_not_before() {
+        let (mut delivery, began) = (Delivery::default(), Instant::now());
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        let idle_for = |seconds: u64| Some(Duration::from_secs(seconds));
+        // An hour of nothing to acknowledge, and then a wire that stands still for a moment.
+        assert_eq!(delivery.seen(None, at(0)), Delivered::All);
+        assert_eq!(delivery.seen(idle_for(3600), at(3600)), Delivered::NotYet);
+        assert_eq!(delivery.seen(idle_for(3606), at(3606)), Delivered::NotYet);
+        assert_eq!(delivery.seen(None, at(3606)), Delivered::All);
+        assert_eq!(delivery.seen(idle_for(3610), at(3610)), Delivered::NotYet);
+        assert_eq!(delivery.seen(idle_for(3617), at(3617)), Delivered::Never);
+    }
+
+    #[test]
+    fn who_acknowledges_now_and_then_is_slow_and_not_gone() {
+        let (mut delivery, began) = (Delivery::default(), Instant::now());
+        for second in 0..1000 {
+            let silent = Duration::from_secs(second % 7);
+            let seen = delivery.seen(Some(silent), began + Duration::from_secs(second));
+            assert_eq!(seen, Delivered::NotYet, "second {second}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use portcullis::{
     link::{
         Peer,
         framed::Link,
-        pace::{BEAT, Reading},
+        liveness::{HEARTBEAT, Reading},
     },
     net::stream::Stream,
     profile::ServiceName,
@@ -23,9 +23,9 @@ use portcullis::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::cuts::connection;
@@ -57,8 +57,8 @@ async fn ready(end: End) -> (Link, TcpStream, std::net::TcpStream) {
     (link, theirs, handle)
 }
 
-fn beat(link: &mut Link) -> io::Result<()> {
-    link.beat(Reading::Yes, &mut Context::from_waker(Waker::noop()))
+fn look(link: &mut Link) -> io::Result<()> {
+    link.check_alive(Reading::Yes, &mut Context::from_waker(Waker::noop()))
 }
 
 /// Writes until the socket takes not one byte more; how many bytes that were.
@@ -82,8 +82,8 @@ async fn fill(mut socket: &std::net::TcpStream) -> usize {
 async fn looks_close_together_tell_no_silence() {
     for end in [End::Opener, End::Server] {
         let (mut link, _theirs, _) = ready(end).await;
-        for look in 0..20 {
-            assert!(beat(&mut link).is_ok(), "{end:?}: look {look}");
+        for nth in 0..20 {
+            assert!(look(&mut link).is_ok(), "{end:?}: look {nth}");
         }
     }
 }
@@ -108,7 +108,7 @@ async fn a_pong_that_meets_a_full_socket_goes_when_there_is_room() {
     };
     let heard = tokio::select! {
         () = listening => unreachable!(),
-        heard = timeout(BEAT / 2, reading) => heard.expect("no look is needed for it"),
+        heard = timeout(HEARTBEAT / 2, reading) => heard.expect("no look is needed for it"),
     };
     assert_eq!(heard, [&[9, 0, 0, 8], &b"question"[..]].concat());
 }
@@ -152,4 +152,71 @@ async fn a_session_that_is_partly_written_has_been_told() {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(link.poll_write(&mut cx, b"only once").is_pending());
     assert!(link.has_sent());
+}
+
+/// The two ends of one link, with a session under way.
+async fn carrying() -> [Link; 2] {
+    let (ours, theirs) = connection().await;
+    let peer = |name: &str| Peer { name: None, address: name.into() };
+    let mut opener = Link::new(Stream::Tcp(ours), peer("server"), End::Opener);
+    let mut server = Link::new(Stream::Tcp(theirs), peer("opener"), End::Server);
+    server.stage(Kind::Hello, &Offer { services: Vec::new(), target: 1, maximum: 8 }.body()).unwrap();
+    poll_fn(|cx| server.poll_flush(cx)).await.unwrap();
+    poll_fn(|cx| opener.poll_greeting(cx)).await.unwrap();
+    let grant = Grant { services: Vec::new(), links: 8, data: DATA_MAX };
+    opener.stage(Kind::Hello, &grant.body()).unwrap();
+    opened(&mut opener);
+    poll_fn(|cx| opener.poll_flush(cx)).await.unwrap();
+    poll_fn(|cx| server.poll_greeting(cx)).await.unwrap();
+    poll_fn(|cx| server.poll_event(cx)).await.unwrap();
+    server.stage(Kind::Opened, &[]).unwrap();
+    says(&mut server).await;
+    hears(&mut opener).await;
+    [opener, server]
+}
+
+async fn says(link: &mut Link) {
+    poll_fn(|cx| link.poll_write(cx, b"words")).await.unwrap();
+    poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
+}
+
+async fn hears(link: &mut Link) {
+    let mut bytes = [0; 64];
+    let mut buf = ReadBuf::new(&mut bytes);
+    poll_fn(|cx| link.poll_read(cx, &mut buf)).await.unwrap();
+    assert_eq!(buf.filled(), b"words");
+}
+
+/// Reads what a link says but for bytes of its session, of which there are none.
+fn reads(link: &mut Link) {
+    let mut bytes = [0; 64];
+    let read = link.poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut bytes));
+    assert!(read.is_pending(), "{read:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_lives_however_long_its_receivers_take_nothing() {
+    use Reading::{Stopped, Yes};
+    for reading in [[Stopped, Yes], [Yes, Stopped], [Stopped, Stopped]] {
+        let mut ends = carrying().await;
+        let over = Instant::now() + Duration::from_secs(3600);
+        while Instant::now() < over {
+            for (link, reading) in ends.iter_mut().zip(reading) {
+                if reading == Yes {
+                    reads(link);
+                }
+                if Instant::now() >= link.due() {
+                    let looked = link.check_alive(reading, &mut Context::from_waker(Waker::noop()));
+                    assert!(looked.is_ok(), "{reading:?}: {looked:?}");
+                }
+            }
+            let [opener, server] = &ends;
+            sleep_until(opener.due().min(server.due())).await;
+        }
+        let [opener, server] = &mut ends;
+        says(opener).await;
+        hears(server).await;
+        says(server).await;
+        hears(opener).await;
+    }
 }

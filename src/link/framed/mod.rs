@@ -10,16 +10,16 @@ use std::{
     fmt, io,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod reading;
 mod writing;
 
-use super::{Peer, pace::Pace, seat::Seat, trouble::Trouble};
+use super::{Peer, liveness::Liveness, seat::Seat, trouble::Trouble};
 use crate::{
     net::{stream::Stream, tcp},
     profile::ServiceName,
@@ -41,10 +41,10 @@ const AGE: Duration = Duration::from_secs(3600);
 const SESSIONS_MAX: u32 = 100_000;
 /// Bytes of a session that its server's backend socket takes at once, however slow the backend is.
 const TAIL_MAX: usize = 16 * 1024;
-/// Looks may come more often than that; only so far apart do they tell silence.
-const BEAT_LEAST: Duration = Duration::from_millis(1900);
 /// The other end's kernel acknowledges why a session is cut in this time, or is not waited for.
 const TOLD: Duration = Duration::from_secs(1);
+/// A frame that has begun on an idle link is whole in this time.
+pub const BEGUN: Duration = Duration::from_secs(6);
 /// Frames of our own that may wait for the socket.
 const OUT_MAX: usize = 1024;
 /// Sessions refused in a row as unknown or not allowed: more is not a mistake.
@@ -86,12 +86,13 @@ pub struct Link {
     away: Option<Arc<dyn Home>>,
     /// Whether bytes of a session that is not answered may have gone out.
     has_tried: bool,
-    next_beat: Instant,
     /// Cancelled when what was agreed in its greeting does not hold any more.
     retired: CancellationToken,
     /// What its far side may be asked for; empty on a server's end.
     serves: Arc<HashSet<ServiceName>>,
-    pace: Pace,
+    liveness: Liveness,
+    /// When a frame that has begun on an idle link has to be whole.
+    whole_by: Option<Instant>,
     /// A `pong` that the socket did not take at once.
     owes_pong: bool,
     /// Bytes of the session that this end has sent.
@@ -100,7 +101,6 @@ pub struct Link {
     settling: Option<[u8; TOKEN]>,
     leaving: Option<Kind>,
     has_told_leave: bool,
-    was_within: bool,
     late_bytes: usize,
     stray_opens: u8,
     dies_at: Instant,
@@ -134,16 +134,15 @@ impl Link {
             home: None,
             away: None,
             has_tried: false,
-            next_beat: Instant::now(),
             retired: CancellationToken::new(),
             serves: Arc::default(),
-            pace: Pace::default(),
+            liveness: Liveness::new(Instant::now()),
+            whole_by: None,
             owes_pong: false,
             sent: 0,
             settling: None,
             leaving: None,
             has_told_leave: false,
-            was_within: false,
             late_bytes: 0,
             stray_opens: 0,
             dies_at: Instant::now() + AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
@@ -205,7 +204,7 @@ impl Link {
     pub fn go_home(mut self: Box<Self>) {
         self.copy = Vec::new();
         if self.machine.end() == End::Opener && self.sent > TAIL_MAX && self.state() == State::Ready {
-            self.settling = Some(self.pace.token());
+            self.settling = Some(self.liveness.token());
         } else if let Some(seat) = &mut self.seat {
             seat.rest();
         }
@@ -245,6 +244,11 @@ impl Link {
         self.retired.is_cancelled()
             || self.machine.session() >= SESSIONS_MAX
             || Instant::now() >= self.dies_at
+    }
+
+    /// When it is worn for its age.
+    pub fn dies_at(&self) -> Instant {
+        self.dies_at
     }
 
     /// The stream alone, to bid it farewell, and its seat, which it keeps until then.

@@ -9,9 +9,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, ReadBuf},
     task::coop,
+    time::Instant,
 };
 
-use super::{super::trouble::Trouble, COPY_MAX, Event, Link, OUT_MAX, Step};
+use super::{super::trouble::Trouble, BEGUN, COPY_MAX, Event, Link, OUT_MAX, Step};
 use crate::proto::link::{
     Violation,
     decoder::Want,
@@ -131,7 +132,7 @@ impl Link {
                         return Poll::Ready(Err(Trouble::Cut.into()));
                     }
                     buf.advance(count);
-                    self.pace.heard();
+                    self.liveness.heard();
                     self.decoder.passed(count);
                     return Poll::Ready(Ok(Step::Data));
                 }
@@ -146,14 +147,18 @@ impl Link {
                             false => Ok(Step::Closed),
                         });
                     }
-                    self.pace.heard();
+                    self.liveness.heard();
                     let frame = self.decoder.feed(bytes, &mut self.machine).map_err(Trouble::Broken)?;
                     if let Some(frame) = frame
                         && frame != Frame::Data
                     {
-                        self.was_within = false;
+                        self.whole_by = None;
                         self.note(&frame, cx)?;
                         return Poll::Ready(Ok(Step::Frame(frame)));
+                    }
+                    // Late bytes of a refused session are bounded by their number.
+                    if self.whole_by.is_none() && self.state() == State::Ready && self.decoder.is_within() {
+                        self.whole_by = Some(Instant::now() + BEGUN);
                     }
                 }
             }
@@ -173,7 +178,7 @@ impl Link {
         if self.late_bytes > COPY_MAX {
             return Poll::Ready(Err(Trouble::Broken(Violation::Flood("bytes for a refused session")).into()));
         }
-        self.pace.heard();
+        self.liveness.heard();
         self.decoder.passed(count);
         Poll::Ready(Ok(()))
     }
@@ -182,7 +187,7 @@ impl Link {
     fn note(&mut self, frame: &Frame, cx: &mut Context<'_>) -> io::Result<()> {
         match frame {
             Frame::Ping(token) => {
-                if !self.pace.pinged() {
+                if !self.liveness.pinged(Instant::now()) {
                     return Err(Trouble::Broken(Violation::Flood("pings")).into());
                 }
                 // An end that does not take what it is sent judges nobody, and needs no answer.
@@ -194,7 +199,8 @@ impl Link {
             }
             Frame::Pong(token) => {
                 self.settling = self.settling.filter(|asked| asked != token);
-                if let (Some(took), Some(seat)) = (self.pace.answered(*token), &self.seat) {
+                if let (Some(took), Some(seat)) = (self.liveness.answered(*token, Instant::now()), &self.seat)
+                {
                     seat.counts().measured(took);
                 }
             }

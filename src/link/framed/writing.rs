@@ -4,24 +4,23 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
-use tokio::io::AsyncWrite;
+use tokio::{io::AsyncWrite, time::Instant};
 
 use super::{
     super::{
-        pace::{Beat, Reading},
+        liveness::{Reading, Verdict, Writing},
         trouble::Trouble,
     },
-    BEAT_LEAST, COPY_MAX, Link, OUT_MAX,
+    COPY_MAX, Link, OUT_MAX,
 };
 use crate::{
     net::tcp,
     proto::link::{
         Violation,
         frame::{HEADER, Header, Kind},
-        state::{End, State},
+        state::End,
     },
 };
 
@@ -88,44 +87,48 @@ impl Link {
         self.poll_flush(cx)
     }
 
-    /// One look at whether the other end is alive; a ping goes where one is due.
-    pub fn beat(&mut self, reading: Reading, cx: &mut Context<'_>) -> io::Result<()> {
-        // Late bytes of a refused session are bounded by their number.
-        let within = self.state() == State::Ready && self.decoder.is_within();
-        if within && std::mem::replace(&mut self.was_within, within) {
-            return Err(Trouble::Broken(Violation::Slow).into());
+    /// When [`Link::check_alive`] is to look next.
+    pub fn due(&self) -> Instant {
+        self.whole_by.map_or(self.liveness.due(), |whole_by| whole_by.min(self.liveness.due()))
+    }
+
+    /// Whether the other end is alive; a ping goes where one is due.
+    pub fn check_alive(&mut self, reading: Reading, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.holds()
+            && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+        {
+            return Err(error);
         }
-        self.was_within = within;
-        if self.holds() {
-            if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
-                return Err(error);
+        let now = Instant::now();
+        let late = now.saturating_duration_since(self.due());
+        if let Some(whole_by) = &mut self.whole_by {
+            // Nobody listened meanwhile.
+            *whole_by += late;
+            if now >= *whole_by {
+                return Err(Trouble::Broken(Violation::Slow).into());
             }
-            self.pace.excused();
-            return match self.stream.tcp().is_some_and(tcp::is_silent) {
-                true => Err(Trouble::Silent.into()),
-                false => Ok(()),
-            };
+        }
+        if now < self.liveness.due() {
+            return Ok(());
         }
         if self.state().is_opening() {
             // The other end may be waiting for its backend; the answer has a deadline of its own.
-            self.pace.excused();
+            self.liveness.excused(now);
             return Ok(());
         }
-        let now = Instant::now();
-        if now < self.next_beat {
-            return Ok(());
-        }
-        self.next_beat = now + BEAT_LEAST;
-        match self.pace.beat(reading) {
-            Beat::Fine => {}
-            Beat::Dead => return Err(Trouble::Silent.into()),
-            Beat::Ping(token) => {
+        let writing = if self.holds() { Writing::Blocked } else { Writing::Yes };
+        let socket = self.stream.tcp();
+        let unacknowledged = || socket.and_then(tcp::unacknowledged_for);
+        match self.liveness.look(now, late, (reading, writing), unacknowledged) {
+            Verdict::Alive => Ok(()),
+            Verdict::Dead => Err(Trouble::Silent.into()),
+            Verdict::Ping(token) => {
                 self.stage(Kind::Ping, &token)?;
-                if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
-                    return Err(error);
+                match self.poll_flush(cx) {
+                    Poll::Ready(Err(error)) => Err(error),
+                    Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
                 }
             }
         }
-        Ok(())
     }
 }

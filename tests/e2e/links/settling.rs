@@ -126,7 +126,7 @@ async fn a_settling_link_that_is_lost_leaves_the_books() {
 async fn a_settling_link_that_falls_silent_is_dropped() {
     let outside = Outside::new().await;
     let (mut link, _) = settling(&outside).await;
-    let (_, frames) = link.over_within(Duration::from_secs(10)).await;
+    let (_, frames) = link.over_within(Duration::from_secs(14)).await;
     assert!(frames.iter().all(|(kind, _)| *kind == PING), "{frames:?}");
     outside.gateway.until_pool("gone", |row| row.ready == 0 && row.carrying == 0).await;
 }

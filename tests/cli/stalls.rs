@@ -1,0 +1,186 @@
+//! A stall is no death: a gateway that stands still for some seconds and goes on costs nobody a
+//! session, whichever half it is, whoever dials and whatever the link speaks. One that stands still
+//! for longer is noticed, where the link is of our own.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::process::{Gateway, Place, SOON, until};
+
+/// Each stall, one after the other.
+const STALLS: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_millis(3600), Duration::from_millis(4900)];
+/// A gateway that stands still for longer than 12 s is noticed; the rest is for a slow machine.
+const NOTICED: Duration = Duration::from_secs(14);
+/// Longer than any stall.
+const ANSWERED: Duration = Duration::from_secs(20);
+/// How often the sessions of a pair speak; 0: all the time, with more than a few words.
+const EVERY_MS: [u64; 9] = [0, 100, 500, 700, 1000, 1400, 2000, 2600, 3000];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Dmz,
+    Internal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    OurOwn,
+    Socks,
+}
+
+/// Two halves as processes of their own, serving an echo.
+struct Halves<'a> {
+    dmz: Gateway<'a>,
+    internal: Gateway<'a>,
+    clients: SocketAddr,
+}
+
+impl<'a> Halves<'a> {
+    fn start(place: &'a Place, mode: &str, speaks: Speaks) -> Self {
+        let scheme = if speaks == Speaks::OurOwn { "socks+tls" } else { "socks" };
+        let tls = |half: &str, peer: &str| match speaks {
+            Speaks::Socks => String::new(),
+            Speaks::OurOwn => format!(
+                ", tls: {{ certificate: pki/{half}.pem, key: pki/{half}.key, ca: pki/ca.pem, peers: [{peer}] }}"
+            ),
+        };
+        let dmz = |link: &str| {
+            let text = format!(
+                "mode: {mode}\ndmz:\n  link: {{ {link}, prepared: 2{} }}\n  \
+                 services: {{ echo: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n",
+                tls("dmz", "internal")
+            );
+            place.write("dmz.yaml", &text);
+            place.start("dmz")
+        };
+        let internal = |link: &str| {
+            let text = format!(
+                "mode: {mode}\ninternal:\n  link: {{ {link}, prepared: 2{} }}\n  \
+                 services: {{ echo: {{ connect: 'echo://' }} }}\n",
+                tls("internal", "dmz")
+            );
+            place.write("internal.yaml", &text);
+            place.start("internal")
+        };
+        let listen = format!("listen: '{scheme}://127.0.0.1:0'");
+        let connect = |to: &Gateway<'_>| format!("connect: '{scheme}://127.0.0.1:{}'", to.link_port());
+        let (dmz, internal) = match mode {
+            "reverse" => {
+                let dmz = dmz(&listen);
+                let internal = internal(&connect(&dmz));
+                (dmz, internal)
+            }
+            _ => {
+                let internal = internal(&listen);
+                (dmz(&connect(&internal)), internal)
+            }
+        };
+        dmz.wait_healthy();
+        internal.wait_healthy();
+        let clients = dmz.accept("echo");
+        Self { dmz, internal, clients }
+    }
+
+    fn of(&self, half: Half) -> &Gateway<'a> {
+        match half {
+            Half::Dmz => &self.dmz,
+            Half::Internal => &self.internal,
+        }
+    }
+}
+
+/// One session: says something again and again, hears it come back, until it is told to end; why it
+/// ended, if that was before.
+fn talk(at: SocketAddr, every: Duration, is_over: &AtomicBool, said: &AtomicU64) -> Result<(), String> {
+    let told = |what: &str, error: std::io::Error| format!("every {every:?}: {what}: {error}");
+    let mut stream = TcpStream::connect(at).map_err(|error| told("it connects", error))?;
+    stream.set_read_timeout(Some(ANSWERED)).map_err(|error| told("a timeout", error))?;
+    let words = vec![7; if every.is_zero() { 60_000 } else { 64 }];
+    let mut heard = vec![0; words.len()];
+    while !is_over.load(Ordering::Relaxed) {
+        stream.write_all(&words).map_err(|error| told("it says", error))?;
+        stream.read_exact(&mut heard).map_err(|error| told("it hears", error))?;
+        said.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(every);
+    }
+    Ok(())
+}
+
+/// Sessions that speak at their own pace, while `half` is stopped again and again; and then for long.
+fn check(mode: &str, speaks: Speaks, half: Half) {
+    let case = format!("{mode}, {speaks:?}, {half:?} is stopped");
+    let place = Place::with_certificates();
+    let halves = Halves::start(&place, mode, speaks);
+    let (is_over, said) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let sessions = EVERY_MS.map(|every| {
+            let (at, is_over, said) = (halves.clients, &is_over, &said);
+            scope.spawn(move || talk(at, Duration::from_millis(every), is_over, said))
+        });
+        until("every session speaks", SOON, || {
+            let open = halves.dmz.status()["totals"]["sessions_open"].as_u64();
+            (open == Some(EVERY_MS.len() as u64)).then_some(())
+        });
+        for stall in STALLS {
+            halves.of(half).signal(Signal::STOP);
+            thread::sleep(stall);
+            halves.of(half).signal(Signal::CONT);
+            let before = said.load(Ordering::Relaxed);
+            until("they go on", ANSWERED, || (said.load(Ordering::Relaxed) > before).then_some(()));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for session in sessions {
+            assert_eq!(session.join().expect("no panic"), Ok(()), "{case}\n{}", halves.dmz.log());
+        }
+    });
+    let lost = |gateway: &Gateway<'_>| gateway.log().contains("does not answer any more");
+    assert!(!lost(&halves.dmz) && !lost(&halves.internal), "{case}: a ready link was lost");
+    if speaks == Speaks::OurOwn {
+        check_noticed(&halves, half, &case);
+    }
+}
+
+/// Stopped for good: the other half drops its links, those that carry included.
+fn check_noticed(halves: &Halves<'_>, half: Half, case: &str) {
+    let other = if half == Half::Dmz { Half::Internal } else { Half::Dmz };
+    let mut client = TcpStream::connect(halves.clients).expect("it connects");
+    client.write_all(b"x").expect("it is sent");
+    client.read_exact(&mut [0]).expect("it comes back");
+    halves.of(half).signal(Signal::STOP);
+    let began = Instant::now();
+    halves.of(other).wait(&format!("{case}: it is noticed"), NOTICED, |status| {
+        let none = |pool: &Value| pool["ready"] == 0 && pool["carrying"] == 0;
+        status["pools"].as_array().is_some_and(|pools| pools.iter().all(none))
+            && status["totals"]["sessions_open"] == 0
+    });
+    assert!(began.elapsed() > Duration::from_secs(6), "{case}: {:?}", began.elapsed());
+    halves.of(half).signal(Signal::CONT);
+    halves.dmz.wait_healthy();
+    halves.internal.wait_healthy();
+}
+
+#[test]
+fn a_gateway_that_stands_still_for_a_while_costs_no_session() {
+    thread::scope(|scope| {
+        let mut cases = Vec::new();
+        for mode in ["reverse", "forward"] {
+            for speaks in [Speaks::OurOwn, Speaks::Socks] {
+                for half in [Half::Dmz, Half::Internal] {
+                    cases.push(scope.spawn(move || check(mode, speaks, half)));
+                }
+            }
+        }
+        for case in cases {
+            case.join().expect("every case holds");
+        }
+    });
+}
