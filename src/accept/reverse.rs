@@ -18,6 +18,7 @@ use super::{Negotiated, Reply, Serve};
 use crate::{
     link::{
         GREET, Peer,
+        course::Failure,
         greet::{self, Linked, Says, Terms},
         keeper::{Dialled, Keeper, Shared, Uses, Wanted},
         leg::Leg,
@@ -90,7 +91,7 @@ impl Parking {
         let tasks = shared.tasks.clone();
         let mut made = None;
         let keeper = Keeper::start(gateway, wanted, shared, |keeper| {
-            let server = Server::new(tasks, opened(serve.clone(), keeper.clone()), lost(keeper));
+            let server = Server::new(tasks, opened(serve.clone()), lost(keeper));
             made = Some(server.clone());
             Arc::new(Use { offering, server, serve })
         });
@@ -110,13 +111,8 @@ impl Parking {
     }
 }
 
-fn opened(serve: Serve, keeper: Weak<Keeper>) -> crate::link::serving::Opened {
-    Arc::new(move |link, open: Open| {
-        if let Some(keeper) = keeper.upgrade() {
-            keeper.carries(None);
-        }
-        serve(Negotiated::opened(link, open))
-    })
+fn opened(serve: Serve) -> crate::link::serving::Opened {
+    Arc::new(move |link, open: Open| serve(Negotiated::opened(link, open)))
 }
 
 fn lost(keeper: Weak<Keeper>) -> crate::link::serving::Lost {
@@ -166,15 +162,15 @@ impl Uses for Use {
 async fn park(keeper: &Arc<Keeper>, offering: &Offering, dialled: Dialled, serve: Serve) {
     let Dialled { mut stream, peer, service, permit, under_way } = dialled;
     let Some(service) = service else {
-        return keeper.failed(None, "this half offers no service".into(), false);
+        return keeper.failed(None, "this half offers no service".into(), Failure::Way);
     };
     let offered = offering.services.iter().find(|offered| offered.name == service);
     if offered.is_some_and(|offered| !peer.is_among(offered.peers.as_deref())) {
         let why = format!("{} is not among the service's `peers`", peer.label());
-        return keeper.failed(Some(&service), why, false);
+        return keeper.failed(Some(&service), why, Failure::Way);
     }
     if let Err(error) = greet::park(&mut stream, &service).await {
-        return keeper.failed(Some(&service), error.to_string(), false);
+        return keeper.failed(Some(&service), error.to_string(), Failure::Way);
     }
     let seat = Seat::ready(&keeper.counts(Some(&service)), Some(permit)).of(&stream);
     keeper.stands(Some(&service), &peer.label());
@@ -204,7 +200,7 @@ struct Parked {
 fn carry(keeper: &Arc<Keeper>, parked: Parked, client: Address, serve: &Serve) {
     let Parked { stream, peer, service, mut seat } = parked;
     seat.carry();
-    keeper.carries(Some(&service));
+    seat.counts().carried();
     if let Some(stream) = stream.tcp() {
         // Fails only on a socket that is already gone, as the session will find out.
         let _ = tcp::link_carries(stream);

@@ -21,6 +21,7 @@ use super::{ConnectFailure, Connected, Order, direct::BACKEND_CONNECT, reverse};
 use crate::{
     link::{
         Peer,
+        course::Failure,
         greet::{self, Granting, Linked, Says, Terms},
         keeper::{Dialled, Keeper, Shared, Uses, Wanted},
         leg::Leg,
@@ -98,7 +99,7 @@ impl Uses for Use {
                     drop((permit, under_way));
                     greet::bid_farewell(stream).await;
                 }
-                Err(error) => keeper.failed(None, error.to_string(), false),
+                Err(error) => keeper.failed(None, error.to_string(), Failure::Way),
             }
         }
         .boxed()
@@ -214,7 +215,7 @@ async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, Conne
         Ok((stream, peer))
     };
     let (mut stream, peer) = dialled.await.map_err(|error: greet::LinkError| {
-        keeper.failed(None, error.to_string(), false);
+        keeper.failed(None, error.to_string(), Failure::Way);
         ConnectFailure {
             who: Who::Peer,
             refusal: Refusal::Unavailable,

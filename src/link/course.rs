@@ -7,7 +7,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{keeper::LIVED, seat::Counts};
+use super::{
+    allowance::Allowance,
+    keeper::{LIVED, Wanted},
+    seat::Counts,
+};
 use crate::{
     net::backoff::Backoff,
     profile::Retry,
@@ -18,6 +22,14 @@ use crate::{
 pub const AT_MAXIMUM: &str = "`maximum` links are in use";
 /// Dials under way at once.
 const DIALS_MAX: usize = 32;
+/// After a failure, and until a link has lived or carried: dials that may begin at once, and how many
+/// more in the time of the longest pause, which is twice the mean of them.
+const UNPROVEN_AT_ONCE: f64 = 8.0;
+const UNPROVEN_A_PAUSE: f64 = 4.0;
+/// A gateway that speaks our own protocol keeps its links: beside what is wanted at once, and one more
+/// time, so many dials begin each second. Over SOCKS5 each session needs one.
+const OWN_AT_ONCE: f64 = 64.0;
+const OWN_A_SECOND: f64 = 64.0;
 
 pub struct Course {
     pub counts: Arc<Counts>,
@@ -27,11 +39,39 @@ pub struct Course {
     pub last_error: Option<String>,
     /// More links are wanted than may be.
     pub at_maximum: bool,
-    pub next_dial: Option<Instant>,
+    /// When a gateway that is looked in on is dialled next.
+    pub look_in: Option<Instant>,
+    /// The pause after a failure.
+    paused_until: Option<Instant>,
     failures: u64,
     backoff: Backoff,
     /// Since when links have stood without a failure in between.
     good_since: Option<Instant>,
+    dials: Allowance,
+    /// It has broken the protocol, and no link has lived since.
+    is_distrusted: bool,
+}
+
+/// What has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// A dial, or a link that did not live: another one would fare alike.
+    Way,
+    /// A link that broke the protocol: that it carried a session before shows nothing.
+    Protocol,
+    /// A link that had lived: another one is due at once.
+    Link,
+    /// The other gateway has said that it takes no links now.
+    Drains,
+}
+
+/// What the links of one gateway speak, as far as dialling goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// They carry session after session.
+    Long,
+    /// One session each.
+    OneSession,
 }
 
 impl Course {
@@ -42,10 +82,13 @@ impl Course {
             retired,
             last_error: None,
             at_maximum: false,
-            next_dial: None,
+            look_in: None,
+            paused_until: None,
             failures: 0,
             backoff: Backoff::default(),
             good_since: None,
+            dials: Allowance::new(OWN_AT_ONCE, Instant::now()),
+            is_distrusted: false,
         }
     }
 
@@ -61,22 +104,16 @@ impl Course {
 
     /// A new bound on pauses may be shorter than the one under way.
     pub fn shorten_pause(&mut self, retry: Retry) {
-        self.next_dial = self.next_dial.map(|at| at.min(Instant::now() + retry.maximum));
+        self.paused_until = self.paused_until.map(|at| at.min(Instant::now() + retry.maximum));
     }
 
     /// How long no dial is due.
-    pub fn pause(&mut self, now: Instant) -> Option<Duration> {
-        match self.next_dial {
-            Some(at) if at > now => return Some(at - now),
-            _ => self.next_dial = None,
-        }
-        if self.good_since.is_some_and(|at| at.elapsed() >= LIVED) {
-            self.backoff.reset();
-        }
-        None
+    pub fn pause(&self, now: Instant) -> Option<Duration> {
+        let until = self.paused_until.max(self.look_in)?;
+        Some(until.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
     }
 
-    /// How many dials to start now, of those that would make `wanted` links ready.
+    /// How many dials are missing of those that would make `wanted` links ready.
     pub fn missing(&self, wanted: usize) -> usize {
         let at_once = match self.backoff.failures() > 0 && self.counts.ready() == 0 {
             true => 1,
@@ -86,27 +123,56 @@ impl Course {
         missing.min(at_once.saturating_sub(self.dialling))
     }
 
-    /// A link stands; after how many failures in a row.
-    pub fn stands(&mut self) -> u32 {
-        let failures = if self.good_since.is_none() { self.backoff.failures() } else { 0 };
-        self.good_since.get_or_insert_with(Instant::now);
-        self.next_dial = None;
+    /// Whether one of them may begin now, so that a gateway that takes links and lets each go is not
+    /// dialled without end.
+    pub fn may_dial(&mut self, wanted: Wanted, lasts: Lasts, now: Instant) -> bool {
+        match (self.backoff.failures(), lasts) {
+            (0, Lasts::OneSession) => return true,
+            (0, Lasts::Long) => {
+                self.dials.earn(now, OWN_A_SECOND, OWN_AT_ONCE + 2.0 * wanted.prepared as f64)
+            }
+            (_, _) => {
+                let pause = wanted.retry.maximum.as_secs_f64().max(0.001);
+                self.dials.earn(now, UNPROVEN_A_PAUSE / pause, UNPROVEN_AT_ONCE);
+            }
+        }
+        self.dials.take()
+    }
+
+    /// A link stands. Whether the way is good shows when it has lived, or carried.
+    pub fn stands(&mut self, now: Instant) {
+        self.good_since.get_or_insert(now);
+    }
+
+    /// Whether a link has lived or carried since the last failure; after how many of them in a row.
+    pub fn prove(&mut self, now: Instant) -> Option<u32> {
+        let has_lived = self
+            .good_since
+            .is_some_and(|at| now.saturating_duration_since(at) >= LIVED && self.counts.links() > 0);
+        let has_carried = self.counts.take_carried() && !self.is_distrusted;
+        (has_carried || has_lived).then(|| self.proven()).filter(|failures| *failures > 0)
+    }
+
+    /// The way is good; after how many failures in a row.
+    pub fn proven(&mut self) -> u32 {
+        let failures = self.backoff.failures();
+        self.backoff.reset();
+        self.is_distrusted = false;
+        self.paused_until = None;
         self.last_error = None;
         failures
     }
 
-    pub fn carries(&mut self) {
-        self.backoff.reset();
-    }
-
-    /// A dial or a ready link has failed; whether it is the first of its kind.
-    pub fn failed(&mut self, error: &str, way_is_good: bool, retry: Retry) -> bool {
+    /// Something has failed; whether it is the first since the way was good.
+    pub fn failed(&mut self, error: &str, failure: Failure, retry: Retry, now: Instant) -> bool {
         self.failures += 1;
-        let now = Instant::now();
-        // Dials that were under way together fail together, and count as one.
-        if !way_is_good && self.next_dial.is_none_or(|at| at <= now) {
-            self.next_dial = Some(now + self.backoff.fail(retry, fastrand::f64()));
+        self.is_distrusted |= failure == Failure::Protocol;
+        if failure != Failure::Link {
             self.good_since = None;
+            // Dials that were under way together fail together, and count as one.
+            if self.paused_until.is_none_or(|at| at <= now) {
+                self.paused_until = Some(now + self.backoff.fail(retry, fastrand::f64()));
+            }
         }
         self.last_error.replace(error.to_owned()).is_none()
     }
@@ -120,8 +186,10 @@ impl Course {
             _ => PoolState::Filling,
         };
         let at_maximum = self.at_maximum && ready < row.target;
-        let pause = self.next_dial.map(|at| at.saturating_duration_since(Instant::now()));
-        let pause = pause.filter(|pause| !pause.is_zero() && self.last_error.is_some());
+        let pause = self.paused_until.map(|at| at.saturating_duration_since(Instant::now()));
+        let pause = pause.filter(|pause| !pause.is_zero());
+        // One that stands may yet prove bad; until then it is what there is to see.
+        let last_error = self.last_error.clone().filter(|_| self.good_since.is_none());
         PoolRow {
             state,
             ready,
@@ -129,10 +197,68 @@ impl Course {
             dialling: self.dialling,
             failures: self.failures,
             at_maximum,
-            last_error: self.last_error.clone().or_else(|| at_maximum.then(|| AT_MAXIMUM.into())),
+            last_error: last_error.or_else(|| at_maximum.then(|| AT_MAXIMUM.into())),
             retry_seconds: pause.map(|pause| pause.as_secs_f64()),
             ..row
         }
         .with_links(&self.counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::seat::Seat;
+
+    const RETRY: Retry = Retry { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
+
+    fn course() -> Course {
+        Course::new(Arc::default(), CancellationToken::new())
+    }
+
+    #[test]
+    fn a_pause_ends_when_a_link_has_lived_and_not_when_it_stands() {
+        let (mut course, now) = (course(), Instant::now());
+        assert!(course.failed("refused", Failure::Way, RETRY, now));
+        let paused_until = course.paused_until;
+        let _seat = Seat::ready(&course.counts, None);
+        course.stands(now);
+        assert_eq!(course.prove(now), None);
+        assert_eq!((course.paused_until, course.last_error.as_deref()), (paused_until, Some("refused")));
+        assert!(!course.failed("lost", Failure::Link, RETRY, now), "it goes on");
+        assert_eq!(course.prove(now + LIVED), Some(1));
+        assert_eq!((course.paused_until, course.last_error), (None, None));
+    }
+
+    #[test]
+    fn a_session_that_was_answered_proves_the_way_until_the_protocol_is_broken() {
+        let (mut course, now) = (course(), Instant::now());
+        course.failed("refused", Failure::Way, RETRY, now);
+        course.counts.carried();
+        assert_eq!((course.prove(now), course.prove(now)), (Some(1), None));
+        course.failed("a violation", Failure::Protocol, RETRY, now);
+        course.counts.carried();
+        assert_eq!(course.prove(now), None);
+        let _seat = Seat::ready(&course.counts, None);
+        course.stands(now);
+        assert_eq!(course.prove(now + LIVED), Some(1));
+    }
+
+    #[test]
+    fn dials_are_bounded_by_the_time_that_passes() {
+        let (mut course, began) = (course(), Instant::now());
+        let wanted = Wanted { prepared: 8, retry: RETRY };
+        let dials = |course: &mut Course, lasts, seconds: u64| {
+            let now = began + Duration::from_secs(seconds);
+            (0..10_000).take_while(|_| course.may_dial(wanted, lasts, now)).count()
+        };
+        assert_eq!(dials(&mut course, Lasts::OneSession, 0), 10_000, "each session needs one");
+        assert!((64..=80).contains(&dials(&mut course, Lasts::Long, 0)));
+        assert_eq!(dials(&mut course, Lasts::Long, 1), 64);
+        course.failed("refused", Failure::Way, RETRY, began);
+        for lasts in [Lasts::Long, Lasts::OneSession] {
+            assert_eq!(dials(&mut course, lasts, 100), if lasts == Lasts::Long { 8 } else { 0 });
+        }
+        assert_eq!(dials(&mut course, Lasts::OneSession, 102), 4);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! By reconciliation: on every event and on a timer it compares what is ready and under way with
 //! what is wanted, and dials what is missing, several at once. A failed dial shrinks nothing, since
-//! nothing is owed. After a failure it pauses, and dials one link until one stands. What the far
-//! side speaks shows with the first link: links of our own are for any service, SOCKS5 ones are
+//! nothing is owed. After a failure it pauses, and dials one link until one stands; the way is good
+//! again when a link has lived for [`LIVED`] or carried a session, since a far side may take links
+//! and let each go. What the far side speaks shows with the first link: links of our own are for any service, SOCKS5 ones are
 //! parked for one service each, or, where this half opens, dialled for one session each.
 
 use std::{
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Peer,
-    course::Course,
+    course::{Course, Failure, Lasts},
     demand::Demand,
     greet::{self, Linked, Terms},
     seat::{Counts, Seat},
@@ -30,8 +31,12 @@ use crate::{
     profile::{LinkAddress, Retry, Role, ServiceName},
     proto::link::{WIRE, WIRE_SOCKS},
     tasks::Tasks,
-    telemetry::{notices::Notices, rate_limited::LogKind, snapshot::PoolRow},
+    telemetry::{notices::Notices, snapshot::PoolRow},
 };
+
+mod notices;
+
+use notices::why_unused;
 
 /// A keeper looks again at least this often, whatever events it has seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -306,8 +311,26 @@ impl Keeper {
             Some(Wire::Socks) if !parks.is_empty() => parks.into_iter().map(Some).collect(),
             Some(_) | None => vec![None],
         };
-        let pauses = lanes.into_iter().map(|service| self.dial_missing(&mut books, service));
+        let pauses = lanes.into_iter().map(|service| {
+            self.judge(&mut books, service.as_ref());
+            self.dial_missing(&mut books, service)
+        });
         pauses.min().unwrap_or(LOOK_AGAIN)
+    }
+
+    /// What its links have shown of the way since the last look.
+    fn judge(&self, books: &mut Books, service: Option<&ServiceName>) {
+        let (retry, now) = (books.wanted.retry, Instant::now());
+        let lane = self.lane(books, service);
+        let proven = lane.prove(now);
+        let broken = lane.counts.take_broken();
+        let is_first = broken.as_ref().is_some_and(|error| lane.failed(error, Failure::Way, retry, now));
+        if let Some(failures) = proven {
+            self.tell_proven(service, failures);
+        }
+        if let Some(error) = broken {
+            self.tell_failed(service, &error, Failure::Way, is_first);
+        }
     }
 
     /// Follows the demand, and lets go of what is too much.
@@ -329,8 +352,11 @@ impl Keeper {
             Some(_) => self.target(books, service.as_ref()),
         };
         let room = books.links_max.saturating_sub(books.links());
+        let kept = books.wanted;
+        let lasts = if books.wire == Some(Wire::Socks) { Lasts::OneSession } else { Lasts::Long };
         let lane = self.lane(books, service.as_ref());
-        if let Some(pause) = lane.pause(Instant::now()) {
+        let now = Instant::now();
+        if let Some(pause) = lane.pause(now) {
             return pause.min(LOOK_AGAIN);
         }
         let missing = lane.missing(wanted);
@@ -340,6 +366,9 @@ impl Keeper {
                 lane.at_maximum = true;
                 break;
             };
+            if !lane.may_dial(Wanted { prepared: wanted, ..kept }, lasts, now) {
+                break;
+            }
             lane.dialling += 1;
             self.shared.tasks.spawn("dialled link", self.clone().link(service.clone(), permit));
         }
@@ -357,7 +386,7 @@ impl Keeper {
         let Some(dialled) = self.retired.run_until_cancelled(dialled).await else { return };
         let (stream, peer) = match dialled {
             Ok(dialled) => dialled,
-            Err(error) => return self.failed(service.as_ref(), error.to_string(), false),
+            Err(error) => return self.failed(service.as_ref(), error.to_string(), Failure::Way),
         };
         let is_own = greet::speaks_our_own(&stream);
         self.learn(if is_own { Wire::Own } else { Wire::Socks });
@@ -366,7 +395,7 @@ impl Keeper {
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
                 Ok(linked) => self.link_own(linked, permit, began).await,
-                Err(error) => self.failed(None, error.to_string(), false),
+                Err(error) => self.failed(None, error.to_string(), Failure::Way),
             };
         }
         let parks = self.uses.parks();
@@ -380,7 +409,7 @@ impl Keeper {
         if linked.grant.services.is_empty() {
             let why = why_unused(&linked);
             greet::part(linked.link).await;
-            return self.failed(None, why, false);
+            return self.failed(None, why, Failure::Way);
         }
         let peer = linked.link.peer().label();
         self.tell_refused(&linked);
@@ -400,36 +429,6 @@ impl Keeper {
         self.uses.linked(self, linked);
     }
 
-    /// Names the services that links are not used for, when that changes.
-    fn tell_refused(&self, linked: &Linked) {
-        let unlike: Vec<_> = linked.unlike.iter().map(ToString::to_string).collect();
-        let is_unlike = |service: &ServiceName| linked.unlike.iter().any(|unlike| unlike.service == *service);
-        let is_refused =
-            |service: &&ServiceName| !linked.grant.services.contains(*service) && !is_unlike(service);
-        let offered = linked.offer.services.iter().map(|(service, _)| service);
-        let names: Vec<_> = offered.filter(is_refused).map(ToString::to_string).collect();
-        let mut books = self.lock();
-        books.unlike = unlike.first().cloned();
-        let mut refused = unlike;
-        if !names.is_empty() {
-            let why = match self.shared.role {
-                Role::Dmz => "unknown here, or not allowed",
-                Role::Internal => "unknown there, not allowed, or not carried in the same way",
-            };
-            refused.push(format!("not used for {}: {why}", names.join(", ")));
-        }
-        if books.refused == refused {
-            return;
-        }
-        books.refused = refused.clone();
-        drop(books);
-        for line in refused {
-            self.shared
-                .notices
-                .warn_limited(LogKind::LinkChanged, format!("link to {}: {line}", self.gateway));
-        }
-    }
-
     fn learn(&self, wire: Wire) {
         let mut books = self.lock();
         if books.wire != Some(wire) {
@@ -443,12 +442,8 @@ impl Keeper {
     pub fn stands(&self, service: Option<&ServiceName>, peer: &Arc<str>) {
         let mut books = self.lock();
         books.peer = Some(peer.clone());
-        let failures = self.lane(&mut books, service).stands();
+        self.lane(&mut books, service).stands(Instant::now());
         drop(books);
-        if failures > 0 {
-            let line = format!("{} stands, after {failures} failures in a row", self.link_to(service));
-            self.shared.notices.info_limited(LogKind::LinkChanged, line);
-        }
         self.changed.notify_one();
     }
 
@@ -460,42 +455,42 @@ impl Keeper {
     /// A gateway that each session dials was reached: it is looked in on later.
     pub fn reached(&self, peer: &Arc<str>) {
         self.stands(None, peer);
-        self.lane(&mut self.lock(), None).next_dial = Some(Instant::now() + LOOK_IN);
-    }
-
-    /// A session has come over one of its links.
-    pub fn carries(&self, service: Option<&ServiceName>) {
-        self.lane(&mut self.lock(), service).carries();
+        let failures = {
+            let mut books = self.lock();
+            let lane = self.lane(&mut books, None);
+            lane.look_in = Some(Instant::now() + LOOK_IN);
+            lane.proven()
+        };
+        self.tell_proven(None, failures);
     }
 
     /// An idle link has ended.
     pub fn lost(&self, service: Option<&ServiceName>, stood: Duration, loss: Loss) {
         match loss {
             Loss::Retired => self.changed.notify_one(),
-            Loss::Drained => self.failed(service, "it drains, and takes no links now".into(), false),
-            Loss::Failed(why) => self.failed(service, format!("ready link lost: {why}"), stood >= LIVED),
+            Loss::Drained => {
+                self.failed(service, "it drains, and takes no links now".into(), Failure::Drains)
+            }
+            Loss::Failed(why) => {
+                // What breaks the protocol is a failure, however long it has stood.
+                let is_broken = self.lane(&mut self.lock(), service).counts.take_broken().is_some();
+                let failure = if stood >= LIVED && !is_broken { Failure::Link } else { Failure::Way };
+                self.failed(service, format!("ready link lost: {why}"), failure);
+            }
         }
     }
 
     /// A dial or a ready link has failed.
-    pub fn failed(&self, service: Option<&ServiceName>, error: String, way_is_good: bool) {
+    pub fn failed(&self, service: Option<&ServiceName>, error: String, failure: Failure) {
         let mut books = self.lock();
-        let retry = books.wanted.retry;
-        let is_first = self.lane(&mut books, service).failed(&error, way_is_good, retry);
+        let (retry, now) = (books.wanted.retry, Instant::now());
+        let lane = self.lane(&mut books, service);
+        let proven = lane.prove(now);
+        let is_first = lane.failed(&error, failure, retry, now);
         drop(books);
-        let line = format!("{}: {error}", self.link_to(service));
-        // One line when it begins; the row and its count show that it goes on.
-        if is_first {
-            self.shared.notices.warn_limited(LogKind::LinkChanged, line);
-        } else {
-            tracing::debug!("{line}");
-        }
+        self.tell_proven(service, proven.unwrap_or_default());
+        self.tell_failed(service, &error, failure, is_first);
         self.changed.notify_one();
-    }
-
-    fn link_to(&self, service: Option<&ServiceName>) -> String {
-        let of = service.map(|service| format!("{service}: ")).unwrap_or_default();
-        format!("{of}link to {}", self.gateway)
     }
 
     fn lane<'a>(&self, books: &'a mut Books, service: Option<&ServiceName>) -> &'a mut Course {
@@ -505,21 +500,6 @@ impl Keeper {
 
     fn lock(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a link can not be used for anything.
-fn why_unused(linked: &Linked) -> String {
-    if !linked.unlike.is_empty() {
-        return linked.unlike.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    }
-    let offered: Vec<_> = linked.offer.services.iter().map(|(service, _)| service.to_string()).collect();
-    match offered.is_empty() {
-        true => format!("{} is not among the `peers` of any service", linked.link.peer().label()),
-        false => format!(
-            "it knows none of {}, or it is not allowed for this gateway, or carries something else there",
-            offered.join(", ")
-        ),
     }
 }
 

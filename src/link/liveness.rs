@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::allowance::Allowance;
 use crate::proto::link::frame::TOKEN;
 
 /// Between two looks.
@@ -33,7 +34,8 @@ pub struct Liveness {
     question: Option<Question>,
     /// Since when no ping of ours could be written.
     blocked_since: Option<Instant>,
-    allowance: Allowance,
+    /// Pings that the other end may still send.
+    pings: Allowance,
     next: u64,
 }
 
@@ -77,7 +79,7 @@ impl Liveness {
             heard: false,
             question: None,
             blocked_since: None,
-            allowance: Allowance { left: PINGS_AT_ONCE, at: now },
+            pings: Allowance::new(PINGS_AT_ONCE, now.into_std()),
             next: 0,
         }
     }
@@ -94,8 +96,8 @@ impl Liveness {
 
     /// A ping has come; false when there are too many of them for the time.
     pub fn pinged(&mut self, now: Instant) -> bool {
-        self.allowance.earn(now, Reading::Yes);
-        self.allowance.take()
+        self.earn_pings(now, Reading::Yes);
+        self.pings.take()
     }
 
     /// An answer has come; the round trip, if it answers the last question.
@@ -114,7 +116,7 @@ impl Liveness {
         unacknowledged: impl FnOnce() -> Option<Duration>,
     ) -> Verdict {
         self.due = now + HEARTBEAT;
-        self.allowance.earn(now, reading);
+        self.earn_pings(now, reading);
         let heard = std::mem::take(&mut self.heard);
         if writing == Writing::Blocked {
             self.question = None;
@@ -154,6 +156,16 @@ impl Liveness {
         self.due = now + HEARTBEAT;
     }
 
+    /// Those that came while this end did not read are read at once, however many: they are earned
+    /// without a bound meanwhile, and stay earned.
+    fn earn_pings(&mut self, now: Instant, reading: Reading) {
+        let most = match reading {
+            Reading::Yes => PINGS_AT_ONCE.max(self.pings.left()),
+            Reading::Stopped => f64::INFINITY,
+        };
+        self.pings.earn(now.into_std(), PINGS_A_SECOND, most);
+    }
+
     fn ask(&mut self, now: Instant) -> Verdict {
         let token = self.token();
         self.question = Some(Question { token: self.next, asked: now, dead_at: now + UNANSWERED });
@@ -164,32 +176,6 @@ impl Liveness {
     pub fn token(&mut self) -> [u8; TOKEN] {
         self.next += 1;
         self.next.to_be_bytes()
-    }
-}
-
-/// Pings that the other end may still send, earned by the time that passes. Those that came while this
-/// end did not read are read at once, however many: they are earned without a bound meanwhile.
-#[derive(Debug)]
-struct Allowance {
-    left: f64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn earn(&mut self, now: Instant, reading: Reading) {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * PINGS_A_SECOND;
-        self.at = now;
-        let left = self.left + earned;
-        self.left = match reading {
-            Reading::Yes => left.min(PINGS_AT_ONCE).max(self.left),
-            Reading::Stopped => left,
-        };
-    }
-
-    fn take(&mut self) -> bool {
-        let has_one = self.left >= 1.0;
-        self.left -= f64::from(u8::from(has_one));
-        has_one
     }
 }
 

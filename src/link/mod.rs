@@ -15,6 +15,7 @@
 //! on the half that serves. [`seat`] counts links, `roll` tells of each, [`liveness`] knows whether one is alive, [`demand`]
 //! how many should be ready, [`epoch`] how long what was agreed holds.
 
+mod allowance;
 pub mod course;
 pub mod demand;
 pub mod epoch;

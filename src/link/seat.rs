@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,7 +34,11 @@ pub struct Counts {
     emptied_us: AtomicU64,
     round_trip: Mutex<RoundTrip>,
     roll: Roll,
-    /// Told when a ready link is taken or lost.
+    /// Whether a session was answered since somebody asked.
+    carried: AtomicBool,
+    /// How a link has broken the protocol, until somebody asks.
+    broken: Mutex<Option<String>>,
+    /// Told when a ready link is taken or lost, or one has broken the protocol.
     fewer: Arc<Notify>,
 }
 
@@ -84,6 +88,28 @@ impl Counts {
     pub fn may_go(&self) -> bool {
         let one_less = |links: usize| links.checked_sub(1);
         self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+
+    /// A session over one of them was answered.
+    pub fn carried(&self) {
+        // Read first: under load it is set already, and every link would write here.
+        if !self.carried.load(Ordering::Relaxed) {
+            self.carried.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn take_carried(&self) -> bool {
+        self.carried.swap(false, Ordering::Relaxed)
+    }
+
+    /// One of them has broken the protocol.
+    pub fn broken(&self, how: String) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+        self.fewer.notify_one();
+    }
+
+    pub fn take_broken(&self) -> Option<String> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub fn measured(&self, round_trip: Duration) {

@@ -262,6 +262,7 @@ impl Link {
         frame::push(&mut self.out, kind, body);
         if kind == Kind::Opened {
             self.stray_opens = 0;
+            self.carried();
         }
         self.unflushed = true;
         Ok(())
@@ -308,9 +309,25 @@ impl Link {
     pub fn strayed(&mut self) -> io::Result<()> {
         self.stray_opens += 1;
         match self.stray_opens > STRAY_OPENS_MAX {
-            true => Err(Trouble::Broken(Violation::Flood("opens of services it may not use")).into()),
+            true => Err(self.broken(Violation::Flood("opens of services it may not use"))),
             false => Ok(()),
         }
+    }
+
+    /// A session was answered: whoever keeps such links has seen that the way is good.
+    fn carried(&self) {
+        if let Some(seat) = &self.seat {
+            seat.counts().carried();
+        }
+    }
+
+    /// Its other end has broken the protocol: whoever dials it hears of that, wherever it is noticed.
+    fn broken(&self, how: Violation) -> io::Error {
+        let trouble = Trouble::Broken(how);
+        if let Some(seat) = &self.seat {
+            seat.counts().broken(trouble.to_string());
+        }
+        trouble.into()
     }
 
     /// Cuts the session: tells the other end why, if that can be said at once, and ends the link.

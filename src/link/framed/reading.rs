@@ -100,11 +100,10 @@ impl Link {
 
     fn reset(&self, reset: Reset, was_opening: bool) -> io::Error {
         match reset.session == self.machine.session() {
-            true => Trouble::Reset(reset.cause),
-            false if was_opening => Trouble::Unseen,
-            false => Trouble::Broken(Violation::Body(Kind::Reset, "a session that does not run")),
+            true => Trouble::Reset(reset.cause).into(),
+            false if was_opening => Trouble::Unseen.into(),
+            false => self.broken(Violation::Body(Kind::Reset, "a session that does not run")),
         }
-        .into()
     }
 
     /// Bytes of the session, or one frame.
@@ -123,7 +122,7 @@ impl Link {
                 Want::Data(left) => {
                     let Some(buf) = buf.as_mut() else {
                         let stray = Violation::State(Kind::Data, self.state());
-                        return Poll::Ready(Err(Trouble::Broken(stray).into()));
+                        return Poll::Ready(Err(self.broken(stray)));
                     };
                     let mut part = ReadBuf::new(buf.initialize_unfilled_to(left.min(buf.remaining())));
                     ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
@@ -148,7 +147,8 @@ impl Link {
                         });
                     }
                     self.liveness.heard();
-                    let frame = self.decoder.feed(bytes, &mut self.machine).map_err(Trouble::Broken)?;
+                    let fed = self.decoder.feed(bytes, &mut self.machine);
+                    let frame = fed.map_err(|how| self.broken(how))?;
                     if let Some(frame) = frame
                         && frame != Frame::Data
                     {
@@ -176,7 +176,7 @@ impl Link {
         }
         self.late_bytes += count;
         if self.late_bytes > COPY_MAX {
-            return Poll::Ready(Err(Trouble::Broken(Violation::Flood("bytes for a refused session")).into()));
+            return Poll::Ready(Err(self.broken(Violation::Flood("bytes for a refused session"))));
         }
         self.liveness.heard();
         self.decoder.passed(count);
@@ -188,7 +188,7 @@ impl Link {
         match frame {
             Frame::Ping(token) => {
                 if !self.liveness.pinged(Instant::now()) {
-                    return Err(Trouble::Broken(Violation::Flood("pings")).into());
+                    return Err(self.broken(Violation::Flood("pings")));
                 }
                 // An end that does not take what it is sent judges nobody, and needs no answer.
                 if self.stream.holds() || self.out.len() > OUT_MAX {
@@ -207,6 +207,7 @@ impl Link {
             Frame::Opened | Frame::Refused(_) | Frame::Reset(_) => {
                 if *frame == Frame::Opened {
                     self.copy = Vec::new();
+                    self.carried();
                 }
                 if let Some(waiting) = self.blocked.take() {
                     waiting.wake();

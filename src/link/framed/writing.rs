@@ -105,7 +105,7 @@ impl Link {
             // Nobody listened meanwhile.
             *whole_by += late;
             if now >= *whole_by {
-                return Err(Trouble::Broken(Violation::Slow).into());
+                return Err(self.broken(Violation::Slow));
             }
         }
         if now < self.liveness.due() {

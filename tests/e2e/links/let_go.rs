@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use portcullis::telemetry::snapshot::PoolState;
+use portcullis::telemetry::snapshot::{NoticeLevel, PoolRow, PoolState};
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, timeout_at},
@@ -99,6 +99,91 @@ async fn a_gateway_that_lets_links_go_is_dialled_with_pauses_by_the_half_that_op
     check_every_way(true).await;
 }
 
+/// A half that serves and dials, with short pauses; the test plays the gateway that it dials.
+async fn dialling(prepared: usize) -> (Port, Gateway) {
+    let place = Place::new();
+    let port = Port::new(&place, "dmz", &[OURS]).await;
+    let more = format!(", prepared: {prepared}");
+    let text = profile(&port.address(), &more, "echo: { connect: 'echo://' }")
+        .replace("first: 10ms, maximum: 50ms", "first: 200ms, maximum: 400ms");
+    let gateway = place.start("internal", &text);
+    (port, gateway)
+}
+
+/// Does this with each link that comes for a while; how many came.
+async fn come(port: &Port, mut meets: impl AsyncFnMut(Wire)) -> usize {
+    let until = Instant::now() + 2 * WATCHED;
+    let mut count = 0;
+    while let Ok(mut link) = timeout_at(until, port.accept()).await {
+        count += 1;
+        link.hear_kind(HELLO).await;
+        meets(link).await;
+    }
+    count
+}
+
+#[tokio::test]
+async fn links_that_stand_beside_it_do_not_hide_one_that_is_let_go_again_and_again() {
+    let (port, gateway) = dialling(8).await;
+    let mut stays = Vec::new();
+    let count = come(&port, async |mut link| match stays.len() {
+        // These live.
+        0..=2 => {
+            link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+            stays.push(link);
+        }
+        // These stand, every one of them, and go.
+        _ => lets_go(link, &frames::grant(8, 4096, &["echo"]), Goes::Closes).await,
+    })
+    .await;
+    // At most eight at once and ten a second.
+    assert!((4..=80).contains(&count), "{count} dials");
+    let row = gateway.until_pool("some live", |row| row.ready == 3).await;
+    assert!(row.failures > 0, "{row:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_breaks_the_protocol_is_dialled_with_pauses_though_it_opens_a_session() {
+    let (port, gateway) = dialling(1).await;
+    let count = come(&port, async |mut link| {
+        link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+        link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+        link.hear(frames::OPENED, &[]).await;
+        // Of a server alone.
+        link.say_frame(frames::OPENED, &[]).await;
+        link.over().await;
+    })
+    .await;
+    // Though more sessions come than one, and so more links are wanted.
+    assert!((2..=60).contains(&count), "{count} dials");
+    gateway.until_told("it broke the protocol").await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_drains_is_no_warning() {
+    for level in [None, Some(NoticeLevel::Warn)] {
+        let (port, gateway) = dialling(1).await;
+        let mut link = port.accept().await;
+        link.hear_kind(HELLO).await;
+        link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+        gateway.until_pool("it stands", |row| row.ready == 1).await;
+        match level {
+            None => {
+                link.say_frame(DRAIN, &[]).await;
+                link.stream.shutdown().await.unwrap();
+                gateway.until_told("it drains, and takes no links now").await;
+            }
+            Some(_) => {
+                link.cut();
+                gateway.until_told("ready link lost").await;
+            }
+        }
+        let snapshot = gateway.now().await;
+        let warned = snapshot.notices.iter().find(|line| line.level == NoticeLevel::Warn);
+        assert_eq!(warned.map(|line| line.level), level, "{warned:?}");
+    }
+}
+
 /// A half that serves and listens, with room for one link.
 fn with_room_for_one(place: &Place) -> Gateway {
     let text = format!(
@@ -166,6 +251,10 @@ async fn a_gateway_without_room_costs_no_client_while_another_has_some() {
         other.link_port().await
     );
     let dmz = place.start("dmz", &text);
+    // A link of the full one may come first, and there is no other to go to yet.
+    let room = format!("socks+tls://{}", other.link_port().await);
+    let has_room = |row: &PoolRow| row.address.as_deref() == Some(&room) && row.ready > 0;
+    dmz.until("the other has room", |seen| seen.pools.iter().any(has_room)).await;
     let port = dmz.client_port("orders").await;
     for _ in 0..100 {
         let mut client = dial(port).await;
