@@ -106,7 +106,7 @@ pub enum Action {
     Stop,
     /// Read the profile and the certificates again
     Reload,
-    /// End one session
+    /// End one session: ID, or PEER/ID where two have the same
     Kill { session: String },
     /// Make a private CA, and a certificate and key for each half; never overwrites
     Certs {

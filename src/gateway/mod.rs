@@ -64,7 +64,7 @@ use crate::{
         checklist::Step,
         clock,
         notices::Notices,
-        registry::Registry,
+        registry::{NotKilled, Registry},
         snapshot::{GatewayPhase, Snapshot, Totals},
     },
 };
@@ -239,8 +239,13 @@ impl Engine {
             Command::Status => Answer::Status(Arc::new(self.snapshot(true))),
             Command::Drain { service } => self.drain(service.as_deref()),
             Command::Kill { session } => match self.common.sessions.registry.kill(&session) {
-                true => Answer::Done(format!("session {session} is cut")),
-                false => Answer::Refused(format!("no open session {session}")),
+                Ok(()) => Answer::Done(format!("session {session} is cut")),
+                Err(NotKilled::None) => Answer::Refused(format!("no open session {session}")),
+                Err(NotKilled::Several(names)) => Answer::Refused(format!(
+                    "{} sessions are called {session}: {}",
+                    names.len(),
+                    names.join(", ")
+                )),
             },
             Command::Profiles => return self.list_profiles(asker),
             Command::Resize { prepared } => self.resize(prepared),
@@ -389,7 +394,7 @@ impl Engine {
     fn resize(&mut self, prepared: usize) -> Answer {
         let of_internal = self.internal.as_mut().map(|half| half.resize(prepared));
         let resized = match of_internal {
-            Some(resized @ (Resized::Done | Resized::Beyond { .. })) => resized,
+            Some(resized @ (Resized::Done | Resized::None | Resized::Beyond { .. })) => resized,
             Some(Resized::DialsNone) | None => {
                 self.dmz.as_mut().map_or(Resized::DialsNone, |half| half.resize(prepared))
             }
@@ -398,6 +403,9 @@ impl Engine {
             Resized::Done => Answer::Done(format!(
                 "{prepared} links are kept ready; `reload` brings the profile's number back"
             )),
+            Resized::None => Answer::Refused(
+                "no ready link would serve nobody; ask for one at least, or `drain` the gateway".into(),
+            ),
             Resized::DialsNone => Answer::Refused(
                 "no links are dialled from here: the half that dials decides how many are ready".into(),
             ),

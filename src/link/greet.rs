@@ -1,7 +1,7 @@
 //! Both ends of a link's greeting, each under one deadline: TLS, and then what the two agreed on
 //! there: a `hello` from each side, or SOCKS5's method and request.
 
-use std::{fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
@@ -225,9 +225,11 @@ pub async fn hello(
                 let mut link = Box::new(Link::new(stream, peer, End::Server));
                 link.stage(Kind::Hello, &offer.body())?;
                 poll_fn(|cx| link.poll_flush(cx)).await?;
-                let Frame::Grant(grant) = poll_fn(|cx| link.poll_greeting(cx)).await? else {
+                let Frame::Grant(mut grant) = poll_fn(|cx| link.poll_greeting(cx)).await? else {
                     return Err(unexpected(&link));
                 };
+                let offered: HashSet<_> = offer.services.iter().map(|(service, _)| service).collect();
+                grant.services.retain(|service| offered.contains(service));
                 link.bound_data(grant.data);
                 link.agreed([], holds);
                 Ok(Linked { link, offer, grant, unlike: Vec::new() })

@@ -133,8 +133,8 @@ impl Lane {
     pub fn row(&self) -> PoolRow {
         let (ready, carrying) = (self.ready.len(), self.counts.carrying());
         let state = match ready {
-            _ if ready >= self.target => PoolState::Healthy,
             0 if carrying == 0 => PoolState::Down,
+            _ if ready >= self.target => PoolState::Healthy,
             _ => PoolState::Filling,
         };
         let (service, wire, mut serves) = match &self.serves {

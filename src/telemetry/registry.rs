@@ -5,7 +5,7 @@
 //! for a byte. A [`Record`] closes its books once, when it is dropped.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -135,6 +135,14 @@ struct Session {
     rates: [AtomicU64; 2],
 }
 
+/// Why no session was ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotKilled {
+    None,
+    /// These all have the id.
+    Several(Vec<String>),
+}
+
 /// The books of all sessions of one gateway.
 #[derive(Debug)]
 pub struct Registry {
@@ -226,11 +234,25 @@ impl Registry {
         Record { registry: self.clone(), key, session, end: None }
     }
 
-    /// Ends a session by its id, in a pair run by one process on both halves; false if there is none.
-    pub fn kill(&self, id: &str) -> bool {
+    /// Ends a session by its id, in a pair run by one process on both halves; or by `PEER/ID`, since two
+    /// peers may use the same.
+    pub fn kill(&self, named: &str) -> Result<(), NotKilled> {
         let books = self.lock();
-        let found = books.open.values().filter(|session| session.id == id);
-        found.inspect(|session| session.kill.cancel()).count() > 0
+        let sessions = || books.open.values();
+        let mut found: Vec<_> =
+            sessions().filter(|session| session.peer().is_some() && session.full_name() == named).collect();
+        if found.is_empty() {
+            found = sessions().filter(|session| session.id == named).collect();
+        }
+        for role in [Role::Dmz, Role::Internal] {
+            let of_half = found.iter().filter(|session| session.role == role);
+            let names: BTreeSet<_> = of_half.map(|session| session.full_name()).collect();
+            if names.len() > 1 {
+                return Err(NotKilled::Several(names.into_iter().collect()));
+            }
+        }
+        found.iter().for_each(|session| session.kill.cancel());
+        if found.is_empty() { Err(NotKilled::None) } else { Ok(()) }
     }
 
     /// Open sessions now.
@@ -354,6 +376,14 @@ impl Session {
         self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Its id with its peer's name, which no other peer has.
+    fn full_name(&self) -> String {
+        match self.peer() {
+            Some(peer) => format!("{peer}/{}", self.id),
+            None => self.id.clone(),
+        }
+    }
+
     fn row(&self) -> SessionRow {
         let age_seconds = self.started.elapsed().as_secs_f64();
         let moved_ms = Some(self.meter.moved_ms.load(Ordering::Relaxed)).filter(|&at| at > 0);
@@ -470,7 +500,7 @@ impl Record {
         *self.session.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer.clone());
     }
 
-    /// Ends the session's books with this end; without it, a bug ended it.
+    /// Ends the session's books with this end; without it, nobody waited for one, or a bug ended it.
     pub fn finish(mut self, end: End) {
         self.end = Some(end);
     }
@@ -479,8 +509,16 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let phase = self.session.meter.phase();
-        let bug = || End { who: Who::Internal, phase, reason: "its task failed; this is a bug".into() };
-        let end = self.end.take().unwrap_or_else(bug);
+        let let_go = || match std::thread::panicking() {
+            true => End { who: Who::Internal, phase, reason: "its task failed; this is a bug".into() },
+            // Whoever carried it has given it up: its client was gone, and the rest did not end in time.
+            false => End {
+                who: Who::Time,
+                phase,
+                reason: "its client had gone, and the rest did not end in time".into(),
+            },
+        };
+        let end = self.end.take().unwrap_or_else(let_go);
         self.registry.close(self.key, self.session.clone(), end);
     }
 }
@@ -497,6 +535,22 @@ mod tests {
         let orders = ServiceName::parse("orders").expect("a name");
         let client = "192.0.2.7:50000".to_owned();
         registry.open((Role::Dmz, orders), None, client, Kind::Client, CancellationToken::new())
+    }
+
+    #[test]
+    fn a_session_that_nobody_waits_for_any_more_is_no_bug_and_a_panic_is() {
+        let registry = registry();
+        let session = open(&registry);
+        session.meter().enter(SessionPhase::Draining);
+        drop(session);
+        let panicking = open(&registry);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _session = panicking;
+            panic!("a bug");
+        }));
+        assert!(panicked.is_err());
+        let codes: Vec<_> = registry.lock().ended.iter().map(|ended| ended.end.code()).collect();
+        assert_eq!(codes, ["TD", "IN"]);
     }
 
     #[test]

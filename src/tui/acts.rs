@@ -6,7 +6,7 @@ use crate::{
     record::Play,
     telemetry::{
         checklist::Step,
-        snapshot::{PoolRow, ServiceRow, Snapshot},
+        snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
     },
     tui::{
         Ended,
@@ -185,12 +185,16 @@ impl App {
     fn ask_close(&mut self, id: Option<&str>) {
         let shown = self.shown();
         let found = match id {
-            Some(id) => shown.sessions.iter().find(|row| row.id == id).map(Row::Open),
+            Some(id) => shown.sessions.iter().find(|row| row.id == id || full_name(row) == id).map(Row::Open),
             None => self.selected_session(&shown),
         };
         match found {
             Some(Row::Open(row)) => {
-                let (id, service, client) = (row.id.clone(), row.service.clone(), row.client.clone());
+                let is_same = |other: &SessionRow| other.id == row.id && other.role == row.role;
+                let is_other = |other: &SessionRow| is_same(other) && other.peer != row.peer;
+                let is_shared = shown.sessions.iter().any(is_other);
+                let id = if is_shared { full_name(row) } else { row.id.clone() };
+                let (service, client) = (row.service.clone(), row.client.clone());
                 self.open = Open::Ask(Question::Close { id, service, client });
             }
             Some(Row::Ended(row)) => self.refuse(format!("session {} has ended already", row.id)),
@@ -398,3 +402,11 @@ const SCROLL_MAX: usize = 500;
 const TYPED_MAX: usize = 50;
 /// As many as a profile may ask for.
 const LINKS_MAX: usize = 1024;
+
+/// A session's id with the name of its peer, since two of them may use the same.
+fn full_name(row: &SessionRow) -> String {
+    match &row.peer {
+        Some(peer) => format!("{peer}/{}", row.id),
+        None => row.id.clone(),
+    }
+}

@@ -122,12 +122,14 @@ async fn the_half_that_dials_resizes_the_pool_and_a_reload_undoes_it() {
 }
 
 #[tokio::test]
-async fn a_pool_is_not_resized_beyond_the_maximum() {
+async fn a_pool_is_not_resized_to_nothing_or_beyond_the_maximum() {
     for mode in [Mode::Forward, Mode::Reverse] {
         let way = Plan { internal_link: ", maximum: 12", ..Plan::new(mode, "echo://") }.start().await;
         let dials = if mode == Mode::Forward { &way.dmz } else { way.inner() };
         let refused = dials.refused(Command::Resize { prepared: 13 }).await;
         assert!(refused.contains("the internal half's `maximum`, 12"), "{mode:?}: {refused}");
+        let refused = dials.refused(Command::Resize { prepared: 0 }).await;
+        assert!(refused.contains("would serve nobody"), "{mode:?}: {refused}");
         let row = dials.now().await.pools[0].clone();
         assert_eq!((row.target, row.ready), (8, 8), "{mode:?}: nothing has changed");
         dials.done(Command::Resize { prepared: 12 }).await;

@@ -356,6 +356,18 @@ fn the_selection_follows_its_session_and_closing_names_it() {
 }
 
 #[test]
+fn closing_one_of_two_sessions_with_one_id_names_its_peer() {
+    let mut snapshot = pictures::healthy();
+    let mut twin = snapshot.sessions[0].clone();
+    twin.peer = Some("twin".into());
+    let id = twin.id.clone();
+    snapshot.sessions.push(twin);
+    let mut app = app(snapshot);
+    press(&mut app, &format!(":kill twin/{id}\n"));
+    assert_eq!(press(&mut app, "y"), Reaction::Ask(Command::Kill { session: format!("twin/{id}") }));
+}
+
+#[test]
 fn rows_keep_their_places_for_two_seconds() {
     let mut app = app(pictures::healthy());
     let ids = |app: &App| -> Vec<String> {

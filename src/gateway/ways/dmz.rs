@@ -142,6 +142,9 @@ impl DmzSide {
         let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts else {
             return Resized::DialsNone;
         };
+        if prepared == 0 {
+            return Resized::None;
+        }
         let maximum = dialler.links_max();
         if prepared > maximum {
             return Resized::Beyond { links: prepared, maximum };

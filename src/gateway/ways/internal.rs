@@ -157,6 +157,9 @@ impl InternalSide {
     /// Keeps so many links ready for each gateway, and for each service that speaks SOCKS5.
     pub fn resize(&mut self, prepared: usize) -> Resized {
         let InternalParts::Reverse { parkings } = &self.parts else { return Resized::DialsNone };
+        if prepared == 0 {
+            return Resized::None;
+        }
         let links = self.rows().len().saturating_mul(prepared);
         if links > self.maximum {
             return Resized::Beyond { links, maximum: self.maximum };

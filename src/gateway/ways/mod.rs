@@ -78,6 +78,8 @@ pub enum Resized {
     Done,
     /// It dials none.
     DialsNone,
+    /// None would serve nobody.
+    None,
     /// So many links in all would be more than `maximum`, this half's or the far one's.
     Beyond {
         links: usize,

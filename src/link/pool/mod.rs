@@ -163,7 +163,8 @@ impl Pool {
         let Linked { mut link, offer, .. } = linked;
         let counts = {
             let mut books = self.lock();
-            let lane = books.lane_for(&link, offer.target);
+            // Whoever dials means to keep one at least: no link is never as many as it wants.
+            let lane = books.lane_for(&link, offer.target.max(1));
             lane.map(|lane| {
                 books.lanes[lane].maximum = offer.maximum;
                 books.lanes[lane].counts.clone()

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::support::{
-    frames::{self, DATA, DATA_MAX, END, HELLO, OPEN, OPENED, OURS, Port, Wire},
+    frames::{self, DATA, DATA_MAX, END, HELLO, OPEN, OPENED, OURS, Port, RESET, Wire},
     gateway::{Gateway, PATIENCE, Place},
     peers::{dial, hear, say},
     ways::INTERNAL_TLS,
@@ -174,6 +174,11 @@ impl Echoed {
     pub async fn serves(&mut self) {
         self.0.say_frame(DATA, b"are you there").await;
         assert_eq!(self.0.hear_data(13).await, b"are you there");
+    }
+
+    /// It is cut by an operator of the other end.
+    pub async fn hears_the_cut(mut self) {
+        self.0.hear(RESET, &frames::reset(1, 4)).await;
     }
 
     /// Both directions end, and the link is free.

@@ -1,13 +1,18 @@
 //! The half that opens: what an internal half that is not ours hears from it.
 
-use portcullis::{gateway::handle::Command, telemetry::snapshot::SessionPhase};
+use portcullis::{
+    gateway::handle::Command,
+    telemetry::snapshot::{PoolRow, PoolState, SessionPhase},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::halves::{Outside, Saying};
 use crate::support::{
-    frames::{self, COPY_MAX, DATA, DATA_MAX, DRAIN, END, HELLO, OPEN, OPENED, Over, RESET, RETIRE, frame},
+    frames::{
+        self, COPY_MAX, DATA, DATA_MAX, DRAIN, END, HELLO, HTTP, OPEN, OPENED, Over, RESET, RETIRE, frame,
+    },
     gateway::PATIENCE,
-    peers::{cut, hear, hear_end, hear_reset, say},
+    peers::{cut, dial, hear, hear_end, hear_reset, say},
 };
 
 /// What `open` names: the session's id and its client.
@@ -271,4 +276,45 @@ async fn a_hello_of_the_largest_size_is_understood() {
     alpha.say_frame(HELLO, &frames::offer(1, 8, &services)).await;
     alpha.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
     outside.until_ready("alpha", 1).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_means_to_keep_no_link_is_down_without_one() {
+    let outside = Outside::new().await;
+    let mut link = outside.shaken("alpha").await;
+    link.say_frame(HELLO, &frames::offer(0, 8, &["orders"])).await;
+    link.hear_kind(HELLO).await;
+    outside.until_ready("alpha", 1).await;
+    link.cut();
+    let of_peer = |row: &&PoolRow| row.peer.as_deref() == Some("alpha");
+    let snapshot = outside
+        .gateway
+        .until("it is gone", |seen| seen.pools.iter().filter(of_peer).all(|row| row.ready == 0))
+        .await;
+    let row = snapshot.pools.iter().find(of_peer).expect("it is remembered");
+    assert_eq!((row.state, row.target), (PoolState::Down, 1));
+}
+
+/// It leaves in good order, and the inside, which stands still, does not end its side.
+#[tokio::test]
+async fn an_http_client_that_leaves_an_inside_that_stands_still_is_no_bug() {
+    let outside = Outside::with(", web: { accept: ['http://127.0.0.1:0'], carries: http }").await;
+    let mut link = outside.shaken("alpha").await;
+    link.say_frame(HELLO, &frames::offer_of(1, 8, &[("web", HTTP)])).await;
+    link.hear_kind(HELLO).await;
+    outside.until_ready("alpha", 1).await;
+    let mut client = dial(outside.gateway.client_port("web").await).await;
+    say(&mut client, b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
+    link.hear_kind(OPEN).await;
+    link.hear_kind(DATA).await;
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    link.say(&[frame(OPENED, &[]), frame(DATA, answer)].concat()).await;
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"ok") {
+        assert!(client.read_buf(&mut heard).await.unwrap() > 0, "{heard:?}");
+    }
+    drop(client);
+    link.hear(END, &[]).await;
+    let ended = outside.gateway.until("it has ended", |seen| !seen.ended.is_empty()).await;
+    assert_eq!(ended.ended[0].end, "TD", "{:?}", ended.ended);
 }

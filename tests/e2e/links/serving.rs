@@ -383,3 +383,52 @@ async fn a_gateway_that_once_took_no_links_is_dialled_again() {
     Echoed::on(link).await.ends().await.cut();
     Echoed::on(inside.link().await).await;
 }
+
+#[tokio::test]
+async fn what_was_never_offered_is_not_granted() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.port.accept().await;
+    link.hear_kind(HELLO).await;
+    let names: Vec<_> = (0..1000).map(|number| format!("ghost-{number}")).chain(["echo".into()]).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    link.say_frame(HELLO, &frames::grant(8, 4096, &names)).await;
+    let row = inside.until_pool("it stands", |row| row.ready == 1).await;
+    assert_eq!(row.serves, ["echo"]);
+    // And one that grants nothing else grants nothing.
+    let other = Inside::new(ECHO).await;
+    let mut link = other.port.accept().await;
+    link.hear_kind(HELLO).await;
+    link.say_frame(HELLO, &frames::grant(8, 4096, &["ghost"])).await;
+    other.until_pool("it is of no use", |row| row.failures > 0 && row.ready == 0).await;
+}
+
+#[tokio::test]
+async fn an_id_that_two_peers_use_is_cut_by_its_peers_name() {
+    let place = Place::with(&["internal", "dmz", "other"]);
+    let ports = [Port::new(&place, "dmz", &[OURS]).await, Port::new(&place, "other", &[OURS]).await];
+    let text = format!(
+        "mode: reverse\ninternal:\n  link: {{ connect: ['{}', '{}'], prepared: 1, tls: {{ certificate: pki/internal.pem, \
+         key: pki/internal.key, ca: pki/ca.pem, peers: [dmz, other] }} }}\n  services: {{ echo: {{ connect: 'echo://' }} }}\n",
+        ports[0].address(),
+        ports[1].address()
+    );
+    let gateway = place.start("internal", &text);
+    let mut links = Vec::new();
+    for port in &ports {
+        let mut link = port.accept().await;
+        link.hear_kind(HELLO).await;
+        link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+        // Each calls its session `good-1`.
+        links.push(Echoed::on(link).await);
+    }
+    let [mut of_dmz, of_other] = <[Echoed; 2]>::try_from(links).unwrap_or_else(|_| unreachable!());
+    let refused = gateway.refused(Command::Kill { session: "good-1".into() }).await;
+    assert_eq!(refused, "2 sessions are called good-1: dmz/good-1, other/good-1");
+    gateway.done(Command::Kill { session: "other/good-1".into() }).await;
+    of_other.hears_the_cut().await;
+    of_dmz.serves().await;
+    let refused = gateway.refused(Command::Kill { session: "other/good-1".into() }).await;
+    assert_eq!(refused, "no open session other/good-1");
+    gateway.done(Command::Kill { session: "good-1".into() }).await;
+    of_dmz.hears_the_cut().await;
+}
