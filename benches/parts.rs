@@ -11,9 +11,9 @@ use criterion::Criterion;
 use portcullis::{
     certs,
     link::{
-        Peer,
+        GREET, Peer,
         framed::Event,
-        greet::{Granted, Linked, Says, hello},
+        greet::{Granted, Linked, Reached, Says, hello},
         leg::Leg,
         pool::Pool,
     },
@@ -32,6 +32,7 @@ use tokio::{
     io::ReadBuf,
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -224,9 +225,11 @@ async fn linked() -> (Linked, Linked) {
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());
     let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into() };
     let (opens, serves) = (Says::Opens(Arc::new(|_, _| granted())), Says::Serves(Arc::new(|_| offer())));
+    let reached =
+        |stream| Reached { stream: Stream::Tcp(stream), peer: peer.clone(), by: Instant::now() + GREET };
     let (opener, server) = tokio::join!(
-        hello(Stream::Tcp(accepted.unwrap().0), peer.clone(), &opens, CancellationToken::new()),
-        hello(Stream::Tcp(dialled), peer, &serves, CancellationToken::new()),
+        hello(reached(accepted.unwrap().0), &opens, CancellationToken::new()),
+        hello(reached(dialled), &serves, CancellationToken::new()),
     );
     (opener.unwrap(), server.unwrap())
 }

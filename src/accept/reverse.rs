@@ -12,14 +12,13 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Address;
-use tokio::time::timeout;
 
 use super::{Negotiated, Reply, Serve};
 use crate::{
     link::{
-        GREET, Peer,
+        Peer,
         course::Failure,
-        greet::{self, Linked, Says, Terms},
+        greet::{self, LinkError, Linked, Reached, Says, Terms},
         keeper::{Dialled, Keeper, Shared, Uses, Wanted},
         leg::Leg,
         seat::Seat,
@@ -29,7 +28,7 @@ use crate::{
     profile::{Carries, LinkAddress, Role, ServiceName},
     proto::{
         link::{hello::Offer, open::Open},
-        socks5::{self, SocksError},
+        socks5::SocksError,
     },
 };
 
@@ -160,31 +159,27 @@ impl Uses for Use {
 /// Dropped at a retirement, which resets it: the other side may have taken it a moment ago, and a
 /// clean end would be its client's.
 async fn park(keeper: &Arc<Keeper>, offering: &Offering, dialled: Dialled, serve: Serve) {
-    let Dialled { mut stream, peer, service, permit, under_way } = dialled;
+    let Dialled { mut reached, service, permit, under_way } = dialled;
     let Some(service) = service else {
         return keeper.failed(None, "this half offers no service".into(), Failure::Way);
     };
     let offered = offering.services.iter().find(|offered| offered.name == service);
-    if offered.is_some_and(|offered| !peer.is_among(offered.peers.as_deref())) {
-        let why = format!("{} is not among the service's `peers`", peer.label());
+    if offered.is_some_and(|offered| !reached.peer.is_among(offered.peers.as_deref())) {
+        let why = format!("{} is not among the service's `peers`", reached.peer.label());
         return keeper.failed(Some(&service), why, Failure::Way);
     }
-    if let Err(error) = greet::park(&mut stream, &service).await {
+    if let Err(error) = greet::park(&mut reached, &service).await {
         return keeper.failed(Some(&service), error.to_string(), Failure::Way);
     }
+    let Reached { mut stream, peer, .. } = reached;
     let seat = Seat::ready(&keeper.counts(Some(&service)), Some(permit)).of(&stream);
     keeper.stands(Some(&service), &peer.label());
     drop(under_way);
     let since = Instant::now();
-    let announced = match socks5::await_announcement(&mut stream).await {
-        Ok(first) => timeout(GREET, socks5::take_announcement(first, &mut stream)).await,
-        Err(error) => Ok(Err(error)),
-    };
-    let why = match announced {
-        Ok(Ok(client)) => return carry(keeper, Parked { stream, peer, service, seat }, client, &serve),
-        Ok(Err(SocksError::Closed)) => "the peer closed it".into(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the second reply did not come whole".into(),
+    let why = match greet::announced(&mut stream).await {
+        Ok(client) => return carry(keeper, Parked { stream, peer, service, seat }, client, &serve),
+        Err(LinkError::Socks(SocksError::Closed)) => "the peer closed it".into(),
+        Err(error) => error.to_string(),
     };
     drop(seat);
     keeper.lost(Some(&service), since.elapsed(), Loss::Failed(why));

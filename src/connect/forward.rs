@@ -22,7 +22,7 @@ use crate::{
     link::{
         Peer,
         course::Failure,
-        greet::{self, Granting, Linked, Says, Terms},
+        greet::{self, Granting, Linked, Reached, Says, Terms},
         keeper::{Dialled, Keeper, Shared, Uses, Wanted},
         leg::Leg,
         pool::Pool,
@@ -92,12 +92,12 @@ impl Uses for Use {
     /// Looks in: the method shows that it is there and is who it should be.
     fn socks(&self, keeper: Arc<Keeper>, dialled: Dialled) -> BoxFuture<'static, ()> {
         async move {
-            let Dialled { mut stream, peer, permit, under_way, .. } = dialled;
-            match greet::offer_method(&mut stream).await {
+            let Dialled { mut reached, permit, under_way, .. } = dialled;
+            match greet::offer_method(&mut reached).await {
                 Ok(()) => {
-                    keeper.reached(&peer.label());
+                    keeper.reached(&reached.peer.label());
                     drop((permit, under_way));
-                    greet::bid_farewell(stream).await;
+                    greet::bid_farewell(reached.stream).await;
                 }
                 Err(error) => keeper.failed(None, error.to_string(), Failure::Way),
             }
@@ -210,11 +210,11 @@ impl Dialler {
 async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
     let identity = keeper.identity();
     let dialled = async {
-        let (mut stream, peer) = greet::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
-        greet::offer_method(&mut stream).await?;
-        Ok((stream, peer))
+        let mut reached = greet::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
+        greet::offer_method(&mut reached).await?;
+        Ok(reached)
     };
-    let (mut stream, peer) = dialled.await.map_err(|error: greet::LinkError| {
+    let Reached { mut stream, peer, .. } = dialled.await.map_err(|error: greet::LinkError| {
         keeper.failed(None, error.to_string(), Failure::Way);
         ConnectFailure {
             who: Who::Peer,

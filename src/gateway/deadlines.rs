@@ -16,6 +16,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     time::{Instant, advance, sleep_until},
 };
 
@@ -24,10 +25,11 @@ use crate::{
     link::{
         DIAL, FAREWELL, GREET, LEAVE, Peer,
         epoch::Epoch,
-        framed::{BEGUN, Link},
+        framed::{BEGUN, Event, Link},
         greet::{self, LinkError, Says, Terms},
         leg::Leg,
         liveness::{HEARTBEAT, Liveness, Reading, UNANSWERED, Verdict, Writing},
+        serving::{Lost, Server},
     },
     net::{dial, stream::Stream, tcp},
     profile::{HostPort, LinkAddress, ServiceName},
@@ -37,6 +39,7 @@ use crate::{
         open::Open,
         state::End,
     },
+    tasks::Tasks,
     telemetry::registry::Meter,
 };
 
@@ -96,10 +99,11 @@ fn every_deadline_is_kept_to_its_time() {
         assert!(DEADLINES.iter().any(|deadline| deadline.name == name), "no check of `{name}`");
     }
     for deadline in DEADLINES {
-        println!("{}", deadline.name);
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
-        runtime.block_on((deadline.check)(deadline.value));
+        let check = || runtime.block_on((deadline.check)(deadline.value));
+        let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
+        assert!(kept.is_ok(), "`{}` is not kept to its time", deadline.name);
     }
 }
 
@@ -278,19 +282,33 @@ async fn check_farewell(value: Duration) {
     happens_after(value, greet::bid_farewell(Stream::Tcp(ours))).await;
 }
 
-/// It says that it lives, and closes nothing.
+/// Its opener says that it leaves, answers pings, and closes nothing.
 async fn check_goodbye(value: Duration) {
-    let (link, mut theirs) = ready(End::Opener).await;
-    let living = async {
-        loop {
-            sleep_until(Instant::now() + HEARTBEAT).await;
-            theirs.write_all(b"x").await.expect("it is taken");
+    let (mut link, mut theirs) = ready(End::Server).await;
+    let mut said = Vec::new();
+    frame::push(&mut said, Kind::Retire, &[]);
+    theirs.write_all(&said).await.expect("it is taken");
+    let left = poll_fn(|cx| link.poll_event(cx)).await;
+    assert!(matches!(left, Ok(Event::Leaving(_))), "{left:?}");
+    let (tell, mut told) = mpsc::channel(1);
+    let lost: Lost = Arc::new(move |_, _, _| tell.try_send(()).expect("it is told once"));
+    let server = Server::new(Tasks::default(), Arc::new(|_, open| panic!("nobody says {open:?}")), lost);
+    let answering = async {
+        let mut ping = [0; frame::HEADER + frame::TOKEN];
+        while theirs.read_exact(&mut ping).await.is_ok() {
+            let mut pong = Vec::new();
+            frame::push(&mut pong, Kind::Pong, &ping[frame::HEADER..]);
+            if theirs.write_all(&pong).await.is_err() {
+                return;
+            }
         }
     };
-    tokio::select! {
-        () = happens_after(value, greet::part(link)) => {}
-        () = living => {}
-    }
+    let ending = async {
+        server.stands(link);
+        told.recv().await
+    };
+    let (ended, ()) = tokio::join!(happens_after(value, ending), answering);
+    assert_eq!(ended, Some(()));
 }
 
 async fn check_parting(value: Duration) {

@@ -6,6 +6,8 @@
 
 pub mod advice;
 mod checks;
+#[cfg(test)]
+mod deadlines;
 mod failing;
 mod faults;
 pub mod handle;

@@ -4,11 +4,12 @@
 use std::{collections::HashSet, fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use socks5_proto::Address;
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +43,7 @@ use crate::{
 /// Bytes of a refused link that are read off so that its reply is not lost to a reset.
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
 /// A server that is asked to close, and says nothing for so long, is dead.
-const PARTING_SILENCE: Duration = HEARTBEAT.saturating_add(UNANSWERED);
+pub const PARTING_SILENCE: Duration = HEARTBEAT.saturating_add(UNANSWERED);
 
 /// Why a link did not come to stand.
 #[derive(Debug, Error)]
@@ -59,6 +60,17 @@ pub enum LinkError {
     Socket(io::Error),
     #[error("greeting: {0}")]
     Hello(io::Error),
+    #[error("the second reply did not come whole")]
+    HalfAnnounced,
+}
+
+/// A link that was dialled, as far as TLS.
+#[derive(Debug)]
+pub struct Reached {
+    pub stream: Stream,
+    pub peer: Peer,
+    /// When all of its greeting has to be over.
+    pub by: Instant,
 }
 
 /// Makes what an opener says to a server.
@@ -160,6 +172,7 @@ pub async fn accept(
 ) -> Result<Greeted, LinkError> {
     let holds = terms.epoch.holds();
     let identity = identity.load_full();
+    let by = Instant::now() + GREET;
     let greeting = async {
         tcp::prepare_link(&stream).map_err(LinkError::Socket)?;
         let address: Arc<str> = from.ip().to_canonical().to_string().into();
@@ -172,7 +185,7 @@ pub async fn accept(
         };
         let peer = Peer { name, address };
         if speaks_our_own(&stream) {
-            return Ok(Greeted::Linked(hello(stream, peer, &terms.says, holds).await?));
+            return Ok(Greeted::Linked(hello(Reached { stream, peer, by }, &terms.says, holds).await?));
         }
         match requested(&mut stream, terms.served_over_socks()).await {
             Ok(service) => Ok(Greeted::Asked(Asked { stream, peer, service })),
@@ -186,7 +199,7 @@ pub async fn accept(
             }
         }
     };
-    timeout(GREET, greeting).await.unwrap_or(Err(LinkError::Late))
+    timeout_at(by, greeting).await.unwrap_or(Err(LinkError::Late))
 }
 
 async fn requested(stream: &mut Stream, serves: Asks) -> Result<ServiceName, LinkError> {
@@ -201,12 +214,8 @@ pub fn speaks_our_own(stream: &Stream) -> bool {
 
 /// The exchange of `hello`: the server offers, the opener grants. What `holds` was taken from the
 /// terms before the certificate was.
-pub async fn hello(
-    stream: Stream,
-    peer: Peer,
-    says: &Says,
-    holds: CancellationToken,
-) -> Result<Linked, LinkError> {
+pub async fn hello(reached: Reached, says: &Says, holds: CancellationToken) -> Result<Linked, LinkError> {
+    let Reached { stream, peer, by } = reached;
     let greeting = async {
         match says {
             Says::Opens(granting) => {
@@ -236,7 +245,7 @@ pub async fn hello(
             }
         }
     };
-    match timeout(GREET, greeting).await {
+    match timeout_at(by, greeting).await {
         Ok(linked) => linked.map_err(LinkError::Hello),
         Err(_) => Err(LinkError::Late),
     }
@@ -266,8 +275,9 @@ pub async fn part(mut link: Box<Link>) {
 }
 
 /// The dialling side, TLS included: the other gateway is there and is who it should be.
-pub async fn dial(address: &LinkAddress, identity: Option<&Identity>) -> Result<(Stream, Peer), LinkError> {
+pub async fn dial(address: &LinkAddress, identity: Option<&Identity>) -> Result<Reached, LinkError> {
     let stream = dial::dial(&address.at, DIAL).await?;
+    let by = Instant::now() + GREET;
     let greeting = async {
         tcp::prepare_link(&stream).map_err(LinkError::Socket)?;
         let (stream, name) = match identity {
@@ -278,26 +288,34 @@ pub async fn dial(address: &LinkAddress, identity: Option<&Identity>) -> Result<
             }
             None => (Stream::Tcp(stream), None),
         };
-        Ok((stream, Peer { name, address: address.at.to_string().into() }))
+        Ok(Reached { stream, peer: Peer { name, address: address.at.to_string().into() }, by })
     };
-    timeout(GREET, greeting).await.unwrap_or(Err(LinkError::Late))
+    timeout_at(by, greeting).await.unwrap_or(Err(LinkError::Late))
 }
 
 /// SOCKS5's first step on a link that was dialled.
-pub async fn offer_method(stream: &mut Stream) -> Result<(), LinkError> {
-    let offered = timeout(GREET, socks5::offer_method(stream)).await;
+pub async fn offer_method(reached: &mut Reached) -> Result<(), LinkError> {
+    let offered = timeout_at(reached.by, socks5::offer_method(&mut reached.stream)).await;
     Ok(offered.map_err(|_| LinkError::Late)??)
 }
 
+/// Waits for the second reply to BIND: the client that has come, as the other gateway knows it.
+pub async fn announced(stream: &mut Stream) -> Result<Address, LinkError> {
+    let first = socks5::await_announcement(stream).await?;
+    let announced = timeout(GREET, socks5::take_announcement(first, stream)).await;
+    Ok(announced.map_err(|_| LinkError::HalfAnnounced)??)
+}
+
 /// The dialling side of a SOCKS5 link that is to be parked: method, BIND and its first reply.
-pub async fn park(stream: &mut Stream, service: &ServiceName) -> Result<(), LinkError> {
+pub async fn park(reached: &mut Reached, service: &ServiceName) -> Result<(), LinkError> {
+    let Reached { stream, by, .. } = reached;
     let greeting = async {
         socks5::offer_method(stream).await?;
         socks5::ask(stream, Asks::Bind, service).await?;
         socks5::take_answer(stream).await?;
         Ok(())
     };
-    timeout(GREET, greeting).await.unwrap_or(Err(LinkError::Late))
+    timeout_at(*by, greeting).await.unwrap_or(Err(LinkError::Late))
 }
 
 /// Answers a request with a refusal, and lets the other side hear it.

@@ -19,15 +19,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Peer,
     course::{Course, Failure, Lasts},
     demand::Demand,
-    greet::{self, Linked, Terms},
+    greet::{self, Linked, Reached, Terms},
     seat::{Counts, Seat},
     serving::Loss,
 };
 use crate::{
-    net::{stream::Stream, tls::Identity},
+    net::tls::Identity,
     profile::{LinkAddress, Retry, Role, ServiceName},
     proto::link::{WIRE, WIRE_SOCKS},
     tasks::Tasks,
@@ -82,8 +81,7 @@ pub trait Uses: Send + Sync {
 
 /// A SOCKS5 link that has just been dialled.
 pub struct Dialled {
-    pub stream: Stream,
-    pub peer: Peer,
+    pub reached: Reached,
     /// What it is to be parked for.
     pub service: Option<ServiceName>,
     pub permit: OwnedSemaphorePermit,
@@ -324,12 +322,12 @@ impl Keeper {
         let lane = self.lane(books, service);
         let proven = lane.prove(now);
         let broken = lane.counts.take_broken();
-        let is_first = broken.as_ref().is_some_and(|error| lane.failed(error, Failure::Way, retry, now));
+        let is_first = broken.as_ref().is_some_and(|error| lane.failed(error, Failure::Protocol, retry, now));
         if let Some(failures) = proven {
             self.tell_proven(service, failures);
         }
         if let Some(error) = broken {
-            self.tell_failed(service, &error, Failure::Way, is_first);
+            self.tell_failed(service, &error, Failure::Protocol, is_first);
         }
     }
 
@@ -384,14 +382,14 @@ impl Keeper {
         let identity = self.identity();
         let dialled = greet::dial(&self.gateway, identity.as_ref().as_ref());
         let Some(dialled) = self.retired.run_until_cancelled(dialled).await else { return };
-        let (stream, peer) = match dialled {
-            Ok(dialled) => dialled,
+        let reached = match dialled {
+            Ok(reached) => reached,
             Err(error) => return self.failed(service.as_ref(), error.to_string(), Failure::Way),
         };
-        let is_own = greet::speaks_our_own(&stream);
+        let is_own = greet::speaks_our_own(&reached.stream);
         self.learn(if is_own { Wire::Own } else { Wire::Socks });
         if is_own {
-            let hello = greet::hello(stream, peer, &terms.says, holds);
+            let hello = greet::hello(reached, &terms.says, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
                 Ok(linked) => self.link_own(linked, permit, began).await,
@@ -401,15 +399,15 @@ impl Keeper {
         let parks = self.uses.parks();
         let service = service.or_else(|| parks.first().cloned());
         let uses = self.uses.clone();
-        uses.socks(self, Dialled { stream, peer, service, permit, under_way }).await;
+        uses.socks(self, Dialled { reached, service, permit, under_way }).await;
     }
 
     async fn link_own(&self, mut linked: Linked, permit: OwnedSemaphorePermit, began: Instant) {
         self.uses.heard(&linked);
         if linked.grant.services.is_empty() {
             let why = why_unused(&linked);
-            greet::part(linked.link).await;
-            return self.failed(None, why, Failure::Way);
+            self.failed(None, why, Failure::Way);
+            return greet::part(linked.link).await;
         }
         let peer = linked.link.peer().label();
         self.tell_refused(&linked);
@@ -474,7 +472,11 @@ impl Keeper {
             Loss::Failed(why) => {
                 // What breaks the protocol is a failure, however long it has stood.
                 let is_broken = self.lane(&mut self.lock(), service).counts.take_broken().is_some();
-                let failure = if stood >= LIVED && !is_broken { Failure::Link } else { Failure::Way };
+                let failure = match is_broken {
+                    true => Failure::Protocol,
+                    false if stood >= LIVED => Failure::Link,
+                    false => Failure::Way,
+                };
                 self.failed(service, format!("ready link lost: {why}"), failure);
             }
         }

@@ -154,7 +154,8 @@ impl Delivery {
         self.seen(unacknowledged_for(stream), Instant::now())
     }
 
-    fn seen(&mut self, unacknowledged: Option<Duration>, now: Instant) -> Delivered {
+    /// The same, of what the kernel tells.
+    pub fn seen(&mut self, unacknowledged: Option<Duration>, now: Instant) -> Delivered {
         let Some(silent) = unacknowledged else {
             self.since = None;
             return Delivered::All;

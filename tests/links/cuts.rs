@@ -8,9 +8,9 @@ use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
 use portcullis::{
     link::{
-        Peer,
+        GREET, Peer,
         framed::{Event, Link},
-        greet::{Granted, Says, hello},
+        greet::{Granted, Reached, Says, hello},
         trouble::Trouble,
     },
     net::stream::Stream,
@@ -29,7 +29,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -286,7 +286,8 @@ async fn run(end: End, stream: TcpStream) -> (Log, Result<(), String>) {
         End::Opener => Says::Opens(Arc::new(|_, _| Granted { grant: grant(), unlike: Vec::new() })),
         End::Server => Says::Serves(Arc::new(|_| offer())),
     };
-    let linked = match hello(Stream::Tcp(stream), peer, &says, CancellationToken::new()).await {
+    let reached = Reached { stream: Stream::Tcp(stream), peer, by: Instant::now() + GREET };
+    let linked = match hello(reached, &says, CancellationToken::new()).await {
         Ok(linked) => linked,
         Err(error) => return (log, Err(error.to_string())),
     };
