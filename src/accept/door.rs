@@ -123,9 +123,7 @@ pub async fn enter_probe(
     let shaken = async {
         let Doors::Named(doors) = &front.doors else { return Err("no door of its port speaks TLS".into()) };
         let hello = Hello::read(&mut stream, Vec::new()).await?;
-        let Some(config) =
-            meant(doors, hello.name().as_deref()).and_then(|door| door.behind.tls_of(&service))
-        else {
+        let Some(config) = meant(doors, hello.name()).and_then(|door| door.behind.tls_of(&service)) else {
             hello::refuse_name(&mut stream).await;
             return Err("the name it asks for means another service".into());
         };
@@ -157,7 +155,7 @@ async fn through(mut stream: TcpStream, from: SocketAddr, front: &Front) -> Resu
     };
     let hello = Hello::read(&mut stream, said).await?;
     let name = hello.name();
-    let Some(door) = meant(doors, name.as_deref()) else {
+    let Some(door) = meant(doors, name) else {
         hello::refuse_name(&mut stream).await;
         let name = name.map_or_else(|| "no name".into(), |name| format!("`{name}`"));
         return Err(format!("it asks for {name}, which no service here has"));

@@ -35,6 +35,11 @@ impl ReadAhead {
         Self { socket, held: Vec::new(), left: 0..0, has_more: false }
     }
 
+    /// One of which some has been read already, which comes first.
+    pub fn after(read: Vec<u8>, socket: TcpStream) -> Self {
+        Self { socket, left: 0..read.len(), held: read, has_more: false }
+    }
+
     pub fn socket(&self) -> &TcpStream {
         &self.socket
     }

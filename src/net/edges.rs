@@ -255,7 +255,8 @@ impl Caller {
 
 /// The handshake with a client that has said hello.
 pub async fn answer(hello: Hello, stream: TcpStream, config: Arc<ServerConfig>) -> Result<Stream, String> {
-    let handshake = hello.begin(stream).into_stream(config).into_fallible().await;
+    let begun = hello.begin(stream).await.map_err(|error| told(&error))?;
+    let handshake = begun.into_stream(config).into_fallible().await;
     let stream = handshake.map_err(|(error, stream)| {
         tcp::let_close_cleanly(stream.socket());
         told(&error)

@@ -1,30 +1,32 @@
 //! The first message of TLS, read before it is known who answers it: the name that the client asks
 //! for decides. What was read is kept, so that the connection can be passed on as it came.
 
-use rustls::server::{Accepted, Acceptor};
+use std::io;
+
+use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_rustls::StartHandshake;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::{ahead::ReadAhead, tcp};
+use crate::proto::client_hello;
 
 /// A ClientHello is at most 64 KiB (rustls's bound), and its records add five bytes each; a client
 /// that cuts it into records of a byte each is no client.
 const HELLO_BYTES_MAX: usize = 72 * 1024;
 /// One with a post-quantum key share has about 1,800 bytes.
 const READ_BYTES: usize = 4 * 1024;
-/// The first byte of a record that a handshake begins with (RFC 8446, section 5.1).
-const HANDSHAKE: u8 = 22;
-/// A fatal alert, `unrecognized_name` (RFC 6066, section 3).
+/// Fatal alerts: `unrecognized_name` (RFC 6066, section 3) and `decode_error` (RFC 8446, section 6.2).
 const UNRECOGNISED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+const UNREADABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// The same, `internal_error` (RFC 8446, section 6.2).
 const INTERNAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// A ClientHello.
 pub struct Hello {
-    accepted: Accepted,
+    name: Option<String>,
     said: Vec<u8>,
 }
 
@@ -37,8 +39,8 @@ impl Hello {
             match reader.hear(&more) {
                 Ok(Some(hello)) => return Ok(hello),
                 Ok(None) => {}
-                Err(Refused { why, alert }) => {
-                    tell(stream, &alert).await;
+                Err(why) => {
+                    tell(stream, &UNREADABLE).await;
                     return Err(why);
                 }
             }
@@ -53,8 +55,8 @@ impl Hello {
     }
 
     /// The name that the client asks for, in lower case.
-    pub fn name(&self) -> Option<String> {
-        self.accepted.client_hello().server_name().map(str::to_ascii_lowercase)
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// The bytes as they came, and perhaps some behind them.
@@ -62,54 +64,34 @@ impl Hello {
         self.said
     }
 
-    pub(super) fn begin(self, stream: TcpStream) -> StartHandshake<ReadAhead> {
-        StartHandshake::from_parts(self.accepted, ReadAhead::new(stream))
+    /// Begins to answer it; rustls reads it for itself, and tells a client that it can not serve.
+    pub(super) async fn begin(self, stream: TcpStream) -> io::Result<StartHandshake<ReadAhead>> {
+        let ahead = ReadAhead::after(self.said, stream);
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), ahead);
+        let begun = (&mut acceptor).await;
+        if let Some(stream) = acceptor.take_io() {
+            tcp::let_close_cleanly(stream.socket());
+        }
+        begun
     }
 }
 
 /// Takes a ClientHello in, as it comes.
 #[derive(Default)]
 pub struct Reader {
-    acceptor: Acceptor,
+    reader: client_hello::Reader,
     said: Vec<u8>,
-}
-
-/// Why what was said is no ClientHello, and the alert that tells so.
-#[derive(Debug)]
-pub struct Refused {
-    pub why: String,
-    pub alert: Vec<u8>,
 }
 
 impl Reader {
     /// Hears what has come; `None` while a hello is not complete.
-    pub fn hear(&mut self, mut more: &[u8]) -> Result<Option<Hello>, Refused> {
+    pub fn hear(&mut self, more: &[u8]) -> Result<Option<Hello>, String> {
         self.said.extend_from_slice(more);
         if self.said.len() >= HELLO_BYTES_MAX {
-            let why = format!("its hello is longer than {HELLO_BYTES_MAX} bytes");
-            return Err(Refused { why, alert: Vec::new() });
+            return Err(format!("its hello is longer than {HELLO_BYTES_MAX} bytes"));
         }
-        while !more.is_empty() {
-            let read = self.acceptor.read_tls(&mut more);
-            read.map_err(|error| Refused { why: error.to_string(), alert: Vec::new() })?;
-            match self.acceptor.accept() {
-                Ok(None) => {}
-                Ok(Some(accepted)) => {
-                    return Ok(Some(Hello { accepted, said: std::mem::take(&mut self.said) }));
-                }
-                Err((error, mut alert)) => {
-                    let mut told = Vec::new();
-                    // Writing to memory can not fail.
-                    let _ = alert.write_all(&mut told);
-                    let why = match self.said[0] {
-                        HANDSHAKE => error.to_string(),
-                        first => format!("it does not speak TLS: its first byte is {first:#04x}"),
-                    };
-                    return Err(Refused { why, alert: told });
-                }
-            }
-        }
-        Ok(None)
+        let name = self.reader.hear(more).map_err(|fault| fault.to_string())?;
+        Ok(name.map(|name| Hello { name, said: std::mem::take(&mut self.said) }))
     }
 }
 

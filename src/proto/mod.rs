@@ -4,6 +4,7 @@
 //! inside TLS, by which a link carries one session after another. [`ws`] are the frames of a client's
 //! WebSocket, [`proxy`] is what a proxy says of a client.
 
+pub mod client_hello;
 pub mod link;
 pub mod proxy;
 pub mod socks5;

@@ -1,0 +1,245 @@
+//! The name in a ClientHello (RFC 6066, section 3), of whatever version of TLS: who passes a connection on
+//! judges no more of it than that.
+//!
+//! What else is in it is skipped by its length. Where TLS ends here, rustls reads it again, and judges it.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+/// The first byte of a record that a handshake begins with (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+const SERVER_NAME: u16 = 0;
+const HOST_NAME: u8 = 0;
+const RECORD_BYTES_MAX: usize = 1 << 14;
+/// As rustls takes one.
+const HELLO_BYTES_MAX: usize = 64 * 1024;
+
+/// Why what a client says is none, or names nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Fault {
+    #[error("it does not speak TLS: its first byte is {0:#04x}")]
+    NoTls(u8),
+    #[error("the records of its hello are of version {0}, which is no TLS")]
+    Version(u8),
+    #[error("the record of its hello has {0} bytes")]
+    Record(usize),
+    #[error("its first message is of kind {0}, and no hello")]
+    Message(u8),
+    #[error("its hello is longer than {HELLO_BYTES_MAX} bytes")]
+    Long,
+    #[error("a length within its hello goes past the end of it")]
+    Cut,
+    #[error("its hello asks for two names")]
+    Twice,
+    #[error("the name that its hello asks for is none")]
+    Name,
+}
+
+/// Takes the records of a hello in, as they come.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// The head of a record, as far as it has come.
+    head: Vec<u8>,
+    /// Bytes of the record that have yet to come.
+    left: usize,
+    message: Vec<u8>,
+}
+
+impl Reader {
+    /// Hears what has come; `None` while the hello is not complete, then the name that it asks for, if it does.
+    pub fn hear(&mut self, mut bytes: &[u8]) -> Result<Option<Option<String>>, Fault> {
+        while let Some(first) = bytes.first() {
+            if self.left == 0 {
+                self.head.push(*first);
+                bytes = &bytes[1..];
+                self.begin_record()?;
+                continue;
+            }
+            let (piece, rest) = bytes.split_at(bytes.len().min(self.left));
+            self.message.extend_from_slice(piece);
+            (self.left, bytes) = (self.left - piece.len(), rest);
+            if let Some(name) = self.finished()? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    fn begin_record(&mut self) -> Result<(), Fault> {
+        match self.head.as_slice() {
+            [HANDSHAKE, 3, _, high, low] => {
+                self.left = usize::from(u16::from_be_bytes([*high, *low]));
+                self.head.clear();
+                if (1..=RECORD_BYTES_MAX).contains(&self.left) {
+                    Ok(())
+                } else {
+                    Err(Fault::Record(self.left))
+                }
+            }
+            [HANDSHAKE] | [HANDSHAKE, 3, ..] => Ok(()),
+            [HANDSHAKE, other, ..] => Err(Fault::Version(*other)),
+            [other, ..] => Err(Fault::NoTls(*other)),
+            [] => Ok(()),
+        }
+    }
+
+    fn finished(&self) -> Result<Option<Option<String>>, Fault> {
+        match self.message.as_slice() {
+            [kind, ..] if *kind != CLIENT_HELLO => Err(Fault::Message(*kind)),
+            [_, long, high, low, body @ ..] => {
+                let length = usize::from(*long) << 16 | usize::from(*high) << 8 | usize::from(*low);
+                if length > HELLO_BYTES_MAX {
+                    return Err(Fault::Long);
+                }
+                body.get(..length).map(name).transpose()
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The name that a hello asks for. One that is an address is none (RFC 6066, section 3).
+fn name(hello: &[u8]) -> Result<Option<String>, Fault> {
+    let mut rest = Rest(hello);
+    // A version and what is random.
+    rest.take(2 + 32)?;
+    // A session, cipher suites, ways of compression.
+    rest.long(1)?;
+    rest.long(2)?;
+    rest.long(1)?;
+    // The oldest clients have no extensions.
+    let mut extensions = if rest.0.is_empty() { Rest(&[]) } else { Rest(rest.long(2)?) };
+    let mut found = None;
+    while !extensions.0.is_empty() {
+        let (kind, body) = (extensions.number(2)?, extensions.long(2)?);
+        if kind == usize::from(SERVER_NAME) && found.replace(host_name(body)?).is_some() {
+            return Err(Fault::Twice);
+        }
+    }
+    let Some(name) = found else { return Ok(None) };
+    Ok(Some(name).filter(|name| name.parse::<IpAddr>().is_err()))
+}
+
+/// In lower case, and without the dot of its root.
+fn host_name(body: &[u8]) -> Result<String, Fault> {
+    let mut names = Rest(Rest(body).long(2)?);
+    let mut found = None;
+    while !names.0.is_empty() {
+        let (kind, name) = (names.number(1)?, names.long(2)?);
+        if kind == usize::from(HOST_NAME) && found.replace(name).is_some() {
+            return Err(Fault::Twice);
+        }
+    }
+    let name = std::str::from_utf8(found.ok_or(Fault::Name)?).map_err(|_| Fault::Name)?;
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    let is_sign = |sign: u8| sign.is_ascii_alphanumeric() || b"-_.:".contains(&sign);
+    match (1..=253).contains(&bare.len()) && bare.bytes().all(is_sign) {
+        true => Ok(bare.to_ascii_lowercase()),
+        false => Err(Fault::Name),
+    }
+}
+
+/// What is left of a hello.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Fault::Cut)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Result<usize, Fault> {
+        Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    /// Bytes behind their length, which has so many.
+    fn long(&mut self, bytes: usize) -> Result<&'a [u8], Fault> {
+        let length = self.number(bytes)?;
+        self.take(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long(bytes: &[u8]) -> Vec<u8> {
+        [&u16::try_from(bytes.len()).expect("short").to_be_bytes(), bytes].concat()
+    }
+
+    fn names(names: &[(u8, &[u8])]) -> Vec<u8> {
+        let list: Vec<_> = names.iter().map(|(kind, name)| [&[*kind][..], &long(name)].concat()).collect();
+        [&[0, 0][..], &long(&long(&list.concat()))].concat()
+    }
+
+    fn record(message: &[u8]) -> Vec<u8> {
+        [&[22, 3, 1][..], &long(message)].concat()
+    }
+
+    /// A hello of this version, with these extensions; `None`: of a client that knows none.
+    fn hello(version: u8, extensions: Option<&[u8]>) -> Vec<u8> {
+        let mut body = [&[3, version][..], &[7; 32], b"\x02id", b"\0\x02\0\x2f", b"\x01\0"].concat();
+        body.extend(extensions.map(long).unwrap_or_default());
+        record(&[&[1, 0][..], &long(&body)].concat())
+    }
+
+    fn read(said: &[u8]) -> Result<Option<Option<String>>, Fault> {
+        let whole = Reader::default().hear(said);
+        let mut reader = Reader::default();
+        let bytewise = said.iter().map(|byte| reader.hear(&[*byte])).find(|heard| *heard != Ok(None));
+        assert_eq!(whole, bytewise.unwrap_or(Ok(None)), "at once, and byte by byte");
+        whole
+    }
+
+    #[test]
+    fn a_hello_of_any_version_names_what_it_asks_for() {
+        let named = |name: &[u8]| names(&[(0, name)]);
+        for version in 0..=4 {
+            for (extensions, name) in [
+                (Some(named(b"Shop.Example")), Some("shop.example")),
+                (Some(named(b"shop.example.")), Some("shop.example")),
+                (Some([&[0, 43, 0, 1, 9][..], &named(b"a_b")].concat()), Some("a_b")),
+                (Some(names(&[(9, b"\xff"), (0, b"a")])), Some("a")),
+                (Some(named(b"192.0.2.7")), None),
+                (Some(named(b"2001:db8::7")), None),
+                (Some(vec![]), None),
+                (None, None),
+            ] {
+                let said = hello(version, extensions.as_deref());
+                assert_eq!(read(&said), Ok(Some(name.map(str::to_owned))), "{version} {extensions:?}");
+                assert_eq!(read(&[&said[..], b"\x17more"].concat()), read(&said));
+                assert_eq!(read(&said[..said.len() - 1]), Ok(None));
+                let pieces: Vec<_> = said[5..].chunks(3).map(record).collect();
+                assert_eq!(read(&pieces.concat()), read(&said), "in records of three bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_hello_is_told_at_once() {
+        let spoilt = |extensions: &[u8]| hello(3, Some(extensions));
+        let two = [names(&[(0, b"a")]), names(&[(0, b"b")])].concat();
+        for (said, fault) in [
+            (b"GET / HTTP/1.1\r\n".to_vec(), Fault::NoTls(b'G')),
+            (b"\x80\x2e\x01\x03\x01".to_vec(), Fault::NoTls(0x80)),
+            (b"\x16\x02".to_vec(), Fault::Version(2)),
+            (b"\x16\x03\x01\0\0".to_vec(), Fault::Record(0)),
+            (b"\x16\x03\x01\x40\x01".to_vec(), Fault::Record(0x4001)),
+            (record(&[14, 0, 0, 0]), Fault::Message(14)),
+            (record(&[1, 1, 0, 1]), Fault::Long),
+            (record(&[1, 0, 0, 0]), Fault::Cut),
+            (spoilt(&[0, 0, 0, 9, 0]), Fault::Cut),
+            (spoilt(&two), Fault::Twice),
+            (spoilt(&names(&[(0, b"a"), (0, b"b")])), Fault::Twice),
+            (spoilt(&names(&[])), Fault::Name),
+            (spoilt(&names(&[(0, b"")])), Fault::Name),
+            (spoilt(&names(&[(0, b"a/b")])), Fault::Name),
+            (spoilt(&names(&[(0, &[b'a'; 254])])), Fault::Name),
+        ] {
+            assert_eq!(read(&said), Err(fault), "{said:?}");
+        }
+    }
+}
