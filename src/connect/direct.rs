@@ -57,7 +57,9 @@ impl Target {
 /// The far side of a session. Where requests go to the backend, what it hears is what the other half has
 /// made of a client's.
 pub async fn connect(target: &Arc<Target>, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
-    let stream = reach(target, order.client).await?;
+    // A probe is no client's: it is a connection of our own.
+    let client = order.client.filter(|_| !order.probe);
+    let stream = reach(target, client).await?;
     let stream = match &target.backend {
         // A probe goes no further than this.
         Backend::Http(http) if !order.probe => web::begin(target, http, stream, order).await?,

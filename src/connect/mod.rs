@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{
         net::edges::Edges,
-        profile::{Backend, HostPort, Remote},
+        profile::{Backend, HostPort, ProxyVersion, Remote},
     };
 
     fn backend(at: SocketAddr) -> Connector {
@@ -176,5 +176,42 @@ mod tests {
         let mut served = port.accept().await.expect("it has come").0;
         // Not one byte by itself: they are the relay's to send.
         assert!(matches!(served.read_to_end(&mut heard).await, Ok(0) | Err(_)));
+    }
+
+    /// The backend takes a probe for what it is to it: a connection of the gateway's own.
+    #[tokio::test]
+    async fn a_probe_is_no_clients_to_a_backend_that_asks_who_it_is() {
+        let (service, meter) = (ServiceName::parse("orders").expect("a name"), Meter::default());
+        for (version, header) in [
+            (ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]),
+            (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
+        ] {
+            let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let at = port.local_addr().expect("it is bound");
+            let mut order = Order {
+                service: &service,
+                peers: None,
+                id: "s-1",
+                client: Some(([127, 0, 0, 1], 50_000).into()),
+                probe: true,
+                meter: &meter,
+                not: Vec::new(),
+                again: Vec::new(),
+                unsent: Vec::new(),
+                log: &Arc::default(),
+                leave: &CancellationToken::new(),
+                notices: &Arc::default(),
+                told: &Arc::default(),
+            };
+            let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
+            let backend = Backend::Socket(Remote { at, tls: None, proxy: Some(version) });
+            let target = direct::Target::new(&backend, &Edges::default());
+            let connected = Connector::Direct(target.into()).connect(&mut order).await.expect("it listens");
+            let mut served = port.accept().await.expect("it has come").0;
+            let mut heard = vec![0; header.len()];
+            served.read_exact(&mut heard).await.expect("a header");
+            assert_eq!(heard, header);
+            drop(connected);
+        }
     }
 }
