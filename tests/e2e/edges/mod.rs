@@ -7,6 +7,7 @@ mod handshakes;
 mod http;
 mod meant;
 mod proxy;
+mod smuggling;
 mod tls;
 mod verified;
 mod ws;

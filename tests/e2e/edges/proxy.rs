@@ -176,3 +176,93 @@ async fn tls_may_follow_a_header_in_both_directions() {
     say(&mut near, b"within").await;
     hear(&mut server, b"within").await;
 }
+
+/// A header of version 2: its command and family, the length it says, what follows.
+fn v2(kinds: [u8; 2], length: u16, body: &[u8]) -> Vec<u8> {
+    [b"\r\n\r\n\0\r\nQUIT\n", &kinds[..], &length.to_be_bytes(), body].concat()
+}
+
+/// Every form of the manual, and what is none: the client that is told, `None` for the proxy's own address.
+#[tokio::test]
+async fn every_header_names_a_client_or_is_refused() {
+    let four = b"\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb";
+    let six = [&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], &[0; 16], b"\xc3\x50\x01\xbb"]
+        .concat();
+    let unix = [7; 216];
+    let longest = "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+    let named = Some("192.0.2.7:50000");
+    let named6 = Some("[2001:db8::7]:50000");
+    let good = [
+        ("version 1", V1.to_vec(), named),
+        ("of IPv6", V6.to_vec(), named6),
+        ("the longest", longest.into(), Some("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535")),
+        ("an IPv4 address in IPv6", b"PROXY TCP6 ::ffff:192.0.2.7 ::1 50000 443\r\n".to_vec(), named),
+        ("port 0", b"PROXY TCP4 192.0.2.7 198.51.100.1 0 443\r\n".to_vec(), Some("192.0.2.7:0")),
+        ("unknown", b"PROXY UNKNOWN\r\n".to_vec(), None),
+        ("unknown, and more", b"PROXY UNKNOWN ffff::1 ::2 1 2\r\n".to_vec(), None),
+        ("version 2", v2([0x21, 0x11], 12, four), named),
+        ("version 2 of IPv6", v2([0x21, 0x21], 36, &six), named6),
+        ("with extensions", V2.to_vec(), named),
+        ("local", v2([0x20, 0], 0, b""), None),
+        ("local with an address", v2([0x20, 0x11], 12, four), None),
+        ("no family", v2([0x21, 0], 0, b""), None),
+        ("no family, and bytes", v2([0x21, 0], 3, b"abc"), None),
+        ("UDP", v2([0x21, 0x12], 12, four), None),
+        ("UDP of IPv6", v2([0x21, 0x22], 36, &six), None),
+        ("a Unix socket", v2([0x21, 0x31], 216, &unix), None),
+    ];
+    let bad: [(&str, Vec<u8>); 17] = [
+        ("nothing of it", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("another case", b"proxy TCP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec()),
+        ("an LF alone", b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\n".to_vec()),
+        ("another family", b"PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec()),
+        ("no addresses", b"PROXY TCP4\r\n".to_vec()),
+        ("a name", b"PROXY TCP4 host 198.51.100.1 1 2\r\n".to_vec()),
+        ("of another family", b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec()),
+        ("zeros before", b"PROXY TCP4 192.000.002.007 198.51.100.1 1 2\r\n".to_vec()),
+        ("two spaces", b"PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n".to_vec()),
+        ("a port too large", b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 2\r\n".to_vec()),
+        ("a port with a zero before", b"PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n".to_vec()),
+        ("one field more", b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n".to_vec()),
+        ("one byte too long", [b"PROXY UNKNOWN ", &[b'x'; 92][..], b"\r\n"].concat()),
+        ("another version", v2([0x11, 0x11], 12, four)),
+        ("another command", v2([0x22, 0x11], 12, four)),
+        ("another family of version 2", v2([0x21, 0x41], 12, four)),
+        ("too short for its family", v2([0x21, 0x21], 12, four)),
+    ];
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = start(mode, &out(&backend, "v1")).await;
+        for (what, header, client) in &good {
+            let mut near = way.client().await;
+            let own = near.local_addr().unwrap();
+            say(&mut near, &[&header[..], b"after"].concat()).await;
+            let mut server = backend.accept().await;
+            let client: std::net::SocketAddr = client.map_or(own, |client| client.parse().unwrap());
+            let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+            let mut line = Vec::new();
+            while !line.ends_with(b"\r\n") {
+                line.push(timeout(PATIENCE, server.read_u8()).await.expect("a header in time").unwrap());
+            }
+            let line = String::from_utf8(line).unwrap();
+            let fields: Vec<_> = line.trim_end().split(' ').collect();
+            let told = [fields[1], fields[2], fields[4]];
+            assert_eq!(
+                told,
+                [family, &client.ip().to_string(), &client.port().to_string()],
+                "{mode:?} {what}"
+            );
+            hear(&mut server, b"after").await;
+        }
+        for (what, header) in &bad {
+            let mut near = way.client().await;
+            // It may be ended before all is taken.
+            let _ = near.write_all(&[&header[..], b"after"].concat()).await;
+            let mut heard = Vec::new();
+            let _ = timeout(PATIENCE, near.read_to_end(&mut heard)).await.expect("it ends in time");
+            assert_eq!(heard, b"", "{what}");
+        }
+        // Who is refused reaches nobody.
+        way.dmz.until("each good one", |snapshot| snapshot.totals.sessions == good.len() as u64).await;
+    }
+}

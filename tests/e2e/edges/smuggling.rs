@@ -1,0 +1,138 @@
+//! Requests that two readers could take for different ones: each is refused, or passed on so that there is one
+//! way to read it.
+
+use portcullis::profile::Mode;
+use tokio::io::AsyncWriteExt;
+
+use super::http::{LAST, OK, address, asked, head, port};
+use crate::support::{
+    peers::{Backend, dial, hear_all, say},
+    ways::{MODES, Plan},
+};
+
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// A request with these lines behind `Host`, and this body.
+fn post(lines: &str, body: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: h\r\n{lines}\r\n{body}")
+}
+
+#[tokio::test]
+async fn what_could_be_read_in_two_ways_reaches_nobody() {
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let refused = [
+        ("CL.TE", post(&format!("Content-Length: 4\r\n{chunked}"), "0\r\n\r\n"), "400"),
+        ("TE.CL", post(&format!("{chunked}Content-Length: 4\r\n"), "0\r\n\r\n"), "400"),
+        ("TE.TE", post(&format!("{chunked}Transfer-Encoding: x\r\n"), "0\r\n\r\n"), "400"),
+        ("an odd TE first", post(&format!("Transfer-Encoding: x\r\n{chunked}"), "0\r\n\r\n"), "400"),
+        ("a list of codings", post("Transfer-Encoding: identity, chunked\r\n", "0\r\n\r\n"), "400"),
+        ("chunked within", post("Transfer-Encoding: chunked, identity\r\n", "0\r\n\r\n"), "400"),
+        ("an empty member", post("Transfer-Encoding: , chunked\r\n", "0\r\n\r\n"), "400"),
+        ("a quoted coding", post("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n"), "400"),
+        ("a vertical tab", post("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n"), "400"),
+        ("a folded TE", post("Transfer-Encoding:\r\n chunked\r\n", "0\r\n\r\n"), "400"),
+        ("a space before the colon", post("Transfer-Encoding : chunked\r\n", "0\r\n\r\n"), "400"),
+        ("a tab before the colon", post("Content-Length\t: 5\r\n", "12345"), "400"),
+        ("a space before the name", post(" Transfer-Encoding: chunked\r\n", "0\r\n\r\n"), "400"),
+        ("two lengths", post("Content-Length: 5\r\nContent-Length: 6\r\n", "12345"), "400"),
+        ("the same length twice", post("Content-Length: 5\r\nContent-Length: 5\r\n", "12345"), "400"),
+        ("a list of lengths", post("Content-Length: 5, 5\r\n", "12345"), "400"),
+        ("a signed length", post("Content-Length: +5\r\n", "12345"), "400"),
+        ("a negative length", post("Content-Length: -1\r\n", ""), "400"),
+        ("a length in hex", post("Content-Length: 0x5\r\n", "12345"), "400"),
+        ("a length with a space", post("Content-Length: 5 5\r\n", "12345"), "400"),
+        ("an endless length", post("Content-Length: 18446744073709551621\r\n", "12345"), "400"),
+        ("an empty length", post("Content-Length:\r\n", "12345"), "400"),
+        ("a NUL in the value", post("X: a\0b\r\n", ""), "400"),
+        ("a CR in the value", post("X: a\rContent-Length: 5\r\n", ""), "400"),
+        ("a bare LF in the head", post("X: a\nContent-Length: 5\r\n", ""), "400"),
+        ("a bare LF at the end", "POST / HTTP/1.1\r\nHost: h\r\n\n".into(), "400"),
+        ("a bare CR at the end", "POST / HTTP/1.1\r\nHost: h\r\n\rX".into(), "400"),
+        ("no colon", post("Content-Length 5\r\n", ""), "400"),
+        ("no name", post(": 5\r\n", ""), "400"),
+        ("a name with a quote", post("Content\"-Length: 5\r\n", ""), "400"),
+        ("a name of no ASCII", post("Content-L\u{e4}ngth: 5\r\n", ""), "400"),
+        ("two hosts", post("Host: i\r\n", ""), "400"),
+        ("the same host twice", post("host: h\r\n", ""), "400"),
+        ("hosts in a list", "GET / HTTP/1.1\r\nHost: h, i\r\n\r\n".into(), "400"),
+        ("a host with a path", "GET / HTTP/1.1\r\nHost: h/i\r\n\r\n".into(), "400"),
+        ("a host with a user", "GET / HTTP/1.1\r\nHost: i@h\r\n\r\n".into(), "400"),
+        ("another target", "GET http://i/ HTTP/1.1\r\nHost: h\r\n\r\n".into(), "400"),
+        ("another port", "GET http://h:81/ HTTP/1.1\r\nHost: h\r\n\r\n".into(), "400"),
+        (
+            "chunks of old",
+            "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+            "400",
+        ),
+        ("a version to come", "GET / HTTP/1.2\r\nHost: h\r\n\r\n".into(), "400"),
+        ("HTTP/0.9", "GET /\r\n\r\n".into(), "400"),
+        ("spaces in the first line", "GET  / HTTP/1.1\r\nHost: h\r\n\r\n".into(), "400"),
+        ("a tab in the first line", "GET\t/ HTTP/1.1\r\nHost: h\r\n\r\n".into(), "400"),
+        ("a target with a space", "GET /a b HTTP/1.1\r\nHost: h\r\n\r\n".into(), "400"),
+        ("a bare LF in the first line", "GET / HTTP/1.1\nHost: h\r\n\r\n".into(), "400"),
+    ];
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let to = address(&backend);
+        let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &to) }.start().await;
+        let at = port(&way).await;
+        for (what, request, status) in &refused {
+            let told = asked(at, &format!("{request}{SMUGGLED}")).await;
+            let is_refused = told.split(' ').nth(1) == Some(*status);
+            assert!(is_refused && told.matches("HTTP/1.").count() == 1, "{mode:?} {what}: {told}");
+        }
+        // Nothing of all that has reached the backend: what comes first is the one that is good.
+        let mut client = dial(at).await;
+        say(&mut client, LAST.as_bytes()).await;
+        let mut server = backend.accept().await;
+        assert_eq!(head(&mut server).await[0], "GET / HTTP/1.1");
+        say(&mut server, OK.as_bytes()).await;
+        assert!(hear_all(&mut client).await.ends_with(b"ok"));
+        assert_eq!(way.inner().now().await.totals.sessions, 1, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_passed_on_has_one_length() {
+    let backend = Backend::new().await;
+    let to = address(&backend);
+    let way = Plan { accept: "http://127.0.0.1:0", ..Plan::new(Mode::Reverse, &to) }.start().await;
+    let at = port(&way).await;
+    for (what, lines, body, length) in [
+        ("a length", "Content-Length: 5\r\n", "12345", "content-length: 5"),
+        ("spaces around it", "Content-Length: \t 5 \t\r\n", "12345", "content-length: 5"),
+        ("zeros before it", "Content-Length: 005\r\n", "12345", "content-length: 005"),
+        ("chunks", "Transfer-Encoding: CHUNKED\r\n", "5\r\n12345\r\n0\r\n\r\n", "transfer-encoding: chunked"),
+        (
+            "an extension",
+            "Transfer-Encoding: chunked\r\n",
+            "5;a=b\r\n12345\r\n0\r\n\r\n",
+            "transfer-encoding: chunked",
+        ),
+        (
+            "a length that Connection names",
+            "Content-Length: 5\r\nConnection: content-length\r\n",
+            "12345",
+            "content-length: 5",
+        ),
+        (
+            "chunks that Connection names",
+            "Transfer-Encoding: chunked\r\nConnection: transfer-encoding\r\n",
+            "5\r\n12345\r\n0\r\n\r\n",
+            "transfer-encoding: chunked",
+        ),
+        ("another spelling", "Content_Length: 7\r\nContent-Length: 5\r\n", "12345", "content-length: 5"),
+    ] {
+        let mut client = dial(at).await;
+        say(&mut client, post(lines, body).as_bytes()).await;
+        let mut server = backend.accept().await;
+        let heard = head(&mut server).await;
+        let is_length =
+            |line: &&String| line.starts_with("content-length") || line.starts_with("transfer-encoding");
+        let lengths: Vec<_> = heard.iter().filter(is_length).collect();
+        assert_eq!(lengths, [length], "{what}: {heard:?}");
+        say(&mut server, OK.as_bytes()).await;
+        assert_eq!(head(&mut client).await[0], "HTTP/1.1 200 OK", "{what}");
+        client.shutdown().await.unwrap();
+    }
+}
