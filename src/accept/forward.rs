@@ -230,5 +230,6 @@ fn negotiated(asked: Asked, seat: Seat) -> Negotiated {
         seat: Some(seat),
         probe: false,
         teller: None,
+        rest: None,
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod door;
 pub mod forward;
+pub mod rest;
 pub mod reverse;
 pub mod tcp;
 pub mod web;
@@ -15,6 +16,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use self::rest::Rest;
 use crate::{
     link::{Peer, framed::Link, greet, leg::Leg, seat::Seat},
     profile::{Role, ServiceName},
@@ -50,6 +52,8 @@ pub struct Negotiated {
     pub probe: bool,
     /// Who is told how it ended, where somebody waits for that.
     pub teller: Option<oneshot::Sender<Told>>,
+    /// Whether it rests, where it may do so.
+    pub rest: Option<Arc<Rest>>,
 }
 
 /// How a session ended.
@@ -75,6 +79,7 @@ impl Negotiated {
             seat: None,
             probe: open.probe,
             teller: None,
+            rest: None,
         }
     }
 }

@@ -213,6 +213,7 @@ fn carry(keeper: &Arc<Keeper>, parked: Parked, client: Address, serve: &Serve) {
         seat: Some(seat),
         probe: false,
         teller: None,
+        rest: None,
     }));
 }
 

@@ -176,5 +176,6 @@ pub(super) fn negotiated(entered: Entered) -> Negotiated {
         seat: None,
         probe: false,
         teller: None,
+        rest: None,
     }
 }

@@ -35,6 +35,7 @@ use tokio::{
 use super::{
     Negotiated, Serve, Told,
     door::{Entered, Speaks, WebDoor, asked_for},
+    rest::{Rest, Room, Work},
     tcp::{Greeting, Stay, negotiated},
 };
 use crate::{
@@ -88,6 +89,8 @@ struct Front {
     became: Mutex<Option<Became>>,
     /// Where hyper leaves the connection when it ends, if a request has asked for an upgrade.
     here: Mutex<Option<OnUpgrade>>,
+    /// Where it is asked to let sessions go that rest.
+    room: Arc<Room>,
     /// The client has left in the middle of an exchange, which is a cut.
     is_cut: Arc<AtomicBool>,
     /// Until a service has let it in.
@@ -101,6 +104,7 @@ struct Channel {
     line: Line,
     deadline: Deadline,
     told: oneshot::Receiver<Told>,
+    rest: Arc<Rest>,
 }
 
 /// What a request has made of the connection.
@@ -125,6 +129,7 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
         channels: Mutex::default(),
         became: Mutex::default(),
         here: Mutex::default(),
+        room: Arc::default(),
         is_cut: Arc::default(),
         greeting: Mutex::new(Some(greeting)),
     });
@@ -204,14 +209,18 @@ impl Front {
         let evicted = locked(&self.greeting).as_ref().map(|greeting| greeting.evicted.clone());
         let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
         let mut leaving = Leave::of(self.stay.leave.clone());
-        let ended = serving::serve(served.as_mut(), &self.sides, |served, cx| {
+        let ended = serving::serve(served.as_mut(), &self.sides, |mut served, cx| {
             if leaving.poll(cx) {
-                served.graceful_shutdown();
+                served.as_mut().graceful_shutdown();
             }
             let is_evicted = evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(cx).is_ready());
             if is_evicted && locked(&self.greeting).is_some() {
                 late = Some(Phase::Head);
                 return Poll::Ready(Ok(()));
+            }
+            if self.room.poll(cx) && self.let_rest_go() {
+                served.as_mut().graceful_shutdown();
+                cx.waker().wake_by_ref();
             }
             match watch.poll(self.pulse.phase(), cx) {
                 Poll::Ready(phase) => {
@@ -247,6 +256,13 @@ impl Front {
             let last = if late == Some(Phase::Head) { answer::LATE_HEAD } else { b"" };
             let_go(left.into_inner().stream, last).await;
         }
+    }
+
+    /// Lets the sessions go that have given their place up; whether nothing is under way on the connection, which
+    /// goes with them then.
+    fn let_rest_go(&self) -> bool {
+        locked(&self.channels).retain(|channel| !channel.rest.has_left());
+        self.pulse.phase() == Phase::Idle
     }
 
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Payload> {
@@ -328,8 +344,9 @@ impl Front {
                 Err((Objection::new(StatusCode::BAD_GATEWAY, "the answer is none"), Some(channel.id)))
             }
             (_, _) => {
+                let work = Work::of(&channel.rest);
                 locked(&self.channels).push(channel);
-                Ok(Response::from_parts(head, Payload::down(body).holding(exchange.held())))
+                Ok(Response::from_parts(head, Payload::down(body).holding(Box::new((exchange.held(), work)))))
             }
         }
     }
@@ -359,7 +376,7 @@ impl Front {
         let open = {
             let mut channels = locked(&self.channels);
             let at = channels.iter().position(|channel| channel.service == door.service);
-            at.map(|at| channels.remove(at)).filter(|channel| channel.line.is_open())
+            at.map(|at| channels.remove(at)).filter(|channel| channel.line.is_open() && channel.rest.work())
         };
         if let Some(mut channel) = open {
             match channel.line.ask(request).await {
@@ -387,7 +404,13 @@ impl Front {
             stream: Stream::Pipe(theirs),
             said: Vec::new(),
         };
-        let asked = Negotiated { id: Some(id.clone()), teller: Some(teller), ..negotiated(entered) };
+        let rest = Rest::at_work(&self.room);
+        let asked = Negotiated {
+            id: Some(id.clone()),
+            teller: Some(teller),
+            rest: Some(rest.clone()),
+            ..negotiated(entered)
+        };
         let unserved = |_| Objection::new(StatusCode::SERVICE_UNAVAILABLE, "the service can not be reached");
         let (line, going) = Line::over(ours).await.map_err(unserved)?;
         let mut channels = locked(&self.channels);
@@ -397,7 +420,7 @@ impl Front {
         drop(channels);
         locked(&self.greeting).take();
         self.sides.add(both(going, (self.serve)(asked), self.is_cut.clone()));
-        Ok(Channel { service: service.clone(), id, line, deadline, told })
+        Ok(Channel { service: service.clone(), id, line, deadline, told, rest })
     }
 }
 

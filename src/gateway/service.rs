@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    accept::rest::Rest,
     connect::Connector,
     profile::{Role, ServiceName},
     telemetry::{notices::Once, snapshot::ServicePhase, waits::Waits},
@@ -40,6 +41,8 @@ pub struct Service {
     down: ArcSwapOption<String>,
     draining: AtomicBool,
     open: AtomicUsize,
+    /// Sessions that may rest, each by its own address.
+    may_rest: Mutex<HashMap<usize, Arc<Rest>>>,
 }
 
 /// What a profile says of a service.
@@ -68,17 +71,41 @@ impl Service {
             down: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
             open: AtomicUsize::new(0),
+            may_rest: Mutex::default(),
         })
     }
 
-    /// A place for one more session, unless the limit is reached.
-    pub fn admit(self: &Arc<Self>) -> Result<Admission, usize> {
+    /// A place for one more session: a free one, or, where the limit is reached, that of the session that has
+    /// rested longest.
+    pub fn admit(self: &Arc<Self>, rest: Option<Arc<Rest>>) -> Result<Admission, usize> {
         let limit = self.settings.load().sessions;
         let one_more = |open: usize| (open < limit).then_some(open + 1);
-        match self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
-            Ok(_) => Ok(Admission(self.clone())),
-            Err(_) => Err(limit),
+        let is_free = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
+        if !is_free && !self.make_room() {
+            return Err(limit);
         }
+        if let Some(rest) = &rest {
+            self.may_rest().insert(Arc::as_ptr(rest).addr(), rest.clone());
+        }
+        Ok(Admission { service: self.clone(), rest })
+    }
+
+    /// Takes the place of a session that rests.
+    fn make_room(&self) -> bool {
+        let may_rest = self.may_rest();
+        loop {
+            let resting = may_rest.values().filter_map(|rest| Some((rest.since()?, rest)));
+            match resting.min_by_key(|(since, _)| *since) {
+                None => return false,
+                Some((since, rest)) if rest.give_way(since) => return true,
+                // It has gone to work meanwhile.
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn may_rest(&self) -> MutexGuard<'_, HashMap<usize, Arc<Rest>>> {
+        self.may_rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set_draining(&self, draining: bool) {
@@ -106,12 +133,21 @@ impl Service {
     }
 }
 
-/// One session's place within its service's limit.
+/// One session's place within its service's limit, unless it has given that to another.
 #[derive(Debug)]
-pub struct Admission(Arc<Service>);
+pub struct Admission {
+    service: Arc<Service>,
+    rest: Option<Arc<Rest>>,
+}
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(rest) = &self.rest {
+            self.service.may_rest().remove(&Arc::as_ptr(rest).addr());
+            if !rest.end() {
+                return;
+            }
+        }
+        self.service.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

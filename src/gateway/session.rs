@@ -19,7 +19,7 @@ use super::{
     service::{Service, Services},
 };
 use crate::{
-    accept::{Negotiated, Reply, Told},
+    accept::{Negotiated, Reply, Told, rest::Rest},
     connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
     net::{echo::Echo, late::Late, stream::Stream},
@@ -119,7 +119,7 @@ async fn run(
     kill: &CancellationToken,
     sessions: &Sessions,
 ) -> Ended {
-    let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, .. } = *asked;
+    let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, rest, .. } = *asked;
     let (meter, service) = (record.meter(), way.service);
     meter.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
@@ -128,7 +128,7 @@ async fn run(
         let reason = format!("the service is down: {why}");
         return refused(reply, leg, failure(Who::Backend, Refusal::BackendUnreachable, reason), meter).await;
     }
-    let admitted = admit(service, peer.as_ref(), settings.peers.as_deref());
+    let admitted = admit(service, peer.as_ref(), settings.peers.as_deref(), rest);
     let _admission = match admitted {
         Ok(admission) => admission,
         Err(failure) => return refused(reply, leg, failure, meter).await,
@@ -192,6 +192,7 @@ fn admit(
     service: &Arc<Service>,
     peer: Option<&Peer>,
     peers: Option<&[String]>,
+    rest: Option<Arc<Rest>>,
 ) -> Result<super::service::Admission, ConnectFailure> {
     if let Some(peer) = peer.filter(|peer| !peer.is_among(peers)) {
         let reason = format!("{} is not among the service's `peers`", peer.label());
@@ -200,7 +201,7 @@ fn admit(
     if service.phase() == ServicePhase::Draining {
         return Err(failure(Who::Operator, Refusal::Draining, "the service is draining".into()));
     }
-    service.admit().map_err(|limit| {
+    service.admit(rest).map_err(|limit| {
         let reason = format!("`sessions` is {limit}, and so many are open");
         failure(Who::Limit, Refusal::Full, reason)
     })
