@@ -21,7 +21,7 @@ use std::{
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
-    header::{self, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
     service::service_fn,
     upgrade::OnUpgrade,
 };
@@ -43,6 +43,7 @@ use crate::{
         http::{
             answer::{self, Objection, bad},
             fields::{self, Of},
+            forwarded,
             guarded::Guarded,
             line::{Line, Lost},
             payload::Payload,
@@ -56,7 +57,7 @@ use crate::{
         stream::Stream,
         ws::{Limits, WebSocket},
     },
-    profile::ServiceName,
+    profile::{ServiceName, Web},
     proto::Refusal,
     telemetry::end::Who,
 };
@@ -100,6 +101,8 @@ struct Front {
 /// A session that requests go over.
 struct Channel {
     service: ServiceName,
+    /// Whose requests these are: a proxy may send those of many.
+    client: SocketAddr,
     id: String,
     line: Line,
     deadline: Deadline,
@@ -110,7 +113,7 @@ struct Channel {
 /// What a request has made of the connection.
 enum Became {
     /// A WebSocket, whose frames are taken off here.
-    Socket(WebDoor),
+    Socket(WebDoor, SocketAddr),
     /// Something that is passed on as it is, with the other end of its channel.
     Passed(OnUpgrade),
 }
@@ -156,11 +159,12 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
             sides.ended().await;
             None
         }
-        Some(Became::Socket(door)) => {
+        Some(Became::Socket(door, client)) => {
             let _ = timeout(FAREWELL, front.sides.ended()).await;
             let left = locked(&front.here).take();
             let entered = here(left).await.map(|here| {
-                let limits = Limits { message: door.web.message_limit, inactivity: door.web.inactivity };
+                let Web { message_limit, inactivity, frames, .. } = door.web;
+                let limits = Limits { message: message_limit, inactivity, frames };
                 let socket = Stream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
                 negotiated(Entered { client, service: door.service, stream: socket, said: Vec::new() })
             });
@@ -297,8 +301,10 @@ impl Front {
         }
         let door = self.door(&request, &host).map_err(|objection| (objection, None))?;
         if door.speaks == Speaks::Frames {
-            let response = socket::grant(&request).map_err(|objection| (objection, None))?;
-            *locked(&self.became) = Some(Became::Socket(door.clone()));
+            let response = socket::grant(&request, door.web.protocols.as_deref())
+                .map_err(|objection| (objection, None))?;
+            let (client, _) = self.client_of(door, request.headers());
+            *locked(&self.became) = Some(Became::Socket(door.clone(), client));
             locked(&self.greeting).take();
             return Ok(response);
         }
@@ -315,9 +321,23 @@ impl Front {
             (Speaks::Sockets, _) if has_body => return Err((bad("a WebSocket begins without a body"), None)),
             (Speaks::Sockets, _) => Some(HeaderValue::from_static("websocket")),
         };
-        request::clean(&mut parts, wanted.clone(), &self.by, &door.path, &door.web.hosts);
-        let (channel, response) = self.ask(door, Request::from_parts(parts, payload)).await?;
+        let (client, by) = self.client_of(door, &parts.headers);
+        request::clean(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
+        let (channel, response) = self.ask(door, client, Request::from_parts(parts, payload)).await?;
         self.taken(channel, response, wanted, exchange)
+    }
+
+    /// Who has sent a request: the client of the connection, or the one that it tells, where it is a trusted proxy.
+    fn client_of(&self, door: &WebDoor, headers: &HeaderMap) -> (SocketAddr, By) {
+        let (peer, by) = (self.client.ip(), self.by.clone());
+        let networks = door.web.forwarded.as_deref().unwrap_or_default();
+        let is_trusted = |address| networks.iter().any(|network| network.contains(address));
+        if !is_trusted(peer) {
+            return (self.client, by);
+        }
+        let through = forwarded::read(headers, peer, is_trusted);
+        let client = if through.client == peer { self.client } else { SocketAddr::new(through.client, 0) };
+        (client, by.through(&through, headers))
     }
 
     /// What a backend has answered, for the client.
@@ -371,11 +391,14 @@ impl Front {
     async fn ask(
         &self,
         door: &WebDoor,
+        client: SocketAddr,
         mut request: Request<Payload>,
     ) -> Result<(Channel, Response<Incoming>), (Objection, Option<String>)> {
         let open = {
             let mut channels = locked(&self.channels);
-            let at = channels.iter().position(|channel| channel.service == door.service);
+            let at = channels
+                .iter()
+                .position(|channel| channel.service == door.service && channel.client == client);
             at.map(|at| channels.remove(at)).filter(|channel| channel.line.is_open() && channel.rest.work())
         };
         if let Some(mut channel) = open {
@@ -385,7 +408,7 @@ impl Front {
                 Err(lost) => return Err(failed(channel, &lost).await),
             }
         }
-        let mut channel = self.open(&door.service).await.map_err(|objection| (objection, None))?;
+        let mut channel = self.open(&door.service, client).await.map_err(|objection| (objection, None))?;
         match channel.line.ask(request).await {
             Ok(response) => Ok((channel, response)),
             Err(lost) => Err(failed(channel, &lost).await),
@@ -393,17 +416,13 @@ impl Front {
     }
 
     /// Begins a session.
-    async fn open(&self, service: &ServiceName) -> Result<Channel, Objection> {
+    async fn open(&self, service: &ServiceName, client: SocketAddr) -> Result<Channel, Objection> {
         let (ours, theirs) = pipe();
         let deadline = ours.deadline();
         let (teller, told) = oneshot::channel();
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
-        let entered = Entered {
-            client: self.client,
-            service: service.clone(),
-            stream: Stream::Pipe(theirs),
-            said: Vec::new(),
-        };
+        let entered =
+            Entered { client, service: service.clone(), stream: Stream::Pipe(theirs), said: Vec::new() };
         let rest = Rest::at_work(&self.room);
         let asked = Negotiated {
             id: Some(id.clone()),
@@ -420,7 +439,7 @@ impl Front {
         drop(channels);
         locked(&self.greeting).take();
         self.sides.add(both(going, (self.serve)(asked), self.is_cut.clone()));
-        Ok(Channel { service: service.clone(), id, line, deadline, told, rest })
+        Ok(Channel { service: service.clone(), client, id, line, deadline, told, rest })
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     accept::{Negotiated, Reply, Told, rest::Rest},
     connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
-    net::{echo::Echo, late::Late, stream::Stream},
+    net::{echo::Echo, late::Late, stream::Stream, ws::NoText},
     proto::{Refusal, link::frame::Cause},
     telemetry::{
         end::{End, Who},
@@ -424,6 +424,7 @@ fn ended(
             (_, Some(Trouble::Reset(cause))) => (who_of(*cause), error.to_string()),
             (_, Some(_)) => (Who::Peer, format!("the link failed: {error}")),
             (Side::Near, None) if Late::is_cause_of(&error) => (Who::Time, error.to_string()),
+            (Side::Near, None) if NoText::is_cause_of(&error) => (Who::Backend, error.to_string()),
             (Side::Near, None) if !links.near => (Who::Client, format!("the client failed: {error}")),
             // The DMZ half passes a client's cut on as a reset of a SOCKS5 link.
             (Side::Near, None) if is_cut(&error) && !is_framed => {

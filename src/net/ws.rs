@@ -1,5 +1,5 @@
 //! A WebSocket with a client, seen as a stream of bytes (RFC 6455): what its messages hold goes up,
-//! whatever their kind and cut; what comes down goes in binary messages.
+//! whatever their kind and cut; what comes down goes in binary messages, or, where it is text, in such.
 //!
 //! The client's close frame is an end of its direction, and ours is sent at the end of the other:
 //! what the backend still says goes out before. A client that breaks the rules is told why by a
@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -19,7 +20,10 @@ use tokio::{
 };
 
 use super::{late::Late, rewound::Rewound, tcp};
-use crate::proto::ws::{Decoder, End, Kind, head, push};
+use crate::{
+    profile::Frames,
+    proto::ws::{Decoder, End, Kind, Text, head, push},
+};
 
 /// The longest message that goes down.
 const MESSAGE: usize = 64 * 1024;
@@ -35,12 +39,55 @@ const SCRATCH: usize = 4 * 1024;
 /// Codes of close frames of ours: all is said; the backend did not end.
 const NORMAL: u16 = 1000;
 const AWAY: u16 = 1001;
+/// We can not go on.
+const INTERNAL: u16 = 1011;
 
 /// What a WebSocket of one service may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub message: usize,
     pub inactivity: Option<Duration>,
+    /// The kind of the messages that go down.
+    pub frames: Frames,
+}
+
+/// What the backend says is no text, where it has to be.
+#[derive(Debug, Error)]
+#[error("the backend's bytes are no UTF-8, and `frames` is text")]
+pub struct NoText;
+
+impl NoText {
+    pub fn is_cause_of(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+/// What the next frame of the backend's bytes is.
+#[derive(Debug, Clone)]
+enum Next {
+    /// A whole message, each.
+    Binary,
+    /// Of a message that lasts to the end of a letter.
+    Text(Text),
+}
+
+impl Next {
+    /// The kind of a frame with these bytes, whether it is the last of its message, and what comes next.
+    fn frame(&self, bytes: &[u8]) -> Result<(Kind, bool, Self), NoText> {
+        match self {
+            Self::Binary => Ok((Kind::Binary, true, Self::Binary)),
+            Self::Text(text) => {
+                let kind = if text.is_cut() { Kind::More } else { Kind::Text };
+                let mut text = text.clone();
+                text.hear(bytes).map_err(|_| NoText)?;
+                Ok((kind, !text.is_cut(), Self::Text(text)))
+            }
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        matches!(self, Self::Text(text) if text.is_cut())
+    }
 }
 
 #[derive(Debug)]
@@ -55,6 +102,7 @@ pub struct WebSocket {
     answers: bool,
     watch: Option<Box<Watch>>,
     step: Step,
+    next: Next,
 }
 
 /// ```text
@@ -103,7 +151,11 @@ impl WebSocket {
     pub fn new(stream: Rewound, limits: Limits) -> Self {
         let watch = limits.inactivity.map(|inactivity| Watch::new(inactivity, inactivity / 2));
         let decoder = Decoder::new(limits.message);
-        Self { stream, decoder, out: Vec::new(), taken: 0, answers: false, watch, step: Step::Open }
+        let next = match limits.frames {
+            Frames::Binary => Next::Binary,
+            Frames::Text => Next::Text(Text::default()),
+        };
+        Self { stream, decoder, out: Vec::new(), taken: 0, answers: false, watch, step: Step::Open, next }
     }
 
     /// The socket below, where there is one.
@@ -229,6 +281,11 @@ impl WebSocket {
         self.step = Step::Failing(Some(why));
     }
 
+    fn fail_text(&mut self, cx: &mut Context<'_>, why: NoText) -> Poll<io::Error> {
+        self.fail(INTERNAL, io::Error::new(io::ErrorKind::InvalidData, why));
+        self.poll_farewell(cx)
+    }
+
     /// Sends what there is to send, then reads and forgets, so that no reset overtakes it.
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let is_late = self.watch.as_mut().is_none_or(|watch| watch.poll(cx).is_ready());
@@ -302,10 +359,15 @@ impl AsyncWrite for WebSocket {
         }
         ready!(this.poll_out(cx))?;
         let bytes = &bytes[..bytes.len().min(MESSAGE)];
-        let (head, length) = head(Kind::Binary, bytes.len());
+        let (kind, is_last, next) = match this.next.frame(bytes) {
+            Ok(frame) => frame,
+            Err(why) => return this.fail_text(cx, why).map(Err),
+        };
+        let (head, length) = head(kind, is_last, bytes.len());
         let head = &head[..length];
         let frame = [IoSlice::new(head), IoSlice::new(bytes)];
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &frame))?;
+        this.next = next;
         // What was begun is kept; the next write waits until it has gone.
         this.out.extend_from_slice(&head[written.min(length)..]);
         this.out.extend_from_slice(&bytes[written.saturating_sub(length)..]);
@@ -326,6 +388,9 @@ impl AsyncWrite for WebSocket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if matches!(this.step, Step::Open | Step::TheyClosed(_)) && this.next.is_cut() {
+            return this.fail_text(cx, NoText).map(Err);
+        }
         match this.step {
             Step::Open => {
                 push(&mut this.out, Kind::Close, &NORMAL.to_be_bytes());
@@ -366,7 +431,7 @@ mod tests {
         let at = listener.local_addr().expect("it is bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
         let mut client = client.expect("it connects");
-        let limits = Limits { message: 1024, inactivity: None };
+        let limits = Limits { message: 1024, inactivity: None, frames: Frames::Binary };
         let stream = Stream::Tcp(accepted.expect("it connects").0);
         let mut socket = WebSocket::new(Rewound { said: b"\x88"[..].into(), stream }, limits);
         client.write_all(b"\x80\0\0\0\0").await.expect("it is taken");

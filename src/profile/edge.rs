@@ -186,9 +186,6 @@ pub(super) fn accepts(
     Accepts { list: accepts, of_frames }
 }
 
-const NO_WEB: web::Written =
-    web::Written { hosts: None, origins: None, message_limit: None, inactivity: None };
-
 fn accept(
     field: &Field<'_>,
     of_service: &Options,
@@ -209,7 +206,7 @@ fn accept(
             }
         }
     }
-    let web = own.as_ref().map_or(&NO_WEB, |own| &own.web).over(&of_service.web);
+    let web = own.as_ref().map_or(&web::Written::NOTHING, |own| &own.web).over(&of_service.web);
     let web = address.scheme.is_web().then_some(web);
     let sni = own.as_ref().and_then(|own| own.sni.as_ref()).or(of_service.sni.as_ref());
     let sni = sni.cloned().unwrap_or_default();
@@ -257,7 +254,7 @@ impl Options {
 }
 
 /// The networks of the proxies before an accept.
-fn proxies(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Network>> {
+pub(super) fn proxies(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Network>> {
     let fields = field.map(&keys::ACCEPT_PROXY, problems)?;
     let Some(from) = fields.take("from") else {
         fields.missing("from", "write the networks of the proxies: `[10.0.0.0/8]`", problems);

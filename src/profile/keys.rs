@@ -39,6 +39,9 @@ pub(super) const DMZ_SERVICE: Keys = keys(&[
     "origins",
     "inactivity",
     "message_limit",
+    "protocols",
+    "frames",
+    "forwarded",
 ]);
 
 pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries", "own_names"]);
@@ -50,8 +53,20 @@ pub(super) const LINK_ADDRESS: Keys = keys(&["address"]);
 pub(super) const LINK_LISTEN: Keys = keys(&["address", "bind"]);
 
 /// The same where clients come in.
-pub(super) const ACCEPT_ADDRESS: Keys =
-    keys(&["address", "bind", "tls", "sni", "proxy", "hosts", "origins", "inactivity", "message_limit"]);
+pub(super) const ACCEPT_ADDRESS: Keys = keys(&[
+    "address",
+    "bind",
+    "tls",
+    "sni",
+    "proxy",
+    "hosts",
+    "origins",
+    "inactivity",
+    "message_limit",
+    "protocols",
+    "frames",
+    "forwarded",
+]);
 
 /// The same of a backend.
 pub(super) const CONNECT_ADDRESS: Keys = keys(&["address", "tls", "proxy"]);

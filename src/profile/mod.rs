@@ -51,7 +51,7 @@ pub use resolve::{Choice, DemoPorts, builtin_demo, load, load_with};
 pub use schema::schema;
 pub use together::compare;
 pub use warnings::warnings;
-pub use web::Web;
+pub use web::{Frames, Web};
 
 /// Who dials the link between the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]

@@ -222,6 +222,10 @@ fn accept_options() -> Vec<(&'static str, Value)> {
     let network = text("An address, or one with its bits: `10.0.0.0/8`.");
     let from =
         json!({ "type": "array", "items": network, "minItems": 1, "maxItems": defaults::NETWORKS_MAX });
+    let forwarded = object(
+        "Clients may come through proxies that say in each request who they are.",
+        vec![("from", described(from.clone(), "The networks of the proxies; what others say is dropped."))],
+    );
     let proxy = object(
         "Clients come through proxies that say who they are by the PROXY protocol, version 1 or 2.",
         vec![("from", described(from, "The networks of the proxies; nobody else comes in."))],
@@ -231,6 +235,21 @@ fn accept_options() -> Vec<(&'static str, Value)> {
         ("tls", tls),
         ("sni", sni),
         ("proxy", proxy),
+        ("forwarded", forwarded),
+        (
+            "protocols",
+            one_or_more(
+                "The subprotocols of a WebSocket whose frames are taken off; a client offers one. Default: any.",
+                "A name as clients offer it.",
+            ),
+        ),
+        (
+            "frames",
+            described(
+                json!({ "enum": ["binary", "text"], "default": "binary" }),
+                "The kind of the messages that go down such a WebSocket; text has to be UTF-8.",
+            ),
+        ),
         (
             "hosts",
             one_or_more(

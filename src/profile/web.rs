@@ -4,7 +4,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    defaults,
+    Network, defaults, edge,
     endpoint::is_name,
     fields::{Field, Fields, Zero},
     problem::{Fault, Place, Problem, shown},
@@ -21,12 +21,27 @@ pub struct Web {
     pub message_limit: usize,
     /// A client that is silent for so long, though it is asked, is gone.
     pub inactivity: Option<Duration>,
+    /// The subprotocols that its backend speaks; `None`: whatever the client offers.
+    pub protocols: Option<Vec<String>>,
+    pub frames: Frames,
+    /// Proxies in these networks say in each request who its client is.
+    pub forwarded: Option<Vec<Network>>,
 }
 
-pub(super) const KEYS: [&str; 4] = ["hosts", "origins", "message_limit", "inactivity"];
+/// What kind the messages of a WebSocket are that go down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Frames {
+    #[default]
+    Binary,
+    /// What the backend says is UTF-8.
+    Text,
+}
+
+pub(super) const KEYS: [&str; 7] =
+    ["hosts", "origins", "message_limit", "inactivity", "protocols", "frames", "forwarded"];
 
 /// Keys about a WebSocket's messages, which mean nothing where its frames are not taken off.
-const FRAMES: [&str; 2] = ["message_limit", "inactivity"];
+const FRAMES: [&str; 4] = ["message_limit", "inactivity", "protocols", "frames"];
 
 /// Where such keys are written.
 pub(super) fn of_frames(fields: &Fields<'_>) -> Vec<Place> {
@@ -39,16 +54,33 @@ pub(super) struct Written {
     pub origins: Option<Vec<String>>,
     pub message_limit: Option<usize>,
     pub inactivity: Option<Duration>,
+    pub protocols: Option<Vec<String>>,
+    pub frames: Option<Frames>,
+    pub forwarded: Option<Vec<Network>>,
 }
 
 impl Written {
+    pub const NOTHING: Self = Self {
+        hosts: None,
+        origins: None,
+        message_limit: None,
+        inactivity: None,
+        protocols: None,
+        frames: None,
+        forwarded: None,
+    };
+
     pub fn read(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Self {
-        let [hosts, origins, message_limit, inactivity] = KEYS.map(|key| fields.take(key));
+        let [hosts, origins, message_limit, inactivity, protocols, frames, forwarded] =
+            KEYS.map(|key| fields.take(key));
         Self {
             hosts: hosts.and_then(|field| names(&field, host, problems)),
             origins: origins.and_then(|field| names(&field, origin, problems)),
             message_limit: message_limit.and_then(|field| size(&field, problems)),
             inactivity: inactivity.and_then(|field| field.duration(Zero::Refused, problems)),
+            protocols: protocols.and_then(|field| names(&field, protocol, problems)),
+            frames: frames.and_then(|field| kind(&field, problems)),
+            forwarded: forwarded.and_then(|field| edge::proxies(&field, problems)),
         }
     }
 
@@ -60,6 +92,9 @@ impl Written {
             origins: self.origins.as_ref().or(above.origins.as_ref()).cloned().unwrap_or_default(),
             message_limit: limit.unwrap_or(defaults::MESSAGE_LIMIT),
             inactivity: self.inactivity.or(above.inactivity),
+            protocols: self.protocols.as_ref().or(above.protocols.as_ref()).cloned(),
+            frames: self.frames.or(above.frames).unwrap_or_default(),
+            forwarded: self.forwarded.as_ref().or(above.forwarded.as_ref()).cloned(),
         }
     }
 }
@@ -118,6 +153,27 @@ fn origin(text: &str) -> Result<String, Fault> {
     }
     let what = format!("`{}` is not an origin", shown(text));
     Err(Fault::new(what, "write it as a browser does: `https://www.example.com`"))
+}
+
+/// A subprotocol as a client offers it (RFC 6455, section 4.1).
+fn protocol(text: &str) -> Result<String, Fault> {
+    let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_sign) {
+        return Ok(text.to_owned());
+    }
+    let what = format!("`{}` is not a subprotocol", shown(text));
+    Err(Fault::new(what, "write its name as clients offer it, without spaces or commas"))
+}
+
+fn kind(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Frames> {
+    match field.text(problems)? {
+        "binary" => Some(Frames::Binary),
+        "text" => Some(Frames::Text),
+        other => {
+            let what = format!("`{}` is no kind of messages", shown(other));
+            field.refuse(Fault::new(what, "write `binary` or `text`"), problems)
+        }
+    }
 }
 
 fn size(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<usize> {

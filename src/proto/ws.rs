@@ -109,8 +109,14 @@ struct Frame {
 #[derive(Debug)]
 struct Message {
     length: usize,
-    /// Of a text: the first bytes of a letter whose rest has yet to come.
-    text: Option<Vec<u8>>,
+    text: Option<Text>,
+}
+
+/// A text, as far as it has come.
+#[derive(Debug, Clone, Default)]
+pub struct Text {
+    /// The first bytes of a letter whose rest has yet to come.
+    cut: Vec<u8>,
 }
 
 impl Decoder {
@@ -219,7 +225,7 @@ impl Decoder {
 
     /// Begins a message, or goes on with it, where the frame is of one.
     fn begin_message(&mut self, kind: Kind, more: usize) {
-        let text = (kind == Kind::Text).then(Vec::new);
+        let text = (kind == Kind::Text).then(Text::default);
         match kind {
             Kind::Close | Kind::Ping | Kind::Pong => {}
             Kind::More | Kind::Text | Kind::Binary => {
@@ -239,7 +245,7 @@ impl Decoder {
             Kind::Pong => {}
             Kind::More | Kind::Text | Kind::Binary if is_last => {
                 let message = self.message.take();
-                let cut = message.and_then(|message| message.text).is_some_and(|cut| !cut.is_empty());
+                let cut = message.and_then(|message| message.text).is_some_and(|text| text.is_cut());
                 return if cut { Err(Breach::Text) } else { Ok(()) };
             }
             Kind::More | Kind::Text | Kind::Binary => {}
@@ -267,8 +273,20 @@ impl Frame {
 
 impl Message {
     /// The next bytes of it; a text is checked as far as it has come.
-    fn hear(&mut self, mut bytes: &[u8]) -> Result<(), Breach> {
-        let Some(cut) = &mut self.text else { return Ok(()) };
+    fn hear(&mut self, bytes: &[u8]) -> Result<(), Breach> {
+        self.text.as_mut().map_or(Ok(()), |text| text.hear(bytes))
+    }
+}
+
+impl Text {
+    /// Whether it ends within a letter.
+    pub fn is_cut(&self) -> bool {
+        !self.cut.is_empty()
+    }
+
+    /// The next bytes of it.
+    pub fn hear(&mut self, mut bytes: &[u8]) -> Result<(), Breach> {
+        let cut = &mut self.cut;
         while !cut.is_empty()
             && let Some((first, rest)) = bytes.split_first()
         {
@@ -308,10 +326,10 @@ fn closed(body: &[u8]) -> Result<Option<u16>, Breach> {
     Ok(Some(code))
 }
 
-/// The head of a frame of ours, which is a whole message and has no mask: its bytes, how many count.
-pub fn head(kind: Kind, length: usize) -> ([u8; 10], usize) {
+/// The head of a frame of ours, which has no mask, and is the last of its message or not: its bytes, how many count.
+pub fn head(kind: Kind, is_last: bool, length: usize) -> ([u8; 10], usize) {
     let mut head = [0; 10];
-    head[0] = 0x80 | kind as u8;
+    head[0] = u8::from(is_last) << 7 | kind as u8;
     let length = length as u64;
     let long = length.to_be_bytes();
     match length {
@@ -332,7 +350,7 @@ pub fn head(kind: Kind, length: usize) -> ([u8; 10], usize) {
 
 /// Puts a whole frame of ours behind others.
 pub fn push(out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
-    let (head, count) = head(kind, body.len());
+    let (head, count) = head(kind, true, body.len());
     out.extend_from_slice(&head[..count]);
     out.extend_from_slice(body);
 }

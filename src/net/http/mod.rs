@@ -1,7 +1,7 @@
 //! HTTP/1.1 at the edges: what is pure of it, and how one connection is kept going.
 //!
 //! hyper reads and writes both sides of every exchange, so nothing that it would not send itself goes on.
-//! [`request`] and [`response`] clean heads, [`names`] knows what the inside calls a backend, [`fields`] what a
+//! [`request`] and [`response`] clean heads, [`names`] knows what the inside calls a backend, [`forwarded`] who a client is behind proxies, [`fields`] what a
 //! field is and which are not for the next
 //! one, [`answer`] is what we say ourselves, [`payload`] what follows a head, [`line`] a connection that
 //! requests go to, [`guarded`] with [`strict`] and [`pulse`] watch a client, [`serving`] keeps all connections of one client going in one task, [`socket`] grants a
@@ -9,6 +9,7 @@
 
 pub mod answer;
 pub mod fields;
+pub mod forwarded;
 pub mod guarded;
 pub mod line;
 pub mod names;

@@ -11,6 +11,7 @@ use hyper::{
 use super::{
     answer::{Objection, bad},
     fields::{self, Of},
+    forwarded::Through,
 };
 
 pub const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -28,19 +29,34 @@ pub struct Asked<'a> {
 }
 
 /// Who a backend is told that its client is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct By {
-    client: HeaderValue,
+    /// The client, then those that it has come through.
+    list: HeaderValue,
     scheme: HeaderValue,
+    /// What a trusted proxy says of where the client has asked.
+    told: HeaderMap,
 }
 
 impl By {
     pub fn new(client: IpAddr, is_tls: bool) -> Self {
-        let client = HeaderValue::from_str(&client.to_string());
+        let list = HeaderValue::from_str(&client.to_string());
         Self {
-            client: client.unwrap_or(HeaderValue::from_static("unknown")),
+            list: list.unwrap_or(HeaderValue::from_static("unknown")),
             scheme: HeaderValue::from_static(if is_tls { "https" } else { "http" }),
+            told: HeaderMap::new(),
         }
+    }
+
+    /// Of a request that a trusted proxy has passed on.
+    pub fn through(self, through: &Through, headers: &HeaderMap) -> Self {
+        let mut told = HeaderMap::new();
+        for name in [FORWARDED_PROTO, FORWARDED_HOST] {
+            for value in headers.get_all(&name) {
+                told.append(name.clone(), value.clone());
+            }
+        }
+        Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), told, ..self }
     }
 }
 
@@ -186,7 +202,7 @@ pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &st
     let target = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
     pass(parts, upgrade, Of::Client);
     let headers = &mut parts.headers;
-    headers.insert(FORWARDED_FOR, by.client.clone());
+    headers.insert(FORWARDED_FOR, by.list.clone());
     headers.insert(FORWARDED_PROTO, by.scheme.clone());
     if headers.get(header::HOST).is_none_or(HeaderValue::is_empty) {
         // HTTP/1.1 can not do without. Where it stays empty, the half that knows the backend fills it in.
@@ -196,6 +212,12 @@ pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &st
     }
     if let Some(host) = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned() {
         headers.insert(FORWARDED_HOST, host);
+    }
+    for name in by.told.keys() {
+        headers.remove(name);
+        for value in by.told.get_all(name) {
+            headers.append(name.clone(), value.clone());
+        }
     }
     if path != "/"
         && let Ok(prefix) = HeaderValue::from_str(path)

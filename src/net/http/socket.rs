@@ -17,8 +17,11 @@ use super::{
 /// Subprotocols by which clients of another gateway agree on something with it: a backend speaks none of them.
 const OF_A_GATEWAY: &[u8] = b"x-kaazing-";
 
-/// The answer that makes a connection a WebSocket.
-pub fn grant(request: &Request<Incoming>) -> Result<Response<Payload>, Objection> {
+/// The answer that makes a connection a WebSocket. `protocols` are those that the backend speaks, where they are known.
+pub fn grant(
+    request: &Request<Incoming>,
+    protocols: Option<&[String]>,
+) -> Result<Response<Payload>, Objection> {
     let headers = request.headers();
     if request.version() != Version::HTTP_11 {
         return Err(bad("a WebSocket begins with HTTP/1.1"));
@@ -37,7 +40,7 @@ pub fn grant(request: &Request<Incoming>) -> Result<Response<Payload>, Objection
     }
     let key = one(headers, header::SEC_WEBSOCKET_KEY)?.filter(|key| is_key(key));
     let key = key.ok_or(bad("Sec-WebSocket-Key is none"))?;
-    let protocol = protocol(headers)?;
+    let protocol = protocol(headers, protocols)?;
     let accept =
         HeaderValue::from_str(&derive_accept_key(key)).map_err(|_| bad("Sec-WebSocket-Key is none"))?;
     let mut response = Response::new(Payload::empty());
@@ -58,19 +61,23 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_sign))
 }
 
-/// The subprotocol that is agreed to: the first that the client offers and the backend may speak, whose bytes
+/// The subprotocol that is agreed to: the first that the client offers and the backend speaks, whose bytes
 /// these are.
-fn protocol(headers: &HeaderMap) -> Result<Option<HeaderValue>, Objection> {
+fn protocol(headers: &HeaderMap, spoken: Option<&[String]>) -> Result<Option<HeaderValue>, Objection> {
     let mut offered = fields::members(headers, header::SEC_WEBSOCKET_PROTOCOL).peekable();
-    if offered.peek().is_none() {
+    if spoken.is_none() && offered.peek().is_none() {
         return Ok(None);
     }
     let is_gateways = |name: &[u8]| {
         name.get(..OF_A_GATEWAY.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(OF_A_GATEWAY))
     };
-    let agreed = offered.find(|name| fields::is_token(name) && !is_gateways(name));
+    let is_spoken = |name: &[u8]| match spoken {
+        Some(spoken) => spoken.iter().any(|spoken| spoken.as_bytes() == name),
+        None => !is_gateways(name),
+    };
+    let agreed = offered.find(|name| fields::is_token(name) && is_spoken(name));
     match agreed.map(HeaderValue::from_bytes) {
         Some(Ok(agreed)) => Ok(Some(agreed)),
-        Some(Err(_)) | None => Err(bad("none of the subprotocols that it offers is spoken here")),
+        Some(Err(_)) | None => Err(bad("it offers no subprotocol that is spoken here")),
     }
 }

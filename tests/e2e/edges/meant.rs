@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 
 use portcullis::profile::Mode;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::http::{OK, address, answered, asked, head, head_line, port};
+use super::http::{GET, LAST, OK, address, answer, answered, asked, head, head_line, port};
 use crate::support::{
     gateway::Place,
-    peers::{Backend, Reserved, dial, say},
+    peers::{Backend, Reserved, dial, hear, hear_all, hear_end, hear_reset, say},
     ways::{MODES, Plan},
 };
 
@@ -110,4 +111,257 @@ async fn who_asks_about_the_whole_port_is_answered() {
         let bad = asked(port(&way).await, "GET * HTTP/1.1\r\nHost: any\r\n\r\n").await;
         assert!(bad.starts_with("HTTP/1.1 400 "), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_client_at_rest_makes_room_for_one_that_asks() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let to = address(&backend);
+        let plan =
+            Plan { accept: "http://127.0.0.1:0", dmz_service: ", sessions: 3", ..Plan::new(mode, &to) };
+        let way = plan.start().await;
+        let at = port(&way).await;
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = dial(at).await;
+            say(&mut client, GET.as_bytes()).await;
+            let server = answer(&backend, OK).await;
+            assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+            hear(&mut client, b"ok").await;
+            clients.push((client, server));
+        }
+        let again = async |(client, server): &mut (TcpStream, TcpStream)| {
+            say(client, GET.as_bytes()).await;
+            head(server).await;
+            say(server, OK.as_bytes()).await;
+            assert_eq!(head_line(client).await, "HTTP/1.1 200 OK");
+            hear(client, b"ok").await;
+        };
+        // The first has rested for less time than the second then.
+        again(&mut clients[0]).await;
+        let mut fourth = dial(at).await;
+        say(&mut fourth, GET.as_bytes()).await;
+        let mut server = backend.accept().await;
+        head(&mut server).await;
+        let (mut gone, mut its_server) = clients.remove(1);
+        hear_end(&mut gone).await;
+        hear_end(&mut its_server).await;
+        drop(its_server);
+        // The others stay, and are none the worse.
+        for kept in &mut clients {
+            again(kept).await;
+        }
+        // Work makes no room: three exchanges are under way, their answers begun or not.
+        for (client, server) in &mut clients {
+            say(client, GET.as_bytes()).await;
+            head(server).await;
+            say(server, &OK.as_bytes()[..OK.len() - 1]).await;
+            head(client).await;
+        }
+        let (refused, _) = answered(&mut dial(at).await, GET).await;
+        assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable", "{mode:?}");
+        say(&mut server, OK.as_bytes()).await;
+        assert_eq!(head_line(&mut fourth).await, "HTTP/1.1 200 OK");
+        hear(&mut fourth, b"ok").await;
+        way.dmz.until_ended("LA").await;
+        way.dmz.until("three are left", |snapshot| snapshot.totals.sessions_open == 3).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_rests_for_one_service_makes_room_while_its_client_asks_for_another() {
+    let (place, reserved) = (Place::new(), Reserved::new());
+    let at = reserved.at();
+    let backends = [Backend::new().await, Backend::new().await];
+    let [few, many] = backends.each_ref().map(address);
+    let text = format!(
+        "mode: direct\ndmz:\n  services:\n    few: {{ accept: 'http://{at}/few', connect: '{few}', sessions: 1 }}\n    \
+         many: {{ accept: 'http://{at}', connect: '{many}' }}\n"
+    );
+    let gateway = place.start("direct", &text);
+    drop(reserved);
+    let ask = |path: &str| GET.replace("GET /", &format!("GET {path}"));
+    let mut client = dial(at).await;
+    say(&mut client, ask("/few").as_bytes()).await;
+    let mut resting = answer(&backends[0], OK).await;
+    assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+    hear(&mut client, b"ok").await;
+    say(&mut client, ask("/many").as_bytes()).await;
+    let mut server = backends[1].accept().await;
+    head(&mut server).await;
+    // Another one wants the place that rests; the exchange goes on.
+    let mut other = dial(at).await;
+    say(&mut other, ask("/few").as_bytes()).await;
+    let mut busy = backends[0].accept().await;
+    head(&mut busy).await;
+    hear_end(&mut resting).await;
+    say(&mut server, OK.as_bytes()).await;
+    assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+    hear(&mut client, b"ok").await;
+    // It asks again, and waits for nobody: the place is taken by work.
+    let (refused, _) = answered(&mut client, &ask("/few")).await;
+    assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable");
+    say(&mut busy, OK.as_bytes()).await;
+    assert_eq!(head_line(&mut other).await, "HTTP/1.1 200 OK");
+    hear(&mut other, b"ok").await;
+    say(&mut client, ask("/few").as_bytes()).await;
+    let _server = answer(&backends[0], OK).await;
+    assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+    hear_end(&mut other).await;
+    gateway.until("two sessions", |snapshot| snapshot.totals.sessions_open == 2).await;
+}
+
+/// A ClientHello of old, with these extensions: none of TLS 1.2 is among them.
+fn old_hello(version: u8, extensions: &[u8]) -> Vec<u8> {
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    let mut body = vec![3, version];
+    body.extend([7; 32]);
+    body.extend(b"\0\0\x04\x00\x2f\x00\x35\x01\0");
+    if !extensions.is_empty() {
+        body.extend(length(extensions));
+        body.extend(extensions);
+    }
+    let message = [&[1, 0][..], &length(&body), &body].concat();
+    [&[22, 3, 1][..], &length(&message), &message].concat()
+}
+
+fn server_name(name: &str) -> Vec<u8> {
+    let length = u8::try_from(name.len()).unwrap();
+    [&[0, 0, 0, length + 5, 0, length + 3, 0, 0, length][..], name.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn a_client_of_an_old_tls_is_passed_on_by_the_name_it_asks_for() {
+    let (place, reserved) = (Place::new(), Reserved::new());
+    let at = reserved.at();
+    let backends = [Backend::new().await, Backend::new().await];
+    let [bank, any] = backends.each_ref().map(Backend::address);
+    let text = format!(
+        "mode: direct\ndmz:\n  services:\n    bank: {{ accept: 'tcp://{at}', sni: bank.example, connect: '{bank}' }}\n    \
+         any: {{ accept: 'tcp://{at}', sni: ['*.example', other.example], connect: '{any}' }}\n"
+    );
+    let _gateway = place.start("direct", &text);
+    drop(reserved);
+    for version in [0, 1, 2, 3] {
+        for (name, index) in [("bank.example", 0), ("BANK.example.", 0), ("x.example", 1)] {
+            let hello = old_hello(version, &server_name(name));
+            // All at once with more behind it, and in records of a few bytes.
+            let pieces = hello[5..]
+                .chunks(7)
+                .flat_map(|piece| [&[22, 3, 1, 0, u8::try_from(piece.len()).unwrap()][..], piece].concat());
+            for said in [[&hello[..], b"more"].concat(), pieces.collect()] {
+                let mut client = dial(at).await;
+                say(&mut client, &said).await;
+                let mut server = backends[index].accept().await;
+                hear(&mut server, &said).await;
+                say(&mut server, b"back").await;
+                hear(&mut client, b"back").await;
+                client.shutdown().await.unwrap();
+                hear_end(&mut server).await;
+            }
+        }
+        // No name here, and none at all.
+        for none in [old_hello(version, &server_name("elsewhere.test")), old_hello(version, b"")] {
+            let mut client = dial(at).await;
+            say(&mut client, &none).await;
+            assert_eq!(hear_all(&mut client).await, [21, 3, 3, 0, 2, 2, 112]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_a_trusted_proxy_names_is_the_client() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let to = address(&backend);
+        let accept = "{ address: 'http://127.0.0.1:0', forwarded: { from: [127.0.0.0/8, '2001:db8::/32'] } }";
+        let way = Plan { accept, ..Plan::new(mode, &to) }.start().await;
+        let at = port(&way).await;
+        for (fields, list, client) in [
+            ("X-Forwarded-For: 192.0.2.7", "192.0.2.7, 127.0.0.1", "192.0.2.7:0"),
+            (
+                "X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\nX-Forwarded-For: , 127.0.0.9",
+                "6.6.6.6, 192.0.2.7, 127.0.0.9, 127.0.0.1",
+                "192.0.2.7:0",
+            ),
+            (
+                "X-Forwarded-For: [2001:db9::1]:443,2001:db8::7",
+                "[2001:db9::1]:443, 2001:db8::7, 127.0.0.1",
+                "[2001:db9::1]:0",
+            ),
+            ("X-Forwarded-For: 127.0.0.8, 127.0.0.9", "127.0.0.8, 127.0.0.9, 127.0.0.1", "127.0.0.8:0"),
+            (
+                "X-Forwarded-For: 192.0.2.7:5, unknown, 127.0.0.9",
+                "192.0.2.7:5, unknown, 127.0.0.9, 127.0.0.1",
+                "127.0.0.9:0",
+            ),
+            (
+                "Forwarded: for=192.0.2.7;proto=https, for=\"[2001:db8::7]:4711\"",
+                "192.0.2.7, [2001:db8::7]:4711, 127.0.0.1",
+                "192.0.2.7:0",
+            ),
+        ] {
+            let more =
+                "X-Forwarded-Proto: https\r\nX-Forwarded-Host: public.example\r\nX-Real-IP: 6.6.6.6\r\n";
+            let mut near = dial(at).await;
+            say(&mut near, GET.replace("Host", &format!("{fields}\r\n{more}Host")).as_bytes()).await;
+            let mut server = backend.accept().await;
+            let heard = head(&mut server).await;
+            for field in [
+                &format!("x-forwarded-for: {list}"),
+                "x-forwarded-proto: https",
+                "x-forwarded-host: public.example",
+            ] {
+                assert!(heard.iter().any(|line| line == field), "{mode:?} {fields} {field}: {heard:?}");
+            }
+            assert!(
+                !heard.iter().any(|line| line.contains("real-ip") || line.starts_with("forwarded")),
+                "{heard:?}"
+            );
+            let seen = way.dmz.until("it is open", |snapshot| !snapshot.sessions.is_empty()).await;
+            assert_eq!(seen.sessions[0].client, client, "{mode:?} {fields}");
+            say(&mut server, OK.as_bytes()).await;
+            head(&mut near).await;
+            drop(near);
+            way.dmz.until("it is over", |snapshot| snapshot.totals.sessions_open == 0).await;
+        }
+        // Two clients behind one connection share no session.
+        let mut near = dial(at).await;
+        let mut servers = Vec::new();
+        for client in ["192.0.2.7", "192.0.2.8"] {
+            say(&mut near, GET.replace("Host", &format!("X-Forwarded-For: {client}\r\nHost")).as_bytes())
+                .await;
+            servers.push(answer(&backend, OK).await);
+            assert_eq!(head_line(&mut near).await, "HTTP/1.1 200 OK");
+            hear(&mut near, b"ok").await;
+        }
+        say(&mut near, GET.replace("Host", "X-Forwarded-For: 192.0.2.7\r\nHost").as_bytes()).await;
+        head(&mut servers[0]).await;
+        assert_eq!(way.dmz.now().await.totals.sessions_open, 2);
+    }
+    // From anybody else they are dropped, and the request is served.
+    let backend = Backend::new().await;
+    let to = address(&backend);
+    let accept = "{ address: 'http://127.0.0.1:0', forwarded: { from: [192.0.2.0/24] } }";
+    let way = Plan { accept, ..Plan::new(Mode::Direct, &to) }.start().await;
+    let claimed = LAST.replace("Host", "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nHost");
+    let heard = passed(port(&way).await, &backend, &claimed).await;
+    for field in ["x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: h"] {
+        assert!(heard.iter().any(|line| line == field), "{heard:?}");
+    }
+    // The client of a WebSocket whose frames are taken off is told by it, too.
+    let backend = Backend::new().await;
+    let accept = "{ address: 'ws://127.0.0.1:0', forwarded: { from: [127.0.0.1] } }";
+    let to = format!("{{ address: '{}', proxy: v1 }}", backend.address());
+    let way = Plan { accept, ..Plan::new(Mode::Reverse, &to) }.start().await;
+    let mut near = dial(port(&way).await).await;
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-Forwarded-For: 192.0.2.7\r\nHost";
+    say(&mut near, GET.replace("Host", upgrade).as_bytes()).await;
+    assert_eq!(head_line(&mut near).await, "HTTP/1.1 101 Switching Protocols");
+    let mut server = backend.accept().await;
+    hear(&mut server, b"PROXY TCP4 192.0.2.7 127.0.0.1 0 ").await;
+    drop(near);
+    hear_reset(&mut server).await;
 }

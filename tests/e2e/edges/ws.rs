@@ -399,3 +399,71 @@ async fn wss_is_ws_within_tls() {
     }
     way.dmz.until_ended("--").await;
 }
+
+#[tokio::test]
+async fn what_is_text_comes_down_as_text_and_nothing_else_does() {
+    let accept = "{ address: 'ws://127.0.0.1:0/live', frames: text }";
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = start(mode, accept, &backend.address()).await;
+        let at = port(&way).await;
+        let mut socket = open(at, "ws://host/live", &[]).await.unwrap();
+        let mut server = backend.accept().await;
+        say(&mut server, "gr\u{fc}n".as_bytes()).await;
+        assert_eq!(next(&mut socket).await, Message::text("gr\u{fc}n"));
+        // A letter that comes in pieces is one of one message.
+        let (first, rest) = "\u{1f30d}!".as_bytes().split_at(3);
+        say(&mut server, first).await;
+        way.dmz.until("it has come", |snapshot| snapshot.totals.bytes_down == 8).await;
+        say(&mut server, rest).await;
+        assert_eq!(next(&mut socket).await, Message::text("\u{1f30d}!"));
+        server.shutdown().await.unwrap();
+        let Message::Close(Some(CloseFrame { code, .. })) = next(&mut socket).await else { panic!() };
+        assert_eq!(u16::from(code), 1000);
+        let _ = socket.flush().await;
+        way.dmz.until_ended("--").await;
+        // What is no text, and a text that ends within a letter.
+        for (bytes, ends) in [(&b"\xc3\x28"[..], false), (b"\xc3", true)] {
+            let mut client = raw(at).await;
+            let mut server = backend.accept().await;
+            say(&mut server, bytes).await;
+            if ends {
+                server.shutdown().await.unwrap();
+            }
+            let told = hear_all(&mut client).await;
+            assert!(told.ends_with(&[0x88, 2, 0x03, 0xf3]), "{told:?}");
+            drop(client);
+        }
+        let of_backend = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
+            let rows = snapshot.ended.iter().filter(|row| row.end.starts_with('B'));
+            rows.filter(|row| row.reason.contains("no UTF-8")).count() == 2
+        };
+        way.dmz.until("both are the backend's", of_backend).await;
+    }
+}
+
+#[tokio::test]
+async fn a_subprotocol_is_one_of_those_that_the_backend_speaks() {
+    let accept = "{ address: 'ws://127.0.0.1:0/live', protocols: [amqp, x-kaazing-own, mqtt] }";
+    let backend = Backend::new().await;
+    let way = start(Mode::Reverse, accept, &backend.address()).await;
+    let at = port(&way).await;
+    for (offered, chosen) in [
+        ("mqtt, amqp", Some("mqtt")),
+        ("other, amqp", Some("amqp")),
+        ("x-kaazing-handshake, x-kaazing-own", Some("x-kaazing-own")),
+        ("AMQP", None),
+        ("other", None),
+        ("", None),
+    ] {
+        let mut request = "ws://host/live".into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(offered));
+        match (client_async(request, dial(at).await).await, chosen) {
+            (Ok((_, response)), Some(chosen)) => {
+                assert_eq!(response.headers()["sec-websocket-protocol"], chosen);
+            }
+            (Err(Error::Http(response)), None) => assert_eq!(response.status(), 400, "{offered}"),
+            (other, _) => panic!("{offered}: {other:?}"),
+        }
+    }
+}
