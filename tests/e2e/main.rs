@@ -13,6 +13,7 @@ mod pool;
 mod renewal;
 mod rollback;
 mod sessions;
+mod silence;
 mod socks;
 mod support;
 mod switch;

@@ -1,0 +1,136 @@
+//! Whoever falls silent, wherever that is: everybody else goes on, and a stop works.
+
+use std::process::Command as Program;
+
+use portcullis::gateway::{
+    Outcome,
+    handle::{Answer, Command},
+};
+use tokio::net::TcpStream;
+
+use crate::support::{
+    frames::{self, OURS, Wire},
+    gateway::{Gateway, Place},
+    peers::{Backend, dial, hear, say},
+    ways::INTERNAL_TLS,
+};
+
+/// Everything that a client can say first has its service here, and `void` is another peer's.
+fn dmz() -> String {
+    let pki = "certificate: pki/dmz.pem, key: pki/dmz.key";
+    let peers = "ca: pki/ca.pem, peers: [internal, other]";
+    format!(
+        "mode: reverse\ndrain: 500ms\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {{ {pki}, {peers} }} }}\n  \
+         services:\n    \
+         orders: {{ accept: ['tcp://127.0.0.1:0'], peers: [internal] }}\n    \
+         mute: {{ accept: ['tcp://127.0.0.1:0'], peers: [internal] }}\n    \
+         sealed: {{ accept: ['tls://127.0.0.1:0'], tls: {{ {pki} }}, peers: [internal] }}\n    \
+         pages: {{ accept: ['http://127.0.0.1:0'], peers: [internal] }}\n    \
+         live: {{ accept: ['ws://127.0.0.1:0'], peers: [internal] }}\n    \
+         mail: {{ accept: [{{ address: 'tcp://127.0.0.1:0', proxy: {{ from: [127.0.0.0/8] }} }}], peers: [internal] }}\n    \
+         void: {{ accept: ['tcp://127.0.0.1:0'], peers: [other] }}\n"
+    )
+}
+
+fn internal(link: &str, mute: &str) -> String {
+    let backend = mute.trim_start_matches("tcp://");
+    format!(
+        "mode: reverse\ndrain: 500ms\ninternal:\n  link: {{ connect: 'socks+tls://{link}', tls: {INTERNAL_TLS} }}\n  services:\n    \
+         orders: {{ connect: 'echo://' }}\n    mute: {{ connect: '{mute}' }}\n    sealed: {{ connect: 'echo://' }}\n    \
+         pages: {{ connect: 'http://{backend}' }}\n    live: {{ connect: 'echo://' }}\n    mail: {{ connect: 'echo://' }}\n"
+    )
+}
+
+/// A client that says this and no more, but stays.
+async fn silent_client(dmz: &Gateway, service: &str, said: &[u8]) -> TcpStream {
+    let mut client = dial(dmz.client_port(service).await).await;
+    say(&mut client, said).await;
+    client
+}
+
+/// A link of another peer, which offers `void` and answers nothing from then on.
+async fn silent_link(place: &Place, dmz: &Gateway) -> Wire {
+    let mut link = Wire::dial(place, "other", dmz.link_port().await, "dmz", &[OURS]).await;
+    let offer = frames::offer(4, 8, &["void"]);
+    link.say_frame(frames::HELLO, &offer).await;
+    link.hear_kind(frames::HELLO).await;
+    link
+}
+
+async fn echoes(dmz: &Gateway) {
+    let mut client = dial(dmz.client_port("orders").await).await;
+    say(&mut client, b"still here").await;
+    hear(&mut client, b"still here").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_anywhere_holds_up_nobody_else_and_no_stop() {
+    let place = Place::with(&["dmz", "internal", "other"]);
+    let mute = Backend::new().await;
+    let outer = place.start("dmz", &dmz());
+    let inner = place.start("internal", &internal(&outer.link_port().await.to_string(), &mute.address()));
+    outer.until("the way is ready", |s| s.pools.iter().any(|row| row.ready >= 4)).await;
+
+    // A profile that is a pipe, which nobody writes to.
+    let pipe = Program::new("mkfifo").arg(place.path("pipe.yaml")).status().unwrap();
+    assert!(pipe.success());
+    // Links: nothing at all, half a ClientHello, and a peer that never answers `open`.
+    let port = outer.link_port().await;
+    let mut links = vec![dial(port).await, dial(port).await];
+    say(&mut links[1], &[0x16, 3, 1, 2, 0, 1, 0]).await;
+    let silent_peer = silent_link(&place, &outer).await;
+    // Clients: silent before and within each thing that is read of them; `void` waits for its `open`.
+    let head = b"POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 10\r\n";
+    let whole_head = [&head[..], b"\r\nhalf"].concat();
+    let handshake = b"GET / HTTP/1.1\r\nHost: live\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    let mut clients = Vec::new();
+    for (service, said) in [
+        ("mute", &b""[..]),
+        ("mute", b"a question without an answer"),
+        ("sealed", b""),
+        ("sealed", &[0x16, 3, 1, 2, 0, 1, 0]),
+        ("pages", b""),
+        ("pages", head),
+        ("pages", &whole_head),
+        ("pages", b"GET /never-answered HTTP/1.1\r\nHost: pages\r\n\r\n"),
+        ("live", b"GET / HTTP/1.1\r\n"),
+        ("live", handshake),
+        ("mail", b""),
+        ("mail", b"PROXY TCP4 192.0.2.1"),
+        ("void", b"to nobody"),
+    ] {
+        for _ in 0..3 {
+            clients.push(silent_client(&outer, service, said).await);
+        }
+    }
+    let backends = async {
+        let mut held = Vec::new();
+        loop {
+            held.push(mute.listener.accept().await.unwrap());
+        }
+    };
+    let others = async {
+        for _ in 0..5 {
+            for _ in 0..10 {
+                echoes(&outer).await;
+            }
+            assert!(matches!(outer.handle.ask(Command::Status).await, Answer::Status(_)));
+            outer.done(Command::Reload).await;
+            inner.done(Command::Reload).await;
+            // The pipe is refused by name, and the rest of the folder is listed.
+            match outer.handle.ask(Command::Profiles).await {
+                Answer::Profiles(rows) => assert!(rows.iter().any(|row| row.name == "pipe"), "{rows:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::select! {
+        () = backends => {}
+        () = others => {}
+    }
+    // What is silent is cut when the time for it is over.
+    assert!(matches!(outer.stop().await, Outcome::Cut(_)));
+    assert!(matches!(inner.stop().await, Outcome::Clean | Outcome::Cut(_)));
+    drop((links, silent_peer, clients));
+}
