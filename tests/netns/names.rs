@@ -1,6 +1,11 @@
 //! Names: all addresses of one are tried, and a zone that does not answer holds up nobody else.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use crate::{
     Server, Wire, can_run, client_at, ip,
@@ -146,7 +151,9 @@ fn a_reload_whose_names_are_not_answered_leaves_the_gateway_free() {
     let mut gateway = start(&place, &wire, &profile("\"tcp://192.0.2.1:8000\""));
     place.write("names.yaml", &profile("\"tcp://192.0.2.1:8000\", \"tcp://gone.late.test:8001\""));
     let socket = place.path("run/names.sock");
-    let mut reload = place.command(&["reload", "--admin"]).arg(&socket).spawn().expect("a reload");
+    let mut reload = place.command(&["reload", "--admin"]);
+    let reload = reload.arg(&socket).stderr(Stdio::null()).spawn();
+    let mut reload = reload.expect("a reload");
     // It has begun when the gateway says so; then it must still answer.
     let began = std::time::Instant::now();
     for _ in 0..5 {
@@ -163,4 +170,39 @@ fn a_reload_whose_names_are_not_answered_leaves_the_gateway_free() {
     assert_eq!(gateway.child.wait().expect("it ends").code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(reload.wait().expect("it is answered").code(), Some(1));
+}
+
+#[test]
+fn a_name_listens_at_every_address_it_has_and_status_lists_them() {
+    if !can_run("a_name_listens_at_every_address_it_has_and_status_lists_them") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    into_nothing(&wire);
+    let _resolver = Resolver::dead(&wire.outside, "192.0.2.1 both\n2001:db8::1 both\n192.0.2.1 both\n");
+    let gateway = start(
+        &place,
+        &wire,
+        "mode: direct\ndmz:\n  services:\n    db: { accept: [\"tcp://both:8000\", \"tcp://both:0\"], connect: \"echo://\" }\n",
+    );
+    let mut accepts: Vec<_> = gateway.status()["services"][0]["accept"]
+        .as_array()
+        .expect("addresses")
+        .iter()
+        .map(|at| at.as_str().expect("text").to_owned())
+        .collect();
+    let fixed = ["tcp://192.0.2.1:8000", "tcp://[2001:db8::1]:8000"].map(str::to_owned);
+    accepts.retain(|at| !fixed.contains(at));
+    // The free port is one for both.
+    let port = accepts[0].rsplit(':').next().expect("a port").to_owned();
+    assert_eq!(accepts.len(), 2, "{accepts:?}");
+    for at in ["192.0.2.1", "2001:db8::1"] {
+        for port in ["8000", &port] {
+            let script = format!(
+                "import socket\ns = socket.create_connection(('{at}', {port}))\ns.settimeout(60)\n{}",
+                crate::HELLO
+            );
+            assert_eq!(run(&wire.outside, &["python3", "-c", &script]).trim(), "hello.", "{at}");
+        }
+    }
 }
