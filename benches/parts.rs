@@ -16,6 +16,7 @@ use portcullis::{
         greet::{Granted, Linked, Reached, Says, hello},
         leg::Leg,
         pool::Pool,
+        shares::{LinkShares, Rule},
     },
     net::{stream::Stream, tcp, tls::Identity},
     profile::{Carries, LinkTls, Material, Place, PoolLimits, ServiceName},
@@ -154,9 +155,9 @@ fn pool() -> Operation {
     let tasks = Tasks::default();
     let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(5), waiters: 1 };
     let pool = runtime.block_on(async {
-        let pool = Pool::new(limits, tasks.clone());
+        let pool = Pool::new(limits, LinkShares::new(1, Rule::Divided(1)), tasks.clone());
         let (opener, mut server) = linked().await;
-        pool.stands(opener);
+        pool.stands(opener).unwrap();
         // The other gateway answers pings.
         tasks.spawn("server", async move { while poll_fn(|cx| server.link.poll_event(cx)).await.is_ok() {} });
         pool

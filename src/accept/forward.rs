@@ -2,12 +2,13 @@
 //! each session from a SOCKS5 client that names a service.
 
 use std::{
+    cmp::Reverse,
     future::poll_fn,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 
 use super::{Negotiated, Reply, Serve};
 use crate::{
@@ -17,9 +18,10 @@ use crate::{
         framed::{Event, Link},
         greet::{self, Asked, Greeted, Linked},
         leg::Leg,
-        listener::{self, Greeter},
+        listener::{self, Greeter, Greeting},
         seat::{Counts, Seat},
         serving::{Loss, Server},
+        shares::LinkShares,
     },
     net::{listen::Listener, tcp},
     profile::Role,
@@ -84,8 +86,11 @@ impl Visitors {
             return visitor.counts.clone();
         }
         if seen.len() >= PEERS_MAX {
-            let oldest = (0..seen.len()).min_by_key(|&at| seen[at].at).unwrap_or(0);
-            seen.remove(oldest);
+            // Of the gateway that has come from the most addresses.
+            let of_same =
+                |at: usize| seen.iter().filter(|it| it.peer.is_same_gateway(&seen[at].peer)).count();
+            let first = (0..seen.len()).min_by_key(|&at| (Reverse(of_same(at)), seen[at].at));
+            seen.remove(first.unwrap_or(0));
         }
         let counts = Arc::new(Counts::default());
         let visitor = Visitor {
@@ -155,11 +160,11 @@ pub async fn run(
     greeter: Greeter,
     visitors: Arc<Visitors>,
     server: Arc<Server>,
-    links: Arc<Semaphore>,
+    links: Arc<LinkShares>,
     serve: Serve,
 ) {
     let notices = greeter.notices.clone();
-    let greeted = move |greeted| {
+    let greeted = move |greeted, greeting: Greeting| {
         let (visitors, server, links) = (visitors.clone(), server.clone(), links.clone());
         let (serve, notices) = (serve.clone(), notices.clone());
         async move {
@@ -167,26 +172,27 @@ pub async fn run(
                 Greeted::Seen(peer) => drop(visitors.note(&peer, None)),
                 Greeted::Linked(Linked { mut link, .. }) => {
                     let counts = visitors.note(link.peer(), Some(WIRE));
-                    let Ok(permit) = links.try_acquire_owned() else {
+                    let Some(place) = links.take(&link.peer().label()) else {
                         notices.warn_limited(
                             LogKind::LinkRejected,
                             format!("link from {}: {AT_MAXIMUM}", link.peer().label()),
                         );
                         return turn_away(link).await;
                     };
-                    link.sit(Seat::ready(&counts, Some(permit)));
+                    link.sit(Seat::ready(&counts, Some(place)));
                     server.stands(link);
                 }
                 Greeted::Asked(asked) => {
                     let counts = visitors.note(&asked.peer, Some(WIRE_SOCKS));
-                    let Ok(permit) = links.try_acquire_owned() else {
+                    let Some(place) = links.take(&asked.peer.label()) else {
                         notices.warn_limited(
                             LogKind::LinkRejected,
                             format!("link from {}: {AT_MAXIMUM}", asked.peer.label()),
                         );
                         return greet::refuse(asked.stream, Refusal::Full).await;
                     };
-                    let seat = Seat::carrying(&counts, Some(permit)).of(&asked.stream);
+                    let seat = Seat::carrying(&counts, Some(place)).of(&asked.stream);
+                    drop(greeting);
                     serve(negotiated(asked, seat)).await;
                 }
             }

@@ -159,7 +159,7 @@ impl Uses for Use {
 /// Dropped at a retirement, which resets it: the other side may have taken it a moment ago, and a
 /// clean end would be its client's.
 async fn park(keeper: &Arc<Keeper>, offering: &Offering, dialled: Dialled, serve: Serve) {
-    let Dialled { mut reached, service, permit, under_way } = dialled;
+    let Dialled { mut reached, service, place, under_way } = dialled;
     let Some(service) = service else {
         return keeper.failed(None, "this half offers no service".into(), Failure::Way);
     };
@@ -172,7 +172,7 @@ async fn park(keeper: &Arc<Keeper>, offering: &Offering, dialled: Dialled, serve
         return keeper.failed(Some(&service), error.to_string(), Failure::Way);
     }
     let Reached { mut stream, peer, .. } = reached;
-    let seat = Seat::ready(&keeper.counts(Some(&service)), Some(permit)).of(&stream);
+    let seat = Seat::ready(&keeper.counts(Some(&service)), Some(place)).of(&stream);
     keeper.stands(Some(&service), &peer.label());
     drop(under_way);
     let since = Instant::now();

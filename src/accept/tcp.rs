@@ -1,9 +1,6 @@
 //! Clients on a TCP port.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
@@ -17,10 +14,11 @@ use super::{
 use crate::{
     link::{
         leg::Leg,
-        listener::{EVICTED, Greetings, Place},
+        listener::{EVICTED, Greeting, Greetings},
     },
     net::{
         listen::{Listener, Told},
+        quota::{Place, Quota},
         stream::Stream,
     },
     profile::{Role, ServiceName},
@@ -39,29 +37,35 @@ pub struct Expected {
     pub by_tls: bool,
 }
 
+/// What the ports for clients share.
+#[derive(Clone)]
+pub struct Shared {
+    pub serve: Serve,
+    pub tasks: Tasks,
+    pub notices: Arc<Notices>,
+    pub probes: ProbeDoor,
+    /// Clients at once, of all ports.
+    pub quota: Arc<Quota>,
+    /// And of these, those that have yet to say what they want.
+    pub greetings: Arc<Greetings>,
+}
+
 /// Accepts clients until the port is closed; who serves them may change while it runs.
-pub async fn run(
-    listener: Arc<Listener>,
-    front: Arc<ArcSwap<Front>>,
-    serve: Serve,
-    tasks: Tasks,
-    notices: Arc<Notices>,
-    probes: ProbeDoor,
-) {
-    let greetings = Arc::new(Greetings::default());
+pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<Front>>, shared: Shared) {
+    let Shared { serve, tasks, notices, probes, quota, greetings } = shared;
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
-    let accepted = |stream, client: SocketAddr| {
+    let accepted = |stream, client: SocketAddr, place: Place| {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         if let Some(probe) = probes(client) {
             let probing = enter(stream, client, probe, front.load_full(), serve.clone());
-            return tasks.spawn("probe", probing);
+            return tasks.spawn("probe", holding(place, probing));
         }
         match &**front.load() {
             Front { proxy: None, doors: Doors::One(service) } => {
                 let (service, stream) = (service.clone(), Stream::Tcp(stream));
                 let entered = Entered { client, service, stream, said: Vec::new() };
-                tasks.spawn("session", serve(negotiated(entered)));
+                tasks.spawn("session", holding(place, serve(negotiated(entered))));
             }
             Front { proxy: Some(_), .. } | Front { doors: Doors::Named(_) | Doors::Web(_), .. } => {
                 let stay = Stay {
@@ -71,7 +75,7 @@ pub async fn run(
                     log: notices.limited().clone(),
                 };
                 let greeting = Greeting::begin(greetings.clone(), client.ip());
-                tasks.spawn("session", greet(stream, client, serve.clone(), stay, greeting));
+                tasks.spawn("session", holding(place, greet(stream, client, serve.clone(), stay, greeting)));
             }
         }
     };
@@ -85,7 +89,13 @@ pub async fn run(
         }
         Told::Listens(at) => notices.info(format!("client port {at} listens now")),
     };
-    listener.accept(accepted, tell).await;
+    listener.accept_within(&quota, accepted, tell).await;
+}
+
+/// Serves a client within its place.
+async fn holding(place: Place, serving: impl Future<Output = ()>) {
+    serving.await;
+    drop(place);
 }
 
 /// Serves a probe; one that does not come so far hears of it by its TLS.
@@ -120,29 +130,6 @@ async fn greet(stream: TcpStream, client: SocketAddr, serve: Serve, stay: Stay, 
     };
     if let Some(session) = session {
         serve(session).await;
-    }
-}
-
-/// One of the greetings under way, until it is dropped.
-pub struct Greeting {
-    place: Option<Place>,
-    /// Others want its place.
-    pub evicted: CancellationToken,
-    of: Arc<Greetings>,
-}
-
-impl Greeting {
-    fn begin(of: Arc<Greetings>, client: IpAddr) -> Self {
-        let (place, evicted) = of.begin(client);
-        Self { place: Some(place), evicted, of }
-    }
-}
-
-impl Drop for Greeting {
-    fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.of.end(place);
-        }
     }
 }
 

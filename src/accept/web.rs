@@ -36,9 +36,10 @@ use super::{
     Negotiated, Serve, Told,
     door::{Entered, Speaks, WebDoor, asked_for},
     rest::{Rest, Room, Work},
-    tcp::{Greeting, Stay, negotiated},
+    tcp::{Stay, negotiated},
 };
 use crate::{
+    link::listener::Greeting,
     net::{
         http::{
             answer::{self, Objection, bad},

@@ -21,7 +21,7 @@ use super::{ConnectFailure, Connected, Order, direct::BACKEND_CONNECT, reverse};
 use crate::{
     link::{
         Peer,
-        course::Failure,
+        course::{AT_MAXIMUM, Failure},
         greet::{self, Granting, Linked, Reached, Says, Terms},
         keeper::{Dialled, Keeper, Shared, Uses, Wanted},
         leg::Leg,
@@ -92,11 +92,11 @@ impl Uses for Use {
     /// Looks in: the method shows that it is there and is who it should be.
     fn socks(&self, keeper: Arc<Keeper>, dialled: Dialled) -> BoxFuture<'static, ()> {
         async move {
-            let Dialled { mut reached, permit, under_way, .. } = dialled;
+            let Dialled { mut reached, place, under_way, .. } = dialled;
             match greet::offer_method(&mut reached).await {
                 Ok(()) => {
                     keeper.reached(&reached.peer.label());
-                    drop((permit, under_way));
+                    drop((place, under_way));
                     greet::bid_farewell(reached.stream).await;
                 }
                 Err(error) => keeper.failed(None, error.to_string(), Failure::Way),
@@ -208,6 +208,10 @@ impl Dialler {
 
 /// A SOCKS5 link for one session.
 async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
+    let Some(place) = keeper.place() else {
+        let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
+        return Err(ConnectFailure { who: Who::Limit, refusal: Refusal::Full, reason });
+    };
     let identity = keeper.identity();
     let dialled = async {
         let mut reached = greet::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
@@ -228,7 +232,7 @@ async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, Conne
         let reason = format!("{} is not among the service's `peers`", peer.label());
         return Err(ConnectFailure { who: Who::Policy, refusal: Refusal::NotAllowed, reason });
     }
-    let seat = Seat::carrying(&keeper.counts(None), None).of(&stream);
+    let seat = Seat::carrying(&keeper.counts(None), Some(place)).of(&stream);
     let answered = timeout(ANSWER, async {
         socks5::ask(&mut stream, Asks::Connect, order.service).await?;
         socks5::take_answer(&mut stream).await

@@ -8,6 +8,7 @@ pub mod advice;
 mod checks;
 #[cfg(test)]
 mod deadlines;
+mod descriptors;
 mod failing;
 mod faults;
 pub mod handle;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::switch::mode_word;
 use self::{
     checks::Checks,
+    descriptors::Budget,
     faults::Faults,
     handle::{Answer, Asked, Command, Feed, Handle},
     history::Asker,
@@ -54,6 +56,7 @@ use self::{
 };
 use crate::{
     accept::{Negotiated, Serve},
+    link::listener::Greetings,
     net::{
         edges::Edges,
         listen::BindError,
@@ -89,6 +92,7 @@ pub enum Outcome {
 /// A running gateway.
 pub struct Engine {
     common: Common,
+    budget: Budget,
     source: Source,
     chosen: Chosen,
     profile: Profile,
@@ -135,6 +139,7 @@ impl Engine {
         let cut = CancellationToken::new();
         let mut engine = Self {
             common: common(),
+            budget: Budget::at_start(),
             source,
             chosen: chosen.clone(),
             profile: loaded.profile.clone(),
@@ -514,5 +519,13 @@ fn common() -> Common {
     };
     let serving = sessions.clone();
     let serve: Serve = Arc::new(move |asked: Negotiated| Box::pin(serving.clone().serve(Box::new(asked))));
-    Common { sessions, serve, tasks: Tasks::default(), notices }
+    Common {
+        sessions,
+        serve,
+        tasks: Tasks::default(),
+        notices,
+        shares: Arc::default(),
+        clients: Arc::default(),
+        greetings: Arc::new(Greetings::of(1)),
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Engine, ports,
+    Engine, descriptors, ports,
     service::{Service, Services},
 };
 use crate::{
@@ -181,7 +181,7 @@ impl Engine {
             log_lines_lost: log::lines_lost(),
             log_trouble: log::trouble(),
             traffic: self.traffic.samples.iter().copied().collect(),
-            descriptors: if with_rows { descriptors() } else { Descriptors::default() },
+            descriptors: if with_rows { descriptors::now() } else { Descriptors::default() },
             switching: switching.map(|switching| switching.row()),
             walk: self.checks.walk_row(),
             forward_checks: self.checks.forward_rows(),
@@ -242,13 +242,6 @@ impl Engine {
             Role::Internal => Vec::new(),
         }
     }
-}
-
-/// Open files against the soft limit.
-pub fn descriptors() -> Descriptors {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let used = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-    Descriptors { used, limit: limit.unwrap_or(u64::MAX) }
 }
 
 #[cfg(test)]

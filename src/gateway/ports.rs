@@ -147,15 +147,15 @@ pub fn replace(ports: &mut Ports, new: Ports, half: Option<&DmzHalf>, edges: &Ed
         };
         port.entries = services.iter().map(entry).collect();
         if let Some(listener) = port.listener.take() {
-            let run = tcp::run(
-                listener,
-                port.front.clone(),
-                common.serve.clone(),
-                common.tasks.clone(),
-                common.notices.clone(),
-                common.sessions.probes.door(),
-            );
-            common.tasks.spawn("client port", run);
+            let shared = tcp::Shared {
+                serve: common.serve.clone(),
+                tasks: common.tasks.clone(),
+                notices: common.notices.clone(),
+                probes: common.sessions.probes.door(),
+                quota: common.clients.clone(),
+                greetings: common.greetings.clone(),
+            };
+            common.tasks.spawn("client port", tcp::run(listener, port.front.clone(), shared));
         }
         ports.insert(key, port);
     }

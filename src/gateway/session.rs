@@ -148,7 +148,8 @@ async fn run(
         notices: &sessions.notices,
         told: &service.told,
     };
-    let mut session = Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle };
+    let mut session =
+        Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle, has_waited: false };
     for _ in 0..TRIES_MAX {
         let connected = tokio::select! {
             biased;
@@ -213,6 +214,8 @@ struct Session {
     near_peer: Option<Peer>,
     reply: Option<Reply>,
     idle: Option<Duration>,
+    /// For the answer of a peer that gave none; it waits for no second one.
+    has_waited: bool,
 }
 
 /// What came of one far side.
@@ -248,10 +251,21 @@ impl Session {
             }
         };
         if let Relayed::Failed(Side::Far, error) = &relayed
-            && let Some(again) = again(error, &mut far, far_peer, order)
+            && let Some(again) = again(error, &mut far, far_peer.clone(), order)
         {
             order.unsent = unsent;
             return again;
+        }
+        if matches!(relayed, Relayed::Unanswered)
+            && let Leg::Link(link) = &far
+        {
+            link.left_unanswered();
+            if !link.has_sent() && !std::mem::replace(&mut self.has_waited, true) {
+                Box::pin(far.cut(Cause::Time)).await;
+                order.unsent = unsent;
+                order.not.extend(far_peer);
+                return Carried::Refused(failure(Who::Time, Refusal::Unavailable, unanswered()));
+            }
         }
         if matches!(relayed, Relayed::Clean) {
             self.near.let_close_cleanly();
@@ -417,9 +431,7 @@ fn ended(
             let limit = idle.unwrap_or_default();
             (Who::Time, format!("no byte either way for {}", humantime::format_duration(limit)))
         }
-        Relayed::Unanswered => {
-            (Who::Time, format!("the other gateway did not answer within {}s", ANSWER.as_secs()))
-        }
+        Relayed::Unanswered => (Who::Time, unanswered()),
         Relayed::Failed(side, error) => match (side, Trouble::of(&error)) {
             (_, Some(Trouble::Reset(cause))) => (who_of(*cause), error.to_string()),
             (_, Some(_)) => (Who::Peer, format!("the link failed: {error}")),
@@ -438,6 +450,10 @@ fn ended(
         },
     };
     End { who, phase, reason }
+}
+
+fn unanswered() -> String {
+    format!("the other gateway did not answer within {}s", ANSWER.as_secs())
 }
 
 /// Who has cut a session, as the other gateway tells it.

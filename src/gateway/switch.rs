@@ -9,7 +9,7 @@
 //! The first start is a switch from nothing, and does not wait.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -68,6 +68,7 @@ impl Engine {
         found: &Found,
     ) -> Result<Switching, BindError> {
         let plan = self.plan(&loaded.profile);
+        self.common.shares.store(Arc::new(self.budget.divide(&loaded.profile)));
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
@@ -158,6 +159,7 @@ impl Engine {
     /// Closes what a switch has opened; the gateway goes on as before.
     pub(super) fn roll_back(&mut self, switching: Switching, why: &str) {
         switching.retire();
+        self.common.shares.store(Arc::new(self.budget.divide(&self.profile)));
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
         match switching.asker {
             Some(asker) => asker.answer(Answer::Refused(format!("{line}; the gateway goes on as before"))),
@@ -170,6 +172,7 @@ impl Engine {
         let Switching { chosen, loaded, ports: new_ports, dmz, internal, asker, .. } = switching;
         let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges, files } = loaded;
         self.renewal = Renewal::new(files);
+        self.share_descriptors(&profile);
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
         let edges = edges.over(&self.edges);
@@ -185,6 +188,16 @@ impl Engine {
         match asker {
             Some(asker) => asker.answer(Answer::Done(line)),
             None => self.common.notices.info(&line),
+        }
+    }
+
+    /// What clients may have of the descriptors; a line where there are too few.
+    fn share_descriptors(&self, profile: &Profile) {
+        let shares = self.common.shares.load();
+        self.common.clients.resize(shares.clients);
+        self.common.greetings.resize(shares.client_handshakes);
+        if let Some(line) = self.budget.shortage(profile) {
+            self.common.notices.warn(line);
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     greet::{self, Linked, Reached, Terms},
     seat::{Counts, Seat},
     serving::Loss,
+    shares::{LinkPlace, LinkShares},
 };
 use crate::{
     net::tls::Identity,
@@ -57,7 +58,7 @@ pub struct Shared {
     pub role: Role,
     pub identity: Arc<ArcSwap<Option<Identity>>>,
     /// Links in all, ready or carrying.
-    pub links: Arc<Semaphore>,
+    pub links: Arc<LinkShares>,
     pub tasks: Tasks,
     pub notices: Arc<Notices>,
 }
@@ -84,7 +85,7 @@ pub struct Dialled {
     pub reached: Reached,
     /// What it is to be parked for.
     pub service: Option<ServiceName>,
-    pub permit: OwnedSemaphorePermit,
+    pub place: LinkPlace,
     /// Counts it as dialling until it stands or fails.
     pub under_way: Dialling,
 }
@@ -97,6 +98,8 @@ enum Wire {
 
 pub struct Keeper {
     gateway: LinkAddress,
+    /// Of the gateway, by its address: it is this half that has chosen it.
+    name: Arc<str>,
     shared: Shared,
     uses: Arc<dyn Uses>,
     books: Mutex<Books>,
@@ -143,6 +146,7 @@ impl Keeper {
             unlike: None,
         };
         let keeper = Arc::new_cyclic(|weak| Self {
+            name: gateway.to_string().into(),
             gateway,
             shared,
             uses: uses(weak.clone()),
@@ -203,6 +207,11 @@ impl Keeper {
             kept
         });
         self.changed.notify_one();
+    }
+
+    /// A place for a link that is dialled for one session.
+    pub fn place(&self) -> Option<LinkPlace> {
+        self.shared.links.take(&self.name)
     }
 
     pub fn gateway(&self) -> &LinkAddress {
@@ -360,7 +369,7 @@ impl Keeper {
         let missing = lane.missing(wanted);
         lane.at_maximum = missing > room;
         for _ in 0..missing.min(room) {
-            let Ok(permit) = self.shared.links.clone().try_acquire_owned() else {
+            let Some(place) = self.shared.links.take(&self.name) else {
                 lane.at_maximum = true;
                 break;
             };
@@ -368,13 +377,13 @@ impl Keeper {
                 break;
             }
             lane.dialling += 1;
-            self.shared.tasks.spawn("dialled link", self.clone().link(service.clone(), permit));
+            self.shared.tasks.spawn("dialled link", self.clone().link(service.clone(), place));
         }
         LOOK_AGAIN
     }
 
     /// One link from its dial to where it is used.
-    async fn link(self: Arc<Self>, service: Option<ServiceName>, permit: OwnedSemaphorePermit) {
+    async fn link(self: Arc<Self>, service: Option<ServiceName>, place: LinkPlace) {
         let under_way = Dialling { keeper: self.clone(), service: service.clone() };
         let began = Instant::now();
         let terms = self.uses.terms();
@@ -392,17 +401,17 @@ impl Keeper {
             let hello = greet::hello(reached, &terms.says, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
-                Ok(linked) => self.link_own(linked, permit, began).await,
+                Ok(linked) => self.link_own(linked, place, began).await,
                 Err(error) => self.failed(None, error.to_string(), Failure::Way),
             };
         }
         let parks = self.uses.parks();
         let service = service.or_else(|| parks.first().cloned());
         let uses = self.uses.clone();
-        uses.socks(self, Dialled { reached, service, permit, under_way }).await;
+        uses.socks(self, Dialled { reached, service, place, under_way }).await;
     }
 
-    async fn link_own(&self, mut linked: Linked, permit: OwnedSemaphorePermit, began: Instant) {
+    async fn link_own(&self, mut linked: Linked, place: LinkPlace, began: Instant) {
         self.uses.heard(&linked);
         if linked.grant.services.is_empty() {
             let why = why_unused(&linked);
@@ -411,7 +420,7 @@ impl Keeper {
         }
         let peer = linked.link.peer().label();
         self.tell_refused(&linked);
-        linked.link.sit(Seat::ready(&self.counts(None), Some(permit)));
+        linked.link.sit(Seat::ready(&self.counts(None), Some(place)));
         {
             let mut books = self.lock();
             books.demand.dialled(began.elapsed());

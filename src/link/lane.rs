@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     Peer,
+    conduct::Conduct,
     ready::Slot,
     seat::{Counts, Seat},
     serving::Loss,
@@ -36,6 +37,10 @@ pub struct Lane {
     pub ready: Vec<Ready>,
     pub counts: Arc<Counts>,
     pub lost: Option<Lost>,
+    /// Shared by all lanes of the peer.
+    pub conduct: Arc<Conduct>,
+    /// The take that was this lane's last.
+    last_turn: u64,
     failures: u64,
     last_error: Option<String>,
     seen: Instant,
@@ -97,6 +102,8 @@ impl Lane {
             ready: Vec::new(),
             counts: Arc::default(),
             lost: None,
+            conduct: Arc::default(),
+            last_turn: 0,
             failures: 0,
             last_error: None,
             seen: Instant::now(),
@@ -106,6 +113,17 @@ impl Lane {
     /// The newest ready link for a service.
     pub fn newest_for(&self, service: &ServiceName) -> Option<usize> {
         self.ready.iter().rposition(|ready| ready.serves.serves(service))
+    }
+
+    /// Where it stands among lanes; the lowest goes next.
+    pub fn rank(&self) -> ((bool, u64), u64) {
+        (self.conduct.rank(), self.last_turn)
+    }
+
+    /// A session takes one of its links.
+    pub fn takes_turn(&mut self, number: u64) {
+        self.conduct.takes_turn(number);
+        self.last_turn = number;
     }
 
     /// Whether it has links, or had some not long ago.

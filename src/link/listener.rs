@@ -7,10 +7,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arc_swap::ArcSwap;
@@ -27,8 +27,6 @@ use crate::{
     telemetry::{notices::Notices, rate_limited::LogKind},
 };
 
-/// Greetings at once. Each holds a descriptor and a TLS state for at most the greeting's deadline.
-const GREETINGS_MAX: usize = 512;
 /// Why a greeting ends that has lost its place.
 pub const EVICTED: &str =
     "too many greetings at once, and of these this was the oldest of the address with the most";
@@ -38,31 +36,37 @@ pub const EVICTED: &str =
 pub struct Greeter {
     pub identity: Arc<ArcSwap<Option<Identity>>>,
     pub terms: Terms,
+    /// At once; each holds a descriptor and a TLS state for at most the greeting's deadline.
+    pub handshakes: usize,
     pub tasks: Tasks,
     pub notices: Arc<Notices>,
 }
 
-/// Accepts links until the port is closed, and hands each to `greeted`.
+/// Accepts links until the port is closed, and hands each to `greeted` with its place among greetings,
+/// which it gives up when it has another.
 pub async fn run<F>(
     listener: Arc<Listener>,
     greeter: Greeter,
-    greeted: impl Fn(Greeted) -> F + Clone + Send + Sync + 'static,
+    greeted: impl Fn(Greeted, Greeting) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = ()> + Send,
 {
-    let greetings = Arc::new(Greetings::default());
+    let greetings = Arc::new(Greetings::of(greeter.handshakes));
     let notices = greeter.notices.clone();
     let accepted = |stream: TcpStream, from: SocketAddr| {
-        let (greeter, greeted, greetings) = (greeter.clone(), greeted.clone(), greetings.clone());
-        let (key, evicted) = greetings.begin(from.ip());
+        let (greeter, greeted) = (greeter.clone(), greeted.clone());
+        let greeting = Greeting::begin(greetings.clone(), from.ip());
         greeter.tasks.clone().spawn("link", async move {
-            let greeting = greet::accept(stream, from, &greeter.identity, &greeter.terms);
-            let greeting = evicted.run_until_cancelled(greeting).await;
-            greetings.end(key);
-            match greeting {
-                Some(Ok(link)) => greeted(link).await,
-                Some(Err(error)) => tell(&greeter.notices, from, &error.to_string()),
-                None => tell(&greeter.notices, from, EVICTED),
+            let evicted = greeting.evicted.clone();
+            let served = async {
+                match greet::accept(stream, from, &greeter.identity, &greeter.terms).await {
+                    // One that is turned away has its place until it is closed.
+                    Ok(link) => greeted(link, greeting).await,
+                    Err(error) => tell(&greeter.notices, from, &error.to_string()),
+                }
+            };
+            if evicted.run_until_cancelled(served).await.is_none() {
+                tell(&greeter.notices, from, EVICTED);
             }
         });
     };
@@ -84,66 +88,116 @@ fn tell(notices: &Notices, from: SocketAddr, why: &str) {
 
 /// The greetings under way; one too many, and one gives way: the oldest of the address that has the
 /// most, so that one address alone can not turn the others away.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Greetings {
     under_way: Mutex<UnderWay>,
 }
 
 #[derive(Debug, Default)]
 struct UnderWay {
+    max: usize,
     count: u64,
     /// Oldest first.
     of: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+    /// Who has the most last, and of those the one whose oldest is the oldest of all.
+    ranks: BTreeSet<Rank>,
     all: usize,
 }
 
-/// A greeting's place.
+type Rank = (usize, Reverse<u64>, IpAddr);
+
+/// One of the greetings under way, until it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Greeting {
     number: u64,
     whose: IpAddr,
+    /// Others want its place.
+    pub evicted: CancellationToken,
+    of: Arc<Greetings>,
+}
+
+impl Greeting {
+    pub fn begin(of: Arc<Greetings>, from: IpAddr) -> Self {
+        let (whose, evicted) = (whose(from), CancellationToken::new());
+        let number = of.lock().begin(whose, evicted.clone());
+        Self { number, whose, evicted, of }
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.of.lock().remove(self.whose, self.number);
+    }
 }
 
 impl Greetings {
-    /// A place, and the token that tells that it is lost.
-    pub fn begin(&self, from: IpAddr) -> (Place, CancellationToken) {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.all >= GREETINGS_MAX {
-            under_way.evict();
-        }
-        under_way.count += 1;
-        under_way.all += 1;
-        let (token, place) =
-            (CancellationToken::new(), Place { number: under_way.count, whose: whose(from) });
-        under_way.of.entry(place.whose).or_default().insert(place.number, token.clone());
-        (place, token)
+    /// So many at once.
+    pub fn of(max: usize) -> Self {
+        let greetings = Self { under_way: Mutex::default() };
+        greetings.resize(max);
+        greetings
     }
 
-    pub fn end(&self, place: Place) {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.remove(place.whose, place.number);
+    /// Those under way stay.
+    pub fn resize(&self, max: usize) {
+        self.lock().max = max;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl UnderWay {
+    fn begin(&mut self, whose: IpAddr, token: CancellationToken) -> u64 {
+        if self.all >= self.max {
+            self.evict();
+        }
+        self.count += 1;
+        self.all += 1;
+        let number = self.count;
+        self.change(whose, |tokens| tokens.insert(number, token));
+        number
+    }
+
     fn evict(&mut self) {
-        let first = |tokens: &BTreeMap<u64, _>| tokens.keys().next().copied().unwrap_or_default();
-        let most = self.of.iter().max_by_key(|(_, tokens)| (tokens.len(), Reverse(first(tokens))));
-        if let Some((whose, oldest)) = most.map(|(whose, tokens)| (*whose, first(tokens)))
-            && let Some(token) = self.remove(whose, oldest)
-        {
+        let Some(&(_, Reverse(oldest), whose)) = self.ranks.last() else { return };
+        if let Some(token) = self.remove(whose, oldest) {
             token.cancel();
         }
     }
 
     fn remove(&mut self, whose: IpAddr, number: u64) -> Option<CancellationToken> {
-        let tokens = self.of.get_mut(&whose)?;
-        let token = tokens.remove(&number)?;
-        if tokens.is_empty() {
-            self.of.remove(&whose);
-        }
+        let token = self.change(whose, |tokens| tokens.remove(&number))?;
         self.all -= 1;
         Some(token)
+    }
+
+    /// Changes the greetings of one address, and its rank with them.
+    fn change<T>(
+        &mut self,
+        whose: IpAddr,
+        change: impl FnOnce(&mut BTreeMap<u64, CancellationToken>) -> T,
+    ) -> T {
+        let tokens = self.of.entry(whose).or_default();
+        let rank = |tokens: &BTreeMap<u64, _>| {
+            tokens.first_key_value().map(|(first, _)| (tokens.len(), Reverse(*first), whose))
+        };
+        let before = rank(tokens);
+        let changed = change(tokens);
+        let after = rank(tokens);
+        if let Some(before) = before {
+            self.ranks.remove(&before);
+        }
+        match after {
+            Some(after) => {
+                self.ranks.insert(after);
+            }
+            None => {
+                self.of.remove(&whose);
+            }
+        }
+        changed
     }
 }
 
@@ -159,36 +213,39 @@ fn whose(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const MAX: usize = 512;
+
     #[test]
     fn who_greets_most_gives_way_first() {
-        let greetings = Greetings::default();
-        let begin = |address: &str| greetings.begin(address.parse().expect("an address"));
-        let (_, honest) = begin("192.0.2.7");
-        let (leaving, _) = begin("192.0.2.8");
-        let flood: Vec<_> = (2..GREETINGS_MAX).map(|at| begin(&format!("2001:db8::{at:x}")).1).collect();
-        let evicted = || flood.iter().filter(|token| token.is_cancelled()).count();
-        assert_eq!(evicted(), 0);
-        begin("198.51.100.1");
-        assert!(flood[0].is_cancelled() && evicted() == 1 && !honest.is_cancelled());
+        let greetings = Arc::new(Greetings::of(MAX));
+        let begin = |address: &str| Greeting::begin(greetings.clone(), address.parse().expect("an address"));
+        let (honest, leaving) = (begin("192.0.2.7"), begin("192.0.2.8"));
+        let flood: Vec<_> = (2..MAX).map(|at| begin(&format!("2001:db8::{at:x}"))).collect();
+        let evicted = |of: &[Greeting]| of.iter().filter(|one| one.evicted.is_cancelled()).count();
+        assert_eq!(evicted(&flood), 0);
+        let _newcomer = begin("198.51.100.1");
+        assert!(flood[0].evicted.is_cancelled() && evicted(&flood) == 1 && !honest.evicted.is_cancelled());
         // The flood goes on, and is alone in paying.
-        let more: Vec<_> = (0..2 * GREETINGS_MAX).map(|_| begin("2001:db8::1").1).collect();
-        assert_eq!(evicted(), flood.len());
-        assert!(!honest.is_cancelled() && !more[more.len() - 1].is_cancelled());
+        let more: Vec<_> = (0..2 * MAX).map(|_| begin("2001:db8::1")).collect();
+        assert_eq!(evicted(&flood), flood.len());
+        assert!(!honest.evicted.is_cancelled() && !more[more.len() - 1].evicted.is_cancelled());
         // A place that is given back is free.
-        greetings.end(leaving);
-        let before = more.iter().filter(|token| token.is_cancelled()).count();
-        let (_, one) = begin("203.0.113.1");
-        assert_eq!(more.iter().filter(|token| token.is_cancelled()).count(), before);
-        assert!(!one.is_cancelled());
+        drop(leaving);
+        let before = evicted(&more);
+        let one = begin("203.0.113.1");
+        assert_eq!(evicted(&more), before);
+        assert!(!one.evicted.is_cancelled());
+        drop((honest, flood, more, one, _newcomer));
+        let left = greetings.lock();
+        assert_eq!((left.all, left.of.len(), left.ranks.len()), (0, 0, 0));
     }
 
     #[test]
     fn of_many_addresses_the_oldest_gives_way() {
-        let greetings = Greetings::default();
-        let tokens: Vec<_> = (0..GREETINGS_MAX + 2)
-            .map(|at| greetings.begin(IpAddr::from([10, 0, (at >> 8) as u8, at as u8])).1)
-            .collect();
-        let evicted: Vec<_> = (0..tokens.len()).filter(|at| tokens[*at].is_cancelled()).collect();
+        let greetings = Arc::new(Greetings::of(MAX));
+        let from = |at: usize| IpAddr::from([10, 0, (at >> 8) as u8, at as u8]);
+        let begun: Vec<_> = (0..MAX + 2).map(|at| Greeting::begin(greetings.clone(), from(at))).collect();
+        let evicted: Vec<_> = (0..begun.len()).filter(|at| begun[*at].evicted.is_cancelled()).collect();
         assert_eq!(evicted, [0, 1]);
     }
 }

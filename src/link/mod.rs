@@ -11,11 +11,12 @@
 //!
 //! In reading order: [`greet`] brings a link to stand, [`listener`] is the port that links come in
 //! by, [`keeper`] the task that keeps links dialled, [`course`] how that goes, [`ready::Slot`] holds a ready one until it is
-//! given away, [`pool::Pool`] has the slots of the half that opens, a [`lane::Lane`] for each peer, [`serving`] waits for sessions
-//! on the half that serves. [`seat`] counts links, `roll` tells of each, [`liveness`] knows whether one is alive, [`demand`]
+//! given away, [`pool::Pool`] has the slots of the half that opens, a [`lane::Lane`] for each peer ([`conduct`]: whose turn it is), [`serving`] waits for sessions
+//! on the half that serves. [`shares`] bounds links, [`seat`] counts them, `roll` tells of each, [`liveness`] knows whether one is alive, [`demand`]
 //! how many should be ready, [`epoch`] how long what was agreed holds.
 
 mod allowance;
+pub mod conduct;
 pub mod course;
 pub mod demand;
 pub mod epoch;
@@ -31,6 +32,7 @@ pub mod ready;
 mod roll;
 pub mod seat;
 pub mod serving;
+pub mod shares;
 pub mod trouble;
 
 use std::{sync::Arc, time::Duration};
@@ -58,6 +60,16 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whether it is the same gateway, wherever it dials from: by its certificate's name, or by its
+    /// address where nothing is proven.
+    pub fn is_same_gateway(&self, other: &Self) -> bool {
+        match (&self.name, &other.name) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => self.address == other.address,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
     /// What an operator reads as the peer.
     pub fn label(&self) -> Arc<str> {
         self.name.clone().unwrap_or_else(|| self.address.clone())

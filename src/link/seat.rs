@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 
-use super::roll::{Entry, Roll};
+use super::{
+    roll::{Entry, Roll},
+    shares::LinkPlace,
+};
 use crate::{
     net::stream::Stream,
     telemetry::{
@@ -164,8 +167,8 @@ pub struct Seat {
     is: Is,
     key: u64,
     entry: Arc<Entry>,
-    /// Its place within a bound on links.
-    _permit: Option<OwnedSemaphorePermit>,
+    /// Its place in the share of its gateway.
+    place: Option<LinkPlace>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,15 +179,15 @@ pub enum Is {
 }
 
 impl Seat {
-    pub fn ready(counts: &Arc<Counts>, permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub fn ready(counts: &Arc<Counts>, place: Option<LinkPlace>) -> Self {
         counts.ready.fetch_add(1, Ordering::Relaxed);
         let (key, entry) = counts.roll.enter();
-        Self { counts: counts.clone(), is: Is::Ready, key, entry, _permit: permit }
+        Self { counts: counts.clone(), is: Is::Ready, key, entry, place }
     }
 
     /// The seat of a link that was dialled for one session.
-    pub fn carrying(counts: &Arc<Counts>, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let mut seat = Self::ready(counts, permit);
+    pub fn carrying(counts: &Arc<Counts>, place: Option<LinkPlace>) -> Self {
+        let mut seat = Self::ready(counts, place);
         seat.carry();
         seat
     }
@@ -204,6 +207,7 @@ impl Seat {
         if self.is != Is::Carrying {
             self.becomes(Is::Carrying);
             self.counts.opened.fetch_add(1, Ordering::Relaxed);
+            self.place.iter().for_each(LinkPlace::used);
         }
     }
 

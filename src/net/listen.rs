@@ -21,7 +21,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{names::Names, sockets, tcp};
+use super::{
+    names::Names,
+    quota::{Place, Quota},
+    sockets, tcp,
+};
 use crate::profile::{Bind, HostPort};
 
 /// Clients that the kernel holds for us between two accepts.
@@ -182,12 +186,25 @@ impl Listener {
     }
 
     /// Accepts until it is closed.
-    pub async fn accept(
+    pub async fn accept(&self, mut accepted: impl FnMut(TcpStream, SocketAddr), tell: impl FnMut(Told<'_>)) {
+        let accepted = |stream, address, _: Place| accepted(stream, address);
+        self.accept_within(&Quota::new(usize::MAX), accepted, tell).await;
+    }
+
+    /// Accepts until it is closed, each within a quota; past that it pauses.
+    pub async fn accept_within(
         &self,
-        mut accepted: impl FnMut(TcpStream, SocketAddr),
+        quota: &Arc<Quota>,
+        mut accepted: impl FnMut(TcpStream, SocketAddr, Place),
         mut tell: impl FnMut(Told<'_>),
     ) {
         let mut paused: Option<Instant> = None;
+        let mut pauses = |error: &io::Error, tell: &mut dyn FnMut(Told<'_>)| {
+            if paused.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+                paused = Some(Instant::now());
+                tell(Told::Pauses(error));
+            }
+        };
         let mut last = String::new();
         let mut again = self.tell_lack(&mut last, &mut tell);
         let mut sockets = self.sockets().clone();
@@ -203,13 +220,18 @@ impl Listener {
                 }
             };
             match came {
-                Ok((stream, address)) => accepted(stream, address),
+                Ok((stream, address)) => {
+                    let mut place = quota.try_take();
+                    if place.is_none() {
+                        pauses(&io::Error::other(format!("all {} places are taken", quota.max())), &mut tell);
+                        place = self.stop.run_until_cancelled(quota.take()).await;
+                    }
+                    let Some(place) = place else { return };
+                    accepted(stream, address, place);
+                }
                 Err(error) if is_of_one_connection(&error) || self.stop.is_cancelled() => {}
                 Err(error) => {
-                    if paused.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-                        paused = Some(Instant::now());
-                        tell(Told::Pauses(&error));
-                    }
+                    pauses(&error, &mut tell);
                     // Cut short by a stop.
                     let _ = self.stop.run_until_cancelled(sleep(RESOURCE_PAUSE)).await;
                 }

@@ -20,6 +20,7 @@ pub mod names;
 pub mod pinned;
 pub mod pipe;
 pub mod proxy;
+pub mod quota;
 pub mod rewound;
 pub mod sockets;
 pub mod stream;

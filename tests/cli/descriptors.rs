@@ -3,14 +3,18 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use crate::{
     DIRECT, connect,
-    process::{Place, SOON, until},
+    process::{Gateway, Place, SOON, until},
+    run,
+    setup::{dmz_half, internal_half},
 };
 
 const LIMIT: usize = 48;
@@ -46,6 +50,102 @@ fn out_of_descriptors_accepting_pauses_and_goes_on() {
     }
     let status = gateway.wait("all are done", SOON, |status| status["totals"]["sessions_open"] == 0);
     assert_eq!((&status["totals"]["sessions"], &status["totals"]["refused"]), (&CLIENTS.into(), &0.into()));
+}
+
+/// Descriptors of a gateway that serves nobody: what `status` shows, without what asking for it takes.
+fn at_rest(place: &Place, profile: &str) -> u64 {
+    let gateway = place.start(profile);
+    let used = gateway.status()["descriptors"]["used"].as_u64().expect("a number");
+    used - 1
+}
+
+/// The pair of `spare` descriptors more on the DMZ half than it needs at rest.
+fn starved<'a>(place: &'a Place, dmz: &str, spare: u64) -> (Gateway<'a>, String) {
+    place.write("dmz.yaml", dmz);
+    let limit = format!("--nofile={}", at_rest(place, "dmz") + spare);
+    let gateway = place.start_as("dmz", &["prlimit", &limit], &["--no-ui", "--profile", "dmz.yaml"]);
+    let link = format!("127.0.0.1:{}", gateway.link_port());
+    (gateway, link)
+}
+
+/// A certificate for another internal gateway, of the same authority.
+fn certify(place: &Place, name: &str) {
+    let rename = |from: &str, to: &str| {
+        for kind in ["pem", "key"] {
+            let path = |name: &str| place.path(&format!("pki/{name}.{kind}"));
+            fs::rename(path(from), path(to)).expect("it is renamed");
+        }
+    };
+    rename("internal", "kept");
+    let made = run(place, &["certs", "--out", "pki", "--internal", name]);
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    rename("internal", name);
+    rename("kept", "internal");
+}
+
+/// A client's whole life: what it says comes back.
+fn comes_and_goes(port: SocketAddr) {
+    let mut client = connect(port);
+    client.write_all(b"x").expect("it is sent");
+    client.read_exact(&mut [0]).expect("it is served");
+}
+
+#[test]
+fn with_few_descriptors_clients_links_and_the_admin_socket_each_have_their_share() {
+    let place = Place::with_certificates();
+    let (dmz, link) = starved(&place, &dmz_half("127.0.0.1:0", &["echo"]), 12);
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let _internal = place.start("internal");
+    dmz.wait_healthy();
+    let port = dmz.accept("echo");
+    thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| (0..10).for_each(|_| comes_and_goes(port)));
+        }
+        for _ in 0..10 {
+            assert_eq!(dmz.status()["phase"], "running", "it answers all the while");
+        }
+    });
+    let ready = |status: &Value| status["pools"][0]["ready"].as_u64() >= Some(1);
+    let status = dmz.wait("links are ready again, and nobody is left", SOON, |status| {
+        ready(status) && status["totals"]["sessions_open"] == 0
+    });
+    assert_eq!((&status["totals"]["sessions"], &status["totals"]["refused"]), (&200.into(), &0.into()));
+    comes_and_goes(port);
+    let log = dmz.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("open files")).collect();
+    assert!(told.iter().any(|line| line.contains("WARN") && line.contains("1000")), "{told:?}");
+    assert!(!log.contains("Too many open files"), "{log}");
+}
+
+#[test]
+fn a_peer_that_dials_without_end_takes_no_descriptors_of_others() {
+    let place = Place::with_certificates();
+    certify(&place, "greedy");
+    let dmz =
+        dmz_half("127.0.0.1:0", &["echo", "one"]).replace("peers: [internal]", "peers: [internal, greedy]");
+    let (dmz, link) = starved(&place, &dmz, 80);
+    let greedy = internal_half(&link, &[("one", "echo://")])
+        .replace("pki/internal", "pki/greedy")
+        .replace("prepared: 2", "prepared: 400, maximum: 500");
+    place.write("greedy.yaml", &greedy);
+    let _greedy = place.start("greedy");
+    let port = dmz.accept("one");
+    dmz.wait("its links come", SOON, |status| {
+        status["pools"].as_array().is_some_and(|pools| {
+            pools.iter().any(|pool| pool["peer"] == "greedy" && pool["ready"].as_u64() >= Some(8))
+        })
+    });
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = place.start("internal");
+    internal.wait_healthy();
+    let other = dmz.accept("echo");
+    (0..20).for_each(|_| comes_and_goes(other));
+    comes_and_goes(port);
+    let status = dmz.status();
+    let of_greedy = status["pools"].as_array().expect("rows").iter().find(|pool| pool["peer"] == "greedy");
+    let ready = of_greedy.and_then(|pool| pool["ready"].as_u64()).expect("its row");
+    assert!((8..=40).contains(&ready), "{ready} links of one peer where 80 descriptors are left for all");
 }
 
 /// Processor time of a process, in hundredths of a second (proc(5)).

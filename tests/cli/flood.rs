@@ -2,14 +2,14 @@
 
 use std::{
     io::{Read, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
 };
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     connect,
-    process::{Place, SOON, until},
+    process::{Gateway, Place, SOON, until},
 };
 
 const PROFILE: &str = "mode: direct\ndmz:\n  services:\n    echo: { accept: { address: 'tcp://127.0.0.1:0', \
@@ -79,4 +79,53 @@ fn clients_that_come_and_are_cut_are_a_few_lines_a_second() {
     // A few of each kind of end.
     let seconds = began.elapsed().as_secs() as usize + 1;
     assert!(lines <= 60 * seconds, "{lines} lines in {seconds} s");
+}
+
+/// A client's socket that comes from there.
+fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address of loopback");
+    socket.connect(&to.into()).expect("the port is open");
+    socket.set_read_timeout(Some(SOON)).expect("a timeout is set");
+    socket.into()
+}
+
+/// A client that has begun and goes on after `flood` has come.
+fn check_unharmed(limit: usize, flood: impl Fn(&Gateway<'_>, SocketAddr) -> Vec<TcpStream>) {
+    let place = Place::with_certificates();
+    place.write("one.yaml", PROFILE);
+    let limit = format!("--nofile={limit}");
+    let gateway = place.start_as("one", &["prlimit", &limit], &["--no-ui", "--profile", "one.yaml"]);
+    let port = gateway.accept("echo");
+    let mut honest = connect(port);
+    honest.write_all(b"PROXY UNK").expect("it is sent");
+    let _flood = flood(&gateway, port);
+    honest.write_all(b"NOWN\r\nstill here").expect("it is sent");
+    let mut heard = [0; 10];
+    honest.read_exact(&mut heard).expect("it is served");
+    assert_eq!(&heard, b"still here");
+}
+
+#[test]
+fn a_flood_from_one_address_turns_no_other_away() {
+    check_unharmed(200, |_, port| {
+        let mut flood: Vec<_> = (0..300).map(|_| connect_from([127, 0, 0, 2], port)).collect();
+        // The first have given way, well before their deadline.
+        let first = flood[0].read(&mut [0]);
+        assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
+        flood
+    });
+}
+
+#[test]
+fn how_many_may_begin_at_once_follows_the_limit_of_open_files() {
+    const FLOOD: usize = 600;
+    check_unharmed(8192, |gateway, port| {
+        let from = |at: usize| [127, 0, 1 + (at / 250) as u8, 1 + (at % 250) as u8];
+        let flood = (0..FLOOD).map(|at| connect_from(from(at), port)).collect();
+        gateway.wait("all of them have begun", SOON, |status| {
+            status["descriptors"]["used"].as_u64() > Some(FLOOD as u64)
+        });
+        flood
+    });
 }

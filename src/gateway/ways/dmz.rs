@@ -3,7 +3,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 
 use super::{Common, IdentityCell, Port, RETRY, RETRY_HURRIED, Resized, greeter, same_identity, why_down};
 use crate::{
@@ -11,8 +10,9 @@ use crate::{
     link::{
         greet::{self, Asked, Granted, Granting, Greeted, Linked, Says, Terms, Unlike},
         keeper::{Shared, Wanted},
-        listener,
-        pool::{LINKS_MAX, Pool},
+        listener::{self, Greeting},
+        pool::Pool,
+        shares::{LinkShares, Rule},
     },
     net::{edges::Edges, listen::BindError, names::Found, tls::Identity},
     profile::{Backend, Carries, DmzHalf, DmzService, DmzWay, LinkAddress, Role, ServiceName},
@@ -46,8 +46,16 @@ pub struct DmzSide {
 
 enum DmzParts {
     Direct(HashMap<ServiceName, Backend>),
-    Forward { connect: Vec<LinkAddress>, pool: Arc<Pool>, dialler: Option<Arc<Dialler>> },
-    Reverse { port: Port, pool: Arc<Pool> },
+    Forward {
+        connect: Vec<LinkAddress>,
+        links: Arc<LinkShares>,
+        pool: Arc<Pool>,
+        dialler: Option<Arc<Dialler>>,
+    },
+    Reverse {
+        port: Port,
+        pool: Arc<Pool>,
+    },
 }
 
 impl DmzSide {
@@ -60,15 +68,17 @@ impl DmzSide {
     ) -> Result<Self, BindError> {
         let parts = match &half.way {
             DmzWay::Direct(_) => DmzParts::Direct(HashMap::new()),
-            DmzWay::Forward { connect, pool, .. } => DmzParts::Forward {
-                connect: connect.clone(),
-                pool: Pool::new(*pool, common.tasks.clone()),
-                dialler: None,
-            },
-            DmzWay::Reverse { listen, bind, pool, .. } => DmzParts::Reverse {
-                port: Port::bind(listen, *bind, found)?,
-                pool: Pool::new(*pool, common.tasks.clone()),
-            },
+            DmzWay::Forward { connect, pool, .. } => {
+                let links = LinkShares::new(common.shares.load().dmz_links, Rule::Divided(connect.len()));
+                let pool = Pool::new(*pool, links.clone(), common.tasks.clone());
+                DmzParts::Forward { connect: connect.clone(), links, pool, dialler: None }
+            }
+            DmzWay::Reverse { listen, bind, pool, tls } => {
+                let rule = Rule::among(tls.as_ref().map_or(0, |tls| tls.peers.len()));
+                let links = LinkShares::new(common.shares.load().dmz_links, rule);
+                let pool = Pool::new(*pool, links, common.tasks.clone());
+                DmzParts::Reverse { port: Port::bind(listen, *bind, found)?, pool }
+            }
         };
         let identity = Arc::new(ArcSwap::from_pointee(identity));
         Ok(Self { identity, policy: Arc::default(), parts })
@@ -86,13 +96,14 @@ impl DmzSide {
 
     pub fn start(&mut self, half: &DmzHalf, common: &Common) {
         self.take_over(half);
-        let granting = granting(self.policy.clone());
+        let Some(pool) = self.pool().cloned() else { return };
+        let granting = granting(self.policy.clone(), pool);
         match (&mut self.parts, &half.way) {
-            (DmzParts::Forward { connect, pool, dialler }, DmzWay::Forward { pool: limits, .. }) => {
+            (DmzParts::Forward { connect, links, pool, dialler }, DmzWay::Forward { pool: limits, .. }) => {
                 let shared = Shared {
                     role: Role::Dmz,
                     identity: self.identity.clone(),
-                    links: Arc::new(Semaphore::new(LINKS_MAX)),
+                    links: links.clone(),
                     tasks: common.tasks.clone(),
                     notices: common.notices.clone(),
                 };
@@ -101,17 +112,22 @@ impl DmzSide {
             }
             (DmzParts::Reverse { port, pool }, _) => {
                 let Some(listener) = port.listener.take() else { return };
-                let greeter = greeter(
-                    self.identity.clone(),
-                    Terms { says: Says::Opens(granting), epoch: pool.epoch().clone() },
-                    common,
-                );
+                let terms = Terms { says: Says::Opens(granting), epoch: pool.epoch().clone() };
+                let handshakes = common.shares.load().dmz_handshakes;
+                let greeter = greeter(self.identity.clone(), terms, handshakes, common);
                 let offers =
                     Offers { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
-                let greeted = move |greeted| offers.clone().take(greeted);
+                let greeted = move |greeted, greeting| offers.clone().take(greeted, greeting);
                 common.tasks.spawn("link port", listener::run(listener, greeter, greeted));
             }
             _ => {}
+        }
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        match &self.parts {
+            DmzParts::Direct(_) => None,
+            DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. } => Some(pool),
         }
     }
 
@@ -120,7 +136,7 @@ impl DmzSide {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
         let policy_stays = self.take_over(half);
-        let (DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. }) = &self.parts else { return };
+        let Some(pool) = self.pool() else { return };
         if !(identity_stays && policy_stays) {
             pool.retire_links();
         }
@@ -132,9 +148,7 @@ impl DmzSide {
             return;
         }
         self.identity.store(Arc::new(identity));
-        if let DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. } = &self.parts {
-            pool.retire_links();
-        }
+        self.pool().into_iter().for_each(|pool| pool.retire_links());
     }
 
     /// Keeps so many links ready to each gateway.
@@ -254,10 +268,7 @@ impl DmzSide {
 
     /// Links that have yet to be closed.
     pub fn links(&self) -> usize {
-        match &self.parts {
-            DmzParts::Direct(_) => 0,
-            DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. } => pool.links(),
-        }
+        self.pool().map_or(0, |pool| pool.links())
     }
 
     /// Ready links go; sessions stay.
@@ -272,7 +283,7 @@ impl DmzSide {
 }
 
 /// What a DMZ half grants a peer: of what it offers, what clients may reach through it.
-fn granting(policy: Arc<ArcSwap<Policy>>) -> Granting {
+fn granting(policy: Arc<ArcSwap<Policy>>, pool: Arc<Pool>) -> Granting {
     Arc::new(move |peer, offer| {
         let policy = policy.load();
         let (mut services, mut unlike) = (Vec::new(), Vec::new());
@@ -287,7 +298,7 @@ fn granting(policy: Arc<ArcSwap<Policy>>) -> Granting {
                 }
             }
         }
-        Granted { grant: Grant { services, links: LINKS_MAX, data: DATA_MAX }, unlike }
+        Granted { grant: Grant { services, links: pool.most_of(peer), data: DATA_MAX }, unlike }
     })
 }
 
@@ -300,7 +311,9 @@ struct Offers {
 }
 
 impl Offers {
-    async fn take(self, greeted: Greeted) {
+    /// One that is turned away keeps its place among greetings until it is closed, so that a peer that
+    /// dials without end holds no more than that.
+    async fn take(self, greeted: Greeted, _greeting: Greeting) {
         match greeted {
             Greeted::Seen(_) => {}
             Greeted::Linked(linked) => self.link(linked).await,
@@ -314,7 +327,11 @@ impl Offers {
             self.common.notices.warn_limited(LogKind::LinkRejected, format!("link from {who}: {unlike}"));
         }
         if !linked.grant.services.is_empty() {
-            return self.pool.stands(linked);
+            let Err(refused) = self.pool.stands(linked) else { return };
+            let line =
+                format!("link from {who} refused: it has as many links as it may, or too many addresses");
+            self.common.notices.warn_limited(LogKind::LinkRejected, line);
+            return greet::part(refused).await;
         }
         if linked.unlike.is_empty() {
             let why = "it offers no service that is known here and allows it in its `peers`";

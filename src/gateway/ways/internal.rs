@@ -3,7 +3,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 
 use super::{Common, IdentityCell, Port, RETRY_HURRIED, Resized, greeter, same_identity, why_down};
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
         greet::{Says, Terms},
         keeper::{Shared, Wanted},
         serving::Server,
+        shares::{LinkShares, Rule},
     },
     net::{listen::BindError, names::Found, tls::Identity},
     profile::{InternalHalf, InternalService, InternalWay, LinkAddress, Retry, Role, ServiceName},
@@ -24,7 +24,7 @@ use crate::{
 /// Where the internal half gets its sessions from.
 pub struct InternalSide {
     identity: IdentityCell,
-    links: Arc<Semaphore>,
+    links: Arc<LinkShares>,
     maximum: usize,
     offering: Arc<ArcSwap<Offering>>,
     parts: InternalParts,
@@ -52,11 +52,12 @@ impl InternalSide {
             }
             InternalWay::Reverse { .. } => InternalParts::Reverse { parkings: HashMap::new() },
         };
+        let links = LinkShares::new(common.shares.load().internal_links, Rule::Divided(gateways(half)));
         Ok(Self {
             identity: Arc::new(ArcSwap::from_pointee(identity)),
-            links: Arc::new(Semaphore::new(half.maximum)),
             maximum: half.maximum,
-            offering: Arc::new(ArcSwap::from_pointee(offering(half))),
+            offering: Arc::new(ArcSwap::from_pointee(offering(half, links.max()))),
+            links,
             parts,
         })
     }
@@ -83,7 +84,7 @@ impl InternalSide {
                 let terms = Terms { says, epoch: server.epoch().clone() };
                 let run = forward::run(
                     listener,
-                    greeter(self.identity.clone(), terms, common),
+                    greeter(self.identity.clone(), terms, common.shares.load().internal_handshakes, common),
                     visitors.clone(),
                     server.clone(),
                     self.links.clone(),
@@ -99,7 +100,7 @@ impl InternalSide {
     pub fn update(&mut self, half: &InternalHalf, identity: Option<Identity>, common: &Common) {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
-        let now = offering(half);
+        let now = offering(half, self.links.max());
         let before = self.offering.load_full();
         // The other half hears how many are to be ready with new links alone.
         let offering_stays = (&before.services, before.prepared) == (&now.services, now.prepared);
@@ -161,8 +162,9 @@ impl InternalSide {
             return Resized::None;
         }
         let links = self.rows().len().saturating_mul(prepared);
-        if links > self.maximum {
-            return Resized::Beyond { links, maximum: self.maximum };
+        let maximum = self.links.max();
+        if links > maximum {
+            return Resized::Beyond { links, maximum };
         }
         let offering = Offering { prepared, ..Offering::clone(&self.offering.load()) };
         self.offering.store(Arc::new(offering));
@@ -239,7 +241,7 @@ impl InternalSide {
 
     /// Links that have yet to be closed.
     pub fn links(&self) -> usize {
-        self.maximum.saturating_sub(self.links.available_permits())
+        self.links.held()
     }
 
     /// Ready links go; sessions stay.
@@ -252,7 +254,15 @@ impl InternalSide {
     }
 }
 
-fn offering(half: &InternalHalf) -> Offering {
+/// DMZ gateways that share the links: those that are dialled, or the names that may dial in.
+fn gateways(half: &InternalHalf) -> usize {
+    match &half.way {
+        InternalWay::Reverse { connect, .. } => connect.len(),
+        InternalWay::Forward { tls, .. } => tls.as_ref().map_or(1, |tls| tls.peers.len()),
+    }
+}
+
+fn offering(half: &InternalHalf, maximum: usize) -> Offering {
     let offered = |service: &InternalService| Offered {
         name: service.name.clone(),
         peers: service.peers.clone(),
@@ -264,7 +274,7 @@ fn offering(half: &InternalHalf) -> Offering {
         // Whoever dials says how many are kept.
         InternalWay::Forward { .. } => 0,
     };
-    Offering { services, drained: Vec::new(), prepared, maximum: half.maximum }
+    Offering { services, drained: Vec::new(), prepared, maximum }
 }
 
 /// The serving ends of links that DMZ gateways dial.

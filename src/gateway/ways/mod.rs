@@ -11,13 +11,17 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 pub use self::{dmz::DmzSide, internal::InternalSide};
-use super::session::Sessions;
+use super::{descriptors::Shares, session::Sessions};
 use crate::{
     accept::Serve,
-    link::{greet::Terms, listener::Greeter},
+    link::{
+        greet::Terms,
+        listener::{Greeter, Greetings},
+    },
     net::{
         listen::{self, BindError, Closer, Listener},
         names::Found,
+        quota::Quota,
         tls::Identity,
     },
     profile::{Bind, LinkAddress, Retry},
@@ -37,6 +41,11 @@ pub struct Common {
     pub serve: Serve,
     pub tasks: Tasks,
     pub notices: Arc<Notices>,
+    /// What may be open at once, of the profile in force.
+    pub shares: Arc<ArcSwap<Shares>>,
+    /// Clients of all ports, and those of them that have yet to say what they want.
+    pub clients: Arc<Quota>,
+    pub greetings: Arc<Greetings>,
 }
 
 /// What a way shows and accepts on its links, `None` without TLS; a reload swaps it.
@@ -96,8 +105,8 @@ fn same_identity(one: &Option<Identity>, other: &Option<Identity>) -> bool {
     }
 }
 
-fn greeter(identity: IdentityCell, terms: Terms, common: &Common) -> Greeter {
-    Greeter { identity, terms, tasks: common.tasks.clone(), notices: common.notices.clone() }
+fn greeter(identity: IdentityCell, terms: Terms, handshakes: usize, common: &Common) -> Greeter {
+    Greeter { identity, terms, handshakes, tasks: common.tasks.clone(), notices: common.notices.clone() }
 }
 
 /// The first row that is not healthy, in words.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 mod reading;
 mod writing;
 
-use super::{Peer, liveness::Liveness, seat::Seat, trouble::Trouble};
+use super::{Peer, conduct::Conduct, liveness::Liveness, seat::Seat, trouble::Trouble};
 use crate::{
     net::{stream::Stream, tcp},
     profile::ServiceName,
@@ -81,6 +81,8 @@ pub struct Link {
     /// The largest body of `data` that the other end takes.
     data_max: usize,
     seat: Option<Seat>,
+    /// Of its peer, on an opener's end.
+    conduct: Option<Arc<Conduct>>,
     home: Option<Weak<dyn Home>>,
     /// The same while it carries: its home outlives its session.
     away: Option<Arc<dyn Home>>,
@@ -131,6 +133,7 @@ impl Link {
             blocked: None,
             data_max: DATA_MAX,
             seat: None,
+            conduct: None,
             home: None,
             away: None,
             has_tried: false,
@@ -177,6 +180,16 @@ impl Link {
 
     pub fn seat(&self) -> Option<&Seat> {
         self.seat.as_ref()
+    }
+
+    /// Where it is noted whether its peer answers.
+    pub fn judged_by(&mut self, conduct: Arc<Conduct>) {
+        self.conduct = Some(conduct);
+    }
+
+    /// Its session was not answered in time.
+    pub fn left_unanswered(&self) {
+        self.conduct.iter().for_each(|conduct| conduct.left_unanswered());
     }
 
     /// Where it goes after each session.

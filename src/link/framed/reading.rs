@@ -209,6 +209,9 @@ impl Link {
                     self.copy = Vec::new();
                     self.carried();
                 }
+                if !matches!(frame, Frame::Reset(_)) {
+                    self.conduct.iter().for_each(|conduct| conduct.answered());
+                }
                 if let Some(waiting) = self.blocked.take() {
                     waiting.wake();
                 }

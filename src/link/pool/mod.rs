@@ -1,12 +1,11 @@
 //! The ready links of the half that opens sessions, and the clients that wait for one.
 //!
-//! Peers take turns; within a peer the newest link goes first, since the link seen alive last is
-//! the likeliest to work. While clients wait, a link that becomes ready goes to the first of them
+//! Peers take turns by their names; within a peer the newest link goes first, since the link seen alive
+//! last is the likeliest to work. While clients wait, a link that becomes ready goes to the first of them
 //! that it can serve: a parked SOCKS5 link is for the service that its BIND named, a link of our
 //! own for every service that its peer offers and is granted.
 
 use std::{
-    collections::{HashMap, VecDeque},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -18,10 +17,11 @@ use std::{
 use thiserror::Error;
 use tokio::{sync::oneshot, time::timeout};
 
+mod books;
 mod rows;
 mod unlike;
 
-use unlike::Unlikes;
+use books::{Books, Waiter};
 
 use super::{
     LEAVE, Peer,
@@ -29,11 +29,12 @@ use super::{
     framed::{Home, Link},
     greet::{Linked, Unlike, bid_farewell, part},
     keeper::LIVED,
-    lane::{Lane, Lost, Ready, Serves},
+    lane::{Lost, Ready, Serves},
     leg::Leg,
     ready::{self, Gone, Slot},
     seat::{Counts, Seat},
     serving::Loss,
+    shares::LinkShares,
 };
 use crate::{
     net::stream::Stream,
@@ -42,9 +43,7 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Peers in the books at once, times the services of those that speak SOCKS5.
-const LANES_MAX: usize = 1024;
-/// Links of one peer, ready and carrying, told in our `hello`.
+/// Links of one half, ready and carrying, whatever descriptors there are.
 pub const LINKS_MAX: usize = 16_384;
 
 /// Why no link could be had.
@@ -71,36 +70,11 @@ pub struct Taken {
 
 pub struct Pool {
     tasks: Tasks,
+    /// Of the links that peers dial.
+    shares: Arc<LinkShares>,
     offered: AtomicBool,
     epoch: Arc<Epoch>,
     books: Mutex<Books>,
-}
-
-struct Books {
-    limits: PoolLimits,
-    lanes: Vec<Lane>,
-    /// Index of the lane whose turn is next.
-    turn: usize,
-    waiters: VecDeque<Waiter>,
-    next_waiter: u64,
-    services: HashMap<ServiceName, OfService>,
-    unlikes: Unlikes,
-    closed: bool,
-}
-
-/// What is counted for each service that was asked for.
-#[derive(Debug, Default)]
-struct OfService {
-    waiting: usize,
-    misses: u64,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    key: u64,
-    service: ServiceName,
-    not: Vec<Peer>,
-    give: oneshot::Sender<Taken>,
 }
 
 impl fmt::Debug for Pool {
@@ -110,19 +84,9 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub fn new(limits: PoolLimits, tasks: Tasks) -> Arc<Self> {
-        let books = Books {
-            limits,
-            lanes: Vec::new(),
-            turn: 0,
-            waiters: VecDeque::new(),
-            next_waiter: 0,
-            services: HashMap::new(),
-            unlikes: Unlikes::default(),
-            closed: false,
-        };
-        let books = Mutex::new(books);
-        Arc::new(Self { tasks, offered: AtomicBool::new(false), epoch: Arc::default(), books })
+    pub fn new(limits: PoolLimits, shares: Arc<LinkShares>, tasks: Tasks) -> Arc<Self> {
+        let books = Mutex::new(Books::new(limits));
+        Arc::new(Self { tasks, shares, offered: AtomicBool::new(false), epoch: Arc::default(), books })
     }
 
     pub fn set_limits(&self, limits: PoolLimits) {
@@ -152,36 +116,52 @@ impl Pool {
         }
         let serves = Serves::One(service);
         let target = books.limits.prepared;
+        let Some(place) = self.shares.take(&peer.label()) else { return Err(stream) };
         let Some(lane) = books.lane(&peer, serves, target) else { return Err(stream) };
-        let seat = Seat::ready(&books.lanes[lane].counts, None).of(&stream);
+        let seat = Seat::ready(&books.lanes[lane].counts, Some(place)).of(&stream);
         self.put(books, lane, Leg::Stream(stream), Some(seat));
         Ok(())
     }
 
-    /// Takes in a link of our own that its peer has dialled.
-    pub fn stands(self: &Arc<Self>, linked: Linked) {
+    /// Takes in a link of our own that its peer has dialled; gives it back, to be closed in good order,
+    /// where there is no room for one more of that peer.
+    pub fn stands(self: &Arc<Self>, linked: Linked) -> Result<(), Box<Link>> {
         let Linked { mut link, offer, .. } = linked;
-        let counts = {
+        let seat = {
             let mut books = self.lock();
             // Whoever dials means to keep one at least: no link is never as many as it wants.
-            let lane = books.lane_for(&link, offer.target.max(1));
-            lane.map(|lane| {
-                books.lanes[lane].maximum = offer.maximum;
-                books.lanes[lane].counts.clone()
+            let place = self.shares.take(&link.peer().label());
+            let lane = place.and_then(|place| Some((place, books.lane_for(&mut link, offer.target.max(1))?)));
+            lane.and_then(|(place, lane)| {
+                let lane = &mut books.lanes[lane];
+                lane.maximum = offer.maximum;
+                // Those that have ended there may not be seen yet.
+                let most = offer.maximum.saturating_add(offer.target);
+                (lane.counts.links() < most).then(|| Seat::ready(&lane.counts, Some(place)))
             })
-            .filter(|counts| counts.links() < LINKS_MAX)
         };
-        let Some(counts) = counts else { return self.let_go(link) };
-        link.sit(Seat::ready(&counts, None));
+        let Some(seat) = seat else {
+            let kind = if self.lock().closed { Kind::Drain } else { Kind::Retire };
+            // It fails only where the link is closed already.
+            let _ = link.stage_leave(kind);
+            return Err(link);
+        };
+        link.sit(seat);
         self.keep(link);
+        Ok(())
+    }
+
+    /// Links that a peer may have now.
+    pub fn most_of(&self, peer: &Peer) -> usize {
+        self.shares.most_of(&peer.label())
     }
 
     /// Takes in a link of our own that this half has dialled and counts itself.
     pub fn dialled(self: &Arc<Self>, linked: Linked, counts: &Arc<Counts>, lost: Lost) {
-        let link = linked.link;
+        let mut link = linked.link;
         {
             let mut books = self.lock();
-            let Some(lane) = books.lane_for(&link, 0) else {
+            let Some(lane) = books.lane_for(&mut link, 0) else {
                 drop(books);
                 return self.let_go(link);
             };
@@ -337,29 +317,22 @@ impl Pool {
     }
 
     fn pop(&self, books: &mut Books, service: &ServiceName, not: &[Peer]) -> Option<Taken> {
-        let count = books.lanes.len();
-        for step in 0..count {
-            let at = (books.turn + step) % count;
+        while let Some((at, newest)) = books.next_ready(service, not) {
             let lane = &mut books.lanes[at];
-            if not.contains(&lane.peer) {
-                continue;
-            }
-            while let Some(newest) = lane.newest_for(service) {
-                let Ready { slot, seat, since, .. } = lane.ready.remove(newest);
-                // A link that was lost a moment ago is skipped.
-                let Some(leg) = slot.claim() else { continue };
-                match ready::still(leg) {
-                    Ok(leg) => {
-                        let peer = lane.peer.clone();
-                        books.turn = (at + 1) % count;
-                        return Some(Taken { leg, peer, seat });
+            let Ready { slot, seat, since, .. } = lane.ready.remove(newest);
+            // A link that was lost a moment ago is skipped.
+            let Some(leg) = slot.claim() else { continue };
+            match ready::still(leg) {
+                Ok(leg) => {
+                    books.takes += 1;
+                    lane.takes_turn(books.takes);
+                    return Some(Taken { leg, peer: lane.peer.clone(), seat });
+                }
+                Err(gone) => {
+                    if let Gone::Lost(why) = &gone {
+                        lane.lose(why);
                     }
-                    Err(gone) => {
-                        if let Gone::Lost(why) = &gone {
-                            lane.lose(why);
-                        }
-                        self.gone(gone, lane.lost.clone(), since.elapsed());
-                    }
+                    self.gone(gone, lane.lost.clone(), since.elapsed());
                 }
             }
         }
@@ -458,58 +431,6 @@ impl Home for Pool {
     }
 }
 
-impl Books {
-    /// The lane of a peer's links of our own.
-    fn lane_of(&self, peer: &Peer) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.peer == *peer && matches!(lane.serves, Serves::Granted(_)))
-    }
-
-    /// The same for a link of our own that has just come to stand.
-    fn lane_for(&mut self, link: &Link, target: usize) -> Option<usize> {
-        // Greeted under what does not hold any more.
-        if link.is_worn() {
-            return None;
-        }
-        let serves = Serves::Granted(link.serves().clone());
-        let lane = self.lane(link.peer(), serves.clone(), target)?;
-        self.lanes[lane].serves = serves;
-        Some(lane)
-    }
-
-    /// A peer's lane; none where there are too many of them already.
-    fn lane(&mut self, peer: &Peer, serves: Serves, target: usize) -> Option<usize> {
-        let same = |lane: &Lane| lane.peer == *peer && lane.serves.is_alike(&serves);
-        if let Some(at) = self.lanes.iter().position(same) {
-            self.lanes[at].target = target;
-            return Some(at);
-        }
-        if self.lanes.len() >= LANES_MAX {
-            // Only peers with certificates of ours come this far. Those without links give way.
-            self.lanes.retain(|lane| lane.counts.links() > 0);
-        }
-        if self.lanes.len() >= LANES_MAX {
-            tracing::warn!(peer = %peer.label(), "link turned away: {LANES_MAX} peers have links already");
-            return None;
-        }
-        self.lanes.push(Lane::new(peer.clone(), serves, target));
-        Some(self.lanes.len() - 1)
-    }
-
-    /// Why nobody serves a service that somebody offers.
-    fn why_unserved(&self, service: &ServiceName) -> Option<String> {
-        let is_served = self.lanes.iter().any(|lane| lane.serves.serves(service));
-        self.unlikes.of_service(service).filter(|_| !is_served)
-    }
-
-    /// The first client in the queue that a link of a lane can serve.
-    fn next_for(&mut self, lane: usize, serves: &Serves) -> Option<Waiter> {
-        let peer = &self.lanes[lane].peer;
-        let can_serve = |waiter: &Waiter| serves.serves(&waiter.service) && !waiter.not.contains(peer);
-        let at = self.waiters.iter().position(can_serve)?;
-        self.waiters.remove(at)
-    }
-}
-
 /// A waiting client's place in the queue; a client that gives up drops it and is gone from there.
 struct Place<'a> {
     pool: &'a Pool,
@@ -543,8 +464,9 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    use super::*;
+    use super::{books::LANES_MAX, *};
     use crate::{
+        link::shares::Rule,
         net::echo::Echo,
         profile::Carries,
         proto::link::{
@@ -566,7 +488,12 @@ mod tests {
 
     fn pool() -> Arc<Pool> {
         let wait = Duration::from_millis(1);
-        Pool::new(PoolLimits { prepared: 1, wait, waiters: 1 }, Tasks::default())
+        pool_of(LINKS_MAX, wait)
+    }
+
+    fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
+        let shares = LinkShares::new(links, Rule::Divided(1));
+        Pool::new(PoolLimits { prepared: 1, wait, waiters: 1 }, shares, Tasks::default())
     }
 
     /// Parks a link that never says anything; false where it is turned away.
@@ -637,13 +564,36 @@ mod tests {
     async fn a_newcomer_with_a_link_of_our_own_is_asked_to_go_and_closed() {
         let pool = full();
         let (newcomer, mut theirs) = linked(LANES_MAX).await;
-        pool.stands(newcomer);
+        let refused = pool.stands(newcomer).expect_err("there is no room");
+        pool.tasks.spawn("refused", part(refused));
         let mut heard = Vec::new();
         let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
         assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
         // `retire`, and nothing else.
         assert_eq!(heard, [11, 0, 0, 0]);
         assert_eq!(take_all(&pool).len(), LANES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than_its_share() {
+        let (pool, mut theirs) = (pool(), Vec::new());
+        let mut stands = |of: &Arc<Pool>, (linked, end): (Linked, TcpStream)| {
+            theirs.push(end);
+            of.stands(linked).is_ok()
+        };
+        for at in 0..12 {
+            // It keeps one ready, and has room for eight.
+            assert_eq!(stands(&pool, linked(0).await), at < 9, "link {at}");
+        }
+        assert!(stands(&pool, linked(1).await), "another peer has its own");
+        let few = LinkShares::new(6, Rule::HalfOfTheRest);
+        let limits = PoolLimits { prepared: 1, wait: Duration::ZERO, waiters: 1 };
+        let pool = Pool::new(limits, few, Tasks::default());
+        for at in 0..6 {
+            assert_eq!(stands(&pool, linked(0).await), at < 3, "link {at}");
+        }
+        assert!(stands(&pool, linked(1).await));
+        assert!(!parks(&pool, 0) && parks(&pool, 1), "over SOCKS5 too");
     }
 
     #[tokio::test]

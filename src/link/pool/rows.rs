@@ -1,6 +1,10 @@
 //! What a pool shows of itself.
 
-use super::{super::lane, Books, Lane, Pool};
+use super::{
+    super::lane::{self, Lane},
+    Pool,
+    books::Books,
+};
 use crate::{
     profile::ServiceName,
     telemetry::snapshot::{PoolRow, PoolState},
@@ -81,7 +85,16 @@ fn add_clients(books: &Books, rows: &mut [PoolRow]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{link::Peer, link::lane::Serves, link::pool::OfService, profile::PoolLimits, tasks::Tasks};
+    use crate::{
+        link::{
+            Peer,
+            lane::Serves,
+            pool::books::OfService,
+            shares::{LinkShares, Rule},
+        },
+        profile::PoolLimits,
+        tasks::Tasks,
+    };
     use std::{sync::Arc, time::Duration};
 
     fn name(text: &str) -> ServiceName {
@@ -97,7 +110,7 @@ mod tests {
 
     fn pool(lanes: Vec<Lane>) -> Arc<Pool> {
         let limits = PoolLimits { prepared: 2, wait: Duration::from_secs(3), waiters: 8 };
-        let pool = Pool::new(limits, Tasks::default());
+        let pool = Pool::new(limits, LinkShares::new(8, Rule::Divided(1)), Tasks::default());
         pool.lock().lanes = lanes;
         pool
     }

@@ -2,7 +2,6 @@
 
 mod answers;
 mod down;
-mod flood;
 mod handshakes;
 mod http;
 mod meant;

@@ -125,7 +125,7 @@ async fn the_half_that_opens_waits_for_the_offer_of_a_gateway_that_it_dials() {
     let mut link = port.accept().await;
     assert_eq!(link.agreed(), Some(OURS));
     link.say_frame(HELLO, &frames::offer(0, 1, &["orders", "unknown"])).await;
-    link.hear(HELLO, &frames::grant(16_384, 131_072, &["orders"])).await;
+    link.hear_granted(&["orders"]).await;
     gateway.until_pool("ours, ready", |row| row.wire.as_deref() == Some(OURS) && row.ready == 1).await;
 }
 

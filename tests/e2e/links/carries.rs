@@ -9,7 +9,7 @@ use portcullis::{
 
 use super::halves::Outside;
 use crate::support::{
-    frames::{self, BYTES, DATA_MAX, HELLO, HTTP},
+    frames::{self, BYTES, HELLO, HTTP},
     gateway::{Gateway, Place},
     peers::{Backend, dial, dial_refused, hear, say},
     ways::Plan,
@@ -35,7 +35,7 @@ async fn a_service_that_a_peer_carries_otherwise_is_not_granted_and_named_once()
         let mut alpha = outside.shaken("alpha").await;
         let offer = frames::offer_of(1, 8, &[("shop", BYTES), ("orders", BYTES)]);
         alpha.say_frame(HELLO, &offer).await;
-        alpha.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+        alpha.hear_granted(&["orders"]).await;
         outside.until_ready("alpha", ready).await;
         links.push(alpha);
     }
@@ -45,7 +45,7 @@ async fn a_service_that_a_peer_carries_otherwise_is_not_granted_and_named_once()
     assert_eq!(last_error(&snapshot, "*"), Some(why), "the peer's own row says so, too");
     let mut beta = outside.shaken("beta").await;
     beta.say_frame(HELLO, &frames::offer_of(1, 8, &[("shop", HTTP), ("orders", HTTP)])).await;
-    beta.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["shop"])).await;
+    beta.hear_granted(&["shop"]).await;
     outside.until_ready("beta", 1).await;
     let of_beta = outside.gateway.until_told("link from beta: `orders` carries http there").await;
     assert!(of_beta.contains("and bytes here"), "{of_beta}");

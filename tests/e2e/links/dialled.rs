@@ -4,9 +4,7 @@ use portcullis::telemetry::snapshot::PoolState;
 
 use super::halves::Echoed;
 use crate::support::{
-    frames::{
-        self, DATA, DATA_MAX, DRAIN, END, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RETIRE, Wire, frame,
-    },
+    frames::{self, DATA, DRAIN, END, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RETIRE, Wire, frame},
     gateway::{Gateway, PATIENCE, Place},
     peers::{dial, hear, hear_end, hear_reset, say},
     socks::{CONNECT, ask},
@@ -54,7 +52,7 @@ impl Dialling {
 async fn greeted(port: &Port) -> Wire {
     let mut link = port.accept().await;
     link.say_frame(HELLO, &frames::offer(0, 4, &["orders"])).await;
-    link.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+    link.hear_granted(&["orders"]).await;
     link
 }
 

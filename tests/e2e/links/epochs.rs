@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::halves::{Inside, Outside, profile};
 use crate::support::{
-    frames::{self, DATA_MAX, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RETIRE, SOCKS, Wire, frame},
+    frames::{self, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RETIRE, SOCKS, Wire, frame},
     gateway::{Gateway, Place},
     peers::{dial, hear, hear_end, say},
     socks::{BIND, GREETED, GREETING, reply, request},
@@ -46,7 +46,7 @@ async fn a_link_that_is_greeted_under_a_reload_is_not_kept_by_the_half_that_open
     let mut link = outside.shaken("alpha").await;
     reload_without(&outside.place, &outside.gateway, "dmz", WEB).await;
     link.say_frame(HELLO, &frames::offer(1, 8, &["orders", "web"])).await;
-    link.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+    link.hear_granted(&["orders"]).await;
     assert_eq!(link.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
     outside.ready("alpha", 1).await;
 }
@@ -100,7 +100,7 @@ async fn a_link_that_is_dialled_under_a_reload_is_not_kept_by_the_half_that_open
     let mut link = port.accept().await;
     reload_without(&place, &gateway, "dmz", WEB).await;
     link.say_frame(HELLO, &frames::offer(0, 4, &["orders", "web"])).await;
-    link.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+    link.hear_granted(&["orders"]).await;
     assert_eq!(link.over().await, (Over::Cleanly, vec![(RETIRE, vec![])]));
     let mut next = port.accept().await;
     next.say_frame(HELLO, &frames::offer(0, 4, &["orders"])).await;
@@ -222,7 +222,7 @@ async fn a_peer_that_offers_different_services_over_its_links_gets_each_over_its
     for service in ["orders", "web"] {
         let mut link = outside.shaken("alpha").await;
         link.say_frame(HELLO, &frames::offer(1, 8, &[service])).await;
-        link.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &[service])).await;
+        link.hear_granted(&[service]).await;
         links.push((service, link));
     }
     outside.until_ready("alpha", 2).await;

@@ -103,7 +103,7 @@ impl Outside {
     pub async fn greeted(&self, name: &str) -> Wire {
         let mut link = self.shaken(name).await;
         link.say_frame(HELLO, &frames::offer(1, 8, &["orders"])).await;
-        link.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+        link.hear_granted(&["orders"]).await;
         link
     }
 

@@ -32,10 +32,10 @@ async fn it_grants_what_it_knows_and_allows_and_no_more() {
     let outside = Outside::with(more).await;
     let mut alpha = outside.shaken("alpha").await;
     alpha.say_frame(HELLO, &frames::offer(1, 8, &["web", "hidden", "unknown", "orders"])).await;
-    alpha.hear(HELLO, b"\x01\x40\0\0\x02\0\0\0\x02\x03web\x06orders").await;
+    alpha.hear_granted(&["web", "orders"]).await;
     let mut beta = outside.shaken("beta").await;
     beta.say_frame(HELLO, &frames::offer(1, 8, &["hidden"])).await;
-    beta.hear(HELLO, b"\x01\x40\0\0\x02\0\0\0\x01\x06hidden").await;
+    beta.hear_granted(&["hidden"]).await;
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn a_peer_that_offers_nothing_useful_is_told_so_and_let_go() {
     for offered in [&[][..], &["unknown"]] {
         let mut alpha = outside.shaken("alpha").await;
         alpha.say_frame(HELLO, &frames::offer(1, 8, offered)).await;
-        alpha.hear(HELLO, b"\x01\x40\0\0\x02\0\0\0\0").await;
+        alpha.hear_granted(&[]).await;
         assert_eq!(alpha.over().await, (Over::Cleanly, vec![]));
     }
     outside.gateway.until_told("link from alpha refused: it offers no service").await;
@@ -274,7 +274,7 @@ async fn a_hello_of_the_largest_size_is_understood() {
     let long: Vec<_> = (0..1023).map(|number| format!("{number:0255}")).collect();
     let services: Vec<_> = long.iter().map(String::as_str).chain(["orders"]).collect();
     alpha.say_frame(HELLO, &frames::offer(1, 8, &services)).await;
-    alpha.hear(HELLO, &frames::grant(16_384, DATA_MAX as u32, &["orders"])).await;
+    alpha.hear_granted(&["orders"]).await;
     outside.until_ready("alpha", 1).await;
 }
 

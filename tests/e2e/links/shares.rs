@@ -1,11 +1,117 @@
 //! Who gets what share: turns, patience and links go by a peer's certificate, not by where it dials from.
 
-use tokio::io::AsyncReadExt;
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
-use crate::support::{
-    frames::{self, END, HELLO, OPEN, OURS, Wire},
-    gateway::{Gateway, Place},
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::timeout,
 };
+
+use super::halves::Outside;
+use crate::support::{
+    frames::{self, DATA, END, HELLO, OPEN, OPENED, OURS, Wire},
+    gateway::{Gateway, PATIENCE, Place},
+    peers::{hear, say},
+};
+
+/// Longer than a gateway waits for the answer to `open`.
+const ANSWERED: Duration = Duration::from_secs(20);
+
+/// A link of `name` that is dialled from `127.0.0.HOST` and offers `orders`.
+async fn link_from(outside: &Outside, name: &str, host: u8) -> Wire {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+    let stream = socket.connect(outside.gateway.link_port().await).await.unwrap();
+    let connector = Wire::ready_to_shake(&outside.place, name, &[OURS]);
+    let mut link = Wire::shake(connector, "dmz", stream).await;
+    link.say_frame(HELLO, &frames::offer(1, 64, &["orders"])).await;
+    link.hear_kind(HELLO).await;
+    link
+}
+
+/// Answers one `open`, echoes what is said first, and keeps the link.
+async fn serve(mut link: Wire) -> Wire {
+    loop {
+        match link.hear_any().await {
+            (OPEN, _) => link.say_frame(OPENED, &[]).await,
+            (DATA, bytes) => {
+                link.say_frame(DATA, &bytes).await;
+                return link;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn echoes(mut client: TcpStream) -> TcpStream {
+    say(&mut client, b"ping").await;
+    hear(&mut client, b"ping").await;
+    client
+}
+
+#[tokio::test]
+async fn a_peer_that_dials_from_many_addresses_gets_no_more_turns() {
+    let outside = Outside::new().await;
+    let mut links = JoinSet::new();
+    for host in 1..=8 {
+        links.spawn(serve(link_from(&outside, "alpha", host).await));
+        links.spawn(serve(link_from(&outside, "beta", 1).await));
+    }
+    outside.until_ready("alpha", 8).await;
+    outside.until_ready("beta", 8).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(echoes(outside.client().await).await);
+    }
+    let mut of_peers: HashMap<String, usize> = HashMap::new();
+    for row in &outside.gateway.now().await.sessions {
+        *of_peers.entry(row.peer.clone().unwrap()).or_default() += 1;
+    }
+    assert_eq!(of_peers, HashMap::from([("alpha".into(), 4), ("beta".into(), 4)]));
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_no_open_costs_silent_clients_time_and_is_used_last() {
+    let outside = Outside::new().await;
+    let mut mute = Vec::new();
+    let mut links = JoinSet::new();
+    for _ in 0..6 {
+        mute.push(link_from(&outside, "alpha", 1).await);
+    }
+    for _ in 0..10 {
+        links.spawn(serve(link_from(&outside, "beta", 1).await));
+    }
+    outside.until_ready("alpha", 6).await;
+    outside.until_ready("beta", 10).await;
+    // Every second one is opened at the mute peer, where nothing but `open` has gone.
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(outside.client().await);
+    }
+    let opened_at = |peer: &'static str| {
+        move |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
+            snapshot.sessions.iter().filter(|row| row.peer.as_deref() == Some(peer)).count()
+        }
+    };
+    let at_beta = opened_at("beta");
+    outside
+        .gateway
+        .until_within(ANSWERED, "all of them are at the peer that answers", |snapshot| {
+            snapshot.sessions.len() == 6 && at_beta(snapshot) == 6
+        })
+        .await;
+    for client in clients {
+        echoes(client).await;
+    }
+    // It has left three in a row unanswered: the next ones do not even try it.
+    for _ in 0..4 {
+        let began = tokio::time::Instant::now();
+        echoes(outside.client().await).await;
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }
+}
 
 /// An internal half in forward mode that two DMZ gateways may dial.
 fn inside(place: &Place) -> Gateway {
@@ -15,6 +121,36 @@ fn inside(place: &Place) -> Gateway {
          services: {{ echo: {{ connect: 'echo://' }} }}\n"
     );
     place.start("internal", &text)
+}
+
+/// A link of a DMZ gateway `name` with an open session; `None` where there is no room for it.
+async fn session(place: &Place, name: &str, at: SocketAddr) -> Option<Wire> {
+    let mut link = Wire::dial(place, name, at, "internal", &[OURS]).await;
+    let (kind, offer) = link.hear_any().await;
+    assert_eq!(kind, HELLO);
+    link.say_frame(HELLO, &frames::grant_of(64, 4096, &offer)).await;
+    link.try_say(&frames::frame(OPEN, &frames::open("s-1", None, "echo"))).await.ok()?;
+    let heard = timeout(PATIENCE, link.next()).await.expect("an answer in time");
+    matches!(heard, Ok((OPENED, _))).then_some(link)
+}
+
+#[tokio::test]
+async fn a_gateway_that_opens_every_link_leaves_the_other_its_share() {
+    let place = Place::with(&["dmz", "dmz2", "internal"]);
+    let gateway = inside(&place);
+    let at = gateway.link_port().await;
+    let honest = session(&place, "dmz2", at).await.expect("there is room");
+    let mut taken = Vec::new();
+    for _ in 0..12 {
+        taken.extend(session(&place, "dmz", at).await);
+    }
+    assert_eq!(taken.len(), 4, "half of `maximum` while the other one has sessions");
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(session(&place, "dmz2", at).await.expect("its share is its own"));
+    }
+    assert!(session(&place, "dmz2", at).await.is_none(), "all are taken");
+    drop((honest, others));
 }
 
 #[tokio::test]

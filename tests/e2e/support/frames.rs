@@ -236,6 +236,14 @@ impl Wire {
         body
     }
 
+    /// The next frame is an opener's `hello` that grants these services, and links as descriptors allow.
+    pub async fn hear_granted(&mut self, services: &[&str]) {
+        let granted = self.hear_kind(HELLO).await;
+        let links = u16::from_be_bytes([granted[1], granted[2]]);
+        assert!(links > 0, "{granted:?}");
+        assert_eq!(granted, grant(links, DATA_MAX as u32, services));
+    }
+
     /// So many bytes in `data`, in however many frames, and not one more in the last.
     pub async fn hear_data(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -1,0 +1,128 @@
+//! Descriptors shared out, in one place: so many for clients, so many for links, and some that are kept
+//! back for the admin socket and for files, so that none of them takes those of another.
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::{
+    link::pool::LINKS_MAX,
+    profile::{DmzWay, InternalWay, Profile},
+    telemetry::snapshot::Descriptors,
+};
+
+/// Kept back: an eighth, between these. A status takes two, a reload a few more.
+const KEPT_BACK: std::ops::RangeInclusive<usize> = 4..=125;
+/// A handshake costs up to some 10 KiB of memory, and lasts for 5 s at most.
+const HANDSHAKES_MAX: usize = 16_384;
+
+/// What the process had when it began.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    limit: usize,
+    open: usize,
+}
+
+/// What each use of descriptors may have at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Clients, and of these so many that have yet to say what they want.
+    pub clients: usize,
+    pub client_handshakes: usize,
+    /// Links of the DMZ half, and more that are not agreed on yet.
+    pub dmz_links: usize,
+    pub dmz_handshakes: usize,
+    /// The same of the internal half, which has a back-end for each link.
+    pub internal_links: usize,
+    pub internal_handshakes: usize,
+}
+
+impl Budget {
+    /// Before the first port is open.
+    pub fn at_start() -> Self {
+        let Descriptors { used, limit } = now();
+        let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Self { limit: bounded(limit), open: bounded(used) }
+    }
+
+    /// Shares out what a profile's ports leave.
+    pub fn divide(&self, profile: &Profile) -> Shares {
+        let ports = ports(profile);
+        let left = self.limit.saturating_sub(self.open + ports);
+        // Each port holds one that it has accepted before there is a place for it.
+        let kept_back = (left / 8).clamp(*KEPT_BACK.start(), *KEPT_BACK.end()) + ports;
+        let halves = usize::from(profile.dmz.is_some()) + usize::from(profile.internal.is_some());
+        let of_half = left.saturating_sub(kept_back) / halves.max(1);
+        let mut shares = Shares::default();
+        if let Some(half) = &profile.dmz {
+            // Half for clients; for the other half of a session a link, or in direct mode a back-end.
+            shares.clients = of_half.div_ceil(2).max(1);
+            shares.client_handshakes = bounded_handshakes(shares.clients / 2);
+            let links = of_half.saturating_sub(shares.clients);
+            if let DmzWay::Reverse { .. } = half.way {
+                shares.dmz_handshakes = bounded_handshakes(links / 4);
+            }
+            shares.dmz_links = links.saturating_sub(shares.dmz_handshakes).clamp(1, LINKS_MAX);
+        }
+        if let Some(half) = &profile.internal {
+            if let InternalWay::Forward { .. } = half.way {
+                shares.internal_handshakes = bounded_handshakes(of_half / 8);
+            }
+            let links = of_half.saturating_sub(shares.internal_handshakes) / 2;
+            shares.internal_links = links.clamp(1, half.maximum);
+        }
+        shares
+    }
+
+    /// What of a profile does not fit, in a line for its operator.
+    pub fn shortage(&self, profile: &Profile) -> Option<String> {
+        let shares = self.divide(profile);
+        let mut short = Vec::new();
+        let mut wanted = 0;
+        if let Some(half) = &profile.dmz {
+            let sessions = half.services.iter().map(|service| service.sessions).sum::<usize>();
+            let is_direct = matches!(half.way, DmzWay::Direct(_));
+            let links = if is_direct { shares.clients } else { shares.dmz_links };
+            let room = shares.clients.min(links);
+            if room < sessions.min(LINKS_MAX) {
+                short.push(format!("{room} of the {sessions} sessions that all `sessions` allow together"));
+            }
+            wanted += if is_direct { 2 * sessions } else { sessions * 8 / 3 };
+        }
+        if let Some(half) = &profile.internal {
+            if shares.internal_links < half.maximum {
+                short.push(format!("{} of {} links (`maximum`)", shares.internal_links, half.maximum));
+            }
+            wanted += half.maximum * 5 / 2;
+        }
+        let wanted = self.open + 2 * ports(profile) + KEPT_BACK.end() + wanted;
+        (!short.is_empty()).then(|| {
+            format!(
+                "the limit of {} open files has room for {}; raise it to {} (LimitNOFILE, ulimit -n), or lower these",
+                self.limit,
+                short.join(" and "),
+                wanted.next_multiple_of(1024)
+            )
+        })
+    }
+}
+
+fn bounded_handshakes(number: usize) -> usize {
+    number.clamp(1, HANDSHAKES_MAX)
+}
+
+/// Ports that a profile opens, at most.
+fn ports(profile: &Profile) -> usize {
+    let of_clients = profile.dmz.iter().flat_map(|half| &half.services).map(|service| service.accept.len());
+    let of_dmz = profile.dmz.as_ref().is_some_and(|half| matches!(half.way, DmzWay::Reverse { .. }));
+    let of_internal =
+        profile.internal.as_ref().is_some_and(|half| matches!(half.way, InternalWay::Forward { .. }));
+    of_clients.sum::<usize>() + usize::from(of_dmz) + usize::from(of_internal)
+}
+
+/// Open files against the soft limit.
+pub fn now() -> Descriptors {
+    let limit = getrlimit(Resource::Nofile).current;
+    // But for the one that lists them.
+    let count = |entries: std::fs::ReadDir| (entries.count() as u64).saturating_sub(1);
+    let used = std::fs::read_dir("/proc/self/fd").map_or(0, count);
+    Descriptors { used, limit: limit.unwrap_or(u64::MAX) }
+}

@@ -1,0 +1,191 @@
+//! Who may have how many of this half's links: by the name of the gateway at their other end, wherever
+//! it dials from, so that one that takes all it can get leaves the others theirs.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::telemetry::clock;
+
+/// A gateway that has had no session for so long lends half of what it leaves unused.
+const IDLE_MS: u64 = 60_000;
+
+/// How links are shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// So many gateways have an equal part each, and more only while the others leave theirs unused.
+    Divided(usize),
+    /// However many there are, each may have half of what the others leave.
+    HalfOfTheRest,
+}
+
+impl Rule {
+    /// Of a half whose link names its peers: one that is alone may have all.
+    pub fn among(names: usize) -> Self {
+        if names == 1 { Self::Divided(1) } else { Self::HalfOfTheRest }
+    }
+}
+
+/// All links of one half.
+#[derive(Debug)]
+pub struct LinkShares {
+    max: usize,
+    rule: Rule,
+    held: Mutex<HashMap<Arc<str>, Held>>,
+}
+
+/// Links of one gateway.
+#[derive(Debug)]
+struct Held {
+    links: usize,
+    /// `clock::coarse_ms` of its last session.
+    used_ms: Option<u64>,
+}
+
+impl Held {
+    fn is_in_use(&self, now_ms: u64) -> bool {
+        self.used_ms.is_some_and(|used_ms| now_ms.saturating_sub(used_ms) < IDLE_MS)
+    }
+}
+
+/// A link's place in the share of its gateway, for as long as it lives.
+pub struct LinkPlace {
+    of: Arc<LinkShares>,
+    gateway: Arc<str>,
+}
+
+impl fmt::Debug for LinkPlace {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("LinkPlace").field(&self.gateway).finish()
+    }
+}
+
+impl LinkShares {
+    pub fn new(max: usize, rule: Rule) -> Arc<Self> {
+        Arc::new(Self { max, rule, held: Mutex::default() })
+    }
+
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Links of all gateways.
+    pub fn held(&self) -> usize {
+        self.lock().values().map(|held| held.links).sum()
+    }
+
+    /// A place for one more link of a gateway, if it may have one.
+    pub fn take(self: &Arc<Self>, gateway: &Arc<str>) -> Option<LinkPlace> {
+        let now_ms = clock::coarse_ms();
+        let mut held = self.lock();
+        held.retain(|_, held| held.links > 0 || held.is_in_use(now_ms));
+        let own = held.get(gateway).map_or(0, |held| held.links);
+        if own >= self.most(&held, gateway, now_ms) {
+            return None;
+        }
+        held.entry(gateway.clone()).or_insert(Held { links: 0, used_ms: None }).links += 1;
+        Some(LinkPlace { of: self.clone(), gateway: gateway.clone() })
+    }
+
+    /// Links that a gateway may have now.
+    pub fn most_of(&self, gateway: &Arc<str>) -> usize {
+        self.most(&self.lock(), gateway, clock::coarse_ms())
+    }
+
+    fn most(&self, held: &HashMap<Arc<str>, Held>, gateway: &Arc<str>, now_ms: u64) -> usize {
+        let others = || held.iter().filter(|(name, _)| *name != gateway).map(|(_, held)| held);
+        let left_by_others = self.max.saturating_sub(others().map(|held| held.links).sum());
+        match self.rule {
+            Rule::HalfOfTheRest => left_by_others.div_ceil(2),
+            Rule::Divided(gateways) => {
+                let known = others().count();
+                let share = (self.max / gateways.max(known + 1)).max(1);
+                let kept_back = |held: &Held| {
+                    let unused = share.saturating_sub(held.links);
+                    if held.is_in_use(now_ms) { unused } else { unused.div_ceil(2) }
+                };
+                let absent = gateways.saturating_sub(known + 1) * share.div_ceil(2);
+                let kept_back = others().map(kept_back).sum::<usize>() + absent;
+                left_by_others.saturating_sub(kept_back).max(share.min(left_by_others))
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LinkPlace {
+    /// A session has come over the link.
+    pub fn used(&self) {
+        if let Some(held) = self.of.lock().get_mut(&self.gateway) {
+            held.used_ms = Some(clock::coarse_ms());
+        }
+    }
+}
+
+impl Drop for LinkPlace {
+    fn drop(&mut self) {
+        if let Some(held) = self.of.lock().get_mut(&self.gateway) {
+            held.links = held.links.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    /// Takes all that a gateway can get.
+    fn take_all(shares: &Arc<LinkShares>, gateway: &str) -> Vec<LinkPlace> {
+        std::iter::from_fn(|| shares.take(&name(gateway))).collect()
+    }
+
+    #[test]
+    fn a_gateway_that_is_used_keeps_its_share_and_one_that_is_not_lends_half() {
+        let shares = LinkShares::new(64, Rule::Divided(2));
+        let honest = shares.take(&name("honest")).expect("there is room");
+        let greedy = take_all(&shares, "greedy");
+        assert_eq!(greedy.len(), 47, "32 of its own, and half of the 31 that are unused");
+        drop(greedy);
+        honest.used();
+        let greedy = take_all(&shares, "greedy");
+        assert_eq!(greedy.len(), 32);
+        assert_eq!(take_all(&shares, "honest").len(), 31);
+        assert_eq!(shares.held(), 33);
+        drop((honest, greedy));
+        assert_eq!(shares.held(), 0);
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_there_is_left_half_of_its_share() {
+        let shares = LinkShares::new(64, Rule::Divided(2));
+        let greedy = take_all(&shares, "greedy");
+        assert_eq!(greedy.len(), 48);
+        assert_eq!(take_all(&shares, "late").len(), 16);
+    }
+
+    #[test]
+    fn one_alone_may_have_all_and_few_links_are_shared_too() {
+        assert_eq!(take_all(&LinkShares::new(7, Rule::among(1)), "only").len(), 7);
+        let shares = LinkShares::new(3, Rule::Divided(4));
+        assert_eq!(take_all(&shares, "one").len(), 1);
+    }
+
+    #[test]
+    fn each_may_have_half_of_what_the_others_leave() {
+        let shares = LinkShares::new(100, Rule::among(3));
+        let greedy = take_all(&shares, "greedy");
+        let second = take_all(&shares, "second");
+        let third = take_all(&shares, "third");
+        assert_eq!((greedy.len(), second.len(), third.len()), (50, 25, 13));
+        assert_eq!(shares.most_of(&name("fourth")), 6);
+    }
+}

@@ -1,0 +1,104 @@
+//! How many descriptors one use of them may hold at once: a share that is its own, so that it leaves
+//! the others theirs.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+/// A bound on descriptors that may change while they are held.
+#[derive(Debug, Default)]
+pub struct Quota {
+    places: Mutex<Places>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    max: usize,
+    held: usize,
+}
+
+/// One descriptor's place, held for as long as it is open.
+pub struct Place(Arc<Quota>);
+
+impl fmt::Debug for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Place")
+    }
+}
+
+impl Quota {
+    pub fn new(max: usize) -> Arc<Self> {
+        let quota = Self::default();
+        quota.resize(max);
+        Arc::new(quota)
+    }
+
+    /// Those that are held stay, also where there are more of them.
+    pub fn resize(&self, max: usize) {
+        self.lock().max = max;
+        self.freed.notify_waiters();
+    }
+
+    pub fn max(&self) -> usize {
+        self.lock().max
+    }
+
+    pub fn try_take(self: &Arc<Self>) -> Option<Place> {
+        let mut places = self.lock();
+        let is_free = places.held < places.max;
+        places.held += usize::from(is_free);
+        is_free.then(|| Place(self.clone()))
+    }
+
+    /// Waits for a place.
+    pub async fn take(self: &Arc<Self>) -> Place {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(place) = self.try_take() {
+                return place;
+            }
+            freed.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().held -= 1;
+        self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_waited_for_and_a_smaller_quota_takes_none_away() {
+        let quota = Quota::new(2);
+        let (one, other) = (quota.take().await, quota.take().await);
+        assert!(quota.try_take().is_none());
+        let waiting = quota.take();
+        tokio::pin!(waiting);
+        assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err(), "all are taken");
+        drop(one);
+        let third = timeout(Duration::from_secs(1), waiting).await.expect("one is free");
+        quota.resize(1);
+        drop(other);
+        assert!(quota.try_take().is_none(), "one is held, and no more may be");
+        drop(third);
+        assert!(quota.try_take().is_some());
+    }
+}
