@@ -127,7 +127,36 @@ fn failure(error: &DialError) -> ConnectFailure {
         DialError::Resolve { .. } | DialError::Unreachable { .. } => {
             (Who::Backend, Refusal::BackendUnreachable)
         }
-        DialError::Local { .. } => (Who::Internal, Refusal::Unavailable),
+        DialError::Local { .. } if error.exhausted().is_some() => (Who::Limit, Refusal::Unavailable),
+        DialError::Local { .. } => (Who::Backend, Refusal::BackendUnreachable),
     };
     ConnectFailure { who, refusal, reason: format!("backend {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::profile::HostPort;
+
+    #[test]
+    fn a_limit_of_this_host_is_no_fault_of_the_backend_and_no_bug() {
+        let failed = |number| {
+            let (at, source) =
+                (HostPort { host: "db".into(), port: 1 }, io::Error::from_raw_os_error(number));
+            failure(&DialError::Local { at, source, tried: dial::Tried::default() })
+        };
+        for number in [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            let failure = failed(number);
+            assert_eq!(
+                (failure.who, failure.refusal),
+                (Who::Limit, Refusal::Unavailable),
+                "{}",
+                failure.reason
+            );
+        }
+        let failure = failed(libc::EAFNOSUPPORT);
+        assert_eq!((failure.who, failure.refusal), (Who::Backend, Refusal::BackendUnreachable));
+    }
 }

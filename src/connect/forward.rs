@@ -220,8 +220,9 @@ async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, Conne
     };
     let Reached { mut stream, peer, .. } = dialled.await.map_err(|error: greet::LinkError| {
         keeper.failed(None, error.to_string(), Failure::Way);
+        let is_ours = matches!(&error, greet::LinkError::Dial(error) if error.exhausted().is_some());
         ConnectFailure {
-            who: Who::Peer,
+            who: if is_ours { Who::Limit } else { Who::Peer },
             refusal: Refusal::Unavailable,
             reason: format!("link to {}: {error}", keeper.gateway()),
         }

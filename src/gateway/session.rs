@@ -22,7 +22,7 @@ use crate::{
     accept::{Negotiated, Reply, Told, rest::Rest},
     connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
-    net::{echo::Echo, late::Late, stream::Stream, ws::NoText},
+    net::{echo::Echo, exhausted::Exhausted, late::Late, stream::Stream, ws::NoText},
     proto::{Refusal, link::frame::Cause},
     telemetry::{
         end::{End, Who},
@@ -435,6 +435,7 @@ fn ended(
         Relayed::Failed(side, error) => match (side, Trouble::of(&error)) {
             (_, Some(Trouble::Reset(cause))) => (who_of(*cause), error.to_string()),
             (_, Some(_)) => (Who::Peer, format!("the link failed: {error}")),
+            (_, None) if Exhausted::of(&error).is_some() => (Who::Limit, Exhausted::words(&error)),
             (Side::Near, None) if Late::is_cause_of(&error) => (Who::Time, error.to_string()),
             (Side::Near, None) if NoText::is_cause_of(&error) => (Who::Backend, error.to_string()),
             (Side::Near, None) if !links.near => (Who::Client, format!("the client failed: {error}")),

@@ -13,7 +13,10 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::names::{self, Names};
+use super::{
+    exhausted::Exhausted,
+    names::{self, Names},
+};
 use crate::profile::HostPort;
 
 /// The next address is tried so long after the one before it began (RFC 8305, section 5).
@@ -32,7 +35,7 @@ pub enum DialError {
     Timeout { at: HostPort, within: Duration, tried: Tried },
     #[error("{at}: unreachable: {source}{tried}")]
     Unreachable { at: HostPort, source: io::Error, tried: Tried },
-    #[error("{at}: {source}{tried}")]
+    #[error("{at}: {}{tried}", Exhausted::words(source))]
     Local { at: HostPort, source: io::Error, tried: Tried },
 }
 
@@ -51,6 +54,18 @@ impl fmt::Display for Tried {
         match self.0.len().saturating_sub(TOLD_MAX) {
             0 => write!(out, ")"),
             more => write!(out, "; and {more} more)"),
+        }
+    }
+}
+
+impl DialError {
+    /// What this process or host has run out of, where that is why.
+    pub fn exhausted(&self) -> Option<Exhausted> {
+        match self {
+            Self::Local { source, .. } => Exhausted::of(source),
+            Self::Resolve { .. } | Self::Refused { .. } | Self::Timeout { .. } | Self::Unreachable { .. } => {
+                None
+            }
         }
     }
 }
@@ -198,6 +213,24 @@ mod tests {
             }
         }
         panic!("its queue has no end");
+    }
+
+    #[test]
+    fn what_this_host_has_run_out_of_is_no_fault_of_the_other_end() {
+        let at = HostPort { host: "192.0.2.7".into(), port: 9000 };
+        let out = [
+            (libc::EADDRNOTAVAIL, Exhausted::Ports),
+            (libc::EMFILE, Exhausted::Descriptors),
+            (libc::ENFILE, Exhausted::DescriptorsOfHost),
+            (libc::ENOBUFS, Exhausted::Memory),
+        ];
+        for (number, exhausted) in out {
+            let error = all_failed(&at, vec![(local(1, 9000), io::Error::from_raw_os_error(number))]);
+            assert_eq!(error.exhausted(), Some(exhausted));
+            assert_eq!(error.to_string(), format!("192.0.2.7:9000: {exhausted}"));
+        }
+        let refused = all_failed(&at, vec![(local(1, 9000), io::ErrorKind::ConnectionRefused.into())]);
+        assert_eq!(refused.exhausted(), None);
     }
 
     #[tokio::test]

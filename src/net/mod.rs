@@ -3,6 +3,7 @@
 //! In reading order: [`listen`] and [`dial`] open sockets, at what [`names`] looks up, [`tcp`] gives them their options,
 //! [`tls`] the protection of a link, [`hello`] and [`edges`] TLS with clients and backends, [`pinned`] that of
 //! probes, [`proxy`] who a client is,
+//! [`exhausted`] what this host has run out of,
 //! [`ahead`] reads more than TLS asks for, [`stream`] is the one type that sessions see, [`backoff`]
 //! spaces failed dials, [`files`] sees that certificates have changed. `sys` asks the kernel what no crate offers.
 
@@ -11,6 +12,7 @@ pub mod backoff;
 pub mod dial;
 pub mod echo;
 pub mod edges;
+pub mod exhausted;
 pub mod files;
 pub mod hello;
 pub mod http;

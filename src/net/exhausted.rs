@@ -1,0 +1,54 @@
+//! What this process or host has run out of, by the error that the kernel gives; no fault of a peer's.
+
+use std::io;
+
+use thiserror::Error;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Exhausted {
+    /// Or the host has no address of that family.
+    #[error("no local port is left for it (net.ipv4.ip_local_port_range)")]
+    Ports,
+    #[error("this process has no descriptor left; raise its limit (`LimitNOFILE`, `ulimit -n`)")]
+    Descriptors,
+    #[error("this host has no descriptor left (fs.file-max)")]
+    DescriptorsOfHost,
+    #[error("the kernel has no memory left for it")]
+    Memory,
+}
+
+impl Exhausted {
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match error.raw_os_error()? {
+            libc::EADDRNOTAVAIL => Some(Self::Ports),
+            libc::EMFILE => Some(Self::Descriptors),
+            libc::ENFILE => Some(Self::DescriptorsOfHost),
+            libc::ENOBUFS | libc::ENOMEM => Some(Self::Memory),
+            _ => None,
+        }
+    }
+
+    /// An error in words that say what to do, where they are known.
+    pub fn words(error: &io::Error) -> String {
+        Self::of(error).map_or_else(|| error.to_string(), |exhausted| exhausted.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_run_out_is_named_and_nothing_else() {
+        let of = |number| Exhausted::of(&io::Error::from_raw_os_error(number));
+        assert_eq!(of(libc::EADDRNOTAVAIL), Some(Exhausted::Ports));
+        assert_eq!(of(libc::EMFILE), Some(Exhausted::Descriptors));
+        assert_eq!(of(libc::ENFILE), Some(Exhausted::DescriptorsOfHost));
+        assert_eq!([of(libc::ENOBUFS), of(libc::ENOMEM)], [Some(Exhausted::Memory); 2]);
+        for other in [libc::ECONNREFUSED, libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::EPIPE]
+        {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(Exhausted::of(&io::ErrorKind::AddrNotAvailable.into()), None, "not of the kernel's");
+    }
+}
