@@ -24,7 +24,7 @@ use super::{
     stream::Stream,
     tcp,
     tls::{chain, key, problem, roots, told},
-    verify::{expires, name_among},
+    verify::{Party, expires, name_among},
 };
 use crate::{
     disk::Pipes,
@@ -247,7 +247,7 @@ impl Caller {
         let stream = handshake.map_err(|(error, stream)| {
             // Lets the alert reach the backend, whose log then names the reason too.
             tcp::let_close_cleanly(stream.socket());
-            told(&error)
+            told(&error, Party::Backend)
         })?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
@@ -255,11 +255,11 @@ impl Caller {
 
 /// The handshake with a client that has said hello.
 pub async fn answer(hello: Hello, stream: TcpStream, config: Arc<ServerConfig>) -> Result<Stream, String> {
-    let begun = hello.begin(stream).await.map_err(|error| told(&error))?;
+    let begun = hello.begin(stream).await.map_err(|error| told(&error, Party::Client))?;
     let handshake = begun.into_stream(config).into_fallible().await;
     let stream = handshake.map_err(|(error, stream)| {
         tcp::let_close_cleanly(stream.socket());
-        told(&error)
+        told(&error, Party::Client)
     })?;
     Ok(Stream::Tls(Box::new(stream.into())))
 }

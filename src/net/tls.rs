@@ -22,15 +22,15 @@ use super::{
     ahead::ReadAhead,
     stream::Stream,
     tcp,
-    verify::{self, PeerVerifier},
+    verify::{self, Party, PeerVerifier},
 };
 use crate::{
     disk::{self, Pipes, ReadError},
     profile::{LinkTls, Material, Place, Problem},
 };
 
-/// A certificate file that is larger is none.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The authorities of a whole country fit; a certificate file that is larger is none.
+const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What one side of a link shows and accepts, opened and checked.
 #[derive(Debug, Clone)]
@@ -114,7 +114,7 @@ impl Identity {
         checked
             .and_then(|()| self.verifier.name_of(leaf).map(|_| ()))
             .err()
-            .map(|error| verify::words(&error))
+            .map(|error| verify::words(&error, Party::Gateway))
     }
 
     /// What its certificates are for and how many days they have left, for an operator.
@@ -132,7 +132,7 @@ impl Identity {
         let stream = handshake.map_err(|(error, stream)| {
             // Lets the alert reach the other side, whose log then names the reason too.
             tcp::let_close_cleanly(stream.socket());
-            told(&error)
+            told(&error, Party::Gateway)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         Ok((Stream::Tls(Box::new(stream.into())), name))
@@ -145,7 +145,7 @@ impl Identity {
         let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(stream));
         let stream = connecting.into_fallible().await.map_err(|(error, stream)| {
             tcp::let_close_cleanly(stream.socket());
-            told(&error)
+            told(&error, Party::Gateway)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         Ok((Stream::Tls(Box::new(stream.into())), name))
@@ -158,9 +158,9 @@ impl Identity {
 }
 
 /// A failed handshake in words.
-pub(super) fn told(error: &io::Error) -> String {
+pub(super) fn told(error: &io::Error, of: Party) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    inner.map_or_else(|| error.to_string(), verify::words)
+    inner.map_or_else(|| error.to_string(), |error| verify::words(error, of))
 }
 
 /// AES-128-GCM with SHA-256 first: with hardware AES and SHA it makes the cheapest handshake.
@@ -184,7 +184,11 @@ fn check_own(
     let as_server = verifier.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
     let as_client = verifier.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
     as_server.and(as_client).map_err(|(side, error)| {
-        let what = format!("it can not serve as a TLS {side}: {}", verify::words(&error));
+        if let Some((number, why)) = verify::unfit(chain) {
+            let what = format!("{}certificate {number} of {} {why}", named(certificate), chain.len());
+            return vec![problem(certificate, what, "have it issued anew, or make one with `portcullis certs`")];
+        }
+        let what = format!("it can not serve as a TLS {side}: {}", verify::words(&error, Party::Gateway));
         let advice = match error {
             rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => {
                 "set the clock of this host right, or wait"
@@ -200,20 +204,45 @@ fn check_own(
 
 pub(super) fn chain(material: &Material, pipes: Pipes) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let text = read(material, Audience::Anyone, pipes)?;
-    let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut text.as_slice()).collect();
-    match found {
-        Ok(chain) if !chain.is_empty() => Ok(chain),
-        Ok(_) => Err(problem(material, "it holds no certificate".into(), "name a PEM file with one")),
-        Err(error) => Err(problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
+    let mut chain = Vec::new();
+    for found in rustls_pemfile::certs(&mut text.as_slice()) {
+        let number = chain.len() + 1;
+        let damaged = |why: String| {
+            let what = format!("{}certificate {number} is damaged: {why}", named(material));
+            problem(material, what, "take that one out, or copy it anew from where it was issued")
+        };
+        let certificate = found.map_err(|error| damaged(error.to_string()))?;
+        verify::check_whole(&certificate).map_err(damaged)?;
+        chain.push(certificate);
+    }
+    match chain.is_empty() {
+        true => Err(problem(material, "it holds no certificate".into(), "name a PEM file with one")),
+        false => Ok(chain),
     }
 }
 
 pub(super) fn key(material: &Material, pipes: Pipes) -> Result<PrivateKeyDer<'static>, Problem> {
     let text = read(material, Audience::OwnerOnly, pipes)?;
+    if ENCRYPTED.iter().any(|mark| text.windows(mark.len()).any(|part| part == *mark)) {
+        let what = format!("{}it is encrypted, and a gateway has no password for it", named(material));
+        let advice = "write it without one: openssl pkey -in KEY -out NEW, then chmod 600 NEW";
+        return Err(problem(material, what, advice));
+    }
     match rustls_pemfile::private_key(&mut text.as_slice()) {
         Ok(Some(key)) => Ok(key),
         Ok(None) => Err(problem(material, "it holds no private key".into(), "name a PEM file with one")),
         Err(error) => Err(problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
+    }
+}
+
+/// How a key is marked whose reader needs a password (RFC 5958, and RFC 1421 as OpenSSL writes it).
+const ENCRYPTED: [&[u8]; 2] = [b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED"];
+
+/// The file, at the beginning of a problem.
+fn named(material: &Material) -> String {
+    match material {
+        Material::File { path, .. } => format!("{}: ", path.display()),
+        Material::Memory(_) => String::new(),
     }
 }
 
@@ -222,9 +251,10 @@ pub(super) fn roots(
     authorities: &[CertificateDer<'static>],
 ) -> Result<RootCertStore, Problem> {
     let mut roots = RootCertStore::empty();
-    for certificate in authorities {
+    for (at, certificate) in authorities.iter().enumerate() {
         roots.add(certificate.clone()).map_err(|error| {
-            problem(material, format!("it holds a certificate that is no CA's: {error}"), "name a CA's file")
+            let what = format!("{}certificate {} can be no CA's: {error}", named(material), at + 1);
+            problem(material, what, "take that one out, or name a CA's file")
         })?;
     }
     Ok(roots)
@@ -272,5 +302,61 @@ fn collect3<A, B, C>(
     match (a, b, c) {
         (Ok(a), Ok(b), Ok(c)) => Ok((a, b, c)),
         (a, b, c) => Err([a.err(), b.err(), c.err()].into_iter().flatten().collect()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{fs, path::Path, process::Command};
+
+    use super::*;
+
+    fn openssl(folder: &Path, line: &str) {
+        let done = Command::new("openssl").args(line.split(' ')).current_dir(folder).output().unwrap();
+        assert!(done.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn material(folder: &Path, name: &str) -> Material {
+        let place = Place { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        Material::File { path: folder.join(name), place }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told_by_file_number_and_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        openssl(at, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out plain.key");
+        openssl(at, "pkcs8 -topk8 -in plain.key -out pkcs8.key -passout pass:secret");
+        openssl(at, "ec -in plain.key -out old.key -aes256 -passout pass:secret");
+        for name in ["pkcs8.key", "old.key"] {
+            let problem = key(&material(at, name), Pipes::Refused).unwrap_err();
+            assert!(
+                problem
+                    .what
+                    .ends_with(&format!("{name}: it is encrypted, and a gateway has no password for it"))
+            );
+        }
+        openssl(at, "req -x509 -new -key plain.key -subj /CN=ca -out ca.pem");
+        openssl(
+            at,
+            "req -x509 -new -sha1 -key plain.key -subj /CN=dmz -addext basicConstraints=CA:FALSE -out sha1.pem",
+        );
+        openssl(at, "req -new -key plain.key -subj /CN=dmz -out dmz.csr");
+        openssl(at, "x509 -req -in dmz.csr -CA ca.pem -CAkey plain.key -CAcreateserial -out v1.pem");
+        let read = |name: &str| chain(&material(at, name), Pipes::Refused).unwrap();
+        let unfit = |name: &str| verify::unfit(&read(name));
+        assert_eq!(unfit("ca.pem"), Some((1, "is a CA's own (CA:TRUE), and stands for no gateway")));
+        assert_eq!(unfit("sha1.pem"), Some((1, "is signed with SHA-1 or MD5")));
+        assert_eq!(unfit("v1.pem"), Some((1, "is not of X.509 version 3")));
+        let good = fs::read_to_string(at.join("ca.pem")).unwrap();
+        let bad = "-----BEGIN CERTIFICATE-----\nMAAAAA==\n-----END CERTIFICATE-----\n";
+        fs::write(at.join("bundle.pem"), [&good, &good, bad, &good].concat()).unwrap();
+        let problem = chain(&material(at, "bundle.pem"), Pipes::Refused).unwrap_err();
+        assert!(problem.what.contains("bundle.pem: certificate 3 is damaged: "), "{problem}");
+        // A bundle of more than 1 MiB is read to its end.
+        let many = 1024 * 1024 / good.len() + 2;
+        fs::write(at.join("large.pem"), good.repeat(many)).unwrap();
+        assert_eq!(read("large.pem").len(), many);
     }
 }

@@ -20,7 +20,7 @@ use rustls::{
     },
 };
 use thiserror::Error as ThisError;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Version};
 
 /// Names told of a certificate that is refused; it is the other side's text.
 const TOLD_NAMES_MAX: usize = 4;
@@ -157,10 +157,29 @@ pub fn told(certificate: &CertificateDer<'_>) -> Option<String> {
     Some(format!("for `{}`, {} days left", names.join("`, `"), left.max(0) / (24 * 60 * 60)))
 }
 
+/// Who is at the other end of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    Gateway,
+    Backend,
+    Client,
+}
+
+impl Party {
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Gateway => ("the other gateway", "this link's `ca`"),
+            Self::Backend => ("the backend", "this connect's `ca`"),
+            Self::Client => ("the client", "this accept's `ca`"),
+        }
+    }
+}
+
 /// Why a handshake or a certificate was refused, in an operator's words; alerts are what the other
-/// gateway says of ours (RFC 8446, 6.2).
-pub fn words(error: &Error) -> String {
+/// side says of ours (RFC 8446, 6.2).
+pub fn words(error: &Error, of: Party) -> String {
     use rustls::AlertDescription as Alert;
+    let (party, ca) = of.words();
     match error {
         Error::InvalidCertificate(CertificateError::Other(ours)) => ours.0.to_string(),
         Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => {
@@ -177,25 +196,55 @@ pub fn words(error: &Error) -> String {
                 date(*time)
             )
         }
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
+            "its certificate comes from another CA than {ca}, or the intermediate certificate between the two is missing in its file"
+        ),
         // A CA of the same name as ours: it is its signature that fails.
-        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "its certificate comes from another CA than this link's `ca`".into()
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            format!("its certificate comes from another CA than {ca}, of the same name")
         }
         Error::AlertReceived(Alert::CertificateExpired) => {
-            "the other gateway takes this one's certificate for expired, or for not valid yet".into()
+            format!("{party} takes this one's certificate for expired, or for not valid yet")
         }
         Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => {
-            "the other gateway says that this one's certificate comes from another CA than its `ca`".into()
+            format!("{party} says that this one's certificate comes from another CA than its `ca`")
+        }
+        Error::AlertReceived(Alert::CertificateRequired) => {
+            format!("{party} wants a certificate, and was shown none")
         }
         Error::AlertReceived(
             Alert::AccessDenied
             | Alert::BadCertificate
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate,
-        ) => format!("the other gateway refuses this one's certificate ({error}); its log says why"),
+        ) => format!("{party} refuses this one's certificate ({error}); its log says why"),
         other => other.to_string(),
     }
 }
+
+/// Whether a certificate reads at all.
+pub fn check_whole(certificate: &CertificateDer<'_>) -> Result<(), String> {
+    X509Certificate::from_der(certificate).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// The first certificate of a chain that nobody would accept, by its number, and why.
+pub fn unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
+    chain.iter().enumerate().find_map(|(at, certificate)| {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let signed = parsed.signature_algorithm.algorithm.to_id_string();
+        let is_ca = parsed.is_ca();
+        let why = match parsed.version() {
+            X509Version::V3 if WEAK.contains(&signed.as_str()) => "is signed with SHA-1 or MD5",
+            X509Version::V3 if at == 0 && is_ca => "is a CA's own (CA:TRUE), and stands for no gateway",
+            X509Version::V3 => return None,
+            _ => "is not of X.509 version 3",
+        };
+        Some((at + 1, why))
+    })
+}
+
+/// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).
+const WEAK: [&str; 3] = ["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.113549.1.1.4"];
 
 fn date(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
