@@ -6,6 +6,8 @@
 use std::{
     io::{self, Read, Write},
     path::Path,
+    pin::pin,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -14,6 +16,7 @@ use portcullis::{
     profile::{self, Choice, ProxyVersion},
     proto::{
         proxy,
+        socks5::{self, Asks},
         ws::{self, Breach, Decoder, End, Kind},
     },
 };
@@ -51,6 +54,51 @@ pub fn proxy(input: &[u8]) -> String {
         assert_eq!(proxy::parse(&again), Ok(Some((Some(client), again.len()))));
     }
     format!("{client}, {length} bytes")
+}
+
+/// What the far side of a SOCKS5 link says: `who (1)`, and then a method and a request, or replies.
+pub fn socks(input: &[u8]) -> String {
+    let Some((&who, said)) = input.split_first() else { return "more".into() };
+    let (told, left, answered) = match who % 3 {
+        2 => replies(said),
+        asks => asked(said, if asks == 0 { Asks::Connect } else { Asks::Bind }),
+    };
+    // Nothing is read past a message: what follows is the session's.
+    assert!(said.ends_with(&left), "{} bytes left", left.len());
+    assert!(answered.len() <= 12, "{answered:?}");
+    told
+}
+
+fn asked(said: &[u8], serves: Asks) -> (String, Vec<u8>, Vec<u8>) {
+    let mut stream = tokio::io::join(said, Vec::new());
+    let told = at_once(async {
+        socks5::take_method(&mut stream).await?;
+        socks5::take_ask(&mut stream, serves).await
+    });
+    let told =
+        told.map_or_else(|error| checked(error.to_string()), |service| format!("asks for `{service}`"));
+    let (left, answered) = stream.into_inner();
+    (told, left.to_vec(), answered)
+}
+
+fn replies(said: &[u8]) -> (String, Vec<u8>, Vec<u8>) {
+    let mut left = said;
+    let told = at_once(async {
+        socks5::take_answer(&mut left).await?;
+        let first = socks5::await_announcement(&mut left).await?;
+        socks5::take_announcement(first, &mut left).await
+    });
+    let told =
+        told.map_or_else(|error| checked(error.to_string()), |address| format!("client at {address:?}"));
+    (told, left.to_vec(), Vec::new())
+}
+
+/// Of bytes that are all there nobody waits.
+fn at_once<T>(reading: impl Future<Output = T>) -> T {
+    match pin!(reading).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(read) => read,
+        Poll::Pending => panic!("it waits for more than there is"),
+    }
 }
 
 /// What is looked at before requests are read: one byte at most is spoilt, the same however it comes.

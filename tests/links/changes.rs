@@ -10,7 +10,7 @@ use fastrand::Rng;
 
 const SECONDS: f64 = 2.0;
 /// Longer inputs show nothing that a shorter one does not.
-const INPUT_MAX: usize = 4096;
+const INPUT_MAX: usize = 64 * 1024;
 
 /// `PORTCULLIS_FUZZ_SECONDS`.
 pub fn seconds() -> f64 {

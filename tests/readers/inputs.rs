@@ -37,6 +37,35 @@ pub fn proxy() -> Rows {
     ]
 }
 
+pub fn socks() -> Rows {
+    let ask = |who: u8, request: &[u8]| [&[who, 5, 1, 0], request].concat();
+    let orders = |command: u8| [&[5, command, 0, 3, 6], &b"orders"[..], &[0, 0]].concat();
+    let granted = |address: &[u8]| [&[2, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0, 5, 0, 0], address].concat();
+    vec![
+        ("nothing", vec![], "more"),
+        ("connect", ask(0, &orders(1)), "asks for `orders`"),
+        ("connect-and-more", ask(0, &[orders(1), b"of the session".to_vec()].concat()), "asks for `orders`"),
+        ("bind", ask(1, &orders(2)), "asks for `orders`"),
+        ("bind-of-who-serves-connect", ask(0, &orders(2)), "which this side does not serve"),
+        ("associate", ask(1, &orders(3)), "which this side does not serve"),
+        ("command-9", ask(0, &orders(9)), "an unknown command, which this side does not serve"),
+        ("an-address", ask(0, &[5, 1, 0, 1, 127, 0, 0, 1, 0, 80]), "only names of services are served"),
+        ("an-address-type-9", ask(0, &[5, 1, 0, 9, 0, 0]), "only names of services are served"),
+        ("no-name", ask(0, &[5, 1, 0, 3, 0, 0, 0]), "of 0 bytes that no profile could hold"),
+        ("no-utf-8", ask(0, &[5, 1, 0, 3, 2, 0xff, 0xfe, 0, 0]), "of 2 bytes that no profile could hold"),
+        ("cut", ask(0, &orders(1)[..6]), "before its greeting was complete"),
+        ("method-alone", ask(0, &[]), "it greeted and closed"),
+        ("no-method", vec![0, 5, 0], "`no authentication`"),
+        ("password-alone", vec![0, 5, 1, 2], "`no authentication`"),
+        ("socks-4", vec![0, 4, 1, 0, 80], "0x04 (SOCKS4 is not supported)"),
+        ("http", [&[0], &b"GET / HTTP/1.1"[..]].concat(), "(HTTP?)"),
+        ("client-v4", granted(&[1, 192, 0, 2, 7, 195, 80]), "client at SocketAddress(192.0.2.7:50000)"),
+        ("client-v6", granted(&[&[4][..], &[7; 16], &[195, 80]].concat()), "7]:50000)"),
+        ("refused", vec![2, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0], "unknown there or not allowed for this gateway"),
+        ("reply-99", vec![2, 5, 99, 0, 1, 0, 0, 0, 0, 0, 0], ""),
+    ]
+}
+
 pub fn request() -> Rows {
     let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").into_bytes();
     let post = |fields: &str, body: &str| format!("POST / HTTP/1.1\r\n{fields}\r\n{body}").into_bytes();

@@ -39,6 +39,11 @@ fn a_header_of_a_proxy_is_read_or_refused() {
 }
 
 #[test]
+fn the_far_side_of_a_socks_link_is_heard_or_refused() {
+    check("socks", inputs::socks(), readers::socks);
+}
+
+#[test]
 fn a_request_passes_or_is_spoilt() {
     check("request", inputs::request(), readers::request);
 }

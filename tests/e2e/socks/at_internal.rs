@@ -261,6 +261,7 @@ async fn a_link_cut_while_its_backend_is_dialled_ends_that_session() {
     crate::support::peers::cut(stream);
     hear_reset(&mut server).await;
     // The cut may be seen just before the session relays, or just after: whose it is does not change.
-    let ended = |snapshot: &Snapshot| snapshot.ended.iter().any(|row| ["CC", "CR"].contains(&row.end.as_str()));
+    let ended =
+        |snapshot: &Snapshot| snapshot.ended.iter().any(|row| ["CC", "CR"].contains(&row.end.as_str()));
     gateway.until("the client's end", ended).await;
 }
