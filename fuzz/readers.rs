@@ -4,15 +4,30 @@
 //! and in many, and, where there is one, by a second opinion that is not our code.
 
 use std::{
+    future::poll_fn,
     io::{self, Read, Write},
     path::Path,
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
+use hyper::{
+    Method, Request, Response,
+    body::{Body, Incoming},
+    header::HeaderValue,
+};
 use portcullis::{
-    net::{hello, http::strict::Strict},
+    net::{
+        hello,
+        http::{
+            From, framing,
+            line::{Line, Lost},
+            payload::Payload,
+            strict::{SPOILT_SIGN, Strict},
+        },
+        pipe::pipe,
+    },
     profile::{self, Choice, ProxyVersion},
     proto::{
         proxy,
@@ -21,6 +36,7 @@ use portcullis::{
     },
 };
 use proxy_header::{ParseConfig, ProxyHeader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{
     Error, Message, WebSocket,
     error::ProtocolError,
@@ -101,19 +117,97 @@ fn at_once<T>(reading: impl Future<Output = T>) -> T {
     }
 }
 
-/// What is looked at before requests are read: one byte at most is spoilt, the same however it comes.
+/// What is looked at before requests are read: one byte at most is spoilt, signs that a target may not have
+/// are overwritten, and both the same however it comes.
 pub fn request(input: &[u8]) -> String {
     let looked = |piece: usize| {
         let (mut strict, mut bytes) = (Strict::default(), input.to_vec());
-        bytes.chunks_mut(piece).for_each(|bytes| strict.look(bytes));
-        bytes
+        let good = bytes.chunks_mut(piece).map(|bytes| strict.look(bytes)).sum::<usize>();
+        assert!(good == input.len() || strict.is_undecided());
+        (bytes, good, strict.refused())
     };
     let whole = looked(input.len().max(1));
     assert_eq!(whole, looked(1), "at once, and byte by byte");
-    let mut spoilt = (0..input.len()).filter(|&at| input[at] != whole[at]);
-    let Some(at) = spoilt.next() else { return "as it was".into() };
-    assert_eq!((whole[at], spoilt.next()), (0, None));
-    format!("spoilt at {at}")
+    let (whole, good, refused) = whole;
+    let is_target = |at: &usize| whole[*at] == SPOILT_SIGN && b"#<>\"`".contains(&input[*at]);
+    let changed: Vec<usize> = (0..input.len()).filter(|&at| input[at] != whole[at]).collect();
+    let (targets, spoilt): (Vec<_>, Vec<_>) = changed.into_iter().partition(is_target);
+    assert_eq!(refused.is_some(), !targets.is_empty());
+    let waits = if good < input.len() { format!("waits at {good}, ") } else { String::new() };
+    match (spoilt.as_slice(), refused) {
+        ([], None) => format!("{waits}as it was"),
+        ([], Some(number)) => format!("{waits}the target of request {number} is refused"),
+        ([at], _) => {
+            assert_eq!(whole[*at], 0);
+            format!("{waits}spoilt at {at}")
+        }
+        (more, _) => panic!("more than one byte is spoilt: {more:?}"),
+    }
+}
+
+/// What a backend answers to a GET, or to a HEAD where the first byte is odd, and ends behind it.
+pub fn answer(input: &[u8]) -> String {
+    let (&[kind], wire) = input.split_first_chunk().unwrap_or((&[0], &[]));
+    let method = if kind % 2 == 1 { Method::HEAD } else { Method::GET };
+    let whole = answered(&method, wire, wire.len().max(1));
+    assert_eq!(whole, answered(&method, wire, 1), "at once, and byte by byte");
+    checked(whole)
+}
+
+fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let (ours, mut theirs) = pipe();
+        let (mut line, going) = Line::over(ours, From::Outside, None).await.expect("a fresh pipe");
+        let asks = async {
+            let mut request = Request::new(Payload::empty());
+            *request.method_mut() = method.clone();
+            request.headers_mut().insert("host", HeaderValue::from_static("h"));
+            let told = match line.ask(request).await {
+                Ok(answer) => read_out(method, answer).await,
+                Err(Lost::Broken(flaw)) => flaw.to_string(),
+                Err(lost) => panic!("{lost:?}"),
+            };
+            drop(line);
+            told
+        };
+        let says = async {
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n\r\n") {
+                heard.push(theirs.read_u8().await.expect("a request"));
+            }
+            for piece in wire.chunks(piece) {
+                // An answer may be over before all is said.
+                if theirs.write_all(piece).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            let _ = theirs.shutdown().await;
+            let _ = theirs.read_to_end(&mut heard).await;
+        };
+        tokio::join!(asks, says, going).0
+    })
+}
+
+/// The status, and how much of a body there was.
+async fn read_out(method: &Method, answer: Response<Incoming>) -> String {
+    let (mut head, mut body) = answer.into_parts();
+    if framing::of_response(&mut head, method, &body).is_err() {
+        return "a coding".into();
+    }
+    let said =
+        head.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let mut count = 0;
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match frame {
+            Ok(frame) => count += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Err(_) => return format!("{}, cut", head.status.as_u16()),
+        }
+    }
+    let is_told = said.is_none_or(|said| said == count || count == 0);
+    assert!(is_told && !head.headers.contains_key("transfer-encoding"), "{said:?} of {count} bytes");
+    format!("{}, {count} bytes", head.status.as_u16())
 }
 
 /// What a ClientHello is read from.

@@ -4,6 +4,7 @@
 //! Each kind ends in a [`Negotiated`], handed to the function it was given; what becomes of it is
 //! the gateway's business.
 
+mod closing;
 pub mod door;
 pub mod forward;
 pub mod rest;

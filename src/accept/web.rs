@@ -14,26 +14,24 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
+    ext::on_informational,
     header::{self, HeaderMap, HeaderValue},
     service::service_fn,
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::oneshot,
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Negotiated, Serve, Told,
+    closing::{both, let_go, of_end},
     door::{Entered, Speaks, WebDoor, asked_for},
     rest::{Rest, Room, Work},
     tcp::{Stay, negotiated},
@@ -42,15 +40,17 @@ use crate::{
     link::listener::Greeting,
     net::{
         http::{
+            From,
             answer::{self, Objection, bad},
-            fields::{self, Of},
-            forwarded,
+            fields::{self, Of, Protocols},
+            forwarded, framing,
             guarded::Guarded,
+            interim::{Interim, Interims, Passed},
             line::{Line, Lost},
-            payload::Payload,
+            payload::{Fares, Payload, is_last},
             pulse::{Exchange, Phase, Pulse, Watch},
             request::{self, Asked, By},
-            serving::{self, Leave, Side, Sides},
+            serving::{self, Leave, Sides},
             socket,
         },
         pipe::{Deadline, PipeEnd, pipe},
@@ -58,9 +58,7 @@ use crate::{
         stream::Stream,
         ws::{Limits, WebSocket},
     },
-    profile::{ServiceName, Web},
-    proto::Refusal,
-    telemetry::end::Who,
+    profile::{ServiceName, Web, defaults},
 };
 
 /// Sessions of one connection; the one that was idle longest gives way.
@@ -86,6 +84,7 @@ struct Front {
     stay: Stay,
     sides: Sides,
     pulse: Arc<Pulse>,
+    interims: Interims,
     /// Idle ones, the last used one last.
     channels: Mutex<Vec<Channel>>,
     became: Mutex<Option<Became>>,
@@ -95,6 +94,8 @@ struct Front {
     room: Arc<Room>,
     /// The client has left in the middle of an exchange, which is a cut.
     is_cut: Arc<AtomicBool>,
+    /// How long the connection stays without a request: what the service says that was asked last.
+    keep_alive: Mutex<Duration>,
     /// Until a service has let it in.
     greeting: Mutex<Option<Greeting>>,
 }
@@ -111,10 +112,20 @@ struct Channel {
     rest: Arc<Rest>,
 }
 
+/// What of a request its answer is read by.
+struct Sent {
+    method: Method,
+    wanted: Option<HeaderValue>,
+    fares: Option<Arc<Fares>>,
+}
+
+const UNENCODED: &str = "its target has signs that have to be percent-encoded, such as %22 %23 %3C %3E";
+const NONE: &str = "the service's answer is no HTTP/1.1";
+
 /// What a request has made of the connection.
 enum Became {
     /// A WebSocket, whose frames are taken off here.
-    Socket(WebDoor, SocketAddr),
+    Socket(Box<WebDoor>, SocketAddr),
     /// Something that is passed on as it is, with the other end of its channel.
     Passed(OnUpgrade),
 }
@@ -130,11 +141,13 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
         stay,
         sides: Sides::default(),
         pulse: Arc::default(),
+        interims: Interims::default(),
         channels: Mutex::default(),
         became: Mutex::default(),
         here: Mutex::default(),
         room: Arc::default(),
         is_cut: Arc::default(),
+        keep_alive: Mutex::new(defaults::KEEP_ALIVE),
         greeting: Mutex::new(Some(greeting)),
     });
     front.run(stream, said).await;
@@ -161,6 +174,7 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
             None
         }
         Some(Became::Socket(door, client)) => {
+            let door = *door;
             let _ = timeout(FAREWELL, front.sides.ended()).await;
             let left = locked(&front.here).take();
             let entered = here(left).await.map(|here| {
@@ -182,15 +196,14 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// The connection after hyper.
 async fn here(left: Option<OnUpgrade>) -> Result<Guarded, Error> {
     let left = left.ok_or("it has asked for no upgrade")?.await?;
-    let parts = left.downcast::<TokioIo<Guarded>>().map_err(|_| "its connection was lost")?;
-    Ok(parts.io.into_inner().after(&parts.read_buf))
+    let parts = left.downcast::<TokioIo<Interim<Guarded>>>().map_err(|_| "its connection was lost")?;
+    Ok(parts.io.into_inner().into_inner().after(&parts.read_buf))
 }
 
 async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), Error> {
-    let (here, there) = (here(left).await?, there.await?);
+    let (here, (there, read)) = (here(left).await?, Line::left::<PipeEnd>(there).await?);
     let Rewound { said, stream } = here.into_inner();
-    let there = there.downcast::<TokioIo<PipeEnd>>().map_err(|_| "its channel was lost")?;
-    Ok(there.io.into_inner().hand_over(stream, said, there.read_buf).await?)
+    Ok(there.hand_over(stream, said, read).await?)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -201,6 +214,7 @@ impl Front {
     /// Serves requests until one has made the connection something else, or it ends.
     async fn run(self: &Arc<Self>, stream: Stream, said: Vec<u8>) {
         let guarded = Guarded::new(Rewound { said: said.into(), stream }, self.pulse.clone());
+        let guarded = Interim::new(guarded, self.interims.clone());
         let service = {
             let front = self.clone();
             service_fn(move |request| {
@@ -208,8 +222,9 @@ impl Front {
                 async move { Ok::<_, Infallible>(front.answer(request).await) }
             })
         };
-        let mut served =
-            Box::pin(serving::reader().serve_connection(TokioIo::new(guarded), service).with_upgrades());
+        let mut served = Box::pin(
+            serving::reader(From::Outside).serve_connection(TokioIo::new(guarded), service).with_upgrades(),
+        );
         let (mut watch, mut late) = (Watch::begin(), None);
         let evicted = locked(&self.greeting).as_ref().map(|greeting| greeting.evicted.clone());
         let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
@@ -227,7 +242,7 @@ impl Front {
                 served.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
             }
-            match watch.poll(self.pulse.phase(), cx) {
+            match watch.poll(self.pulse.phase(), *locked(&self.keep_alive), cx) {
                 Poll::Ready(phase) => {
                     late = Some(phase);
                     Poll::Ready(Ok(()))
@@ -239,7 +254,7 @@ impl Front {
         let is_busy = self.pulse.phase() == Phase::Exchange;
         self.is_cut.store(is_busy, Ordering::Relaxed);
         let left = match Pin::into_inner(served).into_parts() {
-            Some(parts) => Some(parts.io.into_inner()),
+            Some(parts) => Some(parts.io.into_inner().into_inner()),
             // Nothing has become of an upgrade that was asked for.
             None if locked(&self.became).is_none() => {
                 let left = locked(&self.here).take();
@@ -272,8 +287,7 @@ impl Front {
 
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Payload> {
         let exchange = self.pulse.begin();
-        // What follows such a request is looked at no more, so nothing may.
-        let is_last = request::may_upgrade(request.headers());
+        let version = request.version();
         if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
             *locked(&self.here) = Some(hyper::upgrade::on(&mut request));
         }
@@ -285,9 +299,15 @@ impl Front {
                 objection.answer(session.as_deref())
             }
         };
-        if (is_last || self.stay.is_over()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        self.interims.sent().await;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return response;
+        }
+        self.pulse.stay();
+        if self.stay.is_over() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        framing::as_of(version, &mut response);
         response
     }
 
@@ -296,21 +316,25 @@ impl Front {
         request: Request<Incoming>,
         exchange: &Exchange,
     ) -> Result<Response<Payload>, (Objection, Option<String>)> {
+        if self.pulse.is_refused() {
+            return Err((bad(UNENCODED), None));
+        }
         let host = request::check(&request).map_err(|objection| (objection, None))?;
         if request.uri().path() == "*" {
             return Ok(answer::options());
         }
         let door = self.door(&request, &host).map_err(|objection| (objection, None))?;
+        *locked(&self.keep_alive) = door.web.keep_alive;
         if door.speaks == Speaks::Frames {
             let response = socket::grant(&request, door.web.protocols.as_deref())
                 .map_err(|objection| (objection, None))?;
             let (client, _) = self.client_of(door, request.headers());
-            *locked(&self.became) = Some(Became::Socket(door.clone(), client));
+            *locked(&self.became) = Some(Became::Socket(Box::new(door.clone()), client));
             locked(&self.greeting).take();
             return Ok(response);
         }
         let (mut parts, body) = request.into_parts();
-        let payload = Payload::up(body, Of::Client);
+        let payload = Payload::up(body, Of::Client, Some(door.web.body));
         let wanted = request::upgrade(&parts.headers, parts.version);
         let has_body = payload.fares().is_some();
         let wanted = match (door.speaks, wanted) {
@@ -323,9 +347,23 @@ impl Front {
             (Speaks::Sockets, _) => Some(HeaderValue::from_static("websocket")),
         };
         let (client, by) = self.client_of(door, &parts.headers);
+        let passed = Passed::by(&parts);
         request::clean(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
-        let (channel, response) = self.ask(door, client, Request::from_parts(parts, payload)).await?;
-        self.taken(channel, response, wanted, exchange)
+        framing::of_request(&mut parts.headers, &payload);
+        let asked = Sent { method: parts.method.clone(), wanted, fares: payload.fares() };
+        let mut request = Request::from_parts(parts, payload);
+        if let Some(passed) = passed {
+            let interims = self.interims.clone();
+            on_informational(&mut request, move |head| {
+                let mut headers = head.headers().clone();
+                fields::clean(&mut headers, Of::Response);
+                if passed.takes(head.status()) {
+                    interims.say(head.status(), &headers);
+                }
+            });
+        }
+        let (channel, response) = self.ask(door, client, request).await?;
+        self.taken(channel, response, asked, exchange)
     }
 
     /// Who has sent a request: the client of the connection, or the one that it tells, where it is a trusted proxy.
@@ -346,23 +384,30 @@ impl Front {
         &self,
         channel: Channel,
         mut response: Response<Incoming>,
-        wanted: Option<HeaderValue>,
+        sent: Sent,
         exchange: &Exchange,
     ) -> Result<Response<Payload>, (Objection, Option<String>)> {
         let there = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         head.version = Version::HTTP_11;
-        let became = head.headers.remove(header::UPGRADE);
+        if let Some(failure) = answer::take_failure(&mut head.headers) {
+            channel.deadline.failed(failure);
+        }
+        let is_coded = framing::of_response(&mut head, &sent.method, &body).is_err();
+        let (protocols, is_last) = (Protocols::of(&head), is_last(&head.headers, sent.fares.as_deref()));
         fields::clean(&mut head.headers, Of::Response);
-        match (head.status, wanted) {
-            (StatusCode::SWITCHING_PROTOCOLS, Some(wanted)) => {
+        protocols.tell(&mut head.headers);
+        if is_last {
+            head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        match (head.status, sent.wanted) {
+            (StatusCode::SWITCHING_PROTOCOLS, Some(_)) => {
                 *locked(&self.became) = Some(Became::Passed(there));
-                head.headers.insert(header::UPGRADE, became.unwrap_or(wanted));
-                head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 Ok(Response::from_parts(head, Payload::empty()))
             }
+            (_, _) if is_coded => Err((Objection::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id))),
             (StatusCode::SWITCHING_PROTOCOLS, None) => {
-                Err((Objection::new(StatusCode::BAD_GATEWAY, "the answer is none"), Some(channel.id)))
+                Err((Objection::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id)))
             }
             (_, _) => {
                 let work = Work::of(&channel.rest);
@@ -422,8 +467,12 @@ impl Front {
         let deadline = ours.deadline();
         let (teller, told) = oneshot::channel();
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
-        let entered =
-            Entered { client, service: service.clone(), stream: Stream::Pipe(theirs), said: Vec::new() };
+        let entered = Entered {
+            client,
+            service: service.clone(),
+            stream: Stream::Pipe(theirs.of_client(self.pulse.ended())),
+            said: Vec::new(),
+        };
         let rest = Rest::at_work(&self.room);
         let asked = Negotiated {
             id: Some(id.clone()),
@@ -432,7 +481,7 @@ impl Front {
             ..negotiated(entered)
         };
         let unserved = |_| Objection::new(StatusCode::SERVICE_UNAVAILABLE, "the service can not be reached");
-        let (line, going) = Line::over(ours).await.map_err(unserved)?;
+        let (line, going) = Line::over(ours, From::Peer, None).await.map_err(unserved)?;
         let mut channels = locked(&self.channels);
         if channels.len() >= CHANNELS_MAX {
             channels.remove(0);
@@ -441,29 +490,6 @@ impl Front {
         locked(&self.greeting).take();
         self.sides.add(both(going, (self.serve)(asked), self.is_cut.clone()));
         Ok(Channel { service: service.clone(), client, id, line, deadline, told, rest })
-    }
-}
-
-/// A channel's two ends: requests written into its pipe are read by the session in the same turn, and what
-/// the session has brought is read as well. Of a client that has left in the middle of an exchange the
-/// session hears a cut.
-fn both(going: Side, session: Side, is_cut: Arc<AtomicBool>) -> Side {
-    let (mut going, mut session) = (Some(going), Some(session));
-    Box::pin(std::future::poll_fn(move |cx| {
-        if is_cut.load(Ordering::Relaxed) {
-            going = None;
-        }
-        for side in [&mut going, &mut session] {
-            advance(side, cx);
-        }
-        advance(&mut going, cx);
-        if going.is_none() && session.is_none() { Poll::Ready(()) } else { Poll::Pending }
-    }))
-}
-
-fn advance(side: &mut Option<Side>, cx: &mut Context<'_>) {
-    if side.as_mut().is_some_and(|side| side.as_mut().poll(cx).is_ready()) {
-        *side = None;
     }
 }
 
@@ -476,7 +502,7 @@ async fn failed(channel: Channel, lost: &Lost) -> (Objection, Option<String>) {
     let objection = match lost {
         Lost::Stopped => Objection::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped"),
         Lost::Late => Objection::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),
-        Lost::Broken(error) if error.is_user() => bad("the body of the request was cut"),
+        Lost::Short => bad("the body of the request was cut"),
         Lost::Broken(_) | Lost::Unsent(_) => {
             drop(channel.line);
             match timeout(FAREWELL, channel.told).await {
@@ -488,40 +514,4 @@ async fn failed(channel: Channel, lost: &Lost) -> (Objection, Option<String>) {
         }
     };
     (objection, Some(channel.id))
-}
-
-fn of_end(told: &Told) -> Objection {
-    let (status, words) = match (told.refusal, told.end.who) {
-        (Some(Refusal::BackendRefused | Refusal::BackendUnreachable), _) => {
-            (StatusCode::BAD_GATEWAY, "the service can not be reached")
-        }
-        (Some(Refusal::BackendLate), _) | (None, Who::Time) => {
-            (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
-        }
-        (Some(Refusal::Full), _) => (StatusCode::SERVICE_UNAVAILABLE, "the service is full"),
-        (Some(Refusal::Draining), _) | (None, Who::Operator) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the service is closing")
-        }
-        (Some(Refusal::Unavailable | Refusal::UnknownService | Refusal::NotAllowed), _) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the service is not available now")
-        }
-        (
-            None,
-            Who::Nobody | Who::Client | Who::Backend | Who::Peer | Who::Limit | Who::Policy | Who::Internal,
-        ) => (StatusCode::BAD_GATEWAY, "the service ended before it had answered"),
-    };
-    Objection::new(status, words)
-}
-
-/// Reads and forgets, so that no reset overtakes what was said last.
-async fn let_go(mut stream: Stream, last: &[u8]) {
-    let heard = async {
-        // A client that has left already hears nothing.
-        let _ = stream.write_all(last).await;
-        let _ = stream.shutdown().await;
-        let mut scratch = [0; 1024];
-        while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
-    };
-    let _ = timeout(FAREWELL, heard).await;
-    stream.let_close_cleanly();
 }

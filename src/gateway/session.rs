@@ -10,7 +10,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{io::Interest, time::Instant};
+use tokio::{
+    io::Interest,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,7 +25,14 @@ use crate::{
     accept::{Negotiated, Reply, Told, rest::Rest},
     connect::{ConnectFailure, Connected, Connector, Order},
     link::{GREET, Peer, leg::Leg, trouble::Trouble},
-    net::{echo::Echo, exhausted::Exhausted, late::Late, stream::Stream, ws::NoText},
+    net::{
+        echo::Echo,
+        exhausted::Exhausted,
+        late::Late,
+        pipe::{Failing, Failure},
+        stream::Stream,
+        ws::NoText,
+    },
     proto::{Refusal, link::frame::Cause},
     telemetry::{
         end::{End, Who},
@@ -160,7 +170,7 @@ async fn run(
                 }
                 Ok(connected)
             }
-            () = gone(&session.near) => Err((Who::Client, "the client left")),
+            () = gone(&session.near, meter) => Err((Who::Client, "the client left")),
         };
         let connected = match connected {
             Err((who, reason)) => return (session.cut(meter, who, reason.into()).await, None),
@@ -267,13 +277,14 @@ impl Session {
                 return Carried::Refused(failure(Who::Time, Refusal::Unavailable, unanswered()));
             }
         }
+        let failed = failure_within(&self.near).or_else(|| failure_within(&far));
         if matches!(relayed, Relayed::Clean) {
             self.near.let_close_cleanly();
             far.let_close_cleanly();
-            return Carried::Ended(End::clean());
+            return Carried::Ended(failed.unwrap_or_else(End::clean));
         }
         let is_framed = self.near.is_framed();
-        let end = ended(relayed, links, is_framed, meter.phase(), self.idle);
+        let end = failed.unwrap_or_else(|| ended(relayed, links, is_framed, meter.phase(), self.idle));
         self.cut_both(far, cause(end.who)).await;
         Carried::Ended(end)
     }
@@ -321,6 +332,17 @@ impl Session {
         Box::pin(std::mem::replace(&mut self.near, Leg::Gone).cut(cause(who))).await;
         End { who, phase: meter.phase(), reason }
     }
+}
+
+/// What has failed in what is spoken at the other end of a pipe; its bytes may have ended well.
+fn failure_within(leg: &Leg) -> Option<End> {
+    let Leg::Stream(Stream::Pipe(pipe)) = leg else { return None };
+    let Failure { of, reason } = pipe.failure()?;
+    let who = match of {
+        Failing::Backend => Who::Backend,
+        Failing::Time => Who::Time,
+    };
+    Some(End { who, phase: SessionPhase::Relaying, reason })
 }
 
 /// Whether another link or peer may be tried: this one has refused, or has died with nothing sent.
@@ -387,12 +409,22 @@ async fn connect(
     }
 }
 
+/// How often a client that waits and has ended its sending is looked at.
+const GONE_LOOK: Duration = Duration::from_millis(100);
+
 /// Returns when the client has left before its session was connected: its connection has failed. One
 /// that has only finished sending waits like any other.
-async fn gone(near: &Leg) {
+async fn gone(near: &Leg, meter: &Meter) {
     let Leg::Stream(stream) = near else { return std::future::pending().await };
     if let Stream::Pipe(pipe) = stream {
-        return pipe.left().await;
+        // Whoever asks, and has ended its sending, is answered; but it may have left, and keeps no place
+        // among those that wait for a link.
+        while timeout(GONE_LOOK, pipe.left()).await.is_err() {
+            if pipe.has_client_ended() && meter.phase() == SessionPhase::Waiting {
+                return;
+            }
+        }
+        return;
     }
     let Some(stream) = stream.tcp() else { return std::future::pending().await };
     // An error of this wait is one of the runtime, which ends.

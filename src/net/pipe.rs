@@ -2,14 +2,18 @@
 //!
 //! A session sees one end; HTTP is spoken at the other. When a request has become something else (an
 //! upgrade), the stream behind the other end is handed over, and this end goes on as that very stream.
-//! An end that is dropped before it has said that no more comes is a cut, as it is with sockets.
+//! An end that is dropped before it has said that no more comes is a cut, as it is with sockets; but not
+//! for another that has ended itself and was heard to its end: nobody there waits for more.
 
 use std::{
     fmt,
     future::poll_fn,
     io::{self, IoSlice},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -40,6 +44,8 @@ pub struct PipeEnd {
     driver: Option<Mutex<BoxFuture<'static, ()>>>,
     /// What this end has become.
     stream: Option<Box<Rewound>>,
+    /// Whether the client behind the other end has said all.
+    client: Option<Arc<AtomicBool>>,
 }
 
 #[derive(Default)]
@@ -48,6 +54,23 @@ struct Shared {
     ways: [Way; 2],
     /// What the other side has left for this one.
     left: [Option<Box<Rewound>>; 2],
+    failure: Option<Failure>,
+}
+
+/// Why what was spoken in a pipe has failed, told by the end that speaks it; its session ends so, however
+/// its bytes do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub of: Failing,
+    pub reason: String,
+}
+
+/// Whose failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing {
+    Backend,
+    /// A wait of ours is over.
+    Time,
 }
 
 #[derive(Default)]
@@ -72,7 +95,7 @@ enum Step {
     Cut,
 }
 
-/// Says of an end, wherever that is now, that a deadline is what cuts it.
+/// Says of an end, wherever that is now, that a deadline is what cuts it, or what has failed.
 #[derive(Clone)]
 pub struct Deadline {
     shared: Arc<Mutex<Shared>>,
@@ -83,12 +106,17 @@ impl Deadline {
     pub fn is_over(&self) {
         lock(&self.shared).ways[self.side].is_late = true;
     }
+
+    /// The first failure counts: what follows comes of it.
+    pub fn failed(&self, failure: Failure) {
+        lock(&self.shared).failure.get_or_insert(failure);
+    }
 }
 
 /// A pipe's two ends.
 pub fn pipe() -> (PipeEnd, PipeEnd) {
     let shared = Arc::new(Mutex::new(Shared::default()));
-    let end = |side| PipeEnd { shared: shared.clone(), side, driver: None, stream: None };
+    let end = |side| PipeEnd { shared: shared.clone(), side, driver: None, stream: None, client: None };
     (end(0), end(1))
 }
 
@@ -179,9 +207,25 @@ impl PipeEnd {
         self
     }
 
+    /// The other end speaks for a client of which it is known whether it has said all.
+    pub fn of_client(mut self, has_ended: Arc<AtomicBool>) -> Self {
+        self.client = Some(has_ended);
+        self
+    }
+
+    /// Whether the client behind the other end has said all, and may have left.
+    pub fn has_client_ended(&self) -> bool {
+        self.client.as_ref().is_some_and(|has_ended| has_ended.load(Ordering::Relaxed))
+    }
+
     /// What this end has become, if it has.
     pub fn stream(&self) -> Option<&Stream> {
         self.stream.as_ref().map(|rewound| &rewound.stream)
+    }
+
+    /// What has failed, if either end has said so.
+    pub fn failure(&self) -> Option<Failure> {
+        self.lock().failure.clone()
     }
 
     /// Returns when the other end has gone.
@@ -279,7 +323,9 @@ impl PipeEnd {
 impl Drop for PipeEnd {
     fn drop(&mut self) {
         let (side, mut shared) = (self.side, self.lock());
-        shared.ways[side].end(Step::Cut);
+        let other = &shared.ways[1 - side];
+        let is_over = other.step == Step::Ended && other.held.len() == other.taken;
+        shared.ways[side].end(if is_over { Step::Ended } else { Step::Cut });
         wake(&mut shared.ways[side].writer);
         let heard = &mut shared.ways[1 - side];
         heard.is_unheard = true;

@@ -57,6 +57,15 @@ pub const MESSAGE_LIMIT: usize = 128 * 1024;
 /// A message is held in memory until it is whole.
 pub const MESSAGE_LIMIT_RANGE: RangeInclusive<usize> = 1024..=64 * 1024 * 1024;
 
+/// What nginx and HAProxy users are used to: longer than any page takes, shorter than people wait.
+pub const ANSWER: Duration = Duration::from_secs(60);
+
+/// A body that brings nothing for so long has stopped.
+pub const BODY: Duration = Duration::from_secs(60);
+
+/// Longer than browsers keep a connection that they do not use.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
 /// Networks of the proxies before one accept.
 pub const NETWORKS_MAX: usize = 256;
 

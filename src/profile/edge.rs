@@ -1,12 +1,12 @@
 //! What stands at the edges: where clients come in and what a session finally reaches, each with
 //! the options of its scheme.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use super::{
     AcceptAddress, Bind, EdgeScheme, HostPort, Material, Network, Web, defaults,
     endpoint::{BackendAddress, host_of, is_name},
-    fields::{At, Field, Fields, Given},
+    fields::{At, Field, Fields, Given, Zero},
     keys,
     link::material,
     problem::{Fault, Place, Problem, shown},
@@ -80,6 +80,8 @@ pub struct HttpRemote {
     pub socket: bool,
     /// What it calls itself beside its address.
     pub own_names: Vec<String>,
+    /// The longest wait for the head of an answer.
+    pub answer: Duration,
 }
 
 /// A server on the network.
@@ -105,7 +107,7 @@ impl fmt::Display for Backend {
             Self::Echo => return out.write_str("echo://"),
             Self::Socket(Remote { at, tls: None, .. }) => (EdgeScheme::Tcp, at, "/"),
             Self::Socket(Remote { at, tls: Some(_), .. }) => (EdgeScheme::Tls, at, "/"),
-            Self::Http(HttpRemote { remote, path, socket, own_names: _ }) => {
+            Self::Http(HttpRemote { remote, path, socket, .. }) => {
                 let scheme = match (socket, remote.tls.is_some()) {
                     (true, false) => EdgeScheme::Ws,
                     (true, true) => EdgeScheme::Wss,
@@ -360,6 +362,29 @@ fn key_pair(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Option<KeyPair>
     Some(KeyPair { certificate: certificate?, key: key? })
 }
 
+/// What a service reaches, with what it says itself of the requests that go there.
+pub(super) fn reached(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Given<At<Backend>> {
+    let connect = Given::read(fields.take("connect"), |field| backend(&field, problems));
+    let Some(field) = fields.take("answer") else { return connect };
+    let answer = field.duration(Zero::Refused, problems);
+    match (connect, answer) {
+        (Given::Good(At { value: Backend::Http(remote), place }), Some(answer)) => {
+            Given::Good(At { value: Backend::Http(HttpRemote { answer, ..remote }), place })
+        }
+        (connect @ Given::Good(At { value: Backend::Http(_), .. }), None) | (connect @ Given::Bad, _) => {
+            connect
+        }
+        (connect @ (Given::Absent | Given::Good(_)), _) => {
+            let fault = Fault::new(
+                "this service reaches nothing that answers requests",
+                "write `connect: http://…` here, or remove it",
+            );
+            problems.push(fault.at(field.place()));
+            connect
+        }
+    }
+}
+
 pub(super) fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Backend>> {
     let (read, fields) = address(field, &keys::CONNECT_ADDRESS, BackendAddress::parse, problems)?;
     let tls = fields.as_ref().and_then(|fields| fields.take("tls"));
@@ -403,7 +428,13 @@ fn remote(scheme: EdgeScheme, path: String, remote: Remote) -> Backend {
     let socket = matches!(scheme, EdgeScheme::Ws | EdgeScheme::Wss);
     match scheme.is_web() {
         false => Backend::Socket(remote),
-        true => Backend::Http(HttpRemote { remote, path, socket, own_names: Vec::new() }),
+        true => Backend::Http(HttpRemote {
+            remote,
+            path,
+            socket,
+            own_names: Vec::new(),
+            answer: defaults::ANSWER,
+        }),
     }
 }
 

@@ -42,9 +42,12 @@ pub(super) const DMZ_SERVICE: Keys = keys(&[
     "protocols",
     "frames",
     "forwarded",
+    "body",
+    "keep_alive",
+    "answer",
 ]);
 
-pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries", "own_names"]);
+pub(super) const INTERNAL_SERVICE: Keys = keys(&["connect", "peers", "carries", "own_names", "answer"]);
 
 /// An address of a link written as a map, to dial.
 pub(super) const LINK_ADDRESS: Keys = keys(&["address"]);
@@ -66,6 +69,8 @@ pub(super) const ACCEPT_ADDRESS: Keys = keys(&[
     "protocols",
     "frames",
     "forwarded",
+    "body",
+    "keep_alive",
 ]);
 
 /// The same of a backend.

@@ -174,7 +174,7 @@ fn dmz_service(name: ServiceName, field: &Field<'_>, problems: &mut Vec<Problem>
         name,
         place: field.key_place(),
         accept: edge::accepts(accept.as_ref(), &fields, problems),
-        connect: Given::read(fields.take("connect"), |field| edge::backend(&field, problems)),
+        connect: edge::reached(&fields, problems),
         sessions,
         idle: fields.take("idle").and_then(|field| field.duration(Zero::Refused, problems)),
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
@@ -188,7 +188,7 @@ fn internal_service(
     problems: &mut Vec<Problem>,
 ) -> Option<RawInternalService> {
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
-    let mut connect = Given::read(fields.take("connect"), |field| edge::backend(&field, problems));
+    let mut connect = edge::reached(&fields, problems);
     if connect.is_absent() {
         fields.missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`", problems);
     }

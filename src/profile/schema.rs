@@ -190,8 +190,14 @@ fn dmz_service() -> Value {
         ("idle", described(duration_type(), "No byte either way for so long ends a session. Default: off.")),
         ("peers", names("Which of the link's peers may offer this service. Default: all of them.")),
         ("carries", carries()),
+        ("answer", answer()),
     ];
     object("A service as clients see it.", [keys, accept_options()].concat())
+}
+
+fn answer() -> Value {
+    let about = "The longest wait for the head of an answer, beside an http or ws connect.";
+    duration(about, &written(defaults::ANSWER))
 }
 
 /// Of one accept, or of a service for all of its accepts.
@@ -275,6 +281,14 @@ fn accept_options() -> Vec<(&'static str, Value)> {
                 "A client that is silent for so long, though it is asked by a ping, is gone. Default: off.",
             ),
         ),
+        ("body", duration("The longest pause of a request's body.", &written(defaults::BODY))),
+        (
+            "keep_alive",
+            duration(
+                "A client's connection without a request stays open for so long.",
+                &written(defaults::KEEP_ALIVE),
+            ),
+        ),
     ]
 }
 
@@ -309,6 +323,7 @@ fn internal_service() -> Value {
                     "A host, without a port.",
                 ),
             ),
+            ("answer", answer()),
         ],
     )
 }

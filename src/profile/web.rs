@@ -26,6 +26,10 @@ pub struct Web {
     pub frames: Frames,
     /// Proxies in these networks say in each request who its client is.
     pub forwarded: Option<Vec<Network>>,
+    /// The longest pause of a request's body.
+    pub body: Duration,
+    /// A client's connection without a request stays open for so long.
+    pub keep_alive: Duration,
 }
 
 /// What kind the messages of a WebSocket are that go down.
@@ -37,8 +41,17 @@ pub enum Frames {
     Text,
 }
 
-pub(super) const KEYS: [&str; 7] =
-    ["hosts", "origins", "message_limit", "inactivity", "protocols", "frames", "forwarded"];
+pub(super) const KEYS: [&str; 9] = [
+    "hosts",
+    "origins",
+    "message_limit",
+    "inactivity",
+    "protocols",
+    "frames",
+    "forwarded",
+    "body",
+    "keep_alive",
+];
 
 /// Keys about a WebSocket's messages, which mean nothing where its frames are not taken off.
 const FRAMES: [&str; 4] = ["message_limit", "inactivity", "protocols", "frames"];
@@ -57,6 +70,8 @@ pub(super) struct Written {
     pub protocols: Option<Vec<String>>,
     pub frames: Option<Frames>,
     pub forwarded: Option<Vec<Network>>,
+    pub body: Option<Duration>,
+    pub keep_alive: Option<Duration>,
 }
 
 impl Written {
@@ -68,10 +83,12 @@ impl Written {
         protocols: None,
         frames: None,
         forwarded: None,
+        body: None,
+        keep_alive: None,
     };
 
     pub fn read(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Self {
-        let [hosts, origins, message_limit, inactivity, protocols, frames, forwarded] =
+        let [hosts, origins, message_limit, inactivity, protocols, frames, forwarded, body, keep_alive] =
             KEYS.map(|key| fields.take(key));
         Self {
             hosts: hosts.and_then(|field| names(&field, host, problems)),
@@ -81,6 +98,8 @@ impl Written {
             protocols: protocols.and_then(|field| names(&field, protocol, problems)),
             frames: frames.and_then(|field| kind(&field, problems)),
             forwarded: forwarded.and_then(|field| edge::proxies(&field, problems)),
+            body: body.and_then(|field| field.duration(Zero::Refused, problems)),
+            keep_alive: keep_alive.and_then(|field| field.duration(Zero::Refused, problems)),
         }
     }
 
@@ -95,6 +114,8 @@ impl Written {
             protocols: self.protocols.as_ref().or(above.protocols.as_ref()).cloned(),
             frames: self.frames.or(above.frames).unwrap_or_default(),
             forwarded: self.forwarded.as_ref().or(above.forwarded.as_ref()).cloned(),
+            body: self.body.or(above.body).unwrap_or(defaults::BODY),
+            keep_alive: self.keep_alive.or(above.keep_alive).unwrap_or(defaults::KEEP_ALIVE),
         }
     }
 }

@@ -84,6 +84,44 @@ pub fn request() -> Rows {
         ("lf", b"GET / HTTP/1.1\nHost: h\n\n".to_vec(), "spoilt at 14"),
         ("both", post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "abc"), "spoilt at 63"),
         ("twice", post("Content-Length: 3\r\nContent-Length: 4\r\n", "abc"), "spoilt at 54"),
+        ("upgrade", [get("Upgrade: own\r\n"), get("")].concat(), "waits at 41, as it was"),
+        ("target", b"GET /?\"<b>\" HTTP/1.1\r\n\r\n".to_vec(), "the target of request 1 is refused"),
+    ]
+}
+
+pub fn answer() -> Rows {
+    let get = |answer: &str| [b"\0", answer.as_bytes()].concat();
+    let head = |answer: &str| [b"\x01", answer.as_bytes()].concat();
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let chunked = format!("{ok}Transfer-Encoding: chunked\r\n");
+    vec![
+        ("nothing", get(""), "the backend ended before it had answered"),
+        ("length", get(&format!("{ok}Content-Length: 5\r\n\r\nhello")), "200, 5 bytes"),
+        ("length-and-more", get(&format!("{ok}Content-Length: 5\r\n\r\nhello, you")), "200, 5 bytes"),
+        ("length-cut", get(&format!("{ok}Content-Length: 5\r\n\r\nhell")), "200, cut"),
+        ("to-its-end", get(&format!("{ok}\r\nhello, you")), "200, 10 bytes"),
+        ("chunks", get(&format!("{chunked}\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n")), "200, 5 bytes"),
+        ("chunks-cut", get(&format!("{chunked}\r\n5\r\nhello\r\n")), "200, cut"),
+        ("chunks-bad", get(&format!("{chunked}\r\n5\r\nhello\r\nx\r\n")), "200, cut"),
+        ("both", get(&format!("{chunked}Content-Length: 5\r\n\r\n6\r\nhello!\r\n0\r\n\r\n")), "200, 6 bytes"),
+        ("list", get(&format!("{ok}Content-Length: 5, 5\r\n\r\nhello")), "200, 5 bytes"),
+        (
+            "lengths",
+            get(&format!("{ok}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello")),
+            "a malformed Content-Length",
+        ),
+        ("coded", get(&format!("{ok}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")), "a coding"),
+        ("head", head(&format!("{ok}Content-Length: 5\r\n\r\n")), "200, 0 bytes"),
+        (
+            "early",
+            get(&format!("HTTP/1.1 103 Early Hints\r\n\r\n{ok}Content-Length: 0\r\n\r\n")),
+            "200, 0 bytes",
+        ),
+        ("old", get("HTTP/1.0 200 OK\r\n\r\nhello"), "200, 5 bytes"),
+        ("field", get(&format!("{ok}X-A : 1\r\n\r\n")), "a malformed field line"),
+        ("version", get("HTTP/2.0 200 OK\r\n\r\n"), "speaks HTTP/2.0"),
+        ("long", get(&format!("{ok}X: {}\r\n\r\n", "x".repeat(32 * 1024))), "a head over 32768 bytes"),
+        ("many", get(&format!("{ok}{}\r\n", "X: y\r\n".repeat(201))), "over 200 fields"),
     ]
 }
 

@@ -1,5 +1,5 @@
 //! The readers at the edges: inputs of `fuzz/corpus` with what each comes to, and what random changes
-//! of them do for `PORTCULLIS_FUZZ_SECONDS` (2), of which each reader has a fifth.
+//! of them do for `PORTCULLIS_FUZZ_SECONDS` (2), of which each reader has a sixth.
 //!
 //! What is random prints its `SEED=...`; the same in the environment repeats the run.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
@@ -30,7 +30,7 @@ fn check(target: &str, rows: Vec<(&str, Vec<u8>, &str)>, read: fn(&[u8]) -> Stri
         assert!(told.ends_with(comes_to), "{name}: {told}");
     }
     let inputs = changes::files(&format!("fuzz/corpus/{target}"));
-    changes::endure(&inputs, changes::seconds() / 5.0, read);
+    changes::endure(&inputs, changes::seconds() / 6.0, read);
 }
 
 #[test]
@@ -49,6 +49,11 @@ fn a_request_passes_or_is_spoilt() {
 }
 
 #[test]
+fn an_answer_is_read_whole_or_its_fault_is_told() {
+    check("answer", inputs::answer(), readers::answer);
+}
+
+#[test]
 fn a_client_hello_is_read_or_refused() {
     check("client_hello", inputs::client_hello(), readers::client_hello);
 }
@@ -64,7 +69,7 @@ fn a_profile_loads_or_says_why_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("text.yaml");
     let inputs = [changes::files("profiles"), changes::files("tests/profiles/bad")].concat();
-    changes::endure(&inputs, changes::seconds() / 5.0, |input| readers::profile(&file, input));
+    changes::endure(&inputs, changes::seconds() / 6.0, |input| readers::profile(&file, input));
 }
 
 #[test]

@@ -1,11 +1,17 @@
 //! What we answer ourselves: a status, and a line that names no more than the session.
 
+use std::borrow::Cow;
+
 use hyper::{
     Response, StatusCode,
-    header::{self, HeaderValue},
+    header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
 use super::payload::Payload;
+use crate::net::pipe::{Failing, Failure};
+
+/// Tells the DMZ half, and nobody else, why the inside could not answer.
+const FAILURE: HeaderName = HeaderName::from_static("x-portcullis-failure");
 
 /// The answer to a head that was not complete in time, which hyper has not read.
 pub const LATE_HEAD: &[u8] =
@@ -23,19 +29,46 @@ pub fn options() -> Response<Payload> {
 }
 
 /// Why a request goes no further.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Objection {
     pub status: StatusCode,
-    pub told: &'static str,
+    pub told: Cow<'static, str>,
+    /// Whose failure it is, where the session ends with it.
+    pub of: Option<Failing>,
 }
 
 pub fn bad(told: &'static str) -> Objection {
-    Objection { status: StatusCode::BAD_REQUEST, told }
+    Objection::new(StatusCode::BAD_REQUEST, told)
 }
 
 impl Objection {
-    pub fn new(status: StatusCode, told: &'static str) -> Self {
-        Self { status, told }
+    pub fn new(status: StatusCode, told: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, told: told.into(), of: None }
+    }
+
+    /// The backend's failure.
+    pub fn of_backend(told: impl Into<Cow<'static, str>>) -> Self {
+        Self { of: Some(Failing::Backend), ..Self::new(StatusCode::BAD_GATEWAY, told) }
+    }
+
+    /// The backend's, too, and it is a wait of ours that tells.
+    pub fn late(told: &'static str) -> Self {
+        Self { of: Some(Failing::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, told) }
+    }
+
+    /// What the session ends of.
+    pub fn failure(&self) -> Option<Failure> {
+        self.of.map(|of| Failure { of, reason: self.told.clone().into_owned() })
+    }
+
+    /// The answer for the other half, behind which this half ends the session where it has failed.
+    pub fn answer_peer(self, session: &str) -> Response<Payload> {
+        let failure = self.failure();
+        let mut response = self.answer(Some(session));
+        if let Some(failure) = failure {
+            tell(&failure, response.headers_mut());
+        }
+        response
     }
 
     /// The answer, with the id of the session that it is about, if there is one.
@@ -48,6 +81,7 @@ impl Objection {
         match self.status {
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             }
             StatusCode::SERVICE_UNAVAILABLE => {
@@ -61,8 +95,38 @@ impl Objection {
         // Who asks for what can not be has nothing more to ask; a page that is not there is another matter.
         let is_over = self.status.is_client_error() && self.status != StatusCode::NOT_FOUND;
         if is_over || self.status == StatusCode::NOT_IMPLEMENTED {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            headers.append(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 }
+
+fn tell(failure: &Failure, headers: &mut HeaderMap) {
+    let of = match failure.of {
+        Failing::Backend => BACKEND,
+        Failing::Time => TIME,
+    };
+    // A reason is a line of visible signs, and what is none is not told.
+    if let Ok(value) = HeaderValue::from_str(&format!("{of} {}", failure.reason)) {
+        headers.insert(FAILURE, value);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+const BACKEND: &str = "backend";
+const TIME: &str = "time";
+
+/// What the other half tells of a failure, which is not for others; nothing of it stays in the head.
+pub fn take_failure(headers: &mut HeaderMap) -> Option<Failure> {
+    let value = headers.remove(FAILURE)?;
+    let (of, reason) = value.to_str().ok()?.split_once(' ')?;
+    let of = match of {
+        BACKEND => Failing::Backend,
+        TIME => Failing::Time,
+        _ => return None,
+    };
+    Some(Failure { of, reason: reason.chars().take(REASON_MAX).collect() })
+}
+
+/// The inside may be another program.
+const REASON_MAX: usize = 200;

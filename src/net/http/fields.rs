@@ -1,7 +1,11 @@
 //! Fields of a head that are not for the next one (RFC 9110, section 7.6.1), and those by which a client
 //! claims to be another.
 
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{
+    StatusCode,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+    http::response,
+};
 
 /// Whose head is cleaned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +42,40 @@ pub fn members_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
+/// Whether `Connection` says that nothing follows on this one.
+pub fn closes(headers: &HeaderMap) -> bool {
+    members(headers, header::CONNECTION).any(|member| member.eq_ignore_ascii_case(b"close"))
+}
+
 /// Whether this is a name as methods, fields and protocols have one (RFC 9110, section 5.6.2).
 pub fn is_token(member: &[u8]) -> bool {
     let is_sign = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !member.is_empty() && member.iter().all(is_sign)
+}
+
+/// The protocols that an answer names in `Upgrade`. They are of the hop (RFC 9110, section 7.8), and the
+/// client's all the same where it is told what its connection becomes, or has to ask for.
+pub struct Protocols(Vec<HeaderValue>);
+
+impl Protocols {
+    pub fn of(head: &response::Parts) -> Self {
+        match head.status {
+            StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED => {
+                Self(head.headers.get_all(header::UPGRADE).iter().cloned().collect())
+            }
+            _ => Self(Vec::new()),
+        }
+    }
+
+    /// As they were, in a head that was cleaned.
+    pub fn tell(self, headers: &mut HeaderMap) {
+        if !self.0.is_empty() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        for protocol in self.0 {
+            headers.append(header::UPGRADE, protocol);
+        }
+    }
 }
 
 /// What `Connection` names; but for what a message can not do without.

@@ -4,7 +4,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,39 +12,95 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{pulse::Pulse, strict::Strict};
 use crate::net::rewound::Rewound;
 
+/// The most that is read ahead of what is to be decided.
+const HELD_MAX: usize = 64 * 1024;
+
 /// A client's connection: what it says is looked at before it is read, and that it says something is noted.
 pub struct Guarded {
     stream: Rewound,
     pulse: Arc<Pulse>,
     strict: Strict,
+    /// What has come and may not be read yet.
+    held: Vec<u8>,
 }
 
 impl Guarded {
     pub fn new(stream: Rewound, pulse: Arc<Pulse>) -> Self {
-        Self { stream, pulse, strict: Strict::default() }
+        Self { stream, pulse, strict: Strict::default(), held: Vec::new() }
     }
 
     /// With what was read of it already and not used.
     pub fn after(mut self, read: &[u8]) -> Self {
-        self.stream.said = [read, &self.stream.said].concat().into();
+        self.stream.said = [read, &std::mem::take(&mut self.held), &self.stream.said].concat().into();
         self
     }
 
     pub fn into_inner(self) -> Rewound {
-        self.stream
+        self.after(&[]).stream
+    }
+
+    /// Reads on, so that a client that has left is noticed, until it is known what this is.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pulse.wait(cx);
+        let mut piece = [0; 4096];
+        while self.held.len() < HELD_MAX {
+            let mut buf = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                self.pulse.end();
+                break;
+            }
+            self.held.extend_from_slice(buf.filled());
+        }
+        Poll::Pending
+    }
+
+    /// Reads what may be read, held or fresh.
+    fn poll_fresh(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncRead for Guarded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.strict.look(&mut buf.filled_mut()[before..]);
-            this.pulse.heard();
+        if this.strict.is_undecided() {
+            if !this.pulse.stays() {
+                return this.poll_held(cx);
+            }
+            this.strict.stays();
         }
-        read
+        let before = buf.filled().len();
+        ready!(this.poll_fresh(cx, buf))?;
+        let fresh = &mut buf.filled_mut()[before..];
+        if fresh.is_empty() {
+            // A client that has said all is answered all the same (RFC 9112, section 9.6).
+            this.pulse.end();
+            if this.strict.is_between() && this.pulse.owes(this.strict.requests()) {
+                this.pulse.wait(cx);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let good = this.strict.look(fresh);
+        if good < fresh.len() {
+            this.held.splice(..0, fresh[good..].iter().copied());
+            buf.set_filled(before + good);
+        }
+        if this.strict.is_undecided() {
+            this.pulse.ask();
+        }
+        if let Some(number) = this.strict.refused() {
+            this.pulse.refuse(number);
+        }
+        this.pulse.heard();
+        Poll::Ready(Ok(()))
     }
 }
 

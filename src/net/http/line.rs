@@ -1,11 +1,12 @@
 //! A connection that requests go to, one after another.
 
-use std::sync::atomic::Ordering;
+use std::{sync::Arc, time::Duration};
 
 use hyper::{
     Request, Response,
-    body::Incoming,
+    body::{Bytes, Incoming},
     client::conn::http1::{self, SendRequest},
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -14,7 +15,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FIELDS_MAX, HEAD_BYTES_MAX, PATIENCE, READ_BYTES_MAX, payload::Payload, serving::Side};
+use super::{
+    ANSWER_FIELDS_MAX, From, READ_BYTES_MAX,
+    flaw::Flaw,
+    payload::{Error, Payload},
+    serving::Side,
+    unheard::{Heard, Unheard},
+};
 
 /// Requests are sent here; the connection itself is kept going by [`super::serving`].
 #[derive(Debug)]
@@ -22,6 +29,8 @@ pub struct Line {
     sender: SendRequest<Payload>,
     /// Ends the connection at once.
     cut: CancellationToken,
+    heard: Arc<Heard>,
+    answer: Option<Duration>,
 }
 
 /// Why a request has no response.
@@ -33,17 +42,29 @@ pub enum Lost {
     Stopped,
     /// No head has come in time.
     Late,
-    Broken(hyper::Error),
+    /// Its own body was cut.
+    Short,
+    Broken(Flaw),
 }
 
 impl Line {
-    /// A line over a fresh connection, and what keeps it going.
-    pub async fn over<T>(connection: T) -> Result<(Self, Side), hyper::Error>
+    /// A line over a fresh connection, and what keeps it going. The head of an answer comes within `answer`
+    /// of the last of its request, where that is watched here.
+    pub async fn over<T>(
+        connection: T,
+        from: From,
+        answer: Option<Duration>,
+    ) -> Result<(Self, Side), hyper::Error>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(READ_BYTES_MAX).max_header_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
+        builder
+            .max_buf_size(READ_BYTES_MAX)
+            .max_header_size(from.head_bytes_max())
+            .max_headers(from.fields_max(ANSWER_FIELDS_MAX));
+        let heard = Arc::<Heard>::default();
+        let connection = Unheard::new(connection, heard.clone());
         let (sender, connection) = builder.handshake(TokioIo::new(connection)).await?;
         let cut = CancellationToken::new();
         let until = cut.clone();
@@ -59,61 +80,95 @@ impl Line {
                 }
             }
         };
-        Ok((Self { sender, cut }, Box::pin(going)))
+        Ok((Self { sender, cut, heard, answer }, Box::pin(going)))
+    }
+
+    /// The connection itself, once a request has made it something else, and what of it was read already.
+    pub async fn left<T>(upgraded: OnUpgrade) -> Result<(T, Bytes), Error>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let parts =
+            upgraded.await?.downcast::<TokioIo<Unheard<T>>>().map_err(|_| "its connection was lost")?;
+        Ok((parts.io.into_inner().into_inner(), parts.read_buf))
     }
 
     pub fn is_open(&self) -> bool {
-        !self.sender.is_closed()
+        !self.sender.is_closed() && !self.heard.is_unheard()
     }
 
     /// Sends a request; the head of its response. Without one the line is cut, also where nobody waits for
     /// it any more.
     pub async fn ask(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, Lost> {
         let cutting = self.cut.clone().drop_guard();
-        let response = self.asked(request).await?;
+        self.heard.listen();
+        let response = self.asked(request).await;
+        self.heard.take();
+        let response = response?;
         cutting.disarm();
         Ok(response)
     }
 
     async fn asked(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, Lost> {
         let fares = request.body().fares();
-        let sender = &mut self.sender;
+        let (sender, heard) = (&mut self.sender, &self.heard);
         let asked = async {
             match sender.ready().await {
                 Ok(()) => {
                     sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
                         Some(unsent) => Lost::Unsent(Box::new(unsent)),
-                        None => Lost::Broken(error.into_error()),
+                        None => lost(&error.into_error(), heard),
                     })
                 }
                 Err(_) => Err(Lost::Unsent(Box::new(request))),
             }
         };
         tokio::pin!(asked);
-        let mut deadline = Instant::now() + PATIENCE;
+        let began = Instant::now();
         loop {
-            let asked = timeout_at(deadline, &mut asked).await;
-            let stopped = fares.as_ref().is_some_and(|fares| fares.has_stopped.load(Ordering::Relaxed));
+            let due = match &fares {
+                None => Some(began),
+                Some(fares) => fares.now().given,
+            };
+            // While more of the request is waited for, nobody owes an answer; the time begins with the next
+            // piece, which may have come when this is over.
+            let due = self.answer.map(|answer| due.unwrap_or_else(Instant::now) + answer);
+            let asked = match due {
+                Some(due) => timeout_at(due, &mut asked).await,
+                None => Ok(asked.as_mut().await),
+            };
+            let faring = fares.as_ref().map(|fares| fares.now());
             match asked {
-                Ok(Err(Lost::Broken(_))) if stopped => return Err(Lost::Stopped),
+                Ok(Err(Lost::Short | Lost::Broken(_))) if faring.is_some_and(|faring| faring.has_stopped) => {
+                    return Err(Lost::Stopped);
+                }
                 Ok(asked) => return asked,
-                Err(_) => {}
+                Err(_) => {
+                    let given = faring.map_or(Some(began), |faring| faring.given);
+                    let answer = self.answer.unwrap_or_default();
+                    if given.is_some_and(|given| given.elapsed() >= answer) {
+                        return Err(Lost::Late);
+                    }
+                }
             }
-            // The time is that after the last of the request.
-            let Some(fares) = &fares else { return Err(Lost::Late) };
-            let moved = fares.has_moved.swap(false, Ordering::Relaxed);
-            if fares.has_ended.load(Ordering::Relaxed) && !moved {
-                return Err(Lost::Late);
-            }
-            deadline = Instant::now() + PATIENCE;
         }
     }
 }
 
+/// Why an answer could not be read.
+fn lost(error: &hyper::Error, heard: &Heard) -> Lost {
+    if error.is_user() {
+        return Lost::Short;
+    }
+    let head = heard.take();
+    Lost::Broken(match error.is_parse() {
+        false if head.is_empty() => Flaw::Nothing,
+        _ => Flaw::of(&head),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use hyper::{server::conn::http1 as server, service::service_fn};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -126,10 +181,12 @@ mod tests {
         pipe::{PipeEnd, pipe},
     };
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     /// Asks over a line while `other` plays its other end.
     async fn asked(request: Request<Payload>, other: impl AsyncFnOnce(PipeEnd)) -> Result<u16, Lost> {
         let (ours, theirs) = pipe();
-        let (mut line, going) = Line::over(ours).await.expect("a fresh pipe");
+        let (mut line, going) = Line::over(ours, From::Outside, Some(PATIENCE)).await.expect("a fresh pipe");
         let sides = Sides::default();
         sides.add(going);
         let (response, (), ()) = tokio::join!(
@@ -173,7 +230,7 @@ mod tests {
         let lost = std::sync::Arc::new(std::sync::Mutex::new(None));
         let service = service_fn(async |request: Request<Incoming>| {
             let (parts, body) = request.into_parts();
-            let request = Request::from_parts(parts, Payload::up(body, Of::Client));
+            let request = Request::from_parts(parts, Payload::up(body, Of::Client, Some(PATIENCE)));
             let silent = async |mut other: PipeEnd| {
                 let _ = other.read_to_end(&mut Vec::new()).await;
             };
@@ -207,7 +264,8 @@ mod tests {
         assert!(matches!(sent(2, PATIENCE / 2).await, Some(Lost::Stopped)), "two of four bytes");
         assert_eq!(began.elapsed(), PATIENCE * 2);
         let began = Instant::now();
-        assert!(matches!(sent(5, PATIENCE - Duration::from_secs(1)).await, Some(Lost::Late)));
-        assert!(began.elapsed() >= PATIENCE * 5, "the time is that after its end");
+        let pause = PATIENCE - Duration::from_secs(1);
+        assert!(matches!(sent(5, pause).await, Some(Lost::Late)));
+        assert_eq!(began.elapsed(), pause * 5 + PATIENCE, "the time is that after its end");
     }
 }

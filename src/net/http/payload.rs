@@ -3,23 +3,18 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper::{
     body::{Body, Bytes, Frame, Incoming, SizeHint},
     header::HeaderMap,
 };
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::{
-    PATIENCE,
-    fields::{self, Of},
-};
+use super::fields::{self, Of};
 
 /// Held while an exchange lasts.
 pub type Held = Box<dyn Send + Sync>;
@@ -28,6 +23,8 @@ pub struct Payload {
     body: Inner,
     /// How a request's body fares; a response's has no deadline here.
     fares: Option<Arc<Fares>>,
+    /// The longest pause, where it is watched here.
+    pause: Option<Duration>,
     stalled: Option<Pin<Box<Sleep>>>,
     _held: Option<Held>,
 }
@@ -37,34 +34,52 @@ enum Inner {
     Passed(Incoming, Of),
 }
 
-/// How a body fares that somebody else sends on.
-#[derive(Debug, Default)]
-pub struct Fares {
-    pub has_moved: AtomicBool,
-    pub has_ended: AtomicBool,
-    pub has_stopped: AtomicBool,
+/// How a request's body fares that somebody else sends on.
+#[derive(Debug)]
+pub struct Fares(Mutex<Faring>);
+
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Faring {
+    /// Since when the next is up to whoever takes it; `None` while more of it is waited for.
+    pub given: Option<Instant>,
+    pub has_ended: bool,
+    /// It has paused for too long.
+    pub has_stopped: bool,
+}
+
+impl Fares {
+    pub fn now(&self) -> Faring {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Faring> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Payload {
     pub fn text(text: String) -> Self {
-        Self { body: Inner::Text(Some(text.into())), fares: None, stalled: None, _held: None }
+        Self { body: Inner::Text(Some(text.into())), fares: None, pause: None, stalled: None, _held: None }
     }
 
     pub fn empty() -> Self {
-        Self { body: Inner::Text(None), fares: None, stalled: None, _held: None }
+        Self { body: Inner::Text(None), fares: None, pause: None, stalled: None, _held: None }
     }
 
-    /// A request's body.
-    pub fn up(body: Incoming, of: Of) -> Self {
-        let fares = (!body.is_end_stream()).then(Arc::<Fares>::default);
-        Self { body: Inner::Passed(body, of), fares, stalled: None, _held: None }
+    /// A request's body, which may pause for so long, if it is for this half to say.
+    pub fn up(body: Incoming, of: Of, pause: Option<Duration>) -> Self {
+        let fares = (!body.is_end_stream()).then(|| {
+            let begun = Faring { given: Some(Instant::now()), ..Faring::default() };
+            Arc::new(Fares(Mutex::new(begun)))
+        });
+        Self { body: Inner::Passed(body, of), fares, pause, stalled: None, _held: None }
     }
 
     /// A response's body.
     pub fn down(body: Incoming) -> Self {
-        Self { body: Inner::Passed(body, Of::Response), fares: None, stalled: None, _held: None }
+        Self { body: Inner::Passed(body, Of::Response), fares: None, pause: None, stalled: None, _held: None }
     }
 
     /// Lets go of something when the last of the body was taken.
@@ -96,20 +111,23 @@ impl Body for Payload {
         match Pin::new(body).poll_frame(cx) {
             Poll::Pending => {
                 let Some(fares) = &this.fares else { return Poll::Pending };
-                let stalled = this.stalled.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+                fares.lock().given = None;
+                let Some(pause) = this.pause else { return Poll::Pending };
+                let stalled = this.stalled.get_or_insert_with(|| Box::pin(sleep(pause)));
                 if stalled.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                fares.has_stopped.store(true, Ordering::Relaxed);
+                fares.lock().has_stopped = true;
                 Poll::Ready(Some(Err("the body of the request has stopped".into())))
             }
             Poll::Ready(frame) => {
                 this.stalled = None;
                 if let Some(fares) = &this.fares {
-                    fares.has_moved.store(true, Ordering::Relaxed);
                     // A body of a known length is asked for no end.
                     let has_ended = frame.is_none() || this.is_end_stream();
-                    fares.has_ended.store(has_ended, Ordering::Relaxed);
+                    let mut fares = fares.lock();
+                    fares.given = Some(Instant::now());
+                    fares.has_ended = has_ended;
                 }
                 let cleaned = frame.map(|frame| frame.map(|frame| trailers(frame, of)).map_err(Error::from));
                 Poll::Ready(cleaned)
@@ -130,6 +148,12 @@ impl Body for Payload {
             Inner::Passed(body, _) => body.size_hint(),
         }
     }
+}
+
+/// Whether an answer is the last of its connection: it has come before the end of the request's body, and
+/// says that no more is wanted.
+pub fn is_last(headers: &HeaderMap, fares: Option<&Fares>) -> bool {
+    fields::closes(headers) && fares.is_some_and(|fares| !fares.now().has_ended)
 }
 
 /// Trailers are cleaned as heads are: some readers take them for fields of the head.

@@ -4,10 +4,10 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -17,8 +17,6 @@ use super::payload::Held;
 
 /// A head is complete so long after its first byte.
 const HEAD: Duration = Duration::from_secs(10);
-/// A connection without a request stays open for so long.
-const IDLE: Duration = Duration::from_secs(75);
 
 /// Whether anything is under way on a connection.
 #[derive(Default)]
@@ -26,6 +24,15 @@ pub struct Pulse {
     exchanges: AtomicUsize,
     /// Whether something has been heard since the last request.
     heard: AtomicBool,
+    /// Requests that have been read, and which of them is refused for its target.
+    requests: AtomicU64,
+    refused: AtomicU64,
+    /// The client has said all that it will.
+    ended: Arc<AtomicBool>,
+    /// Nothing has become of the connection, though a request has asked.
+    stays: AtomicBool,
+    /// Reads on when no exchange is under way, or when it is known that the connection stays.
+    reader: Mutex<Option<Waker>>,
 }
 
 /// idle → head → exchange → idle
@@ -37,10 +44,11 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// How long it may last; an exchange has deadlines of its own.
-    fn limit(self) -> Option<Duration> {
+    /// How long it may last; an exchange has deadlines of its own. A connection without a request stays
+    /// open for `idle`.
+    fn limit(self, idle: Duration) -> Option<Duration> {
         match self {
-            Self::Idle => Some(IDLE),
+            Self::Idle => Some(idle),
             Self::Head => Some(HEAD),
             Self::Exchange => None,
         }
@@ -51,7 +59,59 @@ impl Pulse {
     /// A request has come.
     pub fn begin(self: &Arc<Self>) -> Exchange {
         self.heard.store(false, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.exchange()
+    }
+
+    /// Whether one of so many requests is under way, or has yet to be taken.
+    pub fn owes(&self, requests: u64) -> bool {
+        self.requests.load(Ordering::Relaxed) < requests || self.phase() == Phase::Exchange
+    }
+
+    /// The request of this number is refused for the signs of its target.
+    pub fn refuse(&self, number: u64) {
+        self.refused.store(number, Ordering::Relaxed);
+    }
+
+    /// Whether the request that was read last is such a one.
+    pub fn is_refused(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == self.refused.load(Ordering::Relaxed)
+    }
+
+    /// The client says no more.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it says no more, for whoever wants to know.
+    pub fn ended(&self) -> Arc<AtomicBool> {
+        self.ended.clone()
+    }
+
+    /// A request asks that the connection become something else.
+    pub fn ask(&self) {
+        self.stays.store(false, Ordering::Relaxed);
+    }
+
+    /// A request was answered, and the connection stays what it is.
+    pub fn stay(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    pub fn stays(&self) -> bool {
+        self.stays.load(Ordering::Relaxed)
+    }
+
+    /// Whoever reads is polled again when an exchange has ended.
+    pub fn wait(&self, cx: &Context<'_>) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.wake();
+        }
     }
 
     fn exchange(self: &Arc<Self>) -> Exchange {
@@ -85,7 +145,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.exchanges.fetch_sub(1, Ordering::Relaxed);
+        if self.0.exchanges.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.wake();
+        }
     }
 }
 
@@ -107,21 +169,21 @@ impl Watch {
     }
 
     /// Ready when a phase has lasted too long.
-    pub fn poll(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<Phase> {
+    pub fn poll(&mut self, phase: Phase, idle: Duration, cx: &mut Context<'_>) -> Poll<Phase> {
         let is_first = self.phase == Phase::Head && phase == Phase::Idle;
         if phase != self.phase && !is_first {
             self.phase = phase;
             self.since = Instant::now();
-            let due = phase.limit().map(|limit| self.since + limit);
+            let due = phase.limit(idle).map(|limit| self.since + limit);
             if let Some(due) = due.filter(|due| *due < self.fires) {
                 self.arm(due);
             }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
-            match self.phase.limit().map(|limit| self.since + limit) {
+            match self.phase.limit(idle).map(|limit| self.since + limit) {
                 Some(due) if due <= Instant::now() => return Poll::Ready(self.phase),
                 Some(due) => self.arm(due),
-                None => self.arm(Instant::now() + IDLE),
+                None => self.arm(Instant::now() + idle),
             }
         }
         Poll::Pending
@@ -139,10 +201,12 @@ mod tests {
 
     use super::*;
 
+    const IDLE: Duration = Duration::from_secs(75);
+
     /// How long a connection may stay as `pulse` has it.
     async fn lasts(watch: &mut Watch, pulse: &Pulse) -> (Phase, Duration) {
         let since = Instant::now();
-        let phase = poll_fn(|cx| watch.poll(pulse.phase(), cx)).await;
+        let phase = poll_fn(|cx| watch.poll(pulse.phase(), IDLE, cx)).await;
         (phase, Duration::from_secs(since.elapsed().as_secs()))
     }
 
@@ -162,7 +226,7 @@ mod tests {
         let mut watch = Watch::begin();
         drop(pulse.begin());
         for phase in [Phase::Exchange, pulse.phase()] {
-            assert!(poll_fn(|cx| Poll::Ready(watch.poll(phase, cx))).await.is_pending());
+            assert!(poll_fn(|cx| Poll::Ready(watch.poll(phase, IDLE, cx))).await.is_pending());
         }
         tokio::time::advance(IDLE / 2).await;
         pulse.heard();

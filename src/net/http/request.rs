@@ -186,11 +186,6 @@ pub(super) fn is_passed(protocol: &[u8]) -> bool {
     ![&b"h2"[..], b"http", b"tls"].into_iter().any(begins)
 }
 
-/// Whether a request may make its connection something else.
-pub fn may_upgrade(headers: &HeaderMap) -> bool {
-    fields::members(headers, header::UPGRADE).any(is_passed)
-}
-
 /// Whether a request wants to become a WebSocket, perhaps among others.
 pub fn is_socket(upgrade: Option<&HeaderValue>) -> bool {
     let protocols = upgrade.into_iter().flat_map(|upgrade| fields::members_of(upgrade.as_bytes()));

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{FIELDS_MAX, HEAD_BYTES_MAX, READ_BYTES_MAX};
+use super::{From, READ_BYTES_MAX, REQUEST_FIELDS_MAX};
 
 /// What keeps a connection going until it ends.
 pub type Side = BoxFuture<'static, ()>;
@@ -39,14 +39,14 @@ impl Sides {
     }
 }
 
-/// How requests are read, from whomever; deadlines are those of the caller.
-pub fn reader() -> http1::Builder {
+/// How requests are read; deadlines are those of the caller.
+pub fn reader(from: From) -> http1::Builder {
     let mut reader = http1::Builder::new();
     reader
         .header_read_timeout(None)
         .max_buf_size(READ_BYTES_MAX)
-        .max_header_size(HEAD_BYTES_MAX)
-        .max_headers(FIELDS_MAX);
+        .max_header_size(from.head_bytes_max())
+        .max_headers(from.fields_max(REQUEST_FIELDS_MAX));
     reader
 }
 

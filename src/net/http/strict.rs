@@ -2,7 +2,8 @@
 //! that is told twice or in two ways. A byte of such a line is spoilt before hyper sees it, so that hyper
 //! turns the request away; it stays the one that decides what a request is.
 //!
-//! To know where heads begin, bodies are followed by their length alone.
+//! To know where heads begin, bodies are followed by their length alone. What follows a request that may
+//! make its connection something else is not read until that is decided: only then is it known what it is.
 
 use super::{HEAD_BYTES_MAX, fields::members_of, request::is_passed};
 
@@ -13,6 +14,7 @@ pub struct Strict {
     /// The beginning of a line whose end has not come.
     line: Vec<u8>,
     head: Head,
+    target: Target,
 }
 
 /// first line → head → body or chunks → first line
@@ -27,8 +29,20 @@ enum Step {
     /// The CR, then the LF, behind a chunk.
     ChunkEnd(u8),
     Trailers,
-    /// What comes is no request, or of one that was spoilt.
+    /// What comes is the next request, or what the connection has become.
+    Undecided,
+    /// What comes is of a request that was spoilt.
     Done,
+}
+
+/// What was seen of the targets of requests.
+#[derive(Debug, Default)]
+struct Target {
+    is_query: bool,
+    /// First lines that have ended.
+    lines: u64,
+    /// The first request whose target has a sign that it may not have.
+    refused: Option<u64>,
 }
 
 /// What a head says of what follows it.
@@ -43,13 +57,18 @@ struct Head {
 /// A line that nobody may read kindly.
 struct Spoilt;
 
+/// Stands where a target had a sign that it may not have.
+pub const SPOILT_SIGN: u8 = b'_';
+
 impl Strict {
-    pub fn look(&mut self, bytes: &mut [u8]) {
+    /// Looks at what has come; how much of it may be read now.
+    pub fn look(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             let left = &mut bytes[at..];
             at += match &mut self.step {
-                Step::Done => return,
+                Step::Undecided => return at,
+                Step::Done => return bytes.len(),
                 Step::Body(length) | Step::Chunk(length) => {
                     let count = left.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
                     *length -= count as u64;
@@ -75,11 +94,44 @@ impl Strict {
                 Step::FirstLine | Step::Head | Step::ChunkSize | Step::Trailers => self.take_line(left),
             };
         }
+        at
+    }
+
+    /// Whether what comes next waits until it is known what the connection becomes.
+    pub fn is_undecided(&self) -> bool {
+        self.step == Step::Undecided
+    }
+
+    /// Nothing has become of the connection: what comes is the next request.
+    pub fn stays(&mut self) {
+        self.step = Step::FirstLine;
+    }
+
+    /// Whether no request has begun that has not come to its end.
+    pub fn is_between(&self) -> bool {
+        self.step == Step::Undecided || (self.step == Step::FirstLine && self.line.is_empty())
+    }
+
+    /// Requests whose first lines have come.
+    pub fn requests(&self) -> u64 {
+        self.target.lines
+    }
+
+    /// Which request has a target with signs that have to be percent-encoded. hyper would not take them, and
+    /// say nothing, or take them for the target's end; here they are overwritten, and the request is for the
+    /// reader to refuse.
+    pub fn refused(&self) -> Option<u64> {
+        self.target.refused
     }
 
     /// Takes what there is of a line; how much that is.
     fn take_line(&mut self, bytes: &mut [u8]) -> usize {
-        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        if self.step == Step::FirstLine {
+            let length = end.unwrap_or(bytes.len());
+            self.target.look(&mut bytes[..length]);
+        }
+        let Some(end) = end else {
             // One that is longer is turned away for its length.
             if self.line.len() <= HEAD_BYTES_MAX {
                 self.line.extend_from_slice(bytes);
@@ -105,7 +157,10 @@ impl Strict {
         self.step = match self.step {
             // Empty lines before a request are of no meaning (RFC 9112, section 2.2).
             Step::FirstLine if line.is_empty() => Step::FirstLine,
-            Step::FirstLine => Step::Head,
+            Step::FirstLine => {
+                self.target.end_line();
+                Step::Head
+            }
             Step::Head if line.is_empty() => std::mem::take(&mut self.head).end(),
             Step::Head => {
                 self.head.take(line)?;
@@ -119,6 +174,29 @@ impl Strict {
             step => step,
         };
         Ok(())
+    }
+}
+
+impl Target {
+    fn look(&mut self, piece: &mut [u8]) {
+        for byte in piece {
+            self.is_query |= *byte == b'?';
+            let is_refused = match *byte {
+                b'#' | b'<' | b'>' => true,
+                b'"' => self.is_query,
+                b'`' => !self.is_query,
+                _ => false,
+            };
+            if is_refused {
+                *byte = SPOILT_SIGN;
+                self.refused.get_or_insert(self.lines + 1);
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        self.is_query = false;
+        self.lines += 1;
     }
 }
 
@@ -142,9 +220,10 @@ impl Head {
 
     fn end(self) -> Step {
         match self {
-            Self { upgrades: true, .. } => Step::Done,
+            // One with a body becomes nothing else.
             Self { is_chunked: true, .. } => Step::ChunkSize,
             Self { length: Some(1..), .. } => Step::Body(self.length.unwrap_or_default()),
+            Self { upgrades: true, .. } => Step::Undecided,
             Self { length: Some(0) | None, .. } => Step::FirstLine,
         }
     }
@@ -170,7 +249,7 @@ mod tests {
         let mut whole = text.as_bytes().to_vec();
         Strict::default().look(&mut whole);
         let (mut bytewise, mut strict) = (text.as_bytes().to_vec(), Strict::default());
-        bytewise.chunks_mut(1).for_each(|byte| strict.look(byte));
+        bytewise.chunks_mut(1).for_each(|byte| _ = strict.look(byte));
         assert_eq!(whole, bytewise, "{text:?}");
         let first = whole.iter().zip(text.as_bytes()).position(|(now, before)| now != before);
         assert!(
@@ -202,6 +281,41 @@ mod tests {
         for offered in ["websocket", "h2c, websocket", "h2c\r\nUpgrade: , websocket"] {
             let upgraded = format!("GET / HTTP/1.1\r\nUpgrade: {offered}\r\n\r\n\x01\n\x02\n");
             assert_eq!(spoilt(&upgraded), None, "{offered}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_upgrade_waits_until_it_is_decided() {
+        let head = "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
+        let mut bytes = format!("{head}GET /b HTTP/1.1\n").into_bytes();
+        let mut strict = Strict::default();
+        assert_eq!(strict.look(&mut bytes), head.len());
+        assert!(strict.is_undecided() && strict.look(&mut bytes[head.len()..]) == 0);
+        strict.stays();
+        let at = bytes.len() - 1;
+        assert_eq!((strict.look(&mut bytes[head.len()..]), bytes[at]), (at + 1 - head.len(), 0));
+        // One with a body becomes nothing else, and its body is followed.
+        let with_body = "POST / HTTP/1.1\r\nUpgrade: a\r\nContent-Length: 2\r\n\r\n\n\nGET / HTTP/1.1\n";
+        assert_eq!(spoilt(with_body), Some(with_body.len() - 1));
+    }
+
+    #[test]
+    fn signs_that_a_target_may_not_have_are_seen_before_they_are_lost() {
+        for (target, seen) in [
+            ("/a?b=\"c\"", "/a?b=_c_"),
+            ("/<a>?b", "/_a_?b"),
+            ("/a?b<c>d#e", "/a?b_c_d_e"),
+            ("/a`b?c`d", "/a_b?c`d"),
+            ("/a\"{b}?{c|d^e}", "/a\"{b}?{c|d^e}"),
+        ] {
+            let (before, after) = ("GET / HTTP/1.1\r\n\r\nGET ", " HTTP/1.1\r\nX: #<\"\r\n\r\n");
+            for piece in [1, 1000] {
+                let mut bytes = format!("{before}{target}{after}").into_bytes();
+                let mut strict = Strict::default();
+                bytes.chunks_mut(piece).for_each(|piece| _ = strict.look(piece));
+                assert_eq!(String::from_utf8_lossy(&bytes), format!("{before}{seen}{after}"));
+                assert_eq!(strict.refused(), (target != seen).then_some(2), "{target}");
+            }
         }
     }
 

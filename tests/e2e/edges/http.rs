@@ -22,11 +22,11 @@ pub(super) fn address(backend: &Backend) -> String {
     backend.address().replace("tcp://", "http://")
 }
 
-fn plan<'a>(mode: Mode, backend: &'a str) -> Plan<'a> {
+pub(super) fn plan<'a>(mode: Mode, backend: &'a str) -> Plan<'a> {
     Plan { accept: HTTP, ..Plan::new(mode, backend) }
 }
 
-async fn start(mode: Mode, backend: &Backend) -> Way {
+pub(super) async fn start(mode: Mode, backend: &Backend) -> Way {
     plan(mode, &address(backend)).start().await
 }
 
@@ -258,13 +258,29 @@ async fn an_upgraded_connection_is_passed_on_as_it_is() {
 async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
     let backend = Backend::new().await;
     let way = start(Mode::Reverse, &backend).await;
-    let ask = async {
-        let upgrade = UPGRADE.replace("websocket", "own/1");
-        asked(port(&way).await, &upgrade).await
-    };
-    let refuse = answer(&backend, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
-    let (told, _server) = tokio::join!(ask, refuse);
-    assert!(told.starts_with("HTTP/1.1 403 ") && told.ends_with("\r\n\r\nno"), "{told}");
+    let mut client = dial(port(&way).await).await;
+    // What comes behind it is the next request, once it is refused.
+    say(&mut client, format!("{}{GET}", UPGRADE.replace("websocket", "own/1")).as_bytes()).await;
+    let refusal = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: own/2, other\r\nConnection: Upgrade\r\n\
+                   Content-Length: 2\r\n\r\nno";
+    let mut server = answer(&backend, refusal).await;
+    let told = [
+        "HTTP/1.1 426 Upgrade Required",
+        "connection: upgrade",
+        "content-length: 2",
+        "upgrade: own/2, other",
+    ];
+    assert_eq!(head(&mut client).await, told);
+    hear(&mut client, b"no").await;
+    // Both connections stay.
+    for _ in 0..2 {
+        assert_eq!(head(&mut server).await[0], "GET / HTTP/1.1");
+        say(&mut server, OK.as_bytes()).await;
+        assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 2"]);
+        hear(&mut client, b"ok").await;
+        say(&mut client, GET.as_bytes()).await;
+    }
+    assert_eq!(way.dmz.now().await.totals.sessions, 1);
     // Another HTTP is not passed on: the request is one like any.
     let ask = async {
         asked(
@@ -293,6 +309,45 @@ async fn an_upgrade_that_is_refused_is_an_answer_like_any() {
     let ask = async { asked(port(&way).await, &other).await };
     let (told, _server) = tokio::join!(ask, answer(&backend, OK));
     assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+}
+
+#[tokio::test]
+async fn a_connection_becomes_what_the_backend_says() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = start(mode, &backend).await;
+        let mut client = dial(port(&way).await).await;
+        // What a client says at once is for the new protocol.
+        say(&mut client, format!("{UPGRADE}early\n").as_bytes()).await;
+        let mut server =
+            answer(&backend, "HTTP/1.1 101 Oh\r\nUpgrade: foo/2\r\nConnection: Upgrade\r\n\r\n").await;
+        hear(&mut server, b"early\n").await;
+        assert_eq!(head(&mut client).await, ["HTTP/1.1 101 Oh", "connection: upgrade", "upgrade: foo/2"]);
+        say(&mut server, b"late\n").await;
+        hear(&mut client, b"late\n").await;
+    }
+}
+
+#[tokio::test]
+async fn signs_that_a_target_may_not_have_are_named() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Direct, &backend).await;
+    let at = port(&way).await;
+    for target in ["/a?b=\"c\"", "/a?<b>", "/<a>", "/a#b", "/a?b#c"] {
+        let told = asked(at, &GET.replace("/ ", &format!("{target} "))).await;
+        assert!(told.starts_with("HTTP/1.1 400 ") && told.contains("percent-encoded"), "{target}: {told}");
+    }
+    // Those before it are served.
+    let mut client = dial(at).await;
+    say(&mut client, format!("{GET}{}", GET.replace("/ ", "/?\" ")).as_bytes()).await;
+    let _server = answer(&backend, OK).await;
+    assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
+    hear(&mut client, b"ok").await;
+    assert_eq!(head_line(&mut client).await, "HTTP/1.1 400 Bad Request");
+    // What is allowed reaches the backend as it is.
+    let mut client = dial(at).await;
+    say(&mut client, GET.replace("/ ", "/{a}?b={c|d}^[e]'\\` ").as_bytes()).await;
+    assert_eq!(head(&mut backend.accept().await).await[0], "GET /{a}?b={c|d}^[e]'\\` HTTP/1.1");
 }
 
 #[tokio::test]
@@ -676,15 +731,30 @@ async fn a_backend_that_closes_between_requests_is_dialled_again() {
 async fn a_client_that_leaves_takes_its_exchange_with_it() {
     let backend = Backend::new().await;
     let way = start(Mode::Reverse, &backend).await;
-    for mut client in [dial(port(&way).await).await, dial(port(&way).await).await] {
-        say(&mut client, GET.as_bytes()).await;
+    for request in [GET.into(), GET.replace("Host", "Content-Length: 9\r\nHost"), UPGRADE.to_owned()] {
+        let mut client = dial(port(&way).await).await;
+        say(&mut client, request.as_bytes()).await;
         let mut server = backend.accept().await;
         head(&mut server).await;
-        drop(client);
+        cut(client);
         hear_reset(&mut server).await;
     }
     way.dmz.until("nothing is left", |snapshot| snapshot.totals.sessions_open == 0).await;
     way.inner().until("nothing is left inside", |snapshot| snapshot.totals.sessions_open == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_for_a_link_keeps_no_place() {
+    let place = Place::new();
+    let nowhere = "http://127.0.0.1:1";
+    let alone = Plan { dmz_link: ", wait: 60s", ..plan(Mode::Reverse, nowhere) };
+    let dmz = place.start("dmz", &alone.dmz("listen: 'socks+tls://127.0.0.1:0'"));
+    let at = dmz.now().await.services[0].accept[0].strip_prefix("http://").unwrap().parse().unwrap();
+    let mut client = dial(at).await;
+    say(&mut client, GET.as_bytes()).await;
+    dmz.until("it waits", |snapshot| snapshot.totals.sessions_waiting == 1).await;
+    drop(client);
+    assert_eq!(dmz.until_ended("CW").await.reason, "the client left");
 }
 
 #[tokio::test]
@@ -730,6 +800,18 @@ async fn an_older_client_is_served() {
     };
     let (told, ()) = tokio::join!(ask, serve);
     assert!(told.starts_with("HTTP/1.0 200 OK\r\n") && told.ends_with("\r\n\r\nok"), "{told}");
+    // One that would stay is told where the end of the connection is the end of the body.
+    const STAYS: &str = "GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n";
+    let mut client = dial(port(&way).await).await;
+    say(&mut client, STAYS.as_bytes()).await;
+    let mut server = answer(&backend, OK).await;
+    assert_eq!(head(&mut client).await, ["HTTP/1.0 200 OK", "connection: keep-alive", "content-length: 2"]);
+    hear(&mut client, b"ok").await;
+    say(&mut client, STAYS.as_bytes()).await;
+    head(&mut server).await;
+    say(&mut server, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
+    assert_eq!(head(&mut client).await, ["HTTP/1.0 200 OK", "connection: close"]);
+    assert_eq!(hear_all(&mut client).await, b"ok");
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 mod answers;
 mod down;
+mod exchanges;
 mod handshakes;
 mod http;
 mod meant;
 mod proxy;
+mod shapes;
 mod smuggling;
 mod tls;
 mod verified;

@@ -101,7 +101,7 @@ async fn what_is_passed_on_has_one_length() {
     for (what, lines, body, length) in [
         ("a length", "Content-Length: 5\r\n", "12345", "content-length: 5"),
         ("spaces around it", "Content-Length: \t 5 \t\r\n", "12345", "content-length: 5"),
-        ("zeros before it", "Content-Length: 005\r\n", "12345", "content-length: 005"),
+        ("zeros before it, which mean nothing", "Content-Length: 005\r\n", "12345", "content-length: 5"),
         ("chunks", "Transfer-Encoding: CHUNKED\r\n", "5\r\n12345\r\n0\r\n\r\n", "transfer-encoding: chunked"),
         (
             "an extension",

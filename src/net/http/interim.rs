@@ -1,0 +1,185 @@
+//! What a backend says before its answer (RFC 9110, section 15.2), passed on as it comes. hyper reads such
+//! heads and writes none, so they are written here, beneath it: in `poll_flush`, where all that hyper has
+//! said is written, and before the answer is given to hyper, which is why [`Interims::sent`] is awaited.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+};
+
+use hyper::{
+    StatusCode, Version,
+    header::{self, HeaderMap},
+    http::request,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The most that waits to be written; a client that reads nothing is told no more before its answer.
+const WAITING_MAX: usize = 64 * 1024;
+
+/// Heads that are to be written before an answer.
+#[derive(Debug, Clone, Default)]
+pub struct Interims(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    written: usize,
+    /// Who writes them, and who waits until they are.
+    writer: Option<Waker>,
+    sender: Option<Waker>,
+}
+
+impl Interims {
+    /// Passes on a cleaned head.
+    pub fn say(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut head =
+            format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or(""))
+                .into_bytes();
+        for (name, value) in headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        let mut waiting = self.lock();
+        if waiting.bytes.len() + head.len() > WAITING_MAX {
+            tracing::debug!("too much was said before an answer; a part is not passed on");
+            return;
+        }
+        waiting.bytes.extend_from_slice(&head);
+        if let Some(writer) = waiting.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// Returns when all of them are written.
+    pub async fn sent(&self) {
+        poll_fn(|cx| {
+            let mut waiting = self.lock();
+            if waiting.bytes.is_empty() {
+                return Poll::Ready(());
+            }
+            waiting.sender = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a client may be told before its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Passed {
+    /// hyper has told it already that its body is welcome.
+    has_expected: bool,
+}
+
+impl Passed {
+    /// One of HTTP/1.0 knows of no such thing.
+    pub fn by(request: &request::Parts) -> Option<Self> {
+        let has_expected = request.headers.contains_key(header::EXPECT);
+        (request.version == Version::HTTP_11).then_some(Self { has_expected })
+    }
+
+    pub fn takes(self, status: StatusCode) -> bool {
+        !(self.has_expected && status == StatusCode::CONTINUE)
+    }
+}
+
+/// A connection that hyper answers requests on.
+pub struct Interim<S> {
+    stream: S,
+    interims: Interims,
+}
+
+impl<S> Interim<S> {
+    pub fn new(stream: S, interims: Interims) -> Self {
+        Self { stream, interims }
+    }
+
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+/// Which heads are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Upto {
+    All,
+    /// The one that has been begun.
+    Begun,
+}
+
+impl<S: AsyncWrite + Unpin> Interim<S> {
+    fn poll_heads(&mut self, cx: &mut Context<'_>, upto: Upto) -> Poll<io::Result<()>> {
+        let mut waiting = self.interims.lock();
+        if upto == Upto::Begun && waiting.written == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        while waiting.written < waiting.bytes.len() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &waiting.bytes[waiting.written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            waiting.written += count;
+        }
+        if !waiting.bytes.is_empty() {
+            waiting.bytes = Vec::new();
+            waiting.written = 0;
+            if let Some(sender) = waiting.sender.take() {
+                sender.wake();
+            }
+        }
+        match &waiting.writer {
+            Some(writer) if writer.will_wake(cx.waker()) => {}
+            _ => waiting.writer = Some(cx.waker().clone()),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Interim<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Interim<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_heads(cx, Upto::Begun))?;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_heads(cx, Upto::Begun))?;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_heads(cx, Upto::All))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
