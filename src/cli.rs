@@ -106,6 +106,8 @@ pub enum Action {
     Stop,
     /// Read the profile and the certificates again
     Reload,
+    /// Forget a gateway that was lost, by its name or address; it stays listed until it is back otherwise
+    Dismiss { peer: String },
     /// End one session: ID, or PEER/ID where two have the same
     Kill { session: String },
     /// Make a private CA, and a certificate and key for each half; never overwrites

@@ -45,6 +45,7 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
         Action::Drain { service } => return tell(cli, Command::Drain { service: service.clone() }).await,
         Action::Stop => return tell(cli, Command::Stop).await,
         Action::Reload => return tell(cli, Command::Reload).await,
+        Action::Dismiss { peer } => return tell(cli, Command::Dismiss { peer: peer.clone() }).await,
         Action::Kill { session } => return tell(cli, Command::Kill { session: session.clone() }).await,
         Action::Certs { out, dmz, internal } => {
             let (dmz, internal) =

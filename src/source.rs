@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::{
     certs::Authority,
     disk::Pipes,
-    net::{edges::Edges, files::Files, tls::Identity},
+    net::{
+        edges::Edges,
+        expiry::{self, Expiry},
+        files::Files,
+        tls::Identity,
+    },
     profile::{
         self, Choice, DemoPorts, DemoTls, DmzHalf, InternalHalf, LinkTls, Material, Mode, Place, Problem,
         Profile, Role,
@@ -40,6 +45,8 @@ pub struct Loaded {
     pub edges: Edges,
     /// How the files of the certificates looked before they were opened.
     pub files: Files,
+    /// When the certificates end.
+    pub certificates: Vec<Expiry>,
 }
 
 impl Source {
@@ -114,6 +121,8 @@ pub struct Opened {
     pub edges: Edges,
     /// How the files looked before they were opened.
     pub files: Files,
+    /// When the certificates end.
+    pub certificates: Vec<Expiry>,
 }
 
 pub fn open(profile: &Profile, pipes: Pipes) -> Opened {
@@ -122,15 +131,16 @@ pub fn open(profile: &Profile, pipes: Pipes) -> Opened {
         dmz: identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls), pipes),
         internal: identity(profile.internal.as_ref().and_then(InternalHalf::link_tls), pipes),
         edges: edges(profile, pipes),
+        certificates: expiry::of(profile),
     }
 }
 
 impl Opened {
     /// Without its links a half serves nobody: what is wrong with those is the whole profile's fault.
     fn of(self, profile: Profile) -> Result<Loaded, Vec<Problem>> {
-        let Self { dmz, internal, edges, files } = self;
+        let Self { dmz, internal, edges, files, certificates } = self;
         match (dmz, internal) {
-            (Ok(dmz), Ok(internal)) => Ok(Loaded { profile, dmz, internal, edges, files }),
+            (Ok(dmz), Ok(internal)) => Ok(Loaded { profile, dmz, internal, edges, files, certificates }),
             (dmz, internal) => {
                 let of_links = [dmz.err(), internal.err()].into_iter().flatten().flatten();
                 Err(of_links.chain(edges.problems().to_vec()).collect())

@@ -4,7 +4,10 @@
 use std::{
     cmp::Reverse,
     future::poll_fn,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,7 +19,9 @@ use crate::{
         GREET, Peer,
         course::AT_MAXIMUM,
         framed::{Event, Link},
+        goodbye::Goodbye,
         greet::{self, Asked, Greeted, Linked},
+        lane::{LOST_MAX, REMEMBERED},
         leg::Leg,
         listener::{self, Greeter, Greeting},
         seat::{Counts, Seat},
@@ -40,8 +45,8 @@ use crate::{
 
 /// A DMZ gateway of ours looks in every 5 s; one that missed three is gone.
 const SEEN_WITHIN: Duration = Duration::from_secs(15);
-/// A gone one is shown for so long.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// One that dials for each session keeps no links, and is shown for so long.
+const GLIMPSED: Duration = Duration::from_secs(60);
 /// Peers in the books at once.
 const PEERS_MAX: usize = 256;
 
@@ -49,6 +54,7 @@ const PEERS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Visitors {
     seen: Mutex<Vec<Visitor>>,
+    has_had_some: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -58,6 +64,7 @@ struct Visitor {
     counts: Arc<Counts>,
     wire: Option<&'static str>,
     last_error: Option<String>,
+    goodbye: Goodbye,
 }
 
 impl Visitors {
@@ -68,9 +75,17 @@ impl Visitors {
 
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut seen = self.lock();
-        seen.retain(|visitor| visitor.is_here() || visitor.unseen() < REMEMBERED);
+        let before = seen.len();
+        forget(&mut seen);
+        if seen.len() < before {
+            self.has_had_some.store(true, Ordering::Relaxed);
+        }
         if seen.is_empty() {
-            let last_error = Some("no DMZ gateway has dialled in".into());
+            let why = match self.has_had_some.load(Ordering::Relaxed) {
+                false => "no DMZ gateway has dialled in",
+                true => "no DMZ gateway has a link; those that had one left in good order",
+            };
+            let last_error = Some(why.into());
             return vec![PoolRow { last_error, ..PoolRow::new(Role::Internal, "*".into()) }];
         }
         seen.iter().map(Visitor::row).collect()
@@ -83,6 +98,7 @@ impl Visitors {
             visitor.at = Instant::now();
             visitor.wire = wire.or(visitor.wire);
             visitor.last_error = None;
+            visitor.goodbye.is_here();
             return visitor.counts.clone();
         }
         if seen.len() >= PEERS_MAX {
@@ -99,6 +115,7 @@ impl Visitors {
             counts: counts.clone(),
             wire,
             last_error: None,
+            goodbye: Goodbye::default(),
         };
         seen.push(visitor);
         counts
@@ -109,12 +126,27 @@ impl Visitors {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
             visitor.at = Instant::now();
+            let is_last = !visitor.is_here();
+            match loss {
+                Loss::Retired => visitor.goodbye.retires(is_last),
+                Loss::Drained => visitor.goodbye.drains(),
+                Loss::Failed(_) => visitor.goodbye.fails(),
+            }
             visitor.last_error = match loss {
                 Loss::Retired => None,
                 Loss::Drained => Some("it drains".into()),
                 Loss::Failed(why) => Some(format!("ready link lost: {why}")),
             };
         }
+    }
+
+    /// Forgets lost peers of this name or address; how many.
+    pub fn dismiss(&self, name: &str) -> usize {
+        let mut seen = self.lock();
+        let before = seen.len();
+        let is_meant = |peer: &Peer| *peer.label() == *name || *peer.address == *name;
+        seen.retain(|visitor| visitor.is_here() || !is_meant(&visitor.peer));
+        before - seen.len()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Visitor>> {
@@ -127,9 +159,18 @@ impl Visitor {
         self.counts.ready() + self.counts.carrying() > 0
     }
 
-    /// Since it was heard of last.
-    fn unseen(&self) -> Duration {
-        self.counts.gone().map_or(self.at.elapsed(), |gone| gone.min(self.at.elapsed()))
+    /// How long it has been lost: it kept links, and said no goodbye.
+    fn lost(&self) -> Option<Duration> {
+        let keeps_links = self.wire == Some(WIRE) && !self.goodbye.is_said();
+        self.counts.gone().filter(|_| keeps_links)
+    }
+
+    fn is_remembered(&self) -> bool {
+        let has_left = self.goodbye.is_said() && self.counts.links() == 0;
+        match self.lost() {
+            Some(lost) => lost < REMEMBERED,
+            None => self.is_here() || !has_left && self.at.elapsed() < GLIMPSED,
+        }
     }
 
     fn row(&self) -> PoolRow {
@@ -151,6 +192,15 @@ impl Visitor {
             ..PoolRow::new(Role::Internal, "*".into())
         }
         .with_links(&self.counts)
+    }
+}
+
+/// Those who have said goodbye, and the longest lost where there are too many of them.
+fn forget(seen: &mut Vec<Visitor>) {
+    seen.retain(Visitor::is_remembered);
+    while seen.iter().filter(|visitor| visitor.lost().is_some()).count() > LOST_MAX {
+        let longest = (0..seen.len()).max_by_key(|&at| seen[at].lost());
+        longest.into_iter().for_each(|at| drop(seen.remove(at)));
     }
 }
 

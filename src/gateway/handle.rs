@@ -42,6 +42,8 @@ pub enum Command {
     Resize { prepared: usize },
     /// The profiles that `switch` finds by name, each read and checked.
     Profiles,
+    /// Forget a gateway that was lost, by its name or its address.
+    Dismiss { peer: String },
     /// End one session.
     Kill { session: String },
 }
@@ -52,7 +54,7 @@ impl Command {
         match self {
             Self::Status | Self::Profiles | Self::Plan { .. } => false,
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
-            Self::Resize { .. } | Self::Kill { .. } | Self::Verify { .. } => true,
+            Self::Resize { .. } | Self::Dismiss { .. } | Self::Kill { .. } | Self::Verify { .. } => true,
         }
     }
 }

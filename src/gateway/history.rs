@@ -67,6 +67,7 @@ fn kind(command: &Command) -> Option<&'static str> {
         Command::Reload => "reload",
         Command::Switch { .. } => "switch",
         Command::Verify { .. } => "verify",
+        Command::Dismiss { .. } => "dismiss",
         Command::Kill { .. } => "kill",
     })
 }
@@ -80,6 +81,7 @@ fn asked(command: &Command) -> String {
         Command::Plan { profile } => format!("plan of a switch to `{profile}`"),
         Command::Drain { service: None } => "drain".into(),
         Command::Drain { service: Some(service) } => format!("drain of `{service}`"),
+        Command::Dismiss { peer } => format!("dismissal of `{peer}`"),
         Command::Stop => "stop".into(),
         Command::Reload => "reload".into(),
         Command::Switch { profile } => format!("switch to `{profile}`"),

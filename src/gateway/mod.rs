@@ -43,7 +43,7 @@ use self::{
     faults::Faults,
     handle::{Answer, Asked, Command, Feed, Handle},
     history::Asker,
-    observer::{Minute, Traffic},
+    observer::{Minute, Traffic, host},
     plan::Plan,
     ports::Ports,
     reading::{LOOK_UP, Reading},
@@ -59,6 +59,7 @@ use crate::{
     link::listener::Greetings,
     net::{
         edges::Edges,
+        expiry::Expiry,
         listen::BindError,
         names::{Found, Names},
     },
@@ -68,9 +69,10 @@ use crate::{
     telemetry::{
         checklist::Step,
         clock,
+        health::alarms::Alarms,
         notices::Notices,
         registry::{NotKilled, Registry},
-        snapshot::{GatewayPhase, Snapshot, Totals},
+        snapshot::{Descriptors, GatewayPhase, Snapshot, Totals},
     },
 };
 
@@ -117,6 +119,12 @@ pub struct Engine {
     checks: Checks,
     renewal: Renewal,
     reading: Reading,
+    /// What is wrong, and since when.
+    alarms: Alarms,
+    /// Looked at from time to time.
+    descriptors: Descriptors,
+    certificates: Vec<Expiry>,
+    host: String,
     /// Its admin socket, the one door that an internal half may have.
     admin: Option<PathBuf>,
 }
@@ -161,6 +169,10 @@ impl Engine {
             checks: Checks::default(),
             renewal: Renewal::new(loaded.files.clone()),
             reading: Reading::default(),
+            alarms: Alarms::default(),
+            descriptors: Descriptors::default(),
+            certificates: loaded.certificates.clone(),
+            host: host(),
             admin: None,
         };
         let wanted = engine.to_bind(&loaded.profile);
@@ -216,11 +228,13 @@ impl Engine {
         self.let_go();
         self.renew();
         self.common.notices.limited().flush();
+        self.common.sessions.registry.tell_refusals();
         let totals = self.totals();
         let last = self.feed.snapshots.borrow().uptime_seconds;
         let since = self.started.elapsed().as_secs_f64() - last;
         let is_second = self.traffic.sample(&totals);
         if is_second {
+            self.count_descriptors();
             let (pools, now) = (self.pool_rows(), self.started.elapsed().as_secs_f64());
             self.minute.look(&pools, &self.common.sessions.services.load(), now);
         }
@@ -234,8 +248,12 @@ impl Engine {
         if with_rows {
             self.common.sessions.registry.tick();
         }
-        let snapshot = self.snapshot(with_rows);
+        let mut snapshot = self.judged(with_rows);
         self.minute.hold(&snapshot.pools, snapshot.uptime_seconds);
+        if self.stopping.is_none() && self.phase != GatewayPhase::Starting {
+            self.alarms.look(&snapshot, &self.common.notices);
+        }
+        self.alarms.show(&mut snapshot);
         self.feed.snapshots.send_replace(Arc::new(snapshot));
     }
 
@@ -244,7 +262,8 @@ impl Engine {
         let asker = Asker::new(&command, by, self.common.notices.clone(), answer);
         let answer = match command {
             Command::Status => Answer::Status(Arc::new(self.snapshot(true))),
-            Command::Drain { service } => self.drain(service.as_deref()),
+            Command::Drain { service } => self.drain(service.as_deref(), &asker.by),
+            Command::Dismiss { peer } => self.dismiss(&peer),
             Command::Kill { session } => match self.common.sessions.registry.kill(&session) {
                 Ok(()) => Answer::Done(format!("session {session} is cut")),
                 Err(NotKilled::None) => Answer::Refused(format!("no open session {session}")),
@@ -368,16 +387,14 @@ impl Engine {
         }
     }
 
-    fn drain(&mut self, service: Option<&str>) -> Answer {
+    fn drain(&mut self, service: Option<&str>, by: &str) -> Answer {
         let services = self.common.sessions.services.load_full();
         let meant = |name: &str| service.is_none_or(|service| service == name);
         let drained: Vec<_> = services.values().filter(|service| meant(service.name.as_str())).collect();
         if drained.is_empty() {
             return Answer::Refused(format!("no service `{}`", service.unwrap_or_default()));
         }
-        for service in &drained {
-            service.set_draining(true);
-        }
+        drained.iter().for_each(|service| service.drain(by));
         if let Some(internal) = &mut self.internal {
             internal.drain(service.and_then(crate::profile::ServiceName::parse).as_ref());
         }
@@ -395,6 +412,18 @@ impl Engine {
         };
         let open = totals.sessions_open;
         Answer::Done(format!("{what}: no new sessions, {open} go on{wait}; `reload` undoes it"))
+    }
+
+    /// Forgets a gateway that was lost.
+    fn dismiss(&mut self, peer: &str) -> Answer {
+        let of_dmz = self.dmz.as_ref().map_or(0, |side| side.dismiss(peer));
+        let of_internal = self.internal.as_ref().map_or(0, |side| side.dismiss(peer));
+        match of_dmz + of_internal {
+            0 => Answer::Refused(format!(
+                "no lost gateway `{peer}` to dismiss; one that is dialled goes with its address in the profile"
+            )),
+            _ => Answer::Done(format!("gateway `{peer}` is not waited for any more")),
+        }
     }
 
     /// Keeps so many links ready from now on. The half that dials decides.
@@ -436,8 +465,9 @@ impl Engine {
         self.phase = GatewayPhase::Draining;
         self.ports.clear();
         self.leaving.retire();
+        let by = asker.as_ref().map_or("this process", |asker| asker.by.as_str());
         for service in self.common.sessions.services.load().values() {
-            service.set_draining(true);
+            service.drain(by);
             service.leave.cancel();
         }
         // The dialling half first: in a pair it would take the other's farewell for a loss.

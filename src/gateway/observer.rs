@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -12,8 +12,10 @@ use super::{
 };
 use crate::{
     connect::Connector,
+    net::expiry::Expiry,
     profile::{Role, ServiceName},
     telemetry::{
+        health::{self, CertificateRow},
         log, recording,
         snapshot::{Descriptors, PoolRow, PoolState, ServiceRow, Snapshot, Totals, TrafficSample},
         waits::{LastMinute, Seen},
@@ -135,22 +137,44 @@ impl Minute {
     }
 }
 
+const DAY_SECONDS: i64 = 86_400;
+const DESCRIPTORS_EVERY: u64 = 5;
 /// A better state is shown when it has lasted so long.
 const HOLD_SECONDS: f64 = 1.0;
 /// Samples in a minute, one a second.
 const MINUTE_SECONDS: usize = 60;
 
 impl Engine {
-    /// Pool rows with what the last minute tells.
+    /// Pool rows with what the last minute tells, and what the loss of a peer has cost.
     pub(super) fn pool_rows(&self) -> Vec<PoolRow> {
         let mut pools = self.dmz.as_ref().map(|side| side.rows()).unwrap_or_default();
         pools.extend(self.internal.as_ref().map(|side| side.rows()).unwrap_or_default());
         self.minute.show(&mut pools, &self.common.sessions.services.load());
+        for pool in &mut pools {
+            if let (Some(peer), Some(gone)) = (&pool.peer, pool.gone_seconds) {
+                pool.cut = self.common.sessions.registry.cut_with(pool.role, peer, gone);
+            }
+        }
         pools
     }
 
-    /// The whole picture; rows of sessions only where somebody will read them.
+    /// The whole picture, with what it means for clients.
     pub(super) fn snapshot(&self, with_rows: bool) -> Snapshot {
+        let mut snapshot = self.judged(with_rows);
+        self.alarms.show(&mut snapshot);
+        snapshot
+    }
+
+    /// The same with alerts that know nothing of the pictures before.
+    pub(super) fn judged(&self, with_rows: bool) -> Snapshot {
+        let now = SystemTime::now();
+        let mut snapshot = self.rows(with_rows, now);
+        health::judge(&mut snapshot, now);
+        snapshot
+    }
+
+    /// Rows of sessions only where somebody will read them.
+    fn rows(&self, with_rows: bool, now: SystemTime) -> Snapshot {
         let registry = &self.common.sessions.registry;
         let (sessions, sessions_left_out) =
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
@@ -161,10 +185,14 @@ impl Engine {
         let of_internal = self.internal.as_ref().map(|side| side.listening()).unwrap_or_default();
         Snapshot {
             version: env!("CARGO_PKG_VERSION").into(),
+            time: log::utc(now),
+            host: self.host.clone(),
             profile: self.profile.name.clone(),
             mode: self.profile.mode,
             roles: self.roles(),
             phase: self.phase,
+            health: None,
+            alerts: Vec::new(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             listening: of_dmz
                 .into_iter()
@@ -181,7 +209,8 @@ impl Engine {
             log_lines_lost: log::lines_lost(),
             log_trouble: log::trouble(),
             traffic: self.traffic.samples.iter().copied().collect(),
-            descriptors: if with_rows { descriptors::now() } else { Descriptors::default() },
+            descriptors: if with_rows { descriptors::now() } else { self.descriptors },
+            certificates: self.certificate_rows(now),
             switching: switching.map(|switching| switching.row()),
             walk: self.checks.walk_row(),
             forward_checks: self.checks.forward_rows(),
@@ -230,10 +259,38 @@ impl Engine {
                 totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
                 failed_in_a_row: failing.get(&(*role, name.clone())).map_or(0, |failing| failing.sessions),
                 backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),
+                limit: Some(service.settings.load().sessions),
+                refusals: self.common.sessions.registry.refusals(*role, name),
+                drained: service.drained(),
+                health: None,
+                lack: None,
             })
             .collect();
         rows.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
         rows
+    }
+
+    fn certificate_rows(&self, now: SystemTime) -> Vec<CertificateRow> {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let row = |expiry: &Expiry| {
+            let ends = UNIX_EPOCH + Duration::from_secs(u64::try_from(expiry.ends).unwrap_or(0));
+            CertificateRow {
+                role: expiry.role,
+                used: expiry.used.word().into(),
+                object: expiry.object.clone(),
+                ends: log::utc(ends),
+                days: (expiry.ends - now).div_euclid(DAY_SECONDS),
+            }
+        };
+        self.certificates.iter().map(row).collect()
+    }
+
+    /// Every few seconds: where there are many, counting them takes a while.
+    pub(super) fn count_descriptors(&mut self) {
+        let is_due = self.started.elapsed().as_secs().is_multiple_of(DESCRIPTORS_EVERY);
+        if is_due || self.descriptors == Descriptors::default() {
+            self.descriptors = descriptors::now();
+        }
     }
 
     fn accepts(&self, role: Role, name: &ServiceName) -> Vec<String> {
@@ -242,6 +299,11 @@ impl Engine {
             Role::Internal => Vec::new(),
         }
     }
+}
+
+/// The name of this host; empty where it has none.
+pub fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

@@ -162,7 +162,8 @@ impl Engine {
 
     /// What can be used takes over; what can not leaves in force what is, and is returned.
     fn take_over(&mut self, opened: Opened, changed: &Unlike) -> Vec<Problem> {
-        let Opened { dmz, internal, edges, files: _ } = opened;
+        let Opened { dmz, internal, edges, files: _, certificates } = opened;
+        self.certificates = certificates;
         let mut problems = Vec::new();
         match (dmz, &mut self.dmz) {
             (Ok(identity), Some(side)) => side.renew(identity),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use crate::{
     accept::rest::Rest,
     connect::Connector,
     profile::{Role, ServiceName},
-    telemetry::{notices::Once, snapshot::ServicePhase, waits::Waits},
+    telemetry::{health::Drained, log, notices::Once, snapshot::ServicePhase, waits::Waits},
 };
 
 /// The services of a gateway, by half and name.
@@ -39,7 +39,7 @@ pub struct Service {
     pub waits: Waits,
     /// Why it can serve nobody, where it can not.
     down: ArcSwapOption<String>,
-    draining: AtomicBool,
+    drained: ArcSwapOption<Drained>,
     open: AtomicUsize,
     /// Sessions that may rest, each by its own address.
     may_rest: Mutex<HashMap<usize, Arc<Rest>>>,
@@ -69,7 +69,7 @@ impl Service {
             told: Arc::default(),
             waits: Waits::default(),
             down: ArcSwapOption::empty(),
-            draining: AtomicBool::new(false),
+            drained: ArcSwapOption::empty(),
             open: AtomicUsize::new(0),
             may_rest: Mutex::default(),
         })
@@ -108,8 +108,20 @@ impl Service {
         self.may_rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Ordering::Relaxed);
+    /// No new sessions from now on; the first who asks is told.
+    pub fn drain(&self, by: &str) {
+        let drained = Arc::new(Drained { since: log::utc_now(), by: by.into() });
+        self.drained.compare_and_swap(&None::<Arc<Drained>>, Some(drained));
+    }
+
+    /// New sessions again.
+    pub fn undrain(&self) {
+        self.drained.store(None);
+    }
+
+    /// Who has drained it, and since when.
+    pub fn drained(&self) -> Option<Drained> {
+        self.drained.load().as_deref().cloned()
     }
 
     pub fn set_down(&self, why: Option<String>) {
@@ -121,7 +133,7 @@ impl Service {
     }
 
     pub fn phase(&self) -> ServicePhase {
-        match self.draining.load(Ordering::Relaxed) {
+        match self.drained.load().is_some() {
             true => ServicePhase::Draining,
             false if self.down.load().is_some() => ServicePhase::Down,
             false => ServicePhase::Open,

@@ -170,9 +170,11 @@ impl Engine {
     /// Sends new sessions the new way, and lets go of the old one.
     pub(super) fn commit(&mut self, switching: Switching) {
         let Switching { chosen, loaded, ports: new_ports, dmz, internal, asker, .. } = switching;
-        let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges, files } = loaded;
+        let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges, files, certificates } =
+            loaded;
         self.renewal = Renewal::new(files);
         self.share_descriptors(&profile);
+        self.certificates = certificates;
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
         let edges = edges.over(&self.edges);
@@ -255,7 +257,7 @@ impl Engine {
                         if !service.connector.load().is_same_as(&connector) {
                             service.connector.store(connector.into());
                         }
-                        service.set_draining(false);
+                        service.undrain();
                         service.clone()
                     }
                     None => Service::new(name.clone(), settings, connector, self.cut.child_token()),

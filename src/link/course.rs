@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     allowance::Allowance,
+    goodbye::Goodbye,
     keeper::{LIVED, Wanted},
     seat::Counts,
 };
@@ -37,6 +38,8 @@ pub struct Course {
     /// Cancelled when such links are not wanted any more.
     pub retired: CancellationToken,
     pub last_error: Option<String>,
+    /// What the gateway had said when its links ended.
+    pub goodbye: Goodbye,
     /// More links are wanted than may be.
     pub at_maximum: bool,
     /// When a gateway that is looked in on is dialled next.
@@ -81,6 +84,7 @@ impl Course {
             dialling: 0,
             retired,
             last_error: None,
+            goodbye: Goodbye::default(),
             at_maximum: false,
             look_in: None,
             paused_until: None,
@@ -142,6 +146,7 @@ impl Course {
     /// A link stands. Whether the way is good shows when it has lived, or carried.
     pub fn stands(&mut self, now: Instant) {
         self.good_since.get_or_insert(now);
+        self.goodbye.is_here();
     }
 
     /// Whether a link has lived or carried since the last failure; after how many of them in a row.
@@ -196,6 +201,7 @@ impl Course {
             carrying,
             dialling: self.dialling,
             failures: self.failures,
+            left: self.goodbye.is_said(),
             at_maximum,
             last_error: last_error.or_else(|| at_maximum.then(|| AT_MAXIMUM.into())),
             retry_seconds: pause.map(|pause| pause.as_secs_f64()),

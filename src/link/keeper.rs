@@ -473,6 +473,9 @@ impl Keeper {
 
     /// An idle link has ended.
     pub fn lost(&self, service: Option<&ServiceName>, stood: Duration, loss: Loss) {
+        if loss == Loss::Drained {
+            self.lane(&mut self.lock(), service).goodbye.drains();
+        }
         match loss {
             Loss::Retired => self.changed.notify_one(),
             Loss::Drained => {

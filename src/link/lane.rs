@@ -10,18 +10,23 @@ use std::{
 use super::{
     Peer,
     conduct::Conduct,
-    ready::Slot,
+    goodbye::Goodbye,
+    ready::{CLOSED, Gone, Slot},
     seat::{Counts, Seat},
     serving::Loss,
 };
 use crate::{
     profile::{Role, ServiceName},
-    proto::link::{WIRE, WIRE_SOCKS},
+    proto::link::{WIRE, WIRE_SOCKS, frame::Kind},
     telemetry::snapshot::{PoolRow, PoolState},
 };
 
-/// A peer without links is remembered, and shown as down, for so long.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// A peer that was lost without a goodbye is remembered, and shown as down, for so long.
+pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Lost ones remembered at once.
+pub const LOST_MAX: usize = 64;
+/// One whose link was never seen to stand has said nothing that could be missed.
+const GLIMPSED: Duration = Duration::from_secs(60);
 
 /// Told of each ready link of a lane that ends, how long it was ready, and why.
 pub type Lost = Arc<dyn Fn(Duration, Loss) + Send + Sync>;
@@ -43,6 +48,7 @@ pub struct Lane {
     last_turn: u64,
     failures: u64,
     last_error: Option<String>,
+    goodbye: Goodbye,
     seen: Instant,
 }
 
@@ -106,6 +112,7 @@ impl Lane {
             last_turn: 0,
             failures: 0,
             last_error: None,
+            goodbye: Goodbye::default(),
             seen: Instant::now(),
         }
     }
@@ -126,23 +133,53 @@ impl Lane {
         self.last_turn = number;
     }
 
-    /// Whether it has links, or had some not long ago.
+    /// Whether it has links, or was lost without a goodbye.
     pub fn is_remembered(&self) -> bool {
-        self.counts.links() > 0 || self.unseen() < REMEMBERED
+        self.counts.links() > 0 || self.is_remembered_when(self.counts.gone())
     }
 
-    /// Since a link of its was heard of last.
-    fn unseen(&self) -> Duration {
-        self.counts.gone().map_or(self.seen.elapsed(), |gone| gone.min(self.seen.elapsed()))
+    fn is_remembered_when(&self, gone: Option<Duration>) -> bool {
+        match gone {
+            Some(gone) => !self.goodbye.is_said() && gone < REMEMBERED,
+            None => self.seen.elapsed() < GLIMPSED,
+        }
+    }
+
+    /// How long it has been lost.
+    pub fn lost(&self) -> Option<Duration> {
+        self.counts.gone()
     }
 
     /// A link has come, or come back.
     pub fn seen(&mut self) {
         self.seen = Instant::now();
         self.last_error = None;
+        self.goodbye.is_here();
     }
 
-    pub fn lose(&mut self, why: &str) {
+    /// A link of its is not ready any more.
+    pub fn ended(&mut self, gone: &Gone) {
+        match gone {
+            Gone::Taken => {}
+            Gone::Lost(why) => self.lose(why),
+            Gone::Closed => {
+                self.lose(CLOSED);
+                self.leaves(false);
+            }
+            Gone::Leaves(link) => self.leaves(link.leaving() == Some(Kind::Drain)),
+        }
+    }
+
+    /// A link of its is let go in good order.
+    pub fn leaves(&mut self, drains: bool) {
+        if drains {
+            return self.goodbye.drains();
+        }
+        self.goodbye.retires(self.ready.is_empty() && self.counts.carrying() == 0);
+    }
+
+    fn lose(&mut self, why: &str) {
+        self.goodbye.fails();
         self.failures += 1;
         self.last_error = Some(format!("ready link lost: {why}"));
         self.seen = Instant::now();
@@ -178,6 +215,15 @@ impl Lane {
     }
 }
 
+/// Forgets those who have said goodbye, and the longest lost where there are too many of them.
+pub fn forget(lanes: &mut Vec<Lane>) {
+    lanes.retain(Lane::is_remembered);
+    while lanes.iter().filter(|lane| lane.lost().is_some()).count() > LOST_MAX {
+        let longest = (0..lanes.len()).max_by_key(|&at| lanes[at].lost());
+        longest.into_iter().for_each(|at| drop(lanes.remove(at)));
+    }
+}
+
 /// The row of a service that no peer offers, or none as it is carried here.
 pub fn row_without_peer(service: &ServiceName, target: usize, why: String) -> PoolRow {
     PoolRow { target, last_error: Some(why), ..PoolRow::new(Role::Dmz, service.to_string()) }
@@ -194,18 +240,56 @@ mod tests {
         let mut seat = Seat::ready(&lane.counts, None);
         seat.leave();
         assert!(lane.is_remembered());
-        let Some(long_ago) = Instant::now().checked_sub(REMEMBERED) else {
-            panic!("this clock began less than {REMEMBERED:?} ago")
+        let Some(long_ago) = Instant::now().checked_sub(GLIMPSED) else {
+            panic!("this clock began less than {GLIMPSED:?} ago")
         };
         lane.seen = long_ago;
         assert!(lane.is_remembered(), "a link of its leaves");
         drop(seat);
-        assert!(lane.is_remembered(), "its last link ended a moment ago");
+        assert!(lane.is_remembered(), "it said nothing, and its last link is gone");
         assert!(lane.row().gone_seconds.is_some_and(|gone| gone < 60.0));
         lane.counts = Arc::default();
         assert!(!lane.is_remembered());
         assert_eq!(lane.row().gone_seconds, None, "it never had one");
         lane.seen();
         assert!(lane.is_remembered(), "it was here a moment ago");
+    }
+
+    #[test]
+    fn a_peer_that_has_said_goodbye_is_forgotten_with_its_last_link() {
+        let lane = || {
+            let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into() };
+            let lane = Lane::new(peer, Serves::Granted(Arc::default()), 1);
+            drop(Seat::ready(&lane.counts, None));
+            lane
+        };
+        let remembered = |says: fn(&mut Lane)| {
+            let mut lane = lane();
+            says(&mut lane);
+            lane.is_remembered()
+        };
+        assert!(remembered(|lane| lane.lose("reset")), "killed");
+        assert!(!remembered(|lane| lane.leaves(true)), "it drains");
+        assert!(!remembered(|lane| lane.leaves(false)), "its last link retired");
+        let cut_while_it_drains = |lane: &mut Lane| {
+            lane.leaves(true);
+            lane.lose("reset");
+        };
+        assert!(!remembered(cut_while_it_drains));
+        let back_and_killed = |lane: &mut Lane| {
+            lane.leaves(true);
+            lane.seen();
+            lane.lose("reset");
+        };
+        assert!(remembered(back_and_killed));
+        let mut killed = lane();
+        killed.lose("reset");
+        assert!(killed.is_remembered_when(Some(Duration::from_secs(3600))), "an hour later");
+        assert!(!killed.is_remembered_when(Some(REMEMBERED)));
+        let mut busy = lane();
+        let carries = Seat::carrying(&busy.counts, None);
+        busy.leaves(false);
+        drop(carries);
+        assert!(busy.is_remembered(), "one link of several retired, and then the rest was cut");
     }
 }

@@ -21,6 +21,7 @@ pub mod course;
 pub mod demand;
 pub mod epoch;
 pub mod framed;
+pub mod goodbye;
 pub mod greet;
 pub mod keeper;
 pub mod lane;

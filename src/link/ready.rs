@@ -40,6 +40,8 @@ struct Held {
 pub enum Gone {
     Taken,
     Lost(String),
+    /// Over SOCKS5, which has no other goodbye: its peer has closed it in good order.
+    Closed,
     /// It is to be closed in good order: its peer asks, it is worn, or there are too many.
     Leaves(Box<Link>),
 }
@@ -117,11 +119,20 @@ fn next_look(leg: &Leg) -> Option<Instant> {
     }
 }
 
-fn gone(why: Option<String>, leg: Option<Leg>) -> Gone {
-    match (why, leg) {
-        (None, Some(Leg::Link(link))) => Gone::Leaves(link),
-        (why, _) => Gone::Lost(why.unwrap_or_default()),
+fn gone(ended: Ended, leg: Option<Leg>) -> Gone {
+    match (ended, leg) {
+        (Ended::Asked, Some(Leg::Link(link))) => Gone::Leaves(link),
+        (Ended::Asked | Ended::Closed, _) => Gone::Closed,
+        (Ended::Failed(why), _) => Gone::Lost(why),
     }
+}
+
+/// How a link has stopped to be ready.
+enum Ended {
+    /// It is asked to be let go.
+    Asked,
+    Closed,
+    Failed(String),
 }
 
 /// Waits until the far side has read all of the last session: while a slow backend holds that up,
@@ -130,8 +141,8 @@ pub async fn settle(mut link: Box<Link>) -> Result<Box<Link>, Gone> {
     let mut look = pin!(tokio::time::sleep(Duration::ZERO));
     let why = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(why) = poll_link(&mut link, cx) {
-                return Poll::Ready(Some(why));
+            if let Poll::Ready(ended) = poll_link(&mut link, cx) {
+                return Poll::Ready(Some(ended));
             }
             if !link.is_settling() {
                 return Poll::Ready(None);
@@ -147,7 +158,7 @@ pub async fn settle(mut link: Box<Link>) -> Result<Box<Link>, Gone> {
                 _ => Ok(()),
             });
             if let Err(error) = asked {
-                return Poll::Ready(Some(Some(error.to_string())));
+                return Poll::Ready(Some(Ended::Failed(error.to_string())));
             }
         }
     });
@@ -157,34 +168,36 @@ pub async fn settle(mut link: Box<Link>) -> Result<Box<Link>, Gone> {
     }
 }
 
-/// `None` where the link is not lost but asked to be let go.
-fn poll_loss(leg: &mut Leg, cx: &mut Context<'_>) -> Poll<Option<String>> {
+fn poll_loss(leg: &mut Leg, cx: &mut Context<'_>) -> Poll<Ended> {
     match leg {
-        Leg::Stream(stream) => poll_stream(stream, cx).map(Some),
+        Leg::Stream(stream) => poll_stream(stream, cx),
         Leg::Link(link) => poll_link(link, cx),
-        Leg::Gone => Poll::Ready(Some("it has gone".into())),
+        Leg::Gone => Poll::Ready(Ended::Failed("it has gone".into())),
     }
 }
 
-fn poll_link(link: &mut Link, cx: &mut Context<'_>) -> Poll<Option<String>> {
+fn poll_link(link: &mut Link, cx: &mut Context<'_>) -> Poll<Ended> {
     if link.leaving().is_some() {
-        return Poll::Ready(None);
+        return Poll::Ready(Ended::Asked);
     }
     // The opener's end never hears `open`.
     link.poll_event(cx).map(|event| match event {
-        Ok(Event::Leaving(Kind::Drain | Kind::Retire)) => None,
-        Ok(Event::Closed | Event::Open(_) | Event::Leaving(_)) => Some("the peer closed it".into()),
-        Err(error) => Some(error.to_string()),
+        Ok(Event::Leaving(Kind::Drain | Kind::Retire)) => Ended::Asked,
+        Ok(Event::Closed | Event::Open(_) | Event::Leaving(_)) => Ended::Failed(CLOSED.into()),
+        Err(error) => Ended::Failed(error.to_string()),
     })
 }
 
-fn poll_stream(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<String> {
+fn poll_stream(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Ended> {
     let mut byte = [0; 1];
     let mut buf = ReadBuf::new(&mut byte);
     Poll::Ready(match Pin::new(stream).poll_read(cx, &mut buf) {
         Poll::Pending => return Poll::Pending,
-        Poll::Ready(Err(error)) => error.to_string(),
-        Poll::Ready(Ok(())) if buf.filled().is_empty() => "the peer closed it".into(),
-        Poll::Ready(Ok(())) => "the peer sent bytes before a client had come".into(),
+        Poll::Ready(Err(error)) => Ended::Failed(error.to_string()),
+        Poll::Ready(Ok(())) if buf.filled().is_empty() => Ended::Closed,
+        Poll::Ready(Ok(())) => Ended::Failed("the peer sent bytes before a client had come".into()),
     })
 }
+
+/// What is told of a link that ended without a word.
+pub const CLOSED: &str = "the peer closed it";

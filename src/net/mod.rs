@@ -13,6 +13,7 @@ pub mod dial;
 pub mod echo;
 pub mod edges;
 pub mod exhausted;
+pub mod expiry;
 pub mod files;
 pub mod hello;
 pub mod http;

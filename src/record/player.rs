@@ -177,11 +177,25 @@ mod tests {
         profile::Mode,
         record::{RecordError, Recorder},
         tasks::Tasks,
-        telemetry::snapshot::{GatewayPhase, Snapshot},
+        telemetry::{
+            health::Health,
+            snapshot::{GatewayPhase, Snapshot},
+        },
     };
 
     fn snapshot(uptime_seconds: f64, phase: GatewayPhase) -> Arc<Snapshot> {
-        Arc::new(Snapshot { phase, uptime_seconds, ..Snapshot::new("demo", Mode::Direct) })
+        let health = Some(Health::Healthy);
+        Arc::new(Snapshot { phase, health, uptime_seconds, ..Snapshot::new("demo", Mode::Direct) })
+    }
+
+    #[test]
+    fn pictures_that_are_older_than_the_word_are_judged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(&folder, &[0], "");
+        let text = fs::read_to_string(&path).unwrap().replace("\"health\":\"healthy\",", "");
+        fs::write(&path, text.replace("\"running\"", "\"stopped\"")).unwrap();
+        let picture = Recording::open(&path).unwrap().picture(0).unwrap();
+        assert_eq!(picture.health, Some(Health::Down));
     }
 
     /// A file with one picture for each second of `seconds`, whose uptime is that second.

@@ -11,7 +11,10 @@ use std::{
 use serde::Deserialize;
 
 use super::{Header, Picture, RECORDING, RecordError};
-use crate::telemetry::snapshot::{self, Snapshot};
+use crate::telemetry::{
+    health,
+    snapshot::{self, Snapshot},
+};
 
 /// A recording, open for reading, with at least one picture.
 #[derive(Debug)]
@@ -62,7 +65,12 @@ impl Recording {
         let line = self.line()?;
         let picture: Picture<'_> =
             serde_json::from_slice(&line).map_err(|error| self.wrong(number, error.to_string()))?;
-        Ok(Arc::new(picture.snapshot.into_owned()))
+        let mut snapshot = picture.snapshot.into_owned();
+        if snapshot.health.is_none() {
+            // Recorded before gateways said so themselves.
+            health::judge(&mut snapshot, self.at(place));
+        }
+        Ok(Arc::new(snapshot))
     }
 
     /// When the picture at `place` was made.

@@ -11,7 +11,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::io::Errno;
@@ -152,8 +152,17 @@ fn directives(wanted: &str) -> String {
 
 /// Now, UTC, RFC 3339 with milliseconds.
 pub fn utc_now() -> String {
-    humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()
+    utc(SystemTime::now())
 }
+
+/// The same of any moment that this form has room for.
+pub fn utc(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(YEARS_9999)).to_string()
+}
+
+/// From 1970 to the end of the year 9999.
+const YEARS_9999: Duration = Duration::from_secs(253_402_300_799);
 
 impl Drop for LogGuard {
     fn drop(&mut self) {

@@ -4,6 +4,8 @@
 //! lock of the registry is taken when a session starts, when it ends, and for a picture; never
 //! for a byte. A [`Record`] closes its books once, when it is dropped.
 
+mod rows;
+
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::{
@@ -17,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clock,
+    cuts::Cuts,
     end::{End, Who},
+    health::RefusalRow,
     notices::Notices,
     rate_limited::{LogKind, RateLimitedLog},
+    refusals::Refusals,
     snapshot::{EndedRow, NoticeLevel, SessionPhase, SessionRow, Totals},
 };
 use crate::profile::{Role, ServiceName};
@@ -159,6 +164,8 @@ struct Books {
     ended: VecDeque<Ended>,
     /// By service: what has failed at its backend since a session reached it.
     failing: HashMap<(Role, ServiceName), Failing>,
+    refusals: Refusals,
+    cuts: Cuts,
     ticks: u64,
     /// When the rates were worked out, with the number of the tick; oldest first.
     ticked: VecDeque<(u64, Instant)>,
@@ -292,6 +299,22 @@ impl Registry {
         failing
     }
 
+    /// Clients of a service that were refused lately, by what for.
+    pub fn refusals(&self, role: Role, service: &ServiceName) -> Vec<RefusalRow> {
+        self.lock().refusals.of(role, service, Instant::now())
+    }
+
+    /// Sessions that were cut when a peer's last link ended, so many seconds ago.
+    pub fn cut_with(&self, role: Role, peer: &str, gone_seconds: f64) -> u64 {
+        self.lock().cuts.with(role, peer, gone_seconds)
+    }
+
+    /// Tells how many more were refused; to be called from time to time.
+    pub fn tell_refusals(&self) {
+        let lines = self.lock().refusals.due(Instant::now());
+        lines.iter().for_each(|line| self.notices.warn(line));
+    }
+
     /// Rows of open sessions, and how many were left out.
     pub fn rows(&self) -> (Vec<SessionRow>, usize) {
         let mut open: Vec<_> = self.lock().clients().map(|(key, session)| (*key, session.clone())).collect();
@@ -356,6 +379,15 @@ impl Registry {
             return;
         }
         books.judge_backend(&session, &end);
+        let now = Instant::now();
+        if end.who == Who::Peer
+            && session.meter.is_carried()
+            && let Some(peer) = session.peer()
+        {
+            books.cuts.add(session.role, peer, now);
+        }
+        let is_told = session.meter.is_carried()
+            || books.refusals.add(session.role, &session.service, end.code(), &end.reason, now);
         let totals = books.closed.entry((session.role, session.service.clone())).or_default();
         // A client that left before it was carried was not refused by us.
         let carried = session.meter.is_carried() || end.who == Who::Client;
@@ -363,9 +395,13 @@ impl Registry {
         totals.refused += u64::from(!carried);
         totals.bytes_up += session.meter.up();
         totals.bytes_down += session.meter.down();
-        books.ended.push_back(Ended { session, end, at: Instant::now(), seconds });
+        books.ended.push_back(Ended { session: session.clone(), end: end.clone(), at: now, seconds });
         if books.ended.len() > ENDED_MAX {
             books.ended.pop_front();
+        }
+        drop(books);
+        if is_told {
+            session.tell(&end, &self.notices);
         }
     }
 }
@@ -384,32 +420,7 @@ impl Session {
         }
     }
 
-    fn row(&self) -> SessionRow {
-        let age_seconds = self.started.elapsed().as_secs_f64();
-        let moved_ms = Some(self.meter.moved_ms.load(Ordering::Relaxed)).filter(|&at| at > 0);
-        let still = |at| clock::coarse_ms().saturating_sub(at) as f64 / 1000.0;
-        let last_byte_seconds = moved_ms.filter(|_| self.meter.is_carried()).map(still);
-        SessionRow {
-            id: self.id.clone(),
-            role: self.role,
-            service: self.service.to_string(),
-            client: self.client.clone(),
-            peer: self.peer().map(|peer| peer.to_string()),
-            phase: self.meter.phase(),
-            age_seconds,
-            idle_seconds: last_byte_seconds.unwrap_or(age_seconds),
-            last_byte_seconds,
-            bytes_up: self.meter.up(),
-            bytes_down: self.meter.down(),
-            rate_up: self.rates[0].load(Ordering::Relaxed),
-            rate_down: self.rates[1].load(Ordering::Relaxed),
-            waited_ms: self.meter.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
-            connected_ms: self.meter.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
-        }
-    }
-
-    /// One line for each session, unless there are too many; one more for the operator where somebody
-    /// else than the client or the operator ended it.
+    /// One line for each session, unless there are too many.
     fn log(&self, end: &End, seconds: f64, notices: &Notices) {
         let kind = match self.kind {
             Kind::Client => LogKind::SessionEnded(end.who),
@@ -417,16 +428,6 @@ impl Session {
         };
         if notices.limited().admits(kind) {
             self.log_line(end, seconds);
-        }
-        if self.kind == Kind::Probe {
-            return;
-        }
-        match end.who {
-            Who::Nobody | Who::Client | Who::Operator => {}
-            Who::Internal => notices.keep(NoticeLevel::Error, format!("{}: {end}", self.service)),
-            Who::Backend | Who::Peer | Who::Time | Who::Limit | Who::Policy => {
-                notices.keep(NoticeLevel::Warn, format!("{}: {end}", self.service));
-            }
         }
     }
 
@@ -448,26 +449,20 @@ impl Session {
             }
         );
     }
-}
 
-fn ms(time: Duration) -> f64 {
-    time.as_micros() as f64 / 1e3
-}
-
-impl Ended {
-    fn row(&self) -> EndedRow {
-        EndedRow {
-            id: self.session.id.clone(),
-            role: self.session.role,
-            service: self.session.service.to_string(),
-            client: self.session.client.clone(),
-            peer: self.session.peer().map(|peer| peer.to_string()),
-            end: self.end.code(),
-            reason: self.end.reason.clone(),
-            seconds: self.seconds,
-            ago_seconds: self.at.elapsed().as_secs_f64(),
-            bytes_up: self.session.meter.up(),
-            bytes_down: self.session.meter.down(),
+    /// One more for the operator where somebody else than the client or the operator ended it.
+    fn tell(&self, end: &End, notices: &Notices) {
+        let line = format!("{}: {end}", self.service);
+        let is_refusal = !self.meter.is_carried();
+        match end.who {
+            Who::Nobody | Who::Client | Who::Operator => {}
+            Who::Internal => notices.keep(NoticeLevel::Error, line),
+            Who::Backend | Who::Peer | Who::Time | Who::Limit | Who::Policy if is_refusal => {
+                notices.warn(line)
+            }
+            Who::Backend | Who::Peer | Who::Time | Who::Limit | Who::Policy => {
+                notices.keep(NoticeLevel::Warn, line);
+            }
         }
     }
 }

@@ -9,7 +9,10 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::checklist::{Step, Walked};
+use super::{
+    checklist::{Step, Walked},
+    health::{Alert, CertificateRow, Drained, Health, Lack, RefusalRow},
+};
 use crate::profile::{Mode, Role};
 
 /// Version of the form of [`Snapshot`], told in the admin socket's hello.
@@ -18,10 +21,22 @@ pub const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub version: String,
+    /// When it was made: UTC, RFC 3339.
+    #[serde(default)]
+    pub time: String,
+    /// The name of the host it was made on.
+    #[serde(default)]
+    pub host: String,
     pub profile: String,
     pub mode: Mode,
     pub roles: Vec<Role>,
     pub phase: GatewayPhase,
+    /// What clients get; `None` in pictures that are older than the word.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// Everything that is wrong, worst first.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
     pub uptime_seconds: f64,
     /// The link listeners, with their real ports.
     pub listening: Vec<String>,
@@ -44,6 +59,9 @@ pub struct Snapshot {
     /// Bytes a second over the last two minutes, one sample a second, oldest first.
     pub traffic: Vec<TrafficSample>,
     pub descriptors: Descriptors,
+    /// Those that this gateway shows, or by which it judges others.
+    #[serde(default)]
+    pub certificates: Vec<CertificateRow>,
     /// The switch that is under way.
     pub switching: Option<SwitchRow>,
     /// The last walk of the checklist, or the one under way.
@@ -102,10 +120,14 @@ impl Snapshot {
     pub fn new(profile: &str, mode: Mode) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
+            time: String::new(),
+            host: String::new(),
             profile: profile.into(),
             mode,
             roles: Vec::new(),
             phase: GatewayPhase::Starting,
+            health: None,
+            alerts: Vec::new(),
             uptime_seconds: 0.0,
             listening: Vec::new(),
             totals: Totals::default(),
@@ -119,6 +141,7 @@ impl Snapshot {
             log_trouble: None,
             traffic: Vec::new(),
             descriptors: Descriptors::default(),
+            certificates: Vec::new(),
             switching: None,
             walk: None,
             forward_checks: Vec::new(),
@@ -204,6 +227,21 @@ pub struct ServiceRow {
     /// Why the last of those failed.
     #[serde(default)]
     pub backend_error: Option<String>,
+    /// Sessions at once; more are refused.
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// Clients that were refused lately, by what for.
+    #[serde(default)]
+    pub refusals: Vec<RefusalRow>,
+    /// Who has asked for no new sessions.
+    #[serde(default)]
+    pub drained: Option<Drained>,
+    /// What its clients get.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// The worst that they lack.
+    #[serde(default)]
+    pub lack: Option<Lack>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +283,12 @@ pub struct PoolRow {
     /// Since its last link ended, while it is down.
     #[serde(default)]
     pub gone_seconds: Option<f64>,
+    /// That link ended in good order: the peer had said that it drains, or retires it.
+    #[serde(default)]
+    pub left: bool,
+    /// Sessions that were cut with its last links.
+    #[serde(default)]
+    pub cut: u64,
     /// Seconds until the next dial, while one is held back after a failure.
     pub retry_seconds: Option<f64>,
     /// What its links speak: `portcullis/1` or `socks/5`; unknown before the first stood.
@@ -297,52 +341,6 @@ pub enum LinkState {
     Carrying,
     /// It takes no more sessions.
     Leaving,
-}
-
-impl PoolRow {
-    /// A row of which nothing is known yet.
-    pub fn new(role: Role, service: String) -> Self {
-        Self {
-            role,
-            service,
-            peer: None,
-            address: None,
-            state: PoolState::Down,
-            ready: 0,
-            carrying: 0,
-            dialling: 0,
-            target: 0,
-            waiting: 0,
-            misses: 0,
-            failures: 0,
-            last_error: None,
-            held: None,
-            at_maximum: false,
-            gone_seconds: None,
-            retry_seconds: None,
-            wire: None,
-            round_trip_ms: None,
-            round_trip_spread_ms: None,
-            failures_minute: 0,
-            wait_p50_ms: None,
-            wait_p99_ms: None,
-            serves: Vec::new(),
-            waited_for: Vec::new(),
-            certificate_days: None,
-            links: Vec::new(),
-        }
-    }
-
-    /// The state that a screen shows.
-    pub fn shown_state(&self) -> PoolState {
-        self.held.unwrap_or(self.state)
-    }
-
-    /// Whether its links may carry sessions of a service, as far as is known.
-    pub fn may_serve(&self, service: &str) -> bool {
-        self.service == service
-            || self.service == "*" && (self.serves.is_empty() || self.serves.iter().any(|one| one == service))
-    }
 }
 
 /// The later, the worse.

@@ -6,6 +6,7 @@ use crate::{
     record::Play,
     telemetry::{
         checklist::Step,
+        health::{Severity, severity},
         snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
     },
     tui::{
@@ -98,6 +99,7 @@ impl App {
             Action::Reload => return Reaction::Ask(Command::Reload),
             Action::Close => self.ask_close(None),
             Action::Drain => self.ask_drain(None),
+            Action::Dismiss => return self.dismiss(None),
             Action::Switch => return self.ask_switch(None),
             Action::Stop => {
                 let sessions_open = self.latest().totals.clients();
@@ -201,6 +203,18 @@ impl App {
             None if id.is_some() => self.refuse("no open session is called so"),
             None => self.refuse("no session is selected; the arrows select one"),
         }
+    }
+
+    /// Nothing ends by it: there is nothing left, and the gateway may come back.
+    fn dismiss(&mut self, peer: Option<&str>) -> Reaction {
+        let shown = self.shown();
+        let selected = self.selected_pool(&shown).filter(|pool| severity(pool) == Severity::Lost);
+        let selected = selected.and_then(|pool| pool.peer.as_ref().or(pool.address.as_ref()));
+        let Some(peer) = peer.or(selected.map(String::as_str)) else {
+            self.refuse("no gateway that was lost is selected; the arrows select one");
+            return Reaction::Redraw;
+        };
+        Reaction::Ask(Command::Dismiss { peer: peer.to_owned() })
     }
 
     fn ask_drain(&mut self, service: Option<&str>) {
@@ -367,6 +381,7 @@ impl App {
             }
             (Action::Close, Some(id)) => self.ask_close(Some(id)),
             (Action::Drain, Some(service)) => self.ask_drain(Some(service)),
+            (Action::Dismiss, Some(peer)) => return self.dismiss(Some(peer)),
             (Action::Switch, Some(profile)) => return self.ask_switch(Some(profile)),
             (Action::Sort, Some(name)) => {
                 if let Some(column) = column(name) {

@@ -534,6 +534,7 @@ fn described(command: &Command) -> String {
         Command::Verify { .. } => "verifying".into(),
         Command::Reload => "reloading the profile".into(),
         Command::Switch { profile } => format!("switching to {profile}"),
+        Command::Dismiss { peer } => format!("dismissing {peer}"),
         Command::Kill { session } => format!("closing session {session}"),
     }
 }

@@ -164,6 +164,7 @@ pub fn takes(action: Action) -> Option<&'static str> {
     match action {
         Action::Close => Some("SESSION"),
         Action::Drain => Some("SERVICE"),
+        Action::Dismiss => Some("PEER"),
         Action::Resize => Some("LINKS"),
         Action::Switch => Some("PROFILE"),
         Action::Sort => Some("COLUMN"),

@@ -437,15 +437,9 @@ mod tests {
 
     fn snapshot() -> Snapshot {
         let service = ServiceRow {
-            role: Role::Dmz,
-            name: "Orders".into(),
             accept: vec!["ws://0.0.0.0:8001/chat".into()],
             connect: Some("app-1.corp:8443".into()),
-            phase: crate::telemetry::snapshot::ServicePhase::Open,
-            totals: Default::default(),
-            reason: None,
-            failed_in_a_row: 0,
-            backend_error: None,
+            ..ServiceRow::new(Role::Dmz, "Orders")
         };
         Snapshot { services: vec![service], ..Snapshot::new("edge", Mode::Reverse) }
     }

@@ -144,21 +144,12 @@ mod tests {
     use super::*;
     use crate::{
         profile::Mode,
-        telemetry::snapshot::{ServicePhase, ServiceRow, Totals},
+        telemetry::snapshot::{ServiceRow, Totals},
     };
 
     fn snapshot(uptime_seconds: f64, bytes_up: u64) -> Snapshot {
-        let service = ServiceRow {
-            role: Role::Dmz,
-            name: "orders".into(),
-            accept: vec![],
-            connect: None,
-            phase: ServicePhase::Open,
-            totals: Totals { bytes_up, ..Totals::default() },
-            reason: None,
-            failed_in_a_row: 0,
-            backend_error: None,
-        };
+        let totals = Totals { bytes_up, ..Totals::default() };
+        let service = ServiceRow { totals, ..ServiceRow::new(Role::Dmz, "orders") };
         Snapshot { uptime_seconds, services: vec![service], ..Snapshot::new("demo", Mode::Reverse) }
     }
 

@@ -68,6 +68,7 @@ pub enum Action {
     NextAlert,
     Close,
     Drain,
+    Dismiss,
     Resize,
     Reload,
     Profiles,
@@ -145,6 +146,7 @@ impl Action {
         match self {
             Self::Close => Some("kill"),
             Self::Drain => Some("drain"),
+            Self::Dismiss => Some("dismiss"),
             Self::Resize => Some("resize"),
             Self::Reload => Some("reload"),
             Self::Profiles | Self::Show(Screen::Profiles) => Some("profiles"),
@@ -161,6 +163,7 @@ impl Action {
             self,
             Self::Close
                 | Self::Drain
+                | Self::Dismiss
                 | Self::Resize
                 | Self::Reload
                 | Self::Switch
@@ -257,6 +260,7 @@ pub const BINDINGS: &[Binding] = &[
     line(Everywhere, &[Char('[')], Action::Play(Play::Slower), "", "half as fast", Some("slower")),
     line(Everywhere, &[Char(' ')], Action::Freeze, "freeze", "freeze the picture, or go on", Some("freeze")),
     line(SERVICES, &[Char('d')], Action::Drain, "drain", "no new sessions of its service", Some("drain")),
+    line(On(&[Screen::Pool]), &[Char('x')], Action::Dismiss, "dismiss", "forget a gateway that was lost", Some("dismiss")),
     line(SESSIONS, &[Char('S')], Action::Flip, "flip", "turn the order round", None),
     line(SESSIONS, &[Char('s')], Action::Sort, "sort", "sort by the next column", Some("sort")),
     line(SESSIONS, &[Char('/')], Action::Filter, "filter", "list the sessions that match", Some("filter")),
@@ -376,6 +380,7 @@ mod tests {
             Command::Switch { profile: String::new() },
             Command::Kill { session: String::new() },
             Command::Resize { prepared: 1 },
+            Command::Dismiss { peer: String::new() },
             Command::Profiles,
             Command::Plan { profile: String::new() },
             Command::Verify { steps: Vec::new() },
@@ -394,6 +399,7 @@ mod tests {
                 Command::Switch { .. } => "switch",
                 Command::Kill { .. } => "kill",
                 Command::Resize { .. } => "resize",
+                Command::Dismiss { .. } => "dismiss",
                 Command::Profiles => "profiles",
             };
             let sent = serde_json::to_string(&command).unwrap_or_default();

@@ -2,8 +2,11 @@
 
 use crate::{
     profile::Mode,
-    telemetry::snapshot::{Notice, PoolRow, ProfileRow, ServiceRow, Snapshot},
-    tui::{health::severity, order::Order, screen::Screen, services::lack},
+    telemetry::{
+        health::severity,
+        snapshot::{Notice, PoolRow, ProfileRow, ServiceRow, Snapshot},
+    },
+    tui::{order::Order, screen::Screen},
 };
 
 /// What the six lists show, as far as it is not in the snapshot.
@@ -128,7 +131,7 @@ pub fn pools(snapshot: &Snapshot) -> Vec<&PoolRow> {
 /// Worst first, then those that refused most.
 pub fn services(snapshot: &Snapshot) -> Vec<&ServiceRow> {
     let mut rows: Vec<_> = snapshot.services.iter().collect();
-    let severity = |row| lack(snapshot, row).map(|lack| lack.severity);
+    let severity = |row: &ServiceRow| row.lack.as_ref().map(|lack| lack.kind.severity());
     rows.sort_by_cached_key(|row| std::cmp::Reverse((severity(row), row.totals.refused)));
     rows
 }

@@ -28,7 +28,6 @@ mod progress;
 mod question;
 mod run;
 pub mod screen;
-mod services;
 pub mod signals;
 pub mod source;
 mod suggest;

@@ -2,7 +2,10 @@
 //! filter and their values.
 
 use crate::{
-    telemetry::snapshot::Snapshot,
+    telemetry::{
+        health::{Severity, severity},
+        snapshot::Snapshot,
+    },
     tui::{
         app::{App, Open},
         command_line::{self, Line},
@@ -75,6 +78,13 @@ impl App {
                 rows
             }
             Action::Drain => plain(services(shown)),
+            Action::Dismiss => {
+                let lost = shown.pools.iter().filter(|pool| severity(pool) == Severity::Lost);
+                let mut names: Vec<_> = lost.filter_map(|pool| pool.peer.as_deref()).collect();
+                names.sort_unstable();
+                names.dedup();
+                plain(names)
+            }
             Action::Switch => plain(self.profiles().iter().map(|row| row.name.as_str()).collect()),
             Action::Sort => plain(Column::ALL.iter().map(|column| column.name()).collect()),
             Action::Theme => plain(Theme::ALL.iter().map(|(name, _)| *name).collect()),

@@ -5,14 +5,11 @@ use std::io::{self, Write};
 
 use crate::{
     profile::Mode,
-    telemetry::snapshot::{GatewayPhase, Snapshot},
-    tui::{
-        Ended,
-        app::App,
-        format,
-        health::{health, links_ready, troubles},
-        source::Standing,
+    telemetry::{
+        health::Health,
+        snapshot::{GatewayPhase, Snapshot},
     },
+    tui::{Ended, app::App, format, health::links_ready, source::Standing},
 };
 
 /// A few lines; nothing where there is no terminal to print to.
@@ -65,8 +62,8 @@ fn told(ended: Ended, app: &App) -> String {
         let (ready, target) = links_ready(snapshot);
         lines.push(format!("  links     {ready} ready of {target} wanted"));
     }
-    let troubles = if has_stopped { Vec::new() } else { troubles(snapshot) };
-    lines.extend(troubles.first().map(|worst| format!("  trouble   {}", worst.text)));
+    let worst = snapshot.alerts.first().filter(|_| !has_stopped);
+    lines.extend(worst.map(|worst| format!("  trouble   {}", worst.text)));
     lines.extend(farewell(ended, app).map(Into::into));
     let lines = lines.iter().map(|line| app.look.text(&app.addresses().text(line), LINE_CHARS) + "\n");
     lines.collect()
@@ -75,7 +72,7 @@ fn told(ended: Ended, app: &App) -> String {
 fn word(app: &App) -> String {
     let health = match app.latest().phase {
         GatewayPhase::Stopped => "stopped",
-        _ => health(app.latest()).word(),
+        _ => app.latest().health.map_or("health unknown", Health::word),
     };
     match app.lost() {
         Some(why) => format!("lost ({why}); before that {health}"),
@@ -96,20 +93,24 @@ const LINE_CHARS: usize = 300;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::SystemTime};
 
     use super::*;
     use crate::{
         gateway::handle::{Access, Contact},
         profile::Role,
-        telemetry::snapshot::{PoolRow, Snapshot, Totals, TrafficSample},
+        telemetry::{
+            health::judge,
+            snapshot::{PoolRow, Snapshot, Totals, TrafficSample},
+        },
         tui::{look::Look, privacy::Addresses},
     };
 
     fn app() -> App {
         let mut pool = PoolRow::new(Role::Dmz, "*".into());
-        (pool.ready, pool.target, pool.last_error) = (0, 8, Some("192.0.2.7:1443: refused".into()));
-        let snapshot = Snapshot {
+        (pool.target, pool.address, pool.last_error) =
+            (8, Some("192.0.2.7:1443".into()), Some("refused".into()));
+        let mut snapshot = Snapshot {
             roles: vec![Role::Dmz],
             phase: GatewayPhase::Running,
             uptime_seconds: 754.5,
@@ -125,6 +126,7 @@ mod tests {
             traffic: vec![TrafficSample { up: 5, down: 0 }, TrafficSample { up: 2, down: 700_000 }],
             ..Snapshot::new("edge\u{1b}[2J", Mode::Reverse)
         };
+        judge(&mut snapshot, SystemTime::UNIX_EPOCH);
         App::new(Arc::new(snapshot), Look::FULL)
     }
 
@@ -133,7 +135,7 @@ portcullis edge[2J: DOWN, up 12:34
   sessions  4 open, 42 carried, 1 refused
   bytes     1.2 kB up, 3.4 MB down; at most 5 B/s up, 700 kB/s down in the last two minutes
   links     0 ready of 8 wanted
-  trouble   any service: no link: 192.0.2.7:1443: refused
+  trouble   192.0.2.7:1443: no link: refused
 ";
 
     #[test]

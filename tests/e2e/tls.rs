@@ -84,17 +84,22 @@ async fn turned_away(config: ClientConfig, at: SocketAddr) -> SocketAddr {
 
 /// A certificate for `dmz` from the CA of `place` that ended yesterday, as `expired.pem`.
 fn make_expired(place: &Place) {
+    make_ending(place, "expired", -1);
+}
+
+/// The same that ends in so many days, in files of this name.
+pub fn make_ending(place: &Place, file: &str, in_days: i64) {
     let authority = fs::read_to_string(place.pki("ca.pem")).unwrap();
     let authority_key = KeyPair::from_pem(&fs::read_to_string(place.pki("ca.key")).unwrap()).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&authority, authority_key).unwrap();
     let mut params = CertificateParams::new(vec!["dmz".to_owned()]).unwrap();
     params.not_before = time::OffsetDateTime::now_utc() - time::Duration::days(9);
-    params.not_after = time::OffsetDateTime::now_utc() - time::Duration::days(1);
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(in_days);
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate().unwrap();
-    fs::write(place.pki("expired.pem"), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-    fs::write(place.pki("expired.key"), key.serialize_pem()).unwrap();
+    fs::write(place.pki(&format!("{file}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    fs::write(place.pki(&format!("{file}.key")), key.serialize_pem()).unwrap();
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ const SCREENS: [(&str, &str); 6] = [
 const OPENED: [&str; 10] = ["?", "q", "jjx", " Pj", "4jd", "/service:am", ":drian", "3ssS", "2j\n", "4j\n"];
 
 fn app(snapshot: Snapshot) -> App {
-    App::new(Arc::new(snapshot), Look::FULL)
+    App::new(Arc::new(pictures::judged(snapshot)), Look::FULL)
 }
 
 fn press(app: &mut App, keys: &str) -> Reaction {
@@ -252,13 +252,13 @@ fn a_plain_terminal_gets_neither_colour_nor_anything_but_ascii() {
     let mut wrong = vec![];
     let plain = Look { theme: Theme::MONO, symbols: Symbols::ASCII, has_colours: false };
     for (name, snapshot) in pictures::all() {
-        let mut app = App::new(Arc::new(snapshot.clone()), plain.clone());
+        let mut app = App::new(Arc::new(pictures::judged(snapshot.clone())), plain.clone());
         if name == "degraded" {
             press(&mut app, "j");
             check("plain", &app, (80, 24), &mut wrong);
         }
         for keys in SCREENS.map(|(_, keys)| keys).into_iter().chain(OPENED) {
-            let mut app = App::new(Arc::new(snapshot.clone()), plain.clone());
+            let mut app = App::new(Arc::new(pictures::judged(snapshot.clone())), plain.clone());
             press(&mut app, keys);
             if keys == "6" {
                 app.answered(Answer::Profiles(pictures::profiles()));
@@ -349,7 +349,7 @@ fn the_selection_follows_its_session_and_closing_names_it() {
     for row in later.sessions.iter_mut().filter(|row| row.id == id) {
         (row.rate_up, row.rate_down) = (0, 0);
     }
-    app.take(Arc::new(later));
+    app.take(Arc::new(pictures::judged(later)));
     assert_ne!(app.selected_line(), Some(0), "the row has moved down");
     press(&mut app, "x");
     assert_eq!(press(&mut app, "y"), Reaction::Ask(Command::Kill { session: id }));
@@ -382,10 +382,10 @@ fn rows_keep_their_places_for_two_seconds() {
     later.sessions.reverse();
     later.sessions[0].rate_up = u64::MAX / 2;
     later.uptime_seconds += 1.0;
-    app.take(Arc::new(later.clone()));
+    app.take(Arc::new(pictures::judged(later.clone())));
     assert_eq!(ids(&app), before, "a second later");
     later.uptime_seconds += 1.5;
-    app.take(Arc::new(later.clone()));
+    app.take(Arc::new(pictures::judged(later.clone())));
     assert_eq!(ids(&app)[0], later.sessions[0].id, "after two seconds the busiest is on top");
 }
 
@@ -470,7 +470,7 @@ proptest! {
             styled::draw(&app, width, height);
             let mut snapshot = pictures[next].clone();
             snapshot.uptime_seconds += f64::from(width);
-            app.take(Arc::new(snapshot));
+            app.take(Arc::new(pictures::judged(snapshot)));
             app.silent_for(u64::from(height));
             styled::draw(&app, width, height);
         }

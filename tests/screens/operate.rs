@@ -380,7 +380,7 @@ fn a_frozen_picture_counts_what_it_misses() {
     later.uptime_seconds += 41.0;
     later.sessions.pop();
     later.totals.sessions += 17;
-    app.take(Arc::new(later));
+    app.take(Arc::new(pictures::judged(later)));
     shows(&app, "FROZEN 00:41 (+17 changes)");
     shows(&app, "4 open");
     press(&mut app, " ");
@@ -423,7 +423,7 @@ fn themes_take_turns_and_no_color_stays_without() {
     press(&mut app, ":theme high-contrast\n");
     assert_eq!(app.look.theme, Theme::HIGH_CONTRAST);
     let without = Look { theme: Theme::MONO, has_colours: false, ..Look::FULL };
-    let mut app = App::new(Arc::new(pictures::healthy()), without);
+    let mut app = App::new(Arc::new(pictures::judged(pictures::healthy())), without);
     press(&mut app, "t:theme default\n");
     assert_eq!(app.look.theme, Theme::MONO);
 }
@@ -431,11 +431,11 @@ fn themes_take_turns_and_no_color_stays_without() {
 #[test]
 fn alerts_are_told_one_by_one() {
     let mut app = app(pictures::degraded());
-    shows(&app, "1 of 5, ! next: mail");
+    shows(&app, "1 of 5, ! next, 34s: 10.1.4.9:41443: lost; no link for mail");
     press(&mut app, "!");
     shows(&app, "2 of 5, ! next: amqp");
     press(&mut app, "!!!!");
-    shows(&app, "1 of 5, ! next: mail");
+    shows(&app, "1 of 5, ! next, 34s: 10.1.4.9:41443: lost; no link for mail");
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn the_cursor_leaves_with_its_row() {
     let mut later = pictures::degraded();
     later.uptime_seconds += 6.0;
     later.ended.iter_mut().for_each(|row| row.ago_seconds += 6.0);
-    app.take(Arc::new(later));
+    app.take(Arc::new(pictures::judged(later)));
     assert_eq!(app.selected_line(), None);
     press(&mut app, "x");
     shows(&app, "no session is selected");
@@ -482,7 +482,7 @@ fn profiles_are_read_again_when_another_one_runs() {
     app.answered(Answer::Profiles(pictures::profiles()));
     assert_eq!(app.wish(), None);
     let other = Snapshot { profile: "forward".into(), ..pictures::healthy() };
-    app.take(Arc::new(other));
+    app.take(Arc::new(pictures::judged(other)));
     assert_eq!((app.wish(), app.wish()), (Some(Command::Profiles), None), "it is asked once");
     app.answered(Answer::Done("switched to forward".into()));
     assert_eq!(app.wish(), Some(Command::Profiles), "a reload is done");

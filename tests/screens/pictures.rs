@@ -1,18 +1,23 @@
 //! Snapshots made by hand, one for each thing a screen has to show.
 
+use std::time::{Duration, SystemTime};
+
 use portcullis::{
     gateway::plan::{Change, Ending, Plan},
     profile::{Mode, Role},
-    telemetry::snapshot::{
-        CheckRow, Descriptors, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel, PoolRow,
-        PoolState, ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot,
-        Totals, TrafficSample,
+    telemetry::{
+        health::{Drained, judge},
+        snapshot::{
+            CheckRow, Descriptors, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel, PoolRow,
+            PoolState, ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot,
+            Totals, TrafficSample,
+        },
     },
 };
 
 /// Every picture with its name, as the golden files call it.
 pub fn all() -> Vec<(&'static str, Snapshot)> {
-    vec![
+    let mut all = vec![
         ("healthy", healthy()),
         ("degraded", degraded()),
         ("down", down()),
@@ -21,7 +26,17 @@ pub fn all() -> Vec<(&'static str, Snapshot)> {
         ("direct", direct()),
         ("crowded", crowded(10_000)),
         ("hostile", hostile()),
-    ]
+    ];
+    all.iter_mut().for_each(|(_, snapshot)| *snapshot = judged(snapshot.clone()));
+    all
+}
+
+/// With what its rows mean for clients.
+pub fn judged(mut snapshot: Snapshot) -> Snapshot {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_868_120);
+    snapshot.time = "2026-01-31T14:02:00.000Z".into();
+    judge(&mut snapshot, now);
+    snapshot
 }
 
 /// A DMZ gateway that has just started.
@@ -83,15 +98,10 @@ pub fn pair() -> Snapshot {
 
 fn services() -> Vec<ServiceRow> {
     let service = |role, name: &str, accept: &[&str], connect: Option<&str>, totals| ServiceRow {
-        role,
-        name: name.into(),
         accept: accept.iter().map(|&at| at.into()).collect(),
         connect: connect.map(Into::into),
-        phase: ServicePhase::Open,
         totals,
-        reason: None,
-        failed_in_a_row: 0,
-        backend_error: None,
+        ..ServiceRow::new(role, name)
     };
     vec![
         service(Role::Dmz, "chat", &["tcp://0.0.0.0:8001"], None, totals(3)),
@@ -110,7 +120,13 @@ pub fn degraded() -> Snapshot {
     snapshot.uptime_seconds = 273_840.0;
     snapshot.pools = vec![
         PoolRow { certificate_days: Some(12), ..pool(Role::Internal, "web", 12, 12) },
-        PoolRow { state: PoolState::Starved, waiting: 3, misses: 7, ..pool(Role::Internal, "amqp", 0, 4) },
+        PoolRow {
+            state: PoolState::Starved,
+            carrying: 4,
+            waiting: 3,
+            misses: 7,
+            ..pool(Role::Internal, "amqp", 0, 4)
+        },
         PoolRow {
             peer: None,
             address: Some("10.1.4.9:41443".into()),
@@ -204,15 +220,13 @@ pub fn forward() -> Snapshot {
 /// No links: services and their backends.
 pub fn direct() -> Snapshot {
     let service = |name: &str, accept: &str, phase, totals| ServiceRow {
-        role: Role::Dmz,
-        name: name.into(),
         accept: vec![accept.into()],
         connect: Some(format!("{name}.corp.example:8443")),
         phase,
         totals,
-        reason: None,
-        failed_in_a_row: 0,
-        backend_error: None,
+        drained: (phase == ServicePhase::Draining)
+            .then(|| Drained { since: "2026-01-31T14:01:58.000Z".into(), by: "dashboard".into() }),
+        ..ServiceRow::new(Role::Dmz, name)
     };
     let mut snapshot = healthy();
     for row in &mut snapshot.sessions {

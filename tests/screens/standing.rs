@@ -133,7 +133,7 @@ fn a_gateway_that_is_back_is_live_again() {
     let line = |app: &App| styled::line(&styled::draw(app, 120, 36), 0);
     assert!(line(&app).contains("LOST 1m") && !line(&app).contains("HEALTHY"), "{}", line(&app));
     assert!(app.stand(Standing::Attached(Access::Full, Contact::There)));
-    app.take(Arc::new(pictures::healthy()));
+    app.take(Arc::new(pictures::judged(pictures::healthy())));
     assert!(line(&app).contains("LIVE") && line(&app).contains("HEALTHY"), "{}", line(&app));
 }
 

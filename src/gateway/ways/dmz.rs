@@ -250,6 +250,14 @@ impl DmzSide {
         }
     }
 
+    /// Forgets lost gateways of this name or address; how many.
+    pub fn dismiss(&self, name: &str) -> usize {
+        match &self.parts {
+            DmzParts::Reverse { pool, .. } => pool.dismiss(name),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => 0,
+        }
+    }
+
     pub fn listening(&self) -> Vec<String> {
         match &self.parts {
             DmzParts::Reverse { port, .. } => port.listening(),

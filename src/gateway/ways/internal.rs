@@ -222,6 +222,14 @@ impl InternalSide {
         }
     }
 
+    /// Forgets lost gateways of this name or address; how many.
+    pub fn dismiss(&self, name: &str) -> usize {
+        match &self.parts {
+            InternalParts::Forward { visitors, .. } => visitors.dismiss(name),
+            InternalParts::Reverse { .. } => 0,
+        }
+    }
+
     pub fn listening(&self) -> Vec<String> {
         match &self.parts {
             InternalParts::Forward { port, .. } => port.listening(),

@@ -194,6 +194,7 @@ impl Pool {
             let (loss, link) = match gone {
                 Gone::Taken => return,
                 Gone::Lost(why) => (Loss::Failed(why), None),
+                Gone::Closed => (Loss::Failed(ready::CLOSED.into()), None),
                 Gone::Leaves(link) if link.leaving() == Some(Kind::Drain) => (Loss::Drained, Some(link)),
                 Gone::Leaves(link) => (Loss::Retired.of_link(&link, stood), Some(link)),
             };
@@ -219,9 +220,7 @@ impl Pool {
         let mut leg = match ready::still(leg) {
             Ok(leg) => leg,
             Err(gone) => {
-                if let Gone::Lost(why) = &gone {
-                    books.lanes[lane].lose(why);
-                }
+                books.lanes[lane].ended(&gone);
                 return self.gone(gone, books.lanes[lane].lost.clone(), Duration::ZERO);
             }
         };
@@ -247,11 +246,10 @@ impl Pool {
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
             let gone = slot.watch().await;
-            match &gone {
-                Gone::Taken => return,
-                Gone::Lost(why) => pool.lost(&peer, &serves, Some(why)),
-                Gone::Leaves(_) => pool.lost(&peer, &serves, None),
+            if matches!(gone, Gone::Taken) {
+                return;
             }
+            pool.lost(&peer, &serves, &gone);
             pool.gone(gone, lost, since.elapsed());
         });
     }
@@ -329,9 +327,7 @@ impl Pool {
                     return Some(Taken { leg, peer: lane.peer.clone(), seat });
                 }
                 Err(gone) => {
-                    if let Gone::Lost(why) = &gone {
-                        lane.lose(why);
-                    }
+                    lane.ended(&gone);
                     self.gone(gone, lane.lost.clone(), since.elapsed());
                 }
             }
@@ -352,6 +348,7 @@ impl Pool {
             let Serves::One(service) = &lane.serves else { continue };
             if !may_offer(&lane.peer, service) {
                 self.close_all(lane.ready.drain(..), Kind::Retire);
+                lane.leaves(true);
             }
         }
     }
@@ -363,6 +360,7 @@ impl Pool {
         books.unlikes.clear();
         for lane in books.lanes.iter_mut().filter(|lane| matches!(lane.serves, Serves::Granted(_))) {
             self.close_all(lane.ready.drain(..), Kind::Retire);
+            lane.leaves(false);
         }
     }
 
@@ -390,15 +388,13 @@ impl Pool {
         }
     }
 
-    fn lost(&self, peer: &Peer, serves: &Serves, why: Option<&str>) {
-        tracing::debug!(peer = %peer.label(), "ready link gone: {}", why.unwrap_or("it leaves"));
+    fn lost(&self, peer: &Peer, serves: &Serves, gone: &Gone) {
+        tracing::debug!(peer = %peer.label(), "ready link gone: {gone:?}");
         let mut books = self.lock();
         for lane in books.lanes.iter_mut().filter(|lane| lane.peer == *peer && lane.serves.is_alike(serves)) {
             // The lost one is the slot that holds nothing any more.
             lane.ready.retain(|ready| !ready.slot.is_empty());
-            if let Some(why) = why {
-                lane.lose(why);
-            }
+            lane.ended(gone);
         }
     }
 
@@ -409,10 +405,11 @@ impl Pool {
 
 impl Home for Pool {
     fn returned(self: Arc<Self>, link: Box<Link>) {
-        let books = self.lock();
+        let mut books = self.lock();
         let lane = books.lane_of(link.peer());
         match lane {
             Some(lane) if link.leaving() == Some(Kind::Drain) => {
+                books.lanes[lane].leaves(true);
                 let lost = books.lanes[lane].lost.clone();
                 self.gone(Gone::Leaves(link), lost, LIVED);
             }

@@ -1,7 +1,10 @@
 //! What a pool shows of itself.
 
 use super::{
-    super::lane::{self, Lane},
+    super::{
+        Peer,
+        lane::{self, Lane},
+    },
     Pool,
     books::Books,
 };
@@ -14,7 +17,7 @@ impl Pool {
     /// A row for each peer's links, and one for each of `services` that no peer offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
         let mut books = self.lock();
-        books.lanes.retain(Lane::is_remembered);
+        lane::forget(&mut books.lanes);
         let Books { lanes, unlikes, .. } = &mut *books;
         unlikes.forget(|peer| lanes.iter().any(|lane| lane.peer == *peer && lane.counts.links() > 0));
         let row = |lane: &Lane| {
@@ -22,7 +25,11 @@ impl Pool {
             PoolRow { last_error: row.last_error.or_else(|| unlikes.of_peer(&lane.peer)), ..row }
         };
         let mut rows: Vec<_> = lanes.iter().map(row).collect();
-        add_services(&books, services, "no internal gateway has dialled in for this service", &mut rows);
+        let why = match self.was_offered() {
+            false => "no internal gateway has dialled in for this service",
+            true => "no internal gateway has a link for this service; those that had one left in good order",
+        };
+        add_services(&books, services, why, &mut rows);
         rows.sort_by(|a, b| (&a.service, &a.peer, &a.address).cmp(&(&b.service, &b.peer, &b.address)));
         add_clients(&books, &mut rows);
         rows
@@ -38,6 +45,15 @@ impl Pool {
         add_services(&books, services, "no internal gateway offers this service", &mut rows);
         add_clients(&books, &mut rows);
         rows
+    }
+
+    /// Forgets lost peers of this name or address; how many.
+    pub fn dismiss(&self, name: &str) -> usize {
+        let mut books = self.lock();
+        let before = books.lanes.len();
+        let is_meant = |peer: &Peer| *peer.label() == *name || *peer.address == *name;
+        books.lanes.retain(|lane| lane.counts.links() > 0 || !is_meant(&lane.peer));
+        before - books.lanes.len()
     }
 
     /// Links that have yet to be closed.

@@ -4,15 +4,11 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
     profile::Mode,
-    telemetry::snapshot::GatewayPhase,
-    tui::{
-        app::App,
-        health::{Severity, troubles},
-        look::Look,
-        progress,
-        source::Standing,
-        view::table,
+    telemetry::{
+        health::{Alert, Severity},
+        snapshot::{GatewayPhase, Snapshot},
     },
+    tui::{app::App, format, look::Look, progress, source::Standing, view::table},
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -33,17 +29,21 @@ fn line(app: &App, width: u16) -> (String, Style) {
     {
         return (format!("{} {gap}", look.symbols.alert), look.theme.warn);
     }
-    let troubles = troubles(snapshot);
-    let at = app.alert() % troubles.len().max(1);
-    if let Some(worst) = troubles.get(at) {
-        let of = match troubles.len() {
-            1 => String::new(),
-            count if width < WORDS_CELLS_MIN => format!("{}/{count} ", at + 1),
-            count => format!("{} of {count}, ! next: ", at + 1),
+    let alerts = &snapshot.alerts;
+    let at = app.alert() % alerts.len().max(1);
+    if let Some(worst) = alerts.get(at) {
+        let age = age(snapshot, worst);
+        let of = match (alerts.len(), age) {
+            (1, None) => String::new(),
+            (1, Some(age)) => format!("{age}: "),
+            (count, None) if width < WORDS_CELLS_MIN => format!("{}/{count} ", at + 1),
+            (count, Some(age)) if width < WORDS_CELLS_MIN => format!("{}/{count} {age}: ", at + 1),
+            (count, None) => format!("{} of {count}, ! next: ", at + 1),
+            (count, Some(age)) => format!("{} of {count}, ! next, {age}: ", at + 1),
         };
         let text = app.addresses().text(&worst.text);
         let text = format!("{} {of}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
-        return (text, style(look, worst.severity));
+        return (text, style(look, worst.kind.severity()));
     }
     let state = match snapshot.phase {
         GatewayPhase::Starting => "starting",
@@ -58,6 +58,14 @@ fn line(app: &App, width: u16) -> (String, Style) {
     };
     let text = app.addresses().text(&text);
     (look.text(&text, TEXT_CHARS), look.theme.faint)
+}
+
+/// How long it has held; nothing of one that is new.
+fn age(snapshot: &Snapshot, alert: &Alert) -> Option<String> {
+    let now = humantime::parse_rfc3339(&snapshot.time).ok()?;
+    let since = humantime::parse_rfc3339(&alert.since).ok()?;
+    let seconds = now.duration_since(since).ok()?.as_secs_f64();
+    (seconds >= 1.0).then(|| format::whole_span(seconds))
 }
 
 pub fn style(look: &Look, severity: Severity) -> Style {

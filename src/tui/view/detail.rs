@@ -19,7 +19,6 @@ use crate::{
         health::{Peers, peers_of},
         lists,
         screen::Screen,
-        services::lack,
         view::{
             alert,
             header::{mode_word, role_word},
@@ -329,10 +328,10 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     };
     let mut facts = vec![
         fact("service", format!("{} in the {} half", row.name, half_word(row.role))),
-        match lack(app.snapshot(), row) {
+        match &row.lack {
             Some(lack) => Fact {
-                style: alert::style(&app.look, lack.severity),
-                ..fact("state", addresses.text(&format!("{}: {}", lack.word, lack.why)))
+                style: alert::style(&app.look, lack.kind.severity()),
+                ..fact("state", addresses.text(&format!("{}: {}", lack.kind.word(), lack.why)))
             },
             None => fact("state", format!("{:?}", row.phase).to_lowercase()),
         },

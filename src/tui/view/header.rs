@@ -5,11 +5,14 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use crate::{
     gateway::handle::Access,
     profile::{Mode, Role},
-    telemetry::snapshot::{GatewayPhase, Snapshot},
+    telemetry::{
+        health::Health,
+        snapshot::{GatewayPhase, Snapshot},
+    },
     tui::{
         app::{App, Freshness},
         format,
-        health::{Health, Peers, health, peers},
+        health::{Peers, peers},
         look::Look,
         progress,
         source::Standing,
@@ -94,16 +97,20 @@ fn health_part(app: &App, snapshot: &Snapshot) -> Part {
     if app.lost().is_some() {
         return Part { rank: 0, text: format!("{} LOST", look.symbols.health), style: look.theme.bad };
     }
-    let health = health(snapshot);
-    let text = format!("{} {}", look.symbols.health, health.word());
-    Part { rank: 0, text, style: health_style(look, health) }
+    let text = format!("{} {}", look.symbols.health, health_word(snapshot));
+    Part { rank: 0, text, style: health_style(look, snapshot) }
 }
 
-pub fn health_style(look: &Look, health: Health) -> Style {
-    match health {
-        Health::Healthy => look.theme.good,
-        Health::Degraded => look.theme.warn,
-        Health::Down => look.theme.bad,
+pub fn health_word(snapshot: &Snapshot) -> &'static str {
+    snapshot.health.map_or("UNKNOWN", Health::word)
+}
+
+pub fn health_style(look: &Look, snapshot: &Snapshot) -> Style {
+    match snapshot.health {
+        Some(Health::Healthy) => look.theme.good,
+        Some(Health::Degraded) => look.theme.warn,
+        Some(Health::Full | Health::Down) => look.theme.bad,
+        None => look.theme.faint,
     }
 }
 

@@ -6,9 +6,7 @@ use crate::{
     profile::Mode,
     tui::{
         app::{App, Freshness, Open},
-        format,
-        health::{Health, health},
-        keys, progress,
+        format, keys, progress,
         view::{footer, header, panel, pool, question, sessions, table, tabs, typing},
     },
 };
@@ -21,10 +19,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         }
         (Open::Typing(line), _) => return typing::draw(app, line, area, buffer),
         (Open::Nothing, Some(said)) => footer::answer(app, said),
-        (Open::Nothing, None) => {
-            let health = health(app.snapshot());
-            (status_with_health(app, health), header::health_style(&app.look, health))
-        }
+        (Open::Nothing, None) => (status_with_health(app), header::health_style(&app.look, app.snapshot())),
     };
     table::write(&table::cut(&app.look, &text, area.width), style, area, buffer);
 }
@@ -65,8 +60,8 @@ fn status(app: &App) -> String {
 }
 
 /// The health, after whatever makes it less than live.
-fn status_with_health(app: &App, health: Health) -> String {
-    let text = format!("{} {}", health.word(), status(app));
+fn status_with_health(app: &App) -> String {
+    let text = format!("{} {}", header::health_word(app.snapshot()), status(app));
     match app.freshness() {
         Freshness::Live => text,
         Freshness::Frozen { seconds, .. } => format!("FROZEN {} {text}", format::age(seconds)),

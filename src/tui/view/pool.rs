@@ -4,11 +4,14 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
     profile::{Mode, Role},
-    telemetry::snapshot::{PoolRow, PoolState, Snapshot},
+    telemetry::{
+        health::{Severity, severity},
+        snapshot::{PoolRow, PoolState, Snapshot},
+    },
     tui::{
         app::App,
         format,
-        health::{Severity, links_ready, severity},
+        health::links_ready,
         keys::Action,
         lists,
         look::Look,

@@ -12,7 +12,6 @@ use crate::{
         app::App,
         format, lists,
         screen::Screen,
-        services::lack,
         view::{
             alert, panel,
             pool::{half_word, number},
@@ -94,9 +93,9 @@ pub fn told(app: &App) -> Option<(String, Style)> {
     let snapshot = app.snapshot();
     let worst = || lists::services(snapshot).into_iter().next();
     let row = app.selected_service_row(snapshot).or_else(worst)?;
-    let lack = lack(snapshot, row)?;
+    let lack = row.lack.as_ref()?;
     let text = format!("{} in the {} half: {}", row.name, half_word(row.role), lack.why);
-    Some((app.addresses().text(&text), alert::style(&app.look, lack.severity)))
+    Some((app.addresses().text(&text), alert::style(&app.look, lack.kind.severity())))
 }
 
 fn list(app: &App, selected: Option<usize>, area: Rect, buffer: &mut Buffer) {
@@ -115,7 +114,7 @@ fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
     let connects = rows.iter().any(|row| row.connect.is_some());
     let has_either = rows.iter().all(|row| row.accept.is_empty() || row.connect.is_none());
     let has_waiting = rows.iter().any(|row| row.totals.sessions_waiting > 0);
-    let has_lacks = rows.iter().any(|row| lack(snapshot, row).is_some());
+    let has_lacks = rows.iter().any(|row| row.lack.is_some());
     let is_shown = |kind| match kind {
         Kind::Half => snapshot.roles.len() > 1,
         Kind::Address => accepts && connects && has_either,
@@ -134,10 +133,11 @@ fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
     let accept = || app.addresses().text(&row.accept.join(" "));
     let backend = || app.addresses().text(row.connect.as_deref().unwrap_or("-"));
     match kind {
-        Kind::Phase => match (row.phase, lack(app.snapshot(), row)) {
+        Kind::Phase => match (row.phase, &row.lack) {
             (ServicePhase::Draining, _) => Cell::new("DRAINING", theme.warn),
             (ServicePhase::Open | ServicePhase::Down, Some(lack)) => {
-                Cell::new(format!("{} {}", look.symbols.alert, lack.word), alert::style(look, lack.severity))
+                let style = alert::style(look, lack.kind.severity());
+                Cell::new(format!("{} {}", look.symbols.alert, lack.kind.word()), style)
             }
             (ServicePhase::Open, None) => Cell::new("open", theme.good),
             (ServicePhase::Down, None) => Cell::new("down", theme.warn),
@@ -160,7 +160,7 @@ fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
         Kind::Up => number(look, row.totals.bytes_up),
         Kind::Down => number(look, row.totals.bytes_down),
         Kind::Lack => {
-            let why = lack(app.snapshot(), row).map(|lack| app.addresses().text(&lack.why));
+            let why = row.lack.as_ref().map(|lack| app.addresses().text(&lack.why));
             Cell::new(look.text(why.as_deref().unwrap_or(""), TEXT_CHARS), theme.plain)
         }
     }

@@ -1,0 +1,44 @@
+//! Whether a peer that has no links any more meant to go.
+//!
+//! A gateway that drains, stops or retires its links says so before they end; one that is killed, or cannot be
+//! reached, does not.
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Goodbye {
+    /// It has links, or lost them without a word.
+    #[default]
+    Unsaid,
+    /// Its last link was let go in good order.
+    LastLink,
+    /// It drains: whatever becomes of its links, it meant to go.
+    Drains,
+}
+
+impl Goodbye {
+    pub fn is_said(self) -> bool {
+        self != Self::Unsaid
+    }
+
+    pub fn drains(&mut self) {
+        *self = Self::Drains;
+    }
+
+    /// A link was let go in good order. One of several says nothing of the others.
+    pub fn retires(&mut self, is_last: bool) {
+        if *self == Self::Unsaid && is_last {
+            *self = Self::LastLink;
+        }
+    }
+
+    /// A link has failed.
+    pub fn fails(&mut self) {
+        if *self == Self::LastLink {
+            *self = Self::Unsaid;
+        }
+    }
+
+    /// A link stands, or stands again.
+    pub fn is_here(&mut self) {
+        *self = Self::Unsaid;
+    }
+}

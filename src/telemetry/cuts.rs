@@ -1,0 +1,49 @@
+//! Sessions that were cut by the loss of a peer's links, so that its loss can be told with what it cost.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::profile::Role;
+
+/// By peer: the last burst of cuts.
+#[derive(Debug, Default)]
+pub struct Cuts(HashMap<(Role, Arc<str>), Burst>);
+
+#[derive(Debug, Clone, Copy)]
+struct Burst {
+    sessions: u64,
+    last: Instant,
+}
+
+impl Cuts {
+    pub fn add(&mut self, role: Role, peer: Arc<str>, now: Instant) {
+        if self.0.len() >= PEERS_MAX {
+            self.0.retain(|_, burst| now.saturating_duration_since(burst.last) <= REMEMBERED);
+        }
+        if self.0.len() >= PEERS_MAX && !self.0.contains_key(&(role, peer.clone())) {
+            return;
+        }
+        let burst = self.0.entry((role, peer)).or_insert(Burst { sessions: 0, last: now });
+        if now.saturating_duration_since(burst.last) > APART {
+            burst.sessions = 0;
+        }
+        (burst.sessions, burst.last) = (burst.sessions + 1, now);
+    }
+
+    /// Those with a peer's last link, which ended so many seconds ago.
+    pub fn with(&self, role: Role, peer: &str, gone_seconds: f64) -> u64 {
+        let burst = self.0.get(&(role, Arc::from(peer)));
+        let is_of_it =
+            |burst: &&Burst| burst.last.elapsed().as_secs_f64() <= gone_seconds + APART.as_secs_f64();
+        burst.filter(is_of_it).map_or(0, |burst| burst.sessions)
+    }
+}
+
+/// Peers of which cuts are remembered.
+const PEERS_MAX: usize = 256;
+const REMEMBERED: Duration = Duration::from_secs(3600);
+/// Cuts that are further apart have different causes; a dead link is noticed within it.
+const APART: Duration = Duration::from_secs(15);

@@ -1,0 +1,344 @@
+//! Which links are missing, and whom that leaves without any.
+//!
+//! One cause is one alert: a gateway that is lost is told once, with the services that have no link for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use super::{Alert, AlertKind, Severity, before, is_draining, push};
+use crate::{
+    profile::{Mode, Role},
+    telemetry::{
+        log,
+        snapshot::{PoolRow, PoolState, ServiceRow, Snapshot},
+    },
+};
+
+/// Whether links stand, so that sessions can be carried. One that dials a link for each session keeps none
+/// ready, and is there while its pool is healthy. A gap shorter than a client's patience is none.
+pub fn is_linked(pool: &PoolRow) -> bool {
+    pool.ready > 0
+        || pool.carrying > 0
+        || pool.state == PoolState::Healthy
+        || pool.gone_seconds.is_some_and(|seconds| seconds < GAP_SECONDS)
+}
+
+/// A pool that refills after a session took a link is fine: the word must not flicker under load.
+pub fn severity(pool: &PoolRow) -> Severity {
+    if !is_linked(pool) {
+        return Severity::Lost;
+    }
+    match pool.shown_state() {
+        PoolState::Healthy | PoolState::Down => Severity::Fine,
+        PoolState::Filling if pool.retry_seconds.is_some() || pool.ready < pool.target / 2 => Severity::Short,
+        PoolState::Filling => Severity::Fine,
+        PoolState::Starved => Severity::Starved,
+    }
+}
+
+/// The pools of a service's half that may carry its sessions.
+pub fn serving<'a>(snapshot: &'a Snapshot, service: &'a ServiceRow) -> impl Iterator<Item = &'a PoolRow> {
+    snapshot.pools.iter().filter(|pool| pool.role == service.role && pool.may_serve(&service.name))
+}
+
+/// Clients of a service that wait for a link; those of others may be among them where a pool is shared.
+pub fn waiting(snapshot: &Snapshot, service: &ServiceRow) -> u64 {
+    let pools = serving(snapshot, service).filter(|pool| is_waited_for(pool, service));
+    pools.fold(0, |sum, pool| sum.saturating_add(pool.waiting as u64))
+}
+
+pub fn is_waited_for(pool: &PoolRow, service: &ServiceRow) -> bool {
+    let is_alone = pool.waited_for.is_empty() && pool.service == service.name;
+    pool.waited_for.contains(&service.name) || is_alone && pool.shown_state() == PoolState::Starved
+}
+
+/// Alerts of gateways that are not linked, of links that are short, and of services that nobody offers.
+pub fn find(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
+    let gateways = gateways(snapshot);
+    let mut unserved: Vec<_> = snapshot.services.iter().filter(|row| has_no_link(snapshot, row)).collect();
+    for rows in gateways.values() {
+        if rows.iter().all(|pool| severity(pool) == Severity::Lost) {
+            find_lost(snapshot, rows, now, alerts);
+            let may_serve = |service: &ServiceRow| rows.iter().any(|pool| serves(pool, service));
+            unserved.retain(|service| !may_serve(service));
+        } else {
+            rows.iter().for_each(|pool| find_short(pool, now, alerts));
+        }
+    }
+    find_unserved(snapshot, &unserved, now, alerts);
+    find_starved(snapshot, now, alerts);
+}
+
+/// Half, name, address.
+type Gateway<'a> = (Role, Option<&'a str>, Option<&'a str>);
+
+/// The pools of each gateway that is known, without those of services that drain: that these have no links
+/// is what was asked for. Several gateways may share a name.
+fn gateways(snapshot: &Snapshot) -> BTreeMap<Gateway<'_>, Vec<&PoolRow>> {
+    let drains = |pool: &PoolRow, name: &str| {
+        let is_it = |row: &&ServiceRow| row.role == pool.role && row.name == name;
+        snapshot.services.iter().find(is_it).is_some_and(is_draining)
+    };
+    let is_unused = |pool: &PoolRow| match pool.serves.as_slice() {
+        [] if pool.service == "*" => {
+            let mut of_half = snapshot.services.iter().filter(|row| row.role == pool.role).peekable();
+            of_half.peek().is_some() && of_half.all(is_draining)
+        }
+        [] => drains(pool, &pool.service),
+        serves => serves.iter().all(|name| drains(pool, name)),
+    };
+    let mut gateways: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let known = snapshot.pools.iter().filter(|pool| pool.peer.is_some() || pool.address.is_some());
+    for pool in known.filter(|pool| !is_unused(pool)) {
+        gateways.entry((pool.role, pool.peer.as_deref(), pool.address.as_deref())).or_default().push(pool);
+    }
+    gateways
+}
+
+fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &mut Vec<Alert>) {
+    let Some(first) = rows.first() else { return };
+    let gone = rows.iter().filter_map(|pool| pool.gone_seconds).reduce(f64::min);
+    let is_lost = gone.is_some() && rows.iter().all(|pool| !pool.left);
+    let kind = if is_lost { AlertKind::PeerLost } else { AlertKind::NoLink };
+    let mut alert = about(first, kind, gone.map_or(now, |gone| before(now, gone)));
+    let text = &mut alert.text;
+    text.push_str(if is_lost { ": lost" } else { ": no link" });
+    match rows.iter().map(|pool| pool.cut).max() {
+        Some(1) => text.push_str(", 1 session cut"),
+        Some(cut) if cut > 0 => text.push_str(&format!(", {cut} sessions cut")),
+        _ => {}
+    }
+    let of_half = snapshot.services.iter().filter(|service| service.role == first.role);
+    let hit = of_half.filter(|service| rows.iter().any(|pool| serves(pool, service)));
+    let hit: Vec<_> = hit.filter(|service| has_no_link(snapshot, service)).collect();
+    text.push_str(&left_without(snapshot, &hit));
+    // Last, because it may be long and the line may be cut.
+    if let Some(error) = rows.iter().find_map(|pool| pool.last_error.as_deref()) {
+        text.push_str(&format!(": {error}"));
+    }
+    alerts.push(alert);
+}
+
+/// An alert that begins with the name of the gateway behind a pool.
+fn about(pool: &PoolRow, kind: AlertKind, since: SystemTime) -> Alert {
+    let object = pool.peer.as_ref().or(pool.address.as_ref()).cloned().unwrap_or_default();
+    let address = pool.address.clone();
+    let mut alert = Alert { kind, object, address, since: log::utc(since), text: String::new() };
+    alert.text = alert.who();
+    alert
+}
+
+/// `; no link for chat, orders; 3 clients wait`.
+fn left_without(snapshot: &Snapshot, services: &[&ServiceRow]) -> String {
+    let names = names(services);
+    let mut text = if names.is_empty() { String::new() } else { format!("; no link for {names}") };
+    match services.iter().map(|service| waiting(snapshot, service)).max() {
+        Some(1) => text.push_str("; 1 client waits"),
+        Some(count) if count > 0 => text.push_str(&format!("; {count} clients wait")),
+        _ => {}
+    }
+    text
+}
+
+/// Services that no gateway offers, those with the same reason together.
+fn find_unserved(snapshot: &Snapshot, unserved: &[&ServiceRow], now: SystemTime, alerts: &mut Vec<Alert>) {
+    let mut by_reason: BTreeMap<Option<&str>, Vec<&ServiceRow>> = BTreeMap::new();
+    for &service in unserved {
+        let reason = serving(snapshot, service).find_map(|pool| pool.last_error.as_deref());
+        by_reason.entry(reason).or_default().push(service);
+    }
+    for (reason, services) in by_reason {
+        let object = names(&services);
+        let mut text = left_without(snapshot, &services).trim_start_matches("; ").to_owned();
+        if let Some(reason) = reason {
+            text.push_str(&format!(": {reason}"));
+        }
+        push(alerts, AlertKind::NoLink, object, now, text);
+    }
+}
+
+fn find_short(pool: &PoolRow, now: SystemTime, alerts: &mut Vec<Alert>) {
+    let (kind, what) = match severity(pool) {
+        Severity::Fine => return,
+        // Told with the services whose clients wait.
+        Severity::Starved if !starved(pool).is_empty() => return,
+        Severity::Lost => (AlertKind::NoLink, "no link".to_owned()),
+        Severity::Short if pool.at_maximum => {
+            let PoolRow { ready, target, carrying, .. } = pool;
+            (AlertKind::Short, format!("full, {ready} of {target} links ready and {carrying} carry"))
+        }
+        Severity::Starved | Severity::Short => {
+            (AlertKind::Short, format!("{} of {} links ready", pool.ready, pool.target))
+        }
+    };
+    let service = if pool.service == "*" { "any service" } else { &pool.service };
+    let text = with_peer(format!("{service}: {what}"), &[pool]);
+    alerts.push(Alert { text, ..about(pool, kind, now) });
+}
+
+/// The services whose clients wait for a link of a pool.
+fn starved(pool: &PoolRow) -> Vec<&str> {
+    match pool.waited_for.as_slice() {
+        _ if severity(pool) != Severity::Starved => Vec::new(),
+        [] if pool.service == "*" => Vec::new(),
+        [] => vec![&pool.service],
+        waited_for => waited_for.iter().map(String::as_str).collect(),
+    }
+}
+
+/// Clients wait, though links stand: a queue is one alert, however many gateways might serve it.
+fn find_starved(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
+    let mut queues: BTreeMap<(Role, &str), Vec<&PoolRow>> = BTreeMap::new();
+    for pool in &snapshot.pools {
+        for service in starved(pool) {
+            queues.entry((pool.role, service)).or_default().push(pool);
+        }
+    }
+    for ((_, service), pools) in queues {
+        let sum =
+            |of: fn(&PoolRow) -> usize| pools.iter().fold(0_usize, |sum, pool| sum.saturating_add(of(pool)));
+        let waiting = match sum(|pool| pool.waiting) {
+            0 => "short".to_owned(),
+            waiting => format!("{waiting} waiting"),
+        };
+        let full = if pools.iter().all(|pool| pool.at_maximum) { ", full" } else { "" };
+        let (ready, target) = (sum(|pool| pool.ready), sum(|pool| pool.target));
+        let text = format!("{service}: {waiting}{full}, {ready} of {target} links ready");
+        push(alerts, AlertKind::Starved, service.to_owned(), now, with_peer(text, &pools));
+    }
+}
+
+/// Says whose links they are where one gateway has them, and what went wrong last.
+fn with_peer(mut text: String, pools: &[&PoolRow]) -> String {
+    if let [pool] = pools
+        && let Some(peer) = pool.peer.as_ref().or(pool.address.as_ref())
+    {
+        let direction = match pool.role {
+            Role::Dmz => "from",
+            Role::Internal => "to",
+        };
+        text.push_str(&format!(" {direction} {peer}"));
+    }
+    if let Some(error) = pools.iter().find_map(|pool| pool.last_error.as_deref()) {
+        text.push_str(&format!(": {error}"));
+    }
+    text
+}
+
+fn serves(pool: &PoolRow, service: &ServiceRow) -> bool {
+    pool.role == service.role && pool.may_serve(&service.name)
+}
+
+/// Clients of it can not be carried anywhere.
+fn has_no_link(snapshot: &Snapshot, service: &ServiceRow) -> bool {
+    let needs_links = snapshot.mode != Mode::Direct && !is_draining(service);
+    let mut pools = serving(snapshot, service).peekable();
+    let is_offered = pools.peek().is_some();
+    needs_links && (service.role == Role::Dmz || is_offered) && pools.all(|pool| !is_linked(pool))
+}
+
+fn names(services: &[&ServiceRow]) -> String {
+    let names: BTreeSet<_> = services.iter().map(|service| service.name.as_str()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// Links that are replaced by better ones may be away for a moment.
+const GAP_SECONDS: f64 = 1.0;
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{judged, noon, orders, pool, texts},
+        *,
+    };
+
+    #[test]
+    fn a_lost_gateway_is_one_alert_with_what_it_cost() {
+        let lost = PoolRow {
+            gone_seconds: Some(34.0),
+            cut: 12,
+            last_error: Some("ready link lost: connection reset".into()),
+            serves: vec!["orders".into(), "chat".into()],
+            ..pool(PoolState::Down, 0)
+        };
+        let chat = ServiceRow::new(Role::Dmz, "chat");
+        let told = judged(vec![chat.clone(), orders()], vec![lost.clone()]);
+        let expected = "internal at 10.0.0.5: lost, 12 sessions cut; no link for chat, orders: \
+                        ready link lost: connection reset";
+        assert_eq!(texts(&told), [expected]);
+        let alert = &told.alerts[0];
+        assert_eq!((alert.kind, &*alert.object), (AlertKind::PeerLost, "internal"));
+        assert_eq!(alert.since, log::utc(before(noon(), 34.0)));
+        let other = PoolRow { address: Some("10.0.0.6".into()), ..pool(PoolState::Healthy, 8) };
+        let told = judged(vec![chat, orders()], vec![lost.clone(), other]);
+        assert_eq!(
+            texts(&told),
+            ["internal at 10.0.0.5: lost, 12 sessions cut: ready link lost: connection reset"]
+        );
+        let left = PoolRow { left: true, cut: 0, last_error: Some("it drains".into()), ..lost };
+        let told = judged(vec![orders()], vec![left]);
+        assert_eq!(told.alerts[0].kind, AlertKind::NoLink);
+        assert_eq!(texts(&told), ["internal at 10.0.0.5: no link; no link for orders: it drains"]);
+    }
+
+    #[test]
+    fn services_that_nobody_offers_are_told_together() {
+        let nobody = |service: &str| PoolRow {
+            last_error: Some("no internal gateway has dialled in for this service".into()),
+            ..PoolRow::new(Role::Dmz, service.into())
+        };
+        let waits = PoolRow { waiting: 3, waited_for: vec!["orders".into()], ..nobody("orders") };
+        let services = vec![orders(), ServiceRow::new(Role::Dmz, "chat")];
+        let told = judged(services, vec![nobody("chat"), waits]);
+        let expected = "no link for chat, orders; 3 clients wait: \
+                        no internal gateway has dialled in for this service";
+        assert_eq!(texts(&told), [expected]);
+        assert_eq!(told.alerts[0].object, "chat, orders");
+    }
+
+    #[test]
+    fn a_pool_at_its_maximum_is_full_and_not_failing_to_fill() {
+        let full = PoolRow { at_maximum: true, carrying: 12, ..pool(PoolState::Filling, 0) };
+        let waits = vec!["orders".to_owned()];
+        let starved = PoolRow { state: PoolState::Starved, waiting: 3, waited_for: waits, ..full.clone() };
+        let held = PoolRow { held: Some(PoolState::Starved), ..full.clone() };
+        for (row, expected) in [
+            (full, "any service: full, 0 of 8 links ready and 12 carry from internal"),
+            (starved, "orders: 3 waiting, full, 0 of 8 links ready from internal"),
+            (held, "any service: 0 of 8 links ready from internal"),
+        ] {
+            assert_eq!(texts(&judged(vec![orders()], vec![row])), [expected]);
+        }
+    }
+
+    #[test]
+    fn clients_that_wait_are_one_alert_however_many_gateways_might_serve_them() {
+        let starved = |address: &str, waiting| PoolRow {
+            address: Some(address.into()),
+            waiting,
+            carrying: 8,
+            waited_for: vec!["orders".into()],
+            ..pool(PoolState::Starved, 0)
+        };
+        let told = judged(vec![orders()], vec![starved("10.0.0.5", 3), starved("10.0.0.6", 0)]);
+        assert_eq!(texts(&told), ["orders: 3 waiting, 0 of 16 links ready"]);
+        let why = told.services[0].lack.as_ref().map(|lack| &*lack.why);
+        assert_eq!(why, Some("3 clients wait, 0 of 16 links ready"));
+    }
+
+    #[test]
+    fn a_gap_between_links_that_are_replaced_is_no_loss() {
+        let gap = |seconds| PoolRow { gone_seconds: Some(seconds), ..pool(PoolState::Down, 0) };
+        assert_eq!(severity(&gap(0.2)), Severity::Fine);
+        assert_eq!(severity(&gap(1.2)), Severity::Lost);
+    }
+
+    #[test]
+    fn links_of_services_that_drain_are_not_missed() {
+        let drained = ServiceRow { phase: crate::telemetry::snapshot::ServicePhase::Draining, ..orders() };
+        let told = judged(vec![drained], vec![pool(PoolState::Down, 0)]);
+        assert_eq!(told.alerts.iter().map(|alert| alert.kind).collect::<Vec<_>>(), [AlertKind::Drained]);
+    }
+}

@@ -1,0 +1,422 @@
+//! What clients get, worked out once: a word for the gateway, one for each service, and the alerts behind them.
+//!
+//! [`judge`] looks at the rows of one snapshot and writes its verdict into it, so that the screen, `status`
+//! and the log all tell the same. [`alarms`] goes from one snapshot to the next: it keeps the time at which each
+//! alert began, holds what would flicker, and makes an event of each that comes and goes. Counting, and what
+//! the rows say, is not done here.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+pub mod alarms;
+mod links;
+mod services;
+
+pub use links::{is_linked, severity};
+
+use super::{
+    log,
+    snapshot::{GatewayPhase, ServicePhase, ServiceRow, Snapshot},
+};
+use crate::profile::Role;
+
+/// Can clients connect now? The later, the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    Healthy,
+    /// A service is not served, or something is short or about to fail.
+    Degraded,
+    /// A limit refuses clients.
+    Full,
+    /// Nobody is served.
+    Down,
+}
+
+impl Health {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "HEALTHY",
+            Self::Degraded => "DEGRADED",
+            Self::Full => "FULL",
+            Self::Down => "DOWN",
+        }
+    }
+}
+
+/// How bad one thing is, for the order of rows and alerts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Fine,
+    /// Clients would feel it soon.
+    Short,
+    /// Clients wait or are refused.
+    Starved,
+    /// Nothing gets through.
+    Lost,
+}
+
+/// What kind of trouble an alert tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlertKind {
+    /// A gateway that was linked is gone without a goodbye.
+    PeerLost,
+    /// A gateway that is dialled was never reached, or nobody offers a service.
+    NoLink,
+    /// A service can not be served at all, for a fault of its own.
+    ServiceDown,
+    /// A limit refuses clients.
+    Full,
+    /// Clients wait for a link.
+    Starved,
+    /// Sessions fail at their backend.
+    Backend,
+    /// Clients were refused a moment ago, for another reason.
+    Refused,
+    /// A service has a fault of its own, and is served all the same.
+    Fault,
+    /// A certificate has ended.
+    Expired,
+    Descriptors,
+    /// Fewer links than a burst of clients may need.
+    Short,
+    /// An operator has asked for no new sessions.
+    Drained,
+    /// A certificate ends soon.
+    Certificate,
+    /// Lines of the log were lost.
+    Log,
+}
+
+impl AlertKind {
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::PeerLost | Self::NoLink | Self::ServiceDown => Severity::Lost,
+            Self::Full | Self::Starved | Self::Backend | Self::Refused => Severity::Starved,
+            Self::Expired | Self::Descriptors => Severity::Starved,
+            Self::Fault | Self::Short | Self::Drained | Self::Certificate | Self::Log => Severity::Short,
+        }
+    }
+
+    fn health(self) -> Health {
+        match self {
+            Self::Full => Health::Full,
+            _ => Health::Degraded,
+        }
+    }
+
+    /// For a service that has this trouble.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PeerLost | Self::NoLink => "NO LINK",
+            Self::ServiceDown => "DOWN",
+            Self::Fault => "FAULT",
+            Self::Full => "FULL",
+            Self::Starved => "STARVED",
+            Self::Backend => "FAILING",
+            Self::Refused => "REFUSING",
+            Self::Short => "short",
+            Self::Drained => "DRAINED",
+            Self::Expired | Self::Certificate => "CERT",
+            Self::Descriptors | Self::Log => "ALERT",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    pub kind: AlertKind,
+    /// What it is about: services, a gateway, a certificate.
+    pub object: String,
+    /// Where the gateway is that it is about: several may share a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// UTC, RFC 3339.
+    pub since: String,
+    pub text: String,
+}
+
+impl Alert {
+    /// Its name and where it is; a plain link's peer is known by its address alone.
+    fn who(&self) -> String {
+        match &self.address {
+            Some(address) if *address != self.object => format!("{} at {address}", self.object),
+            _ => self.object.clone(),
+        }
+    }
+}
+
+/// What the clients of one service lack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    pub kind: AlertKind,
+    pub why: String,
+}
+
+/// Clients of a service that were refused for one reason, lately.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefusalRow {
+    /// Two letters, see `telemetry::end`.
+    pub code: String,
+    /// Since the first of them, without a minute in which there was none.
+    pub count: u64,
+    pub reason: String,
+    /// Since the last of them.
+    pub ago_seconds: f64,
+}
+
+/// Who has asked for no new sessions of a service, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// UTC, RFC 3339.
+    pub since: String,
+    pub by: String,
+}
+
+/// A certificate that this gateway shows, or by which it judges others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRow {
+    pub role: Role,
+    /// `link`, `accept` or `connect`.
+    #[serde(rename = "use")]
+    pub used: String,
+    /// The file, or where it comes from.
+    pub object: String,
+    /// UTC, RFC 3339.
+    pub ends: String,
+    /// Whole days until then; below zero where it has ended.
+    pub days: i64,
+}
+
+/// Writes into a snapshot what its rows mean for clients; `now` is when they were made.
+pub fn judge(snapshot: &mut Snapshot, now: SystemTime) {
+    let verdicts: Vec<_> = snapshot.services.iter().map(|row| services::verdict(snapshot, row)).collect();
+    for (row, (health, lack)) in snapshot.services.iter_mut().zip(verdicts) {
+        (row.health, row.lack) = (Some(health), lack);
+    }
+    let mut alerts = Vec::new();
+    links::find(snapshot, now, &mut alerts);
+    services::find(snapshot, now, &mut alerts);
+    find_others(snapshot, now, &mut alerts);
+    alerts.sort_by_key(|alert| std::cmp::Reverse(alert.kind.severity()));
+    snapshot.health = Some(health(snapshot, &alerts));
+    snapshot.alerts = alerts;
+}
+
+fn health(snapshot: &Snapshot, alerts: &[Alert]) -> Health {
+    if matches!(snapshot.phase, GatewayPhase::Starting | GatewayPhase::Stopped) || serves_nobody(snapshot) {
+        return Health::Down;
+    }
+    alerts.iter().map(|alert| alert.kind.health()).max().unwrap_or(Health::Healthy)
+}
+
+/// In a pair a service has two halves, and is served when both are well.
+fn serves_nobody(snapshot: &Snapshot) -> bool {
+    if snapshot.services.is_empty() {
+        let mut pools = snapshot.pools.iter();
+        return !snapshot.pools.is_empty() && pools.all(|pool| !is_linked(pool));
+    }
+    let is_down = |row: &&ServiceRow| row.health == Some(Health::Down);
+    let is_served =
+        |name: &str| !snapshot.services.iter().filter(|row| row.name == name).any(|row| is_down(&row));
+    !snapshot.services.iter().any(|row| is_served(&row.name))
+}
+
+fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
+    for row in &snapshot.certificates {
+        let what = format!("the {} certificate {}", row.used, row.object);
+        push_certificate(row.days, &row.object, &what, now, alerts);
+    }
+    for pool in &snapshot.pools {
+        let (Some(days), Some(peer)) = (pool.certificate_days, &pool.peer) else { continue };
+        // A peer has one certificate and may have many rows.
+        push_certificate(days, peer, &format!("the certificate of {peer}"), now, alerts);
+    }
+    let (used, limit) = (snapshot.descriptors.used, snapshot.descriptors.limit);
+    if limit > 0 && used.saturating_mul(10) >= limit.saturating_mul(9) {
+        let text =
+            format!("{used} of {limit} file descriptors in use; raise the limit or lower the sessions");
+        push(alerts, AlertKind::Descriptors, "descriptors".into(), now, text);
+    }
+    if let Some(cause) = &snapshot.log_trouble {
+        let text = format!("{} log lines lost: {cause}", snapshot.log_lines_lost);
+        push(alerts, AlertKind::Log, "log".into(), now, text);
+    }
+}
+
+fn push_certificate(days: i64, object: &str, what: &str, now: SystemTime, alerts: &mut Vec<Alert>) {
+    let (kind, text) = match days {
+        ..0 => (AlertKind::Expired, format!("{what} has ended")),
+        0 => (AlertKind::Certificate, format!("{what} ends within a day")),
+        1 => (AlertKind::Certificate, format!("{what} ends in 1 day")),
+        2..=CERTIFICATE_DAYS_MAX => (AlertKind::Certificate, format!("{what} ends in {days} days")),
+        _ => return,
+    };
+    push(alerts, kind, object.to_owned(), now, text);
+}
+
+/// One cause is one alert: in a pair both halves tell of the same.
+fn push(alerts: &mut Vec<Alert>, kind: AlertKind, object: String, since: SystemTime, text: String) {
+    if !alerts.iter().any(|alert| alert.kind == kind && alert.object == object && alert.text == text) {
+        alerts.push(Alert { kind, object, address: None, since: log::utc(since), text });
+    }
+}
+
+/// So many seconds before `now`.
+fn before(now: SystemTime, seconds: f64) -> SystemTime {
+    let passed = Duration::try_from_secs_f64(seconds).ok();
+    passed.and_then(|passed| now.checked_sub(passed)).unwrap_or(now)
+}
+
+/// Whether a service has been asked to take no new sessions.
+fn is_draining(row: &ServiceRow) -> bool {
+    row.phase == ServicePhase::Draining
+}
+
+/// As long as it may take to get another.
+const CERTIFICATE_DAYS_MAX: i64 = 14;
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::{
+        profile::Mode,
+        telemetry::snapshot::{PoolRow, PoolState, Totals},
+    };
+
+    pub(super) fn noon() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_769_860_800)
+    }
+
+    pub(super) fn pool(state: PoolState, ready: usize) -> PoolRow {
+        PoolRow {
+            peer: Some("internal".into()),
+            address: Some("10.0.0.5".into()),
+            state,
+            ready,
+            target: 8,
+            ..PoolRow::new(Role::Dmz, "*".into())
+        }
+    }
+
+    pub(super) fn orders() -> ServiceRow {
+        ServiceRow::new(Role::Dmz, "orders")
+    }
+
+    pub(super) fn judged(services: Vec<ServiceRow>, pools: Vec<PoolRow>) -> Snapshot {
+        let phase = GatewayPhase::Running;
+        let mut snapshot = Snapshot { phase, services, pools, ..Snapshot::new("edge", Mode::Reverse) };
+        judge(&mut snapshot, noon());
+        snapshot
+    }
+
+    pub(super) fn texts(snapshot: &Snapshot) -> Vec<&str> {
+        snapshot.alerts.iter().map(|alert| &*alert.text).collect()
+    }
+
+    fn refused(code: &str, ago_seconds: f64) -> ServiceRow {
+        let reason = "`sessions` is 60, and so many are open".into();
+        let refusals = vec![RefusalRow { code: code.into(), count: 60, reason, ago_seconds }];
+        ServiceRow { refusals, ..orders() }
+    }
+
+    #[test]
+    fn the_word_is_what_clients_get() {
+        let (well, down) = (pool(PoolState::Healthy, 8), pool(PoolState::Down, 0));
+        let starved = PoolRow { waiting: 1, carrying: 8, ..pool(PoolState::Starved, 0) };
+        let waits_without_any = PoolRow { waiting: 1, ..pool(PoolState::Starved, 0) };
+        let chat = ServiceRow::new(Role::Dmz, "chat");
+        let drained = ServiceRow { phase: ServicePhase::Draining, ..chat.clone() };
+        let at_limit = ServiceRow {
+            limit: Some(60),
+            totals: Totals { sessions_open: 60, ..Totals::default() },
+            ..orders()
+        };
+        let cases = [
+            (vec![orders()], vec![well.clone()], Health::Healthy),
+            (vec![orders()], vec![pool(PoolState::Filling, 6)], Health::Healthy),
+            (vec![orders()], vec![pool(PoolState::Filling, 3)], Health::Degraded),
+            (vec![orders()], vec![well.clone(), down.clone()], Health::Degraded),
+            (vec![orders()], vec![starved], Health::Degraded),
+            (vec![orders()], vec![waits_without_any], Health::Down),
+            (vec![orders()], vec![down], Health::Down),
+            (vec![orders()], vec![], Health::Down),
+            (vec![refused("LA", 1.0)], vec![well.clone()], Health::Full),
+            (vec![refused("LA", 60.0)], vec![well.clone()], Health::Healthy),
+            (vec![at_limit], vec![well.clone()], Health::Full),
+            (vec![refused("TW", 1.0)], vec![well.clone()], Health::Degraded),
+            (vec![refused("XA", 1.0)], vec![well.clone()], Health::Healthy),
+            (vec![orders(), drained.clone()], vec![well.clone()], Health::Degraded),
+            (vec![drained], vec![well], Health::Down),
+        ];
+        for (services, pools, expected) in cases {
+            let told = judged(services.clone(), pools.clone());
+            assert_eq!(told.health, Some(expected), "{services:?} {pools:?}");
+            assert_eq!(told.alerts.is_empty(), expected == Health::Healthy, "{:?}", told.alerts);
+        }
+    }
+
+    #[test]
+    fn a_service_without_a_link_is_down_and_the_others_are_not() {
+        let serves_chat = PoolRow { serves: vec!["chat".into()], ..pool(PoolState::Healthy, 8) };
+        let told = judged(vec![ServiceRow::new(Role::Dmz, "chat"), orders()], vec![serves_chat]);
+        let of_services: Vec<_> = told.services.iter().map(|row| row.health).collect();
+        assert_eq!(of_services, [Some(Health::Healthy), Some(Health::Down)]);
+        assert_eq!(told.health, Some(Health::Degraded));
+        assert_eq!(told.alerts[0].object, "orders");
+    }
+
+    #[test]
+    fn certificates_are_told_from_two_weeks_on() {
+        let told = |days| {
+            let row = CertificateRow {
+                role: Role::Dmz,
+                used: "accept".into(),
+                object: "pki/www.pem".into(),
+                ends: String::new(),
+                days,
+            };
+            let mut snapshot = judged(vec![], vec![]);
+            snapshot.certificates = vec![row];
+            judge(&mut snapshot, noon());
+            (snapshot.health, snapshot.alerts.first().map(|alert| (alert.kind, alert.text.clone())))
+        };
+        let (healthy, degraded) = (Some(Health::Healthy), Some(Health::Degraded));
+        assert_eq!(told(15), (healthy, None));
+        let text = |text: &str| format!("the accept certificate pki/www.pem {text}");
+        assert_eq!(told(14), (degraded, Some((AlertKind::Certificate, text("ends in 14 days")))));
+        assert_eq!(told(0), (degraded, Some((AlertKind::Certificate, text("ends within a day")))));
+        assert_eq!(told(-1), (degraded, Some((AlertKind::Expired, text("has ended")))));
+    }
+
+    #[test]
+    fn a_drained_service_says_since_when_and_by_whom() {
+        let drained = Drained { since: "2026-01-31T14:01:58.000Z".into(), by: "uid 0".into() };
+        let row = ServiceRow { phase: ServicePhase::Draining, drained: Some(drained), ..orders() };
+        let told = judged(vec![ServiceRow::new(Role::Dmz, "chat"), row], vec![pool(PoolState::Healthy, 8)]);
+        assert_eq!(texts(&told), ["orders: drained since 2026-01-31T14:01:58.000Z by uid 0"]);
+        assert_eq!(told.alerts[0].since, "2026-01-31T14:01:58.000Z");
+    }
+
+    #[test]
+    fn a_dead_backend_is_an_alert() {
+        let backend_error = Some("backend 127.0.0.1:5432: connection refused".to_owned());
+        let failing = |failed_in_a_row| ServiceRow {
+            failed_in_a_row,
+            backend_error: backend_error.clone(),
+            ..orders()
+        };
+        let well = pool(PoolState::Healthy, 8);
+        assert!(judged(vec![failing(2)], vec![well.clone()]).alerts.is_empty());
+        let told = judged(vec![failing(300)], vec![well]);
+        let expected = "orders: the last 300 sessions failed: backend 127.0.0.1:5432: connection refused";
+        assert_eq!(texts(&told), [expected]);
+        let word = told.services[0].lack.as_ref().map(|lack| lack.kind.word());
+        assert_eq!(word, Some("FAILING"));
+    }
+}

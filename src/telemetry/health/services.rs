@@ -1,0 +1,141 @@
+//! What the clients of each service meet: no link, a limit, a backend that fails, a refusal.
+//!
+//! A gateway is judged by its links elsewhere; here it is whether clients of one service reach their backend.
+
+use std::time::SystemTime;
+
+use super::{Alert, AlertKind, Health, Lack, RefusalRow, Severity, is_draining, links, push, severity};
+use crate::{
+    profile::{Mode, Role},
+    telemetry::snapshot::{PoolRow, ServicePhase, ServiceRow, Snapshot},
+};
+
+/// Its health, and the worst that its clients lack.
+pub fn verdict(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<Lack>) {
+    if is_draining(row) {
+        let why = drained(row);
+        return (Health::Down, Some(Lack { kind: AlertKind::Drained, why }));
+    }
+    let found = [of_itself(row), of_links(snapshot, row), of_limit(row), of_backend(row), of_refusals(row)];
+    // The first of those that are equally bad.
+    let lack = found.into_iter().flatten().rev().max_by_key(|lack| lack.kind.severity());
+    let health = match lack.as_ref().map(|lack| lack.kind) {
+        None => Health::Healthy,
+        Some(AlertKind::NoLink | AlertKind::PeerLost | AlertKind::ServiceDown) => Health::Down,
+        Some(AlertKind::Full) => Health::Full,
+        Some(_) => Health::Degraded,
+    };
+    (health, lack)
+}
+
+/// Alerts of services; those without a link are told with the links.
+pub fn find(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
+    let since = |row: &ServiceRow| {
+        let drained = row.drained.as_ref();
+        drained.and_then(|drained| humantime::parse_rfc3339(&drained.since).ok()).unwrap_or(now)
+    };
+    let are_all_drained = snapshot.services.iter().all(is_draining);
+    for row in snapshot.services.iter().filter(|row| is_draining(row)) {
+        let object = if are_all_drained { "*" } else { row.name.as_str() };
+        let what = if are_all_drained { "all services" } else { row.name.as_str() };
+        push(alerts, AlertKind::Drained, object.into(), since(row), format!("{what}: {}", drained(row)));
+    }
+    for row in snapshot.services.iter().filter(|row| !is_draining(row)) {
+        for lack in [of_itself(row), of_limit(row), of_backend(row), of_refusals(row)].into_iter().flatten() {
+            push(alerts, lack.kind, row.name.clone(), now, format!("{}: {}", row.name, lack.why));
+        }
+    }
+}
+
+fn drained(row: &ServiceRow) -> String {
+    match &row.drained {
+        Some(drained) => format!("drained since {} by {}", drained.since, drained.by),
+        None => "drained".into(),
+    }
+}
+
+/// A fault of its own, such as a certificate that can not be used.
+fn of_itself(row: &ServiceRow) -> Option<Lack> {
+    match (row.phase, &row.reason) {
+        (ServicePhase::Down, why) => {
+            let why = why.clone().unwrap_or_else(|| "down".into());
+            Some(Lack { kind: AlertKind::ServiceDown, why })
+        }
+        (_, Some(why)) => Some(Lack { kind: AlertKind::Fault, why: why.clone() }),
+        (_, None) => None,
+    }
+}
+
+/// A client that came now would be refused, or one just was.
+fn of_limit(row: &ServiceRow) -> Option<Lack> {
+    let refused = lately(row, LIMIT_SECONDS).find(|refusal| refusal.code.starts_with('L'));
+    let is_reached = row.limit.is_some_and(|limit| row.totals.clients() >= limit as u64);
+    let why = match (refused, row.limit) {
+        (Some(refusal), _) => format!("full, {} refused: {}", clients(refusal.count), refusal.reason),
+        (None, Some(limit)) if is_reached => format!("full: `sessions` is {limit}, and so many are open"),
+        (None, _) => return None,
+    };
+    Some(Lack { kind: AlertKind::Full, why })
+}
+
+/// One failure may be the client's misfortune.
+fn of_backend(row: &ServiceRow) -> Option<Lack> {
+    let error = row.backend_error.as_deref().unwrap_or("its backend does not answer");
+    let why = format!("the last {} sessions failed: {error}", row.failed_in_a_row);
+    (row.failed_in_a_row >= FAILED_MIN).then_some(Lack { kind: AlertKind::Backend, why })
+}
+
+/// By our own doing, or the other gateway's: whom policy or an operator refuses has been refused rightly,
+/// limits and backends are told by themselves.
+fn of_refusals(row: &ServiceRow) -> Option<Lack> {
+    let refusal = lately(row, REFUSED_SECONDS).find(|refusal| refusal.code.starts_with(['P', 'T', 'I']))?;
+    let why = format!("{} refused, {}: {}", clients(refusal.count), refusal.code, refusal.reason);
+    Some(Lack { kind: AlertKind::Refused, why })
+}
+
+fn lately(row: &ServiceRow, seconds: f64) -> impl Iterator<Item = &RefusalRow> {
+    row.refusals.iter().filter(move |refusal| refusal.ago_seconds < seconds)
+}
+
+fn clients(count: u64) -> String {
+    match count {
+        1 => "1 client".into(),
+        count => format!("{count} clients"),
+    }
+}
+
+/// Any peer that is well serves it: the best of its pools counts, and whether somebody waits.
+fn of_links(snapshot: &Snapshot, service: &ServiceRow) -> Option<Lack> {
+    let pools: Vec<_> = links::serving(snapshot, service).collect();
+    let Some(best) = pools.iter().map(|pool| severity(pool)).min() else {
+        let needs_links = snapshot.mode != Mode::Direct && service.role == Role::Dmz;
+        let why = "no link stands that serves it".into();
+        return needs_links.then_some(Lack { kind: AlertKind::NoLink, why });
+    };
+    let (ready, wanted) = pools.iter().fold((0, 0_usize), |sum: (usize, usize), pool| {
+        (sum.0.saturating_add(pool.ready), sum.1.saturating_add(pool.target))
+    });
+    let waiting = links::waiting(snapshot, service);
+    let (kind, what) = match best {
+        Severity::Lost if waiting > 0 => (AlertKind::NoLink, format!("no link, {} wait", clients(waiting))),
+        Severity::Lost => (AlertKind::NoLink, "no link".to_owned()),
+        _ if pools.iter().any(|pool| links::is_waited_for(pool, service)) => {
+            let waits =
+                if waiting > 0 { format!("{} wait", clients(waiting)) } else { "clients wait".into() };
+            (AlertKind::Starved, format!("{waits}, {ready} of {wanted} links ready"))
+        }
+        Severity::Starved | Severity::Short => (AlertKind::Short, format!("{ready} of {wanted} links ready")),
+        Severity::Fine => return None,
+    };
+    let is_bad = |pool: &&&PoolRow| severity(pool) > Severity::Fine;
+    let error = pools.iter().filter(is_bad).find_map(|pool| pool.last_error.as_deref());
+    let why = error.map_or_else(|| what.clone(), |error| format!("{what}: {error}"));
+    Some(Lack { kind, why })
+}
+
+/// A limit that refused nobody for so long, and is not reached, refuses nobody now.
+const LIMIT_SECONDS: f64 = 10.0;
+/// Longer than most pauses between two clients.
+const REFUSED_SECONDS: f64 = 30.0;
+/// Sessions in a row that fail at a backend before it counts as dead.
+const FAILED_MIN: u64 = 3;

@@ -1,0 +1,116 @@
+//! Clients that were not served, counted by what for.
+//!
+//! The first of a kind is told at once. While more come, their number is told once a minute, so that a flood of
+//! them is one line a minute and not one each.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::health::RefusalRow;
+use crate::profile::{Role, ServiceName};
+
+/// Half, service and end code; services come from the profile, and codes are few.
+type Kind = (Role, ServiceName, String);
+
+#[derive(Debug, Default)]
+pub struct Refusals(HashMap<Kind, Refused>);
+
+#[derive(Debug)]
+struct Refused {
+    count: u64,
+    /// Those of `count` that a line has told of.
+    told: u64,
+    told_at: Instant,
+    last: Instant,
+    reason: String,
+}
+
+impl Refusals {
+    /// Counts one; whether it is the first of its kind for a while, and is to be told.
+    pub fn add(
+        &mut self,
+        role: Role,
+        service: &ServiceName,
+        code: String,
+        reason: &str,
+        now: Instant,
+    ) -> bool {
+        let kind = (role, service.clone(), code);
+        let fresh = Refused { count: 0, told: 1, told_at: now, last: now, reason: String::new() };
+        let refused = self.0.entry(kind).or_insert(fresh);
+        if now.saturating_duration_since(refused.last) >= OVER {
+            (refused.count, refused.told, refused.told_at) = (0, 1, now);
+        }
+        refused.count += 1;
+        refused.last = now;
+        reason.clone_into(&mut refused.reason);
+        refused.count == 1
+    }
+
+    /// The lines that are due, and an end to what has not happened for long.
+    pub fn due(&mut self, now: Instant) -> Vec<String> {
+        let mut lines = Vec::new();
+        for ((_, service, code), refused) in &mut self.0 {
+            let since = now.saturating_duration_since(refused.told_at);
+            let more = refused.count - refused.told;
+            if more > 0 && since >= TELL_EVERY {
+                let (seconds, reason) = (since.as_secs(), &refused.reason);
+                lines.push(format!("{service}: {code} {more} more refused within {seconds}s: {reason}"));
+                (refused.told, refused.told_at) = (refused.count, now);
+            }
+        }
+        self.0.retain(|_, refused| {
+            refused.count > refused.told || now.saturating_duration_since(refused.last) < OVER
+        });
+        lines
+    }
+
+    /// Of one service, the latest first.
+    pub fn of(&self, role: Role, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
+        let of_service = self.0.iter().filter(|((of, name, _), _)| (*of, name) == (role, service));
+        let mut rows: Vec<_> = of_service
+            .map(|((_, _, code), refused)| RefusalRow {
+                code: code.clone(),
+                count: refused.count,
+                reason: refused.reason.clone(),
+                ago_seconds: now.saturating_duration_since(refused.last).as_secs_f64(),
+            })
+            .collect();
+        rows.sort_by(|one, other| one.ago_seconds.total_cmp(&other.ago_seconds));
+        rows
+    }
+}
+
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// The next after so long is the first again.
+const OVER: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_told_and_then_counts() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let orders = ServiceName::parse("orders").expect("a name");
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let add = |refusals: &mut Refusals, code: &str, seconds| {
+            refusals.add(Role::Dmz, &orders, code.into(), "so many are open", at(seconds))
+        };
+        assert!(add(&mut refusals, "LA", 0), "the first");
+        assert!((1..60).all(|second| !add(&mut refusals, "LA", second)), "not each");
+        assert!(add(&mut refusals, "TW", 2), "of another kind");
+        assert_eq!(refusals.due(at(59)), [""; 0]);
+        assert_eq!(refusals.due(at(60)), ["orders: LA 59 more refused within 60s: so many are open"]);
+        assert_eq!(refusals.due(at(61)), [""; 0], "told once");
+        let rows = refusals.of(Role::Dmz, &ServiceName::parse("orders").expect("a name"), at(61));
+        assert_eq!(
+            rows.iter().map(|row| (&*row.code, row.count)).collect::<Vec<_>>(),
+            [("LA", 60), ("TW", 1)]
+        );
+        assert_eq!(refusals.due(at(200)), [""; 0]);
+        assert!(add(&mut refusals, "LA", 201), "the first again");
+    }
+}

@@ -1,0 +1,57 @@
+//! What is shown of a session while it is open, and when it has ended.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{Ended, Session};
+use crate::telemetry::{
+    clock,
+    snapshot::{EndedRow, SessionPhase, SessionRow},
+};
+
+impl Session {
+    pub(super) fn row(&self) -> SessionRow {
+        let age_seconds = self.started.elapsed().as_secs_f64();
+        let moved_ms = Some(self.meter.moved_ms.load(Ordering::Relaxed)).filter(|&at| at > 0);
+        let still = |at| clock::coarse_ms().saturating_sub(at) as f64 / 1000.0;
+        let last_byte_seconds = moved_ms.filter(|_| self.meter.is_carried()).map(still);
+        SessionRow {
+            id: self.id.clone(),
+            role: self.role,
+            service: self.service.to_string(),
+            client: self.client.clone(),
+            peer: self.peer().map(|peer| peer.to_string()),
+            phase: self.meter.phase(),
+            age_seconds,
+            idle_seconds: last_byte_seconds.unwrap_or(age_seconds),
+            last_byte_seconds,
+            bytes_up: self.meter.up(),
+            bytes_down: self.meter.down(),
+            rate_up: self.rates[0].load(Ordering::Relaxed),
+            rate_down: self.rates[1].load(Ordering::Relaxed),
+            waited_ms: self.meter.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
+            connected_ms: self.meter.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
+        }
+    }
+}
+
+impl Ended {
+    pub(super) fn row(&self) -> EndedRow {
+        EndedRow {
+            id: self.session.id.clone(),
+            role: self.session.role,
+            service: self.session.service.to_string(),
+            client: self.session.client.clone(),
+            peer: self.session.peer().map(|peer| peer.to_string()),
+            end: self.end.code(),
+            reason: self.end.reason.clone(),
+            seconds: self.seconds,
+            ago_seconds: self.at.elapsed().as_secs_f64(),
+            bytes_up: self.session.meter.up(),
+            bytes_down: self.session.meter.down(),
+        }
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
+}

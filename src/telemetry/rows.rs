@@ -1,0 +1,74 @@
+//! Rows of a snapshot of which nothing is known yet, and what their fields mean together.
+
+use super::snapshot::{PoolRow, PoolState, ServicePhase, ServiceRow, Totals};
+use crate::profile::Role;
+
+impl ServiceRow {
+    /// Of a service of which nothing is known yet.
+    pub fn new(role: Role, name: &str) -> Self {
+        Self {
+            role,
+            name: name.into(),
+            accept: Vec::new(),
+            connect: None,
+            phase: ServicePhase::Open,
+            reason: None,
+            totals: Totals::default(),
+            failed_in_a_row: 0,
+            backend_error: None,
+            limit: None,
+            refusals: Vec::new(),
+            drained: None,
+            health: None,
+            lack: None,
+        }
+    }
+}
+
+impl PoolRow {
+    /// A row of which nothing is known yet.
+    pub fn new(role: Role, service: String) -> Self {
+        Self {
+            role,
+            service,
+            peer: None,
+            address: None,
+            state: PoolState::Down,
+            ready: 0,
+            carrying: 0,
+            dialling: 0,
+            target: 0,
+            waiting: 0,
+            misses: 0,
+            failures: 0,
+            last_error: None,
+            held: None,
+            at_maximum: false,
+            gone_seconds: None,
+            left: false,
+            cut: 0,
+            retry_seconds: None,
+            wire: None,
+            round_trip_ms: None,
+            round_trip_spread_ms: None,
+            failures_minute: 0,
+            wait_p50_ms: None,
+            wait_p99_ms: None,
+            serves: Vec::new(),
+            waited_for: Vec::new(),
+            certificate_days: None,
+            links: Vec::new(),
+        }
+    }
+
+    /// The state that a screen shows.
+    pub fn shown_state(&self) -> PoolState {
+        self.held.unwrap_or(self.state)
+    }
+
+    /// Whether its links may carry sessions of a service, as far as is known.
+    pub fn may_serve(&self, service: &str) -> bool {
+        self.service == service
+            || self.service == "*" && (self.serves.is_empty() || self.serves.iter().any(|one| one == service))
+    }
+}

@@ -1,0 +1,183 @@
+//! What clients get, in a word, and the alerts behind it: the same in the snapshot and among the events.
+
+use std::time::Duration;
+
+use portcullis::{
+    gateway::handle::Command,
+    profile::Mode,
+    telemetry::{
+        health::{Alert, AlertKind, Health},
+        snapshot::{NoticeLevel, Snapshot},
+    },
+    tui::health::{Peers, peers},
+};
+use tokio::net::TcpStream;
+
+use crate::{
+    pool::{dmz, echoes, four, internal, until_ready},
+    support::{
+        gateway::{Gateway, Place},
+        peers::{dial, dial_refused},
+        ways::Plan,
+    },
+};
+
+fn alert(snapshot: &Snapshot, kind: AlertKind) -> Option<&Alert> {
+    snapshot.alerts.iter().find(|alert| alert.kind == kind)
+}
+
+fn texts(snapshot: &Snapshot) -> Vec<&str> {
+    snapshot.alerts.iter().map(|alert| &*alert.text).collect()
+}
+
+/// Events that begin so, with their levels.
+fn told(snapshot: &Snapshot, begin: &str) -> Vec<(NoticeLevel, String)> {
+    let lines = snapshot.notices.iter().filter(|notice| notice.text.starts_with(begin));
+    lines.map(|notice| (notice.level, notice.text.clone())).collect()
+}
+
+async fn until_healthy(gateway: &Gateway) -> std::sync::Arc<Snapshot> {
+    let is_well = |seen: &Snapshot| seen.health == Some(Health::Healthy) && seen.alerts.is_empty();
+    gateway.until_within(Duration::from_secs(30), "all is well", is_well).await
+}
+
+/// Clients until one of them is carried over each gateway.
+async fn clients_over_both(dmz: &Gateway) -> Vec<TcpStream> {
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        until_ready(dmz, &[("alpha", 2), ("beta", 2)]).await;
+        clients.push(echoes(dmz).await);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let (_alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    let _clients = clients_over_both(&dmz).await;
+    beta.kill();
+    let seen = dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
+    let lost = alert(&seen, AlertKind::PeerLost).unwrap();
+    assert_eq!((&*lost.object, seen.health), ("beta", Some(Health::Degraded)));
+    assert!(lost.text.starts_with("beta at 127.0.0.1: lost, 1 session cut"), "{lost:?}");
+    assert!(matches!(peers(&seen), Peers { linked: 1, known: 2, gone_seconds: Some(_) }));
+    dmz.until_told("health: DEGRADED, was HEALTHY").await;
+    let beta = internal(&place, "beta", &at, "");
+    dmz.until_told("beta at 127.0.0.1: back after").await;
+    dmz.until_told("health: HEALTHY, was DEGRADED").await;
+    let levels: Vec<_> = told(&*dmz.now().await, "beta at 127.0.0.1: ").iter().map(|line| line.0).collect();
+    assert_eq!(levels, [NoticeLevel::Warn, NoticeLevel::Info], "one event each");
+    until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+    beta.kill();
+    dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
+    dmz.done(Command::Dismiss { peer: "beta".into() }).await;
+    assert_eq!(peers(&*until_healthy(&dmz).await).known, 1);
+    dmz.refused(Command::Dismiss { peer: "alpha".into() }).await;
+}
+
+#[tokio::test]
+async fn the_only_gateway_killed_is_down_with_the_true_cause() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let beta = internal(&place, "beta", &[dmz.link_port().await], "");
+    until_ready(&dmz, &[("beta", 2)]).await;
+    until_healthy(&dmz).await;
+    beta.kill();
+    let is_down = |seen: &Snapshot| seen.health == Some(Health::Down) && seen.alerts.len() == 1;
+    let seen = dmz.until("it is down", is_down).await;
+    assert_eq!(seen.services[0].health, Some(Health::Down));
+    assert!(texts(&seen)[0].starts_with("beta at 127.0.0.1: lost; no link for orders"), "{:?}", texts(&seen));
+    let _client = dial(dmz.client_port("orders").await).await;
+    let waits = |seen: &Snapshot| texts(seen).iter().any(|text| text.contains("; 1 client waits"));
+    let seen = dmz.until("its client waits", waits).await;
+    assert_eq!((seen.health, seen.alerts.len()), (Some(Health::Down), 1), "{:?}", seen.alerts);
+}
+
+#[tokio::test]
+async fn a_gateway_that_says_goodbye_leaves_quietly() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let at = [dmz.link_port().await];
+    let (alpha, beta) = (internal(&place, "alpha", &at, ""), internal(&place, "beta", &at, ""));
+    until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
+    beta.stop().await;
+    dmz.until("it has left", |seen| seen.pools.len() == 1).await;
+    assert_eq!(peers(&*until_healthy(&dmz).await).known, 1);
+    alpha.stop().await;
+    let seen = dmz.until("nobody is left", |seen| seen.health == Some(Health::Down)).await;
+    let expected = "no link for orders: no internal gateway has a link for this service; \
+                    those that had one left in good order";
+    assert_eq!(texts(&seen), [expected]);
+    assert_eq!(told(&seen, "beta at"), []);
+}
+
+#[tokio::test]
+async fn a_dialled_gateway_that_is_killed_is_told_on_this_half_too() {
+    let place = four();
+    let dmz = dmz(&place, "dmz", 0, "");
+    let beta = internal(&place, "beta", &[dmz.link_port().await], "");
+    until_healthy(&beta).await;
+    dmz.kill();
+    let seen = beta.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
+    let lost = alert(&seen, AlertKind::PeerLost).unwrap();
+    assert!(lost.object == "dmz" && lost.text.contains(": lost; no link for orders"), "{lost:?}");
+    beta.until_told("health: DOWN, was HEALTHY").await;
+    assert_eq!(told(&*beta.now().await, "dmz at socks+tls://").len(), 1);
+}
+
+#[tokio::test]
+async fn a_limit_that_refuses_is_full_and_the_first_refused_is_a_warning() {
+    let plan = Plan { dmz_service: ", sessions: 1", ..Plan::new(Mode::Direct, "echo://") };
+    let way = plan.start().await;
+    let open = echoes(&way.dmz).await;
+    for _ in 0..3 {
+        dial_refused(way.dmz.client_port("orders").await).await;
+    }
+    let seen = way.dmz.until("three refused", |seen| seen.totals.refused == 3).await;
+    assert_eq!((seen.health, seen.services[0].health), (Some(Health::Full), Some(Health::Full)));
+    let full = alert(&seen, AlertKind::Full).unwrap();
+    let expected = "orders: full, 3 clients refused: `sessions` is 1, and so many are open";
+    assert_eq!((&*full.object, &*full.text), ("orders", expected));
+    let line = "orders: LA `sessions` is 1, and so many are open".to_owned();
+    assert_eq!(told(&seen, "orders: LA"), [(NoticeLevel::Warn, line)], "one, and then counts");
+    drop(open);
+    until_healthy(&way.dmz).await;
+}
+
+#[tokio::test]
+async fn a_drained_service_is_told_with_who_did_it() {
+    let service = |name| format!("    {name}: {{ accept: ['tcp://127.0.0.1:0'], connect: 'echo://' }}\n");
+    let text = format!("mode: direct\ndmz:\n  services:\n{}{}", service("orders"), service("mail"));
+    let gateway = Place::new().start("dmz", &text);
+    until_healthy(&gateway).await;
+    gateway.handle.for_asker("ada").ask(Command::Drain { service: Some("mail".into()) }).await;
+    let seen = gateway.now().await;
+    let drained = alert(&seen, AlertKind::Drained).unwrap();
+    assert_eq!((&*drained.object, seen.health), ("mail", Some(Health::Degraded)));
+    assert!(drained.text.ends_with("by ada") && drained.text.contains(&drained.since), "{drained:?}");
+    gateway.handle.for_asker("ada").ask(Command::Drain { service: None }).await;
+    assert_eq!(gateway.now().await.health, Some(Health::Down));
+    gateway.done(Command::Reload).await;
+    until_healthy(&gateway).await;
+}
+
+#[tokio::test]
+async fn an_accepts_certificate_that_ends_soon_is_told() {
+    let place = Place::new();
+    crate::tls::make_ending(&place, "www", 3);
+    let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(place.pki("www.key"), only_ours).unwrap();
+    let text = "mode: direct\ndmz:\n  services:\n    orders:\n      accept: [{ address: 'tls://127.0.0.1:0', \
+                tls: { certificate: pki/www.pem, key: pki/www.key } }]\n      connect: 'echo://'\n";
+    let gateway = place.start("dmz", text);
+    let seen = gateway.until("it is told", |seen| alert(seen, AlertKind::Certificate).is_some()).await;
+    let soon = alert(&seen, AlertKind::Certificate).unwrap();
+    // By whole days, of which the first may have begun.
+    let days = seen.certificates[0].days;
+    assert!((2..=3).contains(&days) && seen.health == Some(Health::Degraded), "{seen:?}");
+    let text = format!("ends in {days} days");
+    assert!(soon.object.ends_with("www.pem") && soon.text.ends_with(&text), "{soon:?}");
+}
