@@ -69,7 +69,7 @@ pub enum Answer {
     Done(String),
     /// It was done, and sessions were cut for it.
     Cut(String),
-    Planned(Plan),
+    Planned(Box<Plan>),
     /// What a walk has found.
     Verified(Report),
     /// It was not done; the text says why, and nothing changed.

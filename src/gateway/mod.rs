@@ -9,6 +9,7 @@ mod checks;
 #[cfg(test)]
 mod deadlines;
 mod descriptors;
+pub mod differences;
 mod failing;
 mod faults;
 pub mod handle;
@@ -97,6 +98,8 @@ pub struct Engine {
     budget: Budget,
     source: Source,
     chosen: Chosen,
+    /// What a restart begins with.
+    first: Chosen,
     profile: Profile,
     /// How TLS is spoken at its edges.
     edges: Edges,
@@ -150,6 +153,7 @@ impl Engine {
             budget: Budget::at_start(),
             source,
             chosen: chosen.clone(),
+            first: chosen.clone(),
             profile: loaded.profile.clone(),
             edges: Edges::default(),
             faults: Faults::default(),
@@ -308,7 +312,10 @@ impl Engine {
         let load = move || source.load_to_serve(&source.choose(&name)?, None);
         self.read(load, move |engine, read| {
             asker.answer(match read {
-                Ok(Ok(loaded)) => Answer::Planned(Plan { profile, ..engine.plan(&loaded.profile) }),
+                Ok(Ok(loaded)) => {
+                    let plan = Plan { profile, ..engine.plan(&loaded.profile) };
+                    Answer::Planned(plan.into())
+                }
                 Ok(Err(problems)) => refused(&problems),
                 Err(error) => Answer::Refused(error.to_string()),
             });

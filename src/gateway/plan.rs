@@ -4,8 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, ports, switch::mode_word};
-use crate::profile::{DmzWay, HostPort, InternalWay, Mode, Profile};
+use super::{
+    Engine,
+    differences::{self, ServiceChange},
+    ports,
+    switch::mode_word,
+};
+use crate::profile::{DmzService, DmzWay, HostPort, InternalWay, Mode, Profile, Role};
 
 /// A switch from what runs to another profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +23,12 @@ pub struct Plan {
     pub to_mode: Mode,
     pub dmz: Change,
     pub internal: Change,
+    /// The services that are not the same afterwards.
+    #[serde(default)]
+    pub services: Vec<ServiceChange>,
+    /// New limits that are below what is open: no new sessions until enough have ended.
+    #[serde(default)]
+    pub over: Vec<String>,
     /// Listeners, for clients and for links.
     pub opens: Vec<String>,
     /// Closed as soon as new sessions go the new way.
@@ -79,6 +90,10 @@ impl Plan {
     pub fn reverses(&self) -> bool {
         self.to_mode == Mode::Reverse && self.from_mode != Mode::Reverse
     }
+
+    fn has_both_halves(&self) -> bool {
+        self.dmz != Change::None && self.internal != Change::None
+    }
 }
 
 impl Engine {
@@ -121,6 +136,8 @@ impl Engine {
             closes.extend(side.listening().iter().map(|at| format!("{at} for links")));
         }
         let (stay, end) = self.sessions_under(profile);
+        let services = differences::of(&self.profile, profile);
+        let over = self.over_limits(profile);
         Plan {
             profile: profile.name.clone(),
             from: self.profile.name.clone(),
@@ -129,6 +146,8 @@ impl Engine {
             to_mode: profile.mode,
             dmz,
             internal,
+            services,
+            over,
             opens,
             closes,
             links,
@@ -154,6 +173,22 @@ impl Engine {
         of_clients.into_iter().chain(of_dmz).chain(of_internal).collect()
     }
 
+    /// Limits that more sessions than they allow are under already.
+    fn over_limits(&self, profile: &Profile) -> Vec<String> {
+        let running = self.common.sessions.services.load();
+        let told = |service: &DmzService| {
+            let open = running.get(&(Role::Dmz, service.name.clone()))?.open_sessions();
+            let limit = service.sessions;
+            (open > limit).then(|| {
+                format!(
+                    "{}: {open} open sessions stay, and new ones are refused until fewer than {limit} are",
+                    service.name
+                )
+            })
+        };
+        profile.dmz.iter().flat_map(|half| &half.services).filter_map(told).collect()
+    }
+
     /// How many open sessions stay, and those that will have to end.
     fn sessions_under(&self, profile: &Profile) -> (usize, Vec<Ending>) {
         let first = self.first_role();
@@ -174,6 +209,13 @@ impl Engine {
     }
 }
 
+fn half_word(role: Role) -> &'static str {
+    match role {
+        Role::Dmz => "dmz",
+        Role::Internal => "internal",
+    }
+}
+
 fn dials(half: &str, prepared: usize, at: &crate::profile::LinkAddress) -> String {
     format!("the {half} half dials {at} and keeps {prepared} ready")
 }
@@ -186,6 +228,13 @@ impl fmt::Display for Plan {
         let mut lines = |word: &str, lines: &[String]| {
             lines.iter().try_for_each(|line| writeln!(out, "  {word:<8} {line}"))
         };
+        for change in &self.services {
+            let ServiceChange { role, service, becomes, what } = change;
+            let of = if self.has_both_halves() { format!(" ({})", half_word(*role)) } else { String::new() };
+            let what = if what.is_empty() { String::new() } else { format!(": {}", what.join("; ")) };
+            lines(becomes.verb(), &[format!("{service}{of}{what}")])?;
+        }
+        lines("over", &self.over)?;
         lines("opens", &self.opens)?;
         lines("closes", &self.closes)?;
         lines("links", &self.links)?;
@@ -193,7 +242,8 @@ impl fmt::Display for Plan {
             lines("lets go", &[format!("{} ready links of the old way", self.retires)])?;
         }
         if self.opens.is_empty() && self.closes.is_empty() && self.links.is_empty() {
-            lines("opens", &["nothing, and closes nothing: the way stays as it is".into()])?;
+            let also = if self.services.is_empty() { "; no service changes" } else { "" };
+            lines("opens", &[format!("no port and no link, and closes none{also}")])?;
         }
         lines("stay", &[format!("{} open sessions", self.stay)])?;
         let ending = |end: &Ending| {

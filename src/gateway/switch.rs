@@ -187,8 +187,14 @@ impl Engine {
         let line = [line].into_iter().chain(told).collect::<Vec<_>>().join("; ");
         self.profile = profile;
         self.chosen = chosen;
+        let lasts = match self.chosen == self.first {
+            true => String::new(),
+            false => {
+                format!("; it lasts until this process ends: a restart begins with {}", name_of(&self.first))
+            }
+        };
         match asker {
-            Some(asker) => asker.answer(Answer::Done(line)),
+            Some(asker) => asker.answer(Answer::Done(line + &lasts)),
             None => self.common.notices.info(&line),
         }
     }
@@ -400,6 +406,10 @@ impl Switching {
 
 pub(super) fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn name_of(chosen: &Chosen) -> String {
+    chosen.file().map_or_else(|| "the built-in `demo`".into(), |file| format!("`{}`", file.display()))
 }
 
 pub fn mode_word(mode: Mode) -> &'static str {

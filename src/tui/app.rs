@@ -399,7 +399,7 @@ impl App {
                 self.said = None;
                 // Another question may have been asked meanwhile.
                 if matches!(self.open, Open::Nothing) {
-                    self.open = Open::Ask(Question::Switch(Box::new(plan)));
+                    self.open = Open::Ask(Question::Switch(plan));
                 }
                 return;
             }

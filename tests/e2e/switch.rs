@@ -11,7 +11,7 @@ use std::{
 };
 
 use portcullis::{
-    gateway::handle::Command,
+    gateway::handle::{Answer, Command},
     telemetry::snapshot::{Notice, PoolState, ServicePhase, Snapshot},
 };
 use tokio::{
@@ -147,6 +147,45 @@ pub async fn says_and_hears(session: &mut TcpStream, text: &str) {
 }
 
 #[tokio::test]
+async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
+    let place = Place::new();
+    let orders = "orders: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://'";
+    let profile = |name: &str, services: &str| {
+        place.profile(name, &format!("mode: direct\ndrain: 7s\ndmz:\n  services:\n{services}"))
+    };
+    let pages = |path: &str| {
+        format!("    pages: {{ accept: ['http://127.0.0.1:0{path}'], connect: 'http://127.0.0.1:9' }}\n")
+    };
+    let mail = "    mail: { accept: ['tcp://127.0.0.1:0'], connect: 'tcp://127.0.0.1:9' }\n";
+    let before = profile("before", &format!("    {orders} }}\n{}{mail}", pages("/a")));
+    let news = "    news: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' }\n";
+    profile("after", &format!("    {orders}, sessions: 1 }}\n{}{news}", pages("/b")));
+    let gateway = place.start_file(&before);
+    let port = gateway.client_port("orders").await;
+    let mut open = [dial(port).await, dial(port).await];
+    for client in &mut open {
+        says_and_hears(client, "hello").await;
+    }
+    let Answer::Planned(plan) = gateway.handle.ask(Command::Plan { profile: "after".into() }).await else {
+        panic!("no plan")
+    };
+    let text = plan.to_string();
+    for line in [
+        "removes  mail: accept tcp://127.0.0.1:0; backend tcp://127.0.0.1:9",
+        "adds     news: accept tcp://127.0.0.1:0; backend echo://",
+        "changes  orders: sessions 1, was 1000",
+        "changes  pages: accept http://127.0.0.1:0/b, was http://127.0.0.1:0/a",
+        "over     orders: 2 open sessions stay, and new ones are refused until fewer than 1 are",
+    ] {
+        assert!(text.lines().any(|told| told.trim() == line), "{line}\nis not in\n{text}");
+    }
+    let Answer::Planned(same) = gateway.handle.ask(Command::Plan { profile: "before".into() }).await else {
+        panic!("no plan")
+    };
+    assert!(same.to_string().contains("opens    no port and no link, and closes none; no service changes"));
+}
+
+#[tokio::test]
 async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughout() {
     let pair = Pair::new();
     let gateway = pair.place.start_file(&pair.both("forward"));
@@ -156,7 +195,10 @@ async fn a_pair_moves_through_all_modes_under_load_with_a_session_open_throughou
     let load = Load::start(pair.clients.at());
     for mode in ["reverse", "direct", "forward", "direct", "reverse", "forward"] {
         let line = gateway.switch(&pair.both(mode)).await;
+        let (line, lasts) = line.split_once("; ").unwrap_or((&line, ""));
         assert_eq!(line, format!("profile `{mode}` is in force, mode {mode}"));
+        let restart = "it lasts until this process ends: a restart begins with";
+        assert_eq!(lasts.starts_with(restart), mode != "forward", "{lasts}");
         load.serves(10).await;
         says_and_hears(&mut long, mode).await;
         let snapshot = gateway.now().await;

@@ -212,7 +212,7 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
         app.answered(Answer::Profiles(pictures::profiles()));
         press(&mut app, "j");
         assert_eq!(press(&mut app, "p"), Reaction::Ask(Command::Plan { profile: "reverse".into() }));
-        app.answered(Answer::Planned(pictures::plan()));
+        app.answered(Answer::Planned(pictures::plan().into()));
         app
     };
     let go = Reaction::Ask(Command::Switch { profile: "reverse".into() });
@@ -463,7 +463,7 @@ proptest! {
                 app.asked(&command);
                 match command {
                     Command::Profiles => app.answered(Answer::Profiles(pictures::profiles())),
-                    Command::Plan { .. } => app.answered(Answer::Planned(pictures::plan())),
+                    Command::Plan { .. } => app.answered(Answer::Planned(pictures::plan().into())),
                     _ => {}
                 }
             }

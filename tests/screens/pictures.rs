@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use portcullis::{
-    gateway::plan::{Change, Ending, Plan},
+    gateway::{
+        differences::{Becomes, ServiceChange},
+        plan::{Change, Ending, Plan},
+    },
     profile::{Mode, Role},
     telemetry::{
         health::{Drained, judge},
@@ -292,6 +295,13 @@ pub fn plan() -> Plan {
         to_mode: Mode::Reverse,
         dmz: Change::Replaced,
         internal: Change::Replaced,
+        services: vec![ServiceChange {
+            role: Role::Dmz,
+            service: "chat".into(),
+            becomes: Becomes::Removed,
+            what: vec!["accept tcp://0.0.0.0:8001".into()],
+        }],
+        over: vec![],
         opens: vec!["socks+tls://127.0.0.1:41443 for links".into()],
         closes: vec!["socks+tls://127.0.0.1:41444 for links".into()],
         links: vec!["the internal half dials socks+tls://127.0.0.1:41443 and keeps 8 ready".into()],
@@ -309,7 +319,11 @@ pub fn crowded(sessions: u64) -> Snapshot {
         totals: Totals { sessions_open: sessions + 2000, ..totals(0) },
         sessions: rows.collect(),
         sessions_left_out: 2000,
-        pools: (0..40).map(|n| pool(Role::Dmz, &format!("service-{n}"), 8, 8)).collect(),
+        pools: (0..40)
+            .map(|n| format!("service-{n}"))
+            .chain(["chat".into(), "orders".into()])
+            .map(|service| pool(Role::Dmz, &service, 8, 8))
+            .collect(),
         roles: vec![Role::Dmz],
         ..healthy()
     }
