@@ -174,6 +174,15 @@ impl Action {
     }
 }
 
+impl Binding {
+    /// What a newcomer needs comes first in the help: how to leave, go back, look closer, find, close.
+    pub fn help_rank(&self) -> usize {
+        let first = [Action::Quit, Action::Back, Action::Enter, Action::Filter, Action::Close, Action::Help];
+        let place = first.iter().position(|&action| action == self.action && !self.keys.is_empty());
+        place.unwrap_or(first.len())
+    }
+}
+
 impl Key {
     /// Releases and repeats of a held modifier are no presses; unknown modifiers are no keys.
     fn pressed(event: KeyEvent) -> Option<Self> {

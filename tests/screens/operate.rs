@@ -429,6 +429,17 @@ fn themes_take_turns_and_no_color_stays_without() {
 }
 
 #[test]
+fn help_begins_with_what_a_newcomer_needs() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "3?");
+    let drawn = styled::draw(&app, 80, 24);
+    let page: String = (0..24).map(|line| styled::line(&drawn, line) + "\n").collect();
+    for line in ["q Ctrl-C", "Esc", "Enter", "/ ", "x "] {
+        assert!(page.contains(&format!("│ {line}")), "{line} is not in\n{page}");
+    }
+}
+
+#[test]
 fn alerts_are_told_one_by_one() {
     let mut app = app(pictures::degraded());
     shows(&app, "1 of 5, ! next, 34s: 10.1.4.9:41443: lost; no link for mail");

@@ -82,7 +82,9 @@ fn keys_page(app: &App) -> Vec<Line> {
     ];
     let lines = sections.into_iter().flat_map(|(context, title)| {
         let offered = keys::of(context).filter(|binding| app.standing().offers(binding.action));
-        let entries = offered.map(|binding| {
+        let mut offered: Vec<_> = offered.collect();
+        offered.sort_by_key(|binding| binding.help_rank());
+        let entries = offered.into_iter().map(|binding| {
             let names: Vec<_> = binding.keys.iter().map(|key| key.name(&app.look.symbols)).collect();
             // What has no key has a word.
             let names = if names.is_empty() { format!(":{}", binding.word) } else { names.join(" ") };
