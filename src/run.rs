@@ -130,7 +130,8 @@ fn open_screen(
     // Asked while it is there: of a lost one nothing can be told any more.
     let logs_there = std::io::stderr().is_terminal();
     let gone = move |ended| {
-        log::set_quiet(logs_there && ended == tui::Ended::TerminalGone);
+        // Of a stop that was asked for on the screen the countdown and the summary tell.
+        log::set_quiet(logs_there && matches!(ended, tui::Ended::TerminalGone | tui::Ended::Quit));
         match ended {
             tui::Ended::Quit => {
                 let _inside = runtime.enter();

@@ -15,7 +15,7 @@ fn an_address_that_comes_late_is_listened_on_without_a_restart() {
     let tls = crate::TLS[0];
     let profile = |bind: &str| {
         format!(
-            "mode: reverse\ndmz:\n  link: {{ listen: {{ address: \"socks+tls://192.0.2.7:1443\", bind: {bind} }}, tls: {tls} }}\n  \
+            "mode: reverse\ndmz:\n  link: {{ listen: {{ address: \"socks+tls://192.0.2.7:1443\", bind: {bind} }}, {tls} }}\n  \
              services:\n    late: {{ accept: {{ address: \"tcp://192.0.2.7:8000\", bind: {bind} }} }}\n    \
              here: {{ accept: \"tcp://192.0.2.1:8000\" }}\n"
         )
@@ -71,14 +71,14 @@ fn an_address_of_one_network_alone_is_listened_on_and_dialled() {
     place.write(
         "dmz.yaml",
         &format!(
-            "mode: reverse\ndmz:\n  link: {{ listen: \"socks+tls://[fe80::1:1%wire0]:1443\", tls: {dmz_tls} }}\n  \
+            "mode: reverse\ndmz:\n  link: {{ listen: \"socks+tls://[fe80::1:1%wire0]:1443\", {dmz_tls} }}\n  \
              services: {{ orders: {{ accept: \"tcp://192.0.2.1:8000\" }} }}\n"
         ),
     );
     place.write(
         "internal.yaml",
         &format!(
-            "mode: reverse\ninternal:\n  link: {{ connect: \"socks+tls://[fe80::1:1%wire1]:1443\", tls: {internal_tls} }}\n  \
+            "mode: reverse\ninternal:\n  link: {{ connect: \"socks+tls://[fe80::1:1%wire1]:1443\", {internal_tls} }}\n  \
              services: {{ orders: {{ connect: \"echo://\" }} }}\n"
         ),
     );
