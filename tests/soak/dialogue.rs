@@ -1,0 +1,267 @@
+//! One session, told from both of its ends: what each says follows from a seed, so that each byte is
+//! known by its place.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
+
+/// Bytes of one direction.
+const BYTES_MAX: u64 = 2 << 20;
+const PIECE_MAX: usize = 32 * 1024;
+/// What a backend says first.
+const GREETING: u8 = b'!';
+
+/// What will be said, and how it ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    seed: u64,
+    up: u64,
+    down: u64,
+    ends: Ends,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// Each side half-closes when it has said all, and hears the other out.
+    Cleanly,
+    ClientCuts {
+        after: u64,
+    },
+    BackendCuts {
+        after: u64,
+    },
+}
+
+/// One side's view of it.
+#[derive(Debug)]
+pub enum Seen {
+    /// As planned.
+    Well,
+    /// It ended before its time, by a cut.
+    Early(String),
+    /// What must never be.
+    Wrong(String),
+}
+
+/// What has been heard, and the end of it.
+struct Heard {
+    count: u64,
+    end: io::Result<()>,
+    is_right: bool,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        // Sizes of every order.
+        let mut bytes = || (1_u64 << random.u32(0..=21)).min(BYTES_MAX);
+        let (up, down) = (bytes(), bytes());
+        let up = random.u64(1..=up);
+        let down = random.u64(1..=down);
+        let ends = match random.u8(0..8) {
+            0 => Ends::ClientCuts { after: random.u64(0..up) },
+            1 => Ends::BackendCuts { after: random.u64(0..down) },
+            _ => Ends::Cleanly,
+        };
+        Self { seed, up, down, ends }
+    }
+
+    pub fn ends_cleanly(&self) -> bool {
+        self.ends == Ends::Cleanly
+    }
+
+    /// The bytes that move when nothing is cut: up, with the seed itself, and down, with the greeting.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.up + 8, self.down + 1)
+    }
+}
+
+/// The client's side.
+pub async fn ask(at: SocketAddr, plan: Plan) -> Seen {
+    let mut stream = match TcpStream::connect(at).await {
+        Ok(stream) => stream,
+        Err(error) => return Seen::Early(format!("connect: {error}")),
+    };
+    stream.set_nodelay(true).unwrap();
+    // A session that stands, before anything is cut.
+    let greeted = async {
+        stream.write_all(&plan.seed.to_be_bytes()).await?;
+        stream.read_u8().await
+    };
+    match greeted.await {
+        Ok(GREETING) => {}
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            return Seen::Early(format!("its greeting: {error}"));
+        }
+        other => return Seen::Wrong(format!("its greeting: {other:?}")),
+    }
+    let cut_after = match plan.ends {
+        Ends::ClientCuts { after } => Some(after),
+        Ends::Cleanly | Ends::BackendCuts { .. } => None,
+    };
+    let is_cut = matches!(plan.ends, Ends::BackendCuts { .. });
+    side(stream, Side { seed: plan.seed, says: (1, plan.up), hears: (2, plan.down), cut_after, is_cut }).await
+}
+
+/// The backend's.
+pub async fn answer(mut stream: TcpStream) -> Seen {
+    stream.set_nodelay(true).unwrap();
+    let greeting = async {
+        let seed = stream.read_u64().await?;
+        stream.write_u8(GREETING).await?;
+        Ok::<_, io::Error>(seed)
+    };
+    let seed = match greeting.await {
+        Ok(seed) => seed,
+        Err(error) => return Seen::Early(format!("its seed: {error}")),
+    };
+    let plan = Plan::of(seed);
+    let cut_after = match plan.ends {
+        Ends::BackendCuts { after } => Some(after),
+        Ends::Cleanly | Ends::ClientCuts { .. } => None,
+    };
+    let is_cut = matches!(plan.ends, Ends::ClientCuts { .. });
+    side(stream, Side { seed, says: (2, plan.down), hears: (1, plan.up), cut_after, is_cut }).await
+}
+
+struct Side {
+    seed: u64,
+    /// Which direction, and how many bytes.
+    says: (u64, u64),
+    hears: (u64, u64),
+    /// It cuts the connection itself.
+    cut_after: Option<u64>,
+    /// The other side does.
+    is_cut: bool,
+}
+
+async fn side(mut stream: TcpStream, side: Side) -> Seen {
+    let (seen, is_cut) = {
+        let (mut reader, mut writer) = stream.split();
+        let hearing = hear(&mut reader, side.seed ^ side.hears.0, side.hears.1);
+        match side.cut_after {
+            Some(after) => (cut(&mut writer, hearing, side.seed ^ side.says.0, after).await, true),
+            None => (talk(&mut writer, hearing, &side).await, false),
+        }
+    };
+    if is_cut {
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    seen
+}
+
+/// Says a part and is to be cut then, whatever the other side says meanwhile.
+async fn cut(
+    writer: &mut (impl AsyncWrite + Unpin),
+    hearing: impl Future<Output = Heard>,
+    seed: u64,
+    after: u64,
+) -> Seen {
+    let failed = async {
+        let heard = hearing.await;
+        match heard.end {
+            // Heard out, it still has its part to say.
+            Ok(()) if heard.is_right => std::future::pending().await,
+            Ok(()) | Err(_) => heard,
+        }
+    };
+    tokio::select! {
+        said = say(writer, seed, after) => match said {
+            Ok(()) => Seen::Well,
+            Err(error) => Seen::Early(format!("before its own cut: {error}")),
+        },
+        heard = failed => match heard.is_right {
+            true => Seen::Early(format!("before its own cut: {:?}", heard.end)),
+            false => Seen::Wrong(format!("a byte before {}", heard.count)),
+        },
+    }
+}
+
+/// Says all and hears all.
+async fn talk(
+    writer: &mut (impl AsyncWrite + Unpin),
+    hearing: impl Future<Output = Heard>,
+    side: &Side,
+) -> Seen {
+    let saying = async {
+        say(writer, side.seed ^ side.says.0, side.says.1).await?;
+        writer.shutdown().await
+    };
+    let (said, mut heard) = tokio::join!(saying, hearing);
+    // A socket tells of its reset once, here to the writer, and shows its reader an end afterwards.
+    if said.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+        heard.end = heard.end.and(Err(io::ErrorKind::ConnectionReset.into()));
+    }
+    let expected = side.hears.1;
+    let all = format!("{} of {expected} bytes heard, then {:?}; said: {said:?}", heard.count, heard.end);
+    match (&heard.end, heard.count == expected) {
+        _ if !heard.is_right => Seen::Wrong(format!("a byte before {}", heard.count)),
+        (Ok(()), false) => Seen::Wrong(format!("a cut that looks like an end: {all}")),
+        (Ok(()), true) if side.is_cut => Seen::Wrong(format!("more than was said: {all}")),
+        (Ok(()), true) if said.is_ok() => Seen::Well,
+        (Err(_), _) if side.is_cut => Seen::Well,
+        (Ok(()) | Err(_), _) => Seen::Early(all),
+    }
+}
+
+async fn say(writer: &mut (impl AsyncWrite + Unpin), seed: u64, count: u64) -> io::Result<()> {
+    let mut random = fastrand::Rng::new();
+    let (mut piece, mut said) = (vec![0; PIECE_MAX], 0);
+    while said < count {
+        let length = random.usize(1..=PIECE_MAX).min((count - said) as usize);
+        fill(&mut piece[..length], seed, said);
+        writer.write_all(&piece[..length]).await?;
+        said += length as u64;
+        pause(&mut random).await;
+    }
+    Ok(())
+}
+
+async fn hear(reader: &mut (impl AsyncRead + Unpin), seed: u64, count: u64) -> Heard {
+    let mut random = fastrand::Rng::new();
+    let (mut piece, mut expected, mut heard) = (vec![0; PIECE_MAX], vec![0; PIECE_MAX], 0);
+    loop {
+        let length = random.usize(1..=PIECE_MAX);
+        let end = match reader.read(&mut piece[..length]).await {
+            Ok(0) => Ok(()),
+            Ok(length) => {
+                fill(&mut expected[..length], seed, heard);
+                heard += length as u64;
+                if piece[..length] == expected[..length] && heard <= count {
+                    pause(&mut random).await;
+                    continue;
+                }
+                return Heard { count: heard, end: Ok(()), is_right: false };
+            }
+            Err(error) => Err(error),
+        };
+        return Heard { count: heard, end, is_right: true };
+    }
+}
+
+/// Now and then a side is slow.
+async fn pause(random: &mut fastrand::Rng) {
+    if random.u8(0..12) == 0 {
+        sleep(Duration::from_millis(random.u64(1..60))).await;
+    }
+}
+
+/// The bytes of a direction from one place on.
+fn fill(bytes: &mut [u8], seed: u64, from: u64) {
+    for (at, byte) in (from..).zip(bytes) {
+        *byte = word(seed, at / 8).to_le_bytes()[(at % 8) as usize];
+    }
+}
+
+/// Of SplitMix64.
+fn word(seed: u64, at: u64) -> u64 {
+    let mut word = seed.wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}

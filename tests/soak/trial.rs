@@ -1,0 +1,286 @@
+//! Two halves as processes, clients and a backend around them, and what happens to the halves meanwhile.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet, time::timeout};
+
+use crate::{
+    dialogue::{Plan, Seen, answer, ask},
+    process::{Gateway, Place, SOON, until},
+};
+
+/// Sessions at once.
+const CLIENTS: u64 = 16;
+/// A dialogue takes a second or two, and a half that stands still three more.
+const DIALOGUE_MAX: Duration = Duration::from_secs(90);
+/// Links that stay, and what else a half may have open that it had not at first.
+const LINKS_MAX: usize = 48;
+const MEMORY_GROWN_MAX: u64 = 64 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    StandStill,
+    Reload,
+    Kill,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    Dmz,
+    Internal,
+}
+
+/// One side of a dialogue, when it was and how it went.
+struct Told {
+    began: Instant,
+    ended: Instant,
+    seen: Seen,
+}
+
+pub struct Trial {
+    place: &'static Place,
+    halves: Mutex<[Option<Gateway<'static>>; 2]>,
+    port: SocketAddr,
+    runtime: Runtime,
+    random: Mutex<fastrand::Rng>,
+    told: Arc<Mutex<Vec<Told>>>,
+    /// From before a half was killed until the pair was well again.
+    outages: Mutex<Vec<(Instant, Instant)>>,
+    /// Dialogues so far, and the bytes of those that end cleanly.
+    sums: Mutex<(u64, u64, u64)>,
+    before: [Held; 2],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    descriptors: usize,
+    memory: u64,
+}
+
+impl Trial {
+    pub fn start(mode: &str, seed: u64) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let backend = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        // A process that tests, and nothing else, so that it may keep this.
+        let place: &'static Place = Box::leak(Box::new(Place::with_certificates()));
+        let (link, port) = (free_port(), free_port());
+        let (dmz, internal) = if mode == "reverse" { ("listen", "connect") } else { ("connect", "listen") };
+        let half = |name: &str, peer: &str, key: &str, more: &str| {
+            format!(
+                "mode: {mode}\n{name}:\n  link: {{ {key}: 'socks+tls://127.0.0.1:{link}', prepared: 4{more}, tls: \
+                 {{ certificate: pki/{name}.pem, key: pki/{name}.key, ca: pki/ca.pem, peers: [{peer}] }} }}\n"
+            )
+        };
+        // Two SIGSTOPs in a row are waited for.
+        let accept = format!("  services: {{ orders: {{ accept: ['tcp://127.0.0.1:{port}'] }} }}\n");
+        let connect =
+            format!("  services: {{ orders: {{ connect: 'tcp://{}' }} }}\n", backend.local_addr().unwrap());
+        place.write("dmz.yaml", &(half("dmz", "internal", dmz, ", wait: 30s") + &accept));
+        place.write("internal.yaml", &(half("internal", "dmz", internal, ", maximum: 40") + &connect));
+        let halves = Mutex::new([Half::Dmz, Half::Internal].map(|half| Some(half.start(place))));
+        runtime.spawn(serve(backend, told.clone()));
+        let random = Mutex::new(fastrand::Rng::with_seed(seed));
+        let port = SocketAddr::from(([127, 0, 0, 1], port));
+        let (outages, sums) = (Mutex::default(), Mutex::default());
+        let nothing = Held { descriptors: 0, memory: 0 };
+        let mut trial =
+            Self { place, halves, port, runtime, random, told, outages, sums, before: [nothing; 2] };
+        trial.healthy();
+        trial.before = trial.held();
+        trial
+    }
+
+    /// Talks for so long, while one of these happens each second or so; then lets all end.
+    pub fn run(&self, lasts: Duration, troubles: &[Trouble]) {
+        let until = Instant::now() + lasts;
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let (seed, port, told) = (self.random.lock().unwrap().u64(..), self.port, self.told.clone());
+            clients.spawn_on(talk(port, seed, until, told), self.runtime.handle());
+        }
+        while Instant::now() < until {
+            let trouble = self.random.lock().unwrap().choice(troubles).copied().unwrap();
+            let half = if self.random.lock().unwrap().bool() { Half::Dmz } else { Half::Internal };
+            self.happens(trouble, half);
+            thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(100..1500)));
+        }
+        println!("the last dialogues");
+        let ended = self.runtime.block_on(async { timeout(DIALOGUE_MAX + SOON, clients.join_all()).await });
+        let mut sums = self.sums.lock().unwrap();
+        for (count, up, down) in ended.expect("each dialogue has an end") {
+            *sums = (sums.0 + count, sums.1 + up, sums.2 + down);
+        }
+        drop(sums);
+        self.until_ended();
+        self.assert_well();
+    }
+
+    fn happens(&self, trouble: Trouble, half: Half) {
+        println!("{trouble:?} {half:?}");
+        let mut halves = self.halves.lock().unwrap();
+        let gateway = &mut halves[half as usize];
+        match trouble {
+            Trouble::StandStill => {
+                let pid = Pid::from_child(&gateway.as_ref().unwrap().child);
+                kill_process(pid, Signal::STOP).unwrap();
+                thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(1000..3000)));
+                kill_process(pid, Signal::CONT).unwrap();
+            }
+            Trouble::Reload => {
+                let args = ["reload", "--admin", &format!("run/{}.sock", half.name())];
+                let mut reload = self.place.command(&args).stdout(Stdio::null()).spawn().unwrap();
+                let ended = until("the reload is answered", SOON, || reload.try_wait().unwrap());
+                assert!(ended.success(), "{half:?}: {}", gateway.as_ref().unwrap().log());
+            }
+            Trouble::Kill => {
+                let before = Instant::now();
+                // Dropped, it is killed.
+                drop(gateway.take());
+                *gateway = Some(half.start(self.place));
+                drop(halves);
+                self.healthy();
+                self.outages.lock().unwrap().push((before, Instant::now()));
+            }
+        }
+    }
+
+    fn healthy(&self) {
+        for half in self.halves.lock().unwrap().iter().flatten() {
+            half.wait("a pool", SOON, |status| !status["pools"].as_array().is_none_or(Vec::is_empty));
+            half.wait_healthy();
+        }
+    }
+
+    fn until_ended(&self) {
+        for half in self.halves.lock().unwrap().iter().flatten() {
+            half.wait("none is open", SOON, |status| status["totals"]["sessions_open"] == 0);
+        }
+    }
+
+    /// No byte was wrong, and who ended early did so with a half that was killed.
+    fn assert_well(&self) {
+        let outages = self.outages.lock().unwrap();
+        for Told { began, ended, seen } in self.told.lock().unwrap().iter() {
+            match seen {
+                Seen::Well => {}
+                Seen::Wrong(what) => panic!("{what}"),
+                Seen::Early(what) => {
+                    let is_excused = outages.iter().any(|(from, to)| began <= to && ended >= from);
+                    assert!(is_excused, "{what}\n{}", self.logs());
+                }
+            }
+        }
+    }
+
+    /// Both halves have seen the same sessions, all of them and not one more, and no fewer bytes than were said.
+    pub fn assert_all_counted(&self) {
+        let (count, up, down) = *self.sums.lock().unwrap();
+        for half in self.halves.lock().unwrap().iter().flatten() {
+            let totals = &half.status()["totals"];
+            let of = |name: &str| totals[name].as_u64().unwrap();
+            // A cut may come before the dialogue stands in a half's eyes.
+            let seen = of("sessions") + of("refused");
+            assert_eq!(seen, count, "{totals}\n{}", half.log());
+            assert!(of("bytes_up") >= up && of("bytes_down") >= down, "{totals}, and not {up} and {down}");
+        }
+        println!("{count} sessions, {up} bytes up, {down} down");
+    }
+
+    pub fn assert_all_let_go(&self) {
+        println!(
+            "{} sides of sessions, {} outages",
+            self.told.lock().unwrap().len(),
+            self.outages.lock().unwrap().len()
+        );
+        for (held, before) in self.held().iter().zip(self.before) {
+            assert!(held.descriptors <= before.descriptors + LINKS_MAX, "{held:?}, before {before:?}");
+            assert!(held.memory <= before.memory + MEMORY_GROWN_MAX, "{held:?}, before {before:?}");
+        }
+    }
+
+    fn held(&self) -> [Held; 2] {
+        let halves = self.halves.lock().unwrap();
+        [Half::Dmz, Half::Internal].map(|half| {
+            let pid = halves[half as usize].as_ref().unwrap().child.id();
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            let memory = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
+            Held { descriptors, memory }
+        })
+    }
+
+    fn logs(&self) -> String {
+        let halves = self.halves.lock().unwrap();
+        let last = |log: String| {
+            let lines: Vec<_> = log.lines().collect();
+            lines[lines.len().saturating_sub(60)..].join("\n")
+        };
+        halves.iter().flatten().map(|half| last(half.log()) + "\n\n").collect()
+    }
+}
+
+/// A free port of loopback, for a half that comes back to it: below those that Linux gives to a
+/// connection, so that none takes it while that half is away.
+fn free_port() -> u16 {
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000).find(is_free).unwrap()
+}
+
+impl Half {
+    fn start(self, place: &'static Place) -> Gateway<'static> {
+        let profile = format!("{}.yaml", self.name());
+        place.start_as(self.name(), &[], &["--no-ui", "--profile", &profile])
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dmz => "dmz",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// One dialogue after another: their number, and the bytes of those that end cleanly.
+async fn talk(port: SocketAddr, seed: u64, until: Instant, told: Arc<Mutex<Vec<Told>>>) -> (u64, u64, u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut count, mut up, mut down) = (0, 0, 0);
+    while Instant::now() < until {
+        let (plan, began) = (Plan::of(random.u64(..)), Instant::now());
+        let seen = timeout(DIALOGUE_MAX, ask(port, plan)).await;
+        let seen = seen.unwrap_or_else(|_| Seen::Wrong(format!("it hangs: {plan:?}")));
+        count += 1;
+        if plan.ends_cleanly() {
+            (up, down) = (up + plan.bytes().0, down + plan.bytes().1);
+        }
+        if matches!(seen, Seen::Early(_)) {
+            // While a half is away its clients are refused at once.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        told.lock().unwrap().push(Told { began, ended: Instant::now(), seen });
+    }
+    (count, up, down)
+}
+
+async fn serve(backend: TcpListener, told: Arc<Mutex<Vec<Told>>>) {
+    let mut sessions = JoinSet::new();
+    loop {
+        let (stream, _) = backend.accept().await.unwrap();
+        while sessions.try_join_next().is_some() {}
+        let told = told.clone();
+        sessions.spawn(async move {
+            let began = Instant::now();
+            let seen = answer(stream).await;
+            told.lock().unwrap().push(Told { began, ended: Instant::now(), seen });
+        });
+    }
+}
