@@ -68,6 +68,17 @@ pub enum Relayed {
     Unanswered,
 }
 
+/// A session relays once the other gateway has taken it, and drains once one side has finished.
+fn enter_phase(meter: &Meter, far: &Leg, steps: [Step; 2]) {
+    if far.is_opening() {
+        return;
+    }
+    meter.enter(match steps.contains(&Step::Ended) {
+        true => SessionPhase::Draining,
+        false => SessionPhase::Relaying,
+    });
+}
+
 /// Which sides of a session are links; those are watched for silence, by [`Delivery`] or by pings.
 #[derive(Debug, Clone, Copy)]
 pub struct Links {
@@ -137,9 +148,7 @@ pub async fn relay(
                 meter.enter(SessionPhase::Draining);
                 return Poll::Ready(Relayed::Clean);
             }
-            _ if far.is_opening() => {}
-            (Step::Ended, _) | (_, Step::Ended) => meter.enter(SessionPhase::Draining),
-            _ => meter.enter(SessionPhase::Relaying),
+            _ => enter_phase(meter, far, [up.step, down.step]),
         }
         // A side that is not read any more shows by no event that it has gone.
         let held = up.holds() || down.holds() || up.has_ended() || down.has_ended();
@@ -186,6 +195,8 @@ pub async fn relay(
     .await;
     let relayed = match relayed {
         Relayed::Failed(side, error) => {
+            // It may be that all of the session came at once, its failure with it.
+            enter_phase(meter, far, [up.step, down.step]);
             let (direction, legs) = match side {
                 Side::Near => (&mut up, (near, far)),
                 Side::Far => (&mut down, (far, near)),
@@ -683,6 +694,22 @@ mod tests {
         let (end, heard) = tokio::join!(relaying, hearing);
         assert!(matches!(end, Relayed::Clean), "{end:?}");
         assert_eq!(heard, b"only once");
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
+        let ((mut near, mut client), (mut far, mut server, _socket)) = (pipe().await, opening(0).await);
+        let (mut first, meter) = (Vec::new(), Meter::default());
+        let mut said = Vec::new();
+        frame::push(&mut said, Kind::Opened, &[]);
+        frame::push(&mut said, Kind::Data, b"answer");
+        frame::push(&mut said, Kind::Reset, &[0, 0, 0, 0, 2]);
+        server.write_all(&said).await.expect("it is taken");
+        let links = Links { near: false, far: true };
+        let relayed = relay(&mut near, &mut far, &mut first, links, &meter, None).await;
+        assert!(matches!(relayed, Relayed::Failed(Side::Far, _)), "{relayed:?}");
+        assert_eq!((meter.phase(), meter.bytes()), (SessionPhase::Relaying, 6));
+        client.read_exact(&mut [0; 6]).await.expect("the answer");
     }
 
     #[tokio::test]
