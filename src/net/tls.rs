@@ -63,9 +63,9 @@ impl Identity {
                 "make a new pair with `portcullis certs`",
             ),
         })?;
-        let verifier = PeerVerifier::new(roots, provider.clone(), tls.peers.clone()).map_err(|error| {
-            at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate")
-        })?;
+        let verifier = PeerVerifier::new(&authorities, &roots, provider.clone(), tls.peers.clone()).map_err(
+            |error| at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate"),
+        )?;
         check_own(&verifier, &chain, &tls.certificate)?;
         let shown = Arc::new([chain, authorities].concat());
         Ok(Self::assemble(pair, Arc::new(verifier), provider, shown, alpn))

@@ -1,9 +1,10 @@
-//! Who may be a peer: a certificate from the link's `ca` that carries one of the link's `peers`.
+//! Who may be a peer: a certificate from the link's `ca`, or one that signs itself and stands there, that
+//! carries one of the link's `peers`.
 //!
 //! The address that was dialled plays no part, so the usual comparison with the host's name is
 //! replaced by one with the list. Dates, chain and key usage are checked by webpki.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
@@ -29,7 +30,10 @@ const TOLD_NAMES_MAX: usize = 4;
 #[derive(Debug)]
 pub struct PeerVerifier {
     roots: Arc<RootCertStore>,
-    clients: Arc<dyn ClientCertVerifier>,
+    /// None where `ca` holds nothing that issues certificates.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    hints: Vec<DistinguishedName>,
+    pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
     peers: Vec<String>,
 }
@@ -43,14 +47,27 @@ struct NotAmong {
 }
 
 impl PeerVerifier {
+    /// Of `authorities`, those that are CAs issue certificates of peers; those that sign themselves are also
+    /// taken for peers.
     pub fn new(
-        roots: RootCertStore,
+        authorities: &[CertificateDer<'static>],
+        roots: &RootCertStore,
         provider: Arc<CryptoProvider>,
         peers: Vec<String>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let roots = Arc::new(roots);
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
-        Ok(Self { roots, clients, provider, peers })
+        let hints = roots.subjects();
+        let mut issuers = RootCertStore::empty();
+        issuers.add_parsable_certificates(authorities.iter().filter(|one| may_issue(one)).cloned());
+        let roots = Arc::new(issuers);
+        let clients = match roots.is_empty() {
+            true => None,
+            false => {
+                Some(WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?
+                    as Arc<dyn ClientCertVerifier>)
+            }
+        };
+        let pinned = authorities.iter().filter(|one| is_self_issued(one)).cloned().collect();
+        Ok(Self { roots, clients, hints, pinned, provider, peers })
     }
 
     pub fn peers(&self) -> &[String] {
@@ -69,6 +86,9 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        if self.pinned.contains(leaf) {
+            return check_dates(leaf, now);
+        }
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(leaf)?,
             &self.roots,
@@ -85,7 +105,44 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        self.clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
+        if self.pinned.contains(leaf) {
+            return check_dates(leaf, now);
+        }
+        let clients = self.clients.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
+    }
+}
+
+/// Whether a certificate of `ca` may issue others. webpki takes whatever is trusted for a CA; but one that is
+/// pinned for a peer must not make peers. Roots from before version 3 can not say what they are.
+fn may_issue(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    match (parsed.basic_constraints(), parsed.key_usage()) {
+        (Ok(Some(constraints)), _) => constraints.value.ca,
+        (Ok(None), Ok(Some(usage))) => usage.value.key_cert_sign(),
+        (Ok(None), Ok(None)) => parsed.version() != X509Version::V3,
+        _ => false,
+    }
+}
+
+fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
+}
+
+/// All that is left to check of a certificate that `ca` itself holds, beside its name.
+fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| Error::from(CertificateError::BadEncoding))?;
+    let at = |seconds: i64| {
+        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
+    };
+    let not_before = at(parsed.validity().not_before.timestamp());
+    let not_after = at(parsed.validity().not_after.timestamp());
+    match now {
+        now if now < not_before => Err(CertificateError::NotValidYetContext { time: now, not_before }.into()),
+        now if now > not_after => Err(CertificateError::ExpiredContext { time: now, not_after }.into()),
+        _ => Ok(()),
     }
 }
 
@@ -291,7 +348,7 @@ impl ServerCertVerifier for PeerVerifier {
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.clients.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -300,9 +357,9 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.clients.verify_client_cert(leaf, intermediates, now)?;
+        self.check_client(leaf, intermediates, now)?;
         self.name_of(leaf)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -311,7 +368,7 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.clients.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -320,19 +377,97 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.clients.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.clients.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
     use super::*;
+
+    fn verifier(authorities: &[CertificateDer<'static>]) -> PeerVerifier {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(authorities.iter().cloned());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        PeerVerifier::new(authorities, &roots, provider, vec!["dmz".into()]).expect("a verifier")
+    }
+
+    fn accepts(
+        verifier: &PeerVerifier,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+    ) -> [Result<(), Error>; 2] {
+        let now = UnixTime::now();
+        let name = ServerName::try_from("dmz").expect("a name");
+        [
+            verifier.verify_server_cert(leaf, rest, &name, &[], now).map(|_| ()),
+            verifier.verify_client_cert(leaf, rest, now).map(|_| ()),
+        ]
+    }
+
+    #[test]
+    fn a_certificate_in_the_ca_file_is_a_peers_and_issues_none_unless_it_is_a_cas() {
+        for (is_ca, issues) in [
+            (IsCa::NoCa, false),
+            (IsCa::ExplicitNoCa, false),
+            (IsCa::Ca(BasicConstraints::Unconstrained), true),
+        ] {
+            let mut params = CertificateParams::new(["dmz".to_owned()]).expect("names");
+            params.is_ca = is_ca;
+            let key = KeyPair::generate().expect("a key");
+            let own = params.self_signed(&key).expect("a certificate");
+            let pinning = verifier(&[own.der().clone()]);
+            assert_eq!(accepts(&pinning, own.der(), &[]), [Ok(()), Ok(())], "{is_ca:?}");
+            // The same names and key, and yet another certificate.
+            let twin = params.self_signed(&key).expect("a certificate");
+            if !issues {
+                assert!(accepts(&pinning, twin.der(), &[]).iter().all(Result::is_err), "{is_ca:?}");
+            }
+            let issuer = Issuer::from_params(&params, &key);
+            let below = CertificateParams::new(["dmz".to_owned()]).expect("names");
+            let below = below.signed_by(&KeyPair::generate().expect("a key"), &issuer).expect("signed");
+            let rest = [own.der().clone()];
+            for found in accepts(&pinning, below.der(), &rest) {
+                assert_eq!(found.is_ok(), issues, "{is_ca:?}: {found:?}");
+            }
+            // In a file with others as well.
+            let other_key = KeyPair::generate().expect("a key");
+            let mut other = CertificateParams::new(["other".to_owned()]).expect("names");
+            other.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let other = other.self_signed(&other_key).expect("a certificate");
+            let both = verifier(&[other.der().clone(), own.der().clone()]);
+            assert_eq!(accepts(&both, own.der(), &[]), [Ok(()), Ok(())], "{is_ca:?}");
+            assert_eq!(accepts(&both, below.der(), &rest)[1].is_ok(), issues, "{is_ca:?}");
+            let strange = accepts(&both, other.der(), &[]);
+            assert!(
+                strange.iter().all(|found| format!("{found:?}").contains("none of which")
+                    || format!("{found:?}").contains("NotAmong")),
+                "{strange:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pinned_certificate_has_dates() {
+        let now = time::OffsetDateTime::now_utc();
+        let day = time::Duration::days(1);
+        for (from, to, expected) in
+            [(now - day * 9, now - day, "Expired"), (now + day, now + day * 9, "NotValidYet")]
+        {
+            let mut params = CertificateParams::new(["dmz".to_owned()]).expect("names");
+            (params.not_before, params.not_after) = (from, to);
+            let own = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate");
+            for found in accepts(&verifier(&[own.der().clone()]), own.der(), &[]) {
+                assert!(format!("{found:?}").contains(expected), "{found:?}");
+            }
+        }
+    }
 
     #[test]
     fn names_are_compared_as_what_they_are() {

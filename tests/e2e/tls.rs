@@ -293,3 +293,46 @@ async fn a_link_that_ends_without_close_notify_is_a_cut() {
     crate::support::peers::hear_reset(&mut client).await;
     way.dmz.until_ended("PR").await;
 }
+
+/// A certificate of `name` that signs itself, made by openssl.
+fn self_signed(place: &Place, name: &str, is_ca: &str) {
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "9",
+        ])
+        .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")])
+        .args(["-addext", &format!("basicConstraints=critical,CA:{is_ca}")])
+        .arg("-keyout")
+        .arg(place.pki(&format!("{name}.key")))
+        .arg("-out")
+        .arg(place.pki(&format!("{name}.pem")))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[tokio::test]
+async fn halves_link_with_certificates_that_sign_themselves_and_stand_in_ca() {
+    for (mode, is_ca) in [(Mode::Forward, "TRUE"), (Mode::Reverse, "FALSE")] {
+        let place = Place::new();
+        for name in ["dmz", "internal"] {
+            self_signed(&place, name, is_ca);
+        }
+        let both =
+            ["dmz", "internal"].map(|name| fs::read_to_string(place.pki(&format!("{name}.pem"))).unwrap());
+        fs::write(place.pki("ca.pem"), both.concat()).unwrap();
+        let way = Plan::new(mode, "echo://").start_in(place).await;
+        let mut client = way.client().await;
+        say(&mut client, b"pinned").await;
+        hear(&mut client, b"pinned").await;
+        way.dmz.until("a session", |snapshot| !snapshot.sessions.is_empty()).await;
+    }
+}
