@@ -217,6 +217,11 @@ fn nothing_is_left_to_luck_or_for_later() {
             let elsewhere = source.path != Path::new(only) && source.code.contains(name);
             assert!(!elsewhere, "{}: {name} belongs to {only} alone", source.path.display());
         }
+        // A field is a list of bytes (RFC 9110, 5.5): `to_str` takes what is above 0x7F for no value.
+        let path = source.path.to_str().unwrap();
+        let reads_fields =
+            path.starts_with("src/net/http/") || path.ends_with("/web.rs") || path.ends_with("/ws.rs");
+        assert!(!reads_fields || !source.code.contains(".to_str()"), "{path}: judge fields by their bytes");
         let is_sys = source.path == Path::new("src/net/sys.rs");
         assert!(is_sys || !source.code.contains("unsafe {"), "{}: unsafe", source.path.display());
     }

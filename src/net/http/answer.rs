@@ -119,7 +119,7 @@ const TIME: &str = "time";
 /// What the other half tells of a failure, which is not for others; nothing of it stays in the head.
 pub fn take_failure(headers: &mut HeaderMap) -> Option<Failure> {
     let value = headers.remove(FAILURE)?;
-    let (of, reason) = value.to_str().ok()?.split_once(' ')?;
+    let (of, reason) = std::str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
     let of = match of {
         BACKEND => Failing::Backend,
         TIME => Failing::Time,
