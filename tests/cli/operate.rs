@@ -259,7 +259,9 @@ fn a_switch_is_planned_done_and_written_down() {
     let plan = command(&["switch", "--plan", "two.yaml"]);
     assert_eq!(plan.code, Some(0), "{}", plan.err);
     let expected = format!(
-        "from `one`, mode direct, to `two`, mode direct\n  opens    tcp://127.0.0.1:0 for clients of `other`\n  \
+        "from `one`, mode direct, to `two`, mode direct\n  \
+         removes  echo: accept tcp://127.0.0.1:0; backend echo://\n  \
+         adds     other: accept tcp://127.0.0.1:0; backend echo://\n  opens    tcp://127.0.0.1:0 for clients of `other`\n  \
          closes   tcp://{before} for clients of `echo`\n  stay     0 open sessions\n  \
          end      1 of `echo`, which the profile lacks, within 7s\n"
     );

@@ -35,7 +35,9 @@ pub fn find(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
         drained.and_then(|drained| humantime::parse_rfc3339(&drained.since).ok()).unwrap_or(now)
     };
     let are_all_drained = snapshot.services.iter().all(is_draining);
-    for row in snapshot.services.iter().filter(|row| is_draining(row)) {
+    // That a gateway stops, its phase says.
+    let is_stopping = snapshot.cut_in_seconds.is_some();
+    for row in snapshot.services.iter().filter(|row| is_draining(row) && !is_stopping) {
         let object = if are_all_drained { "*" } else { row.name.as_str() };
         let what = if are_all_drained { "all services" } else { row.name.as_str() };
         push(alerts, AlertKind::Drained, object.into(), since(row), format!("{what}: {}", drained(row)));

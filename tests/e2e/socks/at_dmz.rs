@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
     gateway::{Gateway, Place},
-    peers::{dial, hear, hear_end, hear_reset, say},
+    peers::{cut, dial, hear, hear_end, hear_reset, say},
     socks::{ASSOCIATE, BIND, CONNECT, GREETED, GREETING, link, reply, reply_at, request},
 };
 
@@ -115,8 +115,20 @@ async fn a_parked_link_that_closes_is_gone_at_once() {
     gateway.until_pool("ready", |row| row.ready == 1).await;
     drop(parked);
     let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
-    assert_eq!((row.ready, row.failures), (0, 1));
-    assert_eq!(row.last_error.as_deref(), Some("ready link lost: the peer closed it"));
+    assert_eq!((row.peer, row.ready), (None, 0), "SOCKS5 has no other goodbye");
+    let expected = "no internal gateway has a link for this service; those that had one left in good order";
+    assert_eq!(row.last_error.as_deref(), Some(expected));
+}
+
+#[tokio::test]
+async fn a_parked_link_that_is_cut_is_lost_and_its_peer_is_missed() {
+    let gateway = dmz("127.0.0.1:0");
+    let parked = park(&gateway).await;
+    gateway.until_pool("ready", |row| row.ready == 1).await;
+    cut(parked);
+    let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
+    assert_eq!((row.peer.as_deref(), row.ready, row.failures), (Some("127.0.0.1"), 0, 1));
+    assert!(row.last_error.is_some_and(|error| error.starts_with("ready link lost: ")));
 }
 
 #[tokio::test]
