@@ -195,8 +195,11 @@ pub async fn relay(
     .await;
     let relayed = match relayed {
         Relayed::Failed(side, error) => {
-            // It may be that all of the session came at once, its failure with it.
-            enter_phase(meter, far, [up.step, down.step]);
+            // It may be that all of the session came at once, its failure with it. What was refused, or
+            // was never answered, has brought nothing.
+            if meter.down() > 0 || down.holds() {
+                enter_phase(meter, far, [up.step, down.step]);
+            }
             let (direction, legs) = match side {
                 Side::Near => (&mut up, (near, far)),
                 Side::Far => (&mut down, (far, near)),

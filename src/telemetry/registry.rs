@@ -111,7 +111,7 @@ impl Meter {
         if self.is_carried() { self.up.load(Ordering::Relaxed) } else { 0 }
     }
 
-    fn down(&self) -> u64 {
+    pub fn down(&self) -> u64 {
         self.down.load(Ordering::Relaxed)
     }
 }
