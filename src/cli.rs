@@ -15,7 +15,7 @@ use crate::{
 /// Without a command it runs the gateway of the profile: with a terminal the dashboard opens,
 /// otherwise it runs headless.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, after_help = EXIT_CODES)]
+#[command(name = "portcullis", version, long_version = LONG_VERSION, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Profile to run: a name in the profiles folder, or a file
     #[arg(long, global = true, value_name = "NAME|FILE")]
@@ -50,6 +50,16 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Action>,
 }
+
+/// What `--version` says; `-V` says the first line.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("PORTCULLIS_BUILT_FROM"),
+    "\ntarget: ",
+    env!("PORTCULLIS_TARGET"),
+    "\nTLS: rustls with aws-lc-rs",
+);
 
 const EXIT_CODES: &str = "Exit codes:
   0  clean
