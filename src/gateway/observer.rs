@@ -303,7 +303,8 @@ impl Engine {
 
 /// The name of this host; empty where it has none.
 pub fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    // Not /proc/sys, which a hardened unit hides.
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -133,8 +133,8 @@ fn address(any: &SocketAddrAny) -> Address {
 
 /// The program that listens on a TCP port, where the kernel lets this user see it.
 pub fn holder(port: u16) -> Option<String> {
-    let tables =
-        ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .map(|table| fs::read_to_string(table).unwrap_or_default());
     let inodes: HashSet<String> = tables
         .iter()
         .flat_map(|table| table.lines())
