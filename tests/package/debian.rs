@@ -1,0 +1,201 @@
+//! The Debian package: made by its script, judged by lintian, and put into a bare system and taken out
+//! of it again.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+use tempfile::TempDir;
+
+use crate::{installed, root, succeed};
+
+/// The package of the program under test, and what lies beside it.
+struct Package {
+    _folder: TempDir,
+    out: PathBuf,
+}
+
+static PACKAGE: LazyLock<Option<Package>> = LazyLock::new(|| {
+    ["dpkg-deb", "objcopy", "python3"].into_iter().map(installed).collect::<Option<Vec<_>>>()?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let mut command = Command::new(root().join("assets/package/deb"));
+    command.args(["--fast", "--binary", env!("CARGO_BIN_EXE_portcullis"), "--out"]).arg(&out);
+    succeed(command.env_remove("DEBEMAIL").env_remove("DEBFULLNAME"));
+    Some(Package { _folder: folder, out })
+});
+
+impl Package {
+    fn file(&self) -> PathBuf {
+        let entries = fs::read_dir(&self.out).expect("a folder").flatten().map(|entry| entry.path());
+        let mut found = entries.filter(|path| path.extension().is_some_and(|ending| ending == "deb"));
+        found.next().expect("a package was made")
+    }
+}
+
+#[test]
+fn lintian_has_no_objection() {
+    let (Some(package), Some(lintian)) = (&*PACKAGE, installed("lintian")) else { return };
+    let mut command = Command::new(lintian);
+    command.args(["--allow-root", "--fail-on", "error,warning", "--no-tag-display-limit"]);
+    assert_eq!(succeed(command.arg(package.file())), "");
+}
+
+#[test]
+fn every_override_has_its_reason() {
+    let text = fs::read_to_string(root().join("assets/package/debian/lintian-overrides")).expect("a file");
+    let lines: Vec<_> = text.lines().collect();
+    let has_reason = |at: usize| lines[..at].last().is_some_and(|line| line.starts_with("# "));
+    let mut tags = lines.iter().enumerate().filter(|(_, line)| !line.starts_with('#'));
+    // The two of one address stand together.
+    assert!(
+        tags.all(|(at, line)| has_reason(at) || (line.contains("bogus-mail-host") && has_reason(at - 1))),
+        "{text}"
+    );
+}
+
+#[test]
+fn components_and_licences_are_of_what_is_linked() {
+    let Some(package) = &*PACKAGE else { return };
+    let bill = fs::read_to_string(package.out.join("portcullis.cdx.json")).expect("a file");
+    let bill: serde_json::Value = serde_json::from_str(&bill).expect("JSON");
+    assert_eq!((&bill["bomFormat"], &bill["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+    assert_eq!(bill["metadata"]["component"]["version"], env!("CARGO_PKG_VERSION"));
+    let components = bill["components"].as_array().expect("a list");
+    let named = |name: &str| components.iter().find(|component| component["name"] == name);
+    let rustls = named("rustls").expect("rustls is linked");
+    let version = rustls["version"].as_str().expect("a version");
+    assert_eq!(rustls["purl"], format!("pkg:cargo/rustls@{version}"));
+    assert_eq!(rustls["hashes"][0]["content"].as_str().map(str::len), Some(64), "{rustls}");
+    // What tests or the compiler use alone is no part of the program.
+    for absent in ["proptest", "criterion", "cc", "serde_derive"] {
+        assert!(named(absent).is_none(), "{absent}");
+    }
+    let licences = fs::read_to_string(package.out.join("licences.txt")).expect("a file");
+    for component in components {
+        let (name, version) = (&component["name"], &component["version"]);
+        let line = format!("{} {} (", name.as_str().expect("text"), version.as_str().expect("text"));
+        assert!(licences.contains(&line), "no licence of {line}");
+        assert!(component["licenses"][0]["expression"].is_string(), "{component}");
+    }
+    // The graph is closed: each end of it is a component, or the program.
+    let mut known: BTreeSet<_> = components.iter().map(|component| &component["bom-ref"]).collect();
+    known.insert(&bill["metadata"]["component"]["bom-ref"]);
+    for dependency in bill["dependencies"].as_array().expect("a list") {
+        let ends = dependency["dependsOn"].as_array().expect("a list").iter();
+        let unknown: Vec<_> = ends.chain([&dependency["ref"]]).filter(|end| !known.contains(end)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}
+
+/// A bare system of its own, with a shell and dpkg in it.
+struct BareSystem(TempDir);
+
+impl BareSystem {
+    fn create() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        let (debootstrap, _) = (installed("debootstrap")?, installed("chroot")?);
+        let facts = fs::read_to_string("/etc/os-release").expect("the system says what it is");
+        let suite = facts.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+        let suite = suite.expect("a suite of Debian");
+        // Kept: what it downloads does not change.
+        let kept = root().join("target").join(format!("debootstrap-{suite}"));
+        let folder = tempfile::tempdir_in(root().join("target")).expect("a folder");
+        if !kept.exists() {
+            let mut command = Command::new(debootstrap);
+            command.args(["--variant=minbase", "--include=systemd-standalone-sysusers", suite]);
+            let fresh = folder.path().join("fresh");
+            succeed(command.arg(&fresh));
+            fs::rename(fresh, &kept).expect("it is kept");
+        }
+        succeed(Command::new("cp").arg("-a").arg(&kept).arg(folder.path().join("root")));
+        Some(Self(folder))
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join("root").join(path.trim_start_matches('/'))
+    }
+
+    /// A command line of the shell inside.
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(installed("chroot").expect("it was there"));
+        command.arg(self.path("/")).args(["/bin/sh", "-ec", line]);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, line: &str) -> String {
+        succeed(&mut self.command(line))
+    }
+
+    /// All files and folders, but for the package manager's own notes and backups.
+    fn files(&self) -> BTreeSet<String> {
+        let notes = "-path ./var/lib/dpkg -prune -o -path ./var/log -prune -o -path ./var/cache -prune";
+        let found = self.run(&format!("cd / && find . {notes} -o -print"));
+        let is_backup = |line: &&str| line.starts_with("./etc/") && line.ends_with('-');
+        found.lines().filter(|line| !is_backup(line)).map(str::to_owned).collect()
+    }
+
+    fn install(&self, package: &Path) {
+        fs::copy(package, self.path("/tmp/portcullis.deb")).expect("it is copied");
+        self.run("dpkg -i /tmp/portcullis.deb && rm /tmp/portcullis.deb");
+    }
+}
+
+#[test]
+fn the_package_comes_and_goes() {
+    let (Some(package), Some(system)) = (&*PACKAGE, BareSystem::create()) else { return };
+    let file = package.file();
+    let (before, users) = (system.files(), system.run("cat /etc/passwd /etc/group"));
+
+    system.install(&file);
+    assert!(system.run("portcullis --version").starts_with("portcullis "));
+    assert!(system.run("getent passwd portcullis").contains(":/var/lib/portcullis:"));
+    assert_eq!(system.run("stat -c '%U %a' /etc/portcullis/profiles"), "root 755\n");
+    // Nothing starts before there is a profile.
+    assert_eq!(system.run("find /etc/systemd -name 'portcullis*'"), "");
+    for file in [
+        "/usr/share/man/man1/portcullis.1.gz",
+        "/usr/share/bash-completion/completions/portcullis",
+        "/usr/share/zsh/vendor-completions/_portcullis",
+        "/usr/share/fish/vendor_completions.d/portcullis.fish",
+    ] {
+        let length = fs::metadata(system.path(file)).expect("it is there").len();
+        assert!(length > 1000, "{file}: {length} bytes");
+    }
+    system.run("bash -n /usr/share/bash-completion/completions/portcullis");
+    // The examples are whole: they find their certificates where the command says.
+    system.run(
+        "cp -r /usr/share/doc/portcullis/examples /tmp/examples && cd /tmp/examples && \
+         portcullis certs --out profiles/pki && portcullis check && rm -r /tmp/examples",
+    );
+
+    // What an operator made stays, and so does its owner.
+    system.run("echo 'mode: direct' > /etc/portcullis/profiles/edge.yaml && dpkg --remove portcullis");
+    assert!(!system.path("/usr/bin/portcullis").exists());
+    system.run("dpkg --purge portcullis && getent passwd portcullis");
+    assert_eq!(system.run("cat /etc/portcullis/profiles/edge.yaml"), "mode: direct\n");
+
+    // What the gateways wrote goes, with all else.
+    system.run("rm /etc/portcullis/profiles/edge.yaml");
+    system.install(&file);
+    system.run(
+        "mkdir -p /var/lib/portcullis /etc/systemd/system/multi-user.target.wants && \
+         touch /var/lib/portcullis/log && ln -s /lib/systemd/system/portcullis@.service \
+         /etc/systemd/system/multi-user.target.wants/portcullis@edge.service && dpkg --purge portcullis",
+    );
+    let after = system.files();
+    let left: Vec<_> =
+        after.difference(&before).filter(|path| !path.contains("/etc/systemd/system")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!after.iter().any(|path| path.contains("portcullis")), "{after:?}");
+    assert_eq!(system.run("cat /etc/passwd /etc/group"), users);
+}
