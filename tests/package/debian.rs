@@ -83,11 +83,12 @@ fn components_and_licences_are_of_what_is_linked() {
         assert!(component["licenses"][0]["expression"].is_string(), "{component}");
     }
     // The graph is closed: each end of it is a component, or the program.
-    let mut known: BTreeSet<_> = components.iter().map(|component| &component["bom-ref"]).collect();
-    known.insert(&bill["metadata"]["component"]["bom-ref"]);
+    let mut known: BTreeSet<_> = components.iter().map(|component| component["bom-ref"].as_str()).collect();
+    known.insert(bill["metadata"]["component"]["bom-ref"].as_str());
     for dependency in bill["dependencies"].as_array().expect("a list") {
         let ends = dependency["dependsOn"].as_array().expect("a list").iter();
-        let unknown: Vec<_> = ends.chain([&dependency["ref"]]).filter(|end| !known.contains(end)).collect();
+        let unknown: Vec<_> =
+            ends.chain([&dependency["ref"]]).filter(|end| !known.contains(&end.as_str())).collect();
         assert!(unknown.is_empty(), "{unknown:?}");
     }
 }
