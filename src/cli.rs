@@ -86,9 +86,15 @@ pub enum Action {
     },
     /// Print one picture of a running gateway
     Status {
-        /// The whole picture as JSON
+        /// The whole picture as JSON; with `--ready`, whether it is ready and why not
         #[arg(long)]
         json: bool,
+        /// Exit 0 when it is ready for clients, 1 when it is not, and say what is not
+        #[arg(long)]
+        ready: bool,
+        /// Ready means every service, and a link to each gateway that the profile names
+        #[arg(long, requires = "ready")]
+        strict: bool,
     },
     /// Open the dashboard on a running gateway
     Attach {

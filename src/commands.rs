@@ -1,6 +1,6 @@
 //! What each subcommand does. Answers go to standard output, trouble to standard error.
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::bail;
 use clap::CommandFactory;
@@ -18,7 +18,9 @@ use crate::{
     output::{note, print, print_line},
     profile,
     source::Source,
-    status, verify,
+    status,
+    telemetry::{health::readiness::Demand, snapshot::Snapshot},
+    verify,
 };
 
 /// Runs one subcommand.
@@ -31,7 +33,11 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
         }
         Action::Profiles => check::list(&source)?,
         Action::Verify { json } => return verify::run(cli, *json).await,
-        Action::Status { json } => return print_status(cli, *json).await,
+        Action::Status { json, ready: false, .. } => return print_status(cli, *json).await,
+        Action::Status { json, ready: true, strict } => {
+            let demand = if *strict { Demand::Strict } else { Demand::Usual };
+            return print_readiness(cli, demand, *json).await;
+        }
         Action::Attach { read_only } => {
             let access = if *read_only { Access::ReadOnly } else { Access::Full };
             return attach::run(&socket(cli)?, access, cli.record.as_deref()).await;
@@ -88,12 +94,30 @@ pub fn source(cli: &Cli) -> Source {
 }
 
 async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
-    match client::ask(&socket(cli)?, Command::Status).await? {
-        Answer::Status(snapshot) => {
-            let text = if json { serde_json::to_string_pretty(&*snapshot)? } else { status::text(&snapshot) };
-            print_line(text)?;
-            Ok(ExitCode::SUCCESS)
+    let snapshot = snapshot(cli).await?;
+    print_line(if json { serde_json::to_string_pretty(&*snapshot)? } else { status::text(&snapshot) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn print_readiness(cli: &Cli, demand: Demand, json: bool) -> anyhow::Result<ExitCode> {
+    let snapshot = snapshot(cli).await?;
+    let Some(readiness) = &snapshot.readiness else {
+        bail!("the gateway is version {}, which does not say whether it is ready", snapshot.version)
+    };
+    let is_ready = readiness.meets(demand);
+    print_line(match json {
+        true => serde_json::json!({ "ready": is_ready, "reasons": readiness.lacks(demand) }).to_string(),
+        false => {
+            let word = if is_ready { "ready" } else { "not ready" };
+            [vec![word.to_owned()], readiness.lacks(demand)].concat().join("\n")
         }
+    })?;
+    Ok(if is_ready { ExitCode::SUCCESS } else { exit::FAILED.into() })
+}
+
+async fn snapshot(cli: &Cli) -> anyhow::Result<Arc<Snapshot>> {
+    match client::ask(&socket(cli)?, Command::Status).await? {
+        Answer::Status(snapshot) => Ok(snapshot),
         Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
         other => bail!("the gateway gave no status but {other:?}"),
     }

@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod headless;
 pub mod link;
 pub mod manual;
+pub mod monitor;
 pub mod net;
 pub mod output;
 pub mod profile;

@@ -52,6 +52,9 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     for address in &snapshot.listening {
         writeln!(out, "links come in at {address}")?;
     }
+    for address in &snapshot.monitored_at {
+        writeln!(out, "monitors ask at {address}")?;
+    }
     snapshot.services.iter().try_for_each(|row| service(out, row))?;
     snapshot.pools.iter().try_for_each(|row| pool(out, row))?;
     snapshot.sessions.iter().take(SESSIONS_MAX).try_for_each(|row| session(out, row))?;

@@ -9,6 +9,8 @@ mod descriptors;
 mod flood;
 #[path = "cli/lifetime.rs"]
 mod lifetime;
+#[path = "cli/monitor.rs"]
+mod monitor;
 #[path = "cli/operate.rs"]
 mod operate;
 #[path = "cli/pair.rs"]

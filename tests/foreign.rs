@@ -2,6 +2,8 @@
 //!
 //! A program that is missing is told by a line `skipped: NAME needs X`.
 
+#[path = "foreign/balancer.rs"]
+mod balancer;
 #[path = "foreign/browser.rs"]
 mod browser;
 #[path = "foreign/bulk.rs"]

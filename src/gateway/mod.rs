@@ -14,6 +14,7 @@ mod failing;
 mod faults;
 pub mod handle;
 mod history;
+mod monitoring;
 mod observer;
 pub mod plan;
 mod ports;
@@ -58,6 +59,7 @@ use self::{
 use crate::{
     accept::{Negotiated, Serve},
     link::listener::Greetings,
+    monitor::{LastTurn, MonitorPort},
     net::{
         edges::Edges,
         expiry::Expiry,
@@ -128,6 +130,9 @@ pub struct Engine {
     descriptors: Descriptors,
     certificates: Vec<Expiry>,
     host: String,
+    /// Where monitors ask.
+    health: Option<MonitorPort>,
+    turned: LastTurn,
     /// Its admin socket, the one door that an internal half may have.
     admin: Option<PathBuf>,
 }
@@ -177,6 +182,8 @@ impl Engine {
             descriptors: Descriptors::default(),
             certificates: loaded.certificates.clone(),
             host: host(),
+            health: None,
+            turned: LastTurn::default(),
             admin: None,
         };
         let wanted = engine.to_bind(&loaded.profile);
@@ -227,6 +234,7 @@ impl Engine {
 
     fn look(&mut self) {
         clock::tick();
+        self.turned.is_now();
         self.advance_switch();
         self.common.sessions.switching.store(self.switching.is_some(), Ordering::SeqCst);
         self.let_go();

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     connect::Connector,
+    monitor::MonitorPort,
     net::expiry::Expiry,
     profile::{Role, ServiceName},
     telemetry::{
@@ -170,6 +171,7 @@ impl Engine {
         let now = SystemTime::now();
         let mut snapshot = self.rows(with_rows, now);
         health::judge(&mut snapshot, now);
+        snapshot.readiness = Some(self.readiness(&snapshot));
         snapshot
     }
 
@@ -193,12 +195,14 @@ impl Engine {
             phase: self.phase,
             health: None,
             alerts: Vec::new(),
+            readiness: None,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             listening: of_dmz
                 .into_iter()
                 .chain(of_internal)
                 .chain(switching.into_iter().flat_map(|s| s.listening()))
                 .collect(),
+            monitored_at: self.health.as_ref().map(MonitorPort::listening).unwrap_or_default(),
             totals: self.totals_of(&of_services),
             services: self.service_rows(&of_services),
             pools: self.pool_rows(),

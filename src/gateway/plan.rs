@@ -66,7 +66,7 @@ pub enum Change {
 }
 
 impl Change {
-    fn of(runs: bool, wanted: bool, goes_on: bool) -> Self {
+    pub(super) fn of(runs: bool, wanted: bool, goes_on: bool) -> Self {
         match (runs, wanted) {
             (false, false) => Self::None,
             (false, true) => Self::Opens,
@@ -135,6 +135,9 @@ impl Engine {
         if let Some(side) = self.internal.as_ref().filter(|_| internal.closes()) {
             closes.extend(side.listening().iter().map(|at| format!("{at} for links")));
         }
+        let (opens_health, closes_health) = self.health_changes(profile);
+        opens.extend(opens_health);
+        closes.extend(closes_health);
         let (stay, end) = self.sessions_under(profile);
         let services = differences::of(&self.profile, profile);
         let over = self.over_limits(profile);
@@ -170,7 +173,8 @@ impl Engine {
                 InternalWay::Reverse { .. } => None,
             });
         let of_clients = ports::missing(profile.dmz.as_ref(), &self.ports);
-        of_clients.into_iter().chain(of_dmz).chain(of_internal).collect()
+        let of_monitors = self.missing_health(profile).cloned();
+        of_clients.into_iter().chain(of_dmz).chain(of_internal).chain(of_monitors).collect()
     }
 
     /// Limits that more sessions than they allow are under already.

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     connect::{Connector, direct::Target},
+    monitor::MonitorPort,
     net::{edges::Edges, listen::BindError, names::Found},
     profile::{Mode, Problem, Profile, Role, ServiceName},
     source::{Chosen, Loaded, Source},
@@ -47,6 +48,7 @@ pub struct Switching {
     /// The new sides; `None` where the one that runs goes on, or where the profile has none.
     dmz: Option<DmzSide>,
     internal: Option<InternalSide>,
+    health: Option<MonitorPort>,
     deadline: Instant,
     asker: Option<Asker>,
 }
@@ -73,6 +75,7 @@ impl Engine {
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
         let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports, found)?;
+        let health = self.bind_health(&loaded.profile, found)?;
         let mut dmz = new_dmz
             .map(|half| DmzSide::prepare(half, loaded.dmz.clone(), found, &self.common))
             .transpose()?;
@@ -86,7 +89,7 @@ impl Engine {
             side.start(half, &self.common);
         }
         let deadline = Instant::now() + READY_WITHIN;
-        Ok(Switching { chosen, loaded, ports, dmz, internal, deadline, asker: None, plan })
+        Ok(Switching { chosen, loaded, ports, dmz, internal, health, deadline, asker: None, plan })
     }
 
     /// Reads a profile, and begins a switch to it that an operator asked for.
@@ -169,7 +172,7 @@ impl Engine {
 
     /// Sends new sessions the new way, and lets go of the old one.
     pub(super) fn commit(&mut self, switching: Switching) {
-        let Switching { chosen, loaded, ports: new_ports, dmz, internal, asker, .. } = switching;
+        let Switching { chosen, loaded, ports: new_ports, dmz, internal, health, asker, .. } = switching;
         let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges, files, certificates } =
             loaded;
         self.renewal = Renewal::new(files);
@@ -180,6 +183,7 @@ impl Engine {
         let edges = edges.over(&self.edges);
         self.install_services(&profile, &edges);
         ports::replace(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.common);
+        self.install_health(health, &profile);
         let told = self.take_over_faults(Faults::of(&profile, &edges));
         self.edges = edges;
         self.phase = GatewayPhase::Running;

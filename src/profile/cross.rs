@@ -9,6 +9,7 @@ use super::{
     Accept, LinkTls, Mode, ServiceName, carries,
     endpoint::HostPort,
     fields::{At, Given},
+    health,
     problem::{Fault, Place, Problem, shown},
     raw::{Raw, RawDmz, RawInternal},
 };
@@ -17,6 +18,7 @@ use super::{
 pub(super) fn check(raw: &Raw, mode: Option<Mode>, problems: &mut Vec<Problem>) {
     if let Some(mode) = mode {
         ports(raw, mode, problems);
+        health::check(raw, mode, problems);
     }
     carries::check(raw, mode, problems);
     if let (Some(dmz), Some(internal)) = (raw.dmz.good(), raw.internal.good()) {
@@ -69,6 +71,9 @@ fn ports(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
             None => {}
         }
         others.push(accept);
+    }
+    if let Some(health) = raw.health.good() {
+        taken.take(&health.value, &health.place, problems);
     }
 }
 

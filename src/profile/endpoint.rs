@@ -148,6 +148,19 @@ impl fmt::Display for LinkAddress {
 }
 
 impl HostPort {
+    /// `HOST:PORT`, to listen on.
+    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+        if let Some((scheme, _)) = text.split_once("://") {
+            let what = format!("`{}://` can not stand here", shown(scheme));
+            return Err(Fault::new(what, "write HOST:PORT alone, `127.0.0.1:9464`"));
+        }
+        if text.len() > ADDRESS_BYTES_MAX {
+            let what = format!("the address is longer than {ADDRESS_BYTES_MAX} bytes");
+            return Err(Fault::new(what, "write HOST:PORT, `127.0.0.1:9464`"));
+        }
+        host_port(text, Port::Listening, "127.0.0.1:9464")
+    }
+
     /// Whether it is an address and no name, so that nothing is looked up.
     pub fn is_address(&self) -> bool {
         self.host.contains(':') || self.host.parse::<IpAddr>().is_ok()

@@ -11,7 +11,10 @@ const fn keys(known: &'static [&'static str]) -> Keys {
     Keys { known }
 }
 
-pub(super) const PROFILE: Keys = keys(&["extends", "name", "mode", "dmz", "internal", "drain"]);
+pub(super) const PROFILE: Keys = keys(&["extends", "name", "mode", "dmz", "internal", "drain", "health"]);
+
+/// The port that monitors ask at.
+pub(super) const HEALTH: Keys = keys(&["address", "insecure"]);
 
 pub(super) const HALF: Keys = keys(&["link", "services"]);
 

@@ -13,6 +13,7 @@ mod edge;
 mod endpoint;
 mod fields;
 mod find;
+mod health;
 mod keys;
 mod link;
 mod marks;
@@ -87,6 +88,26 @@ pub struct Profile {
     pub internal: Option<InternalHalf>,
     /// On stop, sessions get this long to end.
     pub drain: Duration,
+    pub health: HealthPort,
+}
+
+/// The port that monitors ask at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum HealthPort {
+    #[default]
+    Closed,
+    Open(HostPort),
+    /// The profile has one, for the other half.
+    LeftOut,
+}
+
+impl HealthPort {
+    pub fn address(&self) -> Option<&HostPort> {
+        match self {
+            Self::Open(at) => Some(at),
+            Self::Closed | Self::LeftOut => None,
+        }
+    }
 }
 
 impl Profile {

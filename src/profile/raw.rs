@@ -11,7 +11,7 @@ use super::{
     edge::{self, Accepts},
     endpoint::HostPort,
     fields::{At, Field, Fields, Given, Zero},
-    keys,
+    health, keys,
     link::{DemoTls, DmzLink, InternalLink},
     problem::{Fault, Place, Problem, shown},
     web,
@@ -26,6 +26,7 @@ pub(super) struct Raw {
     pub dmz: Given<RawDmz>,
     pub internal: Given<RawInternal>,
     pub drain: Duration,
+    pub health: Given<At<HostPort>>,
 }
 
 pub(super) struct RawDmz {
@@ -87,6 +88,7 @@ pub(super) fn read(tree: &Node, demo: Option<&DemoTls>, problems: &mut Vec<Probl
         dmz,
         internal,
         drain: top.take_or("drain", defaults::DRAIN, |field| field.duration(Zero::Allowed, problems)),
+        health: Given::read(top.take("health"), |field| health::read(&field, problems)),
         place: top.place,
     })
 }

@@ -10,6 +10,7 @@ use super::{
     Backend, DmzHalf, DmzService, DmzWay, InternalHalf, InternalService, InternalWay, LinkAddress, LinkTls,
     Mode, Profile, Role, ServiceName, carries, chain, cross,
     fields::{At, Given},
+    health,
     link::{DemoTls, DmzLink, Ends, InternalLink},
     problem::{Fault, Place, Problem, shown},
     raw::{self, Raw, RawDmz, RawDmzService, RawInternal, RawInternalService},
@@ -81,6 +82,7 @@ fn resolve(
             dmz: outside.filter(|_| choice.role != Some(Role::Internal)),
             internal: inside.filter(|_| choice.role != Some(Role::Dmz)),
             drain: raw.drain,
+            health: health::resolve(&raw, choice.role),
         })
     });
     // In the order of the file, whatever order they were found in.

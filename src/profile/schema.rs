@@ -32,11 +32,24 @@ pub fn schema() -> Value {
                 half("The half that reaches back-ends.", internal_link(), service_map(internal_service())),
             ),
             ("drain", duration("On stop, sessions get this long to end.", &written(defaults::DRAIN))),
+            ("health", health()),
         ],
     );
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("Portcullis profile");
     schema
+}
+
+fn health() -> Value {
+    let insecure = described(
+        json!({ "type": "boolean", "default": false }),
+        "Allows an address that other machines reach.",
+    );
+    address(
+        "Where monitors ask over HTTP: /livez, /readyz, /readyz/SERVICE, /metrics. Default: nowhere.",
+        HEALTH,
+        vec![("insecure", insecure)],
+    )
 }
 
 fn mode() -> Value {
@@ -418,6 +431,8 @@ const ACCEPT: &str =
 const CONNECT: &str =
     r"^(echo://|(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|(wss?|https?)://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
 
+const HEALTH: &str = r"^[^/@?#]+:[0-9]{1,5}$";
+
 const LINK: &str = r"^socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}$";
 
 #[cfg(test)]
@@ -430,6 +445,7 @@ mod tests {
         let schema = schema();
         let table = [
             ("", &keys::PROFILE),
+            ("/properties/health/anyOf/1", &keys::HEALTH),
             ("/properties/dmz", &keys::HALF),
             ("/properties/internal", &keys::HALF),
             ("/properties/dmz/properties/link", &keys::DMZ_LINK),

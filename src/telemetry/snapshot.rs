@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checklist::{Step, Walked},
-    health::{Alert, CertificateRow, Drained, Health, Lack, RefusalRow},
+    health::{Alert, CertificateRow, Drained, Health, Lack, RefusalRow, readiness::Readiness},
 };
 use crate::profile::{Mode, Role};
 
@@ -37,9 +37,15 @@ pub struct Snapshot {
     /// Everything that is wrong, worst first.
     #[serde(default)]
     pub alerts: Vec<Alert>,
+    /// Whether clients should be sent here; `None` in older pictures.
+    #[serde(default)]
+    pub readiness: Option<Readiness>,
     pub uptime_seconds: f64,
     /// The link listeners, with their real ports.
     pub listening: Vec<String>,
+    /// Where monitors ask, with the real port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub monitored_at: Vec<String>,
     pub totals: Totals,
     pub services: Vec<ServiceRow>,
     pub pools: Vec<PoolRow>,
@@ -128,8 +134,10 @@ impl Snapshot {
             phase: GatewayPhase::Starting,
             health: None,
             alerts: Vec::new(),
+            readiness: None,
             uptime_seconds: 0.0,
             listening: Vec::new(),
+            monitored_at: Vec::new(),
             totals: Totals::default(),
             services: Vec::new(),
             pools: Vec::new(),

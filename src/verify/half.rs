@@ -17,7 +17,7 @@ use crate::{
         handle::{Answer, Command, Handle},
         walk,
     },
-    profile::{Mode, Role},
+    profile::{HealthPort, Mode, Role},
     source::{Chosen, Loaded, Source},
     tasks::Tasks,
     telemetry::checklist::{Found, Report, Step},
@@ -60,7 +60,9 @@ impl Halves {
         Ok(halves)
     }
 
-    async fn start_here(&mut self, source: Source, chosen: Chosen, loaded: Loaded) -> Result<(), String> {
+    async fn start_here(&mut self, source: Source, chosen: Chosen, mut loaded: Loaded) -> Result<(), String> {
+        // Monitors ask the gateway that serves.
+        loaded.profile.health = HealthPort::Closed;
         let started = Engine::start(source, chosen, loaded).await;
         let (handle, engine) = started.map_err(|error| error.to_string())?;
         self.tasks.spawn("gateway", async move {

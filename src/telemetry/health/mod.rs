@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod alarms;
 mod links;
+pub mod readiness;
 mod services;
 
 pub use links::{is_linked, severity};

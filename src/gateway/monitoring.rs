@@ -1,0 +1,77 @@
+//! The engine's part in what monitors are told: the port they ask at, and the gateways that the profile names.
+
+use super::{Engine, plan::Change};
+use crate::{
+    monitor::{MonitorPort, Watched},
+    net::{listen::BindError, names::Found},
+    profile::{DmzWay, HealthPort, HostPort, InternalWay, LinkAddress, LinkTls, Profile, Role},
+    telemetry::{
+        health::readiness::{NamedBy, NamedGateway, Readiness},
+        snapshot::Snapshot,
+    },
+};
+
+impl Engine {
+    /// The port for monitors that `profile` wants and that is not open.
+    pub(super) fn missing_health<'a>(&self, profile: &'a Profile) -> Option<&'a HostPort> {
+        let open = self.health.as_ref().map(|port| &port.at);
+        profile.health.address().filter(|at| Some(*at) != open)
+    }
+
+    pub(super) fn bind_health(
+        &self,
+        profile: &Profile,
+        found: &Found,
+    ) -> Result<Option<MonitorPort>, BindError> {
+        self.missing_health(profile).map(|at| MonitorPort::bind(at, found)).transpose()
+    }
+
+    /// Opens the new port, or closes the one that is not wanted any more.
+    pub(super) fn install_health(&mut self, new: Option<MonitorPort>, profile: &Profile) {
+        if let Some(mut port) = new {
+            let watched = Watched { snapshots: self.feed.snapshots.subscribe(), turned: self.turned.clone() };
+            port.start(&watched, &self.common.tasks, &self.common.notices);
+            self.health = Some(port);
+        } else if profile.health.address().is_none() {
+            self.health = None;
+        }
+        if profile.health == HealthPort::LeftOut {
+            self.common
+                .notices
+                .info("health: this half opens no port for monitors; `status --ready` tells the same");
+        }
+    }
+
+    /// What becomes of the port, for a plan: what opens, and what closes.
+    pub(super) fn health_changes(&self, profile: &Profile) -> (Option<String>, Option<String>) {
+        let opens = self.missing_health(profile).map(|at| format!("http://{at} for monitors"));
+        let change = Change::of(self.health.is_some(), profile.health.address().is_some(), opens.is_none());
+        let closes = self.health.as_ref().filter(|_| change.closes());
+        (opens, closes.map(|port| format!("{} for monitors", port.listening().join(" and "))))
+    }
+
+    /// Whether it is ready, of a picture that has been judged.
+    pub(super) fn readiness(&self, snapshot: &Snapshot) -> Readiness {
+        Readiness::of(snapshot, &named_gateways(&self.profile))
+    }
+}
+
+/// The gateways at the other end of its links: those that a half dials, and those that may dial it.
+fn named_gateways(profile: &Profile) -> Vec<NamedGateway> {
+    let dialled = |address: &LinkAddress| NamedBy::Address(address.to_string());
+    let of_dmz = profile.dmz.iter().flat_map(|half| match &half.way {
+        DmzWay::Direct(_) => Vec::new(),
+        DmzWay::Forward { connect, .. } => connect.iter().map(dialled).collect(),
+        DmzWay::Reverse { .. } => certificates(half.link_tls()),
+    });
+    let of_internal = profile.internal.iter().flat_map(|half| match &half.way {
+        InternalWay::Forward { .. } => certificates(half.link_tls()),
+        InternalWay::Reverse { connect, .. } => connect.iter().map(dialled).collect(),
+    });
+    let of = |role| move |by| NamedGateway { role, by };
+    of_dmz.map(of(Role::Dmz)).chain(of_internal.map(of(Role::Internal))).collect()
+}
+
+fn certificates(tls: Option<&LinkTls>) -> Vec<NamedBy> {
+    tls.into_iter().flat_map(|tls| tls.peers.iter().cloned().map(NamedBy::Certificate)).collect()
+}

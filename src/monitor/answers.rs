@@ -1,0 +1,109 @@
+//! What a monitor is told: a status, and lines that a person can read.
+
+use hyper::{Method, StatusCode, Uri};
+
+use super::Watched;
+use crate::telemetry::{
+    health::readiness::{self, Demand},
+    snapshot::Snapshot,
+};
+
+/// One answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MonitorAnswer {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub body: String,
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PATHS: &str = "/livez\n/readyz\n/readyz/SERVICE\n";
+
+impl MonitorAnswer {
+    fn new(status: StatusCode, body: impl Into<String>) -> Self {
+        Self { status, content_type: TEXT, body: body.into() }
+    }
+
+    fn lines(is_well: bool, lines: Vec<String>) -> Self {
+        let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        Self::new(status, lines.into_iter().map(|line| line + "\n").collect::<String>())
+    }
+}
+
+pub fn answer(method: &Method, uri: &Uri, watched: &Watched) -> MonitorAnswer {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return MonitorAnswer::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n");
+    }
+    let stalled = watched.turned.stalled_for();
+    let stalled =
+        stalled.map(|time| format!("the gateway hangs: its engine has not turned for {}s", time.as_secs()));
+    match (uri.path(), stalled) {
+        ("/livez", None) => MonitorAnswer::lines(true, vec!["alive".into()]),
+        ("/livez" | "/readyz", Some(why)) => MonitorAnswer::lines(false, vec![why]),
+        ("/readyz", None) => ready(&watched.snapshots.borrow(), demand(uri)),
+        (path, stalled) => match path.strip_prefix("/readyz/") {
+            Some(name) => service(&watched.snapshots.borrow(), name, stalled),
+            None => MonitorAnswer::new(StatusCode::NOT_FOUND, PATHS),
+        },
+    }
+}
+
+/// `?strict`, alone or with a value that does not deny it.
+fn demand(uri: &Uri) -> Demand {
+    let is_strict = |part: &str| match part.split_once('=') {
+        Some((key, value)) => key == "strict" && !matches!(value, "0" | "false" | "no" | "off"),
+        None => part == "strict",
+    };
+    match uri.query().unwrap_or_default().split('&').any(is_strict) {
+        true => Demand::Strict,
+        false => Demand::Usual,
+    }
+}
+
+fn ready(snapshot: &Snapshot, demand: Demand) -> MonitorAnswer {
+    let Some(readiness) = &snapshot.readiness else {
+        return MonitorAnswer::lines(false, vec!["the gateway is starting".into()]);
+    };
+    let is_ready = readiness.meets(demand);
+    let word = if is_ready { "ready" } else { "not ready" };
+    MonitorAnswer::lines(is_ready, [vec![word.to_owned()], readiness.lacks(demand)].concat())
+}
+
+fn service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> MonitorAnswer {
+    if !snapshot.services.iter().any(|row| row.name == name) {
+        return MonitorAnswer::new(StatusCode::NOT_FOUND, "there is no such service\n");
+    }
+    if let Some(why) = stalled {
+        return MonitorAnswer::lines(false, vec![why]);
+    }
+    if readiness::is_service_ready(snapshot, name) {
+        return MonitorAnswer::lines(true, vec!["ready".into()]);
+    }
+    let rows = snapshot.services.iter().filter(|row| row.name == name);
+    let mut reasons: Vec<_> = rows.filter_map(readiness::why_unready).collect();
+    if reasons.is_empty() {
+        reasons.extend(snapshot.readiness.iter().flat_map(|readiness| readiness.reasons.clone()));
+    }
+    reasons.dedup();
+    MonitorAnswer::lines(false, [vec!["not ready".to_owned()], reasons].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strictly_is_asked_by_a_word_of_the_query() {
+        let table = [
+            ("/readyz", Demand::Usual),
+            ("/readyz?strict", Demand::Strict),
+            ("/readyz?a=b&strict=1", Demand::Strict),
+            ("/readyz?strict=true", Demand::Strict),
+            ("/readyz?strict=false", Demand::Usual),
+            ("/readyz?stricter", Demand::Usual),
+        ];
+        for (uri, expected) in table {
+            assert_eq!(demand(&Uri::from_static(uri)), expected, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The port that monitors ask at, over HTTP: whether the gateway lives and is ready, and its numbers.
+//!
+//! It answers from the last picture alone, so that nothing that is asked here holds up the engine or a
+//! session. Whoever comes gets one answer and is done within a deadline; of more than a few at once the
+//! oldest gives way, since the newest is who may be served soonest. What the answers say is in [`answers`].
+
+mod answers;
+mod serving;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    net::{
+        listen::{self, BindError, Closer, Listener},
+        names::Found,
+    },
+    profile::{Bind, HostPort},
+    tasks::Tasks,
+    telemetry::{clock, notices::Notices, snapshot::Snapshot},
+};
+
+/// An engine that turns does so several times a second.
+const TURNS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the port answers from.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub turned: LastTurn,
+}
+
+/// When the engine turned last.
+#[derive(Debug, Clone, Default)]
+pub struct LastTurn(Arc<AtomicU64>);
+
+impl LastTurn {
+    pub fn is_now(&self) {
+        self.0.store(clock::now_us(), Ordering::Relaxed);
+    }
+
+    /// For how long it has not turned, where that is longer than it takes one that is well.
+    fn stalled_for(&self) -> Option<Duration> {
+        let passed = Duration::from_micros(clock::now_us().saturating_sub(self.0.load(Ordering::Relaxed)));
+        (passed > TURNS_WITHIN).then_some(passed)
+    }
+}
+
+/// The port, bound; it closes when it is dropped.
+#[derive(Debug)]
+pub struct MonitorPort {
+    pub at: HostPort,
+    /// Until it is started.
+    listener: Option<Arc<Listener>>,
+    closer: Closer,
+}
+
+impl MonitorPort {
+    pub fn bind(at: &HostPort, found: &Found) -> Result<Self, BindError> {
+        let listener = listen::bind(at, found.addresses(at), Bind::Now)?;
+        Ok(Self { at: at.clone(), closer: listener.closer(), listener: Some(listener) })
+    }
+
+    pub fn start(&mut self, watched: &Watched, tasks: &Tasks, notices: &Arc<Notices>) {
+        let Some(listener) = self.listener.take() else { return };
+        let run = serving::run(listener, watched.clone(), tasks.clone(), notices.clone());
+        tasks.spawn("monitor port", run);
+    }
+
+    /// Where it listens, with the real port.
+    pub fn listening(&self) -> Vec<String> {
+        self.closer.shown().into_iter().map(|at| format!("http://{at}")).collect()
+    }
+}

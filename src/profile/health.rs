@@ -1,0 +1,51 @@
+//! `health`: the port at which monitors ask how this gateway is. It tells names of services and gateways, so
+//! that it stays on this machine unless the operator says otherwise, and the internal half, which in reverse
+//! mode listens nowhere, has none.
+
+use super::{
+    HealthPort, HostPort, Mode, Role,
+    fields::{At, Field, Given},
+    keys,
+    problem::{Fault, Problem},
+    raw::{self, Raw},
+};
+
+/// An address, or a map with `address` and `insecure`.
+pub(super) fn read(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<HostPort>> {
+    let (at, options) = raw::address(field, &keys::HEALTH, HostPort::parse, problems)?;
+    let insecure = options.and_then(|options| options.take("insecure"));
+    let is_allowed = match insecure {
+        Some(field) => field.flag(problems)?,
+        None => false,
+    };
+    if is_allowed || at.value.is_loopback() {
+        return Some(at);
+    }
+    let fault = Fault::new(
+        "this port can be reached from other machines, and asks nobody who they are",
+        "use a loopback address, or write `{ address: HOST:PORT, insecure: true }`",
+    );
+    problems.push(fault.at(at.place));
+    None
+}
+
+/// Refuses it where the internal half would listen in reverse mode.
+pub(super) fn check(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
+    let Given::Good(health) = &raw.health else { return };
+    if mode == Mode::Reverse && raw.dmz.is_absent() {
+        let fault = Fault::new(
+            "in mode `reverse` the internal gateway listens nowhere",
+            "remove it: `status --ready` and `metrics` tell the same through the admin socket",
+        );
+        problems.push(fault.at(health.place.clone()));
+    }
+}
+
+/// What becomes of it in a gateway that runs as `role`.
+pub(super) fn resolve(raw: &Raw, role: Option<Role>) -> HealthPort {
+    match (&raw.health, role) {
+        (Given::Absent | Given::Bad, _) => HealthPort::Closed,
+        (Given::Good(_), Some(Role::Internal)) => HealthPort::LeftOut,
+        (Given::Good(health), Some(Role::Dmz) | None) => HealthPort::Open(health.value.clone()),
+    }
+}

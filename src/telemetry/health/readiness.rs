@@ -1,0 +1,198 @@
+//! Whether clients should be sent to this gateway: what balancers, scripts and service managers ask.
+//!
+//! A gateway that serves one service is ready; those who want all of it ask strictly. Why a service is not
+//! served is worked out with its health, and only repeated here.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Health, is_linked};
+use crate::{
+    profile::Role,
+    telemetry::snapshot::{GatewayPhase, PoolRow, ServiceRow, Snapshot},
+};
+
+/// A gateway that the profile names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedGateway {
+    pub role: Role,
+    pub by: NamedBy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The address that it is dialled at.
+    Address(String),
+    /// The name in its certificate, where it dials.
+    Certificate(String),
+}
+
+/// What is told to those who ask whether a gateway is ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// What is not ready, a line each; of a gateway that is ready, the services that it does without.
+    pub reasons: Vec<String>,
+    /// Gateways without a link, which those ask for who ask strictly.
+    pub unlinked: Vec<String>,
+}
+
+/// How much has to be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// At least one service.
+    Usual,
+    /// Every service, and a link to each gateway that is named.
+    Strict,
+}
+
+impl Readiness {
+    pub fn of(snapshot: &Snapshot, named: &[NamedGateway]) -> Self {
+        let phase = match snapshot.phase {
+            GatewayPhase::Running => None,
+            GatewayPhase::Starting => Some("the gateway is starting"),
+            GatewayPhase::Draining => Some("the gateway is draining"),
+            GatewayPhase::Stopped => Some("the gateway has stopped"),
+        };
+        if let Some(why) = phase {
+            return Self { reasons: vec![why.into()], ..Self::default() };
+        }
+        let unlinked = named.iter().filter(|gateway| !snapshot.pools.iter().any(|pool| gateway.has(pool)));
+        let mut readiness = Self {
+            ready: is_ready(snapshot),
+            reasons: snapshot.services.iter().filter_map(why_unready).collect(),
+            unlinked: unlinked.map(NamedGateway::line).collect(),
+        };
+        // In a pair both halves may lack the same link.
+        readiness.reasons.dedup();
+        if !readiness.ready && readiness.reasons.is_empty() {
+            readiness.reasons.push("no link stands".into());
+        }
+        readiness
+    }
+
+    pub fn meets(&self, demand: Demand) -> bool {
+        match demand {
+            Demand::Usual => self.ready,
+            Demand::Strict => self.ready && self.reasons.is_empty() && self.unlinked.is_empty(),
+        }
+    }
+
+    /// What is not ready of what was asked for.
+    pub fn lacks(&self, demand: Demand) -> Vec<String> {
+        let unlinked = match demand {
+            Demand::Usual => &[],
+            Demand::Strict => &*self.unlinked,
+        };
+        [&*self.reasons, unlinked].concat()
+    }
+}
+
+/// The half that clients come to serves one of them; the internal half has a link.
+fn is_ready(snapshot: &Snapshot) -> bool {
+    match snapshot.roles.contains(&Role::Dmz) {
+        true => snapshot
+            .services
+            .iter()
+            .filter(|row| row.role == Role::Dmz)
+            .any(|row| is_service_ready(snapshot, &row.name)),
+        false => snapshot.pools.iter().any(is_linked),
+    }
+}
+
+/// In a pair a service has two halves, and both serve it.
+pub fn is_service_ready(snapshot: &Snapshot, name: &str) -> bool {
+    let mut rows = snapshot.services.iter().filter(|row| row.name == name).peekable();
+    snapshot.phase == GatewayPhase::Running && rows.peek().is_some() && rows.all(|row| !is_down(row))
+}
+
+/// Why one half does not serve a service.
+pub fn why_unready(row: &ServiceRow) -> Option<String> {
+    let why = row.lack.as_ref().map_or("it is down", |lack| &lack.why);
+    is_down(row).then(|| format!("{}: {why}", row.name))
+}
+
+fn is_down(row: &ServiceRow) -> bool {
+    row.health == Some(Health::Down)
+}
+
+impl NamedGateway {
+    fn has(&self, pool: &PoolRow) -> bool {
+        let is_it = match &self.by {
+            NamedBy::Address(address) => pool.address.as_ref() == Some(address),
+            NamedBy::Certificate(name) => pool.peer.as_ref() == Some(name),
+        };
+        pool.role == self.role && is_it && is_linked(pool)
+    }
+
+    fn line(&self) -> String {
+        match &self.by {
+            NamedBy::Address(address) => format!("no link to {address}"),
+            NamedBy::Certificate(name) => format!("no link from {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{judged, orders, pool},
+        *,
+    };
+    use crate::telemetry::snapshot::{PoolState, ServicePhase};
+
+    fn of(services: Vec<ServiceRow>, pools: Vec<PoolRow>, named: &[NamedGateway]) -> Readiness {
+        let snapshot = Snapshot { roles: vec![Role::Dmz], ..judged(services, pools) };
+        Readiness::of(&snapshot, named)
+    }
+
+    #[test]
+    fn one_service_that_is_served_makes_a_gateway_ready_and_all_make_it_strictly_so() {
+        let chat = ServiceRow { phase: ServicePhase::Draining, ..ServiceRow::new(Role::Dmz, "chat") };
+        let told = of(vec![chat, orders()], vec![pool(PoolState::Healthy, 8)], &[]);
+        assert_eq!((told.meets(Demand::Usual), told.meets(Demand::Strict)), (true, false));
+        assert_eq!(told.reasons, ["chat: drained"]);
+        let told = of(vec![orders()], vec![pool(PoolState::Down, 0)], &[]);
+        assert!(!told.meets(Demand::Usual));
+        assert_eq!(told.reasons, ["orders: no link"]);
+    }
+
+    #[test]
+    fn who_asks_strictly_wants_a_link_to_each_gateway_that_is_named() {
+        let role = Role::Dmz;
+        let named = |by| NamedGateway { role, by };
+        let (alpha, internal) =
+            (NamedBy::Certificate("alpha".into()), NamedBy::Certificate("internal".into()));
+        let well = vec![pool(PoolState::Filling, 1)];
+        let told = of(vec![orders()], well.clone(), &[named(internal.clone())]);
+        assert!(told.meets(Demand::Strict), "{told:?}");
+        let told = of(vec![orders()], well, &[named(internal), named(alpha)]);
+        assert!(told.meets(Demand::Usual) && !told.meets(Demand::Strict));
+        assert_eq!(
+            (told.lacks(Demand::Usual).len(), told.lacks(Demand::Strict)),
+            (0, vec!["no link from alpha".into()])
+        );
+    }
+
+    #[test]
+    fn a_gateway_that_drains_is_not_ready_whatever_it_still_serves() {
+        let drains = Snapshot {
+            phase: GatewayPhase::Draining,
+            roles: vec![Role::Dmz],
+            ..judged(vec![orders()], vec![pool(PoolState::Healthy, 8)])
+        };
+        let told = Readiness::of(&drains, &[]);
+        assert_eq!((told.ready, &*told.reasons), (false, &["the gateway is draining".to_owned()][..]));
+    }
+
+    #[test]
+    fn an_internal_half_is_ready_with_one_link() {
+        let link = PoolRow { role: Role::Internal, ..pool(PoolState::Filling, 1) };
+        let inside = |pools| {
+            let rows = vec![ServiceRow::new(Role::Internal, "orders")];
+            Readiness::of(&Snapshot { roles: vec![Role::Internal], ..judged(rows, pools) }, &[])
+        };
+        assert!(inside(vec![link]).ready);
+        let told = inside(vec![]);
+        assert_eq!((told.ready, &*told.reasons), (false, &["no link stands".to_owned()][..]));
+    }
+}
