@@ -347,7 +347,7 @@ impl Pair {
         let folder = tempfile::tempdir().unwrap();
         portcullis::certs::write(
             folder.path(),
-            &["dmz", "internal"].map(|half| portcullis::certs::Wanted { half, names: &[] }),
+            &["dmz", "internal"].map(|half| portcullis::certs::HalfNames { half, names: &[] }),
         )
         .unwrap();
         let tls = |half: &str, peer: &str| {

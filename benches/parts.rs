@@ -11,21 +11,21 @@ use criterion::Criterion;
 use portcullis::{
     certs,
     link::{
-        GREET, Peer,
-        framed::Event,
-        greet::{Granted, Linked, Reached, Says, hello},
-        leg::Leg,
+        HANDSHAKE, Peer,
+        framed::LinkEvent,
+        handshake::{DialledStream, EstablishedLink, GrantDecision, HelloRole, exchange_hello},
         pool::Pool,
-        shares::{LinkShares, Rule},
+        session_side::SessionSide,
+        shares::{LinkShares, ShareRule},
     },
-    net::{stream::Stream, tcp, tls::Identity},
-    profile::{Carries, LinkTls, Material, Place, PoolLimits, ServiceName},
+    net::{stream::NetStream, tcp, tls::LinkIdentity},
+    profile::{Carries, LinkTls, PemSource, PoolLimits, ProfilePlace, ServiceName},
     proto::link::{
-        decoder::{Decoder, Want},
-        frame::{self, DATA_MAX, Frame, Header, Kind},
-        hello::{Grant, Offer},
-        open::Open,
-        state::{End, Machine},
+        decoder::{DecoderNeed, FrameDecoder},
+        frame::{self, DATA_MAX, Frame, FrameHeader, FrameKind},
+        hello::{GrantHello, OfferHello},
+        open::OpenFrame,
+        state::{LinkRole, StateMachine},
     },
     tasks::Tasks,
 };
@@ -63,50 +63,50 @@ fn main() {
 
 /// A session of 1 KiB each way, from frames to bytes and back, on both ends: eight frames.
 fn framing() -> Operation {
-    let mut opener = Voice::new(End::Opener);
-    let mut server = Voice::new(End::Server);
-    server.says(&mut opener, Kind::Hello, &offer().body());
-    opener.says(&mut server, Kind::Hello, &grant().body());
+    let mut opener = Voice::new(LinkRole::Opener);
+    let mut server = Voice::new(LinkRole::Server);
+    server.says(&mut opener, FrameKind::Hello, &offer().body());
+    opener.says(&mut server, FrameKind::Hello, &grant().body());
     let message = [b'm'; MESSAGE];
     Box::new(move || {
-        opener.says(&mut server, Kind::Open, &open().body());
-        server.says(&mut opener, Kind::Opened, &[]);
-        opener.says(&mut server, Kind::Data, &message);
-        server.says(&mut opener, Kind::Data, &message);
-        opener.says(&mut server, Kind::Ping, b"question");
-        server.says(&mut opener, Kind::Pong, b"question");
-        opener.says(&mut server, Kind::End, &[]);
-        server.says(&mut opener, Kind::End, &[]);
+        opener.says(&mut server, FrameKind::Open, &open().body());
+        server.says(&mut opener, FrameKind::Opened, &[]);
+        opener.says(&mut server, FrameKind::Data, &message);
+        server.says(&mut opener, FrameKind::Data, &message);
+        opener.says(&mut server, FrameKind::Ping, b"question");
+        server.says(&mut opener, FrameKind::Pong, b"question");
+        opener.says(&mut server, FrameKind::End, &[]);
+        server.says(&mut opener, FrameKind::End, &[]);
     })
 }
 
 struct Voice {
-    machine: Machine,
-    decoder: Decoder,
+    machine: StateMachine,
+    decoder: FrameDecoder,
     out: Vec<u8>,
 }
 
 impl Voice {
-    fn new(end: End) -> Self {
-        Self { machine: Machine::new(end), decoder: Decoder::default(), out: Vec::new() }
+    fn new(end: LinkRole) -> Self {
+        Self { machine: StateMachine::new(end), decoder: FrameDecoder::default(), out: Vec::new() }
     }
 
-    fn says(&mut self, to: &mut Self, kind: Kind, body: &[u8]) {
+    fn says(&mut self, to: &mut Self, kind: FrameKind, body: &[u8]) {
         self.machine.send(kind).unwrap();
         self.out.clear();
-        if kind == Kind::Data {
+        if kind == FrameKind::Data {
             // As a link does it: the body is not copied.
-            self.out.extend_from_slice(&Header { kind, length: body.len() }.bytes());
+            self.out.extend_from_slice(&FrameHeader { kind, length: body.len() }.bytes());
         } else {
             frame::push(&mut self.out, kind, body);
         }
         let mut rest = &black_box(&self.out)[..];
         while !rest.is_empty() {
-            let Want::Bytes(wanted) = to.decoder.want() else { unreachable!("no body was written") };
+            let DecoderNeed::Bytes(wanted) = to.decoder.want() else { unreachable!("no body was written") };
             let (bytes, behind) = rest.split_at(wanted.min(rest.len()));
             let frame = to.decoder.feed(bytes, &mut to.machine).unwrap();
             if black_box(frame) == Some(Frame::Data) {
-                to.decoder.passed(body.len());
+                to.decoder.note_passed(body.len());
             }
             rest = behind;
         }
@@ -120,10 +120,10 @@ fn relay() -> Operation {
         let (mut opener, mut server) = linked().await;
         opener.link.open(&open(), Vec::new()).unwrap();
         poll_fn(|cx| opener.link.poll_flush(cx)).await.unwrap();
-        assert!(matches!(poll_fn(|cx| server.link.poll_event(cx)).await.unwrap(), Event::Open(_)));
-        server.link.stage(Kind::Opened, &[]).unwrap();
+        assert!(matches!(poll_fn(|cx| server.link.poll_event(cx)).await.unwrap(), LinkEvent::Open(_)));
+        server.link.stage(FrameKind::Opened, &[]).unwrap();
         poll_fn(|cx| server.link.poll_flush(cx)).await.unwrap();
-        (Leg::Link(server.link), Leg::Link(opener.link))
+        (SessionSide::Link(server.link), SessionSide::Link(opener.link))
     });
     let chunk = vec![b'c'; CHUNK];
     let mut taken = vec![0; DATA_MAX];
@@ -155,9 +155,9 @@ fn pool() -> Operation {
     let tasks = Tasks::default();
     let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(5), waiters: 1 };
     let pool = runtime.block_on(async {
-        let pool = Pool::new(limits, LinkShares::new(1, Rule::Divided(1)), tasks.clone());
+        let pool = Pool::new(limits, LinkShares::new(1, ShareRule::Divided(1)), tasks.clone());
         let (opener, mut server) = linked().await;
-        pool.stands(opener).unwrap();
+        pool.take_in(opener).unwrap();
         // The other gateway answers pings.
         tasks.spawn("server", async move { while poll_fn(|cx| server.link.poll_event(cx)).await.is_ok() {} });
         pool
@@ -166,8 +166,8 @@ fn pool() -> Operation {
     Box::new(move || {
         runtime.block_on(async {
             let taken = pool.take(&service, &[]).await.unwrap();
-            let Leg::Link(link) = taken.leg else { unreachable!("none but a link stands there") };
-            black_box(link).go_home();
+            let SessionSide::Link(link) = taken.side else { unreachable!("none but a link stands there") };
+            black_box(link).return_to_owner();
             // The watch of the link that was taken ends, that of the one which came back begins.
             tokio::task::yield_now().await;
         });
@@ -178,16 +178,21 @@ fn pool() -> Operation {
 fn handshake() -> Operation {
     let runtime = runtime();
     let folder = tempfile::tempdir().unwrap();
-    certs::write(folder.path(), &["dmz", "internal"].map(|half| certs::Wanted { half, names: &[] })).unwrap();
+    certs::write(folder.path(), &["dmz", "internal"].map(|half| certs::HalfNames { half, names: &[] }))
+        .unwrap();
     let identity = |name: &str, peer: &str| {
-        let file = |file: String| Material::File {
+        let file = |file: String| PemSource::File {
             path: folder.path().join(file),
-            place: Place { file: "bench".into(), line: 1, column: 1, key: "tls".into() },
+            place: ProfilePlace { file: "bench".into(), line: 1, column: 1, key: "tls".into() },
         };
         let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
         let tls = LinkTls { certificate, key, ca: file("ca.pem".into()), peers: vec![peer.into()] };
-        Identity::load(&tls, &[portcullis::proto::link::ALPN.to_vec()], portcullis::disk::Pipes::Refused)
-            .unwrap()
+        LinkIdentity::load(
+            &tls,
+            &[portcullis::proto::link::ALPN.to_vec()],
+            portcullis::disk::PipePolicy::Refused,
+        )
+        .unwrap()
     };
     let (dmz, internal) = (identity("dmz", "internal"), identity("internal", "dmz"));
     let (listener, at) = runtime.block_on(listener()).unwrap();
@@ -221,35 +226,39 @@ async fn dial(at: SocketAddr) -> TcpStream {
 }
 
 /// Both ends of a link that stands, without TLS.
-async fn linked() -> (Linked, Linked) {
+async fn linked() -> (EstablishedLink, EstablishedLink) {
     let (listener, at) = listener().await.unwrap();
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());
     let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into() };
-    let (opens, serves) = (Says::Opens(Arc::new(|_, _| granted())), Says::Serves(Arc::new(|_| offer())));
-    let reached =
-        |stream| Reached { stream: Stream::Tcp(stream), peer: peer.clone(), by: Instant::now() + GREET };
+    let (opens, serves) =
+        (HelloRole::Opens(Arc::new(|_, _| granted())), HelloRole::Serves(Arc::new(|_| offer())));
+    let reached = |stream| DialledStream {
+        stream: NetStream::Tcp(stream),
+        peer: peer.clone(),
+        by: Instant::now() + HANDSHAKE,
+    };
     let (opener, server) = tokio::join!(
-        hello(reached(accepted.unwrap().0), &opens, CancellationToken::new()),
-        hello(reached(dialled), &serves, CancellationToken::new()),
+        exchange_hello(reached(accepted.unwrap().0), &opens, CancellationToken::new()),
+        exchange_hello(reached(dialled), &serves, CancellationToken::new()),
     );
     (opener.unwrap(), server.unwrap())
 }
 
-fn offer() -> Offer {
-    Offer { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
+fn offer() -> OfferHello {
+    OfferHello { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
 }
 
-fn grant() -> Grant {
-    Grant { services: vec![service()], links: 4, data: DATA_MAX }
+fn grant() -> GrantHello {
+    GrantHello { services: vec![service()], links: 4, data: DATA_MAX }
 }
 
-fn granted() -> Granted {
-    Granted { grant: grant(), unlike: Vec::new() }
+fn granted() -> GrantDecision {
+    GrantDecision { grant: grant(), mismatches: Vec::new() }
 }
 
-fn open() -> Open {
+fn open() -> OpenFrame {
     let client = Some("192.0.2.7:50000".parse().unwrap());
-    Open { service: service(), id: "c0ffee-1".into(), client, probe: false }
+    OpenFrame { service: service(), id: "c0ffee-1".into(), client, probe: false }
 }
 
 fn service() -> ServiceName {

@@ -10,11 +10,11 @@
 //! was heard is written again as frames and has to be the bytes that were given.
 
 use portcullis::proto::link::{
-    Violation,
-    decoder::{Decoder, Want},
-    frame::{self, DATA_MAX, Frame, HEADER, Header, Kind},
+    ProtocolViolation,
+    decoder::{DecoderNeed, FrameDecoder},
+    frame::{self, DATA_MAX, Frame, FrameHeader, FrameKind, HEADER},
     hello, open,
-    state::{End, Machine, State},
+    state::{LinkProtocolState, LinkRole, StateMachine},
 };
 
 pub const SERVER_HEARS: u8 = 1;
@@ -25,11 +25,11 @@ const TURNS_MAX: usize = 32;
 /// What an input comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    pub state: State,
+    pub state: LinkProtocolState,
     pub session: u32,
     /// Frames that were heard.
     pub frames: usize,
-    pub violation: Option<Violation>,
+    pub violation: Option<ProtocolViolation>,
     /// A frame has begun.
     pub is_within: bool,
 }
@@ -44,21 +44,21 @@ pub fn drive(input: &[u8]) -> Outcome {
 }
 
 struct Plan<'a> {
-    hears: End,
+    hears: LinkRole,
     is_greeted: bool,
     turns: &'a [u8],
     wire: &'a [u8],
 }
 
 /// After so many bytes heard, this end sends a frame.
-type Sends = Vec<(usize, Kind)>;
+type Sends = Vec<(usize, FrameKind)>;
 
 impl<'a> Plan<'a> {
     fn of(input: &'a [u8]) -> Self {
         let (flags, rest) = input.split_first().unwrap_or((&0, &[]));
         let (count, rest) = rest.split_first().unwrap_or((&0, &[]));
         let (turns, wire) = rest.split_at(usize::from(*count).min(TURNS_MAX).min(rest.len()));
-        let hears = if flags & SERVER_HEARS != 0 { End::Server } else { End::Opener };
+        let hears = if flags & SERVER_HEARS != 0 { LinkRole::Server } else { LinkRole::Opener };
         Self { hears, is_greeted: flags & IS_GREETED != 0, turns, wire }
     }
 
@@ -67,7 +67,7 @@ impl<'a> Plan<'a> {
         let mut at = 0;
         for turn in self.turns.iter().cycle() {
             at += 1 << (turn & 0x0f);
-            let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == turn >> 4);
+            let kind = FrameKind::ALL.into_iter().find(|kind| *kind as u8 == turn >> 4);
             sends.extend(kind.map(|kind| (at.min(self.wire.len()), kind)));
             if at >= self.wire.len() {
                 break;
@@ -98,42 +98,42 @@ impl<'a> Plan<'a> {
 
 /// One end, and all that it has heard, written again.
 struct Ear {
-    machine: Machine,
-    decoder: Decoder,
+    machine: StateMachine,
+    decoder: FrameDecoder,
     /// Bytes given to it.
     given: usize,
     frames: usize,
     again: Vec<u8>,
-    violation: Option<Violation>,
+    violation: Option<ProtocolViolation>,
 }
 
 impl Ear {
-    fn new(end: End, is_greeted: bool) -> Self {
-        let mut machine = Machine::new(end);
+    fn new(end: LinkRole, is_greeted: bool) -> Self {
+        let mut machine = StateMachine::new(end);
         if is_greeted {
-            let greets = |machine: &mut Machine, from: End| match from == end {
-                true => machine.send(Kind::Hello),
-                false => machine.hear(Kind::Hello),
+            let greets = |machine: &mut StateMachine, from: LinkRole| match from == end {
+                true => machine.send(FrameKind::Hello),
+                false => machine.hear(FrameKind::Hello),
             };
-            greets(&mut machine, End::Server).expect("the server greets first");
-            greets(&mut machine, End::Opener).expect("the opener answers");
+            greets(&mut machine, LinkRole::Server).expect("the server greets first");
+            greets(&mut machine, LinkRole::Opener).expect("the opener answers");
         }
-        let decoder = Decoder::default();
+        let decoder = FrameDecoder::default();
         Self { machine, decoder, given: 0, frames: 0, again: Vec::new(), violation: None }
     }
 
     fn hear(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.violation.is_none() {
             match self.decoder.want() {
-                Want::Data(left) => {
+                DecoderNeed::Data(left) => {
                     assert!((1..=DATA_MAX).contains(&left));
                     let (passed, rest) = bytes.split_at(left.min(bytes.len()));
-                    self.decoder.passed(passed.len());
+                    self.decoder.note_passed(passed.len());
                     self.again.extend_from_slice(passed);
                     self.given += passed.len();
                     bytes = rest;
                 }
-                Want::Bytes(wanted) => {
+                DecoderNeed::Bytes(wanted) => {
                     assert!(wanted > 0 && wanted <= hello::BODY_MAX, "{wanted}");
                     let (fed, rest) = bytes.split_at(wanted.min(bytes.len()));
                     self.given += fed.len();
@@ -150,14 +150,14 @@ impl Ear {
             Ok(None) => assert_eq!(self.machine, before, "a part of a frame moves nothing"),
             Ok(Some(frame)) => {
                 let (kind, body) = written(&frame);
-                let meant = before.state().after(before.end().other(), kind);
+                let meant = before.state().after(before.end().opposite(), kind);
                 assert_eq!(Some(self.machine.state()), meant, "{kind} in {before:?}");
-                assert_eq!(self.machine.session() - before.session(), u32::from(kind == Kind::Open));
+                assert_eq!(self.machine.session() - before.session(), u32::from(kind == FrameKind::Open));
                 match (&frame, self.decoder.want()) {
-                    (Frame::Data, Want::Data(length)) => {
-                        self.again.extend_from_slice(&Header { kind, length }.bytes());
+                    (Frame::Data, DecoderNeed::Data(length)) => {
+                        self.again.extend_from_slice(&FrameHeader { kind, length }.bytes());
                     }
-                    (Frame::Data, Want::Bytes(_)) => panic!("`data` without a body"),
+                    (Frame::Data, DecoderNeed::Bytes(_)) => panic!("`data` without a body"),
                     _ => frame::push(&mut self.again, kind, &body),
                 }
                 self.frames += 1;
@@ -169,11 +169,11 @@ impl Ear {
                 self.violation = Some(violation);
             }
         }
-        assert!(State::ALL.contains(&self.machine.state()));
+        assert!(LinkProtocolState::ALL.contains(&self.machine.state()));
     }
 
     /// This end sends a frame where it may; what may not be sent moves nothing.
-    fn send(&mut self, kind: Kind) {
+    fn send(&mut self, kind: FrameKind) {
         if self.violation.is_some() {
             return;
         }
@@ -191,7 +191,7 @@ impl Ear {
             Some(_) => assert!((HEADER..=HEADER + hello::BODY_MAX).contains(&rest), "{rest}"),
             None => {
                 assert_eq!(self.given, wire.len());
-                let is_in_data = matches!(self.decoder.want(), Want::Data(_));
+                let is_in_data = matches!(self.decoder.want(), DecoderNeed::Data(_));
                 assert_eq!(rest > 0 || is_in_data, self.decoder.is_within(), "{rest}");
             }
         }
@@ -209,20 +209,20 @@ impl Ear {
 }
 
 /// A frame as it was on the wire.
-fn written(frame: &Frame) -> (Kind, Vec<u8>) {
+fn written(frame: &Frame) -> (FrameKind, Vec<u8>) {
     match frame {
-        Frame::Offer(offer) => (Kind::Hello, bounded(offer.body(), hello::BODY_MAX)),
-        Frame::Grant(grant) => (Kind::Hello, bounded(grant.body(), hello::BODY_MAX)),
-        Frame::Open(open) => (Kind::Open, bounded(open.body(), open::BODY_MAX)),
-        Frame::Opened => (Kind::Opened, vec![]),
-        Frame::Refused(why) => (Kind::Refused, vec![frame::refusal_byte(*why)]),
-        Frame::Data => (Kind::Data, vec![]),
-        Frame::End => (Kind::End, vec![]),
-        Frame::Reset(reset) => (Kind::Reset, reset.body().to_vec()),
-        Frame::Ping(token) => (Kind::Ping, token.to_vec()),
-        Frame::Pong(token) => (Kind::Pong, token.to_vec()),
-        Frame::Drain => (Kind::Drain, vec![]),
-        Frame::Retire => (Kind::Retire, vec![]),
+        Frame::Offer(offer) => (FrameKind::Hello, bounded(offer.body(), hello::BODY_MAX)),
+        Frame::Grant(grant) => (FrameKind::Hello, bounded(grant.body(), hello::BODY_MAX)),
+        Frame::Open(open) => (FrameKind::Open, bounded(open.body(), open::BODY_MAX)),
+        Frame::Opened => (FrameKind::Opened, vec![]),
+        Frame::Refused(why) => (FrameKind::Refused, vec![frame::refusal_byte(*why)]),
+        Frame::Data => (FrameKind::Data, vec![]),
+        Frame::End => (FrameKind::End, vec![]),
+        Frame::Reset(reset) => (FrameKind::Reset, reset.body().to_vec()),
+        Frame::Ping(token) => (FrameKind::Ping, token.to_vec()),
+        Frame::Pong(token) => (FrameKind::Pong, token.to_vec()),
+        Frame::Drain => (FrameKind::Drain, vec![]),
+        Frame::Retire => (FrameKind::Retire, vec![]),
     }
 }
 

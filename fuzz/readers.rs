@@ -19,20 +19,21 @@ use hyper::{
 };
 use portcullis::{
     net::{
-        hello,
+        client_hello,
         http::{
-            From, framing,
-            line::{Line, Lost},
-            payload::Payload,
-            strict::{SPOILT_SIGN, Strict},
+            HeadSource,
+            body::MessageBody,
+            framing,
+            request_checker::{RequestChecker, SPOILT_SIGN},
+            upstream::{ResponseFailure, UpstreamConnection},
         },
         pipe::pipe,
     },
-    profile::{self, Choice, ProxyVersion},
+    profile::{self, ProfileOverrides, ProxyVersion},
     proto::{
         proxy,
-        socks5::{self, Asks},
-        ws::{self, Breach, Decoder, End, Kind},
+        socks5::{self, SocksCommand},
+        ws::{self, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketError},
     },
 };
 use proxy_header::{ParseConfig, ProxyHeader};
@@ -66,7 +67,7 @@ pub fn proxy(input: &[u8]) -> String {
     assert_eq!(theirs.proxied_address().map(|address| address.source), Some(client));
     assert_eq!(their_length, length);
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
-        let again = proxy::header(version, Some(client), client);
+        let again = proxy::write_header(version, Some(client), client);
         assert_eq!(proxy::parse(&again), Ok(Some((Some(client), again.len()))));
     }
     format!("{client}, {length} bytes")
@@ -77,7 +78,7 @@ pub fn socks(input: &[u8]) -> String {
     let Some((&who, said)) = input.split_first() else { return "more".into() };
     let (told, left, answered) = match who % 3 {
         2 => replies(said),
-        asks => asked(said, if asks == 0 { Asks::Connect } else { Asks::Bind }),
+        asks => asked(said, if asks == 0 { SocksCommand::Connect } else { SocksCommand::Bind }),
     };
     // Nothing is read past a message: what follows is the session's.
     assert!(said.ends_with(&left), "{} bytes left", left.len());
@@ -85,11 +86,11 @@ pub fn socks(input: &[u8]) -> String {
     told
 }
 
-fn asked(said: &[u8], serves: Asks) -> (String, Vec<u8>, Vec<u8>) {
+fn asked(said: &[u8], serves: SocksCommand) -> (String, Vec<u8>, Vec<u8>) {
     let mut stream = tokio::io::join(said, Vec::new());
     let told = at_once(async {
-        socks5::take_method(&mut stream).await?;
-        socks5::take_ask(&mut stream, serves).await
+        socks5::accept_method(&mut stream).await?;
+        socks5::read_request(&mut stream, serves).await
     });
     let told =
         told.map_or_else(|error| checked(error.to_string()), |service| format!("asks for `{service}`"));
@@ -100,9 +101,9 @@ fn asked(said: &[u8], serves: Asks) -> (String, Vec<u8>, Vec<u8>) {
 fn replies(said: &[u8]) -> (String, Vec<u8>, Vec<u8>) {
     let mut left = said;
     let told = at_once(async {
-        socks5::take_answer(&mut left).await?;
+        socks5::read_reply(&mut left).await?;
         let first = socks5::await_announcement(&mut left).await?;
-        socks5::take_announcement(first, &mut left).await
+        socks5::read_announcement(first, &mut left).await
     });
     let told =
         told.map_or_else(|error| checked(error.to_string()), |address| format!("client at {address:?}"));
@@ -121,10 +122,10 @@ fn at_once<T>(reading: impl Future<Output = T>) -> T {
 /// are overwritten, and both the same however it comes.
 pub fn request(input: &[u8]) -> String {
     let looked = |piece: usize| {
-        let (mut strict, mut bytes) = (Strict::default(), input.to_vec());
-        let good = bytes.chunks_mut(piece).map(|bytes| strict.look(bytes)).sum::<usize>();
-        assert!(good == input.len() || strict.is_undecided());
-        (bytes, good, strict.refused())
+        let (mut checker, mut bytes) = (RequestChecker::default(), input.to_vec());
+        let good = bytes.chunks_mut(piece).map(|bytes| checker.check(bytes)).sum::<usize>();
+        assert!(good == input.len() || checker.is_undecided());
+        (bytes, good, checker.refused_request())
     };
     let whole = looked(input.len().max(1));
     assert_eq!(whole, looked(1), "at once, and byte by byte");
@@ -158,14 +159,15 @@ fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
         let (ours, mut theirs) = pipe();
-        let (mut line, going) = Line::over(ours, From::Outside, None).await.expect("a fresh pipe");
+        let (mut line, going) =
+            UpstreamConnection::handshake(ours, HeadSource::Outside, None).await.expect("a fresh pipe");
         let asks = async {
-            let mut request = Request::new(Payload::empty());
+            let mut request = Request::new(MessageBody::empty());
             *request.method_mut() = method.clone();
             request.headers_mut().insert("host", HeaderValue::from_static("h"));
-            let told = match line.ask(request).await {
+            let told = match line.send(request).await {
                 Ok(answer) => read_out(method, answer).await,
-                Err(Lost::Broken(flaw)) => flaw.to_string(),
+                Err(ResponseFailure::Invalid(flaw)) => flaw.to_string(),
                 Err(lost) => panic!("{lost:?}"),
             };
             drop(line);
@@ -193,7 +195,7 @@ fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
 /// The status, and how much of a body there was.
 async fn read_out(method: &Method, answer: Response<Incoming>) -> String {
     let (mut head, mut body) = answer.into_parts();
-    if framing::of_response(&mut head, method, &body).is_err() {
+    if framing::frame_response(&mut head, method, &body).is_err() {
         return "a coding".into();
     }
     let said =
@@ -218,14 +220,14 @@ pub fn client_hello(input: &[u8]) -> String {
 }
 
 fn hello_in(input: &[u8], piece: usize) -> String {
-    let mut reader = hello::Reader::default();
+    let mut reader = client_hello::ClientHelloReader::default();
     for (at, bytes) in input.chunks(piece).enumerate() {
-        match reader.hear(bytes) {
+        match reader.feed(bytes) {
             Ok(None) => {}
             Ok(Some(hello)) => {
                 let name =
                     hello.name().map_or("no name".into(), |name| format!("`{}`", checked(name.into())));
-                let said = hello.into_said();
+                let said = hello.into_bytes();
                 assert!(
                     input.starts_with(&said) && said.len() == (at * piece + bytes.len()),
                     "{}",
@@ -247,7 +249,8 @@ pub fn web_socket(input: &[u8]) -> String {
     let again = frames_in(wire, limit, 1);
     assert_eq!((&ours.answers, &ours.end), (&again.answers, &again.end), "in pieces, and byte by byte");
     // A piece of a text goes up whole or not at all.
-    let is_text = ours.end == Some(End::Broken(Breach::Text)) && again.data.starts_with(&ours.data);
+    let is_text =
+        ours.end == Some(WebSocketEnd::Broken(WebSocketError::Text)) && again.data.starts_with(&ours.data);
     assert!(is_text || ours.data == again.data, "in pieces, and byte by byte");
     let theirs = Second::opinion(wire, limit);
     assert!(ours.data.starts_with(&theirs.data), "other bytes were heard");
@@ -255,19 +258,21 @@ pub fn web_socket(input: &[u8]) -> String {
     match (&ours.end, &theirs.end) {
         // They keep a message to its end, and a frame's head as long as its body has not come.
         (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))
-        | (Some(End::Broken(_)), Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_)) => {}
-        (Some(End::Broken(Breach::Code(_))), Error::ConnectionClosed) => assert_eq!(theirs.code, Some(1002)),
+        | (Some(WebSocketEnd::Broken(_)), Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_)) => {}
+        (Some(WebSocketEnd::Broken(WebSocketError::Code(_))), Error::ConnectionClosed) => {
+            assert_eq!(theirs.code, Some(1002))
+        }
         // Registered since, for gateways.
-        (Some(End::Closed(Some(1014))), Error::ConnectionClosed) => {}
-        (Some(End::Closed(code)), Error::ConnectionClosed) => {
+        (Some(WebSocketEnd::Closed(Some(1014))), Error::ConnectionClosed) => {}
+        (Some(WebSocketEnd::Closed(code)), Error::ConnectionClosed) => {
             assert_eq!((*code, &ours.answers), (theirs.code, &theirs.answers));
         }
         (ours, theirs) => panic!("{ours:?}, and they: {theirs:?}"),
     }
     let end = match ours.end {
         None => "more".into(),
-        Some(End::Closed(code)) => format!("closed {code:?}"),
-        Some(End::Broken(breach)) => checked(breach.to_string()),
+        Some(WebSocketEnd::Closed(code)) => format!("closed {code:?}"),
+        Some(WebSocketEnd::Broken(breach)) => checked(breach.to_string()),
     };
     format!("{} bytes, {} of answers, {end}", ours.data.len(), ours.answers.len())
 }
@@ -275,14 +280,14 @@ pub fn web_socket(input: &[u8]) -> String {
 struct Heard {
     data: Vec<u8>,
     answers: Vec<u8>,
-    end: Option<End>,
+    end: Option<WebSocketEnd>,
 }
 
 fn frames_in(wire: &[u8], limit: usize, piece: usize) -> Heard {
-    let (mut decoder, mut data, mut answers) = (Decoder::new(limit), Vec::new(), Vec::new());
+    let (mut decoder, mut data, mut answers) = (WebSocketDecoder::new(limit), Vec::new(), Vec::new());
     for bytes in wire.chunks(piece) {
         let mut bytes = bytes.to_vec();
-        let heard = decoder.hear(&mut bytes, &mut answers);
+        let heard = decoder.decode(&mut bytes, &mut answers);
         data.extend_from_slice(&bytes[..heard]);
     }
     Heard { data, answers, end: decoder.end() }
@@ -304,7 +309,7 @@ impl Second {
         let (mut data, mut answers, mut code) = (Vec::new(), Vec::new(), None);
         let end = loop {
             match socket.read() {
-                Ok(Message::Ping(body)) => ws::push(&mut answers, Kind::Pong, &body),
+                Ok(Message::Ping(body)) => ws::push_frame(&mut answers, Opcode::Pong, &body),
                 Ok(Message::Pong(_) | Message::Frame(_)) => {}
                 Ok(Message::Close(frame)) => code = frame.map(|frame| frame.code.into()),
                 Ok(message) => data.extend_from_slice(&message.into_data()),
@@ -338,7 +343,7 @@ impl Write for Silent {
 pub fn profile(file: &Path, input: &[u8]) -> String {
     std::fs::write(file, input).expect("the file is written");
     let start = Instant::now();
-    let loaded = profile::load(file, &Choice::default());
+    let loaded = profile::load(file, &ProfileOverrides::default());
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
     let Err(problems) = loaded else { return "loads".into() };
     assert!(!problems.is_empty());

@@ -11,20 +11,20 @@ use tokio::{
 
 use crate::{
     admin,
-    gateway::handle::Access,
-    record::{Player, Recorder, Recording},
+    gateway::handle::AdminAccess,
+    record::{Recorder, Recording, RecordingPlayer},
     tasks::Tasks,
-    tui::{self, Ended, source::Source},
+    tui::{self, ScreenEnd, source::ScreenSource},
 };
 
 /// After a signal a terminal that nobody reads may hold the screen for so long.
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Shows the gateway behind the socket at `path` until the operator leaves.
-pub async fn run(path: &Path, access: Access, record: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub async fn run(path: &Path, access: AdminAccess, record: Option<&Path>) -> anyhow::Result<ExitCode> {
     let tasks = Tasks::default();
     let (handle, contact) = admin::attach::attach(path, access, &tasks).await?;
-    can_open()?;
+    check_terminal()?;
     let recorder = match record {
         Some(file) => Some({
             // What it tells is on the screen; here is no log.
@@ -32,27 +32,27 @@ pub async fn run(path: &Path, access: Access, record: Option<&Path>) -> anyhow::
         }),
         None => None,
     };
-    let code = show(Source::attached(handle, access, contact)).await?;
+    let code = show_screen(ScreenSource::attached(handle, access, contact)).await?;
     if let Some(recorder) = recorder {
         // The gateway goes on; only what went wrong so far is told.
-        recorder.ended(Duration::ZERO).await?;
+        recorder.wait(Duration::ZERO).await?;
     }
     Ok(code)
 }
 
 /// Shows the recording in `file` until the operator leaves.
 pub async fn replay(file: &Path) -> anyhow::Result<ExitCode> {
-    let player = Player::new(Recording::open(file)?);
-    can_open()?;
-    show(Source::replay(player)?).await
+    let player = RecordingPlayer::new(Recording::open(file)?);
+    check_terminal()?;
+    show_screen(ScreenSource::replay(player)?).await
 }
 
-fn can_open() -> anyhow::Result<()> {
-    tui::can_open().map_err(|why| anyhow!("the dashboard can not open: {why}"))
+fn check_terminal() -> anyhow::Result<()> {
+    tui::check_terminal().map_err(|why| anyhow!("the dashboard can not open: {why}"))
 }
 
 /// Opens the screen and waits for its end, by the operator or by a signal.
-async fn show(source: Source) -> anyhow::Result<ExitCode> {
+async fn show_screen(source: ScreenSource) -> anyhow::Result<ExitCode> {
     let (ends, mut ended) = oneshot::channel();
     let gone = |why| {
         // Where nobody waits for its end any more, nobody needs to know.
@@ -62,12 +62,12 @@ async fn show(source: Source) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut others = pin!(tui::signals::obey()?);
+    let mut others = pin!(tui::signals::handle_signals()?);
     let screen = tui::spawn(source, gone)?;
     tokio::select! {
         ended = &mut ended => return Ok(exit_code(ended.ok())),
-        _ = terminate.recv() => screen.end(Ended::Left),
-        _ = interrupt.recv() => screen.end(Ended::Left),
+        _ = terminate.recv() => screen.end(ScreenEnd::Left),
+        _ = interrupt.recv() => screen.end(ScreenEnd::Left),
         _ = hang_up.recv() => screen.terminal_gone(),
         () = &mut others => {}
     }
@@ -75,9 +75,11 @@ async fn show(source: Source) -> anyhow::Result<ExitCode> {
 }
 
 /// A screen that has lost its terminal, has panicked or is stuck has failed.
-fn exit_code(ended: Option<Ended>) -> ExitCode {
+fn exit_code(ended: Option<ScreenEnd>) -> ExitCode {
     match ended {
-        Some(Ended::Quit | Ended::Left | Ended::LeftHeadless | Ended::GatewayStopped) => ExitCode::SUCCESS,
-        Some(Ended::TerminalGone) | None => ExitCode::FAILURE,
+        Some(ScreenEnd::Quit | ScreenEnd::Left | ScreenEnd::LeftHeadless | ScreenEnd::GatewayStopped) => {
+            ExitCode::SUCCESS
+        }
+        Some(ScreenEnd::TerminalGone) | None => ExitCode::FAILURE,
     }
 }

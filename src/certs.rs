@@ -48,57 +48,60 @@ fn list(names: &[String]) -> String {
 }
 
 /// A certificate and its key, as PEM.
-pub struct Pair {
+pub struct CertificatePair {
     pub certificate: String,
     pub key: String,
 }
 
 /// A CA that can issue.
-pub struct Authority {
-    pub pair: Pair,
+pub struct CertificateAuthority {
+    pub pair: CertificatePair,
     issuer: Issuer<'static, KeyPair>,
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub fn create() -> Result<Self, rcgen::Error> {
-        let mut params = dated(CertificateParams::default(), CA_DAYS);
+        let mut params = with_validity(CertificateParams::default(), CA_DAYS);
         // A name of its own: of two CAs of one name, a wrong one would look like a bad signature.
         let name = format!("portcullis private CA {:08x}", fastrand::u32(..));
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;
-        let pair = Pair { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() };
+        let pair = CertificatePair { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() };
         Ok(Self { pair, issuer: Issuer::new(params, key) })
     }
 
     fn read(certificate: &str, key: &str) -> Result<Self, rcgen::Error> {
         let issuer = Issuer::from_ca_cert_pem(certificate, KeyPair::from_pem(key)?)?;
-        Ok(Self { pair: Pair { certificate: certificate.into(), key: key.into() }, issuer })
+        Ok(Self { pair: CertificatePair { certificate: certificate.into(), key: key.into() }, issuer })
     }
 
     /// A certificate that serves as TLS server and as TLS client under `name`.
-    pub fn issue(&self, name: &str) -> Result<Pair, rcgen::Error> {
-        let mut params = dated(CertificateParams::new(vec![name.to_owned()])?, HALF_DAYS);
+    pub fn issue(&self, name: &str) -> Result<CertificatePair, rcgen::Error> {
+        let mut params = with_validity(CertificateParams::new(vec![name.to_owned()])?, HALF_DAYS);
         params.distinguished_name.push(DnType::CommonName, name);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
-        Ok(Pair { certificate: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
+        Ok(CertificatePair {
+            certificate: params.signed_by(&key, &self.issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
     }
 }
 
 /// One half's certificates: a single one is called after the half, several after their names.
 #[derive(Debug, Clone)]
-pub struct Wanted<'a> {
+pub struct HalfNames<'a> {
     pub half: &'a str,
     /// Empty: any name will do, and a new certificate is for the half's own.
     pub names: &'a [String],
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> HalfNames<'a> {
     /// File stem, name of a new certificate, and whether one that is there has to have that name.
     fn certificates(&self) -> Vec<(&'a str, &'a str, bool)> {
         match self.names {
@@ -111,24 +114,24 @@ impl<'a> Wanted<'a> {
 
 /// Writes what is missing of `ca`, and of a pair for each name; returns the files written. Nothing is
 /// ever overwritten.
-pub fn write(folder: &Path, halves: &[Wanted<'_>]) -> Result<Vec<PathBuf>, CertsError> {
-    let wanted: Vec<_> = halves.iter().flat_map(Wanted::certificates).collect();
+pub fn write(folder: &Path, halves: &[HalfNames<'_>]) -> Result<Vec<PathBuf>, CertsError> {
+    let wanted: Vec<_> = halves.iter().flat_map(HalfNames::certificates).collect();
     if let Some((_, name, _)) = wanted.iter().find(|(_, name, _)| !is_name(name)) {
         return Err(CertsError::Name((*name).to_owned()));
     }
     fs::create_dir_all(folder).map_err(|source| CertsError::Io { path: folder.into(), source })?;
     let mut written = Vec::new();
-    let authority = match present(folder, "ca")? {
-        Some(pair) => Authority::read(&pair.certificate, &pair.key)
+    let authority = match read_existing(folder, "ca")? {
+        Some(pair) => CertificateAuthority::read(&pair.certificate, &pair.key)
             .map_err(|source| CertsError::Ca { path: folder.join("ca.pem"), source })?,
         None => {
-            let authority = Authority::create()?;
+            let authority = CertificateAuthority::create()?;
             store(folder, "ca", &authority.pair, &mut written)?;
             authority
         }
     };
     for (stem, name, has_to_match) in wanted {
-        match present(folder, stem)? {
+        match read_existing(folder, stem)? {
             None => store(folder, stem, &authority.issue(name)?, &mut written)?,
             Some(pair) if has_to_match => check_name(&folder.join(format!("{stem}.pem")), &pair, name)?,
             Some(_) => {}
@@ -144,8 +147,8 @@ fn is_name(name: &str) -> bool {
     begins && name.len() <= 255 && name.bytes().all(valid) && name != "ca"
 }
 
-fn check_name(path: &Path, pair: &Pair, wanted: &str) -> Result<(), CertsError> {
-    let found = names(&pair.certificate);
+fn check_name(path: &Path, pair: &CertificatePair, wanted: &str) -> Result<(), CertsError> {
+    let found = dns_names(&pair.certificate);
     if found.iter().any(|name| name.eq_ignore_ascii_case(wanted)) {
         return Ok(());
     }
@@ -153,7 +156,7 @@ fn check_name(path: &Path, pair: &Pair, wanted: &str) -> Result<(), CertsError> 
 }
 
 /// The DNS names of a certificate; none of one that does not read.
-fn names(certificate: &str) -> Vec<String> {
+fn dns_names(certificate: &str) -> Vec<String> {
     let read = || {
         let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
         let parsed = pem.parse_x509().ok()?;
@@ -167,11 +170,11 @@ fn names(certificate: &str) -> Vec<String> {
     read().unwrap_or_default()
 }
 
-fn present(folder: &Path, stem: &str) -> Result<Option<Pair>, CertsError> {
+fn read_existing(folder: &Path, stem: &str) -> Result<Option<CertificatePair>, CertsError> {
     let certificate = read(folder.join(format!("{stem}.pem")))?;
     let key = read(folder.join(format!("{stem}.key")))?;
     match (certificate, key) {
-        ((_, Some(certificate)), (_, Some(key))) => Ok(Some(Pair { certificate, key })),
+        ((_, Some(certificate)), (_, Some(key))) => Ok(Some(CertificatePair { certificate, key })),
         ((_, None), (_, None)) => Ok(None),
         ((present, Some(_)), (missing, None)) | ((missing, None), (present, Some(_))) => {
             Err(CertsError::Half { present, missing })
@@ -187,7 +190,12 @@ fn read(path: PathBuf) -> Result<(PathBuf, Option<String>), CertsError> {
     }
 }
 
-fn store(folder: &Path, stem: &str, pair: &Pair, written: &mut Vec<PathBuf>) -> Result<(), CertsError> {
+fn store(
+    folder: &Path,
+    stem: &str,
+    pair: &CertificatePair,
+    written: &mut Vec<PathBuf>,
+) -> Result<(), CertsError> {
     // The key first: a certificate without its key would look complete.
     for (extension, text, mode) in [("key", &pair.key, 0o600), ("pem", &pair.certificate, 0o644)] {
         let path = folder.join(format!("{stem}.{extension}"));
@@ -199,7 +207,7 @@ fn store(folder: &Path, stem: &str, pair: &Pair, written: &mut Vec<PathBuf>) -> 
     Ok(())
 }
 
-fn dated(mut params: CertificateParams, days: i64) -> CertificateParams {
+fn with_validity(mut params: CertificateParams, days: i64) -> CertificateParams {
     let now = time::OffsetDateTime::now_utc();
     // A clock that runs a little behind the other gateway's must not refuse a new certificate.
     params.not_before = now - time::Duration::hours(1);

@@ -7,23 +7,23 @@ use serde_json::json;
 use crate::{
     cli::Cli,
     exit,
-    output::{OutputError, note, print_line},
+    output::{OutputError, print_line, print_note},
     profile::{self, Problem, Profile},
-    source::{self, Chosen, Loaded, Source},
+    source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     text,
 };
 
 /// Prints every problem of the profiles named, else of all in the folders. Those that are named one
 /// by one are also looked at together, as the halves of one shield.
-pub fn run(cli: &Cli, source: &Source, names: &[String]) -> Result<ExitCode, OutputError> {
+pub fn run(cli: &Cli, source: &ProfileSource, names: &[String]) -> Result<ExitCode, OutputError> {
     let named: Vec<_> = names.iter().chain(cli.profile.as_ref()).map(|name| source.choose(name)).collect();
     let is_named = !named.is_empty();
     let all = match is_named {
         true => named,
-        false => source.list().into_iter().map(|file| Ok(Chosen::File(file))).collect(),
+        false => source.list().into_iter().map(|file| Ok(ChosenProfile::File(file))).collect(),
     };
     if all.is_empty() {
-        note(format_args!("portcullis: {}", no_profiles(source)));
+        print_note(format_args!("portcullis: {}", no_profiles(source)));
         return Ok(exit::BAD_INPUT.into());
     }
     let (mut code, mut good) = (ExitCode::SUCCESS, Vec::new());
@@ -31,44 +31,44 @@ pub fn run(cli: &Cli, source: &Source, names: &[String]) -> Result<ExitCode, Out
         match chosen.and_then(|chosen| source.load(&chosen, cli.mode)) {
             Ok(loaded) => {
                 let file = loaded.profile.file.as_deref().unwrap_or(Path::new("demo"));
-                print_line(format_args!("{}: ok, {}", text::path(file), describe(&loaded.profile)))?;
+                print_line(format_args!("{}: ok, {}", text::clean_path(file), describe(&loaded.profile)))?;
                 for warning in profile::warnings(&loaded.profile) {
-                    print_line(format_args!("{}: warning: {warning}", text::path(file)))?;
+                    print_line(format_args!("{}: warning: {warning}", text::clean_path(file)))?;
                 }
                 good.push(loaded);
             }
-            Err(problems) => code = refuse(&problems)?,
+            Err(problems) => code = print_problems(&problems)?,
         }
     }
-    let apart = if is_named { compare(cli, &good) } else { Vec::new() };
+    let apart = if is_named { compare_halves(cli, &good) } else { Vec::new() };
     if !apart.is_empty() {
-        code = refuse(&apart)?;
+        code = print_problems(&apart)?;
     }
     Ok(code)
 }
 
-fn refuse(problems: &[Problem]) -> Result<ExitCode, OutputError> {
+fn print_problems(problems: &[Problem]) -> Result<ExitCode, OutputError> {
     problems.iter().try_for_each(print_line)?;
     Ok(exit::BAD_INPUT.into())
 }
 
 /// Where no profile was found, and why.
-fn no_profiles(source: &Source) -> String {
+fn no_profiles(source: &ProfileSource) -> String {
     let looked = source.folders.iter().map(|folder| {
         let state = match folder.read_dir() {
             Ok(_) => "holds none".to_owned(),
             Err(error) => error.to_string(),
         };
-        format!("{} ({state})", text::path(folder))
+        format!("{} ({state})", text::clean_path(folder))
     });
     let looked = looked.collect::<Vec<_>>().join(", ");
     format!("no profiles found: {looked}; name a profile, or its folder with --profiles")
 }
 
 /// What only shows when the halves of a pair stand side by side.
-fn compare(cli: &Cli, loaded: &[Loaded]) -> Vec<Problem> {
+fn compare_halves(cli: &Cli, loaded: &[LoadedProfile]) -> Vec<Problem> {
     let files: Vec<_> = loaded.iter().filter_map(|loaded| loaded.profile.file.as_deref()).collect();
-    let mut problems = profile::compare(&files, cli.mode);
+    let mut problems = profile::compare_files(&files, cli.mode);
     let lone_dmz = loaded.iter().filter(|loaded| loaded.profile.internal.is_none());
     for dmz in lone_dmz {
         for internal in loaded.iter().filter(|loaded| loaded.profile.dmz.is_none()) {
@@ -79,11 +79,11 @@ fn compare(cli: &Cli, loaded: &[Loaded]) -> Vec<Problem> {
 }
 
 /// Lists the profiles found, with mode, halves and whether each is valid.
-pub fn list(source: &Source) -> Result<(), OutputError> {
+pub fn list(source: &ProfileSource) -> Result<(), OutputError> {
     for file in source.list() {
-        let name = text::path(Path::new(file.file_stem().unwrap_or_default()));
-        let path = text::path(&file);
-        match source.load(&Chosen::File(file), None) {
+        let name = text::clean_path(Path::new(file.file_stem().unwrap_or_default()));
+        let path = text::clean_path(&file);
+        match source.load(&ChosenProfile::File(file), None) {
             Ok(loaded) => {
                 print_line(format_args!("{name:<24} {:<32} valid    {path}", describe(&loaded.profile)))?;
             }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    profile::{Mode, Role},
+    profile::{Half, Mode},
     telemetry::log::LogFormat,
 };
 
@@ -28,7 +28,7 @@ pub struct Cli {
     pub mode: Option<Mode>,
     /// Run only one half of a profile that has both; files of the other half are not read
     #[arg(long, global = true)]
-    pub role: Option<Role>,
+    pub role: Option<Half>,
     /// Headless: log lines on standard error, no screen
     #[arg(long, global = true)]
     pub no_ui: bool,
@@ -48,7 +48,7 @@ pub struct Cli {
     #[arg(long, hide = true, value_name = "PROCESS")]
     pub ends_with: Option<u32>,
     #[command(subcommand)]
-    pub command: Option<Action>,
+    pub command: Option<CliAction>,
 }
 
 /// What `--version` says; `-V` says the first line.
@@ -68,7 +68,7 @@ const EXIT_CODES: &str = "Exit codes:
   3  sessions were cut, by the drain deadline or a second signal";
 
 #[derive(Debug, Subcommand)]
-pub enum Action {
+pub enum CliAction {
     /// Read profiles and their certificates, and print every problem [default: all in the folder]
     Check {
         // An id of its own: clap keeps one value for each id, and `--profiles` has taken the name.

@@ -6,56 +6,62 @@ use anyhow::bail;
 use clap::CommandFactory;
 
 use crate::{
-    admin::{client, place},
+    admin::{client, socket_path},
     attach,
-    certs::{self, Wanted},
+    certs::{self, HalfNames},
     check,
-    cli::{Action, Cli},
-    disk::Pipes,
+    cli::{Cli, CliAction},
+    disk::PipePolicy,
     exit,
-    gateway::handle::{Access, Answer, Command},
+    gateway::handle::{AdminAccess, Command, CommandAnswer},
     manual,
-    output::{note, print, print_line},
+    output::{print, print_line, print_note},
     profile,
-    source::Source,
+    source::ProfileSource,
     status,
-    telemetry::{health::readiness::Demand, snapshot::Snapshot},
+    telemetry::{health::readiness::ReadinessDemand, snapshot::Snapshot},
     verify,
 };
 
 /// Runs one subcommand.
-pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
-    let source = source(cli);
+pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
+    let source = profile_source(cli);
     match action {
-        Action::Check { profiles } => {
-            let source = Source { pipes: Pipes::Read, ..source };
+        CliAction::Check { profiles } => {
+            let source = ProfileSource { pipes: PipePolicy::Read, ..source };
             return Ok(check::run(cli, &source, profiles)?);
         }
-        Action::Profiles => check::list(&source)?,
-        Action::Verify { json } => return verify::run(cli, *json).await,
-        Action::Status { json, ready: false, .. } => return print_status(cli, *json).await,
-        Action::Status { json, ready: true, strict } => {
-            let demand = if *strict { Demand::Strict } else { Demand::Usual };
+        CliAction::Profiles => check::list(&source)?,
+        CliAction::Verify { json } => return verify::run(cli, *json).await,
+        CliAction::Status { json, ready: false, .. } => return print_status(cli, *json).await,
+        CliAction::Status { json, ready: true, strict } => {
+            let demand = if *strict { ReadinessDemand::Strict } else { ReadinessDemand::Usual };
             return print_readiness(cli, demand, *json).await;
         }
-        Action::Attach { read_only } => {
-            let access = if *read_only { Access::ReadOnly } else { Access::Full };
-            return attach::run(&socket(cli)?, access, cli.record.as_deref()).await;
+        CliAction::Attach { read_only } => {
+            let access = if *read_only { AdminAccess::ReadOnly } else { AdminAccess::Full };
+            return attach::run(&admin_socket(cli)?, access, cli.record.as_deref()).await;
         }
-        Action::Replay { file } => return attach::replay(file).await,
-        Action::Switch { profile, plan } => {
-            let profile = absolute(profile)?;
+        CliAction::Replay { file } => return attach::replay(file).await,
+        CliAction::Switch { profile, plan } => {
+            let profile = absolute_profile(profile)?;
             let command = if *plan { Command::Plan { profile } } else { Command::Switch { profile } };
-            return tell(cli, command).await;
+            return send_command(cli, command).await;
         }
-        Action::Drain { service } => return tell(cli, Command::Drain { service: service.clone() }).await,
-        Action::Stop => return tell(cli, Command::Stop).await,
-        Action::Reload => return tell(cli, Command::Reload).await,
-        Action::Dismiss { peer } => return tell(cli, Command::Dismiss { peer: peer.clone() }).await,
-        Action::Kill { session } => return tell(cli, Command::Kill { session: session.clone() }).await,
-        Action::Certs { out, dmz, internal } => {
+        CliAction::Drain { service } => {
+            return send_command(cli, Command::Drain { service: service.clone() }).await;
+        }
+        CliAction::Stop => return send_command(cli, Command::Stop).await,
+        CliAction::Reload => return send_command(cli, Command::Reload).await,
+        CliAction::Dismiss { peer } => {
+            return send_command(cli, Command::Dismiss { peer: peer.clone() }).await;
+        }
+        CliAction::Kill { session } => {
+            return send_command(cli, Command::Kill { session: session.clone() }).await;
+        }
+        CliAction::Certs { out, dmz, internal } => {
             let (dmz, internal) =
-                (Wanted { half: "dmz", names: dmz }, Wanted { half: "internal", names: internal });
+                (HalfNames { half: "dmz", names: dmz }, HalfNames { half: "internal", names: internal });
             let written = certs::write(out, &[dmz, internal])?;
             written.iter().try_for_each(|path| print_line(format_args!("made {}", path.display())))?;
             if written.is_empty() {
@@ -65,13 +71,13 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
                 ))?;
             }
         }
-        Action::Schema => print_line(format_args!("{:#}", profile::schema()))?,
-        Action::Completions { shell } => {
+        CliAction::Schema => print_line(format_args!("{:#}", profile::schema()))?,
+        CliAction::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut text);
             print(&String::from_utf8_lossy(&text))?;
         }
-        Action::Man => {
+        CliAction::Man => {
             print(&String::from_utf8_lossy(&manual::page()?))?;
         }
     }
@@ -79,7 +85,7 @@ pub async fn run(cli: &Cli, action: &Action) -> anyhow::Result<ExitCode> {
 }
 
 /// Where profiles are looked up: the folder named, else ./profiles, the user's, the system's.
-pub fn source(cli: &Cli) -> Source {
+pub fn profile_source(cli: &Cli) -> ProfileSource {
     let folders = match &cli.profiles {
         Some(folder) => vec![folder.clone()],
         None => {
@@ -90,16 +96,20 @@ pub fn source(cli: &Cli) -> Source {
             [Some("profiles".into()), user, Some(system)].into_iter().flatten().collect()
         }
     };
-    Source { folders, role: cli.role, pipes: Pipes::Refused }
+    ProfileSource { folders, role: cli.role, pipes: PipePolicy::Refused }
 }
 
 async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
     let snapshot = snapshot(cli).await?;
-    print_line(if json { serde_json::to_string_pretty(&*snapshot)? } else { status::text(&snapshot) })?;
+    print_line(if json {
+        serde_json::to_string_pretty(&*snapshot)?
+    } else {
+        status::status_text(&snapshot)
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn print_readiness(cli: &Cli, demand: Demand, json: bool) -> anyhow::Result<ExitCode> {
+async fn print_readiness(cli: &Cli, demand: ReadinessDemand, json: bool) -> anyhow::Result<ExitCode> {
     let snapshot = snapshot(cli).await?;
     let Some(readiness) = &snapshot.readiness else {
         bail!("the gateway is version {}, which does not say whether it is ready", snapshot.version)
@@ -116,48 +126,48 @@ async fn print_readiness(cli: &Cli, demand: Demand, json: bool) -> anyhow::Resul
 }
 
 async fn snapshot(cli: &Cli) -> anyhow::Result<Arc<Snapshot>> {
-    match client::ask(&socket(cli)?, Command::Status).await? {
-        Answer::Status(snapshot) => Ok(snapshot),
-        Answer::Refused(text) => bail!("the gateway gave no status: {text}"),
+    match client::send_command(&admin_socket(cli)?, Command::Status).await? {
+        CommandAnswer::Status(snapshot) => Ok(snapshot),
+        CommandAnswer::Refused(text) => bail!("the gateway gave no status: {text}"),
         other => bail!("the gateway gave no status but {other:?}"),
     }
 }
 
-async fn tell(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
-    match client::ask(&socket(cli)?, command).await? {
-        Answer::Done(text) => {
+async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
+    match client::send_command(&admin_socket(cli)?, command).await? {
+        CommandAnswer::Done(text) => {
             print_line(text)?;
             Ok(ExitCode::SUCCESS)
         }
-        Answer::Refused(text) => {
-            note(format_args!("portcullis: {text}"));
+        CommandAnswer::Refused(text) => {
+            print_note(format_args!("portcullis: {text}"));
             Ok(exit::FAILED.into())
         }
         // The same code as the gateway itself ends with.
-        Answer::Cut(text) => {
+        CommandAnswer::Cut(text) => {
             print_line(text)?;
             Ok(exit::CUT.into())
         }
-        Answer::Planned(plan) => {
+        CommandAnswer::Planned(plan) => {
             print_line(plan)?;
             Ok(ExitCode::SUCCESS)
         }
-        Answer::Status(_) | Answer::Verified(_) | Answer::Profiles(_) => {
+        CommandAnswer::Status(_) | CommandAnswer::Verified(_) | CommandAnswer::Profiles(_) => {
             bail!("the gateway answered another question")
         }
     }
 }
 
-fn socket(cli: &Cli) -> anyhow::Result<PathBuf> {
+fn admin_socket(cli: &Cli) -> anyhow::Result<PathBuf> {
     match &cli.admin {
         Some(path) => Ok(path.clone()),
-        None => Ok(place::only_socket()?),
+        None => Ok(socket_path::only_socket()?),
     }
 }
 
 /// A file name is made absolute here, since the gateway stands elsewhere; a plain name is looked
 /// up by the gateway.
-fn absolute(profile: &str) -> anyhow::Result<String> {
+fn absolute_profile(profile: &str) -> anyhow::Result<String> {
     let is_file = profile.contains('/') || profile.ends_with(".yaml") || profile.ends_with(".yml");
     if !is_file {
         return Ok(profile.to_owned());

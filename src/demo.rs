@@ -11,7 +11,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{gateway::handle::Handle, profile::DemoPorts, tasks::Tasks, telemetry::snapshot::GatewayPhase};
+use crate::{
+    gateway::handle::GatewayHandle, profile::DemoPorts, tasks::Tasks, telemetry::snapshot::GatewayPhase,
+};
 
 /// Clients at once.
 const CLIENTS: usize = 4;
@@ -32,27 +34,27 @@ pub fn free_ports() -> DemoPorts {
 }
 
 /// Which ports had to be replaced, for the operator; `None` where all are the usual ones.
-pub fn moved(ports: DemoPorts) -> Option<String> {
+pub fn replaced_ports(ports: DemoPorts) -> Option<String> {
     let pairs = DemoPorts::USUAL.0.into_iter().zip(ports.0).filter(|(usual, port)| usual != port);
     let moved: Vec<_> = pairs.map(|(usual, port)| format!("{port} instead of {usual}")).collect();
     (!moved.is_empty()).then(|| format!("a port of the demo is taken; it uses {}", moved.join(", ")))
 }
 
 /// Starts a few clients that talk to the demo's echo service for as long as it is in force.
-pub fn start_clients(handle: &Handle, tasks: &Tasks) {
+pub fn start_clients(handle: &GatewayHandle, tasks: &Tasks) {
     for _ in 0..CLIENTS {
         let handle = handle.for_asker("sample client");
         tasks.spawn("sample client", async move {
             while let Some(address) = echo_address(&handle) {
                 // A lost session is shown by the gateway; the client only comes again.
-                let _ = talk(&address, &handle).await;
+                let _ = run_client(&address, &handle).await;
                 sleep(Duration::from_millis(fastrand::u64(500..3000))).await;
             }
         });
     }
 }
 
-fn echo_address(handle: &Handle) -> Option<String> {
+fn echo_address(handle: &GatewayHandle) -> Option<String> {
     let snapshot = handle.latest();
     if snapshot.profile != "demo" || snapshot.phase != GatewayPhase::Running {
         return None;
@@ -61,7 +63,7 @@ fn echo_address(handle: &Handle) -> Option<String> {
     Some(service.accept.first()?.trim_start_matches("tcp://").to_owned())
 }
 
-async fn talk(address: &str, handle: &Handle) -> std::io::Result<()> {
+async fn run_client(address: &str, handle: &GatewayHandle) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
     let mut message = vec![b'.'; MESSAGE_BYTES_MAX];
     for _ in 0..fastrand::usize(20..200) {

@@ -29,7 +29,7 @@ pub const PIPE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether a pipe may stand where a file is expected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Pipes {
+pub enum PipePolicy {
     /// A gateway reads its files again and again; from a pipe that can not be done.
     #[default]
     Refused,
@@ -39,7 +39,7 @@ pub enum Pipes {
 
 /// What was read, and the permission bits of the very file that was opened.
 #[derive(Debug)]
-pub struct Contents {
+pub struct FileContents {
     pub bytes: Vec<u8>,
     pub mode: u32,
 }
@@ -49,8 +49,8 @@ pub enum ReadError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it is {0}")]
-    NotPlain(Kind),
-    #[error("it is larger than {}", Size(*bytes_max))]
+    NotPlain(FileKind),
+    #[error("it is larger than {}", ByteSize(*bytes_max))]
     TooLarge { bytes_max: u64 },
     #[error("it is a pipe, and what is written to it did not end within {}s", PIPE_WITHIN.as_secs())]
     Silent,
@@ -58,14 +58,14 @@ pub enum ReadError {
 
 /// What stands where a plain file is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     Folder,
     Pipe,
     Socket,
     Device,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FileKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Folder => "a folder",
@@ -76,9 +76,9 @@ impl fmt::Display for Kind {
     }
 }
 
-struct Size(u64);
+struct ByteSize(u64);
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 >> 20 {
             0 => write!(out, "{} KiB", self.0 >> 10),
@@ -88,14 +88,14 @@ impl fmt::Display for Size {
 }
 
 /// The whole of a file, which is at most `bytes_max` long.
-pub fn read(path: &Path, bytes_max: u64, pipes: Pipes) -> Result<Contents, ReadError> {
+pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileContents, ReadError> {
     // Opening a pipe that nobody writes to would wait, and so would some devices.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path);
     let mut file = match opened {
         // How open(2) refuses a socket.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_socket(path) => {
-            return Err(ReadError::NotPlain(Kind::Socket));
+            return Err(ReadError::NotPlain(FileKind::Socket));
         }
         opened => opened?,
     };
@@ -103,20 +103,20 @@ pub fn read(path: &Path, bytes_max: u64, pipes: Pipes) -> Result<Contents, ReadE
     let facts = file.metadata()?;
     let kind = facts.file_type();
     let mut bytes = Vec::new();
-    if kind.is_fifo() && pipes == Pipes::Read {
+    if kind.is_fifo() && pipes == PipePolicy::Read {
         read_pipe(&mut file, bytes_max, &mut bytes)?;
     } else if kind.is_fifo() {
-        return Err(ReadError::NotPlain(Kind::Pipe));
+        return Err(ReadError::NotPlain(FileKind::Pipe));
     } else if kind.is_dir() {
-        return Err(ReadError::NotPlain(Kind::Folder));
+        return Err(ReadError::NotPlain(FileKind::Folder));
     } else if !kind.is_file() {
-        return Err(ReadError::NotPlain(Kind::Device));
+        return Err(ReadError::NotPlain(FileKind::Device));
     } else {
         file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     }
     match bytes.len() as u64 > bytes_max {
         true => Err(ReadError::TooLarge { bytes_max }),
-        false => Ok(Contents { bytes, mode: facts.mode() & 0o7777 }),
+        false => Ok(FileContents { bytes, mode: facts.mode() & 0o7777 }),
     }
 }
 
@@ -224,10 +224,10 @@ mod tests {
             (at("none"), "No such file or directory (os error 2)"),
         ];
         for (path, expected) in told {
-            let error = read(&path, 2048, Pipes::Refused).unwrap_err();
+            let error = read(&path, 2048, PipePolicy::Refused).unwrap_err();
             assert_eq!(error.to_string(), expected, "{}", path.display());
         }
-        assert_eq!(read(&at("large"), 2049, Pipes::Refused).unwrap().bytes.len(), 2049);
+        assert_eq!(read(&at("large"), 2049, PipePolicy::Refused).unwrap().bytes.len(), 2049);
     }
 
     #[test]
@@ -245,9 +245,9 @@ mod tests {
             pipe.write_all(b"two").unwrap();
         });
         told.send(()).unwrap();
-        assert_eq!(read(&path, 8, Pipes::Read).unwrap().bytes, b"one, two");
+        assert_eq!(read(&path, 8, PipePolicy::Read).unwrap().bytes, b"one, two");
         writer.join().unwrap();
-        let silent = read(&path, 8, Pipes::Read).unwrap_err();
+        let silent = read(&path, 8, PipePolicy::Read).unwrap_err();
         assert!(silent.to_string().ends_with("did not end within 5s"), "{silent}");
     }
 

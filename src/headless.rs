@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::gateway::handle::Handle;
+use crate::gateway::handle::GatewayHandle;
 
 const SUMMARY: Duration = Duration::from_secs(60);
 
 /// Logs a summary until the gateway ends.
-pub async fn summarise(handle: Handle) {
+pub async fn log_summaries(handle: GatewayHandle) {
     let mut last = None;
     loop {
         tokio::time::sleep(SUMMARY).await;

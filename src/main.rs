@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use portcullis::{cli::Cli, commands, exit, output::note, run};
+use portcullis::{cli::Cli, commands, exit, output::print_note, run};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            note(format_args!("portcullis: the runtime does not start: {error}"));
+            print_note(format_args!("portcullis: the runtime does not start: {error}"));
             return exit::FAILED.into();
         }
     };
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
         // Each of our errors names its cause already.
-        note(format_args!("portcullis: {error}"));
+        print_note(format_args!("portcullis: {error}"));
         exit::FAILED.into()
     })
 }

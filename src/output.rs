@@ -28,6 +28,6 @@ pub fn print_line(line: impl Display) -> Result<(), OutputError> {
 
 /// Writes a line to standard error: progress, or what went wrong. Where nobody takes it, nobody is
 /// left to tell.
-pub fn note(line: impl Display) {
+pub fn print_note(line: impl Display) {
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }

@@ -12,21 +12,21 @@ use tokio::{
 };
 
 use crate::{
-    admin::{place, server::AdminSocket},
+    admin::{server::AdminSocket, socket_path},
     cli::Cli,
     commands, demo, exit,
     gateway::{
-        Engine, Outcome,
-        handle::{Command, Handle},
+        Engine, GatewayOutcome,
+        handle::{Command, GatewayHandle},
     },
     headless,
-    output::note,
+    output::print_note,
     record::Recorder,
     signals,
-    source::Chosen,
+    source::ChosenProfile,
     tasks::Tasks,
-    telemetry::{log, notices::Notices},
-    tui::{self, Dashboard, source::Source},
+    telemetry::{log, notices::NoticeLog},
+    tui::{self, Dashboard, source::ScreenSource},
 };
 
 /// The screen gets so long to restore the terminal when the gateway has stopped.
@@ -37,25 +37,27 @@ const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     if let Some(parent) = cli.ends_with {
-        end_with(parent)?;
+        end_with_parent(parent)?;
     }
-    let mut source = commands::source(cli);
-    let chosen =
-        cli.profile.as_deref().map_or(Ok(Chosen::Demo(demo::free_ports())), |name| source.choose(name));
+    let mut source = commands::profile_source(cli);
+    let chosen = cli
+        .profile
+        .as_deref()
+        .map_or(Ok(ChosenProfile::Demo(demo::free_ports())), |name| source.choose(name));
     let (chosen, loaded) =
         match chosen.and_then(|chosen| Ok((chosen.clone(), source.load_to_serve(&chosen, cli.mode)?))) {
             Ok(loaded) => loaded,
             Err(problems) => {
-                problems.iter().for_each(note);
+                problems.iter().for_each(print_note);
                 return Ok(exit::BAD_INPUT.into());
             }
         };
     if let Some(folder) = chosen.file().and_then(Path::parent) {
         source.add_folder(folder);
     }
-    let _log = log::init(cli.log_format);
+    let _log = log::init_log(cli.log_format);
     // From the first line on: a line written late would tear the screen.
-    log::set_quiet(!cli.no_ui && tui::can_open().is_ok() && std::io::stderr().is_terminal());
+    log::set_quiet(!cli.no_ui && tui::check_terminal().is_ok() && std::io::stderr().is_terminal());
     let limit = raise_descriptors();
     let _inside = runtime.enter();
     // The admin socket and its folder are nobody else's business from the moment they exist.
@@ -64,11 +66,11 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let admin = match cli.admin.as_deref() {
         Some(path) if path == Path::new("none") => None,
         Some(path) => Some(AdminSocket::bind(path)?),
-        None => Some(AdminSocket::bind(&place::default_socket(&loaded.profile.name, cli.role)?)?),
+        None => Some(AdminSocket::bind(&socket_path::default_socket(&loaded.profile.name, cli.role)?)?),
     };
     let demo_ports = match &chosen {
-        Chosen::Demo(ports) => Some(*ports),
-        Chosen::File(_) => None,
+        ChosenProfile::Demo(ports) => Some(*ports),
+        ChosenProfile::File(_) => None,
     };
     let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
@@ -76,7 +78,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;
     tracing::info!("up to {limit} open files");
     let tasks = Tasks::default();
-    if let Some(moved) = demo_ports.and_then(demo::moved) {
+    if let Some(moved) = demo_ports.and_then(demo::replaced_ports) {
         engine.notices().info(moved);
     }
     if demo_ports.is_some() && !cli.no_samples {
@@ -95,34 +97,34 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             admin.close().await;
         }
         if let Some(screen) = screen {
-            screen.end(tui::Ended::GatewayStopped);
+            screen.end(tui::ScreenEnd::GatewayStopped);
             // A terminal that nobody reads is left as it is.
             let _ = screen.wait(SCREEN_FAREWELL);
         }
-        if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.ended(RECORDER_FAREWELL))).await {
+        if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FAREWELL))).await {
             // Again, and at the end: a screen may have hidden the log's line.
-            note(format_args!("portcullis: {error}"));
+            print_note(format_args!("portcullis: {error}"));
         }
         anyhow::Ok(outcome)
     })?;
     Ok(match outcome {
-        Outcome::Clean => ExitCode::SUCCESS,
-        Outcome::Cut(_) => exit::CUT.into(),
+        GatewayOutcome::Clean => ExitCode::SUCCESS,
+        GatewayOutcome::Cut(_) => exit::CUT.into(),
     })
 }
 
 /// Opens the dashboard where there is a terminal; otherwise the gateway runs headless and says so.
 fn open_screen(
     cli: &Cli,
-    handle: &Handle,
+    handle: &GatewayHandle,
     tasks: &Tasks,
-    notices: Arc<Notices>,
+    notices: Arc<NoticeLog>,
 ) -> anyhow::Result<Option<Arc<Dashboard>>> {
-    tasks.spawn("summary", headless::summarise(handle.for_asker("headless")));
+    tasks.spawn("summary", headless::log_summaries(handle.for_asker("headless")));
     if cli.no_ui {
         return Ok(None);
     }
-    if let Err(why) = tui::can_open() {
+    if let Err(why) = tui::check_terminal() {
         tracing::info!("running headless: {why}");
         return Ok(None);
     }
@@ -131,26 +133,30 @@ fn open_screen(
     let logs_there = std::io::stderr().is_terminal();
     let gone = move |ended| {
         // Of a stop that was asked for on the screen the countdown and the summary tell.
-        log::set_quiet(logs_there && matches!(ended, tui::Ended::TerminalGone | tui::Ended::Quit));
+        log::set_quiet(logs_there && matches!(ended, tui::ScreenEnd::TerminalGone | tui::ScreenEnd::Quit));
         match ended {
-            tui::Ended::Quit => {
+            tui::ScreenEnd::Quit => {
                 let _inside = runtime.enter();
                 tasks.spawn("quit", async move { drop(quit.ask(Command::Stop).await) });
             }
-            tui::Ended::LeftHeadless => tracing::info!("the screen was left; the gateway goes on headless"),
-            tui::Ended::TerminalGone if logs_there => {
+            tui::ScreenEnd::LeftHeadless => {
+                tracing::info!("the screen was left; the gateway goes on headless")
+            }
+            tui::ScreenEnd::TerminalGone if logs_there => {
                 notices
                     .warn("the terminal is gone, and the log that went there; the gateway goes on headless");
             }
-            tui::Ended::TerminalGone => notices.warn("the terminal is gone; the gateway goes on headless"),
-            tui::Ended::GatewayStopped | tui::Ended::Left => {}
+            tui::ScreenEnd::TerminalGone => {
+                notices.warn("the terminal is gone; the gateway goes on headless")
+            }
+            tui::ScreenEnd::GatewayStopped | tui::ScreenEnd::Left => {}
         }
     };
-    Ok(Some(Arc::new(tui::spawn(Source::own(handle.for_asker("dashboard")), gone)?)))
+    Ok(Some(Arc::new(tui::spawn(ScreenSource::own(handle.for_asker("dashboard")), gone)?)))
 }
 
 /// A gateway that a `verify` has started does not outlive it, however that ends.
-fn end_with(parent: u32) -> anyhow::Result<()> {
+fn end_with_parent(parent: u32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::TERM))?;
     // It may have ended before the line above.
     let is_there = getppid().is_some_and(|now| now.as_raw_pid() == parent as i32);
@@ -166,8 +172,12 @@ fn raise_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-fn obey_signals(handle: &Handle, tasks: &Tasks, screen: Option<Arc<Dashboard>>) -> std::io::Result<()> {
-    tasks.spawn("signals", tui::signals::obey()?);
+fn obey_signals(
+    handle: &GatewayHandle,
+    tasks: &Tasks,
+    screen: Option<Arc<Dashboard>>,
+) -> std::io::Result<()> {
+    tasks.spawn("signals", tui::signals::handle_signals()?);
     signals::obey(handle, exit::CUT)?;
     let (mut hangups, handle, asks) =
         (signal(SignalKind::hangup())?, handle.for_asker("SIGHUP"), tasks.clone());
@@ -177,7 +187,7 @@ fn obey_signals(handle: &Handle, tasks: &Tasks, screen: Option<Arc<Dashboard>>) 
             match screen.take() {
                 // With a screen it means that the terminal is gone; after that there is none.
                 Some(screen) if screen.wait(Duration::ZERO).is_none() => screen.terminal_gone(),
-                _ => asks.spawn("reload", ask(handle.clone(), Command::Reload)),
+                _ => asks.spawn("reload", send_command(handle.clone(), Command::Reload)),
             }
         }
     });
@@ -185,6 +195,6 @@ fn obey_signals(handle: &Handle, tasks: &Tasks, screen: Option<Arc<Dashboard>>) 
 }
 
 /// The gateway writes down itself what came of it.
-async fn ask(handle: Handle, command: Command) {
+async fn send_command(handle: GatewayHandle, command: Command) {
     drop(handle.ask(command).await);
 }

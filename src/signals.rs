@@ -11,7 +11,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::gateway::handle::{Command, Handle};
+use crate::gateway::handle::{Command, GatewayHandle};
 
 /// What a gateway takes at most to cut its sessions and to close what it has open, and some.
 const CUT_WITHIN: Duration = Duration::from_secs(8);
@@ -21,11 +21,11 @@ const TURNS_WITHIN: Duration = Duration::from_secs(5);
 const LOG_FAREWELL: Duration = Duration::from_millis(100);
 
 /// Obeys both signals until the process ends; `cut` is the exit code where it has to be ended from here.
-pub fn obey(handle: &Handle, cut: u8) -> io::Result<()> {
+pub fn obey(handle: &GatewayHandle, cut: u8) -> io::Result<()> {
     obey_within(handle, cut, CUT_WITHIN)
 }
 
-fn obey_within(handle: &Handle, cut: u8, within: Duration) -> io::Result<()> {
+fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let handle = handle.clone();
     start("signals", move || {
@@ -36,7 +36,7 @@ fn obey_within(handle: &Handle, cut: u8, within: Duration) -> io::Result<()> {
                 0 => start("stop", move || stop(&asked)),
                 1 => {
                     // Where it has stopped already, there is nothing to cut.
-                    let cutting = start("stop", move || asked.tell(Command::Stop).unwrap_or_default());
+                    let cutting = start("stop", move || asked.send(Command::Stop).unwrap_or_default());
                     start("end", move || end(cut, within)).and(cutting)
                 }
                 _ => Ok(()),
@@ -53,10 +53,10 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).spawn(run).map(drop)
 }
 
-fn stop(handle: &Handle) {
+fn stop(handle: &GatewayHandle) {
     let before = handle.latest();
     // Where it has stopped already, the process ends by itself.
-    if handle.tell(Command::Stop).is_err() {
+    if handle.send(Command::Stop).is_err() {
         return;
     }
     thread::sleep(TURNS_WITHIN);

@@ -4,17 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    certs::Authority,
-    disk::Pipes,
+    certs::CertificateAuthority,
+    disk::PipePolicy,
     net::{
-        edges::Edges,
-        expiry::{self, Expiry},
-        files::Files,
-        tls::Identity,
+        certificate_files::CertificateFiles,
+        edge_tls::EdgeTls,
+        expiry::{self, CertificateExpiry},
+        tls::LinkIdentity,
     },
     profile::{
-        self, Choice, DemoPorts, DemoTls, DmzHalf, InternalHalf, LinkTls, Material, Mode, Place, Problem,
-        Profile, Role,
+        self, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, LinkTls, Mode, PemSource, Problem, Profile,
+        ProfileOverrides, ProfilePlace,
     },
     proto::link,
     text,
@@ -22,45 +22,45 @@ use crate::{
 
 /// A profile that an operator has chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Chosen {
+pub enum ChosenProfile {
     Demo(DemoPorts),
     File(PathBuf),
 }
 
 /// Reads profiles for one gateway.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct ProfileSource {
     pub folders: Vec<PathBuf>,
     /// Run only this half of a profile that has both.
-    pub role: Option<Role>,
-    pub pipes: Pipes,
+    pub role: Option<Half>,
+    pub pipes: PipePolicy,
 }
 
 /// A profile with the certificates of its links and edges, all checked.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedProfile {
     pub profile: Profile,
-    pub dmz: Option<Identity>,
-    pub internal: Option<Identity>,
-    pub edges: Edges,
+    pub dmz: Option<LinkIdentity>,
+    pub internal: Option<LinkIdentity>,
+    pub edges: EdgeTls,
     /// How the files of the certificates looked before they were opened.
-    pub files: Files,
+    pub files: CertificateFiles,
     /// When the certificates end.
-    pub certificates: Vec<Expiry>,
+    pub certificates: Vec<CertificateExpiry>,
 }
 
-impl Source {
+impl ProfileSource {
     /// A plain name is looked up in the folders; `demo` is built in unless a folder has one.
-    pub fn choose(&self, name_or_file: &str) -> Result<Chosen, Vec<Problem>> {
+    pub fn choose(&self, name_or_file: &str) -> Result<ChosenProfile, Vec<Problem>> {
         match profile::find(name_or_file, &self.folders) {
-            Ok(file) => Ok(Chosen::File(file)),
-            Err(_) if name_or_file == "demo" => Ok(Chosen::Demo(DemoPorts::USUAL)),
+            Ok(file) => Ok(ChosenProfile::File(file)),
+            Err(_) if name_or_file == "demo" => Ok(ChosenProfile::Demo(DemoPorts::USUAL)),
             Err(problem) => Err(vec![problem]),
         }
     }
 
     /// Reads and checks a profile and the certificates it names; every problem.
-    pub fn load(&self, chosen: &Chosen, mode: Option<Mode>) -> Result<Loaded, Vec<Problem>> {
+    pub fn load(&self, chosen: &ChosenProfile, mode: Option<Mode>) -> Result<LoadedProfile, Vec<Problem>> {
         let loaded = self.load_to_serve(chosen, mode)?;
         match loaded.edges.problems() {
             [] => Ok(loaded),
@@ -70,13 +70,17 @@ impl Source {
 
     /// The same, as a gateway serves it: what is wrong with the TLS of one service is its own fault, and is
     /// told with the edges.
-    pub fn load_to_serve(&self, chosen: &Chosen, mode: Option<Mode>) -> Result<Loaded, Vec<Problem>> {
-        let choice = Choice { mode, role: self.role };
+    pub fn load_to_serve(
+        &self,
+        chosen: &ChosenProfile,
+        mode: Option<Mode>,
+    ) -> Result<LoadedProfile, Vec<Problem>> {
+        let choice = ProfileOverrides { mode, role: self.role };
         let profile = match chosen {
-            Chosen::File(file) => profile::load_with(file, &choice, self.pipes)?,
-            Chosen::Demo(ports) => profile::builtin_demo(&choice, &demo_tls()?, *ports)?,
+            ChosenProfile::File(file) => profile::load_with(file, &choice, self.pipes)?,
+            ChosenProfile::Demo(ports) => profile::builtin_demo(&choice, &demo_tls()?, *ports)?,
         };
-        open(&profile, self.pipes).of(profile)
+        open_materials(&profile, self.pipes).into_loaded(profile)
     }
 
     /// Looks in the folder of a profile that was named as a file, too, and there first.
@@ -103,7 +107,7 @@ impl Source {
     }
 }
 
-impl Chosen {
+impl ChosenProfile {
     /// The file, where there is one.
     pub fn file(&self) -> Option<&Path> {
         match self {
@@ -115,32 +119,34 @@ impl Chosen {
 
 /// What a profile names, opened and checked part by part.
 #[derive(Debug)]
-pub struct Opened {
-    pub dmz: Result<Option<Identity>, Vec<Problem>>,
-    pub internal: Result<Option<Identity>, Vec<Problem>>,
-    pub edges: Edges,
+pub struct OpenedMaterials {
+    pub dmz: Result<Option<LinkIdentity>, Vec<Problem>>,
+    pub internal: Result<Option<LinkIdentity>, Vec<Problem>>,
+    pub edges: EdgeTls,
     /// How the files looked before they were opened.
-    pub files: Files,
+    pub files: CertificateFiles,
     /// When the certificates end.
-    pub certificates: Vec<Expiry>,
+    pub certificates: Vec<CertificateExpiry>,
 }
 
-pub fn open(profile: &Profile, pipes: Pipes) -> Opened {
-    Opened {
-        files: Files::of(profile.materials()),
-        dmz: identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls), pipes),
-        internal: identity(profile.internal.as_ref().and_then(InternalHalf::link_tls), pipes),
-        edges: edges(profile, pipes),
-        certificates: expiry::of(profile),
+pub fn open_materials(profile: &Profile, pipes: PipePolicy) -> OpenedMaterials {
+    OpenedMaterials {
+        files: CertificateFiles::stat(profile.materials()),
+        dmz: load_identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls), pipes),
+        internal: load_identity(profile.internal.as_ref().and_then(InternalHalf::link_tls), pipes),
+        edges: load_edges(profile, pipes),
+        certificates: expiry::certificate_expiries(profile),
     }
 }
 
-impl Opened {
+impl OpenedMaterials {
     /// Without its links a half serves nobody: what is wrong with those is the whole profile's fault.
-    fn of(self, profile: Profile) -> Result<Loaded, Vec<Problem>> {
+    fn into_loaded(self, profile: Profile) -> Result<LoadedProfile, Vec<Problem>> {
         let Self { dmz, internal, edges, files, certificates } = self;
         match (dmz, internal) {
-            (Ok(dmz), Ok(internal)) => Ok(Loaded { profile, dmz, internal, edges, files, certificates }),
+            (Ok(dmz), Ok(internal)) => {
+                Ok(LoadedProfile { profile, dmz, internal, edges, files, certificates })
+            }
             (dmz, internal) => {
                 let of_links = [dmz.err(), internal.err()].into_iter().flatten().flatten();
                 Err(of_links.chain(edges.problems().to_vec()).collect())
@@ -151,7 +157,7 @@ impl Opened {
 
 /// Whether the links of a DMZ half and an internal half, each in a profile of its own, would accept
 /// each other's certificates.
-pub fn compare_certificates(dmz: &Loaded, internal: &Loaded) -> Vec<Problem> {
+pub fn compare_certificates(dmz: &LoadedProfile, internal: &LoadedProfile) -> Vec<Problem> {
     let dmz_tls = dmz.profile.dmz.as_ref().and_then(DmzHalf::link_tls);
     let internal_tls = internal.profile.internal.as_ref().and_then(InternalHalf::link_tls);
     let (Some(outer), Some(inner), Some(outer_tls), Some(inner_tls)) =
@@ -162,35 +168,35 @@ pub fn compare_certificates(dmz: &Loaded, internal: &Loaded) -> Vec<Problem> {
     [(outer, outer_tls, inner, internal), (inner, inner_tls, outer, dmz)]
         .into_iter()
         .filter_map(|(identity, tls, other, of)| {
-            let why = identity.refuses(other)?;
-            let Material::File { place, .. } = &tls.certificate else { return None };
+            let why = identity.refusal_reason(other)?;
+            let PemSource::File { place, .. } = &tls.certificate else { return None };
             let key = place.key.trim_end_matches("certificate");
-            let place = Place { key: format!("{key}peers"), ..place.clone() };
+            let place = ProfilePlace { key: format!("{key}peers"), ..place.clone() };
             let file = of.profile.file.as_deref().unwrap_or(Path::new("demo"));
-            let what = format!("it would refuse the other half, in {}: {why}", text::path(file));
+            let what = format!("it would refuse the other half, in {}: {why}", text::clean_path(file));
             let advice = "correct `peers`, or issue both certificates from one CA".to_owned();
             Some(Problem { place, what, advice })
         })
         .collect()
 }
 
-fn identity(tls: Option<&LinkTls>, pipes: Pipes) -> Result<Option<Identity>, Vec<Problem>> {
+fn load_identity(tls: Option<&LinkTls>, pipes: PipePolicy) -> Result<Option<LinkIdentity>, Vec<Problem>> {
     let alpn = [link::ALPN.to_vec(), link::ALPN_SOCKS.to_vec()];
-    tls.map(|tls| Identity::load(tls, &alpn, pipes)).transpose()
+    tls.map(|tls| LinkIdentity::load(tls, &alpn, pipes)).transpose()
 }
 
 /// How TLS is spoken with the clients and backends of a profile.
-pub fn edges(profile: &Profile, pipes: Pipes) -> Edges {
-    Edges::load(profile.accept_tls(), profile.connect_tls(), pipes)
+pub fn load_edges(profile: &Profile, pipes: PipePolicy) -> EdgeTls {
+    EdgeTls::load(profile.accept_tls(), profile.connect_tls(), pipes)
 }
 
 /// Certificates for the demo's two halves, in memory only.
 fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
     let make = || -> Result<DemoTls, rcgen::Error> {
-        let authority = Authority::create()?;
+        let authority = CertificateAuthority::create()?;
         let half = |name: &str, peer: &str| {
             let pair = authority.issue(name)?;
-            let memory = |text: &str| Material::Memory(text.into());
+            let memory = |text: &str| PemSource::Memory(text.into());
             Ok::<_, rcgen::Error>(LinkTls {
                 certificate: memory(&pair.certificate),
                 key: memory(&pair.key),
@@ -201,7 +207,7 @@ fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
         Ok(DemoTls { dmz: half("dmz", "internal")?, internal: half("internal", "dmz")? })
     };
     make().map_err(|error| {
-        let place = Place { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
+        let place = ProfilePlace { file: "demo".into(), line: 0, column: 0, key: "tls".into() };
         let what = format!("the demo's certificates can not be made: {error}");
         vec![Problem { place, what, advice: "please report this".into() }]
     })

@@ -19,7 +19,7 @@ const ENDED_MAX: usize = 10;
 /// Longest foreign text in a line.
 const FIELD_CHARS_MAX: usize = 120;
 
-pub fn text(snapshot: &Snapshot) -> String {
+pub fn status_text(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     // Writing to a String does not fail.
     let _ = write_all(&mut out, snapshot);
@@ -32,8 +32,8 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         out,
         "profile {}  mode {}  phase {}  up {}  version {}",
         snapshot.profile,
-        word(&snapshot.mode),
-        word(&snapshot.phase),
+        enum_word(&snapshot.mode),
+        enum_word(&snapshot.phase),
         format::uptime(snapshot.uptime_seconds),
         snapshot.version
     )?;
@@ -72,8 +72,8 @@ fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
         out,
         "service {} ({}, {})  {from} -> {to}  {} open, {} waiting, {} in all, {} refused",
         row.name,
-        word(&row.role),
-        word(&row.phase),
+        enum_word(&row.role),
+        enum_word(&row.phase),
         row.totals.sessions_open,
         row.totals.sessions_waiting,
         row.totals.sessions,
@@ -86,10 +86,10 @@ fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
         out,
         "pool {} ({})  peer {}  {}  {}  ready {}/{}  carrying {}  dialling {}  waiting {}  misses {}  failures {}",
         row.service,
-        word(&row.role),
+        enum_word(&row.role),
         row.peer.as_deref().unwrap_or("-"),
         row.address.as_deref().unwrap_or("-"),
-        word(&row.state),
+        enum_word(&row.state),
         row.ready,
         row.target,
         row.carrying,
@@ -105,7 +105,7 @@ fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
         write!(out, "  round trip {time:.1} ms, spread {spread:.1}")?;
     }
     match &row.last_error {
-        Some(error) => writeln!(out, "  last error: {}", text::clean(error, FIELD_CHARS_MAX)),
+        Some(error) => writeln!(out, "  last error: {}", text::clean_text(error, FIELD_CHARS_MAX)),
         None => writeln!(out),
     }
 }
@@ -115,11 +115,11 @@ fn session(out: &mut String, row: &SessionRow) -> std::fmt::Result {
         out,
         "session {} ({})  {}  client {}  peer {}  {}  age {}  {} up, {} down",
         row.id,
-        word(&row.role),
+        enum_word(&row.role),
         row.service,
         row.client,
         row.peer.as_deref().unwrap_or("-"),
-        word(&row.phase),
+        enum_word(&row.phase),
         format::uptime(row.age_seconds),
         format::bytes(row.bytes_up),
         format::bytes(row.bytes_down)
@@ -131,16 +131,16 @@ fn ended(out: &mut String, row: &EndedRow) -> std::fmt::Result {
         out,
         "ended {} ({})  {}  client {}  {} {}  {} ago",
         row.id,
-        word(&row.role),
+        enum_word(&row.role),
         row.service,
         row.client,
         row.end,
-        text::clean(&row.reason, FIELD_CHARS_MAX),
+        text::clean_text(&row.reason, FIELD_CHARS_MAX),
         format::uptime(row.ago_seconds)
     )
 }
 
 /// An enum's word, the same as in JSON.
-fn word(value: &impl Serialize) -> String {
+fn enum_word(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
 }

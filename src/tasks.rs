@@ -30,7 +30,7 @@ impl Tasks {
     }
 
     /// Waits until every task has ended.
-    pub async fn ended(&self) {
+    pub async fn all_ended(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }

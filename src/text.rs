@@ -5,13 +5,13 @@
 
 use std::path::Path;
 
-/// Stands for what [`clean`] cut off.
+/// Stands for what [`clean_text`] cut off.
 pub const ELLIPSIS: char = '…';
 
 /// `text` on one line without invisible or directing characters, at most `chars_max` long.
 ///
 /// Breaks and tabs become one space each, so that words stay apart; a cut ends in [`ELLIPSIS`].
-pub fn clean(text: &str, chars_max: usize) -> String {
+pub fn clean_text(text: &str, chars_max: usize) -> String {
     let mut shown = text.chars().filter_map(visible);
     let mut out: String = shown.by_ref().take(chars_max).collect();
     if shown.next().is_some() && out.pop().is_some() {
@@ -21,25 +21,25 @@ pub fn clean(text: &str, chars_max: usize) -> String {
 }
 
 /// The name of a file, on one line; no system has longer ones.
-pub fn path(path: &Path) -> String {
-    clean(&path.display().to_string(), PATH_CHARS_MAX)
+pub fn clean_path(path: &Path) -> String {
+    clean_text(&path.display().to_string(), PATH_CHARS_MAX)
 }
 
 fn visible(letter: char) -> Option<char> {
     match letter {
         '\t' | '\n' | '\r' | '\u{2028}' | '\u{2029}' => Some(' '),
-        _ if letter.is_control() || directs(letter) || hides(letter) => None,
+        _ if letter.is_control() || is_bidi_control(letter) || is_invisible(letter) => None,
         _ => Some(letter),
     }
 }
 
 /// Bidi controls: they would let an address read backwards.
-fn directs(letter: char) -> bool {
+fn is_bidi_control(letter: char) -> bool {
     matches!(letter, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Characters without width: two names that look alike would differ.
-fn hides(letter: char) -> bool {
+fn is_invisible(letter: char) -> bool {
     matches!(
         letter,
         '\u{00AD}'
@@ -86,17 +86,17 @@ mod tests {
             ("", 0, ""),
         ];
         for (text, chars_max, expected) in cases {
-            assert_eq!(clean(text, chars_max), expected, "{text:?} at most {chars_max}");
+            assert_eq!(clean_text(text, chars_max), expected, "{text:?} at most {chars_max}");
         }
     }
 
     proptest! {
         #[test]
         fn nothing_invisible_and_never_too_long(text in any::<String>(), chars_max in 0_usize..40) {
-            let cleaned = clean(&text, chars_max);
+            let cleaned = clean_text(&text, chars_max);
             prop_assert!(cleaned.chars().count() <= chars_max);
-            prop_assert!(cleaned.chars().all(|c| !c.is_control() && !directs(c) && !hides(c)));
-            prop_assert_eq!(clean(&cleaned, chars_max), cleaned);
+            prop_assert!(cleaned.chars().all(|c| !c.is_control() && !is_bidi_control(c) && !is_invisible(c)));
+            prop_assert_eq!(clean_text(&cleaned, chars_max), cleaned);
         }
     }
 }

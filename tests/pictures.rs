@@ -23,7 +23,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
     record::Recording,
     telemetry::snapshot::{PoolState, Snapshot},
-    tui::{app::App, look::Look, view},
+    tui::{app::App, style::ScreenStyle, view},
 };
 use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
 
@@ -67,10 +67,10 @@ fn asset(name: &str) -> PathBuf {
 /// The screen after every picture up to the wanted moment, and the keys.
 fn draw(recording: &Path, moment: fn(&Snapshot) -> bool, keys: &str) -> Buffer {
     let mut recording = Recording::open(recording).unwrap();
-    let mut app = App::new(recording.picture(0).unwrap(), Look::FULL);
+    let mut app = App::new(recording.snapshot(0).unwrap(), ScreenStyle::FULL);
     let found = (0..recording.count()).any(|place| {
-        let snapshot = recording.picture(place).unwrap();
-        app.take(Arc::clone(&snapshot));
+        let snapshot = recording.snapshot(place).unwrap();
+        app.take_snapshot(Arc::clone(&snapshot));
         moment(&snapshot)
     });
     assert!(found, "the recording has no such moment");

@@ -8,9 +8,9 @@ use std::{
 };
 
 use portcullis::profile::{
-    Accept, AcceptAddress, Bind, Carries, Choice, DemoPorts, DemoTls, DmzWay, EdgeScheme, HostPort,
-    InternalWay, LinkTls, Material, Mode, PoolLimits, Problem, Profile, Retry, Role, builtin_demo, list,
-    load, schema, warnings,
+    Accept, AcceptAddress, BindPolicy, Carries, DemoPorts, DemoTls, DmzMode, EdgeScheme, Half, HostPort,
+    InternalMode, LinkTls, Mode, PemSource, PoolLimits, Problem, Profile, ProfileOverrides, RetryPolicy,
+    builtin_demo, list, load, schema, warnings,
 };
 use proptest::prelude::*;
 
@@ -23,7 +23,7 @@ fn root(folder: &str) -> PathBuf {
 /// Loads `file` in its own mode, and fails if that takes long enough for a person to notice.
 fn timed(file: &Path) -> Result<Profile, Vec<Problem>> {
     let start = Instant::now();
-    let loaded = load(file, &Choice::default());
+    let loaded = load(file, &ProfileOverrides::default());
     assert!(start.elapsed() < Duration::from_secs(2), "{} took {:?}", file.display(), start.elapsed());
     loaded
 }
@@ -43,7 +43,7 @@ fn load_text(text: impl AsRef<[u8]>, mode: Option<Mode>) -> Result<Profile, Vec<
     let file = folder.path().join("text.yaml");
     fs::write(&file, text).expect("the text is written");
     let start = Instant::now();
-    let loaded = load(&file, &Choice { mode, role: None });
+    let loaded = load(&file, &ProfileOverrides { mode, role: None });
     assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
     loaded
 }
@@ -90,7 +90,7 @@ fn samples_load_in_their_mode_and_pairs_in_every_mode() {
             continue;
         }
         for mode in MODES {
-            let profile = load(&file, &Choice { mode: Some(mode), role: None });
+            let profile = load(&file, &ProfileOverrides { mode: Some(mode), role: None });
             let profile = profile.unwrap_or_else(|problems| panic!("{problems:?}"));
             assert_eq!((profile.mode, profile.internal.is_some()), (mode, mode != Mode::Direct));
         }
@@ -99,7 +99,7 @@ fn samples_load_in_their_mode_and_pairs_in_every_mode() {
 
 #[test]
 fn reverse_is_forward_but_for_one_word() {
-    let choice = |mode| Choice { mode: Some(mode), role: None };
+    let choice = |mode| ProfileOverrides { mode: Some(mode), role: None };
     for mode in MODES {
         let forward = load(&root("profiles/forward.yaml"), &choice(mode)).expect("forward loads");
         let reverse = load(&root("profiles/reverse.yaml"), &choice(mode)).expect("reverse loads");
@@ -116,7 +116,7 @@ fn two_hosts_agree_with_each_other() {
         let load =
             |name: &str| timed(&root("profiles").join(format!("{name}.yaml"))).expect("a sample loads");
         let (outside, inside) = (load(dmz).dmz.expect("a half"), load(internal).internal.expect("a half"));
-        let (DmzWay::Reverse { listen, .. }, InternalWay::Reverse { connect, .. }) =
+        let (DmzMode::Reverse { listen, .. }, InternalMode::Reverse { connect, .. }) =
             (&outside.way, &inside.way)
         else {
             panic!("both are in reverse mode");
@@ -179,8 +179,8 @@ fn who_listens_may_wait_for_its_address() {
     let text = "mode: reverse\ndmz:\n  link: { listen: { address: 'socks://127.0.0.1:1080', bind: wait } }\n  \
                 services: { a: { accept: { address: 'tcp://192.0.2.7:80', bind: wait } } }\n";
     let dmz = load_text(text, None).expect("it is valid").dmz.expect("a half");
-    assert!(matches!(dmz.way, DmzWay::Reverse { bind: Bind::Wait, .. }), "{:?}", dmz.way);
-    assert_eq!(dmz.services[0].accept[0].bind, Bind::Wait);
+    assert!(matches!(dmz.way, DmzMode::Reverse { bind: BindPolicy::Wait, .. }), "{:?}", dmz.way);
+    assert_eq!(dmz.services[0].accept[0].bind, BindPolicy::Wait);
 }
 
 #[test]
@@ -189,13 +189,13 @@ fn what_is_left_out_is_what_the_manual_says() {
     assert_eq!((profile.name.as_str(), profile.drain), ("text", Duration::from_secs(30)));
 
     let dmz = profile.dmz.expect("a half");
-    let DmzWay::Reverse { tls: None, pool, .. } = dmz.way else { panic!("{:?}", dmz.way) };
+    let DmzMode::Reverse { tls: None, pool, .. } = dmz.way else { panic!("{:?}", dmz.way) };
     assert_eq!(pool, PoolLimits { prepared: 8, wait: Duration::from_secs(3), waiters: 1024 });
     let service = &dmz.services[0];
     let at = HostPort { host: "127.0.0.1".into(), port: 0 };
     let accepted = Accept {
         address: AcceptAddress { scheme: EdgeScheme::Tcp, at, path: "/".into() },
-        bind: Bind::Now,
+        bind: BindPolicy::Now,
         tls: None,
         web: None,
         sni: Vec::new(),
@@ -205,10 +205,10 @@ fn what_is_left_out_is_what_the_manual_says() {
     assert_eq!((service.sessions, service.idle, &service.peers), (1000, None, &None));
 
     let internal = profile.internal.expect("a half");
-    let InternalWay::Reverse { tls: None, prepared: 8, retry, .. } = internal.way else {
+    let InternalMode::Reverse { tls: None, prepared: 8, retry, .. } = internal.way else {
         panic!("{:?}", internal.way)
     };
-    assert_eq!(retry, Retry { first: Duration::from_millis(500), maximum: Duration::from_secs(2) });
+    assert_eq!(retry, RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) });
     assert_eq!((internal.maximum, &internal.services[0].peers), (1024, &None));
 }
 
@@ -235,7 +235,7 @@ fn what_a_service_carries_is_said_once_or_by_its_edges() {
             assert_eq!(outside.services[0].accept[0].address.to_string(), accept);
             let inside = match (profile.internal, outside.way) {
                 (Some(half), _) => (half.services[0].carries, half.services[0].connect.to_string()),
-                (None, DmzWay::Direct(backends)) => {
+                (None, DmzMode::Direct(backends)) => {
                     (carries, backends.into_values().map(|to| to.to_string()).collect())
                 }
                 (None, way) => panic!("{way:?}"),
@@ -257,34 +257,34 @@ fn what_a_service_carries_is_said_once_or_by_its_edges() {
 #[test]
 fn a_role_picks_one_half_and_must_have_it() {
     let file = root("profiles/forward.yaml");
-    let as_role = |file: &Path, mode, role| load(file, &Choice { mode, role: Some(role) });
-    let dmz = as_role(&file, None, Role::Dmz).expect("the half is there");
+    let as_role = |file: &Path, mode, role| load(file, &ProfileOverrides { mode, role: Some(role) });
+    let dmz = as_role(&file, None, Half::Dmz).expect("the half is there");
     assert!(dmz.dmz.is_some() && dmz.internal.is_none());
-    let internal = as_role(&file, None, Role::Internal).expect("the half is there");
+    let internal = as_role(&file, None, Half::Internal).expect("the half is there");
     assert!(internal.dmz.is_none() && internal.internal.is_some());
 
     let what =
         |loaded: Result<Profile, Vec<Problem>>| loaded.map_err(|problems| problems[0].what.clone()).err();
-    let lacking = as_role(&root("profiles/dmz.yaml"), None, Role::Internal);
+    let lacking = as_role(&root("profiles/dmz.yaml"), None, Half::Internal);
     assert_eq!(what(lacking).as_deref(), Some("role `internal` needs this half"));
-    let direct = as_role(&file, Some(Mode::Direct), Role::Internal);
+    let direct = as_role(&file, Some(Mode::Direct), Half::Internal);
     assert_eq!(what(direct).as_deref(), Some("in mode `direct` there is no internal gateway to run"));
 }
 
 #[test]
 fn the_built_in_profile_resolves_in_every_mode() {
-    let pem = || Material::Memory("pem".into());
+    let pem = || PemSource::Memory("pem".into());
     let tls = |peer: &str| LinkTls { certificate: pem(), key: pem(), ca: pem(), peers: vec![peer.into()] };
     let tls = DemoTls { dmz: tls("internal"), internal: tls("dmz") };
     for mode in MODES {
-        let demo = builtin_demo(&Choice { mode: Some(mode), role: None }, &tls, DemoPorts::USUAL)
+        let demo = builtin_demo(&ProfileOverrides { mode: Some(mode), role: None }, &tls, DemoPorts::USUAL)
             .expect("it is valid");
         assert_eq!((demo.name.as_str(), demo.file, demo.mode), ("demo", None, mode));
     }
     let moved = DemoPorts([7000, 40_001, 7002]);
-    let demo = builtin_demo(&Choice::default(), &tls, moved).expect("it is valid");
+    let demo = builtin_demo(&ProfileOverrides::default(), &tls, moved).expect("it is valid");
     let way = demo.dmz.map(|half| half.way);
-    assert!(matches!(way, Some(DmzWay::Reverse { tls: Some(seen), listen, .. })
+    assert!(matches!(way, Some(DmzMode::Reverse { tls: Some(seen), listen, .. })
         if seen == tls.dmz && listen.at.port == 40_001));
 }
 
@@ -337,8 +337,8 @@ fn a_chain_has_an_end_and_paths_belong_to_their_file() {
     let profile = timed(&folder.path().join("16.yaml")).expect("sixteen files are taken");
     assert_eq!((profile.name.as_str(), profile.drain), ("16", Duration::from_secs(16)));
     let way = profile.dmz.map(|half| half.way);
-    let Some(DmzWay::Reverse { tls: Some(tls), .. }) = way else { panic!("{way:?}") };
-    let Material::File { path, place } = tls.certificate else { panic!("a file is named") };
+    let Some(DmzMode::Reverse { tls: Some(tls), .. }) = way else { panic!("{way:?}") };
+    let PemSource::File { path, place } = tls.certificate else { panic!("a file is named") };
     assert_eq!(path, folder.path().join("base/pki/a.pem"));
     assert_eq!((place.line, place.key.as_str()), (4, "dmz.link.tls.certificate"));
 
@@ -379,8 +379,8 @@ fn a_files_name_is_shown_as_every_text_from_outside() {
     fs::write(&file, "name: shop\nmode: sideways\n").expect("it is written");
     let told = problems(&file, folder.path());
     assert!(told.starts_with("a[2J b.yaml:2:7: mode: "), "{told:?}");
-    let missing =
-        load(&folder.path().join("\u{9b}2Jc.yaml"), &Choice::default()).expect_err("it is not there");
+    let missing = load(&folder.path().join("\u{9b}2Jc.yaml"), &ProfileOverrides::default())
+        .expect_err("it is not there");
     assert!(missing[0].to_string().contains("/2Jc.yaml"), "{missing:?}");
 }
 

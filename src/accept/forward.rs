@@ -13,28 +13,28 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Negotiated, Reply, Serve};
+use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
     link::{
-        GREET, Peer,
-        course::AT_MAXIMUM,
-        framed::{Event, Link},
-        goodbye::Goodbye,
-        greet::{self, Asked, Greeted, Linked},
-        lane::{LOST_MAX, REMEMBERED},
-        leg::Leg,
-        listener::{self, Greeter, Greeting},
-        seat::{Counts, Seat},
-        serving::{Loss, Server},
+        HANDSHAKE, Peer,
+        dial_state::AT_MAXIMUM,
+        framed::{Link, LinkEvent},
+        goodbye::GoodbyeState,
+        handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
+        link_guard::{LinkCounters, LinkGuard},
+        listener::{self, HandshakeContext, HandshakePermit},
+        peer_links::{LOST_MAX, REMEMBERED},
+        server::{IdleLossReason, LinkServer},
+        session_side::SessionSide,
         shares::LinkShares,
     },
     net::{listen::Listener, tcp},
-    profile::Role,
+    profile::Half,
     proto::{
         Refusal,
         link::{
             WIRE, WIRE_SOCKS,
-            frame::{Kind, refusal_byte},
+            frame::{FrameKind, refusal_byte},
         },
     },
     telemetry::{
@@ -52,53 +52,53 @@ const PEERS_MAX: usize = 256;
 
 /// The DMZ gateways that have dialled in.
 #[derive(Debug, Default)]
-pub struct Visitors {
-    seen: Mutex<Vec<Visitor>>,
-    has_had_some: AtomicBool,
+pub struct DialledInPeers {
+    peers: Mutex<Vec<DialledInPeer>>,
+    has_had_peer: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Visitor {
+struct DialledInPeer {
     peer: Peer,
     at: Instant,
-    counts: Arc<Counts>,
-    wire: Option<&'static str>,
+    counts: Arc<LinkCounters>,
+    protocol: Option<&'static str>,
     last_error: Option<String>,
-    goodbye: Goodbye,
+    goodbye: GoodbyeState,
 }
 
-impl Visitors {
+impl DialledInPeers {
     /// Whether any peer has ever come.
-    pub fn any(&self) -> bool {
+    pub fn has_ever_had_peer(&self) -> bool {
         !self.lock().is_empty()
     }
 
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut seen = self.lock();
         let before = seen.len();
-        forget(&mut seen);
+        forget_departed(&mut seen);
         if seen.len() < before {
-            self.has_had_some.store(true, Ordering::Relaxed);
+            self.has_had_peer.store(true, Ordering::Relaxed);
         }
         if seen.is_empty() {
-            let why = match self.has_had_some.load(Ordering::Relaxed) {
+            let why = match self.has_had_peer.load(Ordering::Relaxed) {
                 false => "no DMZ gateway has dialled in",
                 true => "no DMZ gateway has a link; those that had one left in good order",
             };
             let last_error = Some(why.into());
-            return vec![PoolRow { last_error, ..PoolRow::new(Role::Internal, "*".into()) }];
+            return vec![PoolRow { last_error, ..PoolRow::new(Half::Internal, "*".into()) }];
         }
-        seen.iter().map(Visitor::row).collect()
+        seen.iter().map(DialledInPeer::row).collect()
     }
 
     /// A peer has shown itself.
-    fn note(&self, peer: &Peer, wire: Option<&'static str>) -> Arc<Counts> {
+    fn note_peer(&self, peer: &Peer, wire: Option<&'static str>) -> Arc<LinkCounters> {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
             visitor.at = Instant::now();
-            visitor.wire = wire.or(visitor.wire);
+            visitor.protocol = wire.or(visitor.protocol);
             visitor.last_error = None;
-            visitor.goodbye.is_here();
+            visitor.goodbye.note_established();
             return visitor.counts.clone();
         }
         if seen.len() >= PEERS_MAX {
@@ -108,34 +108,34 @@ impl Visitors {
             let first = (0..seen.len()).min_by_key(|&at| (Reverse(of_same(at)), seen[at].at));
             seen.remove(first.unwrap_or(0));
         }
-        let counts = Arc::new(Counts::default());
-        let visitor = Visitor {
+        let counts = Arc::new(LinkCounters::default());
+        let visitor = DialledInPeer {
             peer: peer.clone(),
             at: Instant::now(),
             counts: counts.clone(),
-            wire,
+            protocol: wire,
             last_error: None,
-            goodbye: Goodbye::default(),
+            goodbye: GoodbyeState::default(),
         };
         seen.push(visitor);
         counts
     }
 
     /// A ready link of a peer's has ended.
-    pub fn lost(&self, peer: &Peer, loss: &Loss) {
+    pub fn note_loss(&self, peer: &Peer, loss: &IdleLossReason) {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
             visitor.at = Instant::now();
-            let is_last = !visitor.is_here();
+            let is_last = !visitor.has_links();
             match loss {
-                Loss::Retired => visitor.goodbye.retires(is_last),
-                Loss::Drained => visitor.goodbye.drains(),
-                Loss::Failed(_) => visitor.goodbye.fails(),
+                IdleLossReason::Retired => visitor.goodbye.note_retired(is_last),
+                IdleLossReason::Drained => visitor.goodbye.note_drain(),
+                IdleLossReason::Failed(_) => visitor.goodbye.note_failure(),
             }
             visitor.last_error = match loss {
-                Loss::Retired => None,
-                Loss::Drained => Some("it drains".into()),
-                Loss::Failed(why) => Some(format!("ready link lost: {why}")),
+                IdleLossReason::Retired => None,
+                IdleLossReason::Drained => Some("it drains".into()),
+                IdleLossReason::Failed(why) => Some(format!("ready link lost: {why}")),
             };
         }
     }
@@ -145,38 +145,38 @@ impl Visitors {
         let mut seen = self.lock();
         let before = seen.len();
         let is_meant = |peer: &Peer| *peer.label() == *name || *peer.address == *name;
-        seen.retain(|visitor| visitor.is_here() || !is_meant(&visitor.peer));
+        seen.retain(|visitor| visitor.has_links() || !is_meant(&visitor.peer));
         before - seen.len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Visitor>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<DialledInPeer>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Visitor {
-    fn is_here(&self) -> bool {
+impl DialledInPeer {
+    fn has_links(&self) -> bool {
         self.counts.ready() + self.counts.carrying() > 0
     }
 
     /// How long it has been lost: it kept links, and said no goodbye.
-    fn lost(&self) -> Option<Duration> {
-        let keeps_links = self.wire == Some(WIRE) && !self.goodbye.is_said();
-        self.counts.gone().filter(|_| keeps_links)
+    fn lost_for(&self) -> Option<Duration> {
+        let keeps_links = self.protocol == Some(WIRE) && !self.goodbye.is_said();
+        self.counts.empty_for().filter(|_| keeps_links)
     }
 
     fn is_remembered(&self) -> bool {
         let has_left = self.goodbye.is_said() && self.counts.links() == 0;
-        match self.lost() {
+        match self.lost_for() {
             Some(lost) => lost < REMEMBERED,
-            None => self.is_here() || !has_left && self.at.elapsed() < GLIMPSED,
+            None => self.has_links() || !has_left && self.at.elapsed() < GLIMPSED,
         }
     }
 
     fn row(&self) -> PoolRow {
-        let is_own = self.wire == Some(WIRE);
+        let is_own = self.protocol == Some(WIRE);
         let looks_in = !is_own && self.at.elapsed() < SEEN_WITHIN;
-        let (state, last_error) = match self.is_here() || looks_in {
+        let (state, last_error) = match self.has_links() || looks_in {
             true => (PoolState::Healthy, None),
             false if is_own => (PoolState::Down, Some(self.last_error.clone().unwrap_or("no link".into()))),
             false => (PoolState::Down, Some("it has not dialled in lately".into())),
@@ -188,18 +188,18 @@ impl Visitor {
             ready: self.counts.ready(),
             carrying: self.counts.carrying(),
             last_error,
-            wire: self.wire.map(Into::into),
-            ..PoolRow::new(Role::Internal, "*".into())
+            wire: self.protocol.map(Into::into),
+            ..PoolRow::new(Half::Internal, "*".into())
         }
         .with_links(&self.counts)
     }
 }
 
 /// Those who have said goodbye, and the longest lost where there are too many of them.
-fn forget(seen: &mut Vec<Visitor>) {
-    seen.retain(Visitor::is_remembered);
-    while seen.iter().filter(|visitor| visitor.lost().is_some()).count() > LOST_MAX {
-        let longest = (0..seen.len()).max_by_key(|&at| seen[at].lost());
+fn forget_departed(seen: &mut Vec<DialledInPeer>) {
+    seen.retain(DialledInPeer::is_remembered);
+    while seen.iter().filter(|visitor| visitor.lost_for().is_some()).count() > LOST_MAX {
+        let longest = (0..seen.len()).max_by_key(|&at| seen[at].lost_for());
         longest.into_iter().for_each(|at| drop(seen.remove(at)));
     }
 }
@@ -207,43 +207,43 @@ fn forget(seen: &mut Vec<Visitor>) {
 /// Accepts links until the port is closed; `links` bounds how many there are.
 pub async fn run(
     listener: Arc<Listener>,
-    greeter: Greeter,
-    visitors: Arc<Visitors>,
-    server: Arc<Server>,
+    greeter: HandshakeContext,
+    visitors: Arc<DialledInPeers>,
+    server: Arc<LinkServer>,
     links: Arc<LinkShares>,
-    serve: Serve,
+    serve: ServeSession,
 ) {
     let notices = greeter.notices.clone();
-    let greeted = move |greeted, greeting: Greeting| {
+    let greeted = move |greeted, greeting: HandshakePermit| {
         let (visitors, server, links) = (visitors.clone(), server.clone(), links.clone());
         let (serve, notices) = (serve.clone(), notices.clone());
         async move {
             match greeted {
-                Greeted::Seen(peer) => drop(visitors.note(&peer, None)),
-                Greeted::Linked(Linked { mut link, .. }) => {
-                    let counts = visitors.note(link.peer(), Some(WIRE));
+                HandshakeOutcome::Seen(peer) => drop(visitors.note_peer(&peer, None)),
+                HandshakeOutcome::Linked(EstablishedLink { mut link, .. }) => {
+                    let counts = visitors.note_peer(link.peer(), Some(WIRE));
                     let Some(place) = links.take(&link.peer().label()) else {
                         notices.warn_limited(
                             LogKind::LinkRejected,
                             format!("link from {}: {AT_MAXIMUM}", link.peer().label()),
                         );
-                        return turn_away(link).await;
+                        return close_surplus(link).await;
                     };
-                    link.sit(Seat::ready(&counts, Some(place)));
-                    server.stands(link);
+                    link.set_guard(LinkGuard::ready(&counts, Some(place)));
+                    server.serve_link(link);
                 }
-                Greeted::Asked(asked) => {
-                    let counts = visitors.note(&asked.peer, Some(WIRE_SOCKS));
+                HandshakeOutcome::SocksRequested(asked) => {
+                    let counts = visitors.note_peer(&asked.peer, Some(WIRE_SOCKS));
                     let Some(place) = links.take(&asked.peer.label()) else {
                         notices.warn_limited(
                             LogKind::LinkRejected,
                             format!("link from {}: {AT_MAXIMUM}", asked.peer.label()),
                         );
-                        return greet::refuse(asked.stream, Refusal::Full).await;
+                        return handshake::refuse(asked.stream, Refusal::Full).await;
                     };
-                    let seat = Seat::carrying(&counts, Some(place)).of(&asked.stream);
+                    let link_guard = LinkGuard::carrying(&counts, Some(place)).describe(&asked.stream);
                     drop(greeting);
-                    serve(negotiated(asked, seat)).await;
+                    serve(session_request(asked, link_guard)).await;
                 }
             }
         }
@@ -252,40 +252,40 @@ pub async fn run(
 }
 
 /// Lets a link go that is one too many; a session that is on its way already hears why.
-async fn turn_away(mut link: Box<Link>) {
+async fn close_surplus(mut link: Box<Link>) {
     let told = async {
-        link.stage_leave(Kind::Retire)?;
+        link.stage_leave(FrameKind::Retire)?;
         poll_fn(|cx| link.poll_flush(cx)).await?;
         loop {
             match poll_fn(|cx| link.poll_event(cx)).await? {
-                Event::Open(_) => return link.stage(Kind::Refused, &[refusal_byte(Refusal::Full)]),
-                Event::Leaving(_) => {}
-                Event::Closed => return Ok(()),
+                LinkEvent::Open(_) => return link.stage(FrameKind::Refused, &[refusal_byte(Refusal::Full)]),
+                LinkEvent::Leaving(_) => {}
+                LinkEvent::Closed => return Ok(()),
             }
         }
     };
-    if matches!(timeout(GREET, told).await, Ok(Ok(()))) {
-        greet::part(link).await;
+    if matches!(timeout(HANDSHAKE, told).await, Ok(Ok(()))) {
+        handshake::close_gracefully(link).await;
     }
 }
 
-fn negotiated(asked: Asked, seat: Seat) -> Negotiated {
+fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest {
     if let Some(stream) = asked.stream.tcp() {
         // Fails only on a socket that is already gone, as the session will find out.
-        let _ = tcp::link_carries(stream);
+        let _ = tcp::prepare_busy_link(stream);
     }
-    Negotiated {
-        role: Role::Internal,
-        leg: Leg::Stream(asked.stream),
+    SessionRequest {
+        half: Half::Internal,
+        downstream: SessionSide::Stream(asked.stream),
         service: asked.service,
         id: None,
         client: None,
         peer: Some(asked.peer),
-        reply: Reply::Socks,
-        said: Vec::new(),
-        seat: Some(seat),
+        reply: SessionReply::Socks,
+        prefix: Vec::new(),
+        link_guard: Some(link_guard),
         probe: false,
-        teller: None,
-        rest: None,
+        outcome_sender: None,
+        idle_state: None,
     }
 }

@@ -1,15 +1,16 @@
 //! Where sessions come from: a TCP port for clients ([`tcp`]), their requests ([`web`]), links that the DMZ gateway dials
 //! ([`forward`]), or links that are kept ready there ([`reverse`]).
 //!
-//! Each kind ends in a [`Negotiated`], handed to the function it was given; what becomes of it is
+//! Each kind ends in a [`SessionRequest`], handed to the function it was given; what becomes of it is
 //! the gateway's business.
 
-mod closing;
-pub mod door;
 pub mod forward;
-pub mod rest;
+pub mod idle;
 pub mod reverse;
+pub mod routes;
 pub mod tcp;
+mod teardown;
+mod upstream_session;
 pub mod web;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -17,26 +18,26 @@ use std::{io, net::SocketAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use self::rest::Rest;
+use self::idle::IdleState;
 use crate::{
-    link::{Peer, framed::Link, greet, leg::Leg, seat::Seat},
-    profile::{Role, ServiceName},
+    link::{Peer, framed::Link, handshake, link_guard::LinkGuard, session_side::SessionSide},
+    profile::{Half, ServiceName},
     proto::{
         Refusal,
         link::{
-            frame::{Kind, refusal_byte},
-            open::Open,
+            frame::{FrameKind, refusal_byte},
+            open::OpenFrame,
         },
         socks5,
     },
-    telemetry::end::End,
+    telemetry::end::SessionEnd,
 };
 
 /// A session that wants to be served.
 #[derive(Debug)]
-pub struct Negotiated {
-    pub role: Role,
-    pub leg: Leg,
+pub struct SessionRequest {
+    pub half: Half,
+    pub downstream: SessionSide,
     pub service: ServiceName,
     /// The id that the other gateway has given it.
     pub id: Option<String>,
@@ -44,43 +45,43 @@ pub struct Negotiated {
     pub client: Option<SocketAddr>,
     /// The gateway it came through, if any.
     pub peer: Option<Peer>,
-    pub reply: Reply,
+    pub reply: SessionReply,
     /// What the client has said already.
-    pub said: Vec<u8>,
+    pub prefix: Vec<u8>,
     /// The place of a SOCKS5 link, held for as long as the session lives.
-    pub seat: Option<Seat>,
+    pub link_guard: Option<LinkGuard>,
     /// No client but a check of the way.
     pub probe: bool,
     /// Who is told how it ended, where somebody waits for that.
-    pub teller: Option<oneshot::Sender<Told>>,
+    pub outcome_sender: Option<oneshot::Sender<SessionOutcome>>,
     /// Whether it rests, where it may do so.
-    pub rest: Option<Arc<Rest>>,
+    pub idle_state: Option<Arc<IdleState>>,
 }
 
 /// How a session ended.
 #[derive(Debug)]
-pub struct Told {
-    pub end: End,
+pub struct SessionOutcome {
+    pub end: SessionEnd,
     /// Why it was never connected.
     pub refusal: Option<Refusal>,
 }
 
-impl Negotiated {
+impl SessionRequest {
     /// A session that was opened on a link of our own.
-    pub fn opened(link: Box<Link>, open: Open) -> Self {
+    pub fn from_open(link: Box<Link>, open: OpenFrame) -> Self {
         Self {
-            role: Role::Internal,
+            half: Half::Internal,
             peer: Some(link.peer().clone()),
-            leg: Leg::Link(link),
+            downstream: SessionSide::Link(link),
             service: open.service,
             id: Some(open.id),
             client: open.client,
-            reply: Reply::Framed,
-            said: Vec::new(),
-            seat: None,
+            reply: SessionReply::Framed,
+            prefix: Vec::new(),
+            link_guard: None,
             probe: open.probe,
-            teller: None,
-            rest: None,
+            outcome_sender: None,
+            idle_state: None,
         }
     }
 }
@@ -88,7 +89,7 @@ impl Negotiated {
 /// The answer that a session's asker waits for; given once.
 #[derive(Debug)]
 #[must_use]
-pub enum Reply {
+pub enum SessionReply {
     /// Nothing to say: a refusal is a reset.
     Silent,
     /// The reply to CONNECT.
@@ -97,25 +98,25 @@ pub enum Reply {
     Framed,
 }
 
-impl Reply {
+impl SessionReply {
     /// From here on the leg carries the session's bytes. `opened` goes out with the first of them,
     /// or when the relay has none to send.
-    pub async fn grant(self, leg: &mut Leg) -> io::Result<()> {
-        match (self, leg) {
-            (Self::Socks, Leg::Stream(stream)) => {
-                socks5::answer(stream, socks5_proto::Reply::Succeeded).await.map_err(io::Error::other)
+    pub async fn grant(self, side: &mut SessionSide) -> io::Result<()> {
+        match (self, side) {
+            (Self::Socks, SessionSide::Stream(stream)) => {
+                socks5::send_reply(stream, socks5_proto::Reply::Succeeded).await.map_err(io::Error::other)
             }
-            (Self::Framed, Leg::Link(link)) => link.stage(Kind::Opened, &[]),
+            (Self::Framed, SessionSide::Link(link)) => link.stage(FrameKind::Opened, &[]),
             (Self::Silent | Self::Socks | Self::Framed, _) => Ok(()),
         }
     }
 
-    pub async fn refuse(self, leg: Leg, refusal: Refusal) {
-        match (self, leg) {
-            (Self::Socks, Leg::Stream(stream)) => greet::refuse(stream, refusal).await,
-            (Self::Framed, Leg::Link(link)) => refuse_framed(link, refusal).await,
+    pub async fn refuse(self, side: SessionSide, refusal: Refusal) {
+        match (self, side) {
+            (Self::Socks, SessionSide::Stream(stream)) => handshake::refuse(stream, refusal).await,
+            (Self::Framed, SessionSide::Link(link)) => refuse_framed(link, refusal).await,
             // Dropped with linger 0 armed, the socket is reset.
-            (Self::Silent | Self::Socks | Self::Framed, leg) => drop(leg),
+            (Self::Silent | Self::Socks | Self::Framed, side) => drop(side),
         }
     }
 }
@@ -125,15 +126,15 @@ async fn refuse_framed(mut link: Box<Link>, refusal: Refusal) {
     let strays = matches!(refusal, Refusal::UnknownService | Refusal::NotAllowed);
     let told = async {
         if strays {
-            link.strayed()?;
+            link.count_stray_open()?;
         }
-        link.stage(Kind::Refused, &[refusal_byte(refusal)])?;
+        link.stage(FrameKind::Refused, &[refusal_byte(refusal)])?;
         std::future::poll_fn(|cx| link.poll_flush(cx)).await
     };
-    if matches!(tokio::time::timeout(crate::link::GREET, told).await, Ok(Ok(()))) {
-        link.go_home();
+    if matches!(tokio::time::timeout(crate::link::HANDSHAKE, told).await, Ok(Ok(()))) {
+        link.return_to_owner();
     }
 }
 
 /// Serves one session from here to its end.
-pub type Serve = Arc<dyn Fn(Negotiated) -> BoxFuture<'static, ()> + Send + Sync>;
+pub type ServeSession = Arc<dyn Fn(SessionRequest) -> BoxFuture<'static, ()> + Send + Sync>;

@@ -1,6 +1,6 @@
 //! Sessions over links that this half keeps dialled to a DMZ gateway.
 //!
-//! A link of our own waits for any session, as [`Server`] does; a SOCKS5 one is parked by BIND for
+//! A link of our own waits for any session, as [`LinkServer`] does; a SOCKS5 one is parked by BIND for
 //! the service it names and carries one. Refilled when a session comes, not when it ends.
 
 use std::{
@@ -13,28 +13,28 @@ use arc_swap::ArcSwap;
 use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Address;
 
-use super::{Negotiated, Reply, Serve};
+use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
     link::{
         Peer,
-        course::Failure,
-        greet::{self, LinkError, Linked, Reached, Says, Terms},
-        keeper::{Dialled, Keeper, Shared, Uses, Wanted},
-        leg::Leg,
-        seat::Seat,
-        serving::{Loss, Server},
+        dial_state::DialFailure,
+        handshake::{self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms, HelloRole},
+        keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
+        link_guard::LinkGuard,
+        server::{IdleLossReason, LinkServer},
+        session_side::SessionSide,
     },
-    net::{stream::Stream, tcp},
-    profile::{Carries, LinkAddress, Role, ServiceName},
+    net::{stream::NetStream, tcp},
+    profile::{Carries, Half, LinkAddress, ServiceName},
     proto::{
-        link::{hello::Offer, open::Open},
+        link::{hello::OfferHello, open::OpenFrame},
         socks5::SocksError,
     },
 };
 
 /// A service of an internal half.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offered {
+pub struct OfferedService {
     pub name: ServiceName,
     /// Which gateways may use it; `None`: all of the link's peers.
     pub peers: Option<Vec<String>>,
@@ -43,56 +43,56 @@ pub struct Offered {
 
 /// What an internal half offers over its links, as its profile says now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offering {
-    pub services: Vec<Offered>,
+pub struct OfferedServices {
+    pub services: Vec<OfferedService>,
     /// Those that take no new sessions: nothing is parked for them, and `open` is refused.
     pub drained: Vec<ServiceName>,
     pub prepared: usize,
     pub maximum: usize,
 }
 
-impl Offering {
+impl OfferedServices {
     /// The `hello` to a DMZ gateway: what it may use.
-    pub fn to(&self, peer: &Peer) -> Offer {
+    pub fn offer_for(&self, peer: &Peer) -> OfferHello {
         let allowed = self.services.iter().filter(|service| peer.is_among(service.peers.as_deref()));
         let services = allowed.map(|service| (service.name.clone(), service.carries)).collect();
-        Offer { services, target: self.prepared, maximum: self.maximum }
+        OfferHello { services, target: self.prepared, maximum: self.maximum }
     }
 
     /// The services that SOCKS5 links are parked for.
-    fn parks(&self) -> Vec<ServiceName> {
+    fn parked_services(&self) -> Vec<ServiceName> {
         let names = self.services.iter().map(|service| &service.name);
         names.filter(|name| !self.drained.contains(name)).cloned().collect()
     }
 }
 
 /// The links to one DMZ gateway.
-pub struct Parking {
-    pub keeper: Arc<Keeper>,
-    server: Arc<Server>,
+pub struct ReverseDialler {
+    pub keeper: Arc<LinkKeeper>,
+    server: Arc<LinkServer>,
 }
 
-struct Use {
-    offering: Arc<ArcSwap<Offering>>,
-    server: Arc<Server>,
-    serve: Serve,
+struct ReverseUse {
+    offering: Arc<ArcSwap<OfferedServices>>,
+    server: Arc<LinkServer>,
+    serve: ServeSession,
 }
 
-impl Parking {
+impl ReverseDialler {
     /// Starts to keep links there.
     pub fn start(
         gateway: LinkAddress,
-        wanted: Wanted,
-        offering: Arc<ArcSwap<Offering>>,
-        shared: Shared,
-        serve: Serve,
+        wanted: KeeperTarget,
+        offering: Arc<ArcSwap<OfferedServices>>,
+        shared: KeeperContext,
+        serve: ServeSession,
     ) -> Self {
         let tasks = shared.tasks.clone();
         let mut made = None;
-        let keeper = Keeper::start(gateway, wanted, shared, |keeper| {
-            let server = Server::new(tasks, opened(serve.clone()), lost(keeper));
+        let keeper = LinkKeeper::start(gateway, wanted, shared, |keeper| {
+            let server = LinkServer::new(tasks, session_opened(serve.clone()), idle_link_lost(keeper));
             made = Some(server.clone());
-            Arc::new(Use { offering, server, serve })
+            Arc::new(ReverseUse { offering, server, serve })
         });
         let server = made.expect("the closure above has run");
         Self { keeper, server }
@@ -100,7 +100,7 @@ impl Parking {
 
     /// Replaces the links that stand: what was told or shown on them does not hold any more.
     pub fn retire_links(&self) {
-        self.server.epoch().end();
+        self.server.generation().advance();
     }
 
     /// Asks the gateway for no more sessions, and ends.
@@ -110,45 +110,45 @@ impl Parking {
     }
 }
 
-fn opened(serve: Serve) -> crate::link::serving::Opened {
-    Arc::new(move |link, open: Open| serve(Negotiated::opened(link, open)))
+fn session_opened(serve: ServeSession) -> crate::link::server::SessionOpened {
+    Arc::new(move |link, open: OpenFrame| serve(SessionRequest::from_open(link, open)))
 }
 
-fn lost(keeper: Weak<Keeper>) -> crate::link::serving::Lost {
+fn idle_link_lost(keeper: Weak<LinkKeeper>) -> crate::link::server::IdleLinkLost {
     Arc::new(move |_, stood, loss| {
         if let Some(keeper) = keeper.upgrade() {
-            keeper.lost(None, stood, loss);
+            keeper.note_lost(None, stood, loss);
         }
     })
 }
 
-impl Uses for Use {
-    fn terms(&self) -> Terms {
+impl LinkUse for ReverseUse {
+    fn terms(&self) -> HandshakeTerms {
         let offering = self.offering.clone();
-        let says = Says::Serves(Arc::new(move |peer| offering.load().to(peer)));
-        Terms { says, epoch: self.server.epoch().clone() }
+        let says = HelloRole::Serves(Arc::new(move |peer| offering.load().offer_for(peer)));
+        HandshakeTerms { role: says, generation: self.server.generation().clone() }
     }
 
-    fn heard(&self, _: &Linked) {}
+    fn note_hello(&self, _: &EstablishedLink) {}
 
-    fn linked(&self, _: &Keeper, linked: Linked) {
-        self.server.stands(linked.link);
+    fn take_link(&self, _: &LinkKeeper, linked: EstablishedLink) {
+        self.server.serve_link(linked.link);
     }
 
-    fn parks(&self) -> Vec<ServiceName> {
-        self.offering.load().parks()
+    fn parked_services(&self) -> Vec<ServiceName> {
+        self.offering.load().parked_services()
     }
 
-    fn socks(&self, keeper: Arc<Keeper>, dialled: Dialled) -> BoxFuture<'static, ()> {
+    fn run_socks_link(&self, keeper: Arc<LinkKeeper>, dialled: SocksLink) -> BoxFuture<'static, ()> {
         let (offering, serve) = (self.offering.clone(), self.serve.clone());
         async move {
             // Asked for first: a change after the next line cancels it.
-            let retired = keeper.retired(dialled.service.as_ref());
+            let retired = keeper.retired_token(dialled.service.as_ref());
             let offering = offering.load_full();
-            if dialled.service.as_ref().is_some_and(|service| !offering.parks().contains(service)) {
+            if dialled.service.as_ref().is_some_and(|service| !offering.parked_services().contains(service)) {
                 return;
             }
-            retired.run_until_cancelled(park(&keeper, &offering, dialled, serve)).await;
+            retired.run_until_cancelled(park_link(&keeper, &offering, dialled, serve)).await;
         }
         .boxed()
     }
@@ -158,67 +158,79 @@ impl Uses for Use {
 ///
 /// Dropped at a retirement, which resets it: the other side may have taken it a moment ago, and a
 /// clean end would be its client's.
-async fn park(keeper: &Arc<Keeper>, offering: &Offering, dialled: Dialled, serve: Serve) {
-    let Dialled { mut reached, service, place, under_way } = dialled;
+async fn park_link(
+    keeper: &Arc<LinkKeeper>,
+    offering: &OfferedServices,
+    dialled: SocksLink,
+    serve: ServeSession,
+) {
+    let SocksLink { mut reached, service, place, under_way } = dialled;
     let Some(service) = service else {
-        return keeper.failed(None, "this half offers no service".into(), Failure::Way);
+        return keeper.note_failed(None, "this half offers no service".into(), DialFailure::Way);
     };
     let offered = offering.services.iter().find(|offered| offered.name == service);
     if offered.is_some_and(|offered| !reached.peer.is_among(offered.peers.as_deref())) {
         let why = format!("{} is not among the service's `peers`", reached.peer.label());
-        return keeper.failed(Some(&service), why, Failure::Way);
+        return keeper.note_failed(Some(&service), why, DialFailure::Way);
     }
-    if let Err(error) = greet::park(&mut reached, &service).await {
-        return keeper.failed(Some(&service), error.to_string(), Failure::Way);
+    if let Err(error) = handshake::park(&mut reached, &service).await {
+        return keeper.note_failed(Some(&service), error.to_string(), DialFailure::Way);
     }
-    let Reached { mut stream, peer, .. } = reached;
-    let seat = Seat::ready(&keeper.counts(Some(&service)), Some(place)).of(&stream);
-    keeper.stands(Some(&service), &peer.label());
+    let DialledStream { mut stream, peer, .. } = reached;
+    let link_guard = LinkGuard::ready(&keeper.counts(Some(&service)), Some(place)).describe(&stream);
+    keeper.note_established(Some(&service), &peer.label());
     drop(under_way);
     let since = Instant::now();
-    let why = match greet::announced(&mut stream).await {
-        Ok(client) => return carry(keeper, Parked { stream, peer, service, seat }, client, &serve),
-        Err(LinkError::Socks(SocksError::Closed)) => "the peer closed it".into(),
+    let why = match handshake::read_announcement(&mut stream).await {
+        Ok(client) => {
+            return carry_session(
+                keeper,
+                ParkedLink { stream, peer, service, guard: link_guard },
+                client,
+                &serve,
+            );
+        }
+        Err(HandshakeError::Socks(SocksError::Closed)) => "the peer closed it".into(),
         Err(error) => error.to_string(),
     };
-    drop(seat);
-    keeper.lost(Some(&service), since.elapsed(), Loss::Failed(why));
+    drop(link_guard);
+    keeper.note_lost(Some(&service), since.elapsed(), IdleLossReason::Failed(why));
 }
 
-struct Parked {
-    stream: Stream,
+struct ParkedLink {
+    stream: NetStream,
     peer: Peer,
     service: ServiceName,
-    seat: Seat,
+    guard: LinkGuard,
 }
 
-fn carry(keeper: &Arc<Keeper>, parked: Parked, client: Address, serve: &Serve) {
-    let Parked { stream, peer, service, mut seat } = parked;
-    seat.carry();
-    seat.counts().carried();
+fn carry_session(keeper: &Arc<LinkKeeper>, parked: ParkedLink, client: Address, serve: &ServeSession) {
+    let ParkedLink { stream, peer, service, guard: mut link_guard } = parked;
+    link_guard.mark_busy();
+    link_guard.counts().note_carried();
     if let Some(stream) = stream.tcp() {
         // Fails only on a socket that is already gone, as the session will find out.
-        let _ = tcp::link_carries(stream);
+        let _ = tcp::prepare_busy_link(stream);
     }
     // In a task of its own, which a retirement does not cut.
-    keeper.spawn_session(serve(Negotiated {
-        role: Role::Internal,
-        leg: Leg::Stream(stream),
+    keeper.spawn_session(serve(SessionRequest {
+        half: Half::Internal,
+        downstream: SessionSide::Stream(stream),
         service,
         id: None,
-        client: address(client),
+        client: client_address(client),
         peer: Some(peer),
-        reply: Reply::Silent,
-        said: Vec::new(),
-        seat: Some(seat),
+        reply: SessionReply::Silent,
+        prefix: Vec::new(),
+        link_guard: Some(link_guard),
         probe: false,
-        teller: None,
-        rest: None,
+        outcome_sender: None,
+        idle_state: None,
     }));
 }
 
 /// The client's address in a second reply; another gateway's software may name it otherwise.
-fn address(client: Address) -> Option<SocketAddr> {
+fn client_address(client: Address) -> Option<SocketAddr> {
     match client {
         Address::SocketAddress(address) => Some(SocketAddr::new(address.ip().to_canonical(), address.port())),
         Address::DomainAddress(..) => None,

@@ -30,158 +30,155 @@ use hyper_util::rt::TokioIo;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    Negotiated, Serve, Told,
-    closing::{both, let_go, of_end},
-    door::{Entered, Speaks, WebDoor, asked_for},
-    rest::{Rest, Room, Work},
-    tcp::{Stay, negotiated},
+    ServeSession, SessionRequest,
+    idle::{BusyGuard, IdleReclaim, IdleState},
+    routes::{AdmittedClient, HttpRoute, WebKind, find_http_route},
+    tcp::{RouteLifetime, session_request},
+    teardown::{close_lingering, drive_until_closed},
+    upstream_session::{FAREWELL, UpstreamSession, failure_response},
 };
 use crate::{
-    link::listener::Greeting,
+    link::listener::HandshakePermit,
     net::{
         http::{
-            From,
-            answer::{self, Objection, bad},
-            fields::{self, Of, Protocols},
+            HeadSource,
+            body::{BodyProgress, MessageBody, ends_connection},
+            checked_stream::CheckedStream,
+            driver::{self, CloseSignal, ConnectionDrivers},
+            error_response::{self, ErrorResponse, bad_request},
+            fields::{self, HeadOrigin, UpgradeProtocols},
             forwarded, framing,
-            guarded::Guarded,
-            interim::{Interim, Interims, Passed},
-            line::{Line, Lost},
-            payload::{Fares, Payload, is_last},
-            pulse::{Exchange, Phase, Pulse, Watch},
-            request::{self, Asked, By},
-            serving::{self, Leave, Sides},
-            socket,
+            interim::{InterimPolicy, InterimResponses, InterimStream},
+            keep_alive::{ConnectionPhase, ExchangeGuard, KeepAliveTracker, PhaseTimer},
+            request::{self, ForwardedHeaders, RequestTarget},
+            upstream::{ResponseFailure, UpstreamConnection},
+            websocket,
         },
-        pipe::{Deadline, PipeEnd, pipe},
-        rewound::Rewound,
-        stream::Stream,
-        ws::{Limits, WebSocket},
+        pipe::{PipeEnd, pipe},
+        prefixed::PrefixedStream,
+        stream::NetStream,
+        ws::{WebSocket, WebSocketLimits},
     },
-    profile::{ServiceName, Web, defaults},
+    profile::{ServiceName, WebOptions, defaults},
 };
 
 /// Sessions of one connection; the one that was idle longest gives way.
 const CHANNELS_MAX: usize = 8;
-/// A client that has been told something last gets so long to hear it, and a session to end.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A client whose connection is open.
-pub struct Came {
+pub struct WebClient {
     pub client: SocketAddr,
-    pub stream: Stream,
-    pub said: Vec<u8>,
-    pub doors: Arc<Vec<WebDoor>>,
+    pub stream: NetStream,
+    pub prefix: Vec<u8>,
+    pub routes: Arc<Vec<HttpRoute>>,
     pub is_tls: bool,
 }
 
 /// What all requests of one connection share.
-struct Front {
+struct ClientConnection {
     client: SocketAddr,
-    by: By,
-    doors: Arc<Vec<WebDoor>>,
-    serve: Serve,
-    stay: Stay,
-    sides: Sides,
-    pulse: Arc<Pulse>,
-    interims: Interims,
+    forwarded: ForwardedHeaders,
+    routes: Arc<Vec<HttpRoute>>,
+    serve: ServeSession,
+    lifetime: RouteLifetime,
+    drivers: ConnectionDrivers,
+    tracker: Arc<KeepAliveTracker>,
+    interims: InterimResponses,
     /// Idle ones, the last used one last.
-    channels: Mutex<Vec<Channel>>,
-    became: Mutex<Option<Became>>,
+    idle_sessions: Mutex<Vec<UpstreamSession>>,
+    upgraded: Mutex<Option<UpgradedTo>>,
     /// Where hyper leaves the connection when it ends, if a request has asked for an upgrade.
-    here: Mutex<Option<OnUpgrade>>,
+    downstream_upgrade: Mutex<Option<OnUpgrade>>,
     /// Where it is asked to let sessions go that rest.
-    room: Arc<Room>,
+    reclaim: Arc<IdleReclaim>,
     /// The client has left in the middle of an exchange, which is a cut.
     is_cut: Arc<AtomicBool>,
     /// How long the connection stays without a request: what the service says that was asked last.
     keep_alive: Mutex<Duration>,
     /// Until a service has let it in.
-    greeting: Mutex<Option<Greeting>>,
-}
-
-/// A session that requests go over.
-struct Channel {
-    service: ServiceName,
-    /// Whose requests these are: a proxy may send those of many.
-    client: SocketAddr,
-    id: String,
-    line: Line,
-    deadline: Deadline,
-    told: oneshot::Receiver<Told>,
-    rest: Arc<Rest>,
+    handshake_permit: Mutex<Option<HandshakePermit>>,
 }
 
 /// What of a request its answer is read by.
-struct Sent {
+struct SentRequest {
     method: Method,
     wanted: Option<HeaderValue>,
-    fares: Option<Arc<Fares>>,
+    body_progress: Option<Arc<BodyProgress>>,
 }
 
 const UNENCODED: &str = "its target has signs that have to be percent-encoded, such as %22 %23 %3C %3E";
 const NONE: &str = "the service's answer is no HTTP/1.1";
 
 /// What a request has made of the connection.
-enum Became {
+enum UpgradedTo {
     /// A WebSocket, whose frames are taken off here.
-    Socket(Box<WebDoor>, SocketAddr),
+    Socket(Box<HttpRoute>, SocketAddr),
     /// Something that is passed on as it is, with the other end of its channel.
     Passed(OnUpgrade),
 }
 
 /// Serves a client until it leaves; the session that its connection has become, if it has.
-pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> Option<Negotiated> {
-    let Came { client, stream, said, doors, is_tls } = came;
-    let front = Arc::new(Front {
+pub async fn serve(
+    came: WebClient,
+    serve: ServeSession,
+    stay: RouteLifetime,
+    greeting: HandshakePermit,
+) -> Option<SessionRequest> {
+    let WebClient { client, stream, prefix: said, routes: doors, is_tls } = came;
+    let front = Arc::new(ClientConnection {
         client,
-        by: By::new(client.ip(), is_tls),
-        doors,
+        forwarded: ForwardedHeaders::new(client.ip(), is_tls),
+        routes: doors,
         serve,
-        stay,
-        sides: Sides::default(),
-        pulse: Arc::default(),
-        interims: Interims::default(),
-        channels: Mutex::default(),
-        became: Mutex::default(),
-        here: Mutex::default(),
-        room: Arc::default(),
+        lifetime: stay,
+        drivers: ConnectionDrivers::default(),
+        tracker: Arc::default(),
+        interims: InterimResponses::default(),
+        idle_sessions: Mutex::default(),
+        upgraded: Mutex::default(),
+        downstream_upgrade: Mutex::default(),
+        reclaim: Arc::default(),
         is_cut: Arc::default(),
         keep_alive: Mutex::new(defaults::KEEP_ALIVE),
-        greeting: Mutex::new(Some(greeting)),
+        handshake_permit: Mutex::new(Some(greeting)),
     });
-    front.run(stream, said).await;
+    front.serve_requests(stream, said).await;
     // Each session hears an end.
-    locked(&front.channels).clear();
-    let became = locked(&front.became).take();
+    lock(&front.idle_sessions).clear();
+    let became = lock(&front.upgraded).take();
     match became {
         None => {
             // Who is late is cut.
-            let _ = timeout(FAREWELL, front.sides.ended()).await;
+            let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             None
         }
-        Some(Became::Passed(there)) => {
-            let here = locked(&front.here).take();
+        Some(UpgradedTo::Passed(there)) => {
+            let here = lock(&front.downstream_upgrade).take();
             let handed = Box::pin(async move {
                 if let Err(error) = hand_over(here, there).await {
                     tracing::debug!(%client, "an upgraded connection was lost: {error}");
                 }
             });
-            front.sides.add(handed);
-            let sides = front.sides.clone();
+            front.drivers.add(handed);
+            let sides = front.drivers.clone();
             drop(front);
-            sides.ended().await;
+            sides.all_ended().await;
             None
         }
-        Some(Became::Socket(door, client)) => {
+        Some(UpgradedTo::Socket(door, client)) => {
             let door = *door;
-            let _ = timeout(FAREWELL, front.sides.ended()).await;
-            let left = locked(&front.here).take();
-            let entered = here(left).await.map(|here| {
-                let Web { message_limit, inactivity, frames, .. } = door.web;
-                let limits = Limits { message: message_limit, inactivity, frames };
-                let socket = Stream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
-                negotiated(Entered { client, service: door.service, stream: socket, said: Vec::new() })
+            let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
+            let left = lock(&front.downstream_upgrade).take();
+            let entered = downgrade_client(left).await.map(|here| {
+                let WebOptions { message_limit, inactivity, frames, .. } = door.web;
+                let limits = WebSocketLimits { message: message_limit, inactivity, frames };
+                let socket = NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
+                session_request(AdmittedClient {
+                    client,
+                    service: door.service,
+                    stream: socket,
+                    prefix: Vec::new(),
+                })
             });
             if let Err(error) = &entered {
                 tracing::debug!(%client, "a WebSocket was lost: {error}");
@@ -191,58 +188,63 @@ pub async fn serve(came: Came, serve: Serve, stay: Stay, greeting: Greeting) -> 
     }
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+type ClientServiceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The connection after hyper.
-async fn here(left: Option<OnUpgrade>) -> Result<Guarded, Error> {
+async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, ClientServiceError> {
     let left = left.ok_or("it has asked for no upgrade")?.await?;
-    let parts = left.downcast::<TokioIo<Interim<Guarded>>>().map_err(|_| "its connection was lost")?;
-    Ok(parts.io.into_inner().into_inner().after(&parts.read_buf))
+    let parts =
+        left.downcast::<TokioIo<InterimStream<CheckedStream>>>().map_err(|_| "its connection was lost")?;
+    Ok(parts.io.into_inner().into_inner().with_prefix(&parts.read_buf))
 }
 
-async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), Error> {
-    let (here, (there, read)) = (here(left).await?, Line::left::<PipeEnd>(there).await?);
-    let Rewound { said, stream } = here.into_inner();
+async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), ClientServiceError> {
+    let (here, (there, read)) =
+        (downgrade_client(left).await?, UpstreamConnection::into_upgraded::<PipeEnd>(there).await?);
+    let PrefixedStream { prefix: said, stream } = here.into_inner();
     Ok(there.hand_over(stream, said, read).await?)
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Front {
+impl ClientConnection {
     /// Serves requests until one has made the connection something else, or it ends.
-    async fn run(self: &Arc<Self>, stream: Stream, said: Vec<u8>) {
-        let guarded = Guarded::new(Rewound { said: said.into(), stream }, self.pulse.clone());
-        let guarded = Interim::new(guarded, self.interims.clone());
+    async fn serve_requests(self: &Arc<Self>, stream: NetStream, said: Vec<u8>) {
+        let guarded =
+            CheckedStream::new(PrefixedStream { prefix: said.into(), stream }, self.tracker.clone());
+        let guarded = InterimStream::new(guarded, self.interims.clone());
         let service = {
             let front = self.clone();
             service_fn(move |request| {
                 let front = front.clone();
-                async move { Ok::<_, Infallible>(front.answer(request).await) }
+                async move { Ok::<_, Infallible>(front.answer_request(request).await) }
             })
         };
         let mut served = Box::pin(
-            serving::reader(From::Outside).serve_connection(TokioIo::new(guarded), service).with_upgrades(),
+            driver::server_builder(HeadSource::Outside)
+                .serve_connection(TokioIo::new(guarded), service)
+                .with_upgrades(),
         );
-        let (mut watch, mut late) = (Watch::begin(), None);
-        let evicted = locked(&self.greeting).as_ref().map(|greeting| greeting.evicted.clone());
+        let (mut watch, mut late) = (PhaseTimer::begin(), None);
+        let evicted = lock(&self.handshake_permit).as_ref().map(|greeting| greeting.evicted.clone());
         let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
-        let mut leaving = Leave::of(self.stay.leave.clone());
-        let ended = serving::serve(served.as_mut(), &self.sides, |mut served, cx| {
+        let mut leaving = CloseSignal::new(self.lifetime.leave.clone());
+        let ended = driver::serve(served.as_mut(), &self.drivers, |mut served, cx| {
             if leaving.poll(cx) {
                 served.as_mut().graceful_shutdown();
             }
             let is_evicted = evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(cx).is_ready());
-            if is_evicted && locked(&self.greeting).is_some() {
-                late = Some(Phase::Head);
+            if is_evicted && lock(&self.handshake_permit).is_some() {
+                late = Some(ConnectionPhase::Head);
                 return Poll::Ready(Ok(()));
             }
-            if self.room.poll(cx) && self.let_rest_go() {
+            if self.reclaim.poll(cx) && self.close_reclaimed() {
                 served.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
             }
-            match watch.poll(self.pulse.phase(), *locked(&self.keep_alive), cx) {
+            match watch.poll(self.tracker.phase(), *lock(&self.keep_alive), cx) {
                 Poll::Ready(phase) => {
                     late = Some(phase);
                     Poll::Ready(Ok(()))
@@ -251,267 +253,268 @@ impl Front {
             }
         })
         .await;
-        let is_busy = self.pulse.phase() == Phase::Exchange;
+        let is_busy = self.tracker.phase() == ConnectionPhase::Exchange;
         self.is_cut.store(is_busy, Ordering::Relaxed);
         let left = match Pin::into_inner(served).into_parts() {
             Some(parts) => Some(parts.io.into_inner().into_inner()),
             // Nothing has become of an upgrade that was asked for.
-            None if locked(&self.became).is_none() => {
-                let left = locked(&self.here).take();
-                here(left).await.ok()
+            None if lock(&self.upgraded).is_none() => {
+                let left = lock(&self.downstream_upgrade).take();
+                downgrade_client(left).await.ok()
             }
             None => None,
         };
         let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
         match (&ended, late) {
-            (Err(error), _) => self.stay.log.reject_client(self.client, &error.to_string()),
-            (Ok(()), Some(Phase::Head)) => {
-                self.stay.log.reject_client(self.client, "its request was not complete in time");
+            (Err(error), _) => self.lifetime.log.reject_client(self.client, &error.to_string()),
+            (Ok(()), Some(ConnectionPhase::Head)) => {
+                self.lifetime.log.reject_client(self.client, "its request was not complete in time");
             }
-            (Ok(()), Some(Phase::Idle | Phase::Exchange) | None) => {}
+            (Ok(()), Some(ConnectionPhase::Idle | ConnectionPhase::Exchange) | None) => {}
         }
         if let Some(left) = left
             && !is_cut
         {
-            let last = if late == Some(Phase::Head) { answer::LATE_HEAD } else { b"" };
-            let_go(left.into_inner().stream, last).await;
+            let last = if late == Some(ConnectionPhase::Head) { error_response::LATE_HEAD } else { b"" };
+            close_lingering(left.into_inner().stream, last).await;
         }
     }
 
     /// Lets the sessions go that have given their place up; whether nothing is under way on the connection, which
     /// goes with them then.
-    fn let_rest_go(&self) -> bool {
-        locked(&self.channels).retain(|channel| !channel.rest.has_left());
-        self.pulse.phase() == Phase::Idle
+    fn close_reclaimed(&self) -> bool {
+        lock(&self.idle_sessions).retain(|channel| !channel.idle_state.is_reclaimed());
+        self.tracker.phase() == ConnectionPhase::Idle
     }
 
-    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Payload> {
-        let exchange = self.pulse.begin();
+    async fn answer_request(self: Arc<Self>, mut request: Request<Incoming>) -> Response<MessageBody> {
+        let exchange = self.tracker.begin_exchange();
         let version = request.version();
         if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
-            *locked(&self.here) = Some(hyper::upgrade::on(&mut request));
+            *lock(&self.downstream_upgrade) = Some(hyper::upgrade::on(&mut request));
         }
-        let mut response = match self.served(request, &exchange).await {
+        let mut response = match self.forward_request(request, &exchange).await {
             Ok(response) => response,
             Err((objection, session)) => {
-                let why = format!("{}: {}", objection.status, objection.told);
-                self.stay.log.reject_client(self.client, &why);
-                objection.answer(session.as_deref())
+                let why = format!("{}: {}", objection.status, objection.reason);
+                self.lifetime.log.reject_client(self.client, &why);
+                objection.into_response(session.as_deref())
             }
         };
-        self.interims.sent().await;
+        self.interims.flushed().await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return response;
         }
-        self.pulse.stay();
-        if self.stay.is_over() {
+        self.tracker.note_not_upgraded();
+        if self.lifetime.is_over() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        framing::as_of(version, &mut response);
+        framing::adapt_to_version(version, &mut response);
         response
     }
 
-    async fn served(
+    async fn forward_request(
         &self,
         request: Request<Incoming>,
-        exchange: &Exchange,
-    ) -> Result<Response<Payload>, (Objection, Option<String>)> {
-        if self.pulse.is_refused() {
-            return Err((bad(UNENCODED), None));
+        exchange: &ExchangeGuard,
+    ) -> Result<Response<MessageBody>, (ErrorResponse, Option<String>)> {
+        if self.tracker.is_refused() {
+            return Err((bad_request(UNENCODED), None));
         }
-        let host = request::check(&request).map_err(|objection| (objection, None))?;
+        let host = request::check_request(&request).map_err(|objection| (objection, None))?;
         if request.uri().path() == "*" {
-            return Ok(answer::options());
+            return Ok(error_response::options_response());
         }
-        let door = self.door(&request, &host).map_err(|objection| (objection, None))?;
-        *locked(&self.keep_alive) = door.web.keep_alive;
-        if door.speaks == Speaks::Frames {
-            let response = socket::grant(&request, door.web.protocols.as_deref())
+        let door = self.find_route(&request, &host).map_err(|objection| (objection, None))?;
+        *lock(&self.keep_alive) = door.web.keep_alive;
+        if door.web_kind == WebKind::Frames {
+            let response = websocket::grant_upgrade(&request, door.web.protocols.as_deref())
                 .map_err(|objection| (objection, None))?;
             let (client, _) = self.client_of(door, request.headers());
-            *locked(&self.became) = Some(Became::Socket(Box::new(door.clone()), client));
-            locked(&self.greeting).take();
+            *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(door.clone()), client));
+            lock(&self.handshake_permit).take();
             return Ok(response);
         }
         let (mut parts, body) = request.into_parts();
-        let payload = Payload::up(body, Of::Client, Some(door.web.body));
-        let wanted = request::upgrade(&parts.headers, parts.version);
-        let has_body = payload.fares().is_some();
-        let wanted = match (door.speaks, wanted) {
-            (Speaks::Frames | Speaks::Requests, wanted) => wanted.filter(|_| !has_body),
-            (Speaks::Sockets, wanted) if !request::is_socket(wanted.as_ref()) => {
+        let payload = MessageBody::request(body, HeadOrigin::Client, Some(door.web.body));
+        let wanted = request::requested_upgrade(&parts.headers, parts.version);
+        let has_body = payload.progress().is_some();
+        let wanted = match (door.web_kind, wanted) {
+            (WebKind::Frames | WebKind::Requests, wanted) => wanted.filter(|_| !has_body),
+            (WebKind::Sockets, wanted) if !request::is_websocket(wanted.as_ref()) => {
                 let told = "only WebSockets are served here";
-                return Err((Objection::new(StatusCode::UPGRADE_REQUIRED, told), None));
+                return Err((ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, told), None));
             }
-            (Speaks::Sockets, _) if has_body => return Err((bad("a WebSocket begins without a body"), None)),
-            (Speaks::Sockets, _) => Some(HeaderValue::from_static("websocket")),
+            (WebKind::Sockets, _) if has_body => {
+                return Err((bad_request("a WebSocket begins without a body"), None));
+            }
+            (WebKind::Sockets, _) => Some(HeaderValue::from_static("websocket")),
         };
         let (client, by) = self.client_of(door, &parts.headers);
-        let passed = Passed::by(&parts);
-        request::clean(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
-        framing::of_request(&mut parts.headers, &payload);
-        let asked = Sent { method: parts.method.clone(), wanted, fares: payload.fares() };
+        let passed = InterimPolicy::for_request(&parts);
+        request::clean_request(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
+        framing::frame_request(&mut parts.headers, &payload);
+        let asked = SentRequest { method: parts.method.clone(), wanted, body_progress: payload.progress() };
         let mut request = Request::from_parts(parts, payload);
         if let Some(passed) = passed {
             let interims = self.interims.clone();
             on_informational(&mut request, move |head| {
                 let mut headers = head.headers().clone();
-                fields::clean(&mut headers, Of::Response);
-                if passed.takes(head.status()) {
-                    interims.say(head.status(), &headers);
+                fields::clean_headers(&mut headers, HeadOrigin::Response);
+                if passed.allows(head.status()) {
+                    interims.push(head.status(), &headers);
                 }
             });
         }
-        let (channel, response) = self.ask(door, client, request).await?;
-        self.taken(channel, response, asked, exchange)
+        let (channel, response) = self.send_request(door, client, request).await?;
+        self.clean_response(channel, response, asked, exchange)
     }
 
     /// Who has sent a request: the client of the connection, or the one that it tells, where it is a trusted proxy.
-    fn client_of(&self, door: &WebDoor, headers: &HeaderMap) -> (SocketAddr, By) {
-        let (peer, by) = (self.client.ip(), self.by.clone());
+    fn client_of(&self, door: &HttpRoute, headers: &HeaderMap) -> (SocketAddr, ForwardedHeaders) {
+        let (peer, by) = (self.client.ip(), self.forwarded.clone());
         let networks = door.web.forwarded.as_deref().unwrap_or_default();
         let is_trusted = |address| networks.iter().any(|network| network.contains(address));
         if !is_trusted(peer) {
             return (self.client, by);
         }
-        let through = forwarded::read(headers, peer, is_trusted);
+        let through = forwarded::read_chain(headers, peer, is_trusted);
         let client = if through.client == peer { self.client } else { SocketAddr::new(through.client, 0) };
-        (client, by.through(&through, headers))
+        (client, by.via_proxies(&through, headers))
     }
 
     /// What a backend has answered, for the client.
-    fn taken(
+    fn clean_response(
         &self,
-        channel: Channel,
+        channel: UpstreamSession,
         mut response: Response<Incoming>,
-        sent: Sent,
-        exchange: &Exchange,
-    ) -> Result<Response<Payload>, (Objection, Option<String>)> {
+        sent: SentRequest,
+        exchange: &ExchangeGuard,
+    ) -> Result<Response<MessageBody>, (ErrorResponse, Option<String>)> {
         let there = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         head.version = Version::HTTP_11;
-        if let Some(failure) = answer::take_failure(&mut head.headers) {
-            channel.deadline.failed(failure);
+        if let Some(failure) = error_response::take_failure(&mut head.headers) {
+            channel.failure_sender.report_failure(failure);
         }
-        let is_coded = framing::of_response(&mut head, &sent.method, &body).is_err();
-        let (protocols, is_last) = (Protocols::of(&head), is_last(&head.headers, sent.fares.as_deref()));
-        fields::clean(&mut head.headers, Of::Response);
-        protocols.tell(&mut head.headers);
+        let is_coded = framing::frame_response(&mut head, &sent.method, &body).is_err();
+        let (protocols, is_last) = (
+            UpgradeProtocols::from_response(&head),
+            ends_connection(&head.headers, sent.body_progress.as_deref()),
+        );
+        fields::clean_headers(&mut head.headers, HeadOrigin::Response);
+        protocols.write_to(&mut head.headers);
         if is_last {
             head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
         }
         match (head.status, sent.wanted) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(_)) => {
-                *locked(&self.became) = Some(Became::Passed(there));
-                Ok(Response::from_parts(head, Payload::empty()))
+                *lock(&self.upgraded) = Some(UpgradedTo::Passed(there));
+                Ok(Response::from_parts(head, MessageBody::empty()))
             }
-            (_, _) if is_coded => Err((Objection::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id))),
+            (_, _) if is_coded => Err((ErrorResponse::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id))),
             (StatusCode::SWITCHING_PROTOCOLS, None) => {
-                Err((Objection::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id)))
+                Err((ErrorResponse::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id)))
             }
             (_, _) => {
-                let work = Work::of(&channel.rest);
-                locked(&self.channels).push(channel);
-                Ok(Response::from_parts(head, Payload::down(body).holding(Box::new((exchange.held(), work)))))
+                let work = BusyGuard::new(&channel.idle_state);
+                lock(&self.idle_sessions).push(channel);
+                Ok(Response::from_parts(
+                    head,
+                    MessageBody::response(body).with_guard(Box::new((exchange.into_body_guard(), work))),
+                ))
             }
         }
     }
 
     /// The door that a request means.
-    fn door(&self, request: &Request<Incoming>, host: &str) -> Result<&WebDoor, Objection> {
+    fn find_route(&self, request: &Request<Incoming>, host: &str) -> Result<&HttpRoute, ErrorResponse> {
         let origin = request::origin(request.headers())?;
-        let asked = Asked { host, path: request.uri().path(), origin };
-        let door = asked_for(&self.doors, &asked)
-            .ok_or(Objection::new(StatusCode::NOT_FOUND, "there is no such service"))?;
-        let is_socket = door.speaks != Speaks::Requests || request.headers().contains_key(header::UPGRADE);
+        let asked = RequestTarget { host, path: request.uri().path(), origin };
+        let door = find_http_route(&self.routes, &asked)
+            .ok_or(ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such service"))?;
+        let is_socket = door.web_kind != WebKind::Requests || request.headers().contains_key(header::UPGRADE);
         let allowed = &door.web.origins;
         let is_allowed =
             |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));
         if is_socket && !allowed.is_empty() && !asked.origin.is_some_and(is_allowed) {
-            return Err(Objection::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
+            return Err(ErrorResponse::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
         }
         Ok(door)
     }
 
     /// Sends a request; over a new session where there is none, or it has ended since the last one.
-    async fn ask(
+    async fn send_request(
         &self,
-        door: &WebDoor,
+        door: &HttpRoute,
         client: SocketAddr,
-        mut request: Request<Payload>,
-    ) -> Result<(Channel, Response<Incoming>), (Objection, Option<String>)> {
+        mut request: Request<MessageBody>,
+    ) -> Result<(UpstreamSession, Response<Incoming>), (ErrorResponse, Option<String>)> {
         let open = {
-            let mut channels = locked(&self.channels);
+            let mut channels = lock(&self.idle_sessions);
             let at = channels
                 .iter()
                 .position(|channel| channel.service == door.service && channel.client == client);
-            at.map(|at| channels.remove(at)).filter(|channel| channel.line.is_open() && channel.rest.work())
+            at.map(|at| channels.remove(at))
+                .filter(|channel| channel.connection.is_open() && channel.idle_state.try_mark_busy())
         };
         if let Some(mut channel) = open {
-            match channel.line.ask(request).await {
+            match channel.connection.send(request).await {
                 Ok(response) => return Ok((channel, response)),
-                Err(Lost::Unsent(unsent)) => request = *unsent,
-                Err(lost) => return Err(failed(channel, &lost).await),
+                Err(ResponseFailure::Unsent(unsent)) => request = *unsent,
+                Err(lost) => return Err(failure_response(channel, &lost).await),
             }
         }
-        let mut channel = self.open(&door.service, client).await.map_err(|objection| (objection, None))?;
-        match channel.line.ask(request).await {
+        let mut channel =
+            self.open_session(&door.service, client).await.map_err(|objection| (objection, None))?;
+        match channel.connection.send(request).await {
             Ok(response) => Ok((channel, response)),
-            Err(lost) => Err(failed(channel, &lost).await),
+            Err(lost) => Err(failure_response(channel, &lost).await),
         }
     }
 
     /// Begins a session.
-    async fn open(&self, service: &ServiceName, client: SocketAddr) -> Result<Channel, Objection> {
+    async fn open_session(
+        &self,
+        service: &ServiceName,
+        client: SocketAddr,
+    ) -> Result<UpstreamSession, ErrorResponse> {
         let (ours, theirs) = pipe();
-        let deadline = ours.deadline();
+        let deadline = ours.failure_sender();
         let (teller, told) = oneshot::channel();
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
-        let entered = Entered {
+        let entered = AdmittedClient {
             client,
             service: service.clone(),
-            stream: Stream::Pipe(theirs.of_client(self.pulse.ended())),
-            said: Vec::new(),
+            stream: NetStream::Pipe(theirs.with_client_flag(self.tracker.end_flag())),
+            prefix: Vec::new(),
         };
-        let rest = Rest::at_work(&self.room);
-        let asked = Negotiated {
+        let rest = IdleState::new_busy(&self.reclaim);
+        let asked = SessionRequest {
             id: Some(id.clone()),
-            teller: Some(teller),
-            rest: Some(rest.clone()),
-            ..negotiated(entered)
+            outcome_sender: Some(teller),
+            idle_state: Some(rest.clone()),
+            ..session_request(entered)
         };
-        let unserved = |_| Objection::new(StatusCode::SERVICE_UNAVAILABLE, "the service can not be reached");
-        let (line, going) = Line::over(ours, From::Peer, None).await.map_err(unserved)?;
-        let mut channels = locked(&self.channels);
+        let unserved =
+            |_| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the service can not be reached");
+        let (line, going) =
+            UpstreamConnection::handshake(ours, HeadSource::Peer, None).await.map_err(unserved)?;
+        let mut channels = lock(&self.idle_sessions);
         if channels.len() >= CHANNELS_MAX {
             channels.remove(0);
         }
         drop(channels);
-        locked(&self.greeting).take();
-        self.sides.add(both(going, (self.serve)(asked), self.is_cut.clone()));
-        Ok(Channel { service: service.clone(), client, id, line, deadline, told, rest })
+        lock(&self.handshake_permit).take();
+        self.drivers.add(drive_until_closed(going, (self.serve)(asked), self.is_cut.clone()));
+        Ok(UpstreamSession {
+            service: service.clone(),
+            client,
+            id,
+            connection: line,
+            failure_sender: deadline,
+            outcome: told,
+            idle_state: rest,
+        })
     }
-}
-
-/// Why a request has no response: its session says so, where it has ended.
-async fn failed(channel: Channel, lost: &Lost) -> (Objection, Option<String>) {
-    // The line was cut, and hears so when it is next polled.
-    if matches!(lost, Lost::Stopped | Lost::Late) {
-        channel.deadline.is_over();
-    }
-    let objection = match lost {
-        Lost::Stopped => Objection::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped"),
-        Lost::Late => Objection::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),
-        Lost::Short => bad("the body of the request was cut"),
-        Lost::Broken(_) | Lost::Unsent(_) => {
-            drop(channel.line);
-            match timeout(FAREWELL, channel.told).await {
-                Ok(Ok(told)) => of_end(&told),
-                Ok(Err(_)) | Err(_) => {
-                    Objection::new(StatusCode::BAD_GATEWAY, "the service ended before it had answered")
-                }
-            }
-        }
-    };
-    (objection, Some(channel.id))
 }

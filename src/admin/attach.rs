@@ -10,11 +10,11 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    client::{self, Client, ClientError},
-    wire::Request,
+    client::{self, AdminConnection, ClientError},
+    protocol::AdminRequest,
 };
 use crate::{
-    gateway::handle::{self, Access, Answer, Asked, Contact, Handle},
+    gateway::handle::{self, AdminAccess, CommandAnswer, GatewayContact, GatewayHandle, PendingCommand},
     tasks::Tasks,
     telemetry::snapshot::Snapshot,
 };
@@ -23,51 +23,51 @@ use crate::{
 /// word of whether it is there, until nobody holds the handle or a watch of it.
 pub async fn attach(
     path: &Path,
-    access: Access,
+    access: AdminAccess,
     tasks: &Tasks,
-) -> Result<(Handle, watch::Receiver<Contact>), ClientError> {
-    let (client, first) = call(path).await?;
+) -> Result<(GatewayHandle, watch::Receiver<GatewayContact>), ClientError> {
+    let (client, first) = connect_watching(path).await?;
     let (handle, feed) = handle::channel(first, "attached screen");
-    let (tell, contact) = watch::channel(Contact::There);
+    let (tell, contact) = watch::channel(GatewayContact::There);
     let (path, snapshots) = (path.to_owned(), feed.snapshots);
-    tasks.spawn("attached commands", obey(path.clone(), access, feed.commands, tasks.clone()));
+    tasks.spawn("attached commands", forward_commands(path.clone(), access, feed.commands, tasks.clone()));
     tasks.spawn("attached", async move {
         tokio::select! {
-            () = follow(&path, client, &snapshots, &tell) => {}
+            () = forward_snapshots(&path, client, &snapshots, &tell) => {}
             () = snapshots.closed() => {}
         }
     });
     Ok((handle, contact))
 }
 
-async fn call(path: &Path) -> Result<(Client, Arc<Snapshot>), ClientError> {
-    let mut client = Client::connect(path).await?;
-    client.send(&Request::Watch).await?;
-    let first = client.picture().await?;
+async fn connect_watching(path: &Path) -> Result<(AdminConnection, Arc<Snapshot>), ClientError> {
+    let mut client = AdminConnection::connect(path).await?;
+    client.send(&AdminRequest::Watch).await?;
+    let first = client.next_snapshot().await?;
     Ok((client, first))
 }
 
 /// Passes pictures on, for ever: the caller drops it when nobody looks any more.
-async fn follow(
+async fn forward_snapshots(
     path: &Path,
-    mut client: Client,
+    mut client: AdminConnection,
     snapshots: &watch::Sender<Arc<Snapshot>>,
-    tell: &watch::Sender<Contact>,
+    tell: &watch::Sender<GatewayContact>,
 ) {
     loop {
         let mut error = loop {
-            match client.picture().await {
+            match client.next_snapshot().await {
                 Ok(snapshot) => drop(snapshots.send_replace(snapshot)),
                 Err(error) => break error,
             }
         };
         client = loop {
-            tell.send_replace(Contact::Lost { why: error.to_string() });
+            tell.send_replace(GatewayContact::Lost { why: error.to_string() });
             tokio::time::sleep(BETWEEN_CALLS).await;
-            match call(path).await {
+            match connect_watching(path).await {
                 Ok((client, first)) => {
                     // First that it is there: a picture is never drawn as one from before the loss.
-                    tell.send_replace(Contact::There);
+                    tell.send_replace(GatewayContact::There);
                     snapshots.send_replace(first);
                     break client;
                 }
@@ -79,15 +79,23 @@ async fn follow(
 
 /// Each command goes through a connection of its own: an answer that takes long holds up neither
 /// pictures nor other commands.
-async fn obey(path: PathBuf, access: Access, mut commands: mpsc::Receiver<Asked>, tasks: Tasks) {
-    while let Some(Asked { command, answer, .. }) = commands.recv().await {
+async fn forward_commands(
+    path: PathBuf,
+    access: AdminAccess,
+    mut commands: mpsc::Receiver<PendingCommand>,
+    tasks: Tasks,
+) {
+    while let Some(PendingCommand { command, answer, .. }) = commands.recv().await {
         let path = path.clone();
         tasks.spawn("attached command", async move {
             let answered = match access {
-                Access::ReadOnly if command.changes() => Answer::Refused("this screen is read-only".into()),
-                Access::ReadOnly | Access::Full => match client::ask(&path, command).await {
+                AdminAccess::ReadOnly if command.changes_gateway() => {
+                    CommandAnswer::Refused("this screen is read-only".into())
+                }
+                AdminAccess::ReadOnly | AdminAccess::Full => match client::send_command(&path, command).await
+                {
                     Ok(answer) => answer,
-                    Err(error) => Answer::Refused(error.to_string()),
+                    Err(error) => CommandAnswer::Refused(error.to_string()),
                 },
             };
             // An asker that has left needs no answer.

@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::wire::{Hello, Request, Wire, WireError};
+use super::protocol::{AdminHello, AdminRequest, AdminStream, WireError};
 use crate::{
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Command, CommandAnswer},
     telemetry::snapshot::{self, Snapshot},
 };
 
@@ -39,21 +39,21 @@ pub enum ClientError {
 }
 
 /// Sends one command and returns its answer; waits as long as the command takes, while the gateway turns.
-pub async fn ask(path: &Path, command: Command) -> Result<Answer, ClientError> {
+pub async fn send_command(path: &Path, command: Command) -> Result<CommandAnswer, ClientError> {
     let is_look = command == Command::Status;
-    let mut client = Client::connect(path).await?;
-    client.send(&Request::Command(command)).await?;
+    let mut client = AdminConnection::connect(path).await?;
+    client.send(&AdminRequest::Command(command)).await?;
     loop {
         match client.receive(ANSWER).await {
-            Err(ClientError::Silent { .. }) if !is_look => is_there(path).await?,
+            Err(ClientError::Silent { .. }) if !is_look => check_answers(path).await?,
             answered => return answered,
         }
     }
 }
 
 /// Whether the gateway answers anybody. One that is closing its socket does not, and is about to answer.
-async fn is_there(path: &Path) -> Result<(), ClientError> {
-    match Box::pin(ask(path, Command::Status)).await {
+async fn check_answers(path: &Path) -> Result<(), ClientError> {
+    match Box::pin(send_command(path, Command::Status)).await {
         Err(silent @ ClientError::Silent { .. }) => Err(silent),
         Ok(_) | Err(_) => Ok(()),
     }
@@ -61,42 +61,42 @@ async fn is_there(path: &Path) -> Result<(), ClientError> {
 
 /// A connection to a gateway that has said hello.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct AdminConnection {
     path: PathBuf,
-    wire: Wire,
+    wire: AdminStream,
 }
 
-impl Client {
+impl AdminConnection {
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
             // Its queue is full: it listens, and takes nobody in.
             io::ErrorKind::WouldBlock => ClientError::Silent { path: path.into() },
             _ => ClientError::Connect { path: path.into(), source },
         })?;
-        let mut client = Self { path: path.into(), wire: Wire::of_client(stream) };
-        let hello = client.receive::<Hello>(HELLO).await?;
+        let mut client = Self { path: path.into(), wire: AdminStream::client(stream) };
+        let hello = client.receive::<AdminHello>(HELLO).await?;
         match hello.snapshot {
             snapshot::VERSION => Ok(client),
             _ => Err(ClientError::Version { path: client.path, theirs: hello.portcullis }),
         }
     }
 
-    pub async fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+    pub async fn send(&mut self, request: &AdminRequest) -> Result<(), ClientError> {
         match timeout(HELLO, self.wire.send(request)).await {
-            Ok(sent) => sent.map_err(|error| self.wrong(error)),
+            Ok(sent) => sent.map_err(|error| self.client_error(error)),
             Err(_) => Err(ClientError::Silent { path: self.path.clone() }),
         }
     }
 
     /// The next of the pictures that were asked for.
-    pub async fn picture(&mut self) -> Result<Arc<Snapshot>, ClientError> {
+    pub async fn next_snapshot(&mut self) -> Result<Arc<Snapshot>, ClientError> {
         match self.receive(PICTURE).await? {
-            Answer::Status(snapshot) => Ok(snapshot),
-            Answer::Profiles(_) | Answer::Planned(_) | Answer::Verified(_) => {
+            CommandAnswer::Status(snapshot) => Ok(snapshot),
+            CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) | CommandAnswer::Verified(_) => {
                 let why = "it answered another question instead of sending a picture".into();
                 Err(ClientError::Refused { path: self.path.clone(), why })
             }
-            Answer::Done(why) | Answer::Cut(why) | Answer::Refused(why) => {
+            CommandAnswer::Done(why) | CommandAnswer::Cut(why) | CommandAnswer::Refused(why) => {
                 Err(ClientError::Refused { path: self.path.clone(), why })
             }
         }
@@ -104,12 +104,12 @@ impl Client {
 
     async fn receive<T: DeserializeOwned>(&mut self, within: Duration) -> Result<T, ClientError> {
         match timeout(within, self.wire.receive()).await {
-            Ok(received) => received.map_err(|error| self.wrong(error)),
+            Ok(received) => received.map_err(|error| self.client_error(error)),
             Err(_) => Err(ClientError::Silent { path: self.path.clone() }),
         }
     }
 
-    fn wrong(&self, source: WireError) -> ClientError {
+    fn client_error(&self, source: WireError) -> ClientError {
         ClientError::Wire { path: self.path.clone(), source }
     }
 }

@@ -1,8 +1,8 @@
 //! The engine's handle across a local socket: [`server`] offers it, [`client`] asks it once,
-//! [`attach`] keeps one, `wire` is what they say, [`place`] where the socket is.
+//! [`attach`] keeps one, `protocol` is what they say, [`socket_path`] where the socket is.
 
 pub mod attach;
 pub mod client;
-pub mod place;
+mod protocol;
 pub mod server;
-mod wire;
+pub mod socket_path;

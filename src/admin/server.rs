@@ -22,11 +22,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    place,
-    wire::{Hello, Request, Wire, WireError},
+    protocol::{AdminHello, AdminRequest, AdminStream, WireError},
+    socket_path,
 };
 use crate::{
-    gateway::handle::{Answer, Command, Handle},
+    gateway::handle::{Command, CommandAnswer, GatewayHandle},
     tasks::Tasks,
     telemetry::snapshot,
 };
@@ -58,7 +58,7 @@ pub enum AdminError {
 #[derive(Debug)]
 pub struct AdminSocket {
     path: PathBuf,
-    own: Own,
+    own: SocketFile,
     stop: CancellationToken,
     tasks: Tasks,
 }
@@ -67,11 +67,11 @@ impl AdminSocket {
     /// Binds `path`, replacing a socket that nobody answers.
     pub fn bind(path: &Path) -> Result<(Self, UnixListener), AdminError> {
         let io = |source| AdminError::Io { path: path.into(), source };
-        if let Some(there) = Own::at(path).map_err(io)? {
+        if let Some(there) = SocketFile::open(path).map_err(io)? {
             if !there.is_socket {
                 return Err(AdminError::NoSocket(path.into()));
             }
-            if place::answers(path) {
+            if socket_path::answers(path) {
                 return Err(AdminError::Taken(path.into()));
             }
             there.remove(path).map_err(io)?;
@@ -79,7 +79,7 @@ impl AdminSocket {
         // The process's umask (077) keeps others out between these two lines.
         let listener = UnixListener::bind(path).map_err(io)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)?;
-        let own = Own::at(path).map_err(io)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+        let own = SocketFile::open(path).map_err(io)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         let socket = Self { path: path.into(), own, stop, tasks };
         Ok((socket, listener))
@@ -90,7 +90,7 @@ impl AdminSocket {
     }
 
     /// Answers until [`AdminSocket::close`].
-    pub fn serve(&self, listener: UnixListener, handle: Handle) {
+    pub fn serve(&self, listener: UnixListener, handle: GatewayHandle) {
         let (stop, tasks, path) = (self.stop.clone(), self.tasks.clone(), self.path.clone());
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         let watches = Arc::new(Semaphore::new(WATCHES_MAX));
@@ -102,11 +102,11 @@ impl AdminSocket {
                     continue;
                 };
                 let Ok(place) = places.clone().try_acquire_owned() else { continue };
-                let handle = handle.for_asker(&asker(&stream, &path));
+                let handle = handle.for_asker(&describe_asker(&stream, &path));
                 let (stop, watches) = (stop.clone(), watches.clone());
                 tasks.spawn("admin client", async move {
                     let _place = place;
-                    attend(Wire::of_server(stream), handle, &stop, &watches).await;
+                    serve_connection(AdminStream::server(stream), handle, &stop, &watches).await;
                 });
             }
         });
@@ -116,7 +116,7 @@ impl AdminSocket {
     pub async fn close(self) {
         self.stop.cancel();
         // A client that does not read its answer is dropped with the process.
-        let _ = timeout(FAREWELL, self.tasks.ended()).await;
+        let _ = timeout(FAREWELL, self.tasks.all_ended()).await;
     }
 }
 
@@ -129,13 +129,13 @@ impl Drop for AdminSocket {
 
 /// What stood at a path at one moment. It is kept open: its number is given to no other file meanwhile.
 #[derive(Debug)]
-struct Own {
+struct SocketFile {
     file: OwnedFd,
     is_socket: bool,
 }
 
-impl Own {
-    fn at(path: &Path) -> io::Result<Option<Self>> {
+impl SocketFile {
+    fn open(path: &Path) -> io::Result<Option<Self>> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::open(path, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
@@ -155,8 +155,13 @@ impl Own {
     }
 }
 
-async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken, watches: &Semaphore) {
-    let hello = Hello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
+async fn serve_connection(
+    mut wire: AdminStream,
+    handle: GatewayHandle,
+    stop: &CancellationToken,
+    watches: &Semaphore,
+) {
+    let hello = AdminHello { portcullis: env!("CARGO_PKG_VERSION").into(), snapshot: snapshot::VERSION };
     if !matches!(timeout(SEND, wire.send(&hello)).await, Ok(Ok(()))) {
         return;
     }
@@ -166,11 +171,13 @@ async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken, watche
         // What follows a request that is too long is not known to begin where one does.
         let is_last = matches!(request, Err(WireError::TooLong { .. }));
         let answer = match (request, watches.try_acquire()) {
-            (Ok(Request::Command(command)), _) => answer(&handle, command).await,
-            (Ok(Request::Watch), Ok(_place)) => return show(wire, handle).await,
-            (Ok(Request::Watch), Err(_)) => Answer::Refused(format!("{WATCHES_MAX} screens watch already")),
+            (Ok(AdminRequest::Command(command)), _) => answer_command(&handle, command).await,
+            (Ok(AdminRequest::Watch), Ok(_place)) => return send_snapshots(wire, handle).await,
+            (Ok(AdminRequest::Watch), Err(_)) => {
+                CommandAnswer::Refused(format!("{WATCHES_MAX} screens watch already"))
+            }
             (Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })), _) => {
-                Answer::Refused(error.to_string())
+                CommandAnswer::Refused(error.to_string())
             }
             (Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed), _) => return,
         };
@@ -181,16 +188,16 @@ async fn attend(mut wire: Wire, handle: Handle, stop: &CancellationToken, watche
 }
 
 /// The engine's answer, or that it gives none: an asker is not to wait for what does not come.
-async fn answer(handle: &Handle, command: Command) -> Answer {
+async fn answer_command(handle: &GatewayHandle, command: Command) -> CommandAnswer {
     tokio::select! {
         answer = handle.ask(command) => answer,
-        () = hung(handle) => Answer::Refused("the gateway does not answer: its engine hangs".into()),
+        () = wait_until_hung(handle) => CommandAnswer::Refused("the gateway does not answer: its engine hangs".into()),
     }
 }
 
 /// Returns when the engine has taken no picture for a while. Twice: a process that was stopped goes on
 /// with its clocks first.
-async fn hung(handle: &Handle) {
+async fn wait_until_hung(handle: &GatewayHandle) {
     let (mut last, mut same) = (handle.latest(), 0);
     while same < 2 {
         tokio::time::sleep(TURNS).await;
@@ -202,7 +209,7 @@ async fn hung(handle: &Handle) {
 
 /// Sends picture after picture until the client or the engine ends: a client that does not read
 /// holds one picture, and misses those that are made meanwhile.
-async fn show(mut wire: Wire, handle: Handle) {
+async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle) {
     let mut watch = handle.watch();
     // The handle would keep an engine running that nobody can stop any more.
     drop(handle);
@@ -211,13 +218,13 @@ async fn show(mut wire: Wire, handle: Handle) {
             Cow::Owned(brief) => Arc::new(brief),
             Cow::Borrowed(_) => snapshot,
         };
-        if !matches!(timeout(SEND, wire.send(&Answer::Status(snapshot))).await, Ok(Ok(()))) {
+        if !matches!(timeout(SEND, wire.send(&CommandAnswer::Status(snapshot))).await, Ok(Ok(()))) {
             return;
         }
     }
 }
 
-fn asker(stream: &UnixStream, path: &Path) -> String {
+fn describe_asker(stream: &UnixStream, path: &Path) -> String {
     match stream.peer_cred() {
         Ok(who) => {
             let pid = who.pid().unwrap_or_default();
@@ -234,9 +241,9 @@ mod tests {
     use crate::{
         admin::{
             attach::attach,
-            client::{self, Client},
+            client::{self, AdminConnection},
         },
-        gateway::handle::{self, Access, Feed},
+        gateway::handle::{self, AdminAccess, HandleFeed},
         profile::Mode as ProfileMode,
         telemetry::snapshot::{Notice, NoticeLevel, Snapshot},
     };
@@ -251,7 +258,7 @@ mod tests {
     struct Gateway {
         folder: tempfile::TempDir,
         socket: AdminSocket,
-        feed: Feed,
+        feed: HandleFeed,
     }
 
     impl Gateway {
@@ -267,9 +274,9 @@ mod tests {
             self.folder.path().join("a.sock")
         }
 
-        async fn watcher(&self) -> Client {
-            let mut client = Client::connect(&self.path()).await.unwrap();
-            client.send(&Request::Watch).await.unwrap();
+        async fn watcher(&self) -> AdminConnection {
+            let mut client = AdminConnection::connect(&self.path()).await.unwrap();
+            client.send(&AdminRequest::Watch).await.unwrap();
             client
         }
 
@@ -313,13 +320,13 @@ mod tests {
         let path = gateway.path();
         let answers = async {
             let asked = gateway.feed.commands.recv().await.unwrap();
-            asked.answer.send(Answer::Done("read again".into())).unwrap();
+            asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
         };
-        let (answer, ()) = tokio::join!(client::ask(&path, Command::Reload), answers);
-        assert!(matches!(answer, Ok(Answer::Done(text)) if text == "read again"));
+        let (answer, ()) = tokio::join!(client::send_command(&path, Command::Reload), answers);
+        assert!(matches!(answer, Ok(CommandAnswer::Done(text)) if text == "read again"));
         let mut seen = vec![];
         while seen.last() != Some(&50.0) {
-            seen.push(late.picture().await.unwrap().uptime_seconds);
+            seen.push(late.next_snapshot().await.unwrap().uptime_seconds);
         }
         assert!(seen.is_sorted() && seen.len() < 50, "{seen:?}");
     }
@@ -338,15 +345,15 @@ mod tests {
                 }
             };
             tokio::select! {
-                first = watcher.picture() => drop(first.unwrap()),
+                first = watcher.next_snapshot() => drop(first.unwrap()),
                 () = publish => {}
             }
             watchers.push(watcher);
         }
-        let refused = gateway.watcher().await.picture().await;
+        let refused = gateway.watcher().await.next_snapshot().await;
         assert!(refused.unwrap_err().to_string().contains("screens watch already"));
         let path = gateway.path();
-        let asks = client::ask(&path, Command::Reload);
+        let asks = client::send_command(&path, Command::Reload);
         let asked = tokio::select! {
             asked = gateway.feed.commands.recv() => asked.unwrap(),
             _ = asks => panic!("nobody has answered yet"),
@@ -358,7 +365,7 @@ mod tests {
     async fn a_read_only_handle_asks_nothing_of_the_gateway() {
         let mut gateway = Gateway::start();
         let (path, tasks) = (gateway.path(), Tasks::default());
-        for (access, passes) in [(Access::ReadOnly, false), (Access::Full, true)] {
+        for (access, passes) in [(AdminAccess::ReadOnly, false), (AdminAccess::Full, true)] {
             let publish = async {
                 loop {
                     gateway.feed.snapshots.send_replace(picture());
@@ -371,7 +378,7 @@ mod tests {
             };
             let heard = tokio::select! {
                 answer = handle.ask(Command::Reload) => {
-                    assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
+                    assert!(matches!(answer, CommandAnswer::Refused(_)), "{answer:?}");
                     false
                 }
                 asked = gateway.feed.commands.recv() => asked.is_some(),
@@ -412,7 +419,7 @@ mod tests {
         let path = gateway.path();
         let answering = async {
             let asked = gateway.feed.commands.recv().await.unwrap();
-            asked.answer.send(Answer::Done("read again".into())).unwrap();
+            asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
             std::future::pending::<()>().await
         };
         let answers = tokio::select! {
@@ -431,7 +438,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_is_too_long_is_refused_before_it_is_heard() {
         let gateway = Gateway::start();
-        let length = (super::super::wire::REQUEST_BYTES_MAX as u32 + 1).to_be_bytes();
+        let length = (super::super::protocol::REQUEST_BYTES_MAX as u32 + 1).to_be_bytes();
         let answers = said_at(&gateway.path(), &[&length]).await;
         assert_eq!(answers.len(), 1);
         assert!(answers[0].contains("a message is longer than 65536 bytes"), "{answers:?}");
@@ -441,8 +448,8 @@ mod tests {
     async fn an_engine_that_hangs_is_told_to_who_asks_it() {
         let gateway = Gateway::start();
         for command in [Command::Status, Command::Stop] {
-            match client::ask(&gateway.path(), command).await {
-                Ok(Answer::Refused(why)) => assert!(why.contains("its engine hangs"), "{why}"),
+            match client::send_command(&gateway.path(), command).await {
+                Ok(CommandAnswer::Refused(why)) => assert!(why.contains("its engine hangs"), "{why}"),
                 other => panic!("{other:?}"),
             }
         }
@@ -457,6 +464,6 @@ mod tests {
         drop(listener);
         let (_second, _listener) = AdminSocket::bind(&path).unwrap();
         drop(first);
-        assert!(place::answers(&path), "the second's socket is gone");
+        assert!(socket_path::answers(&path), "the second's socket is gone");
     }
 }

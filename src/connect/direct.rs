@@ -7,19 +7,19 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{ConnectFailure, Connected, Order, web};
+use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, web};
 use crate::{
-    link::leg::Leg,
+    link::session_side::SessionSide,
     net::{
         dial::{self, DialError},
-        echo::Echo,
-        edges::{Caller, Edges},
-        stream::Stream,
+        echo::EchoStream,
+        edge_tls::{EdgeTls, TlsClient},
+        stream::NetStream,
         tcp,
     },
-    profile::{Backend, Remote},
+    profile::{Backend, RemoteServer},
     proto::{Refusal, proxy},
-    telemetry::end::Who,
+    telemetry::end::EndedBy,
 };
 
 /// A backend answers the connection in this time or not at all. With the way over a link it stays
@@ -28,16 +28,16 @@ pub const BACKEND_CONNECT: Duration = Duration::from_secs(4);
 
 /// A backend, and how TLS is spoken with it where it is.
 #[derive(Debug)]
-pub struct Target {
+pub struct BackendTarget {
     backend: Backend,
-    caller: Option<Caller>,
+    tls: Option<TlsClient>,
 }
 
-impl Target {
+impl BackendTarget {
     /// `edges` are those of the profile that names the backend.
-    pub fn new(backend: &Backend, edges: &Edges) -> Self {
+    pub fn new(backend: &Backend, edges: &EdgeTls) -> Self {
         let tls = backend.remote().and_then(|remote| remote.tls.as_deref());
-        Self { backend: backend.clone(), caller: tls.and_then(|tls| edges.connect(tls)) }
+        Self { backend: backend.clone(), tls: tls.and_then(|tls| edges.connect_client(tls)) }
     }
 
     pub fn backend(&self) -> &Backend {
@@ -45,7 +45,7 @@ impl Target {
     }
 
     pub fn is_same_as(&self, other: &Self) -> bool {
-        let same_caller = match (&self.caller, &other.caller) {
+        let same_caller = match (&self.tls, &other.tls) {
             (Some(one), Some(other)) => one.is_same_as(other),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
@@ -56,46 +56,57 @@ impl Target {
 
 /// The far side of a session. Where requests go to the backend, what it hears is what the other half has
 /// made of a client's.
-pub async fn connect(target: &Arc<Target>, order: &Order<'_>) -> Result<Connected, ConnectFailure> {
+pub async fn connect(
+    target: &Arc<BackendTarget>,
+    order: &ConnectRequest<'_>,
+) -> Result<ConnectedUpstream, ConnectFailure> {
     // A probe is no client's: it is a connection of our own.
     let client = order.client.filter(|_| !order.probe);
-    let stream = reach(target, client).await?;
+    let stream = reach_backend(target, client).await?;
     let stream = match &target.backend {
         // A probe goes no further than this.
-        Backend::Http(http) if !order.probe => web::begin(target, http, stream, order).await?,
+        Backend::Http(http) if !order.probe => web::connect_backend(target, http, stream, order).await?,
         Backend::Echo | Backend::Socket(_) | Backend::Http(_) => stream,
     };
-    Ok(Connected { leg: Leg::Stream(stream), peer: None, seat: None, first: Vec::new() })
+    Ok(ConnectedUpstream {
+        side: SessionSide::Stream(stream),
+        peer: None,
+        link_guard: None,
+        first: Vec::new(),
+    })
 }
 
 /// The backend itself.
-pub async fn reach(target: &Target, client: Option<SocketAddr>) -> Result<Stream, ConnectFailure> {
+pub async fn reach_backend(
+    target: &BackendTarget,
+    client: Option<SocketAddr>,
+) -> Result<NetStream, ConnectFailure> {
     match target.backend.remote() {
-        None => Ok(Stream::Echo(Echo::default())),
-        Some(remote) => dial(remote, target.caller.as_ref(), client).await,
+        None => Ok(NetStream::Echo(EchoStream::default())),
+        Some(remote) => dial(remote, target.tls.as_ref(), client).await,
     }
 }
 
 /// Whether a backend answers, its TLS included; it hears nothing more.
-pub async fn try_out(target: &Target) -> Result<(), ConnectFailure> {
-    reach(target, None).await?.let_close_cleanly();
+pub async fn check_backend(target: &BackendTarget) -> Result<(), ConnectFailure> {
+    reach_backend(target, None).await?.let_close_cleanly();
     Ok(())
 }
 
 async fn dial(
-    remote: &Remote,
-    caller: Option<&Caller>,
+    remote: &RemoteServer,
+    caller: Option<&TlsClient>,
     client: Option<SocketAddr>,
-) -> Result<Stream, ConnectFailure> {
+) -> Result<NetStream, ConnectFailure> {
     let at = &remote.at;
     let began = Instant::now();
     if remote.tls.is_some() && caller.is_none() {
         let reason = format!("backend {at}: its `tls` can not be used");
-        return Err(ConnectFailure { who: Who::Backend, refusal: Refusal::BackendUnreachable, reason });
+        return Err(ConnectFailure { who: EndedBy::Backend, refusal: Refusal::BackendUnreachable, reason });
     }
-    let mut stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| failure(&error))?;
+    let mut stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| connect_failure(&error))?;
     let unreachable = |refusal, error: String| ConnectFailure {
-        who: Who::Backend,
+        who: EndedBy::Backend,
         refusal,
         reason: format!("backend {at}: {error}"),
     };
@@ -104,13 +115,13 @@ async fn dial(
     if let Some(version) = remote.proxy {
         // A new socket takes it at once, or is gone.
         let told = match stream.peer_addr() {
-            Ok(backend) => stream.write_all(&proxy::header(version, client, backend)).await,
+            Ok(backend) => stream.write_all(&proxy::write_header(version, client, backend)).await,
             Err(error) => Err(error),
         };
         told.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     }
-    let Some(caller) = caller else { return Ok(Stream::Tcp(stream)) };
-    match timeout_at(began + BACKEND_CONNECT, caller.call(stream)).await {
+    let Some(caller) = caller else { return Ok(NetStream::Tcp(stream)) };
+    match timeout_at(began + BACKEND_CONNECT, caller.connect(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(unreachable(Refusal::BackendUnreachable, format!("TLS: {error}"))),
         Err(_) => {
@@ -120,15 +131,15 @@ async fn dial(
     }
 }
 
-fn failure(error: &DialError) -> ConnectFailure {
+fn connect_failure(error: &DialError) -> ConnectFailure {
     let (who, refusal) = match error {
-        DialError::Refused { .. } => (Who::Backend, Refusal::BackendRefused),
-        DialError::Timeout { .. } => (Who::Backend, Refusal::BackendLate),
+        DialError::Refused { .. } => (EndedBy::Backend, Refusal::BackendRefused),
+        DialError::Timeout { .. } => (EndedBy::Backend, Refusal::BackendLate),
         DialError::Resolve { .. } | DialError::Unreachable { .. } => {
-            (Who::Backend, Refusal::BackendUnreachable)
+            (EndedBy::Backend, Refusal::BackendUnreachable)
         }
-        DialError::Local { .. } if error.exhausted().is_some() => (Who::Limit, Refusal::Unavailable),
-        DialError::Local { .. } => (Who::Backend, Refusal::BackendUnreachable),
+        DialError::Local { .. } if error.exhausted().is_some() => (EndedBy::Limit, Refusal::Unavailable),
+        DialError::Local { .. } => (EndedBy::Backend, Refusal::BackendUnreachable),
     };
     ConnectFailure { who, refusal, reason: format!("backend {error}") }
 }
@@ -145,18 +156,18 @@ mod tests {
         let failed = |number| {
             let (at, source) =
                 (HostPort { host: "db".into(), port: 1 }, io::Error::from_raw_os_error(number));
-            failure(&DialError::Local { at, source, tried: dial::Tried::default() })
+            connect_failure(&DialError::Local { at, source, tried: dial::TriedAddresses::default() })
         };
         for number in [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
             let failure = failed(number);
             assert_eq!(
                 (failure.who, failure.refusal),
-                (Who::Limit, Refusal::Unavailable),
+                (EndedBy::Limit, Refusal::Unavailable),
                 "{}",
                 failure.reason
             );
         }
         let failure = failed(libc::EAFNOSUPPORT);
-        assert_eq!((failure.who, failure.refusal), (Who::Backend, Refusal::BackendUnreachable));
+        assert_eq!((failure.who, failure.refusal), (EndedBy::Backend, Refusal::BackendUnreachable));
     }
 }

@@ -17,25 +17,25 @@ use futures_util::{FutureExt, future::BoxFuture};
 use socks5_proto::Reply;
 use tokio::time::timeout;
 
-use super::{ConnectFailure, Connected, Order, direct::BACKEND_CONNECT, reverse};
+use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, direct::BACKEND_CONNECT, reverse};
 use crate::{
     link::{
         Peer,
-        course::{AT_MAXIMUM, Failure},
-        greet::{self, Granting, Linked, Reached, Says, Terms},
-        keeper::{Dialled, Keeper, Shared, Uses, Wanted},
-        leg::Leg,
+        dial_state::{AT_MAXIMUM, DialFailure},
+        handshake::{self, DialledStream, EstablishedLink, GrantFn, HandshakeTerms, HelloRole},
+        keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
+        link_guard::LinkGuard,
         pool::Pool,
-        seat::Seat,
+        session_side::SessionSide,
     },
     net::tcp,
     profile::{LinkAddress, ServiceName},
     proto::{
         Refusal,
-        socks5::{self, Asks, SocksError},
+        socks5::{self, SocksCommand, SocksError},
     },
     telemetry::{
-        end::Who,
+        end::EndedBy,
         snapshot::{PoolRow, SessionPhase},
     },
 };
@@ -48,83 +48,86 @@ const CONNECT_TOTAL: Duration = Duration::from_secs(15);
 const OPENS_MAX: usize = 8;
 
 /// The internal gateways that this half dials.
-pub struct Dialler {
+pub struct ForwardDialler {
     pool: Arc<Pool>,
-    keepers: Vec<Arc<Keeper>>,
+    keepers: Vec<Arc<LinkKeeper>>,
     turn: AtomicUsize,
 }
 
-impl std::fmt::Debug for Dialler {
+impl std::fmt::Debug for ForwardDialler {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Dialler").field("pool", &self.pool).finish_non_exhaustive()
     }
 }
 
-struct Use {
+struct ForwardUse {
     pool: Arc<Pool>,
-    granting: Granting,
-    keeper: Weak<Keeper>,
+    grant: GrantFn,
+    keeper: Weak<LinkKeeper>,
 }
 
-impl Uses for Use {
-    fn terms(&self) -> Terms {
-        Terms { says: Says::Opens(self.granting.clone()), epoch: self.pool.epoch().clone() }
+impl LinkUse for ForwardUse {
+    fn terms(&self) -> HandshakeTerms {
+        HandshakeTerms {
+            role: HelloRole::Opens(self.grant.clone()),
+            generation: self.pool.generation().clone(),
+        }
     }
 
-    fn heard(&self, linked: &Linked) {
-        self.pool.heard(linked);
+    fn note_hello(&self, linked: &EstablishedLink) {
+        self.pool.note_offer(linked);
     }
 
-    fn linked(&self, keeper: &Keeper, linked: Linked) {
+    fn take_link(&self, keeper: &LinkKeeper, linked: EstablishedLink) {
         let keeper_of = self.keeper.clone();
         let lost = Arc::new(move |stood, loss| {
             if let Some(keeper) = keeper_of.upgrade() {
-                keeper.lost(None, stood, loss);
+                keeper.note_lost(None, stood, loss);
             }
         });
-        self.pool.dialled(linked, &keeper.counts(None), lost);
+        self.pool.take_in_dialled(linked, &keeper.counts(None), lost);
     }
 
-    fn parks(&self) -> Vec<ServiceName> {
+    fn parked_services(&self) -> Vec<ServiceName> {
         Vec::new()
     }
 
     /// Looks in: the method shows that it is there and is who it should be.
-    fn socks(&self, keeper: Arc<Keeper>, dialled: Dialled) -> BoxFuture<'static, ()> {
+    fn run_socks_link(&self, keeper: Arc<LinkKeeper>, dialled: SocksLink) -> BoxFuture<'static, ()> {
         async move {
-            let Dialled { mut reached, place, under_way, .. } = dialled;
-            match greet::offer_method(&mut reached).await {
+            let SocksLink { mut reached, place, under_way, .. } = dialled;
+            match handshake::offer_method(&mut reached).await {
                 Ok(()) => {
-                    keeper.reached(&reached.peer.label());
+                    keeper.note_reached(&reached.peer.label());
                     drop((place, under_way));
-                    greet::bid_farewell(reached.stream).await;
+                    handshake::close_lingering(reached.stream).await;
                 }
-                Err(error) => keeper.failed(None, error.to_string(), Failure::Way),
+                Err(error) => keeper.note_failed(None, error.to_string(), DialFailure::Way),
             }
         }
         .boxed()
     }
 }
 
-impl Dialler {
+impl ForwardDialler {
     /// Starts to keep links to each gateway.
     pub fn start(
         addresses: &[LinkAddress],
-        wanted: Wanted,
+        wanted: KeeperTarget,
         pool: Arc<Pool>,
-        granting: &Granting,
-        shared: &Shared,
+        granting: &GrantFn,
+        shared: &KeeperContext,
     ) -> Arc<Self> {
         let keeper = |address: &LinkAddress| {
             let (pool, granting) = (pool.clone(), granting.clone());
-            let uses = |keeper| Arc::new(Use { pool, granting, keeper }) as Arc<dyn Uses>;
-            Keeper::start(address.clone(), wanted, shared.clone(), uses)
+            let uses = |keeper| Arc::new(ForwardUse { pool, grant: granting, keeper }) as Arc<dyn LinkUse>;
+            LinkKeeper::start(address.clone(), wanted, shared.clone(), uses)
         };
         let keepers = addresses.iter().map(keeper).collect();
         Arc::new(Self { pool, keepers, turn: AtomicUsize::new(0) })
     }
 
-    pub fn update(&self, wanted: Wanted) {
+    pub fn update(&self, wanted: KeeperTarget) {
         self.keepers.iter().for_each(|keeper| keeper.update(wanted));
     }
 
@@ -157,38 +160,41 @@ impl Dialler {
     }
 
     /// Whether there is a gateway left that has not refused the session.
-    pub fn has_other(&self, order: &Order<'_>) -> bool {
-        self.pool.has_peer_for(order.service, &order.not)
+    pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
+        self.pool.has_peer_for(order.service, &order.refused_by)
             || self.keepers.iter().any(|keeper| keeper.speaks_socks())
     }
 
-    pub async fn connect(&self, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
+    pub async fn connect(&self, order: &mut ConnectRequest<'_>) -> Result<ConnectedUpstream, ConnectFailure> {
         let tried = timeout(CONNECT_TOTAL, self.try_gateways(order)).await;
         tried.unwrap_or_else(|_| {
             let reason = format!("no internal gateway answered within {}s", CONNECT_TOTAL.as_secs());
-            Err(ConnectFailure { who: Who::Time, refusal: Refusal::Unavailable, reason })
+            Err(ConnectFailure { who: EndedBy::Time, refusal: Refusal::Unavailable, reason })
         })
     }
 
-    async fn try_gateways(&self, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
+    async fn try_gateways(
+        &self,
+        order: &mut ConnectRequest<'_>,
+    ) -> Result<ConnectedUpstream, ConnectFailure> {
         for _ in 0..OPENS_MAX {
-            let Some(taken) = self.pool.take_ready(order.service, &order.not) else { break };
-            order.meter.enter(SessionPhase::Connecting);
-            if let Ok(connected) = reverse::open(taken, order).await {
+            let Some(taken) = self.pool.take_ready(order.service, &order.refused_by) else { break };
+            order.counters.enter(SessionPhase::Connecting);
+            if let Ok(connected) = reverse::open_session(taken, order).await {
                 return Ok(connected);
             }
         }
         let mut last = None;
-        for keeper in self.in_turn() {
-            order.meter.enter(SessionPhase::Connecting);
+        for keeper in self.socks_keepers_in_order() {
+            order.counters.enter(SessionPhase::Connecting);
             match dial(keeper, order).await {
                 Ok(connected) => return Ok(connected),
                 // The gateway has spoken for its backend; another one's would be another answer.
-                Err(failure) if failure.who == Who::Backend => return Err(failure),
+                Err(failure) if failure.who == EndedBy::Backend => return Err(failure),
                 Err(failure) => last = Some(failure),
             }
         }
-        let speaks_socks = |keeper: &Arc<Keeper>| keeper.speaks_socks();
+        let speaks_socks = |keeper: &Arc<LinkKeeper>| keeper.speaks_socks();
         match last {
             Some(failure) if self.keepers.iter().all(speaks_socks) => Err(failure),
             _ => reverse::connect(&self.pool, order).await,
@@ -196,7 +202,7 @@ impl Dialler {
     }
 
     /// The gateways that speak SOCKS5, those that do not answer last.
-    fn in_turn(&self) -> Vec<&Arc<Keeper>> {
+    fn socks_keepers_in_order(&self) -> Vec<&Arc<LinkKeeper>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.keepers.len();
         let turns = (0..count).map(|step| &self.keepers[(turn + step) % count]);
@@ -207,49 +213,59 @@ impl Dialler {
 }
 
 /// A SOCKS5 link for one session.
-async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
-    let Some(place) = keeper.place() else {
+async fn dial(
+    keeper: &LinkKeeper,
+    order: &mut ConnectRequest<'_>,
+) -> Result<ConnectedUpstream, ConnectFailure> {
+    let Some(place) = keeper.take_permit() else {
         let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
-        return Err(ConnectFailure { who: Who::Limit, refusal: Refusal::Full, reason });
+        return Err(ConnectFailure { who: EndedBy::Limit, refusal: Refusal::Full, reason });
     };
     let identity = keeper.identity();
     let dialled = async {
-        let mut reached = greet::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
-        greet::offer_method(&mut reached).await?;
+        let mut reached = handshake::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
+        handshake::offer_method(&mut reached).await?;
         Ok(reached)
     };
-    let Reached { mut stream, peer, .. } = dialled.await.map_err(|error: greet::LinkError| {
-        keeper.failed(None, error.to_string(), Failure::Way);
-        let is_ours = matches!(&error, greet::LinkError::Dial(error) if error.exhausted().is_some());
-        ConnectFailure {
-            who: if is_ours { Who::Limit } else { Who::Peer },
-            refusal: Refusal::Unavailable,
-            reason: format!("link to {}: {error}", keeper.gateway()),
-        }
-    })?;
-    keeper.reached(&peer.label());
+    let DialledStream { mut stream, peer, .. } =
+        dialled.await.map_err(|error: handshake::HandshakeError| {
+            keeper.note_failed(None, error.to_string(), DialFailure::Way);
+            let is_ours =
+                matches!(&error, handshake::HandshakeError::Dial(error) if error.exhausted().is_some());
+            ConnectFailure {
+                who: if is_ours { EndedBy::Limit } else { EndedBy::Peer },
+                refusal: Refusal::Unavailable,
+                reason: format!("link to {}: {error}", keeper.gateway()),
+            }
+        })?;
+    keeper.note_reached(&peer.label());
     if !peer.is_among(order.peers) {
-        greet::bid_farewell(stream).await;
+        handshake::close_lingering(stream).await;
         let reason = format!("{} is not among the service's `peers`", peer.label());
-        return Err(ConnectFailure { who: Who::Policy, refusal: Refusal::NotAllowed, reason });
+        return Err(ConnectFailure { who: EndedBy::Policy, refusal: Refusal::NotAllowed, reason });
     }
-    let seat = Seat::carrying(&keeper.counts(None), Some(place)).of(&stream);
+    let link_guard = LinkGuard::carrying(&keeper.counts(None), Some(place)).describe(&stream);
     let answered = timeout(ANSWER, async {
-        socks5::ask(&mut stream, Asks::Connect, order.service).await?;
-        socks5::take_answer(&mut stream).await
+        socks5::send_request(&mut stream, SocksCommand::Connect, order.service).await?;
+        socks5::read_reply(&mut stream).await
     });
     match answered.await {
         Ok(Ok(_)) => {
             if let Some(stream) = stream.tcp() {
                 // Fails only on a socket that is already gone, as the session will find out.
-                let _ = tcp::link_carries(stream);
+                let _ = tcp::prepare_busy_link(stream);
             }
             let first = order.take_unsent();
-            Ok(Connected { leg: Leg::Stream(stream), peer: Some(peer), seat: Some(seat), first })
+            Ok(ConnectedUpstream {
+                side: SessionSide::Stream(stream),
+                peer: Some(peer),
+                link_guard: Some(link_guard),
+                first,
+            })
         }
-        Ok(Err(error)) => Err(refused(&peer, &error)),
+        Ok(Err(error)) => Err(refused_by_reply(&peer, &error)),
         Err(_) => Err(ConnectFailure {
-            who: Who::Time,
+            who: EndedBy::Time,
             refusal: Refusal::Unavailable,
             reason: format!("{} did not answer within {}s", peer.label(), ANSWER.as_secs()),
         }),
@@ -257,15 +273,15 @@ async fn dial(keeper: &Keeper, order: &mut Order<'_>) -> Result<Connected, Conne
 }
 
 /// A refused request: whose doing it is, by the reply code.
-fn refused(peer: &Peer, error: &SocksError) -> ConnectFailure {
+fn refused_by_reply(peer: &Peer, error: &SocksError) -> ConnectFailure {
     let (who, refusal) = match error {
-        SocksError::Refused(Reply::ConnectionNotAllowed) => (Who::Policy, Refusal::NotAllowed),
+        SocksError::Refused(Reply::ConnectionNotAllowed) => (EndedBy::Policy, Refusal::NotAllowed),
         SocksError::Refused(Reply::HostUnreachable | Reply::NetworkUnreachable) => {
-            (Who::Backend, Refusal::BackendUnreachable)
+            (EndedBy::Backend, Refusal::BackendUnreachable)
         }
-        SocksError::Refused(Reply::ConnectionRefused) => (Who::Backend, Refusal::BackendRefused),
-        SocksError::Refused(Reply::TtlExpired) => (Who::Backend, Refusal::BackendLate),
-        _ => (Who::Peer, Refusal::Unavailable),
+        SocksError::Refused(Reply::ConnectionRefused) => (EndedBy::Backend, Refusal::BackendRefused),
+        SocksError::Refused(Reply::TtlExpired) => (EndedBy::Backend, Refusal::BackendLate),
+        _ => (EndedBy::Peer, Refusal::Unavailable),
     };
     ConnectFailure { who, refusal, reason: format!("{}: {error}", peer.label()) }
 }

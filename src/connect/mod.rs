@@ -11,14 +11,14 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    link::{Peer, leg::Leg, pool::Pool, seat::Seat},
+    link::{Peer, link_guard::LinkGuard, pool::Pool, session_side::SessionSide},
     profile::ServiceName,
     proto::Refusal,
     telemetry::{
-        end::Who,
-        notices::{Notices, Once},
+        end::EndedBy,
+        notices::{NoticeLog, ReportOnce},
         rate_limited::RateLimitedLog,
-        registry::Meter,
+        registry::SessionCounters,
         snapshot::SessionPhase,
     },
 };
@@ -26,14 +26,14 @@ use crate::{
 /// One kind of connect side.
 #[derive(Debug)]
 pub enum Connector {
-    Direct(Arc<direct::Target>),
-    Forward(Arc<forward::Dialler>),
+    Direct(Arc<direct::BackendTarget>),
+    Forward(Arc<forward::ForwardDialler>),
     Reverse(Arc<Pool>),
 }
 
 /// What a connector is asked for.
 #[derive(Debug)]
-pub struct Order<'a> {
+pub struct ConnectRequest<'a> {
     pub service: &'a ServiceName,
     /// The peers that may offer the service; `None`: all.
     pub peers: Option<&'a [String]>,
@@ -41,35 +41,35 @@ pub struct Order<'a> {
     pub id: &'a str,
     pub client: Option<SocketAddr>,
     pub probe: bool,
-    pub meter: &'a Meter,
+    pub counters: &'a SessionCounters,
     /// Peers that have refused the session.
-    pub not: Vec<Peer>,
+    pub refused_by: Vec<Peer>,
     /// What its client has sent to them.
-    pub again: Vec<u8>,
+    pub resend: Vec<u8>,
     /// What its client has said that was never sent.
     pub unsent: Vec<u8>,
     pub log: &'a Arc<RateLimitedLog>,
     /// At a stop: what is under way ends, and no more follows it.
     pub leave: &'a CancellationToken,
-    pub notices: &'a Arc<Notices>,
+    pub notices: &'a Arc<NoticeLog>,
     /// The fields of the backend's answers that were told already.
-    pub told: &'a Arc<Once>,
+    pub reported: &'a Arc<ReportOnce>,
 }
 
-impl Order<'_> {
+impl ConnectRequest<'_> {
     /// What its client has said so far, for a far side that can not be told again.
     fn take_unsent(&mut self) -> Vec<u8> {
-        [std::mem::take(&mut self.again), std::mem::take(&mut self.unsent)].concat()
+        [std::mem::take(&mut self.resend), std::mem::take(&mut self.unsent)].concat()
     }
 }
 
 /// The far side of a session, connected, or opened and not answered yet.
 #[derive(Debug)]
-pub struct Connected {
-    pub leg: Leg,
+pub struct ConnectedUpstream {
+    pub side: SessionSide,
     pub peer: Option<Peer>,
     /// Of a SOCKS5 link, held for as long as the session lives.
-    pub seat: Option<Seat>,
+    pub link_guard: Option<LinkGuard>,
     /// Bytes of the client's that have to go before all others.
     pub first: Vec<u8>,
 }
@@ -77,7 +77,7 @@ pub struct Connected {
 /// Nothing was connected, and no byte of the client's was sent anywhere.
 #[derive(Debug)]
 pub struct ConnectFailure {
-    pub who: Who,
+    pub who: EndedBy,
     pub refusal: Refusal,
     pub reason: String,
 }
@@ -94,25 +94,25 @@ impl Connector {
     }
 
     /// Whether a far side that speaks SOCKS5 is taken before it can refuse: BIND has no such reply.
-    pub fn answers_late(&self) -> bool {
+    pub fn may_refuse_after_grant(&self) -> bool {
         matches!(self, Self::Reverse(_))
     }
 
     /// Whether there is somebody left to ask who has not refused the session.
-    pub fn has_other(&self, order: &Order<'_>) -> bool {
+    pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
         match self {
             Self::Direct(_) => false,
             Self::Forward(dialler) => dialler.has_other(order),
-            Self::Reverse(pool) => pool.has_peer_for(order.service, &order.not),
+            Self::Reverse(pool) => pool.has_peer_for(order.service, &order.refused_by),
         }
     }
 
-    pub async fn connect(&self, order: &mut Order<'_>) -> Result<Connected, ConnectFailure> {
+    pub async fn connect(&self, order: &mut ConnectRequest<'_>) -> Result<ConnectedUpstream, ConnectFailure> {
         match self {
             Self::Direct(backend) => {
-                order.meter.enter(SessionPhase::Connecting);
+                order.counters.enter(SessionPhase::Connecting);
                 let connected = direct::connect(backend, order).await?;
-                Ok(Connected { first: order.take_unsent(), ..connected })
+                Ok(ConnectedUpstream { first: order.take_unsent(), ..connected })
             }
             Self::Forward(dialler) => dialler.connect(order).await,
             Self::Reverse(pool) => reverse::connect(pool, order).await,
@@ -126,35 +126,35 @@ mod tests {
 
     use super::*;
     use crate::{
-        net::edges::Edges,
-        profile::{Backend, HostPort, ProxyVersion, Remote},
+        net::edge_tls::EdgeTls,
+        profile::{Backend, HostPort, ProxyVersion, RemoteServer},
     };
 
     fn backend(at: SocketAddr) -> Connector {
         let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
-        let backend = Backend::Socket(Remote { at, tls: None, proxy: None });
-        Connector::Direct(direct::Target::new(&backend, &Edges::default()).into())
+        let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: None });
+        Connector::Direct(direct::BackendTarget::new(&backend, &EdgeTls::default()).into())
     }
 
     /// As under a switch: the first way has refused the session, the next fails, and the one after
     /// that is told all that its client has said.
     #[tokio::test]
     async fn a_backend_that_does_not_answer_costs_no_byte_of_the_clients() {
-        let (service, meter) = (ServiceName::parse("orders").expect("a name"), Meter::default());
-        let mut order = Order {
+        let (service, counters) = (ServiceName::parse("orders").expect("a name"), SessionCounters::default());
+        let mut order = ConnectRequest {
             service: &service,
             peers: None,
             id: "s-1",
             client: None,
             probe: false,
-            meter: &meter,
-            not: Vec::new(),
-            again: b"only".to_vec(),
+            counters: &counters,
+            refused_by: Vec::new(),
+            resend: b"only".to_vec(),
             unsent: b" once".to_vec(),
             log: &Arc::default(),
             leave: &CancellationToken::new(),
             notices: &Arc::default(),
-            told: &Arc::default(),
+            reported: &Arc::default(),
         };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");
@@ -166,11 +166,11 @@ mod tests {
         let at = closed.local_addr().expect("it is bound").as_socket().expect("of IPv4");
         let refused = backend(at);
         let failure = refused.connect(&mut order).await.expect_err("nobody listens there");
-        assert_eq!((failure.refusal, failure.who), (Refusal::BackendRefused, Who::Backend));
-        assert_eq!((order.again.as_slice(), order.unsent.as_slice()), (&b"only"[..], &b" once"[..]));
+        assert_eq!((failure.refusal, failure.who), (Refusal::BackendRefused, EndedBy::Backend));
+        assert_eq!((order.resend.as_slice(), order.unsent.as_slice()), (&b"only"[..], &b" once"[..]));
         let connected = direct.connect(&mut order).await.expect("it listens");
         assert_eq!(connected.first, b"only once");
-        assert!(order.again.is_empty() && order.unsent.is_empty());
+        assert!(order.resend.is_empty() && order.unsent.is_empty());
         drop(connected);
         let mut heard = Vec::new();
         let mut served = port.accept().await.expect("it has come").0;
@@ -181,31 +181,31 @@ mod tests {
     /// The backend takes a probe for what it is to it: a connection of the gateway's own.
     #[tokio::test]
     async fn a_probe_is_no_clients_to_a_backend_that_asks_who_it_is() {
-        let (service, meter) = (ServiceName::parse("orders").expect("a name"), Meter::default());
+        let (service, counters) = (ServiceName::parse("orders").expect("a name"), SessionCounters::default());
         for (version, header) in [
             (ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]),
             (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
         ] {
             let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let at = port.local_addr().expect("it is bound");
-            let mut order = Order {
+            let mut order = ConnectRequest {
                 service: &service,
                 peers: None,
                 id: "s-1",
                 client: Some(([127, 0, 0, 1], 50_000).into()),
                 probe: true,
-                meter: &meter,
-                not: Vec::new(),
-                again: Vec::new(),
+                counters: &counters,
+                refused_by: Vec::new(),
+                resend: Vec::new(),
                 unsent: Vec::new(),
                 log: &Arc::default(),
                 leave: &CancellationToken::new(),
                 notices: &Arc::default(),
-                told: &Arc::default(),
+                reported: &Arc::default(),
             };
             let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
-            let backend = Backend::Socket(Remote { at, tls: None, proxy: Some(version) });
-            let target = direct::Target::new(&backend, &Edges::default());
+            let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: Some(version) });
+            let target = direct::BackendTarget::new(&backend, &EdgeTls::default());
             let connected = Connector::Direct(target.into()).connect(&mut order).await.expect("it listens");
             let mut served = port.accept().await.expect("it has come").0;
             let mut heard = vec![0; header.len()];

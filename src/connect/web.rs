@@ -29,110 +29,111 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConnectFailure, Order,
-    direct::{self, Target},
+    ConnectFailure, ConnectRequest,
+    direct::{self, BackendTarget},
 };
 use crate::{
     net::{
         http::{
-            From, LINGER, READ_BYTES_MAX,
-            answer::{self, Objection, bad},
-            fields::{Of, Protocols},
-            flaw::Flaw,
+            HeadSource, LINGER, READ_BYTES_MAX,
+            body::{MessageBody, ends_connection},
+            driver::{self, CloseSignal, ConnectionDrivers},
+            error_response::{self, ErrorResponse, bad_request},
+            fields::{HeadOrigin, UpgradeProtocols},
             framing,
-            interim::{Interim, Interims},
-            line::{Line, Lost},
-            names::OwnNames,
-            payload::{Payload, is_last},
+            interim::{InterimResponses, InterimStream},
+            own_names::OwnNames,
+            parse_error::ResponseParseError,
             request,
-            response::{Names, Public},
-            serving::{self, Leave, Sides},
+            response::{NameMapping, PublicAddress},
+            upstream::{ResponseFailure, UpstreamConnection},
         },
-        pipe::{Deadline, Failing, Failure, PipeEnd, pipe},
-        stream::Stream,
+        pipe::{FailedParty, PipeEnd, PipeFailure, PipeFailureSender, pipe},
+        stream::NetStream,
         tcp,
     },
-    profile::{HttpRemote, Remote, ServiceName},
+    profile::{HttpRemote, RemoteServer, ServiceName},
     proto::Refusal,
     telemetry::{
-        end::Who,
-        notices::{Notices, Once},
+        end::EndedBy,
+        notices::{NoticeLog, ReportOnce},
         rate_limited::{LogKind, RateLimitedLog},
     },
 };
 
 /// Requests of one session.
-struct Requests {
-    target: Arc<Target>,
+struct BackendRequests {
+    target: Arc<BackendTarget>,
     remote: HttpRemote,
     id: String,
     service: ServiceName,
-    notices: Arc<Notices>,
-    told: Arc<Once>,
+    notices: Arc<NoticeLog>,
+    reported: Arc<ReportOnce>,
     client: Option<SocketAddr>,
-    sides: Sides,
+    drivers: ConnectionDrivers,
     log: Arc<RateLimitedLog>,
     /// Taken while a request is on its way.
-    line: Mutex<Option<Reached>>,
+    connection: Mutex<Option<BackendConnection>>,
     /// Where hyper leaves the pipe when it ends, if a request has asked for an upgrade.
-    here: Mutex<Option<OnUpgrade>>,
+    downstream_upgrade: Mutex<Option<OnUpgrade>>,
     /// The backend's connection, where it has become something else.
-    there: Mutex<Option<OnUpgrade>>,
+    upstream_upgrade: Mutex<Option<OnUpgrade>>,
     /// Tells the session what has failed.
-    teller: Deadline,
-    interims: Interims,
+    failure_sender: PipeFailureSender,
+    interims: InterimResponses,
 }
 
 /// The backend's connection.
-struct Reached {
-    line: Line,
-    names: Arc<Names>,
+struct BackendConnection {
+    upstream: UpstreamConnection,
+    mapping: Arc<NameMapping>,
 }
 
 /// The session's far side, with the backend connected.
-pub async fn begin(
-    target: &Arc<Target>,
+pub async fn connect_backend(
+    target: &Arc<BackendTarget>,
     remote: &HttpRemote,
-    first: Stream,
-    order: &Order<'_>,
-) -> Result<Stream, ConnectFailure> {
-    let (near, far) = pipe();
-    let requests = Requests {
+    first: NetStream,
+    order: &ConnectRequest<'_>,
+) -> Result<NetStream, ConnectFailure> {
+    let (downstream, upstream) = pipe();
+    let requests = BackendRequests {
         target: target.clone(),
         remote: remote.clone(),
         id: order.id.to_owned(),
         service: order.service.clone(),
         notices: order.notices.clone(),
-        told: order.told.clone(),
+        reported: order.reported.clone(),
         client: order.client,
-        sides: Sides::default(),
+        drivers: ConnectionDrivers::default(),
         log: order.log.clone(),
-        line: Mutex::default(),
-        here: Mutex::default(),
-        there: Mutex::default(),
-        teller: far.deadline(),
-        interims: Interims::default(),
+        connection: Mutex::default(),
+        downstream_upgrade: Mutex::default(),
+        upstream_upgrade: Mutex::default(),
+        failure_sender: upstream.failure_sender(),
+        interims: InterimResponses::default(),
     };
-    let reached = requests.over(first).await?;
-    *requests.line() = Some(reached);
-    Ok(Stream::Pipe(near.driven_by(Box::pin(serve(requests, far, order.leave.clone())))))
+    let reached = requests.connection_over(first).await?;
+    *requests.lock_connection() = Some(reached);
+    Ok(NetStream::Pipe(downstream.driven_by(Box::pin(serve(requests, upstream, order.leave.clone())))))
 }
 
 /// Serves the requests of one session until it ends.
-async fn serve(requests: Requests, pipe: PipeEnd, leave: CancellationToken) {
+async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToken) {
     let requests = Arc::new(requests);
-    let sides = requests.sides.clone();
+    let sides = requests.drivers.clone();
     let service = {
         let requests = requests.clone();
         service_fn(move |request| {
             let requests = requests.clone();
-            async move { Ok::<_, Infallible>(requests.answer(request).await) }
+            async move { Ok::<_, Infallible>(requests.answer_request(request).await) }
         })
     };
-    let pipe = TokioIo::new(Interim::new(pipe, requests.interims.clone()));
-    let mut served = Box::pin(serving::reader(From::Peer).serve_connection(pipe, service).with_upgrades());
-    let mut leaving = Leave::of(leave);
-    let ended = serving::serve(served.as_mut(), &sides, |served, cx| {
+    let pipe = TokioIo::new(InterimStream::new(pipe, requests.interims.clone()));
+    let mut served =
+        Box::pin(driver::server_builder(HeadSource::Peer).serve_connection(pipe, service).with_upgrades());
+    let mut leaving = CloseSignal::new(leave);
+    let ended = driver::serve(served.as_mut(), &sides, |served, cx| {
         if leaving.poll(cx) {
             served.graceful_shutdown();
         }
@@ -141,29 +142,29 @@ async fn serve(requests: Requests, pipe: PipeEnd, leave: CancellationToken) {
     .await;
     let left = Pin::into_inner(served).into_parts();
     // The backend hears an end.
-    *requests.line() = None;
+    *requests.lock_connection() = None;
     match ended {
         Ok(()) => {
             if let Some(parts) = left {
-                read_out(parts.io.into_inner().into_inner()).await;
+                drain_pipe(parts.io.into_inner().into_inner()).await;
             }
         }
         Err(error) => {
             tracing::debug!(id = requests.id, "the requests of a session have ended: {error}");
             if error.is_user() {
-                let reason = format!("the backend's answer was cut within its body: {}", cause(&error));
-                requests.teller.failed(Failure { of: Failing::Backend, reason });
+                let reason = format!("the backend's answer was cut within its body: {}", error_cause(&error));
+                requests.failure_sender.report_failure(PipeFailure { of: FailedParty::Backend, reason });
             }
         }
     }
-    if let Err(error) = requests.left().await {
+    if let Err(error) = requests.hand_over_upgrade().await {
         tracing::debug!(id = requests.id, "an upgraded connection was lost: {error}");
     }
-    sides.ended().await;
+    sides.all_ended().await;
 }
 
 /// What an error comes of, in its own words.
-fn cause(error: &hyper::Error) -> String {
+fn error_cause(error: &hyper::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -173,42 +174,42 @@ fn cause(error: &hyper::Error) -> String {
 
 /// Reads and forgets what of a request is still on its way behind an early answer: ended at once, the pipe
 /// would be a failure to its other end, which could overtake the answer.
-async fn read_out(mut pipe: PipeEnd) {
+async fn drain_pipe(mut pipe: PipeEnd) {
     let mut scratch = vec![0; READ_BYTES_MAX];
     let reading = async { while matches!(pipe.read(&mut scratch).await, Ok(1..)) {} };
     // Whoever does not stop by then is cut.
     let _ = timeout(LINGER, reading).await;
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+type BackendServiceError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Requests {
+impl BackendRequests {
     /// Hands the backend's connection over where an upgrade has come of it, and ends the pipe where none has.
-    async fn left(&self) -> Result<(), Error> {
-        let Some(here) = self.here.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+    async fn hand_over_upgrade(&self) -> Result<(), BackendServiceError> {
+        let Some(here) = self.downstream_upgrade.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        let there = self.there.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let there = self.upstream_upgrade.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Ok(here) = here.await else { return Ok(()) };
         let lost = "its connection was lost";
-        let here = here.downcast::<TokioIo<Interim<PipeEnd>>>().map_err(|_| lost)?;
+        let here = here.downcast::<TokioIo<InterimStream<PipeEnd>>>().map_err(|_| lost)?;
         let mut pipe = here.io.into_inner().into_inner();
         let Some(there) = there else {
             pipe.shutdown().await?;
-            read_out(pipe).await;
+            drain_pipe(pipe).await;
             return Ok(());
         };
-        let (there, heard) = Line::left::<Stream>(there).await?;
+        let (there, heard) = UpstreamConnection::into_upgraded::<NetStream>(there).await?;
         Ok(pipe.hand_over(there, heard, here.read_buf).await?)
     }
 
-    fn line(&self) -> std::sync::MutexGuard<'_, Option<Reached>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_connection(&self) -> std::sync::MutexGuard<'_, Option<BackendConnection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Payload> {
-        let passed = self.passed(request).await;
-        self.interims.sent().await;
+    async fn answer_request(&self, request: Request<Incoming>) -> Response<MessageBody> {
+        let passed = self.pass_request(request).await;
+        self.interims.flushed().await;
         match passed {
             Ok(response) => response,
             Err(objection) => {
@@ -217,77 +218,83 @@ impl Requests {
                         id = self.id,
                         "request not answered by the backend: {}: {}",
                         objection.status,
-                        objection.told
+                        objection.reason
                     );
                 }
                 if let Some(failure) = objection.failure() {
-                    self.teller.failed(failure);
+                    self.failure_sender.report_failure(failure);
                 }
-                objection.answer_peer(&self.id)
+                objection.into_peer_response(&self.id)
             }
         }
     }
 
-    async fn passed(&self, mut request: Request<Incoming>) -> Result<Response<Payload>, Objection> {
+    async fn pass_request(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<MessageBody>, ErrorResponse> {
         if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
-            *self.here.lock().unwrap_or_else(PoisonError::into_inner) =
+            *self.downstream_upgrade.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(hyper::upgrade::on(&mut request));
         }
-        request::check(&request)?;
+        request::check_request(&request)?;
         let (mut parts, body) = request.into_parts();
-        let (payload, method) = (Payload::up(body, Of::Peer, None), parts.method.clone());
-        let wanted = request::upgrade(&parts.headers, parts.version).filter(|_| payload.fares().is_none());
-        if self.remote.socket && !request::is_socket(wanted.as_ref()) {
-            return Err(Objection::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
+        let (payload, method) = (MessageBody::request(body, HeadOrigin::Peer, None), parts.method.clone());
+        let wanted = request::requested_upgrade(&parts.headers, parts.version)
+            .filter(|_| payload.progress().is_none());
+        if self.remote.socket && !request::is_websocket(wanted.as_ref()) {
+            return Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
         }
-        let public = Arc::new(public(&parts.headers));
+        let public = Arc::new(public_address(&parts.headers));
         let HttpRemote { remote, path, .. } = &self.remote;
-        request::clean_again(&mut parts, wanted.clone(), path, &authority(remote));
-        framing::of_request(&mut parts.headers, &payload);
-        let fares = payload.fares();
-        let (reached, mut response) = self.ask(Request::from_parts(parts, payload), &public).await?;
+        request::clean_peer_request(&mut parts, wanted.clone(), path, &authority(remote));
+        framing::frame_request(&mut parts.headers, &payload);
+        let fares = payload.progress();
+        let (reached, mut response) = self.send_request(Request::from_parts(parts, payload), &public).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if wanted.is_none() {
-                return Err(Objection::of_backend("the backend switches to another protocol unasked"));
+                return Err(ErrorResponse::bad_gateway("the backend switches to another protocol unasked"));
             }
             let there = hyper::upgrade::on(&mut response);
-            *self.there.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
+            *self.upstream_upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
             let (mut head, _) = response.into_parts();
-            let protocols = Protocols::of(&head);
-            reached.names.clean(&mut head.headers, &public, |field| self.tell(field));
-            protocols.tell(&mut head.headers);
-            return Ok(Response::from_parts(head, Payload::empty()));
+            let protocols = UpgradeProtocols::from_response(&head);
+            reached.mapping.clean_response(&mut head.headers, &public, |field| self.report_own_name(field));
+            protocols.write_to(&mut head.headers);
+            return Ok(Response::from_parts(head, MessageBody::empty()));
         }
         let (mut head, body) = response.into_parts();
         // Of the backend's connection, which may be older.
         head.version = Version::HTTP_11;
         // No backend speaks in our name.
-        answer::take_failure(&mut head.headers);
-        framing::of_response(&mut head, &method, &body)
-            .map_err(|framing::Coded| Objection::of_backend(Flaw::Coded.to_string()))?;
-        let (protocols, is_last) = (Protocols::of(&head), is_last(&head.headers, fares.as_deref()));
-        reached.names.clean(&mut head.headers, &public, |field| self.tell(field));
-        protocols.tell(&mut head.headers);
+        error_response::take_failure(&mut head.headers);
+        framing::frame_response(&mut head, &method, &body).map_err(|framing::UnsupportedCoding| {
+            ErrorResponse::bad_gateway(ResponseParseError::Coded.to_string())
+        })?;
+        let (protocols, is_last) =
+            (UpgradeProtocols::from_response(&head), ends_connection(&head.headers, fares.as_deref()));
+        reached.mapping.clean_response(&mut head.headers, &public, |field| self.report_own_name(field));
+        protocols.write_to(&mut head.headers);
         if is_last {
             head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        *self.line() = Some(reached);
-        Ok(Response::from_parts(head, Payload::down(body)))
+        *self.lock_connection() = Some(reached);
+        Ok(Response::from_parts(head, MessageBody::response(body)))
     }
 
     /// Sends a request; over a new connection where the backend has closed the one that was open.
-    async fn ask(
+    async fn send_request(
         &self,
-        mut request: Request<Payload>,
-        public: &Arc<Public>,
-    ) -> Result<(Reached, Response<Incoming>), Objection> {
-        let open = self.line().take().filter(|reached| reached.line.is_open());
+        mut request: Request<MessageBody>,
+        public: &Arc<PublicAddress>,
+    ) -> Result<(BackendConnection, Response<Incoming>), ErrorResponse> {
+        let open = self.lock_connection().take().filter(|reached| reached.upstream.is_open());
         if let Some(mut reached) = open {
-            self.pass_interims(&mut request, &reached.names, public);
-            match reached.line.ask(request).await {
+            self.forward_interims(&mut request, &reached.mapping, public);
+            match reached.upstream.send(request).await {
                 Ok(response) => return Ok((reached, response)),
-                Err(Lost::Unsent(unsent)) => request = *unsent,
-                Err(lost) => return Err(told(&lost)),
+                Err(ResponseFailure::Unsent(unsent)) => request = *unsent,
+                Err(lost) => return Err(error_response(&lost)),
             }
         }
         let mut reached = self.dial().await.map_err(|failure| {
@@ -295,20 +302,20 @@ impl Requests {
                 tracing::info!(id = self.id, "backend: {}", failure.reason);
             }
             match failure.refusal {
-                Refusal::BackendLate => Objection::late(LATE),
-                _ => Objection::of_backend("the backend can not be reached"),
+                Refusal::BackendLate => ErrorResponse::gateway_timeout(LATE),
+                _ => ErrorResponse::bad_gateway("the backend can not be reached"),
             }
         })?;
-        self.pass_interims(&mut request, &reached.names, public);
-        match reached.line.ask(request).await {
+        self.forward_interims(&mut request, &reached.mapping, public);
+        match reached.upstream.send(request).await {
             Ok(response) => Ok((reached, response)),
-            Err(lost) => Err(told(&lost)),
+            Err(lost) => Err(error_response(&lost)),
         }
     }
 
     /// Tells that a field shows clients one of the backend's own names.
-    fn tell(&self, field: &HeaderName) {
-        if self.told.is_first(field.as_str()) {
+    fn report_own_name(&self, field: &HeaderName) {
+        if self.reported.is_first(field.as_str()) {
             let line = "names the back-end, and goes to clients as it is";
             self.notices
                 .warn(format!("service `{}`: the field `{field}` of its answers {line}", self.service));
@@ -316,48 +323,54 @@ impl Requests {
     }
 
     /// What the backend says before its answer goes on at once.
-    fn pass_interims(&self, request: &mut Request<Payload>, names: &Arc<Names>, public: &Arc<Public>) {
+    fn forward_interims(
+        &self,
+        request: &mut Request<MessageBody>,
+        names: &Arc<NameMapping>,
+        public: &Arc<PublicAddress>,
+    ) {
         let (interims, names, public) = (self.interims.clone(), names.clone(), public.clone());
         on_informational(request, move |head| {
             let mut headers = head.headers().clone();
-            names.clean(&mut headers, &public, |_| {});
-            interims.say(head.status(), &headers);
+            names.clean_response(&mut headers, &public, |_| {});
+            interims.push(head.status(), &headers);
         });
     }
 
-    async fn dial(&self) -> Result<Reached, ConnectFailure> {
-        self.over(direct::reach(&self.target, self.client).await?).await
+    async fn dial(&self) -> Result<BackendConnection, ConnectFailure> {
+        self.connection_over(direct::reach_backend(&self.target, self.client).await?).await
     }
 
-    async fn over(&self, stream: Stream) -> Result<Reached, ConnectFailure> {
+    async fn connection_over(&self, stream: NetStream) -> Result<BackendConnection, ConnectFailure> {
         let reached = stream.tcp().and_then(|socket| {
             tcp::keep_edge_alive(socket);
             socket.peer_addr().ok()
         });
         let HttpRemote { remote, path, own_names, answer, .. } = &self.remote;
         let own = OwnNames::new(remote.at.host_without_zone(), remote.at.port, reached, own_names);
-        let names = Arc::new(Names::new(own, path));
-        let (line, going) =
-            Line::over(stream, From::Outside, Some(*answer)).await.map_err(|error| ConnectFailure {
-                who: Who::Backend,
-                refusal: Refusal::BackendUnreachable,
-                reason: format!("backend {}: {error}", remote.at),
-            })?;
-        self.sides.add(going);
-        Ok(Reached { line, names })
+        let names = Arc::new(NameMapping::new(own, path));
+        let (line, going) = UpstreamConnection::handshake(stream, HeadSource::Outside, Some(*answer))
+            .await
+            .map_err(|error| ConnectFailure {
+            who: EndedBy::Backend,
+            refusal: Refusal::BackendUnreachable,
+            reason: format!("backend {}: {error}", remote.at),
+        })?;
+        self.drivers.add(going);
+        Ok(BackendConnection { upstream: line, mapping: names })
     }
 }
 
-fn public(headers: &HeaderMap) -> Public {
+fn public_address(headers: &HeaderMap) -> PublicAddress {
     let bytes = |name| headers.get(name).map(|value| value.as_bytes().to_vec());
-    Public {
+    PublicAddress {
         prefix: bytes(request::FORWARDED_PREFIX).unwrap_or_else(|| b"/".into()),
         host: bytes(header::HOST).unwrap_or_default(),
     }
 }
 
 /// The backend as requests name it that name no other.
-fn authority(remote: &Remote) -> String {
+fn authority(remote: &RemoteServer) -> String {
     let default_port = if remote.tls.is_some() { 443 } else { 80 };
     let at = remote.at.to_string();
     if remote.at.port != default_port {
@@ -368,12 +381,14 @@ fn authority(remote: &Remote) -> String {
 
 const LATE: &str = "the backend did not answer in time";
 
-fn told(lost: &Lost) -> Objection {
+fn error_response(lost: &ResponseFailure) -> ErrorResponse {
     match lost {
-        Lost::Stopped => Objection::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped"),
-        Lost::Late => Objection::late(LATE),
-        Lost::Short => bad("the body of the request was cut"),
-        Lost::Unsent(_) => Objection::of_backend(Flaw::Nothing.to_string()),
-        Lost::Broken(flaw) => Objection::of_backend(flaw.to_string()),
+        ResponseFailure::BodyStalled => {
+            ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped")
+        }
+        ResponseFailure::TimedOut => ErrorResponse::gateway_timeout(LATE),
+        ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
+        ResponseFailure::Unsent(_) => ErrorResponse::bad_gateway(ResponseParseError::Nothing.to_string()),
+        ResponseFailure::Invalid(flaw) => ErrorResponse::bad_gateway(flaw.to_string()),
     }
 }

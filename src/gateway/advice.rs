@@ -4,16 +4,16 @@
 //! goes by words; a cause without a line of its own is sent to the log.
 
 /// What to do about trouble with a link.
-pub fn on_link(seen: &str) -> String {
-    first(LINK, seen).unwrap_or("look at the logs of both gateways").into()
+pub fn advise_on_link(seen: &str) -> String {
+    first_match(LINK, seen).unwrap_or("look at the logs of both gateways").into()
 }
 
 /// What to do about a probe of a service that failed.
-pub fn on_probe(service: &str, seen: &str) -> String {
-    first(PROBE, seen).map_or_else(|| on_link(seen), |advice| advice.replace("SERVICE", service))
+pub fn advise_on_probe(service: &str, seen: &str) -> String {
+    first_match(PROBE, seen).map_or_else(|| advise_on_link(seen), |advice| advice.replace("SERVICE", service))
 }
 
-fn first(table: &[(&str, &'static str)], seen: &str) -> Option<&'static str> {
+fn first_match(table: &[(&str, &'static str)], seen: &str) -> Option<&'static str> {
     table.iter().find(|(words, _)| seen.contains(words)).map(|(_, advice)| *advice)
 }
 
@@ -90,10 +90,10 @@ mod tests {
             ("TLS: its certificate comes from another CA than this link's `ca`", "one CA"),
             ("only 3 of 8 links ready, dmz: 192.0.2.2:1444: connection refused", "lower `prepared`"),
         ] {
-            assert!(on_link(seen).contains(expected), "{seen}: {}", on_link(seen));
+            assert!(advise_on_link(seen).contains(expected), "{seen}: {}", advise_on_link(seen));
         }
-        let backend = on_probe("web", "internal: the backend refused the connection");
+        let backend = advise_on_probe("web", "internal: the backend refused the connection");
         assert_eq!(backend, "start the backend of `web`, or correct `internal.services.web.connect`");
-        assert!(on_probe("web", "link to x:1: no answer within 3s").contains("firewall"));
+        assert!(advise_on_probe("web", "link to x:1: no answer within 3s").contains("firewall"));
     }
 }

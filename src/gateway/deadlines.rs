@@ -20,56 +20,72 @@ use tokio::{
     time::{Instant, advance, sleep_until},
 };
 
-use super::relay::{self, Links, Relayed};
+use super::relay::{self, LinkSides, RelayOutcome};
 use crate::{
     link::{
-        DIAL, FAREWELL, GREET, LEAVE, Peer,
-        epoch::Epoch,
-        framed::{BEGUN, Event, Link},
-        greet::{self, LinkError, Says, Terms},
-        leg::Leg,
-        liveness::{HEARTBEAT, Liveness, Reading, UNANSWERED, Verdict, Writing},
-        serving::{Lost, Server},
+        DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
+        framed::{BEGUN, Link, LinkEvent},
+        generation::TermsGeneration,
+        handshake::{self, HandshakeError, HandshakeTerms, HelloRole},
+        liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, ReadState, UNANSWERED, WriteState},
+        server::{IdleLinkLost, LinkServer},
+        session_side::SessionSide,
     },
-    net::{dial, stream::Stream, tcp},
+    net::{dial, stream::NetStream, tcp},
     profile::{HostPort, LinkAddress, ServiceName},
     proto::link::{
-        frame::{self, DATA_MAX, Kind},
-        hello::{Grant, Offer},
-        open::Open,
-        state::End,
+        frame::{self, DATA_MAX, FrameKind},
+        hello::{GrantHello, OfferHello},
+        open::OpenFrame,
+        state::LinkRole,
     },
     tasks::Tasks,
-    telemetry::registry::Meter,
+    telemetry::registry::SessionCounters,
 };
 
 const LITTLE: Duration = Duration::from_millis(20);
 
-struct Deadline {
+struct DeadlineRow {
     name: &'static str,
     value: Duration,
     check: fn(Duration) -> BoxFuture<'static, ()>,
 }
 
-const DEADLINES: &[Deadline] = &[
-    Deadline { name: "dial", value: DIAL, check: |value| Box::pin(check_dial(value)) },
-    Deadline { name: "handshake, accepted", value: GREET, check: |value| Box::pin(check_accepted(value)) },
-    Deadline { name: "handshake, dialled", value: GREET, check: |value| Box::pin(check_dialled(value)) },
-    Deadline { name: "second reply", value: GREET, check: |value| Box::pin(check_second_reply(value)) },
-    Deadline { name: "answer to `open`", value: relay::ANSWER, check: |value| Box::pin(check_answer(value)) },
-    Deadline { name: "look", value: HEARTBEAT, check: |value| Box::pin(check_look(value)) },
-    Deadline { name: "ping", value: UNANSWERED, check: |value| Box::pin(check_ping(value)) },
-    Deadline { name: "begun frame", value: BEGUN, check: |value| Box::pin(check_begun(value)) },
-    Deadline {
+const DEADLINES: &[DeadlineRow] = &[
+    DeadlineRow { name: "dial", value: DIAL, check: |value| Box::pin(check_dial(value)) },
+    DeadlineRow {
+        name: "handshake, accepted",
+        value: HANDSHAKE,
+        check: |value| Box::pin(check_accepted(value)),
+    },
+    DeadlineRow {
+        name: "handshake, dialled",
+        value: HANDSHAKE,
+        check: |value| Box::pin(check_dialled(value)),
+    },
+    DeadlineRow {
+        name: "second reply",
+        value: HANDSHAKE,
+        check: |value| Box::pin(check_second_reply(value)),
+    },
+    DeadlineRow {
+        name: "answer to `open`",
+        value: relay::ANSWER,
+        check: |value| Box::pin(check_answer(value)),
+    },
+    DeadlineRow { name: "look", value: HEARTBEAT, check: |value| Box::pin(check_look(value)) },
+    DeadlineRow { name: "ping", value: UNANSWERED, check: |value| Box::pin(check_ping(value)) },
+    DeadlineRow { name: "begun frame", value: BEGUN, check: |value| Box::pin(check_begun(value)) },
+    DeadlineRow {
         name: "acknowledgement",
         value: tcp::UNACKNOWLEDGED,
         check: |value| Box::pin(check_acknowledged(value)),
     },
-    Deadline { name: "farewell", value: FAREWELL, check: |value| Box::pin(check_farewell(value)) },
-    Deadline { name: "goodbye", value: LEAVE, check: |value| Box::pin(check_goodbye(value)) },
-    Deadline {
+    DeadlineRow { name: "farewell", value: LINGERING_CLOSE, check: |value| Box::pin(check_farewell(value)) },
+    DeadlineRow { name: "goodbye", value: GOODBYE, check: |value| Box::pin(check_goodbye(value)) },
+    DeadlineRow {
         name: "silence after a goodbye",
-        value: greet::PARTING_SILENCE,
+        value: handshake::PARTING_SILENCE,
         check: |value| Box::pin(check_parting(value)),
     },
 ];
@@ -134,10 +150,10 @@ fn peer() -> Peer {
 /// Looks at a link whenever a look is due, until it has failed.
 async fn fails(link: &mut Link) -> std::io::Error {
     loop {
-        sleep_until(link.due()).await;
+        sleep_until(link.next_check()).await;
         let looked = poll_fn(|cx| {
             while link.poll_event(cx).is_ready() {}
-            Poll::Ready(link.check_alive(Reading::Yes, cx))
+            Poll::Ready(link.check_alive(ReadState::Yes, cx))
         });
         if let Err(error) = looked.await {
             return error;
@@ -146,21 +162,21 @@ async fn fails(link: &mut Link) -> std::io::Error {
 }
 
 /// A link of one end that is ready, and its peer's socket.
-async fn ready(end: End) -> (Box<Link>, TcpStream) {
+async fn ready(end: LinkRole) -> (Box<Link>, TcpStream) {
     let (ours, mut theirs) = connection().await;
-    let mut link = Box::new(Link::new(Stream::Tcp(ours), peer(), end));
-    let offer = Offer { services: Vec::new(), target: 1, maximum: 8 }.body();
-    let grant = Grant { services: Vec::new(), links: 8, data: DATA_MAX }.body();
-    let (says, hears) = if end == End::Opener { (grant, offer) } else { (offer, grant) };
+    let mut link = Box::new(Link::new(NetStream::Tcp(ours), peer(), end));
+    let offer = OfferHello { services: Vec::new(), target: 1, maximum: 8 }.body();
+    let grant = GrantHello { services: Vec::new(), links: 8, data: DATA_MAX }.body();
+    let (says, hears) = if end == LinkRole::Opener { (grant, offer) } else { (offer, grant) };
     let mut hello = Vec::new();
-    frame::push(&mut hello, Kind::Hello, &hears);
+    frame::push(&mut hello, FrameKind::Hello, &hears);
     theirs.write_all(&hello).await.expect("it is taken");
-    if end == End::Server {
-        link.stage(Kind::Hello, &says).expect("it is due");
+    if end == LinkRole::Server {
+        link.stage(FrameKind::Hello, &says).expect("it is due");
     }
-    poll_fn(|cx| link.poll_greeting(cx)).await.expect("a hello");
-    if end == End::Opener {
-        link.stage(Kind::Hello, &says).expect("it is due");
+    poll_fn(|cx| link.poll_handshake(cx)).await.expect("a hello");
+    if end == LinkRole::Opener {
+        link.stage(FrameKind::Hello, &says).expect("it is due");
     }
     poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
     theirs.read_exact(&mut vec![0; frame::HEADER + says.len()]).await.expect("a hello");
@@ -182,17 +198,17 @@ fn host(at: SocketAddr) -> HostPort {
     HostPort { host: at.ip().to_string(), port: at.port() }
 }
 
-fn terms() -> Terms {
-    let offering = Arc::new(|_: &Peer| Offer { services: Vec::new(), target: 1, maximum: 8 });
-    Terms { says: Says::Serves(offering), epoch: Arc::new(Epoch::default()) }
+fn terms() -> HandshakeTerms {
+    let offering = Arc::new(|_: &Peer| OfferHello { services: Vec::new(), target: 1, maximum: 8 });
+    HandshakeTerms { role: HelloRole::Serves(offering), generation: Arc::new(TermsGeneration::default()) }
 }
 
 async fn check_accepted(value: Duration) {
     let (ours, _silent) = connection().await;
     let from = ours.peer_addr().expect("it is connected");
     let identity = ArcSwap::from_pointee(None);
-    let greeted = happens_after(value, greet::accept(ours, from, &identity, &terms())).await;
-    assert!(matches!(greeted, Err(LinkError::Late)), "{greeted:?}");
+    let greeted = happens_after(value, handshake::accept(ours, from, &identity, &terms())).await;
+    assert!(matches!(greeted, Err(HandshakeError::Late)), "{greeted:?}");
 }
 
 /// All steps together: the method comes a moment before it would be late, and the first reply never.
@@ -201,8 +217,8 @@ async fn check_dialled(value: Duration) {
     let at = listener.local_addr().expect("it is bound");
     let address = LinkAddress { at: host(at), tls: false };
     let dialling = async {
-        let mut dialled = greet::dial(&address, None).await?;
-        greet::park(&mut dialled, &orders()).await
+        let mut dialled = handshake::dial(&address, None).await?;
+        handshake::park(&mut dialled, &orders()).await
     };
     let answering = async {
         let (mut theirs, _) = listener.accept().await.expect("it comes");
@@ -211,53 +227,54 @@ async fn check_dialled(value: Duration) {
         theirs
     };
     let (parked, _theirs) = tokio::join!(happens_after(value, dialling), answering);
-    assert!(matches!(parked, Err(LinkError::Late)), "{parked:?}");
+    assert!(matches!(parked, Err(HandshakeError::Late)), "{parked:?}");
 }
 
 async fn check_second_reply(value: Duration) {
     let (ours, mut theirs) = connection().await;
-    let mut stream = Stream::Tcp(ours);
+    let mut stream = NetStream::Tcp(ours);
     theirs.write_all(&[5, 0, 0]).await.expect("it is taken");
-    let announced = happens_after(value, greet::announced(&mut stream)).await;
-    assert!(matches!(announced, Err(LinkError::HalfAnnounced)), "{announced:?}");
+    let announced = happens_after(value, handshake::read_announcement(&mut stream)).await;
+    assert!(matches!(announced, Err(HandshakeError::HalfAnnounced)), "{announced:?}");
 }
 
 async fn check_answer(value: Duration) {
-    let (mut link, _silent) = ready(End::Opener).await;
-    let open = Open { service: orders(), id: "s-1".into(), client: None, probe: false };
+    let (mut link, _silent) = ready(LinkRole::Opener).await;
+    let open = OpenFrame { service: orders(), id: "s-1".into(), client: None, probe: false };
     link.open(&open, Vec::new()).expect("it is ready");
     let (ours, _client) = connection().await;
-    let (mut near, mut far) = (Leg::Stream(Stream::Tcp(ours)), Leg::Link(link));
-    let (links, meter, mut first) = (Links { near: false, far: true }, Meter::default(), Vec::new());
-    let relaying = relay::relay(&mut near, &mut far, &mut first, links, &meter, None);
+    let (mut downstream, mut upstream) = (SessionSide::Stream(NetStream::Tcp(ours)), SessionSide::Link(link));
+    let (links, counters, mut first) =
+        (LinkSides { downstream: false, upstream: true }, SessionCounters::default(), Vec::new());
+    let relaying = relay::relay(&mut downstream, &mut upstream, &mut first, links, &counters, None);
     let relayed = happens_after(value, relaying).await;
-    assert!(matches!(relayed, Relayed::Unanswered), "{relayed:?}");
+    assert!(matches!(relayed, RelayOutcome::Unanswered), "{relayed:?}");
 }
 
-const LISTENS: (Reading, Writing) = (Reading::Yes, Writing::Yes);
+const LISTENS: (ReadState, WriteState) = (ReadState::Yes, WriteState::Yes);
 
 async fn check_look(value: Duration) {
     let began = Instant::now();
-    let mut liveness = Liveness::new(began);
-    assert_eq!(liveness.due(), began + value);
+    let mut liveness = LinkLiveness::new(began);
+    assert_eq!(liveness.next_check(), began + value);
     advance(value).await;
-    let looked = liveness.look(Instant::now(), Duration::ZERO, LISTENS, || None);
-    assert!(matches!(looked, Verdict::Ping(_)), "{looked:?}");
-    assert_eq!(liveness.due(), Instant::now() + value);
+    let looked = liveness.check(Instant::now(), Duration::ZERO, LISTENS, || None);
+    assert!(matches!(looked, LivenessVerdict::Ping(_)), "{looked:?}");
+    assert_eq!(liveness.next_check(), Instant::now() + value);
 }
 
 async fn check_ping(value: Duration) {
-    let mut liveness = Liveness::new(Instant::now());
-    let look = |liveness: &mut Liveness| liveness.look(Instant::now(), Duration::ZERO, LISTENS, || None);
-    assert!(matches!(look(&mut liveness), Verdict::Ping(_)));
+    let mut liveness = LinkLiveness::new(Instant::now());
+    let look = |liveness: &mut LinkLiveness| liveness.check(Instant::now(), Duration::ZERO, LISTENS, || None);
+    assert!(matches!(look(&mut liveness), LivenessVerdict::Ping(_)));
     advance(value - LITTLE).await;
-    assert_eq!(look(&mut liveness), Verdict::Alive);
+    assert_eq!(look(&mut liveness), LivenessVerdict::Alive);
     advance(LITTLE).await;
-    assert_eq!(look(&mut liveness), Verdict::Dead);
+    assert_eq!(look(&mut liveness), LivenessVerdict::Dead);
 }
 
 async fn check_begun(value: Duration) {
-    let (mut link, mut theirs) = ready(End::Server).await;
+    let (mut link, mut theirs) = ready(LinkRole::Server).await;
     theirs.write_all(&[8]).await.expect("it is taken");
     link.tcp().expect("it is one").readable().await.expect("it lives");
     poll_fn(|cx| {
@@ -270,41 +287,41 @@ async fn check_begun(value: Duration) {
 }
 
 async fn check_acknowledged(value: Duration) {
-    let mut delivery = tcp::Delivery::default();
+    let mut delivery = tcp::DeliveryWatch::default();
     let (began, long) = (Instant::now(), Some(Duration::from_secs(3600)));
-    assert_eq!(delivery.seen(long, began), tcp::Delivered::NotYet);
-    assert_eq!(delivery.seen(long, began + value - LITTLE), tcp::Delivered::NotYet);
-    assert_eq!(delivery.seen(long, began + value), tcp::Delivered::Never);
+    assert_eq!(delivery.note(long, began), tcp::DeliveryState::NotYet);
+    assert_eq!(delivery.note(long, began + value - LITTLE), tcp::DeliveryState::NotYet);
+    assert_eq!(delivery.note(long, began + value), tcp::DeliveryState::Never);
 }
 
 async fn check_farewell(value: Duration) {
     let (ours, _silent) = connection().await;
-    happens_after(value, greet::bid_farewell(Stream::Tcp(ours))).await;
+    happens_after(value, handshake::close_lingering(NetStream::Tcp(ours))).await;
 }
 
 /// Its opener says that it leaves, answers pings, and closes nothing.
 async fn check_goodbye(value: Duration) {
-    let (mut link, mut theirs) = ready(End::Server).await;
+    let (mut link, mut theirs) = ready(LinkRole::Server).await;
     let mut said = Vec::new();
-    frame::push(&mut said, Kind::Retire, &[]);
+    frame::push(&mut said, FrameKind::Retire, &[]);
     theirs.write_all(&said).await.expect("it is taken");
     let left = poll_fn(|cx| link.poll_event(cx)).await;
-    assert!(matches!(left, Ok(Event::Leaving(_))), "{left:?}");
+    assert!(matches!(left, Ok(LinkEvent::Leaving(_))), "{left:?}");
     let (tell, mut told) = mpsc::channel(1);
-    let lost: Lost = Arc::new(move |_, _, _| tell.try_send(()).expect("it is told once"));
-    let server = Server::new(Tasks::default(), Arc::new(|_, open| panic!("nobody says {open:?}")), lost);
+    let lost: IdleLinkLost = Arc::new(move |_, _, _| tell.try_send(()).expect("it is told once"));
+    let server = LinkServer::new(Tasks::default(), Arc::new(|_, open| panic!("nobody says {open:?}")), lost);
     let answering = async {
         let mut ping = [0; frame::HEADER + frame::TOKEN];
         while theirs.read_exact(&mut ping).await.is_ok() {
             let mut pong = Vec::new();
-            frame::push(&mut pong, Kind::Pong, &ping[frame::HEADER..]);
+            frame::push(&mut pong, FrameKind::Pong, &ping[frame::HEADER..]);
             if theirs.write_all(&pong).await.is_err() {
                 return;
             }
         }
     };
     let ending = async {
-        server.stands(link);
+        server.serve_link(link);
         told.recv().await
     };
     let (ended, ()) = tokio::join!(happens_after(value, ending), answering);
@@ -312,6 +329,6 @@ async fn check_goodbye(value: Duration) {
 }
 
 async fn check_parting(value: Duration) {
-    let (link, _silent) = ready(End::Opener).await;
-    happens_after(value, greet::part(link)).await;
+    let (link, _silent) = ready(LinkRole::Opener).await;
+    happens_after(value, handshake::close_gracefully(link)).await;
 }

@@ -5,8 +5,8 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::{
     link::pool::LINKS_MAX,
-    profile::{DmzWay, InternalWay, Profile},
-    telemetry::snapshot::Descriptors,
+    profile::{DmzMode, InternalMode, Profile},
+    telemetry::snapshot::DescriptorUsage,
 };
 
 /// Kept back: an eighth, between these. A status takes two, a reload a few more.
@@ -16,14 +16,14 @@ const HANDSHAKES_MAX: usize = 16_384;
 
 /// What the process had when it began.
 #[derive(Debug, Clone, Copy)]
-pub struct Budget {
+pub struct DescriptorBudget {
     limit: usize,
     open: usize,
 }
 
 /// What each use of descriptors may have at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Shares {
+pub struct DescriptorShares {
     /// Clients, and of these so many that have yet to say what they want.
     pub clients: usize,
     pub client_handshakes: usize,
@@ -35,35 +35,35 @@ pub struct Shares {
     pub internal_handshakes: usize,
 }
 
-impl Budget {
+impl DescriptorBudget {
     /// Before the first port is open.
-    pub fn at_start() -> Self {
-        let Descriptors { used, limit } = now();
+    pub fn measure() -> Self {
+        let DescriptorUsage { used, limit } = usage_now();
         let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Self { limit: bounded(limit), open: bounded(used) }
     }
 
     /// Shares out what a profile's ports leave.
-    pub fn divide(&self, profile: &Profile) -> Shares {
-        let ports = ports(profile);
+    pub fn divide(&self, profile: &Profile) -> DescriptorShares {
+        let ports = count_ports(profile);
         let left = self.limit.saturating_sub(self.open + ports);
         // Each port holds one that it has accepted before there is a place for it.
         let kept_back = (left / 8).clamp(*KEPT_BACK.start(), *KEPT_BACK.end()) + ports;
         let halves = usize::from(profile.dmz.is_some()) + usize::from(profile.internal.is_some());
         let of_half = left.saturating_sub(kept_back) / halves.max(1);
-        let mut shares = Shares::default();
+        let mut shares = DescriptorShares::default();
         if let Some(half) = &profile.dmz {
             // Half for clients; for the other half of a session a link, or in direct mode a back-end.
             shares.clients = of_half.div_ceil(2).max(1);
             shares.client_handshakes = bounded_handshakes(shares.clients / 2);
             let links = of_half.saturating_sub(shares.clients);
-            if let DmzWay::Reverse { .. } = half.way {
+            if let DmzMode::Reverse { .. } = half.way {
                 shares.dmz_handshakes = bounded_handshakes(links / 4);
             }
             shares.dmz_links = links.saturating_sub(shares.dmz_handshakes).clamp(1, LINKS_MAX);
         }
         if let Some(half) = &profile.internal {
-            if let InternalWay::Forward { .. } = half.way {
+            if let InternalMode::Forward { .. } = half.way {
                 shares.internal_handshakes = bounded_handshakes(of_half / 8);
             }
             let links = of_half.saturating_sub(shares.internal_handshakes) / 2;
@@ -73,13 +73,13 @@ impl Budget {
     }
 
     /// What of a profile does not fit, in a line for its operator.
-    pub fn shortage(&self, profile: &Profile) -> Option<String> {
+    pub fn describe_shortage(&self, profile: &Profile) -> Option<String> {
         let shares = self.divide(profile);
         let mut short = Vec::new();
         let mut wanted = 0;
         if let Some(half) = &profile.dmz {
             let sessions = half.services.iter().map(|service| service.sessions).sum::<usize>();
-            let is_direct = matches!(half.way, DmzWay::Direct(_));
+            let is_direct = matches!(half.way, DmzMode::Direct(_));
             let links = if is_direct { shares.clients } else { shares.dmz_links };
             let room = shares.clients.min(links);
             if room < sessions.min(LINKS_MAX) {
@@ -93,7 +93,7 @@ impl Budget {
             }
             wanted += half.maximum * 5 / 2;
         }
-        let wanted = self.open + 2 * ports(profile) + KEPT_BACK.end() + wanted;
+        let wanted = self.open + 2 * count_ports(profile) + KEPT_BACK.end() + wanted;
         (!short.is_empty()).then(|| {
             format!(
                 "the limit of {} open files has room for {}; raise it to {} (LimitNOFILE, ulimit -n), or lower these",
@@ -110,19 +110,19 @@ fn bounded_handshakes(number: usize) -> usize {
 }
 
 /// Ports that a profile opens, at most.
-fn ports(profile: &Profile) -> usize {
+fn count_ports(profile: &Profile) -> usize {
     let of_clients = profile.dmz.iter().flat_map(|half| &half.services).map(|service| service.accept.len());
-    let of_dmz = profile.dmz.as_ref().is_some_and(|half| matches!(half.way, DmzWay::Reverse { .. }));
+    let of_dmz = profile.dmz.as_ref().is_some_and(|half| matches!(half.way, DmzMode::Reverse { .. }));
     let of_internal =
-        profile.internal.as_ref().is_some_and(|half| matches!(half.way, InternalWay::Forward { .. }));
+        profile.internal.as_ref().is_some_and(|half| matches!(half.way, InternalMode::Forward { .. }));
     of_clients.sum::<usize>() + usize::from(of_dmz) + usize::from(of_internal)
 }
 
 /// Open files against the soft limit.
-pub fn now() -> Descriptors {
+pub fn usage_now() -> DescriptorUsage {
     let limit = getrlimit(Resource::Nofile).current;
     // But for the one that lists them.
     let count = |entries: std::fs::ReadDir| (entries.count() as u64).saturating_sub(1);
     let used = std::fs::read_dir("/proc/self/fd").map_or(0, count);
-    Descriptors { used, limit: limit.unwrap_or(u64::MAX) }
+    DescriptorUsage { used, limit: limit.unwrap_or(u64::MAX) }
 }

@@ -1,6 +1,6 @@
 //! The engine's whole surface: a snapshot to watch and commands to send.
 //!
-//! The screen, the headless front end, the admin socket and the tests hold a [`Handle`] and
+//! The screen, the headless front end, the admin socket and the tests hold a [`GatewayHandle`] and
 //! nothing else of the engine. An attached screen holds one whose other end is a socket.
 
 use std::sync::{
@@ -11,9 +11,9 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::plan::Plan;
+use super::plan::SwitchPlan;
 use crate::telemetry::{
-    checklist::{Report, Step},
+    checklist::{CheckStep, VerifyReport},
     snapshot::{ProfileRow, Snapshot},
 };
 
@@ -37,7 +37,7 @@ pub enum Command {
     /// What a switch to that profile would change; nothing does.
     Plan { profile: String },
     /// Walk these steps of the checklist, as far as this gateway can.
-    Verify { steps: Vec<Step> },
+    Verify { steps: Vec<CheckStep> },
     /// Keep so many links ready, until the next reload or switch.
     Resize { prepared: usize },
     /// The profiles that `switch` finds by name, each read and checked.
@@ -50,7 +50,7 @@ pub enum Command {
 
 impl Command {
     /// Whether it changes anything; what does not is open to those who may only look.
-    pub fn changes(&self) -> bool {
+    pub fn changes_gateway(&self) -> bool {
         match self {
             Self::Status | Self::Profiles | Self::Plan { .. } => false,
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
@@ -62,47 +62,47 @@ impl Command {
 /// What the engine says to a [`Command`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Answer {
+pub enum CommandAnswer {
     Status(Arc<Snapshot>),
     Profiles(Vec<ProfileRow>),
     /// It was done; the text says what.
     Done(String),
     /// It was done, and sessions were cut for it.
     Cut(String),
-    Planned(Box<Plan>),
+    Planned(Box<SwitchPlan>),
     /// What a walk has found.
-    Verified(Report),
+    Verified(VerifyReport),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
 }
 
 /// A command on its way to the engine, with the place for its answer.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingCommand {
     pub command: Command,
     /// Who asked, for the log: `dashboard`, `SIGHUP`, or the admin socket's peer.
     pub by: String,
-    pub answer: oneshot::Sender<Answer>,
+    pub answer: oneshot::Sender<CommandAnswer>,
 }
 
 /// Makes a handle and the end it is fed from, with a first picture.
-pub fn channel(first: Arc<Snapshot>, by: &str) -> (Handle, Feed) {
+pub fn channel(first: Arc<Snapshot>, by: &str) -> (GatewayHandle, HandleFeed) {
     let (publish, snapshots) = watch::channel(first);
     let (ask, commands) = mpsc::channel(COMMANDS_MAX);
     let watches = Arc::new(AtomicUsize::new(0));
-    let handle = Handle { snapshots, watches: watches.clone(), commands: ask, by: by.into() };
-    (handle, Feed { snapshots: publish, watches, commands })
+    let handle = GatewayHandle { snapshots, watches: watches.clone(), commands: ask, by: by.into() };
+    (handle, HandleFeed { snapshots: publish, watches, commands })
 }
 
-/// The other end of every [`Handle`]: the engine holds it, or whoever stands for one.
+/// The other end of every [`GatewayHandle`]: the engine holds it, or whoever stands for one.
 #[derive(Debug)]
-pub struct Feed {
+pub struct HandleFeed {
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     watches: Arc<AtomicUsize>,
-    pub commands: mpsc::Receiver<Asked>,
+    pub commands: mpsc::Receiver<PendingCommand>,
 }
 
-impl Feed {
+impl HandleFeed {
     /// Whether anybody watches: rows of sessions are made for watches alone.
     pub fn is_watched(&self) -> bool {
         self.watches.load(Ordering::Relaxed) > 0
@@ -111,15 +111,15 @@ impl Feed {
 
 /// Sight of the gateway and a way to command it.
 #[derive(Debug, Clone)]
-pub struct Handle {
+pub struct GatewayHandle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// How many [`Watch`]es live.
+    /// How many [`SnapshotWatch`]es live.
     watches: Arc<AtomicUsize>,
-    commands: mpsc::Sender<Asked>,
+    commands: mpsc::Sender<PendingCommand>,
     by: Arc<str>,
 }
 
-impl Handle {
+impl GatewayHandle {
     /// The same surface, for another asker.
     pub fn for_asker(&self, by: &str) -> Self {
         Self { by: by.into(), ..self.clone() }
@@ -131,46 +131,48 @@ impl Handle {
     }
 
     /// Pictures from the next one on.
-    pub fn watch(&self) -> Watch {
+    pub fn watch(&self) -> SnapshotWatch {
         self.watches.fetch_add(1, Ordering::Relaxed);
         let mut snapshots = self.snapshots.clone();
         snapshots.mark_unchanged();
-        Watch { snapshots, watches: self.watches.clone() }
+        SnapshotWatch { snapshots, watches: self.watches.clone() }
     }
 
     /// Sends one command, from outside the runtime, and asks for no answer; waits while the engine has
     /// more to do than it should.
-    pub fn tell(&self, command: Command) -> Result<(), Stopped> {
+    pub fn send(&self, command: Command) -> Result<(), EngineStopped> {
         let (answer, _) = oneshot::channel();
-        let asked = Asked { command, by: self.by.to_string(), answer };
-        self.commands.blocking_send(asked).map_err(|_| Stopped)
+        let asked = PendingCommand { command, by: self.by.to_string(), answer };
+        self.commands.blocking_send(asked).map_err(|_| EngineStopped)
     }
 
     /// Sends one command and waits for its answer.
-    pub async fn ask(&self, command: Command) -> Answer {
+    pub async fn ask(&self, command: Command) -> CommandAnswer {
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { command, by: self.by.to_string(), answer };
+        let asked = PendingCommand { command, by: self.by.to_string(), answer };
         if self.commands.send(asked).await.is_err() {
-            return Answer::Refused("the gateway has stopped".into());
+            return CommandAnswer::Refused("the gateway has stopped".into());
         }
-        answered.await.unwrap_or_else(|_| Answer::Refused("the gateway stopped before it answered".into()))
+        answered
+            .await
+            .unwrap_or_else(|_| CommandAnswer::Refused("the gateway stopped before it answered".into()))
     }
 }
 
 /// The engine has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway has stopped")]
-pub struct Stopped;
+pub struct EngineStopped;
 
 /// Every picture has all its rows while one of these lives. A slow reader sees fewer pictures,
 /// never an older one, and holds nobody up.
 #[derive(Debug)]
-pub struct Watch {
+pub struct SnapshotWatch {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     watches: Arc<AtomicUsize>,
 }
 
-impl Watch {
+impl SnapshotWatch {
     /// Waits for the next picture; `None` when the engine has ended.
     pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
         self.snapshots.changed().await.ok()?;
@@ -178,7 +180,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for SnapshotWatch {
     fn drop(&mut self) {
         self.watches.fetch_sub(1, Ordering::Relaxed);
     }
@@ -186,14 +188,14 @@ impl Drop for Watch {
 
 /// Whether the gateway behind an attached handle is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Contact {
+pub enum GatewayContact {
     There,
     Lost { why: String },
 }
 
 /// What an attached handle may do to its gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum AdminAccess {
     Full,
     ReadOnly,
 }

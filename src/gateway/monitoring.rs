@@ -1,10 +1,10 @@
 //! The engine's part in what monitors are told: the port they ask at, and the gateways that the profile names.
 
-use super::{Engine, plan::Change};
+use super::{Engine, plan::HalfChange};
 use crate::{
-    monitor::{MonitorPort, Watched},
-    net::{listen::BindError, names::Found},
-    profile::{DmzWay, HealthPort, HostPort, InternalWay, LinkAddress, LinkTls, Profile, Role},
+    monitor::{MonitorPort, MonitoredGateway},
+    net::{listen::BindError, resolver::ResolvedNames},
+    profile::{DmzMode, Half, HealthPort, HostPort, InternalMode, LinkAddress, LinkTls, Profile},
     telemetry::{
         health::readiness::{NamedBy, NamedGateway, Readiness},
         snapshot::Snapshot,
@@ -21,7 +21,7 @@ impl Engine {
     pub(super) fn bind_health(
         &self,
         profile: &Profile,
-        found: &Found,
+        found: &ResolvedNames,
     ) -> Result<Option<MonitorPort>, BindError> {
         self.missing_health(profile).map(|at| MonitorPort::bind(at, found)).transpose()
     }
@@ -29,14 +29,15 @@ impl Engine {
     /// Opens the new port, or closes the one that is not wanted any more.
     pub(super) fn install_health(&mut self, new: Option<MonitorPort>, profile: &Profile) {
         if let Some(mut port) = new {
-            let watched = Watched { snapshots: self.feed.snapshots.subscribe(), turned: self.turned.clone() };
-            port.start(&watched, &self.common.tasks, &self.common.notices);
+            let watched =
+                MonitoredGateway { snapshots: self.feed.snapshots.subscribe(), turned: self.turned.clone() };
+            port.start(&watched, &self.shared.tasks, &self.shared.notices);
             self.health = Some(port);
         } else if profile.health.address().is_none() {
             self.health = None;
         }
         if profile.health == HealthPort::LeftOut {
-            self.common
+            self.shared
                 .notices
                 .info("health: this half opens no port for monitors; `status --ready` tells the same");
         }
@@ -45,7 +46,8 @@ impl Engine {
     /// What becomes of the port, for a plan: what opens, and what closes.
     pub(super) fn health_changes(&self, profile: &Profile) -> (Option<String>, Option<String>) {
         let opens = self.missing_health(profile).map(|at| format!("http://{at} for monitors"));
-        let change = Change::of(self.health.is_some(), profile.health.address().is_some(), opens.is_none());
+        let change =
+            HalfChange::between(self.health.is_some(), profile.health.address().is_some(), opens.is_none());
         let closes = self.health.as_ref().filter(|_| change.closes());
         (opens, closes.map(|port| format!("{} for monitors", port.listening().join(" and "))))
     }
@@ -60,16 +62,16 @@ impl Engine {
 fn named_gateways(profile: &Profile) -> Vec<NamedGateway> {
     let dialled = |address: &LinkAddress| NamedBy::Address(address.to_string());
     let of_dmz = profile.dmz.iter().flat_map(|half| match &half.way {
-        DmzWay::Direct(_) => Vec::new(),
-        DmzWay::Forward { connect, .. } => connect.iter().map(dialled).collect(),
-        DmzWay::Reverse { .. } => certificates(half.link_tls()),
+        DmzMode::Direct(_) => Vec::new(),
+        DmzMode::Forward { connect, .. } => connect.iter().map(dialled).collect(),
+        DmzMode::Reverse { .. } => certificates(half.link_tls()),
     });
     let of_internal = profile.internal.iter().flat_map(|half| match &half.way {
-        InternalWay::Forward { .. } => certificates(half.link_tls()),
-        InternalWay::Reverse { connect, .. } => connect.iter().map(dialled).collect(),
+        InternalMode::Forward { .. } => certificates(half.link_tls()),
+        InternalMode::Reverse { connect, .. } => connect.iter().map(dialled).collect(),
     });
     let of = |role| move |by| NamedGateway { role, by };
-    of_dmz.map(of(Role::Dmz)).chain(of_internal.map(of(Role::Internal))).collect()
+    of_dmz.map(of(Half::Dmz)).chain(of_internal.map(of(Half::Internal))).collect()
 }
 
 fn certificates(tls: Option<&LinkTls>) -> Vec<NamedBy> {

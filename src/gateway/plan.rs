@@ -5,24 +5,23 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Engine,
-    differences::{self, ServiceChange},
-    ports,
+    Engine, ports,
+    service_changes::{self, ServiceChange},
     switch::mode_word,
 };
-use crate::profile::{DmzService, DmzWay, HostPort, InternalWay, Mode, Profile, Role};
+use crate::profile::{DmzMode, DmzService, Half, HostPort, InternalMode, Mode, Profile};
 
 /// A switch from what runs to another profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct SwitchPlan {
     /// As it was asked for: a name or a file.
     pub profile: String,
     pub from: String,
     pub from_mode: Mode,
     pub to: String,
     pub to_mode: Mode,
-    pub dmz: Change,
-    pub internal: Change,
+    pub dmz: HalfChange,
+    pub internal: HalfChange,
     /// The services that are not the same afterwards.
     #[serde(default)]
     pub services: Vec<ServiceChange>,
@@ -40,12 +39,12 @@ pub struct Plan {
     /// Open sessions that notice nothing.
     pub stay: usize,
     /// Those of services that the profile lacks: they have `drain` to end.
-    pub end: Vec<Ending>,
+    pub end: Vec<EndingSessions>,
 }
 
 /// Open sessions of a service that the profile lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ending {
+pub struct EndingSessions {
     pub service: String,
     pub sessions: usize,
     pub drain_seconds: u64,
@@ -54,7 +53,7 @@ pub struct Ending {
 /// What becomes of one half's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Change {
+pub enum HalfChange {
     /// There is none, before and after.
     None,
     /// It goes on, under what the new profile says.
@@ -65,8 +64,8 @@ pub enum Change {
     Closes,
 }
 
-impl Change {
-    pub(super) fn of(runs: bool, wanted: bool, goes_on: bool) -> Self {
+impl HalfChange {
+    pub(super) fn between(runs: bool, wanted: bool, goes_on: bool) -> Self {
         match (runs, wanted) {
             (false, false) => Self::None,
             (false, true) => Self::Opens,
@@ -85,42 +84,42 @@ impl Change {
     }
 }
 
-impl Plan {
+impl SwitchPlan {
     /// Whether the internal half begins to dial, instead of being dialled.
     pub fn reverses(&self) -> bool {
         self.to_mode == Mode::Reverse && self.from_mode != Mode::Reverse
     }
 
     fn has_both_halves(&self) -> bool {
-        self.dmz != Change::None && self.internal != Change::None
+        self.dmz != HalfChange::None && self.internal != HalfChange::None
     }
 }
 
 impl Engine {
     /// Compares what runs with what `profile` wants.
-    pub(super) fn plan(&self, profile: &Profile) -> Plan {
+    pub(super) fn plan_switch(&self, profile: &Profile) -> SwitchPlan {
         let (running, wanted) = (self.dmz.as_ref(), profile.dmz.as_ref());
-        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.serves(half));
-        let dmz = Change::of(running.is_some(), wanted.is_some(), goes_on);
+        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
+        let dmz = HalfChange::between(running.is_some(), wanted.is_some(), goes_on);
         let (running, wanted) = (self.internal.as_ref(), profile.internal.as_ref());
-        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.serves(half));
-        let internal = Change::of(running.is_some(), wanted.is_some(), goes_on);
-        let (mut opens, mut closes) = ports::changes(profile.dmz.as_ref(), &self.ports);
+        let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
+        let internal = HalfChange::between(running.is_some(), wanted.is_some(), goes_on);
+        let (mut opens, mut closes) = ports::port_changes(profile.dmz.as_ref(), &self.ports);
         let (mut links, mut retires) = (Vec::new(), 0);
         if dmz.opens() {
             match profile.dmz.as_ref().map(|half| &half.way) {
-                Some(DmzWay::Reverse { listen, .. }) => opens.push(format!("{listen} for links")),
-                Some(DmzWay::Forward { connect, pool, .. }) => {
-                    links.extend(connect.iter().map(|at| dials("dmz", pool.prepared, at)));
+                Some(DmzMode::Reverse { listen, .. }) => opens.push(format!("{listen} for links")),
+                Some(DmzMode::Forward { connect, pool, .. }) => {
+                    links.extend(connect.iter().map(|at| describe_dialling("dmz", pool.prepared, at)));
                 }
-                Some(DmzWay::Direct(_)) | None => {}
+                Some(DmzMode::Direct(_)) | None => {}
             }
         }
         if internal.opens() {
             match profile.internal.as_ref().map(|half| &half.way) {
-                Some(InternalWay::Forward { listen, .. }) => opens.push(format!("{listen} for links")),
-                Some(InternalWay::Reverse { connect, prepared, .. }) => {
-                    links.extend(connect.iter().map(|at| dials("internal", *prepared, at)));
+                Some(InternalMode::Forward { listen, .. }) => opens.push(format!("{listen} for links")),
+                Some(InternalMode::Reverse { connect, prepared, .. }) => {
+                    links.extend(connect.iter().map(|at| describe_dialling("internal", *prepared, at)));
                 }
                 None => {}
             }
@@ -138,10 +137,10 @@ impl Engine {
         let (opens_health, closes_health) = self.health_changes(profile);
         opens.extend(opens_health);
         closes.extend(closes_health);
-        let (stay, end) = self.sessions_under(profile);
-        let services = differences::of(&self.profile, profile);
-        let over = self.over_limits(profile);
-        Plan {
+        let (stay, end) = self.sessions_after_switch(profile);
+        let services = service_changes::compare_services(&self.profile, profile);
+        let over = self.limits_exceeded(profile);
+        SwitchPlan {
             profile: profile.name.clone(),
             from: self.profile.name.clone(),
             from_mode: self.profile.mode,
@@ -161,27 +160,27 @@ impl Engine {
     }
 
     /// What `profile` listens on and what runs does not.
-    pub(super) fn to_bind(&self, profile: &Profile) -> Vec<HostPort> {
-        let plan = self.plan(profile);
+    pub(super) fn addresses_to_bind(&self, profile: &Profile) -> Vec<HostPort> {
+        let plan = self.plan_switch(profile);
         let of_dmz = profile.dmz.as_ref().filter(|_| plan.dmz.opens()).and_then(|half| match &half.way {
-            DmzWay::Reverse { listen, .. } => Some(listen.at.clone()),
-            DmzWay::Direct(_) | DmzWay::Forward { .. } => None,
+            DmzMode::Reverse { listen, .. } => Some(listen.at.clone()),
+            DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
         });
         let of_internal =
             profile.internal.as_ref().filter(|_| plan.internal.opens()).and_then(|half| match &half.way {
-                InternalWay::Forward { listen, .. } => Some(listen.at.clone()),
-                InternalWay::Reverse { .. } => None,
+                InternalMode::Forward { listen, .. } => Some(listen.at.clone()),
+                InternalMode::Reverse { .. } => None,
             });
-        let of_clients = ports::missing(profile.dmz.as_ref(), &self.ports);
+        let of_clients = ports::missing_addresses(profile.dmz.as_ref(), &self.ports);
         let of_monitors = self.missing_health(profile).cloned();
         of_clients.into_iter().chain(of_dmz).chain(of_internal).chain(of_monitors).collect()
     }
 
     /// Limits that more sessions than they allow are under already.
-    fn over_limits(&self, profile: &Profile) -> Vec<String> {
-        let running = self.common.sessions.services.load();
+    fn limits_exceeded(&self, profile: &Profile) -> Vec<String> {
+        let running = self.shared.sessions.services.load();
         let told = |service: &DmzService| {
-            let open = running.get(&(Role::Dmz, service.name.clone()))?.open_sessions();
+            let open = running.get(&(Half::Dmz, service.name.clone()))?.open_sessions();
             let limit = service.sessions;
             (open > limit).then(|| {
                 format!(
@@ -194,15 +193,15 @@ impl Engine {
     }
 
     /// How many open sessions stay, and those that will have to end.
-    fn sessions_under(&self, profile: &Profile) -> (usize, Vec<Ending>) {
+    fn sessions_after_switch(&self, profile: &Profile) -> (usize, Vec<EndingSessions>) {
         let first = self.first_role();
-        let services = self.common.sessions.services.load();
+        let services = self.shared.sessions.services.load();
         let of_first = services.iter().filter(|((role, _), _)| *role == first);
         let (kept, lacking): (Vec<_>, Vec<_>) =
             of_first.partition(|((_, name), _)| profile.services().any(|kept| kept == name));
         let ending = lacking.iter().filter(|(_, service)| service.open_sessions() > 0);
         let mut end: Vec<_> = ending
-            .map(|((_, name), service)| Ending {
+            .map(|((_, name), service)| EndingSessions {
                 service: name.to_string(),
                 sessions: service.open_sessions(),
                 drain_seconds: profile.drain.as_secs(),
@@ -213,18 +212,18 @@ impl Engine {
     }
 }
 
-fn half_word(role: Role) -> &'static str {
+fn half_word(role: Half) -> &'static str {
     match role {
-        Role::Dmz => "dmz",
-        Role::Internal => "internal",
+        Half::Dmz => "dmz",
+        Half::Internal => "internal",
     }
 }
 
-fn dials(half: &str, prepared: usize, at: &crate::profile::LinkAddress) -> String {
+fn describe_dialling(half: &str, prepared: usize, at: &crate::profile::LinkAddress) -> String {
     format!("the {half} half dials {at} and keeps {prepared} ready")
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for SwitchPlan {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { from, to, .. } = self;
         let (from_mode, to_mode) = (mode_word(self.from_mode), mode_word(self.to_mode));
@@ -250,7 +249,7 @@ impl fmt::Display for Plan {
             lines("opens", &[format!("no port and no link, and closes none{also}")])?;
         }
         lines("stay", &[format!("{} open sessions", self.stay)])?;
-        let ending = |end: &Ending| {
+        let ending = |end: &EndingSessions| {
             format!(
                 "{} of `{}`, which the profile lacks, within {}s",
                 end.sessions, end.service, end.drain_seconds

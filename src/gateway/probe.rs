@@ -23,15 +23,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::ports::Entry;
+use super::ports::ProbeEntry;
 use crate::{
-    accept::tcp::{Expected, ProbeDoor},
+    accept::tcp::{ExpectedProbe, ProbeLookup},
     connect::Connector,
-    link::leg::Leg,
-    net::{edges::Caller, stream::Stream},
+    link::session_side::SessionSide,
+    net::{edge_tls::TlsClient, stream::NetStream},
     profile::ServiceName,
     telemetry::{
-        end::{End, Who},
+        end::{EndedBy, SessionEnd},
         snapshot::SessionPhase,
     },
 };
@@ -44,95 +44,101 @@ const WORDLESS: &str = "its session ended without a word; this is a bug";
 
 /// The probes under way, by the address that they come from.
 #[derive(Debug, Clone, Default)]
-pub struct Probes(Arc<Awaited>);
+pub struct PendingProbes(Arc<ProbeTable>);
 
 #[derive(Debug, Default)]
-struct Awaited {
+struct ProbeTable {
     /// Looked at for each client; the lock only while it is not 0.
     count: AtomicUsize,
-    by_address: Mutex<HashMap<SocketAddr, Sent>>,
+    by_address: Mutex<HashMap<SocketAddr, PendingProbe>>,
 }
 
 /// A probe under way.
 #[derive(Debug)]
-pub struct Sent {
+pub struct PendingProbe {
     service: ServiceName,
     by_tls: bool,
     /// Where it goes, if not where sessions of its service do.
-    pub way: Option<Arc<Connector>>,
-    pub ended: oneshot::Sender<End>,
+    pub connector: Option<Arc<Connector>>,
+    pub ended: oneshot::Sender<SessionEnd>,
 }
 
-impl Probes {
+impl PendingProbes {
     /// Whether this client is a probe.
-    pub fn meet(&self, client: SocketAddr) -> Option<Sent> {
+    pub fn claim(&self, client: SocketAddr) -> Option<PendingProbe> {
         match self.0.count.load(Ordering::SeqCst) {
             0 => None,
-            _ => self.take(client),
+            _ => self.remove(client),
         }
     }
 
     /// How a client port knows a probe.
-    pub fn door(&self) -> ProbeDoor {
+    pub fn lookup(&self) -> ProbeLookup {
         let probes = self.clone();
         Arc::new(move |client| match probes.0.count.load(Ordering::SeqCst) {
             0 => None,
             _ => {
-                let sent = |sent: &Sent| Expected { service: sent.service.clone(), by_tls: sent.by_tls };
+                let sent = |sent: &PendingProbe| ExpectedProbe {
+                    service: sent.service.clone(),
+                    by_tls: sent.by_tls,
+                };
                 probes.lock().get(&client).map(sent)
             }
         })
     }
 
     /// Sends a probe to a client port of this gateway; how long it took there and back.
-    pub async fn send(&self, entry: &Entry, way: Option<Connector>) -> Result<Duration, End> {
-        let port = reachable(entry.at);
+    pub async fn send(&self, entry: &ProbeEntry, way: Option<Connector>) -> Result<Duration, SessionEnd> {
+        let port = local_address_of(entry.at);
         let (socket, from) =
-            bind(port).map_err(|error| of_ours(format!("no socket for a probe: {error}")))?;
+            bind(port).map_err(|error| internal_end(format!("no socket for a probe: {error}")))?;
         let (end, ended) = oneshot::channel();
         let by_tls = entry.tls.is_some();
-        let sent = Sent { service: entry.service.clone(), by_tls, way: way.map(Arc::new), ended: end };
+        let sent =
+            PendingProbe { service: entry.service.clone(), by_tls, connector: way.map(Arc::new), ended: end };
         self.lock().insert(from, sent);
         self.0.count.fetch_add(1, Ordering::SeqCst);
-        let is_unmet = || self.take(from).is_some();
-        let going = there_and_back(socket, port, entry.tls.as_ref(), ended, is_unmet);
+        let is_unmet = || self.remove(from).is_some();
+        let going = run_probe(socket, port, entry.tls.as_ref(), ended, is_unmet);
         let result = timeout(WITHIN, going).await;
         self.0.count.fetch_sub(1, Ordering::SeqCst);
-        self.take(from);
+        self.remove(from);
         result.unwrap_or_else(|_| {
             let reason = format!("the probe did not come back within {}s", WITHIN.as_secs());
-            Err(End { who: Who::Time, phase: SessionPhase::Relaying, reason })
+            Err(SessionEnd { who: EndedBy::Time, phase: SessionPhase::Relaying, reason })
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Sent>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, PendingProbe>> {
         self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, client: SocketAddr) -> Option<Sent> {
+    fn remove(&self, client: SocketAddr) -> Option<PendingProbe> {
         self.lock().remove(&client)
     }
 }
 
-async fn there_and_back(
+async fn run_probe(
     socket: TcpSocket,
     port: SocketAddr,
-    tls: Option<&Caller>,
-    ended: oneshot::Receiver<End>,
+    tls: Option<&TlsClient>,
+    ended: oneshot::Receiver<SessionEnd>,
     is_unmet: impl Fn() -> bool,
-) -> Result<Duration, End> {
+) -> Result<Duration, SessionEnd> {
     let began = Instant::now();
     let stream = match socket.connect(port).await {
         Ok(stream) => stream,
-        Err(error) if is_unmet() => return Err(of_ours(format!("client port {port}: {error}"))),
+        Err(error) if is_unmet() => return Err(internal_end(format!("client port {port}: {error}"))),
         // Refused so soon that the reset has come before this call returned.
-        Err(_) => return Err(ended.await.unwrap_or_else(|_| of_ours(WORDLESS.into()))),
+        Err(_) => return Err(ended.await.unwrap_or_else(|_| internal_end(WORDLESS.into()))),
     };
     // It is timed, and its word must not wait for an acknowledgement of the handshake.
     let _ = stream.set_nodelay(true);
     let mut stream = match tls {
-        None => Stream::Tcp(stream),
-        Some(tls) => tls.call(stream).await.map_err(|error| of_ours(format!("its clients' TLS: {error}")))?,
+        None => NetStream::Tcp(stream),
+        Some(tls) => {
+            tls.connect(stream).await.map_err(|error| internal_end(format!("its clients' TLS: {error}")))?
+        }
     };
     let word = fastrand::u128(..).to_be_bytes();
     let exchange = async {
@@ -148,27 +154,27 @@ async fn there_and_back(
     if let Err(error) = &exchanged
         && is_unmet()
     {
-        return Err(of_ours(format!("client port {port}: it was let in by no door: {error}")));
+        return Err(internal_end(format!("client port {port}: it was let in by no door: {error}")));
     }
     let end = match ended.await {
         Ok(end) => end,
-        Err(_) => return Err(of_ours(WORDLESS.into())),
+        Err(_) => return Err(internal_end(WORDLESS.into())),
     };
     match exchanged {
-        Ok(_) if end.who != Who::Nobody => Err(end),
+        Ok(_) if end.who != EndedBy::Nobody => Err(end),
         Ok((heard, took)) if heard == word => Ok(took),
-        Ok(_) => Err(of_ours("other bytes came back than were sent; this is a bug".into())),
+        Ok(_) => Err(internal_end("other bytes came back than were sent; this is a bug".into())),
         Err(_) => Err(end),
     }
 }
 
 /// Whether a SOCKS5 link that was taken is cut, since the inside or its backend refuses.
-pub async fn is_refused_late(leg: &mut Leg) -> bool {
+pub async fn is_refused_after_grant(side: &mut SessionSide) -> bool {
     let mut bytes = [0; 512];
     let heard = timeout(CUT_WITHIN, async {
         loop {
             let mut read = ReadBuf::new(&mut bytes);
-            match poll_fn(|cx| leg.poll_read(cx, &mut read)).await {
+            match poll_fn(|cx| side.poll_read(cx, &mut read)).await {
                 // A backend that speaks first; only its end is of interest.
                 Ok(()) if !read.filled().is_empty() => {}
                 Ok(()) => return false,
@@ -179,12 +185,12 @@ pub async fn is_refused_late(leg: &mut Leg) -> bool {
     heard.await.unwrap_or(false)
 }
 
-fn of_ours(reason: String) -> End {
-    End { who: Who::Internal, phase: SessionPhase::Negotiating, reason }
+fn internal_end(reason: String) -> SessionEnd {
+    SessionEnd { who: EndedBy::Internal, phase: SessionPhase::Negotiating, reason }
 }
 
 /// Where a port is reached from this machine.
-fn reachable(port: SocketAddr) -> SocketAddr {
+fn local_address_of(port: SocketAddr) -> SocketAddr {
     let ip = match port.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

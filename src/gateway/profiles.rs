@@ -2,53 +2,53 @@
 
 use std::path::Path;
 
-use super::{Engine, handle::Answer, history::Asker};
+use super::{Engine, audit::CommandAudit, handle::CommandAnswer};
 use crate::{
-    disk::{self, Pipes},
-    profile::{Choice, Problem, Profile, Role, load},
-    source::{Chosen, Source},
+    disk::{self, PipePolicy},
+    profile::{Half, Problem, Profile, ProfileOverrides, load},
+    source::{ChosenProfile, ProfileSource},
     telemetry::snapshot::{ProblemRow, ProfileRow},
     text,
 };
 
 impl Engine {
-    pub(super) fn list_profiles(&self, asker: Asker) {
+    pub(super) fn list_profiles(&self, asker: CommandAudit) {
         let (source, current) = (self.source.clone(), self.chosen.clone());
-        self.read(
-            move || rows(&source, &current),
+        self.read_for_operator(
+            move || profile_rows(&source, &current),
             move |_, read| {
                 asker.answer(match read {
-                    Ok(rows) => Answer::Profiles(rows),
-                    Err(error) => Answer::Refused(error.to_string()),
+                    Ok(rows) => CommandAnswer::Profiles(rows),
+                    Err(error) => CommandAnswer::Refused(error.to_string()),
                 });
             },
         );
     }
 }
 
-fn rows(source: &Source, current: &Chosen) -> Vec<ProfileRow> {
-    let mut chosen: Vec<_> = source.list().into_iter().map(Chosen::File).collect();
+fn profile_rows(source: &ProfileSource, current: &ChosenProfile) -> Vec<ProfileRow> {
+    let mut chosen: Vec<_> = source.list().into_iter().map(ChosenProfile::File).collect();
     // The one that runs may lie in no folder, or be the built-in one.
     if !chosen.contains(current) {
         chosen.insert(0, current.clone());
     }
     chosen.truncate(PROFILES_MAX);
-    chosen.iter().map(|chosen| row(source, chosen, chosen == current)).collect()
+    chosen.iter().map(|chosen| profile_row(source, chosen, chosen == current)).collect()
 }
 
-fn row(source: &Source, chosen: &Chosen, is_current: bool) -> ProfileRow {
+fn profile_row(source: &ProfileSource, chosen: &ChosenProfile, is_current: bool) -> ProfileRow {
     let file = chosen.file();
     let stem = file.and_then(Path::file_stem).map_or("demo".into(), |stem| stem.to_string_lossy());
-    let choice = Choice { mode: None, role: source.role };
+    let choice = ProfileOverrides { mode: None, role: source.role };
     let (profile, problems) = match source.load(chosen, None) {
         Ok(loaded) => (Some(loaded.profile), Vec::new()),
         // What can be read of one with missing certificates is still worth telling.
         Err(problems) => (file.and_then(|file| load(file, &choice).ok()), problems),
     };
-    let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), facts);
+    let (mode, roles, services) = profile.as_ref().map_or((None, Vec::new(), Vec::new()), mode_and_halves);
     ProfileRow {
         name: stem.into_owned(),
-        file: file.map(text::path),
+        file: file.map(text::clean_path),
         is_current,
         mode,
         roles,
@@ -57,11 +57,11 @@ fn row(source: &Source, chosen: &Chosen, is_current: bool) -> ProfileRow {
     }
 }
 
-fn facts(profile: &Profile) -> (Option<crate::profile::Mode>, Vec<Role>, Vec<String>) {
+fn mode_and_halves(profile: &Profile) -> (Option<crate::profile::Mode>, Vec<Half>, Vec<String>) {
     let dmz = profile.dmz.as_ref().map(|half| half.services.iter().map(|service| service.name.to_string()));
     let internal =
         profile.internal.as_ref().map(|half| half.services.iter().map(|service| service.name.to_string()));
-    let roles = [dmz.is_some().then_some(Role::Dmz), internal.is_some().then_some(Role::Internal)];
+    let roles = [dmz.is_some().then_some(Half::Dmz), internal.is_some().then_some(Half::Internal)];
     let mut services: Vec<_> = dmz.into_iter().flatten().chain(internal.into_iter().flatten()).collect();
     services.sort();
     services.dedup();
@@ -75,7 +75,7 @@ fn problem_row(problem: &Problem) -> ProblemRow {
 /// The line before, the line itself, and a sign under its column.
 fn excerpt(problem: &Problem) -> Option<Vec<String>> {
     let (line, column) = (problem.place.line.checked_sub(1)?, problem.place.column.saturating_sub(1));
-    let read = disk::read(Path::new(&*problem.place.file), EXCERPT_BYTES_MAX, Pipes::Refused).ok()?;
+    let read = disk::read(Path::new(&*problem.place.file), EXCERPT_BYTES_MAX, PipePolicy::Refused).ok()?;
     let text = String::from_utf8(read.bytes).ok()?;
     let numbered = |at: usize| {
         let text: String = text.lines().nth(at)?.chars().take(LINE_CHARS_MAX).collect();

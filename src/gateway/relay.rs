@@ -15,15 +15,15 @@ use std::{
 
 use tokio::{io::ReadBuf, time::Instant};
 
-use super::failing::deliver;
+use super::final_delivery::deliver_remaining;
 use crate::{
     link::{
-        leg::Leg,
-        liveness::{HEARTBEAT, Reading},
+        liveness::{HEARTBEAT, ReadState},
+        session_side::SessionSide,
     },
-    net::tcp::{self, Delivered, Delivery},
+    net::tcp::{self, DeliveryState, DeliveryWatch},
     proto::link::frame::{DATA_MAX, HEADER},
-    telemetry::{registry::Meter, snapshot::SessionPhase},
+    telemetry::{registry::SessionCounters, snapshot::SessionPhase},
 };
 
 /// Bytes moved at once: with a frame's header they fill eight TLS records to the last byte.
@@ -48,20 +48,20 @@ thread_local! {
 
 /// The side of a session that something is told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum WhichSide {
     /// Where the session came from.
-    Near,
+    Downstream,
     /// Where it goes.
-    Far,
+    Upstream,
 }
 
 /// How a relay ended.
 #[derive(Debug)]
-pub enum Relayed {
+pub enum RelayOutcome {
     /// Both directions have ended cleanly, and both ends were told.
     Clean,
     /// One side failed, and what it had sent has been delivered; the other has to be told by a reset.
-    Failed(Side, io::Error),
+    Failed(WhichSide, io::Error),
     /// No byte either way for the service's `idle`.
     Idle,
     /// The other gateway has not said whether it takes the session.
@@ -69,143 +69,149 @@ pub enum Relayed {
 }
 
 /// A session relays once the other gateway has taken it, and drains once one side has finished.
-fn enter_phase(meter: &Meter, far: &Leg, steps: [Step; 2]) {
-    if far.is_opening() {
+fn enter_phase(counters: &SessionCounters, upstream: &SessionSide, steps: [DirectionState; 2]) {
+    if upstream.is_opening() {
         return;
     }
-    meter.enter(match steps.contains(&Step::Ended) {
+    counters.enter(match steps.contains(&DirectionState::Ended) {
         true => SessionPhase::Draining,
         false => SessionPhase::Relaying,
     });
 }
 
-/// Which sides of a session are links; those are watched for silence, by [`Delivery`] or by pings.
+/// Which sides of a session are links; those are watched for silence, by [`DeliveryWatch`] or by pings.
 #[derive(Debug, Clone, Copy)]
-pub struct Links {
-    pub near: bool,
-    pub far: bool,
+pub struct LinkSides {
+    pub downstream: bool,
+    pub upstream: bool,
 }
 
 /// Relays until both directions have ended, a side fails, or nothing moves for `idle`. `first` goes
 /// up before anything else. A link whose part is over goes home at once, though what it brought may
 /// have yet to reach a slow receiver.
 pub async fn relay(
-    near: &mut Leg,
-    far: &mut Leg,
+    downstream: &mut SessionSide,
+    upstream: &mut SessionSide,
     first: &mut Vec<u8>,
-    links: Links,
-    meter: &Meter,
+    links: LinkSides,
+    counters: &SessionCounters,
     idle: Option<Duration>,
-) -> Relayed {
-    let mut up = Direction::behind(std::mem::take(first), far.holds());
-    let mut down = Direction::default();
+) -> RelayOutcome {
+    let mut up = RelayDirection::starting_with(std::mem::take(first), upstream.holds_output());
+    let mut down = RelayDirection::default();
     // `opened` goes out with the first bytes from the backend, if they come soon.
-    let mut granting = near.holds();
-    let mut watch = Watch::new(meter.bytes(), idle, near.is_framed() || far.is_framed());
-    let mut answer = AnswerBy::new(Instant::now());
-    let mut deliveries = [Delivery::default(), Delivery::default()];
+    let mut granting = downstream.holds_output();
+    let mut watch = SocketWatch::new(counters.bytes(), idle, downstream.is_framed() || upstream.is_framed());
+    let mut answer = AnswerDeadline::new(Instant::now());
+    let mut deliveries = [DeliveryWatch::default(), DeliveryWatch::default()];
     let first_look = match granting {
         true => Instant::now() + GRANT_WITHIN,
-        false => next_look(&watch, [near, far], &answer),
+        false => next_check(&watch, [downstream, upstream], &answer),
     };
     let look = tokio::time::sleep_until(first_look);
     let mut is_new = true;
     tokio::pin!(look);
     let relayed = poll_fn(|cx| {
-        if granting && meter.bytes() >= GRANT_BYTES {
+        if granting && counters.bytes() >= GRANT_BYTES {
             granting = false;
             down.unflushed = true;
         }
         // What a link says goes first: it may name the reason of a failure that a write would meet.
-        let link_first = [far.is_framed(), !far.is_framed()];
+        let link_first = [upstream.is_framed(), !upstream.is_framed()];
         for is_down in link_first {
             let moved = match is_down {
                 true => {
-                    down.is_last = up.step == Step::Ended;
-                    down.poll(cx, far, near, |bytes| meter.add_down(bytes)).map_err(turned)
+                    down.is_last = up.state == DirectionState::Ended;
+                    down.poll(cx, upstream, downstream, |bytes| counters.add_down(bytes))
+                        .map_err(mirror_failure)
                 }
                 false => {
-                    up.is_last = down.step == Step::Ended;
-                    up.poll(cx, near, far, |bytes| meter.add_up(bytes))
+                    up.is_last = down.state == DirectionState::Ended;
+                    up.poll(cx, downstream, upstream, |bytes| counters.add_up(bytes))
                 }
             };
             if let Poll::Ready(Err((side, error))) = moved {
-                return Poll::Ready(Relayed::Failed(side, error));
+                return Poll::Ready(RelayOutcome::Failed(side, error));
             }
         }
-        for (side, leg, has_ended) in
-            [(Side::Near, &mut *near, up.has_ended()), (Side::Far, &mut *far, down.has_ended())]
-        {
-            if has_ended && let Poll::Ready(error) = leg.poll_control(cx) {
-                return Poll::Ready(Relayed::Failed(side, error));
+        for (which, side, has_ended) in [
+            (WhichSide::Downstream, &mut *downstream, up.has_ended()),
+            (WhichSide::Upstream, &mut *upstream, down.has_ended()),
+        ] {
+            if has_ended && let Poll::Ready(error) = side.poll_control(cx) {
+                return Poll::Ready(RelayOutcome::Failed(which, error));
             }
-            leg.release_if_free(cx);
+            side.return_to_pool_if_free(cx);
         }
-        match (up.step, down.step) {
+        match (up.state, down.state) {
             // A link that still holds something of ours goes home first: dropped, it would be reset.
-            (Step::Ended, Step::Ended) if near.is_framed() || far.is_framed() => {}
-            (Step::Ended, Step::Ended) => {
-                meter.enter(SessionPhase::Draining);
-                return Poll::Ready(Relayed::Clean);
+            (DirectionState::Ended, DirectionState::Ended)
+                if downstream.is_framed() || upstream.is_framed() => {}
+            (DirectionState::Ended, DirectionState::Ended) => {
+                counters.enter(SessionPhase::Draining);
+                return Poll::Ready(RelayOutcome::Clean);
             }
-            _ => enter_phase(meter, far, [up.step, down.step]),
+            _ => enter_phase(counters, upstream, [up.state, down.state]),
         }
         // A side that is not read any more shows by no event that it has gone.
-        let held = up.holds() || down.holds() || up.has_ended() || down.has_ended();
-        if watch.wakes(meter.bytes(), held) {
-            look.as_mut().reset(next_look(&watch, [near, far], &answer));
+        let held = up.holds_bytes() || down.holds_bytes() || up.has_ended() || down.has_ended();
+        if watch.has_reason_to_wake(counters.bytes(), held) {
+            look.as_mut().reset(next_check(&watch, [downstream, upstream], &answer));
         }
         while watch.awake && look.as_mut().poll(cx).is_ready() {
             if std::mem::take(&mut granting) {
-                look.as_mut().reset(next_look(&watch, [near, far], &answer));
+                look.as_mut().reset(next_check(&watch, [downstream, upstream], &answer));
                 down.unflushed = true;
-                if let Poll::Ready(Err((_, error))) = down.poll_flush(cx, near) {
-                    return Poll::Ready(Relayed::Failed(Side::Near, error));
+                if let Poll::Ready(Err((_, error))) = down.poll_flush(cx, downstream) {
+                    return Poll::Ready(RelayOutcome::Failed(WhichSide::Downstream, error));
                 }
                 continue;
             }
-            if std::mem::take(&mut is_new) && !links.far {
-                far.tcp().into_iter().for_each(tcp::keep_edge_alive);
+            if std::mem::take(&mut is_new) && !links.upstream {
+                upstream.tcp().into_iter().for_each(tcp::keep_edge_alive);
             }
-            if far.is_opening() && answer.is_over(Instant::now()) {
-                return Poll::Ready(Relayed::Unanswered);
+            if upstream.is_opening() && answer.is_over(Instant::now()) {
+                return Poll::Ready(RelayOutcome::Unanswered);
             }
             let sides = [
-                (Side::Near, &mut *near, links.near, up.reading()),
-                (Side::Far, &mut *far, links.far, down.reading()),
+                (WhichSide::Downstream, &mut *downstream, links.downstream, up.read_state()),
+                (WhichSide::Upstream, &mut *upstream, links.upstream, down.read_state()),
             ];
             let mut owed = held;
-            for ((side, leg, is_link, reading), delivery) in sides.into_iter().zip(&mut deliveries) {
-                let looked = match leg.is_framed() {
-                    true => leg.check_alive(reading, cx).map(|()| Delivered::All),
-                    false => trouble(leg, is_link.then_some(delivery)),
+            for ((which, side, is_link, reading), delivery) in sides.into_iter().zip(&mut deliveries) {
+                let looked = match side.is_framed() {
+                    true => side.check_alive(reading, cx).map(|()| DeliveryState::All),
+                    false => check_socket(side, is_link.then_some(delivery)),
                 };
                 match looked {
-                    Ok(delivered) => owed |= delivered != Delivered::All,
-                    Err(error) => return Poll::Ready(Relayed::Failed(side, error)),
+                    Ok(delivered) => owed |= delivered != DeliveryState::All,
+                    Err(error) => return Poll::Ready(RelayOutcome::Failed(which, error)),
                 }
             }
-            if watch.look(meter.bytes(), owed) {
-                return Poll::Ready(Relayed::Idle);
+            if watch.check(counters.bytes(), owed) {
+                return Poll::Ready(RelayOutcome::Idle);
             }
-            look.as_mut().reset(next_look(&watch, [near, far], &answer));
+            look.as_mut().reset(next_check(&watch, [downstream, upstream], &answer));
         }
         Poll::Pending
     })
     .await;
     let relayed = match relayed {
-        Relayed::Failed(side, error) => {
+        RelayOutcome::Failed(side, error) => {
             // It may be that all of the session came at once, its failure with it. What was refused, or
             // was never answered, has brought nothing.
-            if meter.down() > 0 || down.holds() {
-                enter_phase(meter, far, [up.step, down.step]);
+            if counters.down() > 0 || down.holds_bytes() {
+                enter_phase(counters, upstream, [up.state, down.state]);
             }
-            let (direction, legs) = match side {
-                Side::Near => (&mut up, (near, far)),
-                Side::Far => (&mut down, (far, near)),
+            let (direction, sides) = match side {
+                WhichSide::Downstream => (&mut up, (downstream, upstream)),
+                WhichSide::Upstream => (&mut down, (upstream, downstream)),
             };
             // Boxed: an open session holds no memory for how it may fail.
-            Relayed::Failed(side, Box::pin(deliver(side, direction, legs, error, meter)).await)
+            RelayOutcome::Failed(
+                side,
+                Box::pin(deliver_remaining(side, direction, sides, error, counters)).await,
+            )
         }
         ended => ended,
     };
@@ -214,39 +220,39 @@ pub async fn relay(
 }
 
 /// The way down is the way up seen from the other side.
-fn turned((side, error): Failure) -> Failure {
-    (side.other(), error)
+fn mirror_failure((side, error): SideFailure) -> SideFailure {
+    (side.opposite(), error)
 }
 
-impl Side {
-    fn other(self) -> Self {
+impl WhichSide {
+    fn opposite(self) -> Self {
         match self {
-            Self::Near => Self::Far,
-            Self::Far => Self::Near,
+            Self::Downstream => Self::Upstream,
+            Self::Upstream => Self::Downstream,
         }
     }
 }
 
 /// What a side's socket knows that reading it would not show now: an error, while we wait to write
 /// to the other side and do not read; a silent SOCKS5 link, long before the kernel gives up on it.
-fn trouble(leg: &Leg, link: Option<&mut Delivery>) -> io::Result<Delivered> {
-    let Some(socket) = leg.tcp() else { return Ok(Delivered::All) };
+fn check_socket(side: &SessionSide, link: Option<&mut DeliveryWatch>) -> io::Result<DeliveryState> {
+    let Some(socket) = side.tcp() else { return Ok(DeliveryState::All) };
     if let Ok(Some(error)) = socket.take_error() {
         return Err(error);
     }
-    match link.map_or(Delivered::All, |delivery| delivery.look(socket)) {
-        Delivered::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
+    match link.map_or(DeliveryState::All, |delivery| delivery.check(socket)) {
+        DeliveryState::Never => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more")),
         delivered => Ok(delivered),
     }
 }
 
 /// When the other gateway has to have answered `open`.
-struct AnswerBy {
+struct AnswerDeadline {
     at: Instant,
     is_last: bool,
 }
 
-impl AnswerBy {
+impl AnswerDeadline {
     fn new(now: Instant) -> Self {
         Self { at: now + ANSWER, is_last: false }
     }
@@ -262,16 +268,16 @@ impl AnswerBy {
 }
 
 /// When a session's sockets are looked at next: each thing that has its time, at its time.
-fn next_look(watch: &Watch, legs: [&Leg; 2], answer: &AnswerBy) -> Instant {
-    let answer_by = legs[1].is_opening().then_some(answer.at);
-    let times = legs.map(Leg::due).into_iter().chain([answer_by]).flatten();
-    times.fold(watch.next(Instant::now()), Instant::min)
+fn next_check(watch: &SocketWatch, sides: [&SessionSide; 2], answer: &AnswerDeadline) -> Instant {
+    let answer_by = sides[1].is_opening().then_some(answer.at);
+    let times = sides.map(SessionSide::next_check).into_iter().chain([answer_by]).flatten();
+    times.fold(watch.next_check(Instant::now()), Instant::min)
 }
 
 /// When to look at a session's sockets. While nothing moves and nothing is on the way there is
 /// nothing to see that the kernel's keep-alive does not report, so an idle session sleeps, unless
 /// it has a link that wants to be asked whether it is alive.
-struct Watch {
+struct SocketWatch {
     idle: Option<Duration>,
     has_beat: bool,
     bytes: u64,
@@ -281,13 +287,13 @@ struct Watch {
     awake: bool,
 }
 
-impl Watch {
+impl SocketWatch {
     fn new(bytes: u64, idle: Option<Duration>, has_beat: bool) -> Self {
         Self { idle, has_beat, bytes, still_since: Instant::now(), busy: true, awake: true }
     }
 
     /// When the next look is due, but for what links of our own and an answer want.
-    fn next(&self, now: Instant) -> Instant {
+    fn next_check(&self, now: Instant) -> Instant {
         let busy = if self.has_beat { HEARTBEAT } else { LOOK };
         let pause = if self.busy { busy } else { REST };
         let at = match self.idle {
@@ -298,7 +304,7 @@ impl Watch {
     }
 
     /// Whether a sleeping watch has reason to wake.
-    fn wakes(&mut self, bytes: u64, held: bool) -> bool {
+    fn has_reason_to_wake(&mut self, bytes: u64, held: bool) -> bool {
         let wakes = !(self.busy && self.awake) && (held || bytes != self.bytes);
         self.busy |= wakes;
         self.awake |= wakes;
@@ -306,7 +312,7 @@ impl Watch {
     }
 
     /// Notes what a look has seen; true when nothing has moved for the service's `idle`.
-    fn look(&mut self, bytes: u64, owed: bool) -> bool {
+    fn check(&mut self, bytes: u64, owed: bool) -> bool {
         let moved = self.bytes != bytes;
         if moved {
             self.bytes = bytes;
@@ -323,7 +329,7 @@ impl Watch {
 ///        └─► lost
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Step {
+pub(super) enum DirectionState {
     #[default]
     Reading,
     /// The sender has finished; the receiver has yet to be told.
@@ -335,8 +341,8 @@ pub(super) enum Step {
 
 /// One direction of a session.
 #[derive(Debug, Default)]
-pub(super) struct Direction {
-    pub(super) step: Step,
+pub(super) struct RelayDirection {
+    pub(super) state: DirectionState,
     /// What the receiver has not taken yet, and how much of it it has.
     kept: Vec<u8>,
     taken: usize,
@@ -345,48 +351,50 @@ pub(super) struct Direction {
     is_last: bool,
 }
 
-pub(super) type Failure = (Side, io::Error);
+pub(super) type SideFailure = (WhichSide, io::Error);
 
-impl Direction {
+impl RelayDirection {
     /// One that begins with these bytes, behind what its receiver may hold already.
-    pub(super) fn behind(kept: Vec<u8>, unflushed: bool) -> Self {
+    pub(super) fn starting_with(kept: Vec<u8>, unflushed: bool) -> Self {
         Self { kept, unflushed, ..Self::default() }
     }
 
     /// Whether bytes wait here for their receiver.
-    fn holds(&self) -> bool {
+    fn holds_bytes(&self) -> bool {
         !self.kept.is_empty() || self.unflushed
     }
 
     /// Whether its sender has finished.
     pub(super) fn has_ended(&self) -> bool {
-        self.step != Step::Reading
+        self.state != DirectionState::Reading
     }
 
     /// Whether it takes what its sender sends.
-    fn reading(&self) -> Reading {
-        if self.kept.is_empty() { Reading::Yes } else { Reading::Stopped }
+    fn read_state(&self) -> ReadState {
+        if self.kept.is_empty() { ReadState::Yes } else { ReadState::Stopped }
     }
 
     /// Moves what can be moved. `Near` in a failure is the sender, `Far` the receiver.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Leg,
-        to: &mut Leg,
+        from: &mut SessionSide,
+        to: &mut SessionSide,
         moved: impl Fn(usize),
-    ) -> Poll<Result<(), Failure>> {
+    ) -> Poll<Result<(), SideFailure>> {
         loop {
             ready!(self.poll_kept(cx, to, &moved))?;
-            match self.step {
-                Step::Ended | Step::Lost => return Poll::Ready(Ok(())),
+            match self.state {
+                DirectionState::Ended | DirectionState::Lost => return Poll::Ready(Ok(())),
                 // Closing it tells the same, once both have ended.
-                Step::Ending if self.is_last && to.ends_when_closed() => self.step = Step::Ended,
-                Step::Ending => {
-                    ready!(to.poll_shutdown(cx)).map_err(|error| (Side::Far, error))?;
-                    self.step = Step::Ended;
+                DirectionState::Ending if self.is_last && to.ends_when_closed() => {
+                    self.state = DirectionState::Ended
                 }
-                Step::Reading => {
+                DirectionState::Ending => {
+                    ready!(to.poll_shutdown(cx)).map_err(|error| (WhichSide::Upstream, error))?;
+                    self.state = DirectionState::Ended;
+                }
+                DirectionState::Reading => {
                     if self.poll_chunk(cx, from, to, &moved)?.is_pending() {
                         return self.poll_flush(cx, to);
                     }
@@ -399,12 +407,12 @@ impl Direction {
     pub(super) fn poll_kept(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut Leg,
+        to: &mut SessionSide,
         moved: &impl Fn(usize),
-    ) -> Poll<Result<(), Failure>> {
+    ) -> Poll<Result<(), SideFailure>> {
         while self.taken < self.kept.len() {
             let written = to.poll_write(cx, &self.kept[self.taken..]);
-            let count = ready!(written).map_err(|error| (Side::Far, error))?;
+            let count = ready!(written).map_err(|error| (WhichSide::Upstream, error))?;
             self.taken += count;
             self.unflushed = true;
             moved(count);
@@ -420,22 +428,22 @@ impl Direction {
     pub(super) fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Leg,
-        to: &mut Leg,
+        from: &mut SessionSide,
+        to: &mut SessionSide,
         moved: &impl Fn(usize),
-    ) -> Result<Poll<()>, Failure> {
+    ) -> Result<Poll<()>, SideFailure> {
         CHUNK.with_borrow_mut(|chunk| {
             let mut buf = ReadBuf::new(chunk);
-            let filled = match fill(cx, from, &mut buf) {
-                Fill::Nothing => return Ok(Poll::Pending),
-                Fill::Failed(error) => {
+            let filled = match fill_buffer(cx, from, &mut buf) {
+                FillResult::Nothing => return Ok(Poll::Pending),
+                FillResult::Failed(error) => {
                     self.kept = buf.filled().to_vec();
-                    self.step = Step::Lost;
-                    return Err((Side::Near, error));
+                    self.state = DirectionState::Lost;
+                    return Err((WhichSide::Downstream, error));
                 }
-                Fill::Some => buf.filled(),
-                Fill::End => {
-                    self.step = Step::Ending;
+                FillResult::Some => buf.filled(),
+                FillResult::End => {
+                    self.state = DirectionState::Ending;
                     buf.filled()
                 }
             };
@@ -455,21 +463,21 @@ impl Direction {
                 moved(taken);
                 self.unflushed = true;
             }
-            failed.map_or(Ok(Poll::Ready(())), |error| Err((Side::Far, error)))
+            failed.map_or(Ok(Poll::Ready(())), |error| Err((WhichSide::Upstream, error)))
         })
     }
 
     /// Nothing more to read now: what TLS holds back goes out.
-    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut Leg) -> Poll<Result<(), Failure>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut SessionSide) -> Poll<Result<(), SideFailure>> {
         if self.unflushed {
-            ready!(to.poll_flush(cx)).map_err(|error| (Side::Far, error))?;
+            ready!(to.poll_flush(cx)).map_err(|error| (WhichSide::Upstream, error))?;
             self.unflushed = false;
         }
         Poll::Pending
     }
 }
 
-enum Fill {
+enum FillResult {
     /// Not a byte, for now.
     Nothing,
     Some,
@@ -480,18 +488,18 @@ enum Fill {
 
 /// Reads until the buffer is full or there is no more for now: TLS yields a record at a time, and
 /// several are written on in one call.
-fn fill(cx: &mut Context<'_>, from: &mut Leg, buf: &mut ReadBuf<'_>) -> Fill {
+fn fill_buffer(cx: &mut Context<'_>, from: &mut SessionSide, buf: &mut ReadBuf<'_>) -> FillResult {
     loop {
         let before = buf.filled().len();
         match from.poll_read(cx, buf) {
-            Poll::Pending if before == 0 => return Fill::Nothing,
-            Poll::Pending => return Fill::Some,
+            Poll::Pending if before == 0 => return FillResult::Nothing,
+            Poll::Pending => return FillResult::Some,
             Poll::Ready(Err(error)) => {
                 from.read_rest(buf);
-                return Fill::Failed(error);
+                return FillResult::Failed(error);
             }
-            Poll::Ready(Ok(())) if buf.filled().len() == before => return Fill::End,
-            Poll::Ready(Ok(())) if buf.remaining() == 0 => return Fill::Some,
+            Poll::Ready(Ok(())) if buf.filled().len() == before => return FillResult::End,
+            Poll::Ready(Ok(())) if buf.remaining() == 0 => return FillResult::Some,
             Poll::Ready(Ok(())) => {}
         }
     }
@@ -507,38 +515,40 @@ mod tests {
     use super::*;
     use crate::{
         link::{Peer, framed::Link},
-        net::{echo::Echo, stream::Stream},
+        net::{echo::EchoStream, stream::NetStream},
         profile::ServiceName,
         proto::link::{
-            frame::{self, Kind},
-            hello::{Grant, Offer},
-            open::Open,
-            state::End,
+            frame::{self, FrameKind},
+            hello::{GrantHello, OfferHello},
+            open::OpenFrame,
+            state::LinkRole,
         },
     };
 
-    const EDGES: Links = Links { near: false, far: false };
+    const EDGES: LinkSides = LinkSides { downstream: false, upstream: false };
 
-    async fn pipe() -> (Leg, TcpStream) {
+    async fn pipe() -> (SessionSide, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
-        (Leg::Stream(Stream::Tcp(inner.expect("it connects").0)), outer.expect("it connects"))
+        (SessionSide::Stream(NetStream::Tcp(inner.expect("it connects").0)), outer.expect("it connects"))
     }
 
     /// Relays between two pipes while `talk` plays both ends.
-    async fn relayed(talk: impl AsyncFnOnce(&mut TcpStream, &mut TcpStream)) -> (Relayed, Meter) {
-        let ((mut near, mut client), (mut far, mut backend)) = (pipe().await, pipe().await);
-        let meter = Meter::default();
+    async fn relayed(
+        talk: impl AsyncFnOnce(&mut TcpStream, &mut TcpStream),
+    ) -> (RelayOutcome, SessionCounters) {
+        let ((mut downstream, mut client), (mut upstream, mut backend)) = (pipe().await, pipe().await);
+        let counters = SessionCounters::default();
         let relaying = async {
-            let end = relay(&mut near, &mut far, &mut Vec::new(), EDGES, &meter, None).await;
-            near.let_close_cleanly();
-            far.let_close_cleanly();
-            drop((near, far));
+            let end = relay(&mut downstream, &mut upstream, &mut Vec::new(), EDGES, &counters, None).await;
+            downstream.let_close_cleanly();
+            upstream.let_close_cleanly();
+            drop((downstream, upstream));
             end
         };
         let (end, ()) = tokio::join!(relaying, talk(&mut client, &mut backend));
-        (end, meter)
+        (end, counters)
     }
 
     async fn all(stream: &mut TcpStream) -> Vec<u8> {
@@ -550,7 +560,7 @@ mod tests {
     #[tokio::test]
     async fn either_side_may_finish_first() {
         for client_first in [true, false] {
-            let (end, meter) = relayed(async |client, backend| {
+            let (end, counters) = relayed(async |client, backend| {
                 let (first, last) = if client_first { (client, backend) } else { (backend, client) };
                 first.write_all(b"one").await.expect("it is taken");
                 first.shutdown().await.expect("it ends");
@@ -560,15 +570,15 @@ mod tests {
                 assert_eq!(all(first).await, b"other");
             })
             .await;
-            assert!(matches!(end, Relayed::Clean), "{end:?}");
-            assert_eq!((meter.bytes(), meter.phase()), (8, SessionPhase::Draining));
+            assert!(matches!(end, RelayOutcome::Clean), "{end:?}");
+            assert_eq!((counters.bytes(), counters.phase()), (8, SessionPhase::Draining));
         }
     }
 
     #[tokio::test]
     async fn what_a_slow_reader_leaves_is_kept_in_order() {
         let sent: Vec<u8> = (0..12_000_000_u32).map(|at| (at ^ (at >> 11)) as u8).collect();
-        let (end, meter) = relayed(async |client, backend| {
+        let (end, counters) = relayed(async |client, backend| {
             let writing = async {
                 client.write_all(&sent).await.expect("it is taken");
                 client.shutdown().await.expect("it ends");
@@ -584,46 +594,47 @@ mod tests {
             assert!(heard == sent, "{} bytes", heard.len());
         })
         .await;
-        assert!(matches!(end, Relayed::Clean), "{end:?}");
-        assert_eq!(meter.bytes(), sent.len() as u64);
+        assert!(matches!(end, RelayOutcome::Clean), "{end:?}");
+        assert_eq!(counters.bytes(), sent.len() as u64);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_hour_of_silence_ends_at_the_idle_limit() {
-        let ((mut near, _client), mut far) = (pipe().await, Leg::Stream(Stream::Echo(Echo::default())));
-        let (meter, idle) = (Meter::default(), Duration::from_secs(3600));
+        let ((mut downstream, _client), mut upstream) =
+            (pipe().await, SessionSide::Stream(NetStream::Echo(EchoStream::default())));
+        let (counters, idle) = (SessionCounters::default(), Duration::from_secs(3600));
         let began = tokio::time::Instant::now();
-        let end = relay(&mut near, &mut far, &mut Vec::new(), EDGES, &meter, Some(idle)).await;
-        assert!(matches!(end, Relayed::Idle), "{end:?}");
+        let end = relay(&mut downstream, &mut upstream, &mut Vec::new(), EDGES, &counters, Some(idle)).await;
+        assert!(matches!(end, RelayOutcome::Idle), "{end:?}");
         let took = began.elapsed();
         assert!(took >= idle && took <= idle + 2 * LOOK, "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_sleeps_while_nothing_is_on_the_way() {
-        let mut watch = Watch::new(0, None, false);
-        assert!(!watch.look(5, false) && watch.awake, "bytes have moved");
-        assert!(!watch.look(5, true) && watch.awake, "some are not acknowledged");
-        assert!(!watch.look(5, false) && !watch.awake, "nothing is on the way");
-        assert!(!watch.wakes(5, false) && watch.wakes(6, false) && watch.awake);
+        let mut watch = SocketWatch::new(0, None, false);
+        assert!(!watch.check(5, false) && watch.awake, "bytes have moved");
+        assert!(!watch.check(5, true) && watch.awake, "some are not acknowledged");
+        assert!(!watch.check(5, false) && !watch.awake, "nothing is on the way");
+        assert!(!watch.has_reason_to_wake(5, false) && watch.has_reason_to_wake(6, false) && watch.awake);
     }
 
     #[tokio::test(start_paused = true)]
     async fn movement_starts_the_idle_time_anew() {
-        let mut watch = Watch::new(0, Some(Duration::from_secs(3)), false);
+        let mut watch = SocketWatch::new(0, Some(Duration::from_secs(3)), false);
         let mut ended = Vec::new();
         for bytes in [0, 0, 5, 5, 5, 5] {
             tokio::time::advance(Duration::from_secs(1)).await;
-            ended.push(watch.look(bytes, false));
+            ended.push(watch.check(bytes, false));
         }
         assert_eq!(ended, [false, false, false, false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_may_be_silent_behind_its_end_and_not_leave() {
-        let ((mut near, mut client), (mut far, mut backend)) = (pipe().await, pipe().await);
-        let (meter, hour, mut first) = (Meter::default(), Duration::from_secs(3600), Vec::new());
-        let relaying = relay(&mut near, &mut far, &mut first, EDGES, &meter, None);
+        let ((mut downstream, mut client), (mut upstream, mut backend)) = (pipe().await, pipe().await);
+        let (counters, hour, mut first) = (SessionCounters::default(), Duration::from_secs(3600), Vec::new());
+        let relaying = relay(&mut downstream, &mut upstream, &mut first, EDGES, &counters, None);
         let talking = async {
             client.shutdown().await.expect("it ends");
             assert_eq!(all(&mut backend).await, b"");
@@ -636,57 +647,58 @@ mod tests {
             Instant::now()
         };
         let (relayed, left) = tokio::join!(relaying, talking);
-        assert!(matches!(relayed, Relayed::Failed(Side::Near, _)), "{relayed:?}");
+        assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Downstream, _)), "{relayed:?}");
         assert!(left.elapsed() <= 5 * LOOK, "{:?}", left.elapsed());
     }
 
     /// An opener's link to a server that the test plays, with a session under way that has no answer,
     /// and a second handle of its socket.
-    async fn opening(before: usize) -> (Leg, TcpStream, std::net::TcpStream) {
-        let (Leg::Stream(stream), mut server) = pipe().await else { unreachable!() };
+    async fn opening(before: usize) -> (SessionSide, TcpStream, std::net::TcpStream) {
+        let (SessionSide::Stream(stream), mut server) = pipe().await else { unreachable!() };
         let handle = socket2::SockRef::from(stream.tcp().expect("it is one")).try_clone().expect("a handle");
         let peer = Peer { name: None, address: "peer".into() };
-        let mut link = Box::new(Link::new(stream, peer, End::Opener));
-        let offer = Offer { services: Vec::new(), target: 1, maximum: 1 };
+        let mut link = Box::new(Link::new(stream, peer, LinkRole::Opener));
+        let offer = OfferHello { services: Vec::new(), target: 1, maximum: 1 };
         let mut said = Vec::new();
-        frame::push(&mut said, Kind::Hello, &offer.body());
+        frame::push(&mut said, FrameKind::Hello, &offer.body());
         server.write_all(&said).await.expect("it is taken");
-        poll_fn(|cx| link.poll_greeting(cx)).await.expect("a hello");
-        let grant = Grant { services: Vec::new(), links: 1, data: DATA_MAX };
-        link.stage(Kind::Hello, &grant.body()).expect("it is due");
+        poll_fn(|cx| link.poll_handshake(cx)).await.expect("a hello");
+        let grant = GrantHello { services: Vec::new(), links: 1, data: DATA_MAX };
+        link.stage(FrameKind::Hello, &grant.body()).expect("it is due");
         for _ in 0..before {
-            link.stage(Kind::Ping, b"question").expect("it may be asked");
+            link.stage(FrameKind::Ping, b"question").expect("it may be asked");
         }
         let service = ServiceName::parse("orders").expect("a name");
-        let open = Open { service, id: "s-1".into(), client: None, probe: false };
+        let open = OpenFrame { service, id: "s-1".into(), client: None, probe: false };
         link.open(&open, Vec::new()).expect("it is ready");
-        (Leg::Link(link), server, handle.into())
+        (SessionSide::Link(link), server, handle.into())
     }
 
     #[tokio::test]
     async fn what_a_link_that_fails_has_not_been_given_comes_back_for_the_next() {
         // Staged frames go out before a client's bytes, and their failure is not the bytes'.
-        let ((mut near, mut client), (mut far, _server, socket)) = (pipe().await, opening(100).await);
+        let ((mut downstream, mut client), (mut upstream, _server, socket)) =
+            (pipe().await, opening(100).await);
         socket.shutdown(std::net::Shutdown::Write).expect("it is open");
         client.write_all(b" once").await.expect("it is taken");
         client.shutdown().await.expect("it ends");
-        let (mut first, meter) = (b"only".to_vec(), Meter::default());
-        let links = Links { near: false, far: true };
+        let (mut first, counters) = (b"only".to_vec(), SessionCounters::default());
+        let links = LinkSides { downstream: false, upstream: true };
         for _ in 0..2 {
-            let relayed = relay(&mut near, &mut far, &mut first, links, &meter, None).await;
-            assert!(matches!(relayed, Relayed::Failed(Side::Far, _)), "{relayed:?}");
-            let Leg::Link(link) = &far else { panic!("it is not free") };
+            let relayed = relay(&mut downstream, &mut upstream, &mut first, links, &counters, None).await;
+            assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Upstream, _)), "{relayed:?}");
+            let SessionSide::Link(link) = &upstream else { panic!("it is not free") };
             assert!(!link.has_sent(), "another link may be tried");
             let (next, _, socket) = opening(100).await;
             socket.shutdown(std::net::Shutdown::Write).expect("it is open");
-            far = next;
+            upstream = next;
         }
-        let ((next, mut backend), meter_before) = (pipe().await, meter.bytes());
-        far = next;
+        let ((next, mut backend), meter_before) = (pipe().await, counters.bytes());
+        upstream = next;
         assert_eq!(meter_before, 0, "nothing has moved");
         let relaying = async {
-            let end = relay(&mut near, &mut far, &mut first, EDGES, &meter, None).await;
-            drop((near, far));
+            let end = relay(&mut downstream, &mut upstream, &mut first, EDGES, &counters, None).await;
+            drop((downstream, upstream));
             end
         };
         let hearing = async {
@@ -695,45 +707,48 @@ mod tests {
             heard
         };
         let (end, heard) = tokio::join!(relaying, hearing);
-        assert!(matches!(end, Relayed::Clean), "{end:?}");
+        assert!(matches!(end, RelayOutcome::Clean), "{end:?}");
         assert_eq!(heard, b"only once");
     }
 
     #[tokio::test]
     async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
-        let ((mut near, mut client), (mut far, mut server, _socket)) = (pipe().await, opening(0).await);
-        let (mut first, meter) = (Vec::new(), Meter::default());
+        let ((mut downstream, mut client), (mut upstream, mut server, _socket)) =
+            (pipe().await, opening(0).await);
+        let (mut first, counters) = (Vec::new(), SessionCounters::default());
         let mut said = Vec::new();
-        frame::push(&mut said, Kind::Opened, &[]);
-        frame::push(&mut said, Kind::Data, b"answer");
-        frame::push(&mut said, Kind::Reset, &[0, 0, 0, 0, 2]);
+        frame::push(&mut said, FrameKind::Opened, &[]);
+        frame::push(&mut said, FrameKind::Data, b"answer");
+        frame::push(&mut said, FrameKind::Reset, &[0, 0, 0, 0, 2]);
         server.write_all(&said).await.expect("it is taken");
-        let links = Links { near: false, far: true };
-        let relayed = relay(&mut near, &mut far, &mut first, links, &meter, None).await;
-        assert!(matches!(relayed, Relayed::Failed(Side::Far, _)), "{relayed:?}");
-        assert_eq!((meter.phase(), meter.bytes()), (SessionPhase::Relaying, 6));
+        let links = LinkSides { downstream: false, upstream: true };
+        let relayed = relay(&mut downstream, &mut upstream, &mut first, links, &counters, None).await;
+        assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Upstream, _)), "{relayed:?}");
+        assert_eq!((counters.phase(), counters.bytes()), (SessionPhase::Relaying, 6));
         client.read_exact(&mut [0; 6]).await.expect("the answer");
     }
 
     #[tokio::test]
     async fn bytes_that_a_failing_link_was_read_into_come_back_too() {
-        let ((mut near, mut client), (mut far, _server, socket)) = (pipe().await, opening(100).await);
+        let ((mut downstream, mut client), (mut upstream, _server, socket)) =
+            (pipe().await, opening(100).await);
         socket.shutdown(std::net::Shutdown::Write).expect("it is open");
         client.write_all(b"only once").await.expect("it is taken");
-        let (mut first, meter) = (Vec::new(), Meter::default());
-        let links = Links { near: false, far: true };
-        let relayed = relay(&mut near, &mut far, &mut first, links, &meter, None).await;
-        assert!(matches!(relayed, Relayed::Failed(Side::Far, _)), "{relayed:?}");
-        assert_eq!((first.as_slice(), meter.bytes()), (&b"only once"[..], 0));
+        let (mut first, counters) = (Vec::new(), SessionCounters::default());
+        let links = LinkSides { downstream: false, upstream: true };
+        let relayed = relay(&mut downstream, &mut upstream, &mut first, links, &counters, None).await;
+        assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Upstream, _)), "{relayed:?}");
+        assert_eq!((first.as_slice(), counters.bytes()), (&b"only once"[..], 0));
     }
 
     #[tokio::test]
     async fn a_session_is_over_when_its_link_has_said_its_last_word() {
-        let ((mut near, mut client), (mut far, mut server, socket)) = (pipe().await, opening(0).await);
-        let meter = Meter::default();
-        let links = Links { near: false, far: true };
+        let ((mut downstream, mut client), (mut upstream, mut server, socket)) =
+            (pipe().await, opening(0).await);
+        let counters = SessionCounters::default();
+        let links = LinkSides { downstream: false, upstream: true };
         let mut first = Vec::new();
-        let relaying = relay(&mut near, &mut far, &mut first, links, &meter, None);
+        let relaying = relay(&mut downstream, &mut upstream, &mut first, links, &counters, None);
         let talking = async {
             client.shutdown().await.expect("it ends");
             // `hello`, `open` and `end` are here.
@@ -754,9 +769,9 @@ mod tests {
             }
             // A question that can not be answered now, and then the end.
             let mut said = Vec::new();
-            frame::push(&mut said, Kind::Opened, &[]);
-            frame::push(&mut said, Kind::Ping, b"question");
-            frame::push(&mut said, Kind::End, &[]);
+            frame::push(&mut said, FrameKind::Opened, &[]);
+            frame::push(&mut said, FrameKind::Ping, b"question");
+            frame::push(&mut said, FrameKind::End, &[]);
             server.write_all(&said).await.expect("it is taken");
             // It is heard before there is room.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -766,7 +781,7 @@ mod tests {
         };
         let both = async { tokio::join!(relaying, talking) };
         let (end, ()) = tokio::time::timeout(LOOK, both).await.expect("no look is needed for it");
-        assert!(matches!(end, Relayed::Clean), "{end:?}");
-        assert!(matches!(far, Leg::Gone), "it went home");
+        assert!(matches!(end, RelayOutcome::Clean), "{end:?}");
+        assert!(matches!(upstream, SessionSide::Gone), "it went home");
     }
 }

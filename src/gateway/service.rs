@@ -13,20 +13,22 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accept::rest::Rest,
+    accept::idle::IdleState,
     connect::Connector,
-    profile::{Role, ServiceName},
-    telemetry::{health::Drained, log, notices::Once, snapshot::ServicePhase, waits::Waits},
+    profile::{Half, ServiceName},
+    telemetry::{
+        health::DrainRequest, histogram::WaitHistogram, log, notices::ReportOnce, snapshot::ServicePhase,
+    },
 };
 
 /// The services of a gateway, by half and name.
-pub type Services = HashMap<(Role, ServiceName), Arc<Service>>;
+pub type ServiceTable = HashMap<(Half, ServiceName), Arc<Service>>;
 
 /// A service for as long as profiles keep it; what a switch may change can be swapped.
 #[derive(Debug)]
 pub struct Service {
     pub name: ServiceName,
-    pub settings: ArcSwap<Settings>,
+    pub settings: ArcSwap<ServiceSettings>,
     /// Where new sessions go.
     pub connector: ArcSwap<Connector>,
     /// Cuts the service's sessions.
@@ -34,20 +36,20 @@ pub struct Service {
     /// At a stop: what is under way ends, and no more follows it.
     pub leave: CancellationToken,
     /// The fields of its backend's answers that were told to name it.
-    pub told: Arc<Once>,
+    pub reported: Arc<ReportOnce>,
     /// How long its clients waited for a link.
-    pub waits: Waits,
+    pub waits: WaitHistogram,
     /// Why it can serve nobody, where it can not.
     down: ArcSwapOption<String>,
-    drained: ArcSwapOption<Drained>,
+    drained: ArcSwapOption<DrainRequest>,
     open: AtomicUsize,
     /// Sessions that may rest, each by its own address.
-    may_rest: Mutex<HashMap<usize, Arc<Rest>>>,
+    idle_capable: Mutex<HashMap<usize, Arc<IdleState>>>,
 }
 
 /// What a profile says of a service.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct ServiceSettings {
     pub sessions: usize,
     pub idle: Option<Duration>,
     pub peers: Option<Vec<String>>,
@@ -56,7 +58,7 @@ pub struct Settings {
 impl Service {
     pub fn new(
         name: ServiceName,
-        settings: Settings,
+        settings: ServiceSettings,
         connector: Connector,
         cut: CancellationToken,
     ) -> Arc<Self> {
@@ -66,52 +68,52 @@ impl Service {
             connector: ArcSwap::from_pointee(connector),
             cut,
             leave: CancellationToken::new(),
-            told: Arc::default(),
-            waits: Waits::default(),
+            reported: Arc::default(),
+            waits: WaitHistogram::default(),
             down: ArcSwapOption::empty(),
             drained: ArcSwapOption::empty(),
             open: AtomicUsize::new(0),
-            may_rest: Mutex::default(),
+            idle_capable: Mutex::default(),
         })
     }
 
     /// A place for one more session: a free one, or, where the limit is reached, that of the session that has
     /// rested longest.
-    pub fn admit(self: &Arc<Self>, rest: Option<Arc<Rest>>) -> Result<Admission, usize> {
+    pub fn admit(self: &Arc<Self>, rest: Option<Arc<IdleState>>) -> Result<SessionPermit, usize> {
         let limit = self.settings.load().sessions;
         let one_more = |open: usize| (open < limit).then_some(open + 1);
         let is_free = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
-        if !is_free && !self.make_room() {
+        if !is_free && !self.reclaim_idle() {
             return Err(limit);
         }
         if let Some(rest) = &rest {
-            self.may_rest().insert(Arc::as_ptr(rest).addr(), rest.clone());
+            self.lock_idle().insert(Arc::as_ptr(rest).addr(), rest.clone());
         }
-        Ok(Admission { service: self.clone(), rest })
+        Ok(SessionPermit { service: self.clone(), rest })
     }
 
     /// Takes the place of a session that rests.
-    fn make_room(&self) -> bool {
-        let may_rest = self.may_rest();
+    fn reclaim_idle(&self) -> bool {
+        let may_rest = self.lock_idle();
         loop {
-            let resting = may_rest.values().filter_map(|rest| Some((rest.since()?, rest)));
+            let resting = may_rest.values().filter_map(|rest| Some((rest.idle_since()?, rest)));
             match resting.min_by_key(|(since, _)| *since) {
                 None => return false,
-                Some((since, rest)) if rest.give_way(since) => return true,
+                Some((since, rest)) if rest.try_reclaim(since) => return true,
                 // It has gone to work meanwhile.
                 Some(_) => {}
             }
         }
     }
 
-    fn may_rest(&self) -> MutexGuard<'_, HashMap<usize, Arc<Rest>>> {
-        self.may_rest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_idle(&self) -> MutexGuard<'_, HashMap<usize, Arc<IdleState>>> {
+        self.idle_capable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No new sessions from now on; the first who asks is told.
     pub fn drain(&self, by: &str) {
-        let drained = Arc::new(Drained { since: log::utc_now(), by: by.into() });
-        self.drained.compare_and_swap(&None::<Arc<Drained>>, Some(drained));
+        let drained = Arc::new(DrainRequest { since: log::utc_now(), by: by.into() });
+        self.drained.compare_and_swap(&None::<Arc<DrainRequest>>, Some(drained));
     }
 
     /// New sessions again.
@@ -120,7 +122,7 @@ impl Service {
     }
 
     /// Who has drained it, and since when.
-    pub fn drained(&self) -> Option<Drained> {
+    pub fn drain_request(&self) -> Option<DrainRequest> {
         self.drained.load().as_deref().cloned()
     }
 
@@ -128,7 +130,7 @@ impl Service {
         self.down.store(why.map(Arc::new));
     }
 
-    pub fn why_down(&self) -> Option<Arc<String>> {
+    pub fn down_reason(&self) -> Option<Arc<String>> {
         self.down.load_full()
     }
 
@@ -147,15 +149,15 @@ impl Service {
 
 /// One session's place within its service's limit, unless it has given that to another.
 #[derive(Debug)]
-pub struct Admission {
+pub struct SessionPermit {
     service: Arc<Service>,
-    rest: Option<Arc<Rest>>,
+    rest: Option<Arc<IdleState>>,
 }
 
-impl Drop for Admission {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
         if let Some(rest) = &self.rest {
-            self.service.may_rest().remove(&Arc::as_ptr(rest).addr());
+            self.service.lock_idle().remove(&Arc::as_ptr(rest).addr());
             if !rest.end() {
                 return;
             }

@@ -17,28 +17,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    probe::{self, Probes},
-    relay::{self, ANSWER, Links, Relayed, Side},
-    service::{Service, Services},
+    probe::{self, PendingProbes},
+    relay::{self, LinkSides, RelayOutcome, WhichSide},
+    service::{Service, ServiceTable},
+    session_end::{pipe_failure, report_end, reset_cause, unanswered_reason},
 };
 use crate::{
-    accept::{Negotiated, Reply, Told, rest::Rest},
-    connect::{ConnectFailure, Connected, Connector, Order},
-    link::{GREET, Peer, leg::Leg, trouble::Trouble},
-    net::{
-        echo::Echo,
-        exhausted::Exhausted,
-        late::Late,
-        pipe::{Failing, Failure},
-        stream::Stream,
-        ws::NoText,
-    },
-    proto::{Refusal, link::frame::Cause},
+    accept::{SessionOutcome, SessionReply, SessionRequest, idle::IdleState},
+    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
+    link::{HANDSHAKE, Peer, error::LinkError, session_side::SessionSide},
+    net::{echo::EchoStream, stream::NetStream},
+    proto::{Refusal, link::frame::ResetCause},
     telemetry::{
-        end::{End, Who},
-        notices::Notices,
+        end::{EndedBy, SessionEnd},
+        notices::NoticeLog,
         rate_limited::LogKind,
-        registry::{Kind, Meter, Record, Registry},
+        registry::{SessionCounters, SessionGuard, SessionKind, SessionRegistry},
         snapshot::{ServicePhase, SessionPhase},
     },
 };
@@ -56,25 +50,25 @@ const TRIES_MAX: usize = 8;
 
 /// What sessions share.
 #[derive(Debug, Clone)]
-pub struct Sessions {
-    pub services: Arc<ArcSwap<Services>>,
+pub struct SessionContext {
+    pub services: Arc<ArcSwap<ServiceTable>>,
     /// Those of an internal half that has just gone: a session may be on its way there.
-    pub leaving: Arc<ArcSwap<Services>>,
+    pub leaving: Arc<ArcSwap<ServiceTable>>,
     /// Whether a switch is under way: a way that fails may be about to be replaced.
     pub switching: Arc<AtomicBool>,
-    pub registry: Arc<Registry>,
-    pub notices: Arc<Notices>,
-    pub probes: Probes,
+    pub registry: Arc<SessionRegistry>,
+    pub notices: Arc<NoticeLog>,
+    pub probes: PendingProbes,
 }
 
-impl Sessions {
+impl SessionContext {
     /// Serves one session to its end. What is asked is boxed: it is of no use once the session runs.
-    pub async fn serve(self, mut asked: Box<Negotiated>) {
+    pub async fn serve(self, mut asked: Box<SessionRequest>) {
         // A probe comes in as a client does; only its address tells.
-        let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.meet(from));
+        let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.claim(from));
         asked.probe |= sent.is_some();
         let client = asked.client.map_or_else(|| "unknown".into(), |client| client.to_string());
-        let key = (asked.role, asked.service.clone());
+        let key = (asked.half, asked.service.clone());
         let service = self.services.load().get(&key).or(self.leaving.load().get(&key)).cloned();
         let Some(service) = service else {
             // A name from outside gets no place in the books.
@@ -83,21 +77,24 @@ impl Sessions {
                 LogKind::UnknownService,
                 format!("{peer} asked for an unknown service `{}`", asked.service),
             );
-            return Box::pin(asked.reply.refuse(asked.leg, Refusal::UnknownService)).await;
+            return Box::pin(asked.reply.refuse(asked.downstream, Refusal::UnknownService)).await;
         };
         let kill = service.cut.child_token();
-        let kind = if asked.probe { Kind::Probe } else { Kind::Client };
-        let books = (asked.role, service.name.clone());
+        let kind = if asked.probe { SessionKind::Probe } else { SessionKind::Client };
+        let books = (asked.half, service.name.clone());
         let record = self.registry.open(books, asked.id.clone(), client, kind, kill.clone());
         if let Some(peer) = &asked.peer {
-            record.carried_by(&peer.label());
+            record.set_peer(&peer.label());
         }
-        let way = Way { of: sent.as_ref().and_then(|sent| sent.way.clone()), service: &service };
-        let teller = asked.teller.take();
+        let way = SessionDestination {
+            of: sent.as_ref().and_then(|sent| sent.connector.clone()),
+            service: &service,
+        };
+        let teller = asked.outcome_sender.take();
         let (end, refusal) = run(&way, asked, &record, &kill, &self).await;
         if let Some(teller) = teller {
             // Who does not wait any more need not know.
-            let _ = teller.send(Told { end: end.clone(), refusal });
+            let _ = teller.send(SessionOutcome { end: end.clone(), refusal });
         }
         if let Some(sent) = sent {
             // A prober that has given up needs no answer.
@@ -108,94 +105,110 @@ impl Sessions {
 }
 
 /// Where a session goes: where its service does, or, for a probe, another way that is tried.
-struct Way<'a> {
+struct SessionDestination<'a> {
     of: Option<Arc<Connector>>,
     service: &'a Arc<Service>,
 }
 
-impl Way<'_> {
+impl SessionDestination<'_> {
     fn connector(&self) -> Arc<Connector> {
         self.of.clone().unwrap_or_else(|| self.service.connector.load_full())
     }
 }
 
 /// How a session ended, and why it was not connected, if that is how.
-type Ended = (End, Option<Refusal>);
+type EndWithRefusal = (SessionEnd, Option<Refusal>);
 
 async fn run(
-    way: &Way<'_>,
-    asked: Box<Negotiated>,
-    record: &Record,
+    way: &SessionDestination<'_>,
+    asked: Box<SessionRequest>,
+    record: &SessionGuard,
     kill: &CancellationToken,
-    sessions: &Sessions,
-) -> Ended {
-    let Negotiated { leg, client, peer, reply, said, seat: _seat, probe, rest, .. } = *asked;
-    let (meter, service) = (record.meter(), way.service);
-    meter.enter(SessionPhase::Authorising);
+    sessions: &SessionContext,
+) -> EndWithRefusal {
+    let SessionRequest {
+        downstream: side,
+        client,
+        peer,
+        reply,
+        prefix: said,
+        link_guard: _seat,
+        probe,
+        idle_state: rest,
+        ..
+    } = *asked;
+    let (counters, service) = (record.counters(), way.service);
+    counters.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
-    if let Some(why) = service.why_down() {
-        meter.enter(SessionPhase::Connecting);
+    if let Some(why) = service.down_reason() {
+        counters.enter(SessionPhase::Connecting);
         let reason = format!("the service is down: {why}");
-        return refused(reply, leg, failure(Who::Backend, Refusal::BackendUnreachable, reason), meter).await;
+        return refuse_session(
+            reply,
+            side,
+            connect_failure(EndedBy::Backend, Refusal::BackendUnreachable, reason),
+            counters,
+        )
+        .await;
     }
     let admitted = admit(service, peer.as_ref(), settings.peers.as_deref(), rest);
     let _admission = match admitted {
         Ok(admission) => admission,
-        Err(failure) => return refused(reply, leg, failure, meter).await,
+        Err(failure) => return refuse_session(reply, side, failure, counters).await,
     };
-    let mut order = Order {
+    let mut order = ConnectRequest {
         service: &service.name,
         peers: settings.peers.as_deref(),
         id: record.id(),
         client,
         probe,
-        meter,
-        not: Vec::new(),
-        again: Vec::new(),
+        counters,
+        refused_by: Vec::new(),
+        resend: Vec::new(),
         unsent: said,
         log: record.log(),
         leave: &service.leave,
         notices: &sessions.notices,
-        told: &service.told,
+        reported: &service.reported,
     };
     let mut session =
-        Session { near: leg, near_peer: peer, reply: Some(reply), idle: settings.idle, has_waited: false };
+        DownstreamSide { side, peer, reply: Some(reply), idle: settings.idle, has_waited: false };
     for _ in 0..TRIES_MAX {
         let connected = tokio::select! {
             biased;
-            () = kill.cancelled() => Err((Who::Operator, "ended by the operator")),
-            connected = connect(way, &mut order, &sessions.switching) => {
-                if let Some(wait) = meter.waited() {
+            () = kill.cancelled() => Err((EndedBy::Operator, "ended by the operator")),
+            connected = connect_upstream(way, &mut order, &sessions.switching) => {
+                if let Some(wait) = counters.waited() {
                     service.waits.add(wait);
                 }
                 Ok(connected)
             }
-            () = gone(&session.near, meter) => Err((Who::Client, "the client left")),
+            () = wait_until_gone(&session.side, counters) => Err((EndedBy::Client, "the client left")),
         };
         let connected = match connected {
-            Err((who, reason)) => return (session.cut(meter, who, reason.into()).await, None),
+            Err((who, reason)) => return (session.cut_downstream(counters, who, reason.into()).await, None),
             Ok(Ok(connected)) => connected,
-            Ok(Err(failure)) => return session.refused(failure, meter).await,
+            Ok(Err(failure)) => return session.refuse(failure, counters).await,
         };
         if let Some(peer) = &connected.peer {
-            record.carried_by(&peer.label());
+            record.set_peer(&peer.label());
         }
-        if probe && !connected.leg.is_framed() {
-            return (Box::pin(session.stand_in(way, connected, &mut order, kill)).await, None);
+        if probe && !connected.side.is_framed() {
+            return (Box::pin(session.answer_probe(way, connected, &mut order, kill)).await, None);
         }
-        match session.carry(Box::new(connected), &mut order, kill).await {
-            Carried::Ended(end) => return (end, None),
+        match session.run_attempt(Box::new(connected), &mut order, kill).await {
+            AttemptOutcome::Ended(end) => return (end, None),
             // A backend that was waited for is not waited for again elsewhere.
-            Carried::Refused(failure)
+            AttemptOutcome::Refused(failure)
                 if failure.refusal == Refusal::BackendLate || !way.connector().has_other(&order) =>
             {
-                return session.refused(failure, meter).await;
+                return session.refuse(failure, counters).await;
             }
-            Carried::Refused(_) | Carried::Again => {}
+            AttemptOutcome::Refused(_) | AttemptOutcome::Again => {}
         }
     }
     let reason = format!("{TRIES_MAX} links or gateways were tried");
-    session.refused(failure(Who::Peer, Refusal::Unavailable, reason), meter).await
+    session.refuse(connect_failure(EndedBy::Peer, Refusal::Unavailable, reason), counters).await
 }
 
 /// Whether a session may be served at all, with its place within the service's limit.
@@ -203,197 +216,201 @@ fn admit(
     service: &Arc<Service>,
     peer: Option<&Peer>,
     peers: Option<&[String]>,
-    rest: Option<Arc<Rest>>,
-) -> Result<super::service::Admission, ConnectFailure> {
+    rest: Option<Arc<IdleState>>,
+) -> Result<super::service::SessionPermit, ConnectFailure> {
     if let Some(peer) = peer.filter(|peer| !peer.is_among(peers)) {
         let reason = format!("{} is not among the service's `peers`", peer.label());
-        return Err(failure(Who::Policy, Refusal::NotAllowed, reason));
+        return Err(connect_failure(EndedBy::Policy, Refusal::NotAllowed, reason));
     }
     if service.phase() == ServicePhase::Draining {
-        return Err(failure(Who::Operator, Refusal::Draining, "the service is draining".into()));
+        return Err(connect_failure(EndedBy::Operator, Refusal::Draining, "the service is draining".into()));
     }
     service.admit(rest).map_err(|limit| {
         let reason = format!("`sessions` is {limit}, and so many are open");
-        failure(Who::Limit, Refusal::Full, reason)
+        connect_failure(EndedBy::Limit, Refusal::Full, reason)
     })
 }
 
 /// The near side of a session, and what it still waits for.
-struct Session {
-    near: Leg,
-    near_peer: Option<Peer>,
-    reply: Option<Reply>,
+struct DownstreamSide {
+    side: SessionSide,
+    peer: Option<Peer>,
+    reply: Option<SessionReply>,
     idle: Option<Duration>,
     /// For the answer of a peer that gave none; it waits for no second one.
     has_waited: bool,
 }
 
 /// What came of one far side.
-enum Carried {
-    Ended(End),
+enum AttemptOutcome {
+    Ended(SessionEnd),
     /// It refused; no byte reached a backend, and what the client has sent is in the order again.
     Refused(ConnectFailure),
     /// It was lost before it was opened; nothing was sent.
     Again,
 }
 
-impl Session {
-    async fn carry(
+impl DownstreamSide {
+    async fn run_attempt(
         &mut self,
-        connected: Box<Connected>,
-        order: &mut Order<'_>,
+        connected: Box<ConnectedUpstream>,
+        order: &mut ConnectRequest<'_>,
         kill: &CancellationToken,
-    ) -> Carried {
-        let Connected { leg: mut far, peer: far_peer, seat: _seat, first: mut unsent } = *connected;
-        let meter = order.meter;
+    ) -> AttemptOutcome {
+        let ConnectedUpstream { side: mut upstream, peer: far_peer, link_guard: _seat, first: mut unsent } =
+            *connected;
+        let counters = order.counters;
         if let Some(reply) = self.reply.take()
-            && let Err(end) = grant(reply, &mut self.near, meter).await
+            && let Err(end) = grant_session(reply, &mut self.side, counters).await
         {
-            return Carried::Ended(end);
+            return AttemptOutcome::Ended(end);
         }
-        let links = Links { near: self.near_peer.is_some(), far: far_peer.is_some() };
+        let links = LinkSides { downstream: self.peer.is_some(), upstream: far_peer.is_some() };
         let relayed = tokio::select! {
-            relayed = relay::relay(&mut self.near, &mut far, &mut unsent, links, meter, self.idle) => relayed,
+            relayed = relay::relay(&mut self.side, &mut upstream, &mut unsent, links, counters, self.idle) => relayed,
             () = kill.cancelled() => {
-                let end = End { who: Who::Operator, phase: meter.phase(), reason: "cut by the operator".into() };
-                self.cut_both(far, Cause::Operator).await;
-                return Carried::Ended(end);
+                let end = SessionEnd { who: EndedBy::Operator, phase: counters.phase(), reason: "cut by the operator".into() };
+                self.cut_both(upstream, ResetCause::Operator).await;
+                return AttemptOutcome::Ended(end);
             }
         };
-        if let Relayed::Failed(Side::Far, error) = &relayed
-            && let Some(again) = again(error, &mut far, far_peer.clone(), order)
+        if let RelayOutcome::Failed(WhichSide::Upstream, error) = &relayed
+            && let Some(again) = may_retry(error, &mut upstream, far_peer.clone(), order)
         {
             order.unsent = unsent;
             return again;
         }
-        if matches!(relayed, Relayed::Unanswered)
-            && let Leg::Link(link) = &far
+        if matches!(relayed, RelayOutcome::Unanswered)
+            && let SessionSide::Link(link) = &upstream
         {
-            link.left_unanswered();
+            link.note_unanswered();
             if !link.has_sent() && !std::mem::replace(&mut self.has_waited, true) {
-                Box::pin(far.cut(Cause::Time)).await;
+                Box::pin(upstream.cut(ResetCause::Time)).await;
                 order.unsent = unsent;
-                order.not.extend(far_peer);
-                return Carried::Refused(failure(Who::Time, Refusal::Unavailable, unanswered()));
+                order.refused_by.extend(far_peer);
+                return AttemptOutcome::Refused(connect_failure(
+                    EndedBy::Time,
+                    Refusal::Unavailable,
+                    unanswered_reason(),
+                ));
             }
         }
-        let failed = failure_within(&self.near).or_else(|| failure_within(&far));
-        if matches!(relayed, Relayed::Clean) {
-            self.near.let_close_cleanly();
-            far.let_close_cleanly();
-            return Carried::Ended(failed.unwrap_or_else(End::clean));
+        let failed = pipe_failure(&self.side).or_else(|| pipe_failure(&upstream));
+        if matches!(relayed, RelayOutcome::Clean) {
+            self.side.let_close_cleanly();
+            upstream.let_close_cleanly();
+            return AttemptOutcome::Ended(failed.unwrap_or_else(SessionEnd::clean));
         }
-        let is_framed = self.near.is_framed();
-        let end = failed.unwrap_or_else(|| ended(relayed, links, is_framed, meter.phase(), self.idle));
-        self.cut_both(far, cause(end.who)).await;
-        Carried::Ended(end)
+        let is_framed = self.side.is_framed();
+        let end =
+            failed.unwrap_or_else(|| report_end(relayed, links, is_framed, counters.phase(), self.idle));
+        self.cut_both(upstream, reset_cause(end.who)).await;
+        AttemptOutcome::Ended(end)
     }
 
     /// A probe goes no further than it can be told for what it is, so that no byte of it reaches a
     /// backend: that one was connected, and from here on an echo answers.
-    async fn stand_in(
+    async fn answer_probe(
         mut self,
-        way: &Way<'_>,
-        connected: Connected,
-        order: &mut Order<'_>,
+        way: &SessionDestination<'_>,
+        connected: ConnectedUpstream,
+        order: &mut ConnectRequest<'_>,
         kill: &CancellationToken,
-    ) -> End {
-        let Connected { leg: mut reached, seat, .. } = connected;
+    ) -> SessionEnd {
+        let ConnectedUpstream { side: mut reached, link_guard, .. } = connected;
         reached.let_close_cleanly();
-        let echo = Leg::Stream(Stream::Echo(Echo::default()));
-        let echo = Connected { leg: echo, peer: None, seat, first: Vec::new() };
-        match Box::pin(self.carry(Box::new(echo), order, kill)).await {
-            Carried::Ended(end) if end.who == Who::Nobody && way.connector().answers_late() => {
-                match probe::is_refused_late(&mut reached).await {
-                    true => End { who: Who::Peer, phase: order.meter.phase(), reason: LATE.into() },
+        let echo = SessionSide::Stream(NetStream::Echo(EchoStream::default()));
+        let echo = ConnectedUpstream { side: echo, peer: None, link_guard, first: Vec::new() };
+        match Box::pin(self.run_attempt(Box::new(echo), order, kill)).await {
+            AttemptOutcome::Ended(end)
+                if end.who == EndedBy::Nobody && way.connector().may_refuse_after_grant() =>
+            {
+                match probe::is_refused_after_grant(&mut reached).await {
+                    true => {
+                        SessionEnd { who: EndedBy::Peer, phase: order.counters.phase(), reason: LATE.into() }
+                    }
                     false => end,
                 }
             }
-            Carried::Ended(end) => end,
-            Carried::Refused(failure) => self.refused(failure, order.meter).await.0,
-            Carried::Again => {
-                self.cut(order.meter, Who::Internal, "an echo was lost; this is a bug".into()).await
+            AttemptOutcome::Ended(end) => end,
+            AttemptOutcome::Refused(failure) => self.refuse(failure, order.counters).await.0,
+            AttemptOutcome::Again => {
+                self.cut_downstream(
+                    order.counters,
+                    EndedBy::Internal,
+                    "an echo was lost; this is a bug".into(),
+                )
+                .await
             }
         }
     }
 
-    async fn refused(self, failure: ConnectFailure, meter: &Meter) -> Ended {
-        let reply = self.reply.unwrap_or(Reply::Silent);
-        refused(reply, self.near, failure, meter).await
+    async fn refuse(self, failure: ConnectFailure, counters: &SessionCounters) -> EndWithRefusal {
+        let reply = self.reply.unwrap_or(SessionReply::Silent);
+        refuse_session(reply, self.side, failure, counters).await
     }
 
-    async fn cut_both(&mut self, far: Leg, cause: Cause) {
-        let near = std::mem::replace(&mut self.near, Leg::Gone);
-        Box::pin(async { tokio::join!(near.cut(cause), far.cut(cause)) }).await;
+    async fn cut_both(&mut self, upstream: SessionSide, cause: ResetCause) {
+        let downstream = std::mem::replace(&mut self.side, SessionSide::Gone);
+        Box::pin(async { tokio::join!(downstream.cut(cause), upstream.cut(cause)) }).await;
     }
 
     /// Cuts the near side; the far one is not connected or has been cut.
-    async fn cut(&mut self, meter: &Meter, who: Who, reason: String) -> End {
-        Box::pin(std::mem::replace(&mut self.near, Leg::Gone).cut(cause(who))).await;
-        End { who, phase: meter.phase(), reason }
+    async fn cut_downstream(
+        &mut self,
+        counters: &SessionCounters,
+        who: EndedBy,
+        reason: String,
+    ) -> SessionEnd {
+        Box::pin(std::mem::replace(&mut self.side, SessionSide::Gone).cut(reset_cause(who))).await;
+        SessionEnd { who, phase: counters.phase(), reason }
     }
-}
-
-/// What has failed in what is spoken at the other end of a pipe; its bytes may have ended well.
-fn failure_within(leg: &Leg) -> Option<End> {
-    let Leg::Stream(Stream::Pipe(pipe)) = leg else { return None };
-    let Failure { of, reason } = pipe.failure()?;
-    let who = match of {
-        Failing::Backend => Who::Backend,
-        Failing::Time => Who::Time,
-    };
-    Some(End { who, phase: SessionPhase::Relaying, reason })
 }
 
 /// Whether another link or peer may be tried: this one has refused, or has died with nothing sent.
-fn again(error: &io::Error, far: &mut Leg, peer: Option<Peer>, order: &mut Order<'_>) -> Option<Carried> {
-    let Leg::Link(link) = far else { return None };
-    let trouble = Trouble::of(error);
+fn may_retry(
+    error: &io::Error,
+    upstream: &mut SessionSide,
+    peer: Option<Peer>,
+    order: &mut ConnectRequest<'_>,
+) -> Option<AttemptOutcome> {
+    let SessionSide::Link(link) = upstream else { return None };
+    let trouble = LinkError::of(error);
     let is_unsent = link.state().is_opening() && !link.has_sent();
     match trouble {
-        Some(Trouble::Refused(_) | Trouble::Unseen) => {}
-        _ if is_unsent => return Some(Carried::Again),
+        Some(LinkError::Refused(_) | LinkError::Unseen) => {}
+        _ if is_unsent => return Some(AttemptOutcome::Again),
         _ => return None,
     }
-    order.again = link.take_copy();
-    order.meter.take_back_up(order.again.len());
+    order.resend = link.take_copy();
+    order.counters.take_back_up(order.resend.len());
     let label = link.peer().label();
-    far.release_if_free(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    let Some(Trouble::Refused(why)) = trouble else { return Some(Carried::Again) };
-    order.not.extend(peer);
+    upstream.return_to_pool_if_free(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    let Some(LinkError::Refused(why)) = trouble else { return Some(AttemptOutcome::Again) };
+    order.refused_by.extend(peer);
     let who = match why {
-        Refusal::UnknownService | Refusal::NotAllowed => Who::Policy,
-        Refusal::BackendRefused | Refusal::BackendLate | Refusal::BackendUnreachable => Who::Backend,
-        Refusal::Full => Who::Limit,
-        Refusal::Draining => Who::Operator,
-        Refusal::Unavailable => Who::Peer,
+        Refusal::UnknownService | Refusal::NotAllowed => EndedBy::Policy,
+        Refusal::BackendRefused | Refusal::BackendLate | Refusal::BackendUnreachable => EndedBy::Backend,
+        Refusal::Full => EndedBy::Limit,
+        Refusal::Draining => EndedBy::Operator,
+        Refusal::Unavailable => EndedBy::Peer,
     };
-    Some(Carried::Refused(failure(who, *why, format!("{label}: {}", why.words()))))
-}
-
-fn cause(who: Who) -> Cause {
-    match who {
-        Who::Client => Cause::Client,
-        Who::Backend => Cause::Backend,
-        Who::Time => Cause::Time,
-        Who::Operator => Cause::Operator,
-        Who::Nobody | Who::Peer | Who::Limit | Who::Policy | Who::Internal => Cause::Other,
-    }
+    Some(AttemptOutcome::Refused(connect_failure(who, *why, format!("{label}: {}", why.words()))))
 }
 
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
 /// sent yet: the other half may have closed the old way a moment before this one takes the new.
-async fn connect(
-    way: &Way<'_>,
-    order: &mut Order<'_>,
+async fn connect_upstream(
+    way: &SessionDestination<'_>,
+    order: &mut ConnectRequest<'_>,
     switching: &AtomicBool,
-) -> Result<Connected, ConnectFailure> {
+) -> Result<ConnectedUpstream, ConnectFailure> {
     let mut failing_since = None;
     loop {
         let connector = way.connector();
         // Boxed, as are refusals: an open session holds no memory for what it will not do again.
         let result = Box::pin(connector.connect(order)).await;
-        let of_the_way = |failure: &ConnectFailure| matches!(failure.who, Who::Peer | Who::Operator);
+        let of_the_way = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
         // Read first: a switch replaces the way before it ends.
         let is_switching = switching.load(Ordering::SeqCst);
         match result {
@@ -414,13 +431,13 @@ const GONE_LOOK: Duration = Duration::from_millis(100);
 
 /// Returns when the client has left before its session was connected: its connection has failed. One
 /// that has only finished sending waits like any other.
-async fn gone(near: &Leg, meter: &Meter) {
-    let Leg::Stream(stream) = near else { return std::future::pending().await };
-    if let Stream::Pipe(pipe) = stream {
+async fn wait_until_gone(downstream: &SessionSide, counters: &SessionCounters) {
+    let SessionSide::Stream(stream) = downstream else { return std::future::pending().await };
+    if let NetStream::Pipe(pipe) = stream {
         // Whoever asks, and has ended its sending, is answered; but it may have left, and keeps no place
         // among those that wait for a link.
-        while timeout(GONE_LOOK, pipe.left()).await.is_err() {
-            if pipe.has_client_ended() && meter.phase() == SessionPhase::Waiting {
+        while timeout(GONE_LOOK, pipe.other_end_gone()).await.is_err() {
+            if pipe.has_client_ended() && counters.phase() == SessionPhase::Waiting {
                 return;
             }
         }
@@ -431,76 +448,30 @@ async fn gone(near: &Leg, meter: &Meter) {
     let _ = stream.ready(Interest::ERROR).await;
 }
 
-async fn grant(reply: Reply, near: &mut Leg, meter: &Meter) -> Result<(), End> {
-    let end = |reason| End { who: Who::Peer, phase: meter.phase(), reason };
-    match tokio::time::timeout(GREET, Box::pin(reply.grant(near))).await {
+async fn grant_session(
+    reply: SessionReply,
+    downstream: &mut SessionSide,
+    counters: &SessionCounters,
+) -> Result<(), SessionEnd> {
+    let end = |reason| SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
+    match tokio::time::timeout(HANDSHAKE, Box::pin(reply.grant(downstream))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(end(format!("the link was lost before the answer: {error}"))),
         Err(_) => Err(end("the link takes no bytes".into())),
     }
 }
 
-fn failure(who: Who, refusal: Refusal, reason: String) -> ConnectFailure {
+fn connect_failure(who: EndedBy, refusal: Refusal, reason: String) -> ConnectFailure {
     ConnectFailure { who, refusal, reason }
 }
 
-async fn refused(reply: Reply, near: Leg, failure: ConnectFailure, meter: &Meter) -> Ended {
-    let phase = meter.phase();
-    Box::pin(reply.refuse(near, failure.refusal)).await;
-    (End { who: failure.who, phase, reason: failure.reason }, Some(failure.refusal))
-}
-
-fn ended(
-    relayed: Relayed,
-    links: Links,
-    is_framed: bool,
-    phase: SessionPhase,
-    idle: Option<Duration>,
-) -> End {
-    let (who, reason) = match relayed {
-        Relayed::Clean => return End::clean(),
-        Relayed::Idle => {
-            let limit = idle.unwrap_or_default();
-            (Who::Time, format!("no byte either way for {}", humantime::format_duration(limit)))
-        }
-        Relayed::Unanswered => (Who::Time, unanswered()),
-        Relayed::Failed(side, error) => match (side, Trouble::of(&error)) {
-            (_, Some(Trouble::Reset(cause))) => (who_of(*cause), error.to_string()),
-            (_, Some(_)) => (Who::Peer, format!("the link failed: {error}")),
-            (_, None) if Exhausted::of(&error).is_some() => (Who::Limit, Exhausted::words(&error)),
-            (Side::Near, None) if Late::is_cause_of(&error) => (Who::Time, error.to_string()),
-            (Side::Near, None) if NoText::is_cause_of(&error) => (Who::Backend, error.to_string()),
-            (Side::Near, None) if !links.near => (Who::Client, format!("the client failed: {error}")),
-            // The DMZ half passes a client's cut on as a reset of a SOCKS5 link.
-            (Side::Near, None) if is_cut(&error) && !is_framed => {
-                (Who::Client, format!("the client or its link was cut: {error}"))
-            }
-            (Side::Far, None) if !links.far => (Who::Backend, format!("the backend failed: {error}")),
-            (Side::Far, None) if is_cut(&error) => {
-                (Who::Peer, format!("the inside or the link was cut: {error}"))
-            }
-            (Side::Near | Side::Far, None) => (Who::Peer, format!("the link failed: {error}")),
-        },
-    };
-    End { who, phase, reason }
-}
-
-fn unanswered() -> String {
-    format!("the other gateway did not answer within {}s", ANSWER.as_secs())
-}
-
-/// Who has cut a session, as the other gateway tells it.
-fn who_of(cause: Cause) -> Who {
-    match cause {
-        Cause::Client => Who::Client,
-        Cause::Backend => Who::Backend,
-        Cause::Time => Who::Time,
-        Cause::Operator => Who::Operator,
-        Cause::Other => Who::Peer,
-    }
-}
-
-fn is_cut(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), ConnectionReset | UnexpectedEof | BrokenPipe)
+async fn refuse_session(
+    reply: SessionReply,
+    downstream: SessionSide,
+    failure: ConnectFailure,
+    counters: &SessionCounters,
+) -> EndWithRefusal {
+    let phase = counters.phase();
+    Box::pin(reply.refuse(downstream, failure.refusal)).await;
+    (SessionEnd { who: failure.who, phase, reason: failure.reason }, Some(failure.refusal))
 }

@@ -15,21 +15,21 @@ use std::{
 
 use super::{
     Engine,
-    faults::Faults,
-    handle::Answer,
-    history::Asker,
-    plan::Plan,
-    ports::{self, Ports},
-    renewal::Renewal,
-    service::{Service, Services, Settings},
-    ways::{DmzSide, InternalSide},
+    audit::CommandAudit,
+    certificate_reload::CertificateReload,
+    halves::{DmzSide, InternalSide},
+    handle::CommandAnswer,
+    plan::SwitchPlan,
+    ports::{self, ClientPorts},
+    service::{Service, ServiceSettings, ServiceTable},
+    service_faults::ServiceFaults,
 };
 use crate::{
-    connect::{Connector, direct::Target},
+    connect::{Connector, direct::BackendTarget},
     monitor::MonitorPort,
-    net::{edges::Edges, listen::BindError, names::Found},
-    profile::{Mode, Problem, Profile, Role, ServiceName},
-    source::{Chosen, Loaded, Source},
+    net::{edge_tls::EdgeTls, listen::BindError, resolver::ResolvedNames},
+    profile::{Half, Mode, Problem, Profile, ServiceName},
+    source::{ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
 };
 
@@ -40,22 +40,22 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A switch that has begun.
-pub struct Switching {
-    plan: Plan,
-    chosen: Chosen,
-    loaded: Loaded,
-    ports: Ports,
+pub struct PendingSwitch {
+    plan: SwitchPlan,
+    chosen: ChosenProfile,
+    loaded: LoadedProfile,
+    ports: ClientPorts,
     /// The new sides; `None` where the one that runs goes on, or where the profile has none.
     dmz: Option<DmzSide>,
     internal: Option<InternalSide>,
     health: Option<MonitorPort>,
     deadline: Instant,
-    asker: Option<Asker>,
+    asker: Option<CommandAudit>,
 }
 
 /// What outlives a switch for a while.
 #[derive(Default)]
-pub struct Leaving {
+pub struct RetiringParts {
     dmz: Vec<(DmzSide, Instant)>,
     internal: Vec<(InternalSide, Instant)>,
     services: Vec<(std::sync::Arc<Service>, Instant)>,
@@ -63,40 +63,40 @@ pub struct Leaving {
 
 impl Engine {
     /// Binds and starts what the new profile needs and the running one lacks.
-    pub(super) fn begin(
+    pub(super) fn begin_switch(
         &self,
-        chosen: Chosen,
-        loaded: Loaded,
-        found: &Found,
-    ) -> Result<Switching, BindError> {
-        let plan = self.plan(&loaded.profile);
-        self.common.shares.store(Arc::new(self.budget.divide(&loaded.profile)));
+        chosen: ChosenProfile,
+        loaded: LoadedProfile,
+        found: &ResolvedNames,
+    ) -> Result<PendingSwitch, BindError> {
+        let plan = self.plan_switch(&loaded.profile);
+        self.shared.shares.store(Arc::new(self.budget.divide(&loaded.profile)));
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
         let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports, found)?;
         let health = self.bind_health(&loaded.profile, found)?;
         let mut dmz = new_dmz
-            .map(|half| DmzSide::prepare(half, loaded.dmz.clone(), found, &self.common))
+            .map(|half| DmzSide::prepare(half, loaded.dmz.clone(), found, &self.shared))
             .transpose()?;
         let mut internal = new_internal
-            .map(|half| InternalSide::prepare(half, loaded.internal.clone(), found, &self.common))
+            .map(|half| InternalSide::prepare(half, loaded.internal.clone(), found, &self.shared))
             .transpose()?;
         if let (Some(side), Some(half)) = (&mut dmz, new_dmz) {
-            side.start(half, &self.common);
+            side.start(half, &self.shared);
         }
         if let (Some(side), Some(half)) = (&mut internal, new_internal) {
-            side.start(half, &self.common);
+            side.start(half, &self.shared);
         }
         let deadline = Instant::now() + READY_WITHIN;
-        Ok(Switching { chosen, loaded, ports, dmz, internal, health, deadline, asker: None, plan })
+        Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, deadline, asker: None, plan })
     }
 
     /// Reads a profile, and begins a switch to it that an operator asked for.
     pub(super) fn load_and_switch(
         &mut self,
-        choose: impl FnOnce(&Source) -> Result<Chosen, Vec<Problem>> + Send + 'static,
-        asker: Asker,
+        choose: impl FnOnce(&ProfileSource) -> Result<ChosenProfile, Vec<Problem>> + Send + 'static,
+        asker: CommandAudit,
     ) {
         self.is_loading = true;
         let source = self.source.clone();
@@ -104,55 +104,63 @@ impl Engine {
             let chosen = choose(&source)?;
             Ok::<_, Vec<Problem>>((source.load_to_serve(&chosen, None)?, chosen))
         };
-        self.read(load, move |engine, read| {
+        self.read_for_operator(load, move |engine, read| {
             let why = match read {
                 Ok(Ok((loaded, chosen))) => return engine.look_up_and_switch(chosen, loaded, asker),
-                Ok(Err(problems)) => lines(&problems),
+                Ok(Err(problems)) => problem_lines(&problems),
                 Err(error) => error.to_string(),
             };
             engine.is_loading = false;
-            asker.answer(Answer::Refused(format!("{why}; the gateway goes on as before")));
+            asker.answer(CommandAnswer::Refused(format!("{why}; the gateway goes on as before")));
         });
     }
 
-    fn look_up_and_switch(&mut self, chosen: Chosen, loaded: Loaded, asker: Asker) {
-        let wanted = self.to_bind(&loaded.profile);
+    fn look_up_and_switch(&mut self, chosen: ChosenProfile, loaded: LoadedProfile, asker: CommandAudit) {
+        let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
             engine.is_loading = false;
             match engine.stopping {
                 None => engine.switch(chosen, loaded, &found, asker),
                 Some(_) => {
                     let why = "the gateway is stopping; the gateway goes on as before";
-                    asker.answer(Answer::Refused(why.into()));
+                    asker.answer(CommandAnswer::Refused(why.into()));
                 }
             }
         });
     }
 
     /// Begins a switch; it is answered when it has ended.
-    fn switch(&mut self, chosen: Chosen, loaded: Loaded, found: &Found, asker: Asker) {
-        match self.begin(chosen, loaded, found) {
+    fn switch(
+        &mut self,
+        chosen: ChosenProfile,
+        loaded: LoadedProfile,
+        found: &ResolvedNames,
+        asker: CommandAudit,
+    ) {
+        match self.begin_switch(chosen, loaded, found) {
             Ok(switching) => {
                 let plan = switching.plan.to_string();
                 let plan: Vec<_> =
                     plan.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-                self.common.notices.info(format!("switch begun, asked by {}: {}", asker.by, plan.join("; ")));
-                self.switching = Some(Switching { asker: Some(asker), ..switching });
-                self.common.sessions.switching.store(true, Ordering::SeqCst);
+                self.shared.notices.info(format!("switch begun, asked by {}: {}", asker.by, plan.join("; ")));
+                self.switching = Some(PendingSwitch { asker: Some(asker), ..switching });
+                self.shared.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
             }
-            Err(error) => asker.answer(Answer::Refused(format!("{error}; the gateway goes on as before"))),
+            Err(error) => {
+                asker.answer(CommandAnswer::Refused(format!("{error}; the gateway goes on as before")))
+            }
         }
     }
 
     /// Commits a switch that is ready, rolls back one that is late.
     pub(super) fn advance_switch(&mut self) {
         let Some(switching) = self.switching.take() else { return };
-        let Some(missing) = switching.missing() else { return self.commit(switching) };
+        let Some(missing) = switching.missing_reason() else { return self.commit(switching) };
         if Instant::now() < switching.deadline {
             self.switching = Some(switching);
-        } else if switching.suffices() {
-            self.common.notices.warn(format!("switch goes on though not all is ready: {missing}"));
+        } else if switching.can_serve_all() {
+            self.shared.notices.warn(format!("switch goes on though not all is ready: {missing}"));
             self.commit(switching);
         } else {
             self.roll_back(switching, &format!("not ready within {}s: {missing}", READY_WITHIN.as_secs()));
@@ -160,32 +168,40 @@ impl Engine {
     }
 
     /// Closes what a switch has opened; the gateway goes on as before.
-    pub(super) fn roll_back(&mut self, switching: Switching, why: &str) {
+    pub(super) fn roll_back(&mut self, switching: PendingSwitch, why: &str) {
         switching.retire();
-        self.common.shares.store(Arc::new(self.budget.divide(&self.profile)));
+        self.shared.shares.store(Arc::new(self.budget.divide(&self.profile)));
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
         match switching.asker {
-            Some(asker) => asker.answer(Answer::Refused(format!("{line}; the gateway goes on as before"))),
-            None => self.common.notices.warn(&line),
+            Some(asker) => {
+                asker.answer(CommandAnswer::Refused(format!("{line}; the gateway goes on as before")))
+            }
+            None => self.shared.notices.warn(&line),
         }
     }
 
     /// Sends new sessions the new way, and lets go of the old one.
-    pub(super) fn commit(&mut self, switching: Switching) {
-        let Switching { chosen, loaded, ports: new_ports, dmz, internal, health, asker, .. } = switching;
-        let Loaded { profile, dmz: dmz_identity, internal: internal_identity, edges, files, certificates } =
-            loaded;
-        self.renewal = Renewal::new(files);
+    pub(super) fn commit(&mut self, switching: PendingSwitch) {
+        let PendingSwitch { chosen, loaded, ports: new_ports, dmz, internal, health, asker, .. } = switching;
+        let LoadedProfile {
+            profile,
+            dmz: dmz_identity,
+            internal: internal_identity,
+            edges,
+            files,
+            certificates,
+        } = loaded;
+        self.certificate_reload = CertificateReload::new(files);
         self.share_descriptors(&profile);
         self.certificates = certificates;
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
-        let edges = edges.over(&self.edges);
+        let edges = edges.falling_back_to(&self.edge_tls);
         self.install_services(&profile, &edges);
-        ports::replace(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.common);
+        ports::replace_ports(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.shared);
         self.install_health(health, &profile);
-        let told = self.take_over_faults(Faults::of(&profile, &edges));
-        self.edges = edges;
+        let told = self.take_over_faults(ServiceFaults::find(&profile, &edges));
+        self.edge_tls = edges;
         self.phase = GatewayPhase::Running;
         let line = format!("profile `{}` is in force, mode {}", profile.name, mode_word(profile.mode));
         let line = [line].into_iter().chain(told).collect::<Vec<_>>().join("; ");
@@ -194,22 +210,25 @@ impl Engine {
         let lasts = match self.chosen == self.first {
             true => String::new(),
             false => {
-                format!("; it lasts until this process ends: a restart begins with {}", name_of(&self.first))
+                format!(
+                    "; it lasts until this process ends: a restart begins with {}",
+                    profile_name(&self.first)
+                )
             }
         };
         match asker {
-            Some(asker) => asker.answer(Answer::Done(line + &lasts)),
-            None => self.common.notices.info(&line),
+            Some(asker) => asker.answer(CommandAnswer::Done(line + &lasts)),
+            None => self.shared.notices.info(&line),
         }
     }
 
     /// What clients may have of the descriptors; a line where there are too few.
     fn share_descriptors(&self, profile: &Profile) {
-        let shares = self.common.shares.load();
-        self.common.clients.resize(shares.clients);
-        self.common.greetings.resize(shares.client_handshakes);
-        if let Some(line) = self.budget.shortage(profile) {
-            self.common.notices.warn(line);
+        let shares = self.shared.shares.load();
+        self.shared.clients.resize(shares.clients);
+        self.shared.handshakes.resize(shares.client_handshakes);
+        if let Some(line) = self.budget.describe_shortage(profile) {
+            self.shared.notices.warn(line);
         }
     }
 
@@ -217,7 +236,7 @@ impl Engine {
         &mut self,
         new: Option<DmzSide>,
         profile: &Profile,
-        identity: Option<crate::net::tls::Identity>,
+        identity: Option<crate::net::tls::LinkIdentity>,
     ) {
         match (new, &profile.dmz) {
             (None, Some(half)) => {
@@ -227,10 +246,10 @@ impl Engine {
             }
             (new, half) => {
                 if let (Some(side), Some(half)) = (&new, half) {
-                    side.calm(half);
+                    side.use_normal_retry(half);
                 }
                 let old = std::mem::replace(&mut self.dmz, new);
-                self.leaving.dmz.extend(old.map(|side| {
+                self.retiring.dmz.extend(old.map(|side| {
                     side.close_port();
                     (side, Instant::now() + LINGER)
                 }));
@@ -242,23 +261,23 @@ impl Engine {
         &mut self,
         new: Option<InternalSide>,
         profile: &Profile,
-        identity: Option<crate::net::tls::Identity>,
+        identity: Option<crate::net::tls::LinkIdentity>,
     ) {
         if new.is_some() || profile.internal.is_none() {
             let old = std::mem::replace(&mut self.internal, new);
-            self.leaving.internal.extend(old.map(|side| {
+            self.retiring.internal.extend(old.map(|side| {
                 side.close_port();
                 (side, Instant::now() + LINGER)
             }));
         }
         if let (Some(side), Some(half)) = (&mut self.internal, &profile.internal) {
-            side.update(half, identity, &self.common);
+            side.update(half, identity, &self.shared);
         }
     }
 
-    fn install_services(&mut self, profile: &Profile, edges: &Edges) {
-        let before = self.common.sessions.services.load_full();
-        let services: Services = self
+    fn install_services(&mut self, profile: &Profile, edges: &EdgeTls) {
+        let before = self.shared.sessions.services.load_full();
+        let services: ServiceTable = self
             .wanted_services(profile, edges)
             .map(|((role, name), settings, connector)| {
                 let service = match before.get(&(role, name.clone())) {
@@ -279,64 +298,68 @@ impl Engine {
         // A half that the new mode does without is no reason to cut: its service goes on elsewhere.
         let lacks = |name: &ServiceName| !services.keys().any(|(_, kept)| kept == name);
         let removed = before.iter().filter(|((_, name), _)| lacks(name));
-        self.leaving.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
+        self.retiring.services.extend(removed.map(|(_, service)| (service.clone(), deadline)));
         // A link may have been opened a moment ago: its session is still served.
-        let of_links = |role: Role| role == Role::Internal && !services.keys().any(|(kept, _)| *kept == role);
+        let of_links = |role: Half| role == Half::Internal && !services.keys().any(|(kept, _)| *kept == role);
         let gone = before.iter().filter(|((role, _), _)| of_links(*role));
-        let gone = gone.map(|(key, service)| (key.clone(), service.clone())).collect::<Services>();
-        self.common.sessions.leaving.store(gone.into());
-        self.common.sessions.services.store(services.into());
+        let gone = gone.map(|(key, service)| (key.clone(), service.clone())).collect::<ServiceTable>();
+        self.shared.sessions.leaving.store(gone.into());
+        self.shared.sessions.services.store(services.into());
     }
 
     pub(super) fn wanted_services<'a>(
         &'a self,
         profile: &'a Profile,
-        edges: &'a Edges,
-    ) -> impl Iterator<Item = ((Role, ServiceName), Settings, Connector)> + 'a {
+        edges: &'a EdgeTls,
+    ) -> impl Iterator<Item = ((Half, ServiceName), ServiceSettings, Connector)> + 'a {
         let of_dmz = profile.dmz.iter().flat_map(|half| &half.services).filter_map(|service| {
             let connector = self.dmz.as_ref()?.connector(&service.name, edges)?;
-            let settings =
-                Settings { sessions: service.sessions, idle: service.idle, peers: service.peers.clone() };
-            Some(((Role::Dmz, service.name.clone()), settings, connector))
+            let settings = ServiceSettings {
+                sessions: service.sessions,
+                idle: service.idle,
+                peers: service.peers.clone(),
+            };
+            Some(((Half::Dmz, service.name.clone()), settings, connector))
         });
         let of_internal = profile.internal.iter().flat_map(|half| {
             half.services.iter().map(|service| {
                 // The half's `maximum` of links bounds its sessions.
-                let settings = Settings { sessions: half.maximum, idle: None, peers: service.peers.clone() };
-                let connector = Connector::Direct(Target::new(&service.connect, edges).into());
-                ((Role::Internal, service.name.clone()), settings, connector)
+                let settings =
+                    ServiceSettings { sessions: half.maximum, idle: None, peers: service.peers.clone() };
+                let connector = Connector::Direct(BackendTarget::new(&service.connect, edges).into());
+                ((Half::Internal, service.name.clone()), settings, connector)
             })
         });
         of_dmz.chain(of_internal)
     }
 
     /// Lets go of what has outlived its switch long enough.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn retire_old_parts(&mut self) {
         let now = Instant::now();
-        let leaving = std::mem::take(&mut self.leaving);
+        let leaving = std::mem::take(&mut self.retiring);
         if leaving.internal.iter().any(|(_, at)| *at <= now) {
-            self.common.sessions.leaving.store(Services::new().into());
+            self.shared.sessions.leaving.store(ServiceTable::new().into());
         }
         for (side, at) in leaving.dmz {
             match at <= now {
                 true => side.retire(),
-                false => self.leaving.dmz.push((side, at)),
+                false => self.retiring.dmz.push((side, at)),
             }
         }
         for (side, at) in leaving.internal {
             match at <= now {
                 true => side.retire(),
-                false => self.leaving.internal.push((side, at)),
+                false => self.retiring.internal.push((side, at)),
             }
         }
         for (service, at) in leaving.services {
             match service.open_sessions() {
                 0 => {}
-                _ if at > now => self.leaving.services.push((service, at)),
+                _ if at > now => self.retiring.services.push((service, at)),
                 open => {
                     let line =
                         format!("{}: {open} sessions cut, the profile has no such service", service.name);
-                    self.common.notices.warn(line);
+                    self.shared.notices.warn(line);
                     service.cut.cancel();
                 }
             }
@@ -344,7 +367,7 @@ impl Engine {
     }
 }
 
-impl Leaving {
+impl RetiringParts {
     /// Everything at once, on a stop.
     pub fn retire(&mut self) {
         self.dmz.drain(..).for_each(|(side, _)| side.retire());
@@ -356,10 +379,10 @@ impl Leaving {
     }
 }
 
-impl Switching {
-    fn missing(&self) -> Option<String> {
-        let dmz = self.dmz.as_ref().and_then(DmzSide::missing);
-        dmz.or_else(|| self.internal.as_ref().and_then(InternalSide::missing))
+impl PendingSwitch {
+    fn missing_reason(&self) -> Option<String> {
+        let dmz = self.dmz.as_ref().and_then(DmzSide::missing_reason);
+        dmz.or_else(|| self.internal.as_ref().and_then(InternalSide::missing_reason))
     }
 
     pub fn row(&self) -> SwitchRow {
@@ -368,16 +391,16 @@ impl Switching {
         SwitchRow {
             profile: profile.name.clone(),
             mode: profile.mode,
-            missing: self.missing(),
+            missing: self.missing_reason(),
             seconds_left: left.as_secs_f64(),
         }
     }
 
     /// The pools of the new way, of one half.
-    pub fn rows(&self, role: Role) -> Vec<PoolRow> {
+    pub fn rows(&self, role: Half) -> Vec<PoolRow> {
         match role {
-            Role::Dmz => self.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
-            Role::Internal => self.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
+            Half::Dmz => self.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
+            Half::Internal => self.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
         }
     }
 
@@ -402,17 +425,17 @@ impl Switching {
         of_dmz.into_iter().chain(self.internal.as_ref().map(InternalSide::listening).unwrap_or_default())
     }
 
-    fn suffices(&self) -> bool {
-        self.dmz.as_ref().is_none_or(DmzSide::suffices)
-            && self.internal.as_ref().is_none_or(InternalSide::suffices)
+    fn can_serve_all(&self) -> bool {
+        self.dmz.as_ref().is_none_or(DmzSide::can_serve_all)
+            && self.internal.as_ref().is_none_or(InternalSide::can_serve_all)
     }
 }
 
-pub(super) fn lines(problems: &[Problem]) -> String {
+pub(super) fn problem_lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-fn name_of(chosen: &Chosen) -> String {
+fn profile_name(chosen: &ChosenProfile) -> String {
     chosen.file().map_or_else(|| "the built-in `demo`".into(), |file| format!("`{}`", file.display()))
 }
 

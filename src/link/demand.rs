@@ -13,7 +13,7 @@ const DIAL: f64 = 0.01;
 
 /// Follows arrivals and dials; a rise shows at once, a fall slowly.
 #[derive(Debug)]
-pub struct Demand {
+pub struct DemandEstimate {
     at: Instant,
     opened: u64,
     /// Sessions a second.
@@ -22,13 +22,13 @@ pub struct Demand {
     dial: f64,
 }
 
-impl Demand {
+impl DemandEstimate {
     pub fn new(now: Instant) -> Self {
         Self { at: now, opened: 0, rate: 0.0, dial: DIAL }
     }
 
     /// Sessions opened so far, as of now.
-    pub fn arrived(&mut self, opened: u64, now: Instant) {
+    pub fn note_arrivals(&mut self, opened: u64, now: Instant) {
         let passed = now.saturating_duration_since(self.at);
         if passed < WINDOW {
             return;
@@ -39,12 +39,12 @@ impl Demand {
         (self.at, self.opened) = (now, opened);
     }
 
-    pub fn dialled(&mut self, took: Duration) {
+    pub fn note_dial(&mut self, took: Duration) {
         self.dial += (took.as_secs_f64() - self.dial) / 8.0;
     }
 
     /// Links that should be ready, at least `prepared`.
-    pub fn ready(&self, prepared: usize) -> usize {
+    pub fn ready_wanted(&self, prepared: usize) -> usize {
         prepared.max((self.rate * self.dial * ROOM).ceil() as usize)
     }
 }
@@ -57,16 +57,16 @@ mod tests {
     fn it_follows_arrivals_up_at_once_and_down_slowly() {
         let start = Instant::now();
         let after = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        let mut demand = Demand::new(start);
-        assert_eq!(demand.ready(8), 8);
+        let mut demand = DemandEstimate::new(start);
+        assert_eq!(demand.ready_wanted(8), 8);
         for _ in 0..100 {
-            demand.dialled(Duration::from_millis(20));
+            demand.note_dial(Duration::from_millis(20));
         }
-        demand.arrived(1000, after(1.0));
-        assert_eq!(demand.ready(8), 40, "1,000 a second, 20 ms each, and room for bursts");
-        demand.arrived(1000, after(3.0));
-        assert_eq!(demand.ready(8), 20);
-        demand.arrived(1000, after(60.0));
-        assert_eq!(demand.ready(8), 8);
+        demand.note_arrivals(1000, after(1.0));
+        assert_eq!(demand.ready_wanted(8), 40, "1,000 a second, 20 ms each, and room for bursts");
+        demand.note_arrivals(1000, after(3.0));
+        assert_eq!(demand.ready_wanted(8), 20);
+        demand.note_arrivals(1000, after(60.0));
+        assert_eq!(demand.ready_wanted(8), 8);
     }
 }

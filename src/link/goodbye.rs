@@ -4,7 +4,7 @@
 //! reached, does not.
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Goodbye {
+pub enum GoodbyeState {
     /// It has links, or lost them without a word.
     #[default]
     Unsaid,
@@ -14,31 +14,31 @@ pub enum Goodbye {
     Drains,
 }
 
-impl Goodbye {
+impl GoodbyeState {
     pub fn is_said(self) -> bool {
         self != Self::Unsaid
     }
 
-    pub fn drains(&mut self) {
+    pub fn note_drain(&mut self) {
         *self = Self::Drains;
     }
 
     /// A link was let go in good order. One of several says nothing of the others.
-    pub fn retires(&mut self, is_last: bool) {
+    pub fn note_retired(&mut self, is_last: bool) {
         if *self == Self::Unsaid && is_last {
             *self = Self::LastLink;
         }
     }
 
     /// A link has failed.
-    pub fn fails(&mut self) {
+    pub fn note_failure(&mut self) {
         if *self == Self::LastLink {
             *self = Self::Unsaid;
         }
     }
 
     /// A link stands, or stands again.
-    pub fn is_here(&mut self) {
+    pub fn note_established(&mut self) {
         *self = Self::Unsaid;
     }
 }

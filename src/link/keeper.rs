@@ -19,24 +19,24 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    course::{Course, Failure, Lasts},
-    demand::Demand,
-    greet::{self, Linked, Reached, Terms},
-    seat::{Counts, Seat},
-    serving::Loss,
-    shares::{LinkPlace, LinkShares},
+    demand::DemandEstimate,
+    dial_state::{DialFailure, DialState, LinkReuse},
+    handshake::{self, DialledStream, EstablishedLink, HandshakeTerms},
+    link_guard::{LinkCounters, LinkGuard},
+    server::IdleLossReason,
+    shares::{LinkPermit, LinkShares},
 };
 use crate::{
-    net::tls::Identity,
-    profile::{LinkAddress, Retry, Role, ServiceName},
+    net::tls::LinkIdentity,
+    profile::{Half, LinkAddress, RetryPolicy, ServiceName},
     proto::link::{WIRE, WIRE_SOCKS},
     tasks::Tasks,
-    telemetry::{notices::Notices, snapshot::PoolRow},
+    telemetry::{notices::NoticeLog, snapshot::PoolRow},
 };
 
 mod notices;
 
-use notices::why_unused;
+use notices::unused_reason;
 
 /// A keeper looks again at least this often, whatever events it has seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -47,110 +47,110 @@ const LOOK_IN: Duration = Duration::from_secs(5);
 
 /// How many links a keeper keeps, and how it goes on after a failure.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Wanted {
+pub struct KeeperTarget {
     pub prepared: usize,
-    pub retry: Retry,
+    pub retry: RetryPolicy,
 }
 
 /// What the keepers of one half share.
 #[derive(Clone)]
-pub struct Shared {
-    pub role: Role,
-    pub identity: Arc<ArcSwap<Option<Identity>>>,
+pub struct KeeperContext {
+    pub half: Half,
+    pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
     /// Links in all, ready or carrying.
     pub links: Arc<LinkShares>,
     pub tasks: Tasks,
-    pub notices: Arc<Notices>,
+    pub notices: Arc<NoticeLog>,
 }
 
 /// What becomes of the links that a keeper dials.
-pub trait Uses: Send + Sync {
-    fn terms(&self) -> Terms;
+pub trait LinkUse: Send + Sync {
+    fn terms(&self) -> HandshakeTerms;
 
     /// The two ends of a link of our own have told each other all.
-    fn heard(&self, linked: &Linked);
+    fn note_hello(&self, linked: &EstablishedLink);
 
     /// A link of our own stands, and is counted already.
-    fn linked(&self, keeper: &Keeper, linked: Linked);
+    fn take_link(&self, keeper: &LinkKeeper, linked: EstablishedLink);
 
     /// The services that SOCKS5 links are parked for; empty where each session dials its own.
-    fn parks(&self) -> Vec<ServiceName>;
+    fn parked_services(&self) -> Vec<ServiceName>;
 
     /// A SOCKS5 link stands up to its TLS; from here to its end.
-    fn socks(&self, keeper: Arc<Keeper>, dialled: Dialled) -> BoxFuture<'static, ()>;
+    fn run_socks_link(&self, keeper: Arc<LinkKeeper>, dialled: SocksLink) -> BoxFuture<'static, ()>;
 }
 
 /// A SOCKS5 link that has just been dialled.
-pub struct Dialled {
-    pub reached: Reached,
+pub struct SocksLink {
+    pub reached: DialledStream,
     /// What it is to be parked for.
     pub service: Option<ServiceName>,
-    pub place: LinkPlace,
+    pub place: LinkPermit,
     /// Counts it as dialling until it stands or fails.
-    pub under_way: Dialling,
+    pub under_way: DialGuard,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wire {
+enum LinkProtocol {
     Own,
     Socks,
 }
 
-pub struct Keeper {
+pub struct LinkKeeper {
     gateway: LinkAddress,
     /// Of the gateway, by its address: it is this half that has chosen it.
     name: Arc<str>,
-    shared: Shared,
-    uses: Arc<dyn Uses>,
-    books: Mutex<Books>,
+    shared: KeeperContext,
+    uses: Arc<dyn LinkUse>,
+    state: Mutex<KeeperState>,
     changed: Arc<Notify>,
     retired: CancellationToken,
     stop_dialling: CancellationToken,
 }
 
-struct Books {
-    wanted: Wanted,
+struct KeeperState {
+    wanted: KeeperTarget,
     /// Links in all that the far side takes.
     links_max: usize,
-    wire: Option<Wire>,
+    protocol: Option<LinkProtocol>,
     /// By the service they are ready for; `None`: for any.
-    lanes: BTreeMap<Option<ServiceName>, Course>,
-    demand: Demand,
+    dial_states: BTreeMap<Option<ServiceName>, DialState>,
+    demand: DemandEstimate,
     peer: Option<Arc<str>>,
     /// What its links are granted for, by name.
     granted: Vec<String>,
     /// What its links are not used for, and why.
     refused: Vec<String>,
     /// The first service that the far side carries otherwise.
-    unlike: Option<String>,
+    mismatch: Option<String>,
 }
 
-impl Keeper {
+impl LinkKeeper {
     /// Starts to keep links dialled; `uses` is made with the keeper that it will belong to.
     pub fn start(
         gateway: LinkAddress,
-        wanted: Wanted,
-        shared: Shared,
-        uses: impl FnOnce(Weak<Self>) -> Arc<dyn Uses>,
+        wanted: KeeperTarget,
+        shared: KeeperContext,
+        uses: impl FnOnce(Weak<Self>) -> Arc<dyn LinkUse>,
     ) -> Arc<Self> {
-        let books = Books {
+        let books = KeeperState {
             wanted,
             links_max: usize::MAX,
             // A plain link speaks SOCKS5 only.
-            wire: (!gateway.tls).then_some(Wire::Socks),
-            lanes: BTreeMap::new(),
-            demand: Demand::new(Instant::now()),
+            protocol: (!gateway.tls).then_some(LinkProtocol::Socks),
+            dial_states: BTreeMap::new(),
+            demand: DemandEstimate::new(Instant::now()),
             peer: None,
             granted: Vec::new(),
             refused: Vec::new(),
-            unlike: None,
+            mismatch: None,
         };
         let keeper = Arc::new_cyclic(|weak| Self {
             name: gateway.to_string().into(),
             gateway,
             shared,
             uses: uses(weak.clone()),
-            books: Mutex::new(books),
+            state: Mutex::new(books),
             changed: Arc::default(),
             retired: CancellationToken::new(),
             stop_dialling: CancellationToken::new(),
@@ -160,18 +160,18 @@ impl Keeper {
     }
 
     /// Wants something else from now on, of the same gateway.
-    pub fn update(&self, wanted: Wanted) {
+    pub fn update(&self, wanted: KeeperTarget) {
         let mut books = self.lock();
         books.wanted = wanted;
-        books.lanes.values_mut().for_each(|lane| lane.shorten_pause(wanted.retry));
+        books.dial_states.values_mut().for_each(|lane| lane.shorten_pause(wanted.retry));
         drop(books);
-        self.look_again();
+        self.notify_changed();
     }
 
     /// Wants so many ready from now on.
     pub fn resize(&self, prepared: usize) {
         self.lock().wanted.prepared = prepared;
-        self.look_again();
+        self.notify_changed();
     }
 
     /// Links in all that the far side takes, as far as is known.
@@ -179,7 +179,7 @@ impl Keeper {
         self.lock().links_max
     }
 
-    /// Dials no more; links that are ready stay until [`Keeper::retire`].
+    /// Dials no more; links that are ready stay until [`LinkKeeper::retire`].
     pub fn stop_dialling(&self) {
         self.stop_dialling.cancel();
     }
@@ -191,15 +191,15 @@ impl Keeper {
     }
 
     /// Cancelled when the links of a service are not wanted any more.
-    pub fn retired(&self, service: Option<&ServiceName>) -> CancellationToken {
-        self.lane(&mut self.lock(), service).retired.clone()
+    pub fn retired_token(&self, service: Option<&ServiceName>) -> CancellationToken {
+        self.dial_state(&mut self.lock(), service).retired.clone()
     }
 
     /// What it is used for has changed.
-    pub fn look_again(&self) {
-        let parks = self.uses.parks();
+    pub fn notify_changed(&self) {
+        let parks = self.uses.parked_services();
         let is_kept = |service: &ServiceName| parks.contains(service);
-        self.lock().lanes.retain(|service, lane| {
+        self.lock().dial_states.retain(|service, lane| {
             let kept = service.as_ref().is_none_or(is_kept);
             if !kept {
                 lane.retired.cancel();
@@ -210,7 +210,7 @@ impl Keeper {
     }
 
     /// A place for a link that is dialled for one session.
-    pub fn place(&self) -> Option<LinkPlace> {
+    pub fn take_permit(&self) -> Option<LinkPermit> {
         self.shared.links.take(&self.name)
     }
 
@@ -218,18 +218,18 @@ impl Keeper {
         &self.gateway
     }
 
-    pub fn identity(&self) -> Arc<Option<Identity>> {
+    pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
         self.shared.identity.load_full()
     }
 
     /// Whether the far side speaks SOCKS5, as far as is known.
     pub fn speaks_socks(&self) -> bool {
-        self.lock().wire == Some(Wire::Socks)
+        self.lock().protocol == Some(LinkProtocol::Socks)
     }
 
     /// Whether the last dial failed.
     pub fn is_down(&self) -> bool {
-        self.lane(&mut self.lock(), None).last_error.is_some()
+        self.dial_state(&mut self.lock(), None).last_error.is_some()
     }
 
     /// Whether new sessions of a service can come this way: enough links are ready, or sessions
@@ -237,29 +237,31 @@ impl Keeper {
     pub fn can_serve(&self, service: Option<&ServiceName>) -> bool {
         let mut books = self.lock();
         let prepared = books.wanted.prepared;
-        let parks = self.uses.parks();
-        match (books.wire, service) {
+        let parks = self.uses.parked_services();
+        match (books.protocol, service) {
             (None, _) => false,
-            (Some(Wire::Own), _) => self.lane(&mut books, None).has_enough(prepared),
-            (Some(Wire::Socks), _) if parks.is_empty() => self.lane(&mut books, None).is_good(),
-            (Some(Wire::Socks), Some(_)) => self.lane(&mut books, service).has_enough(prepared),
-            (Some(Wire::Socks), None) => {
-                parks.iter().all(|service| self.lane(&mut books, Some(service)).has_enough(prepared))
+            (Some(LinkProtocol::Own), _) => self.dial_state(&mut books, None).has_enough(prepared),
+            (Some(LinkProtocol::Socks), _) if parks.is_empty() => {
+                self.dial_state(&mut books, None).is_healthy()
+            }
+            (Some(LinkProtocol::Socks), Some(_)) => self.dial_state(&mut books, service).has_enough(prepared),
+            (Some(LinkProtocol::Socks), None) => {
+                parks.iter().all(|service| self.dial_state(&mut books, Some(service)).has_enough(prepared))
             }
         }
     }
 
     /// The links of one service, or of any, counted.
-    pub fn counts(&self, service: Option<&ServiceName>) -> Arc<Counts> {
-        self.lane(&mut self.lock(), service).counts.clone()
+    pub fn counts(&self, service: Option<&ServiceName>) -> Arc<LinkCounters> {
+        self.dial_state(&mut self.lock(), service).counts.clone()
     }
 
     /// A row for each kind of link it keeps.
     pub fn rows(&self) -> Vec<PoolRow> {
         let mut books = self.lock();
-        let services: Vec<_> = match books.wire {
-            Some(Wire::Socks) => self.uses.parks().into_iter().map(Some).collect(),
-            None | Some(Wire::Own) => Vec::new(),
+        let services: Vec<_> = match books.protocol {
+            Some(LinkProtocol::Socks) => self.uses.parked_services().into_iter().map(Some).collect(),
+            None | Some(LinkProtocol::Own) => Vec::new(),
         };
         if services.is_empty() {
             return vec![self.row(&mut books, None)];
@@ -267,11 +269,11 @@ impl Keeper {
         services.into_iter().map(|service| self.row(&mut books, service)).collect()
     }
 
-    fn row(&self, books: &mut Books, service: Option<ServiceName>) -> PoolRow {
+    fn row(&self, books: &mut KeeperState, service: Option<ServiceName>) -> PoolRow {
         let target = self.target(books, service.as_ref());
-        let wire = books.wire.map(|wire| match wire {
-            Wire::Own => WIRE.into(),
-            Wire::Socks => WIRE_SOCKS.into(),
+        let wire = books.protocol.map(|wire| match wire {
+            LinkProtocol::Own => WIRE.into(),
+            LinkProtocol::Socks => WIRE_SOCKS.into(),
         });
         let peer = books.peer.as_ref().map(ToString::to_string);
         let name = service.as_ref().map_or_else(|| "*".into(), ToString::to_string);
@@ -280,20 +282,24 @@ impl Keeper {
             address: Some(self.gateway.to_string()),
             target,
             wire,
-            serves: if books.wire == Some(Wire::Own) { books.granted.clone() } else { Vec::new() },
-            ..PoolRow::new(self.shared.role, name)
+            serves: if books.protocol == Some(LinkProtocol::Own) {
+                books.granted.clone()
+            } else {
+                Vec::new()
+            },
+            ..PoolRow::new(self.shared.half, name)
         };
-        let unlike = books.unlike.clone();
-        let row = self.lane(books, service.as_ref()).show(row);
+        let unlike = books.mismatch.clone();
+        let row = self.dial_state(books, service.as_ref()).fill_row(row);
         PoolRow { last_error: row.last_error.or(unlike), ..row }
     }
 
     /// Ready links wanted now.
-    fn target(&self, books: &Books, service: Option<&ServiceName>) -> usize {
+    fn target(&self, books: &KeeperState, service: Option<&ServiceName>) -> usize {
         let wanted = books.wanted.prepared;
-        match (books.wire, service) {
-            (Some(Wire::Socks), None) => 0,
-            (Some(Wire::Own), None) => books.demand.ready(wanted),
+        match (books.protocol, service) {
+            (Some(LinkProtocol::Socks), None) => 0,
+            (Some(LinkProtocol::Own), None) => books.demand.ready_wanted(wanted),
             _ => wanted,
         }
     }
@@ -313,143 +319,145 @@ impl Keeper {
     fn reconcile(self: &Arc<Self>) -> Duration {
         let mut books = self.lock();
         self.adapt(&mut books, Instant::now());
-        let parks = self.uses.parks();
-        let lanes: Vec<_> = match books.wire {
-            Some(Wire::Socks) if !parks.is_empty() => parks.into_iter().map(Some).collect(),
+        let parks = self.uses.parked_services();
+        let lanes: Vec<_> = match books.protocol {
+            Some(LinkProtocol::Socks) if !parks.is_empty() => parks.into_iter().map(Some).collect(),
             Some(_) | None => vec![None],
         };
         let pauses = lanes.into_iter().map(|service| {
-            self.judge(&mut books, service.as_ref());
+            self.check_links(&mut books, service.as_ref());
             self.dial_missing(&mut books, service)
         });
         pauses.min().unwrap_or(LOOK_AGAIN)
     }
 
     /// What its links have shown of the way since the last look.
-    fn judge(&self, books: &mut Books, service: Option<&ServiceName>) {
+    fn check_links(&self, books: &mut KeeperState, service: Option<&ServiceName>) {
         let (retry, now) = (books.wanted.retry, Instant::now());
-        let lane = self.lane(books, service);
-        let proven = lane.prove(now);
-        let broken = lane.counts.take_broken();
-        let is_first = broken.as_ref().is_some_and(|error| lane.failed(error, Failure::Protocol, retry, now));
+        let lane = self.dial_state(books, service);
+        let proven = lane.check_proven(now);
+        let broken = lane.counts.take_violation();
+        let is_first =
+            broken.as_ref().is_some_and(|error| lane.note_failure(error, DialFailure::Protocol, retry, now));
         if let Some(failures) = proven {
-            self.tell_proven(service, failures);
+            self.report_proven(service, failures);
         }
         if let Some(error) = broken {
-            self.tell_failed(service, &error, Failure::Protocol, is_first);
+            self.report_failed(service, &error, DialFailure::Protocol, is_first);
         }
     }
 
     /// Follows the demand, and lets go of what is too much.
-    fn adapt(&self, books: &mut Books, now: Instant) {
-        if books.wire == Some(Wire::Own) {
-            let counts = self.lane(books, None).counts.clone();
-            books.demand.arrived(counts.opened(), now);
+    fn adapt(&self, books: &mut KeeperState, now: Instant) {
+        if books.protocol == Some(LinkProtocol::Own) {
+            let counts = self.dial_state(books, None).counts.clone();
+            books.demand.note_arrivals(counts.opened(), now);
             let target = self.target(books, None);
             // A quarter more is no reason to close links that may be wanted again.
             counts.set_surplus(counts.ready().saturating_sub(target + target / 4));
         }
     }
 
-    fn dial_missing(self: &Arc<Self>, books: &mut Books, service: Option<ServiceName>) -> Duration {
-        let wanted = match books.wire {
+    fn dial_missing(self: &Arc<Self>, books: &mut KeeperState, service: Option<ServiceName>) -> Duration {
+        let wanted = match books.protocol {
             // One, to learn what the far side speaks; or to look in.
             None => 1,
-            Some(Wire::Socks) if service.is_none() => 1,
+            Some(LinkProtocol::Socks) if service.is_none() => 1,
             Some(_) => self.target(books, service.as_ref()),
         };
         let room = books.links_max.saturating_sub(books.links());
         let kept = books.wanted;
-        let lasts = if books.wire == Some(Wire::Socks) { Lasts::OneSession } else { Lasts::Long };
-        let lane = self.lane(books, service.as_ref());
+        let lasts =
+            if books.protocol == Some(LinkProtocol::Socks) { LinkReuse::OneSession } else { LinkReuse::Long };
+        let lane = self.dial_state(books, service.as_ref());
         let now = Instant::now();
         if let Some(pause) = lane.pause(now) {
             return pause.min(LOOK_AGAIN);
         }
-        let missing = lane.missing(wanted);
+        let missing = lane.missing_dials(wanted);
         lane.at_maximum = missing > room;
         for _ in 0..missing.min(room) {
             let Some(place) = self.shared.links.take(&self.name) else {
                 lane.at_maximum = true;
                 break;
             };
-            if !lane.may_dial(Wanted { prepared: wanted, ..kept }, lasts, now) {
+            if !lane.may_dial(KeeperTarget { prepared: wanted, ..kept }, lasts, now) {
                 break;
             }
             lane.dialling += 1;
-            self.shared.tasks.spawn("dialled link", self.clone().link(service.clone(), place));
+            self.shared.tasks.spawn("dialled link", self.clone().dial_link(service.clone(), place));
         }
         LOOK_AGAIN
     }
 
     /// One link from its dial to where it is used.
-    async fn link(self: Arc<Self>, service: Option<ServiceName>, place: LinkPlace) {
-        let under_way = Dialling { keeper: self.clone(), service: service.clone() };
+    async fn dial_link(self: Arc<Self>, service: Option<ServiceName>, place: LinkPermit) {
+        let under_way = DialGuard { keeper: self.clone(), service: service.clone() };
         let began = Instant::now();
         let terms = self.uses.terms();
-        let holds = terms.epoch.holds();
+        let holds = terms.generation.token();
         let identity = self.identity();
-        let dialled = greet::dial(&self.gateway, identity.as_ref().as_ref());
+        let dialled = handshake::dial(&self.gateway, identity.as_ref().as_ref());
         let Some(dialled) = self.retired.run_until_cancelled(dialled).await else { return };
         let reached = match dialled {
             Ok(reached) => reached,
-            Err(error) => return self.failed(service.as_ref(), error.to_string(), Failure::Way),
+            Err(error) => return self.note_failed(service.as_ref(), error.to_string(), DialFailure::Way),
         };
-        let is_own = greet::speaks_our_own(&reached.stream);
-        self.learn(if is_own { Wire::Own } else { Wire::Socks });
+        let is_own = handshake::speaks_own_protocol(&reached.stream);
+        self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks });
         if is_own {
-            let hello = greet::hello(reached, &terms.says, holds);
+            let hello = handshake::exchange_hello(reached, &terms.role, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
-                Ok(linked) => self.link_own(linked, place, began).await,
-                Err(error) => self.failed(None, error.to_string(), Failure::Way),
+                Ok(linked) => self.establish_link(linked, place, began).await,
+                Err(error) => self.note_failed(None, error.to_string(), DialFailure::Way),
             };
         }
-        let parks = self.uses.parks();
+        let parks = self.uses.parked_services();
         let service = service.or_else(|| parks.first().cloned());
         let uses = self.uses.clone();
-        uses.socks(self, Dialled { reached, service, place, under_way }).await;
+        uses.run_socks_link(self, SocksLink { reached, service, place, under_way }).await;
     }
 
-    async fn link_own(&self, mut linked: Linked, place: LinkPlace, began: Instant) {
-        self.uses.heard(&linked);
+    async fn establish_link(&self, mut linked: EstablishedLink, place: LinkPermit, began: Instant) {
+        self.uses.note_hello(&linked);
         if linked.grant.services.is_empty() {
-            let why = why_unused(&linked);
-            self.failed(None, why, Failure::Way);
-            return greet::part(linked.link).await;
+            let why = unused_reason(&linked);
+            self.note_failed(None, why, DialFailure::Way);
+            return handshake::close_gracefully(linked.link).await;
         }
         let peer = linked.link.peer().label();
-        self.tell_refused(&linked);
-        linked.link.sit(Seat::ready(&self.counts(None), Some(place)));
+        self.report_refused(&linked);
+        linked.link.set_guard(LinkGuard::ready(&self.counts(None), Some(place)));
         {
             let mut books = self.lock();
-            books.demand.dialled(began.elapsed());
+            books.demand.note_dial(began.elapsed());
             books.granted = linked.grant.services.iter().map(ToString::to_string).collect();
             books.granted.sort_unstable();
-            books.links_max = match self.shared.role {
-                Role::Internal => linked.grant.links,
-                Role::Dmz => linked.offer.maximum,
+            books.links_max = match self.shared.half {
+                Half::Internal => linked.grant.links,
+                Half::Dmz => linked.offer.maximum,
             }
             .max(1);
         }
-        self.stands(None, &peer);
-        self.uses.linked(self, linked);
+        self.note_established(None, &peer);
+        self.uses.take_link(self, linked);
     }
 
-    fn learn(&self, wire: Wire) {
+    fn note_protocol(&self, wire: LinkProtocol) {
         let mut books = self.lock();
-        if books.wire != Some(wire) {
-            books.wire = Some(wire);
+        if books.protocol != Some(wire) {
+            books.protocol = Some(wire);
             drop(books);
             self.changed.notify_one();
         }
     }
 
     /// A link stands, for a service or for any.
-    pub fn stands(&self, service: Option<&ServiceName>, peer: &Arc<str>) {
+    pub fn note_established(&self, service: Option<&ServiceName>, peer: &Arc<str>) {
         let mut books = self.lock();
         books.peer = Some(peer.clone());
-        self.lane(&mut books, service).stands(Instant::now());
+        self.dial_state(&mut books, service).note_established(Instant::now());
         drop(books);
         self.changed.notify_one();
     }
@@ -460,80 +468,81 @@ impl Keeper {
     }
 
     /// A gateway that each session dials was reached: it is looked in on later.
-    pub fn reached(&self, peer: &Arc<str>) {
-        self.stands(None, peer);
+    pub fn note_reached(&self, peer: &Arc<str>) {
+        self.note_established(None, peer);
         let failures = {
             let mut books = self.lock();
-            let lane = self.lane(&mut books, None);
+            let lane = self.dial_state(&mut books, None);
             lane.look_in = Some(Instant::now() + LOOK_IN);
-            lane.proven()
+            lane.note_proven()
         };
-        self.tell_proven(None, failures);
+        self.report_proven(None, failures);
     }
 
     /// An idle link has ended.
-    pub fn lost(&self, service: Option<&ServiceName>, stood: Duration, loss: Loss) {
-        if loss == Loss::Drained {
-            self.lane(&mut self.lock(), service).goodbye.drains();
+    pub fn note_lost(&self, service: Option<&ServiceName>, stood: Duration, loss: IdleLossReason) {
+        if loss == IdleLossReason::Drained {
+            self.dial_state(&mut self.lock(), service).goodbye.note_drain();
         }
         match loss {
-            Loss::Retired => self.changed.notify_one(),
-            Loss::Drained => {
-                self.failed(service, "it drains, and takes no links now".into(), Failure::Drains)
+            IdleLossReason::Retired => self.changed.notify_one(),
+            IdleLossReason::Drained => {
+                self.note_failed(service, "it drains, and takes no links now".into(), DialFailure::Drains)
             }
-            Loss::Failed(why) => {
+            IdleLossReason::Failed(why) => {
                 // What breaks the protocol is a failure, however long it has stood.
-                let is_broken = self.lane(&mut self.lock(), service).counts.take_broken().is_some();
+                let is_broken = self.dial_state(&mut self.lock(), service).counts.take_violation().is_some();
                 let failure = match is_broken {
-                    true => Failure::Protocol,
-                    false if stood >= LIVED => Failure::Link,
-                    false => Failure::Way,
+                    true => DialFailure::Protocol,
+                    false if stood >= LIVED => DialFailure::Link,
+                    false => DialFailure::Way,
                 };
-                self.failed(service, format!("ready link lost: {why}"), failure);
+                self.note_failed(service, format!("ready link lost: {why}"), failure);
             }
         }
     }
 
     /// A dial or a ready link has failed.
-    pub fn failed(&self, service: Option<&ServiceName>, error: String, failure: Failure) {
+    pub fn note_failed(&self, service: Option<&ServiceName>, error: String, failure: DialFailure) {
         let mut books = self.lock();
         let (retry, now) = (books.wanted.retry, Instant::now());
-        let lane = self.lane(&mut books, service);
-        let proven = lane.prove(now);
-        let is_first = lane.failed(&error, failure, retry, now);
+        let lane = self.dial_state(&mut books, service);
+        let proven = lane.check_proven(now);
+        let is_first = lane.note_failure(&error, failure, retry, now);
         drop(books);
-        self.tell_proven(service, proven.unwrap_or_default());
-        self.tell_failed(service, &error, failure, is_first);
+        self.report_proven(service, proven.unwrap_or_default());
+        self.report_failed(service, &error, failure, is_first);
         self.changed.notify_one();
     }
 
-    fn lane<'a>(&self, books: &'a mut Books, service: Option<&ServiceName>) -> &'a mut Course {
-        let new = || Course::new(Counts::telling(self.changed.clone()), self.retired.child_token());
-        books.lanes.entry(service.cloned()).or_insert_with(new)
+    fn dial_state<'a>(&self, books: &'a mut KeeperState, service: Option<&ServiceName>) -> &'a mut DialState {
+        let new =
+            || DialState::new(LinkCounters::notifying(self.changed.clone()), self.retired.child_token());
+        books.dial_states.entry(service.cloned()).or_insert_with(new)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, KeeperState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Books {
+impl KeeperState {
     /// Links in all, those under way included.
     fn links(&self) -> usize {
-        let of = |lane: &Course| lane.counts.links() + lane.dialling;
-        self.lanes.values().map(of).sum()
+        let of = |lane: &DialState| lane.counts.links() + lane.dialling;
+        self.dial_states.values().map(of).sum()
     }
 }
 
 /// Counts a dial as under way until it is dropped.
-pub struct Dialling {
-    keeper: Arc<Keeper>,
+pub struct DialGuard {
+    keeper: Arc<LinkKeeper>,
     service: Option<ServiceName>,
 }
 
-impl Drop for Dialling {
+impl Drop for DialGuard {
     fn drop(&mut self) {
-        if let Some(lane) = self.keeper.lock().lanes.get_mut(&self.service) {
+        if let Some(lane) = self.keeper.lock().dial_states.get_mut(&self.service) {
             // A lane may have been made anew meanwhile.
             lane.dialling = lane.dialling.saturating_sub(1);
         }

@@ -17,14 +17,14 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::greet::{self, Greeted, Terms};
+use super::handshake::{self, HandshakeOutcome, HandshakeTerms};
 use crate::{
     net::{
-        listen::{Listener, Told},
-        tls::Identity,
+        listen::{ListenEvent, Listener},
+        tls::LinkIdentity,
     },
     tasks::Tasks,
-    telemetry::{notices::Notices, rate_limited::LogKind},
+    telemetry::{notices::NoticeLog, rate_limited::LogKind},
 };
 
 /// Why a greeting ends that has lost its place.
@@ -33,33 +33,33 @@ pub const EVICTED: &str =
 
 /// What a link listener needs to greet.
 #[derive(Debug, Clone)]
-pub struct Greeter {
-    pub identity: Arc<ArcSwap<Option<Identity>>>,
-    pub terms: Terms,
+pub struct HandshakeContext {
+    pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
+    pub terms: HandshakeTerms,
     /// At once; each holds a descriptor and a TLS state for at most the greeting's deadline.
     pub handshakes: usize,
     pub tasks: Tasks,
-    pub notices: Arc<Notices>,
+    pub notices: Arc<NoticeLog>,
 }
 
 /// Accepts links until the port is closed, and hands each to `greeted` with its place among greetings,
 /// which it gives up when it has another.
 pub async fn run<F>(
     listener: Arc<Listener>,
-    greeter: Greeter,
-    greeted: impl Fn(Greeted, Greeting) -> F + Clone + Send + Sync + 'static,
+    greeter: HandshakeContext,
+    greeted: impl Fn(HandshakeOutcome, HandshakePermit) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = ()> + Send,
 {
-    let greetings = Arc::new(Greetings::of(greeter.handshakes));
+    let greetings = Arc::new(HandshakeLimiter::new(greeter.handshakes));
     let notices = greeter.notices.clone();
     let accepted = |stream: TcpStream, from: SocketAddr| {
         let (greeter, greeted) = (greeter.clone(), greeted.clone());
-        let greeting = Greeting::begin(greetings.clone(), from.ip());
+        let greeting = HandshakePermit::begin(greetings.clone(), from.ip());
         greeter.tasks.clone().spawn("link", async move {
             let evicted = greeting.evicted.clone();
             let served = async {
-                match greet::accept(stream, from, &greeter.identity, &greeter.terms).await {
+                match handshake::accept(stream, from, &greeter.identity, &greeter.terms).await {
                     // One that is turned away has its place until it is closed.
                     Ok(link) => greeted(link, greeting).await,
                     Err(error) => tell(&greeter.notices, from, &error.to_string()),
@@ -70,69 +70,69 @@ pub async fn run<F>(
             }
         });
     };
-    let tell = |told: Told<'_>| match told {
-        Told::Pauses(error) => {
+    let tell = |told: ListenEvent<'_>| match told {
+        ListenEvent::Pauses(error) => {
             notices.error(format!("link port: {error}; accepting pauses until descriptors are free"));
         }
-        Told::Waits { at, why } => {
+        ListenEvent::Waits { at, why } => {
             notices.warn(format!("link port {at}: {why}; it is tried again every second"));
         }
-        Told::Listens(at) => notices.info(format!("link port {at} listens now")),
+        ListenEvent::Listens(at) => notices.info(format!("link port {at} listens now")),
     };
     listener.accept(accepted, tell).await;
 }
 
-fn tell(notices: &Notices, from: SocketAddr, why: &str) {
+fn tell(notices: &NoticeLog, from: SocketAddr, why: &str) {
     notices.warn_limited(LogKind::LinkRejected, format!("link from {from}: {why}"));
 }
 
 /// The greetings under way; one too many, and one gives way: the oldest of the address that has the
 /// most, so that one address alone can not turn the others away.
 #[derive(Debug)]
-pub struct Greetings {
-    under_way: Mutex<UnderWay>,
+pub struct HandshakeLimiter {
+    under_way: Mutex<PendingHandshakes>,
 }
 
 #[derive(Debug, Default)]
-struct UnderWay {
+struct PendingHandshakes {
     max: usize,
     count: u64,
     /// Oldest first.
     of: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
     /// Who has the most last, and of those the one whose oldest is the oldest of all.
-    ranks: BTreeSet<Rank>,
+    ranks: BTreeSet<EvictionRank>,
     all: usize,
 }
 
-type Rank = (usize, Reverse<u64>, IpAddr);
+type EvictionRank = (usize, Reverse<u64>, IpAddr);
 
 /// One of the greetings under way, until it is dropped.
 #[derive(Debug)]
-pub struct Greeting {
+pub struct HandshakePermit {
     number: u64,
     whose: IpAddr,
     /// Others want its place.
     pub evicted: CancellationToken,
-    of: Arc<Greetings>,
+    of: Arc<HandshakeLimiter>,
 }
 
-impl Greeting {
-    pub fn begin(of: Arc<Greetings>, from: IpAddr) -> Self {
-        let (whose, evicted) = (whose(from), CancellationToken::new());
+impl HandshakePermit {
+    pub fn begin(of: Arc<HandshakeLimiter>, from: IpAddr) -> Self {
+        let (whose, evicted) = (source_network(from), CancellationToken::new());
         let number = of.lock().begin(whose, evicted.clone());
         Self { number, whose, evicted, of }
     }
 }
 
-impl Drop for Greeting {
+impl Drop for HandshakePermit {
     fn drop(&mut self) {
         self.of.lock().remove(self.whose, self.number);
     }
 }
 
-impl Greetings {
+impl HandshakeLimiter {
     /// So many at once.
-    pub fn of(max: usize) -> Self {
+    pub fn new(max: usize) -> Self {
         let greetings = Self { under_way: Mutex::default() };
         greetings.resize(max);
         greetings
@@ -143,12 +143,12 @@ impl Greetings {
         self.lock().max = max;
     }
 
-    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+    fn lock(&self) -> MutexGuard<'_, PendingHandshakes> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl UnderWay {
+impl PendingHandshakes {
     fn begin(&mut self, whose: IpAddr, token: CancellationToken) -> u64 {
         if self.all >= self.max {
             self.evict();
@@ -202,7 +202,7 @@ impl UnderWay {
 }
 
 /// Whose an address is: a network of IPv6 gives its hosts as many as they like (RFC 4291, 2.5.1).
-fn whose(address: IpAddr) -> IpAddr {
+fn source_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,
@@ -217,11 +217,12 @@ mod tests {
 
     #[test]
     fn who_greets_most_gives_way_first() {
-        let greetings = Arc::new(Greetings::of(MAX));
-        let begin = |address: &str| Greeting::begin(greetings.clone(), address.parse().expect("an address"));
+        let greetings = Arc::new(HandshakeLimiter::new(MAX));
+        let begin =
+            |address: &str| HandshakePermit::begin(greetings.clone(), address.parse().expect("an address"));
         let (honest, leaving) = (begin("192.0.2.7"), begin("192.0.2.8"));
         let flood: Vec<_> = (2..MAX).map(|at| begin(&format!("2001:db8::{at:x}"))).collect();
-        let evicted = |of: &[Greeting]| of.iter().filter(|one| one.evicted.is_cancelled()).count();
+        let evicted = |of: &[HandshakePermit]| of.iter().filter(|one| one.evicted.is_cancelled()).count();
         assert_eq!(evicted(&flood), 0);
         let _newcomer = begin("198.51.100.1");
         assert!(flood[0].evicted.is_cancelled() && evicted(&flood) == 1 && !honest.evicted.is_cancelled());
@@ -242,9 +243,10 @@ mod tests {
 
     #[test]
     fn of_many_addresses_the_oldest_gives_way() {
-        let greetings = Arc::new(Greetings::of(MAX));
+        let greetings = Arc::new(HandshakeLimiter::new(MAX));
         let from = |at: usize| IpAddr::from([10, 0, (at >> 8) as u8, at as u8]);
-        let begun: Vec<_> = (0..MAX + 2).map(|at| Greeting::begin(greetings.clone(), from(at))).collect();
+        let begun: Vec<_> =
+            (0..MAX + 2).map(|at| HandshakePermit::begin(greetings.clone(), from(at))).collect();
         let evicted: Vec<_> = (0..begun.len()).filter(|at| begun[*at].evicted.is_cancelled()).collect();
         assert_eq!(evicted, [0, 1]);
     }

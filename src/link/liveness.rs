@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::allowance::Allowance;
+use super::token_bucket::TokenBucket;
 use crate::proto::link::frame::TOKEN;
 
 /// Between two looks.
@@ -27,21 +27,21 @@ const PINGS_AT_ONCE: f64 = 64.0;
 const PINGS_A_SECOND: f64 = 4.0;
 
 #[derive(Debug)]
-pub struct Liveness {
+pub struct LinkLiveness {
     /// When the next look is due.
     due: Instant,
     heard: bool,
-    question: Option<Question>,
+    question: Option<PendingPing>,
     /// Since when no ping of ours could be written.
     blocked_since: Option<Instant>,
     /// Pings that the other end may still send.
-    pings: Allowance,
+    pings: TokenBucket,
     next: u64,
 }
 
 /// A ping that has not been answered.
 #[derive(Debug)]
-struct Question {
+struct PendingPing {
     token: u64,
     asked: Instant,
     dead_at: Instant,
@@ -49,7 +49,7 @@ struct Question {
 
 /// What a look has shown.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LivenessVerdict {
     Alive,
     /// A ping with this token is due.
     Ping([u8; TOKEN]),
@@ -58,7 +58,7 @@ pub enum Verdict {
 
 /// Whether this end takes what the other sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
+pub enum ReadState {
     Yes,
     /// Its session's receiver takes nothing now.
     Stopped,
@@ -66,110 +66,110 @@ pub enum Reading {
 
 /// Whether a ping of ours would go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Writing {
+pub enum WriteState {
     Yes,
     /// The socket takes nothing now.
     Blocked,
 }
 
-impl Liveness {
+impl LinkLiveness {
     pub fn new(now: Instant) -> Self {
         Self {
             due: now + HEARTBEAT,
             heard: false,
             question: None,
             blocked_since: None,
-            pings: Allowance::new(PINGS_AT_ONCE, now.into_std()),
+            pings: TokenBucket::new(PINGS_AT_ONCE, now.into_std()),
             next: 0,
         }
     }
 
     /// When to look next.
-    pub fn due(&self) -> Instant {
+    pub fn next_check(&self) -> Instant {
         self.due
     }
 
     /// Any byte has come.
-    pub fn heard(&mut self) {
+    pub fn note_heard(&mut self) {
         self.heard = true;
     }
 
     /// A ping has come; false when there are too many of them for the time.
-    pub fn pinged(&mut self, now: Instant) -> bool {
-        self.earn_pings(now, Reading::Yes);
+    pub fn note_ping(&mut self, now: Instant) -> bool {
+        self.earn_pings(now, ReadState::Yes);
         self.pings.take()
     }
 
     /// An answer has come; the round trip, if it answers the last question.
-    pub fn answered(&mut self, token: [u8; TOKEN], now: Instant) -> Option<Duration> {
+    pub fn note_pong(&mut self, token: [u8; TOKEN], now: Instant) -> Option<Duration> {
         let question = self.question.take_if(|question| question.token.to_be_bytes() == token)?;
         Some(now.saturating_duration_since(question.asked))
     }
 
     /// One look, `late` after it was due. `unacknowledged` tells for how long the other end's kernel
     /// has not acknowledged what is on its way to it; `None`: it has acknowledged all.
-    pub fn look(
+    pub fn check(
         &mut self,
         now: Instant,
         late: Duration,
-        (reading, writing): (Reading, Writing),
+        (reading, writing): (ReadState, WriteState),
         unacknowledged: impl FnOnce() -> Option<Duration>,
-    ) -> Verdict {
+    ) -> LivenessVerdict {
         self.due = now + HEARTBEAT;
         self.earn_pings(now, reading);
         let heard = std::mem::take(&mut self.heard);
-        if writing == Writing::Blocked {
+        if writing == WriteState::Blocked {
             self.question = None;
             let since = *self.blocked_since.get_or_insert(now);
             let silent = unacknowledged().unwrap_or_default().min(now - since);
-            return if silent >= UNANSWERED { Verdict::Dead } else { Verdict::Alive };
+            return if silent >= UNANSWERED { LivenessVerdict::Dead } else { LivenessVerdict::Alive };
         }
         self.blocked_since = None;
         match (&mut self.question, reading) {
-            (_, Reading::Stopped) => {
+            (_, ReadState::Stopped) => {
                 self.question = None;
-                Verdict::Ping(self.token())
+                LivenessVerdict::Ping(self.token())
             }
-            (_, Reading::Yes) if heard => {
+            (_, ReadState::Yes) if heard => {
                 self.question = None;
-                Verdict::Alive
+                LivenessVerdict::Alive
             }
-            (None, Reading::Yes) => self.ask(now),
-            (Some(question), Reading::Yes) => {
+            (None, ReadState::Yes) => self.send_ping(now),
+            (Some(question), ReadState::Yes) => {
                 question.dead_at += late;
                 if now >= question.dead_at {
                     let silent = unacknowledged().unwrap_or(UNANSWERED);
                     let Some(left) = UNANSWERED.checked_sub(silent).filter(|left| !left.is_zero()) else {
-                        return Verdict::Dead;
+                        return LivenessVerdict::Dead;
                     };
                     question.dead_at = now + left;
                 }
                 self.due = self.due.min(question.dead_at);
-                Verdict::Alive
+                LivenessVerdict::Alive
             }
         }
     }
 
     /// The other end need not answer now: whatever it is asked, and until when, has another deadline.
-    pub fn excused(&mut self, now: Instant) {
+    pub fn excuse(&mut self, now: Instant) {
         self.question = None;
         self.due = now + HEARTBEAT;
     }
 
     /// Those that came while this end did not read are read at once, however many: they are earned
     /// without a bound meanwhile, and stay earned.
-    fn earn_pings(&mut self, now: Instant, reading: Reading) {
+    fn earn_pings(&mut self, now: Instant, reading: ReadState) {
         let most = match reading {
-            Reading::Yes => PINGS_AT_ONCE.max(self.pings.left()),
-            Reading::Stopped => f64::INFINITY,
+            ReadState::Yes => PINGS_AT_ONCE.max(self.pings.left()),
+            ReadState::Stopped => f64::INFINITY,
         };
         self.pings.earn(now.into_std(), PINGS_A_SECOND, most);
     }
 
-    fn ask(&mut self, now: Instant) -> Verdict {
+    fn send_ping(&mut self, now: Instant) -> LivenessVerdict {
         let token = self.token();
-        self.question = Some(Question { token: self.next, asked: now, dead_at: now + UNANSWERED });
-        Verdict::Ping(token)
+        self.question = Some(PendingPing { token: self.next, asked: now, dead_at: now + UNANSWERED });
+        LivenessVerdict::Ping(token)
     }
 
     /// A token that no ping of this end has had.
@@ -183,15 +183,15 @@ impl Liveness {
 mod tests {
     use super::*;
 
-    const OPEN: (Reading, Writing) = (Reading::Yes, Writing::Yes);
-    const NOT_READING: (Reading, Writing) = (Reading::Stopped, Writing::Yes);
+    const OPEN: (ReadState, WriteState) = (ReadState::Yes, WriteState::Yes);
+    const NOT_READING: (ReadState, WriteState) = (ReadState::Stopped, WriteState::Yes);
     const MS: Duration = Duration::from_millis(1);
 
     /// Looks when a look is due, until the other end is dead; how long after `began` that was.
-    fn dies(liveness: &mut Liveness, began: Instant) -> Duration {
+    fn dies(liveness: &mut LinkLiveness, began: Instant) -> Duration {
         loop {
-            let now = liveness.due();
-            if liveness.look(now, Duration::ZERO, OPEN, || None) == Verdict::Dead {
+            let now = liveness.next_check();
+            if liveness.check(now, Duration::ZERO, OPEN, || None) == LivenessVerdict::Dead {
                 return now - began;
             }
         }
@@ -200,91 +200,104 @@ mod tests {
     #[test]
     fn silence_is_asked_about_and_then_believed() {
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
-        liveness.heard();
-        assert_eq!(liveness.look(liveness.due(), Duration::ZERO, OPEN, || None), Verdict::Alive);
-        let asked = liveness.due();
-        let Verdict::Ping(token) = liveness.look(asked, Duration::ZERO, OPEN, || None) else {
+        let mut liveness = LinkLiveness::new(began);
+        liveness.note_heard();
+        assert_eq!(
+            liveness.check(liveness.next_check(), Duration::ZERO, OPEN, || None),
+            LivenessVerdict::Alive
+        );
+        let asked = liveness.next_check();
+        let LivenessVerdict::Ping(token) = liveness.check(asked, Duration::ZERO, OPEN, || None) else {
             panic!("a ping is due")
         };
-        assert!(liveness.answered([9; TOKEN], asked + MS).is_none(), "not what was asked");
-        assert_eq!(liveness.answered(token, asked + MS), Some(MS));
-        assert!(liveness.answered(token, asked + MS).is_none(), "answered once");
-        liveness.heard();
-        assert_eq!(liveness.look(liveness.due(), Duration::ZERO, OPEN, || None), Verdict::Alive);
-        let asked = liveness.due();
+        assert!(liveness.note_pong([9; TOKEN], asked + MS).is_none(), "not what was asked");
+        assert_eq!(liveness.note_pong(token, asked + MS), Some(MS));
+        assert!(liveness.note_pong(token, asked + MS).is_none(), "answered once");
+        liveness.note_heard();
+        assert_eq!(
+            liveness.check(liveness.next_check(), Duration::ZERO, OPEN, || None),
+            LivenessVerdict::Alive
+        );
+        let asked = liveness.next_check();
         assert_eq!(dies(&mut liveness, asked), UNANSWERED);
     }
 
     #[test]
     fn silence_is_time_and_not_a_number_of_looks() {
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
-        assert!(matches!(liveness.look(began, Duration::ZERO, OPEN, || None), Verdict::Ping(_)));
+        let mut liveness = LinkLiveness::new(began);
+        assert!(matches!(liveness.check(began, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)));
         for look in 1..6000 {
             let now = began + look * MS;
-            assert_eq!(liveness.look(now, Duration::ZERO, OPEN, || None), Verdict::Alive, "{look} ms");
+            assert_eq!(
+                liveness.check(now, Duration::ZERO, OPEN, || None),
+                LivenessVerdict::Alive,
+                "{look} ms"
+            );
         }
-        assert_eq!(liveness.look(began + UNANSWERED, Duration::ZERO, OPEN, || None), Verdict::Dead);
+        assert_eq!(liveness.check(began + UNANSWERED, Duration::ZERO, OPEN, || None), LivenessVerdict::Dead);
     }
 
     #[test]
     fn time_in_which_nobody_listened_is_not_counted() {
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
-        assert!(matches!(liveness.look(began, Duration::ZERO, OPEN, || None), Verdict::Ping(_)));
+        let mut liveness = LinkLiveness::new(began);
+        assert!(matches!(liveness.check(began, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)));
         // Stopped for an hour, from just before a look.
         let late = Duration::from_secs(3600);
-        let woken = liveness.due() + late;
-        assert_eq!(liveness.look(woken, late, OPEN, || None), Verdict::Alive);
+        let woken = liveness.next_check() + late;
+        assert_eq!(liveness.check(woken, late, OPEN, || None), LivenessVerdict::Alive);
         assert_eq!(dies(&mut liveness, woken), UNANSWERED - HEARTBEAT);
     }
 
     #[test]
     fn a_ping_that_is_still_on_its_way_is_answered_by_acknowledgements() {
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
+        let mut liveness = LinkLiveness::new(began);
         let acknowledged = |ago: u64| move || Some(Duration::from_secs(ago));
-        assert!(matches!(liveness.look(began, Duration::ZERO, OPEN, || None), Verdict::Ping(_)));
+        assert!(matches!(liveness.check(began, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)));
         let mut now = began + UNANSWERED;
         for _ in 0..100 {
-            assert_eq!(liveness.look(now, Duration::ZERO, OPEN, acknowledged(1)), Verdict::Alive);
-            now = liveness.due();
+            assert_eq!(liveness.check(now, Duration::ZERO, OPEN, acknowledged(1)), LivenessVerdict::Alive);
+            now = liveness.next_check();
         }
         now += 2 * HEARTBEAT;
-        assert_eq!(liveness.look(now, Duration::ZERO, OPEN, acknowledged(6)), Verdict::Dead);
+        assert_eq!(liveness.check(now, Duration::ZERO, OPEN, acknowledged(6)), LivenessVerdict::Dead);
     }
 
     #[test]
     fn before_a_shut_window_only_the_kernel_judges_and_from_then_on() {
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
-        let blocked = (Reading::Yes, Writing::Blocked);
+        let mut liveness = LinkLiveness::new(began);
+        let blocked = (ReadState::Yes, WriteState::Blocked);
         for (at, acknowledged, expected) in [
-            (0, 100, Verdict::Alive),
-            (5, 105, Verdict::Alive),
-            (6, 1, Verdict::Alive),
-            (600, 5, Verdict::Alive),
-            (601, 6, Verdict::Dead),
+            (0, 100, LivenessVerdict::Alive),
+            (5, 105, LivenessVerdict::Alive),
+            (6, 1, LivenessVerdict::Alive),
+            (600, 5, LivenessVerdict::Alive),
+            (601, 6, LivenessVerdict::Dead),
         ] {
             let silent = Some(Duration::from_secs(acknowledged));
             let now = began + Duration::from_secs(at);
-            assert_eq!(liveness.look(now, Duration::ZERO, blocked, || silent), expected, "at {at} s");
+            assert_eq!(liveness.check(now, Duration::ZERO, blocked, || silent), expected, "at {at} s");
         }
     }
 
     #[test]
     fn an_end_that_does_not_read_judges_nobody() {
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
+        let mut liveness = LinkLiveness::new(began);
         for look in 0..1000 {
             let now = began + look * HEARTBEAT;
-            let seen = liveness.look(now, Duration::ZERO, NOT_READING, || None);
-            assert!(matches!(seen, Verdict::Ping(_)), "{seen:?}: it can answer nothing, and so it asks");
+            let seen = liveness.check(now, Duration::ZERO, NOT_READING, || None);
+            assert!(
+                matches!(seen, LivenessVerdict::Ping(_)),
+                "{seen:?}: it can answer nothing, and so it asks"
+            );
         }
-        let again = liveness.due();
+        let again = liveness.next_check();
         assert!(
-            matches!(liveness.look(again, Duration::ZERO, OPEN, || None), Verdict::Ping(_)),
+            matches!(liveness.check(again, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)),
             "asked first when it reads again"
         );
         assert_eq!(dies(&mut liveness, again), UNANSWERED);
@@ -293,8 +306,9 @@ mod tests {
     #[test]
     fn a_flood_of_pings_is_too_many_for_the_time() {
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
-        let many = |liveness: &mut Liveness, now| (0..1000).take_while(|_| liveness.pinged(now)).count();
+        let mut liveness = LinkLiveness::new(began);
+        let many =
+            |liveness: &mut LinkLiveness, now| (0..1000).take_while(|_| liveness.note_ping(now)).count();
         assert_eq!(many(&mut liveness, began), 64);
         assert_eq!(many(&mut liveness, began + Duration::from_secs(3)), 12);
         assert_eq!(many(&mut liveness, began + Duration::from_secs(3600)), 64, "no more than at once");
@@ -304,16 +318,16 @@ mod tests {
     fn pings_of_an_end_that_does_not_read_are_never_too_many() {
         // Both ends have a slow receiver for a day: each asks once a heartbeat, and neither hears it.
         let began = Instant::now();
-        let mut liveness = Liveness::new(began);
+        let mut liveness = LinkLiveness::new(began);
         let day = 24 * 3600 * 1000 / HEARTBEAT.as_millis() as u32;
         for look in 0..day {
-            liveness.look(began + look * HEARTBEAT, Duration::ZERO, NOT_READING, || None);
+            liveness.check(began + look * HEARTBEAT, Duration::ZERO, NOT_READING, || None);
         }
         let now = began + day * HEARTBEAT;
-        assert!((0..day).all(|_| liveness.pinged(now)), "all of them at once, when it reads again");
+        assert!((0..day).all(|_| liveness.note_ping(now)), "all of them at once, when it reads again");
         // As long as it does nothing else.
         for look in 0..day {
-            assert!(liveness.pinged(now + look * HEARTBEAT));
+            assert!(liveness.note_ping(now + look * HEARTBEAT));
         }
     }
 }

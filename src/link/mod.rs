@@ -7,49 +7,49 @@
 //!
 //! Two kinds of link: one that speaks SOCKS5 is a plain stream that carries one session and ends
 //! with it; a [`framed::Link`] speaks `portcullis/1` and carries one after another. A session sees
-//! either as a [`leg::Leg`].
+//! either as a [`session_side::SessionSide`].
 //!
-//! In reading order: [`greet`] brings a link to stand, [`listener`] is the port that links come in
-//! by, [`keeper`] the task that keeps links dialled, [`course`] how that goes, [`ready::Slot`] holds a ready one until it is
-//! given away, [`pool::Pool`] has the slots of the half that opens, a [`lane::Lane`] for each peer ([`conduct`]: whose turn it is), [`serving`] waits for sessions
-//! on the half that serves. [`shares`] bounds links, [`seat`] counts them, `roll` tells of each, [`liveness`] knows whether one is alive, [`demand`]
-//! how many should be ready, [`epoch`] how long what was agreed holds.
+//! In reading order: [`handshake`] brings a link to stand, [`listener`] is the port that links come in
+//! by, [`keeper`] the task that keeps links dialled, [`dial_state`] how that goes, [`idle_link::IdleLink`] holds a ready one until it is
+//! given away, [`pool::Pool`] has the slots of the half that opens, a [`peer_links::PeerLinks`] for each peer ([`peer_record`]: whose turn it is), [`server`] waits for sessions
+//! on the half that serves. [`shares`] bounds links, [`link_guard`] counts them, `link_table` tells of each, [`liveness`] knows whether one is alive, [`demand`]
+//! how many should be ready, [`generation`] how long what was agreed holds.
 
-mod allowance;
-pub mod conduct;
-pub mod course;
 pub mod demand;
-pub mod epoch;
+pub mod dial_state;
+pub mod error;
 pub mod framed;
+pub mod generation;
 pub mod goodbye;
-pub mod greet;
+pub mod handshake;
+pub mod idle_link;
 pub mod keeper;
-pub mod lane;
-pub mod leg;
+pub mod link_guard;
+mod link_table;
 pub mod listener;
 pub mod liveness;
+pub mod peer_links;
+pub mod peer_record;
 pub mod pool;
-pub mod ready;
-mod roll;
-pub mod seat;
-pub mod serving;
+pub mod server;
+pub mod session_side;
 pub mod shares;
-pub mod trouble;
+mod token_bucket;
 
 use std::{sync::Arc, time::Duration};
 
-use crate::net::verify::is_same_name;
+use crate::net::peer_verifier::is_same_name;
 
 /// A TCP connection to the other gateway comes about in this time or not at all.
 pub const DIAL: Duration = Duration::from_secs(3);
 /// TLS, method and request together; also the time from a second reply's first byte to its last.
-pub const GREET: Duration = Duration::from_secs(5);
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A refused or retired link gets this long to hear why.
-pub const FAREWELL: Duration = Duration::from_secs(1);
+pub const LINGERING_CLOSE: Duration = Duration::from_secs(1);
 
 /// A link that was asked to go, or has said that it goes, is closed in this time while its other end
 /// lives: the last session's bytes may be on their way to somebody slow.
-pub const LEAVE: Duration = Duration::from_secs(600);
+pub const GOODBYE: Duration = Duration::from_secs(600);
 
 /// The other gateway, as it proved itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -2,9 +2,9 @@
 
 use hyper::{Method, StatusCode, Uri};
 
-use super::Watched;
+use super::MonitoredGateway;
 use crate::telemetry::{
-    health::readiness::{self, Demand},
+    health::readiness::{self, ReadinessDemand},
     snapshot::Snapshot,
 };
 
@@ -30,7 +30,7 @@ impl MonitorAnswer {
     }
 }
 
-pub fn answer(method: &Method, uri: &Uri, watched: &Watched) -> MonitorAnswer {
+pub fn answer_request(method: &Method, uri: &Uri, watched: &MonitoredGateway) -> MonitorAnswer {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return MonitorAnswer::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n");
     }
@@ -40,27 +40,27 @@ pub fn answer(method: &Method, uri: &Uri, watched: &Watched) -> MonitorAnswer {
     match (uri.path(), stalled) {
         ("/livez", None) => MonitorAnswer::lines(true, vec!["alive".into()]),
         ("/livez" | "/readyz", Some(why)) => MonitorAnswer::lines(false, vec![why]),
-        ("/readyz", None) => ready(&watched.snapshots.borrow(), demand(uri)),
+        ("/readyz", None) => answer_ready(&watched.snapshots.borrow(), requested_demand(uri)),
         (path, stalled) => match path.strip_prefix("/readyz/") {
-            Some(name) => service(&watched.snapshots.borrow(), name, stalled),
+            Some(name) => answer_service(&watched.snapshots.borrow(), name, stalled),
             None => MonitorAnswer::new(StatusCode::NOT_FOUND, PATHS),
         },
     }
 }
 
 /// `?strict`, alone or with a value that does not deny it.
-fn demand(uri: &Uri) -> Demand {
+fn requested_demand(uri: &Uri) -> ReadinessDemand {
     let is_strict = |part: &str| match part.split_once('=') {
         Some((key, value)) => key == "strict" && !matches!(value, "0" | "false" | "no" | "off"),
         None => part == "strict",
     };
     match uri.query().unwrap_or_default().split('&').any(is_strict) {
-        true => Demand::Strict,
-        false => Demand::Usual,
+        true => ReadinessDemand::Strict,
+        false => ReadinessDemand::Usual,
     }
 }
 
-fn ready(snapshot: &Snapshot, demand: Demand) -> MonitorAnswer {
+fn answer_ready(snapshot: &Snapshot, demand: ReadinessDemand) -> MonitorAnswer {
     let Some(readiness) = &snapshot.readiness else {
         return MonitorAnswer::lines(false, vec!["the gateway is starting".into()]);
     };
@@ -69,7 +69,7 @@ fn ready(snapshot: &Snapshot, demand: Demand) -> MonitorAnswer {
     MonitorAnswer::lines(is_ready, [vec![word.to_owned()], readiness.lacks(demand)].concat())
 }
 
-fn service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> MonitorAnswer {
+fn answer_service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> MonitorAnswer {
     if !snapshot.services.iter().any(|row| row.name == name) {
         return MonitorAnswer::new(StatusCode::NOT_FOUND, "there is no such service\n");
     }
@@ -80,7 +80,7 @@ fn service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> MonitorA
         return MonitorAnswer::lines(true, vec!["ready".into()]);
     }
     let rows = snapshot.services.iter().filter(|row| row.name == name);
-    let mut reasons: Vec<_> = rows.filter_map(readiness::why_unready).collect();
+    let mut reasons: Vec<_> = rows.filter_map(readiness::unready_reason).collect();
     if reasons.is_empty() {
         reasons.extend(snapshot.readiness.iter().flat_map(|readiness| readiness.reasons.clone()));
     }
@@ -95,15 +95,15 @@ mod tests {
     #[test]
     fn strictly_is_asked_by_a_word_of_the_query() {
         let table = [
-            ("/readyz", Demand::Usual),
-            ("/readyz?strict", Demand::Strict),
-            ("/readyz?a=b&strict=1", Demand::Strict),
-            ("/readyz?strict=true", Demand::Strict),
-            ("/readyz?strict=false", Demand::Usual),
-            ("/readyz?stricter", Demand::Usual),
+            ("/readyz", ReadinessDemand::Usual),
+            ("/readyz?strict", ReadinessDemand::Strict),
+            ("/readyz?a=b&strict=1", ReadinessDemand::Strict),
+            ("/readyz?strict=true", ReadinessDemand::Strict),
+            ("/readyz?strict=false", ReadinessDemand::Usual),
+            ("/readyz?stricter", ReadinessDemand::Usual),
         ];
         for (uri, expected) in table {
-            assert_eq!(demand(&Uri::from_static(uri)), expected, "{uri}");
+            assert_eq!(requested_demand(&Uri::from_static(uri)), expected, "{uri}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! oldest gives way, since the newest is who may be served soonest. What the answers say is in [`answers`].
 
 mod answers;
-mod serving;
+mod server;
 
 use std::{
     sync::{
@@ -19,12 +19,12 @@ use tokio::sync::watch;
 
 use crate::{
     net::{
-        listen::{self, BindError, Closer, Listener},
-        names::Found,
+        listen::{self, BindError, Listener, ListenerGuard},
+        resolver::ResolvedNames,
     },
-    profile::{Bind, HostPort},
+    profile::{BindPolicy, HostPort},
     tasks::Tasks,
-    telemetry::{clock, notices::Notices, snapshot::Snapshot},
+    telemetry::{clock, notices::NoticeLog, snapshot::Snapshot},
 };
 
 /// An engine that turns does so several times a second.
@@ -32,7 +32,7 @@ const TURNS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the port answers from.
 #[derive(Debug, Clone)]
-pub struct Watched {
+pub struct MonitoredGateway {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub turned: LastTurn,
 }
@@ -59,23 +59,23 @@ pub struct MonitorPort {
     pub at: HostPort,
     /// Until it is started.
     listener: Option<Arc<Listener>>,
-    closer: Closer,
+    closer: ListenerGuard,
 }
 
 impl MonitorPort {
-    pub fn bind(at: &HostPort, found: &Found) -> Result<Self, BindError> {
-        let listener = listen::bind(at, found.addresses(at), Bind::Now)?;
+    pub fn bind(at: &HostPort, found: &ResolvedNames) -> Result<Self, BindError> {
+        let listener = listen::bind(at, found.addresses(at), BindPolicy::Now)?;
         Ok(Self { at: at.clone(), closer: listener.closer(), listener: Some(listener) })
     }
 
-    pub fn start(&mut self, watched: &Watched, tasks: &Tasks, notices: &Arc<Notices>) {
+    pub fn start(&mut self, watched: &MonitoredGateway, tasks: &Tasks, notices: &Arc<NoticeLog>) {
         let Some(listener) = self.listener.take() else { return };
-        let run = serving::run(listener, watched.clone(), tasks.clone(), notices.clone());
+        let run = server::run(listener, watched.clone(), tasks.clone(), notices.clone());
         tasks.spawn("monitor port", run);
     }
 
     /// Where it listens, with the real port.
     pub fn listening(&self) -> Vec<String> {
-        self.closer.shown().into_iter().map(|at| format!("http://{at}")).collect()
+        self.closer.describe().into_iter().map(|at| format!("http://{at}")).collect()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::profile::Retry;
+use crate::profile::RetryPolicy;
 
 /// Counts failures in a row and says how long to pause.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +15,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// One more failure: the pause before the next try. `unit` is a random number in 0..=1.
-    pub fn fail(&mut self, retry: Retry, unit: f64) -> Duration {
+    pub fn fail(&mut self, retry: RetryPolicy, unit: f64) -> Duration {
         let bound = bound(retry, self.failures);
         self.failures = self.failures.saturating_add(1);
         bound.mul_f64(unit.clamp(0.0, 1.0))
@@ -32,7 +32,7 @@ impl Backoff {
     }
 }
 
-fn bound(retry: Retry, failures: u32) -> Duration {
+fn bound(retry: RetryPolicy, failures: u32) -> Duration {
     let doubled = 2u32.checked_pow(failures).and_then(|factor| retry.first.checked_mul(factor));
     doubled.unwrap_or(retry.maximum).min(retry.maximum)
 }
@@ -43,7 +43,8 @@ mod tests {
 
     use super::*;
 
-    const RETRY: Retry = Retry { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
+    const RETRY: RetryPolicy =
+        RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
 
     #[test]
     fn doubles_from_first_to_maximum_and_starts_over() {

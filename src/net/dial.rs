@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    exhausted::Exhausted,
-    names::{self, Names},
+    exhausted::ExhaustedResource,
+    resolver::{self, NameResolver},
 };
 use crate::profile::HostPort;
 
@@ -30,20 +30,20 @@ pub enum DialError {
     #[error("{at}: the name does not resolve: {source}")]
     Resolve { at: HostPort, source: io::Error },
     #[error("{at}: connection refused{tried}")]
-    Refused { at: HostPort, tried: Tried },
+    Refused { at: HostPort, tried: TriedAddresses },
     #[error("{at}: no answer within {}s{tried}", within.as_secs_f32())]
-    Timeout { at: HostPort, within: Duration, tried: Tried },
+    Timeout { at: HostPort, within: Duration, tried: TriedAddresses },
     #[error("{at}: unreachable: {source}{tried}")]
-    Unreachable { at: HostPort, source: io::Error, tried: Tried },
-    #[error("{at}: {}{tried}", Exhausted::words(source))]
-    Local { at: HostPort, source: io::Error, tried: Tried },
+    Unreachable { at: HostPort, source: io::Error, tried: TriedAddresses },
+    #[error("{at}: {}{tried}", ExhaustedResource::describe(source))]
+    Local { at: HostPort, source: io::Error, tried: TriedAddresses },
 }
 
 /// The addresses of a name and what each of them said; nothing where an address was dialled.
 #[derive(Debug, Default)]
-pub struct Tried(Vec<(SocketAddr, String)>);
+pub struct TriedAddresses(Vec<(SocketAddr, String)>);
 
-impl fmt::Display for Tried {
+impl fmt::Display for TriedAddresses {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told: Vec<_> = match &self.0[..] {
             [] => return Ok(()),
@@ -60,9 +60,9 @@ impl fmt::Display for Tried {
 
 impl DialError {
     /// What this process or host has run out of, where that is why.
-    pub fn exhausted(&self) -> Option<Exhausted> {
+    pub fn exhausted(&self) -> Option<ExhaustedResource> {
         match self {
-            Self::Local { source, .. } => Exhausted::of(source),
+            Self::Local { source, .. } => ExhaustedResource::of(source),
             Self::Resolve { .. } | Self::Refused { .. } | Self::Timeout { .. } | Self::Unreachable { .. } => {
                 None
             }
@@ -72,16 +72,16 @@ impl DialError {
 
 /// Connects to the first address of `at` that answers.
 pub async fn dial(at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
-    dial_by(Names::of_host(), at, within).await
+    dial_with(NameResolver::system(), at, within).await
 }
 
-async fn dial_by(names: &Names, at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
+async fn dial_with(names: &NameResolver, at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + within;
-    let found = timeout_at(deadline, names.addresses(at)).await;
-    let addresses = match found.unwrap_or_else(|_| Err(names::late(within))) {
-        Ok(addresses) => in_turn(addresses),
+    let found = timeout_at(deadline, names.resolve(at)).await;
+    let addresses = match found.unwrap_or_else(|_| Err(resolver::lookup_timeout(within))) {
+        Ok(addresses) => interleave_families(addresses),
         Err(source) if at.is_address() => {
-            return Err(DialError::Unreachable { at: at.clone(), source, tried: Tried::default() });
+            return Err(DialError::Unreachable { at: at.clone(), source, tried: TriedAddresses::default() });
         }
         Err(source) => return Err(DialError::Resolve { at: at.clone(), source }),
     };
@@ -91,16 +91,17 @@ async fn dial_by(names: &Names, at: &HostPort, within: Duration) -> Result<TcpSt
         Ok(None) => Err(all_failed(at, failed)),
         Err(_) => {
             let said = |address: &SocketAddr| failed.iter().find(|(at, _)| at == address);
-            let why = |address| said(address).map_or_else(|| "no answer".into(), |(_, error)| reason(error));
+            let why =
+                |address| said(address).map_or_else(|| "no answer".into(), |(_, error)| dial_reason(error));
             let tried = addresses.iter().map(|address| (*address, why(address)));
-            Err(DialError::Timeout { at: at.clone(), within, tried: tried_of(at, tried) })
+            Err(DialError::Timeout { at: at.clone(), within, tried: tried_addresses(at, tried) })
         }
     }
 }
 
 /// The families in turn, beginning with that of the first address; each in its own order, which is
 /// the resolver's (RFC 8305, section 4).
-fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
         addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
@@ -137,7 +138,7 @@ async fn race(addresses: &[SocketAddr], failed: &mut Vec<(SocketAddr, io::Error)
 
 /// Somebody refused, or what the last one said.
 fn all_failed(at: &HostPort, failed: Vec<(SocketAddr, io::Error)>) -> DialError {
-    let tried = tried_of(at, failed.iter().map(|(address, error)| (*address, reason(error))));
+    let tried = tried_addresses(at, failed.iter().map(|(address, error)| (*address, dial_reason(error))));
     let is_refused = failed.iter().any(|(_, error)| is_refusal(error));
     let at = at.clone();
     match failed.into_iter().next_back() {
@@ -158,15 +159,15 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
 }
 
-fn reason(error: &io::Error) -> String {
+fn dial_reason(error: &io::Error) -> String {
     if is_refusal(error) { "connection refused".into() } else { error.to_string() }
 }
 
 /// An address that is dialled as it is written stands in the error already.
-fn tried_of(at: &HostPort, tried: impl Iterator<Item = (SocketAddr, String)>) -> Tried {
+fn tried_addresses(at: &HostPort, tried: impl Iterator<Item = (SocketAddr, String)>) -> TriedAddresses {
     match at.is_address() {
-        true => Tried::default(),
-        false => Tried(tried.collect()),
+        true => TriedAddresses::default(),
+        false => TriedAddresses(tried.collect()),
     }
 }
 
@@ -184,10 +185,10 @@ mod tests {
         SocketAddr::from(([127, 0, 0, last], port))
     }
 
-    fn names(addresses: &[SocketAddr]) -> (Names, HostPort) {
+    fn names(addresses: &[SocketAddr]) -> (NameResolver, HostPort) {
         let at = HostPort { host: "db".into(), port: addresses[0].port() };
         let addresses = addresses.to_vec();
-        (Names::new(move |_| Ok(addresses.clone())), at)
+        (NameResolver::new(move |_| Ok(addresses.clone())), at)
     }
 
     /// A port whose queue of connections is full, so that it is as silent as one behind a firewall.
@@ -219,10 +220,10 @@ mod tests {
     fn what_this_host_has_run_out_of_is_no_fault_of_the_other_end() {
         let at = HostPort { host: "192.0.2.7".into(), port: 9000 };
         let out = [
-            (libc::EADDRNOTAVAIL, Exhausted::Ports),
-            (libc::EMFILE, Exhausted::Descriptors),
-            (libc::ENFILE, Exhausted::DescriptorsOfHost),
-            (libc::ENOBUFS, Exhausted::Memory),
+            (libc::EADDRNOTAVAIL, ExhaustedResource::Ports),
+            (libc::EMFILE, ExhaustedResource::Descriptors),
+            (libc::ENFILE, ExhaustedResource::DescriptorsOfHost),
+            (libc::ENOBUFS, ExhaustedResource::Memory),
         ];
         for (number, exhausted) in out {
             let error = all_failed(&at, vec![(local(1, 9000), io::Error::from_raw_os_error(number))]);
@@ -238,7 +239,7 @@ mod tests {
         let silent = silent();
         let listener = TcpListener::bind(local(3, silent.at.port())).expect("the same port");
         let (names, at) = names(&[silent.at, local(3, silent.at.port())]);
-        let stream = dial_by(&names, &at, WITHIN).await.expect("the second answers");
+        let stream = dial_with(&names, &at, WITHIN).await.expect("the second answers");
         assert_eq!(stream.peer_addr().expect("its address"), listener.local_addr().expect("its address"));
     }
 
@@ -250,7 +251,7 @@ mod tests {
         let refusing = (100..160).map(|last| local(last, port));
         let addresses: Vec<_> = refusing.chain([local(1, port)]).collect();
         let (names, at) = names(&addresses);
-        dial_by(&names, &at, WITHIN).await.expect("the last one answers");
+        dial_with(&names, &at, WITHIN).await.expect("the last one answers");
     }
 
     #[tokio::test]
@@ -258,13 +259,13 @@ mod tests {
         let silent = silent();
         let port = silent.at.port();
         let (of_two, at) = names(&[silent.at, local(3, port)]);
-        let error = dial_by(&of_two, &at, Duration::from_millis(600)).await.expect_err("nobody answers");
+        let error = dial_with(&of_two, &at, Duration::from_millis(600)).await.expect_err("nobody answers");
         let told =
             format!("db:{port}: no answer within 0.6s (127.0.0.2: no answer; 127.0.0.3: connection refused)");
         assert_eq!(error.to_string(), told);
         let many: Vec<_> = (100..120).map(|last| local(last, port)).collect();
         let (of_many, at) = names(&many);
-        let told = dial_by(&of_many, &at, WITHIN).await.expect_err("nobody listens").to_string();
+        let told = dial_with(&of_many, &at, WITHIN).await.expect_err("nobody listens").to_string();
         assert!(told.ends_with("127.0.0.103: connection refused; and 16 more)"), "{told}");
         let (_, literal) = names(&[local(3, port)]);
         let literal = HostPort { host: "127.0.0.3".into(), ..literal };
@@ -274,12 +275,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_is_not_answered_ends_at_the_deadline_and_says_so() {
-        let names = Names::new(|_| {
+        let names = NameResolver::new(|_| {
             std::thread::park_timeout(Duration::from_secs(60));
             Err(io::Error::other("late"))
         });
         let at = HostPort { host: "db.late.test".into(), port: 1 };
-        let error = dial_by(&names, &at, Duration::from_millis(50)).await.expect_err("nobody answers");
+        let error = dial_with(&names, &at, Duration::from_millis(50)).await.expect_err("nobody answers");
         let told = "db.late.test:1: the name does not resolve: no answer within 0.05s";
         assert!(matches!(error, DialError::Resolve { .. }) && error.to_string() == told, "{error}");
     }
@@ -292,7 +293,7 @@ mod tests {
             ("1.1.1.1:1 2.2.2.2:1 [::1]:1", "1.1.1.1:1 [::1]:1 2.2.2.2:1"),
             ("1.1.1.1:1", "1.1.1.1:1"),
         ] {
-            assert_eq!(in_turn(read(given)), read(expected));
+            assert_eq!(interleave_families(read(given)), read(expected));
         }
     }
 }

@@ -14,14 +14,14 @@ const HELD_MAX: usize = 64 * 1024;
 
 /// Both ends in one value: what is written can be read. Used by one task, as a relay does.
 #[derive(Debug, Default)]
-pub struct Echo {
+pub struct EchoStream {
     held: VecDeque<u8>,
     ended: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-impl AsyncRead for Echo {
+impl AsyncRead for EchoStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -44,7 +44,7 @@ impl AsyncRead for Echo {
     }
 }
 
-impl AsyncWrite for Echo {
+impl AsyncWrite for EchoStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let room = HELD_MAX - self.held.len();
         if room == 0 {
@@ -83,7 +83,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_is_read_and_then_the_end() {
-        let mut echo = Echo::default();
+        let mut echo = EchoStream::default();
         echo.write_all(b"hello").await.expect("there is room");
         echo.shutdown().await.expect("it can always end");
         let mut heard = Vec::new();
@@ -93,7 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_buffer_stops_the_writer_until_it_is_read() {
-        let mut echo = Echo::default();
+        let mut echo = EchoStream::default();
         let taken = echo.write(&vec![1; 2 * HELD_MAX]).await.expect("it takes what fits");
         assert_eq!(taken, HELD_MAX);
         assert!(echo.write(b"x").now_or_never().is_none());

@@ -5,7 +5,7 @@ use std::io;
 use thiserror::Error;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Exhausted {
+pub enum ExhaustedResource {
     /// Or the host has no address of that family.
     #[error("no local port is left for it (net.ipv4.ip_local_port_range)")]
     Ports,
@@ -17,7 +17,7 @@ pub enum Exhausted {
     Memory,
 }
 
-impl Exhausted {
+impl ExhaustedResource {
     pub fn of(error: &io::Error) -> Option<Self> {
         match error.raw_os_error()? {
             libc::EADDRNOTAVAIL => Some(Self::Ports),
@@ -29,7 +29,7 @@ impl Exhausted {
     }
 
     /// An error in words that say what to do, where they are known.
-    pub fn words(error: &io::Error) -> String {
+    pub fn describe(error: &io::Error) -> String {
         Self::of(error).map_or_else(|| error.to_string(), |exhausted| exhausted.to_string())
     }
 }
@@ -40,15 +40,19 @@ mod tests {
 
     #[test]
     fn what_has_run_out_is_named_and_nothing_else() {
-        let of = |number| Exhausted::of(&io::Error::from_raw_os_error(number));
-        assert_eq!(of(libc::EADDRNOTAVAIL), Some(Exhausted::Ports));
-        assert_eq!(of(libc::EMFILE), Some(Exhausted::Descriptors));
-        assert_eq!(of(libc::ENFILE), Some(Exhausted::DescriptorsOfHost));
-        assert_eq!([of(libc::ENOBUFS), of(libc::ENOMEM)], [Some(Exhausted::Memory); 2]);
+        let of = |number| ExhaustedResource::of(&io::Error::from_raw_os_error(number));
+        assert_eq!(of(libc::EADDRNOTAVAIL), Some(ExhaustedResource::Ports));
+        assert_eq!(of(libc::EMFILE), Some(ExhaustedResource::Descriptors));
+        assert_eq!(of(libc::ENFILE), Some(ExhaustedResource::DescriptorsOfHost));
+        assert_eq!([of(libc::ENOBUFS), of(libc::ENOMEM)], [Some(ExhaustedResource::Memory); 2]);
         for other in [libc::ECONNREFUSED, libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::EPIPE]
         {
             assert_eq!(of(other), None, "{other}");
         }
-        assert_eq!(Exhausted::of(&io::ErrorKind::AddrNotAvailable.into()), None, "not of the kernel's");
+        assert_eq!(
+            ExhaustedResource::of(&io::ErrorKind::AddrNotAvailable.into()),
+            None,
+            "not of the kernel's"
+        );
     }
 }

@@ -2,17 +2,17 @@
 
 use rustls::pki_types::CertificateDer;
 
-use super::{tls, verify};
+use super::{peer_verifier, tls};
 use crate::{
-    disk::Pipes,
-    profile::{ClientCheck, DmzHalf, InternalHalf, LinkTls, Material, Profile, Role},
+    disk::PipePolicy,
+    profile::{ClientCheck, DmzHalf, Half, InternalHalf, LinkTls, PemSource, Profile},
 };
 
 /// One file of certificates; the first of them to end counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expiry {
-    pub role: Role,
-    pub used: Use,
+pub struct CertificateExpiry {
+    pub role: Half,
+    pub used: CertificateUse,
     /// Where it was read.
     pub object: String,
     /// Seconds since 1970.
@@ -21,13 +21,13 @@ pub struct Expiry {
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub enum CertificateUse {
     Link,
     Accept,
     Connect,
 }
 
-impl Use {
+impl CertificateUse {
     pub fn word(self) -> &'static str {
         match self {
             Self::Link => "link",
@@ -38,15 +38,15 @@ impl Use {
 }
 
 /// Those of the files that read; what does not is told where it is opened.
-pub fn of(profile: &Profile) -> Vec<Expiry> {
-    let mut found: Vec<Expiry> = Vec::new();
+pub fn certificate_expiries(profile: &Profile) -> Vec<CertificateExpiry> {
+    let mut found: Vec<CertificateExpiry> = Vec::new();
     for (role, used, material) in materials(profile) {
-        let Some(ends) = ends(material) else { continue };
+        let Some(ends) = earliest_end(material) else { continue };
         let object = match material {
-            Material::File { path, .. } => path.display().to_string(),
-            Material::Memory(_) => "built in".into(),
+            PemSource::File { path, .. } => path.display().to_string(),
+            PemSource::Memory(_) => "built in".into(),
         };
-        let expiry = Expiry { role, used, object, ends };
+        let expiry = CertificateExpiry { role, used, object, ends };
         // Several services may name one file.
         if !found.contains(&expiry) {
             found.push(expiry);
@@ -55,34 +55,34 @@ pub fn of(profile: &Profile) -> Vec<Expiry> {
     found
 }
 
-fn ends(material: &Material) -> Option<i64> {
-    let chain: Vec<CertificateDer<'static>> = tls::chain(material, Pipes::Refused).ok()?;
-    chain.iter().filter_map(verify::expires).min()
+fn earliest_end(material: &PemSource) -> Option<i64> {
+    let chain: Vec<CertificateDer<'static>> = tls::read_chain(material, PipePolicy::Refused).ok()?;
+    chain.iter().filter_map(peer_verifier::expiry_seconds).min()
 }
 
 /// A trust store may hold many authorities, some of which ended long ago: of those nothing is told.
-fn materials(profile: &Profile) -> Vec<(Role, Use, &Material)> {
+fn materials(profile: &Profile) -> Vec<(Half, CertificateUse, &PemSource)> {
     let mut found = Vec::new();
     let links = [
-        (Role::Dmz, profile.dmz.as_ref().and_then(DmzHalf::link_tls)),
-        (Role::Internal, profile.internal.as_ref().and_then(InternalHalf::link_tls)),
+        (Half::Dmz, profile.dmz.as_ref().and_then(DmzHalf::link_tls)),
+        (Half::Internal, profile.internal.as_ref().and_then(InternalHalf::link_tls)),
     ];
     for (role, tls) in links {
         let Some(LinkTls { certificate, ca, .. }) = tls else { continue };
-        found.extend([(role, Use::Link, certificate), (role, Use::Link, ca)]);
+        found.extend([(role, CertificateUse::Link, certificate), (role, CertificateUse::Link, ca)]);
     }
     for tls in profile.accept_tls() {
-        found.push((Role::Dmz, Use::Accept, &tls.pair.certificate));
+        found.push((Half::Dmz, CertificateUse::Accept, &tls.pair.certificate));
         match &tls.clients {
             ClientCheck::Nobody => {}
             ClientCheck::Optional(clients) | ClientCheck::Required(clients) => {
-                found.push((Role::Dmz, Use::Accept, &clients.ca));
+                found.push((Half::Dmz, CertificateUse::Accept, &clients.ca));
             }
         }
     }
-    let inner = if profile.internal.is_some() { Role::Internal } else { Role::Dmz };
+    let inner = if profile.internal.is_some() { Half::Internal } else { Half::Dmz };
     for tls in profile.connect_tls() {
-        found.extend(tls.pair.iter().map(|pair| (inner, Use::Connect, &pair.certificate)));
+        found.extend(tls.pair.iter().map(|pair| (inner, CertificateUse::Connect, &pair.certificate)));
     }
     found
 }

@@ -22,11 +22,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    names::Names,
-    quota::{Place, Quota},
+    quota::{DescriptorQuota, QuotaPermit},
+    resolver::NameResolver,
     sockets, tcp,
 };
-use crate::profile::{Bind, HostPort};
+use crate::profile::{BindPolicy, HostPort};
 
 /// Clients that the kernel holds for us between two accepts.
 const BACKLOG: i32 = 4096;
@@ -55,7 +55,7 @@ pub enum BindError {
 
 /// What a port tells beside those who come.
 #[derive(Debug)]
-pub enum Told<'a> {
+pub enum ListenEvent<'a> {
     /// It can not accept for the moment.
     Pauses(&'a io::Error),
     /// It does not listen there yet, and tries again.
@@ -68,24 +68,24 @@ pub enum Told<'a> {
 #[derive(Debug)]
 pub struct Listener {
     at: HostPort,
-    prepare: Prepare,
-    sockets: Mutex<Vec<Arc<Open>>>,
+    prepare: PrepareSocket,
+    sockets: Mutex<Vec<Arc<BoundSocket>>>,
     /// What it waits for.
-    lacks: Mutex<Lacks>,
+    missing: Mutex<MissingAddresses>,
     stop: CancellationToken,
 }
 
 /// A socket that listens, and where: asked for in every picture, it is kept.
 #[derive(Debug)]
-struct Open {
+struct BoundSocket {
     socket: TcpListener,
     at: SocketAddr,
 }
 
-type Prepare = fn(&Socket) -> io::Result<()>;
+type PrepareSocket = fn(&Socket) -> io::Result<()>;
 
 #[derive(Debug)]
-enum Lacks {
+enum MissingAddresses {
     Nothing,
     /// Its name has no address yet, or its zone no interface.
     Name(io::Error),
@@ -95,14 +95,14 @@ enum Lacks {
 
 /// Closes a port when it is dropped, whoever accepts there.
 #[derive(Debug)]
-pub struct Closer(Weak<Listener>);
+pub struct ListenerGuard(Weak<Listener>);
 
-impl Closer {
+impl ListenerGuard {
     /// When this returns nobody connects there any more; the sockets go with the loop that accepts.
     pub fn close(&self) {
         let Some(listener) = self.0.upgrade() else { return };
         listener.stop.cancel();
-        for open in listener.sockets().iter() {
+        for open in listener.lock_sockets().iter() {
             // It can fail only on a socket that does not listen.
             let _ = SockRef::from(&open.socket).shutdown(Shutdown::Both);
         }
@@ -115,13 +115,13 @@ impl Closer {
     }
 
     /// The same as an operator reads it: an address that is written in the profile as it is there.
-    pub fn shown(&self) -> Vec<HostPort> {
+    pub fn describe(&self) -> Vec<HostPort> {
         let Some(at) = self.0.upgrade().map(|listener| listener.at.clone()) else { return Vec::new() };
-        self.listens_at().into_iter().map(|local| shown(&at, local)).collect()
+        self.listens_at().into_iter().map(|local| described_address(&at, local)).collect()
     }
 }
 
-impl Drop for Closer {
+impl Drop for ListenerGuard {
     fn drop(&mut self) {
         self.close();
     }
@@ -131,7 +131,7 @@ impl Drop for Closer {
 pub fn bind_for_clients(
     at: &HostPort,
     found: io::Result<Vec<SocketAddr>>,
-    bind: Bind,
+    bind: BindPolicy,
 ) -> Result<Arc<Listener>, BindError> {
     Listener::bind(at, found, bind, tcp::prepare_clients)
 }
@@ -140,7 +140,7 @@ pub fn bind_for_clients(
 pub fn bind(
     at: &HostPort,
     found: io::Result<Vec<SocketAddr>>,
-    bind: Bind,
+    bind: BindPolicy,
 ) -> Result<Arc<Listener>, BindError> {
     Listener::bind(at, found, bind, |_| Ok(()))
 }
@@ -149,73 +149,77 @@ impl Listener {
     fn bind(
         at: &HostPort,
         found: io::Result<Vec<SocketAddr>>,
-        bind: Bind,
-        prepare: Prepare,
+        bind: BindPolicy,
+        prepare: PrepareSocket,
     ) -> Result<Arc<Self>, BindError> {
         let (sockets, lacks) = match (found, bind) {
             (Ok(addresses), _) => {
-                let Bound { sockets, absent } = Bound::at(at, addresses, prepare)?;
+                let BindOutcome { sockets, absent } = BindOutcome::at(at, addresses, prepare)?;
                 // A name may have addresses of a family that this machine does without.
                 let lacks = match (sockets.is_empty(), absent.is_empty(), bind) {
-                    (_, true, _) | (false, false, Bind::Now) => Lacks::Nothing,
-                    (true, false, Bind::Now) => return Err(BindError::Absent { at: at.clone() }),
-                    (_, false, Bind::Wait) => Lacks::Addresses(absent),
+                    (_, true, _) | (false, false, BindPolicy::Now) => MissingAddresses::Nothing,
+                    (true, false, BindPolicy::Now) => return Err(BindError::Absent { at: at.clone() }),
+                    (_, false, BindPolicy::Wait) => MissingAddresses::Addresses(absent),
                 };
                 (sockets, lacks)
             }
-            (Err(error), Bind::Wait) => (Vec::new(), Lacks::Name(error)),
-            (Err(_), Bind::Now) if at.is_address() => return Err(BindError::Absent { at: at.clone() }),
-            (Err(source), Bind::Now) => return Err(BindError::Resolve { at: at.clone(), source }),
+            (Err(error), BindPolicy::Wait) => (Vec::new(), MissingAddresses::Name(error)),
+            (Err(_), BindPolicy::Now) if at.is_address() => return Err(BindError::Absent { at: at.clone() }),
+            (Err(source), BindPolicy::Now) => return Err(BindError::Resolve { at: at.clone(), source }),
         };
         Ok(Arc::new(Self {
             at: at.clone(),
             prepare,
             sockets: Mutex::new(sockets),
-            lacks: Mutex::new(lacks),
+            missing: Mutex::new(lacks),
             stop: CancellationToken::new(),
         }))
     }
 
     /// Where it listens.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.sockets().iter().map(|open| open.at).collect()
+        self.lock_sockets().iter().map(|open| open.at).collect()
     }
 
-    pub fn closer(self: &Arc<Self>) -> Closer {
-        Closer(Arc::downgrade(self))
+    pub fn closer(self: &Arc<Self>) -> ListenerGuard {
+        ListenerGuard(Arc::downgrade(self))
     }
 
     /// Accepts until it is closed.
-    pub async fn accept(&self, mut accepted: impl FnMut(TcpStream, SocketAddr), tell: impl FnMut(Told<'_>)) {
-        let accepted = |stream, address, _: Place| accepted(stream, address);
-        self.accept_within(&Quota::new(usize::MAX), accepted, tell).await;
+    pub async fn accept(
+        &self,
+        mut accepted: impl FnMut(TcpStream, SocketAddr),
+        tell: impl FnMut(ListenEvent<'_>),
+    ) {
+        let accepted = |stream, address, _: QuotaPermit| accepted(stream, address);
+        self.accept_within(&DescriptorQuota::new(usize::MAX), accepted, tell).await;
     }
 
     /// Accepts until it is closed, each within a quota; past that it pauses.
     pub async fn accept_within(
         &self,
-        quota: &Arc<Quota>,
-        mut accepted: impl FnMut(TcpStream, SocketAddr, Place),
-        mut tell: impl FnMut(Told<'_>),
+        quota: &Arc<DescriptorQuota>,
+        mut accepted: impl FnMut(TcpStream, SocketAddr, QuotaPermit),
+        mut tell: impl FnMut(ListenEvent<'_>),
     ) {
         let mut paused: Option<Instant> = None;
-        let mut pauses = |error: &io::Error, tell: &mut dyn FnMut(Told<'_>)| {
+        let mut pauses = |error: &io::Error, tell: &mut dyn FnMut(ListenEvent<'_>)| {
             if paused.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
                 paused = Some(Instant::now());
-                tell(Told::Pauses(error));
+                tell(ListenEvent::Pauses(error));
             }
         };
         let mut last = String::new();
-        let mut again = self.tell_lack(&mut last, &mut tell);
-        let mut sockets = self.sockets().clone();
+        let mut again = self.report_missing(&mut last, &mut tell);
+        let mut sockets = self.lock_sockets().clone();
         while !self.stop.is_cancelled() {
             let came = tokio::select! {
                 () = self.stop.cancelled() => return,
                 came = accept_any(&sockets) => came,
-                () = until(again) => {
-                    self.try_again(Names::of_host(), &mut tell).await;
-                    again = self.tell_lack(&mut last, &mut tell);
-                    sockets = self.sockets().clone();
+                () = sleep_until(again) => {
+                    self.retry_bind(NameResolver::system(), &mut tell).await;
+                    again = self.report_missing(&mut last, &mut tell);
+                    sockets = self.lock_sockets().clone();
                     continue;
                 }
             };
@@ -240,65 +244,65 @@ impl Listener {
     }
 
     /// Tells what it waits for, if that has changed; when it is tried again.
-    fn tell_lack(&self, last: &mut String, tell: &mut impl FnMut(Told<'_>)) -> Option<Instant> {
-        let (at, why) = match &*self.lacks() {
-            Lacks::Nothing => return None,
-            Lacks::Name(error) if self.at.is_address() => (self.at.clone(), error.to_string()),
-            Lacks::Name(error) => (self.at.clone(), format!("the name does not resolve: {error}")),
-            Lacks::Addresses(absent) => {
+    fn report_missing(&self, last: &mut String, tell: &mut impl FnMut(ListenEvent<'_>)) -> Option<Instant> {
+        let (at, why) = match &*self.lock_missing() {
+            MissingAddresses::Nothing => return None,
+            MissingAddresses::Name(error) if self.at.is_address() => (self.at.clone(), error.to_string()),
+            MissingAddresses::Name(error) => (self.at.clone(), format!("the name does not resolve: {error}")),
+            MissingAddresses::Addresses(absent) => {
                 let (address, error) = absent.first()?;
-                (shown(&self.at, *address), why(error))
+                (described_address(&self.at, *address), bind_reason(error))
             }
         };
         if *last != why {
-            tell(Told::Waits { at: &at, why: why.clone() });
+            tell(ListenEvent::Waits { at: &at, why: why.clone() });
             *last = why;
         }
         Some(Instant::now() + AGAIN)
     }
 
     /// Binds what it waits for, as far as it is there now.
-    async fn try_again(&self, names: &Names, tell: &mut impl FnMut(Told<'_>)) {
-        let lacks = std::mem::replace(&mut *self.lacks(), Lacks::Nothing);
+    async fn retry_bind(&self, names: &NameResolver, tell: &mut impl FnMut(ListenEvent<'_>)) {
+        let lacks = std::mem::replace(&mut *self.lock_missing(), MissingAddresses::Nothing);
         let addresses = match lacks {
-            Lacks::Nothing => return,
-            Lacks::Addresses(absent) => absent.into_iter().map(|(address, _)| address).collect(),
-            Lacks::Name(before) => {
-                let looked_up = timeout(AGAIN, names.addresses(&self.at));
+            MissingAddresses::Nothing => return,
+            MissingAddresses::Addresses(absent) => absent.into_iter().map(|(address, _)| address).collect(),
+            MissingAddresses::Name(before) => {
+                let looked_up = timeout(AGAIN, names.resolve(&self.at));
                 match self.stop.run_until_cancelled(looked_up).await {
                     Some(Ok(Ok(addresses))) => addresses,
-                    Some(Ok(Err(error))) => return *self.lacks() = Lacks::Name(error),
-                    Some(Err(_)) | None => return *self.lacks() = Lacks::Name(before),
+                    Some(Ok(Err(error))) => return *self.lock_missing() = MissingAddresses::Name(error),
+                    Some(Err(_)) | None => return *self.lock_missing() = MissingAddresses::Name(before),
                 }
             }
         };
         let port = self.local_addrs().first().map_or(self.at.port, SocketAddr::port);
-        let Bound { sockets, absent } = Bound::each(&addresses, port, self.prepare);
-        let mut listening = self.sockets();
+        let BindOutcome { sockets, absent } = BindOutcome::each(&addresses, port, self.prepare);
+        let mut listening = self.lock_sockets();
         // Whoever closes it has seen those that were there before.
         if self.stop.is_cancelled() {
             return;
         }
         for open in sockets {
-            tell(Told::Listens(open.at));
+            tell(ListenEvent::Listens(open.at));
             listening.push(open);
         }
         if !absent.is_empty() {
-            *self.lacks() = Lacks::Addresses(absent);
+            *self.lock_missing() = MissingAddresses::Addresses(absent);
         }
     }
 
-    fn sockets(&self) -> MutexGuard<'_, Vec<Arc<Open>>> {
+    fn lock_sockets(&self) -> MutexGuard<'_, Vec<Arc<BoundSocket>>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lacks(&self) -> MutexGuard<'_, Lacks> {
-        self.lacks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_missing(&self) -> MutexGuard<'_, MissingAddresses> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The next who comes to any of them; each has its turn to be asked first.
-async fn accept_any(sockets: &[Arc<Open>]) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept_any(sockets: &[Arc<BoundSocket>]) -> io::Result<(TcpStream, SocketAddr)> {
     if let [open] = sockets {
         return open.socket.accept().await;
     }
@@ -315,7 +319,7 @@ async fn accept_any(sockets: &[Arc<Open>]) -> io::Result<(TcpStream, SocketAddr)
     .await
 }
 
-async fn until(at: Option<Instant>) {
+async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => pending().await,
@@ -323,14 +327,14 @@ async fn until(at: Option<Instant>) {
 }
 
 /// What came of binding some addresses.
-struct Bound {
-    sockets: Vec<Arc<Open>>,
+struct BindOutcome {
+    sockets: Vec<Arc<BoundSocket>>,
     absent: Vec<(SocketAddr, io::Error)>,
 }
 
-impl Bound {
+impl BindOutcome {
     /// All but those that this machine lacks, on one port; or nothing.
-    fn at(at: &HostPort, addresses: Vec<SocketAddr>, prepare: Prepare) -> Result<Self, BindError> {
+    fn at(at: &HostPort, addresses: Vec<SocketAddr>, prepare: PrepareSocket) -> Result<Self, BindError> {
         let mut tries = if at.port == 0 { FREE_PORT_TRIES } else { 1 };
         loop {
             tries -= 1;
@@ -342,9 +346,9 @@ impl Bound {
             if tries > 0 && source.kind() == io::ErrorKind::AddrInUse {
                 continue;
             }
-            let at = shown(at, *address);
+            let at = described_address(at, *address);
             return Err(match source.kind() {
-                io::ErrorKind::AddrInUse => BindError::Taken { by: sockets::holder(address.port()), at },
+                io::ErrorKind::AddrInUse => BindError::Taken { by: sockets::port_holder(address.port()), at },
                 io::ErrorKind::PermissionDenied => BindError::Forbidden { at },
                 _ => BindError::Other { at, source: io::Error::new(source.kind(), source.to_string()) },
             });
@@ -352,7 +356,7 @@ impl Bound {
     }
 
     /// Each that can be bound; on port 0, on the port that the first one gets.
-    fn each(addresses: &[SocketAddr], mut port: u16, prepare: Prepare) -> Self {
+    fn each(addresses: &[SocketAddr], mut port: u16, prepare: PrepareSocket) -> Self {
         let mut bound = Self { sockets: Vec::new(), absent: Vec::new() };
         for address in addresses {
             let address = with_port(*address, port);
@@ -360,7 +364,7 @@ impl Bound {
             if bound.sockets.iter().any(|open| open.at == address) {
                 continue;
             }
-            match open(address, prepare) {
+            match open_socket(address, prepare) {
                 Ok(open) => {
                     port = open.at.port();
                     bound.sockets.push(Arc::new(open));
@@ -378,7 +382,7 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-fn open(address: SocketAddr, prepare: Prepare) -> io::Result<Open> {
+fn open_socket(address: SocketAddr, prepare: PrepareSocket) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Else it depends on the system's `net.ipv6.bindv6only` whether IPv4 is meant too.
@@ -390,11 +394,11 @@ fn open(address: SocketAddr, prepare: Prepare) -> io::Result<Open> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from_std(socket.into())?;
-    Ok(Open { at: socket.local_addr()?, socket })
+    Ok(BoundSocket { at: socket.local_addr()?, socket })
 }
 
 /// An address as an operator reads it: one that is written in the profile as it is there.
-fn shown(at: &HostPort, address: SocketAddr) -> HostPort {
+fn described_address(at: &HostPort, address: SocketAddr) -> HostPort {
     match at.is_address() {
         true => HostPort { host: at.host.clone(), port: address.port() },
         false => HostPort { host: address.ip().to_string(), port: address.port() },
@@ -407,7 +411,7 @@ fn is_absence(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::ENODEV))
 }
 
-fn why(error: &io::Error) -> String {
+fn bind_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "the port is taken by another program".into(),
         _ if is_absence(error) => "this machine has no such address".into(),
@@ -437,7 +441,7 @@ mod tests {
     }
 
     fn bind_now(host: &str, addresses: &[&str], port: u16) -> Result<Arc<Listener>, BindError> {
-        bind(&at(host, port), found(addresses, port), Bind::Now)
+        bind(&at(host, port), found(addresses, port), BindPolicy::Now)
     }
 
     #[tokio::test]
@@ -509,7 +513,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_not_there_yet_is_waited_for_and_then_listens() {
         // The name has an address by then, though it had none that is here.
-        let listener = bind(&at("localhost", 0), Err(io::ErrorKind::NotFound.into()), Bind::Wait);
+        let listener = bind(&at("localhost", 0), Err(io::ErrorKind::NotFound.into()), BindPolicy::Wait);
         let listener = listener.expect("it waits");
         assert_eq!(listener.local_addrs(), []);
         let (closer, mut told) = (listener.closer(), Vec::new());
@@ -522,7 +526,7 @@ mod tests {
                     closer.close();
                 },
                 |tells| {
-                    if let (Told::Listens(at), None) = (&tells, &client) {
+                    if let (ListenEvent::Listens(at), None) = (&tells, &client) {
                         listens = Some(*at);
                         client = Some(std::net::TcpStream::connect(at));
                     }
@@ -537,7 +541,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_never_comes_is_told_once_and_waited_for() {
-        let bound = bind(&at("db", 0), found(&["192.0.2.7", "127.0.0.1"], 0), Bind::Wait);
+        let bound = bind(&at("db", 0), found(&["192.0.2.7", "127.0.0.1"], 0), BindPolicy::Wait);
         let listener = bound.expect("the one that is there");
         let mut told = Vec::new();
         let accepting = listener.accept(|_, _| (), |tells| told.push(format!("{tells:?}")));

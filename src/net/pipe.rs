@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{late::Late, rewound::Rewound, stream::Stream, tcp};
+use super::{prefixed::PrefixedStream, stream::NetStream, tcp, timeout::TimeoutError};
 
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
@@ -37,57 +37,57 @@ const KEPT_MAX: usize = 1024;
 
 /// One end; both ends have the same uncontended lock, since they live in one task.
 pub struct PipeEnd {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<PipeState>>,
     side: usize,
     /// What keeps the other end going, where no task of its own does. In a lock that is never locked:
     /// a stream may be shared between threads, and a future may not.
     driver: Option<Mutex<BoxFuture<'static, ()>>>,
     /// What this end has become.
-    stream: Option<Box<Rewound>>,
+    stream: Option<Box<PrefixedStream>>,
     /// Whether the client behind the other end has said all.
     client: Option<Arc<AtomicBool>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct PipeState {
     /// What each side has written.
-    ways: [Way; 2],
+    directions: [PipeDirection; 2],
     /// What the other side has left for this one.
-    left: [Option<Box<Rewound>>; 2],
-    failure: Option<Failure>,
+    left: [Option<Box<PrefixedStream>>; 2],
+    failure: Option<PipeFailure>,
 }
 
 /// Why what was spoken in a pipe has failed, told by the end that speaks it; its session ends so, however
 /// its bytes do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    pub of: Failing,
+pub struct PipeFailure {
+    pub of: FailedParty,
     pub reason: String,
 }
 
 /// Whose failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failing {
+pub enum FailedParty {
     Backend,
     /// A wait of ours is over.
     Time,
 }
 
 #[derive(Default)]
-struct Way {
+struct PipeDirection {
     held: Vec<u8>,
     taken: usize,
-    step: Step,
+    state: PipeDirectionState,
     /// A cut is that of a deadline.
     is_late: bool,
     /// Its reader has gone.
-    is_unheard: bool,
+    is_reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Step {
+enum PipeDirectionState {
     #[default]
     Open,
     /// No more comes.
@@ -97,54 +97,54 @@ enum Step {
 
 /// Says of an end, wherever that is now, that a deadline is what cuts it, or what has failed.
 #[derive(Clone)]
-pub struct Deadline {
-    shared: Arc<Mutex<Shared>>,
+pub struct PipeFailureSender {
+    shared: Arc<Mutex<PipeState>>,
     side: usize,
 }
 
-impl Deadline {
-    pub fn is_over(&self) {
-        lock(&self.shared).ways[self.side].is_late = true;
+impl PipeFailureSender {
+    pub fn report_timeout(&self) {
+        lock(&self.shared).directions[self.side].is_late = true;
     }
 
     /// The first failure counts: what follows comes of it.
-    pub fn failed(&self, failure: Failure) {
+    pub fn report_failure(&self, failure: PipeFailure) {
         lock(&self.shared).failure.get_or_insert(failure);
     }
 }
 
 /// A pipe's two ends.
 pub fn pipe() -> (PipeEnd, PipeEnd) {
-    let shared = Arc::new(Mutex::new(Shared::default()));
+    let shared = Arc::new(Mutex::new(PipeState::default()));
     let end = |side| PipeEnd { shared: shared.clone(), side, driver: None, stream: None, client: None };
     (end(0), end(1))
 }
 
-impl Way {
+impl PipeDirection {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let left = &self.held[self.taken..];
         if left.is_empty() {
-            return match self.step {
-                Step::Open => {
-                    keep(&mut self.reader, cx);
+            return match self.state {
+                PipeDirectionState::Open => {
+                    keep_waker(&mut self.reader, cx);
                     Poll::Pending
                 }
-                Step::Ended => Poll::Ready(Ok(())),
-                Step::Cut if self.is_late => Poll::Ready(Err(Late(LATE.into()).into())),
-                Step::Cut => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                PipeDirectionState::Ended => Poll::Ready(Ok(())),
+                PipeDirectionState::Cut if self.is_late => Poll::Ready(Err(TimeoutError(LATE.into()).into())),
+                PipeDirectionState::Cut => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             };
         }
         let count = left.len().min(buf.remaining());
         buf.put_slice(&left[..count]);
         self.taken += count;
         if self.taken == self.held.len() {
-            self.empty();
+            self.discard();
         }
         wake(&mut self.writer);
         Poll::Ready(Ok(()))
     }
 
-    fn empty(&mut self) {
+    fn discard(&mut self) {
         self.taken = 0;
         match self.held.capacity() {
             0..=KEPT_MAX => self.held.clear(),
@@ -153,12 +153,12 @@ impl Way {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.is_unheard || self.step != Step::Open {
+        if self.is_reader_gone || self.state != PipeDirectionState::Open {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let mut room = HELD_MAX.saturating_sub(self.held.len() - self.taken);
         if room == 0 {
-            keep(&mut self.writer, cx);
+            keep_waker(&mut self.writer, cx);
             return Poll::Pending;
         }
         if self.taken > 0 && self.held.len() + room > HELD_MAX {
@@ -175,19 +175,19 @@ impl Way {
         Poll::Ready(Ok(count))
     }
 
-    fn end(&mut self, step: Step) {
-        if self.step == Step::Open {
-            self.step = step;
+    fn end(&mut self, step: PipeDirectionState) {
+        if self.state == PipeDirectionState::Open {
+            self.state = step;
         }
         wake(&mut self.reader);
     }
 }
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+fn lock(shared: &Mutex<PipeState>) -> MutexGuard<'_, PipeState> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+fn keep_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(waker) if waker.will_wake(cx.waker()) => {}
         _ => *slot = Some(cx.waker().clone()),
@@ -208,7 +208,7 @@ impl PipeEnd {
     }
 
     /// The other end speaks for a client of which it is known whether it has said all.
-    pub fn of_client(mut self, has_ended: Arc<AtomicBool>) -> Self {
+    pub fn with_client_flag(mut self, has_ended: Arc<AtomicBool>) -> Self {
         self.client = Some(has_ended);
         self
     }
@@ -219,24 +219,24 @@ impl PipeEnd {
     }
 
     /// What this end has become, if it has.
-    pub fn stream(&self) -> Option<&Stream> {
+    pub fn stream(&self) -> Option<&NetStream> {
         self.stream.as_ref().map(|rewound| &rewound.stream)
     }
 
     /// What has failed, if either end has said so.
-    pub fn failure(&self) -> Option<Failure> {
+    pub fn failure(&self) -> Option<PipeFailure> {
         self.lock().failure.clone()
     }
 
     /// Returns when the other end has gone.
-    pub async fn left(&self) {
+    pub async fn other_end_gone(&self) {
         poll_fn(|cx| {
             let mut shared = self.lock();
-            let way = &mut shared.ways[self.side];
-            if way.is_unheard {
+            let way = &mut shared.directions[self.side];
+            if way.is_reader_gone {
                 return Poll::Ready(());
             }
-            keep(&mut way.writer, cx);
+            keep_waker(&mut way.writer, cx);
             Poll::Pending
         })
         .await;
@@ -245,7 +245,7 @@ impl PipeEnd {
     /// The other end goes on as `stream`. It reads what was written here, then what was `heard` of the
     /// stream already; `unsaid` was read here already, and goes first of what it has written. Where it is
     /// cut before, the stream still gets what it had written.
-    pub async fn hand_over(self, mut stream: Stream, heard: Bytes, unsaid: Bytes) -> io::Result<()> {
+    pub async fn hand_over(self, mut stream: NetStream, heard: Bytes, unsaid: Bytes) -> io::Result<()> {
         let (mut said, mut has_ended) = (unsaid, false);
         loop {
             let telling = async {
@@ -255,7 +255,7 @@ impl PipeEnd {
             let mut telling = pin!(telling);
             let has_left = tokio::select! {
                 biased;
-                () = self.left() => {
+                () = self.other_end_gone() => {
                     timeout(STALLED_MAX, telling).await.map_err(|_| io::ErrorKind::TimedOut)??;
                     true
                 }
@@ -264,15 +264,15 @@ impl PipeEnd {
             let is_over;
             {
                 let mut shared = self.lock();
-                let way = &mut shared.ways[1 - self.side];
+                let way = &mut shared.directions[1 - self.side];
                 said = way.held.split_off(way.taken).into();
-                way.empty();
+                way.discard();
                 wake(&mut way.writer);
-                is_over = way.step == Step::Ended;
+                is_over = way.state == PipeDirectionState::Ended;
                 if said.is_empty() && is_over == has_ended && !has_left {
                     wake(&mut way.writer);
-                    wake(&mut shared.ways[self.side].reader);
-                    shared.left[1 - self.side] = Some(Box::new(Rewound { said: heard, stream }));
+                    wake(&mut shared.directions[self.side].reader);
+                    shared.left[1 - self.side] = Some(Box::new(PrefixedStream { prefix: heard, stream }));
                     return Ok(());
                 }
             }
@@ -280,18 +280,18 @@ impl PipeEnd {
                 stream.shutdown().await?;
             } else if said.is_empty() && has_left {
                 if let Some(socket) = stream.tcp() {
-                    tcp::acknowledged(socket, STALLED_MAX).await;
+                    tcp::await_acknowledged(socket, STALLED_MAX).await;
                 }
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
         }
     }
 
-    pub fn deadline(&self) -> Deadline {
-        Deadline { shared: self.shared.clone(), side: self.side }
+    pub fn failure_sender(&self) -> PipeFailureSender {
+        PipeFailureSender { shared: self.shared.clone(), side: self.side }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, PipeState> {
         lock(&self.shared)
     }
 
@@ -305,14 +305,14 @@ impl PipeEnd {
     }
 
     /// Becomes what the other side has left, with what of its bytes is still here.
-    fn adopt(&mut self) {
+    fn become_stream(&mut self) {
         let adopted = {
             let mut shared = self.lock();
             let Some(mut left) = shared.left[self.side].take() else { return };
-            let way = &mut shared.ways[1 - self.side];
+            let way = &mut shared.directions[1 - self.side];
             let unread = way.held.split_off(way.taken);
             if !unread.is_empty() {
-                left.said = [&unread, &left.said[..]].concat().into();
+                left.prefix = [&unread, &left.prefix[..]].concat().into();
             }
             left
         };
@@ -323,13 +323,17 @@ impl PipeEnd {
 impl Drop for PipeEnd {
     fn drop(&mut self) {
         let (side, mut shared) = (self.side, self.lock());
-        let other = &shared.ways[1 - side];
-        let is_over = other.step == Step::Ended && other.held.len() == other.taken;
-        shared.ways[side].end(if is_over { Step::Ended } else { Step::Cut });
-        wake(&mut shared.ways[side].writer);
-        let heard = &mut shared.ways[1 - side];
-        heard.is_unheard = true;
-        heard.empty();
+        let other = &shared.directions[1 - side];
+        let is_over = other.state == PipeDirectionState::Ended && other.held.len() == other.taken;
+        shared.directions[side].end(if is_over {
+            PipeDirectionState::Ended
+        } else {
+            PipeDirectionState::Cut
+        });
+        wake(&mut shared.directions[side].writer);
+        let heard = &mut shared.directions[1 - side];
+        heard.is_reader_gone = true;
+        heard.discard();
         wake(&mut heard.writer);
     }
 }
@@ -345,13 +349,13 @@ impl AsyncRead for PipeEnd {
         let this = self.get_mut();
         if this.stream.is_none() {
             this.drive(cx);
-            this.adopt();
+            this.become_stream();
         }
         if let Some(stream) = &mut this.stream {
             return Pin::new(&mut **stream).poll_read(cx, buf);
         }
         let heard = 1 - this.side;
-        this.lock().ways[heard].poll_read(cx, buf)
+        this.lock().directions[heard].poll_read(cx, buf)
     }
 }
 
@@ -368,13 +372,13 @@ impl AsyncWrite for PipeEnd {
         let this = self.get_mut();
         for is_last in [false, true] {
             if this.stream.is_none() {
-                this.adopt();
+                this.become_stream();
             }
             if let Some(stream) = &mut this.stream {
                 return Pin::new(&mut **stream).poll_write_vectored(cx, bufs);
             }
             let side = this.side;
-            let written = this.lock().ways[side].poll_write(cx, bufs);
+            let written = this.lock().directions[side].poll_write(cx, bufs);
             if written.is_ready() || is_last || this.driver.is_none() {
                 return written;
             }
@@ -401,12 +405,12 @@ impl AsyncWrite for PipeEnd {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.adopt();
+        this.become_stream();
         if let Some(stream) = &mut this.stream {
             return Pin::new(&mut **stream).poll_shutdown(cx);
         }
         let side = this.side;
-        this.lock().ways[side].end(Step::Ended);
+        this.lock().directions[side].end(PipeDirectionState::Ended);
         this.drive(cx);
         Poll::Ready(Ok(()))
     }
@@ -421,11 +425,11 @@ mod tests {
 
     use super::*;
 
-    async fn sockets() -> (Stream, TcpStream) {
+    async fn sockets() -> (NetStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
-        (Stream::Tcp(inner.expect("it connects").0), outer.expect("it connects"))
+        (NetStream::Tcp(inner.expect("it connects").0), outer.expect("it connects"))
     }
 
     #[tokio::test]
@@ -443,12 +447,12 @@ mod tests {
                     0 => return (heard, held),
                     count => heard.extend_from_slice(&piece[..count]),
                 }
-                held = held.max(other.lock().ways[0].held.len());
+                held = held.max(other.lock().directions[0].held.len());
             }
         };
         let ((), (heard, held)) = tokio::join!(writing, reading);
         assert!(heard == sent && held <= HELD_MAX, "{} bytes, {held} held", heard.len());
-        assert!(other.lock().ways[0].held.capacity() <= KEPT_MAX);
+        assert!(other.lock().directions[0].held.capacity() <= KEPT_MAX);
         other.write_all(b"after its end").await.expect("the other direction is open");
         let mut rest = [0; 13];
         one.read_exact(&mut rest).await.expect("bytes");
@@ -461,7 +465,7 @@ mod tests {
         let (mut one, other) = pipe();
         one.write_all(b"said").await.expect("it is taken");
         let left = async {
-            other.left().await;
+            other.other_end_gone().await;
             other
         };
         let dropping = async { drop(one) };
@@ -474,11 +478,11 @@ mod tests {
     #[tokio::test]
     async fn a_cut_for_a_deadline_is_told_from_others() {
         let (one, mut other) = pipe();
-        let deadline = one.deadline();
-        deadline.is_over();
+        let deadline = one.failure_sender();
+        deadline.report_timeout();
         drop(one);
         let error = other.read(&mut [0; 8]).await.expect_err("a cut");
-        assert!(Late::is_cause_of(&error), "{error}");
+        assert!(TimeoutError::is_cause_of(&error), "{error}");
     }
 
     #[tokio::test]

@@ -10,27 +10,27 @@ use tokio::sync::Notify;
 
 /// A bound on descriptors that may change while they are held.
 #[derive(Debug, Default)]
-pub struct Quota {
-    places: Mutex<Places>,
+pub struct DescriptorQuota {
+    places: Mutex<QuotaState>,
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct QuotaState {
     max: usize,
     held: usize,
 }
 
 /// One descriptor's place, held for as long as it is open.
-pub struct Place(Arc<Quota>);
+pub struct QuotaPermit(Arc<DescriptorQuota>);
 
-impl fmt::Debug for Place {
+impl fmt::Debug for QuotaPermit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Place")
     }
 }
 
-impl Quota {
+impl DescriptorQuota {
     pub fn new(max: usize) -> Arc<Self> {
         let quota = Self::default();
         quota.resize(max);
@@ -47,15 +47,15 @@ impl Quota {
         self.lock().max
     }
 
-    pub fn try_take(self: &Arc<Self>) -> Option<Place> {
+    pub fn try_take(self: &Arc<Self>) -> Option<QuotaPermit> {
         let mut places = self.lock();
         let is_free = places.held < places.max;
         places.held += usize::from(is_free);
-        is_free.then(|| Place(self.clone()))
+        is_free.then(|| QuotaPermit(self.clone()))
     }
 
     /// Waits for a place.
-    pub async fn take(self: &Arc<Self>) -> Place {
+    pub async fn take(self: &Arc<Self>) -> QuotaPermit {
         loop {
             let freed = self.freed.notified();
             if let Some(place) = self.try_take() {
@@ -65,12 +65,12 @@ impl Quota {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Places> {
+    fn lock(&self) -> MutexGuard<'_, QuotaState> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Drop for QuotaPermit {
     fn drop(&mut self) {
         self.0.lock().held -= 1;
         self.0.freed.notify_one();
@@ -87,7 +87,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_waited_for_and_a_smaller_quota_takes_none_away() {
-        let quota = Quota::new(2);
+        let quota = DescriptorQuota::new(2);
         let (one, other) = (quota.take().await, quota.take().await);
         assert!(quota.try_take().is_none());
         let waiting = quota.take();

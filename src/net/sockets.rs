@@ -16,42 +16,42 @@ use rustix::net::{
     sockopt::{socket_acceptconn, socket_domain, socket_protocol, socket_type},
 };
 
-use super::sys;
+use super::socket_options;
 
 /// IPPROTO_MPTCP.
 const MPTCP: u32 = 262;
 
 /// Every socket of this process.
 #[derive(Debug)]
-pub struct Held {
+pub struct ProcessSockets {
     pub looked_at: usize,
     /// Those by which others can reach it.
-    pub open: Vec<Open>,
+    pub open: Vec<OpenSocket>,
 }
 
 /// A socket that takes connections, or datagrams from anybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenSocket {
     pub descriptor: RawFd,
     /// `tcp`, `udp`, `mptcp`, `unix`, ...
     pub kind: String,
-    pub at: Address,
+    pub at: SocketAddress,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum SocketAddress {
     Inet(SocketAddr),
     Path(PathBuf),
     Other(String),
 }
 
-impl fmt::Display for Open {
+impl fmt::Display for OpenSocket {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {} (descriptor {})", self.kind, self.at, self.descriptor)
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for SocketAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(at) => write!(out, "{at}"),
@@ -62,8 +62,8 @@ impl fmt::Display for Address {
 }
 
 /// Asks the kernel about every socket of this process.
-pub fn own() -> io::Result<Held> {
-    let mut held = Held { looked_at: 0, open: Vec::new() };
+pub fn process_sockets() -> io::Result<ProcessSockets> {
+    let mut held = ProcessSockets { looked_at: 0, open: Vec::new() };
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         // One that is closed meanwhile was the reading's own, or is gone.
@@ -72,24 +72,24 @@ pub fn own() -> io::Result<Held> {
         let Some(number) = number.filter(|_| target.to_string_lossy().starts_with("socket:")) else {
             continue;
         };
-        let Ok(socket) = sys::duplicate(number) else { continue };
+        let Ok(socket) = socket_options::duplicate(number) else { continue };
         held.looked_at += 1;
-        held.open.extend(open(number, &socket)?);
+        held.open.extend(open_socket(number, &socket)?);
     }
     Ok(held)
 }
 
-fn open(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<Open>> {
+fn open_socket(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<OpenSocket>> {
     let (family, form) = (socket_domain(socket)?, socket_type(socket)?);
     // Families without the notion answer with an error, and take no connections.
     let accepts = socket_acceptconn(socket).unwrap_or(false);
     let local = getsockname(socket).ok();
     let is_connected = getpeername(socket).is_ok();
     let is_inet = family == AddressFamily::INET || family == AddressFamily::INET6;
-    let bound = match local.as_ref().map(address) {
-        Some(Address::Inet(at)) => at.port() != 0,
-        Some(Address::Path(path)) => !path.as_os_str().is_empty(),
-        Some(Address::Other(_)) | None => true,
+    let bound = match local.as_ref().map(socket_address) {
+        Some(SocketAddress::Inet(at)) => at.port() != 0,
+        Some(SocketAddress::Path(path)) => !path.as_os_str().is_empty(),
+        Some(SocketAddress::Other(_)) | None => true,
     };
     let takes_datagrams = match form {
         SocketType::STREAM | SocketType::SEQPACKET => false,
@@ -111,28 +111,28 @@ fn open(descriptor: RawFd, socket: &OwnedFd) -> io::Result<Option<Open>> {
         (false, _) if family == AddressFamily::PACKET => "packet".into(),
         (false, _) => format!("family {}", family.as_raw()),
     };
-    let at = local.as_ref().map_or_else(|| Address::Other("no address".into()), address);
-    Ok(Some(Open { descriptor, kind, at }))
+    let at = local.as_ref().map_or_else(|| SocketAddress::Other("no address".into()), socket_address);
+    Ok(Some(OpenSocket { descriptor, kind, at }))
 }
 
-fn address(any: &SocketAddrAny) -> Address {
+fn socket_address(any: &SocketAddrAny) -> SocketAddress {
     if let Ok(at) = SocketAddr::try_from(any.clone()) {
-        return Address::Inet(at);
+        return SocketAddress::Inet(at);
     }
     match SocketAddrUnix::try_from(any.clone()) {
         Ok(unix) => match (unix.path_bytes(), unix.abstract_name()) {
-            (Some(path), _) => {
-                Address::Path(PathBuf::from(String::from_utf8_lossy(path).trim_end_matches('\0').to_owned()))
-            }
-            (None, Some(name)) => Address::Other(format!("@{}", String::from_utf8_lossy(name))),
-            (None, None) => Address::Path(PathBuf::new()),
+            (Some(path), _) => SocketAddress::Path(PathBuf::from(
+                String::from_utf8_lossy(path).trim_end_matches('\0').to_owned(),
+            )),
+            (None, Some(name)) => SocketAddress::Other(format!("@{}", String::from_utf8_lossy(name))),
+            (None, None) => SocketAddress::Path(PathBuf::new()),
         },
-        Err(_) => Address::Other("an address of its family".into()),
+        Err(_) => SocketAddress::Other("an address of its family".into()),
     }
 }
 
 /// The program that listens on a TCP port, where the kernel lets this user see it.
-pub fn holder(port: u16) -> Option<String> {
+pub fn port_holder(port: u16) -> Option<String> {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .map(|table| fs::read_to_string(table).unwrap_or_default());
     let inodes: HashSet<String> = tables
@@ -177,7 +177,7 @@ mod tests {
 
     fn kind_of(socket: &impl AsRawFd) -> Option<String> {
         let number = socket.as_raw_fd();
-        let held = own().expect("the kernel answers");
+        let held = process_sockets().expect("the kernel answers");
         held.open.into_iter().find(|open| open.descriptor == number).map(|open| open.kind)
     }
 
@@ -210,7 +210,7 @@ mod tests {
         let socket = bound(Domain::IPV4, Type::STREAM, None);
         socket.listen(1).expect("it listens");
         let port = socket.local_addr().ok().and_then(|at| at.as_socket()).expect("an address").port();
-        let holder = holder(port).expect("this process");
+        let holder = port_holder(port).expect("this process");
         assert!(holder.ends_with(&format!("process {}", std::process::id())), "{holder}");
     }
 }

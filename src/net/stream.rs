@@ -12,10 +12,10 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{ahead::ReadAhead, echo::Echo, pipe::PipeEnd, tcp, verify, ws::WebSocket};
+use super::{echo::EchoStream, peer_verifier, pipe::PipeEnd, read_ahead::ReadAhead, tcp, ws::WebSocket};
 
 #[derive(Debug)]
-pub enum Stream {
+pub enum NetStream {
     Tcp(TcpStream),
     /// Boxed: a TLS state is over a kilobyte, and most values of this enum are moved around.
     Tls(Box<TlsStream<ReadAhead>>),
@@ -23,12 +23,12 @@ pub enum Stream {
     Ws(Box<WebSocket>),
     /// Where HTTP is spoken at the other end.
     Pipe(PipeEnd),
-    Echo(Echo),
+    Echo(EchoStream),
 }
 
 /// How a stream is secured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Secured {
+pub struct TlsDetails {
     pub version: String,
     /// The group of the key exchange.
     pub group: String,
@@ -36,7 +36,7 @@ pub struct Secured {
     pub expires: Option<i64>,
 }
 
-impl Stream {
+impl NetStream {
     /// The socket below, where there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
@@ -57,20 +57,20 @@ impl Stream {
     }
 
     /// How the stream is secured and until when its peer's certificate is good; `None` without TLS.
-    pub fn secured(&self) -> Option<Secured> {
+    pub fn tls_details(&self) -> Option<TlsDetails> {
         let Self::Tls(stream) = self else { return None };
         let connection = stream.get_ref().1;
         let version = connection.protocol_version().map(|version| format!("{version:?}"));
         let group = connection.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
         let leaf = connection.peer_certificates().and_then(<[_]>::first);
-        Some(Secured {
+        Some(TlsDetails {
             version: version.unwrap_or_default().replace("TLSv1_", "TLS 1."),
             group: group.unwrap_or_default(),
-            expires: leaf.and_then(verify::expires),
+            expires: leaf.and_then(peer_verifier::expiry_seconds),
         })
     }
 
-    /// TLS takes whatever is written from now on; the writer stops while [`Stream::holds`].
+    /// TLS takes whatever is written from now on; the writer stops while [`NetStream::holds_output`].
     pub fn take_whole_writes(&mut self) {
         if let Self::Tls(stream) = self {
             match &mut **stream {
@@ -81,7 +81,7 @@ impl Stream {
     }
 
     /// Whether bytes that were written wait within TLS for the socket.
-    pub fn holds(&self) -> bool {
+    pub fn holds_output(&self) -> bool {
         match self {
             Self::Tls(stream) => stream.get_ref().1.wants_write(),
             Self::Tcp(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => false,
@@ -109,18 +109,18 @@ impl Stream {
 }
 
 /// The library's words for a cut are a lecture with an address.
-fn in_words(error: io::Error) -> io::Error {
+fn plain_words(error: io::Error) -> io::Error {
     match error.kind() {
         kind @ io::ErrorKind::UnexpectedEof => io::Error::new(kind, "its TLS ended without close_notify"),
         _ => error,
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for NetStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(in_words),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(plain_words),
             Self::Ws(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Pipe(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_read(cx, buf),
@@ -128,7 +128,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for NetStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),

@@ -11,14 +11,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::sys;
+use super::socket_options;
 
 /// Silence after which the kernel asks a peer gateway whether it is there: 3 s, and then four questions
 /// 2 s apart. A wire that stands still for 5 s leaves one of them to be answered, and a black hole is
 /// noticed in 11 s.
-const LINK_KEEPALIVE: Keepalive = Keepalive { idle: 3, interval: 2, questions: 4 };
+const LINK_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 3, interval: 2, questions: 4 };
 /// The same for clients and backends, which may sit behind slow or sleeping networks.
-const EDGE_KEEPALIVE: Keepalive = Keepalive { idle: 30, interval: 10, questions: 3 };
+const EDGE_KEEPALIVE: KeepaliveSettings = KeepaliveSettings { idle: 30, interval: 10, questions: 3 };
 /// Unacknowledged for so long, a ready link is dead. Only for ready links: on a carrying one it
 /// would also end a living peer that does not read.
 const READY_USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ const ACKNOWLEDGED_LOOK_MAX: Duration = Duration::from_millis(50);
 /// Of `tcpi_state` (include/net/tcp_states.h).
 const TCP_CLOSE: u8 = 7;
 
-struct Keepalive {
+struct KeepaliveSettings {
     idle: u64,
     interval: u64,
     questions: u32,
@@ -71,13 +71,13 @@ pub fn prepare_link(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(Some(READY_USER_TIMEOUT))?;
     // An older kernel doubles its pauses up to two minutes; a black hole behind a shut window is
     // then noticed later, which is no reason to do without the link.
-    let _ = sys::set_rto_max(stream.as_fd(), LINK_RTO_MAX_MS);
+    let _ = socket_options::set_rto_max(stream.as_fd(), LINK_RTO_MAX_MS);
     Ok(())
 }
 
-/// A ready link begins to carry: from now on pings or [`Delivery`] judge it, not TCP_USER_TIMEOUT, which
+/// A ready link begins to carry: from now on pings or [`DeliveryWatch`] judge it, not TCP_USER_TIMEOUT, which
 /// would end a living peer whose window is shut.
-pub fn link_carries(stream: &TcpStream) -> io::Result<()> {
+pub fn prepare_busy_link(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(None)
 }
 
@@ -89,7 +89,7 @@ pub fn let_close_cleanly(stream: &TcpStream) {
 
 /// Waits until the other end's kernel has acknowledged all that was sent, the end included; not for one
 /// that acknowledges nothing for `stalled`.
-pub async fn acknowledged(stream: &TcpStream, stalled: Duration) {
+pub async fn await_acknowledged(stream: &TcpStream, stalled: Duration) {
     // The kernel has no event for it.
     let (mut left, mut pause, mut give_up) = (outstanding(stream), Duration::from_millis(1), None);
     while left != (0, 0) {
@@ -106,13 +106,13 @@ pub async fn acknowledged(stream: &TcpStream, stalled: Duration) {
 
 /// Segments that are sent and not acknowledged, and bytes that are not sent.
 fn outstanding(stream: &TcpStream) -> (u32, u32) {
-    let info = sys::tcp_info(stream.as_fd());
+    let info = socket_options::tcp_info(stream.as_fd());
     info.map_or((0, 0), |info| (info.tcpi_unacked, info.tcpi_notsent_bytes))
 }
 
 /// Whether its connection is over, by a reset or by the kernel's having given it up.
 pub fn is_closed(stream: &TcpStream) -> bool {
-    sys::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)
+    socket_options::tcp_info(stream.as_fd()).is_ok_and(|info| info.tcpi_state == TCP_CLOSE)
 }
 
 /// For how long the other end's kernel has acknowledged nothing of what is on its way to it; `None`:
@@ -121,7 +121,7 @@ pub fn is_closed(stream: &TcpStream) -> bool {
 /// A peer that acknowledges and does not read answers every window probe, so its count of
 /// unanswered questions stays at 0 or 1: it is slow, not dead.
 pub fn unacknowledged_for(stream: &TcpStream) -> Option<Duration> {
-    let info = sys::tcp_info(stream.as_fd()).ok()?;
+    let info = socket_options::tcp_info(stream.as_fd()).ok()?;
     if info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0 {
         return None;
     }
@@ -135,13 +135,13 @@ pub fn unacknowledged_for(stream: &TcpStream) -> Option<Duration> {
 /// Whether a carrying SOCKS5 link's other end is there, as far as its kernel tells: measured from when
 /// something was seen to be on its way, since before that nothing had to be acknowledged.
 #[derive(Debug, Default)]
-pub struct Delivery {
+pub struct DeliveryWatch {
     since: Option<Instant>,
 }
 
 /// What a look at it has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivered {
+pub enum DeliveryState {
     All,
     /// Something is on its way.
     NotYet,
@@ -149,26 +149,26 @@ pub enum Delivered {
     Never,
 }
 
-impl Delivery {
-    pub fn look(&mut self, stream: &TcpStream) -> Delivered {
-        self.seen(unacknowledged_for(stream), Instant::now())
+impl DeliveryWatch {
+    pub fn check(&mut self, stream: &TcpStream) -> DeliveryState {
+        self.note(unacknowledged_for(stream), Instant::now())
     }
 
     /// The same, of what the kernel tells.
-    pub fn seen(&mut self, unacknowledged: Option<Duration>, now: Instant) -> Delivered {
+    pub fn note(&mut self, unacknowledged: Option<Duration>, now: Instant) -> DeliveryState {
         let Some(silent) = unacknowledged else {
             self.since = None;
-            return Delivered::All;
+            return DeliveryState::All;
         };
         let since = *self.since.get_or_insert(now);
         match silent.min(now - since) >= UNACKNOWLEDGED {
-            true => Delivered::Never,
-            false => Delivered::NotYet,
+            true => DeliveryState::Never,
+            false => DeliveryState::NotYet,
         }
     }
 }
 
-impl Keepalive {
+impl KeepaliveSettings {
     fn options(&self) -> TcpKeepalive {
         TcpKeepalive::new()
             .with_time(Duration::from_secs(self.idle))
@@ -183,25 +183,25 @@ mod tests {
 
     #[test]
     fn silence_begins_with_what_is_on_its_way_and_not_before() {
-        let (mut delivery, began) = (Delivery::default(), Instant::now());
+        let (mut delivery, began) = (DeliveryWatch::default(), Instant::now());
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let idle_for = |seconds: u64| Some(Duration::from_secs(seconds));
         // An hour of nothing to acknowledge, and then a wire that stands still for a moment.
-        assert_eq!(delivery.seen(None, at(0)), Delivered::All);
-        assert_eq!(delivery.seen(idle_for(3600), at(3600)), Delivered::NotYet);
-        assert_eq!(delivery.seen(idle_for(3606), at(3606)), Delivered::NotYet);
-        assert_eq!(delivery.seen(None, at(3606)), Delivered::All);
-        assert_eq!(delivery.seen(idle_for(3610), at(3610)), Delivered::NotYet);
-        assert_eq!(delivery.seen(idle_for(3617), at(3617)), Delivered::Never);
+        assert_eq!(delivery.note(None, at(0)), DeliveryState::All);
+        assert_eq!(delivery.note(idle_for(3600), at(3600)), DeliveryState::NotYet);
+        assert_eq!(delivery.note(idle_for(3606), at(3606)), DeliveryState::NotYet);
+        assert_eq!(delivery.note(None, at(3606)), DeliveryState::All);
+        assert_eq!(delivery.note(idle_for(3610), at(3610)), DeliveryState::NotYet);
+        assert_eq!(delivery.note(idle_for(3617), at(3617)), DeliveryState::Never);
     }
 
     #[test]
     fn who_acknowledges_now_and_then_is_slow_and_not_gone() {
-        let (mut delivery, began) = (Delivery::default(), Instant::now());
+        let (mut delivery, began) = (DeliveryWatch::default(), Instant::now());
         for second in 0..1000 {
             let silent = Duration::from_secs(second % 7);
-            let seen = delivery.seen(Some(silent), began + Duration::from_secs(second));
-            assert_eq!(seen, Delivered::NotYet, "second {second}");
+            let seen = delivery.note(Some(silent), began + Duration::from_secs(second));
+            assert_eq!(seen, DeliveryState::NotYet, "second {second}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Mutual TLS of a link: 1.3 only, both certificates checked, nothing resumed, no early data.
 //!
-//! [`Identity::load`] opens what a profile names and reports everything wrong with it;
-//! [`Identity::accept`] and [`Identity::connect`] are the two handshakes. The only module that
+//! [`LinkIdentity::load`] opens what a profile names and reports everything wrong with it;
+//! [`LinkIdentity::accept`] and [`LinkIdentity::connect`] are the two handshakes. The only module that
 //! knows `rustls-pemfile`.
 
 use std::{io, sync::Arc};
@@ -19,14 +19,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
-    ahead::ReadAhead,
-    stream::Stream,
+    peer_verifier::{self, PeerVerifier, TlsParty},
+    read_ahead::ReadAhead,
+    stream::NetStream,
     tcp,
-    verify::{self, Party, PeerVerifier},
 };
 use crate::{
-    disk::{self, Pipes, ReadError},
-    profile::{LinkTls, Material, Place, Problem},
+    disk::{self, PipePolicy, ReadError},
+    profile::{LinkTls, PemSource, Problem, ProfilePlace},
 };
 
 /// The authorities of a whole country fit; a certificate file that is larger is none.
@@ -34,7 +34,7 @@ const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What one side of a link shows and accepts, opened and checked.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub struct LinkIdentity {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     verifier: Arc<PeerVerifier>,
@@ -42,15 +42,18 @@ pub struct Identity {
     shown: Arc<Vec<CertificateDer<'static>>>,
 }
 
-impl Identity {
+impl LinkIdentity {
     /// Opens certificate, key and CA; every problem, each at the key of the profile it belongs to.
     /// `alpn` are the names of what the links may speak, the preferred one first.
-    pub fn load(tls: &LinkTls, alpn: &[Vec<u8>], pipes: Pipes) -> Result<Self, Vec<Problem>> {
-        let (chain, key, authorities) =
-            collect3(chain(&tls.certificate, pipes), key(&tls.key, pipes), chain(&tls.ca, pipes))?;
-        let roots = roots(&tls.ca, &authorities).map_err(|problem| vec![problem])?;
+    pub fn load(tls: &LinkTls, alpn: &[Vec<u8>], pipes: PipePolicy) -> Result<Self, Vec<Problem>> {
+        let (chain, key, authorities) = collect_three(
+            read_chain(&tls.certificate, pipes),
+            read_key(&tls.key, pipes),
+            read_chain(&tls.ca, pipes),
+        )?;
+        let roots = read_roots(&tls.ca, &authorities).map_err(|problem| vec![problem])?;
         let provider = Arc::new(provider());
-        let at = |material: &Material, what: String, advice: &str| vec![problem(material, what, advice)];
+        let at = |material: &PemSource, what: String, advice: &str| vec![pem_problem(material, what, advice)];
         let pair = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => at(
                 &tls.key,
@@ -107,48 +110,50 @@ impl Identity {
     }
 
     /// Why this side of a link would refuse the other's certificate; `None` where it would not.
-    pub fn refuses(&self, other: &Self) -> Option<String> {
+    pub fn refusal_reason(&self, other: &Self) -> Option<String> {
         let (leaf, rest) = other.shown.split_first()?;
         let intermediates = &rest[..rest.len().saturating_sub(1)];
         let checked = self.verifier.check_server(leaf, intermediates, UnixTime::now());
         checked
             .and_then(|()| self.verifier.name_of(leaf).map(|_| ()))
             .err()
-            .map(|error| verify::words(&error, Party::Gateway))
+            .map(|error| peer_verifier::tls_reason(&error, TlsParty::Gateway))
     }
 
     /// What its certificates are for and how many days they have left, for an operator.
-    pub fn told(&self) -> String {
-        let told = |certificate| verify::told(certificate).unwrap_or_else(|| "unreadable".into());
+    pub fn describe(&self) -> String {
+        let told = |certificate| {
+            peer_verifier::describe_certificate(certificate).unwrap_or_else(|| "unreadable".into())
+        };
         let (leaf, ca) = (self.shown.first(), self.shown.last());
         let [leaf, ca] = [leaf, ca].map(|certificate| certificate.map(told).unwrap_or_default());
         format!("certificate {leaf}; CA {ca}")
     }
 
     /// The handshake of the side that listens: the stream and the peer's name.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(Stream, String), String> {
+    pub async fn accept(&self, stream: TcpStream) -> Result<(NetStream, String), String> {
         let handshake =
             TlsAcceptor::from(self.server.clone()).accept(ReadAhead::new(stream)).into_fallible().await;
         let stream = handshake.map_err(|(error, stream)| {
             // Lets the alert reach the other side, whose log then names the reason too.
             tcp::let_close_cleanly(stream.socket());
-            told(&error, Party::Gateway)
+            handshake_reason(&error, TlsParty::Gateway)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
-        Ok((Stream::Tls(Box::new(stream.into())), name))
+        Ok((NetStream::Tls(Box::new(stream.into())), name))
     }
 
     /// The handshake of the side that dialled `host`.
-    pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<(Stream, String), String> {
+    pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<(NetStream, String), String> {
         let server =
             ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` is no host name"))?;
         let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(stream));
         let stream = connecting.into_fallible().await.map_err(|(error, stream)| {
             tcp::let_close_cleanly(stream.socket());
-            told(&error, Party::Gateway)
+            handshake_reason(&error, TlsParty::Gateway)
         })?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
-        Ok((Stream::Tls(Box::new(stream.into())), name))
+        Ok((NetStream::Tls(Box::new(stream.into())), name))
     }
 
     fn peer_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<String, String> {
@@ -158,9 +163,9 @@ impl Identity {
 }
 
 /// A failed handshake in words.
-pub(super) fn told(error: &io::Error, of: Party) -> String {
+pub(super) fn handshake_reason(error: &io::Error, of: TlsParty) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    inner.map_or_else(|| error.to_string(), |error| verify::words(error, of))
+    inner.map_or_else(|| error.to_string(), |error| peer_verifier::tls_reason(error, of))
 }
 
 /// AES-128-GCM with SHA-256 first: with hardware AES and SHA it makes the cheapest handshake.
@@ -177,18 +182,18 @@ fn provider() -> CryptoProvider {
 fn check_own(
     verifier: &PeerVerifier,
     chain: &[CertificateDer<'static>],
-    certificate: &Material,
+    certificate: &PemSource,
 ) -> Result<(), Vec<Problem>> {
     let (leaf, intermediates) = chain.split_first().expect("`chain` returns at least one certificate");
     let now = UnixTime::now();
     let as_server = verifier.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
     let as_client = verifier.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
     as_server.and(as_client).map_err(|(side, error)| {
-        if let Some((number, why)) = verify::unfit(chain) {
-            let what = format!("{}certificate {number} of {} {why}", named(certificate), chain.len());
-            return vec![problem(certificate, what, "have it issued anew, or make one with `portcullis certs`")];
+        if let Some((number, why)) = peer_verifier::find_unfit(chain) {
+            let what = format!("{}certificate {number} of {} {why}", name_prefix(certificate), chain.len());
+            return vec![pem_problem(certificate, what, "have it issued anew, or make one with `portcullis certs`")];
         }
-        let what = format!("it can not serve as a TLS {side}: {}", verify::words(&error, Party::Gateway));
+        let what = format!("it can not serve as a TLS {side}: {}", peer_verifier::tls_reason(&error, TlsParty::Gateway));
         let advice = match error {
             rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => {
                 "set the clock of this host right, or wait"
@@ -198,40 +203,43 @@ fn check_own(
             }
             _ => "make one from this link's `ca` with `portcullis certs`",
         };
-        vec![problem(certificate, what, advice)]
+        vec![pem_problem(certificate, what, advice)]
     })
 }
 
-pub(super) fn chain(material: &Material, pipes: Pipes) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let text = read(material, Audience::Anyone, pipes)?;
+pub(super) fn read_chain(
+    material: &PemSource,
+    pipes: PipePolicy,
+) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let text = read_pem(material, FileAudience::Anyone, pipes)?;
     let mut chain = Vec::new();
     for found in rustls_pemfile::certs(&mut text.as_slice()) {
         let number = chain.len() + 1;
         let damaged = |why: String| {
-            let what = format!("{}certificate {number} is damaged: {why}", named(material));
-            problem(material, what, "take that one out, or copy it anew from where it was issued")
+            let what = format!("{}certificate {number} is damaged: {why}", name_prefix(material));
+            pem_problem(material, what, "take that one out, or copy it anew from where it was issued")
         };
         let certificate = found.map_err(|error| damaged(error.to_string()))?;
-        verify::check_whole(&certificate).map_err(damaged)?;
+        peer_verifier::check_whole(&certificate).map_err(damaged)?;
         chain.push(certificate);
     }
     match chain.is_empty() {
-        true => Err(problem(material, "it holds no certificate".into(), "name a PEM file with one")),
+        true => Err(pem_problem(material, "it holds no certificate".into(), "name a PEM file with one")),
         false => Ok(chain),
     }
 }
 
-pub(super) fn key(material: &Material, pipes: Pipes) -> Result<PrivateKeyDer<'static>, Problem> {
-    let text = read(material, Audience::OwnerOnly, pipes)?;
+pub(super) fn read_key(material: &PemSource, pipes: PipePolicy) -> Result<PrivateKeyDer<'static>, Problem> {
+    let text = read_pem(material, FileAudience::OwnerOnly, pipes)?;
     if ENCRYPTED.iter().any(|mark| text.windows(mark.len()).any(|part| part == *mark)) {
-        let what = format!("{}it is encrypted, and a gateway has no password for it", named(material));
+        let what = format!("{}it is encrypted, and a gateway has no password for it", name_prefix(material));
         let advice = "write it without one: openssl pkey -in KEY -out NEW, then chmod 600 NEW";
-        return Err(problem(material, what, advice));
+        return Err(pem_problem(material, what, advice));
     }
     match rustls_pemfile::private_key(&mut text.as_slice()) {
         Ok(Some(key)) => Ok(key),
-        Ok(None) => Err(problem(material, "it holds no private key".into(), "name a PEM file with one")),
-        Err(error) => Err(problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
+        Ok(None) => Err(pem_problem(material, "it holds no private key".into(), "name a PEM file with one")),
+        Err(error) => Err(pem_problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
     }
 }
 
@@ -239,62 +247,68 @@ pub(super) fn key(material: &Material, pipes: Pipes) -> Result<PrivateKeyDer<'st
 const ENCRYPTED: [&[u8]; 2] = [b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED"];
 
 /// The file, at the beginning of a problem.
-fn named(material: &Material) -> String {
+fn name_prefix(material: &PemSource) -> String {
     match material {
-        Material::File { path, .. } => format!("{}: ", path.display()),
-        Material::Memory(_) => String::new(),
+        PemSource::File { path, .. } => format!("{}: ", path.display()),
+        PemSource::Memory(_) => String::new(),
     }
 }
 
-pub(super) fn roots(
-    material: &Material,
+pub(super) fn read_roots(
+    material: &PemSource,
     authorities: &[CertificateDer<'static>],
 ) -> Result<RootCertStore, Problem> {
     let mut roots = RootCertStore::empty();
     for (at, certificate) in authorities.iter().enumerate() {
         roots.add(certificate.clone()).map_err(|error| {
-            let what = format!("{}certificate {} can be no CA's: {error}", named(material), at + 1);
-            problem(material, what, "take that one out, or name a CA's file")
+            let what = format!("{}certificate {} can be no CA's: {error}", name_prefix(material), at + 1);
+            pem_problem(material, what, "take that one out, or name a CA's file")
         })?;
     }
     Ok(roots)
 }
 
 #[derive(PartialEq)]
-enum Audience {
+enum FileAudience {
     Anyone,
     OwnerOnly,
 }
 
-fn read(material: &Material, audience: Audience, pipes: Pipes) -> Result<Vec<u8>, Problem> {
+fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> Result<Vec<u8>, Problem> {
     let path = match material {
-        Material::Memory(text) => return Ok(text.as_bytes().to_vec()),
-        Material::File { path, .. } => path,
+        PemSource::Memory(text) => return Ok(text.as_bytes().to_vec()),
+        PemSource::File { path, .. } => path,
     };
     let contents = disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| {
         let advice = match error {
             ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
             ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => "name a PEM file",
         };
-        problem(material, format!("{}: {error}", path.display()), advice)
+        pem_problem(material, format!("{}: {error}", path.display()), advice)
     })?;
-    if audience == Audience::OwnerOnly && contents.mode & 0o077 != 0 {
+    if audience == FileAudience::OwnerOnly && contents.mode & 0o077 != 0 {
         let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.mode);
-        return Err(problem(material, what, "run chmod 600 on it, and replace the key if others had access"));
+        return Err(pem_problem(
+            material,
+            what,
+            "run chmod 600 on it, and replace the key if others had access",
+        ));
     }
     Ok(contents.bytes)
 }
 
-pub(super) fn problem(material: &Material, what: String, advice: &str) -> Problem {
+pub(super) fn pem_problem(material: &PemSource, what: String, advice: &str) -> Problem {
     let place = match material {
-        Material::File { place, .. } => place.clone(),
-        Material::Memory(_) => Place { file: "built in".into(), line: 0, column: 0, key: "tls".into() },
+        PemSource::File { place, .. } => place.clone(),
+        PemSource::Memory(_) => {
+            ProfilePlace { file: "built in".into(), line: 0, column: 0, key: "tls".into() }
+        }
     };
     Problem { place, what, advice: advice.into() }
 }
 
 /// All three values, or all the problems.
-fn collect3<A, B, C>(
+fn collect_three<A, B, C>(
     a: Result<A, Problem>,
     b: Result<B, Problem>,
     c: Result<C, Problem>,
@@ -317,9 +331,9 @@ mod tests {
         assert!(done.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
-    fn material(folder: &Path, name: &str) -> Material {
-        let place = Place { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
-        Material::File { path: folder.join(name), place }
+    fn material(folder: &Path, name: &str) -> PemSource {
+        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        PemSource::File { path: folder.join(name), place }
     }
 
     #[test]
@@ -330,7 +344,7 @@ mod tests {
         openssl(at, "pkcs8 -topk8 -in plain.key -out pkcs8.key -passout pass:secret");
         openssl(at, "ec -in plain.key -out old.key -aes256 -passout pass:secret");
         for name in ["pkcs8.key", "old.key"] {
-            let problem = key(&material(at, name), Pipes::Refused).unwrap_err();
+            let problem = read_key(&material(at, name), PipePolicy::Refused).unwrap_err();
             assert!(
                 problem
                     .what
@@ -344,15 +358,15 @@ mod tests {
         );
         openssl(at, "req -new -key plain.key -subj /CN=dmz -out dmz.csr");
         openssl(at, "x509 -req -in dmz.csr -CA ca.pem -CAkey plain.key -CAcreateserial -out v1.pem");
-        let read = |name: &str| chain(&material(at, name), Pipes::Refused).unwrap();
-        let unfit = |name: &str| verify::unfit(&read(name));
+        let read = |name: &str| read_chain(&material(at, name), PipePolicy::Refused).unwrap();
+        let unfit = |name: &str| peer_verifier::find_unfit(&read(name));
         assert_eq!(unfit("ca.pem"), Some((1, "is a CA's own (CA:TRUE), and stands for no gateway")));
         assert_eq!(unfit("sha1.pem"), Some((1, "is signed with SHA-1 or MD5")));
         assert_eq!(unfit("v1.pem"), Some((1, "is not of X.509 version 3")));
         let good = fs::read_to_string(at.join("ca.pem")).unwrap();
         let bad = "-----BEGIN CERTIFICATE-----\nMAAAAA==\n-----END CERTIFICATE-----\n";
         fs::write(at.join("bundle.pem"), [&good, &good, bad, &good].concat()).unwrap();
-        let problem = chain(&material(at, "bundle.pem"), Pipes::Refused).unwrap_err();
+        let problem = read_chain(&material(at, "bundle.pem"), PipePolicy::Refused).unwrap_err();
         assert!(problem.what.contains("bundle.pem: certificate 3 is damaged: "), "{problem}");
         // A bundle of more than 1 MiB is read to its end.
         let many = 1024 * 1024 / good.len() + 2;

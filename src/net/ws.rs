@@ -19,10 +19,10 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{late::Late, rewound::Rewound, tcp};
+use super::{prefixed::PrefixedStream, tcp, timeout::TimeoutError};
 use crate::{
-    profile::Frames,
-    proto::ws::{Decoder, End, Kind, Text, head, push},
+    profile::MessageKind,
+    proto::ws::{Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd, frame_head, push_frame},
 };
 
 /// The longest message that goes down.
@@ -44,19 +44,19 @@ const INTERNAL: u16 = 1011;
 
 /// What a WebSocket of one service may be.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct WebSocketLimits {
     pub message: usize,
     pub inactivity: Option<Duration>,
     /// The kind of the messages that go down.
-    pub frames: Frames,
+    pub frames: MessageKind,
 }
 
 /// What the backend says is no text, where it has to be.
 #[derive(Debug, Error)]
 #[error("the backend's bytes are no UTF-8, and `frames` is text")]
-pub struct NoText;
+pub struct NotUtf8;
 
-impl NoText {
+impl NotUtf8 {
     pub fn is_cause_of(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Self>())
     }
@@ -64,22 +64,22 @@ impl NoText {
 
 /// What the next frame of the backend's bytes is.
 #[derive(Debug, Clone)]
-enum Next {
+enum NextFrame {
     /// A whole message, each.
     Binary,
     /// Of a message that lasts to the end of a letter.
-    Text(Text),
+    Text(Utf8Check),
 }
 
-impl Next {
+impl NextFrame {
     /// The kind of a frame with these bytes, whether it is the last of its message, and what comes next.
-    fn frame(&self, bytes: &[u8]) -> Result<(Kind, bool, Self), NoText> {
+    fn frame(&self, bytes: &[u8]) -> Result<(Opcode, bool, Self), NotUtf8> {
         match self {
-            Self::Binary => Ok((Kind::Binary, true, Self::Binary)),
+            Self::Binary => Ok((Opcode::Binary, true, Self::Binary)),
             Self::Text(text) => {
-                let kind = if text.is_cut() { Kind::More } else { Kind::Text };
+                let kind = if text.is_cut() { Opcode::More } else { Opcode::Text };
                 let mut text = text.clone();
-                text.hear(bytes).map_err(|_| NoText)?;
+                text.feed(bytes).map_err(|_| NotUtf8)?;
                 Ok((kind, !text.is_cut(), Self::Text(text)))
             }
         }
@@ -93,16 +93,16 @@ impl Next {
 #[derive(Debug)]
 pub struct WebSocket {
     /// With what was read behind the request.
-    stream: Rewound,
-    decoder: Decoder,
+    stream: PrefixedStream,
+    decoder: WebSocketDecoder,
     /// Frames, or the rest of one, that the client has yet to take, and how much of it has been.
     out: Vec<u8>,
     taken: usize,
     /// Whether something of ours, that no writer knows of, has yet to go out.
     answers: bool,
-    watch: Option<Box<Watch>>,
-    step: Step,
-    next: Next,
+    watch: Option<Box<InactivityTimer>>,
+    step: WebSocketState,
+    next: NextFrame,
 }
 
 /// ```text
@@ -111,7 +111,7 @@ pub struct WebSocket {
 /// any  ─► failing ─► failed
 /// ```
 #[derive(Debug)]
-enum Step {
+enum WebSocketState {
     Open,
     /// We have said that no more comes from the backend.
     WeClosed,
@@ -125,14 +125,14 @@ enum Step {
 
 /// When to look, and since when there is something to look for.
 #[derive(Debug)]
-struct Watch {
+struct InactivityTimer {
     patience: Duration,
     since: Instant,
     is_asked: bool,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Watch {
+impl InactivityTimer {
     fn new(patience: Duration, first: Duration) -> Box<Self> {
         Box::new(Self { patience, since: Instant::now(), is_asked: false, timer: Box::pin(sleep(first)) })
     }
@@ -148,14 +148,23 @@ impl Watch {
 
 impl WebSocket {
     /// Takes over a connection whose upgrade was granted, with what was read behind the request.
-    pub fn new(stream: Rewound, limits: Limits) -> Self {
-        let watch = limits.inactivity.map(|inactivity| Watch::new(inactivity, inactivity / 2));
-        let decoder = Decoder::new(limits.message);
+    pub fn new(stream: PrefixedStream, limits: WebSocketLimits) -> Self {
+        let watch = limits.inactivity.map(|inactivity| InactivityTimer::new(inactivity, inactivity / 2));
+        let decoder = WebSocketDecoder::new(limits.message);
         let next = match limits.frames {
-            Frames::Binary => Next::Binary,
-            Frames::Text => Next::Text(Text::default()),
+            MessageKind::Binary => NextFrame::Binary,
+            MessageKind::Text => NextFrame::Text(Utf8Check::default()),
         };
-        Self { stream, decoder, out: Vec::new(), taken: 0, answers: false, watch, step: Step::Open, next }
+        Self {
+            stream,
+            decoder,
+            out: Vec::new(),
+            taken: 0,
+            answers: false,
+            watch,
+            step: WebSocketState::Open,
+            next,
+        }
     }
 
     /// The socket below, where there is one.
@@ -166,9 +175,11 @@ impl WebSocket {
     /// Goes on while the client, which has closed, is not read: forgets what it sends, and does not
     /// wait for ever for the backend, or for the client to take what that has said.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if let (Step::TheyClosed(_) | Step::BothClosed, Some(watch)) = (&self.step, &mut self.watch) {
+        if let (WebSocketState::TheyClosed(_) | WebSocketState::BothClosed, Some(watch)) =
+            (&self.step, &mut self.watch)
+        {
             if watch.poll(cx).is_pending() {
-                return match self.poll_forget(cx) {
+                return match self.poll_discard(cx) {
                     // An end of TCP alone: it may read on.
                     Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
                         Poll::Ready(error)
@@ -179,9 +190,13 @@ impl WebSocket {
             let seconds = CLOSE.as_secs();
             let why =
                 format!("the client closed; for {seconds}s the backend neither ended nor got a byte to it");
-            self.fail(AWAY, Late(why).into());
+            self.fail(AWAY, TimeoutError(why).into());
         }
-        if matches!(self.step, Step::Failing(_)) { self.poll_farewell(cx) } else { Poll::Pending }
+        if matches!(self.step, WebSocketState::Failing(_)) {
+            self.poll_lingering_close(cx)
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Reads until messages have brought bytes; none: the client has closed.
@@ -189,13 +204,13 @@ impl WebSocket {
         let before = buf.filled().len();
         loop {
             match self.step {
-                Step::TheyClosed(_) | Step::BothClosed => return Poll::Ready(Ok(())),
-                Step::Failed => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                Step::Failing(_) => return self.poll_farewell(cx).map(Err),
-                Step::Open | Step::WeClosed => {}
+                WebSocketState::TheyClosed(_) | WebSocketState::BothClosed => return Poll::Ready(Ok(())),
+                WebSocketState::Failed => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                WebSocketState::Failing(_) => return self.poll_lingering_close(cx).map(Err),
+                WebSocketState::Open | WebSocketState::WeClosed => {}
             }
             if self.answers {
-                let sent = self.poll_sent(cx);
+                let sent = self.poll_flushed(cx);
                 self.answers = sent.is_pending();
                 if let Poll::Ready(Err(_)) = sent {
                     // It shows with the next write of others, and here behind what there is to read.
@@ -208,7 +223,7 @@ impl WebSocket {
             match Pin::new(&mut self.stream).poll_read(cx, buf)? {
                 Poll::Ready(()) if buf.filled().len() == before => return Poll::Ready(Err(without_close())),
                 Poll::Ready(()) => {}
-                Poll::Pending => match self.poll_look(cx)? {
+                Poll::Pending => match self.poll_inactivity(cx)? {
                     Poll::Ready(()) => continue,
                     Poll::Pending => return Poll::Pending,
                 },
@@ -217,12 +232,12 @@ impl WebSocket {
                 (watch.since, watch.is_asked) = (Instant::now(), false);
             }
             let (staged, wire) = (self.out.len(), &mut buf.filled_mut()[before..]);
-            let heard = self.decoder.hear(wire, &mut self.out);
+            let heard = self.decoder.decode(wire, &mut self.out);
             buf.set_filled(before + heard);
             self.answers |= self.out.len() > staged;
             match self.decoder.end() {
-                Some(End::Closed(code)) => self.hear_close(cx, code),
-                Some(End::Broken(breach)) => {
+                Some(WebSocketEnd::Closed(code)) => self.handle_close(cx, code),
+                Some(WebSocketEnd::Broken(breach)) => {
                     let why = io::Error::new(io::ErrorKind::InvalidData, format!("WebSocket: {breach}"));
                     self.fail(breach.code(), why);
                 }
@@ -234,26 +249,26 @@ impl WebSocket {
         }
     }
 
-    fn hear_close(&mut self, cx: &mut Context<'_>, code: Option<u16>) {
-        if matches!(self.step, Step::WeClosed) {
-            (self.step, self.watch) = (Step::BothClosed, None);
+    fn handle_close(&mut self, cx: &mut Context<'_>, code: Option<u16>) {
+        if matches!(self.step, WebSocketState::WeClosed) {
+            (self.step, self.watch) = (WebSocketState::BothClosed, None);
             // An end of TLS; whether it is heard is the client's affair.
             let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
             return;
         }
-        self.step = Step::TheyClosed(code);
-        self.watch_close(cx);
+        self.step = WebSocketState::TheyClosed(code);
+        self.start_close_timer(cx);
     }
 
     /// From now on one side has to end too.
-    fn watch_close(&mut self, cx: &mut Context<'_>) {
-        let watch = self.watch.insert(Watch::new(CLOSE, CLOSE));
+    fn start_close_timer(&mut self, cx: &mut Context<'_>) {
+        let watch = self.watch.insert(InactivityTimer::new(CLOSE, CLOSE));
         // So that it wakes the session; it is new.
         let _ = watch.poll(cx);
     }
 
     /// When the time has come: asks a client that is silent, and gives it up.
-    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_inactivity(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         ready!(watch.poll(cx));
         let now = Instant::now();
@@ -263,12 +278,12 @@ impl WebSocket {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
         }
         // Behind a close frame nothing is sent any more.
-        let may_ask = matches!(self.step, Step::Open) && !watch.is_asked;
+        let may_ask = matches!(self.step, WebSocketState::Open) && !watch.is_asked;
         let is_due = may_ask && now >= ask_at;
         watch.is_asked |= is_due;
         watch.set(if may_ask && !is_due { ask_at } else { end_at });
         if is_due {
-            push(&mut self.out, Kind::Ping, b"");
+            push_frame(&mut self.out, Opcode::Ping, b"");
             self.answers = true;
         }
         Poll::Ready(Ok(()))
@@ -276,38 +291,40 @@ impl WebSocket {
 
     /// Tells the client why it is closed.
     fn fail(&mut self, code: u16, why: io::Error) {
-        push(&mut self.out, Kind::Close, &code.to_be_bytes());
-        self.watch = Some(Watch::new(FAREWELL, FAREWELL));
-        self.step = Step::Failing(Some(why));
+        push_frame(&mut self.out, Opcode::Close, &code.to_be_bytes());
+        self.watch = Some(InactivityTimer::new(FAREWELL, FAREWELL));
+        self.step = WebSocketState::Failing(Some(why));
     }
 
-    fn fail_text(&mut self, cx: &mut Context<'_>, why: NoText) -> Poll<io::Error> {
+    fn fail_text(&mut self, cx: &mut Context<'_>, why: NotUtf8) -> Poll<io::Error> {
         self.fail(INTERNAL, io::Error::new(io::ErrorKind::InvalidData, why));
-        self.poll_farewell(cx)
+        self.poll_lingering_close(cx)
     }
 
     /// Sends what there is to send, then reads and forgets, so that no reset overtakes it.
-    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_lingering_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let is_late = self.watch.as_mut().is_none_or(|watch| watch.poll(cx).is_ready());
         if !is_late {
-            if self.poll_sent(cx).is_pending() || Pin::new(&mut self.stream).poll_shutdown(cx).is_pending() {
+            if self.poll_flushed(cx).is_pending() || Pin::new(&mut self.stream).poll_shutdown(cx).is_pending()
+            {
                 return Poll::Pending;
             }
-            if self.poll_forget(cx).is_pending() {
+            if self.poll_discard(cx).is_pending() {
                 return Poll::Pending;
             }
         }
         if let Some(socket) = self.tcp() {
             tcp::let_close_cleanly(socket);
         }
-        let Step::Failing(Some(why)) = std::mem::replace(&mut self.step, Step::Failed) else {
+        let WebSocketState::Failing(Some(why)) = std::mem::replace(&mut self.step, WebSocketState::Failed)
+        else {
             return Poll::Ready(io::ErrorKind::BrokenPipe.into());
         };
         Poll::Ready(why)
     }
 
     /// Reads to the end of the connection.
-    fn poll_forget(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut scratch = [0; SCRATCH];
         loop {
             let mut buf = ReadBuf::new(&mut scratch);
@@ -331,7 +348,7 @@ impl WebSocket {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_out(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
@@ -351,11 +368,11 @@ impl AsyncWrite for WebSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match this.step {
-            Step::WeClosed | Step::BothClosed | Step::Failed => {
+            WebSocketState::WeClosed | WebSocketState::BothClosed | WebSocketState::Failed => {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            Step::Failing(_) => return this.poll_farewell(cx).map(Err),
-            Step::Open | Step::TheyClosed(_) => {}
+            WebSocketState::Failing(_) => return this.poll_lingering_close(cx).map(Err),
+            WebSocketState::Open | WebSocketState::TheyClosed(_) => {}
         }
         ready!(this.poll_out(cx))?;
         let bytes = &bytes[..bytes.len().min(MESSAGE)];
@@ -363,7 +380,7 @@ impl AsyncWrite for WebSocket {
             Ok(frame) => frame,
             Err(why) => return this.fail_text(cx, why).map(Err),
         };
-        let (head, length) = head(kind, is_last, bytes.len());
+        let (head, length) = frame_head(kind, is_last, bytes.len());
         let head = &head[..length];
         let frame = [IoSlice::new(head), IoSlice::new(bytes)];
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &frame))?;
@@ -371,7 +388,7 @@ impl AsyncWrite for WebSocket {
         // What was begun is kept; the next write waits until it has gone.
         this.out.extend_from_slice(&head[written.min(length)..]);
         this.out.extend_from_slice(&bytes[written.saturating_sub(length)..]);
-        if let (Step::TheyClosed(_), Some(watch)) = (&this.step, &mut this.watch) {
+        if let (WebSocketState::TheyClosed(_), Some(watch)) = (&this.step, &mut this.watch) {
             watch.set(Instant::now() + CLOSE);
         }
         Poll::Ready(Ok(bytes.len()))
@@ -379,35 +396,35 @@ impl AsyncWrite for WebSocket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if matches!(this.step, Step::Failing(_)) {
-            this.poll_farewell(cx).map(Err)
+        if matches!(this.step, WebSocketState::Failing(_)) {
+            this.poll_lingering_close(cx).map(Err)
         } else {
-            this.poll_sent(cx)
+            this.poll_flushed(cx)
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if matches!(this.step, Step::Open | Step::TheyClosed(_)) && this.next.is_cut() {
-            return this.fail_text(cx, NoText).map(Err);
+        if matches!(this.step, WebSocketState::Open | WebSocketState::TheyClosed(_)) && this.next.is_cut() {
+            return this.fail_text(cx, NotUtf8).map(Err);
         }
         match this.step {
-            Step::Open => {
-                push(&mut this.out, Kind::Close, &NORMAL.to_be_bytes());
-                this.step = Step::WeClosed;
-                this.watch_close(cx);
+            WebSocketState::Open => {
+                push_frame(&mut this.out, Opcode::Close, &NORMAL.to_be_bytes());
+                this.step = WebSocketState::WeClosed;
+                this.start_close_timer(cx);
             }
-            Step::TheyClosed(code) => {
+            WebSocketState::TheyClosed(code) => {
                 let body = code.map(u16::to_be_bytes);
-                push(&mut this.out, Kind::Close, body.as_ref().map_or(&[], |code| code));
-                this.step = Step::BothClosed;
+                push_frame(&mut this.out, Opcode::Close, body.as_ref().map_or(&[], |code| code));
+                this.step = WebSocketState::BothClosed;
             }
-            Step::Failing(_) => return this.poll_farewell(cx).map(Err),
-            Step::WeClosed | Step::BothClosed | Step::Failed => {}
+            WebSocketState::Failing(_) => return this.poll_lingering_close(cx).map(Err),
+            WebSocketState::WeClosed | WebSocketState::BothClosed | WebSocketState::Failed => {}
         }
-        ready!(this.poll_sent(cx))?;
+        ready!(this.poll_flushed(cx))?;
         match this.step {
-            Step::BothClosed => Pin::new(&mut this.stream).poll_shutdown(cx),
+            WebSocketState::BothClosed => Pin::new(&mut this.stream).poll_shutdown(cx),
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -423,7 +440,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::stream::Stream;
+    use crate::net::stream::NetStream;
 
     #[tokio::test(start_paused = true)]
     async fn behind_a_close_the_backend_may_go_on_and_not_be_silent() {
@@ -431,9 +448,9 @@ mod tests {
         let at = listener.local_addr().expect("it is bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
         let mut client = client.expect("it connects");
-        let limits = Limits { message: 1024, inactivity: None, frames: Frames::Binary };
-        let stream = Stream::Tcp(accepted.expect("it connects").0);
-        let mut socket = WebSocket::new(Rewound { said: b"\x88"[..].into(), stream }, limits);
+        let limits = WebSocketLimits { message: 1024, inactivity: None, frames: MessageKind::Binary };
+        let stream = NetStream::Tcp(accepted.expect("it connects").0);
+        let mut socket = WebSocket::new(PrefixedStream { prefix: b"\x88"[..].into(), stream }, limits);
         client.write_all(b"\x80\0\0\0\0").await.expect("it is taken");
         assert_eq!(socket.read(&mut [0; 8]).await.expect("an end"), 0);
         for _ in 0..4 {
@@ -443,6 +460,6 @@ mod tests {
         }
         tokio::time::advance(CLOSE).await;
         let error = poll_fn(|cx| socket.poll_control(cx)).await;
-        assert!(error.get_ref().is_some_and(|inner| inner.is::<Late>()), "{error}");
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<TimeoutError>()), "{error}");
     }
 }

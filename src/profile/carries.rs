@@ -9,9 +9,9 @@ use super::{
     Backend, Mode, ServiceName,
     edge::Accept,
     endpoint::EdgeScheme,
-    fields::{At, Field, Given},
-    problem::{Fault, Place, Problem, shown},
-    raw::{Raw, RawDmz, RawDmzService, RawInternal, RawInternalService},
+    fields::{Located, ReadValue, ValueReader},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    raw::{RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
 };
 
 /// What crosses the link for a service, equally on both halves.
@@ -35,42 +35,42 @@ impl std::fmt::Display for Carries {
 }
 
 /// What a service carries, and the place that says so; none where nothing does.
-struct Told<'a> {
+struct DeclaredCarries<'a> {
     carries: Carries,
-    by: Option<&'a Place>,
+    declared_at: Option<&'a ProfilePlace>,
 }
 
-pub(super) fn read(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Carries>> {
+pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<Carries>> {
     match field.text(problems)? {
         "bytes" => Some(field.at(Carries::Bytes)),
         "http" => Some(field.at(Carries::Http)),
         other => {
-            let what = format!("`{}` is nothing that a service carries", shown(other));
-            field.refuse(Fault::new(what, "write `bytes` or `http`, or remove the key"), problems)
+            let what = format!("`{}` is nothing that a service carries", quote_for_problem(other));
+            field.refuse(ValueProblem::new(what, "write `bytes` or `http`, or remove the key"), problems)
         }
     }
 }
 
 /// What a service of the DMZ half carries; `connect` is what it reaches, where this file says so.
-pub(super) fn of_dmz(service: &RawDmzService, connect: Option<&At<Backend>>) -> Carries {
-    told_by_dmz(service, connect).carries
+pub(super) fn dmz_carries(service: &RawDmzService, connect: Option<&Located<Backend>>) -> Carries {
+    declared_by_dmz(service, connect).carries
 }
 
 /// What a service of the internal half carries.
-pub(super) fn of_internal(carries: &Given<At<Carries>>, connect: &At<Backend>) -> Carries {
-    told_by_internal(carries, connect).carries
+pub(super) fn internal_carries(carries: &ReadValue<Located<Carries>>, connect: &Located<Backend>) -> Carries {
+    declared_by_internal(carries, connect).carries
 }
 
 /// Says where accepts, connects and halves do not go together.
-pub(super) fn check(raw: &Raw, mode: Option<Mode>, problems: &mut Vec<Problem>) {
+pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Problem>) {
     let inside = raw.internal.good().into_iter().flat_map(|half| &half.services);
     let inside: HashMap<&ServiceName, &RawInternalService> =
         inside.map(|service| (&service.name, service)).collect();
     let sound: HashMap<_, _> = inside
         .iter()
         .map(|(name, service)| {
-            let told = told_by_inner(service);
-            let is_sound = told.as_ref().is_some_and(|told| fits(told, &service.connect, problems));
+            let told = declared_by_internal_service(service);
+            let is_sound = told.as_ref().is_some_and(|told| check_connect(told, &service.connect, problems));
             (*name, told.filter(|_| is_sound))
         })
         .collect();
@@ -78,19 +78,19 @@ pub(super) fn check(raw: &Raw, mode: Option<Mode>, problems: &mut Vec<Problem>) 
         let own = (!outer.connect.is_absent()).then_some(&outer.connect);
         let partner = inside.get(&outer.name);
         let connect = own.or(partner.map(|partner| &partner.connect));
-        if matches!(outer.carries, Given::Bad) || matches!(connect, Some(Given::Bad)) {
+        if matches!(outer.carries, ReadValue::Bad) || matches!(connect, Some(ReadValue::Bad)) {
             continue;
         }
-        let told = told_by_dmz(outer, connect.and_then(Given::good));
+        let told = declared_by_dmz(outer, connect.and_then(ReadValue::good));
         let before = problems.len();
-        accepts(outer, &told, problems);
+        check_accepts(outer, &told, problems);
         if own.is_some() && mode == Some(Mode::Direct) {
-            fits(&told, &outer.connect, problems);
+            check_connect(&told, &outer.connect, problems);
         } else if let Some(Some(inner)) = sound.get(&outer.name)
             && problems.len() == before
             && inner.carries != told.carries
         {
-            problems.push(unlike(outer, &told, inner, partner.map(|partner| &partner.place)));
+            problems.push(mismatch_problem(outer, &told, inner, partner.map(|partner| &partner.place)));
         }
     }
 }
@@ -100,41 +100,50 @@ pub(super) fn compare(dmz: &[&RawDmz], internal: &[&RawInternal], problems: &mut
     for inner in internal.iter().flat_map(|half| &half.services) {
         let outer = dmz.iter().flat_map(|half| &half.services).filter(|outer| outer.name == inner.name);
         for outer in outer {
-            let outside = told_by_dmz(outer, None);
-            if let Some(inside) = told_by_inner(inner)
+            let outside = declared_by_dmz(outer, None);
+            if let Some(inside) = declared_by_internal_service(inner)
                 && inside.carries != outside.carries
             {
-                problems.push(unlike(outer, &outside, &inside, Some(&inner.place)));
+                problems.push(mismatch_problem(outer, &outside, &inside, Some(&inner.place)));
             }
         }
     }
 }
 
-fn told_by_dmz<'a>(service: &'a RawDmzService, connect: Option<&'a At<Backend>>) -> Told<'a> {
-    let is_http = |accept: &&At<Accept>| speaks(accept.value.address.scheme) == Some(Carries::Http);
+fn declared_by_dmz<'a>(
+    service: &'a RawDmzService,
+    connect: Option<&'a Located<Backend>>,
+) -> DeclaredCarries<'a> {
+    let is_http =
+        |accept: &&Located<Accept>| carries_of_scheme(accept.value.address.scheme) == Some(Carries::Http);
     let accept = service.accept.list.iter().find(is_http).map(|accept| (Carries::Http, &accept.place));
-    let connect = connect.map(|connect| (reached(&connect.value), &connect.place));
+    let connect = connect.map(|connect| (carries_of_backend(&connect.value), &connect.place));
     let written = service.carries.good().map(|carries| (carries.value, &carries.place));
-    told(written.or(accept).or(connect))
+    declared(written.or(accept).or(connect))
 }
 
-fn told_by_internal<'a>(carries: &'a Given<At<Carries>>, connect: &'a At<Backend>) -> Told<'a> {
+fn declared_by_internal<'a>(
+    carries: &'a ReadValue<Located<Carries>>,
+    connect: &'a Located<Backend>,
+) -> DeclaredCarries<'a> {
     let written = carries.good().map(|carries| (carries.value, &carries.place));
-    told(written.or(Some((reached(&connect.value), &connect.place))))
+    declared(written.or(Some((carries_of_backend(&connect.value), &connect.place))))
 }
 
 /// `None` for what was refused: nothing is known of it.
-fn told_by_inner(service: &RawInternalService) -> Option<Told<'_>> {
-    let is_known = !matches!(service.carries, Given::Bad);
-    service.connect.good().filter(|_| is_known).map(|connect| told_by_internal(&service.carries, connect))
+fn declared_by_internal_service(service: &RawInternalService) -> Option<DeclaredCarries<'_>> {
+    let is_known = !matches!(service.carries, ReadValue::Bad);
+    service.connect.good().filter(|_| is_known).map(|connect| declared_by_internal(&service.carries, connect))
 }
 
-fn told(told: Option<(Carries, &Place)>) -> Told<'_> {
-    told.map_or(Told { carries: Carries::Bytes, by: None }, |(carries, by)| Told { carries, by: Some(by) })
+fn declared(told: Option<(Carries, &ProfilePlace)>) -> DeclaredCarries<'_> {
+    told.map_or(DeclaredCarries { carries: Carries::Bytes, declared_at: None }, |(carries, by)| {
+        DeclaredCarries { carries, declared_at: Some(by) }
+    })
 }
 
 /// What clients that speak so bring; `None`: either.
-fn speaks(scheme: EdgeScheme) -> Option<Carries> {
+fn carries_of_scheme(scheme: EdgeScheme) -> Option<Carries> {
     match scheme {
         EdgeScheme::Tcp | EdgeScheme::Tls => Some(Carries::Bytes),
         EdgeScheme::Ws | EdgeScheme::Wss => None,
@@ -142,56 +151,66 @@ fn speaks(scheme: EdgeScheme) -> Option<Carries> {
     }
 }
 
-fn reached(backend: &Backend) -> Carries {
+fn carries_of_backend(backend: &Backend) -> Carries {
     match backend {
         Backend::Echo | Backend::Socket(_) => Carries::Bytes,
         Backend::Http(_) => Carries::Http,
     }
 }
 
-fn accepts(service: &RawDmzService, told: &Told<'_>, problems: &mut Vec<Problem>) {
-    for At { value: Accept { address, .. }, place } in &service.accept.list {
-        let Some(brought) = speaks(address.scheme).filter(|brought| *brought != told.carries) else {
+fn check_accepts(service: &RawDmzService, told: &DeclaredCarries<'_>, problems: &mut Vec<Problem>) {
+    for Located { value: Accept { address, .. }, place } in &service.accept.list {
+        let Some(brought) = carries_of_scheme(address.scheme).filter(|brought| *brought != told.carries)
+        else {
             continue;
         };
-        let what = format!("`{address}` brings {brought}, and this service carries {}", because(told));
+        let what = format!("`{address}` brings {brought}, and this service carries {}", declared_where(told));
         let advice = match told.carries {
             Carries::Http => {
                 "write `http://…`, `https://…`, `ws://…` or `wss://…`, or give it a service of its own"
             }
             Carries::Bytes => "write `tcp://…`, `tls://…`, `ws://…` or `wss://…`, or `carries: http`",
         };
-        problems.push(Fault::new(what, advice).at(place.clone()));
+        problems.push(ValueProblem::new(what, advice).at(place.clone()));
     }
     if told.carries == Carries::Http {
         for place in &service.accept.of_frames {
-            let what = format!("no frames are taken off: this service carries {}", because(told));
-            problems.push(Fault::new(what, "remove it, or write `carries: bytes`").at(place.clone()));
+            let what = format!("no frames are taken off: this service carries {}", declared_where(told));
+            problems.push(ValueProblem::new(what, "remove it, or write `carries: bytes`").at(place.clone()));
         }
     }
 }
 
 /// Whether what a service reaches goes with what it carries; a problem if not.
-fn fits(told: &Told<'_>, connect: &Given<At<Backend>>, problems: &mut Vec<Problem>) -> bool {
-    let Some(At { value: backend, place }) = connect.good() else { return true };
-    let wanted = reached(backend);
+fn check_connect(
+    told: &DeclaredCarries<'_>,
+    connect: &ReadValue<Located<Backend>>,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    let Some(Located { value: backend, place }) = connect.good() else { return true };
+    let wanted = carries_of_backend(backend);
     if wanted == told.carries {
         return true;
     }
-    let what = format!("`{backend}` takes {wanted}, and this service carries {}", because(told));
+    let what = format!("`{backend}` takes {wanted}, and this service carries {}", declared_where(told));
     let advice = match wanted {
         Carries::Bytes => "write `http://…`, `https://…`, `ws://…` or `wss://…`, or `carries: bytes`",
         Carries::Http => "write `tcp://…`, `tls://…` or `echo://`, or `carries: http`",
     };
-    problems.push(Fault::new(what, advice).at(place.clone()));
+    problems.push(ValueProblem::new(what, advice).at(place.clone()));
     false
 }
 
-fn unlike(outer: &RawDmzService, told: &Told<'_>, inner: &Told<'_>, partner: Option<&Place>) -> Problem {
-    let by = told.by.map(|by| format!(" (by `{}`, line {})", by.key, by.line)).unwrap_or_default();
+fn mismatch_problem(
+    outer: &RawDmzService,
+    told: &DeclaredCarries<'_>,
+    inner: &DeclaredCarries<'_>,
+    partner: Option<&ProfilePlace>,
+) -> Problem {
+    let by = told.declared_at.map(|by| format!(" (by `{}`, line {})", by.key, by.line)).unwrap_or_default();
     let what = format!(
         "`{}` carries {} on the DMZ half{by}, and {} here",
-        shown(outer.name.as_str()),
+        quote_for_problem(outer.name.as_str()),
         told.carries,
         inner.carries
     );
@@ -199,11 +218,11 @@ fn unlike(outer: &RawDmzService, told: &Told<'_>, inner: &Told<'_>, partner: Opt
         Carries::Bytes => "connect to `http://…` or `ws://…` here, or accept by `tcp://…` or `tls://…` there",
         Carries::Http => "connect to `tcp://…` or `tls://…` here, or write `carries: http` there",
     };
-    Fault::new(what, advice).at(inner.by.or(partner).unwrap_or(&outer.place).clone())
+    ValueProblem::new(what, advice).at(inner.declared_at.or(partner).unwrap_or(&outer.place).clone())
 }
 
-fn because(told: &Told<'_>) -> String {
-    match told.by {
+fn declared_where(told: &DeclaredCarries<'_>) -> String {
+    match told.declared_at {
         Some(by) => format!("{} (by `{}`, line {})", told.carries, by.key, by.line),
         None => told.carries.to_string(),
     }

@@ -11,28 +11,31 @@ use std::{
 };
 
 use super::{
-    problem::{Fault, Place, Problem},
-    yaml::{self, Entry, Node, Source, Value},
+    problem::{Problem, ProfilePlace, ValueProblem},
+    yaml::{self, SourceFile, YamlEntry, YamlNode, YamlValue},
 };
 use crate::{
-    disk::{self, Pipes, ReadError},
+    disk::{self, PipePolicy, ReadError},
     text,
 };
 
 /// Reads `file` and what it extends. The tree's top is a map.
-pub(super) fn read(file: &Path, pipes: Pipes) -> Result<(Node, Vec<Problem>), Vec<Problem>> {
+pub(super) fn read(file: &Path, pipes: PipePolicy) -> Result<(YamlNode, Vec<Problem>), Vec<Problem>> {
     let mut chain = Vec::new();
     let mut seen = Vec::new();
     let mut problems = Vec::new();
     let mut next = Some((file.to_path_buf(), None));
     while let Some((path, named_at)) = next {
-        follow(&path, named_at.as_ref(), &mut seen).map_err(|last| and(&mut problems, vec![last]))?;
-        let text = text(&path, named_at, pipes).map_err(|last| and(&mut problems, vec![last]))?;
-        let (mut node, more) = yaml::read(&text, &source(&path)).map_err(|last| and(&mut problems, last))?;
+        check_extends(&path, named_at.as_ref(), &mut seen)
+            .map_err(|last| append_problems(&mut problems, vec![last]))?;
+        let text =
+            read_text(&path, named_at, pipes).map_err(|last| append_problems(&mut problems, vec![last]))?;
+        let (mut node, more) =
+            yaml::read(&text, &source(&path)).map_err(|last| append_problems(&mut problems, last))?;
         problems.extend(more);
-        next = extends(&mut node, &path, &mut problems);
+        next = take_extends(&mut node, &path, &mut problems);
         if !chain.is_empty() {
-            let _ = removed(&mut node, "name");
+            let _ = remove_entry(&mut node, "name");
         }
         chain.push(node);
     }
@@ -40,23 +43,27 @@ pub(super) fn read(file: &Path, pipes: Pipes) -> Result<(Node, Vec<Problem>), Ve
     whole.map(|node| (node, problems)).ok_or_else(Vec::new)
 }
 
-fn and(problems: &mut Vec<Problem>, last: Vec<Problem>) -> Vec<Problem> {
+fn append_problems(problems: &mut Vec<Problem>, last: Vec<Problem>) -> Vec<Problem> {
     problems.extend(last);
     std::mem::take(problems)
 }
 
 /// Refuses a file that was read already, and a chain that does not end.
-fn follow(path: &Path, named_at: Option<&Place>, seen: &mut Vec<PathBuf>) -> Result<(), Problem> {
+fn check_extends(
+    path: &Path,
+    named_at: Option<&ProfilePlace>,
+    seen: &mut Vec<PathBuf>,
+) -> Result<(), Problem> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let Some(place) = named_at else {
         seen.push(real);
         return Ok(());
     };
     let fault = if seen.contains(&real) {
-        let what = format!("`{}` extends itself, through this key", text::path(path));
-        Fault::new(what, "remove this key, or name another file")
+        let what = format!("`{}` extends itself, through this key", text::clean_path(path));
+        ValueProblem::new(what, "remove this key, or name another file")
     } else if seen.len() == CHAIN_MAX {
-        Fault::new(format!("a chain of more than {CHAIN_MAX} files"), "put some of them together")
+        ValueProblem::new(format!("a chain of more than {CHAIN_MAX} files"), "put some of them together")
     } else {
         seen.push(real);
         return Ok(());
@@ -65,20 +72,20 @@ fn follow(path: &Path, named_at: Option<&Place>, seen: &mut Vec<PathBuf>) -> Res
 }
 
 /// The text of a file, or why there is none, told at `named_at` if another file named it.
-fn text(path: &Path, named_at: Option<Place>, pipes: Pipes) -> Result<String, Problem> {
-    let whole = || Place { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
-    let named = text::path(path);
+fn read_text(path: &Path, named_at: Option<ProfilePlace>, pipes: PipePolicy) -> Result<String, Problem> {
+    let whole = || ProfilePlace { file: label(path), line: 0, column: 0, key: "profile".to_owned() };
+    let named = text::clean_path(path);
     let fault = |error: ReadError| match error {
-        ReadError::NotPlain(kind) => Fault::new(format!("`{named}` is {kind}"), "name a profile file"),
+        ReadError::NotPlain(kind) => ValueProblem::new(format!("`{named}` is {kind}"), "name a profile file"),
         ReadError::TooLarge { .. } => {
-            Fault::new(format!("`{named}` is larger than 1 MiB"), "no profile is; name another file")
+            ValueProblem::new(format!("`{named}` is larger than 1 MiB"), "no profile is; name another file")
         }
-        ReadError::Silent => Fault::new(format!("`{named}`: {error}"), "name a profile file"),
+        ReadError::Silent => ValueProblem::new(format!("`{named}`: {error}"), "name a profile file"),
         ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
-            Fault::new(format!("there is no file `{named}`"), "correct the name")
+            ValueProblem::new(format!("there is no file `{named}`"), "correct the name")
         }
         ReadError::Io(error) => {
-            Fault::new(format!("`{named}` cannot be read: {error}"), "make it readable to this user")
+            ValueProblem::new(format!("`{named}` cannot be read: {error}"), "make it readable to this user")
         }
     };
     let contents = disk::read(path, FILE_BYTES_MAX, pipes)
@@ -91,56 +98,61 @@ fn not_utf8(file: &Arc<str>, error: &std::string::FromUtf8Error) -> Problem {
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
-    let place = Place { file: file.clone(), line, column, key: "profile".to_owned() };
-    Fault::new("the text is not UTF-8 from here on", "save the file as UTF-8").at(place)
+    let place = ProfilePlace { file: file.clone(), line, column, key: "profile".to_owned() };
+    ValueProblem::new("the text is not UTF-8 from here on", "save the file as UTF-8").at(place)
 }
 
-fn source(path: &Path) -> Arc<Source> {
+fn source(path: &Path) -> Arc<SourceFile> {
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    Arc::new(Source { label: label(path), folder })
+    Arc::new(SourceFile { label: label(path), folder })
 }
 
 fn label(path: &Path) -> Arc<str> {
-    text::path(path).into()
+    text::clean_path(path).into()
 }
 
 /// Takes `extends` out of the top map: the file it names, and the place that names it.
-fn extends(node: &mut Node, path: &Path, problems: &mut Vec<Problem>) -> Option<(PathBuf, Option<Place>)> {
-    let value = removed(node, "extends")?.node;
+fn take_extends(
+    node: &mut YamlNode,
+    path: &Path,
+    problems: &mut Vec<Problem>,
+) -> Option<(PathBuf, Option<ProfilePlace>)> {
+    let value = remove_entry(node, "extends")?.node;
     let place = value.spot.place("extends");
     match value.value {
-        Value::Null => None,
-        Value::Text(name) if !name.is_empty() => {
+        YamlValue::Null => None,
+        YamlValue::Text(name) if !name.is_empty() => {
             let folder = path.parent().unwrap_or(Path::new(""));
             // Through its components, which leaves out a `.` in the middle.
             Some((folder.join(name).components().collect(), Some(place)))
         }
         _ => {
-            problems
-                .push(Fault::new("this is not the name of a file", "write one, `forward.yaml`").at(place));
+            problems.push(
+                ValueProblem::new("this is not the name of a file", "write one, `forward.yaml`").at(place),
+            );
             None
         }
     }
 }
 
-fn removed(node: &mut Node, key: &str) -> Option<Entry> {
-    let Value::Map(entries) = &mut node.value else { return None };
+fn remove_entry(node: &mut YamlNode, key: &str) -> Option<YamlEntry> {
+    let YamlValue::Map(entries) = &mut node.value else { return None };
     let index = entries.iter().position(|entry| entry.key == key)?;
     Some(entries.remove(index))
 }
 
 /// Maps merge, lists and scalars replace, null removes.
-fn merge(under: Node, over: Node) -> Node {
+fn merge(under: YamlNode, over: YamlNode) -> YamlNode {
     match (under.value, over.value) {
-        (Value::Map(under), Value::Map(over_entries)) => {
-            Node { spot: over.spot, value: Value::Map(merge_entries(under, over_entries)) }
+        (YamlValue::Map(under), YamlValue::Map(over_entries)) => {
+            YamlNode { spot: over.spot, value: YamlValue::Map(merge_entries(under, over_entries)) }
         }
-        (_, value) => Node { spot: over.spot, value },
+        (_, value) => YamlNode { spot: over.spot, value },
     }
 }
 
-fn merge_entries(under: Vec<Entry>, over: Vec<Entry>) -> Vec<Entry> {
-    let mut slots: Vec<Option<Entry>> = under.into_iter().map(Some).collect();
+fn merge_entries(under: Vec<YamlEntry>, over: Vec<YamlEntry>) -> Vec<YamlEntry> {
+    let mut slots: Vec<Option<YamlEntry>> = under.into_iter().map(Some).collect();
     let index: HashMap<String, usize> = slots
         .iter()
         .enumerate()
@@ -152,9 +164,9 @@ fn merge_entries(under: Vec<Entry>, over: Vec<Entry>) -> Vec<Entry> {
             None => slots.push(Some(entry)),
             Some(&index) => {
                 slots[index] = match (slots[index].take(), &entry.node.value) {
-                    (_, Value::Null) => None,
+                    (_, YamlValue::Null) => None,
                     (None, _) => Some(entry),
-                    (Some(below), _) => Some(Entry { node: merge(below.node, entry.node), ..entry }),
+                    (Some(below), _) => Some(YamlEntry { node: merge(below.node, entry.node), ..entry }),
                 };
             }
         }
@@ -170,25 +182,25 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::{Node, Source, Value, merge, yaml};
+    use super::{SourceFile, YamlNode, YamlValue, merge, yaml};
     use std::sync::Arc;
 
-    fn node(text: &str) -> Node {
-        let source = Arc::new(Source { label: "test".into(), folder: Default::default() });
+    fn node(text: &str) -> YamlNode {
+        let source = Arc::new(SourceFile { label: "test".into(), folder: Default::default() });
         yaml::read(text, &source).expect("the text of a test reads").0
     }
 
     /// The tree without its places, on one line.
-    fn plain(node: &Node) -> String {
+    fn plain(node: &YamlNode) -> String {
         match &node.value {
-            Value::Map(entries) => {
-                let entry = |entry: &super::Entry| format!("{}: {}", entry.key, plain(&entry.node));
+            YamlValue::Map(entries) => {
+                let entry = |entry: &super::YamlEntry| format!("{}: {}", entry.key, plain(&entry.node));
                 format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
             }
-            Value::List(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
-            Value::Text(text) => text.clone(),
-            Value::Integer(number) => number.to_string(),
-            Value::Null => "null".to_owned(),
+            YamlValue::List(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
+            YamlValue::Text(text) => text.clone(),
+            YamlValue::Integer(number) => number.to_string(),
+            YamlValue::Null => "null".to_owned(),
             other => format!("{other:?}"),
         }
     }

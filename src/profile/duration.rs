@@ -2,36 +2,41 @@
 
 use std::time::Duration;
 
-use super::problem::{Fault, shown};
+use super::problem::{ValueProblem, quote_for_problem};
 
 /// Reads `500ms`, `30s`, `5m` or `2h`.
-pub(super) fn parse(text: &str) -> Result<Duration, Fault> {
+pub(super) fn parse(text: &str) -> Result<Duration, ValueProblem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
-        return Err(fault(format!("`{}` is not a duration", shown(text))));
+        return Err(fault(format!("`{}` is not a duration", quote_for_problem(text))));
     }
     let unit_ms = match unit {
         "ms" => 1,
         "s" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
-        "" => return Err(fault(format!("`{}` has no unit", shown(text)))),
-        _ => return Err(fault(format!("`{}` is not a whole number of ms, s, m or h", shown(text)))),
+        "" => return Err(fault(format!("`{}` has no unit", quote_for_problem(text)))),
+        _ => {
+            return Err(fault(format!(
+                "`{}` is not a whole number of ms, s, m or h",
+                quote_for_problem(text)
+            )));
+        }
     };
     let duration_ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
     match duration_ms {
         Some(duration_ms) if duration_ms <= DURATION_MAX_MS => Ok(Duration::from_millis(duration_ms)),
-        _ => Err(fault(format!("`{}` is longer than a year", shown(text)))),
+        _ => Err(fault(format!("`{}` is longer than a year", quote_for_problem(text)))),
     }
 }
 
-fn fault(what: String) -> Fault {
-    Fault::new(what, "write a whole number and its unit: `500ms`, `30s`, `5m`, `2h`")
+fn fault(what: String) -> ValueProblem {
+    ValueProblem::new(what, "write a whole number and its unit: `500ms`, `30s`, `5m`, `2h`")
 }
 
 /// How a profile would write it, in the largest unit that fits.
-pub(super) fn written(duration: Duration) -> String {
+pub(super) fn format_duration(duration: Duration) -> String {
     let duration_ms = duration.as_millis();
     let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
     let fits = |(unit_ms, _): &(u128, &str)| duration_ms > 0 && duration_ms.is_multiple_of(*unit_ms);
@@ -79,7 +84,7 @@ mod tests {
     #[test]
     fn durations_are_written_as_they_are_read() {
         for text in ["0ms", "500ms", "30s", "5m", "2h", "90s"] {
-            assert_eq!(parse(text).map(written), Ok(text.to_owned()));
+            assert_eq!(parse(text).map(format_duration), Ok(text.to_owned()));
         }
     }
 }

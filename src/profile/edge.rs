@@ -4,12 +4,12 @@
 use std::{collections::HashSet, fmt, time::Duration};
 
 use super::{
-    AcceptAddress, Bind, EdgeScheme, HostPort, Material, Network, Web, defaults,
+    AcceptAddress, BindPolicy, EdgeScheme, HostPort, Network, PemSource, WebOptions, defaults,
     endpoint::{BackendAddress, host_of, is_name},
-    fields::{At, Field, Fields, Given, Zero},
+    fields::{Located, MapReader, ReadValue, ValueReader, ZeroDuration},
     keys,
     link::material,
-    problem::{Fault, Place, Problem, shown},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address},
     web,
 };
@@ -18,11 +18,11 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accept {
     pub address: AcceptAddress,
-    pub bind: Bind,
+    pub bind: BindPolicy,
     /// Of a `tls`, `wss` or `https` accept, and of no other.
     pub tls: Option<AcceptTls>,
     /// Of an accept that reads requests, and of no other.
-    pub web: Option<Web>,
+    pub web: Option<WebOptions>,
     /// The names in a ClientHello that mean this service; none: any, and no name at all.
     pub sni: Vec<String>,
     /// Clients come through proxies in these networks, which say who they are (the PROXY protocol),
@@ -40,8 +40,8 @@ pub struct AcceptTls {
 /// A certificate and its key, not yet opened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyPair {
-    pub certificate: Material,
-    pub key: Material,
+    pub certificate: PemSource,
+    pub key: PemSource,
 }
 
 /// Whether clients show certificates.
@@ -49,14 +49,14 @@ pub struct KeyPair {
 pub enum ClientCheck {
     Nobody,
     /// Whoever shows one shows a good one.
-    Optional(Clients),
-    Required(Clients),
+    Optional(ClientCertificates),
+    Required(ClientCertificates),
 }
 
 /// Which certificates of clients are good.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Clients {
-    pub ca: Material,
+pub struct ClientCertificates {
+    pub ca: PemSource,
     /// Names of which a certificate must carry one; `None`: whatever it carries.
     pub names: Option<Vec<String>>,
 }
@@ -66,14 +66,14 @@ pub struct Clients {
 pub enum Backend {
     /// Answers what it is sent.
     Echo,
-    Socket(Remote),
+    Socket(RemoteServer),
     Http(HttpRemote),
 }
 
 /// A server that is asked by requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpRemote {
-    pub remote: Remote,
+    pub remote: RemoteServer,
     /// Stands in for the path of the accept; `/` where none is written.
     pub path: String,
     /// Written `ws` or `wss`: only what becomes a WebSocket goes there.
@@ -86,7 +86,7 @@ pub struct HttpRemote {
 
 /// A server on the network.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Remote {
+pub struct RemoteServer {
     pub at: HostPort,
     /// `None`: plain TCP.
     pub tls: Option<Box<ConnectTls>>,
@@ -105,8 +105,8 @@ impl fmt::Display for Backend {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, at, path) = match self {
             Self::Echo => return out.write_str("echo://"),
-            Self::Socket(Remote { at, tls: None, .. }) => (EdgeScheme::Tcp, at, "/"),
-            Self::Socket(Remote { at, tls: Some(_), .. }) => (EdgeScheme::Tls, at, "/"),
+            Self::Socket(RemoteServer { at, tls: None, .. }) => (EdgeScheme::Tcp, at, "/"),
+            Self::Socket(RemoteServer { at, tls: Some(_), .. }) => (EdgeScheme::Tls, at, "/"),
             Self::Http(HttpRemote { remote, path, socket, .. }) => {
                 let scheme = match (socket, remote.tls.is_some()) {
                     (true, false) => EdgeScheme::Ws,
@@ -117,13 +117,13 @@ impl fmt::Display for Backend {
                 (scheme, &remote.at, path.as_str())
             }
         };
-        scheme.written(at, path, out)
+        scheme.write_address(at, path, out)
     }
 }
 
 impl Backend {
     /// The server that is dialled; `None` where nobody is.
-    pub fn remote(&self) -> Option<&Remote> {
+    pub fn remote(&self) -> Option<&RemoteServer> {
         match self {
             Self::Echo => None,
             Self::Socket(remote) | Self::Http(HttpRemote { remote, .. }) => Some(remote),
@@ -134,132 +134,134 @@ impl Backend {
 /// Who a backend must be, and who the gateway is to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ConnectTls {
-    pub ca: Material,
+    pub ca: PemSource,
     /// The name that its certificate carries.
     pub name: String,
     pub pair: Option<KeyPair>,
 }
 
 /// Options that a service has for all of its accepts, or an accept for itself.
-struct Options {
-    tls: Given<At<AcceptTls>>,
+struct AcceptOptions {
+    tls: ReadValue<Located<AcceptTls>>,
     sni: Option<Vec<String>>,
-    proxy: Given<Vec<Network>>,
-    web: web::Written,
+    proxy: ReadValue<Vec<Network>>,
+    web: web::RawWebOptions,
 }
 
 /// Where clients of a service come in, and the places of what is said of a WebSocket's frames.
 #[derive(Default)]
-pub(super) struct Accepts {
-    pub list: Vec<At<Accept>>,
-    pub of_frames: Vec<Place>,
+pub(super) struct ServiceAccepts {
+    pub list: Vec<Located<Accept>>,
+    pub of_frames: Vec<ProfilePlace>,
 }
 
 /// The accepts of a service, with what the service says for all of them.
 pub(super) fn accepts(
-    field: Option<&Field<'_>>,
-    service: &Fields<'_>,
+    field: Option<&ValueReader<'_>>,
+    service: &MapReader<'_>,
     problems: &mut Vec<Problem>,
-) -> Accepts {
-    let of_service = Options::read(service, problems);
+) -> ServiceAccepts {
+    let of_service = AcceptOptions::read(service, problems);
     let items = field.and_then(|field| field.one_or_many(defaults::ACCEPTS_MAX, problems));
-    let Some(items) = items else { return Accepts::default() };
+    let Some(items) = items else { return ServiceAccepts::default() };
     let before = problems.len();
-    let mut of_frames = web::of_frames(service);
+    let mut of_frames = web::frame_key_places(service);
     let accepts: Vec<_> =
         items.iter().filter_map(|item| accept(item, &of_service, &mut of_frames, problems)).collect();
     let is_used = accepts.iter().any(|accept| accept.value.tls.is_some());
-    if let Given::Good(tls) = &of_service.tls
+    if let ReadValue::Good(tls) = &of_service.tls
         && !is_used
         && problems.len() == before
     {
-        let fault = Fault::new("no accept of this service speaks TLS", "write `tls://…`, or remove it");
+        let fault =
+            ValueProblem::new("no accept of this service speaks TLS", "write `tls://…`, or remove it");
         problems.push(fault.at(tls.place.clone()));
     }
     if !accepts.iter().any(|accept| accept.value.web.is_some()) && problems.len() == before {
         for unused in web::KEYS.into_iter().filter_map(|key| service.take(key)) {
-            let fault = Fault::new(
+            let fault = ValueProblem::new(
                 "no accept of this service reads requests",
                 "write `http://…` or `ws://…`, or remove it",
             );
             problems.push(fault.at(unused.place()));
         }
     }
-    Accepts { list: accepts, of_frames }
+    ServiceAccepts { list: accepts, of_frames }
 }
 
 fn accept(
-    field: &Field<'_>,
-    of_service: &Options,
-    of_frames: &mut Vec<Place>,
+    field: &ValueReader<'_>,
+    of_service: &AcceptOptions,
+    of_frames: &mut Vec<ProfilePlace>,
     problems: &mut Vec<Problem>,
-) -> Option<At<Accept>> {
+) -> Option<Located<Accept>> {
     let (read, fields) = address(field, &keys::ACCEPT_ADDRESS, AcceptAddress::parse, problems)?;
-    of_frames.extend(fields.iter().flat_map(web::of_frames));
-    let own = fields.as_ref().map(|fields| Options::read(fields, problems));
+    of_frames.extend(fields.iter().flat_map(web::frame_key_places));
+    let own = fields.as_ref().map(|fields| AcceptOptions::read(fields, problems));
     let bind = raw::bind(fields.as_ref(), problems);
-    let At { value: address, place } = read;
+    let Located { value: address, place } = read;
     if !address.scheme.is_web() {
         for key in web::KEYS {
             if let Some(unused) = fields.as_ref().and_then(|fields| fields.take(key)) {
                 let what = format!("`{address}` reads no requests");
-                problems
-                    .push(Fault::new(what, "write `http://…` or `ws://…`, or remove it").at(unused.place()));
+                problems.push(
+                    ValueProblem::new(what, "write `http://…` or `ws://…`, or remove it").at(unused.place()),
+                );
             }
         }
     }
-    let web = own.as_ref().map_or(&web::Written::NOTHING, |own| &own.web).over(&of_service.web);
+    let web = own.as_ref().map_or(&web::RawWebOptions::NOTHING, |own| &own.web).resolve_over(&of_service.web);
     let web = address.scheme.is_web().then_some(web);
     let sni = own.as_ref().and_then(|own| own.sni.as_ref()).or(of_service.sni.as_ref());
     let sni = sni.cloned().unwrap_or_default();
-    let own_proxy = own.as_ref().map_or(&Given::Absent, |own| &own.proxy);
+    let own_proxy = own.as_ref().map_or(&ReadValue::Absent, |own| &own.proxy);
     let proxy = match (own_proxy, &of_service.proxy) {
-        (Given::Good(proxy), _) | (Given::Absent, Given::Good(proxy)) => Some(proxy.clone()),
-        (Given::Absent, Given::Absent) => None,
-        (Given::Bad, _) | (Given::Absent, Given::Bad) => return None,
+        (ReadValue::Good(proxy), _) | (ReadValue::Absent, ReadValue::Good(proxy)) => Some(proxy.clone()),
+        (ReadValue::Absent, ReadValue::Absent) => None,
+        (ReadValue::Bad, _) | (ReadValue::Absent, ReadValue::Bad) => return None,
     };
-    let own = own.map_or(Given::Absent, |own| own.tls);
+    let own = own.map_or(ReadValue::Absent, |own| own.tls);
     let tls = match (address.scheme.is_tls(), own, &of_service.tls) {
-        (false, Given::Good(tls), _) => {
-            let fault = Fault::new(
+        (false, ReadValue::Good(tls), _) => {
+            let fault = ValueProblem::new(
                 format!("`{address}` does not speak TLS"),
                 "write `tls://…`, `wss://…` or `https://…`, or remove it",
             );
             problems.push(fault.at(tls.place));
             return None;
         }
-        (false, Given::Absent, _) => None,
-        (true, Given::Good(tls), _) => Some(tls.value),
-        (true, Given::Absent, Given::Good(tls)) => Some(tls.value.clone()),
-        (true, Given::Absent, Given::Absent) => {
-            let fault = Fault::new(
+        (false, ReadValue::Absent, _) => None,
+        (true, ReadValue::Good(tls), _) => Some(tls.value),
+        (true, ReadValue::Absent, ReadValue::Good(tls)) => Some(tls.value.clone()),
+        (true, ReadValue::Absent, ReadValue::Absent) => {
+            let fault = ValueProblem::new(
                 format!("`{address}` needs `tls`, and neither it nor its service has any"),
                 "write `tls: { certificate: FILE, key: FILE }`",
             );
             problems.push(fault.at(place));
             return None;
         }
-        (_, Given::Bad, _) | (true, Given::Absent, Given::Bad) => return None,
+        (_, ReadValue::Bad, _) | (true, ReadValue::Absent, ReadValue::Bad) => return None,
     };
-    Some(At { value: Accept { address, bind: bind?, tls, web, sni, proxy }, place })
+    Some(Located { value: Accept { address, bind: bind?, tls, web, sni, proxy }, place })
 }
 
-impl Options {
-    fn read(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Self {
+impl AcceptOptions {
+    fn read(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Self {
         Self {
-            tls: Given::read(fields.take("tls"), |field| accept_tls(&field, problems)),
+            tls: ReadValue::read(fields.take("tls"), |field| accept_tls(&field, problems)),
             sni: fields.take("sni").and_then(|field| server_names(&field, problems)),
-            proxy: Given::read(fields.take("proxy"), |field| proxies(&field, problems)),
-            web: web::Written::read(fields, problems),
+            proxy: ReadValue::read(fields.take("proxy"), |field| proxies(&field, problems)),
+            web: web::RawWebOptions::read(fields, problems),
         }
     }
 }
 
 /// The networks of the proxies before an accept.
-pub(super) fn proxies(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Network>> {
+pub(super) fn proxies(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Network>> {
     let fields = field.map(&keys::ACCEPT_PROXY, problems)?;
     let Some(from) = fields.take("from") else {
-        fields.missing("from", "write the networks of the proxies: `[10.0.0.0/8]`", problems);
+        fields.report_missing("from", "write the networks of the proxies: `[10.0.0.0/8]`", problems);
         return None;
     };
     let mut networks = Vec::new();
@@ -275,30 +277,30 @@ pub(super) fn proxies(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<
     (problems.len() == before).then_some(networks)
 }
 
-fn proxy_version(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<ProxyVersion> {
+fn proxy_version(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<ProxyVersion> {
     match field.text(problems)? {
         "v1" => Some(ProxyVersion::V1),
         "v2" => Some(ProxyVersion::V2),
         other => {
-            let what = format!("`{}` is no version of the PROXY protocol", shown(other));
-            field.refuse(Fault::new(what, "write `v1` or `v2`"), problems)
+            let what = format!("`{}` is no version of the PROXY protocol", quote_for_problem(other));
+            field.refuse(ValueProblem::new(what, "write `v1` or `v2`"), problems)
         }
     }
 }
 
 /// Names that a ClientHello may ask for; `*.` stands for one label.
-fn server_names(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
+fn server_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
     let mut seen = HashSet::new();
     for item in field.one_or_many(defaults::NAMES_MAX, problems)? {
         let Some(text) = item.text(problems) else { continue };
         let name = text.to_ascii_lowercase();
         let fault = if !is_name(name.strip_prefix("*.").unwrap_or(&name)) || name.ends_with('.') {
-            let what = format!("`{}` is not a server's name", shown(text));
-            Fault::new(what, "write a DNS name, `www.example.com` or `*.example.com`")
+            let what = format!("`{}` is not a server's name", quote_for_problem(text));
+            ValueProblem::new(what, "write a DNS name, `www.example.com` or `*.example.com`")
         } else if seen.insert(name) {
             continue;
         } else {
-            Fault::new(format!("`{text}` stands here twice"), "remove one")
+            ValueProblem::new(format!("`{text}` stands here twice"), "remove one")
         };
         problems.push(fault.at(item.place()));
     }
@@ -307,14 +309,14 @@ fn server_names(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<St
     Some(names)
 }
 
-fn accept_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<AcceptTls>> {
+fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<AcceptTls>> {
     let fields = field.map(&keys::ACCEPT_TLS, problems)?;
     let pair = key_pair(&fields, problems);
     for (key, about) in
         [("certificate", "the service's certificate"), ("key", "the certificate's private key")]
     {
         if fields.take(key).is_none() {
-            fields.missing(key, format!("write the file with {about}"), problems);
+            fields.report_missing(key, format!("write the file with {about}"), problems);
         }
     }
     let ca = fields.take("ca");
@@ -327,28 +329,28 @@ fn accept_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Accep
         "required" | "optional" => {
             let Some(ca) = ca else {
                 let advice = "write the file with the authority that clients' certificates come from";
-                fields.missing("ca", advice, problems);
+                fields.report_missing("ca", advice, problems);
                 return None;
             };
-            let names = Given::read(names, |names| names.names(defaults::NAMES_MAX, problems));
+            let names = ReadValue::read(names, |names| names.names(defaults::NAMES_MAX, problems));
             let names = match names {
-                Given::Absent => None,
-                Given::Bad => return None,
-                Given::Good(names) => Some(names.into_iter().map(|name| name.value).collect()),
+                ReadValue::Absent => None,
+                ReadValue::Bad => return None,
+                ReadValue::Good(names) => Some(names.into_iter().map(|name| name.value).collect()),
             };
-            let clients = Clients { ca: material(&ca, problems)?, names };
+            let clients = ClientCertificates { ca: material(&ca, problems)?, names };
             if word == "required" { ClientCheck::Required(clients) } else { ClientCheck::Optional(clients) }
         }
         "none" => {
             for unused in [ca, names].into_iter().flatten() {
-                let fault = Fault::new("clients' certificates are not asked for", "remove it");
+                let fault = ValueProblem::new("clients' certificates are not asked for", "remove it");
                 problems.push(fault.at(unused.place()));
             }
             ClientCheck::Nobody
         }
         other => {
-            let what = format!("`{}` is no way to verify clients", shown(other));
-            let fault = Fault::new(what, "write `required`, `optional` or `none`");
+            let what = format!("`{}` is no way to verify clients", quote_for_problem(other));
+            let fault = ValueProblem::new(what, "write `required`, `optional` or `none`");
             return verify?.refuse(fault, problems);
         }
     };
@@ -356,26 +358,25 @@ fn accept_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Accep
 }
 
 /// `certificate` and `key`, where both are there and good.
-fn key_pair(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Option<KeyPair> {
+fn key_pair(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<KeyPair> {
     let mut file = |key| fields.take(key).and_then(|field| material(&field, problems));
     let (certificate, key) = (file("certificate"), file("key"));
     Some(KeyPair { certificate: certificate?, key: key? })
 }
 
 /// What a service reaches, with what it says itself of the requests that go there.
-pub(super) fn reached(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Given<At<Backend>> {
-    let connect = Given::read(fields.take("connect"), |field| backend(&field, problems));
+pub(super) fn reached(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadValue<Located<Backend>> {
+    let connect = ReadValue::read(fields.take("connect"), |field| backend(&field, problems));
     let Some(field) = fields.take("answer") else { return connect };
-    let answer = field.duration(Zero::Refused, problems);
+    let answer = field.duration(ZeroDuration::Refused, problems);
     match (connect, answer) {
-        (Given::Good(At { value: Backend::Http(remote), place }), Some(answer)) => {
-            Given::Good(At { value: Backend::Http(HttpRemote { answer, ..remote }), place })
+        (ReadValue::Good(Located { value: Backend::Http(remote), place }), Some(answer)) => {
+            ReadValue::Good(Located { value: Backend::Http(HttpRemote { answer, ..remote }), place })
         }
-        (connect @ Given::Good(At { value: Backend::Http(_), .. }), None) | (connect @ Given::Bad, _) => {
-            connect
-        }
-        (connect @ (Given::Absent | Given::Good(_)), _) => {
-            let fault = Fault::new(
+        (connect @ ReadValue::Good(Located { value: Backend::Http(_), .. }), None)
+        | (connect @ ReadValue::Bad, _) => connect,
+        (connect @ (ReadValue::Absent | ReadValue::Good(_)), _) => {
+            let fault = ValueProblem::new(
                 "this service reaches nothing that answers requests",
                 "write `connect: http://…` here, or remove it",
             );
@@ -385,32 +386,33 @@ pub(super) fn reached(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Given
     }
 }
 
-pub(super) fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<Backend>> {
+pub(super) fn backend(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<Backend>> {
     let (read, fields) = address(field, &keys::CONNECT_ADDRESS, BackendAddress::parse, problems)?;
     let tls = fields.as_ref().and_then(|fields| fields.take("tls"));
     let proxy = fields.as_ref().and_then(|fields| fields.take("proxy"));
-    let At { value: address, place } = read;
+    let Located { value: address, place } = read;
     if let (BackendAddress::Echo, Some(proxy)) = (&address, &proxy) {
-        return proxy.refuse(Fault::new("`echo` does not ask who its client is", "remove it"), problems);
+        return proxy
+            .refuse(ValueProblem::new("`echo` does not ask who its client is", "remove it"), problems);
     }
-    let proxy = match Given::read(proxy, |field| proxy_version(&field, problems)) {
-        Given::Absent => None,
-        Given::Bad => return None,
-        Given::Good(version) => Some(version),
+    let proxy = match ReadValue::read(proxy, |field| proxy_version(&field, problems)) {
+        ReadValue::Absent => None,
+        ReadValue::Bad => return None,
+        ReadValue::Good(version) => Some(version),
     };
     let backend = match (address, tls) {
         (BackendAddress::Echo, None) => Backend::Echo,
         (BackendAddress::Remote { scheme, at, path }, Some(tls)) if scheme.is_tls() => {
             let tls = connect_tls(&tls, &at, problems)?;
-            remote(scheme, path, Remote { at, tls: Some(Box::new(tls)), proxy })
+            remote(scheme, path, RemoteServer { at, tls: Some(Box::new(tls)), proxy })
         }
         (address, Some(tls)) => {
             let what = format!("`{address}` does not speak TLS");
             let advice = "write `tls://…`, `wss://…` or `https://…`, or remove it";
-            return tls.refuse(Fault::new(what, advice), problems);
+            return tls.refuse(ValueProblem::new(what, advice), problems);
         }
         (address @ BackendAddress::Remote { scheme, .. }, None) if scheme.is_tls() => {
-            let fault = Fault::new(
+            let fault = ValueProblem::new(
                 format!("`{address}` needs `tls`, and has none"),
                 format!("write `{{ address: \"{address}\", tls: {{ ca: FILE }} }}`"),
             );
@@ -418,13 +420,13 @@ pub(super) fn backend(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<
             return None;
         }
         (BackendAddress::Remote { scheme, at, path }, None) => {
-            remote(scheme, path, Remote { at, tls: None, proxy })
+            remote(scheme, path, RemoteServer { at, tls: None, proxy })
         }
     };
-    Some(At { value: backend, place })
+    Some(Located { value: backend, place })
 }
 
-fn remote(scheme: EdgeScheme, path: String, remote: Remote) -> Backend {
+fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {
     let socket = matches!(scheme, EdgeScheme::Ws | EdgeScheme::Wss);
     match scheme.is_web() {
         false => Backend::Socket(remote),
@@ -438,11 +440,15 @@ fn remote(scheme: EdgeScheme, path: String, remote: Remote) -> Backend {
     }
 }
 
-fn connect_tls(field: &Field<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<ConnectTls> {
+fn connect_tls(field: &ValueReader<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<ConnectTls> {
     let fields = field.map(&keys::CONNECT_TLS, problems)?;
     let ca = fields.take("ca");
     if ca.is_none() {
-        fields.missing("ca", "write the file with the authority of the backend's certificate", problems);
+        fields.report_missing(
+            "ca",
+            "write the file with the authority of the backend's certificate",
+            problems,
+        );
     }
     let ca = ca.and_then(|ca| material(&ca, problems));
     let name = match fields.take("name") {
@@ -457,11 +463,11 @@ fn connect_tls(field: &Field<'_>, at: &HostPort, problems: &mut Vec<Problem>) ->
         [None, None] => None,
         [Some(_), Some(_)] => Some(key_pair(&fields, problems)?),
         [Some(_), None] => {
-            fields.missing("key", "write the file with the certificate's private key", problems);
+            fields.report_missing("key", "write the file with the certificate's private key", problems);
             return None;
         }
         [None, Some(_)] => {
-            fields.missing("certificate", "write the file with the key's certificate", problems);
+            fields.report_missing("certificate", "write the file with the key's certificate", problems);
             return None;
         }
     };

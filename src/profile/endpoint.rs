@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use super::problem::{Fault, shown};
+use super::problem::{ValueProblem, quote_for_problem};
 
 /// A host (a name, an IPv4 address, or an IPv6 address without its brackets, which may have a zone)
 /// and a port.
@@ -30,7 +30,7 @@ impl fmt::Display for HostPort {
 
 /// What is done where an address that is to be listened on is not there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Bind {
+pub enum BindPolicy {
     /// The gateway does not start, or stays as it is.
     #[default]
     Now,
@@ -83,7 +83,12 @@ impl EdgeScheme {
     }
 
     /// Reads what follows the scheme.
-    fn rest(self, text: &str, use_of_port: Port, example: &str) -> Result<(HostPort, String), Fault> {
+    fn parse_rest(
+        self,
+        text: &str,
+        use_of_port: PortUse,
+        example: &str,
+    ) -> Result<(HostPort, String), ValueProblem> {
         let (text, path) = match text.find('/') {
             Some(slash) if self.is_web() => (&text[..slash], path(&text[slash..])?),
             _ => (text, "/".into()),
@@ -92,7 +97,12 @@ impl EdgeScheme {
     }
 
     /// An address as the profile writes it.
-    pub(super) fn written(self, at: &HostPort, path: &str, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(super) fn write_address(
+        self,
+        at: &HostPort,
+        path: &str,
+        out: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
         let scheme = match self {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
@@ -108,7 +118,7 @@ impl EdgeScheme {
 
 impl fmt::Display for AcceptAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.scheme.written(&self.at, &self.path, out)
+        self.scheme.write_address(&self.at, &self.path, out)
     }
 }
 
@@ -128,7 +138,7 @@ impl fmt::Display for BackendAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Echo => out.write_str("echo://"),
-            Self::Remote { scheme, at, path } => scheme.written(at, path, out),
+            Self::Remote { scheme, at, path } => scheme.write_address(at, path, out),
         }
     }
 }
@@ -149,16 +159,16 @@ impl fmt::Display for LinkAddress {
 
 impl HostPort {
     /// `HOST:PORT`, to listen on.
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &str) -> Result<Self, ValueProblem> {
         if let Some((scheme, _)) = text.split_once("://") {
-            let what = format!("`{}://` can not stand here", shown(scheme));
-            return Err(Fault::new(what, "write HOST:PORT alone, `127.0.0.1:9464`"));
+            let what = format!("`{}://` can not stand here", quote_for_problem(scheme));
+            return Err(ValueProblem::new(what, "write HOST:PORT alone, `127.0.0.1:9464`"));
         }
         if text.len() > ADDRESS_BYTES_MAX {
             let what = format!("the address is longer than {ADDRESS_BYTES_MAX} bytes");
-            return Err(Fault::new(what, "write HOST:PORT, `127.0.0.1:9464`"));
+            return Err(ValueProblem::new(what, "write HOST:PORT, `127.0.0.1:9464`"));
         }
-        host_port(text, Port::Listening, "127.0.0.1:9464")
+        host_port(text, PortUse::Listening, "127.0.0.1:9464")
     }
 
     /// Whether it is an address and no name, so that nothing is looked up.
@@ -183,22 +193,22 @@ impl HostPort {
 }
 
 impl AcceptAddress {
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &str) -> Result<Self, ValueProblem> {
         let (scheme, rest) = split(text, &ACCEPT)?;
         let scheme = EdgeScheme::parse(scheme);
-        let (at, path) = scheme.rest(rest, Port::Listening, ACCEPT.example)?;
+        let (at, path) = scheme.parse_rest(rest, PortUse::Listening, ACCEPT.example)?;
         Ok(Self { scheme, at, path })
     }
 }
 
 impl BackendAddress {
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &str) -> Result<Self, ValueProblem> {
         match split(text, &CONNECT)? {
             ("echo", "") => Ok(Self::Echo),
-            ("echo", _) => Err(Fault::new("`echo` takes neither host nor port", "write `echo://`")),
+            ("echo", _) => Err(ValueProblem::new("`echo` takes neither host nor port", "write `echo://`")),
             (scheme, rest) => {
                 let scheme = EdgeScheme::parse(scheme);
-                let (at, path) = scheme.rest(rest, Port::Dialled, CONNECT.example)?;
+                let (at, path) = scheme.parse_rest(rest, PortUse::Dialled, CONNECT.example)?;
                 Ok(Self::Remote { scheme, at, path })
             }
         }
@@ -206,14 +216,14 @@ impl BackendAddress {
 }
 
 impl LinkAddress {
-    pub(super) fn parse(text: &str, port: Port) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &str, port: PortUse) -> Result<Self, ValueProblem> {
         let (scheme, rest) = split(text, &LINK)?;
         host_port(rest, port, LINK.example).map(|at| Self { tls: scheme != "socks", at })
     }
 }
 
 /// A path of plain segments, without an ending slash.
-fn path(text: &str) -> Result<String, Fault> {
+fn path(text: &str) -> Result<String, ValueProblem> {
     let path = text.strip_suffix('/').unwrap_or(text);
     let sign = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
     let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(sign);
@@ -223,64 +233,66 @@ fn path(text: &str) -> Result<String, Fault> {
     if path.split('/').skip(1).all(segment) {
         return Ok(path.into());
     }
-    let what = format!("`{}` is not a path", shown(text));
-    Err(Fault::new(what, "write plain segments, `/orders/live`, without `?`, `#`, `%` or `..`"))
+    let what = format!("`{}` is not a path", quote_for_problem(text));
+    Err(ValueProblem::new(what, "write plain segments, `/orders/live`, without `?`, `#`, `%` or `..`"))
 }
 
 /// What a port is for: a free one (0) can be taken for listening only.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Port {
+pub(super) enum PortUse {
     Listening,
     Dialled,
 }
 
 /// The schemes of one use.
-struct Schemes {
+struct KnownSchemes {
     known: &'static [&'static str],
     example: &'static str,
 }
 
-const ACCEPT: Schemes =
-    Schemes { known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https"], example: "tcp://0.0.0.0:8000" };
+const ACCEPT: KnownSchemes = KnownSchemes {
+    known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https"],
+    example: "tcp://0.0.0.0:8000",
+};
 
-const CONNECT: Schemes = Schemes {
+const CONNECT: KnownSchemes = KnownSchemes {
     known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https", "echo"],
     example: "tcp://127.0.0.1:9000",
 };
 
-const LINK: Schemes =
-    Schemes { known: &["socks", "socks+tls", "socks+ssl"], example: "socks+tls://dmz.example.com:1443" };
+const LINK: KnownSchemes =
+    KnownSchemes { known: &["socks", "socks+tls", "socks+ssl"], example: "socks+tls://dmz.example.com:1443" };
 
 /// The scheme, which is one of those known, and what follows it.
-fn split<'a>(text: &'a str, schemes: &Schemes) -> Result<(&'static str, &'a str), Fault> {
+fn split<'a>(text: &'a str, schemes: &KnownSchemes) -> Result<(&'static str, &'a str), ValueProblem> {
     // First of all, since the text must not be shown if it holds a password.
     if text.contains('@') {
-        return Err(Fault::new(
+        return Err(ValueProblem::new(
             "the address holds a user name or a password",
             "remove what stands before the `@`, and the `@`",
         ));
     }
     if text.len() > ADDRESS_BYTES_MAX {
         let what = format!("the address is longer than {ADDRESS_BYTES_MAX} bytes");
-        return Err(Fault::new(what, format!("write `{}`", schemes.example)));
+        return Err(ValueProblem::new(what, format!("write `{}`", schemes.example)));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        let what = format!("`{}` has no scheme", shown(text));
-        return Err(Fault::new(what, format!("write SCHEME://HOST:PORT, `{}`", schemes.example)));
+        let what = format!("`{}` has no scheme", quote_for_problem(text));
+        return Err(ValueProblem::new(what, format!("write SCHEME://HOST:PORT, `{}`", schemes.example)));
     };
     if let Some(known) = schemes.known.iter().find(|known| **known == scheme) {
         return Ok((known, rest));
     }
-    let what = format!("`{}` is not a scheme that can stand here", shown(scheme));
-    Err(Fault::new(what, format!("use `{}`", schemes.known.join("` or `"))))
+    let what = format!("`{}` is not a scheme that can stand here", quote_for_problem(scheme));
+    Err(ValueProblem::new(what, format!("use `{}`", schemes.known.join("` or `"))))
 }
 
 /// Reads `HOST:PORT`, and nothing after it.
-fn host_port(text: &str, use_of_port: Port, example: &str) -> Result<HostPort, Fault> {
-    let written = shown(text);
-    let fault = |what: String| Fault::new(what, format!("write it like `{example}`"));
+fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Result<HostPort, ValueProblem> {
+    let written = quote_for_problem(text);
+    let fault = |what: String| ValueProblem::new(what, format!("write it like `{example}`"));
     if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
-        return Err(Fault::new(
+        return Err(ValueProblem::new(
             format!("`{written}` goes on after the port"),
             format!("remove everything from the `{sign}`"),
         ));
@@ -289,7 +301,7 @@ fn host_port(text: &str, use_of_port: Port, example: &str) -> Result<HostPort, F
         return Err(fault(format!("`{written}` has no port")));
     };
     if host.contains(':') && !host.starts_with('[') {
-        return Err(Fault::new(
+        return Err(ValueProblem::new(
             format!("`{written}` is an IPv6 address without brackets"),
             "write `[::1]:8000`",
         ));
@@ -298,12 +310,12 @@ fn host_port(text: &str, use_of_port: Port, example: &str) -> Result<HostPort, F
         return Err(fault(format!("`{written}` has no port")));
     }
     let port = number(port).ok_or_else(|| {
-        let what = format!("`{}` is not a port", shown(port));
-        Fault::new(what, "write a number from 1 to 65535")
+        let what = format!("`{}` is not a port", quote_for_problem(port));
+        ValueProblem::new(what, "write a number from 1 to 65535")
     })?;
     match (port, use_of_port) {
-        (0, Port::Dialled) => {
-            Err(Fault::new("port 0 cannot be dialled", "write the port that is listened on"))
+        (0, PortUse::Dialled) => {
+            Err(ValueProblem::new("port 0 cannot be dialled", "write the port that is listened on"))
         }
         _ => host_of(host).map(|host| HostPort { host, port }),
     }
@@ -315,41 +327,45 @@ fn number(port: &str) -> Option<u16> {
 }
 
 /// The host in its one spelling: lower case, and addresses as the standard library writes them.
-pub(super) fn host_of(text: &str) -> Result<String, Fault> {
+pub(super) fn host_of(text: &str) -> Result<String, ValueProblem> {
     let advice = "write a name, an IPv4 address, or an IPv6 address in brackets";
     if text.is_empty() {
-        return Err(Fault::new("the host is missing", format!("{advice}, or `0.0.0.0` for all addresses")));
+        return Err(ValueProblem::new(
+            "the host is missing",
+            format!("{advice}, or `0.0.0.0` for all addresses"),
+        ));
     }
     if let Some(inner) = text.strip_prefix('[') {
-        let fault = || Fault::new(format!("`{}` is not an IPv6 address", shown(text)), advice);
+        let fault =
+            || ValueProblem::new(format!("`{}` is not an IPv6 address", quote_for_problem(text)), advice);
         let inner = inner.strip_suffix(']').ok_or_else(fault)?;
         let (ip, zone) = inner.split_once('%').map_or((inner, None), |(ip, zone)| (ip, Some(zone)));
         let ip = ip.parse::<Ipv6Addr>().map_err(|_| fault())?;
         return match zone {
             // An IPv4 address in other words is that address.
             None => Ok(ip.to_canonical().to_string()),
-            Some(zone) => zoned(ip, zone),
+            Some(zone) => parse_zoned(ip, zone),
         };
     }
     let name = text.to_ascii_lowercase();
     match name.parse::<IpAddr>() {
         Ok(ip) => Ok(ip.to_string()),
         Err(_) if is_name(&name) => Ok(name),
-        Err(_) => Err(Fault::new(format!("`{}` is not a host", shown(text)), advice)),
+        Err(_) => Err(ValueProblem::new(format!("`{}` is not a host", quote_for_problem(text)), advice)),
     }
 }
 
 /// An address of one link of this machine, whose interface tells which one (RFC 4007, section 11).
-fn zoned(ip: Ipv6Addr, zone: &str) -> Result<String, Fault> {
+fn parse_zoned(ip: Ipv6Addr, zone: &str) -> Result<String, ValueProblem> {
     let sign = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !ip.is_unicast_link_local() {
         let what = format!("`{ip}` is no link-local address, and only those have a zone");
-        return Err(Fault::new(what, format!("remove the `%{}`", shown(zone))));
+        return Err(ValueProblem::new(what, format!("remove the `%{}`", quote_for_problem(zone))));
     }
     // An interface's name has 15 bytes at most (IFNAMSIZ).
     if !(1..=15).contains(&zone.len()) || !zone.bytes().all(sign) {
-        let what = format!("`{}` is no interface's name", shown(zone));
-        return Err(Fault::new(what, "write it as `ip link` shows it, `[fe80::1%eth0]`"));
+        let what = format!("`{}` is no interface's name", quote_for_problem(zone));
+        return Err(ValueProblem::new(what, "write it as `ip link` shows it, `[fe80::1%eth0]`"));
     }
     Ok(format!("{ip}%{zone}"))
 }
@@ -376,7 +392,7 @@ mod tests {
     fn good_addresses_are_read_into_one_spelling() {
         let accept = |text| AcceptAddress::parse(text).map(|address| address.to_string());
         let connect = |text| BackendAddress::parse(text).map(|address| address.to_string());
-        let link = |text| LinkAddress::parse(text, Port::Listening).map(|address| address.to_string());
+        let link = |text| LinkAddress::parse(text, PortUse::Listening).map(|address| address.to_string());
         let table = [
             (accept("tcp://0.0.0.0:0"), "tcp://0.0.0.0:0"),
             (accept("tcp://[::]:8000"), "tcp://[::]:8000"),

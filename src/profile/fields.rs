@@ -5,29 +5,29 @@ use std::{collections::HashSet, ops::RangeInclusive, time::Duration};
 
 use super::{
     duration,
-    keys::Keys,
-    problem::{Fault, Place, Problem, shown},
-    yaml::{Entry, Node, Spot, Value, joined},
+    keys::KnownKeys,
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    yaml::{SourcePosition, YamlEntry, YamlNode, YamlValue, join_path},
 };
 
 /// A value and the place that it is told by.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct At<T> {
+pub(super) struct Located<T> {
     pub value: T,
-    pub place: Place,
+    pub place: ProfilePlace,
 }
 
 /// What became of a key. A bad value has its problem already: nothing more is to be said of it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Given<T> {
+pub(super) enum ReadValue<T> {
     Absent,
     Bad,
     Good(T),
 }
 
-impl<T> Given<T> {
+impl<T> ReadValue<T> {
     /// Reads the key's value if the key is there.
-    pub fn read<'a>(field: Option<Field<'a>>, read: impl FnOnce(Field<'a>) -> Option<T>) -> Self {
+    pub fn read<'a>(field: Option<ValueReader<'a>>, read: impl FnOnce(ValueReader<'a>) -> Option<T>) -> Self {
         match field.map(read) {
             None => Self::Absent,
             Some(None) => Self::Bad,
@@ -49,147 +49,155 @@ impl<T> Given<T> {
 
 /// Whether a duration of nothing means something.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Zero {
+pub(super) enum ZeroDuration {
     Allowed,
     Refused,
 }
 
 /// A map whose keys are known ones.
-pub(super) struct Fields<'a> {
+pub(super) struct MapReader<'a> {
     path: String,
-    keys: &'static Keys,
+    keys: &'static KnownKeys,
     /// Where the map's own key stands.
-    pub place: Place,
-    entries: &'a [Entry],
+    pub place: ProfilePlace,
+    entries: &'a [YamlEntry],
 }
 
-impl<'a> Fields<'a> {
+impl<'a> MapReader<'a> {
     /// The map at the top of a tree.
-    pub fn top(node: &'a Node, keys: &'static Keys, problems: &mut Vec<Problem>) -> Option<Self> {
-        Field { path: String::new(), spot: &node.spot, node }.map(keys, problems)
+    pub fn from_top(
+        node: &'a YamlNode,
+        keys: &'static KnownKeys,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
+        ValueReader { path: String::new(), spot: &node.spot, node }.map(keys, problems)
     }
 
     /// A key's value. Null is absent: there was nothing to remove.
-    pub fn take(&self, key: &str) -> Option<Field<'a>> {
+    pub fn take(&self, key: &str) -> Option<ValueReader<'a>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
-        let field = Field { path: joined(&self.path, key), spot: &entry.spot, node: &entry.node };
-        (entry.node.value != Value::Null).then_some(field)
+        let field = ValueReader { path: join_path(&self.path, key), spot: &entry.spot, node: &entry.node };
+        (entry.node.value != YamlValue::Null).then_some(field)
     }
 
     /// A key's value, or what stands for it when it is absent or bad.
-    pub fn take_or<T>(&self, key: &str, default: T, read: impl FnOnce(Field<'a>) -> Option<T>) -> T {
+    pub fn take_or<T>(&self, key: &str, default: T, read: impl FnOnce(ValueReader<'a>) -> Option<T>) -> T {
         self.take(key).and_then(read).unwrap_or(default)
     }
 
     /// Says that `key` is missing from this map, unless it is there with a slip in it.
-    pub fn missing(&self, key: &str, advice: impl Into<String>, problems: &mut Vec<Problem>) {
-        if self.entries.iter().any(|entry| self.keys.meant(&entry.key) == Some(key)) {
+    pub fn report_missing(&self, key: &str, advice: impl Into<String>, problems: &mut Vec<Problem>) {
+        if self.entries.iter().any(|entry| self.keys.nearest_key(&entry.key) == Some(key)) {
             return;
         }
-        let place = Place { key: joined(&self.path, key), ..self.place.clone() };
-        problems.push(Fault::new("this key is missing", advice).at(place));
+        let place = ProfilePlace { key: join_path(&self.path, key), ..self.place.clone() };
+        problems.push(ValueProblem::new("this key is missing", advice).at(place));
     }
 }
 
 /// One value, and the key that it belongs to.
 #[derive(Clone)]
-pub(super) struct Field<'a> {
+pub(super) struct ValueReader<'a> {
     /// Dotted, and with the index of an item of a list.
     pub path: String,
-    spot: &'a Spot,
-    pub node: &'a Node,
+    spot: &'a SourcePosition,
+    pub node: &'a YamlNode,
 }
 
-impl<'a> Field<'a> {
+impl<'a> ValueReader<'a> {
     /// Where the value stands.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> ProfilePlace {
         self.node.spot.place(&self.path)
     }
 
     /// Where the key stands.
-    pub fn key_place(&self) -> Place {
+    pub fn key_place(&self) -> ProfilePlace {
         self.spot.place(&self.path)
     }
 
-    pub fn at<T>(&self, value: T) -> At<T> {
-        At { value, place: self.place() }
+    pub fn at<T>(&self, value: T) -> Located<T> {
+        Located { value, place: self.place() }
     }
 
     /// Leaves a problem at the value.
-    pub fn refuse<T>(&self, fault: Fault, problems: &mut Vec<Problem>) -> Option<T> {
+    pub fn refuse<T>(&self, fault: ValueProblem, problems: &mut Vec<Problem>) -> Option<T> {
         problems.push(fault.at(self.place()));
         None
     }
 
     /// Leaves a problem: the value is of another type than `wanted`.
-    pub fn wrong<T>(&self, wanted: &str, advice: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    pub fn refuse_type<T>(&self, wanted: &str, advice: &str, problems: &mut Vec<Problem>) -> Option<T> {
         let is = match &self.node.value {
-            Value::Null => "nothing",
-            Value::Bool(_) => "true or false",
-            Value::Integer(_) | Value::Float(_) => "a number",
-            Value::Text(_) => "text",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a map of keys",
+            YamlValue::Null => "nothing",
+            YamlValue::Bool(_) => "true or false",
+            YamlValue::Integer(_) | YamlValue::Float(_) => "a number",
+            YamlValue::Text(_) => "text",
+            YamlValue::List(_) => "a list",
+            YamlValue::Map(_) => "a map of keys",
         };
-        self.refuse(Fault::new(format!("this is {is}, not {wanted}"), advice), problems)
+        self.refuse(ValueProblem::new(format!("this is {is}, not {wanted}"), advice), problems)
     }
 
-    pub fn map(&self, keys: &'static Keys, problems: &mut Vec<Problem>) -> Option<Fields<'a>> {
-        let Value::Map(entries) = &self.node.value else {
-            let advice = format!("write keys under it: {}", super::keys::listed(keys.known));
-            return self.wrong("a map of keys", &advice, problems);
+    pub fn map(&self, keys: &'static KnownKeys, problems: &mut Vec<Problem>) -> Option<MapReader<'a>> {
+        let YamlValue::Map(entries) = &self.node.value else {
+            let advice = format!("write keys under it: {}", super::keys::list_words(keys.known));
+            return self.refuse_type("a map of keys", &advice, problems);
         };
         let faults = entries.iter().filter_map(|entry| {
-            let path = joined(&self.path, &entry.key);
-            keys.fault(&entry.key).map(|fault| fault.at(entry.spot.place(&path)))
+            let path = join_path(&self.path, &entry.key);
+            keys.problem_with(&entry.key).map(|fault| fault.at(entry.spot.place(&path)))
         });
         problems.extend(faults);
-        Some(Fields { path: self.path.clone(), keys, place: self.key_place(), entries })
+        Some(MapReader { path: self.path.clone(), keys, place: self.key_place(), entries })
     }
 
     /// The names and values of a map whose keys are the operator's own.
-    pub fn named(&self, problems: &mut Vec<Problem>) -> Option<Vec<(&'a str, Field<'a>)>> {
-        let Value::Map(entries) = &self.node.value else {
-            return self.wrong("a map of names", "write a name and a colon, and its keys under it", problems);
+    pub fn named(&self, problems: &mut Vec<Problem>) -> Option<Vec<(&'a str, ValueReader<'a>)>> {
+        let YamlValue::Map(entries) = &self.node.value else {
+            return self.refuse_type(
+                "a map of names",
+                "write a name and a colon, and its keys under it",
+                problems,
+            );
         };
-        let field = |entry: &'a Entry| {
-            let path = joined(&self.path, &entry.key);
-            (entry.key.as_str(), Field { path, spot: &entry.spot, node: &entry.node })
+        let field = |entry: &'a YamlEntry| {
+            let path = join_path(&self.path, &entry.key);
+            (entry.key.as_str(), ValueReader { path, spot: &entry.spot, node: &entry.node })
         };
         Some(entries.iter().map(field).collect())
     }
 
     pub fn text(&self, problems: &mut Vec<Problem>) -> Option<&'a str> {
         match &self.node.value {
-            Value::Text(text) => Some(text),
-            _ => self.wrong("text", "write text, in quotes if it looks like something else", problems),
+            YamlValue::Text(text) => Some(text),
+            _ => self.refuse_type("text", "write text, in quotes if it looks like something else", problems),
         }
     }
 
     pub fn flag(&self, problems: &mut Vec<Problem>) -> Option<bool> {
         match &self.node.value {
-            Value::Bool(flag) => Some(*flag),
-            _ => self.wrong("true or false", "write `true`, or remove the key", problems),
+            YamlValue::Bool(flag) => Some(*flag),
+            _ => self.refuse_type("true or false", "write `true`, or remove the key", problems),
         }
     }
 
     pub fn number(&self, range: RangeInclusive<usize>, problems: &mut Vec<Problem>) -> Option<usize> {
         let advice = format!("write a whole number from {} to {}", range.start(), range.end());
-        let Value::Integer(number) = &self.node.value else {
-            return self.wrong("a whole number", &advice, problems);
+        let YamlValue::Integer(number) = &self.node.value else {
+            return self.refuse_type("a whole number", &advice, problems);
         };
         match usize::try_from(*number) {
             Ok(number) if range.contains(&number) => Some(number),
-            _ => self.refuse(Fault::new(format!("{number} is out of range"), advice), problems),
+            _ => self.refuse(ValueProblem::new(format!("{number} is out of range"), advice), problems),
         }
     }
 
-    pub fn duration(&self, zero: Zero, problems: &mut Vec<Problem>) -> Option<Duration> {
+    pub fn duration(&self, zero: ZeroDuration, problems: &mut Vec<Problem>) -> Option<Duration> {
         let read = match &self.node.value {
-            Value::Text(text) => duration::parse(text),
-            Value::Integer(number) => duration::parse(&number.to_string()),
+            YamlValue::Text(text) => duration::parse(text),
+            YamlValue::Integer(number) => duration::parse(&number.to_string()),
             _ => {
-                return self.wrong(
+                return self.refuse_type(
                     "a duration",
                     "write a whole number and its unit: `500ms`, `30s`",
                     problems,
@@ -197,8 +205,8 @@ impl<'a> Field<'a> {
             }
         };
         match (read, zero) {
-            (Ok(Duration::ZERO), Zero::Refused) => self.refuse(
-                Fault::new("a duration of nothing makes no sense here", "write a longer one"),
+            (Ok(Duration::ZERO), ZeroDuration::Refused) => self.refuse(
+                ValueProblem::new("a duration of nothing makes no sense here", "write a longer one"),
                 problems,
             ),
             (Ok(duration), _) => Some(duration),
@@ -207,41 +215,46 @@ impl<'a> Field<'a> {
     }
 
     /// The items of a list, at least one and at most `max`.
-    pub fn items(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<Field<'a>>> {
-        let Value::List(items) = &self.node.value else {
-            return self.wrong("a list", "write `[ITEM, ITEM]`, or a line with `- ITEM` for each", problems);
+    pub fn items(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<ValueReader<'a>>> {
+        let YamlValue::List(items) = &self.node.value else {
+            return self.refuse_type(
+                "a list",
+                "write `[ITEM, ITEM]`, or a line with `- ITEM` for each",
+                problems,
+            );
         };
         if items.is_empty() {
-            return self.refuse(Fault::new("the list is empty", "write at least one item"), problems);
+            return self.refuse(ValueProblem::new("the list is empty", "write at least one item"), problems);
         }
         if items.len() > max {
             let what = format!("the list has {} items", items.len());
-            return self.refuse(Fault::new(what, format!("write {max} at most")), problems);
+            return self.refuse(ValueProblem::new(what, format!("write {max} at most")), problems);
         }
-        let item = |(index, node)| Field { path: format!("{}[{index}]", self.path), spot: self.spot, node };
+        let item =
+            |(index, node)| ValueReader { path: format!("{}[{index}]", self.path), spot: self.spot, node };
         Some(items.iter().enumerate().map(item).collect())
     }
 
     /// A single value stands for a list of one.
-    pub fn one_or_many(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<Field<'a>>> {
+    pub fn one_or_many(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<ValueReader<'a>>> {
         match &self.node.value {
-            Value::List(_) => self.items(max, problems),
+            YamlValue::List(_) => self.items(max, problems),
             _ => Some(vec![self.clone()]),
         }
     }
 
     /// Names that a certificate can carry.
-    pub fn names(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<At<String>>> {
+    pub fn names(&self, max: usize, problems: &mut Vec<Problem>) -> Option<Vec<Located<String>>> {
         let before = problems.len();
         let mut seen = HashSet::new();
         let mut names = Vec::new();
         for item in self.items(max, problems)? {
             let Some(text) = item.text(problems) else { continue };
             let fault = if !is_peer_name(text) {
-                let what = format!("`{}` is not a name", shown(text));
-                Fault::new(what, "write a name as the peer's certificate has it, without spaces")
+                let what = format!("`{}` is not a name", quote_for_problem(text));
+                ValueProblem::new(what, "write a name as the peer's certificate has it, without spaces")
             } else if !seen.insert(text) {
-                Fault::new(format!("`{text}` stands here twice"), "remove one")
+                ValueProblem::new(format!("`{text}` stands here twice"), "remove one")
             } else {
                 names.push(item.at(text.to_owned()));
                 continue;

@@ -5,7 +5,7 @@ use std::{
     path::{MAIN_SEPARATOR, Path, PathBuf},
 };
 
-use super::problem::{Fault, Place, Problem};
+use super::problem::{Problem, ProfilePlace, ValueProblem};
 use crate::text;
 
 /// The file that `name_or_file` means: itself if it looks like a file's name, else `NAME.yaml`
@@ -18,15 +18,15 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
     let file_name = format!("{name_or_file}.yaml");
     let found = folders.iter().map(|folder| folder.join(&file_name)).find(|file| file.is_file());
     found.ok_or_else(|| {
-        let looked: Vec<_> = folders.iter().map(|folder| text::path(folder)).collect();
-        let place = Place {
-            file: text::path(Path::new(&file_name)).into(),
+        let looked: Vec<_> = folders.iter().map(|folder| text::clean_path(folder)).collect();
+        let place = ProfilePlace {
+            file: text::clean_path(Path::new(&file_name)).into(),
             line: 0,
             column: 0,
             key: "profile".to_owned(),
         };
         let what = format!("no profile of this name in {}", looked.join(", "));
-        Fault::new(what, "correct the name, or name a file (`./NAME.yaml`)").at(place)
+        ValueProblem::new(what, "correct the name, or name a file (`./NAME.yaml`)").at(place)
     })
 }
 

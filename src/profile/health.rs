@@ -3,15 +3,15 @@
 //! mode listens nowhere, has none.
 
 use super::{
-    HealthPort, HostPort, Mode, Role,
-    fields::{At, Field, Given},
+    Half, HealthPort, HostPort, Mode,
+    fields::{Located, ReadValue, ValueReader},
     keys,
-    problem::{Fault, Problem},
-    raw::{self, Raw},
+    problem::{Problem, ValueProblem},
+    raw::{self, RawProfile},
 };
 
 /// An address, or a map with `address` and `insecure`.
-pub(super) fn read(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<HostPort>> {
+pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<HostPort>> {
     let (at, options) = raw::address(field, &keys::HEALTH, HostPort::parse, problems)?;
     let insecure = options.and_then(|options| options.take("insecure"));
     let is_allowed = match insecure {
@@ -21,7 +21,7 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<
     if is_allowed || at.value.is_loopback() {
         return Some(at);
     }
-    let fault = Fault::new(
+    let fault = ValueProblem::new(
         "this port can be reached from other machines, and asks nobody who they are",
         "use a loopback address, or write `{ address: HOST:PORT, insecure: true }`",
     );
@@ -30,10 +30,10 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<
 }
 
 /// Refuses it where the internal half would listen in reverse mode.
-pub(super) fn check(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
-    let Given::Good(health) = &raw.health else { return };
+pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
+    let ReadValue::Good(health) = &raw.health else { return };
     if mode == Mode::Reverse && raw.dmz.is_absent() {
-        let fault = Fault::new(
+        let fault = ValueProblem::new(
             "in mode `reverse` the internal gateway listens nowhere",
             "remove it: `status --ready` and `metrics` tell the same through the admin socket",
         );
@@ -42,10 +42,10 @@ pub(super) fn check(raw: &Raw, mode: Mode, problems: &mut Vec<Problem>) {
 }
 
 /// What becomes of it in a gateway that runs as `role`.
-pub(super) fn resolve(raw: &Raw, role: Option<Role>) -> HealthPort {
+pub(super) fn resolve(raw: &RawProfile, role: Option<Half>) -> HealthPort {
     match (&raw.health, role) {
-        (Given::Absent | Given::Bad, _) => HealthPort::Closed,
-        (Given::Good(_), Some(Role::Internal)) => HealthPort::LeftOut,
-        (Given::Good(health), Some(Role::Dmz) | None) => HealthPort::Open(health.value.clone()),
+        (ReadValue::Absent | ReadValue::Bad, _) => HealthPort::Closed,
+        (ReadValue::Good(_), Some(Half::Internal)) => HealthPort::LeftOut,
+        (ReadValue::Good(health), Some(Half::Dmz) | None) => HealthPort::Open(health.value.clone()),
     }
 }

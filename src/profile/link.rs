@@ -1,11 +1,11 @@
 //! The `link` of a half as it was written: both ends, TLS, and how many links there are.
 
 use super::{
-    Bind, LinkAddress, LinkTls, Material, PoolLimits, Retry, defaults, duration,
-    endpoint::Port,
-    fields::{At, Field, Fields, Given, Zero},
+    BindPolicy, LinkAddress, LinkTls, PemSource, PoolLimits, RetryPolicy, defaults, duration,
+    endpoint::PortUse,
+    fields::{Located, MapReader, ReadValue, ValueReader, ZeroDuration},
     keys,
-    problem::{Fault, Place, Problem, shown},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
 };
 
@@ -17,44 +17,53 @@ pub struct DemoTls {
 }
 
 pub(super) struct DmzLink {
-    pub ends: Ends,
+    pub ends: LinkEnds,
     pub pool: PoolLimits,
 }
 
 pub(super) struct InternalLink {
-    pub ends: Ends,
+    pub ends: LinkEnds,
     pub prepared: usize,
     pub maximum: usize,
-    pub retry: Retry,
+    pub retry: RetryPolicy,
 }
 
 /// What both halves have, each seen from its own side.
-pub(super) struct Ends {
-    pub place: Place,
-    pub listen: Given<At<LinkAddress>>,
-    pub bind: Bind,
-    pub connect: Given<Vec<At<LinkAddress>>>,
-    pub tls: Given<LinkTls>,
+pub(super) struct LinkEnds {
+    pub place: ProfilePlace,
+    pub listen: ReadValue<Located<LinkAddress>>,
+    pub bind: BindPolicy,
+    pub connect: ReadValue<Vec<Located<LinkAddress>>>,
+    pub tls: ReadValue<LinkTls>,
 }
 
 impl DmzLink {
-    pub fn read(field: &Field<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub fn read(
+        field: &ValueReader<'_>,
+        demo: Option<&LinkTls>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
         let fields = field.map(&keys::DMZ_LINK, problems)?;
         let pool = PoolLimits {
             prepared: fields.take_or("prepared", defaults::DMZ_PREPARED, |field| {
                 field.number(defaults::PREPARED_RANGE, problems)
             }),
-            wait: fields.take_or("wait", defaults::WAIT, |field| field.duration(Zero::Allowed, problems)),
+            wait: fields
+                .take_or("wait", defaults::WAIT, |field| field.duration(ZeroDuration::Allowed, problems)),
             waiters: fields.take_or("waiters", defaults::WAITERS, |field| {
                 field.number(defaults::WAITERS_RANGE, problems)
             }),
         };
-        Some(Self { ends: Ends::read(&fields, demo, problems), pool })
+        Some(Self { ends: LinkEnds::read(&fields, demo, problems), pool })
     }
 }
 
 impl InternalLink {
-    pub fn read(field: &Field<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub fn read(
+        field: &ValueReader<'_>,
+        demo: Option<&LinkTls>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
         let fields = field.map(&keys::INTERNAL_LINK, problems)?;
         let maximum = fields
             .take_or("maximum", defaults::MAXIMUM, |field| field.number(defaults::MAXIMUM_RANGE, problems));
@@ -62,34 +71,35 @@ impl InternalLink {
             let number = field.number(defaults::PREPARED_RANGE, problems)?;
             let fault = || {
                 let what = format!("{number} prepared links are more than all links, {maximum}");
-                Fault::new(what, "lower `prepared`, or raise `maximum`")
+                ValueProblem::new(what, "lower `prepared`, or raise `maximum`")
             };
             if number > maximum { field.refuse(fault(), problems) } else { Some(number) }
         });
         let retry = fields.take("retry").and_then(|field| retry(&field, problems));
         Some(Self {
-            ends: Ends::read(&fields, demo, problems),
+            ends: LinkEnds::read(&fields, demo, problems),
             // A small maximum alone is not a contradiction: the default gives way.
             prepared: prepared.unwrap_or(defaults::INTERNAL_PREPARED.min(maximum)),
             maximum,
-            retry: retry.unwrap_or(Retry { first: defaults::RETRY_FIRST, maximum: defaults::RETRY_MAXIMUM }),
+            retry: retry
+                .unwrap_or(RetryPolicy { first: defaults::RETRY_FIRST, maximum: defaults::RETRY_MAXIMUM }),
         })
     }
 }
 
-impl Ends {
-    fn read(link: &Fields<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Self {
-        let mut bind = Bind::default();
-        let listen = Given::read(link.take("listen"), |field| {
-            let parse = |text: &str| LinkAddress::parse(text, Port::Listening);
+impl LinkEnds {
+    fn read(link: &MapReader<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Self {
+        let mut bind = BindPolicy::default();
+        let listen = ReadValue::read(link.take("listen"), |field| {
+            let parse = |text: &str| LinkAddress::parse(text, PortUse::Listening);
             let (address, options) = address(&field, &keys::LINK_LISTEN, parse, problems)?;
             bind = raw::bind(options.as_ref(), problems)?;
             Some(address)
         });
-        let connect = Given::read(link.take("connect"), |field| gateways(&field, problems));
+        let connect = ReadValue::read(link.take("connect"), |field| gateways(&field, problems));
         let tls = match (link.take("tls"), demo) {
-            (None, Some(demo)) => Given::Good(demo.clone()),
-            (field, _) => Given::read(field, |field| link_tls(&field, problems)),
+            (None, Some(demo)) => ReadValue::Good(demo.clone()),
+            (field, _) => ReadValue::read(field, |field| link_tls(&field, problems)),
         };
         let insecure = link.take("insecure");
         let insecure = insecure.is_some_and(|field| field.flag(problems) == Some(true));
@@ -99,15 +109,15 @@ impl Ends {
     }
 
     /// Both addresses, whichever of them the mode uses.
-    pub fn addresses(&self) -> impl Iterator<Item = &At<LinkAddress>> {
+    pub fn addresses(&self) -> impl Iterator<Item = &Located<LinkAddress>> {
         self.listen.good().into_iter().chain(self.connect.good().into_iter().flatten())
     }
 
     /// TLS where it is spoken, and plain links where nobody else can listen.
     fn check(&self, insecure: bool, problems: &mut Vec<Problem>) {
-        let plain = |address: &&At<LinkAddress>| !address.value.tls && !address.value.at.is_loopback();
+        let plain = |address: &&Located<LinkAddress>| !address.value.tls && !address.value.at.is_loopback();
         if !insecure {
-            let fault = Fault::new(
+            let fault = ValueProblem::new(
                 "a link without TLS leaves this machine",
                 "use `socks+tls`, a loopback address, or say `insecure: true` under `link`",
             );
@@ -116,18 +126,18 @@ impl Ends {
             );
         }
         let needing = self.addresses().find(|address| address.value.tls);
-        if let (Some(address), Given::Absent) = (needing, &self.tls) {
-            let fault = Fault::new(
+        if let (Some(address), ReadValue::Absent) = (needing, &self.tls) {
+            let fault = ValueProblem::new(
                 format!("`{}` needs `tls`, and the link has none", address.value),
                 "write `tls: { certificate: FILE, key: FILE, ca: FILE, peers: [NAME] }`",
             );
             let key = format!("{}.tls", self.place.key);
-            problems.push(fault.at(Place { key, ..self.place.clone() }));
+            problems.push(fault.at(ProfilePlace { key, ..self.place.clone() }));
         }
     }
 }
 
-fn gateways(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<At<LinkAddress>>> {
+fn gateways(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Located<LinkAddress>>> {
     let items = field.one_or_many(defaults::GATEWAYS_MAX, problems)?;
     let before = problems.len();
     let mut read = |item| link_address(item, problems);
@@ -136,17 +146,17 @@ fn gateways(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<At<Lin
     (problems.len() == before).then_some(addresses)
 }
 
-fn link_address(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<At<LinkAddress>> {
-    let parse = |text: &str| LinkAddress::parse(text, Port::Dialled);
+fn link_address(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<LinkAddress>> {
+    let parse = |text: &str| LinkAddress::parse(text, PortUse::Dialled);
     Some(address(field, &keys::LINK_ADDRESS, parse, problems)?.0)
 }
 
-fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
+fn link_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
     let fields = field.map(&keys::LINK_TLS, problems)?;
     let mut file = |key: &str, about: &str| match fields.take(key) {
         Some(field) => material(&field, problems),
         None => {
-            fields.missing(key, format!("write the file with {about}"), problems);
+            fields.report_missing(key, format!("write the file with {about}"), problems);
             None
         }
     };
@@ -156,7 +166,7 @@ fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
     let peers = match fields.take("peers") {
         Some(field) => field.names(defaults::PEERS_MAX, problems),
         None => {
-            fields.missing("peers", "write the names that peers' certificates may carry", problems);
+            fields.report_missing("peers", "write the names that peers' certificates may carry", problems);
             None
         }
     };
@@ -165,30 +175,33 @@ fn link_tls(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
 }
 
 /// A file, from the folder of the profile that names it.
-pub(super) fn material(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Material> {
+pub(super) fn material(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<PemSource> {
     let text = field.text(problems)?;
     if text.is_empty() || text.contains('\0') {
-        let what = format!("`{}` is not a file's name", shown(text));
-        return field.refuse(Fault::new(what, "write the name of a PEM file"), problems);
+        let what = format!("`{}` is not a file's name", quote_for_problem(text));
+        return field.refuse(ValueProblem::new(what, "write the name of a PEM file"), problems);
     }
     let path = field.node.spot.source.folder.join(text);
-    Some(Material::File { path, place: field.place() })
+    Some(PemSource::File { path, place: field.place() })
 }
 
-fn retry(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Retry> {
+fn retry(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RetryPolicy> {
     let fields = field.map(&keys::RETRY, problems)?;
-    let first =
-        fields.take_or("first", defaults::RETRY_FIRST, |field| field.duration(Zero::Refused, problems));
+    let first = fields
+        .take_or("first", defaults::RETRY_FIRST, |field| field.duration(ZeroDuration::Refused, problems));
     // A longer first pause alone is not a contradiction: the default gives way.
     let maximum_default = defaults::RETRY_MAXIMUM.max(first);
     let maximum = fields.take("maximum");
-    let limit = maximum.as_ref().and_then(|field| field.duration(Zero::Refused, problems));
+    let limit = maximum.as_ref().and_then(|field| field.duration(ZeroDuration::Refused, problems));
     let limit = limit.unwrap_or(maximum_default);
     if limit < first {
-        let what =
-            format!("{} is shorter than `first`, {}", duration::written(limit), duration::written(first));
+        let what = format!(
+            "{} is shorter than `first`, {}",
+            duration::format_duration(limit),
+            duration::format_duration(first)
+        );
         let place = maximum.map_or_else(|| field.place(), |field| field.place());
-        problems.push(Fault::new(what, "raise it, or lower `first`").at(place));
+        problems.push(ValueProblem::new(what, "raise it, or lower `first`").at(place));
     }
-    Some(Retry { first, maximum: limit })
+    Some(RetryPolicy { first, maximum: limit })
 }

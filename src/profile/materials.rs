@@ -1,13 +1,13 @@
 //! The certificates and keys that a profile names, wherever it names them.
 
 use super::{
-    AcceptTls, ClientCheck, ConnectTls, DmzHalf, DmzWay, InternalHalf, InternalWay, KeyPair, LinkTls,
-    Material, Profile,
+    AcceptTls, ClientCheck, ConnectTls, DmzHalf, DmzMode, InternalHalf, InternalMode, KeyPair, LinkTls,
+    PemSource, Profile,
 };
 
 impl Profile {
     /// All of them, those of both halves' links, of clients and of backends.
-    pub fn materials(&self) -> impl Iterator<Item = &Material> {
+    pub fn materials(&self) -> impl Iterator<Item = &PemSource> {
         let links = self.dmz.iter().filter_map(DmzHalf::link_tls);
         let links = links.chain(self.internal.iter().filter_map(InternalHalf::link_tls));
         let links = links.flat_map(|LinkTls { certificate, key, ca, .. }| [certificate, key, ca]);
@@ -15,7 +15,7 @@ impl Profile {
     }
 
     /// Those of clients and of backends.
-    pub fn edge_materials(&self) -> impl Iterator<Item = &Material> {
+    pub fn edge_materials(&self) -> impl Iterator<Item = &PemSource> {
         self.accept_tls().flat_map(of_accept).chain(self.connect_tls().flat_map(of_connect))
     }
 
@@ -28,8 +28,8 @@ impl Profile {
     /// How TLS is spoken with backends.
     pub fn connect_tls(&self) -> impl Iterator<Item = &ConnectTls> {
         let direct = self.dmz.iter().filter_map(|half| match &half.way {
-            DmzWay::Direct(backends) => Some(backends.values()),
-            DmzWay::Forward { .. } | DmzWay::Reverse { .. } => None,
+            DmzMode::Direct(backends) => Some(backends.values()),
+            DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
         });
         let inside = self.internal.iter().flat_map(|half| &half.services);
         let backends = direct.flatten().chain(inside.map(|service| &service.connect));
@@ -41,8 +41,8 @@ impl DmzHalf {
     /// Of its link, where it has one that speaks TLS.
     pub fn link_tls(&self) -> Option<&LinkTls> {
         match &self.way {
-            DmzWay::Direct(_) => None,
-            DmzWay::Forward { tls, .. } | DmzWay::Reverse { tls, .. } => tls.as_ref(),
+            DmzMode::Direct(_) => None,
+            DmzMode::Forward { tls, .. } | DmzMode::Reverse { tls, .. } => tls.as_ref(),
         }
     }
 }
@@ -51,12 +51,12 @@ impl InternalHalf {
     /// Of its link, where that speaks TLS.
     pub fn link_tls(&self) -> Option<&LinkTls> {
         match &self.way {
-            InternalWay::Forward { tls, .. } | InternalWay::Reverse { tls, .. } => tls.as_ref(),
+            InternalMode::Forward { tls, .. } | InternalMode::Reverse { tls, .. } => tls.as_ref(),
         }
     }
 }
 
-fn of_accept(tls: &AcceptTls) -> impl Iterator<Item = &Material> {
+fn of_accept(tls: &AcceptTls) -> impl Iterator<Item = &PemSource> {
     let ca = match &tls.clients {
         ClientCheck::Nobody => None,
         ClientCheck::Optional(clients) | ClientCheck::Required(clients) => Some(&clients.ca),
@@ -64,10 +64,10 @@ fn of_accept(tls: &AcceptTls) -> impl Iterator<Item = &Material> {
     of_pair(&tls.pair).into_iter().chain(ca)
 }
 
-fn of_connect(tls: &ConnectTls) -> impl Iterator<Item = &Material> {
+fn of_connect(tls: &ConnectTls) -> impl Iterator<Item = &PemSource> {
     [&tls.ca].into_iter().chain(tls.pair.iter().flat_map(of_pair))
 }
 
-fn of_pair(KeyPair { certificate, key }: &KeyPair) -> [&Material; 2] {
+fn of_pair(KeyPair { certificate, key }: &KeyPair) -> [&PemSource; 2] {
     [certificate, key]
 }

@@ -6,7 +6,7 @@
 
 mod carries;
 mod chain;
-mod cross;
+mod cross_checks;
 pub mod defaults;
 mod duration;
 mod edge;
@@ -16,14 +16,14 @@ mod find;
 mod health;
 mod keys;
 mod link;
-mod marks;
 mod materials;
 mod network;
+mod pair_checks;
+mod positions;
 mod problem;
 mod raw;
 mod resolve;
 mod schema;
-mod together;
 mod warnings;
 mod web;
 mod yaml;
@@ -41,18 +41,19 @@ use serde::{Deserialize, Serialize};
 
 pub use carries::Carries;
 pub use edge::{
-    Accept, AcceptTls, Backend, ClientCheck, Clients, ConnectTls, HttpRemote, KeyPair, ProxyVersion, Remote,
+    Accept, AcceptTls, Backend, ClientCertificates, ClientCheck, ConnectTls, HttpRemote, KeyPair,
+    ProxyVersion, RemoteServer,
 };
-pub use endpoint::{AcceptAddress, Bind, EdgeScheme, HostPort, LinkAddress};
+pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;
 pub use network::Network;
-pub use problem::{Place, Problem};
-pub use resolve::{Choice, DemoPorts, builtin_demo, load, load_with};
+pub use pair_checks::compare_files;
+pub use problem::{Problem, ProfilePlace};
+pub use resolve::{DemoPorts, ProfileOverrides, builtin_demo, load, load_with};
 pub use schema::schema;
-pub use together::compare;
 pub use warnings::warnings;
-pub use web::{Frames, Web};
+pub use web::{MessageKind, WebOptions};
 
 /// Who dials the link between the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -71,7 +72,7 @@ pub enum Mode {
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum Half {
     Dmz,
     Internal,
 }
@@ -121,19 +122,19 @@ impl Profile {
 /// The half that clients reach.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DmzHalf {
-    pub way: DmzWay,
+    pub way: DmzMode,
     pub services: Vec<DmzService>,
 }
 
 /// Where the DMZ half takes its sessions.
 #[derive(Debug, Clone, PartialEq)]
-pub enum DmzWay {
+pub enum DmzMode {
     /// Straight to the backend of the service.
     Direct(BTreeMap<ServiceName, Backend>),
     /// Over a link that this half dials, to one of these internal gateways.
     Forward { connect: Vec<LinkAddress>, tls: Option<LinkTls>, pool: PoolLimits },
     /// Over a ready link that the other half dialled.
-    Reverse { listen: LinkAddress, bind: Bind, tls: Option<LinkTls>, pool: PoolLimits },
+    Reverse { listen: LinkAddress, bind: BindPolicy, tls: Option<LinkTls>, pool: PoolLimits },
 }
 
 /// How many ready links count as healthy, and how clients wait for one.
@@ -161,7 +162,7 @@ pub struct DmzService {
 /// The half that reaches the backends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InternalHalf {
-    pub way: InternalWay,
+    pub way: InternalMode,
     pub services: Vec<InternalService>,
     /// Links in all, ready or carrying.
     pub maximum: usize,
@@ -169,16 +170,16 @@ pub struct InternalHalf {
 
 /// Where the internal half gets its sessions from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum InternalWay {
+pub enum InternalMode {
     /// Links that the DMZ half dials.
-    Forward { listen: LinkAddress, bind: Bind, tls: Option<LinkTls> },
+    Forward { listen: LinkAddress, bind: BindPolicy, tls: Option<LinkTls> },
     /// Links that this half dials and keeps ready at each DMZ gateway.
-    Reverse { connect: Vec<LinkAddress>, tls: Option<LinkTls>, prepared: usize, retry: Retry },
+    Reverse { connect: Vec<LinkAddress>, tls: Option<LinkTls>, prepared: usize, retry: RetryPolicy },
 }
 
 /// Pause between failed dials: `first`, doubling to `maximum`, with full jitter.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Retry {
+pub struct RetryPolicy {
     pub first: Duration,
     pub maximum: Duration,
 }
@@ -218,23 +219,23 @@ impl fmt::Display for ServiceName {
 /// The names and keys of one side of a link, not yet opened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkTls {
-    pub certificate: Material,
-    pub key: Material,
-    pub ca: Material,
+    pub certificate: PemSource,
+    pub key: PemSource,
+    pub ca: PemSource,
     /// Names of which a peer's certificate must carry one.
     pub peers: Vec<String>,
 }
 
 /// PEM text, and where it comes from. The same file is the same, wherever a profile names it.
 #[derive(Debug, Clone, Eq)]
-pub enum Material {
+pub enum PemSource {
     /// A file, and the place in the profile that names it.
-    File { path: PathBuf, place: Place },
+    File { path: PathBuf, place: ProfilePlace },
     /// Made at start, never on disk.
     Memory(Arc<str>),
 }
 
-impl Material {
+impl PemSource {
     fn identity(&self) -> (Option<&Path>, Option<&str>) {
         match self {
             Self::File { path, .. } => (Some(path), None),
@@ -243,13 +244,13 @@ impl Material {
     }
 }
 
-impl PartialEq for Material {
+impl PartialEq for PemSource {
     fn eq(&self, other: &Self) -> bool {
         self.identity() == other.identity()
     }
 }
 
-impl Hash for Material {
+impl Hash for PemSource {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.identity().hash(state);
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::problem::{Fault, shown};
+use super::problem::{ValueProblem, quote_for_problem};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network {
@@ -11,10 +11,10 @@ pub struct Network {
 }
 
 impl Network {
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &str) -> Result<Self, ValueProblem> {
         let fault = || {
-            let what = format!("`{}` is not a network", shown(text));
-            Fault::new(what, "write an address, or one with its bits: `10.0.0.0/8`")
+            let what = format!("`{}` is not a network", quote_for_problem(text));
+            ValueProblem::new(what, "write an address, or one with its bits: `10.0.0.0/8`")
         };
         let (address, bits) =
             text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));

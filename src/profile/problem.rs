@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 /// A place in a profile. Line and column count from 1; 0 where there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct ProfilePlace {
     pub file: Arc<str>,
     pub line: usize,
     pub column: usize,
@@ -15,37 +15,37 @@ pub struct Place {
 /// One thing wrong with a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    pub place: Place,
+    pub place: ProfilePlace,
     pub what: String,
     pub advice: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { file, line, column, key } = &self.place;
+        let ProfilePlace { file, line, column, key } = &self.place;
         write!(out, "{file}:{line}:{column}: {key}: {}; {}", self.what, self.advice)
     }
 }
 
 /// A problem whose place is known to the caller alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct ValueProblem {
     pub what: String,
     pub advice: String,
 }
 
-impl Fault {
+impl ValueProblem {
     pub fn new(what: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { what: what.into(), advice: advice.into() }
     }
 
-    pub fn at(self, place: Place) -> Problem {
+    pub fn at(self, place: ProfilePlace) -> Problem {
         Problem { place, what: self.what, advice: self.advice }
     }
 }
 
 /// Text of the profile inside a problem: short, on one line, and unable to drive a terminal.
-pub(super) fn shown(text: &str) -> String {
+pub(super) fn quote_for_problem(text: &str) -> String {
     let start: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     let start = start.replace("\\\"", "\"").replace("\\'", "'");
     match text.chars().nth(SHOWN_CHARS_MAX) {
@@ -59,12 +59,12 @@ const SHOWN_CHARS_MAX: usize = 80;
 
 #[cfg(test)]
 mod tests {
-    use super::shown;
+    use super::quote_for_problem;
 
     #[test]
     fn shown_text_is_short_and_harmless() {
-        assert_eq!(shown("plain 'text' \"here\""), "plain 'text' \"here\"");
-        assert_eq!(shown("\u{1b}[2J\n"), "\\u{1b}[2J\\n");
-        assert_eq!(shown(&"é".repeat(200)).chars().count(), 81);
+        assert_eq!(quote_for_problem("plain 'text' \"here\""), "plain 'text' \"here\"");
+        assert_eq!(quote_for_problem("\u{1b}[2J\n"), "\\u{1b}[2J\\n");
+        assert_eq!(quote_for_problem(&"é".repeat(200)).chars().count(), 81);
     }
 }

@@ -7,88 +7,93 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Backend, Bind, Carries, Mode, ServiceName, carries, defaults,
-    edge::{self, Accepts},
+    Backend, BindPolicy, Carries, Mode, ServiceName, carries, defaults,
+    edge::{self, ServiceAccepts},
     endpoint::HostPort,
-    fields::{At, Field, Fields, Given, Zero},
+    fields::{Located, MapReader, ReadValue, ValueReader, ZeroDuration},
     health, keys,
     link::{DemoTls, DmzLink, InternalLink},
-    problem::{Fault, Place, Problem, shown},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     web,
-    yaml::{Node, Value},
+    yaml::{YamlNode, YamlValue},
 };
 
-pub(super) struct Raw {
+pub(super) struct RawProfile {
     /// The beginning of the file.
-    pub place: Place,
-    pub name: Given<String>,
-    pub mode: Given<Mode>,
-    pub dmz: Given<RawDmz>,
-    pub internal: Given<RawInternal>,
+    pub place: ProfilePlace,
+    pub name: ReadValue<String>,
+    pub mode: ReadValue<Mode>,
+    pub dmz: ReadValue<RawDmz>,
+    pub internal: ReadValue<RawInternal>,
     pub drain: Duration,
-    pub health: Given<At<HostPort>>,
+    pub health: ReadValue<Located<HostPort>>,
 }
 
 pub(super) struct RawDmz {
-    pub place: Place,
-    pub link: Given<DmzLink>,
+    pub place: ProfilePlace,
+    pub link: ReadValue<DmzLink>,
     /// Every service that is named, also those with problems.
-    pub names: Given<Vec<At<ServiceName>>>,
+    pub names: ReadValue<Vec<Located<ServiceName>>>,
     pub services: Vec<RawDmzService>,
 }
 
 pub(super) struct RawInternal {
-    pub place: Place,
-    pub link: Given<InternalLink>,
+    pub place: ProfilePlace,
+    pub link: ReadValue<InternalLink>,
     /// Every service that is named, also those with problems.
-    pub names: Given<Vec<At<ServiceName>>>,
+    pub names: ReadValue<Vec<Located<ServiceName>>>,
     pub services: Vec<RawInternalService>,
 }
 
 pub(super) struct RawDmzService {
     pub name: ServiceName,
-    pub place: Place,
-    pub accept: Accepts,
-    pub connect: Given<At<Backend>>,
+    pub place: ProfilePlace,
+    pub accept: ServiceAccepts,
+    pub connect: ReadValue<Located<Backend>>,
     pub sessions: usize,
     pub idle: Option<Duration>,
-    pub peers: Option<Vec<At<String>>>,
-    pub carries: Given<At<Carries>>,
+    pub peers: Option<Vec<Located<String>>>,
+    pub carries: ReadValue<Located<Carries>>,
 }
 
 pub(super) struct RawInternalService {
     pub name: ServiceName,
-    pub place: Place,
-    pub connect: Given<At<Backend>>,
-    pub peers: Option<Vec<At<String>>>,
-    pub carries: Given<At<Carries>>,
+    pub place: ProfilePlace,
+    pub connect: ReadValue<Located<Backend>>,
+    pub peers: Option<Vec<Located<String>>>,
+    pub carries: ReadValue<Located<Carries>>,
 }
 
 /// Reads the merged tree of a profile; `demo` stands in for the `tls` of its links.
-pub(super) fn read(tree: &Node, demo: Option<&DemoTls>, problems: &mut Vec<Problem>) -> Option<Raw> {
-    let top = Fields::top(tree, &keys::PROFILE, problems)?;
-    let dmz = Given::read(top.take("dmz"), |field| {
+pub(super) fn read(
+    tree: &YamlNode,
+    demo: Option<&DemoTls>,
+    problems: &mut Vec<Problem>,
+) -> Option<RawProfile> {
+    let top = MapReader::from_top(tree, &keys::PROFILE, problems)?;
+    let dmz = ReadValue::read(top.take("dmz"), |field| {
         let half = field.map(&keys::HALF, problems)?;
         let link = half.take("link");
-        let link = Given::read(link, |link| DmzLink::read(&link, demo.map(|demo| &demo.dmz), problems));
+        let link = ReadValue::read(link, |link| DmzLink::read(&link, demo.map(|demo| &demo.dmz), problems));
         let (names, services) = services(&half, dmz_service, problems);
         Some(RawDmz { place: field.key_place(), link, names, services })
     });
-    let internal = Given::read(top.take("internal"), |field| {
+    let internal = ReadValue::read(top.take("internal"), |field| {
         let half = field.map(&keys::HALF, problems)?;
         let link = half.take("link");
-        let link =
-            Given::read(link, |link| InternalLink::read(&link, demo.map(|demo| &demo.internal), problems));
+        let link = ReadValue::read(link, |link| {
+            InternalLink::read(&link, demo.map(|demo| &demo.internal), problems)
+        });
         let (names, services) = services(&half, internal_service, problems);
         Some(RawInternal { place: field.key_place(), link, names, services })
     });
-    Some(Raw {
-        name: Given::read(top.take("name"), |field| profile_name(&field, problems)),
-        mode: Given::read(top.take("mode"), |field| mode(&field, problems)),
+    Some(RawProfile {
+        name: ReadValue::read(top.take("name"), |field| profile_name(&field, problems)),
+        mode: ReadValue::read(top.take("mode"), |field| mode(&field, problems)),
         dmz,
         internal,
-        drain: top.take_or("drain", defaults::DRAIN, |field| field.duration(Zero::Allowed, problems)),
-        health: Given::read(top.take("health"), |field| health::read(&field, problems)),
+        drain: top.take_or("drain", defaults::DRAIN, |field| field.duration(ZeroDuration::Allowed, problems)),
+        health: ReadValue::read(top.take("health"), |field| health::read(&field, problems)),
         place: top.place,
     })
 }
@@ -98,16 +103,16 @@ pub(super) fn is_profile_name(text: &str) -> bool {
     text.len() <= 64 && ServiceName::parse(text).is_some()
 }
 
-fn profile_name(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<String> {
+fn profile_name(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<String> {
     let text = field.text(problems)?;
     if is_profile_name(text) {
         return Some(text.to_owned());
     }
-    let what = format!("`{}` is not a profile's name", shown(text));
-    field.refuse(Fault::new(what, "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`"), problems)
+    let what = format!("`{}` is not a profile's name", quote_for_problem(text));
+    field.refuse(ValueProblem::new(what, "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`"), problems)
 }
 
-fn mode(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Mode> {
+fn mode(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Mode> {
     let text = field.text(problems)?;
     match text {
         "direct" => return Some(Mode::Direct),
@@ -116,40 +121,42 @@ fn mode(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Mode> {
         _ => {}
     }
     let modes = ["direct", "forward", "reverse"];
-    let advice = match keys::nearest(text, &modes) {
+    let advice = match keys::nearest_word(text, &modes) {
         Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("write one of {}", keys::listed(&modes)),
+        None => format!("write one of {}", keys::list_words(&modes)),
     };
-    field.refuse(Fault::new(format!("`{}` is not a mode", shown(text)), advice), problems)
+    field.refuse(ValueProblem::new(format!("`{}` is not a mode", quote_for_problem(text)), advice), problems)
 }
 
 /// The services of a half, each read by `read`, and the names of all.
 fn services<T>(
-    half: &Fields<'_>,
-    read: impl Fn(ServiceName, &Field<'_>, &mut Vec<Problem>) -> Option<T>,
+    half: &MapReader<'_>,
+    read: impl Fn(ServiceName, &ValueReader<'_>, &mut Vec<Problem>) -> Option<T>,
     problems: &mut Vec<Problem>,
-) -> (Given<Vec<At<ServiceName>>>, Vec<T>) {
+) -> (ReadValue<Vec<Located<ServiceName>>>, Vec<T>) {
     let Some(field) = half.take("services") else {
-        half.missing("services", "write it, and a service's name and keys under it", problems);
-        return (Given::Absent, Vec::new());
+        half.report_missing("services", "write it, and a service's name and keys under it", problems);
+        return (ReadValue::Absent, Vec::new());
     };
-    let Some(named) = named_services(&field, problems) else { return (Given::Bad, Vec::new()) };
+    let Some(named) = named_services(&field, problems) else { return (ReadValue::Bad, Vec::new()) };
     let services = named.iter().filter_map(|(name, field)| read(name.clone(), field, problems)).collect();
-    let name = |(name, field): (ServiceName, Field<'_>)| At { value: name, place: field.key_place() };
-    (Given::Good(named.into_iter().map(name).collect()), services)
+    let name =
+        |(name, field): (ServiceName, ValueReader<'_>)| Located { value: name, place: field.key_place() };
+    (ReadValue::Good(named.into_iter().map(name).collect()), services)
 }
 
 fn named_services<'a>(
-    field: &Field<'a>,
+    field: &ValueReader<'a>,
     problems: &mut Vec<Problem>,
-) -> Option<Vec<(ServiceName, Field<'a>)>> {
+) -> Option<Vec<(ServiceName, ValueReader<'a>)>> {
     let named = field.named(problems)?;
     if named.is_empty() || named.len() > defaults::SERVICES_MAX {
         let what = match named.len() {
             0 => "there are no services".to_owned(),
             count => format!("there are {count} services"),
         };
-        return field.refuse(Fault::new(what, format!("write 1 to {}", defaults::SERVICES_MAX)), problems);
+        return field
+            .refuse(ValueProblem::new(what, format!("write 1 to {}", defaults::SERVICES_MAX)), problems);
     }
     let mut services = Vec::with_capacity(named.len());
     for (name, field) in named {
@@ -157,18 +164,22 @@ fn named_services<'a>(
             services.push((name, field));
             continue;
         }
-        let what = format!("`{}` is not a service's name", shown(name));
-        let fault = Fault::new(what, "write 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`");
+        let what = format!("`{}` is not a service's name", quote_for_problem(name));
+        let fault = ValueProblem::new(what, "write 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`");
         problems.push(fault.at(field.key_place()));
     }
     Some(services)
 }
 
-fn dmz_service(name: ServiceName, field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<RawDmzService> {
+fn dmz_service(
+    name: ServiceName,
+    field: &ValueReader<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<RawDmzService> {
     let fields = field.map(&keys::DMZ_SERVICE, problems)?;
     let accept = fields.take("accept");
     if accept.is_none() {
-        fields.missing("accept", "write where clients come in: `[\"tcp://0.0.0.0:8000\"]`", problems);
+        fields.report_missing("accept", "write where clients come in: `[\"tcp://0.0.0.0:8000\"]`", problems);
     }
     let sessions = fields
         .take_or("sessions", defaults::SESSIONS, |field| field.number(defaults::SESSIONS_RANGE, problems));
@@ -178,21 +189,21 @@ fn dmz_service(name: ServiceName, field: &Field<'_>, problems: &mut Vec<Problem>
         accept: edge::accepts(accept.as_ref(), &fields, problems),
         connect: edge::reached(&fields, problems),
         sessions,
-        idle: fields.take("idle").and_then(|field| field.duration(Zero::Refused, problems)),
+        idle: fields.take("idle").and_then(|field| field.duration(ZeroDuration::Refused, problems)),
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
-        carries: Given::read(fields.take("carries"), |field| carries::read(&field, problems)),
+        carries: ReadValue::read(fields.take("carries"), |field| carries::read(&field, problems)),
     })
 }
 
 fn internal_service(
     name: ServiceName,
-    field: &Field<'_>,
+    field: &ValueReader<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<RawInternalService> {
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
     let mut connect = edge::reached(&fields, problems);
     if connect.is_absent() {
-        fields.missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`", problems);
+        fields.report_missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`", problems);
     }
     if let Some(field) = fields.take("own_names") {
         own_names(&field, &mut connect, problems);
@@ -202,35 +213,41 @@ fn internal_service(
         place: field.key_place(),
         connect,
         peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
-        carries: Given::read(fields.take("carries"), |field| carries::read(&field, problems)),
+        carries: ReadValue::read(fields.take("carries"), |field| carries::read(&field, problems)),
     })
 }
 
 /// What a backend calls itself, where it answers requests.
-fn own_names(field: &Field<'_>, connect: &mut Given<At<Backend>>, problems: &mut Vec<Problem>) {
+fn own_names(
+    field: &ValueReader<'_>,
+    connect: &mut ReadValue<Located<Backend>>,
+    problems: &mut Vec<Problem>,
+) {
     let names = web::hosts(field, problems);
     match connect {
-        Given::Good(At { value: Backend::Http(http), .. }) => http.own_names = names.unwrap_or_default(),
-        Given::Good(At { value: Backend::Echo | Backend::Socket(_), .. }) => {
+        ReadValue::Good(Located { value: Backend::Http(http), .. }) => {
+            http.own_names = names.unwrap_or_default()
+        }
+        ReadValue::Good(Located { value: Backend::Echo | Backend::Socket(_), .. }) => {
             let what = "what this service reaches answers no requests";
-            let fault = Fault::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
+            let fault = ValueProblem::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
             problems.push(fault.at(field.place()));
         }
-        Given::Absent | Given::Bad => {}
+        ReadValue::Absent | ReadValue::Bad => {}
     }
 }
 
 /// Reads an address, or a map with the key `address` and the options of its use.
 pub(super) fn address<'a, T>(
-    field: &Field<'a>,
-    options: &'static keys::Keys,
-    parse: impl FnOnce(&str) -> Result<T, Fault>,
+    field: &ValueReader<'a>,
+    options: &'static keys::KnownKeys,
+    parse: impl FnOnce(&str) -> Result<T, ValueProblem>,
     problems: &mut Vec<Problem>,
-) -> Option<(At<T>, Option<Fields<'a>>)> {
-    if let Value::Map(_) = field.node.value {
+) -> Option<(Located<T>, Option<MapReader<'a>>)> {
+    if let YamlValue::Map(_) = field.node.value {
         let fields = field.map(options, problems)?;
         let Some(inner) = fields.take("address") else {
-            fields.missing("address", "write it: SCHEME://HOST:PORT", problems);
+            fields.report_missing("address", "write it: SCHEME://HOST:PORT", problems);
             return None;
         };
         return Some((plain_address(&inner, parse, problems)?, Some(fields)));
@@ -239,25 +256,27 @@ pub(super) fn address<'a, T>(
 }
 
 /// `bind` of a map with an address to listen on.
-pub(super) fn bind(fields: Option<&Fields<'_>>, problems: &mut Vec<Problem>) -> Option<Bind> {
-    let Some(field) = fields.and_then(|fields| fields.take("bind")) else { return Some(Bind::default()) };
+pub(super) fn bind(fields: Option<&MapReader<'_>>, problems: &mut Vec<Problem>) -> Option<BindPolicy> {
+    let Some(field) = fields.and_then(|fields| fields.take("bind")) else {
+        return Some(BindPolicy::default());
+    };
     match field.text(problems)? {
-        "now" => Some(Bind::Now),
-        "wait" => Some(Bind::Wait),
+        "now" => Some(BindPolicy::Now),
+        "wait" => Some(BindPolicy::Wait),
         other => {
-            let what = format!("`{}` is no way to bind", shown(other));
-            field.refuse(Fault::new(what, "write `now` or `wait`"), problems)
+            let what = format!("`{}` is no way to bind", quote_for_problem(other));
+            field.refuse(ValueProblem::new(what, "write `now` or `wait`"), problems)
         }
     }
 }
 
 fn plain_address<T>(
-    field: &Field<'_>,
-    parse: impl FnOnce(&str) -> Result<T, Fault>,
+    field: &ValueReader<'_>,
+    parse: impl FnOnce(&str) -> Result<T, ValueProblem>,
     problems: &mut Vec<Problem>,
-) -> Option<At<T>> {
-    let Value::Text(text) = &field.node.value else {
-        return field.wrong("an address", "write SCHEME://HOST:PORT", problems);
+) -> Option<Located<T>> {
+    let YamlValue::Text(text) = &field.node.value else {
+        return field.refuse_type("an address", "write SCHEME://HOST:PORT", problems);
     };
     match parse(text) {
         Ok(value) => Some(field.at(value)),
@@ -267,16 +286,17 @@ fn plain_address<T>(
 
 /// Says which of the addresses stand there a second time, and drops them.
 pub(super) fn distinct<T>(
-    items: Vec<At<T>>,
+    items: Vec<Located<T>>,
     host_port: impl Fn(&T) -> &HostPort,
     problems: &mut Vec<Problem>,
-) -> Vec<At<T>> {
+) -> Vec<Located<T>> {
     let mut seen = HashSet::new();
     let mut distinct = Vec::new();
     for item in items {
         let at = host_port(&item.value).clone();
         if seen.contains(&at) {
-            problems.push(Fault::new(format!("`{at}` stands here twice"), "remove one").at(item.place));
+            problems
+                .push(ValueProblem::new(format!("`{at}` stands here twice"), "remove one").at(item.place));
         } else {
             seen.insert(at);
             distinct.push(item);

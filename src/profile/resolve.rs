@@ -7,35 +7,35 @@ use std::{
 };
 
 use super::{
-    Backend, DmzHalf, DmzService, DmzWay, InternalHalf, InternalService, InternalWay, LinkAddress, LinkTls,
-    Mode, Profile, Role, ServiceName, carries, chain, cross,
-    fields::{At, Given},
+    Backend, DmzHalf, DmzMode, DmzService, Half, InternalHalf, InternalMode, InternalService, LinkAddress,
+    LinkTls, Mode, Profile, ServiceName, carries, chain, cross_checks,
+    fields::{Located, ReadValue},
     health,
-    link::{DemoTls, DmzLink, Ends, InternalLink},
-    problem::{Fault, Place, Problem, shown},
-    raw::{self, Raw, RawDmz, RawDmzService, RawInternal, RawInternalService},
-    yaml::{self, Node, Source},
+    link::{DemoTls, DmzLink, InternalLink, LinkEnds},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    raw::{self, RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
+    yaml::{self, SourceFile, YamlNode},
 };
-use crate::disk::Pipes;
+use crate::disk::PipePolicy;
 
 /// What the command line says over the profile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Choice {
+pub struct ProfileOverrides {
     /// Runs the profile in another mode than it names.
     pub mode: Option<Mode>,
     /// Runs one half of a profile that has both.
-    pub role: Option<Role>,
+    pub role: Option<Half>,
 }
 
 /// Reads `file` with everything it extends, and checks all of it.
 ///
 /// Problems are those of the whole file, also where `choice` picks one half of it.
-pub fn load(file: &Path, choice: &Choice) -> Result<Profile, Vec<Problem>> {
-    load_with(file, choice, Pipes::Refused)
+pub fn load(file: &Path, choice: &ProfileOverrides) -> Result<Profile, Vec<Problem>> {
+    load_with(file, choice, PipePolicy::Refused)
 }
 
 /// The same, from pipes too where that is said.
-pub fn load_with(file: &Path, choice: &Choice, pipes: Pipes) -> Result<Profile, Vec<Problem>> {
+pub fn load_with(file: &Path, choice: &ProfileOverrides, pipes: PipePolicy) -> Result<Profile, Vec<Problem>> {
     let (tree, problems) = chain::read(file, pipes)?;
     resolve(&tree, Some(file), None, choice, problems)
 }
@@ -50,8 +50,12 @@ impl DemoPorts {
 }
 
 /// The built-in profile: a pair in one process, with `tls` made in memory by the caller.
-pub fn builtin_demo(choice: &Choice, tls: &DemoTls, ports: DemoPorts) -> Result<Profile, Vec<Problem>> {
-    let source = Arc::new(Source { label: "(built-in demo)".into(), folder: PathBuf::new() });
+pub fn builtin_demo(
+    choice: &ProfileOverrides,
+    tls: &DemoTls,
+    ports: DemoPorts,
+) -> Result<Profile, Vec<Problem>> {
+    let source = Arc::new(SourceFile { label: "(built-in demo)".into(), folder: PathBuf::new() });
     let mut text = include_str!("demo.yaml").to_owned();
     for (usual, port) in DemoPorts::USUAL.0.into_iter().zip(ports.0) {
         text = text.replace(&format!("127.0.0.1:{usual}"), &format!("127.0.0.1:{port}"));
@@ -61,15 +65,15 @@ pub fn builtin_demo(choice: &Choice, tls: &DemoTls, ports: DemoPorts) -> Result<
 }
 
 fn resolve(
-    tree: &Node,
+    tree: &YamlNode,
     file: Option<&Path>,
     demo: Option<&DemoTls>,
-    choice: &Choice,
+    choice: &ProfileOverrides,
     mut problems: Vec<Problem>,
 ) -> Result<Profile, Vec<Problem>> {
     let profile = raw::read(tree, demo, &mut problems).and_then(|raw| {
         let mode = mode(&raw, choice, &mut problems);
-        cross::check(&raw, mode, &mut problems);
+        cross_checks::check(&raw, mode, &mut problems);
         let name = name(&raw, file, &mut problems);
         let mode = mode?;
         check_halves(&raw, mode, choice.role, &mut problems);
@@ -79,15 +83,15 @@ fn resolve(
             name: name?,
             file: file.map(Path::to_path_buf),
             mode,
-            dmz: outside.filter(|_| choice.role != Some(Role::Internal)),
-            internal: inside.filter(|_| choice.role != Some(Role::Dmz)),
+            dmz: outside.filter(|_| choice.role != Some(Half::Internal)),
+            internal: inside.filter(|_| choice.role != Some(Half::Dmz)),
             drain: raw.drain,
             health: health::resolve(&raw, choice.role),
         })
     });
     // In the order of the file, whatever order they were found in.
     problems.sort_by(|a, b| {
-        let order = |place: &Place| (place.file.clone(), place.line, place.column);
+        let order = |place: &ProfilePlace| (place.file.clone(), place.line, place.column);
         order(&a.place).cmp(&order(&b.place))
     });
     match profile {
@@ -96,49 +100,53 @@ fn resolve(
     }
 }
 
-fn mode(raw: &Raw, choice: &Choice, problems: &mut Vec<Problem>) -> Option<Mode> {
+fn mode(raw: &RawProfile, choice: &ProfileOverrides, problems: &mut Vec<Problem>) -> Option<Mode> {
     if choice.mode.is_none() && raw.mode.is_absent() {
-        let place = Place { key: "mode".to_owned(), ..raw.place.clone() };
-        let fault =
-            Fault::new("this key is missing", "write `mode: direct`, `mode: forward` or `mode: reverse`");
+        let place = ProfilePlace { key: "mode".to_owned(), ..raw.place.clone() };
+        let fault = ValueProblem::new(
+            "this key is missing",
+            "write `mode: direct`, `mode: forward` or `mode: reverse`",
+        );
         problems.push(fault.at(place));
     }
     choice.mode.or(raw.mode.good().copied())
 }
 
 /// The name that is written, or the file's without its ending.
-fn name(raw: &Raw, file: Option<&Path>, problems: &mut Vec<Problem>) -> Option<String> {
+fn name(raw: &RawProfile, file: Option<&Path>, problems: &mut Vec<Problem>) -> Option<String> {
     match &raw.name {
-        Given::Good(name) => return Some(name.clone()),
-        Given::Bad => return None,
-        Given::Absent => {}
+        ReadValue::Good(name) => return Some(name.clone()),
+        ReadValue::Bad => return None,
+        ReadValue::Absent => {}
     }
     let stem = file.and_then(Path::file_stem).unwrap_or_default().to_string_lossy();
     if raw::is_profile_name(&stem) {
         return Some(stem.into_owned());
     }
-    let what = format!("the file's name, `{}`, cannot be the profile's", shown(&stem));
-    let place = Place { key: "name".to_owned(), ..raw.place.clone() };
-    problems.push(Fault::new(what, "write `name:` with 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`").at(place));
+    let what = format!("the file's name, `{}`, cannot be the profile's", quote_for_problem(&stem));
+    let place = ProfilePlace { key: "name".to_owned(), ..raw.place.clone() };
+    problems.push(
+        ValueProblem::new(what, "write `name:` with 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`").at(place),
+    );
     None
 }
 
 /// The halves that the mode and the role need.
-fn check_halves(raw: &Raw, mode: Mode, role: Option<Role>, problems: &mut Vec<Problem>) {
+fn check_halves(raw: &RawProfile, mode: Mode, role: Option<Half>, problems: &mut Vec<Problem>) {
     let mut missing = |half: &str, what: String, advice: &str| {
-        let place = Place { key: half.to_owned(), ..raw.place.clone() };
-        problems.push(Fault::new(what, advice).at(place));
+        let place = ProfilePlace { key: half.to_owned(), ..raw.place.clone() };
+        problems.push(ValueProblem::new(what, advice).at(place));
     };
     let (no_dmz, no_internal) = (raw.dmz.is_absent(), raw.internal.is_absent());
     if no_dmz && no_internal {
         missing("profile", "there is neither `dmz` nor `internal`".to_owned(), "write one of them, or both");
     } else if no_dmz && mode == Mode::Direct {
         missing("dmz", "mode `direct` needs this half".to_owned(), "write it, or choose another mode");
-    } else if no_dmz && role == Some(Role::Dmz) {
+    } else if no_dmz && role == Some(Half::Dmz) {
         missing("dmz", "role `dmz` needs this half".to_owned(), "write it, or choose role `internal`");
-    } else if no_internal && role == Some(Role::Internal) {
+    } else if no_internal && role == Some(Half::Internal) {
         missing("internal", "role `internal` needs this half".to_owned(), "write it, or choose role `dmz`");
-    } else if mode == Mode::Direct && role == Some(Role::Internal) {
+    } else if mode == Mode::Direct && role == Some(Half::Internal) {
         let what = "in mode `direct` there is no internal gateway to run".to_owned();
         missing("internal", what, "choose role `dmz`, or another mode");
     }
@@ -146,7 +154,7 @@ fn check_halves(raw: &Raw, mode: Mode, role: Option<Role>, problems: &mut Vec<Pr
 
 fn dmz_half(
     raw: &RawDmz,
-    partner: &Given<RawInternal>,
+    partner: &ReadValue<RawInternal>,
     mode: Mode,
     problems: &mut Vec<Problem>,
 ) -> Option<DmzHalf> {
@@ -154,18 +162,18 @@ fn dmz_half(
         backends_stay_inside(raw, mode, problems);
     }
     let way = match mode {
-        Mode::Direct => DmzWay::Direct(backends(raw, partner, problems)),
+        Mode::Direct => DmzMode::Direct(backends(raw, partner, problems)),
         Mode::Forward => {
             let link = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
             let connect = needed(&link.ends.connect, "connect", &link.ends, mode, problems)?;
             let (connect, tls) = with_tls(connect, &link.ends);
-            DmzWay::Forward { connect, tls, pool: link.pool }
+            DmzMode::Forward { connect, tls, pool: link.pool }
         }
         Mode::Reverse => {
             let DmzLink { ends, pool } = link(&raw.link, &raw.place, "dmz.link", mode, problems)?;
             let listen = needed(&ends.listen, "listen", ends, mode, problems)?.value.clone();
             let tls = ends.tls.good().filter(|_| listen.tls).cloned();
-            DmzWay::Reverse { listen, bind: ends.bind, tls, pool: *pool }
+            DmzMode::Reverse { listen, bind: ends.bind, tls, pool: *pool }
         }
     };
     let inside = connects(partner);
@@ -180,28 +188,28 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
             let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
             let listen = needed(&link.ends.listen, "listen", &link.ends, mode, problems)?.value.clone();
             let tls = link.ends.tls.good().filter(|_| listen.tls).cloned();
-            (InternalWay::Forward { listen, bind: link.ends.bind, tls }, link.maximum)
+            (InternalMode::Forward { listen, bind: link.ends.bind, tls }, link.maximum)
         }
         Mode::Reverse => {
             let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
             let InternalLink { ends, prepared, maximum, retry } = link;
             let connect = needed(&ends.connect, "connect", ends, mode, problems)?;
             let (connect, tls) = with_tls(connect, ends);
-            (InternalWay::Reverse { connect, tls, prepared: *prepared, retry: *retry }, *maximum)
+            (InternalMode::Reverse { connect, tls, prepared: *prepared, retry: *retry }, *maximum)
         }
     };
     let services = raw.services.iter().filter_map(internal_service).collect();
     Some(InternalHalf { way, services, maximum })
 }
 
-fn dmz_service(raw: &RawDmzService, connect: Option<&At<Backend>>) -> DmzService {
+fn dmz_service(raw: &RawDmzService, connect: Option<&Located<Backend>>) -> DmzService {
     DmzService {
         name: raw.name.clone(),
         accept: raw.accept.list.iter().map(|accept| accept.value.clone()).collect(),
         sessions: raw.sessions,
         idle: raw.idle,
         peers: names(raw.peers.as_deref()),
-        carries: carries::of_dmz(raw, connect),
+        carries: carries::dmz_carries(raw, connect),
     }
 }
 
@@ -212,50 +220,50 @@ fn internal_service(raw: &RawInternalService) -> Option<InternalService> {
         name: raw.name.clone(),
         connect: connect.value.clone(),
         peers: names(raw.peers.as_deref()),
-        carries: carries::of_internal(&raw.carries, connect),
+        carries: carries::internal_carries(&raw.carries, connect),
     })
 }
 
-fn names(peers: Option<&[At<String>]>) -> Option<Vec<String>> {
+fn names(peers: Option<&[Located<String>]>) -> Option<Vec<String>> {
     peers.map(|peers| peers.iter().map(|peer| peer.value.clone()).collect())
 }
 
-type Connects<'a> = BTreeMap<&'a ServiceName, &'a Given<At<Backend>>>;
+type ConnectTable<'a> = BTreeMap<&'a ServiceName, &'a ReadValue<Located<Backend>>>;
 
-fn connects(partner: &Given<RawInternal>) -> Connects<'_> {
+fn connects(partner: &ReadValue<RawInternal>) -> ConnectTable<'_> {
     let services = partner.good().into_iter().flat_map(|partner| &partner.services);
     services.map(|service| (&service.name, &service.connect)).collect()
 }
 
 /// What a service reaches by its own `connect`, or by its partner's.
-fn reached<'a>(service: &'a RawDmzService, inside: &Connects<'a>) -> &'a Given<At<Backend>> {
+fn reached<'a>(service: &'a RawDmzService, inside: &ConnectTable<'a>) -> &'a ReadValue<Located<Backend>> {
     match &service.connect {
-        Given::Absent => inside.get(&service.name).copied().unwrap_or(&Given::Absent),
-        own @ (Given::Bad | Given::Good(_)) => own,
+        ReadValue::Absent => inside.get(&service.name).copied().unwrap_or(&ReadValue::Absent),
+        own @ (ReadValue::Bad | ReadValue::Good(_)) => own,
     }
 }
 
 /// In direct mode a service reaches its own `connect`, or its partner's.
 fn backends(
     raw: &RawDmz,
-    partner: &Given<RawInternal>,
+    partner: &ReadValue<RawInternal>,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<ServiceName, Backend> {
     let inside = connects(partner);
     let mut backends = BTreeMap::new();
     for service in &raw.services {
         match reached(service, &inside) {
-            Given::Good(connect) => {
+            ReadValue::Good(connect) => {
                 backends.insert(service.name.clone(), connect.value.clone());
             }
-            Given::Bad => {}
-            Given::Absent => {
+            ReadValue::Bad => {}
+            ReadValue::Absent => {
                 let key = format!("{}.connect", service.place.key);
-                let fault = Fault::new(
+                let fault = ValueProblem::new(
                     "mode `direct` needs what this service reaches",
                     "write `connect:` here, or under `internal.services`",
                 );
-                problems.push(fault.at(Place { key, ..service.place.clone() }));
+                problems.push(fault.at(ProfilePlace { key, ..service.place.clone() }));
             }
         }
     }
@@ -268,47 +276,48 @@ fn backends_stay_inside(raw: &RawDmz, mode: Mode, problems: &mut Vec<Problem>) {
         let Some(connect) = service.connect.good() else { continue };
         let what = format!("in mode `{}` only the inside knows what a service reaches", mode_name(mode));
         let advice = format!("move it to `internal.services.{}`", service.name);
-        problems.push(Fault::new(what, advice).at(connect.place.clone()));
+        problems.push(ValueProblem::new(what, advice).at(connect.place.clone()));
     }
 }
 
 /// A half's link, which every mode but direct needs.
 fn link<'a, L>(
-    link: &'a Given<L>,
-    half: &Place,
+    link: &'a ReadValue<L>,
+    half: &ProfilePlace,
     key: &str,
     mode: Mode,
     problems: &mut Vec<Problem>,
 ) -> Option<&'a L> {
     if link.is_absent() {
-        let fault = Fault::new(
+        let fault = ValueProblem::new(
             format!("mode `{}` needs a link, and this half has none", mode_name(mode)),
             "write `link:` with `listen:` or `connect:` under it",
         );
-        problems.push(fault.at(Place { key: key.to_owned(), ..half.clone() }));
+        problems.push(fault.at(ProfilePlace { key: key.to_owned(), ..half.clone() }));
     }
     link.good()
 }
 
 /// The end of the link that the mode uses.
 fn needed<'a, T>(
-    end: &'a Given<T>,
+    end: &'a ReadValue<T>,
     key: &str,
-    ends: &Ends,
+    ends: &LinkEnds,
     mode: Mode,
     problems: &mut Vec<Problem>,
 ) -> Option<&'a T> {
     if end.is_absent() {
-        let fault = Fault::new(
+        let fault = ValueProblem::new(
             format!("mode `{}` needs `{key}`, and the link has none", mode_name(mode)),
             format!("write `{key}: socks+tls://HOST:PORT`"),
         );
-        problems.push(fault.at(Place { key: format!("{}.{key}", ends.place.key), ..ends.place.clone() }));
+        problems
+            .push(fault.at(ProfilePlace { key: format!("{}.{key}", ends.place.key), ..ends.place.clone() }));
     }
     end.good()
 }
 
-fn with_tls(connect: &[At<LinkAddress>], ends: &Ends) -> (Vec<LinkAddress>, Option<LinkTls>) {
+fn with_tls(connect: &[Located<LinkAddress>], ends: &LinkEnds) -> (Vec<LinkAddress>, Option<LinkTls>) {
     let connect: Vec<_> = connect.iter().map(|address| address.value.clone()).collect();
     let tls = ends.tls.good().filter(|_| connect.iter().any(|address| address.tls)).cloned();
     (connect, tls)

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{defaults, duration::written};
+use super::{defaults, duration::format_duration};
 
 /// JSON Schema, draft 2020-12.
 pub fn schema() -> Value {
@@ -31,7 +31,7 @@ pub fn schema() -> Value {
                 "internal",
                 half("The half that reaches back-ends.", internal_link(), service_map(internal_service())),
             ),
-            ("drain", duration("On stop, sessions get this long to end.", &written(defaults::DRAIN))),
+            ("drain", duration("On stop, sessions get this long to end.", &format_duration(defaults::DRAIN))),
             ("health", health()),
         ],
     );
@@ -91,7 +91,7 @@ fn dmz_link() -> Value {
                 "wait",
                 duration(
                     "A client waits this long for a ready link, then is refused.",
-                    &written(defaults::WAIT),
+                    &format_duration(defaults::WAIT),
                 ),
             ),
             (
@@ -139,8 +139,11 @@ fn internal_link() -> Value {
                 object(
                     "The pause between failed dials doubles from `first` to `maximum`.",
                     vec![
-                        ("first", duration("The first pause.", &written(defaults::RETRY_FIRST))),
-                        ("maximum", duration("The longest pause.", &written(defaults::RETRY_MAXIMUM))),
+                        ("first", duration("The first pause.", &format_duration(defaults::RETRY_FIRST))),
+                        (
+                            "maximum",
+                            duration("The longest pause.", &format_duration(defaults::RETRY_MAXIMUM)),
+                        ),
                     ],
                 ),
             ),
@@ -210,7 +213,7 @@ fn dmz_service() -> Value {
 
 fn answer() -> Value {
     let about = "The longest wait for the head of an answer, beside an http or ws connect.";
-    duration(about, &written(defaults::ANSWER))
+    duration(about, &format_duration(defaults::ANSWER))
 }
 
 /// Of one accept, or of a service for all of its accepts.
@@ -294,12 +297,12 @@ fn accept_options() -> Vec<(&'static str, Value)> {
                 "A client that is silent for so long, though it is asked by a ping, is gone. Default: off.",
             ),
         ),
-        ("body", duration("The longest pause of a request's body.", &written(defaults::BODY))),
+        ("body", duration("The longest pause of a request's body.", &format_duration(defaults::BODY))),
         (
             "keep_alive",
             duration(
                 "A client's connection without a request stays open for so long.",
-                &written(defaults::KEEP_ALIVE),
+                &format_duration(defaults::KEEP_ALIVE),
             ),
         ),
     ]

@@ -1,16 +1,16 @@
 //! What a valid profile should make its operator think twice about.
 
-use super::{DmzWay, InternalHalf, InternalWay, Profile};
+use super::{DmzMode, InternalHalf, InternalMode, Profile};
 
 /// Sentences for `check` to print; none of them keeps the profile from running.
 pub fn warnings(profile: &Profile) -> Vec<String> {
-    let crowded = profile.internal.as_ref().and_then(crowded);
-    crowded.into_iter().chain(nameless_peers(profile)).collect()
+    let crowded = profile.internal.as_ref().and_then(warn_of_crowding);
+    crowded.into_iter().chain(warn_of_nameless_peers(profile)).collect()
 }
 
 /// Ready links leave too little room for those that carry sessions.
-fn crowded(half: &InternalHalf) -> Option<String> {
-    let InternalWay::Reverse { connect, tls, prepared, .. } = &half.way else { return None };
+fn warn_of_crowding(half: &InternalHalf) -> Option<String> {
+    let InternalMode::Reverse { connect, tls, prepared, .. } = &half.way else { return None };
     let gateways = connect.len();
     // A link without TLS speaks SOCKS5, and is ready for one service.
     let (of, count) = match tls {
@@ -31,7 +31,7 @@ fn crowded(half: &InternalHalf) -> Option<String> {
 }
 
 /// Peers are told apart by their certificates, and a plain link has none.
-fn nameless_peers(profile: &Profile) -> Vec<String> {
+fn warn_of_nameless_peers(profile: &Profile) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |half: &str, service: &str| {
         warnings.push(format!(
@@ -40,13 +40,16 @@ fn nameless_peers(profile: &Profile) -> Vec<String> {
         ));
     };
     if let Some(half) = &profile.dmz
-        && matches!(half.way, DmzWay::Forward { tls: None, .. } | DmzWay::Reverse { tls: None, .. })
+        && matches!(half.way, DmzMode::Forward { tls: None, .. } | DmzMode::Reverse { tls: None, .. })
     {
         let named = half.services.iter().filter(|service| service.peers.is_some());
         named.for_each(|service| warn("dmz", service.name.as_str()));
     }
     if let Some(half) = &profile.internal
-        && matches!(half.way, InternalWay::Forward { tls: None, .. } | InternalWay::Reverse { tls: None, .. })
+        && matches!(
+            half.way,
+            InternalMode::Forward { tls: None, .. } | InternalMode::Reverse { tls: None, .. }
+        )
     {
         let named = half.services.iter().filter(|service| service.peers.is_some());
         named.for_each(|service| warn("internal", service.name.as_str()));

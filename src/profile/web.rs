@@ -6,13 +6,13 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     Network, defaults, edge,
     endpoint::is_name,
-    fields::{Field, Fields, Zero},
-    problem::{Fault, Place, Problem, shown},
+    fields::{MapReader, ValueReader, ZeroDuration},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
 };
 
 /// What a service wants of the requests that mean it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Web {
+pub struct WebOptions {
     /// The names of the host that mean this service, as they are written; none: any.
     pub hosts: Vec<String>,
     /// The pages that may open a WebSocket, by their origin; none: any, and clients that are no page.
@@ -23,7 +23,7 @@ pub struct Web {
     pub inactivity: Option<Duration>,
     /// The subprotocols that its backend speaks; `None`: whatever the client offers.
     pub protocols: Option<Vec<String>>,
-    pub frames: Frames,
+    pub frames: MessageKind,
     /// Proxies in these networks say in each request who its client is.
     pub forwarded: Option<Vec<Network>>,
     /// The longest pause of a request's body.
@@ -34,7 +34,7 @@ pub struct Web {
 
 /// What kind the messages of a WebSocket are that go down.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Frames {
+pub enum MessageKind {
     #[default]
     Binary,
     /// What the backend says is UTF-8.
@@ -57,24 +57,24 @@ pub(super) const KEYS: [&str; 9] = [
 const FRAMES: [&str; 4] = ["message_limit", "inactivity", "protocols", "frames"];
 
 /// Where such keys are written.
-pub(super) fn of_frames(fields: &Fields<'_>) -> Vec<Place> {
+pub(super) fn frame_key_places(fields: &MapReader<'_>) -> Vec<ProfilePlace> {
     FRAMES.into_iter().filter_map(|key| fields.take(key)).map(|field| field.place()).collect()
 }
 
 /// What is written of it, at a service or at one accept.
-pub(super) struct Written {
+pub(super) struct RawWebOptions {
     pub hosts: Option<Vec<String>>,
     pub origins: Option<Vec<String>>,
     pub message_limit: Option<usize>,
     pub inactivity: Option<Duration>,
     pub protocols: Option<Vec<String>>,
-    pub frames: Option<Frames>,
+    pub frames: Option<MessageKind>,
     pub forwarded: Option<Vec<Network>>,
     pub body: Option<Duration>,
     pub keep_alive: Option<Duration>,
 }
 
-impl Written {
+impl RawWebOptions {
     pub const NOTHING: Self = Self {
         hosts: None,
         origins: None,
@@ -87,26 +87,26 @@ impl Written {
         keep_alive: None,
     };
 
-    pub fn read(fields: &Fields<'_>, problems: &mut Vec<Problem>) -> Self {
+    pub fn read(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Self {
         let [hosts, origins, message_limit, inactivity, protocols, frames, forwarded, body, keep_alive] =
             KEYS.map(|key| fields.take(key));
         Self {
             hosts: hosts.and_then(|field| names(&field, host, problems)),
             origins: origins.and_then(|field| names(&field, origin, problems)),
             message_limit: message_limit.and_then(|field| size(&field, problems)),
-            inactivity: inactivity.and_then(|field| field.duration(Zero::Refused, problems)),
+            inactivity: inactivity.and_then(|field| field.duration(ZeroDuration::Refused, problems)),
             protocols: protocols.and_then(|field| names(&field, protocol, problems)),
             frames: frames.and_then(|field| kind(&field, problems)),
             forwarded: forwarded.and_then(|field| edge::proxies(&field, problems)),
-            body: body.and_then(|field| field.duration(Zero::Refused, problems)),
-            keep_alive: keep_alive.and_then(|field| field.duration(Zero::Refused, problems)),
+            body: body.and_then(|field| field.duration(ZeroDuration::Refused, problems)),
+            keep_alive: keep_alive.and_then(|field| field.duration(ZeroDuration::Refused, problems)),
         }
     }
 
     /// What is written here comes before what is written `above`.
-    pub fn over(&self, above: &Self) -> Web {
+    pub fn resolve_over(&self, above: &Self) -> WebOptions {
         let limit = self.message_limit.or(above.message_limit);
-        Web {
+        WebOptions {
             hosts: self.hosts.as_ref().or(above.hosts.as_ref()).cloned().unwrap_or_default(),
             origins: self.origins.as_ref().or(above.origins.as_ref()).cloned().unwrap_or_default(),
             message_limit: limit.unwrap_or(defaults::MESSAGE_LIMIT),
@@ -121,17 +121,19 @@ impl Written {
 }
 
 /// Hosts, as they are written; `*.` stands for one label only where requests choose.
-pub(super) fn hosts(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
+pub(super) fn hosts(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
     let whole = |text: &str| match text.starts_with("*.") {
         false => host(text),
-        true => Err(Fault::new(format!("`{}` is no one host", shown(text)), "write each name")),
+        true => {
+            Err(ValueProblem::new(format!("`{}` is no one host", quote_for_problem(text)), "write each name"))
+        }
     };
     names(field, whole, problems)
 }
 
 fn names(
-    field: &Field<'_>,
-    read: impl Fn(&str) -> Result<String, Fault>,
+    field: &ValueReader<'_>,
+    read: impl Fn(&str) -> Result<String, ValueProblem>,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<String>> {
     let (mut seen, mut names) = (HashSet::new(), Vec::new());
@@ -142,7 +144,9 @@ fn names(
                 names.push(name);
                 continue;
             }
-            Ok(_) => Fault::new(format!("`{}` stands here twice", shown(text)), "remove one"),
+            Ok(_) => {
+                ValueProblem::new(format!("`{}` stands here twice", quote_for_problem(text)), "remove one")
+            }
             Err(fault) => fault,
         };
         problems.push(fault.at(item.place()));
@@ -150,7 +154,7 @@ fn names(
     Some(names)
 }
 
-fn host(text: &str) -> Result<String, Fault> {
+fn host(text: &str) -> Result<String, ValueProblem> {
     if let Ok(address) = text.parse::<std::net::IpAddr>() {
         return Ok(address.to_canonical().to_string());
     }
@@ -158,12 +162,12 @@ fn host(text: &str) -> Result<String, Fault> {
     if is_name(name.strip_prefix("*.").unwrap_or(&name)) {
         return Ok(name);
     }
-    let what = format!("`{}` is not a host", shown(text));
-    Err(Fault::new(what, "write a name without a port, `www.example.com` or `*.example.com`"))
+    let what = format!("`{}` is not a host", quote_for_problem(text));
+    Err(ValueProblem::new(what, "write a name without a port, `www.example.com` or `*.example.com`"))
 }
 
 /// As browsers write it: a scheme, a host, and a port unless it is the scheme's own (RFC 6454).
-fn origin(text: &str) -> Result<String, Fault> {
+fn origin(text: &str) -> Result<String, ValueProblem> {
     let name = text.to_ascii_lowercase();
     let rest = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://"));
     let is_plain = |rest: &str| {
@@ -172,32 +176,32 @@ fn origin(text: &str) -> Result<String, Fault> {
     if rest.is_some_and(is_plain) {
         return Ok(name);
     }
-    let what = format!("`{}` is not an origin", shown(text));
-    Err(Fault::new(what, "write it as a browser does: `https://www.example.com`"))
+    let what = format!("`{}` is not an origin", quote_for_problem(text));
+    Err(ValueProblem::new(what, "write it as a browser does: `https://www.example.com`"))
 }
 
 /// A subprotocol as a client offers it (RFC 6455, section 4.1).
-fn protocol(text: &str) -> Result<String, Fault> {
+fn protocol(text: &str) -> Result<String, ValueProblem> {
     let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_sign) {
         return Ok(text.to_owned());
     }
-    let what = format!("`{}` is not a subprotocol", shown(text));
-    Err(Fault::new(what, "write its name as clients offer it, without spaces or commas"))
+    let what = format!("`{}` is not a subprotocol", quote_for_problem(text));
+    Err(ValueProblem::new(what, "write its name as clients offer it, without spaces or commas"))
 }
 
-fn kind(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<Frames> {
+fn kind(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<MessageKind> {
     match field.text(problems)? {
-        "binary" => Some(Frames::Binary),
-        "text" => Some(Frames::Text),
+        "binary" => Some(MessageKind::Binary),
+        "text" => Some(MessageKind::Text),
         other => {
-            let what = format!("`{}` is no kind of messages", shown(other));
-            field.refuse(Fault::new(what, "write `binary` or `text`"), problems)
+            let what = format!("`{}` is no kind of messages", quote_for_problem(other));
+            field.refuse(ValueProblem::new(what, "write `binary` or `text`"), problems)
         }
     }
 }
 
-fn size(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
+fn size(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
     let text = field.text(problems)?;
     let (digits, unit) = text.split_at(text.find(|sign: char| !sign.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit {
@@ -212,8 +216,11 @@ fn size(field: &Field<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
     match bytes.filter(|bytes| defaults::MESSAGE_LIMIT_RANGE.contains(bytes)) {
         Some(bytes) => Some(bytes),
         None => {
-            let what = format!("`{}` is not a size", shown(text));
-            field.refuse(Fault::new(what, "write 1KiB to 64MiB, with the unit: KB, KiB, MB, MiB"), problems)
+            let what = format!("`{}` is not a size", quote_for_problem(text));
+            field.refuse(
+                ValueProblem::new(what, "write 1KiB to 64MiB, with the unit: KB, KiB, MB, MiB"),
+                problems,
+            )
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From text to a tree of values that know where they were written.
 //!
 //! The one module that uses `serde_yaml`, which is no longer developed: to leave it, replace
-//! [`Reading`] by whatever reads a plain value. What is fit to be read is decided before, in
+//! [`NodeSeed`] by whatever reads a plain value. What is fit to be read is decided before, in
 //! `marks`; what the values mean is decided after, in `fields` and `resolve`.
 
 use std::{cell::RefCell, fmt, path::PathBuf, sync::Arc};
@@ -9,13 +9,13 @@ use std::{cell::RefCell, fmt, path::PathBuf, sync::Arc};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::{
-    marks::{EntryMark, Mark, Refusal, Under, mark},
-    problem::{Fault, Place, Problem, shown},
+    positions::{EntryMark, MarkChildren, SourceMark, SyntaxProblem, mark_positions},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
 };
 
 /// A file that profiles are read from.
 #[derive(Debug, PartialEq)]
-pub(super) struct Source {
+pub(super) struct SourceFile {
     /// How problems name it.
     pub label: Arc<str>,
     /// What relative paths in it start from.
@@ -24,107 +24,119 @@ pub(super) struct Source {
 
 /// Where something was written.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Spot {
-    pub source: Arc<Source>,
+pub(super) struct SourcePosition {
+    pub source: Arc<SourceFile>,
     pub line: usize,
     pub column: usize,
 }
 
-impl Spot {
-    pub fn place(&self, key: &str) -> Place {
+impl SourcePosition {
+    pub fn place(&self, key: &str) -> ProfilePlace {
         let key = if key.is_empty() { WHOLE } else { key };
-        Place { file: self.source.label.clone(), line: self.line, column: self.column, key: key.to_owned() }
+        ProfilePlace {
+            file: self.source.label.clone(),
+            line: self.line,
+            column: self.column,
+            key: key.to_owned(),
+        }
     }
 }
 
 /// A value and where it was written.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
-    pub spot: Spot,
-    pub value: Value,
+pub(super) struct YamlNode {
+    pub spot: SourcePosition,
+    pub value: YamlValue,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(super) enum YamlValue {
     Null,
     Bool(bool),
     /// As written: no profile key takes more than a small whole number.
     Integer(i128),
     Float(f64),
     Text(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
+    List(Vec<YamlNode>),
+    Map(Vec<YamlEntry>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct YamlEntry {
     pub key: String,
-    pub spot: Spot,
-    pub node: Node,
+    pub spot: SourcePosition,
+    pub node: YamlNode,
 }
 
 /// Reads one file's text. The tree's top is a map, with no key twice in any map of it.
 ///
 /// An error ends the reading; problems beside a tree are added to those found later.
-pub(super) fn read(text: &str, source: &Arc<Source>) -> Result<(Node, Vec<Problem>), Vec<Problem>> {
-    let top = Spot { source: source.clone(), line: 1, column: 1 };
+pub(super) fn read(text: &str, source: &Arc<SourceFile>) -> Result<(YamlNode, Vec<Problem>), Vec<Problem>> {
+    let top = SourcePosition { source: source.clone(), line: 1, column: 1 };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some(problem) = control_sign(text, &top) {
         return Err(vec![problem]);
     }
     let refused = |problems: Vec<_>| {
-        let problem = |refusal: Refusal| {
-            let spot = Spot { line: refusal.line, column: refusal.column, ..top.clone() };
+        let problem = |refusal: SyntaxProblem| {
+            let spot = SourcePosition { line: refusal.line, column: refusal.column, ..top.clone() };
             refusal.fault.at(spot.place(&refusal.key))
         };
         problems.into_iter().map(problem).collect::<Vec<_>>()
     };
-    let Some(marks) = mark(text).map_err(refused)? else { return Err(vec![empty(&top)]) };
+    let Some(marks) = mark_positions(text).map_err(refused)? else { return Err(vec![empty(&top)]) };
 
     let problems = RefCell::default();
-    let reading = Reading { mark: &marks, source, path: "", problems: &problems };
+    let reading = NodeSeed { mark: &marks, source, path: "", problems: &problems };
     let node = match reading.deserialize(serde_yaml::Deserializer::from_str(text)) {
         Ok(node) => node,
-        Err(error) => return Err(vec![unread(&error, &top)]),
+        Err(error) => return Err(vec![parse_problem(&error, &top)]),
     };
     match node.value {
-        Value::Map(_) => Ok((Node { spot: top, ..node }, problems.into_inner())),
-        Value::Null => Err(vec![empty(&top)]),
+        YamlValue::Map(_) => Ok((YamlNode { spot: top, ..node }, problems.into_inner())),
+        YamlValue::Null => Err(vec![empty(&top)]),
         _ => Err(vec![
-            Fault::new("the profile is not a map of keys", "begin with `mode:`, `dmz:` or `internal:`")
-                .at(node.spot.place("")),
+            ValueProblem::new(
+                "the profile is not a map of keys",
+                "begin with `mode:`, `dmz:` or `internal:`",
+            )
+            .at(node.spot.place("")),
         ]),
     }
 }
 
 /// YAML has no place for control signs (YAML 1.2, section 5.1), and `serde_yaml` does not say
 /// where it met one.
-fn control_sign(text: &str, top: &Spot) -> Option<Problem> {
+fn control_sign(text: &str, top: &SourcePosition) -> Option<Problem> {
     let refused = |sign: char| sign.is_control() && !matches!(sign, '\t' | '\n' | '\r' | '\u{85}');
     let (at, sign) = text.char_indices().find(|(_, sign)| refused(*sign))?;
     let before = &text[..at];
     let line = 1 + before.matches('\n').count();
     let column = 1 + before.chars().rev().take_while(|sign| *sign != '\n').count();
     let what = format!("a control sign, `{}`, stands here", sign.escape_default());
-    Some(Fault::new(what, "remove it").at(Spot { line, column, ..top.clone() }.place("")))
+    Some(ValueProblem::new(what, "remove it").at(SourcePosition { line, column, ..top.clone() }.place("")))
 }
 
-fn empty(top: &Spot) -> Problem {
-    Fault::new("profile is empty", "write `mode:` and a half, `dmz:` or `internal:`").at(top.place(""))
+fn empty(top: &SourcePosition) -> Problem {
+    ValueProblem::new("profile is empty", "write `mode:` and a half, `dmz:` or `internal:`").at(top.place(""))
 }
 
-fn unread(error: &serde_yaml::Error, top: &Spot) -> Problem {
+fn parse_problem(error: &serde_yaml::Error, top: &SourcePosition) -> Problem {
     let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-    let what = format!("not valid YAML: {}", shown(&error.to_string()));
-    Fault::new(what, "correct the line, or the one above it")
-        .at(Spot { line, column, ..top.clone() }.place(""))
+    let what = format!("not valid YAML: {}", quote_for_problem(&error.to_string()));
+    ValueProblem::new(what, "correct the line, or the one above it").at(SourcePosition {
+        line,
+        column,
+        ..top.clone()
+    }
+    .place(""))
 }
 
 /// The dotted path of `key` under `path`.
-pub(super) fn joined(path: &str, key: &str) -> String {
+pub(super) fn join_path(path: &str, key: &str) -> String {
     match path {
-        "" => shown(key),
-        _ => format!("{path}.{}", shown(key)),
+        "" => quote_for_problem(key),
+        _ => format!("{path}.{}", quote_for_problem(key)),
     }
 }
 
@@ -133,18 +145,18 @@ const WHOLE: &str = "profile";
 
 /// Reads the value that stands at a mark.
 #[derive(Clone, Copy)]
-struct Reading<'a> {
-    mark: &'a Mark,
-    source: &'a Arc<Source>,
+struct NodeSeed<'a> {
+    mark: &'a SourceMark,
+    source: &'a Arc<SourceFile>,
     path: &'a str,
     /// Those that do not end the reading.
     problems: &'a RefCell<Vec<Problem>>,
 }
 
-impl Reading<'_> {
-    fn node<E>(&self, value: Value) -> Result<Node, E> {
-        let Mark { line, column, .. } = *self.mark;
-        Ok(Node { spot: Spot { source: self.source.clone(), line, column }, value })
+impl NodeSeed<'_> {
+    fn node<E>(&self, value: YamlValue) -> Result<YamlNode, E> {
+        let SourceMark { line, column, .. } = *self.mark;
+        Ok(YamlNode { spot: SourcePosition { source: self.source.clone(), line, column }, value })
     }
 
     /// The two parsers see different things: an odd text, better refused than guessed at.
@@ -153,89 +165,89 @@ impl Reading<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Reading<'_> {
-    type Value = Node;
+impl<'de> DeserializeSeed<'de> for NodeSeed<'_> {
+    type Value = YamlNode;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<YamlNode, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Reading<'_> {
-    type Value = Node;
+impl<'de> Visitor<'de> for NodeSeed<'_> {
+    type Value = YamlNode;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        self.node(Value::Null)
+    fn visit_unit<E>(self) -> Result<YamlNode, E> {
+        self.node(YamlValue::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-        self.node(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<YamlNode, E> {
+        self.node(YamlValue::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        self.node(Value::Integer(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<YamlNode, E> {
+        self.node(YamlValue::Integer(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        self.node(Value::Integer(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<YamlNode, E> {
+        self.node(YamlValue::Integer(value.into()))
     }
 
-    fn visit_i128<E>(self, value: i128) -> Result<Node, E> {
-        self.node(Value::Integer(value))
+    fn visit_i128<E>(self, value: i128) -> Result<YamlNode, E> {
+        self.node(YamlValue::Integer(value))
     }
 
-    fn visit_u128<E>(self, value: u128) -> Result<Node, E> {
-        self.node(Value::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
+    fn visit_u128<E>(self, value: u128) -> Result<YamlNode, E> {
+        self.node(YamlValue::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-        self.node(Value::Float(value))
+    fn visit_f64<E>(self, value: f64) -> Result<YamlNode, E> {
+        self.node(YamlValue::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-        self.node(Value::Text(value.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<YamlNode, E> {
+        self.node(YamlValue::Text(value.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
-        let Under::Items(marks) = &self.mark.under else { return Err(Self::disagree()) };
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<YamlNode, A::Error> {
+        let MarkChildren::Items(marks) = &self.mark.under else { return Err(Self::disagree()) };
         let mut nodes = Vec::with_capacity(marks.len());
         for mark in marks {
-            let reading = Reading { mark, ..self };
+            let reading = NodeSeed { mark, ..self };
             nodes.push(items.next_element_seed(reading)?.ok_or_else(Self::disagree)?);
         }
         // serde_yaml itself complains of what is left over.
-        self.node(Value::List(nodes))
+        self.node(YamlValue::List(nodes))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let Under::Entries(marks) = &self.mark.under else { return Err(Self::disagree()) };
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<YamlNode, A::Error> {
+        let MarkChildren::Entries(marks) = &self.mark.under else { return Err(Self::disagree()) };
         let mut entries = Vec::with_capacity(marks.len());
         for mark in marks {
             let EntryMark { ref name, line, column, again, ref value } = *mark;
-            let path = joined(self.path, name);
-            let kind = map.next_key_seed(KeyReading)?.ok_or_else(Self::disagree)?;
-            let node = map.next_value_seed(Reading { mark: value, path: &path, ..self })?;
-            let spot = Spot { source: self.source.clone(), line, column };
+            let path = join_path(self.path, name);
+            let kind = map.next_key_seed(KeySeed)?.ok_or_else(Self::disagree)?;
+            let node = map.next_value_seed(NodeSeed { mark: value, path: &path, ..self })?;
+            let spot = SourcePosition { source: self.source.clone(), line, column };
             if let Some(fault) = key_fault(kind, again) {
                 self.problems.borrow_mut().push(fault.at(spot.place(&path)));
             }
             // Of equal keys the first stays, so that the rest can be checked.
             if !again {
-                entries.push(Entry { key: name.clone(), spot, node });
+                entries.push(YamlEntry { key: name.clone(), spot, node });
             }
         }
-        self.node(Value::Map(entries))
+        self.node(YamlValue::Map(entries))
     }
 }
 
-fn key_fault(kind: KeyKind, again: bool) -> Option<Fault> {
+fn key_fault(kind: KeyKind, again: bool) -> Option<ValueProblem> {
     match (kind, again) {
-        (_, true) => Some(Fault::new("this key stands here a second time", "keep one of the two")),
-        (KeyKind::Other, false) => Some(Fault::new("this key is not text", "put it in quotes")),
+        (_, true) => Some(ValueProblem::new("this key stands here a second time", "keep one of the two")),
+        (KeyKind::Other, false) => Some(ValueProblem::new("this key is not text", "put it in quotes")),
         (KeyKind::Text, false) => None,
     }
 }
@@ -246,9 +258,9 @@ enum KeyKind {
     Other,
 }
 
-struct KeyReading;
+struct KeySeed;
 
-impl<'de> DeserializeSeed<'de> for KeyReading {
+impl<'de> DeserializeSeed<'de> for KeySeed {
     type Value = KeyKind;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<KeyKind, D::Error> {
@@ -256,7 +268,7 @@ impl<'de> DeserializeSeed<'de> for KeyReading {
     }
 }
 
-impl Visitor<'_> for KeyReading {
+impl Visitor<'_> for KeySeed {
     type Value = KeyKind;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,7 +18,7 @@ const HELLO_BYTES_MAX: usize = 64 * 1024;
 
 /// Why what a client says is none, or names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum ClientHelloError {
     #[error("it does not speak TLS: its first byte is {0:#04x}")]
     NoTls(u8),
     #[error("the records of its hello are of version {0}, which is no TLS")]
@@ -39,7 +39,7 @@ pub enum Fault {
 
 /// Takes the records of a hello in, as they come.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct RecordReader {
     /// The head of a record, as far as it has come.
     head: Vec<u8>,
     /// Bytes of the record that have yet to come.
@@ -47,9 +47,9 @@ pub struct Reader {
     message: Vec<u8>,
 }
 
-impl Reader {
+impl RecordReader {
     /// Hears what has come; `None` while the hello is not complete, then the name that it asks for, if it does.
-    pub fn hear(&mut self, mut bytes: &[u8]) -> Result<Option<Option<String>>, Fault> {
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
         while let Some(first) = bytes.first() {
             if self.left == 0 {
                 self.head.push(*first);
@@ -67,7 +67,7 @@ impl Reader {
         Ok(None)
     }
 
-    fn begin_record(&mut self) -> Result<(), Fault> {
+    fn begin_record(&mut self) -> Result<(), ClientHelloError> {
         match self.head.as_slice() {
             [HANDSHAKE, 3, _, high, low] => {
                 self.left = usize::from(u16::from_be_bytes([*high, *low]));
@@ -75,23 +75,23 @@ impl Reader {
                 if (1..=RECORD_BYTES_MAX).contains(&self.left) {
                     Ok(())
                 } else {
-                    Err(Fault::Record(self.left))
+                    Err(ClientHelloError::Record(self.left))
                 }
             }
             [HANDSHAKE] | [HANDSHAKE, 3, ..] => Ok(()),
-            [HANDSHAKE, other, ..] => Err(Fault::Version(*other)),
-            [other, ..] => Err(Fault::NoTls(*other)),
+            [HANDSHAKE, other, ..] => Err(ClientHelloError::Version(*other)),
+            [other, ..] => Err(ClientHelloError::NoTls(*other)),
             [] => Ok(()),
         }
     }
 
-    fn finished(&self) -> Result<Option<Option<String>>, Fault> {
+    fn finished(&self) -> Result<Option<Option<String>>, ClientHelloError> {
         match self.message.as_slice() {
-            [kind, ..] if *kind != CLIENT_HELLO => Err(Fault::Message(*kind)),
+            [kind, ..] if *kind != CLIENT_HELLO => Err(ClientHelloError::Message(*kind)),
             [_, long, high, low, body @ ..] => {
                 let length = usize::from(*long) << 16 | usize::from(*high) << 8 | usize::from(*low);
                 if length > HELLO_BYTES_MAX {
-                    return Err(Fault::Long);
+                    return Err(ClientHelloError::Long);
                 }
                 body.get(..length).map(name).transpose()
             }
@@ -101,21 +101,22 @@ impl Reader {
 }
 
 /// The name that a hello asks for. One that is an address is none (RFC 6066, section 3).
-fn name(hello: &[u8]) -> Result<Option<String>, Fault> {
-    let mut rest = Rest(hello);
+fn name(hello: &[u8]) -> Result<Option<String>, ClientHelloError> {
+    let mut rest = HelloCursor(hello);
     // A version and what is random.
     rest.take(2 + 32)?;
     // A session, cipher suites, ways of compression.
-    rest.long(1)?;
-    rest.long(2)?;
-    rest.long(1)?;
+    rest.take_prefixed(1)?;
+    rest.take_prefixed(2)?;
+    rest.take_prefixed(1)?;
     // The oldest clients have no extensions.
-    let mut extensions = if rest.0.is_empty() { Rest(&[]) } else { Rest(rest.long(2)?) };
+    let mut extensions =
+        if rest.0.is_empty() { HelloCursor(&[]) } else { HelloCursor(rest.take_prefixed(2)?) };
     let mut found = None;
     while !extensions.0.is_empty() {
-        let (kind, body) = (extensions.number(2)?, extensions.long(2)?);
+        let (kind, body) = (extensions.number(2)?, extensions.take_prefixed(2)?);
         if kind == usize::from(SERVER_NAME) && found.replace(host_name(body)?).is_some() {
-            return Err(Fault::Twice);
+            return Err(ClientHelloError::Twice);
         }
     }
     let Some(name) = found else { return Ok(None) };
@@ -123,40 +124,41 @@ fn name(hello: &[u8]) -> Result<Option<String>, Fault> {
 }
 
 /// In lower case, and without the dot of its root.
-fn host_name(body: &[u8]) -> Result<String, Fault> {
-    let mut names = Rest(Rest(body).long(2)?);
+fn host_name(body: &[u8]) -> Result<String, ClientHelloError> {
+    let mut names = HelloCursor(HelloCursor(body).take_prefixed(2)?);
     let mut found = None;
     while !names.0.is_empty() {
-        let (kind, name) = (names.number(1)?, names.long(2)?);
+        let (kind, name) = (names.number(1)?, names.take_prefixed(2)?);
         if kind == usize::from(HOST_NAME) && found.replace(name).is_some() {
-            return Err(Fault::Twice);
+            return Err(ClientHelloError::Twice);
         }
     }
-    let name = std::str::from_utf8(found.ok_or(Fault::Name)?).map_err(|_| Fault::Name)?;
+    let name =
+        std::str::from_utf8(found.ok_or(ClientHelloError::Name)?).map_err(|_| ClientHelloError::Name)?;
     let bare = name.strip_suffix('.').unwrap_or(name);
     let is_sign = |sign: u8| sign.is_ascii_alphanumeric() || b"-_.:".contains(&sign);
     match (1..=253).contains(&bare.len()) && bare.bytes().all(is_sign) {
         true => Ok(bare.to_ascii_lowercase()),
-        false => Err(Fault::Name),
+        false => Err(ClientHelloError::Name),
     }
 }
 
 /// What is left of a hello.
-struct Rest<'a>(&'a [u8]);
+struct HelloCursor<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Fault::Cut)?;
+impl<'a> HelloCursor<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], ClientHelloError> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(ClientHelloError::Cut)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn number(&mut self, bytes: usize) -> Result<usize, Fault> {
+    fn number(&mut self, bytes: usize) -> Result<usize, ClientHelloError> {
         Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
     /// Bytes behind their length, which has so many.
-    fn long(&mut self, bytes: usize) -> Result<&'a [u8], Fault> {
+    fn take_prefixed(&mut self, bytes: usize) -> Result<&'a [u8], ClientHelloError> {
         let length = self.number(bytes)?;
         self.take(length)
     }
@@ -186,10 +188,10 @@ mod tests {
         record(&[&[1, 0][..], &long(&body)].concat())
     }
 
-    fn read(said: &[u8]) -> Result<Option<Option<String>>, Fault> {
-        let whole = Reader::default().hear(said);
-        let mut reader = Reader::default();
-        let bytewise = said.iter().map(|byte| reader.hear(&[*byte])).find(|heard| *heard != Ok(None));
+    fn read(said: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
+        let whole = RecordReader::default().feed(said);
+        let mut reader = RecordReader::default();
+        let bytewise = said.iter().map(|byte| reader.feed(&[*byte])).find(|heard| *heard != Ok(None));
         assert_eq!(whole, bytewise.unwrap_or(Ok(None)), "at once, and byte by byte");
         whole
     }
@@ -223,21 +225,21 @@ mod tests {
         let spoilt = |extensions: &[u8]| hello(3, Some(extensions));
         let two = [names(&[(0, b"a")]), names(&[(0, b"b")])].concat();
         for (said, fault) in [
-            (b"GET / HTTP/1.1\r\n".to_vec(), Fault::NoTls(b'G')),
-            (b"\x80\x2e\x01\x03\x01".to_vec(), Fault::NoTls(0x80)),
-            (b"\x16\x02".to_vec(), Fault::Version(2)),
-            (b"\x16\x03\x01\0\0".to_vec(), Fault::Record(0)),
-            (b"\x16\x03\x01\x40\x01".to_vec(), Fault::Record(0x4001)),
-            (record(&[14, 0, 0, 0]), Fault::Message(14)),
-            (record(&[1, 1, 0, 1]), Fault::Long),
-            (record(&[1, 0, 0, 0]), Fault::Cut),
-            (spoilt(&[0, 0, 0, 9, 0]), Fault::Cut),
-            (spoilt(&two), Fault::Twice),
-            (spoilt(&names(&[(0, b"a"), (0, b"b")])), Fault::Twice),
-            (spoilt(&names(&[])), Fault::Name),
-            (spoilt(&names(&[(0, b"")])), Fault::Name),
-            (spoilt(&names(&[(0, b"a/b")])), Fault::Name),
-            (spoilt(&names(&[(0, &[b'a'; 254])])), Fault::Name),
+            (b"GET / HTTP/1.1\r\n".to_vec(), ClientHelloError::NoTls(b'G')),
+            (b"\x80\x2e\x01\x03\x01".to_vec(), ClientHelloError::NoTls(0x80)),
+            (b"\x16\x02".to_vec(), ClientHelloError::Version(2)),
+            (b"\x16\x03\x01\0\0".to_vec(), ClientHelloError::Record(0)),
+            (b"\x16\x03\x01\x40\x01".to_vec(), ClientHelloError::Record(0x4001)),
+            (record(&[14, 0, 0, 0]), ClientHelloError::Message(14)),
+            (record(&[1, 1, 0, 1]), ClientHelloError::Long),
+            (record(&[1, 0, 0, 0]), ClientHelloError::Cut),
+            (spoilt(&[0, 0, 0, 9, 0]), ClientHelloError::Cut),
+            (spoilt(&two), ClientHelloError::Twice),
+            (spoilt(&names(&[(0, b"a"), (0, b"b")])), ClientHelloError::Twice),
+            (spoilt(&names(&[])), ClientHelloError::Name),
+            (spoilt(&names(&[(0, b"")])), ClientHelloError::Name),
+            (spoilt(&names(&[(0, b"a/b")])), ClientHelloError::Name),
+            (spoilt(&names(&[(0, &[b'a'; 254])])), ClientHelloError::Name),
         ] {
             assert_eq!(read(&said), Err(fault), "{said:?}");
         }

@@ -20,7 +20,7 @@ const HEAD_BYTES: usize = SIGNATURE.len() + 4;
 
 /// What is wrong with a header, and where; what was said instead is told as a number at most.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum ProxyHeaderError {
     #[error(
         "it does not begin with a PROXY header: its byte {at} is {byte:#04x}; let the proxy send one, \
          or leave out `proxy`"
@@ -47,36 +47,36 @@ pub enum Fault {
 }
 
 /// A header's client, unless the proxy speaks for itself, and its length.
-pub type Header = (Option<SocketAddr>, usize);
+pub type ProxyHeader = (Option<SocketAddr>, usize);
 
 /// Reads a header; `None` while it is not complete.
-pub fn parse(said: &[u8]) -> Result<Option<Header>, Fault> {
+pub fn parse(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let is_line = said.first() == LINE.first();
     let begins = if is_line { LINE } else { SIGNATURE };
     if let Some(at) = said.iter().zip(begins).position(|(said, meant)| said != meant) {
-        return Err(Fault::Begin { at, byte: said[at] });
+        return Err(ProxyHeaderError::Begin { at, byte: said[at] });
     }
     match is_line {
         _ if said.len() < begins.len() => Ok(None),
-        true => line(said),
-        false => block(said),
+        true => parse_text(said),
+        false => parse_binary(said),
     }
 }
 
-fn line(said: &[u8]) -> Result<Option<Header>, Fault> {
+fn parse_text(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let within = &said[..said.len().min(LINE_BYTES_MAX)];
     let Some(end) = within.iter().position(|byte| *byte == b'\n') else {
-        return if within.len() < LINE_BYTES_MAX { Ok(None) } else { Err(Fault::Long) };
+        return if within.len() < LINE_BYTES_MAX { Ok(None) } else { Err(ProxyHeaderError::Long) };
     };
-    let text = within[..end].strip_suffix(b"\r").ok_or(Fault::End)?;
+    let text = within[..end].strip_suffix(b"\r").ok_or(ProxyHeaderError::End)?;
     let no_ascii = text.iter().position(|byte| !byte.is_ascii());
-    let text = std::str::from_utf8(text).map_err(|_| Fault::Text(no_ascii.unwrap_or_default()))?;
+    let text = std::str::from_utf8(text).map_err(|_| ProxyHeaderError::Text(no_ascii.unwrap_or_default()))?;
     let mut fields = text.split(' ');
     let client = match fields.nth(1) {
         Some("TCP4") => Some(addresses::<Ipv4Addr>(fields, "an IPv4 address")?),
         Some("TCP6") => Some(addresses::<Ipv6Addr>(fields, "an IPv6 address")?),
         Some("UNKNOWN") => None,
-        _ => return Err(Fault::Family),
+        _ => return Err(ProxyHeaderError::Family),
     };
     Ok(Some((client, end + 1)))
 }
@@ -84,22 +84,26 @@ fn line(said: &[u8]) -> Result<Option<Header>, Fault> {
 fn addresses<T: FromStr + Into<IpAddr>>(
     mut fields: Split<'_, char>,
     what: &'static str,
-) -> Result<SocketAddr, Fault> {
-    let mut address = |at| -> Result<T, Fault> {
-        fields.next().and_then(|field| field.parse().ok()).ok_or(Fault::Field(at, what))
+) -> Result<SocketAddr, ProxyHeaderError> {
+    let mut address = |at| -> Result<T, ProxyHeaderError> {
+        fields.next().and_then(|field| field.parse().ok()).ok_or(ProxyHeaderError::Field(at, what))
     };
     let (client, _) = (address(3)?, address(4)?);
     let mut port = |at| {
         let port = fields.next().and_then(|field| Some((field, field.parse::<u16>().ok()?)));
         // Not `+1` and not `01`.
         let port = port.filter(|(field, port)| *field == port.to_string());
-        port.map(|(_, port)| port).ok_or(Fault::Field(at, "a port"))
+        port.map(|(_, port)| port).ok_or(ProxyHeaderError::Field(at, "a port"))
     };
     let (port, _) = (port(5)?, port(6)?);
-    if fields.next().is_some() { Err(Fault::More) } else { Ok(SocketAddr::new(client.into(), port)) }
+    if fields.next().is_some() {
+        Err(ProxyHeaderError::More)
+    } else {
+        Ok(SocketAddr::new(client.into(), port))
+    }
 }
 
-fn block(said: &[u8]) -> Result<Option<Header>, Fault> {
+fn parse_binary(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let Some(&[command, kind, high, low]) = said[SIGNATURE.len()..].first_chunk() else {
         // What is there may be wrong already.
         return said.get(SIGNATURE.len()).map_or(Ok(None), |command| is_local(*command).map(|_| None));
@@ -112,10 +116,10 @@ fn block(said: &[u8]) -> Result<Option<Header>, Fault> {
         0x21 => 36,
         // Not known, UDP, or no address of the Internet: the connection is the proxy's own to us.
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => 0,
-        kind => return Err(Fault::Kind(kind)),
+        kind => return Err(ProxyHeaderError::Kind(kind)),
     };
     if length < least {
-        return Err(Fault::Short { said: length, least });
+        return Err(ProxyHeaderError::Short { said: length, least });
     }
     let Some(body) = said[HEAD_BYTES..].get(..length) else { return Ok(None) };
     let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
@@ -130,16 +134,16 @@ fn block(said: &[u8]) -> Result<Option<Header>, Fault> {
     Ok(Some((client, HEAD_BYTES + length)))
 }
 
-fn is_local(command: u8) -> Result<bool, Fault> {
+fn is_local(command: u8) -> Result<bool, ProxyHeaderError> {
     match command {
         0x20 => Ok(true),
         0x21 => Ok(false),
-        command => Err(Fault::Command(command)),
+        command => Err(ProxyHeaderError::Command(command)),
     }
 }
 
 /// The header for a backend: who the client is, where that is known.
-pub fn header(version: ProxyVersion, client: Option<SocketAddr>, backend: SocketAddr) -> Vec<u8> {
+pub fn write_header(version: ProxyVersion, client: Option<SocketAddr>, backend: SocketAddr) -> Vec<u8> {
     let Some(client) = client else {
         return match version {
             ProxyVersion::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
@@ -183,7 +187,7 @@ mod tests {
                 CLIENTS.map(|client| Some(client.parse().expect("an address"))).into_iter().chain([None])
             {
                 for backend in CLIENTS {
-                    let bytes = header(version, client, backend.parse().expect("an address"));
+                    let bytes = write_header(version, client, backend.parse().expect("an address"));
                     for cut in 1..bytes.len() {
                         assert_eq!(parse(&bytes[..cut]), Ok(None), "{version:?} {client:?} {cut}");
                     }
@@ -198,9 +202,9 @@ mod tests {
     fn what_is_written_is_what_the_manual_says() {
         let [client, _] = CLIENTS.map(|client| client.parse().expect("an address"));
         let backend = "10.0.0.1:25".parse().expect("an address");
-        let line = header(ProxyVersion::V1, Some(client), backend);
+        let line = write_header(ProxyVersion::V1, Some(client), backend);
         assert_eq!(line, b"PROXY TCP4 192.0.2.7 10.0.0.1 50000 25\r\n");
-        let bytes = header(ProxyVersion::V2, Some(client), backend);
+        let bytes = write_header(ProxyVersion::V2, Some(client), backend);
         let expected =
             [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 7, 10, 0, 0, 1, 195, 80, 0, 25]]
                 .concat();

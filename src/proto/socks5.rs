@@ -18,7 +18,7 @@ use crate::profile::ServiceName;
 
 /// What a link asks for: CONNECT of the side that dials forward, BIND of the side that parks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asks {
+pub enum SocksCommand {
     Connect,
     Bind,
 }
@@ -32,7 +32,7 @@ pub enum SocksError {
     NothingAsked,
     #[error("{0}")]
     Io(io::Error),
-    #[error("it does not speak SOCKS5: its first byte is {0:#04x}{hint}", hint = hint(*.0))]
+    #[error("it does not speak SOCKS5: its first byte is {0:#04x}{hint}", hint = protocol_hint(*.0))]
     Version(u8),
     #[error("it does not offer the method `no authentication`")]
     Method,
@@ -42,13 +42,13 @@ pub enum SocksError {
     NotAName,
     #[error("it named a service of {0} bytes that no profile could hold")]
     BadName(usize),
-    #[error("it answered {}", meaning(*.0))]
+    #[error("it answered {}", describe_reply(*.0))]
     Refused(Reply),
     #[error("it broke the protocol: {0}")]
     Protocol(String),
 }
 
-fn hint(first: u8) -> &'static str {
+fn protocol_hint(first: u8) -> &'static str {
     match first {
         0x04 => " (SOCKS4 is not supported)",
         0x16 => " (TLS; this link is plain)",
@@ -70,7 +70,7 @@ pub fn reply_to(refusal: Refusal) -> Reply {
 }
 
 /// A reply code in words (RFC 1928, section 6).
-pub fn meaning(reply: Reply) -> &'static str {
+pub fn describe_reply(reply: Reply) -> &'static str {
     match reply {
         Reply::Succeeded => "0, granted",
         Reply::GeneralFailure => "1, a limit or draining",
@@ -112,7 +112,7 @@ pub async fn offer_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) ->
 }
 
 /// The side that listens: takes any offer that contains method 0.
-pub async fn take_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), SocksError> {
+pub async fn accept_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), SocksError> {
     let offered = handshake::Request::read_from(stream).await?.methods;
     let taken = offered.contains(&Method::NONE);
     let method = if taken { Method::NONE } else { Method::UNACCEPTABLE };
@@ -122,14 +122,14 @@ pub async fn take_method(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
 }
 
 /// Asks for a service by name; the port of a request means nothing and is 0.
-pub async fn ask(
+pub async fn send_request(
     stream: &mut (impl AsyncWrite + Unpin),
-    asks: Asks,
+    asks: SocksCommand,
     service: &ServiceName,
 ) -> Result<(), SocksError> {
     let command = match asks {
-        Asks::Connect => Command::Connect,
-        Asks::Bind => Command::Bind,
+        SocksCommand::Connect => Command::Connect,
+        SocksCommand::Bind => Command::Bind,
     };
     let address = Address::DomainAddress(service.as_str().as_bytes().to_vec(), 0);
     Request::new(command, address).write_to(stream).await?;
@@ -138,16 +138,16 @@ pub async fn ask(
 
 /// Reads what is asked for. Where that is not `serves` of a service's name, the reply that says
 /// so has been sent when this returns.
-pub async fn take_ask(
+pub async fn read_request(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    serves: Asks,
+    serves: SocksCommand,
 ) -> Result<ServiceName, SocksError> {
     let mut first = [0];
     if stream.read(&mut first).await? == 0 {
         return Err(SocksError::NothingAsked);
     }
     let (reply, error) = match Request::read_from(&mut first.as_slice().chain(&mut *stream)).await {
-        Ok(request) => match checked(request, serves) {
+        Ok(request) => match check_request(request, serves) {
             Ok(service) => return Ok(service),
             Err(refusal) => refusal,
         },
@@ -159,16 +159,16 @@ pub async fn take_ask(
         }
         Err(error) => return Err(error.into()),
     };
-    answer(stream, reply).await?;
+    send_reply(stream, reply).await?;
     Err(error)
 }
 
-fn checked(request: Request, serves: Asks) -> Result<ServiceName, (Reply, SocksError)> {
+fn check_request(request: Request, serves: SocksCommand) -> Result<ServiceName, (Reply, SocksError)> {
     let not_served = |command| (Reply::CommandNotSupported, SocksError::Command(command));
     match (request.command, serves) {
-        (Command::Connect, Asks::Connect) | (Command::Bind, Asks::Bind) => {}
-        (Command::Connect, Asks::Bind) => return Err(not_served("CONNECT")),
-        (Command::Bind, Asks::Connect) => return Err(not_served("BIND")),
+        (Command::Connect, SocksCommand::Connect) | (Command::Bind, SocksCommand::Bind) => {}
+        (Command::Connect, SocksCommand::Bind) => return Err(not_served("CONNECT")),
+        (Command::Bind, SocksCommand::Connect) => return Err(not_served("BIND")),
         (Command::Associate, _) => return Err(not_served("UDP ASSOCIATE")),
     }
     let Address::DomainAddress(name, _) = request.address else {
@@ -181,13 +181,16 @@ fn checked(request: Request, serves: Asks) -> Result<ServiceName, (Reply, SocksE
 }
 
 /// Sends a reply with the address 0.0.0.0:0.
-pub async fn answer(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> Result<(), SocksError> {
+pub async fn send_reply(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> Result<(), SocksError> {
     Response::new(reply, Address::unspecified()).write_to(stream).await?;
     Ok(stream.flush().await?)
 }
 
 /// Sends the second reply to BIND: a client has come, from there.
-pub async fn announce(stream: &mut (impl AsyncWrite + Unpin), client: SocketAddr) -> Result<(), SocksError> {
+pub async fn send_announcement(
+    stream: &mut (impl AsyncWrite + Unpin),
+    client: SocketAddr,
+) -> Result<(), SocksError> {
     Response::new(Reply::Succeeded, Address::SocketAddress(client)).write_to(stream).await?;
     Ok(stream.flush().await?)
 }
@@ -198,15 +201,15 @@ pub async fn await_announcement(stream: &mut (impl AsyncRead + Unpin)) -> Result
 }
 
 /// Reads the rest of the second reply to BIND: the client's address.
-pub async fn take_announcement(
+pub async fn read_announcement(
     first: u8,
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<Address, SocksError> {
-    take_answer(&mut [first].as_slice().chain(stream)).await
+    read_reply(&mut [first].as_slice().chain(stream)).await
 }
 
 /// Reads a reply that grants; its address is the client's in the second reply to BIND.
-pub async fn take_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Address, SocksError> {
+pub async fn read_reply(stream: &mut (impl AsyncRead + Unpin)) -> Result<Address, SocksError> {
     let response = Response::read_from(stream).await?;
     match response.reply {
         Reply::Succeeded => Ok(response.address),
@@ -286,7 +289,7 @@ mod tests {
     fn a_message_ends_where_it_ends() {
         for size in 1..=20 {
             let mut stream = Pieces::new(&[&request(1, b"orders")[..], b"rest"].concat(), &[size; 64]);
-            let name = now(take_ask(&mut stream, Asks::Connect)).expect("a good request");
+            let name = now(read_request(&mut stream, SocksCommand::Connect)).expect("a good request");
             assert_eq!((name.as_str(), stream.left(), stream.written.len()), ("orders", &b"rest"[..], 0));
         }
     }
@@ -296,9 +299,10 @@ mod tests {
         let mut stream = Pieces::new(&[5, 0], &[]);
         now(offer_method(&mut stream)).expect("method 0 is taken");
         let name = ServiceName::parse("ab").expect("a valid name");
-        now(ask(&mut stream, Asks::Bind, &name)).expect("it is written");
-        now(answer(&mut stream, Reply::TtlExpired)).expect("it is written");
-        now(announce(&mut stream, "192.0.2.7:258".parse().expect("an address"))).expect("it is written");
+        now(send_request(&mut stream, SocksCommand::Bind, &name)).expect("it is written");
+        now(send_reply(&mut stream, Reply::TtlExpired)).expect("it is written");
+        now(send_announcement(&mut stream, "192.0.2.7:258".parse().expect("an address")))
+            .expect("it is written");
         let expected = [
             &[5, 1, 0][..],
             &[5, 2, 0, 3, 2, b'a', b'b', 0, 0],
@@ -313,10 +317,10 @@ mod tests {
         let whole = request(2, b"orders");
         for length in 1..whole.len() {
             let mut stream = Pieces::new(&whole[..length], &[]);
-            let error = now(take_ask(&mut stream, Asks::Bind)).expect_err("half a request");
+            let error = now(read_request(&mut stream, SocksCommand::Bind)).expect_err("half a request");
             assert!(matches!(error, SocksError::Closed), "{length}: {error:?}");
         }
-        let nothing = now(take_ask(&mut Pieces::new(&[], &[]), Asks::Bind));
+        let nothing = now(read_request(&mut Pieces::new(&[], &[]), SocksCommand::Bind));
         assert!(matches!(nothing, Err(SocksError::NothingAsked)), "{nothing:?}");
     }
 
@@ -335,7 +339,7 @@ mod tests {
             let mut whole = Pieces::new(&bytes, &[]);
             let mut split = Pieces::new(&bytes, &sizes);
             let (one, other) =
-                (now(take_ask(&mut whole, Asks::Connect)), now(take_ask(&mut split, Asks::Connect)));
+                (now(read_request(&mut whole, SocksCommand::Connect)), now(read_request(&mut split, SocksCommand::Connect)));
             prop_assert_eq!(format!("{one:?}"), format!("{other:?}"));
             prop_assert_eq!((whole.left(), &whole.written), (split.left(), &split.written));
             if let Ok(name) = one {

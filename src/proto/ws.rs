@@ -12,7 +12,7 @@ const CONTROL_MAX: usize = 125;
 
 /// What a frame is, as its first byte says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Opcode {
     More = 0,
     Text = 1,
     Binary = 2,
@@ -21,7 +21,7 @@ pub enum Kind {
     Pong = 10,
 }
 
-impl Kind {
+impl Opcode {
     const ALL: [Self; 6] = [Self::More, Self::Text, Self::Binary, Self::Close, Self::Ping, Self::Pong];
 
     fn is_control(self) -> bool {
@@ -31,7 +31,7 @@ impl Kind {
 
 /// How a client broke the rules; it costs it the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Breach {
+pub enum WebSocketError {
     #[error("a frame with a reserved bit")]
     Reserved,
     #[error("a frame of unknown kind {0:#x}")]
@@ -56,7 +56,7 @@ pub enum Breach {
     Code(u16),
 }
 
-impl Breach {
+impl WebSocketError {
     /// What the client is told (RFC 6455, section 7.4.1).
     pub fn code(self) -> u16 {
         match self {
@@ -77,29 +77,29 @@ impl Breach {
 
 /// Why nothing more is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum WebSocketEnd {
     /// A close frame, perhaps with a code.
     Closed(Option<u16>),
-    Broken(Breach),
+    Broken(WebSocketError),
 }
 
 /// Takes the frames of one client off.
 #[derive(Debug)]
-pub struct Decoder {
+pub struct WebSocketDecoder {
     message_max: usize,
     head: [u8; HEAD_MAX],
     head_len: usize,
-    frame: Option<Frame>,
-    message: Option<Message>,
+    frame: Option<WebSocketFrame>,
+    message: Option<OpenMessage>,
     /// The body of a control frame, as far as it has come.
     control: Vec<u8>,
-    end: Option<End>,
+    end: Option<WebSocketEnd>,
 }
 
 /// A frame whose head is known.
 #[derive(Debug)]
-struct Frame {
-    kind: Kind,
+struct WebSocketFrame {
+    kind: Opcode,
     is_last: bool,
     left: usize,
     mask: [u8; 4],
@@ -107,31 +107,31 @@ struct Frame {
 
 /// A message that has begun.
 #[derive(Debug)]
-struct Message {
+struct OpenMessage {
     length: usize,
-    text: Option<Text>,
+    text: Option<Utf8Check>,
 }
 
 /// A text, as far as it has come.
 #[derive(Debug, Clone, Default)]
-pub struct Text {
+pub struct Utf8Check {
     /// The first bytes of a letter whose rest has yet to come.
     cut: Vec<u8>,
 }
 
-impl Decoder {
+impl WebSocketDecoder {
     pub fn new(message_max: usize) -> Self {
         let (frame, message, control) = (None, None, Vec::new());
         Self { message_max, head: [0; HEAD_MAX], head_len: 0, frame, message, control, end: None }
     }
 
-    pub fn end(&self) -> Option<End> {
+    pub fn end(&self) -> Option<WebSocketEnd> {
         self.end
     }
 
     /// Hears what has come. What messages hold is moved to the front, and its length returned; the
     /// answers to pings are put behind `answers`. Behind an end nothing is heard.
-    pub fn hear(&mut self, wire: &mut [u8], answers: &mut Vec<u8>) -> usize {
+    pub fn decode(&mut self, wire: &mut [u8], answers: &mut Vec<u8>) -> usize {
         let (mut at, mut kept) = (0, 0);
         while at < wire.len() && self.end.is_none() {
             let result = match &mut self.frame {
@@ -149,7 +149,7 @@ impl Decoder {
                             Ok(())
                         }
                         false => {
-                            self.message.as_mut().map_or(Ok(()), |message| message.hear(&wire[at..until]))
+                            self.message.as_mut().map_or(Ok(()), |message| message.feed(&wire[at..until]))
                         }
                     };
                     if !frame.kind.is_control() && heard.is_ok() {
@@ -161,29 +161,29 @@ impl Decoder {
                 }
             };
             if let Err(breach) = result.and_then(|()| self.finish(answers)) {
-                self.end = Some(End::Broken(breach));
+                self.end = Some(WebSocketEnd::Broken(breach));
             }
         }
         kept
     }
 
     /// Begins a frame, if its head is there; what it can not be is known before its body comes.
-    fn begin(&mut self) -> Result<(), Breach> {
+    fn begin(&mut self) -> Result<(), WebSocketError> {
         let &[first, second] = self.head.first_chunk().expect("a head has room for two bytes");
         if self.head_len < 2 {
             return Ok(());
         }
         if first & 0x70 != 0 {
-            return Err(Breach::Reserved);
+            return Err(WebSocketError::Reserved);
         }
-        let known = Kind::ALL.into_iter().find(|kind| *kind as u8 == first & 0x0f);
-        let kind = known.ok_or(Breach::Kind(first & 0x0f))?;
+        let known = Opcode::ALL.into_iter().find(|kind| *kind as u8 == first & 0x0f);
+        let kind = known.ok_or(WebSocketError::Kind(first & 0x0f))?;
         if second & 0x80 == 0 {
-            return Err(Breach::Unmasked);
+            return Err(WebSocketError::Unmasked);
         }
         let is_last = first & 0x80 != 0;
         if kind.is_control() && !is_last {
-            return Err(Breach::Pieces);
+            return Err(WebSocketError::Pieces);
         }
         let extended = match second & 0x7f {
             126 => 2,
@@ -200,7 +200,7 @@ impl Decoder {
         let left = self.admit(kind, length)?;
         if self.head_len == 2 + extended + 4 {
             let mask = *self.head[2 + extended..].first_chunk().expect("a head has room for a mask");
-            self.frame = Some(Frame { kind, is_last, left, mask });
+            self.frame = Some(WebSocketFrame { kind, is_last, left, mask });
             self.begin_message(kind, left);
             self.head_len = 0;
         }
@@ -208,53 +208,53 @@ impl Decoder {
     }
 
     /// Whether a frame of this kind and length may come now.
-    fn admit(&self, kind: Kind, length: u64) -> Result<usize, Breach> {
+    fn admit(&self, kind: Opcode, length: u64) -> Result<usize, WebSocketError> {
         let before = match (kind, &self.message) {
-            (Kind::Close | Kind::Ping | Kind::Pong, _) if length > CONTROL_MAX as u64 => {
-                return Err(Breach::Control(length));
+            (Opcode::Close | Opcode::Ping | Opcode::Pong, _) if length > CONTROL_MAX as u64 => {
+                return Err(WebSocketError::Control(length));
             }
-            (Kind::Close | Kind::Ping | Kind::Pong, _) => return Ok(length as usize),
-            (Kind::More, None) => return Err(Breach::Stray),
-            (Kind::Text | Kind::Binary, Some(_)) => return Err(Breach::Within),
-            (Kind::More, Some(message)) => message.length,
-            (Kind::Text | Kind::Binary, None) => 0,
+            (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(length as usize),
+            (Opcode::More, None) => return Err(WebSocketError::Stray),
+            (Opcode::Text | Opcode::Binary, Some(_)) => return Err(WebSocketError::Within),
+            (Opcode::More, Some(message)) => message.length,
+            (Opcode::Text | Opcode::Binary, None) => 0,
         };
         let room = (self.message_max - before) as u64;
-        if length > room { Err(Breach::Long(self.message_max)) } else { Ok(length as usize) }
+        if length > room { Err(WebSocketError::Long(self.message_max)) } else { Ok(length as usize) }
     }
 
     /// Begins a message, or goes on with it, where the frame is of one.
-    fn begin_message(&mut self, kind: Kind, more: usize) {
-        let text = (kind == Kind::Text).then(Text::default);
+    fn begin_message(&mut self, kind: Opcode, more: usize) {
+        let text = (kind == Opcode::Text).then(Utf8Check::default);
         match kind {
-            Kind::Close | Kind::Ping | Kind::Pong => {}
-            Kind::More | Kind::Text | Kind::Binary => {
-                self.message.get_or_insert(Message { length: 0, text }).length += more;
+            Opcode::Close | Opcode::Ping | Opcode::Pong => {}
+            Opcode::More | Opcode::Text | Opcode::Binary => {
+                self.message.get_or_insert(OpenMessage { length: 0, text }).length += more;
             }
         }
     }
 
     /// Does what the frame asks for, once all of it is there.
-    fn finish(&mut self, answers: &mut Vec<u8>) -> Result<(), Breach> {
-        let Some(Frame { kind, is_last, left: 0, .. }) = self.frame else { return Ok(()) };
+    fn finish(&mut self, answers: &mut Vec<u8>) -> Result<(), WebSocketError> {
+        let Some(WebSocketFrame { kind, is_last, left: 0, .. }) = self.frame else { return Ok(()) };
         self.frame = None;
         let control = std::mem::take(&mut self.control);
         match kind {
-            Kind::Close => self.end = Some(End::Closed(closed(&control)?)),
-            Kind::Ping => push(answers, Kind::Pong, &control),
-            Kind::Pong => {}
-            Kind::More | Kind::Text | Kind::Binary if is_last => {
+            Opcode::Close => self.end = Some(WebSocketEnd::Closed(parse_close(&control)?)),
+            Opcode::Ping => push_frame(answers, Opcode::Pong, &control),
+            Opcode::Pong => {}
+            Opcode::More | Opcode::Text | Opcode::Binary if is_last => {
                 let message = self.message.take();
                 let cut = message.and_then(|message| message.text).is_some_and(|text| text.is_cut());
-                return if cut { Err(Breach::Text) } else { Ok(()) };
+                return if cut { Err(WebSocketError::Text) } else { Ok(()) };
             }
-            Kind::More | Kind::Text | Kind::Binary => {}
+            Opcode::More | Opcode::Text | Opcode::Binary => {}
         }
         Ok(())
     }
 }
 
-impl Frame {
+impl WebSocketFrame {
     /// Takes the mask off the next bytes, and turns it to where they end.
     fn unmask(&mut self, bytes: &mut [u8]) {
         let mask = u64::from(u32::from_ne_bytes(self.mask));
@@ -271,63 +271,63 @@ impl Frame {
     }
 }
 
-impl Message {
+impl OpenMessage {
     /// The next bytes of it; a text is checked as far as it has come.
-    fn hear(&mut self, bytes: &[u8]) -> Result<(), Breach> {
-        self.text.as_mut().map_or(Ok(()), |text| text.hear(bytes))
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), WebSocketError> {
+        self.text.as_mut().map_or(Ok(()), |text| text.feed(bytes))
     }
 }
 
-impl Text {
+impl Utf8Check {
     /// Whether it ends within a letter.
     pub fn is_cut(&self) -> bool {
         !self.cut.is_empty()
     }
 
     /// The next bytes of it.
-    pub fn hear(&mut self, mut bytes: &[u8]) -> Result<(), Breach> {
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), WebSocketError> {
         let cut = &mut self.cut;
         while !cut.is_empty()
             && let Some((first, rest)) = bytes.split_first()
         {
             cut.push(*first);
             bytes = rest;
-            match unfinished(cut)? {
+            match unfinished_bytes(cut)? {
                 0 => cut.clear(),
                 _ => continue,
             }
         }
-        let left = unfinished(bytes)?;
+        let left = unfinished_bytes(bytes)?;
         cut.extend_from_slice(&bytes[bytes.len() - left..]);
         Ok(())
     }
 }
 
 /// How many bytes at the end of a text begin a letter whose rest is not there.
-fn unfinished(text: &[u8]) -> Result<usize, Breach> {
+fn unfinished_bytes(text: &[u8]) -> Result<usize, WebSocketError> {
     match std::str::from_utf8(text) {
         Ok(_) => Ok(0),
         Err(error) if error.error_len().is_none() => Ok(text.len() - error.valid_up_to()),
-        Err(_) => Err(Breach::Text),
+        Err(_) => Err(WebSocketError::Text),
     }
 }
 
 /// What a close frame says (RFC 6455, sections 5.5.1 and 7.4).
-fn closed(body: &[u8]) -> Result<Option<u16>, Breach> {
+fn parse_close(body: &[u8]) -> Result<Option<u16>, WebSocketError> {
     let code = match body {
         [] => return Ok(None),
-        [_] => return Err(Breach::ShortClose),
+        [_] => return Err(WebSocketError::ShortClose),
         [high, low, ..] => u16::from_be_bytes([*high, *low]),
     };
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Breach::Code(code));
+        return Err(WebSocketError::Code(code));
     }
-    std::str::from_utf8(&body[2..]).map_err(|_| Breach::Text)?;
+    std::str::from_utf8(&body[2..]).map_err(|_| WebSocketError::Text)?;
     Ok(Some(code))
 }
 
 /// The head of a frame of ours, which has no mask, and is the last of its message or not: its bytes, how many count.
-pub fn head(kind: Kind, is_last: bool, length: usize) -> ([u8; 10], usize) {
+pub fn frame_head(kind: Opcode, is_last: bool, length: usize) -> ([u8; 10], usize) {
     let mut head = [0; 10];
     head[0] = u8::from(is_last) << 7 | kind as u8;
     let length = length as u64;
@@ -349,8 +349,8 @@ pub fn head(kind: Kind, is_last: bool, length: usize) -> ([u8; 10], usize) {
 }
 
 /// Puts a whole frame of ours behind others.
-pub fn push(out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
-    let (head, count) = head(kind, true, body.len());
+pub fn push_frame(out: &mut Vec<u8>, kind: Opcode, body: &[u8]) {
+    let (head, count) = frame_head(kind, true, body.len());
     out.extend_from_slice(&head[..count]);
     out.extend_from_slice(body);
 }

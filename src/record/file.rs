@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
 };
 
-use super::{Header, RecordError};
+use super::{RecordError, RecordingHeader};
 
 /// A file that would grow beyond this is set aside as `FILE.1`, and a new one is begun.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -39,7 +39,7 @@ impl RecordingFile {
 
     pub(super) async fn open_within(path: &Path, bytes_max: u64) -> Result<Self, RecordError> {
         let io = |source| RecordError::Io { path: path.to_path_buf(), source };
-        let mut file = opened(path).await.map_err(io)?;
+        let mut file = open_private(path).await.map_err(io)?;
         if !file.metadata().await.map_err(io)?.is_file() {
             return Err(io(io::Error::new(ErrorKind::InvalidInput, "it is no plain file")));
         }
@@ -51,7 +51,7 @@ impl RecordingFile {
             return Err(RecordError::Other(path.into()));
         } else {
             // A killed process may have left half a line behind.
-            recording.mend().await.map_err(io)?;
+            recording.truncate_half_line().await.map_err(io)?;
         }
         Ok(recording)
     }
@@ -59,7 +59,7 @@ impl RecordingFile {
     /// Writes one line; what does not fit whole is taken back.
     pub async fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.length > 0 && self.length + line.len() as u64 > self.bytes_max {
-            self.set_aside().await?;
+            self.rotate().await?;
         }
         if self.length == 0 {
             self.begin().await?;
@@ -74,7 +74,7 @@ impl RecordingFile {
         };
         if let Err(error) = written.await {
             // Shorter always fits, also on a disk that is full.
-            self.mend().await?;
+            self.truncate_half_line().await?;
             return Err(error);
         }
         self.length += line.len() as u64;
@@ -83,23 +83,23 @@ impl RecordingFile {
 
     /// The first line of a file.
     async fn begin(&mut self) -> io::Result<()> {
-        let mut header = serde_json::to_vec(&Header::ours())?;
+        let mut header = serde_json::to_vec(&RecordingHeader::current())?;
         header.push(b'\n');
         self.append(&header).await
     }
 
-    async fn mend(&mut self) -> io::Result<()> {
+    async fn truncate_half_line(&mut self) -> io::Result<()> {
         self.file.set_len(self.length).await?;
         self.file.seek(SeekFrom::Start(self.length)).await.map(|_| ())
     }
 
     /// `FILE.3` becomes `FILE.4`, and so on up to the file itself, which is begun anew.
-    async fn set_aside(&mut self) -> io::Result<()> {
+    async fn rotate(&mut self) -> io::Result<()> {
         for number in (1..SET_ASIDE_MAX).rev() {
-            rename(&numbered(&self.path, number), &numbered(&self.path, number + 1)).await?;
+            rename(&numbered_path(&self.path, number), &numbered_path(&self.path, number + 1)).await?;
         }
-        rename(&self.path, &numbered(&self.path, 1)).await?;
-        self.file = opened(&self.path).await?;
+        rename(&self.path, &numbered_path(&self.path, 1)).await?;
+        self.file = open_private(&self.path).await?;
         self.length = 0;
         Ok(())
     }
@@ -109,11 +109,11 @@ impl RecordingFile {
         let mut first = Vec::new();
         (&mut self.file).take(BLOCK_BYTES).read_to_end(&mut first).await?;
         let line = first.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        Ok(serde_json::from_slice::<Header>(line).is_ok_and(|header| header.is_ours()))
+        Ok(serde_json::from_slice::<RecordingHeader>(line).is_ok_and(|header| header.is_ours()))
     }
 }
 
-async fn opened(path: &Path) -> io::Result<File> {
+async fn open_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     // A pipe in the file's place must not hold the start up.
@@ -136,7 +136,7 @@ async fn whole_lines(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
+fn numbered_path(path: &Path, number: u32) -> PathBuf {
     let mut name: OsString = path.into();
     name.push(format!(".{number}"));
     name.into()
@@ -187,7 +187,7 @@ mod tests {
         let kept = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(kept, 1 + SET_ASIDE_MAX as usize);
         for number in 1..=SET_ASIDE_MAX {
-            let text = text(&numbered(&path, number));
+            let text = text(&numbered_path(&path, number));
             assert!(text.starts_with("{\"recording\":\"portcullis\""), "each can be replayed: {text}");
             assert!(text.contains(&format!("\"at\":{}", 19 - number)), "{number}: {text}");
         }

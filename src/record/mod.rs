@@ -8,7 +8,7 @@
 //! {"at":"2026-11-24T21:50:18.392Z","snapshot":{"version":"0.1.0","profile":"demo",…}}
 //! ```
 //!
-//! [`Recorder`] writes one, [`Recording`] reads one, [`Player`] moves through it in time.
+//! [`Recorder`] writes one, [`Recording`] reads one, [`RecordingPlayer`] moves through it in time.
 
 mod file;
 mod player;
@@ -20,9 +20,9 @@ use std::{borrow::Cow, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use player::{Play, Player, Progress, State};
+pub use player::{PlayerAction, PlayerState, RecordingPlayer, ReplayProgress};
 pub use reader::Recording;
-pub use writer::{Recorded, Recorder};
+pub use writer::{Recorder, RecorderEnd};
 
 use crate::telemetry::snapshot::{self, Snapshot};
 
@@ -40,7 +40,7 @@ pub enum RecordError {
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
-struct Header {
+struct RecordingHeader {
     /// Always [`RECORDING`]: other files of JSON lines have no such field.
     recording: String,
     version: String,
@@ -49,13 +49,13 @@ struct Header {
 
 /// Any other line. The moment comes first and is all that is read to find one's way.
 #[derive(Debug, Serialize, Deserialize)]
-struct Picture<'a> {
+struct RecordedSnapshot<'a> {
     at: String,
     snapshot: Cow<'a, Snapshot>,
 }
 
-impl Header {
-    fn ours() -> Self {
+impl RecordingHeader {
+    fn current() -> Self {
         let version = env!("CARGO_PKG_VERSION").into();
         Self { recording: RECORDING.into(), version, snapshot: snapshot::VERSION }
     }

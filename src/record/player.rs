@@ -12,10 +12,10 @@ use crate::telemetry::snapshot::Snapshot;
 
 /// A recording being played.
 #[derive(Debug)]
-pub struct Player {
+pub struct RecordingPlayer {
     recording: Recording,
     place: usize,
-    state: State,
+    state: PlayerState,
     /// Of [`SPEEDS`].
     speed: usize,
     /// Since when the picture at `place` is shown.
@@ -24,7 +24,7 @@ pub struct Player {
 
 /// playing ⇄ paused; at the last picture it is at its end, until it is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum PlayerState {
     Playing,
     Paused,
     Ended,
@@ -32,7 +32,7 @@ pub enum State {
 
 /// What an operator may ask of a player.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Play {
+pub enum PlayerAction {
     /// Or go on; from the end, go on from the start.
     Pause,
     /// One picture, and pause there.
@@ -46,8 +46,8 @@ pub enum Play {
 
 /// Where a player is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
-    pub state: State,
+pub struct ReplayProgress {
+    pub state: PlayerState,
     /// When the picture that is shown was made.
     pub at: SystemTime,
     /// Since the first picture.
@@ -58,21 +58,21 @@ pub struct Progress {
     pub gap: Option<Duration>,
 }
 
-impl Player {
+impl RecordingPlayer {
     /// Plays from the first picture on.
     pub fn new(recording: Recording) -> Self {
-        let state = if recording.count() > 1 { State::Playing } else { State::Ended };
+        let state = if recording.count() > 1 { PlayerState::Playing } else { PlayerState::Ended };
         Self { recording, place: 0, state, speed: NORMAL, since: Instant::now() }
     }
 
     /// The picture that is shown.
-    pub fn picture(&mut self) -> Result<Arc<Snapshot>, RecordError> {
-        self.recording.picture(self.place)
+    pub fn current_snapshot(&mut self) -> Result<Arc<Snapshot>, RecordError> {
+        self.recording.snapshot(self.place)
     }
 
-    pub fn progress(&self) -> Progress {
+    pub fn progress(&self) -> ReplayProgress {
         let gap = self.until_next().filter(|until| *until > GAP);
-        Progress {
+        ReplayProgress {
             state: self.state,
             at: self.recording.at(self.place),
             passed: self.recording.between(0, self.place),
@@ -85,7 +85,7 @@ impl Player {
     /// Waits until the next picture is due; for ever while it does not play. May be dropped
     /// half-way: nothing moves before the wait is over.
     pub async fn next(&mut self) -> Result<Arc<Snapshot>, RecordError> {
-        let until = self.until_next().filter(|_| self.state == State::Playing);
+        let until = self.until_next().filter(|_| self.state == PlayerState::Playing);
         let Some(until) = until else { return std::future::pending().await };
         let shown = until.min(GAP).div_f64(SPEEDS[self.speed]);
         tokio::time::sleep_until(self.since + shown).await;
@@ -94,40 +94,40 @@ impl Player {
     }
 
     /// Does what was asked, and gives the picture that is shown then.
-    pub fn play(&mut self, asked: Play) -> Result<Arc<Snapshot>, RecordError> {
+    pub fn perform(&mut self, asked: PlayerAction) -> Result<Arc<Snapshot>, RecordError> {
         match asked {
-            Play::Pause => self.pause(),
-            Play::StepBack => self.step_to(self.place.saturating_sub(1)),
-            Play::StepOn => self.step_to(self.place + 1),
-            Play::MinuteBack => self.move_to(self.minute_back()),
-            Play::MinuteOn => self.move_to(self.minute_on()),
-            Play::Slower => self.speed = self.speed.saturating_sub(1),
-            Play::Faster => self.speed = (self.speed + 1).min(SPEEDS.len() - 1),
+            PlayerAction::Pause => self.pause(),
+            PlayerAction::StepBack => self.step_to(self.place.saturating_sub(1)),
+            PlayerAction::StepOn => self.step_to(self.place + 1),
+            PlayerAction::MinuteBack => self.move_to(self.minute_back()),
+            PlayerAction::MinuteOn => self.move_to(self.minute_on()),
+            PlayerAction::Slower => self.speed = self.speed.saturating_sub(1),
+            PlayerAction::Faster => self.speed = (self.speed + 1).min(SPEEDS.len() - 1),
         }
         self.read()
     }
 
     /// A picture that can not be read is no place to go on from.
     fn read(&mut self) -> Result<Arc<Snapshot>, RecordError> {
-        self.picture().inspect_err(|_| self.state = State::Paused)
+        self.current_snapshot().inspect_err(|_| self.state = PlayerState::Paused)
     }
 
     fn pause(&mut self) {
         match self.state {
-            State::Playing => self.state = State::Paused,
-            State::Paused => {
-                self.state = State::Playing;
+            PlayerState::Playing => self.state = PlayerState::Paused,
+            PlayerState::Paused => {
+                self.state = PlayerState::Playing;
                 self.since = Instant::now();
             }
-            State::Ended => {
-                self.state = State::Playing;
+            PlayerState::Ended => {
+                self.state = PlayerState::Playing;
                 self.move_to(0);
             }
         }
     }
 
     fn step_to(&mut self, place: usize) {
-        self.state = State::Paused;
+        self.state = PlayerState::Paused;
         self.move_to(place);
     }
 
@@ -135,8 +135,8 @@ impl Player {
         self.place = place.min(self.last());
         self.since = Instant::now();
         self.state = match self.state {
-            _ if self.place == self.last() => State::Ended,
-            State::Ended => State::Paused,
+            _ if self.place == self.last() => PlayerState::Ended,
+            PlayerState::Ended => PlayerState::Paused,
             other => other,
         };
     }
@@ -194,16 +194,17 @@ mod tests {
         let path = file(&folder, &[0], "");
         let text = fs::read_to_string(&path).unwrap().replace("\"health\":\"healthy\",", "");
         fs::write(&path, text.replace("\"running\"", "\"stopped\"")).unwrap();
-        let picture = Recording::open(&path).unwrap().picture(0).unwrap();
+        let picture = Recording::open(&path).unwrap().snapshot(0).unwrap();
         assert_eq!(picture.health, Some(Health::Down));
     }
 
     /// A file with one picture for each second of `seconds`, whose uptime is that second.
     fn file(folder: &tempfile::TempDir, seconds: &[u64], rest: &str) -> PathBuf {
-        let mut text = format!("{}\n", serde_json::to_string(&super::super::Header::ours()).unwrap());
+        let mut text =
+            format!("{}\n", serde_json::to_string(&super::super::RecordingHeader::current()).unwrap());
         for &second in seconds {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-            let picture = super::super::Picture {
+            let picture = super::super::RecordedSnapshot {
                 at: humantime::format_rfc3339_millis(at).to_string(),
                 snapshot: std::borrow::Cow::Owned((*snapshot(second as f64, GatewayPhase::Running)).clone()),
             };
@@ -214,9 +215,9 @@ mod tests {
         path
     }
 
-    fn player(seconds: &[u64]) -> Player {
+    fn player(seconds: &[u64]) -> RecordingPlayer {
         let folder = tempfile::tempdir().unwrap();
-        Player::new(Recording::open(&file(&folder, seconds, "")).unwrap())
+        RecordingPlayer::new(Recording::open(&file(&folder, seconds, "")).unwrap())
     }
 
     fn shown(read: Result<Arc<Snapshot>, RecordError>) -> u64 {
@@ -234,7 +235,7 @@ mod tests {
         }
         // The wait of 97 s is told and cut short.
         assert_eq!(came, [(1, 1), (3, 3), (100, 6), (101, 7)]);
-        assert_eq!(player.progress().state, State::Ended);
+        assert_eq!(player.progress().state, PlayerState::Ended);
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,14 +249,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn speed_divides_the_waits() {
         let mut player = player(&[0, 2, 4]);
-        for (asked, millis) in [(Play::Faster, 1000), (Play::Slower, 2000)] {
-            player.play(asked).unwrap();
+        for (asked, millis) in [(PlayerAction::Faster, 1000), (PlayerAction::Slower, 2000)] {
+            player.perform(asked).unwrap();
             let began = Instant::now();
             player.next().await.unwrap();
             assert_eq!(began.elapsed().as_millis(), millis, "{asked:?}");
         }
         for _ in 0..20 {
-            player.play(Play::Slower).unwrap();
+            player.perform(PlayerAction::Slower).unwrap();
         }
         assert_eq!(player.progress().speed, 0.125);
     }
@@ -265,27 +266,27 @@ mod tests {
         let seconds: Vec<_> = (0..200).collect();
         let mut player = player(&seconds);
         let steps = [
-            (Play::Pause, 0, State::Paused),
-            (Play::StepBack, 0, State::Paused),
-            (Play::StepOn, 1, State::Paused),
-            (Play::MinuteOn, 61, State::Paused),
-            (Play::StepBack, 60, State::Paused),
-            (Play::Pause, 60, State::Playing),
-            (Play::MinuteBack, 0, State::Playing),
-            (Play::MinuteOn, 60, State::Playing),
-            (Play::MinuteOn, 120, State::Playing),
-            (Play::MinuteOn, 180, State::Playing),
-            (Play::MinuteOn, 199, State::Ended),
-            (Play::StepOn, 199, State::Ended),
-            (Play::StepBack, 198, State::Paused),
-            (Play::StepOn, 199, State::Ended),
-            (Play::Pause, 0, State::Playing),
+            (PlayerAction::Pause, 0, PlayerState::Paused),
+            (PlayerAction::StepBack, 0, PlayerState::Paused),
+            (PlayerAction::StepOn, 1, PlayerState::Paused),
+            (PlayerAction::MinuteOn, 61, PlayerState::Paused),
+            (PlayerAction::StepBack, 60, PlayerState::Paused),
+            (PlayerAction::Pause, 60, PlayerState::Playing),
+            (PlayerAction::MinuteBack, 0, PlayerState::Playing),
+            (PlayerAction::MinuteOn, 60, PlayerState::Playing),
+            (PlayerAction::MinuteOn, 120, PlayerState::Playing),
+            (PlayerAction::MinuteOn, 180, PlayerState::Playing),
+            (PlayerAction::MinuteOn, 199, PlayerState::Ended),
+            (PlayerAction::StepOn, 199, PlayerState::Ended),
+            (PlayerAction::StepBack, 198, PlayerState::Paused),
+            (PlayerAction::StepOn, 199, PlayerState::Ended),
+            (PlayerAction::Pause, 0, PlayerState::Playing),
         ];
         for (asked, picture, state) in steps {
-            assert_eq!(shown(player.play(asked)), picture, "{asked:?}");
+            assert_eq!(shown(player.perform(asked)), picture, "{asked:?}");
             assert_eq!(player.progress().state, state, "{asked:?} at {picture}");
         }
-        player.play(Play::Pause).unwrap();
+        player.perform(PlayerAction::Pause).unwrap();
         let waits = tokio::time::timeout(MINUTE, player.next()).await;
         assert!(waits.is_err(), "it moved while paused");
     }
@@ -298,7 +299,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             Recording::open(&path).unwrap_err().to_string()
         };
-        let header = serde_json::to_string(&super::super::Header::ours()).unwrap();
+        let header = serde_json::to_string(&super::super::RecordingHeader::current()).unwrap();
         assert!(told("").contains("line 1: not a recording"));
         assert!(told("{\"at\":1}\n").contains("line 1: not a recording"));
         assert!(told(&header.replace(":1}", ":999}")).contains("version"));
@@ -330,9 +331,9 @@ mod tests {
         }
         feed.snapshots.send_replace(last.clone());
         drop(feed);
-        recorded.ended(Duration::from_secs(20)).await.unwrap();
+        recorded.wait(Duration::from_secs(20)).await.unwrap();
         let mut recording = Recording::open(&path).unwrap();
-        let read: Vec<_> = (0..recording.count()).map(|place| recording.picture(place).unwrap()).collect();
+        let read: Vec<_> = (0..recording.count()).map(|place| recording.snapshot(place).unwrap()).collect();
         assert_eq!(read, [first, last]);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Header, Picture, RECORDING, RecordError};
+use super::{RECORDING, RecordError, RecordedSnapshot, RecordingHeader};
 use crate::telemetry::{
     health,
     snapshot::{self, Snapshot},
@@ -21,12 +21,12 @@ use crate::telemetry::{
 pub struct Recording {
     path: PathBuf,
     file: BufReader<File>,
-    places: Vec<Place>,
+    places: Vec<SnapshotOffset>,
 }
 
 /// Where a picture is.
 #[derive(Debug)]
-struct Place {
+struct SnapshotOffset {
     offset: u64,
     line: usize,
     at: SystemTime,
@@ -38,15 +38,15 @@ impl Recording {
         let file = File::open(path).map_err(|source| RecordError::Io { path: path.into(), source })?;
         let mut recording = Self { path: path.into(), file: BufReader::new(file), places: vec![] };
         let header = recording.line()?;
-        recording.check(&header).map_err(|what| recording.wrong(1, what))?;
+        recording.check(&header).map_err(|what| recording.line_error(1, what))?;
         let mut offset = header.len() as u64;
         for number in 2.. {
             let line = recording.line()?;
             if line.last() != Some(&b'\n') {
                 break;
             }
-            let at = moment(&line).map_err(|what| recording.wrong(number, what))?;
-            recording.places.push(Place { offset, line: number, at });
+            let at = line_time(&line).map_err(|what| recording.line_error(number, what))?;
+            recording.places.push(SnapshotOffset { offset, line: number, at });
             offset += line.len() as u64;
         }
         if recording.places.is_empty() { Err(RecordError::Empty(path.into())) } else { Ok(recording) }
@@ -58,17 +58,17 @@ impl Recording {
     }
 
     /// The picture at a place below [`count`](Self::count).
-    pub fn picture(&mut self, place: usize) -> Result<Arc<Snapshot>, RecordError> {
-        let Place { offset, line: number, .. } = self.places[place];
+    pub fn snapshot(&mut self, place: usize) -> Result<Arc<Snapshot>, RecordError> {
+        let SnapshotOffset { offset, line: number, .. } = self.places[place];
         let sought = self.file.seek(SeekFrom::Start(offset));
         sought.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
         let line = self.line()?;
-        let picture: Picture<'_> =
-            serde_json::from_slice(&line).map_err(|error| self.wrong(number, error.to_string()))?;
+        let picture: RecordedSnapshot<'_> =
+            serde_json::from_slice(&line).map_err(|error| self.line_error(number, error.to_string()))?;
         let mut snapshot = picture.snapshot.into_owned();
         if snapshot.health.is_none() {
             // Recorded before gateways said so themselves.
-            health::judge(&mut snapshot, self.at(place));
+            health::judge_snapshot(&mut snapshot, self.at(place));
         }
         Ok(Arc::new(snapshot))
     }
@@ -92,7 +92,7 @@ impl Recording {
     }
 
     fn check(&self, header: &[u8]) -> Result<(), String> {
-        match serde_json::from_slice::<Header>(header) {
+        match serde_json::from_slice::<RecordingHeader>(header) {
             Ok(header) if header.recording != RECORDING => Err("a recording of something else".into()),
             Ok(header) if header.snapshot != snapshot::VERSION => {
                 let theirs = header.version;
@@ -103,17 +103,17 @@ impl Recording {
         }
     }
 
-    fn wrong(&self, line: usize, what: String) -> RecordError {
+    fn line_error(&self, line: usize, what: String) -> RecordError {
         RecordError::Line { path: self.path.clone(), line, what }
     }
 }
 
-fn moment(line: &[u8]) -> Result<SystemTime, String> {
+fn line_time(line: &[u8]) -> Result<SystemTime, String> {
     #[derive(Deserialize)]
-    struct Moment {
+    struct LineTime {
         at: String,
     }
-    let moment: Moment = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let moment: LineTime = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     humantime::parse_rfc3339(&moment.at).map_err(|error| format!("at: {error}"))
 }
 

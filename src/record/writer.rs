@@ -7,13 +7,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Picture, RecordError, file::RecordingFile};
+use super::{RecordError, RecordedSnapshot, file::RecordingFile};
 use crate::{
-    gateway::handle::Watch,
+    gateway::handle::SnapshotWatch,
     tasks::Tasks,
     telemetry::{
         log::utc_now,
-        notices::Notices,
+        notices::NoticeLog,
         recording,
         snapshot::{GatewayPhase, RecordingRow, Snapshot},
     },
@@ -36,25 +36,25 @@ impl Recorder {
     }
 
     /// Records in a task of its own: a file that takes no more costs the recording and nothing else.
-    pub fn start(self, watch: Watch, tasks: &Tasks, notices: Arc<Notices>) -> Recorded {
+    pub fn start(self, watch: SnapshotWatch, tasks: &Tasks, notices: Arc<NoticeLog>) -> RecorderEnd {
         let (ends, ended) = oneshot::channel();
         tasks.spawn("recorder", async move {
             // Where nobody waits for the end any more, the notices have told.
             let _ = ends.send(self.record(watch, &notices).await);
         });
-        Recorded(ended)
+        RecorderEnd(ended)
     }
 
     /// Writes until the gateway ends. A file that takes long costs snapshots: the newest is written
     /// when it is done. One that takes none is tried again with each.
-    async fn record(mut self, mut watch: Watch, notices: &Notices) -> Result<(), RecordError> {
+    async fn record(mut self, mut watch: SnapshotWatch, notices: &NoticeLog) -> Result<(), RecordError> {
         let (mut last, mut result): (Option<Instant>, io::Result<()>) = (None, Ok(()));
         while let Some(snapshot) = watch.next().await {
             let due = last.is_none_or(|last| last.elapsed() >= PACE);
             if due || snapshot.phase == GatewayPhase::Stopped {
                 last = Some(Instant::now());
-                result = self.keep(&snapshot).await;
-                self.tell(&result, notices);
+                result = self.append(&snapshot).await;
+                self.report_write(&result, notices);
             }
         }
         recording::set_state(None);
@@ -63,14 +63,14 @@ impl Recorder {
 
     /// One write for each line: what a killed process leaves behind is whole lines and a part of
     /// one at most.
-    async fn keep(&mut self, snapshot: &Snapshot) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&Picture { at: utc_now(), snapshot: snapshot.brief() })?;
+    async fn append(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&RecordedSnapshot { at: utc_now(), snapshot: snapshot.brief() })?;
         line.push(b'\n');
         self.file.write(&line).await
     }
 
     /// Tells when the file stops taking snapshots and when it goes on, each once.
-    fn tell(&mut self, result: &io::Result<()>, notices: &Notices) {
+    fn report_write(&mut self, result: &io::Result<()>, notices: &NoticeLog) {
         let file = &self.row.file;
         match (result, &self.row.trouble) {
             (Ok(()), None) => return,
@@ -92,11 +92,11 @@ impl Recorder {
 
 /// A recording under way.
 #[derive(Debug)]
-pub struct Recorded(oneshot::Receiver<Result<(), RecordError>>);
+pub struct RecorderEnd(oneshot::Receiver<Result<(), RecordError>>);
 
-impl Recorded {
+impl RecorderEnd {
     /// Waits for the last snapshot, but no longer than `longest`; an error where it was not kept.
-    pub async fn ended(self, longest: Duration) -> Result<(), RecordError> {
+    pub async fn wait(self, longest: Duration) -> Result<(), RecordError> {
         // Late, or its task has panicked, which is in the log: there is nothing to tell here.
         timeout(longest, self.0).await.ok().and_then(Result::ok).unwrap_or(Ok(()))
     }

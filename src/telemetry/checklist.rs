@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The steps, in the order in which they are walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Step {
+pub enum CheckStep {
     /// It reads, and its certificates are good.
     Profile,
     /// The backends answer.
@@ -18,7 +18,7 @@ pub enum Step {
     Closed,
 }
 
-impl Step {
+impl CheckStep {
     pub const ALL: [Self; 5] = [Self::Profile, Self::Basic, Self::Forward, Self::Reverse, Self::Closed];
 
     pub fn word(self) -> &'static str {
@@ -35,13 +35,13 @@ impl Step {
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Finding {
+pub enum StepResult {
     Pass,
     Fail,
     Skip,
 }
 
-impl Finding {
+impl StepResult {
     pub fn word(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -53,9 +53,9 @@ impl Finding {
 
 /// One step that was walked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Walked {
-    pub step: Step,
-    pub result: Finding,
+pub struct StepReport {
+    pub step: CheckStep,
+    pub result: StepResult,
     pub seen: String,
     /// The one thing to do next, on a failure.
     pub advice: Option<String>,
@@ -64,49 +64,49 @@ pub struct Walked {
 
 /// What a step's check says; the time it took is added by whoever walks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    pub result: Finding,
+pub struct StepFinding {
+    pub result: StepResult,
     pub seen: String,
     pub advice: Option<String>,
 }
 
-impl Found {
+impl StepFinding {
     pub fn pass(seen: impl Into<String>) -> Self {
-        Self { result: Finding::Pass, seen: seen.into(), advice: None }
+        Self { result: StepResult::Pass, seen: seen.into(), advice: None }
     }
 
     pub fn skip(why: impl Into<String>) -> Self {
-        Self { result: Finding::Skip, seen: why.into(), advice: None }
+        Self { result: StepResult::Skip, seen: why.into(), advice: None }
     }
 
     pub fn fail(seen: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { result: Finding::Fail, seen: seen.into(), advice: Some(advice.into()) }
+        Self { result: StepResult::Fail, seen: seen.into(), advice: Some(advice.into()) }
     }
 
-    pub fn at(self, step: Step, took: std::time::Duration) -> Walked {
+    pub fn at(self, step: CheckStep, took: std::time::Duration) -> StepReport {
         let Self { result, seen, advice } = self;
-        Walked { step, result, seen, advice, milliseconds: took.as_millis() as u64 }
+        StepReport { step, result, seen, advice, milliseconds: took.as_millis() as u64 }
     }
 }
 
 /// The whole walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct VerifyReport {
     /// No step failed.
     pub passed: bool,
-    pub steps: Vec<Walked>,
+    pub steps: Vec<StepReport>,
 }
 
-impl Report {
-    pub fn new(steps: Vec<Walked>) -> Self {
-        Self { passed: steps.iter().all(|walked| walked.result != Finding::Fail), steps }
+impl VerifyReport {
+    pub fn new(steps: Vec<StepReport>) -> Self {
+        Self { passed: steps.iter().all(|walked| walked.result != StepResult::Fail), steps }
     }
 
     /// The steps and their results in one line, with what was seen where one failed.
     pub fn line(&self) -> String {
-        let word = |walked: &Walked| match walked.result {
-            Finding::Fail => format!("{} fail ({})", walked.step.word(), walked.seen),
-            Finding::Pass | Finding::Skip => format!("{} {}", walked.step.word(), walked.result.word()),
+        let word = |walked: &StepReport| match walked.result {
+            StepResult::Fail => format!("{} fail ({})", walked.step.word(), walked.seen),
+            StepResult::Pass | StepResult::Skip => format!("{} {}", walked.step.word(), walked.result.word()),
         };
         self.steps.iter().map(word).collect::<Vec<_>>().join(", ")
     }
@@ -125,14 +125,14 @@ impl Report {
     }
 }
 
-impl Walked {
+impl StepReport {
     fn take_in(&mut self, other: Self) {
         let milliseconds = self.milliseconds.max(other.milliseconds);
         let both_said = self.result == other.result && self.seen != other.seen;
         if both_said {
             self.seen = format!("{}; {}", self.seen, other.seen);
             self.advice = self.advice.take().or(other.advice);
-        } else if self.result == Finding::Skip || other.result == Finding::Fail {
+        } else if self.result == StepResult::Skip || other.result == StepResult::Fail {
             *self = other;
         }
         self.milliseconds = milliseconds;
@@ -145,14 +145,17 @@ mod tests {
 
     use super::*;
 
-    fn one(found: Found) -> Report {
-        Report::new(vec![found.at(Step::Reverse, Duration::ZERO)])
+    fn one(found: StepFinding) -> VerifyReport {
+        VerifyReport::new(vec![found.at(CheckStep::Reverse, Duration::ZERO)])
     }
 
     #[test]
     fn of_two_halves_a_failure_counts_and_a_skip_does_not() {
-        let (pass, skip, fail) =
-            (one(Found::pass("filled")), one(Found::skip("not here")), one(Found::fail("empty", "look")));
+        let (pass, skip, fail) = (
+            one(StepFinding::pass("filled")),
+            one(StepFinding::skip("not here")),
+            one(StepFinding::fail("empty", "look")),
+        );
         for (one, other, expected) in [
             (&pass, &skip, &pass),
             (&skip, &pass, &pass),
@@ -163,7 +166,7 @@ mod tests {
         ] {
             assert_eq!(&one.clone().merge(other.clone()), expected);
         }
-        let two = fail.merge(one(Found::fail("refused", "mend")));
+        let two = fail.merge(one(StepFinding::fail("refused", "mend")));
         assert_eq!(
             (two.steps[0].seen.as_str(), two.steps[0].advice.as_deref()),
             ("empty; refused", Some("look"))

@@ -6,27 +6,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::profile::Role;
+use crate::profile::Half;
 
 /// By peer: the last burst of cuts.
 #[derive(Debug, Default)]
-pub struct Cuts(HashMap<(Role, Arc<str>), Burst>);
+pub struct CutCounters(HashMap<(Half, Arc<str>), CutBurst>);
 
 #[derive(Debug, Clone, Copy)]
-struct Burst {
+struct CutBurst {
     sessions: u64,
     last: Instant,
 }
 
-impl Cuts {
-    pub fn add(&mut self, role: Role, peer: Arc<str>, now: Instant) {
+impl CutCounters {
+    pub fn add(&mut self, role: Half, peer: Arc<str>, now: Instant) {
         if self.0.len() >= PEERS_MAX {
             self.0.retain(|_, burst| now.saturating_duration_since(burst.last) <= REMEMBERED);
         }
         if self.0.len() >= PEERS_MAX && !self.0.contains_key(&(role, peer.clone())) {
             return;
         }
-        let burst = self.0.entry((role, peer)).or_insert(Burst { sessions: 0, last: now });
+        let burst = self.0.entry((role, peer)).or_insert(CutBurst { sessions: 0, last: now });
         if now.saturating_duration_since(burst.last) > APART {
             burst.sessions = 0;
         }
@@ -34,10 +34,10 @@ impl Cuts {
     }
 
     /// Those with a peer's last link, which ended so many seconds ago.
-    pub fn with(&self, role: Role, peer: &str, gone_seconds: f64) -> u64 {
+    pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
         let burst = self.0.get(&(role, Arc::from(peer)));
         let is_of_it =
-            |burst: &&Burst| burst.last.elapsed().as_secs_f64() <= gone_seconds + APART.as_secs_f64();
+            |burst: &&CutBurst| burst.last.elapsed().as_secs_f64() <= gone_seconds + APART.as_secs_f64();
         burst.filter(is_of_it).map_or(0, |burst| burst.sessions)
     }
 }

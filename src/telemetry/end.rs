@@ -7,7 +7,7 @@ use std::fmt;
 use super::snapshot::SessionPhase;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Who {
+pub enum EndedBy {
     /// Both sides finished cleanly.
     Nobody,
     /// The client closed or failed.
@@ -28,7 +28,7 @@ pub enum Who {
     Internal,
 }
 
-impl Who {
+impl EndedBy {
     pub fn letter(self) -> char {
         match self {
             Self::Nobody => '-',
@@ -46,16 +46,16 @@ impl Who {
 
 /// Why and when a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    pub who: Who,
+pub struct SessionEnd {
+    pub who: EndedBy,
     /// Where it was; of no meaning for the clean end.
     pub phase: SessionPhase,
     pub reason: String,
 }
 
-impl End {
+impl SessionEnd {
     pub fn clean() -> Self {
-        Self { who: Who::Nobody, phase: SessionPhase::Draining, reason: "both sides finished".into() }
+        Self { who: EndedBy::Nobody, phase: SessionPhase::Draining, reason: "both sides finished".into() }
     }
 
     /// The two letters.
@@ -64,7 +64,7 @@ impl End {
     }
 
     fn when(&self) -> char {
-        if self.who == Who::Nobody {
+        if self.who == EndedBy::Nobody {
             return '-';
         }
         match self.phase {
@@ -79,7 +79,7 @@ impl End {
 }
 
 /// What the two letters mean, in words; `None` where they are none of ours.
-pub fn explained(code: &str) -> Option<String> {
+pub fn explain_code(code: &str) -> Option<String> {
     let mut letters = code.chars();
     let (who, when) = (letters.next()?, letters.next()?);
     if (who, when) == ('-', '-') {
@@ -113,7 +113,7 @@ pub const WHEN: [(char, &str); 6] = [
     ('D', "after one side had finished"),
 ];
 
-impl fmt::Display for End {
+impl fmt::Display for SessionEnd {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.code(), self.reason)
     }
@@ -127,16 +127,16 @@ mod tests {
     fn each_code_is_who_and_when() {
         use SessionPhase::{Authorising, Connecting, Draining, Negotiating, Relaying, Waiting};
         let phases = [Negotiating, Authorising, Waiting, Connecting, Relaying, Draining];
-        let codes = |who| phases.map(|phase| End { who, phase, reason: String::new() }.code());
-        assert_eq!(codes(Who::Nobody), ["--"; 6]);
-        assert_eq!(codes(Who::Client), ["CN", "CA", "CW", "CC", "CR", "CD"]);
-        assert_eq!(codes(Who::Backend), ["BN", "BA", "BW", "BC", "BR", "BD"]);
-        assert_eq!(codes(Who::Peer), ["PN", "PA", "PW", "PC", "PR", "PD"]);
-        assert_eq!(codes(Who::Time), ["TN", "TA", "TW", "TC", "TR", "TD"]);
-        assert_eq!(codes(Who::Limit), ["LN", "LA", "LW", "LC", "LR", "LD"]);
-        assert_eq!(codes(Who::Policy), ["XN", "XA", "XW", "XC", "XR", "XD"]);
-        assert_eq!(codes(Who::Operator), ["ON", "OA", "OW", "OC", "OR", "OD"]);
-        assert_eq!(codes(Who::Internal), ["IN", "IA", "IW", "IC", "IR", "ID"]);
+        let codes = |who| phases.map(|phase| SessionEnd { who, phase, reason: String::new() }.code());
+        assert_eq!(codes(EndedBy::Nobody), ["--"; 6]);
+        assert_eq!(codes(EndedBy::Client), ["CN", "CA", "CW", "CC", "CR", "CD"]);
+        assert_eq!(codes(EndedBy::Backend), ["BN", "BA", "BW", "BC", "BR", "BD"]);
+        assert_eq!(codes(EndedBy::Peer), ["PN", "PA", "PW", "PC", "PR", "PD"]);
+        assert_eq!(codes(EndedBy::Time), ["TN", "TA", "TW", "TC", "TR", "TD"]);
+        assert_eq!(codes(EndedBy::Limit), ["LN", "LA", "LW", "LC", "LR", "LD"]);
+        assert_eq!(codes(EndedBy::Policy), ["XN", "XA", "XW", "XC", "XR", "XD"]);
+        assert_eq!(codes(EndedBy::Operator), ["ON", "OA", "OW", "OC", "OR", "OD"]);
+        assert_eq!(codes(EndedBy::Internal), ["IN", "IA", "IW", "IC", "IR", "ID"]);
     }
 
     #[test]
@@ -144,24 +144,24 @@ mod tests {
         use SessionPhase::{Authorising, Connecting, Draining, Negotiating, Relaying, Waiting};
         let phases = [Negotiating, Authorising, Waiting, Connecting, Relaying, Draining];
         let whos = [
-            Who::Nobody,
-            Who::Client,
-            Who::Backend,
-            Who::Peer,
-            Who::Time,
-            Who::Limit,
-            Who::Policy,
-            Who::Operator,
-            Who::Internal,
+            EndedBy::Nobody,
+            EndedBy::Client,
+            EndedBy::Backend,
+            EndedBy::Peer,
+            EndedBy::Time,
+            EndedBy::Limit,
+            EndedBy::Policy,
+            EndedBy::Operator,
+            EndedBy::Internal,
         ];
         for (who, phase) in whos.into_iter().flat_map(|who| phases.map(|phase| (who, phase))) {
-            let code = End { who, phase, reason: String::new() }.code();
-            assert!(explained(&code).is_some(), "{code}");
+            let code = SessionEnd { who, phase, reason: String::new() }.code();
+            assert!(explain_code(&code).is_some(), "{code}");
         }
-        let waits = explained("TW");
+        let waits = explain_code("TW");
         assert_eq!(waits.as_deref(), Some("a time limit of ours ended it while it waited for a link"));
         for code in ["", "C", "ZZ", "CZ"] {
-            assert_eq!(explained(code), None, "{code}");
+            assert_eq!(explain_code(code), None, "{code}");
         }
     }
 }

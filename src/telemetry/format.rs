@@ -44,28 +44,28 @@ pub fn rate(bytes_a_second: u64) -> String {
 
 /// How old something is: `00:41`, `59:59`, `3h12m`, `3d04h`, `123d`.
 pub fn age(seconds: f64) -> String {
-    let whole = whole(seconds);
+    let whole = whole_seconds(seconds);
     if whole < HOUR {
         return format!("{:02}:{:02}", whole / MINUTE, whole % MINUTE);
     }
-    long(whole)
+    format_long(whole)
 }
 
 /// A wait or a length: `0.4s`, `44s`, `12m`, `3h12m`.
 pub fn span(seconds: f64) -> String {
-    let tenths = whole(seconds * 10.0);
-    let whole = whole(seconds);
+    let tenths = whole_seconds(seconds * 10.0);
+    let whole = whole_seconds(seconds);
     match whole {
         0..10 if !tenths.is_multiple_of(10) => format!("{}.{}s", tenths / 10, tenths % 10),
         0..MINUTE => format!("{whole}s"),
         MINUTE..HOUR => format!("{}m", whole / MINUTE),
-        HOUR.. => long(whole),
+        HOUR.. => format_long(whole),
     }
 }
 
 /// How long something has run, to the second: `44s`, `6m 36s`, `3h 12m 07s`, `3d 04h 12m`.
 pub fn uptime(seconds: f64) -> String {
-    let whole = whole(seconds);
+    let whole = whole_seconds(seconds);
     let (days, hours, minutes) = (whole / DAY, whole % DAY / HOUR, whole % HOUR / MINUTE);
     let seconds = whole % MINUTE;
     match whole {
@@ -91,7 +91,7 @@ pub fn whole_span(seconds: f64) -> String {
     span(seconds.trunc())
 }
 
-fn long(whole: u64) -> String {
+fn format_long(whole: u64) -> String {
     let (days, hours, minutes) = (whole / DAY, whole % DAY / HOUR, whole % HOUR / MINUTE);
     match days {
         0 => format!("{hours}h{minutes:02}m"),
@@ -102,7 +102,7 @@ fn long(whole: u64) -> String {
 }
 
 /// Whole seconds; what is negative or not a number counts as none.
-fn whole(seconds: f64) -> u64 {
+fn whole_seconds(seconds: f64) -> u64 {
     // A float that does not fit saturates, and NaN becomes 0: exactly what is wanted.
     seconds as u64
 }

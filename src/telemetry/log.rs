@@ -44,11 +44,11 @@ pub enum LogFormat {
 /// Ends the log: waits a moment for queued lines to be written.
 #[derive(Debug)]
 pub struct LogGuard {
-    lines: Lines,
+    lines: LogLines,
     done: Receiver<()>,
 }
 
-static LOSSES: Losses = Losses::new();
+static LOSSES: LogLosses = LogLosses::new();
 /// While a screen owns the terminal, lines are dropped; notices are kept in the snapshot.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
@@ -63,13 +63,13 @@ pub fn lines_lost() -> u64 {
 }
 
 /// Why lines are lost, while they are: for a minute after the last.
-pub fn trouble() -> Option<String> {
-    LOSSES.trouble(clock::coarse_ms())
+pub fn loss_reason() -> Option<String> {
+    LOSSES.reason(clock::coarse_ms())
 }
 
 /// Lines that were not written, and why.
 #[derive(Debug)]
-struct Losses {
+struct LogLosses {
     lines: AtomicU64,
     /// `clock::coarse_ms` of the last of them; 0: none was lost.
     at_ms: AtomicU64,
@@ -77,7 +77,7 @@ struct Losses {
     errno: AtomicI32,
 }
 
-impl Losses {
+impl LogLosses {
     const fn new() -> Self {
         Self { lines: AtomicU64::new(0), at_ms: AtomicU64::new(0), errno: AtomicI32::new(TOO_SLOW) }
     }
@@ -88,14 +88,14 @@ impl Losses {
         self.at_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    fn trouble(&self, now_ms: u64) -> Option<String> {
+    fn reason(&self, now_ms: u64) -> Option<String> {
         let at_ms = Some(self.at_ms.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
         let goes_on = now_ms.saturating_sub(at_ms) < TOLD_MS;
-        goes_on.then(|| cause(self.errno.load(Ordering::Relaxed)))
+        goes_on.then(|| describe_errno(self.errno.load(Ordering::Relaxed)))
     }
 }
 
-fn cause(errno: i32) -> String {
+fn describe_errno(errno: i32) -> String {
     if errno == TOO_SLOW {
         return "standard error is read too slowly".into();
     }
@@ -112,7 +112,7 @@ const TOO_SLOW: i32 = 0;
 const TOLD_MS: u64 = 60_000;
 
 /// Installs the process's log; call once.
-pub fn init(format: LogFormat) -> Option<LogGuard> {
+pub fn init_log(format: LogFormat) -> Option<LogGuard> {
     let (sender, receiver) = sync_channel(QUEUED_LINES_MAX);
     let (finished, done) = sync_channel(1);
     let writer = thread::Builder::new().name("log".into()).spawn(move || {
@@ -120,7 +120,7 @@ pub fn init(format: LogFormat) -> Option<LogGuard> {
         let _ = finished.send(()); // Nobody waits any more: then nobody needs to know.
     });
     writer.ok()?;
-    let lines = Lines { sender: Arc::new(sender) };
+    let lines = LogLines { sender: Arc::new(sender) };
     let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|_| EnvFilter::new(directives("")));
     let base = tracing_subscriber::fmt()
@@ -128,7 +128,7 @@ pub fn init(format: LogFormat) -> Option<LogGuard> {
         .with_writer(lines.clone())
         .with_target(false)
         .with_ansi(false)
-        .with_timer(Utc);
+        .with_timer(UtcTimer);
     // Fails only where a test has installed one before; that one serves as well.
     let _ = match format {
         LogFormat::Text => base.try_init(),
@@ -152,11 +152,11 @@ fn directives(wanted: &str) -> String {
 
 /// Now, UTC, RFC 3339 with milliseconds.
 pub fn utc_now() -> String {
-    utc(SystemTime::now())
+    format_utc(SystemTime::now())
 }
 
 /// The same of any moment that this form has room for.
-pub fn utc(at: SystemTime) -> String {
+pub fn format_utc(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(YEARS_9999)).to_string()
 }
@@ -168,32 +168,32 @@ impl Drop for LogGuard {
     fn drop(&mut self) {
         /// A stuck reader does not hold the exit up for longer.
         const FLUSH: Duration = Duration::from_millis(500);
-        if self.lines.sender.try_send(Line::End).is_ok() {
+        if self.lines.sender.try_send(LogMessage::End).is_ok() {
             let _ = self.done.recv_timeout(FLUSH); // Late lines are lost with the reader.
         }
     }
 }
 
-enum Line {
+enum LogMessage {
     Text(Vec<u8>),
     End,
 }
 
 /// Under load lines are written many at a time: waking this thread for each would cost more than
 /// the line.
-fn write_lines(lines: &Receiver<Line>) {
+fn write_lines(lines: &Receiver<LogMessage>) {
     let mut told = 0;
     let mut ended = false;
-    while !ended && let Ok(Line::Text(mut text)) = lines.recv() {
+    while !ended && let Ok(LogMessage::Text(mut text)) = lines.recv() {
         thread::sleep(GATHER);
         let mut count = 1;
         while text.len() < WRITTEN_BYTES && !ended {
             match lines.try_recv() {
-                Ok(Line::Text(line)) => {
+                Ok(LogMessage::Text(line)) => {
                     text.extend_from_slice(&line);
                     count += 1;
                 }
-                Ok(Line::End) => ended = true,
+                Ok(LogMessage::End) => ended = true,
                 Err(_) => break,
             }
         }
@@ -201,7 +201,7 @@ fn write_lines(lines: &Receiver<Line>) {
         let lost = lines_lost();
         let result = if lost > told {
             told = lost;
-            let cause = cause(LOSSES.errno.load(Ordering::Relaxed));
+            let cause = describe_errno(LOSSES.errno.load(Ordering::Relaxed));
             writeln!(out, "{} WARN {lost} log lines lost: {cause}", utc_now())
         } else {
             Ok(())
@@ -218,16 +218,16 @@ fn write_lines(lines: &Receiver<Line>) {
 }
 
 #[derive(Debug, Clone)]
-struct Lines {
-    sender: Arc<SyncSender<Line>>,
+struct LogLines {
+    sender: Arc<SyncSender<LogMessage>>,
 }
 
-impl Write for Lines {
+impl Write for LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if QUIET.load(Ordering::Relaxed) {
             return Ok(line.len());
         }
-        if self.sender.try_send(Line::Text(line.to_vec())).is_err() {
+        if self.sender.try_send(LogMessage::Text(line.to_vec())).is_err() {
             LOSSES.lose(1, TOO_SLOW, clock::coarse_ms());
         }
         Ok(line.len())
@@ -238,7 +238,7 @@ impl Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LogLines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -246,9 +246,9 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-struct Utc;
+struct UtcTimer;
 
-impl FormatTime for Utc {
+impl FormatTime for UtcTimer {
     fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
         out.write_str(&utc_now())
     }
@@ -260,8 +260,8 @@ mod tests {
 
     #[test]
     fn a_loss_is_told_with_its_cause_and_for_a_minute() {
-        let losses = Losses::new();
-        assert_eq!(losses.trouble(5), None);
+        let losses = LogLosses::new();
+        assert_eq!(losses.reason(5), None);
         for (errno, cause) in [
             (TOO_SLOW, "standard error is read too slowly"),
             (5, "the terminal of standard error is gone"),
@@ -269,8 +269,8 @@ mod tests {
             (28, "standard error: No space left on device (os error 28)"),
         ] {
             losses.lose(2, errno, 1000);
-            assert_eq!(losses.trouble(60_999).as_deref(), Some(cause));
-            assert_eq!(losses.trouble(61_000), None, "it is over");
+            assert_eq!(losses.reason(60_999).as_deref(), Some(cause));
+            assert_eq!(losses.reason(61_000), None, "it is over");
         }
         assert_eq!(losses.lines.load(Ordering::Relaxed), 8);
     }

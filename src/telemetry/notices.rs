@@ -27,9 +27,9 @@ const ONCE_MAX: usize = 64;
 
 /// Tells each thing once, however often it is seen.
 #[derive(Debug, Default)]
-pub struct Once(Mutex<HashSet<String>>);
+pub struct ReportOnce(Mutex<HashSet<String>>);
 
-impl Once {
+impl ReportOnce {
     /// Whether it is to be told now. What is seen when much was told already is not told any more.
     pub fn is_first(&self, thing: &str) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,12 +38,12 @@ impl Once {
 }
 
 #[derive(Debug, Default)]
-pub struct Notices {
+pub struct NoticeLog {
     kept: Mutex<VecDeque<(Notice, u64)>>,
     limited: Arc<RateLimitedLog>,
 }
 
-impl Notices {
+impl NoticeLog {
     pub fn info(&self, line: impl AsRef<str>) {
         self.push(NoticeLevel::Info, line.as_ref());
     }
@@ -56,7 +56,7 @@ impl Notices {
         self.push(NoticeLevel::Error, line.as_ref());
     }
 
-    /// The same as [`Notices::warn_limited`] of something good.
+    /// The same as [`NoticeLog::warn_limited`] of something good.
     pub fn info_limited(&self, kind: LogKind, line: impl AsRef<str>) {
         if self.limited.admits(kind) {
             self.info(line);
@@ -86,17 +86,17 @@ impl Notices {
     }
 
     fn push(&self, level: NoticeLevel, line: &str) {
-        let line = text::clean(line, TEXT_CHARS_MAX);
+        let line = text::clean_text(line, TEXT_CHARS_MAX);
         match level {
             NoticeLevel::Info => tracing::info!("{line}"),
             NoticeLevel::Warn => tracing::warn!("{line}"),
             NoticeLevel::Error => tracing::error!("{line}"),
         }
-        self.keep(level, line);
+        self.push_logged(level, line);
     }
 
     /// Keeps a line that has its own line in the log already.
-    pub fn keep(&self, level: NoticeLevel, line: String) {
+    pub fn push_logged(&self, level: NoticeLevel, line: String) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let from = kept.len().saturating_sub(MERGED_MAX);
         let same = (from..kept.len()).find(|&at| kept[at].0.text == line && kept[at].0.level == level);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_repeated_line_is_counted_not_kept_again() {
-        let notices = Notices::default();
+        let notices = NoticeLog::default();
         for _ in 0..3 {
             notices.warn("link lost");
             notices.warn("backend refused");
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_oldest_line_gives_way() {
-        let notices = Notices::default();
+        let notices = NoticeLog::default();
         for number in 0..KEPT_MAX + 5 {
             notices.info(format!("line {number}"));
         }

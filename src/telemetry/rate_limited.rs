@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{end::Who, snapshot::NoticeLevel};
+use super::{end::EndedBy, snapshot::NoticeLevel};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Lines a second of sessions that ended well: one each on a gateway that is not busy.
@@ -22,7 +22,7 @@ const LINES_PER_SECOND: u32 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LogKind {
     /// By who ended it.
-    SessionEnded(Who),
+    SessionEnded(EndedBy),
     ProbeEnded,
     UnknownService,
     ClientRejected,
@@ -35,7 +35,7 @@ pub enum LogKind {
 impl LogKind {
     fn lines_per_second(self) -> u32 {
         match self {
-            Self::SessionEnded(Who::Nobody) => SERVED_PER_SECOND,
+            Self::SessionEnded(EndedBy::Nobody) => SERVED_PER_SECOND,
             Self::SessionEnded(_)
             | Self::ProbeEnded
             | Self::UnknownService
@@ -80,12 +80,12 @@ impl LogKind {
 /// The limits of one gateway's log.
 #[derive(Debug, Default)]
 pub struct RateLimitedLog {
-    windows: Mutex<HashMap<LogKind, Window>>,
+    windows: Mutex<HashMap<LogKind, RateWindow>>,
 }
 
 /// A second, or longer while its count is not flushed, that began with the first of its lines.
 #[derive(Debug)]
-struct Window {
+struct RateWindow {
     began: Instant,
     written: u32,
     counted: u64,
@@ -107,9 +107,9 @@ impl RateLimitedLog {
 
     fn admits_at(&self, kind: LogKind, now: Instant) -> bool {
         let mut windows = self.lock();
-        let window = windows.entry(kind).or_insert(Window { began: now, written: 0, counted: 0 });
+        let window = windows.entry(kind).or_insert(RateWindow { began: now, written: 0, counted: 0 });
         if window.counted == 0 && now.saturating_duration_since(window.began) >= SECOND {
-            *window = Window { began: now, written: 0, counted: 0 };
+            *window = RateWindow { began: now, written: 0, counted: 0 };
         }
         let is_admitted = window.written < kind.lines_per_second();
         match is_admitted {
@@ -162,7 +162,7 @@ impl RateLimitedLog {
         left_out
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<LogKind, Window>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<LogKind, RateWindow>> {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -171,8 +171,8 @@ impl RateLimitedLog {
 mod tests {
     use super::*;
 
-    const CUT: LogKind = LogKind::SessionEnded(Who::Client);
-    const SERVED: LogKind = LogKind::SessionEnded(Who::Nobody);
+    const CUT: LogKind = LogKind::SessionEnded(EndedBy::Client);
+    const SERVED: LogKind = LogKind::SessionEnded(EndedBy::Nobody);
 
     #[test]
     fn a_flood_is_a_few_lines_and_a_count_and_costs_other_kinds_nothing() {

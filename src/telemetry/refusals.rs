@@ -9,39 +9,40 @@ use std::{
 };
 
 use super::health::RefusalRow;
-use crate::profile::{Role, ServiceName};
+use crate::profile::{Half, ServiceName};
 
 /// Half, service and end code; services come from the profile, and codes are few.
-type Kind = (Role, ServiceName, String);
+type RefusalKey = (Half, ServiceName, String);
 
 #[derive(Debug, Default)]
-pub struct Refusals(HashMap<Kind, Refused>);
+pub struct RefusalCounts(HashMap<RefusalKey, RefusalEntry>);
 
 #[derive(Debug)]
-struct Refused {
+struct RefusalEntry {
     count: u64,
     /// Those of `count` that a line has told of.
-    told: u64,
-    told_at: Instant,
+    reported: u64,
+    reported_at: Instant,
     last: Instant,
     reason: String,
 }
 
-impl Refusals {
+impl RefusalCounts {
     /// Counts one; whether it is the first of its kind for a while, and is to be told.
     pub fn add(
         &mut self,
-        role: Role,
+        role: Half,
         service: &ServiceName,
         code: String,
         reason: &str,
         now: Instant,
     ) -> bool {
         let kind = (role, service.clone(), code);
-        let fresh = Refused { count: 0, told: 1, told_at: now, last: now, reason: String::new() };
+        let fresh =
+            RefusalEntry { count: 0, reported: 1, reported_at: now, last: now, reason: String::new() };
         let refused = self.0.entry(kind).or_insert(fresh);
         if now.saturating_duration_since(refused.last) >= OVER {
-            (refused.count, refused.told, refused.told_at) = (0, 1, now);
+            (refused.count, refused.reported, refused.reported_at) = (0, 1, now);
         }
         refused.count += 1;
         refused.last = now;
@@ -50,25 +51,25 @@ impl Refusals {
     }
 
     /// The lines that are due, and an end to what has not happened for long.
-    pub fn due(&mut self, now: Instant) -> Vec<String> {
+    pub fn due_lines(&mut self, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
         for ((_, service, code), refused) in &mut self.0 {
-            let since = now.saturating_duration_since(refused.told_at);
-            let more = refused.count - refused.told;
+            let since = now.saturating_duration_since(refused.reported_at);
+            let more = refused.count - refused.reported;
             if more > 0 && since >= TELL_EVERY {
                 let (seconds, reason) = (since.as_secs(), &refused.reason);
                 lines.push(format!("{service}: {code} {more} more refused within {seconds}s: {reason}"));
-                (refused.told, refused.told_at) = (refused.count, now);
+                (refused.reported, refused.reported_at) = (refused.count, now);
             }
         }
         self.0.retain(|_, refused| {
-            refused.count > refused.told || now.saturating_duration_since(refused.last) < OVER
+            refused.count > refused.reported || now.saturating_duration_since(refused.last) < OVER
         });
         lines
     }
 
     /// Of one service, the latest first.
-    pub fn of(&self, role: Role, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
+    pub fn rows_of(&self, role: Half, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
         let of_service = self.0.iter().filter(|((of, name, _), _)| (*of, name) == (role, service));
         let mut rows: Vec<_> = of_service
             .map(|((_, _, code), refused)| RefusalRow {
@@ -93,24 +94,24 @@ mod tests {
 
     #[test]
     fn the_first_is_told_and_then_counts() {
-        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let (mut refusals, start) = (RefusalCounts::default(), Instant::now());
         let orders = ServiceName::parse("orders").expect("a name");
         let at = |seconds| start + Duration::from_secs(seconds);
-        let add = |refusals: &mut Refusals, code: &str, seconds| {
-            refusals.add(Role::Dmz, &orders, code.into(), "so many are open", at(seconds))
+        let add = |refusals: &mut RefusalCounts, code: &str, seconds| {
+            refusals.add(Half::Dmz, &orders, code.into(), "so many are open", at(seconds))
         };
         assert!(add(&mut refusals, "LA", 0), "the first");
         assert!((1..60).all(|second| !add(&mut refusals, "LA", second)), "not each");
         assert!(add(&mut refusals, "TW", 2), "of another kind");
-        assert_eq!(refusals.due(at(59)), [""; 0]);
-        assert_eq!(refusals.due(at(60)), ["orders: LA 59 more refused within 60s: so many are open"]);
-        assert_eq!(refusals.due(at(61)), [""; 0], "told once");
-        let rows = refusals.of(Role::Dmz, &ServiceName::parse("orders").expect("a name"), at(61));
+        assert_eq!(refusals.due_lines(at(59)), [""; 0]);
+        assert_eq!(refusals.due_lines(at(60)), ["orders: LA 59 more refused within 60s: so many are open"]);
+        assert_eq!(refusals.due_lines(at(61)), [""; 0], "told once");
+        let rows = refusals.rows_of(Half::Dmz, &ServiceName::parse("orders").expect("a name"), at(61));
         assert_eq!(
             rows.iter().map(|row| (&*row.code, row.count)).collect::<Vec<_>>(),
             [("LA", 60), ("TW", 1)]
         );
-        assert_eq!(refusals.due(at(200)), [""; 0]);
+        assert_eq!(refusals.due_lines(at(200)), [""; 0]);
         assert!(add(&mut refusals, "LA", 201), "the first again");
     }
 }

@@ -1,8 +1,8 @@
 //! Who is alive, and what has been: the books of all sessions.
 //!
-//! A session's bytes are counted in its own [`Meter`], which the relay alone writes. The short
+//! A session's bytes are counted in its own [`SessionCounters`], which the relay alone writes. The short
 //! lock of the registry is taken when a session starts, when it ends, and for a picture; never
-//! for a byte. A [`Record`] closes its books once, when it is dropped.
+//! for a byte. A [`SessionGuard`] closes its books once, when it is dropped.
 
 mod rows;
 
@@ -19,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clock,
-    cuts::Cuts,
-    end::{End, Who},
+    cuts::CutCounters,
+    end::{EndedBy, SessionEnd},
     health::RefusalRow,
-    notices::Notices,
+    notices::NoticeLog,
     rate_limited::{LogKind, RateLimitedLog},
-    refusals::Refusals,
-    snapshot::{EndedRow, NoticeLevel, SessionPhase, SessionRow, Totals},
+    refusals::RefusalCounts,
+    snapshot::{EndedRow, NoticeLevel, SessionPhase, SessionRow, TrafficTotals},
 };
-use crate::profile::{Role, ServiceName};
+use crate::profile::{Half, ServiceName};
 
 /// Ended sessions kept for the picture.
 const ENDED_MAX: usize = 512;
@@ -40,7 +40,7 @@ const TICKS_KEPT: usize = 8;
 
 /// Bytes of one session, written by its relay alone.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct SessionCounters {
     up: AtomicU64,
     down: AtomicU64,
     phase: AtomicU8,
@@ -50,7 +50,7 @@ pub struct Meter {
     moved_ms: AtomicU64,
 }
 
-impl Meter {
+impl SessionCounters {
     pub fn add_up(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Ordering::Relaxed);
         self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
@@ -118,22 +118,22 @@ impl Meter {
 
 /// What a session is in the books: a client's, or a check of the way, which counts nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SessionKind {
     Client,
     Probe,
 }
 
 /// What is known of an open session.
 #[derive(Debug)]
-struct Session {
+struct OpenSession {
     id: String,
-    role: Role,
+    half: Half,
     service: ServiceName,
     client: String,
-    kind: Kind,
+    kind: SessionKind,
     peer: Mutex<Option<Arc<str>>>,
     started: Instant,
-    meter: Arc<Meter>,
+    counters: Arc<SessionCounters>,
     kill: CancellationToken,
     /// Up and down at the last ticks, for the rates; touched by the tick alone.
     seen: [[AtomicU64; 2]; TICKS_KEPT],
@@ -150,22 +150,22 @@ pub enum NotKilled {
 
 /// The books of all sessions of one gateway.
 #[derive(Debug)]
-pub struct Registry {
-    books: Mutex<Books>,
-    notices: Arc<Notices>,
+pub struct SessionRegistry {
+    state: Mutex<RegistryState>,
+    notices: Arc<NoticeLog>,
     tag: u16,
 }
 
 #[derive(Debug, Default)]
-struct Books {
+struct RegistryState {
     next: u64,
-    open: HashMap<u64, Arc<Session>>,
-    closed: HashMap<(Role, ServiceName), Totals>,
-    ended: VecDeque<Ended>,
+    open: HashMap<u64, Arc<OpenSession>>,
+    closed: HashMap<(Half, ServiceName), TrafficTotals>,
+    ended: VecDeque<EndedSession>,
     /// By service: what has failed at its backend since a session reached it.
-    failing: HashMap<(Role, ServiceName), Failing>,
-    refusals: Refusals,
-    cuts: Cuts,
+    failing: HashMap<(Half, ServiceName), BackendFailures>,
+    refusals: RefusalCounts,
+    cuts: CutCounters,
     ticks: u64,
     /// When the rates were worked out, with the number of the tick; oldest first.
     ticked: VecDeque<(u64, Instant)>,
@@ -173,7 +173,7 @@ struct Books {
 
 /// Sessions that failed at one backend, one after the other.
 #[derive(Debug, Clone, Default)]
-pub struct Failing {
+pub struct BackendFailures {
     pub sessions: u64,
     pub error: String,
     /// When the last of them failed, in microseconds of the process.
@@ -181,24 +181,24 @@ pub struct Failing {
 }
 
 #[derive(Debug)]
-struct Ended {
-    session: Arc<Session>,
-    end: End,
+struct EndedSession {
+    session: Arc<OpenSession>,
+    end: SessionEnd,
     at: Instant,
     seconds: f64,
 }
 
-impl Books {
-    fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<Session>)> {
-        self.open.iter().filter(|(_, session)| session.kind == Kind::Client)
+impl RegistryState {
+    fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<OpenSession>)> {
+        self.open.iter().filter(|(_, session)| session.kind == SessionKind::Client)
     }
 
     /// A session that never came to its backend tells nothing of it.
-    fn judge_backend(&mut self, session: &Session, end: &End) {
-        let key = (session.role, session.service.clone());
-        if session.meter.is_carried() {
+    fn judge_backend(&mut self, session: &OpenSession, end: &SessionEnd) {
+        let key = (session.half, session.service.clone());
+        if session.counters.is_carried() {
             self.failing.remove(&key);
-        } else if end.who == Who::Backend {
+        } else if end.who == EndedBy::Backend {
             let failing = self.failing.entry(key).or_default();
             failing.sessions += 1;
             (failing.error, failing.at_us) = (end.reason.clone(), clock::now_us());
@@ -206,39 +206,39 @@ impl Books {
     }
 }
 
-impl Registry {
-    pub fn new(notices: Arc<Notices>) -> Self {
-        Self { books: Mutex::default(), notices, tag: fastrand::u16(..) }
+impl SessionRegistry {
+    pub fn new(notices: Arc<NoticeLog>) -> Self {
+        Self { state: Mutex::default(), notices, tag: fastrand::u16(..) }
     }
 
     /// A session starts; `id` is what the other gateway calls it, where it came from there.
     pub fn open(
         self: &Arc<Self>,
-        (role, service): (Role, ServiceName),
+        (role, service): (Half, ServiceName),
         id: Option<String>,
         client: String,
-        kind: Kind,
+        kind: SessionKind,
         kill: CancellationToken,
-    ) -> Record {
+    ) -> SessionGuard {
         let mut books = self.lock();
         books.next += 1;
         let key = books.next;
-        let meter = Arc::new(Meter::default());
-        let session = Arc::new(Session {
+        let meter = Arc::new(SessionCounters::default());
+        let session = Arc::new(OpenSession {
             id: id.unwrap_or_else(|| format!("{:04x}-{key:x}", self.tag)),
-            role,
+            half: role,
             service,
             client,
             kind,
             peer: Mutex::default(),
             started: Instant::now(),
-            meter,
+            counters: meter,
             kill,
             seen: Default::default(),
             rates: Default::default(),
         });
         books.open.insert(key, session.clone());
-        Record { registry: self.clone(), key, session, end: None }
+        SessionGuard { registry: self.clone(), key, session, end: None }
     }
 
     /// Ends a session by its id, in a pair run by one process on both halves; or by `PEER/ID`, since two
@@ -251,8 +251,8 @@ impl Registry {
         if found.is_empty() {
             found = sessions().filter(|session| session.id == named).collect();
         }
-        for role in [Role::Dmz, Role::Internal] {
-            let of_half = found.iter().filter(|session| session.role == role);
+        for role in [Half::Dmz, Half::Internal] {
+            let of_half = found.iter().filter(|session| session.half == role);
             let names: BTreeSet<_> = of_half.map(|session| session.full_name()).collect();
             if names.len() > 1 {
                 return Err(NotKilled::Several(names.into_iter().collect()));
@@ -268,29 +268,29 @@ impl Registry {
     }
 
     /// Totals of each service that has had a session, open ones included.
-    pub fn totals(&self) -> HashMap<(Role, ServiceName), Totals> {
+    pub fn totals(&self) -> HashMap<(Half, ServiceName), TrafficTotals> {
         let books = self.lock();
         let mut totals = books.closed.clone();
         for (_, session) in books.clients() {
-            let of_service = totals.entry((session.role, session.service.clone())).or_default();
-            let carried = u64::from(session.meter.is_carried());
+            let of_service = totals.entry((session.half, session.service.clone())).or_default();
+            let carried = u64::from(session.counters.is_carried());
             of_service.sessions_open += carried;
             of_service.sessions_waiting += 1 - carried;
             of_service.sessions += carried;
-            of_service.bytes_up += session.meter.up();
-            of_service.bytes_down += session.meter.down();
+            of_service.bytes_up += session.counters.up();
+            of_service.bytes_down += session.counters.down();
         }
         totals
     }
 
     /// The services whose last sessions all failed at the backend.
-    pub fn failing(&self) -> HashMap<(Role, ServiceName), Failing> {
+    pub fn backend_failures(&self) -> HashMap<(Half, ServiceName), BackendFailures> {
         let books = self.lock();
         let mut failing = books.failing.clone();
         if !failing.is_empty() {
             for (_, session) in books.clients() {
-                let reached = session.meter.entered(SessionPhase::Relaying);
-                let key = (session.role, session.service.clone());
+                let reached = session.counters.entered(SessionPhase::Relaying);
+                let key = (session.half, session.service.clone());
                 if failing.get(&key).is_some_and(|failing| reached.is_some_and(|at| at > failing.at_us)) {
                     failing.remove(&key);
                 }
@@ -300,18 +300,18 @@ impl Registry {
     }
 
     /// Clients of a service that were refused lately, by what for.
-    pub fn refusals(&self, role: Role, service: &ServiceName) -> Vec<RefusalRow> {
-        self.lock().refusals.of(role, service, Instant::now())
+    pub fn refusals(&self, role: Half, service: &ServiceName) -> Vec<RefusalRow> {
+        self.lock().refusals.rows_of(role, service, Instant::now())
     }
 
     /// Sessions that were cut when a peer's last link ended, so many seconds ago.
-    pub fn cut_with(&self, role: Role, peer: &str, gone_seconds: f64) -> u64 {
-        self.lock().cuts.with(role, peer, gone_seconds)
+    pub fn cut_with(&self, role: Half, peer: &str, gone_seconds: f64) -> u64 {
+        self.lock().cuts.cut_with(role, peer, gone_seconds)
     }
 
     /// Tells how many more were refused; to be called from time to time.
-    pub fn tell_refusals(&self) {
-        let lines = self.lock().refusals.due(Instant::now());
+    pub fn report_refusals(&self) {
+        let lines = self.lock().refusals.due_lines(Instant::now());
         lines.iter().for_each(|line| self.notices.warn(line));
     }
 
@@ -333,7 +333,7 @@ impl Registry {
 
     /// Rows of ended sessions, newest first.
     pub fn ended(&self) -> Vec<EndedRow> {
-        self.lock().ended.iter().rev().map(Ended::row).collect()
+        self.lock().ended.iter().rev().map(EndedSession::row).collect()
     }
 
     /// Works out the rates over the last second, as those of services and of all traffic are: over
@@ -352,7 +352,8 @@ impl Registry {
         let from = books.ticked.front().map(|&(tick, at)| (slot(tick), now.saturating_duration_since(at)));
         let tick = books.ticks;
         for session in books.open.values() {
-            for (direction, bytes) in [session.meter.up(), session.meter.down()].into_iter().enumerate() {
+            for (direction, bytes) in [session.counters.up(), session.counters.down()].into_iter().enumerate()
+            {
                 let rate = from.map_or(0.0, |(slot, passed)| {
                     let before = session.seen[slot][direction].load(Ordering::Relaxed);
                     bytes.saturating_sub(before) as f64 / passed.as_secs_f64().max(0.001)
@@ -365,48 +366,48 @@ impl Registry {
         books.ticked.push_back((tick, now));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         // A panic while it was held leaves plain numbers, still the best there are.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn close(&self, key: u64, session: Arc<Session>, end: End) {
+    fn close(&self, key: u64, session: Arc<OpenSession>, end: SessionEnd) {
         let seconds = session.started.elapsed().as_secs_f64();
         session.log(&end, seconds, &self.notices);
         let mut books = self.lock();
         books.open.remove(&key);
-        if session.kind == Kind::Probe {
+        if session.kind == SessionKind::Probe {
             return;
         }
         books.judge_backend(&session, &end);
         let now = Instant::now();
-        if end.who == Who::Peer
-            && session.meter.is_carried()
+        if end.who == EndedBy::Peer
+            && session.counters.is_carried()
             && let Some(peer) = session.peer()
         {
-            books.cuts.add(session.role, peer, now);
+            books.cuts.add(session.half, peer, now);
         }
-        let is_told = session.meter.is_carried()
-            || books.refusals.add(session.role, &session.service, end.code(), &end.reason, now);
-        let totals = books.closed.entry((session.role, session.service.clone())).or_default();
+        let is_told = session.counters.is_carried()
+            || books.refusals.add(session.half, &session.service, end.code(), &end.reason, now);
+        let totals = books.closed.entry((session.half, session.service.clone())).or_default();
         // A client that left before it was carried was not refused by us.
-        let carried = session.meter.is_carried() || end.who == Who::Client;
+        let carried = session.counters.is_carried() || end.who == EndedBy::Client;
         totals.sessions += u64::from(carried);
         totals.refused += u64::from(!carried);
-        totals.bytes_up += session.meter.up();
-        totals.bytes_down += session.meter.down();
-        books.ended.push_back(Ended { session: session.clone(), end: end.clone(), at: now, seconds });
+        totals.bytes_up += session.counters.up();
+        totals.bytes_down += session.counters.down();
+        books.ended.push_back(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
         if books.ended.len() > ENDED_MAX {
             books.ended.pop_front();
         }
         drop(books);
         if is_told {
-            session.tell(&end, &self.notices);
+            session.notify_operator(&end, &self.notices);
         }
     }
 }
 
-impl Session {
+impl OpenSession {
     /// The gateway it came through or goes to, the last one that was tried.
     fn peer(&self) -> Option<Arc<str>> {
         self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -421,17 +422,17 @@ impl Session {
     }
 
     /// One line for each session, unless there are too many.
-    fn log(&self, end: &End, seconds: f64, notices: &Notices) {
+    fn log(&self, end: &SessionEnd, seconds: f64, notices: &NoticeLog) {
         let kind = match self.kind {
-            Kind::Client => LogKind::SessionEnded(end.who),
-            Kind::Probe => LogKind::ProbeEnded,
+            SessionKind::Client => LogKind::SessionEnded(end.who),
+            SessionKind::Probe => LogKind::ProbeEnded,
         };
         if notices.limited().admits(kind) {
             self.log_line(end, seconds);
         }
     }
 
-    fn log_line(&self, end: &End, seconds: f64) {
+    fn log_line(&self, end: &SessionEnd, seconds: f64) {
         tracing::info!(
             id = self.id,
             service = self.service.as_str(),
@@ -439,29 +440,31 @@ impl Session {
             peer = self.peer().as_deref().unwrap_or("-"),
             end = end.code(),
             seconds = (seconds * 1000.0).round() / 1000.0,
-            up = self.meter.up(),
-            down = self.meter.down(),
+            up = self.counters.up(),
+            down = self.counters.down(),
             reason = end.reason,
             "{}",
             match self.kind {
-                Kind::Client => "session ended",
-                Kind::Probe => "probe ended",
+                SessionKind::Client => "session ended",
+                SessionKind::Probe => "probe ended",
             }
         );
     }
 
     /// One more for the operator where somebody else than the client or the operator ended it.
-    fn tell(&self, end: &End, notices: &Notices) {
+    fn notify_operator(&self, end: &SessionEnd, notices: &NoticeLog) {
         let line = format!("{}: {end}", self.service);
-        let is_refusal = !self.meter.is_carried();
+        let is_refusal = !self.counters.is_carried();
         match end.who {
-            Who::Nobody | Who::Client | Who::Operator => {}
-            Who::Internal => notices.keep(NoticeLevel::Error, line),
-            Who::Backend | Who::Peer | Who::Time | Who::Limit | Who::Policy if is_refusal => {
+            EndedBy::Nobody | EndedBy::Client | EndedBy::Operator => {}
+            EndedBy::Internal => notices.push_logged(NoticeLevel::Error, line),
+            EndedBy::Backend | EndedBy::Peer | EndedBy::Time | EndedBy::Limit | EndedBy::Policy
+                if is_refusal =>
+            {
                 notices.warn(line)
             }
-            Who::Backend | Who::Peer | Who::Time | Who::Limit | Who::Policy => {
-                notices.keep(NoticeLevel::Warn, line);
+            EndedBy::Backend | EndedBy::Peer | EndedBy::Time | EndedBy::Limit | EndedBy::Policy => {
+                notices.push_logged(NoticeLevel::Warn, line);
             }
         }
     }
@@ -469,16 +472,16 @@ impl Session {
 
 /// An open session's place in the books; dropping it closes them.
 #[derive(Debug)]
-pub struct Record {
-    registry: Arc<Registry>,
+pub struct SessionGuard {
+    registry: Arc<SessionRegistry>,
     key: u64,
-    session: Arc<Session>,
-    end: Option<End>,
+    session: Arc<OpenSession>,
+    end: Option<SessionEnd>,
 }
 
-impl Record {
-    pub fn meter(&self) -> &Arc<Meter> {
-        &self.session.meter
+impl SessionGuard {
+    pub fn counters(&self) -> &Arc<SessionCounters> {
+        &self.session.counters
     }
 
     pub fn id(&self) -> &str {
@@ -491,24 +494,26 @@ impl Record {
     }
 
     /// The peer gateway that carries it is known.
-    pub fn carried_by(&self, peer: &Arc<str>) {
+    pub fn set_peer(&self, peer: &Arc<str>) {
         *self.session.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer.clone());
     }
 
     /// Ends the session's books with this end; without it, nobody waited for one, or a bug ended it.
-    pub fn finish(mut self, end: End) {
+    pub fn finish(mut self, end: SessionEnd) {
         self.end = Some(end);
     }
 }
 
-impl Drop for Record {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
-        let phase = self.session.meter.phase();
+        let phase = self.session.counters.phase();
         let let_go = || match std::thread::panicking() {
-            true => End { who: Who::Internal, phase, reason: "its task failed; this is a bug".into() },
+            true => {
+                SessionEnd { who: EndedBy::Internal, phase, reason: "its task failed; this is a bug".into() }
+            }
             // Whoever carried it has given it up: its client was gone, and the rest did not end in time.
-            false => End {
-                who: Who::Time,
+            false => SessionEnd {
+                who: EndedBy::Time,
                 phase,
                 reason: "its client had gone, and the rest did not end in time".into(),
             },
@@ -522,21 +527,21 @@ impl Drop for Record {
 mod tests {
     use super::*;
 
-    fn registry() -> Arc<Registry> {
-        Arc::new(Registry::new(Arc::new(Notices::default())))
+    fn registry() -> Arc<SessionRegistry> {
+        Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())))
     }
 
-    fn open(registry: &Arc<Registry>) -> Record {
+    fn open(registry: &Arc<SessionRegistry>) -> SessionGuard {
         let orders = ServiceName::parse("orders").expect("a name");
         let client = "192.0.2.7:50000".to_owned();
-        registry.open((Role::Dmz, orders), None, client, Kind::Client, CancellationToken::new())
+        registry.open((Half::Dmz, orders), None, client, SessionKind::Client, CancellationToken::new())
     }
 
     #[test]
     fn a_session_that_nobody_waits_for_any_more_is_no_bug_and_a_panic_is() {
         let registry = registry();
         let session = open(&registry);
-        session.meter().enter(SessionPhase::Draining);
+        session.counters().enter(SessionPhase::Draining);
         drop(session);
         let panicking = open(&registry);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
@@ -552,14 +557,14 @@ mod tests {
     fn a_client_that_sends_in_bursts_has_a_steady_rate() {
         let registry = registry();
         let session = open(&registry);
-        session.meter().enter(SessionPhase::Relaying);
+        session.counters().enter(SessionPhase::Relaying);
         let start = Instant::now();
         let mut rates = Vec::new();
         for quarter in 0..20_u64 {
             // 400 bytes a second, 80 of them every 200 ms.
             let sent = quarter * 250 / 200 * 80;
-            let more = sent - session.meter().bytes();
-            session.meter().add_up(more as usize);
+            let more = sent - session.counters().bytes();
+            session.counters().add_up(more as usize);
             registry.tick_at(start + Duration::from_millis(quarter * 250));
             rates.extend(registry.rows().0.first().map(|row| row.rate_up));
         }
@@ -569,7 +574,7 @@ mod tests {
         assert_eq!(registry.rows().0[0].rate_up, 0, "nothing of what was a minute ago");
     }
 
-    fn orders(registry: &Arc<Registry>) -> Totals {
+    fn orders(registry: &Arc<SessionRegistry>) -> TrafficTotals {
         registry.totals().into_values().next().expect("one service")
     }
 
@@ -577,23 +582,28 @@ mod tests {
     fn a_client_that_waits_is_not_open_and_what_it_sent_may_come_back() {
         let registry = registry();
         let session = open(&registry);
-        session.meter().enter(SessionPhase::Connecting);
-        session.meter().add_up(500);
-        let waits = Totals { sessions_waiting: 1, ..Totals::default() };
+        session.counters().enter(SessionPhase::Connecting);
+        session.counters().add_up(500);
+        let waits = TrafficTotals { sessions_waiting: 1, ..TrafficTotals::default() };
         assert_eq!(orders(&registry), waits);
         assert_eq!(registry.rows().0[0].last_byte_seconds, None);
-        session.meter().take_back_up(500);
-        session.meter().add_up(300);
-        session.meter().enter(SessionPhase::Relaying);
-        let carried = Totals { sessions_open: 1, sessions: 1, bytes_up: 300, ..Totals::default() };
+        session.counters().take_back_up(500);
+        session.counters().add_up(300);
+        session.counters().enter(SessionPhase::Relaying);
+        let carried =
+            TrafficTotals { sessions_open: 1, sessions: 1, bytes_up: 300, ..TrafficTotals::default() };
         assert_eq!(orders(&registry), carried);
         assert!(registry.rows().0[0].last_byte_seconds.is_some());
-        session.finish(End::clean());
-        assert_eq!(orders(&registry), Totals { sessions_open: 0, ..carried });
+        session.finish(SessionEnd::clean());
+        assert_eq!(orders(&registry), TrafficTotals { sessions_open: 0, ..carried });
         let refused = open(&registry);
-        refused.meter().add_up(500);
-        refused.finish(End { who: Who::Backend, phase: SessionPhase::Connecting, reason: "refused".into() });
-        assert_eq!(orders(&registry), Totals { sessions_open: 0, refused: 1, ..carried });
+        refused.counters().add_up(500);
+        refused.finish(SessionEnd {
+            who: EndedBy::Backend,
+            phase: SessionPhase::Connecting,
+            reason: "refused".into(),
+        });
+        assert_eq!(orders(&registry), TrafficTotals { sessions_open: 0, refused: 1, ..carried });
         assert_eq!(registry.ended()[0].bytes_up, 0);
     }
 
@@ -602,23 +612,25 @@ mod tests {
         let registry = registry();
         let refused = |phase| {
             let session = open(&registry);
-            session.meter().enter(phase);
-            session.finish(End { who: Who::Backend, phase, reason: "refused".into() });
+            session.counters().enter(phase);
+            session.finish(SessionEnd { who: EndedBy::Backend, phase, reason: "refused".into() });
         };
-        let seen = || registry.failing().into_values().map(|of| (of.sessions, of.error)).collect::<Vec<_>>();
+        let seen = || {
+            registry.backend_failures().into_values().map(|of| (of.sessions, of.error)).collect::<Vec<_>>()
+        };
         (0..3).for_each(|_| refused(SessionPhase::Connecting));
         assert_eq!(seen(), [(3, "refused".to_owned())]);
         let carried = open(&registry);
         assert_eq!(seen().len(), 1, "it has not come so far");
-        carried.meter().enter(SessionPhase::Relaying);
+        carried.counters().enter(SessionPhase::Relaying);
         assert_eq!(seen(), [], "an open one is enough");
-        carried.finish(End::clean());
+        carried.finish(SessionEnd::clean());
         assert_eq!(seen(), []);
     }
 
     #[test]
     fn a_phase_is_timed_from_its_first_moment() {
-        let meter = Meter::default();
+        let meter = SessionCounters::default();
         assert_eq!(meter.waited(), None, "a session that needs no link");
         meter.enter(SessionPhase::Waiting);
         assert!(meter.waited().is_some(), "while it waits");

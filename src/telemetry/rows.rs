@@ -1,11 +1,11 @@
 //! Rows of a snapshot of which nothing is known yet, and what their fields mean together.
 
-use super::snapshot::{PoolRow, PoolState, ServicePhase, ServiceRow, Totals};
-use crate::profile::Role;
+use super::snapshot::{PoolRow, PoolState, ServicePhase, ServiceRow, TrafficTotals};
+use crate::profile::Half;
 
 impl ServiceRow {
     /// Of a service of which nothing is known yet.
-    pub fn new(role: Role, name: &str) -> Self {
+    pub fn new(role: Half, name: &str) -> Self {
         Self {
             role,
             name: name.into(),
@@ -13,7 +13,7 @@ impl ServiceRow {
             connect: None,
             phase: ServicePhase::Open,
             reason: None,
-            totals: Totals::default(),
+            totals: TrafficTotals::default(),
             failed_in_a_row: 0,
             backend_error: None,
             limit: None,
@@ -27,7 +27,7 @@ impl ServiceRow {
 
 impl PoolRow {
     /// A row of which nothing is known yet.
-    pub fn new(role: Role, service: String) -> Self {
+    pub fn new(role: Half, service: String) -> Self {
         Self {
             role,
             service,

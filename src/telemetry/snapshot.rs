@@ -10,10 +10,10 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    checklist::{Step, Walked},
-    health::{Alert, CertificateRow, Drained, Health, Lack, RefusalRow, readiness::Readiness},
+    checklist::{CheckStep, StepReport},
+    health::{Alert, CertificateRow, DrainRequest, Health, RefusalRow, ServiceLack, readiness::Readiness},
 };
-use crate::profile::{Mode, Role};
+use crate::profile::{Half, Mode};
 
 /// Version of the form of [`Snapshot`], told in the admin socket's hello.
 pub const VERSION: u32 = 1;
@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub host: String,
     pub profile: String,
     pub mode: Mode,
-    pub roles: Vec<Role>,
+    pub roles: Vec<Half>,
     pub phase: GatewayPhase,
     /// What clients get; `None` in pictures that are older than the word.
     #[serde(default)]
@@ -46,7 +46,7 @@ pub struct Snapshot {
     /// Where monitors ask, with the real port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub monitored_at: Vec<String>,
-    pub totals: Totals,
+    pub totals: TrafficTotals,
     pub services: Vec<ServiceRow>,
     pub pools: Vec<PoolRow>,
     pub sessions: Vec<SessionRow>,
@@ -64,7 +64,7 @@ pub struct Snapshot {
     pub log_trouble: Option<String>,
     /// Bytes a second over the last two minutes, one sample a second, oldest first.
     pub traffic: Vec<TrafficSample>,
-    pub descriptors: Descriptors,
+    pub descriptors: DescriptorUsage,
     /// Those that this gateway shows, or by which it judges others.
     #[serde(default)]
     pub certificates: Vec<CertificateRow>,
@@ -108,8 +108,8 @@ pub struct SwitchRow {
 pub struct WalkRow {
     pub profile: String,
     /// The step that is walked now; `None` when all are.
-    pub walking: Option<Step>,
-    pub steps: Vec<Walked>,
+    pub walking: Option<CheckStep>,
+    pub steps: Vec<StepReport>,
     /// Since it began, or has ended.
     pub age_seconds: f64,
 }
@@ -138,7 +138,7 @@ impl Snapshot {
             uptime_seconds: 0.0,
             listening: Vec::new(),
             monitored_at: Vec::new(),
-            totals: Totals::default(),
+            totals: TrafficTotals::default(),
             services: Vec::new(),
             pools: Vec::new(),
             sessions: Vec::new(),
@@ -148,7 +148,7 @@ impl Snapshot {
             log_lines_lost: 0,
             log_trouble: None,
             traffic: Vec::new(),
-            descriptors: Descriptors::default(),
+            descriptors: DescriptorUsage::default(),
             certificates: Vec::new(),
             switching: None,
             walk: None,
@@ -186,7 +186,7 @@ pub enum GatewayPhase {
 /// `up` is client to backend. In a pair run by one process these are the DMZ half's; services that a
 /// switch has taken away count as well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
+pub struct TrafficTotals {
     /// Carried now.
     pub sessions_open: u64,
     /// Accepted and not carried yet: clients that wait for a link, or for the backend to be reached.
@@ -199,7 +199,7 @@ pub struct Totals {
     pub bytes_down: u64,
 }
 
-impl Totals {
+impl TrafficTotals {
     /// Clients that a stop would cut.
     pub fn clients(&self) -> u64 {
         self.sessions_open.saturating_add(self.sessions_waiting)
@@ -219,7 +219,7 @@ impl Totals {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceRow {
-    pub role: Role,
+    pub role: Half,
     pub name: String,
     pub accept: Vec<String>,
     pub connect: Option<String>,
@@ -228,7 +228,7 @@ pub struct ServiceRow {
     #[serde(default)]
     pub reason: Option<String>,
     #[serde(flatten)]
-    pub totals: Totals,
+    pub totals: TrafficTotals,
     /// Sessions that failed at the backend since the last that reached it.
     #[serde(default)]
     pub failed_in_a_row: u64,
@@ -243,13 +243,13 @@ pub struct ServiceRow {
     pub refusals: Vec<RefusalRow>,
     /// Who has asked for no new sessions.
     #[serde(default)]
-    pub drained: Option<Drained>,
+    pub drained: Option<DrainRequest>,
     /// What its clients get.
     #[serde(default)]
     pub health: Option<Health>,
     /// The worst that they lack.
     #[serde(default)]
-    pub lack: Option<Lack>,
+    pub lack: Option<ServiceLack>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,7 +263,7 @@ pub enum ServicePhase {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolRow {
-    pub role: Role,
+    pub role: Half,
     /// The service its links are ready for; `*` for any service of the peer.
     pub service: String,
     /// The name seen in the peer's certificate, or its address where the link is plain.
@@ -368,7 +368,7 @@ pub enum PoolState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionRow {
     pub id: String,
-    pub role: Role,
+    pub role: Half,
     pub service: String,
     pub client: String,
     pub peer: Option<String>,
@@ -409,7 +409,7 @@ pub enum SessionPhase {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndedRow {
     pub id: String,
-    pub role: Role,
+    pub role: Half,
     pub service: String,
     pub client: String,
     pub peer: Option<String>,
@@ -434,7 +434,7 @@ pub struct ProfileRow {
     pub is_current: bool,
     /// Unknown where it does not read.
     pub mode: Option<Mode>,
-    pub roles: Vec<Role>,
+    pub roles: Vec<Half>,
     pub services: Vec<String>,
     pub problems: Vec<ProblemRow>,
 }
@@ -472,7 +472,7 @@ pub struct TrafficSample {
 
 /// Open files of this process against its limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Descriptors {
+pub struct DescriptorUsage {
     pub used: u64,
     pub limit: u64,
 }
@@ -485,7 +485,7 @@ mod tests {
     fn a_brief_picture_holds_what_ended_just_now() {
         let ended = |id: &str, ago_seconds| EndedRow {
             id: id.into(),
-            role: Role::Dmz,
+            role: Half::Dmz,
             service: "orders".into(),
             client: "192.0.2.7:50000".into(),
             peer: None,

@@ -8,100 +8,100 @@ use std::sync::Arc;
 use crossterm::event::KeyEvent;
 
 use crate::{
-    gateway::handle::{Answer, Command, Contact},
-    profile::{Mode, Role},
-    record::{Play, Progress},
+    gateway::handle::{Command, CommandAnswer, GatewayContact},
+    profile::{Half, Mode},
+    record::{PlayerAction, ReplayProgress},
     telemetry::snapshot::{ProfileRow, Snapshot},
     text,
     tui::{
-        Ended,
-        changes::changes,
-        command_line::Line,
-        filter::{Filter, Row},
-        history::{History, Window},
-        keys::{self, Action, Context},
-        lists::Lists,
-        look::Look,
-        order::Order,
-        privacy::Addresses,
-        question::Question,
+        ScreenEnd,
+        changes::count_changes,
+        command_line::InputLine,
+        confirmation::Confirmation,
+        filter::{ListedSession, SessionFilter},
+        history::{ChartWindow, RateHistory},
+        keys::{self, Action, KeyContext},
+        lists::ListState,
+        order::SessionOrder,
+        privacy::AddressMasking,
         screen::Screen,
-        source::Standing,
+        source::Attachment,
+        style::ScreenStyle,
     },
 };
 
 /// Everything the screen is drawn from.
 #[derive(Debug)]
 pub struct App {
-    pub look: Look,
-    standing: Standing,
+    pub style: ScreenStyle,
+    attachment: Attachment,
     latest: Arc<Snapshot>,
     /// The picture held while the gateway goes on, and how much has changed since.
-    frozen: Option<Frozen>,
-    history: History,
-    pub(super) window: Window,
+    frozen: Option<FrozenSnapshot>,
+    history: RateHistory,
+    pub(super) window: ChartWindow,
     pub(super) screen: Screen,
     /// The screen that was shown before this one.
     pub(super) before: Option<Screen>,
-    pub(super) mouse: Mouse,
-    pub(super) lists: Lists,
+    pub(super) mouse: MouseCapture,
+    pub(super) lists: ListState,
     /// The row that is told of in full, by what it is known by, and the first line shown.
-    pub(super) detail: Option<Detail>,
-    pub(super) open: Open,
+    pub(super) detail: Option<OpenDetail>,
+    pub(super) overlay: Overlay,
     /// Lines that were typed, oldest first.
     pub(super) typed: Vec<String>,
-    addresses: Addresses,
-    pub(super) said: Option<Said>,
+    addresses: AddressMasking,
+    pub(super) message: Option<StatusMessage>,
     /// Which trouble the alert line tells, the worst being the first.
     alert: usize,
     /// Set when no snapshot has come for a while.
     silent_seconds: Option<u64>,
     /// A reload is under way, or was refused and its profile is to be shown.
-    pub(super) reload: Reload,
+    pub(super) reload: ReloadState,
     /// The profiles that are shown were read before something changed.
     profiles_aged: bool,
 }
 
 /// Whose the mouse is. The terminal's by default: it selects text there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mouse {
+pub enum MouseCapture {
     Off,
     On,
 }
 
 #[derive(Debug)]
-struct Frozen {
+struct FrozenSnapshot {
     held: Arc<Snapshot>,
     changes: usize,
 }
 
 /// One row told of in full.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Detail {
+pub struct OpenDetail {
     pub key: String,
     pub scroll: usize,
 }
 
 /// What lies over the panels.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Open {
+pub enum Overlay {
     Nothing,
-    Help { page: Page, scroll: usize },
-    Typing(Line),
+    Help { page: HelpPage, scroll: usize },
+    Typing(InputLine),
     AskQuit,
-    Ask(Question),
+    Ask(Confirmation),
 }
 
 /// What the help tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Page {
+pub enum HelpPage {
     Keys,
     Columns,
     /// What the two letters of a session's end mean.
     Ends,
 }
 
-impl Page {
+impl HelpPage {
     pub fn next(self) -> Self {
         match self {
             Self::Keys => Self::Columns,
@@ -113,7 +113,7 @@ impl Page {
 
 /// The last answer of the gateway, shown until the next key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum StatusMessage {
     Waiting(String),
     Done(String),
     Refused(String),
@@ -123,7 +123,7 @@ pub enum Said {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Freshness {
     Live,
-    Replay(Progress),
+    Replay(ReplayProgress),
     Frozen {
         seconds: f64,
         changes: usize,
@@ -140,13 +140,13 @@ pub enum Freshness {
 /// What a reload has come to. The gateway answers one line; the lines of the profile that it is about
 /// come with the list of profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reload {
+pub(super) enum ReloadState {
     None,
     Asked,
     /// The profiles are to be read.
     Refused,
     /// They are, or are on their way.
-    Told,
+    Shown,
 }
 
 /// What follows from a key.
@@ -156,49 +156,49 @@ pub enum Reaction {
     Redraw,
     Ask(Command),
     /// Move through the recording.
-    Play(Play),
+    Play(PlayerAction),
     /// Write a table to a file.
-    Export(Export),
+    Export(TableExport),
     /// Take the mouse from the terminal, or give it back.
-    Mouse(Mouse),
+    Mouse(MouseCapture),
     /// Give the terminal back to the shell until it is called to the front again.
     Suspend,
-    End(Ended),
+    End(ScreenEnd),
 }
 
 /// A table on its way to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Export {
+pub struct TableExport {
     /// What the file's name begins with.
     pub stem: String,
     pub json: String,
 }
 
 impl App {
-    pub fn new(snapshot: Arc<Snapshot>, look: Look) -> Self {
-        let mut lists = Lists::default();
+    pub fn new(snapshot: Arc<Snapshot>, look: ScreenStyle) -> Self {
+        let mut lists = ListState::default();
         lists.order.arrange(&snapshot);
-        let mut history = History::default();
-        history.hear(&snapshot);
+        let mut history = RateHistory::default();
+        history.take_snapshot(&snapshot);
         Self {
-            look,
-            standing: Standing::Own,
+            style: look,
+            attachment: Attachment::Own,
             latest: snapshot,
             frozen: None,
             history,
-            window: Window::default(),
+            window: ChartWindow::default(),
             screen: Screen::Overview,
             before: None,
-            mouse: Mouse::Off,
+            mouse: MouseCapture::Off,
             lists,
             detail: None,
-            open: Open::Nothing,
+            overlay: Overlay::Nothing,
             typed: Vec::new(),
-            addresses: Addresses::Shown,
-            said: None,
+            addresses: AddressMasking::Shown,
+            message: None,
             alert: 0,
             silent_seconds: None,
-            reload: Reload::None,
+            reload: ReloadState::None,
             profiles_aged: false,
         }
     }
@@ -209,7 +209,7 @@ impl App {
     }
 
     /// The same, to be kept while this changes.
-    pub(super) fn shown(&self) -> Arc<Snapshot> {
+    pub(super) fn shown_snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.frozen.as_ref().map_or(&self.latest, |frozen| &frozen.held))
     }
 
@@ -221,20 +221,20 @@ impl App {
         self.screen
     }
 
-    pub fn lists(&self) -> &Lists {
+    pub fn lists(&self) -> &ListState {
         &self.lists
     }
 
-    pub fn order(&self) -> &Order {
+    pub fn order(&self) -> &SessionOrder {
         &self.lists.order
     }
 
-    pub fn history(&self) -> &History {
+    pub fn history(&self) -> &RateHistory {
         &self.history
     }
 
     /// How far back the charts go.
-    pub fn window(&self) -> Window {
+    pub fn window(&self) -> ChartWindow {
         self.window
     }
 
@@ -243,7 +243,7 @@ impl App {
         self.lists.selected_line(self.screen)
     }
 
-    pub fn detail(&self) -> Option<&Detail> {
+    pub fn detail(&self) -> Option<&OpenDetail> {
         self.detail.as_ref()
     }
 
@@ -255,45 +255,46 @@ impl App {
         &self.lists.profiles
     }
 
-    pub fn open(&self) -> &Open {
-        &self.open
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
     }
 
-    pub fn said(&self) -> Option<&Said> {
-        self.said.as_ref()
+    pub fn status_message(&self) -> Option<&StatusMessage> {
+        self.message.as_ref()
     }
 
     /// Whether an action has a meaning for this gateway and for the row under the cursor.
     pub fn offers(&self, action: Action) -> bool {
         let closes_ended = || {
-            action == Action::Close && matches!(self.selected_session(self.snapshot()), Some(Row::Ended(_)))
+            action == Action::Close
+                && matches!(self.selected_session(self.snapshot()), Some(ListedSession::Ended(_)))
         };
-        let resizes_nothing = action == Action::Resize && !self.dials();
-        self.standing.offers(action) && !closes_ended() && !resizes_nothing
+        let resizes_nothing = action == Action::Resize && !self.keeps_links();
+        self.attachment.offers(action) && !closes_ended() && !resizes_nothing
     }
 
     /// Whether this gateway keeps links ready: the half that dials decides how many.
-    pub(super) fn dials(&self) -> bool {
+    pub(super) fn keeps_links(&self) -> bool {
         let snapshot = &self.latest;
         match snapshot.mode {
             Mode::Direct => false,
-            Mode::Reverse => snapshot.roles.contains(&Role::Internal),
+            Mode::Reverse => snapshot.roles.contains(&Half::Internal),
             // Over SOCKS5 each session dials its own.
-            Mode::Forward => snapshot.pools.iter().any(|row| row.role == Role::Dmz && row.target > 0),
+            Mode::Forward => snapshot.pools.iter().any(|row| row.role == Half::Dmz && row.target > 0),
         }
     }
 
-    pub fn addresses(&self) -> Addresses {
+    pub fn addresses(&self) -> AddressMasking {
         self.addresses
     }
 
     pub fn freshness(&self) -> Freshness {
-        if let Standing::Replay(progress) = &self.standing {
+        if let Attachment::Replay(progress) = &self.attachment {
             return Freshness::Replay(progress.clone());
         }
         match (&self.frozen, self.silent_seconds) {
-            (_, seconds) if self.lost().is_some() => Freshness::Lost { seconds: seconds.unwrap_or(0) },
-            (Some(Frozen { held, changes }), _) => {
+            (_, seconds) if self.lost_reason().is_some() => Freshness::Lost { seconds: seconds.unwrap_or(0) },
+            (Some(FrozenSnapshot { held, changes }), _) => {
                 let seconds = (self.latest.uptime_seconds - held.uptime_seconds).max(0.0);
                 Freshness::Frozen { seconds, changes: *changes }
             }
@@ -302,57 +303,57 @@ impl App {
         }
     }
 
-    pub fn standing(&self) -> &Standing {
-        &self.standing
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
     }
 
     /// Why the gateway is away.
-    pub fn lost(&self) -> Option<&str> {
-        match &self.standing {
-            Standing::Attached(_, Contact::Lost { why }) => Some(why),
-            Standing::Attached(_, Contact::There) | Standing::Own | Standing::Replay(_) => None,
+    pub fn lost_reason(&self) -> Option<&str> {
+        match &self.attachment {
+            Attachment::Attached(_, GatewayContact::Lost { why }) => Some(why),
+            Attachment::Attached(_, GatewayContact::There) | Attachment::Own | Attachment::Replay(_) => None,
         }
     }
 
     /// Takes a new standing; says whether the screen changes by it.
-    pub fn stand(&mut self, standing: Standing) -> bool {
-        let changed = self.standing != standing;
-        self.standing = standing;
+    pub fn set_attachment(&mut self, standing: Attachment) -> bool {
+        let changed = self.attachment != standing;
+        self.attachment = standing;
         changed
     }
 
-    pub fn context(&self) -> Context {
-        match (&self.open, &self.detail) {
-            (Open::Nothing, None) => Context::Screen(self.screen),
-            (Open::Nothing, Some(_)) => Context::Detail(self.screen),
-            (Open::Help { .. }, _) => Context::Help,
-            (Open::Typing(_), _) => Context::Typing,
-            (Open::AskQuit, _) => Context::AskQuit,
-            (Open::Ask(_), _) => Context::Ask,
+    pub fn context(&self) -> KeyContext {
+        match (&self.overlay, &self.detail) {
+            (Overlay::Nothing, None) => KeyContext::Screen(self.screen),
+            (Overlay::Nothing, Some(_)) => KeyContext::Detail(self.screen),
+            (Overlay::Help { .. }, _) => KeyContext::Help,
+            (Overlay::Typing(_), _) => KeyContext::Typing,
+            (Overlay::AskQuit, _) => KeyContext::AskQuit,
+            (Overlay::Ask(_), _) => KeyContext::Ask,
         }
     }
 
     /// Where the help was asked for.
-    pub fn context_below(&self) -> Context {
+    pub fn context_below(&self) -> KeyContext {
         match self.detail {
-            None => Context::Screen(self.screen),
-            Some(_) => Context::Detail(self.screen),
+            None => KeyContext::Screen(self.screen),
+            Some(_) => KeyContext::Detail(self.screen),
         }
     }
 
     /// Takes a new picture; says whether the screen changes by it.
-    pub fn take(&mut self, snapshot: Arc<Snapshot>) -> bool {
+    pub fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) -> bool {
         let silent = self.silent_seconds.take().is_some();
         let seconds_before = self.latest.uptime_seconds as u64;
         let changed = *self.latest != *snapshot;
         self.profiles_aged |= self.latest.profile != snapshot.profile;
         self.latest = snapshot;
-        self.history.hear(&self.latest);
+        self.history.take_snapshot(&self.latest);
         if let Some(frozen) = &mut self.frozen {
             // Only the age of the frozen picture moves, by whole seconds.
             let is_second = seconds_before != self.latest.uptime_seconds as u64;
             if is_second {
-                frozen.changes = changes(&frozen.held, &self.latest);
+                frozen.changes = count_changes(&frozen.held, &self.latest);
             }
             return silent || is_second;
         }
@@ -363,10 +364,10 @@ impl App {
     }
 
     /// No snapshot has come for so long; says whether the screen changes by it.
-    pub fn silent_for(&mut self, seconds: u64) -> bool {
-        let telling = seconds >= STALE_SECONDS || self.lost().is_some();
+    pub fn set_silence(&mut self, seconds: u64) -> bool {
+        let telling = seconds >= STALE_SECONDS || self.lost_reason().is_some();
         // A recording has times of its own, and they are told.
-        let replayed = matches!(self.standing, Standing::Replay(_));
+        let replayed = matches!(self.attachment, Attachment::Replay(_));
         let silent = (telling && !replayed).then_some(seconds);
         let changed = silent != self.silent_seconds;
         self.silent_seconds = silent;
@@ -374,90 +375,93 @@ impl App {
     }
 
     /// What the screen asks for by itself, so that what it shows goes on being true.
-    pub fn wish(&mut self) -> Option<Command> {
-        let shows_profiles = self.screen == Screen::Profiles && !matches!(self.standing, Standing::Replay(_));
+    pub fn background_command(&mut self) -> Option<Command> {
+        let shows_profiles =
+            self.screen == Screen::Profiles && !matches!(self.attachment, Attachment::Replay(_));
         let aged = shows_profiles && std::mem::take(&mut self.profiles_aged);
-        let refused = self.reload == Reload::Refused;
+        let refused = self.reload == ReloadState::Refused;
         if refused {
-            self.reload = Reload::Told;
+            self.reload = ReloadState::Shown;
         }
         (aged || refused).then_some(Command::Profiles)
     }
 
-    pub fn answered(&mut self, answer: Answer) {
-        let said = self.said.take();
+    pub fn take_answer(&mut self, answer: CommandAnswer) {
+        let said = self.message.take();
         self.reload = match (self.reload, &answer) {
-            (Reload::Asked, Answer::Refused(_)) => Reload::Refused,
-            (told, Answer::Profiles(_)) => told,
-            _ => Reload::None,
+            (ReloadState::Asked, CommandAnswer::Refused(_)) => ReloadState::Refused,
+            (told, CommandAnswer::Profiles(_)) => told,
+            _ => ReloadState::None,
         };
         // A reload or a switch may be behind it.
-        self.profiles_aged |= matches!(answer, Answer::Done(_));
-        self.said = Some(match answer {
-            Answer::Done(text) | Answer::Cut(text) => Said::Done(text),
-            Answer::Planned(plan) => {
-                self.said = None;
+        self.profiles_aged |= matches!(answer, CommandAnswer::Done(_));
+        self.message = Some(match answer {
+            CommandAnswer::Done(text) | CommandAnswer::Cut(text) => StatusMessage::Done(text),
+            CommandAnswer::Planned(plan) => {
+                self.message = None;
                 // Another question may have been asked meanwhile.
-                if matches!(self.open, Open::Nothing) {
-                    self.open = Open::Ask(Question::Switch(plan));
+                if matches!(self.overlay, Overlay::Nothing) {
+                    self.overlay = Overlay::Ask(Confirmation::Switch(plan));
                 }
                 return;
             }
-            Answer::Refused(text) => Said::Refused(text),
-            Answer::Verified(report) if report.passed => Said::Done(report.line()),
-            Answer::Verified(report) => Said::Refused(report.line()),
-            Answer::Status(_) => Said::Done("the gateway sent its snapshot".into()),
-            Answer::Profiles(profiles) => {
+            CommandAnswer::Refused(text) => StatusMessage::Refused(text),
+            CommandAnswer::Verified(report) if report.passed => StatusMessage::Done(report.line()),
+            CommandAnswer::Verified(report) => StatusMessage::Refused(report.line()),
+            CommandAnswer::Status(_) => StatusMessage::Done("the gateway sent its snapshot".into()),
+            CommandAnswer::Profiles(profiles) => {
                 self.lists.profiles = profiles;
                 self.profiles_aged = false;
                 self.arrange();
                 // What was asked for is on the screen: there is nothing to say of it.
-                self.said = said.filter(|said| !matches!(said, Said::Waiting(_)));
+                self.message = said.filter(|said| !matches!(said, StatusMessage::Waiting(_)));
                 return;
             }
         });
     }
 
     /// A command is on its way.
-    pub fn asked(&mut self, command: &Command) {
-        self.reload = if *command == Command::Reload { Reload::Asked } else { Reload::None };
-        self.said = Some(Said::Waiting(described(command)));
+    pub fn note_sent(&mut self, command: &Command) {
+        self.reload = if *command == Command::Reload { ReloadState::Asked } else { ReloadState::None };
+        self.message = Some(StatusMessage::Waiting(describe_command(command)));
     }
 
     /// What is wrong with the profile that a reload was refused for, with the lines it is about.
     pub fn refused_profile(&self) -> Option<&ProfileRow> {
         let row = self.lists.profiles.iter().find(|row| row.is_current && !row.problems.is_empty());
-        row.filter(|_| self.reload == Reload::Told && matches!(self.said, Some(Said::Refused(_))))
+        row.filter(|_| {
+            self.reload == ReloadState::Shown && matches!(self.message, Some(StatusMessage::Refused(_)))
+        })
     }
 
     /// Something that was asked of the world is done, or is not.
-    pub fn told(&mut self, told: Result<String, String>) {
-        self.said = Some(match told {
-            Ok(text) => Said::Done(text),
-            Err(text) => Said::Refused(text),
+    pub fn note_result(&mut self, told: Result<String, String>) {
+        self.message = Some(match told {
+            Ok(text) => StatusMessage::Done(text),
+            Err(text) => StatusMessage::Refused(text),
         });
     }
 
     pub fn press(&mut self, key: KeyEvent) -> Reaction {
-        let said = self.said.take();
-        match keys::action(self.context(), key) {
-            Some(action) if self.standing.offers(action) => return self.act(action),
+        let said = self.message.take();
+        match keys::action_for(self.context(), key) {
+            Some(action) if self.attachment.offers(action) => return self.perform(action),
             Some(action) if action.changes() => {
                 self.refuse(LOOKS_ONLY);
                 return Reaction::Redraw;
             }
             Some(_) | None => {}
         }
-        if let Open::Typing(line) = &mut self.open
+        if let Overlay::Typing(line) = &mut self.overlay
             && line.press(key)
         {
             self.follow_typing();
             return Reaction::Redraw;
         }
-        if matches!(self.open, Open::AskQuit | Open::Ask(_)) {
+        if matches!(self.overlay, Overlay::AskQuit | Overlay::Ask(_)) {
             // A question is closed by any key that does not answer it: what is typed by mistake must
             // not lead to its yes.
-            self.open = Open::Nothing;
+            self.overlay = Overlay::Nothing;
             return Reaction::Redraw;
         }
         if said.is_some() { Reaction::Redraw } else { Reaction::Nothing }
@@ -465,28 +469,28 @@ impl App {
 
     /// Text from the clipboard: it belongs into a line that is being typed, and is dropped elsewhere.
     pub fn paste(&mut self, pasted: &str) -> Reaction {
-        let Open::Typing(line) = &mut self.open else {
+        let Overlay::Typing(line) = &mut self.overlay else {
             self.refuse("pasted text is no command here; `/` takes a filter, `:` a command");
             return Reaction::Redraw;
         };
-        line.insert(&text::clean(pasted, pasted.len()));
+        line.insert(&text::clean_text(pasted, pasted.len()));
         self.follow_typing();
         Reaction::Redraw
     }
 
     /// A filter that is being typed filters already; under a bad one the list is as it was before.
     pub(super) fn follow_typing(&mut self) {
-        if let Open::Typing(line) = &mut self.open
+        if let Overlay::Typing(line) = &mut self.overlay
             && line.is_filter()
         {
-            match Filter::parse(line.text()) {
+            match SessionFilter::parse(line.text()) {
                 Ok(filter) => {
                     line.wrong = None;
                     self.lists.order.filter = filter;
                 }
                 Err(why) => {
                     line.wrong = Some(why);
-                    let before = line.before().and_then(|before| Filter::parse(before).ok());
+                    let before = line.before().and_then(|before| SessionFilter::parse(before).ok());
                     self.lists.order.filter = before.unwrap_or_default();
                 }
             }
@@ -494,9 +498,9 @@ impl App {
         }
     }
 
-    pub(super) fn freeze(&mut self) {
+    pub(super) fn toggle_freeze(&mut self) {
         if self.frozen.take().is_none() {
-            self.frozen = Some(Frozen { held: Arc::clone(&self.latest), changes: 0 });
+            self.frozen = Some(FrozenSnapshot { held: Arc::clone(&self.latest), changes: 0 });
         } else {
             self.arrange();
         }
@@ -506,13 +510,13 @@ impl App {
         self.alert = self.alert.wrapping_add(1);
     }
 
-    pub(super) fn mask(&mut self) {
+    pub(super) fn toggle_masking(&mut self) {
         self.addresses = self.addresses.toggled();
     }
 
     /// Sorts the rows anew; each cursor follows its row.
     pub(super) fn arrange(&mut self) {
-        let shown = self.shown();
+        let shown = self.shown_snapshot();
         self.lists.arrange(&shown);
     }
 
@@ -522,7 +526,7 @@ impl App {
     }
 }
 
-fn described(command: &Command) -> String {
+fn describe_command(command: &Command) -> String {
     match command {
         Command::Status => "asking for a snapshot".into(),
         Command::Profiles => "reading the profiles".into(),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::telemetry::snapshot::Snapshot;
 
 /// Sessions that came or went, pools that stand otherwise, and notices that are new.
-pub fn changes(held: &Snapshot, latest: &Snapshot) -> usize {
+pub fn count_changes(held: &Snapshot, latest: &Snapshot) -> usize {
     let ids = |snapshot: &'_ Snapshot| -> HashSet<_> {
         snapshot.sessions.iter().map(|row| (row.role, row.id.clone())).collect()
     };

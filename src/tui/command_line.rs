@@ -6,8 +6,8 @@ use crate::tui::keys::{self, Action};
 
 /// A line on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    kind: Kind,
+pub struct InputLine {
+    kind: InputKind,
     text: String,
     /// What is wrong with what stands there now.
     pub wrong: Option<String>,
@@ -19,7 +19,7 @@ pub struct Line {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+enum InputKind {
     Command,
     /// With the filter there was before, for Esc.
     Filter {
@@ -27,28 +27,28 @@ enum Kind {
     },
 }
 
-impl Line {
+impl InputLine {
     pub fn command(text: &str) -> Self {
-        Self::new(Kind::Command, text)
+        Self::new(InputKind::Command, text)
     }
 
     pub fn filter(before: &str) -> Self {
-        Self::new(Kind::Filter { before: before.into() }, before)
+        Self::new(InputKind::Filter { before: before.into() }, before)
     }
 
-    fn new(kind: Kind, text: &str) -> Self {
+    fn new(kind: InputKind, text: &str) -> Self {
         Self { kind, text: text.into(), wrong: None, back: 0, draft: String::new(), scroll: 0 }
     }
 
     pub fn is_filter(&self) -> bool {
-        matches!(self.kind, Kind::Filter { .. })
+        matches!(self.kind, InputKind::Filter { .. })
     }
 
     /// The filter as it was before.
     pub fn before(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Filter { before } => Some(before),
-            Kind::Command => None,
+            InputKind::Filter { before } => Some(before),
+            InputKind::Command => None,
         }
     }
 
@@ -153,14 +153,14 @@ pub fn parse(text: &str) -> Result<(Action, Option<&str>), String> {
     let argument = Some(rest.trim()).filter(|rest| !rest.is_empty());
     let action =
         known.ok_or_else(|| format!("no command `{word}`; the list above shows what there is"))?.action;
-    match (argument, takes(action)) {
+    match (argument, argument_name(action)) {
         (Some(_), None) => Err(format!("`{word}` takes nothing behind it")),
         _ => Ok((action, argument)),
     }
 }
 
 /// What may stand behind the word of an action.
-pub fn takes(action: Action) -> Option<&'static str> {
+pub fn argument_name(action: Action) -> Option<&'static str> {
     match action {
         Action::Close => Some("SESSION"),
         Action::Drain => Some("SERVICE"),
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn words_are_completed_as_far_as_they_agree() {
         let complete = |text: &str, candidates: &[&str]| {
-            let mut line = Line::command(text);
+            let mut line = InputLine::command(text);
             line.complete(&candidates.iter().map(|&word| word.into()).collect::<Vec<_>>());
             (line.text, line.wrong)
         };
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn lines_typed_before_come_back_each_to_its_kind() {
         let typed = [":reload", "/web", ":stop"].map(String::from);
-        let mut line = Line::command("");
+        let mut line = InputLine::command("");
         line.earlier(&typed);
         assert_eq!(line.text(), "stop");
         line.earlier(&typed);
@@ -215,7 +215,7 @@ mod tests {
         line.later(&typed);
         line.later(&typed);
         assert_eq!(line.text(), "", "what was being typed");
-        let mut line = Line::filter("");
+        let mut line = InputLine::filter("");
         line.earlier(&typed);
         assert_eq!(line.text(), "web");
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     profile::Mode,
-    tui::{app::App, filter::Row, lists, privacy::Addresses, screen::Screen},
+    tui::{app::App, filter::ListedSession, lists, privacy::AddressMasking, screen::Screen},
 };
 
 /// One object: what is listed, of which gateway and when, and its rows.
@@ -16,8 +16,8 @@ pub fn table(app: &App) -> serde_json::Result<String> {
             let order = app.order();
             let rows = order.rows(shown, 0..order.len()).into_iter();
             rows.map(|row| match row {
-                Row::Open(row) => value(row),
-                Row::Ended(row) => value(row),
+                ListedSession::Open(row) => value(row),
+                ListedSession::Ended(row) => value(row),
             })
             .collect::<serde_json::Result<Vec<_>>>()?
         }
@@ -33,7 +33,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
         "filter": app.order().filter.text,
         "rows": rows,
     });
-    mask(&mut table, app.addresses());
+    mask_addresses(&mut table, app.addresses());
     serde_json::to_string_pretty(&table)
 }
 
@@ -46,15 +46,15 @@ fn values<'a, T: Serialize + 'a>(rows: impl IntoIterator<Item = &'a T>) -> serde
 }
 
 /// A client's whole address is hidden, elsewhere every IP address.
-fn mask(value: &mut Value, addresses: Addresses) {
+fn mask_addresses(value: &mut Value, addresses: AddressMasking) {
     match value {
         Value::String(text) => *text = addresses.text(text),
-        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, addresses)),
+        Value::Array(values) => values.iter_mut().for_each(|value| mask_addresses(value, addresses)),
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
                     Value::String(client) if name == "client" => *client = addresses.client(client),
-                    _ => mask(value, addresses),
+                    _ => mask_addresses(value, addresses),
                 }
             }
         }

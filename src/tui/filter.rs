@@ -11,42 +11,42 @@
 use regex::{Regex, RegexBuilder};
 
 use crate::{
-    profile::{Mode, Role},
+    profile::{Half, Mode},
     telemetry::snapshot::{EndedRow, ServiceRow, SessionPhase, SessionRow, Snapshot},
 };
 
 /// A filter that can be used; an empty one lets every session through.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct SessionFilter {
     /// As it was typed.
     pub text: String,
-    terms: Vec<Term>,
+    terms: Vec<FilterTerm>,
 }
 
 #[derive(Debug, Clone)]
-struct Term {
+struct FilterTerm {
     is_inverted: bool,
-    test: Test,
+    test: FilterTest,
 }
 
 #[derive(Debug, Clone)]
-enum Test {
-    Anywhere(Pattern),
-    In(Field, Pattern),
+enum FilterTest {
+    Anywhere(TextPattern),
+    In(FilterField, TextPattern),
     Port(u16),
-    More(Amount, f64),
-    Less(Amount, f64),
+    More(FilterAmount, f64),
+    Less(FilterAmount, f64),
 }
 
 #[derive(Debug, Clone)]
-enum Pattern {
+enum TextPattern {
     /// In lower case.
     Word(String),
     Regex(Regex),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+enum FilterField {
     Id,
     Client,
     Service,
@@ -61,7 +61,7 @@ enum Field {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Amount {
+enum FilterAmount {
     Up,
     Down,
     Rate,
@@ -72,35 +72,35 @@ enum Amount {
 }
 
 /// Each with what it is, for who types.
-const FIELDS: [(&str, Field, &str); 12] = [
-    ("client", Field::Client, "its address"),
-    ("service", Field::Service, "its name"),
-    ("peer", Field::Peer, "the other gateway"),
-    ("via", Field::Peer, "the same"),
-    ("target", Field::Target, "the backend's address"),
-    ("state", Field::State, "waiting, ended, ..."),
-    ("mode", Field::Mode, "direct, forward, reverse"),
-    ("code", Field::Code, "how it ended: TW, or T"),
-    ("reason", Field::Reason, "why it ended"),
-    ("port", Field::Port, "of any of its ends"),
-    ("id", Field::Id, "of the session"),
-    ("half", Field::Half, "dmz, internal"),
+const FIELDS: [(&str, FilterField, &str); 12] = [
+    ("client", FilterField::Client, "its address"),
+    ("service", FilterField::Service, "its name"),
+    ("peer", FilterField::Peer, "the other gateway"),
+    ("via", FilterField::Peer, "the same"),
+    ("target", FilterField::Target, "the backend's address"),
+    ("state", FilterField::State, "waiting, ended, ..."),
+    ("mode", FilterField::Mode, "direct, forward, reverse"),
+    ("code", FilterField::Code, "how it ended: TW, or T"),
+    ("reason", FilterField::Reason, "why it ended"),
+    ("port", FilterField::Port, "of any of its ends"),
+    ("id", FilterField::Id, "of the session"),
+    ("half", FilterField::Half, "dmz, internal"),
 ];
 
-const AMOUNTS: [(&str, Amount, &str); 9] = [
-    ("in", Amount::Up, "B/s from the client: in>1M"),
-    ("out", Amount::Down, "B/s to the client: out>20k"),
-    ("up", Amount::Up, "the same as in"),
-    ("down", Amount::Down, "the same as out"),
-    ("rate", Amount::Rate, "bytes a second, both ways"),
-    ("total", Amount::Total, "bytes in all, both ways"),
-    ("age", Amount::Age, "since it began: age>5m"),
-    ("idle", Amount::Idle, "since its last byte: idle>30s"),
-    ("wait", Amount::Wait, "for a link: wait>100ms"),
+const AMOUNTS: [(&str, FilterAmount, &str); 9] = [
+    ("in", FilterAmount::Up, "B/s from the client: in>1M"),
+    ("out", FilterAmount::Down, "B/s to the client: out>20k"),
+    ("up", FilterAmount::Up, "the same as in"),
+    ("down", FilterAmount::Down, "the same as out"),
+    ("rate", FilterAmount::Rate, "bytes a second, both ways"),
+    ("total", FilterAmount::Total, "bytes in all, both ways"),
+    ("age", FilterAmount::Age, "since it began: age>5m"),
+    ("idle", FilterAmount::Idle, "since its last byte: idle>30s"),
+    ("wait", FilterAmount::Wait, "for a link: wait>100ms"),
 ];
 
 /// What may begin a term, with a line about it; other names for the same are left out.
-pub fn names() -> impl Iterator<Item = (String, &'static str)> {
+pub fn field_names() -> impl Iterator<Item = (String, &'static str)> {
     let fields = FIELDS.iter().map(|(name, _, help)| (format!("{name}:"), *help));
     let names = fields.chain(AMOUNTS.iter().map(|(name, _, help)| (format!("{name}>"), *help)));
     names.filter(|(_, help)| !help.starts_with("the same"))
@@ -108,12 +108,12 @@ pub fn names() -> impl Iterator<Item = (String, &'static str)> {
 
 /// One session as a filter sees it, open or ended.
 #[derive(Debug, Clone, Copy)]
-pub enum Row<'a> {
+pub enum ListedSession<'a> {
     Open(&'a SessionRow),
     Ended(&'a EndedRow),
 }
 
-impl Filter {
+impl SessionFilter {
     /// What was typed, as a filter; else what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut terms = Vec::new();
@@ -130,13 +130,13 @@ impl Filter {
         self.terms.is_empty()
     }
 
-    pub fn matches(&self, snapshot: &Snapshot, row: Row<'_>) -> bool {
+    pub fn matches(&self, snapshot: &Snapshot, row: ListedSession<'_>) -> bool {
         self.terms.iter().all(|term| term.test.holds(snapshot, row) != term.is_inverted)
     }
 }
 
 /// The first term of a line, and what stands behind it. A pattern may hold spaces.
-fn first_term(text: &str) -> Result<(Term, &str), String> {
+fn first_term(text: &str) -> Result<(FilterTerm, &str), String> {
     let (is_inverted, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
     let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
     let (name, sign, value) = match rest[..end].find([':', '<', '>', '/']) {
@@ -146,21 +146,26 @@ fn first_term(text: &str) -> Result<(Term, &str), String> {
         _ => ("", ":", rest),
     };
     if let Some(pattern) = value.strip_prefix('/').filter(|_| sign == ":") {
-        let (pattern, behind) = closed(pattern).ok_or("a pattern ends in `/` as it begins: /app-[12]/")?;
+        let (pattern, behind) =
+            split_pattern(pattern).ok_or("a pattern ends in `/` as it begins: /app-[12]/")?;
         if name == "port" {
             return Err("a port is a number: port:8443".into());
         }
-        let pattern = Pattern::Regex(regex(pattern)?);
-        let test = if name.is_empty() { Test::Anywhere(pattern) } else { Test::In(field(name)?, pattern) };
-        return Ok((Term { is_inverted, test }, behind));
+        let pattern = TextPattern::Regex(regex(pattern)?);
+        let test = if name.is_empty() {
+            FilterTest::Anywhere(pattern)
+        } else {
+            FilterTest::In(field(name)?, pattern)
+        };
+        return Ok((FilterTerm { is_inverted, test }, behind));
     }
     let (value, behind) = value.split_at(value.find(char::is_whitespace).unwrap_or(value.len()));
     let test = match (name, value) {
         ("", "") => return Err("`!` stands alone; write the word that must not match behind it".into()),
-        ("", word) => Test::Anywhere(Pattern::Word(word.to_ascii_lowercase())),
+        ("", word) => FilterTest::Anywhere(TextPattern::Word(word.to_ascii_lowercase())),
         (name, value) => test(name, sign, value)?,
     };
-    Ok((Term { is_inverted, test }, behind))
+    Ok((FilterTerm { is_inverted, test }, behind))
 }
 
 fn is_name(text: &str) -> bool {
@@ -168,7 +173,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Up to the slash that ends a word; one inside a word, as in `a/b`, ends nothing.
-fn closed(text: &str) -> Option<(&str, &str)> {
+fn split_pattern(text: &str) -> Option<(&str, &str)> {
     let ends = |at: usize| text[at + 1..].chars().next().is_none_or(char::is_whitespace);
     let at = text.match_indices('/').map(|(at, _)| at).find(|&at| at > 0 && ends(at))?;
     Some((&text[..at], &text[at + 1..]))
@@ -184,37 +189,39 @@ fn regex(pattern: &str) -> Result<Regex, String> {
     })
 }
 
-fn field(name: &str) -> Result<Field, String> {
+fn field(name: &str) -> Result<FilterField, String> {
     let known = || FIELDS.map(|(name, ..)| name).join(", ");
     let field = FIELDS.iter().find(|(field, ..)| *field == name).map(|(_, field, _)| *field);
     field.ok_or_else(|| format!("no field `{name}`; there are {}", known()))
 }
 
-fn test(name: &str, sign: &str, value: &str) -> Result<Test, String> {
+fn test(name: &str, sign: &str, value: &str) -> Result<FilterTest, String> {
     if value.is_empty() {
         return Err(format!("`{name}{sign}` lacks a value"));
     }
     if sign == ":" {
         return match field(name)? {
-            Field::Port => value.parse().map(Test::Port).map_err(|_| format!("`{value}` is no port")),
-            field => Ok(Test::In(field, Pattern::Word(value.to_ascii_lowercase()))),
+            FilterField::Port => {
+                value.parse().map(FilterTest::Port).map_err(|_| format!("`{value}` is no port"))
+            }
+            field => Ok(FilterTest::In(field, TextPattern::Word(value.to_ascii_lowercase()))),
         };
     }
     let amount = AMOUNTS.iter().find(|(known, ..)| *known == name);
     let known = || AMOUNTS.map(|(name, ..)| name).join(", ");
     let (_, amount, _) = amount.ok_or_else(|| format!("no amount `{name}`; there are {}", known()))?;
     let number = number(*amount, value)?;
-    Ok(if sign == ">" { Test::More(*amount, number) } else { Test::Less(*amount, number) })
+    Ok(if sign == ">" { FilterTest::More(*amount, number) } else { FilterTest::Less(*amount, number) })
 }
 
 /// `1.5M` of bytes, `100ms`, `90s`, `5m`, `2h` or `1d` of time.
-fn number(amount: Amount, value: &str) -> Result<f64, String> {
+fn number(amount: FilterAmount, value: &str) -> Result<f64, String> {
     let (units, example): (&[(&str, f64)], _) = match amount {
-        Amount::Age | Amount::Idle | Amount::Wait => (
+        FilterAmount::Age | FilterAmount::Idle | FilterAmount::Wait => (
             &[("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)],
             "100ms, 30s, 5m or 2h",
         ),
-        Amount::Up | Amount::Down | Amount::Rate | Amount::Total => {
+        FilterAmount::Up | FilterAmount::Down | FilterAmount::Rate | FilterAmount::Total => {
             (&[("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("", 1.0)], "500, 20k or 1.5M")
         }
     };
@@ -228,12 +235,12 @@ fn number(amount: Amount, value: &str) -> Result<f64, String> {
     }
 }
 
-impl Test {
-    fn holds(&self, snapshot: &Snapshot, row: Row<'_>) -> bool {
+impl FilterTest {
+    fn holds(&self, snapshot: &Snapshot, row: ListedSession<'_>) -> bool {
         match self {
             // Of all it is the beginning: the second letter says when, the first who.
-            Self::In(Field::Code, Pattern::Word(word)) => row
-                .text(snapshot, Field::Code)
+            Self::In(FilterField::Code, TextPattern::Word(word)) => row
+                .text(snapshot, FilterField::Code)
                 .is_some_and(|code| code.to_ascii_lowercase().starts_with(word)),
             Self::In(field, pattern) => row.text(snapshot, *field).is_some_and(|text| pattern.is_in(text)),
             Self::Anywhere(pattern) => {
@@ -247,7 +254,7 @@ impl Test {
     }
 }
 
-impl Pattern {
+impl TextPattern {
     fn is_in(&self, text: &str) -> bool {
         match self {
             Self::Word(word) => contains(text, word),
@@ -256,7 +263,7 @@ impl Pattern {
     }
 }
 
-impl<'a> Row<'a> {
+impl<'a> ListedSession<'a> {
     pub fn id(self) -> &'a str {
         match self {
             Self::Open(row) => &row.id,
@@ -264,43 +271,43 @@ impl<'a> Row<'a> {
         }
     }
 
-    pub fn role(self) -> Role {
+    pub fn role(self) -> Half {
         match self {
             Self::Open(row) => row.role,
             Self::Ended(row) => row.role,
         }
     }
 
-    fn text(self, snapshot: &'a Snapshot, field: Field) -> Option<&'a str> {
+    fn text(self, snapshot: &'a Snapshot, field: FilterField) -> Option<&'a str> {
         let (id, client, service, peer, role) = match self {
             Self::Open(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),
             Self::Ended(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),
         };
         Some(match field {
-            Field::Id => id,
-            Field::Client => client,
-            Field::Service => service,
-            Field::Peer => peer.as_deref()?,
-            Field::Target => self.target(snapshot)?,
-            Field::State => self.state(),
-            Field::Half => match role {
-                Role::Dmz => "dmz",
-                Role::Internal => "internal",
+            FilterField::Id => id,
+            FilterField::Client => client,
+            FilterField::Service => service,
+            FilterField::Peer => peer.as_deref()?,
+            FilterField::Target => self.target(snapshot)?,
+            FilterField::State => self.state(),
+            FilterField::Half => match role {
+                Half::Dmz => "dmz",
+                Half::Internal => "internal",
             },
-            Field::Mode => match snapshot.mode {
+            FilterField::Mode => match snapshot.mode {
                 Mode::Direct => "direct",
                 Mode::Forward => "forward",
                 Mode::Reverse => "reverse",
             },
-            Field::Code => match self {
+            FilterField::Code => match self {
                 Self::Open(_) => return None,
                 Self::Ended(row) => &row.end,
             },
-            Field::Reason => match self {
+            FilterField::Reason => match self {
                 Self::Open(_) => return None,
                 Self::Ended(row) => &row.reason,
             },
-            Field::Port => return None,
+            FilterField::Port => return None,
         })
     }
 
@@ -337,20 +344,29 @@ impl<'a> Row<'a> {
     }
 
     /// `None`: not known of such a row, so neither more nor less than anything.
-    fn amount(self, amount: Amount) -> Option<f64> {
+    fn amount(self, amount: FilterAmount) -> Option<f64> {
         let of = |bytes: u64| Some(bytes as f64);
         match (self, amount) {
-            (Self::Open(row), Amount::Up) => of(row.rate_up),
-            (Self::Open(row), Amount::Down) => of(row.rate_down),
-            (Self::Open(row), Amount::Rate) => of(row.rate_up.saturating_add(row.rate_down)),
-            (Self::Open(row), Amount::Total) => of(row.bytes_up.saturating_add(row.bytes_down)),
-            (Self::Open(row), Amount::Age) => Some(row.age_seconds),
-            (Self::Open(row), Amount::Idle) => Some(row.idle_seconds),
-            (Self::Open(row), Amount::Wait) if row.phase == SessionPhase::Waiting => Some(row.age_seconds),
-            (Self::Open(row), Amount::Wait) => row.waited_ms.map(|ms| ms / 1e3),
-            (Self::Ended(row), Amount::Total) => of(row.bytes_up.saturating_add(row.bytes_down)),
-            (Self::Ended(row), Amount::Age) => Some(row.seconds),
-            (Self::Ended(_), Amount::Up | Amount::Down | Amount::Rate | Amount::Idle | Amount::Wait) => None,
+            (Self::Open(row), FilterAmount::Up) => of(row.rate_up),
+            (Self::Open(row), FilterAmount::Down) => of(row.rate_down),
+            (Self::Open(row), FilterAmount::Rate) => of(row.rate_up.saturating_add(row.rate_down)),
+            (Self::Open(row), FilterAmount::Total) => of(row.bytes_up.saturating_add(row.bytes_down)),
+            (Self::Open(row), FilterAmount::Age) => Some(row.age_seconds),
+            (Self::Open(row), FilterAmount::Idle) => Some(row.idle_seconds),
+            (Self::Open(row), FilterAmount::Wait) if row.phase == SessionPhase::Waiting => {
+                Some(row.age_seconds)
+            }
+            (Self::Open(row), FilterAmount::Wait) => row.waited_ms.map(|ms| ms / 1e3),
+            (Self::Ended(row), FilterAmount::Total) => of(row.bytes_up.saturating_add(row.bytes_down)),
+            (Self::Ended(row), FilterAmount::Age) => Some(row.seconds),
+            (
+                Self::Ended(_),
+                FilterAmount::Up
+                | FilterAmount::Down
+                | FilterAmount::Rate
+                | FilterAmount::Idle
+                | FilterAmount::Wait,
+            ) => None,
         }
     }
 }
@@ -380,16 +396,16 @@ fn contains(text: &str, word: &str) -> bool {
 }
 
 /// Where a word without a field is looked for: in what stands in the row.
-const ANYWHERE: [Field; 9] = [
-    Field::Client,
-    Field::Service,
-    Field::Peer,
-    Field::Target,
-    Field::State,
-    Field::Code,
-    Field::Reason,
-    Field::Id,
-    Field::Half,
+const ANYWHERE: [FilterField; 9] = [
+    FilterField::Client,
+    FilterField::Service,
+    FilterField::Peer,
+    FilterField::Target,
+    FilterField::State,
+    FilterField::Code,
+    FilterField::Reason,
+    FilterField::Id,
+    FilterField::Half,
 ];
 /// A pattern is typed in one line.
 const REGEX_BYTES_MAX: usize = 256 << 10;
@@ -402,7 +418,7 @@ mod tests {
     fn row() -> SessionRow {
         SessionRow {
             id: "0049ad".into(),
-            role: Role::Dmz,
+            role: Half::Dmz,
             service: "Orders".into(),
             client: "203.0.113.7:51220".into(),
             peer: Some("internal-2".into()),
@@ -422,7 +438,7 @@ mod tests {
     fn ended() -> EndedRow {
         EndedRow {
             id: "0049ae".into(),
-            role: Role::Dmz,
+            role: Half::Dmz,
             service: "Orders".into(),
             client: "203.0.113.9:51221".into(),
             peer: None,
@@ -439,7 +455,7 @@ mod tests {
         let service = ServiceRow {
             accept: vec!["ws://0.0.0.0:8001/chat".into()],
             connect: Some("app-1.corp:8443".into()),
-            ..ServiceRow::new(Role::Dmz, "Orders")
+            ..ServiceRow::new(Half::Dmz, "Orders")
         };
         Snapshot { services: vec![service], ..Snapshot::new("edge", Mode::Reverse) }
     }
@@ -481,7 +497,7 @@ mod tests {
             ("app-1.corp:8443", true),
         ] {
             assert_eq!(
-                Filter::parse(text).unwrap().matches(&snapshot(), Row::Open(&row)),
+                SessionFilter::parse(text).unwrap().matches(&snapshot(), ListedSession::Open(&row)),
                 expected,
                 "{text}"
             );
@@ -499,8 +515,8 @@ mod tests {
             ("in>0", false),
             ("!in>0", true),
         ] {
-            let filter = Filter::parse(text).unwrap();
-            assert_eq!(filter.matches(&snapshot(), Row::Ended(&ended())), expected, "{text}");
+            let filter = SessionFilter::parse(text).unwrap();
+            assert_eq!(filter.matches(&snapshot(), ListedSession::Ended(&ended())), expected, "{text}");
         }
     }
 
@@ -519,7 +535,7 @@ mod tests {
             ("port:http", "`http` is no port"),
             ("up>fast", "`fast` is no amount here; write 500"),
         ] {
-            let wrong = Filter::parse(text).unwrap_err();
+            let wrong = SessionFilter::parse(text).unwrap_err();
             assert!(wrong.starts_with(expected), "{text}: {wrong}");
         }
     }
@@ -527,8 +543,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_brings_it_down(text: String) {
-            if let Ok(filter) = Filter::parse(&text) {
-                filter.matches(&snapshot(), Row::Open(&row()));
+            if let Ok(filter) = SessionFilter::parse(&text) {
+                filter.matches(&snapshot(), ListedSession::Open(&row()));
             }
         }
     }

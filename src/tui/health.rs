@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    profile::Role,
+    profile::Half,
     telemetry::snapshot::{PoolRow, PoolState, Snapshot},
 };
 
 /// The other gateways that are remembered, and those of them that are linked.
 #[derive(Debug, Default, PartialEq)]
-pub struct Peers {
+pub struct PeerCounts {
     pub linked: usize,
     pub known: usize,
     /// Since the last of them was lost.
@@ -19,13 +19,13 @@ pub struct Peers {
 
 /// Of one half, as links are. A gateway is known by its name and its address: several may share a name.
 /// One that dials a link for each session keeps none ready, and is there while its pool is healthy.
-pub fn peers(snapshot: &Snapshot) -> Peers {
-    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
-    peers_of(snapshot.pools.iter().filter(|pool| pool.role == counted))
+pub fn count_peers(snapshot: &Snapshot) -> PeerCounts {
+    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
+    count_peers_of(snapshot.pools.iter().filter(|pool| pool.role == counted))
 }
 
 /// Those behind these pools.
-pub fn peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> Peers {
+pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCounts {
     let (mut peers, mut gone_seconds) = (BTreeMap::new(), None);
     for pool in pools.filter(|pool| pool.peer.is_some() || pool.address.is_some()) {
         let linked = pool.ready > 0 || pool.carrying > 0 || pool.state == PoolState::Healthy;
@@ -33,13 +33,13 @@ pub fn peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> Peers {
         gone_seconds = [gone_seconds, pool.gone_seconds].into_iter().flatten().reduce(f64::min);
     }
     let linked = peers.values().filter(|&&linked| linked).count();
-    Peers { linked, known: peers.len(), gone_seconds }
+    PeerCounts { linked, known: peers.len(), gone_seconds }
 }
 
 /// Links ready of those wanted: what one pool has too many is of no use to another. Of one half: both
 /// ends of a link stand in a pair's snapshot.
 pub fn links_ready(snapshot: &Snapshot) -> (usize, usize) {
-    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
+    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
     let pools = snapshot.pools.iter().filter(|pool| pool.role == counted);
     pools.fold((0, 0), |sum, pool| (sum.0 + pool.ready.min(pool.target), sum.1 + pool.target))
 }
@@ -54,7 +54,7 @@ mod tests {
             state,
             ready,
             target: 8,
-            ..PoolRow::new(Role::Dmz, "orders".into())
+            ..PoolRow::new(Half::Dmz, "orders".into())
         }
     }
 
@@ -65,13 +65,13 @@ mod tests {
             ..pool(PoolState::Healthy, ready)
         };
         let gone = PoolRow { gone_seconds: Some(34.0), state: PoolState::Down, ..at("10.0.0.6", 0) };
-        let inner = PoolRow { role: Role::Internal, peer: Some("dmz".into()), ..at("10.0.0.1", 8) };
+        let inner = PoolRow { role: Half::Internal, peer: Some("dmz".into()), ..at("10.0.0.1", 8) };
         let seen = Snapshot {
-            roles: vec![Role::Dmz, Role::Internal],
+            roles: vec![Half::Dmz, Half::Internal],
             pools: vec![at("10.0.0.5", 8), gone, inner],
             ..Snapshot::new("edge", crate::profile::Mode::Reverse)
         };
-        assert_eq!(peers(&seen), Peers { linked: 1, known: 2, gone_seconds: Some(34.0) });
+        assert_eq!(count_peers(&seen), PeerCounts { linked: 1, known: 2, gone_seconds: Some(34.0) });
     }
 
     #[test]

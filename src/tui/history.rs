@@ -6,39 +6,39 @@
 use std::collections::HashMap;
 
 use crate::{
-    profile::Role,
+    profile::Half,
     telemetry::snapshot::{Snapshot, TrafficSample},
 };
 
 /// The last minutes, while the screen has watched.
 #[derive(Debug, Default)]
-pub struct History {
+pub struct RateHistory {
     /// Of the whole gateway.
-    all: Series,
-    services: HashMap<(Role, String), Series>,
+    all: RateSeries,
+    services: HashMap<(Half, String), RateSeries>,
     heard_at: f64,
 }
 
 #[derive(Debug, Default)]
-struct Series {
+struct RateSeries {
     /// By the second of the gateway's life.
     samples: Vec<(u64, TrafficSample)>,
     last: Option<(f64, TrafficSample)>,
 }
 
-impl History {
-    pub fn hear(&mut self, snapshot: &Snapshot) {
+impl RateHistory {
+    pub fn take_snapshot(&mut self, snapshot: &Snapshot) {
         let now = snapshot.uptime_seconds;
         if now < self.heard_at {
             // Another gateway, or a recording that was wound back.
             self.services.clear();
-            self.all = Series::default();
+            self.all = RateSeries::default();
         }
         self.heard_at = now;
-        self.hear_all(snapshot);
+        self.take_totals(snapshot);
         for service in &snapshot.services {
             let totals = TrafficSample { up: service.totals.bytes_up, down: service.totals.bytes_down };
-            self.services.entry((service.role, service.name.clone())).or_default().hear(now, totals);
+            self.services.entry((service.role, service.name.clone())).or_default().take_sample(now, totals);
         }
         self.services.retain(|(role, name), _| {
             snapshot.services.iter().any(|service| service.role == *role && service.name == *name)
@@ -47,7 +47,7 @@ impl History {
 
     /// From its totals, as for services; what this screen has not watched, from the gateway's own samples of
     /// the last two minutes.
-    fn hear_all(&mut self, snapshot: &Snapshot) {
+    fn take_totals(&mut self, snapshot: &Snapshot) {
         let now = snapshot.uptime_seconds;
         let is_watched = self.all.last.is_some_and(|(at, _)| now - at <= LONGEST_SECONDS);
         if !is_watched {
@@ -59,7 +59,10 @@ impl History {
             fresh.reverse();
             self.all.samples.extend(fresh);
         }
-        self.all.hear(now, TrafficSample { up: snapshot.totals.bytes_up, down: snapshot.totals.bytes_down });
+        self.all.take_sample(
+            now,
+            TrafficSample { up: snapshot.totals.bytes_up, down: snapshot.totals.bytes_down },
+        );
     }
 
     /// Bytes a second of the gateway, by the second of its life, oldest first.
@@ -68,13 +71,13 @@ impl History {
     }
 
     /// Bytes a second of a service, by the second of the gateway's life, oldest first.
-    pub fn of(&self, role: Role, name: &str) -> &[(u64, TrafficSample)] {
+    pub fn of(&self, role: Half, name: &str) -> &[(u64, TrafficSample)] {
         self.services.get(&(role, name.to_owned())).map_or(&[], |series| &series.samples)
     }
 }
 
-impl Series {
-    fn hear(&mut self, now: f64, totals: TrafficSample) {
+impl RateSeries {
+    fn take_sample(&mut self, now: f64, totals: TrafficSample) {
         let Some((at, before)) = self.last else {
             self.last = Some((now, totals));
             return;
@@ -95,26 +98,26 @@ impl Series {
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
         let sample = TrafficSample { up: rate(totals.up, before.up), down: rate(totals.down, before.down) };
         self.samples.push((now as u64, sample));
-        keep(&mut self.samples, now as u64);
+        keep_recent(&mut self.samples, now as u64);
     }
 }
 
-fn keep(samples: &mut Vec<(u64, TrafficSample)>, now: u64) {
-    let oldest = now.saturating_sub(Window::LONGEST.seconds());
+fn keep_recent(samples: &mut Vec<(u64, TrafficSample)>, now: u64) {
+    let oldest = now.saturating_sub(ChartWindow::LONGEST.seconds());
     samples.retain(|(second, _)| *second > oldest);
 }
 
 /// How far back the curves go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window(usize);
+pub struct ChartWindow(usize);
 
-impl Default for Window {
+impl Default for ChartWindow {
     fn default() -> Self {
         Self(2)
     }
 }
 
-impl Window {
+impl ChartWindow {
     const ALL: [(u64, &'static str); 5] =
         [(30, "last 30 s"), (60, "last min"), (120, "last 2 min"), (300, "last 5 min"), (600, "last 10 min")];
     pub const LONGEST: Self = Self(Self::ALL.len() - 1);
@@ -144,52 +147,52 @@ mod tests {
     use super::*;
     use crate::{
         profile::Mode,
-        telemetry::snapshot::{ServiceRow, Totals},
+        telemetry::snapshot::{ServiceRow, TrafficTotals},
     };
 
     fn snapshot(uptime_seconds: f64, bytes_up: u64) -> Snapshot {
-        let totals = Totals { bytes_up, ..Totals::default() };
-        let service = ServiceRow { totals, ..ServiceRow::new(Role::Dmz, "orders") };
+        let totals = TrafficTotals { bytes_up, ..TrafficTotals::default() };
+        let service = ServiceRow { totals, ..ServiceRow::new(Half::Dmz, "orders") };
         Snapshot { uptime_seconds, services: vec![service], ..Snapshot::new("demo", Mode::Reverse) }
     }
 
     #[test]
     fn rates_come_from_totals_and_silence_is_a_gap() {
-        let mut history = History::default();
+        let mut history = RateHistory::default();
         for (at, bytes) in [(1.0, 0), (1.5, 50), (2.0, 100), (9.0, 900), (10.0, 1000)] {
-            history.hear(&snapshot(at, bytes));
+            history.take_snapshot(&snapshot(at, bytes));
         }
         let seen: Vec<_> =
-            history.of(Role::Dmz, "orders").iter().map(|(second, sample)| (*second, sample.up)).collect();
+            history.of(Half::Dmz, "orders").iter().map(|(second, sample)| (*second, sample.up)).collect();
         assert_eq!(seen, [(2, 100), (10, 100)], "the seven silent seconds are in no sample");
-        history.hear(&snapshot(3.0, 0));
-        assert!(history.of(Role::Dmz, "orders").is_empty(), "another life");
+        history.take_snapshot(&snapshot(3.0, 0));
+        assert!(history.of(Half::Dmz, "orders").is_empty(), "another life");
     }
 
     #[test]
     fn totals_that_go_back_are_those_of_another_gateway() {
-        let mut history = History::default();
+        let mut history = RateHistory::default();
         for (at, bytes) in [(1.0, 0), (2.0, 900), (3.0, 0), (4.0, 7)] {
-            history.hear(&snapshot(at, bytes));
+            history.take_snapshot(&snapshot(at, bytes));
         }
-        let seen: Vec<_> = history.of(Role::Dmz, "orders").iter().map(|(_, sample)| sample.up).collect();
+        let seen: Vec<_> = history.of(Half::Dmz, "orders").iter().map(|(_, sample)| sample.up).collect();
         assert_eq!(seen, [7]);
     }
 
     #[test]
     fn ten_minutes_are_kept() {
-        let mut history = History::default();
-        (0..900).for_each(|second| history.hear(&snapshot(f64::from(second), 0)));
-        assert_eq!((history.of(Role::Dmz, "orders").len(), history.all().len()), (600, 600));
+        let mut history = RateHistory::default();
+        (0..900).for_each(|second| history.take_snapshot(&snapshot(f64::from(second), 0)));
+        assert_eq!((history.of(Half::Dmz, "orders").len(), history.all().len()), (600, 600));
     }
 
     #[test]
     fn what_was_not_watched_of_the_gateway_it_tells_itself() {
-        let mut history = History::default();
-        let hear = |history: &mut History, at, traffic: &[u64], bytes_up| {
+        let mut history = RateHistory::default();
+        let hear = |history: &mut RateHistory, at, traffic: &[u64], bytes_up| {
             let traffic = traffic.iter().map(|&up| TrafficSample { up, down: 0 }).collect();
-            let totals = Totals { bytes_up, ..Totals::default() };
-            history.hear(&Snapshot { traffic, totals, ..snapshot(at, 0) });
+            let totals = TrafficTotals { bytes_up, ..TrafficTotals::default() };
+            history.take_snapshot(&Snapshot { traffic, totals, ..snapshot(at, 0) });
         };
         hear(&mut history, 100.0, &[1, 2, 3], 6);
         hear(&mut history, 101.0, &[1, 2, 3], 11);

@@ -5,17 +5,17 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use Key::{Char, Code, Ctrl};
-use Place::{Asked, AskedToQuit, Detail, Everywhere, Helping, Lists, On, Typing};
+use BindingScope::{Asked, AskedToQuit, Detail, Everywhere, Helping, Lists, On, Typing};
+use KeyPress::{Char, Code, Ctrl};
 
 use crate::{
-    record::Play,
-    tui::{screen::Screen, symbols::Symbols},
+    record::PlayerAction,
+    tui::{screen::Screen, symbols::SymbolSet},
 };
 
 /// What the keys speak to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Context {
+pub enum KeyContext {
     /// A screen with its list.
     Screen(Screen),
     /// All that is known of one row of a screen.
@@ -31,7 +31,7 @@ pub enum Context {
 
 /// Where a line of the table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum BindingScope {
     /// On every screen and every detail.
     Everywhere,
     /// On every screen, and not on details.
@@ -64,7 +64,7 @@ pub enum Action {
     Flip,
     /// Of a recording: pause.
     Freeze,
-    Play(Play),
+    Play(PlayerAction),
     NextAlert,
     Close,
     Drain,
@@ -97,7 +97,7 @@ pub enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
+pub enum KeyPress {
     Char(char),
     Ctrl(char),
     Code(KeyCode),
@@ -105,9 +105,9 @@ pub enum Key {
 
 /// One line of the table.
 #[derive(Debug)]
-pub struct Binding {
-    pub place: Place,
-    pub keys: &'static [Key],
+pub struct KeyBinding {
+    pub place: BindingScope,
+    pub keys: &'static [KeyPress],
     pub action: Action,
     /// Its word on the command line; empty where a key is all there is.
     pub word: &'static str,
@@ -118,23 +118,29 @@ pub struct Binding {
 }
 
 /// The action of `key` in `context`; `None` when it does nothing there.
-pub fn action(context: Context, key: KeyEvent) -> Option<Action> {
-    let key = Key::pressed(key)?;
-    of(context).find(|binding| binding.keys.contains(&key)).map(|binding| binding.action)
+pub fn action_for(context: KeyContext, key: KeyEvent) -> Option<Action> {
+    let key = KeyPress::pressed(key)?;
+    bindings_in(context).find(|binding| binding.keys.contains(&key)).map(|binding| binding.action)
 }
 
 /// The lines of one context, in the order they are shown.
-pub fn of(context: Context) -> impl Iterator<Item = &'static Binding> {
+pub fn bindings_in(context: KeyContext) -> impl Iterator<Item = &'static KeyBinding> {
     BINDINGS.iter().filter(move |binding| binding.place.covers(context))
 }
 
-impl Place {
-    fn covers(self, context: Context) -> bool {
+impl BindingScope {
+    fn covers(self, context: KeyContext) -> bool {
         match (self, context) {
-            (Everywhere, Context::Screen(_) | Context::Detail(_)) | (Lists, Context::Screen(_)) => true,
-            (On(screens), Context::Screen(screen) | Context::Detail(screen)) => screens.contains(&screen),
-            (Detail, Context::Detail(_)) | (Helping, Context::Help) => true,
-            (Typing, Context::Typing) | (Asked, Context::Ask) | (AskedToQuit, Context::AskQuit) => true,
+            (Everywhere, KeyContext::Screen(_) | KeyContext::Detail(_)) | (Lists, KeyContext::Screen(_)) => {
+                true
+            }
+            (On(screens), KeyContext::Screen(screen) | KeyContext::Detail(screen)) => {
+                screens.contains(&screen)
+            }
+            (Detail, KeyContext::Detail(_)) | (Helping, KeyContext::Help) => true,
+            (Typing, KeyContext::Typing) | (Asked, KeyContext::Ask) | (AskedToQuit, KeyContext::AskQuit) => {
+                true
+            }
             _ => false,
         }
     }
@@ -174,7 +180,7 @@ impl Action {
     }
 }
 
-impl Binding {
+impl KeyBinding {
     /// What a newcomer needs comes first in the help: how to leave, go back, look closer, find, close.
     pub fn help_rank(&self) -> usize {
         let first = [Action::Quit, Action::Back, Action::Enter, Action::Filter, Action::Close, Action::Help];
@@ -183,7 +189,7 @@ impl Binding {
     }
 }
 
-impl Key {
+impl KeyPress {
     /// Releases and repeats of a held modifier are no presses; unknown modifiers are no keys.
     fn pressed(event: KeyEvent) -> Option<Self> {
         if event.kind != KeyEventKind::Press {
@@ -199,7 +205,7 @@ impl Key {
     }
 
     /// How the key is written on the screen.
-    pub fn name(self, symbols: &Symbols) -> String {
+    pub fn name(self, symbols: &SymbolSet) -> String {
         match self {
             Self::Char(' ') => "Space".into(),
             Self::Char(letter) => letter.into(),
@@ -215,24 +221,24 @@ impl Key {
 }
 
 const fn line(
-    place: Place,
-    keys: &'static [Key],
+    place: BindingScope,
+    keys: &'static [KeyPress],
     action: Action,
     word: &'static str,
     label: &'static str,
     hint: Option<&'static str>,
-) -> Binding {
-    Binding { place, keys, action, word, label, hint }
+) -> KeyBinding {
+    KeyBinding { place, keys, action, word, label, hint }
 }
 
-const SESSIONS: Place = On(&[Screen::Overview, Screen::Sessions]);
+const SESSIONS: BindingScope = On(&[Screen::Overview, Screen::Sessions]);
 /// Where traffic is drawn, and where not.
-const CHARTED: Place = On(&[Screen::Overview, Screen::Services]);
-const UNCHARTED: Place = On(&[Screen::Pool, Screen::Sessions, Screen::Events, Screen::Profiles]);
-const SERVICES: Place = On(&[Screen::Overview, Screen::Pool, Screen::Sessions, Screen::Services]);
+const CHARTED: BindingScope = On(&[Screen::Overview, Screen::Services]);
+const UNCHARTED: BindingScope = On(&[Screen::Pool, Screen::Sessions, Screen::Events, Screen::Profiles]);
+const SERVICES: BindingScope = On(&[Screen::Overview, Screen::Pool, Screen::Sessions, Screen::Services]);
 
 #[rustfmt::skip]
-pub const BINDINGS: &[Binding] = &[
+pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('j'), Code(KeyCode::Down)], Action::Down, "", "down", None),
     line(Everywhere, &[Char('k'), Code(KeyCode::Up)], Action::Up, "", "up", None),
     line(Everywhere, &[Code(KeyCode::PageDown)], Action::PageDown, "", "ten lines down", None),
@@ -261,12 +267,12 @@ pub const BINDINGS: &[Binding] = &[
     line(Everywhere, &[Char('v')], Action::Verify, "verify", "walk the checklist", Some("verify")),
     line(Everywhere, &[Char('n')], Action::Resize, "resize", "keep so many links ready", Some("resize")),
     line(Everywhere, &[], Action::Stop, "stop", "drain, then end", None),
-    line(Everywhere, &[Char('.')], Action::Play(Play::StepOn), "", "next picture", Some("step")),
-    line(Everywhere, &[Char(',')], Action::Play(Play::StepBack), "", "picture before", None),
-    line(Everywhere, &[Char('>')], Action::Play(Play::MinuteOn), "", "a minute on", None),
-    line(Everywhere, &[Char('<')], Action::Play(Play::MinuteBack), "", "a minute back", None),
-    line(Everywhere, &[Char(']')], Action::Play(Play::Faster), "", "twice as fast", Some("faster")),
-    line(Everywhere, &[Char('[')], Action::Play(Play::Slower), "", "half as fast", Some("slower")),
+    line(Everywhere, &[Char('.')], Action::Play(PlayerAction::StepOn), "", "next picture", Some("step")),
+    line(Everywhere, &[Char(',')], Action::Play(PlayerAction::StepBack), "", "picture before", None),
+    line(Everywhere, &[Char('>')], Action::Play(PlayerAction::MinuteOn), "", "a minute on", None),
+    line(Everywhere, &[Char('<')], Action::Play(PlayerAction::MinuteBack), "", "a minute back", None),
+    line(Everywhere, &[Char(']')], Action::Play(PlayerAction::Faster), "", "twice as fast", Some("faster")),
+    line(Everywhere, &[Char('[')], Action::Play(PlayerAction::Slower), "", "half as fast", Some("slower")),
     line(Everywhere, &[Char(' ')], Action::Freeze, "freeze", "freeze the picture, or go on", Some("freeze")),
     line(SERVICES, &[Char('d')], Action::Drain, "drain", "no new sessions of its service", Some("drain")),
     line(On(&[Screen::Pool]), &[Char('x')], Action::Dismiss, "dismiss", "forget a gateway that was lost", Some("dismiss")),
@@ -309,17 +315,18 @@ pub const BINDINGS: &[Binding] = &[
 mod tests {
     use super::*;
 
-    fn contexts() -> Vec<Context> {
-        let screens =
-            Screen::ALL.into_iter().flat_map(|screen| [Context::Screen(screen), Context::Detail(screen)]);
-        screens.chain([Context::Help, Context::Typing, Context::AskQuit, Context::Ask]).collect()
+    fn contexts() -> Vec<KeyContext> {
+        let screens = Screen::ALL
+            .into_iter()
+            .flat_map(|screen| [KeyContext::Screen(screen), KeyContext::Detail(screen)]);
+        screens.chain([KeyContext::Help, KeyContext::Typing, KeyContext::AskQuit, KeyContext::Ask]).collect()
     }
 
     #[test]
     fn no_key_means_two_things_in_one_context() {
         for context in contexts() {
             let mut seen = Vec::new();
-            for binding in of(context) {
+            for binding in bindings_in(context) {
                 for key in binding.keys {
                     assert!(!seen.contains(key), "{context:?}: {key:?} twice: {binding:?}");
                     seen.push(*key);
@@ -436,15 +443,15 @@ mod tests {
     #[test]
     fn modifiers_and_releases_are_told_apart() {
         let press = |code, modifiers| KeyEvent::new(code, modifiers);
-        let here = Context::Screen(Screen::Sessions);
+        let here = KeyContext::Screen(Screen::Sessions);
         let c = KeyCode::Char('c');
-        assert_eq!(action(here, press(c, KeyModifiers::CONTROL)), Some(Action::Quit));
-        assert_eq!(action(here, press(c, KeyModifiers::NONE)), None);
-        assert_eq!(action(here, press(KeyCode::Char('z'), KeyModifiers::NONE)), None);
-        assert_eq!(action(here, press(KeyCode::Char('x'), KeyModifiers::ALT)), None);
-        assert_eq!(action(here, press(KeyCode::Char('G'), KeyModifiers::SHIFT)), Some(Action::Last));
+        assert_eq!(action_for(here, press(c, KeyModifiers::CONTROL)), Some(Action::Quit));
+        assert_eq!(action_for(here, press(c, KeyModifiers::NONE)), None);
+        assert_eq!(action_for(here, press(KeyCode::Char('z'), KeyModifiers::NONE)), None);
+        assert_eq!(action_for(here, press(KeyCode::Char('x'), KeyModifiers::ALT)), None);
+        assert_eq!(action_for(here, press(KeyCode::Char('G'), KeyModifiers::SHIFT)), Some(Action::Last));
         let mut release = press(KeyCode::Char('q'), KeyModifiers::NONE);
         release.kind = KeyEventKind::Release;
-        assert_eq!(action(here, release), None);
+        assert_eq!(action_for(here, release), None);
     }
 }

@@ -6,27 +6,27 @@ use crate::{
         health::severity,
         snapshot::{Notice, PoolRow, ProfileRow, ServiceRow, Snapshot},
     },
-    tui::{order::Order, screen::Screen},
+    tui::{order::SessionOrder, screen::Screen},
 };
 
 /// What the six lists show, as far as it is not in the snapshot.
 #[derive(Debug, Default)]
-pub struct Lists {
-    pub order: Order,
+pub struct ListState {
+    pub order: SessionOrder,
     /// As the gateway told them last.
     pub profiles: Vec<ProfileRow>,
     /// Overview and sessions list the same and have one cursor.
-    cursors: [Option<Cursor>; Screen::ALL.len()],
+    cursors: [Option<ListCursor>; Screen::ALL.len()],
 }
 
 /// A row under the cursor. It is known by its key, and stands on this line now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Cursor {
+struct ListCursor {
     key: String,
     line: usize,
 }
 
-impl Lists {
+impl ListState {
     pub fn selected_line(&self, screen: Screen) -> Option<usize> {
         self.cursor(screen).map(|cursor| cursor.line)
     }
@@ -36,8 +36,8 @@ impl Lists {
         self.cursor(screen).map(|cursor| cursor.key.as_str())
     }
 
-    fn cursor(&self, screen: Screen) -> Option<&Cursor> {
-        self.cursors[place(screen)].as_ref()
+    fn cursor(&self, screen: Screen) -> Option<&ListCursor> {
+        self.cursors[screen_index(screen)].as_ref()
     }
 
     /// Moves the cursor from its line, if it has one, to another; the second number is the last line.
@@ -48,15 +48,16 @@ impl Lists {
         line: impl Fn(Option<usize>, usize) -> usize,
     ) {
         let Some(last) = self.len(screen, snapshot).checked_sub(1) else {
-            self.cursors[place(screen)] = None;
+            self.cursors[screen_index(screen)] = None;
             return;
         };
         let line = line(self.selected_line(screen), last).min(last);
-        self.cursors[place(screen)] = self.key(screen, snapshot, line).map(|key| Cursor { key, line });
+        self.cursors[screen_index(screen)] =
+            self.key(screen, snapshot, line).map(|key| ListCursor { key, line });
     }
 
     pub fn select_none(&mut self, screen: Screen) {
-        self.cursors[place(screen)] = None;
+        self.cursors[screen_index(screen)] = None;
     }
 
     /// Sorts anew; each cursor follows its row, and is gone with it: a neighbour was never chosen, and
@@ -66,7 +67,7 @@ impl Lists {
         for screen in Screen::ALL.into_iter().filter(|&screen| screen != Screen::Overview) {
             let Some(cursor) = self.cursor(screen).cloned() else { continue };
             let line = self.line_of(screen, snapshot, &cursor.key);
-            self.cursors[place(screen)] = line.map(|line| Cursor { line, ..cursor });
+            self.cursors[screen_index(screen)] = line.map(|line| ListCursor { line, ..cursor });
         }
     }
 
@@ -117,7 +118,7 @@ impl Lists {
     }
 }
 
-fn place(screen: Screen) -> usize {
+fn screen_index(screen: Screen) -> usize {
     if screen.lists_sessions() { Screen::Sessions.index() } else { screen.index() }
 }
 

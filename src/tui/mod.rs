@@ -1,4 +1,4 @@
-//! The screen: a terminal dashboard over a [`Handle`](crate::gateway::handle::Handle).
+//! The screen: a terminal dashboard over a [`GatewayHandle`](crate::gateway::handle::Handle).
 //!
 //! It runs on a thread of its own with a runtime of its own, because a terminal that nobody reads
 //! blocks whoever draws. It draws nothing but snapshots and changes nothing but by commands, so
@@ -9,42 +9,42 @@
 //! snapshots ──► app ──► view ──────► terminal
 //! ```
 
-mod acts;
 pub mod app;
 mod changes;
 mod command_line;
+mod confirmation;
 mod export;
 mod filter;
+mod frame_pacing;
 pub mod health;
 mod history;
 pub mod keys;
 mod lists;
-pub mod look;
 mod mouse;
 mod order;
-mod pace;
 pub mod privacy;
 mod progress;
-mod question;
 mod run;
 pub mod screen;
 pub mod signals;
 pub mod source;
+pub mod style;
 mod suggest;
 mod summary;
 pub mod symbols;
 mod terminal;
 pub mod theme;
 mod thread;
+mod update;
 pub mod view;
 
 pub use crate::telemetry::format;
-pub use terminal::{can_open, leave};
+pub use terminal::{check_terminal, leave_terminal};
 pub use thread::{Dashboard, spawn};
 
 /// Why the screen has ended, which says what the process does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ScreenEnd {
     /// The operator quits: the process should stop.
     Quit,
     /// The operator leaves the gateway running headless.

@@ -7,14 +7,14 @@ use std::{
 };
 
 use crate::{
-    profile::Role,
+    profile::Half,
     telemetry::snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
-    tui::filter::{Filter, Row},
+    tui::filter::{ListedSession, SessionFilter},
 };
 
 /// The column the list goes by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Column {
+pub enum SortColumn {
     /// Those that wait first, then the busiest.
     #[default]
     Trouble,
@@ -28,7 +28,7 @@ pub enum Column {
     Down,
 }
 
-impl Column {
+impl SortColumn {
     pub const ALL: [Self; 9] = [
         Self::Trouble,
         Self::Busiest,
@@ -104,10 +104,10 @@ impl Column {
 
 /// The listed rows of one snapshot: the open ones in order, below them those that just ended.
 #[derive(Debug, Default)]
-pub struct Order {
-    pub column: Column,
+pub struct SessionOrder {
+    pub column: SortColumn,
     pub is_flipped: bool,
-    pub filter: Filter,
+    pub filter: SessionFilter,
     /// Places of [`Snapshot::sessions`], as they are shown.
     open: Vec<usize>,
     /// Places of [`Snapshot::ended`].
@@ -121,7 +121,7 @@ pub struct Order {
     sorted_at_seconds: Option<f64>,
 }
 
-impl Order {
+impl SessionOrder {
     /// Between two sorts rows keep their order and new ones come last.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
@@ -130,19 +130,19 @@ impl Order {
         self.listable = 0;
         self.open.clear();
         for (place, row) in rows.iter().enumerate() {
-            if row.role == Role::Internal && outer.contains(&*row.id) {
+            if row.role == Half::Internal && outer.contains(&*row.id) {
                 self.inner.insert(row.id.clone(), place);
                 continue;
             }
             self.listable += 1;
-            if self.filter.matches(snapshot, Row::Open(row)) {
+            if self.filter.matches(snapshot, ListedSession::Open(row)) {
                 self.open.push(place);
             }
         }
         outer.extend(outer_ids(snapshot, snapshot.ended.iter().map(|row| (row.role, &*row.id))));
         let is_shown = |row: &EndedRow| {
-            let is_inner = row.role == Role::Internal && outer.contains(&*row.id);
-            snapshot_keeps(row) && !is_inner && self.filter.matches(snapshot, Row::Ended(row))
+            let is_inner = row.role == Half::Internal && outer.contains(&*row.id);
+            snapshot_keeps(row) && !is_inner && self.filter.matches(snapshot, ListedSession::Ended(row))
         };
         let ended = snapshot.ended.iter().enumerate();
         self.ended = ended.filter(|(_, row)| is_shown(row)).map(|(place, _)| place).collect();
@@ -162,7 +162,7 @@ impl Order {
         self.sorted_at_seconds = Some(now);
     }
 
-    /// Sorts at the next [`Order::arrange`], however soon: the operator has asked.
+    /// Sorts at the next [`SessionOrder::arrange`], however soon: the operator has asked.
     pub fn sort_soon(&mut self) {
         self.sorted_at_seconds = None;
     }
@@ -192,36 +192,36 @@ impl Order {
 
     /// The inner half's part of a session whose other part is listed.
     pub fn inner<'a>(&self, snapshot: &'a Snapshot, row: &SessionRow) -> Option<&'a SessionRow> {
-        let &place = self.inner.get(&row.id).filter(|_| row.role == Role::Dmz)?;
+        let &place = self.inner.get(&row.id).filter(|_| row.role == Half::Dmz)?;
         snapshot.sessions.get(place).filter(|inner| inner.id == row.id)
     }
 
     /// The rows of some lines; lines that do not exist are left out.
-    pub fn rows<'a>(&self, snapshot: &'a Snapshot, lines: Range<usize>) -> Vec<Row<'a>> {
+    pub fn rows<'a>(&self, snapshot: &'a Snapshot, lines: Range<usize>) -> Vec<ListedSession<'a>> {
         let end = lines.end.min(self.len());
         (lines.start.min(end)..end).filter_map(|line| self.row(snapshot, line)).collect()
     }
 
-    pub fn row<'a>(&self, snapshot: &'a Snapshot, line: usize) -> Option<Row<'a>> {
+    pub fn row<'a>(&self, snapshot: &'a Snapshot, line: usize) -> Option<ListedSession<'a>> {
         match self.open.get(line) {
-            Some(&place) => snapshot.sessions.get(place).map(Row::Open),
+            Some(&place) => snapshot.sessions.get(place).map(ListedSession::Open),
             None => {
                 let &place = self.ended.get(line.checked_sub(self.open.len())?)?;
-                snapshot.ended.get(place).map(Row::Ended)
+                snapshot.ended.get(place).map(ListedSession::Ended)
             }
         }
     }
 
     /// The line on which a row stands.
-    pub fn line_of(&self, snapshot: &Snapshot, is_it: impl Fn(Row<'_>) -> bool) -> Option<usize> {
+    pub fn line_of(&self, snapshot: &Snapshot, is_it: impl Fn(ListedSession<'_>) -> bool) -> Option<usize> {
         (0..self.len()).find(|&line| self.row(snapshot, line).is_some_and(&is_it))
     }
 }
 
 /// In a pair, the sessions whose outer part is in the picture: the inner part of one is told with it.
-fn outer_ids<'a>(snapshot: &Snapshot, rows: impl Iterator<Item = (Role, &'a str)>) -> HashSet<&'a str> {
-    let is_pair = snapshot.roles.contains(&Role::Dmz) && snapshot.roles.contains(&Role::Internal);
-    rows.filter(|(role, _)| is_pair && *role == Role::Dmz).map(|(_, id)| id).collect()
+fn outer_ids<'a>(snapshot: &Snapshot, rows: impl Iterator<Item = (Half, &'a str)>) -> HashSet<&'a str> {
+    let is_pair = snapshot.roles.contains(&Half::Dmz) && snapshot.roles.contains(&Half::Internal);
+    rows.filter(|(role, _)| is_pair && *role == Half::Dmz).map(|(_, id)| id).collect()
 }
 
 fn snapshot_keeps(row: &EndedRow) -> bool {

@@ -7,12 +7,12 @@ pub const HIDDEN: &str = "(hidden)";
 
 /// Whether addresses of clients are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Addresses {
+pub enum AddressMasking {
     Shown,
     Hidden,
 }
 
-impl Addresses {
+impl AddressMasking {
     pub fn toggled(self) -> Self {
         match self {
             Self::Shown => Self::Hidden,
@@ -32,19 +32,19 @@ impl Addresses {
     pub fn text(self, text: &str) -> String {
         match self {
             Self::Shown => text.into(),
-            Self::Hidden => text.split_inclusive(parts_words).map(hide_word).collect(),
+            Self::Hidden => text.split_inclusive(separates_words).map(hide_word).collect(),
         }
     }
 }
 
-fn parts_words(letter: char) -> bool {
+fn separates_words(letter: char) -> bool {
     letter.is_whitespace()
         || matches!(letter, '=' | ',' | ';' | '(' | ')' | '"' | '\'' | '/' | '<' | '>' | '@')
 }
 
 /// A word may end in the sign that parts it from the next one, and in a stop.
 fn hide_word(word: &str) -> String {
-    let core = word.trim_end_matches(|letter| parts_words(letter) || matches!(letter, '.' | ':'));
+    let core = word.trim_end_matches(|letter| separates_words(letter) || matches!(letter, '.' | ':'));
     let bare = core.trim_start_matches('[').trim_end_matches(']');
     if bare.parse::<IpAddr>().is_ok() || core.parse::<SocketAddr>().is_ok() {
         return word.replacen(core, HIDDEN, 1);
@@ -69,8 +69,8 @@ mod tests {
             ("at 14:02:09", "at 14:02:09"),
         ];
         for (text, expected) in cases {
-            assert_eq!(Addresses::Hidden.text(text), expected);
-            assert_eq!(Addresses::Shown.text(text), text);
+            assert_eq!(AddressMasking::Hidden.text(text), expected);
+            assert_eq!(AddressMasking::Shown.text(text), text);
         }
     }
 }

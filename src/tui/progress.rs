@@ -1,16 +1,16 @@
 //! Where a replay is, in words.
 
 use crate::{
-    record::{Progress, State},
+    record::{PlayerState, ReplayProgress},
     tui::format,
 };
 
 /// `REPLAY 21:50:18Z 00:41/05:00 x4`.
-pub fn words(progress: &Progress) -> String {
+pub fn describe_progress(progress: &ReplayProgress) -> String {
     let word = match progress.state {
-        State::Playing => "REPLAY",
-        State::Paused => "PAUSED",
-        State::Ended => "END",
+        PlayerState::Playing => "REPLAY",
+        PlayerState::Paused => "PAUSED",
+        PlayerState::Ended => "END",
     };
     let at = humantime::format_rfc3339_seconds(progress.at).to_string();
     // Its day and its hour part at a T.
@@ -24,7 +24,7 @@ pub fn words(progress: &Progress) -> String {
 }
 
 /// What is missing after this picture.
-pub fn gap(progress: &Progress) -> Option<String> {
+pub fn describe_gap(progress: &ReplayProgress) -> Option<String> {
     let gap = format::whole_span(progress.gap?.as_secs_f64());
     Some(format!("after this picture nothing was recorded for {gap}"))
 }

@@ -24,37 +24,37 @@ use tokio::{
 };
 
 use crate::{
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Command, CommandAnswer},
     telemetry::snapshot::{GatewayPhase, Snapshot},
     tui::{
-        Ended,
-        app::{App, Export, Mouse, Reaction},
-        look::Look,
-        pace::Pace,
-        source::{News, Source},
+        ScreenEnd,
+        app::{App, MouseCapture, Reaction, TableExport},
+        frame_pacing::FramePacing,
+        source::{ScreenSource, SourceEvent},
+        style::ScreenStyle,
         terminal, view,
     },
 };
 
 /// The screen while it runs.
-pub struct Screen<B: Backend> {
+pub struct ScreenLoop<B: Backend> {
     terminal: Terminal<B>,
     area: Rect,
     app: App,
-    source: Source,
-    pace: Pace,
+    source: ScreenSource,
+    pacing: FramePacing,
     /// A new size, taken at the next frame: dragging a window gives many.
     resized: Option<Size>,
     /// Answers on their way, [`ASKING_MAX`] at most.
-    asking: FuturesUnordered<BoxFuture<'static, Answer>>,
+    asking: FuturesUnordered<BoxFuture<'static, CommandAnswer>>,
     heard_at: Instant,
     frames: u64,
 }
 
 /// What the loop woke up for.
-enum Woke {
+enum LoopEvent {
     /// The process around the screen ends it.
-    Told(Ended),
+    ToldToEnd(ScreenEnd),
     Key(KeyEvent),
     Mouse(MouseEvent),
     Pasted(String),
@@ -62,24 +62,24 @@ enum Woke {
     /// Input that means nothing here.
     Ignored,
     InputLost,
-    News(News),
-    Answered(Answer),
+    News(SourceEvent),
+    Answered(CommandAnswer),
     FrameDue,
     /// Time to see whether snapshots still come.
     Second,
 }
 
-impl<B: Backend> Screen<B> {
+impl<B: Backend> ScreenLoop<B> {
     /// `terminal` has a fixed viewport of `area`.
-    pub fn new(terminal: Terminal<B>, area: Rect, source: Source, look: Look) -> Self {
+    pub fn new(terminal: Terminal<B>, area: Rect, source: ScreenSource, look: ScreenStyle) -> Self {
         let mut app = App::new(source.first(), look);
-        app.stand(source.standing());
+        app.set_attachment(source.attachment());
         Self {
             terminal,
             area,
             app,
             source,
-            pace: Pace::new(Instant::now()),
+            pacing: FramePacing::new(Instant::now()),
             resized: None,
             asking: FuturesUnordered::new(),
             heard_at: Instant::now(),
@@ -91,15 +91,15 @@ impl<B: Backend> Screen<B> {
     pub async fn run(
         &mut self,
         input: impl Stream<Item = io::Result<Event>>,
-        mut told: mpsc::Receiver<Ended>,
-    ) -> Ended {
+        mut told: mpsc::Receiver<ScreenEnd>,
+    ) -> ScreenEnd {
         let mut input = std::pin::pin!(input);
         loop {
             if self.draw_if_due().is_err() {
-                return Ended::TerminalGone;
+                return ScreenEnd::TerminalGone;
             }
             let woke = self.wait(input.as_mut(), &mut told).await;
-            if let Some(ended) = self.take(woke) {
+            if let Some(ended) = self.handle_wakeup(woke) {
                 return ended;
             }
         }
@@ -108,8 +108,8 @@ impl<B: Backend> Screen<B> {
     /// Follows a gateway that stops until it has, and tells of each second.
     pub async fn follow_stop(&mut self, tell: impl Fn(&Snapshot)) {
         let mut told_at: Option<Instant> = None;
-        while let News::Snapshot(snapshot) = self.source.next().await {
-            self.app.take(Arc::clone(&snapshot));
+        while let SourceEvent::Snapshot(snapshot) = self.source.next().await {
+            self.app.take_snapshot(Arc::clone(&snapshot));
             if snapshot.phase == GatewayPhase::Stopped {
                 return;
             }
@@ -127,125 +127,127 @@ impl<B: Backend> Screen<B> {
     }
 
     /// Every arm may be dropped half-way: streams, channels and clocks lose nothing by it.
-    async fn wait<I>(&mut self, mut input: Pin<&mut I>, told: &mut mpsc::Receiver<Ended>) -> Woke
+    async fn wait<I>(&mut self, mut input: Pin<&mut I>, told: &mut mpsc::Receiver<ScreenEnd>) -> LoopEvent
     where
         I: Stream<Item = io::Result<Event>>,
     {
-        let due = self.pace.due();
+        let due = self.pacing.due();
         let second = self.heard_at + SECOND * (seconds_since(self.heard_at) + 1);
         tokio::select! {
             biased;
             // Closed, nobody is left to tell anything: the screen goes on.
-            Some(told) = told.recv() => Woke::Told(told),
-            event = input.next() => woke_by(event),
-            () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => Woke::FrameDue,
-            Some(answer) = self.asking.next(), if !self.asking.is_empty() => Woke::Answered(answer),
-            news = self.source.next() => Woke::News(news),
-            () = tokio::time::sleep_until(second) => Woke::Second,
+            Some(told) = told.recv() => LoopEvent::ToldToEnd(told),
+            event = input.next() => loop_event(event),
+            () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => LoopEvent::FrameDue,
+            Some(answer) = self.asking.next(), if !self.asking.is_empty() => LoopEvent::Answered(answer),
+            news = self.source.next() => LoopEvent::News(news),
+            () = tokio::time::sleep_until(second) => LoopEvent::Second,
         }
     }
 
-    fn take(&mut self, woke: Woke) -> Option<Ended> {
+    fn handle_wakeup(&mut self, woke: LoopEvent) -> Option<ScreenEnd> {
         match woke {
-            Woke::Told(ended) => return Some(ended),
-            Woke::InputLost => return Some(Ended::TerminalGone),
-            Woke::Key(key) => {
+            LoopEvent::ToldToEnd(ended) => return Some(ended),
+            LoopEvent::InputLost => return Some(ScreenEnd::TerminalGone),
+            LoopEvent::Key(key) => {
                 let reaction = self.app.press(key);
                 return self.carry_out(reaction);
             }
-            Woke::Mouse(event) => {
-                let reaction = self.app.point(event, self.area);
+            LoopEvent::Mouse(event) => {
+                let reaction = self.app.handle_mouse(event, self.area);
                 return self.carry_out(reaction);
             }
-            Woke::Pasted(text) => {
+            LoopEvent::Pasted(text) => {
                 let reaction = self.app.paste(&text);
                 return self.carry_out(reaction);
             }
-            Woke::Resized(size) => {
+            LoopEvent::Resized(size) => {
                 self.resized = Some(size);
-                self.pace.touched();
+                self.pacing.note_input();
             }
-            Woke::News(news) => return self.hear(news),
-            Woke::Answered(answer) => {
-                self.app.answered(answer);
-                self.pace.touched();
-                self.grant_wish();
+            LoopEvent::News(news) => return self.handle_event(news),
+            LoopEvent::Answered(answer) => {
+                self.app.take_answer(answer);
+                self.pacing.note_input();
+                self.send_background_command();
             }
-            Woke::Second => {
+            LoopEvent::Second => {
                 let seconds = u64::from(seconds_since(self.heard_at));
-                self.change(|app| app.silent_for(seconds));
+                self.change(|app| app.set_silence(seconds));
             }
-            Woke::FrameDue | Woke::Ignored => {}
+            LoopEvent::FrameDue | LoopEvent::Ignored => {}
         }
         None
     }
 
-    fn hear(&mut self, news: News) -> Option<Ended> {
+    fn handle_event(&mut self, news: SourceEvent) -> Option<ScreenEnd> {
         match news {
-            News::Snapshot(snapshot) => {
+            SourceEvent::Snapshot(snapshot) => {
                 self.heard_at = Instant::now();
-                self.change(|app| app.take(snapshot));
-                self.grant_wish();
+                self.change(|app| app.take_snapshot(snapshot));
+                self.send_background_command();
             }
-            News::Standing => {}
-            News::Trouble(why) => {
-                self.app.answered(Answer::Refused(why));
-                self.pace.touched();
+            SourceEvent::Attachment => {}
+            SourceEvent::Trouble(why) => {
+                self.app.take_answer(CommandAnswer::Refused(why));
+                self.pacing.note_input();
             }
-            News::Ended => return Some(Ended::GatewayStopped),
+            SourceEvent::Ended => return Some(ScreenEnd::GatewayStopped),
         }
-        let standing = self.source.standing();
-        self.change(|app| app.stand(standing));
+        let standing = self.source.attachment();
+        self.change(|app| app.set_attachment(standing));
         None
     }
 
     fn change(&mut self, change: impl FnOnce(&mut App) -> bool) {
         if change(&mut self.app) {
-            self.pace.changed();
+            self.pacing.note_change();
         }
     }
 
-    fn carry_out(&mut self, reaction: Reaction) -> Option<Ended> {
+    fn carry_out(&mut self, reaction: Reaction) -> Option<ScreenEnd> {
         match reaction {
             Reaction::Nothing => return None,
             Reaction::Redraw => {}
             Reaction::Ask(command) => self.ask(command),
             Reaction::Play(asked) => {
                 if let Some(news) = self.source.play(asked) {
-                    self.hear(news);
+                    self.handle_event(news);
                 }
             }
-            Reaction::Export(export) => self.app.told(write(&export)),
+            Reaction::Export(export) => self.app.note_result(write_export(&export)),
             Reaction::Mouse(mouse) => {
-                if terminal::take_mouse(mouse == Mouse::On).is_err() {
-                    return Some(Ended::TerminalGone);
+                if terminal::take_mouse(mouse == MouseCapture::On).is_err() {
+                    return Some(ScreenEnd::TerminalGone);
                 }
             }
             Reaction::Suspend => {
                 if terminal::suspend().is_err() {
-                    return Some(Ended::TerminalGone);
+                    return Some(ScreenEnd::TerminalGone);
                 }
                 self.resized = Some(terminal::size());
             }
             Reaction::End(ended) => return Some(ended),
         }
-        self.pace.touched();
+        self.pacing.note_input();
         None
     }
 
     fn ask(&mut self, command: Command) {
         if self.asking.len() >= ASKING_MAX {
-            self.app.answered(Answer::Refused("the gateway has not answered the last commands yet".into()));
+            self.app.take_answer(CommandAnswer::Refused(
+                "the gateway has not answered the last commands yet".into(),
+            ));
             return;
         }
-        self.app.asked(&command);
+        self.app.note_sent(&command);
         self.send(command);
     }
 
     /// Asks for what the screen needs of itself, in silence, and later where too much is asked already.
-    fn grant_wish(&mut self) {
+    fn send_background_command(&mut self) {
         if self.asking.len() < ASKING_MAX
-            && let Some(command) = self.app.wish()
+            && let Some(command) = self.app.background_command()
         {
             self.send(command);
         }
@@ -254,15 +256,15 @@ impl<B: Backend> Screen<B> {
     fn send(&mut self, command: Command) {
         let answer = timeout(ANSWER_WAIT, self.source.ask(command));
         self.asking.push(Box::pin(async move {
-            let late = || Answer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
+            let late = || CommandAnswer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
             answer.await.unwrap_or_else(|_| late())
         }));
     }
 
     fn draw_if_due(&mut self) -> Result<(), B::Error> {
         let now = Instant::now();
-        let spoilt = terminal::take_spoilt();
-        if !spoilt && self.pace.due().is_none_or(|due| due > now) {
+        let spoilt = terminal::take_needs_redraw();
+        if !spoilt && self.pacing.due().is_none_or(|due| due > now) {
             return Ok(());
         }
         let resized = self.resized.take();
@@ -273,13 +275,13 @@ impl<B: Backend> Screen<B> {
         }
         self.terminal.draw(|frame| view::draw(frame, &self.app))?;
         self.frames += 1;
-        self.pace.drawn(now);
+        self.pacing.note_drawn(now);
         Ok(())
     }
 }
 
 /// Writes a table into a new file of the folder that the screen was started in.
-fn write(export: &Export) -> Result<String, String> {
+fn write_export(export: &TableExport) -> Result<String, String> {
     let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let name = format!("{}-{}.json", export.stem, at.replace(':', ""));
     let mut options = OpenOptions::new();
@@ -288,15 +290,15 @@ fn write(export: &Export) -> Result<String, String> {
     written.map(|()| format!("written to {name}")).map_err(|error| format!("{name}: {error}"))
 }
 
-fn woke_by(event: Option<io::Result<Event>>) -> Woke {
+fn loop_event(event: Option<io::Result<Event>>) -> LoopEvent {
     match event {
-        Some(Ok(Event::Key(key))) => Woke::Key(key),
-        Some(Ok(Event::Mouse(mouse))) => Woke::Mouse(mouse),
-        Some(Ok(Event::Resize(width, height))) => Woke::Resized(terminal::sane(width, height)),
-        Some(Ok(Event::Paste(text))) => Woke::Pasted(text),
-        Some(Ok(Event::FocusGained | Event::FocusLost)) => Woke::Ignored,
-        Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Woke::Ignored,
-        Some(Err(_)) | None => Woke::InputLost,
+        Some(Ok(Event::Key(key))) => LoopEvent::Key(key),
+        Some(Ok(Event::Mouse(mouse))) => LoopEvent::Mouse(mouse),
+        Some(Ok(Event::Resize(width, height))) => LoopEvent::Resized(terminal::sane_size(width, height)),
+        Some(Ok(Event::Paste(text))) => LoopEvent::Pasted(text),
+        Some(Ok(Event::FocusGained | Event::FocusLost)) => LoopEvent::Ignored,
+        Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => LoopEvent::Ignored,
+        Some(Err(_)) | None => LoopEvent::InputLost,
     }
 }
 
@@ -319,9 +321,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        gateway::handle::{self, Asked},
+        gateway::handle::{self, PendingCommand},
         profile::Mode,
-        telemetry::snapshot::Totals,
+        telemetry::snapshot::TrafficTotals,
     };
 
     type Keys = Vec<(Duration, KeyCode)>;
@@ -330,18 +332,18 @@ mod tests {
         Arc::new(Snapshot {
             phase: GatewayPhase::Running,
             uptime_seconds,
-            totals: Totals { sessions_open, ..Totals::default() },
+            totals: TrafficTotals { sessions_open, ..TrafficTotals::default() },
             ..Snapshot::new("demo", Mode::Reverse)
         })
     }
 
     /// A screen, four snapshots a second of `next` for ten seconds, and the end of the gateway.
-    async fn run(keys: Keys, next: fn(u32) -> Arc<Snapshot>) -> (Ended, u64, Vec<Command>) {
+    async fn run(keys: Keys, next: fn(u32) -> Arc<Snapshot>) -> (ScreenEnd, u64, Vec<Command>) {
         let area = Rect::new(0, 0, 80, 24);
         let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         let (handle, mut feed) = handle::channel(next(0), "test");
         let publish = feed.snapshots;
-        let mut screen = Screen::new(terminal, area, Source::own(handle), Look::FULL);
+        let mut screen = ScreenLoop::new(terminal, area, ScreenSource::own(handle), ScreenStyle::FULL);
         let input = stream::unfold(keys.into_iter(), |mut keys| async move {
             let Some((pause, code)) = keys.next() else { return std::future::pending().await };
             tokio::time::sleep(pause).await;
@@ -355,9 +357,9 @@ mod tests {
         };
         let engine = async {
             let mut heard = vec![];
-            while let Some(Asked { command, answer, .. }) = feed.commands.recv().await {
+            while let Some(PendingCommand { command, answer, .. }) = feed.commands.recv().await {
                 heard.push(command);
-                answer.send(Answer::Done("it is done".into())).ok();
+                answer.send(CommandAnswer::Done("it is done".into())).ok();
             }
             heard
         };
@@ -379,13 +381,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_new_is_drawn_once_in_ten_seconds() {
         let (ended, frames, _) = run(vec![], |_| snapshot(5.0, 0)).await;
-        assert_eq!((ended, frames), (Ended::GatewayStopped, 1));
+        assert_eq!((ended, frames), (ScreenEnd::GatewayStopped, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn four_snapshots_a_second_are_two_frames() {
         let (ended, frames, _) = run(vec![], |tick| snapshot(f64::from(tick) / 4.0, 0)).await;
-        assert_eq!(ended, Ended::GatewayStopped);
+        assert_eq!(ended, ScreenEnd::GatewayStopped);
         assert!((19..=21).contains(&frames), "{frames} frames");
     }
 
@@ -418,18 +420,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn quitting_asks_and_only_a_yes_stops_the_gateway() {
         let busy = |_| snapshot(5.0, 3);
-        assert_eq!(run(vec![key('q')], |_| snapshot(5.0, 0)).await.0, Ended::GatewayStopped, "it asks first");
-        assert_eq!(run(vec![key('q')], busy).await.0, Ended::GatewayStopped);
-        assert_eq!(run(vec![key('q'), key('y')], busy).await.0, Ended::Quit);
-        assert_eq!(run(vec![key('q'), key('h')], busy).await.0, Ended::LeftHeadless);
+        assert_eq!(
+            run(vec![key('q')], |_| snapshot(5.0, 0)).await.0,
+            ScreenEnd::GatewayStopped,
+            "it asks first"
+        );
+        assert_eq!(run(vec![key('q')], busy).await.0, ScreenEnd::GatewayStopped);
+        assert_eq!(run(vec![key('q'), key('y')], busy).await.0, ScreenEnd::Quit);
+        assert_eq!(run(vec![key('q'), key('h')], busy).await.0, ScreenEnd::LeftHeadless);
         let enter = (Duration::ZERO, KeyCode::Enter);
-        assert_eq!(run(vec![key('q'), enter], busy).await.0, Ended::GatewayStopped);
+        assert_eq!(run(vec![key('q'), enter], busy).await.0, ScreenEnd::GatewayStopped);
         let escape = (Duration::ZERO, KeyCode::Esc);
-        assert_eq!(run(vec![key('q'), escape, key('y')], busy).await.0, Ended::GatewayStopped);
+        assert_eq!(run(vec![key('q'), escape, key('y')], busy).await.0, ScreenEnd::GatewayStopped);
         // As a terminal sends what is pasted where it does not know how to bracket it.
         // Without an `e`, which would export a table into the folder of the test.
         let text = "quit a log, quickly".chars().map(|letter| (Duration::ZERO, KeyCode::Char(letter)));
-        assert_eq!(run(text.collect(), busy).await.0, Ended::GatewayStopped);
+        assert_eq!(run(text.collect(), busy).await.0, ScreenEnd::GatewayStopped);
     }
 
     #[tokio::test(start_paused = true)]
@@ -437,11 +443,11 @@ mod tests {
         let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         let (handle, _feed) = handle::channel(snapshot(5.0, 1), "test");
         let area = Rect::new(0, 0, 80, 24);
-        let mut screen = Screen::new(terminal, area, Source::own(handle), Look::FULL);
+        let mut screen = ScreenLoop::new(terminal, area, ScreenSource::own(handle), ScreenStyle::FULL);
         let (_tell, told) = mpsc::channel(1);
-        assert_eq!(screen.run(stream::empty(), told).await, Ended::TerminalGone);
+        assert_eq!(screen.run(stream::empty(), told).await, ScreenEnd::TerminalGone);
         let (tell, told) = mpsc::channel(1);
-        tell.try_send(Ended::TerminalGone).unwrap();
-        assert_eq!(screen.run(stream::pending(), told).await, Ended::TerminalGone);
+        tell.try_send(ScreenEnd::TerminalGone).unwrap();
+        assert_eq!(screen.run(stream::pending(), told).await, ScreenEnd::TerminalGone);
     }
 }

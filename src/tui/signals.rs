@@ -15,7 +15,7 @@ use super::terminal;
 /// # Errors
 ///
 /// A handler can not be installed.
-pub fn obey() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+pub fn handle_signals() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let of = |which: Signal| signal(SignalKind::from_raw(which.as_raw()));
     let (mut stops, mut quits) = (of(Signal::TSTP)?, of(Signal::QUIT)?);
     let (mut continues, mut user) = (of(Signal::CONT)?, of(Signal::USR1)?);

@@ -1,6 +1,6 @@
 //! Where the screen's pictures come from, and where its commands go.
 //!
-//! The screen is the same whatever it shows. What differs is its [`Standing`]: what it is to that
+//! The screen is the same whatever it shows. What differs is its [`Attachment`]: what it is to that
 //! gateway, and so what may be asked from here.
 
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
 use crate::{
-    gateway::handle::{Access, Answer, Command, Contact, Handle, Watch},
-    record::{Play, Player, Progress, RecordError},
+    gateway::handle::{AdminAccess, Command, CommandAnswer, GatewayContact, GatewayHandle, SnapshotWatch},
+    record::{PlayerAction, RecordError, RecordingPlayer, ReplayProgress},
     telemetry::{recording, snapshot::Snapshot},
     tui::keys::Action,
 };
 
 /// What the screen shows.
 #[derive(Debug)]
-pub enum Source {
+pub enum ScreenSource {
     /// The gateway of this process.
-    Own(Handle, Watch),
+    Own(GatewayHandle, SnapshotWatch),
     /// A gateway of another process, behind its admin socket.
-    Attached(Handle, Watch, Access, watch::Receiver<Contact>),
+    Attached(GatewayHandle, SnapshotWatch, AdminAccess, watch::Receiver<GatewayContact>),
     /// A recording, with its first picture.
-    Replay(Player, Arc<Snapshot>),
+    Replay(RecordingPlayer, Arc<Snapshot>),
 }
 
 /// What comes from a source.
 #[derive(Debug)]
-pub enum News {
+pub enum SourceEvent {
     Snapshot(Arc<Snapshot>),
     /// The standing has changed.
-    Standing,
+    Attachment,
     /// A picture that should have come can not be had; the text says why.
     Trouble(String),
     Ended,
@@ -39,28 +39,32 @@ pub enum News {
 
 /// What the screen is to the gateway that it shows.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Standing {
+pub enum Attachment {
     /// Both are one process: to quit is to stop the gateway.
     Own,
     /// The gateway is another process, and goes on when the screen leaves.
-    Attached(Access, Contact),
+    Attached(AdminAccess, GatewayContact),
     /// There is no gateway, only what was recorded of one.
-    Replay(Progress),
+    Replay(ReplayProgress),
 }
 
-impl Source {
-    pub fn own(handle: Handle) -> Self {
+impl ScreenSource {
+    pub fn own(handle: GatewayHandle) -> Self {
         let watch = handle.watch();
         Self::Own(handle, watch)
     }
 
-    pub fn attached(handle: Handle, access: Access, contact: watch::Receiver<Contact>) -> Self {
+    pub fn attached(
+        handle: GatewayHandle,
+        access: AdminAccess,
+        contact: watch::Receiver<GatewayContact>,
+    ) -> Self {
         let watch = handle.watch();
         Self::Attached(handle, watch, access, contact)
     }
 
-    pub fn replay(mut player: Player) -> Result<Self, RecordError> {
-        let first = player.picture()?;
+    pub fn replay(mut player: RecordingPlayer) -> Result<Self, RecordError> {
+        let first = player.current_snapshot()?;
         Ok(Self::Replay(player, first))
     }
 
@@ -72,73 +76,75 @@ impl Source {
         }
     }
 
-    pub fn standing(&self) -> Standing {
+    pub fn attachment(&self) -> Attachment {
         match self {
-            Self::Own(..) => Standing::Own,
-            Self::Attached(.., access, contact) => Standing::Attached(*access, contact.borrow().clone()),
-            Self::Replay(player, _) => Standing::Replay(player.progress()),
+            Self::Own(..) => Attachment::Own,
+            Self::Attached(.., access, contact) => Attachment::Attached(*access, contact.borrow().clone()),
+            Self::Replay(player, _) => Attachment::Replay(player.progress()),
         }
     }
 
     /// Waits for news; may be dropped half-way, nothing is lost by it.
-    pub async fn next(&mut self) -> News {
+    pub async fn next(&mut self) -> SourceEvent {
         match self {
-            Self::Own(_, watch) => picture(watch).await,
+            Self::Own(_, watch) => snapshot_event(watch).await,
             Self::Attached(_, watch, _, contact) => tokio::select! {
                 biased;
                 // Where its teller has ended, so have the pictures.
-                Ok(()) = contact.changed() => News::Standing,
-                news = picture(watch) => with_own_recording(news),
+                Ok(()) = contact.changed() => SourceEvent::Attachment,
+                news = snapshot_event(watch) => with_own_recording(news),
             },
-            Self::Replay(player, _) => told(player.next().await),
+            Self::Replay(player, _) => replay_event(player.next().await),
         }
     }
 
     /// Sends a command on its way; the answer comes later.
-    pub fn ask(&self, command: Command) -> BoxFuture<'static, Answer> {
+    pub fn ask(&self, command: Command) -> BoxFuture<'static, CommandAnswer> {
         match self {
             Self::Own(handle, ..) | Self::Attached(handle, ..) => {
                 let handle = handle.clone();
                 async move { handle.ask(command).await }.boxed()
             }
-            Self::Replay(..) => async { Answer::Refused("a recording takes no commands".into()) }.boxed(),
+            Self::Replay(..) => {
+                async { CommandAnswer::Refused("a recording takes no commands".into()) }.boxed()
+            }
         }
     }
 
     /// Moves through a recording; `None` where there is none.
-    pub fn play(&mut self, asked: Play) -> Option<News> {
+    pub fn play(&mut self, asked: PlayerAction) -> Option<SourceEvent> {
         match self {
             Self::Own(..) | Self::Attached(..) => None,
-            Self::Replay(player, _) => Some(told(player.play(asked))),
+            Self::Replay(player, _) => Some(replay_event(player.perform(asked))),
         }
     }
 }
 
-async fn picture(watch: &mut Watch) -> News {
-    watch.next().await.map_or(News::Ended, News::Snapshot)
+async fn snapshot_event(watch: &mut SnapshotWatch) -> SourceEvent {
+    watch.next().await.map_or(SourceEvent::Ended, SourceEvent::Snapshot)
 }
 
 /// An attached screen may record too; its header tells of that, and not of the gateway's own.
-fn with_own_recording(news: News) -> News {
+fn with_own_recording(news: SourceEvent) -> SourceEvent {
     match (news, recording::state()) {
-        (News::Snapshot(snapshot), Some(own)) => {
-            News::Snapshot(Arc::new(Snapshot { recording: Some(own), ..(*snapshot).clone() }))
+        (SourceEvent::Snapshot(snapshot), Some(own)) => {
+            SourceEvent::Snapshot(Arc::new(Snapshot { recording: Some(own), ..(*snapshot).clone() }))
         }
         (news, _) => news,
     }
 }
 
-fn told(read: Result<Arc<Snapshot>, RecordError>) -> News {
-    read.map_or_else(|error| News::Trouble(error.to_string()), News::Snapshot)
+fn replay_event(read: Result<Arc<Snapshot>, RecordError>) -> SourceEvent {
+    read.map_or_else(|error| SourceEvent::Trouble(error.to_string()), SourceEvent::Snapshot)
 }
 
-impl Standing {
+impl Attachment {
     /// Whether `action` has a meaning here; keys without one are neither offered nor heard.
     pub fn offers(&self, action: Action) -> bool {
         match action {
             _ if action.changes() => match self {
-                Self::Own | Self::Attached(Access::Full, _) => true,
-                Self::Attached(Access::ReadOnly, _) | Self::Replay(_) => false,
+                Self::Own | Self::Attached(AdminAccess::Full, _) => true,
+                Self::Attached(AdminAccess::ReadOnly, _) | Self::Replay(_) => false,
             },
             Action::ConfirmQuit | Action::LeaveHeadless => *self == Self::Own,
             // To suspend the gateway's own process would freeze every session.

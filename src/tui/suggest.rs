@@ -7,11 +7,11 @@ use crate::{
         snapshot::Snapshot,
     },
     tui::{
-        app::{App, Open},
-        command_line::{self, Line},
+        app::{App, Overlay},
+        command_line::{self, InputLine},
         filter,
-        keys::{self, Action, Binding},
-        order::Column,
+        keys::{self, Action, KeyBinding},
+        order::SortColumn,
         theme::Theme,
     },
 };
@@ -27,28 +27,32 @@ pub struct Suggestion {
 impl App {
     /// What goes on from what is typed; nothing where nothing is typed.
     pub fn suggestions(&self) -> Vec<Suggestion> {
-        match self.open() {
-            Open::Typing(line) if line.is_filter() => self.terms(line),
-            Open::Typing(line) => self.commands(line),
-            Open::Nothing | Open::Help { .. } | Open::AskQuit | Open::Ask(_) => Vec::new(),
+        match self.overlay() {
+            Overlay::Typing(line) if line.is_filter() => self.terms(line),
+            Overlay::Typing(line) => self.commands(line),
+            Overlay::Nothing | Overlay::Help { .. } | Overlay::AskQuit | Overlay::Ask(_) => Vec::new(),
         }
     }
 
     pub(super) fn complete(&mut self) {
         let lines: Vec<_> = self.suggestions().into_iter().map(|suggestion| suggestion.line).collect();
-        if let Open::Typing(line) = &mut self.open {
+        if let Overlay::Typing(line) = &mut self.overlay {
             line.complete(&lines);
         }
         self.follow_typing();
     }
 
-    fn commands(&self, line: &Line) -> Vec<Suggestion> {
+    fn commands(&self, line: &InputLine) -> Vec<Suggestion> {
         let text = line.text().trim_start();
-        let offered = keys::BINDINGS.iter().filter(|binding| self.standing().offers(binding.action));
+        let offered = keys::BINDINGS.iter().filter(|binding| self.attachment().offers(binding.action));
         let mut words: Vec<_> = offered.filter(|binding| !binding.word.is_empty()).collect();
         words.sort_by_key(|binding| binding.word);
         match text.split_once(' ') {
-            None => words.into_iter().filter(|binding| binding.word.starts_with(text)).map(of_word).collect(),
+            None => words
+                .into_iter()
+                .filter(|binding| binding.word.starts_with(text))
+                .map(suggest_binding)
+                .collect(),
             Some((word, begun)) => {
                 let action = words.iter().find(|binding| binding.word == word).map(|binding| binding.action);
                 let values = action.map(|action| self.values(action)).unwrap_or_default();
@@ -86,14 +90,14 @@ impl App {
                 plain(names)
             }
             Action::Switch => plain(self.profiles().iter().map(|row| row.name.as_str()).collect()),
-            Action::Sort => plain(Column::ALL.iter().map(|column| column.name()).collect()),
+            Action::Sort => plain(SortColumn::ALL.iter().map(|column| column.name()).collect()),
             Action::Theme => plain(Theme::ALL.iter().map(|(name, _)| *name).collect()),
             _ => Vec::new(),
         }
     }
 
     /// Of the last term on the line.
-    fn terms(&self, line: &Line) -> Vec<Suggestion> {
+    fn terms(&self, line: &InputLine) -> Vec<Suggestion> {
         let text = line.text();
         let begins = text.rfind(char::is_whitespace).map_or(0, |at| at + 1);
         let (head, term) = text.split_at(begins);
@@ -108,7 +112,7 @@ impl App {
             let known = self.known(field).into_iter().filter(|known| known.starts_with(value));
             return known.map(|known| suggestion(format!("{field}:{known}"), "")).collect();
         }
-        let named = filter::names().filter(|(name, _)| name.starts_with(term));
+        let named = filter::field_names().filter(|(name, _)| name.starts_with(term));
         named.map(|(name, help)| suggestion(name, help)).collect()
     }
 
@@ -148,8 +152,8 @@ fn services(shown: &Snapshot) -> Vec<&str> {
     names
 }
 
-fn of_word(binding: &Binding) -> Suggestion {
-    let (line, shown) = match command_line::takes(binding.action) {
+fn suggest_binding(binding: &KeyBinding) -> Suggestion {
+    let (line, shown) = match command_line::argument_name(binding.action) {
         Some(argument) => (format!("{} ", binding.word), format!("{} {argument}", binding.word)),
         None => (binding.word.to_owned(), binding.word.to_owned()),
     };

@@ -9,17 +9,17 @@ use crate::{
         health::Health,
         snapshot::{GatewayPhase, Snapshot},
     },
-    tui::{Ended, app::App, format, health::links_ready, source::Standing},
+    tui::{ScreenEnd, app::App, format, health::links_ready, source::Attachment},
 };
 
 /// A few lines; nothing where there is no terminal to print to.
-pub fn print(ended: Ended, app: &App) {
-    if ended == Ended::TerminalGone {
+pub fn print(ended: ScreenEnd, app: &App) {
+    if ended == ScreenEnd::TerminalGone {
         return;
     }
     let mut stdout = io::stdout().lock();
     // The summary is a courtesy: a terminal that does not take it ends nothing else.
-    let _ = stdout.write_all(told(ended, app).as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout.write_all(summary_text(ended, app).as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// One line of a stop that is under way.
@@ -34,7 +34,7 @@ pub fn print_stopping(snapshot: &Snapshot) {
 }
 
 /// As hidden, and as plain, as the screen was.
-fn told(ended: Ended, app: &App) -> String {
+fn summary_text(ended: ScreenEnd, app: &App) -> String {
     let snapshot = app.latest();
     let totals = &snapshot.totals;
     let peak = |up: bool| snapshot.traffic.iter().map(|s| if up { s.up } else { s.down }).max().unwrap_or(0);
@@ -42,7 +42,7 @@ fn told(ended: Ended, app: &App) -> String {
         format!(
             "portcullis {}: {}, up {}",
             snapshot.profile,
-            word(app),
+            health_word(app),
             format::age(snapshot.uptime_seconds)
         ),
         format!(
@@ -64,28 +64,32 @@ fn told(ended: Ended, app: &App) -> String {
     }
     let worst = snapshot.alerts.first().filter(|_| !has_stopped);
     lines.extend(worst.map(|worst| format!("  trouble   {}", worst.text)));
-    lines.extend(farewell(ended, app).map(Into::into));
-    let lines = lines.iter().map(|line| app.look.text(&app.addresses().text(line), LINE_CHARS) + "\n");
+    lines.extend(closing_line(ended, app).map(Into::into));
+    let lines = lines.iter().map(|line| app.style.text(&app.addresses().text(line), LINE_CHARS) + "\n");
     lines.collect()
 }
 
-fn word(app: &App) -> String {
+fn health_word(app: &App) -> String {
     let health = match app.latest().phase {
         GatewayPhase::Stopped => "stopped",
         _ => app.latest().health.map_or("health unknown", Health::word),
     };
-    match app.lost() {
+    match app.lost_reason() {
         Some(why) => format!("lost ({why}); before that {health}"),
         None => health.into(),
     }
 }
 
 /// What goes on without the screen.
-fn farewell(ended: Ended, app: &App) -> Option<&'static str> {
-    match (ended, app.standing()) {
-        (Ended::LeftHeadless, _) => Some("The gateway goes on headless."),
-        (Ended::Left, Standing::Attached(..)) if app.lost().is_none() => Some("The gateway goes on."),
-        (Ended::Left, _) | (Ended::Quit | Ended::TerminalGone | Ended::GatewayStopped, _) => None,
+fn closing_line(ended: ScreenEnd, app: &App) -> Option<&'static str> {
+    match (ended, app.attachment()) {
+        (ScreenEnd::LeftHeadless, _) => Some("The gateway goes on headless."),
+        (ScreenEnd::Left, Attachment::Attached(..)) if app.lost_reason().is_none() => {
+            Some("The gateway goes on.")
+        }
+        (ScreenEnd::Left, _) | (ScreenEnd::Quit | ScreenEnd::TerminalGone | ScreenEnd::GatewayStopped, _) => {
+            None
+        }
     }
 }
 
@@ -97,24 +101,24 @@ mod tests {
 
     use super::*;
     use crate::{
-        gateway::handle::{Access, Contact},
-        profile::Role,
+        gateway::handle::{AdminAccess, GatewayContact},
+        profile::Half,
         telemetry::{
-            health::judge,
-            snapshot::{PoolRow, Snapshot, Totals, TrafficSample},
+            health::judge_snapshot,
+            snapshot::{PoolRow, Snapshot, TrafficSample, TrafficTotals},
         },
-        tui::{look::Look, privacy::Addresses},
+        tui::{privacy::AddressMasking, style::ScreenStyle},
     };
 
     fn app() -> App {
-        let mut pool = PoolRow::new(Role::Dmz, "*".into());
+        let mut pool = PoolRow::new(Half::Dmz, "*".into());
         (pool.target, pool.address, pool.last_error) =
             (8, Some("192.0.2.7:1443".into()), Some("refused".into()));
         let mut snapshot = Snapshot {
-            roles: vec![Role::Dmz],
+            roles: vec![Half::Dmz],
             phase: GatewayPhase::Running,
             uptime_seconds: 754.5,
-            totals: Totals {
+            totals: TrafficTotals {
                 sessions_open: 4,
                 sessions_waiting: 0,
                 sessions: 42,
@@ -126,8 +130,8 @@ mod tests {
             traffic: vec![TrafficSample { up: 5, down: 0 }, TrafficSample { up: 2, down: 700_000 }],
             ..Snapshot::new("edge\u{1b}[2J", Mode::Reverse)
         };
-        judge(&mut snapshot, SystemTime::UNIX_EPOCH);
-        App::new(Arc::new(snapshot), Look::FULL)
+        judge_snapshot(&mut snapshot, SystemTime::UNIX_EPOCH);
+        App::new(Arc::new(snapshot), ScreenStyle::FULL)
     }
 
     const TOLD: &str = "\
@@ -141,19 +145,25 @@ portcullis edge[2J: DOWN, up 12:34
     #[test]
     fn it_tells_how_it_was_and_what_goes_on() {
         let mut app = app();
-        assert_eq!(told(Ended::Quit, &app), TOLD);
-        assert_eq!(told(Ended::LeftHeadless, &app), format!("{TOLD}The gateway goes on headless.\n"));
-        app.stand(Standing::Attached(Access::Full, Contact::There));
-        assert_eq!(told(Ended::Left, &app), format!("{TOLD}The gateway goes on.\n"));
-        app.stand(Standing::Attached(Access::Full, Contact::Lost { why: "it closed".into() }));
-        let first = told(Ended::Left, &app).lines().next().unwrap_or_default().to_owned();
+        assert_eq!(summary_text(ScreenEnd::Quit, &app), TOLD);
+        assert_eq!(
+            summary_text(ScreenEnd::LeftHeadless, &app),
+            format!("{TOLD}The gateway goes on headless.\n")
+        );
+        app.set_attachment(Attachment::Attached(AdminAccess::Full, GatewayContact::There));
+        assert_eq!(summary_text(ScreenEnd::Left, &app), format!("{TOLD}The gateway goes on.\n"));
+        app.set_attachment(Attachment::Attached(
+            AdminAccess::Full,
+            GatewayContact::Lost { why: "it closed".into() },
+        ));
+        let first = summary_text(ScreenEnd::Left, &app).lines().next().unwrap_or_default().to_owned();
         assert_eq!(first, "portcullis edge[2J: lost (it closed); before that DOWN, up 12:34");
     }
 
     #[test]
     fn a_gateway_that_was_stopped_has_no_trouble() {
         let stopped = Snapshot { phase: GatewayPhase::Stopped, ..Snapshot::clone(app().latest()) };
-        let told = told(Ended::GatewayStopped, &App::new(Arc::new(stopped), Look::FULL));
+        let told = summary_text(ScreenEnd::GatewayStopped, &App::new(Arc::new(stopped), ScreenStyle::FULL));
         assert!(told.starts_with("portcullis edge[2J: stopped, up 12:34\n"), "{told}");
         assert!(!told.contains("links") && !told.contains("trouble"), "{told}");
     }
@@ -162,7 +172,7 @@ portcullis edge[2J: DOWN, up 12:34
     fn what_was_hidden_stays_hidden() {
         let mut app = app();
         app.press(crossterm::event::KeyCode::Char('P').into());
-        assert_eq!(app.addresses(), Addresses::Hidden);
-        assert!(!told(Ended::Quit, &app).contains("192.0.2.7"));
+        assert_eq!(app.addresses(), AddressMasking::Hidden);
+        assert!(!summary_text(ScreenEnd::Quit, &app).contains("192.0.2.7"));
     }
 }

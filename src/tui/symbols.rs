@@ -4,7 +4,7 @@ use ratatui::symbols::{bar, border};
 
 /// One sign for each thing that is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Symbols {
+pub struct SymbolSet {
     pub border: border::Set<'static>,
     pub spark: bar::Set<'static>,
     /// A second without a sample.
@@ -30,7 +30,7 @@ pub struct Symbols {
     pub falling: &'static str,
 }
 
-impl Symbols {
+impl SymbolSet {
     pub const UNICODE: Self = Self {
         border: border::PLAIN,
         spark: bar::NINE_LEVELS,

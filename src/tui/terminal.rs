@@ -1,6 +1,6 @@
 //! The terminal: entered once, left once, whoever comes first.
 //!
-//! The guard of the screen, the panic hook and the process around it all call [`leave`]. A
+//! The guard of the screen, the panic hook and the process around it all call [`leave_terminal`]. A
 //! terminal that has gone away is never written to again, and its input is replaced by an empty
 //! pipe: crossterm's reader would otherwise spin on it (crossterm-rs/crossterm#793).
 
@@ -41,10 +41,10 @@ thread_local! {
 
 /// The terminal in the hands of the screen; left when dropped.
 #[derive(Debug)]
-pub struct Entered(());
+pub struct TerminalGuard(());
 
 /// Whether the dashboard can open here; if not, why.
-pub fn can_open() -> Result<(), &'static str> {
+pub fn check_terminal() -> Result<(), &'static str> {
     if !io::stdin().is_terminal() {
         return Err("standard input is not a terminal");
     }
@@ -58,13 +58,13 @@ pub fn can_open() -> Result<(), &'static str> {
 }
 
 /// Raw mode, alternate screen, no cursor. The mouse stays the terminal's: it selects text there.
-pub fn enter() -> io::Result<Entered> {
+pub fn enter_terminal() -> io::Result<TerminalGuard> {
     DRAWS.set(true);
     hook_panics();
     // With NO_COLOR crossterm turns "set colour" into a reset, which wipes bold and reverse too;
     // the `mono` theme sets no colour, so that nothing needs suppressing.
     style::force_color_output(true);
-    let entered = Entered(());
+    let entered = TerminalGuard(());
     take_over()?;
     Ok(entered)
 }
@@ -89,7 +89,7 @@ pub fn take_mouse(taken: bool) -> io::Result<()> {
     execute!(io::stdout(), style::Print(if taken { MOUSE_ON } else { MOUSE_OFF }))
 }
 
-impl Drop for Entered {
+impl Drop for TerminalGuard {
     fn drop(&mut self) {
         leave_now();
     }
@@ -105,7 +105,7 @@ pub fn stop_drawing() {
 ///
 /// A terminal that nobody reads blocks whoever writes, so the writing is given a bound: a
 /// process that stops must not wait for its terminal.
-pub fn leave() {
+pub fn leave_terminal() {
     if !ENTERED.load(Ordering::SeqCst) {
         return;
     }
@@ -137,7 +137,7 @@ fn leave_now() {
 /// the shell continues this process.
 pub fn stop_now() {
     let had_screen = is_entered();
-    leave();
+    leave_terminal();
     // Fails for signals that have no default alone.
     let _ = signal_hook::low_level::emulate_default_handler(Signal::TSTP.as_raw());
     if had_screen {
@@ -149,7 +149,7 @@ pub fn stop_now() {
 
 /// SIGQUIT ends the process with a core dump; the terminal is restored first.
 pub fn quit_now() {
-    leave();
+    leave_terminal();
     let _ = signal_hook::low_level::emulate_default_handler(Signal::QUIT.as_raw());
 }
 
@@ -216,16 +216,16 @@ pub fn park_input() {
 
 /// The size of the terminal, asked without crossterm's detour over a child process.
 pub fn size() -> Size {
-    tty::window_size().map_or(FALLBACK, |size| sane(size.columns, size.rows))
+    tty::window_size().map_or(FALLBACK, |size| sane_size(size.columns, size.rows))
 }
 
 /// Some terminals say 0 while they do not know.
-pub fn sane(width: u16, height: u16) -> Size {
+pub fn sane_size(width: u16, height: u16) -> Size {
     if width == 0 || height == 0 { FALLBACK } else { Size::new(width, height) }
 }
 
 /// Whether all has to be drawn anew; asks once.
-pub fn take_spoilt() -> bool {
+pub fn take_needs_redraw() -> bool {
     SPOILT.swap(false, Ordering::SeqCst)
 }
 

@@ -17,19 +17,19 @@ use ratatui::{
 use tokio::sync::mpsc;
 
 use crate::tui::{
-    Ended,
-    look::Look,
-    run::Screen,
-    source::Source,
+    ScreenEnd,
+    run::ScreenLoop,
+    source::ScreenSource,
+    style::ScreenStyle,
     summary,
-    terminal::{self, Entered, WholeFrames},
+    terminal::{self, TerminalGuard, WholeFrames},
 };
 
 /// A running screen.
 #[derive(Debug)]
 pub struct Dashboard {
-    told: mpsc::Sender<Ended>,
-    ended: Mutex<sync_mpsc::Receiver<Ended>>,
+    end_sender: mpsc::Sender<ScreenEnd>,
+    ended: Mutex<sync_mpsc::Receiver<ScreenEnd>>,
 }
 
 /// Opens the screen on a thread of its own. `gone` is called on that thread, once the terminal is
@@ -38,24 +38,24 @@ pub struct Dashboard {
 /// # Errors
 ///
 /// The terminal or the thread cannot be had; the terminal is then as it was.
-pub fn spawn(source: Source, gone: impl FnOnce(Ended) + Send + 'static) -> io::Result<Dashboard> {
-    open(move |entered, told| show(entered, source, told), gone, farewell)
+pub fn spawn(source: ScreenSource, gone: impl FnOnce(ScreenEnd) + Send + 'static) -> io::Result<Dashboard> {
+    open(move |entered, told| show_screen(entered, source, told), gone, print_closing)
 }
 
 /// The same for whatever is shown: `show` has the terminal until it ends, or panics; `farewell` has
 /// what it leaves behind.
-fn open<T, F: Future<Output = (Ended, T)>, G: Future<Output = ()>>(
-    show: impl FnOnce(Entered, mpsc::Receiver<Ended>) -> F + Send + 'static,
-    gone: impl FnOnce(Ended) + Send + 'static,
-    farewell: impl FnOnce(Ended, T) -> G + Send + 'static,
+fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
+    show: impl FnOnce(TerminalGuard, mpsc::Receiver<ScreenEnd>) -> F + Send + 'static,
+    gone: impl FnOnce(ScreenEnd) + Send + 'static,
+    farewell: impl FnOnce(ScreenEnd, T) -> G + Send + 'static,
 ) -> io::Result<Dashboard> {
-    terminal::can_open().map_err(io::Error::other)?;
+    terminal::check_terminal().map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (told, hears) = mpsc::channel(TOLD_MAX);
     let (opened, has_opened) = sync_mpsc::sync_channel(1);
     let (ends, ended) = sync_mpsc::sync_channel(1);
     let run = move || {
-        let entered = match terminal::enter() {
+        let entered = match terminal::enter_terminal() {
             Ok(entered) => entered,
             // The caller waits for this word, see below.
             Err(error) => return drop(opened.send(Err(error))),
@@ -63,8 +63,9 @@ fn open<T, F: Future<Output = (Ended, T)>, G: Future<Output = ()>>(
         drop(opened.send(Ok(())));
         let shown = catch_unwind(AssertUnwindSafe(|| runtime.block_on(show(entered, hears))));
         // The hook has told of the panic and restored the terminal.
-        let (ended, left) = shown.map_or((Ended::TerminalGone, None), |(ended, left)| (ended, Some(left)));
-        if matches!(ended, Ended::TerminalGone | Ended::LeftHeadless) {
+        let (ended, left) =
+            shown.map_or((ScreenEnd::TerminalGone, None), |(ended, left)| (ended, Some(left)));
+        if matches!(ended, ScreenEnd::TerminalGone | ScreenEnd::LeftHeadless) {
             terminal::park_input();
         }
         let farewell = || {
@@ -73,7 +74,7 @@ fn open<T, F: Future<Output = (Ended, T)>, G: Future<Output = ()>>(
             }
         };
         // A stop is only followed once it was asked for; else the process may end as soon as it hears.
-        if ended == Ended::Quit {
+        if ended == ScreenEnd::Quit {
             gone(ended);
             farewell();
         } else {
@@ -85,7 +86,7 @@ fn open<T, F: Future<Output = (Ended, T)>, G: Future<Output = ()>>(
     };
     thread::Builder::new().name("screen".into()).spawn(run)?;
     has_opened.recv().map_err(io::Error::other)??;
-    Ok(Dashboard { told, ended: Mutex::new(ended) })
+    Ok(Dashboard { end_sender: told, ended: Mutex::new(ended) })
 }
 
 impl Dashboard {
@@ -93,34 +94,40 @@ impl Dashboard {
     /// sent by hand finds a living terminal, which is restored first.
     pub fn terminal_gone(&self) {
         // At once and from here: the screen itself may be caught in reading or writing it.
-        tokio::task::block_in_place(terminal::leave);
+        tokio::task::block_in_place(terminal::leave_terminal);
         terminal::abandon();
-        self.end(Ended::TerminalGone);
+        self.end(ScreenEnd::TerminalGone);
     }
 
     /// Waits for the end of the screen, but no longer than `longest`: a terminal that nobody
     /// reads may hold it for ever. `None` when it has not ended, or was waited for before.
-    pub fn wait(&self, longest: Duration) -> Option<Ended> {
+    pub fn wait(&self, longest: Duration) -> Option<ScreenEnd> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest).ok()
     }
 
     /// Ends the screen from outside: it restores the terminal and prints its summary.
-    pub fn end(&self, why: Ended) {
+    pub fn end(&self, why: ScreenEnd) {
         // Full or closed, the screen has been told to end already.
-        let _ = self.told.try_send(why);
+        let _ = self.end_sender.try_send(why);
     }
 }
 
 /// Shows the gateway until the screen ends, and leaves the terminal.
-async fn show(entered: Entered, source: Source, told: mpsc::Receiver<Ended>) -> (Ended, Option<Shown>) {
+async fn show_screen(
+    entered: TerminalGuard,
+    source: ScreenSource,
+    told: mpsc::Receiver<ScreenEnd>,
+) -> (ScreenEnd, Option<TerminalScreen>) {
     // The stream watches for changes of size from here on, so that none is missed after `size`.
     let input = EventStream::new();
     let area = Rect::from((Position::ORIGIN, terminal::size()));
     // A fixed viewport asks the terminal for its size never again; changes come as events.
     let options = TerminalOptions { viewport: Viewport::Fixed(area) };
     let backend = CrosstermBackend::new(WholeFrames::default());
-    let Ok(terminal) = Terminal::with_options(backend, options) else { return (Ended::TerminalGone, None) };
-    let mut screen = Screen::new(terminal, area, source, Look::of_environment());
+    let Ok(terminal) = Terminal::with_options(backend, options) else {
+        return (ScreenEnd::TerminalGone, None);
+    };
+    let mut screen = ScreenLoop::new(terminal, area, source, ScreenStyle::from_environment());
     let ended = screen.run(input, told).await;
     terminal::stop_drawing();
     drop(entered);
@@ -128,15 +135,15 @@ async fn show(entered: Entered, source: Source, told: mpsc::Receiver<Ended>) -> 
 }
 
 /// On the restored terminal: how a stop goes on, and then the summary, which stays in sight.
-async fn farewell(ended: Ended, screen: Option<Shown>) {
+async fn print_closing(ended: ScreenEnd, screen: Option<TerminalScreen>) {
     let Some(mut screen) = screen else { return };
-    if ended == Ended::Quit {
+    if ended == ScreenEnd::Quit {
         screen.follow_stop(summary::print_stopping).await;
     }
     summary::print(ended, screen.app());
 }
 
-type Shown = Screen<CrosstermBackend<WholeFrames>>;
+type TerminalScreen = ScreenLoop<CrosstermBackend<WholeFrames>>;
 
 /// One word of each kind, and one more.
 const TOLD_MAX: usize = 3;
@@ -193,17 +200,17 @@ mod tests {
             return;
         }
         let (tell, told) = channel();
-        let show = |entered: Entered, _| async move {
+        let show = |entered: TerminalGuard, _| async move {
             let _entered = entered;
             assert!(!is_cooked(), "it has the terminal");
             panic!("a view that fails");
             #[expect(unreachable_code, reason = "it says what would be left behind")]
-            (Ended::Left, ())
+            (ScreenEnd::Left, ())
         };
         let gone = move |ended| tell.send((ended, is_cooked())).unwrap();
         let screen = open(show, gone, |_, ()| async {}).unwrap();
-        assert_eq!(told.recv_timeout(SOON).unwrap(), (Ended::TerminalGone, true), "as it was");
-        assert_eq!(screen.wait(SOON), Some(Ended::TerminalGone));
+        assert_eq!(told.recv_timeout(SOON).unwrap(), (ScreenEnd::TerminalGone, true), "as it was");
+        assert_eq!(screen.wait(SOON), Some(ScreenEnd::TerminalGone));
     }
 
     #[test]
@@ -215,17 +222,17 @@ mod tests {
             assert!(!shown.contains("a task that fails"), "{shown}");
             return;
         }
-        let show = |entered: Entered, mut told: mpsc::Receiver<Ended>| async move {
+        let show = |entered: TerminalGuard, mut told: mpsc::Receiver<ScreenEnd>| async move {
             let _entered = entered;
             (told.recv().await.unwrap(), ())
         };
         let screen = open(show, |_| (), |_, ()| async {}).unwrap();
-        assert!(!terminal::take_spoilt());
+        assert!(!terminal::take_needs_redraw());
         let panicked = thread::spawn(|| panic!("a task that fails")).join();
         assert!(panicked.is_err() && terminal::is_entered() && !is_cooked(), "the screen has its terminal");
-        assert!(terminal::take_spoilt(), "the next frame draws every cell");
-        screen.end(Ended::Quit);
-        assert_eq!(screen.wait(SOON), Some(Ended::Quit));
+        assert!(terminal::take_needs_redraw(), "the next frame draws every cell");
+        screen.end(ScreenEnd::Quit);
+        assert_eq!(screen.wait(SOON), Some(ScreenEnd::Quit));
         assert!(is_cooked() && !terminal::is_entered());
     }
 }

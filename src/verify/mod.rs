@@ -4,7 +4,7 @@
 //! run on the profile's addresses, first in forward mode and then in reverse; the internal half is a
 //! process of its own, so that what it listens on is its own.
 
-mod half;
+mod halves;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,53 +16,53 @@ use std::{
 use crate::{
     admin::{
         client::{self, ClientError},
-        place,
+        socket_path,
     },
     cli::Cli,
     commands, demo,
-    disk::Pipes,
+    disk::PipePolicy,
     exit,
     gateway::{
         advice,
-        handle::{Answer, Command},
-        walk,
+        handle::{Command, CommandAnswer},
+        verify_steps,
     },
-    output::{OutputError, note, print_line},
+    output::{OutputError, print_line, print_note},
     profile::{Mode, Profile},
-    source::{self, Chosen, Source},
+    source::{self, ChosenProfile, ProfileSource},
     telemetry::{
-        checklist::{Finding, Found, Report, Step, Walked},
+        checklist::{CheckStep, StepFinding, StepReport, StepResult, VerifyReport},
         log,
     },
 };
 
-use self::half::Halves;
+use self::halves::TrialHalves;
 
 /// How often a gateway that walks is asked how far it is.
 const LOOK: Duration = Duration::from_millis(300);
 
 /// Walks the checklist of the profile and prints what was found.
 pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
-    let source = commands::source(cli);
-    let gateways = gateways(cli, &source).await?;
-    if cli.profile.is_none() && gateways.is_empty() && !place::sockets().is_empty() {
-        note(format_args!(
+    let source = commands::profile_source(cli);
+    let gateways = running_gateways(cli, &source).await?;
+    if cli.profile.is_none() && gateways.is_empty() && !socket_path::sockets().is_empty() {
+        print_note(format_args!(
             "verify: the built-in profile is verified; for a gateway that runs here name its --profile"
         ));
     }
     let report = match gateways.is_empty() {
-        true => Own { cli, source, json }.walk().await?,
-        false => ask(&gateways, json).await?,
+        true => OwnVerifyRun { cli, source, json }.run().await?,
+        false => verify_running(&gateways, json).await?,
     };
     match json {
         true => print_line(serde_json::to_string(&report)?)?,
-        false => print_line(verdict(&report))?,
+        false => print_line(describe_result(&report))?,
     }
     Ok(if report.passed { ExitCode::SUCCESS } else { exit::FAILED.into() })
 }
 
 /// The sockets of the gateways that run the profile now, on this host.
-async fn gateways(cli: &Cli, source: &Source) -> anyhow::Result<Vec<PathBuf>> {
+async fn running_gateways(cli: &Cli, source: &ProfileSource) -> anyhow::Result<Vec<PathBuf>> {
     if let Some(path) = cli.admin.as_ref().filter(|path| path.as_os_str() != "none") {
         return Ok(vec![path.clone()]);
     }
@@ -70,8 +70,8 @@ async fn gateways(cli: &Cli, source: &Source) -> anyhow::Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
-    for path in place::sockets() {
-        if let Ok(Answer::Status(snapshot)) = client::ask(&path, Command::Status).await
+    for path in socket_path::sockets() {
+        if let Ok(CommandAnswer::Status(snapshot)) = client::send_command(&path, Command::Status).await
             && snapshot.profile == loaded.profile.name
             && cli.role.is_none_or(|role| snapshot.roles.contains(&role))
         {
@@ -81,58 +81,60 @@ async fn gateways(cli: &Cli, source: &Source) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn choose(cli: &Cli, source: &Source) -> Result<Chosen, Vec<crate::profile::Problem>> {
-    cli.profile.as_deref().map_or(Ok(Chosen::Demo(demo::free_ports())), |name| source.choose(name))
+fn choose(cli: &Cli, source: &ProfileSource) -> Result<ChosenProfile, Vec<crate::profile::Problem>> {
+    cli.profile.as_deref().map_or(Ok(ChosenProfile::Demo(demo::free_ports())), |name| source.choose(name))
 }
 
 /// Has each of them walk, and merges what they found.
-async fn ask(gateways: &[PathBuf], json: bool) -> anyhow::Result<Report> {
-    let mut merged: Option<Report> = None;
+async fn verify_running(gateways: &[PathBuf], json: bool) -> anyhow::Result<VerifyReport> {
+    let mut merged: Option<VerifyReport> = None;
     for path in gateways {
-        note(format_args!("verify: the gateway at {} walks the checklist", path.display()));
-        match watched(path).await? {
-            Answer::Verified(report) => {
+        print_note(format_args!("verify: the gateway at {} walks the checklist", path.display()));
+        match verify_with_progress(path).await? {
+            CommandAnswer::Verified(report) => {
                 merged = Some(match merged {
                     None => report,
                     Some(before) => before.merge(report),
                 });
             }
-            Answer::Refused(why) => anyhow::bail!("{}: {why}", path.display()),
+            CommandAnswer::Refused(why) => anyhow::bail!("{}: {why}", path.display()),
             other => anyhow::bail!("{}: no walk was answered but {other:?}", path.display()),
         }
     }
-    let report = merged.unwrap_or_else(|| Report::new(Vec::new()));
-    report.steps.iter().try_for_each(|walked| show(walked, json))?;
+    let report = merged.unwrap_or_else(|| VerifyReport::new(Vec::new()));
+    report.steps.iter().try_for_each(|walked| print_step(walked, json))?;
     Ok(report)
 }
 
 /// Has one gateway walk, and says on standard error how far it is.
-async fn watched(path: &Path) -> Result<Answer, ClientError> {
-    let mut walk = pin!(client::ask(path, Command::Verify { steps: Step::ALL.to_vec() }));
+async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError> {
+    let mut walk = pin!(client::send_command(path, Command::Verify { steps: CheckStep::ALL.to_vec() }));
     let mut told = None;
     loop {
         tokio::select! {
             answer = &mut walk => return answer,
             () = tokio::time::sleep(LOOK) => {}
         }
-        let Ok(Answer::Status(snapshot)) = client::ask(path, Command::Status).await else { continue };
+        let Ok(CommandAnswer::Status(snapshot)) = client::send_command(path, Command::Status).await else {
+            continue;
+        };
         let walking = snapshot.walk.as_ref().and_then(|walk| walk.walking);
         if let Some(step) = walking.filter(|_| walking != told) {
-            note(format_args!("verify: {} ...", step.word()));
+            print_note(format_args!("verify: {} ...", step.word()));
         }
         told = walking;
     }
 }
 
 /// A walk with halves of its own.
-struct Own<'a> {
+struct OwnVerifyRun<'a> {
     cli: &'a Cli,
-    source: Source,
+    source: ProfileSource,
     json: bool,
 }
 
-impl Own<'_> {
-    async fn walk(&self) -> Result<Report, OutputError> {
+impl OwnVerifyRun<'_> {
+    async fn run(&self) -> Result<VerifyReport, OutputError> {
         let mut steps = Vec::new();
         let began = Instant::now();
         let loaded = choose(self.cli, &self.source)
@@ -140,70 +142,77 @@ impl Own<'_> {
         let (loaded, chosen) = match loaded {
             Ok(loaded) => loaded,
             Err(problems) => {
-                self.found(&mut steps, walk::unreadable(&problems).at(Step::Profile, began.elapsed()))?;
-                for step in &Step::ALL[1..] {
-                    let skipped = Found::skip("the profile has to be good first");
-                    self.found(&mut steps, skipped.at(*step, Default::default()))?;
+                self.add_step(
+                    &mut steps,
+                    verify_steps::unreadable_profile(&problems).at(CheckStep::Profile, began.elapsed()),
+                )?;
+                for step in &CheckStep::ALL[1..] {
+                    let skipped = StepFinding::skip("the profile has to be good first");
+                    self.add_step(&mut steps, skipped.at(*step, Default::default()))?;
                 }
-                return Ok(Report::new(steps));
+                return Ok(VerifyReport::new(steps));
             }
         };
         let profile = loaded.profile;
-        let found = walk::profile(&self.source, &chosen, profile.mode);
-        self.found(&mut steps, found.at(Step::Profile, began.elapsed()))?;
+        let found = verify_steps::check_profile(&self.source, &chosen, profile.mode);
+        self.add_step(&mut steps, found.at(CheckStep::Profile, began.elapsed()))?;
         let began = Instant::now();
-        note(format_args!("verify: basic: dialling the backends"));
-        let found = walk::basic(&profile, source::edges(&profile, Pipes::Refused)).await;
-        self.found(&mut steps, found.at(Step::Basic, began.elapsed()))?;
+        print_note(format_args!("verify: basic: dialling the backends"));
+        let found =
+            verify_steps::check_basic(&profile, source::load_edges(&profile, PipePolicy::Refused)).await;
+        self.add_step(&mut steps, found.at(CheckStep::Basic, began.elapsed()))?;
         for mode in [Mode::Forward, Mode::Reverse] {
             let word = step_of(mode).word();
-            note(format_args!(
+            print_note(format_args!(
                 "verify: {word}: starting halves of its own and waiting for links, at most 10 s"
             ));
-            for walked in self.way(&chosen, mode).await.steps {
-                self.found(&mut steps, walked)?;
+            for walked in self.check_mode(&chosen, mode).await.steps {
+                self.add_step(&mut steps, walked)?;
             }
         }
-        Ok(Report::new(steps))
+        Ok(VerifyReport::new(steps))
     }
 
-    fn found(&self, steps: &mut Vec<Walked>, walked: Walked) -> Result<(), OutputError> {
-        show(&walked, self.json)?;
+    fn add_step(&self, steps: &mut Vec<StepReport>, walked: StepReport) -> Result<(), OutputError> {
+        print_step(&walked, self.json)?;
         steps.push(walked);
         Ok(())
     }
 
     /// The step of one mode; in reverse, also `closed`.
-    async fn way(&self, chosen: &Chosen, mode: Mode) -> Report {
+    async fn check_mode(&self, chosen: &ChosenProfile, mode: Mode) -> VerifyReport {
         let began = Instant::now();
         let step = step_of(mode);
-        let failed = |found: Found| {
+        let failed = |found: StepFinding| {
             let mut steps = vec![found.at(step, began.elapsed())];
             if mode == Mode::Reverse {
-                let skipped = Found::skip("no internal half ran in reverse mode here");
-                steps.push(skipped.at(Step::Closed, Default::default()));
+                let skipped = StepFinding::skip("no internal half ran in reverse mode here");
+                steps.push(skipped.at(CheckStep::Closed, Default::default()));
             }
-            Report::new(steps)
+            VerifyReport::new(steps)
         };
         let loaded = match self.source.load(chosen, Some(mode)) {
             Ok(loaded) => loaded,
-            Err(problems) => return failed(Found::skip(walk::unreadable(&problems).seen)),
+            Err(problems) => {
+                return failed(StepFinding::skip(verify_steps::unreadable_profile(&problems).seen));
+            }
         };
-        if let Some(skipped) = alone(&loaded.profile).await {
+        if let Some(skipped) = lone_half_finding(&loaded.profile).await {
             return failed(skipped);
         }
         let since = log::utc_now();
-        let started = Halves::start(self.cli, &self.source, chosen.clone(), loaded).await;
+        let started = TrialHalves::start(self.cli, &self.source, chosen.clone(), loaded).await;
         let halves = match started {
             Ok(halves) => halves,
-            Err(why) => return failed(Found::fail(why.clone(), advice::on_link(&why))),
+            Err(why) => return failed(StepFinding::fail(why.clone(), advice::advise_on_link(&why))),
         };
-        let steps = if mode == Mode::Reverse { vec![step, Step::Closed] } else { vec![step] };
-        let mut report = halves.walk(steps).await;
-        let first = report.steps.first_mut().filter(|walked| walked.seen.starts_with(walk::NOT_READY));
+        let steps = if mode == Mode::Reverse { vec![step, CheckStep::Closed] } else { vec![step] };
+        let mut report = halves.verify(steps).await;
+        let first =
+            report.steps.first_mut().filter(|walked| walked.seen.starts_with(verify_steps::NOT_READY));
         if let (Some(walked), Some(told)) = (first, halves.refused_link(&since).await) {
             walked.seen = format!("{}; the internal half says: {told}", walked.seen);
-            walked.advice = Some(advice::on_link(&told));
+            walked.advice = Some(advice::advise_on_link(&told));
         }
         halves.stop().await;
         report
@@ -211,37 +220,38 @@ impl Own<'_> {
 }
 
 /// A half alone: what it can not prove here.
-async fn alone(profile: &Profile) -> Option<Found> {
+async fn lone_half_finding(profile: &Profile) -> Option<StepFinding> {
     if profile.dmz.is_none() && profile.mode == Mode::Forward {
-        return Some(Found::skip("the DMZ half sends the probe; verify it on that host"));
+        return Some(StepFinding::skip("the DMZ half sends the probe; verify it on that host"));
     }
-    walk::alone_and_unanswered(profile).await.map(Found::skip)
+    verify_steps::unanswered_alone(profile).await.map(StepFinding::skip)
 }
 
-fn step_of(mode: Mode) -> Step {
+fn step_of(mode: Mode) -> CheckStep {
     match mode {
-        Mode::Direct => Step::Basic,
-        Mode::Forward => Step::Forward,
-        Mode::Reverse => Step::Reverse,
+        Mode::Direct => CheckStep::Basic,
+        Mode::Forward => CheckStep::Forward,
+        Mode::Reverse => CheckStep::Reverse,
     }
 }
 
 /// One step, as soon as it is known; with `--json` standard output is for the report alone.
-fn show(walked: &Walked, json: bool) -> Result<(), OutputError> {
+fn print_step(walked: &StepReport, json: bool) -> Result<(), OutputError> {
     let mut text = format!("{:<8} {}  {}", walked.step.word(), walked.result.word(), walked.seen);
     if let Some(advice) = &walked.advice {
         text.push_str(&format!("\n         do    {advice}"));
     }
     match json {
-        true => note(text),
+        true => print_note(text),
         false => print_line(text)?,
     }
     Ok(())
 }
 
-fn verdict(report: &Report) -> String {
+fn describe_result(report: &VerifyReport) -> String {
     let count = |result| report.steps.iter().filter(|walked| walked.result == result).count();
-    let (passed, failed, skipped) = (count(Finding::Pass), count(Finding::Fail), count(Finding::Skip));
+    let (passed, failed, skipped) =
+        (count(StepResult::Pass), count(StepResult::Fail), count(StepResult::Skip));
     let verdict = if report.passed { "verified" } else { "not verified" };
     format!("{verdict}: {passed} passed, {failed} failed, {skipped} skipped")
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis::{
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Command, CommandAnswer},
     profile::Mode,
     telemetry::snapshot::{LinkState, PoolRow, Snapshot},
 };
@@ -162,7 +162,7 @@ async fn profiles_are_told_with_the_lines_of_their_problems() {
     let direct = Plan::new(Mode::Direct, "echo://").direct();
     place.profile("broken", "mode: direct\ndmz:\n  services:\n    web: { accpet: [] }\n");
     let gateway = place.start("good", &direct);
-    let Answer::Profiles(profiles) = gateway.handle.ask(Command::Profiles).await else {
+    let CommandAnswer::Profiles(profiles) = gateway.handle.ask(Command::Profiles).await else {
         panic!("no profiles")
     };
     let of = |name: &str| profiles.iter().find(|row| row.name == name).unwrap();

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use portcullis::{
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Command, CommandAnswer},
     profile::Mode,
 };
 use rustix::fs::{CWD, FileType, Mode as Bits, mknodat};
@@ -27,7 +27,7 @@ fn start(place: &Place) -> Gateway {
 }
 
 /// An answer, from an engine that is not held up.
-async fn ask(gateway: &Gateway, command: Command) -> Answer {
+async fn ask(gateway: &Gateway, command: Command) -> CommandAnswer {
     timeout(PATIENCE, gateway.handle.ask(command)).await.expect("the engine answers")
 }
 
@@ -42,11 +42,11 @@ async fn a_pipe_in_place_of_a_file_is_refused_and_holds_nobody_up() {
             [Command::Reload, Command::Plan { profile: profile.clone() }, Command::Switch { profile }]
         {
             match ask(&gateway, command).await {
-                Answer::Refused(why) => assert!(why.contains("is a pipe"), "{file}: {why}"),
+                CommandAnswer::Refused(why) => assert!(why.contains("is a pipe"), "{file}: {why}"),
                 other => panic!("{file}: {other:?}"),
             }
         }
-        assert!(matches!(ask(&gateway, Command::Status).await, Answer::Status(_)));
+        assert!(matches!(ask(&gateway, Command::Status).await, CommandAnswer::Status(_)));
         if file != "dmz.yaml" {
             // Found by itself, too.
             gateway.until_told("it is a pipe").await;
@@ -63,10 +63,10 @@ async fn a_profile_that_names_a_pipe_is_listed_with_that() {
     let text = Plan::new(Mode::Reverse, "").dmz(LISTEN).replace("pki/dmz.pem", "pki/pipe.pem");
     place.profile("piped", &text);
     mknodat(CWD, place.path("itself.yaml"), FileType::Fifo, Bits::from_raw_mode(0o600), 0).unwrap();
-    let Answer::Profiles(rows) = ask(&gateway, Command::Profiles).await else { panic!("no profiles") };
+    let CommandAnswer::Profiles(rows) = ask(&gateway, Command::Profiles).await else { panic!("no profiles") };
     for name in ["piped", "itself"] {
         let row = rows.iter().find(|row| row.name == name).unwrap();
         assert!(row.problems[0].text.contains("is a pipe"), "{:?}", row.problems);
     }
-    assert!(matches!(ask(&gateway, Command::Status).await, Answer::Status(_)));
+    assert!(matches!(ask(&gateway, Command::Status).await, CommandAnswer::Status(_)));
 }

@@ -9,7 +9,7 @@ use portcullis::{
         health::{Alert, AlertKind, Health},
         snapshot::{NoticeLevel, Snapshot},
     },
-    tui::health::{Peers, peers},
+    tui::health::{PeerCounts, count_peers},
 };
 use tokio::net::TcpStream;
 
@@ -63,7 +63,7 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
     let lost = alert(&seen, AlertKind::PeerLost).unwrap();
     assert_eq!((&*lost.object, seen.health), ("beta", Some(Health::Degraded)));
     assert!(lost.text.starts_with("beta at 127.0.0.1: lost, 1 session cut"), "{lost:?}");
-    assert!(matches!(peers(&seen), Peers { linked: 1, known: 2, gone_seconds: Some(_) }));
+    assert!(matches!(count_peers(&seen), PeerCounts { linked: 1, known: 2, gone_seconds: Some(_) }));
     dmz.until_told("health: DEGRADED, was HEALTHY").await;
     let beta = internal(&place, "beta", &at, "");
     dmz.until_told("beta at 127.0.0.1: back after").await;
@@ -74,7 +74,7 @@ async fn a_gateway_that_is_killed_is_missed_until_it_is_back_or_dismissed() {
     beta.kill();
     dmz.until("it is missed", |seen| alert(seen, AlertKind::PeerLost).is_some()).await;
     dmz.done(Command::Dismiss { peer: "beta".into() }).await;
-    assert_eq!(peers(&*until_healthy(&dmz).await).known, 1);
+    assert_eq!(count_peers(&*until_healthy(&dmz).await).known, 1);
     dmz.refused(Command::Dismiss { peer: "alpha".into() }).await;
 }
 
@@ -105,7 +105,7 @@ async fn a_gateway_that_says_goodbye_leaves_quietly() {
     until_ready(&dmz, &[("alpha", 2), ("beta", 2)]).await;
     beta.stop().await;
     dmz.until("it has left", |seen| seen.pools.len() == 1).await;
-    assert_eq!(peers(&*until_healthy(&dmz).await).known, 1);
+    assert_eq!(count_peers(&*until_healthy(&dmz).await).known, 1);
     alpha.stop().await;
     let seen = dmz.until("nobody is left", |seen| seen.health == Some(Health::Down)).await;
     let expected = "no link for orders: no internal gateway has a link for this service; \

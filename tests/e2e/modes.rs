@@ -1,7 +1,7 @@
 //! Clients and backends cannot tell the three modes apart.
 
 use portcullis::{
-    gateway::{Outcome, handle::Command},
+    gateway::{GatewayOutcome, handle::Command},
     profile::Mode,
     telemetry::snapshot::{GatewayPhase, PoolState},
 };
@@ -148,7 +148,7 @@ async fn a_stop_lets_sessions_end_and_takes_no_new_ones() {
 async fn a_stop_cuts_what_outlives_the_drain() {
     for mode in MODES {
         let (way, mut client, mut server) = open_with(Plan { drain: "50ms", ..Plan::new(mode, "") }).await;
-        assert_eq!(way.dmz.stop().await, Outcome::Cut(1), "{mode:?}");
+        assert_eq!(way.dmz.stop().await, GatewayOutcome::Cut(1), "{mode:?}");
         hear_reset(&mut client).await;
         hear_reset(&mut server).await;
     }

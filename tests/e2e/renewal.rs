@@ -59,7 +59,8 @@ fn renew(place: &Place, name: &str) {
     for file in [format!("{name}.pem"), format!("{name}.key")] {
         fs::remove_file(place.pki(&file)).unwrap();
     }
-    certs::write(place.pki("ca.pem").parent().unwrap(), &[certs::Wanted { half: name, names: &[] }]).unwrap();
+    certs::write(place.pki("ca.pem").parent().unwrap(), &[certs::HalfNames { half: name, names: &[] }])
+        .unwrap();
 }
 
 fn notices(snapshot: &Snapshot, text: &str) -> usize {

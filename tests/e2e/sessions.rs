@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis::{
     gateway::handle::Command,
     profile::Mode,
-    telemetry::snapshot::{SessionPhase, Snapshot, Totals},
+    telemetry::snapshot::{SessionPhase, Snapshot, TrafficTotals},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -42,7 +42,7 @@ async fn more_sessions_than_the_limit_are_refused_at_once() {
         let mut next = way.client().await;
         say(&mut next, b"b").await;
         hear(&mut next, b"b").await;
-        let expected = Totals {
+        let expected = TrafficTotals {
             sessions_open: 2,
             sessions_waiting: 0,
             sessions: 3,
@@ -158,7 +158,7 @@ async fn concurrent_sessions_carry_random_bytes_exactly() {
             side.unwrap();
         }
         let all = |direction| (0..32).map(move |at| payload(seed.wrapping_add(at), direction).len() as u64);
-        let expected = Totals {
+        let expected = TrafficTotals {
             sessions_open: 0,
             sessions_waiting: 0,
             sessions: 32,
@@ -271,7 +271,7 @@ async fn a_pair_in_one_process_counts_a_session_once() {
         }
         dial_refused(port).await;
         let snapshot = pair.until("one refused", |snapshot| snapshot.totals.refused == 1).await;
-        let expected = Totals {
+        let expected = TrafficTotals {
             sessions_open: 3,
             sessions_waiting: 0,
             sessions: 3,
@@ -286,14 +286,14 @@ async fn a_pair_in_one_process_counts_a_session_once() {
             hear_end(&mut client).await;
         }
         let closed = pair.until("all ended", |snapshot| snapshot.sessions.is_empty()).await;
-        assert_eq!(closed.totals, Totals { sessions_open: 0, ..expected }, "{mode}");
+        assert_eq!(closed.totals, TrafficTotals { sessions_open: 0, ..expected }, "{mode}");
     }
 }
 
 /// What holds of every picture, and of each against the one before.
 fn assert_true(before: &Snapshot, seen: &Snapshot) {
     let of_clients = seen.services.iter().filter(|row| row.role == seen.roles[0]);
-    let sum = of_clients.fold(Totals::default(), |sum, row| sum.with(&row.totals));
+    let sum = of_clients.fold(TrafficTotals::default(), |sum, row| sum.with(&row.totals));
     assert_eq!(sum, seen.totals, "the services make up the whole");
     let (was, is) = (before.totals, seen.totals);
     assert!(is.sessions_open <= is.sessions, "{is:?}");
@@ -336,8 +336,10 @@ async fn totals_hold_together_at_every_moment() {
                 before = seen;
             }
             let expected = match is_carried {
-                true => Totals { sessions: 40, bytes_up: 200, bytes_down: 200, ..Totals::default() },
-                false => Totals { refused: 40, ..Totals::default() },
+                true => {
+                    TrafficTotals { sessions: 40, bytes_up: 200, bytes_down: 200, ..TrafficTotals::default() }
+                }
+                false => TrafficTotals { refused: 40, ..TrafficTotals::default() },
             };
             // The last picture of the loop may be older than the last client's end.
             way.dmz.until(&format!("{mode:?}: {expected:?}"), |seen| seen.totals == expected).await;
@@ -359,8 +361,13 @@ async fn a_client_that_waits_is_told_apart_from_those_that_go_on() {
     hear(&mut parked, &reply_at(carried.local_addr().unwrap())).await;
     say(&mut carried, b"mine").await;
     hear(&mut parked, b"mine").await;
-    let both =
-        Totals { sessions_open: 1, sessions_waiting: 1, sessions: 1, bytes_up: 4, ..Totals::default() };
+    let both = TrafficTotals {
+        sessions_open: 1,
+        sessions_waiting: 1,
+        sessions: 1,
+        bytes_up: 4,
+        ..TrafficTotals::default()
+    };
     let seen = gateway.until("one of each", |seen| seen.totals == both).await;
     let waits = seen.sessions.iter().find(|row| row.phase == SessionPhase::Waiting).unwrap();
     assert_eq!(waits.last_byte_seconds, None, "no byte has moved: {waits:?}");
@@ -390,5 +397,5 @@ async fn a_gateway_without_handles_drains_as_for_a_stop() {
     hear(&mut client, b"2").await;
     client.shutdown().await.unwrap();
     hear_end(&mut client).await;
-    assert_eq!(outcome.await, portcullis::gateway::Outcome::Clean);
+    assert_eq!(outcome.await, portcullis::gateway::GatewayOutcome::Clean);
 }

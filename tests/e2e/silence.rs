@@ -3,8 +3,8 @@
 use std::process::Command as Program;
 
 use portcullis::gateway::{
-    Outcome,
-    handle::{Answer, Command},
+    GatewayOutcome,
+    handle::{Command, CommandAnswer},
 };
 use tokio::net::TcpStream;
 
@@ -115,12 +115,14 @@ async fn silence_anywhere_holds_up_nobody_else_and_no_stop() {
             for _ in 0..10 {
                 echoes(&outer).await;
             }
-            assert!(matches!(outer.handle.ask(Command::Status).await, Answer::Status(_)));
+            assert!(matches!(outer.handle.ask(Command::Status).await, CommandAnswer::Status(_)));
             outer.done(Command::Reload).await;
             inner.done(Command::Reload).await;
             // The pipe is refused by name, and the rest of the folder is listed.
             match outer.handle.ask(Command::Profiles).await {
-                Answer::Profiles(rows) => assert!(rows.iter().any(|row| row.name == "pipe"), "{rows:?}"),
+                CommandAnswer::Profiles(rows) => {
+                    assert!(rows.iter().any(|row| row.name == "pipe"), "{rows:?}")
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -130,7 +132,7 @@ async fn silence_anywhere_holds_up_nobody_else_and_no_stop() {
         () = others => {}
     }
     // What is silent is cut when the time for it is over.
-    assert!(matches!(outer.stop().await, Outcome::Cut(_)));
-    assert!(matches!(inner.stop().await, Outcome::Clean | Outcome::Cut(_)));
+    assert!(matches!(outer.stop().await, GatewayOutcome::Cut(_)));
+    assert!(matches!(inner.stop().await, GatewayOutcome::Clean | GatewayOutcome::Cut(_)));
     drop((links, silent_peer, clients));
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use portcullis::{
-    gateway::handle::{Answer, Command},
+    gateway::handle::{Command, CommandAnswer},
     telemetry::snapshot::{Notice, PoolState, ServicePhase, Snapshot},
 };
 use tokio::{
@@ -166,7 +166,8 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
     for client in &mut open {
         says_and_hears(client, "hello").await;
     }
-    let Answer::Planned(plan) = gateway.handle.ask(Command::Plan { profile: "after".into() }).await else {
+    let CommandAnswer::Planned(plan) = gateway.handle.ask(Command::Plan { profile: "after".into() }).await
+    else {
         panic!("no plan")
     };
     let text = plan.to_string();
@@ -179,7 +180,8 @@ async fn a_plan_names_each_service_that_is_not_the_same_and_what_that_ends() {
     ] {
         assert!(text.lines().any(|told| told.trim() == line), "{line}\nis not in\n{text}");
     }
-    let Answer::Planned(same) = gateway.handle.ask(Command::Plan { profile: "before".into() }).await else {
+    let CommandAnswer::Planned(same) = gateway.handle.ask(Command::Plan { profile: "before".into() }).await
+    else {
         panic!("no plan")
     };
     assert!(same.to_string().contains("opens    no port and no link, and closes none; no service changes"));

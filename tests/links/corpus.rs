@@ -3,10 +3,10 @@
 use portcullis::{
     profile::{Carries, ServiceName},
     proto::link::{
-        frame::{self, Cause, DATA_MAX, Kind, Reset},
-        hello::{Grant, Offer},
-        open::Open,
-        state::End::{self, Opener, Server},
+        frame::{self, DATA_MAX, FrameKind, ResetCause, ResetFrame},
+        hello::{GrantHello, OfferHello},
+        open::OpenFrame,
+        state::LinkRole::{self, Opener, Server},
     },
 };
 
@@ -27,18 +27,18 @@ pub fn conversations() -> Vec<Conversation> {
 type Row = (&'static str, Vec<u8>, &'static str);
 
 fn greetings() -> Vec<Row> {
-    let opener = |body: &[u8]| input(Opener, false, &[turn(3, None)], &push(Kind::Hello, body));
+    let opener = |body: &[u8]| input(Opener, false, &[turn(3, None)], &push(FrameKind::Hello, body));
     // The server's own `hello` goes out while the grant's first byte is there.
-    let greets = [turn(0, Some(Kind::Hello)), turn(4, None)];
-    let server = |body: &[u8]| input(Server, false, &greets, &push(Kind::Hello, body));
+    let greets = [turn(0, Some(FrameKind::Hello)), turn(4, None)];
+    let server = |body: &[u8]| input(Server, false, &greets, &push(FrameKind::Hello, body));
     let offer_of = |carries: Carries, names: &[&str]| {
         let services = services(names).into_iter().map(|name| (name, carries)).collect();
-        Offer { services, target: 2, maximum: 8 }.body()
+        OfferHello { services, target: 2, maximum: 8 }.body()
     };
     let offer = |names: &[&str]| offer_of(Carries::Bytes, names);
-    let grant = |data| Grant { services: services(&["web"]), links: 4, data }.body();
+    let grant = |data| GrantHello { services: services(&["web"]), links: 4, data }.body();
     let told = |count: u8, names: &[u8]| [b"\x01\0\x02\0\x08\0", &[count][..], names].concat();
-    let twice = push(Kind::Hello, &offer(&["web"])).repeat(2);
+    let twice = push(FrameKind::Hello, &offer(&["web"])).repeat(2);
     let other_version = [&[2][..], &offer(&["web"])[1..]].concat();
     vec![
         ("hello-offer", opener(&offer(&["orders", "web"])), "greeted"),
@@ -81,9 +81,10 @@ fn greetings() -> Vec<Row> {
 }
 
 fn opens() -> Vec<Row> {
-    let hears = |body: &[u8]| input(Server, true, &[turn(2, None)], &push(Kind::Open, body));
-    let open = |client: Option<&str>| Open { client: client.map(|at| at.parse().unwrap()), ..plain("7f-1") };
-    let probe = Open { probe: true, ..plain("0") };
+    let hears = |body: &[u8]| input(Server, true, &[turn(2, None)], &push(FrameKind::Open, body));
+    let open =
+        |client: Option<&str>| OpenFrame { client: client.map(|at| at.parse().unwrap()), ..plain("7f-1") };
+    let probe = OpenFrame { probe: true, ..plain("0") };
     vec![
         ("open", hears(&open(None).body()), "opening"),
         ("open-client-v4", hears(&open(Some("192.0.2.7:258")).body()), "opening"),
@@ -103,78 +104,87 @@ fn opens() -> Vec<Row> {
         ("open-goes-on", hears(b"\0\x01a\0\x03webs"), "it goes on behind its service"),
         (
             "open-heard-by-opener",
-            input(Opener, true, &[], &push(Kind::Open, &plain("1").body())),
+            input(Opener, true, &[], &push(FrameKind::Open, &plain("1").body())),
             "a frame `open` while the link is ready",
         ),
         (
             "open-before-hello",
-            input(Server, false, &[], &push(Kind::Open, &plain("1").body())),
+            input(Server, false, &[], &push(FrameKind::Open, &plain("1").body())),
             "a frame `open` while the link is greeting",
         ),
     ]
 }
 
 fn sessions() -> Vec<Row> {
-    let open = push(Kind::Open, &plain("1").body());
-    let (opened, end) = (push(Kind::Opened, b""), push(Kind::End, b""));
-    let (data, refused) = (push(Kind::Data, b"some bytes"), push(Kind::Refused, &[3]));
-    let after_open = |sends: &[Kind]| -> Vec<u8> {
+    let open = push(FrameKind::Open, &plain("1").body());
+    let (opened, end) = (push(FrameKind::Opened, b""), push(FrameKind::End, b""));
+    let (data, refused) = (push(FrameKind::Data, b"some bytes"), push(FrameKind::Refused, &[3]));
+    let after_open = |sends: &[FrameKind]| -> Vec<u8> {
         // 16 bytes are `open`; each frame of ours goes out a little later.
         let small = sends.iter().map(|kind| turn(0, Some(*kind)));
         [turn(3, None), turn(3, None)].into_iter().chain(small).chain([turn(7, None)]).collect()
     };
-    let server = |sends: &[Kind], wire: &[&[u8]]| input(Server, true, &after_open(sends), &wire.concat());
+    let server =
+        |sends: &[FrameKind], wire: &[&[u8]]| input(Server, true, &after_open(sends), &wire.concat());
     // The opener opens behind the first byte that it hears, of a ping.
-    let ping = push(Kind::Ping, b"12345678");
-    let opener = |sends: &[Kind], wire: &[&[u8]]| {
+    let ping = push(FrameKind::Ping, b"12345678");
+    let opener = |sends: &[FrameKind], wire: &[&[u8]]| {
         let turns: Vec<_> = sends.iter().map(|kind| turn(0, Some(*kind))).chain([turn(7, None)]).collect();
         input(Opener, true, &turns, &[&ping[..], &wire.concat()].concat())
     };
-    let late = push(Kind::Data, &[b'l'; 300]);
+    let late = push(FrameKind::Data, &[b'l'; 300]);
     vec![
         ("session-ended-before-answer", server(&[], &[&open, &data, &end]), "opening, opener ended"),
-        ("session-opener-ends-first", server(&[Kind::Opened], &[&open, &data, &data, &end]), "opener ended"),
+        (
+            "session-opener-ends-first",
+            server(&[FrameKind::Opened], &[&open, &data, &data, &end]),
+            "opener ended",
+        ),
         (
             "session-server-ends-first",
-            server(&[Kind::Opened, Kind::End], &[&open, &data, &data, &end]),
+            server(&[FrameKind::Opened, FrameKind::End], &[&open, &data, &data, &end]),
             "ready",
         ),
         (
             "session-and-the-next",
-            server(&[Kind::Opened, Kind::End], &[&open, &data, &end, &open, &data]),
+            server(&[FrameKind::Opened, FrameKind::End], &[&open, &data, &end, &open, &data]),
             "opening",
         ),
         (
             "session-refused-late-data",
-            server(&[Kind::Refused], &[&open, &data, &late, &end, &open]),
+            server(&[FrameKind::Refused], &[&open, &data, &late, &end, &open]),
             "opening",
         ),
         ("session-two-opens", server(&[], &[&open, &open]), "a frame `open` while the link is opening"),
         (
             "session-data-behind-end",
-            server(&[Kind::Opened], &[&open, &end, &data]),
+            server(&[FrameKind::Opened], &[&open, &end, &data]),
             "a frame `data` while the link is opener ended",
         ),
         (
             "session-end-twice",
-            server(&[Kind::Opened], &[&open, &end, &end]),
+            server(&[FrameKind::Opened], &[&open, &end, &end]),
             "a frame `end` while the link is opener ended",
         ),
-        ("session-of-the-opener", opener(&[Kind::Open, Kind::End], &[&opened, &data, &end]), "ready"),
-        ("session-refused", opener(&[Kind::Open, Kind::Data], &[&refused, &ping]), "refused"),
+        (
+            "session-of-the-opener",
+            opener(&[FrameKind::Open, FrameKind::End], &[&opened, &data, &end]),
+            "ready",
+        ),
+        ("session-refused", opener(&[FrameKind::Open, FrameKind::Data], &[&refused, &ping]), "refused"),
         (
             "session-refused-for-no-reason",
-            opener(&[Kind::Open], &[&push(Kind::Refused, &[0])]),
+            opener(&[FrameKind::Open], &[&push(FrameKind::Refused, &[0])]),
             "no such reason",
         ),
         (
             "session-opened-twice",
-            opener(&[Kind::Open], &[&opened, &opened]),
+            opener(&[FrameKind::Open], &[&opened, &opened]),
             "a frame `opened` while the link is carrying",
         ),
         (
             "session-data-before-opened",
-            opener(&[Kind::Open], &[&data]),
+            opener(&[FrameKind::Open], &[&data]),
             "a frame `data` while the link is opening",
         ),
         ("session-answered-unasked", opener(&[], &[&opened]), "a frame `opened` while the link is ready"),
@@ -183,29 +193,29 @@ fn sessions() -> Vec<Row> {
 }
 
 fn cuts() -> Vec<Row> {
-    let reset = |session, cause| push(Kind::Reset, &Reset { session, cause }.body());
-    let open = push(Kind::Open, &plain("1").body());
-    let data = push(Kind::Data, b"half of");
+    let reset = |session, cause| push(FrameKind::Reset, &ResetFrame { session, cause }.body());
+    let open = push(FrameKind::Open, &plain("1").body());
+    let data = push(FrameKind::Data, b"half of");
     vec![
         (
             "reset-of-a-session",
-            input(Server, true, &[], &[open.clone(), reset(1, Cause::Client)].concat()),
+            input(Server, true, &[], &[open.clone(), reset(1, ResetCause::Client)].concat()),
             "closed",
         ),
-        ("reset-of-no-session", input(Opener, true, &[], &reset(0, Cause::Other)), "closed"),
+        ("reset-of-no-session", input(Opener, true, &[], &reset(0, ResetCause::Other)), "closed"),
         (
             "reset-and-more",
-            input(Server, true, &[], &[open.clone(), reset(1, Cause::Time), data.clone()].concat()),
+            input(Server, true, &[], &[open.clone(), reset(1, ResetCause::Time), data.clone()].concat()),
             "a frame `data` while the link is closed",
         ),
         (
             "reset-for-no-cause",
-            input(Opener, true, &[], &push(Kind::Reset, &[0, 0, 0, 1, 9])),
+            input(Opener, true, &[], &push(FrameKind::Reset, &[0, 0, 0, 1, 9])),
             "no such cause",
         ),
         (
             "reset-before-hello",
-            input(Opener, false, &[], &reset(1, Cause::Backend)),
+            input(Opener, false, &[], &reset(1, ResetCause::Backend)),
             "a frame `reset` while the link is greeting",
         ),
         (
@@ -222,10 +232,10 @@ fn cuts() -> Vec<Row> {
 }
 
 fn links() -> Vec<Row> {
-    let ping = push(Kind::Ping, b"\0\0\0\0\0\0\0\x01");
-    let pong = push(Kind::Pong, b"\0\0\0\0\0\0\0\x01");
-    let (drain, retire) = (push(Kind::Drain, b""), push(Kind::Retire, b""));
-    let answers = [turn(4, Some(Kind::Pong)), turn(2, Some(Kind::Ping))];
+    let ping = push(FrameKind::Ping, b"\0\0\0\0\0\0\0\x01");
+    let pong = push(FrameKind::Pong, b"\0\0\0\0\0\0\0\x01");
+    let (drain, retire) = (push(FrameKind::Drain, b""), push(FrameKind::Retire, b""));
+    let answers = [turn(4, Some(FrameKind::Pong)), turn(2, Some(FrameKind::Ping))];
     vec![
         ("ping", input(Server, true, &answers, &ping), "ready"),
         ("ping-again-and-again", input(Opener, true, &answers, &ping.repeat(100)), "ready"),
@@ -243,7 +253,7 @@ fn links() -> Vec<Row> {
 
 /// Headers that lie.
 fn headers() -> Vec<Row> {
-    let hears = |end: End, is_greeted, wire: &[u8]| input(end, is_greeted, &[turn(1, None)], wire);
+    let hears = |end: LinkRole, is_greeted, wire: &[u8]| input(end, is_greeted, &[turn(1, None)], wire);
     vec![
         ("header-type-0", hears(Server, true, &[0, 0, 0, 0]), "a frame of unknown type 0x00"),
         ("header-type-12", hears(Server, true, &[12, 0, 0, 0]), "a frame of unknown type 0x0c"),
@@ -262,32 +272,32 @@ fn headers() -> Vec<Row> {
 }
 
 /// What the driver takes: who hears, in which turns, and the bytes.
-fn input(hears: End, is_greeted: bool, turns: &[u8], wire: &[u8]) -> Vec<u8> {
+fn input(hears: LinkRole, is_greeted: bool, turns: &[u8], wire: &[u8]) -> Vec<u8> {
     let server = if hears == Server { SERVER_HEARS } else { 0 };
     let greeted = if is_greeted { IS_GREETED } else { 0 };
     [&[server | greeted, turns.len() as u8], turns, wire].concat()
 }
 
 /// A turn: the size of a piece, as a power of two, and the frame sent behind it.
-fn turn(size: u8, sends: Option<Kind>) -> u8 {
+fn turn(size: u8, sends: Option<FrameKind>) -> u8 {
     size | sends.map_or(0, |kind| kind as u8) << 4
 }
 
-fn push(kind: Kind, body: &[u8]) -> Vec<u8> {
+fn push(kind: FrameKind, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     frame::push(&mut out, kind, body);
     out
 }
 
-fn plain(id: &str) -> Open {
+fn plain(id: &str) -> OpenFrame {
     let [service] = services(&["web"]).try_into().unwrap();
-    Open { service, id: id.into(), client: None, probe: false }
+    OpenFrame { service, id: id.into(), client: None, probe: false }
 }
 
-fn longest() -> Open {
+fn longest() -> OpenFrame {
     let [service] = services(&[&"s".repeat(255)]).try_into().unwrap();
     let client = "[2001:db8::7]:50000".parse().unwrap();
-    Open { service, client: Some(client), ..plain(&"f".repeat(32)) }
+    OpenFrame { service, client: Some(client), ..plain(&"f".repeat(32)) }
 }
 
 fn services(names: &[&str]) -> Vec<ServiceName> {

@@ -8,20 +8,20 @@ use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
 use portcullis::{
     link::{
-        GREET, Peer,
-        framed::{Event, Link},
-        greet::{Granted, Reached, Says, hello},
-        trouble::Trouble,
+        HANDSHAKE, Peer,
+        error::LinkError,
+        framed::{Link, LinkEvent},
+        handshake::{DialledStream, GrantDecision, HelloRole, exchange_hello},
     },
-    net::stream::Stream,
+    net::stream::NetStream,
     profile::{Carries, ServiceName},
     proto::{
         Refusal,
         link::{
-            frame::{self, DATA_MAX, HEADER, Kind},
-            hello::{Grant, Offer},
-            open::Open,
-            state::End,
+            frame::{self, DATA_MAX, FrameKind, HEADER},
+            hello::{GrantHello, OfferHello},
+            open::OpenFrame,
+            state::LinkRole,
         },
     },
 };
@@ -42,7 +42,7 @@ const TOKEN: [u8; 8] = *b"question";
 
 #[tokio::test]
 async fn both_ends_say_what_is_cut_here() {
-    let said = [(End::Opener, opener_says()), (End::Server, server_says())];
+    let said = [(LinkRole::Opener, opener_says()), (LinkRole::Server, server_says())];
     for (hears, says) in [(&said[1], &said[0]), (&said[0], &said[1])] {
         let heard = play(hears.0, &whole(&says.1), Close::Cleanly).await;
         assert_eq!(heard.log, expected(&says.1, usize::MAX).0);
@@ -54,7 +54,7 @@ async fn both_ends_say_what_is_cut_here() {
 #[tokio::test]
 async fn two_links_hear_each_other_out() {
     let (one, other) = connection().await;
-    let both = async { tokio::join!(run(End::Opener, one), run(End::Server, other)) };
+    let both = async { tokio::join!(run(LinkRole::Opener, one), run(LinkRole::Server, other)) };
     let (opener, server) = timeout(PATIENCE, both).await.expect("they come to an end");
     assert_eq!(opener, (expected(&server_says(), usize::MAX).0, Ok(())));
     assert_eq!(server, (expected(&opener_says(), usize::MAX).0, Ok(())));
@@ -62,15 +62,15 @@ async fn two_links_hear_each_other_out() {
 
 #[tokio::test]
 async fn an_opener_that_ends_anywhere_is_heard_to_there() {
-    ended_anywhere(End::Server, &opener_says()).await;
+    ended_anywhere(LinkRole::Server, &opener_says()).await;
 }
 
 #[tokio::test]
 async fn a_server_that_ends_anywhere_is_heard_to_there() {
-    ended_anywhere(End::Opener, &server_says()).await;
+    ended_anywhere(LinkRole::Opener, &server_says()).await;
 }
 
-async fn ended_anywhere(hears: End, says: &[Said]) {
+async fn ended_anywhere(hears: LinkRole, says: &[Said]) {
     let whole = whole(says);
     for at in 0..=whole.len() {
         let heard = play(hears, &whole[..at], Close::Cleanly).await;
@@ -82,17 +82,17 @@ async fn ended_anywhere(hears: End, says: &[Said]) {
 
 #[tokio::test]
 async fn an_opener_that_resets_anywhere_has_not_ended_cleanly() {
-    reset_anywhere(End::Server, &opener_says()).await;
+    reset_anywhere(LinkRole::Server, &opener_says()).await;
 }
 
 #[tokio::test]
 async fn a_server_that_resets_anywhere_has_not_ended_cleanly() {
-    reset_anywhere(End::Opener, &server_says()).await;
+    reset_anywhere(LinkRole::Opener, &server_says()).await;
 }
 
 /// A reset may overtake what was sent before it. Behind the last frame there is nothing to cut: the
 /// link leaves without waiting for an end.
-async fn reset_anywhere(hears: End, says: &[Said]) {
+async fn reset_anywhere(hears: LinkRole, says: &[Said]) {
     let whole = whole(says);
     for at in 0..whole.len() {
         let heard = play(hears, &whole[..at], Close::Reset { pause: at % 16 }).await;
@@ -147,52 +147,52 @@ enum Makes {
 }
 
 fn opener_says() -> Vec<Said> {
-    let mut says = vec![said(Kind::Hello, &grant().body(), Makes::Of(Heard::Hello)).free()];
+    let mut says = vec![said(FrameKind::Hello, &grant().body(), Makes::Of(Heard::Hello)).free()];
     for session in 1..=SESSIONS {
         let open = open(session);
         let heard = Makes::Of(Heard::Open(open.id.clone()));
-        let opens = said(Kind::Open, &open.body(), heard);
+        let opens = said(FrameKind::Open, &open.body(), heard);
         if session == REFUSED {
             says.push(opens.free());
-            says.push(said(Kind::Data, &up(session), Makes::Nothing).free());
+            says.push(said(FrameKind::Data, &up(session), Makes::Nothing).free());
             continue;
         }
         says.push(opens);
         if session == WITH_PINGS {
-            says.push(said(Kind::Ping, &TOKEN, Makes::Nothing));
+            says.push(said(FrameKind::Ping, &TOKEN, Makes::Nothing));
         }
-        says.push(said(Kind::Data, &up(session), Makes::Bytes));
-        says.push(said(Kind::End, b"", Makes::Of(Heard::End)).free());
+        says.push(said(FrameKind::Data, &up(session), Makes::Bytes));
+        says.push(said(FrameKind::End, b"", Makes::Of(Heard::End)).free());
     }
-    says.push(said(Kind::Pong, &TOKEN, Makes::Nothing).free());
-    says.push(said(Kind::Retire, b"", Makes::Of(Heard::Leaving)).free());
+    says.push(said(FrameKind::Pong, &TOKEN, Makes::Nothing).free());
+    says.push(said(FrameKind::Retire, b"", Makes::Of(Heard::Leaving)).free());
     says
 }
 
 /// The opener has always opened its next session; only behind the last one is the link free.
 fn server_says() -> Vec<Said> {
-    let mut says = vec![said(Kind::Hello, &offer().body(), Makes::Of(Heard::Hello))];
+    let mut says = vec![said(FrameKind::Hello, &offer().body(), Makes::Of(Heard::Hello))];
     for session in 1..=SESSIONS {
         if session == REFUSED {
             let why = frame::refusal_byte(Refusal::Full);
-            says.push(said(Kind::Refused, &[why], Makes::Of(Heard::Refused)));
+            says.push(said(FrameKind::Refused, &[why], Makes::Of(Heard::Refused)));
             continue;
         }
-        says.push(said(Kind::Opened, b"", Makes::Nothing));
+        says.push(said(FrameKind::Opened, b"", Makes::Nothing));
         if session == WITH_PINGS {
-            says.push(said(Kind::Pong, &TOKEN, Makes::Nothing));
-            says.push(said(Kind::Ping, &TOKEN, Makes::Nothing));
+            says.push(said(FrameKind::Pong, &TOKEN, Makes::Nothing));
+            says.push(said(FrameKind::Ping, &TOKEN, Makes::Nothing));
         }
-        says.push(said(Kind::Data, &down(session), Makes::Bytes));
-        says.push(said(Kind::End, b"", Makes::Of(Heard::End)));
+        says.push(said(FrameKind::Data, &down(session), Makes::Bytes));
+        says.push(said(FrameKind::End, b"", Makes::Of(Heard::End)));
     }
     let last = says.pop().unwrap();
     says.push(last.free());
-    says.push(said(Kind::Retire, b"", Makes::Of(Heard::Leaving)).free());
+    says.push(said(FrameKind::Retire, b"", Makes::Of(Heard::Leaving)).free());
     says
 }
 
-fn said(kind: Kind, body: &[u8], heard: Makes) -> Said {
+fn said(kind: FrameKind, body: &[u8], heard: Makes) -> Said {
     let mut bytes = Vec::new();
     frame::push(&mut bytes, kind, body);
     Said { bytes, heard, is_free: false }
@@ -245,7 +245,7 @@ struct Played {
 }
 
 /// A link hears `bytes` in one write, and then no more.
-async fn play(hears: End, bytes: &[u8], close: Close) -> Played {
+async fn play(hears: LinkRole, bytes: &[u8], close: Close) -> Played {
     let (mut raw, stream) = connection().await;
     let mut answers = Vec::new();
     let speaking = async {
@@ -279,23 +279,25 @@ pub async fn connection() -> (TcpStream, TcpStream) {
 }
 
 /// One end of a link, and all that it hears until the link ends.
-async fn run(end: End, stream: TcpStream) -> (Log, Result<(), String>) {
+async fn run(end: LinkRole, stream: TcpStream) -> (Log, Result<(), String>) {
     let mut log = Log::new();
     let peer = Peer { name: None, address: "peer".into() };
     let says = match end {
-        End::Opener => Says::Opens(Arc::new(|_, _| Granted { grant: grant(), unlike: Vec::new() })),
-        End::Server => Says::Serves(Arc::new(|_| offer())),
+        LinkRole::Opener => {
+            HelloRole::Opens(Arc::new(|_, _| GrantDecision { grant: grant(), mismatches: Vec::new() }))
+        }
+        LinkRole::Server => HelloRole::Serves(Arc::new(|_| offer())),
     };
-    let reached = Reached { stream: Stream::Tcp(stream), peer, by: Instant::now() + GREET };
-    let linked = match hello(reached, &says, CancellationToken::new()).await {
+    let reached = DialledStream { stream: NetStream::Tcp(stream), peer, by: Instant::now() + HANDSHAKE };
+    let linked = match exchange_hello(reached, &says, CancellationToken::new()).await {
         Ok(linked) => linked,
         Err(error) => return (log, Err(error.to_string())),
     };
     note(&mut log, Heard::Hello);
     let mut side = Side { link: linked.link, log };
     let ended = match end {
-        End::Opener => side.open_all().await,
-        End::Server => side.serve_all().await,
+        LinkRole::Opener => side.open_all().await,
+        LinkRole::Server => side.serve_all().await,
     };
     (side.log, ended.map_err(|error| error.to_string()))
 }
@@ -310,7 +312,7 @@ impl Side {
         for session in 1..=SESSIONS {
             self.link.open(&open(session), Vec::new())?;
             if session == WITH_PINGS {
-                self.link.stage(Kind::Ping, &TOKEN)?;
+                self.link.stage(FrameKind::Ping, &TOKEN)?;
             }
             match session {
                 SERVER_ENDS_FIRST => {
@@ -323,8 +325,8 @@ impl Side {
                     self.write_all(&up(session)).await?;
                     poll_fn(|cx| self.link.poll_flush(cx)).await?;
                     let error = self.read_all().await.expect_err("a refusal, or worse");
-                    match Trouble::of(&error) {
-                        Some(Trouble::Refused(Refusal::Full)) => note(&mut self.log, Heard::Refused),
+                    match LinkError::of(&error) {
+                        Some(LinkError::Refused(Refusal::Full)) => note(&mut self.log, Heard::Refused),
                         _ => return Err(error),
                     }
                     assert_eq!(self.link.take_copy(), up(session));
@@ -346,16 +348,16 @@ impl Side {
             let session = self.link.session();
             assert_eq!(open, self::open(session));
             if session == REFUSED {
-                self.link.stage(Kind::Refused, &[frame::refusal_byte(Refusal::Full)])?;
+                self.link.stage(FrameKind::Refused, &[frame::refusal_byte(Refusal::Full)])?;
                 poll_fn(|cx| self.link.poll_flush(cx)).await?;
                 continue;
             }
-            self.link.stage(Kind::Opened, &[])?;
+            self.link.stage(FrameKind::Opened, &[])?;
             if session != SERVER_ENDS_FIRST {
                 self.read_all().await?;
             }
             if session == WITH_PINGS {
-                self.link.stage(Kind::Ping, &TOKEN)?;
+                self.link.stage(FrameKind::Ping, &TOKEN)?;
             }
             self.write_all(&down(session)).await?;
             self.end().await?;
@@ -370,22 +372,22 @@ impl Side {
     }
 
     /// The next `open`, or none when the link has closed in good order.
-    async fn next(&mut self) -> io::Result<Option<Open>> {
+    async fn next(&mut self) -> io::Result<Option<OpenFrame>> {
         loop {
             match poll_fn(|cx| self.link.poll_event(cx)).await? {
-                Event::Open(open) => {
+                LinkEvent::Open(open) => {
                     note(&mut self.log, Heard::Open(open.id.clone()));
                     return Ok(Some(open));
                 }
-                Event::Leaving(kind) => {
-                    assert_eq!(kind, Kind::Retire);
+                LinkEvent::Leaving(kind) => {
+                    assert_eq!(kind, FrameKind::Retire);
                     note(&mut self.log, Heard::Leaving);
                     if self.link.session() == SESSIONS {
                         // Neither end has more to say.
                         return Ok(None);
                     }
                 }
-                Event::Closed => return Ok(None),
+                LinkEvent::Closed => return Ok(None),
             }
         }
     }
@@ -416,22 +418,22 @@ impl Side {
     }
 
     async fn leave(&mut self) -> io::Result<()> {
-        self.link.stage_leave(Kind::Retire)?;
+        self.link.stage_leave(FrameKind::Retire)?;
         poll_fn(|cx| self.link.poll_flush(cx)).await
     }
 }
 
-fn offer() -> Offer {
-    Offer { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
+fn offer() -> OfferHello {
+    OfferHello { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
 }
 
-fn grant() -> Grant {
-    Grant { services: vec![service()], links: 4, data: DATA_MAX }
+fn grant() -> GrantHello {
+    GrantHello { services: vec![service()], links: 4, data: DATA_MAX }
 }
 
-fn open(session: u32) -> Open {
+fn open(session: u32) -> OpenFrame {
     let client = Some("192.0.2.7:50000".parse().unwrap());
-    Open { service: service(), id: format!("c0-{session}"), client, probe: false }
+    OpenFrame { service: service(), id: format!("c0-{session}"), client, probe: false }
 }
 
 fn service() -> ServiceName {

@@ -11,15 +11,15 @@ use portcullis::{
     link::{
         Peer,
         framed::Link,
-        liveness::{HEARTBEAT, Reading},
+        liveness::{HEARTBEAT, ReadState},
     },
-    net::stream::Stream,
+    net::stream::NetStream,
     profile::ServiceName,
     proto::link::{
-        frame::{self, DATA_MAX, Kind},
-        hello::{Grant, Offer},
-        open::Open,
-        state::End,
+        frame::{self, DATA_MAX, FrameKind},
+        hello::{GrantHello, OfferHello},
+        open::OpenFrame,
+        state::LinkRole,
     },
 };
 use tokio::{
@@ -31,25 +31,25 @@ use tokio::{
 use super::cuts::connection;
 
 /// A ready link, its peer's end, and a second handle of its socket.
-async fn ready(end: End) -> (Link, TcpStream, std::net::TcpStream) {
+async fn ready(end: LinkRole) -> (Link, TcpStream, std::net::TcpStream) {
     let (ours, mut theirs) = connection().await;
     let handle = socket2::SockRef::from(&ours).try_clone().unwrap().into();
-    let mut link = Link::new(Stream::Tcp(ours), Peer { name: None, address: "peer".into() }, end);
-    let grant = Grant { services: Vec::new(), links: 8, data: DATA_MAX };
-    let offer = Offer { services: Vec::new(), target: 1, maximum: 8 };
+    let mut link = Link::new(NetStream::Tcp(ours), Peer { name: None, address: "peer".into() }, end);
+    let grant = GrantHello { services: Vec::new(), links: 8, data: DATA_MAX };
+    let offer = OfferHello { services: Vec::new(), target: 1, maximum: 8 };
     let mut said = Vec::new();
     let (ours, theirs_says) = match end {
-        End::Opener => (grant.body(), offer.body()),
-        End::Server => (offer.body(), grant.body()),
+        LinkRole::Opener => (grant.body(), offer.body()),
+        LinkRole::Server => (offer.body(), grant.body()),
     };
-    frame::push(&mut said, Kind::Hello, &theirs_says);
+    frame::push(&mut said, FrameKind::Hello, &theirs_says);
     theirs.write_all(&said).await.unwrap();
-    if end == End::Server {
-        link.stage(Kind::Hello, &ours).unwrap();
+    if end == LinkRole::Server {
+        link.stage(FrameKind::Hello, &ours).unwrap();
     }
-    poll_fn(|cx| link.poll_greeting(cx)).await.unwrap();
-    if end == End::Opener {
-        link.stage(Kind::Hello, &ours).unwrap();
+    poll_fn(|cx| link.poll_handshake(cx)).await.unwrap();
+    if end == LinkRole::Opener {
+        link.stage(FrameKind::Hello, &ours).unwrap();
     }
     poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
     let mut hello = vec![0; 4 + ours.len()];
@@ -58,7 +58,7 @@ async fn ready(end: End) -> (Link, TcpStream, std::net::TcpStream) {
 }
 
 fn look(link: &mut Link) -> io::Result<()> {
-    link.check_alive(Reading::Yes, &mut Context::from_waker(Waker::noop()))
+    link.check_alive(ReadState::Yes, &mut Context::from_waker(Waker::noop()))
 }
 
 /// Writes until the socket takes not one byte more; how many bytes that were.
@@ -80,7 +80,7 @@ async fn fill(mut socket: &std::net::TcpStream) -> usize {
 
 #[tokio::test]
 async fn looks_close_together_tell_no_silence() {
-    for end in [End::Opener, End::Server] {
+    for end in [LinkRole::Opener, LinkRole::Server] {
         let (mut link, _theirs, _) = ready(end).await;
         for nth in 0..20 {
             assert!(look(&mut link).is_ok(), "{end:?}: look {nth}");
@@ -90,10 +90,10 @@ async fn looks_close_together_tell_no_silence() {
 
 #[tokio::test]
 async fn a_pong_that_meets_a_full_socket_goes_when_there_is_room() {
-    let (mut link, mut theirs, socket) = ready(End::Server).await;
+    let (mut link, mut theirs, socket) = ready(LinkRole::Server).await;
     let filling = fill(&socket).await;
     let mut ping = Vec::new();
-    frame::push(&mut ping, Kind::Ping, b"question");
+    frame::push(&mut ping, FrameKind::Ping, b"question");
     theirs.write_all(&ping).await.unwrap();
     let listening = async {
         let event = poll_fn(|cx| link.poll_event(cx)).await;
@@ -115,19 +115,23 @@ async fn a_pong_that_meets_a_full_socket_goes_when_there_is_room() {
 
 /// An opener whose server has not answered `open` yet.
 fn opened(link: &mut Link) {
-    let open =
-        Open { service: ServiceName::parse("orders").unwrap(), id: "s-1".into(), client: None, probe: false };
+    let open = OpenFrame {
+        service: ServiceName::parse("orders").unwrap(),
+        id: "s-1".into(),
+        client: None,
+        probe: false,
+    };
     link.open(&open, Vec::new()).unwrap();
 }
 
 #[tokio::test]
 async fn a_session_that_was_not_written_at_all_may_be_told_elsewhere() {
-    let (mut link, _theirs, socket) = ready(End::Opener).await;
+    let (mut link, _theirs, socket) = ready(LinkRole::Opener).await;
     opened(&mut link);
     assert!(!link.has_sent(), "its client has said nothing");
     // What was staged before does not go out, and so nothing of its client's does.
     for _ in 0..100 {
-        link.stage(Kind::Ping, b"question").unwrap();
+        link.stage(FrameKind::Ping, b"question").unwrap();
     }
     socket.shutdown(std::net::Shutdown::Write).unwrap();
     let said = poll_fn(|cx| link.poll_write(cx, b"only once")).await;
@@ -136,7 +140,7 @@ async fn a_session_that_was_not_written_at_all_may_be_told_elsewhere() {
 
 #[tokio::test]
 async fn a_session_whose_first_write_fails_may_have_been_told() {
-    let (mut link, _theirs, socket) = ready(End::Opener).await;
+    let (mut link, _theirs, socket) = ready(LinkRole::Opener).await;
     opened(&mut link);
     socket.shutdown(std::net::Shutdown::Write).unwrap();
     let said = poll_fn(|cx| link.poll_write(cx, b"only once")).await;
@@ -145,7 +149,7 @@ async fn a_session_whose_first_write_fails_may_have_been_told() {
 
 #[tokio::test]
 async fn a_session_that_is_partly_written_has_been_told() {
-    let (mut link, _theirs, socket) = ready(End::Opener).await;
+    let (mut link, _theirs, socket) = ready(LinkRole::Opener).await;
     opened(&mut link);
     poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
     fill(&socket).await;
@@ -158,18 +162,20 @@ async fn a_session_that_is_partly_written_has_been_told() {
 async fn carrying() -> [Link; 2] {
     let (ours, theirs) = connection().await;
     let peer = |name: &str| Peer { name: None, address: name.into() };
-    let mut opener = Link::new(Stream::Tcp(ours), peer("server"), End::Opener);
-    let mut server = Link::new(Stream::Tcp(theirs), peer("opener"), End::Server);
-    server.stage(Kind::Hello, &Offer { services: Vec::new(), target: 1, maximum: 8 }.body()).unwrap();
+    let mut opener = Link::new(NetStream::Tcp(ours), peer("server"), LinkRole::Opener);
+    let mut server = Link::new(NetStream::Tcp(theirs), peer("opener"), LinkRole::Server);
+    server
+        .stage(FrameKind::Hello, &OfferHello { services: Vec::new(), target: 1, maximum: 8 }.body())
+        .unwrap();
     poll_fn(|cx| server.poll_flush(cx)).await.unwrap();
-    poll_fn(|cx| opener.poll_greeting(cx)).await.unwrap();
-    let grant = Grant { services: Vec::new(), links: 8, data: DATA_MAX };
-    opener.stage(Kind::Hello, &grant.body()).unwrap();
+    poll_fn(|cx| opener.poll_handshake(cx)).await.unwrap();
+    let grant = GrantHello { services: Vec::new(), links: 8, data: DATA_MAX };
+    opener.stage(FrameKind::Hello, &grant.body()).unwrap();
     opened(&mut opener);
     poll_fn(|cx| opener.poll_flush(cx)).await.unwrap();
-    poll_fn(|cx| server.poll_greeting(cx)).await.unwrap();
+    poll_fn(|cx| server.poll_handshake(cx)).await.unwrap();
     poll_fn(|cx| server.poll_event(cx)).await.unwrap();
-    server.stage(Kind::Opened, &[]).unwrap();
+    server.stage(FrameKind::Opened, &[]).unwrap();
     says(&mut server).await;
     hears(&mut opener).await;
     [opener, server]
@@ -196,7 +202,7 @@ fn reads(link: &mut Link) {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_lives_however_long_its_receivers_take_nothing() {
-    use Reading::{Stopped, Yes};
+    use ReadState::{Stopped, Yes};
     for reading in [[Stopped, Yes], [Yes, Stopped], [Stopped, Stopped]] {
         let mut ends = carrying().await;
         let over = Instant::now() + Duration::from_secs(3600);
@@ -205,13 +211,13 @@ async fn a_session_lives_however_long_its_receivers_take_nothing() {
                 if reading == Yes {
                     reads(link);
                 }
-                if Instant::now() >= link.due() {
+                if Instant::now() >= link.next_check() {
                     let looked = link.check_alive(reading, &mut Context::from_waker(Waker::noop()));
                     assert!(looked.is_ok(), "{reading:?}: {looked:?}");
                 }
             }
             let [opener, server] = &ends;
-            sleep_until(opener.due().min(server.due())).await;
+            sleep_until(opener.next_check().min(server.next_check())).await;
         }
         let [opener, server] = &mut ends;
         says(opener).await;

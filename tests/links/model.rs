@@ -17,11 +17,11 @@ use portcullis::{
     proto::{
         Refusal,
         link::{
-            decoder::{Decoder, Want},
-            frame::{self, Cause, DATA_MAX, Frame, Kind, Reset, TOKEN},
-            hello::{Grant, Offer},
-            open::Open,
-            state::{End, Machine, State},
+            decoder::{DecoderNeed, FrameDecoder},
+            frame::{self, DATA_MAX, Frame, FrameKind, ResetCause, ResetFrame, TOKEN},
+            hello::{GrantHello, OfferHello},
+            open::OpenFrame,
+            state::{LinkProtocolState, LinkRole, StateMachine},
         },
     },
 };
@@ -36,7 +36,7 @@ const QUEUE_MAX: usize = 64 * 1024;
 /// Steps after which a link that has not come to its end as planned is a failure.
 const STEPS_MAX: usize = 200_000;
 const BLOCK: u64 = 16;
-const ENDS: [End; 2] = [End::Opener, End::Server];
+const ENDS: [LinkRole; 2] = [LinkRole::Opener, LinkRole::Server];
 
 #[test]
 fn sessions_share_a_link_and_never_a_byte() {
@@ -59,9 +59,9 @@ fn sessions_share_a_link_and_never_a_byte() {
 }
 
 /// Every cell of the table that is not empty.
-fn cells() -> impl Iterator<Item = (State, End, Kind)> {
-    let ends = State::ALL.into_iter().flat_map(|state| ENDS.map(|end| (state, end)));
-    let all = ends.flat_map(|(state, end)| Kind::ALL.map(|kind| (state, end, kind)));
+fn cells() -> impl Iterator<Item = (LinkProtocolState, LinkRole, FrameKind)> {
+    let ends = LinkProtocolState::ALL.into_iter().flat_map(|state| ENDS.map(|end| (state, end)));
+    let all = ends.flat_map(|(state, end)| FrameKind::ALL.map(|kind| (state, end, kind)));
     all.filter(|(state, end, kind)| state.after(*end, *kind).is_some())
 }
 
@@ -71,13 +71,13 @@ enum Ending {
     /// Both ends are free, and all has arrived.
     Free,
     /// An end cuts the session in this state, with bytes on the way.
-    Cut(End, State),
+    Cut(LinkRole, LinkProtocolState),
     /// The same once all has arrived.
-    CutWhenStill(End, State),
+    CutWhenStill(LinkRole, LinkProtocolState),
 }
 
 fn endings() -> Vec<Ending> {
-    let resets = cells().filter(|(.., kind)| *kind == Kind::Reset);
+    let resets = cells().filter(|(.., kind)| *kind == FrameKind::Reset);
     let cuts = resets.flat_map(|(state, end, _)| [Ending::Cut(end, state), Ending::CutWhenStill(end, state)]);
     cuts.chain([Ending::Free; 8]).collect()
 }
@@ -87,8 +87,8 @@ fn endings() -> Vec<Ending> {
 struct Tally {
     links: usize,
     sessions: usize,
-    sent: HashSet<(State, End, Kind)>,
-    heard: HashSet<(State, End, Kind)>,
+    sent: HashSet<(LinkProtocolState, LinkRole, FrameKind)>,
+    heard: HashSet<(LinkProtocolState, LinkRole, FrameKind)>,
     /// Sessions whose first end came from the opener, and from the server.
     first_ends: [usize; 2],
     /// Reads that brought the last end of a session and the `open` of the next one.
@@ -97,8 +97,8 @@ struct Tally {
 }
 
 struct Side {
-    machine: Machine,
-    decoder: Decoder,
+    machine: StateMachine,
+    decoder: FrameDecoder,
     /// Bytes on the way to it.
     inbox: VecDeque<u8>,
     /// Bytes of this session, by it and to it.
@@ -127,8 +127,8 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(rng: &'a mut Rng, tally: &'a mut Tally) -> Self {
         let sides = ENDS.map(|end| Side {
-            machine: Machine::new(end),
-            decoder: Decoder::default(),
+            machine: StateMachine::new(end),
+            decoder: FrameDecoder::default(),
             inbox: VecDeque::new(),
             sent: 0,
             heard: 0,
@@ -149,7 +149,7 @@ impl<'a> World<'a> {
                 Ending::CutWhenStill(end, state) if is_done && self.state(end) == state => {
                     self.settle();
                     if self.state(end) == state {
-                        self.say(end as usize, Kind::Reset);
+                        self.say(end as usize, FrameKind::Reset);
                         self.settle();
                         return self.count();
                     }
@@ -167,7 +167,7 @@ impl<'a> World<'a> {
         panic!("{ending:?} after {sessions} sessions never came");
     }
 
-    fn state(&self, end: End) -> State {
+    fn state(&self, end: LinkRole) -> LinkProtocolState {
         self.sides[end as usize].machine.state()
     }
 
@@ -211,16 +211,16 @@ impl<'a> World<'a> {
     }
 
     fn other(&self, side: &Side) -> &Side {
-        &self.sides[side.machine.end().other() as usize]
+        &self.sides[side.machine.end().opposite() as usize]
     }
 
     /// One end resets and reads no more; the other may go on until it hears of it.
-    fn cut(&mut self, end: End) {
-        let (at, other) = (end as usize, end.other() as usize);
-        self.say(at, Kind::Reset);
+    fn cut(&mut self, end: LinkRole) {
+        let (at, other) = (end as usize, end.opposite() as usize);
+        self.say(at, FrameKind::Reset);
         let closed = &self.sides[at].machine;
-        assert!(Kind::ALL.iter().all(|kind| closed.may_send(*kind).is_err()), "a frame after a reset");
-        while self.sides[other].machine.state() != State::Closed {
+        assert!(FrameKind::ALL.iter().all(|kind| closed.may_send(*kind).is_err()), "a frame after a reset");
+        while self.sides[other].machine.state() != LinkProtocolState::Closed {
             if self.rng.bool() {
                 self.deliver(other);
             } else {
@@ -235,49 +235,54 @@ impl<'a> World<'a> {
     fn speak(&mut self, at: usize, may_open: bool) {
         let side = &self.sides[at];
         let is_crowded = self.sides[1 - at].inbox.len() > QUEUE_MAX;
-        let weight = |kind: Kind| match kind {
-            Kind::Hello | Kind::Opened | Kind::End => 4,
-            Kind::Open => 16 * usize::from(may_open),
-            Kind::Data => 8 * usize::from(!is_crowded),
-            Kind::Refused => 1,
-            Kind::Ping | Kind::Drain | Kind::Retire => 1,
-            Kind::Pong => 2 * usize::from(!side.asked.is_empty()),
-            Kind::Reset => 0,
+        let weight = |kind: FrameKind| match kind {
+            FrameKind::Hello | FrameKind::Opened | FrameKind::End => 4,
+            FrameKind::Open => 16 * usize::from(may_open),
+            FrameKind::Data => 8 * usize::from(!is_crowded),
+            FrameKind::Refused => 1,
+            FrameKind::Ping | FrameKind::Drain | FrameKind::Retire => 1,
+            FrameKind::Pong => 2 * usize::from(!side.asked.is_empty()),
+            FrameKind::Reset => 0,
         };
         let mut bag = Vec::new();
-        for kind in Kind::ALL {
+        for kind in FrameKind::ALL {
             let may = side.machine.state().after(side.machine.end(), kind).is_some();
             assert_eq!(side.machine.may_send(kind).is_ok(), may, "{kind}");
             bag.extend(std::iter::repeat_n(kind, if may { weight(kind) } else { 0 }));
         }
         let Some(kind) = self.rng.choice(bag) else { return };
-        let was_last_end = kind == Kind::End;
+        let was_last_end = kind == FrameKind::End;
         self.say(at, kind);
         // Often in the same write.
-        if was_last_end && may_open && at == 0 && self.state(End::Opener) == State::Ready && self.rng.bool() {
-            self.say(at, Kind::Open);
+        if was_last_end
+            && may_open
+            && at == 0
+            && self.state(LinkRole::Opener) == LinkProtocolState::Ready
+            && self.rng.bool()
+        {
+            self.say(at, FrameKind::Open);
         }
     }
 
-    fn say(&mut self, at: usize, kind: Kind) {
+    fn say(&mut self, at: usize, kind: FrameKind) {
         let side = &mut self.sides[at];
         let (before, end) = (side.machine.state(), side.machine.end());
         side.machine.send(kind).unwrap();
         self.tally.sent.insert((before, end, kind));
         let session = side.machine.session();
         let body = match kind {
-            Kind::Hello if end == End::Server => offer().body(),
-            Kind::Hello => grant().body(),
-            Kind::Open => {
+            FrameKind::Hello if end == LinkRole::Server => offer().body(),
+            FrameKind::Hello => grant().body(),
+            FrameKind::Open => {
                 (side.sent, side.heard) = (0, 0);
                 self.told.push(Told::default());
                 open(session, self.rng).body()
             }
-            Kind::Refused => {
+            FrameKind::Refused => {
                 self.told[session as usize].refused = true;
                 vec![frame::refusal_byte(Refusal::BackendRefused)]
             }
-            Kind::Data => {
+            FrameKind::Data => {
                 let length = match self.rng.u32(0..1000) {
                     0 => DATA_MAX,
                     1..20 => self.rng.usize(1..4000),
@@ -287,22 +292,22 @@ impl<'a> World<'a> {
                 side.sent += length as u64;
                 (from..side.sent).map(|offset| byte(session, end, offset)).collect()
             }
-            Kind::End => {
+            FrameKind::End => {
                 let told = &mut self.told[session as usize];
-                if before == State::Carrying {
+                if before == LinkProtocolState::Carrying {
                     self.tally.first_ends[at] += 1;
                 }
                 told.ended[at] = Some(side.sent);
                 vec![]
             }
-            Kind::Reset => Reset { session, cause: Cause::Client }.body().to_vec(),
-            Kind::Ping => {
+            FrameKind::Reset => ResetFrame { session, cause: ResetCause::Client }.body().to_vec(),
+            FrameKind::Ping => {
                 let token = self.rng.u64(..).to_be_bytes();
                 side.unanswered.push_back(token);
                 token.to_vec()
             }
-            Kind::Pong => side.asked.pop_front().unwrap().to_vec(),
-            Kind::Opened | Kind::Drain | Kind::Retire => vec![],
+            FrameKind::Pong => side.asked.pop_front().unwrap().to_vec(),
+            FrameKind::Opened | FrameKind::Drain | FrameKind::Retire => vec![],
         };
         let mut bytes = Vec::new();
         frame::push(&mut bytes, kind, &body);
@@ -325,13 +330,13 @@ impl<'a> World<'a> {
         while !rest.is_empty() {
             let side = &mut self.sides[at];
             match side.decoder.want() {
-                Want::Data(left) => {
+                DecoderNeed::Data(left) => {
                     let (bytes, behind) = rest.split_at(left.min(rest.len()));
-                    side.decoder.passed(bytes.len());
+                    side.decoder.note_passed(bytes.len());
                     self.hear_data(at, bytes);
                     rest = behind;
                 }
-                Want::Bytes(wanted) => {
+                DecoderNeed::Bytes(wanted) => {
                     let (bytes, behind) = rest.split_at(wanted.min(rest.len()));
                     let before = side.machine.state();
                     let frame = side.decoder.feed(bytes, &mut side.machine);
@@ -342,7 +347,8 @@ impl<'a> World<'a> {
                     };
                     let is_open = matches!(frame, Frame::Open(_));
                     self.tally.opens_behind_ends += usize::from(is_open && has_seen_last_end);
-                    has_seen_last_end = frame == Frame::End && self.sides[at].machine.state() == State::Ready;
+                    has_seen_last_end =
+                        frame == Frame::End && self.sides[at].machine.state() == LinkProtocolState::Ready;
                     self.hear(at, before, frame);
                 }
             }
@@ -351,71 +357,74 @@ impl<'a> World<'a> {
 
     fn hear_data(&mut self, at: usize, bytes: &[u8]) {
         let side = &mut self.sides[at];
-        let (session, from) = (side.machine.session(), side.machine.end().other());
+        let (session, from) = (side.machine.session(), side.machine.end().opposite());
         for (offset, heard) in (side.heard..).zip(bytes) {
             let meant = byte(session, from, offset);
             assert_eq!(*heard, meant, "byte {offset} of session {session} to {:?}", side.machine);
         }
         side.heard += bytes.len() as u64;
-        if side.machine.state() == State::Refused {
+        if side.machine.state() == LinkProtocolState::Refused {
             self.tally.late_bytes += bytes.len();
         }
     }
 
-    fn hear(&mut self, at: usize, before: State, frame: Frame) {
+    fn hear(&mut self, at: usize, before: LinkProtocolState, frame: Frame) {
         let side = &mut self.sides[at];
         let (end, session) = (side.machine.end(), side.machine.session());
         let kind = match frame {
             Frame::Offer(heard) => {
                 assert_eq!(heard, offer());
-                Kind::Hello
+                FrameKind::Hello
             }
             Frame::Grant(heard) => {
                 assert_eq!(heard, grant());
-                Kind::Hello
+                FrameKind::Hello
             }
             Frame::Open(open) => {
                 assert_eq!(open.id, format!("{session:x}-0"));
                 (side.sent, side.heard) = (0, 0);
-                Kind::Open
+                FrameKind::Open
             }
             Frame::Refused(why) => {
                 assert_eq!(why, Refusal::BackendRefused);
                 assert_eq!(side.heard, 0, "bytes came from a session that was refused");
-                Kind::Refused
+                FrameKind::Refused
             }
             Frame::End => {
                 let told = &mut self.told[session as usize];
                 told.heard[1 - at] = Some(side.heard);
                 // A refused session may end again and again; what it sent is in order all the same.
-                assert!(before == State::Refused || told.heard[1 - at] == told.ended[1 - at], "{told:?}");
-                Kind::End
+                assert!(
+                    before == LinkProtocolState::Refused || told.heard[1 - at] == told.ended[1 - at],
+                    "{told:?}"
+                );
+                FrameKind::End
             }
             Frame::Reset(reset) => {
                 // The server may speak of the session before; it has heard all that the opener said.
                 let behind = session - reset.session;
-                assert!(behind == 0 || (end == End::Opener && behind == 1), "{reset:?} in {session}");
-                Kind::Reset
+                assert!(behind == 0 || (end == LinkRole::Opener && behind == 1), "{reset:?} in {session}");
+                FrameKind::Reset
             }
             Frame::Ping(token) => {
                 side.asked.push_back(token);
-                Kind::Ping
+                FrameKind::Ping
             }
             Frame::Pong(token) => {
                 assert_eq!(side.unanswered.pop_front(), Some(token));
-                Kind::Pong
+                FrameKind::Pong
             }
-            Frame::Opened => Kind::Opened,
-            Frame::Data => Kind::Data,
-            Frame::Drain => Kind::Drain,
-            Frame::Retire => Kind::Retire,
+            Frame::Opened => FrameKind::Opened,
+            Frame::Data => FrameKind::Data,
+            Frame::Drain => FrameKind::Drain,
+            Frame::Retire => FrameKind::Retire,
         };
-        self.tally.heard.insert((before, end.other(), kind));
+        self.tally.heard.insert((before, end.opposite(), kind));
     }
 }
 
 /// A session's bytes are blocks that say which session, which direction and which place.
-fn byte(session: u32, from: End, offset: u64) -> u8 {
+fn byte(session: u32, from: LinkRole, offset: u64) -> u8 {
     let (block, place) = (offset / BLOCK, (offset % BLOCK) as usize);
     match place {
         0..4 => session.to_be_bytes()[place],
@@ -425,19 +434,19 @@ fn byte(session: u32, from: End, offset: u64) -> u8 {
     }
 }
 
-fn offer() -> Offer {
-    Offer { services: vec![(service(), Carries::Bytes)], target: 2, maximum: 8 }
+fn offer() -> OfferHello {
+    OfferHello { services: vec![(service(), Carries::Bytes)], target: 2, maximum: 8 }
 }
 
-fn grant() -> Grant {
-    Grant { services: vec![service()], links: 8, data: DATA_MAX }
+fn grant() -> GrantHello {
+    GrantHello { services: vec![service()], links: 8, data: DATA_MAX }
 }
 
-fn open(session: u32, rng: &mut Rng) -> Open {
+fn open(session: u32, rng: &mut Rng) -> OpenFrame {
     let v4 = SocketAddr::from(([192, 0, 2, 1], rng.u16(..)));
     let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], rng.u16(..)));
     let client = rng.choice([None, Some(v4), Some(v6)]).flatten();
-    Open { service: service(), id: format!("{session:x}-0"), client, probe: rng.bool() }
+    OpenFrame { service: service(), id: format!("{session:x}-0"), client, probe: rng.bool() }
 }
 
 fn service() -> ServiceName {

@@ -2,10 +2,10 @@
 //! random for `PORTCULLIS_FUZZ_SECONDS` (2).
 
 use portcullis::proto::link::{
-    decoder::{Decoder, Want},
-    frame::{DATA_MAX, HEADER, Header, Kind},
+    decoder::{DecoderNeed, FrameDecoder},
+    frame::{DATA_MAX, FrameHeader, FrameKind, HEADER},
     hello, open,
-    state::{End, Machine},
+    state::{LinkRole, StateMachine},
 };
 
 use crate::{
@@ -43,26 +43,27 @@ fn no_change_of_a_conversation_does_harm() {
 
 #[test]
 fn a_length_alone_costs_no_memory() {
-    let longest = [(Kind::Hello, hello::BODY_MAX), (Kind::Open, open::BODY_MAX), (Kind::Data, DATA_MAX)];
+    let longest =
+        [(FrameKind::Hello, hello::BODY_MAX), (FrameKind::Open, open::BODY_MAX), (FrameKind::Data, DATA_MAX)];
     for (kind, length) in longest {
         for given in [0, 1, 100, 1000] {
-            let mut machine = Machine::new(End::Opener);
-            if kind != Kind::Hello {
-                machine = Machine::new(End::Server);
-                machine.send(Kind::Hello).and_then(|()| machine.hear(Kind::Hello)).unwrap();
+            let mut machine = StateMachine::new(LinkRole::Opener);
+            if kind != FrameKind::Hello {
+                machine = StateMachine::new(LinkRole::Server);
+                machine.send(FrameKind::Hello).and_then(|()| machine.hear(FrameKind::Hello)).unwrap();
             }
-            if kind == Kind::Data {
-                machine.hear(Kind::Open).unwrap();
+            if kind == FrameKind::Data {
+                machine.hear(FrameKind::Open).unwrap();
             }
-            let mut decoder = Decoder::default();
-            let header = Header { kind, length }.bytes();
+            let mut decoder = FrameDecoder::default();
+            let header = FrameHeader { kind, length }.bytes();
             let given = given.min(length - 1);
             let peak = peak_of(|| {
                 decoder.feed(&header, &mut machine).unwrap();
                 for _ in 0..given {
                     match decoder.want() {
-                        Want::Bytes(_) => assert_eq!(decoder.feed(b"x", &mut machine), Ok(None)),
-                        Want::Data(_) => decoder.passed(1),
+                        DecoderNeed::Bytes(_) => assert_eq!(decoder.feed(b"x", &mut machine), Ok(None)),
+                        DecoderNeed::Data(_) => decoder.note_passed(1),
                     }
                 }
             });

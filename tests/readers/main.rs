@@ -12,7 +12,7 @@ mod inputs;
 #[path = "../../fuzz/readers.rs"]
 mod readers;
 
-use portcullis::proto::ws::Decoder;
+use portcullis::proto::ws::WebSocketDecoder;
 
 /// The seed of a run, printed, so that a failure can be repeated.
 fn seed() -> u64 {
@@ -76,10 +76,10 @@ fn a_profile_loads_or_says_why_not() {
 fn a_length_alone_costs_no_memory() {
     let head = [0x82, 0xff, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0xff, 1, 2, 3, 4];
     let peak = count::peak_of(|| {
-        let mut decoder = Decoder::new(1 << 30);
-        assert_eq!(decoder.hear(&mut head.clone(), &mut Vec::new()), 0);
+        let mut decoder = WebSocketDecoder::new(1 << 30);
+        assert_eq!(decoder.decode(&mut head.clone(), &mut Vec::new()), 0);
         for _ in 0..1000 {
-            assert_eq!(decoder.hear(&mut [0], &mut Vec::new()), 1);
+            assert_eq!(decoder.decode(&mut [0], &mut Vec::new()), 1);
         }
     });
     assert!(peak < 256, "{peak} bytes");

@@ -16,15 +16,15 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
-    gateway::handle::{Answer, Command},
-    profile::{Mode, Role},
+    gateway::handle::{Command, CommandAnswer},
+    profile::{Half, Mode},
     telemetry::snapshot::{CheckRow, Snapshot, SwitchRow},
     tui::{
         app::{App, Reaction},
         keys,
-        look::Look,
-        source::Standing,
-        symbols::Symbols,
+        source::Attachment,
+        style::ScreenStyle,
+        symbols::SymbolSet,
         theme::Theme,
     },
 };
@@ -45,7 +45,7 @@ const SCREENS: [(&str, &str); 6] = [
 const OPENED: [&str; 10] = ["?", "q", "jjx", " Pj", "4jd", "/service:am", ":drian", "3ssS", "2j\n", "4j\n"];
 
 fn app(snapshot: Snapshot) -> App {
-    App::new(Arc::new(pictures::judged(snapshot)), Look::FULL)
+    App::new(Arc::new(pictures::judged(snapshot)), ScreenStyle::FULL)
 }
 
 fn press(app: &mut App, keys: &str) -> Reaction {
@@ -93,7 +93,7 @@ fn every_screen_of_every_picture_at_every_size_is_as_it_was() {
             let mut app = app(snapshot.clone());
             press(&mut app, keys);
             if screen == "profiles" {
-                app.answered(Answer::Profiles(pictures::profiles()));
+                app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
                 press(&mut app, "jj");
             }
             for size in SIZES {
@@ -144,7 +144,7 @@ fn every_detail_is_as_it_was() {
     }
     let mut app = app(pictures::healthy());
     press(&mut app, "6");
-    app.answered(Answer::Profiles(pictures::profiles()));
+    app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
     press(&mut app, "G\n");
     for size in [(120, 36), (80, 24), (60, 15)] {
         check("healthy-detail-profile", &app, size, &mut wrong);
@@ -179,11 +179,14 @@ fn what_keys_open_is_as_it_was() {
         }
     }
     for (name, answer) in [
-        ("answer-done", Answer::Done("session 0049ad closed".into())),
-        ("answer-refused", Answer::Refused("reverse.yaml:14:3: pol: unknown key; did you mean pool".into())),
+        ("answer-done", CommandAnswer::Done("session 0049ad closed".into())),
+        (
+            "answer-refused",
+            CommandAnswer::Refused("reverse.yaml:14:3: pol: unknown key; did you mean pool".into()),
+        ),
     ] {
         let mut app = app(pictures::healthy());
-        app.answered(answer);
+        app.take_answer(answer);
         check(name, &app, (80, 24), &mut wrong);
     }
     report(&wrong);
@@ -209,10 +212,10 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
     let open = |snapshot: Snapshot| {
         let mut app = app(snapshot);
         assert_eq!(press(&mut app, "p"), Reaction::Ask(Command::Profiles));
-        app.answered(Answer::Profiles(pictures::profiles()));
+        app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
         press(&mut app, "j");
         assert_eq!(press(&mut app, "p"), Reaction::Ask(Command::Plan { profile: "reverse".into() }));
-        app.answered(Answer::Planned(pictures::plan().into()));
+        app.take_answer(CommandAnswer::Planned(pictures::plan().into()));
         app
     };
     let go = Reaction::Ask(Command::Switch { profile: "reverse".into() });
@@ -242,7 +245,11 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
         missing: Some("link to 127.0.0.1:41443: 3 of 8 links are ready".into()),
         seconds_left: 6.2,
     });
-    proven.take(Arc::new(Snapshot { switching, uptime_seconds: 9999.0, ..forward(&[("forward", true)]) }));
+    proven.take_snapshot(Arc::new(Snapshot {
+        switching,
+        uptime_seconds: 9999.0,
+        ..forward(&[("forward", true)])
+    }));
     check("switch-ticks", &proven, (80, 24), &mut wrong);
     report(&wrong);
 }
@@ -250,7 +257,7 @@ fn a_switch_is_shown_before_it_goes_and_ticks_while_it_does() {
 #[test]
 fn a_plain_terminal_gets_neither_colour_nor_anything_but_ascii() {
     let mut wrong = vec![];
-    let plain = Look { theme: Theme::MONO, symbols: Symbols::ASCII, has_colours: false };
+    let plain = ScreenStyle { theme: Theme::MONO, symbols: SymbolSet::ASCII, has_colours: false };
     for (name, snapshot) in pictures::all() {
         let mut app = App::new(Arc::new(pictures::judged(snapshot.clone())), plain.clone());
         if name == "degraded" {
@@ -261,7 +268,7 @@ fn a_plain_terminal_gets_neither_colour_nor_anything_but_ascii() {
             let mut app = App::new(Arc::new(pictures::judged(snapshot.clone())), plain.clone());
             press(&mut app, keys);
             if keys == "6" {
-                app.answered(Answer::Profiles(pictures::profiles()));
+                app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
             }
             // The widest shows every column.
             for (width, height) in SIZES.into_iter().chain([(200, 50)]) {
@@ -290,11 +297,11 @@ fn only_the_palette_of_the_terminal_is_used() {
 }
 
 /// Everything that is told by the help of some screen or detail, scrolled to its end.
-fn all_help(standing: &Standing, (width, height): (u16, u16)) -> String {
+fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
     let mut told = String::new();
     for screen in ["1", "2", "3", "4", "5", "6", "1j\n", "4j\n"] {
         let mut app = app(pictures::healthy());
-        app.stand(standing.clone());
+        app.set_attachment(standing.clone());
         press(&mut app, screen);
         press(&mut app, "?");
         for _ in 0..8 {
@@ -310,9 +317,9 @@ fn all_help(standing: &Standing, (width, height): (u16, u16)) -> String {
 #[test]
 fn help_tells_every_line_of_the_key_table() {
     for size in [(120, 36), (80, 24), (60, 15)] {
-        let told = all_help(&Standing::Own, size);
+        let told = all_help(&Attachment::Own, size);
         for binding in keys::BINDINGS {
-            let offered = Standing::Own.offers(binding.action);
+            let offered = Attachment::Own.offers(binding.action);
             let elsewhere = matches!(binding.action, keys::Action::Suspend | keys::Action::Play(_));
             assert_eq!(offered, !elsewhere, "a gateway's own screen: {binding:?}");
             assert!(
@@ -349,7 +356,7 @@ fn the_selection_follows_its_session_and_closing_names_it() {
     for row in later.sessions.iter_mut().filter(|row| row.id == id) {
         (row.rate_up, row.rate_down) = (0, 0);
     }
-    app.take(Arc::new(pictures::judged(later)));
+    app.take_snapshot(Arc::new(pictures::judged(later)));
     assert_ne!(app.selected_line(), Some(0), "the row has moved down");
     press(&mut app, "x");
     assert_eq!(press(&mut app, "y"), Reaction::Ask(Command::Kill { session: id }));
@@ -382,10 +389,10 @@ fn rows_keep_their_places_for_two_seconds() {
     later.sessions.reverse();
     later.sessions[0].rate_up = u64::MAX / 2;
     later.uptime_seconds += 1.0;
-    app.take(Arc::new(pictures::judged(later.clone())));
+    app.take_snapshot(Arc::new(pictures::judged(later.clone())));
     assert_eq!(ids(&app), before, "a second later");
     later.uptime_seconds += 1.5;
-    app.take(Arc::new(pictures::judged(later.clone())));
+    app.take_snapshot(Arc::new(pictures::judged(later.clone())));
     assert_eq!(ids(&app)[0], later.sessions[0].id, "after two seconds the busiest is on top");
 }
 
@@ -416,8 +423,8 @@ fn a_pair_lists_each_session_once_with_both_halves() {
         listed.iter().filter(|row| row.0 == id).map(|row| row.1).collect::<Vec<_>>()
     };
     assert_eq!(shown.sessions.iter().filter(|row| row.id == "0048b3").count(), 2, "as `status` has it");
-    assert_eq!((of(18_611), of(18_859)), (vec![Role::Dmz], vec![Role::Dmz]), "told with its other half");
-    assert_eq!(of(18_888), [Role::Internal], "its other half has ended");
+    assert_eq!((of(18_611), of(18_859)), (vec![Half::Dmz], vec![Half::Dmz]), "told with its other half");
+    assert_eq!(of(18_888), [Half::Internal], "its other half has ended");
     assert_eq!((order.open_len(), order.listable_len(), order.len()), (5, 5, 6));
     let text = styled::dump(&styled::draw(&app, 120, 36));
     let line = text.lines().find(|line| line.contains("0048b3")).unwrap();
@@ -460,18 +467,18 @@ proptest! {
         let mut app = app(pictures[first].clone());
         for (key, next, width, height) in steps {
             if let Reaction::Ask(command) = app.press(key) {
-                app.asked(&command);
+                app.note_sent(&command);
                 match command {
-                    Command::Profiles => app.answered(Answer::Profiles(pictures::profiles())),
-                    Command::Plan { .. } => app.answered(Answer::Planned(pictures::plan().into())),
+                    Command::Profiles => app.take_answer(CommandAnswer::Profiles(pictures::profiles())),
+                    Command::Plan { .. } => app.take_answer(CommandAnswer::Planned(pictures::plan().into())),
                     _ => {}
                 }
             }
             styled::draw(&app, width, height);
             let mut snapshot = pictures[next].clone();
             snapshot.uptime_seconds += f64::from(width);
-            app.take(Arc::new(pictures::judged(snapshot)));
-            app.silent_for(u64::from(height));
+            app.take_snapshot(Arc::new(pictures::judged(snapshot)));
+            app.set_silence(u64::from(height));
             styled::draw(&app, width, height);
         }
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use portcullis::{
-    gateway::handle::{Answer, Command},
-    profile::{Mode, Role},
+    gateway::handle::{Command, CommandAnswer},
+    profile::{Half, Mode},
     telemetry::snapshot::{SessionRow, Snapshot},
     tui::{
-        app::{App, Mouse, Reaction},
-        look::Look,
+        app::{App, MouseCapture, Reaction},
+        style::ScreenStyle,
         theme::Theme,
     },
 };
@@ -112,7 +112,7 @@ fn a_service_that_serves_nobody_is_marked_and_says_why() {
 #[test]
 fn commands_are_shown_with_their_help_while_one_is_typed() {
     let mut pair = pictures::healthy();
-    let other_half = |row: &_| SessionRow { role: Role::Internal, ..SessionRow::clone(row) };
+    let other_half = |row: &_| SessionRow { role: Half::Internal, ..SessionRow::clone(row) };
     pair.sessions = pair.sessions.iter().flat_map(|row| [row.clone(), other_half(row)]).collect();
     let mut app = app(pair);
     press(&mut app, ":");
@@ -196,7 +196,7 @@ fn plus_and_minus_change_the_time_of_the_charts() {
 
 fn mouse(app: &mut App, kind: MouseEventKind, (column, row): (u16, u16)) -> Reaction {
     let event = MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE };
-    app.point(event, Rect::new(0, 0, 120, 36))
+    app.handle_mouse(event, Rect::new(0, 0, 120, 36))
 }
 
 /// Where `text` stands on a screen of 120 by 36.
@@ -216,7 +216,7 @@ fn the_mouse_is_taken_when_asked_and_selects_scrolls_and_sorts() {
     press(&mut app, "3");
     let at = place(&app, "004966");
     assert_eq!(mouse(&mut app, LEFT, at), Reaction::Nothing, "the mouse is the terminal's");
-    assert_eq!(press(&mut app, "m"), Reaction::Mouse(Mouse::On));
+    assert_eq!(press(&mut app, "m"), Reaction::Mouse(MouseCapture::On));
     // On every screen a click on a row selects it, also where lines are told below the list.
     for (screen, rows) in [
         ("3", ["004966", "0049ab", "0049ad"]),
@@ -245,7 +245,7 @@ fn the_mouse_is_taken_when_asked_and_selects_scrolls_and_sorts() {
     let at = place(&app, "2 Pool");
     mouse(&mut app, LEFT, at);
     shows(&app, "[2 Pool]");
-    assert_eq!(press(&mut app, "m"), Reaction::Mouse(Mouse::Off));
+    assert_eq!(press(&mut app, "m"), Reaction::Mouse(MouseCapture::Off));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
     ] {
         for answer in ["y", "\n", "q"] {
             let mut app = app(pictures::healthy());
-            app.answered(Answer::Profiles(pictures::profiles()));
+            app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
             press(&mut app, keys);
             shows(&app, asked);
             let reaction = press(&mut app, answer);
@@ -303,9 +303,9 @@ fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
     let healthy = pictures::healthy();
     let half = |mode, role| Snapshot { mode, roles: vec![role], ..healthy.clone() };
     for (snapshot, dials) in [
-        (half(Mode::Reverse, Role::Internal), true),
-        (half(Mode::Reverse, Role::Dmz), false),
-        (half(Mode::Forward, Role::Dmz), true),
+        (half(Mode::Reverse, Half::Internal), true),
+        (half(Mode::Reverse, Half::Dmz), false),
+        (half(Mode::Forward, Half::Dmz), true),
         (pictures::forward(), false),
         (pictures::direct(), false),
     ] {
@@ -326,14 +326,14 @@ fn a_half_that_does_not_dial_says_at_once_that_it_resizes_nothing() {
 fn a_refused_reload_shows_the_lines_it_is_about_until_the_next_key() {
     let mut app = app(pictures::healthy());
     assert_eq!(press(&mut app, "r"), Reaction::Ask(Command::Reload));
-    app.asked(&Command::Reload);
+    app.note_sent(&Command::Reload);
     let refusal = "reverse.yaml:14:5: internal.link.pol: there is no key `pol` here; did you mean `pool`?";
-    app.answered(Answer::Refused(refusal.into()));
-    assert_eq!(app.wish(), Some(Command::Profiles), "the lines come with the profiles");
+    app.take_answer(CommandAnswer::Refused(refusal.into()));
+    assert_eq!(app.background_command(), Some(Command::Profiles), "the lines come with the profiles");
     let mut rows = pictures::profiles();
     rows[0].problems = rows[2].problems.clone();
-    app.answered(Answer::Profiles(rows));
-    assert_eq!(app.wish(), None);
+    app.take_answer(CommandAnswer::Profiles(rows));
+    assert_eq!(app.background_command(), None);
     shows(&app, "14 |     pol: 3");
     shows(&app, "|     ^");
     shows(&app, "refused: reverse.yaml:14:5");
@@ -357,7 +357,10 @@ fn a_gateway_that_was_never_reached_is_told_once_by_host_and_port() {
 #[test]
 fn a_long_refusal_is_told_in_full() {
     let mut app = app(pictures::healthy());
-    app.answered(Answer::Refused(format!("a reason {} to its end", "that goes on and on ".repeat(8))));
+    app.take_answer(CommandAnswer::Refused(format!(
+        "a reason {} to its end",
+        "that goes on and on ".repeat(8)
+    )));
     shows(&app, "to its end");
     shows(&app, "any key goes on");
 }
@@ -366,7 +369,7 @@ fn a_long_refusal_is_told_in_full() {
 fn a_profile_with_problems_is_not_switched_to() {
     let mut app = app(pictures::healthy());
     press(&mut app, "6");
-    app.answered(Answer::Profiles(pictures::profiles()));
+    app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
     press(&mut app, "Gw");
     shows(&app, "dr-site has problems");
     shows(&app, "14 |     pol: 3");
@@ -380,7 +383,7 @@ fn a_frozen_picture_counts_what_it_misses() {
     later.uptime_seconds += 41.0;
     later.sessions.pop();
     later.totals.sessions += 17;
-    app.take(Arc::new(pictures::judged(later)));
+    app.take_snapshot(Arc::new(pictures::judged(later)));
     shows(&app, "FROZEN 00:41 (+17 changes)");
     shows(&app, "4 open");
     press(&mut app, " ");
@@ -418,14 +421,14 @@ fn themes_take_turns_and_no_color_stays_without() {
     let mut app = app(pictures::healthy());
     for expected in [Theme::MONO, Theme::HIGH_CONTRAST, Theme::ANSI] {
         press(&mut app, "t");
-        assert_eq!(app.look.theme, expected);
+        assert_eq!(app.style.theme, expected);
     }
     press(&mut app, ":theme high-contrast\n");
-    assert_eq!(app.look.theme, Theme::HIGH_CONTRAST);
-    let without = Look { theme: Theme::MONO, has_colours: false, ..Look::FULL };
+    assert_eq!(app.style.theme, Theme::HIGH_CONTRAST);
+    let without = ScreenStyle { theme: Theme::MONO, has_colours: false, ..ScreenStyle::FULL };
     let mut app = App::new(Arc::new(pictures::judged(pictures::healthy())), without);
     press(&mut app, "t:theme default\n");
-    assert_eq!(app.look.theme, Theme::MONO);
+    assert_eq!(app.style.theme, Theme::MONO);
 }
 
 #[test]
@@ -480,7 +483,7 @@ fn the_cursor_leaves_with_its_row() {
     let mut later = pictures::degraded();
     later.uptime_seconds += 6.0;
     later.ended.iter_mut().for_each(|row| row.ago_seconds += 6.0);
-    app.take(Arc::new(pictures::judged(later)));
+    app.take_snapshot(Arc::new(pictures::judged(later)));
     assert_eq!(app.selected_line(), None);
     press(&mut app, "x");
     shows(&app, "no session is selected");
@@ -490,13 +493,17 @@ fn the_cursor_leaves_with_its_row() {
 fn profiles_are_read_again_when_another_one_runs() {
     let mut app = app(pictures::healthy());
     press(&mut app, "6");
-    app.answered(Answer::Profiles(pictures::profiles()));
-    assert_eq!(app.wish(), None);
+    app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
+    assert_eq!(app.background_command(), None);
     let other = Snapshot { profile: "forward".into(), ..pictures::healthy() };
-    app.take(Arc::new(pictures::judged(other)));
-    assert_eq!((app.wish(), app.wish()), (Some(Command::Profiles), None), "it is asked once");
-    app.answered(Answer::Done("switched to forward".into()));
-    assert_eq!(app.wish(), Some(Command::Profiles), "a reload is done");
-    app.answered(Answer::Profiles(pictures::profiles()));
+    app.take_snapshot(Arc::new(pictures::judged(other)));
+    assert_eq!(
+        (app.background_command(), app.background_command()),
+        (Some(Command::Profiles), None),
+        "it is asked once"
+    );
+    app.take_answer(CommandAnswer::Done("switched to forward".into()));
+    assert_eq!(app.background_command(), Some(Command::Profiles), "a reload is done");
+    app.take_answer(CommandAnswer::Profiles(pictures::profiles()));
     shows(&app, "switched to forward");
 }

@@ -4,16 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use portcullis::{
     gateway::{
-        differences::{Becomes, ServiceChange},
-        plan::{Change, Ending, Plan},
+        plan::{EndingSessions, HalfChange, SwitchPlan},
+        service_changes::{ServiceChange, ServiceChangeKind},
     },
-    profile::{Mode, Role},
+    profile::{Half, Mode},
     telemetry::{
-        health::{Drained, judge},
+        health::{DrainRequest, judge_snapshot},
         snapshot::{
-            CheckRow, Descriptors, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel, PoolRow,
-            PoolState, ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow, Snapshot,
-            Totals, TrafficSample,
+            CheckRow, DescriptorUsage, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel,
+            PoolRow, PoolState, ProblemRow, ProfileRow, ServicePhase, ServiceRow, SessionPhase, SessionRow,
+            Snapshot, TrafficSample, TrafficTotals,
         },
     },
 };
@@ -38,16 +38,16 @@ pub fn all() -> Vec<(&'static str, Snapshot)> {
 pub fn judged(mut snapshot: Snapshot) -> Snapshot {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_868_120);
     snapshot.time = "2026-01-31T14:02:00.000Z".into();
-    judge(&mut snapshot, now);
+    judge_snapshot(&mut snapshot, now);
     snapshot
 }
 
 /// A DMZ gateway that has just started.
 pub fn empty() -> Snapshot {
     Snapshot {
-        roles: vec![Role::Dmz],
+        roles: vec![Half::Dmz],
         uptime_seconds: 0.2,
-        descriptors: Descriptors { used: 12, limit: 1024 },
+        descriptors: DescriptorUsage { used: 12, limit: 1024 },
         ..Snapshot::new("demo", Mode::Reverse)
     }
 }
@@ -55,14 +55,14 @@ pub fn empty() -> Snapshot {
 /// Both halves in one process, all well.
 pub fn healthy() -> Snapshot {
     let pools = vec![
-        pool(Role::Dmz, "orders", 8, 8),
-        PoolRow { ready: 7, carrying: 3, state: PoolState::Filling, ..pool(Role::Dmz, "chat", 7, 8) },
-        pool(Role::Internal, "orders", 8, 8),
-        PoolRow { dialling: 1, carrying: 3, state: PoolState::Filling, ..pool(Role::Internal, "chat", 7, 8) },
+        pool(Half::Dmz, "orders", 8, 8),
+        PoolRow { ready: 7, carrying: 3, state: PoolState::Filling, ..pool(Half::Dmz, "chat", 7, 8) },
+        pool(Half::Internal, "orders", 8, 8),
+        PoolRow { dialling: 1, carrying: 3, state: PoolState::Filling, ..pool(Half::Internal, "chat", 7, 8) },
     ];
     Snapshot {
         profile: "reverse".into(),
-        roles: vec![Role::Dmz, Role::Internal],
+        roles: vec![Half::Dmz, Half::Internal],
         phase: GatewayPhase::Running,
         uptime_seconds: 754.5,
         listening: vec!["socks+tls://127.0.0.1:41443".into()],
@@ -82,7 +82,7 @@ pub fn healthy() -> Snapshot {
         forward_checks: vec![CheckRow { profile: "forward".into(), passed: true, age_seconds: 192.0 }],
         notices: notices(),
         traffic: traffic(120),
-        descriptors: Descriptors { used: 64, limit: 1024 },
+        descriptors: DescriptorUsage { used: 64, limit: 1024 },
         ..empty()
     }
 }
@@ -91,10 +91,10 @@ pub fn healthy() -> Snapshot {
 pub fn pair() -> Snapshot {
     let mut snapshot = healthy();
     snapshot.sessions.extend([
-        SessionRow { role: Role::Internal, ..session(18_611, "chat", 6_600, 610) },
-        SessionRow { role: Role::Internal, ..session(18_888, "chat", 0, 0) },
+        SessionRow { role: Half::Internal, ..session(18_611, "chat", 6_600, 610) },
+        SessionRow { role: Half::Internal, ..session(18_888, "chat", 0, 0) },
     ]);
-    let inner = EndedRow { role: Role::Internal, ..ended(18_859, "--", "both sides finished", 2.0) };
+    let inner = EndedRow { role: Half::Internal, ..ended(18_859, "--", "both sides finished", 2.0) };
     snapshot.ended.insert(1, inner);
     snapshot
 }
@@ -107,10 +107,10 @@ fn services() -> Vec<ServiceRow> {
         ..ServiceRow::new(role, name)
     };
     vec![
-        service(Role::Dmz, "chat", &["tcp://0.0.0.0:8001"], None, totals(3)),
-        service(Role::Dmz, "orders", &["tcp://0.0.0.0:8000"], None, totals(1)),
-        service(Role::Internal, "chat", &[], Some("tcp://10.0.0.8:9001"), totals(3)),
-        service(Role::Internal, "orders", &[], Some("tcp://10.0.0.8:9000"), totals(1)),
+        service(Half::Dmz, "chat", &["tcp://0.0.0.0:8001"], None, totals(3)),
+        service(Half::Dmz, "orders", &["tcp://0.0.0.0:8000"], None, totals(1)),
+        service(Half::Internal, "chat", &[], Some("tcp://10.0.0.8:9001"), totals(3)),
+        service(Half::Internal, "orders", &[], Some("tcp://10.0.0.8:9000"), totals(1)),
     ]
 }
 
@@ -118,17 +118,17 @@ fn services() -> Vec<ServiceRow> {
 pub fn degraded() -> Snapshot {
     let refused = "connect 10.1.4.9:41443: connection refused (os error 111)";
     let mut snapshot = healthy();
-    snapshot.roles = vec![Role::Internal];
+    snapshot.roles = vec![Half::Internal];
     snapshot.profile = "prod-reverse".into();
     snapshot.uptime_seconds = 273_840.0;
     snapshot.pools = vec![
-        PoolRow { certificate_days: Some(12), ..pool(Role::Internal, "web", 12, 12) },
+        PoolRow { certificate_days: Some(12), ..pool(Half::Internal, "web", 12, 12) },
         PoolRow {
             state: PoolState::Starved,
             carrying: 4,
             waiting: 3,
             misses: 7,
-            ..pool(Role::Internal, "amqp", 0, 4)
+            ..pool(Half::Internal, "amqp", 0, 4)
         },
         PoolRow {
             peer: None,
@@ -141,7 +141,7 @@ pub fn degraded() -> Snapshot {
             last_error: Some(refused.into()),
             retry_seconds: Some(3.2),
             gone_seconds: Some(34.0),
-            ..pool(Role::Internal, "mail", 0, 4)
+            ..pool(Half::Internal, "mail", 0, 4)
         },
     ];
     snapshot.sessions.push(SessionRow {
@@ -185,17 +185,17 @@ pub fn down() -> Snapshot {
         last_error: error.clone(),
         retry_seconds: Some(29.0),
         misses: 12,
-        ..pool(Role::Dmz, service, 0, 8)
+        ..pool(Half::Dmz, service, 0, 8)
     };
     Snapshot {
         profile: "dmz".into(),
-        roles: vec![Role::Dmz],
+        roles: vec![Half::Dmz],
         phase: GatewayPhase::Draining,
         pools: vec![lost("orders"), lost("chat")],
         sessions: vec![],
-        totals: Totals { sessions_open: 0, ..totals(0) },
+        totals: TrafficTotals { sessions_open: 0, ..totals(0) },
         traffic: vec![TrafficSample::default(); 120],
-        descriptors: Descriptors { used: 1000, limit: 1024 },
+        descriptors: DescriptorUsage { used: 1000, limit: 1024 },
         ..healthy()
     }
 }
@@ -207,12 +207,12 @@ pub fn forward() -> Snapshot {
         carrying: 4,
         failures: 2,
         last_error: Some("timed out after 10 s".into()),
-        ..pool(Role::Dmz, "*", 0, 0)
+        ..pool(Half::Dmz, "*", 0, 0)
     };
     Snapshot {
         profile: "forward".into(),
         mode: Mode::Forward,
-        roles: vec![Role::Dmz],
+        roles: vec![Half::Dmz],
         listening: vec![],
         pools: vec![dialled],
         traffic: traffic(45),
@@ -228,8 +228,8 @@ pub fn direct() -> Snapshot {
         phase,
         totals,
         drained: (phase == ServicePhase::Draining)
-            .then(|| Drained { since: "2026-01-31T14:01:58.000Z".into(), by: "dashboard".into() }),
-        ..ServiceRow::new(Role::Dmz, name)
+            .then(|| DrainRequest { since: "2026-01-31T14:01:58.000Z".into(), by: "dashboard".into() }),
+        ..ServiceRow::new(Half::Dmz, name)
     };
     let mut snapshot = healthy();
     for row in &mut snapshot.sessions {
@@ -241,7 +241,7 @@ pub fn direct() -> Snapshot {
     Snapshot {
         profile: "direct".into(),
         mode: Mode::Direct,
-        roles: vec![Role::Dmz],
+        roles: vec![Half::Dmz],
         listening: vec![],
         pools: vec![],
         services: vec![
@@ -250,7 +250,7 @@ pub fn direct() -> Snapshot {
                 "chat",
                 "ws://0.0.0.0:8001/chat",
                 ServicePhase::Draining,
-                Totals { refused: 7, ..totals(3) },
+                TrafficTotals { refused: 7, ..totals(3) },
             ),
         ],
         ..snapshot
@@ -264,7 +264,7 @@ pub fn profiles() -> Vec<ProfileRow> {
         file: Some(format!("/etc/portcullis/profiles/{name}.yaml")),
         is_current: false,
         mode: Some(mode),
-        roles: vec![Role::Dmz, Role::Internal],
+        roles: vec![Half::Dmz, Half::Internal],
         services: vec!["chat".into(), "orders".into()],
         problems: vec![],
     };
@@ -286,19 +286,19 @@ pub fn profiles() -> Vec<ProfileRow> {
 }
 
 /// What the gateway of `forward` would change for `reverse`.
-pub fn plan() -> Plan {
-    Plan {
+pub fn plan() -> SwitchPlan {
+    SwitchPlan {
         profile: "reverse".into(),
         from: "forward".into(),
         from_mode: Mode::Forward,
         to: "reverse".into(),
         to_mode: Mode::Reverse,
-        dmz: Change::Replaced,
-        internal: Change::Replaced,
+        dmz: HalfChange::Replaced,
+        internal: HalfChange::Replaced,
         services: vec![ServiceChange {
-            role: Role::Dmz,
+            role: Half::Dmz,
             service: "chat".into(),
-            becomes: Becomes::Removed,
+            becomes: ServiceChangeKind::Removed,
             what: vec!["accept tcp://0.0.0.0:8001".into()],
         }],
         over: vec![],
@@ -307,7 +307,7 @@ pub fn plan() -> Plan {
         links: vec!["the internal half dials socks+tls://127.0.0.1:41443 and keeps 8 ready".into()],
         retires: 8,
         stay: 4,
-        end: vec![Ending { service: "chat".into(), sessions: 2, drain_seconds: 30 }],
+        end: vec![EndingSessions { service: "chat".into(), sessions: 2, drain_seconds: 30 }],
     }
 }
 
@@ -316,15 +316,15 @@ pub fn crowded(sessions: u64) -> Snapshot {
     let rows =
         (0..sessions).map(|n| session(n, if n % 3 == 0 { "orders" } else { "chat" }, n * 7919 % 90_001, n));
     Snapshot {
-        totals: Totals { sessions_open: sessions + 2000, ..totals(0) },
+        totals: TrafficTotals { sessions_open: sessions + 2000, ..totals(0) },
         sessions: rows.collect(),
         sessions_left_out: 2000,
         pools: (0..40)
             .map(|n| format!("service-{n}"))
             .chain(["chat".into(), "orders".into()])
-            .map(|service| pool(Role::Dmz, &service, 8, 8))
+            .map(|service| pool(Half::Dmz, &service, 8, 8))
             .collect(),
-        roles: vec![Role::Dmz],
+        roles: vec![Half::Dmz],
         ..healthy()
     }
 }
@@ -347,7 +347,7 @@ pub fn hostile() -> Snapshot {
         (row.end, row.reason) = (bad.clone(), bad.clone());
     }
     snapshot.notices.push(Notice { time: "\u{1b}now".into(), level: NoticeLevel::Error, text: bad });
-    snapshot.totals = Totals {
+    snapshot.totals = TrafficTotals {
         sessions_open: u64::MAX,
         sessions_waiting: u64::MAX,
         sessions: u64::MAX,
@@ -360,10 +360,10 @@ pub fn hostile() -> Snapshot {
     snapshot
 }
 
-fn pool(role: Role, service: &str, ready: usize, target: usize) -> PoolRow {
+fn pool(role: Half, service: &str, ready: usize, target: usize) -> PoolRow {
     let (peer, address) = match role {
-        Role::Dmz => ("internal", "10.0.0.5"),
-        Role::Internal => ("dmz", "192.0.2.1:41443"),
+        Half::Dmz => ("internal", "10.0.0.5"),
+        Half::Internal => ("dmz", "192.0.2.1:41443"),
     };
     PoolRow {
         peer: Some(peer.into()),
@@ -375,8 +375,8 @@ fn pool(role: Role, service: &str, ready: usize, target: usize) -> PoolRow {
         round_trip_ms: Some(8.4),
         round_trip_spread_ms: Some(2.1),
         certificate_days: Some(300),
-        wait_p50_ms: (role == Role::Dmz).then_some(0.4),
-        wait_p99_ms: (role == Role::Dmz).then_some(212.0),
+        wait_p50_ms: (role == Half::Dmz).then_some(0.4),
+        wait_p99_ms: (role == Half::Dmz).then_some(212.0),
         links: (0..ready.min(9)).map(link).collect(),
         ..PoolRow::new(role, service.into())
     }
@@ -397,7 +397,7 @@ fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionR
     let age = (number % 4000) as u32;
     SessionRow {
         id: format!("{number:06x}"),
-        role: Role::Dmz,
+        role: Half::Dmz,
         service: service.into(),
         client: format!("203.0.113.{}:{}", number % 250, 40_000 + number % 20_000),
         peer: Some("internal".into()),
@@ -431,8 +431,8 @@ fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow {
     }
 }
 
-fn totals(sessions_open: u64) -> Totals {
-    Totals {
+fn totals(sessions_open: u64) -> TrafficTotals {
+    TrafficTotals {
         sessions_open,
         sessions_waiting: 0,
         sessions: 18_861,

@@ -7,42 +7,42 @@ use std::{
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
-    gateway::handle::{Access, Contact},
-    record::{Play, Progress, State},
+    gateway::handle::{AdminAccess, GatewayContact},
+    record::{PlayerAction, PlayerState, ReplayProgress},
     tui::{
-        Ended,
+        ScreenEnd,
         app::{App, Reaction},
         keys::{self, Action},
-        source::Standing,
+        source::Attachment,
     },
 };
 
 use crate::{SIZES, all_help, app, check, pictures, press, report, styled};
 
-fn lost() -> Standing {
+fn lost() -> Attachment {
     let why = "/run/portcullis/edge.sock: no gateway answers there: Connection refused (os error 111)".into();
-    Standing::Attached(Access::Full, Contact::Lost { why })
+    Attachment::Attached(AdminAccess::Full, GatewayContact::Lost { why })
 }
 
-fn replay(state: State, gap: Option<Duration>) -> Standing {
+fn replay(state: PlayerState, gap: Option<Duration>) -> Attachment {
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_021_018);
     let (passed, whole) = (Duration::from_secs(41), Duration::from_secs(300));
-    Standing::Replay(Progress { state, at, passed, whole, speed: 4.0, gap })
+    Attachment::Replay(ReplayProgress { state, at, passed, whole, speed: 4.0, gap })
 }
 
-fn every() -> Vec<(&'static str, Standing)> {
+fn every() -> Vec<(&'static str, Attachment)> {
     vec![
-        ("attached", Standing::Attached(Access::Full, Contact::There)),
-        ("read-only", Standing::Attached(Access::ReadOnly, Contact::There)),
+        ("attached", Attachment::Attached(AdminAccess::Full, GatewayContact::There)),
+        ("read-only", Attachment::Attached(AdminAccess::ReadOnly, GatewayContact::There)),
         ("lost", lost()),
-        ("replay", replay(State::Playing, None)),
-        ("replay-gap", replay(State::Paused, Some(Duration::from_secs(97)))),
+        ("replay", replay(PlayerState::Playing, None)),
+        ("replay-gap", replay(PlayerState::Paused, Some(Duration::from_secs(97)))),
     ]
 }
 
-fn standing(standing: Standing) -> App {
+fn standing(standing: Attachment) -> App {
     let mut app = app(pictures::healthy());
-    app.stand(standing);
+    app.set_attachment(standing);
     app
 }
 
@@ -51,7 +51,7 @@ fn every_standing_is_told_as_it_was() {
     let mut wrong = vec![];
     for (name, which) in every() {
         let mut app = standing(which);
-        app.silent_for(12);
+        app.set_silence(12);
         for size in [(80, 24), (60, 15), (40, 1)] {
             check(name, &app, size, &mut wrong);
         }
@@ -64,13 +64,16 @@ fn leaving_never_asks_where_the_gateway_goes_on() {
     for (name, which) in every() {
         let mut app = standing(which);
         assert!(app.snapshot().totals.sessions_open > 0);
-        assert_eq!(press(&mut app, "q"), Reaction::End(Ended::Left), "{name}");
+        assert_eq!(press(&mut app, "q"), Reaction::End(ScreenEnd::Left), "{name}");
     }
 }
 
 #[test]
 fn who_may_only_look_is_offered_nothing_else() {
-    for which in [Standing::Attached(Access::ReadOnly, Contact::There), replay(State::Playing, None)] {
+    for which in [
+        Attachment::Attached(AdminAccess::ReadOnly, GatewayContact::There),
+        replay(PlayerState::Playing, None),
+    ] {
         let mut app = standing(which);
         press(&mut app, "j");
         for key in ["x", "r", "d"] {
@@ -84,19 +87,19 @@ fn who_may_only_look_is_offered_nothing_else() {
 #[test]
 fn a_recording_is_moved_by_its_keys_and_no_other_screen_is() {
     let moves = [
-        (" ", Play::Pause),
-        (".", Play::StepOn),
-        (",", Play::StepBack),
-        (">", Play::MinuteOn),
-        ("<", Play::MinuteBack),
-        ("]", Play::Faster),
-        ("[", Play::Slower),
+        (" ", PlayerAction::Pause),
+        (".", PlayerAction::StepOn),
+        (",", PlayerAction::StepBack),
+        (">", PlayerAction::MinuteOn),
+        ("<", PlayerAction::MinuteBack),
+        ("]", PlayerAction::Faster),
+        ("[", PlayerAction::Slower),
     ];
-    let mut app = standing(replay(State::Playing, None));
+    let mut app = standing(replay(PlayerState::Playing, None));
     for (key, play) in moves {
         assert_eq!(press(&mut app, key), Reaction::Play(play), "{key}");
     }
-    for (name, which) in every().into_iter().filter(|(_, which)| !matches!(which, Standing::Replay(_))) {
+    for (name, which) in every().into_iter().filter(|(_, which)| !matches!(which, Attachment::Replay(_))) {
         let mut app = standing(which);
         for (key, play) in &moves[1..] {
             assert_eq!(press(&mut app, key), Reaction::Nothing, "{name}: {play:?}");
@@ -120,7 +123,7 @@ fn help_offers_what_the_standing_does_and_nothing_else() {
         let app = standing(which);
         assert!(!text.contains("stop the gateway"), "{name} can only leave it");
         for binding in keys::BINDINGS.iter().filter(|binding| binding.action != Action::Back) {
-            let offered = app.standing().offers(binding.action);
+            let offered = app.attachment().offers(binding.action);
             assert_eq!(text.contains(binding.label), offered, "{name}: {}", binding.label);
         }
     }
@@ -129,11 +132,11 @@ fn help_offers_what_the_standing_does_and_nothing_else() {
 #[test]
 fn a_gateway_that_is_back_is_live_again() {
     let mut app = standing(lost());
-    app.silent_for(70);
+    app.set_silence(70);
     let line = |app: &App| styled::line(&styled::draw(app, 120, 36), 0);
     assert!(line(&app).contains("LOST 1m") && !line(&app).contains("HEALTHY"), "{}", line(&app));
-    assert!(app.stand(Standing::Attached(Access::Full, Contact::There)));
-    app.take(Arc::new(pictures::judged(pictures::healthy())));
+    assert!(app.set_attachment(Attachment::Attached(AdminAccess::Full, GatewayContact::There)));
+    app.take_snapshot(Arc::new(pictures::judged(pictures::healthy())));
     assert!(line(&app).contains("LIVE") && line(&app).contains("HEALTHY"), "{}", line(&app));
 }
 
@@ -144,8 +147,8 @@ fn every_key_in_every_standing_at_every_size_can_be_drawn() {
             let mut app = standing(which.clone());
             for key in binding.keys {
                 let code = match *key {
-                    keys::Key::Char(letter) | keys::Key::Ctrl(letter) => KeyCode::Char(letter),
-                    keys::Key::Code(code) => code,
+                    keys::KeyPress::Char(letter) | keys::KeyPress::Ctrl(letter) => KeyCode::Char(letter),
+                    keys::KeyPress::Code(code) => code,
                 };
                 app.press(KeyEvent::new(code, KeyModifiers::NONE));
                 SIZES.iter().for_each(|&(width, height)| drop(styled::draw(&app, width, height)));

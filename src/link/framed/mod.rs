@@ -19,16 +19,16 @@ use tokio_util::sync::CancellationToken;
 mod reading;
 mod writing;
 
-use super::{Peer, conduct::Conduct, liveness::Liveness, seat::Seat, trouble::Trouble};
+use super::{Peer, error::LinkError, link_guard::LinkGuard, liveness::LinkLiveness, peer_record::PeerRecord};
 use crate::{
-    net::{stream::Stream, tcp},
+    net::{stream::NetStream, tcp},
     profile::ServiceName,
     proto::link::{
-        Violation,
-        decoder::Decoder,
-        frame::{self, Cause, DATA_MAX, Frame, Kind, Reset, TOKEN},
-        open::Open,
-        state::{End, Machine, State},
+        ProtocolViolation,
+        decoder::FrameDecoder,
+        frame::{self, DATA_MAX, Frame, FrameKind, ResetCause, ResetFrame, TOKEN},
+        open::OpenFrame,
+        state::{LinkProtocolState, LinkRole, StateMachine},
     },
 };
 
@@ -51,26 +51,26 @@ const OUT_MAX: usize = 1024;
 const STRAY_OPENS_MAX: u8 = 32;
 
 /// Where a link goes when its session has ended.
-pub trait Home: fmt::Debug + Send + Sync {
-    fn returned(self: Arc<Self>, link: Box<Link>);
+pub trait LinkOwner: fmt::Debug + Send + Sync {
+    fn take_back(self: Arc<Self>, link: Box<Link>);
 }
 
 /// What a link without a session says.
 #[derive(Debug)]
-pub enum Event {
-    Open(Open),
+pub enum LinkEvent {
+    Open(OpenFrame),
     /// No more sessions, please.
-    Leaving(Kind),
+    Leaving(FrameKind),
     /// It closed in good order.
     Closed,
 }
 
 #[derive(Debug)]
 pub struct Link {
-    stream: Stream,
+    stream: NetStream,
     peer: Peer,
-    machine: Machine,
-    decoder: Decoder,
+    machine: StateMachine,
+    decoder: FrameDecoder,
     /// Frames, or the rest of one, that have yet to be written.
     out: Vec<u8>,
     unflushed: bool,
@@ -80,19 +80,19 @@ pub struct Link {
     blocked: Option<Waker>,
     /// The largest body of `data` that the other end takes.
     data_max: usize,
-    seat: Option<Seat>,
+    guard: Option<LinkGuard>,
     /// Of its peer, on an opener's end.
-    conduct: Option<Arc<Conduct>>,
-    home: Option<Weak<dyn Home>>,
+    peer_record: Option<Arc<PeerRecord>>,
+    owner: Option<Weak<dyn LinkOwner>>,
     /// The same while it carries: its home outlives its session.
-    away: Option<Arc<dyn Home>>,
+    owner_while_busy: Option<Arc<dyn LinkOwner>>,
     /// Whether bytes of a session that is not answered may have gone out.
     has_tried: bool,
     /// Cancelled when what was agreed in its greeting does not hold any more.
     retired: CancellationToken,
     /// What its far side may be asked for; empty on a server's end.
     serves: Arc<HashSet<ServiceName>>,
-    liveness: Liveness,
+    liveness: LinkLiveness,
     /// When a frame that has begun on an idle link has to be whole.
     whole_by: Option<Instant>,
     /// A `pong` that the socket did not take at once.
@@ -100,15 +100,15 @@ pub struct Link {
     /// Bytes of the session that this end has sent.
     sent: usize,
     /// Waits for this answer, which shows that the last session has been read to its end.
-    settling: Option<[u8; TOKEN]>,
-    leaving: Option<Kind>,
+    drain_token: Option<[u8; TOKEN]>,
+    leaving: Option<FrameKind>,
     has_told_leave: bool,
     late_bytes: usize,
     stray_opens: u8,
-    dies_at: Instant,
+    expires_at: Instant,
 }
 
-enum Step {
+enum ReadStep {
     /// Bytes of the session were read.
     Data,
     Frame(Frame),
@@ -116,39 +116,39 @@ enum Step {
 }
 
 impl Link {
-    pub fn new(mut stream: Stream, peer: Peer, end: End) -> Self {
+    pub fn new(mut stream: NetStream, peer: Peer, end: LinkRole) -> Self {
         stream.take_whole_writes();
         if let Some(socket) = stream.tcp() {
             // Pings tell whether it is alive. Fails only on a socket that is already gone.
-            let _ = tcp::link_carries(socket);
+            let _ = tcp::prepare_busy_link(socket);
         }
         Self {
             stream,
             peer,
-            machine: Machine::new(end),
-            decoder: Decoder::default(),
+            machine: StateMachine::new(end),
+            decoder: FrameDecoder::default(),
             out: Vec::new(),
             unflushed: false,
             copy: Vec::new(),
             blocked: None,
             data_max: DATA_MAX,
-            seat: None,
-            conduct: None,
-            home: None,
-            away: None,
+            guard: None,
+            peer_record: None,
+            owner: None,
+            owner_while_busy: None,
             has_tried: false,
             retired: CancellationToken::new(),
             serves: Arc::default(),
-            liveness: Liveness::new(Instant::now()),
+            liveness: LinkLiveness::new(Instant::now()),
             whole_by: None,
             owes_pong: false,
             sent: 0,
-            settling: None,
+            drain_token: None,
             leaving: None,
             has_told_leave: false,
             late_bytes: 0,
             stray_opens: 0,
-            dies_at: Instant::now() + AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
+            expires_at: Instant::now() + AGE.mul_f64(0.9 + 0.2 * fastrand::f64()),
         }
     }
 
@@ -156,7 +156,7 @@ impl Link {
         &self.peer
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> LinkProtocolState {
         self.machine.state()
     }
 
@@ -174,31 +174,35 @@ impl Link {
     }
 
     /// Counts it from now on as its peer's, until it is dropped.
-    pub fn sit(&mut self, seat: Seat) {
-        self.seat = Some(seat.of(&self.stream));
+    pub fn set_guard(&mut self, seat: LinkGuard) {
+        self.guard = Some(seat.describe(&self.stream));
     }
 
-    pub fn seat(&self) -> Option<&Seat> {
-        self.seat.as_ref()
+    pub fn guard(&self) -> Option<&LinkGuard> {
+        self.guard.as_ref()
     }
 
     /// Where it is noted whether its peer answers.
-    pub fn judged_by(&mut self, conduct: Arc<Conduct>) {
-        self.conduct = Some(conduct);
+    pub fn set_peer_record(&mut self, conduct: Arc<PeerRecord>) {
+        self.peer_record = Some(conduct);
     }
 
     /// Its session was not answered in time.
-    pub fn left_unanswered(&self) {
-        self.conduct.iter().for_each(|conduct| conduct.left_unanswered());
+    pub fn note_unanswered(&self) {
+        self.peer_record.iter().for_each(|conduct| conduct.note_unanswered());
     }
 
     /// Where it goes after each session.
-    pub fn live_at(&mut self, home: Weak<dyn Home>) {
-        self.home = Some(home);
+    pub fn set_owner(&mut self, home: Weak<dyn LinkOwner>) {
+        self.owner = Some(home);
     }
 
     /// What was agreed in its greeting, and what tells that it does not hold any more.
-    pub fn agreed(&mut self, serves: impl IntoIterator<Item = ServiceName>, retired: CancellationToken) {
+    pub fn set_agreement(
+        &mut self,
+        serves: impl IntoIterator<Item = ServiceName>,
+        retired: CancellationToken,
+    ) {
         self.serves = Arc::new(serves.into_iter().collect());
         self.retired = retired;
     }
@@ -214,41 +218,44 @@ impl Link {
     }
 
     /// Sends it home, free as it is.
-    pub fn go_home(mut self: Box<Self>) {
+    pub fn return_to_owner(mut self: Box<Self>) {
         self.copy = Vec::new();
-        if self.machine.end() == End::Opener && self.sent > TAIL_MAX && self.state() == State::Ready {
-            self.settling = Some(self.liveness.token());
-        } else if let Some(seat) = &mut self.seat {
-            seat.rest();
+        if self.machine.end() == LinkRole::Opener
+            && self.sent > TAIL_MAX
+            && self.state() == LinkProtocolState::Ready
+        {
+            self.drain_token = Some(self.liveness.token());
+        } else if let Some(seat) = &mut self.guard {
+            seat.mark_ready();
         }
-        let home = self.away.take().or_else(|| self.home.as_ref().and_then(Weak::upgrade));
+        let home = self.owner_while_busy.take().or_else(|| self.owner.as_ref().and_then(Weak::upgrade));
         if let Some(home) = home {
-            home.returned(self);
+            home.take_back(self);
         }
     }
 
     /// Whether its last session's bytes may still wait for a slow backend, and what follows behind them.
-    pub fn is_settling(&self) -> bool {
-        self.settling.is_some()
+    pub fn is_draining_last_session(&self) -> bool {
+        self.drain_token.is_some()
     }
 
     /// Asks whether the last session has been read to its end.
-    pub fn ask_to_settle(&mut self) -> io::Result<()> {
-        match self.settling {
-            Some(token) => self.stage(Kind::Ping, &token),
+    pub fn ask_whether_drained(&mut self) -> io::Result<()> {
+        match self.drain_token {
+            Some(token) => self.stage(FrameKind::Ping, &token),
             None => Ok(()),
         }
     }
 
     /// The last session has been read to its end.
-    pub fn settled(&mut self) {
-        if let Some(seat) = &mut self.seat {
-            seat.rest();
+    pub fn note_drained(&mut self) {
+        if let Some(seat) = &mut self.guard {
+            seat.mark_ready();
         }
     }
 
     /// Whether the other end has asked for no more sessions.
-    pub fn leaving(&self) -> Option<Kind> {
+    pub fn leaving(&self) -> Option<FrameKind> {
         self.leaving
     }
 
@@ -256,35 +263,35 @@ impl Link {
     pub fn is_worn(&self) -> bool {
         self.retired.is_cancelled()
             || self.machine.session() >= SESSIONS_MAX
-            || Instant::now() >= self.dies_at
+            || Instant::now() >= self.expires_at
     }
 
     /// When it is worn for its age.
-    pub fn dies_at(&self) -> Instant {
-        self.dies_at
+    pub fn expires_at(&self) -> Instant {
+        self.expires_at
     }
 
     /// The stream alone, to bid it farewell, and its seat, which it keeps until then.
-    pub fn into_parts(self) -> (Stream, Option<Seat>) {
-        (self.stream, self.seat)
+    pub fn into_parts(self) -> (NetStream, Option<LinkGuard>) {
+        (self.stream, self.guard)
     }
 
     /// Puts a frame in line, to be written with what comes next or by [`Link::poll_flush`].
-    pub fn stage(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
-        self.machine.send(kind).map_err(Trouble::Broken)?;
+    pub fn stage(&mut self, kind: FrameKind, body: &[u8]) -> io::Result<()> {
+        self.machine.send(kind).map_err(LinkError::Broken)?;
         frame::push(&mut self.out, kind, body);
-        if kind == Kind::Opened {
+        if kind == FrameKind::Opened {
             self.stray_opens = 0;
-            self.carried();
+            self.note_carried();
         }
         self.unflushed = true;
         Ok(())
     }
 
     /// Asks for no more sessions, once.
-    pub fn stage_leave(&mut self, kind: Kind) -> io::Result<()> {
-        if let Some(seat) = &mut self.seat {
-            seat.leave();
+    pub fn stage_leave(&mut self, kind: FrameKind) -> io::Result<()> {
+        if let Some(seat) = &mut self.guard {
+            seat.mark_leaving();
         }
         match std::mem::replace(&mut self.has_told_leave, true) {
             true => Ok(()),
@@ -293,24 +300,24 @@ impl Link {
     }
 
     /// Opens a session; `again` is what its client has sent already, on a link that refused it.
-    pub fn open(&mut self, open: &Open, again: Vec<u8>) -> io::Result<()> {
-        self.stage(Kind::Open, &open.body())?;
-        if let Some(seat) = &mut self.seat {
-            seat.carry();
+    pub fn open(&mut self, open: &OpenFrame, again: Vec<u8>) -> io::Result<()> {
+        self.stage(FrameKind::Open, &open.body())?;
+        if let Some(seat) = &mut self.guard {
+            seat.mark_busy();
         }
         for piece in again.chunks(self.data_max) {
-            self.stage(Kind::Data, piece)?;
+            self.stage(FrameKind::Data, piece)?;
         }
         self.has_tried = !again.is_empty();
         self.sent = again.len();
         self.copy = again;
-        self.away = self.home.as_ref().and_then(Weak::upgrade);
+        self.owner_while_busy = self.owner.as_ref().and_then(Weak::upgrade);
         Ok(())
     }
 
     /// Whether a session that is not answered has sent more than `open`.
     pub fn has_sent(&self) -> bool {
-        self.has_tried || self.state() == State::OpeningEnded
+        self.has_tried || self.state() == LinkProtocolState::OpeningEnded
     }
 
     /// The client's bytes that a refused session has sent.
@@ -319,42 +326,42 @@ impl Link {
     }
 
     /// Counts a session that was refused as unknown or not allowed; too many end the link.
-    pub fn strayed(&mut self) -> io::Result<()> {
+    pub fn count_stray_open(&mut self) -> io::Result<()> {
         self.stray_opens += 1;
         match self.stray_opens > STRAY_OPENS_MAX {
-            true => Err(self.broken(Violation::Flood("opens of services it may not use"))),
+            true => Err(self.violation_error(ProtocolViolation::Flood("opens of services it may not use"))),
             false => Ok(()),
         }
     }
 
     /// A session was answered: whoever keeps such links has seen that the way is good.
-    fn carried(&self) {
-        if let Some(seat) = &self.seat {
-            seat.counts().carried();
+    fn note_carried(&self) {
+        if let Some(seat) = &self.guard {
+            seat.counts().note_carried();
         }
     }
 
     /// Its other end has broken the protocol: whoever dials it hears of that, wherever it is noticed.
-    fn broken(&self, how: Violation) -> io::Error {
-        let trouble = Trouble::Broken(how);
-        if let Some(seat) = &self.seat {
-            seat.counts().broken(trouble.to_string());
+    fn violation_error(&self, how: ProtocolViolation) -> io::Error {
+        let trouble = LinkError::Broken(how);
+        if let Some(seat) = &self.guard {
+            seat.counts().note_violation(trouble.to_string());
         }
         trouble.into()
     }
 
     /// Cuts the session: tells the other end why, if that can be said at once, and ends the link.
-    pub async fn cut(mut self, cause: Cause) {
-        if self.state().is_free() || self.state() == State::Closed {
+    pub async fn cut(mut self, cause: ResetCause) {
+        if self.state().is_free() || self.state() == LinkProtocolState::Closed {
             return;
         }
-        let reset = Reset { session: self.machine.session(), cause };
-        let told = self.stage(Kind::Reset, &reset.body()).is_ok()
+        let reset = ResetFrame { session: self.machine.session(), cause };
+        let told = self.stage(FrameKind::Reset, &reset.body()).is_ok()
             && matches!(self.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
         if told {
             // Closed while bytes are unread here, a socket is reset, and what it has to send is lost.
             if let Some(socket) = self.stream.tcp() {
-                tcp::acknowledged(socket, TOLD).await;
+                tcp::await_acknowledged(socket, TOLD).await;
             }
             // Else dropped with linger 0 armed: the other end hears a reset all the same.
             self.stream.let_close_cleanly();

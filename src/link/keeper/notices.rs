@@ -1,14 +1,14 @@
 //! What a keeper tells its operator of the links it keeps.
 
-use super::{Keeper, Linked};
+use super::{EstablishedLink, LinkKeeper};
 use crate::{
-    link::course::Failure,
-    profile::{Role, ServiceName},
+    link::dial_state::DialFailure,
+    profile::{Half, ServiceName},
     telemetry::rate_limited::LogKind,
 };
 
-impl Keeper {
-    pub(super) fn tell_proven(&self, service: Option<&ServiceName>, failures: u32) {
+impl LinkKeeper {
+    pub(super) fn report_proven(&self, service: Option<&ServiceName>, failures: u32) {
         if failures > 0 {
             let line = format!("{} stands, after {failures} failures in a row", self.link_to(service));
             self.shared.notices.info_limited(LogKind::LinkChanged, line);
@@ -16,39 +16,40 @@ impl Keeper {
     }
 
     /// One line when it begins; the row and its count show that it goes on.
-    pub(super) fn tell_failed(
+    pub(super) fn report_failed(
         &self,
         service: Option<&ServiceName>,
         error: &str,
-        failure: Failure,
+        failure: DialFailure,
         is_first: bool,
     ) {
         let line = format!("{}: {error}", self.link_to(service));
         match (is_first, failure) {
-            (true, Failure::Way | Failure::Protocol | Failure::Link) => {
+            (true, DialFailure::Way | DialFailure::Protocol | DialFailure::Link) => {
                 self.shared.notices.warn_limited(LogKind::LinkChanged, line);
             }
             // That is what its operator has asked for.
-            (true, Failure::Drains) => self.shared.notices.info_limited(LogKind::LinkChanged, line),
+            (true, DialFailure::Drains) => self.shared.notices.info_limited(LogKind::LinkChanged, line),
             (false, _) => tracing::debug!("{line}"),
         }
     }
 
     /// Names the services that links are not used for, when that changes.
-    pub(super) fn tell_refused(&self, linked: &Linked) {
-        let unlike: Vec<_> = linked.unlike.iter().map(ToString::to_string).collect();
-        let is_unlike = |service: &ServiceName| linked.unlike.iter().any(|unlike| unlike.service == *service);
+    pub(super) fn report_refused(&self, linked: &EstablishedLink) {
+        let unlike: Vec<_> = linked.mismatches.iter().map(ToString::to_string).collect();
+        let is_unlike =
+            |service: &ServiceName| linked.mismatches.iter().any(|unlike| unlike.service == *service);
         let is_refused =
             |service: &&ServiceName| !linked.grant.services.contains(*service) && !is_unlike(service);
         let offered = linked.offer.services.iter().map(|(service, _)| service);
         let names: Vec<_> = offered.filter(is_refused).map(ToString::to_string).collect();
         let mut books = self.lock();
-        books.unlike = unlike.first().cloned();
+        books.mismatch = unlike.first().cloned();
         let mut refused = unlike;
         if !names.is_empty() {
-            let why = match self.shared.role {
-                Role::Dmz => "unknown here, or not allowed",
-                Role::Internal => "unknown there, not allowed, or not carried in the same way",
+            let why = match self.shared.half {
+                Half::Dmz => "unknown here, or not allowed",
+                Half::Internal => "unknown there, not allowed, or not carried in the same way",
             };
             refused.push(format!("not used for {}: {why}", names.join(", ")));
         }
@@ -70,9 +71,9 @@ impl Keeper {
 }
 
 /// Why a link can not be used for anything.
-pub(super) fn why_unused(linked: &Linked) -> String {
-    if !linked.unlike.is_empty() {
-        return linked.unlike.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+pub(super) fn unused_reason(linked: &EstablishedLink) -> String {
+    if !linked.mismatches.is_empty() {
+        return linked.mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     }
     let offered: Vec<_> = linked.offer.services.iter().map(|(service, _)| service.to_string()).collect();
     match offered.is_empty() {

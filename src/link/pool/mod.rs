@@ -17,29 +17,29 @@ use std::{
 use thiserror::Error;
 use tokio::{sync::oneshot, time::timeout};
 
-mod books;
+mod carries_mismatch;
+mod contents;
 mod rows;
-mod unlike;
 
-use books::{Books, Waiter};
+use contents::{PoolContents, WaitingClient};
 
 use super::{
-    LEAVE, Peer,
-    epoch::Epoch,
-    framed::{Home, Link},
-    greet::{Linked, Unlike, bid_farewell, part},
+    GOODBYE, Peer,
+    framed::{Link, LinkOwner},
+    generation::TermsGeneration,
+    handshake::{CarriesMismatch, EstablishedLink, close_gracefully, close_lingering},
+    idle_link::{self, IdleLink, RemovedReason},
     keeper::LIVED,
-    lane::{Lost, Ready, Serves},
-    leg::Leg,
-    ready::{self, Gone, Slot},
-    seat::{Counts, Seat},
-    serving::Loss,
+    link_guard::{LinkCounters, LinkGuard},
+    peer_links::{ReadyLink, ReadyLinkLost, ServedServices},
+    server::IdleLossReason,
+    session_side::SessionSide,
     shares::LinkShares,
 };
 use crate::{
-    net::stream::Stream,
+    net::stream::NetStream,
     profile::{PoolLimits, ServiceName},
-    proto::link::frame::Kind,
+    proto::link::frame::FrameKind,
     tasks::Tasks,
 };
 
@@ -61,11 +61,11 @@ pub enum TakeError {
 
 /// A link that was ready and is now somebody's.
 #[derive(Debug)]
-pub struct Taken {
-    pub leg: Leg,
+pub struct TakenLink {
+    pub side: SessionSide,
     pub peer: Peer,
     /// Of a SOCKS5 link; a link of our own holds its seat itself.
-    pub seat: Option<Seat>,
+    pub guard: Option<LinkGuard>,
 }
 
 pub struct Pool {
@@ -73,8 +73,8 @@ pub struct Pool {
     /// Of the links that peers dial.
     shares: Arc<LinkShares>,
     offered: AtomicBool,
-    epoch: Arc<Epoch>,
-    books: Mutex<Books>,
+    generation: Arc<TermsGeneration>,
+    contents: Mutex<PoolContents>,
 }
 
 impl fmt::Debug for Pool {
@@ -85,8 +85,14 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     pub fn new(limits: PoolLimits, shares: Arc<LinkShares>, tasks: Tasks) -> Arc<Self> {
-        let books = Mutex::new(Books::new(limits));
-        Arc::new(Self { tasks, shares, offered: AtomicBool::new(false), epoch: Arc::default(), books })
+        let books = Mutex::new(PoolContents::new(limits));
+        Arc::new(Self {
+            tasks,
+            shares,
+            offered: AtomicBool::new(false),
+            generation: Arc::default(),
+            contents: books,
+        })
     }
 
     pub fn set_limits(&self, limits: PoolLimits) {
@@ -99,171 +105,189 @@ impl Pool {
     }
 
     /// How long what is agreed with its links holds.
-    pub fn epoch(&self) -> &Arc<Epoch> {
-        &self.epoch
+    pub fn generation(&self) -> &Arc<TermsGeneration> {
+        &self.generation
     }
 
     /// A peer has said what it offers; what it carries otherwise than this half, and had not said yet.
-    pub fn heard(&self, linked: &Linked) -> Vec<Unlike> {
-        self.lock().unlikes.heard(linked.link.peer(), &linked.unlike)
+    pub fn note_offer(&self, linked: &EstablishedLink) -> Vec<CarriesMismatch> {
+        self.lock().mismatches.note_mismatches(linked.link.peer(), &linked.mismatches)
     }
 
     /// Takes in a SOCKS5 link that its peer has parked; gives it back when the pool takes none.
-    pub fn park(self: &Arc<Self>, peer: Peer, service: ServiceName, stream: Stream) -> Result<(), Stream> {
+    pub fn park(
+        self: &Arc<Self>,
+        peer: Peer,
+        service: ServiceName,
+        stream: NetStream,
+    ) -> Result<(), NetStream> {
         let mut books = self.lock();
         if books.closed {
             return Err(stream);
         }
-        let serves = Serves::One(service);
+        let serves = ServedServices::One(service);
         let target = books.limits.prepared;
         let Some(place) = self.shares.take(&peer.label()) else { return Err(stream) };
-        let Some(lane) = books.lane(&peer, serves, target) else { return Err(stream) };
-        let seat = Seat::ready(&books.lanes[lane].counts, Some(place)).of(&stream);
-        self.put(books, lane, Leg::Stream(stream), Some(seat));
+        let Some(lane) = books.peer_links(&peer, serves, target) else { return Err(stream) };
+        let seat = LinkGuard::ready(&books.peers[lane].counts, Some(place)).describe(&stream);
+        self.put_link(books, lane, SessionSide::Stream(stream), Some(seat));
         Ok(())
     }
 
     /// Takes in a link of our own that its peer has dialled; gives it back, to be closed in good order,
     /// where there is no room for one more of that peer.
-    pub fn stands(self: &Arc<Self>, linked: Linked) -> Result<(), Box<Link>> {
-        let Linked { mut link, offer, .. } = linked;
+    pub fn take_in(self: &Arc<Self>, linked: EstablishedLink) -> Result<(), Box<Link>> {
+        let EstablishedLink { mut link, offer, .. } = linked;
         let seat = {
             let mut books = self.lock();
             // Whoever dials means to keep one at least: no link is never as many as it wants.
             let place = self.shares.take(&link.peer().label());
-            let lane = place.and_then(|place| Some((place, books.lane_for(&mut link, offer.target.max(1))?)));
+            let lane =
+                place.and_then(|place| Some((place, books.peer_links_for(&mut link, offer.target.max(1))?)));
             lane.and_then(|(place, lane)| {
-                let lane = &mut books.lanes[lane];
+                let lane = &mut books.peers[lane];
                 lane.maximum = offer.maximum;
                 // Those that have ended there may not be seen yet.
                 let most = offer.maximum.saturating_add(offer.target);
-                (lane.counts.links() < most).then(|| Seat::ready(&lane.counts, Some(place)))
+                (lane.counts.links() < most).then(|| LinkGuard::ready(&lane.counts, Some(place)))
             })
         };
         let Some(seat) = seat else {
-            let kind = if self.lock().closed { Kind::Drain } else { Kind::Retire };
+            let kind = if self.lock().closed { FrameKind::Drain } else { FrameKind::Retire };
             // It fails only where the link is closed already.
             let _ = link.stage_leave(kind);
             return Err(link);
         };
-        link.sit(seat);
-        self.keep(link);
+        link.set_guard(seat);
+        self.keep_link(link);
         Ok(())
     }
 
     /// Links that a peer may have now.
-    pub fn most_of(&self, peer: &Peer) -> usize {
-        self.shares.most_of(&peer.label())
+    pub fn links_allowed(&self, peer: &Peer) -> usize {
+        self.shares.links_allowed(&peer.label())
     }
 
     /// Takes in a link of our own that this half has dialled and counts itself.
-    pub fn dialled(self: &Arc<Self>, linked: Linked, counts: &Arc<Counts>, lost: Lost) {
+    pub fn take_in_dialled(
+        self: &Arc<Self>,
+        linked: EstablishedLink,
+        counts: &Arc<LinkCounters>,
+        lost: ReadyLinkLost,
+    ) {
         let mut link = linked.link;
         {
             let mut books = self.lock();
-            let Some(lane) = books.lane_for(&mut link, 0) else {
+            let Some(lane) = books.peer_links_for(&mut link, 0) else {
                 drop(books);
-                return self.let_go(link);
+                return self.close_gracefully(link);
             };
-            let lane = &mut books.lanes[lane];
+            let lane = &mut books.peers[lane];
             lane.counts = counts.clone();
-            lane.lost = Some(lost);
+            lane.on_lost = Some(lost);
         }
-        self.keep(link);
+        self.keep_link(link);
     }
 
-    fn keep(self: &Arc<Self>, mut link: Box<Link>) {
+    fn keep_link(self: &Arc<Self>, mut link: Box<Link>) {
         self.offered.store(true, Ordering::Relaxed);
         let home: Weak<Self> = Arc::downgrade(self);
-        link.live_at(home);
-        self.clone().returned(link);
+        link.set_owner(home);
+        self.clone().take_back(link);
     }
 
     /// Closes a link that carries nothing, in good order.
-    fn let_go(&self, mut link: Box<Link>) {
-        let kind = if self.lock().closed { Kind::Drain } else { Kind::Retire };
+    fn close_gracefully(&self, mut link: Box<Link>) {
+        let kind = if self.lock().closed { FrameKind::Drain } else { FrameKind::Retire };
         // It fails only where the link is closed already.
         let _ = link.stage_leave(kind);
-        self.tasks.spawn("retired link", part(link));
+        self.tasks.spawn("retired link", close_gracefully(link));
     }
 
     /// Whoever dialled it hears of a link that is not ready any more; one that lives is closed in good
     /// order. In a task of its own, since the books may be locked here.
-    fn gone(&self, gone: Gone, lost: Option<Lost>, stood: Duration) {
+    fn note_removed(&self, gone: RemovedReason, lost: Option<ReadyLinkLost>, stood: Duration) {
         self.tasks.spawn("lost link", async move {
             let (loss, link) = match gone {
-                Gone::Taken => return,
-                Gone::Lost(why) => (Loss::Failed(why), None),
-                Gone::Closed => (Loss::Failed(ready::CLOSED.into()), None),
-                Gone::Leaves(link) if link.leaving() == Some(Kind::Drain) => (Loss::Drained, Some(link)),
-                Gone::Leaves(link) => (Loss::Retired.of_link(&link, stood), Some(link)),
+                RemovedReason::Taken => return,
+                RemovedReason::Lost(why) => (IdleLossReason::Failed(why), None),
+                RemovedReason::Closed => (IdleLossReason::Failed(idle_link::CLOSED.into()), None),
+                RemovedReason::Leaves(link) if link.leaving() == Some(FrameKind::Drain) => {
+                    (IdleLossReason::Drained, Some(link))
+                }
+                RemovedReason::Leaves(link) => (IdleLossReason::Retired.of_link(&link, stood), Some(link)),
             };
             if let Some(lost) = lost {
                 lost(stood, loss);
             }
             if let Some(mut link) = link {
                 // It fails only where the link is closed already.
-                let _ = link.stage_leave(Kind::Retire);
-                part(link).await;
+                let _ = link.stage_leave(FrameKind::Retire);
+                close_gracefully(link).await;
             }
         });
     }
 
     /// Gives a ready link to the first client that it can serve, or keeps it.
-    fn put(
+    fn put_link(
         self: &Arc<Self>,
-        mut books: MutexGuard<'_, Books>,
+        mut books: MutexGuard<'_, PoolContents>,
         lane: usize,
-        leg: Leg,
-        mut seat: Option<Seat>,
+        leg: SessionSide,
+        mut seat: Option<LinkGuard>,
     ) {
-        let mut leg = match ready::still(leg) {
+        let mut leg = match idle_link::check_alive(leg) {
             Ok(leg) => leg,
             Err(gone) => {
-                books.lanes[lane].ended(&gone);
-                return self.gone(gone, books.lanes[lane].lost.clone(), Duration::ZERO);
+                books.peers[lane].note_removed(&gone);
+                return self.note_removed(gone, books.peers[lane].on_lost.clone(), Duration::ZERO);
             }
         };
         let serves = match &leg {
-            Leg::Link(link) => Serves::Granted(link.serves().clone()),
-            Leg::Stream(_) | Leg::Gone => books.lanes[lane].serves.clone(),
+            SessionSide::Link(link) => ServedServices::Granted(link.serves().clone()),
+            SessionSide::Stream(_) | SessionSide::Gone => books.peers[lane].serves.clone(),
         };
         self.offered.store(true, Ordering::Relaxed);
-        books.lanes[lane].seen();
-        while let Some(waiter) = books.next_for(lane, &serves) {
-            let peer = books.lanes[lane].peer.clone();
-            match waiter.give.send(Taken { leg, peer, seat }) {
+        books.peers[lane].note_seen();
+        while let Some(waiter) = books.next_waiter_for(lane, &serves) {
+            let peer = books.peers[lane].peer.clone();
+            match waiter.give.send(TakenLink { side: leg, peer, guard: seat }) {
                 Ok(()) => return,
-                Err(unwanted) => (leg, seat) = (unwanted.leg, unwanted.seat),
+                Err(unwanted) => (leg, seat) = (unwanted.side, unwanted.guard),
             }
         }
-        let slot = Slot::new(leg);
+        let slot = IdleLink::new(leg);
         let since = Instant::now();
-        let peer = books.lanes[lane].peer.clone();
-        let lost = books.lanes[lane].lost.clone();
-        books.lanes[lane].ready.push(Ready { slot: slot.clone(), seat, serves: serves.clone(), since });
+        let peer = books.peers[lane].peer.clone();
+        let lost = books.peers[lane].on_lost.clone();
+        books.peers[lane].ready.push(ReadyLink {
+            link: slot.clone(),
+            guard: seat,
+            serves: serves.clone(),
+            since,
+        });
         drop(books);
         let pool = self.clone();
         self.tasks.spawn("ready link", async move {
             let gone = slot.watch().await;
-            if matches!(gone, Gone::Taken) {
+            if matches!(gone, RemovedReason::Taken) {
                 return;
             }
-            pool.lost(&peer, &serves, &gone);
-            pool.gone(gone, lost, since.elapsed());
+            pool.note_lost(&peer, &serves, &gone);
+            pool.note_removed(gone, lost, since.elapsed());
         });
     }
 
     /// A link whose last session may still be read: it is ready when that is done.
-    fn settle(self: &Arc<Self>, link: Box<Link>, lost: Option<Lost>) {
+    fn await_drained(self: &Arc<Self>, link: Box<Link>, lost: Option<ReadyLinkLost>) {
         let pool = self.clone();
         self.tasks.spawn("settling link", async move {
-            match timeout(LEAVE, ready::settle(link)).await {
+            match timeout(GOODBYE, idle_link::await_drained(link)).await {
                 Ok(Ok(mut link)) => {
-                    link.settled();
-                    pool.returned(link);
+                    link.note_drained();
+                    pool.take_back(link);
                 }
-                Ok(Err(gone)) => pool.gone(gone, lost, LIVED),
+                Ok(Err(gone)) => pool.note_removed(gone, lost, LIVED),
                 // Dropped: its backend has taken nothing for all that time.
                 Err(_) => {}
             }
@@ -272,7 +296,7 @@ impl Pool {
 
     /// The freshest link for a service, of the peer whose turn it is, waiting for one if there is
     /// none. Peers in `not` have refused it already.
-    pub async fn take(&self, service: &ServiceName, not: &[Peer]) -> Result<Taken, TakeError> {
+    pub async fn take(&self, service: &ServiceName, not: &[Peer]) -> Result<TakenLink, TakeError> {
         let (mut place, wait) = {
             let mut books = self.lock();
             if books.closed {
@@ -281,7 +305,7 @@ impl Pool {
             if let Some(taken) = self.pop(&mut books, service, not) {
                 return Ok(taken);
             }
-            if let Some(why) = books.why_unserved(service) {
+            if let Some(why) = books.unserved_reason(service) {
                 return Err(TakeError::Unlike(why));
             }
             let waiting = books.services.values().map(|of| of.waiting).sum();
@@ -296,8 +320,8 @@ impl Pool {
             let key = books.next_waiter;
             books.next_waiter += 1;
             let not = not.to_vec();
-            books.waiters.push_back(Waiter { key, service: service.clone(), not, give });
-            (Place { pool: self, key, service, given }, books.limits.wait)
+            books.waiters.push_back(WaitingClient { key, service: service.clone(), not, give });
+            (QueuePlace { pool: self, key, service, given }, books.limits.wait)
         };
         match timeout(wait, &mut place.given).await {
             Ok(Ok(taken)) => Ok(taken),
@@ -310,25 +334,25 @@ impl Pool {
     }
 
     /// A link for a service, if one is ready now.
-    pub fn take_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<Taken> {
+    pub fn take_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
         self.pop(&mut self.lock(), service, not)
     }
 
-    fn pop(&self, books: &mut Books, service: &ServiceName, not: &[Peer]) -> Option<Taken> {
+    fn pop(&self, books: &mut PoolContents, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
         while let Some((at, newest)) = books.next_ready(service, not) {
-            let lane = &mut books.lanes[at];
-            let Ready { slot, seat, since, .. } = lane.ready.remove(newest);
+            let lane = &mut books.peers[at];
+            let ReadyLink { link: slot, guard: seat, since, .. } = lane.ready.remove(newest);
             // A link that was lost a moment ago is skipped.
             let Some(leg) = slot.claim() else { continue };
-            match ready::still(leg) {
+            match idle_link::check_alive(leg) {
                 Ok(leg) => {
                     books.takes += 1;
-                    lane.takes_turn(books.takes);
-                    return Some(Taken { leg, peer: lane.peer.clone(), seat });
+                    lane.take_turn(books.takes);
+                    return Some(TakenLink { side: leg, peer: lane.peer.clone(), guard: seat });
                 }
                 Err(gone) => {
-                    lane.ended(&gone);
-                    self.gone(gone, lane.lost.clone(), since.elapsed());
+                    lane.note_removed(&gone);
+                    self.note_removed(gone, lane.on_lost.clone(), since.elapsed());
                 }
             }
         }
@@ -338,29 +362,29 @@ impl Pool {
     /// Whether any peer but these has a ready link for a service.
     pub fn has_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
         let books = self.lock();
-        books.lanes.iter().any(|lane| !not.contains(&lane.peer) && lane.newest_for(service).is_some())
+        books.peers.iter().any(|lane| !not.contains(&lane.peer) && lane.newest_for(service).is_some())
     }
 
     /// Lets go of the ready SOCKS5 links of peers that may not offer their service any more.
-    pub fn keep_only(&self, may_offer: impl Fn(&Peer, &ServiceName) -> bool) {
+    pub fn retain_allowed(&self, may_offer: impl Fn(&Peer, &ServiceName) -> bool) {
         let mut books = self.lock();
-        for lane in &mut books.lanes {
-            let Serves::One(service) = &lane.serves else { continue };
+        for lane in &mut books.peers {
+            let ServedServices::One(service) = &lane.serves else { continue };
             if !may_offer(&lane.peer, service) {
-                self.close_all(lane.ready.drain(..), Kind::Retire);
-                lane.leaves(true);
+                self.close_all(lane.ready.drain(..), FrameKind::Retire);
+                lane.note_leaving(true);
             }
         }
     }
 
     /// Replaces the links that stand: what was agreed when they came does not hold any more.
     pub fn retire_links(&self) {
-        self.epoch.end();
+        self.generation.advance();
         let mut books = self.lock();
-        books.unlikes.clear();
-        for lane in books.lanes.iter_mut().filter(|lane| matches!(lane.serves, Serves::Granted(_))) {
-            self.close_all(lane.ready.drain(..), Kind::Retire);
-            lane.leaves(false);
+        books.mismatches.clear();
+        for lane in books.peers.iter_mut().filter(|lane| matches!(lane.serves, ServedServices::Granted(_))) {
+            self.close_all(lane.ready.drain(..), FrameKind::Retire);
+            lane.note_leaving(false);
         }
     }
 
@@ -369,74 +393,76 @@ impl Pool {
         let mut books = self.lock();
         books.closed = true;
         books.waiters.clear();
-        let slots: Vec<_> = books.lanes.iter_mut().flat_map(|lane| lane.ready.drain(..)).collect();
+        let slots: Vec<_> = books.peers.iter_mut().flat_map(|lane| lane.ready.drain(..)).collect();
         drop(books);
-        self.close_all(slots.into_iter(), Kind::Drain);
+        self.close_all(slots.into_iter(), FrameKind::Drain);
     }
 
-    fn close_all(&self, links: impl Iterator<Item = Ready>, kind: Kind) {
+    fn close_all(&self, links: impl Iterator<Item = ReadyLink>, kind: FrameKind) {
         for ready in links {
-            match ready.slot.claim() {
-                Some(Leg::Stream(stream)) => self.tasks.spawn("retired link", bid_farewell(stream)),
-                Some(Leg::Link(mut link)) => {
+            match ready.link.claim() {
+                Some(SessionSide::Stream(stream)) => {
+                    self.tasks.spawn("retired link", close_lingering(stream))
+                }
+                Some(SessionSide::Link(mut link)) => {
                     // It fails only where the link is closed already.
                     let _ = link.stage_leave(kind);
-                    self.tasks.spawn("retired link", part(link));
+                    self.tasks.spawn("retired link", close_gracefully(link));
                 }
-                Some(Leg::Gone) | None => {}
+                Some(SessionSide::Gone) | None => {}
             }
         }
     }
 
-    fn lost(&self, peer: &Peer, serves: &Serves, gone: &Gone) {
+    fn note_lost(&self, peer: &Peer, serves: &ServedServices, gone: &RemovedReason) {
         tracing::debug!(peer = %peer.label(), "ready link gone: {gone:?}");
         let mut books = self.lock();
-        for lane in books.lanes.iter_mut().filter(|lane| lane.peer == *peer && lane.serves.is_alike(serves)) {
+        for lane in books.peers.iter_mut().filter(|lane| lane.peer == *peer && lane.serves.is_alike(serves)) {
             // The lost one is the slot that holds nothing any more.
-            lane.ready.retain(|ready| !ready.slot.is_empty());
-            lane.ended(gone);
+            lane.ready.retain(|ready| !ready.link.is_empty());
+            lane.note_removed(gone);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PoolContents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Home for Pool {
-    fn returned(self: Arc<Self>, link: Box<Link>) {
+impl LinkOwner for Pool {
+    fn take_back(self: Arc<Self>, link: Box<Link>) {
         let mut books = self.lock();
-        let lane = books.lane_of(link.peer());
+        let lane = books.peer_links_of(link.peer());
         match lane {
-            Some(lane) if link.leaving() == Some(Kind::Drain) => {
-                books.lanes[lane].leaves(true);
-                let lost = books.lanes[lane].lost.clone();
-                self.gone(Gone::Leaves(link), lost, LIVED);
+            Some(lane) if link.leaving() == Some(FrameKind::Drain) => {
+                books.peers[lane].note_leaving(true);
+                let lost = books.peers[lane].on_lost.clone();
+                self.note_removed(RemovedReason::Leaves(link), lost, LIVED);
             }
             Some(lane) if !books.closed && !link.is_worn() && link.leaving().is_none() => {
-                match link.is_settling() {
-                    true => self.settle(link, books.lanes[lane].lost.clone()),
-                    false => self.put(books, lane, Leg::Link(link), None),
+                match link.is_draining_last_session() {
+                    true => self.await_drained(link, books.peers[lane].on_lost.clone()),
+                    false => self.put_link(books, lane, SessionSide::Link(link), None),
                 }
             }
             // Or its peer was forgotten meanwhile.
             Some(_) | None => {
                 drop(books);
-                self.let_go(link);
+                self.close_gracefully(link);
             }
         }
     }
 }
 
 /// A waiting client's place in the queue; a client that gives up drops it and is gone from there.
-struct Place<'a> {
+struct QueuePlace<'a> {
     pool: &'a Pool,
     key: u64,
     service: &'a ServiceName,
-    given: oneshot::Receiver<Taken>,
+    given: oneshot::Receiver<TakenLink>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let unwanted = {
             let mut books = self.pool.lock();
@@ -448,8 +474,8 @@ impl Drop for Place<'_> {
             self.given.try_recv().ok()
         };
         // Given in the very moment in which the client gave up: it is as good as new.
-        if let Some(Taken { leg: Leg::Link(link), .. }) = unwanted {
-            link.go_home();
+        if let Some(TakenLink { side: SessionSide::Link(link), .. }) = unwanted {
+            link.return_to_owner();
         }
     }
 }
@@ -461,15 +487,15 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    use super::{books::LANES_MAX, *};
+    use super::{contents::LANES_MAX, *};
     use crate::{
-        link::shares::Rule,
-        net::echo::Echo,
+        link::shares::ShareRule,
+        net::echo::EchoStream,
         profile::Carries,
         proto::link::{
             frame,
-            hello::{Grant, Offer},
-            state::End,
+            hello::{GrantHello, OfferHello},
+            state::LinkRole,
         },
     };
 
@@ -489,13 +515,13 @@ mod tests {
     }
 
     fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
-        let shares = LinkShares::new(links, Rule::Divided(1));
+        let shares = LinkShares::new(links, ShareRule::Divided(1));
         Pool::new(PoolLimits { prepared: 1, wait, waiters: 1 }, shares, Tasks::default())
     }
 
     /// Parks a link that never says anything; false where it is turned away.
     fn parks(pool: &Arc<Pool>, number: usize) -> bool {
-        pool.park(peer(number), orders(), Stream::Echo(Echo::default())).is_ok()
+        pool.park(peer(number), orders(), NetStream::Echo(EchoStream::default())).is_ok()
     }
 
     /// With a ready link of as many peers as there may be.
@@ -506,33 +532,33 @@ mod tests {
     }
 
     /// Takes every ready link; whose they were.
-    fn take_all(pool: &Pool) -> Vec<Taken> {
+    fn take_all(pool: &Pool) -> Vec<TakenLink> {
         std::iter::from_fn(|| pool.take_ready(&orders(), NOBODY)).collect()
     }
 
-    fn names(taken: &[Taken]) -> std::collections::HashSet<Peer> {
+    fn names(taken: &[TakenLink]) -> std::collections::HashSet<Peer> {
         taken.iter().map(|taken| taken.peer.clone()).collect()
     }
 
     /// A link of our own that has been greeted, and its peer's end.
-    async fn linked(number: usize) -> (Linked, TcpStream) {
+    async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
         let (mut theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
-        let mut link = Box::new(Link::new(Stream::Tcp(ours), peer(number), End::Opener));
-        let offer = Offer { services: vec![(orders(), Carries::Bytes)], target: 1, maximum: 8 };
-        let grant = Grant { services: vec![orders()], links: 8, data: 1024 };
+        let mut link = Box::new(Link::new(NetStream::Tcp(ours), peer(number), LinkRole::Opener));
+        let offer = OfferHello { services: vec![(orders(), Carries::Bytes)], target: 1, maximum: 8 };
+        let grant = GrantHello { services: vec![orders()], links: 8, data: 1024 };
         let mut said = Vec::new();
-        frame::push(&mut said, Kind::Hello, &offer.body());
+        frame::push(&mut said, FrameKind::Hello, &offer.body());
         theirs.write_all(&said).await.expect("it is taken");
-        std::future::poll_fn(|cx| link.poll_greeting(cx)).await.expect("a hello");
-        link.agreed(grant.services.iter().cloned(), tokio_util::sync::CancellationToken::new());
-        link.stage(Kind::Hello, &grant.body()).expect("it is due");
+        std::future::poll_fn(|cx| link.poll_handshake(cx)).await.expect("a hello");
+        link.set_agreement(grant.services.iter().cloned(), tokio_util::sync::CancellationToken::new());
+        link.stage(FrameKind::Hello, &grant.body()).expect("it is due");
         std::future::poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
         let mut hello = vec![0; frame::HEADER + grant.body().len()];
         theirs.read_exact(&mut hello).await.expect("a hello");
-        (Linked { link, offer, grant, unlike: Vec::new() }, theirs)
+        (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
     }
 
     #[tokio::test]
@@ -549,7 +575,7 @@ mod tests {
         let pool = full();
         let mut taken = take_all(&pool);
         assert!(!parks(&pool, LANES_MAX), "all of them carry");
-        taken.iter_mut().filter_map(|taken| taken.seat.as_mut()).for_each(Seat::leave);
+        taken.iter_mut().filter_map(|taken| taken.guard.as_mut()).for_each(LinkGuard::mark_leaving);
         assert!(!parks(&pool, LANES_MAX), "all of them leave");
         let gone = taken.pop().expect("there are some").peer;
         assert!(parks(&pool, LANES_MAX), "{gone:?} has no links any more");
@@ -561,8 +587,8 @@ mod tests {
     async fn a_newcomer_with_a_link_of_our_own_is_asked_to_go_and_closed() {
         let pool = full();
         let (newcomer, mut theirs) = linked(LANES_MAX).await;
-        let refused = pool.stands(newcomer).expect_err("there is no room");
-        pool.tasks.spawn("refused", part(refused));
+        let refused = pool.take_in(newcomer).expect_err("there is no room");
+        pool.tasks.spawn("refused", close_gracefully(refused));
         let mut heard = Vec::new();
         let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
         assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
@@ -574,16 +600,16 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than_its_share() {
         let (pool, mut theirs) = (pool(), Vec::new());
-        let mut stands = |of: &Arc<Pool>, (linked, end): (Linked, TcpStream)| {
+        let mut stands = |of: &Arc<Pool>, (linked, end): (EstablishedLink, TcpStream)| {
             theirs.push(end);
-            of.stands(linked).is_ok()
+            of.take_in(linked).is_ok()
         };
         for at in 0..12 {
             // It keeps one ready, and has room for eight.
             assert_eq!(stands(&pool, linked(0).await), at < 9, "link {at}");
         }
         assert!(stands(&pool, linked(1).await), "another peer has its own");
-        let few = LinkShares::new(6, Rule::HalfOfTheRest);
+        let few = LinkShares::new(6, ShareRule::HalfOfTheRest);
         let limits = PoolLimits { prepared: 1, wait: Duration::ZERO, waiters: 1 };
         let pool = Pool::new(limits, few, Tasks::default());
         for at in 0..6 {
@@ -597,7 +623,7 @@ mod tests {
     async fn a_newcomer_that_was_dialled_is_asked_to_go_and_closed() {
         let pool = full();
         let (newcomer, mut theirs) = linked(LANES_MAX).await;
-        pool.dialled(newcomer, &Arc::default(), Arc::new(|_, _| {}));
+        pool.take_in_dialled(newcomer, &Arc::default(), Arc::new(|_, _| {}));
         let mut heard = Vec::new();
         let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
         assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
@@ -616,17 +642,19 @@ mod tests {
             stream.readable().await.expect("it lives");
             let (tell, told) = oneshot::channel();
             let tell = Mutex::new(Some(tell));
-            let lost: Lost = Arc::new(move |stood, loss| {
+            let lost: ReadyLinkLost = Arc::new(move |stood, loss| {
                 let tell = tell.lock().unwrap_or_else(PoisonError::into_inner).take();
                 tell.expect("told once").send((stood, loss)).expect("it is waited for");
             });
-            pool.dialled(linked, &Arc::default(), lost);
+            pool.take_in_dialled(linked, &Arc::default(), lost);
             assert!(pool.take_ready(&orders(), NOBODY).is_none());
             let (stood, loss) =
                 timeout(Duration::from_secs(5), told).await.expect("it is told").expect("once");
             assert!(stood < LIVED, "{stood:?}");
-            let as_failure =
-                matches!((says.first(), &loss), (Some(10), Loss::Drained) | (_, Loss::Failed(_)));
+            let as_failure = matches!(
+                (says.first(), &loss),
+                (Some(10), IdleLossReason::Drained) | (_, IdleLossReason::Failed(_))
+            );
             assert!(as_failure, "{says:?}: {loss:?}");
         }
     }

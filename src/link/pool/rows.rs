@@ -3,10 +3,10 @@
 use super::{
     super::{
         Peer,
-        lane::{self, Lane},
+        peer_links::{self, PeerLinks},
     },
     Pool,
-    books::Books,
+    contents::PoolContents,
 };
 use crate::{
     profile::ServiceName,
@@ -17,10 +17,10 @@ impl Pool {
     /// A row for each peer's links, and one for each of `services` that no peer offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
         let mut books = self.lock();
-        lane::forget(&mut books.lanes);
-        let Books { lanes, unlikes, .. } = &mut *books;
+        peer_links::forget_departed(&mut books.peers);
+        let PoolContents { peers: lanes, mismatches: unlikes, .. } = &mut *books;
         unlikes.forget(|peer| lanes.iter().any(|lane| lane.peer == *peer && lane.counts.links() > 0));
-        let row = |lane: &Lane| {
+        let row = |lane: &PeerLinks| {
             let row = lane.row();
             PoolRow { last_error: row.last_error.or_else(|| unlikes.of_peer(&lane.peer)), ..row }
         };
@@ -50,22 +50,22 @@ impl Pool {
     /// Forgets lost peers of this name or address; how many.
     pub fn dismiss(&self, name: &str) -> usize {
         let mut books = self.lock();
-        let before = books.lanes.len();
+        let before = books.peers.len();
         let is_meant = |peer: &Peer| *peer.label() == *name || *peer.address == *name;
-        books.lanes.retain(|lane| lane.counts.links() > 0 || !is_meant(&lane.peer));
-        before - books.lanes.len()
+        books.peers.retain(|lane| lane.counts.links() > 0 || !is_meant(&lane.peer));
+        before - books.peers.len()
     }
 
     /// Links that have yet to be closed.
     pub fn links(&self) -> usize {
         let books = self.lock();
-        books.lanes.iter().map(|lane| lane.counts.links()).sum()
+        books.peers.iter().map(|lane| lane.counts.links()).sum()
     }
 }
 
 /// A row for each service that no other row may serve.
 fn add_services<'a>(
-    books: &Books,
+    books: &PoolContents,
     services: impl Iterator<Item = &'a ServiceName>,
     why: &str,
     rows: &mut Vec<PoolRow>,
@@ -74,13 +74,13 @@ fn add_services<'a>(
         services.filter(|service| !rows.iter().any(|row| row.may_serve(service.as_str()))).collect();
     missing.sort_unstable();
     rows.extend(missing.into_iter().map(|service| {
-        let why = books.unlikes.of_service(service).unwrap_or_else(|| why.into());
-        lane::row_without_peer(service, books.limits.prepared, why)
+        let why = books.mismatches.of_service(service).unwrap_or_else(|| why.into());
+        peer_links::row_without_peer(service, books.limits.prepared, why)
     }));
 }
 
 /// Every row that may serve clients who wait is starved; they are counted in the first of them alone.
-fn add_clients(books: &Books, rows: &mut [PoolRow]) {
+fn add_clients(books: &PoolContents, rows: &mut [PoolRow]) {
     let mut services: Vec<_> = books.services.iter().collect();
     services.sort_by_key(|(service, _)| *service);
     for (service, of) in services {
@@ -104,9 +104,9 @@ mod tests {
     use crate::{
         link::{
             Peer,
-            lane::Serves,
-            pool::books::OfService,
-            shares::{LinkShares, Rule},
+            peer_links::ServedServices,
+            pool::contents::ServiceCounts,
+            shares::{LinkShares, ShareRule},
         },
         profile::PoolLimits,
         tasks::Tasks,
@@ -118,16 +118,16 @@ mod tests {
     }
 
     /// Of a peer that is granted these, and keeps two links.
-    fn lane(peer: &str, services: &[&str]) -> Lane {
+    fn lane(peer: &str, services: &[&str]) -> PeerLinks {
         let granted = services.iter().map(|service| name(service)).collect();
         let peer = Peer { name: Some(peer.into()), address: "192.0.2.1".into() };
-        Lane::new(peer, Serves::Granted(Arc::new(granted)), 2)
+        PeerLinks::new(peer, ServedServices::Granted(Arc::new(granted)), 2)
     }
 
-    fn pool(lanes: Vec<Lane>) -> Arc<Pool> {
+    fn pool(lanes: Vec<PeerLinks>) -> Arc<Pool> {
         let limits = PoolLimits { prepared: 2, wait: Duration::from_secs(3), waiters: 8 };
-        let pool = Pool::new(limits, LinkShares::new(8, Rule::Divided(1)), Tasks::default());
-        pool.lock().lanes = lanes;
+        let pool = Pool::new(limits, LinkShares::new(8, ShareRule::Divided(1)), Tasks::default());
+        pool.lock().peers = lanes;
         pool
     }
 
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn clients_are_charged_to_the_peer_that_may_serve_them() {
         let pool = pool(vec![lane("inside", &["web", "db"]), lane("mailhost", &["mail"])]);
-        pool.lock().services.insert(name("mail"), OfService { waiting: 3, misses: 117 });
+        pool.lock().services.insert(name("mail"), ServiceCounts { waiting: 3, misses: 117 });
         let rows = pool.rows([name("web"), name("db"), name("mail")].iter());
         let waited_for = ["mail".to_owned()];
         assert_eq!(

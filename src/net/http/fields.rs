@@ -9,7 +9,7 @@ use hyper::{
 
 /// Whose head is cleaned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
+pub enum HeadOrigin {
     /// A client's request, whose word on who it is counts for nothing.
     Client,
     /// A request that the other half has cleaned.
@@ -18,14 +18,15 @@ pub enum Of {
 }
 
 /// Removes what is not for the next one.
-pub fn clean(headers: &mut HeaderMap, of: Of) {
-    let takes_trailers = members(headers, header::TE).any(|member| member.eq_ignore_ascii_case(b"trailers"));
-    let named = named(headers);
+pub fn clean_headers(headers: &mut HeaderMap, of: HeadOrigin) {
+    let takes_trailers =
+        list_members(headers, header::TE).any(|member| member.eq_ignore_ascii_case(b"trailers"));
+    let named = connection_fields(headers);
     let dropped: Vec<HeaderName> = headers.keys().filter(|name| is_dropped(name, of)).cloned().collect();
     for name in dropped.iter().chain(&named) {
         headers.remove(name);
     }
-    if takes_trailers && of != Of::Response {
+    if takes_trailers && of != HeadOrigin::Response {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
@@ -33,18 +34,18 @@ pub fn clean(headers: &mut HeaderMap, of: Of) {
 
 /// The members of a list, over all lines of its field (RFC 9110, section 5.3). Empty ones mean nothing
 /// (section 5.6.1.2), and what a member holds is bytes: only some of them are text.
-pub fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(name).iter().flat_map(|value| members_of(value.as_bytes()))
+pub fn list_members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(name).iter().flat_map(|value| split_members(value.as_bytes()))
 }
 
 /// The members of a list that stands in one line.
-pub fn members_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn split_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
 /// Whether `Connection` says that nothing follows on this one.
-pub fn closes(headers: &HeaderMap) -> bool {
-    members(headers, header::CONNECTION).any(|member| member.eq_ignore_ascii_case(b"close"))
+pub fn wants_close(headers: &HeaderMap) -> bool {
+    list_members(headers, header::CONNECTION).any(|member| member.eq_ignore_ascii_case(b"close"))
 }
 
 /// Whether this is a name as methods, fields and protocols have one (RFC 9110, section 5.6.2).
@@ -55,10 +56,10 @@ pub fn is_token(member: &[u8]) -> bool {
 
 /// The protocols that an answer names in `Upgrade`. They are of the hop (RFC 9110, section 7.8), and the
 /// client's all the same where it is told what its connection becomes, or has to ask for.
-pub struct Protocols(Vec<HeaderValue>);
+pub struct UpgradeProtocols(Vec<HeaderValue>);
 
-impl Protocols {
-    pub fn of(head: &response::Parts) -> Self {
+impl UpgradeProtocols {
+    pub fn from_response(head: &response::Parts) -> Self {
         match head.status {
             StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED => {
                 Self(head.headers.get_all(header::UPGRADE).iter().cloned().collect())
@@ -68,7 +69,7 @@ impl Protocols {
     }
 
     /// As they were, in a head that was cleaned.
-    pub fn tell(self, headers: &mut HeaderMap) {
+    pub fn write_to(self, headers: &mut HeaderMap) {
         if !self.0.is_empty() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
@@ -79,22 +80,23 @@ impl Protocols {
 }
 
 /// What `Connection` names; but for what a message can not do without.
-fn named(headers: &HeaderMap) -> Vec<HeaderName> {
-    let names = members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
+fn connection_fields(headers: &HeaderMap) -> Vec<HeaderName> {
+    let names =
+        list_members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());
     names.filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH)).collect()
 }
 
-fn is_dropped(name: &HeaderName, of: Of) -> bool {
+fn is_dropped(name: &HeaderName, of: HeadOrigin) -> bool {
     let name = name.as_str();
     // To a CGI program `_` and `-` are the same.
     match name.contains('_') {
-        false => is_of_the_hop(name) || (of == Of::Client && is_claim(name)),
+        false => is_of_the_hop(name) || (of == HeadOrigin::Client && is_claim(name)),
         true => is_dropped_spelt(&name.replace('_', "-"), of),
     }
 }
 
-fn is_dropped_spelt(name: &str, of: Of) -> bool {
-    of == Of::Client && (is_of_the_hop(name) || is_claim(name))
+fn is_dropped_spelt(name: &str, of: HeadOrigin) -> bool {
+    of == HeadOrigin::Client && (is_of_the_hop(name) || is_claim(name))
 }
 
 fn is_of_the_hop(name: &str) -> bool {
@@ -131,9 +133,9 @@ mod tests {
         map
     }
 
-    fn names(of: Of, fields: &[(&str, &str)]) -> Vec<String> {
+    fn names(of: HeadOrigin, fields: &[(&str, &str)]) -> Vec<String> {
         let mut map = map(fields);
-        clean(&mut map, of);
+        clean_headers(&mut map, of);
         let mut names: Vec<_> = map.keys().map(|name| name.as_str().to_owned()).collect();
         names.sort();
         names
@@ -159,7 +161,7 @@ mod tests {
             ("te", "deflate"),
             ("trailer", "x-sum"),
         ];
-        for of in [Of::Client, Of::Peer, Of::Response] {
+        for of in [HeadOrigin::Client, HeadOrigin::Peer, HeadOrigin::Response] {
             assert_eq!(names(of, &fields), ["content-length", "host", "trailer", "x-three"], "{of:?}");
         }
     }
@@ -179,18 +181,18 @@ mod tests {
             ("x-forwardedness", "kept"),
             ("a_b", "kept"),
         ];
-        assert_eq!(names(Of::Client, &claims), ["a_b", "x-forwardedness"]);
-        assert_eq!(names(Of::Peer, &claims).len(), claims.len());
+        assert_eq!(names(HeadOrigin::Client, &claims), ["a_b", "x-forwardedness"]);
+        assert_eq!(names(HeadOrigin::Peer, &claims).len(), claims.len());
     }
 
     #[test]
     fn a_client_that_takes_trailers_goes_on_to_take_them() {
         let mut takes = map(&[("te", "gzip, Trailers"), ("connection", "te")]);
-        clean(&mut takes, Of::Client);
+        clean_headers(&mut takes, HeadOrigin::Client);
         assert_eq!(
             (&takes[header::TE], &takes[header::CONNECTION]),
             (&"trailers".parse().expect("a value"), &"te".parse().expect("a value"))
         );
-        assert!(names(Of::Client, &[("te", "gzip"), ("connection", "te")]).is_empty());
+        assert!(names(HeadOrigin::Client, &[("te", "gzip"), ("connection", "te")]).is_empty());
     }
 }

@@ -11,7 +11,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The addresses that a request has come through.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Through {
+pub struct ForwardedChain {
     pub client: IpAddr,
     /// As they came, the one that we have the request from last.
     pub list: Vec<u8>,
@@ -19,28 +19,30 @@ pub struct Through {
 
 /// Reads the list of a request that a trusted proxy at `peer` has sent. The client is the first from the end that is
 /// not trusted, or, where all are, the farthest that is told.
-pub fn read(headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> Through {
-    let mut nodes: Vec<_> = fields::members(headers, FORWARDED_FOR).map(<[u8]>::to_vec).collect();
+pub fn read_chain(headers: &HeaderMap, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> ForwardedChain {
+    let mut nodes: Vec<_> = fields::list_members(headers, FORWARDED_FOR).map(<[u8]>::to_vec).collect();
     if nodes.is_empty() {
         let lines = headers.get_all(header::FORWARDED).iter();
-        nodes = lines.flat_map(|line| split(line.as_bytes(), b',').into_iter().filter_map(node)).collect();
+        nodes = lines
+            .flat_map(|line| split_unquoted(line.as_bytes(), b',').into_iter().filter_map(forwarded_node))
+            .collect();
     }
     let mut client = peer;
     for node in nodes.iter().rev() {
         // Behind one that hides, or is none, nobody is known.
-        let Some(address) = address(node) else { break };
+        let Some(address) = node_address(node) else { break };
         client = address;
         if !is_trusted(address) {
             break;
         }
     }
     nodes.push(peer.to_string().into_bytes());
-    Through { client, list: nodes.join(&b", "[..]) }
+    ForwardedChain { client, list: nodes.join(&b", "[..]) }
 }
 
 /// `for="[2001:db8::7]:4711";proto=https`
-fn node(element: &[u8]) -> Option<Vec<u8>> {
-    let value = split(element, b';').into_iter().find_map(|pair| {
+fn forwarded_node(element: &[u8]) -> Option<Vec<u8>> {
+    let value = split_unquoted(element, b';').into_iter().find_map(|pair| {
         let (name, value) = pair.trim_ascii().split_at_checked(4)?;
         name.eq_ignore_ascii_case(b"for=").then_some(value)
     })?;
@@ -51,7 +53,7 @@ fn node(element: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Splits where a sign stands outside of quotes.
-fn split(text: &[u8], at: u8) -> Vec<&[u8]> {
+fn split_unquoted(text: &[u8], at: u8) -> Vec<&[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let is_end = |sign: &u8| {
         match (*sign, is_escaped) {
@@ -66,7 +68,7 @@ fn split(text: &[u8], at: u8) -> Vec<&[u8]> {
 }
 
 /// `192.0.2.7`, `192.0.2.7:80`, `2001:db8::7`, `[2001:db8::7]`, `[2001:db8::7]:80`
-fn address(node: &[u8]) -> Option<IpAddr> {
+fn node_address(node: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(node).ok()?;
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()));
@@ -126,7 +128,7 @@ mod tests {
                 let value: Vec<u8> = value.chars().map(|sign| sign as u8).collect();
                 headers.append(*name, HeaderValue::from_bytes(&value).expect("a value"));
             }
-            let through = read(&headers, peer, is_trusted);
+            let through = read_chain(&headers, peer, is_trusted);
             let told: String = through.list.iter().copied().map(char::from).collect();
             assert_eq!((through.client.to_string().as_str(), told.as_str()), (client, list), "{fields:?}");
         }

@@ -9,14 +9,14 @@ use hyper::{
     http::response,
 };
 
-use super::{fields, payload::Payload};
+use super::{body::MessageBody, fields};
 
 /// An answer whose body has a coding that nobody here can take off.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Coded;
+pub struct UnsupportedCoding;
 
 /// A request's. With a method that seldom has a body, hyper sends one only where the head says so.
-pub fn of_request(headers: &mut HeaderMap, body: &Payload) {
+pub fn frame_request(headers: &mut HeaderMap, body: &MessageBody) {
     headers.remove(header::TRANSFER_ENCODING);
     if body.is_end_stream() {
         return;
@@ -31,18 +31,22 @@ pub fn of_request(headers: &mut HeaderMap, body: &Payload) {
 }
 
 /// An answer's. Of two lengths the chunks are the true one (section 6.3).
-pub fn of_response(head: &mut response::Parts, method: &Method, body: &Incoming) -> Result<(), Coded> {
+pub fn frame_response(
+    head: &mut response::Parts,
+    method: &Method,
+    body: &Incoming,
+) -> Result<(), UnsupportedCoding> {
     let has_codings = head.headers.contains_key(header::TRANSFER_ENCODING);
-    if has_none(method, head.status) {
+    if has_no_body(method, head.status) {
         // The length that it would have, where it could have any.
         let could = matches!(*method, Method::HEAD) || head.status == StatusCode::NOT_MODIFIED;
-        match length(&head.headers).filter(|_| could && !has_codings) {
+        match content_length(&head.headers).filter(|_| could && !has_codings) {
             Some(length) => drop(head.headers.insert(header::CONTENT_LENGTH, length.into())),
             None => drop(head.headers.remove(header::CONTENT_LENGTH)),
         }
     } else {
         if has_codings && !is_chunked(&head.headers) {
-            return Err(Coded);
+            return Err(UnsupportedCoding);
         }
         match body.size_hint().exact() {
             Some(length) => drop(head.headers.insert(header::CONTENT_LENGTH, length.into())),
@@ -55,7 +59,7 @@ pub fn of_response(head: &mut response::Parts, method: &Method, body: &Incoming)
 
 /// An answer as a client of this version can read it: one of HTTP/1.0 knows no chunks, so that the end of a
 /// connection ends its body, and `Connection` has to say so.
-pub fn as_of(version: Version, response: &mut Response<Payload>) {
+pub fn adapt_to_version(version: Version, response: &mut Response<MessageBody>) {
     if version != Version::HTTP_10 {
         return;
     }
@@ -64,7 +68,7 @@ pub fn as_of(version: Version, response: &mut Response<Payload>) {
     if !has_length {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if fields::closes(response.headers()) {
+    if fields::wants_close(response.headers()) {
         // To one of 1.1 hyper would add that it stays open.
         *response.version_mut() = Version::HTTP_10;
     }
@@ -78,15 +82,15 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 }
 
 /// The one length that a head tells, in however many fields.
-fn length(headers: &HeaderMap) -> Option<u64> {
-    let mut lengths =
-        fields::members(headers, header::CONTENT_LENGTH).map(|text| str::from_utf8(text).ok()?.parse().ok());
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let mut lengths = fields::list_members(headers, header::CONTENT_LENGTH)
+        .map(|text| str::from_utf8(text).ok()?.parse().ok());
     let first = lengths.next()??;
     lengths.all(|other| other == Some(first)).then_some(first)
 }
 
 /// Whether an answer has no body, whatever its head says.
-fn has_none(method: &Method, status: StatusCode) -> bool {
+fn has_no_body(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)

@@ -1,6 +1,6 @@
 //! What a backend says before its answer (RFC 9110, section 15.2), passed on as it comes. hyper reads such
 //! heads and writes none, so they are written here, beneath it: in `poll_flush`, where all that hyper has
-//! said is written, and before the answer is given to hyper, which is why [`Interims::sent`] is awaited.
+//! said is written, and before the answer is given to hyper, which is why [`InterimResponses::flushed`] is awaited.
 
 use std::{
     future::poll_fn,
@@ -22,10 +22,10 @@ const WAITING_MAX: usize = 64 * 1024;
 
 /// Heads that are to be written before an answer.
 #[derive(Debug, Clone, Default)]
-pub struct Interims(Arc<Mutex<Waiting>>);
+pub struct InterimResponses(Arc<Mutex<InterimQueue>>);
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct InterimQueue {
     bytes: Vec<u8>,
     written: usize,
     /// Who writes them, and who waits until they are.
@@ -33,9 +33,9 @@ struct Waiting {
     sender: Option<Waker>,
 }
 
-impl Interims {
+impl InterimResponses {
     /// Passes on a cleaned head.
-    pub fn say(&self, status: StatusCode, headers: &HeaderMap) {
+    pub fn push(&self, status: StatusCode, headers: &HeaderMap) {
         let mut head =
             format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or(""))
                 .into_bytes();
@@ -58,7 +58,7 @@ impl Interims {
     }
 
     /// Returns when all of them are written.
-    pub async fn sent(&self) {
+    pub async fn flushed(&self) {
         poll_fn(|cx| {
             let mut waiting = self.lock();
             if waiting.bytes.is_empty() {
@@ -70,38 +70,38 @@ impl Interims {
         .await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, InterimQueue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a client may be told before its answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Passed {
+pub struct InterimPolicy {
     /// hyper has told it already that its body is welcome.
     has_expected: bool,
 }
 
-impl Passed {
+impl InterimPolicy {
     /// One of HTTP/1.0 knows of no such thing.
-    pub fn by(request: &request::Parts) -> Option<Self> {
+    pub fn for_request(request: &request::Parts) -> Option<Self> {
         let has_expected = request.headers.contains_key(header::EXPECT);
         (request.version == Version::HTTP_11).then_some(Self { has_expected })
     }
 
-    pub fn takes(self, status: StatusCode) -> bool {
+    pub fn allows(self, status: StatusCode) -> bool {
         !(self.has_expected && status == StatusCode::CONTINUE)
     }
 }
 
 /// A connection that hyper answers requests on.
-pub struct Interim<S> {
+pub struct InterimStream<S> {
     stream: S,
-    interims: Interims,
+    interims: InterimResponses,
 }
 
-impl<S> Interim<S> {
-    pub fn new(stream: S, interims: Interims) -> Self {
+impl<S> InterimStream<S> {
+    pub fn new(stream: S, interims: InterimResponses) -> Self {
         Self { stream, interims }
     }
 
@@ -112,16 +112,16 @@ impl<S> Interim<S> {
 
 /// Which heads are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Upto {
+enum WriteUpTo {
     All,
     /// The one that has been begun.
     Begun,
 }
 
-impl<S: AsyncWrite + Unpin> Interim<S> {
-    fn poll_heads(&mut self, cx: &mut Context<'_>, upto: Upto) -> Poll<io::Result<()>> {
+impl<S: AsyncWrite + Unpin> InterimStream<S> {
+    fn poll_heads(&mut self, cx: &mut Context<'_>, upto: WriteUpTo) -> Poll<io::Result<()>> {
         let mut waiting = self.interims.lock();
-        if upto == Upto::Begun && waiting.written == 0 {
+        if upto == WriteUpTo::Begun && waiting.written == 0 {
             return Poll::Ready(Ok(()));
         }
         while waiting.written < waiting.bytes.len() {
@@ -146,16 +146,16 @@ impl<S: AsyncWrite + Unpin> Interim<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Interim<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for InterimStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Interim<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for InterimStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_heads(cx, Upto::Begun))?;
+        ready!(this.poll_heads(cx, WriteUpTo::Begun))?;
         Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
@@ -165,7 +165,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Interim<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_heads(cx, Upto::Begun))?;
+        ready!(this.poll_heads(cx, WriteUpTo::Begun))?;
         Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -175,7 +175,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Interim<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_heads(cx, Upto::All))?;
+        ready!(this.poll_heads(cx, WriteUpTo::All))?;
         Pin::new(&mut this.stream).poll_flush(cx)
     }
 

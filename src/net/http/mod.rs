@@ -1,32 +1,32 @@
 //! HTTP/1.1 at the edges: what is pure of it, and how one connection is kept going.
 //!
 //! hyper reads and writes both sides of every exchange, so nothing that it would not send itself goes on.
-//! [`request`] and [`response`] clean heads, [`names`] knows what the inside calls a backend,
+//! [`request`] and [`response`] clean heads, [`own_names`] knows what the inside calls a backend,
 //! [`forwarded`] who a client is behind proxies, [`fields`] what a
-//! field is and which are not for the next one, [`answer`] is what we say ourselves, [`payload`] what follows a
-//! head and [`framing`] how its length is told, [`line`] a connection that requests go to, [`unheard`] what
-//! lets its answers be read to the end, [`flaw`] why one could not be, [`interim`] passes on what a backend says
-//! before its answer, [`guarded`] with [`strict`] and [`pulse`] watch a client, [`serving`]
-//! keeps all connections of one client going in one task, [`socket`] grants a
+//! field is and which are not for the next one, [`error_response`] is what we say ourselves, [`body`] what follows a
+//! head and [`framing`] how its length is told, [`upstream`] a connection that requests go to, [`half_open`] what
+//! lets its answers be read to the end, [`parse_error`] why one could not be, [`interim`] passes on what a backend says
+//! before its answer, [`checked_stream`] with [`request_checker`] and [`keep_alive`] watch a client, [`driver`]
+//! keeps all connections of one client going in one task, [`websocket`] grants a
 //! WebSocket.
 
-pub mod answer;
+pub mod body;
+pub mod checked_stream;
+pub mod driver;
+pub mod error_response;
 pub mod fields;
-pub mod flaw;
 pub mod forwarded;
 pub mod framing;
-pub mod guarded;
+pub mod half_open;
 pub mod interim;
-pub mod line;
-pub mod names;
-pub mod payload;
-pub mod pulse;
+pub mod keep_alive;
+pub mod own_names;
+pub mod parse_error;
 pub mod request;
+pub mod request_checker;
 pub mod response;
-pub mod serving;
-pub mod socket;
-pub mod strict;
-pub mod unheard;
+pub mod upstream;
+pub mod websocket;
 
 use std::time::Duration;
 
@@ -42,14 +42,14 @@ const ROOM_FIELDS: usize = 16;
 
 /// Whose heads are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum HeadSource {
     /// A client or a backend.
     Outside,
     /// The other half.
     Peer,
 }
 
-impl From {
+impl HeadSource {
     fn head_bytes_max(self) -> usize {
         match self {
             Self::Outside => HEAD_BYTES_MAX,

@@ -9,9 +9,9 @@ use hyper::{
 };
 
 use super::{
-    answer::{Objection, bad},
-    fields::{self, Of},
-    forwarded::Through,
+    error_response::{ErrorResponse, bad_request},
+    fields::{self, HeadOrigin},
+    forwarded::ForwardedChain,
 };
 
 pub const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -21,8 +21,8 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What a request says of whom it means.
 #[derive(Debug)]
-pub struct Asked<'a> {
-    /// As [`check`] has it; empty where the request names none.
+pub struct RequestTarget<'a> {
+    /// As [`check_request`] has it; empty where the request names none.
     pub host: &'a str,
     pub path: &'a str,
     pub origin: Option<&'a [u8]>,
@@ -30,88 +30,89 @@ pub struct Asked<'a> {
 
 /// Who a backend is told that its client is.
 #[derive(Debug, Clone)]
-pub struct By {
+pub struct ForwardedHeaders {
     /// The client, then those that it has come through.
     list: HeaderValue,
     scheme: HeaderValue,
     /// What a trusted proxy says of where the client has asked.
-    told: HeaderMap,
+    trusted: HeaderMap,
 }
 
-impl By {
+impl ForwardedHeaders {
     pub fn new(client: IpAddr, is_tls: bool) -> Self {
         let list = HeaderValue::from_str(&client.to_string());
         Self {
             list: list.unwrap_or(HeaderValue::from_static("unknown")),
             scheme: HeaderValue::from_static(if is_tls { "https" } else { "http" }),
-            told: HeaderMap::new(),
+            trusted: HeaderMap::new(),
         }
     }
 
     /// Of a request that a trusted proxy has passed on.
-    pub fn through(self, through: &Through, headers: &HeaderMap) -> Self {
+    pub fn via_proxies(self, through: &ForwardedChain, headers: &HeaderMap) -> Self {
         let mut told = HeaderMap::new();
         for name in [FORWARDED_PROTO, FORWARDED_HOST] {
             for value in headers.get_all(&name) {
                 told.append(name.clone(), value.clone());
             }
         }
-        Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), told, ..self }
+        Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), trusted: told, ..self }
     }
 }
 
 /// Checks what every reader of the request has to agree on; the host that it means: in lower case, without
 /// its port and the dot of its root, and empty where a client of HTTP/1.0 names none.
-pub fn check<B>(request: &Request<B>) -> Result<String, Objection> {
+pub fn check_request<B>(request: &Request<B>) -> Result<String, ErrorResponse> {
     match *request.method() {
         Method::CONNECT => {
-            return Err(Objection::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served here"));
+            return Err(ErrorResponse::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served here"));
         }
         Method::TRACE => {
-            return Err(Objection::new(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not served here"));
+            return Err(ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not served here"));
         }
         _ => {}
     }
-    let host = match one(request.headers(), header::HOST)? {
-        Some(host) => Some(Host::read(host).ok_or(bad("Host is none"))?),
+    let host = match single_value(request.headers(), header::HOST)? {
+        Some(host) => Some(RequestHost::read(host).ok_or(bad_request("Host is none"))?),
         None if request.version() == Version::HTTP_10 => None,
-        None => return Err(bad("there is no Host")),
+        None => return Err(bad_request("there is no Host")),
     };
-    let target = target(request.uri())?;
+    let target = target_host(request.uri())?;
     let host = match (host, target) {
         (Some(host), Some((target, port))) if !host.is_same_as(&target, port) => {
-            return Err(bad("its target and its Host do not agree"));
+            return Err(bad_request("its target and its Host do not agree"));
         }
         (Some(host), _) | (None, Some((host, _))) => host.name,
         (None, None) => String::new(),
     };
     let path = request.uri().path();
     let is_path = path.starts_with('/') || (path == "*" && *request.method() == Method::OPTIONS);
-    if !is_path || climbs(path) {
-        return Err(bad("its path is none"));
+    if !is_path || leaves_folder(path) {
+        return Err(bad_request("its path is none"));
     }
     Ok(host)
 }
 
 /// The host of a target in absolute form, and the port of its scheme.
-fn target(uri: &Uri) -> Result<Option<(Host, u16)>, Objection> {
+fn target_host(uri: &Uri) -> Result<Option<(RequestHost, u16)>, ErrorResponse> {
     let Some(authority) = uri.authority() else { return Ok(None) };
     let port = match uri.scheme_str() {
         Some("http") => 80,
         Some("https") => 443,
-        _ => return Err(bad("its target is none of HTTP")),
+        _ => return Err(bad_request("its target is none of HTTP")),
     };
-    let host = Host::read(authority.as_str().as_bytes()).ok_or(bad("its target has no host"))?;
+    let host =
+        RequestHost::read(authority.as_str().as_bytes()).ok_or(bad_request("its target has no host"))?;
     Ok(Some((host, port)))
 }
 
 /// A host as a request names it.
-struct Host {
+struct RequestHost {
     name: String,
     port: Option<u16>,
 }
 
-impl Host {
+impl RequestHost {
     /// `None` where it is none, or could be read in two ways.
     fn read(text: &[u8]) -> Option<Self> {
         let is_sign = |sign: &u8| sign.is_ascii_alphanumeric() || b"-._~:[]!$&'()*+;=%".contains(sign);
@@ -142,19 +143,19 @@ pub fn host_name(text: &str) -> String {
 }
 
 /// The origin that a page's request names.
-pub fn origin(headers: &HeaderMap) -> Result<Option<&[u8]>, Objection> {
-    one(headers, header::ORIGIN)
+pub fn origin(headers: &HeaderMap) -> Result<Option<&[u8]>, ErrorResponse> {
+    single_value(headers, header::ORIGIN)
 }
 
 /// The only value of a field that may stand once.
-pub(super) fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&[u8]>, Objection> {
+pub(super) fn single_value(headers: &HeaderMap, name: HeaderName) -> Result<Option<&[u8]>, ErrorResponse> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(HeaderValue::as_bytes);
-    if values.next().is_some() { Err(bad("a header stands there twice")) } else { Ok(value) }
+    if values.next().is_some() { Err(bad_request("a header stands there twice")) } else { Ok(value) }
 }
 
 /// Whether a path leaves its folder, in any spelling that a backend may read so.
-fn climbs(path: &str) -> bool {
+fn leaves_folder(path: &str) -> bool {
     if !path.contains("..") && !path.contains('%') {
         return false;
     }
@@ -167,12 +168,13 @@ fn climbs(path: &str) -> bool {
 /// in its order; `None` where there are none, or it does not ask for a change.
 ///
 /// Another version of HTTP is not passed on: what it asks could not be looked at.
-pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
-    let mut options = fields::members(headers, header::CONNECTION);
+pub fn requested_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let mut options = fields::list_members(headers, header::CONNECTION);
     let asks = options.any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     let is_plain = |protocol: &&[u8]| protocol.split(|byte| *byte == b'/').all(fields::is_token);
-    let protocols = fields::members(headers, header::UPGRADE);
-    let protocols: Vec<_> = protocols.filter(|protocol| is_passed(protocol)).filter(is_plain).collect();
+    let protocols = fields::list_members(headers, header::UPGRADE);
+    let protocols: Vec<_> =
+        protocols.filter(|protocol| is_passable_upgrade(protocol)).filter(is_plain).collect();
     if !asks || protocols.is_empty() || version != Version::HTTP_11 {
         return None;
     }
@@ -180,22 +182,28 @@ pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
 }
 
 /// Whether a protocol that a client offers is one that could be passed on.
-pub(super) fn is_passed(protocol: &[u8]) -> bool {
+pub(super) fn is_passable_upgrade(protocol: &[u8]) -> bool {
     let begins =
         |other: &[u8]| protocol.get(..other.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(other));
     ![&b"h2"[..], b"http", b"tls"].into_iter().any(begins)
 }
 
 /// Whether a request wants to become a WebSocket, perhaps among others.
-pub fn is_socket(upgrade: Option<&HeaderValue>) -> bool {
-    let protocols = upgrade.into_iter().flat_map(|upgrade| fields::members_of(upgrade.as_bytes()));
+pub fn is_websocket(upgrade: Option<&HeaderValue>) -> bool {
+    let protocols = upgrade.into_iter().flat_map(|upgrade| fields::split_members(upgrade.as_bytes()));
     protocols.into_iter().any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Makes a client's request one of our own, for a service with this path and these hosts.
-pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &str, hosts: &[String]) {
+pub fn clean_request(
+    parts: &mut Parts,
+    upgrade: Option<HeaderValue>,
+    by: &ForwardedHeaders,
+    path: &str,
+    hosts: &[String],
+) {
     let target = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
-    pass(parts, upgrade, Of::Client);
+    pass_headers(parts, upgrade, HeadOrigin::Client);
     let headers = &mut parts.headers;
     headers.insert(FORWARDED_FOR, by.list.clone());
     headers.insert(FORWARDED_PROTO, by.scheme.clone());
@@ -208,9 +216,9 @@ pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &st
     if let Some(host) = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned() {
         headers.insert(FORWARDED_HOST, host);
     }
-    for name in by.told.keys() {
+    for name in by.trusted.keys() {
         headers.remove(name);
-        for value in by.told.get_all(name) {
+        for value in by.trusted.get_all(name) {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -223,8 +231,8 @@ pub fn clean(parts: &mut Parts, upgrade: Option<HeaderValue>, by: &By, path: &st
 
 /// Makes a request that the other half has cleaned one of our own. A path that the backend's address has
 /// stands in for the accept's, and its host for one that the client did not name.
-pub fn clean_again(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str, host: &str) {
-    pass(parts, upgrade, Of::Peer);
+pub fn clean_peer_request(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str, host: &str) {
+    pass_headers(parts, upgrade, HeadOrigin::Peer);
     if parts.headers.get(header::HOST).is_none_or(HeaderValue::is_empty)
         && let Ok(host) = HeaderValue::from_str(host)
     {
@@ -233,7 +241,7 @@ pub fn clean_again(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str, 
     let asked = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let prefix = parts.headers.get(FORWARDED_PREFIX);
     if path != "/" && asked.starts_with('/') {
-        let below = prefix.and_then(|prefix| below(asked.as_bytes(), prefix.as_bytes()));
+        let below = prefix.and_then(|prefix| strip_folder(asked.as_bytes(), prefix.as_bytes()));
         // What was taken off is whole letters: it stands in the path.
         let below = below.and_then(|below| std::str::from_utf8(below).ok()).unwrap_or(asked);
         let slash = if below.starts_with('/') { "" } else { "/" };
@@ -245,13 +253,13 @@ pub fn clean_again(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str, 
 }
 
 /// What of a target stands below a folder.
-pub(super) fn below<'a>(target: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
+pub(super) fn strip_folder<'a>(target: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
     let rest = target.strip_prefix(folder.strip_suffix(b"/").unwrap_or(folder))?;
     matches!(rest, [] | [b'/' | b'?' | b'#', ..]).then_some(rest)
 }
 
-fn pass(parts: &mut Parts, upgrade: Option<HeaderValue>, of: Of) {
-    fields::clean(&mut parts.headers, of);
+fn pass_headers(parts: &mut Parts, upgrade: Option<HeaderValue>, of: HeadOrigin) {
+    fields::clean_headers(&mut parts.headers, of);
     if let Some(protocol) = upgrade {
         parts.headers.insert(header::UPGRADE, protocol);
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -276,7 +284,7 @@ mod tests {
     }
 
     fn status(parts: &Parts) -> Result<String, u16> {
-        check(&Request::from_parts(parts.clone(), ())).map_err(|objection| objection.status.as_u16())
+        check_request(&Request::from_parts(parts.clone(), ())).map_err(|objection| objection.status.as_u16())
     }
 
     #[test]
@@ -346,19 +354,19 @@ mod tests {
         ];
         for (protocol, connection, expected) in table {
             let asked = parts("GET", "/", &[("upgrade", protocol), ("connection", connection)]);
-            let wanted = upgrade(&asked.headers, Version::HTTP_11);
+            let wanted = requested_upgrade(&asked.headers, Version::HTTP_11);
             let expected = expected.map(HeaderValue::from_static);
             assert_eq!(wanted, expected, "{protocol} {connection}");
-            assert_eq!(upgrade(&asked.headers, Version::HTTP_10), None);
+            assert_eq!(requested_upgrade(&asked.headers, Version::HTTP_10), None);
         }
         let lines = [("upgrade", "a"), ("upgrade", "b"), ("connection", "x"), ("connection", "upgrade")];
-        let wanted = upgrade(&parts("GET", "/", &lines).headers, Version::HTTP_11);
+        let wanted = requested_upgrade(&parts("GET", "/", &lines).headers, Version::HTTP_11);
         assert_eq!(wanted, Some(HeaderValue::from_static("a, b")));
     }
 
     #[test]
     fn what_goes_on_says_who_asks_in_our_words() {
-        let by = By::new("192.0.2.7".parse().expect("an address"), true);
+        let by = ForwardedHeaders::new("192.0.2.7".parse().expect("an address"), true);
         let mut asked = parts(
             "GET",
             "http://h/shop/x?y",
@@ -370,7 +378,7 @@ mod tests {
                 ("connection", "cookies"),
             ],
         );
-        clean(&mut asked, None, &by, "/shop", &[]);
+        clean_request(&mut asked, None, &by, "/shop", &[]);
         let told = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok());
         assert_eq!(asked.uri.to_string(), "/shop/x?y");
         assert_eq!(told("x-forwarded-for"), Some("192.0.2.7"));
@@ -385,8 +393,8 @@ mod tests {
             "/",
             &[("upgrade", "websocket"), ("connection", "upgrade"), ("x-forwarded-prefix", "/x")],
         );
-        let wanted = upgrade(&socket.headers, socket.version);
-        clean(&mut socket, wanted, &by, "/", &[]);
+        let wanted = requested_upgrade(&socket.headers, socket.version);
+        clean_request(&mut socket, wanted, &by, "/", &[]);
         assert_eq!(socket.headers[header::UPGRADE], "websocket");
         assert_eq!(
             (socket.headers.get(FORWARDED_PREFIX), socket.headers.get(header::HOST).map(HeaderValue::len)),
@@ -396,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_host_that_no_client_names_is_the_services_or_the_backends() {
-        let by = By::new("192.0.2.7".parse().expect("an address"), false);
+        let by = ForwardedHeaders::new("192.0.2.7".parse().expect("an address"), false);
         let hosts = |hosts: &[&str]| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>();
         // Target, fields, `hosts`, what is told of the host, and what the backend hears.
         type Row<'a> =
@@ -411,11 +419,11 @@ mod tests {
         for (target, fields, hosts, [host, forwarded], backends) in table {
             let mut asked = parts("GET", target, fields);
             let told = |asked: &Parts, name: &HeaderName| asked.headers.get(name).cloned();
-            clean(&mut asked, None, &by, "/", hosts);
+            clean_request(&mut asked, None, &by, "/", hosts);
             let value = |text: &Option<&'static str>| text.map(HeaderValue::from_static);
             assert_eq!(told(&asked, &header::HOST), value(host), "{target} {fields:?}");
             assert_eq!(told(&asked, &FORWARDED_HOST), value(forwarded), "{target} {fields:?}");
-            clean_again(&mut asked, None, "/", "app:9000");
+            clean_peer_request(&mut asked, None, "/", "app:9000");
             assert_eq!(told(&asked, &header::HOST), Some(HeaderValue::from_static(backends)));
         }
     }
@@ -436,7 +444,7 @@ mod tests {
             if let Some(prefix) = prefix {
                 asked.headers.insert(FORWARDED_PREFIX, prefix.parse().expect("a value"));
             }
-            clean_again(&mut asked, None, path, "app:9000");
+            clean_peer_request(&mut asked, None, path, "app:9000");
             assert_eq!(asked.uri.to_string(), expected, "{target} {prefix:?} {path}");
         }
     }

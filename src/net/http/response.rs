@@ -5,46 +5,51 @@
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    fields::{self, Of},
-    names::{OwnNames, split},
-    request::below,
+    fields::{self, HeadOrigin},
+    own_names::{OwnNames, split_reference},
+    request::strip_folder,
 };
 
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
 
 /// What the inside calls a backend, and its path where that stands in for the accept's.
 #[derive(Debug)]
-pub struct Names {
+pub struct NameMapping {
     own: OwnNames,
     path: Vec<u8>,
 }
 
 /// Where a request was sent by its client.
 #[derive(Debug)]
-pub struct Public {
+pub struct PublicAddress {
     /// Of the accept; `/` where it has none.
     pub prefix: Vec<u8>,
     /// The `Host` of the request.
     pub host: Vec<u8>,
 }
 
-impl Names {
+impl NameMapping {
     pub fn new(own: OwnNames, path: &str) -> Self {
         Self { own, path: path.as_bytes().to_vec() }
     }
 
     /// Makes a backend's head one of our own; `tell` hears of each field that names the backend and is not mended.
-    pub fn clean(&self, headers: &mut HeaderMap, public: &Public, mut tell: impl FnMut(&HeaderName)) {
-        fields::clean(headers, Of::Response);
+    pub fn clean_response(
+        &self,
+        headers: &mut HeaderMap,
+        public: &PublicAddress,
+        mut tell: impl FnMut(&HeaderName),
+    ) {
+        fields::clean_headers(headers, HeadOrigin::Response);
         for (name, value) in headers.iter_mut() {
             let bytes = value.as_bytes();
             let mended = match *name {
-                header::LOCATION | header::CONTENT_LOCATION => self.outside(bytes, public),
-                REFRESH => self.refresh(bytes, public),
-                header::LINK => self.links(bytes, public),
-                header::SET_COOKIE => self.cookie(bytes, public),
+                header::LOCATION | header::CONTENT_LOCATION => self.map_reference(bytes, public),
+                REFRESH => self.map_refresh(bytes, public),
+                header::LINK => self.map_links(bytes, public),
+                header::SET_COOKIE => self.map_cookie(bytes, public),
                 header::CONTENT_SECURITY_POLICY | header::CONTENT_SECURITY_POLICY_REPORT_ONLY => {
-                    self.policy(bytes, public)
+                    self.map_policy(bytes, public)
                 }
                 header::DATE | header::CONTENT_LENGTH => None,
                 _ => {
@@ -61,31 +66,34 @@ impl Names {
     }
 
     /// A reference as clients can follow it; `None` where it stays as it is.
-    fn outside(&self, reference: &[u8], public: &Public) -> Option<Vec<u8>> {
-        let Some((scheme, authority, target)) = split(reference) else {
-            return self.mapped(reference, public).map(path_only);
+    fn map_reference(&self, reference: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
+        let Some((scheme, authority, target)) = split_reference(reference) else {
+            return self.map_path(reference, public).map(path_only);
         };
-        if self.own.has(authority) {
+        if self.own.contains_authority(authority) {
             let slash: &[u8] = if target.starts_with(b"/") { b"" } else { b"/" };
-            return Some(path_only(self.mapped(target, public).unwrap_or_else(|| [slash, target].concat())));
+            return Some(path_only(
+                self.map_path(target, public).unwrap_or_else(|| [slash, target].concat()),
+            ));
         }
-        let target = self.mapped(target, public).filter(|_| authority.eq_ignore_ascii_case(&public.host))?;
+        let target =
+            self.map_path(target, public).filter(|_| authority.eq_ignore_ascii_case(&public.host))?;
         Some([scheme, authority, &target].concat())
     }
 
     /// A target below the backend's path, as one below the accept's.
-    fn mapped(&self, target: &[u8], public: &Public) -> Option<Vec<u8>> {
+    fn map_path(&self, target: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         if self.path == b"/" || !target.starts_with(b"/") {
             return None;
         }
-        let rest = below(target, &self.path)?;
+        let rest = strip_folder(target, &self.path)?;
         let prefix = public.prefix.strip_suffix(b"/").unwrap_or(&public.prefix);
         let slash: &[u8] = if prefix.is_empty() && !rest.starts_with(b"/") { b"/" } else { b"" };
         Some([prefix, slash, rest].concat())
     }
 
     /// `5; url=http://backend/`, as browsers read it.
-    fn refresh(&self, value: &[u8], public: &Public) -> Option<Vec<u8>> {
+    fn map_refresh(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let past = |from: usize, signs: &dyn Fn(&u8) -> bool| {
             from + value[from..].iter().take_while(|byte| signs(byte)).count()
         };
@@ -102,11 +110,11 @@ impl Names {
         at += usize::from(quote.is_some());
         let end =
             value[at..].iter().position(|sign| Some(*sign) == quote).map_or(value.len(), |end| at + end);
-        Some([&value[..at], &self.outside(&value[at..end], public)?, &value[end..]].concat())
+        Some([&value[..at], &self.map_reference(&value[at..end], public)?, &value[end..]].concat())
     }
 
     /// `<http://backend/next>; rel=next, <…>`
-    fn links(&self, value: &[u8], public: &Public) -> Option<Vec<u8>> {
+    fn map_links(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let (mut mended, mut at, mut is_quoted) = (Vec::new(), 0, false);
         while let Some(sign) = value.get(at) {
             mended.push(*sign);
@@ -120,7 +128,7 @@ impl Names {
                 b'<' if !is_quoted => {
                     let end = at + value[at..].iter().position(|sign| *sign == b'>')?;
                     let target = &value[at..end];
-                    mended.extend(self.outside(target, public).as_deref().unwrap_or(target));
+                    mended.extend(self.map_reference(target, public).as_deref().unwrap_or(target));
                     at = end;
                 }
                 _ => {}
@@ -130,16 +138,16 @@ impl Names {
     }
 
     /// A cookie belongs to the host that the client asked, and to a path that it knows.
-    fn cookie(&self, value: &[u8], public: &Public) -> Option<Vec<u8>> {
+    fn map_cookie(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let attribute = |part: &[u8]| -> Option<Vec<u8>> {
             let equals = part.iter().position(|sign| *sign == b'=').unwrap_or(part.len());
             let (name, value) =
                 (part[..equals].trim_ascii(), part.get(equals + 1..).unwrap_or_default().trim_ascii());
             if name.eq_ignore_ascii_case(b"domain") {
                 let host = value.strip_prefix(b".").unwrap_or(value);
-                return (!self.own.has_host(host)).then(|| part.to_vec());
+                return (!self.own.contains_host(host)).then(|| part.to_vec());
             }
-            match self.mapped(value, public) {
+            match self.map_path(value, public) {
                 Some(path) if name.eq_ignore_ascii_case(b"path") => Some([b" Path=", &path[..]].concat()),
                 _ => Some(part.to_vec()),
             }
@@ -152,7 +160,7 @@ impl Names {
     }
 
     /// The sources that a policy names, directive by directive.
-    fn policy(&self, value: &[u8], public: &Public) -> Option<Vec<u8>> {
+    fn map_policy(&self, value: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let mended: Vec<_> = value
             .split_inclusive(|sign| b";,".contains(sign))
             .map(|directive| {
@@ -162,7 +170,7 @@ impl Names {
                         word.len() - usize::from(word.last().is_some_and(|sign| b" \t;,".contains(sign)));
                     let (source, behind) = word.split_at(end);
                     let mended = match names_sources {
-                        Some(true) => self.source(source, public),
+                        Some(true) => self.map_source(source, public),
                         Some(false) => None,
                         None if source.is_empty() => None,
                         None => {
@@ -180,20 +188,20 @@ impl Names {
     }
 
     /// A source of a policy that is the backend: the host that the client has asked is one for it.
-    fn source(&self, source: &[u8], public: &Public) -> Option<Vec<u8>> {
+    fn map_source(&self, source: &[u8], public: &PublicAddress) -> Option<Vec<u8>> {
         let without_scheme = || {
             let end = source.iter().position(|sign| *sign == b'/').unwrap_or(source.len());
             (&b""[..], &source[..end], &source[end..])
         };
-        let (scheme, authority, target) = split(source).unwrap_or_else(without_scheme);
+        let (scheme, authority, target) = split_reference(source).unwrap_or_else(without_scheme);
         // `data:` is a scheme, whatever a backend is called.
-        if !self.own.has(authority) || authority.ends_with(b":") {
+        if !self.own.contains_authority(authority) || authority.ends_with(b":") {
             return None;
         }
         if public.host.is_empty() {
             return Some(b"'self'".to_vec());
         }
-        let mapped = self.mapped(target, public);
+        let mapped = self.map_path(target, public);
         Some([scheme, &public.host, mapped.as_deref().unwrap_or(target)].concat())
     }
 }
@@ -218,26 +226,26 @@ fn has_sources(directive: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn names(path: &str) -> Names {
+    fn names(path: &str) -> NameMapping {
         let others = ["other.example".to_owned(), "web".to_owned()];
         let reached = Some(([10, 0, 0, 5], 9000).into());
-        Names::new(OwnNames::new("App.inside.example", 9000, reached, &others), path)
+        NameMapping::new(OwnNames::new("App.inside.example", 9000, reached, &others), path)
     }
 
     /// A field as it goes on, with a sign of Latin-1 for each byte, and whether it was told.
-    fn cleaned(names: &Names, prefix: &str, name: &str, value: &str) -> (Option<String>, bool) {
+    fn cleaned(names: &NameMapping, prefix: &str, name: &str, value: &str) -> (Option<String>, bool) {
         let bytes: Vec<u8> = value.chars().map(|sign| sign as u8).collect();
         let mut headers = HeaderMap::new();
         let name = name.parse::<HeaderName>().expect("a name");
         headers.insert(&name, HeaderValue::from_bytes(&bytes).expect("a value"));
-        let public = Public { prefix: prefix.into(), host: b"shop.example".into() };
+        let public = PublicAddress { prefix: prefix.into(), host: b"shop.example".into() };
         let mut is_told = false;
-        names.clean(&mut headers, &public, |told| is_told |= *told == name);
+        names.clean_response(&mut headers, &public, |told| is_told |= *told == name);
         let value = headers.get(name).map(|value| value.as_bytes().iter().copied().map(char::from).collect());
         (value, is_told)
     }
 
-    fn check(names: &Names, prefix: &str, name: &str, table: &[(&str, &str)]) {
+    fn check(names: &NameMapping, prefix: &str, name: &str, table: &[(&str, &str)]) {
         for (value, expected) in table {
             let cleaned = cleaned(names, prefix, name, value);
             assert_eq!(cleaned, (Some((*expected).to_owned()), false), "{name}: {value}");
@@ -344,8 +352,8 @@ mod tests {
             check(&names("/app"), "/shop", name, &table);
         }
         // Of a client that named no host.
-        let public = Public { prefix: b"/".into(), host: Vec::new() };
-        let mended = names("/").policy(b"img-src web data:", &public);
+        let public = PublicAddress { prefix: b"/".into(), host: Vec::new() };
+        let mended = names("/").map_policy(b"img-src web data:", &public);
         assert_eq!(mended.as_deref(), Some(&b"img-src 'self' data:"[..]));
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Violation, hello, open};
+use super::{ProtocolViolation, hello, open};
 use crate::proto::Refusal;
 
 pub const HEADER: usize = 4;
@@ -15,7 +15,7 @@ const RESET: usize = 5;
 /// The type of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     Hello = 1,
     Open,
     Opened,
@@ -29,7 +29,7 @@ pub enum Kind {
     Retire,
 }
 
-impl Kind {
+impl FrameKind {
     pub const ALL: [Self; 11] = [
         Self::Hello,
         Self::Open,
@@ -74,7 +74,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FrameKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.word())
     }
@@ -82,17 +82,24 @@ impl fmt::Display for Kind {
 
 /// The first bytes of a frame, understood and within their bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    pub kind: Kind,
+pub struct FrameHeader {
+    pub kind: FrameKind,
     pub length: usize,
 }
 
-impl Header {
-    pub fn parse(bytes: [u8; HEADER]) -> Result<Self, Violation> {
+impl FrameHeader {
+    pub fn parse(bytes: [u8; HEADER]) -> Result<Self, ProtocolViolation> {
         let [kind, a, b, c] = bytes;
-        let kind = Kind::ALL.into_iter().find(|known| *known as u8 == kind).ok_or(Violation::Type(kind))?;
+        let kind = FrameKind::ALL
+            .into_iter()
+            .find(|known| *known as u8 == kind)
+            .ok_or(ProtocolViolation::Type(kind))?;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        if kind.allows(length) { Ok(Self { kind, length }) } else { Err(Violation::Length(kind, length)) }
+        if kind.allows(length) {
+            Ok(Self { kind, length })
+        } else {
+            Err(ProtocolViolation::Length(kind, length))
+        }
     }
 
     pub fn bytes(self) -> [u8; HEADER] {
@@ -105,7 +112,7 @@ impl Header {
 /// Why a session is cut, as the gateway nearest to the cause saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Cause {
+pub enum ResetCause {
     Client = 1,
     Backend,
     /// A time limit, `idle`.
@@ -114,23 +121,23 @@ pub enum Cause {
     Other,
 }
 
-impl Cause {
+impl ResetCause {
     const ALL: [Self; 5] = [Self::Client, Self::Backend, Self::Time, Self::Operator, Self::Other];
 }
 
 /// `reset`: cuts a session. Its number among the link's sessions tells a late one from one that is
 /// meant for the session after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reset {
+pub struct ResetFrame {
     pub session: u32,
-    pub cause: Cause,
+    pub cause: ResetCause,
 }
 
-impl Reset {
-    pub fn parse(body: &[u8]) -> Result<Self, Violation> {
-        let bad = Violation::Body(Kind::Reset, "no such cause");
+impl ResetFrame {
+    pub fn parse(body: &[u8]) -> Result<Self, ProtocolViolation> {
+        let bad = ProtocolViolation::Body(FrameKind::Reset, "no such cause");
         let [a, b, c, d, cause] = *body else { return Err(bad) };
-        let cause = Cause::ALL.into_iter().find(|known| *known as u8 == cause).ok_or(bad)?;
+        let cause = ResetCause::ALL.into_iter().find(|known| *known as u8 == cause).ok_or(bad)?;
         Ok(Self { session: u32::from_be_bytes([a, b, c, d]), cause })
     }
 
@@ -165,28 +172,28 @@ pub fn refusal_byte(refusal: Refusal) -> u8 {
     }
 }
 
-pub fn parse_refusal(body: &[u8]) -> Result<Refusal, Violation> {
+pub fn parse_refusal(body: &[u8]) -> Result<Refusal, ProtocolViolation> {
     let known = |byte: u8| REFUSALS.into_iter().find(|refusal| refusal_byte(*refusal) == byte);
-    body.first().copied().and_then(known).ok_or(Violation::Body(Kind::Refused, "no such reason"))
+    body.first().copied().and_then(known).ok_or(ProtocolViolation::Body(FrameKind::Refused, "no such reason"))
 }
 
 /// Appends a whole frame.
-pub fn push(out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
-    out.extend_from_slice(&Header { kind, length: body.len() }.bytes());
+pub fn push(out: &mut Vec<u8>, kind: FrameKind, body: &[u8]) {
+    out.extend_from_slice(&FrameHeader { kind, length: body.len() }.bytes());
     out.extend_from_slice(body);
 }
 
 /// A frame as it was heard. The body of `data` is not here: it is not gathered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    Offer(hello::Offer),
-    Grant(hello::Grant),
-    Open(open::Open),
+    Offer(hello::OfferHello),
+    Grant(hello::GrantHello),
+    Open(open::OpenFrame),
     Opened,
     Refused(Refusal),
     Data,
     End,
-    Reset(Reset),
+    Reset(ResetFrame),
     Ping([u8; TOKEN]),
     Pong([u8; TOKEN]),
     Drain,
@@ -199,8 +206,8 @@ mod tests {
 
     #[test]
     fn a_header_is_type_and_length_on_the_wire() {
-        assert_eq!(Header { kind: Kind::Data, length: 0x0001_0203 }.bytes(), [5, 1, 2, 3]);
-        assert_eq!(Header::parse([8, 0, 0, 8]), Ok(Header { kind: Kind::Ping, length: 8 }));
+        assert_eq!(FrameHeader { kind: FrameKind::Data, length: 0x0001_0203 }.bytes(), [5, 1, 2, 3]);
+        assert_eq!(FrameHeader::parse([8, 0, 0, 8]), Ok(FrameHeader { kind: FrameKind::Ping, length: 8 }));
     }
 
     #[test]
@@ -215,7 +222,7 @@ mod tests {
             ([2, 0, 4, 0], "a frame `open` of 1024 bytes"),
             ([1, 255, 255, 255], "a frame `hello` of 16777215 bytes"),
         ] {
-            assert_eq!(Header::parse(bytes).map_err(|error| error.to_string()), Err(told.into()));
+            assert_eq!(FrameHeader::parse(bytes).map_err(|error| error.to_string()), Err(told.into()));
         }
     }
 
@@ -224,11 +231,11 @@ mod tests {
         for refusal in REFUSALS {
             assert_eq!(parse_refusal(&[refusal_byte(refusal)]), Ok(refusal));
         }
-        for cause in Cause::ALL {
-            let reset = Reset { session: 0x0102_0304, cause };
-            assert_eq!(Reset::parse(&reset.body()), Ok(reset));
+        for cause in ResetCause::ALL {
+            let reset = ResetFrame { session: 0x0102_0304, cause };
+            assert_eq!(ResetFrame::parse(&reset.body()), Ok(reset));
         }
         assert!(parse_refusal(&[0]).is_err() && parse_refusal(&[9]).is_err());
-        assert!(Reset::parse(&[0, 0, 0, 1, 0]).is_err() && Reset::parse(&[0, 0, 0, 1, 6]).is_err());
+        assert!(ResetFrame::parse(&[0, 0, 0, 1, 0]).is_err() && ResetFrame::parse(&[0, 0, 0, 1, 6]).is_err());
     }
 }

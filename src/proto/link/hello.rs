@@ -7,7 +7,7 @@
 //! names:    count (2), then each as length (1) and text
 //! ```
 
-use super::{Violation, frame::Kind};
+use super::{ProtocolViolation, frame::FrameKind};
 use crate::profile::{Carries, ServiceName};
 
 const VERSION: u8 = 1;
@@ -21,7 +21,7 @@ const HTTP: u8 = 1;
 
 /// What the internal half tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub struct OfferHello {
     pub services: Vec<(ServiceName, Carries)>,
     /// Ready links that it means to keep, where it dials.
     pub target: usize,
@@ -31,7 +31,7 @@ pub struct Offer {
 
 /// What the DMZ half answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
+pub struct GrantHello {
     /// The offered services that clients may reach through this peer.
     pub services: Vec<ServiceName>,
     /// Most links it takes from one peer.
@@ -40,7 +40,7 @@ pub struct Grant {
     pub data: usize,
 }
 
-impl Offer {
+impl OfferHello {
     pub fn body(&self) -> Vec<u8> {
         let mut body = vec![VERSION];
         body.extend_from_slice(&bounded(self.target));
@@ -55,8 +55,8 @@ impl Offer {
         body
     }
 
-    pub fn parse(body: &[u8]) -> Result<Self, Violation> {
-        let mut rest = Rest(body);
+    pub fn parse(body: &[u8]) -> Result<Self, ProtocolViolation> {
+        let mut rest = BodyCursor(body);
         rest.version()?;
         let (target, maximum) = (rest.number(2)?, rest.number(2)?);
         let services = rest.each(|rest| {
@@ -67,7 +67,7 @@ impl Offer {
     }
 }
 
-impl Grant {
+impl GrantHello {
     pub fn body(&self) -> Vec<u8> {
         let mut body = vec![VERSION];
         body.extend_from_slice(&bounded(self.links));
@@ -76,13 +76,13 @@ impl Grant {
         body
     }
 
-    pub fn parse(body: &[u8]) -> Result<Self, Violation> {
-        let mut rest = Rest(body);
+    pub fn parse(body: &[u8]) -> Result<Self, ProtocolViolation> {
+        let mut rest = BodyCursor(body);
         rest.version()?;
         let (links, data) = (rest.number(2)?, rest.number(4)?);
-        let services = rest.each(Rest::name)?;
+        let services = rest.each(BodyCursor::name)?;
         if data == 0 {
-            return Err(Violation::Body(Kind::Hello, "it takes no data"));
+            return Err(ProtocolViolation::Body(FrameKind::Hello, "it takes no data"));
         }
         Ok(Self { services, links, data })
     }
@@ -107,52 +107,57 @@ pub(super) fn push_name(body: &mut Vec<u8>, name: &ServiceName) {
 }
 
 /// What is left of a body.
-struct Rest<'a>(&'a [u8]);
+struct BodyCursor<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Violation> {
-        let (taken, rest) =
-            self.0.split_at_checked(count).ok_or(Violation::Body(Kind::Hello, "it ends too early"))?;
+impl<'a> BodyCursor<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], ProtocolViolation> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or(ProtocolViolation::Body(FrameKind::Hello, "it ends too early"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn number(&mut self, bytes: usize) -> Result<usize, Violation> {
+    fn number(&mut self, bytes: usize) -> Result<usize, ProtocolViolation> {
         Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    fn version(&mut self) -> Result<(), Violation> {
+    fn version(&mut self) -> Result<(), ProtocolViolation> {
         match self.number(1)? {
             version if version == usize::from(VERSION) => Ok(()),
-            _ => Err(Violation::Body(Kind::Hello, "an unknown version")),
+            _ => Err(ProtocolViolation::Body(FrameKind::Hello, "an unknown version")),
         }
     }
 
     /// All that is left: so many services, each read by `read`.
-    fn each<T>(mut self, read: impl Fn(&mut Self) -> Result<T, Violation>) -> Result<Vec<T>, Violation> {
+    fn each<T>(
+        mut self,
+        read: impl Fn(&mut Self) -> Result<T, ProtocolViolation>,
+    ) -> Result<Vec<T>, ProtocolViolation> {
         let count = self.number(2)?;
         if count > NAMES_MAX {
-            return Err(Violation::Body(Kind::Hello, "too many services"));
+            return Err(ProtocolViolation::Body(FrameKind::Hello, "too many services"));
         }
         let services = (0..count).map(|_| read(&mut self)).collect::<Result<_, _>>()?;
         match self.0 {
             [] => Ok(services),
-            _ => Err(Violation::Body(Kind::Hello, "it goes on behind its last name")),
+            _ => Err(ProtocolViolation::Body(FrameKind::Hello, "it goes on behind its last name")),
         }
     }
 
-    fn name(&mut self) -> Result<ServiceName, Violation> {
+    fn name(&mut self) -> Result<ServiceName, ProtocolViolation> {
         let length = self.number(1)?;
         let text = std::str::from_utf8(self.take(length)?).ok();
-        let bad = Violation::Body(Kind::Hello, "a service's name that no profile could hold");
+        let bad = ProtocolViolation::Body(FrameKind::Hello, "a service's name that no profile could hold");
         text.and_then(ServiceName::parse).ok_or(bad)
     }
 
-    fn carries(&mut self) -> Result<Carries, Violation> {
+    fn carries(&mut self) -> Result<Carries, ProtocolViolation> {
         match self.take(1)? {
             [BYTES] => Ok(Carries::Bytes),
             [HTTP] => Ok(Carries::Http),
-            _ => Err(Violation::Body(Kind::Hello, "a service that carries nothing known")),
+            _ => Err(ProtocolViolation::Body(FrameKind::Hello, "a service that carries nothing known")),
         }
     }
 }
@@ -170,11 +175,11 @@ mod tests {
     #[test]
     fn what_is_told_is_heard() {
         let services = names(&["orders", "web"]).into_iter().zip([Carries::Bytes, Carries::Http]).collect();
-        let offer = Offer { services, target: 8, maximum: 1024 };
+        let offer = OfferHello { services, target: 8, maximum: 1024 };
         assert_eq!(offer.body(), b"\x01\0\x08\x04\0\0\x02\0\x06orders\x01\x03web");
-        assert_eq!(Offer::parse(&offer.body()), Ok(offer));
-        let grant = Grant { services: names(&["web"]), links: 70_000, data: 131_072 };
-        let heard = Grant::parse(&grant.body()).expect("it is whole");
+        assert_eq!(OfferHello::parse(&offer.body()), Ok(offer));
+        let grant = GrantHello { services: names(&["web"]), links: 70_000, data: 131_072 };
+        let heard = GrantHello::parse(&grant.body()).expect("it is whole");
         assert_eq!((heard.links, heard.data, heard.services), (65_535, 131_072, grant.services));
     }
 
@@ -182,18 +187,18 @@ mod tests {
     fn a_profile_of_the_largest_size_fits() {
         let name = |number: usize| ServiceName::parse(&format!("{number:0255}")).expect("a valid name");
         let longest = |number: usize| (name(number), Carries::Http);
-        let offer = Offer { services: (0..NAMES_MAX).map(longest).collect(), target: 1, maximum: 1 };
+        let offer = OfferHello { services: (0..NAMES_MAX).map(longest).collect(), target: 1, maximum: 1 };
         assert!(offer.body().len() <= BODY_MAX);
-        assert_eq!(Offer::parse(&offer.body()), Ok(offer));
+        assert_eq!(OfferHello::parse(&offer.body()), Ok(offer));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_a_hello_or_refused(body in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(offer) = Offer::parse(&body) {
+            if let Ok(offer) = OfferHello::parse(&body) {
                 prop_assert_eq!(offer.body(), body.clone());
             }
-            if let Ok(grant) = Grant::parse(&body) {
+            if let Ok(grant) = GrantHello::parse(&body) {
                 prop_assert_eq!(grant.body(), body);
             }
         }

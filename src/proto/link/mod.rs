@@ -12,7 +12,7 @@ pub mod state;
 
 use thiserror::Error;
 
-use self::{frame::Kind, state::State};
+use self::{frame::FrameKind, state::LinkProtocolState};
 
 /// The names offered by ALPN (RFC 7301), the preferred one first. The second is for a far side
 /// whose TLS ends a handshake that shares no name.
@@ -24,15 +24,15 @@ pub const WIRE_SOCKS: &str = "socks/5";
 
 /// How a far side broke the protocol; it costs it the link.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Violation {
+pub enum ProtocolViolation {
     #[error("a frame of unknown type {0:#04x}")]
     Type(u8),
     #[error("a frame `{0}` of {1} bytes")]
-    Length(Kind, usize),
+    Length(FrameKind, usize),
     #[error("a frame `{0}` while the link is {1}")]
-    State(Kind, State),
+    State(FrameKind, LinkProtocolState),
     #[error("a frame `{0}` with a body that means nothing: {1}")]
-    Body(Kind, &'static str),
+    Body(FrameKind, &'static str),
     #[error("too many {0}")]
     Flood(&'static str),
     #[error("a frame that was begun and not ended")]

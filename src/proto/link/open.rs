@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Violation, frame::Kind, hello::push_name};
+use super::{ProtocolViolation, frame::FrameKind, hello::push_name};
 use crate::profile::ServiceName;
 
 const PROBE: u8 = 1;
@@ -17,7 +17,7 @@ pub const BODY_MIN: usize = 1 + 2 + 1 + 2;
 pub const BODY_MAX: usize = 1 + 1 + ID_MAX + 19 + 1 + 255;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenFrame {
     pub service: ServiceName,
     /// The session's id, the same on both gateways.
     pub id: String,
@@ -26,7 +26,7 @@ pub struct Open {
     pub probe: bool,
 }
 
-impl Open {
+impl OpenFrame {
     pub fn body(&self) -> Vec<u8> {
         let mut body = vec![if self.probe { PROBE } else { 0 }];
         let id = &self.id.as_bytes()[..self.id.len().min(ID_MAX)];
@@ -49,8 +49,8 @@ impl Open {
         body
     }
 
-    pub fn parse(body: &[u8]) -> Result<Self, Violation> {
-        let bad = |what| Violation::Body(Kind::Open, what);
+    pub fn parse(body: &[u8]) -> Result<Self, ProtocolViolation> {
+        let bad = |what| ProtocolViolation::Body(FrameKind::Open, what);
         let (flags, rest) = body.split_first().ok_or(bad("it is empty"))?;
         if flags & !PROBE != 0 {
             return Err(bad("unknown flags"));
@@ -72,16 +72,16 @@ impl Open {
     }
 }
 
-fn early() -> Violation {
-    Violation::Body(Kind::Open, "it ends too early")
+fn early() -> ProtocolViolation {
+    ProtocolViolation::Body(FrameKind::Open, "it ends too early")
 }
 
-fn counted(bytes: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+fn counted(bytes: &[u8]) -> Result<(&[u8], &[u8]), ProtocolViolation> {
     let (length, rest) = bytes.split_first().ok_or_else(early)?;
     rest.split_at_checked(usize::from(*length)).ok_or_else(early)
 }
 
-fn client(bytes: &[u8]) -> Result<(Option<SocketAddr>, &[u8]), Violation> {
+fn client(bytes: &[u8]) -> Result<(Option<SocketAddr>, &[u8]), ProtocolViolation> {
     let (family, rest) = bytes.split_first().ok_or_else(early)?;
     let (ip, rest): (IpAddr, _) = match family {
         0 => return Ok((None, rest)),
@@ -93,7 +93,7 @@ fn client(bytes: &[u8]) -> Result<(Option<SocketAddr>, &[u8]), Violation> {
             let (ip, rest) = rest.split_first_chunk::<16>().ok_or_else(early)?;
             (Ipv6Addr::from(*ip).into(), rest)
         }
-        _ => return Err(Violation::Body(Kind::Open, "an unknown family of addresses")),
+        _ => return Err(ProtocolViolation::Body(FrameKind::Open, "an unknown family of addresses")),
     };
     let (port, rest) = rest.split_first_chunk::<2>().ok_or_else(early)?;
     Ok((Some(SocketAddr::new(ip, u16::from_be_bytes(*port))), rest))
@@ -109,13 +109,13 @@ mod tests {
     fn what_is_told_is_heard() {
         for client in [None, Some("192.0.2.7:258"), Some("[2001:db8::7]:50000")] {
             for probe in [false, true] {
-                let open = Open {
+                let open = OpenFrame {
                     service: ServiceName::parse("orders").expect("a valid name"),
                     id: "a1b2-7f".into(),
                     client: client.map(|text| text.parse().expect("an address")),
                     probe,
                 };
-                assert_eq!(Open::parse(&open.body()), Ok(open));
+                assert_eq!(OpenFrame::parse(&open.body()), Ok(open));
             }
         }
     }
@@ -123,14 +123,14 @@ mod tests {
     #[test]
     fn an_id_that_could_be_no_id_is_refused() {
         for body in [&b"\0\0\0\x01a"[..], b"\0\x01\n\0\x01a", b"\x02\x01a\0\x01a", b"\0\x01a\x05\x01a"] {
-            assert!(Open::parse(body).is_err(), "{body:?}");
+            assert!(OpenFrame::parse(body).is_err(), "{body:?}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_an_open_or_refused(body in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(open) = Open::parse(&body) {
+            if let Ok(open) = OpenFrame::parse(&body) {
                 prop_assert_eq!(open.body(), body);
             }
         }

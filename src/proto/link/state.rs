@@ -12,19 +12,19 @@
 
 use std::fmt;
 
-use super::{Violation, frame::Kind};
+use super::{ProtocolViolation, frame::FrameKind};
 
 /// The two ends of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum End {
+pub enum LinkRole {
     /// Sends `open`: the DMZ half.
     Opener,
     /// Hears it: the internal half.
     Server,
 }
 
-impl End {
-    pub fn other(self) -> Self {
+impl LinkRole {
+    pub fn opposite(self) -> Self {
         match self {
             Self::Opener => Self::Server,
             Self::Server => Self::Opener,
@@ -33,7 +33,7 @@ impl End {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum LinkProtocolState {
     /// Nothing was said yet.
     Greeting,
     /// The server has told what it offers.
@@ -56,7 +56,7 @@ pub enum State {
     Closed,
 }
 
-impl State {
+impl LinkProtocolState {
     pub const ALL: [Self; 10] = [
         Self::Greeting,
         Self::Greeted,
@@ -86,32 +86,32 @@ impl State {
     }
 
     /// The state after a frame, or `None` where it may not come.
-    pub fn after(self, from: End, kind: Kind) -> Option<Self> {
-        use End::{Opener, Server};
-        use State::{
+    pub fn after(self, from: LinkRole, kind: FrameKind) -> Option<Self> {
+        use LinkProtocolState::{
             Carrying, Closed, Greeted, Greeting, OpenerEnded, Opening, OpeningEnded, Ready, Refused,
             ServerEnded,
         };
+        use LinkRole::{Opener, Server};
         Some(match (self, from, kind) {
-            (Greeting, Server, Kind::Hello) => Greeted,
-            (Greeted, Opener, Kind::Hello) => Ready,
+            (Greeting, Server, FrameKind::Hello) => Greeted,
+            (Greeted, Opener, FrameKind::Hello) => Ready,
             (Greeting | Greeted | Closed, _, _) => return None,
-            (state, _, Kind::Ping | Kind::Pong | Kind::Drain | Kind::Retire) => state,
-            (_, _, Kind::Reset) => Closed,
-            (Ready | Refused, Opener, Kind::Open) => Opening,
-            (Refused, Opener, Kind::Data | Kind::End) => Refused,
-            (Opening, Opener, Kind::Data) => Opening,
-            (Opening, Opener, Kind::End) => OpeningEnded,
-            (Opening, Server, Kind::Opened) => Carrying,
-            (OpeningEnded, Server, Kind::Opened) => OpenerEnded,
-            (Opening | OpeningEnded, Server, Kind::Refused) => Refused,
-            (Carrying, _, Kind::Data) => Carrying,
-            (Carrying, Opener, Kind::End) => OpenerEnded,
-            (Carrying, Server, Kind::End) => ServerEnded,
-            (OpenerEnded, Server, Kind::Data) => OpenerEnded,
-            (OpenerEnded, Server, Kind::End) => Ready,
-            (ServerEnded, Opener, Kind::Data) => ServerEnded,
-            (ServerEnded, Opener, Kind::End) => Ready,
+            (state, _, FrameKind::Ping | FrameKind::Pong | FrameKind::Drain | FrameKind::Retire) => state,
+            (_, _, FrameKind::Reset) => Closed,
+            (Ready | Refused, Opener, FrameKind::Open) => Opening,
+            (Refused, Opener, FrameKind::Data | FrameKind::End) => Refused,
+            (Opening, Opener, FrameKind::Data) => Opening,
+            (Opening, Opener, FrameKind::End) => OpeningEnded,
+            (Opening, Server, FrameKind::Opened) => Carrying,
+            (OpeningEnded, Server, FrameKind::Opened) => OpenerEnded,
+            (Opening | OpeningEnded, Server, FrameKind::Refused) => Refused,
+            (Carrying, _, FrameKind::Data) => Carrying,
+            (Carrying, Opener, FrameKind::End) => OpenerEnded,
+            (Carrying, Server, FrameKind::End) => ServerEnded,
+            (OpenerEnded, Server, FrameKind::Data) => OpenerEnded,
+            (OpenerEnded, Server, FrameKind::End) => Ready,
+            (ServerEnded, Opener, FrameKind::Data) => ServerEnded,
+            (ServerEnded, Opener, FrameKind::End) => Ready,
             _ => return None,
         })
     }
@@ -122,11 +122,11 @@ impl State {
     }
 
     /// Whether an end has said that no more of its bytes come.
-    pub fn has_ended(self, end: End) -> bool {
+    pub fn has_ended(self, end: LinkRole) -> bool {
         match self {
             Self::Ready | Self::Refused | Self::Closed => true,
-            Self::OpeningEnded | Self::OpenerEnded => end == End::Opener,
-            Self::ServerEnded => end == End::Server,
+            Self::OpeningEnded | Self::OpenerEnded => end == LinkRole::Opener,
+            Self::ServerEnded => end == LinkRole::Server,
             Self::Greeting | Self::Greeted | Self::Opening | Self::Carrying => false,
         }
     }
@@ -137,7 +137,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for LinkProtocolState {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.word())
     }
@@ -145,22 +145,22 @@ impl fmt::Display for State {
 
 /// Where one end is, and in which of the link's sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
-    end: End,
-    state: State,
+pub struct StateMachine {
+    end: LinkRole,
+    state: LinkProtocolState,
     session: u32,
 }
 
-impl Machine {
-    pub fn new(end: End) -> Self {
-        Self { end, state: State::Greeting, session: 0 }
+impl StateMachine {
+    pub fn new(end: LinkRole) -> Self {
+        Self { end, state: LinkProtocolState::Greeting, session: 0 }
     }
 
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> LinkRole {
         self.end
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> LinkProtocolState {
         self.state
     }
 
@@ -170,31 +170,31 @@ impl Machine {
     }
 
     /// Whether the other end may send this now.
-    pub fn may_hear(&self, kind: Kind) -> Result<(), Violation> {
-        match self.state.after(self.end.other(), kind) {
+    pub fn may_hear(&self, kind: FrameKind) -> Result<(), ProtocolViolation> {
+        match self.state.after(self.end.opposite(), kind) {
             Some(_) => Ok(()),
-            None => Err(Violation::State(kind, self.state)),
+            None => Err(ProtocolViolation::State(kind, self.state)),
         }
     }
 
     /// Whether this end may send it now; where it may not, that is a bug of ours.
-    pub fn may_send(&self, kind: Kind) -> Result<(), Violation> {
-        self.state.after(self.end, kind).map(|_| ()).ok_or(Violation::State(kind, self.state))
+    pub fn may_send(&self, kind: FrameKind) -> Result<(), ProtocolViolation> {
+        self.state.after(self.end, kind).map(|_| ()).ok_or(ProtocolViolation::State(kind, self.state))
     }
 
     /// The other end has sent this.
-    pub fn hear(&mut self, kind: Kind) -> Result<(), Violation> {
-        self.step(self.end.other(), kind)
+    pub fn hear(&mut self, kind: FrameKind) -> Result<(), ProtocolViolation> {
+        self.step(self.end.opposite(), kind)
     }
 
     /// This end sends it; an error is a bug of ours, and nothing was sent.
-    pub fn send(&mut self, kind: Kind) -> Result<(), Violation> {
+    pub fn send(&mut self, kind: FrameKind) -> Result<(), ProtocolViolation> {
         self.step(self.end, kind)
     }
 
-    fn step(&mut self, from: End, kind: Kind) -> Result<(), Violation> {
-        self.state = self.state.after(from, kind).ok_or(Violation::State(kind, self.state))?;
-        self.session = self.session.wrapping_add(u32::from(kind == Kind::Open));
+    fn step(&mut self, from: LinkRole, kind: FrameKind) -> Result<(), ProtocolViolation> {
+        self.state = self.state.after(from, kind).ok_or(ProtocolViolation::State(kind, self.state))?;
+        self.session = self.session.wrapping_add(u32::from(kind == FrameKind::Open));
         Ok(())
     }
 }
@@ -202,30 +202,30 @@ impl Machine {
 /// The table as `ARCHITECTURE.md` has it: a row for each state, a column for each frame that moves
 /// it; an empty cell is a violation.
 pub fn table() -> String {
-    use End::{Opener, Server};
+    use LinkRole::{Opener, Server};
     let columns = [
-        (Opener, Kind::Hello),
-        (Server, Kind::Hello),
-        (Opener, Kind::Open),
-        (Server, Kind::Opened),
-        (Server, Kind::Refused),
-        (Opener, Kind::Data),
-        (Server, Kind::Data),
-        (Opener, Kind::End),
-        (Server, Kind::End),
-        (Opener, Kind::Reset),
-        (Server, Kind::Reset),
-        (Opener, Kind::Ping),
-        (Server, Kind::Ping),
+        (Opener, FrameKind::Hello),
+        (Server, FrameKind::Hello),
+        (Opener, FrameKind::Open),
+        (Server, FrameKind::Opened),
+        (Server, FrameKind::Refused),
+        (Opener, FrameKind::Data),
+        (Server, FrameKind::Data),
+        (Opener, FrameKind::End),
+        (Server, FrameKind::End),
+        (Opener, FrameKind::Reset),
+        (Server, FrameKind::Reset),
+        (Opener, FrameKind::Ping),
+        (Server, FrameKind::Ping),
     ];
     let mark = |end| if end == Opener { "→" } else { "←" };
     let head = columns.map(|(from, kind)| match kind {
-        Kind::Ping => format!("{} ping pong drain retire", mark(from)),
+        FrameKind::Ping => format!("{} ping pong drain retire", mark(from)),
         _ => format!("{} {kind}", mark(from)),
     });
     let mut lines = vec![format!("| | {} |", head.join(" | "))];
     lines.push(format!("|{}", "---|".repeat(columns.len() + 1)));
-    for state in State::ALL {
+    for state in LinkProtocolState::ALL {
         let cells = columns.map(|(from, kind)| match state.after(from, kind) {
             Some(next) if next == state => "stays",
             Some(next) => next.word(),
@@ -242,11 +242,11 @@ mod tests {
 
     #[test]
     fn the_frames_of_one_column_move_alike() {
-        for state in State::ALL {
-            for end in [End::Opener, End::Server] {
+        for state in LinkProtocolState::ALL {
+            for end in [LinkRole::Opener, LinkRole::Server] {
                 let next = |kind| state.after(end, kind);
-                for kind in [Kind::Pong, Kind::Drain, Kind::Retire] {
-                    assert_eq!(next(kind), next(Kind::Ping), "{state}");
+                for kind in [FrameKind::Pong, FrameKind::Drain, FrameKind::Retire] {
+                    assert_eq!(next(kind), next(FrameKind::Ping), "{state}");
                 }
             }
         }
@@ -261,14 +261,17 @@ mod tests {
 
     #[test]
     fn a_session_ends_only_when_both_have_ended() {
-        for first in [End::Opener, End::Server] {
-            let mut machine = Machine { end: End::Server, state: State::Carrying, session: 1 };
-            machine.step(first, Kind::End).expect("it may end");
+        for first in [LinkRole::Opener, LinkRole::Server] {
+            let mut machine =
+                StateMachine { end: LinkRole::Server, state: LinkProtocolState::Carrying, session: 1 };
+            machine.step(first, FrameKind::End).expect("it may end");
             assert!(!machine.state().is_free() && machine.state().has_ended(first));
-            assert!(machine.step(first, Kind::Data).is_err() && machine.step(first, Kind::End).is_err());
-            machine.step(first.other(), Kind::Data).expect("the other direction runs");
-            machine.step(first.other(), Kind::End).expect("it may end");
-            assert_eq!(machine.state(), State::Ready);
+            assert!(
+                machine.step(first, FrameKind::Data).is_err() && machine.step(first, FrameKind::End).is_err()
+            );
+            machine.step(first.opposite(), FrameKind::Data).expect("the other direction runs");
+            machine.step(first.opposite(), FrameKind::End).expect("it may end");
+            assert_eq!(machine.state(), LinkProtocolState::Ready);
         }
     }
 }

@@ -7,9 +7,9 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Alert, AlertKind, Severity, before, is_draining, push};
+use super::{Alert, AlertKind, Severity, is_draining, push_alert, time_before};
 use crate::{
-    profile::{Mode, Role},
+    profile::{Half, Mode},
     telemetry::{
         log,
         snapshot::{PoolRow, PoolState, ServiceRow, Snapshot},
@@ -39,13 +39,16 @@ pub fn severity(pool: &PoolRow) -> Severity {
 }
 
 /// The pools of a service's half that may carry its sessions.
-pub fn serving<'a>(snapshot: &'a Snapshot, service: &'a ServiceRow) -> impl Iterator<Item = &'a PoolRow> {
+pub fn serving_pools<'a>(
+    snapshot: &'a Snapshot,
+    service: &'a ServiceRow,
+) -> impl Iterator<Item = &'a PoolRow> {
     snapshot.pools.iter().filter(|pool| pool.role == service.role && pool.may_serve(&service.name))
 }
 
 /// Clients of a service that wait for a link; those of others may be among them where a pool is shared.
-pub fn waiting(snapshot: &Snapshot, service: &ServiceRow) -> u64 {
-    let pools = serving(snapshot, service).filter(|pool| is_waited_for(pool, service));
+pub fn waiting_clients(snapshot: &Snapshot, service: &ServiceRow) -> u64 {
+    let pools = serving_pools(snapshot, service).filter(|pool| is_waited_for(pool, service));
     pools.fold(0, |sum, pool| sum.saturating_add(pool.waiting as u64))
 }
 
@@ -55,7 +58,7 @@ pub fn is_waited_for(pool: &PoolRow, service: &ServiceRow) -> bool {
 }
 
 /// Alerts of gateways that are not linked, of links that are short, and of services that nobody offers.
-pub fn find(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
+pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     let gateways = gateways(snapshot);
     let mut unserved: Vec<_> = snapshot.services.iter().filter(|row| has_no_link(snapshot, row)).collect();
     for rows in gateways.values() {
@@ -72,11 +75,11 @@ pub fn find(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
 }
 
 /// Half, name, address.
-type Gateway<'a> = (Role, Option<&'a str>, Option<&'a str>);
+type GatewayKey<'a> = (Half, Option<&'a str>, Option<&'a str>);
 
 /// The pools of each gateway that is known, without those of services that drain: that these have no links
 /// is what was asked for. Several gateways may share a name.
-fn gateways(snapshot: &Snapshot) -> BTreeMap<Gateway<'_>, Vec<&PoolRow>> {
+fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
     let drains = |pool: &PoolRow, name: &str| {
         let is_it = |row: &&ServiceRow| row.role == pool.role && row.name == name;
         snapshot.services.iter().find(is_it).is_some_and(is_draining)
@@ -102,7 +105,7 @@ fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &m
     let gone = rows.iter().filter_map(|pool| pool.gone_seconds).reduce(f64::min);
     let is_lost = gone.is_some() && rows.iter().all(|pool| !pool.left);
     let kind = if is_lost { AlertKind::PeerLost } else { AlertKind::NoLink };
-    let mut alert = about(first, kind, gone.map_or(now, |gone| before(now, gone)));
+    let mut alert = alert_about(first, kind, gone.map_or(now, |gone| time_before(now, gone)));
     let text = &mut alert.text;
     text.push_str(if is_lost { ": lost" } else { ": no link" });
     match rows.iter().map(|pool| pool.cut).max() {
@@ -113,7 +116,7 @@ fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &m
     let of_half = snapshot.services.iter().filter(|service| service.role == first.role);
     let hit = of_half.filter(|service| rows.iter().any(|pool| serves(pool, service)));
     let hit: Vec<_> = hit.filter(|service| has_no_link(snapshot, service)).collect();
-    text.push_str(&left_without(snapshot, &hit));
+    text.push_str(&services_without_link(snapshot, &hit));
     // Last, because it may be long and the line may be cut.
     if let Some(error) = rows.iter().find_map(|pool| pool.last_error.as_deref()) {
         text.push_str(&format!(": {error}"));
@@ -122,19 +125,19 @@ fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &m
 }
 
 /// An alert that begins with the name of the gateway behind a pool.
-fn about(pool: &PoolRow, kind: AlertKind, since: SystemTime) -> Alert {
+fn alert_about(pool: &PoolRow, kind: AlertKind, since: SystemTime) -> Alert {
     let object = pool.peer.as_ref().or(pool.address.as_ref()).cloned().unwrap_or_default();
     let address = pool.address.clone();
-    let mut alert = Alert { kind, object, address, since: log::utc(since), text: String::new() };
+    let mut alert = Alert { kind, object, address, since: log::format_utc(since), text: String::new() };
     alert.text = alert.who();
     alert
 }
 
 /// `; no link for chat, orders; 3 clients wait`.
-fn left_without(snapshot: &Snapshot, services: &[&ServiceRow]) -> String {
+fn services_without_link(snapshot: &Snapshot, services: &[&ServiceRow]) -> String {
     let names = names(services);
     let mut text = if names.is_empty() { String::new() } else { format!("; no link for {names}") };
-    match services.iter().map(|service| waiting(snapshot, service)).max() {
+    match services.iter().map(|service| waiting_clients(snapshot, service)).max() {
         Some(1) => text.push_str("; 1 client waits"),
         Some(count) if count > 0 => text.push_str(&format!("; {count} clients wait")),
         _ => {}
@@ -146,16 +149,16 @@ fn left_without(snapshot: &Snapshot, services: &[&ServiceRow]) -> String {
 fn find_unserved(snapshot: &Snapshot, unserved: &[&ServiceRow], now: SystemTime, alerts: &mut Vec<Alert>) {
     let mut by_reason: BTreeMap<Option<&str>, Vec<&ServiceRow>> = BTreeMap::new();
     for &service in unserved {
-        let reason = serving(snapshot, service).find_map(|pool| pool.last_error.as_deref());
+        let reason = serving_pools(snapshot, service).find_map(|pool| pool.last_error.as_deref());
         by_reason.entry(reason).or_default().push(service);
     }
     for (reason, services) in by_reason {
         let object = names(&services);
-        let mut text = left_without(snapshot, &services).trim_start_matches("; ").to_owned();
+        let mut text = services_without_link(snapshot, &services).trim_start_matches("; ").to_owned();
         if let Some(reason) = reason {
             text.push_str(&format!(": {reason}"));
         }
-        push(alerts, AlertKind::NoLink, object, now, text);
+        push_alert(alerts, AlertKind::NoLink, object, now, text);
     }
 }
 
@@ -163,7 +166,7 @@ fn find_short(pool: &PoolRow, now: SystemTime, alerts: &mut Vec<Alert>) {
     let (kind, what) = match severity(pool) {
         Severity::Fine => return,
         // Told with the services whose clients wait.
-        Severity::Starved if !starved(pool).is_empty() => return,
+        Severity::Starved if !starved_services(pool).is_empty() => return,
         Severity::Lost => (AlertKind::NoLink, "no link".to_owned()),
         Severity::Short if pool.at_maximum => {
             let PoolRow { ready, target, carrying, .. } = pool;
@@ -175,11 +178,11 @@ fn find_short(pool: &PoolRow, now: SystemTime, alerts: &mut Vec<Alert>) {
     };
     let service = if pool.service == "*" { "any service" } else { &pool.service };
     let text = with_peer(format!("{service}: {what}"), &[pool]);
-    alerts.push(Alert { text, ..about(pool, kind, now) });
+    alerts.push(Alert { text, ..alert_about(pool, kind, now) });
 }
 
 /// The services whose clients wait for a link of a pool.
-fn starved(pool: &PoolRow) -> Vec<&str> {
+fn starved_services(pool: &PoolRow) -> Vec<&str> {
     match pool.waited_for.as_slice() {
         _ if severity(pool) != Severity::Starved => Vec::new(),
         [] if pool.service == "*" => Vec::new(),
@@ -190,9 +193,9 @@ fn starved(pool: &PoolRow) -> Vec<&str> {
 
 /// Clients wait, though links stand: a queue is one alert, however many gateways might serve it.
 fn find_starved(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
-    let mut queues: BTreeMap<(Role, &str), Vec<&PoolRow>> = BTreeMap::new();
+    let mut queues: BTreeMap<(Half, &str), Vec<&PoolRow>> = BTreeMap::new();
     for pool in &snapshot.pools {
-        for service in starved(pool) {
+        for service in starved_services(pool) {
             queues.entry((pool.role, service)).or_default().push(pool);
         }
     }
@@ -206,7 +209,7 @@ fn find_starved(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
         let full = if pools.iter().all(|pool| pool.at_maximum) { ", full" } else { "" };
         let (ready, target) = (sum(|pool| pool.ready), sum(|pool| pool.target));
         let text = format!("{service}: {waiting}{full}, {ready} of {target} links ready");
-        push(alerts, AlertKind::Starved, service.to_owned(), now, with_peer(text, &pools));
+        push_alert(alerts, AlertKind::Starved, service.to_owned(), now, with_peer(text, &pools));
     }
 }
 
@@ -216,8 +219,8 @@ fn with_peer(mut text: String, pools: &[&PoolRow]) -> String {
         && let Some(peer) = pool.peer.as_ref().or(pool.address.as_ref())
     {
         let direction = match pool.role {
-            Role::Dmz => "from",
-            Role::Internal => "to",
+            Half::Dmz => "from",
+            Half::Internal => "to",
         };
         text.push_str(&format!(" {direction} {peer}"));
     }
@@ -234,9 +237,9 @@ fn serves(pool: &PoolRow, service: &ServiceRow) -> bool {
 /// Clients of it can not be carried anywhere.
 fn has_no_link(snapshot: &Snapshot, service: &ServiceRow) -> bool {
     let needs_links = snapshot.mode != Mode::Direct && !is_draining(service);
-    let mut pools = serving(snapshot, service).peekable();
+    let mut pools = serving_pools(snapshot, service).peekable();
     let is_offered = pools.peek().is_some();
-    needs_links && (service.role == Role::Dmz || is_offered) && pools.all(|pool| !is_linked(pool))
+    needs_links && (service.role == Half::Dmz || is_offered) && pools.all(|pool| !is_linked(pool))
 }
 
 fn names(services: &[&ServiceRow]) -> String {
@@ -263,14 +266,14 @@ mod tests {
             serves: vec!["orders".into(), "chat".into()],
             ..pool(PoolState::Down, 0)
         };
-        let chat = ServiceRow::new(Role::Dmz, "chat");
+        let chat = ServiceRow::new(Half::Dmz, "chat");
         let told = judged(vec![chat.clone(), orders()], vec![lost.clone()]);
         let expected = "internal at 10.0.0.5: lost, 12 sessions cut; no link for chat, orders: \
                         ready link lost: connection reset";
         assert_eq!(texts(&told), [expected]);
         let alert = &told.alerts[0];
         assert_eq!((alert.kind, &*alert.object), (AlertKind::PeerLost, "internal"));
-        assert_eq!(alert.since, log::utc(before(noon(), 34.0)));
+        assert_eq!(alert.since, log::format_utc(time_before(noon(), 34.0)));
         let other = PoolRow { address: Some("10.0.0.6".into()), ..pool(PoolState::Healthy, 8) };
         let told = judged(vec![chat, orders()], vec![lost.clone(), other]);
         assert_eq!(
@@ -287,10 +290,10 @@ mod tests {
     fn services_that_nobody_offers_are_told_together() {
         let nobody = |service: &str| PoolRow {
             last_error: Some("no internal gateway has dialled in for this service".into()),
-            ..PoolRow::new(Role::Dmz, service.into())
+            ..PoolRow::new(Half::Dmz, service.into())
         };
         let waits = PoolRow { waiting: 3, waited_for: vec!["orders".into()], ..nobody("orders") };
-        let services = vec![orders(), ServiceRow::new(Role::Dmz, "chat")];
+        let services = vec![orders(), ServiceRow::new(Half::Dmz, "chat")];
         let told = judged(services, vec![nobody("chat"), waits]);
         let expected = "no link for chat, orders; 3 clients wait: \
                         no internal gateway has dialled in for this service";

@@ -1,7 +1,7 @@
 //! What clients get, worked out once: a word for the gateway, one for each service, and the alerts behind them.
 //!
-//! [`judge`] looks at the rows of one snapshot and writes its verdict into it, so that the screen, `status`
-//! and the log all tell the same. [`alarms`] goes from one snapshot to the next: it keeps the time at which each
+//! [`judge_snapshot`] looks at the rows of one snapshot and writes its verdict into it, so that the screen, `status`
+//! and the log all tell the same. [`alert_tracker`] goes from one snapshot to the next: it keeps the time at which each
 //! alert began, holds what would flicker, and makes an event of each that comes and goes. Counting, and what
 //! the rows say, is not done here.
 
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub mod alarms;
+pub mod alert_tracker;
 mod links;
 pub mod readiness;
 mod services;
@@ -20,7 +20,7 @@ use super::{
     log,
     snapshot::{GatewayPhase, ServicePhase, ServiceRow, Snapshot},
 };
-use crate::profile::Role;
+use crate::profile::Half;
 
 /// Can clients connect now? The later, the worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -152,7 +152,7 @@ impl Alert {
 
 /// What the clients of one service lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lack {
+pub struct ServiceLack {
     pub kind: AlertKind,
     pub why: String,
 }
@@ -171,7 +171,7 @@ pub struct RefusalRow {
 
 /// Who has asked for no new sessions of a service, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drained {
+pub struct DrainRequest {
     /// UTC, RFC 3339.
     pub since: String,
     pub by: String,
@@ -180,7 +180,7 @@ pub struct Drained {
 /// A certificate that this gateway shows, or by which it judges others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRow {
-    pub role: Role,
+    pub role: Half,
     /// `link`, `accept` or `connect`.
     #[serde(rename = "use")]
     pub used: String,
@@ -193,14 +193,15 @@ pub struct CertificateRow {
 }
 
 /// Writes into a snapshot what its rows mean for clients; `now` is when they were made.
-pub fn judge(snapshot: &mut Snapshot, now: SystemTime) {
-    let verdicts: Vec<_> = snapshot.services.iter().map(|row| services::verdict(snapshot, row)).collect();
+pub fn judge_snapshot(snapshot: &mut Snapshot, now: SystemTime) {
+    let verdicts: Vec<_> =
+        snapshot.services.iter().map(|row| services::judge_service(snapshot, row)).collect();
     for (row, (health, lack)) in snapshot.services.iter_mut().zip(verdicts) {
         (row.health, row.lack) = (Some(health), lack);
     }
     let mut alerts = Vec::new();
-    links::find(snapshot, now, &mut alerts);
-    services::find(snapshot, now, &mut alerts);
+    links::find_alerts(snapshot, now, &mut alerts);
+    services::find_alerts(snapshot, now, &mut alerts);
     find_others(snapshot, now, &mut alerts);
     alerts.sort_by_key(|alert| std::cmp::Reverse(alert.kind.severity()));
     snapshot.health = Some(health(snapshot, &alerts));
@@ -240,11 +241,11 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     if limit > 0 && used.saturating_mul(10) >= limit.saturating_mul(9) {
         let text =
             format!("{used} of {limit} file descriptors in use; raise the limit or lower the sessions");
-        push(alerts, AlertKind::Descriptors, "descriptors".into(), now, text);
+        push_alert(alerts, AlertKind::Descriptors, "descriptors".into(), now, text);
     }
     if let Some(cause) = &snapshot.log_trouble {
         let text = format!("{} log lines lost: {cause}", snapshot.log_lines_lost);
-        push(alerts, AlertKind::Log, "log".into(), now, text);
+        push_alert(alerts, AlertKind::Log, "log".into(), now, text);
     }
 }
 
@@ -256,18 +257,18 @@ fn push_certificate(days: i64, object: &str, what: &str, now: SystemTime, alerts
         2..=CERTIFICATE_DAYS_MAX => (AlertKind::Certificate, format!("{what} ends in {days} days")),
         _ => return,
     };
-    push(alerts, kind, object.to_owned(), now, text);
+    push_alert(alerts, kind, object.to_owned(), now, text);
 }
 
 /// One cause is one alert: in a pair both halves tell of the same.
-fn push(alerts: &mut Vec<Alert>, kind: AlertKind, object: String, since: SystemTime, text: String) {
+fn push_alert(alerts: &mut Vec<Alert>, kind: AlertKind, object: String, since: SystemTime, text: String) {
     if !alerts.iter().any(|alert| alert.kind == kind && alert.object == object && alert.text == text) {
-        alerts.push(Alert { kind, object, address: None, since: log::utc(since), text });
+        alerts.push(Alert { kind, object, address: None, since: log::format_utc(since), text });
     }
 }
 
 /// So many seconds before `now`.
-fn before(now: SystemTime, seconds: f64) -> SystemTime {
+fn time_before(now: SystemTime, seconds: f64) -> SystemTime {
     let passed = Duration::try_from_secs_f64(seconds).ok();
     passed.and_then(|passed| now.checked_sub(passed)).unwrap_or(now)
 }
@@ -287,7 +288,7 @@ mod tests {
     use super::*;
     use crate::{
         profile::Mode,
-        telemetry::snapshot::{PoolRow, PoolState, Totals},
+        telemetry::snapshot::{PoolRow, PoolState, TrafficTotals},
     };
 
     pub(super) fn noon() -> SystemTime {
@@ -301,18 +302,18 @@ mod tests {
             state,
             ready,
             target: 8,
-            ..PoolRow::new(Role::Dmz, "*".into())
+            ..PoolRow::new(Half::Dmz, "*".into())
         }
     }
 
     pub(super) fn orders() -> ServiceRow {
-        ServiceRow::new(Role::Dmz, "orders")
+        ServiceRow::new(Half::Dmz, "orders")
     }
 
     pub(super) fn judged(services: Vec<ServiceRow>, pools: Vec<PoolRow>) -> Snapshot {
         let phase = GatewayPhase::Running;
         let mut snapshot = Snapshot { phase, services, pools, ..Snapshot::new("edge", Mode::Reverse) };
-        judge(&mut snapshot, noon());
+        judge_snapshot(&mut snapshot, noon());
         snapshot
     }
 
@@ -331,11 +332,11 @@ mod tests {
         let (well, down) = (pool(PoolState::Healthy, 8), pool(PoolState::Down, 0));
         let starved = PoolRow { waiting: 1, carrying: 8, ..pool(PoolState::Starved, 0) };
         let waits_without_any = PoolRow { waiting: 1, ..pool(PoolState::Starved, 0) };
-        let chat = ServiceRow::new(Role::Dmz, "chat");
+        let chat = ServiceRow::new(Half::Dmz, "chat");
         let drained = ServiceRow { phase: ServicePhase::Draining, ..chat.clone() };
         let at_limit = ServiceRow {
             limit: Some(60),
-            totals: Totals { sessions_open: 60, ..Totals::default() },
+            totals: TrafficTotals { sessions_open: 60, ..TrafficTotals::default() },
             ..orders()
         };
         let cases = [
@@ -365,7 +366,7 @@ mod tests {
     #[test]
     fn a_service_without_a_link_is_down_and_the_others_are_not() {
         let serves_chat = PoolRow { serves: vec!["chat".into()], ..pool(PoolState::Healthy, 8) };
-        let told = judged(vec![ServiceRow::new(Role::Dmz, "chat"), orders()], vec![serves_chat]);
+        let told = judged(vec![ServiceRow::new(Half::Dmz, "chat"), orders()], vec![serves_chat]);
         let of_services: Vec<_> = told.services.iter().map(|row| row.health).collect();
         assert_eq!(of_services, [Some(Health::Healthy), Some(Health::Down)]);
         assert_eq!(told.health, Some(Health::Degraded));
@@ -376,7 +377,7 @@ mod tests {
     fn certificates_are_told_from_two_weeks_on() {
         let told = |days| {
             let row = CertificateRow {
-                role: Role::Dmz,
+                role: Half::Dmz,
                 used: "accept".into(),
                 object: "pki/www.pem".into(),
                 ends: String::new(),
@@ -384,7 +385,7 @@ mod tests {
             };
             let mut snapshot = judged(vec![], vec![]);
             snapshot.certificates = vec![row];
-            judge(&mut snapshot, noon());
+            judge_snapshot(&mut snapshot, noon());
             (snapshot.health, snapshot.alerts.first().map(|alert| (alert.kind, alert.text.clone())))
         };
         let (healthy, degraded) = (Some(Health::Healthy), Some(Health::Degraded));
@@ -397,9 +398,9 @@ mod tests {
 
     #[test]
     fn a_drained_service_says_since_when_and_by_whom() {
-        let drained = Drained { since: "2026-01-31T14:01:58.000Z".into(), by: "uid 0".into() };
+        let drained = DrainRequest { since: "2026-01-31T14:01:58.000Z".into(), by: "uid 0".into() };
         let row = ServiceRow { phase: ServicePhase::Draining, drained: Some(drained), ..orders() };
-        let told = judged(vec![ServiceRow::new(Role::Dmz, "chat"), row], vec![pool(PoolState::Healthy, 8)]);
+        let told = judged(vec![ServiceRow::new(Half::Dmz, "chat"), row], vec![pool(PoolState::Healthy, 8)]);
         assert_eq!(texts(&told), ["orders: drained since 2026-01-31T14:01:58.000Z by uid 0"]);
         assert_eq!(told.alerts[0].since, "2026-01-31T14:01:58.000Z");
     }

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Health, is_linked};
 use crate::{
-    profile::Role,
+    profile::Half,
     telemetry::snapshot::{GatewayPhase, PoolRow, ServiceRow, Snapshot},
 };
 
 /// A gateway that the profile names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedGateway {
-    pub role: Role,
+    pub role: Half,
     pub by: NamedBy,
 }
 
@@ -38,7 +38,7 @@ pub struct Readiness {
 
 /// How much has to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Demand {
+pub enum ReadinessDemand {
     /// At least one service.
     Usual,
     /// Every service, and a link to each gateway that is named.
@@ -59,7 +59,7 @@ impl Readiness {
         let unlinked = named.iter().filter(|gateway| !snapshot.pools.iter().any(|pool| gateway.has(pool)));
         let mut readiness = Self {
             ready: is_ready(snapshot),
-            reasons: snapshot.services.iter().filter_map(why_unready).collect(),
+            reasons: snapshot.services.iter().filter_map(unready_reason).collect(),
             unlinked: unlinked.map(NamedGateway::line).collect(),
         };
         // In a pair both halves may lack the same link.
@@ -70,18 +70,18 @@ impl Readiness {
         readiness
     }
 
-    pub fn meets(&self, demand: Demand) -> bool {
+    pub fn meets(&self, demand: ReadinessDemand) -> bool {
         match demand {
-            Demand::Usual => self.ready,
-            Demand::Strict => self.ready && self.reasons.is_empty() && self.unlinked.is_empty(),
+            ReadinessDemand::Usual => self.ready,
+            ReadinessDemand::Strict => self.ready && self.reasons.is_empty() && self.unlinked.is_empty(),
         }
     }
 
     /// What is not ready of what was asked for.
-    pub fn lacks(&self, demand: Demand) -> Vec<String> {
+    pub fn lacks(&self, demand: ReadinessDemand) -> Vec<String> {
         let unlinked = match demand {
-            Demand::Usual => &[],
-            Demand::Strict => &*self.unlinked,
+            ReadinessDemand::Usual => &[],
+            ReadinessDemand::Strict => &*self.unlinked,
         };
         [&*self.reasons, unlinked].concat()
     }
@@ -89,11 +89,11 @@ impl Readiness {
 
 /// The half that clients come to serves one of them; the internal half has a link.
 fn is_ready(snapshot: &Snapshot) -> bool {
-    match snapshot.roles.contains(&Role::Dmz) {
+    match snapshot.roles.contains(&Half::Dmz) {
         true => snapshot
             .services
             .iter()
-            .filter(|row| row.role == Role::Dmz)
+            .filter(|row| row.role == Half::Dmz)
             .any(|row| is_service_ready(snapshot, &row.name)),
         false => snapshot.pools.iter().any(is_linked),
     }
@@ -106,7 +106,7 @@ pub fn is_service_ready(snapshot: &Snapshot, name: &str) -> bool {
 }
 
 /// Why one half does not serve a service.
-pub fn why_unready(row: &ServiceRow) -> Option<String> {
+pub fn unready_reason(row: &ServiceRow) -> Option<String> {
     let why = row.lack.as_ref().map_or("it is down", |lack| &lack.why);
     is_down(row).then(|| format!("{}: {why}", row.name))
 }
@@ -141,34 +141,34 @@ mod tests {
     use crate::telemetry::snapshot::{PoolState, ServicePhase};
 
     fn of(services: Vec<ServiceRow>, pools: Vec<PoolRow>, named: &[NamedGateway]) -> Readiness {
-        let snapshot = Snapshot { roles: vec![Role::Dmz], ..judged(services, pools) };
+        let snapshot = Snapshot { roles: vec![Half::Dmz], ..judged(services, pools) };
         Readiness::of(&snapshot, named)
     }
 
     #[test]
     fn one_service_that_is_served_makes_a_gateway_ready_and_all_make_it_strictly_so() {
-        let chat = ServiceRow { phase: ServicePhase::Draining, ..ServiceRow::new(Role::Dmz, "chat") };
+        let chat = ServiceRow { phase: ServicePhase::Draining, ..ServiceRow::new(Half::Dmz, "chat") };
         let told = of(vec![chat, orders()], vec![pool(PoolState::Healthy, 8)], &[]);
-        assert_eq!((told.meets(Demand::Usual), told.meets(Demand::Strict)), (true, false));
+        assert_eq!((told.meets(ReadinessDemand::Usual), told.meets(ReadinessDemand::Strict)), (true, false));
         assert_eq!(told.reasons, ["chat: drained"]);
         let told = of(vec![orders()], vec![pool(PoolState::Down, 0)], &[]);
-        assert!(!told.meets(Demand::Usual));
+        assert!(!told.meets(ReadinessDemand::Usual));
         assert_eq!(told.reasons, ["orders: no link"]);
     }
 
     #[test]
     fn who_asks_strictly_wants_a_link_to_each_gateway_that_is_named() {
-        let role = Role::Dmz;
+        let role = Half::Dmz;
         let named = |by| NamedGateway { role, by };
         let (alpha, internal) =
             (NamedBy::Certificate("alpha".into()), NamedBy::Certificate("internal".into()));
         let well = vec![pool(PoolState::Filling, 1)];
         let told = of(vec![orders()], well.clone(), &[named(internal.clone())]);
-        assert!(told.meets(Demand::Strict), "{told:?}");
+        assert!(told.meets(ReadinessDemand::Strict), "{told:?}");
         let told = of(vec![orders()], well, &[named(internal), named(alpha)]);
-        assert!(told.meets(Demand::Usual) && !told.meets(Demand::Strict));
+        assert!(told.meets(ReadinessDemand::Usual) && !told.meets(ReadinessDemand::Strict));
         assert_eq!(
-            (told.lacks(Demand::Usual).len(), told.lacks(Demand::Strict)),
+            (told.lacks(ReadinessDemand::Usual).len(), told.lacks(ReadinessDemand::Strict)),
             (0, vec!["no link from alpha".into()])
         );
     }
@@ -177,7 +177,7 @@ mod tests {
     fn a_gateway_that_drains_is_not_ready_whatever_it_still_serves() {
         let drains = Snapshot {
             phase: GatewayPhase::Draining,
-            roles: vec![Role::Dmz],
+            roles: vec![Half::Dmz],
             ..judged(vec![orders()], vec![pool(PoolState::Healthy, 8)])
         };
         let told = Readiness::of(&drains, &[]);
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn an_internal_half_is_ready_with_one_link() {
-        let link = PoolRow { role: Role::Internal, ..pool(PoolState::Filling, 1) };
+        let link = PoolRow { role: Half::Internal, ..pool(PoolState::Filling, 1) };
         let inside = |pools| {
-            let rows = vec![ServiceRow::new(Role::Internal, "orders")];
-            Readiness::of(&Snapshot { roles: vec![Role::Internal], ..judged(rows, pools) }, &[])
+            let rows = vec![ServiceRow::new(Half::Internal, "orders")];
+            Readiness::of(&Snapshot { roles: vec![Half::Internal], ..judged(rows, pools) }, &[])
         };
         assert!(inside(vec![link]).ready);
         let told = inside(vec![]);

@@ -4,19 +4,22 @@
 
 use std::time::SystemTime;
 
-use super::{Alert, AlertKind, Health, Lack, RefusalRow, Severity, is_draining, links, push, severity};
+use super::{
+    Alert, AlertKind, Health, RefusalRow, ServiceLack, Severity, is_draining, links, push_alert, severity,
+};
 use crate::{
-    profile::{Mode, Role},
+    profile::{Half, Mode},
     telemetry::snapshot::{PoolRow, ServicePhase, ServiceRow, Snapshot},
 };
 
 /// Its health, and the worst that its clients lack.
-pub fn verdict(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<Lack>) {
+pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<ServiceLack>) {
     if is_draining(row) {
         let why = drained(row);
-        return (Health::Down, Some(Lack { kind: AlertKind::Drained, why }));
+        return (Health::Down, Some(ServiceLack { kind: AlertKind::Drained, why }));
     }
-    let found = [of_itself(row), of_links(snapshot, row), of_limit(row), of_backend(row), of_refusals(row)];
+    let found =
+        [own_lack(row), link_lack(snapshot, row), limit_lack(row), backend_lack(row), refusal_lack(row)];
     // The first of those that are equally bad.
     let lack = found.into_iter().flatten().rev().max_by_key(|lack| lack.kind.severity());
     let health = match lack.as_ref().map(|lack| lack.kind) {
@@ -29,7 +32,7 @@ pub fn verdict(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<Lack>) 
 }
 
 /// Alerts of services; those without a link are told with the links.
-pub fn find(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
+pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     let since = |row: &ServiceRow| {
         let drained = row.drained.as_ref();
         drained.and_then(|drained| humantime::parse_rfc3339(&drained.since).ok()).unwrap_or(now)
@@ -40,11 +43,19 @@ pub fn find(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     for row in snapshot.services.iter().filter(|row| is_draining(row) && !is_stopping) {
         let object = if are_all_drained { "*" } else { row.name.as_str() };
         let what = if are_all_drained { "all services" } else { row.name.as_str() };
-        push(alerts, AlertKind::Drained, object.into(), since(row), format!("{what}: {}", drained(row)));
+        push_alert(
+            alerts,
+            AlertKind::Drained,
+            object.into(),
+            since(row),
+            format!("{what}: {}", drained(row)),
+        );
     }
     for row in snapshot.services.iter().filter(|row| !is_draining(row)) {
-        for lack in [of_itself(row), of_limit(row), of_backend(row), of_refusals(row)].into_iter().flatten() {
-            push(alerts, lack.kind, row.name.clone(), now, format!("{}: {}", row.name, lack.why));
+        for lack in
+            [own_lack(row), limit_lack(row), backend_lack(row), refusal_lack(row)].into_iter().flatten()
+        {
+            push_alert(alerts, lack.kind, row.name.clone(), now, format!("{}: {}", row.name, lack.why));
         }
     }
 }
@@ -57,45 +68,46 @@ fn drained(row: &ServiceRow) -> String {
 }
 
 /// A fault of its own, such as a certificate that can not be used.
-fn of_itself(row: &ServiceRow) -> Option<Lack> {
+fn own_lack(row: &ServiceRow) -> Option<ServiceLack> {
     match (row.phase, &row.reason) {
         (ServicePhase::Down, why) => {
             let why = why.clone().unwrap_or_else(|| "down".into());
-            Some(Lack { kind: AlertKind::ServiceDown, why })
+            Some(ServiceLack { kind: AlertKind::ServiceDown, why })
         }
-        (_, Some(why)) => Some(Lack { kind: AlertKind::Fault, why: why.clone() }),
+        (_, Some(why)) => Some(ServiceLack { kind: AlertKind::Fault, why: why.clone() }),
         (_, None) => None,
     }
 }
 
 /// A client that came now would be refused, or one just was.
-fn of_limit(row: &ServiceRow) -> Option<Lack> {
-    let refused = lately(row, LIMIT_SECONDS).find(|refusal| refusal.code.starts_with('L'));
+fn limit_lack(row: &ServiceRow) -> Option<ServiceLack> {
+    let refused = recent_refusals(row, LIMIT_SECONDS).find(|refusal| refusal.code.starts_with('L'));
     let is_reached = row.limit.is_some_and(|limit| row.totals.clients() >= limit as u64);
     let why = match (refused, row.limit) {
         (Some(refusal), _) => format!("full, {} refused: {}", clients(refusal.count), refusal.reason),
         (None, Some(limit)) if is_reached => format!("full: `sessions` is {limit}, and so many are open"),
         (None, _) => return None,
     };
-    Some(Lack { kind: AlertKind::Full, why })
+    Some(ServiceLack { kind: AlertKind::Full, why })
 }
 
 /// One failure may be the client's misfortune.
-fn of_backend(row: &ServiceRow) -> Option<Lack> {
+fn backend_lack(row: &ServiceRow) -> Option<ServiceLack> {
     let error = row.backend_error.as_deref().unwrap_or("its backend does not answer");
     let why = format!("the last {} sessions failed: {error}", row.failed_in_a_row);
-    (row.failed_in_a_row >= FAILED_MIN).then_some(Lack { kind: AlertKind::Backend, why })
+    (row.failed_in_a_row >= FAILED_MIN).then_some(ServiceLack { kind: AlertKind::Backend, why })
 }
 
 /// By our own doing, or the other gateway's: whom policy or an operator refuses has been refused rightly,
 /// limits and backends are told by themselves.
-fn of_refusals(row: &ServiceRow) -> Option<Lack> {
-    let refusal = lately(row, REFUSED_SECONDS).find(|refusal| refusal.code.starts_with(['P', 'T', 'I']))?;
+fn refusal_lack(row: &ServiceRow) -> Option<ServiceLack> {
+    let refusal =
+        recent_refusals(row, REFUSED_SECONDS).find(|refusal| refusal.code.starts_with(['P', 'T', 'I']))?;
     let why = format!("{} refused, {}: {}", clients(refusal.count), refusal.code, refusal.reason);
-    Some(Lack { kind: AlertKind::Refused, why })
+    Some(ServiceLack { kind: AlertKind::Refused, why })
 }
 
-fn lately(row: &ServiceRow, seconds: f64) -> impl Iterator<Item = &RefusalRow> {
+fn recent_refusals(row: &ServiceRow, seconds: f64) -> impl Iterator<Item = &RefusalRow> {
     row.refusals.iter().filter(move |refusal| refusal.ago_seconds < seconds)
 }
 
@@ -107,17 +119,17 @@ fn clients(count: u64) -> String {
 }
 
 /// Any peer that is well serves it: the best of its pools counts, and whether somebody waits.
-fn of_links(snapshot: &Snapshot, service: &ServiceRow) -> Option<Lack> {
-    let pools: Vec<_> = links::serving(snapshot, service).collect();
+fn link_lack(snapshot: &Snapshot, service: &ServiceRow) -> Option<ServiceLack> {
+    let pools: Vec<_> = links::serving_pools(snapshot, service).collect();
     let Some(best) = pools.iter().map(|pool| severity(pool)).min() else {
-        let needs_links = snapshot.mode != Mode::Direct && service.role == Role::Dmz;
+        let needs_links = snapshot.mode != Mode::Direct && service.role == Half::Dmz;
         let why = "no link stands that serves it".into();
-        return needs_links.then_some(Lack { kind: AlertKind::NoLink, why });
+        return needs_links.then_some(ServiceLack { kind: AlertKind::NoLink, why });
     };
     let (ready, wanted) = pools.iter().fold((0, 0_usize), |sum: (usize, usize), pool| {
         (sum.0.saturating_add(pool.ready), sum.1.saturating_add(pool.target))
     });
-    let waiting = links::waiting(snapshot, service);
+    let waiting = links::waiting_clients(snapshot, service);
     let (kind, what) = match best {
         Severity::Lost if waiting > 0 => (AlertKind::NoLink, format!("no link, {} wait", clients(waiting))),
         Severity::Lost => (AlertKind::NoLink, "no link".to_owned()),
@@ -132,7 +144,7 @@ fn of_links(snapshot: &Snapshot, service: &ServiceRow) -> Option<Lack> {
     let is_bad = |pool: &&&PoolRow| severity(pool) > Severity::Fine;
     let error = pools.iter().filter(is_bad).find_map(|pool| pool.last_error.as_deref());
     let why = error.map_or_else(|| what.clone(), |error| format!("{what}: {error}"));
-    Some(Lack { kind, why })
+    Some(ServiceLack { kind, why })
 }
 
 /// A limit that refused nobody for so long, and is not reached, refuses nobody now.

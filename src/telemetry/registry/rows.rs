@@ -2,43 +2,43 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Ended, Session};
+use super::{EndedSession, OpenSession};
 use crate::telemetry::{
     clock,
     snapshot::{EndedRow, SessionPhase, SessionRow},
 };
 
-impl Session {
+impl OpenSession {
     pub(super) fn row(&self) -> SessionRow {
         let age_seconds = self.started.elapsed().as_secs_f64();
-        let moved_ms = Some(self.meter.moved_ms.load(Ordering::Relaxed)).filter(|&at| at > 0);
+        let moved_ms = Some(self.counters.moved_ms.load(Ordering::Relaxed)).filter(|&at| at > 0);
         let still = |at| clock::coarse_ms().saturating_sub(at) as f64 / 1000.0;
-        let last_byte_seconds = moved_ms.filter(|_| self.meter.is_carried()).map(still);
+        let last_byte_seconds = moved_ms.filter(|_| self.counters.is_carried()).map(still);
         SessionRow {
             id: self.id.clone(),
-            role: self.role,
+            role: self.half,
             service: self.service.to_string(),
             client: self.client.clone(),
             peer: self.peer().map(|peer| peer.to_string()),
-            phase: self.meter.phase(),
+            phase: self.counters.phase(),
             age_seconds,
             idle_seconds: last_byte_seconds.unwrap_or(age_seconds),
             last_byte_seconds,
-            bytes_up: self.meter.up(),
-            bytes_down: self.meter.down(),
+            bytes_up: self.counters.up(),
+            bytes_down: self.counters.down(),
             rate_up: self.rates[0].load(Ordering::Relaxed),
             rate_down: self.rates[1].load(Ordering::Relaxed),
-            waited_ms: self.meter.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
-            connected_ms: self.meter.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
+            waited_ms: self.counters.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
+            connected_ms: self.counters.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
         }
     }
 }
 
-impl Ended {
+impl EndedSession {
     pub(super) fn row(&self) -> EndedRow {
         EndedRow {
             id: self.session.id.clone(),
-            role: self.session.role,
+            role: self.session.half,
             service: self.session.service.to_string(),
             client: self.session.client.clone(),
             peer: self.session.peer().map(|peer| peer.to_string()),
@@ -46,8 +46,8 @@ impl Ended {
             reason: self.end.reason.clone(),
             seconds: self.seconds,
             ago_seconds: self.at.elapsed().as_secs_f64(),
-            bytes_up: self.session.meter.up(),
-            bytes_down: self.session.meter.down(),
+            bytes_up: self.session.counters.up(),
+            bytes_down: self.session.counters.down(),
         }
     }
 }

@@ -8,24 +8,24 @@ use crate::{
         health::{Alert, Severity},
         snapshot::{GatewayPhase, Snapshot},
     },
-    tui::{app::App, format, look::Look, progress, source::Standing, view::table},
+    tui::{app::App, format, progress, source::Attachment, style::ScreenStyle, view::table},
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let inner = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
     let (text, style) = line(app, inner.width);
-    table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
+    table::write(&table::cut(&app.style, &text, inner.width), style, inner, buffer);
 }
 
 /// Without trouble, where peers find this gateway.
 fn line(app: &App, width: u16) -> (String, Style) {
-    let (look, snapshot) = (&app.look, app.snapshot());
-    if let Some(why) = app.lost() {
+    let (look, snapshot) = (&app.style, app.snapshot());
+    if let Some(why) = app.lost_reason() {
         let text = format!("{} gateway lost, calling it again: {why}", look.symbols.alert);
         return (look.text(&text, TEXT_CHARS), look.theme.bad);
     }
-    if let Standing::Replay(progress) = app.standing()
-        && let Some(gap) = progress::gap(progress)
+    if let Attachment::Replay(progress) = app.attachment()
+        && let Some(gap) = progress::describe_gap(progress)
     {
         return (format!("{} {gap}", look.symbols.alert), look.theme.warn);
     }
@@ -68,7 +68,7 @@ fn age(snapshot: &Snapshot, alert: &Alert) -> Option<String> {
     (seconds >= 1.0).then(|| format::whole_span(seconds))
 }
 
-pub fn style(look: &Look, severity: Severity) -> Style {
+pub fn style(look: &ScreenStyle, severity: Severity) -> Style {
     match severity {
         Severity::Fine => look.theme.plain,
         Severity::Short | Severity::Starved => look.theme.warn,

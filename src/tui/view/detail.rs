@@ -14,9 +14,9 @@ use crate::{
     },
     tui::{
         app::App,
-        filter::{Row, phase_word},
+        filter::{ListedSession, phase_word},
         format,
-        health::{Peers, peers_of},
+        health::{PeerCounts, count_peers_of},
         lists,
         screen::Screen,
         view::{
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// A line: what it is about, and what is known.
-struct Fact {
+struct DetailLine {
     about: &'static str,
     text: String,
     style: Style,
@@ -43,12 +43,12 @@ pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     if let Some(row) = chart {
         traffic::draw_service(app, row, below, buffer);
     }
-    let inside = panel::frame(&app.look, title(app), "Esc goes back", area, buffer);
+    let inside = panel::draw_frame(&app.style, title(app), "Esc goes back", area, buffer);
     draw_list(app, panel::margin(inside), buffer);
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let look = &app.look;
+    let look = &app.style;
     let lines = wrapped(app, &facts(app), area.width);
     let scroll = app.detail().map_or(0, |detail| detail.scroll);
     let first = scroll.min(lines.len().saturating_sub(usize::from(area.height)));
@@ -82,43 +82,43 @@ fn title(app: &App) -> &'static str {
 }
 
 /// Long facts go on below, so that no part of a reason is lost.
-fn wrapped(app: &App, facts: &[Fact], width: u16) -> Vec<Fact> {
+fn wrapped(app: &App, facts: &[DetailLine], width: u16) -> Vec<DetailLine> {
     let room = width.saturating_sub(ABOUT_CELLS).max(8);
     let mut lines = Vec::new();
     for fact in facts {
-        let text = app.look.text(&fact.text, TEXT_CHARS);
+        let text = app.style.text(&fact.text, TEXT_CHARS);
         for (number, text) in table::wrap(&text, room).into_iter().enumerate() {
             let about = if number == 0 { fact.about } else { "" };
-            lines.push(Fact { about, text, style: fact.style });
+            lines.push(DetailLine { about, text, style: fact.style });
         }
     }
     lines
 }
 
-fn facts(app: &App) -> Vec<Fact> {
+fn facts(app: &App) -> Vec<DetailLine> {
     let shown = app.snapshot();
     let facts = match app.screen() {
         Screen::Overview | Screen::Sessions => app.selected_session(shown).map(|row| match row {
-            Row::Open(row) => of_session(app, shown, row),
-            Row::Ended(row) => of_ended(app, shown, row),
+            ListedSession::Open(row) => session_lines(app, shown, row),
+            ListedSession::Ended(row) => ended_lines(app, shown, row),
         }),
         Screen::Pool => app
             .selected_pool(shown)
-            .map(|row| of_pool(app, row))
-            .or_else(|| app.selected_service_row(shown).map(|row| of_service(app, row))),
-        Screen::Services => app.selected_service_row(shown).map(|row| of_service(app, row)),
-        Screen::Events => of_event(app),
-        Screen::Profiles => of_profile(app),
+            .map(|row| pool_lines(app, row))
+            .or_else(|| app.selected_service_row(shown).map(|row| service_lines(app, row))),
+        Screen::Services => app.selected_service_row(shown).map(|row| service_lines(app, row)),
+        Screen::Events => event_lines(app),
+        Screen::Profiles => profile_lines(app),
     };
     let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
     facts.unwrap_or_else(gone)
 }
 
-fn fact(app: &App, about: &'static str, text: String) -> Fact {
-    Fact { about, text, style: app.look.theme.plain }
+fn fact(app: &App, about: &'static str, text: String) -> DetailLine {
+    DetailLine { about, text, style: app.style.theme.plain }
 }
 
-fn of_session(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<Fact> {
+fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let backend = lists::backend(shown, &row.service);
@@ -135,7 +135,7 @@ fn of_session(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<Fact> {
             fact("inside", format!("{}, last byte {}", phase_word(inner.phase), last_byte(inner)))
         }),
     );
-    facts.extend(of_peer(app, shown, row.peer.as_deref()));
+    facts.extend(peer_lines(app, shown, row.peer.as_deref()));
     facts.extend(row.waited_ms.map(|ms| fact("waited", format!("{} for a link", format::wait(ms)))));
     facts.extend(row.connected_ms.map(|ms| fact("connected", format!("in {}", format::wait(ms)))));
     facts.extend([
@@ -154,10 +154,10 @@ fn moved(bytes: u64, rate: u64) -> String {
     format!("{} in all, {} now", format::bytes(bytes), format::rate(rate))
 }
 
-fn of_ended(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<Fact> {
+fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
-    let code = end::explained(&row.end).unwrap_or_default();
+    let code = end::explain_code(&row.end).unwrap_or_default();
     let mut inner = shown.ended.iter().filter(|inner| inner.id == row.id && inner.role != row.role);
     let inner = inner
         .next()
@@ -165,7 +165,7 @@ fn of_ended(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<Fact> {
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("ended {} ago", format::span(row.ago_seconds))),
-        Fact { style: app.look.theme.title, ..fact("end", format!("{} {code}", row.end)) },
+        DetailLine { style: app.style.theme.title, ..fact("end", format!("{} {code}", row.end)) },
         fact("reason", addresses.text(&row.reason)),
         fact("client", addresses.client(&row.client)),
         fact("service", row.service.clone()),
@@ -179,7 +179,7 @@ fn of_ended(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<Fact> {
 }
 
 /// The gateway a session goes over, and what is known of the links to it.
-fn of_peer(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<Fact> {
+fn peer_lines(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<DetailLine> {
     let Some(peer) = peer else {
         let none = || fact(app, "peer", "none yet".into());
         return (shown.mode != Mode::Direct).then(none).into_iter().collect();
@@ -195,7 +195,7 @@ fn of_peer(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<Fact> {
 }
 
 /// Until when the peer's certificate is good; soon is told as trouble.
-fn certificate(app: &App, pool: &PoolRow) -> Option<Fact> {
+fn certificate(app: &App, pool: &PoolRow) -> Option<DetailLine> {
     let days = pool.certificate_days?;
     let name = pool.peer.as_deref().unwrap_or("-");
     let text = match days {
@@ -203,12 +203,12 @@ fn certificate(app: &App, pool: &PoolRow) -> Option<Fact> {
         0 => format!("of {name}: ends today"),
         _ => format!("of {name}: good for {days} more days"),
     };
-    let style = if days < CERTIFICATE_SOON_DAYS { app.look.theme.warn } else { app.look.theme.plain };
-    Some(Fact { style, ..fact(app, "certificate", app.addresses().text(&text)) })
+    let style = if days < CERTIFICATE_SOON_DAYS { app.style.theme.warn } else { app.style.theme.plain };
+    Some(DetailLine { style, ..fact(app, "certificate", app.addresses().text(&text)) })
 }
 
 /// A line for each link.
-fn links(app: &App, pool: &PoolRow) -> Vec<Fact> {
+fn links(app: &App, pool: &PoolRow) -> Vec<DetailLine> {
     let of_link = |link: &LinkRow| {
         let state = match link.state {
             LinkState::Ready => "ready",
@@ -230,12 +230,12 @@ fn links(app: &App, pool: &PoolRow) -> Vec<Fact> {
     };
     let rest = (pool.ready + pool.carrying).saturating_sub(pool.links.len());
     let rest = (rest > 0 && !pool.links.is_empty()).then(|| fact(app, "", format!("and {rest} more")));
-    let head = Fact { style: app.look.theme.title, ..fact(app, "links", head) };
+    let head = DetailLine { style: app.style.theme.title, ..fact(app, "links", head) };
     let links = pool.links.iter().map(|link| fact(app, "", of_link(link)));
     std::iter::once(head).chain(links).chain(rest).collect()
 }
 
-fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
+fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let known = |text: &Option<String>| addresses.text(text.as_deref().unwrap_or("-"));
@@ -243,7 +243,7 @@ fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
     let mut facts = vec![
         fact("service", service.to_owned()),
         fact("half", role_word(row.role).to_owned()),
-        Fact { style: app.look.theme.title, ..fact("state", pool_state(row)) },
+        DetailLine { style: app.style.theme.title, ..fact("state", pool_state(row)) },
         fact("peer", known(&row.peer)),
         fact("address", known(&row.address)),
         fact("speaks", known(&row.wire)),
@@ -274,8 +274,8 @@ fn of_pool(app: &App, row: &PoolRow) -> Vec<Fact> {
     facts.extend(
         row.retry_seconds.map(|seconds| fact("next dial", format!("in {}", format::whole_span(seconds)))),
     );
-    facts.push(Fact {
-        style: if row.last_error.is_some() { app.look.theme.warn } else { app.look.theme.plain },
+    facts.push(DetailLine {
+        style: if row.last_error.is_some() { app.style.theme.warn } else { app.style.theme.plain },
         ..fact("last error", known(&row.last_error))
     });
     facts.extend(links(app, row));
@@ -291,10 +291,10 @@ fn pool_state(row: &PoolRow) -> String {
 }
 
 /// How many of the gateways that may serve a service are there; those that are gone, by name.
-fn peers(app: &App, row: &ServiceRow) -> Option<Fact> {
+fn peers(app: &App, row: &ServiceRow) -> Option<DetailLine> {
     let serving = |pool: &&PoolRow| pool.role == row.role && pool.may_serve(&row.name);
     let pools = || app.snapshot().pools.iter().filter(serving);
-    let Peers { linked, known, .. } = peers_of(pools());
+    let PeerCounts { linked, known, .. } = count_peers_of(pools());
     let gone = pools().filter_map(|pool| {
         let name = pool.peer.as_deref().or(pool.address.as_deref())?;
         Some(format!("{name} gone for {}", format::whole_span(pool.gone_seconds?)))
@@ -304,7 +304,7 @@ fn peers(app: &App, row: &ServiceRow) -> Option<Fact> {
     (known > 0).then(|| fact(app, "peers", app.addresses().text(&text)))
 }
 
-fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
+fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let samples = traffic::of_service(app, row);
@@ -329,8 +329,8 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     let mut facts = vec![
         fact("service", format!("{} in the {} half", row.name, half_word(row.role))),
         match &row.lack {
-            Some(lack) => Fact {
-                style: alert::style(&app.look, lack.kind.severity()),
+            Some(lack) => DetailLine {
+                style: alert::style(&app.style, lack.kind.severity()),
                 ..fact("state", addresses.text(&format!("{}: {}", lack.kind.word(), lack.why)))
             },
             None => fact("state", format!("{:?}", row.phase).to_lowercase()),
@@ -359,7 +359,7 @@ fn of_service(app: &App, row: &ServiceRow) -> Vec<Fact> {
     facts
 }
 
-fn of_event(app: &App) -> Option<Vec<Fact>> {
+fn event_lines(app: &App) -> Option<Vec<DetailLine>> {
     let key = &app.detail()?.key;
     let notice = lists::notices(app.snapshot()).find(|notice| lists::notice_key(notice) == *key)?;
     Some(vec![
@@ -369,7 +369,7 @@ fn of_event(app: &App) -> Option<Vec<Fact>> {
     ])
 }
 
-fn of_profile(app: &App) -> Option<Vec<Fact>> {
+fn profile_lines(app: &App) -> Option<Vec<DetailLine>> {
     let key = &app.detail()?.key;
     let row = app.profiles().iter().find(|row| row.name == *key)?;
     let halves: Vec<_> = row.roles.iter().map(|&role| role_word(role)).collect();
@@ -383,8 +383,8 @@ fn of_profile(app: &App) -> Option<Vec<Fact>> {
     ];
     facts.extend(profiles::problem_lines(row).into_iter().map(|line| {
         let is_text = !line.starts_with(' ');
-        Fact {
-            style: if is_text { app.look.theme.warn } else { app.look.theme.plain },
+        DetailLine {
+            style: if is_text { app.style.theme.warn } else { app.style.theme.plain },
             ..fact(app, "", line)
         }
     }));

@@ -7,48 +7,48 @@ use crate::{
     tui::{
         app::App,
         lists,
-        look::Look,
+        style::ScreenStyle,
         view::{panel, table},
     },
 };
 
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
-    let inside = panel::frame(&app.look, "Events", &facts(app), area, buffer);
+    let inside = panel::draw_frame(&app.style, "Events", &facts(app), area, buffer);
     draw(app, panel::margin(inside), buffer);
 }
 
 /// A whole screen of them, with a cursor.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let inside = panel::frame(&app.look, "Events", &facts(app), area, buffer);
+    let inside = panel::draw_frame(&app.style, "Events", &facts(app), area, buffer);
     draw_list(app, panel::margin(inside), buffer);
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let count = app.snapshot().notices.len();
     if count == 0 {
-        return panel::empty(&app.look, "nothing has happened yet", area, buffer);
+        return panel::draw_empty(&app.style, "nothing has happened yet", area, buffer);
     }
-    let area = panel::told(&app.look, told(app, area), area, buffer);
-    let window = table::in_sight(app.selected_line(), count, area);
+    let area = panel::draw_selected_text(&app.style, selected_text(app, area), area, buffer);
+    let window = table::visible_range(app.selected_line(), count, area);
     let drawn = window.len();
     let rows = lists::notices(app.snapshot()).enumerate().skip(window.start).take(window.len());
     for (at, (number, notice)) in panel::lines(area).zip(rows) {
         draw_notice(app, notice, at, buffer);
         if app.selected_line() == Some(number) {
-            buffer.set_style(at.intersection(buffer.area), app.look.theme.selected);
+            buffer.set_style(at.intersection(buffer.area), app.style.theme.selected);
             let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
-            table::write(app.look.symbols.selected, app.look.theme.selected, mark, buffer);
+            table::write(app.style.symbols.selected, app.style.theme.selected, mark, buffer);
         }
     }
-    panel::rest(&app.look, count - drawn, "", area, buffer);
+    panel::draw_hidden_count(&app.style, count - drawn, "", area, buffer);
 }
 
 /// The text of the event under the cursor, where its line is too short for it.
-pub fn told(app: &App, area: Rect) -> Option<(String, Style)> {
+pub fn selected_text(app: &App, area: Rect) -> Option<(String, Style)> {
     let notice = app.selected_line().and_then(|line| lists::notices(app.snapshot()).nth(line))?;
     let text = app.addresses().text(&notice.text);
     let is_cut = table::width(&text) > area.width.saturating_sub(HEAD_CELLS);
-    is_cut.then_some((text, app.look.theme.plain))
+    is_cut.then_some((text, app.style.theme.plain))
 }
 
 fn facts(app: &App) -> String {
@@ -62,9 +62,9 @@ pub fn draw_lines(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, notices) = (&app.look, &app.snapshot().notices);
+    let (look, notices) = (&app.style, &app.snapshot().notices);
     if notices.is_empty() {
-        return panel::empty(look, "nothing has happened yet", area, buffer);
+        return panel::draw_empty(look, "nothing has happened yet", area, buffer);
     }
     let mut rest = area;
     for notice in notices.iter().rev() {
@@ -75,7 +75,7 @@ fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// With the end of its text on a second line, where there is one; says how many lines it took.
 fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u16 {
-    let text = app.look.text(&app.addresses().text(&notice.text), TEXT_CHARS);
+    let text = app.style.text(&app.addresses().text(&notice.text), TEXT_CHARS);
     let room = area.width.saturating_sub(HEAD_CELLS);
     let lines = table::wrap(&text, room);
     if lines.len() < 2 || area.height < 2 || room == 0 {
@@ -85,17 +85,17 @@ fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u1
     draw_line(app, notice, &lines[0], table::line(area, 0), buffer);
     let below = table::line(area, 1);
     let below = Rect { x: below.x + HEAD_CELLS, width: room, ..below };
-    table::write(&table::cut(&app.look, &lines[1..].join(" "), room), app.look.theme.plain, below, buffer);
+    table::write(&table::cut(&app.style, &lines[1..].join(" "), room), app.style.theme.plain, below, buffer);
     2
 }
 
 fn draw_notice(app: &App, notice: &Notice, at: Rect, buffer: &mut Buffer) {
-    let text = app.look.text(&app.addresses().text(&notice.text), TEXT_CHARS);
+    let text = app.style.text(&app.addresses().text(&notice.text), TEXT_CHARS);
     draw_line(app, notice, &text, at, buffer);
 }
 
 fn draw_line(app: &App, notice: &Notice, text: &str, at: Rect, buffer: &mut Buffer) {
-    let look = &app.look;
+    let look = &app.style;
     let (word, style) = level(look, notice.level);
     let parts = [
         (format!("{:<8} ", clock(look, &notice.time)), look.theme.faint),
@@ -110,7 +110,7 @@ fn draw_line(app: &App, notice: &Notice, text: &str, at: Rect, buffer: &mut Buff
     }
 }
 
-fn level(look: &Look, level: NoticeLevel) -> (&'static str, Style) {
+fn level(look: &ScreenStyle, level: NoticeLevel) -> (&'static str, Style) {
     match level {
         NoticeLevel::Info => ("INFO", look.theme.plain),
         NoticeLevel::Warn => ("WARN", look.theme.warn),
@@ -119,7 +119,7 @@ fn level(look: &Look, level: NoticeLevel) -> (&'static str, Style) {
 }
 
 /// Hours to seconds of an RFC 3339 time; the panel is about the last minutes.
-fn clock(look: &Look, time: &str) -> String {
+fn clock(look: &ScreenStyle, time: &str) -> String {
     look.text(time.get(11..19).unwrap_or(time), 8)
 }
 

@@ -8,7 +8,7 @@ use ratatui::{
 };
 
 use crate::tui::{
-    app::{App, Open, Said},
+    app::{App, Overlay, StatusMessage},
     keys,
     view::{panel, profiles, table, typing},
 };
@@ -16,33 +16,33 @@ use crate::tui::{
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let all = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
     let inner = table::line(all, all.height.saturating_sub(1));
-    match (app.open(), app.said()) {
-        (Open::Typing(line), _) => typing::draw(app, line, inner, buffer),
+    match (app.overlay(), app.status_message()) {
+        (Overlay::Typing(line), _) => typing::draw(app, line, inner, buffer),
         (_, Some(said)) => {
             let (text, style) = answer(app, said);
-            table::write(&table::cut(&app.look, &text, inner.width), style, inner, buffer);
+            table::write(&table::cut(&app.style, &text, inner.width), style, inner, buffer);
         }
         (_, None) => draw_keys(app, all, buffer),
     }
 }
 
 /// The answer with a word before it: colour alone would not tell a refusal.
-pub fn answer(app: &App, said: &Said) -> (String, Style) {
-    let theme = app.look.theme;
+pub fn answer(app: &App, said: &StatusMessage) -> (String, Style) {
+    let theme = app.style.theme;
     let (word, text, style) = match said {
-        Said::Waiting(text) => ("waiting: ", text, theme.plain),
-        Said::Done(text) => ("done: ", text, theme.good),
-        Said::Refused(text) => ("refused: ", text, theme.bad),
+        StatusMessage::Waiting(text) => ("waiting: ", text, theme.plain),
+        StatusMessage::Done(text) => ("done: ", text, theme.good),
+        StatusMessage::Refused(text) => ("refused: ", text, theme.bad),
     };
-    let text = app.look.text(&app.addresses().text(text), ANSWER_CHARS);
+    let text = app.style.text(&app.addresses().text(text), ANSWER_CHARS);
     (format!("{word}{text}"), style)
 }
 
 /// A refusal that its line has no room for, in full above it until the next key; a refused reload with
 /// the lines of the profile that it is about.
 pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.look, app.look.theme);
-    let Some(said @ Said::Refused(_)) = app.said() else { return };
+    let (look, theme) = (&app.style, app.style.theme);
+    let Some(said @ StatusMessage::Refused(_)) = app.status_message() else { return };
     let (text, style) = answer(app, said);
     let room = area.width.saturating_sub(4);
     let lines: Vec<_> = match app.refused_profile() {
@@ -66,7 +66,7 @@ pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
     }
     let place = Rect { y: area.y + area.height - height, height, ..area };
     Clear.render(place, buffer);
-    let inside = panel::margin(panel::frame(look, "Refused", "any key goes on", place, buffer));
+    let inside = panel::margin(panel::draw_frame(look, "Refused", "any key goes on", place, buffer));
     for (at, (line, style)) in panel::lines(inside).zip(lines) {
         table::write(&line, style, at, buffer);
     }
@@ -74,9 +74,9 @@ pub fn draw_refusal(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// Hints that do not fit are left out from the front: help and quit stand last.
 fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
-    let hints: Vec<_> = keys::of(app.context())
+    let hints: Vec<_> = keys::bindings_in(app.context())
         .filter(|binding| app.offers(binding.action))
-        .filter_map(|binding| Some((binding.keys.first()?.name(&app.look.symbols), binding.hint?)))
+        .filter_map(|binding| Some((binding.keys.first()?.name(&app.style.symbols), binding.hint?)))
         .collect();
     let cells = |hint: &(String, &str)| table::width(&hint.0) + table::width(hint.1) + GAP_CELLS;
     let mut rest = hints.as_slice();
@@ -96,9 +96,9 @@ fn draw_keys(app: &App, area: Rect, buffer: &mut Buffer) {
 fn draw_hints(app: &App, hints: &[(String, &str)], area: Rect, buffer: &mut Buffer) {
     let mut rest = area;
     for (key, hint) in hints {
-        table::write(key, app.look.theme.accent, rest, buffer);
+        table::write(key, app.style.theme.accent, rest, buffer);
         rest = behind(rest, table::width(key) + 1);
-        table::write(hint, app.look.theme.plain, rest, buffer);
+        table::write(hint, app.style.theme.plain, rest, buffer);
         rest = behind(rest, table::width(hint) + GAP_CELLS - 1);
     }
 }

@@ -3,8 +3,8 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
-    gateway::handle::Access,
-    profile::{Mode, Role},
+    gateway::handle::AdminAccess,
+    profile::{Half, Mode},
     telemetry::{
         health::Health,
         snapshot::{GatewayPhase, Snapshot},
@@ -12,29 +12,29 @@ use crate::{
     tui::{
         app::{App, Freshness},
         format,
-        health::{Peers, peers},
-        look::Look,
+        health::{PeerCounts, count_peers},
         progress,
-        source::Standing,
+        source::Attachment,
+        style::ScreenStyle,
         view::table,
     },
 };
 
 /// A part of the line; parts of the highest rank leave first when it is too narrow.
-struct Part {
+struct HeaderPart {
     rank: u8,
     text: String,
     style: Style,
 }
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.look, app.snapshot());
+    let (look, snapshot) = (&app.style, app.snapshot());
     let mut left = parts_left(app, snapshot);
     let mut right = vec![descriptors(look, snapshot)];
-    if let Standing::Attached(Access::ReadOnly, _) = app.standing() {
-        right.push(Part { rank: 1, text: "READ-ONLY".into(), style: look.theme.warn });
+    if let Attachment::Attached(AdminAccess::ReadOnly, _) = app.attachment() {
+        right.push(HeaderPart { rank: 1, text: "READ-ONLY".into(), style: look.theme.warn });
     }
-    right.extend(snapshot.recording.as_ref().map(|recording| Part {
+    right.extend(snapshot.recording.as_ref().map(|recording| HeaderPart {
         rank: 3,
         text: if recording.trouble.is_some() { "REC FAILS".into() } else { "REC".into() },
         style: if recording.trouble.is_some() { look.theme.bad } else { look.theme.attention },
@@ -57,34 +57,34 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     draw_parts(look, &right, gap, place, buffer);
 }
 
-fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<Part> {
-    let (look, theme) = (&app.look, app.look.theme);
+fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
+    let (look, theme) = (&app.style, app.style.theme);
     let profile = format!("{} [{}]", look.text(&snapshot.profile, PROFILE_CHARS), mode_word(snapshot.mode));
     let roles: Vec<_> = snapshot.roles.iter().map(|&role| role_word(role)).collect();
     let mut parts = vec![
-        Part { rank: 8, text: "portcullis".into(), style: theme.accent },
-        Part { rank: 2, text: profile, style: theme.title },
-        Part { rank: 7, text: roles.join("+"), style: theme.plain },
+        HeaderPart { rank: 8, text: "portcullis".into(), style: theme.accent },
+        HeaderPart { rank: 2, text: profile, style: theme.title },
+        HeaderPart { rank: 7, text: roles.join("+"), style: theme.plain },
         health_part(app, snapshot),
         phase(look, snapshot.phase),
     ];
     if snapshot.mode != Mode::Direct {
-        let Peers { linked, known, gone_seconds } = peers(snapshot);
+        let PeerCounts { linked, known, gone_seconds } = count_peers(snapshot);
         let style = if linked < known { theme.warn } else { theme.plain };
-        parts.push(Part { rank: 5, text: format!("peers {linked}/{known}"), style });
+        parts.push(HeaderPart { rank: 5, text: format!("peers {linked}/{known}"), style });
         let gone = gone_seconds.filter(|_| linked < known);
-        parts.extend(gone.map(|seconds| Part {
+        parts.extend(gone.map(|seconds| HeaderPart {
             rank: 7,
             text: format!("gone {}", format::whole_span(seconds)),
             style,
         }));
     }
-    parts.push(Part {
+    parts.push(HeaderPart {
         rank: 4,
         text: format!("up {}", format::age(snapshot.uptime_seconds)),
         style: theme.plain,
     });
-    if app.lost().is_some() {
+    if app.lost_reason().is_some() {
         // What was true before it went; its name stays, and so does the word that says so.
         parts.iter_mut().filter(|part| part.rank > 2).for_each(|part| part.style = theme.faint);
     }
@@ -92,20 +92,20 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<Part> {
 }
 
 /// Of a gateway that is away nothing is known.
-fn health_part(app: &App, snapshot: &Snapshot) -> Part {
-    let look = &app.look;
-    if app.lost().is_some() {
-        return Part { rank: 0, text: format!("{} LOST", look.symbols.health), style: look.theme.bad };
+fn health_part(app: &App, snapshot: &Snapshot) -> HeaderPart {
+    let look = &app.style;
+    if app.lost_reason().is_some() {
+        return HeaderPart { rank: 0, text: format!("{} LOST", look.symbols.health), style: look.theme.bad };
     }
     let text = format!("{} {}", look.symbols.health, health_word(snapshot));
-    Part { rank: 0, text, style: health_style(look, snapshot) }
+    HeaderPart { rank: 0, text, style: health_style(look, snapshot) }
 }
 
 pub fn health_word(snapshot: &Snapshot) -> &'static str {
     snapshot.health.map_or("UNKNOWN", Health::word)
 }
 
-pub fn health_style(look: &Look, snapshot: &Snapshot) -> Style {
+pub fn health_style(look: &ScreenStyle, snapshot: &Snapshot) -> Style {
     match snapshot.health {
         Some(Health::Healthy) => look.theme.good,
         Some(Health::Degraded) => look.theme.warn,
@@ -114,7 +114,7 @@ pub fn health_style(look: &Look, snapshot: &Snapshot) -> Style {
     }
 }
 
-fn phase(look: &Look, phase: GatewayPhase) -> Part {
+fn phase(look: &ScreenStyle, phase: GatewayPhase) -> HeaderPart {
     let theme = look.theme;
     let (rank, text, style) = match phase {
         GatewayPhase::Starting => (3, "STARTING", theme.warn),
@@ -122,26 +122,26 @@ fn phase(look: &Look, phase: GatewayPhase) -> Part {
         GatewayPhase::Draining => (1, "DRAINING", theme.attention),
         GatewayPhase::Stopped => (1, "STOPPED", theme.bad),
     };
-    Part { rank, text: text.into(), style }
+    HeaderPart { rank, text: text.into(), style }
 }
 
-fn descriptors(look: &Look, snapshot: &Snapshot) -> Part {
+fn descriptors(look: &ScreenStyle, snapshot: &Snapshot) -> HeaderPart {
     let text = format!("fd {}/{}", snapshot.descriptors.used, snapshot.descriptors.limit);
-    Part { rank: 9, text, style: look.theme.faint }
+    HeaderPart { rank: 9, text, style: look.theme.faint }
 }
 
-fn freshness(app: &App) -> Part {
-    let theme = app.look.theme;
+fn freshness(app: &App) -> HeaderPart {
+    let theme = app.style.theme;
     let (text, style) = match app.freshness() {
         Freshness::Live => ("LIVE".into(), theme.plain),
         Freshness::Frozen { seconds, changes } => {
             (format!("FROZEN {} (+{changes} changes)", format::age(seconds)), theme.attention)
         }
-        Freshness::Replay(progress) => (progress::words(&progress), theme.attention),
+        Freshness::Replay(progress) => (progress::describe_progress(&progress), theme.attention),
         Freshness::Lost { seconds } => (format!("LOST {}", format::span(seconds as f64)), theme.attention),
         Freshness::Stale { seconds } => (format!("STALE {}", format::span(seconds as f64)), theme.attention),
     };
-    Part { rank: 1, text, style }
+    HeaderPart { rank: 1, text, style }
 }
 
 pub fn mode_word(mode: Mode) -> &'static str {
@@ -152,18 +152,18 @@ pub fn mode_word(mode: Mode) -> &'static str {
     }
 }
 
-pub fn role_word(role: Role) -> &'static str {
+pub fn role_word(role: Half) -> &'static str {
     match role {
-        Role::Dmz => "dmz",
-        Role::Internal => "internal",
+        Half::Dmz => "dmz",
+        Half::Internal => "internal",
     }
 }
 
-fn total(parts: &[Part]) -> usize {
+fn total(parts: &[HeaderPart]) -> usize {
     parts.iter().map(|part| usize::from(table::width(&part.text)) + SEPARATOR_CELLS).sum()
 }
 
-fn draw_parts(look: &Look, parts: &[Part], gap: &str, area: Rect, buffer: &mut Buffer) {
+fn draw_parts(look: &ScreenStyle, parts: &[HeaderPart], gap: &str, area: Rect, buffer: &mut Buffer) {
     let mut rest = area;
     for (place, part) in parts.iter().enumerate() {
         if place > 0 {

@@ -6,10 +6,10 @@ use crate::{
 };
 
 /// Columns with their meaning.
-type Columns = &'static [(&'static str, &'static str)];
+type ColumnMeanings = &'static [(&'static str, &'static str)];
 
 /// Of the screen that is shown, in the order they are drawn.
-pub fn of(app: &App) -> Vec<(&'static str, Columns)> {
+pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
     let is_direct = app.snapshot().mode == Mode::Direct;
     match app.screen() {
         Screen::Overview if is_direct => vec![("Services", SERVICES), ("Sessions", SESSIONS)],
@@ -22,7 +22,7 @@ pub fn of(app: &App) -> Vec<(&'static str, Columns)> {
     }
 }
 
-pub const POOL: Columns = &[
+pub const POOL: ColumnMeanings = &[
     ("STATE", "healthy: as many links as wanted; filling: fewer; STARVED: a client waits; DOWN: none"),
     ("HALF", "the half of a pair: dmz, or int for internal"),
     ("SERVICE", "what its links carry; in trouble, whose clients wait"),
@@ -43,7 +43,7 @@ pub const POOL: Columns = &[
     ("LAST ERROR", "why the last of those failed"),
 ];
 
-pub const SESSIONS: Columns = &[
+pub const SESSIONS: ColumnMeanings = &[
     ("ID", "the same on both gateways; what `close` takes"),
     ("HALF", "the half of a pair: dmz, int for internal, or both"),
     ("AGE", "since it began; of an ended one how long it lasted"),
@@ -58,7 +58,7 @@ pub const SESSIONS: Columns = &[
     ("PHASE", "where it is, or each half; of an ended one its two letters and the reason"),
 ];
 
-pub const SERVICES: Columns = &[
+pub const SERVICES: ColumnMeanings = &[
     ("STATE", "open, DRAINING, or what it lacks: links or a backend"),
     ("HALF", "the half of a pair: dmz, or int for internal"),
     ("SERVICE", "its name"),
@@ -76,10 +76,10 @@ pub const SERVICES: Columns = &[
     ("WHY", "what it lacks, in words"),
 ];
 
-const EVENTS: Columns =
+const EVENTS: ColumnMeanings =
     &[("time", "in UTC"), ("level", "INFO, WARN or ERROR"), ("text", "what happened; Enter tells all of it")];
 
-pub const PROFILES: Columns = &[
+pub const PROFILES: ColumnMeanings = &[
     ("PROFILE", "its name, as `switch` takes it"),
     ("MODE", "direct, forward or reverse"),
     ("HALVES", "which halves it holds"),
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_column_is_explained_in_its_place() {
-        fn check<K>(columns: &[crate::tui::view::table::Column<K>], explained: Columns) {
+        fn check<K>(columns: &[crate::tui::view::table::TableColumn<K>], explained: ColumnMeanings) {
             let titles: Vec<_> =
                 columns.iter().map(|column| column.title).filter(|title| !title.is_empty()).collect();
             let explained: Vec<_> = explained.iter().map(|(title, _)| *title).collect();

@@ -19,26 +19,26 @@
 //! Help and questions lie over the panels; on one line they take its place.
 
 mod alert;
+mod confirmation;
 mod detail;
 mod events;
 mod footer;
 mod header;
 mod help;
+mod hit_test;
 mod legend;
 mod one_line;
 mod panel;
 mod pool;
 mod profiles;
-mod question;
 mod services;
 mod sessions;
 mod table;
 mod tabs;
-mod touch;
 mod traffic;
 mod typing;
 
-pub use touch::{Touched, touched};
+pub use hit_test::{HitTarget, hit_test};
 
 use ratatui::{
     Frame,
@@ -50,14 +50,14 @@ use ratatui::{
 use crate::{
     profile::Mode,
     tui::{
-        app::{App, Open},
+        app::{App, Overlay},
         screen::Screen,
     },
 };
 
 /// How much of the screen there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Size {
+enum LayoutSize {
     Full,
     Compact,
     List,
@@ -70,43 +70,43 @@ pub fn draw(frame: &mut Frame, app: &App) {
     let area = frame.area();
     let buffer = frame.buffer_mut();
     match size(area) {
-        Size::Full => draw_full(app, area, buffer),
-        Size::Compact => draw_compact(app, area, buffer),
-        Size::List => draw_list(app, area, buffer),
-        Size::Small => return draw_small(app, area, buffer),
-        Size::Line => return one_line::draw(app, table::line(area, 0), buffer),
+        LayoutSize::Full => draw_full(app, area, buffer),
+        LayoutSize::Compact => draw_compact(app, area, buffer),
+        LayoutSize::List => draw_list(app, area, buffer),
+        LayoutSize::Small => return draw_small(app, area, buffer),
+        LayoutSize::Line => return one_line::draw(app, table::line(area, 0), buffer),
     }
     draw_over(app, area, buffer);
 }
 
 /// What lies over the panels.
 fn draw_over(app: &App, area: Rect, buffer: &mut Buffer) {
-    match app.open() {
-        Open::Nothing => {
+    match app.overlay() {
+        Overlay::Nothing => {
             let above = Rect { height: area.height.saturating_sub(1), ..area };
             footer::draw_refusal(app, above, buffer);
         }
-        Open::Typing(line) => {
+        Overlay::Typing(line) => {
             let above = Rect { height: area.height.saturating_sub(1), ..area };
             typing::draw_suggestions(app, line, above, buffer);
         }
-        Open::Help { page, scroll } => help::draw(app, *page, *scroll, area, buffer),
-        Open::AskQuit | Open::Ask(_) => question::draw(app, area, buffer),
+        Overlay::Help { page, scroll } => help::draw(app, *page, *scroll, area, buffer),
+        Overlay::AskQuit | Overlay::Ask(_) => confirmation::draw(app, area, buffer),
     }
 }
 
-fn size(area: Rect) -> Size {
+fn size(area: Rect) -> LayoutSize {
     let fits = |width, height| area.width >= width && area.height >= height;
     if fits(120, 36) {
-        Size::Full
+        LayoutSize::Full
     } else if fits(80, 24) {
-        Size::Compact
+        LayoutSize::Compact
     } else if fits(60, 15) {
-        Size::List
+        LayoutSize::List
     } else if fits(24, 3) {
-        Size::Small
+        LayoutSize::Small
     } else {
-        Size::Line
+        LayoutSize::Line
     }
 }
 
@@ -118,7 +118,7 @@ fn draw_full(app: &App, area: Rect, buffer: &mut Buffer) {
     let [way_area, sessions, bottom] = full_overview(app, area, body);
     let [traffic, events] =
         Layout::horizontal([Constraint::Percentage(38), Constraint::Min(0)]).areas(bottom);
-    draw_way(app, way_area, buffer);
+    draw_links(app, way_area, buffer);
     sessions::draw_panel(app, sessions, buffer);
     traffic::draw_panel(app, traffic, buffer);
     events::draw_panel(app, events, buffer);
@@ -130,7 +130,7 @@ fn draw_compact(app: &App, area: Rect, buffer: &mut Buffer) {
         return draw_screen(app, body, buffer);
     }
     let [way_area, traffic, sessions, events] = compact_overview(app, area, body);
-    draw_way(app, way_area, buffer);
+    draw_links(app, way_area, buffer);
     traffic::draw_line(app, traffic, buffer);
     sessions::draw_panel(app, sessions, buffer);
     events::draw_lines(app, events, buffer);
@@ -187,14 +187,14 @@ fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
     draw_rows(app, list, buffer);
     footer::draw(app, footer, buffer);
     let last = table::line(area, area.height.saturating_sub(1));
-    let asks = matches!(app.open(), Open::AskQuit | Open::Ask(_) | Open::Help { .. });
-    let has_room = match app.open() {
-        Open::Help { .. } => area.height >= SMALL_HELP,
-        _ => question::lines(app, area) + 2 <= usize::from(area.height),
+    let asks = matches!(app.overlay(), Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. });
+    let has_room = match app.overlay() {
+        Overlay::Help { .. } => area.height >= SMALL_HELP,
+        _ => confirmation::lines(app, area) + 2 <= usize::from(area.height),
     };
-    match (asks, app.said()) {
+    match (asks, app.status_message()) {
         (true, _) if has_room => draw_over(app, area, buffer),
-        (false, None) if !matches!(app.open(), Open::Typing(_)) => {}
+        (false, None) if !matches!(app.overlay(), Overlay::Typing(_)) => {}
         _ => {
             Clear.render(last, buffer);
             one_line::draw(app, last, buffer);
@@ -226,18 +226,18 @@ fn list_edges(area: Rect) -> [Rect; 5] {
 
 /// The way to the backends, sessions, traffic and events.
 fn full_overview(app: &App, area: Rect, body: Rect) -> [Rect; 3] {
-    let way = Constraint::Length(way_height(app, area.height / 3));
+    let way = Constraint::Length(links_height(app, area.height / 3));
     Layout::vertical([way, Constraint::Min(6), Constraint::Length(traffic::FRAMED)]).areas(body)
 }
 
 /// The way to the backends, traffic, sessions, events.
 fn compact_overview(app: &App, area: Rect, body: Rect) -> [Rect; 4] {
-    let way = Constraint::Length(way_height(app, area.height / 4));
+    let way = Constraint::Length(links_height(app, area.height / 4));
     Layout::vertical([way, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)]).areas(body)
 }
 
 /// The panel of the way to the backends: links of a pair, services where there are no links.
-fn draw_way(app: &App, area: Rect, buffer: &mut Buffer) {
+fn draw_links(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.snapshot().mode {
         Mode::Direct => services::draw(app, area, buffer),
         Mode::Forward | Mode::Reverse => pool::draw(app, area, buffer),
@@ -245,7 +245,7 @@ fn draw_way(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 /// Its rows, heads and frame, but never so much that the sessions lose their place.
-fn way_height(app: &App, height_max: u16) -> u16 {
+fn links_height(app: &App, height_max: u16) -> u16 {
     let snapshot = app.snapshot();
     let rows = match snapshot.mode {
         Mode::Direct => snapshot.services.len(),

@@ -5,23 +5,25 @@ use ratatui::{buffer::Buffer, layout::Rect};
 use crate::{
     profile::Mode,
     tui::{
-        app::{App, Freshness, Open},
+        app::{App, Freshness, Overlay},
         format, keys, progress,
-        view::{footer, header, panel, pool, question, sessions, table, tabs, typing},
+        view::{confirmation, footer, header, panel, pool, sessions, table, tabs, typing},
     },
 };
 
 /// All there is room for: a question, an answer, or the health.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (text, style) = match (app.open(), app.said()) {
-        (Open::AskQuit | Open::Ask(_) | Open::Help { .. }, _) => {
-            (keys_and_question(app), app.look.theme.attention)
+    let (text, style) = match (app.overlay(), app.status_message()) {
+        (Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. }, _) => {
+            (keys_and_question(app), app.style.theme.attention)
         }
-        (Open::Typing(line), _) => return typing::draw(app, line, area, buffer),
-        (Open::Nothing, Some(said)) => footer::answer(app, said),
-        (Open::Nothing, None) => (status_with_health(app), header::health_style(&app.look, app.snapshot())),
+        (Overlay::Typing(line), _) => return typing::draw(app, line, area, buffer),
+        (Overlay::Nothing, Some(said)) => footer::answer(app, said),
+        (Overlay::Nothing, None) => {
+            (status_with_health(app), header::health_style(&app.style, app.snapshot()))
+        }
     };
-    table::write(&table::cut(&app.look, &text, area.width), style, area, buffer);
+    table::write(&table::cut(&app.style, &text, area.width), style, area, buffer);
 }
 
 pub fn draw_status(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -36,17 +38,17 @@ pub fn draw_status(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.snapshot().mode == Mode::Reverse {
         text.push_str(&format!(", {}", pool::ready(app.snapshot())));
     }
-    table::write(&table::cut(&app.look, &text, inside.width), app.look.theme.plain, inside, buffer);
+    table::write(&table::cut(&app.style, &text, inside.width), app.style.theme.plain, inside, buffer);
 }
 
 /// Keys first: they are what must not be cut off.
 fn keys_and_question(app: &App) -> String {
-    let keys = keys::of(app.context()).filter_map(|binding| {
-        let key = binding.keys.first()?.name(&app.look.symbols);
+    let keys = keys::bindings_in(app.context()).filter_map(|binding| {
+        let key = binding.keys.first()?.name(&app.style.symbols);
         Some(format!("{key} {}", binding.hint?))
     });
     let keys: Vec<_> = keys.collect();
-    format!("{} {}", keys.join(", "), question::text(app)).trim_end().into()
+    format!("{} {}", keys.join(", "), confirmation::text(app)).trim_end().into()
 }
 
 fn status(app: &App) -> String {
@@ -65,7 +67,7 @@ fn status_with_health(app: &App) -> String {
     match app.freshness() {
         Freshness::Live => text,
         Freshness::Frozen { seconds, .. } => format!("FROZEN {} {text}", format::age(seconds)),
-        Freshness::Replay(progress) => format!("{} {text}", progress::words(&progress)),
+        Freshness::Replay(progress) => format!("{} {text}", progress::describe_progress(&progress)),
         Freshness::Lost { seconds } => format!("LOST {} {}", format::span(seconds as f64), status(app)),
         Freshness::Stale { seconds } => format!("STALE {} {text}", format::span(seconds as f64)),
     }

@@ -8,7 +8,7 @@ use ratatui::{
     widgets::{Block, Clear, Widget},
 };
 
-use crate::tui::{look::Look, view::table};
+use crate::tui::{style::ScreenStyle, view::table};
 
 /// Lines of a framed list that are not rows.
 pub const FRAME_AND_HEADS: u16 = 3;
@@ -19,7 +19,7 @@ const TOLD_HEIGHT_MIN: u16 = 6;
 const TOLD_CHARS: usize = 600;
 
 /// Draws the frame with its title and, at its right, a few facts; returns what is inside.
-pub fn frame(look: &Look, title: &str, facts: &str, area: Rect, buffer: &mut Buffer) -> Rect {
+pub fn draw_frame(look: &ScreenStyle, title: &str, facts: &str, area: Rect, buffer: &mut Buffer) -> Rect {
     let theme = look.theme;
     let mut block = Block::bordered()
         .border_set(look.symbols.border)
@@ -51,25 +51,37 @@ fn on_border(style: Style) -> Style {
 }
 
 /// A frame over the middle of the screen, as large as its text and no larger than the screen.
-pub fn over(look: &Look, title: &str, width: u16, lines: u16, area: Rect, buffer: &mut Buffer) -> Rect {
+pub fn draw_centered(
+    look: &ScreenStyle,
+    title: &str,
+    width: u16,
+    lines: u16,
+    area: Rect,
+    buffer: &mut Buffer,
+) -> Rect {
     let (width, height) = (width.saturating_add(4).min(area.width), lines.saturating_add(2).min(area.height));
     let place =
         Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     Clear.render(place, buffer);
-    let inside = frame(look, title, "", place, buffer);
+    let inside = draw_frame(look, title, "", place, buffer);
     margin(inside)
 }
 
 /// Said where a list has nothing to show.
-pub fn empty(look: &Look, text: &str, area: Rect, buffer: &mut Buffer) {
+pub fn draw_empty(look: &ScreenStyle, text: &str, area: Rect, buffer: &mut Buffer) {
     table::write(text, look.theme.faint, table::line(area, 0), buffer);
 }
 
 /// Writes what is told of one row below its list, in a third of the lines at most; returns the area
 /// that is left for the list.
-pub fn told(look: &Look, text: Option<(String, Style)>, area: Rect, buffer: &mut Buffer) -> Rect {
+pub fn draw_selected_text(
+    look: &ScreenStyle,
+    text: Option<(String, Style)>,
+    area: Rect,
+    buffer: &mut Buffer,
+) -> Rect {
     let style = text.as_ref().map_or(look.theme.plain, |(_, style)| *style);
-    let (left, below, lines) = split_told(look, text, area);
+    let (left, below, lines) = split_selected_text(look, text, area);
     for (at, line) in self::lines(below).zip(&lines) {
         table::write(line, style, at, buffer);
     }
@@ -77,7 +89,11 @@ pub fn told(look: &Look, text: Option<(String, Style)>, area: Rect, buffer: &mut
 }
 
 /// The area of the list, the one below, and the lines that stand there.
-pub fn split_told(look: &Look, text: Option<(String, Style)>, area: Rect) -> (Rect, Rect, Vec<String>) {
+pub fn split_selected_text(
+    look: &ScreenStyle,
+    text: Option<(String, Style)>,
+    area: Rect,
+) -> (Rect, Rect, Vec<String>) {
     let Some((text, _)) = text.filter(|_| area.width > 0) else {
         return (area, Rect { height: 0, ..area }, Vec::new());
     };
@@ -129,7 +145,7 @@ pub fn rows_drawn(rows: usize, list: Rect) -> usize {
 }
 
 /// The last line of a list whose rows did not all fit, so that nothing is hidden silently.
-pub fn rest(look: &Look, hidden: usize, detail: &str, list: Rect, buffer: &mut Buffer) {
+pub fn draw_hidden_count(look: &ScreenStyle, hidden: usize, detail: &str, list: Rect, buffer: &mut Buffer) {
     if hidden > 0 && list.height > 2 {
         let last = table::line(list, list.height.saturating_sub(1));
         table::write(&format!("+{hidden} more{detail}"), look.theme.faint, last, buffer);

@@ -3,7 +3,7 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
-    profile::{Mode, Role},
+    profile::{Half, Mode},
     telemetry::{
         health::{Severity, severity},
         snapshot::{PoolRow, PoolState, Snapshot},
@@ -14,16 +14,16 @@ use crate::{
         health::links_ready,
         keys::Action,
         lists,
-        look::Look,
+        style::ScreenStyle,
         view::{
             alert, panel,
-            table::{self, Cell, Column, Sheet, Side, column},
+            table::{self, CellAlign, TableCell, TableColumn, TableSheet, column},
         },
     },
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum PoolColumn {
     State,
     Half,
     Service,
@@ -44,56 +44,56 @@ pub enum Kind {
     LastError,
 }
 
-pub const COLUMNS: [Column<Kind>; 18] = [
-    column(Kind::State, "STATE", (7, 7, 1), Side::Left, 0),
-    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 2),
-    column(Kind::Service, "SERVICE", (10, 24, 1), Side::Left, 0).shrinking(),
-    column(Kind::Peer, "PEER", (21, 40, 1), Side::Left, 2).shrinking(),
-    column(Kind::Address, "ADDRESS", (21, 40, 1), Side::Left, 9).shrinking(),
-    column(Kind::Bar, "POOL", (10, 10, 1), Side::Left, 8).shrinking(),
-    column(Kind::Ready, "READY", (5, 9, 0), Side::Right, 1),
-    column(Kind::Carrying, "CARRY", (5, 5, 1), Side::Right, 4),
-    column(Kind::Dialling, "DIAL", (5, 8, 0), Side::Right, 4),
-    column(Kind::Waiting, "WAIT", (4, 5, 0), Side::Right, 3),
-    column(Kind::Misses, "MISS", (4, 5, 0), Side::Right, 6),
-    column(Kind::Wait50, "WAIT50", (6, 6, 1), Side::Right, 8),
-    column(Kind::Wait99, "WAIT99", (6, 6, 1), Side::Right, 7),
-    column(Kind::FailuresMinute, "FAIL/M", (6, 6, 1), Side::Right, 6),
-    column(Kind::Failures, "FAIL", (4, 5, 1), Side::Right, 9),
-    column(Kind::Wire, "SPEAKS", (12, 12, 1), Side::Left, 10),
-    column(Kind::RoundTrip, "RTT MS", (6, 14, 0), Side::Right, 5),
-    column(Kind::LastError, "LAST ERROR", (19, 120, 9), Side::Left, 3).shrinking(),
+pub const COLUMNS: [TableColumn<PoolColumn>; 18] = [
+    column(PoolColumn::State, "STATE", (7, 7, 1), CellAlign::Left, 0),
+    column(PoolColumn::Half, "HALF", (4, 4, 1), CellAlign::Left, 2),
+    column(PoolColumn::Service, "SERVICE", (10, 24, 1), CellAlign::Left, 0).shrinking(),
+    column(PoolColumn::Peer, "PEER", (21, 40, 1), CellAlign::Left, 2).shrinking(),
+    column(PoolColumn::Address, "ADDRESS", (21, 40, 1), CellAlign::Left, 9).shrinking(),
+    column(PoolColumn::Bar, "POOL", (10, 10, 1), CellAlign::Left, 8).shrinking(),
+    column(PoolColumn::Ready, "READY", (5, 9, 0), CellAlign::Right, 1),
+    column(PoolColumn::Carrying, "CARRY", (5, 5, 1), CellAlign::Right, 4),
+    column(PoolColumn::Dialling, "DIAL", (5, 8, 0), CellAlign::Right, 4),
+    column(PoolColumn::Waiting, "WAIT", (4, 5, 0), CellAlign::Right, 3),
+    column(PoolColumn::Misses, "MISS", (4, 5, 0), CellAlign::Right, 6),
+    column(PoolColumn::Wait50, "WAIT50", (6, 6, 1), CellAlign::Right, 8),
+    column(PoolColumn::Wait99, "WAIT99", (6, 6, 1), CellAlign::Right, 7),
+    column(PoolColumn::FailuresMinute, "FAIL/M", (6, 6, 1), CellAlign::Right, 6),
+    column(PoolColumn::Failures, "FAIL", (4, 5, 1), CellAlign::Right, 9),
+    column(PoolColumn::Wire, "SPEAKS", (12, 12, 1), CellAlign::Left, 10),
+    column(PoolColumn::RoundTrip, "RTT MS", (6, 14, 0), CellAlign::Right, 5),
+    column(PoolColumn::LastError, "LAST ERROR", (19, 120, 9), CellAlign::Left, 3).shrinking(),
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, snapshot) = (&app.look, app.snapshot());
-    let inside = panel::frame(look, title(snapshot), &facts(snapshot), area, buffer);
+    let (look, snapshot) = (&app.style, app.snapshot());
+    let inside = panel::draw_frame(look, title(snapshot), &facts(snapshot), area, buffer);
     let inside = panel::margin(inside);
     if snapshot.pools.is_empty() {
-        return panel::empty(look, "no links yet", inside, buffer);
+        return panel::draw_empty(look, "no links yet", inside, buffer);
     }
     let rows = lists::pools(snapshot);
     let list = panel::below_heads(inside);
     let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
     // At a glance the bar says more than the numbers behind it.
     let columns = columns(snapshot).into_iter().map(|column| match column.kind {
-        Kind::Bar => Column { rank: 2, ..column },
+        PoolColumn::Bar => TableColumn { rank: 2, ..column },
         _ => column,
     });
     let columns: Vec<_> = columns.collect();
-    let sheet = Sheet::new(&columns, drawn, inside.width, |row, kind| cell(app, row, kind));
+    let sheet = TableSheet::new(&columns, drawn, inside.width, |row, kind| cell(app, row, kind));
     sheet.draw_heads(look, inside, buffer);
     for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
         sheet.draw_row(look, row, at, buffer);
     }
     let well = rest.iter().filter(|row| severity(row) == Severity::Fine).count();
-    panel::rest(look, rest.len(), &format!(", {well} of them fine; 2 shows all"), list, buffer);
+    panel::draw_hidden_count(look, rest.len(), &format!(", {well} of them fine; 2 shows all"), list, buffer);
 }
 
 /// A whole screen of them, and all of what the one under the cursor failed with last.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, signs) = (&app.look, &app.look.symbols);
-    let inside = panel::frame(look, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
+    let (look, signs) = (&app.style, &app.style.symbols);
+    let inside = panel::draw_frame(look, title(app.snapshot()), &facts(app.snapshot()), area, buffer);
     let inside = panel::margin(inside);
     draw_list(app, list_area(area), buffer);
     let resize = if app.offers(Action::Resize) { "   n resizes the pool" } else { "" };
@@ -112,17 +112,17 @@ pub fn list_area(area: Rect) -> Rect {
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let snapshot = app.snapshot();
     if snapshot.pools.is_empty() {
-        return panel::empty(&app.look, "no links yet", area, buffer);
+        return panel::draw_empty(&app.style, "no links yet", area, buffer);
     }
-    let area = panel::told(&app.look, told(app), area, buffer);
+    let area = panel::draw_selected_text(&app.style, selected_text(app), area, buffer);
     let cell = |row: &&PoolRow, kind| cell(app, row, kind);
     let rows = lists::pools(snapshot);
-    table::draw_list(&app.look, &columns(snapshot), &rows, app.selected_line(), area, buffer, cell);
+    table::draw_list(&app.style, &columns(snapshot), &rows, app.selected_line(), area, buffer, cell);
 }
 
 /// The last error of the row under the cursor, or else of the worst that has one.
-pub fn told(app: &App) -> Option<(String, Style)> {
-    let theme = app.look.theme;
+pub fn selected_text(app: &App) -> Option<(String, Style)> {
+    let theme = app.style.theme;
     let selected = app.selected_pool(app.snapshot());
     let worst = || lists::pools(app.snapshot()).into_iter().find(|row| row.last_error.is_some());
     let Some(row) = selected.or_else(worst) else { return Some(("no error stands".into(), theme.faint)) };
@@ -135,29 +135,33 @@ pub fn told(app: &App) -> Option<(String, Style)> {
     Some((app.addresses().text(&text), style))
 }
 
-fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
+fn columns(snapshot: &Snapshot) -> Vec<TableColumn<PoolColumn>> {
     COLUMNS.into_iter().filter(|column| is_shown(column.kind, snapshot)).collect()
 }
 
 fn title(snapshot: &Snapshot) -> &'static str {
     match snapshot.mode {
-        Mode::Forward if snapshot.roles.contains(&Role::Dmz) => "Links dialled",
+        Mode::Forward if snapshot.roles.contains(&Half::Dmz) => "Links dialled",
         Mode::Forward => "Links accepted",
         Mode::Direct | Mode::Reverse => "Reverse pool",
     }
 }
 
 /// Links made for one session each have no pool to fill.
-fn is_shown(kind: Kind, snapshot: &Snapshot) -> bool {
+fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
     match kind {
-        Kind::Half => snapshot.roles.len() > 1,
-        Kind::Bar | Kind::Ready | Kind::Waiting | Kind::Misses => is_pooled(snapshot),
-        Kind::Wait50 | Kind::Wait99 => snapshot.pools.iter().any(|row| row.wait_p99_ms.is_some()),
-        Kind::Wire => snapshot.pools.iter().any(|row| row.wire.is_some()),
-        Kind::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
-        Kind::Address => snapshot.pools.iter().any(|row| row.peer.is_some() && row.address.is_some()),
-        Kind::State | Kind::Service | Kind::Peer | Kind::Carrying | Kind::Dialling => true,
-        Kind::FailuresMinute | Kind::Failures | Kind::LastError => true,
+        PoolColumn::Half => snapshot.roles.len() > 1,
+        PoolColumn::Bar | PoolColumn::Ready | PoolColumn::Waiting | PoolColumn::Misses => is_pooled(snapshot),
+        PoolColumn::Wait50 | PoolColumn::Wait99 => snapshot.pools.iter().any(|row| row.wait_p99_ms.is_some()),
+        PoolColumn::Wire => snapshot.pools.iter().any(|row| row.wire.is_some()),
+        PoolColumn::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
+        PoolColumn::Address => snapshot.pools.iter().any(|row| row.peer.is_some() && row.address.is_some()),
+        PoolColumn::State
+        | PoolColumn::Service
+        | PoolColumn::Peer
+        | PoolColumn::Carrying
+        | PoolColumn::Dialling => true,
+        PoolColumn::FailuresMinute | PoolColumn::Failures | PoolColumn::LastError => true,
     }
 }
 
@@ -182,57 +186,60 @@ pub fn ready(snapshot: &Snapshot) -> String {
 
 /// Over one half: both ends of a link stand in a pair's snapshot.
 fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
-    let counted = snapshot.roles.first().copied().unwrap_or(Role::Dmz);
+    let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
     let rows = snapshot.pools.iter().filter(|row| row.role == counted);
     format::amount(rows.fold(0, |sum: u64, row| sum.saturating_add(count(row) as u64)))
 }
 
-fn cell(app: &App, row: &PoolRow, kind: Kind) -> Cell {
-    let (look, theme) = (&app.look, app.look.theme);
+fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
+    let (look, theme) = (&app.style, app.style.theme);
     match kind {
-        Kind::State => Cell::new(state_word(row), state_style(look, row)),
-        Kind::Half => Cell::new(half_word(row.role), theme.plain),
-        Kind::Service if !row.waited_for.is_empty() => {
-            Cell::new(look.text(&row.waited_for.join(" "), TEXT_CHARS), theme.accent)
+        PoolColumn::State => TableCell::new(state_word(row), state_style(look, row)),
+        PoolColumn::Half => TableCell::new(half_word(row.role), theme.plain),
+        PoolColumn::Service if !row.waited_for.is_empty() => {
+            TableCell::new(look.text(&row.waited_for.join(" "), TEXT_CHARS), theme.accent)
         }
-        Kind::Service if row.service == "*" => Cell::new("any", theme.accent),
-        Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
+        PoolColumn::Service if row.service == "*" => TableCell::new("any", theme.accent),
+        PoolColumn::Service => TableCell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
         // What its links speak stands elsewhere; here host and port have to be read.
-        Kind::Peer => {
+        PoolColumn::Peer => {
             let address = row.address.as_deref().map(|at| at.split_once("://").map_or(at, |(_, host)| host));
             known(app, row.peer.as_deref().or(address))
         }
         // Where the peer's name is not known, its address stands there.
-        Kind::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
-        Kind::Bar => Cell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
-        Kind::Ready => Cell::new(
+        PoolColumn::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
+        PoolColumn::Bar => TableCell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
+        PoolColumn::Ready => TableCell::new(
             format!("{}/{}", format::amount(row.ready as u64), format::amount(row.target as u64)),
             theme.plain,
         ),
-        Kind::Carrying => number(look, row.carrying as u64),
-        Kind::Dialling => dialling(look, row),
-        Kind::Wire => Cell::new(row.wire.clone().unwrap_or_default(), theme.plain),
-        Kind::RoundTrip => Cell::new(round_trip(look, row), theme.plain),
-        Kind::Waiting => number(look, row.waiting as u64),
-        Kind::Misses => number(look, row.misses),
-        Kind::Wait50 => wait(look, row.wait_p50_ms),
-        Kind::Wait99 => wait(look, row.wait_p99_ms),
-        Kind::FailuresMinute => number(look, row.failures_minute),
-        Kind::Failures => number(look, row.failures),
-        Kind::LastError => {
+        PoolColumn::Carrying => number(look, row.carrying as u64),
+        PoolColumn::Dialling => dialling(look, row),
+        PoolColumn::Wire => TableCell::new(row.wire.clone().unwrap_or_default(), theme.plain),
+        PoolColumn::RoundTrip => TableCell::new(round_trip(look, row), theme.plain),
+        PoolColumn::Waiting => number(look, row.waiting as u64),
+        PoolColumn::Misses => number(look, row.misses),
+        PoolColumn::Wait50 => wait(look, row.wait_p50_ms),
+        PoolColumn::Wait99 => wait(look, row.wait_p99_ms),
+        PoolColumn::FailuresMinute => number(look, row.failures_minute),
+        PoolColumn::Failures => number(look, row.failures),
+        PoolColumn::LastError => {
             let style = if row.last_error.is_some() { state_style(look, row) } else { theme.faint };
-            Cell { style, ..known(app, row.last_error.as_deref()) }
+            TableCell { style, ..known(app, row.last_error.as_deref()) }
         }
     }
 }
 
 /// A wait of the last minute; `-` where nobody came.
-fn wait(look: &Look, ms: Option<f64>) -> Cell {
-    ms.map_or_else(|| Cell::new("-", look.theme.faint), |ms| Cell::new(format::wait(ms), look.theme.plain))
+fn wait(look: &ScreenStyle, ms: Option<f64>) -> TableCell {
+    ms.map_or_else(
+        || TableCell::new("-", look.theme.faint),
+        |ms| TableCell::new(format::wait(ms), look.theme.plain),
+    )
 }
 
 /// Milliseconds, and the spread.
-fn round_trip(look: &Look, row: &PoolRow) -> String {
+fn round_trip(look: &ScreenStyle, row: &PoolRow) -> String {
     match (row.round_trip_ms, row.round_trip_spread_ms) {
         (Some(time), Some(spread)) => format!("{time:.1} {}{spread:.1}", look.symbols.spread),
         (time, _) => time.map_or_else(String::new, |time| format!("{time:.1}")),
@@ -240,25 +247,25 @@ fn round_trip(look: &Look, row: &PoolRow) -> String {
 }
 
 /// A name, address or reason from outside; `-` where it is not known.
-fn known(app: &App, text: Option<&str>) -> Cell {
+fn known(app: &App, text: Option<&str>) -> TableCell {
     let text = app.addresses().text(text.unwrap_or("-"));
-    Cell::new(app.look.text(&text, TEXT_CHARS), app.look.theme.plain)
+    TableCell::new(app.style.text(&text, TEXT_CHARS), app.style.theme.plain)
 }
 
 /// Dials under way, or how long the next one is held back.
-fn dialling(look: &Look, row: &PoolRow) -> Cell {
+fn dialling(look: &ScreenStyle, row: &PoolRow) -> TableCell {
     match row.retry_seconds {
         Some(seconds) if row.dialling == 0 => {
-            Cell::new(format!("in {}", format::whole_span(seconds)), look.theme.plain)
+            TableCell::new(format!("in {}", format::whole_span(seconds)), look.theme.plain)
         }
         Some(_) | None => number(look, row.dialling as u64),
     }
 }
 
 /// Zeros step back, so that the eye finds what is not zero.
-pub fn number(look: &Look, count: u64) -> Cell {
+pub fn number(look: &ScreenStyle, count: u64) -> TableCell {
     let style = if count == 0 { look.theme.faint } else { look.theme.plain };
-    Cell::new(format::amount(count), style)
+    TableCell::new(format::amount(count), style)
 }
 
 pub fn state_word(row: &PoolRow) -> &'static str {
@@ -271,22 +278,22 @@ pub fn state_word(row: &PoolRow) -> &'static str {
     }
 }
 
-fn state_style(look: &Look, row: &PoolRow) -> Style {
+fn state_style(look: &ScreenStyle, row: &PoolRow) -> Style {
     match severity(row) {
         Severity::Fine => look.theme.good,
         worse => alert::style(look, worse),
     }
 }
 
-pub fn half_word(role: Role) -> &'static str {
+pub fn half_word(role: Half) -> &'static str {
     match role {
-        Role::Dmz => "dmz",
-        Role::Internal => "int",
+        Half::Dmz => "dmz",
+        Half::Internal => "int",
     }
 }
 
 /// One cell a link where they fit, else in proportion: full only when ready, empty only when none is.
-fn bar(look: &Look, row: &PoolRow, cells: usize) -> String {
+fn bar(look: &ScreenStyle, row: &PoolRow, cells: usize) -> String {
     let whole = row.target.max(row.ready.saturating_add(row.dialling));
     let scaled = |count: usize| match (count, whole <= cells) {
         (0, _) => 0,
@@ -328,9 +335,9 @@ mod tests {
                 ready,
                 dialling,
                 target,
-                ..PoolRow::new(Role::Dmz, String::new())
+                ..PoolRow::new(Half::Dmz, String::new())
             };
-            assert_eq!(bar(&Look::FULL, &row, 10), expected, "{ready}+{dialling} of {target}");
+            assert_eq!(bar(&ScreenStyle::FULL, &row, 10), expected, "{ready}+{dialling} of {target}");
         }
     }
 }

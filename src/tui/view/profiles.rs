@@ -10,17 +10,17 @@ use crate::{
     tui::{
         app::App,
         format,
-        source::Standing,
+        source::Attachment,
         view::{
             header::{mode_word, role_word},
             panel,
-            table::{self, Cell, Column, Side, column},
+            table::{self, CellAlign, TableCell, TableColumn, column},
         },
     },
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProfileColumn {
     Profile,
     Mode,
     Halves,
@@ -29,19 +29,19 @@ pub enum Kind {
     Note,
 }
 
-pub const COLUMNS: [Column<Kind>; 6] = [
-    column(Kind::Profile, "PROFILE", (12, 28, 1), Side::Left, 0),
-    column(Kind::Mode, "MODE", (7, 7, 1), Side::Left, 1),
-    column(Kind::Halves, "HALVES", (12, 12, 1), Side::Left, 3),
-    column(Kind::Valid, "VALID", (10, 12, 1), Side::Left, 0),
-    column(Kind::Checked, "FORWARD", (9, 16, 1), Side::Left, 4),
-    column(Kind::Note, "NOTE", (16, 90, 4), Side::Left, 2),
+pub const COLUMNS: [TableColumn<ProfileColumn>; 6] = [
+    column(ProfileColumn::Profile, "PROFILE", (12, 28, 1), CellAlign::Left, 0),
+    column(ProfileColumn::Mode, "MODE", (7, 7, 1), CellAlign::Left, 1),
+    column(ProfileColumn::Halves, "HALVES", (12, 12, 1), CellAlign::Left, 3),
+    column(ProfileColumn::Valid, "VALID", (10, 12, 1), CellAlign::Left, 0),
+    column(ProfileColumn::Checked, "FORWARD", (9, 16, 1), CellAlign::Left, 4),
+    column(ProfileColumn::Note, "NOTE", (16, 90, 4), CellAlign::Left, 2),
 ];
 
 /// The list, and below it the problems of the profile under the cursor.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     let [list, problems] = areas(app, area);
-    let inside = panel::frame(&app.look, "Profiles", "read and checked just now", list, buffer);
+    let inside = panel::draw_frame(&app.style, "Profiles", "read and checked just now", list, buffer);
     draw_list(app, panel::margin(inside), buffer);
     draw_problems(app, problems, buffer);
 }
@@ -55,21 +55,21 @@ pub fn areas(app: &App, area: Rect) -> [Rect; 2] {
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if app.profiles().is_empty() {
-        let text = match app.standing() {
-            Standing::Replay(_) => "a recording holds no profiles",
-            Standing::Own | Standing::Attached(..) => "the gateway is asked for its profiles",
+        let text = match app.attachment() {
+            Attachment::Replay(_) => "a recording holds no profiles",
+            Attachment::Own | Attachment::Attached(..) => "the gateway is asked for its profiles",
         };
-        return panel::empty(&app.look, text, area, buffer);
+        return panel::draw_empty(&app.style, text, area, buffer);
     }
     let cell = |row: &&ProfileRow, kind| cell(app, row, kind);
     let rows: Vec<_> = app.profiles().iter().collect();
-    table::draw_list(&app.look, &COLUMNS, &rows, app.selected_line(), area, buffer, cell);
+    table::draw_list(&app.style, &COLUMNS, &rows, app.selected_line(), area, buffer, cell);
 }
 
 fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
-    let look = &app.look;
+    let look = &app.style;
     if let Some((title, lines)) = under_way(app) {
-        let inside = panel::margin(panel::frame(look, &title, "", area, buffer));
+        let inside = panel::margin(panel::draw_frame(look, &title, "", area, buffer));
         for (at, line) in panel::lines(inside).zip(lines) {
             table::write(
                 &table::cut(look, &look.text(&line, LINE_CHARS), inside.width),
@@ -83,7 +83,7 @@ fn draw_problems(app: &App, area: Rect, buffer: &mut Buffer) {
     let row = app.selected_line().and_then(|line| app.profiles().get(line));
     let title =
         row.map_or("Problems".into(), |row| format!("Problems of {}", look.text(&row.name, NAME_CHARS)));
-    let inside = panel::margin(panel::frame(look, &title, "", area, buffer));
+    let inside = panel::margin(panel::draw_frame(look, &title, "", area, buffer));
     let lines = match row {
         None => vec!["the arrows select a profile, p shows what switching to it would change".to_owned()],
         Some(row) if row.problems.is_empty() => vec!["none: the gateway can be switched to it".to_owned()],
@@ -103,7 +103,7 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
         let missing = switching.missing.as_deref().unwrap_or("ready");
         let left = switching.seconds_left.ceil();
         return Some((
-            format!("Switch to {}", app.look.text(&switching.profile, NAME_CHARS)),
+            format!("Switch to {}", app.style.text(&switching.profile, NAME_CHARS)),
             vec![
                 "done  the profile and its certificates are read and checked".into(),
                 "done  what is new is open; the old way serves".into(),
@@ -118,7 +118,7 @@ fn under_way(app: &App) -> Option<(String, Vec<String>)> {
         .iter()
         .map(|walked| format!("{:<8} {}  {}", walked.step.word(), walked.result.word(), walked.seen));
     let now = walk.walking.map(|step| format!("{:<8} ...", step.word()));
-    Some((format!("Checklist of {}", app.look.text(&walk.profile, NAME_CHARS)), done.chain(now).collect()))
+    Some((format!("Checklist of {}", app.style.text(&walk.profile, NAME_CHARS)), done.chain(now).collect()))
 }
 
 /// Each problem, below it the lines it is about.
@@ -129,34 +129,36 @@ pub fn problem_lines(row: &ProfileRow) -> Vec<String> {
         .collect()
 }
 
-fn cell(app: &App, row: &ProfileRow, kind: Kind) -> Cell {
-    let (look, theme) = (&app.look, app.look.theme);
+fn cell(app: &App, row: &ProfileRow, kind: ProfileColumn) -> TableCell {
+    let (look, theme) = (&app.style, app.style.theme);
     match kind {
-        Kind::Profile => Cell::new(look.text(&row.name, NAME_CHARS), theme.accent),
-        Kind::Mode => Cell::new(row.mode.map_or("-", mode_word), theme.plain),
-        Kind::Halves => {
+        ProfileColumn::Profile => TableCell::new(look.text(&row.name, NAME_CHARS), theme.accent),
+        ProfileColumn::Mode => TableCell::new(row.mode.map_or("-", mode_word), theme.plain),
+        ProfileColumn::Halves => {
             let halves: Vec<_> = row.roles.iter().map(|&role| role_word(role)).collect();
-            Cell::new(if halves.is_empty() { "-".into() } else { halves.join("+") }, theme.plain)
+            TableCell::new(if halves.is_empty() { "-".into() } else { halves.join("+") }, theme.plain)
         }
-        Kind::Valid => match row.problems.len() {
-            0 => Cell::new("ok", theme.good),
-            1 => Cell::new("1 problem", theme.bad),
-            count => Cell::new(format!("{count} problems"), theme.bad),
+        ProfileColumn::Valid => match row.problems.len() {
+            0 => TableCell::new("ok", theme.good),
+            1 => TableCell::new("1 problem", theme.bad),
+            count => TableCell::new(format!("{count} problems"), theme.bad),
         },
-        Kind::Checked => match app.latest().forward_checks.iter().find(|check| check.profile == row.name) {
-            None => Cell::new("-", theme.faint),
-            Some(check) => {
-                let (word, style) = if check.passed { ("ok", theme.good) } else { ("failed", theme.bad) };
-                Cell::new(format!("{word} {}", format::age(check.age_seconds)), style)
+        ProfileColumn::Checked => {
+            match app.latest().forward_checks.iter().find(|check| check.profile == row.name) {
+                None => TableCell::new("-", theme.faint),
+                Some(check) => {
+                    let (word, style) = if check.passed { ("ok", theme.good) } else { ("failed", theme.bad) };
+                    TableCell::new(format!("{word} {}", format::age(check.age_seconds)), style)
+                }
             }
-        },
-        Kind::Note => {
+        }
+        ProfileColumn::Note => {
             let note = match row.problems.first() {
                 Some(problem) => problem.text.clone(),
                 None => format!("services {}", row.services.join(", ")),
             };
             let now = if row.is_current { "RUNS NOW; " } else { "" };
-            Cell::new(look.text(&format!("{now}{note}"), LINE_CHARS), theme.plain)
+            TableCell::new(look.text(&format!("{now}{note}"), LINE_CHARS), theme.plain)
         }
     }
 }

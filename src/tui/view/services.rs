@@ -15,14 +15,14 @@ use crate::{
         view::{
             alert, panel,
             pool::{half_word, number},
-            table::{self, Cell, Column, Side, column},
+            table::{self, CellAlign, TableCell, TableColumn, column},
             traffic,
         },
     },
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ServiceColumn {
     Phase,
     Half,
     Service,
@@ -41,33 +41,33 @@ pub enum Kind {
     Lack,
 }
 
-pub const COLUMNS: [Column<Kind>; 15] = [
-    column(Kind::Phase, "STATE", (9, 9, 1), Side::Left, 0).shrinking(),
-    column(Kind::Half, "HALF", (4, 4, 1), Side::Left, 2),
-    column(Kind::Service, "SERVICE", (12, 24, 1), Side::Left, 0).shrinking(),
-    column(Kind::Accept, "ACCEPT", (21, 60, 1), Side::Left, 3).shrinking(),
-    column(Kind::Backend, "BACKEND", (21, 60, 1), Side::Left, 3).shrinking(),
-    column(Kind::Address, "ACCEPT OR BACKEND", (21, 60, 1), Side::Left, 3).shrinking(),
-    column(Kind::Open, "OPEN", (5, 5, 1), Side::Right, 2),
-    column(Kind::Waiting, "WAIT", (4, 5, 1), Side::Right, 5),
-    column(Kind::Sessions, "TOTAL", (5, 5, 1), Side::Right, 6),
-    column(Kind::Refused, "REFUSED", (7, 7, 1), Side::Right, 4),
-    column(Kind::RateUp, "UP/S", (6, 6, 1), Side::Right, 5),
-    column(Kind::RateDown, "DOWN/S", (6, 6, 1), Side::Right, 5),
-    column(Kind::Up, "UP", (5, 6, 1), Side::Right, 7),
-    column(Kind::Down, "DOWN", (5, 6, 1), Side::Right, 7),
-    column(Kind::Lack, "WHY", (16, 160, 9), Side::Left, 2).shrinking(),
+pub const COLUMNS: [TableColumn<ServiceColumn>; 15] = [
+    column(ServiceColumn::Phase, "STATE", (9, 9, 1), CellAlign::Left, 0).shrinking(),
+    column(ServiceColumn::Half, "HALF", (4, 4, 1), CellAlign::Left, 2),
+    column(ServiceColumn::Service, "SERVICE", (12, 24, 1), CellAlign::Left, 0).shrinking(),
+    column(ServiceColumn::Accept, "ACCEPT", (21, 60, 1), CellAlign::Left, 3).shrinking(),
+    column(ServiceColumn::Backend, "BACKEND", (21, 60, 1), CellAlign::Left, 3).shrinking(),
+    column(ServiceColumn::Address, "ACCEPT OR BACKEND", (21, 60, 1), CellAlign::Left, 3).shrinking(),
+    column(ServiceColumn::Open, "OPEN", (5, 5, 1), CellAlign::Right, 2),
+    column(ServiceColumn::Waiting, "WAIT", (4, 5, 1), CellAlign::Right, 5),
+    column(ServiceColumn::Sessions, "TOTAL", (5, 5, 1), CellAlign::Right, 6),
+    column(ServiceColumn::Refused, "REFUSED", (7, 7, 1), CellAlign::Right, 4),
+    column(ServiceColumn::RateUp, "UP/S", (6, 6, 1), CellAlign::Right, 5),
+    column(ServiceColumn::RateDown, "DOWN/S", (6, 6, 1), CellAlign::Right, 5),
+    column(ServiceColumn::Up, "UP", (5, 6, 1), CellAlign::Right, 7),
+    column(ServiceColumn::Down, "DOWN", (5, 6, 1), CellAlign::Right, 7),
+    column(ServiceColumn::Lack, "WHY", (16, 160, 9), CellAlign::Left, 2).shrinking(),
 ];
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let inside = panel::margin(panel::frame(&app.look, "Services", "", area, buffer));
+    let inside = panel::margin(panel::draw_frame(&app.style, "Services", "", area, buffer));
     list(app, None, inside, buffer);
 }
 
 /// A whole screen of them, and the bytes of the one under the cursor.
 pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
     let [rows, below] = areas(area);
-    let inside = panel::frame(&app.look, "Services", "bytes a second now, and in all", rows, buffer);
+    let inside = panel::draw_frame(&app.style, "Services", "bytes a second now, and in all", rows, buffer);
     draw_list(app, panel::margin(inside), buffer);
     let shown = lists::services(app.snapshot());
     let line = app.selected_line().filter(|_| app.screen() == Screen::Services);
@@ -84,31 +84,31 @@ pub fn areas(area: Rect) -> [Rect; 2] {
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let area = panel::told(&app.look, told(app), area, buffer);
+    let area = panel::draw_selected_text(&app.style, selected_text(app), area, buffer);
     list(app, app.selected_line(), area, buffer);
 }
 
 /// What the service under the cursor lacks, or else the worst of all.
-pub fn told(app: &App) -> Option<(String, Style)> {
+pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let snapshot = app.snapshot();
     let worst = || lists::services(snapshot).into_iter().next();
     let row = app.selected_service_row(snapshot).or_else(worst)?;
     let lack = row.lack.as_ref()?;
     let text = format!("{} in the {} half: {}", row.name, half_word(row.role), lack.why);
-    Some((app.addresses().text(&text), alert::style(&app.look, lack.kind.severity())))
+    Some((app.addresses().text(&text), alert::style(&app.style, lack.kind.severity())))
 }
 
 fn list(app: &App, selected: Option<usize>, area: Rect, buffer: &mut Buffer) {
     let snapshot = app.snapshot();
     if snapshot.services.is_empty() {
-        return panel::empty(&app.look, "no services", area, buffer);
+        return panel::draw_empty(&app.style, "no services", area, buffer);
     }
     let rows = lists::services(snapshot);
     let cell = |row: &&ServiceRow, kind| cell(app, row, kind);
-    table::draw_list(&app.look, &columns(snapshot), &rows, selected, area, buffer, cell);
+    table::draw_list(&app.style, &columns(snapshot), &rows, selected, area, buffer, cell);
 }
 
-fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
+fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
     let rows = &snapshot.services;
     let accepts = rows.iter().any(|row| !row.accept.is_empty());
     let connects = rows.iter().any(|row| row.connect.is_some());
@@ -116,61 +116,71 @@ fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
     let has_waiting = rows.iter().any(|row| row.totals.sessions_waiting > 0);
     let has_lacks = rows.iter().any(|row| row.lack.is_some());
     let is_shown = |kind| match kind {
-        Kind::Half => snapshot.roles.len() > 1,
-        Kind::Address => accepts && connects && has_either,
-        Kind::Accept => accepts && !(connects && has_either),
-        Kind::Backend => connects && !(accepts && has_either),
-        Kind::Lack => has_lacks,
-        Kind::Waiting => has_waiting,
-        Kind::Phase | Kind::Service | Kind::Open | Kind::Sessions | Kind::Refused => true,
-        Kind::RateUp | Kind::RateDown | Kind::Up | Kind::Down => true,
+        ServiceColumn::Half => snapshot.roles.len() > 1,
+        ServiceColumn::Address => accepts && connects && has_either,
+        ServiceColumn::Accept => accepts && !(connects && has_either),
+        ServiceColumn::Backend => connects && !(accepts && has_either),
+        ServiceColumn::Lack => has_lacks,
+        ServiceColumn::Waiting => has_waiting,
+        ServiceColumn::Phase
+        | ServiceColumn::Service
+        | ServiceColumn::Open
+        | ServiceColumn::Sessions
+        | ServiceColumn::Refused => true,
+        ServiceColumn::RateUp | ServiceColumn::RateDown | ServiceColumn::Up | ServiceColumn::Down => true,
     };
     COLUMNS.into_iter().filter(|column| is_shown(column.kind)).collect()
 }
 
-fn cell(app: &App, row: &ServiceRow, kind: Kind) -> Cell {
-    let (look, theme) = (&app.look, app.look.theme);
+fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
+    let (look, theme) = (&app.style, app.style.theme);
     let accept = || app.addresses().text(&row.accept.join(" "));
     let backend = || app.addresses().text(row.connect.as_deref().unwrap_or("-"));
     match kind {
-        Kind::Phase => match (row.phase, &row.lack) {
-            (ServicePhase::Draining, _) => Cell::new("DRAINING", theme.warn),
+        ServiceColumn::Phase => match (row.phase, &row.lack) {
+            (ServicePhase::Draining, _) => TableCell::new("DRAINING", theme.warn),
             (ServicePhase::Open | ServicePhase::Down, Some(lack)) => {
                 let style = alert::style(look, lack.kind.severity());
-                Cell::new(format!("{} {}", look.symbols.alert, lack.kind.word()), style)
+                TableCell::new(format!("{} {}", look.symbols.alert, lack.kind.word()), style)
             }
-            (ServicePhase::Open, None) => Cell::new("open", theme.good),
-            (ServicePhase::Down, None) => Cell::new("down", theme.warn),
+            (ServicePhase::Open, None) => TableCell::new("open", theme.good),
+            (ServicePhase::Down, None) => TableCell::new("down", theme.warn),
         },
-        Kind::Service => Cell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
-        Kind::Half => Cell::new(half_word(row.role), theme.plain),
-        Kind::RateUp => rate(app, row, |sample| sample.up),
-        Kind::RateDown => rate(app, row, |sample| sample.down),
-        Kind::Address if row.accept.is_empty() => Cell::new(look.text(&backend(), TEXT_CHARS), theme.plain),
-        Kind::Accept | Kind::Address => Cell::new(look.text(&accept(), TEXT_CHARS), theme.plain),
-        Kind::Backend => Cell::new(look.text(&backend(), TEXT_CHARS), theme.plain),
-        Kind::Open => number(look, row.totals.sessions_open),
-        Kind::Waiting if row.totals.sessions_waiting > 0 => {
-            Cell::new(format::amount(row.totals.sessions_waiting), theme.warn)
+        ServiceColumn::Service => TableCell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
+        ServiceColumn::Half => TableCell::new(half_word(row.role), theme.plain),
+        ServiceColumn::RateUp => rate(app, row, |sample| sample.up),
+        ServiceColumn::RateDown => rate(app, row, |sample| sample.down),
+        ServiceColumn::Address if row.accept.is_empty() => {
+            TableCell::new(look.text(&backend(), TEXT_CHARS), theme.plain)
         }
-        Kind::Waiting => number(look, 0),
-        Kind::Sessions => number(look, row.totals.sessions),
-        Kind::Refused if row.totals.refused > 0 => Cell::new(format::amount(row.totals.refused), theme.warn),
-        Kind::Refused => number(look, 0),
-        Kind::Up => number(look, row.totals.bytes_up),
-        Kind::Down => number(look, row.totals.bytes_down),
-        Kind::Lack => {
+        ServiceColumn::Accept | ServiceColumn::Address => {
+            TableCell::new(look.text(&accept(), TEXT_CHARS), theme.plain)
+        }
+        ServiceColumn::Backend => TableCell::new(look.text(&backend(), TEXT_CHARS), theme.plain),
+        ServiceColumn::Open => number(look, row.totals.sessions_open),
+        ServiceColumn::Waiting if row.totals.sessions_waiting > 0 => {
+            TableCell::new(format::amount(row.totals.sessions_waiting), theme.warn)
+        }
+        ServiceColumn::Waiting => number(look, 0),
+        ServiceColumn::Sessions => number(look, row.totals.sessions),
+        ServiceColumn::Refused if row.totals.refused > 0 => {
+            TableCell::new(format::amount(row.totals.refused), theme.warn)
+        }
+        ServiceColumn::Refused => number(look, 0),
+        ServiceColumn::Up => number(look, row.totals.bytes_up),
+        ServiceColumn::Down => number(look, row.totals.bytes_down),
+        ServiceColumn::Lack => {
             let why = row.lack.as_ref().map(|lack| app.addresses().text(&lack.why));
-            Cell::new(look.text(why.as_deref().unwrap_or(""), TEXT_CHARS), theme.plain)
+            TableCell::new(look.text(why.as_deref().unwrap_or(""), TEXT_CHARS), theme.plain)
         }
     }
 }
 
 /// `-` while nothing is known yet: the screen has watched for less than a second.
-fn rate(app: &App, row: &ServiceRow, of: fn(&TrafficSample) -> u64) -> Cell {
+fn rate(app: &App, row: &ServiceRow, of: fn(&TrafficSample) -> u64) -> TableCell {
     match app.history().of(row.role, &row.name).last() {
-        Some((_, sample)) => number(&app.look, of(sample)),
-        None => Cell::new("-", app.look.theme.faint),
+        Some((_, sample)) => number(&app.style, of(sample)),
+        None => TableCell::new("-", app.style.theme.faint),
     }
 }
 

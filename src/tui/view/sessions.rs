@@ -3,22 +3,22 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
-    profile::Role,
+    profile::Half,
     telemetry::snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
     tui::{
         app::App,
-        filter::{Row, phase_word},
+        filter::{ListedSession, phase_word},
         format, lists, order,
         view::{
             panel,
             pool::{half_word, number},
-            table::{self, Cell, Column, Sheet, Side, column},
+            table::{self, CellAlign, TableCell, TableColumn, TableSheet, column},
         },
     },
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SessionColumn {
     Mark,
     Id,
     Half,
@@ -34,25 +34,25 @@ pub enum Kind {
     Phase,
 }
 
-pub const COLUMNS: [Column<Kind>; 13] = [
-    column(Kind::Mark, "", (2, 2, 0), Side::Left, 0),
-    column(Kind::Id, "ID", (6, 12, 0), Side::Left, 5),
-    column(Kind::Half, "HALF", (4, 4, 0), Side::Left, 4),
-    column(Kind::Age, "AGE", (6, 6, 0), Side::Right, 3),
-    column(Kind::Client, "CLIENT", (21, 47, 0), Side::Left, 0),
-    column(Kind::Service, "SERVICE", (7, 24, 0), Side::Left, 2),
-    column(Kind::Peer, "PEER", (8, 21, 0), Side::Left, 7),
-    column(Kind::Backend, "BACKEND", (12, 21, 0), Side::Left, 7),
-    column(Kind::RateUp, "UP/S", (5, 6, 0), Side::Right, 2),
-    column(Kind::RateDown, "DOWN/S", (6, 7, 0), Side::Right, 2),
-    column(Kind::Up, "UP", (5, 6, 0), Side::Right, 6),
-    column(Kind::Down, "DOWN", (5, 6, 0), Side::Right, 6),
-    column(Kind::Phase, "PHASE", (12, 160, 1), Side::Left, 1),
+pub const COLUMNS: [TableColumn<SessionColumn>; 13] = [
+    column(SessionColumn::Mark, "", (2, 2, 0), CellAlign::Left, 0),
+    column(SessionColumn::Id, "ID", (6, 12, 0), CellAlign::Left, 5),
+    column(SessionColumn::Half, "HALF", (4, 4, 0), CellAlign::Left, 4),
+    column(SessionColumn::Age, "AGE", (6, 6, 0), CellAlign::Right, 3),
+    column(SessionColumn::Client, "CLIENT", (21, 47, 0), CellAlign::Left, 0),
+    column(SessionColumn::Service, "SERVICE", (7, 24, 0), CellAlign::Left, 2),
+    column(SessionColumn::Peer, "PEER", (8, 21, 0), CellAlign::Left, 7),
+    column(SessionColumn::Backend, "BACKEND", (12, 21, 0), CellAlign::Left, 7),
+    column(SessionColumn::RateUp, "UP/S", (5, 6, 0), CellAlign::Right, 2),
+    column(SessionColumn::RateDown, "DOWN/S", (6, 7, 0), CellAlign::Right, 2),
+    column(SessionColumn::Up, "UP", (5, 6, 0), CellAlign::Right, 6),
+    column(SessionColumn::Down, "DOWN", (5, 6, 0), CellAlign::Right, 6),
+    column(SessionColumn::Phase, "PHASE", (12, 160, 1), CellAlign::Left, 1),
 ];
 
 /// With frame, title and sums.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
-    panel::frame(&app.look, "Sessions", &facts(app), area, buffer);
+    panel::draw_frame(&app.style, "Sessions", &facts(app), area, buffer);
     draw_list(app, list_area(area), buffer);
 }
 
@@ -64,15 +64,15 @@ pub fn list_area(framed: Rect) -> Rect {
 
 /// Heads and rows alone.
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, order) = (&app.look, app.order());
+    let (look, order) = (&app.style, app.order());
     if order.is_empty() {
         let text =
             if order.filter.is_empty() { " no session is open" } else { " no session passes the filter" };
-        return panel::empty(look, text, area, buffer);
+        return panel::draw_empty(look, text, area, buffer);
     }
     let below = Rect { x: area.x.saturating_add(2), width: area.width.saturating_sub(2), ..area };
-    panel::told(look, told_of_selected(app), below, buffer);
-    let (area, lines) = in_sight(app, area);
+    panel::draw_selected_text(look, selected_text(app), below, buffer);
+    let (area, lines) = visible_lines(app, area);
     let sheet = sheet(app, area, &lines);
     sheet.draw_heads(look, area, buffer);
     let selected = app.selected_line();
@@ -85,10 +85,10 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 /// What of `area` the list has, with its heads, and the lines that are drawn there.
-pub fn in_sight(app: &App, area: Rect) -> (Rect, Vec<usize>) {
+pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     let order = app.order();
     let below = Rect { width: area.width.saturating_sub(2), ..area };
-    let (left, ..) = panel::split_told(&app.look, told_of_selected(app), below);
+    let (left, ..) = panel::split_selected_text(&app.style, selected_text(app), below);
     let area = Rect { height: left.height, ..area };
     let (open, ended) = (order.open_len(), order.len() - order.open_len());
     let (open_lines, ended_lines) = share(open, ended, usize::from(panel::below_heads(area).height));
@@ -100,16 +100,16 @@ pub fn in_sight(app: &App, area: Rect) -> (Rect, Vec<usize>) {
 }
 
 /// The column of the order whose head is so far from the left.
-pub fn head_at(app: &App, area: Rect, cells: u16) -> Option<order::Column> {
-    let (area, lines) = in_sight(app, area);
+pub fn head_at(app: &App, area: Rect, cells: u16) -> Option<order::SortColumn> {
+    let (area, lines) = visible_lines(app, area);
     sheet(app, area, &lines).kind_at(cells).and_then(sorted_by)
 }
 
-fn sheet(app: &App, area: Rect, lines: &[usize]) -> Sheet<Kind> {
+fn sheet(app: &App, area: Rect, lines: &[usize]) -> TableSheet<SessionColumn> {
     let (order, snapshot, selected) = (app.order(), app.snapshot(), app.selected_line());
     let row = |&line: &usize| Some((line, order.row(snapshot, line)?));
     let rows: Vec<_> = lines.iter().filter_map(row).collect();
-    Sheet::with_heads(
+    TableSheet::with_heads(
         &columns(snapshot),
         &rows,
         area.width,
@@ -118,28 +118,28 @@ fn sheet(app: &App, area: Rect, lines: &[usize]) -> Sheet<Kind> {
     )
 }
 
-fn told_of_selected(app: &App) -> Option<(String, Style)> {
-    app.selected_session(app.snapshot()).map(|row| told(app, row))
+fn selected_text(app: &App) -> Option<(String, Style)> {
+    app.selected_session(app.snapshot()).map(|row| describe_selected(app, row))
 }
 
-fn cell(app: &App, row: Row<'_>, is_selected: bool, kind: Kind) -> Cell {
+fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
     match (kind, row) {
-        (Kind::Mark, row) if is_selected => {
-            let ended = if matches!(row, Row::Ended(_)) { app.look.symbols.ended } else { "" };
-            Cell::new(format!("{}{ended}", app.look.symbols.selected), app.look.theme.plain)
+        (SessionColumn::Mark, row) if is_selected => {
+            let ended = if matches!(row, ListedSession::Ended(_)) { app.style.symbols.ended } else { "" };
+            TableCell::new(format!("{}{ended}", app.style.symbols.selected), app.style.theme.plain)
         }
-        (_, Row::Open(row)) => open_cell(app, row, kind),
-        (_, Row::Ended(row)) => ended_cell(app, row, kind),
+        (_, ListedSession::Open(row)) => open_cell(app, row, kind),
+        (_, ListedSession::Ended(row)) => ended_cell(app, row, kind),
     }
 }
 
 /// The row under the cursor, with what its columns have no room for.
-fn told(app: &App, row: Row<'_>) -> (String, Style) {
+fn describe_selected(app: &App, row: ListedSession<'_>) -> (String, Style) {
     let addresses = app.addresses();
     let moved = |up: u64, down: u64| format!("{} up, {} down in all", format::bytes(up), format::bytes(down));
     let over = |peer: &Option<String>| peer.as_ref().map(|peer| format!(" over {}", addresses.text(peer)));
     let text = match row {
-        Row::Open(row) => {
+        ListedSession::Open(row) => {
             let waited = row.waited_ms.map(|ms| format!(", waited {}", format::wait(ms)));
             let connected = row.connected_ms.map(|ms| format!(", connected in {}", format::wait(ms)));
             format!(
@@ -153,7 +153,7 @@ fn told(app: &App, row: Row<'_>) -> (String, Style) {
                 connected.unwrap_or_default()
             )
         }
-        Row::Ended(row) => format!(
+        ListedSession::Ended(row) => format!(
             "{} {} to {}{}: {} {}; {}",
             row.id,
             addresses.client(&row.client),
@@ -164,12 +164,12 @@ fn told(app: &App, row: Row<'_>) -> (String, Style) {
             moved(row.bytes_up, row.bytes_down)
         ),
     };
-    (text, app.look.theme.plain)
+    (text, app.style.theme.plain)
 }
 
 /// The head of the column that the list goes by has an arrow: up for the least on top.
-fn head(app: &App, column: &Column<Kind>) -> String {
-    let (order, symbols) = (app.order(), &app.look.symbols);
+fn head(app: &App, column: &TableColumn<SessionColumn>) -> String {
+    let (order, symbols) = (app.order(), &app.style.symbols);
     if sorted_by(column.kind) != Some(order.column) {
         return column.title.into();
     }
@@ -177,31 +177,40 @@ fn head(app: &App, column: &Column<Kind>) -> String {
     format!("{}{}", column.title, if rises { symbols.rising } else { symbols.falling })
 }
 
-fn sorted_by(kind: Kind) -> Option<order::Column> {
+fn sorted_by(kind: SessionColumn) -> Option<order::SortColumn> {
     Some(match kind {
-        Kind::Age => order::Column::Age,
-        Kind::Client => order::Column::Client,
-        Kind::Service => order::Column::Service,
-        Kind::RateUp => order::Column::RateUp,
-        Kind::RateDown => order::Column::RateDown,
-        Kind::Up => order::Column::Up,
-        Kind::Down => order::Column::Down,
-        Kind::Phase => order::Column::Trouble,
-        Kind::Mark | Kind::Id | Kind::Half | Kind::Peer | Kind::Backend => return None,
+        SessionColumn::Age => order::SortColumn::Age,
+        SessionColumn::Client => order::SortColumn::Client,
+        SessionColumn::Service => order::SortColumn::Service,
+        SessionColumn::RateUp => order::SortColumn::RateUp,
+        SessionColumn::RateDown => order::SortColumn::RateDown,
+        SessionColumn::Up => order::SortColumn::Up,
+        SessionColumn::Down => order::SortColumn::Down,
+        SessionColumn::Phase => order::SortColumn::Trouble,
+        SessionColumn::Mark
+        | SessionColumn::Id
+        | SessionColumn::Half
+        | SessionColumn::Peer
+        | SessionColumn::Backend => return None,
     })
 }
 
-fn columns(snapshot: &Snapshot) -> Vec<Column<Kind>> {
+fn columns(snapshot: &Snapshot) -> Vec<TableColumn<SessionColumn>> {
     let has_halves = snapshot.roles.len() > 1;
     let has_peers = snapshot.sessions.iter().any(|row| row.peer.is_some())
         || snapshot.ended.iter().any(|row| row.peer.is_some());
     let shown = |kind| match kind {
-        Kind::Half => has_halves,
-        Kind::Peer => has_peers && !has_halves,
+        SessionColumn::Half => has_halves,
+        SessionColumn::Peer => has_peers && !has_halves,
         // In a pair the peer is the pair itself.
-        Kind::Backend => has_halves,
-        Kind::Mark | Kind::Id | Kind::Age | Kind::Client | Kind::Service | Kind::Phase => true,
-        Kind::RateUp | Kind::RateDown | Kind::Up | Kind::Down => true,
+        SessionColumn::Backend => has_halves,
+        SessionColumn::Mark
+        | SessionColumn::Id
+        | SessionColumn::Age
+        | SessionColumn::Client
+        | SessionColumn::Service
+        | SessionColumn::Phase => true,
+        SessionColumn::RateUp | SessionColumn::RateDown | SessionColumn::Up | SessionColumn::Down => true,
     };
     COLUMNS.into_iter().filter(|column| shown(column.kind)).collect()
 }
@@ -234,75 +243,83 @@ fn share(open: usize, ended: usize, lines: usize) -> (usize, usize) {
     (lines - ended, ended)
 }
 
-fn open_cell(app: &App, row: &SessionRow, kind: Kind) -> Cell {
-    let (look, theme) = (&app.look, app.look.theme);
+fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
+    let (look, theme) = (&app.style, app.style.theme);
     match kind {
-        Kind::Mark => Cell::new("", theme.plain),
-        Kind::Id => Cell::new(look.text(&row.id, TEXT_CHARS), theme.plain),
-        Kind::Half if app.order().inner(app.snapshot(), row).is_some() => Cell::new("both", theme.plain),
-        Kind::Half => half(app, row.role),
-        Kind::Age => Cell::new(format::age(row.age_seconds), theme.plain),
-        Kind::Client => Cell::new(look.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain),
-        Kind::Service => Cell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
-        Kind::Peer => peer(app, row.peer.as_deref()),
-        Kind::Backend => peer(app, lists::backend(app.snapshot(), &row.service)),
-        Kind::RateUp => number(look, row.rate_up),
-        Kind::RateDown => number(look, row.rate_down),
-        Kind::Up => number(look, row.bytes_up),
-        Kind::Down => number(look, row.bytes_down),
-        Kind::Phase => match app.order().inner(app.snapshot(), row) {
+        SessionColumn::Mark => TableCell::new("", theme.plain),
+        SessionColumn::Id => TableCell::new(look.text(&row.id, TEXT_CHARS), theme.plain),
+        SessionColumn::Half if app.order().inner(app.snapshot(), row).is_some() => {
+            TableCell::new("both", theme.plain)
+        }
+        SessionColumn::Half => half(app, row.role),
+        SessionColumn::Age => TableCell::new(format::age(row.age_seconds), theme.plain),
+        SessionColumn::Client => {
+            TableCell::new(look.text(&app.addresses().client(&row.client), TEXT_CHARS), theme.plain)
+        }
+        SessionColumn::Service => TableCell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
+        SessionColumn::Peer => peer(app, row.peer.as_deref()),
+        SessionColumn::Backend => peer(app, lists::backend(app.snapshot(), &row.service)),
+        SessionColumn::RateUp => number(look, row.rate_up),
+        SessionColumn::RateDown => number(look, row.rate_down),
+        SessionColumn::Up => number(look, row.bytes_up),
+        SessionColumn::Down => number(look, row.bytes_down),
+        SessionColumn::Phase => match app.order().inner(app.snapshot(), row) {
             // The outer half's, then the inner one's.
             Some(inner) if inner.phase != row.phase => {
                 let outer = phase(app, row);
-                Cell { text: format!("{}/{}", outer.text, phase_word(inner.phase)), ..outer }
+                TableCell { text: format!("{}/{}", outer.text, phase_word(inner.phase)), ..outer }
             }
             Some(_) | None => phase(app, row),
         },
     }
 }
 
-fn phase(app: &App, row: &SessionRow) -> Cell {
-    let theme = app.look.theme;
+fn phase(app: &App, row: &SessionRow) -> TableCell {
+    let theme = app.style.theme;
     match row.phase {
-        SessionPhase::Negotiating => Cell::new("negotiating", theme.plain),
-        SessionPhase::Authorising => Cell::new("authorising", theme.plain),
-        SessionPhase::Waiting => Cell::new(format!("WAITING {}", format::span(row.age_seconds)), theme.warn),
-        SessionPhase::Connecting => Cell::new("connecting", theme.plain),
-        SessionPhase::Relaying if row.idle_seconds >= IDLE_SECONDS => {
-            Cell::new(format!("idle {}", format::span(row.idle_seconds)), theme.faint)
+        SessionPhase::Negotiating => TableCell::new("negotiating", theme.plain),
+        SessionPhase::Authorising => TableCell::new("authorising", theme.plain),
+        SessionPhase::Waiting => {
+            TableCell::new(format!("WAITING {}", format::span(row.age_seconds)), theme.warn)
         }
-        SessionPhase::Relaying => Cell::new("relaying", theme.good),
-        SessionPhase::Draining => Cell::new("draining", theme.plain),
+        SessionPhase::Connecting => TableCell::new("connecting", theme.plain),
+        SessionPhase::Relaying if row.idle_seconds >= IDLE_SECONDS => {
+            TableCell::new(format!("idle {}", format::span(row.idle_seconds)), theme.faint)
+        }
+        SessionPhase::Relaying => TableCell::new("relaying", theme.good),
+        SessionPhase::Draining => TableCell::new("draining", theme.plain),
     }
 }
 
 /// Rates are unknown by now; the end stands where the phase stood.
-fn ended_cell(app: &App, row: &EndedRow, kind: Kind) -> Cell {
-    let (look, faint) = (&app.look, app.look.theme.faint);
+fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
+    let (look, faint) = (&app.style, app.style.theme.faint);
     let text = match kind {
-        Kind::Mark => format!(" {}", look.symbols.ended),
-        Kind::Id => look.text(&row.id, TEXT_CHARS),
-        Kind::Half => half_word(row.role).into(),
-        Kind::Age => format::age(row.seconds),
-        Kind::Client => look.text(&app.addresses().client(&row.client), TEXT_CHARS),
-        Kind::Service => look.text(&row.service, TEXT_CHARS),
-        Kind::Peer => peer(app, row.peer.as_deref()).text,
-        Kind::Backend => peer(app, lists::backend(app.snapshot(), &row.service)).text,
-        Kind::RateUp | Kind::RateDown => "-".into(),
-        Kind::Up => format::amount(row.bytes_up),
-        Kind::Down => format::amount(row.bytes_down),
-        Kind::Phase => look.text(&format!("{} {}", row.end, app.addresses().text(&row.reason)), TEXT_CHARS),
+        SessionColumn::Mark => format!(" {}", look.symbols.ended),
+        SessionColumn::Id => look.text(&row.id, TEXT_CHARS),
+        SessionColumn::Half => half_word(row.role).into(),
+        SessionColumn::Age => format::age(row.seconds),
+        SessionColumn::Client => look.text(&app.addresses().client(&row.client), TEXT_CHARS),
+        SessionColumn::Service => look.text(&row.service, TEXT_CHARS),
+        SessionColumn::Peer => peer(app, row.peer.as_deref()).text,
+        SessionColumn::Backend => peer(app, lists::backend(app.snapshot(), &row.service)).text,
+        SessionColumn::RateUp | SessionColumn::RateDown => "-".into(),
+        SessionColumn::Up => format::amount(row.bytes_up),
+        SessionColumn::Down => format::amount(row.bytes_down),
+        SessionColumn::Phase => {
+            look.text(&format!("{} {}", row.end, app.addresses().text(&row.reason)), TEXT_CHARS)
+        }
     };
-    Cell::new(text, faint)
+    TableCell::new(text, faint)
 }
 
-fn half(app: &App, role: Role) -> Cell {
-    Cell::new(half_word(role), app.look.theme.plain)
+fn half(app: &App, role: Half) -> TableCell {
+    TableCell::new(half_word(role), app.style.theme.plain)
 }
 
-fn peer(app: &App, peer: Option<&str>) -> Cell {
+fn peer(app: &App, peer: Option<&str>) -> TableCell {
     let peer = app.addresses().text(peer.unwrap_or("-"));
-    Cell::new(app.look.text(&peer, TEXT_CHARS), app.look.theme.plain)
+    TableCell::new(app.style.text(&peer, TEXT_CHARS), app.style.theme.plain)
 }
 
 /// A pause in a conversation is not idleness yet.

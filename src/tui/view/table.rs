@@ -7,18 +7,18 @@ use std::ops::Range;
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style, text::Span};
 
-use crate::tui::{look::Look, view::panel};
+use crate::tui::{style::ScreenStyle, view::panel};
 
 /// A column that may be shown. `K` says which one it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Column<K> {
+pub struct TableColumn<K> {
     pub kind: K,
     pub title: &'static str,
     pub width_min: u16,
     pub width_max: u16,
     /// Cells it takes at each turn of the room that no column needs.
     pub share: u16,
-    pub side: Side,
+    pub side: CellAlign,
     /// Columns of the highest rank leave first, all of one rank together.
     pub rank: u8,
     /// Whether it is narrower than `width_min` while its text is.
@@ -27,7 +27,7 @@ pub struct Column<K> {
 
 /// Text stands left and may be cut; numbers stand right and are never cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum CellAlign {
     Left,
     Right,
 }
@@ -37,14 +37,14 @@ pub const fn column<K: Copy>(
     kind: K,
     title: &'static str,
     widths: (u16, u16, u16),
-    side: Side,
+    side: CellAlign,
     rank: u8,
-) -> Column<K> {
+) -> TableColumn<K> {
     let (width_min, width_max, share) = widths;
-    Column { kind, title, width_min, width_max, share, side, rank, shrinks: false }
+    TableColumn { kind, title, width_min, width_max, share, side, rank, shrinks: false }
 }
 
-impl<K: Copy> Column<K> {
+impl<K: Copy> TableColumn<K> {
     pub const fn shrinking(self) -> Self {
         Self { shrinks: true, ..self }
     }
@@ -52,10 +52,10 @@ impl<K: Copy> Column<K> {
 
 /// A column with its place in the row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed<K> {
+pub struct PlacedColumn<K> {
     pub kind: K,
     pub head: String,
-    pub side: Side,
+    pub side: CellAlign,
     pub left: u16,
     pub width: u16,
     /// Its cell in every row.
@@ -64,65 +64,71 @@ pub struct Placed<K> {
 
 /// What stands in one column of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cell {
+pub struct TableCell {
     pub text: String,
     pub style: Style,
 }
 
-impl Cell {
+impl TableCell {
     pub fn new(text: impl Into<String>, style: Style) -> Self {
         Self { text: text.into(), style }
     }
 }
 
 /// The rows in sight, fitted to a width: what is needed is given to the columns that would be cut.
-pub struct Sheet<K> {
-    columns: Vec<Placed<K>>,
-    rows: Vec<Vec<Cell>>,
+pub struct TableSheet<K> {
+    columns: Vec<PlacedColumn<K>>,
+    rows: Vec<Vec<TableCell>>,
 }
 
-impl<K: Copy> Sheet<K> {
-    pub fn new<R>(columns: &[Column<K>], rows: &[R], width: u16, cell: impl Fn(&R, K) -> Cell) -> Self {
+impl<K: Copy> TableSheet<K> {
+    pub fn new<R>(
+        columns: &[TableColumn<K>],
+        rows: &[R],
+        width: u16,
+        cell: impl Fn(&R, K) -> TableCell,
+    ) -> Self {
         Self::with_heads(columns, rows, width, cell, |column| column.title.into())
     }
 
     pub fn with_heads<R>(
-        columns: &[Column<K>],
+        columns: &[TableColumn<K>],
         rows: &[R],
         width: u16,
-        cell: impl Fn(&R, K) -> Cell,
-        head: impl Fn(&Column<K>) -> String,
+        cell: impl Fn(&R, K) -> TableCell,
+        head: impl Fn(&TableColumn<K>) -> String,
     ) -> Self {
         let cells = |row| columns.iter().map(|column| cell(row, column.kind)).collect();
-        let rows: Vec<Vec<Cell>> = rows.iter().map(cells).collect();
+        let rows: Vec<Vec<TableCell>> = rows.iter().map(cells).collect();
         let heads = columns.iter().map(head);
         let wanted = heads.enumerate().map(|(at, head)| {
             let longest = rows.iter().map(|cells| self::width(&cells[at].text)).max().unwrap_or(0);
             let cells = longest.max(self::width(&head));
-            Wanted { column: columns[at], head, cells, cell: at }
+            ColumnNeed { column: columns[at], head, cells, cell: at }
         });
-        Self { columns: fit(wanted.collect(), width), rows }
+        Self { columns: fit_columns(wanted.collect(), width), rows }
     }
 
     /// The column that is so far from the left.
     pub fn kind_at(&self, cells: u16) -> Option<K> {
-        let is_there = |column: &&Placed<K>| (column.left..=column.left + column.width).contains(&cells);
+        let is_there =
+            |column: &&PlacedColumn<K>| (column.left..=column.left + column.width).contains(&cells);
         self.columns.iter().rev().find(is_there).map(|column| column.kind)
     }
 
     /// The heads of the columns, on the first line of `area`, unless it is the only one.
-    pub fn draw_heads(&self, look: &Look, area: Rect, buffer: &mut Buffer) {
+    pub fn draw_heads(&self, look: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
         if area.height < 2 {
             return;
         }
         let area = line(area, 0);
         for column in &self.columns {
-            draw_cell(look, column, &Cell::new(column.head.as_str(), look.theme.title), area, buffer);
+            draw_cell(look, column, &TableCell::new(column.head.as_str(), look.theme.title), area, buffer);
         }
     }
 
     /// One row, on the first line of `area`.
-    pub fn draw_row(&self, look: &Look, row: usize, area: Rect, buffer: &mut Buffer) {
+    pub fn draw_row(&self, look: &ScreenStyle, row: usize, area: Rect, buffer: &mut Buffer) {
         for column in &self.columns {
             draw_cell(look, column, &self.rows[row][column.cell], area, buffer);
         }
@@ -130,35 +136,35 @@ impl<K: Copy> Sheet<K> {
 }
 
 /// A column, and the cells that its head and its rows need.
-struct Wanted<K> {
-    column: Column<K>,
+struct ColumnNeed<K> {
+    column: TableColumn<K>,
     head: String,
     cells: u16,
     cell: usize,
 }
 
-impl<K> Wanted<K> {
+impl<K> ColumnNeed<K> {
     fn need(&self) -> u16 {
         self.cells.min(self.column.width_max)
     }
 
     fn least(&self) -> u16 {
         match self.column.side {
-            Side::Right => self.need().max(self.column.width_min),
-            Side::Left if self.column.shrinks => self.need().min(self.column.width_min),
-            Side::Left => self.column.width_min.max(width(&self.head)),
+            CellAlign::Right => self.need().max(self.column.width_min),
+            CellAlign::Left if self.column.shrinks => self.need().min(self.column.width_min),
+            CellAlign::Left => self.column.width_min.max(width(&self.head)),
         }
     }
 }
 
 /// The columns that `width` has room for, spread over all of it.
-fn fit<K: Copy>(mut kept: Vec<Wanted<K>>, width: u16) -> Vec<Placed<K>> {
-    while needed(&kept) > usize::from(width) {
+fn fit_columns<K: Copy>(mut kept: Vec<ColumnNeed<K>>, width: u16) -> Vec<PlacedColumn<K>> {
+    while width_needed(&kept) > usize::from(width) {
         let worst = kept.iter().map(|wanted| wanted.column.rank).max().unwrap_or(0);
         kept.retain(|wanted| wanted.column.rank < worst);
     }
-    let mut spare = u16::try_from(usize::from(width) - needed(&kept)).unwrap_or(u16::MAX);
-    let mut widths: Vec<u16> = kept.iter().map(Wanted::least).collect();
+    let mut spare = u16::try_from(usize::from(width) - width_needed(&kept)).unwrap_or(u16::MAX);
+    let mut widths: Vec<u16> = kept.iter().map(ColumnNeed::least).collect();
     // Those first that lack least, so that as few as can be are cut.
     let lacks = |place: usize, widths: &[u16]| kept[place].need().saturating_sub(widths[place]);
     let mut places: Vec<_> = (0..kept.len()).collect();
@@ -180,19 +186,19 @@ fn fit<K: Copy>(mut kept: Vec<Wanted<K>>, width: u16) -> Vec<Placed<K>> {
             break;
         }
     }
-    place(kept, &widths)
+    place_columns(kept, &widths)
 }
 
-fn needed<K>(columns: &[Wanted<K>]) -> usize {
+fn width_needed<K>(columns: &[ColumnNeed<K>]) -> usize {
     let gaps = columns.len().saturating_sub(1);
     columns.iter().map(|wanted| usize::from(wanted.least())).sum::<usize>() + gaps
 }
 
-fn place<K: Copy>(columns: Vec<Wanted<K>>, widths: &[u16]) -> Vec<Placed<K>> {
+fn place_columns<K: Copy>(columns: Vec<ColumnNeed<K>>, widths: &[u16]) -> Vec<PlacedColumn<K>> {
     let mut left = 0;
     let mut placed = Vec::with_capacity(columns.len());
-    for (Wanted { column, head, cell, .. }, &width) in columns.into_iter().zip(widths) {
-        placed.push(Placed { kind: column.kind, head, side: column.side, left, width, cell });
+    for (ColumnNeed { column, head, cell, .. }, &width) in columns.into_iter().zip(widths) {
+        placed.push(PlacedColumn { kind: column.kind, head, side: column.side, left, width, cell });
         left += width + 1;
     }
     placed
@@ -201,18 +207,18 @@ fn place<K: Copy>(columns: Vec<Wanted<K>>, widths: &[u16]) -> Vec<Placed<K>> {
 /// Heads and rows; those that do not fit are counted on the last line. The row under the cursor is
 /// always in sight, reversed, with a sign left of it.
 pub fn draw_list<K: Copy, R>(
-    look: &Look,
-    columns: &[Column<K>],
+    look: &ScreenStyle,
+    columns: &[TableColumn<K>],
     rows: &[R],
     selected: Option<usize>,
     area: Rect,
     buffer: &mut Buffer,
-    cell: impl Fn(&R, K) -> Cell,
+    cell: impl Fn(&R, K) -> TableCell,
 ) {
     let list = panel::below_heads(area);
-    let window = in_sight(selected, rows.len(), list);
+    let window = visible_range(selected, rows.len(), list);
     let drawn = window.len();
-    let sheet = Sheet::new(columns, &rows[window.clone()], area.width, cell);
+    let sheet = TableSheet::new(columns, &rows[window.clone()], area.width, cell);
     sheet.draw_heads(look, area, buffer);
     for (row, (at, number)) in panel::lines(list).zip(window).enumerate() {
         sheet.draw_row(look, row, at, buffer);
@@ -222,11 +228,11 @@ pub fn draw_list<K: Copy, R>(
             write(look.symbols.selected, look.theme.selected, mark, buffer);
         }
     }
-    panel::rest(look, rows.len() - drawn, "", list, buffer);
+    panel::draw_hidden_count(look, rows.len() - drawn, "", list, buffer);
 }
 
 /// The lines that are drawn of a list, where one may be left for how many are not.
-pub fn in_sight(selected: Option<usize>, count: usize, list: Rect) -> Range<usize> {
+pub fn visible_range(selected: Option<usize>, count: usize, list: Rect) -> Range<usize> {
     window(selected, count, panel::rows_drawn(count, list))
 }
 
@@ -236,13 +242,19 @@ pub fn window(selected: Option<usize>, count: usize, lines: usize) -> Range<usiz
     first..first.saturating_add(lines).min(count)
 }
 
-fn draw_cell<K>(look: &Look, column: &Placed<K>, cell: &Cell, area: Rect, buffer: &mut Buffer) {
+fn draw_cell<K>(
+    look: &ScreenStyle,
+    column: &PlacedColumn<K>,
+    cell: &TableCell,
+    area: Rect,
+    buffer: &mut Buffer,
+) {
     let room = Rect { x: area.x.saturating_add(column.left), width: column.width, height: 1, ..area };
     let room = room.intersection(area);
     let text = cut_address(look, &cell.text, room.width);
     let indent = match column.side {
-        Side::Left => 0,
-        Side::Right => room.width.saturating_sub(width(&text)),
+        CellAlign::Left => 0,
+        CellAlign::Right => room.width.saturating_sub(width(&text)),
     };
     write(&text, cell.style, Rect { x: room.x + indent, width: room.width - indent, ..room }, buffer);
 }
@@ -261,7 +273,7 @@ pub fn width(text: &str) -> u16 {
 }
 
 /// `text` in at most `cells` cells; a cut ends in an ellipsis.
-pub fn cut(look: &Look, text: &str, cells: u16) -> String {
+pub fn cut(look: &ScreenStyle, text: &str, cells: u16) -> String {
     if width(text) <= cells {
         return text.into();
     }
@@ -283,7 +295,7 @@ pub fn cut(look: &Look, text: &str, cells: u16) -> String {
 }
 
 /// The same, but the port of an address stays: without it two of one host look alike.
-fn cut_address(look: &Look, text: &str, cells: u16) -> String {
+fn cut_address(look: &ScreenStyle, text: &str, cells: u16) -> String {
     let port = text.rfind(':').map_or("", |at| &text[at..]);
     let is_port = (2..=6).contains(&port.len()) && port[1..].bytes().all(|byte| byte.is_ascii_digit());
     let room = cells.saturating_sub(width(port));
@@ -336,15 +348,15 @@ const HOST_CELLS_MIN: u16 = 4;
 mod tests {
     use super::*;
 
-    const COLUMNS: [Column<u8>; 3] = [
-        column(0, "A", (4, 4, 1), Side::Left, 0),
-        column(1, "B", (5, 9, 1), Side::Left, 2),
-        column(2, "C", (6, 7, 1), Side::Right, 1),
+    const COLUMNS: [TableColumn<u8>; 3] = [
+        column(0, "A", (4, 4, 1), CellAlign::Left, 0),
+        column(1, "B", (5, 9, 1), CellAlign::Left, 2),
+        column(2, "C", (6, 7, 1), CellAlign::Right, 1),
     ];
 
-    fn fitted(columns: &[Column<u8>], texts: &[&str], width: u16) -> Vec<(u8, u16, u16)> {
-        let cell = |texts: &&[&str], kind: u8| Cell::new(texts[usize::from(kind)], Style::new());
-        let sheet = Sheet::new(columns, &[texts], width, cell);
+    fn fitted(columns: &[TableColumn<u8>], texts: &[&str], width: u16) -> Vec<(u8, u16, u16)> {
+        let cell = |texts: &&[&str], kind: u8| TableCell::new(texts[usize::from(kind)], Style::new());
+        let sheet = TableSheet::new(columns, &[texts], width, cell);
         sheet.columns.iter().map(|placed| (placed.kind, placed.left, placed.width)).collect()
     }
 
@@ -367,9 +379,9 @@ mod tests {
     #[test]
     fn room_goes_to_the_columns_that_would_be_cut() {
         let columns = [
-            column(0, "A", (4, 20, 1), Side::Left, 0).shrinking(),
-            column(1, "B", (4, 30, 1), Side::Left, 0),
-            column(2, "C", (2, 8, 0), Side::Right, 0),
+            column(0, "A", (4, 20, 1), CellAlign::Left, 0).shrinking(),
+            column(1, "B", (4, 30, 1), CellAlign::Left, 0),
+            column(2, "C", (2, 8, 0), CellAlign::Right, 0),
         ];
         let texts = |a, b, c| ["x".repeat(a), "x".repeat(b), "9".repeat(c)];
         for ((a, b, c), width, expected) in [
@@ -411,7 +423,7 @@ mod tests {
             ("ab", 1, "…"),
             ("ab", 0, ""),
         ] {
-            assert_eq!(cut(&Look::FULL, text, cells), expected);
+            assert_eq!(cut(&ScreenStyle::FULL, text, cells), expected);
         }
     }
 
@@ -424,7 +436,7 @@ mod tests {
             ("14:01 and more text", 8, "14:01 a…"),
             ("日本語:80", 7, "日…:80"),
         ] {
-            assert_eq!(cut_address(&Look::FULL, text, cells), expected);
+            assert_eq!(cut_address(&ScreenStyle::FULL, text, cells), expected);
         }
     }
 }

@@ -5,7 +5,7 @@ use ratatui::{buffer::Buffer, layout::Rect};
 use crate::tui::{app::App, screen::Screen, view::table};
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.look, app.look.theme);
+    let (look, theme) = (&app.style, app.style.theme);
     let mut rest = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
     for (screen, text) in names(app) {
         let style = if screen == app.screen() { theme.selected } else { theme.plain };
@@ -57,7 +57,7 @@ pub fn listed(app: &App) -> String {
 
 fn filter(app: &App) -> Option<String> {
     let filter = &app.order().filter;
-    (!filter.is_empty()).then(|| format!("filter {}", app.look.text(&filter.text, FILTER_CHARS)))
+    (!filter.is_empty()).then(|| format!("filter {}", app.style.text(&filter.text, FILTER_CHARS)))
 }
 
 const FILTER_CHARS: usize = 60;

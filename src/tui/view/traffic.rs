@@ -15,20 +15,20 @@ use crate::{
     tui::{
         app::App,
         format,
-        look::Look,
+        style::ScreenStyle,
         view::{panel, table},
     },
 };
 
 /// One direction of the traffic.
-struct Way {
+struct TrafficDirection {
     word: &'static str,
     rate: fn(&TrafficSample) -> u64,
     style: Style,
 }
 
 /// Bytes a second, by the second of the gateway's life, oldest first.
-pub type Samples = Vec<(u64, TrafficSample)>;
+pub type RateSamples = Vec<(u64, TrafficSample)>;
 
 /// Of the whole gateway.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -39,18 +39,18 @@ pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
 
 /// Of one service, as far as the screen has watched it.
 pub fn draw_service(app: &App, row: &ServiceRow, area: Rect, buffer: &mut Buffer) {
-    let title = format!("Traffic of {}", app.look.text(&row.name, NAME_CHARS));
+    let title = format!("Traffic of {}", app.style.text(&row.name, NAME_CHARS));
     let samples = of_service(app, row);
     let totals = (row.totals.bytes_up, row.totals.bytes_down);
     draw_framed(app, &title, &samples, totals, area, buffer);
 }
 
-pub fn of_service(app: &App, row: &ServiceRow) -> Samples {
+pub fn of_service(app: &App, row: &ServiceRow) -> RateSamples {
     in_window(app, app.history().of(row.role, &row.name))
 }
 
 /// Without what came after a frozen picture, and what is older than the window.
-fn in_window(app: &App, samples: &[(u64, TrafficSample)]) -> Samples {
+fn in_window(app: &App, samples: &[(u64, TrafficSample)]) -> RateSamples {
     let now = app.snapshot().uptime_seconds as u64;
     let oldest = now.saturating_sub(app.window().seconds());
     samples.iter().filter(|(second, _)| (oldest..=now).contains(second)).copied().collect()
@@ -59,14 +59,14 @@ fn in_window(app: &App, samples: &[(u64, TrafficSample)]) -> Samples {
 fn draw_framed(
     app: &App,
     title: &str,
-    samples: &Samples,
+    samples: &RateSamples,
     (up, down): (u64, u64),
     area: Rect,
     buffer: &mut Buffer,
 ) {
-    let look = &app.look;
-    let inside = panel::margin(panel::frame(look, title, app.window().words(), area, buffer));
-    for (way, top) in ways(look).iter().zip([0, 2]) {
+    let look = &app.style;
+    let inside = panel::margin(panel::draw_frame(look, title, app.window().words(), area, buffer));
+    for (way, top) in traffic_directions(look).iter().zip([0, 2]) {
         let head = table::line(inside, top);
         table::write(&format!("{:<4} {}", way.word, now(samples, way)), way.style, head, buffer);
         let peak = if samples.is_empty() { "-".into() } else { format::rate(peak(samples, way)) };
@@ -84,7 +84,7 @@ fn draw_framed(
 pub fn draw_line(app: &App, area: Rect, buffer: &mut Buffer) {
     let samples = in_window(app, app.history().all());
     let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
-    for (way, half) in ways(&app.look).iter().zip(halves) {
+    for (way, half) in traffic_directions(&app.style).iter().zip(halves) {
         let half = panel::margin(half);
         let label = format!("{:<4} {:>9} ", way.word, now(&samples, way));
         table::write(&label, way.style, half, buffer);
@@ -94,27 +94,27 @@ pub fn draw_line(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-fn ways(look: &Look) -> [Way; 2] {
+fn traffic_directions(look: &ScreenStyle) -> [TrafficDirection; 2] {
     [
-        Way { word: "up", rate: |sample| sample.up, style: look.theme.up },
-        Way { word: "down", rate: |sample| sample.down, style: look.theme.down },
+        TrafficDirection { word: "up", rate: |sample| sample.up, style: look.theme.up },
+        TrafficDirection { word: "down", rate: |sample| sample.down, style: look.theme.down },
     ]
 }
 
-fn now(samples: &Samples, way: &Way) -> String {
+fn now(samples: &RateSamples, way: &TrafficDirection) -> String {
     samples.last().map_or("-".into(), |(_, sample)| format::rate((way.rate)(sample)))
 }
 
-fn peak(samples: &Samples, way: &Way) -> u64 {
+fn peak(samples: &RateSamples, way: &TrafficDirection) -> u64 {
     samples.iter().map(|(_, sample)| (way.rate)(sample)).max().unwrap_or(0)
 }
 
-fn draw_curve(app: &App, samples: &Samples, way: &Way, area: Rect, buffer: &mut Buffer) {
+fn draw_curve(app: &App, samples: &RateSamples, way: &TrafficDirection, area: Rect, buffer: &mut Buffer) {
     let area = area.intersection(buffer.area);
     if area.is_empty() {
         return;
     }
-    let look = &app.look;
+    let look = &app.style;
     let rates: Vec<_> = samples.iter().map(|(second, sample)| (*second, (way.rate)(sample))).collect();
     let window = app.window().seconds();
     let columns = columns(&rates, app.snapshot().uptime_seconds as u64, area.width, window);

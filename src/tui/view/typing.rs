@@ -8,14 +8,14 @@ use ratatui::{
 
 use crate::tui::{
     app::App,
-    command_line::Line,
+    command_line::InputLine,
     keys,
     suggest::Suggestion,
     view::{panel, table},
 };
 
-pub fn draw(app: &App, line: &Line, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.look, app.look.theme);
+pub fn draw(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.style, app.style.theme);
     // Its end is what is being typed: a long line loses its beginning.
     let room = usize::from(area.width).saturating_sub(3).max(1);
     let skipped = line.text().chars().count().saturating_sub(room);
@@ -32,8 +32,8 @@ pub fn draw(app: &App, line: &Line, area: Rect, buffer: &mut Buffer) {
 }
 
 /// Over the lowest lines of `area`, those that fit what is typed; the rest is counted.
-pub fn draw_suggestions(app: &App, line: &Line, area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.look, app.look.theme);
+pub fn draw_suggestions(app: &App, line: &InputLine, area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.style, app.style.theme);
     let suggestions = app.suggestions();
     let count = u16::try_from(suggestions.len()).unwrap_or(u16::MAX);
     let columns = (area.width / COLUMN_CELLS_MIN).max(1);
@@ -52,7 +52,7 @@ pub fn draw_suggestions(app: &App, line: &Line, area: Rect, buffer: &mut Buffer)
     let first = line.scroll.min(suggestions.len() - drawn);
     let title = if line.is_filter() { "Filter" } else { "Commands" };
     let facts = if drawn < suggestions.len() { "Tab completes, PgDn shows more" } else { "Tab completes" };
-    let inside = panel::margin(panel::frame(look, title, facts, place, buffer));
+    let inside = panel::margin(panel::draw_frame(look, title, facts, place, buffer));
     let width = inside.width / columns;
     for (column, shown) in
         (0..columns).zip(suggestions[first..first + drawn].chunks(usize::from(lines.max(1))))
@@ -69,7 +69,7 @@ pub fn draw_suggestions(app: &App, line: &Line, area: Rect, buffer: &mut Buffer)
 }
 
 fn draw_column(app: &App, shown: &[Suggestion], area: Rect, buffer: &mut Buffer) {
-    let (look, theme) = (&app.look, app.look.theme);
+    let (look, theme) = (&app.style, app.style.theme);
     let widest = shown.iter().map(|suggestion| table::width(&suggestion.shown)).max().unwrap_or(0);
     let indent = widest.min(area.width);
     for (at, suggestion) in panel::lines(area).zip(shown) {
@@ -83,8 +83,8 @@ fn draw_column(app: &App, shown: &[Suggestion], area: Rect, buffer: &mut Buffer)
 }
 
 fn hints(app: &App) -> String {
-    let hints = keys::of(app.context()).filter_map(|binding| {
-        Some(format!("{} {}", binding.keys.first()?.name(&app.look.symbols), binding.hint?))
+    let hints = keys::bindings_in(app.context()).filter_map(|binding| {
+        Some(format!("{} {}", binding.keys.first()?.name(&app.style.symbols), binding.hint?))
     });
     hints.collect::<Vec<_>>().join("  ")
 }

@@ -4,9 +4,9 @@ use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Du
 
 use portcullis::{
     certs,
-    disk::Pipes,
+    disk::PipePolicy,
     gateway::handle::Command,
-    source::{Chosen, Source},
+    source::{ChosenProfile, ProfileSource},
     telemetry::snapshot::{ServicePhase, ServiceRow},
 };
 use rcgen::{CertificateParams, KeyPair};
@@ -46,7 +46,8 @@ fn renew(place: &Place, name: &str) {
     for file in [format!("{name}.pem"), format!("{name}.key")] {
         fs::remove_file(place.pki(&file)).unwrap();
     }
-    certs::write(place.pki("ca.pem").parent().unwrap(), &[certs::Wanted { half: name, names: &[] }]).unwrap();
+    certs::write(place.pki("ca.pem").parent().unwrap(), &[certs::HalfNames { half: name, names: &[] }])
+        .unwrap();
 }
 
 async fn ask(place: &Place, at: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
@@ -91,8 +92,8 @@ async fn a_certificate_that_has_expired_takes_its_service_down_alone() {
     assert!(line.contains("is in force") && row(&gateway, "old").await.phase == ServicePhase::Down, "{line}");
     // Who checks a profile hears of it as a problem.
     let folders = vec![place.path("")];
-    let source = Source { folders, role: None, pipes: Pipes::Refused };
-    let problems = source.load(&Chosen::File(place.path("direct.yaml")), None).unwrap_err();
+    let source = ProfileSource { folders, role: None, pipes: PipePolicy::Refused };
+    let problems = source.load(&ChosenProfile::File(place.path("direct.yaml")), None).unwrap_err();
     assert!(problems.len() == 1 && problems[0].to_string() == why, "{problems:?}");
     renew(&place, "old");
     until_open(&gateway, "old").await;

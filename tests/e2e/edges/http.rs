@@ -782,7 +782,7 @@ async fn a_stop_waits_for_exchanges_and_for_no_idle_connection() {
             hear_end(&mut server).await;
         };
         let (outcome, ()) = tokio::join!(stopping, finish);
-        assert_eq!(outcome, portcullis::gateway::Outcome::Clean, "{stops_inner}");
+        assert_eq!(outcome, portcullis::gateway::GatewayOutcome::Clean, "{stops_inner}");
     }
 }
 

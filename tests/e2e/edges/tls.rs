@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use portcullis::{
     gateway::handle::Command,
     profile::Mode,
-    telemetry::snapshot::{SessionPhase, Totals},
+    telemetry::snapshot::{SessionPhase, TrafficTotals},
 };
 use rustls::{
     ClientConfig, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
@@ -85,7 +85,7 @@ async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
         let ended = |snapshot: &portcullis::telemetry::snapshot::Snapshot| snapshot.ended.len() == 2;
         let snapshot = way.dmz.until("both ended", ended).await;
         assert!(snapshot.ended.iter().all(|row| row.end == "--"), "{mode:?}: {:?}", snapshot.ended);
-        let expected = Totals {
+        let expected = TrafficTotals {
             sessions_open: 0,
             sessions_waiting: 0,
             sessions: 2,
@@ -335,7 +335,7 @@ async fn a_reload_shows_the_new_certificate_and_drops_no_session() {
     for file in ["www.pem", "www.key"] {
         std::fs::remove_file(way.place.pki(file)).unwrap();
     }
-    let www = portcullis::certs::Wanted { half: "www", names: &[] };
+    let www = portcullis::certs::HalfNames { half: "www", names: &[] };
     portcullis::certs::write(&way.place.path("pki"), &[www]).unwrap();
     way.dmz.done(Command::Reload).await;
     let mut after = ask(nobody(&way.place, &[&TLS13]), at, "www").await.unwrap();

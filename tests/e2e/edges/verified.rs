@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use portcullis::{
-    gateway::handle::{Answer, Command},
-    net::pinned,
+    gateway::handle::{Command, CommandAnswer},
+    net::probe_tls,
     profile::Mode,
-    telemetry::checklist::{Finding, Step, Walked},
+    telemetry::checklist::{CheckStep, StepReport, StepResult},
 };
 use rustls::ServerConfig;
 use tokio::{io::AsyncReadExt, time::timeout};
@@ -19,9 +19,9 @@ use crate::support::{
     ways::Plan,
 };
 
-async fn walk(gateway: &Gateway, step: Step) -> Walked {
+async fn walk(gateway: &Gateway, step: CheckStep) -> StepReport {
     match gateway.handle.ask(Command::Verify { steps: vec![step] }).await {
-        Answer::Verified(report) => report.steps[0].clone(),
+        CommandAnswer::Verified(report) => report.steps[0].clone(),
         other => panic!("{other:?}"),
     }
 }
@@ -48,8 +48,8 @@ async fn a_probe_goes_through_the_tls_of_its_accept() {
             false => backend.address(),
         };
         let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place()).await;
-        let walked = walk(&way.dmz, Step::Reverse).await;
-        assert_eq!(walked.result, Finding::Pass, "{accept}: {}", walked.seen);
+        let walked = walk(&way.dmz, CheckStep::Reverse).await;
+        assert_eq!(walked.result, StepResult::Pass, "{accept}: {}", walked.seen);
         assert!(walked.seen.contains(" within the TLS of 127.0.0.1:"), "{}", walked.seen);
         let snapshot = way.dmz.now().await;
         assert_eq!((snapshot.totals.sessions, snapshot.totals.refused), (0, 0), "{accept}");
@@ -75,8 +75,8 @@ async fn a_probe_goes_in_by_each_certificate_of_its_service() {
     ] {
         let plan = Plan { accept: &accept, dmz_service, ..Plan::new(Mode::Reverse, "echo://") };
         let way = plan.start_in(place()).await;
-        let walked = walk(&way.dmz, Step::Reverse).await;
-        assert_eq!(walked.result, Finding::Pass, "{}", walked.seen);
+        let walked = walk(&way.dmz, CheckStep::Reverse).await;
+        assert_eq!(walked.result, StepResult::Pass, "{}", walked.seen);
         assert_eq!(walked.seen.matches("within the TLS").count(), expected, "{}", walked.seen);
         assert_eq!(walked.seen.matches("orders in ").count(), expected.max(1), "{}", walked.seen);
     }
@@ -90,8 +90,8 @@ async fn a_probe_takes_no_other_certificate() {
     let at = gateway.client_port("orders").await;
     for (name, is_taken) in [("www", true), ("shop", false)] {
         let leaf = chain(&place, &format!("{name}.pem")).remove(0);
-        let caller = pinned::caller(leaf, &[], at.ip()).unwrap();
-        let called = timeout(PATIENCE, caller.call(dial(at).await)).await.expect("an answer in time");
+        let caller = probe_tls::probe_client(leaf, &[], at.ip()).unwrap();
+        let called = timeout(PATIENCE, caller.connect(dial(at).await)).await.expect("an answer in time");
         match called {
             Ok(_) => assert!(is_taken, "{name}"),
             Err(why) => assert!(!is_taken && why.contains("another certificate than this accept's"), "{why}"),
@@ -104,7 +104,7 @@ async fn a_probe_takes_no_other_certificate() {
 async fn basic_shakes_hands_with_backends() {
     let place = place();
     for (scheme, accept) in [("tls", "tcp"), ("https", "http"), ("wss", "http")] {
-        for (name, expected) in [("www", Finding::Pass), ("shop", Finding::Fail)] {
+        for (name, expected) in [("www", StepResult::Pass), ("shop", StepResult::Fail)] {
             let backend = Backend::new().await;
             let address = backend.address().replace("tcp:", &format!("{scheme}:"));
             let connect = format!("{{ address: '{address}', tls: {{ ca: pki/ca.pem, name: www }} }}");
@@ -123,10 +123,10 @@ async fn basic_shakes_hands_with_backends() {
                 assert_eq!(heard, b"");
                 Ok::<_, std::io::Error>(())
             };
-            let (walked, shaken) = tokio::join!(walk(&gateway, Step::Basic), shaking);
+            let (walked, shaken) = tokio::join!(walk(&gateway, CheckStep::Basic), shaking);
             assert_eq!(walked.result, expected, "{scheme} {name}: {}", walked.seen);
-            assert_eq!(shaken.is_ok(), expected == Finding::Pass, "{shaken:?}");
-            let word = if expected == Finding::Pass { "its TLS included" } else { "TLS: " };
+            assert_eq!(shaken.is_ok(), expected == StepResult::Pass, "{shaken:?}");
+            let word = if expected == StepResult::Pass { "its TLS included" } else { "TLS: " };
             assert!(walked.seen.contains(word), "{}", walked.seen);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use portcullis::gateway::Outcome;
+use portcullis::gateway::GatewayOutcome;
 use portcullis::telemetry::snapshot::PoolState;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -179,5 +179,5 @@ async fn a_ready_link_is_retired_by_a_reset() {
     let mut link = parked(&server).await;
     gateway.until_pool("ready", |row| row.ready == 1).await;
     let (outcome, heard) = tokio::join!(gateway.stop(), hear_reset(&mut link));
-    assert_eq!((outcome, heard.len()), (Outcome::Clean, 0));
+    assert_eq!((outcome, heard.len()), (GatewayOutcome::Clean, 0));
 }

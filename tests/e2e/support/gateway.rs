@@ -11,12 +11,12 @@ use std::{
 use futures_util::FutureExt;
 use portcullis::{
     certs,
-    disk::Pipes,
+    disk::PipePolicy,
     gateway::{
-        Engine, Outcome,
-        handle::{Answer, Command, Handle},
+        Engine, GatewayOutcome,
+        handle::{Command, CommandAnswer, GatewayHandle},
     },
-    source::{Chosen, Source},
+    source::{ChosenProfile, ProfileSource},
     telemetry::snapshot::{EndedRow, PoolRow, Snapshot},
 };
 use tempfile::TempDir;
@@ -45,7 +45,7 @@ impl Place {
     /// With a certificate for each of these names, in files of that name.
     pub fn with(names: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let halves: Vec<_> = names.iter().map(|half| certs::Wanted { half, names: &[] }).collect();
+        let halves: Vec<_> = names.iter().map(|half| certs::HalfNames { half, names: &[] }).collect();
         certs::write(&folder.path().join("pki"), &halves).unwrap();
         Self { folder: Arc::new(folder) }
     }
@@ -76,9 +76,9 @@ impl Place {
 }
 
 pub struct Gateway {
-    pub handle: Handle,
+    pub handle: GatewayHandle,
     runtime: Option<Runtime>,
-    running: Option<JoinHandle<Outcome>>,
+    running: Option<JoinHandle<GatewayOutcome>>,
     /// It reads its profile and its certificates again at a reload.
     _folder: Arc<TempDir>,
 }
@@ -86,9 +86,12 @@ pub struct Gateway {
 impl Gateway {
     fn start(profile: &Path, folder: Arc<TempDir>) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let source =
-            Source { folders: vec![profile.parent().unwrap().into()], role: None, pipes: Pipes::Refused };
-        let chosen = Chosen::File(profile.into());
+        let source = ProfileSource {
+            folders: vec![profile.parent().unwrap().into()],
+            role: None,
+            pipes: PipePolicy::Refused,
+        };
+        let chosen = ChosenProfile::File(profile.into());
         let loaded = match source.load_to_serve(&chosen, None) {
             Ok(loaded) => loaded,
             Err(problems) => panic!("{problems:#?}"),
@@ -104,7 +107,7 @@ impl Gateway {
 
     pub async fn now(&self) -> Arc<Snapshot> {
         match self.handle.ask(Command::Status).await {
-            Answer::Status(snapshot) => snapshot,
+            CommandAnswer::Status(snapshot) => snapshot,
             other => panic!("{other:?}"),
         }
     }
@@ -175,7 +178,7 @@ impl Gateway {
     /// What a command was answered, which must have been done.
     pub async fn done(&self, command: Command) -> String {
         match self.handle.ask(command).await {
-            Answer::Done(line) => line,
+            CommandAnswer::Done(line) => line,
             other => panic!("{other:?}"),
         }
     }
@@ -183,7 +186,7 @@ impl Gateway {
     /// Why a command was refused.
     pub async fn refused(&self, command: Command) -> String {
         match self.handle.ask(command).await {
-            Answer::Refused(why) => why,
+            CommandAnswer::Refused(why) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -193,16 +196,16 @@ impl Gateway {
     }
 
     /// Stops it and waits for its outcome.
-    pub async fn stop(mut self) -> Outcome {
+    pub async fn stop(mut self) -> GatewayOutcome {
         match self.handle.ask(Command::Stop).await {
-            Answer::Done(_) | Answer::Cut(_) => {}
+            CommandAnswer::Done(_) | CommandAnswer::Cut(_) => {}
             other => panic!("{other:?}"),
         }
         timeout(PATIENCE, self.running.take().unwrap()).await.unwrap().unwrap()
     }
 
     /// Lets go of its only handle; how it ends then.
-    pub fn abandon(mut self) -> impl Future<Output = Outcome> {
+    pub fn abandon(mut self) -> impl Future<Output = GatewayOutcome> {
         let (runtime, running) = (self.runtime.take().unwrap(), self.running.take().unwrap());
         drop(self);
         async move {

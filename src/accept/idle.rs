@@ -1,0 +1,132 @@
+//! Sessions of clients that keep their connection: between two requests they rest. A service's limit is one
+//! of work, so a session that rests gives its place up to a client that asks for something.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Context,
+};
+
+use futures_util::task::AtomicWaker;
+
+const AT_WORK: u64 = 0;
+const LEFT: u64 = u64::MAX;
+
+/// Grows with each session that comes to rest, so that a smaller one has rested for longer.
+static TURN: AtomicU64 = AtomicU64::new(AT_WORK + 1);
+
+/// ```text
+/// at work ⇄ at rest
+///    └─────────┴──► left
+/// ```
+#[derive(Debug)]
+pub struct IdleState {
+    /// The turn at which it came to rest, or one of the other two states.
+    state: AtomicU64,
+    reclaim: Arc<IdleReclaim>,
+}
+
+impl IdleState {
+    pub fn new_busy(room: &Arc<IdleReclaim>) -> Arc<Self> {
+        Arc::new(Self { state: AtomicU64::new(AT_WORK), reclaim: room.clone() })
+    }
+
+    fn change(&self, from: u64, to: u64) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn mark_idle(&self) {
+        self.change(AT_WORK, TURN.fetch_add(1, Ordering::Relaxed));
+    }
+
+    /// Goes to work again, unless its place is somebody else's by now.
+    pub fn try_mark_busy(&self) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        state != LEFT && self.change(state, AT_WORK)
+    }
+
+    /// Since which turn it rests, where it does.
+    pub fn idle_since(&self) -> Option<u64> {
+        let state = self.state.load(Ordering::Acquire);
+        (state != AT_WORK && state != LEFT).then_some(state)
+    }
+
+    /// Gives its place up, if it has rested since then; its client's connection hears of it.
+    pub fn try_reclaim(&self, since: u64) -> bool {
+        let gives = self.change(since, LEFT);
+        if gives {
+            self.reclaim.notify();
+        }
+        gives
+    }
+
+    pub fn is_reclaimed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == LEFT
+    }
+
+    /// Its session is over; whether it still had its place.
+    pub fn end(&self) -> bool {
+        self.state.swap(LEFT, Ordering::AcqRel) != LEFT
+    }
+}
+
+/// The work of a session until it is dropped.
+#[derive(Debug)]
+pub struct BusyGuard(Arc<IdleState>);
+
+impl BusyGuard {
+    pub fn new(rest: &Arc<IdleState>) -> Self {
+        Self(rest.clone())
+    }
+}
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        self.0.mark_idle();
+    }
+}
+
+/// Where a client's connection hears that sessions of its have given their place up.
+#[derive(Debug, Default)]
+pub struct IdleReclaim {
+    is_asked: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl IdleReclaim {
+    fn notify(&self) {
+        self.is_asked.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether some have since the last look.
+    pub fn poll(&self, cx: &Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        self.is_asked.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_up_at_rest_alone_and_once() {
+        let room = Arc::default();
+        let [one, other] = [IdleState::new_busy(&room), IdleState::new_busy(&room)];
+        assert_eq!(one.idle_since(), None);
+        drop(BusyGuard::new(&one));
+        drop(BusyGuard::new(&other));
+        let (first, second) = (one.idle_since().expect("it rests"), other.idle_since().expect("it rests"));
+        assert!(first < second);
+        let cx = Context::from_waker(std::task::Waker::noop());
+        assert!(other.try_mark_busy() && !other.try_reclaim(second) && !room.poll(&cx));
+        assert!(one.try_reclaim(first) && !one.try_reclaim(first) && room.poll(&cx) && !room.poll(&cx));
+        assert!(one.is_reclaimed() && !one.try_mark_busy() && one.idle_since().is_none());
+        // What comes to its end later changes nothing.
+        drop(BusyGuard::new(&one));
+        assert!(one.is_reclaimed() && !one.end() && other.end());
+    }
+}

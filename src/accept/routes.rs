@@ -1,0 +1,270 @@
+//! What stands before the services of a port that is behind proxies, that several share, or that
+//! speaks TLS: the name that a client asks for decides which it means.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use rustls::ServerConfig;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::web::WebClient;
+use crate::{
+    link::HANDSHAKE,
+    net::{
+        client_hello::{self, ClientHello},
+        edge_tls,
+        http::request::RequestTarget,
+        probe_tls, proxy,
+        stream::NetStream,
+    },
+    profile::{Network, ServiceName, WebOptions},
+};
+
+/// Who serves the clients of a port.
+#[derive(Debug)]
+pub struct PortRoutes {
+    /// Clients come through proxies in these networks, which say who they are.
+    pub proxy: Option<Vec<Network>>,
+    pub table: RouteTable,
+}
+
+#[derive(Debug)]
+pub enum RouteTable {
+    /// One service, whatever its clients say.
+    One(ServiceName),
+    /// What is named in a ClientHello.
+    Named(Vec<SniRoute>),
+    /// The service that a request means.
+    Http(Arc<Vec<HttpRoute>>),
+}
+
+/// What some names of a port mean.
+#[derive(Debug)]
+pub struct SniRoute {
+    /// The names; none: any that mean no other door.
+    pub sni: Vec<String>,
+    pub handling: TlsHandling,
+}
+
+#[derive(Debug)]
+pub enum TlsHandling {
+    /// What the client says is passed on as it is.
+    Passed(ServiceName),
+    /// TLS ends here.
+    Tls(ServiceName, Arc<ServerConfig>),
+    Http(Arc<Vec<HttpRoute>>, Arc<ServerConfig>),
+    /// TLS should end here, and can not.
+    Down(ServiceName, String),
+}
+
+impl TlsHandling {
+    /// How TLS ends here for clients of a service; `None` where it does not, or not for that one.
+    fn tls_config_for(&self, wanted: &ServiceName) -> Option<&ServerConfig> {
+        match self {
+            Self::Passed(_) | Self::Down(..) => None,
+            Self::Tls(service, config) => (service == wanted).then_some(config),
+            Self::Http(doors, config) => doors.iter().any(|door| door.service == *wanted).then_some(config),
+        }
+    }
+}
+
+/// One service that requests mean.
+#[derive(Debug, Clone)]
+pub struct HttpRoute {
+    pub service: ServiceName,
+    pub path: String,
+    pub web: WebOptions,
+    pub web_kind: WebKind,
+}
+
+/// What its clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebKind {
+    /// WebSockets, whose frames are taken off here.
+    Frames,
+    /// WebSockets, passed on as they are.
+    Sockets,
+    Requests,
+}
+
+/// Through which kind of door a client has come.
+pub enum RoutedClient {
+    Session(AdmittedClient),
+    Web(WebClient),
+}
+
+/// A client that has come through a door.
+pub struct AdmittedClient {
+    pub client: SocketAddr,
+    pub service: ServiceName,
+    pub stream: NetStream,
+    /// What it has said already, for the backend.
+    pub prefix: Vec<u8>,
+}
+
+/// Finds out who a client is and which service it means, under a deadline; why it is turned away.
+pub async fn route_client(
+    stream: TcpStream,
+    from: SocketAddr,
+    front: &PortRoutes,
+) -> Result<RoutedClient, String> {
+    match timeout(HANDSHAKE, route_stream(stream, from, front)).await {
+        Ok(entered) => entered,
+        Err(_) => Err(timeout_reason()),
+    }
+}
+
+fn timeout_reason() -> String {
+    format!("its greeting was not complete within {}s", HANDSHAKE.as_secs())
+}
+
+/// Lets a probe of our own through the TLS of its service's door; proxies and requests are none of its.
+pub async fn route_probe(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    service: ServiceName,
+    front: &PortRoutes,
+) -> Result<AdmittedClient, String> {
+    let shaken = async {
+        let RouteTable::Named(doors) = &front.table else {
+            return Err("no door of its port speaks TLS".into());
+        };
+        let hello = ClientHello::read(&mut stream, Vec::new()).await?;
+        let Some(config) =
+            find_sni_route(doors, hello.name()).and_then(|door| door.handling.tls_config_for(&service))
+        else {
+            client_hello::refuse_name(&mut stream).await;
+            return Err("the name it asks for means another service".into());
+        };
+        edge_tls::accept(hello, stream, probe_tls::probe_server_config(config)).await
+    };
+    let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(timeout_reason()))?;
+    Ok(AdmittedClient { client, service, stream, prefix: Vec::new() })
+}
+
+async fn route_stream(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    front: &PortRoutes,
+) -> Result<RoutedClient, String> {
+    let (client, said) = match &front.proxy {
+        None => (from, Vec::new()),
+        Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
+            let (client, said) = proxy::read(&mut stream).await?;
+            (client.unwrap_or(from), said)
+        }
+        Some(_) => return Err("it is none of the accept's proxies".into()),
+    };
+    let doors = match &front.table {
+        RouteTable::One(service) => {
+            let (service, stream) = (service.clone(), NetStream::Tcp(stream));
+            return Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix: said }));
+        }
+        RouteTable::Http(doors) => {
+            let (stream, doors) = (NetStream::Tcp(stream), doors.clone());
+            return Ok(RoutedClient::Web(WebClient {
+                client,
+                stream,
+                prefix: said,
+                routes: doors,
+                is_tls: false,
+            }));
+        }
+        RouteTable::Named(doors) => doors,
+    };
+    let hello = ClientHello::read(&mut stream, said).await?;
+    let name = hello.name();
+    let Some(door) = find_sni_route(doors, name) else {
+        client_hello::refuse_name(&mut stream).await;
+        let name = name.map_or_else(|| "no name".into(), |name| format!("`{name}`"));
+        return Err(format!("it asks for {name}, which no service here has"));
+    };
+    match &door.handling {
+        TlsHandling::Passed(service) => {
+            let (service, stream) = (service.clone(), NetStream::Tcp(stream));
+            Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix: hello.into_bytes() }))
+        }
+        TlsHandling::Down(service, why) => {
+            client_hello::refuse_service(&mut stream).await;
+            Err(format!("{service} is down: {why}"))
+        }
+        TlsHandling::Tls(service, config) => {
+            let stream = edge_tls::accept(hello, stream, config.clone()).await;
+            let stream = stream.map_err(|error| format!("{service}: {error}"))?;
+            Ok(RoutedClient::Session(AdmittedClient {
+                client,
+                service: service.clone(),
+                stream,
+                prefix: Vec::new(),
+            }))
+        }
+        TlsHandling::Http(doors, config) => {
+            let stream = edge_tls::accept(hello, stream, config.clone()).await?;
+            Ok(RoutedClient::Web(WebClient {
+                client,
+                stream,
+                prefix: Vec::new(),
+                routes: doors.clone(),
+                is_tls: true,
+            }))
+        }
+    }
+}
+
+/// The very host comes before `*.` and its parent, and these before any; then the longest path. A request without
+/// a host can mean a service with `hosts` where there is no other.
+pub fn find_http_route<'a>(doors: &'a [HttpRoute], asked: &RequestTarget<'_>) -> Option<&'a HttpRoute> {
+    let is_below = |path: &str| {
+        let rest = asked.path.strip_prefix(path.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let is_only = doors.iter().all(|door| door.service == doors[0].service);
+    let parent = asked.host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let nearness = |door: &HttpRoute| match &door.web.hosts {
+        hosts if hosts.iter().any(|host| host == asked.host) => Some(2),
+        hosts if parent.as_ref().is_some_and(|parent| hosts.contains(parent)) => Some(1),
+        hosts => (hosts.is_empty() || (asked.host.is_empty() && is_only)).then_some(0),
+    };
+    let meant = doors.iter().filter(|door| is_below(&door.path));
+    let downstream = meant.filter_map(|door| Some((door.path.len(), nearness(door)?, door)));
+    downstream.max_by_key(|(path, downstream, _)| (*downstream, *path)).map(|(.., door)| door)
+}
+
+/// The very name comes before `*.` and its parent, and these before a door that takes any.
+fn find_sni_route<'a>(doors: &'a [SniRoute], name: Option<&str>) -> Option<&'a SniRoute> {
+    let has = |wanted: &str| doors.iter().find(|door| door.sni.iter().any(|name| name == wanted));
+    let named = name.and_then(|name| {
+        let parent = || name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        has(name).or_else(|| has(&parent()?))
+    });
+    named.or_else(|| doors.iter().find(|door| door.sni.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_name_is_meant() {
+        let door = |service: &str, sni: &[&str]| SniRoute {
+            sni: sni.iter().map(|name| (*name).to_owned()).collect(),
+            handling: TlsHandling::Passed(ServiceName::parse(service).expect("a name")),
+        };
+        let named = [door("stars", &["*.example.com"]), door("www", &["www.example.com"])];
+        let all = [door("stars", &["*.example.com"]), door("any", &[]), door("www", &["www.example.com"])];
+        let table = [
+            (Some("www.example.com"), Some("www"), "www"),
+            (Some("a.example.com"), Some("stars"), "stars"),
+            (Some("a.b.example.com"), None, "any"),
+            (Some("example.com"), None, "any"),
+            (None, None, "any"),
+        ];
+        for (name, of_named, of_all) in table {
+            let found = |doors| match find_sni_route(doors, name).map(|door| &door.handling) {
+                Some(TlsHandling::Passed(service)) => Some(service.as_str()),
+                Some(other) => panic!("{other:?}"),
+                None => None,
+            };
+            assert_eq!((found(&named), found(&all)), (of_named, Some(of_all)), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! How what a front has begun comes to its end: a channel with its session, a session that could not serve a
+//! request, a client's connection.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use hyper::StatusCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+use super::SessionOutcome;
+use crate::{
+    net::{
+        http::{
+            LINGER, LINGER_QUIET, READ_BYTES_MAX, driver::ConnectionDriver, error_response::ErrorResponse,
+        },
+        stream::NetStream,
+    },
+    proto::Refusal,
+    telemetry::end::EndedBy,
+};
+
+/// A channel's two ends: requests written into its pipe are read by the session in the same turn, and what
+/// the session has brought is read as well. Of a client that has left in the middle of an exchange the
+/// session hears a cut.
+pub(super) fn drive_until_closed(
+    going: ConnectionDriver,
+    session: ConnectionDriver,
+    is_cut: Arc<AtomicBool>,
+) -> ConnectionDriver {
+    let (mut going, mut session) = (Some(going), Some(session));
+    Box::pin(std::future::poll_fn(move |cx| {
+        if is_cut.load(Ordering::Relaxed) {
+            going = None;
+        }
+        for side in [&mut going, &mut session] {
+            poll_driver(side, cx);
+        }
+        poll_driver(&mut going, cx);
+        if going.is_none() && session.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }))
+}
+
+fn poll_driver(side: &mut Option<ConnectionDriver>, cx: &mut Context<'_>) {
+    if side.as_mut().is_some_and(|side| side.as_mut().poll(cx).is_ready()) {
+        *side = None;
+    }
+}
+
+/// What a client is told of the end of a session.
+pub(super) fn error_response_for(told: &SessionOutcome) -> ErrorResponse {
+    let (status, words) = match (told.refusal, told.end.who) {
+        (Some(Refusal::BackendRefused | Refusal::BackendUnreachable), _) => {
+            (StatusCode::BAD_GATEWAY, "the service can not be reached")
+        }
+        (Some(Refusal::BackendLate), _) | (None, EndedBy::Time) => {
+            (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
+        }
+        (Some(Refusal::Full), _) => (StatusCode::SERVICE_UNAVAILABLE, "the service is full"),
+        (Some(Refusal::Draining), _) | (None, EndedBy::Operator) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the service is closing")
+        }
+        (Some(Refusal::Unavailable | Refusal::UnknownService | Refusal::NotAllowed), _) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the service is not available now")
+        }
+        (
+            None,
+            EndedBy::Nobody
+            | EndedBy::Client
+            | EndedBy::Backend
+            | EndedBy::Peer
+            | EndedBy::Limit
+            | EndedBy::Policy
+            | EndedBy::Internal,
+        ) => (StatusCode::BAD_GATEWAY, "the service ended before it had answered"),
+    };
+    ErrorResponse::new(status, words)
+}
+
+/// Reads and forgets, so that no reset overtakes what was said last.
+pub(super) async fn close_lingering(mut stream: NetStream, last: &[u8]) {
+    let heard = async {
+        // A client that has left already hears nothing.
+        let _ = stream.write_all(last).await;
+        let _ = stream.shutdown().await;
+        let mut scratch = vec![0; READ_BYTES_MAX];
+        while matches!(timeout(LINGER_QUIET, stream.read(&mut scratch)).await, Ok(Ok(1..))) {}
+    };
+    let _ = timeout(LINGER, heard).await;
+    stream.let_close_cleanly();
+}

@@ -1,0 +1,63 @@
+//! A session that the requests of a client's connection go over.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::StatusCode;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{SessionOutcome, idle::IdleState, teardown::error_response_for};
+use crate::{
+    net::{
+        http::{
+            error_response::{ErrorResponse, bad_request},
+            upstream::{ResponseFailure, UpstreamConnection},
+        },
+        pipe::PipeFailureSender,
+    },
+    profile::ServiceName,
+};
+
+/// A client that has been told something last gets so long to hear it, and a session to end.
+pub const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A session that requests go over.
+pub struct UpstreamSession {
+    pub service: ServiceName,
+    /// Whose requests these are: a proxy may send those of many.
+    pub client: SocketAddr,
+    pub id: String,
+    pub connection: UpstreamConnection,
+    pub failure_sender: PipeFailureSender,
+    pub outcome: oneshot::Receiver<SessionOutcome>,
+    pub idle_state: Arc<IdleState>,
+}
+
+/// Why a request has no response: its session says so, where it has ended.
+pub async fn failure_response(
+    channel: UpstreamSession,
+    lost: &ResponseFailure,
+) -> (ErrorResponse, Option<String>) {
+    // The line was cut, and hears so when it is next polled.
+    if matches!(lost, ResponseFailure::BodyStalled | ResponseFailure::TimedOut) {
+        channel.failure_sender.report_timeout();
+    }
+    let objection = match lost {
+        ResponseFailure::BodyStalled => {
+            ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "the body of the request has stopped")
+        }
+        ResponseFailure::TimedOut => {
+            ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
+        }
+        ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
+        ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
+            drop(channel.connection);
+            match timeout(FAREWELL, channel.outcome).await {
+                Ok(Ok(told)) => error_response_for(&told),
+                Ok(Err(_)) | Err(_) => {
+                    ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service ended before it had answered")
+                }
+            }
+        }
+    };
+    (objection, Some(channel.id))
+}

@@ -1,0 +1,129 @@
+//! What the admin socket says: a hello from the server, then one answer for each command, each a
+//! JSON text behind its length in four bytes. To `watch` the answers are pictures, without end.
+
+use std::io;
+
+use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::net::{
+    UnixStream,
+    unix::{OwnedReadHalf, OwnedWriteHalf},
+};
+use tokio_util::{
+    bytes::{Bytes, BytesMut},
+    codec::{FramedRead, FramedWrite, LengthDelimitedCodec, LengthDelimitedCodecError},
+};
+
+use crate::{gateway::handle::Command, text};
+
+/// A snapshot with all its rows fits; a length beyond it is no answer of ours.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The longest command names a file; what is longer is no request, and is not waited for.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Of a fault that repeats what was asked.
+const FAULT_CHARS_MAX: usize = 200;
+
+/// The server's first message.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AdminHello {
+    pub portcullis: String,
+    /// `telemetry::snapshot::VERSION`.
+    pub snapshot: u32,
+}
+
+/// What a client asks.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminRequest {
+    /// Every picture from now on; one that is not read in time is left out for a newer one.
+    Watch,
+    #[serde(untagged)]
+    Command(Command),
+}
+
+impl AdminRequest {
+    /// Read by hand: of two kinds that do not fit, serde could not say what is wrong.
+    pub fn parse(message: &[u8]) -> Result<Self, RequestParseError> {
+        if serde_json::from_slice::<String>(message).is_ok_and(|word| word == "watch") {
+            return Ok(Self::Watch);
+        }
+        serde_json::from_slice(message)
+            .map(Self::Command)
+            .map_err(|error| RequestParseError::from_json(&error))
+    }
+}
+
+/// What is wrong with a request, in one line.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("it is no request: {0}")]
+pub struct RequestParseError(String);
+
+impl RequestParseError {
+    fn from_json(error: &serde_json::Error) -> Self {
+        Self(text::clean_text(&error.to_string(), FAULT_CHARS_MAX))
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum WireError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it does not speak as a gateway does: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{0}")]
+    Unclear(#[from] RequestParseError),
+    #[error("a message is longer than {bytes_max} bytes")]
+    TooLong { bytes_max: usize },
+    #[error("it closed without an answer")]
+    Closed,
+}
+
+/// One end of the socket.
+#[derive(Debug)]
+pub struct AdminStream {
+    heard: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    said: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
+}
+
+impl AdminStream {
+    /// The gateway's end, which hears requests.
+    pub fn server(stream: UnixStream) -> Self {
+        Self::new(stream, REQUEST_BYTES_MAX)
+    }
+
+    /// The asker's end, which hears answers.
+    pub fn client(stream: UnixStream) -> Self {
+        Self::new(stream, ANSWER_BYTES_MAX)
+    }
+
+    fn new(stream: UnixStream, bytes_max: usize) -> Self {
+        let codec = |bytes_max| LengthDelimitedCodec::builder().max_frame_length(bytes_max).new_codec();
+        let (hears, says) = stream.into_split();
+        Self {
+            heard: FramedRead::new(hears, codec(bytes_max)),
+            said: FramedWrite::new(says, codec(ANSWER_BYTES_MAX)),
+        }
+    }
+
+    pub async fn send(&mut self, message: &impl Serialize) -> Result<(), WireError> {
+        Ok(self.said.send(Bytes::from(serde_json::to_vec(message)?)).await?)
+    }
+
+    pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, WireError> {
+        Ok(serde_json::from_slice(&self.message().await?)?)
+    }
+
+    pub async fn request(&mut self) -> Result<AdminRequest, WireError> {
+        Ok(AdminRequest::parse(&self.message().await?)?)
+    }
+
+    async fn message(&mut self) -> Result<BytesMut, WireError> {
+        self.heard.next().await.ok_or(WireError::Closed)?.map_err(|error| {
+            match error.get_ref().is_some_and(|inner| inner.is::<LengthDelimitedCodecError>()) {
+                true => WireError::TooLong { bytes_max: self.heard.decoder().max_frame_length() },
+                false => WireError::Io(error),
+            }
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! Where admin sockets are: the runtime folder, and the one gateway in it.
+
+use std::{
+    env, fs, io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use thiserror::Error;
+
+use crate::profile::Half;
+
+/// A Unix socket's longest path (unix(7)).
+const PATH_BYTES_MAX: usize = 107;
+
+#[derive(Debug, Error)]
+pub enum PlaceError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}: it belongs to another user; remove it, or set XDG_RUNTIME_DIR", path.display())]
+    Foreign { path: PathBuf },
+    #[error("{}: others may write to it; run chmod 700 on it", path.display())]
+    Open { path: PathBuf },
+    #[error("{}: longer than {PATH_BYTES_MAX} bytes; choose a shorter one with --admin", path.display())]
+    Long { path: PathBuf },
+    #[error("no gateway runs here ({} holds no socket that answers); name its socket with --admin", folder.display())]
+    None { folder: PathBuf },
+    #[error("several gateways run here; name one with --admin: {}", list(found))]
+    Several { found: Vec<PathBuf> },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The folder of this user's gateways: what a service manager has made for the unit
+/// (`RuntimeDirectory=` of systemd.exec(5)), else one in the user's own runtime folder.
+pub fn runtime_folder() -> PathBuf {
+    let user = rustix::process::geteuid();
+    let of_unit = env::var_os("RUNTIME_DIRECTORY").and_then(|list| env::split_paths(&list).next());
+    let of_user = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    // The XDG base directory specification: a relative path is invalid and is to be ignored.
+    let absolute = |path: Option<PathBuf>| path.filter(|path| path.is_absolute());
+    match (absolute(of_unit), absolute(of_user)) {
+        (Some(folder), _) => folder,
+        (None, Some(folder)) => folder.join("portcullis"),
+        (None, None) if user.is_root() => "/run/portcullis".into(),
+        (None, None) => env::temp_dir().join(format!("portcullis-{}", user.as_raw())),
+    }
+}
+
+/// The default socket of a profile, in a folder that is made if it is missing.
+pub fn default_socket(profile: &str, role: Option<Half>) -> Result<PathBuf, PlaceError> {
+    private_socket(&match role {
+        None => format!("{profile}.sock"),
+        Some(Half::Dmz) => format!("{profile}-dmz.sock"),
+        Some(Half::Internal) => format!("{profile}-internal.sock"),
+    })
+}
+
+/// A socket of this name in the runtime folder, which is made if it is missing.
+pub fn private_socket(name: &str) -> Result<PathBuf, PlaceError> {
+    let folder = runtime_folder();
+    make_private(&folder)?;
+    let path = folder.join(name);
+    match path.as_os_str().len() {
+        0..=PATH_BYTES_MAX => Ok(path),
+        _ => Err(PlaceError::Long { path }),
+    }
+}
+
+/// The socket of the one gateway that answers in the runtime folder.
+pub fn only_socket() -> Result<PathBuf, PlaceError> {
+    let mut found = sockets();
+    match found.len() {
+        0 => Err(PlaceError::None { folder: runtime_folder() }),
+        1 => Ok(found.remove(0)),
+        _ => Err(PlaceError::Several { found }),
+    }
+}
+
+/// The sockets of the gateways that answer in the runtime folder.
+pub fn sockets() -> Vec<PathBuf> {
+    let entries = fs::read_dir(runtime_folder()).into_iter().flatten().flatten();
+    let is_socket = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "sock")
+            && path.metadata().is_ok_and(|facts| facts.file_type().is_socket())
+    };
+    let mut found: Vec<_> =
+        entries.map(|entry| entry.path()).filter(is_socket).filter(|path| answers(path)).collect();
+    found.sort();
+    found
+}
+
+/// Whether somebody listens at a socket; one whose queue is full does, though it may hang.
+pub fn answers(path: &Path) -> bool {
+    let connected = || -> io::Result<()> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    connected().map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
+}
+
+fn make_private(folder: &Path) -> Result<(), PlaceError> {
+    let io = |source| PlaceError::Io { path: folder.into(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+    let facts = fs::symlink_metadata(folder).map_err(io)?;
+    if facts.uid() != rustix::process::geteuid().as_raw() || !facts.is_dir() {
+        return Err(PlaceError::Foreign { path: folder.into() });
+    }
+    if facts.mode() & 0o022 != 0 {
+        return Err(PlaceError::Open { path: folder.into() });
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What operators have asked: one line of the log for each, with who, what and what came of it, and a
+//! notice beside it.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::oneshot;
+
+use super::handle::{Command, CommandAnswer};
+use crate::telemetry::{notices::NoticeLog, snapshot::NoticeLevel};
+
+/// Somebody who has asked and waits for the answer; giving it writes the line.
+pub struct CommandAudit {
+    pub by: String,
+    /// `None` for a mere look, which is not written down.
+    kind: Option<&'static str>,
+    asked: String,
+    began: Instant,
+    notices: Arc<NoticeLog>,
+    answer: oneshot::Sender<CommandAnswer>,
+}
+
+impl CommandAudit {
+    pub fn new(
+        command: &Command,
+        by: String,
+        notices: Arc<NoticeLog>,
+        answer: oneshot::Sender<CommandAnswer>,
+    ) -> Self {
+        Self {
+            by,
+            kind: command_name(command),
+            asked: describe_command(command),
+            began: Instant::now(),
+            notices,
+            answer,
+        }
+    }
+
+    pub fn answer(self, answer: CommandAnswer) {
+        if let Some((kind, (outcome, level, text))) = self.kind.zip(describe_outcome(&answer)) {
+            let seconds = (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+            let (by, asked) = (&*self.by, &*self.asked);
+            match level {
+                NoticeLevel::Info => tracing::info!(kind, by, asked, outcome, seconds, text, "operator"),
+                NoticeLevel::Warn | NoticeLevel::Error => {
+                    tracing::warn!(kind, by, asked, outcome, seconds, text, "operator");
+                }
+            }
+            self.notices.push_logged(level, format!("{asked}, asked by {by}: {text}"));
+        }
+        // An asker that has left needs no answer.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// The word of an outcome, how much it matters, and the outcome itself.
+fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel, String)> {
+    Some(match answer {
+        CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => return None,
+        CommandAnswer::Done(text) => ("done", NoticeLevel::Info, text.clone()),
+        CommandAnswer::Cut(text) => ("cut", NoticeLevel::Warn, text.clone()),
+        CommandAnswer::Refused(text) => ("refused", NoticeLevel::Warn, text.clone()),
+        CommandAnswer::Verified(report) if report.passed => ("passed", NoticeLevel::Info, report.line()),
+        CommandAnswer::Verified(report) => ("failed", NoticeLevel::Warn, report.line()),
+    })
+}
+
+fn command_name(command: &Command) -> Option<&'static str> {
+    Some(match command {
+        Command::Status | Command::Profiles | Command::Plan { .. } => return None,
+        Command::Drain { .. } => "drain",
+        Command::Stop => "stop",
+        Command::Resize { .. } => "resize",
+        Command::Reload => "reload",
+        Command::Switch { .. } => "switch",
+        Command::Verify { .. } => "verify",
+        Command::Dismiss { .. } => "dismiss",
+        Command::Kill { .. } => "kill",
+    })
+}
+
+/// What was asked, in words.
+fn describe_command(command: &Command) -> String {
+    match command {
+        Command::Status => "status".into(),
+        Command::Profiles => "profiles".into(),
+        Command::Resize { prepared } => format!("{prepared} ready links"),
+        Command::Plan { profile } => format!("plan of a switch to `{profile}`"),
+        Command::Drain { service: None } => "drain".into(),
+        Command::Drain { service: Some(service) } => format!("drain of `{service}`"),
+        Command::Dismiss { peer } => format!("dismissal of `{peer}`"),
+        Command::Stop => "stop".into(),
+        Command::Reload => "reload".into(),
+        Command::Switch { profile } => format!("switch to `{profile}`"),
+        Command::Verify { .. } => "verify".into(),
+        Command::Kill { session } => format!("kill of session `{session}`"),
+    }
+}

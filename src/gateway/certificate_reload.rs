@@ -1,0 +1,251 @@
+//! Certificates that are renewed while the gateway runs: their files are looked at from time to time,
+//! and what has changed is opened and takes over, as at a reload, with everything else as it is.
+//!
+//! A file may be seen half written, or without the key that belongs to it: it is opened only when it
+//! looks the same twice, and what can not be used leaves in force what is.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Engine,
+    ports::{self, ClientPorts},
+    service_faults::ServiceFaults,
+};
+use crate::{
+    disk::{PipePolicy, WorkError},
+    net::{
+        certificate_files::{CertificateFiles, ChangedFiles},
+        edge_tls::EdgeTls,
+    },
+    profile::Problem,
+    source::{self, OpenedMaterials},
+};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(2);
+/// What can not be used is opened again so often, though it looks as it did.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What is known of the files of the profile in force.
+#[derive(Debug)]
+pub struct CertificateReload {
+    in_force: CertificateFiles,
+    last: CertificateFiles,
+    /// What could not be used, and was told.
+    refused: Option<CertificateFiles>,
+    next: Instant,
+    /// When what can not be used is opened again.
+    retry: Instant,
+    /// The files looked the same twice.
+    is_still: bool,
+    is_looking: bool,
+    /// The last look was not answered.
+    is_silent: bool,
+    /// Whose files they are: what was seen for a profile that has gone means nothing to the next.
+    of: Arc<()>,
+}
+
+impl CertificateReload {
+    /// From now on these are in force.
+    pub fn new(in_force: CertificateFiles) -> Self {
+        let next = Instant::now() + LOOK;
+        Self {
+            last: in_force.clone(),
+            in_force,
+            refused: None,
+            next,
+            retry: Instant::now() + RETRY,
+            is_still: false,
+            is_looking: false,
+            is_silent: false,
+            of: Arc::default(),
+        }
+    }
+
+    fn schedule_next_check(&mut self) {
+        (self.is_looking, self.next) = (false, Instant::now() + LOOK);
+    }
+
+    /// The files, where they have changed, look as they did the last time, and were not refused.
+    fn settled_change(&mut self, files: CertificateFiles) -> Option<CertificateFiles> {
+        self.is_still = self.last == files;
+        self.last = files;
+        if self.last == self.in_force {
+            self.refused = None;
+            return None;
+        }
+        let is_refused = self.refused.as_ref() == Some(&self.last);
+        (self.is_still && !is_refused).then(|| self.last.clone())
+    }
+}
+
+impl Engine {
+    /// Looks at the files where that is due; not while something else is changing.
+    pub(super) fn check_certificate_files(&mut self) {
+        if self.is_changing()
+            || self.certificate_reload.is_looking
+            || Instant::now() < self.certificate_reload.next
+        {
+            return;
+        }
+        self.certificate_reload.is_looking = true;
+        let (profile, of) = (self.profile.clone(), self.certificate_reload.of.clone());
+        self.read_periodically(
+            move || CertificateFiles::stat(profile.materials()),
+            move |engine, seen| {
+                if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
+                    engine.handle_file_check(of, seen);
+                }
+            },
+        );
+    }
+
+    fn is_changing(&self) -> bool {
+        self.is_switching() || self.stopping.is_some() || self.verify_progress.is_running()
+    }
+
+    /// Opens the files where they have changed, and from time to time while something is wrong with them:
+    /// a certificate may have become valid, or a key readable.
+    fn handle_file_check(&mut self, of: Arc<()>, seen: Result<CertificateFiles, WorkError>) {
+        self.certificate_reload.schedule_next_check();
+        let Some(files) = self.report_file_silence(seen) else { return };
+        let is_due = !self.faults.is_empty() && Instant::now() >= self.certificate_reload.retry;
+        let changed = self.certificate_reload.settled_change(files.clone());
+        let Some(files) = changed.or_else(|| (is_due && self.certificate_reload.is_still).then_some(files))
+        else {
+            return;
+        };
+        self.certificate_reload.is_looking = true;
+        self.certificate_reload.retry = Instant::now() + RETRY;
+        let told = files.changed_since(&self.certificate_reload.in_force);
+        let profile = self.profile.clone();
+        self.read_periodically(
+            move || source::open_materials(&profile, PipePolicy::Refused),
+            move |engine, opened| {
+                if Arc::ptr_eq(&of, &engine.certificate_reload.of) {
+                    engine.handle_opened_files(files, &told, opened);
+                }
+            },
+        );
+    }
+
+    /// What was changed meanwhile is opened at the next look.
+    fn handle_opened_files(
+        &mut self,
+        files: CertificateFiles,
+        told: &ChangedFiles,
+        opened: Result<OpenedMaterials, WorkError>,
+    ) {
+        self.certificate_reload.schedule_next_check();
+        let Some(opened) = self.report_file_silence(opened).filter(|_| !self.is_changing()) else { return };
+        let problems = self.apply_renewed(opened, told);
+        if problems.is_empty() {
+            self.certificate_reload.in_force = files.clone();
+            self.certificate_reload.refused = None;
+            if !told.is_empty() {
+                self.shared.notices.info(format!("certificates renewed: {told}"));
+            }
+        } else if self.certificate_reload.refused.as_ref() != Some(&files) {
+            let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let line = format!("{told} changed, and can not be used: {why}");
+            self.shared.notices.warn(format!("{line}; those before stay in force"));
+            self.certificate_reload.refused = Some(files);
+        }
+    }
+
+    /// Tells once that the files do not answer, and once that they do again.
+    fn report_file_silence<T>(&mut self, work: Result<T, WorkError>) -> Option<T> {
+        let was_silent = std::mem::replace(&mut self.certificate_reload.is_silent, work.is_err());
+        match &work {
+            Err(error) if !was_silent => self.shared.notices.warn(format!(
+                "looking at the files of certificates: {error}; those that were read stay in force"
+            )),
+            Ok(_) if was_silent => self.shared.notices.info("the files of certificates answer again"),
+            Ok(_) | Err(_) => {}
+        }
+        work.ok()
+    }
+
+    /// What can be used takes over; what can not leaves in force what is, and is returned.
+    fn apply_renewed(&mut self, opened: OpenedMaterials, changed: &ChangedFiles) -> Vec<Problem> {
+        let OpenedMaterials { dmz, internal, edges, files: _, certificates } = opened;
+        self.certificates = certificates;
+        let mut problems = Vec::new();
+        match (dmz, &mut self.dmz) {
+            (Ok(identity), Some(side)) => side.set_identity(identity),
+            (Ok(_), None) => {}
+            (Err(more), _) => problems.extend(more),
+        }
+        match (internal, &mut self.internal) {
+            (Ok(identity), Some(side)) => side.set_identity(identity),
+            (Ok(_), None) => {}
+            (Err(more), _) => problems.extend(more),
+        }
+        let edges = edges.falling_back_to(&self.edge_tls);
+        problems.extend(edges.kept_problems().cloned());
+        let faults = ServiceFaults::find(&self.profile, &edges);
+        // Clients that ask again and again are let go where their doors change.
+        if changed.has_any_of(self.profile.edge_materials()) || faults != self.faults {
+            self.apply_edge_tls(&edges);
+            self.take_over_faults(faults);
+            self.edge_tls = edges;
+        }
+        problems
+    }
+
+    fn apply_edge_tls(&mut self, edges: &EdgeTls) {
+        let services = self.shared.sessions.services.load_full();
+        for (key, _, connector) in self.wanted_services(&self.profile, edges) {
+            if let Some(service) = services.get(&key)
+                && !service.connector.load().is_same_as(&connector)
+            {
+                service.connector.store(connector.into());
+            }
+        }
+        ports::replace_ports(
+            &mut self.ports,
+            ClientPorts::new(),
+            self.profile.dmz.as_ref(),
+            edges,
+            &self.shared,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::profile::{PemSource, ProfilePlace};
+
+    #[test]
+    fn files_are_opened_when_they_stand_still_and_refused_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("www.pem");
+        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        let material = PemSource::File { path: path.clone(), place };
+        let look = || CertificateFiles::stat([&material].into_iter());
+        let write = |text: &str| fs::write(&path, text).expect("it is written");
+        write("one");
+        let mut renewal = CertificateReload::new(look());
+        assert_eq!(renewal.settled_change(look()), None, "as it was");
+        for part in ["t", "tw", "two!"] {
+            write(part);
+            assert_eq!(renewal.settled_change(look()), None, "it is being written");
+        }
+        let whole = look();
+        assert_eq!(renewal.settled_change(look()), Some(whole.clone()));
+        renewal.refused = Some(whole);
+        assert_eq!(renewal.settled_change(look()), None, "it was refused");
+        write("another");
+        assert_eq!(renewal.settled_change(look()), None, "for the first time");
+        assert_eq!(renewal.settled_change(look()), Some(look()));
+        fs::remove_file(&path).expect("it is removed");
+        assert_eq!(renewal.settled_change(look()), None, "it may be back in a moment");
+        assert_eq!(renewal.settled_change(look()), Some(look()), "it is gone");
+    }
+}

@@ -1,0 +1,264 @@
+//! The last of a session one side of which has failed.
+//!
+//! What that side had sent goes to the other one first, as fast as that takes it: what this gateway has read,
+//! and what the kernel holds of a socket that was reset, which Linux keeps until it is read. Only when all
+//! of it has been acknowledged may the other side be reset: with linger 0 a reset throws away what the
+//! kernel has not sent yet. What the other side still says reaches nobody any more.
+//!
+//! How the sides are reset, and what the session's end is called, is the session's business.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    task::coop,
+    time::{Instant, sleep},
+};
+
+use super::relay::{DirectionState, RelayDirection, WhichSide};
+use crate::{
+    link::{error::LinkError, session_side::SessionSide},
+    net::tcp,
+    telemetry::registry::SessionCounters,
+};
+
+/// A receiver that takes nothing for so long gets no more. There is no limit to the whole, since a
+/// side that has failed sends nothing new.
+const STALLED_MAX: Duration = Duration::from_secs(5);
+
+/// Delivers what the `failed` side had sent to the other one; the error that tells best why it failed.
+pub async fn deliver_remaining(
+    failed: WhichSide,
+    direction: &mut RelayDirection,
+    (from, to): (&mut SessionSide, &mut SessionSide),
+    error: io::Error,
+    counters: &SessionCounters,
+) -> io::Error {
+    // A socket tells its error once, and then shows an end. That was one only where a peer that has
+    // finished sending is what the write has failed at, which is EPIPE and not ECONNRESET (tcp(7)).
+    let may_end = direction.has_ended() || error.kind() == io::ErrorKind::BrokenPipe;
+    let mut rest = FinalDelivery { direction, from, to, error, may_end };
+    let moved = |bytes| match failed {
+        WhichSide::Downstream => counters.add_up(bytes),
+        WhichSide::Upstream => counters.add_down(bytes),
+    };
+    let mut stalled = pin!(sleep(STALLED_MAX));
+    let is_delivered = poll_fn(|cx| {
+        let before = counters.bytes();
+        let polled = rest.poll(cx, &moved);
+        if counters.bytes() != before {
+            stalled.as_mut().reset(Instant::now() + STALLED_MAX);
+        }
+        if polled.is_pending() { stalled.as_mut().poll(cx).map(|()| false) } else { polled }
+    })
+    .await;
+    let FinalDelivery { to, error, .. } = rest;
+    if is_delivered && let Some(socket) = to.tcp() {
+        tcp::await_acknowledged(socket, STALLED_MAX).await;
+    }
+    error
+}
+
+struct FinalDelivery<'a> {
+    direction: &'a mut RelayDirection,
+    from: &'a mut SessionSide,
+    to: &'a mut SessionSide,
+    error: io::Error,
+    may_end: bool,
+}
+
+impl FinalDelivery<'_> {
+    /// Whether all was delivered, as far as this gateway can tell.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: &impl Fn(usize)) -> Poll<bool> {
+        // A link that is not heard takes no more either: its answers are owed and its own wait.
+        if self.to.poll_ignored(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        loop {
+            if ready!(self.direction.poll_kept(cx, self.to, moved)).is_err() {
+                return Poll::Ready(false);
+            }
+            match self.direction.state {
+                DirectionState::Reading => ready!(self.poll_more(cx, moved)),
+                DirectionState::Ending => match ready!(self.to.poll_shutdown(cx)) {
+                    Ok(()) => self.direction.state = DirectionState::Ended,
+                    Err(_) => return Poll::Ready(false),
+                },
+                DirectionState::Ended | DirectionState::Lost => {
+                    return Poll::Ready(ready!(self.to.poll_flush(cx)).is_ok());
+                }
+            }
+        }
+    }
+
+    /// Reads on where a write has failed, or the socket has told its error.
+    fn poll_more(&mut self, cx: &mut Context<'_>, moved: &impl Fn(usize)) -> Poll<()> {
+        match self.direction.poll_chunk(cx, self.from, self.to, moved) {
+            Ok(Poll::Ready(())) => {}
+            // It may be that the runtime has yet to hear what a closed socket holds, or lets others go first.
+            Ok(Poll::Pending) if !coop::has_budget_remaining() || self.is_closed() => return Poll::Pending,
+            Ok(Poll::Pending) => self.direction.state = DirectionState::Lost,
+            Err((WhichSide::Downstream, error)) => {
+                // What a link says last names the cause; that it can not be written to does not.
+                if LinkError::of(&error).is_some_and(LinkError::is_reported_by_peer) {
+                    self.error = error;
+                }
+            }
+            Err((WhichSide::Upstream, _)) => self.direction.state = DirectionState::Lost,
+        }
+        if self.direction.state == DirectionState::Ending && !self.may_end {
+            self.direction.state = DirectionState::Lost;
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether reading it comes to an end by itself.
+    fn is_closed(&self) -> bool {
+        self.from.tcp().is_some_and(tcp::is_closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::net::stream::NetStream;
+
+    /// The gateway's end of a connection, and the other one.
+    async fn connected() -> (SessionSide, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
+        (SessionSide::Stream(NetStream::Tcp(inner.expect("it connects").0)), outer.expect("it connects"))
+    }
+
+    fn cut(stream: TcpStream) {
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it is open");
+        drop(stream);
+    }
+
+    /// Its socket has been reset, which is not seen yet.
+    async fn until_closed(side: &SessionSide) {
+        while !side.tcp().is_some_and(tcp::is_closed) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn kept(bytes: &[u8]) -> RelayDirection {
+        RelayDirection::starting_with(bytes.to_vec(), false)
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_holds_of_a_socket_that_was_reset_is_delivered() {
+        let ((mut upstream, mut backend), (mut downstream, mut client)) =
+            (connected().await, connected().await);
+        backend.write_all(&[7; 60_000]).await.expect("it is taken");
+        tcp::await_acknowledged(&backend, STALLED_MAX).await;
+        cut(backend);
+        until_closed(&upstream).await;
+        let told = upstream.tcp().and_then(|socket| socket.take_error().expect("it is open"));
+        let (mut direction, counters) = (kept(b"kept"), SessionCounters::default());
+        let error = told.expect("it tells it");
+        let delivering = async {
+            let error = deliver_remaining(
+                WhichSide::Upstream,
+                &mut direction,
+                (&mut upstream, &mut downstream),
+                error,
+                &counters,
+            )
+            .await;
+            drop(downstream);
+            error
+        };
+        let mut heard = Vec::new();
+        let (error, _) = tokio::join!(delivering, client.read_to_end(&mut heard));
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(heard == [&b"kept"[..], &[7; 60_000]].concat(), "{} bytes", heard.len());
+        assert_eq!(counters.bytes(), 60_004);
+        // The socket has told its error, and shows an end now, which is none.
+        assert_eq!(direction.state, DirectionState::Lost);
+    }
+
+    #[tokio::test]
+    async fn an_end_before_the_reset_is_passed_on_as_one() {
+        let ((mut upstream, mut backend), (mut downstream, mut client)) =
+            (connected().await, connected().await);
+        backend.write_all(b"last").await.expect("it is taken");
+        drop(backend);
+        let mut error = None;
+        while error.is_none() {
+            error = poll_fn(|cx| upstream.poll_write(cx, b"?")).await.err();
+            tokio::task::yield_now().await;
+        }
+        let error = error.expect("nobody reads it");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let (mut direction, counters) = (RelayDirection::default(), SessionCounters::default());
+        deliver_remaining(
+            WhichSide::Upstream,
+            &mut direction,
+            (&mut upstream, &mut downstream),
+            error,
+            &counters,
+        )
+        .await;
+        assert_eq!(direction.state, DirectionState::Ended);
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.expect("a clean end");
+        assert_eq!(heard, b"last");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_lives_and_says_nothing_is_not_waited_for() {
+        let ((mut upstream, _backend), (mut downstream, mut client)) = (connected().await, connected().await);
+        let (mut direction, counters, began) = (kept(b"kept"), SessionCounters::default(), Instant::now());
+        let error = LinkError::Silent.into();
+        deliver_remaining(
+            WhichSide::Upstream,
+            &mut direction,
+            (&mut upstream, &mut downstream),
+            error,
+            &counters,
+        )
+        .await;
+        let mut heard = [0; 4];
+        client.read_exact(&mut heard).await.expect("bytes");
+        assert_eq!((heard, direction.state), (*b"kept", DirectionState::Lost));
+        assert!(began.elapsed() <= STALLED_MAX, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_takes_nothing_is_not_waited_for_longer() {
+        let ((mut upstream, backend), (mut downstream, _client)) = (connected().await, connected().await);
+        cut(backend);
+        until_closed(&upstream).await;
+        let full = async {
+            while poll_fn(|cx| Poll::Ready(downstream.poll_write(cx, &[7; 65_536]).is_ready())).await {
+                tokio::task::yield_now().await;
+            }
+        };
+        full.await;
+        let (mut direction, counters, began) =
+            (kept(&[7; 1 << 20]), SessionCounters::default(), Instant::now());
+        let error = io::ErrorKind::ConnectionReset.into();
+        deliver_remaining(
+            WhichSide::Upstream,
+            &mut direction,
+            (&mut upstream, &mut downstream),
+            error,
+            &counters,
+        )
+        .await;
+        let took = began.elapsed();
+        assert!(took >= STALLED_MAX && took < 3 * STALLED_MAX, "{took:?}");
+    }
+}

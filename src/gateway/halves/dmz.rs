@@ -1,0 +1,400 @@
+//! The DMZ half's way: where its sessions go.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use super::{
+    IdentityCell, LinkPort, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
+    handshake_context, same_identity,
+};
+use crate::{
+    connect::{Connector, direct::BackendTarget, forward::ForwardDialler},
+    link::{
+        handshake::{
+            self, CarriesMismatch, EstablishedLink, GrantDecision, GrantFn, HandshakeOutcome, HandshakeTerms,
+            HelloRole, SocksRequest,
+        },
+        keeper::{KeeperContext, KeeperTarget},
+        listener::{self, HandshakePermit},
+        pool::Pool,
+        shares::{LinkShares, ShareRule},
+    },
+    net::{edge_tls::EdgeTls, listen::BindError, resolver::ResolvedNames, tls::LinkIdentity},
+    profile::{Backend, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
+    proto::{
+        Refusal,
+        link::{frame::DATA_MAX, hello::GrantHello},
+        socks5,
+    },
+    telemetry::{
+        rate_limited::LogKind,
+        snapshot::{PoolRow, ServicePhase},
+    },
+};
+
+/// The services of a DMZ half, and what is asked of who offers them.
+type PeerPolicy = HashMap<ServiceName, ServicePolicy>;
+
+#[derive(Debug, PartialEq, Eq)]
+struct ServicePolicy {
+    /// Which peers may offer it; `None`: all of the link's peers.
+    peers: Option<Vec<String>>,
+    carries: Carries,
+}
+
+/// Where the DMZ half takes its sessions.
+pub struct DmzSide {
+    identity: IdentityCell,
+    policy: Arc<ArcSwap<PeerPolicy>>,
+    parts: DmzParts,
+}
+
+enum DmzParts {
+    Direct(HashMap<ServiceName, Backend>),
+    Forward {
+        connect: Vec<LinkAddress>,
+        links: Arc<LinkShares>,
+        pool: Arc<Pool>,
+        dialler: Option<Arc<ForwardDialler>>,
+    },
+    Reverse {
+        port: LinkPort,
+        pool: Arc<Pool>,
+    },
+}
+
+impl DmzSide {
+    /// Opens what the way needs; nothing runs yet.
+    pub fn prepare(
+        half: &DmzHalf,
+        identity: Option<LinkIdentity>,
+        found: &ResolvedNames,
+        common: &SharedContext,
+    ) -> Result<Self, BindError> {
+        let parts = match &half.way {
+            DmzMode::Direct(_) => DmzParts::Direct(HashMap::new()),
+            DmzMode::Forward { connect, pool, .. } => {
+                let links =
+                    LinkShares::new(common.shares.load().dmz_links, ShareRule::Divided(connect.len()));
+                let pool = Pool::new(*pool, links.clone(), common.tasks.clone());
+                DmzParts::Forward { connect: connect.clone(), links, pool, dialler: None }
+            }
+            DmzMode::Reverse { listen, bind, pool, tls } => {
+                let rule = ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len()));
+                let links = LinkShares::new(common.shares.load().dmz_links, rule);
+                let pool = Pool::new(*pool, links, common.tasks.clone());
+                DmzParts::Reverse { port: LinkPort::bind(listen, *bind, found)?, pool }
+            }
+        };
+        let identity = Arc::new(ArcSwap::from_pointee(identity));
+        Ok(Self { identity, policy: Arc::default(), parts })
+    }
+
+    /// Whether this way can go on under another profile.
+    pub fn fits(&self, half: &DmzHalf) -> bool {
+        match (&self.parts, &half.way) {
+            (DmzParts::Direct(_), DmzMode::Direct(_)) => true,
+            (DmzParts::Forward { connect, .. }, DmzMode::Forward { connect: wanted, .. }) => {
+                connect == wanted
+            }
+            (DmzParts::Reverse { port, .. }, DmzMode::Reverse { listen, .. }) => port.address == *listen,
+            _ => false,
+        }
+    }
+
+    pub fn start(&mut self, half: &DmzHalf, common: &SharedContext) {
+        self.update_policy(half);
+        let Some(pool) = self.pool().cloned() else { return };
+        let granting = grant_fn(self.policy.clone(), pool);
+        match (&mut self.parts, &half.way) {
+            (DmzParts::Forward { connect, links, pool, dialler }, DmzMode::Forward { pool: limits, .. }) => {
+                let shared = KeeperContext {
+                    half: Half::Dmz,
+                    identity: self.identity.clone(),
+                    links: links.clone(),
+                    tasks: common.tasks.clone(),
+                    notices: common.notices.clone(),
+                };
+                let wanted = KeeperTarget { prepared: limits.prepared, retry: RETRY_HURRIED };
+                *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), &granting, &shared));
+            }
+            (DmzParts::Reverse { port, pool }, _) => {
+                let Some(listener) = port.listener.take() else { return };
+                let terms = HandshakeTerms {
+                    role: HelloRole::Opens(granting),
+                    generation: pool.generation().clone(),
+                };
+                let handshakes = common.shares.load().dmz_handshakes;
+                let greeter = handshake_context(self.identity.clone(), terms, handshakes, common);
+                let offers =
+                    LinkIntake { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
+                let greeted = move |greeted, greeting| offers.clone().take_in(greeted, greeting);
+                common.tasks.spawn("link port", listener::run(listener, greeter, greeted));
+            }
+            _ => {}
+        }
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        match &self.parts {
+            DmzParts::Direct(_) => None,
+            DmzParts::Forward { pool, .. } | DmzParts::Reverse { pool, .. } => Some(pool),
+        }
+    }
+
+    /// Goes on under another profile that has the same way.
+    pub fn update(&mut self, half: &DmzHalf, identity: Option<LinkIdentity>) {
+        let identity_stays = same_identity(&self.identity.load(), &identity);
+        self.identity.store(Arc::new(identity));
+        let policy_stays = self.update_policy(half);
+        let Some(pool) = self.pool() else { return };
+        if !(identity_stays && policy_stays) {
+            pool.retire_links();
+        }
+    }
+
+    /// Shows and accepts this on its links from now on; those that stand with something else are replaced.
+    pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
+        if same_identity(&self.identity.load(), &identity) {
+            return;
+        }
+        self.identity.store(Arc::new(identity));
+        self.pool().into_iter().for_each(|pool| pool.retire_links());
+    }
+
+    /// Keeps so many links ready to each gateway.
+    pub fn resize(&mut self, prepared: usize) -> ResizeOutcome {
+        let DmzParts::Forward { dialler: Some(dialler), .. } = &self.parts else {
+            return ResizeOutcome::DialsNone;
+        };
+        if prepared == 0 {
+            return ResizeOutcome::None;
+        }
+        let maximum = dialler.links_max();
+        if prepared > maximum {
+            return ResizeOutcome::Beyond { links: prepared, maximum };
+        }
+        dialler.update(KeeperTarget { prepared, retry: RETRY });
+        ResizeOutcome::Done
+    }
+
+    /// Whether the policy is the one there was.
+    fn update_policy(&mut self, half: &DmzHalf) -> bool {
+        let of_service =
+            |service: &DmzService| ServicePolicy { peers: service.peers.clone(), carries: service.carries };
+        let policy =
+            half.services.iter().map(|service| (service.name.clone(), of_service(service))).collect();
+        let stays = **self.policy.load() == policy;
+        self.policy.store(Arc::new(policy));
+        match (&mut self.parts, &half.way) {
+            (DmzParts::Direct(backends), DmzMode::Direct(wanted)) => {
+                *backends = wanted.iter().map(|(name, to)| (name.clone(), to.clone())).collect();
+            }
+            (DmzParts::Forward { pool, dialler, .. }, DmzMode::Forward { pool: limits, .. }) => {
+                pool.set_limits(*limits);
+                if let Some(dialler) = dialler {
+                    dialler.update(KeeperTarget { prepared: limits.prepared, retry: RETRY });
+                }
+            }
+            (DmzParts::Reverse { pool, .. }, DmzMode::Reverse { pool: limits, tls, .. }) => {
+                pool.set_limits(*limits);
+                let of_link = tls.as_ref().map(|tls| tls.peers.as_slice());
+                let policy = self.policy.load();
+                pool.retain_allowed(|peer, service| {
+                    peer.is_among(of_link)
+                        && policy.get(service).is_some_and(|of| peer.is_among(of.peers.as_deref()))
+                });
+            }
+            _ => {}
+        }
+        stays
+    }
+
+    /// Where sessions of a service go on this way.
+    pub fn connector(&self, service: &ServiceName, edges: &EdgeTls) -> Option<Connector> {
+        match &self.parts {
+            DmzParts::Direct(backends) => {
+                Some(Connector::Direct(BackendTarget::new(backends.get(service)?, edges).into()))
+            }
+            DmzParts::Forward { dialler, .. } => Some(Connector::Forward(dialler.clone()?)),
+            DmzParts::Reverse { pool, .. } => Some(Connector::Reverse(pool.clone())),
+        }
+    }
+
+    /// What is still missing before new sessions can go this way.
+    pub fn missing_reason(&self) -> Option<String> {
+        match &self.parts {
+            DmzParts::Direct(_) => None,
+            DmzParts::Forward { dialler, .. } => {
+                dialler.as_ref().filter(|dialler| !dialler.all_serve()).map(|_| down_reason(&self.rows()))
+            }
+            DmzParts::Reverse { port, pool } => (!pool.was_offered())
+                .then(|| format!("no internal gateway has dialled in at {}", port.describe())),
+        }
+    }
+
+    /// Whether it can carry sessions of every service, though not all of it is ready.
+    pub fn can_serve_all(&self) -> bool {
+        match &self.parts {
+            DmzParts::Forward { dialler, .. } => dialler.as_ref().is_some_and(|dialler| dialler.any_serves()),
+            DmzParts::Direct(_) | DmzParts::Reverse { .. } => self.missing_reason().is_none(),
+        }
+    }
+
+    /// A switch has ended: gateways that do not answer are tried at the usual pace.
+    pub fn use_normal_retry(&self, half: &DmzHalf) {
+        if let (DmzParts::Forward { dialler: Some(dialler), .. }, DmzMode::Forward { pool, .. }) =
+            (&self.parts, &half.way)
+        {
+            dialler.update(KeeperTarget { prepared: pool.prepared, retry: RETRY });
+        }
+    }
+
+    pub fn rows(&self) -> Vec<PoolRow> {
+        match &self.parts {
+            DmzParts::Direct(_) => Vec::new(),
+            DmzParts::Forward { dialler, .. } => {
+                let services = self.policy.load();
+                dialler.as_ref().map(|dialler| dialler.rows(services.keys())).unwrap_or_default()
+            }
+            DmzParts::Reverse { pool, .. } => pool.rows(self.policy.load().keys()),
+        }
+    }
+
+    /// Forgets lost gateways of this name or address; how many.
+    pub fn dismiss(&self, name: &str) -> usize {
+        match &self.parts {
+            DmzParts::Reverse { pool, .. } => pool.dismiss(name),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => 0,
+        }
+    }
+
+    pub fn listening(&self) -> Vec<String> {
+        match &self.parts {
+            DmzParts::Reverse { port, .. } => port.listening(),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => Vec::new(),
+        }
+    }
+
+    /// No new links; those that are ready can still be taken.
+    pub fn close_port(&self) {
+        match &self.parts {
+            DmzParts::Forward { dialler: Some(dialler), .. } => dialler.stop_dialling(),
+            DmzParts::Reverse { port, .. } => port.closer.close(),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => {}
+        }
+    }
+
+    /// Links that have yet to be closed.
+    pub fn links(&self) -> usize {
+        self.pool().map_or(0, |pool| pool.links())
+    }
+
+    /// Ready links go; sessions stay.
+    pub fn retire(&self) {
+        self.close_port();
+        match &self.parts {
+            DmzParts::Forward { dialler: Some(dialler), .. } => dialler.retire(),
+            DmzParts::Reverse { pool, .. } => pool.close(),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => {}
+        }
+    }
+}
+
+/// What a DMZ half grants a peer: of what it offers, what clients may reach through it.
+fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
+    Arc::new(move |peer, offer| {
+        let policy = policy.load();
+        let (mut services, mut unlike) = (Vec::new(), Vec::new());
+        for (service, there) in &offer.services {
+            let Some(here) = policy.get(service).filter(|of| peer.is_among(of.peers.as_deref())) else {
+                continue;
+            };
+            match here.carries == *there {
+                true => services.push(service.clone()),
+                false => {
+                    unlike.push(CarriesMismatch {
+                        service: service.clone(),
+                        there: *there,
+                        here: here.carries,
+                    });
+                }
+            }
+        }
+        GrantDecision {
+            grant: GrantHello { services, links: pool.links_allowed(peer), data: DATA_MAX },
+            mismatches: unlike,
+        }
+    })
+}
+
+/// Takes in the links that internal gateways dial.
+#[derive(Clone)]
+struct LinkIntake {
+    pool: Arc<Pool>,
+    policy: Arc<ArcSwap<PeerPolicy>>,
+    common: SharedContext,
+}
+
+impl LinkIntake {
+    /// One that is turned away keeps its place among greetings until it is closed, so that a peer that
+    /// dials without end holds no more than that.
+    async fn take_in(self, greeted: HandshakeOutcome, _greeting: HandshakePermit) {
+        match greeted {
+            HandshakeOutcome::Seen(_) => {}
+            HandshakeOutcome::Linked(linked) => self.take_in_link(linked).await,
+            HandshakeOutcome::SocksRequested(asked) => self.take_in_parked(asked).await,
+        }
+    }
+
+    async fn take_in_link(self, linked: EstablishedLink) {
+        let who = linked.link.peer().label();
+        for unlike in self.pool.note_offer(&linked) {
+            self.common.notices.warn_limited(LogKind::LinkRejected, format!("link from {who}: {unlike}"));
+        }
+        if !linked.grant.services.is_empty() {
+            let Err(refused) = self.pool.take_in(linked) else { return };
+            let line =
+                format!("link from {who} refused: it has as many links as it may, or too many addresses");
+            self.common.notices.warn_limited(LogKind::LinkRejected, line);
+            return handshake::close_gracefully(refused).await;
+        }
+        if linked.mismatches.is_empty() {
+            let why = "it offers no service that is known here and allows it in its `peers`";
+            self.common
+                .notices
+                .warn_limited(LogKind::LinkRejected, format!("link from {who} refused: {why}"));
+        }
+        handshake::close_gracefully(linked.link).await;
+    }
+
+    /// A SOCKS5 link, for the service that it names.
+    async fn take_in_parked(self, asked: SocksRequest) {
+        let SocksRequest { mut stream, peer, service } = asked;
+        let allowed = self.policy.load().get(&service).map(|of| peer.is_among(of.peers.as_deref()));
+        let known = self.common.sessions.services.load().get(&(Half::Dmz, service.clone())).cloned();
+        let drains = known.is_some_and(|known| known.phase() == ServicePhase::Draining);
+        let refusal = match allowed {
+            None => Some((Refusal::UnknownService, "no such service here")),
+            Some(false) => Some((Refusal::NotAllowed, "it is not among the service's `peers`")),
+            Some(true) if drains => Some((Refusal::Draining, "the service is draining")),
+            Some(true) => None,
+        };
+        if let Some((refusal, why)) = refusal {
+            let who = peer.label();
+            let line = format!("link from {who} for `{service}` refused: {why}");
+            self.common.notices.warn_limited(LogKind::LinkRejected, line);
+            return handshake::refuse(stream, refusal).await;
+        }
+        let granted = tokio::time::timeout(
+            crate::link::HANDSHAKE,
+            socks5::send_reply(&mut stream, socks5_proto::Reply::Succeeded),
+        );
+        if let Ok(Ok(())) = granted.await
+            && let Err(unwanted) = self.pool.park(peer, service, stream)
+        {
+            handshake::close_lingering(unwanted).await;
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The internal half's way: where its sessions come from.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use super::{
+    IdentityCell, LinkPort, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason, handshake_context,
+    same_identity,
+};
+use crate::{
+    accept::{
+        SessionRequest, forward,
+        reverse::{OfferedService, OfferedServices, ReverseDialler},
+    },
+    link::{
+        handshake::{HandshakeTerms, HelloRole},
+        keeper::{KeeperContext, KeeperTarget},
+        server::LinkServer,
+        shares::{LinkShares, ShareRule},
+    },
+    net::{listen::BindError, resolver::ResolvedNames, tls::LinkIdentity},
+    profile::{Half, InternalHalf, InternalMode, InternalService, LinkAddress, RetryPolicy, ServiceName},
+    telemetry::snapshot::PoolRow,
+};
+
+/// Where the internal half gets its sessions from.
+pub struct InternalSide {
+    identity: IdentityCell,
+    links: Arc<LinkShares>,
+    maximum: usize,
+    offering: Arc<ArcSwap<OfferedServices>>,
+    parts: InternalParts,
+}
+
+enum InternalParts {
+    Forward { port: LinkPort, visitors: Arc<forward::DialledInPeers>, server: Arc<LinkServer> },
+    Reverse { parkings: HashMap<LinkAddress, ReverseDialler> },
+}
+
+impl InternalSide {
+    /// Opens what the way needs; nothing runs yet.
+    pub fn prepare(
+        half: &InternalHalf,
+        identity: Option<LinkIdentity>,
+        found: &ResolvedNames,
+        common: &SharedContext,
+    ) -> Result<Self, BindError> {
+        let parts = match &half.way {
+            InternalMode::Forward { listen, bind, .. } => {
+                let port = LinkPort::bind(listen, *bind, found)?;
+                let visitors = Arc::<forward::DialledInPeers>::default();
+                let server = forward_server(common, &visitors);
+                InternalParts::Forward { port, visitors, server }
+            }
+            InternalMode::Reverse { .. } => InternalParts::Reverse { parkings: HashMap::new() },
+        };
+        let links =
+            LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
+        Ok(Self {
+            identity: Arc::new(ArcSwap::from_pointee(identity)),
+            maximum: half.maximum,
+            offering: Arc::new(ArcSwap::from_pointee(offered_services(half, links.max()))),
+            links,
+            parts,
+        })
+    }
+
+    /// Whether this way can go on under another profile.
+    pub fn fits(&self, half: &InternalHalf) -> bool {
+        // The bound on links is made with the way; another one is another way.
+        let same_way = match (&self.parts, &half.way) {
+            (InternalParts::Forward { port, .. }, InternalMode::Forward { listen, .. }) => {
+                port.address == *listen
+            }
+            (InternalParts::Reverse { .. }, InternalMode::Reverse { .. }) => true,
+            _ => false,
+        };
+        same_way && self.maximum == half.maximum
+    }
+
+    pub fn start(&mut self, half: &InternalHalf, common: &SharedContext) {
+        match &mut self.parts {
+            InternalParts::Forward { port, visitors, server } => {
+                let Some(listener) = port.listener.take() else { return };
+                let offering = self.offering.clone();
+                let says = HelloRole::Serves(Arc::new(move |peer| offering.load().offer_for(peer)));
+                let terms = HandshakeTerms { role: says, generation: server.generation().clone() };
+                let run = forward::run(
+                    listener,
+                    handshake_context(
+                        self.identity.clone(),
+                        terms,
+                        common.shares.load().internal_handshakes,
+                        common,
+                    ),
+                    visitors.clone(),
+                    server.clone(),
+                    self.links.clone(),
+                    common.serve.clone(),
+                );
+                common.tasks.spawn("link port", run);
+            }
+            InternalParts::Reverse { .. } => self.keep_links(half, common, Some(RETRY_HURRIED)),
+        }
+    }
+
+    /// Goes on under another profile that has the same way.
+    pub fn update(&mut self, half: &InternalHalf, identity: Option<LinkIdentity>, common: &SharedContext) {
+        let identity_stays = same_identity(&self.identity.load(), &identity);
+        self.identity.store(Arc::new(identity));
+        let now = offered_services(half, self.links.max());
+        let before = self.offering.load_full();
+        // The other half hears how many are to be ready with new links alone.
+        let offering_stays = (&before.services, before.prepared) == (&now.services, now.prepared);
+        self.offering.store(Arc::new(now));
+        self.keep_links(half, common, None);
+        if !(identity_stays && offering_stays) {
+            self.retire_links();
+        }
+    }
+
+    /// Shows and accepts this on its links from now on; those that stand with something else are replaced.
+    pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
+        if !same_identity(&self.identity.load(), &identity) {
+            self.identity.store(Arc::new(identity));
+            self.retire_links();
+        }
+    }
+
+    fn retire_links(&self) {
+        match &self.parts {
+            InternalParts::Forward { server, .. } => server.generation().advance(),
+            InternalParts::Reverse { parkings } => parkings.values().for_each(ReverseDialler::retire_links),
+        }
+    }
+
+    fn keep_links(&mut self, half: &InternalHalf, common: &SharedContext, hurried: Option<RetryPolicy>) {
+        let InternalParts::Reverse { parkings } = &mut self.parts else { return };
+        let InternalMode::Reverse { connect, prepared, retry, .. } = &half.way else { return };
+        let shared = KeeperContext {
+            half: Half::Internal,
+            identity: self.identity.clone(),
+            links: self.links.clone(),
+            tasks: common.tasks.clone(),
+            notices: common.notices.clone(),
+        };
+        let wanted = KeeperTarget { prepared: *prepared, retry: hurried.unwrap_or(*retry) };
+        let mut kept = HashMap::new();
+        for gateway in connect {
+            let parking = match parkings.remove(gateway) {
+                Some(parking) => {
+                    parking.keeper.update(wanted);
+                    parking
+                }
+                None => {
+                    let (offering, serve) = (self.offering.clone(), common.serve.clone());
+                    ReverseDialler::start(gateway.clone(), wanted, offering, shared.clone(), serve)
+                }
+            };
+            kept.insert(gateway.clone(), parking);
+        }
+        // What is left belongs to gateways that the profile lacks.
+        std::mem::replace(parkings, kept).values().for_each(ReverseDialler::retire);
+    }
+
+    /// Keeps so many links ready for each gateway, and for each service that speaks SOCKS5.
+    pub fn resize(&mut self, prepared: usize) -> ResizeOutcome {
+        let InternalParts::Reverse { parkings } = &self.parts else { return ResizeOutcome::DialsNone };
+        if prepared == 0 {
+            return ResizeOutcome::None;
+        }
+        let links = self.rows().len().saturating_mul(prepared);
+        let maximum = self.links.max();
+        if links > maximum {
+            return ResizeOutcome::Beyond { links, maximum };
+        }
+        let offering = OfferedServices { prepared, ..OfferedServices::clone(&self.offering.load()) };
+        self.offering.store(Arc::new(offering));
+        parkings.values().for_each(|parking| parking.keeper.resize(prepared));
+        // The other half hears of the new number with new links alone.
+        parkings.values().for_each(ReverseDialler::retire_links);
+        ResizeOutcome::Done
+    }
+
+    /// Keeps no more links for a service that drains, or for any.
+    pub fn drain(&mut self, service: Option<&ServiceName>) {
+        let InternalParts::Reverse { parkings } = &mut self.parts else { return };
+        match service {
+            None => parkings.drain().for_each(|(_, parking)| parking.retire()),
+            Some(service) => {
+                let mut offering = OfferedServices::clone(&self.offering.load());
+                offering.drained.push(service.clone());
+                self.offering.store(Arc::new(offering));
+                parkings.values().for_each(|parking| parking.keeper.notify_changed());
+            }
+        }
+    }
+
+    /// What is still missing before new sessions can go this way.
+    pub fn missing_reason(&self) -> Option<String> {
+        match &self.parts {
+            InternalParts::Forward { port, visitors, .. } => (!visitors.has_ever_had_peer())
+                .then(|| format!("no DMZ gateway has dialled in at {}", port.describe())),
+            InternalParts::Reverse { parkings } => {
+                let all = parkings.values().all(|parking| parking.keeper.can_serve(None));
+                (!all).then(|| down_reason(&self.rows()))
+            }
+        }
+    }
+
+    /// Whether it can carry sessions of every service, though not all of it is ready.
+    pub fn can_serve_all(&self) -> bool {
+        match &self.parts {
+            InternalParts::Forward { .. } => self.missing_reason().is_none(),
+            InternalParts::Reverse { parkings } => self.offering.load().services.iter().all(|service| {
+                parkings.values().any(|parking| parking.keeper.can_serve(Some(&service.name)))
+            }),
+        }
+    }
+
+    pub fn rows(&self) -> Vec<PoolRow> {
+        match &self.parts {
+            InternalParts::Forward { visitors, .. } => visitors.rows(),
+            InternalParts::Reverse { parkings } => {
+                let mut rows: Vec<_> = parkings.values().flat_map(|parking| parking.keeper.rows()).collect();
+                rows.sort_by(|a, b| (&a.service, &a.address).cmp(&(&b.service, &b.address)));
+                rows
+            }
+        }
+    }
+
+    /// Forgets lost gateways of this name or address; how many.
+    pub fn dismiss(&self, name: &str) -> usize {
+        match &self.parts {
+            InternalParts::Forward { visitors, .. } => visitors.dismiss(name),
+            InternalParts::Reverse { .. } => 0,
+        }
+    }
+
+    pub fn listening(&self) -> Vec<String> {
+        match &self.parts {
+            InternalParts::Forward { port, .. } => port.listening(),
+            InternalParts::Reverse { .. } => Vec::new(),
+        }
+    }
+
+    /// No new links; those that are ready can still be opened.
+    pub fn close_port(&self) {
+        match &self.parts {
+            InternalParts::Forward { port, .. } => port.closer.close(),
+            InternalParts::Reverse { parkings } => {
+                parkings.values().for_each(|parking| parking.keeper.stop_dialling());
+            }
+        }
+    }
+
+    /// Links that have yet to be closed.
+    pub fn links(&self) -> usize {
+        self.links.held()
+    }
+
+    /// Ready links go; sessions stay.
+    pub fn retire(&self) {
+        self.close_port();
+        match &self.parts {
+            InternalParts::Forward { server, .. } => server.drain(),
+            InternalParts::Reverse { parkings } => parkings.values().for_each(ReverseDialler::retire),
+        }
+    }
+}
+
+/// DMZ gateways that share the links: those that are dialled, or the names that may dial in.
+fn count_gateways(half: &InternalHalf) -> usize {
+    match &half.way {
+        InternalMode::Reverse { connect, .. } => connect.len(),
+        InternalMode::Forward { tls, .. } => tls.as_ref().map_or(1, |tls| tls.peers.len()),
+    }
+}
+
+fn offered_services(half: &InternalHalf, maximum: usize) -> OfferedServices {
+    let offered = |service: &InternalService| OfferedService {
+        name: service.name.clone(),
+        peers: service.peers.clone(),
+        carries: service.carries,
+    };
+    let services = half.services.iter().map(offered).collect();
+    let prepared = match &half.way {
+        InternalMode::Reverse { prepared, .. } => *prepared,
+        // Whoever dials says how many are kept.
+        InternalMode::Forward { .. } => 0,
+    };
+    OfferedServices { services, drained: Vec::new(), prepared, maximum }
+}
+
+/// The serving ends of links that DMZ gateways dial.
+fn forward_server(common: &SharedContext, visitors: &Arc<forward::DialledInPeers>) -> Arc<LinkServer> {
+    let (serve, visitors) = (common.serve.clone(), visitors.clone());
+    LinkServer::new(
+        common.tasks.clone(),
+        Arc::new(move |link, open| serve(SessionRequest::from_open(link, open))),
+        Arc::new(move |peer, _, loss| visitors.note_loss(peer, &loss)),
+    )
+}

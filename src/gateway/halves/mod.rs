@@ -1,0 +1,133 @@
+//! The running parts of each half: what listens, dials and keeps links on one way.
+//!
+//! A way is prepared (its ports bound), started, asked whether it is ready, and later retired.
+//! `switch` decides when; a way knows nothing of the one before or after it.
+
+mod dmz;
+mod internal;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+pub use self::{dmz::DmzSide, internal::InternalSide};
+use super::{descriptors::DescriptorShares, session::SessionContext};
+use crate::{
+    accept::ServeSession,
+    link::{
+        handshake::HandshakeTerms,
+        listener::{HandshakeContext, HandshakeLimiter},
+    },
+    net::{
+        listen::{self, BindError, Listener, ListenerGuard},
+        quota::DescriptorQuota,
+        resolver::ResolvedNames,
+        tls::LinkIdentity,
+    },
+    profile::{BindPolicy, LinkAddress, RetryPolicy},
+    tasks::Tasks,
+    telemetry::{notices::NoticeLog, snapshot::PoolRow},
+};
+
+/// A lost gateway is tried so often, where the profile has no `retry`.
+const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
+/// Redials at least this often while a switch is under way.
+const RETRY_HURRIED: RetryPolicy =
+    RetryPolicy { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
+
+/// What ways share with the rest of the engine.
+#[derive(Clone)]
+pub struct SharedContext {
+    pub sessions: SessionContext,
+    pub serve: ServeSession,
+    pub tasks: Tasks,
+    pub notices: Arc<NoticeLog>,
+    /// What may be open at once, of the profile in force.
+    pub shares: Arc<ArcSwap<DescriptorShares>>,
+    /// Clients of all ports, and those of them that have yet to say what they want.
+    pub clients: Arc<DescriptorQuota>,
+    pub handshakes: Arc<HandshakeLimiter>,
+}
+
+/// What a way shows and accepts on its links, `None` without TLS; a reload swaps it.
+type IdentityCell = Arc<ArcSwap<Option<LinkIdentity>>>;
+
+/// A link port that listens, or waits until it can.
+#[derive(Debug)]
+struct LinkPort {
+    address: LinkAddress,
+    /// Until it is started.
+    listener: Option<Arc<Listener>>,
+    closer: ListenerGuard,
+}
+
+impl LinkPort {
+    fn bind(address: &LinkAddress, bind: BindPolicy, found: &ResolvedNames) -> Result<Self, BindError> {
+        let listener = listen::bind(&address.at, found.addresses(&address.at), bind)?;
+        Ok(Self { address: address.clone(), closer: listener.closer(), listener: Some(listener) })
+    }
+
+    /// Where it listens, with the real port.
+    fn listening(&self) -> Vec<String> {
+        let real = |at| LinkAddress { at, ..self.address.clone() }.to_string();
+        self.closer.describe().into_iter().map(real).collect()
+    }
+
+    /// The same in words.
+    fn describe(&self) -> String {
+        match &self.listening()[..] {
+            [] => format!("{}, which is not there yet", self.address),
+            bound => bound.join(" and "),
+        }
+    }
+}
+
+/// What came of asking a half to keep so many links ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResizeOutcome {
+    Done,
+    /// It dials none.
+    DialsNone,
+    /// None would serve nobody.
+    None,
+    /// So many links in all would be more than `maximum`, this half's or the far one's.
+    Beyond {
+        links: usize,
+        maximum: usize,
+    },
+}
+
+/// Whether links made with the one are as good as links made with the other.
+fn same_identity(one: &Option<LinkIdentity>, other: &Option<LinkIdentity>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.is_same_as(other),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn handshake_context(
+    identity: IdentityCell,
+    terms: HandshakeTerms,
+    handshakes: usize,
+    common: &SharedContext,
+) -> HandshakeContext {
+    HandshakeContext {
+        identity,
+        terms,
+        handshakes,
+        tasks: common.tasks.clone(),
+        notices: common.notices.clone(),
+    }
+}
+
+/// The first row that is not healthy, in words.
+fn down_reason(rows: &[PoolRow]) -> String {
+    use crate::telemetry::snapshot::PoolState;
+    let Some(row) = rows.iter().find(|row| row.state != PoolState::Healthy) else {
+        return "not ready yet".into();
+    };
+    let address = row.address.as_deref().unwrap_or("the other gateway");
+    let why = row.last_error.as_deref().unwrap_or("no answer yet");
+    format!("link to {address}: {why}")
+}

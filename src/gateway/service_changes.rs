@@ -1,0 +1,152 @@
+//! What a switch changes for each service, in words: added, removed, or changed in what clients, peers or
+//! backends notice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::profile::{Accept, Backend, DmzMode, Half, Profile};
+
+/// One service that is not the same under both profiles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceChange {
+    pub role: Half,
+    pub service: String,
+    pub becomes: ServiceChangeKind,
+    /// What is new, what goes, or what differs.
+    pub what: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceChangeKind {
+    Added,
+    Removed,
+    Changed,
+}
+
+impl ServiceChangeKind {
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Added => "adds",
+            Self::Removed => "removes",
+            Self::Changed => "changes",
+        }
+    }
+}
+
+/// Of both halves, by name.
+pub fn compare_services(before: &Profile, after: &Profile) -> Vec<ServiceChange> {
+    let (before, after) = (collect_facts(before), collect_facts(after));
+    let keys: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
+    let change = |(service, role): (String, Half)| {
+        let key = (service.clone(), role);
+        let (becomes, what) = match (before.get(&key), after.get(&key)) {
+            (None, Some(facts)) => (ServiceChangeKind::Added, facts.describe()),
+            (Some(facts), None) => (ServiceChangeKind::Removed, facts.describe()),
+            (Some(before), Some(after)) => (ServiceChangeKind::Changed, after.differences_from(before)),
+            (None, None) => return None,
+        };
+        (becomes != ServiceChangeKind::Changed || !what.is_empty()).then_some(ServiceChange {
+            role,
+            service,
+            becomes,
+            what,
+        })
+    };
+    keys.into_iter().filter_map(change).collect()
+}
+
+/// What is compared of one service.
+#[derive(Default)]
+struct ServiceFacts {
+    /// By what they are called.
+    described: Vec<(&'static str, String)>,
+    /// What has no short form: that it differs is all that is told.
+    undescribed: Vec<(&'static str, String)>,
+}
+
+impl ServiceFacts {
+    fn describe(&self) -> Vec<String> {
+        let is_place = |name: &str| matches!(name, "accept" | "backend");
+        let places = self.described.iter().filter(|(name, _)| is_place(name));
+        places.map(|(name, text)| format!("{name} {text}")).collect()
+    }
+
+    fn differences_from(&self, before: &Self) -> Vec<String> {
+        let was = |facts: &[(&str, String)], name: &str| {
+            let found = facts.iter().find(|(of, _)| *of == name);
+            found.map_or_else(String::new, |(_, text)| text.clone())
+        };
+        let mut lines = Vec::new();
+        for (name, text) in &self.described {
+            let was = was(&before.described, name);
+            if was != *text {
+                lines.push(format!("{name} {text}, was {was}"));
+            }
+        }
+        for (name, text) in &self.undescribed {
+            // A place that is another is told already.
+            let is_told = lines.iter().any(|line| name.ends_with(line.split(' ').next().unwrap_or_default()));
+            if was(&before.undescribed, name) != *text && !is_told {
+                lines.push(format!("{name} changed"));
+            }
+        }
+        lines
+    }
+}
+
+fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
+    let mut all = BTreeMap::new();
+    for service in profile.dmz.iter().flat_map(|half| &half.services) {
+        let mut facts = ServiceFacts::default();
+        facts
+            .described
+            .push(("accept", service.accept.iter().map(describe_accept).collect::<Vec<_>>().join(" ")));
+        facts.described.push(("sessions", service.sessions.to_string()));
+        let idle = service.idle.map(|idle| humantime::format_duration(idle).to_string());
+        facts.described.push(("idle", idle.unwrap_or_else(|| "off".into())));
+        facts.described.push(("peers", describe_peers(service.peers.as_deref())));
+        facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
+        facts.undescribed.push(("options of its accept", format!("{:?}", service.accept)));
+        let direct = profile.dmz.as_ref().and_then(|half| match &half.way {
+            DmzMode::Direct(backends) => backends.get(&service.name),
+            DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
+        });
+        if let Some(backend) = direct {
+            facts.add_backend(backend);
+        }
+        all.insert((service.name.to_string(), Half::Dmz), facts);
+    }
+    for service in profile.internal.iter().flat_map(|half| &half.services) {
+        let mut facts = ServiceFacts::default();
+        facts.add_backend(&service.connect);
+        facts.described.push(("peers", describe_peers(service.peers.as_deref())));
+        facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
+        all.insert((service.name.to_string(), Half::Internal), facts);
+    }
+    all
+}
+
+impl ServiceFacts {
+    fn add_backend(&mut self, backend: &Backend) {
+        self.described.push(("backend", backend.to_string()));
+        self.undescribed.push(("options of its backend", format!("{backend:?}")));
+    }
+}
+
+/// Its address, and what else tells it apart on its port.
+fn describe_accept(accept: &Accept) -> String {
+    let mut text = accept.address.to_string();
+    let hosts = accept.web.as_ref().map(|web| web.hosts.iter().map(ToString::to_string).collect::<Vec<_>>());
+    for (name, names) in [("hosts", hosts.unwrap_or_default()), ("sni", accept.sni.clone())] {
+        if !names.is_empty() {
+            text.push_str(&format!(" ({name} {})", names.join(", ")));
+        }
+    }
+    text
+}
+
+fn describe_peers(peers: Option<&[String]>) -> String {
+    peers.map_or_else(|| "all".into(), |peers| peers.join(", "))
+}

@@ -1,0 +1,125 @@
+//! What is wrong with the certificates of single services: a fault of one is no fault of the profile. The
+//! others are served, and that one when the fault is mended.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::Engine;
+use crate::{
+    net::edge_tls::{EdgeFault, EdgeTls},
+    profile::{DmzHalf, DmzMode, DmzService, Half, Problem, Profile, ServiceName},
+};
+
+/// By half and service.
+#[derive(Debug, Default, PartialEq)]
+pub struct ServiceFaults(BTreeMap<(Half, ServiceName), ServiceFault>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct ServiceFault {
+    effect: FaultEffect,
+    problem: Problem,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum FaultEffect {
+    /// What it had before is still in force.
+    Kept,
+    /// One of its accepts is down, others serve.
+    Partly,
+    Down,
+}
+
+impl fmt::Display for ServiceFault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let effect = match self.effect {
+            FaultEffect::Kept => "goes on with the certificates it had",
+            FaultEffect::Partly => "is down on one of its ports",
+            FaultEffect::Down => "is down",
+        };
+        write!(out, "{effect}: {}", self.problem)
+    }
+}
+
+impl ServiceFaults {
+    pub fn find(profile: &Profile, edges: &EdgeTls) -> Self {
+        let mut faults = Self::default();
+        if let Some(half) = &profile.dmz {
+            for service in &half.services {
+                let both = [fault_of_accepts(service, edges), fault_of_direct(half, service, edges)];
+                let worst = both.into_iter().flatten().max_by_key(|fault| fault.effect);
+                faults.add(Half::Dmz, &service.name, worst);
+            }
+        }
+        for service in profile.internal.iter().flat_map(|half| &half.services) {
+            let tls = service.connect.remote().and_then(|remote| remote.tls.as_deref());
+            let fault = tls.and_then(|tls| edges.fault_of_connect(tls)).map(fault_of_edge);
+            faults.add(Half::Internal, &service.name, fault);
+        }
+        faults
+    }
+
+    fn add(&mut self, role: Half, service: &ServiceName, fault: Option<ServiceFault>) {
+        self.0.extend(fault.map(|fault| ((role, service.clone()), fault)));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn reason(&self, role: Half, service: &ServiceName) -> Option<String> {
+        self.0.get(&(role, service.clone())).map(|fault| fault.problem.to_string())
+    }
+}
+
+fn fault_of_edge(fault: EdgeFault<'_>) -> ServiceFault {
+    let effect = if fault.is_kept { FaultEffect::Kept } else { FaultEffect::Down };
+    ServiceFault { effect, problem: fault.problem.clone() }
+}
+
+/// A service with one accept that can be used is not down.
+fn fault_of_accepts(service: &DmzService, edges: &EdgeTls) -> Option<ServiceFault> {
+    let faults =
+        service.accept.iter().map(|accept| edges.fault_of_accept(accept.tls.as_ref()?).map(fault_of_edge));
+    let faults: Vec<_> = faults.collect();
+    let serves =
+        |fault: &Option<ServiceFault>| fault.as_ref().is_none_or(|fault| fault.effect == FaultEffect::Kept);
+    let any_serves = faults.iter().any(serves);
+    let worst = faults.into_iter().flatten().max_by_key(|fault| fault.effect)?;
+    let effect =
+        if any_serves && worst.effect == FaultEffect::Down { FaultEffect::Partly } else { worst.effect };
+    Some(ServiceFault { effect, ..worst })
+}
+
+/// In direct mode the DMZ half reaches the backends itself.
+fn fault_of_direct(half: &DmzHalf, service: &DmzService, edges: &EdgeTls) -> Option<ServiceFault> {
+    let DmzMode::Direct(backends) = &half.way else { return None };
+    let tls = backends.get(&service.name)?.remote()?.tls.as_deref()?;
+    edges.fault_of_connect(tls).map(fault_of_edge)
+}
+
+impl Engine {
+    /// Puts services down and up again; a line for each that has changed, which is also a notice.
+    pub(super) fn take_over_faults(&mut self, faults: ServiceFaults) -> Vec<String> {
+        for (key, service) in self.shared.sessions.services.load().iter() {
+            let fault = faults.0.get(key).filter(|fault| fault.effect == FaultEffect::Down);
+            service.set_down(fault.map(|fault| fault.problem.to_string()));
+        }
+        let before = std::mem::replace(&mut self.faults, faults);
+        let mut told = Vec::new();
+        for (key @ (_, name), fault) in &self.faults.0 {
+            if before.0.get(key) != Some(fault) {
+                let line = format!("service `{name}` {fault}");
+                if fault.effect > FaultEffect::Kept {
+                    self.shared.notices.warn(line.clone());
+                }
+                told.push(line);
+            }
+        }
+        for ((role, name), _) in before.0.iter().filter(|(_, fault)| fault.effect > FaultEffect::Kept) {
+            let goes_on = self.shared.sessions.services.load().contains_key(&(*role, name.clone()));
+            if goes_on && !self.faults.0.contains_key(&(*role, name.clone())) {
+                self.shared.notices.info(format!("service `{name}` is served again"));
+            }
+        }
+        told
+    }
+}

@@ -1,0 +1,450 @@
+//! The checklist, walked by a running gateway on itself: what its half can prove in its mode.
+//!
+//! `verify` merges the walks of two halves, and starts halves of its own where none run.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use tokio::sync::watch;
+
+use super::{
+    advice, ports::ProbeEntry, probe::PendingProbes, switch::PendingSwitch, verify_progress::VerifyProgress,
+};
+use crate::{
+    connect::direct::{self, BackendTarget},
+    disk::{FileWork, PipePolicy, WorkError},
+    net::{
+        dial,
+        edge_tls::EdgeTls,
+        sockets::{self, SocketAddress},
+    },
+    profile::{
+        Backend, DmzMode, Half, InternalMode, LinkAddress, Mode, Problem, Profile, RemoteServer, ServiceName,
+    },
+    source::{self, ChosenProfile, LoadedProfile, ProfileSource},
+    telemetry::{
+        checklist::{CheckStep, StepFinding, VerifyReport},
+        log,
+        snapshot::{NoticeLevel, PoolRow, PoolState, Snapshot},
+    },
+    text,
+};
+
+/// The way is ready by then, or its step fails.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How a step begins whose links did not come about; what the other half met may tell why.
+pub const NOT_READY: &str = "not ready within";
+/// A closed port of this machine refuses at once; one that says nothing is not open either.
+const KNOCK: Duration = Duration::from_secs(1);
+
+/// What a walk needs of its gateway.
+pub(super) struct VerifyRun {
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub source: ProfileSource,
+    pub chosen: ChosenProfile,
+    pub profile: Profile,
+    pub probes: PendingProbes,
+    /// Where probes of each service go in.
+    pub entries: Vec<ProbeEntry>,
+    pub admin: Option<PathBuf>,
+    pub checks: VerifyProgress,
+    /// Where its files are read.
+    pub files: FileWork,
+    /// The way of the other mode, opened beside the one in force.
+    pub trial: Option<Result<PendingSwitch, String>>,
+}
+
+impl VerifyRun {
+    /// Walks these steps, in order; the time of each is its own.
+    pub async fn run(self, steps: &[CheckStep]) -> VerifyReport {
+        let mut walked = Vec::new();
+        for step in steps {
+            self.checks.start_step(*step);
+            let began = Instant::now();
+            let found = match step {
+                CheckStep::Profile => self.check_profile().await,
+                CheckStep::Basic => self.check_basic().await,
+                CheckStep::Forward => self.check_mode(Mode::Forward).await,
+                CheckStep::Reverse => self.check_mode(Mode::Reverse).await,
+                CheckStep::Closed => self.check_closed().await,
+            };
+            let found = found.at(*step, began.elapsed());
+            self.checks.finish_step(&found);
+            walked.push(found);
+        }
+        VerifyReport::new(walked)
+    }
+
+    async fn check_profile(&self) -> StepFinding {
+        let (source, chosen, mode) = (self.source.clone(), self.chosen.clone(), self.profile.mode);
+        self.files.run(move || check_profile(&source, &chosen, mode)).await.unwrap_or_else(unanswered_finding)
+    }
+
+    async fn check_basic(&self) -> StepFinding {
+        let of = self.profile.clone();
+        match self.files.run(move || source::load_edges(&of, PipePolicy::Refused)).await {
+            Ok(edges) => check_basic(&self.profile, edges).await,
+            Err(error) => unanswered_finding(error),
+        }
+    }
+
+    /// The way of one mode: ready, and a probe of each service goes over it.
+    async fn check_mode(&self, mode: Mode) -> StepFinding {
+        let role = match (&self.profile.dmz, mode) {
+            (Some(_), _) => Half::Dmz,
+            (None, Mode::Reverse) => Half::Internal,
+            (None, _) => return StepFinding::skip("the DMZ half sends the probe; verify it on that host"),
+        };
+        let trial = match &self.trial {
+            _ if self.profile.mode == mode => None,
+            Some(Ok(trial)) => Some(trial),
+            Some(Err(why)) => return StepFinding::fail(why, advice::advise_on_link(why)),
+            None => return StepFinding::skip(self.skip_reason(mode)),
+        };
+        if let (Some(_), Some(why)) = (trial, self.unanswered_reason(mode).await) {
+            return StepFinding::skip(why);
+        }
+        let rows = match self.wait_until_ready(role, mode, trial).await {
+            Ok(rows) => rows,
+            Err(failed) => return failed,
+        };
+        let links = join(rows.iter().map(describe_pool));
+        match role {
+            Half::Dmz => self.probe_all(&links, trial).await,
+            Half::Internal => StepFinding::pass(format!("links are parked: {links}")),
+        }
+    }
+
+    /// Why this gateway can not walk a mode that it does not run.
+    fn skip_reason(&self, mode: Mode) -> String {
+        match self.profile.mode {
+            Mode::Reverse if self.profile.internal.is_some() => {
+                "in reverse mode the internal half opens no port, not even for a check".into()
+            }
+            Mode::Direct => {
+                "this gateway runs in mode direct, where there is no link; stop it to walk with halves of its own".into()
+            }
+            running => {
+                let [running, wanted] = [running, mode].map(super::mode_word);
+                format!("this gateway runs in mode {running}, and its profile can not go in mode {wanted}")
+            }
+        }
+    }
+
+    /// A DMZ half alone can try forward mode only where somebody answers.
+    async fn unanswered_reason(&self, mode: Mode) -> Option<String> {
+        let (source, chosen) = (self.source.clone(), self.chosen.clone());
+        let loaded = self.files.run(move || source.load(&chosen, Some(mode))).await.ok()?.ok()?;
+        unanswered_alone(&loaded.profile).await
+    }
+
+    /// A picture that was taken after now.
+    async fn fresh_snapshot(&self) -> Option<Arc<Snapshot>> {
+        let mut snapshots = self.snapshots.clone();
+        snapshots.mark_unchanged();
+        snapshots.changed().await.ok()?;
+        Some(snapshots.borrow().clone())
+    }
+
+    /// Waits for healthy pools. Why nobody offers a service, a probe over a dialled link tells best.
+    async fn wait_until_ready(
+        &self,
+        role: Half,
+        mode: Mode,
+        trial: Option<&PendingSwitch>,
+    ) -> Result<Vec<PoolRow>, StepFinding> {
+        let (began, since) = (Instant::now(), log::utc_now());
+        loop {
+            let Some(snapshot) = self.fresh_snapshot().await else { return Err(stopped_finding()) };
+            let mut rows: Vec<_> = match trial {
+                Some(trial) => trial.rows(role),
+                None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
+            };
+            rows.retain(|row| mode != Mode::Forward || row.address.is_some());
+            let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
+            if !rows.is_empty() && rows.iter().all(is_healthy) {
+                return Ok(rows);
+            }
+            if began.elapsed() >= READY_WITHIN {
+                let mut seen = join(rows.iter().filter(|row| !is_healthy(row)).map(describe_pool));
+                if let Some(told) = refused_link(&snapshot, &since) {
+                    seen = format!("{seen}; last {told}");
+                }
+                let advice = advice::advise_on_link(&seen);
+                let seen = format!("{NOT_READY} {}s: {seen}", READY_WITHIN.as_secs());
+                return Err(StepFinding::fail(seen, advice));
+            }
+        }
+    }
+
+    async fn probe_all(&self, links: &str, trial: Option<&PendingSwitch>) -> StepFinding {
+        let mut came_back = Vec::new();
+        for entry in &self.entries {
+            let ProbeEntry { service, at, .. } = entry;
+            if let Some(Problem { what, advice, .. }) = &entry.fault {
+                return StepFinding::fail(format!("`{service}` is down at {at}: {what}"), advice.clone());
+            }
+            match self.probes.send(entry, trial.and_then(|trial| trial.connector(service))).await {
+                Ok(took) => {
+                    let within = entry.tls.as_ref().map(|_| format!(" within the TLS of {at}"));
+                    came_back.push(format!("{service} in {}{}", format_ms(took), within.unwrap_or_default()));
+                }
+                Err(end) => {
+                    let seen = format!("probe of `{service}` through {at}: {end}");
+                    return StepFinding::fail(seen.clone(), advice::advise_on_probe(service.as_str(), &seen));
+                }
+            }
+        }
+        StepFinding::pass(format!("probes came back: {}; over {links}", came_back.join(", ")))
+    }
+
+    /// The internal half holds no listening socket; in a pair, none that is not the DMZ half's.
+    async fn check_closed(&self) -> StepFinding {
+        if self.profile.internal.is_none() {
+            return StepFinding::skip("the internal half is closed or not; verify it on its own host");
+        }
+        if self.profile.mode != Mode::Reverse {
+            let word = super::mode_word(self.profile.mode);
+            return StepFinding::skip(format!(
+                "in mode {word} the internal half listens; that is what reversing ends"
+            ));
+        }
+        let Some(snapshot) = self.fresh_snapshot().await else { return stopped_finding() };
+        let held = match sockets::process_sockets() {
+            Ok(held) => held,
+            Err(error) => {
+                return StepFinding::fail(format!("the kernel does not say: {error}"), "mount /proc");
+            }
+        };
+        let mut expected = dmz_ports(&snapshot);
+        expected.extend(self.entries.iter().map(|entry| entry.at.port()));
+        let is_strange = |open: &&sockets::OpenSocket| match &open.at {
+            SocketAddress::Inet(at) => open.kind != "tcp" || !expected.contains(&at.port()),
+            SocketAddress::Path(path) => self.admin.as_ref() != Some(path),
+            SocketAddress::Other(_) => true,
+        };
+        let (strange, rest): (Vec<_>, Vec<_>) = held.open.iter().partition(is_strange);
+        if !strange.is_empty() {
+            return StepFinding::fail(
+                format!("the internal half listens: {}", join(strange.iter().map(ToString::to_string))),
+                "start it without inherited sockets; find who hands them on with `ss -lpn`",
+            );
+        }
+        let knocked = match self.try_forward_port().await {
+            Ok(knocked) => knocked,
+            Err(failed) => return failed,
+        };
+        let rest = match rest.is_empty() {
+            true => "none listens".into(),
+            false => format!(
+                "those that listen are no door inwards: {}",
+                join(rest.iter().map(|open| self.describe_owner(open)))
+            ),
+        };
+        StepFinding::pass(format!(
+            "each of the {} sockets of process {} was asked (/proc/self/fd, SO_ACCEPTCONN, getsockname; TCP, MPTCP, UDP, IPv6, Unix, raw): {rest}; {knocked}",
+            held.looked_at,
+            std::process::id()
+        ))
+    }
+
+    fn describe_owner(&self, open: &sockets::OpenSocket) -> String {
+        match &open.at {
+            SocketAddress::Path(path) => format!("the admin socket {}", text::clean_path(path)),
+            at => format!("{} {at} of the DMZ half in this process", open.kind),
+        }
+    }
+
+    /// Tries the port that forward mode uses.
+    async fn try_forward_port(&self) -> Result<String, StepFinding> {
+        let (source, chosen) = (self.source.clone(), self.chosen.clone());
+        let listen =
+            self.files.run(move || forward_port(&source, &chosen)).await.map_err(unanswered_finding)?;
+        let Some(listen) = listen else {
+            return Ok("the profile names no port for forward mode".into());
+        };
+        let mut at = listen.at.clone();
+        if at.is_any() {
+            at.host = if at.host.contains(':') { "::1".into() } else { "127.0.0.1".into() };
+        }
+        match dial::dial(&at, KNOCK).await {
+            Err(error) => Ok(format!("the port of forward mode is closed: {error}")),
+            Ok(_) => {
+                let by =
+                    sockets::port_holder(at.port).map(|holder| format!(" ({holder})")).unwrap_or_default();
+                let seen = format!("the port of forward mode, {at}, is open{by}");
+                Err(StepFinding::fail(
+                    seen,
+                    "stop the program that listens there; if it is a gateway, switch it to reverse",
+                ))
+            }
+        }
+    }
+}
+
+/// However it ends, what was opened for it is closed, and another one may begin.
+impl Drop for VerifyRun {
+    fn drop(&mut self) {
+        if let Some(Ok(trial)) = &self.trial {
+            trial.retire();
+        }
+        self.checks.end();
+    }
+}
+
+fn unanswered_finding(error: WorkError) -> StepFinding {
+    StepFinding::fail(error.to_string(), "look at the disk, or at the file server, that the profile is on")
+}
+
+fn stopped_finding() -> StepFinding {
+    StepFinding::fail("the gateway has stopped", "start it again")
+}
+
+/// A DMZ half without its other half here, in forward mode, that nobody answers.
+pub async fn unanswered_alone(profile: &Profile) -> Option<String> {
+    let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
+    let DmzMode::Forward { connect, .. } = &half.way else { return None };
+    let mut last = String::new();
+    // All at once: the wait is that for one, however many there are.
+    let dials = connect.iter().map(|address| dial::dial(&address.at, crate::link::DIAL));
+    let mut dials: FuturesUnordered<_> = dials.collect();
+    while let Some(dialled) = dials.next().await {
+        match dialled {
+            Ok(_) => return None,
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Some(format!("no internal gateway answers in forward mode: {last}"))
+}
+
+/// The profile reads and its certificates are good; what they are for, and how long.
+pub fn check_profile(source: &ProfileSource, chosen: &ChosenProfile, mode: Mode) -> StepFinding {
+    let LoadedProfile { profile, dmz, internal, .. } = match source.load(chosen, Some(mode)) {
+        Ok(loaded) => loaded,
+        Err(problems) => return unreadable_profile(&problems),
+    };
+    let half =
+        |name: &str, identity: &crate::net::tls::LinkIdentity| format!("{name}: {}", identity.describe());
+    let shown: Vec<_> =
+        [dmz.map(|identity| half("dmz", &identity)), internal.map(|identity| half("internal", &identity))]
+            .into_iter()
+            .flatten()
+            .collect();
+    let file =
+        profile.file.as_ref().map_or_else(|| "the built-in profile".into(), |file| text::clean_path(file));
+    match shown.is_empty() {
+        true => StepFinding::pass(format!("{file} reads; its links use no certificates")),
+        false => StepFinding::pass(format!("{file} reads; {}", shown.join("; "))),
+    }
+}
+
+/// The first problem, and how many more there are.
+pub fn unreadable_profile(problems: &[Problem]) -> StepFinding {
+    let Some(first) = problems.first() else { return StepFinding::skip("no problem is known") };
+    let place = &first.place;
+    let more = match problems.len() {
+        1 => String::new(),
+        count => format!(" (and {} more, see `check`)", count - 1),
+    };
+    let seen = format!("{}:{}:{}: {}: {}{more}", place.file, place.line, place.column, place.key, first.what);
+    StepFinding::fail(seen, first.advice.clone())
+}
+
+/// Each backend answers a connection, from the half that reaches it.
+pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
+    let backends: Vec<(ServiceName, Backend)> = match (&profile.dmz, &profile.internal) {
+        (_, Some(half)) => {
+            half.services.iter().map(|service| (service.name.clone(), service.connect.clone())).collect()
+        }
+        (Some(half), None) => match &half.way {
+            DmzMode::Direct(backends) => {
+                backends.iter().map(|(name, to)| (name.clone(), to.clone())).collect()
+            }
+            DmzMode::Forward { .. } | DmzMode::Reverse { .. } => {
+                return StepFinding::skip(
+                    "the internal half reaches the backends; verify it on its own host",
+                );
+            }
+        },
+        (None, None) => Vec::new(),
+    };
+    let key = if profile.internal.is_some() { "internal" } else { "dmz" };
+    if !edges.problems().is_empty() {
+        return unreadable_profile(edges.problems());
+    }
+    let dialled = join_all(backends.iter().map(async |(service, backend)| {
+        let began = Instant::now();
+        let answered = direct::check_backend(&BackendTarget::new(backend, &edges)).await;
+        let took = format_ms(began.elapsed());
+        match (answered, backend.remote()) {
+            (Ok(()), None) => Ok(format!("`{service}` is the built-in echo")),
+            (Ok(()), Some(RemoteServer { at, tls: None, .. })) => {
+                Ok(format!("`{service}` {at} answered in {took}"))
+            }
+            (Ok(()), Some(RemoteServer { at, tls: Some(_), .. })) => {
+                Ok(format!("`{service}` {at} answered in {took}, its TLS included"))
+            }
+            (Err(failure), _) => Err((service, failure.reason)),
+        }
+    }))
+    .await;
+    let failed: Vec<_> = dialled.iter().filter_map(|dialled| dialled.as_ref().err()).collect();
+    match failed.first() {
+        None => StepFinding::pass(join(dialled.iter().flatten().cloned())),
+        Some((service, _)) => StepFinding::fail(
+            join(failed.iter().map(|(service, reason)| format!("`{service}`: {reason}"))),
+            format!("start that server, or correct `{key}.services.{service}.connect`"),
+        ),
+    }
+}
+
+/// Where the internal half would listen in forward mode.
+fn forward_port(source: &ProfileSource, chosen: &ChosenProfile) -> Option<LinkAddress> {
+    match source.load_to_serve(chosen, Some(Mode::Forward)).ok()?.profile.internal?.way {
+        InternalMode::Forward { listen, .. } => Some(listen),
+        InternalMode::Reverse { .. } => None,
+    }
+}
+
+fn dmz_ports(snapshot: &Snapshot) -> Vec<u16> {
+    let accepts = snapshot.services.iter().flat_map(|service| &service.accept);
+    let port = |address: &String| address.rsplit_once(':')?.1.parse().ok();
+    accepts.chain(&snapshot.listening).filter_map(port).collect()
+}
+
+/// The last link that this half has turned away since then, in the words of its notice.
+pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<String> {
+    let mut lines = snapshot.notices.iter().rev();
+    let found = lines.find(|line| {
+        line.level >= NoticeLevel::Warn && line.time.as_str() >= since && line.text.starts_with("link from")
+    });
+    found.map(|line| line.text.clone())
+}
+
+/// A pool row in words.
+fn describe_pool(row: &PoolRow) -> String {
+    let who = row.peer.as_deref().unwrap_or("the other gateway");
+    let address = row.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
+    let wire = row.wire.as_ref().map(|wire| format!(", {wire}")).unwrap_or_default();
+    let why = row.last_error.as_ref().filter(|_| row.state != PoolState::Healthy);
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let of = if row.service == "*" { String::new() } else { format!(" for `{}`", row.service) };
+    let (ready, target) = (row.ready, row.target.max(row.ready));
+    if target == 0 && row.state == PoolState::Healthy {
+        return format!("a link of its own for each session, {who}{address}{wire}");
+    }
+    let only = if (1..target).contains(&ready) { "only " } else { "" };
+    format!("{only}{ready} of {target} links ready{of}, {who}{address}{wire}{why}")
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn format_ms(took: Duration) -> String {
+    format!("{:.1} ms", took.as_secs_f64() * 1000.0)
+}

@@ -1,0 +1,277 @@
+//! How dialling goes for the links of one kind: what is under way, failures, and the next try.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    goodbye::GoodbyeState,
+    keeper::{KeeperTarget, LIVED},
+    link_guard::LinkCounters,
+    token_bucket::TokenBucket,
+};
+use crate::{
+    net::backoff::Backoff,
+    profile::RetryPolicy,
+    telemetry::snapshot::{PoolRow, PoolState},
+};
+
+/// Why no more links are dialled, or taken.
+pub const AT_MAXIMUM: &str = "`maximum` links are in use";
+/// Dials under way at once.
+const DIALS_MAX: usize = 32;
+/// After a failure, and until a link has lived or carried: dials that may begin at once, and how many
+/// more in the time of the longest pause, which is twice the mean of them.
+const UNPROVEN_AT_ONCE: f64 = 8.0;
+const UNPROVEN_A_PAUSE: f64 = 4.0;
+/// A gateway that speaks our own protocol keeps its links: beside what is wanted at once, and one more
+/// time, so many dials begin each second. Over SOCKS5 each session needs one.
+const OWN_AT_ONCE: f64 = 64.0;
+const OWN_A_SECOND: f64 = 64.0;
+
+pub struct DialState {
+    pub counts: Arc<LinkCounters>,
+    pub dialling: usize,
+    /// Cancelled when such links are not wanted any more.
+    pub retired: CancellationToken,
+    pub last_error: Option<String>,
+    /// What the gateway had said when its links ended.
+    pub goodbye: GoodbyeState,
+    /// More links are wanted than may be.
+    pub at_maximum: bool,
+    /// When a gateway that is looked in on is dialled next.
+    pub look_in: Option<Instant>,
+    /// The pause after a failure.
+    paused_until: Option<Instant>,
+    failures: u64,
+    backoff: Backoff,
+    /// Since when links have stood without a failure in between.
+    good_since: Option<Instant>,
+    dials: TokenBucket,
+    /// It has broken the protocol, and no link has lived since.
+    is_distrusted: bool,
+}
+
+/// What has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialFailure {
+    /// A dial, or a link that did not live: another one would fare alike.
+    Way,
+    /// A link that broke the protocol: that it carried a session before shows nothing.
+    Protocol,
+    /// A link that had lived: another one is due at once.
+    Link,
+    /// The other gateway has said that it takes no links now.
+    Drains,
+}
+
+/// What the links of one gateway speak, as far as dialling goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkReuse {
+    /// They carry session after session.
+    Long,
+    /// One session each.
+    OneSession,
+}
+
+impl DialState {
+    pub fn new(counts: Arc<LinkCounters>, retired: CancellationToken) -> Self {
+        Self {
+            counts,
+            dialling: 0,
+            retired,
+            last_error: None,
+            goodbye: GoodbyeState::default(),
+            at_maximum: false,
+            look_in: None,
+            paused_until: None,
+            failures: 0,
+            backoff: Backoff::default(),
+            good_since: None,
+            dials: TokenBucket::new(OWN_AT_ONCE, Instant::now()),
+            is_distrusted: false,
+        }
+    }
+
+    /// Whether the last dial stood.
+    pub fn is_healthy(&self) -> bool {
+        self.good_since.is_some() && self.last_error.is_none()
+    }
+
+    /// Enough links are ready, or sessions come already: under load they may never be seen ready.
+    pub fn has_enough(&self, prepared: usize) -> bool {
+        self.counts.opened() > 0 || self.counts.ready() >= prepared
+    }
+
+    /// A new bound on pauses may be shorter than the one under way.
+    pub fn shorten_pause(&mut self, retry: RetryPolicy) {
+        self.paused_until = self.paused_until.map(|at| at.min(Instant::now() + retry.maximum));
+    }
+
+    /// How long no dial is due.
+    pub fn pause(&self, now: Instant) -> Option<Duration> {
+        let until = self.paused_until.max(self.look_in)?;
+        Some(until.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
+    }
+
+    /// How many dials are missing of those that would make `wanted` links ready.
+    pub fn missing_dials(&self, wanted: usize) -> usize {
+        let at_once = match self.backoff.failures() > 0 && self.counts.ready() == 0 {
+            true => 1,
+            false => DIALS_MAX,
+        };
+        let missing = wanted.saturating_sub(self.counts.ready() + self.dialling);
+        missing.min(at_once.saturating_sub(self.dialling))
+    }
+
+    /// Whether one of them may begin now, so that a gateway that takes links and lets each go is not
+    /// dialled without end.
+    pub fn may_dial(&mut self, wanted: KeeperTarget, lasts: LinkReuse, now: Instant) -> bool {
+        match (self.backoff.failures(), lasts) {
+            (0, LinkReuse::OneSession) => return true,
+            (0, LinkReuse::Long) => {
+                self.dials.earn(now, OWN_A_SECOND, OWN_AT_ONCE + 2.0 * wanted.prepared as f64)
+            }
+            (_, _) => {
+                let pause = wanted.retry.maximum.as_secs_f64().max(0.001);
+                self.dials.earn(now, UNPROVEN_A_PAUSE / pause, UNPROVEN_AT_ONCE);
+            }
+        }
+        self.dials.take()
+    }
+
+    /// A link stands. Whether the way is good shows when it has lived, or carried.
+    pub fn note_established(&mut self, now: Instant) {
+        self.good_since.get_or_insert(now);
+        self.goodbye.note_established();
+    }
+
+    /// Whether a link has lived or carried since the last failure; after how many of them in a row.
+    pub fn check_proven(&mut self, now: Instant) -> Option<u32> {
+        let has_lived = self
+            .good_since
+            .is_some_and(|at| now.saturating_duration_since(at) >= LIVED && self.counts.links() > 0);
+        let has_carried = self.counts.take_carried() && !self.is_distrusted;
+        (has_carried || has_lived).then(|| self.note_proven()).filter(|failures| *failures > 0)
+    }
+
+    /// The way is good; after how many failures in a row.
+    pub fn note_proven(&mut self) -> u32 {
+        let failures = self.backoff.failures();
+        self.backoff.reset();
+        self.is_distrusted = false;
+        self.paused_until = None;
+        self.last_error = None;
+        failures
+    }
+
+    /// Something has failed; whether it is the first since the way was good.
+    pub fn note_failure(
+        &mut self,
+        error: &str,
+        failure: DialFailure,
+        retry: RetryPolicy,
+        now: Instant,
+    ) -> bool {
+        self.failures += 1;
+        self.is_distrusted |= failure == DialFailure::Protocol;
+        if failure != DialFailure::Link {
+            self.good_since = None;
+            // Dials that were under way together fail together, and count as one.
+            if self.paused_until.is_none_or(|at| at <= now) {
+                self.paused_until = Some(now + self.backoff.fail(retry, fastrand::f64()));
+            }
+        }
+        self.last_error.replace(error.to_owned()).is_none()
+    }
+
+    /// Adds to a row what is known here.
+    pub fn fill_row(&self, row: PoolRow) -> PoolRow {
+        let (ready, carrying) = (self.counts.ready(), self.counts.carrying());
+        let state = match &self.last_error {
+            Some(_) if ready == 0 && carrying == 0 => PoolState::Down,
+            _ if ready >= row.target && self.good_since.is_some() => PoolState::Healthy,
+            _ => PoolState::Filling,
+        };
+        let at_maximum = self.at_maximum && ready < row.target;
+        let pause = self.paused_until.map(|at| at.saturating_duration_since(Instant::now()));
+        let pause = pause.filter(|pause| !pause.is_zero());
+        // One that stands may yet prove bad; until then it is what there is to see.
+        let last_error = self.last_error.clone().filter(|_| self.good_since.is_none());
+        PoolRow {
+            state,
+            ready,
+            carrying,
+            dialling: self.dialling,
+            failures: self.failures,
+            left: self.goodbye.is_said(),
+            at_maximum,
+            last_error: last_error.or_else(|| at_maximum.then(|| AT_MAXIMUM.into())),
+            retry_seconds: pause.map(|pause| pause.as_secs_f64()),
+            ..row
+        }
+        .with_links(&self.counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::link_guard::LinkGuard;
+
+    const RETRY: RetryPolicy =
+        RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
+
+    fn course() -> DialState {
+        DialState::new(Arc::default(), CancellationToken::new())
+    }
+
+    #[test]
+    fn a_pause_ends_when_a_link_has_lived_and_not_when_it_stands() {
+        let (mut course, now) = (course(), Instant::now());
+        assert!(course.note_failure("refused", DialFailure::Way, RETRY, now));
+        let paused_until = course.paused_until;
+        let _seat = LinkGuard::ready(&course.counts, None);
+        course.note_established(now);
+        assert_eq!(course.check_proven(now), None);
+        assert_eq!((course.paused_until, course.last_error.as_deref()), (paused_until, Some("refused")));
+        assert!(!course.note_failure("lost", DialFailure::Link, RETRY, now), "it goes on");
+        assert_eq!(course.check_proven(now + LIVED), Some(1));
+        assert_eq!((course.paused_until, course.last_error), (None, None));
+    }
+
+    #[test]
+    fn a_session_that_was_answered_proves_the_way_until_the_protocol_is_broken() {
+        let (mut course, now) = (course(), Instant::now());
+        course.note_failure("refused", DialFailure::Way, RETRY, now);
+        course.counts.note_carried();
+        assert_eq!((course.check_proven(now), course.check_proven(now)), (Some(1), None));
+        course.note_failure("a violation", DialFailure::Protocol, RETRY, now);
+        course.counts.note_carried();
+        assert_eq!(course.check_proven(now), None);
+        let _seat = LinkGuard::ready(&course.counts, None);
+        course.note_established(now);
+        assert_eq!(course.check_proven(now + LIVED), Some(1));
+    }
+
+    #[test]
+    fn dials_are_bounded_by_the_time_that_passes() {
+        let (mut course, began) = (course(), Instant::now());
+        let wanted = KeeperTarget { prepared: 8, retry: RETRY };
+        let dials = |course: &mut DialState, lasts, seconds: u64| {
+            let now = began + Duration::from_secs(seconds);
+            (0..10_000).take_while(|_| course.may_dial(wanted, lasts, now)).count()
+        };
+        assert_eq!(dials(&mut course, LinkReuse::OneSession, 0), 10_000, "each session needs one");
+        assert!((64..=80).contains(&dials(&mut course, LinkReuse::Long, 0)));
+        assert_eq!(dials(&mut course, LinkReuse::Long, 1), 64);
+        course.note_failure("refused", DialFailure::Way, RETRY, began);
+        for lasts in [LinkReuse::Long, LinkReuse::OneSession] {
+            assert_eq!(dials(&mut course, lasts, 100), if lasts == LinkReuse::Long { 8 } else { 0 });
+        }
+        assert_eq!(dials(&mut course, LinkReuse::OneSession, 102), 4);
+    }
+}

@@ -1,0 +1,287 @@
+//! A link's place in the books of its way: ready or carrying, for as long as it lives.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    link_table::{LinkEntry, LinkTable},
+    shares::LinkPermit,
+};
+use crate::{
+    net::stream::NetStream,
+    telemetry::{
+        clock,
+        snapshot::{PoolRow, PoolState},
+    },
+};
+
+/// The links of one peer, counted.
+#[derive(Debug, Default)]
+pub struct LinkCounters {
+    ready: AtomicUsize,
+    carrying: AtomicUsize,
+    /// Asked to go, or on their way.
+    leaving: AtomicUsize,
+    /// Sessions opened so far.
+    opened: AtomicU64,
+    /// Ready links that are not needed any more; idle ones offer themselves.
+    surplus: AtomicUsize,
+    /// When the last link ended, in microseconds of the process; 0: none has.
+    emptied_us: AtomicU64,
+    round_trip: Mutex<RoundTrip>,
+    table: LinkTable,
+    /// Whether a session was answered since somebody asked.
+    carried: AtomicBool,
+    /// How a link has broken the protocol, until somebody asks.
+    broken: Mutex<Option<String>>,
+    /// Told when a ready link is taken or lost, or one has broken the protocol.
+    fewer: Arc<Notify>,
+}
+
+impl LinkCounters {
+    /// Counts that tell somebody when a ready link is taken or lost.
+    pub fn notifying(fewer: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { fewer, ..Self::default() })
+    }
+
+    pub fn ready(&self) -> usize {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    pub fn carrying(&self) -> usize {
+        self.carrying.load(Ordering::Relaxed)
+    }
+
+    /// Links in all.
+    pub fn links(&self) -> usize {
+        self.ready() + self.carrying() + self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// How long there has been no link; `None` while there is one, or before the first.
+    pub fn empty_for(&self) -> Option<Duration> {
+        let emptied_us = Some(self.emptied_us.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
+        let gone_us = clock::now_us().saturating_sub(emptied_us);
+        (self.links() == 0).then(|| Duration::from_micros(gone_us))
+    }
+
+    fn counter(&self, is: LinkActivity) -> &AtomicUsize {
+        match is {
+            LinkActivity::Ready => &self.ready,
+            LinkActivity::Carrying => &self.carrying,
+            LinkActivity::Leaving => &self.leaving,
+        }
+    }
+
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    pub fn set_surplus(&self, links: usize) {
+        self.surplus.store(links, Ordering::Relaxed);
+    }
+
+    /// Whether the idle link that asks should go.
+    pub fn take_surplus(&self) -> bool {
+        let one_less = |links: usize| links.checked_sub(1);
+        self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+
+    /// A session over one of them was answered.
+    pub fn note_carried(&self) {
+        // Read first: under load it is set already, and every link would write here.
+        if !self.carried.load(Ordering::Relaxed) {
+            self.carried.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn take_carried(&self) -> bool {
+        self.carried.swap(false, Ordering::Relaxed)
+    }
+
+    /// One of them has broken the protocol.
+    pub fn note_violation(&self, how: String) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+        self.fewer.notify_one();
+    }
+
+    pub fn take_violation(&self) -> Option<String> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn note_round_trip(&self, round_trip: Duration) {
+        self.round_trip.lock().unwrap_or_else(PoisonError::into_inner).sample(round_trip);
+    }
+
+    pub fn round_trip(&self) -> RoundTrip {
+        *self.round_trip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The round-trip time of a peer's links and its spread, smoothed as RFC 6298, section 2, does.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RoundTrip {
+    /// Seconds; `None` before the first answer.
+    pub smoothed: Option<f64>,
+    pub spread: f64,
+}
+
+impl PoolRow {
+    /// Adds the links of a peer and what they have measured.
+    pub fn with_links(self, counts: &LinkCounters) -> Self {
+        let seen = counts.round_trip();
+        let ms = |seconds: f64| (seconds * 1e6).round() / 1e3;
+        let is_down = self.state == PoolState::Down;
+        counts.table.fill_row(Self {
+            round_trip_ms: seen.smoothed.map(ms),
+            round_trip_spread_ms: seen.smoothed.map(|_| ms(seen.spread)),
+            gone_seconds: counts.empty_for().filter(|_| is_down).map(|gone| gone.as_secs_f64()),
+            ..self
+        })
+    }
+}
+
+impl RoundTrip {
+    fn sample(&mut self, round_trip: Duration) {
+        let seconds = round_trip.as_secs_f64();
+        match self.smoothed {
+            None => *self = Self { smoothed: Some(seconds), spread: seconds / 2.0 },
+            Some(before) => {
+                self.spread += ((before - seconds).abs() - self.spread) / 4.0;
+                self.smoothed = Some(before + (seconds - before) / 8.0);
+            }
+        }
+    }
+}
+
+/// One link among the [`LinkCounters`] of its peer.
+#[derive(Debug)]
+pub struct LinkGuard {
+    counts: Arc<LinkCounters>,
+    activity: LinkActivity,
+    key: u64,
+    entry: Arc<LinkEntry>,
+    /// Its place in the share of its gateway.
+    permit: Option<LinkPermit>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkActivity {
+    Ready,
+    Carrying,
+    Leaving,
+}
+
+impl LinkGuard {
+    pub fn ready(counts: &Arc<LinkCounters>, place: Option<LinkPermit>) -> Self {
+        counts.ready.fetch_add(1, Ordering::Relaxed);
+        let (key, entry) = counts.table.add();
+        Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
+    }
+
+    /// The seat of a link that was dialled for one session.
+    pub fn carrying(counts: &Arc<LinkCounters>, place: Option<LinkPermit>) -> Self {
+        let mut seat = Self::ready(counts, place);
+        seat.mark_busy();
+        seat
+    }
+
+    /// The seat of a link whose stream is this one.
+    pub fn describe(self, stream: &NetStream) -> Self {
+        self.entry.describe(stream);
+        self
+    }
+
+    pub fn counts(&self) -> &Arc<LinkCounters> {
+        &self.counts
+    }
+
+    /// A session has come.
+    pub fn mark_busy(&mut self) {
+        if self.activity != LinkActivity::Carrying {
+            self.set_activity(LinkActivity::Carrying);
+            self.counts.opened.fetch_add(1, Ordering::Relaxed);
+            self.permit.iter().for_each(LinkPermit::note_used);
+        }
+    }
+
+    /// It has gone.
+    pub fn mark_ready(&mut self) {
+        self.set_activity(LinkActivity::Ready);
+    }
+
+    /// It takes no more sessions.
+    pub fn mark_leaving(&mut self) {
+        self.set_activity(LinkActivity::Leaving);
+    }
+
+    fn set_activity(&mut self, is: LinkActivity) {
+        let before = std::mem::replace(&mut self.activity, is);
+        self.counts.counter(before).fetch_sub(1, Ordering::Relaxed);
+        self.counts.counter(is).fetch_add(1, Ordering::Relaxed);
+        self.entry.set_activity(is);
+        if before == LinkActivity::Ready && is != LinkActivity::Ready {
+            self.counts.fewer.notify_one();
+        }
+    }
+}
+
+impl Drop for LinkGuard {
+    fn drop(&mut self) {
+        self.counts.counter(self.activity).fetch_sub(1, Ordering::Relaxed);
+        // The last to write is the last to leave.
+        self.counts.emptied_us.store(clock::now_us().max(1), Ordering::Relaxed);
+        self.counts.table.remove(self.key);
+        self.counts.fewer.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_is_counted_once_wherever_it_is() {
+        let counts = Arc::new(LinkCounters::default());
+        let seen = || (counts.ready(), counts.carrying(), counts.opened());
+        let mut one = LinkGuard::ready(&counts, None);
+        let other = LinkGuard::carrying(&counts, None);
+        assert_eq!(seen(), (1, 1, 1));
+        one.mark_busy();
+        one.mark_busy();
+        assert_eq!(seen(), (0, 2, 2));
+        drop(other);
+        one.mark_ready();
+        assert_eq!((seen(), counts.links()), ((1, 0, 2), 1));
+        one.mark_leaving();
+        assert_eq!((seen(), counts.links()), ((0, 0, 2), 1));
+        drop(one);
+        assert_eq!((seen(), counts.links()), ((0, 0, 2), 0));
+    }
+
+    #[test]
+    fn only_as_many_go_as_are_too_many() {
+        let counts = LinkCounters::default();
+        counts.set_surplus(2);
+        assert_eq!(
+            [counts.take_surplus(), counts.take_surplus(), counts.take_surplus()],
+            [true, true, false]
+        );
+    }
+
+    #[test]
+    fn the_round_trip_is_smoothed() {
+        let mut seen = RoundTrip::default();
+        seen.sample(Duration::from_millis(8));
+        assert_eq!((seen.smoothed, seen.spread), (Some(0.008), 0.004));
+        seen.sample(Duration::from_millis(16));
+        let us = |seconds: f64| (seconds * 1e6).round();
+        assert_eq!((seen.smoothed.map(us), us(seen.spread)), (Some(9_000.0), 5_000.0));
+    }
+}

@@ -1,0 +1,128 @@
+//! What is told of each link of a peer: how old it is, how it is secured, what it does now.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use super::link_guard::LinkActivity;
+use crate::{
+    net::stream::{NetStream, TlsDetails},
+    telemetry::snapshot::{LinkRow, LinkState, PoolRow},
+};
+
+/// The links of one peer.
+#[derive(Debug, Default)]
+pub struct LinkTable(Mutex<LinkEntries>);
+
+#[derive(Debug, Default)]
+struct LinkEntries {
+    next: u64,
+    links: HashMap<u64, Arc<LinkEntry>>,
+}
+
+/// One link on the roll. The lock of the roll is taken when it comes and when it goes; never for
+/// a session.
+#[derive(Debug)]
+pub struct LinkEntry {
+    since: Instant,
+    activity: AtomicU8,
+    sessions: AtomicU64,
+    details: OnceLock<LinkDetails>,
+}
+
+#[derive(Debug)]
+struct LinkDetails {
+    address: Option<String>,
+    secured: Option<TlsDetails>,
+}
+
+impl LinkEntry {
+    pub fn set_activity(&self, is: LinkActivity) {
+        self.activity.store(is as u8, Ordering::Relaxed);
+        if is == LinkActivity::Carrying {
+            self.sessions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells what it goes over; the first word holds.
+    pub fn describe(&self, stream: &NetStream) {
+        let address = || stream.tcp()?.peer_addr().ok().map(|at| at.to_string());
+        self.details.get_or_init(|| {
+            let about = LinkDetails { address: address(), secured: stream.tls_details() };
+            let protocol = about.secured.as_ref().map_or("no TLS", |secured| secured.version.as_str());
+            let address = about.address.as_deref().unwrap_or("?");
+            tracing::debug!(address, protocol, "a link stands");
+            about
+        });
+    }
+
+    fn row(&self) -> LinkRow {
+        let about = self.details.get();
+        let secured = about.and_then(|about| about.secured.as_ref());
+        let state = match self.activity.load(Ordering::Relaxed) {
+            is if is == LinkActivity::Ready as u8 => LinkState::Ready,
+            is if is == LinkActivity::Carrying as u8 => LinkState::Carrying,
+            _ => LinkState::Leaving,
+        };
+        LinkRow {
+            age_seconds: self.since.elapsed().as_secs_f64(),
+            state,
+            sessions: self.sessions.load(Ordering::Relaxed),
+            address: about.and_then(|about| about.address.clone()),
+            tls: secured.map(|secured| secured.version.clone()),
+            group: secured.map(|secured| secured.group.clone()),
+        }
+    }
+}
+
+impl LinkTable {
+    /// A link stands.
+    pub fn add(&self) -> (u64, Arc<LinkEntry>) {
+        let entry = Arc::new(LinkEntry {
+            since: Instant::now(),
+            activity: AtomicU8::new(LinkActivity::Ready as u8),
+            sessions: AtomicU64::new(0),
+            details: OnceLock::new(),
+        });
+        let mut entries = self.lock();
+        let key = entries.next;
+        entries.next += 1;
+        entries.links.insert(key, entry.clone());
+        (key, entry)
+    }
+
+    /// It is gone.
+    pub fn remove(&self, key: u64) {
+        let entry = self.lock().links.remove(&key);
+        if let Some(about) = entry.as_ref().and_then(|entry| entry.details.get()) {
+            let sessions = entry.as_ref().map_or(0, |entry| entry.sessions.load(Ordering::Relaxed));
+            tracing::debug!(address = about.address.as_deref().unwrap_or("?"), sessions, "a link is gone");
+        }
+    }
+
+    /// Adds the links to their row, oldest first, and how long the peer's certificate is still good.
+    pub fn fill_row(&self, row: PoolRow) -> PoolRow {
+        let entries = self.lock();
+        let mut links: Vec<_> = entries.links.iter().map(|(key, entry)| (*key, entry.clone())).collect();
+        drop(entries);
+        links.sort_by_key(|(key, _)| *key);
+        let expire = links.iter().filter_map(|(_, entry)| entry.details.get()?.secured.as_ref()?.expires);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let certificate_days = expire.min().map(|at| (at - now).div_euclid(DAY_SECONDS));
+        let links = links.iter().take(ROWS_MAX).map(|(_, entry)| entry.row()).collect();
+        PoolRow { links, certificate_days, ..row }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LinkEntries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const DAY_SECONDS: i64 = 86_400;
+/// Links told of each peer.
+const ROWS_MAX: usize = 64;

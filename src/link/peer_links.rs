@@ -1,0 +1,297 @@
+//! The links of one peer in a pool: those that are ready, newest last, and what is known of them.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Peer,
+    goodbye::GoodbyeState,
+    idle_link::{CLOSED, IdleLink, RemovedReason},
+    link_guard::{LinkCounters, LinkGuard},
+    peer_record::PeerRecord,
+    server::IdleLossReason,
+};
+use crate::{
+    profile::{Half, ServiceName},
+    proto::link::{WIRE, WIRE_SOCKS, frame::FrameKind},
+    telemetry::snapshot::{PoolRow, PoolState},
+};
+
+/// A peer that was lost without a goodbye is remembered, and shown as down, for so long.
+pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Lost ones remembered at once.
+pub const LOST_MAX: usize = 64;
+/// One whose link was never seen to stand has said nothing that could be missed.
+const GLIMPSED: Duration = Duration::from_secs(60);
+
+/// Told of each ready link of a lane that ends, how long it was ready, and why.
+pub type ReadyLinkLost = Arc<dyn Fn(Duration, IdleLossReason) + Send + Sync>;
+
+pub struct PeerLinks {
+    pub peer: Peer,
+    /// What its newest link is ready for; an older one may have been granted something else.
+    pub serves: ServedServices,
+    /// Ready links that the peer means to keep.
+    pub target: usize,
+    /// Links in all that it takes, as far as is known.
+    pub maximum: usize,
+    pub ready: Vec<ReadyLink>,
+    pub counts: Arc<LinkCounters>,
+    pub on_lost: Option<ReadyLinkLost>,
+    /// Shared by all lanes of the peer.
+    pub record: Arc<PeerRecord>,
+    /// The take that was this lane's last.
+    last_turn: u64,
+    failures: u64,
+    last_error: Option<String>,
+    goodbye: GoodbyeState,
+    seen: Instant,
+}
+
+/// A ready link.
+#[derive(Debug)]
+pub struct ReadyLink {
+    pub link: IdleLink,
+    /// Of a SOCKS5 link; a link of our own holds its seat itself.
+    pub guard: Option<LinkGuard>,
+    pub serves: ServedServices,
+    pub since: Instant,
+}
+
+/// What links are ready for.
+#[derive(Debug, Clone)]
+pub enum ServedServices {
+    /// SOCKS5: the service that BIND named.
+    One(ServiceName),
+    /// Our own: all that the peer offers and is granted.
+    Granted(Arc<HashSet<ServiceName>>),
+}
+
+impl ServedServices {
+    /// Whether links of the one may stand among those of the other.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::One(one), Self::One(other)) => one == other,
+            (Self::Granted(_), Self::Granted(_)) => true,
+            (Self::One(_) | Self::Granted(_), _) => false,
+        }
+    }
+
+    pub fn serves(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::One(one) => one == service,
+            Self::Granted(granted) => granted.contains(service),
+        }
+    }
+}
+
+impl fmt::Debug for PeerLinks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Lane")
+            .field("peer", &self.peer)
+            .field("serves", &self.serves)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PeerLinks {
+    pub fn new(peer: Peer, serves: ServedServices, target: usize) -> Self {
+        Self {
+            peer,
+            serves,
+            target,
+            maximum: usize::MAX,
+            ready: Vec::new(),
+            counts: Arc::default(),
+            on_lost: None,
+            record: Arc::default(),
+            last_turn: 0,
+            failures: 0,
+            last_error: None,
+            goodbye: GoodbyeState::default(),
+            seen: Instant::now(),
+        }
+    }
+
+    /// The newest ready link for a service.
+    pub fn newest_for(&self, service: &ServiceName) -> Option<usize> {
+        self.ready.iter().rposition(|ready| ready.serves.serves(service))
+    }
+
+    /// Where it stands among lanes; the lowest goes next.
+    pub fn rank(&self) -> ((bool, u64), u64) {
+        (self.record.rank(), self.last_turn)
+    }
+
+    /// A session takes one of its links.
+    pub fn take_turn(&mut self, number: u64) {
+        self.record.take_turn(number);
+        self.last_turn = number;
+    }
+
+    /// Whether it has links, or was lost without a goodbye.
+    pub fn is_remembered(&self) -> bool {
+        self.counts.links() > 0 || self.is_remembered_when(self.counts.empty_for())
+    }
+
+    fn is_remembered_when(&self, gone: Option<Duration>) -> bool {
+        match gone {
+            Some(gone) => !self.goodbye.is_said() && gone < REMEMBERED,
+            None => self.seen.elapsed() < GLIMPSED,
+        }
+    }
+
+    /// How long it has been lost.
+    pub fn lost_for(&self) -> Option<Duration> {
+        self.counts.empty_for()
+    }
+
+    /// A link has come, or come back.
+    pub fn note_seen(&mut self) {
+        self.seen = Instant::now();
+        self.last_error = None;
+        self.goodbye.note_established();
+    }
+
+    /// A link of its is not ready any more.
+    pub fn note_removed(&mut self, gone: &RemovedReason) {
+        match gone {
+            RemovedReason::Taken => {}
+            RemovedReason::Lost(why) => self.note_lost(why),
+            RemovedReason::Closed => {
+                self.note_lost(CLOSED);
+                self.note_leaving(false);
+            }
+            RemovedReason::Leaves(link) => self.note_leaving(link.leaving() == Some(FrameKind::Drain)),
+        }
+    }
+
+    /// A link of its is let go in good order.
+    pub fn note_leaving(&mut self, drains: bool) {
+        if drains {
+            return self.goodbye.note_drain();
+        }
+        self.goodbye.note_retired(self.ready.is_empty() && self.counts.carrying() == 0);
+    }
+
+    fn note_lost(&mut self, why: &str) {
+        self.goodbye.note_failure();
+        self.failures += 1;
+        self.last_error = Some(format!("ready link lost: {why}"));
+        self.seen = Instant::now();
+    }
+
+    pub fn row(&self) -> PoolRow {
+        let (ready, carrying) = (self.ready.len(), self.counts.carrying());
+        let state = match ready {
+            0 if carrying == 0 => PoolState::Down,
+            _ if ready >= self.target => PoolState::Healthy,
+            _ => PoolState::Filling,
+        };
+        let (service, wire, mut serves) = match &self.serves {
+            ServedServices::One(service) => (service.to_string(), WIRE_SOCKS, Vec::new()),
+            ServedServices::Granted(granted) => {
+                ("*".into(), WIRE, granted.iter().map(ToString::to_string).collect())
+            }
+        };
+        serves.sort_unstable();
+        PoolRow {
+            peer: Some(self.peer.label().to_string()),
+            address: Some(self.peer.address.to_string()),
+            state,
+            ready,
+            carrying,
+            target: self.target,
+            at_maximum: ready < self.target && self.counts.links() >= self.maximum,
+            failures: self.failures,
+            last_error: self.last_error.clone(),
+            wire: Some(wire.into()),
+            serves,
+            ..PoolRow::new(Half::Dmz, service)
+        }
+        .with_links(&self.counts)
+    }
+}
+
+/// Forgets those who have said goodbye, and the longest lost where there are too many of them.
+pub fn forget_departed(lanes: &mut Vec<PeerLinks>) {
+    lanes.retain(PeerLinks::is_remembered);
+    while lanes.iter().filter(|lane| lane.lost_for().is_some()).count() > LOST_MAX {
+        let longest = (0..lanes.len()).max_by_key(|&at| lanes[at].lost_for());
+        longest.into_iter().for_each(|at| drop(lanes.remove(at)));
+    }
+}
+
+/// The row of a service that no peer offers, or none as it is carried here.
+pub fn row_without_peer(service: &ServiceName, target: usize, why: String) -> PoolRow {
+    PoolRow { target, last_error: Some(why), ..PoolRow::new(Half::Dmz, service.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_remembered_while_a_link_of_its_lives_though_it_only_leaves() {
+        let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into() };
+        let mut lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
+        let mut seat = LinkGuard::ready(&lane.counts, None);
+        seat.mark_leaving();
+        assert!(lane.is_remembered());
+        let Some(long_ago) = Instant::now().checked_sub(GLIMPSED) else {
+            panic!("this clock began less than {GLIMPSED:?} ago")
+        };
+        lane.seen = long_ago;
+        assert!(lane.is_remembered(), "a link of its leaves");
+        drop(seat);
+        assert!(lane.is_remembered(), "it said nothing, and its last link is gone");
+        assert!(lane.row().gone_seconds.is_some_and(|gone| gone < 60.0));
+        lane.counts = Arc::default();
+        assert!(!lane.is_remembered());
+        assert_eq!(lane.row().gone_seconds, None, "it never had one");
+        lane.note_seen();
+        assert!(lane.is_remembered(), "it was here a moment ago");
+    }
+
+    #[test]
+    fn a_peer_that_has_said_goodbye_is_forgotten_with_its_last_link() {
+        let lane = || {
+            let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into() };
+            let lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
+            drop(LinkGuard::ready(&lane.counts, None));
+            lane
+        };
+        let remembered = |says: fn(&mut PeerLinks)| {
+            let mut lane = lane();
+            says(&mut lane);
+            lane.is_remembered()
+        };
+        assert!(remembered(|lane| lane.note_lost("reset")), "killed");
+        assert!(!remembered(|lane| lane.note_leaving(true)), "it drains");
+        assert!(!remembered(|lane| lane.note_leaving(false)), "its last link retired");
+        let cut_while_it_drains = |lane: &mut PeerLinks| {
+            lane.note_leaving(true);
+            lane.note_lost("reset");
+        };
+        assert!(!remembered(cut_while_it_drains));
+        let back_and_killed = |lane: &mut PeerLinks| {
+            lane.note_leaving(true);
+            lane.note_seen();
+            lane.note_lost("reset");
+        };
+        assert!(remembered(back_and_killed));
+        let mut killed = lane();
+        killed.note_lost("reset");
+        assert!(killed.is_remembered_when(Some(Duration::from_secs(3600))), "an hour later");
+        assert!(!killed.is_remembered_when(Some(REMEMBERED)));
+        let mut busy = lane();
+        let carries = LinkGuard::carrying(&busy.counts, None);
+        busy.note_leaving(false);
+        drop(carries);
+        assert!(busy.is_remembered(), "one link of several retired, and then the rest was cut");
+    }
+}

@@ -1,0 +1,84 @@
+//! A peer's turn among others and whether it answers, by the name in its certificate: one that dials
+//! from ten addresses is one peer.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::telemetry::clock;
+
+/// A peer that has left so many `open`s in a row unanswered rests: it is used last.
+const UNANSWERED_MAX: u32 = 3;
+const REST_MS: u64 = 10_000;
+
+/// What is known of one peer, shared by all its links.
+#[derive(Debug, Default)]
+pub struct PeerRecord {
+    /// The number of the take that was its last; the lowest is next.
+    last_turn: AtomicU64,
+    unanswered: AtomicU32,
+    /// `clock::coarse_ms`.
+    rests_until_ms: AtomicU64,
+}
+
+impl PeerRecord {
+    /// An `open` was answered, whatever the answer.
+    pub fn note_answered(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
+    }
+
+    /// An `open` was not answered in time.
+    pub fn note_unanswered(&self) {
+        let before = self.unanswered.fetch_add(1, Ordering::Relaxed);
+        if before + 1 >= UNANSWERED_MAX {
+            self.pause();
+        }
+    }
+
+    /// Where it stands among peers: those that rest come last, and of the others who was used longest ago
+    /// comes first.
+    pub fn rank(&self) -> (bool, u64) {
+        (self.is_paused(), self.last_turn.load(Ordering::Relaxed))
+    }
+
+    /// It is used for a session. Where it has yet to show that it answers again, this session alone tries it.
+    pub fn take_turn(&self, number: u64) {
+        self.last_turn.store(number, Ordering::Relaxed);
+        if self.is_doubtful() {
+            self.pause();
+        }
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX
+    }
+
+    fn is_paused(&self) -> bool {
+        self.is_doubtful() && clock::coarse_ms() < self.rests_until_ms.load(Ordering::Relaxed)
+    }
+
+    fn pause(&self) {
+        self.rests_until_ms.store(clock::coarse_ms() + REST_MS, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_nothing_is_used_last_until_it_answers() {
+        let (mute, other) = (PeerRecord::default(), PeerRecord::default());
+        other.take_turn(5);
+        (0..2).for_each(|_| mute.note_unanswered());
+        assert!(mute.rank() < other.rank(), "two may be chance");
+        mute.note_unanswered();
+        assert!(mute.rank() > other.rank());
+        // Its rest is over: one session tries it, and no second one.
+        mute.rests_until_ms.store(0, Ordering::Relaxed);
+        assert!(mute.rank() < other.rank());
+        mute.take_turn(6);
+        assert!(mute.rank() > other.rank());
+        mute.note_answered();
+        other.take_turn(7);
+        assert!(mute.rank() < other.rank());
+    }
+}

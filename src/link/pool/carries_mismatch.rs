@@ -1,0 +1,67 @@
+//! The services that a peer carries otherwise than this half does, so that they are not had from it.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    link::{Peer, handshake::CarriesMismatch},
+    profile::ServiceName,
+};
+
+/// Services times peers in the books at once; each is a service of this half's.
+const MAX: usize = 1024;
+/// Told by a peer without links, it holds for so long.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub struct CarriesMismatches(HashMap<(ServiceName, Peer), SeenMismatch>);
+
+#[derive(Debug)]
+struct SeenMismatch {
+    unlike: CarriesMismatch,
+    at: Instant,
+}
+
+impl CarriesMismatches {
+    /// A peer has said all that it offers; what it says for the first time comes back.
+    pub fn note_mismatches(&mut self, peer: &Peer, unlike: &[CarriesMismatch]) -> Vec<CarriesMismatch> {
+        let is_told = |service: &ServiceName| unlike.iter().any(|unlike| unlike.service == *service);
+        self.0.retain(|(service, of), _| of != peer || is_told(service));
+        let mut news = Vec::new();
+        for unlike in unlike {
+            let key = (unlike.service.clone(), peer.clone());
+            if self.0.len() >= MAX && !self.0.contains_key(&key) {
+                continue;
+            }
+            let heard = SeenMismatch { unlike: unlike.clone(), at: Instant::now() };
+            if self.0.insert(key, heard).is_none_or(|before| before.unlike != *unlike) {
+                news.push(unlike.clone());
+            }
+        }
+        news
+    }
+
+    /// What was agreed does not hold any more.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Peers that have not come back are forgotten.
+    pub fn forget(&mut self, has_links: impl Fn(&Peer) -> bool) {
+        self.0.retain(|(_, peer), heard| heard.at.elapsed() < REMEMBERED || has_links(peer));
+    }
+
+    /// Why a service can not be had from a peer that offers it.
+    pub fn of_service(&self, service: &ServiceName) -> Option<String> {
+        let of = self.0.iter().filter(|((of, _), _)| of == service);
+        of.min_by_key(|((_, peer), _)| peer.label()).map(|(_, heard)| heard.unlike.to_string())
+    }
+
+    /// What can not be had from a peer, by the first of its services.
+    pub fn of_peer(&self, peer: &Peer) -> Option<String> {
+        let of = self.0.iter().filter(|((_, of), _)| of == peer);
+        of.min_by_key(|((service, _), _)| service).map(|(_, heard)| heard.unlike.to_string())
+    }
+}

@@ -1,0 +1,133 @@
+//! What a pool knows: the lanes of its peers, and the clients that wait.
+
+use std::collections::{HashMap, VecDeque};
+
+use tokio::sync::oneshot;
+
+use super::{
+    super::{
+        Peer,
+        framed::Link,
+        peer_links::{PeerLinks, ServedServices},
+    },
+    TakenLink,
+    carries_mismatch::CarriesMismatches,
+};
+use crate::profile::{PoolLimits, ServiceName};
+
+/// Peers in the books at once, times their addresses, times the services of those that speak SOCKS5.
+/// One peer has at most half of what others leave.
+pub const LANES_MAX: usize = 2048;
+
+pub struct PoolContents {
+    pub limits: PoolLimits,
+    pub peers: Vec<PeerLinks>,
+    /// Takes so far, which give peers their turns.
+    pub takes: u64,
+    pub waiters: VecDeque<WaitingClient>,
+    pub next_waiter: u64,
+    pub services: HashMap<ServiceName, ServiceCounts>,
+    pub mismatches: CarriesMismatches,
+    pub closed: bool,
+}
+
+/// What is counted for each service that was asked for.
+#[derive(Debug, Default)]
+pub struct ServiceCounts {
+    pub waiting: usize,
+    pub misses: u64,
+}
+
+#[derive(Debug)]
+pub struct WaitingClient {
+    pub key: u64,
+    pub service: ServiceName,
+    pub not: Vec<Peer>,
+    pub give: oneshot::Sender<TakenLink>,
+}
+
+impl PoolContents {
+    pub fn new(limits: PoolLimits) -> Self {
+        Self {
+            limits,
+            peers: Vec::new(),
+            takes: 0,
+            waiters: VecDeque::new(),
+            next_waiter: 0,
+            services: HashMap::new(),
+            mismatches: CarriesMismatches::default(),
+            closed: false,
+        }
+    }
+
+    /// The lane of a peer's links of our own.
+    pub fn peer_links_of(&self, peer: &Peer) -> Option<usize> {
+        self.peers
+            .iter()
+            .position(|lane| lane.peer == *peer && matches!(lane.serves, ServedServices::Granted(_)))
+    }
+
+    /// The same for a link of our own that has just come to stand.
+    pub fn peer_links_for(&mut self, link: &mut Link, target: usize) -> Option<usize> {
+        // Greeted under what does not hold any more.
+        if link.is_worn() {
+            return None;
+        }
+        let serves = ServedServices::Granted(link.serves().clone());
+        let lane = self.peer_links(link.peer(), serves.clone(), target)?;
+        self.peers[lane].serves = serves;
+        link.set_peer_record(self.peers[lane].record.clone());
+        Some(lane)
+    }
+
+    /// A peer's lane; none where there are too many of them already.
+    pub fn peer_links(&mut self, peer: &Peer, serves: ServedServices, target: usize) -> Option<usize> {
+        let same = |lane: &PeerLinks| lane.peer == *peer && lane.serves.is_alike(&serves);
+        if let Some(at) = self.peers.iter().position(same) {
+            self.peers[at].target = target;
+            return Some(at);
+        }
+        if self.is_full_for(peer) {
+            // Only peers with certificates of ours come this far. Those without links give way.
+            self.peers.retain(|lane| lane.counts.links() > 0);
+        }
+        if self.is_full_for(peer) {
+            return None;
+        }
+        let conduct = self.peers.iter().find(|lane| lane.peer.is_same_gateway(peer));
+        let conduct = conduct.map(|lane| lane.record.clone()).unwrap_or_default();
+        let mut lane = PeerLinks::new(peer.clone(), serves, target);
+        lane.record = conduct;
+        self.peers.push(lane);
+        Some(self.peers.len() - 1)
+    }
+
+    /// Whether a peer has as many lanes as it may, wherever it dials from.
+    fn is_full_for(&self, peer: &Peer) -> bool {
+        let of_peer = self.peers.iter().filter(|lane| lane.peer.is_same_gateway(peer)).count();
+        let left_by_others = LANES_MAX.saturating_sub(self.peers.len() - of_peer);
+        of_peer >= left_by_others.div_ceil(2)
+    }
+
+    /// The newest ready link for a service of the peer whose turn it is: its lane, and its place there.
+    pub fn next_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<(usize, usize)> {
+        let lanes = self.peers.iter().enumerate().filter(|(_, lane)| !not.contains(&lane.peer));
+        let ready = lanes.filter_map(|(at, lane)| Some((at, lane, lane.newest_for(service)?)));
+        let next = ready.min_by_key(|(_, lane, _)| lane.rank());
+        next.map(|(at, _, newest)| (at, newest))
+    }
+
+    /// Why nobody serves a service that somebody offers.
+    pub fn unserved_reason(&self, service: &ServiceName) -> Option<String> {
+        let is_served = self.peers.iter().any(|lane| lane.serves.serves(service));
+        self.mismatches.of_service(service).filter(|_| !is_served)
+    }
+
+    /// The first client in the queue that a link of a lane can serve.
+    pub fn next_waiter_for(&mut self, lane: usize, serves: &ServedServices) -> Option<WaitingClient> {
+        let peer = &self.peers[lane].peer;
+        let can_serve = |waiter: &WaitingClient| serves.serves(&waiter.service) && !waiter.not.contains(peer);
+        let at = self.waiters.iter().position(can_serve)?;
+        self.waiters.remove(at)
+    }
+}

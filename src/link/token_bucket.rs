@@ -1,0 +1,33 @@
+//! So many at once, and so many more each second: a bound that counts by the time that passes.
+
+use std::time::Instant;
+
+#[derive(Debug)]
+pub struct TokenBucket {
+    left: f64,
+    at: Instant,
+}
+
+impl TokenBucket {
+    pub fn new(left: f64, now: Instant) -> Self {
+        Self { left, at: now }
+    }
+
+    /// Earns what the time since the last call is worth, up to `most` in all.
+    pub fn earn(&mut self, now: Instant, per_second: f64, most: f64) {
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * per_second;
+        self.at = now;
+        self.left = (self.left + earned).min(most);
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&mut self) -> bool {
+        let has_one = self.left >= 1.0;
+        self.left -= f64::from(u8::from(has_one));
+        has_one
+    }
+
+    pub fn left(&self) -> f64 {
+        self.left
+    }
+}

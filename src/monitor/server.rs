@@ -1,0 +1,125 @@
+//! The connections of monitors: each is one request and one answer, and bounded in every way.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{MonitoredGateway, answers};
+use crate::{
+    net::listen::{ListenEvent, Listener},
+    tasks::Tasks,
+    telemetry::notices::NoticeLog,
+};
+
+/// Monitors and balancers at once; they are done within milliseconds.
+const CONNECTIONS_MAX: usize = 32;
+/// From the connection to the last byte of the answer: more than any monitor waits.
+const WITHIN: Duration = Duration::from_secs(10);
+/// Of a request's head, and of what is read at once.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const FIELDS_MAX: usize = 64;
+/// What a client still sends behind its request is read for so long, so that no reset overtakes the answer.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Answers until the port is closed.
+pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Tasks, notices: Arc<NoticeLog>) {
+    let places = Arc::new(MonitorPlaces::default());
+    let accepted = |stream, _| {
+        let (place, watched) = (MonitorPlaces::take(&places), watched.clone());
+        tasks.spawn("monitor", async move {
+            let gives_way = place.gives_way.clone();
+            // Whoever is late or gives way is cut; nothing is owed to a monitor.
+            let _ = gives_way.run_until_cancelled(timeout(WITHIN, serve(stream, watched))).await;
+        });
+    };
+    let tell = |told: ListenEvent<'_>| match told {
+        ListenEvent::Pauses(error) => {
+            notices.warn(format!("the port for monitors can not accept for the moment: {error}"))
+        }
+        ListenEvent::Waits { at, why } => notices.warn(format!("{at}: the port for monitors waits: {why}")),
+        ListenEvent::Listens(at) => notices.info(format!("{at}: the port for monitors listens")),
+    };
+    listener.accept(accepted, tell).await;
+}
+
+async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
+    let answer = service_fn(|request: Request<Incoming>| {
+        let watched = &watched;
+        async move { Ok::<_, Infallible>(respond(&request, watched)) }
+    });
+    let mut server = http1::Builder::new();
+    server.keep_alive(false).header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX).max_headers(FIELDS_MAX);
+    // A client that breaks off, or says what is no request, has been answered as far as it can be.
+    let _ = server.serve_connection(TokioIo::new(&mut stream), answer).await;
+    let rest = async {
+        let mut scratch = [0; 1024];
+        while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
+    };
+    let _ = timeout(FAREWELL, rest).await;
+}
+
+fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<String> {
+    let told = answers::answer_request(request.method(), request.uri(), watched);
+    let mut response = Response::new(told.body);
+    *response.status_mut() = told.status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(told.content_type));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if told.status == hyper::StatusCode::METHOD_NOT_ALLOWED {
+        fields.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+/// Those who are served now, oldest first.
+#[derive(Debug, Default)]
+struct MonitorPlaces {
+    taken: Mutex<VecDeque<(u64, CancellationToken)>>,
+    next: AtomicU64,
+}
+
+/// One of them; leaving gives it back.
+struct MonitorPlace {
+    places: Arc<MonitorPlaces>,
+    number: u64,
+    gives_way: CancellationToken,
+}
+
+impl MonitorPlaces {
+    /// A place for one more, for whom the oldest gives way where there are too many.
+    fn take(places: &Arc<Self>) -> MonitorPlace {
+        let (number, gives_way) = (places.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.push_back((number, gives_way.clone()));
+        if taken.len() > CONNECTIONS_MAX
+            && let Some((_, oldest)) = taken.pop_front()
+        {
+            oldest.cancel();
+        }
+        MonitorPlace { places: places.clone(), number, gives_way }
+    }
+}
+
+impl Drop for MonitorPlace {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|(number, _)| *number != self.number);
+    }
+}

@@ -1,0 +1,112 @@
+//! The first message of TLS, read before it is known who answers it: the name that the client asks
+//! for decides. What was read is kept, so that the connection can be passed on as it came.
+
+use std::io;
+
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+use super::{read_ahead::ReadAhead, tcp};
+use crate::proto::client_hello;
+
+/// A ClientHello is at most 64 KiB (rustls's bound), and its records add five bytes each; a client
+/// that cuts it into records of a byte each is no client.
+const HELLO_BYTES_MAX: usize = 72 * 1024;
+/// One with a post-quantum key share has about 1,800 bytes.
+const READ_BYTES: usize = 4 * 1024;
+/// Fatal alerts: `unrecognized_name` (RFC 6066, section 3) and `decode_error` (RFC 8446, section 6.2).
+const UNRECOGNISED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+const UNREADABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
+/// The same, `internal_error` (RFC 8446, section 6.2).
+const INTERNAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+
+/// A ClientHello.
+pub struct ClientHello {
+    name: Option<String>,
+    bytes: Vec<u8>,
+}
+
+impl ClientHello {
+    /// Reads one, over however many segments and records it comes.
+    /// Some of it may be `said` already.
+    pub async fn read(stream: &mut TcpStream, said: Vec<u8>) -> Result<Self, String> {
+        let (mut reader, mut more) = (ClientHelloReader::default(), said);
+        loop {
+            match reader.feed(&more) {
+                Ok(Some(hello)) => return Ok(hello),
+                Ok(None) => {}
+                Err(why) => {
+                    send_alert(stream, &UNREADABLE).await;
+                    return Err(why);
+                }
+            }
+            more.clear();
+            more.reserve(READ_BYTES);
+            match stream.read_buf(&mut more).await {
+                Ok(0) => return Err("it left before it had said hello".into()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// The name that the client asks for, in lower case.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The bytes as they came, and perhaps some behind them.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Begins to answer it; rustls reads it for itself, and tells a client that it can not serve.
+    pub(super) async fn start_handshake(self, stream: TcpStream) -> io::Result<StartHandshake<ReadAhead>> {
+        let ahead = ReadAhead::with_prefix(self.bytes, stream);
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), ahead);
+        let begun = (&mut acceptor).await;
+        if let Some(stream) = acceptor.take_io() {
+            tcp::let_close_cleanly(stream.socket());
+        }
+        begun
+    }
+}
+
+/// Takes a ClientHello in, as it comes.
+#[derive(Default)]
+pub struct ClientHelloReader {
+    reader: client_hello::RecordReader,
+    bytes: Vec<u8>,
+}
+
+impl ClientHelloReader {
+    /// Hears what has come; `None` while a hello is not complete.
+    pub fn feed(&mut self, more: &[u8]) -> Result<Option<ClientHello>, String> {
+        self.bytes.extend_from_slice(more);
+        if self.bytes.len() >= HELLO_BYTES_MAX {
+            return Err(format!("its hello is longer than {HELLO_BYTES_MAX} bytes"));
+        }
+        let name = self.reader.feed(more).map_err(|fault| fault.to_string())?;
+        Ok(name.map(|name| ClientHello { name, bytes: std::mem::take(&mut self.bytes) }))
+    }
+}
+
+/// Tells a client that nobody here has the name it asks for.
+pub async fn refuse_name(stream: &mut TcpStream) {
+    send_alert(stream, &UNRECOGNISED).await;
+}
+
+/// Tells a client that the service it asks for can not be served now.
+pub async fn refuse_service(stream: &mut TcpStream) {
+    send_alert(stream, &INTERNAL).await;
+}
+
+/// A last word to a client that is not served; whether it is heard is the client's affair.
+async fn send_alert(stream: &mut TcpStream, alert: &[u8]) {
+    tcp::let_close_cleanly(stream);
+    let _ = stream.write_all(alert).await;
+}

@@ -1,0 +1,371 @@
+//! TLS with clients and backends: 1.2 and 1.3, by the certificates that a profile names.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ClientCertVerifierBuilder, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{
+    client_hello::ClientHello,
+    peer_verifier::{TlsParty, expiry_seconds, name_among},
+    probe_tls,
+    read_ahead::ReadAhead,
+    stream::NetStream,
+    tcp,
+    tls::{handshake_reason, pem_problem, read_chain, read_key, read_roots},
+};
+use crate::{
+    disk::PipePolicy,
+    profile::{
+        Accept, AcceptTls, ClientCertificates, ClientCheck, ConnectTls, EdgeScheme, KeyPair, PemSource,
+        Problem,
+    },
+};
+
+/// How TLS is spoken at each edge of a profile, opened and checked.
+#[derive(Debug, Clone, Default)]
+pub struct EdgeTls {
+    accepts: HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>,
+    connects: HashMap<ConnectTls, EdgeConfig<Arc<ClientConfig>>>,
+    /// All that is wrong with them, each at its key.
+    problems: Vec<Problem>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+enum EdgeConfig<T> {
+    Opened(T),
+    /// What is named now can not be used; what was in force before is.
+    Kept(T, Problem),
+    Faulty(Problem),
+}
+
+impl<T: Clone> EdgeConfig<T> {
+    fn opened(&self) -> Option<&T> {
+        match self {
+            Self::Opened(edge) | Self::Kept(edge, _) => Some(edge),
+            Self::Faulty(_) => None,
+        }
+    }
+
+    fn falling_back_to(self, before: Option<&T>) -> Self {
+        match (self, before) {
+            (Self::Faulty(problem), Some(before)) => Self::Kept(before.clone(), problem),
+            (edge, _) => edge,
+        }
+    }
+
+    fn fault(&self) -> Option<EdgeFault<'_>> {
+        match self {
+            Self::Opened(_) => None,
+            Self::Kept(_, problem) => Some(EdgeFault { problem, is_kept: true }),
+            Self::Faulty(problem) => Some(EdgeFault { problem, is_kept: false }),
+        }
+    }
+}
+
+/// What is wrong with one.
+#[derive(Debug, Clone, Copy)]
+pub struct EdgeFault<'a> {
+    pub problem: &'a Problem,
+    /// What was in force before goes on.
+    pub is_kept: bool,
+}
+
+/// With the clients of the accepts that say so, by what these speak within.
+#[derive(Debug, Clone)]
+struct AcceptTlsConfig {
+    /// Bytes, whatever the clients call them.
+    bytes: Arc<ServerConfig>,
+    /// Requests: HTTP/1.1 alone (RFC 7301).
+    web: Arc<ServerConfig>,
+    /// What they are shown.
+    leaf: CertificateDer<'static>,
+}
+
+/// The protocol of clients that begin with a request.
+const ALPN_WEB: &[u8] = b"http/1.1";
+
+impl EdgeTls {
+    /// Opens what the accepts and connects name. What is wrong with one is no fault of the others.
+    pub fn load<'a>(
+        accepts: impl Iterator<Item = &'a AcceptTls>,
+        connects: impl Iterator<Item = &'a ConnectTls>,
+        pipes: PipePolicy,
+    ) -> Self {
+        let mut edges = Self::default();
+        for tls in accepts {
+            let edge = edges.keep_problem(load_accept(tls, pipes));
+            edges.accepts.insert(tls.clone(), edge);
+        }
+        for tls in connects {
+            let edge = edges.keep_problem(load_connect(tls, pipes));
+            edges.connects.insert(tls.clone(), edge);
+        }
+        // A file that several services name is told once for each place.
+        edges.problems.dedup();
+        edges
+    }
+
+    fn keep_problem<T>(&mut self, opened: Result<T, Problem>) -> EdgeConfig<T> {
+        match opened {
+            Ok(edge) => EdgeConfig::Opened(edge),
+            Err(problem) => {
+                self.problems.push(problem.clone());
+                EdgeConfig::Faulty(problem)
+            }
+        }
+    }
+
+    /// All that is wrong, in the order of the profile.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The same, where what can not be used leaves in force what was opened before for the same files, as
+    /// long as that is in date.
+    pub fn falling_back_to(self, before: &Self) -> Self {
+        let accepts = self.accepts.into_iter().map(|(tls, edge)| {
+            let was = before.accepts.get(&tls).and_then(EdgeConfig::opened).filter(|was| was.is_in_date());
+            (tls, edge.falling_back_to(was))
+        });
+        let connects = self.connects.into_iter().map(|(tls, edge)| {
+            let was = before.connects.get(&tls).and_then(EdgeConfig::opened);
+            (tls, edge.falling_back_to(was))
+        });
+        Self { accepts: accepts.collect(), connects: connects.collect(), problems: self.problems }
+    }
+
+    /// What is wrong with what is named now, where what was in force goes on.
+    pub fn kept_problems(&self) -> impl Iterator<Item = &Problem> {
+        let accepts = self.accepts.values().filter_map(EdgeConfig::fault);
+        let faults = accepts.chain(self.connects.values().filter_map(EdgeConfig::fault));
+        faults.filter(|fault| fault.is_kept).map(|fault| fault.problem)
+    }
+
+    pub fn fault_of_accept(&self, tls: &AcceptTls) -> Option<EdgeFault<'_>> {
+        self.accepts.get(tls)?.fault()
+    }
+
+    pub fn fault_of_connect(&self, tls: &ConnectTls) -> Option<EdgeFault<'_>> {
+        self.connects.get(tls)?.fault()
+    }
+
+    pub fn accept_config(&self, tls: &AcceptTls, scheme: EdgeScheme) -> Option<Arc<ServerConfig>> {
+        let answering = self.accepts.get(tls)?.opened()?;
+        Some(if scheme.is_web() { answering.web.clone() } else { answering.bytes.clone() })
+    }
+
+    /// How a probe calls an accept, at a port of this address.
+    pub fn probe_client(&self, accept: &Accept, port: IpAddr) -> Option<TlsClient> {
+        let answering = self.accepts.get(accept.tls.as_ref()?)?.opened()?;
+        probe_tls::probe_client(answering.leaf.clone(), &accept.sni, port)
+    }
+
+    pub fn connect_client(&self, tls: &ConnectTls) -> Option<TlsClient> {
+        let config = self.connects.get(tls)?.opened()?.clone();
+        Some(TlsClient { config, name: ServerName::try_from(tls.name.clone()).ok()? })
+    }
+}
+
+impl AcceptTlsConfig {
+    fn is_in_date(&self) -> bool {
+        expiry_seconds(&self.leaf).is_some_and(|expires| expires > now())
+    }
+}
+
+fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Problem> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let pair = load_pair(&tls.pair, &provider, pipes)?;
+    let leaf = pair.cert.first().expect("`chain` returns at least one certificate").clone();
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites of both versions");
+    let builder = match &tls.clients {
+        ClientCheck::Nobody => builder.with_no_client_auth(),
+        ClientCheck::Optional(clients) => {
+            let nobody_too = |builder: ClientCertVerifierBuilder| builder.allow_unauthenticated();
+            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, nobody_too)?)
+        }
+        ClientCheck::Required(clients) => {
+            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, |builder| builder)?)
+        }
+    };
+    let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    let mut web = bytes.clone();
+    web.alpn_protocols = vec![ALPN_WEB.to_vec()];
+    Ok(AcceptTlsConfig { bytes: Arc::new(bytes), web: Arc::new(web), leaf })
+}
+
+fn load_connect(tls: &ConnectTls, pipes: PipePolicy) -> Result<Arc<ClientConfig>, Problem> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let roots = read_roots(&tls.ca, &read_chain(&tls.ca, pipes)?)?;
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites of both versions")
+        .with_root_certificates(roots);
+    let config = match &tls.pair {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let own = load_pair(own, &provider, pipes)?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+/// How the gateway speaks TLS with one backend.
+#[derive(Debug, Clone)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl TlsClient {
+    pub(super) fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        Self { config, name }
+    }
+
+    /// Whether it was opened once and for the same.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
+    }
+
+    /// The handshake with a backend.
+    pub async fn connect(&self, stream: TcpStream) -> Result<NetStream, String> {
+        let connector = TlsConnector::from(self.config.clone());
+        let handshake = connector.connect(self.name.clone(), ReadAhead::new(stream)).into_fallible().await;
+        let stream = handshake.map_err(|(error, stream)| {
+            // Lets the alert reach the backend, whose log then names the reason too.
+            tcp::let_close_cleanly(stream.socket());
+            handshake_reason(&error, TlsParty::Backend)
+        })?;
+        Ok(NetStream::Tls(Box::new(stream.into())))
+    }
+}
+
+/// The handshake with a client that has said hello.
+pub async fn accept(
+    hello: ClientHello,
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+) -> Result<NetStream, String> {
+    let begun =
+        hello.start_handshake(stream).await.map_err(|error| handshake_reason(&error, TlsParty::Client))?;
+    let handshake = begun.into_stream(config).into_fallible().await;
+    let stream = handshake.map_err(|(error, stream)| {
+        tcp::let_close_cleanly(stream.socket());
+        handshake_reason(&error, TlsParty::Client)
+    })?;
+    Ok(NetStream::Tls(Box::new(stream.into())))
+}
+
+fn verifier(
+    clients: &ClientCertificates,
+    provider: &Arc<CryptoProvider>,
+    pipes: PipePolicy,
+    how: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+) -> Result<Arc<NamedClientVerifier>, Problem> {
+    let roots = Arc::new(read_roots(&clients.ca, &read_chain(&clients.ca, pipes)?)?);
+    let verifier = how(WebPkiClientVerifier::builder_with_provider(roots, provider.clone())).build();
+    let unusable =
+        |error| pem_problem(&clients.ca, format!("it can not be used: {error}"), "name a CA's certificate");
+    Ok(Arc::new(NamedClientVerifier { verifier: verifier.map_err(unusable)?, names: clients.names.clone() }))
+}
+
+/// A certificate with its own key, in date.
+fn load_pair(pair: &KeyPair, provider: &CryptoProvider, pipes: PipePolicy) -> Result<CertifiedKey, Problem> {
+    let chain = read_chain(&pair.certificate, pipes)?;
+    check_in_date(&pair.certificate, &chain)?;
+    CertifiedKey::from_der(chain, read_key(&pair.key, pipes)?, provider).map_err(|error| match error {
+        Error::InconsistentKeys(_) => pem_problem(
+            &pair.key,
+            "it is not the key of the certificate".into(),
+            "name the pair that belongs together",
+        ),
+        other => pem_problem(&pair.key, format!("it can not be used: {other}"), "make a new pair"),
+    })
+}
+
+fn check_in_date(material: &PemSource, chain: &[CertificateDer<'_>]) -> Result<(), Problem> {
+    let Some(leaf) = chain.first() else { return Ok(()) };
+    let fault = |what: String| pem_problem(material, what, "name one that is in date");
+    let (_, leaf) =
+        X509Certificate::from_der(leaf).map_err(|error| fault(format!("it is no certificate: {error}")))?;
+    let (from, until) = (leaf.validity().not_before, leaf.validity().not_after);
+    match now() {
+        now if now < from.timestamp() => Err(fault(format!("it is not valid before {from}"))),
+        now if now > until.timestamp() => Err(fault(format!("it has expired on {until}"))),
+        _ => Ok(()),
+    }
+}
+
+/// In seconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+/// Clients of an authority, and of these names where any are given.
+#[derive(Debug)]
+struct NamedClientVerifier {
+    verifier: Arc<dyn ClientCertVerifier>,
+    names: Option<Vec<String>>,
+}
+
+impl ClientCertVerifier for NamedClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.verifier.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verifier.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.verifier.verify_client_cert(leaf, intermediates, now)?;
+        if let Some(names) = &self.names {
+            name_among(leaf, names, "this accept's `names`")?;
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,187 @@
+//! What follows a head: a body that is passed on as it comes, or a line of our own.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
+    header::HeaderMap,
+};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::fields::{self, HeadOrigin};
+
+/// Held while an exchange lasts.
+pub type BodyGuard = Box<dyn Send + Sync>;
+
+pub struct MessageBody {
+    body: BodyContent,
+    /// How a request's body fares; a response's has no deadline here.
+    progress: Option<Arc<BodyProgress>>,
+    /// The longest pause, where it is watched here.
+    pause: Option<Duration>,
+    stalled: Option<Pin<Box<Sleep>>>,
+    _held: Option<BodyGuard>,
+}
+
+enum BodyContent {
+    Text(Option<Bytes>),
+    Passed(Incoming, HeadOrigin),
+}
+
+/// How a request's body fares that somebody else sends on.
+#[derive(Debug)]
+pub struct BodyProgress(Mutex<BodyProgressState>);
+
+#[derive(Debug, Default, Clone, Copy)]
+pub struct BodyProgressState {
+    /// Since when the next is up to whoever takes it; `None` while more of it is waited for.
+    pub given: Option<Instant>,
+    pub has_ended: bool,
+    /// It has paused for too long.
+    pub has_stopped: bool,
+}
+
+impl BodyProgress {
+    pub fn state(&self) -> BodyProgressState {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BodyProgressState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+impl MessageBody {
+    pub fn text(text: String) -> Self {
+        Self {
+            body: BodyContent::Text(Some(text.into())),
+            progress: None,
+            pause: None,
+            stalled: None,
+            _held: None,
+        }
+    }
+
+    pub fn empty() -> Self {
+        Self { body: BodyContent::Text(None), progress: None, pause: None, stalled: None, _held: None }
+    }
+
+    /// A request's body, which may pause for so long, if it is for this half to say.
+    pub fn request(body: Incoming, of: HeadOrigin, pause: Option<Duration>) -> Self {
+        let fares = (!body.is_end_stream()).then(|| {
+            let begun = BodyProgressState { given: Some(Instant::now()), ..BodyProgressState::default() };
+            Arc::new(BodyProgress(Mutex::new(begun)))
+        });
+        Self { body: BodyContent::Passed(body, of), progress: fares, pause, stalled: None, _held: None }
+    }
+
+    /// A response's body.
+    pub fn response(body: Incoming) -> Self {
+        Self {
+            body: BodyContent::Passed(body, HeadOrigin::Response),
+            progress: None,
+            pause: None,
+            stalled: None,
+            _held: None,
+        }
+    }
+
+    /// Lets go of something when the last of the body was taken.
+    pub fn with_guard(self, held: BodyGuard) -> Self {
+        Self { _held: Some(held), ..self }
+    }
+
+    pub fn progress(&self) -> Option<Arc<BodyProgress>> {
+        self.progress.clone()
+    }
+}
+
+impl fmt::Debug for MessageBody {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Payload").field("fares", &self.progress).finish_non_exhaustive()
+    }
+}
+
+impl Body for MessageBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let (body, of) = match &mut this.body {
+            BodyContent::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            BodyContent::Passed(body, of) => (body, *of),
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => {
+                let Some(fares) = &this.progress else { return Poll::Pending };
+                fares.lock().given = None;
+                let Some(pause) = this.pause else { return Poll::Pending };
+                let stalled = this.stalled.get_or_insert_with(|| Box::pin(sleep(pause)));
+                if stalled.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                fares.lock().has_stopped = true;
+                Poll::Ready(Some(Err("the body of the request has stopped".into())))
+            }
+            Poll::Ready(frame) => {
+                this.stalled = None;
+                if let Some(fares) = &this.progress {
+                    // A body of a known length is asked for no end.
+                    let has_ended = frame.is_none() || this.is_end_stream();
+                    let mut fares = fares.lock();
+                    fares.given = Some(Instant::now());
+                    fares.has_ended = has_ended;
+                }
+                let cleaned =
+                    frame.map(|frame| frame.map(|frame| clean_trailers(frame, of)).map_err(BodyError::from));
+                Poll::Ready(cleaned)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            BodyContent::Text(text) => text.is_none(),
+            BodyContent::Passed(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            BodyContent::Text(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
+            BodyContent::Passed(body, _) => body.size_hint(),
+        }
+    }
+}
+
+/// Whether an answer is the last of its connection: it has come before the end of the request's body, and
+/// says that no more is wanted.
+pub fn ends_connection(headers: &HeaderMap, fares: Option<&BodyProgress>) -> bool {
+    fields::wants_close(headers) && fares.is_some_and(|fares| !fares.state().has_ended)
+}
+
+/// Trailers are cleaned as heads are: some readers take them for fields of the head.
+fn clean_trailers(frame: Frame<Bytes>, of: HeadOrigin) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            let _: &mut HeaderMap = &mut trailers;
+            fields::clean_headers(&mut trailers, of);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}

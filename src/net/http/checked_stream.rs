@@ -1,0 +1,131 @@
+//! A client's connection as its requests are read from it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{keep_alive::KeepAliveTracker, request_checker::RequestChecker};
+use crate::net::prefixed::PrefixedStream;
+
+/// The most that is read ahead of what is to be decided.
+const HELD_MAX: usize = 64 * 1024;
+
+/// A client's connection: what it says is looked at before it is read, and that it says something is noted.
+pub struct CheckedStream {
+    stream: PrefixedStream,
+    tracker: Arc<KeepAliveTracker>,
+    checker: RequestChecker,
+    /// What has come and may not be read yet.
+    held: Vec<u8>,
+}
+
+impl CheckedStream {
+    pub fn new(stream: PrefixedStream, pulse: Arc<KeepAliveTracker>) -> Self {
+        Self { stream, tracker: pulse, checker: RequestChecker::default(), held: Vec::new() }
+    }
+
+    /// With what was read of it already and not used.
+    pub fn with_prefix(mut self, read: &[u8]) -> Self {
+        self.stream.prefix = [read, &std::mem::take(&mut self.held), &self.stream.prefix].concat().into();
+        self
+    }
+
+    pub fn into_inner(self) -> PrefixedStream {
+        self.with_prefix(&[]).stream
+    }
+
+    /// Reads on, so that a client that has left is noticed, until it is known what this is.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tracker.register_reader(cx);
+        let mut piece = [0; 4096];
+        while self.held.len() < HELD_MAX {
+            let mut buf = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                self.tracker.note_end();
+                break;
+            }
+            self.held.extend_from_slice(buf.filled());
+        }
+        Poll::Pending
+    }
+
+    /// Reads what may be read, held or fresh.
+    fn poll_fresh(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for CheckedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.checker.is_undecided() {
+            if !this.tracker.is_not_upgraded() {
+                return this.poll_held(cx);
+            }
+            this.checker.resume_requests();
+        }
+        let before = buf.filled().len();
+        ready!(this.poll_fresh(cx, buf))?;
+        let fresh = &mut buf.filled_mut()[before..];
+        if fresh.is_empty() {
+            // A client that has said all is answered all the same (RFC 9112, section 9.6).
+            this.tracker.note_end();
+            if this.checker.is_between_requests() && this.tracker.has_pending(this.checker.requests()) {
+                this.tracker.register_reader(cx);
+                return Poll::Pending;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let good = this.checker.check(fresh);
+        if good < fresh.len() {
+            this.held.splice(..0, fresh[good..].iter().copied());
+            buf.set_filled(before + good);
+        }
+        if this.checker.is_undecided() {
+            this.tracker.note_upgrade_asked();
+        }
+        if let Some(number) = this.checker.refused_request() {
+            this.tracker.refuse_request(number);
+        }
+        this.tracker.note_heard();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for CheckedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,87 @@
+//! All connections of one client in one task: the one that its requests come by, and those that they go
+//! to. What one has just written is read by the next in the same turn.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use hyper::server::conn::http1;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{HeadSource, READ_BYTES_MAX, REQUEST_FIELDS_MAX};
+
+/// What keeps a connection going until it ends.
+pub type ConnectionDriver = BoxFuture<'static, ()>;
+
+/// The connections that requests go to.
+#[derive(Clone, Default)]
+pub struct ConnectionDrivers(Arc<Mutex<Vec<ConnectionDriver>>>);
+
+impl ConnectionDrivers {
+    pub fn add(&self, side: ConnectionDriver) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(side);
+    }
+
+    /// Keeps all of them going; ready when there are none left.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sides = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sides.retain_mut(|side| side.as_mut().poll(cx).is_pending());
+        if sides.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Until the last of them has ended.
+    pub async fn all_ended(&self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+}
+
+/// How requests are read; deadlines are those of the caller.
+pub fn server_builder(from: HeadSource) -> http1::Builder {
+    let mut reader = http1::Builder::new();
+    reader
+        .header_read_timeout(None)
+        .max_buf_size(READ_BYTES_MAX)
+        .max_header_size(from.head_bytes_max())
+        .max_headers(from.fields_max(REQUEST_FIELDS_MAX));
+    reader
+}
+
+/// Tells, once, that no more requests are wanted.
+pub struct CloseSignal(Option<Pin<Box<WaitForCancellationFutureOwned>>>);
+
+impl CloseSignal {
+    pub fn new(token: CancellationToken) -> Self {
+        Self(Some(Box::pin(token.cancelled_owned())))
+    }
+
+    /// Whether it is now; the connection is to be polled again then.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_now = self.0.as_mut().is_some_and(|leave| leave.as_mut().poll(cx).is_ready());
+        if is_now {
+            self.0 = None;
+            cx.waker().wake_by_ref();
+        }
+        is_now
+    }
+}
+
+/// Serves a client's connection to its end; `look` sees it before each turn, and may end it.
+pub async fn serve<C: Future>(
+    mut served: Pin<&mut C>,
+    sides: &ConnectionDrivers,
+    mut look: impl FnMut(Pin<&mut C>, &mut Context<'_>) -> Poll<C::Output>,
+) -> C::Output {
+    poll_fn(|cx| {
+        let _ = sides.poll(cx);
+        if let Poll::Ready(ended) = served.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        let _ = sides.poll(cx);
+        look(served.as_mut(), cx)
+    })
+    .await
+}

@@ -1,0 +1,132 @@
+//! What we answer ourselves: a status, and a line that names no more than the session.
+
+use std::borrow::Cow;
+
+use hyper::{
+    Response, StatusCode,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+
+use super::body::MessageBody;
+use crate::net::pipe::{FailedParty, PipeFailure};
+
+/// Tells the DMZ half, and nobody else, why the inside could not answer.
+const FAILURE: HeaderName = HeaderName::from_static("x-portcullis-failure");
+
+/// The answer to a head that was not complete in time, which hyper has not read.
+pub const LATE_HEAD: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+    Content-Length: 22\r\n\r\nthe request came late\n";
+
+/// The methods that are served.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// The answer to one who asks about the port as a whole (`OPTIONS *`; RFC 9110, section 9.3.7).
+pub fn options_response() -> Response<MessageBody> {
+    let mut response = Response::new(MessageBody::empty());
+    response.headers_mut().insert(header::ALLOW, METHODS);
+    response
+}
+
+/// Why a request goes no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorResponse {
+    pub status: StatusCode,
+    pub reason: Cow<'static, str>,
+    /// Whose failure it is, where the session ends with it.
+    pub of: Option<FailedParty>,
+}
+
+pub fn bad_request(told: &'static str) -> ErrorResponse {
+    ErrorResponse::new(StatusCode::BAD_REQUEST, told)
+}
+
+impl ErrorResponse {
+    pub fn new(status: StatusCode, told: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, reason: told.into(), of: None }
+    }
+
+    /// The backend's failure.
+    pub fn bad_gateway(told: impl Into<Cow<'static, str>>) -> Self {
+        Self { of: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, told) }
+    }
+
+    /// The backend's, too, and it is a wait of ours that tells.
+    pub fn gateway_timeout(told: &'static str) -> Self {
+        Self { of: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, told) }
+    }
+
+    /// What the session ends of.
+    pub fn failure(&self) -> Option<PipeFailure> {
+        self.of.map(|of| PipeFailure { of, reason: self.reason.clone().into_owned() })
+    }
+
+    /// The answer for the other half, behind which this half ends the session where it has failed.
+    pub fn into_peer_response(self, session: &str) -> Response<MessageBody> {
+        let failure = self.failure();
+        let mut response = self.into_response(Some(session));
+        if let Some(failure) = failure {
+            write_failure(&failure, response.headers_mut());
+        }
+        response
+    }
+
+    /// The answer, with the id of the session that it is about, if there is one.
+    pub fn into_response(self, session: Option<&str>) -> Response<MessageBody> {
+        let session = session.map(|id| format!("session {id}\n")).unwrap_or_default();
+        let mut response = Response::new(MessageBody::text(format!("{}\n{session}", self.reason)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        match self.status {
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, METHODS);
+            }
+            _ => {}
+        }
+        // Who asks for what can not be has nothing more to ask; a page that is not there is another matter.
+        let is_over = self.status.is_client_error() && self.status != StatusCode::NOT_FOUND;
+        if is_over || self.status == StatusCode::NOT_IMPLEMENTED {
+            headers.append(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+fn write_failure(failure: &PipeFailure, headers: &mut HeaderMap) {
+    let of = match failure.of {
+        FailedParty::Backend => BACKEND,
+        FailedParty::Time => TIME,
+    };
+    // A reason is a line of visible signs, and what is none is not told.
+    if let Ok(value) = HeaderValue::from_str(&format!("{of} {}", failure.reason)) {
+        headers.insert(FAILURE, value);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+const BACKEND: &str = "backend";
+const TIME: &str = "time";
+
+/// What the other half tells of a failure, which is not for others; nothing of it stays in the head.
+pub fn take_failure(headers: &mut HeaderMap) -> Option<PipeFailure> {
+    let value = headers.remove(FAILURE)?;
+    let (of, reason) = std::str::from_utf8(value.as_bytes()).ok()?.split_once(' ')?;
+    let of = match of {
+        BACKEND => FailedParty::Backend,
+        TIME => FailedParty::Time,
+        _ => return None,
+    };
+    Some(PipeFailure { of, reason: reason.chars().take(REASON_MAX).collect() })
+}
+
+/// The inside may be another program.
+const REASON_MAX: usize = 200;

@@ -1,0 +1,161 @@
+//! A connection whose other end may stop reading before it has said all (RFC 9112, section 9.5): a server
+//! that has answered early takes no more of a request's body. A write that fails is no reason not to read
+//! what had come before it; so it is the reads that tell how the connection ended.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::HEAD_BYTES_MAX;
+
+pub struct HalfOpenStream<S> {
+    stream: S,
+    heard: Arc<ResponseCapture>,
+}
+
+/// What is known of such a connection, apart from its bytes.
+#[derive(Debug, Default)]
+pub struct ResponseCapture {
+    /// A write has failed: what is written from now on goes nowhere.
+    write_failed: AtomicBool,
+    /// What has come of an answer, until its head was read.
+    head: Mutex<Option<Vec<u8>>>,
+}
+
+/// No head that could be read is longer, with what may come before it.
+const HEARD_MAX: usize = 2 * HEAD_BYTES_MAX;
+
+impl ResponseCapture {
+    pub fn has_peer_stopped_reading(&self) -> bool {
+        self.write_failed.load(Ordering::Relaxed)
+    }
+
+    /// An answer is waited for.
+    pub fn start(&self) {
+        *self.head() = Some(Vec::new());
+    }
+
+    /// Its head was read, or can not be.
+    pub fn take(&self) -> Vec<u8> {
+        self.head().take().unwrap_or_default()
+    }
+
+    fn head(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, bytes: &[u8]) {
+        if let Some(head) = &mut *self.head() {
+            head.extend_from_slice(&bytes[..bytes.len().min(HEARD_MAX - head.len())]);
+        }
+    }
+}
+
+impl<S> HalfOpenStream<S> {
+    pub fn new(stream: S, heard: Arc<ResponseCapture>) -> Self {
+        Self { stream, heard }
+    }
+
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
+    /// `count` bytes were taken, if only to be forgotten.
+    fn forget_failed_write(&self, written: Poll<io::Result<usize>>, count: usize) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Err(_)) => {
+                self.heard.write_failed.store(true, Ordering::Relaxed);
+                Poll::Ready(Ok(count))
+            }
+            written => written,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for HalfOpenStream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        this.heard.keep(&buf.filled()[before..]);
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for HalfOpenStream<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.heard.has_peer_stopped_reading() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.forget_failed_write(written, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let count = bufs.iter().map(|buf| buf.len()).sum();
+        if this.heard.has_peer_stopped_reading() {
+            return Poll::Ready(Ok(count));
+        }
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.forget_failed_write(written, count)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.heard.has_peer_stopped_reading() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.forget_failed_write(flushed.map_ok(|()| 0), 0).map_ok(|_| ())
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.heard.has_peer_stopped_reading() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::net::pipe::pipe;
+
+    #[tokio::test]
+    async fn what_was_said_before_a_write_failed_is_read() {
+        let (ours, mut theirs) = pipe();
+        theirs.write_all(b"said").await.expect("it is taken");
+        drop(theirs);
+        let heard = Arc::<ResponseCapture>::default();
+        heard.start();
+        let mut ours = HalfOpenStream::new(ours, heard.clone());
+        ours.write_all(&[0; 100_000]).await.expect("nobody reads it, and nobody minds");
+        assert!(heard.has_peer_stopped_reading());
+        let mut said = Vec::new();
+        let error = ours.read_to_end(&mut said).await.expect_err("a cut");
+        assert_eq!((said.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
+        assert_eq!(heard.take(), b"said");
+    }
+}

@@ -1,0 +1,244 @@
+//! What is under way on a client's connection, and for how long.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::body::BodyGuard;
+
+/// A head is complete so long after its first byte.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Whether anything is under way on a connection.
+#[derive(Default)]
+pub struct KeepAliveTracker {
+    exchanges: AtomicUsize,
+    /// Whether something has been heard since the last request.
+    heard: AtomicBool,
+    /// Requests that have been read, and which of them is refused for its target.
+    requests: AtomicU64,
+    refused: AtomicU64,
+    /// The client has said all that it will.
+    ended: Arc<AtomicBool>,
+    /// Nothing has become of the connection, though a request has asked.
+    stays: AtomicBool,
+    /// Reads on when no exchange is under way, or when it is known that the connection stays.
+    reader: Mutex<Option<Waker>>,
+}
+
+/// idle → head → exchange → idle
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionPhase {
+    Idle,
+    Head,
+    Exchange,
+}
+
+impl ConnectionPhase {
+    /// How long it may last; an exchange has deadlines of its own. A connection without a request stays
+    /// open for `idle`.
+    fn limit(self, idle: Duration) -> Option<Duration> {
+        match self {
+            Self::Idle => Some(idle),
+            Self::Head => Some(HEAD),
+            Self::Exchange => None,
+        }
+    }
+}
+
+impl KeepAliveTracker {
+    /// A request has come.
+    pub fn begin_exchange(self: &Arc<Self>) -> ExchangeGuard {
+        self.heard.store(false, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.exchange()
+    }
+
+    /// Whether one of so many requests is under way, or has yet to be taken.
+    pub fn has_pending(&self, requests: u64) -> bool {
+        self.requests.load(Ordering::Relaxed) < requests || self.phase() == ConnectionPhase::Exchange
+    }
+
+    /// The request of this number is refused for the signs of its target.
+    pub fn refuse_request(&self, number: u64) {
+        self.refused.store(number, Ordering::Relaxed);
+    }
+
+    /// Whether the request that was read last is such a one.
+    pub fn is_refused(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == self.refused.load(Ordering::Relaxed)
+    }
+
+    /// The client says no more.
+    pub fn note_end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it says no more, for whoever wants to know.
+    pub fn end_flag(&self) -> Arc<AtomicBool> {
+        self.ended.clone()
+    }
+
+    /// A request asks that the connection become something else.
+    pub fn note_upgrade_asked(&self) {
+        self.stays.store(false, Ordering::Relaxed);
+    }
+
+    /// A request was answered, and the connection stays what it is.
+    pub fn note_not_upgraded(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    pub fn is_not_upgraded(&self) -> bool {
+        self.stays.load(Ordering::Relaxed)
+    }
+
+    /// Whoever reads is polled again when an exchange has ended.
+    pub fn register_reader(&self, cx: &Context<'_>) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.wake();
+        }
+    }
+
+    fn exchange(self: &Arc<Self>) -> ExchangeGuard {
+        self.exchanges.fetch_add(1, Ordering::Relaxed);
+        ExchangeGuard(self.clone())
+    }
+
+    /// Something has come.
+    pub fn note_heard(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    pub fn phase(&self) -> ConnectionPhase {
+        match (self.exchanges.load(Ordering::Relaxed), self.heard.load(Ordering::Relaxed)) {
+            (0, false) => ConnectionPhase::Idle,
+            (0, true) => ConnectionPhase::Head,
+            (1.., _) => ConnectionPhase::Exchange,
+        }
+    }
+}
+
+/// A request that has been read and not been answered yet.
+pub struct ExchangeGuard(Arc<KeepAliveTracker>);
+
+impl ExchangeGuard {
+    /// Until the last of a response is on its way.
+    pub fn into_body_guard(&self) -> BodyGuard {
+        Box::new(self.0.exchange())
+    }
+}
+
+impl Drop for ExchangeGuard {
+    fn drop(&mut self) {
+        if self.0.exchanges.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.wake();
+        }
+    }
+}
+
+/// How long a connection has been in its phase. The timer is moved only where it would fire too late, so
+/// that a busy connection never touches it.
+pub struct PhaseTimer {
+    phase: ConnectionPhase,
+    since: Instant,
+    fires: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl PhaseTimer {
+    pub fn begin() -> Self {
+        let since = Instant::now();
+        let fires = since + HEAD;
+        // A connection that says nothing at all is as late as one that says too little.
+        Self { phase: ConnectionPhase::Head, since, fires, timer: Box::pin(sleep_until(fires)) }
+    }
+
+    /// Ready when a phase has lasted too long.
+    pub fn poll(
+        &mut self,
+        phase: ConnectionPhase,
+        idle: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionPhase> {
+        let is_first = self.phase == ConnectionPhase::Head && phase == ConnectionPhase::Idle;
+        if phase != self.phase && !is_first {
+            self.phase = phase;
+            self.since = Instant::now();
+            let due = phase.limit(idle).map(|limit| self.since + limit);
+            if let Some(due) = due.filter(|due| *due < self.fires) {
+                self.arm(due);
+            }
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            match self.phase.limit(idle).map(|limit| self.since + limit) {
+                Some(due) if due <= Instant::now() => return Poll::Ready(self.phase),
+                Some(due) => self.arm(due),
+                None => self.arm(Instant::now() + idle),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn arm(&mut self, due: Instant) {
+        self.fires = due;
+        self.timer.as_mut().reset(due);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(75);
+
+    /// How long a connection may stay as `pulse` has it.
+    async fn lasts(watch: &mut PhaseTimer, pulse: &KeepAliveTracker) -> (ConnectionPhase, Duration) {
+        let since = Instant::now();
+        let phase = poll_fn(|cx| watch.poll(pulse.phase(), IDLE, cx)).await;
+        (phase, Duration::from_secs(since.elapsed().as_secs()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_phase_of_a_connection_has_its_time() {
+        let pulse = Arc::new(KeepAliveTracker::default());
+        assert_eq!(
+            lasts(&mut PhaseTimer::begin(), &pulse).await,
+            (ConnectionPhase::Head, HEAD),
+            "nothing is said at all"
+        );
+        let mut watch = PhaseTimer::begin();
+        let exchange = pulse.begin_exchange();
+        let asked = tokio::time::timeout(IDLE * 10, lasts(&mut watch, &pulse)).await;
+        assert!(asked.is_err(), "an exchange ends by deadlines of its own");
+        let held = exchange.into_body_guard();
+        drop(exchange);
+        assert_eq!(pulse.phase(), ConnectionPhase::Exchange, "its response is on its way");
+        drop(held);
+        assert_eq!(lasts(&mut watch, &pulse).await, (ConnectionPhase::Idle, IDLE));
+        let mut watch = PhaseTimer::begin();
+        drop(pulse.begin_exchange());
+        for phase in [ConnectionPhase::Exchange, pulse.phase()] {
+            assert!(poll_fn(|cx| Poll::Ready(watch.poll(phase, IDLE, cx))).await.is_pending());
+        }
+        tokio::time::advance(IDLE / 2).await;
+        pulse.note_heard();
+        assert_eq!(lasts(&mut watch, &pulse).await, (ConnectionPhase::Head, HEAD), "a next head has begun");
+    }
+}

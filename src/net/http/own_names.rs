@@ -1,0 +1,77 @@
+//! What the inside calls a backend, and where such a name stands in a reference.
+
+use std::net::SocketAddr;
+
+use super::request::host_name;
+
+/// The names of a backend that mean nothing outside.
+#[derive(Debug)]
+pub struct OwnNames {
+    /// The host of its address, and what that is in numbers.
+    hosts: Vec<String>,
+    /// The port of its address.
+    port: u16,
+    /// What else it calls itself, at whatever port.
+    others: Vec<String>,
+}
+
+impl OwnNames {
+    /// `others` are spelt as [`host_name`] has them.
+    pub fn new(host: &str, port: u16, reached: Option<SocketAddr>, others: &[String]) -> Self {
+        let mut hosts = vec![host_name(host)];
+        hosts.extend(reached.map(|reached| reached.ip().to_canonical().to_string()));
+        hosts.dedup();
+        Self { hosts, port, others: others.to_vec() }
+    }
+
+    /// Whether an authority is the backend's, whoever is to log in there.
+    pub fn contains_authority(&self, authority: &[u8]) -> bool {
+        let place = authority.rsplit(|byte| *byte == b'@').next().unwrap_or(authority);
+        let Ok(place) = std::str::from_utf8(place) else { return false };
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port),
+            _ => (place, ""),
+        };
+        let host = host_name(host);
+        let is_port = matches!(port, "" | "*") || port.parse() == Ok(self.port);
+        self.others.contains(&host) || (is_port && self.hosts.contains(&host))
+    }
+
+    pub fn contains_host(&self, host: &[u8]) -> bool {
+        let host = std::str::from_utf8(host).map(host_name);
+        host.is_ok_and(|host| self.hosts.contains(&host) || self.others.contains(&host))
+    }
+
+    /// Whether one of them stands in a value, as a word of its own; one that could be any word counts only where it
+    /// stands as a host does.
+    pub fn are_in(&self, value: &[u8]) -> bool {
+        self.hosts.iter().chain(&self.others).any(|host| {
+            let is_word = !host.contains(['.', ':']);
+            let starts = value.windows(host.len()).enumerate();
+            let mut found = starts.filter(|(_, window)| window.eq_ignore_ascii_case(host.as_bytes()));
+            found.any(|(at, _)| {
+                let (before, after) = (&value[..at], &value[at + host.len()..]);
+                let goes_on = |byte: Option<&u8>| {
+                    byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+                };
+                let is_whole = !goes_on(before.last()) && !goes_on(after.first());
+                let is_host = before.ends_with(b"//")
+                    || before.ends_with(b"@")
+                    || matches!(after, [b':', digit, ..] if digit.is_ascii_digit());
+                is_whole && (!is_word || is_host)
+            })
+        })
+    }
+}
+
+/// A reference that has an authority: what stands before that, the authority, what stands behind it.
+pub fn split_reference(reference: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let begins = |scheme: &&[u8]| {
+        reference.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    };
+    let schemes = [&b"http://"[..], b"https://", b"//", b"ws://", b"wss://"];
+    let (scheme, rest) = reference.split_at(schemes.into_iter().find(begins)?.len());
+    let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    Some((scheme, authority, target))
+}

@@ -1,0 +1,358 @@
+//! What hyper would read kindly, and another reader otherwise: ends of lines without their CR, a length
+//! that is told twice or in two ways. A byte of such a line is spoilt before hyper sees it, so that hyper
+//! turns the request away; it stays the one that decides what a request is.
+//!
+//! To know where heads begin, bodies are followed by their length alone. What follows a request that may
+//! make its connection something else is not read until that is decided: only then is it known what it is.
+
+use super::{HEAD_BYTES_MAX, fields::split_members, request::is_passable_upgrade};
+
+/// Looks at all that a client says, in order.
+#[derive(Debug, Default)]
+pub struct RequestChecker {
+    state: CheckerState,
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    head: HeadFraming,
+    target: TargetCheck,
+}
+
+/// first line → head → body or chunks → first line
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum CheckerState {
+    #[default]
+    FirstLine,
+    Head,
+    Body(u64),
+    ChunkSize,
+    Chunk(u64),
+    /// The CR, then the LF, behind a chunk.
+    ChunkEnd(u8),
+    Trailers,
+    /// What comes is the next request, or what the connection has become.
+    Undecided,
+    /// What comes is of a request that was spoilt.
+    Done,
+}
+
+/// What was seen of the targets of requests.
+#[derive(Debug, Default)]
+struct TargetCheck {
+    is_query: bool,
+    /// First lines that have ended.
+    lines: u64,
+    /// The first request whose target has a sign that it may not have.
+    refused: Option<u64>,
+}
+
+/// What a head says of what follows it.
+#[derive(Debug, Default)]
+struct HeadFraming {
+    length: Option<u64>,
+    is_chunked: bool,
+    /// It may become something else.
+    upgrades: bool,
+}
+
+/// A line that nobody may read kindly.
+struct InvalidLine;
+
+/// Stands where a target had a sign that it may not have.
+pub const SPOILT_SIGN: u8 = b'_';
+
+impl RequestChecker {
+    /// Looks at what has come; how much of it may be read now.
+    pub fn check(&mut self, bytes: &mut [u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            let left = &mut bytes[at..];
+            at += match &mut self.state {
+                CheckerState::Undecided => return at,
+                CheckerState::Done => return bytes.len(),
+                CheckerState::Body(length) | CheckerState::Chunk(length) => {
+                    let count = left.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
+                    *length -= count as u64;
+                    if *length == 0 {
+                        self.state = match self.state {
+                            CheckerState::Chunk(_) => CheckerState::ChunkEnd(b'\r'),
+                            _ => CheckerState::FirstLine,
+                        };
+                    }
+                    count
+                }
+                CheckerState::ChunkEnd(expected) => {
+                    self.state = match (*expected == left[0], *expected) {
+                        (true, b'\r') => CheckerState::ChunkEnd(b'\n'),
+                        (true, _) => CheckerState::ChunkSize,
+                        (false, _) => CheckerState::Done,
+                    };
+                    if self.state == CheckerState::Done {
+                        left[0] = 0;
+                    }
+                    1
+                }
+                CheckerState::FirstLine
+                | CheckerState::Head
+                | CheckerState::ChunkSize
+                | CheckerState::Trailers => self.take_line(left),
+            };
+        }
+        at
+    }
+
+    /// Whether what comes next waits until it is known what the connection becomes.
+    pub fn is_undecided(&self) -> bool {
+        self.state == CheckerState::Undecided
+    }
+
+    /// Nothing has become of the connection: what comes is the next request.
+    pub fn resume_requests(&mut self) {
+        self.state = CheckerState::FirstLine;
+    }
+
+    /// Whether no request has begun that has not come to its end.
+    pub fn is_between_requests(&self) -> bool {
+        self.state == CheckerState::Undecided
+            || (self.state == CheckerState::FirstLine && self.line.is_empty())
+    }
+
+    /// Requests whose first lines have come.
+    pub fn requests(&self) -> u64 {
+        self.target.lines
+    }
+
+    /// Which request has a target with signs that have to be percent-encoded. hyper would not take them, and
+    /// say nothing, or take them for the target's end; here they are overwritten, and the request is for the
+    /// reader to refuse.
+    pub fn refused_request(&self) -> Option<u64> {
+        self.target.refused
+    }
+
+    /// Takes what there is of a line; how much that is.
+    fn take_line(&mut self, bytes: &mut [u8]) -> usize {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        if self.state == CheckerState::FirstLine {
+            let length = end.unwrap_or(bytes.len());
+            self.target.check(&mut bytes[..length]);
+        }
+        let Some(end) = end else {
+            // One that is longer is turned away for its length.
+            if self.line.len() <= HEAD_BYTES_MAX {
+                self.line.extend_from_slice(bytes);
+            }
+            return bytes.len();
+        };
+        let ended = if self.line.is_empty() {
+            self.end_line(&bytes[..end])
+        } else {
+            let mut line = std::mem::take(&mut self.line);
+            line.extend_from_slice(&bytes[..end]);
+            self.end_line(&line)
+        };
+        if ended.is_err() {
+            bytes[end] = 0;
+            self.state = CheckerState::Done;
+        }
+        end + 1
+    }
+
+    fn end_line(&mut self, line: &[u8]) -> Result<(), InvalidLine> {
+        let line = line.strip_suffix(b"\r").ok_or(InvalidLine)?;
+        self.state = match self.state {
+            // Empty lines before a request are of no meaning (RFC 9112, section 2.2).
+            CheckerState::FirstLine if line.is_empty() => CheckerState::FirstLine,
+            CheckerState::FirstLine => {
+                self.target.end_line();
+                CheckerState::Head
+            }
+            CheckerState::Head if line.is_empty() => std::mem::take(&mut self.head).next_state(),
+            CheckerState::Head => {
+                self.head.take_field(line)?;
+                CheckerState::Head
+            }
+            CheckerState::ChunkSize => match chunk_size(line)? {
+                0 => CheckerState::Trailers,
+                size => CheckerState::Chunk(size),
+            },
+            CheckerState::Trailers if line.is_empty() => CheckerState::FirstLine,
+            step => step,
+        };
+        Ok(())
+    }
+}
+
+impl TargetCheck {
+    fn check(&mut self, piece: &mut [u8]) {
+        for byte in piece {
+            self.is_query |= *byte == b'?';
+            let is_refused = match *byte {
+                b'#' | b'<' | b'>' => true,
+                b'"' => self.is_query,
+                b'`' => !self.is_query,
+                _ => false,
+            };
+            if is_refused {
+                *byte = SPOILT_SIGN;
+                self.refused.get_or_insert(self.lines + 1);
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        self.is_query = false;
+        self.lines += 1;
+    }
+}
+
+impl HeadFraming {
+    fn take_field(&mut self, line: &[u8]) -> Result<(), InvalidLine> {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let is_told = self.is_chunked || self.length.is_some();
+        if name.eq_ignore_ascii_case(b"content-length") {
+            self.length = Some(number(value, 10, 18).filter(|_| !is_told).ok_or(InvalidLine)?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if is_told || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(InvalidLine);
+            }
+            self.is_chunked = true;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.upgrades |= split_members(value).any(is_passable_upgrade);
+        }
+        Ok(())
+    }
+
+    fn next_state(self) -> CheckerState {
+        match self {
+            // One with a body becomes nothing else.
+            Self { is_chunked: true, .. } => CheckerState::ChunkSize,
+            Self { length: Some(1..), .. } => CheckerState::Body(self.length.unwrap_or_default()),
+            Self { upgrades: true, .. } => CheckerState::Undecided,
+            Self { length: Some(0) | None, .. } => CheckerState::FirstLine,
+        }
+    }
+}
+
+fn chunk_size(line: &[u8]) -> Result<u64, InvalidLine> {
+    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
+    number(digits.trim_ascii_end(), 16, 15).ok_or(InvalidLine)
+}
+
+fn number(digits: &[u8], radix: u32, digits_max: usize) -> Option<u64> {
+    let is_digit = |byte: &u8| (*byte as char).is_digit(radix);
+    let good = (1..=digits_max).contains(&digits.len()) && digits.iter().all(is_digit);
+    good.then(|| u64::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is spoilt of it, all at once and byte by byte.
+    fn spoilt(text: &str) -> Option<usize> {
+        let mut whole = text.as_bytes().to_vec();
+        RequestChecker::default().check(&mut whole);
+        let (mut bytewise, mut strict) = (text.as_bytes().to_vec(), RequestChecker::default());
+        bytewise.chunks_mut(1).for_each(|byte| _ = strict.check(byte));
+        assert_eq!(whole, bytewise, "{text:?}");
+        let first = whole.iter().zip(text.as_bytes()).position(|(now, before)| now != before);
+        assert!(
+            first.is_none_or(|at| whole[at] == 0 && whole[at + 1..] == text.as_bytes()[at + 1..]),
+            "{text:?}"
+        );
+        first
+    }
+
+    #[test]
+    fn good_requests_stay_as_they_are_whatever_their_bodies_hold() {
+        let next = "GET /b HTTP/1.1\r\nHost: h\r\n\r\n";
+        for before in [
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\na\nb\n\n",
+            "POST / HTTP/1.1\r\nCONTENT-length:0\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked \r\n\r\n3\r\n\n\n\n\r\nA;x=\"y\"\r\n0123\n56789\r\n0\r\nSum: 1\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+            "GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: h2c, , HTTP/2.0\r\nUpgrade: ,\r\n\r\n",
+        ] {
+            assert_eq!(spoilt(&format!("{before}{next}")), None, "{before:?}");
+            // What follows is looked at again.
+            let bad = format!("{before}{}", next.replace("h\r\n\r", "h\n\r"));
+            assert_eq!(spoilt(&bad), Some(bad.len() - 3), "{before:?}");
+        }
+        for offered in ["websocket", "h2c, websocket", "h2c\r\nUpgrade: , websocket"] {
+            let upgraded = format!("GET / HTTP/1.1\r\nUpgrade: {offered}\r\n\r\n\x01\n\x02\n");
+            assert_eq!(spoilt(&upgraded), None, "{offered}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_upgrade_waits_until_it_is_decided() {
+        let head = "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
+        let mut bytes = format!("{head}GET /b HTTP/1.1\n").into_bytes();
+        let mut strict = RequestChecker::default();
+        assert_eq!(strict.check(&mut bytes), head.len());
+        assert!(strict.is_undecided() && strict.check(&mut bytes[head.len()..]) == 0);
+        strict.resume_requests();
+        let at = bytes.len() - 1;
+        assert_eq!((strict.check(&mut bytes[head.len()..]), bytes[at]), (at + 1 - head.len(), 0));
+        // One with a body becomes nothing else, and its body is followed.
+        let with_body = "POST / HTTP/1.1\r\nUpgrade: a\r\nContent-Length: 2\r\n\r\n\n\nGET / HTTP/1.1\n";
+        assert_eq!(spoilt(with_body), Some(with_body.len() - 1));
+    }
+
+    #[test]
+    fn signs_that_a_target_may_not_have_are_seen_before_they_are_lost() {
+        for (target, seen) in [
+            ("/a?b=\"c\"", "/a?b=_c_"),
+            ("/<a>?b", "/_a_?b"),
+            ("/a?b<c>d#e", "/a?b_c_d_e"),
+            ("/a`b?c`d", "/a_b?c`d"),
+            ("/a\"{b}?{c|d^e}", "/a\"{b}?{c|d^e}"),
+        ] {
+            let (before, after) = ("GET / HTTP/1.1\r\n\r\nGET ", " HTTP/1.1\r\nX: #<\"\r\n\r\n");
+            for piece in [1, 1000] {
+                let mut bytes = format!("{before}{target}{after}").into_bytes();
+                let mut strict = RequestChecker::default();
+                bytes.chunks_mut(piece).for_each(|piece| _ = strict.check(piece));
+                assert_eq!(String::from_utf8_lossy(&bytes), format!("{before}{seen}{after}"));
+                assert_eq!(strict.refused_request(), (target != seen).then_some(2), "{target}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_may_read_otherwise_is_spoilt_where_it_shows() {
+        for (before, line) in [
+            ("", "GET / HTTP/1.1\n"),
+            ("GET / HTTP/1.1\r\n", "Host: h\n"),
+            ("GET / HTTP/1.1\r\nHost: h\r\n", "\n"),
+            ("GET / HTTP/1.1\r\nContent-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "content-LENGTH: 5\r\n"),
+            ("GET / HTTP/1.1\r\nContent-Length: 5\r\n", "Content-Length: 5\r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: 5, 5\r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: +5\r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: \r\n"),
+            ("GET / HTTP/1.1\r\n", "Content-Length: 99999999999999999999\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\n"),
+            ("GET / HTTP/1.1\r\n", "Transfer-Encoding: gzip, chunked\r\n"),
+            ("GET / HTTP/1.1\r\n", "Transfer-Encoding: xchunked\r\n"),
+            ("GET / HTTP/1.1\r\n", "Transfer-Encoding: identity\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "5\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "0x5\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "1234567890123456\r\n"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", "Sum: 1\n"),
+        ] {
+            let text = format!("{before}{line}GET /smuggled HTTP/1.1\r\n\r\n");
+            assert_eq!(spoilt(&text), Some(before.len() + line.len() - 1), "{text:?}");
+        }
+        for behind in ["ab", "a\n", "a\rb"] {
+            let head = "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n";
+            let at = head.len() + behind.len() - 1;
+            assert_eq!(spoilt(&format!("{head}{behind}\r\n0\r\n\r\n")), Some(at), "{behind:?}");
+        }
+    }
+}

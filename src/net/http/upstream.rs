@@ -1,0 +1,293 @@
+//! A connection that requests go to, one after another.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1::{self, SendRequest},
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ANSWER_FIELDS_MAX, HeadSource, READ_BYTES_MAX,
+    body::{BodyError, MessageBody},
+    driver::ConnectionDriver,
+    half_open::{HalfOpenStream, ResponseCapture},
+    parse_error::ResponseParseError,
+};
+
+/// Requests are sent here; the connection itself is kept going by [`super::serving`].
+#[derive(Debug)]
+pub struct UpstreamConnection {
+    sender: SendRequest<MessageBody>,
+    /// Ends the connection at once.
+    cut: CancellationToken,
+    heard: Arc<ResponseCapture>,
+    answer: Option<Duration>,
+}
+
+/// Why a request has no response.
+#[derive(Debug)]
+pub enum ResponseFailure {
+    /// Not a byte of it was sent.
+    Unsent(Box<Request<MessageBody>>),
+    /// Its own body has stopped.
+    BodyStalled,
+    /// No head has come in time.
+    TimedOut,
+    /// Its own body was cut.
+    BodyCut,
+    Invalid(ResponseParseError),
+}
+
+impl UpstreamConnection {
+    /// A line over a fresh connection, and what keeps it going. The head of an answer comes within `answer`
+    /// of the last of its request, where that is watched here.
+    pub async fn handshake<T>(
+        connection: T,
+        from: HeadSource,
+        answer: Option<Duration>,
+    ) -> Result<(Self, ConnectionDriver), hyper::Error>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = http1::Builder::new();
+        builder
+            .max_buf_size(READ_BYTES_MAX)
+            .max_header_size(from.head_bytes_max())
+            .max_headers(from.fields_max(ANSWER_FIELDS_MAX));
+        let heard = Arc::<ResponseCapture>::default();
+        let connection = HalfOpenStream::new(connection, heard.clone());
+        let (sender, connection) = builder.handshake(TokioIo::new(connection)).await?;
+        let cut = CancellationToken::new();
+        let until = cut.clone();
+        let going = async move {
+            tokio::select! {
+                // First: with nobody left to ask, the connection would end as if all were said.
+                biased;
+                () = until.cancelled() => {}
+                ended = connection.with_upgrades() => {
+                    if let Err(error) = ended {
+                        tracing::debug!("an exchange was cut: {error}");
+                    }
+                }
+            }
+        };
+        Ok((Self { sender, cut, heard, answer }, Box::pin(going)))
+    }
+
+    /// The connection itself, once a request has made it something else, and what of it was read already.
+    pub async fn into_upgraded<T>(upgraded: OnUpgrade) -> Result<(T, Bytes), BodyError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let parts = upgraded
+            .await?
+            .downcast::<TokioIo<HalfOpenStream<T>>>()
+            .map_err(|_| "its connection was lost")?;
+        Ok((parts.io.into_inner().into_inner(), parts.read_buf))
+    }
+
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed() && !self.heard.has_peer_stopped_reading()
+    }
+
+    /// Sends a request; the head of its response. Without one the line is cut, also where nobody waits for
+    /// it any more.
+    pub async fn send(
+        &mut self,
+        request: Request<MessageBody>,
+    ) -> Result<Response<Incoming>, ResponseFailure> {
+        let cutting = self.cut.clone().drop_guard();
+        self.heard.start();
+        let response = self.try_send(request).await;
+        self.heard.take();
+        let response = response?;
+        cutting.disarm();
+        Ok(response)
+    }
+
+    async fn try_send(
+        &mut self,
+        request: Request<MessageBody>,
+    ) -> Result<Response<Incoming>, ResponseFailure> {
+        let fares = request.body().progress();
+        let (sender, heard) = (&mut self.sender, &self.heard);
+        let asked = async {
+            match sender.ready().await {
+                Ok(()) => {
+                    sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+                        Some(unsent) => ResponseFailure::Unsent(Box::new(unsent)),
+                        None => response_failure(&error.into_error(), heard),
+                    })
+                }
+                Err(_) => Err(ResponseFailure::Unsent(Box::new(request))),
+            }
+        };
+        tokio::pin!(asked);
+        let began = Instant::now();
+        loop {
+            let due = match &fares {
+                None => Some(began),
+                Some(fares) => fares.state().given,
+            };
+            // While more of the request is waited for, nobody owes an answer; the time begins with the next
+            // piece, which may have come when this is over.
+            let due = self.answer.map(|answer| due.unwrap_or_else(Instant::now) + answer);
+            let asked = match due {
+                Some(due) => timeout_at(due, &mut asked).await,
+                None => Ok(asked.as_mut().await),
+            };
+            let faring = fares.as_ref().map(|fares| fares.state());
+            match asked {
+                Ok(Err(ResponseFailure::BodyCut | ResponseFailure::Invalid(_)))
+                    if faring.is_some_and(|faring| faring.has_stopped) =>
+                {
+                    return Err(ResponseFailure::BodyStalled);
+                }
+                Ok(asked) => return asked,
+                Err(_) => {
+                    let given = faring.map_or(Some(began), |faring| faring.given);
+                    let answer = self.answer.unwrap_or_default();
+                    if given.is_some_and(|given| given.elapsed() >= answer) {
+                        return Err(ResponseFailure::TimedOut);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Why an answer could not be read.
+fn response_failure(error: &hyper::Error, heard: &ResponseCapture) -> ResponseFailure {
+    if error.is_user() {
+        return ResponseFailure::BodyCut;
+    }
+    let head = heard.take();
+    ResponseFailure::Invalid(match error.is_parse() {
+        false if head.is_empty() => ResponseParseError::Nothing,
+        _ => ResponseParseError::diagnose(&head),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::{server::conn::http1 as server, service::service_fn};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::sleep,
+    };
+
+    use super::*;
+    use crate::net::{
+        http::{driver::ConnectionDrivers, fields::HeadOrigin},
+        pipe::{PipeEnd, pipe},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Asks over a line while `other` plays its other end.
+    async fn asked(
+        request: Request<MessageBody>,
+        other: impl AsyncFnOnce(PipeEnd),
+    ) -> Result<u16, ResponseFailure> {
+        let (ours, theirs) = pipe();
+        let (mut line, going) = UpstreamConnection::handshake(ours, HeadSource::Outside, Some(PATIENCE))
+            .await
+            .expect("a fresh pipe");
+        let sides = ConnectionDrivers::default();
+        sides.add(going);
+        let (response, (), ()) = tokio::join!(
+            async {
+                let response = line.send(request).await.map(|response| response.status().as_u16());
+                drop(line);
+                response
+            },
+            sides.all_ended(),
+            other(theirs)
+        );
+        response
+    }
+
+    fn get() -> Request<MessageBody> {
+        Request::new(MessageBody::empty())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_does_not_come_is_late() {
+        let began = Instant::now();
+        let silent = async |mut other: PipeEnd| {
+            let error = other.read_to_end(&mut Vec::new()).await.expect_err("a cut, and no end");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        };
+        assert!(matches!(asked(get(), silent).await, Err(ResponseFailure::TimedOut)));
+        assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
+        let in_time = async |mut other: PipeEnd| {
+            sleep(PATIENCE - Duration::from_secs(1)).await;
+            other.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("it is taken");
+            let _ = other.read_to_end(&mut Vec::new()).await;
+        };
+        assert!(matches!(asked(get(), in_time).await, Ok(204)));
+        let gone = async |other: PipeEnd| drop(other);
+        assert!(matches!(
+            asked(get(), gone).await,
+            Err(ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_))
+        ));
+    }
+
+    /// A request whose body comes in `pieces`, each after a pause, is sent on to a silent backend.
+    async fn sent(pieces: usize, pause: Duration) -> Option<ResponseFailure> {
+        let (mut client, served) = pipe();
+        let lost = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let service = service_fn(async |request: Request<Incoming>| {
+            let (parts, body) = request.into_parts();
+            let request =
+                Request::from_parts(parts, MessageBody::request(body, HeadOrigin::Client, Some(PATIENCE)));
+            let silent = async |mut other: PipeEnd| {
+                let _ = other.read_to_end(&mut Vec::new()).await;
+            };
+            *lost.lock().expect("no panic") = asked(request, silent).await.err();
+            Ok::<_, std::convert::Infallible>(Response::new(MessageBody::empty()))
+        });
+        let serving =
+            server::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(served), service);
+        let asking = async {
+            let head = format!(
+                "POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                pieces.max(4)
+            );
+            client.write_all(head.as_bytes()).await.expect("it is taken");
+            for _ in 0..pieces {
+                sleep(pause).await;
+                client.write_all(b"x").await.expect("it is taken");
+            }
+            let _ = client.read_to_end(&mut Vec::new()).await;
+        };
+        tokio::select! {
+            _ = serving => {}
+            () = asking => {}
+        }
+        lost.lock().expect("no panic").take()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_is_told_from_a_backend_that_is_late() {
+        let began = Instant::now();
+        assert!(
+            matches!(sent(2, PATIENCE / 2).await, Some(ResponseFailure::BodyStalled)),
+            "two of four bytes"
+        );
+        assert_eq!(began.elapsed(), PATIENCE * 2);
+        let began = Instant::now();
+        let pause = PATIENCE - Duration::from_secs(1);
+        assert!(matches!(sent(5, pause).await, Some(ResponseFailure::TimedOut)));
+        assert_eq!(began.elapsed(), pause * 5 + PATIENCE, "the time is that after its end");
+    }
+}

@@ -1,0 +1,95 @@
+//! TLS with a client port of this very gateway, for a probe: what it shows has to be the certificate
+//! of the accept that is meant, whoever clients have to be.
+
+use std::{net::IpAddr, sync::Arc};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::NoServerSessionStorage,
+};
+use thiserror::Error as ThisError;
+
+use super::edge_tls::TlsClient;
+
+/// How a probe calls a port that shows `leaf` to whoever asks for one of `names`; none: for any.
+pub fn probe_client(leaf: CertificateDer<'static>, names: &[String], port: IpAddr) -> Option<TlsClient> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Arc::new(PinnedVerifier { leaf, provider: provider.clone() });
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites of both versions")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    // A name with a star means any label there; an address is not told.
+    let name = match names.first() {
+        Some(name) => ServerName::try_from(name.replace('*', "probe")).ok()?,
+        None => ServerName::from(port),
+    };
+    Some(TlsClient::new(Arc::new(config), name))
+}
+
+/// Answers as `config` does, but asks for no certificate: a probe has none. Nothing of it can be
+/// resumed, since whoever resumes is asked for none either.
+pub fn probe_server_config(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut answering = ServerConfig::builder_with_provider(config.crypto_provider().clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites of both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(config.cert_resolver.clone());
+    answering.session_storage = Arc::new(NoServerSessionStorage {});
+    answering.send_tls13_tickets = 0;
+    Arc::new(answering)
+}
+
+/// This one certificate, and nobody without its key.
+#[derive(Debug)]
+struct PinnedVerifier {
+    leaf: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+}
+
+#[derive(Debug, ThisError)]
+#[error("the port shows another certificate than this accept's")]
+struct UnexpectedCertificate;
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match *leaf == self.leaf {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(CertificateError::Other(OtherError(Arc::new(UnexpectedCertificate))).into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,514 @@
+//! Look-ups of names, which may take as long as they like: they run in threads of their own.
+//!
+//! A name is looked up once for all who ask at the same time, and its last answer is used while a new
+//! one does not come or is an error. So a name server that is gone harms only names that were never
+//! answered. Threads are few, and a zone, or all names that have been late before, may have a part of
+//! them alone: a zone that does not answer takes nothing from the others. How long somebody waits for
+//! an answer is up to whoever asks.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt, io,
+    net::{IpAddr, SocketAddr, SocketAddrV6, ToSocketAddrs},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use rustix::net::netdevice::name_to_index;
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    sync::watch,
+    time::{timeout, timeout_at},
+};
+
+use crate::profile::HostPort;
+
+/// So many clients as may come within this time are worth one look-up.
+const FRESH: Duration = Duration::from_secs(1);
+/// A new answer is waited for so long where there is an old one, from when it was asked for.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// A look-up that took longer counts among the late ones the next time.
+const LATE: Duration = Duration::from_secs(1);
+/// Look-ups at once. A thread that waits for a name server costs some 30 KiB.
+const THREADS_MAX: usize = 256;
+/// Of one zone.
+const OF_ZONE_MAX: usize = 64;
+/// Of names that were late the last time.
+const LATE_MAX: usize = 64;
+/// What the C library and its modules need, with room to spare.
+const STACK: usize = 512 * 1024;
+/// Names that are remembered; a profile of the largest size has fewer that are dialled.
+const NAMES_MAX: usize = 4096;
+/// Addresses of one name that are used.
+const ADDRESSES_MAX: usize = 64;
+
+/// With port 0.
+type ResolvedAddresses = Arc<[SocketAddr]>;
+type LookupResult = Result<ResolvedAddresses, Arc<io::Error>>;
+type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
+/// Who looks names up.
+#[derive(Clone)]
+pub struct NameResolver {
+    resolve: Arc<ResolveFn>,
+    /// An answer is used for so long before the name is looked up again.
+    fresh: Duration,
+    table: Arc<Mutex<NameTable>>,
+}
+
+impl fmt::Debug for NameResolver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Names")
+    }
+}
+
+#[derive(Default)]
+struct NameTable {
+    names: HashMap<String, NameEntry>,
+    /// Those whose look-up has yet to begin.
+    queue: VecDeque<String>,
+    running: usize,
+    late: usize,
+    of_zones: HashMap<String, usize>,
+}
+
+struct NameEntry {
+    asked: Instant,
+    last: Option<(ResolvedAddresses, Instant)>,
+    /// It was told that the last answer is used though a new one was wanted.
+    is_reported: bool,
+    was_late: bool,
+    under_way: Option<RunningLookup>,
+}
+
+struct RunningLookup {
+    asked: Instant,
+    answer: watch::Sender<Option<LookupResult>>,
+}
+
+/// What there is when a name is asked for.
+enum LookupState {
+    Known(ResolvedAddresses),
+    UnderWay {
+        since: Instant,
+        answer: watch::Receiver<Option<LookupResult>>,
+        last: Option<ResolvedAddresses>,
+    },
+}
+
+impl NameResolver {
+    /// Those of this host, as its resolver is set up.
+    pub fn system() -> &'static Self {
+        static OF_HOST: LazyLock<NameResolver> =
+            LazyLock::new(|| NameResolver::new(|host| Ok((host, 0).to_socket_addrs()?.collect())));
+        &OF_HOST
+    }
+
+    pub fn new(resolve: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+        Self { resolve: Arc::new(resolve), fresh: FRESH, table: Arc::default() }
+    }
+
+    /// The addresses of `at`, at least one. It may take for ever.
+    pub async fn resolve(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        if let Some(literal) = literal_address(at) {
+            return Ok(vec![literal?]);
+        }
+        let answer = match self.start_lookup(&at.host) {
+            LookupState::Known(known) => Ok(known),
+            LookupState::UnderWay { answer, last: None, .. } => await_lookup(answer).await,
+            LookupState::UnderWay { since, answer, last: Some(last) } => {
+                match timeout_at((since + PATIENCE).into(), await_lookup(answer)).await {
+                    Ok(Ok(new)) => Ok(new),
+                    Ok(Err(error)) => Ok(self.fall_back(&at.host, last, &error.to_string())),
+                    Err(_) => Ok(self.fall_back(&at.host, last, "no answer yet")),
+                }
+            }
+        };
+        match answer {
+            Ok(addresses) => Ok(with_port(&addresses, at.port)),
+            Err(error) => Err(io::Error::new(error.kind(), error)),
+        }
+    }
+
+    fn fall_back(&self, host: &str, last: ResolvedAddresses, why: &str) -> ResolvedAddresses {
+        let mut table = self.lock();
+        if let Some(name) = table.names.get_mut(host).filter(|name| !name.is_reported) {
+            name.is_reported = true;
+            let age = name.last.as_ref().map_or(0, |(_, at)| at.elapsed().as_secs());
+            tracing::warn!(name = host, "look-up: {why}; the addresses of {age}s ago are used");
+        }
+        last
+    }
+
+    /// Begins a look-up, unless one is under way or the last answer is fresh.
+    fn start_lookup(&self, host: &str) -> LookupState {
+        let mut table = self.lock();
+        let now = Instant::now();
+        table.make_room(host);
+        let name = table.names.entry(host.to_owned()).or_insert_with(|| NameEntry {
+            asked: now,
+            last: None,
+            is_reported: false,
+            was_late: false,
+            under_way: None,
+        });
+        name.asked = now;
+        let last = name.last.as_ref().map(|(addresses, at)| (addresses.clone(), *at));
+        if let Some((addresses, at)) = &last
+            && at.elapsed() < self.fresh
+        {
+            return LookupState::Known(addresses.clone());
+        }
+        let last = last.map(|(addresses, _)| addresses);
+        if let Some(RunningLookup { asked, answer }) = &name.under_way {
+            return LookupState::UnderWay { since: *asked, answer: answer.subscribe(), last };
+        }
+        let (sender, answer) = watch::channel(None);
+        name.under_way = Some(RunningLookup { asked: now, answer: sender });
+        table.queue.push_back(host.to_owned());
+        self.start_queued(&mut table);
+        LookupState::UnderWay { since: now, answer, last }
+    }
+
+    /// Starts what may start.
+    fn start_queued(&self, table: &mut NameTable) {
+        while let Some(host) = table.next_queued() {
+            let names = self.clone();
+            let look_up = {
+                let host = host.clone();
+                move || {
+                    let began = Instant::now();
+                    let found = (names.resolve)(&host);
+                    let mut table = names.lock();
+                    table.finish(&host, found, began.elapsed());
+                    names.start_queued(&mut table);
+                }
+            };
+            let thread = thread::Builder::new().name("look-up".into()).stack_size(STACK).spawn(look_up);
+            if let Err(error) = thread {
+                table.finish(&host, Err(error), Duration::ZERO);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, NameTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn with_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+    let mut addresses = addresses.to_vec();
+    addresses.iter_mut().for_each(|address| address.set_port(port));
+    addresses
+}
+
+/// The end of a look-up. One that nobody begins, since its name gave way, is an error.
+async fn await_lookup(mut answer: watch::Receiver<Option<LookupResult>>) -> LookupResult {
+    let gone = || Arc::new(io::Error::other("too many names are looked up at once"));
+    let answer = answer.wait_for(Option::is_some).await.map_err(|_| gone())?;
+    answer.clone().unwrap_or_else(|| Err(gone()))
+}
+
+impl NameTable {
+    /// Forgets the name that was asked for longest ago, where there are too many.
+    fn make_room(&mut self, host: &str) {
+        if self.names.len() < NAMES_MAX || self.names.contains_key(host) {
+            return;
+        }
+        let idle = self.names.iter().filter(|(_, name)| name.under_way.is_none());
+        if let Some(oldest) = idle.min_by_key(|(_, name)| name.asked).map(|(host, _)| host.clone()) {
+            self.names.remove(&oldest);
+        } else if let Some(waiting) = self.queue.pop_front() {
+            self.names.remove(&waiting);
+        }
+    }
+
+    /// The first in the queue that may begin, counted as running.
+    fn next_queued(&mut self) -> Option<String> {
+        if self.running >= THREADS_MAX {
+            return None;
+        }
+        let Self { names, queue, of_zones, late, .. } = self;
+        // Nobody waits for them any more, so they are not worth a thread.
+        queue.retain(|host| {
+            let is_wanted = |under_way: &RunningLookup| under_way.answer.receiver_count() > 0;
+            let name = names.get_mut(host);
+            let wanted = name.as_ref().and_then(|name| name.under_way.as_ref()).is_some_and(is_wanted);
+            if let (false, Some(name)) = (wanted, name) {
+                name.under_way = None;
+            }
+            wanted
+        });
+        let may_begin = |host: &String| {
+            let was_late = names.get(host).is_some_and(|name| name.was_late);
+            let in_zone = of_zones.get(zone(host)).copied().unwrap_or(0);
+            in_zone < OF_ZONE_MAX && !(was_late && *late >= LATE_MAX)
+        };
+        let host = queue.iter().position(may_begin).and_then(|at| queue.remove(at))?;
+        self.running += 1;
+        self.late += usize::from(names.get(&host).is_some_and(|name| name.was_late));
+        *of_zones.entry(zone(&host).to_owned()).or_default() += 1;
+        Some(host)
+    }
+
+    fn finish(&mut self, host: &str, found: io::Result<Vec<SocketAddr>>, took: Duration) {
+        self.running -= 1;
+        if let Some(count) = self.of_zones.get_mut(zone(host)) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_zones.remove(zone(host));
+            }
+        }
+        // A name whose look-up runs is not forgotten.
+        let Some(name) = self.names.get_mut(host) else { return };
+        self.late -= usize::from(name.was_late);
+        name.was_late = took > LATE;
+        let answer: LookupResult = match found {
+            Ok(mut addresses) if !addresses.is_empty() => {
+                addresses.truncate(ADDRESSES_MAX);
+                let addresses: ResolvedAddresses = addresses.into();
+                name.last = Some((addresses.clone(), Instant::now()));
+                name.is_reported = false;
+                Ok(addresses)
+            }
+            Ok(_) => Err(Arc::new(io::Error::new(io::ErrorKind::NotFound, "it has no address"))),
+            Err(error) => Err(Arc::new(error)),
+        };
+        if let Some(under_way) = name.under_way.take() {
+            under_way.answer.send_replace(Some(answer));
+        }
+    }
+}
+
+/// The last two labels, which a name server answers for or not. A name of one label, which a file
+/// answers, is a zone of its own.
+fn zone(host: &str) -> &str {
+    let host = host.trim_end_matches('.');
+    let mut dots = host.rmatch_indices('.');
+    dots.next();
+    dots.next().map_or(host, |(at, _)| &host[at + 1..])
+}
+
+/// The address that is written, with its zone as this machine numbers it; `None` where it is a name.
+fn literal_address(at: &HostPort) -> Option<io::Result<SocketAddr>> {
+    if let Ok(ip) = at.host.parse::<IpAddr>() {
+        return Some(Ok(SocketAddr::new(ip, at.port)));
+    }
+    let (ip, zone) = at.host.split_once('%')?;
+    let ip = ip.parse().ok()?;
+    Some(interface_index(zone).map(|scope| SocketAddrV6::new(ip, at.port, 0, scope).into()))
+}
+
+/// An interface's number, by its name or as it is.
+fn interface_index(zone: &str) -> io::Result<u32> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+    let none = |_| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("there is no interface `{zone}`"));
+    name_to_index(&socket, zone).or_else(|error| zone.parse().map_err(|_| error)).map_err(none)
+}
+
+/// Names that were looked up beforehand, for what must not wait.
+#[derive(Debug, Default)]
+pub struct ResolvedNames(HashMap<String, io::Result<Vec<SocketAddr>>>);
+
+impl ResolvedNames {
+    /// Looks up the names among `wanted`, all at once.
+    pub async fn look_up(names: &NameResolver, wanted: Vec<HostPort>, within: Duration) -> Self {
+        let look_up = async |at: HostPort| {
+            let found =
+                timeout(within, names.resolve(&at)).await.unwrap_or_else(|_| Err(lookup_timeout(within)));
+            (at.host, found)
+        };
+        let named = wanted.into_iter().filter(|at| literal_address(at).is_none());
+        Self(join_all(named.map(look_up)).await.into_iter().collect())
+    }
+
+    /// Whether all that is wanted is an address already.
+    pub fn needs_none(wanted: &[HostPort]) -> bool {
+        wanted.iter().all(|at| literal_address(at).is_some())
+    }
+
+    pub fn addresses(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        if let Some(literal) = literal_address(at) {
+            return Ok(vec![literal?]);
+        }
+        match self.0.get(&at.host) {
+            Some(Ok(addresses)) => Ok(with_port(addresses, at.port)),
+            Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "it was not looked up")),
+        }
+    }
+}
+
+/// How a look-up ends that was not answered.
+pub fn lookup_timeout(within: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {}s", within.as_secs_f32()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
+
+    use super::*;
+
+    /// Nothing that is waited for here takes longer, on a machine that is busy too.
+    const PATIENT: Duration = Duration::from_secs(20);
+
+    fn at(host: &str) -> HostPort {
+        HostPort { host: host.into(), port: 7 }
+    }
+
+    /// Names that are never fresh.
+    fn names(resolve: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> NameResolver {
+        NameResolver { fresh: Duration::ZERO, ..NameResolver::new(resolve) }
+    }
+
+    fn one(last: u8) -> Vec<SocketAddr> {
+        vec![SocketAddr::from(([192, 0, 2, last], 0))]
+    }
+
+    async fn ask(names: &NameResolver, host: &str) -> io::Result<Vec<SocketAddr>> {
+        timeout(PATIENT, names.resolve(&at(host))).await.expect("an answer")
+    }
+
+    /// A resolver that holds up what it is asked for until the other end is dropped.
+    fn held() -> (mpsc::Sender<()>, impl Fn() + Send + Sync) {
+        let (hold, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        (hold, move || drop(held.lock().map(|held| held.recv())))
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_for_all_who_ask_meanwhile() {
+        let ((hold, wait), count) = (held(), Arc::new(AtomicUsize::new(0)));
+        let counted = count.clone();
+        let names = names(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            wait();
+            Ok(one(1))
+        });
+        let asking = join_all((0..100).map(|_| ask(&names, "db")));
+        let answering = async { drop(hold) };
+        let (answers, ()) = tokio::join!(asking, answering);
+        assert!(answers.into_iter().all(|answer| answer.is_ok_and(|found| found[0].port() == 7)));
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn the_last_answer_is_used_while_a_new_one_fails_or_hangs() {
+        let ((hold, wait), count) = (held(), AtomicUsize::new(0));
+        let names = names(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => Ok(one(1)),
+            1 => Err(io::Error::other("the server is mad")),
+            2 => Ok(Vec::new()),
+            3 => {
+                wait();
+                Ok(one(2))
+            }
+            _ => Ok(one(3)),
+        });
+        for what in ["first", "failed", "empty", "hangs", "still hangs"] {
+            let found = ask(&names, "db").await.expect(what);
+            assert_eq!(found[0].ip().to_string(), "192.0.2.1", "{what}");
+        }
+        drop(hold);
+        // The answer that hung has come, and later ones are asked for.
+        let later =
+            async { while ask(&names, "db").await.expect("an answer")[0].ip().to_string() == "192.0.2.1" {} };
+        timeout(PATIENT, later).await.expect("a new answer");
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_does_not_answer_stalls_nobody_else() {
+        let (_hold, wait) = held();
+        let running = Arc::new(AtomicUsize::new(0));
+        let counted = running.clone();
+        let names = names(move |host| {
+            if host.ends_with("late.test") {
+                counted.fetch_add(1, Ordering::SeqCst);
+                wait();
+            }
+            Ok(one(1))
+        });
+        let late: Vec<_> = (0..1000).map(|number| at(&format!("n{number}.late.test"))).collect();
+        let mut stalled = Box::pin(join_all(late.iter().map(|at| names.resolve(at))));
+        let others = async {
+            for host in ["db", "www.example.com", "localhost", "192.0.2.1", "fe80::1%1"] {
+                ask(&names, host).await.expect(host);
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = &mut stalled => panic!("nobody has answered"),
+            () = others => {}
+        }
+        assert!(running.load(Ordering::SeqCst) <= OF_ZONE_MAX);
+        assert!(names.lock().running <= OF_ZONE_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_looked_up() {
+        let ((hold, wait), count) = (held(), Arc::new(AtomicUsize::new(0)));
+        let counted = count.clone();
+        let names = names(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            wait();
+            Ok(one(1))
+        });
+        let late: Vec<_> = (0..200).map(|number| at(&format!("n{number}.late.test"))).collect();
+        let asking = join_all(late.iter().map(|at| names.resolve(at)));
+        assert!(timeout(Duration::from_millis(1), asking).await.is_err(), "nobody has answered");
+        drop(hold);
+        ask(&names, "last.late.test").await.expect("there is room again");
+        assert!(count.load(Ordering::SeqCst) <= OF_ZONE_MAX + 1);
+    }
+
+    #[test]
+    fn names_that_were_late_have_a_part_of_the_threads() {
+        let mut table = NameTable::default();
+        let mut add = |host: String, was_late| {
+            let (answer, receiver) = watch::channel(None);
+            let under_way = Some(RunningLookup { asked: Instant::now(), answer });
+            let name =
+                NameEntry { asked: Instant::now(), last: None, is_reported: false, was_late, under_way };
+            table.names.insert(host.clone(), name);
+            table.queue.push_back(host);
+            receiver
+        };
+        let late = (0..300).map(|number| (format!("www.late{number}.test"), true));
+        let prompt = (0..300).map(|number| (format!("www.prompt{number}.test"), false));
+        let _asking: Vec<_> = late.chain(prompt).map(|(host, was_late)| add(host, was_late)).collect();
+        let begun: Vec<_> = std::iter::from_fn(|| table.next_queued()).collect();
+        assert_eq!(begun.len(), THREADS_MAX);
+        assert_eq!(begun.iter().filter(|host| host.contains("late")).count(), LATE_MAX);
+        for host in &begun {
+            table.finish(host, Ok(one(1)), Duration::ZERO);
+        }
+        assert_eq!((table.running, table.late, table.of_zones.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn zones_are_told_apart_by_their_last_labels() {
+        for (host, expected) in [
+            ("a.b.example.com", "example.com"),
+            ("example.com.", "example.com"),
+            ("db", "db"),
+            ("www.test", "www.test"),
+        ] {
+            assert_eq!(zone(host), expected);
+        }
+    }
+
+    #[test]
+    fn an_interface_is_known_by_name_and_by_number() {
+        assert_eq!(interface_index("lo").expect("every machine has it"), 1);
+        assert_eq!(interface_index("7").expect("a number"), 7);
+        assert!(
+            interface_index("no-such-one").expect_err("there is none").to_string().contains("no-such-one")
+        );
+    }
+}

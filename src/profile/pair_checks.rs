@@ -1,0 +1,54 @@
+//! Profiles that are checked together: the two halves of a pair, each in a file of its own.
+//!
+//! What one file can show is checked where it is read. Here are the things that only show side by
+//! side: services without a partner, halves in different modes, services that carry something else.
+
+use std::path::Path;
+
+use super::{
+    Mode, carries, chain, cross_checks,
+    problem::{Problem, ProfilePlace, ValueProblem},
+    raw::{self, RawProfile},
+};
+use crate::disk::PipePolicy;
+
+/// Compares the files that hold a DMZ half alone with those that hold an internal half alone. Files
+/// that do not read have been refused already and are left out, as are pipes, which read once.
+pub fn compare_files(files: &[&Path], mode: Option<Mode>) -> Vec<Problem> {
+    let read = |file: &&Path| {
+        let (tree, _) = chain::read(file, PipePolicy::Refused).ok()?;
+        raw::read(&tree, None, &mut Vec::new())
+    };
+    let raws: Vec<RawProfile> = files.iter().filter_map(read).collect();
+    let dmz: Vec<_> =
+        raws.iter().filter(|raw| raw.internal.is_absent() && raw.dmz.good().is_some()).collect();
+    let internal: Vec<_> =
+        raws.iter().filter(|raw| raw.dmz.is_absent() && raw.internal.good().is_some()).collect();
+    let mut problems = Vec::new();
+    if dmz.is_empty() || internal.is_empty() {
+        return problems;
+    }
+    if mode.is_none() {
+        check_modes(&dmz, &internal, &mut problems);
+    }
+    let outer: Vec<_> = dmz.iter().filter_map(|raw| raw.dmz.good()).collect();
+    let inner: Vec<_> = internal.iter().filter_map(|raw| raw.internal.good()).collect();
+    cross_checks::check_partners(&outer, &inner, &mut problems);
+    carries::compare(&outer, &inner, &mut problems);
+    problems
+}
+
+fn check_modes(dmz: &[&RawProfile], internal: &[&RawProfile], problems: &mut Vec<Problem>) {
+    let mode = |raw: &RawProfile| raw.mode.good().copied();
+    for inside in internal {
+        let other = dmz.iter().find(|outside| {
+            mode(outside).is_some_and(|outer| mode(inside).is_some_and(|inner| inner != outer))
+        });
+        if let Some(other) = other {
+            let place = ProfilePlace { key: "mode".to_owned(), ..inside.place.clone() };
+            let what =
+                format!("the DMZ half in {} runs in another mode, so no link joins them", other.place.file);
+            problems.push(ValueProblem::new(what, "give both the same `mode`").at(place));
+        }
+    }
+}

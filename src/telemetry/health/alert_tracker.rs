@@ -1,0 +1,237 @@
+//! Alerts from one snapshot to the next: since when each holds, and the event of each that comes or goes.
+//!
+//! A better state is believed when it has lasted a moment. An event is told when its cause has lasted, so that
+//! what comes and goes within a second or two is seen on the screen and leaves no line.
+
+use std::time::Duration;
+
+use super::{Alert, AlertKind, Health};
+use crate::telemetry::{health::is_linked, notices::NoticeLog, snapshot::Snapshot};
+
+/// What is known from the snapshots before.
+#[derive(Debug, Default)]
+pub struct AlertTracker {
+    active: Vec<ActiveAlert>,
+    health: ReportedHealth,
+}
+
+#[derive(Debug)]
+struct ActiveAlert {
+    alert: Alert,
+    /// In seconds of the gateway.
+    began: f64,
+    seen: f64,
+    is_reported: bool,
+}
+
+/// The health that was told last, and another that has yet to last.
+#[derive(Debug)]
+struct ReportedHealth {
+    health: Health,
+    next: Option<(Health, f64)>,
+}
+
+impl Default for ReportedHealth {
+    fn default() -> Self {
+        Self { health: Health::Healthy, next: None }
+    }
+}
+
+impl AlertTracker {
+    /// Gives the alerts of a snapshot that has been judged the times at which they began, and adds those that
+    /// have not been over for long enough.
+    pub fn set_times(&self, snapshot: &mut Snapshot) {
+        let now = snapshot.uptime_seconds;
+        for alert in &mut snapshot.alerts {
+            if let Some(active) = self.active.iter().find(|active| is_same(&active.alert, alert)) {
+                alert.since.clone_from(&active.alert.since);
+            }
+        }
+        let is_held = |active: &&ActiveAlert| {
+            now - active.seen < HOLD_SECONDS
+                && !snapshot.alerts.iter().any(|alert| is_same(&active.alert, alert))
+        };
+        let held: Vec<_> = self.active.iter().filter(is_held).map(|active| active.alert.clone()).collect();
+        if snapshot.health == Some(Health::Healthy)
+            && let Some(worst) = held.iter().map(|alert| alert.kind.health()).max()
+        {
+            snapshot.health = Some(worst);
+        }
+        snapshot.alerts.extend(held);
+        snapshot.alerts.sort_by_key(|alert| std::cmp::Reverse(alert.kind.severity()));
+    }
+
+    /// To be called with each snapshot, in order, before it is shown.
+    pub fn update(&mut self, snapshot: &Snapshot, notices: &NoticeLog) {
+        let now = snapshot.uptime_seconds;
+        for alert in &snapshot.alerts {
+            match self.active.iter_mut().find(|active| is_same(&active.alert, alert)) {
+                Some(active) => {
+                    active.alert.text.clone_from(&alert.text);
+                    active.seen = now;
+                }
+                None => {
+                    let alert = alert.clone();
+                    self.active.push(ActiveAlert { alert, began: now, seen: now, is_reported: false });
+                }
+            }
+        }
+        self.active.sort_by_key(|active| std::cmp::Reverse(active.alert.kind.severity()));
+        for active in &mut self.active {
+            let is_due = now - active.began >= active.alert.kind.reported_after() && !active.is_reported;
+            if is_due && active.seen == now {
+                active.is_reported = true;
+                if !active.alert.kind.is_reported_elsewhere() {
+                    notices.warn(&active.alert.text);
+                }
+            }
+        }
+        let over: Vec<_> = self.active.extract_if(.., |active| now - active.seen >= HOLD_SECONDS).collect();
+        for active in over.iter().filter(|active| active.is_reported) {
+            notices.info(over_line(snapshot, active));
+        }
+        self.report_health(snapshot, notices);
+    }
+
+    fn report_health(&mut self, snapshot: &Snapshot, notices: &NoticeLog) {
+        let now = snapshot.uptime_seconds;
+        let Some(health) = snapshot.health else { return };
+        if health == self.health.health {
+            self.health.next = None;
+            return;
+        }
+        match self.health.next {
+            Some((next, since)) if next == health && now - since >= SETTLED_SECONDS => {
+                let before =
+                    std::mem::replace(&mut self.health, ReportedHealth { health, next: None }).health;
+                let line = format!("health: {}, was {}", health.word(), before.word());
+                match health > before {
+                    true => notices.warn(line),
+                    false => notices.info(line),
+                }
+            }
+            Some((next, _)) if next == health => {}
+            _ => self.health.next = Some((health, now)),
+        }
+    }
+}
+
+fn is_same(one: &Alert, other: &Alert) -> bool {
+    (one.kind, &one.object, &one.address) == (other.kind, &other.object, &other.address)
+}
+
+impl AlertKind {
+    /// A gateway that is lost has been away for a while when it is noticed.
+    fn reported_after(self) -> f64 {
+        match self {
+            Self::PeerLost => 0.0,
+            _ => SETTLED_SECONDS,
+        }
+    }
+
+    /// What an operator does, and refusals, have lines of their own.
+    fn is_reported_elsewhere(self) -> bool {
+        matches!(self, Self::Drained | Self::Full | Self::Refused | Self::ServiceDown | Self::Fault)
+    }
+}
+
+/// A gateway that is not lost any more may be back, or be forgotten.
+fn over_line(snapshot: &Snapshot, active: &ActiveAlert) -> String {
+    let Alert { kind, object, address, text, .. } = &active.alert;
+    let seconds = (active.seen - active.began).max(0.0) as u64;
+    let span = humantime::format_duration(Duration::from_secs(seconds));
+    let mut pools = snapshot.pools.iter();
+    let is_back =
+        pools.any(|pool| pool.peer.as_ref() == Some(object) && pool.address == *address && is_linked(pool));
+    match (kind, is_back) {
+        (AlertKind::PeerLost | AlertKind::NoLink, true) => {
+            format!("{}: back after {span}", active.alert.who())
+        }
+        (AlertKind::PeerLost, false) => format!("{}: not waited for any more", active.alert.who()),
+        _ => format!("over after {span}: {text}"),
+    }
+}
+
+/// A better state is shown when it has lasted so long.
+const HOLD_SECONDS: f64 = 1.0;
+/// What has lasted so long is an event.
+const SETTLED_SECONDS: f64 = 2.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{
+        health::tests::{judged, orders, pool},
+        snapshot::{NoticeLevel, PoolRow, PoolState},
+    };
+
+    /// What is told over some seconds, with a snapshot of these pools every quarter of one.
+    #[derive(Default)]
+    struct AlertTrace {
+        alarms: AlertTracker,
+        notices: NoticeLog,
+        now: f64,
+    }
+
+    impl AlertTrace {
+        fn over(&mut self, seconds: f64, pools: &[PoolRow]) -> Snapshot {
+            let mut last = Snapshot::new("edge", crate::profile::Mode::Reverse);
+            for _ in 0..(seconds * 4.0) as usize {
+                self.now += 0.25;
+                last = judged(vec![orders()], pools.to_vec());
+                last.uptime_seconds = self.now;
+                self.alarms.update(&last, &self.notices);
+                self.alarms.set_times(&mut last);
+            }
+            last
+        }
+
+        fn lines(&self) -> Vec<String> {
+            let told = self.notices.all();
+            let level = |level| if level == NoticeLevel::Warn { "WARN" } else { "INFO" };
+            told.into_iter().map(|notice| format!("{} {}", level(notice.level), notice.text)).collect()
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_is_lost_and_back_is_told_once_each_and_so_is_the_health() {
+        let well = pool(PoolState::Healthy, 8);
+        let lost = PoolRow { gone_seconds: Some(2.0), cut: 3, ..pool(PoolState::Down, 0) };
+        let mut told = AlertTrace::default();
+        told.over(5.0, std::slice::from_ref(&well));
+        let seen = told.over(70.0, &[lost]);
+        assert_eq!(seen.health, Some(Health::Down));
+        let seen = told.over(5.0, &[well]);
+        assert_eq!((seen.health, seen.alerts.len()), (Some(Health::Healthy), 0));
+        let expected = [
+            "WARN internal at 10.0.0.5: lost, 3 sessions cut; no link for orders",
+            "WARN health: DOWN, was HEALTHY",
+            "INFO internal at 10.0.0.5: back after 1m 9s",
+            "INFO health: HEALTHY, was DOWN",
+        ];
+        assert_eq!(told.lines(), expected);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_seen_and_leaves_no_line() {
+        let (well, short) = (pool(PoolState::Healthy, 8), pool(PoolState::Filling, 2));
+        let mut told = AlertTrace::default();
+        for _ in 0..20 {
+            let seen = told.over(1.0, std::slice::from_ref(&short));
+            assert_eq!(seen.health, Some(Health::Degraded));
+            told.over(2.0, std::slice::from_ref(&well));
+        }
+        assert_eq!(told.lines(), [""; 0]);
+    }
+
+    #[test]
+    fn an_alert_keeps_the_time_at_which_it_began() {
+        let mut told = AlertTrace::default();
+        let first = told.over(1.0, &[pool(PoolState::Filling, 2)]).alerts[0].clone();
+        let error = Some("connection refused".to_owned());
+        let worse = PoolRow { last_error: error, ..pool(PoolState::Filling, 1) };
+        let later = told.over(9.0, &[worse]).alerts[0].clone();
+        assert_eq!(first.since, later.since);
+        assert_eq!(later.text, "any service: 1 of 8 links ready from internal: connection refused");
+    }
+}

@@ -1,0 +1,83 @@
+//! What is asked before something is destroyed: it names the thing, and is answered by `y` alone.
+
+use crate::{
+    gateway::{handle::Command, plan::SwitchPlan},
+    telemetry::snapshot::Snapshot,
+    tui::privacy::AddressMasking,
+};
+
+/// Kept by value: the row it is about may end while the question stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    Close {
+        id: String,
+        service: String,
+        client: String,
+    },
+    Drain {
+        service: String,
+        sessions_open: u64,
+    },
+    Switch(Box<SwitchPlan>),
+    /// Reversing what no forward check has proven since the gateway started.
+    Unproven(Box<SwitchPlan>),
+    Stop {
+        sessions_open: u64,
+    },
+}
+
+impl Confirmation {
+    pub fn text(&self, addresses: AddressMasking) -> String {
+        match self {
+            Self::Close { id, service, client } => {
+                format!("Close session {id} of {} to {service}?", addresses.client(client))
+            }
+            Self::Drain { service, sessions_open } => {
+                format!(
+                    "Drain {service}? No new sessions; {sessions_open} open ones go on. Reload undoes it."
+                )
+            }
+            Self::Switch(plan) => format!("Switch from {} to {}?", plan.from, plan.to),
+            Self::Unproven(plan) => format!(
+                "No forward check of {} has passed since this gateway started; `v` walks it. Reverse {} to {} all the same?",
+                plan.from, plan.from, plan.to
+            ),
+            Self::Stop { sessions_open } => {
+                format!("Stop the gateway? {sessions_open} open sessions get its `drain` time to end.")
+            }
+        }
+    }
+
+    /// The lines below the question: what a switch would change.
+    pub fn plan(&self) -> Vec<String> {
+        match self {
+            Self::Switch(plan) => {
+                plan.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect()
+            }
+            Self::Unproven(_) | Self::Close { .. } | Self::Drain { .. } | Self::Stop { .. } => Vec::new(),
+        }
+    }
+
+    /// What is asked after a yes, before it is done.
+    pub fn next(self, snapshot: &Snapshot) -> Result<Command, Self> {
+        match self {
+            Self::Switch(plan) if plan.reverses() && !is_proven(snapshot, &plan) => Err(Self::Unproven(plan)),
+            question => Ok(question.command()),
+        }
+    }
+
+    fn command(self) -> Command {
+        match self {
+            Self::Close { id, .. } => Command::Kill { session: id },
+            Self::Drain { service, .. } => Command::Drain { service: Some(service) },
+            Self::Switch(plan) | Self::Unproven(plan) => Command::Switch { profile: plan.profile },
+            Self::Stop { .. } => Command::Stop,
+        }
+    }
+}
+
+/// Whether the forward check of what runs, or of what is switched to, has passed.
+fn is_proven(snapshot: &Snapshot, plan: &SwitchPlan) -> bool {
+    let mut checks = snapshot.forward_checks.iter();
+    checks.any(|check| check.passed && (check.profile == plan.from || check.profile == plan.to))
+}

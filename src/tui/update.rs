@@ -1,0 +1,438 @@
+//! What each action does, whether it came by its key or by its word.
+
+use crate::{
+    gateway::handle::Command,
+    profile::Mode,
+    record::PlayerAction,
+    telemetry::{
+        checklist::CheckStep,
+        health::{Severity, severity},
+        snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
+    },
+    tui::{
+        ScreenEnd,
+        app::{
+            App, DIALS_NOTHING, HelpPage, LOOKS_ONLY, OpenDetail, Overlay, Reaction, StatusMessage,
+            TableExport,
+        },
+        command_line::{self, InputLine},
+        confirmation::Confirmation,
+        export,
+        filter::{ListedSession, SessionFilter},
+        keys::Action,
+        lists,
+        order::SortColumn,
+        screen::Screen,
+        source::Attachment,
+        theme::Theme,
+    },
+};
+
+impl App {
+    pub(super) fn perform(&mut self, action: Action) -> Reaction {
+        match action {
+            Action::Down => self.move_selection(|at, _| at.map_or(0, |at| at + 1)),
+            Action::Up => self.move_selection(|at, _| at.map_or(0, |at| at.saturating_sub(1))),
+            Action::PageDown => self.move_selection(|at, _| at.unwrap_or(0) + PAGE_LINES),
+            Action::PageUp => self.move_selection(|at, _| at.unwrap_or(0).saturating_sub(PAGE_LINES)),
+            Action::First => self.move_selection(|_, _| 0),
+            Action::Last => self.move_selection(|_, last| last),
+            Action::Show(screen) => return self.show(screen),
+            Action::NextScreen => return self.show(self.screen.next()),
+            Action::PreviousScreen => return self.show(self.screen.previous()),
+            Action::LastScreen => match self.before {
+                Some(before) => return self.show(before),
+                None => self.refuse("no other screen was seen before this one"),
+            },
+            Action::Longer => self.window = self.window.longer(),
+            Action::Shorter => self.window = self.window.shorter(),
+            Action::Mouse => return self.toggle_mouse(),
+            Action::Profiles
+                if self.screen == Screen::Profiles
+                    && self.selected_line().is_some()
+                    && self.attachment().offers(Action::Switch) =>
+            {
+                return self.ask_switch(None);
+            }
+            Action::Profiles => return self.show(Screen::Profiles),
+            Action::Verify => return Reaction::Ask(Command::Verify { steps: CheckStep::ALL.to_vec() }),
+            Action::Enter => self.enter(),
+            Action::Back => self.back(),
+            Action::Sort => self.sort(self.lists.order.column.next()),
+            Action::Flip => {
+                self.lists.order.is_flipped = !self.lists.order.is_flipped;
+                self.arrange_now();
+            }
+            Action::Filter => {
+                self.overlay = Overlay::Typing(InputLine::filter(&self.lists.order.filter.text))
+            }
+            Action::CommandLine => self.overlay = Overlay::Typing(InputLine::command("")),
+            Action::Resize if !self.keeps_links() => self.refuse(DIALS_NOTHING),
+            Action::Resize => self.overlay = Overlay::Typing(InputLine::command("resize ")),
+            Action::Complete => self.complete(),
+            Action::Earlier => {
+                if let Overlay::Typing(line) = &mut self.overlay {
+                    line.earlier(&self.typed);
+                }
+                self.follow_typing();
+            }
+            Action::Later => {
+                if let Overlay::Typing(line) = &mut self.overlay {
+                    line.later(&self.typed);
+                }
+                self.follow_typing();
+            }
+            Action::Run => return self.run_line(),
+            Action::Freeze if matches!(self.attachment(), Attachment::Replay(_)) => {
+                return Reaction::Play(PlayerAction::Pause);
+            }
+            Action::Freeze => self.toggle_freeze(),
+            Action::Play(asked) => return Reaction::Play(asked),
+            Action::NextAlert => self.next_alert(),
+            Action::Mask => self.toggle_masking(),
+            Action::Theme => {
+                self.style = self.style.with_next_theme();
+                self.message = Some(StatusMessage::Done(format!("theme {}", self.style.theme_name())));
+            }
+            Action::Export => return self.export(),
+            Action::Help => self.overlay = Overlay::Help { page: HelpPage::Keys, scroll: 0 },
+            Action::NextPage => {
+                if let Overlay::Help { page, scroll } = &mut self.overlay {
+                    (*page, *scroll) = (page.next(), 0);
+                }
+            }
+            Action::Reload => return Reaction::Ask(Command::Reload),
+            Action::Close => self.ask_close(None),
+            Action::Drain => self.ask_drain(None),
+            Action::Dismiss => return self.dismiss(None),
+            Action::Switch => return self.ask_switch(None),
+            Action::Stop => {
+                let sessions_open = self.latest().totals.clients();
+                self.overlay = Overlay::Ask(Confirmation::Stop { sessions_open });
+            }
+            Action::Suspend => return Reaction::Suspend,
+            Action::Quit if *self.attachment() != Attachment::Own => return Reaction::End(ScreenEnd::Left),
+            Action::Quit => self.overlay = Overlay::AskQuit,
+            Action::ConfirmQuit => return Reaction::End(ScreenEnd::Quit),
+            Action::LeaveHeadless => return Reaction::End(ScreenEnd::LeftHeadless),
+            Action::Confirm => {
+                if let Overlay::Ask(question) = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
+                    match question.next(self.latest()) {
+                        Ok(command) => return Reaction::Ask(command),
+                        Err(question) => self.overlay = Overlay::Ask(question),
+                    }
+                }
+            }
+        }
+        Reaction::Redraw
+    }
+
+    /// Moves what moves here: the help, the detail, or the cursor of the list.
+    pub(super) fn move_selection(&mut self, to: impl Fn(Option<usize>, usize) -> usize) {
+        match (&mut self.overlay, &mut self.detail) {
+            (Overlay::Help { scroll, .. }, _) => *scroll = to(Some(*scroll), SCROLL_MAX).min(SCROLL_MAX),
+            (Overlay::Typing(line), _) => line.scroll = to(Some(line.scroll), SCROLL_MAX).min(SCROLL_MAX),
+            (_, Some(detail)) => detail.scroll = to(Some(detail.scroll), SCROLL_MAX).min(SCROLL_MAX),
+            (_, None) => {
+                let shown = self.shown_snapshot();
+                self.lists.move_to(self.screen, &shown, to);
+            }
+        }
+    }
+
+    fn show(&mut self, screen: Screen) -> Reaction {
+        if screen != self.screen {
+            self.before = Some(self.screen);
+        }
+        self.screen = screen;
+        self.detail = None;
+        self.overlay = Overlay::Nothing;
+        match (screen, self.attachment()) {
+            (Screen::Profiles, Attachment::Own | Attachment::Attached(..)) => {
+                Reaction::Ask(Command::Profiles)
+            }
+            _ => Reaction::Redraw,
+        }
+    }
+
+    fn enter(&mut self) {
+        if self.selected_line().is_none() {
+            self.move_selection(|_, _| 0);
+        }
+        let key = self.lists.selected_key(self.screen).map(str::to_owned);
+        self.detail = key.map(|key| OpenDetail { key, scroll: 0 });
+    }
+
+    /// One step back, and never out.
+    fn back(&mut self) {
+        match std::mem::replace(&mut self.overlay, Overlay::Nothing) {
+            Overlay::Typing(line) => {
+                if let Some(filter) = line.before().and_then(|before| SessionFilter::parse(before).ok()) {
+                    self.lists.order.filter = filter;
+                    self.arrange_now();
+                }
+            }
+            Overlay::Nothing if self.detail.is_some() => self.detail = None,
+            Overlay::Nothing if self.selected_line().is_some() => self.lists.select_none(self.screen),
+            Overlay::Nothing => {
+                self.lists.order.filter = SessionFilter::default();
+                self.arrange_now();
+            }
+            Overlay::Help { .. } | Overlay::AskQuit | Overlay::Ask(_) => {}
+        }
+    }
+
+    pub(super) fn sort(&mut self, column: SortColumn) {
+        (self.lists.order.column, self.lists.order.is_flipped) = (column, false);
+        self.arrange_now();
+    }
+
+    pub(super) fn refuse(&mut self, why: impl Into<String>) {
+        self.message = Some(StatusMessage::Refused(why.into()));
+    }
+
+    fn ask_close(&mut self, id: Option<&str>) {
+        let shown = self.shown_snapshot();
+        let found = match id {
+            Some(id) => shown
+                .sessions
+                .iter()
+                .find(|row| row.id == id || full_name(row) == id)
+                .map(ListedSession::Open),
+            None => self.selected_session(&shown),
+        };
+        match found {
+            Some(ListedSession::Open(row)) => {
+                let is_same = |other: &SessionRow| other.id == row.id && other.role == row.role;
+                let is_other = |other: &SessionRow| is_same(other) && other.peer != row.peer;
+                let is_shared = shown.sessions.iter().any(is_other);
+                let id = if is_shared { full_name(row) } else { row.id.clone() };
+                let (service, client) = (row.service.clone(), row.client.clone());
+                self.overlay = Overlay::Ask(Confirmation::Close { id, service, client });
+            }
+            Some(ListedSession::Ended(row)) => self.refuse(format!("session {} has ended already", row.id)),
+            None if id.is_some() => self.refuse("no open session is called so"),
+            None => self.refuse("no session is selected; the arrows select one"),
+        }
+    }
+
+    /// Nothing ends by it: there is nothing left, and the gateway may come back.
+    fn dismiss(&mut self, peer: Option<&str>) -> Reaction {
+        let shown = self.shown_snapshot();
+        let selected = self.selected_pool(&shown).filter(|pool| severity(pool) == Severity::Lost);
+        let selected = selected.and_then(|pool| pool.peer.as_ref().or(pool.address.as_ref()));
+        let Some(peer) = peer.or(selected.map(String::as_str)) else {
+            self.refuse("no gateway that was lost is selected; the arrows select one");
+            return Reaction::Redraw;
+        };
+        Reaction::Ask(Command::Dismiss { peer: peer.to_owned() })
+    }
+
+    fn ask_drain(&mut self, service: Option<&str>) {
+        let shown = self.shown_snapshot();
+        let service = service.map(str::to_owned).or_else(|| self.selected_service(&shown));
+        let Some(service) = service else {
+            return self.refuse("no service is selected; the arrows select one");
+        };
+        let rows = || shown.services.iter().filter(|row| row.name == service);
+        if rows().next().is_none() {
+            return self.refuse(format!("no service is called {service}"));
+        }
+        // A pair counts a session in both halves.
+        let sessions_open = rows().map(|row| row.totals.sessions_open).max().unwrap_or(0);
+        self.overlay = Overlay::Ask(Confirmation::Drain { service, sessions_open });
+    }
+
+    /// Asks the gateway for the plan; the question is about that.
+    fn ask_switch(&mut self, profile: Option<&str>) -> Reaction {
+        let at = self.lists.selected_line(Screen::Profiles);
+        let row = at.and_then(|line| self.lists.profiles.get(line)).cloned();
+        let profile = match (profile, row) {
+            (Some(profile), _) => profile.to_owned(),
+            (None, Some(row)) if !row.problems.is_empty() => {
+                self.refuse(format!("{} has problems; Enter shows them", row.name));
+                return Reaction::Redraw;
+            }
+            (None, Some(row)) => row.name,
+            (None, None) => {
+                self.refuse("no profile is selected; the arrows select one");
+                return Reaction::Redraw;
+            }
+        };
+        Reaction::Ask(Command::Plan { profile })
+    }
+
+    /// The session that is told of in full, or else the one under the cursor.
+    pub fn selected_session<'a>(&self, shown: &'a Snapshot) -> Option<ListedSession<'a>> {
+        if !self.screen.lists_sessions() {
+            return None;
+        }
+        let key = self.selected_key()?;
+        let (half, id) = key.split_once(' ')?;
+        let is_it = |row: &ListedSession<'_>| row.id() == id && format!("{:?}", row.role()) == half;
+        let open = shown.sessions.iter().map(ListedSession::Open);
+        open.chain(shown.ended.iter().map(ListedSession::Ended)).find(is_it)
+    }
+
+    pub fn selected_pool<'a>(&self, shown: &'a Snapshot) -> Option<&'a PoolRow> {
+        let key = self.selected_key()?;
+        shown.pools.iter().find(|row| self.screen == Screen::Pool && lists::pool_key(row) == key)
+    }
+
+    pub fn selected_service_row<'a>(&self, shown: &'a Snapshot) -> Option<&'a ServiceRow> {
+        let is_listed = match self.screen {
+            Screen::Services => true,
+            Screen::Pool => shown.mode == Mode::Direct,
+            Screen::Overview | Screen::Sessions | Screen::Events | Screen::Profiles => false,
+        };
+        let key = self.selected_key()?;
+        shown.services.iter().find(|row| is_listed && lists::service_key(row) == key)
+    }
+
+    fn selected_key(&self) -> Option<&str> {
+        match &self.detail {
+            Some(detail) => Some(&detail.key),
+            None => self.lists.selected_key(self.screen),
+        }
+    }
+
+    fn selected_service(&self, shown: &Snapshot) -> Option<String> {
+        match self.selected_session(shown) {
+            Some(ListedSession::Open(row)) => return Some(row.service.clone()),
+            Some(ListedSession::Ended(row)) => return Some(row.service.clone()),
+            None => {}
+        }
+        let of_pool = self.selected_pool(shown).map(|row| row.service.clone()).filter(|name| name != "*");
+        of_pool.or_else(|| self.selected_service_row(shown).map(|row| row.name.clone()))
+    }
+
+    fn export(&mut self) -> Reaction {
+        match export::table(self) {
+            Ok(json) => {
+                let stem = format!("portcullis-{}", self.screen.name().to_lowercase());
+                Reaction::Export(TableExport { stem, json })
+            }
+            Err(error) => {
+                self.refuse(format!("the table can not be written: {error}"));
+                Reaction::Redraw
+            }
+        }
+    }
+
+    /// Takes the typed line. A bad one stays, with what is wrong with it.
+    fn run_line(&mut self) -> Reaction {
+        let Overlay::Typing(line) = &self.overlay else { return Reaction::Nothing };
+        let (text, remembered) = (line.text().to_owned(), format!("{}{}", line.sign(), line.text().trim()));
+        if line.is_filter() {
+            if line.wrong.is_none() {
+                self.remember_line(remembered);
+                self.overlay = Overlay::Nothing;
+            }
+            return Reaction::Redraw;
+        }
+        if text.trim().is_empty() {
+            self.overlay = Overlay::Nothing;
+            return Reaction::Redraw;
+        }
+        match command_line::parse(&text).and_then(|(action, argument)| self.check_typed(action, argument)) {
+            Ok((action, argument)) => {
+                self.remember_line(remembered);
+                self.overlay = Overlay::Nothing;
+                self.run_typed(action, argument)
+            }
+            Err(why) => {
+                if let Overlay::Typing(line) = &mut self.overlay {
+                    line.wrong = Some(why);
+                }
+                Reaction::Redraw
+            }
+        }
+    }
+
+    fn remember_line(&mut self, line: String) {
+        self.typed.retain(|before| *before != line);
+        self.typed.push(line);
+        if self.typed.len() > TYPED_MAX {
+            self.typed.remove(0);
+        }
+    }
+
+    /// Whether a typed command can be meant here.
+    fn check_typed<'a>(
+        &self,
+        action: Action,
+        argument: Option<&'a str>,
+    ) -> Result<(Action, Option<&'a str>), String> {
+        if !self.attachment().offers(action) {
+            return Err(LOOKS_ONLY.into());
+        }
+        match (action, argument) {
+            (Action::Resize, _) if !self.keeps_links() => Err(DIALS_NOTHING.into()),
+            (Action::Resize, argument) if argument.and_then(parse_links).is_none() => {
+                Err("write how many links to keep ready: `resize 16`".into())
+            }
+            (Action::Sort, Some(name)) if parse_column(name).is_none() => {
+                Err(format!("no column `{name}`; {}", SortColumn::ALL.map(SortColumn::name).join(", ")))
+            }
+            (Action::Theme, Some(name)) if !Theme::ALL.iter().any(|(known, _)| *known == name) => {
+                Err(format!("no theme `{name}`; {}", Theme::ALL.map(|(name, _)| name).join(", ")))
+            }
+            (Action::Filter, Some(text)) => SessionFilter::parse(text).map(|_| (action, argument)),
+            _ => Ok((action, argument)),
+        }
+    }
+
+    /// A typed command, with what stands behind its word.
+    fn run_typed(&mut self, action: Action, argument: Option<&str>) -> Reaction {
+        match (action, argument) {
+            (Action::Resize, argument) => {
+                let prepared = argument.and_then(parse_links);
+                return prepared
+                    .map_or(Reaction::Redraw, |prepared| Reaction::Ask(Command::Resize { prepared }));
+            }
+            (Action::Close, Some(id)) => self.ask_close(Some(id)),
+            (Action::Drain, Some(service)) => self.ask_drain(Some(service)),
+            (Action::Dismiss, Some(peer)) => return self.dismiss(Some(peer)),
+            (Action::Switch, Some(profile)) => return self.ask_switch(Some(profile)),
+            (Action::Sort, Some(name)) => {
+                if let Some(column) = parse_column(name) {
+                    self.sort(column);
+                }
+            }
+            (Action::Theme, Some(name)) => {
+                self.style = self.style.with_theme(name);
+                self.message = Some(StatusMessage::Done(format!("theme {}", self.style.theme_name())));
+            }
+            (Action::Filter, Some(text)) => {
+                self.lists.order.filter = SessionFilter::parse(text).unwrap_or_default();
+                self.arrange_now();
+            }
+            _ => return self.perform(action),
+        }
+        Reaction::Redraw
+    }
+}
+
+fn parse_links(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|links| (1..=LINKS_MAX).contains(links))
+}
+
+fn parse_column(name: &str) -> Option<SortColumn> {
+    SortColumn::ALL.into_iter().find(|column| column.name() == name)
+}
+
+/// A page of the list; the same on every size of screen, so that fingers can count.
+const PAGE_LINES: usize = 10;
+/// No help and no detail is longer.
+const SCROLL_MAX: usize = 500;
+const TYPED_MAX: usize = 50;
+/// As many as a profile may ask for.
+const LINKS_MAX: usize = 1024;
+
+/// A session's id with the name of its peer, since two of them may use the same.
+fn full_name(row: &SessionRow) -> String {
+    match &row.peer {
+        Some(peer) => format!("{peer}/{}", row.id),
+        None => row.id.clone(),
+    }
+}

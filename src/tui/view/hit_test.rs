@@ -1,0 +1,96 @@
+//! What lies under the mouse, worked out from the same areas that are drawn.
+
+use ratatui::layout::{Position, Rect};
+
+use crate::{
+    profile::Mode,
+    tui::{
+        app::App,
+        order::SortColumn,
+        screen::Screen,
+        view::{
+            LayoutSize, compact_overview, edges, events, full_overview, list_edges, panel, pool, profiles,
+            services, sessions, size, small_edges, table, tabs,
+        },
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HitTarget {
+    Screen(Screen),
+    /// A line of the list.
+    Row(usize),
+    /// The head of a column that the list can go by.
+    Head(SortColumn),
+    Nothing,
+}
+
+/// On a screen of this size.
+pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
+    let at = Position { x, y };
+    let (tabs, list) = match size(area) {
+        LayoutSize::Full | LayoutSize::Compact => {
+            let [_, tabs, _, body, _] = edges(area);
+            (tabs, framed(app, area, body))
+        }
+        LayoutSize::List | LayoutSize::Small => {
+            let list =
+                if size(area) == LayoutSize::List { list_edges(area)[2] } else { small_edges(area)[2] };
+            (Rect::ZERO, if app.screen().lists_sessions() { list } else { panel::margin(list) })
+        }
+        LayoutSize::Line => return HitTarget::Nothing,
+    };
+    if tabs.contains(at) {
+        return tabs::at(app, x - tabs.x).map_or(HitTarget::Nothing, HitTarget::Screen);
+    }
+    if app.detail().is_some() {
+        return HitTarget::Nothing;
+    }
+    let (rows, lines) = rows(app, list);
+    if app.screen().lists_sessions() && rows.y > list.y && table::line(list, 0).contains(at) {
+        return sessions::head_at(app, list, x - list.x).map_or(HitTarget::Nothing, HitTarget::Head);
+    }
+    // The sign of the selected row stands left of the list.
+    let wide = Rect { x: rows.x.saturating_sub(1), width: rows.width + 2, ..rows };
+    let line = wide.contains(at).then(|| lines.get(usize::from(y - rows.y)).copied()).flatten();
+    line.map_or(HitTarget::Nothing, HitTarget::Row)
+}
+
+/// The area of the list inside its frame.
+fn framed(app: &App, area: Rect, body: Rect) -> Rect {
+    match app.screen() {
+        Screen::Overview | Screen::Sessions => {
+            let framed = match (app.screen(), size(area)) {
+                (Screen::Overview, LayoutSize::Full) => full_overview(app, area, body)[1],
+                (Screen::Overview, _) => compact_overview(app, area, body)[2],
+                _ => body,
+            };
+            sessions::list_area(framed)
+        }
+        Screen::Pool if app.snapshot().mode != Mode::Direct => pool::list_area(body),
+        Screen::Pool | Screen::Services => panel::margin(panel::inside(services::areas(body)[0])),
+        Screen::Events => panel::margin(panel::inside(body)),
+        Screen::Profiles => panel::margin(panel::inside(profiles::areas(app, body)[0])),
+    }
+}
+
+/// Where its rows are drawn, and the lines of the list that they are.
+fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
+    let snapshot = app.snapshot();
+    let (told, count) = match app.screen() {
+        Screen::Overview | Screen::Sessions => {
+            let (area, lines) = sessions::visible_lines(app, area);
+            return (panel::below_heads(area), lines);
+        }
+        Screen::Pool if snapshot.mode != Mode::Direct => (pool::selected_text(app), snapshot.pools.len()),
+        Screen::Pool | Screen::Services => (services::selected_text(app), snapshot.services.len()),
+        Screen::Events => {
+            let (left, ..) = panel::split_selected_text(&app.style, events::selected_text(app, area), area);
+            return (left, table::visible_range(app.selected_line(), snapshot.notices.len(), left).collect());
+        }
+        Screen::Profiles => (None, app.profiles().len()),
+    };
+    let (left, ..) = panel::split_selected_text(&app.style, told, area);
+    let list = panel::below_heads(left);
+    (list, table::visible_range(app.selected_line(), count, list).collect())
+}

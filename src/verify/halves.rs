@@ -1,0 +1,214 @@
+//! Halves of our own: the DMZ half in this process, the internal half in a child.
+
+use std::{
+    io::Read,
+    path::PathBuf,
+    process::{Child, Command as Process, Stdio},
+    time::{Duration, Instant},
+};
+
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    admin::{client, socket_path},
+    cli::Cli,
+    gateway::{
+        Engine,
+        handle::{Command, CommandAnswer, GatewayHandle},
+        verify_steps,
+    },
+    profile::{Half, HealthPort, Mode},
+    source::{ChosenProfile, LoadedProfile, ProfileSource},
+    tasks::Tasks,
+    telemetry::checklist::{CheckStep, StepFinding, VerifyReport},
+};
+
+/// A half answers, and ends, within this time.
+const PROMPT: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What runs of a profile.
+pub struct TrialHalves {
+    /// The DMZ half, or both where the profile is the built-in one, whose CA lives in memory.
+    here: Option<GatewayHandle>,
+    tasks: Tasks,
+    child: Option<InternalProcess>,
+}
+
+impl TrialHalves {
+    /// Starts what the profile has; in each mode the half that listens goes first.
+    pub async fn start(
+        cli: &Cli,
+        source: &ProfileSource,
+        chosen: ChosenProfile,
+        loaded: LoadedProfile,
+    ) -> Result<Self, String> {
+        let mode = loaded.profile.mode;
+        let mut halves = Self { here: None, tasks: Tasks::default(), child: None };
+        if matches!(chosen, ChosenProfile::Demo(_)) {
+            halves.start_here(source.clone(), chosen, loaded).await?;
+            return Ok(halves);
+        }
+        let (has_dmz, has_internal) = (loaded.profile.dmz.is_some(), loaded.profile.internal.is_some());
+        if has_internal && mode == Mode::Forward {
+            halves.child = Some(InternalProcess::start(cli, &chosen, mode).await?);
+        }
+        if has_dmz {
+            let outside = ProfileSource { role: Some(Half::Dmz), ..source.clone() };
+            let loaded = outside
+                .load(&chosen, Some(mode))
+                .map_err(|problems| verify_steps::unreadable_profile(&problems).seen)?;
+            halves.start_here(outside, chosen.clone(), loaded).await?;
+        }
+        if has_internal && mode != Mode::Forward {
+            halves.child = Some(InternalProcess::start(cli, &chosen, mode).await?);
+        }
+        Ok(halves)
+    }
+
+    async fn start_here(
+        &mut self,
+        source: ProfileSource,
+        chosen: ChosenProfile,
+        mut loaded: LoadedProfile,
+    ) -> Result<(), String> {
+        // Monitors ask the gateway that serves.
+        loaded.profile.health = HealthPort::Closed;
+        let started = Engine::start(source, chosen, loaded).await;
+        let (handle, engine) = started.map_err(|error| error.to_string())?;
+        self.tasks.spawn("gateway", async move {
+            // How it ended is seen by its walk.
+            let _ = engine.run().await;
+        });
+        self.here = Some(handle.for_asker("verify"));
+        Ok(())
+    }
+
+    /// Both walk at once, each what it can prove.
+    pub async fn verify(&self, steps: Vec<CheckStep>) -> VerifyReport {
+        let inside = steps.clone();
+        let all = steps.clone();
+        let here = async {
+            match &self.here {
+                Some(handle) => Some(handle.ask(Command::Verify { steps }).await),
+                None => None,
+            }
+        };
+        let there = async {
+            match &self.child {
+                Some(child) => Some(child.ask(Command::Verify { steps: inside }).await),
+                None => None,
+            }
+        };
+        let (here, there) = tokio::join!(here, there);
+        let mut reports = [here, there].into_iter().flatten().map(|answer| report(answer, &all));
+        let first = reports.next().unwrap_or_else(|| VerifyReport::new(Vec::new()));
+        reports.fold(first, VerifyReport::merge)
+    }
+
+    /// The last link that the internal half has turned away or lost since then.
+    pub async fn refused_link(&self, since: &str) -> Option<String> {
+        match self.child.as_ref()?.ask(Command::Status).await {
+            CommandAnswer::Status(snapshot) => verify_steps::refused_link(&snapshot, since),
+            _ => None,
+        }
+    }
+
+    pub async fn stop(self) {
+        if let Some(child) = self.child {
+            child.stop().await;
+        }
+        if let Some(handle) = self.here {
+            handle.ask(Command::Stop).await;
+            drop(handle);
+            // One that hangs is dropped with the process.
+            let _ = timeout(PROMPT, self.tasks.all_ended()).await;
+        }
+    }
+}
+
+fn report(answer: CommandAnswer, steps: &[CheckStep]) -> VerifyReport {
+    let why = match answer {
+        CommandAnswer::Verified(report) => return report,
+        CommandAnswer::Refused(why) => why,
+        other => format!("a half has not walked: {other:?}"),
+    };
+    let failed = |step: &CheckStep| StepFinding::fail(why.clone(), "walk again").at(*step, Duration::ZERO);
+    VerifyReport::new(steps.iter().map(failed).collect())
+}
+
+/// The internal half as a process of its own; dropping it kills it.
+struct InternalProcess {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl InternalProcess {
+    async fn start(cli: &Cli, chosen: &ChosenProfile, mode: Mode) -> Result<Self, String> {
+        let socket = socket_path::private_socket(&format!("verify-{}.half", std::process::id()))
+            .map_err(|error| error.to_string())?;
+        let program =
+            std::env::current_exe().map_err(|error| format!("this program is not found: {error}"))?;
+        let mut command = Process::new(program);
+        command.args(["--no-ui", "--role", "internal", "--mode", crate::gateway::mode_word(mode)]);
+        command.arg("--admin").arg(&socket).arg("--profile");
+        command.args(chosen.file().map(std::path::absolute).into_iter().flatten());
+        command.args(["--ends-with", &std::process::id().to_string()]);
+        if let Some(folder) = &cli.profiles {
+            command.arg("--profiles").arg(folder);
+        }
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let process = spawned.map_err(|error| format!("the internal half does not start: {error}"))?;
+        let mut inside = Self { process, socket };
+        let began = Instant::now();
+        // An answer, not a connection: the socket is there before the ports are.
+        while !matches!(
+            client::send_command(&inside.socket, Command::Status).await,
+            Ok(CommandAnswer::Status(_))
+        ) {
+            if let Ok(Some(_)) = inside.process.try_wait() {
+                return Err(inside.last_output());
+            }
+            if began.elapsed() >= PROMPT {
+                return Err(format!("the internal half does not answer within {}s", PROMPT.as_secs()));
+            }
+            sleep(LOOK).await;
+        }
+        Ok(inside)
+    }
+
+    /// What a child that has ended has said last.
+    fn last_output(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(mut stderr) = self.process.stderr.take() {
+            // Nothing more to say is what it says then.
+            let _ = stderr.read_to_string(&mut text);
+        }
+        let last =
+            text.lines().rev().find_map(|line| line.strip_prefix("portcullis: ")).unwrap_or(text.trim());
+        format!("the internal half does not start: {last}")
+    }
+
+    async fn ask(&self, command: Command) -> CommandAnswer {
+        client::send_command(&self.socket, command)
+            .await
+            .unwrap_or_else(|error| CommandAnswer::Refused(error.to_string()))
+    }
+
+    async fn stop(mut self) {
+        self.ask(Command::Stop).await;
+        let began = Instant::now();
+        while began.elapsed() < PROMPT && !matches!(self.process.try_wait(), Ok(Some(_))) {
+            sleep(LOOK).await;
+        }
+    }
+}
+
+impl Drop for InternalProcess {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
