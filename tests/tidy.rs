@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -112,6 +112,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 /// Lines of a file without its tests.
 const FILE_LINES_MAX: usize = 500;
+/// Of a hundred type names, so many may be a single everyday word.
+const ONE_WORD_NAMES_MAX: usize = 40;
 const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];
 /// The one module that may use a crate that is no longer developed, or wait for a name server.
 const ONLY_IN: &[(&str, &str)] = &[
@@ -220,6 +222,51 @@ fn files_are_short_and_named_for_what_they_hold() {
         let stem = source.path.file_stem().unwrap().to_str().unwrap();
         assert!(!BANNED_FILE_NAMES.contains(&stem), "{}: what is it really?", source.path.display());
     }
+}
+
+/// The types that a file defines, at any depth.
+fn type_names(code: &str) -> impl Iterator<Item = &str> {
+    code.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
+        // An indented `type` is one of a trait or an `impl`, which names nothing new.
+        let defines = match words.next()? {
+            "struct" | "enum" | "union" | "trait" => true,
+            "type" => !line.starts_with(char::is_whitespace),
+            _ => false,
+        };
+        let name = words.next().filter(|_| defines)?;
+        name.split(|sign: char| !sign.is_alphanumeric()).next()
+    })
+}
+
+fn is_one_word(name: &str) -> bool {
+    name.chars().filter(|letter| letter.is_uppercase()).count() == 1
+}
+
+#[test]
+fn a_type_name_says_what_it_is_and_stands_for_one_type() {
+    let sources = sources();
+    let mut defined_in: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for source in &sources {
+        for name in type_names(&source.code) {
+            defined_in.entry(name).or_default().push(source.path.display().to_string());
+        }
+    }
+    assert!(defined_in.len() > 100, "only {} types found", defined_in.len());
+    for (name, files) in &defined_in {
+        assert!(files.len() == 1, "`{name}` is defined in {}", files.join(", "));
+    }
+    let one_word = defined_in.keys().filter(|name| is_one_word(name)).count();
+    let share = 100 * one_word / defined_in.len();
+    assert!(share < ONE_WORD_NAMES_MAX, "{share} % of the type names are a single word");
+}
+
+#[test]
+fn the_reader_of_types_knows_their_forms() {
+    let code = "pub(super) struct LinkTable<T>(T);\n    enum State {\ntype Serve = fn();\nimpl Link {\n\
+                impl Iterator for A {\n    type Item = u8;\npub trait LinkOwner: Debug {";
+    assert_eq!(type_names(code).collect::<Vec<_>>(), ["LinkTable", "State", "Serve", "LinkOwner"]);
+    assert!(is_one_word("State") && is_one_word("Utf8") && !is_one_word("LinkTable"));
 }
 
 #[test]
