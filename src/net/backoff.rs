@@ -1,7 +1,7 @@
 //! Pauses between failed dials: doubling, bounded, with full jitter.
 //!
-//! Full jitter (a pause anywhere between nothing and the bound) keeps a hundred gateways from
-//! dialling a restarted one in step.
+//! Full jitter (a pause anywhere between nothing and the bound) keeps a hundred gateways from dialling a
+//! restarted one in step.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How files looked when they were opened, to see cheaply that they have changed.
+//! How certificate files looked when they were opened, so that a change is noticed cheaply.
 
 use std::{
     collections::BTreeMap,
@@ -12,11 +12,11 @@ use crate::profile::PemSource;
 /// Files named where so many have changed.
 const TOLD_MAX: usize = 4;
 
-/// The files of some materials; `None` for one that is not there.
+/// The state of some certificate files; `None` for one that does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CertificateFiles(BTreeMap<PathBuf, Option<FileStamp>>);
 
-/// What changes with every new content, be it written in place, renamed there, or behind a link.
+/// Metadata that changes with every new content, whether the file is rewritten, replaced, or linked anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileStamp {
     device: u64,
@@ -36,7 +36,7 @@ impl CertificateFiles {
         Self(files)
     }
 
-    /// Those that do not look as they do in `before`.
+    /// The files whose state differs from `before`.
     pub fn changed_since(&self, before: &Self) -> ChangedFiles {
         let is_unlike = |(path, look): &(&PathBuf, &Option<FileStamp>)| before.0.get(*path) != Some(look);
         ChangedFiles(self.0.iter().filter(is_unlike).map(|(path, _)| path.clone()).collect())

@@ -1,5 +1,5 @@
-//! The first message of TLS, read before it is known who answers it: the name that the client asks
-//! for decides. What was read is kept, so that the connection can be passed on as it came.
+//! Reads the first message of TLS before it is known who will answer it, since the server name in it decides.
+//! The bytes are kept, so that the connection can be passed on exactly as it came.
 
 use std::io;
 
@@ -84,7 +84,7 @@ pub struct ClientHelloReader {
 }
 
 impl ClientHelloReader {
-    /// Hears what has come; `None` while a hello is not complete.
+    /// Takes the bytes that have arrived; `None` while the hello is incomplete.
     pub fn feed(&mut self, more: &[u8]) -> Result<Option<ClientHello>, String> {
         self.bytes.extend_from_slice(more);
         if self.bytes.len() >= HELLO_BYTES_MAX {
@@ -105,7 +105,7 @@ pub async fn refuse_service(stream: &mut TcpStream) {
     send_alert(stream, &INTERNAL).await;
 }
 
-/// A last word to a client that is not served; whether it is heard is the client's affair.
+/// Sends a last alert to a client that is not served, without waiting for it to be read.
 async fn send_alert(stream: &mut TcpStream, alert: &[u8]) {
     tcp::let_close_cleanly(stream);
     let _ = stream.write_all(alert).await;

@@ -1,8 +1,8 @@
-//! Dial what has a name or an address, under one deadline for the look-up and all of its addresses.
+//! Dials a name or an address, under one deadline for the look-up and for all of its addresses.
 //!
-//! The addresses are tried as RFC 8305 says: IPv6 and IPv4 in turn, the next when the last one has
-//! failed or a quarter of a second after it began. The first that connects is taken and the others
-//! are closed. A dial never binds.
+//! The addresses are tried as RFC 8305 says: IPv6 and IPv4 in turn, the next one when the last has failed or
+//! a quarter of a second after it began. The first that connects is used and the others are closed. A dial
+//! never binds.
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The built-in backend `echo://`: a bounded buffer that answers what it is sent.
+//! The built-in backend `echo://`: a bounded buffer that sends back what it receives.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! TLS with clients and backends: 1.2 and 1.3, by the certificates that a profile names.
+//! TLS with clients and backends: versions 1.2 and 1.3, with the certificates that a profile names.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -39,7 +39,7 @@ use crate::{
 pub struct EdgeTls {
     accepts: HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>,
     connects: HashMap<ConnectTls, EdgeConfig<Arc<ClientConfig>>>,
-    /// All that is wrong with them, each at its key.
+    /// All problems with them, each at its key in the profile.
     problems: Vec<Problem>,
 }
 
@@ -47,7 +47,7 @@ pub struct EdgeTls {
 #[derive(Debug, Clone)]
 enum EdgeConfig<T> {
     Opened(T),
-    /// What is named now can not be used; what was in force before is.
+    /// The current files cannot be used; the previous ones stay in force.
     Kept(T, Problem),
     Faulty(Problem),
 }
@@ -76,7 +76,7 @@ impl<T: Clone> EdgeConfig<T> {
     }
 }
 
-/// What is wrong with one.
+/// What is wrong with one edge's TLS.
 #[derive(Debug, Clone, Copy)]
 pub struct EdgeFault<'a> {
     pub problem: &'a Problem,
@@ -84,7 +84,7 @@ pub struct EdgeFault<'a> {
     pub is_kept: bool,
 }
 
-/// With the clients of the accepts that say so, by what these speak within.
+/// TLS with clients, one configuration for each protocol that may be spoken inside.
 #[derive(Debug, Clone)]
 struct AcceptTlsConfig {
     /// Bytes, whatever the clients call them.
@@ -238,7 +238,7 @@ impl TlsClient {
         Self { config, name }
     }
 
-    /// Whether it was opened once and for the same.
+    /// Whether both come from the same loaded files and are for the same name.
     pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
     }
@@ -318,7 +318,7 @@ fn now() -> i64 {
     i64::try_from(now).unwrap_or(i64::MAX)
 }
 
-/// Clients of an authority, and of these names where any are given.
+/// Accepts clients whose certificate comes from an authority and, if names are given, carries one of them.
 #[derive(Debug)]
 struct NamedClientVerifier {
     verifier: Arc<dyn ClientCertVerifier>,

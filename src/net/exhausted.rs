@@ -1,4 +1,5 @@
-//! What this process or host has run out of, by the error that the kernel gives; no fault of a peer's.
+//! Which resource of this process or host has run out, judged by the kernel's error. Such an error is never
+//! the peer's fault.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! When the certificates that a profile names end, so that it can be told before it happens.
+//! When the certificates that a profile names expire, so that operators can be warned in time.
 
 use rustls::pki_types::CertificateDer;
 
@@ -8,7 +8,7 @@ use crate::{
     profile::{ClientCheck, DmzHalf, Half, InternalHalf, LinkTls, PemSource, Profile},
 };
 
-/// One file of certificates; the first of them to end counts.
+/// One file of certificates, with the earliest expiry in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateExpiry {
     pub role: Half,

@@ -1,8 +1,8 @@
-//! Bind, and the accept loop.
+//! Binds ports, and runs the accept loop.
 //!
 //! A name is bound at every address it has, and IPv6 never stands for IPv4: `[::]` and `0.0.0.0` are two
-//! addresses, whatever the system's setting. The loop does nothing but accept: no handshake, no look-up.
-//! When descriptors run out it pauses instead of spinning and says so once a second.
+//! addresses, whatever the system's setting. The loop does nothing but accept: no handshake, no look-up. When
+//! descriptors run out it pauses instead of spinning, and says so once a second.
 
 use std::{
     future::{pending, poll_fn},
@@ -53,7 +53,7 @@ pub enum BindError {
     Other { at: HostPort, source: io::Error },
 }
 
-/// What a port tells beside those who come.
+/// What a listener reports besides connections.
 #[derive(Debug)]
 pub enum ListenEvent<'a> {
     /// It can not accept for the moment.
@@ -93,12 +93,12 @@ enum MissingAddresses {
     Addresses(Vec<(SocketAddr, io::Error)>),
 }
 
-/// Closes a port when it is dropped, whoever accepts there.
+/// Closes a port when it is dropped, whoever accepts on it.
 #[derive(Debug)]
 pub struct ListenerGuard(Weak<Listener>);
 
 impl ListenerGuard {
-    /// When this returns nobody connects there any more; the sockets go with the loop that accepts.
+    /// When this returns, no more connections are accepted; the sockets are closed by the accept loop.
     pub fn close(&self) {
         let Some(listener) = self.0.upgrade() else { return };
         listener.stop.cancel();
@@ -301,7 +301,7 @@ impl Listener {
     }
 }
 
-/// The next who comes to any of them; each has its turn to be asked first.
+/// The next connection on any of the sockets; each has its turn to be asked first.
 async fn accept_any(sockets: &[Arc<BoundSocket>]) -> io::Result<(TcpStream, SocketAddr)> {
     if let [open] = sockets {
         return open.socket.accept().await;
@@ -326,7 +326,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// What came of binding some addresses.
+/// The result of binding some addresses.
 struct BindOutcome {
     sockets: Vec<Arc<BoundSocket>>,
     absent: Vec<(SocketAddr, io::Error)>,

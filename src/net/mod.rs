@@ -1,11 +1,11 @@
 //! Sockets and TLS; no policy.
 //!
-//! In reading order: [`listen`] and [`dial`] open sockets, at what [`resolver`] looks up, [`tcp`] gives them their options,
-//! [`tls`] the protection of a link, [`client_hello`] and [`edge_tls`] TLS with clients and backends, [`probe_tls`] that of
-//! probes, [`proxy`] who a client is,
-//! [`exhausted`] what this host has run out of,
-//! [`read_ahead`] reads more than TLS asks for, [`stream`] is the one type that sessions see, [`backoff`]
-//! spaces failed dials, [`certificate_files`] sees that certificates have changed. `socket_options` asks the kernel what no crate offers.
+//! In reading order: [`listen`] and [`dial`] open sockets, at the addresses that [`resolver`] looks up, and [`tcp`]
+//! sets their options; [`tls`] protects links, [`client_hello`] and [`edge_tls`] are TLS with clients and backends,
+//! [`probe_tls`] is TLS of probes, [`proxy`] reads who a client is; [`stream`] is the one type that sessions see,
+//! [`read_ahead`] reads more than TLS asks for, [`backoff`] spaces failed dials, [`exhausted`] tells which
+//! resource has run out, [`certificate_files`] notices changed files. `socket_options` makes the system calls that
+//! no crate offers.
 
 pub mod backoff;
 pub mod certificate_files;

@@ -1,8 +1,8 @@
-//! Who may be a peer: a certificate from the link's `ca`, or one that signs itself and stands there, that
-//! carries one of the link's `peers`.
+//! Decides who may be a peer: a certificate that was issued by the link's `ca`, or a self-signed one that `ca`
+//! contains itself, and that carries one of the names in the link's `peers`.
 //!
-//! The address that was dialled plays no part, so the usual comparison with the host's name is
-//! replaced by one with the list. Dates, chain and key usage are checked by webpki.
+//! The address that was dialled plays no part, so the usual check against the host name is replaced by one
+//! against that list. Dates, chain and key usage are checked by webpki.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

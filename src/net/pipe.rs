@@ -1,9 +1,9 @@
-//! A stream within this process: two ends, each of which reads what the other has written.
+//! An in-process stream with two ends, each of which reads what the other has written.
 //!
-//! A session sees one end; HTTP is spoken at the other. When a request has become something else (an
-//! upgrade), the stream behind the other end is handed over, and this end goes on as that very stream.
-//! An end that is dropped before it has said that no more comes is a cut, as it is with sockets; but not
-//! for another that has ended itself and was heard to its end: nobody there waits for more.
+//! A session holds one end; HTTP is spoken at the other. After an upgrade, the stream behind the other end is
+//! handed over, and this end continues as that very stream. An end that is dropped before it was shut down is a
+//! cut, as with sockets, unless the other end has already finished and was read completely: then nobody is
+//! waiting for more.
 
 use std::{
     fmt,
@@ -50,9 +50,9 @@ pub struct PipeEnd {
 
 #[derive(Default)]
 struct PipeState {
-    /// What each side has written.
+    /// What each end has written.
     directions: [PipeDirection; 2],
-    /// What the other side has left for this one.
+    /// The stream that the other end has handed over to this one.
     left: [Option<Box<PrefixedStream>>; 2],
     failure: Option<PipeFailure>,
 }
@@ -69,7 +69,7 @@ pub struct PipeFailure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedParty {
     Backend,
-    /// A wait of ours is over.
+    /// A timeout of ours.
     Time,
 }
 
@@ -80,7 +80,7 @@ struct PipeDirection {
     state: PipeDirectionState,
     /// A cut is that of a deadline.
     is_late: bool,
-    /// Its reader has gone.
+    /// Its reader is gone.
     is_reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,

@@ -1,4 +1,4 @@
-//! A stream of which some has been read already, which is read again.
+//! A stream with a prefix: bytes that were read ahead from it and are to be read again first.
 
 use std::{
     io::{self, IoSlice},

@@ -1,5 +1,5 @@
-//! TLS with a client port of this very gateway, for a probe: what it shows has to be the certificate
-//! of the accept that is meant, whoever clients have to be.
+//! TLS between a probe and a client port of this same gateway: the port has to show exactly the certificate of
+//! the accept under test, and asks the probe for none, whatever it asks of clients.
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Reads the header of the PROXY protocol that a proxy before us sends.
+//! Reads the PROXY protocol header that a proxy in front of us sends.
 
 use std::net::SocketAddr;
 

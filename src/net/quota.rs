@@ -1,5 +1,4 @@
-//! How many descriptors one use of them may hold at once: a share that is its own, so that it leaves
-//! the others theirs.
+//! Bounds how many descriptors one use may hold at once, so that every other use keeps its own share.
 
 use std::{
     fmt,
@@ -37,7 +36,7 @@ impl DescriptorQuota {
         Arc::new(quota)
     }
 
-    /// Those that are held stay, also where there are more of them.
+    /// Permits that are held stay valid, even if they exceed the new bound.
     pub fn resize(&self, max: usize) {
         self.lock().max = max;
         self.freed.notify_waiters();

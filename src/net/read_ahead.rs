@@ -1,8 +1,8 @@
-//! A socket that is read ahead of its reader while much comes in.
+//! A socket that reads ahead of its user while a lot of data is coming in.
 //!
-//! TLS asks for 4 KiB at a time, whatever the size of a record. A read that has filled that is
-//! followed by a large one, from which the next ones are served; one that has not finds the socket
-//! empty, and nothing is held any more.
+//! TLS asks for 4 KiB at a time, whatever the size of a record. When such a read comes back full, the next
+//! one is large, and the reads after it are served from that buffer. When it does not, the socket is empty
+//! and no buffer is held.
 
 use std::{
     io::{self, IoSlice},
@@ -35,7 +35,7 @@ impl ReadAhead {
         Self { socket, held: Vec::new(), left: 0..0, has_more: false }
     }
 
-    /// One of which some has been read already, which comes first.
+    /// A socket with a prefix that was read already and is returned first.
     pub fn with_prefix(read: Vec<u8>, socket: TcpStream) -> Self {
         Self { socket, left: 0..read.len(), held: read, has_more: false }
     }

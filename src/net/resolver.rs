@@ -1,10 +1,9 @@
-//! Look-ups of names, which may take as long as they like: they run in threads of their own.
+//! Name look-ups. They may take as long as they like, since they run on threads of their own.
 //!
-//! A name is looked up once for all who ask at the same time, and its last answer is used while a new
-//! one does not come or is an error. So a name server that is gone harms only names that were never
-//! answered. Threads are few, and a zone, or all names that have been late before, may have a part of
-//! them alone: a zone that does not answer takes nothing from the others. How long somebody waits for
-//! an answer is up to whoever asks.
+//! A name is looked up once for everybody who asks at the same time, and its last answer stays in use while a
+//! new one is missing or is an error. So a name server that is down affects only names that were never
+//! resolved. There are few threads, and one zone (or all names that were slow before) may occupy only part of
+//! them: a zone that does not answer takes nothing from the others. The caller decides how long to wait.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,7 +24,7 @@ use tokio::{
 
 use crate::profile::HostPort;
 
-/// So many clients as may come within this time are worth one look-up.
+/// All clients that arrive within this time share one look-up.
 const FRESH: Duration = Duration::from_secs(1);
 /// A new answer is waited for so long where there is an old one, from when it was asked for.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -49,7 +48,7 @@ type ResolvedAddresses = Arc<[SocketAddr]>;
 type LookupResult = Result<ResolvedAddresses, Arc<io::Error>>;
 type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// Who looks names up.
+/// Looks names up and remembers the answers.
 #[derive(Clone)]
 pub struct NameResolver {
     resolve: Arc<ResolveFn>,
@@ -88,7 +87,7 @@ struct RunningLookup {
     answer: watch::Sender<Option<LookupResult>>,
 }
 
-/// What there is when a name is asked for.
+/// What is known when a name is asked for.
 enum LookupState {
     Known(ResolvedAddresses),
     UnderWay {
@@ -110,7 +109,7 @@ impl NameResolver {
         Self { resolve: Arc::new(resolve), fresh: FRESH, table: Arc::default() }
     }
 
-    /// The addresses of `at`, at least one. It may take for ever.
+    /// The addresses of `at`, at least one. This may take forever.
     pub async fn resolve(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
         if let Some(literal) = literal_address(at) {
             return Ok(vec![literal?]);
@@ -308,7 +307,7 @@ fn interface_index(zone: &str) -> io::Result<u32> {
     name_to_index(&socket, zone).or_else(|error| zone.parse().map_err(|_| error)).map_err(none)
 }
 
-/// Names that were looked up beforehand, for what must not wait.
+/// Names that were looked up in advance, for callers that must not wait.
 #[derive(Debug, Default)]
 pub struct ResolvedNames(HashMap<String, io::Result<Vec<SocketAddr>>>);
 
@@ -341,7 +340,7 @@ impl ResolvedNames {
     }
 }
 
-/// How a look-up ends that was not answered.
+/// The error of a look-up that was not answered.
 pub fn lookup_timeout(within: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {}s", within.as_secs_f32()))
 }

@@ -1,4 +1,4 @@
-//! Calls that no crate offers safely. The only unsafe code of the program.
+//! System calls that no crate offers safely. This is the only unsafe code of the program.
 #![expect(unsafe_code, reason = "TCP_INFO, TCP_RTO_MAX_MS, a descriptor by its number: no safe wrapper")]
 
 use std::{

@@ -1,7 +1,7 @@
-//! The sockets that this process holds, as the kernel knows them, and who holds a port.
+//! The sockets that this process holds, as the kernel knows them, and which program holds a port.
 //!
-//! Every descriptor is asked, so every family is seen: TCP, UDP, MPTCP, Unix and whatever else there
-//! is. A process can be reached by nothing that it holds no descriptor of.
+//! Every descriptor is asked, so every address family is seen: TCP, UDP, MPTCP, Unix and whatever else there
+//! is. Without a descriptor for it, nothing can reach a process.
 
 use std::{
     collections::HashSet,

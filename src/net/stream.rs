@@ -1,4 +1,4 @@
-//! The one stream type that sessions see: TCP, TCP inside TLS, or the built-in echo.
+//! The one stream type that sessions see: TCP, TCP inside TLS, a WebSocket, a pipe, or the built-in echo.
 
 use std::{
     io::{self, IoSlice, Read},
@@ -108,7 +108,7 @@ impl NetStream {
     }
 }
 
-/// The library's words for a cut are a lecture with an address.
+/// The library explains a cut in a long text with a URL; one plain phrase is enough.
 fn plain_words(error: io::Error) -> io::Error {
     match error.kind() {
         kind @ io::ErrorKind::UnexpectedEof => io::Error::new(kind, "its TLS ended without close_notify"),

@@ -1,7 +1,7 @@
-//! What every TCP socket of a session or a link is told, and how a dead one is recognised.
+//! The options of every TCP socket of a session or a link, and how a dead connection is recognised.
 //!
-//! Linger 0 is armed from the first moment, so that a socket which is dropped, or whose process
-//! is killed, ends in a reset and never looks like a clean end; [`let_close_cleanly`] takes it back.
+//! Linger 0 is set from the first moment, so that a socket which is dropped, or whose process is killed, ends
+//! in a reset and never looks like a clean end; [`let_close_cleanly`] takes it back.
 
 use std::{io, os::fd::AsFd, time::Duration};
 

@@ -1,10 +1,10 @@
-//! A wait of ours that is over, though neither end of a session has failed.
+//! The error for a timeout of ours: we gave up waiting, though neither side of the session has failed.
 
 use std::io;
 
 use thiserror::Error;
 
-/// What was waited for, in words; the cause of an [`io::Error`].
+/// Says what we waited for; it is the cause inside an [`io::Error`].
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct TimeoutError(pub String);

@@ -1,8 +1,8 @@
-//! Mutual TLS of a link: 1.3 only, both certificates checked, nothing resumed, no early data.
+//! Mutual TLS of a link: version 1.3 only, both certificates checked, no resumption, no early data.
 //!
 //! [`LinkIdentity::load`] opens what a profile names and reports everything wrong with it;
-//! [`LinkIdentity::accept`] and [`LinkIdentity::connect`] are the two handshakes. The only module that
-//! knows `rustls-pemfile`.
+//! [`LinkIdentity::accept`] and [`LinkIdentity::connect`] are the two handshakes. This is the only module that
+//! uses `rustls-pemfile`.
 
 use std::{io, sync::Arc};
 

@@ -1,9 +1,10 @@
-//! A WebSocket with a client, seen as a stream of bytes (RFC 6455): what its messages hold goes up,
-//! whatever their kind and cut; what comes down goes in binary messages, or, where it is text, in such.
+//! A client's WebSocket as a stream of bytes (RFC 6455). Upwards go the payloads of its messages, whatever their
+//! type and however they are fragmented; downwards, bytes are sent in binary messages, or in text messages where
+//! the profile says so.
 //!
-//! The client's close frame is an end of its direction, and ours is sent at the end of the other:
-//! what the backend still says goes out before. A client that breaks the rules is told why by a
-//! close code before the connection goes.
+//! The client's close frame ends its direction. Ours is sent when the backend's direction has ended, after
+//! everything the backend has sent. A client that breaks the protocol is told why by a close code before its
+//! connection is closed.
 
 use std::{
     io::{self, IoSlice},

@@ -1,4 +1,4 @@
-//! What follows a head: a body that is passed on as it comes, or a line of our own.
+//! The body of a message: one that is forwarded as it comes, or a line of text of our own.
 
 use std::{
     fmt,
@@ -34,16 +34,16 @@ enum BodyContent {
     Passed(Incoming, HeadOrigin),
 }
 
-/// How a request's body fares that somebody else sends on.
+/// The progress of a request's body that another task forwards.
 #[derive(Debug)]
 pub struct BodyProgress(Mutex<BodyProgressState>);
 
 #[derive(Debug, Default, Clone, Copy)]
 pub struct BodyProgressState {
-    /// Since when the next is up to whoever takes it; `None` while more of it is waited for.
+    /// Since when the receiver has been holding things up; `None` while we wait for the sender.
     pub given: Option<Instant>,
     pub has_ended: bool,
-    /// It has paused for too long.
+    /// The sender has paused for too long.
     pub has_stopped: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A client's connection as its requests are read from it.
+//! A client's connection whose bytes are checked before hyper reads requests from them.
 
 use std::{
     io::{self, IoSlice},
@@ -15,7 +15,7 @@ use crate::net::prefixed::PrefixedStream;
 /// The most that is read ahead of what is to be decided.
 const HELD_MAX: usize = 64 * 1024;
 
-/// A client's connection: what it says is looked at before it is read, and that it says something is noted.
+/// A client's connection whose bytes are checked before hyper reads them, and whose activity is recorded.
 pub struct CheckedStream {
     stream: PrefixedStream,
     tracker: Arc<KeepAliveTracker>,
@@ -55,7 +55,7 @@ impl CheckedStream {
         Poll::Pending
     }
 
-    /// Reads what may be read, held or fresh.
+    /// Returns bytes that may be read now, held or newly arrived.
     fn poll_fresh(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);

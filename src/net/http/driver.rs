@@ -1,5 +1,5 @@
-//! All connections of one client in one task: the one that its requests come by, and those that they go
-//! to. What one has just written is read by the next in the same turn.
+//! Drives all connections of one client in one task: the one its requests come in on, and those that they are
+//! sent to. What one of them has just written is read by the next in the same turn.
 
 use std::{
     future::{Future, poll_fn},
@@ -14,10 +14,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{HeadSource, READ_BYTES_MAX, REQUEST_FIELDS_MAX};
 
-/// What keeps a connection going until it ends.
+/// The future that drives a connection until it ends.
 pub type ConnectionDriver = BoxFuture<'static, ()>;
 
-/// The connections that requests go to.
+/// The connections that requests are sent to.
 #[derive(Clone, Default)]
 pub struct ConnectionDrivers(Arc<Mutex<Vec<ConnectionDriver>>>);
 
@@ -50,7 +50,7 @@ pub fn server_builder(from: HeadSource) -> http1::Builder {
     reader
 }
 
-/// Tells, once, that no more requests are wanted.
+/// Signals, once, that no more requests are wanted.
 pub struct CloseSignal(Option<Pin<Box<WaitForCancellationFutureOwned>>>);
 
 impl CloseSignal {

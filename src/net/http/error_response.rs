@@ -1,4 +1,5 @@
-//! What we answer ourselves: a status, and a line that names no more than the session.
+//! The responses that the gateway makes itself: a status, and one line that reveals no more than the
+//! session's id.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use hyper::{
 use super::body::MessageBody;
 use crate::net::pipe::{FailedParty, PipeFailure};
 
-/// Tells the DMZ half, and nobody else, why the inside could not answer.
+/// The header that tells the DMZ half, and nobody else, why the internal half could not answer.
 const FAILURE: HeaderName = HeaderName::from_static("x-portcullis-failure");
 
 /// The answer to a head that was not complete in time, which hyper has not read.
@@ -28,7 +29,7 @@ pub fn options_response() -> Response<MessageBody> {
     response
 }
 
-/// Why a request goes no further.
+/// The response to a request that goes no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorResponse {
     pub status: StatusCode,
@@ -51,7 +52,7 @@ impl ErrorResponse {
         Self { of: Some(FailedParty::Backend), ..Self::new(StatusCode::BAD_GATEWAY, told) }
     }
 
-    /// The backend's, too, and it is a wait of ours that tells.
+    /// Also the backend's failure, noticed by a timeout of ours.
     pub fn gateway_timeout(told: &'static str) -> Self {
         Self { of: Some(FailedParty::Time), ..Self::new(StatusCode::GATEWAY_TIMEOUT, told) }
     }
@@ -92,7 +93,7 @@ impl ErrorResponse {
             }
             _ => {}
         }
-        // Who asks for what can not be has nothing more to ask; a page that is not there is another matter.
+        // A client error ends the connection, since a broken client would only go on; a missing page does not.
         let is_over = self.status.is_client_error() && self.status != StatusCode::NOT_FOUND;
         if is_over || self.status == StatusCode::NOT_IMPLEMENTED {
             headers.append(header::CONNECTION, HeaderValue::from_static("close"));

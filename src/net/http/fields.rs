@@ -1,5 +1,5 @@
-//! Fields of a head that are not for the next one (RFC 9110, section 7.6.1), and those by which a client
-//! claims to be another.
+//! Hop-by-hop header fields (RFC 9110, section 7.6.1), and fields by which a client could claim to be
+//! somebody else. Both are removed before a message is forwarded.
 
 use hyper::{
     StatusCode,
@@ -7,7 +7,7 @@ use hyper::{
     http::response,
 };
 
-/// Whose head is cleaned.
+/// Whose message head is being cleaned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadOrigin {
     /// A client's request, whose word on who it is counts for nothing.
@@ -17,7 +17,7 @@ pub enum HeadOrigin {
     Response,
 }
 
-/// Removes what is not for the next one.
+/// Removes hop-by-hop fields.
 pub fn clean_headers(headers: &mut HeaderMap, of: HeadOrigin) {
     let takes_trailers =
         list_members(headers, header::TE).any(|member| member.eq_ignore_ascii_case(b"trailers"));
@@ -79,7 +79,7 @@ impl UpgradeProtocols {
     }
 }
 
-/// What `Connection` names; but for what a message can not do without.
+/// The fields that `Connection` names, except those that a message cannot do without.
 fn connection_fields(headers: &HeaderMap) -> Vec<HeaderName> {
     let names =
         list_members(headers, header::CONNECTION).filter_map(|member| HeaderName::from_bytes(member).ok());

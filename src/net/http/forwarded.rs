@@ -1,5 +1,5 @@
-//! Who a client is that comes through proxies which tell so in its requests (`X-Forwarded-For`, or `Forwarded`
-//! of RFC 7239). Only what a trusted proxy has written counts: the list is read from its end.
+//! Finds the real client behind proxies that name it in their requests (`X-Forwarded-For`, or `Forwarded` of
+//! RFC 7239). Only what a trusted proxy has written counts, so the list is read from its end.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,6 +1,6 @@
-//! How the length of a body is told (RFC 9112, section 6): in one way, which is that of the body as it is
-//! passed on, whatever the head says that came with it. hyper writes what a head says; where that is not
-//! true of the body, hyper would cut the body or send none.
+//! How the length of a body is announced (RFC 9112, section 6): in exactly one way, which describes the body
+//! as it is forwarded, whatever the original head said. hyper believes the head; where the head is wrong,
+//! hyper would cut the body or send none.
 
 use hyper::{
     Method, Response, StatusCode, Version,
@@ -11,7 +11,7 @@ use hyper::{
 
 use super::{body::MessageBody, fields};
 
-/// An answer whose body has a coding that nobody here can take off.
+/// A response whose body has a transfer coding that the gateway cannot decode.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnsupportedCoding;
 

@@ -1,6 +1,6 @@
-//! A connection whose other end may stop reading before it has said all (RFC 9112, section 9.5): a server
-//! that has answered early takes no more of a request's body. A write that fails is no reason not to read
-//! what had come before it; so it is the reads that tell how the connection ended.
+//! A connection whose other end may stop reading before it has sent everything (RFC 9112, section 9.5): a server
+//! that answers early reads no more of the request's body. A failed write is no reason to drop what has already
+//! arrived, so only reads decide how the connection ended.
 
 use std::{
     io::{self, IoSlice},
@@ -21,10 +21,10 @@ pub struct HalfOpenStream<S> {
     heard: Arc<ResponseCapture>,
 }
 
-/// What is known of such a connection, apart from its bytes.
+/// The state of such a connection, shared with whoever sends requests on it.
 #[derive(Debug, Default)]
 pub struct ResponseCapture {
-    /// A write has failed: what is written from now on goes nowhere.
+    /// A write has failed: everything written from now on is discarded.
     write_failed: AtomicBool,
     /// What has come of an answer, until its head was read.
     head: Mutex<Option<Vec<u8>>>,

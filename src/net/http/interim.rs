@@ -1,6 +1,7 @@
-//! What a backend says before its answer (RFC 9110, section 15.2), passed on as it comes. hyper reads such
-//! heads and writes none, so they are written here, beneath it: in `poll_flush`, where all that hyper has
-//! said is written, and before the answer is given to hyper, which is why [`InterimResponses::flushed`] is awaited.
+//! Forwards a backend's interim responses (1xx; RFC 9110, section 15.2) as they arrive. hyper can read them
+//! but not write them, so they are written here, beneath it: in `poll_flush`, after everything that hyper has
+//! written, and before the final response is handed to hyper. That is why [`InterimResponses::flushed`] is
+//! awaited.
 
 use std::{
     future::poll_fn,
@@ -17,7 +18,7 @@ use hyper::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most that waits to be written; a client that reads nothing is told no more before its answer.
+/// The most bytes that may wait to be written; a client that does not read gets no more interim responses.
 const WAITING_MAX: usize = 64 * 1024;
 
 /// Heads that are to be written before an answer.
@@ -75,7 +76,7 @@ impl InterimResponses {
     }
 }
 
-/// What a client may be told before its answer.
+/// Which interim responses a client may get.
 #[derive(Debug, Clone, Copy)]
 pub struct InterimPolicy {
     /// hyper has told it already that its body is welcome.

@@ -1,4 +1,4 @@
-//! What is under way on a client's connection, and for how long.
+//! Tracks what is going on on a client's connection, and how long it may last.
 
 use std::{
     future::Future,
@@ -18,7 +18,7 @@ use super::body::BodyGuard;
 /// A head is complete so long after its first byte.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Whether anything is under way on a connection.
+/// Tracks whether anything is going on on a connection.
 #[derive(Default)]
 pub struct KeepAliveTracker {
     exchanges: AtomicUsize,
@@ -29,7 +29,7 @@ pub struct KeepAliveTracker {
     refused: AtomicU64,
     /// The client has said all that it will.
     ended: Arc<AtomicBool>,
-    /// Nothing has become of the connection, though a request has asked.
+    /// A request asked for an upgrade, and the connection was not upgraded.
     stays: AtomicBool,
     /// Reads on when no exchange is under way, or when it is known that the connection stays.
     reader: Mutex<Option<Waker>>,
@@ -78,7 +78,7 @@ impl KeepAliveTracker {
         self.requests.load(Ordering::Relaxed) == self.refused.load(Ordering::Relaxed)
     }
 
-    /// The client says no more.
+    /// The client will send nothing more.
     pub fn note_end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }

@@ -1,14 +1,15 @@
-//! HTTP/1.1 at the edges: what is pure of it, and how one connection is kept going.
+//! HTTP/1.1 at the edges: the parts without I/O, and how one connection is driven.
 //!
-//! hyper reads and writes both sides of every exchange, so nothing that it would not send itself goes on.
-//! [`request`] and [`response`] clean heads, [`own_names`] knows what the inside calls a backend,
-//! [`forwarded`] who a client is behind proxies, [`fields`] what a
-//! field is and which are not for the next one, [`error_response`] is what we say ourselves, [`body`] what follows a
-//! head and [`framing`] how its length is told, [`upstream`] a connection that requests go to, [`half_open`] what
-//! lets its answers be read to the end, [`parse_error`] why one could not be, [`interim`] passes on what a backend says
-//! before its answer, [`checked_stream`] with [`request_checker`] and [`keep_alive`] watch a client, [`driver`]
-//! keeps all connections of one client going in one task, [`websocket`] grants a
-//! WebSocket.
+//! hyper reads and writes both sides of every exchange, so nothing is forwarded that hyper would not send
+//! itself. In reading order:
+//!
+//! - [`request`] and [`response`] clean heads; [`fields`] knows hop-by-hop fields, [`own_names`] the backend's
+//!   internal names, [`forwarded`] the client behind proxies.
+//! - [`body`] carries bodies and [`framing`] announces their length; [`interim`] forwards 1xx responses.
+//! - [`error_response`] is what the gateway answers itself; [`parse_error`] explains a broken response.
+//! - [`checked_stream`], with [`request_checker`] and [`keep_alive`], watches a client's connection;
+//!   [`upstream`] is one that requests are sent to; [`half_open`] lets a response be read to its end.
+//! - [`driver`] keeps all connections of one client going in one task; [`websocket`] grants upgrades.
 
 pub mod body;
 pub mod checked_stream;
@@ -40,7 +41,7 @@ pub const ANSWER_FIELDS_MAX: usize = 200;
 const ROOM_BYTES: usize = 4 * 1024;
 const ROOM_FIELDS: usize = 16;
 
-/// Whose heads are read.
+/// Who sends the heads that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadSource {
     /// A client or a backend.

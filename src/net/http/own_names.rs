@@ -1,4 +1,4 @@
-//! What the inside calls a backend, and where such a name stands in a reference.
+//! The names by which the internal network knows a backend, and how they are found in a URL reference.
 
 use std::net::SocketAddr;
 

@@ -1,10 +1,10 @@
-//! Why an answer could not be read, in words for an operator: hyper tells less, and what it tells is text.
+//! Says in words why a backend's response could not be parsed. hyper's own errors tell less, and only as text.
 
 use thiserror::Error;
 
 use super::{ANSWER_FIELDS_MAX, HEAD_BYTES_MAX};
 
-/// What is wrong with an answer, or that there was none.
+/// What is wrong with a response, or that there was none.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ResponseParseError {
     #[error("the backend ended before it had answered")]

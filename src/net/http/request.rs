@@ -1,4 +1,4 @@
-//! A request as the gateway takes it, and as it sends it on.
+//! Checks a client's request, and cleans it before it is sent on.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// What a request says of whom it means.
+/// The parts of a request that decide which service it is for.
 #[derive(Debug)]
 pub struct RequestTarget<'a> {
     /// As [`check_request`] has it; empty where the request names none.
@@ -28,7 +28,7 @@ pub struct RequestTarget<'a> {
     pub origin: Option<&'a [u8]>,
 }
 
-/// Who a backend is told that its client is.
+/// The forwarding headers that tell a backend who its client is.
 #[derive(Debug, Clone)]
 pub struct ForwardedHeaders {
     /// The client, then those that it has come through.

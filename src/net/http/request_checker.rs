@@ -1,13 +1,13 @@
-//! What hyper would read kindly, and another reader otherwise: ends of lines without their CR, a length
-//! that is told twice or in two ways. A byte of such a line is spoilt before hyper sees it, so that hyper
-//! turns the request away; it stays the one that decides what a request is.
+//! Refuses what hyper tolerates but another parser may read differently: line ends without CR, a length that is
+//! given twice or in two ways. A byte of such a line is replaced before hyper sees it, so that hyper rejects
+//! the request. hyper alone decides what a request is.
 //!
-//! To know where heads begin, bodies are followed by their length alone. What follows a request that may
-//! make its connection something else is not read until that is decided: only then is it known what it is.
+//! To know where heads begin, bodies are skipped by their length. What follows a request that asks for an
+//! upgrade is not read until the upgrade is decided, because only then is it known what those bytes are.
 
 use super::{HEAD_BYTES_MAX, fields::split_members, request::is_passable_upgrade};
 
-/// Looks at all that a client says, in order.
+/// Checks everything that a client sends, in order.
 #[derive(Debug, Default)]
 pub struct RequestChecker {
     state: CheckerState,
@@ -54,14 +54,14 @@ struct HeadFraming {
     upgrades: bool,
 }
 
-/// A line that nobody may read kindly.
+/// A line that must be rejected.
 struct InvalidLine;
 
 /// Stands where a target had a sign that it may not have.
 pub const SPOILT_SIGN: u8 = b'_';
 
 impl RequestChecker {
-    /// Looks at what has come; how much of it may be read now.
+    /// Checks the bytes that have arrived; returns how many of them may be read now.
     pub fn check(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -105,7 +105,7 @@ impl RequestChecker {
         self.state == CheckerState::Undecided
     }
 
-    /// Nothing has become of the connection: what comes is the next request.
+    /// The connection was not upgraded: what follows is the next request.
     pub fn resume_requests(&mut self) {
         self.state = CheckerState::FirstLine;
     }

@@ -1,6 +1,6 @@
-//! A backend's response as clients may see it. Where a client would follow one of the backend's own names, it
-//! is led to where it has asked: in references, in a cookie's domain, in the sources of a policy. Whatever
-//! else a field says is the backend's to say, and goes on byte for byte.
+//! Cleans a backend's response for clients. Wherever a client would follow one of the backend's own names, that
+//! name is replaced by the one the client asked for: in references, in the domain of a cookie, in the sources of
+//! a policy. Everything else in a field is the backend's own business and is forwarded byte for byte.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -12,14 +12,14 @@ use super::{
 
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
 
-/// What the inside calls a backend, and its path where that stands in for the accept's.
+/// The backend's own names, and its path where that replaces the accept's.
 #[derive(Debug)]
 pub struct NameMapping {
     own: OwnNames,
     path: Vec<u8>,
 }
 
-/// Where a request was sent by its client.
+/// The address that the client sent its request to.
 #[derive(Debug)]
 pub struct PublicAddress {
     /// Of the accept; `/` where it has none.

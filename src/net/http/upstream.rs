@@ -1,4 +1,4 @@
-//! A connection that requests go to, one after another.
+//! A connection that requests are sent to, one after another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use super::{
     parse_error::ResponseParseError,
 };
 
-/// Requests are sent here; the connection itself is kept going by [`super::serving`].
+/// Sends requests on a connection, which is itself driven by [`super::driver`].
 #[derive(Debug)]
 pub struct UpstreamConnection {
     sender: SendRequest<MessageBody>,
@@ -38,11 +38,11 @@ pub struct UpstreamConnection {
 pub enum ResponseFailure {
     /// Not a byte of it was sent.
     Unsent(Box<Request<MessageBody>>),
-    /// Its own body has stopped.
+    /// The request's own body has stalled.
     BodyStalled,
     /// No head has come in time.
     TimedOut,
-    /// Its own body was cut.
+    /// The request's own body was cut.
     BodyCut,
     Invalid(ResponseParseError),
 }

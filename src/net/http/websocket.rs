@@ -1,4 +1,4 @@
-//! Grants a request that wants to become a WebSocket (RFC 6455) where we are its other end.
+//! Accepts a request to become a WebSocket (RFC 6455) where the gateway is its other end.
 
 use hyper::{
     Method, Request, Response, StatusCode, Version,
