@@ -1,7 +1,7 @@
-//! What to do about what was seen: one line for each cause that a checklist can meet.
+//! What an operator should do about a failed check: one line of advice for each known cause.
 //!
-//! Causes come as the words of the log, those of the other gateway's alerts among them, so this table
-//! goes by words; a cause without a line of its own is sent to the log.
+//! Causes arrive as text from the log and from the other gateway's alerts, so the table is searched by
+//! words. A cause that is not in the table is answered with "see the log".
 
 /// What to do about trouble with a link.
 pub fn advise_on_link(seen: &str) -> String {

@@ -1,5 +1,5 @@
-//! What operators have asked: one line of the log for each, with who, what and what came of it, and a
-//! notice beside it.
+//! The audit trail of operator commands: one log line and one notice for each, saying who asked for what and
+//! how it ended.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 use super::handle::{Command, CommandAnswer};
 use crate::telemetry::{notices::NoticeLog, snapshot::NoticeLevel};
 
-/// Somebody who has asked and waits for the answer; giving it writes the line.
+/// A command that waits for its answer. Giving the answer writes the audit line.
 pub struct CommandAudit {
     pub by: String,
-    /// `None` for a mere look, which is not written down.
+    /// `None` for a command that changes nothing: those are not recorded.
     kind: Option<&'static str>,
     asked: String,
     began: Instant,
@@ -53,7 +53,7 @@ impl CommandAudit {
     }
 }
 
-/// The word of an outcome, how much it matters, and the outcome itself.
+/// The outcome in one word, how severe it is, and the full text.
 fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel, String)> {
     Some(match answer {
         CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => return None,
@@ -79,7 +79,7 @@ fn command_name(command: &Command) -> Option<&'static str> {
     })
 }
 
-/// What was asked, in words.
+/// The command in words.
 fn describe_command(command: &Command) -> String {
     match command {
         Command::Status => "status".into(),

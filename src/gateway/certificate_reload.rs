@@ -1,8 +1,8 @@
-//! Certificates that are renewed while the gateway runs: their files are looked at from time to time,
-//! and what has changed is opened and takes over, as at a reload, with everything else as it is.
+//! Reloads certificates that were renewed on disk while the gateway runs. The files are checked from time to
+//! time; one that has changed is opened and takes effect as after a reload, and nothing else changes.
 //!
-//! A file may be seen half written, or without the key that belongs to it: it is opened only when it
-//! looks the same twice, and what can not be used leaves in force what is.
+//! A file may be seen half written, or before the key that belongs to it. So it is opened only after it has
+//! looked the same twice, and one that cannot be used leaves the previous one in force.
 
 use std::{
     sync::Arc,
@@ -24,32 +24,32 @@ use crate::{
     source::{self, OpenedMaterials},
 };
 
-/// Between two looks.
+/// How often the files are checked.
 const LOOK: Duration = Duration::from_secs(2);
-/// What can not be used is opened again so often, though it looks as it did.
+/// How often files that could not be used are opened again, even if they look unchanged.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// What is known of the files of the profile in force.
+/// What is known about the certificate files of the current profile.
 #[derive(Debug)]
 pub struct CertificateReload {
     in_force: CertificateFiles,
     last: CertificateFiles,
-    /// What could not be used, and was told.
+    /// Files that could not be used, which has been reported.
     refused: Option<CertificateFiles>,
     next: Instant,
-    /// When what can not be used is opened again.
+    /// When files that could not be used are opened again.
     retry: Instant,
-    /// The files looked the same twice.
+    /// The files looked the same at the last two checks.
     is_still: bool,
     is_looking: bool,
-    /// The last look was not answered.
+    /// The last check got no answer from the file system.
     is_silent: bool,
-    /// Whose files they are: what was seen for a profile that has gone means nothing to the next.
+    /// Identifies the profile: a result for a previous profile is ignored.
     of: Arc<()>,
 }
 
 impl CertificateReload {
-    /// From now on these are in force.
+    /// Starts from these files as the ones in force.
     pub fn new(in_force: CertificateFiles) -> Self {
         let next = Instant::now() + LOOK;
         Self {
@@ -83,7 +83,7 @@ impl CertificateReload {
 }
 
 impl Engine {
-    /// Looks at the files where that is due; not while something else is changing.
+    /// Checks the files when that is due, but not while anything else is changing.
     pub(super) fn check_certificate_files(&mut self) {
         if self.is_changing()
             || self.certificate_reload.is_looking
@@ -132,7 +132,7 @@ impl Engine {
         );
     }
 
-    /// What was changed meanwhile is opened at the next look.
+    /// What changed in the meantime is opened at the next check.
     fn handle_opened_files(
         &mut self,
         files: CertificateFiles,
@@ -156,7 +156,7 @@ impl Engine {
         }
     }
 
-    /// Tells once that the files do not answer, and once that they do again.
+    /// Reports once that the files do not answer, and once when they do again.
     fn report_file_silence<T>(&mut self, work: Result<T, WorkError>) -> Option<T> {
         let was_silent = std::mem::replace(&mut self.certificate_reload.is_silent, work.is_err());
         match &work {
@@ -169,7 +169,7 @@ impl Engine {
         work.ok()
     }
 
-    /// What can be used takes over; what can not leaves in force what is, and is returned.
+    /// Puts what is usable in force. What is not usable is returned, and its predecessor stays in force.
     fn apply_renewed(&mut self, opened: OpenedMaterials, changed: &ChangedFiles) -> Vec<Problem> {
         let OpenedMaterials { dmz, internal, edges, files: _, certificates } = opened;
         self.certificates = certificates;

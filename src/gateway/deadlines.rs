@@ -1,6 +1,5 @@
-//! The deadlines that ARCHITECTURE.md lists, each walked with a paused clock: a little before its time
-//! nothing has happened, a little after it has. A row without a check fails, and so does a check
-//! without a row.
+//! Tests every deadline that ARCHITECTURE.md lists, with a paused clock: shortly before its time nothing may
+//! have happened, shortly after it must have. A row without a check fails, and so does a check without a row.
 
 use std::{
     future::{Future, poll_fn},

@@ -1,5 +1,5 @@
-//! Descriptors shared out, in one place: so many for clients, so many for links, and some that are kept
-//! back for the admin socket and for files, so that none of them takes those of another.
+//! Divides the file descriptors of the process: a share for clients, one for links, and a reserve for the
+//! admin socket and files, so that no use can starve another.
 
 use rustix::process::{Resource, getrlimit};
 
@@ -9,41 +9,41 @@ use crate::{
     telemetry::snapshot::DescriptorUsage,
 };
 
-/// Kept back: an eighth, between these. A status takes two, a reload a few more.
+/// The reserve: an eighth, within these bounds. A status takes two, a reload a few more.
 const KEPT_BACK: std::ops::RangeInclusive<usize> = 4..=125;
 /// A handshake costs up to some 10 KiB of memory, and lasts for 5 s at most.
 const HANDSHAKES_MAX: usize = 16_384;
 
-/// What the process had when it began.
+/// The descriptor limit and the open descriptors when the process started.
 #[derive(Debug, Clone, Copy)]
 pub struct DescriptorBudget {
     limit: usize,
     open: usize,
 }
 
-/// What each use of descriptors may have at once.
+/// How many descriptors each use may have at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DescriptorShares {
-    /// Clients, and of these so many that have yet to say what they want.
+    /// All clients, and how many of them may still be in their handshake.
     pub clients: usize,
     pub client_handshakes: usize,
-    /// Links of the DMZ half, and more that are not agreed on yet.
+    /// Links of the DMZ half, and further ones that are still in their handshake.
     pub dmz_links: usize,
     pub dmz_handshakes: usize,
-    /// The same of the internal half, which has a back-end for each link.
+    /// The same for the internal half, which needs a backend connection for each link.
     pub internal_links: usize,
     pub internal_handshakes: usize,
 }
 
 impl DescriptorBudget {
-    /// Before the first port is open.
+    /// To be called before the first port is opened.
     pub fn measure() -> Self {
         let DescriptorUsage { used, limit } = usage_now();
         let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Self { limit: bounded(limit), open: bounded(used) }
     }
 
-    /// Shares out what a profile's ports leave.
+    /// Divides what remains after the profile's own ports.
     pub fn divide(&self, profile: &Profile) -> DescriptorShares {
         let ports = count_ports(profile);
         let left = self.limit.saturating_sub(self.open + ports);
@@ -72,7 +72,7 @@ impl DescriptorBudget {
         shares
     }
 
-    /// What of a profile does not fit, in a line for its operator.
+    /// What in the profile does not fit the limit, as one line for the operator.
     pub fn describe_shortage(&self, profile: &Profile) -> Option<String> {
         let shares = self.divide(profile);
         let mut short = Vec::new();
@@ -109,7 +109,7 @@ fn bounded_handshakes(number: usize) -> usize {
     number.clamp(1, HANDSHAKES_MAX)
 }
 
-/// Ports that a profile opens, at most.
+/// The most ports that a profile can open.
 fn count_ports(profile: &Profile) -> usize {
     let of_clients = profile.dmz.iter().flat_map(|half| &half.services).map(|service| service.accept.len());
     let of_dmz = profile.dmz.as_ref().is_some_and(|half| matches!(half.way, DmzMode::Reverse { .. }));

@@ -1,11 +1,11 @@
-//! The last of a session one side of which has failed.
+//! The last part of a session after one of its sides has failed.
 //!
-//! What that side had sent goes to the other one first, as fast as that takes it: what this gateway has read,
-//! and what the kernel holds of a socket that was reset, which Linux keeps until it is read. Only when all
-//! of it has been acknowledged may the other side be reset: with linger 0 a reset throws away what the
-//! kernel has not sent yet. What the other side still says reaches nobody any more.
+//! Whatever the failed side sent is still delivered to the other side, at that side's own speed: the bytes this
+//! gateway has read, and those the kernel still holds for a socket that was reset (Linux keeps them until they
+//! are read). The other side may be reset only after it has acknowledged everything, because with linger 0 a
+//! reset discards what the kernel has not sent yet. What the other side sends in the meantime is dropped.
 //!
-//! How the sides are reset, and what the session's end is called, is the session's business.
+//! How the sides are reset, and which end code the session gets, is decided by the session.
 
 use std::{
     future::{Future, poll_fn},
@@ -31,7 +31,8 @@ use crate::{
 /// side that has failed sends nothing new.
 const STALLED_MAX: Duration = Duration::from_secs(5);
 
-/// Delivers what the `failed` side had sent to the other one; the error that tells best why it failed.
+/// Delivers what the `failed` side had sent to the other side; returns the error that explains the failure
+/// best.
 pub async fn deliver_remaining(
     failed: WhichSide,
     direction: &mut RelayDirection,
@@ -96,7 +97,7 @@ impl FinalDelivery<'_> {
         }
     }
 
-    /// Reads on where a write has failed, or the socket has told its error.
+    /// Keeps reading after a write has failed, or after the socket has reported its error.
     fn poll_more(&mut self, cx: &mut Context<'_>, moved: &impl Fn(usize)) -> Poll<()> {
         match self.direction.poll_chunk(cx, self.from, self.to, moved) {
             Ok(Poll::Ready(())) => {}
@@ -117,7 +118,7 @@ impl FinalDelivery<'_> {
         Poll::Ready(())
     }
 
-    /// Whether reading it comes to an end by itself.
+    /// Whether reading from it is bound to end by itself.
     fn is_closed(&self) -> bool {
         self.from.tcp().is_some_and(tcp::is_closed)
     }

@@ -1,7 +1,7 @@
-//! The engine's whole surface: a snapshot to watch and commands to send.
+//! The engine's whole public surface: a snapshot to watch and commands to send.
 //!
-//! The screen, the headless front end, the admin socket and the tests hold a [`GatewayHandle`] and
-//! nothing else of the engine. An attached screen holds one whose other end is a socket.
+//! The screen, the headless front end, the admin socket and the tests hold a [`GatewayHandle`] and nothing
+//! else of the engine. An attached screen holds one that is connected to a socket instead.
 
 use std::sync::{
     Arc,
@@ -76,7 +76,7 @@ pub enum CommandAnswer {
     Refused(String),
 }
 
-/// A command on its way to the engine, with the place for its answer.
+/// A command on its way to the engine, and where its answer goes.
 #[derive(Debug)]
 pub struct PendingCommand {
     pub command: Command,
@@ -85,7 +85,7 @@ pub struct PendingCommand {
     pub answer: oneshot::Sender<CommandAnswer>,
 }
 
-/// Makes a handle and the end it is fed from, with a first picture.
+/// Makes a handle and the end that feeds it, with a first snapshot.
 pub fn channel(first: Arc<Snapshot>, by: &str) -> (GatewayHandle, HandleFeed) {
     let (publish, snapshots) = watch::channel(first);
     let (ask, commands) = mpsc::channel(COMMANDS_MAX);
@@ -94,7 +94,7 @@ pub fn channel(first: Arc<Snapshot>, by: &str) -> (GatewayHandle, HandleFeed) {
     (handle, HandleFeed { snapshots: publish, watches, commands })
 }
 
-/// The other end of every [`GatewayHandle`]: the engine holds it, or whoever stands for one.
+/// The other end of every [`GatewayHandle`], held by the engine or by whatever stands in for it.
 #[derive(Debug)]
 pub struct HandleFeed {
     pub snapshots: watch::Sender<Arc<Snapshot>>,
@@ -103,13 +103,13 @@ pub struct HandleFeed {
 }
 
 impl HandleFeed {
-    /// Whether anybody watches: rows of sessions are made for watches alone.
+    /// Whether anybody watches: session rows are built only for watchers.
     pub fn is_watched(&self) -> bool {
         self.watches.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Sight of the gateway and a way to command it.
+/// Shows the gateway's snapshots and sends it commands.
 #[derive(Debug, Clone)]
 pub struct GatewayHandle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -120,17 +120,17 @@ pub struct GatewayHandle {
 }
 
 impl GatewayHandle {
-    /// The same surface, for another asker.
+    /// The same handle, with another name in the audit log.
     pub fn for_asker(&self, by: &str) -> Self {
         Self { by: by.into(), ..self.clone() }
     }
 
-    /// The latest picture; rows of sessions are in it while somebody watches.
+    /// The latest snapshot; it has session rows only while somebody watches.
     pub fn latest(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
     }
 
-    /// Pictures from the next one on.
+    /// All snapshots from the next one on.
     pub fn watch(&self) -> SnapshotWatch {
         self.watches.fetch_add(1, Ordering::Relaxed);
         let mut snapshots = self.snapshots.clone();

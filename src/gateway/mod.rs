@@ -1,8 +1,8 @@
 //! The engine: one task that owns the running parts and answers commands.
 //!
-//! In reading order: [`handle`] is its surface, `switch` how it gets from one profile to another
-//! (the first start included), `halves` and `ports` the parts, `session` one client from start to
-//! end, `relay` its bytes, `snapshot_builder` the picture of it all.
+//! In reading order: [`handle`] is its public surface, `switch` takes it from one profile to another (the
+//! first start included), `halves` and `ports` are the running parts, `session` is one client from start to
+//! end, `relay` copies its bytes, `snapshot_builder` makes the snapshot.
 
 pub mod advice;
 mod audit;
@@ -80,7 +80,7 @@ use crate::{
     },
 };
 
-/// How often the picture is taken.
+/// How often a snapshot is taken.
 const TICK: Duration = Duration::from_millis(250);
 /// The same while a switch or a stop is under way.
 const TICK_HURRIED: Duration = Duration::from_millis(20);
@@ -101,7 +101,7 @@ pub struct Engine {
     budget: DescriptorBudget,
     source: ProfileSource,
     chosen: ChosenProfile,
-    /// What a restart begins with.
+    /// The profile that a restart begins with.
     first: ChosenProfile,
     profile: Profile,
     /// How TLS is spoken at its edges.
@@ -134,7 +134,7 @@ pub struct Engine {
     /// Where monitors ask.
     health: Option<MonitorPort>,
     turned: LastTurn,
-    /// Its admin socket, the one door that an internal half may have.
+    /// Its admin socket, the only one that an internal half may listen on.
     admin: Option<PathBuf>,
 }
 
@@ -315,7 +315,7 @@ impl Engine {
         asker.answer(answer);
     }
 
-    /// A profile is being read for a switch, or the new way opens.
+    /// Whether a profile is being read for a switch, or a switch is under way.
     fn is_switching(&self) -> bool {
         self.is_loading || self.switching.is_some()
     }
@@ -335,7 +335,7 @@ impl Engine {
         });
     }
 
-    /// Walks the checklist, after what it takes has been read.
+    /// Runs the checklist, after the files it needs have been read.
     fn verify(&self, steps: Vec<CheckStep>, asker: CommandAudit) {
         let refused = match &self.stopping {
             _ if self.is_switching() => Some("a switch is under way"),
@@ -360,7 +360,7 @@ impl Engine {
         );
     }
 
-    /// Opens the way of the other mode for the walk.
+    /// Opens the other mode's parts for the run.
     fn verify_with(&mut self, loaded: LoadedProfile, steps: Vec<CheckStep>, asker: CommandAudit) {
         let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
@@ -375,7 +375,7 @@ impl Engine {
         });
     }
 
-    /// In a task of its own.
+    /// Runs the checklist in a task of its own.
     fn start_verify(
         &self,
         steps: Vec<CheckStep>,

@@ -1,4 +1,5 @@
-//! What a switch will change, worked out before anything is opened: shown, and then acted by.
+//! The plan of a switch, worked out before anything is opened. It is shown to the operator, and the switch
+//! then follows the same plan.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::profile::{DmzMode, DmzService, Half, HostPort, InternalMode, Mode, Profile};
 
-/// A switch from what runs to another profile.
+/// What a switch from the running profile to another one will do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchPlan {
     /// As it was asked for: a name or a file.
@@ -25,16 +26,16 @@ pub struct SwitchPlan {
     /// The services that are not the same afterwards.
     #[serde(default)]
     pub services: Vec<ServiceChange>,
-    /// New limits that are below what is open: no new sessions until enough have ended.
+    /// New limits that are already exceeded: no new sessions until enough have ended.
     #[serde(default)]
     pub over: Vec<String>,
     /// Listeners, for clients and for links.
     pub opens: Vec<String>,
-    /// Closed as soon as new sessions go the new way.
+    /// Closed as soon as new sessions use the new parts.
     pub closes: Vec<String>,
-    /// How links come about on the new way.
+    /// How links are established under the new profile.
     pub links: Vec<String>,
-    /// Ready links of the old way, let go a moment later.
+    /// Ready links of the old parts, retired a moment later.
     pub retires: usize,
     /// Open sessions that notice nothing.
     pub stay: usize,
@@ -50,16 +51,16 @@ pub struct EndingSessions {
     pub drain_seconds: u64,
 }
 
-/// What becomes of one half's way.
+/// What happens to one half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HalfChange {
-    /// There is none, before and after.
+    /// It does not run, before or after.
     None,
-    /// It goes on, under what the new profile says.
+    /// It keeps running, with the settings of the new profile.
     Stays,
     Opens,
-    /// A new one opens beside it, and then it goes.
+    /// A new one opens beside it, then this one closes.
     Replaced,
     Closes,
 }

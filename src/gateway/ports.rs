@@ -1,4 +1,4 @@
-//! The ports that clients come in by.
+//! The ports that clients connect to.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 pub type ClientPorts = HashMap<PortKey, ClientPort>;
-/// Ports by what the profile says; each accept on `port 0`, told by its place, is a port of its own.
+/// Identifies a port by its address in the profile; each accept on `port 0` is a port of its own.
 type PortKey = (HostPort, Option<(ServiceName, usize)>);
 
 /// One bound port, which may be handed from one service to another.
@@ -42,12 +42,12 @@ pub struct ClientPort {
     closer: ListenerGuard,
 }
 
-/// Where a probe of a service goes in.
+/// Where a probe of a service enters.
 #[derive(Debug, Clone)]
 pub struct ProbeEntry {
     pub service: ServiceName,
     pub at: SocketAddr,
-    /// How it speaks TLS where clients do.
+    /// The probe's TLS, where clients speak TLS.
     pub tls: Option<TlsClient>,
     /// Why its TLS can not be spoken.
     pub fault: Option<Problem>,

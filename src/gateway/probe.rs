@@ -1,8 +1,8 @@
-//! Probes: checks of the way that come in by a client port, as clients do, and count nowhere.
+//! Probes: test connections that come in by a client port, as a client would, and are not counted anywhere.
 //!
-//! A probe sends a few bytes and wants them back. Each half knows it for what it is (this one by its
-//! address, the other by its mark in `open`) and none of it reaches a backend: that one is connected,
-//! and closed again.
+//! A probe sends a few bytes and expects them back. Each half recognises it (this one by its address, the
+//! other one by a flag in `open`), and no byte of it reaches a backend: the backend is connected to, and
+//! closed again.
 
 use std::{
     collections::HashMap,
@@ -36,9 +36,9 @@ use crate::{
     },
 };
 
-/// A probe has come back by then, or has failed: a client's `wait`, the dial of a backend, and more.
+/// The deadline of a probe: enough for a client's `wait`, the dial of a backend, and some more.
 const WITHIN: Duration = Duration::from_secs(10);
-/// A refusal that SOCKS5 has no word for shows as a cut within this time.
+/// SOCKS5 cannot express every refusal: one that it cannot shows as a cut within this time.
 const CUT_WITHIN: Duration = Duration::from_millis(500);
 const WORDLESS: &str = "its session ended without a word; this is a bug";
 
@@ -48,7 +48,7 @@ pub struct PendingProbes(Arc<ProbeTable>);
 
 #[derive(Debug, Default)]
 struct ProbeTable {
-    /// Looked at for each client; the lock only while it is not 0.
+    /// Read for each client; the lock is taken only while this is not 0.
     count: AtomicUsize,
     by_address: Mutex<HashMap<SocketAddr, PendingProbe>>,
 }
@@ -58,7 +58,7 @@ struct ProbeTable {
 pub struct PendingProbe {
     service: ServiceName,
     by_tls: bool,
-    /// Where it goes, if not where sessions of its service do.
+    /// Where it goes, if not to the same place as sessions of its service.
     pub connector: Option<Arc<Connector>>,
     pub ended: oneshot::Sender<SessionEnd>,
 }
@@ -72,7 +72,7 @@ impl PendingProbes {
         }
     }
 
-    /// How a client port knows a probe.
+    /// The look-up by which a client port recognises probes.
     pub fn lookup(&self) -> ProbeLookup {
         let probes = self.clone();
         Arc::new(move |client| match probes.0.count.load(Ordering::SeqCst) {

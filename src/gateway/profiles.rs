@@ -1,4 +1,4 @@
-//! The profiles that this gateway can be switched to, each read and checked as a switch would.
+//! Lists the profiles that this gateway can be switched to, each read and checked exactly as a switch would.
 
 use std::path::Path;
 
@@ -87,9 +87,9 @@ fn excerpt(problem: &Problem) -> Option<Vec<String>> {
     Some(before.into_iter().chain([this]).chain(sign).collect())
 }
 
-/// A folder with more is none of profiles.
+/// A folder with more files than this is not a folder of profiles.
 const PROFILES_MAX: usize = 200;
-/// Enough to go on with; `portcullis check` tells all.
+/// The first problems are enough here; `portcullis check` lists all of them.
 const PROBLEMS_MAX: usize = 20;
 /// No profile is larger.
 const EXCERPT_BYTES_MAX: u64 = 1024 * 1024;

@@ -1,8 +1,8 @@
-//! What the engine reads from files, and the names it looks up: beside it, on threads that may hang, and under a deadline. The engine
-//! goes on meanwhile, and hears of what was read between two commands.
+//! Reads files and looks up names for the engine, on threads that may hang, under a deadline. The engine keeps
+//! running meanwhile and receives the result between two commands.
 //!
-//! Looking at certificates has a place of its own: it goes on all the time, and when it hangs it takes
-//! none from what operators ask for.
+//! The periodic check of certificate files has its own slot. It runs all the time, and if it hangs it must
+//! not block what operators ask for.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use crate::{
     tasks::Tasks,
 };
 
-/// A disk that is well answers at once, a busy one in this time.
+/// A healthy disk answers at once, a busy one within this time.
 const WITHIN: Duration = Duration::from_secs(10);
-/// A name that is to be listened on, and is not answered in this time, does not resolve.
+/// A name to listen on that is not resolved within this time counts as unresolvable.
 pub const LOOK_UP: Duration = Duration::from_secs(5);
-/// What operators ask for and what may hang of it, at once.
+/// How many reads for operators may run (or hang) at once.
 const AT_ONCE: usize = 4;
-/// Readings that have ended and of which the engine has not heard.
+/// Finished reads that the engine has not handled yet.
 const UNHEARD_MAX: usize = 16;
 
-/// What the engine does with what was read.
+/// What the engine does with the result of a read.
 pub type EngineContinuation = Box<dyn FnOnce(&mut Engine) + Send>;
 
 #[derive(Debug)]
 pub struct EngineReader {
     pub(super) asked: FileWork,
     looks: FileWork,
-    /// Not the engine's other tasks: a stop does not wait for these.
+    /// Kept apart from the engine's other tasks: a stop does not wait for these.
     tasks: Tasks,
     tell: mpsc::Sender<EngineContinuation>,
     heard: mpsc::Receiver<EngineContinuation>,
@@ -47,14 +47,14 @@ impl Default for EngineReader {
 }
 
 impl EngineReader {
-    /// The next that has ended.
+    /// The next read that has finished.
     pub async fn next(&mut self) -> EngineContinuation {
         self.heard.recv().await.expect("`tell` lives as long as `heard`")
     }
 }
 
 impl Engine {
-    /// Reads what an operator asks for.
+    /// Reads files for an operator's command.
     pub(super) fn read_for_operator<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -63,7 +63,7 @@ impl Engine {
         self.read_with(self.reader.asked.clone(), work, then);
     }
 
-    /// Looks at files because it is time to.
+    /// Reads files for a periodic check.
     pub(super) fn read_periodically<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

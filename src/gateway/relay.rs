@@ -28,17 +28,17 @@ use crate::{
 
 /// Bytes moved at once: with a frame's header they fill eight TLS records to the last byte.
 const CHUNK_BYTES: usize = DATA_MAX - HEADER;
-/// How often a session's sockets are looked at while something is on the way.
+/// How often a session's sockets are checked while data is in flight.
 const LOOK: Duration = Duration::from_secs(2);
 /// The longest that `opened` waits for the first bytes from the backend, and how many from the
 /// client end the wait: it keeps a copy of them until then.
 const GRANT_WITHIN: Duration = Duration::from_millis(5);
 const GRANT_BYTES: u64 = 16 * 1024;
-/// A look that comes so late shows that this process did not run.
+/// A check that comes this late shows that the process was suspended.
 const STALLED: Duration = Duration::from_secs(1);
-/// The longest between two looks, where there is nothing that one would see.
+/// The longest pause between two checks when there is nothing to check for.
 const REST: Duration = Duration::from_secs(30);
-/// The other gateway answers `open` in this time: its backend's deadline, and the way.
+/// The deadline for the answer to `open`: the other half's backend deadline, plus the link's latency.
 pub const ANSWER: Duration = Duration::from_secs(5);
 
 thread_local! {
@@ -46,19 +46,19 @@ thread_local! {
     static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
 }
 
-/// The side of a session that something is told of.
+/// Which side of a session a result is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhichSide {
-    /// Where the session came from.
+    /// The side the session came from.
     Downstream,
-    /// Where it goes.
+    /// The side it goes to.
     Upstream,
 }
 
 /// How a relay ended.
 #[derive(Debug)]
 pub enum RelayOutcome {
-    /// Both directions have ended cleanly, and both ends were told.
+    /// Both directions have ended cleanly, and both ends know.
     Clean,
     /// One side failed, and what it had sent has been delivered; the other has to be told by a reset.
     Failed(WhichSide, io::Error),
@@ -79,7 +79,7 @@ fn enter_phase(counters: &SessionCounters, upstream: &SessionSide, steps: [Direc
     });
 }
 
-/// Which sides of a session are links; those are watched for silence, by [`DeliveryWatch`] or by pings.
+/// Which sides of a session are links. Links are watched for silence, by [`DeliveryWatch`] or by pings.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkSides {
     pub downstream: bool,
@@ -219,7 +219,7 @@ pub async fn relay(
     relayed
 }
 
-/// The way down is the way up seen from the other side.
+/// Swaps the sides of a failure, for the direction that runs the other way.
 fn mirror_failure((side, error): SideFailure) -> SideFailure {
     (side.opposite(), error)
 }
@@ -267,7 +267,7 @@ impl AnswerDeadline {
     }
 }
 
-/// When a session's sockets are looked at next: each thing that has its time, at its time.
+/// When a session's sockets are checked next: at the earliest of all their deadlines.
 fn next_check(watch: &SocketWatch, sides: [&SessionSide; 2], answer: &AnswerDeadline) -> Instant {
     let answer_by = sides[1].is_opening().then_some(answer.at);
     let times = sides.map(SessionSide::next_check).into_iter().chain([answer_by]).flatten();
@@ -292,7 +292,7 @@ impl SocketWatch {
         Self { idle, has_beat, bytes, still_since: Instant::now(), busy: true, awake: true }
     }
 
-    /// When the next look is due, but for what links of our own and an answer want.
+    /// When the next check is due, without the deadlines of framed links and of an answer.
     fn next_check(&self, now: Instant) -> Instant {
         let busy = if self.has_beat { HEARTBEAT } else { LOOK };
         let pause = if self.busy { busy } else { REST };
@@ -303,7 +303,7 @@ impl SocketWatch {
         at.max(now + Duration::from_millis(1))
     }
 
-    /// Whether a sleeping watch has reason to wake.
+    /// Whether a sleeping watch has a reason to wake up.
     fn has_reason_to_wake(&mut self, bytes: u64, held: bool) -> bool {
         let wakes = !(self.busy && self.awake) && (held || bytes != self.bytes);
         self.busy |= wakes;
@@ -311,7 +311,7 @@ impl SocketWatch {
         wakes
     }
 
-    /// Notes what a look has seen; true when nothing has moved for the service's `idle`.
+    /// Records the result of a check; true when nothing has moved for the service's `idle`.
     fn check(&mut self, bytes: u64, owed: bool) -> bool {
         let moved = self.bytes != bytes;
         if moved {
@@ -343,7 +343,7 @@ pub(super) enum DirectionState {
 #[derive(Debug, Default)]
 pub(super) struct RelayDirection {
     pub(super) state: DirectionState,
-    /// What the receiver has not taken yet, and how much of it it has.
+    /// Bytes that the receiver has not taken completely, and how many of them it has.
     kept: Vec<u8>,
     taken: usize,
     unflushed: bool,
@@ -354,7 +354,7 @@ pub(super) struct RelayDirection {
 pub(super) type SideFailure = (WhichSide, io::Error);
 
 impl RelayDirection {
-    /// One that begins with these bytes, behind what its receiver may hold already.
+    /// A direction that begins with these bytes, after what its receiver may already hold.
     pub(super) fn starting_with(kept: Vec<u8>, unflushed: bool) -> Self {
         Self { kept, unflushed, ..Self::default() }
     }
@@ -374,7 +374,7 @@ impl RelayDirection {
         if self.kept.is_empty() { ReadState::Yes } else { ReadState::Stopped }
     }
 
-    /// Moves what can be moved. `Near` in a failure is the sender, `Far` the receiver.
+    /// Moves what can be moved. In a failure, `Downstream` is the sender and `Upstream` the receiver.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -403,7 +403,7 @@ impl RelayDirection {
         }
     }
 
-    /// Writes what was kept, and lets the memory go.
+    /// Writes the kept bytes, and frees their memory.
     pub(super) fn poll_kept(
         &mut self,
         cx: &mut Context<'_>,
@@ -467,7 +467,7 @@ impl RelayDirection {
         })
     }
 
-    /// Nothing more to read now: what TLS holds back goes out.
+    /// Nothing more to read for now: flushes what TLS holds back.
     fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut SessionSide) -> Poll<Result<(), SideFailure>> {
         if self.unflushed {
             ready!(to.poll_flush(cx)).map_err(|error| (WhichSide::Upstream, error))?;
@@ -478,7 +478,7 @@ impl RelayDirection {
 }
 
 enum FillResult {
-    /// Not a byte, for now.
+    /// No byte is available for now.
     Nothing,
     Some,
     /// The sender has finished, perhaps after some bytes.

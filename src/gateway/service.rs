@@ -1,4 +1,4 @@
-//! One accept → connect pairing, its limits, and how many sessions it has.
+//! A service while it runs: its accept → connect pairing, its limits and its open sessions.
 
 use std::{
     collections::HashMap,
@@ -35,19 +35,19 @@ pub struct Service {
     pub cut: CancellationToken,
     /// At a stop: what is under way ends, and no more follows it.
     pub leave: CancellationToken,
-    /// The fields of its backend's answers that were told to name it.
+    /// Response fields already reported to contain one of the backend's own names.
     pub reported: Arc<ReportOnce>,
     /// How long its clients waited for a link.
     pub waits: WaitHistogram,
-    /// Why it can serve nobody, where it can not.
+    /// Why it cannot serve anybody, if it cannot.
     down: ArcSwapOption<String>,
     drained: ArcSwapOption<DrainRequest>,
     open: AtomicUsize,
-    /// Sessions that may rest, each by its own address.
+    /// Sessions that can become idle, keyed by their address in memory.
     idle_capable: Mutex<HashMap<usize, Arc<IdleState>>>,
 }
 
-/// What a profile says of a service.
+/// A service's settings in the profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
     pub sessions: usize,
@@ -92,7 +92,7 @@ impl Service {
         Ok(SessionPermit { service: self.clone(), rest })
     }
 
-    /// Takes the place of a session that rests.
+    /// Reclaims the permit of an idle session.
     fn reclaim_idle(&self) -> bool {
         let may_rest = self.lock_idle();
         loop {
@@ -110,7 +110,7 @@ impl Service {
         self.idle_capable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No new sessions from now on; the first who asks is told.
+    /// Takes no new sessions from now on. The first request to drain is the one that is shown.
     pub fn drain(&self, by: &str) {
         let drained = Arc::new(DrainRequest { since: log::utc_now(), by: by.into() });
         self.drained.compare_and_swap(&None::<Arc<DrainRequest>>, Some(drained));
@@ -147,7 +147,7 @@ impl Service {
     }
 }
 
-/// One session's place within its service's limit, unless it has given that to another.
+/// One session's permit within its service's limit, unless it was reclaimed for another session.
 #[derive(Debug)]
 pub struct SessionPermit {
     service: Arc<Service>,

@@ -1,5 +1,5 @@
-//! What a switch changes for each service, in words: added, removed, or changed in what clients, peers or
-//! backends notice.
+//! Describes what a switch changes for each service: whether it is added, removed, or changed in a way that
+//! clients, peers or backends will notice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ pub fn compare_services(before: &Profile, after: &Profile) -> Vec<ServiceChange>
 struct ServiceFacts {
     /// By what they are called.
     described: Vec<(&'static str, String)>,
-    /// What has no short form: that it differs is all that is told.
+    /// Facts without a short form: only the fact that they differ is shown.
     undescribed: Vec<(&'static str, String)>,
 }
 

@@ -1,5 +1,5 @@
-//! What is wrong with the certificates of single services: a fault of one is no fault of the profile. The
-//! others are served, and that one when the fault is mended.
+//! Problems with the certificates of single services. Such a problem does not stop the profile: the other
+//! services are served, and this one is served again as soon as the problem is fixed.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -45,16 +45,16 @@ const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
 const LATE: &str =
     "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
-/// Links and peers that one session tries.
+/// How many links and peers one session tries.
 const TRIES_MAX: usize = 8;
 
 /// What sessions share.
 #[derive(Debug, Clone)]
 pub struct SessionContext {
     pub services: Arc<ArcSwap<ServiceTable>>,
-    /// Those of an internal half that has just gone: a session may be on its way there.
+    /// The services of an internal half that has just been retired: sessions may still arrive for them.
     pub leaving: Arc<ArcSwap<ServiceTable>>,
-    /// Whether a switch is under way: a way that fails may be about to be replaced.
+    /// Whether a switch is under way: a path that fails may be about to be replaced.
     pub switching: Arc<AtomicBool>,
     pub registry: Arc<SessionRegistry>,
     pub notices: Arc<NoticeLog>,
@@ -62,7 +62,8 @@ pub struct SessionContext {
 }
 
 impl SessionContext {
-    /// Serves one session to its end. What is asked is boxed: it is of no use once the session runs.
+    /// Serves one session to its end. The request is boxed, because its memory is not needed once the
+    /// session runs.
     pub async fn serve(self, mut asked: Box<SessionRequest>) {
         // A probe comes in as a client does; only its address tells.
         let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.claim(from));
@@ -104,7 +105,7 @@ impl SessionContext {
     }
 }
 
-/// Where a session goes: where its service does, or, for a probe, another way that is tried.
+/// Where a session goes: to its service's destination or, for a probe, to the one under test.
 struct SessionDestination<'a> {
     of: Option<Arc<Connector>>,
     service: &'a Arc<Service>,
@@ -116,7 +117,7 @@ impl SessionDestination<'_> {
     }
 }
 
-/// How a session ended, and why it was not connected, if that is how.
+/// How a session ended and, if it was never connected, why.
 type EndWithRefusal = (SessionEnd, Option<Refusal>);
 
 async fn run(
@@ -211,7 +212,7 @@ async fn run(
     session.refuse(connect_failure(EndedBy::Peer, Refusal::Unavailable, reason), counters).await
 }
 
-/// Whether a session may be served at all, with its place within the service's limit.
+/// Decides whether a session may be served, and takes a permit of the service's limit.
 fn admit(
     service: &Arc<Service>,
     peer: Option<&Peer>,
@@ -231,20 +232,20 @@ fn admit(
     })
 }
 
-/// The near side of a session, and what it still waits for.
+/// The downstream side of a session, and what it is still waiting for.
 struct DownstreamSide {
     side: SessionSide,
     peer: Option<Peer>,
     reply: Option<SessionReply>,
     idle: Option<Duration>,
-    /// For the answer of a peer that gave none; it waits for no second one.
+    /// It has already waited for a peer that did not answer, and does not wait for a second one.
     has_waited: bool,
 }
 
-/// What came of one far side.
+/// The result of one attempt with one upstream.
 enum AttemptOutcome {
     Ended(SessionEnd),
-    /// It refused; no byte reached a backend, and what the client has sent is in the order again.
+    /// It refused. No byte reached a backend, and what the client sent is back in the request.
     Refused(ConnectFailure),
     /// It was lost before it was opened; nothing was sent.
     Again,
@@ -355,7 +356,7 @@ impl DownstreamSide {
         Box::pin(async { tokio::join!(downstream.cut(cause), upstream.cut(cause)) }).await;
     }
 
-    /// Cuts the near side; the far one is not connected or has been cut.
+    /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
     async fn cut_downstream(
         &mut self,
         counters: &SessionCounters,

@@ -1,4 +1,4 @@
-//! The end of a session by what its relay came to: who ended it, and why in words.
+//! Turns the outcome of a relay into the end of its session: who ended it, and why in words.
 
 use std::{io, time::Duration};
 
@@ -70,7 +70,7 @@ pub(super) fn unanswered_reason() -> String {
     format!("the other gateway did not answer within {}s", ANSWER.as_secs())
 }
 
-/// Who has cut a session, as the other gateway tells it.
+/// Who cut a session, as the other gateway reports it.
 fn ended_by(cause: ResetCause) -> EndedBy {
     match cause {
         ResetCause::Client => EndedBy::Client,

@@ -1,4 +1,4 @@
-//! Makes the snapshot: a few times a second, and whenever somebody asks.
+//! Builds the snapshot, a few times a second and whenever somebody asks for it.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -26,7 +26,7 @@ use crate::{
 /// Samples of traffic kept: two minutes, one a second.
 const TRAFFIC_SAMPLES: usize = 120;
 
-/// Bytes a second, worked out from the totals.
+/// Bytes per second, worked out from the totals.
 #[derive(Debug)]
 pub struct TrafficHistory {
     samples: VecDeque<TrafficSample>,
@@ -67,12 +67,12 @@ impl TrafficHistory {
 #[derive(Debug, Default)]
 pub struct RecentHistory {
     held: HashMap<PoolKey, HeldPoolState>,
-    /// By whose they are: the counts of the last minute, one a second.
+    /// For each pool, the failure counts of the last minute, one per second.
     failures: HashMap<PoolKey, VecDeque<u64>>,
     waits: HashMap<(Half, ServiceName), LastMinute>,
 }
 
-/// The state that is shown of a pool, and when it was last as bad as that, in seconds of the gateway.
+/// The state shown for a pool, and when it was last as bad as that, in seconds since the gateway started.
 #[derive(Debug, Clone, Copy)]
 struct HeldPoolState {
     state: PoolState,
@@ -89,7 +89,7 @@ fn pool_key(row: &PoolRow) -> PoolKey {
 }
 
 impl RecentHistory {
-    /// To be called once a second.
+    /// Must be called once a second.
     pub(super) fn sample(&mut self, pools: &[PoolRow], services: &ServiceTable, now: f64) {
         let keys: HashSet<_> = pools.iter().map(pool_key).collect();
         self.failures.retain(|key, _| keys.contains(key));
@@ -161,14 +161,14 @@ impl Engine {
         pools
     }
 
-    /// The whole picture, with what it means for clients.
+    /// The whole snapshot, with its health verdict.
     pub(super) fn snapshot(&self, with_rows: bool) -> Snapshot {
         let mut snapshot = self.judged_snapshot(with_rows);
         self.alert_tracker.set_times(&mut snapshot);
         snapshot
     }
 
-    /// The same with alerts that know nothing of the pictures before.
+    /// The same, with alerts that do not consider earlier snapshots.
     pub(super) fn judged_snapshot(&self, with_rows: bool) -> Snapshot {
         let now = SystemTime::now();
         let mut snapshot = self.snapshot_rows(with_rows, now);
@@ -177,7 +177,7 @@ impl Engine {
         snapshot
     }
 
-    /// Rows of sessions only where somebody will read them.
+    /// Builds session rows only if somebody will read them.
     fn snapshot_rows(&self, with_rows: bool, now: SystemTime) -> Snapshot {
         let registry = &self.shared.sessions.registry;
         let (sessions, sessions_left_out) =

@@ -1,9 +1,9 @@
-//! From one profile to another: open what is new, wait until the new way is ready, send new
-//! sessions there, then close what is no longer used.
+//! Switches from one profile to another: open what is new, wait until it is ready, send new sessions there,
+//! then close what is no longer used.
 //!
 //! ```text
-//! begin ─► waiting ─► commit        the new way is ready
-//!                └──► roll back     not ready in time: what was opened is closed, nothing changed
+//! begin ─► waiting ─► commit        the new parts are ready
+//!                └──► roll back     not ready in time: what was opened is closed, nothing has changed
 //! ```
 //!
 //! The first start is a switch from nothing, and does not wait.
@@ -33,7 +33,7 @@ use crate::{
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
 };
 
-/// The new way has this long to become ready; the other half has to follow within it.
+/// How long the new parts may take to become ready; the other half has to follow within that time.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Ready links of the old way can still be taken for so long: the other half may learn a moment
 /// later that new sessions go the new way.
@@ -53,7 +53,7 @@ pub struct PendingSwitch {
     asker: Option<CommandAudit>,
 }
 
-/// What outlives a switch for a while.
+/// The parts that stay for a while after a switch.
 #[derive(Default)]
 pub struct RetiringParts {
     dmz: Vec<(DmzSide, Instant)>,
@@ -180,7 +180,7 @@ impl Engine {
         }
     }
 
-    /// Sends new sessions the new way, and lets go of the old one.
+    /// Sends new sessions to the new parts, and retires the old ones.
     pub(super) fn commit(&mut self, switching: PendingSwitch) {
         let PendingSwitch { chosen, loaded, ports: new_ports, dmz, internal, health, asker, .. } = switching;
         let LoadedProfile {
@@ -222,7 +222,7 @@ impl Engine {
         }
     }
 
-    /// What clients may have of the descriptors; a line where there are too few.
+    /// Divides the descriptors, and writes a notice if there are too few.
     fn share_descriptors(&self, profile: &Profile) {
         let shares = self.shared.shares.load();
         self.shared.clients.resize(shares.clients);
@@ -333,7 +333,7 @@ impl Engine {
         of_dmz.chain(of_internal)
     }
 
-    /// Lets go of what has outlived its switch long enough.
+    /// Retires the old parts whose time is up.
     pub(super) fn retire_old_parts(&mut self) {
         let now = Instant::now();
         let leaving = std::mem::take(&mut self.retiring);
@@ -396,7 +396,7 @@ impl PendingSwitch {
         }
     }
 
-    /// The pools of the new way, of one half.
+    /// The pools of the new parts of one half.
     pub fn rows(&self, role: Half) -> Vec<PoolRow> {
         match role {
             Half::Dmz => self.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
@@ -404,7 +404,7 @@ impl PendingSwitch {
         }
     }
 
-    /// Where a session of the service would go on the new way.
+    /// Where a session of the service would go through the new parts.
     pub fn connector(&self, service: &ServiceName) -> Option<Connector> {
         self.dmz.as_ref()?.connector(service, &self.loaded.edges)
     }
@@ -419,7 +419,7 @@ impl PendingSwitch {
         }
     }
 
-    /// Link ports of the new way; both ways serve while a switch waits.
+    /// The new link ports; old and new ones both serve while a switch waits.
     pub fn listening(&self) -> impl Iterator<Item = String> {
         let of_dmz = self.dmz.as_ref().map(DmzSide::listening).unwrap_or_default();
         of_dmz.into_iter().chain(self.internal.as_ref().map(InternalSide::listening).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! The walks of the checklist since the gateway started: the one under way, and the last forward
+//! The progress of `verify` in this gateway: the run that is under way, and the result of the last forward
 //! check of each profile.
 
 use std::{
@@ -33,7 +33,7 @@ struct RunProgress {
 }
 
 impl VerifyProgress {
-    /// Begins a walk; false where one is under way.
+    /// Begins a run; false if one is already under way.
     pub fn begin(&self, profile: &str) -> bool {
         let mut kept = self.lock();
         if kept.walk.as_ref().is_some_and(|walk| walk.walking.is_some()) {

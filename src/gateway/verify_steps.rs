@@ -1,6 +1,7 @@
-//! The checklist, walked by a running gateway on itself: what its half can prove in its mode.
+//! The steps of the checklist, as a running gateway performs them on itself: what its half can prove in its
+//! mode.
 //!
-//! `verify` merges the walks of two halves, and starts halves of its own where none run.
+//! `verify` merges the results of two halves, and starts halves of its own where none are running.
 
 use std::{
     path::PathBuf,
@@ -34,32 +35,32 @@ use crate::{
     text,
 };
 
-/// The way is ready by then, or its step fails.
+/// The mode under test must be ready by then, or its step fails.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How a step begins whose links did not come about; what the other half met may tell why.
 pub const NOT_READY: &str = "not ready within";
 /// A closed port of this machine refuses at once; one that says nothing is not open either.
 const KNOCK: Duration = Duration::from_secs(1);
 
-/// What a walk needs of its gateway.
+/// What a run of the checklist needs from its gateway.
 pub(super) struct VerifyRun {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub source: ProfileSource,
     pub chosen: ChosenProfile,
     pub profile: Profile,
     pub probes: PendingProbes,
-    /// Where probes of each service go in.
+    /// Where probes of each service enter.
     pub entries: Vec<ProbeEntry>,
     pub admin: Option<PathBuf>,
     pub checks: VerifyProgress,
     /// Where its files are read.
     pub files: FileWork,
-    /// The way of the other mode, opened beside the one in force.
+    /// The parts of the other mode, opened beside those in force.
     pub trial: Option<Result<PendingSwitch, String>>,
 }
 
 impl VerifyRun {
-    /// Walks these steps, in order; the time of each is its own.
+    /// Runs these steps in order, and measures each.
     pub async fn run(self, steps: &[CheckStep]) -> VerifyReport {
         let mut walked = Vec::new();
         for step in steps {
@@ -92,7 +93,7 @@ impl VerifyRun {
         }
     }
 
-    /// The way of one mode: ready, and a probe of each service goes over it.
+    /// Checks one mode: it is ready, and a probe of each service gets through.
     async fn check_mode(&self, mode: Mode) -> StepFinding {
         let role = match (&self.profile.dmz, mode) {
             (Some(_), _) => Half::Dmz,
@@ -119,7 +120,7 @@ impl VerifyRun {
         }
     }
 
-    /// Why this gateway can not walk a mode that it does not run.
+    /// Why this gateway cannot check a mode that it does not run.
     fn skip_reason(&self, mode: Mode) -> String {
         match self.profile.mode {
             Mode::Reverse if self.profile.internal.is_some() => {
@@ -286,7 +287,7 @@ impl VerifyRun {
     }
 }
 
-/// However it ends, what was opened for it is closed, and another one may begin.
+/// However the run ends, what was opened for it is closed, and another run may begin.
 impl Drop for VerifyRun {
     fn drop(&mut self) {
         if let Some(Ok(trial)) = &self.trial {
@@ -425,7 +426,7 @@ pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<String> {
     found.map(|line| line.text.clone())
 }
 
-/// A pool row in words.
+/// Describes a pool row in words.
 fn describe_pool(row: &PoolRow) -> String {
     let who = row.peer.as_deref().unwrap_or("the other gateway");
     let address = row.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The DMZ half's way: where its sessions go.
+//! The running parts of the DMZ half: where its sessions go.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// The services of a DMZ half, and what is asked of who offers them.
+/// The services of a DMZ half, and the conditions for peers that offer them.
 type PeerPolicy = HashMap<ServiceName, ServicePolicy>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ enum DmzParts {
 }
 
 impl DmzSide {
-    /// Opens what the way needs; nothing runs yet.
+    /// Binds what this half needs; nothing runs yet.
     pub fn prepare(
         half: &DmzHalf,
         identity: Option<LinkIdentity>,
@@ -91,7 +91,7 @@ impl DmzSide {
         Ok(Self { identity, policy: Arc::default(), parts })
     }
 
-    /// Whether this way can go on under another profile.
+    /// Whether this half can keep running under another profile.
     pub fn fits(&self, half: &DmzHalf) -> bool {
         match (&self.parts, &half.way) {
             (DmzParts::Direct(_), DmzMode::Direct(_)) => true,
@@ -143,7 +143,7 @@ impl DmzSide {
         }
     }
 
-    /// Goes on under another profile that has the same way.
+    /// Continues under another profile with the same mode and ports.
     pub fn update(&mut self, half: &DmzHalf, identity: Option<LinkIdentity>) {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
@@ -154,7 +154,7 @@ impl DmzSide {
         }
     }
 
-    /// Shows and accepts this on its links from now on; those that stand with something else are replaced.
+    /// Uses this identity on its links from now on; links that were opened with another one are replaced.
     pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
         if same_identity(&self.identity.load(), &identity) {
             return;
@@ -179,7 +179,7 @@ impl DmzSide {
         ResizeOutcome::Done
     }
 
-    /// Whether the policy is the one there was.
+    /// Takes over the policy of a profile; whether it was the same before.
     fn update_policy(&mut self, half: &DmzHalf) -> bool {
         let of_service =
             |service: &DmzService| ServicePolicy { peers: service.peers.clone(), carries: service.carries };
@@ -211,7 +211,7 @@ impl DmzSide {
         stays
     }
 
-    /// Where sessions of a service go on this way.
+    /// Where sessions of a service go.
     pub fn connector(&self, service: &ServiceName, edges: &EdgeTls) -> Option<Connector> {
         match &self.parts {
             DmzParts::Direct(backends) => {
@@ -222,7 +222,7 @@ impl DmzSide {
         }
     }
 
-    /// What is still missing before new sessions can go this way.
+    /// What is still missing before new sessions can be carried.
     pub fn missing_reason(&self) -> Option<String> {
         match &self.parts {
             DmzParts::Direct(_) => None,
@@ -242,7 +242,7 @@ impl DmzSide {
         }
     }
 
-    /// A switch has ended: gateways that do not answer are tried at the usual pace.
+    /// A switch has ended: gateways that do not answer are retried at the normal pace.
     pub fn use_normal_retry(&self, half: &DmzHalf) {
         if let (DmzParts::Forward { dialler: Some(dialler), .. }, DmzMode::Forward { pool, .. }) =
             (&self.parts, &half.way)
@@ -302,7 +302,7 @@ impl DmzSide {
     }
 }
 
-/// What a DMZ half grants a peer: of what it offers, what clients may reach through it.
+/// Decides what a DMZ half grants a peer: those of its offers that clients may reach through it.
 fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
     Arc::new(move |peer, offer| {
         let policy = policy.load();

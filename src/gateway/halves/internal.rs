@@ -1,4 +1,4 @@
-//! The internal half's way: where its sessions come from.
+//! The running parts of the internal half: where its sessions come from.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -39,7 +39,7 @@ enum InternalParts {
 }
 
 impl InternalSide {
-    /// Opens what the way needs; nothing runs yet.
+    /// Binds what this half needs; nothing runs yet.
     pub fn prepare(
         half: &InternalHalf,
         identity: Option<LinkIdentity>,
@@ -66,7 +66,7 @@ impl InternalSide {
         })
     }
 
-    /// Whether this way can go on under another profile.
+    /// Whether this half can keep running under another profile.
     pub fn fits(&self, half: &InternalHalf) -> bool {
         // The bound on links is made with the way; another one is another way.
         let same_way = match (&self.parts, &half.way) {
@@ -105,7 +105,7 @@ impl InternalSide {
         }
     }
 
-    /// Goes on under another profile that has the same way.
+    /// Continues under another profile with the same mode and ports.
     pub fn update(&mut self, half: &InternalHalf, identity: Option<LinkIdentity>, common: &SharedContext) {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
@@ -120,7 +120,7 @@ impl InternalSide {
         }
     }
 
-    /// Shows and accepts this on its links from now on; those that stand with something else are replaced.
+    /// Uses this identity on its links from now on; links that were opened with another one are replaced.
     pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
         if !same_identity(&self.identity.load(), &identity) {
             self.identity.store(Arc::new(identity));
@@ -197,7 +197,7 @@ impl InternalSide {
         }
     }
 
-    /// What is still missing before new sessions can go this way.
+    /// What is still missing before new sessions can be carried.
     pub fn missing_reason(&self) -> Option<String> {
         match &self.parts {
             InternalParts::Forward { port, visitors, .. } => (!visitors.has_ever_had_peer())

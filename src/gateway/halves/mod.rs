@@ -1,7 +1,7 @@
-//! The running parts of each half: what listens, dials and keeps links on one way.
+//! The running parts of each half in one mode: what listens, dials and keeps links.
 //!
-//! A way is prepared (its ports bound), started, asked whether it is ready, and later retired.
-//! `switch` decides when; a way knows nothing of the one before or after it.
+//! A half is prepared (its ports are bound), started, asked whether it is ready, and later retired. `switch`
+//! decides when; a half does not know which one runs before or after it.
 
 mod dmz;
 mod internal;
@@ -29,27 +29,27 @@ use crate::{
     telemetry::{notices::NoticeLog, snapshot::PoolRow},
 };
 
-/// A lost gateway is tried so often, where the profile has no `retry`.
+/// How often a lost gateway is retried, unless the profile has a `retry`.
 const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(500), maximum: Duration::from_secs(2) };
 /// Redials at least this often while a switch is under way.
 const RETRY_HURRIED: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
 
-/// What ways share with the rest of the engine.
+/// What the halves share with the rest of the engine.
 #[derive(Clone)]
 pub struct SharedContext {
     pub sessions: SessionContext,
     pub serve: ServeSession,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
-    /// What may be open at once, of the profile in force.
+    /// How many descriptors each use may have, under the current profile.
     pub shares: Arc<ArcSwap<DescriptorShares>>,
-    /// Clients of all ports, and those of them that have yet to say what they want.
+    /// Clients of all ports, and those of them that are still in their handshake.
     pub clients: Arc<DescriptorQuota>,
     pub handshakes: Arc<HandshakeLimiter>,
 }
 
-/// What a way shows and accepts on its links, `None` without TLS; a reload swaps it.
+/// The TLS identity of a half's links, `None` without TLS; a reload replaces it.
 type IdentityCell = Arc<ArcSwap<Option<LinkIdentity>>>;
 
 /// A link port that listens, or waits until it can.
@@ -82,15 +82,15 @@ impl LinkPort {
     }
 }
 
-/// What came of asking a half to keep so many links ready.
+/// The result of asking a half to keep a number of links ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResizeOutcome {
     Done,
     /// It dials none.
     DialsNone,
-    /// None would serve nobody.
+    /// Zero links would serve nobody.
     None,
-    /// So many links in all would be more than `maximum`, this half's or the far one's.
+    /// This many links would exceed a `maximum`, this half's or the other half's.
     Beyond {
         links: usize,
         maximum: usize,
