@@ -1,4 +1,4 @@
-//! The checklist of `verify`: its steps, and what was found at each.
+//! The checklist of `verify`: its steps, and the result of each.
 
 use serde::{Deserialize, Serialize};
 

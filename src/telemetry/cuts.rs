@@ -1,4 +1,4 @@
-//! Sessions that were cut by the loss of a peer's links, so that its loss can be told with what it cost.
+//! Counts the sessions that were cut when a peer lost its links, so that the alert can say what the loss cost.
 
 use std::{
     collections::HashMap,

@@ -1,6 +1,6 @@
-//! How a session ends: who ended it and when, two letters, and the reason in words.
+//! How a session ended: two letters for who ended it and when, and the reason in words.
 //!
-//! `--` is the healthy end. The letters stand in the log line, the snapshot and the screen.
+//! `--` is the healthy end. The letters appear in the log line, the snapshot and on the screen.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Numbers as an operator reads them: few digits, bounded width, one unit letter.
+//! Formats numbers for operators: few digits, bounded width, one unit letter.
 
 /// Widest answer of [`amount`], [`age`] and [`span`].
 pub const WIDTH: u16 = 6;

@@ -1,5 +1,5 @@
-//! How long clients wait for a link: a histogram that sessions add to without a lock, and its last
-//! minute, read from time to time.
+//! How long clients wait for a link: a histogram that sessions add to without a lock, and its last minute,
+//! which is sampled from time to time.
 
 use std::{
     collections::VecDeque,

@@ -1,7 +1,7 @@
 //! The log: lines on standard error, written by a thread of their own.
 //!
-//! A reader of standard error that stops reading must not stop the gateway, so lines go through a
-//! bounded queue; what does not fit is lost, counted, and told in the snapshot and in the log.
+//! Whoever reads standard error may stop reading, and that must not stop the gateway. So lines go through a
+//! bounded queue; those that do not fit are dropped and counted, and the snapshot and the log say so.
 
 use std::{
     io::{self, Write},

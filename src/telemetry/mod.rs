@@ -1,9 +1,8 @@
-//! What is happening: the books of sessions, the snapshot made of them, the log.
+//! What is happening: the registry of sessions, the snapshot made from it, the log.
 //!
-//! In reading order: [`end`] is how a session ends, [`registry`] who is alive, [`notices`] what an
-//! operator should see, [`rate_limited`] what outsiders may make of the log, [`snapshot`] the plain picture of it all,
-//! [`health`] what it means, [`log`] the lines on standard
-//! error.
+//! In reading order: [`end`] is how a session ended, [`registry`] knows the open sessions, [`notices`] holds what
+//! an operator should see, [`rate_limited`] bounds what outsiders can write to the log, [`snapshot`] is the plain
+//! data about the whole gateway, [`health`] what that data means, [`log`] the lines on standard error.
 
 pub mod checklist;
 pub mod clock;

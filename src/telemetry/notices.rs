@@ -1,7 +1,7 @@
-//! The last lines worth an operator's eye, also written to the log.
+//! The most recent lines that deserve an operator's attention. They are written to the log as well.
 //!
-//! Equal lines that follow one another soon are one line with a count, so that a flood of one
-//! trouble does not push out the others.
+//! Equal lines that follow each other soon become one line with a count, so that a flood of one problem does
+//! not push out the others.
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -1,5 +1,5 @@
-//! Log lines that somebody outside can cause: so many a second of each kind in full, the rest as a
-//! count, so that who sends much logs little.
+//! Rate limits for log lines that outsiders can cause: a few of each kind per second in full, the rest as a
+//! count, so that whoever sends a lot does not fill the log.
 //!
 //! The engine flushes the counts several times a second; nothing here waits or spawns.
 

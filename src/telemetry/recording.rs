@@ -1,5 +1,5 @@
-//! Whether this process records what it shows, and whether the recording is whole: for the header of
-//! the screen and for `status`.
+//! Whether this process is recording its snapshots, and whether the recording is complete: for the screen's
+//! header and for `status`.
 
 use std::sync::{Mutex, PoisonError};
 

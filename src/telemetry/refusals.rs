@@ -1,7 +1,7 @@
-//! Clients that were not served, counted by what for.
+//! Counts clients that were refused, by reason.
 //!
-//! The first of a kind is told at once. While more come, their number is told once a minute, so that a flood of
-//! them is one line a minute and not one each.
+//! The first refusal of a kind is reported at once. While more follow, their number is reported once a minute,
+//! so that a flood of them makes one line a minute.
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,8 @@
-//! Who is alive, and what has been: the books of all sessions.
+//! The registry of sessions: which are open, and which have ended.
 //!
-//! A session's bytes are counted in its own [`SessionCounters`], which the relay alone writes. The short
-//! lock of the registry is taken when a session starts, when it ends, and for a picture; never
-//! for a byte. A [`SessionGuard`] closes its books once, when it is dropped.
+//! A session's bytes are counted in its own [`SessionCounters`], which only its relay writes. The short lock of the
+//! registry is taken when a session starts, when it ends, and for a snapshot; never for a byte. A
+//! [`SessionGuard`] records the end once, when it is dropped.
 
 mod rows;
 

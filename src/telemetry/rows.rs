@@ -1,4 +1,4 @@
-//! Rows of a snapshot of which nothing is known yet, and what their fields mean together.
+//! Empty snapshot rows to be filled in, and what several fields of a row mean together.
 
 use super::snapshot::{PoolRow, PoolState, ServicePhase, ServiceRow, TrafficTotals};
 use crate::profile::Half;

@@ -1,4 +1,4 @@
-//! The plain picture of a whole gateway at one moment.
+//! Plain data about a whole gateway at one moment.
 //!
 //! Numbers, strings and enums only: no instant, no handle, so that a test can build one by hand
 //! and the admin socket can send one unchanged. `status --json` prints exactly this; fields are

@@ -1,7 +1,7 @@
-//! Alerts from one snapshot to the next: since when each holds, and the event of each that comes or goes.
+//! Follows alerts from one snapshot to the next: when each began, and an event when it begins or ends.
 //!
-//! A better state is believed when it has lasted a moment. An event is told when its cause has lasted, so that
-//! what comes and goes within a second or two is seen on the screen and leaves no line.
+//! A better state is believed only after it has lasted for a moment. An event is reported only after its cause
+//! has lasted, so that what comes and goes within a second or two shows on the screen but leaves no log line.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Which links are missing, and whom that leaves without any.
+//! Alerts about missing links, and about the services that have none as a result.
 //!
-//! One cause is one alert: a gateway that is lost is told once, with the services that have no link for it.
+//! One cause is one alert: a lost gateway is reported once, with the services that have no link because of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

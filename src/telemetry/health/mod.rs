@@ -1,9 +1,10 @@
-//! What clients get, worked out once: a word for the gateway, one for each service, and the alerts behind them.
+//! The health of the gateway from a client's point of view: one word for the gateway, one for each service, and
+//! the alerts behind them.
 //!
 //! [`judge_snapshot`] looks at the rows of one snapshot and writes its verdict into it, so that the screen, `status`
-//! and the log all tell the same. [`alert_tracker`] goes from one snapshot to the next: it keeps the time at which each
-//! alert began, holds what would flicker, and makes an event of each that comes and goes. Counting, and what
-//! the rows say, is not done here.
+//! and the log all say the same. [`alert_tracker`] goes from one snapshot to the next: it keeps the time at which
+//! each alert began, holds what would flicker, and makes an event of each that begins or ends. Counting, and
+//! building the rows, is not done here.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,6 +1,7 @@
-//! What the clients of each service meet: no link, a limit, a backend that fails, a refusal.
+//! Alerts about single services, as their clients meet them: no link, a limit, a failing backend, a refusal.
 //!
-//! A gateway is judged by its links elsewhere; here it is whether clients of one service reach their backend.
+//! Gateways are judged by their links elsewhere. Here the question is whether clients of one service reach
+//! their backend.
 
 use std::time::SystemTime;
 

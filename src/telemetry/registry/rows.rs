@@ -1,4 +1,4 @@
-//! What is shown of a session while it is open, and when it has ended.
+//! The snapshot rows of a session, while it is open and after it has ended.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
