@@ -91,7 +91,7 @@ impl DialledInPeers {
         seen.iter().map(DialledInPeer::row).collect()
     }
 
-    /// A peer has shown itself.
+    /// Notes that a peer has connected.
     fn note_peer(&self, peer: &Peer, wire: Option<&'static str>) -> Arc<LinkCounters> {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {

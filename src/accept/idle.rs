@@ -1,5 +1,5 @@
-//! Sessions of clients that keep their connection: between two requests they rest. A service's limit is one
-//! of work, so a session that rests gives its place up to a client that asks for something.
+//! The idle state of sessions whose clients keep their connection open between requests. A service's limit is
+//! about work, so an idle session gives its permit up when another client needs it.
 
 use std::{
     sync::{
@@ -72,7 +72,7 @@ impl IdleState {
     }
 }
 
-/// The work of a session until it is dropped.
+/// Marks a session busy until it is dropped.
 #[derive(Debug)]
 pub struct BusyGuard(Arc<IdleState>);
 
@@ -88,7 +88,7 @@ impl Drop for BusyGuard {
     }
 }
 
-/// Where a client's connection hears that sessions of its have given their place up.
+/// Tells a client connection that some of its sessions were reclaimed.
 #[derive(Debug, Default)]
 pub struct IdleReclaim {
     is_asked: AtomicBool,

@@ -1,8 +1,8 @@
-//! Where sessions come from: a TCP port for clients ([`tcp`]), their requests ([`web`]), links that the DMZ gateway dials
-//! ([`forward`]), or links that are kept ready there ([`reverse`]).
+//! Where sessions come from: a TCP port for clients ([`tcp`]), their requests ([`web`]), links that the DMZ
+//! gateway dials ([`forward`]), or links that are kept ready there ([`reverse`]).
 //!
-//! Each kind ends in a [`SessionRequest`], handed to the function it was given; what becomes of it is
-//! the gateway's business.
+//! Each kind produces a [`SessionRequest`] and hands it to the function it was given; what happens then is up to
+//! the gateway.
 
 pub mod forward;
 pub mod idle;
@@ -33,7 +33,7 @@ use crate::{
     telemetry::end::SessionEnd,
 };
 
-/// A session that wants to be served.
+/// A session that is to be served.
 #[derive(Debug)]
 pub struct SessionRequest {
     pub half: Half,
@@ -52,9 +52,9 @@ pub struct SessionRequest {
     pub link_guard: Option<LinkGuard>,
     /// No client but a check of the way.
     pub probe: bool,
-    /// Who is told how it ended, where somebody waits for that.
+    /// Gets the outcome, where somebody waits for it.
     pub outcome_sender: Option<oneshot::Sender<SessionOutcome>>,
-    /// Whether it rests, where it may do so.
+    /// Its idle state, where it can become idle.
     pub idle_state: Option<Arc<IdleState>>,
 }
 
@@ -86,7 +86,7 @@ impl SessionRequest {
     }
 }
 
-/// The answer that a session's asker waits for; given once.
+/// The reply that whoever asked for a session is waiting for; given once.
 #[derive(Debug)]
 #[must_use]
 pub enum SessionReply {

@@ -1,7 +1,7 @@
-//! Sessions over links that this half keeps dialled to a DMZ gateway.
+//! Sessions over links that this half dials to a DMZ gateway and keeps ready.
 //!
-//! A link of our own waits for any session, as [`LinkServer`] does; a SOCKS5 one is parked by BIND for
-//! the service it names and carries one. Refilled when a session comes, not when it ends.
+//! A link of our own waits for a session of any service, as [`LinkServer`] does. A SOCKS5 link is parked by BIND
+//! for one service and carries one session. It is replaced when its session starts, not when that ends.
 
 use std::{
     net::SocketAddr,

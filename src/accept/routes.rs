@@ -1,5 +1,5 @@
-//! What stands before the services of a port that is behind proxies, that several share, or that
-//! speaks TLS: the name that a client asks for decides which it means.
+//! Routes a client of a port to its service. This is needed where the port is behind proxies, is shared by
+//! several services, or speaks TLS: the name that the client asks for decides.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     profile::{Network, ServiceName, WebOptions},
 };
 
-/// Who serves the clients of a port.
+/// How the clients of a port are routed.
 #[derive(Debug)]
 pub struct PortRoutes {
     /// Clients come through proxies in these networks, which say who they are.
@@ -37,7 +37,7 @@ pub enum RouteTable {
     Http(Arc<Vec<HttpRoute>>),
 }
 
-/// What some names of a port mean.
+/// The route of some server names of a port.
 #[derive(Debug)]
 pub struct SniRoute {
     /// The names; none: any that mean no other door.
@@ -76,7 +76,7 @@ pub struct HttpRoute {
     pub web_kind: WebKind,
 }
 
-/// What its clients ask for.
+/// What the clients of a service ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebKind {
     /// WebSockets, whose frames are taken off here.
@@ -86,13 +86,13 @@ pub enum WebKind {
     Requests,
 }
 
-/// Through which kind of door a client has come.
+/// What a client has been routed to.
 pub enum RoutedClient {
     Session(AdmittedClient),
     Web(WebClient),
 }
 
-/// A client that has come through a door.
+/// A client whose service is known.
 pub struct AdmittedClient {
     pub client: SocketAddr,
     pub service: ServiceName,

@@ -96,7 +96,7 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
     listener.accept_within(&quota, accepted, tell).await;
 }
 
-/// Serves a client within its place.
+/// Serves a client while holding its descriptor permit.
 async fn serve_within_quota(place: QuotaPermit, serving: impl Future<Output = ()>) {
     serving.await;
     drop(place);
@@ -149,7 +149,7 @@ async fn serve_client(
     }
 }
 
-/// For how long a client that asks again and again is served by the doors that it came by.
+/// Until when a client's further requests are served by the routes that it came in by.
 pub struct RouteLifetime {
     /// The port has been closed.
     pub leave: CancellationToken,

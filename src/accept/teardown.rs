@@ -1,5 +1,5 @@
-//! How what a front has begun comes to its end: a channel with its session, a session that could not serve a
-//! request, a client's connection.
+//! How a client connection and what belongs to it come to their end: an upstream session together with its
+//! session, a session that could not serve a request, the connection itself.
 
 use std::{
     sync::{

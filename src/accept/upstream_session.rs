@@ -1,4 +1,4 @@
-//! A session that the requests of a client's connection go over.
+//! A session that the requests of a client connection are sent over.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,13 +17,13 @@ use crate::{
     profile::ServiceName,
 };
 
-/// A client that has been told something last gets so long to hear it, and a session to end.
+/// How long a client may take to read an error response, and a session to end.
 pub const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A session that requests go over.
+/// A session that requests are sent over.
 pub struct UpstreamSession {
     pub service: ServiceName,
-    /// Whose requests these are: a proxy may send those of many.
+    /// The client whose requests these are: one proxy may send those of many.
     pub client: SocketAddr,
     pub id: String,
     pub connection: UpstreamConnection,
@@ -32,7 +32,7 @@ pub struct UpstreamSession {
     pub idle_state: Arc<IdleState>,
 }
 
-/// Why a request has no response: its session says so, where it has ended.
+/// Makes the response for a request that got none from its session; the session knows why, if it has ended.
 pub async fn failure_response(
     channel: UpstreamSession,
     lost: &ResponseFailure,

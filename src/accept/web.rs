@@ -1,9 +1,9 @@
-//! Clients that begin with a request: one front for the whole life of a client's connection.
+//! Clients that begin with an HTTP request: one [`ClientConnection`] for the whole life of the connection.
 //!
-//! Each request means a service of the port by its host and path. One for a WebSocket whose frames are
-//! taken off here makes the connection a session. One that is carried as HTTP is cleaned and sent on over a
-//! session of that service, which stays open for the next ones of the same client; so no two clients
-//! share one. What is turned away is told why, and the connection stays.
+//! Each request names a service of the port by its host and path. A WebSocket whose frames are decoded here turns
+//! the connection into a session. A request for a service that carries HTTP is cleaned and sent over a session of
+//! that service, which stays open for further requests of the same client; two clients never share one. A request
+//! that is refused gets an answer that says why, and the connection stays open.
 
 use std::{
     convert::Infallible,
@@ -89,7 +89,7 @@ struct ClientConnection {
     upgraded: Mutex<Option<UpgradedTo>>,
     /// Where hyper leaves the connection when it ends, if a request has asked for an upgrade.
     downstream_upgrade: Mutex<Option<OnUpgrade>>,
-    /// Where it is asked to let sessions go that rest.
+    /// Tells when idle sessions have been reclaimed.
     reclaim: Arc<IdleReclaim>,
     /// The client has left in the middle of an exchange, which is a cut.
     is_cut: Arc<AtomicBool>,
@@ -99,7 +99,7 @@ struct ClientConnection {
     handshake_permit: Mutex<Option<HandshakePermit>>,
 }
 
-/// What of a request its answer is read by.
+/// What must be remembered of a request to handle its response.
 struct SentRequest {
     method: Method,
     wanted: Option<HeaderValue>,
@@ -109,7 +109,7 @@ struct SentRequest {
 const UNENCODED: &str = "its target has signs that have to be percent-encoded, such as %22 %23 %3C %3E";
 const NONE: &str = "the service's answer is no HTTP/1.1";
 
-/// What a request has made of the connection.
+/// What a request has upgraded the connection to.
 enum UpgradedTo {
     /// A WebSocket, whose frames are taken off here.
     Socket(Box<HttpRoute>, SocketAddr),
@@ -190,7 +190,7 @@ pub async fn serve(
 
 type ClientServiceError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The connection after hyper.
+/// Takes the connection back from hyper.
 async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, ClientServiceError> {
     let left = left.ok_or("it has asked for no upgrade")?.await?;
     let parts =

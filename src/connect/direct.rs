@@ -1,4 +1,4 @@
-//! Dial the backend, and agree on TLS with it where the profile says so.
+//! Dials the backend, and performs TLS with it where the profile says so.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

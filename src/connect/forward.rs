@@ -1,9 +1,8 @@
-//! Take a link that this half keeps dialled, or dial one for the session.
+//! Takes a link that this half keeps dialled, or dials one for the session.
 //!
-//! A gateway that speaks our own protocol has links ready in the pool; one that speaks SOCKS5 is
-//! dialled for each session. Gateways take turns; one that refuses is followed by the next. A
-//! SOCKS5 one is also greeted from time to time, so that the state shown is true before a client
-//! depends on it.
+//! A gateway that speaks our own protocol has links ready in the pool; one that speaks SOCKS5 is dialled for each
+//! session. Gateways take turns; when one refuses, the next is tried. A SOCKS5 gateway is also dialled from time
+//! to time, so that the state shown is true before a client depends on it.
 
 use std::{
     sync::{

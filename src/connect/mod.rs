@@ -31,7 +31,7 @@ pub enum Connector {
     Reverse(Arc<Pool>),
 }
 
-/// What a connector is asked for.
+/// What a connector is asked to connect.
 #[derive(Debug)]
 pub struct ConnectRequest<'a> {
     pub service: &'a ServiceName,
@@ -63,7 +63,7 @@ impl ConnectRequest<'_> {
     }
 }
 
-/// The far side of a session, connected, or opened and not answered yet.
+/// The upstream side of a session: connected, or opened and not answered yet.
 #[derive(Debug)]
 pub struct ConnectedUpstream {
     pub side: SessionSide,

@@ -1,4 +1,4 @@
-//! Take a ready link and open it.
+//! Takes a ready link and opens a session on it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -1,9 +1,9 @@
-//! A backend that requests go to.
+//! A backend that requests are sent to.
 //!
-//! The session's far side is a pipe. At its other end the requests of one client are read, as strictly as
-//! if nobody had looked at them yet, and sent on over a connection of their own, which is dialled again
-//! when the backend has closed it between two of them. A request that was sent is not sent again. When
-//! one has become something else, the pipe becomes the backend's connection itself.
+//! The session's upstream side is a pipe. At its other end the requests of one client are parsed, as strictly as
+//! if nobody had checked them yet, and sent over a connection to the backend. That connection is dialled again if
+//! the backend has closed it between two requests; a request that was sent is not sent again. After an upgrade,
+//! the pipe becomes the backend's connection itself.
 
 use std::{
     convert::Infallible,
