@@ -1,4 +1,4 @@
-//! How many links should be ready: as many as sessions arrive while one more is dialled.
+//! Estimates how many links should be ready: as many as sessions arrive in the time that one more dial takes.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! How dialling goes for the links of one kind: what is under way, failures, and the next try.
+//! The state of dialling for the links of one kind: dials under way, failures, and the next attempt.
 
 use std::{
     sync::Arc,

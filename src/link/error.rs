@@ -1,4 +1,4 @@
-//! What can go wrong with a link of our own, as an error of the leg that a session sees.
+//! What can go wrong with a link of our own, as the error that its session sees.
 
 use std::io;
 

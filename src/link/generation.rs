@@ -1,4 +1,4 @@
-//! How long what was agreed with links holds: until certificates, services or peers change.
+//! The generation of terms that links were opened under. It ends when certificates, services or peers change.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,5 +1,5 @@
-//! Both ends of a link's greeting, each under one deadline: TLS, and then what the two agreed on
-//! there: a `hello` from each side, or SOCKS5's method and request.
+//! Both ends of a link's handshake, each under one deadline: TLS, and then what was agreed on there, which is a
+//! `hello` from each side, or SOCKS5's method and request.
 
 use std::{collections::HashSet, fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,11 +1,12 @@
-//! Keeps links to one gateway dialled, whichever half dials and whatever the far side speaks.
+//! Keeps links to one gateway dialled, whichever half dials and whatever protocol the other gateway speaks.
 //!
-//! By reconciliation: on every event and on a timer it compares what is ready and under way with
-//! what is wanted, and dials what is missing, several at once. A failed dial shrinks nothing, since
-//! nothing is owed. After a failure it pauses, and dials one link until one stands; the way is good
-//! again when a link has lived for [`LIVED`] or carried a session, since a far side may take links
-//! and let each go. What the far side speaks shows with the first link: links of our own are for any service, SOCKS5 ones are
-//! parked for one service each, or, where this half opens, dialled for one session each.
+//! It works by reconciliation: on every event and on a timer it compares the links that are ready or under way
+//! with those that are wanted, and dials the missing ones, several at once. A failed dial needs no correction,
+//! since nothing was promised. After a failure it pauses, and then dials one link at a time until one stands.
+//! Dialling counts as healthy again when a link has lived for [`LIVED`] or has carried a session, since the other
+//! gateway may accept links and close each at once. Which protocol the other gateway speaks shows with the first
+//! link: links of our own are for any service; SOCKS5 links are parked for one service each or, where this half
+//! opens sessions, dialled for one session each.
 
 use std::{
     collections::BTreeMap,

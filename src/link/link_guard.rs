@@ -1,4 +1,4 @@
-//! A link's place in the books of its way: ready or carrying, for as long as it lives.
+//! Counts one link as ready, busy or leaving in the counters of its peer, for as long as the link lives.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! What is told of each link of a peer: how old it is, how it is secured, what it does now.
+//! The table of a peer's links, for status: how old each link is, how it is secured, what it is doing.
 
 use std::{
     collections::HashMap,

@@ -1,9 +1,8 @@
 //! The port that links come in by.
 //!
-//! Each newcomer is greeted in a task of its own under a deadline, so a silent one stalls nobody.
-//! The number of greetings at once is bounded; past it the oldest of the address that has the most
-//! gives way, since an honest greeting takes milliseconds and a silent one would sit there until its
-//! deadline.
+//! Each connection is handled in a task of its own under a deadline, so a silent one stalls nobody. The number of
+//! handshakes at once is bounded. Past the bound, the oldest one of the address that has the most is evicted: an
+//! honest handshake takes milliseconds, a silent one would stay until its deadline.
 
 use std::{
     cmp::Reverse,

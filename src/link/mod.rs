@@ -1,19 +1,20 @@
-//! A link's life: greeted, ready, carrying, and ready again or closed.
+//! A link's life: handshake, ready, carrying, and ready again or closed.
 //!
 //! ```text
-//! dialling side:  dial ─► greet ─► ready ─► (second reply) ─► carrying ─► closed
-//! listening side: accept ─► greet ─► ready ─► (taken) ─► carrying ─► closed
+//! dialling side:  dial ─► handshake ─► ready ─► (second reply) ─► carrying ─► closed
+//! listening side: accept ─► handshake ─► ready ─► (taken) ─► carrying ─► closed
 //! ```
 //!
-//! Two kinds of link: one that speaks SOCKS5 is a plain stream that carries one session and ends
-//! with it; a [`framed::Link`] speaks `portcullis/1` and carries one after another. A session sees
-//! either as a [`session_side::SessionSide`].
+//! There are two kinds of link. One that speaks SOCKS5 is a plain stream that carries one session and ends with
+//! it; a [`framed::Link`] speaks `portcullis/1` and carries one session after another. A session sees either as a
+//! [`session_side::SessionSide`].
 //!
-//! In reading order: [`handshake`] brings a link to stand, [`listener`] is the port that links come in
-//! by, [`keeper`] the task that keeps links dialled, [`dial_state`] how that goes, [`idle_link::IdleLink`] holds a ready one until it is
-//! given away, [`pool::Pool`] has the slots of the half that opens, a [`peer_links::PeerLinks`] for each peer ([`peer_record`]: whose turn it is), [`server`] waits for sessions
-//! on the half that serves. [`shares`] bounds links, [`link_guard`] counts them, `link_table` tells of each, [`liveness`] knows whether one is alive, [`demand`]
-//! how many should be ready, [`generation`] how long what was agreed holds.
+//! In reading order: [`handshake`] establishes a link, [`listener`] is the port that links come in by, [`keeper`]
+//! the task that keeps links dialled, [`dial_state`] how that goes. [`pool::Pool`] holds the ready links of the
+//! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
+//! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
+//! links, [`link_guard`] counts them, `link_table` lists them, [`liveness`] notices dead ones, [`demand`] says how
+//! many should be ready, and [`generation`] whether the terms of a link still hold.
 
 pub mod demand;
 pub mod dial_state;

@@ -1,5 +1,5 @@
-//! A peer's turn among others and whether it answers, by the name in its certificate: one that dials
-//! from ten addresses is one peer.
+//! What is remembered of a peer: when it last had a turn, and whether it answers. A peer is known by the name in
+//! its certificate, so one that dials from ten addresses is one peer.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -1,9 +1,9 @@
-//! The serving end of links that carry session after session: waits for `open`, over and over.
+//! The serving end of links that carry one session after another: waits for `open`, over and over.
 //!
-//! A link that should go (the gateway drains, its certificates have changed, it is worn, there are
-//! too many) is not closed from here, since a session may be on its way, and bytes of the last one
-//! may be on theirs to a slow client: the opener is asked, and closes it when it comes to that. One
-//! that does not, though it lives, is dropped after [`LEAVE`].
+//! A link that should go (the gateway drains, its certificates have changed, it is too old, there are too many)
+//! is not closed from here, since a session may already be on its way, or bytes of the last one on theirs to a slow
+//! client. The opener is asked instead, and closes the link when it gets to it. A link whose opener stays alive but
+//! does not close it is dropped after [`GOODBYE`].
 
 use std::{
     fmt,

@@ -1,5 +1,5 @@
-//! Who may have how many of this half's links: by the name of the gateway at their other end, wherever
-//! it dials from, so that one that takes all it can get leaves the others theirs.
+//! Limits how many of this half's links each gateway may have, by the name in its certificate, wherever it dials
+//! from. A gateway that takes all it can get leaves the others their share.
 
 use std::{
     collections::HashMap,

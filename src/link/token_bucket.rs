@@ -1,4 +1,4 @@
-//! So many at once, and so many more each second: a bound that counts by the time that passes.
+//! A token bucket: so many at once, and so many more each second.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What a link hears: bytes of its session, and frames.
+//! The reading half of a framed link: bytes of its session, and frames.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! What a link says: bytes of its session as frames, its end, and pings.
+//! The writing half of a framed link: bytes of its session as frames, its end, and pings.
 
 use std::{
     io::{self, IoSlice},

@@ -1,4 +1,4 @@
-//! What a keeper tells its operator of the links it keeps.
+//! The notices that a keeper writes for operators about its links.
 
 use super::{EstablishedLink, LinkKeeper};
 use crate::{

@@ -1,4 +1,5 @@
-//! The services that a peer carries otherwise than this half does, so that they are not had from it.
+//! Services that a peer carries differently than this half does (bytes or HTTP), and which it is therefore not
+//! asked for.
 
 use std::{
     collections::HashMap,

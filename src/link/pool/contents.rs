@@ -1,4 +1,4 @@
-//! What a pool knows: the lanes of its peers, and the clients that wait.
+//! The contents of a pool: the links of each peer, and the clients that wait.
 
 use std::collections::{HashMap, VecDeque};
 

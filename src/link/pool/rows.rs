@@ -1,4 +1,4 @@
-//! What a pool shows of itself.
+//! The snapshot rows of a pool.
 
 use super::{
     super::{
