@@ -1,4 +1,4 @@
-//! The screen: a terminal dashboard over a [`GatewayHandle`](crate::gateway::handle::Handle).
+//! The screen: a terminal dashboard over a [`GatewayHandle`](crate::gateway::handle::GatewayHandle).
 //!
 //! It runs on a thread of its own with a runtime of its own, because a terminal that nobody reads
 //! blocks whoever draws. It draws nothing but snapshots and changes nothing but by commands, so
