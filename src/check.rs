@@ -8,7 +8,7 @@ use crate::{
     cli::Cli,
     exit,
     output::{OutputError, print_line, print_note},
-    profile::{self, Problem, Profile},
+    profile::{self, DmzMode, InternalMode, Problem, Profile},
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     text,
 };
@@ -44,7 +44,61 @@ pub fn run(cli: &Cli, source: &ProfileSource, names: &[String]) -> Result<ExitCo
     if !apart.is_empty() {
         code = print_problems(&apart)?;
     }
+    if code == ExitCode::SUCCESS {
+        print_plan(&good, is_named)?;
+    }
     Ok(code)
+}
+
+/// What would run now: of profiles that are named in detail, else how to run one.
+fn print_plan(good: &[LoadedProfile], is_named: bool) -> Result<(), OutputError> {
+    if !is_named {
+        return print_line("no problem found; `portcullis --profile NAME` runs one of them");
+    }
+    for profile in good.iter().map(|loaded| &loaded.profile) {
+        let file = profile.file.as_deref().map_or_else(|| "demo".into(), text::clean_path);
+        print_line(format_args!("`portcullis --profile {file}` would run:"))?;
+        what_runs(profile).iter().try_for_each(|line| print_line(format_args!("  {line}")))?;
+    }
+    Ok(())
+}
+
+/// What each half of a profile opens and dials.
+fn what_runs(profile: &Profile) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(half) = &profile.dmz {
+        lines.push(match &half.way {
+            DmzMode::Direct(_) => "the DMZ half, which reaches the back-ends itself".to_owned(),
+            DmzMode::Forward { connect, .. } => format!("the DMZ half, which dials {}", list(connect)),
+            DmzMode::Reverse { listen, .. } => format!("the DMZ half, which waits for links at {listen}"),
+        });
+        for service in &half.services {
+            let accepts: Vec<_> = service.accept.iter().map(|accept| accept.address.to_string()).collect();
+            let backend = match &half.way {
+                DmzMode::Direct(backends) => backends.get(&service.name),
+                DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
+            };
+            let backend = backend.map_or_else(String::new, |backend| format!(" → {backend}"));
+            lines.push(format!("{}: clients at {}{backend}", service.name, list(&accepts)));
+        }
+    }
+    if let Some(half) = &profile.internal {
+        lines.push(match &half.way {
+            InternalMode::Forward { listen, .. } => {
+                format!("the internal half, which waits for links at {listen}")
+            }
+            InternalMode::Reverse { connect, .. } => {
+                format!("the internal half, which dials {}, and opens no port", list(connect))
+            }
+        });
+        let services = half.services.iter();
+        lines.extend(services.map(|service| format!("{}: back-end {}", service.name, service.connect)));
+    }
+    lines
+}
+
+fn list(things: &[impl ToString]) -> String {
+    things.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn print_problems(problems: &[Problem]) -> Result<ExitCode, OutputError> {
@@ -62,7 +116,10 @@ fn no_profiles(source: &ProfileSource) -> String {
         format!("{} ({state})", text::clean_path(folder))
     });
     let looked = looked.collect::<Vec<_>>().join(", ");
-    format!("no profiles found: {looked}; name a profile, or its folder with --profiles")
+    format!(
+        "no profiles found: {looked}; name a profile, or its folder with --profiles, or write a first one with \
+         `portcullis init pair`"
+    )
 }
 
 /// What only shows when the halves of a pair stand side by side.
@@ -79,8 +136,12 @@ fn compare_halves(cli: &Cli, loaded: &[LoadedProfile]) -> Vec<Problem> {
 }
 
 /// Lists the profiles found, with mode, halves and whether each is valid.
-pub fn list(source: &ProfileSource) -> Result<(), OutputError> {
-    for file in source.list() {
+pub fn list_profiles(source: &ProfileSource) -> Result<(), OutputError> {
+    let files = source.list();
+    if files.is_empty() {
+        print_note(format_args!("portcullis: {}", no_profiles(source)));
+    }
+    for file in files {
         let name = text::clean_path(Path::new(file.file_stem().unwrap_or_default()));
         let path = text::clean_path(&file);
         match source.load(&ChosenProfile::File(file), None) {

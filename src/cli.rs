@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     profile::{Half, Mode},
@@ -138,6 +138,10 @@ pub enum CliAction {
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         internal: Vec<String>,
     },
+    /// Write a commented profile with certificates, and the matching half for the other host
+    ///
+    /// What no option gives is asked in a terminal. Nothing is overwritten.
+    Init(InitOptions),
     /// List the profiles found, with mode, halves and whether each is valid
     Profiles,
     /// Print the JSON Schema of a profile, for editors
@@ -146,4 +150,42 @@ pub enum CliAction {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct InitOptions {
+    /// The half of this host, or both for a trial on one machine
+    pub half: InitHalf,
+    /// Where it is written
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// Name of the service [default: web]
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Where clients come in [default: tcp://0.0.0.0:8000, of a pair tcp://127.0.0.1:8000]
+    #[arg(long, value_name = "ADDRESS")]
+    pub accept: Option<String>,
+    /// The back-end, as the internal gateway reaches it [default: tcp://127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub connect: Option<String>,
+    /// Host of the DMZ gateway, which is dialled in reverse mode
+    #[arg(long, value_name = "HOST")]
+    pub dmz_host: Option<String>,
+    /// Host of the internal gateway, which is dialled in forward mode
+    #[arg(long, value_name = "HOST")]
+    pub internal_host: Option<String>,
+    /// Port of the link [default: 1443]; the other mode has the next one
+    #[arg(long, value_name = "PORT")]
+    pub link_port: Option<u16>,
+    /// Ask nothing: what is not given has its default
+    #[arg(long)]
+    pub defaults: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InitHalf {
+    Dmz,
+    Internal,
+    /// Both, in two profiles that find each other on this machine
+    Pair,
 }

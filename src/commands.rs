@@ -14,7 +14,7 @@ use crate::{
     disk::PipePolicy,
     exit,
     gateway::handle::{AdminAccess, Command, CommandAnswer},
-    manual,
+    init, manual,
     output::{print, print_line, print_note},
     profile,
     source::ProfileSource,
@@ -31,7 +31,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             let source = ProfileSource { pipes: PipePolicy::Read, ..source };
             return Ok(check::run(cli, &source, profiles)?);
         }
-        CliAction::Profiles => check::list(&source)?,
+        CliAction::Profiles => check::list_profiles(&source)?,
         CliAction::Verify { json } => return verify::run(cli, *json).await,
         CliAction::Status { json, ready: false, .. } => return print_status(cli, *json).await,
         CliAction::Status { json, ready: true, strict } => {
@@ -71,6 +71,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
                 ))?;
             }
         }
+        CliAction::Init(options) => return Ok(init::run(options, cli.mode)?),
         CliAction::Schema => print_line(format_args!("{:#}", profile::schema()))?,
         CliAction::Completions { shell } => {
             let mut text = Vec::new();

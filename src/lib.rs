@@ -14,6 +14,7 @@ pub mod disk;
 pub mod exit;
 pub mod gateway;
 pub mod headless;
+pub mod init;
 pub mod link;
 pub mod manual;
 pub mod monitor;

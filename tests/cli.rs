@@ -7,6 +7,8 @@ mod commands;
 mod descriptors;
 #[path = "cli/flood.rs"]
 mod flood;
+#[path = "cli/init.rs"]
+mod init;
 #[path = "cli/lifetime.rs"]
 mod lifetime;
 #[path = "cli/monitor.rs"]

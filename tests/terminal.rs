@@ -4,6 +4,8 @@
 
 #[path = "terminal/attach.rs"]
 mod attach;
+#[path = "terminal/init.rs"]
+mod init;
 mod process;
 #[path = "terminal/pty.rs"]
 mod pty;

@@ -62,6 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "disk",
             "exit",
             "gateway",
+            "init",
             "manual",
             "output",
             "profile",
@@ -71,6 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "verify",
         ],
     ),
+    ("init", &["certs", "cli", "exit", "output", "profile"]),
     ("manual", &["cli"]),
     ("check", &["cli", "exit", "output", "profile", "source", "text"]),
     (

@@ -24,7 +24,7 @@ pub enum PlaceError {
     Open { path: PathBuf },
     #[error("{}: longer than {PATH_BYTES_MAX} bytes; choose a shorter one with --admin", path.display())]
     Long { path: PathBuf },
-    #[error("no gateway runs here ({} holds no socket that answers); name its socket with --admin", folder.display())]
+    #[error("no gateway runs here ({} holds no socket that answers); start one with `portcullis --profile NAME`, or name its socket with --admin", folder.display())]
     None { folder: PathBuf },
     #[error("several gateways run here; name one with --admin: {}", list(found))]
     Several { found: Vec<PathBuf> },

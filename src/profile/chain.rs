@@ -82,14 +82,18 @@ fn read_text(path: &Path, named_at: Option<ProfilePlace>, pipes: PipePolicy) -> 
         }
         ReadError::Silent => ValueProblem::new(format!("`{named}`: {error}"), "name a profile file"),
         ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
-            ValueProblem::new(format!("there is no file `{named}`"), "correct the name")
+            let advice = match &named_at {
+                Some(_) => "correct the name",
+                None => "correct the name, or write a first profile with `portcullis init`",
+            };
+            ValueProblem::new(format!("there is no file `{named}`"), advice)
         }
         ReadError::Io(error) => {
             ValueProblem::new(format!("`{named}` cannot be read: {error}"), "make it readable to this user")
         }
     };
     let contents = disk::read(path, FILE_BYTES_MAX, pipes)
-        .map_err(|error| fault(error).at(named_at.unwrap_or_else(whole)))?;
+        .map_err(|error| fault(error).at(named_at.clone().unwrap_or_else(whole)))?;
     String::from_utf8(contents.bytes).map_err(|error| not_utf8(&label(path), &error))
 }
 

@@ -26,7 +26,11 @@ pub fn find(name_or_file: &str, folders: &[PathBuf]) -> Result<PathBuf, Problem>
             key: "profile".to_owned(),
         };
         let what = format!("no profile of this name in {}", looked.join(", "));
-        ValueProblem::new(what, "correct the name, or name a file (`./NAME.yaml`)").at(place)
+        ValueProblem::new(
+            what,
+            "correct the name, name a file (`./NAME.yaml`), or write a first profile with `portcullis init`",
+        )
+        .at(place)
     })
 }
 

@@ -50,7 +50,7 @@ pub use link::DemoTls;
 pub use network::Network;
 pub use pair_checks::compare_files;
 pub use problem::{Problem, ProfilePlace};
-pub use resolve::{DemoPorts, ProfileOverrides, builtin_demo, load, load_with};
+pub use resolve::{DemoPorts, ProfileOverrides, builtin_demo, load, load_with, parse};
 pub use schema::schema;
 pub use warnings::warnings;
 pub use web::{MessageKind, WebOptions};

@@ -16,7 +16,7 @@ use super::{
     raw::{self, RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
     yaml::{self, SourceFile, YamlNode},
 };
-use crate::disk::PipePolicy;
+use crate::{disk::PipePolicy, text};
 
 /// What the command line says over the profile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,6 +37,14 @@ pub fn load(file: &Path, choice: &ProfileOverrides) -> Result<Profile, Vec<Probl
 /// The same, from pipes too where that is said.
 pub fn load_with(file: &Path, choice: &ProfileOverrides, pipes: PipePolicy) -> Result<Profile, Vec<Problem>> {
     let (tree, problems) = chain::read(file, pipes)?;
+    resolve(&tree, Some(file), None, choice, problems)
+}
+
+/// The same of a text that is not in its file yet.
+pub fn parse(text: &str, file: &Path, choice: &ProfileOverrides) -> Result<Profile, Vec<Problem>> {
+    let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+    let source = Arc::new(SourceFile { label: text::clean_path(file).into(), folder });
+    let (tree, problems) = yaml::read(text, &source)?;
     resolve(&tree, Some(file), None, choice, problems)
 }
 

@@ -30,6 +30,8 @@ use crate::telemetry::snapshot::{self, Snapshot};
 pub enum RecordError {
     #[error("recording {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("recording {}: {source}; name a file that `--record` has written", path.display())]
+    Open { path: PathBuf, source: std::io::Error },
     #[error("recording {}: something else, or a recording of another version, is there; choose another name", .0.display())]
     Other(PathBuf),
     #[error("recording {}, line {line}: {what}", path.display())]

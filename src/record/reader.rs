@@ -35,7 +35,7 @@ struct SnapshotOffset {
 impl Recording {
     /// Opens it and finds its pictures. The last line may be half a line: the gateway was killed.
     pub fn open(path: &Path) -> Result<Self, RecordError> {
-        let file = File::open(path).map_err(|source| RecordError::Io { path: path.into(), source })?;
+        let file = File::open(path).map_err(|source| RecordError::Open { path: path.into(), source })?;
         let mut recording = Self { path: path.into(), file: BufReader::new(file), places: vec![] };
         let header = recording.line()?;
         recording.check(&header).map_err(|what| recording.line_error(1, what))?;

@@ -1,0 +1,250 @@
+//! The first minute: `init` writes a pair, its own words lead to a page from inside.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use crate::{Said, process::Place, run, setup::free_port};
+
+const PAGE: &str = "a page from inside";
+
+/// A server that answers each request with the page, and its address.
+fn web_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address").to_string();
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            if client.read(&mut request).is_ok_and(|count| count > 0) {
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", PAGE.len());
+                let _ = client.write_all(format!("{head}{PAGE}").as_bytes());
+            }
+        }
+    });
+    address
+}
+
+/// The three commands that stand under `next:`.
+fn next(said: &Said) -> Vec<String> {
+    let (_, rest) = said.out.split_once("next:\n").expect("it says how to go on");
+    rest.lines().map_while(|line| line.strip_prefix("  ")).map(str::to_owned).collect()
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(inner) = folders.pop() {
+        for entry in fs::read_dir(folder.join(&inner)).into_iter().flatten().flatten() {
+            let path = inner.join(entry.file_name());
+            match entry.path().is_dir() {
+                true => folders.push(path),
+                false => found.push(path.to_str().expect("UTF-8").to_owned()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_first_pair_serves_as_its_own_words_say() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        eprintln!("skipped: needs curl");
+        return;
+    }
+    let place = Place::with_certificates();
+    let (backend, accept, link) = (web_server(), free_port(), free_port());
+    let (accept, link) = (accept.to_string(), link.to_string());
+    let said = run(
+        &place,
+        &[
+            "init",
+            "pair",
+            "--out",
+            "my pair",
+            "--accept",
+            &accept,
+            "--connect",
+            &backend,
+            "--link-port",
+            &link,
+        ],
+    );
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    let next = next(&said);
+    assert_eq!(next.len(), 3, "{next:?}");
+
+    // As a shell runs them, from the folder where `init` ran.
+    let program = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().expect("a folder");
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("a PATH"));
+    let checked = place.wrapped(&["env", &format!("PATH={path}"), "sh", "-c", &next[0]], &[]).output();
+    let checked = crate::said(checked.expect("it runs"));
+    assert_eq!(checked.code, Some(0), "{}{}", checked.out, checked.err);
+    for word in
+        ["which waits for links at socks+tls://127.0.0.1:", "and opens no port", "web: clients at tcp://"]
+    {
+        assert!(checked.out.contains(word), "{word}: {}", checked.out);
+    }
+    let [dmz, internal] = ["dmz", "internal"].map(|half| {
+        let line = next.iter().find(|line| line.contains(&format!("--profile 'my pair/{half}.yaml'")));
+        assert!(line.is_some(), "{next:?}");
+        place.start_as(half, &[], &["--no-ui", "--profile", &format!("my pair/{half}.yaml")])
+    });
+    dmz.wait_healthy();
+    internal.wait_healthy();
+    let page = format!("http://127.0.0.1:{accept}/");
+    let output = Command::new("curl").args(["-sS", "--max-time", "20", &page]).output();
+    let output = output.expect("curl runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), PAGE, "{output:?}");
+    assert!(said.out.contains(&format!("tcp://127.0.0.1:{accept} reaches tcp://{backend}")), "{}", said.out);
+}
+
+#[test]
+fn each_half_gets_what_belongs_to_its_host() {
+    let place = Place::with_certificates();
+    let said =
+        run(&place, &["init", "dmz", "--out", "edge", "--dmz-host", "gate.example.com", "--service", "no"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(
+        files(&place.path("edge")),
+        [
+            "dmz.yaml",
+            "internal-host/internal.yaml",
+            "internal-host/pki/ca.key",
+            "internal-host/pki/ca.pem",
+            "internal-host/pki/internal.key",
+            "internal-host/pki/internal.pem",
+            "pki/ca.pem",
+            "pki/dmz.key",
+            "pki/dmz.pem",
+        ]
+    );
+    for file in files(&place.path("edge")).iter().filter(|file| file.ends_with(".key")) {
+        let mode = place.path("edge").join(file).metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let text = |file: &str| fs::read_to_string(place.path(file)).expect("it is there");
+    let internal = text("edge/internal-host/internal.yaml");
+    assert!(internal.contains("\n    connect: \"socks+tls://gate.example.com:1443\"\n"), "{internal}");
+    // Side by side they go together, and the names of their certificates do.
+    let both = run(&place, &["check", "edge/dmz.yaml", "edge/internal-host/internal.yaml"]);
+    assert_eq!(both.code, Some(0), "{}", both.out);
+    assert!(both.out.contains("no: clients at tcp://0.0.0.0:8000"), "{}", both.out);
+    let next = next(&said);
+    assert_eq!(next[1], "scp -rp edge/internal-host OTHER-HOST:portcullis");
+
+    let hosts = ["--internal-host", "fd00::5", "--dmz-host", "gate.example.com"];
+    let said =
+        run(&place, &[&["init", "internal", "--out", "inside", "--mode", "forward"], &hosts[..]].concat());
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let dmz = text("inside/dmz-host/dmz.yaml");
+    assert!(dmz.contains("\n    connect: \"socks+tls://[fd00::5]:1443\"\n"), "{dmz}");
+    assert!(files(&place.path("inside")).contains(&"pki/ca.key".to_owned()));
+    let both = run(&place, &["check", "inside/internal.yaml", "inside/dmz-host/dmz.yaml"]);
+    assert_eq!(both.code, Some(0), "{}", both.out);
+    // Both ends are known: reversing is one word.
+    let reversed =
+        run(&place, &["check", "inside/internal.yaml", "inside/dmz-host/dmz.yaml", "--mode", "reverse"]);
+    assert_eq!(reversed.code, Some(0), "{}", reversed.out);
+    assert!(reversed.out.contains("dials socks+tls://gate.example.com:1444"), "{}", reversed.out);
+}
+
+#[test]
+fn init_overwrites_nothing_and_leaves_nothing_half_made() {
+    let place = Place::with_certificates();
+    let init = |out: &str| run(&place, &["init", "pair", "--out", out]);
+    assert_eq!(init("pair").code, Some(0));
+    let made = files(&place.path("pair"));
+    for file in &made {
+        // Each of them alone is enough to refuse, one that leads nowhere too.
+        let out = format!("alone-{}", file.replace('/', "-"));
+        let there = place.path(&out).join(file);
+        fs::create_dir_all(there.parent().expect("a folder")).expect("a folder");
+        std::os::unix::fs::symlink("nowhere", &there).expect("a link");
+        let said = init(&out);
+        assert_eq!(said.code, Some(1), "{file}: {}", said.out);
+        assert!(
+            said.err.contains(&format!("{out}/{file} is there already: nothing was written")),
+            "{}",
+            said.err
+        );
+        assert_eq!(files(&place.path(&out)), std::slice::from_ref(file));
+    }
+    let before = fs::read_to_string(place.path("pair/pki/dmz.key")).expect("a key");
+    let again = init("pair");
+    assert_eq!(again.code, Some(1), "{}", again.out);
+    assert_eq!(fs::read_to_string(place.path("pair/pki/dmz.key")).expect("a key"), before);
+
+    // What is in the way is met late: what was made before it is gone again.
+    fs::create_dir(place.path("blocked")).expect("a folder");
+    place.write("blocked/pki", "a file");
+    let blocked = init("blocked");
+    assert_eq!(blocked.code, Some(1), "{}", blocked.out);
+    assert_eq!(files(&place.path("blocked")), ["pki"], "{}", blocked.err);
+}
+
+#[test]
+fn a_bad_answer_says_what_to_do_and_writes_nothing() {
+    let place = Place::with_certificates();
+    for (args, words) in [
+        (&["dmz"][..], "--dmz-host is needed: where the internal gateway dials"),
+        (&["internal", "--mode", "forward"], "--internal-host is needed"),
+        (&["pair", "--mode", "direct"], "copy profiles/direct.yaml"),
+        (&["pair", "--service", "a b"], "a b"),
+        (&["pair", "--service", "@ACCEPT@"], "@ACCEPT@"),
+        (&["pair", "--accept", "https://0.0.0.0:443"], "tls"),
+        (&["pair", "--accept", "nonsense://x"], "nonsense"),
+        (&["pair", "--accept", "\"]\n"], "has no port"),
+        (&["pair", "--connect", "127.0.0.1"], "has no port"),
+        (&["pair", "--accept", "http://127.0.0.1:8000", "--connect", "9000"], "do not go together"),
+        (&["pair", "--link-port", "8000"], "8000"),
+        (&["dmz", "--dmz-host", "a host"], "a host"),
+    ] {
+        let said = run(&place, &[&["init", "--out", "bad"], args].concat());
+        assert_eq!(said.code, Some(2), "{args:?}: {}{}", said.out, said.err);
+        assert!(said.err.contains(words), "{args:?}: {}", said.err);
+        assert!(!place.path("bad").exists(), "{args:?}");
+    }
+    // What clients send as requests goes where requests are answered.
+    let web = run(&place, &["init", "pair", "--out", "web", "--accept", "http://127.0.0.1:8000"]);
+    assert_eq!(web.code, Some(0), "{}", web.err);
+    assert_eq!(run(&place, &["check", "web/dmz.yaml", "web/internal.yaml"]).code, Some(0));
+}
+
+/// What somebody meets who has nothing yet.
+#[test]
+fn the_first_errors_name_the_next_step() {
+    let place = Place::with_certificates();
+    for (args, words) in [
+        (&["check"][..], "write a first one with `portcullis init pair`"),
+        (&["profiles"], "write a first one with `portcullis init pair`"),
+        (&["--profile", "edge", "--no-ui"], "write a first profile with `portcullis init`"),
+        (&["--profile", "edge.yaml", "--no-ui"], "write a first profile with `portcullis init`"),
+        (&["status"], "start one with `portcullis --profile NAME`"),
+        (&["attach"], "start one with `portcullis --profile NAME`"),
+        (&["replay", "yesterday"], "name a file that `--record` has written"),
+    ] {
+        let said = run(&place, args);
+        assert!(said.err.contains(words), "{args:?}: {}", said.err);
+    }
+}
+
+#[test]
+fn check_says_what_would_run() {
+    let place = Place::with_certificates();
+    place.write("direct.yaml", crate::DIRECT);
+    let said = run(&place, &["check", "direct.yaml"]);
+    let end = "`portcullis --profile direct.yaml` would run:\n  the DMZ half, which reaches the back-ends itself\n  \
+               echo: clients at tcp://127.0.0.1:0 → echo://\n";
+    assert!(said.out.ends_with(end), "{}", said.out);
+    // Of what does not read there is nothing to say.
+    place.write("bad.yaml", "mode: sideways\n");
+    assert!(!run(&place, &["check", "bad.yaml", "direct.yaml"]).out.contains("would run"));
+}
