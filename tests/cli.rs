@@ -26,6 +26,8 @@ mod setup;
 mod stalls;
 #[path = "cli/switching.rs"]
 mod switching;
+#[path = "cli/upgrade.rs"]
+mod upgrade;
 #[path = "cli/verify.rs"]
 mod verify;
 
