@@ -51,10 +51,17 @@ fn the_service_runs_the_profile_that_it_waits_for() {
     assert_eq!(value("AssertPathExists="), "/etc/portcullis/profiles/%i.yaml");
     let place = tempfile::tempdir().expect("a folder");
     let line = value("ExecStart=").replace("%i", "edge");
-    let line = line.replace("/etc/portcullis/profiles", place.path().to_str().expect("UTF-8"));
+    let place = place.path().to_str().expect("UTF-8");
+    let line = line.replace("/etc/portcullis/profiles", place).replace("%t", place);
     let arguments: Vec<_> = line.split(' ').skip(1).collect();
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     let output = program.args(arguments).output().expect("it runs");
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("edge"), "{}", said(&output));
+    // Whoever starts it and whoever reloads it mean the same socket.
+    let reload = format!(
+        "/usr/bin/portcullis reload {}",
+        &value("ExecStart=")[value("ExecStart=").find("--admin").expect("it names its socket")..]
+    );
+    assert_eq!(value("ExecReload="), reload);
 }
