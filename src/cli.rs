@@ -96,6 +96,12 @@ pub enum CliAction {
         #[arg(long, requires = "ready")]
         strict: bool,
     },
+    /// Print the numbers of a running gateway once, as monitors read them
+    Metrics {
+        /// The text of Prometheus, 0.0.4, instead of OpenMetrics
+        #[arg(long)]
+        text: bool,
+    },
     /// Open the dashboard on a running gateway
     Attach {
         /// Look only: nothing can be changed from here

@@ -19,7 +19,7 @@ use crate::{
     profile,
     source::ProfileSource,
     status,
-    telemetry::{health::readiness::ReadinessDemand, snapshot::Snapshot},
+    telemetry::{health::readiness::ReadinessDemand, metrics::MetricsFormat, snapshot::Snapshot},
     verify,
 };
 
@@ -37,6 +37,10 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::Status { json, ready: true, strict } => {
             let demand = if *strict { ReadinessDemand::Strict } else { ReadinessDemand::Usual };
             return print_readiness(cli, demand, *json).await;
+        }
+        CliAction::Metrics { text } => {
+            let format = if *text { MetricsFormat::Text } else { MetricsFormat::OpenMetrics };
+            return send_command(cli, Command::Metrics { format }).await;
         }
         CliAction::Attach { read_only } => {
             let access = if *read_only { AdminAccess::ReadOnly } else { AdminAccess::Full };
@@ -148,6 +152,10 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
         CommandAnswer::Cut(text) => {
             print_line(text)?;
             Ok(exit::CUT.into())
+        }
+        CommandAnswer::Metrics(text) => {
+            print(&text)?;
+            Ok(ExitCode::SUCCESS)
         }
         CommandAnswer::Planned(plan) => {
             print_line(plan)?;

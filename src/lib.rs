@@ -27,6 +27,7 @@ pub mod run;
 pub mod signals;
 pub mod source;
 pub mod status;
+pub mod systemd;
 pub mod tasks;
 pub mod telemetry;
 pub mod text;

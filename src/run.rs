@@ -24,6 +24,7 @@ use crate::{
     record::Recorder,
     signals,
     source::ChosenProfile,
+    systemd::notify::NotifySocket,
     tasks::Tasks,
     telemetry::{log, notices::NoticeLog},
     tui::{self, Dashboard, source::ScreenSource},
@@ -73,6 +74,11 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         ChosenProfile::File(_) => None,
     };
     let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
+    let manager = NotifySocket::of_environment().unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        None
+    });
+    let engine = engine.with_service_manager(manager);
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;

@@ -11,6 +11,8 @@ mod flood;
 mod init;
 #[path = "cli/lifetime.rs"]
 mod lifetime;
+#[path = "cli/metrics.rs"]
+mod metrics;
 #[path = "cli/monitor.rs"]
 mod monitor;
 #[path = "cli/operate.rs"]
@@ -20,6 +22,8 @@ mod pair;
 #[path = "cli/pressure.rs"]
 mod pressure;
 mod process;
+#[path = "cli/service_manager.rs"]
+mod service_manager;
 #[path = "process/pair.rs"]
 mod setup;
 #[path = "cli/stalls.rs"]

@@ -23,7 +23,7 @@ use crate::{
     },
     profile::{Half, ServiceName},
     tasks::Tasks,
-    telemetry::{notices::NoticeLog, rate_limited::RateLimitedLog},
+    telemetry::{notices::NoticeLog, rate_limited::RateLimitedLog, requests::RequestBooks},
 };
 
 /// The probe of our own that comes from there, if one does: it does not speak the PROXY protocol.
@@ -48,11 +48,12 @@ pub struct ClientPortContext {
     pub quota: Arc<DescriptorQuota>,
     /// And of these, those that have yet to say what they want.
     pub handshakes: Arc<HandshakeLimiter>,
+    pub requests: Arc<RequestBooks>,
 }
 
 /// Accepts clients until the port is closed; who serves them may change while it runs.
 pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, shared: ClientPortContext) {
-    let ClientPortContext { serve, tasks, notices, probes, quota, handshakes: greetings } = shared;
+    let ClientPortContext { serve, tasks, notices, probes, quota, handshakes: greetings, requests } = shared;
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
     let accepted = |stream, client: SocketAddr, place: QuotaPermit| {
@@ -74,6 +75,7 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
                     entered_by: front.load_full(),
                     current: front.clone(),
                     log: notices.limited().clone(),
+                    requests: requests.clone(),
                 };
                 let greeting = HandshakePermit::begin(greetings.clone(), client.ip());
                 tasks.spawn(
@@ -156,6 +158,7 @@ pub struct RouteLifetime {
     current: Arc<ArcSwap<PortRoutes>>,
     entered_by: Arc<PortRoutes>,
     pub log: Arc<RateLimitedLog>,
+    pub requests: Arc<RequestBooks>,
 }
 
 impl RouteLifetime {

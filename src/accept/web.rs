@@ -293,7 +293,8 @@ impl ClientConnection {
         if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
             *lock(&self.downstream_upgrade) = Some(hyper::upgrade::on(&mut request));
         }
-        let mut response = match self.forward_request(request, &exchange).await {
+        let mut service = None;
+        let mut response = match self.forward_request(request, &exchange, &mut service).await {
             Ok(response) => response,
             Err((objection, session)) => {
                 let why = format!("{}: {}", objection.status, objection.reason);
@@ -301,6 +302,9 @@ impl ClientConnection {
                 objection.into_response(session.as_deref())
             }
         };
+        if let Some(service) = service {
+            self.lifetime.requests.add(&service, response.status().as_u16());
+        }
         self.interims.flushed().await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return response;
@@ -317,6 +321,7 @@ impl ClientConnection {
         &self,
         request: Request<Incoming>,
         exchange: &ExchangeGuard,
+        asked_for: &mut Option<ServiceName>,
     ) -> Result<Response<MessageBody>, (ErrorResponse, Option<String>)> {
         if self.tracker.is_refused() {
             return Err((bad_request(UNENCODED), None));
@@ -326,6 +331,7 @@ impl ClientConnection {
             return Ok(error_response::options_response());
         }
         let door = self.find_route(&request, &host).map_err(|objection| (objection, None))?;
+        *asked_for = Some(door.service.clone());
         *lock(&self.keep_alive) = door.web.keep_alive;
         if door.web_kind == WebKind::Frames {
             let response = websocket::grant_upgrade(&request, door.web.protocols.as_deref())

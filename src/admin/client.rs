@@ -92,7 +92,10 @@ impl AdminConnection {
     pub async fn next_snapshot(&mut self) -> Result<Arc<Snapshot>, ClientError> {
         match self.receive(PICTURE).await? {
             CommandAnswer::Status(snapshot) => Ok(snapshot),
-            CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) | CommandAnswer::Verified(_) => {
+            CommandAnswer::Profiles(_)
+            | CommandAnswer::Planned(_)
+            | CommandAnswer::Verified(_)
+            | CommandAnswer::Metrics(_) => {
                 let why = "it answered another question instead of sending a picture".into();
                 Err(ClientError::Refused { path: self.path.clone(), why })
             }

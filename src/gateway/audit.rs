@@ -1,12 +1,46 @@
 //! The audit trail of operator commands: one log line and one notice for each, saying who asked for what and
 //! how it ended.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio::sync::oneshot;
 
 use super::handle::{Command, CommandAnswer};
-use crate::telemetry::{notices::NoticeLog, snapshot::NoticeLevel};
+use crate::telemetry::{
+    notices::NoticeLog,
+    snapshot::{NoticeLevel, ReloadCounts},
+};
+
+/// What came of reloads and switches.
+#[derive(Debug, Default)]
+pub struct ReloadTally {
+    done: AtomicU64,
+    refused: AtomicU64,
+    was_last_refused: AtomicBool,
+}
+
+impl ReloadTally {
+    fn add(&self, answer: &CommandAnswer) {
+        let is_done = matches!(answer, CommandAnswer::Done(_) | CommandAnswer::Cut(_));
+        let count = if is_done { &self.done } else { &self.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.was_last_refused.store(!is_done, Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> ReloadCounts {
+        ReloadCounts {
+            done: self.done.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            was_last_refused: self.was_last_refused.load(Ordering::Relaxed),
+        }
+    }
+}
 
 /// A command that waits for its answer. Giving the answer writes the audit line.
 pub struct CommandAudit {
@@ -16,6 +50,7 @@ pub struct CommandAudit {
     asked: String,
     began: Instant,
     notices: Arc<NoticeLog>,
+    reloads: Arc<ReloadTally>,
     answer: oneshot::Sender<CommandAnswer>,
 }
 
@@ -24,6 +59,7 @@ impl CommandAudit {
         command: &Command,
         by: String,
         notices: Arc<NoticeLog>,
+        reloads: Arc<ReloadTally>,
         answer: oneshot::Sender<CommandAnswer>,
     ) -> Self {
         Self {
@@ -32,11 +68,15 @@ impl CommandAudit {
             asked: describe_command(command),
             began: Instant::now(),
             notices,
+            reloads,
             answer,
         }
     }
 
     pub fn answer(self, answer: CommandAnswer) {
+        if matches!(self.kind, Some("reload" | "switch")) {
+            self.reloads.add(&answer);
+        }
         if let Some((kind, (outcome, level, text))) = self.kind.zip(describe_outcome(&answer)) {
             let seconds = (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
             let (by, asked) = (&*self.by, &*self.asked);
@@ -56,7 +96,10 @@ impl CommandAudit {
 /// The outcome in one word, how severe it is, and the full text.
 fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel, String)> {
     Some(match answer {
-        CommandAnswer::Status(_) | CommandAnswer::Profiles(_) | CommandAnswer::Planned(_) => return None,
+        CommandAnswer::Status(_)
+        | CommandAnswer::Profiles(_)
+        | CommandAnswer::Planned(_)
+        | CommandAnswer::Metrics(_) => return None,
         CommandAnswer::Done(text) => ("done", NoticeLevel::Info, text.clone()),
         CommandAnswer::Cut(text) => ("cut", NoticeLevel::Warn, text.clone()),
         CommandAnswer::Refused(text) => ("refused", NoticeLevel::Warn, text.clone()),
@@ -67,7 +110,7 @@ fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel
 
 fn command_name(command: &Command) -> Option<&'static str> {
     Some(match command {
-        Command::Status | Command::Profiles | Command::Plan { .. } => return None,
+        Command::Status | Command::Profiles | Command::Plan { .. } | Command::Metrics { .. } => return None,
         Command::Drain { .. } => "drain",
         Command::Stop => "stop",
         Command::Resize { .. } => "resize",
@@ -84,6 +127,7 @@ fn describe_command(command: &Command) -> String {
     match command {
         Command::Status => "status".into(),
         Command::Profiles => "profiles".into(),
+        Command::Metrics { .. } => "metrics".into(),
         Command::Resize { prepared } => format!("{prepared} ready links"),
         Command::Plan { profile } => format!("plan of a switch to `{profile}`"),
         Command::Drain { service: None } => "drain".into(),

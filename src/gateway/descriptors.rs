@@ -5,6 +5,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::{
     link::pool::LINKS_MAX,
+    monitor,
     profile::{DmzMode, InternalMode, Profile},
     telemetry::snapshot::DescriptorUsage,
 };
@@ -115,7 +116,8 @@ fn count_ports(profile: &Profile) -> usize {
     let of_dmz = profile.dmz.as_ref().is_some_and(|half| matches!(half.way, DmzMode::Reverse { .. }));
     let of_internal =
         profile.internal.as_ref().is_some_and(|half| matches!(half.way, InternalMode::Forward { .. }));
-    of_clients.sum::<usize>() + usize::from(of_dmz) + usize::from(of_internal)
+    let of_monitors = profile.health.address().map_or(0, |_| monitor::DESCRIPTORS_MAX);
+    of_clients.sum::<usize>() + usize::from(of_dmz) + usize::from(of_internal) + of_monitors
 }
 
 /// Open files against the soft limit.

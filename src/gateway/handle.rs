@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::plan::SwitchPlan;
 use crate::telemetry::{
     checklist::{CheckStep, VerifyReport},
+    metrics::MetricsFormat,
     snapshot::{ProfileRow, Snapshot},
 };
 
@@ -40,6 +41,8 @@ pub enum Command {
     Verify { steps: Vec<CheckStep> },
     /// Keep so many links ready, until the next reload or switch.
     Resize { prepared: usize },
+    /// The numbers for monitors.
+    Metrics { format: MetricsFormat },
     /// The profiles that `switch` finds by name, each read and checked.
     Profiles,
     /// Forget a gateway that was lost, by its name or its address.
@@ -52,7 +55,7 @@ impl Command {
     /// Whether it changes anything; what does not is open to those who may only look.
     pub fn changes_gateway(&self) -> bool {
         match self {
-            Self::Status | Self::Profiles | Self::Plan { .. } => false,
+            Self::Status | Self::Profiles | Self::Plan { .. } | Self::Metrics { .. } => false,
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
             Self::Resize { .. } | Self::Dismiss { .. } | Self::Kill { .. } | Self::Verify { .. } => true,
         }
@@ -65,6 +68,7 @@ impl Command {
 pub enum CommandAnswer {
     Status(Arc<Snapshot>),
     Profiles(Vec<ProfileRow>),
+    Metrics(String),
     /// It was done; the text says what.
     Done(String),
     /// It was done, and sessions were cut for it.

@@ -23,6 +23,7 @@ mod relay;
 mod service;
 pub mod service_changes;
 mod service_faults;
+mod service_manager;
 mod session;
 mod session_end;
 mod snapshot_builder;
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::switch::mode_word;
 use self::{
-    audit::CommandAudit,
+    audit::{CommandAudit, ReloadTally},
     certificate_reload::CertificateReload,
     descriptors::DescriptorBudget,
     halves::{DmzSide, InternalSide, ResizeOutcome, SharedContext},
@@ -51,6 +52,7 @@ use self::{
     reader::{EngineReader, LOOK_UP},
     service::ServiceTable,
     service_faults::ServiceFaults,
+    service_manager::ServiceManager,
     session::SessionContext,
     snapshot_builder::{RecentHistory, TrafficHistory, host_name},
     switch::{PendingSwitch, RetiringParts},
@@ -134,6 +136,8 @@ pub struct Engine {
     /// Where monitors ask.
     health: Option<MonitorPort>,
     turned: LastTurn,
+    reloads: Arc<ReloadTally>,
+    manager: Option<ServiceManager>,
     /// Its admin socket, the only one that an internal half may listen on.
     admin: Option<PathBuf>,
 }
@@ -189,6 +193,8 @@ impl Engine {
             host: host_name(),
             health: None,
             turned: LastTurn::default(),
+            reloads: Arc::default(),
+            manager: None,
             admin: None,
         };
         let wanted = engine.addresses_to_bind(&loaded.profile);
@@ -231,6 +237,7 @@ impl Engine {
                 () = tokio::time::sleep(pause) => {}
             }
             self.tick();
+            self.tell_manager();
             if let Some(outcome) = self.outcome_if_ended() {
                 return self.finish(outcome).await;
             }
@@ -276,7 +283,8 @@ impl Engine {
 
     fn handle_command(&mut self, asked: PendingCommand) {
         let PendingCommand { command, by, answer } = asked;
-        let asker = CommandAudit::new(&command, by, self.shared.notices.clone(), answer);
+        let asker =
+            CommandAudit::new(&command, by, self.shared.notices.clone(), self.reloads.clone(), answer);
         let answer = match command {
             Command::Status => CommandAnswer::Status(Arc::new(self.snapshot(true))),
             Command::Drain { service } => self.drain(service.as_deref(), &asker.by),
@@ -290,6 +298,7 @@ impl Engine {
                     names.join(", ")
                 )),
             },
+            Command::Metrics { format } => return self.tell_metrics(format, asker),
             Command::Profiles => return self.list_profiles(asker),
             Command::Resize { prepared } => self.resize(prepared),
             Command::Plan { profile } => return self.answer_plan(profile, asker),
@@ -589,5 +598,6 @@ fn shared_context() -> SharedContext {
         shares: Arc::default(),
         clients: Arc::default(),
         handshakes: Arc::new(HandshakeLimiter::new(1)),
+        requests: Arc::default(),
     }
 }

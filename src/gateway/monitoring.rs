@@ -1,12 +1,15 @@
 //! The engine's part in what monitors are told: the port they ask at, and the gateways that the profile names.
 
-use super::{Engine, plan::HalfChange};
+use std::sync::Arc;
+
+use super::{Engine, audit::CommandAudit, handle::CommandAnswer, plan::HalfChange};
 use crate::{
     monitor::{MonitorPort, MonitoredGateway},
     net::{listen::BindError, resolver::ResolvedNames},
     profile::{DmzMode, Half, HealthPort, HostPort, InternalMode, LinkAddress, LinkTls, Profile},
     telemetry::{
         health::readiness::{NamedBy, NamedGateway, Readiness},
+        metrics::{self, MetricsFormat},
         snapshot::Snapshot,
     },
 };
@@ -50,6 +53,18 @@ impl Engine {
             HalfChange::between(self.health.is_some(), profile.health.address().is_some(), opens.is_none());
         let closes = self.health.as_ref().filter(|_| change.closes());
         (opens, closes.map(|port| format!("{} for monitors", port.listening().join(" and "))))
+    }
+
+    /// Written beside the engine, which has other things to do.
+    pub(super) fn tell_metrics(&self, format: MetricsFormat, asker: CommandAudit) {
+        let snapshot = Arc::new(self.snapshot(false));
+        let write = move || metrics::render(snapshot, format);
+        self.read_for_operator(write, move |_, written| {
+            asker.answer(match written {
+                Ok(text) => CommandAnswer::Metrics(text),
+                Err(error) => CommandAnswer::Refused(error.to_string()),
+            });
+        });
     }
 
     /// Whether it is ready, of a picture that has been judged.

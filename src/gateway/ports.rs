@@ -165,6 +165,7 @@ pub fn replace_ports(
                 probes: common.sessions.probes.lookup(),
                 quota: common.clients.clone(),
                 handshakes: common.handshakes.clone(),
+                requests: common.requests.clone(),
             };
             common.tasks.spawn("client port", tcp::run(listener, port.routes.clone(), shared));
         }

@@ -17,7 +17,8 @@ use crate::{
     connect::Connector,
     profile::{Half, ServiceName},
     telemetry::{
-        health::DrainRequest, histogram::WaitHistogram, log, notices::ReportOnce, snapshot::ServicePhase,
+        duration_buckets::DurationBuckets, health::DrainRequest, histogram::WaitHistogram, log,
+        notices::ReportOnce, snapshot::ServicePhase,
     },
 };
 
@@ -39,6 +40,9 @@ pub struct Service {
     pub reported: Arc<ReportOnce>,
     /// How long its clients waited for a link.
     pub waits: WaitHistogram,
+    /// The same, and how long it took to open their ways, for monitors.
+    pub wait_times: DurationBuckets,
+    pub connect_times: Arc<DurationBuckets>,
     /// Why it cannot serve anybody, if it cannot.
     down: ArcSwapOption<String>,
     drained: ArcSwapOption<DrainRequest>,
@@ -70,6 +74,8 @@ impl Service {
             leave: CancellationToken::new(),
             reported: Arc::default(),
             waits: WaitHistogram::default(),
+            wait_times: DurationBuckets::default(),
+            connect_times: Arc::default(),
             down: ArcSwapOption::empty(),
             drained: ArcSwapOption::empty(),
             open: AtomicUsize::new(0),

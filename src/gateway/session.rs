@@ -87,6 +87,9 @@ impl SessionContext {
         if let Some(peer) = &asked.peer {
             record.set_peer(&peer.label());
         }
+        if kind == SessionKind::Client {
+            record.counters().time_connects(service.connect_times.clone());
+        }
         let way = SessionDestination {
             of: sent.as_ref().and_then(|sent| sent.connector.clone()),
             service: &service,
@@ -181,6 +184,9 @@ async fn run(
             connected = connect_upstream(way, &mut order, &sessions.switching) => {
                 if let Some(wait) = counters.waited() {
                     service.waits.add(wait);
+                    if !probe {
+                        service.wait_times.add(wait);
+                    }
                 }
                 Ok(connected)
             }

@@ -19,7 +19,11 @@ use crate::{
         health::{self, CertificateRow},
         histogram::{LastMinute, WaitCounts},
         log, recording,
-        snapshot::{DescriptorUsage, PoolRow, PoolState, ServiceRow, Snapshot, TrafficSample, TrafficTotals},
+        registry::ServiceEnds,
+        snapshot::{
+            DescriptorUsage, MonitorCounts, PoolRow, PoolState, ServiceRow, Snapshot, TrafficSample,
+            TrafficTotals,
+        },
     },
 };
 
@@ -204,6 +208,7 @@ impl Engine {
                 .chain(of_internal)
                 .chain(switching.into_iter().flat_map(|s| s.listening()))
                 .collect(),
+            reloads: self.reloads.now(),
             monitored_at: self.health.as_ref().map(MonitorPort::listening).unwrap_or_default(),
             totals: self.totals_of(&of_services),
             services: self.service_rows(&of_services),
@@ -249,6 +254,7 @@ impl Engine {
 
     fn service_rows(&self, totals: &TotalsByService) -> Vec<ServiceRow> {
         let failing = self.shared.sessions.registry.backend_failures();
+        let mut ends = self.shared.sessions.registry.ends();
         let services = self.shared.sessions.services.load();
         let mut rows: Vec<_> = services
             .iter()
@@ -270,10 +276,28 @@ impl Engine {
                 drained: service.drain_request(),
                 health: None,
                 lack: None,
+                counts: self.counts(*role, name, service, &mut ends),
             })
             .collect();
         rows.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
         rows
+    }
+
+    fn counts(
+        &self,
+        half: Half,
+        name: &ServiceName,
+        service: &Service,
+        ends: &mut HashMap<(Half, ServiceName), ServiceEnds>,
+    ) -> MonitorCounts {
+        let ServiceEnds { ended, waiting } = ends.remove(&(half, name.clone())).unwrap_or_default();
+        MonitorCounts {
+            ends: ended,
+            waiting,
+            waits: service.wait_times.now(),
+            connects: service.connect_times.now(),
+            requests: self.shared.requests.of(name),
+        }
     }
 
     fn certificate_rows(&self, now: SystemTime) -> Vec<CertificateRow> {

@@ -5,6 +5,7 @@ use hyper::{Method, StatusCode, Uri};
 use super::MonitoredGateway;
 use crate::telemetry::{
     health::readiness::{self, ReadinessDemand},
+    metrics::{self, MetricsFormat},
     snapshot::Snapshot,
 };
 
@@ -17,7 +18,7 @@ pub struct MonitorAnswer {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const PATHS: &str = "/livez\n/readyz\n/readyz/SERVICE\n";
+const PATHS: &str = "/livez\n/readyz\n/readyz/SERVICE\n/metrics\n";
 
 impl MonitorAnswer {
     fn new(status: StatusCode, body: impl Into<String>) -> Self {
@@ -30,7 +31,12 @@ impl MonitorAnswer {
     }
 }
 
-pub fn answer_request(method: &Method, uri: &Uri, watched: &MonitoredGateway) -> MonitorAnswer {
+pub fn answer_request(
+    method: &Method,
+    uri: &Uri,
+    accepted: &[u8],
+    watched: &MonitoredGateway,
+) -> MonitorAnswer {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return MonitorAnswer::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n");
     }
@@ -41,10 +47,35 @@ pub fn answer_request(method: &Method, uri: &Uri, watched: &MonitoredGateway) ->
         ("/livez", None) => MonitorAnswer::lines(true, vec!["alive".into()]),
         ("/livez" | "/readyz", Some(why)) => MonitorAnswer::lines(false, vec![why]),
         ("/readyz", None) => answer_ready(&watched.snapshots.borrow(), requested_demand(uri)),
+        ("/metrics", _) => answer_metrics(watched, accepted_format(accepted)),
         (path, stalled) => match path.strip_prefix("/readyz/") {
             Some(name) => answer_service(&watched.snapshots.borrow(), name, stalled),
             None => MonitorAnswer::new(StatusCode::NOT_FOUND, PATHS),
         },
+    }
+}
+
+/// Those of an engine that hangs are the last there are; /livez tells that it does.
+fn answer_metrics(watched: &MonitoredGateway, format: MetricsFormat) -> MonitorAnswer {
+    let snapshot = watched.snapshots.borrow().clone();
+    let content_type = match format {
+        MetricsFormat::OpenMetrics => metrics::OPEN_METRICS_CONTENT_TYPE,
+        MetricsFormat::Text => metrics::TEXT_CONTENT_TYPE,
+    };
+    MonitorAnswer { status: StatusCode::OK, content_type, body: metrics::render(snapshot, format) }
+}
+
+/// OpenMetrics for those who accept it by name, the older text for all others.
+fn accepted_format(accepted: &[u8]) -> MetricsFormat {
+    let accepted = String::from_utf8_lossy(accepted).to_ascii_lowercase();
+    let names_it = |part: &str| {
+        let mut parameters = part.split(';').map(str::trim);
+        parameters.next() == Some("application/openmetrics-text")
+            && !parameters.any(|parameter| matches!(parameter, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    };
+    match accepted.split(',').any(names_it) {
+        true => MetricsFormat::OpenMetrics,
+        false => MetricsFormat::Text,
     }
 }
 
@@ -91,6 +122,21 @@ fn answer_service(snapshot: &Snapshot, name: &str, stalled: Option<String>) -> M
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_metrics_go_to_those_who_accept_them() {
+        let table = [
+            ("", MetricsFormat::Text),
+            ("*/*", MetricsFormat::Text),
+            ("text/plain;version=0.0.4", MetricsFormat::Text),
+            ("application/openmetrics-text;q=0, text/plain", MetricsFormat::Text),
+            ("application/openmetrics-text; version=1.0.0", MetricsFormat::OpenMetrics),
+            ("text/plain;q=0.5,Application/OpenMetrics-Text;version=1.0.0;q=0.3", MetricsFormat::OpenMetrics),
+        ];
+        for (accepted, expected) in table {
+            assert_eq!(accepted_format(accepted.as_bytes()), expected, "{accepted}");
+        }
+    }
 
     #[test]
     fn strictly_is_asked_by_a_word_of_the_query() {

@@ -30,6 +30,9 @@ use crate::{
 /// An engine that turns does so several times a second.
 const TURNS_WITHIN: Duration = Duration::from_secs(5);
 
+/// What the port may have open at once, itself included.
+pub const DESCRIPTORS_MAX: usize = server::CONNECTIONS_MAX + 1;
+
 /// What the port answers from.
 #[derive(Debug, Clone)]
 pub struct MonitoredGateway {

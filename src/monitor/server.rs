@@ -13,7 +13,7 @@ use std::{
 use hyper::{
     Request, Response,
     body::Incoming,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Monitors and balancers at once; they are done within milliseconds.
-const CONNECTIONS_MAX: usize = 32;
+pub const CONNECTIONS_MAX: usize = 16;
 /// From the connection to the last byte of the answer: more than any monitor waits.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Of a request's head, and of what is read at once.
@@ -76,7 +76,8 @@ async fn serve(mut stream: TcpStream, watched: MonitoredGateway) {
 }
 
 fn respond(request: &Request<Incoming>, watched: &MonitoredGateway) -> Response<String> {
-    let told = answers::answer_request(request.method(), request.uri(), watched);
+    let accepted = request.headers().get(ACCEPT).map_or(&b""[..], |accepted| accepted.as_bytes());
+    let told = answers::answer_request(request.method(), request.uri(), accepted, watched);
     let mut response = Response::new(told.body);
     *response.status_mut() = told.status;
     let fields = response.headers_mut();

@@ -12,7 +12,7 @@ const fn keys(known: &'static [&'static str]) -> KnownKeys {
 }
 
 pub(super) const PROFILE: KnownKeys =
-    keys(&["extends", "name", "mode", "dmz", "internal", "drain", "health"]);
+    keys(&["extends", "name", "mode", "dmz", "internal", "drain", "health", "ready"]);
 
 /// The port that monitors ask at.
 pub(super) const HEALTH: KnownKeys = keys(&["address", "insecure"]);

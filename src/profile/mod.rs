@@ -90,6 +90,17 @@ pub struct Profile {
     /// On stop, sessions get this long to end.
     pub drain: Duration,
     pub health: HealthPort,
+    pub ready: ReadyWhen,
+}
+
+/// When a service manager is told that the gateway is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// Its ports are open.
+    #[default]
+    Ports,
+    /// And clients can be served.
+    Links,
 }
 
 /// The port that monitors ask at.

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Backend, BindPolicy, Carries, Mode, ServiceName, carries, defaults,
+    Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, carries, defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader, ZeroDuration},
@@ -27,6 +27,7 @@ pub(super) struct RawProfile {
     pub internal: ReadValue<RawInternal>,
     pub drain: Duration,
     pub health: ReadValue<Located<HostPort>>,
+    pub ready: ReadyWhen,
 }
 
 pub(super) struct RawDmz {
@@ -94,6 +95,7 @@ pub(super) fn read(
         internal,
         drain: top.take_or("drain", defaults::DRAIN, |field| field.duration(ZeroDuration::Allowed, problems)),
         health: ReadValue::read(top.take("health"), |field| health::read(&field, problems)),
+        ready: top.take_or("ready", ReadyWhen::default(), |field| ready(&field, problems)),
         place: top.place,
     })
 }
@@ -110,6 +112,17 @@ fn profile_name(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     }
     let what = format!("`{}` is not a profile's name", quote_for_problem(text));
     field.refuse(ValueProblem::new(what, "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`"), problems)
+}
+
+fn ready(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<ReadyWhen> {
+    match field.text(problems)? {
+        "ports" => Some(ReadyWhen::Ports),
+        "links" => Some(ReadyWhen::Links),
+        other => {
+            let what = format!("`{}` is not when a gateway is ready", quote_for_problem(other));
+            field.refuse(ValueProblem::new(what, "write `ports` or `links`"), problems)
+        }
+    }
 }
 
 fn mode(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Mode> {

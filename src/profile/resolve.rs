@@ -95,6 +95,7 @@ fn resolve(
             internal: inside.filter(|_| choice.role != Some(Half::Dmz)),
             drain: raw.drain,
             health: health::resolve(&raw, choice.role),
+            ready: raw.ready,
         })
     });
     // In the order of the file, whatever order they were found in.

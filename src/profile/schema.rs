@@ -33,11 +33,19 @@ pub fn schema() -> Value {
             ),
             ("drain", duration("On stop, sessions get this long to end.", &format_duration(defaults::DRAIN))),
             ("health", health()),
+            ("ready", ready()),
         ],
     );
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("Portcullis profile");
     schema
+}
+
+fn ready() -> Value {
+    described(
+        json!({ "enum": ["ports", "links"], "default": "ports" }),
+        "When a service manager is told that the gateway is ready: with its ports open, or able to serve clients.",
+    )
 }
 
 fn health() -> Value {

@@ -7,15 +7,18 @@
 pub mod checklist;
 pub mod clock;
 mod cuts;
+pub mod duration_buckets;
 pub mod end;
 pub mod format;
 pub mod health;
 pub mod histogram;
 pub mod log;
+pub mod metrics;
 pub mod notices;
 pub mod rate_limited;
 pub mod recording;
 pub mod refusals;
 pub mod registry;
+pub mod requests;
 mod rows;
 pub mod snapshot;

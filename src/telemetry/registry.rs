@@ -4,12 +4,13 @@
 //! registry is taken when a session starts, when it ends, and for a snapshot; never for a byte. A
 //! [`SessionGuard`] records the end once, when it is dropped.
 
+mod ends;
 mod rows;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     clock,
     cuts::CutCounters,
+    duration_buckets::DurationBuckets,
     end::{EndedBy, SessionEnd},
     health::RefusalRow,
     notices::NoticeLog,
@@ -28,6 +30,8 @@ use super::{
     snapshot::{EndedRow, NoticeLevel, SessionPhase, SessionRow, TrafficTotals},
 };
 use crate::profile::{Half, ServiceName};
+
+pub use ends::ServiceEnds;
 
 /// Ended sessions kept for the picture.
 const ENDED_MAX: usize = 512;
@@ -48,6 +52,8 @@ pub struct SessionCounters {
     entered_us: [AtomicU64; 6],
     /// `clock::coarse_ms` of the last byte; 0: none has moved.
     moved_ms: AtomicU64,
+    /// Where is counted how long it took to connect.
+    connects: OnceLock<Arc<DurationBuckets>>,
 }
 
 impl SessionCounters {
@@ -77,7 +83,22 @@ impl SessionCounters {
             return;
         }
         self.phase.store(phase as u8, Ordering::Relaxed);
+        // A client that has finished sending is carried without ever being in the first of these.
+        let was_carried = [SessionPhase::Relaying, SessionPhase::Draining].map(|phase| self.entered(phase));
         self.entered_us[phase as usize].store(clock::now_us().max(1), Ordering::Relaxed);
+        if phase >= SessionPhase::Relaying
+            && was_carried == [None, None]
+            && let Some(connects) = self.connects.get()
+            && let Some(took) = self.between(SessionPhase::Connecting, phase)
+        {
+            connects.add(took);
+        }
+    }
+
+    /// Counts there how long it takes to connect.
+    pub fn time_connects(&self, connects: Arc<DurationBuckets>) {
+        // It is asked for once, when the session begins.
+        let _ = self.connects.set(connects);
     }
 
     /// How long the client waited for a link, or has waited up to now; `None` where none is needed.
@@ -162,6 +183,8 @@ struct RegistryState {
     open: HashMap<u64, Arc<OpenSession>>,
     closed: HashMap<(Half, ServiceName), TrafficTotals>,
     ended: VecDeque<EndedSession>,
+    /// How many have ended how, by the two letters.
+    ends: HashMap<(Half, ServiceName), BTreeMap<String, u64>>,
     /// By service: what has failed at its backend since a session reached it.
     failing: HashMap<(Half, ServiceName), BackendFailures>,
     refusals: RefusalCounts,
@@ -389,6 +412,8 @@ impl SessionRegistry {
         }
         let is_told = session.counters.is_carried()
             || books.refusals.add(session.half, &session.service, end.code(), &end.reason, now);
+        let of_service = books.ends.entry((session.half, session.service.clone())).or_default();
+        *of_service.entry(end.code()).or_default() += 1;
         let totals = books.closed.entry((session.half, session.service.clone())).or_default();
         // A client that left before it was carried was not refused by us.
         let carried = session.counters.is_carried() || end.who == EndedBy::Client;

@@ -1,6 +1,6 @@
 //! Empty snapshot rows to be filled in, and what several fields of a row mean together.
 
-use super::snapshot::{PoolRow, PoolState, ServicePhase, ServiceRow, TrafficTotals};
+use super::snapshot::{MonitorCounts, PoolRow, PoolState, ServicePhase, ServiceRow, TrafficTotals};
 use crate::profile::Half;
 
 impl ServiceRow {
@@ -21,6 +21,7 @@ impl ServiceRow {
             drained: None,
             health: None,
             lack: None,
+            counts: MonitorCounts::default(),
         }
     }
 }

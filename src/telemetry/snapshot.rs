@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checklist::{CheckStep, StepReport},
+    duration_buckets::DurationCounts,
     health::{Alert, CertificateRow, DrainRequest, Health, RefusalRow, ServiceLack, readiness::Readiness},
+    requests::RequestCounts,
 };
 use crate::profile::{Half, Mode};
 
@@ -46,6 +48,8 @@ pub struct Snapshot {
     /// Where monitors ask, with the real port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub monitored_at: Vec<String>,
+    #[serde(default)]
+    pub reloads: ReloadCounts,
     pub totals: TrafficTotals,
     pub services: Vec<ServiceRow>,
     pub pools: Vec<PoolRow>,
@@ -138,6 +142,7 @@ impl Snapshot {
             uptime_seconds: 0.0,
             listening: Vec::new(),
             monitored_at: Vec::new(),
+            reloads: ReloadCounts::default(),
             totals: TrafficTotals::default(),
             services: Vec::new(),
             pools: Vec::new(),
@@ -250,6 +255,29 @@ pub struct ServiceRow {
     /// The worst that they lack.
     #[serde(default)]
     pub lack: Option<ServiceLack>,
+    /// For monitors, and in this process alone.
+    #[serde(skip)]
+    pub counts: MonitorCounts,
+}
+
+/// What monitors are told of a service beside the rest of its row, since the gateway began.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MonitorCounts {
+    /// By the two letters.
+    pub ends: Vec<(String, u64)>,
+    /// Clients that wait for a link.
+    pub waiting: u64,
+    pub waits: DurationCounts,
+    pub connects: DurationCounts,
+    pub requests: RequestCounts,
+}
+
+/// Reloads and switches that were asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadCounts {
+    pub done: u64,
+    pub refused: u64,
+    pub was_last_refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

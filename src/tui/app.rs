@@ -408,7 +408,9 @@ impl App {
             CommandAnswer::Refused(text) => StatusMessage::Refused(text),
             CommandAnswer::Verified(report) if report.passed => StatusMessage::Done(report.line()),
             CommandAnswer::Verified(report) => StatusMessage::Refused(report.line()),
-            CommandAnswer::Status(_) => StatusMessage::Done("the gateway sent its snapshot".into()),
+            CommandAnswer::Status(_) | CommandAnswer::Metrics(_) => {
+                StatusMessage::Done("the gateway sent its snapshot".into())
+            }
             CommandAnswer::Profiles(profiles) => {
                 self.lists.profiles = profiles;
                 self.profiles_aged = false;
@@ -529,6 +531,7 @@ impl App {
 fn describe_command(command: &Command) -> String {
     match command {
         Command::Status => "asking for a snapshot".into(),
+        Command::Metrics { .. } => "asking for its numbers".into(),
         Command::Profiles => "reading the profiles".into(),
         Command::Drain { service: Some(service) } => format!("draining {service}"),
         Command::Drain { service: None } => "draining".into(),

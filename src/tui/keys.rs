@@ -398,6 +398,7 @@ mod tests {
             Command::Resize { prepared: 1 },
             Command::Dismiss { peer: String::new() },
             Command::Profiles,
+            Command::Metrics { format: crate::telemetry::metrics::MetricsFormat::Text },
             Command::Plan { profile: String::new() },
             Command::Verify { steps: Vec::new() },
         ];
@@ -406,6 +407,8 @@ mod tests {
             let name = match &command {
                 // What the screen shows all the time.
                 Command::Status => continue,
+                // For monitors: what it shows is on the screens.
+                Command::Metrics { .. } => continue,
                 // What a switch asks first.
                 Command::Plan { .. } => continue,
                 Command::Verify { .. } => "verify",

@@ -19,6 +19,7 @@ use crate::{
     },
     profile::{Half, HealthPort, Mode},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
+    systemd,
     tasks::Tasks,
     telemetry::checklist::{CheckStep, StepFinding, VerifyReport},
 };
@@ -150,6 +151,7 @@ impl InternalProcess {
         let program =
             std::env::current_exe().map_err(|error| format!("this program is not found: {error}"))?;
         let mut command = Process::new(program);
+        systemd::keep_from(&mut command);
         command.args(["--no-ui", "--role", "internal", "--mode", crate::gateway::mode_word(mode)]);
         command.arg("--admin").arg(&socket).arg("--profile");
         command.args(chosen.file().map(std::path::absolute).into_iter().flatten());

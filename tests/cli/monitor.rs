@@ -16,7 +16,7 @@ use crate::{
 
 /// The status and the body that curl gets.
 #[track_caller]
-fn asked(more: &[&str], url: &str) -> (u16, String) {
+pub fn asked(more: &[&str], url: &str) -> (u16, String) {
     let line = [&["-sS", "--max-time", "10", "-w", "\n%{http_code}"], more, &[url]].concat();
     let output = Command::new("curl").args(line).output().expect("curl runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -24,7 +24,7 @@ fn asked(more: &[&str], url: &str) -> (u16, String) {
     (status.parse().expect("a status"), body.to_owned())
 }
 
-fn port(gateway: &Gateway<'_>) -> SocketAddr {
+pub fn port(gateway: &Gateway<'_>) -> SocketAddr {
     let status = gateway.status();
     let at = status["monitored_at"][0].as_str().expect("an address");
     at.strip_prefix("http://").expect("its scheme").parse().expect("host and port")

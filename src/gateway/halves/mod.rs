@@ -26,7 +26,7 @@ use crate::{
     },
     profile::{BindPolicy, LinkAddress, RetryPolicy},
     tasks::Tasks,
-    telemetry::{notices::NoticeLog, snapshot::PoolRow},
+    telemetry::{notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow},
 };
 
 /// How often a lost gateway is retried, unless the profile has a `retry`.
@@ -47,6 +47,7 @@ pub struct SharedContext {
     /// Clients of all ports, and those of them that are still in their handshake.
     pub clients: Arc<DescriptorQuota>,
     pub handshakes: Arc<HandshakeLimiter>,
+    pub requests: Arc<RequestBooks>,
 }
 
 /// The TLS identity of a half's links, `None` without TLS; a reload replaces it.

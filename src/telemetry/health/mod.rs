@@ -16,6 +16,7 @@ pub mod readiness;
 mod services;
 
 pub use links::{is_linked, severity};
+pub use services::is_backend_down;
 
 use super::{
     log,

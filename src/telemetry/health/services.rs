@@ -92,11 +92,16 @@ fn limit_lack(row: &ServiceRow) -> Option<ServiceLack> {
     Some(ServiceLack { kind: AlertKind::Full, why })
 }
 
+/// Whether the last sessions all failed there.
+pub fn is_backend_down(row: &ServiceRow) -> bool {
+    row.failed_in_a_row >= FAILED_MIN
+}
+
 /// One failure may be the client's misfortune.
 fn backend_lack(row: &ServiceRow) -> Option<ServiceLack> {
     let error = row.backend_error.as_deref().unwrap_or("its backend does not answer");
     let why = format!("the last {} sessions failed: {error}", row.failed_in_a_row);
-    (row.failed_in_a_row >= FAILED_MIN).then_some(ServiceLack { kind: AlertKind::Backend, why })
+    is_backend_down(row).then_some(ServiceLack { kind: AlertKind::Backend, why })
 }
 
 /// By our own doing, or the other gateway's: whom policy or an operator refuses has been refused rightly,

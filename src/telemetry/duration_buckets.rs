@@ -1,0 +1,73 @@
+//! Durations in the buckets that monitors read: added to without a lock, and read whole.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// The upper bounds, in microseconds: from what a ready link takes to where every client has given up.
+const BOUNDS_US: [u64; 12] =
+    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 2_500_000, 5_000_000];
+
+/// What was measured since the beginning.
+#[derive(Debug, Default)]
+pub struct DurationBuckets {
+    /// The last one holds what is longer than every bound.
+    counts: [AtomicU64; BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+/// The same at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DurationCounts {
+    counts: [u64; BOUNDS_US.len() + 1],
+    sum_us: u64,
+}
+
+impl DurationBuckets {
+    pub fn add(&self, measured: Duration) {
+        let us = u64::try_from(measured.as_micros()).unwrap_or(u64::MAX);
+        let at = BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(BOUNDS_US.len());
+        self.counts[at].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> DurationCounts {
+        DurationCounts {
+            counts: std::array::from_fn(|at| self.counts[at].load(Ordering::Relaxed)),
+            sum_us: self.sum_us.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl DurationCounts {
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub fn sum_seconds(&self) -> f64 {
+        self.sum_us as f64 / 1e6
+    }
+
+    /// Each upper bound in seconds, with how many are within it and not within the one before.
+    pub fn by_bound(&self) -> impl Iterator<Item = (f64, u64)> {
+        let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+        bounds.zip(self.counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_within_its_bound_and_adds_up() {
+        let buckets = DurationBuckets::default();
+        let measured = [0, 500, 501, 5_000_000, 5_000_001].map(Duration::from_micros);
+        measured.iter().for_each(|one| buckets.add(*one));
+        let now = buckets.now();
+        let filled: Vec<_> = now.by_bound().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(filled, [(0.0005, 2), (0.001, 1), (5.0, 1), (f64::INFINITY, 1)]);
+        assert_eq!((now.count(), now.sum_seconds()), (5, 10.001_002));
+    }
+}

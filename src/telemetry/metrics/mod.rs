@@ -1,0 +1,294 @@
+//! The numbers of one snapshot as Prometheus reads them. `docs/operate.md` lists the names, which are fixed.
+//!
+//! They are made from the snapshot alone, whenever somebody asks, so that they are those that `status` shows.
+//! No label names a client: the number of series is that of services, gateways and their few states.
+
+mod process;
+mod text;
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Error, Write},
+    sync::Arc,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text::encode},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::{
+    health::is_backend_down,
+    snapshot::{PoolRow, ServiceRow, Snapshot},
+};
+use crate::profile::Half;
+
+pub use text::TEXT_CONTENT_TYPE;
+
+/// Of the OpenMetrics text.
+pub const OPEN_METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How the numbers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetricsFormat {
+    OpenMetrics,
+    /// The text that Prometheus had before, 0.0.4.
+    Text,
+}
+
+/// All numbers of a snapshot.
+pub fn render(snapshot: Arc<Snapshot>, format: MetricsFormat) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(SnapshotMetrics(snapshot)));
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    let _ = encode(&mut out, &registry);
+    match format {
+        MetricsFormat::OpenMetrics => out,
+        MetricsFormat::Text => text::from_open_metrics(&out),
+    }
+}
+
+#[derive(Debug)]
+struct SnapshotMetrics(Arc<Snapshot>);
+
+impl Collector for SnapshotMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let snapshot = &*self.0;
+        of_gateway(snapshot, &mut encoder)?;
+        of_services(snapshot, &mut encoder)?;
+        of_sessions(snapshot, &mut encoder)?;
+        of_links(snapshot, &mut encoder)?;
+        of_certificates(snapshot, &mut encoder)?;
+        process::encode(snapshot, &mut encoder)
+    }
+}
+
+/// Writes the values of one name.
+struct Family<'a>(MetricEncoder<'a>);
+
+impl<'a> Family<'a> {
+    fn begin(
+        encoder: &'a mut DescriptorEncoder<'_>,
+        (name, help): (&'a str, &str),
+        kind: MetricType,
+    ) -> Result<Self, Error> {
+        encoder.encode_descriptor(name, help, None, kind).map(Self)
+    }
+
+    fn gauge(&mut self, labels: &impl EncodeLabelSet, value: f64) -> Result<(), Error> {
+        self.0.encode_family(labels)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, labels: &impl EncodeLabelSet, value: u64) -> Result<(), Error> {
+        self.0.encode_family(labels)?.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+    }
+
+    fn seconds(&mut self, value: f64) -> Result<(), Error> {
+        self.0.encode_family(&NONE)?.encode_counter::<NoLabelSet, f64, f64>(&value, None)
+    }
+
+    fn histogram(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        counts: &super::duration_buckets::DurationCounts,
+    ) -> Result<(), Error> {
+        let buckets: Vec<_> = counts.by_bound().collect();
+        let mut family = self.0.encode_family(labels)?;
+        family.encode_histogram::<NoLabelSet>(counts.sum_seconds(), counts.count(), &buckets, None)
+    }
+}
+
+fn of_gateway(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let build = ("portcullis_build_info", "The version that runs.");
+    Family::begin(encoder, build, MetricType::Gauge)?.gauge(&[("version", &*snapshot.version)], 1.0)?;
+    let ready = ("portcullis_ready", "1 when the gateway is ready for clients, as /readyz tells.");
+    let is_ready = snapshot.readiness.as_ref().is_some_and(|readiness| readiness.ready);
+    Family::begin(encoder, ready, MetricType::Gauge)?.gauge(&NONE, f64::from(u8::from(is_ready)))?;
+    let reloads =
+        ("portcullis_reloads", "Reloads and switches that operators asked for, by what came of them.");
+    let mut family = Family::begin(encoder, reloads, MetricType::Counter)?;
+    family.counter(&[("result", "success")], snapshot.reloads.done)?;
+    family.counter(&[("result", "failure")], snapshot.reloads.refused)?;
+    let last = (
+        "portcullis_last_reload_successful",
+        "1 unless the last reload or switch was refused or rolled back.",
+    );
+    let was_successful = f64::from(u8::from(!snapshot.reloads.was_last_refused));
+    Family::begin(encoder, last, MetricType::Gauge)?.gauge(&NONE, was_successful)?;
+    let lost = ("portcullis_log_lines_lost", "Log lines that could not be written.");
+    Family::begin(encoder, lost, MetricType::Counter)?.counter(&NONE, snapshot.log_lines_lost)?;
+    let confined = ("portcullis_confined", "1 when the kernel refuses the half what it never does.");
+    let mut family = Family::begin(encoder, confined, MetricType::Gauge)?;
+    snapshot.roles.iter().try_for_each(|role| family.gauge(&[("role", word(*role))], 0.0))
+}
+
+fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let open = ("portcullis_sessions_open", "Sessions that are carried now.");
+    let mut family = Family::begin(encoder, open, MetricType::Gauge)?;
+    for row in &snapshot.services {
+        family.gauge(&labels(row), row.totals.sessions_open as f64)?;
+    }
+    let bytes = ("portcullis_bytes", "Bytes of sessions; up is from the client to the backend.");
+    let mut family = Family::begin(encoder, bytes, MetricType::Counter)?;
+    for row in &snapshot.services {
+        let [role, service] = labels(row);
+        family.counter(&[role, service, ("direction", "up")], row.totals.bytes_up)?;
+        family.counter(&[role, service, ("direction", "down")], row.totals.bytes_down)?;
+    }
+    let waiting = ("portcullis_clients_waiting", "Clients that wait for a link.");
+    let mut family = Family::begin(encoder, waiting, MetricType::Gauge)?;
+    for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz) {
+        family.gauge(&[("service", &*row.name)], row.counts.waiting as f64)?;
+    }
+    let backends =
+        ("portcullis_backends", "Backends of a service that are up, and that sessions failed at lately.");
+    let mut family = Family::begin(encoder, backends, MetricType::Gauge)?;
+    for row in snapshot.services.iter().filter(|row| row.connect.is_some()) {
+        let is_down = is_backend_down(row);
+        family.gauge(&[("service", &*row.name), ("state", "up")], f64::from(u8::from(!is_down)))?;
+        family.gauge(&[("service", &*row.name), ("state", "down")], f64::from(u8::from(is_down)))?;
+    }
+    Ok(())
+}
+
+fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let ends = (
+        "portcullis_sessions",
+        "Sessions that have ended and clients that were refused, by the letters of the end.",
+    );
+    let mut family = Family::begin(encoder, ends, MetricType::Counter)?;
+    for row in &snapshot.services {
+        let [role, service] = labels(row);
+        // From the first scrape on, so that the first increase is seen.
+        if !row.counts.ends.iter().any(|(end, _)| end == "--") {
+            family.counter(&[role, service, ("end", "--")], 0)?;
+        }
+        for (end, count) in &row.counts.ends {
+            family.counter(&[role, service, ("end", &**end)], *count)?;
+        }
+    }
+    let wait = ("portcullis_wait_seconds", "How long clients waited for a link.");
+    let mut family = Family::begin(encoder, wait, MetricType::Histogram)?;
+    for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz && row.connect.is_none()) {
+        family.histogram(&[("service", &*row.name)], &row.counts.waits)?;
+    }
+    let connect =
+        ("portcullis_connect_seconds", "How long it took to open a session's way, its backend included.");
+    let mut family = Family::begin(encoder, connect, MetricType::Histogram)?;
+    // In a pair a session is counted once, where clients come in.
+    let first = snapshot.roles.first().copied();
+    for row in snapshot.services.iter().filter(|row| Some(row.role) == first) {
+        family.histogram(&[("service", &*row.name)], &row.counts.connects)?;
+    }
+    let requests = ("portcullis_http_requests", "Requests that were answered, by the class of the answer.");
+    let mut family = Family::begin(encoder, requests, MetricType::Counter)?;
+    for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz) {
+        for (class, count) in row.counts.requests.by_class() {
+            family.counter(&[("service", &*row.name), ("code", class)], count)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the rows of one gateway tell together.
+#[derive(Default)]
+struct OfPeer<'a> {
+    rows: Vec<&'a PoolRow>,
+}
+
+impl OfPeer<'_> {
+    fn sum(&self, of: impl Fn(&PoolRow) -> usize) -> f64 {
+        self.rows.iter().map(|row| of(row)).fold(0_usize, usize::saturating_add) as f64
+    }
+
+    fn round_trip_seconds(&self) -> Option<f64> {
+        let mut times: Vec<_> = self.rows.iter().filter_map(|row| row.round_trip_ms).collect();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).map(|ms| ms / 1e3)
+    }
+}
+
+fn of_links(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let mut peers: BTreeMap<(Half, &str), OfPeer<'_>> = BTreeMap::new();
+    for row in &snapshot.pools {
+        // A gateway that was never met has no name but where it is.
+        let peer = row.peer.as_deref().or(row.address.as_deref()).unwrap_or_default();
+        peers.entry((row.role, peer)).or_default().rows.push(row);
+    }
+    let links = (
+        "portcullis_links",
+        "Links that take a new session, that carry some and take no more, and that are dialled.",
+    );
+    let mut family = Family::begin(encoder, links, MetricType::Gauge)?;
+    for ((role, peer), of) in &peers {
+        let of_state = |state| [("role", word(*role)), ("peer", *peer), ("state", state)];
+        family.gauge(&of_state("ready"), of.sum(|row| row.ready))?;
+        family.gauge(&of_state("carrying"), of.sum(|row| row.carrying))?;
+        family.gauge(&of_state("dialling"), of.sum(|row| row.dialling))?;
+    }
+    let wanted = ("portcullis_links_wanted", "Links that should be ready.");
+    let mut family = Family::begin(encoder, wanted, MetricType::Gauge)?;
+    for ((role, peer), of) in &peers {
+        family.gauge(&[("role", word(*role)), ("peer", peer)], of.sum(|row| row.target))?;
+    }
+    let failures = ("portcullis_link_failures", "Dials, handshakes and ready links that failed.");
+    let mut family = Family::begin(encoder, failures, MetricType::Counter)?;
+    for ((role, peer), of) in &peers {
+        let failed = of.rows.iter().fold(0_u64, |sum, row| sum.saturating_add(row.failures));
+        family.counter(&[("role", word(*role)), ("peer", peer)], failed)?;
+    }
+    let round_trip = ("portcullis_link_rtt_seconds", "The median round-trip time of the links.");
+    let mut family = Family::begin(encoder, round_trip, MetricType::Gauge)?;
+    for ((role, peer), of) in &peers {
+        if let Some(seconds) = of.round_trip_seconds() {
+            family.gauge(&[("role", word(*role)), ("peer", peer)], seconds)?;
+        }
+    }
+    Ok(())
+}
+
+fn of_certificates(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let mut earliest: BTreeMap<(Half, &str), u64> = BTreeMap::new();
+    for row in &snapshot.certificates {
+        let ends = humantime::parse_rfc3339(&row.ends).ok();
+        let ends =
+            ends.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |at| at.as_secs());
+        let first = earliest.entry((row.role, &row.used)).or_insert(ends);
+        *first = ends.min(*first);
+    }
+    let expiry = (
+        "portcullis_certificate_expiry_timestamp_seconds",
+        "When the first certificate of this use ends, in seconds since 1970.",
+    );
+    let mut family = Family::begin(encoder, expiry, MetricType::Gauge)?;
+    earliest.iter().try_for_each(|((role, used), ends)| {
+        family.gauge(&[("role", word(*role)), ("use", used)], *ends as f64)
+    })
+}
+
+const NONE: [(&str, &str); 0] = [];
+
+fn labels(row: &ServiceRow) -> [(&str, &str); 2] {
+    [("role", word(row.role)), ("service", &row.name)]
+}
+
+fn word(role: Half) -> &'static str {
+    match role {
+        Half::Dmz => "dmz",
+        Half::Internal => "internal",
+    }
+}
+
+/// The names in a text that [`render`] has made, for those who compare them with what names them.
+pub fn names(text: &str) -> Vec<String> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let mut out = String::new();
+    for name in names {
+        let _ = writeln!(out, "{name}");
+    }
+    out.lines().map(str::to_owned).collect()
+}

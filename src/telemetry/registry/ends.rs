@@ -1,0 +1,33 @@
+//! How many sessions have ended how, for monitors.
+
+use std::collections::HashMap;
+
+use super::SessionRegistry;
+use crate::{
+    profile::{Half, ServiceName},
+    telemetry::snapshot::SessionPhase,
+};
+
+/// How the sessions of one service have ended, by the two letters, and how many clients wait for a link.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceEnds {
+    pub ended: Vec<(String, u64)>,
+    pub waiting: u64,
+}
+
+impl SessionRegistry {
+    /// How the sessions of each service have ended so far, and how many clients wait for a link.
+    pub fn ends(&self) -> HashMap<(Half, ServiceName), ServiceEnds> {
+        let books = self.lock();
+        let ended = books.ends.iter().map(|(key, ended)| {
+            (key.clone(), ServiceEnds { ended: ended.clone().into_iter().collect(), waiting: 0 })
+        });
+        let mut ends: HashMap<_, _> = ended.collect();
+        for (_, session) in
+            books.clients().filter(|(_, session)| session.counters.phase() == SessionPhase::Waiting)
+        {
+            ends.entry((session.half, session.service.clone())).or_default().waiting += 1;
+        }
+        ends
+    }
+}

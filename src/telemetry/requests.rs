@@ -1,0 +1,57 @@
+//! How many requests each service has answered, by the class of the answer.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::profile::ServiceName;
+
+/// Answers of one service, by the first digit of their status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestCounts([u64; CLASSES.len()]);
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl RequestCounts {
+    /// The classes that there were answers of.
+    pub fn by_class(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CLASSES.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// Those of all services. A request of a name that is no service's is nobody's.
+#[derive(Debug, Default)]
+pub struct RequestBooks(Mutex<HashMap<ServiceName, RequestCounts>>);
+
+impl RequestBooks {
+    pub fn add(&self, service: &ServiceName, status: u16) {
+        let Some(class) = usize::from(status / 100).checked_sub(1).filter(|class| *class < CLASSES.len())
+        else {
+            return;
+        };
+        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match books.get_mut(service) {
+            Some(counts) => counts.0[class] += 1,
+            None => books.entry(service.clone()).or_default().0[class] += 1,
+        }
+    }
+
+    pub fn of(&self, service: &ServiceName) -> RequestCounts {
+        let books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        books.get(service).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_their_first_digit() {
+        let (books, orders) = (RequestBooks::default(), ServiceName::parse("orders").expect("a name"));
+        [101, 200, 204, 404, 599, 600, 99].iter().for_each(|status| books.add(&orders, *status));
+        let counts: Vec<_> = books.of(&orders).by_class().collect();
+        assert_eq!(counts, [("1xx", 1), ("2xx", 2), ("4xx", 1), ("5xx", 1)]);
+    }
+}

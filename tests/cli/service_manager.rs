@@ -1,0 +1,125 @@
+//! What a service manager hears, over a socket like systemd's.
+
+use std::{
+    os::unix::net::UnixDatagram,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    DIRECT,
+    process::{Place, SOON},
+    setup::{dmz_half, internal_half},
+};
+
+/// Hears what a gateway tells.
+struct Manager {
+    socket: UnixDatagram,
+    variable: String,
+}
+
+impl Manager {
+    fn new(place: &Place) -> Self {
+        let path = place.path("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+        Self { socket, variable: format!("NOTIFY_SOCKET={}", path.display()) }
+    }
+
+    /// The next message, if one comes in a moment.
+    fn next(&self) -> Option<String> {
+        let mut bytes = [0; 4096];
+        let length = self.socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+
+    /// Everything up to the message with this line, which has to come.
+    #[track_caller]
+    fn until(&self, line: &str) -> Vec<String> {
+        let (mut heard, began) = (Vec::new(), Instant::now());
+        while began.elapsed() < SOON {
+            heard.extend(self.next());
+            if heard.last().is_some_and(|message| message.lines().any(|one| one.starts_with(line))) {
+                return heard;
+            }
+        }
+        panic!("no {line} in {heard:?}");
+    }
+}
+
+fn has(messages: &[String], line: &str) -> bool {
+    messages.iter().flat_map(|message| message.lines()).any(|one| one.starts_with(line))
+}
+
+#[test]
+fn a_manager_hears_of_start_reload_turns_and_stop() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let manager = Manager::new(&place);
+    let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=2000000"];
+    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let heard = manager.until("READY=1");
+    assert!(has(&heard, "STATUS=ready; 0 sessions open"), "{heard:?}");
+    // The engine turns, twice and more within the watchdog's time.
+    let began = Instant::now();
+    for _ in 0..4 {
+        manager.until("WATCHDOG=1");
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    gateway.signal(Signal::HUP);
+    let heard = manager.until("RELOADING=1");
+    assert!(heard.last().is_some_and(|message| message.contains("\nMONOTONIC_USEC=")), "{heard:?}");
+    assert!(!has(&heard, "READY=1"), "it says so once, and again when it has reloaded: {heard:?}");
+    manager.until("READY=1");
+    // A reload that is refused ends as well.
+    place.write("one.yaml", "mode: nonsense\n");
+    gateway.signal(Signal::HUP);
+    manager.until("RELOADING=1");
+    manager.until("READY=1");
+    gateway.signal(Signal::TERM);
+    manager.until("STOPPING=1");
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_process_that_stands_still_feeds_no_watchdog() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let manager = Manager::new(&place);
+    let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=1000000"];
+    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    manager.until("WATCHDOG=1");
+    gateway.signal(Signal::STOP);
+    while manager.next().is_some() {}
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(manager.next(), None);
+    gateway.signal(Signal::CONT);
+    manager.until("WATCHDOG=1");
+}
+
+#[test]
+fn ready_can_wait_for_links() {
+    let place = Place::with_certificates();
+    place.write("dmz.yaml", &format!("ready: links\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let manager = Manager::new(&place);
+    let dmz = place.start_as("dmz", &["env", &manager.variable], &["--no-ui", "--profile", "dmz.yaml"]);
+    let heard = manager.until("STATUS=not ready; 0 of ");
+    assert!(!has(&heard, "READY=1"), "{heard:?}");
+    let link = format!("127.0.0.1:{}", dmz.link_port());
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let _internal = place.start("internal");
+    let heard = manager.until("READY=1");
+    assert!(has(&heard, "STATUS=ready; "), "{heard:?}");
+}
+
+#[test]
+fn a_manager_that_is_not_there_is_told_in_the_log_and_costs_nothing() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let wrapper = ["env", "NOTIFY_SOCKET=/nowhere/notify"];
+    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let log = gateway.log();
+    assert!(log.contains("WARN NOTIFY_SOCKET /nowhere/notify: No such file"), "{log}");
+    assert_eq!(gateway.status()["phase"], "running");
+}
