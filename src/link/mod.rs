@@ -29,6 +29,7 @@ pub mod link_guard;
 mod link_table;
 pub mod listener;
 pub mod liveness;
+pub mod multiplex;
 pub mod peer_links;
 pub mod peer_record;
 pub mod pool;

@@ -1,11 +1,13 @@
 //! Bytes ↔ meaning; no sockets, no clock, no policy.
 //!
 //! [`socks5`] is what any far side can speak; [`link`] is the protocol of our own, agreed by ALPN
-//! inside TLS, by which a link carries one session after another. [`ws`] are the frames of a client's
+//! inside TLS, by which a link carries one session after another; [`multiplex`] is the one that takes its
+//! place, by which sessions share links. [`ws`] are the frames of a client's
 //! WebSocket, [`proxy`] is what a proxy says of a client.
 
 pub mod client_hello;
 pub mod link;
+pub mod multiplex;
 pub mod proxy;
 pub mod socks5;
 pub mod ws;

@@ -1,0 +1,250 @@
+//! What the rest of the gateway holds of a link and of a session on it; all it can do is ask.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use super::credit::ReceiveWindow;
+use crate::{
+    net::stream::NetStream,
+    proto::{
+        Refusal,
+        multiplex::{
+            PeerViolation,
+            frame::{CutCause, FrameType},
+            hello::ServiceOffer,
+            open::OpenRequest,
+        },
+    },
+    telemetry::registry::SessionCounters,
+};
+
+/// Requests that may wait for a link's task; who asks more waits.
+pub const COMMANDS_MAX: usize = 256;
+
+/// What a link's task is asked for.
+#[derive(Debug)]
+pub(super) enum LinkCommand {
+    Open(Box<OpenCommand>),
+    Attach(u32, Box<LocalSide>),
+    Refuse(u32, Refusal),
+    /// No more sessions: `drain` or `retire`.
+    Leave(FrameType),
+    Services(Vec<ServiceOffer>),
+}
+
+#[derive(Debug)]
+pub(super) struct OpenCommand {
+    pub request: OpenRequest,
+    pub side: Box<LocalSide>,
+    pub owner: SessionOwner,
+}
+
+/// A client's or backend's stream, as it is handed to a link's task.
+#[derive(Debug)]
+pub struct LocalSide {
+    pub stream: NetStream,
+    /// What goes to the other gateway before anything that is read.
+    pub unsent: Vec<u8>,
+    pub counters: Arc<SessionCounters>,
+    /// No byte either way for so long ends the session.
+    pub idle: Option<Duration>,
+    /// What a failure of the stream is to the other gateway.
+    pub cause_of: fn(&NetStream, &io::Error) -> CutCause,
+}
+
+/// What a session leaves when it is over on its link.
+#[derive(Debug)]
+pub struct SessionRemains {
+    pub how: SessionFate,
+    /// The local stream; none where it was never attached.
+    pub stream: Option<NetStream>,
+    /// What that stream has yet to take.
+    pub rest: Undelivered,
+    /// Of one that no backend has seen: what has to be sent again.
+    pub again: Vec<u8>,
+    /// Nothing of it was sent but `open`: it may be opened elsewhere.
+    pub is_unsent: bool,
+}
+
+/// How a session ended on its link.
+#[derive(Debug)]
+pub enum SessionFate {
+    /// Both directions have ended.
+    Clean,
+    /// The local stream failed, and the other gateway was told.
+    StreamFailed(io::Error),
+    /// Refused; no byte reached a backend.
+    Refused(Refusal),
+    /// The link ended before anything of the session was sent.
+    Unsent,
+    Reset(CutCause),
+    LinkLost(LinkLoss),
+    /// No byte either way for the service's `idle`.
+    Idle,
+    /// The other gateway has not said whether it takes the session.
+    Unanswered,
+}
+
+/// Bytes that were received and not taken, with their place in the link's budget.
+#[derive(Debug, Default)]
+pub struct Undelivered {
+    pub bytes: VecDeque<u8>,
+    /// The other end has finished: behind the bytes the stream is to end.
+    pub has_end: bool,
+    pub(super) _window: Option<ReceiveWindow>,
+}
+
+/// Why a link has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LinkLoss {
+    #[error("the peer closed it")]
+    Closed,
+    #[error("it was cut")]
+    Cut,
+    #[error("it does not answer any more")]
+    Silent,
+    #[error("it broke the protocol: {0}")]
+    Broken(#[from] PeerViolation),
+    #[error("{0}")]
+    Socket(String),
+}
+
+/// A session's owner, as the link's task sees it: told once how it ended; gone, it cuts the session.
+#[derive(Debug)]
+pub(super) struct SessionOwner {
+    pub outcome: oneshot::Sender<SessionRemains>,
+    pub cause: Arc<AtomicU8>,
+}
+
+/// The owner's end of a session on a link. Dropped, it cuts the session.
+#[derive(Debug)]
+pub struct SessionHandle {
+    outcome: oneshot::Receiver<SessionRemains>,
+    cause: Arc<AtomicU8>,
+}
+
+/// A session that the other gateway has opened. It is refused, or gets the stream of its backend.
+#[derive(Debug)]
+pub struct IncomingSession {
+    number: u32,
+    commands: mpsc::Sender<LinkCommand>,
+    handle: SessionHandle,
+}
+
+/// A link that sessions may be opened on.
+#[derive(Debug, Clone)]
+pub struct LinkHandle {
+    commands: mpsc::Sender<LinkCommand>,
+}
+
+/// A link's task has ended; what was asked for comes back.
+#[derive(Debug)]
+pub struct LinkGone(pub Box<LocalSide>);
+
+pub(super) fn session_owner() -> (SessionOwner, SessionHandle) {
+    let (tell, outcome) = oneshot::channel();
+    let cause = Arc::new(AtomicU8::new(CutCause::Other as u8));
+    (SessionOwner { outcome: tell, cause: cause.clone() }, SessionHandle { outcome, cause })
+}
+
+impl SessionOwner {
+    /// Why the owner has cut its session.
+    pub fn cut_cause(&self) -> CutCause {
+        let cause = self.cause.load(Ordering::Acquire);
+        CutCause::ALL.into_iter().find(|known| *known as u8 == cause).unwrap_or(CutCause::Other)
+    }
+}
+
+impl SessionHandle {
+    /// Waits until the session is over on its link.
+    pub async fn outcome(&mut self) -> SessionRemains {
+        let lost = || SessionRemains {
+            how: SessionFate::LinkLost(LinkLoss::Cut),
+            stream: None,
+            rest: Undelivered::default(),
+            again: Vec::new(),
+            is_unsent: false,
+        };
+        (&mut self.outcome).await.unwrap_or_else(|_| lost())
+    }
+
+    /// Ends the session with a reset; its stream is cut too.
+    pub fn cut(self, cause: CutCause) {
+        self.cause.store(cause as u8, Ordering::Release);
+    }
+}
+
+impl IncomingSession {
+    pub(super) fn new(number: u32, commands: mpsc::Sender<LinkCommand>, handle: SessionHandle) -> Self {
+        Self { number, commands, handle }
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// It is carried from now on.
+    pub async fn attach(self, side: Box<LocalSide>) -> SessionHandle {
+        // Where the link has ended, the outcome says so.
+        let _ = self.commands.send(LinkCommand::Attach(self.number, side)).await;
+        self.handle
+    }
+
+    /// Waits until it is over before it is attached: the other gateway, or the link, has given it up.
+    pub async fn given_up(&mut self) -> SessionFate {
+        self.handle.outcome().await.how
+    }
+
+    pub async fn refuse(self, refusal: Refusal) {
+        // The same; nobody is left to hear it.
+        let _ = self.commands.send(LinkCommand::Refuse(self.number, refusal)).await;
+    }
+
+    /// Ends it before it was carried.
+    pub fn cut(self, cause: CutCause) {
+        self.handle.cut(cause);
+    }
+}
+
+impl LinkHandle {
+    pub(super) fn new(commands: mpsc::Sender<LinkCommand>) -> Self {
+        Self { commands }
+    }
+
+    /// Opens a session; it is under way when this returns, and not answered yet.
+    pub async fn open(&self, request: OpenRequest, side: Box<LocalSide>) -> Result<SessionHandle, LinkGone> {
+        let (owner, handle) = session_owner();
+        let command = LinkCommand::Open(Box::new(OpenCommand { request, side, owner }));
+        match self.commands.send(command).await {
+            Ok(()) => Ok(handle),
+            Err(mpsc::error::SendError(LinkCommand::Open(command))) => Err(LinkGone(command.side)),
+            Err(_) => unreachable!("what comes back is what was sent"),
+        }
+    }
+
+    /// No more sessions are opened on it; it ends when the last has ended.
+    pub async fn leave(&self, kind: FrameType) {
+        // A link that has ended has left.
+        let _ = self.commands.send(LinkCommand::Leave(kind)).await;
+    }
+
+    /// Tells the other gateway what is offered from now on.
+    pub async fn offer(&self, services: Vec<ServiceOffer>) {
+        // The same.
+        let _ = self.commands.send(LinkCommand::Services(services)).await;
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.commands.is_closed()
+    }
+}

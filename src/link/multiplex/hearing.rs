@@ -1,0 +1,183 @@
+//! What a link hears: frames for itself, and for each of its sessions.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::Instant,
+};
+
+use super::{
+    handle::{LinkLoss, SessionFate},
+    task::{MultiplexedLink, OwnerEvent},
+};
+use crate::proto::multiplex::{
+    PeerViolation,
+    decoder::HeardPiece,
+    frame::{FrameType, LinkFrame},
+    state::{LinkEnd, SessionStage},
+};
+
+/// A frame that has begun is whole in this time.
+pub const BEGUN: Duration = Duration::from_secs(6);
+/// Read at once; and in one round, until it is time to write.
+const READ_BYTES: usize = 64 * 1024;
+const ROUND_BYTES: usize = 256 * 1024;
+
+thread_local! {
+    /// The worker's buffer; borrowed within one poll and never across one.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+impl MultiplexedLink {
+    /// Reads what has come; whether anything has.
+    pub(super) fn poll_hear(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        let mut all = 0;
+        while all < ROUND_BYTES {
+            let count = BUFFER.with_borrow_mut(|buffer| {
+                let mut buf = ReadBuf::new(buffer);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+                    Poll::Pending => Ok(None),
+                    Poll::Ready(Ok(())) if buf.filled().is_empty() => Err(self.heard_end()),
+                    Poll::Ready(Ok(())) => {
+                        self.hear(buf.filled())?;
+                        Ok(Some(buf.filled().len()))
+                    }
+                    Poll::Ready(Err(error)) => Err(LinkLoss::Socket(error.to_string())),
+                }
+            })?;
+            match count {
+                Some(count) => all += count,
+                None => break,
+            }
+        }
+        Ok(all > 0)
+    }
+
+    fn hear(&mut self, mut bytes: &[u8]) -> Result<(), LinkLoss> {
+        self.liveness.note_heard();
+        while let Some(heard) = self.decoder.decode(&mut bytes)? {
+            self.whole_by = None;
+            match heard {
+                HeardPiece::Data { session, bytes } => self.hear_data(session, bytes)?,
+                HeardPiece::Frame { session, frame } => self.hear_frame(session, frame)?,
+            }
+        }
+        match self.decoder.is_within_frame() {
+            true => _ = self.whole_by.get_or_insert_with(|| Instant::now() + BEGUN),
+            false => self.whole_by = None,
+        }
+        Ok(())
+    }
+
+    fn hear_data(&mut self, number: u32, bytes: &[u8]) -> Result<(), LinkLoss> {
+        let Some(entry) = self.table.hear_data(number, bytes.len())? else { return Ok(()) };
+        let row = &mut entry.row;
+        match row.receive(bytes) {
+            Ok(0) => {}
+            Ok(taken) => {
+                if row.needs_flush() {
+                    row.waker.list();
+                }
+                self.give_credit(number, taken)?;
+            }
+            Err(error) => {
+                row.fail(error, true);
+                row.waker.list();
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_frame(&mut self, number: u32, frame: LinkFrame) -> Result<(), LinkLoss> {
+        let kind = frame.kind();
+        let stage = self.stage.after(self.end.other(), kind);
+        self.stage = stage.ok_or(PeerViolation::LinkState(kind, self.stage))?;
+        match frame {
+            LinkFrame::Open(request) => self.opened(number, request),
+            LinkFrame::Credit(bytes) => {
+                if self.table.hear_credit(number, bytes)? {
+                    self.line_up(number);
+                }
+                Ok(())
+            }
+            LinkFrame::Opened | LinkFrame::Refused(_) | LinkFrame::End | LinkFrame::Reset(_) => {
+                self.hear_of_session(number, &frame)
+            }
+            LinkFrame::Ping(token) => self.hear_ping(token),
+            LinkFrame::Pong(token) => {
+                if let Some(took) = self.liveness.note_pong(token, Instant::now()) {
+                    self.events.push_back(OwnerEvent::RoundTrip(took));
+                }
+                Ok(())
+            }
+            LinkFrame::Drain | LinkFrame::Retire => {
+                if self.end == LinkEnd::Opener {
+                    self.leave(FrameType::Retire)?;
+                }
+                self.events.push_back(OwnerEvent::Leaving(kind));
+                Ok(())
+            }
+            LinkFrame::Services(services) => {
+                self.events.push_back(OwnerEvent::Services(services));
+                Ok(())
+            }
+            // The stage lets none through.
+            LinkFrame::ServerHello(_) | LinkFrame::OpenerHello(_) => Ok(()),
+        }
+    }
+
+    fn hear_of_session(&mut self, number: u32, frame: &LinkFrame) -> Result<(), LinkLoss> {
+        let Some(entry) = self.table.hear(number, frame.kind())? else { return Ok(()) };
+        let (stage, row) = (entry.channel.stage(), &mut entry.row);
+        match frame {
+            LinkFrame::Opened => {
+                if let Some(at) = row.answer_by {
+                    self.timers.remove_answer(at, number);
+                }
+                row.answered();
+                self.events.push_back(OwnerEvent::Answered);
+            }
+            LinkFrame::Refused(refusal) => {
+                if let Some(at) = row.answer_by {
+                    self.timers.remove_answer(at, number);
+                }
+                self.finish(number, SessionFate::Refused(*refusal));
+                self.events.push_back(OwnerEvent::Refused);
+            }
+            LinkFrame::Reset(cause) => self.finish(number, SessionFate::Reset(*cause)),
+            _ => {
+                row.receive_end();
+                row.waker.list();
+                if stage == SessionStage::Closed {
+                    self.outgoing.finish_when_sent(number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_ping(&mut self, token: [u8; 8]) -> Result<(), LinkLoss> {
+        if !self.liveness.note_ping(Instant::now()) {
+            return Err(PeerViolation::TooMany("pings").into());
+        }
+        // An end that does not take what it is sent judges nobody, and needs no answer.
+        if !self.outgoing.is_full() && !self.is_ending() {
+            self.say(LinkFrame::Pong(token), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Of a peer that has sent so much that asks for an answer, and reads none of them.
+    pub(super) fn check_control(&self) -> Result<(), LinkLoss> {
+        match self.outgoing.is_beyond_bound() {
+            true => Err(PeerViolation::TooMany("frames whose answers are not read").into()),
+            false => Ok(()),
+        }
+    }
+}

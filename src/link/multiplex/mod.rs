@@ -1,0 +1,28 @@
+//! A link that many sessions share: one task owns its socket and a row for each of its sessions.
+//!
+//! ```text
+//! session ─► LinkHandle::open ─┐                              ┌─► OwnerEvent::Opened ─► IncomingSession::attach
+//!                              ▼                              │
+//!   local stream ◄──► row ◄──► MultiplexedLink ◄── frames ──► MultiplexedLink ◄──► row ◄──► local stream
+//! ```
+//!
+//! In reading order: [`credit`] and [`turns`] are the rules, [`table`] the sessions by their numbers, all
+//! three without sockets and clocks. [`row`] is a session's local stream, [`ready`] tells which of them has
+//! something to do. [`task`] is the link itself: `hearing` is what it reads, `sending` what it writes,
+//! `timing` what it does when a time is up. [`handle`] is what others hold of it.
+//!
+//! How a link comes to stand, who opens sessions and what becomes of them is not here.
+
+pub mod credit;
+pub mod handle;
+mod hearing;
+pub mod ready;
+mod row;
+mod sending;
+pub mod table;
+pub mod task;
+mod timing;
+pub mod turns;
+
+#[cfg(test)]
+mod tests;

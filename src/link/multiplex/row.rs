@@ -1,0 +1,414 @@
+//! A session on a link, as the link's task keeps it: the local stream, what it has yet to take, and what
+//! has yet to be sent from it. While nothing moves it holds no buffer.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::{
+    credit::ReceiveWindow,
+    handle::{LocalSide, SessionFate, SessionOwner, SessionRemains, Undelivered},
+    ready::SessionWaker,
+};
+use crate::{
+    net::stream::NetStream,
+    proto::multiplex::{frame::CutCause, state::LinkEnd},
+    telemetry::{registry::SessionCounters, snapshot::SessionPhase},
+};
+
+#[derive(Debug)]
+pub struct LinkedSession {
+    end: LinkEnd,
+    pub waker: Arc<SessionWaker>,
+    /// Whether it has its place in the queue of turns.
+    pub is_in_line: bool,
+    local: Option<Box<LocalSide>>,
+    pub outbound: Outbound,
+    /// How much of the unsent bytes was sent.
+    sent_ahead: usize,
+    /// An opener's, until the answer: client bytes that were sent.
+    copy: Option<Vec<u8>>,
+    /// Received and not taken.
+    held: VecDeque<u8>,
+    inbound: Inbound,
+    is_unflushed: bool,
+    owner: Option<SessionOwner>,
+    /// `opened` is owed.
+    pub owes_opened: bool,
+    pub answer_by: Option<Instant>,
+    pub idle: Option<IdleWatch>,
+    /// Whether a look at its socket is due some time.
+    pub has_look: bool,
+    /// Bytes both ways, as a stall is judged by.
+    pub moved: u64,
+}
+
+/// What goes from the local stream to the link.
+#[derive(Debug)]
+pub enum Outbound {
+    Reading,
+    /// The stream has finished, and `end` was sent.
+    Ended,
+    /// The stream has failed. What it had sent goes first; `may_end` where a peer that has finished
+    /// sending is what a write failed at.
+    Failed {
+        error: io::Error,
+        may_end: bool,
+    },
+}
+
+/// What goes from the link to the local stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inbound {
+    Open,
+    /// The stream is to end behind what is held.
+    Ending,
+    Ended,
+}
+
+/// Since when no byte has moved.
+#[derive(Debug)]
+pub struct IdleWatch {
+    pub limit: Duration,
+    bytes: u64,
+    still_since: Instant,
+}
+
+/// What a turn has brought.
+#[derive(Debug)]
+pub enum TurnRead {
+    /// So many bytes; there may be more.
+    Bytes(usize),
+    /// Nothing now; its waker tells.
+    Nothing,
+    /// The stream has finished.
+    End,
+    /// It has failed, and all that it had sent was sent on.
+    Failed,
+}
+
+impl LinkedSession {
+    /// One that the other gateway opens; its backend is not reached yet.
+    pub fn incoming(waker: Arc<SessionWaker>, owner: SessionOwner) -> Self {
+        Self {
+            end: LinkEnd::Server,
+            waker,
+            is_in_line: false,
+            local: None,
+            outbound: Outbound::Reading,
+            sent_ahead: 0,
+            copy: None,
+            held: VecDeque::new(),
+            inbound: Inbound::Open,
+            is_unflushed: false,
+            owner: Some(owner),
+            owes_opened: false,
+            answer_by: None,
+            idle: None,
+            has_look: false,
+            moved: 0,
+        }
+    }
+
+    /// One that this end opens.
+    pub fn outgoing(
+        waker: Arc<SessionWaker>,
+        owner: SessionOwner,
+        side: Box<LocalSide>,
+        now: Instant,
+    ) -> Self {
+        let mut row = Self::incoming(waker, owner);
+        row.end = LinkEnd::Opener;
+        row.copy = Some(Vec::new());
+        row.attach(side, now);
+        row
+    }
+
+    /// The local stream is here.
+    pub fn attach(&mut self, side: Box<LocalSide>, now: Instant) {
+        self.idle =
+            side.idle.map(|limit| IdleWatch { limit, bytes: side.counters.bytes(), still_since: now });
+        self.owes_opened = self.end == LinkEnd::Server;
+        self.local = Some(side);
+    }
+
+    pub fn has_stream(&self) -> bool {
+        self.local.is_some()
+    }
+
+    pub fn stream(&self) -> Option<&NetStream> {
+        self.local.as_ref().map(|side| &side.stream)
+    }
+
+    /// Whether what was written has yet to be pushed on; a socket does so by itself.
+    pub fn needs_flush(&self) -> bool {
+        self.is_unflushed && !matches!(self.stream(), Some(NetStream::Tcp(_)))
+    }
+
+    /// Bytes that wait for the local stream.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    fn counters(&self) -> Option<&SessionCounters> {
+        self.local.as_ref().map(|side| &*side.counters)
+    }
+
+    /// A session relays once the other gateway has taken it, and drains once one side has finished.
+    pub fn update_phase(&self) {
+        let is_opening = match self.end {
+            LinkEnd::Opener => self.copy.is_some(),
+            LinkEnd::Server => self.owes_opened,
+        };
+        let has_ended = matches!(self.outbound, Outbound::Ended) || self.inbound != Inbound::Open;
+        if let Some(counters) = self.counters()
+            && !is_opening
+        {
+            counters.enter(if has_ended { SessionPhase::Draining } else { SessionPhase::Relaying });
+        }
+    }
+
+    /// The other gateway has taken the session.
+    pub fn answered(&mut self) {
+        self.copy = None;
+        self.answer_by = None;
+        self.update_phase();
+    }
+
+    /// Whether its owner has gone, and with what cause.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutCause> {
+        let Some(owner) = &mut self.owner else { return Poll::Pending };
+        ready!(owner.outcome.poll_closed(cx));
+        Poll::Ready(owner.cut_cause())
+    }
+
+    /// Bytes have come from the link; how many the stream took at once.
+    pub fn receive(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_failed = matches!(self.outbound, Outbound::Failed { .. });
+        if is_failed {
+            // Nobody is left to take them.
+            return Ok(0);
+        }
+        let mut taken = 0;
+        if self.held.is_empty() && self.has_stream() {
+            let waker = Waker::from(self.waker.clone());
+            taken = self.write(&mut Context::from_waker(&waker), bytes)?;
+        }
+        self.held.extend(&bytes[taken..]);
+        Ok(taken)
+    }
+
+    /// The other end has finished.
+    pub fn receive_end(&mut self) {
+        self.inbound = Inbound::Ending;
+        self.update_phase();
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+        let Some(side) = &mut self.local else { return Ok(0) };
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match Pin::new(&mut side.stream).poll_write(cx, &bytes[taken..]) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => taken += count,
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+        if taken > 0 {
+            match self.end {
+                LinkEnd::Opener => side.counters.add_down(taken),
+                LinkEnd::Server => side.counters.add_up(taken),
+            }
+            self.is_unflushed = true;
+            self.moved += taken as u64;
+        }
+        Ok(taken)
+    }
+
+    /// Gives the stream what is held for it, and its end; how many bytes it took.
+    pub fn deliver(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
+        if self.local.is_none() || matches!(self.outbound, Outbound::Failed { .. }) {
+            return Ok(0);
+        }
+        let mut all = 0;
+        while !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            let taken = self.write(cx, held.as_slices().0);
+            self.held = held;
+            let taken = taken?;
+            if taken == 0 {
+                return Ok(all);
+            }
+            self.held.drain(..taken);
+            all += taken;
+        }
+        self.held = VecDeque::new();
+        let Some(side) = &mut self.local else { return Ok(all) };
+        if self.inbound == Inbound::Ending && Pin::new(&mut side.stream).poll_shutdown(cx)?.is_ready() {
+            self.inbound = Inbound::Ended;
+        }
+        if self.is_unflushed && self.inbound == Inbound::Open {
+            self.is_unflushed = Pin::new(&mut side.stream).poll_flush(cx)?.is_pending();
+        }
+        if let (NetStream::Ws(socket), Outbound::Ended) = (&mut side.stream, &self.outbound)
+            && let Poll::Ready(error) = socket.poll_control(cx)
+        {
+            return Err(error);
+        }
+        Ok(all)
+    }
+
+    /// Reads what the stream has into `room`, or what has to go before it.
+    pub fn read_turn(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> TurnRead {
+        let Some(side) = &mut self.local else { return TurnRead::Nothing };
+        let ahead = &side.unsent[self.sent_ahead..];
+        let count = if ahead.is_empty() {
+            let mut buf = ReadBuf::new(room);
+            match Pin::new(&mut side.stream).poll_read(cx, &mut buf) {
+                Poll::Pending => return self.nothing_now(),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return self.stream_ended(),
+                Poll::Ready(Ok(())) => buf.filled().len(),
+                Poll::Ready(Err(error)) => {
+                    // What TLS deciphered before it failed goes first; the failure shows again.
+                    side.stream.read_rest(&mut buf);
+                    let rest = buf.filled().len();
+                    self.fail(error, false);
+                    if rest == 0 {
+                        return TurnRead::Failed;
+                    }
+                    rest
+                }
+            }
+        } else {
+            let count = ahead.len().min(room.len());
+            room[..count].copy_from_slice(&ahead[..count]);
+            self.sent_ahead += count;
+            if self.sent_ahead == side.unsent.len() {
+                side.unsent = Vec::new();
+                self.sent_ahead = 0;
+            }
+            count
+        };
+        self.sent(&room[..count]);
+        TurnRead::Bytes(count)
+    }
+
+    fn sent(&mut self, bytes: &[u8]) {
+        if let Some(copy) = &mut self.copy {
+            copy.extend_from_slice(bytes);
+        }
+        self.moved += bytes.len() as u64;
+        let Some(counters) = self.counters() else { return };
+        match self.end {
+            LinkEnd::Opener => counters.add_up(bytes.len()),
+            LinkEnd::Server => counters.add_down(bytes.len()),
+        }
+    }
+
+    /// There is nothing to read. Of a stream that has failed nothing more comes, unless the runtime has
+    /// yet to hear what a closed socket holds.
+    fn nothing_now(&self) -> TurnRead {
+        let is_failed = matches!(self.outbound, Outbound::Failed { .. });
+        let is_closed = || self.stream().and_then(NetStream::tcp).is_some_and(crate::net::tcp::is_closed);
+        match is_failed && !is_closed() {
+            true => TurnRead::Failed,
+            false => TurnRead::Nothing,
+        }
+    }
+
+    fn stream_ended(&self) -> TurnRead {
+        match &self.outbound {
+            // A socket tells its error once, and then shows an end.
+            Outbound::Failed { may_end: false, .. } => TurnRead::Failed,
+            _ => TurnRead::End,
+        }
+    }
+
+    /// The stream has failed, told by a read or by a write (`may_end`); the first error counts.
+    pub fn fail(&mut self, error: io::Error, is_write: bool) {
+        if !matches!(self.outbound, Outbound::Failed { .. }) {
+            let has_ended = matches!(self.outbound, Outbound::Ended);
+            let may_end = has_ended || is_write && error.kind() == io::ErrorKind::BrokenPipe;
+            self.outbound = Outbound::Failed { error, may_end };
+            self.held = VecDeque::new();
+            // Looked at for another reason from now on.
+            self.has_look = false;
+        }
+    }
+
+    /// What a failure of its stream is to the other gateway.
+    pub fn failure_cause(&self) -> CutCause {
+        match (&self.local, &self.outbound) {
+            (Some(side), Outbound::Failed { error, .. }) => (side.cause_of)(&side.stream, error),
+            _ => CutCause::Other,
+        }
+    }
+
+    /// Whether no byte has moved for its service's `idle`, and when to look again.
+    pub fn look_idle(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        let bytes = self.counters().map_or(0, SessionCounters::bytes);
+        let Some(idle) = &mut self.idle else { return (false, None) };
+        if idle.bytes != bytes {
+            (idle.bytes, idle.still_since) = (bytes, now);
+        }
+        let is_over = now.saturating_duration_since(idle.still_since) >= idle.limit;
+        (is_over, Some(idle.next_look(now)))
+    }
+
+    /// Whether nothing of it may have been sent but `open`, which was not answered.
+    fn is_unsent(&self) -> bool {
+        let nothing = self.copy.as_ref().is_some_and(Vec::is_empty);
+        nothing && !matches!(self.outbound, Outbound::Ended)
+    }
+
+    /// It is over: tells its owner, and gives it what is left.
+    pub fn end(mut self, how: SessionFate, window: Option<ReceiveWindow>) {
+        let Some(owner) = self.owner.take() else { return };
+        let is_unsent = self.is_unsent();
+        let how = match how {
+            SessionFate::LinkLost(_) if is_unsent => SessionFate::Unsent,
+            how => how,
+        };
+        let mut again = self.copy.take().unwrap_or_default();
+        if let (Some(side), SessionFate::Refused(_) | SessionFate::Unsent | SessionFate::Unanswered) =
+            (&mut self.local, &how)
+        {
+            if self.end == LinkEnd::Opener {
+                side.counters.take_back_up(again.len());
+            }
+            again.extend_from_slice(&side.unsent[self.sent_ahead..]);
+        }
+        let rest =
+            Undelivered { bytes: self.held, has_end: self.inbound == Inbound::Ending, _window: window };
+        let stream = self.local.map(|side| side.stream);
+        // An owner that has gone has cut the session: dropped, the stream is reset.
+        let _ = owner.outcome.send(SessionRemains { how, stream, rest, again, is_unsent });
+    }
+
+    /// The error that its stream failed with.
+    pub fn take_failure(&mut self) -> SessionFate {
+        match std::mem::replace(&mut self.outbound, Outbound::Ended) {
+            Outbound::Failed { error, .. } => SessionFate::StreamFailed(error),
+            Outbound::Reading | Outbound::Ended => SessionFate::Clean,
+        }
+    }
+}
+
+impl IdleWatch {
+    /// Kept to within a quarter of the limit, at most 2.5 s.
+    pub fn next_look(&self, now: Instant) -> Instant {
+        let pause = (self.limit / 4).min(Duration::from_millis(2500));
+        (now + pause).min(self.still_since + self.limit).max(now + Duration::from_millis(1))
+    }
+}

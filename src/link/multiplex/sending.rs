@@ -1,0 +1,351 @@
+//! What a link sends: frames for itself first, then its sessions in turns, one batch at a time.
+//!
+//! Nothing is read from a session's stream before the kernel has taken the batch before, so what waits
+//! for the wire is short, and sessions take turns in user space.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use socket2::SockRef;
+use tokio::io::AsyncWrite;
+
+use super::{
+    handle::{LinkLoss, SessionFate},
+    row::{Outbound, TurnRead},
+    task::{MultiplexedLink, OwnerEvent},
+    turns::{BATCH_BYTES_MAX, BATCH_BYTES_MIN, BatchLimit, Turn},
+};
+use crate::{
+    net::stream::NetStream,
+    proto::multiplex::{
+        PeerViolation,
+        frame::{DATA_BYTES_MAX, FrameHead, FrameType, HEADER_BYTES, LinkFrame},
+        state::SessionStage,
+    },
+};
+
+/// Frames that wait while the peer takes nothing; no peer that reads its answers comes near.
+const CONTROL_BYTES_MAX: usize = 64 * 1024;
+
+thread_local! {
+    /// The worker's buffer; borrowed within one poll and never across one.
+    static BATCH: RefCell<Batch> = const { RefCell::new(Batch { bytes: Vec::new(), filled: 0 }) };
+}
+
+/// What is handed to the kernel at once. Its memory is cleared when it grows, not for each batch.
+struct Batch {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+/// What is on its way out.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Frames that go before any session's turn.
+    pub control: Vec<u8>,
+    /// What the stream did not take of the last batch.
+    unwritten: Vec<u8>,
+    is_unflushed: bool,
+    /// The last batch had to wait.
+    was_blocked: bool,
+    batch_bytes: usize,
+    limit: BatchLimit,
+    /// TCP_NOTSENT_LOWAT as it was set last.
+    low_water: usize,
+    /// Sessions that are over when what is on its way is out.
+    finished: Vec<u32>,
+}
+
+impl Batch {
+    fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.filled += bytes.len();
+    }
+
+    /// The next so many bytes.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let end = self.filled + bytes;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.filled..end]
+    }
+
+    fn clear(&mut self) {
+        self.filled = 0;
+        // Many opens at once make it long; no link needs that for long.
+        self.bytes.truncate(2 * BATCH_BYTES_MAX);
+        self.bytes.shrink_to(2 * BATCH_BYTES_MAX);
+    }
+}
+
+impl Outgoing {
+    pub fn new(stream: &NetStream) -> Self {
+        let mut outgoing = Self {
+            control: Vec::new(),
+            unwritten: Vec::new(),
+            is_unflushed: false,
+            was_blocked: false,
+            batch_bytes: 0,
+            limit: BatchLimit::default(),
+            low_water: 0,
+            finished: Vec::new(),
+        };
+        outgoing.follow_limit(stream);
+        outgoing
+    }
+
+    /// Whether anything has yet to go out.
+    pub fn holds(&self) -> bool {
+        self.is_blocked() || !self.control.is_empty() || !self.finished.is_empty()
+    }
+
+    /// Whether the kernel has yet to take the last batch.
+    pub fn is_blocked(&self) -> bool {
+        self.is_unflushed || !self.unwritten.is_empty()
+    }
+
+    /// Whether answers that nobody needs are left out.
+    pub fn is_full(&self) -> bool {
+        self.is_blocked() && self.control.len() > CONTROL_BYTES_MAX / 4
+    }
+
+    pub fn is_beyond_bound(&self) -> bool {
+        self.is_blocked() && self.control.len() > CONTROL_BYTES_MAX
+    }
+
+    /// A session is over as soon as its last frame is out.
+    pub fn finish_when_sent(&mut self, number: u32) {
+        self.finished.push(number);
+    }
+
+    /// Lets the kernel hold as much unsent as is handed to it at once.
+    fn follow_limit(&mut self, stream: &NetStream) {
+        let limit = self.limit.bytes();
+        let is_near = limit < 2 * self.low_water && 2 * limit > self.low_water;
+        if !is_near && let Some(socket) = stream.tcp() {
+            self.low_water = limit;
+            // A kernel without it lets more wait, and is as right otherwise.
+            let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit as u32);
+        }
+    }
+
+    fn poll_flush(&mut self, stream: &mut NetStream, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        let socket = |error: std::io::Error| LinkLoss::Socket(error.to_string());
+        while !self.unwritten.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.unwritten) {
+                Poll::Ready(Ok(0)) => return Err(LinkLoss::Cut),
+                Poll::Ready(Ok(count)) => drop(self.unwritten.drain(..count)),
+                Poll::Ready(Err(error)) => return Err(socket(error)),
+                Poll::Pending => return Ok(self.blocked(stream)),
+            }
+        }
+        if self.is_unflushed {
+            match Pin::new(&mut *stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.is_unflushed = false,
+                Poll::Ready(Err(error)) => return Err(socket(error)),
+                Poll::Pending => return Ok(self.blocked(stream)),
+            }
+        }
+        self.unwritten = Vec::new();
+        if !std::mem::take(&mut self.was_blocked) {
+            self.limit.went_out(self.batch_bytes);
+            self.follow_limit(stream);
+        }
+        self.batch_bytes = 0;
+        Ok(true)
+    }
+
+    fn blocked(&mut self, stream: &NetStream) -> bool {
+        if !std::mem::replace(&mut self.was_blocked, true) {
+            self.limit.was_blocked();
+            self.follow_limit(stream);
+        }
+        false
+    }
+
+    fn poll_write(
+        &mut self,
+        stream: &mut NetStream,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Result<(), LinkLoss> {
+        let taken = match Pin::new(&mut *stream).poll_write(cx, bytes) {
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.to_string())),
+            Poll::Pending => 0,
+        };
+        self.unwritten = bytes[taken..].to_vec();
+        self.is_unflushed = true;
+        self.batch_bytes = bytes.len();
+        Ok(())
+    }
+}
+
+impl MultiplexedLink {
+    /// Sends what is to be sent, as far as the kernel takes it; whether anything was done.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        if self.is_ending() {
+            return Ok(false);
+        }
+        let mut progress = false;
+        if self.outgoing.is_blocked() {
+            if !self.outgoing.poll_flush(&mut self.stream, cx)? {
+                return self.check_control().map(|()| false);
+            }
+            progress = true;
+        }
+        if self.outgoing.control.is_empty() && self.queue.is_empty() {
+            return Ok(self.finish_sent() || progress);
+        }
+        let is_sent = BATCH.with_borrow_mut(|batch| {
+            batch.clear();
+            self.fill(batch)?;
+            if batch.filled == 0 {
+                return Ok(false);
+            }
+            self.outgoing.poll_write(&mut self.stream, cx, &batch.bytes[..batch.filled])?;
+            Ok::<_, LinkLoss>(true)
+        })?;
+        if is_sent && !self.outgoing.poll_flush(&mut self.stream, cx)? {
+            return Ok(true);
+        }
+        Ok(self.finish_sent() || progress || is_sent)
+    }
+
+    /// Ends the sessions whose last frames are out.
+    fn finish_sent(&mut self) -> bool {
+        let finished = std::mem::take(&mut self.outgoing.finished);
+        for number in &finished {
+            self.finish(*number, SessionFate::Clean);
+        }
+        !finished.is_empty()
+    }
+
+    fn fill(&mut self, batch: &mut Batch) -> Result<(), LinkLoss> {
+        self.drain_control(batch);
+        let limit = self.outgoing.limit.bytes();
+        self.queue.begin_batch(batch.filled);
+        while let Some(turn) = self.queue.next_turn(limit) {
+            self.take_turn(turn, batch)?;
+        }
+        // What turns had to say of their sessions goes behind their bytes.
+        self.drain_control(batch);
+        Ok(())
+    }
+
+    fn drain_control(&mut self, batch: &mut Batch) {
+        if !self.outgoing.control.is_empty() {
+            batch.push(&std::mem::take(&mut self.outgoing.control));
+        }
+    }
+
+    fn take_turn(&mut self, turn: Turn, batch: &mut Batch) -> Result<(), LinkLoss> {
+        let number = turn.session;
+        let began = batch.filled;
+        let Some(entry) = self.table.entry(number) else {
+            self.queue.end_turn(turn, 0, false);
+            return Ok(());
+        };
+        let most = turn.bytes.saturating_sub(2 * HEADER_BYTES);
+        let most = most.min(entry.channel.send.left()).min(DATA_BYTES_MAX);
+        let read = if most == 0 { TurnRead::Nothing } else { self.read_turn(number, batch, most) };
+        let mut has_more = false;
+        match read {
+            TurnRead::Nothing => {}
+            TurnRead::Bytes(count) => {
+                self.push_data(number, count, batch)?;
+                has_more =
+                    count < most || self.table.entry(number).is_some_and(|it| it.channel.send.left() > 0);
+            }
+            TurnRead::End => self.push_end(number, batch)?,
+            TurnRead::Failed => self.reset_failed(number)?,
+        }
+        if let Some(entry) = self.table.entry(number) {
+            entry.row.is_in_line = has_more;
+        }
+        self.queue.end_turn(turn, batch.filled - began, has_more);
+        if !has_more {
+            self.watch_unread(number);
+        }
+        Ok(())
+    }
+
+    /// Reads behind the place of two headers: that of `opened`, if it is owed, and its own.
+    fn read_turn(&mut self, number: u32, batch: &mut Batch, most: usize) -> TurnRead {
+        let Some(entry) = self.table.entry(number) else { return TurnRead::Nothing };
+        let row = &mut entry.row;
+        let head = if row.owes_opened { 2 * HEADER_BYTES } else { HEADER_BYTES };
+        let room = &mut batch.room(head + most)[head..];
+        let waker = Waker::from(row.waker.clone());
+        row.read_turn(&mut Context::from_waker(&waker), room)
+    }
+
+    fn push_data(&mut self, number: u32, count: usize, batch: &mut Batch) -> Result<(), PeerViolation> {
+        self.push_opened(number, batch)?;
+        self.table.say(number, FrameType::Data)?;
+        let header = FrameHead { kind: FrameType::Data, length: count, session: number };
+        batch.push(&header.bytes());
+        batch.filled += count;
+        if let Some(entry) = self.table.entry(number) {
+            entry.channel.send.spend(count);
+        }
+        Ok(())
+    }
+
+    fn push_opened(&mut self, number: u32, batch: &mut Batch) -> Result<(), PeerViolation> {
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        if !std::mem::take(&mut entry.row.owes_opened) {
+            return Ok(());
+        }
+        entry.row.answered();
+        self.table.say(number, FrameType::Opened)?;
+        self.events.push_back(OwnerEvent::Answered);
+        batch.push(&FrameHead { kind: FrameType::Opened, length: 0, session: number }.bytes());
+        Ok(())
+    }
+
+    /// The stream has finished: that is passed on, and where it has failed since, that too.
+    fn push_end(&mut self, number: u32, batch: &mut Batch) -> Result<(), LinkLoss> {
+        self.push_opened(number, batch)?;
+        let end = self.end;
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        if !entry.channel.stage().has_ended(end) {
+            let stage = self.table.say(number, FrameType::End)?;
+            batch.push(&FrameHead { kind: FrameType::End, length: 0, session: number }.bytes());
+            if stage == SessionStage::Closed {
+                self.outgoing.finish_when_sent(number);
+            }
+        }
+        let is_closed = self.is_closed(number);
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        match entry.row.outbound {
+            Outbound::Failed { .. } if !is_closed => self.reset_failed(number),
+            Outbound::Failed { .. } => Ok(()),
+            Outbound::Reading | Outbound::Ended => {
+                entry.row.outbound = Outbound::Ended;
+                entry.row.update_phase();
+                entry.row.waker.list();
+                Ok(())
+            }
+        }
+    }
+
+    /// The stream of a session has taken bytes: its sender may send as many more.
+    pub(super) fn give_credit(&mut self, number: u32, taken: usize) -> Result<(), LinkLoss> {
+        let other = self.end.other();
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        let due = entry.channel.receive.take(taken, entry.row.held());
+        let has_ended = entry.channel.stage().has_ended(other);
+        if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_MIN as u64) {
+            self.say_opened(number)?;
+        }
+        match due {
+            Some(credit) if !has_ended => self.say(LinkFrame::Credit(credit), number),
+            Some(_) | None => Ok(()),
+        }
+    }
+}

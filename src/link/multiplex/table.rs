@@ -1,0 +1,271 @@
+//! The sessions of a link by their numbers, and what a peer may still say of those that have ended.
+//!
+//! A number that was never opened, or is opened again, breaks the protocol. What comes for a session that
+//! this end has closed is late and means nothing; each such session leaves an allowance for it, so that
+//! nobody can go on sending for ever what nobody reads. No sockets and no clock here.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::credit::{BeyondWindow, CreditOverflow, ReceiveWindow, SendCredit, WindowBudget};
+use crate::proto::multiplex::{
+    PeerViolation,
+    frame::FrameType,
+    state::{LinkEnd, SessionStage},
+};
+
+/// Frames beside `data` that may be on their way when a session is closed.
+const LATE_FRAMES: u64 = 16;
+
+/// What the protocol knows of one session.
+#[derive(Debug)]
+pub struct SessionChannel {
+    stage: SessionStage,
+    pub send: SendCredit,
+    pub receive: ReceiveWindow,
+}
+
+impl SessionChannel {
+    pub fn stage(&self) -> SessionStage {
+        self.stage
+    }
+}
+
+#[derive(Debug)]
+pub struct TableEntry<R> {
+    pub channel: SessionChannel,
+    pub row: R,
+}
+
+/// The sessions of one link; `R` is what an end keeps of each.
+#[derive(Debug)]
+pub struct SessionTable<R> {
+    end: LinkEnd,
+    sessions: HashMap<u32, TableEntry<R>>,
+    /// The number opened last; 0: none was.
+    last: u32,
+    late_bytes: u64,
+    late_frames: u64,
+    budget: Arc<WindowBudget>,
+}
+
+impl<R> SessionTable<R> {
+    pub fn new(end: LinkEnd, budget: Arc<WindowBudget>) -> Self {
+        Self { end, sessions: HashMap::new(), last: 0, late_bytes: 0, late_frames: 0, budget }
+    }
+
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    pub fn entry(&mut self, number: u32) -> Option<&mut TableEntry<R>> {
+        self.sessions.get_mut(&number)
+    }
+
+    /// A session is opened by either end's own doing.
+    pub fn open(&mut self, number: u32, row: R) -> Result<(), PeerViolation> {
+        if number == 0 || self.last != 0 && !is_after(number, self.last) {
+            return Err(PeerViolation::NumberUsedAgain(number));
+        }
+        self.last = number;
+        let channel = SessionChannel {
+            stage: SessionStage::Opening,
+            send: SendCredit::default(),
+            receive: ReceiveWindow::new(self.budget.clone()),
+        };
+        self.sessions.insert(number, TableEntry { channel, row });
+        Ok(())
+    }
+
+    /// The other end has sent a frame of a session that is no `data`; `None` where it comes late.
+    pub fn hear(
+        &mut self,
+        number: u32,
+        kind: FrameType,
+    ) -> Result<Option<&mut TableEntry<R>>, PeerViolation> {
+        let other = self.end.other();
+        // Asked first: the borrow that is returned would hold the rest of the table.
+        if !self.sessions.contains_key(&number) {
+            self.hear_late(number)?;
+            let left = self.late_frames.checked_sub(1);
+            self.late_frames = left.ok_or(PeerViolation::TooMany("frames for sessions that have ended"))?;
+            return Ok(None);
+        }
+        let entry = self.sessions.get_mut(&number);
+        entry.map(|entry| step(entry, other, number, kind)).transpose()
+    }
+
+    /// The same of bytes of a session, which have to be within its credit.
+    pub fn hear_data(
+        &mut self,
+        number: u32,
+        bytes: usize,
+    ) -> Result<Option<&mut TableEntry<R>>, PeerViolation> {
+        let other = self.end.other();
+        if !self.sessions.contains_key(&number) {
+            self.hear_late(number)?;
+            let left = self.late_bytes.checked_sub(bytes as u64);
+            self.late_bytes = left.ok_or(PeerViolation::TooMany("bytes for sessions that have ended"))?;
+            return Ok(None);
+        }
+        let entry = self.sessions.get_mut(&number);
+        let heard = |entry| {
+            let entry = step(entry, other, number, FrameType::Data)?;
+            let received = entry.channel.receive.receive(bytes);
+            received.map_err(|BeyondWindow| PeerViolation::BeyondCredit(number, bytes))?;
+            Ok(entry)
+        };
+        entry.map(heard).transpose()
+    }
+
+    /// The other end gives a session credit; whether it had none before.
+    pub fn hear_credit(&mut self, number: u32, bytes: u32) -> Result<bool, PeerViolation> {
+        let Some(entry) = self.hear(number, FrameType::Credit)? else { return Ok(false) };
+        let given = entry.channel.send.give(bytes);
+        given.map_err(|CreditOverflow| PeerViolation::CreditOverflow(number))
+    }
+
+    /// This end sends a frame of a session; an error is a bug of ours, and nothing was sent.
+    pub fn say(&mut self, number: u32, kind: FrameType) -> Result<SessionStage, PeerViolation> {
+        let end = self.end;
+        let entry = self.sessions.get_mut(&number).ok_or(PeerViolation::NeverOpened(number))?;
+        step(entry, end, number, kind).map(|entry| entry.channel.stage)
+    }
+
+    /// Takes a session out: this end has nothing more to say or hear of it.
+    pub fn close(&mut self, number: u32) -> Option<TableEntry<R>> {
+        let entry = self.sessions.remove(&number)?;
+        self.late_frames += LATE_FRAMES;
+        if !entry.channel.stage.has_ended(self.end.other()) || entry.channel.stage == SessionStage::Closed {
+            self.late_bytes += entry.channel.receive.open() as u64;
+        }
+        Some(entry)
+    }
+
+    pub fn numbers(&self) -> Vec<u32> {
+        self.sessions.keys().copied().collect()
+    }
+
+    fn hear_late(&self, number: u32) -> Result<(), PeerViolation> {
+        match self.last == 0 || is_after(number, self.last) {
+            true => Err(PeerViolation::NeverOpened(number)),
+            false => Ok(()),
+        }
+    }
+}
+
+fn step<R>(
+    entry: &mut TableEntry<R>,
+    from: LinkEnd,
+    number: u32,
+    kind: FrameType,
+) -> Result<&mut TableEntry<R>, PeerViolation> {
+    let stage = entry.channel.stage;
+    let next = stage.after(from, kind);
+    entry.channel.stage = next.ok_or(PeerViolation::SessionState(kind, number, stage))?;
+    Ok(entry)
+}
+
+/// Numbers wrap, and are compared as RFC 1982 does.
+fn is_after(number: u32, other: u32) -> bool {
+    (1..1 << 31).contains(&number.wrapping_sub(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::link::multiplex::credit::{LINK_BUDGET_BYTES, WINDOW_BYTES};
+
+    fn table(end: LinkEnd) -> SessionTable<()> {
+        SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES))
+    }
+
+    #[test]
+    fn a_number_rises_and_is_never_used_again() {
+        let mut table = table(LinkEnd::Server);
+        assert_eq!(table.open(0, ()), Err(PeerViolation::NumberUsedAgain(0)));
+        table.open(u32::MAX, ()).expect("any number may be the first");
+        assert_eq!(table.open(u32::MAX, ()), Err(PeerViolation::NumberUsedAgain(u32::MAX)));
+        table.open(5, ()).expect("numbers wrap, and some are of other links");
+        assert_eq!(table.open(4, ()), Err(PeerViolation::NumberUsedAgain(4)));
+        table.close(5);
+        assert_eq!(table.open(5, ()), Err(PeerViolation::NumberUsedAgain(5)));
+    }
+
+    #[test]
+    fn a_session_that_never_was_is_told_from_one_that_has_ended() {
+        let mut table = table(LinkEnd::Server);
+        assert_eq!(table.hear(1, FrameType::End).err(), Some(PeerViolation::NeverOpened(1)));
+        table.open(7, ()).expect("it is the first");
+        assert_eq!(table.hear_data(8, 1).err(), Some(PeerViolation::NeverOpened(8)));
+        table.close(7);
+        assert!(matches!(table.hear(7, FrameType::End), Ok(None)), "it comes late");
+    }
+
+    #[test]
+    fn what_comes_late_has_its_bound() {
+        let mut table = table(LinkEnd::Server);
+        table.open(1, ()).expect("it is the first");
+        table.close(1);
+        assert!(matches!(table.hear_data(1, WINDOW_BYTES), Ok(None)));
+        assert!(matches!(table.hear_data(1, 1), Err(PeerViolation::TooMany(_))));
+        for _ in 0..LATE_FRAMES {
+            assert!(matches!(table.hear(1, FrameType::Reset), Ok(None)));
+        }
+        assert!(matches!(table.hear(1, FrameType::Reset), Err(PeerViolation::TooMany(_))));
+    }
+
+    #[test]
+    fn data_beyond_credit_and_credit_that_overflows_break_the_protocol() {
+        let mut table = table(LinkEnd::Server);
+        table.open(1, ()).expect("it is the first");
+        assert!(table.hear_data(1, WINDOW_BYTES).is_ok());
+        assert_eq!(table.hear_data(1, 1).err(), Some(PeerViolation::BeyondCredit(1, 1)));
+        table.say(1, FrameType::Opened).expect("it is asked for");
+        assert_eq!(table.hear_credit(1, u32::MAX), Err(PeerViolation::CreditOverflow(1)));
+    }
+
+    #[test]
+    fn opens_and_resets_without_end_leave_nothing_behind() {
+        let mut table = table(LinkEnd::Server);
+        for number in 1..100_000 {
+            table.open(number, ()).expect("it rises");
+            table.hear(number, FrameType::Reset).expect("it may be reset");
+            table.close(number);
+        }
+        assert!(table.is_empty());
+        assert!(table.sessions.capacity() < 16, "{}", table.sessions.capacity());
+    }
+
+    proptest! {
+        /// Whatever a peer says, in any order: a violation, or an account that is right.
+        #[test]
+        fn any_frames_keep_the_account(
+            frames in proptest::collection::vec((1_u32..6, 0_usize..8, 1_usize..40_000), 1..300),
+        ) {
+            let mut table = table(LinkEnd::Server);
+            for (number, what, bytes) in frames {
+                let heard = match what {
+                    0 => table.open(number, ()).map(|()| false),
+                    1 | 2 => table.hear_data(number, bytes).map(|_| false),
+                    3 => table.hear_credit(number, bytes as u32),
+                    4 => table.hear(number, FrameType::End).map(|_| false),
+                    5 => table.hear(number, FrameType::Reset).map(|entry| entry.is_some()).inspect(|is_live| {
+                        if *is_live { table.close(number); }
+                    }),
+                    6 => { table.close(number); Ok(false) }
+                    _ => { let _ = table.say(number, FrameType::Opened); Ok(false) }
+                };
+                for entry in table.sessions.values() {
+                    prop_assert!(entry.channel.receive.open() <= WINDOW_BYTES);
+                }
+                if heard.is_err() { break; }
+            }
+        }
+    }
+}

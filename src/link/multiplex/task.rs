@@ -1,0 +1,479 @@
+//! One link: its socket, its sessions, and what its owner is told.
+//!
+//! Whoever owns it asks for its next event, over and over; in between all of it goes on within that one
+//! future. It never waits for a session: what a session's stream does not take waits in its row.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::AsyncWrite,
+    sync::mpsc,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    credit::{LINK_BUDGET_BYTES, WindowBudget},
+    handle::{
+        COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
+    },
+    ready::{ReadyList, SessionWaker},
+    row::{LinkedSession, Outbound},
+    sending::Outgoing,
+    table::SessionTable,
+    timing::{TimerKind, Timers},
+    turns::TurnQueue,
+};
+use crate::{
+    link::{Peer, liveness::LinkLiveness},
+    net::{stream::NetStream, tcp},
+    proto::{
+        Refusal,
+        multiplex::{
+            decoder::FrameReader,
+            frame::{CutCause, FrameType, LinkFrame},
+            hello::ServiceOffer,
+            open::OpenRequest,
+            state::{LinkEnd, LinkStage, SessionStage},
+        },
+    },
+};
+
+/// Rounds of work until other tasks get their turn.
+const ROUNDS_MAX: usize = 16;
+/// Sessions served in one round.
+const SERVED_MAX: usize = 1024;
+
+/// What a link tells its owner.
+#[derive(Debug)]
+pub enum OwnerEvent {
+    Opened(Box<OpenRequest>, IncomingSession),
+    /// The server offers something else from now on.
+    Services(Vec<ServiceOffer>),
+    /// The other end asks for no more sessions, or opens no more.
+    Leaving(FrameType),
+    /// A session was answered: the way is good.
+    Answered,
+    /// One was refused, which is an answer too.
+    Refused,
+    /// A round trip was measured.
+    RoundTrip(std::time::Duration),
+    /// All of its sessions have been told; nothing follows.
+    Ended(LinkLoss),
+}
+
+/// What a link is made of when both ends have said `hello`.
+#[derive(Debug)]
+pub struct LinkParts {
+    pub stream: NetStream,
+    pub peer: Peer,
+    pub end: LinkEnd,
+    /// Sessions at once; more are refused.
+    pub sessions_max: usize,
+    /// An opener's: the numbers of its sessions with this peer.
+    pub numbers: Arc<AtomicU32>,
+}
+
+#[derive(Debug)]
+pub struct MultiplexedLink {
+    pub(super) stream: NetStream,
+    pub(super) end: LinkEnd,
+    pub(super) stage: LinkStage,
+    peer: Peer,
+    pub(super) decoder: FrameReader,
+    pub(super) table: SessionTable<LinkedSession>,
+    pub(super) queue: TurnQueue,
+    pub(super) outgoing: Outgoing,
+    pub(super) ready: Arc<ReadyList>,
+    commands: mpsc::Receiver<LinkCommand>,
+    /// A server's, for its sessions; an opener's is its owner's to keep.
+    commander: Option<mpsc::WeakSender<LinkCommand>>,
+    numbers: Arc<AtomicU32>,
+    pub(super) sessions_max: usize,
+    pub(super) liveness: LinkLiveness,
+    pub(super) whole_by: Option<Instant>,
+    pub(super) timers: Timers,
+    sleep: Pin<Box<Sleep>>,
+    pub(super) events: VecDeque<OwnerEvent>,
+    closing: Closing,
+}
+
+/// ```text
+/// running ─► leaving ─► ending ─► ended
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    Running,
+    /// It ends when its last session has.
+    Leaving,
+    /// Our direction has ended; the other end is waited for.
+    Ending,
+    Ended,
+}
+
+impl MultiplexedLink {
+    pub fn new(parts: LinkParts) -> (Self, LinkHandle) {
+        let LinkParts { mut stream, peer, end, sessions_max, numbers } = parts;
+        stream.take_whole_writes();
+        if let Some(socket) = stream.tcp() {
+            // Pings tell whether it is alive. Fails only on a socket that is already gone.
+            let _ = tcp::prepare_busy_link(socket);
+        }
+        let (commander, commands) = mpsc::channel(COMMANDS_MAX);
+        let now = Instant::now();
+        let outgoing = Outgoing::new(&stream);
+        let link = Self {
+            stream,
+            end,
+            stage: LinkStage::Running,
+            peer,
+            decoder: FrameReader::new(end.other()),
+            table: SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES)),
+            queue: TurnQueue::default(),
+            outgoing,
+            ready: Arc::default(),
+            commands,
+            commander: (end == LinkEnd::Server).then(|| commander.downgrade()),
+            numbers,
+            sessions_max,
+            liveness: LinkLiveness::new(now),
+            whole_by: None,
+            timers: Timers::default(),
+            sleep: Box::pin(sleep_until(now)),
+            events: VecDeque::new(),
+            closing: Closing::Running,
+        };
+        (link, LinkHandle::new(commander))
+    }
+
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    pub fn stream(&self) -> &NetStream {
+        &self.stream
+    }
+
+    /// Whether it carries no session.
+    pub fn is_idle(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Says that no more sessions are wanted, or opened, here; it ends when the last has ended.
+    pub fn ask_to_leave(&mut self, kind: FrameType) {
+        // It fails only where it has ended, or has said so already.
+        let _ = self.leave(kind);
+    }
+
+    /// Refuses a session at once, by whoever drives the link.
+    pub fn refuse_incoming(&mut self, session: IncomingSession, refusal: Refusal) {
+        // The same.
+        let _ = self.refuse(session.number(), refusal);
+    }
+
+    /// The next event. It may be dropped and asked for again: nothing is lost.
+    pub async fn next_event(&mut self) -> OwnerEvent {
+        // It has a bound of its own; the runtime's would count each session's socket.
+        tokio::task::unconstrained(poll_fn(|cx| self.poll_event(cx))).await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<OwnerEvent> {
+        self.ready.register(cx.waker());
+        for _ in 0..ROUNDS_MAX {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(event);
+            }
+            if self.closing == Closing::Ended {
+                return Poll::Pending;
+            }
+            match self.poll_round(cx).and_then(|progress| Ok(progress || self.poll_time(cx)?)) {
+                Ok(true) => {}
+                Ok(false) if self.events.is_empty() => return Poll::Pending,
+                Ok(false) => {}
+                Err(loss) => self.lose(&loss),
+            }
+        }
+        // However busy it is, its times are kept.
+        if let Err(loss) = self.poll_time(cx) {
+            self.lose(&loss);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Does what can be done now; whether that was anything.
+    fn poll_round(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        let mut progress = self.poll_commands(cx)?;
+        progress |= self.serve_ready()?;
+        progress |= self.poll_hear(cx)?;
+        progress |= self.poll_send(cx)?;
+        progress |= self.poll_close(cx)?;
+        Ok(progress)
+    }
+
+    fn poll_commands(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        let mut progress = false;
+        for _ in 0..COMMANDS_MAX {
+            match self.commands.poll_recv(cx) {
+                Poll::Ready(Some(command)) => self.obey(command)?,
+                // Nobody opens sessions any more.
+                Poll::Ready(None) if self.closing == Closing::Running => self.leave(FrameType::Retire)?,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+            progress = true;
+        }
+        Ok(progress)
+    }
+
+    fn obey(&mut self, command: LinkCommand) -> Result<(), LinkLoss> {
+        match command {
+            LinkCommand::Open(open) => self.open(*open),
+            LinkCommand::Attach(number, side) => {
+                self.attach(number, side);
+                Ok(())
+            }
+            LinkCommand::Refuse(number, refusal) => self.refuse(number, refusal),
+            LinkCommand::Leave(kind) => self.leave(kind),
+            LinkCommand::Services(services) => self.say(LinkFrame::Services(services), 0),
+        }
+    }
+
+    fn open(&mut self, open: OpenCommand) -> Result<(), LinkLoss> {
+        let OpenCommand { request, side, owner } = open;
+        let now = Instant::now();
+        // 0 is the link's own.
+        let number = loop {
+            match self.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1) {
+                0 => {}
+                number => break number,
+            }
+        };
+        let waker = SessionWaker::new(number, self.ready.clone());
+        let mut row = LinkedSession::outgoing(waker, owner, side, now);
+        if self.stage != LinkStage::Running || self.closing != Closing::Running {
+            row.end(SessionFate::Unsent, None);
+            return Ok(());
+        }
+        let answer_by = now + super::timing::ANSWER;
+        row.answer_by = Some(answer_by);
+        self.timers.add(answer_by, number, TimerKind::Answer);
+        self.watch_idle(&row, number, now);
+        self.table.open(number, row)?;
+        LinkFrame::Open(Box::new(request)).push(&mut self.outgoing.control, number);
+        self.list(number);
+        Ok(())
+    }
+
+    fn attach(&mut self, number: u32, side: Box<LocalSide>) {
+        let now = Instant::now();
+        // Reset meanwhile: dropped, the backend is cut.
+        let Some(entry) = self.table.entry(number) else { return };
+        entry.row.attach(side, now);
+        if let Some(idle) = &entry.row.idle {
+            self.timers.add(idle.next_look(now), number, TimerKind::Idle);
+        }
+        self.timers.add(now + super::timing::OPENED_WITHIN, number, TimerKind::Opened);
+        self.list(number);
+    }
+
+    fn watch_idle(&mut self, row: &LinkedSession, number: u32, now: Instant) {
+        if let Some(idle) = &row.idle {
+            self.timers.add(idle.next_look(now), number, TimerKind::Idle);
+        }
+    }
+
+    fn refuse(&mut self, number: u32, refusal: Refusal) -> Result<(), LinkLoss> {
+        if self.table.entry(number).is_some() {
+            self.say(LinkFrame::Refused(refusal), number)?;
+            self.finish(number, SessionFate::Refused(refusal));
+        }
+        Ok(())
+    }
+
+    /// Says that no more sessions are wanted, or opened, here.
+    pub(super) fn leave(&mut self, kind: FrameType) -> Result<(), LinkLoss> {
+        if self.closing != Closing::Running {
+            return Ok(());
+        }
+        self.closing = Closing::Leaving;
+        let frame = if kind == FrameType::Drain { LinkFrame::Drain } else { LinkFrame::Retire };
+        self.say(frame, 0)
+    }
+
+    /// Puts a frame in line.
+    pub(super) fn say(&mut self, frame: LinkFrame, number: u32) -> Result<(), LinkLoss> {
+        let kind = frame.kind();
+        if number != 0 {
+            self.table.say(number, kind)?;
+        }
+        let stage = self.stage.after(self.end, kind);
+        let violation = crate::proto::multiplex::PeerViolation::LinkState(kind, self.stage);
+        self.stage = stage.ok_or(violation)?;
+        frame.push(&mut self.outgoing.control, number);
+        Ok(())
+    }
+
+    /// A session that was opened by the other end.
+    pub(super) fn opened(&mut self, number: u32, request: Box<OpenRequest>) -> Result<(), LinkLoss> {
+        let (owner, handle) = super::handle::session_owner();
+        let waker = SessionWaker::new(number, self.ready.clone());
+        self.table.open(number, LinkedSession::incoming(waker, owner))?;
+        let commander = self.commander.as_ref().and_then(mpsc::WeakSender::upgrade);
+        match commander.filter(|_| self.table.len() <= self.sessions_max) {
+            Some(commands) => {
+                let session = IncomingSession::new(number, commands, handle);
+                self.events.push_back(OwnerEvent::Opened(request, session));
+                self.list(number);
+                Ok(())
+            }
+            None => self.refuse(number, Refusal::Full),
+        }
+    }
+
+    /// Lists a session as having something to do.
+    pub(super) fn list(&mut self, number: u32) {
+        if let Some(entry) = self.table.entry(number) {
+            entry.row.waker.list();
+        }
+    }
+
+    fn serve_ready(&mut self) -> Result<bool, LinkLoss> {
+        let mut progress = false;
+        for _ in 0..SERVED_MAX {
+            let Some(number) = self.ready.pop() else { break };
+            progress = true;
+            self.serve(number)?;
+        }
+        Ok(progress)
+    }
+
+    /// Gives a session's stream what is held for it, and puts it in line if it may send.
+    fn serve(&mut self, number: u32) -> Result<(), LinkLoss> {
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        let row = &mut entry.row;
+        row.waker.unlist();
+        let waker = Waker::from(row.waker.clone());
+        let cx = &mut Context::from_waker(&waker);
+        if let Poll::Ready(cause) = row.poll_cut(cx) {
+            return self.cut(number, cause);
+        }
+        match row.deliver(cx) {
+            Ok(0) => {}
+            Ok(taken) => self.give_credit(number, taken)?,
+            Err(error) => row.fail(error, true),
+        }
+        self.line_up(number);
+        Ok(())
+    }
+
+    /// Puts a session in the queue of turns, if there is reason to.
+    pub(super) fn line_up(&mut self, number: u32) {
+        let Some(entry) = self.table.entry(number) else { return };
+        let row = &mut entry.row;
+        let wants = match row.outbound {
+            Outbound::Reading => row.has_stream() && entry.channel.send.left() > 0,
+            Outbound::Ended => false,
+            Outbound::Failed { .. } => true,
+        };
+        if wants && !row.is_in_line {
+            row.is_in_line = true;
+            self.queue.push(number);
+        }
+        self.watch_unread(number);
+    }
+
+    /// Looks from time to time at a stream that is not read, since nothing shows that it has gone; and at
+    /// one that has failed, whose last bytes may not get out.
+    pub(super) fn watch_unread(&mut self, number: u32) {
+        let Some(entry) = self.table.entry(number) else { return };
+        let row = &mut entry.row;
+        let is_failed = matches!(row.outbound, Outbound::Failed { .. });
+        let is_read = matches!(row.outbound, Outbound::Reading) && entry.channel.send.left() > 0;
+        if row.has_stream() && !is_read && !std::mem::replace(&mut row.has_look, true) {
+            let moved = row.moved;
+            match is_failed {
+                true => self.watch_stall(number, moved),
+                false => self.timers.add(Instant::now() + super::timing::LOOK, number, TimerKind::Look),
+            }
+        }
+    }
+
+    /// Cuts a session: the other end is told why, and its stream is reset.
+    pub(super) fn cut(&mut self, number: u32, cause: CutCause) -> Result<(), LinkLoss> {
+        if !self.is_closed(number) {
+            self.say(LinkFrame::Reset(cause), number)?;
+        }
+        self.finish(number, SessionFate::Reset(cause));
+        Ok(())
+    }
+
+    /// Takes a session out, and tells its owner.
+    pub(super) fn finish(&mut self, number: u32, how: SessionFate) {
+        if let Some(entry) = self.table.close(number) {
+            let channel = entry.channel;
+            entry.row.end(how, Some(channel.receive));
+        }
+    }
+
+    /// Whether a session is over in both directions.
+    pub(super) fn is_closed(&mut self, number: u32) -> bool {
+        self.table.entry(number).is_some_and(|entry| entry.channel.stage() == SessionStage::Closed)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        let is_due = self.closing == Closing::Leaving && self.end == LinkEnd::Opener;
+        if !is_due || !self.table.is_empty() || self.outgoing.holds() {
+            return Ok(false);
+        }
+        self.stream.let_close_cleanly();
+        match Pin::new(&mut self.stream).poll_shutdown(cx) {
+            Poll::Ready(Ok(())) => self.closing = Closing::Ending,
+            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.to_string())),
+            Poll::Pending => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The other end has finished.
+    pub(super) fn heard_end(&mut self) -> LinkLoss {
+        if self.table.is_empty() && !self.decoder.is_within_frame() {
+            self.stream.let_close_cleanly();
+            return LinkLoss::Closed;
+        }
+        LinkLoss::Cut
+    }
+
+    /// The link is over, and every session on it.
+    fn lose(&mut self, loss: &LinkLoss) {
+        self.closing = Closing::Ended;
+        for number in self.table.numbers() {
+            self.finish(number, SessionFate::LinkLost(loss.clone()));
+        }
+        self.events.push_back(OwnerEvent::Ended(loss.clone()));
+    }
+
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        let due = self.due();
+        if self.sleep.deadline() != due {
+            self.sleep.as_mut().reset(due);
+        }
+        if std::future::Future::poll(self.sleep.as_mut(), cx).is_pending() {
+            return Ok(false);
+        }
+        self.time_is_up(Instant::now(), cx)?;
+        Ok(true)
+    }
+
+    /// Our direction has ended: nothing can be asked any more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.closing == Closing::Ending
+    }
+}

@@ -1,0 +1,240 @@
+//! Sessions over a link both ends of which are ours.
+
+use super::*;
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_either_end_may_finish_first() {
+    let (opener, mut server) = pair().await;
+    for client_first in [true, false] {
+        let mut session = session(&opener, &mut server).await;
+        let (first, last) = match client_first {
+            true => (&mut session.client, &mut session.backend),
+            false => (&mut session.backend, &mut session.client),
+        };
+        first.write_all(b"one").await.expect("it is taken");
+        first.shutdown().await.expect("it ends");
+        assert_eq!(read_all(last).await, b"one");
+        last.write_all(b"other").await.expect("it is taken");
+        last.shutdown().await.expect("it ends");
+        let ends = async { tokio::join!(finish(&mut session.opener), finish(&mut session.server)) };
+        let (heard, ends) = tokio::join!(read_all(first), ends);
+        assert_eq!(heard, b"other");
+        assert!(matches!(ends, (SessionFate::Clean, SessionFate::Clean)), "{ends:?}");
+        assert_eq!(session.counters.map(|counters| counters.bytes()), [8, 8]);
+    }
+}
+
+/// Carries a session to its end, with so much each way.
+async fn carry(at: usize, session: Session, up: Vec<u8>, down: Vec<u8>) {
+    let Session { client, backend, mut opener, mut server, counters } = session;
+    let (mut client_in, mut client_out) = client.into_split();
+    let (mut backend_in, mut backend_out) = backend.into_split();
+    let says = async {
+        client_out.write_all(&up).await.expect("it is taken");
+        client_out.shutdown().await.expect("it ends");
+    };
+    let answers = async {
+        backend_out.write_all(&down).await.expect("it is taken");
+        backend_out.shutdown().await.expect("it ends");
+    };
+    let (mut up_heard, mut down_heard) = (Vec::new(), Vec::new());
+    let (.., opener, server) = tokio::join!(
+        says,
+        answers,
+        backend_in.read_to_end(&mut up_heard),
+        client_in.read_to_end(&mut down_heard),
+        finish(&mut opener),
+        finish(&mut server),
+    );
+    assert!(up_heard == up && down_heard == down, "{at}: {} {}", up_heard.len(), down_heard.len());
+    assert!(matches!((&opener, &server), (SessionFate::Clean, SessionFate::Clean)), "{opener:?} {server:?}");
+    let moved = (up.len() + down.len()) as u64;
+    assert_eq!(counters.map(|counters| counters.bytes()), [moved, moved], "{at}");
+}
+
+#[tokio::test]
+async fn many_sessions_at_once_keep_their_bytes_apart() {
+    for (opener, mut server) in [pair().await, pair_in_tls().await] {
+        let mut sessions = Vec::new();
+        for _ in 0..100 {
+            sessions.push(session(&opener, &mut server).await);
+        }
+        let run = sessions.into_iter().enumerate().map(|(at, session)| {
+            carry(at, session, payload(at, 40_000 + at * 777), payload(at + 1000, 90_000 - at * 500))
+        });
+        timeout(PATIENCE, futures_util::future::join_all(run)).await.expect("in time");
+    }
+}
+
+#[tokio::test]
+async fn a_session_may_be_far_larger_than_any_window() {
+    for (opener, mut server) in [pair().await, pair_in_tls().await] {
+        let session = session(&opener, &mut server).await;
+        let (up, down) = (payload(1, 12_000_000), payload(2, 9_000_001));
+        timeout(PATIENCE, carry(0, session, up, down)).await.expect("in time");
+    }
+}
+
+/// Passes on so many bytes from the one to the other, and then resets both.
+async fn pass(mut from: TcpStream, mut to: TcpStream, bytes: usize) {
+    let (mut back_in, mut back_out) = (Vec::new(), 0);
+    let mut left = bytes;
+    while left > 0 {
+        let mut there = vec![0; left.min(4096)];
+        let mut back = [0; 4096];
+        tokio::select! {
+            read = from.read(&mut there) => match read {
+                Ok(count @ 1..) => {
+                    left -= count;
+                    if to.write_all(&there[..count]).await.is_err() { return }
+                }
+                _ => return,
+            },
+            read = to.read(&mut back) => match read {
+                Ok(count @ 1..) => {
+                    back_in.extend_from_slice(&back[..count]);
+                    if from.write_all(&back_in[back_out..]).await.is_err() { return }
+                    back_out = back_in.len();
+                }
+                _ => return,
+            },
+        }
+    }
+    crate::net::tcp::await_acknowledged(&to, PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean_end() {
+    let said = payload(5, 40);
+    // `open`, two frames of data and `end`: cut at each of their bytes, and behind them.
+    for offset in 1..=87 {
+        let ((ours, near), (far, theirs)) = (connected().await, connected().await);
+        let (opener, mut server) =
+            (serve(NetStream::Tcp(ours), LinkEnd::Opener), serve(NetStream::Tcp(theirs), LinkEnd::Server));
+        let ((mut client, edge), (backend_edge, mut backend)) = (connected().await, connected().await);
+        let wire = pass(near, far, offset);
+        let talk = async {
+            let counters = Arc::new(SessionCounters::default());
+            let local = LocalSide { unsent: said[..20].to_vec(), ..side(edge, &counters) };
+            let mut opened = opener.handle.open(request(), local.into()).await.expect("the link lives");
+            client.write_all(&said[20..]).await.expect("it is taken");
+            client.shutdown().await.expect("it ends");
+            let arrives = async {
+                let Some(incoming) = server.incoming.recv().await else { return (None, Vec::new()) };
+                let mut attached = incoming.attach(side(backend_edge, &Arc::default()).into()).await;
+                let outcome = attached.outcome().await;
+                if let Some(stream) = outcome.stream.as_ref().and_then(NetStream::tcp) {
+                    crate::net::tcp::await_acknowledged(stream, PATIENCE).await;
+                }
+                drop(outcome.stream);
+                // It ends with a reset, behind what had come before.
+                let mut heard = Vec::new();
+                let _ = backend.read_to_end(&mut heard).await;
+                heard.extend(&outcome.rest.bytes);
+                (Some(outcome.how), heard)
+            };
+            let (ours, theirs) = tokio::join!(opened.outcome(), arrives);
+            (ours.how, theirs)
+        };
+        let ended = timeout(PATIENCE, async { tokio::join!(talk, wire).0 }).await;
+        let (ours, (theirs, heard)) = ended.unwrap_or_else(|_| panic!("cut at {offset}: it hangs"));
+        assert!(said.starts_with(&heard), "cut at {offset}");
+        assert!(!matches!(ours, SessionFate::Clean), "cut at {offset}: {ours:?}");
+        assert!(!matches!(theirs, Some(SessionFate::Clean)), "cut at {offset}: {theirs:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_holds_up_nobody_and_no_more_than_its_window() {
+    let (opener, mut server) = pair().await;
+    let mut stopped = Vec::new();
+    for _ in 0..20 {
+        stopped.push(session(&opener, &mut server).await);
+    }
+    let flood = stopped.iter_mut().map(|session| async {
+        let chunk = vec![7; 64 * 1024];
+        // Until nothing moves any more: the backend reads nothing.
+        while timeout(Duration::from_millis(500), session.client.write_all(&chunk)).await.is_ok() {}
+    });
+    futures_util::future::join_all(flood).await;
+    let mut other = session(&opener, &mut server).await;
+    for round in 0..20_u8 {
+        other.client.write_all(&[round; 64]).await.expect("it is taken");
+        let mut heard = [0; 64];
+        timeout(PATIENCE, other.backend.read_exact(&mut heard)).await.expect("in time").expect("bytes");
+        assert_eq!(heard, [round; 64]);
+    }
+    // What is on the way is what the two kernels and one window hold.
+    let sent = stopped.iter().map(|session| session.counters[0].bytes()).max().unwrap_or(0);
+    let taken = stopped.iter().map(|session| session.counters[1].bytes()).min().unwrap_or(0);
+    assert!(sent - taken <= 2 * WINDOW_BYTES_MAX as u64, "{sent} sent, {taken} taken");
+    // Read at last, it all comes.
+    let mut session = stopped.swap_remove(0);
+    session.client.shutdown().await.expect("it ends");
+    let reading = async {
+        let mut all = 0;
+        let mut chunk = vec![0; 65_536];
+        loop {
+            match timeout(PATIENCE, session.backend.read(&mut chunk)).await.expect("in time") {
+                Ok(0) => return all,
+                Ok(count) => all += count as u64,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let heard = reading.await;
+    assert_eq!(heard, session.counters[0].bytes());
+}
+
+#[tokio::test]
+async fn a_client_that_is_cut_is_passed_on_behind_what_it_had_sent() {
+    let (opener, mut server) = pair().await;
+    let mut session = session(&opener, &mut server).await;
+    let sent = payload(3, 30_000);
+    session.client.write_all(&sent).await.expect("it is taken");
+    crate::net::tcp::await_acknowledged(&session.client, PATIENCE).await;
+    drop(session.client);
+    let how = finish(&mut session.opener).await;
+    assert!(matches!(how, SessionFate::StreamFailed(_)), "{how:?}");
+    let outcome = timeout(PATIENCE, session.server.outcome()).await.expect("in time");
+    assert!(matches!(outcome.how, SessionFate::Reset(CutCause::Client)), "{:?}", outcome.how);
+    let taken = session.counters[1].bytes() as usize + outcome.rest.bytes.len();
+    assert_eq!(taken, sent.len(), "all of it comes first");
+}
+
+#[tokio::test]
+async fn a_refused_session_gets_back_what_its_client_had_sent() {
+    let (opener, mut server) = pair().await;
+    let (mut client, near) = connected().await;
+    let counters = Arc::new(SessionCounters::default());
+    let local = LocalSide { unsent: b"first ".to_vec(), ..side(near, &counters) };
+    let mut opened = opener.handle.open(request(), local.into()).await.expect("the link lives");
+    client.write_all(b"and more").await.expect("it is taken");
+    let incoming = server.incoming().await;
+    incoming.refuse(Refusal::BackendRefused).await;
+    let outcome = timeout(PATIENCE, opened.outcome()).await.expect("in time");
+    assert!(matches!(outcome.how, SessionFate::Refused(Refusal::BackendRefused)), "{:?}", outcome.how);
+    let mut again = outcome.again;
+    let mut stream = outcome.stream.expect("it is given back");
+    drop(client.shutdown().await);
+    stream.read_to_end(&mut again).await.expect("a clean end");
+    assert_eq!(again, b"first and more");
+}
+
+#[tokio::test]
+async fn an_owner_that_cuts_or_goes_resets_its_session_and_no_other() {
+    let (opener, mut server) = pair().await;
+    let (one, two) = (session(&opener, &mut server).await, session(&opener, &mut server).await);
+    let mut three = session(&opener, &mut server).await;
+    let mut ends = [one.server, two.server];
+    one.opener.cut(CutCause::Operator);
+    drop(two.opener);
+    for (end, expected) in ends.iter_mut().zip([CutCause::Operator, CutCause::Other]) {
+        let how = finish(end).await;
+        assert!(matches!(how, SessionFate::Reset(cause) if cause == expected), "{how:?}");
+    }
+    three.client.write_all(b"still here").await.expect("it is taken");
+    let mut heard = [0; 10];
+    three.backend.read_exact(&mut heard).await.expect("bytes");
+    assert_eq!(&heard, b"still here");
+}

@@ -1,0 +1,236 @@
+//! A link and its sessions, over real sockets: both ends ours, or a peer that speaks bytes by hand.
+
+mod carrying;
+mod judging;
+
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
+
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+use super::{
+    credit::{WINDOW_BYTES, WINDOW_BYTES_MAX},
+    handle::{IncomingSession, LinkHandle, LinkLoss, LocalSide, SessionFate, SessionHandle},
+    task::{LinkParts, MultiplexedLink, OwnerEvent},
+};
+use crate::{
+    link::Peer,
+    net::{read_ahead::ReadAhead, stream::NetStream},
+    profile::ServiceName,
+    proto::{
+        Refusal,
+        multiplex::{
+            PeerViolation,
+            decoder::{FrameReader, HeardPiece},
+            frame::{CutCause, FrameHead, FrameType, LinkFrame},
+            open::OpenRequest,
+            state::LinkEnd,
+        },
+    },
+    tasks::Tasks,
+    telemetry::registry::SessionCounters,
+};
+
+/// Nothing here takes as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("it is bound");
+    let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
+    let (outer, inner) = (outer.expect("it connects"), inner.expect("it connects").0);
+    for stream in [&outer, &inner] {
+        stream.set_nodelay(true).expect("it is open");
+        socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("it is open");
+    }
+    (outer, inner)
+}
+
+fn request() -> OpenRequest {
+    OpenRequest::new(ServiceName::parse("orders").expect("a name"), "a-1".into())
+}
+
+fn cause_of(_: &NetStream, _: &io::Error) -> CutCause {
+    CutCause::Client
+}
+
+/// One end of a link, served until it ends.
+struct Served {
+    handle: LinkHandle,
+    incoming: mpsc::Receiver<IncomingSession>,
+    ended: mpsc::Receiver<LinkLoss>,
+}
+
+fn serve(stream: NetStream, end: LinkEnd) -> Served {
+    let peer = Peer { name: None, address: "peer".into() };
+    let numbers = Arc::new(AtomicU32::new(0));
+    let parts = LinkParts { stream, peer, end, sessions_max: 256, numbers };
+    let (mut link, handle) = MultiplexedLink::new(parts);
+    let tasks = Tasks::default();
+    let ((opened, incoming), (end, ended)) = (mpsc::channel(256), mpsc::channel(1));
+    tasks.spawn("link", async move {
+        loop {
+            match link.next_event().await {
+                OwnerEvent::Opened(_, session) => drop(opened.try_send(session)),
+                OwnerEvent::Ended(loss) => {
+                    // A test need not ask.
+                    let _ = end.try_send(loss);
+                    return;
+                }
+                _ => {}
+            }
+        }
+    });
+    Served { handle, incoming, ended }
+}
+
+impl Served {
+    async fn incoming(&mut self) -> IncomingSession {
+        timeout(PATIENCE, self.incoming.recv()).await.expect("in time").expect("the link lives")
+    }
+
+    async fn ended(&mut self) -> LinkLoss {
+        timeout(PATIENCE, self.ended.recv()).await.expect("in time").expect("once")
+    }
+}
+
+async fn pair() -> (Served, Served) {
+    let (one, other) = connected().await;
+    (serve(NetStream::Tcp(one), LinkEnd::Opener), serve(NetStream::Tcp(other), LinkEnd::Server))
+}
+
+/// The same inside TLS, as links are.
+async fn pair_in_tls() -> (Served, Served) {
+    let made = rcgen::generate_simple_self_signed(["inside.test".to_owned()]).expect("a certificate");
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).expect("a certificate");
+    let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let server = rustls::ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(vec![certificate], key).expect("they match");
+    let (one, other) = connected().await;
+    let name = ServerName::try_from("inside.test").expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let (one, other) =
+        tokio::join!(connector.connect(name, ReadAhead::new(one)), acceptor.accept(ReadAhead::new(other)),);
+    let one = NetStream::Tls(Box::new(one.expect("a handshake").into()));
+    let other = NetStream::Tls(Box::new(other.expect("a handshake").into()));
+    (serve(one, LinkEnd::Opener), serve(other, LinkEnd::Server))
+}
+
+fn side(stream: TcpStream, counters: &Arc<SessionCounters>) -> LocalSide {
+    let stream = NetStream::Tcp(stream);
+    LocalSide { stream, unsent: Vec::new(), counters: counters.clone(), idle: None, cause_of }
+}
+
+/// A session from a client to a backend, and both of its owners.
+struct Session {
+    client: TcpStream,
+    backend: TcpStream,
+    opener: SessionHandle,
+    server: SessionHandle,
+    counters: [Arc<SessionCounters>; 2],
+}
+
+async fn session(opener: &Served, server: &mut Served) -> Session {
+    let ((client, near), (far, backend)) = (connected().await, connected().await);
+    let counters = [Arc::new(SessionCounters::default()), Arc::new(SessionCounters::default())];
+    let opened =
+        opener.handle.open(request(), side(near, &counters[0]).into()).await.expect("the link lives");
+    let incoming = server.incoming().await;
+    let attached = incoming.attach(side(far, &counters[1]).into()).await;
+    Session { client, backend, opener: opened, server: attached, counters }
+}
+
+async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("in time").expect("a clean end");
+    heard
+}
+
+fn payload(seed: usize, bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| ((at * 31 + seed) ^ (at >> 9)) as u8).collect()
+}
+
+/// As a session's owner does: gives the stream what it has yet to take, and its end.
+async fn finish(handle: &mut SessionHandle) -> SessionFate {
+    let outcome = timeout(PATIENCE, handle.outcome()).await.expect("in time");
+    if let Some(mut stream) = outcome.stream {
+        let (one, other) = outcome.rest.bytes.as_slices();
+        let written = async {
+            stream.write_all(one).await?;
+            stream.write_all(other).await
+        };
+        if written.await.is_ok() && matches!(outcome.how, SessionFate::Clean) {
+            stream.let_close_cleanly();
+        }
+    }
+    outcome.how
+}
+
+/// A peer that speaks by hand to an end of ours.
+struct ByHand {
+    stream: TcpStream,
+    decoder: FrameReader,
+    heard: std::collections::VecDeque<(u32, Option<LinkFrame>, Vec<u8>)>,
+}
+
+impl ByHand {
+    async fn to(end: LinkEnd) -> (Self, Served) {
+        let (ours, theirs) = connected().await;
+        let decoder = FrameReader::new(end);
+        (Self { stream: theirs, decoder, heard: Default::default() }, serve(NetStream::Tcp(ours), end))
+    }
+
+    async fn say(&mut self, session: u32, frame: LinkFrame) {
+        let mut out = Vec::new();
+        frame.push(&mut out, session);
+        self.stream.write_all(&out).await.expect("it is taken");
+    }
+
+    async fn say_data(&mut self, session: u32, bytes: &[u8]) {
+        let header = FrameHead { kind: FrameType::Data, length: bytes.len(), session };
+        let out = [&header.bytes()[..], bytes].concat();
+        // It may be cut meanwhile.
+        let _ = self.stream.write_all(&out).await;
+    }
+
+    /// The next frame that is no ping.
+    async fn hear(&mut self) -> (u32, Option<LinkFrame>, Vec<u8>) {
+        loop {
+            match self.heard.pop_front() {
+                Some((_, Some(LinkFrame::Ping(token)), _)) => self.say(0, LinkFrame::Pong(token)).await,
+                Some(heard) => return heard,
+                None => self.read().await,
+            }
+        }
+    }
+
+    async fn read(&mut self) {
+        let mut chunk = vec![0; 65_536];
+        let count = timeout(PATIENCE, self.stream.read(&mut chunk)).await.expect("in time").expect("bytes");
+        assert!(count > 0, "the link ended");
+        let mut input = &chunk[..count];
+        while let Some(heard) = self.decoder.decode(&mut input).expect("frames") {
+            self.heard.push_back(match heard {
+                HeardPiece::Frame { session, frame } => (session, Some(frame), Vec::new()),
+                HeardPiece::Data { session, bytes } => (session, None, bytes.to_vec()),
+            });
+        }
+    }
+}
+
+fn open() -> LinkFrame {
+    LinkFrame::Open(Box::new(request()))
+}

@@ -1,0 +1,199 @@
+//! What a link does when a time is up: it asks whether its other end is alive, and looks after those of
+//! its sessions that have a time of their own. A quiet session without `idle` has none.
+
+use std::{collections::BTreeSet, task::Context, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    handle::{LinkLoss, SessionFate},
+    row::Outbound,
+    task::MultiplexedLink,
+};
+use crate::{
+    link::liveness::{LivenessVerdict, ReadState, WriteState},
+    net::{stream::NetStream, tcp},
+    proto::multiplex::{
+        PeerViolation,
+        frame::{CutCause, LinkFrame},
+    },
+};
+
+/// The other gateway answers `open` in this time: its backend's deadline, and the way.
+pub const ANSWER: Duration = Duration::from_secs(5);
+/// The longest that `opened` waits for the first bytes from the backend.
+pub const OPENED_WITHIN: Duration = Duration::from_millis(5);
+/// How often a socket is looked at that is not read now, and how long one that has failed may stall.
+pub const LOOK: Duration = Duration::from_secs(2);
+const STALLED_MAX: Duration = Duration::from_secs(5);
+/// A look that comes so late shows that this process did not run.
+const PAUSED: Duration = Duration::from_secs(1);
+
+/// What a session is looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimerKind {
+    Answer,
+    Opened,
+    Idle,
+    Look,
+    /// Nothing more of it can be read or sent; with how much had moved when that began.
+    Stall(u64),
+}
+
+/// The times of a link's sessions; those that mean nothing any more are passed over.
+#[derive(Debug, Default)]
+pub struct Timers(BTreeSet<(Instant, u32, TimerKind)>);
+
+impl Timers {
+    pub fn add(&mut self, at: Instant, number: u32, kind: TimerKind) {
+        self.0.insert((at, number, kind));
+    }
+
+    /// The answer has come: thousands a second would be passed over otherwise.
+    pub fn remove_answer(&mut self, at: Instant, number: u32) {
+        self.0.remove(&(at, number, TimerKind::Answer));
+    }
+
+    fn first(&self) -> Option<Instant> {
+        self.0.first().map(|(at, _, _)| *at)
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<(Instant, u32, TimerKind)> {
+        let is_due = self.first().is_some_and(|at| at <= now);
+        if is_due { self.0.pop_first() } else { None }
+    }
+}
+
+impl MultiplexedLink {
+    /// When the next time is up.
+    pub(super) fn due(&self) -> Instant {
+        let times = [self.whole_by, self.timers.first()].into_iter().flatten();
+        times.fold(self.liveness.next_check(), Instant::min)
+    }
+
+    pub(super) fn time_is_up(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), LinkLoss> {
+        if now >= self.liveness.next_check() {
+            self.check_alive(now)?;
+        }
+        if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
+            // What has come by now counts: it may be that this process did not run.
+            self.poll_hear(cx)?;
+            if self.whole_by.is_some_and(|whole_by| now >= whole_by) {
+                return Err(PeerViolation::TooSlow.into());
+            }
+        }
+        while let Some((at, number, kind)) = self.timers.pop_due(now) {
+            self.look_after(number, kind, now, at)?;
+        }
+        Ok(())
+    }
+
+    fn check_alive(&mut self, now: Instant) -> Result<(), LinkLoss> {
+        let late = now.saturating_duration_since(self.liveness.next_check());
+        let writing = if self.outgoing.is_blocked() { WriteState::Blocked } else { WriteState::Yes };
+        let socket = self.stream.tcp();
+        let unacknowledged = || socket.and_then(tcp::unacknowledged_for);
+        match self.liveness.check(now, late, (ReadState::Yes, writing), unacknowledged) {
+            LivenessVerdict::Alive => Ok(()),
+            LivenessVerdict::Dead => Err(LinkLoss::Silent),
+            // It has been asked to close, and what it says shows that it lives.
+            LivenessVerdict::Ping(_) if self.is_ending() => Ok(()),
+            LivenessVerdict::Ping(token) => self.say(LinkFrame::Ping(token), 0),
+        }
+    }
+
+    fn look_after(
+        &mut self,
+        number: u32,
+        kind: TimerKind,
+        now: Instant,
+        due: Instant,
+    ) -> Result<(), LinkLoss> {
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        let (row, stage) = (&mut entry.row, entry.channel.stage());
+        match kind {
+            TimerKind::Answer if !stage.is_opening() => Ok(()),
+            TimerKind::Answer if now.saturating_duration_since(due) >= PAUSED => {
+                // Where this process was stopped, the answer may have come and not been read yet.
+                row.answer_by = Some(now + PAUSED);
+                self.timers.add(now + PAUSED, number, TimerKind::Answer);
+                Ok(())
+            }
+            TimerKind::Answer => {
+                self.say(LinkFrame::Reset(CutCause::Time), number)?;
+                self.finish(number, SessionFate::Unanswered);
+                Ok(())
+            }
+            TimerKind::Opened => self.say_opened(number),
+            TimerKind::Idle => match row.look_idle(now) {
+                (true, _) => {
+                    self.say(LinkFrame::Reset(CutCause::Time), number)?;
+                    self.finish(number, SessionFate::Idle);
+                    Ok(())
+                }
+                (false, Some(at)) => {
+                    self.timers.add(at, number, TimerKind::Idle);
+                    Ok(())
+                }
+                (false, None) => Ok(()),
+            },
+            TimerKind::Look => {
+                row.has_look = false;
+                let socket = row.stream().and_then(NetStream::tcp);
+                if let Some(Err(error) | Ok(Some(error))) = socket.map(tokio::net::TcpStream::take_error) {
+                    row.fail(error, false);
+                }
+                // Looked at again while nothing else shows.
+                self.line_up(number);
+                Ok(())
+            }
+            TimerKind::Stall(before) => self.look_at_stall(number, before, now),
+        }
+    }
+
+    /// One that has failed sends nothing new; where what it had sent does not go out either, it is over.
+    fn look_at_stall(&mut self, number: u32, before: u64, now: Instant) -> Result<(), LinkLoss> {
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        if !matches!(entry.row.outbound, Outbound::Failed { .. }) {
+            return Ok(());
+        }
+        if entry.row.moved == before {
+            return self.reset_failed(number);
+        }
+        let moved = entry.row.moved;
+        self.timers.add(now + STALLED_MAX, number, TimerKind::Stall(moved));
+        Ok(())
+    }
+
+    /// Watches a session whose stream has failed.
+    pub(super) fn watch_stall(&mut self, number: u32, moved: u64) {
+        self.timers.add(Instant::now() + STALLED_MAX, number, TimerKind::Stall(moved));
+    }
+
+    /// Says `opened`, if that is owed.
+    pub(super) fn say_opened(&mut self, number: u32) -> Result<(), LinkLoss> {
+        let owes = |row: &mut super::row::LinkedSession| std::mem::take(&mut row.owes_opened);
+        if self.table.entry(number).is_some_and(|entry| owes(&mut entry.row)) {
+            self.say(LinkFrame::Opened, number)?;
+            if let Some(entry) = self.table.entry(number) {
+                entry.row.answered();
+            }
+            self.events.push_back(super::task::OwnerEvent::Answered);
+        }
+        Ok(())
+    }
+
+    /// The stream of a session has failed, and what it had sent was sent on.
+    pub(super) fn reset_failed(&mut self, number: u32) -> Result<(), LinkLoss> {
+        if self.is_closed(number) {
+            // Both directions have ended; it is over as soon as that is out.
+            return Ok(());
+        }
+        let Some(entry) = self.table.entry(number) else { return Ok(()) };
+        let cause = entry.row.failure_cause();
+        let how = entry.row.take_failure();
+        self.say(LinkFrame::Reset(cause), number)?;
+        self.finish(number, how);
+        Ok(())
+    }
+}

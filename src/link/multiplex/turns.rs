@@ -1,0 +1,222 @@
+//! Whose turn it is: sessions that have something to send share a batch by bytes.
+//!
+//! Those that have just become ready come first, for at most half of a batch, so that a small message
+//! does not wait behind bulk and a flood of small ones does not starve it. A turn is a quarter of a
+//! batch. What a batch may hold follows what the kernel takes: it grows while full ones go out at once
+//! and halves when one has to wait, so that what waits for a narrow wire is short.
+//!
+//! Only numbers here: whether a session really has something to send is found out at its turn.
+
+use std::collections::VecDeque;
+
+pub const BATCH_BYTES_MIN: usize = 16 * 1024;
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+const TURN_BYTES_MIN: usize = 16 * 1024;
+const TURN_BYTES_MAX: usize = 64 * 1024;
+/// A batch that has no more room than this is full.
+const ROOM_BYTES_MIN: usize = 256;
+
+/// The sessions in line; each at most once, which the caller sees to.
+#[derive(Debug, Default)]
+pub struct TurnQueue {
+    /// Had nothing to send until now.
+    fresh: VecDeque<u32>,
+    /// Have had a turn and have more; with what is left of a turn that the end of a batch cut short,
+    /// which goes on in the next one: cut short each time, a session would starve.
+    waiting: VecDeque<(u32, Option<usize>)>,
+    /// Whose turn it is, if it came from the fresh.
+    is_fresh: bool,
+    /// What the turn under way would have been in a batch with room for it.
+    whole_turn: usize,
+    /// Bytes of the batch that went to fresh ones.
+    fresh_bytes: usize,
+    used: usize,
+}
+
+/// A session's turn: so many bytes at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    pub session: u32,
+    pub bytes: usize,
+}
+
+impl TurnQueue {
+    /// A session has something to send.
+    pub fn push(&mut self, session: u32) {
+        self.fresh.push_back(session);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.waiting.is_empty()
+    }
+
+    /// A new batch begins, with `used` bytes in it already.
+    pub fn begin_batch(&mut self, used: usize) {
+        (self.fresh_bytes, self.used) = (0, used);
+    }
+
+    /// The next turn in a batch of `limit` bytes; `None` when it is full, or nobody is in line.
+    pub fn next_turn(&mut self, limit: usize) -> Option<Turn> {
+        let room = limit.checked_sub(self.used).filter(|room| *room >= ROOM_BYTES_MIN)?;
+        let may_be_fresh = self.fresh_bytes < limit / 2 || self.waiting.is_empty();
+        let fresh = if may_be_fresh { self.fresh.pop_front() } else { None };
+        self.is_fresh = fresh.is_some();
+        let (session, left) = fresh.map(|session| (session, None)).or_else(|| self.waiting.pop_front())?;
+        self.whole_turn = left.unwrap_or(turn_bytes(limit));
+        Some(Turn { session, bytes: self.whole_turn.min(room) })
+    }
+
+    /// A turn is over: so many bytes went into the batch, frames included.
+    pub fn end_turn(&mut self, turn: Turn, bytes: usize, has_more: bool) {
+        self.used += bytes;
+        if self.is_fresh {
+            self.fresh_bytes += bytes;
+        }
+        let left = self.whole_turn.saturating_sub(bytes);
+        let was_cut_short = turn.bytes < self.whole_turn && left >= ROOM_BYTES_MIN;
+        match has_more {
+            true if was_cut_short => self.waiting.push_front((turn.session, Some(left))),
+            true => self.waiting.push_back((turn.session, None)),
+            false => {}
+        }
+    }
+}
+
+/// The longest turn in a batch of so many bytes.
+fn turn_bytes(limit: usize) -> usize {
+    (limit / 4).clamp(TURN_BYTES_MIN, TURN_BYTES_MAX)
+}
+
+/// How much is handed to the kernel at once.
+#[derive(Debug)]
+pub struct BatchLimit {
+    bytes: usize,
+}
+
+impl Default for BatchLimit {
+    fn default() -> Self {
+        Self { bytes: BATCH_BYTES_MIN }
+    }
+}
+
+impl BatchLimit {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A batch of so many bytes was taken at once.
+    pub fn went_out(&mut self, bytes: usize) {
+        if bytes >= self.bytes {
+            self.bytes = (self.bytes + BATCH_BYTES_MIN).min(BATCH_BYTES_MAX);
+        }
+    }
+
+    /// One had to wait.
+    pub fn was_blocked(&mut self) {
+        self.bytes = (self.bytes / 2).max(BATCH_BYTES_MIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Makes one batch of sessions that each have so many bytes left; what each got.
+    fn batch(queue: &mut TurnQueue, left: &mut HashMap<u32, usize>, limit: usize) -> Vec<(u32, usize)> {
+        let mut got = Vec::new();
+        queue.begin_batch(0);
+        while let Some(turn) = queue.next_turn(limit) {
+            let has = left.entry(turn.session).or_default();
+            let bytes = turn.bytes.min(*has);
+            *has -= bytes;
+            let has_more = *has > 0;
+            queue.end_turn(turn, bytes, has_more);
+            got.push((turn.session, bytes));
+        }
+        got
+    }
+
+    #[test]
+    fn a_small_message_does_not_wait_behind_bulk() {
+        let (mut queue, mut left) = (TurnQueue::default(), HashMap::new());
+        for session in 1..=8 {
+            queue.push(session);
+            left.insert(session, usize::MAX);
+        }
+        for _ in 0..10 {
+            batch(&mut queue, &mut left, BATCH_BYTES_MAX);
+        }
+        queue.push(9);
+        left.insert(9, 64);
+        assert_eq!(batch(&mut queue, &mut left, BATCH_BYTES_MAX)[0], (9, 64));
+    }
+
+    #[test]
+    fn a_flood_of_small_messages_leaves_half_of_the_batch_to_bulk() {
+        let (mut queue, mut left) = (TurnQueue::default(), HashMap::new());
+        queue.push(1);
+        left.insert(1, usize::MAX);
+        batch(&mut queue, &mut left, BATCH_BYTES_MIN);
+        for session in 2..10_000 {
+            queue.push(session);
+            left.insert(session, 64);
+        }
+        let got = batch(&mut queue, &mut left, BATCH_BYTES_MAX);
+        let bulk: usize = got.iter().filter(|(session, _)| *session == 1).map(|(_, bytes)| bytes).sum();
+        assert!(bulk >= BATCH_BYTES_MAX / 2 - 64, "{bulk}");
+    }
+
+    #[test]
+    fn one_that_is_alone_takes_the_whole_batch() {
+        let (mut queue, mut left) = (TurnQueue::default(), HashMap::from([(1, usize::MAX)]));
+        queue.push(1);
+        for limit in [BATCH_BYTES_MIN, BATCH_BYTES_MAX] {
+            let got: usize = batch(&mut queue, &mut left, limit).iter().map(|(_, bytes)| bytes).sum();
+            assert_eq!(got, limit);
+        }
+    }
+
+    #[test]
+    fn a_batch_grows_step_by_step_and_halves_when_it_waits() {
+        let mut limit = BatchLimit::default();
+        limit.went_out(100);
+        assert_eq!(limit.bytes(), BATCH_BYTES_MIN, "it was not full");
+        for _ in 0..100 {
+            limit.went_out(limit.bytes());
+        }
+        assert_eq!(limit.bytes(), BATCH_BYTES_MAX);
+        limit.was_blocked();
+        assert_eq!(limit.bytes(), BATCH_BYTES_MAX / 2);
+        // One that goes out does not undo it.
+        limit.went_out(limit.bytes());
+        assert!(limit.bytes() < BATCH_BYTES_MAX * 3 / 4);
+        (0..10).for_each(|_| limit.was_blocked());
+        assert_eq!(limit.bytes(), BATCH_BYTES_MIN);
+    }
+
+    proptest! {
+        /// Whoever has much to send gets about as much as any other that has.
+        #[test]
+        fn bulk_is_shared_by_bytes(count in 2_u32..40, limit in BATCH_BYTES_MIN..BATCH_BYTES_MAX) {
+            let (mut queue, mut left) = (TurnQueue::default(), HashMap::new());
+            for session in 1..=count {
+                queue.push(session);
+                left.insert(session, usize::MAX);
+            }
+            let mut sums = HashMap::<u32, usize>::new();
+            for _ in 0..400 {
+                for (session, bytes) in batch(&mut queue, &mut left, limit) {
+                    *sums.entry(session).or_default() += bytes;
+                }
+            }
+            let (least, most) = (sums.values().min().copied(), sums.values().max().copied());
+            prop_assert_eq!(sums.len(), count as usize);
+            // The first have a start of a few turns while the last are still fresh, once.
+            prop_assert!(most.unwrap_or(0) - least.unwrap_or(0) <= 12 * TURN_BYTES_MAX, "{:?}", sums);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A frame: one byte of type, three of length, four of session (big-endian), the body.
+
+use std::fmt;
+
+use super::{PeerViolation, hello, open};
+use crate::proto::{
+    Refusal,
+    link::frame::{parse_refusal, refusal_byte},
+};
+
+pub const HEADER_BYTES: usize = 8;
+/// The largest body of `data` that this version takes; a turn of a session is never more.
+pub const DATA_BYTES_MAX: usize = 64 * 1024;
+/// Body of `ping` and `pong`: what the one says, the other repeats.
+pub const PING_BYTES: usize = 8;
+
+/// The type of a frame. 14 and 15 are kept for sessions that move to another link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FrameType {
+    Hello = 1,
+    Services,
+    Open,
+    Opened,
+    Refused,
+    Data,
+    End,
+    Reset,
+    Credit,
+    Ping,
+    Pong,
+    Drain,
+    Retire,
+}
+
+impl FrameType {
+    pub const ALL: [Self; 13] = [
+        Self::Hello,
+        Self::Services,
+        Self::Open,
+        Self::Opened,
+        Self::Refused,
+        Self::Data,
+        Self::End,
+        Self::Reset,
+        Self::Credit,
+        Self::Ping,
+        Self::Pong,
+        Self::Drain,
+        Self::Retire,
+    ];
+
+    /// How many bytes the body may have.
+    fn allows_length(self, length: usize) -> bool {
+        match self {
+            Self::Hello | Self::Services => length <= hello::BODY_BYTES_MAX,
+            Self::Open => length <= open::BODY_BYTES_MAX,
+            Self::Data => (1..=DATA_BYTES_MAX).contains(&length),
+            Self::Refused | Self::Reset => length == 1,
+            Self::Credit => length == 4,
+            Self::Ping | Self::Pong => length == PING_BYTES,
+            Self::Opened | Self::End | Self::Drain | Self::Retire => length == 0,
+        }
+    }
+
+    /// Whether it is about one session and not about the link.
+    pub fn is_about_session(self) -> bool {
+        match self {
+            Self::Open
+            | Self::Opened
+            | Self::Refused
+            | Self::Data
+            | Self::End
+            | Self::Reset
+            | Self::Credit => true,
+            Self::Hello | Self::Services | Self::Ping | Self::Pong | Self::Drain | Self::Retire => false,
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Services => "services",
+            Self::Open => "open",
+            Self::Opened => "opened",
+            Self::Refused => "refused",
+            Self::Data => "data",
+            Self::End => "end",
+            Self::Reset => "reset",
+            Self::Credit => "credit",
+            Self::Ping => "ping",
+            Self::Pong => "pong",
+            Self::Drain => "drain",
+            Self::Retire => "retire",
+        }
+    }
+}
+
+impl fmt::Display for FrameType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
+    }
+}
+
+/// The first bytes of a frame, understood and within their bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHead {
+    pub kind: FrameType,
+    pub length: usize,
+    /// 0 where it is about the link.
+    pub session: u32,
+}
+
+impl FrameHead {
+    pub fn parse(bytes: [u8; HEADER_BYTES]) -> Result<Self, PeerViolation> {
+        let [kind, a, b, c, session @ ..] = bytes;
+        let known = FrameType::ALL.into_iter().find(|known| *known as u8 == kind);
+        let kind = known.ok_or(PeerViolation::UnknownType(kind))?;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        let session = u32::from_be_bytes(session);
+        if !kind.allows_length(length) {
+            return Err(PeerViolation::BadLength(kind, length));
+        }
+        if kind.is_about_session() != (session != 0) {
+            return Err(PeerViolation::BadSession(kind, session));
+        }
+        Ok(Self { kind, length, session })
+    }
+
+    pub fn bytes(self) -> [u8; HEADER_BYTES] {
+        debug_assert!(self.kind.allows_length(self.length), "{self:?}");
+        let [_, a, b, c] = (self.length as u32).to_be_bytes();
+        let [d, e, f, g] = self.session.to_be_bytes();
+        [self.kind as u8, a, b, c, d, e, f, g]
+    }
+}
+
+/// Why a session is cut, as the gateway nearest to the cause saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CutCause {
+    Client = 1,
+    Backend,
+    /// A time limit, `idle`.
+    Time,
+    Operator,
+    Other,
+}
+
+impl CutCause {
+    pub const ALL: [Self; 5] = [Self::Client, Self::Backend, Self::Time, Self::Operator, Self::Other];
+
+    fn parse(byte: u8) -> Result<Self, PeerViolation> {
+        let known = Self::ALL.into_iter().find(|known| *known as u8 == byte);
+        known.ok_or(PeerViolation::BadBody(FrameType::Reset, "no such cause"))
+    }
+}
+
+/// A frame as it was heard. The body of `data` is not here: it is not gathered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkFrame {
+    ServerHello(hello::ServerHello),
+    OpenerHello(hello::OpenerHello),
+    Services(Vec<hello::ServiceOffer>),
+    Open(Box<open::OpenRequest>),
+    Opened,
+    Refused(Refusal),
+    End,
+    Reset(CutCause),
+    Credit(u32),
+    Ping([u8; PING_BYTES]),
+    Pong([u8; PING_BYTES]),
+    Drain,
+    Retire,
+}
+
+impl LinkFrame {
+    pub fn kind(&self) -> FrameType {
+        match self {
+            Self::ServerHello(_) | Self::OpenerHello(_) => FrameType::Hello,
+            Self::Services(_) => FrameType::Services,
+            Self::Open(_) => FrameType::Open,
+            Self::Opened => FrameType::Opened,
+            Self::Refused(_) => FrameType::Refused,
+            Self::End => FrameType::End,
+            Self::Reset(_) => FrameType::Reset,
+            Self::Credit(_) => FrameType::Credit,
+            Self::Ping(_) => FrameType::Ping,
+            Self::Pong(_) => FrameType::Pong,
+            Self::Drain => FrameType::Drain,
+            Self::Retire => FrameType::Retire,
+        }
+    }
+
+    /// Appends it to what is to be sent; `session` is 0 for frames about the link.
+    pub fn push(&self, out: &mut Vec<u8>, session: u32) {
+        match self {
+            Self::ServerHello(hello) => push_frame(out, FrameType::Hello, session, &hello.body()),
+            Self::OpenerHello(hello) => push_frame(out, FrameType::Hello, session, &hello.body()),
+            Self::Services(offers) => {
+                push_frame(out, FrameType::Services, session, &hello::services_body(offers));
+            }
+            Self::Open(open) => push_frame(out, FrameType::Open, session, &open.body()),
+            Self::Refused(refusal) => {
+                push_frame(out, FrameType::Refused, session, &[refusal_byte(*refusal)]);
+            }
+            Self::Reset(cause) => push_frame(out, FrameType::Reset, session, &[*cause as u8]),
+            Self::Credit(bytes) => push_frame(out, FrameType::Credit, session, &bytes.to_be_bytes()),
+            Self::Ping(token) | Self::Pong(token) => push_frame(out, self.kind(), session, token),
+            Self::Opened | Self::End | Self::Drain | Self::Retire => {
+                push_frame(out, self.kind(), session, &[]);
+            }
+        }
+    }
+
+    /// A frame whose body is whole; not `hello`, whose form depends on who says it, and not `data`.
+    pub(super) fn parse(kind: FrameType, body: &[u8]) -> Result<Self, PeerViolation> {
+        let token = || -> Result<[u8; PING_BYTES], PeerViolation> {
+            body.try_into().map_err(|_| PeerViolation::BadLength(kind, body.len()))
+        };
+        Ok(match kind {
+            FrameType::Services => Self::Services(hello::parse_services(body)?),
+            FrameType::Open => Self::Open(Box::new(open::OpenRequest::parse(body)?)),
+            FrameType::Opened => Self::Opened,
+            FrameType::Refused => Self::Refused(
+                parse_refusal(body)
+                    .map_err(|_| PeerViolation::BadBody(FrameType::Refused, "no such reason"))?,
+            ),
+            FrameType::End => Self::End,
+            FrameType::Reset => Self::Reset(CutCause::parse(body.first().copied().unwrap_or(0))?),
+            FrameType::Credit => {
+                let bytes = body.try_into().map(u32::from_be_bytes).unwrap_or(0);
+                if bytes == 0 {
+                    return Err(PeerViolation::BadBody(kind, "no credit at all"));
+                }
+                Self::Credit(bytes)
+            }
+            FrameType::Ping => Self::Ping(token()?),
+            FrameType::Pong => Self::Pong(token()?),
+            FrameType::Drain => Self::Drain,
+            FrameType::Retire => Self::Retire,
+            FrameType::Hello | FrameType::Data => {
+                return Err(PeerViolation::BadLength(kind, body.len()));
+            }
+        })
+    }
+}
+
+fn push_frame(out: &mut Vec<u8>, kind: FrameType, session: u32, body: &[u8]) {
+    out.extend_from_slice(&FrameHead { kind, length: body.len(), session }.bytes());
+    out.extend_from_slice(body);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_type_length_and_session_on_the_wire() {
+        let header = FrameHead { kind: FrameType::Data, length: 0x0102, session: 0x0304_0506 };
+        assert_eq!(header.bytes(), [6, 0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(FrameHead::parse(header.bytes()), Ok(header));
+    }
+
+    #[test]
+    fn every_length_and_session_out_of_bounds_is_refused() {
+        for (bytes, expected) in [
+            ([0, 0, 0, 0, 0, 0, 0, 1], "a frame of unknown type 0x00"),
+            ([14, 0, 0, 0, 0, 0, 0, 1], "a frame of unknown type 0x0e"),
+            ([6, 0, 0, 0, 0, 0, 0, 1], "a frame `data` of 0 bytes"),
+            ([6, 1, 0, 1, 0, 0, 0, 1], "a frame `data` of 65537 bytes"),
+            ([7, 0, 0, 1, 0, 0, 0, 1], "a frame `end` of 1 bytes"),
+            ([9, 0, 0, 3, 0, 0, 0, 1], "a frame `credit` of 3 bytes"),
+            ([3, 255, 255, 255, 0, 0, 0, 1], "a frame `open` of 16777215 bytes"),
+            ([7, 0, 0, 0, 0, 0, 0, 0], "a frame `end` for session 0"),
+            ([12, 0, 0, 0, 0, 0, 0, 9], "a frame `drain` for session 9"),
+        ] {
+            assert_eq!(FrameHead::parse(bytes).map_err(|error| error.to_string()), Err(expected.into()));
+        }
+    }
+}

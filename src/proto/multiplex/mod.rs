@@ -1,0 +1,54 @@
+//! The protocol `portcullis/2`: links that sessions share.
+//!
+//! Every frame names its session, or 0 for the link itself. [`frame`] is the form of a frame, [`fields`]
+//! the form of those bodies that may grow: [`hello`] and [`open`]. [`decoder`] takes bytes as they come,
+//! [`state`] says which frame may come when, for the link and for each of its sessions. The DMZ half's
+//! end of a link is its **opener**, the internal half's its **server**, whoever dialled.
+
+pub mod decoder;
+pub mod fields;
+pub mod frame;
+pub mod hello;
+pub mod open;
+pub mod state;
+
+use thiserror::Error;
+
+use self::{
+    frame::FrameType,
+    state::{LinkStage, SessionStage},
+};
+
+/// Number of the protocol, as `hello` has it.
+pub const PROTOCOL: u16 = 2;
+/// The name offered by ALPN (RFC 7301), which is also how it is shown.
+pub const PROTOCOL_NAME: &str = "portcullis/2";
+
+/// How a peer broke the protocol; it costs it the link.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PeerViolation {
+    #[error("a frame of unknown type {0:#04x}")]
+    UnknownType(u8),
+    #[error("a frame `{0}` of {1} bytes")]
+    BadLength(FrameType, usize),
+    #[error("a frame `{0}` for session {1}")]
+    BadSession(FrameType, u32),
+    #[error("a frame `{0}` while the link is {1}")]
+    LinkState(FrameType, LinkStage),
+    #[error("a frame `{0}` while session {1} is {2}")]
+    SessionState(FrameType, u32, SessionStage),
+    #[error("a frame `{0}` with a body that means nothing: {1}")]
+    BadBody(FrameType, &'static str),
+    #[error("session {0}, which was never opened")]
+    NeverOpened(u32),
+    #[error("session {0} was opened twice, or out of order")]
+    NumberUsedAgain(u32),
+    #[error("{1} bytes for session {0}, more than it has credit for")]
+    BeyondCredit(u32, usize),
+    #[error("session {0} has been given more credit than a number holds")]
+    CreditOverflow(u32),
+    #[error("too many {0}")]
+    TooMany(&'static str),
+    #[error("a frame that was begun and not ended")]
+    TooSlow,
+}

@@ -1,0 +1,259 @@
+//! Which frame may come when: one table for a link, one for each session on it, the same for both ends.
+//!
+//! ```text
+//! link:    awaiting offer ─hello─► awaiting grant ─hello─► running ─opener's drain, retire─► leaving
+//! session: (open) ─► opening ─opened─► carrying ─end─► … ─end─► closed
+//! ```
+//!
+//! Each end steps through them by what it sends and what it hears, in its own order; the tables hold
+//! for both, since they name who speaks and not who listens. What one end has closed, the other may
+//! still be speaking of: such frames are late, they mean nothing, and there may be only so many.
+
+use std::fmt;
+
+use super::frame::FrameType;
+
+/// The two ends of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkEnd {
+    /// Sends `open`: the DMZ half.
+    Opener,
+    /// Hears it: the internal half.
+    Server,
+}
+
+impl LinkEnd {
+    pub fn other(self) -> Self {
+        match self {
+            Self::Opener => Self::Server,
+            Self::Server => Self::Opener,
+        }
+    }
+}
+
+/// Where a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkStage {
+    /// Nothing was said yet.
+    AwaitingOffer,
+    /// The server has told what it offers.
+    AwaitingGrant,
+    Running,
+    /// The opener opens no more sessions on it; those that are open go on.
+    Leaving,
+}
+
+impl LinkStage {
+    pub const ALL: [Self; 4] = [Self::AwaitingOffer, Self::AwaitingGrant, Self::Running, Self::Leaving];
+
+    /// The stage after a frame, or `None` where it may not come.
+    pub fn after(self, from: LinkEnd, kind: FrameType) -> Option<Self> {
+        use LinkEnd::{Opener, Server};
+        Some(match (self, from, kind) {
+            (Self::AwaitingOffer, Server, FrameType::Hello) => Self::AwaitingGrant,
+            (Self::AwaitingGrant, Opener, FrameType::Hello) => Self::Running,
+            (Self::AwaitingOffer | Self::AwaitingGrant, _, _) | (_, _, FrameType::Hello) => return None,
+            (Self::Running, Opener, FrameType::Drain | FrameType::Retire) => Self::Leaving,
+            (Self::Leaving, Opener, FrameType::Open) | (_, Server, FrameType::Open) => return None,
+            (_, Opener, FrameType::Services) => return None,
+            (stage, _, _) => stage,
+        })
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::AwaitingOffer => "awaiting offer",
+            Self::AwaitingGrant => "awaiting grant",
+            Self::Running => "running",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+impl fmt::Display for LinkStage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
+    }
+}
+
+/// Where a session on a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionStage {
+    /// Opened, and not answered yet; the client's bytes may follow.
+    Opening,
+    /// The same, and the client has ended its direction.
+    OpeningEnded,
+    /// Both directions run.
+    Carrying,
+    /// The opener has ended its direction.
+    OpenerEnded,
+    /// The server has ended its direction.
+    ServerEnded,
+    /// Both have ended, or it was refused or reset. What still comes is late.
+    Closed,
+}
+
+impl SessionStage {
+    pub const ALL: [Self; 6] = [
+        Self::Opening,
+        Self::OpeningEnded,
+        Self::Carrying,
+        Self::OpenerEnded,
+        Self::ServerEnded,
+        Self::Closed,
+    ];
+
+    /// The stage after a frame, or `None` where it may not come.
+    pub fn after(self, from: LinkEnd, kind: FrameType) -> Option<Self> {
+        use LinkEnd::{Opener, Server};
+        Some(match (self, from, kind) {
+            (_, _, FrameType::Open) => return None,
+            (Self::Closed, _, _) | (_, _, FrameType::Reset) => Self::Closed,
+            (Self::Opening, Server, FrameType::Opened) => Self::Carrying,
+            (Self::OpeningEnded, Server, FrameType::Opened) => Self::OpenerEnded,
+            (Self::Opening | Self::OpeningEnded, Server, FrameType::Refused) => Self::Closed,
+            (Self::Opening, Opener, FrameType::Data) => Self::Opening,
+            (Self::Opening, Opener, FrameType::End) => Self::OpeningEnded,
+            (Self::Opening | Self::OpeningEnded, _, _) => return None,
+            (stage, _, FrameType::Credit) => stage,
+            (Self::Carrying, _, FrameType::Data) => Self::Carrying,
+            (Self::Carrying, Opener, FrameType::End) => Self::OpenerEnded,
+            (Self::Carrying, Server, FrameType::End) => Self::ServerEnded,
+            (Self::OpenerEnded, Server, FrameType::Data) => Self::OpenerEnded,
+            (Self::OpenerEnded, Server, FrameType::End) => Self::Closed,
+            (Self::ServerEnded, Opener, FrameType::Data) => Self::ServerEnded,
+            (Self::ServerEnded, Opener, FrameType::End) => Self::Closed,
+            (Self::Carrying | Self::OpenerEnded | Self::ServerEnded, _, _) => return None,
+        })
+    }
+
+    /// Whether an end has said that no more of its bytes come.
+    pub fn has_ended(self, end: LinkEnd) -> bool {
+        match self {
+            Self::Opening | Self::Carrying => false,
+            Self::OpeningEnded | Self::OpenerEnded => end == LinkEnd::Opener,
+            Self::ServerEnded => end == LinkEnd::Server,
+            Self::Closed => true,
+        }
+    }
+
+    /// Whether it has yet to be answered.
+    pub fn is_opening(self) -> bool {
+        matches!(self, Self::Opening | Self::OpeningEnded)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::OpeningEnded => "opening, opener ended",
+            Self::Carrying => "carrying",
+            Self::OpenerEnded => "opener ended",
+            Self::ServerEnded => "server ended",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for SessionStage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
+    }
+}
+
+/// The table of links as `ARCHITECTURE.md` has it: a row for each stage, a column for each frame and
+/// who sends it; an empty cell is a violation.
+pub fn link_table() -> String {
+    use FrameType::{Data, Hello, Open, Ping, Retire, Services};
+    let columns = [
+        (Hello, ""),
+        (Services, ""),
+        (Open, ""),
+        (Data, "of a session"),
+        (Ping, "ping pong"),
+        (Retire, "drain retire"),
+    ];
+    table(&LinkStage::ALL, LinkStage::after, &columns)
+}
+
+/// The same of sessions.
+pub fn session_table() -> String {
+    use FrameType::{Credit, Data, End, Opened, Refused, Reset};
+    let columns = [(Opened, ""), (Refused, ""), (Data, ""), (End, ""), (Reset, ""), (Credit, "")];
+    table(&SessionStage::ALL, SessionStage::after, &columns)
+}
+
+fn table<S: fmt::Display + Copy + PartialEq>(
+    stages: &[S],
+    after: impl Fn(S, LinkEnd, FrameType) -> Option<S>,
+    frames: &[(FrameType, &str)],
+) -> String {
+    let of_end = |end| frames.iter().map(move |(kind, word)| (end, *kind, *word));
+    let columns: Vec<_> = of_end(LinkEnd::Opener).chain(of_end(LinkEnd::Server)).collect();
+    let mut lines = vec![String::from("|"), String::from("|---|")];
+    for (end, kind, word) in &columns {
+        let mark = if *end == LinkEnd::Opener { "→" } else { "←" };
+        let word = if word.is_empty() { kind.word() } else { word };
+        lines[0] += &format!(" | {mark} {word}");
+        lines[1] += "---|";
+    }
+    lines[0] += " |";
+    for stage in stages {
+        let cells = columns.iter().map(|(end, kind, _)| match after(*stage, *end, *kind) {
+            Some(next) if next == *stage => "stays".to_owned(),
+            Some(next) => next.to_string(),
+            None => String::new(),
+        });
+        lines.push(format!("| **{stage}** | {} |", cells.collect::<Vec<_>>().join(" | ")));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn architecture_shows_these_tables() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md"));
+        let page = page.expect("the page is there");
+        for table in [link_table(), session_table()] {
+            assert!(page.contains(&table), "ARCHITECTURE.md lacks this table:\n\n{table}\n");
+        }
+    }
+
+    #[test]
+    fn the_frames_of_one_column_move_alike() {
+        use FrameType::{Credit, Data, Drain, End, Opened, Ping, Pong, Refused, Reset, Retire};
+        for stage in LinkStage::ALL {
+            for end in [LinkEnd::Opener, LinkEnd::Server] {
+                for (shown, others) in
+                    [(Data, &[Opened, Refused, End, Reset, Credit][..]), (Ping, &[Pong]), (Retire, &[Drain])]
+                {
+                    let next = |kind| stage.after(end, kind);
+                    assert!(others.iter().all(|kind| next(*kind) == next(shown)), "{stage}: {shown}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_is_closed_only_when_both_have_ended() {
+        for first in [LinkEnd::Opener, LinkEnd::Server] {
+            let stage = SessionStage::Carrying.after(first, FrameType::End).expect("it may end");
+            assert!(stage != SessionStage::Closed && stage.has_ended(first));
+            assert_eq!(stage.after(first, FrameType::Data), None, "no byte after the end");
+            assert_eq!(stage.after(first, FrameType::End), None);
+            let other = first.other();
+            assert_eq!(stage.after(other, FrameType::Data), Some(stage));
+            assert_eq!(stage.after(other, FrameType::End), Some(SessionStage::Closed));
+        }
+    }
+
+    #[test]
+    fn no_credit_is_given_before_the_answer() {
+        // What goes out before it is kept as a copy, which has to have a bound.
+        for stage in [SessionStage::Opening, SessionStage::OpeningEnded] {
+            assert_eq!(stage.after(LinkEnd::Server, FrameType::Credit), None);
+        }
+    }
+}
