@@ -5,8 +5,10 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::LazyLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -93,7 +95,25 @@ fn components_and_licences_are_of_what_is_linked() {
     }
 }
 
-/// A bare system of its own, with a shell and dpkg in it.
+/// A fresh system, made once and kept, for others to be copied from: what is downloaded does not change.
+static KEPT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let debootstrap = installed("debootstrap")?;
+    let facts = fs::read_to_string("/etc/os-release").expect("the system says what it is");
+    let suite = facts.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let suite = suite.expect("a suite of Debian");
+    let kept = root().join("target").join(format!("debootstrap-systemd-{suite}"));
+    if !kept.exists() {
+        let folder = tempfile::tempdir_in(root().join("target")).expect("a folder");
+        let fresh = folder.path().join("fresh");
+        let mut command = Command::new(debootstrap);
+        command.args(["--variant=minbase", "--include=systemd,systemd-sysv,dbus", suite]);
+        succeed(command.arg(&fresh));
+        fs::rename(fresh, &kept).expect("it is kept");
+    }
+    Some(kept)
+});
+
+/// A bare system of its own, with a shell, dpkg and systemd in it.
 struct BareSystem(TempDir);
 
 impl BareSystem {
@@ -102,21 +122,10 @@ impl BareSystem {
             eprintln!("skipped: needs root");
             return None;
         }
-        let (debootstrap, _) = (installed("debootstrap")?, installed("chroot")?);
-        let facts = fs::read_to_string("/etc/os-release").expect("the system says what it is");
-        let suite = facts.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-        let suite = suite.expect("a suite of Debian");
-        // Kept: what it downloads does not change.
-        let kept = root().join("target").join(format!("debootstrap-{suite}"));
+        installed("chroot")?;
+        let kept = KEPT.as_ref()?;
         let folder = tempfile::tempdir_in(root().join("target")).expect("a folder");
-        if !kept.exists() {
-            let mut command = Command::new(debootstrap);
-            command.args(["--variant=minbase", "--include=systemd-standalone-sysusers", suite]);
-            let fresh = folder.path().join("fresh");
-            succeed(command.arg(&fresh));
-            fs::rename(fresh, &kept).expect("it is kept");
-        }
-        succeed(Command::new("cp").arg("-a").arg(&kept).arg(folder.path().join("root")));
+        succeed(Command::new("cp").arg("-a").arg(kept).arg(folder.path().join("root")));
         Some(Self(folder))
     }
 
@@ -199,4 +208,95 @@ fn the_package_comes_and_goes() {
     assert!(left.is_empty(), "{left:?}");
     assert!(!after.iter().any(|path| path.contains("portcullis")), "{after:?}");
     assert_eq!(system.run("cat /etc/passwd /etc/group"), users);
+}
+
+/// What runs inside once the system has booted; it says how each step went, and turns the system off.
+const IN_SERVICE: &str = r#"#!/bin/bash
+exec > /root/said 2>&1
+admin=/run/portcullis/dmz.sock
+echo "started: $(systemctl start portcullis@dmz portcullis@internal && systemctl is-active portcullis@dmz portcullis@internal | xargs)"
+until portcullis status --ready --strict --admin $admin > /dev/null; do sleep 0.1; done
+exec 3<>/dev/tcp/127.0.0.1/443
+printf hello >&3
+echo "answered: $(head -c 5 <&3)"
+exec 3>&-
+echo "user: $(stat -c %U "/proc/$(systemctl show -p MainPID --value portcullis@dmz)")"
+echo "reloaded: $(systemctl reload portcullis@dmz && systemctl is-active portcullis@dmz)"
+echo 'mode: sideways' >> /etc/portcullis/profiles/dmz.yaml
+systemctl reload portcullis@dmz || echo "refused: $(systemctl is-active portcullis@dmz)"
+systemctl start portcullis@nobody || echo "nobody: $(systemctl is-active portcullis@nobody)"
+systemctl stop portcullis@internal
+echo "stopped: $(systemctl show -p Result --value portcullis@internal)"
+dpkg --purge portcullis > /dev/null
+echo "purged: $(systemctl is-active portcullis@dmz) $(ls /run/portcullis 2>/dev/null)"
+journalctl --no-pager -u 'portcullis@*' > /root/journal
+poweroff -f
+"#;
+const IN_SERVICE_UNIT: &str =
+    "[Service]\nExecStart=/root/in-service\n[Install]\nWantedBy=multi-user.target\n";
+/// A boot takes seconds; on a machine that is busy it may take this long.
+const BOOTED: Duration = Duration::from_secs(180);
+
+/// A system that is running; it ends with its process.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn gateways_run_under_systemd() {
+    let (Some(package), Some(nspawn)) = (&*PACKAGE, installed("systemd-nspawn")) else { return };
+    let Some(system) = BareSystem::create() else { return };
+    system.install(&package.file());
+    system.run(
+        "cd /etc/portcullis/profiles && portcullis init pair --accept 443 --connect echo:// && chown portcullis: pki/*.key",
+    );
+    fs::write(system.path("/root/in-service"), IN_SERVICE).expect("a file");
+    fs::write(system.path("/etc/systemd/system/in-service.service"), IN_SERVICE_UNIT).expect("a file");
+    system.run("chmod +x /root/in-service && systemctl enable in-service");
+    let name = system.0.path().file_name().expect("a name").to_string_lossy().replace('.', "");
+    let mut command = Command::new(nspawn);
+    command.args([
+        "--quiet",
+        "--register=no",
+        "--keep-unit",
+        "--private-network",
+        "--boot",
+        "--console=pipe",
+    ]);
+    command.arg(format!("--machine={name}")).arg("-D").arg(system.path("/"));
+    // What it says itself is of use when it does not boot.
+    let log = fs::File::create(system.path("/root/log")).expect("a file");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let mut running = Running(command.spawn().expect("it starts"));
+    let begun = Instant::now();
+    let text = |file: &str| fs::read_to_string(system.path(file)).unwrap_or_default();
+    while running.0.try_wait().expect("it is ours").is_none() {
+        assert!(begun.elapsed() < BOOTED, "{}\n{}", text("/root/log"), text("/root/said"));
+        thread::sleep(Duration::from_millis(50));
+    }
+    let said = text("/root/said");
+    for line in [
+        "started: active active",
+        "answered: hello",
+        "user: portcullis",
+        "reloaded: active",
+        "refused: active",
+        "nobody: inactive",
+        "stopped: success",
+        "purged: inactive ",
+    ] {
+        assert!(said.lines().any(|other| other == line), "no `{line}`:\n{said}\n{}", text("/root/journal"));
+    }
+    // A reload that is refused says why.
+    assert!(
+        text("/root/journal").contains("this key stands here a second time"),
+        "{}",
+        text("/root/journal")
+    );
 }
