@@ -28,6 +28,8 @@ mod service_manager;
 mod setup;
 #[path = "cli/stalls.rs"]
 mod stalls;
+#[path = "cli/stopping.rs"]
+mod stopping;
 #[path = "cli/switching.rs"]
 mod switching;
 #[path = "cli/upgrade.rs"]

@@ -1,6 +1,12 @@
 //! Clients on a TCP port.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
@@ -49,11 +55,14 @@ pub struct ClientPortContext {
     /// And of these, those that have yet to say what they want.
     pub handshakes: Arc<HandshakeLimiter>,
     pub requests: Arc<RequestBooks>,
+    /// The gateway drains.
+    pub leaving: Arc<AtomicBool>,
 }
 
 /// Accepts clients until the port is closed; who serves them may change while it runs.
 pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, shared: ClientPortContext) {
-    let ClientPortContext { serve, tasks, notices, probes, quota, handshakes: greetings, requests } = shared;
+    let ClientPortContext { serve, tasks, notices, probes, quota, handshakes: greetings, requests, leaving } =
+        shared;
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
     let accepted = |stream, client: SocketAddr, place: QuotaPermit| {
@@ -76,6 +85,7 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
                     current: front.clone(),
                     log: notices.limited().clone(),
                     requests: requests.clone(),
+                    leaving: leaving.clone(),
                 };
                 let greeting = HandshakePermit::begin(greetings.clone(), client.ip());
                 tasks.spawn(
@@ -159,12 +169,15 @@ pub struct RouteLifetime {
     entered_by: Arc<PortRoutes>,
     pub log: Arc<RateLimitedLog>,
     pub requests: Arc<RequestBooks>,
+    leaving: Arc<AtomicBool>,
 }
 
 impl RouteLifetime {
-    /// Whether the port is closed, or leads to others now.
+    /// Whether the port is closed, or leads to others now, or the gateway drains.
     pub fn is_over(&self) -> bool {
-        self.leave.is_cancelled() || !Arc::ptr_eq(&self.current.load(), &self.entered_by)
+        self.leave.is_cancelled()
+            || self.leaving.load(Ordering::Relaxed)
+            || !Arc::ptr_eq(&self.current.load(), &self.entered_by)
     }
 }
 

@@ -464,7 +464,9 @@ impl ClientConnection {
             at.map(|at| channels.remove(at))
                 .filter(|channel| channel.connection.is_open() && channel.idle_state.try_mark_busy())
         };
+        let names_itself = request.headers().contains_key(request::REQUEST_ID);
         if let Some(mut channel) = open {
+            request::set_request_id(request.headers_mut(), names_itself, &channel.id);
             match channel.connection.send(request).await {
                 Ok(response) => return Ok((channel, response)),
                 Err(ResponseFailure::Unsent(unsent)) => request = *unsent,
@@ -473,6 +475,7 @@ impl ClientConnection {
         }
         let mut channel =
             self.open_session(&door.service, client).await.map_err(|objection| (objection, None))?;
+        request::set_request_id(request.headers_mut(), names_itself, &channel.id);
         match channel.connection.send(request).await {
             Ok(response) => Ok((channel, response)),
             Err(lost) => Err(failure_response(channel, &lost).await),

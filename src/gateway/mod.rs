@@ -27,6 +27,7 @@ mod service_manager;
 mod session;
 mod session_end;
 mod snapshot_builder;
+mod stop;
 mod switch;
 mod verify_progress;
 pub mod verify_steps;
@@ -55,6 +56,7 @@ use self::{
     service_manager::ServiceManager,
     session::SessionContext,
     snapshot_builder::{RecentHistory, TrafficHistory, host_name},
+    stop::PendingStop,
     switch::{PendingSwitch, RetiringParts},
     verify_progress::VerifyProgress,
     verify_steps::VerifyRun,
@@ -140,13 +142,6 @@ pub struct Engine {
     manager: Option<ServiceManager>,
     /// Its admin socket, the only one that an internal half may listen on.
     admin: Option<PathBuf>,
-}
-
-/// A stop under way.
-struct PendingStop {
-    deadline: Instant,
-    cut: Option<usize>,
-    askers: Vec<CommandAudit>,
 }
 
 impl Engine {
@@ -248,6 +243,7 @@ impl Engine {
         clock::tick();
         self.turned.is_now();
         self.advance_switch();
+        self.close_when_due();
         self.shared.sessions.switching.store(self.switching.is_some(), Ordering::SeqCst);
         self.retire_old_parts();
         self.check_certificate_files();
@@ -438,6 +434,7 @@ impl Engine {
         }
         if service.is_none() {
             self.phase = GatewayPhase::Draining;
+            self.shared.leaving.store(true, Ordering::Relaxed);
         }
         let role = self.first_role();
         let of_services = self.shared.sessions.registry.totals();
@@ -492,66 +489,6 @@ impl Engine {
         }
     }
 
-    /// The first stop drains, the second cuts.
-    fn stop(&mut self, asker: Option<CommandAudit>) {
-        if let Some(stopping) = &mut self.stopping {
-            stopping.deadline = Instant::now();
-            stopping.askers.extend(asker);
-            return;
-        }
-        if let Some(switching) = self.switching.take() {
-            self.roll_back(switching, "the gateway stops");
-        }
-        self.phase = GatewayPhase::Draining;
-        self.ports.clear();
-        self.retiring.retire();
-        let by = asker.as_ref().map_or("this process", |asker| asker.by.as_str());
-        for service in self.shared.sessions.services.load().values() {
-            service.drain(by);
-            service.leave.cancel();
-        }
-        // The dialling half first: in a pair it would take the other's farewell for a loss.
-        if let Some(side) = &self.internal {
-            side.retire();
-        }
-        if let Some(side) = &self.dmz {
-            side.retire();
-        }
-        let open = self.totals().clients();
-        let drain = humantime::format_duration(self.profile.drain);
-        self.shared.notices.info(format!("stopping: {open} sessions get {drain} to end"));
-        let deadline = Instant::now() + self.profile.drain;
-        self.stopping = Some(PendingStop { deadline, cut: None, askers: asker.into_iter().collect() });
-    }
-
-    /// While it stops: until what is open then is cut.
-    fn time_until_cut(&self) -> Option<Duration> {
-        let stopping = self.stopping.as_ref().filter(|stopping| stopping.cut.is_none())?;
-        Some(stopping.deadline.saturating_duration_since(Instant::now()))
-    }
-
-    /// Whether a stop has come to its end.
-    fn outcome_if_ended(&mut self) -> Option<GatewayOutcome> {
-        let open = self.shared.sessions.registry.open_count();
-        // The last bytes of a session may be on their way within a link that has to stand for them.
-        let links = self.dmz.as_ref().map_or(0, DmzSide::links)
-            + self.internal.as_ref().map_or(0, InternalSide::links);
-        let stopping = self.stopping.as_mut()?;
-        let now = Instant::now();
-        match stopping.cut {
-            None if open == 0 && (links == 0 || now >= stopping.deadline) => Some(GatewayOutcome::Clean),
-            None if now >= stopping.deadline => {
-                stopping.cut = Some(open);
-                stopping.deadline = now + FLUSH;
-                self.shared.notices.warn(format!("stopping: {open} sessions cut"));
-                self.cut.cancel();
-                None
-            }
-            Some(cut) if open == 0 || now >= stopping.deadline => Some(GatewayOutcome::Cut(cut)),
-            _ => None,
-        }
-    }
-
     async fn finish(mut self, outcome: GatewayOutcome) -> GatewayOutcome {
         // Links say farewell in tasks of their own; a stuck one is dropped with the process.
         let _ = tokio::time::timeout(FLUSH, self.shared.tasks.all_ended()).await;
@@ -599,5 +536,6 @@ fn shared_context() -> SharedContext {
         clients: Arc::default(),
         handshakes: Arc::new(HandshakeLimiter::new(1)),
         requests: Arc::default(),
+        leaving: Arc::default(),
     }
 }

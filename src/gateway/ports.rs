@@ -166,6 +166,7 @@ pub fn replace_ports(
                 quota: common.clients.clone(),
                 handshakes: common.handshakes.clone(),
                 requests: common.requests.clone(),
+                leaving: common.leaving.clone(),
             };
             common.tasks.spawn("client port", tcp::run(listener, port.routes.clone(), shared));
         }

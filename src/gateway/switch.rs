@@ -203,6 +203,7 @@ impl Engine {
         let told = self.take_over_faults(ServiceFaults::find(&profile, &edges));
         self.edge_tls = edges;
         self.phase = GatewayPhase::Running;
+        self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, mode_word(profile.mode));
         let line = [line].into_iter().chain(told).collect::<Vec<_>>().join("; ");
         self.profile = profile;

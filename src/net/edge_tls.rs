@@ -12,6 +12,7 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::{CertifiedKey, SingleCertAndKey},
+    version::{TLS12, TLS13},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -30,7 +31,7 @@ use crate::{
     disk::PipePolicy,
     profile::{
         Accept, AcceptTls, ClientCertificates, ClientCheck, ConnectTls, EdgeScheme, KeyPair, PemSource,
-        Problem,
+        Problem, TlsVersion,
     },
 };
 
@@ -190,8 +191,12 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
     let provider = Arc::new(aws_lc_rs::default_provider());
     let pair = load_pair(&tls.pair, &provider, pipes)?;
     let leaf = pair.cert.first().expect("`chain` returns at least one certificate").clone();
+    let versions: &[_] = match tls.min_version {
+        TlsVersion::Tls12 => &[&TLS13, &TLS12],
+        TlsVersion::Tls13 => &[&TLS13],
+    };
     let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("the provider has cipher suites of both versions");
     let builder = match &tls.clients {
         ClientCheck::Nobody => builder.with_no_client_auth(),

@@ -35,6 +35,15 @@ pub struct Accept {
 pub struct AcceptTls {
     pub pair: KeyPair,
     pub clients: ClientCheck,
+    pub min_version: TlsVersion,
+}
+
+/// The oldest TLS that is spoken with clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    #[default]
+    Tls12,
+    Tls13,
 }
 
 /// A certificate and its key, not yet opened.
@@ -309,6 +318,17 @@ fn server_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     Some(names)
 }
 
+fn tls_version(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<TlsVersion> {
+    match field.text(problems)? {
+        "1.2" => Some(TlsVersion::Tls12),
+        "1.3" => Some(TlsVersion::Tls13),
+        other => {
+            let what = format!("TLS `{}` is not spoken", quote_for_problem(other));
+            field.refuse(ValueProblem::new(what, "write `\"1.2\"` or `\"1.3\"`"), problems)
+        }
+    }
+}
+
 fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<AcceptTls>> {
     let fields = field.map(&keys::ACCEPT_TLS, problems)?;
     let pair = key_pair(&fields, problems);
@@ -354,7 +374,11 @@ fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Lo
             return verify?.refuse(fault, problems);
         }
     };
-    Some(field.at(AcceptTls { pair: pair?, clients }))
+    let min_version = match fields.take("min_version") {
+        None => TlsVersion::default(),
+        Some(field) => tls_version(&field, problems)?,
+    };
+    Some(field.at(AcceptTls { pair: pair?, clients, min_version }))
 }
 
 /// `certificate` and `key`, where both are there and good.

@@ -12,7 +12,7 @@ const fn keys(known: &'static [&'static str]) -> KnownKeys {
 }
 
 pub(super) const PROFILE: KnownKeys =
-    keys(&["extends", "name", "mode", "dmz", "internal", "drain", "health", "ready"]);
+    keys(&["extends", "name", "mode", "dmz", "internal", "drain", "drain_delay", "health", "ready"]);
 
 /// The port that monitors ask at.
 pub(super) const HEALTH: KnownKeys = keys(&["address", "insecure"]);
@@ -83,7 +83,8 @@ pub(super) const CONNECT_ADDRESS: KnownKeys = keys(&["address", "tls", "proxy"])
 /// Proxies before an accept.
 pub(super) const ACCEPT_PROXY: KnownKeys = keys(&["from"]);
 
-pub(super) const ACCEPT_TLS: KnownKeys = keys(&["certificate", "key", "ca", "verify_client", "names"]);
+pub(super) const ACCEPT_TLS: KnownKeys =
+    keys(&["certificate", "key", "ca", "verify_client", "names", "min_version"]);
 
 pub(super) const CONNECT_TLS: KnownKeys = keys(&["ca", "name", "certificate", "key"]);
 

@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 pub use carries::Carries;
 pub use edge::{
     Accept, AcceptTls, Backend, ClientCertificates, ClientCheck, ConnectTls, HttpRemote, KeyPair,
-    ProxyVersion, RemoteServer,
+    ProxyVersion, RemoteServer, TlsVersion,
 };
 pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
@@ -89,6 +89,8 @@ pub struct Profile {
     pub internal: Option<InternalHalf>,
     /// On stop, sessions get this long to end.
     pub drain: Duration,
+    /// Before that it is not ready for so long, and serves as ever.
+    pub drain_delay: Duration,
     pub health: HealthPort,
     pub ready: ReadyWhen,
 }

@@ -26,6 +26,7 @@ pub(super) struct RawProfile {
     pub dmz: ReadValue<RawDmz>,
     pub internal: ReadValue<RawInternal>,
     pub drain: Duration,
+    pub drain_delay: Duration,
     pub health: ReadValue<Located<HostPort>>,
     pub ready: ReadyWhen,
 }
@@ -93,6 +94,8 @@ pub(super) fn read(
         mode: ReadValue::read(top.take("mode"), |field| mode(&field, problems)),
         dmz,
         internal,
+        drain_delay: top
+            .take_or("drain_delay", Duration::ZERO, |field| field.duration(ZeroDuration::Allowed, problems)),
         drain: top.take_or("drain", defaults::DRAIN, |field| field.duration(ZeroDuration::Allowed, problems)),
         health: ReadValue::read(top.take("health"), |field| health::read(&field, problems)),
         ready: top.take_or("ready", ReadyWhen::default(), |field| ready(&field, problems)),

@@ -94,6 +94,7 @@ fn resolve(
             dmz: outside.filter(|_| choice.role != Some(Half::Internal)),
             internal: inside.filter(|_| choice.role != Some(Half::Dmz)),
             drain: raw.drain,
+            drain_delay: raw.drain_delay,
             health: health::resolve(&raw, choice.role),
             ready: raw.ready,
         })

@@ -32,6 +32,13 @@ pub fn schema() -> Value {
                 half("The half that reaches back-ends.", internal_link(), service_map(internal_service())),
             ),
             ("drain", duration("On stop, sessions get this long to end.", &format_duration(defaults::DRAIN))),
+            (
+                "drain_delay",
+                duration(
+                    "On stop, clients are served for so long before ports close, while /readyz says no.",
+                    "0s",
+                ),
+            ),
             ("health", health()),
             ("ready", ready()),
         ],
@@ -240,6 +247,13 @@ fn accept_options() -> Vec<(&'static str, Value)> {
                 ),
             ),
             ("names", names("Names of which a client's certificate must carry one. Default: any.")),
+            (
+                "min_version",
+                described(
+                    json!({ "enum": ["1.2", "1.3"], "default": "1.2" }),
+                    "The oldest TLS that is spoken.",
+                ),
+            ),
         ],
     );
     let name = text("A DNS name; `*.` stands for one label.");

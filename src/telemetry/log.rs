@@ -15,6 +15,7 @@ use std::{
 };
 
 use rustix::io::Errno;
+use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter,
     fmt::{MakeWriter, format::Writer, time::FormatTime},
@@ -120,7 +121,9 @@ pub fn init_log(format: LogFormat) -> Option<LogGuard> {
         let _ = finished.send(()); // Nobody waits any more: then nobody needs to know.
     });
     writer.ok()?;
-    let lines = LogLines { sender: Arc::new(sender) };
+    let is_journal = is_journal();
+    JOURNAL.store(is_journal, Ordering::Relaxed);
+    let lines = LogLines { sender: Arc::new(sender), priority: None };
     let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|_| EnvFilter::new(directives("")));
     let base = tracing_subscriber::fmt()
@@ -130,12 +133,35 @@ pub fn init_log(format: LogFormat) -> Option<LogGuard> {
         .with_ansi(false)
         .with_timer(UtcTimer);
     // Fails only where a test has installed one before; that one serves as well.
-    let _ = match format {
-        LogFormat::Text => base.try_init(),
-        LogFormat::Json => base.json().flatten_event(true).try_init(),
+    let _ = match (format, is_journal) {
+        (LogFormat::Text, false) => base.try_init(),
+        (LogFormat::Json, false) => base.json().flatten_event(true).try_init(),
+        // The journal has the time of each line, and its level.
+        (LogFormat::Text, true) => base.without_time().with_level(false).try_init(),
+        (LogFormat::Json, true) => base.json().flatten_event(true).without_time().try_init(),
     };
     Some(LogGuard { lines, done })
 }
+
+/// Whether standard error is the journal: systemd says which file that is (systemd.exec(5), JOURNAL_STREAM).
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let own = rustix::fs::fstat(rustix::stdio::stderr());
+    own.is_ok_and(|own| named == format!("{}:{}", own.st_dev, own.st_ino))
+}
+
+/// The priorities of syslog(3), as the journal takes them before a line (sd-daemon(3)).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => WARNING,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+const WARNING: u8 = 4;
+static JOURNAL: AtomicBool = AtomicBool::new(false);
 
 /// The directives of a filter: a level alone is ours, the libraries keep theirs.
 fn directives(wanted: &str) -> String {
@@ -202,7 +228,10 @@ fn write_lines(lines: &Receiver<LogMessage>) {
         let result = if lost > told {
             told = lost;
             let cause = describe_errno(LOSSES.errno.load(Ordering::Relaxed));
-            writeln!(out, "{} WARN {lost} log lines lost: {cause}", utc_now())
+            match JOURNAL.load(Ordering::Relaxed) {
+                true => writeln!(out, "<{WARNING}>{lost} log lines lost: {cause}"),
+                false => writeln!(out, "{} WARN {lost} log lines lost: {cause}", utc_now()),
+            }
         } else {
             Ok(())
         };
@@ -220,6 +249,8 @@ fn write_lines(lines: &Receiver<LogMessage>) {
 #[derive(Debug, Clone)]
 struct LogLines {
     sender: Arc<SyncSender<LogMessage>>,
+    /// Before the line, where the journal reads it.
+    priority: Option<u8>,
 }
 
 impl Write for LogLines {
@@ -227,7 +258,11 @@ impl Write for LogLines {
         if QUIET.load(Ordering::Relaxed) {
             return Ok(line.len());
         }
-        if self.sender.try_send(LogMessage::Text(line.to_vec())).is_err() {
+        let text = match self.priority {
+            Some(priority) => [format!("<{priority}>").as_bytes(), line].concat(),
+            None => line.to_vec(),
+        };
+        if self.sender.try_send(LogMessage::Text(text)).is_err() {
             LOSSES.lose(1, TOO_SLOW, clock::coarse_ms());
         }
         Ok(line.len())
@@ -243,6 +278,11 @@ impl<'a> MakeWriter<'a> for LogLines {
 
     fn make_writer(&'a self) -> Self {
         self.clone()
+    }
+
+    fn make_writer_for(&'a self, of: &Metadata<'_>) -> Self {
+        let priority = JOURNAL.load(Ordering::Relaxed).then(|| priority(*of.level()));
+        Self { priority, ..self.clone() }
     }
 }
 

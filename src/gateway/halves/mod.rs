@@ -6,7 +6,10 @@
 mod dmz;
 mod internal;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
@@ -48,6 +51,8 @@ pub struct SharedContext {
     pub clients: Arc<DescriptorQuota>,
     pub handshakes: Arc<HandshakeLimiter>,
     pub requests: Arc<RequestBooks>,
+    /// The gateway drains: clients that ask again and again are sent elsewhere.
+    pub leaving: Arc<AtomicBool>,
 }
 
 /// The TLS identity of a half's links, `None` without TLS; a reload replaces it.

@@ -252,6 +252,16 @@ pub fn clean_peer_request(parts: &mut Parts, upgrade: Option<HeaderValue>, path:
     }
 }
 
+/// The session's id, by which the logs of both halves and the backend's can be put together. A client that has a
+/// name for its request keeps it.
+pub fn set_request_id(headers: &mut HeaderMap, names_itself: bool, id: &str) {
+    if !names_itself && let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// What of a target stands below a folder.
 pub(super) fn strip_folder<'a>(target: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
     let rest = target.strip_prefix(folder.strip_suffix(b"/").unwrap_or(folder))?;

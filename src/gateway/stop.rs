@@ -1,0 +1,107 @@
+//! How a gateway stops: not ready for a while, then closed to new clients, then, when its time is up, cut.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Engine, FLUSH, GatewayOutcome,
+    audit::CommandAudit,
+    halves::{DmzSide, InternalSide},
+};
+use crate::telemetry::snapshot::GatewayPhase;
+
+/// A stop under way.
+pub struct PendingStop {
+    /// Until then clients are served as ever, while monitors are told that it is not ready.
+    closes_at: Option<Instant>,
+    pub(super) deadline: Instant,
+    pub(super) cut: Option<usize>,
+    by: String,
+    pub(super) askers: Vec<CommandAudit>,
+}
+
+impl Engine {
+    /// The first stop drains, the second cuts.
+    pub(super) fn stop(&mut self, asker: Option<CommandAudit>) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.deadline = Instant::now();
+            stopping.askers.extend(asker);
+            self.close_when_due();
+            return;
+        }
+        if let Some(switching) = self.switching.take() {
+            self.roll_back(switching, "the gateway stops");
+        }
+        self.phase = GatewayPhase::Draining;
+        // Clients that ask again and again are sent elsewhere.
+        self.shared.leaving.store(true, Ordering::Relaxed);
+        let by = asker.as_ref().map_or("this process", |asker| asker.by.as_str()).to_owned();
+        let (delay, now) = (self.profile.drain_delay, Instant::now());
+        let deadline = now + delay + self.profile.drain;
+        let askers = asker.into_iter().collect();
+        self.stopping = Some(PendingStop { closes_at: Some(now + delay), deadline, cut: None, by, askers });
+        if !delay.is_zero() {
+            let delay = humantime::format_duration(delay);
+            self.shared.notices.info(format!("stopping: not ready from now on, and ports close in {delay}"));
+        }
+        self.close_when_due();
+    }
+
+    /// Closes the ports of a gateway that stops, when those who send clients here have had time to see it.
+    pub(super) fn close_when_due(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        let now = Instant::now();
+        // A second stop waits for nothing.
+        if !stopping.closes_at.is_some_and(|at| at <= now || stopping.deadline <= now) {
+            return;
+        }
+        stopping.closes_at = None;
+        let by = stopping.by.clone();
+        self.ports.clear();
+        self.retiring.retire();
+        for service in self.shared.sessions.services.load().values() {
+            service.drain(&by);
+            service.leave.cancel();
+        }
+        // The dialling half first: in a pair it would take the other's farewell for a loss.
+        if let Some(side) = &self.internal {
+            side.retire();
+        }
+        if let Some(side) = &self.dmz {
+            side.retire();
+        }
+        let open = self.totals().clients();
+        let drain = humantime::format_duration(self.profile.drain);
+        self.shared.notices.info(format!("stopping: {open} sessions get {drain} to end"));
+    }
+
+    /// While it stops: until what is open then is cut.
+    pub(super) fn time_until_cut(&self) -> Option<Duration> {
+        let stopping = self.stopping.as_ref().filter(|stopping| stopping.cut.is_none())?;
+        Some(stopping.deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether a stop has come to its end.
+    pub(super) fn outcome_if_ended(&mut self) -> Option<GatewayOutcome> {
+        let open = self.shared.sessions.registry.open_count();
+        // The last bytes of a session may be on their way within a link that has to stand for them.
+        let links = self.dmz.as_ref().map_or(0, DmzSide::links)
+            + self.internal.as_ref().map_or(0, InternalSide::links);
+        let stopping = self.stopping.as_mut().filter(|stopping| stopping.closes_at.is_none())?;
+        let now = Instant::now();
+        match stopping.cut {
+            None if open == 0 && (links == 0 || now >= stopping.deadline) => Some(GatewayOutcome::Clean),
+            None if now >= stopping.deadline => {
+                stopping.cut = Some(open);
+                stopping.deadline = now + FLUSH;
+                self.shared.notices.warn(format!("stopping: {open} sessions cut"));
+                self.cut.cancel();
+                None
+            }
+            Some(cut) if open == 0 || now >= stopping.deadline => Some(GatewayOutcome::Cut(cut)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A stop that clients do not notice: not ready first, and then closed; and what the journal gets.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::fs::MetadataExt,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    DIRECT, connect,
+    monitor::{asked, port},
+    process::{Place, SOON, until},
+    setup::free_port,
+};
+
+#[test]
+fn a_gateway_that_stops_is_unready_before_its_ports_close() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("drain_delay: 2s\nhealth: 127.0.0.1:0\n{DIRECT}"));
+    let gateway = place.start("one");
+    let (health, accept) = (port(&gateway), gateway.accept("echo"));
+    let url = format!("http://{health}/readyz");
+    assert_eq!(asked(&[], &url).0, 200);
+    gateway.signal(Signal::TERM);
+    until("it is not ready", SOON, || (asked(&[], &url).0 == 503).then_some(()));
+    // Who has not heard of it yet is served as ever.
+    let mut late = connect(accept);
+    late.write_all(b"hello").expect("it is sent");
+    late.read_exact(&mut [0; 5]).expect("it comes back");
+    drop(late);
+    until("its port closes", SOON, || TcpStream::connect(accept).is_err().then_some(()));
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_waits_for_no_delay() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("drain_delay: 10m\n{DIRECT}"));
+    let gateway = place.start("one");
+    let mut client = connect(gateway.accept("echo"));
+    client.write_all(b"hello").expect("it is sent");
+    client.read_exact(&mut [0; 5]).expect("it comes back");
+    gateway.signal(Signal::TERM);
+    gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(3), "the session was cut");
+}
+
+/// Answers each request with its head.
+fn head_server() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || answer_heads(stream));
+        }
+    });
+    port
+}
+
+fn answer_heads(mut stream: TcpStream) {
+    let (mut head, mut bytes) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = stream.read(&mut bytes) {
+        head.extend_from_slice(&bytes[..length]);
+        if head.ends_with(b"\r\n\r\n") {
+            let line = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", head.len());
+            if stream.write_all(&[line.as_bytes(), &head].concat()).is_err() {
+                return;
+            }
+            head.clear();
+        }
+    }
+}
+
+#[test]
+fn requests_have_a_name_and_are_sent_elsewhere_while_it_drains() {
+    let place = Place::with_certificates();
+    let (backend, front) = (head_server(), free_port());
+    place.write(
+        "web.yaml",
+        &format!(
+            "mode: direct\ndrain_delay: 10m\ndmz:\n  services:\n    web: {{ accept: [\"http://127.0.0.1:{front}\"], \
+             connect: \"http://127.0.0.1:{backend}\" }}\n"
+        ),
+    );
+    let gateway = place.start("web");
+    let url = format!("http://127.0.0.1:{front}/");
+    let id = |head: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix("x-request-id: "));
+        line.map(str::to_owned)
+    };
+    let (status, head) = asked(&[], &url);
+    let given = id(&head).expect("an id of ours");
+    assert!(status == 200 && given.len() == 12, "{head}");
+    let log = until("the session ends", SOON, || Some(gateway.log()).filter(|log| log.contains(&given)));
+    assert!(log.contains("session ended"), "{log}");
+    assert_eq!(id(&asked(&["-H", "X-Request-Id: of-mine"], &url).1), Some("of-mine".into()));
+    assert!(!asked(&["-i"], &url).1.to_lowercase().contains("\r\nconnection: close"));
+    gateway.signal(Signal::TERM);
+    gateway.wait("it drains", SOON, |status| status["phase"] == "draining");
+    let (status, told) = asked(&["-i"], &url);
+    assert!(status == 200 && told.to_lowercase().contains("\r\nconnection: close"), "{told}");
+}
+
+#[test]
+fn the_journal_gets_priorities_and_no_time() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let log = File::create(place.path("one.log")).expect("a log").metadata().expect("its number");
+    let journal = format!("JOURNAL_STREAM={}:{}", log.dev(), log.ino());
+    let wrapper = ["env", &journal, "NOTIFY_SOCKET=/nowhere"];
+    let gateway = place.start_as("one", &wrapper, &["--no-ui", "--profile", "one.yaml"]);
+    let lines = until("it has said something", SOON, || {
+        Some(gateway.log()).filter(|log| log.contains("is in force")).filter(|log| log.contains("nowhere"))
+    });
+    for line in lines.lines() {
+        assert!(line.starts_with("<6>") || line.starts_with("<4>"), "{line}");
+        assert!(!line.contains("INFO") && !line.contains("WARN") && !line.contains("Z "), "{line}");
+    }
+    assert!(lines.contains("<4>NOTIFY_SOCKET") && lines.contains("<6>profile `one` is in force"), "{lines}");
+    // Another stream than the one that is named is none.
+    let plain = place.start_as("two", &["env", "JOURNAL_STREAM=1:1"], &["--no-ui", "--profile", "one.yaml"]);
+    let said = until("it has said something", Duration::from_secs(20), || {
+        Some(plain.log()).filter(|log| log.contains("is in force"))
+    });
+    assert!(said.contains(" INFO ") && !said.contains("<6>"), "{said}");
+}
+
+#[test]
+fn a_client_of_an_older_tls_is_turned_away_where_the_profile_says_so() {
+    let place = Place::with_certificates();
+    let accept = |name: &str, more: &str| {
+        format!(
+            "    {name}: {{ accept: [{{ address: \"tls://127.0.0.1:0\", tls: {{ certificate: pki/dmz.pem, \
+             key: pki/dmz.key{more} }} }}], connect: \"echo://\" }}\n"
+        )
+    };
+    let services = accept("old", "") + &accept("new", ", min_version: \"1.3\"");
+    place.write("tls.yaml", &format!("mode: direct\ndmz:\n  services:\n{services}"));
+    let gateway = place.start("tls");
+    let speaks = |service: &str, version: &str| {
+        let at = gateway.accept(service).to_string();
+        let mut command = std::process::Command::new("openssl");
+        command.args(["s_client", "-connect", &at, version]).stdin(std::process::Stdio::null());
+        let said = command.output().expect("openssl runs");
+        String::from_utf8_lossy(&said.stdout).contains("Server certificate")
+    };
+    assert!(speaks("old", "-tls1_2") && speaks("old", "-tls1_3"));
+    assert!(!speaks("new", "-tls1_2") && speaks("new", "-tls1_3"));
+}
