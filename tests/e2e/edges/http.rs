@@ -125,7 +125,11 @@ async fn one_connection_carries_request_after_request() {
             "x-forwarded-proto: http".into(),
             "x-own: 1".into(),
         ];
-        assert_eq!(head(&mut server).await, expected);
+        let mut heard = head(&mut server).await;
+        // The session's id, which is another each time.
+        let id = heard.pop().unwrap();
+        assert_eq!(id.strip_prefix("x-request-id: ").map(str::len), Some(12), "{id}");
+        assert_eq!(heard, expected);
         say(&mut server, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-B: 2\r\n\r\nfirst").await;
         assert_eq!(head(&mut client).await, ["HTTP/1.1 200 OK", "content-length: 5", "x-b: 2"]);
         hear(&mut client, b"first").await;

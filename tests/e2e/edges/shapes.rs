@@ -330,7 +330,7 @@ struct Came {
 
 /// Without what the DMZ half says of the client.
 fn without_forwarded(mut request: Heard) -> Heard {
-    request.fields.retain(|field| !field.starts_with("x-forwarded-"));
+    request.fields.retain(|field| !field.starts_with("x-forwarded-") && !field.starts_with("x-request-id: "));
     request
 }
 
