@@ -10,7 +10,7 @@ use std::{
 use portcullis::profile::{
     Accept, AcceptAddress, BindPolicy, Carries, DemoPorts, DemoTls, DmzMode, EdgeScheme, Half, HostPort,
     InternalMode, LinkTls, Mode, PemSource, PoolLimits, Problem, Profile, ProfileOverrides, RetryPolicy,
-    builtin_demo, list, load, schema, warnings,
+    builtin_demo, list, load, reference, schema, warnings,
 };
 use proptest::prelude::*;
 
@@ -286,6 +286,55 @@ fn the_built_in_profile_resolves_in_every_mode() {
     let way = demo.dmz.map(|half| half.way);
     assert!(matches!(way, Some(DmzMode::Reverse { tls: Some(seen), listen, .. })
         if seen == tls.dmz && listen.at.port == 40_001));
+}
+
+/// The keys, types, ranges and defaults that the manual shows are those that reading goes by.
+#[test]
+fn the_manual_has_every_key_as_it_is_read() {
+    const HEADING: &str = "## All keys\n\n";
+    let file = root("docs/profile.md");
+    let page = fs::read_to_string(&file).expect("the page is there");
+    let (before, shown) = page.split_once(HEADING).expect("the page has a reference");
+    let made = reference().trim_end().to_owned() + "\n";
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&file, format!("{before}{HEADING}{made}")).expect("the page is written");
+        return;
+    }
+    assert_eq!(shown, made);
+}
+
+/// What operators rely on: these keys stand in these maps, with these defaults.
+#[test]
+fn keys_and_their_defaults_are_those_that_were_promised() {
+    let schema = schema();
+    let table = [
+        ("drain", "30s"),
+        ("dmz.link.prepared", "8"),
+        ("dmz.link.wait", "3s"),
+        ("dmz.link.waiters", "1024"),
+        ("dmz.link.insecure", "false"),
+        ("dmz.services.*.sessions", "1000"),
+        ("dmz.services.*.body", "1m"),
+        ("dmz.services.*.keep_alive", "75s"),
+        ("dmz.services.*.message_limit", "128KiB"),
+        ("dmz.services.*.frames", "binary"),
+        ("dmz.services.*.idle", "null"),
+        ("dmz.services.*.inactivity", "null"),
+        ("internal.link.prepared", "8"),
+        ("internal.link.maximum", "1024"),
+        ("internal.link.retry.first", "500ms"),
+        ("internal.link.retry.maximum", "2s"),
+        ("internal.services.*.answer", "1m"),
+    ];
+    for (path, default) in table {
+        let found = path.split('.').fold(&schema, |map, name| match name {
+            "*" => &map["additionalProperties"],
+            name => &map["properties"][name],
+        });
+        assert!(found["description"].is_string(), "{path} is no key");
+        let shown = found["default"].as_str().map_or_else(|| found["default"].to_string(), str::to_owned);
+        assert_eq!(shown, default, "{path}");
+    }
 }
 
 #[test]

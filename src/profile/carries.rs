@@ -10,6 +10,7 @@ use super::{
     edge::Accept,
     endpoint::EdgeScheme,
     fields::{Located, ReadValue, ValueReader},
+    keys,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
 };
@@ -41,14 +42,7 @@ struct DeclaredCarries<'a> {
 }
 
 pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<Carries>> {
-    match field.text(problems)? {
-        "bytes" => Some(field.at(Carries::Bytes)),
-        "http" => Some(field.at(Carries::Http)),
-        other => {
-            let what = format!("`{}` is nothing that a service carries", quote_for_problem(other));
-            field.refuse(ValueProblem::new(what, "write `bytes` or `http`, or remove the key"), problems)
-        }
-    }
+    Some(field.at(keys::CARRIES.read_field(field, problems)?))
 }
 
 /// What a service of the DMZ half carries; `connect` is what it reaches, where this file says so.

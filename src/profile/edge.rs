@@ -6,8 +6,8 @@ use std::{collections::HashSet, fmt, time::Duration};
 use super::{
     AcceptAddress, BindPolicy, EdgeScheme, HostPort, Network, PemSource, WebOptions, defaults,
     endpoint::{BackendAddress, host_of, is_name},
-    fields::{Located, MapReader, ReadValue, ValueReader, ZeroDuration},
-    keys,
+    fields::{Located, MapReader, ReadValue, ValueReader},
+    keys::{self, AnyKey, ClientVerification, KeyMap},
     link::material,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address},
@@ -187,7 +187,7 @@ pub(super) fn accepts(
         problems.push(fault.at(tls.place.clone()));
     }
     if !accepts.iter().any(|accept| accept.value.web.is_some()) && problems.len() == before {
-        for unused in web::KEYS.into_iter().filter_map(|key| service.take(key)) {
+        for unused in keys::ACCEPT_WEB.iter().filter_map(|key| service.take(*key)) {
             let fault = ValueProblem::new(
                 "no accept of this service reads requests",
                 "write `http://…` or `ws://…`, or remove it",
@@ -204,14 +204,15 @@ fn accept(
     of_frames: &mut Vec<ProfilePlace>,
     problems: &mut Vec<Problem>,
 ) -> Option<Located<Accept>> {
-    let (read, fields) = address(field, &keys::ACCEPT_ADDRESS, AcceptAddress::parse, problems)?;
+    let (read, fields) =
+        address(field, &keys::ACCEPT_ADDRESS, &keys::ACCEPT_ADDRESS_KEY, AcceptAddress::parse, problems)?;
     of_frames.extend(fields.iter().flat_map(web::frame_key_places));
     let own = fields.as_ref().map(|fields| AcceptOptions::read(fields, problems));
     let bind = raw::bind(fields.as_ref(), problems);
     let Located { value: address, place } = read;
     if !address.scheme.is_web() {
-        for key in web::KEYS {
-            if let Some(unused) = fields.as_ref().and_then(|fields| fields.take(key)) {
+        for key in keys::ACCEPT_WEB {
+            if let Some(unused) = fields.as_ref().and_then(|fields| fields.take(*key)) {
                 let what = format!("`{address}` reads no requests");
                 problems.push(
                     ValueProblem::new(what, "write `http://…` or `ws://…`, or remove it").at(unused.place()),
@@ -258,19 +259,26 @@ fn accept(
 impl AcceptOptions {
     fn read(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Self {
         Self {
-            tls: ReadValue::read(fields.take("tls"), |field| accept_tls(&field, problems)),
-            sni: fields.take("sni").and_then(|field| server_names(&field, problems)),
-            proxy: ReadValue::read(fields.take("proxy"), |field| proxies(&field, problems)),
+            tls: ReadValue::read(fields.take(&keys::ACCEPT_TLS_KEY), |field| accept_tls(&field, problems)),
+            sni: fields.take(&keys::SNI).and_then(|field| server_names(&field, problems)),
+            proxy: ReadValue::read(fields.take(&keys::PROXY_FROM_KEY), |field| {
+                proxies(&field, &keys::PROXY_FROM, &keys::PROXY_NETWORKS, problems)
+            }),
             web: web::RawWebOptions::read(fields, problems),
         }
     }
 }
 
 /// The networks of the proxies before an accept.
-pub(super) fn proxies(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Network>> {
-    let fields = field.map(&keys::ACCEPT_PROXY, problems)?;
-    let Some(from) = fields.take("from") else {
-        fields.report_missing("from", "write the networks of the proxies: `[10.0.0.0/8]`", problems);
+pub(super) fn proxies(
+    field: &ValueReader<'_>,
+    map: &'static KeyMap,
+    networks: &dyn AnyKey,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<Network>> {
+    let fields = field.map(map, problems)?;
+    let Some(from) = fields.take(networks) else {
+        fields.report_missing(networks, "write the networks of the proxies: `[10.0.0.0/8]`", problems);
         return None;
     };
     let mut networks = Vec::new();
@@ -284,17 +292,6 @@ pub(super) fn proxies(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> O
     }
     networks.sort();
     (problems.len() == before).then_some(networks)
-}
-
-fn proxy_version(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<ProxyVersion> {
-    match field.text(problems)? {
-        "v1" => Some(ProxyVersion::V1),
-        "v2" => Some(ProxyVersion::V2),
-        other => {
-            let what = format!("`{}` is no version of the PROXY protocol", quote_for_problem(other));
-            field.refuse(ValueProblem::new(what, "write `v1` or `v2`"), problems)
-        }
-    }
 }
 
 /// Names that a ClientHello may ask for; `*.` stands for one label.
@@ -318,81 +315,84 @@ fn server_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     Some(names)
 }
 
-fn tls_version(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<TlsVersion> {
-    match field.text(problems)? {
-        "1.2" => Some(TlsVersion::Tls12),
-        "1.3" => Some(TlsVersion::Tls13),
-        other => {
-            let what = format!("TLS `{}` is not spoken", quote_for_problem(other));
-            field.refuse(ValueProblem::new(what, "write `\"1.2\"` or `\"1.3\"`"), problems)
-        }
-    }
-}
-
 fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<AcceptTls>> {
     let fields = field.map(&keys::ACCEPT_TLS, problems)?;
-    let pair = key_pair(&fields, problems);
-    for (key, about) in
-        [("certificate", "the service's certificate"), ("key", "the certificate's private key")]
-    {
+    let pair = key_pair(&fields, &keys::SERVICE_CERTIFICATE, &keys::SERVICE_KEY, problems);
+    let needed: [(&dyn AnyKey, _); 2] = [
+        (&keys::SERVICE_CERTIFICATE, "the service's certificate"),
+        (&keys::SERVICE_KEY, "the certificate's private key"),
+    ];
+    for (key, about) in needed {
         if fields.take(key).is_none() {
             fields.report_missing(key, format!("write the file with {about}"), problems);
         }
     }
-    let ca = fields.take("ca");
-    let names = fields.take("names");
-    let verify = fields.take("verify_client");
-    let word = verify.as_ref().and_then(|verify| verify.text(problems));
-    // Whoever names an authority wants clients to come from it.
-    let word = word.unwrap_or(if ca.is_some() { "required" } else { "none" });
-    let clients = match word {
-        "required" | "optional" => {
-            let Some(ca) = ca else {
-                let advice = "write the file with the authority that clients' certificates come from";
-                fields.report_missing("ca", advice, problems);
-                return None;
-            };
-            let names = ReadValue::read(names, |names| names.names(defaults::NAMES_MAX, problems));
-            let names = match names {
-                ReadValue::Absent => None,
-                ReadValue::Bad => return None,
-                ReadValue::Good(names) => Some(names.into_iter().map(|name| name.value).collect()),
-            };
-            let clients = ClientCertificates { ca: material(&ca, problems)?, names };
-            if word == "required" { ClientCheck::Required(clients) } else { ClientCheck::Optional(clients) }
-        }
-        "none" => {
+    let ca = fields.take(&keys::CLIENT_CA);
+    let names = fields.take(&keys::CLIENT_NAMES);
+    let verification = match fields.take(&keys::VERIFY_CLIENT) {
+        Some(field) => keys::VERIFY_CLIENT.read_field(&field, problems)?,
+        // Whoever names an authority wants clients to come from it.
+        None if ca.is_some() => ClientVerification::Required,
+        None => ClientVerification::None,
+    };
+    let clients = match verification {
+        ClientVerification::Required => ClientCheck::Required(clients(&fields, ca, names, problems)?),
+        ClientVerification::Optional => ClientCheck::Optional(clients(&fields, ca, names, problems)?),
+        ClientVerification::None => {
             for unused in [ca, names].into_iter().flatten() {
                 let fault = ValueProblem::new("clients' certificates are not asked for", "remove it");
                 problems.push(fault.at(unused.place()));
             }
             ClientCheck::Nobody
         }
-        other => {
-            let what = format!("`{}` is no way to verify clients", quote_for_problem(other));
-            let fault = ValueProblem::new(what, "write `required`, `optional` or `none`");
-            return verify?.refuse(fault, problems);
-        }
     };
-    let min_version = match fields.take("min_version") {
+    let min_version = match fields.take(&keys::MIN_VERSION) {
         None => TlsVersion::default(),
-        Some(field) => tls_version(&field, problems)?,
+        Some(field) => keys::MIN_VERSION.read_field(&field, problems)?,
     };
     Some(field.at(AcceptTls { pair: pair?, clients, min_version }))
 }
 
+fn clients(
+    fields: &MapReader<'_>,
+    ca: Option<ValueReader<'_>>,
+    names: Option<ValueReader<'_>>,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientCertificates> {
+    let Some(ca) = ca else {
+        let advice = "write the file with the authority that clients' certificates come from";
+        fields.report_missing(&keys::CLIENT_CA, advice, problems);
+        return None;
+    };
+    let names = match ReadValue::read(names, |names| names.names(defaults::NAMES_MAX, problems)) {
+        ReadValue::Absent => None,
+        ReadValue::Bad => return None,
+        ReadValue::Good(names) => Some(names.into_iter().map(|name| name.value).collect()),
+    };
+    Some(ClientCertificates { ca: material(&ca, problems)?, names })
+}
+
 /// `certificate` and `key`, where both are there and good.
-fn key_pair(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<KeyPair> {
+fn key_pair(
+    fields: &MapReader<'_>,
+    certificate: &dyn AnyKey,
+    key: &dyn AnyKey,
+    problems: &mut Vec<Problem>,
+) -> Option<KeyPair> {
     let mut file = |key| fields.take(key).and_then(|field| material(&field, problems));
-    let (certificate, key) = (file("certificate"), file("key"));
+    let (certificate, key) = (file(certificate), file(key));
     Some(KeyPair { certificate: certificate?, key: key? })
 }
 
 /// What a service reaches, with what it says itself of the requests that go there.
-pub(super) fn reached(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadValue<Located<Backend>> {
-    let connect = ReadValue::read(fields.take("connect"), |field| backend(&field, problems));
-    let Some(field) = fields.take("answer") else { return connect };
-    let answer = field.duration(ZeroDuration::Refused, problems);
+pub(super) fn reached(
+    fields: &MapReader<'_>,
+    connect: &dyn AnyKey,
+    problems: &mut Vec<Problem>,
+) -> ReadValue<Located<Backend>> {
+    let connect = ReadValue::read(fields.take(connect), |field| backend(&field, problems));
+    let Some(field) = fields.take(&keys::ANSWER) else { return connect };
+    let answer = keys::ANSWER.read_field(&field, problems);
     match (connect, answer) {
         (ReadValue::Good(Located { value: Backend::Http(remote), place }), Some(answer)) => {
             ReadValue::Good(Located { value: Backend::Http(HttpRemote { answer, ..remote }), place })
@@ -411,15 +411,16 @@ pub(super) fn reached(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Re
 }
 
 pub(super) fn backend(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<Backend>> {
-    let (read, fields) = address(field, &keys::CONNECT_ADDRESS, BackendAddress::parse, problems)?;
-    let tls = fields.as_ref().and_then(|fields| fields.take("tls"));
-    let proxy = fields.as_ref().and_then(|fields| fields.take("proxy"));
+    let (read, fields) =
+        address(field, &keys::CONNECT_ADDRESS, &keys::CONNECT_ADDRESS_KEY, BackendAddress::parse, problems)?;
+    let tls = fields.as_ref().and_then(|fields| fields.take(&keys::CONNECT_TLS_KEY));
+    let proxy = fields.as_ref().and_then(|fields| fields.take(&keys::PROXY_VERSION));
     let Located { value: address, place } = read;
     if let (BackendAddress::Echo, Some(proxy)) = (&address, &proxy) {
         return proxy
             .refuse(ValueProblem::new("`echo` does not ask who its client is", "remove it"), problems);
     }
-    let proxy = match ReadValue::read(proxy, |field| proxy_version(&field, problems)) {
+    let proxy = match ReadValue::read(proxy, |field| keys::PROXY_VERSION.read_field(&field, problems)) {
         ReadValue::Absent => None,
         ReadValue::Bad => return None,
         ReadValue::Good(version) => Some(version),
@@ -466,32 +467,40 @@ fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {
 
 fn connect_tls(field: &ValueReader<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<ConnectTls> {
     let fields = field.map(&keys::CONNECT_TLS, problems)?;
-    let ca = fields.take("ca");
+    let ca = fields.take(&keys::BACKEND_CA);
     if ca.is_none() {
         fields.report_missing(
-            "ca",
+            &keys::BACKEND_CA,
             "write the file with the authority of the backend's certificate",
             problems,
         );
     }
     let ca = ca.and_then(|ca| material(&ca, problems));
-    let name = match fields.take("name") {
+    let name = match fields.take(&keys::BACKEND_NAME) {
         Some(field) => match host_of(field.text(problems)?) {
             Ok(name) => name,
             Err(fault) => return field.refuse(fault, problems),
         },
         None => at.host_without_zone().to_owned(),
     };
-    let given = [fields.take("certificate"), fields.take("key")];
+    let given = [fields.take(&keys::SHOWN_CERTIFICATE), fields.take(&keys::SHOWN_KEY)];
     let pair = match given {
         [None, None] => None,
-        [Some(_), Some(_)] => Some(key_pair(&fields, problems)?),
+        [Some(_), Some(_)] => Some(key_pair(&fields, &keys::SHOWN_CERTIFICATE, &keys::SHOWN_KEY, problems)?),
         [Some(_), None] => {
-            fields.report_missing("key", "write the file with the certificate's private key", problems);
+            fields.report_missing(
+                &keys::SHOWN_KEY,
+                "write the file with the certificate's private key",
+                problems,
+            );
             return None;
         }
         [None, Some(_)] => {
-            fields.report_missing("certificate", "write the file with the key's certificate", problems);
+            fields.report_missing(
+                &keys::SHOWN_CERTIFICATE,
+                "write the file with the key's certificate",
+                problems,
+            );
             return None;
         }
     };

@@ -5,8 +5,9 @@ use std::{collections::HashSet, ops::RangeInclusive, time::Duration};
 
 use super::{
     duration,
-    keys::KnownKeys,
+    keys::{AnyKey, KeyMap},
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
+    spelling::listed,
     yaml::{SourcePosition, YamlEntry, YamlNode, YamlValue, join_path},
 };
 
@@ -57,7 +58,7 @@ pub(super) enum ZeroDuration {
 /// A map whose keys are known ones.
 pub(super) struct MapReader<'a> {
     path: String,
-    keys: &'static KnownKeys,
+    keys: &'static KeyMap,
     /// Where the map's own key stands.
     pub place: ProfilePlace,
     entries: &'a [YamlEntry],
@@ -65,29 +66,22 @@ pub(super) struct MapReader<'a> {
 
 impl<'a> MapReader<'a> {
     /// The map at the top of a tree.
-    pub fn from_top(
-        node: &'a YamlNode,
-        keys: &'static KnownKeys,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Self> {
+    pub fn from_top(node: &'a YamlNode, keys: &'static KeyMap, problems: &mut Vec<Problem>) -> Option<Self> {
         ValueReader { path: String::new(), spot: &node.spot, node }.map(keys, problems)
     }
 
     /// A key's value. Null is absent: there was nothing to remove.
-    pub fn take(&self, key: &str) -> Option<ValueReader<'a>> {
-        let entry = self.entries.iter().find(|entry| entry.key == key)?;
-        let field = ValueReader { path: join_path(&self.path, key), spot: &entry.spot, node: &entry.node };
+    pub fn take(&self, key: &dyn AnyKey) -> Option<ValueReader<'a>> {
+        let entry = self.entries.iter().find(|entry| entry.key == key.name())?;
+        let field =
+            ValueReader { path: join_path(&self.path, key.name()), spot: &entry.spot, node: &entry.node };
         (entry.node.value != YamlValue::Null).then_some(field)
     }
 
-    /// A key's value, or what stands for it when it is absent or bad.
-    pub fn take_or<T>(&self, key: &str, default: T, read: impl FnOnce(ValueReader<'a>) -> Option<T>) -> T {
-        self.take(key).and_then(read).unwrap_or(default)
-    }
-
     /// Says that `key` is missing from this map, unless it is there with a slip in it.
-    pub fn report_missing(&self, key: &str, advice: impl Into<String>, problems: &mut Vec<Problem>) {
-        if self.entries.iter().any(|entry| self.keys.nearest_key(&entry.key) == Some(key)) {
+    pub fn report_missing(&self, key: &dyn AnyKey, advice: impl Into<String>, problems: &mut Vec<Problem>) {
+        let key = key.name();
+        if self.entries.iter().any(|entry| self.keys.meant(&entry.key) == Some(key)) {
             return;
         }
         let place = ProfilePlace { key: join_path(&self.path, key), ..self.place.clone() };
@@ -138,14 +132,14 @@ impl<'a> ValueReader<'a> {
         self.refuse(ValueProblem::new(format!("this is {is}, not {wanted}"), advice), problems)
     }
 
-    pub fn map(&self, keys: &'static KnownKeys, problems: &mut Vec<Problem>) -> Option<MapReader<'a>> {
+    pub fn map(&self, keys: &'static KeyMap, problems: &mut Vec<Problem>) -> Option<MapReader<'a>> {
         let YamlValue::Map(entries) = &self.node.value else {
-            let advice = format!("write keys under it: {}", super::keys::list_words(keys.known));
+            let advice = format!("write keys under it: {}", listed(&keys.names()));
             return self.refuse_type("a map of keys", &advice, problems);
         };
         let faults = entries.iter().filter_map(|entry| {
             let path = join_path(&self.path, &entry.key);
-            keys.problem_with(&entry.key).map(|fault| fault.at(entry.spot.place(&path)))
+            keys.fault(&entry.key).map(|fault| fault.at(entry.spot.place(&path)))
         });
         problems.extend(faults);
         Some(MapReader { path: self.path.clone(), keys, place: self.key_place(), entries })

@@ -12,12 +12,9 @@ use super::{
 
 /// An address, or a map with `address` and `insecure`.
 pub(super) fn read(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<HostPort>> {
-    let (at, options) = raw::address(field, &keys::HEALTH, HostPort::parse, problems)?;
-    let insecure = options.and_then(|options| options.take("insecure"));
-    let is_allowed = match insecure {
-        Some(field) => field.flag(problems)?,
-        None => false,
-    };
+    let (at, options) =
+        raw::address(field, &keys::HEALTH_ADDRESS, &keys::HEALTH_ADDRESS_KEY, HostPort::parse, problems)?;
+    let is_allowed = options.is_some_and(|options| keys::HEALTH_INSECURE.read(&options, problems));
     if is_allowed || at.value.is_loopback() {
         return Some(at);
     }

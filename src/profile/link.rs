@@ -3,8 +3,8 @@
 use super::{
     BindPolicy, LinkAddress, LinkTls, PemSource, PoolLimits, RetryPolicy, defaults, duration,
     endpoint::PortUse,
-    fields::{Located, MapReader, ReadValue, ValueReader, ZeroDuration},
-    keys,
+    fields::{Located, MapReader, ReadValue, ValueReader},
+    keys::{self, AnyKey},
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
 };
@@ -45,16 +45,12 @@ impl DmzLink {
     ) -> Option<Self> {
         let fields = field.map(&keys::DMZ_LINK, problems)?;
         let pool = PoolLimits {
-            prepared: fields.take_or("prepared", defaults::DMZ_PREPARED, |field| {
-                field.number(defaults::PREPARED_RANGE, problems)
-            }),
-            wait: fields
-                .take_or("wait", defaults::WAIT, |field| field.duration(ZeroDuration::Allowed, problems)),
-            waiters: fields.take_or("waiters", defaults::WAITERS, |field| {
-                field.number(defaults::WAITERS_RANGE, problems)
-            }),
+            prepared: keys::DMZ_PREPARED.read(&fields, problems),
+            wait: keys::WAIT.read(&fields, problems),
+            waiters: keys::WAITERS.read(&fields, problems),
         };
-        Some(Self { ends: LinkEnds::read(&fields, demo, problems), pool })
+        let ends = LinkEnds::read(&fields, (&keys::DMZ_LISTEN, &keys::DMZ_CONNECT), demo, problems);
+        Some(Self { ends, pool })
     }
 }
 
@@ -65,19 +61,18 @@ impl InternalLink {
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
         let fields = field.map(&keys::INTERNAL_LINK, problems)?;
-        let maximum = fields
-            .take_or("maximum", defaults::MAXIMUM, |field| field.number(defaults::MAXIMUM_RANGE, problems));
-        let prepared = fields.take("prepared").and_then(|field| {
-            let number = field.number(defaults::PREPARED_RANGE, problems)?;
+        let maximum = keys::MAXIMUM.read(&fields, problems);
+        let prepared = fields.take(&keys::INTERNAL_PREPARED).and_then(|field| {
+            let number = keys::INTERNAL_PREPARED.read_field(&field, problems)?;
             let fault = || {
                 let what = format!("{number} prepared links are more than all links, {maximum}");
                 ValueProblem::new(what, "lower `prepared`, or raise `maximum`")
             };
             if number > maximum { field.refuse(fault(), problems) } else { Some(number) }
         });
-        let retry = fields.take("retry").and_then(|field| retry(&field, problems));
+        let retry = fields.take(&keys::RETRY_KEY).and_then(|field| retry(&field, problems));
         Some(Self {
-            ends: LinkEnds::read(&fields, demo, problems),
+            ends: LinkEnds::read(&fields, (&keys::INTERNAL_LISTEN, &keys::INTERNAL_CONNECT), demo, problems),
             // A small maximum alone is not a contradiction: the default gives way.
             prepared: prepared.unwrap_or(defaults::INTERNAL_PREPARED.min(maximum)),
             maximum,
@@ -88,21 +83,26 @@ impl InternalLink {
 }
 
 impl LinkEnds {
-    fn read(link: &MapReader<'_>, demo: Option<&LinkTls>, problems: &mut Vec<Problem>) -> Self {
+    fn read(
+        link: &MapReader<'_>,
+        (listen, connect): (&dyn AnyKey, &dyn AnyKey),
+        demo: Option<&LinkTls>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         let mut bind = BindPolicy::default();
-        let listen = ReadValue::read(link.take("listen"), |field| {
+        let listen = ReadValue::read(link.take(listen), |field| {
             let parse = |text: &str| LinkAddress::parse(text, PortUse::Listening);
-            let (address, options) = address(&field, &keys::LINK_LISTEN, parse, problems)?;
+            let (address, options) =
+                address(&field, &keys::LINK_LISTEN, &keys::LINK_ADDRESS_KEY, parse, problems)?;
             bind = raw::bind(options.as_ref(), problems)?;
             Some(address)
         });
-        let connect = ReadValue::read(link.take("connect"), |field| gateways(&field, problems));
-        let tls = match (link.take("tls"), demo) {
+        let connect = ReadValue::read(link.take(connect), |field| gateways(&field, problems));
+        let tls = match (link.take(&keys::LINK_TLS_KEY), demo) {
             (None, Some(demo)) => ReadValue::Good(demo.clone()),
             (field, _) => ReadValue::read(field, |field| link_tls(&field, problems)),
         };
-        let insecure = link.take("insecure");
-        let insecure = insecure.is_some_and(|field| field.flag(problems) == Some(true));
+        let insecure = keys::INSECURE.read(link, problems);
         let ends = Self { place: link.place.clone(), listen, bind, connect, tls };
         ends.check(insecure, problems);
         ends
@@ -148,25 +148,29 @@ fn gateways(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<
 
 fn link_address(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<LinkAddress>> {
     let parse = |text: &str| LinkAddress::parse(text, PortUse::Dialled);
-    Some(address(field, &keys::LINK_ADDRESS, parse, problems)?.0)
+    Some(address(field, &keys::LINK_ADDRESS, &keys::LINK_ADDRESS_KEY, parse, problems)?.0)
 }
 
 fn link_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {
     let fields = field.map(&keys::LINK_TLS, problems)?;
-    let mut file = |key: &str, about: &str| match fields.take(key) {
+    let mut file = |key: &dyn AnyKey, about: &str| match fields.take(key) {
         Some(field) => material(&field, problems),
         None => {
             fields.report_missing(key, format!("write the file with {about}"), problems);
             None
         }
     };
-    let certificate = file("certificate", "this half's certificate");
-    let key = file("key", "the certificate's private key");
-    let ca = file("ca", "the authority that peers' certificates come from");
-    let peers = match fields.take("peers") {
+    let certificate = file(&keys::LINK_CERTIFICATE, "this half's certificate");
+    let key = file(&keys::LINK_KEY, "the certificate's private key");
+    let ca = file(&keys::LINK_CA, "the authority that peers' certificates come from");
+    let peers = match fields.take(&keys::LINK_PEERS) {
         Some(field) => field.names(defaults::PEERS_MAX, problems),
         None => {
-            fields.report_missing("peers", "write the names that peers' certificates may carry", problems);
+            fields.report_missing(
+                &keys::LINK_PEERS,
+                "write the names that peers' certificates may carry",
+                problems,
+            );
             None
         }
     };
@@ -187,12 +191,11 @@ pub(super) fn material(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> 
 
 fn retry(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RetryPolicy> {
     let fields = field.map(&keys::RETRY, problems)?;
-    let first = fields
-        .take_or("first", defaults::RETRY_FIRST, |field| field.duration(ZeroDuration::Refused, problems));
+    let first = keys::RETRY_FIRST.read(&fields, problems);
     // A longer first pause alone is not a contradiction: the default gives way.
     let maximum_default = defaults::RETRY_MAXIMUM.max(first);
-    let maximum = fields.take("maximum");
-    let limit = maximum.as_ref().and_then(|field| field.duration(ZeroDuration::Refused, problems));
+    let maximum = fields.take(&keys::RETRY_MAXIMUM);
+    let limit = maximum.as_ref().and_then(|field| keys::RETRY_MAXIMUM.read_field(field, problems));
     let limit = limit.unwrap_or(maximum_default);
     if limit < first {
         let what = format!(

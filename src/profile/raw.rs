@@ -10,8 +10,9 @@ use super::{
     Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, carries, defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
-    fields::{Located, MapReader, ReadValue, ValueReader, ZeroDuration},
-    health, keys,
+    fields::{Located, MapReader, ReadValue, ValueReader},
+    health,
+    keys::{self, AnyKey, KeyMap},
     link::{DemoTls, DmzLink, InternalLink},
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     web,
@@ -73,32 +74,31 @@ pub(super) fn read(
     problems: &mut Vec<Problem>,
 ) -> Option<RawProfile> {
     let top = MapReader::from_top(tree, &keys::PROFILE, problems)?;
-    let dmz = ReadValue::read(top.take("dmz"), |field| {
-        let half = field.map(&keys::HALF, problems)?;
-        let link = half.take("link");
+    let dmz = ReadValue::read(top.take(&keys::DMZ), |field| {
+        let half = field.map(&keys::DMZ_HALF, problems)?;
+        let link = half.take(&keys::DMZ_LINK_KEY);
         let link = ReadValue::read(link, |link| DmzLink::read(&link, demo.map(|demo| &demo.dmz), problems));
-        let (names, services) = services(&half, dmz_service, problems);
+        let (names, services) = services(&half, &keys::DMZ_SERVICES, dmz_service, problems);
         Some(RawDmz { place: field.key_place(), link, names, services })
     });
-    let internal = ReadValue::read(top.take("internal"), |field| {
-        let half = field.map(&keys::HALF, problems)?;
-        let link = half.take("link");
+    let internal = ReadValue::read(top.take(&keys::INTERNAL), |field| {
+        let half = field.map(&keys::INTERNAL_HALF, problems)?;
+        let link = half.take(&keys::INTERNAL_LINK_KEY);
         let link = ReadValue::read(link, |link| {
             InternalLink::read(&link, demo.map(|demo| &demo.internal), problems)
         });
-        let (names, services) = services(&half, internal_service, problems);
+        let (names, services) = services(&half, &keys::INTERNAL_SERVICES, internal_service, problems);
         Some(RawInternal { place: field.key_place(), link, names, services })
     });
     Some(RawProfile {
-        name: ReadValue::read(top.take("name"), |field| profile_name(&field, problems)),
-        mode: ReadValue::read(top.take("mode"), |field| mode(&field, problems)),
+        name: ReadValue::read(top.take(&keys::NAME), |field| profile_name(&field, problems)),
+        mode: ReadValue::read(top.take(&keys::MODE), |field| keys::MODE.read_field(&field, problems)),
         dmz,
         internal,
-        drain_delay: top
-            .take_or("drain_delay", Duration::ZERO, |field| field.duration(ZeroDuration::Allowed, problems)),
-        drain: top.take_or("drain", defaults::DRAIN, |field| field.duration(ZeroDuration::Allowed, problems)),
-        health: ReadValue::read(top.take("health"), |field| health::read(&field, problems)),
-        ready: top.take_or("ready", ReadyWhen::default(), |field| ready(&field, problems)),
+        drain_delay: keys::DRAIN_DELAY.read(&top, problems),
+        drain: keys::DRAIN.read(&top, problems),
+        health: ReadValue::read(top.take(&keys::HEALTH), |field| health::read(&field, problems)),
+        ready: keys::READY.written(&top, problems).unwrap_or_default(),
         place: top.place,
     })
 }
@@ -117,41 +117,15 @@ fn profile_name(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     field.refuse(ValueProblem::new(what, "write 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`"), problems)
 }
 
-fn ready(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<ReadyWhen> {
-    match field.text(problems)? {
-        "ports" => Some(ReadyWhen::Ports),
-        "links" => Some(ReadyWhen::Links),
-        other => {
-            let what = format!("`{}` is not when a gateway is ready", quote_for_problem(other));
-            field.refuse(ValueProblem::new(what, "write `ports` or `links`"), problems)
-        }
-    }
-}
-
-fn mode(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Mode> {
-    let text = field.text(problems)?;
-    match text {
-        "direct" => return Some(Mode::Direct),
-        "forward" => return Some(Mode::Forward),
-        "reverse" => return Some(Mode::Reverse),
-        _ => {}
-    }
-    let modes = ["direct", "forward", "reverse"];
-    let advice = match keys::nearest_word(text, &modes) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("write one of {}", keys::list_words(&modes)),
-    };
-    field.refuse(ValueProblem::new(format!("`{}` is not a mode", quote_for_problem(text)), advice), problems)
-}
-
 /// The services of a half, each read by `read`, and the names of all.
 fn services<T>(
     half: &MapReader<'_>,
+    key: &dyn AnyKey,
     read: impl Fn(ServiceName, &ValueReader<'_>, &mut Vec<Problem>) -> Option<T>,
     problems: &mut Vec<Problem>,
 ) -> (ReadValue<Vec<Located<ServiceName>>>, Vec<T>) {
-    let Some(field) = half.take("services") else {
-        half.report_missing("services", "write it, and a service's name and keys under it", problems);
+    let Some(field) = half.take(key) else {
+        half.report_missing(key, "write it, and a service's name and keys under it", problems);
         return (ReadValue::Absent, Vec::new());
     };
     let Some(named) = named_services(&field, problems) else { return (ReadValue::Bad, Vec::new()) };
@@ -193,21 +167,23 @@ fn dmz_service(
     problems: &mut Vec<Problem>,
 ) -> Option<RawDmzService> {
     let fields = field.map(&keys::DMZ_SERVICE, problems)?;
-    let accept = fields.take("accept");
+    let accept = fields.take(&keys::ACCEPT);
     if accept.is_none() {
-        fields.report_missing("accept", "write where clients come in: `[\"tcp://0.0.0.0:8000\"]`", problems);
+        fields.report_missing(
+            &keys::ACCEPT,
+            "write where clients come in: `[\"tcp://0.0.0.0:8000\"]`",
+            problems,
+        );
     }
-    let sessions = fields
-        .take_or("sessions", defaults::SESSIONS, |field| field.number(defaults::SESSIONS_RANGE, problems));
     Some(RawDmzService {
         name,
         place: field.key_place(),
         accept: edge::accepts(accept.as_ref(), &fields, problems),
-        connect: edge::reached(&fields, problems),
-        sessions,
-        idle: fields.take("idle").and_then(|field| field.duration(ZeroDuration::Refused, problems)),
-        peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
-        carries: ReadValue::read(fields.take("carries"), |field| carries::read(&field, problems)),
+        connect: edge::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
+        sessions: keys::SESSIONS.read(&fields, problems),
+        idle: keys::IDLE.read(&fields, problems),
+        peers: fields.take(&keys::MAY_OFFER).and_then(|field| field.names(defaults::PEERS_MAX, problems)),
+        carries: ReadValue::read(fields.take(&keys::CARRIES), |field| carries::read(&field, problems)),
     })
 }
 
@@ -217,19 +193,23 @@ fn internal_service(
     problems: &mut Vec<Problem>,
 ) -> Option<RawInternalService> {
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
-    let mut connect = edge::reached(&fields, problems);
+    let mut connect = edge::reached(&fields, &keys::INTERNAL_SERVICE_CONNECT, problems);
     if connect.is_absent() {
-        fields.report_missing("connect", "write what it reaches: `\"tcp://127.0.0.1:9000\"`", problems);
+        fields.report_missing(
+            &keys::INTERNAL_SERVICE_CONNECT,
+            "write what it reaches: `\"tcp://127.0.0.1:9000\"`",
+            problems,
+        );
     }
-    if let Some(field) = fields.take("own_names") {
+    if let Some(field) = fields.take(&keys::OWN_NAMES) {
         own_names(&field, &mut connect, problems);
     }
     Some(RawInternalService {
         name,
         place: field.key_place(),
         connect,
-        peers: fields.take("peers").and_then(|field| field.names(defaults::PEERS_MAX, problems)),
-        carries: ReadValue::read(fields.take("carries"), |field| carries::read(&field, problems)),
+        peers: fields.take(&keys::MAY_USE).and_then(|field| field.names(defaults::PEERS_MAX, problems)),
+        carries: ReadValue::read(fields.take(&keys::CARRIES), |field| carries::read(&field, problems)),
     })
 }
 
@@ -253,17 +233,18 @@ fn own_names(
     }
 }
 
-/// Reads an address, or a map with the key `address` and the options of its use.
+/// Reads an address, or a map with `key` for the address and the options of its use.
 pub(super) fn address<'a, T>(
     field: &ValueReader<'a>,
-    options: &'static keys::KnownKeys,
+    options: &'static KeyMap,
+    key: &dyn AnyKey,
     parse: impl FnOnce(&str) -> Result<T, ValueProblem>,
     problems: &mut Vec<Problem>,
 ) -> Option<(Located<T>, Option<MapReader<'a>>)> {
     if let YamlValue::Map(_) = field.node.value {
         let fields = field.map(options, problems)?;
-        let Some(inner) = fields.take("address") else {
-            fields.report_missing("address", "write it: SCHEME://HOST:PORT", problems);
+        let Some(inner) = fields.take(key) else {
+            fields.report_missing(key, "write it: SCHEME://HOST:PORT", problems);
             return None;
         };
         return Some((plain_address(&inner, parse, problems)?, Some(fields)));
@@ -273,16 +254,9 @@ pub(super) fn address<'a, T>(
 
 /// `bind` of a map with an address to listen on.
 pub(super) fn bind(fields: Option<&MapReader<'_>>, problems: &mut Vec<Problem>) -> Option<BindPolicy> {
-    let Some(field) = fields.and_then(|fields| fields.take("bind")) else {
-        return Some(BindPolicy::default());
-    };
-    match field.text(problems)? {
-        "now" => Some(BindPolicy::Now),
-        "wait" => Some(BindPolicy::Wait),
-        other => {
-            let what = format!("`{}` is no way to bind", quote_for_problem(other));
-            field.refuse(ValueProblem::new(what, "write `now` or `wait`"), problems)
-        }
+    match fields.and_then(|fields| fields.take(&keys::BIND)) {
+        None => Some(BindPolicy::default()),
+        Some(field) => keys::BIND.read_field(&field, problems),
     }
 }
 

@@ -6,7 +6,8 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     Network, defaults, edge,
     endpoint::is_name,
-    fields::{MapReader, ValueReader, ZeroDuration},
+    fields::{MapReader, ValueReader},
+    keys,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
 };
 
@@ -41,24 +42,9 @@ pub enum MessageKind {
     Text,
 }
 
-pub(super) const KEYS: [&str; 9] = [
-    "hosts",
-    "origins",
-    "message_limit",
-    "inactivity",
-    "protocols",
-    "frames",
-    "forwarded",
-    "body",
-    "keep_alive",
-];
-
-/// Keys about a WebSocket's messages, which mean nothing where its frames are not taken off.
-const FRAMES: [&str; 4] = ["message_limit", "inactivity", "protocols", "frames"];
-
-/// Where such keys are written.
+/// Where keys are written that mean nothing unless the frames of a WebSocket are taken off.
 pub(super) fn frame_key_places(fields: &MapReader<'_>) -> Vec<ProfilePlace> {
-    FRAMES.into_iter().filter_map(|key| fields.take(key)).map(|field| field.place()).collect()
+    keys::FRAME_OPTIONS.iter().filter_map(|key| fields.take(*key)).map(|field| field.place()).collect()
 }
 
 /// What is written of it, at a service or at one accept.
@@ -88,18 +74,18 @@ impl RawWebOptions {
     };
 
     pub fn read(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Self {
-        let [hosts, origins, message_limit, inactivity, protocols, frames, forwarded, body, keep_alive] =
-            KEYS.map(|key| fields.take(key));
         Self {
-            hosts: hosts.and_then(|field| names(&field, host, problems)),
-            origins: origins.and_then(|field| names(&field, origin, problems)),
-            message_limit: message_limit.and_then(|field| size(&field, problems)),
-            inactivity: inactivity.and_then(|field| field.duration(ZeroDuration::Refused, problems)),
-            protocols: protocols.and_then(|field| names(&field, protocol, problems)),
-            frames: frames.and_then(|field| kind(&field, problems)),
-            forwarded: forwarded.and_then(|field| edge::proxies(&field, problems)),
-            body: body.and_then(|field| field.duration(ZeroDuration::Refused, problems)),
-            keep_alive: keep_alive.and_then(|field| field.duration(ZeroDuration::Refused, problems)),
+            hosts: fields.take(&keys::HOSTS).and_then(|field| names(&field, host, problems)),
+            origins: fields.take(&keys::ORIGINS).and_then(|field| names(&field, origin, problems)),
+            message_limit: keys::MESSAGE_LIMIT.written(fields, problems),
+            inactivity: keys::INACTIVITY.read(fields, problems),
+            protocols: fields.take(&keys::PROTOCOLS).and_then(|field| names(&field, protocol, problems)),
+            frames: keys::FRAMES.written(fields, problems),
+            forwarded: fields.take(&keys::FORWARDED).and_then(|field| {
+                edge::proxies(&field, &keys::FORWARDED_FROM, &keys::FORWARDED_NETWORKS, problems)
+            }),
+            body: keys::BODY.written(fields, problems),
+            keep_alive: keys::KEEP_ALIVE.written(fields, problems),
         }
     }
 
@@ -188,39 +174,4 @@ fn protocol(text: &str) -> Result<String, ValueProblem> {
     }
     let what = format!("`{}` is not a subprotocol", quote_for_problem(text));
     Err(ValueProblem::new(what, "write its name as clients offer it, without spaces or commas"))
-}
-
-fn kind(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<MessageKind> {
-    match field.text(problems)? {
-        "binary" => Some(MessageKind::Binary),
-        "text" => Some(MessageKind::Text),
-        other => {
-            let what = format!("`{}` is no kind of messages", quote_for_problem(other));
-            field.refuse(ValueProblem::new(what, "write `binary` or `text`"), problems)
-        }
-    }
-}
-
-fn size(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
-    let text = field.text(problems)?;
-    let (digits, unit) = text.split_at(text.find(|sign: char| !sign.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit {
-        "B" => Some(1),
-        "KB" => Some(1_000),
-        "KiB" => Some(1 << 10),
-        "MB" => Some(1_000_000),
-        "MiB" => Some(1 << 20),
-        _ => None,
-    };
-    let bytes = unit.and_then(|unit| digits.parse::<usize>().ok()?.checked_mul(unit));
-    match bytes.filter(|bytes| defaults::MESSAGE_LIMIT_RANGE.contains(bytes)) {
-        Some(bytes) => Some(bytes),
-        None => {
-            let what = format!("`{}` is not a size", quote_for_problem(text));
-            field.refuse(
-                ValueProblem::new(what, "write 1KiB to 64MiB, with the unit: KB, KiB, MB, MiB"),
-                problems,
-            )
-        }
-    }
 }

@@ -1,0 +1,331 @@
+//! Keys of the profile itself, of its halves, and of the link of each.
+
+use super::{
+    DMZ_SERVICE, INTERNAL_SERVICE, KeyMap, ProfileKey,
+    values::{
+        Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span, SubMap, Text,
+        TextList,
+    },
+};
+use crate::profile::{BindPolicy, Mode, ReadyWhen, defaults, fields::ZeroDuration};
+
+pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
+    about: "What one gateway, or a pair in one process, should be.",
+    groups: &[&[&EXTENDS, &NAME, &MODE, &DMZ, &INTERNAL, &DRAIN, &DRAIN_DELAY, &HEALTH, &READY]],
+};
+
+pub(in crate::profile) static EXTENDS: ProfileKey<Text> = ProfileKey {
+    name: "extends",
+    about: "A file to start from, relative to this one; chains are allowed. Maps merge, lists and scalars replace, null removes a key; `name` and `extends` are not inherited.",
+    example: r#"forward.yaml"#,
+    value: Text { pattern: "", words: "file" },
+};
+
+pub(in crate::profile) static NAME: ProfileKey<Text> = ProfileKey {
+    name: "name",
+    about: "The profile's name. Unset: the file's name without `.yaml`.",
+    example: r#"reverse"#,
+    value: Text { pattern: "^[A-Za-z0-9._-]{1,64}$", words: "1 to 64 of `A-Za-z0-9._-`" },
+};
+
+pub(in crate::profile) static MODE: ProfileKey<Choice<Mode>> = ProfileKey {
+    name: "mode",
+    about: "Who dials the link: nobody, since there is none; the DMZ gateway; the internal gateway.",
+    example: r#"reverse"#,
+    value: Choice {
+        options: &[("direct", Mode::Direct), ("forward", Mode::Forward), ("reverse", Mode::Reverse)],
+        default: None,
+        is_not: "not a mode",
+    },
+};
+
+pub(in crate::profile) static DMZ: ProfileKey<SubMap> = ProfileKey {
+    name: "dmz",
+    about: "The half that clients reach. It holds no name and no address of a backend, but in direct mode.",
+    example: "",
+    value: SubMap(&DMZ_HALF),
+};
+
+pub(in crate::profile) static INTERNAL: ProfileKey<SubMap> = ProfileKey {
+    name: "internal",
+    about: "The half that reaches the backends.",
+    example: "",
+    value: SubMap(&INTERNAL_HALF),
+};
+
+pub(in crate::profile) static DRAIN: ProfileKey<Span> = ProfileKey {
+    name: "drain",
+    about: "On stop, sessions get this long to end.",
+    example: "",
+    value: Span { zero: ZeroDuration::Allowed, default: defaults::DRAIN },
+};
+
+pub(in crate::profile) static DRAIN_DELAY: ProfileKey<Span> = ProfileKey {
+    name: "drain_delay",
+    about: "On stop, clients are served for so long before ports close, while /readyz says no.",
+    example: "",
+    value: Span { zero: ZeroDuration::Allowed, default: std::time::Duration::ZERO },
+};
+
+pub(in crate::profile) static HEALTH: ProfileKey<Address> = ProfileKey {
+    name: "health",
+    about: "Where monitors ask the DMZ half over HTTP: /livez, /readyz, /readyz/SERVICE, /metrics. Unset: nowhere.",
+    example: "127.0.0.1:9464",
+    value: Address { pattern: HEALTH_PATTERN, words: "`HOST:PORT`", options: &HEALTH_ADDRESS, max: None },
+};
+
+pub(in crate::profile) static READY: ProfileKey<Choice<ReadyWhen>> = ProfileKey {
+    name: "ready",
+    about: "When a service manager is told that the gateway is ready: with its ports open, or able to serve clients.",
+    example: "",
+    value: Choice {
+        options: &[("ports", ReadyWhen::Ports), ("links", ReadyWhen::Links)],
+        default: Some("ports"),
+        is_not: "not when a gateway is ready",
+    },
+};
+
+pub(in crate::profile) static HEALTH_ADDRESS: KeyMap =
+    KeyMap { about: "The port that monitors ask at.", groups: &[&[&HEALTH_ADDRESS_KEY, &HEALTH_INSECURE]] };
+
+pub(in crate::profile) static HEALTH_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
+    name: "address",
+    about: "The address, when it is written as a map.",
+    example: "",
+    value: Text { pattern: HEALTH_PATTERN, words: "`HOST:PORT`" },
+};
+
+pub(in crate::profile) static HEALTH_INSECURE: ProfileKey<Flag> = ProfileKey {
+    name: "insecure",
+    about: "Allows an address that other machines reach.",
+    example: "",
+    value: Flag,
+};
+
+pub(in crate::profile) static DMZ_HALF: KeyMap =
+    KeyMap { about: "The half that clients reach.", groups: &[&[&DMZ_LINK_KEY, &DMZ_SERVICES]] };
+
+pub(in crate::profile) static INTERNAL_HALF: KeyMap = KeyMap {
+    about: "The half that reaches the backends.",
+    groups: &[&[&INTERNAL_LINK_KEY, &INTERNAL_SERVICES]],
+};
+
+pub(in crate::profile) static DMZ_LINK_KEY: ProfileKey<SubMap> = ProfileKey {
+    name: "link",
+    about: "The link to the internal gateway.",
+    example: "",
+    value: SubMap(&DMZ_LINK),
+};
+
+pub(in crate::profile) static INTERNAL_LINK_KEY: ProfileKey<SubMap> = ProfileKey {
+    name: "link",
+    about: "The link to the DMZ gateway.",
+    example: "",
+    value: SubMap(&INTERNAL_LINK),
+};
+
+pub(in crate::profile) static DMZ_SERVICES: ProfileKey<ServiceMap> = ProfileKey {
+    name: "services",
+    about: "Services by name; those of the two halves belong together by it.",
+    example: "",
+    value: ServiceMap(&DMZ_SERVICE),
+};
+
+pub(in crate::profile) static INTERNAL_SERVICES: ProfileKey<ServiceMap> = ProfileKey {
+    name: "services",
+    about: "Services by name; those of the two halves belong together by it.",
+    example: "",
+    value: ServiceMap(&INTERNAL_SERVICE),
+};
+
+pub(in crate::profile) static DMZ_LINK: KeyMap = KeyMap {
+    about: "The link to the internal gateway.",
+    groups: &[&[&DMZ_LISTEN, &DMZ_CONNECT, &LINK_TLS_KEY, &INSECURE, &DMZ_PREPARED, &WAIT, &WAITERS]],
+};
+
+pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
+    about: "The link to the DMZ gateway.",
+    groups: &[&[
+        &INTERNAL_CONNECT,
+        &INTERNAL_LISTEN,
+        &LINK_TLS_KEY,
+        &INSECURE,
+        &INTERNAL_PREPARED,
+        &MAXIMUM,
+        &RETRY_KEY,
+    ]],
+};
+
+pub(in crate::profile) static DMZ_LISTEN: ProfileKey<Address> = ProfileKey {
+    name: "listen",
+    about: "Where the internal gateway dials in, in reverse mode.",
+    example: r#"socks+tls://0.0.0.0:1443"#,
+    value: Address { pattern: LINK_PATTERN, words: LINK_WORDS, options: &LINK_LISTEN, max: None },
+};
+
+pub(in crate::profile) static DMZ_CONNECT: ProfileKey<Address> = ProfileKey {
+    name: "connect",
+    about: "The internal gateways to dial, in forward mode.",
+    example: r#"socks+tls://internal.example.com:1444"#,
+    value: Address {
+        pattern: LINK_PATTERN,
+        words: LINK_WORDS,
+        options: &LINK_ADDRESS,
+        max: Some(defaults::GATEWAYS_MAX),
+    },
+};
+
+pub(in crate::profile) static INTERNAL_LISTEN: ProfileKey<Address> = ProfileKey {
+    name: "listen",
+    about: "Where the DMZ gateway dials in, in forward mode.",
+    example: r#"socks+tls://0.0.0.0:1444"#,
+    value: Address { pattern: LINK_PATTERN, words: LINK_WORDS, options: &LINK_LISTEN, max: None },
+};
+
+pub(in crate::profile) static INTERNAL_CONNECT: ProfileKey<Address> = ProfileKey {
+    name: "connect",
+    about: "The DMZ gateways to dial, in reverse mode.",
+    example: r#"["socks+tls://dmz.example.com:1443"]"#,
+    value: Address {
+        pattern: LINK_PATTERN,
+        words: LINK_WORDS,
+        options: &LINK_ADDRESS,
+        max: Some(defaults::GATEWAYS_MAX),
+    },
+};
+
+pub(in crate::profile) static LINK_TLS_KEY: ProfileKey<SubMap> = ProfileKey {
+    name: "tls",
+    about: "Who this half is, and who its peer may be.",
+    example: "",
+    value: SubMap(&LINK_TLS),
+};
+
+pub(in crate::profile) static INSECURE: ProfileKey<Flag> = ProfileKey {
+    name: "insecure",
+    about: "Allows `socks` without TLS beyond this machine.",
+    example: "",
+    value: Flag,
+};
+
+pub(in crate::profile) static DMZ_PREPARED: ProfileKey<Count> = ProfileKey {
+    name: "prepared",
+    about: "In forward mode, links to keep ready at each internal gateway; in reverse mode, ready links that count as healthy until the peer tells its own target.",
+    example: "",
+    value: Count { range: defaults::PREPARED_RANGE, default: defaults::DMZ_PREPARED },
+};
+
+pub(in crate::profile) static INTERNAL_PREPARED: ProfileKey<Count> = ProfileKey {
+    name: "prepared",
+    about: "Links to keep ready at each DMZ gateway; over SOCKS5, for each service there.",
+    example: "",
+    value: Count { range: defaults::PREPARED_RANGE, default: defaults::INTERNAL_PREPARED },
+};
+
+pub(in crate::profile) static WAIT: ProfileKey<Span> = ProfileKey {
+    name: "wait",
+    about: "A client waits this long for a ready link, then is refused.",
+    example: "",
+    value: Span { zero: ZeroDuration::Allowed, default: defaults::WAIT },
+};
+
+pub(in crate::profile) static WAITERS: ProfileKey<Count> = ProfileKey {
+    name: "waiters",
+    about: "Clients of all services together that wait at once.",
+    example: "",
+    value: Count { range: defaults::WAITERS_RANGE, default: defaults::WAITERS },
+};
+
+pub(in crate::profile) static MAXIMUM: ProfileKey<Count> = ProfileKey {
+    name: "maximum",
+    about: "Links in all, ready or carrying; several DMZ gateways have equal shares of it.",
+    example: "",
+    value: Count { range: defaults::MAXIMUM_RANGE, default: defaults::MAXIMUM },
+};
+
+pub(in crate::profile) static RETRY_KEY: ProfileKey<SubMap> = ProfileKey {
+    name: "retry",
+    about: "The pause between failed dials doubles from `first` to `maximum`, at random below that.",
+    example: "",
+    value: SubMap(&RETRY),
+};
+
+pub(in crate::profile) static RETRY: KeyMap =
+    KeyMap { about: "The pause between failed dials.", groups: &[&[&RETRY_FIRST, &RETRY_MAXIMUM]] };
+
+pub(in crate::profile) static RETRY_FIRST: ProfileKey<Span> = ProfileKey {
+    name: "first",
+    about: "The first pause.",
+    example: "",
+    value: Span { zero: ZeroDuration::Refused, default: defaults::RETRY_FIRST },
+};
+
+pub(in crate::profile) static RETRY_MAXIMUM: ProfileKey<Span> = ProfileKey {
+    name: "maximum",
+    about: "The longest pause.",
+    example: "",
+    value: Span { zero: ZeroDuration::Refused, default: defaults::RETRY_MAXIMUM },
+};
+
+pub(in crate::profile) static LINK_ADDRESS: KeyMap =
+    KeyMap { about: "An address of a link to dial.", groups: &[&[&LINK_ADDRESS_KEY]] };
+
+pub(in crate::profile) static LINK_LISTEN: KeyMap =
+    KeyMap { about: "An address of a link to listen on.", groups: &[&[&LINK_ADDRESS_KEY, &BIND]] };
+
+pub(in crate::profile) static LINK_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
+    name: "address",
+    about: "The address, when it is written as a map.",
+    example: "",
+    value: Text { pattern: LINK_PATTERN, words: LINK_WORDS },
+};
+
+pub(in crate::profile) static BIND: ProfileKey<Choice<BindPolicy>> = ProfileKey {
+    name: "bind",
+    about: "Whether an address that this machine lacks ends the start, or is waited for while everything else runs.",
+    example: "",
+    value: Choice {
+        options: &[("now", BindPolicy::Now), ("wait", BindPolicy::Wait)],
+        default: Some("now"),
+        is_not: "no way to bind",
+    },
+};
+
+pub(in crate::profile) static LINK_TLS: KeyMap = KeyMap {
+    about: "Who this half is, and who its peer may be.",
+    groups: &[&[&LINK_CERTIFICATE, &LINK_KEY, &LINK_CA, &LINK_PEERS]],
+};
+
+pub(in crate::profile) static LINK_CERTIFICATE: ProfileKey<Text> = ProfileKey {
+    name: "certificate",
+    about: "This half's certificate, and those between it and its authority.",
+    example: r#"pki/dmz.pem"#,
+    value: PEM_FILE,
+};
+
+pub(in crate::profile) static LINK_KEY: ProfileKey<Text> = ProfileKey {
+    name: "key",
+    about: "The certificate's private key, mode 0600.",
+    example: r#"pki/dmz.key"#,
+    value: PEM_FILE,
+};
+
+pub(in crate::profile) static LINK_CA: ProfileKey<Text> = ProfileKey {
+    name: "ca",
+    about: "The authority that peers' certificates come from.",
+    example: r#"pki/ca.pem"#,
+    value: PEM_FILE,
+};
+
+pub(in crate::profile) static LINK_PEERS: ProfileKey<TextList> = ProfileKey {
+    name: "peers",
+    about: "Names of which a peer's certificate must carry one.",
+    example: r#"[internal]"#,
+    value: TextList { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
+};
+
+const LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`";
+
+const LINK_PATTERN: &str = r"^socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}$";
+
+const HEALTH_PATTERN: &str = r"^[^/@?#]+:[0-9]{1,5}$";

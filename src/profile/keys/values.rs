@@ -1,0 +1,396 @@
+//! The types of values that keys take: how each is read, and how the schema and the manual describe it.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{KeyMap, ProfileKey};
+use crate::profile::{
+    defaults, duration,
+    fields::{MapReader, ValueReader, ZeroDuration},
+    problem::{Problem, ValueProblem, quote_for_problem},
+    size,
+    spelling::{nearest, one_of},
+};
+
+/// How the schema and the manual describe a type of values.
+pub(in crate::profile) trait ValueKind {
+    /// The JSON Schema of a value; maps below it are added by their own tables.
+    fn schema(&self) -> Value;
+    /// The type, its unit and its range, in words.
+    fn words(&self) -> String;
+    /// What stands for a key that is left out; `None` where nothing does.
+    fn default(&self) -> Option<String> {
+        None
+    }
+    /// The map that a value is, or may be.
+    fn map(&self) -> Option<&'static KeyMap> {
+        None
+    }
+    /// Whether that map stands below a name of the operator's.
+    fn is_named(&self) -> bool {
+        false
+    }
+}
+
+/// A whole number.
+pub(in crate::profile) struct Count {
+    pub range: RangeInclusive<usize>,
+    pub default: usize,
+}
+
+impl ValueKind for Count {
+    fn schema(&self) -> Value {
+        let (least, most) = (self.range.start(), self.range.end());
+        json!({ "type": "integer", "minimum": least, "maximum": most, "default": self.default })
+    }
+
+    fn words(&self) -> String {
+        format!("whole number, {} to {}", self.range.start(), self.range.end())
+    }
+
+    fn default(&self) -> Option<String> {
+        Some(self.default.to_string())
+    }
+}
+
+impl ProfileKey<Count> {
+    pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
+        self.read_field(&fields.take(self)?, problems)
+    }
+
+    pub fn read(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> usize {
+        self.written(fields, problems).unwrap_or(self.value.default)
+    }
+
+    pub fn read_field(&self, field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
+        field.number(self.value.range.clone(), problems)
+    }
+}
+
+/// A whole number with its unit of time.
+pub(in crate::profile) struct Span {
+    /// Whether nothing at all means something.
+    pub zero: ZeroDuration,
+    pub default: Duration,
+}
+
+impl ValueKind for Span {
+    fn schema(&self) -> Value {
+        let mut schema = OptionalSpan.schema();
+        schema["default"] = json!(duration::format_duration(self.default));
+        schema
+    }
+
+    fn words(&self) -> String {
+        OptionalSpan.words()
+    }
+
+    fn default(&self) -> Option<String> {
+        Some(duration::format_duration(self.default))
+    }
+}
+
+impl ProfileKey<Span> {
+    pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<Duration> {
+        self.read_field(&fields.take(self)?, problems)
+    }
+
+    pub fn read(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Duration {
+        self.written(fields, problems).unwrap_or(self.value.default)
+    }
+
+    pub fn read_field(&self, field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Duration> {
+        field.duration(self.value.zero, problems)
+    }
+}
+
+/// The same, of what is off unless it is written.
+pub(in crate::profile) struct OptionalSpan;
+
+impl ValueKind for OptionalSpan {
+    fn schema(&self) -> Value {
+        json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" })
+    }
+
+    fn words(&self) -> String {
+        "duration: `500ms`, `30s`, `5m`, `2h`".to_owned()
+    }
+
+    fn default(&self) -> Option<String> {
+        Some("off".to_owned())
+    }
+}
+
+impl ProfileKey<OptionalSpan> {
+    pub fn read(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<Duration> {
+        fields.take(self)?.duration(ZeroDuration::Refused, problems)
+    }
+}
+
+/// A number of bytes with its unit.
+pub(in crate::profile) struct Size {
+    pub range: RangeInclusive<usize>,
+    pub default: usize,
+}
+
+impl ValueKind for Size {
+    fn schema(&self) -> Value {
+        let default = size::written(self.default);
+        json!({ "type": "string", "pattern": "^[0-9]+(B|KB|KiB|MB|MiB)$", "default": default })
+    }
+
+    fn words(&self) -> String {
+        format!("size, {} to {}", size::written(*self.range.start()), size::written(*self.range.end()))
+    }
+
+    fn default(&self) -> Option<String> {
+        Some(size::written(self.default))
+    }
+}
+
+impl ProfileKey<Size> {
+    pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
+        let field = fields.take(self)?;
+        let text = field.text(problems)?;
+        match size::parse(text).filter(|bytes| self.value.range.contains(bytes)) {
+            Some(bytes) => Some(bytes),
+            None => {
+                let range = &self.value.range;
+                let (least, most) = (size::written(*range.start()), size::written(*range.end()));
+                let advice = format!("write {least} to {most}, with the unit: KB, KiB, MB, MiB");
+                field.refuse(
+                    ValueProblem::new(format!("`{}` is not a size", quote_for_problem(text)), advice),
+                    problems,
+                )
+            }
+        }
+    }
+}
+
+/// True or false; false unless it is written.
+pub(in crate::profile) struct Flag;
+
+impl ValueKind for Flag {
+    fn schema(&self) -> Value {
+        json!({ "type": "boolean", "default": false })
+    }
+
+    fn words(&self) -> String {
+        "`true` or `false`".to_owned()
+    }
+
+    fn default(&self) -> Option<String> {
+        Some("false".to_owned())
+    }
+}
+
+impl ProfileKey<Flag> {
+    pub fn read(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> bool {
+        fields.take(self).is_some_and(|field| field.flag(problems) == Some(true))
+    }
+}
+
+/// One of a few words.
+pub(in crate::profile) struct Choice<T: 'static> {
+    pub options: &'static [(&'static str, T)],
+    pub default: Option<&'static str>,
+    /// How another word is refused: "`…` is " and this.
+    pub is_not: &'static str,
+}
+
+impl<T> Choice<T> {
+    fn words_alone(&self) -> Vec<&'static str> {
+        self.options.iter().map(|(word, _)| *word).collect()
+    }
+}
+
+impl<T> ValueKind for Choice<T> {
+    fn schema(&self) -> Value {
+        let mut schema = json!({ "enum": self.words_alone() });
+        if let Some(default) = self.default {
+            schema["default"] = json!(default);
+        }
+        schema
+    }
+
+    fn words(&self) -> String {
+        one_of(&self.words_alone())
+    }
+
+    fn default(&self) -> Option<String> {
+        self.default.map(str::to_owned)
+    }
+}
+
+impl<T: Copy + Sync> ProfileKey<Choice<T>> {
+    pub fn written(&self, fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<T> {
+        self.read_field(&fields.take(self)?, problems)
+    }
+
+    pub fn read_field(&self, field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<T> {
+        let text = field.text(problems)?;
+        if let Some((_, value)) = self.value.options.iter().find(|(word, _)| *word == text) {
+            return Some(*value);
+        }
+        let what = format!("`{}` is {}", quote_for_problem(text), self.value.is_not);
+        // A slip in a word of two letters could mean any of them.
+        let meant = nearest(text, &self.value.words_alone()).filter(|meant| meant.len() > 3);
+        let advice = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("write {}", self.value.words()),
+        };
+        field.refuse(ValueProblem::new(what, advice), problems)
+    }
+}
+
+/// Any other text, whose reader knows more about it.
+pub(in crate::profile) struct Text {
+    /// A regular expression for editors; empty: any text.
+    pub pattern: &'static str,
+    pub words: &'static str,
+}
+
+impl Text {
+    const fn of(words: &'static str) -> Self {
+        Self { pattern: "", words }
+    }
+
+    fn schema_of_one(&self) -> Value {
+        match self.pattern {
+            "" => json!({ "type": "string", "minLength": 1 }),
+            pattern => json!({ "type": "string", "pattern": pattern }),
+        }
+    }
+}
+
+impl ValueKind for Text {
+    fn schema(&self) -> Value {
+        self.schema_of_one()
+    }
+
+    fn words(&self) -> String {
+        self.words.to_owned()
+    }
+}
+
+/// The name of a PEM file.
+pub(in crate::profile) const PEM_FILE: Text = Text::of("file, PEM");
+
+/// A name that a certificate can carry.
+pub(in crate::profile) const NAME_IN_CERTIFICATE: Text =
+    Text { pattern: "^[!-~]{1,253}$", words: "a name as the certificate has it" };
+
+/// Several texts.
+pub(in crate::profile) struct TextList {
+    pub each: Text,
+    pub max: usize,
+    /// Whether a single text stands for a list of one.
+    pub alone: Alone,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::profile) enum Alone {
+    Allowed,
+    Refused,
+}
+
+impl ValueKind for TextList {
+    fn schema(&self) -> Value {
+        let one = self.each.schema_of_one();
+        let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": self.max });
+        match self.alone {
+            Alone::Allowed => json!({ "anyOf": [one, many] }),
+            Alone::Refused => many,
+        }
+    }
+
+    fn words(&self) -> String {
+        let alone = if self.alone == Alone::Allowed { "one or a list" } else { "a list" };
+        format!("{alone} of at most {}: {}", self.max, self.each.words)
+    }
+}
+
+/// An address, or a map with an address and the options of its scheme.
+pub(in crate::profile) struct Address {
+    pub pattern: &'static str,
+    pub words: &'static str,
+    pub options: &'static KeyMap,
+    /// Where a list of addresses may stand, how many.
+    pub max: Option<usize>,
+}
+
+impl Address {
+    /// The address alone, as it stands under `address` of the map.
+    pub const fn plain(&self) -> Text {
+        Text { pattern: self.pattern, words: self.words }
+    }
+}
+
+impl ValueKind for Address {
+    fn schema(&self) -> Value {
+        let one = json!({ "anyOf": [self.plain().schema(), crate::profile::schema::map(self.options)] });
+        match self.max {
+            None => one,
+            Some(max) => {
+                let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": max });
+                json!({ "anyOf": [one, many] })
+            }
+        }
+    }
+
+    fn words(&self) -> String {
+        match self.max {
+            None => self.words.to_owned(),
+            Some(max) => format!("one or a list of at most {max}: {}", self.words),
+        }
+    }
+
+    fn map(&self) -> Option<&'static KeyMap> {
+        Some(self.options)
+    }
+}
+
+/// A map of keys of its own.
+pub(in crate::profile) struct SubMap(pub &'static KeyMap);
+
+impl ValueKind for SubMap {
+    fn schema(&self) -> Value {
+        crate::profile::schema::map(self.0)
+    }
+
+    fn words(&self) -> String {
+        "map".to_owned()
+    }
+
+    fn map(&self) -> Option<&'static KeyMap> {
+        Some(self.0)
+    }
+}
+
+/// A map from the operator's own names to services.
+pub(in crate::profile) struct ServiceMap(pub &'static KeyMap);
+
+impl ValueKind for ServiceMap {
+    fn schema(&self) -> Value {
+        json!({
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": defaults::SERVICES_MAX,
+            "propertyNames": { "pattern": "^[A-Za-z0-9._-]{1,255}$" },
+            "additionalProperties": crate::profile::schema::or_null(crate::profile::schema::map(self.0)),
+        })
+    }
+
+    fn words(&self) -> String {
+        "map: a service's name, 1 to 255 of `A-Za-z0-9._-`, and its keys".to_owned()
+    }
+
+    fn map(&self) -> Option<&'static KeyMap> {
+        Some(self.0)
+    }
+
+    fn is_named(&self) -> bool {
+        true
+    }
+}

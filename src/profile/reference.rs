@@ -1,0 +1,46 @@
+//! The reference of every key, as the manual shows it: a table for each kind of map, made from the
+//! table of keys.
+
+use super::keys::{self, AnyKey, KeyMap};
+
+/// Markdown: for each map, where it stands, and a row for each key with its meaning, type, default and an
+/// example.
+pub fn reference() -> String {
+    let mut text = String::new();
+    for (place, map) in places() {
+        text.push_str(&format!("### {place}\n\n{}\n\n", map.about));
+        text.push_str("| key | meaning | type and range | default | example |\n|---|---|---|---|---|\n");
+        map.keys().for_each(|key| text.push_str(&row(key)));
+        text.push('\n');
+    }
+    text
+}
+
+fn row(key: &dyn AnyKey) -> String {
+    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+    let default = key.value().default().unwrap_or_default();
+    let cells =
+        [code(key.name()), key.about().to_owned(), key.value().words(), code(&default), code(key.example())];
+    let cells = cells.map(|cell| cell.replace('|', "\\|"));
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// Each kind of map once, with all places where it stands, from the top down.
+fn places() -> Vec<(String, &'static KeyMap)> {
+    let mut found: Vec<(Vec<String>, &'static KeyMap)> = Vec::new();
+    let mut open = std::collections::VecDeque::from([(String::new(), &keys::PROFILE)]);
+    while let Some((path, map)) = open.pop_front() {
+        let place = if path.is_empty() { "The profile".to_owned() } else { format!("`{path}`") };
+        if let Some((places, _)) = found.iter_mut().find(|(_, known)| std::ptr::eq(*known, map)) {
+            places.push(place);
+            continue;
+        }
+        found.push((vec![place], map));
+        for key in map.keys() {
+            let Some(below) = key.value().map() else { continue };
+            let name = if path.is_empty() { key.name().to_owned() } else { format!("{path}.{}", key.name()) };
+            open.push_back((if key.value().is_named() { format!("{name}.NAME") } else { name }, below));
+        }
+    }
+    found.into_iter().map(|(places, map)| (places.join(", "), map)).collect()
+}
