@@ -20,6 +20,19 @@ pub fn clean_text(text: &str, chars_max: usize) -> String {
     out
 }
 
+/// `text` without its counts and times: lines that differ in these alone tell of the same.
+pub fn cause(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for word in text.split_inclusive(char::is_whitespace) {
+        let core = word.trim_matches(|letter: char| !letter.is_alphanumeric());
+        let digits = core.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        let is_number = digits.parse::<f64>().is_ok() && core.len() - digits.len() <= UNIT_CHARS_MAX;
+        // An address is no number: two of them are two causes.
+        out.push_str(&if is_number { word.replacen(core, "#", 1) } else { word.to_owned() });
+    }
+    out
+}
+
 /// The name of a file, on one line; no system has longer ones.
 pub fn clean_path(path: &Path) -> String {
     clean_text(&path.display().to_string(), PATH_CHARS_MAX)
@@ -61,6 +74,8 @@ fn is_invisible(letter: char) -> bool {
     )
 }
 
+/// `ms`, `s`, `kB`, `x`.
+const UNIT_CHARS_MAX: usize = 2;
 const PATH_CHARS_MAX: usize = 4096;
 
 #[cfg(test)]
@@ -87,6 +102,19 @@ mod tests {
         ];
         for (text, chars_max, expected) in cases {
             assert_eq!(clean_text(text, chars_max), expected, "{text:?} at most {chars_max}");
+        }
+    }
+
+    #[test]
+    fn a_cause_has_no_counts_and_keeps_names_and_addresses() {
+        for (text, expected) in [
+            ("dial 10.1.4.9:143 refused, next in 1.5s", "dial 10.1.4.9:143 refused, next in #"),
+            ("app-7: the last 12 sessions failed (3x)", "app-7: the last # sessions failed (#)"),
+            ("connect 10.1.4.9 refused", "connect 10.1.4.9 refused"),
+            ("over after 250ms: 1 of 8 links ready", "over after #: # of # links ready"),
+            ("", ""),
+        ] {
+            assert_eq!(cause(text), expected);
         }
     }
 

@@ -1,11 +1,12 @@
 //! The most recent lines that deserve an operator's attention. They are written to the log as well.
 //!
-//! Equal lines that follow each other soon become one line with a count, so that a flood of one problem does
-//! not push out the others.
+//! Lines of one cause that follow one another soon become one line with a count, the latest of them, so that a
+//! flood of one problem does not push out the others.
 
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -17,8 +18,8 @@ use crate::text;
 
 /// Lines kept for the screen.
 const KEPT_MAX: usize = 200;
-/// How far back an equal line is looked for.
-const MERGED_MAX: usize = 16;
+/// A line of the same cause that is older stays by itself.
+const MERGED_OVER: Duration = Duration::from_secs(600);
 /// A line's longest text; parts of it come from the other side.
 const TEXT_CHARS_MAX: usize = 400;
 
@@ -37,9 +38,18 @@ impl ReportOnce {
     }
 }
 
+/// The latest line of one cause.
+#[derive(Debug)]
+struct Kept {
+    notice: Notice,
+    cause: String,
+    count: u64,
+    at: Instant,
+}
+
 #[derive(Debug, Default)]
 pub struct NoticeLog {
-    kept: Mutex<VecDeque<(Notice, u64)>>,
+    kept: Mutex<VecDeque<Kept>>,
     limited: Arc<RateLimitedLog>,
 }
 
@@ -78,7 +88,7 @@ impl NoticeLog {
     /// Oldest first, with the count of a repeated line behind it.
     pub fn all(&self) -> Vec<Notice> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let with_count = |(notice, count): &(Notice, u64)| match count {
+        let with_count = |Kept { notice, count, .. }: &Kept| match count {
             1 => notice.clone(),
             _ => Notice { text: format!("{} ({count}x)", notice.text), ..notice.clone() },
         };
@@ -98,10 +108,14 @@ impl NoticeLog {
     /// Keeps a line that has its own line in the log already.
     pub fn push_logged(&self, level: NoticeLevel, line: String) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = kept.len().saturating_sub(MERGED_MAX);
-        let same = (from..kept.len()).find(|&at| kept[at].0.text == line && kept[at].0.level == level);
-        let count = same.and_then(|at| kept.remove(at)).map_or(1, |(_, count)| count + 1);
-        kept.push_back((Notice { time: log::utc_now(), level, text: line }, count));
+        let (cause, at) = (text::cause(&line), Instant::now());
+        let is_same = |kept: &Kept| {
+            kept.notice.level == level && kept.cause == cause && at.duration_since(kept.at) < MERGED_OVER
+        };
+        let same = kept.iter().rposition(is_same);
+        let count = same.and_then(|place| kept.remove(place)).map_or(1, |kept| kept.count + 1);
+        let notice = Notice { time: log::utc_now(), level, text: line };
+        kept.push_back(Kept { notice, cause, count, at });
         if kept.len() > KEPT_MAX {
             kept.pop_front();
         }
@@ -127,9 +141,9 @@ mod tests {
     fn the_oldest_line_gives_way() {
         let notices = NoticeLog::default();
         for number in 0..KEPT_MAX + 5 {
-            notices.info(format!("line {number}"));
+            notices.info(format!("line-{number}"));
         }
         assert_eq!(notices.all().len(), KEPT_MAX);
-        assert_eq!(notices.all()[0].text, "line 5");
+        assert_eq!(notices.all()[0].text, "line-5");
     }
 }

@@ -303,6 +303,11 @@ impl App {
         }
     }
 
+    /// Whether what is shown was true once, and nobody knows whether it still is.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self.freshness(), Freshness::Stale { .. } | Freshness::Lost { .. })
+    }
+
     pub fn attachment(&self) -> &Attachment {
         &self.attachment
     }

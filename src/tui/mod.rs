@@ -9,6 +9,7 @@
 //! snapshots ──► app ──► view ──────► terminal
 //! ```
 
+mod alerts;
 pub mod app;
 mod changes;
 mod command_line;

@@ -84,7 +84,6 @@ impl SortColumn {
     /// Less is higher up, as the column is read first: names from A, numbers from the largest. The
     /// id breaks ties, so that idle sessions never change places.
     fn compare(self, a: &SessionRow, b: &SessionRow) -> Ordering {
-        let waits = |row: &SessionRow| row.phase == SessionPhase::Waiting;
         let rate = |row: &SessionRow| row.rate_up.saturating_add(row.rate_down);
         match self {
             Self::Trouble => waits(b).cmp(&waits(a)).then_with(|| Self::Busiest.compare(a, b)),
@@ -122,7 +121,8 @@ pub struct SessionOrder {
 }
 
 impl SessionOrder {
-    /// Between two sorts rows keep their order and new ones come last.
+    /// Between two sorts rows keep their order and new ones come last; only a client that begins to wait goes
+    /// where the order says at once.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
         let mut outer = outer_ids(snapshot, rows.iter().map(|row| (row.role, &*row.id)));
@@ -149,8 +149,11 @@ impl SessionOrder {
         let now = snapshot.uptime_seconds;
         let due = |at: f64| !(0.0..SORT_SECONDS).contains(&(now - at));
         if !self.sorted_at_seconds.is_none_or(due) {
-            let lines = &self.lines;
-            self.open.sort_by_key(|&place| lines.get(&rows[place].id).copied().unwrap_or(usize::MAX));
+            let (lines, column, is_flipped) = (&self.lines, self.column, self.is_flipped);
+            self.open.sort_by_key(|&place| {
+                let stands_below = column == SortColumn::Trouble && waits(&rows[place]) == is_flipped;
+                (stands_below, lines.get(&rows[place].id).copied().unwrap_or(usize::MAX))
+            });
             return;
         }
         let (column, is_flipped) = (self.column, self.is_flipped);
@@ -222,6 +225,10 @@ impl SessionOrder {
 fn outer_ids<'a>(snapshot: &Snapshot, rows: impl Iterator<Item = (Half, &'a str)>) -> HashSet<&'a str> {
     let is_pair = snapshot.roles.contains(&Half::Dmz) && snapshot.roles.contains(&Half::Internal);
     rows.filter(|(role, _)| is_pair && *role == Half::Dmz).map(|(_, id)| id).collect()
+}
+
+fn waits(row: &SessionRow) -> bool {
+    row.phase == SessionPhase::Waiting
 }
 
 fn snapshot_keeps(row: &EndedRow) -> bool {

@@ -21,15 +21,22 @@ impl ScreenStyle {
         Self::from_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// `NO_COLOR` set to anything: no colour. A locale that is not UTF-8: ASCII.
+    /// `NO_COLOR` set to anything: no colour. `COLORFGBG` with a light background: the light theme. A locale that is not UTF-8: ASCII.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &&str| variable(name).filter(|value| !value.is_empty());
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default();
         let locale = locale.to_ascii_lowercase();
         let utf8 = locale.contains("utf-8") || locale.contains("utf8");
         let has_colours = set(&"NO_COLOR").is_none();
+        // As `0;15`: the last is the background, 7 and 15 are white.
+        let colours = set(&"COLORFGBG").unwrap_or_default();
+        let is_light = matches!(colours.rsplit(';').next(), Some("7" | "15"));
         Self {
-            theme: if has_colours { Theme::ANSI } else { Theme::MONO },
+            theme: match (has_colours, is_light) {
+                (false, _) => Theme::MONO,
+                (true, true) => Theme::LIGHT,
+                (true, false) => Theme::ANSI,
+            },
             symbols: if utf8 { SymbolSet::UNICODE } else { SymbolSet::ASCII },
             has_colours,
         }

@@ -29,8 +29,12 @@ pub struct Theme {
 
 impl Theme {
     /// Each with the name it is chosen by.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("default", Self::ANSI), ("mono", Self::MONO), ("high-contrast", Self::HIGH_CONTRAST)];
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("default", Self::ANSI),
+        ("light", Self::LIGHT),
+        ("mono", Self::MONO),
+        ("high-contrast", Self::HIGH_CONTRAST),
+    ];
 
     pub const ANSI: Self = Self {
         plain: Style::new(),
@@ -44,6 +48,21 @@ impl Theme {
         down: Style::new().fg(Color::Magenta),
         selected: Style::new().add_modifier(Modifier::REVERSED),
         attention: Style::new().fg(Color::Yellow).add_modifier(Modifier::REVERSED),
+    };
+
+    /// For black on white: nothing yellow or cyan, which can not be read there, and grey instead of dim.
+    pub const LIGHT: Self = Self {
+        plain: Style::new(),
+        faint: Style::new().fg(Color::DarkGray),
+        title: Style::new().add_modifier(Modifier::BOLD),
+        good: Style::new().fg(Color::Green),
+        warn: Style::new().fg(Color::Magenta).add_modifier(Modifier::BOLD),
+        bad: Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        accent: Style::new().fg(Color::Blue),
+        up: Style::new().fg(Color::Blue),
+        down: Style::new().fg(Color::Magenta),
+        selected: Style::new().add_modifier(Modifier::REVERSED),
+        attention: Style::new().fg(Color::Magenta).add_modifier(Modifier::REVERSED.union(Modifier::BOLD)),
     };
 
     /// Nothing is dim, nothing dark, and what matters is bold, underlined or reversed as well.

@@ -11,6 +11,7 @@ mod operate;
 mod pictures;
 mod standing;
 mod styled;
+mod trouble;
 
 use std::{fs, path::PathBuf, sync::Arc};
 

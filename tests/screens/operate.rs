@@ -419,7 +419,7 @@ fn the_exported_table_is_what_is_listed_and_masked_alike() {
 #[test]
 fn themes_take_turns_and_no_color_stays_without() {
     let mut app = app(pictures::healthy());
-    for expected in [Theme::MONO, Theme::HIGH_CONTRAST, Theme::ANSI] {
+    for expected in [Theme::LIGHT, Theme::MONO, Theme::HIGH_CONTRAST, Theme::ANSI] {
         press(&mut app, "t");
         assert_eq!(app.style.theme, expected);
     }

@@ -19,7 +19,7 @@ use portcullis::{
 
 use crate::{SIZES, all_help, app, check, pictures, press, report, styled};
 
-fn lost() -> Attachment {
+pub fn lost() -> Attachment {
     let why = "/run/portcullis/edge.sock: no gateway answers there: Connection refused (os error 111)".into();
     Attachment::Attached(AdminAccess::Full, GatewayContact::Lost { why })
 }

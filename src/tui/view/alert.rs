@@ -8,7 +8,14 @@ use crate::{
         health::{Alert, Severity},
         snapshot::{GatewayPhase, Snapshot},
     },
-    tui::{app::App, format, progress, source::Attachment, style::ScreenStyle, view::table},
+    tui::{
+        alerts::{self, Trouble},
+        app::App,
+        format, progress,
+        source::Attachment,
+        style::ScreenStyle,
+        view::table,
+    },
 };
 
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -29,9 +36,9 @@ fn line(app: &App, width: u16) -> (String, Style) {
     {
         return (format!("{} {gap}", look.symbols.alert), look.theme.warn);
     }
-    let alerts = &snapshot.alerts;
+    let alerts = alerts::troubles(snapshot);
     let at = app.alert() % alerts.len().max(1);
-    if let Some(worst) = alerts.get(at) {
+    if let Some(&Trouble { alert: worst, count: alike }) = alerts.get(at) {
         let age = age(snapshot, worst);
         let of = match (alerts.len(), age) {
             (1, None) => String::new(),
@@ -42,7 +49,8 @@ fn line(app: &App, width: u16) -> (String, Style) {
             (count, Some(age)) => format!("{} of {count}, ! next, {age}: ", at + 1),
         };
         let text = app.addresses().text(&worst.text);
-        let text = format!("{} {of}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
+        let alike = if alike > 1 { format!("{alike} alike, ") } else { String::new() };
+        let text = format!("{} {of}{alike}{}", look.symbols.alert, look.text(&text, TEXT_CHARS));
         return (text, style(look, worst.kind.severity()));
     }
     let state = match snapshot.phase {

@@ -35,7 +35,7 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     for (at, (number, notice)) in panel::lines(area).zip(rows) {
         draw_notice(app, notice, at, buffer);
         if app.selected_line() == Some(number) {
-            buffer.set_style(at.intersection(buffer.area), app.style.theme.selected);
+            panel::select(&app.style, at, buffer);
             let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
             table::write(app.style.symbols.selected, app.style.theme.selected, mark, buffer);
         }

@@ -31,6 +31,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, snapshot) = (&app.style, app.snapshot());
     let mut left = parts_left(app, snapshot);
     let mut right = vec![descriptors(look, snapshot)];
+    right.extend(place_and_time(app, snapshot));
     if let Attachment::Attached(AdminAccess::ReadOnly, _) = app.attachment() {
         right.push(HeaderPart { rank: 1, text: "READ-ONLY".into(), style: look.theme.warn });
     }
@@ -80,11 +81,11 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
         }));
     }
     parts.push(HeaderPart {
-        rank: 4,
+        rank: 6,
         text: format!("up {}", format::age(snapshot.uptime_seconds)),
         style: theme.plain,
     });
-    if app.lost_reason().is_some() {
+    if app.is_outdated() {
         // What was true before it went; its name stays, and so does the word that says so.
         parts.iter_mut().filter(|part| part.rank > 2).for_each(|part| part.style = theme.faint);
     }
@@ -98,7 +99,11 @@ fn health_part(app: &App, snapshot: &Snapshot) -> HeaderPart {
         return HeaderPart { rank: 0, text: format!("{} LOST", look.symbols.health), style: look.theme.bad };
     }
     let text = format!("{} {}", look.symbols.health, health_word(snapshot));
-    HeaderPart { rank: 0, text, style: health_style(look, snapshot) }
+    HeaderPart {
+        rank: 0,
+        text,
+        style: if app.is_outdated() { look.theme.faint } else { health_style(look, snapshot) },
+    }
 }
 
 pub fn health_word(snapshot: &Snapshot) -> &'static str {
@@ -118,11 +123,25 @@ fn phase(look: &ScreenStyle, phase: GatewayPhase) -> HeaderPart {
     let theme = look.theme;
     let (rank, text, style) = match phase {
         GatewayPhase::Starting => (3, "STARTING", theme.warn),
-        GatewayPhase::Running => (6, "running", theme.plain),
+        GatewayPhase::Running => (7, "running", theme.plain),
         GatewayPhase::Draining => (1, "DRAINING", theme.attention),
         GatewayPhase::Stopped => (1, "STOPPED", theme.bad),
     };
     HeaderPart { rank, text: text.into(), style }
+}
+
+/// Where the picture was made and when: several screens may stand side by side.
+fn place_and_time(app: &App, snapshot: &Snapshot) -> impl Iterator<Item = HeaderPart> {
+    let theme = app.style.theme;
+    let style = if app.is_outdated() { theme.faint } else { theme.plain };
+    let host = snapshot.host.split('.').next().filter(|host| !host.is_empty());
+    let host = host.map(|host| HeaderPart { rank: 4, text: app.style.text(host, HOST_CHARS), style });
+    // A replay tells its time by itself.
+    let is_replay = matches!(app.attachment(), Attachment::Replay(_));
+    let clock = snapshot.time.get(11..19).filter(|_| !is_replay);
+    let clock =
+        clock.map(|clock| HeaderPart { rank: 3, text: format!("{}Z", app.style.text(clock, 8)), style });
+    host.into_iter().chain(clock)
 }
 
 fn descriptors(look: &ScreenStyle, snapshot: &Snapshot) -> HeaderPart {
@@ -181,5 +200,6 @@ fn advance(text: &str, style: Style, area: Rect, buffer: &mut Buffer) -> Rect {
 }
 
 /// A name is 255 bytes at most; here it only has to be recognised.
+const HOST_CHARS: usize = 16;
 const PROFILE_CHARS: usize = 24;
 const SEPARATOR_CELLS: usize = 3;

@@ -76,6 +76,7 @@ pub fn draw(frame: &mut Frame, app: &App) {
         LayoutSize::Small => return draw_small(app, area, buffer),
         LayoutSize::Line => return one_line::draw(app, table::line(area, 0), buffer),
     }
+    fade_outdated(app, body(area), buffer);
     draw_over(app, area, buffer);
 }
 
@@ -107,6 +108,23 @@ fn size(area: Rect) -> LayoutSize {
         LayoutSize::Small
     } else {
         LayoutSize::Line
+    }
+}
+
+/// What header and alert say must not stand beside a picture that looks well.
+fn fade_outdated(app: &App, area: Rect, buffer: &mut Buffer) {
+    if app.is_outdated() {
+        panel::fade(&app.style, area, buffer);
+    }
+}
+
+/// Between what stands above every screen and what stands below.
+fn body(area: Rect) -> Rect {
+    match size(area) {
+        LayoutSize::Full | LayoutSize::Compact => edges(area)[3],
+        LayoutSize::List => list_edges(area)[2].union(list_edges(area)[3]),
+        LayoutSize::Small => small_edges(area)[2],
+        LayoutSize::Line => Rect::ZERO,
     }
 }
 
@@ -185,6 +203,7 @@ fn draw_small(app: &App, area: Rect, buffer: &mut Buffer) {
     header::draw(app, header, buffer);
     alert::draw(app, alert, buffer);
     draw_rows(app, list, buffer);
+    fade_outdated(app, list, buffer);
     footer::draw(app, footer, buffer);
     let last = table::line(area, area.height.saturating_sub(1));
     let asks = matches!(app.overlay(), Overlay::AskQuit | Overlay::Ask(_) | Overlay::Help { .. });

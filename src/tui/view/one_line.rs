@@ -19,6 +19,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
         }
         (Overlay::Typing(line), _) => return typing::draw(app, line, area, buffer),
         (Overlay::Nothing, Some(said)) => footer::answer(app, said),
+        (Overlay::Nothing, None) if app.is_outdated() => (status_with_health(app), app.style.theme.faint),
         (Overlay::Nothing, None) => {
             (status_with_health(app), header::health_style(&app.style, app.snapshot()))
         }

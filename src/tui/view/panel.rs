@@ -144,6 +144,19 @@ pub fn rows_drawn(rows: usize, list: Rect) -> usize {
     }
 }
 
+/// Marks the row under the cursor: one style for all of it, whatever its cells have.
+pub fn select(look: &ScreenStyle, row: Rect, buffer: &mut Buffer) {
+    buffer.set_style(row.intersection(buffer.area), Style::reset().patch(look.theme.selected));
+}
+
+/// What is not true any more steps back: no colour and nothing bold, and the row under the cursor stays one.
+pub fn fade(look: &ScreenStyle, area: Rect, buffer: &mut Buffer) {
+    for at in area.intersection(buffer.area).positions() {
+        let kept = buffer[at].modifier.intersection(Modifier::REVERSED);
+        buffer[at].set_style(Style::reset().patch(look.theme.faint).add_modifier(kept));
+    }
+}
+
 /// The last line of a list whose rows did not all fit, so that nothing is hidden silently.
 pub fn draw_hidden_count(look: &ScreenStyle, hidden: usize, detail: &str, list: Rect, buffer: &mut Buffer) {
     if hidden > 0 && list.height > 2 {

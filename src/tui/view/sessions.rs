@@ -75,13 +75,15 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let (area, lines) = visible_lines(app, area);
     let sheet = sheet(app, area, &lines);
     sheet.draw_heads(look, area, buffer);
-    let selected = app.selected_line();
+    let (selected, drawn) = (app.selected_line(), lines.len());
     for (place, (at, line)) in panel::lines(panel::below_heads(area)).zip(lines).enumerate() {
         sheet.draw_row(look, place, at, buffer);
         if selected == Some(line) {
-            buffer.set_style(at.intersection(buffer.area), look.theme.selected);
+            panel::select(look, at, buffer);
         }
     }
+    let below = Rect { x: below.x, width: below.width, ..panel::below_heads(area) };
+    panel::draw_hidden_count(look, order.len() - drawn, "", below, buffer);
 }
 
 /// What of `area` the list has, with its heads, and the lines that are drawn there.
@@ -91,7 +93,8 @@ pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     let (left, ..) = panel::split_selected_text(&app.style, selected_text(app), below);
     let area = Rect { height: left.height, ..area };
     let (open, ended) = (order.open_len(), order.len() - order.open_len());
-    let (open_lines, ended_lines) = share(open, ended, usize::from(panel::below_heads(area).height));
+    let (open_lines, ended_lines) =
+        share(open, ended, panel::rows_drawn(order.len(), panel::below_heads(area)));
     let selected = app.selected_line();
     let of_open = table::window(selected.filter(|&line| line < open), open, open_lines);
     let of_ended = selected.and_then(|line| line.checked_sub(open));

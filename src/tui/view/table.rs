@@ -223,7 +223,7 @@ pub fn draw_list<K: Copy, R>(
     for (row, (at, number)) in panel::lines(list).zip(window).enumerate() {
         sheet.draw_row(look, row, at, buffer);
         if selected == Some(number) {
-            buffer.set_style(at.intersection(buffer.area), look.theme.selected);
+            panel::select(look, at, buffer);
             let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
             write(look.symbols.selected, look.theme.selected, mark, buffer);
         }

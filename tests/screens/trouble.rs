@@ -1,0 +1,173 @@
+//! What is wrong stands where the eye looks, and what is not true any more steps back.
+
+use std::sync::Arc;
+
+use portcullis::{
+    telemetry::{
+        health::AlertKind,
+        notices::NoticeLog,
+        snapshot::{SessionPhase, SessionRow, Snapshot},
+    },
+    tui::{app::App, source::Attachment, style::ScreenStyle, theme::Theme},
+};
+use ratatui::style::{Color, Modifier};
+
+use crate::{app, pictures, press, standing, styled};
+
+fn shown(app: &App, (width, height): (u16, u16)) -> Vec<String> {
+    let buffer = styled::draw(app, width, height);
+    (0..height).map(|y| styled::line(&buffer, y)).collect()
+}
+
+/// So many that carry bytes, and then one more that waits.
+fn joined_by_one_that_waits(count: u64) -> (Snapshot, Snapshot) {
+    let before = pictures::crowded(count);
+    let mut after = before.clone();
+    after.sessions.push(SessionRow {
+        id: "waits".into(),
+        phase: SessionPhase::Waiting,
+        rate_up: 0,
+        rate_down: 0,
+        ..before.sessions[0].clone()
+    });
+    after.uptime_seconds += 0.25;
+    (before, after)
+}
+
+#[test]
+fn a_client_that_begins_to_wait_is_on_top_at_once() {
+    let (before, after) = joined_by_one_that_waits(10);
+    let top = |app: &App| app.order().row(app.snapshot(), 0).unwrap().id().to_owned();
+    let mut app = app(before);
+    app.take_snapshot(Arc::new(after.clone()));
+    assert_eq!(top(&app), "waits");
+    press(&mut app, "S");
+    assert_eq!(app.order().row(app.snapshot(), 10).unwrap().id(), "waits", "last, where that was asked for");
+}
+
+#[test]
+fn sessions_that_do_not_fit_are_counted() {
+    for size in [(120, 36), (80, 24), (60, 15), (40, 10)] {
+        let mut app = app(pictures::crowded(200));
+        press(&mut app, "3");
+        let lines = shown(&app, size);
+        let drawn = lines.iter().filter(|line| line.contains("203.0.113.")).count();
+        let rest = format!("+{} more", 200 + 1 - drawn);
+        assert!(lines.iter().any(|line| line.contains(&rest)), "{rest} is not on\n{}", lines.join("\n"));
+    }
+}
+
+#[test]
+fn the_header_has_the_hosts_name_and_the_time() {
+    let mut snapshot = pictures::healthy();
+    snapshot.host = "edge-1.example.com".into();
+    let app = app(snapshot);
+    for size in [(120, 36), (80, 24)] {
+        let header = shown(&app, size).remove(0);
+        assert!(header.contains("edge-1") && header.contains("14:02:00Z"), "{header}");
+    }
+}
+
+#[test]
+fn the_selected_row_has_one_style() {
+    let look = ScreenStyle::FULL;
+    for keys in ["1j", "2j", "3j", "3G", "4j", "5j"] {
+        let mut app = app(pictures::degraded());
+        press(&mut app, keys);
+        let buffer = styled::draw(&app, 120, 36);
+        let is_selected = |x, y| buffer[(x, y)].modifier.contains(Modifier::REVERSED);
+        let row =
+            (3..34).find(|&y| is_selected(60, y)).unwrap_or_else(|| panic!("{keys}: no row is selected"));
+        let cells = (0..120).filter(|&x| is_selected(x, row));
+        let styles: std::collections::HashSet<_> = cells.map(|x| buffer[(x, row)].style()).collect();
+        assert_eq!(styles.len(), 1, "{keys} with {:?}: {styles:?}", look.theme.selected);
+    }
+}
+
+#[test]
+fn a_light_theme_has_nothing_yellow_or_cyan() {
+    let mut app = app(pictures::degraded());
+    press(&mut app, ":theme light\n");
+    assert_ne!(app.style.theme, Theme::ANSI);
+    for keys in ["1", "2j", "3j", "4j", "5j", "3x", "q"] {
+        press(&mut app, keys);
+        let buffer = styled::draw(&app, 120, 36);
+        let pale =
+            [Color::Yellow, Color::Cyan, Color::White, Color::LightYellow, Color::LightCyan, Color::Gray];
+        let found = buffer.content().iter().find(|cell| pale.contains(&cell.fg) || pale.contains(&cell.bg));
+        assert_eq!(found, None, "{keys}");
+    }
+}
+
+#[test]
+fn a_terminal_that_says_it_is_light_gets_the_light_theme() {
+    let theme = |colours: &str| {
+        let found = |name: &str| (name == "COLORFGBG").then(|| colours.to_owned());
+        ScreenStyle::from_variables(found).theme_name()
+    };
+    assert_eq!(theme("0;15"), "light");
+    assert_eq!(theme("0;default;7"), "light");
+    assert_eq!(theme("15;0"), "default");
+    assert_eq!(theme("nonsense"), "default");
+}
+
+/// On every size, and neither as a word nor as a colour.
+#[test]
+fn of_a_gateway_that_is_lost_or_silent_nothing_looks_well() {
+    let standings: [(&str, Option<Attachment>); 2] = [("LOST", Some(standing::lost())), ("STALE", None)];
+    for (word, standing) in standings {
+        let mut app = app(pictures::healthy());
+        standing.map(|standing| app.set_attachment(standing));
+        app.set_silence(12);
+        for (width, height) in [(120, 36), (80, 24), (60, 15), (40, 10), (40, 1)] {
+            for keys in ["1", "2", "3", "4"] {
+                press(&mut app, keys);
+                let buffer = styled::draw(&app, width, height);
+                assert!(styled::line(&buffer, 0).contains(word), "{}", styled::line(&buffer, 0));
+                let green = (0..height).find(|&y| (0..width).any(|x| buffer[(x, y)].fg == Color::Green));
+                let line = green.map(|y| styled::line(&buffer, y));
+                assert_eq!(line, None, "{word} at {width}x{height} on {keys}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_trouble_many_times_is_one_event() {
+    let notices = NoticeLog::default();
+    for number in 0..28 {
+        notices.warn(format!("chat: dial 10.1.4.9:143 refused, next in {number}.5s"));
+        // Others between, more than a few.
+        (0..20).for_each(|other| notices.info(format!("link to gateway-{other} stands")));
+        notices.warn("chat: dial 10.1.4.8:143 refused, next in 1.5s");
+    }
+    let all = notices.all();
+    assert_eq!(all.len(), 22, "{all:?}");
+    let told = |text: &str| all.iter().any(|notice| notice.text == text);
+    assert!(told("chat: dial 10.1.4.9:143 refused, next in 27.5s (28x)"), "{all:?}");
+    assert!(told("chat: dial 10.1.4.8:143 refused, next in 1.5s (28x)"), "{all:?}");
+}
+
+/// Services that share a backend fail together; that is one trouble with their names.
+#[test]
+fn alerts_of_one_cause_are_one_line_with_a_count() {
+    let mut snapshot = pictures::healthy();
+    let row = snapshot.services[2].clone();
+    snapshot.services = (0..28_u64)
+        .map(|number| portcullis::telemetry::snapshot::ServiceRow {
+            name: format!("app-{number}"),
+            failed_in_a_row: 3 + number,
+            backend_error: Some("backend 10.0.0.8:9001: connection refused".into()),
+            ..row.clone()
+        })
+        .collect();
+    let mut app = app(snapshot);
+    let failing = app.snapshot().alerts.iter().filter(|alert| alert.kind == AlertKind::Backend).count();
+    assert_eq!(failing, 28);
+    let line = shown(&app, (120, 36)).remove(2);
+    assert!(line.contains("app-0") && line.contains("28 alike"), "{line}");
+    assert!(line.contains("10.0.0.8:9001"), "{line}");
+    press(&mut app, "!");
+    let next = shown(&app, (120, 36)).remove(2);
+    assert!(!next.contains("10.0.0.8:9001") || next == line, "{next}");
+}
