@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Parser;
@@ -97,4 +98,43 @@ fn the_readme_is_short() {
         let words = paragraph.split_whitespace().count();
         assert!(words <= 60 || paragraph.starts_with('|'), "{words} words:\n{paragraph}");
     }
+}
+
+/// What a constant of the sources says: the file of its module has a line for it.
+fn constant(path: &str) -> Duration {
+    let (module, name) = path.rsplit_once("::").unwrap_or_else(|| panic!("{path} names no constant"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(module.replace("::", "/"));
+    let files = [source.with_extension("rs"), source.join("mod.rs")];
+    let text = files.iter().find_map(|file| fs::read_to_string(file).ok());
+    let text = text.unwrap_or_else(|| panic!("no module {module}"));
+    let value = text.split(&format!("const {name}: Duration = Duration::from_")).nth(1);
+    let value = value.unwrap_or_else(|| panic!("no constant {path}"));
+    let (unit, number) = value.split(')').next().unwrap().split_once('(').unwrap();
+    let number = number.replace('_', "").parse().unwrap();
+    match unit {
+        "secs" => Duration::from_secs(number),
+        "millis" => Duration::from_millis(number),
+        other => panic!("{path} is in {other}"),
+    }
+}
+
+#[test]
+fn every_other_deadline_of_the_architecture_is_that_of_its_constant() {
+    let text = include_str!("../ARCHITECTURE.md");
+    let rows: Vec<Vec<_>> = text
+        .split("| deadline | value | measured from | where |\n")
+        .skip(1)
+        .flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    for row in &rows {
+        let [_, value, _, constants] = row.as_slice() else { panic!("{row:?}") };
+        let words: Vec<_> = value.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+        let values = words.windows(2).filter(|pair| ["s", "ms"].contains(&pair[1]));
+        let values: Vec<_> = values.map(|pair| humantime::parse_duration(&pair.concat()).unwrap()).collect();
+        let constants: Vec<_> = constants.split('`').skip(1).step_by(2).map(constant).collect();
+        assert_eq!(values, constants, "{row:?}");
+        assert!(!values.is_empty(), "{row:?}");
+    }
+    assert!(rows.len() >= 18, "the tables have moved: {} rows", rows.len());
 }

@@ -1,7 +1,7 @@
 //! One session, told from both of its ends: what each says follows from a seed, so that each byte is
 //! known by its place.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
@@ -75,18 +75,23 @@ impl Plan {
         self.ends == Ends::Cleanly
     }
 
+    /// The first letter of its end, as each half has to name it.
+    pub fn ended_by(&self) -> char {
+        match self.ends {
+            Ends::Cleanly => '-',
+            Ends::ClientCuts { .. } => 'C',
+            Ends::BackendCuts { .. } => 'B',
+        }
+    }
+
     /// The bytes that move when nothing is cut: up, with the seed itself, and down, with the greeting.
     pub fn bytes(&self) -> (u64, u64) {
         (self.up + 8, self.down + 1)
     }
 }
 
-/// The client's side.
-pub async fn ask(at: SocketAddr, plan: Plan) -> Seen {
-    let mut stream = match TcpStream::connect(at).await {
-        Ok(stream) => stream,
-        Err(error) => return Seen::Early(format!("connect: {error}")),
-    };
+/// The client's side, over this connection.
+pub async fn ask(mut stream: TcpStream, plan: Plan) -> Seen {
     stream.set_nodelay(true).unwrap();
     // A session that stands, before anything is cut.
     let greeted = async {

@@ -1,6 +1,7 @@
 //! Two halves as processes, clients and a backend around them, and what happens to the halves meanwhile.
 
 use std::{
+    collections::HashMap,
     fs,
     net::SocketAddr,
     process::Stdio,
@@ -10,7 +11,12 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::{
     dialogue::{Plan, Seen, answer, ask},
@@ -42,10 +48,20 @@ enum Half {
 struct Told {
     began: Instant,
     ended: Instant,
+    /// Where the gateway saw its client, and what it planned; on the client's side.
+    client: Option<(SocketAddr, Plan)>,
     seen: Seen,
 }
 
+/// What a half says of a session that has ended.
+struct Row {
+    client: String,
+    end: String,
+    reason: String,
+}
+
 pub struct Trial {
+    started: Instant,
     place: &'static Place,
     halves: Mutex<[Option<Gateway<'static>>; 2]>,
     port: SocketAddr,
@@ -54,6 +70,8 @@ pub struct Trial {
     told: Arc<Mutex<Vec<Told>>>,
     /// From before a half was killed until the pair was well again.
     outages: Mutex<Vec<(Instant, Instant)>>,
+    /// What each half has said of sessions that ended, by their ids.
+    rows: Mutex<[HashMap<String, Row>; 2]>,
     /// Dialogues so far, and the bytes of those that end cleanly.
     sums: Mutex<(u64, u64, u64)>,
     before: [Held; 2],
@@ -90,10 +108,21 @@ impl Trial {
         runtime.spawn(serve(backend, told.clone()));
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
         let port = SocketAddr::from(([127, 0, 0, 1], port));
-        let (outages, sums) = (Mutex::default(), Mutex::default());
+        let (outages, rows, sums) = (Mutex::default(), Mutex::default(), Mutex::default());
         let nothing = Held { descriptors: 0, memory: 0 };
-        let mut trial =
-            Self { place, halves, port, runtime, random, told, outages, sums, before: [nothing; 2] };
+        let mut trial = Self {
+            started: Instant::now(),
+            place,
+            halves,
+            port,
+            runtime,
+            random,
+            told,
+            outages,
+            rows,
+            sums,
+            before: [nothing; 2],
+        };
         trial.healthy();
         trial.before = trial.held();
         trial
@@ -101,38 +130,62 @@ impl Trial {
 
     /// Talks for so long, while one of these happens each second or so; then lets all end.
     pub fn run(&self, lasts: Duration, troubles: &[Trouble]) {
-        let until = Instant::now() + lasts;
+        let ends_at = Instant::now() + lasts;
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
             let (seed, port, told) = (self.random.lock().unwrap().u64(..), self.port, self.told.clone());
-            clients.spawn_on(talk(port, seed, until, told), self.runtime.handle());
+            clients.spawn_on(talk(port, seed, ends_at, told), self.runtime.handle());
         }
-        while Instant::now() < until {
+        while Instant::now() < ends_at {
             let trouble = self.random.lock().unwrap().choice(troubles).copied().unwrap();
             let half = if self.random.lock().unwrap().bool() { Half::Dmz } else { Half::Internal };
             self.happens(trouble, half);
-            thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(100..1500)));
+            self.look();
+            thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(500..1500)));
+            self.look();
         }
         println!("the last dialogues");
-        let ended = self.runtime.block_on(async { timeout(DIALOGUE_MAX + SOON, clients.join_all()).await });
+        let ended = self.runtime.spawn(clients.join_all());
+        until("each dialogue has an end", DIALOGUE_MAX + SOON, || {
+            self.look();
+            ended.is_finished().then_some(())
+        });
         let mut sums = self.sums.lock().unwrap();
-        for (count, up, down) in ended.expect("each dialogue has an end") {
+        for (count, up, down) in self.runtime.block_on(ended).unwrap() {
             *sums = (sums.0 + count, sums.1 + up, sums.2 + down);
         }
         drop(sums);
         self.until_ended();
+        self.look();
         self.assert_well();
     }
 
+    /// Notes the sessions that have ended since the last look: a half tells of the last 512.
+    fn look(&self) {
+        let mut rows = self.rows.lock().unwrap();
+        for (half, rows) in self.halves.lock().unwrap().iter().flatten().zip(&mut *rows) {
+            for row in half.status()["ended"].as_array().unwrap() {
+                let text = |key: &str| row[key].as_str().unwrap().to_owned();
+                let row = Row { client: text("client"), end: text("end"), reason: text("reason") };
+                rows.insert(text("id"), row);
+            }
+        }
+    }
+
     fn happens(&self, trouble: Trouble, half: Half) {
-        println!("{trouble:?} {half:?}");
+        println!("{:?}: {trouble:?} {half:?}", self.started.elapsed());
         let mut halves = self.halves.lock().unwrap();
         let gateway = &mut halves[half as usize];
         match trouble {
             Trouble::StandStill => {
                 let pid = Pid::from_child(&gateway.as_ref().unwrap().child);
                 kill_process(pid, Signal::STOP).unwrap();
-                thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(1000..3000)));
+                // An internal half that answers no `open` for 5 s costs the client.
+                let most_ms = match half {
+                    Half::Dmz => 5000,
+                    Half::Internal => 4000,
+                };
+                thread::sleep(Duration::from_millis(self.random.lock().unwrap().u64(1000..most_ms)));
                 kill_process(pid, Signal::CONT).unwrap();
             }
             Trouble::Reload => {
@@ -169,28 +222,58 @@ impl Trial {
     /// No byte was wrong, and who ended early did so with a half that was killed.
     fn assert_well(&self) {
         let outages = self.outages.lock().unwrap();
-        for Told { began, ended, seen } in self.told.lock().unwrap().iter() {
+        for Told { began, ended, client, seen } in self.told.lock().unwrap().iter() {
+            let is_excused = outages.iter().any(|(from, to)| began <= to && ended >= from);
             match seen {
+                Seen::Early(_) if is_excused => {}
                 Seen::Well => {}
-                Seen::Wrong(what) => panic!("{what}"),
-                Seen::Early(what) => {
-                    let is_excused = outages.iter().any(|(from, to)| began <= to && ended >= from);
-                    assert!(is_excused, "{what}\n{}", self.logs());
+                Seen::Wrong(what) | Seen::Early(what) => {
+                    let times = [began, ended].map(|at| at.duration_since(self.started));
+                    panic!("{what} at {times:?}, {client:?}\n{}", self.unplanned());
                 }
             }
         }
     }
 
-    /// Both halves have seen the same sessions, all of them and not one more, and no fewer bytes than were said.
+    /// What both halves have said of sessions that nobody planned to end so, and all that they warned of.
+    fn unplanned(&self) -> String {
+        let mut said = String::new();
+        for (name, rows) in ["dmz", "internal"].iter().zip(&*self.rows.lock().unwrap()) {
+            for (id, Row { client, end, reason }) in rows {
+                if !["-", "C", "B"].contains(&&end[..1]) || ["C", "W"].contains(&&end[1..]) {
+                    said += &format!("{name} {id} {client}: {end} {reason}\n");
+                }
+            }
+            let log = fs::read_to_string(self.place.path(&format!("{name}.log"))).unwrap();
+            let warned = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+            warned.for_each(|line| said += &format!("{name} {line}\n"));
+        }
+        said
+    }
+
+    /// Both halves have carried the same sessions, all of them and not one more, have refused none, name each
+    /// end as it was planned, and count no fewer bytes than were said.
     pub fn assert_all_counted(&self) {
         let (count, up, down) = *self.sums.lock().unwrap();
         for half in self.halves.lock().unwrap().iter().flatten() {
             let totals = &half.status()["totals"];
             let of = |name: &str| totals[name].as_u64().unwrap();
-            // A cut may come before the dialogue stands in a half's eyes.
-            let seen = of("sessions") + of("refused");
-            assert_eq!(seen, count, "{totals}\n{}", half.log());
+            let carried = (of("sessions"), of("refused"));
+            assert_eq!(carried, (count, 0), "{totals}\n{}", self.unplanned());
             assert!(of("bytes_up") >= up && of("bytes_down") >= down, "{totals}, and not {up} and {down}");
+        }
+        for rows in &*self.rows.lock().unwrap() {
+            let mut planned: HashMap<String, Vec<char>> = HashMap::new();
+            for (client, plan) in self.told.lock().unwrap().iter().filter_map(|told| told.client) {
+                planned.entry(client.to_string()).or_default().push(plan.ended_by());
+            }
+            for (id, Row { client, end, reason }) in rows {
+                let of_client = planned.get_mut(client).unwrap();
+                let at = of_client.iter().position(|&by| end.starts_with(by));
+                let at =
+                    at.unwrap_or_else(|| panic!("{id} {client}: {end} {reason}, planned: {of_client:?}"));
+                of_client.swap_remove(at);
+            }
         }
         println!("{count} sessions, {up} bytes up, {down} down");
     }
@@ -217,15 +300,6 @@ impl Trial {
             let memory = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
             Held { descriptors, memory }
         })
-    }
-
-    fn logs(&self) -> String {
-        let halves = self.halves.lock().unwrap();
-        let last = |log: String| {
-            let lines: Vec<_> = log.lines().collect();
-            lines[lines.len().saturating_sub(60)..].join("\n")
-        };
-        halves.iter().flatten().map(|half| last(half.log()) + "\n\n").collect()
     }
 }
 
@@ -256,8 +330,14 @@ async fn talk(port: SocketAddr, seed: u64, until: Instant, told: Arc<Mutex<Vec<T
     let (mut count, mut up, mut down) = (0, 0, 0);
     while Instant::now() < until {
         let (plan, began) = (Plan::of(random.u64(..)), Instant::now());
-        let seen = timeout(DIALOGUE_MAX, ask(port, plan)).await;
-        let seen = seen.unwrap_or_else(|_| Seen::Wrong(format!("it hangs: {plan:?}")));
+        let (client, seen) = match TcpStream::connect(port).await {
+            Ok(stream) => {
+                let client = stream.local_addr().unwrap();
+                let seen = timeout(DIALOGUE_MAX, ask(stream, plan)).await;
+                (Some((client, plan)), seen.unwrap_or_else(|_| Seen::Wrong("it hangs".into())))
+            }
+            Err(error) => (None, Seen::Early(format!("connect: {error}"))),
+        };
         count += 1;
         if plan.ends_cleanly() {
             (up, down) = (up + plan.bytes().0, down + plan.bytes().1);
@@ -266,7 +346,7 @@ async fn talk(port: SocketAddr, seed: u64, until: Instant, told: Arc<Mutex<Vec<T
             // While a half is away its clients are refused at once.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        told.lock().unwrap().push(Told { began, ended: Instant::now(), seen });
+        told.lock().unwrap().push(Told { began, ended: Instant::now(), client, seen });
     }
     (count, up, down)
 }
@@ -280,7 +360,7 @@ async fn serve(backend: TcpListener, told: Arc<Mutex<Vec<Told>>>) {
         sessions.spawn(async move {
             let began = Instant::now();
             let seen = answer(stream).await;
-            told.lock().unwrap().push(Told { began, ended: Instant::now(), seen });
+            told.lock().unwrap().push(Told { began, ended: Instant::now(), client: None, seen });
         });
     }
 }
