@@ -4,8 +4,10 @@
 //! and in many, and, where there is one, by a second opinion that is not our code.
 
 use std::{
+    fs::OpenOptions,
     future::poll_fn,
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
@@ -18,6 +20,8 @@ use hyper::{
     header::HeaderValue,
 };
 use portcullis::{
+    admin::protocol::{AdminStream, WireError},
+    disk::PipePolicy,
     net::{
         client_hello,
         http::{
@@ -28,8 +32,9 @@ use portcullis::{
             upstream::{ResponseFailure, UpstreamConnection},
         },
         pipe::pipe,
+        tls::LinkIdentity,
     },
-    profile::{self, ProfileOverrides, ProxyVersion},
+    profile::{self, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion},
     proto::{
         proxy,
         socks5::{self, SocksCommand},
@@ -37,7 +42,10 @@ use portcullis::{
     },
 };
 use proxy_header::{ParseConfig, ProxyHeader};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 use tokio_tungstenite::tungstenite::{
     Error, Message, WebSocket,
     error::ProtocolError,
@@ -359,4 +367,76 @@ pub fn profile(file: &Path, input: &[u8]) -> String {
         assert!(line.is_none_or(|line| line <= lines + 1), "{told:?}, of {lines} lines");
     }
     problems[0].to_string()
+}
+
+/// What a client says on the admin socket: requests, each a JSON text behind its length in four bytes.
+pub fn admin(input: &[u8]) -> String {
+    thread_local!(static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .expect("a runtime"));
+    RUNTIME.with(|runtime| runtime.block_on(requests(input)))
+}
+
+/// What is asked, and why no more is read.
+async fn requests(input: &[u8]) -> String {
+    let (mut says, hears) = UnixStream::pair().expect("two sockets");
+    let (asks_again, hears_again) = UnixStream::pair().expect("two sockets");
+    let (mut wire, mut again) = (AdminStream::server(hears), AdminStream::server(hears_again));
+    let mut client = AdminStream::client(asks_again);
+    let hearing = async {
+        let mut asked = Vec::new();
+        loop {
+            match wire.request().await {
+                Ok(request) => {
+                    client.send(&request).await.expect("it is short");
+                    assert_eq!(again.request().await.expect("ours reads"), request);
+                    asked.push(format!("{request:?}"));
+                }
+                // The gateway answers that, and hears the next.
+                Err(WireError::Unclear(unclear)) => asked.push(one_line(unclear.to_string())),
+                Err(error) => return format!("{}, {}", asked.join(", "), one_line(error.to_string())),
+            }
+        }
+    };
+    let saying = async move {
+        // Whoever closes first has not heard all of it.
+        let _ = says.write_all(input).await;
+    };
+    tokio::join!(hearing, saying).0
+}
+
+/// What repeats what was said is one line all the same.
+fn one_line(told: String) -> String {
+    assert!(!told.chars().any(char::is_control) && (1..400).contains(&told.chars().count()), "{told:?}");
+    told
+}
+
+/// One file as a link's certificate, key and `ca`.
+pub fn pem(file: &Path, input: &[u8]) -> String {
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
+    opened.and_then(|mut file| file.write_all(input)).expect("the file is written");
+    let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+    let material = || PemSource::File { path: file.into(), place: place.clone() };
+    let tls = LinkTls { certificate: material(), key: material(), ca: material(), peers: vec!["dmz".into()] };
+    let start = Instant::now();
+    let loaded = LinkIdentity::load(&tls, &[], PipePolicy::Refused);
+    assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+    match loaded {
+        Ok(identity) => {
+            let told = [Some(identity.describe()), identity.refusal_reason(&identity)];
+            let told: Vec<_> = told.into_iter().flatten().collect();
+            assert!(told.iter().all(|told| !told.chars().any(char::is_control)), "{told:?}");
+            "loads".into()
+        }
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            for told in &told {
+                assert!(!told.chars().any(char::is_control) && told.len() < 2048, "{told:?}");
+            }
+            told.join(", ")
+        }
+    }
 }

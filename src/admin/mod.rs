@@ -3,6 +3,6 @@
 
 pub mod attach;
 pub mod client;
-mod protocol;
+pub mod protocol;
 pub mod server;
 pub mod socket_path;

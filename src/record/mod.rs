@@ -36,6 +36,8 @@ pub enum RecordError {
     Other(PathBuf),
     #[error("recording {}, line {line}: {what}", path.display())]
     Line { path: PathBuf, line: usize, what: String },
+    #[error("recording {}: the last snapshots were not written within {seconds}s", path.display())]
+    Late { path: PathBuf, seconds: u64 },
     #[error("recording {}: there is no picture in it", .0.display())]
     Empty(PathBuf),
 }

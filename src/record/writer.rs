@@ -1,6 +1,12 @@
 //! Writes a recording: a snapshot a second, and the last one of a gateway that ends.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::oneshot,
@@ -38,22 +44,23 @@ impl Recorder {
     /// Records in a task of its own: a file that takes no more costs the recording and nothing else.
     pub fn start(self, watch: SnapshotWatch, tasks: &Tasks, notices: Arc<NoticeLog>) -> RecorderEnd {
         let (ends, ended) = oneshot::channel();
+        let path = self.file.path.clone();
         tasks.spawn("recorder", async move {
             // Where nobody waits for the end any more, the notices have told.
             let _ = ends.send(self.record(watch, &notices).await);
         });
-        RecorderEnd(ended)
+        RecorderEnd { path, ended }
     }
 
-    /// Writes until the gateway ends. A file that takes long costs snapshots: the newest is written
-    /// when it is done. One that takes none is tried again with each.
+    /// Writes until the gateway ends. A file that takes long costs snapshots, which are counted: the newest is
+    /// written when it is done. One that takes none is tried again with each.
     async fn record(mut self, mut watch: SnapshotWatch, notices: &NoticeLog) -> Result<(), RecordError> {
         let (mut last, mut result): (Option<Instant>, io::Result<()>) = (None, Ok(()));
         while let Some(snapshot) = watch.next().await {
             let due = last.is_none_or(|last| last.elapsed() >= PACE);
             if due || snapshot.phase == GatewayPhase::Stopped {
                 last = Some(Instant::now());
-                result = self.append(&snapshot).await;
+                result = self.append(&snapshot, notices).await;
                 self.report_write(&result, notices);
             }
         }
@@ -63,10 +70,10 @@ impl Recorder {
 
     /// One write for each line: what a killed process leaves behind is whole lines and a part of
     /// one at most.
-    async fn append(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+    async fn append(&mut self, snapshot: &Snapshot, notices: &NoticeLog) -> io::Result<()> {
         let mut line = serde_json::to_vec(&RecordedSnapshot { at: utc_now(), snapshot: snapshot.brief() })?;
         line.push(b'\n');
-        self.file.write(&line).await
+        count_while(self.file.write(&line), &mut self.row, notices).await
     }
 
     /// Tells when the file stops taking snapshots and when it goes on, each once.
@@ -90,17 +97,86 @@ impl Recorder {
     }
 }
 
+/// Waits for a write, which a disk that hangs never ends; counts the snapshots that are left out for it.
+async fn count_while(
+    write: impl Future<Output = io::Result<()>>,
+    row: &mut RecordingRow,
+    notices: &NoticeLog,
+) -> io::Result<()> {
+    let mut write = pin!(write);
+    let mut missed = 0;
+    loop {
+        if let Ok(written) = timeout(PACE, write.as_mut()).await {
+            return written;
+        }
+        (missed, row.left_out) = (missed + 1, row.left_out + 1);
+        if missed == MISSED_TOLD && row.trouble.is_none() {
+            let trouble = "the disk does not take what is written".to_owned();
+            notices.warn(format!("recording {}: {trouble}; snapshots are left out until it does", row.file));
+            row.trouble = Some(trouble);
+        }
+        recording::set_state(Some(row.clone()));
+    }
+}
+
 /// A recording under way.
 #[derive(Debug)]
-pub struct RecorderEnd(oneshot::Receiver<Result<(), RecordError>>);
+pub struct RecorderEnd {
+    path: PathBuf,
+    ended: oneshot::Receiver<Result<(), RecordError>>,
+}
 
 impl RecorderEnd {
     /// Waits for the last snapshot, but no longer than `longest`; an error where it was not kept.
     pub async fn wait(self, longest: Duration) -> Result<(), RecordError> {
-        // Late, or its task has panicked, which is in the log: there is nothing to tell here.
-        timeout(longest, self.0).await.ok().and_then(Result::ok).unwrap_or(Ok(()))
+        match timeout(longest, self.ended).await {
+            // Where its task has panicked, that is in the log: there is nothing to tell here.
+            Ok(ended) => ended.unwrap_or(Ok(())),
+            Err(_) => Err(RecordError::Late { path: self.path, seconds: longest.as_secs() }),
+        }
+    }
+
+    /// What went wrong with one that has ended already.
+    pub fn so_far(mut self) -> Result<(), RecordError> {
+        self.ended.try_recv().unwrap_or(Ok(()))
     }
 }
 
 /// A little less than a second: snapshots come at quarters, not quite.
 const PACE: Duration = Duration::from_millis(900);
+/// So many snapshots that one write has cost are told; fewer are a disk that is busy.
+const MISSED_TOLD: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_told_and_what_it_costs_is_counted() {
+        let notices = NoticeLog::default();
+        let mut row = RecordingRow { file: "r.rec".into(), left_out: 0, trouble: None };
+        let hangs = async {
+            tokio::time::sleep(PACE * 10 + PACE / 2).await;
+            Ok(())
+        };
+        assert!(count_while(hangs, &mut row, &notices).await.is_ok());
+        assert_eq!(row.left_out, 10);
+        assert_eq!(row.trouble.as_deref(), Some("the disk does not take what is written"));
+        // A pause that costs two is not told.
+        row.trouble = None;
+        let slow = async {
+            tokio::time::sleep(PACE * 2 + PACE / 2).await;
+            Ok(())
+        };
+        assert!(count_while(slow, &mut row, &notices).await.is_ok());
+        assert_eq!((row.left_out, row.trouble), (12, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_last_snapshot_that_the_disk_does_not_take_in_time_is_an_error() {
+        let (_ends, ended) = oneshot::channel();
+        let recorded = RecorderEnd { path: "r.rec".into(), ended };
+        let told = recorded.wait(Duration::from_secs(1)).await.expect_err("it is late").to_string();
+        assert_eq!(told, "recording r.rec: the last snapshots were not written within 1s");
+    }
+}

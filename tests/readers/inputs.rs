@@ -255,3 +255,70 @@ fn extension(kind: u8, body: &[u8]) -> Vec<u8> {
 fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
 }
+
+pub fn admin() -> Rows {
+    let said = |texts: &[&[u8]]| texts.iter().flat_map(|text| asked(text)).collect::<Vec<_>>();
+    let long = |count: usize| format!("{{\"kill\":{{\"session\":\"{}\"}}}}", "x".repeat(count));
+    const END: &str = "it closed without an answer";
+    vec![
+        ("nothing", vec![], END),
+        ("watch", said(&[b"\"watch\""]), "Watch, it closed without an answer"),
+        (
+            "words",
+            said(&[b"\"status\"", b"\"stop\"", b"\"reload\"", b"\"profiles\""]),
+            "Command(Status), Command(Stop), Command(Reload), Command(Profiles), it closed without an answer",
+        ),
+        (
+            "with-fields",
+            said(&[
+                b"{\"drain\":{\"service\":\"shop\"}}",
+                b"{\"drain\":{\"service\":null}}",
+                b"{\"switch\":{\"profile\":\"/etc/portcullis/dmz.yaml\"}}",
+                b"{\"resize\":{\"prepared\":8}}",
+                b"{\"dismiss\":{\"peer\":\"dmz-2\"}}",
+                b"{\"plan\":{\"profile\":\"f\"}}",
+            ]),
+            END,
+        ),
+        ("unknown", said(&[b"\"burn\"", b"{}", b"[]", b"7", b"\"watch"]), END),
+        ("no-utf-8", said(&[b"\"\xff\xfe\"", b"\"status\""]), "Command(Status), it closed without an answer"),
+        ("control-signs", said(&[b"\"a\\u001b[2J\\n\""]), END),
+        ("negative", said(&[b"{\"resize\":{\"prepared\":-1}}"]), END),
+        ("twice", said(&[b"{\"resize\":{\"prepared\":1,\"prepared\":2}}"]), END),
+        ("deep", said(&[&[b'['; 40_000]]), END),
+        ("long", said(&[long(60_000).as_bytes()]), END),
+        ("too-long", said(&[long(66_000).as_bytes()]), "a message is longer than 65536 bytes"),
+        ("length-alone", vec![0xff, 0xff, 0xff, 0xff], "a message is longer than 65536 bytes"),
+        ("cut-in-length", vec![0, 0], "bytes remaining on stream"),
+        ("cut", said(&[b"\"status\""])[..7].to_vec(), "bytes remaining on stream"),
+    ]
+}
+
+/// A request behind its length.
+fn asked(text: &[u8]) -> Vec<u8> {
+    [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text].concat()
+}
+
+/// Files of `fuzz/corpus/pem`, and what each comes to.
+pub const PEM: [(&str, &str); 19] = [
+    ("pair", "loads"),
+    ("pinned", "loads"),
+    ("bundle", "loads"),
+    ("crlf", "loads"),
+    ("crl-beside", "loads"),
+    ("rsa", "loads"),
+    ("rsa-traditional", "loads"),
+    ("name-excluded", "exclude"),
+    ("issuer-missing", "is issued by `CN=middle`"),
+    ("encrypted-key", "it is encrypted"),
+    ("ed448", "it can not be used"),
+    ("other-key", "it is not the key of the certificate"),
+    ("no-key", "it holds no private key"),
+    ("no-certificate", "it holds no certificate"),
+    ("nothing", "it holds no certificate"),
+    ("damaged", "certificate 2 is damaged"),
+    ("der", "it holds no certificate"),
+    ("cut", "certificate 1 is damaged"),
+    // Pinned: it is believed for its bytes, and its signature proves nothing.
+    ("sha1", "loads"),
+];

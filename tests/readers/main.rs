@@ -1,5 +1,5 @@
 //! The readers at the edges: inputs of `fuzz/corpus` with what each comes to, and what random changes
-//! of them do for `PORTCULLIS_FUZZ_SECONDS` (2), of which each reader has a sixth.
+//! of them do for `PORTCULLIS_FUZZ_SECONDS` (2), of which each reader has an eighth.
 //!
 //! What is random prints its `SEED=...`; the same in the environment repeats the run.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
@@ -30,7 +30,7 @@ fn check(target: &str, rows: Vec<(&str, Vec<u8>, &str)>, read: fn(&[u8]) -> Stri
         assert!(told.ends_with(comes_to), "{name}: {told}");
     }
     let inputs = changes::files(&format!("fuzz/corpus/{target}"));
-    changes::endure(&inputs, changes::seconds() / 6.0, read);
+    changes::endure(&inputs, changes::seconds() / 8.0, read);
 }
 
 #[test]
@@ -69,7 +69,26 @@ fn a_profile_loads_or_says_why_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("text.yaml");
     let inputs = [changes::files("profiles"), changes::files("tests/profiles/bad")].concat();
-    changes::endure(&inputs, changes::seconds() / 6.0, |input| readers::profile(&file, input));
+    changes::endure(&inputs, changes::seconds() / 8.0, |input| readers::profile(&file, input));
+}
+
+#[test]
+fn what_is_asked_of_a_gateway_is_read_or_told() {
+    check("admin", inputs::admin(), readers::admin);
+}
+
+/// Made by openssl once, since each key is another.
+#[test]
+fn a_file_of_certificates_and_keys_loads_or_says_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.pem");
+    for (name, comes_to) in inputs::PEM {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pem");
+        let told = readers::pem(&file, &std::fs::read(corpus.join(name)).unwrap());
+        assert!(told.contains(comes_to), "{name}: {told}");
+    }
+    let inputs = changes::files("fuzz/corpus/pem");
+    changes::endure(&inputs, changes::seconds() / 8.0, |input| readers::pem(&file, input));
 }
 
 #[test]
