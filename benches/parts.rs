@@ -155,7 +155,7 @@ fn pool() -> Operation {
     let tasks = Tasks::default();
     let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(5), waiters: 1 };
     let pool = runtime.block_on(async {
-        let pool = Pool::new(limits, LinkShares::new(1, ShareRule::Divided(1)), tasks.clone());
+        let pool = Pool::new(limits, 1, LinkShares::new(1, ShareRule::Divided(1)), tasks.clone());
         let (opener, mut server) = linked().await;
         pool.take_in(opener).unwrap();
         // The other gateway answers pings.

@@ -35,7 +35,7 @@ pub async fn run(path: &Path, access: AdminAccess, record: Option<&Path>) -> any
     let code = show_screen(ScreenSource::attached(handle, access, contact)).await?;
     if let Some(recorder) = recorder {
         // The gateway goes on; only what went wrong so far is told.
-        recorder.wait(Duration::ZERO).await?;
+        recorder.so_far()?;
     }
     Ok(code)
 }

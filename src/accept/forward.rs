@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     future::poll_fn,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -32,10 +33,7 @@ use crate::{
     profile::Half,
     proto::{
         Refusal,
-        link::{
-            WIRE, WIRE_SOCKS,
-            frame::{FrameKind, refusal_byte},
-        },
+        link::{WIRE, WIRE_SOCKS, frame::FrameKind},
     },
     telemetry::{
         rate_limited::LogKind,
@@ -251,22 +249,31 @@ pub async fn run(
     listener::run(listener, greeter, greeted).await;
 }
 
-/// Lets a link go that is one too many; a session that is on its way already hears why.
+/// Lets a link go that is one too many. A session that is on its way already was never looked at, and hears
+/// so: its opener takes another link.
 async fn close_surplus(mut link: Box<Link>) {
     let told = async {
         link.stage_leave(FrameKind::Retire)?;
         poll_fn(|cx| link.poll_flush(cx)).await?;
         loop {
             match poll_fn(|cx| link.poll_event(cx)).await? {
-                LinkEvent::Open(_) => return link.stage(FrameKind::Refused, &[refusal_byte(Refusal::Full)]),
+                LinkEvent::Open(_) => return Ok(Crossed::Yes),
                 LinkEvent::Leaving(_) => {}
-                LinkEvent::Closed => return Ok(()),
+                LinkEvent::Closed => return Ok::<_, io::Error>(Crossed::No),
             }
         }
     };
-    if matches!(timeout(HANDSHAKE, told).await, Ok(Ok(()))) {
-        handshake::close_gracefully(link).await;
+    match timeout(HANDSHAKE, told).await {
+        Ok(Ok(Crossed::Yes)) => link.cut_unseen().await,
+        Ok(Ok(Crossed::No)) => handshake::close_gracefully(link).await,
+        Ok(Err(_)) | Err(_) => {}
     }
+}
+
+/// Whether a session was opened on a link that is turned away.
+enum Crossed {
+    Yes,
+    No,
 }
 
 fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest {
@@ -287,5 +294,56 @@ fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest
         probe: false,
         outcome_sender: None,
         idle_state: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        net::stream::NetStream,
+        profile::ServiceName,
+        proto::link::{
+            frame::{self, ResetCause},
+            hello::{GrantHello, OfferHello},
+            open::OpenFrame,
+            state::LinkRole,
+        },
+    };
+
+    #[tokio::test]
+    async fn a_session_that_crosses_the_goodbye_of_a_link_too_many_is_for_another_link() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let (mut theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
+        let peer = Peer { name: None, address: "peer".into() };
+        let mut link = Box::new(Link::new(NetStream::Tcp(ours), peer, LinkRole::Server));
+        let offer = OfferHello { services: Vec::new(), target: 1, maximum: 8 }.body();
+        link.stage(FrameKind::Hello, &offer).expect("it is due");
+        poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
+        let service = ServiceName::parse("orders").expect("a name");
+        let open = OpenFrame { service, id: "s-1".into(), client: None, probe: false };
+        let mut said = Vec::new();
+        frame::push(
+            &mut said,
+            FrameKind::Hello,
+            &GrantHello { services: Vec::new(), links: 8, data: 1024 }.body(),
+        );
+        frame::push(&mut said, FrameKind::Open, &open.body());
+        frame::push(&mut said, FrameKind::Data, b"early");
+        theirs.write_all(&said).await.expect("it is taken");
+        poll_fn(|cx| link.poll_handshake(cx)).await.expect("a hello");
+        close_surplus(link).await;
+        theirs.read_exact(&mut vec![0; frame::HEADER + offer.len()]).await.expect("a hello");
+        let mut heard = [0; 13];
+        theirs.read_exact(&mut heard).await.expect("why it goes");
+        // `retire`, and then a reset of no session that runs: none was refused.
+        assert_eq!(heard, [11, 0, 0, 0, 7, 0, 0, 5, 0, 0, 0, 0, ResetCause::Other as u8]);
     }
 }

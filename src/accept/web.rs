@@ -42,11 +42,12 @@ use crate::{
     net::{
         http::{
             HeadSource,
-            body::{BodyProgress, MessageBody, ends_connection},
+            body::{BodyProgress, MessageBody, STALLED_MAX, ends_connection},
             checked_stream::CheckedStream,
             driver::{self, CloseSignal, ConnectionDrivers},
             error_response::{self, ErrorResponse, bad_request},
             fields::{self, HeadOrigin, UpgradeProtocols},
+            flushed::Flushes,
             forwarded, framing,
             interim::{InterimPolicy, InterimResponses, InterimStream},
             keep_alive::{ConnectionPhase, ExchangeGuard, KeepAliveTracker, PhaseTimer},
@@ -57,6 +58,7 @@ use crate::{
         pipe::{PipeEnd, pipe},
         prefixed::PrefixedStream,
         stream::NetStream,
+        tcp,
         ws::{WebSocket, WebSocketLimits},
     },
     profile::{ServiceName, WebOptions, defaults},
@@ -84,6 +86,7 @@ struct ClientConnection {
     drivers: ConnectionDrivers,
     tracker: Arc<KeepAliveTracker>,
     interims: InterimResponses,
+    flushes: Flushes,
     /// Idle ones, the last used one last.
     idle_sessions: Mutex<Vec<UpstreamSession>>,
     upgraded: Mutex<Option<UpgradedTo>>,
@@ -134,6 +137,7 @@ pub async fn serve(
         drivers: ConnectionDrivers::default(),
         tracker: Arc::default(),
         interims: InterimResponses::default(),
+        flushes: Flushes::default(),
         idle_sessions: Mutex::default(),
         upgraded: Mutex::default(),
         downstream_upgrade: Mutex::default(),
@@ -214,7 +218,7 @@ impl ClientConnection {
     async fn serve_requests(self: &Arc<Self>, stream: NetStream, said: Vec<u8>) {
         let guarded =
             CheckedStream::new(PrefixedStream { prefix: said.into(), stream }, self.tracker.clone());
-        let guarded = InterimStream::new(guarded, self.interims.clone());
+        let guarded = InterimStream::new(guarded, self.interims.clone(), self.flushes.clone());
         let service = {
             let front = self.clone();
             service_fn(move |request| {
@@ -264,6 +268,7 @@ impl ClientConnection {
             }
             None => None,
         };
+        let left = left.map(CheckedStream::into_inner);
         let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
         match (&ended, late) {
             (Err(error), _) => self.lifetime.log.reject_client(self.client, &error.to_string()),
@@ -272,11 +277,18 @@ impl ClientConnection {
             }
             (Ok(()), Some(ConnectionPhase::Idle | ConnectionPhase::Exchange) | None) => {}
         }
+        if let Some(left) = &left
+            && ended.as_ref().is_err_and(hyper::Error::is_user)
+            && let Some(socket) = left.stream.tcp()
+        {
+            // An answer has failed: the reset must not overtake what came of it.
+            tcp::await_acknowledged(socket, STALLED_MAX).await;
+        }
         if let Some(left) = left
             && !is_cut
         {
             let last = if late == Some(ConnectionPhase::Head) { error_response::LATE_HEAD } else { b"" };
-            close_lingering(left.into_inner().stream, last).await;
+            close_lingering(left.stream, last).await;
         }
     }
 
@@ -425,10 +437,8 @@ impl ClientConnection {
             (_, _) => {
                 let work = BusyGuard::new(&channel.idle_state);
                 lock(&self.idle_sessions).push(channel);
-                Ok(Response::from_parts(
-                    head,
-                    MessageBody::response(body).with_guard(Box::new((exchange.into_body_guard(), work))),
-                ))
+                let body = MessageBody::response(body, self.flushes.clone());
+                Ok(Response::from_parts(head, body.with_guard(Box::new((exchange.into_body_guard(), work)))))
             }
         }
     }

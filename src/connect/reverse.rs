@@ -98,7 +98,7 @@ async fn announce_session(
 
 pub(super) fn connect_failure(error: &TakeError) -> ConnectFailure {
     let who = match error {
-        TakeError::Full(_) => EndedBy::Limit,
+        TakeError::Full(_) | TakeError::ShareFull(_) => EndedBy::Limit,
         TakeError::Late(_) => EndedBy::Time,
         TakeError::Unlike(_) => EndedBy::Policy,
         TakeError::Closed => EndedBy::Operator,

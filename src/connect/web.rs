@@ -40,6 +40,7 @@ use crate::{
             driver::{self, CloseSignal, ConnectionDrivers},
             error_response::{self, ErrorResponse, bad_request},
             fields::{HeadOrigin, UpgradeProtocols},
+            flushed::Flushes,
             framing,
             interim::{InterimResponses, InterimStream},
             own_names::OwnNames,
@@ -81,6 +82,7 @@ struct BackendRequests {
     /// Tells the session what has failed.
     failure_sender: PipeFailureSender,
     interims: InterimResponses,
+    flushes: Flushes,
 }
 
 /// The backend's connection.
@@ -112,6 +114,7 @@ pub async fn connect_backend(
         upstream_upgrade: Mutex::default(),
         failure_sender: upstream.failure_sender(),
         interims: InterimResponses::default(),
+        flushes: Flushes::default(),
     };
     let reached = requests.connection_over(first).await?;
     *requests.lock_connection() = Some(reached);
@@ -129,7 +132,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
             async move { Ok::<_, Infallible>(requests.answer_request(request).await) }
         })
     };
-    let pipe = TokioIo::new(InterimStream::new(pipe, requests.interims.clone()));
+    let pipe = TokioIo::new(InterimStream::new(pipe, requests.interims.clone(), requests.flushes.clone()));
     let mut served =
         Box::pin(driver::server_builder(HeadSource::Peer).serve_connection(pipe, service).with_upgrades());
     let mut leaving = CloseSignal::new(leave);
@@ -279,7 +282,7 @@ impl BackendRequests {
             head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
         }
         *self.lock_connection() = Some(reached);
-        Ok(Response::from_parts(head, MessageBody::response(body)))
+        Ok(Response::from_parts(head, MessageBody::response(body, self.flushes.clone())))
     }
 
     /// Sends a request; over a new connection where the backend has closed the one that was open.

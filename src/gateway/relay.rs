@@ -68,9 +68,10 @@ pub enum RelayOutcome {
     Unanswered,
 }
 
-/// A session relays once the other gateway has taken it, and drains once one side has finished.
+/// A session relays once the other gateway has taken it, and drains once one side has finished. What was
+/// refused, or was never answered, has brought nothing.
 fn enter_phase(counters: &SessionCounters, upstream: &SessionSide, steps: [DirectionState; 2]) {
-    if upstream.is_opening() {
+    if !upstream.was_opened() {
         return;
     }
     counters.enter(match steps.contains(&DirectionState::Ended) {
@@ -198,20 +199,19 @@ pub async fn relay(
     .await;
     let relayed = match relayed {
         RelayOutcome::Failed(side, error) => {
-            // It may be that all of the session came at once, its failure with it. What was refused, or
-            // was never answered, has brought nothing.
-            if counters.down() > 0 || down.holds_bytes() {
-                enter_phase(counters, upstream, [up.state, down.state]);
-            }
+            // It may be that all of the session came at once, its failure with it.
+            enter_phase(counters, upstream, [up.state, down.state]);
             let (direction, sides) = match side {
-                WhichSide::Downstream => (&mut up, (downstream, upstream)),
-                WhichSide::Upstream => (&mut down, (upstream, downstream)),
+                WhichSide::Downstream => (&mut up, (&mut *downstream, &mut *upstream)),
+                WhichSide::Upstream => (&mut down, (&mut *upstream, &mut *downstream)),
             };
             // Boxed: an open session holds no memory for how it may fail.
-            RelayOutcome::Failed(
-                side,
-                Box::pin(deliver_remaining(side, direction, sides, error, counters)).await,
-            )
+            let error = Box::pin(deliver_remaining(side, direction, sides, error, counters)).await;
+            // Or that the answer was still to be read when a write failed.
+            if upstream.was_opened() && counters.phase() < SessionPhase::Relaying {
+                counters.enter(SessionPhase::Relaying);
+            }
+            RelayOutcome::Failed(side, error)
         }
         ended => ended,
     };
@@ -713,19 +713,43 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
-        let ((mut downstream, mut client), (mut upstream, mut server, _socket)) =
-            (pipe().await, opening(0).await);
-        let (mut first, counters) = (Vec::new(), SessionCounters::default());
-        let mut said = Vec::new();
-        frame::push(&mut said, FrameKind::Opened, &[]);
-        frame::push(&mut said, FrameKind::Data, b"answer");
-        frame::push(&mut said, FrameKind::Reset, &[0, 0, 0, 0, 2]);
-        server.write_all(&said).await.expect("it is taken");
-        let links = LinkSides { downstream: false, upstream: true };
-        let relayed = relay(&mut downstream, &mut upstream, &mut first, links, &counters, None).await;
-        assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Upstream, _)), "{relayed:?}");
-        assert_eq!((counters.phase(), counters.bytes()), (SessionPhase::Relaying, 6));
-        client.read_exact(&mut [0; 6]).await.expect("the answer");
+        use SessionPhase::{Negotiating, Relaying};
+        // Whatever it brought; one that was never answered was not carried.
+        for (opened, answer, expected) in
+            [(true, &b"answer"[..], Relaying), (true, b"", Relaying), (false, b"", Negotiating)]
+        {
+            let ((mut downstream, mut client), (mut upstream, mut server, _socket)) =
+                (pipe().await, opening(0).await);
+            let (mut first, counters) = (Vec::new(), SessionCounters::default());
+            let mut said = Vec::new();
+            if opened {
+                frame::push(&mut said, FrameKind::Opened, &[]);
+            }
+            if !answer.is_empty() {
+                frame::push(&mut said, FrameKind::Data, answer);
+            }
+            frame::push(&mut said, FrameKind::Reset, &[0, 0, 0, 0, 2]);
+            server.write_all(&said).await.expect("it is taken");
+            let links = LinkSides { downstream: false, upstream: true };
+            let relayed = relay(&mut downstream, &mut upstream, &mut first, links, &counters, None).await;
+            assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Upstream, _)), "{relayed:?}");
+            assert_eq!((counters.phase(), counters.bytes()), (expected, answer.len() as u64), "{said:?}");
+            client.read_exact(&mut vec![0; answer.len()]).await.expect("the answer");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_client_is_cut_before_its_first_turn_relays() {
+        let ((mut downstream, client), (mut upstream, _backend)) = (pipe().await, pipe().await);
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("it is open");
+        drop(client);
+        while !downstream.tcp().is_some_and(tcp::is_closed) {
+            tokio::task::yield_now().await;
+        }
+        let counters = SessionCounters::default();
+        let relayed = relay(&mut downstream, &mut upstream, &mut Vec::new(), EDGES, &counters, None).await;
+        assert!(matches!(relayed, RelayOutcome::Failed(WhichSide::Downstream, _)), "{relayed:?}");
+        assert_eq!(counters.phase(), SessionPhase::Relaying);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use crate::{
     link::{error::LinkError, session_side::SessionSide},
     net::{
         exhausted::ExhaustedResource,
+        peer_verifier::{self, TlsParty},
         pipe::{FailedParty, PipeFailure},
         stream::NetStream,
         timeout::TimeoutError,
@@ -53,7 +54,9 @@ pub(super) fn report_end(
                 (EndedBy::Client, format!("the client or its link was cut: {error}"))
             }
             (WhichSide::Upstream, None) if !links.upstream => {
-                (EndedBy::Backend, format!("the backend failed: {error}"))
+                let alert = peer_verifier::alert(&error, TlsParty::Backend);
+                let reason = alert.unwrap_or_else(|| error.to_string());
+                (EndedBy::Backend, format!("the backend failed: {reason}"))
             }
             (WhichSide::Upstream, None) if is_cut(&error) => {
                 (EndedBy::Peer, format!("the inside or the link was cut: {error}"))

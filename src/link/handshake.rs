@@ -23,6 +23,7 @@ use super::{
 use crate::{
     net::{
         dial::{self, DialError},
+        peer_verifier::{self, TlsParty},
         stream::NetStream,
         tcp,
         tls::LinkIdentity,
@@ -53,7 +54,7 @@ pub enum HandshakeError {
     #[error("TLS: {0}")]
     Tls(String),
     #[error(transparent)]
-    Socks(#[from] SocksError),
+    Socks(SocksError),
     #[error("its greeting was not complete within {}s", HANDSHAKE.as_secs())]
     Late,
     #[error("socket: {0}")]
@@ -62,6 +63,27 @@ pub enum HandshakeError {
     Hello(io::Error),
     #[error("the second reply did not come whole")]
     HalfAnnounced,
+}
+
+impl HandshakeError {
+    /// A `hello` that failed: where the other half has refused our certificate, it says so only now.
+    fn of_hello(error: io::Error) -> Self {
+        match peer_verifier::alert(&error, TlsParty::Gateway) {
+            Some(told) => Self::Tls(told),
+            None => Self::Hello(error),
+        }
+    }
+}
+
+impl From<SocksError> for HandshakeError {
+    fn from(error: SocksError) -> Self {
+        match &error {
+            SocksError::Io(read) => {
+                peer_verifier::alert(read, TlsParty::Gateway).map_or(Self::Socks(error), Self::Tls)
+            }
+            _ => Self::Socks(error),
+        }
+    }
 }
 
 /// A link that was dialled, as far as TLS.
@@ -252,7 +274,7 @@ pub async fn exchange_hello(
         }
     };
     match timeout_at(by, greeting).await {
-        Ok(linked) => linked.map_err(HandshakeError::Hello),
+        Ok(linked) => linked.map_err(HandshakeError::of_hello),
         Err(_) => Err(HandshakeError::Late),
     }
 }

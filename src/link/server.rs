@@ -48,8 +48,10 @@ pub enum IdleLossReason {
 
 impl IdleLossReason {
     /// A link that its other end lets go as soon as it stands has failed: another one would fare alike.
+    /// One that this end has asked for is none of the other's doing.
     pub fn of_link(self, link: &Link, stood: Duration) -> Self {
-        match self == Self::Retired && link.leaving().is_some() && link.session() == 0 && stood < LIVED {
+        let is_theirs = self == Self::Retired && link.leaving().is_some() && !link.has_asked_to_leave();
+        match is_theirs && link.session() == 0 && stood < LIVED {
             true => Self::Failed("the other gateway lets new links go at once".into()),
             false => self,
         }
@@ -267,6 +269,46 @@ mod tests {
                 let (stood, loss) = ended.expect("it ends").expect("it is told");
                 assert_eq!(loss, expected);
                 assert!(stood >= GOODBYE && stood < GOODBYE + Duration::from_millis(10), "{stood:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_link_that_this_end_has_asked_to_go_is_no_failure_of_its_opener() {
+        for (asks, expected) in
+            [(None, None), (Some(FrameKind::Drain), Some(10)), (Some(FrameKind::Retire), Some(11))]
+        {
+            let (mut link, mut theirs) = greeted().await;
+            let worn = CancellationToken::new();
+            link.set_agreement([], worn.clone());
+            let (tell, mut told) = mpsc::channel(1);
+            let lost: IdleLinkLost =
+                Arc::new(move |_, stood, loss| tell.try_send((stood, loss)).expect("it is heard"));
+            let opened: SessionOpened = Arc::new(|_, open| panic!("nobody says {open:?}"));
+            let server = LinkServer::new(Tasks::default(), opened, lost);
+            server.serve_link(link);
+            match asks {
+                Some(FrameKind::Drain) => server.drain(),
+                Some(_) => worn.cancel(),
+                None => {}
+            }
+            if let Some(expected) = expected {
+                let mut asked = [0; frame::HEADER];
+                theirs.read_exact(&mut asked).await.expect("it is asked");
+                assert_eq!(asked, [expected, 0, 0, 0]);
+            }
+            // The opener lets it go in good order.
+            says(&mut theirs, FrameKind::Retire, &[]).await;
+            theirs.shutdown().await.expect("it ends");
+            let ended = timeout(Duration::from_secs(10), told.recv()).await;
+            let (stood, loss) = ended.expect("it ends").expect("it is told");
+            assert!(stood < LIVED, "{stood:?}");
+            match asks {
+                Some(_) => assert_eq!(loss, IdleLossReason::Retired, "this end had asked by {asks:?}"),
+                None => assert!(
+                    matches!(&loss, IdleLossReason::Failed(why) if why.contains("at once")),
+                    "{loss:?}"
+                ),
             }
         }
     }

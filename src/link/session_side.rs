@@ -129,6 +129,11 @@ impl SessionSide {
         matches!(self, Self::Link(link) if link.state().is_opening())
     }
 
+    /// Whether the other end has taken the session. A stream has, since it stands.
+    pub fn was_opened(&self) -> bool {
+        !matches!(self, Self::Link(link) if !link.was_opened())
+    }
+
     /// Sends a link home whose part of the session is over, all of it written.
     pub fn return_to_pool_if_free(&mut self, cx: &mut Context<'_>) {
         if let Self::Link(link) = self

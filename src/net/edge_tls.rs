@@ -4,11 +4,14 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
-        ClientCertVerifierBuilder, WebPkiClientVerifier,
+        ParsedCertificate,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::{CertifiedKey, SingleCertAndKey},
@@ -19,13 +22,13 @@ use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
+    authorities::Authorities,
     client_hello::ClientHello,
-    peer_verifier::{TlsParty, expiry_seconds, name_among},
+    peer_verifier::{TlsParty, expiry_seconds, name_among, told_failure},
     probe_tls,
     read_ahead::ReadAhead,
     stream::NetStream,
-    tcp,
-    tls::{handshake_reason, pem_problem, read_chain, read_key, read_roots},
+    tls::{pem_problem, read_chain, read_key, read_roots, shake},
 };
 use crate::{
     disk::PipePolicy,
@@ -201,11 +204,10 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
     let builder = match &tls.clients {
         ClientCheck::Nobody => builder.with_no_client_auth(),
         ClientCheck::Optional(clients) => {
-            let nobody_too = |builder: ClientCertVerifierBuilder| builder.allow_unauthenticated();
-            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, nobody_too)?)
+            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, Showing::AsTheyLike)?)
         }
         ClientCheck::Required(clients) => {
-            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, |builder| builder)?)
+            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, Showing::Must)?)
         }
     };
     let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
@@ -216,11 +218,12 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
 
 fn load_connect(tls: &ConnectTls, pipes: PipePolicy) -> Result<Arc<ClientConfig>, Problem> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let roots = read_roots(&tls.ca, &read_chain(&tls.ca, pipes)?)?;
+    let authorities = authorities(&tls.ca, &provider, TlsParty::Backend, pipes)?;
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("the provider has cipher suites of both versions")
-        .with_root_certificates(roots);
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(BackendVerifier { authorities }));
     let config = match &tls.pair {
         None => builder.with_no_client_auth(),
         Some(own) => {
@@ -251,12 +254,8 @@ impl TlsClient {
     /// The handshake with a backend.
     pub async fn connect(&self, stream: TcpStream) -> Result<NetStream, String> {
         let connector = TlsConnector::from(self.config.clone());
-        let handshake = connector.connect(self.name.clone(), ReadAhead::new(stream)).into_fallible().await;
-        let stream = handshake.map_err(|(error, stream)| {
-            // Lets the alert reach the backend, whose log then names the reason too.
-            tcp::let_close_cleanly(stream.socket());
-            handshake_reason(&error, TlsParty::Backend)
-        })?;
+        let connecting = connector.connect(self.name.clone(), ReadAhead::new(stream));
+        let stream = shake(connecting.into_fallible(), TlsParty::Backend).await?;
         Ok(NetStream::Tls(Box::new(stream.into())))
     }
 }
@@ -268,12 +267,8 @@ pub async fn accept(
     config: Arc<ServerConfig>,
 ) -> Result<NetStream, String> {
     let begun =
-        hello.start_handshake(stream).await.map_err(|error| handshake_reason(&error, TlsParty::Client))?;
-    let handshake = begun.into_stream(config).into_fallible().await;
-    let stream = handshake.map_err(|(error, stream)| {
-        tcp::let_close_cleanly(stream.socket());
-        handshake_reason(&error, TlsParty::Client)
-    })?;
+        hello.start_handshake(stream).await.map_err(|error| told_failure(&error, TlsParty::Client))?;
+    let stream = shake(begun.into_stream(config).into_fallible(), TlsParty::Client).await?;
     Ok(NetStream::Tls(Box::new(stream.into())))
 }
 
@@ -281,13 +276,22 @@ fn verifier(
     clients: &ClientCertificates,
     provider: &Arc<CryptoProvider>,
     pipes: PipePolicy,
-    how: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+    showing: Showing,
 ) -> Result<Arc<NamedClientVerifier>, Problem> {
-    let roots = Arc::new(read_roots(&clients.ca, &read_chain(&clients.ca, pipes)?)?);
-    let verifier = how(WebPkiClientVerifier::builder_with_provider(roots, provider.clone())).build();
-    let unusable =
-        |error| pem_problem(&clients.ca, format!("it can not be used: {error}"), "name a CA's certificate");
-    Ok(Arc::new(NamedClientVerifier { verifier: verifier.map_err(unusable)?, names: clients.names.clone() }))
+    let authorities = authorities(&clients.ca, provider, TlsParty::Client, pipes)?;
+    Ok(Arc::new(NamedClientVerifier { authorities, names: clients.names.clone(), showing }))
+}
+
+fn authorities(
+    ca: &PemSource,
+    provider: &Arc<CryptoProvider>,
+    of: TlsParty,
+    pipes: PipePolicy,
+) -> Result<Authorities, Problem> {
+    let all = read_chain(ca, pipes)?;
+    let roots = read_roots(ca, &all)?;
+    Authorities::new(all, &roots, provider.clone(), of)
+        .map_err(|error| pem_problem(ca, format!("it can not be used: {error}"), "name a CA's certificate"))
 }
 
 /// A certificate with its own key, in date.
@@ -323,20 +327,28 @@ fn now() -> i64 {
     i64::try_from(now).unwrap_or(i64::MAX)
 }
 
+/// Whether clients have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Showing {
+    Must,
+    AsTheyLike,
+}
+
 /// Accepts clients whose certificate comes from an authority and, if names are given, carries one of them.
 #[derive(Debug)]
 struct NamedClientVerifier {
-    verifier: Arc<dyn ClientCertVerifier>,
+    authorities: Authorities,
     names: Option<Vec<String>>,
+    showing: Showing,
 }
 
 impl ClientCertVerifier for NamedClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.verifier.client_auth_mandatory()
+        self.showing == Showing::Must
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.verifier.root_hint_subjects()
+        self.authorities.hints()
     }
 
     fn verify_client_cert(
@@ -345,11 +357,12 @@ impl ClientCertVerifier for NamedClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.verifier.verify_client_cert(leaf, intermediates, now)?;
+        let checked = self.authorities.check_client(leaf, intermediates, now);
+        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
         if let Some(names) = &self.names {
             name_among(leaf, names, "this accept's `names`")?;
         }
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -358,7 +371,7 @@ impl ClientCertVerifier for NamedClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signed)
+        self.authorities.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -367,10 +380,54 @@ impl ClientCertVerifier for NamedClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signed)
+        self.authorities.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
+        self.authorities.schemes()
+    }
+}
+
+/// A backend of an authority, and of the name that the connect gives.
+#[derive(Debug)]
+struct BackendVerifier {
+    authorities: Authorities,
+}
+
+impl ServerCertVerifier for BackendVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let checked = self.authorities.check_server(leaf, intermediates, now);
+        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
+        verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.schemes()
     }
 }

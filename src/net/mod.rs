@@ -2,13 +2,16 @@
 //!
 //! In reading order: [`listen`] and [`dial`] open sockets, at the addresses that [`resolver`] looks up, and [`tcp`]
 //! sets their options; [`tls`] protects links, [`client_hello`] and [`edge_tls`] are TLS with clients and backends,
-//! [`probe_tls`] is TLS of probes, [`proxy`] reads who a client is; [`stream`] is the one type that sessions see,
+//! [`probe_tls`] is TLS of probes, [`authorities`] decides whose certificates are believed and [`chain`]
+//! says why one is not, [`proxy`] reads who a client is; [`stream`] is the one type that sessions see,
 //! [`read_ahead`] reads more than TLS asks for, [`backoff`] spaces failed dials, [`exhausted`] tells which
 //! resource has run out, [`certificate_files`] notices changed files. `socket_options` makes the system calls that
 //! no crate offers.
 
+pub mod authorities;
 pub mod backoff;
 pub mod certificate_files;
+pub mod chain;
 pub mod client_hello;
 pub mod dial;
 pub mod echo;

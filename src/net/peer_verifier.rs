@@ -4,37 +4,28 @@
 //! The address that was dialled plays no part, so the usual check against the host name is replaced by one
 //! against that list. Dates, chain and key usage are checked by webpki.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use thiserror::Error as ThisError;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Version};
 
+use super::authorities::Authorities;
+
 /// Names told of a certificate that is refused; it is the other side's text.
 const TOLD_NAMES_MAX: usize = 4;
+/// Signs told of each.
+const NAME_CHARS_MAX: usize = 100;
 
 /// Checks the other side of a link, whichever side dialled.
 #[derive(Debug)]
 pub struct PeerVerifier {
-    roots: Arc<RootCertStore>,
-    /// None where `ca` holds nothing that issues certificates.
-    clients: Option<Arc<dyn ClientCertVerifier>>,
-    hints: Vec<DistinguishedName>,
-    pinned: Vec<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
+    authorities: Authorities,
     peers: Vec<String>,
 }
 
@@ -47,27 +38,12 @@ struct NotAmong {
 }
 
 impl PeerVerifier {
-    /// Of `authorities`, those that are CAs issue certificates of peers; those that sign themselves are also
-    /// taken for peers.
-    pub fn new(
-        authorities: &[CertificateDer<'static>],
-        roots: &RootCertStore,
-        provider: Arc<CryptoProvider>,
-        peers: Vec<String>,
-    ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let hints = roots.subjects();
-        let mut issuers = RootCertStore::empty();
-        issuers.add_parsable_certificates(authorities.iter().filter(|one| may_issue(one)).cloned());
-        let roots = Arc::new(issuers);
-        let clients = match roots.is_empty() {
-            true => None,
-            false => {
-                Some(WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?
-                    as Arc<dyn ClientCertVerifier>)
-            }
-        };
-        let pinned = authorities.iter().filter(|one| is_self_issued(one)).cloned().collect();
-        Ok(Self { roots, clients, hints, pinned, provider, peers })
+    pub fn new(authorities: Authorities, peers: Vec<String>) -> Self {
+        Self { authorities, peers }
+    }
+
+    pub fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     pub fn peers(&self) -> &[String] {
@@ -77,72 +53,6 @@ impl PeerVerifier {
     /// The first of `peers` that the certificate carries.
     pub fn name_of(&self, certificate: &CertificateDer<'_>) -> Result<String, Error> {
         name_among(certificate, &self.peers, "this link's peers")
-    }
-
-    /// Whether a certificate chains to the `ca`, is in date, and may serve as a TLS server.
-    pub fn check_server(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        if self.pinned.contains(leaf) {
-            return check_dates(leaf, now);
-        }
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(leaf)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )
-    }
-
-    /// The same for a TLS client.
-    pub fn check_client(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        if self.pinned.contains(leaf) {
-            return check_dates(leaf, now);
-        }
-        let clients = self.clients.as_ref().ok_or(CertificateError::UnknownIssuer)?;
-        clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
-    }
-}
-
-/// Whether a certificate of `ca` may issue others. webpki takes whatever is trusted for a CA; but one that is
-/// pinned for a peer must not make peers. Roots from before version 3 can not say what they are.
-fn may_issue(certificate: &CertificateDer<'_>) -> bool {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    match (parsed.basic_constraints(), parsed.key_usage()) {
-        (Ok(Some(constraints)), _) => constraints.value.ca,
-        (Ok(None), Ok(Some(usage))) => usage.value.key_cert_sign(),
-        (Ok(None), Ok(None)) => parsed.version() != X509Version::V3,
-        _ => false,
-    }
-}
-
-fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
-    X509Certificate::from_der(certificate)
-        .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
-}
-
-/// All that is left to check of a certificate that `ca` itself holds, beside its name.
-fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let (_, parsed) =
-        X509Certificate::from_der(certificate).map_err(|_| Error::from(CertificateError::BadEncoding))?;
-    let at = |seconds: i64| {
-        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
-    };
-    let not_before = at(parsed.validity().not_before.timestamp());
-    let not_after = at(parsed.validity().not_after.timestamp());
-    match now {
-        now if now < not_before => Err(CertificateError::NotValidYetContext { time: now, not_before }.into()),
-        now if now > not_after => Err(CertificateError::ExpiredContext { time: now, not_after }.into()),
-        _ => Ok(()),
     }
 }
 
@@ -156,12 +66,20 @@ pub fn name_among(
     if let Some(name) = wanted.iter().find(|name| names.iter().any(|of| is_same_name(of, name))) {
         return Ok(name.clone());
     }
-    let told = match names.is_empty() {
-        true => "no name".into(),
-        false => names.iter().take(TOLD_NAMES_MAX).cloned().collect::<Vec<_>>().join(", "),
-    };
-    let why = NotAmong { told, of, wanted: wanted.to_vec() };
+    let why = NotAmong { told: told_names(&names), of, wanted: wanted.to_vec() };
     Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+}
+
+/// The names of a certificate in one line.
+pub(super) fn told_names(names: &[String]) -> String {
+    match names.is_empty() {
+        true => "no name".into(),
+        false => {
+            let plain =
+                |name: &String| name.chars().filter(|sign| !sign.is_control()).take(NAME_CHARS_MAX).collect();
+            names.iter().take(TOLD_NAMES_MAX).map(plain).collect::<Vec<String>>().join(", ")
+        }
+    }
 }
 
 /// Names of hosts are the same whatever their case (RFC 4343), addresses however they are written; a URI is
@@ -177,7 +95,10 @@ pub fn is_same_name(one: &str, other: &str) -> bool {
 /// The names of a certificate: DNS names, URIs and addresses (RFC 5280, 4.2.1.6), and the common name
 /// where it has none of them.
 pub fn certificate_names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    X509Certificate::from_der(certificate).ok().map(|(_, parsed)| names_of(&parsed))
+}
+
+pub(super) fn names_of(parsed: &X509Certificate<'_>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     if let Ok(Some(alternatives)) = parsed.subject_alternative_name() {
         names.extend(alternatives.value.general_names.iter().filter_map(|name| match name {
@@ -191,7 +112,7 @@ pub fn certificate_names(certificate: &CertificateDer<'_>) -> Option<Vec<String>
             parsed.subject().iter_common_name().filter_map(|name| Some(name.as_str().ok()?.to_owned())),
         );
     }
-    Some(names)
+    names
 }
 
 /// Four bytes or sixteen; what else stands there is no address.
@@ -211,7 +132,8 @@ pub fn describe_certificate(certificate: &CertificateDer<'_>) -> Option<String> 
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate_names(certificate)?;
     let left = parsed.validity().not_after.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
-    Some(format!("for `{}`, {} days left", names.join("`, `"), left.max(0) / (24 * 60 * 60)))
+    let names = told_names(&names).replace(", ", "`, `");
+    Some(format!("for `{names}`, {} days left", left.max(0) / (24 * 60 * 60)))
 }
 
 /// Who is at the other end of a handshake.
@@ -223,20 +145,47 @@ pub enum TlsParty {
 }
 
 impl TlsParty {
-    fn words(self) -> (&'static str, &'static str) {
+    fn name(self) -> &'static str {
         match self {
-            Self::Gateway => ("the other gateway", "this link's `ca`"),
-            Self::Backend => ("the backend", "this connect's `ca`"),
-            Self::Client => ("the client", "this accept's `ca`"),
+            Self::Gateway => "the other gateway",
+            Self::Backend => "the backend",
+            Self::Client => "the client",
         }
     }
+
+    /// Where those stand who may issue its certificate.
+    pub(super) fn ca(self) -> &'static str {
+        match self {
+            Self::Gateway => "this link's `ca`",
+            Self::Backend => "this connect's `ca`",
+            Self::Client => "this accept's `ca`",
+        }
+    }
+}
+
+/// A failed handshake in words.
+pub(super) fn told_failure(error: &io::Error, of: TlsParty) -> String {
+    inner(error).map_or_else(|| error.to_string(), |error| tls_reason(error, of))
+}
+
+/// What the other side says of this one's certificate. In TLS 1.3 whoever dialled is done before it has been
+/// judged, so the alert comes with what is read next.
+pub fn alert(error: &io::Error, of: TlsParty) -> Option<String> {
+    match inner(error)? {
+        error @ Error::AlertReceived(_) => Some(tls_reason(error, of)),
+        _ => None,
+    }
+}
+
+fn inner(error: &io::Error) -> Option<&Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 /// Why a handshake or a certificate was refused, in an operator's words; alerts are what the other
 /// side says of ours (RFC 8446, 6.2).
 pub fn tls_reason(error: &Error, of: TlsParty) -> String {
     use rustls::AlertDescription as Alert;
-    let (party, ca) = of.words();
+    let (party, ca) = (of.name(), of.ca());
     match error {
         Error::InvalidCertificate(CertificateError::Other(ours)) => ours.0.to_string(),
         Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => {
@@ -303,7 +252,7 @@ pub fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)>
 /// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).
 const WEAK: [&str; 3] = ["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.113549.1.1.4"];
 
-fn date(time: UnixTime) -> String {
+pub(super) fn date(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     time::OffsetDateTime::from_unix_timestamp(seconds)
         .map_or_else(|_| format!("{seconds} s"), |time| time.date().to_string())
@@ -318,7 +267,8 @@ impl ServerCertVerifier for PeerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check_server(leaf, intermediates, now)?;
+        let checked = self.authorities.check_server(leaf, intermediates, now);
+        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
         self.name_of(leaf)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -329,7 +279,7 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        self.authorities.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -338,17 +288,17 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        self.authorities.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.authorities.schemes()
     }
 }
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
+        self.authorities.hints()
     }
 
     fn verify_client_cert(
@@ -357,7 +307,8 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check_client(leaf, intermediates, now)?;
+        let checked = self.authorities.check_client(leaf, intermediates, now);
+        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
         self.name_of(leaf)?;
         Ok(ClientCertVerified::assertion())
     }
@@ -368,7 +319,7 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        self.authorities.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -377,17 +328,18 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        self.authorities.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.authorities.schemes()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::RootCertStore;
 
     use super::*;
 
@@ -395,7 +347,8 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(authorities.iter().cloned());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        PeerVerifier::new(authorities, &roots, provider, vec!["dmz".into()]).expect("a verifier")
+        let authorities = Authorities::new(authorities.to_vec(), &roots, provider, TlsParty::Gateway);
+        PeerVerifier::new(authorities.expect("a verifier"), vec!["dmz".into()])
     }
 
     fn accepts(

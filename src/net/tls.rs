@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
+    authorities::{self, Authorities},
     peer_verifier::{self, PeerVerifier, TlsParty},
     read_ahead::ReadAhead,
     stream::NetStream,
@@ -66,10 +67,12 @@ impl LinkIdentity {
                 "make a new pair with `portcullis certs`",
             ),
         })?;
-        let verifier = PeerVerifier::new(&authorities, &roots, provider.clone(), tls.peers.clone()).map_err(
-            |error| at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate"),
-        )?;
-        check_own(&verifier, &chain, &tls.certificate)?;
+        let issuing = Authorities::new(authorities.clone(), &roots, provider.clone(), TlsParty::Gateway)
+            .map_err(|error| {
+                at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate")
+            })?;
+        let verifier = PeerVerifier::new(issuing, tls.peers.clone());
+        check_own(verifier.authorities(), &chain, &tls.certificate)?;
         let shown = Arc::new([chain, authorities].concat());
         Ok(Self::assemble(pair, Arc::new(verifier), provider, shown, alpn))
     }
@@ -113,11 +116,14 @@ impl LinkIdentity {
     pub fn refusal_reason(&self, other: &Self) -> Option<String> {
         let (leaf, rest) = other.shown.split_first()?;
         let intermediates = &rest[..rest.len().saturating_sub(1)];
-        let checked = self.verifier.check_server(leaf, intermediates, UnixTime::now());
-        checked
-            .and_then(|()| self.verifier.name_of(leaf).map(|_| ()))
-            .err()
-            .map(|error| peer_verifier::tls_reason(&error, TlsParty::Gateway))
+        let authorities = self.verifier.authorities();
+        let checked = authorities.check_server(leaf, intermediates, UnixTime::now());
+        let error = checked.and_then(|()| self.verifier.name_of(leaf).map(|_| ())).err()?;
+        let fault = authorities.fault(&error, leaf, intermediates);
+        Some(fault.map_or_else(
+            || peer_verifier::tls_reason(&error, TlsParty::Gateway),
+            |fault| fault.of_other_side(),
+        ))
     }
 
     /// What its certificates are for and how many days they have left, for an operator.
@@ -132,13 +138,8 @@ impl LinkIdentity {
 
     /// The handshake of the side that listens: the stream and the peer's name.
     pub async fn accept(&self, stream: TcpStream) -> Result<(NetStream, String), String> {
-        let handshake =
-            TlsAcceptor::from(self.server.clone()).accept(ReadAhead::new(stream)).into_fallible().await;
-        let stream = handshake.map_err(|(error, stream)| {
-            // Lets the alert reach the other side, whose log then names the reason too.
-            tcp::let_close_cleanly(stream.socket());
-            handshake_reason(&error, TlsParty::Gateway)
-        })?;
+        let accepting = TlsAcceptor::from(self.server.clone()).accept(ReadAhead::new(stream));
+        let stream = shake(accepting.into_fallible(), TlsParty::Gateway).await?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         Ok((NetStream::Tls(Box::new(stream.into())), name))
     }
@@ -148,10 +149,7 @@ impl LinkIdentity {
         let server =
             ServerName::try_from(host.to_owned()).map_err(|_| format!("`{host}` is no host name"))?;
         let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(stream));
-        let stream = connecting.into_fallible().await.map_err(|(error, stream)| {
-            tcp::let_close_cleanly(stream.socket());
-            handshake_reason(&error, TlsParty::Gateway)
-        })?;
+        let stream = shake(connecting.into_fallible(), TlsParty::Gateway).await?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         Ok((NetStream::Tls(Box::new(stream.into())), name))
     }
@@ -162,10 +160,15 @@ impl LinkIdentity {
     }
 }
 
-/// A failed handshake in words.
-pub(super) fn handshake_reason(error: &io::Error, of: TlsParty) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    inner.map_or_else(|| error.to_string(), |error| peer_verifier::tls_reason(error, of))
+/// Runs a handshake. One that fails lets its alert reach the other side, whose log then names the reason too.
+pub(super) async fn shake<T>(
+    shaking: impl Future<Output = Result<T, (io::Error, ReadAhead)>>,
+    of: TlsParty,
+) -> Result<T, String> {
+    authorities::handshake(shaking, of).await.map_err(|(told, stream)| {
+        tcp::let_close_cleanly(stream.socket());
+        told
+    })
 }
 
 /// AES-128-GCM with SHA-256 first: with hardware AES and SHA it makes the cheapest handshake.
@@ -180,18 +183,22 @@ fn provider() -> CryptoProvider {
 
 /// Our own certificate has to pass the check that the other side will make.
 fn check_own(
-    verifier: &PeerVerifier,
+    authorities: &Authorities,
     chain: &[CertificateDer<'static>],
     certificate: &PemSource,
 ) -> Result<(), Vec<Problem>> {
     let (leaf, intermediates) = chain.split_first().expect("`chain` returns at least one certificate");
     let now = UnixTime::now();
-    let as_server = verifier.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
-    let as_client = verifier.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
+    let as_server = authorities.check_server(leaf, intermediates, now).map_err(|error| ("server", error));
+    let as_client = authorities.check_client(leaf, intermediates, now).map_err(|error| ("client", error));
     as_server.and(as_client).map_err(|(side, error)| {
         if let Some((number, why)) = peer_verifier::find_unfit(chain) {
             let what = format!("{}certificate {number} of {} {why}", name_prefix(certificate), chain.len());
             return vec![pem_problem(certificate, what, "have it issued anew, or make one with `portcullis certs`")];
+        }
+        if let Some(fault) = authorities.fault(&error, leaf, intermediates) {
+            let what = format!("{}it can not serve as a TLS {side}: {fault}", name_prefix(certificate));
+            return vec![pem_problem(certificate, what, &fault.advice())];
         }
         let what = format!("it can not serve as a TLS {side}: {}", peer_verifier::tls_reason(&error, TlsParty::Gateway));
         let advice = match error {

@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -149,6 +150,65 @@ fn a_peer_that_dials_without_end_takes_no_descriptors_of_others() {
 }
 
 /// Processor time of a process, in hundredths of a second (proc(5)).
+/// Sets the limit of a gateway that runs so that `spare` descriptors are left; none: as many as it likes.
+fn leave(gateway: &Gateway<'_>, spare: Option<usize>) {
+    let pid = gateway.child.id();
+    let limit = spare.map_or(1024, |spare| {
+        let held = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+        let held: Vec<u64> = held.filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok()).collect();
+        // Each has a number below the limit, and the kernel takes the lowest that is free.
+        (0..).filter(|number| !held.contains(number)).nth(spare).expect("one is free")
+    });
+    let set = Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--nofile={limit}:")).status();
+    assert!(set.expect("prlimit runs").success());
+}
+
+#[test]
+fn a_limit_that_falls_under_a_running_gateway_is_told_and_it_recovers_by_itself() {
+    let place = Place::with_certificates();
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let to = backend.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = backend.accept() {
+            thread::spawn(move || {
+                let mut heard = [0];
+                while stream.read_exact(&mut heard).is_ok() && stream.write_all(&heard).is_ok() {}
+            });
+        }
+    });
+    let profile = format!(
+        "mode: direct\ndmz:\n  services: {{ shop: {{ accept: ['tcp://127.0.0.1:0'], connect: 'tcp://{to}' }} }}\n"
+    );
+    place.write("one.yaml", &profile);
+    let gateway = place.start_as("one", &["prlimit", "--nofile=1024"], &["--no-ui", "--profile", "one.yaml"]);
+    let port = gateway.accept("shop");
+    comes_and_goes(port);
+    gateway.wait("nobody is left", SOON, |status| status["totals"]["sessions_open"] == 0);
+
+    // The client takes the last one, and none is left to dial its backend.
+    leave(&gateway, Some(1));
+    let mut refused = connect(port);
+    refused.set_read_timeout(Some(SOON)).expect("a timeout");
+    let heard = refused.read(&mut [0]);
+    assert!(!matches!(heard, Ok(1..)), "{heard:?}");
+    until("what is missing is named", SOON, || {
+        gateway.log().contains("this process has no descriptor left").then_some(())
+    });
+    drop(refused);
+
+    // None is left for a client either: it waits before the door.
+    leave(&gateway, Some(0));
+    let mut waits = connect(port);
+    until("accepting pauses", SOON, || gateway.log().contains("accepting pauses").then_some(()));
+    leave(&gateway, None);
+    waits.set_read_timeout(Some(SOON)).expect("a timeout");
+    waits.write_all(b"x").expect("it is sent");
+    waits.read_exact(&mut [0]).expect("it is served");
+    comes_and_goes(port);
+    let ended = gateway.status()["ended"].to_string();
+    assert!(ended.contains("no descriptor left"), "{ended}");
+}
+
 fn cpu_ticks(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();

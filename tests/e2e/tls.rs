@@ -257,6 +257,65 @@ async fn the_dialling_half_checks_the_other_sides_certificate() {
     }
 }
 
+/// Of TLS 1.3 whoever dials has done its part before the other side judges it.
+#[tokio::test]
+async fn the_dialling_half_is_told_that_its_own_certificate_is_refused() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let place = Place::with(&["dmz", "internal", "stranger"]);
+        let (word, dials, listens) = match mode {
+            Mode::Reverse => ("reverse", "internal", "dmz"),
+            _ => ("forward", "dmz", "internal"),
+        };
+        let half = |name: &str, link: &str, tls: &str, service: &str| {
+            format!(
+                "mode: {word}\n{name}:\n  link: {{ {link}, tls: {tls} }}\n  services: {{ orders: {{ {service} }} }}\n"
+            )
+        };
+        let service = |name: &str| match name {
+            "dmz" => "accept: ['tcp://127.0.0.1:0']",
+            _ => "connect: 'echo://'",
+        };
+        let tls = |name: &str, of: &str| {
+            format!("{{ certificate: pki/{name}.pem, key: pki/{name}.key, ca: pki/ca.pem, peers: [{of}] }}")
+        };
+        let link = "listen: 'socks+tls://127.0.0.1:0'";
+        let listening = place.start(listens, &half(listens, link, &tls(listens, dials), service(listens)));
+        let link = format!("connect: 'socks+tls://{}'", listening.link_port().await);
+        let dialling = half(dials, &link, &tls("stranger", listens), service(dials));
+        let dialling = place.start(dials, &dialling);
+        let refused = "TLS: the other gateway refuses this one's certificate";
+        let is_told = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains(refused));
+        let within = "it is told that its certificate is refused";
+        dialling.until_pool(within, |row| is_told(&row.last_error)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_dialling_half_is_told_so_by_a_listener_that_is_no_gateway() {
+    let (place, other) = (Place::new(), Place::new());
+    // It believes another CA than the one that the half has its certificate from.
+    let (listener, acceptor) = serve_as(&place, "dmz", &other).await;
+    let text = format!(
+        "mode: reverse\ninternal:\n  link: {{ connect: 'socks+tls://{}', tls: {INTERNAL_TLS} }}\n  \
+         services: {{ orders: {{ connect: 'echo://' }} }}\n",
+        listener.local_addr().unwrap()
+    );
+    let gateway = place.start("internal", &text);
+    let refuses = async {
+        loop {
+            // Whoever dials is told by an alert, and then dials again.
+            let _ = acceptor.accept(listener.accept().await.unwrap().0).await;
+        }
+    };
+    let told = gateway.until_pool("it is told", |row| {
+        let last = row.last_error.as_deref().unwrap_or_default();
+        last.contains(
+            "TLS: the other gateway says that this one's certificate comes from another CA than its `ca`",
+        )
+    });
+    tokio::select! { _ = told => {}, () = refuses => {} }
+}
+
 #[tokio::test]
 async fn the_address_that_was_dialled_plays_no_part() {
     let place = Place::new();

@@ -65,11 +65,16 @@ impl Place {
 
     /// Starts a gateway and waits until it answers; its admin socket is `run/NAME.sock`.
     pub fn start_as(&self, name: &str, wrapper: &[&str], args: &[&str]) -> Gateway<'_> {
-        let socket = self.path(&format!("run/{name}.sock"));
         let log = self.path(&format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
-        let mut command = self.wrapped(wrapper, args);
-        command.arg("--admin").arg(&socket).stdout(Stdio::null()).stderr(file);
+        self.start_logging(name, self.wrapped(wrapper, args), file.into())
+    }
+
+    /// The same, of a command that logs elsewhere than in `NAME.log`.
+    pub fn start_logging(&self, name: &str, mut command: Command, to: Stdio) -> Gateway<'_> {
+        let socket = self.path(&format!("run/{name}.sock"));
+        let log = self.path(&format!("{name}.log"));
+        command.arg("--admin").arg(&socket).stdout(Stdio::null()).stderr(to);
         let child = command.spawn().expect("the program starts");
         let mut gateway = Gateway { place: self, child, socket, log };
         until("the gateway answers", SOON, || {

@@ -77,13 +77,13 @@ impl DmzSide {
             DmzMode::Forward { connect, pool, .. } => {
                 let links =
                     LinkShares::new(common.shares.load().dmz_links, ShareRule::Divided(connect.len()));
-                let pool = Pool::new(*pool, links.clone(), common.tasks.clone());
+                let pool = Pool::new(*pool, half.services.len(), links.clone(), common.tasks.clone());
                 DmzParts::Forward { connect: connect.clone(), links, pool, dialler: None }
             }
             DmzMode::Reverse { listen, bind, pool, tls } => {
                 let rule = ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len()));
                 let links = LinkShares::new(common.shares.load().dmz_links, rule);
-                let pool = Pool::new(*pool, links, common.tasks.clone());
+                let pool = Pool::new(*pool, half.services.len(), links, common.tasks.clone());
                 DmzParts::Reverse { port: LinkPort::bind(listen, *bind, found)?, pool }
             }
         };
@@ -192,13 +192,13 @@ impl DmzSide {
                 *backends = wanted.iter().map(|(name, to)| (name.clone(), to.clone())).collect();
             }
             (DmzParts::Forward { pool, dialler, .. }, DmzMode::Forward { pool: limits, .. }) => {
-                pool.set_limits(*limits);
+                pool.set_limits(*limits, half.services.len());
                 if let Some(dialler) = dialler {
                     dialler.update(KeeperTarget { prepared: limits.prepared, retry: RETRY });
                 }
             }
             (DmzParts::Reverse { pool, .. }, DmzMode::Reverse { pool: limits, tls, .. }) => {
-                pool.set_limits(*limits);
+                pool.set_limits(*limits, half.services.len());
                 let of_link = tls.as_ref().map(|tls| tls.peers.as_slice());
                 let policy = self.policy.load();
                 pool.retain_allowed(|peer, service| {

@@ -88,6 +88,8 @@ pub struct Link {
     owner_while_busy: Option<Arc<dyn LinkOwner>>,
     /// Whether bytes of a session that is not answered may have gone out.
     has_tried: bool,
+    /// Whether the session that runs, or ran last, was answered by `opened`.
+    was_opened: bool,
     /// Cancelled when what was agreed in its greeting does not hold any more.
     retired: CancellationToken,
     /// What its far side may be asked for; empty on a server's end.
@@ -137,6 +139,7 @@ impl Link {
             owner: None,
             owner_while_busy: None,
             has_tried: false,
+            was_opened: false,
             retired: CancellationToken::new(),
             serves: Arc::default(),
             liveness: LinkLiveness::new(Instant::now()),
@@ -259,6 +262,16 @@ impl Link {
         self.leaving
     }
 
+    /// Whether the other end has taken the session that runs, or ran last.
+    pub fn was_opened(&self) -> bool {
+        self.was_opened
+    }
+
+    /// Whether this end has asked the other for no more sessions.
+    pub fn has_asked_to_leave(&self) -> bool {
+        self.has_told_leave
+    }
+
     /// Whether it has carried enough, or long enough.
     pub fn is_worn(&self) -> bool {
         self.retired.is_cancelled()
@@ -309,6 +322,7 @@ impl Link {
             self.stage(FrameKind::Data, piece)?;
         }
         self.has_tried = !again.is_empty();
+        self.was_opened = false;
         self.sent = again.len();
         self.copy = again;
         self.owner_while_busy = self.owner.as_ref().and_then(Weak::upgrade);
@@ -351,11 +365,22 @@ impl Link {
     }
 
     /// Cuts the session: tells the other end why, if that can be said at once, and ends the link.
-    pub async fn cut(mut self, cause: ResetCause) {
+    pub async fn cut(self, cause: ResetCause) {
         if self.state().is_free() || self.state() == LinkProtocolState::Closed {
             return;
         }
         let reset = ResetFrame { session: self.machine.session(), cause };
+        self.tell_reset(reset).await;
+    }
+
+    /// Ends a link whose session was never looked at: the reset names the one before, and the opener takes
+    /// another link for it.
+    pub async fn cut_unseen(self) {
+        let reset = ResetFrame { session: self.machine.session().wrapping_sub(1), cause: ResetCause::Other };
+        self.tell_reset(reset).await;
+    }
+
+    async fn tell_reset(mut self, reset: ResetFrame) {
         let told = self.stage(FrameKind::Reset, &reset.body()).is_ok()
             && matches!(self.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
         if told {

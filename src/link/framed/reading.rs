@@ -229,6 +229,7 @@ impl Link {
             Frame::Opened | Frame::Refused(_) | Frame::Reset(_) => {
                 if *frame == Frame::Opened {
                     self.copy = Vec::new();
+                    self.was_opened = true;
                     self.note_carried();
                 }
                 if !matches!(frame, Frame::Reset(_)) {

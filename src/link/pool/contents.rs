@@ -10,7 +10,7 @@ use super::{
         framed::Link,
         peer_links::{PeerLinks, ServedServices},
     },
-    TakenLink,
+    TakeError, TakenLink,
     carries_mismatch::CarriesMismatches,
 };
 use crate::profile::{PoolLimits, ServiceName};
@@ -21,6 +21,8 @@ pub const LANES_MAX: usize = 2048;
 
 pub struct PoolContents {
     pub limits: PoolLimits,
+    /// Services whose clients may wait here.
+    pub services_max: usize,
     pub peers: Vec<PeerLinks>,
     /// Takes so far, which give peers their turns.
     pub takes: u64,
@@ -47,9 +49,10 @@ pub struct WaitingClient {
 }
 
 impl PoolContents {
-    pub fn new(limits: PoolLimits) -> Self {
+    pub fn new(limits: PoolLimits, services_max: usize) -> Self {
         Self {
             limits,
+            services_max,
             peers: Vec::new(),
             takes: 0,
             waiters: VecDeque::new(),
@@ -115,6 +118,19 @@ impl PoolContents {
         let ready = lanes.filter_map(|(at, lane)| Some((at, lane, lane.newest_for(service)?)));
         let next = ready.min_by_key(|(_, lane, _)| lane.rank());
         next.map(|(at, _, newest)| (at, newest))
+    }
+
+    /// Why no more clients of a service may wait. One of several services may have half of what the others
+    /// leave, so that clients whose service nobody serves now keep no place from those of the others.
+    pub fn why_full_for(&self, service: &ServiceName) -> Option<TakeError> {
+        let waiting: usize = self.services.values().map(|of| of.waiting).sum();
+        let of_service = self.services.get(service).map_or(0, |of| of.waiting);
+        let left_by_others = self.limits.waiters.saturating_sub(waiting - of_service);
+        if waiting >= self.limits.waiters {
+            return Some(TakeError::Full(waiting));
+        }
+        let is_share_full = self.services_max > 1 && of_service >= left_by_others.div_ceil(2);
+        is_share_full.then_some(TakeError::ShareFull(of_service))
     }
 
     /// Why nobody serves a service that somebody offers.

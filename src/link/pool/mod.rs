@@ -51,6 +51,8 @@ pub const LINKS_MAX: usize = 16_384;
 pub enum TakeError {
     #[error("{0} clients wait for a link already")]
     Full(usize),
+    #[error("{0} clients of this service wait for a link already, and other services have the rest")]
+    ShareFull(usize),
     #[error("no link came within {}s", .0.as_secs_f32())]
     Late(Duration),
     #[error("{0}")]
@@ -84,8 +86,9 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub fn new(limits: PoolLimits, shares: Arc<LinkShares>, tasks: Tasks) -> Arc<Self> {
-        let books = Mutex::new(PoolContents::new(limits));
+    /// One for so many services.
+    pub fn new(limits: PoolLimits, services: usize, shares: Arc<LinkShares>, tasks: Tasks) -> Arc<Self> {
+        let books = Mutex::new(PoolContents::new(limits, services));
         Arc::new(Self {
             tasks,
             shares,
@@ -95,8 +98,9 @@ impl Pool {
         })
     }
 
-    pub fn set_limits(&self, limits: PoolLimits) {
-        self.lock().limits = limits;
+    pub fn set_limits(&self, limits: PoolLimits, services: usize) {
+        let mut books = self.lock();
+        (books.limits, books.services_max) = (limits, services);
     }
 
     /// Whether a link has ever been offered.
@@ -308,12 +312,11 @@ impl Pool {
             if let Some(why) = books.unserved_reason(service) {
                 return Err(TakeError::Unlike(why));
             }
-            let waiting = books.services.values().map(|of| of.waiting).sum();
-            let is_full = waiting >= books.limits.waiters;
+            let full = books.why_full_for(service);
             let of_service = books.services.entry(service.clone()).or_default();
-            if is_full {
+            if let Some(full) = full {
                 of_service.misses += 1;
-                return Err(TakeError::Full(waiting));
+                return Err(full);
             }
             of_service.waiting += 1;
             let (give, given) = oneshot::channel();
@@ -516,7 +519,7 @@ mod tests {
 
     fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
         let shares = LinkShares::new(links, ShareRule::Divided(1));
-        Pool::new(PoolLimits { prepared: 1, wait, waiters: 1 }, shares, Tasks::default())
+        Pool::new(PoolLimits { prepared: 1, wait, waiters: 1 }, 1, shares, Tasks::default())
     }
 
     /// Parks a link that never says anything; false where it is turned away.
@@ -559,6 +562,25 @@ mod tests {
         let mut hello = vec![0; frame::HEADER + grant.body().len()];
         theirs.read_exact(&mut hello).await.expect("a hello");
         (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
+        let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(3), waiters: 8 };
+        let dead = ServiceName::parse("dead").expect("a name");
+        for (services, expected) in [(2, (4, 2)), (1, (8, 0))] {
+            let shares = LinkShares::new(LINKS_MAX, ShareRule::Divided(1));
+            let pool = Pool::new(limits, services, shares, Tasks::default());
+            let live = orders();
+            let waits = async |service: &ServiceName| {
+                let takes = (0..20).map(|_| pool.take(service, NOBODY));
+                let takes = futures_util::future::join_all(takes).await;
+                takes.iter().filter(|taken| matches!(taken, Err(TakeError::Late(_)))).count()
+            };
+            // Those of the dead service come first.
+            let waited = tokio::join!(waits(&dead), waits(&live));
+            assert_eq!(waited, expected, "{services} services");
+        }
     }
 
     #[tokio::test]
@@ -611,7 +633,7 @@ mod tests {
         assert!(stands(&pool, linked(1).await), "another peer has its own");
         let few = LinkShares::new(6, ShareRule::HalfOfTheRest);
         let limits = PoolLimits { prepared: 1, wait: Duration::ZERO, waiters: 1 };
-        let pool = Pool::new(limits, few, Tasks::default());
+        let pool = Pool::new(limits, 1, few, Tasks::default());
         for at in 0..6 {
             assert_eq!(stands(&pool, linked(0).await), at < 3, "link {at}");
         }

@@ -126,7 +126,7 @@ mod tests {
 
     fn pool(lanes: Vec<PeerLinks>) -> Arc<Pool> {
         let limits = PoolLimits { prepared: 2, wait: Duration::from_secs(3), waiters: 8 };
-        let pool = Pool::new(limits, LinkShares::new(8, ShareRule::Divided(1)), Tasks::default());
+        let pool = Pool::new(limits, 3, LinkShares::new(8, ShareRule::Divided(1)), Tasks::default());
         pool.lock().peers = lanes;
         pool
     }

@@ -14,7 +14,13 @@ use hyper::{
 };
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::fields::{self, HeadOrigin};
+use super::{
+    fields::{self, HeadOrigin},
+    flushed::Flushes,
+};
+
+/// A receiver that takes nothing for so long gets no more of an answer that has failed.
+pub const STALLED_MAX: Duration = Duration::from_secs(5);
 
 /// Held while an exchange lasts.
 pub type BodyGuard = Box<dyn Send + Sync>;
@@ -23,6 +29,8 @@ pub struct MessageBody {
     body: BodyContent,
     /// How a request's body fares; a response's has no deadline here.
     progress: Option<Arc<BodyProgress>>,
+    /// A response's: its failure waits for what came before it.
+    failed: Option<HeldBack>,
     /// The longest pause, where it is watched here.
     pause: Option<Duration>,
     stalled: Option<Pin<Box<Sleep>>>,
@@ -32,6 +40,42 @@ pub struct MessageBody {
 enum BodyContent {
     Text(Option<Bytes>),
     Passed(Incoming, HeadOrigin),
+}
+
+/// A failure that is told once what came before it has been written.
+struct HeldBack {
+    flushes: Flushes,
+    error: Option<BodyError>,
+    /// Until when something has to be written, and how much was when this began.
+    stalled: Option<(Pin<Box<Sleep>>, u64)>,
+}
+
+impl HeldBack {
+    fn new(flushes: Flushes) -> Self {
+        Self { flushes, error: None, stalled: None }
+    }
+
+    fn hold(&mut self, error: BodyError) {
+        self.flushes.expect();
+        self.stalled = Some((Box::pin(sleep(STALLED_MAX)), self.flushes.written()));
+        self.error = Some(error);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if self.flushes.poll(cx).is_pending()
+            && let Some((due, written)) = &mut self.stalled
+        {
+            while due.as_mut().poll(cx).is_ready() && *written != self.flushes.written() {
+                *written = self.flushes.written();
+                due.as_mut().reset(Instant::now() + STALLED_MAX);
+            }
+            if !due.is_elapsed() {
+                return Poll::Pending;
+            }
+        }
+        self.stalled = None;
+        Poll::Ready(self.error.take().unwrap_or_else(|| "the body has failed".into()))
+    }
 }
 
 /// The progress of a request's body that another task forwards.
@@ -66,12 +110,20 @@ impl MessageBody {
             progress: None,
             pause: None,
             stalled: None,
+            failed: None,
             _held: None,
         }
     }
 
     pub fn empty() -> Self {
-        Self { body: BodyContent::Text(None), progress: None, pause: None, stalled: None, _held: None }
+        Self {
+            body: BodyContent::Text(None),
+            progress: None,
+            pause: None,
+            stalled: None,
+            failed: None,
+            _held: None,
+        }
     }
 
     /// A request's body, which may pause for so long, if it is for this half to say.
@@ -80,18 +132,17 @@ impl MessageBody {
             let begun = BodyProgressState { given: Some(Instant::now()), ..BodyProgressState::default() };
             Arc::new(BodyProgress(Mutex::new(begun)))
         });
-        Self { body: BodyContent::Passed(body, of), progress: fares, pause, stalled: None, _held: None }
+        Self { progress: fares, pause, ..Self::passed(body, of) }
     }
 
     /// A response's body.
-    pub fn response(body: Incoming) -> Self {
-        Self {
-            body: BodyContent::Passed(body, HeadOrigin::Response),
-            progress: None,
-            pause: None,
-            stalled: None,
-            _held: None,
-        }
+    pub fn response(body: Incoming, flushes: Flushes) -> Self {
+        Self { failed: Some(HeldBack::new(flushes)), ..Self::passed(body, HeadOrigin::Response) }
+    }
+
+    fn passed(body: Incoming, of: HeadOrigin) -> Self {
+        let body = BodyContent::Passed(body, of);
+        Self { body, progress: None, pause: None, stalled: None, failed: None, _held: None }
     }
 
     /// Lets go of something when the last of the body was taken.
@@ -123,7 +174,14 @@ impl Body for MessageBody {
             BodyContent::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             BodyContent::Passed(body, of) => (body, *of),
         };
+        if let Some(failed) = this.failed.as_mut().filter(|failed| failed.error.is_some()) {
+            return failed.poll(cx).map(|error| Some(Err(error)));
+        }
         match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) if let Some(failed) = &mut this.failed => {
+                failed.hold(error.into());
+                failed.poll(cx).map(|error| Some(Err(error)))
+            }
             Poll::Pending => {
                 let Some(fares) = &this.progress else { return Poll::Pending };
                 fares.lock().given = None;

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,6 +26,8 @@ pub struct HalfOpenStream<S> {
 pub struct ResponseCapture {
     /// A write has failed: everything written from now on is discarded.
     write_failed: AtomicBool,
+    /// Why, where it was no end: a socket tells its error once, and shows an end to whoever reads it then.
+    failure: Mutex<Option<io::ErrorKind>>,
     /// What has come of an answer, until its head was read.
     head: Mutex<Option<Vec<u8>>>,
 }
@@ -52,6 +54,10 @@ impl ResponseCapture {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failure(&self) -> MutexGuard<'_, Option<io::ErrorKind>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn keep(&self, bytes: &[u8]) {
         if let Some(head) = &mut *self.head() {
             head.extend_from_slice(&bytes[..bytes.len().min(HEARD_MAX - head.len())]);
@@ -71,7 +77,10 @@ impl<S> HalfOpenStream<S> {
     /// `count` bytes were taken, if only to be forgotten.
     fn forget_failed_write(&self, written: Poll<io::Result<usize>>, count: usize) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Ready(Err(_)) => {
+            Poll::Ready(Err(error)) => {
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    *self.heard.failure() = Some(error.kind());
+                }
                 self.heard.write_failed.store(true, Ordering::Relaxed);
                 Poll::Ready(Ok(count))
             }
@@ -84,9 +93,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfOpenStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        this.heard.keep(&buf.filled()[before..]);
-        read
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let fresh = &buf.filled()[before..];
+        this.heard.keep(fresh);
+        match *this.heard.failure() {
+            Some(failure) if fresh.is_empty() => Poll::Ready(Err(failure.into())),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 

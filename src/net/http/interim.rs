@@ -18,6 +18,8 @@ use hyper::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flushed::Flushes;
+
 /// The most bytes that may wait to be written; a client that does not read gets no more interim responses.
 const WAITING_MAX: usize = 64 * 1024;
 
@@ -99,11 +101,12 @@ impl InterimPolicy {
 pub struct InterimStream<S> {
     stream: S,
     interims: InterimResponses,
+    flushes: Flushes,
 }
 
 impl<S> InterimStream<S> {
-    pub fn new(stream: S, interims: InterimResponses) -> Self {
-        Self { stream, interims }
+    pub fn new(stream: S, interims: InterimResponses, flushes: Flushes) -> Self {
+        Self { stream, interims, flushes }
     }
 
     pub fn into_inner(self) -> S {
@@ -157,7 +160,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InterimStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_heads(cx, WriteUpTo::Begun))?;
-        Pin::new(&mut this.stream).poll_write(cx, bytes)
+        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.flushes.wrote(count);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
@@ -167,7 +172,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InterimStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_heads(cx, WriteUpTo::Begun))?;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+        let count = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        this.flushes.wrote(count);
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -177,7 +184,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InterimStream<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_heads(cx, WriteUpTo::All))?;
-        Pin::new(&mut this.stream).poll_flush(cx)
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.flushes.done();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

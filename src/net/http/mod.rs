@@ -16,6 +16,7 @@ pub mod checked_stream;
 pub mod driver;
 pub mod error_response;
 pub mod fields;
+pub mod flushed;
 pub mod forwarded;
 pub mod framing;
 pub mod half_open;

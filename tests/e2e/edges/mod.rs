@@ -1,6 +1,7 @@
 //! What clients speak with the DMZ half, and the internal half with backends, beyond plain TCP.
 
 mod answers;
+mod cut_answers;
 mod down;
 mod exchanges;
 mod handshakes;

@@ -1,0 +1,197 @@
+//! The certificates of a `ca`: who is believed because of them, and why somebody is not.
+//!
+//! Those that are CAs issue the certificates of others. One that signs itself is believed when it is shown
+//! itself, byte for byte, though it says that it is a CA: it is pinned. Dates, chain and key usage are checked
+//! by webpki. Names are the business of each user.
+
+use std::{cell::RefCell, io, sync::Arc, time::Duration};
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{danger::HandshakeSignatureValid, verify_server_cert_signed_by_trust_anchor},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, UnixTime},
+    server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+
+use super::{
+    chain::{self, ChainFault},
+    peer_verifier::{self, TlsParty},
+};
+
+#[derive(Debug)]
+pub struct Authorities {
+    all: Vec<CertificateDer<'static>>,
+    issuers: Arc<RootCertStore>,
+    /// None where nothing issues certificates.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    hints: Vec<DistinguishedName>,
+    pinned: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+    /// Who shows certificates.
+    of: TlsParty,
+}
+
+impl Authorities {
+    /// `roots` are the same certificates, read.
+    pub fn new(
+        all: Vec<CertificateDer<'static>>,
+        roots: &RootCertStore,
+        provider: Arc<CryptoProvider>,
+        of: TlsParty,
+    ) -> Result<Self, VerifierBuilderError> {
+        let hints = roots.subjects();
+        let mut issuers = RootCertStore::empty();
+        issuers.add_parsable_certificates(all.iter().filter(|one| may_issue(one)).cloned());
+        let issuers = Arc::new(issuers);
+        let clients = match issuers.is_empty() {
+            true => None,
+            false => {
+                let builder = WebPkiClientVerifier::builder_with_provider(issuers.clone(), provider.clone());
+                Some(builder.build()? as Arc<dyn ClientCertVerifier>)
+            }
+        };
+        let pinned = all.iter().filter(|one| is_self_issued(one)).cloned().collect();
+        Ok(Self { all, issuers, clients, hints, pinned, provider, of })
+    }
+
+    /// Whether a certificate comes from here, is in date, and may serve as a TLS server.
+    pub fn check_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if self.pinned.contains(leaf) {
+            return check_dates(leaf, now);
+        }
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &self.issuers,
+            intermediates,
+            now,
+            self.provider.signature_verification_algorithms.all,
+        )
+    }
+
+    /// The same for a TLS client.
+    pub fn check_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if self.pinned.contains(leaf) {
+            return check_dates(leaf, now);
+        }
+        let clients = self.clients.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
+    }
+
+    /// Which certificate of a chain the error is about, and why.
+    pub fn fault(
+        &self,
+        error: &Error,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+    ) -> Option<ChainFault> {
+        chain::fault(error, leaf, rest, &self.all, self.of)
+    }
+
+    /// Keeps the fault for who runs the handshake, and returns what the other side is to be told.
+    pub fn explain(&self, error: Error, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Error {
+        let Some(fault) = self.fault(&error, leaf, rest) else { return error };
+        // Outside of a handshake there is nobody to tell.
+        let _ = FAULT.try_with(|slot| slot.replace(Some(fault.clone())));
+        // Its own alert would be that of a signature that fails, as another CA's does.
+        match fault.is_of_algorithm() {
+            true => CertificateError::Other(OtherError(Arc::new(fault))).into(),
+            false => error,
+        }
+    }
+
+    pub fn hints(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    pub fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    pub fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    pub fn schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+tokio::task_local! {
+    /// What a verifier has found in the handshake that runs. The errors of rustls that become the right alerts
+    /// have no room for it, and a verifier is one for all handshakes.
+    static FAULT: RefCell<Option<ChainFault>>;
+}
+
+/// Runs a handshake; why it failed is told in an operator's words, beside what is left of it.
+pub async fn handshake<T, IO>(
+    shaking: impl Future<Output = Result<T, (io::Error, IO)>>,
+    of: TlsParty,
+) -> Result<T, (String, IO)> {
+    let watched = async {
+        let shaken = shaking.await;
+        shaken.map_err(|(error, left)| {
+            let told = match FAULT.with(RefCell::take) {
+                Some(fault) => fault.of_other_side(),
+                None => peer_verifier::told_failure(&error, of),
+            };
+            (told, left)
+        })
+    };
+    FAULT.scope(RefCell::default(), watched).await
+}
+
+/// Whether a certificate of `ca` may issue others. webpki takes whatever is trusted for a CA; but one that is
+/// pinned for somebody must not make others. Roots from before version 3 can not say what they are.
+pub(super) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    match (parsed.basic_constraints(), parsed.key_usage()) {
+        (Ok(Some(constraints)), _) => constraints.value.ca,
+        (Ok(None), Ok(Some(usage))) => usage.value.key_cert_sign(),
+        (Ok(None), Ok(None)) => parsed.version() != X509Version::V3,
+        _ => false,
+    }
+}
+
+fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
+}
+
+/// All that is left to check of a certificate that `ca` itself holds, beside its name.
+fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| Error::from(CertificateError::BadEncoding))?;
+    let at = |seconds: i64| {
+        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
+    };
+    let not_before = at(parsed.validity().not_before.timestamp());
+    let not_after = at(parsed.validity().not_after.timestamp());
+    match now {
+        now if now < not_before => Err(CertificateError::NotValidYetContext { time: now, not_before }.into()),
+        now if now > not_after => Err(CertificateError::ExpiredContext { time: now, not_after }.into()),
+        _ => Ok(()),
+    }
+}

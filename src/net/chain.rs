@@ -1,0 +1,573 @@
+//! What is wrong with a chain of certificates: which of them, whose name is missing, and what to do.
+//!
+//! webpki has found that it is wrong and why; it tells neither number nor name. Nothing here decides whether
+//! a certificate is believed.
+
+use std::fmt;
+
+use rustls::{
+    CertificateError, Error,
+    pki_types::{CertificateDer, UnixTime},
+};
+use thiserror::Error as ThisError;
+use webpki::Error as PathError;
+use x509_parser::{
+    oid_registry::Oid,
+    prelude::{
+        FromDer, GeneralName, GeneralSubtree, NameConstraints, X509Certificate, X509Name, X509Version,
+    },
+};
+
+use super::peer_verifier::{self, TlsParty};
+
+/// Signs of a name in a certificate, which is the other side's text.
+const NAME_CHARS_MAX: usize = 100;
+/// Names told of one certificate.
+const NAMES_MAX: usize = 4;
+
+/// One certificate of those that were shown, or of the `ca`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    number: usize,
+    of: usize,
+    /// The `ca` where it is one of those.
+    within: Option<&'static str>,
+    subject: String,
+}
+
+impl fmt::Display for Located {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, of, within, subject } = self;
+        write!(out, "certificate {number} of {of}")?;
+        if let Some(ca) = within {
+            write!(out, " in {ca}")?;
+        }
+        write!(out, " (`{subject}`)")
+    }
+}
+
+/// Why a chain is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+pub enum ChainFault {
+    #[error("{one} is issued by `{issuer}`, which is neither behind it in the same file nor in {ca}")]
+    IssuerMissing { one: Located, issuer: String, ca: &'static str },
+    #[error("{one} signs itself, and {ca} does not hold it")]
+    SelfSigned { one: Located, ca: &'static str },
+    #[error("{one} is issued by {issuer}, which is no CA (CA:FALSE)")]
+    IssuerNoCa { one: Located, issuer: Located },
+    #[error("{one} is for {names}, which the name constraints of {authority} exclude ({limits})")]
+    NameExcluded { one: Located, names: String, authority: Located, limits: String },
+    #[error("{one} is signed with {algorithm}, which is not accepted")]
+    Algorithm { one: Located, algorithm: String },
+    #[error("{one} is not of X.509 version 3")]
+    Version { one: Located },
+    #[error("{one} is a CA's own (CA:TRUE), and stands for nobody else")]
+    IsAuthority { one: Located },
+    #[error("{one} has expired on {on}")]
+    Expired { one: Located, on: String },
+    #[error("{one} is not valid before {on}")]
+    NotYet { one: Located, on: String },
+}
+
+impl ChainFault {
+    /// What to do about it.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::IssuerMissing { issuer, ca, .. } => format!(
+                "append the certificate of `{issuer}` to the file that holds the first one, or take it up in {ca}"
+            ),
+            Self::SelfSigned { ca, .. } => {
+                format!("take it up in {ca}, or use one that a CA of {ca} has issued")
+            }
+            Self::IssuerNoCa { .. } => "have it issued by a CA".into(),
+            Self::NameExcluded { authority, .. } => {
+                format!("use a name within them, or another CA than `{}`", authority.subject)
+            }
+            Self::Algorithm { .. } => {
+                "have it issued anew, signed with ECDSA, Ed25519 or RSA, and SHA-256 or more".into()
+            }
+            Self::Version { .. } => "have it issued anew as version 3, with a subjectAltName".into(),
+            Self::IsAuthority { .. } => "use one that is issued for the name (CA:FALSE)".into(),
+            Self::Expired { .. } => "put its successor in its place, or set the clock right".into(),
+            Self::NotYet { .. } => "set the clock right, or wait".into(),
+        }
+    }
+
+    /// Told of the chain that the other side of a handshake has shown.
+    pub fn of_other_side(&self) -> String {
+        let advice = self.advice();
+        match self {
+            Self::IssuerMissing { ca, .. } | Self::SelfSigned { ca, .. } => {
+                format!("its certificate comes from another CA than {ca}: {self}; {advice}")
+            }
+            _ => format!("its {self}; {advice}"),
+        }
+    }
+
+    /// The library has no alert of its own for it.
+    pub fn is_of_algorithm(&self) -> bool {
+        matches!(self, Self::Algorithm { .. })
+    }
+}
+
+/// Which certificate an error is about; none where the error itself says all there is.
+pub fn fault(
+    error: &Error,
+    leaf: &CertificateDer<'_>,
+    rest: &[CertificateDer<'_>],
+    authorities: &[CertificateDer<'_>],
+    of: TlsParty,
+) -> Option<ChainFault> {
+    let Error::InvalidCertificate(error) = error else { return None };
+    let shown = std::iter::once(leaf).chain(rest).map(parse).collect::<Option<Vec<_>>>()?;
+    let chain = Chain { shown, authorities: authorities.iter().filter_map(parse).collect(), ca: of.ca() };
+    chain.fault(error)
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    X509Certificate::from_der(certificate).ok().map(|(_, parsed)| parsed)
+}
+
+struct Chain<'a> {
+    shown: Vec<X509Certificate<'a>>,
+    authorities: Vec<X509Certificate<'a>>,
+    ca: &'static str,
+}
+
+impl Chain<'_> {
+    fn fault(&self, error: &CertificateError) -> Option<ChainFault> {
+        match error {
+            CertificateError::UnknownIssuer => Some(self.unknown_issuer()),
+            CertificateError::UnsupportedSignatureAlgorithmContext { signature_algorithm_id: id, .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                signature_algorithm_id: id,
+                ..
+            } => self.algorithm(id),
+            CertificateError::ExpiredContext { not_after, .. } => {
+                let at = self.behind_first(|one| is_at(one.validity().not_after.timestamp(), *not_after))?;
+                Some(ChainFault::Expired { one: self.located(at), on: peer_verifier::date(*not_after) })
+            }
+            CertificateError::NotValidYetContext { not_before, .. } => {
+                let at =
+                    self.behind_first(|one| is_at(one.validity().not_before.timestamp(), *not_before))?;
+                Some(ChainFault::NotYet { one: self.located(at), on: peer_verifier::date(*not_before) })
+            }
+            CertificateError::Other(other) => self.path_fault(other.0.downcast_ref()?),
+            _ => None,
+        }
+    }
+
+    /// What rustls has no words of its own for.
+    fn path_fault(&self, error: &PathError) -> Option<ChainFault> {
+        match error {
+            PathError::NameConstraintViolation => self.name_excluded(),
+            PathError::CaUsedAsEndEntity if self.shown[0].subject() == self.shown[0].issuer() => {
+                Some(ChainFault::SelfSigned { one: self.located(0), ca: self.ca })
+            }
+            PathError::CaUsedAsEndEntity => Some(ChainFault::IsAuthority { one: self.located(0) }),
+            PathError::UnsupportedCertVersion => {
+                let at = self.shown.iter().position(|one| one.version() != X509Version::V3)?;
+                Some(ChainFault::Version { one: self.located(at) })
+            }
+            PathError::EndEntityUsedAsCa => {
+                let issuer = self.behind_first(|one| !one.is_ca())?;
+                let issued = |one: &X509Certificate<'_>| one.issuer() == self.shown[issuer].subject();
+                let at = self.shown.iter().position(issued)?;
+                Some(ChainFault::IssuerNoCa { one: self.located(at), issuer: self.located(issuer) })
+            }
+            _ => None,
+        }
+    }
+
+    /// The first one, whose issuer is nowhere.
+    fn unknown_issuer(&self) -> ChainFault {
+        let last = self.path().last().copied().unwrap_or_default();
+        let (one, issuer) = (self.located(last), self.shown[last].issuer());
+        if self.shown[last].subject() == issuer {
+            return ChainFault::SelfSigned { one, ca: self.ca };
+        }
+        match self.authorities.iter().position(|of| of.subject() == issuer) {
+            // It is there, and may not issue.
+            Some(at) => ChainFault::IssuerNoCa { one, issuer: self.in_ca(at) },
+            None => ChainFault::IssuerMissing { one, issuer: text(issuer), ca: self.ca },
+        }
+    }
+
+    /// From the first certificate to its issuer and on, as far as they were shown.
+    fn path(&self) -> Vec<usize> {
+        let mut path = vec![0];
+        while let Some(&last) = path.last() {
+            let issuer = self.shown[last].issuer();
+            let next =
+                (0..self.shown.len()).find(|at| !path.contains(at) && self.shown[*at].subject() == issuer);
+            match next {
+                Some(next) => path.push(next),
+                None => break,
+            }
+        }
+        path
+    }
+
+    fn algorithm(&self, id: &[u8]) -> Option<ChainFault> {
+        let is_it = |one: &X509Certificate<'_>| {
+            let oid = one.signature_algorithm.algorithm.as_bytes();
+            id.windows(oid.len()).any(|part| part == oid)
+        };
+        let at = self.shown.iter().position(is_it)?;
+        let algorithm = algorithm_name(&self.shown[at].signature_algorithm.algorithm);
+        Some(ChainFault::Algorithm { one: self.located(at), algorithm })
+    }
+
+    fn name_excluded(&self) -> Option<ChainFault> {
+        let path = self.path();
+        let issuer = self.shown[*path.last()?].issuer();
+        let within = path[1..].iter().map(|at| (&self.shown[*at], self.located(*at)));
+        let numbered = self.authorities.iter().enumerate();
+        let above = numbered.filter(|(_, of)| of.subject() == issuer).map(|(at, of)| (of, self.in_ca(at)));
+        let names = peer_verifier::names_of(&self.shown[0]);
+        let limiting: Vec<_> = within
+            .chain(above)
+            .filter_map(|(one, located)| Some((one.name_constraints().ok()??.value, located)))
+            .collect();
+        // Where it is about no name of a host, the lowest CA that has constraints at all.
+        let (limits, authority) = limiting
+            .iter()
+            .find(|(limits, _)| names.iter().any(|name| excludes(limits, name)))
+            .or_else(|| limiting.first())?;
+        Some(ChainFault::NameExcluded {
+            one: self.located(0),
+            names: peer_verifier::told_names(&names),
+            authority: authority.clone(),
+            limits: told_limits(limits),
+        })
+    }
+
+    /// The first that fits of those behind the first.
+    fn behind_first(&self, fits: impl Fn(&X509Certificate<'_>) -> bool) -> Option<usize> {
+        (1..self.shown.len()).find(|at| fits(&self.shown[*at]))
+    }
+
+    fn located(&self, at: usize) -> Located {
+        let subject = text(self.shown[at].subject());
+        Located { number: at + 1, of: self.shown.len(), within: None, subject }
+    }
+
+    fn in_ca(&self, at: usize) -> Located {
+        let subject = text(self.authorities[at].subject());
+        Located { number: at + 1, of: self.authorities.len(), within: Some(self.ca), subject }
+    }
+}
+
+fn is_at(seconds: i64, time: UnixTime) -> bool {
+    u64::try_from(seconds) == Ok(time.as_secs())
+}
+
+/// A name as it may stand in one line of a log.
+fn text(name: &X509Name<'_>) -> String {
+    printable(&name.to_string())
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(|sign| !sign.is_control()).take(NAME_CHARS_MAX).collect()
+}
+
+/// Whether a name of a host is outside of what a CA may issue for (RFC 5280, section 4.2.1.10).
+fn excludes(limits: &NameConstraints<'_>, name: &str) -> bool {
+    let hosts = |trees: &Option<Vec<GeneralSubtree<'_>>>| {
+        let bases = trees.iter().flatten().filter_map(|tree| match tree.base {
+            GeneralName::DNSName(base) => Some(base.trim_start_matches('.').to_ascii_lowercase()),
+            _ => None,
+        });
+        bases.collect::<Vec<_>>()
+    };
+    let name = name.to_ascii_lowercase();
+    let is_below = |base: &String| {
+        base.is_empty() || name.strip_suffix(base).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    let permitted = hosts(&limits.permitted_subtrees);
+    hosts(&limits.excluded_subtrees).iter().any(is_below)
+        || (!permitted.is_empty() && !permitted.iter().any(is_below))
+}
+
+fn told_limits(limits: &NameConstraints<'_>) -> String {
+    let told = |word: &str, trees: &Option<Vec<GeneralSubtree<'_>>>| {
+        let trees = trees.as_ref().filter(|trees| !trees.is_empty())?;
+        let bases = trees.iter().take(NAMES_MAX).map(|tree| match &tree.base {
+            GeneralName::DNSName(base) | GeneralName::URI(base) | GeneralName::RFC822Name(base) => {
+                printable(base)
+            }
+            other => printable(&other.to_string()),
+        });
+        Some(format!("{word} {}", bases.collect::<Vec<_>>().join(", ")))
+    };
+    let parts =
+        [told("permitted:", &limits.permitted_subtrees), told("excluded:", &limits.excluded_subtrees)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// What openssl calls it (RFC 8017, appendix C; RFC 3279, section 2.2; RFC 8410), or its number.
+fn algorithm_name(oid: &Oid<'_>) -> String {
+    let number = oid.to_id_string();
+    let name = match number.as_str() {
+        "1.2.840.113549.1.1.4" => "MD5 (md5WithRSAEncryption)",
+        "1.2.840.113549.1.1.5" => "SHA-1 (sha1WithRSAEncryption)",
+        "1.2.840.10045.4.1" => "SHA-1 (ecdsa-with-SHA1)",
+        "1.2.840.10045.4.3.1" => "SHA-224 (ecdsa-with-SHA224)",
+        "1.2.840.113549.1.1.14" => "SHA-224 (sha224WithRSAEncryption)",
+        "1.2.840.10040.4.3" => "DSA (dsa_with_SHA1)",
+        "2.16.840.1.101.3.4.3.2" => "DSA (dsa_with_SHA256)",
+        "1.3.101.113" => "Ed448",
+        _ => return format!("the algorithm {number}"),
+    };
+    name.into()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{fs, path::Path, process::Command};
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyPair,
+    };
+    use tempfile::TempDir;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use crate::{
+        disk::PipePolicy,
+        net::{edge_tls::EdgeTls, tls::LinkIdentity},
+        profile::{ConnectTls, LinkTls, PemSource, ProfilePlace},
+    };
+
+    fn openssl(folder: &Path, line: &str) {
+        let done = Command::new("openssl").args(line.split(' ')).current_dir(folder).output().unwrap();
+        assert!(done.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    const CA: &str = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
+
+    /// Certificates of openssl's: each a pair of a key and a certificate in the folder.
+    struct Pki(TempDir);
+
+    impl Pki {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn key(&self, name: &str) {
+            openssl(
+                self.0.path(),
+                &format!("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {name}.key"),
+            );
+        }
+
+        fn root(&self, name: &str, more: &str) {
+            self.key(name);
+            let line =
+                format!("req -x509 -new -key {name}.key -subj /CN={name} -days 9 -out {name}.pem {more}");
+            openssl(self.0.path(), line.trim_end());
+        }
+
+        fn signed(&self, name: &str, by: &str, extensions: &str, more: &str) {
+            self.key(name);
+            let at = self.0.path();
+            fs::write(at.join("extensions"), extensions).unwrap();
+            openssl(at, &format!("req -new -key {name}.key -subj /CN={name} -out {name}.csr"));
+            let line = format!(
+                "x509 -req -in {name}.csr -CA {by}.pem -CAkey {by}.key -CAcreateserial -days 8 -extfile extensions \
+                 -out {name}.pem {more}"
+            );
+            openssl(at, line.trim_end());
+        }
+
+        /// A CA that ended in 2020, which openssl makes only with a database.
+        fn expired_authority(&self, name: &str, by: &str) {
+            self.key(name);
+            let text = |file: String| fs::read_to_string(self.0.path().join(file)).unwrap();
+            let key = |name: &str| KeyPair::from_pem(&text(format!("{name}.key"))).unwrap();
+            let issuer = Issuer::from_ca_cert_pem(&text(format!("{by}.pem")), key(by)).unwrap();
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, DnValue::Utf8String(name.into()));
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.not_before = rcgen::date_time_ymd(2019, 2, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+            let certificate = params.signed_by(&key(name), &issuer).unwrap();
+            fs::write(self.0.path().join(format!("{name}.pem")), certificate.pem()).unwrap();
+        }
+
+        fn leaf(&self, name: &str, by: &str) {
+            self.signed(name, by, &named(name), "");
+        }
+
+        fn bundle(&self, file: &str, names: &[&str]) {
+            let parts = names
+                .iter()
+                .map(|name| fs::read_to_string(self.0.path().join(format!("{name}.pem"))).unwrap());
+            fs::write(self.0.path().join(file), parts.collect::<String>()).unwrap();
+        }
+
+        fn material(&self, name: &str) -> PemSource {
+            let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+            PemSource::File { path: self.0.path().join(name), place }
+        }
+
+        fn tls(&self, certificate: &str, key: &str, ca: &str, peer: &str) -> LinkTls {
+            LinkTls {
+                certificate: self.material(certificate),
+                key: self.material(key),
+                ca: self.material(ca),
+                peers: vec![peer.into()],
+            }
+        }
+
+        fn identity(&self, certificate: &str, key: &str, ca: &str, peer: &str) -> LinkIdentity {
+            LinkIdentity::load(&self.tls(certificate, key, ca, peer), &[b"a".to_vec()], PipePolicy::Refused)
+                .unwrap()
+        }
+
+        /// What is wrong with it on the half that shows it.
+        fn own_fault(&self, certificate: &str, key: &str, ca: &str) -> String {
+            let loaded = LinkIdentity::load(
+                &self.tls(certificate, key, ca, "peer"),
+                &[b"a".to_vec()],
+                PipePolicy::Refused,
+            );
+            loaded.unwrap_err().iter().map(ToString::to_string).collect()
+        }
+    }
+
+    fn named(name: &str) -> String {
+        format!("basicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:{name}\n")
+    }
+
+    /// What both ends say of a handshake: who listens, and who dials.
+    async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = listener.accept().await.unwrap().0;
+        let (accepted, dialled) = tokio::join!(listens.accept(accepted), dials.connect(dialled, "127.0.0.1"));
+        [accepted.err(), dialled.err()]
+    }
+
+    /// A half that shows `chain` and would believe itself; the other one, in both directions, has `ca` alone.
+    async fn told_of(pki: &Pki, chain: &[&str], own_ca: &[&str], ca: &str) -> String {
+        pki.bundle("chain.crt", chain);
+        pki.bundle("own.crt", &[own_ca, &["root"]].concat());
+        let key = format!("{}.key", chain[0]);
+        let shows = pki.identity("chain.crt", &key, "own.crt", "judge");
+        let judges = pki.identity("judge.pem", "judge.key", ca, chain[0]);
+        let [as_client, _] = shaken(&judges, &shows).await;
+        let [_, as_server] = shaken(&shows, &judges).await;
+        assert_eq!(as_client, as_server);
+        as_client.unwrap()
+    }
+
+    #[track_caller]
+    fn check(told: &str, parts: &[&str]) {
+        for part in parts {
+            assert!(told.contains(part), "`{part}` is not in: {told}");
+        }
+    }
+
+    fn with_judge() -> Pki {
+        let pki = Pki::new();
+        pki.root("root", "");
+        pki.leaf("judge", "root");
+        pki
+    }
+
+    #[tokio::test]
+    async fn a_missing_intermediate_is_told_by_its_name() {
+        let pki = with_judge();
+        pki.signed("middle", "root", CA, "");
+        pki.signed("lower", "middle", CA, "");
+        pki.leaf("dmz", "lower");
+        let words = [
+            "certificate 2 of 2 (`CN=lower`) is issued by `CN=middle`, which is neither behind it in the same file nor in this link's `ca`",
+        ];
+        let advice = "append the certificate of `CN=middle` to the file that holds the first one";
+        pki.bundle("short.crt", &["dmz", "lower"]);
+        let own = pki.own_fault("short.crt", "dmz.key", "root.pem");
+        check(&own, &[words[0], advice, "short.crt: "]);
+        let told = told_of(&pki, &["dmz", "lower"], &["middle"], "root.pem").await;
+        check(&told, &[words[0], advice, "its certificate comes from another CA than this link's `ca`"]);
+        // Whole, it is believed.
+        pki.bundle("whole.crt", &["dmz", "lower", "middle"]);
+        let whole = pki.identity("whole.crt", "dmz.key", "root.pem", "judge");
+        let judge = pki.identity("judge.pem", "judge.key", "root.pem", "dmz");
+        assert_eq!(shaken(&judge, &whole).await, [None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_a_ca_may_not_issue_is_told_with_the_ca_and_its_limits() {
+        let pki = with_judge();
+        let limits = "nameConstraints=critical,permitted;DNS:lan.test\n";
+        pki.signed("limited", "root", &format!("{CA}{limits}"), "");
+        pki.leaf("dmz", "limited");
+        pki.bundle("pair.crt", &["dmz", "limited"]);
+        let words = "certificate 1 of 2 (`CN=dmz`) is for dmz, which the name constraints of certificate 2 of 2 (`CN=limited`) exclude (permitted: lan.test)";
+        check(&pki.own_fault("pair.crt", "dmz.key", "root.pem"), &[words, "pair.crt: "]);
+        // Its CA may stand in `ca` itself.
+        pki.bundle("other.crt", &["root", "limited"]);
+        check(
+            &pki.own_fault("dmz.pem", "dmz.key", "other.crt"),
+            &["exclude", "certificate 2 of 2 in this link's `ca` (`CN=limited`)"],
+        );
+    }
+
+    #[tokio::test]
+    async fn an_algorithm_that_is_not_accepted_is_told_with_its_certificate() {
+        let pki = with_judge();
+        pki.signed("middle", "root", CA, "-sha1");
+        pki.leaf("dmz", "middle");
+        let words =
+            "certificate 2 of 2 (`CN=middle`) is signed with SHA-1 (ecdsa-with-SHA1), which is not accepted";
+        let told = told_of(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
+        check(&told, &[words, "have it issued anew"]);
+    }
+
+    #[tokio::test]
+    async fn an_intermediate_that_has_expired_is_told_by_its_number() {
+        let pki = with_judge();
+        pki.expired_authority("middle", "root");
+        pki.leaf("dmz", "middle");
+        pki.bundle("pair.crt", &["dmz", "middle"]);
+        let words = "certificate 2 of 2 (`CN=middle`) has expired on 2020-02-01";
+        check(&pki.own_fault("pair.crt", "dmz.key", "root.pem"), &[words]);
+    }
+
+    /// What a backend's certificate comes to with this `ca` of its connect.
+    async fn called(pki: &Pki, pair: &str, ca: &str, name: &str) -> Result<(), String> {
+        let tls = ConnectTls { ca: pki.material(ca), name: name.into(), pair: None };
+        let edges = EdgeTls::load(std::iter::empty(), std::iter::once(&tls), PipePolicy::Refused);
+        let caller = edges.connect_client(&tls).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = listener.accept().await.unwrap().0;
+        let certificate =
+            crate::net::tls::read_chain(&pki.material(&format!("{pair}.pem")), PipePolicy::Refused).unwrap();
+        let key =
+            crate::net::tls::read_key(&pki.material(&format!("{pair}.key")), PipePolicy::Refused).unwrap();
+        let config =
+            rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificate, key).unwrap();
+        let serving = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)).accept(accepted);
+        let (called, _) = tokio::join!(caller.connect(stream), serving);
+        called.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn a_backend_is_believed_by_a_certificate_that_signs_itself_and_stands_in_its_ca() {
+        let pki = Pki::new();
+        pki.root("shop", "-addext subjectAltName=DNS:shop");
+        pki.root("other", "-addext subjectAltName=DNS:shop");
+        assert_eq!(called(&pki, "shop", "shop.pem", "shop").await, Ok(()));
+        check(&called(&pki, "shop", "shop.pem", "else").await.unwrap_err(), &["not valid for name"]);
+        let told = called(&pki, "other", "shop.pem", "shop").await.unwrap_err();
+        check(
+            &told,
+            &["certificate 1 of 1 (`CN=other`) signs itself, and this connect's `ca` does not hold it"],
+        );
+        assert!(!told.contains("this link's"), "{told}");
+    }
+}
