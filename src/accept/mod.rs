@@ -10,6 +10,7 @@ pub mod reverse;
 pub mod routes;
 pub mod tcp;
 mod teardown;
+mod upgrade;
 mod upstream_session;
 pub mod web;
 

@@ -35,6 +35,7 @@ use super::{
     routes::{AdmittedClient, HttpRoute, WebKind, find_http_route},
     tcp::{RouteLifetime, session_request},
     teardown::{close_lingering, drive_until_closed},
+    upgrade::{UpgradedTo, downgrade_client, hand_over},
     upstream_session::{FAREWELL, UpstreamSession, failure_response},
 };
 use crate::{
@@ -55,7 +56,7 @@ use crate::{
             upstream::{ResponseFailure, UpstreamConnection},
             websocket,
         },
-        pipe::{PipeEnd, pipe},
+        pipe::pipe,
         prefixed::PrefixedStream,
         stream::NetStream,
         tcp,
@@ -111,14 +112,6 @@ struct SentRequest {
 
 const UNENCODED: &str = "its target has signs that have to be percent-encoded, such as %22 %23 %3C %3E";
 const NONE: &str = "the service's answer is no HTTP/1.1";
-
-/// What a request has upgraded the connection to.
-enum UpgradedTo {
-    /// A WebSocket, whose frames are taken off here.
-    Socket(Box<HttpRoute>, SocketAddr),
-    /// Something that is passed on as it is, with the other end of its channel.
-    Passed(OnUpgrade),
-}
 
 /// Serves a client until it leaves; the session that its connection has become, if it has.
 pub async fn serve(
@@ -190,23 +183,6 @@ pub async fn serve(
             entered.ok()
         }
     }
-}
-
-type ClientServiceError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Takes the connection back from hyper.
-async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, ClientServiceError> {
-    let left = left.ok_or("it has asked for no upgrade")?.await?;
-    let parts =
-        left.downcast::<TokioIo<InterimStream<CheckedStream>>>().map_err(|_| "its connection was lost")?;
-    Ok(parts.io.into_inner().into_inner().with_prefix(&parts.read_buf))
-}
-
-async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), ClientServiceError> {
-    let (here, (there, read)) =
-        (downgrade_client(left).await?, UpstreamConnection::into_upgraded::<PipeEnd>(there).await?);
-    let PrefixedStream { prefix: said, stream } = here.into_inner();
-    Ok(there.hand_over(stream, said, read).await?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -27,7 +27,7 @@ const NAMES_MAX: usize = 4;
 
 /// One certificate of those that were shown, or of the `ca`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub struct ChainCertificate {
     number: usize,
     of: usize,
     /// The `ca` where it is one of those.
@@ -35,7 +35,7 @@ pub struct Located {
     subject: String,
 }
 
-impl fmt::Display for Located {
+impl fmt::Display for ChainCertificate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { number, of, within, subject } = self;
         write!(out, "certificate {number} of {of}")?;
@@ -50,23 +50,23 @@ impl fmt::Display for Located {
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 pub enum ChainFault {
     #[error("{one} is issued by `{issuer}`, which is neither behind it in the same file nor in {ca}")]
-    IssuerMissing { one: Located, issuer: String, ca: &'static str },
+    IssuerMissing { one: ChainCertificate, issuer: String, ca: &'static str },
     #[error("{one} signs itself, and {ca} does not hold it")]
-    SelfSigned { one: Located, ca: &'static str },
+    SelfSigned { one: ChainCertificate, ca: &'static str },
     #[error("{one} is issued by {issuer}, which is no CA (CA:FALSE)")]
-    IssuerNoCa { one: Located, issuer: Located },
+    IssuerNoCa { one: ChainCertificate, issuer: ChainCertificate },
     #[error("{one} is for {names}, which the name constraints of {authority} exclude ({limits})")]
-    NameExcluded { one: Located, names: String, authority: Located, limits: String },
+    NameExcluded { one: ChainCertificate, names: String, authority: ChainCertificate, limits: String },
     #[error("{one} is signed with {algorithm}, which is not accepted")]
-    Algorithm { one: Located, algorithm: String },
+    Algorithm { one: ChainCertificate, algorithm: String },
     #[error("{one} is not of X.509 version 3")]
-    Version { one: Located },
+    Version { one: ChainCertificate },
     #[error("{one} is a CA's own (CA:TRUE), and stands for nobody else")]
-    IsAuthority { one: Located },
+    IsAuthority { one: ChainCertificate },
     #[error("{one} has expired on {on}")]
-    Expired { one: Located, on: String },
+    Expired { one: ChainCertificate, on: String },
     #[error("{one} is not valid before {on}")]
-    NotYet { one: Located, on: String },
+    NotYet { one: ChainCertificate, on: String },
 }
 
 impl ChainFault {
@@ -247,14 +247,14 @@ impl Chain<'_> {
         (1..self.shown.len()).find(|at| fits(&self.shown[*at]))
     }
 
-    fn located(&self, at: usize) -> Located {
+    fn located(&self, at: usize) -> ChainCertificate {
         let subject = text(self.shown[at].subject());
-        Located { number: at + 1, of: self.shown.len(), within: None, subject }
+        ChainCertificate { number: at + 1, of: self.shown.len(), within: None, subject }
     }
 
-    fn in_ca(&self, at: usize) -> Located {
+    fn in_ca(&self, at: usize) -> ChainCertificate {
         let subject = text(self.authorities[at].subject());
-        Located { number: at + 1, of: self.authorities.len(), within: Some(self.ca), subject }
+        ChainCertificate { number: at + 1, of: self.authorities.len(), within: Some(self.ca), subject }
     }
 }
 

@@ -1,0 +1,39 @@
+//! A client connection whose request has turned it into something else: a WebSocket, or what two ends agreed on.
+
+use std::net::SocketAddr;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::routes::HttpRoute;
+use crate::net::{
+    http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
+    pipe::PipeEnd,
+    prefixed::PrefixedStream,
+};
+
+/// What a request has upgraded the connection to.
+pub enum UpgradedTo {
+    /// A WebSocket, whose frames are taken off here.
+    Socket(Box<HttpRoute>, SocketAddr),
+    /// Something that is passed on as it is, with the other end of its channel.
+    Passed(OnUpgrade),
+}
+
+pub type ClientServiceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Takes the connection back from hyper.
+pub async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, ClientServiceError> {
+    let left = left.ok_or("it has asked for no upgrade")?.await?;
+    let parts =
+        left.downcast::<TokioIo<InterimStream<CheckedStream>>>().map_err(|_| "its connection was lost")?;
+    Ok(parts.io.into_inner().into_inner().with_prefix(&parts.read_buf))
+}
+
+/// Joins a connection that was upgraded to the other end of its upstream session.
+pub async fn hand_over(left: Option<OnUpgrade>, there: OnUpgrade) -> Result<(), ClientServiceError> {
+    let (here, (there, read)) =
+        (downgrade_client(left).await?, UpstreamConnection::into_upgraded::<PipeEnd>(there).await?);
+    let PrefixedStream { prefix: said, stream } = here.into_inner();
+    Ok(there.hand_over(stream, said, read).await?)
+}
