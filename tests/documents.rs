@@ -12,6 +12,15 @@ use portcullis::cli::Cli;
 
 /// What a newcomer reads first stays short.
 const README_BYTES_MAX: usize = 9 * 1024;
+/// Pages that a newcomer meets, and how long a paragraph of theirs may be.
+const SHORT_PARAGRAPHS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/link-protocol.md"];
+const PARAGRAPH_WORDS_MAX: usize = 60;
+/// The column of the map where its descriptions may begin.
+const MAP_DESCRIPTIONS: usize = 16;
+
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
 
 fn documents() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -92,12 +101,140 @@ fn every_command_that_is_shown_exists() {
 
 #[test]
 fn the_readme_is_short() {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let text = page("README.md");
     assert!(text.len() <= README_BYTES_MAX, "{} bytes: the rest belongs under docs/", text.len());
-    for paragraph in text.split("```").step_by(2).flat_map(|part| part.split("\n\n")) {
-        let words = paragraph.split_whitespace().count();
-        assert!(words <= 60 || paragraph.starts_with('|'), "{words} words:\n{paragraph}");
+}
+
+/// The paragraphs and the list items of a document, without its tables and code.
+fn paragraphs(text: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    for line in text.split("```").step_by(2).flat_map(str::lines) {
+        let starts_item = line.trim_start().split_once(' ').is_some_and(|(mark, _)| {
+            mark == "-" || mark.strip_suffix('.').is_some_and(|number| number.parse::<u8>().is_ok())
+        });
+        if line.trim().is_empty() || starts_item || line.starts_with(['#', '|']) {
+            found.push(String::new());
+        }
+        if !line.starts_with('|') {
+            found.last_mut().unwrap().extend([line, "\n"]);
+        }
     }
+    found
+}
+
+#[test]
+fn pages_that_are_read_first_have_short_paragraphs() {
+    for name in SHORT_PARAGRAPHS {
+        for paragraph in paragraphs(&page(name)) {
+            let words = paragraph.split_whitespace().count();
+            assert!(words <= PARAGRAPH_WORDS_MAX, "{name}: {words} words:\n{paragraph}");
+        }
+    }
+}
+
+/// The file or folder of a module, if there is one.
+fn module(parts: &[&str]) -> Option<PathBuf> {
+    let path =
+        parts.iter().fold(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), |path, part| path.join(part));
+    [path.with_extension("rs"), path].into_iter().find(|path| path.exists())
+}
+
+/// Lines of the map in `ARCHITECTURE.md`: how far they are indented, and the files, modules and folders they name.
+fn map_lines(text: &str) -> Vec<(usize, Vec<&str>)> {
+    let map = text.split("## Map\n").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap();
+    let lines = map.lines().filter(|line| !line.trim().is_empty()).skip(1);
+    let lines = lines.map(|line| (line.len() - line.trim_start().len(), line.trim_start()));
+    // What goes on from the line before stands in the column of the descriptions.
+    let lines = lines.filter(|(indent, _)| *indent < MAP_DESCRIPTIONS);
+    lines.map(|(indent, line)| (indent, line.split("  ").next().unwrap().split(' ').collect())).collect()
+}
+
+#[test]
+fn whatever_the_map_names_exists_and_nothing_at_the_top_is_missing() {
+    let text = page("ARCHITECTURE.md");
+    let mut folders: Vec<(usize, &str)> = Vec::new();
+    let mut top: Vec<String> = Vec::new();
+    let lines = map_lines(&text);
+    for (indent, names) in &lines {
+        folders.retain(|(outer, _)| outer < indent);
+        for name in names {
+            let stem = name.trim_end_matches('/').trim_end_matches(".rs");
+            let parts: Vec<_> = folders.iter().map(|(_, folder)| *folder).chain([stem]).collect();
+            assert!(module(&parts).is_some(), "the map names {parts:?}, which does not exist");
+            if folders.is_empty() {
+                top.push(stem.to_owned());
+            }
+        }
+        if let [name] = names.as_slice()
+            && let Some(folder) = name.strip_suffix('/')
+        {
+            folders.push((*indent, folder));
+        }
+    }
+    assert!(lines.len() > 60, "the map has moved: {} lines", lines.len());
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(name == "lib" || top.contains(&name), "the map lacks src/{name}");
+    }
+}
+
+/// What stands between backticks, outside code blocks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split("```").step_by(2).flat_map(|part| part.split('`').skip(1).step_by(2)).collect()
+}
+
+/// The text of all sources below a folder, or of one file.
+fn sources(path: &Path) -> String {
+    if path.is_file() {
+        return fs::read_to_string(path).unwrap();
+    }
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|ending| ending == "rs"))
+        .map(|path| sources(&path))
+        .collect()
+}
+
+#[test]
+fn paths_of_modules_that_documents_name_exist() {
+    let mut count = 0;
+    for (file, text) in documents().into_iter().filter(|(file, _)| !file.ends_with("CHANGELOG.md")) {
+        let is_path = |word: &&str| {
+            word.contains("::")
+                && word.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, ':' | '_'))
+        };
+        for path in quoted(&text).into_iter().filter(is_path) {
+            let parts: Vec<_> = path.split("::").collect();
+            let depth = (1..=parts.len()).rev().find(|depth| module(&parts[..*depth]).is_some());
+            let depth = depth.unwrap_or_else(|| panic!("{}: no module of {path}", file.display()));
+            let source = sources(&module(&parts[..depth]).unwrap());
+            for part in &parts[depth..] {
+                assert!(source.contains(part), "{}: no {part} of {path}", file.display());
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 60, "only {count} paths were found");
+}
+
+#[test]
+fn each_promise_of_security_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code = sources(&root.join("tests")) + &sources(&root.join("src"));
+    let text = page("SECURITY.md");
+    let tables = text.split("| promise | shown by |\n").skip(1);
+    let rows: Vec<_> = tables
+        .flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')))
+        .map(|row| row.trim_end_matches('|').rsplit('|').next().unwrap())
+        .collect();
+    for row in &rows {
+        let tests = quoted(row);
+        assert!(!tests.is_empty(), "no test shows this: {row}");
+        for test in tests {
+            assert!(code.contains(&format!("fn {test}()")), "SECURITY.md names {test}, which is no test");
+        }
+    }
+    assert!(rows.len() > 20, "the tables have moved: {} rows", rows.len());
 }
 
 /// What a constant of the sources says: the file of its module has a line for it.

@@ -1,4 +1,4 @@
-//! Tests every deadline that ARCHITECTURE.md lists, with a paused clock: shortly before its time nothing may
+//! Tests every deadline of a link that docs/link-protocol.md lists, with a paused clock: shortly before its time nothing may
 //! have happened, shortly after it must have. A row without a check fails, and so does a check without a row.
 
 use std::{
@@ -91,7 +91,8 @@ const DEADLINES: &[DeadlineRow] = &[
 
 /// The rows of the table: name and value.
 fn rows() -> Vec<(String, Duration)> {
-    let text = include_str!("../../ARCHITECTURE.md");
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/link-protocol.md");
+    let text = std::fs::read_to_string(page).expect("the page is there");
     let table = text.split("## Deadlines\n").nth(1).expect("a section");
     let table = table.split("\n## ").next().expect("its text");
     let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);

@@ -199,7 +199,7 @@ impl StateMachine {
     }
 }
 
-/// The table as `ARCHITECTURE.md` has it: a row for each state, a column for each frame that moves
+/// The table as `docs/link-protocol.md` has it: a row for each state, a column for each frame that moves
 /// it; an empty cell is a violation.
 pub fn table() -> String {
     use LinkRole::{Opener, Server};
@@ -253,10 +253,10 @@ mod tests {
     }
 
     #[test]
-    fn architecture_shows_this_table() {
-        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md"));
+    fn the_protocols_page_shows_this_table() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/link-protocol.md"));
         let page = page.expect("the page is there");
-        assert!(page.contains(&table()), "ARCHITECTURE.md lacks this table:\n\n{}\n", table());
+        assert!(page.contains(&table()), "docs/link-protocol.md lacks this table:\n\n{}\n", table());
     }
 
     #[test]
