@@ -80,7 +80,11 @@ const DEADLINES: &[DeadlineRow] = &[
         value: tcp::UNACKNOWLEDGED,
         check: |value| Box::pin(check_acknowledged(value)),
     },
-    DeadlineRow { name: "farewell", value: LINGERING_CLOSE, check: |value| Box::pin(check_farewell(value)) },
+    DeadlineRow {
+        name: "lingering close",
+        value: LINGERING_CLOSE,
+        check: |value| Box::pin(check_lingering_close(value)),
+    },
     DeadlineRow { name: "goodbye", value: GOODBYE, check: |value| Box::pin(check_goodbye(value)) },
     DeadlineRow {
         name: "silence after a goodbye",
@@ -294,7 +298,7 @@ async fn check_acknowledged(value: Duration) {
     assert_eq!(delivery.note(long, began + value), tcp::DeliveryState::Never);
 }
 
-async fn check_farewell(value: Duration) {
+async fn check_lingering_close(value: Duration) {
     let (ours, _silent) = connection().await;
     happens_after(value, handshake::close_lingering(NetStream::Tcp(ours))).await;
 }
