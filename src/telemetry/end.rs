@@ -44,6 +44,36 @@ impl EndedBy {
     }
 }
 
+/// What an end means for who looks at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndWeight {
+    /// Both sides had finished.
+    Healthy,
+    /// The client or the operator wanted it so.
+    Wanted,
+    /// A limit, a time or a rule of ours.
+    Refusal,
+    /// A backend, a peer or a bug.
+    Failure,
+}
+
+impl EndWeight {
+    /// By the two letters.
+    pub fn of_code(code: &str) -> Self {
+        match code.chars().next() {
+            Some('B' | 'P' | 'I') => Self::Failure,
+            Some('T' | 'L' | 'X') => Self::Refusal,
+            Some('-') => Self::Healthy,
+            Some(_) | None => Self::Wanted,
+        }
+    }
+
+    /// Whether it is to be kept and shown longer than the many that were to be expected.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Failure | Self::Refusal)
+    }
+}
+
 /// Why and when a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEnd {
@@ -56,6 +86,11 @@ pub struct SessionEnd {
 impl SessionEnd {
     pub fn clean() -> Self {
         Self { who: EndedBy::Nobody, phase: SessionPhase::Draining, reason: "both sides finished".into() }
+    }
+
+    /// Whether something went wrong, and not by the client's or the operator's will.
+    pub fn is_failure(&self) -> bool {
+        EndWeight::of_code(&self.code()).is_failure()
     }
 
     /// The two letters.

@@ -4,6 +4,7 @@
 //! registry is taken when a session starts, when it ends, and for a snapshot; never for a byte. A
 //! [`SessionGuard`] records the end once, when it is dropped.
 
+mod ended;
 mod ends;
 mod rows;
 
@@ -27,14 +28,13 @@ use super::{
     notices::NoticeLog,
     rate_limited::{LogKind, RateLimitedLog},
     refusals::RefusalCounts,
-    snapshot::{EndedRow, NoticeLevel, SessionPhase, SessionRow, TrafficTotals},
+    snapshot::{NoticeLevel, SessionPhase, SessionRow, TrafficTotals},
 };
 use crate::profile::{Half, ServiceName};
 
+use ended::{EndedSession, EndedSessions};
 pub use ends::ServiceEnds;
 
-/// Ended sessions kept for the picture.
-const ENDED_MAX: usize = 512;
 /// Rows of open sessions in one picture; the busiest, when there are more.
 pub const ROWS_MAX: usize = 20_000;
 
@@ -182,7 +182,7 @@ struct RegistryState {
     next: u64,
     open: HashMap<u64, Arc<OpenSession>>,
     closed: HashMap<(Half, ServiceName), TrafficTotals>,
-    ended: VecDeque<EndedSession>,
+    ended: EndedSessions,
     /// How many have ended how, by the two letters.
     ends: HashMap<(Half, ServiceName), BTreeMap<String, u64>>,
     /// By service: what has failed at its backend since a session reached it.
@@ -201,14 +201,6 @@ pub struct BackendFailures {
     pub error: String,
     /// When the last of them failed, in microseconds of the process.
     at_us: u64,
-}
-
-#[derive(Debug)]
-struct EndedSession {
-    session: Arc<OpenSession>,
-    end: SessionEnd,
-    at: Instant,
-    seconds: f64,
 }
 
 impl RegistryState {
@@ -354,11 +346,6 @@ impl SessionRegistry {
         (open.iter().map(|(_, session)| session.row()).collect(), left_out)
     }
 
-    /// Rows of ended sessions, newest first.
-    pub fn ended(&self) -> Vec<EndedRow> {
-        self.lock().ended.iter().rev().map(EndedSession::row).collect()
-    }
-
     /// Works out the rates over the last second, as those of services and of all traffic are: over
     /// less, a client that sends in bursts would seem to race and to rest by turns.
     pub fn tick(&self) {
@@ -421,10 +408,7 @@ impl SessionRegistry {
         totals.refused += u64::from(!carried);
         totals.bytes_up += session.counters.up();
         totals.bytes_down += session.counters.down();
-        books.ended.push_back(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
-        if books.ended.len() > ENDED_MAX {
-            books.ended.pop_front();
-        }
+        books.ended.add(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
         drop(books);
         if is_told {
             session.notify_operator(&end, &self.notices);
@@ -574,8 +558,23 @@ mod tests {
             panic!("a bug");
         }));
         assert!(panicked.is_err());
-        let codes: Vec<_> = registry.lock().ended.iter().map(|ended| ended.end.code()).collect();
-        assert_eq!(codes, ["TD", "IN"]);
+        let codes: Vec<_> = registry.ended().into_iter().map(|row| row.end).collect();
+        assert_eq!(codes, ["IN", "TD"]);
+    }
+
+    #[test]
+    fn healthy_ends_push_no_failure_out() {
+        let registry = registry();
+        let failed = open(&registry);
+        let id = failed.id().to_owned();
+        let end =
+            SessionEnd { who: EndedBy::Peer, phase: SessionPhase::Relaying, reason: "it is gone".into() };
+        failed.finish(end);
+        (0..3 * ended::KEPT_MAX).for_each(|_| open(&registry).finish(SessionEnd::clean()));
+        let ended = registry.ended();
+        assert_eq!(ended.last().map(|row| (&*row.id, &*row.end)), Some((&*id, "PR")));
+        assert_eq!(ended.len(), ended::KEPT_MAX + 1, "and both kinds are bounded");
+        assert!(ended.is_sorted_by_key(|row| row.ago_seconds), "newest first");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checklist::{CheckStep, StepReport},
     duration_buckets::DurationCounts,
+    end::EndWeight,
     health::{Alert, CertificateRow, DrainRequest, Health, RefusalRow, ServiceLack, readiness::Readiness},
     requests::RequestCounts,
 };
@@ -165,18 +166,29 @@ impl Snapshot {
 
     /// Without the sessions that ended long ago: who reads picture after picture has seen them.
     pub fn brief(&self) -> Cow<'_, Self> {
-        let fresh = self.ended.partition_point(|row| row.ago_seconds <= FRESH_SECONDS);
-        if fresh == self.ended.len() {
+        let mut failures = 0;
+        let mut is_kept = |row: &EndedRow| {
+            let is_failure = EndWeight::of_code(&row.end).is_failure();
+            failures += usize::from(is_failure);
+            row.ago_seconds <= FRESH_SECONDS
+                || (is_failure && failures <= BRIEF_FAILURES_MAX && row.ago_seconds <= FRESH_FAILURE_SECONDS)
+        };
+        let kept: Vec<_> = self.ended.iter().map(&mut is_kept).collect();
+        if kept.iter().all(|&is_kept| is_kept) {
             return Cow::Borrowed(self);
         }
         let mut brief = self.clone();
-        brief.ended.truncate(fresh);
+        let mut kept = kept.into_iter();
+        brief.ended.retain(|_| kept.next().unwrap_or(false));
         Cow::Owned(brief)
     }
 }
 
 /// Longer than a screen lists a session that has ended.
 const FRESH_SECONDS: f64 = 10.0;
+const FRESH_FAILURE_SECONDS: f64 = 70.0;
+/// Older failures in a brief picture, the newest of them; more than a screen has lines for.
+const BRIEF_FAILURES_MAX: usize = 64;
 
 /// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -526,9 +538,11 @@ mod tests {
         };
         let ids = |snapshot: &Snapshot| snapshot.ended.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
         let mut snapshot = Snapshot::new("edge", Mode::Reverse);
-        snapshot.ended = vec![ended("c", 0.5), ended("b", 9.0), ended("a", 300.0)];
+        let failed = |id, ago_seconds| EndedRow { end: "BC".into(), ..ended(id, ago_seconds) };
+        snapshot.ended =
+            vec![ended("e", 0.5), ended("d", 9.0), ended("c", 50.0), failed("b", 60.0), failed("a", 300.0)];
         let brief = snapshot.brief().into_owned();
-        assert_eq!(ids(&brief), ["c", "b"]);
+        assert_eq!(ids(&brief), ["e", "d", "b"], "failures are shown for longer");
         assert!(matches!(brief.brief(), Cow::Borrowed(_)), "nothing is copied for nothing");
     }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use crate::{
     profile::Half,
-    telemetry::snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
+    telemetry::{
+        end::EndWeight,
+        snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
+    },
     tui::filter::{ListedSession, SessionFilter},
 };
 
@@ -101,7 +104,7 @@ impl SortColumn {
     }
 }
 
-/// The listed rows of one snapshot: the open ones in order, below them those that just ended.
+/// The listed rows of one snapshot: the open ones in order, below them those that just ended, failures first.
 #[derive(Debug, Default)]
 pub struct SessionOrder {
     pub column: SortColumn,
@@ -109,8 +112,10 @@ pub struct SessionOrder {
     pub filter: SessionFilter,
     /// Places of [`Snapshot::sessions`], as they are shown.
     open: Vec<usize>,
-    /// Places of [`Snapshot::ended`].
+    /// Places of [`Snapshot::ended`]: failures first, each newest first.
     ended: Vec<usize>,
+    /// How many of them are failures.
+    failed: usize,
     /// Open rows that there are to list, whatever the filter says.
     listable: usize,
     /// In a pair, where the inner half's part of an open session is, by the session's id.
@@ -142,10 +147,14 @@ impl SessionOrder {
         outer.extend(outer_ids(snapshot, snapshot.ended.iter().map(|row| (row.role, &*row.id))));
         let is_shown = |row: &EndedRow| {
             let is_inner = row.role == Half::Internal && outer.contains(&*row.id);
-            snapshot_keeps(row) && !is_inner && self.filter.matches(snapshot, ListedSession::Ended(row))
+            is_listed_still(row) && !is_inner && self.filter.matches(snapshot, ListedSession::Ended(row))
         };
         let ended = snapshot.ended.iter().enumerate();
         self.ended = ended.filter(|(_, row)| is_shown(row)).map(|(place, _)| place).collect();
+        // Failures stand together, above the healthy ends: they keep lines of their own.
+        self.ended.sort_by_key(|&place| !EndWeight::of_code(&snapshot.ended[place].end).is_failure());
+        let is_failure = |&&place: &&usize| EndWeight::of_code(&snapshot.ended[place].end).is_failure();
+        self.failed = self.ended.iter().take_while(is_failure).count();
         let now = snapshot.uptime_seconds;
         let due = |at: f64| !(0.0..SORT_SECONDS).contains(&(now - at));
         if !self.sorted_at_seconds.is_none_or(due) {
@@ -186,6 +195,11 @@ impl SessionOrder {
     /// Listed rows that are open; they stand first.
     pub fn open_len(&self) -> usize {
         self.open.len()
+    }
+
+    /// Listed rows of sessions that failed; they stand right below the open ones.
+    pub fn failed_len(&self) -> usize {
+        self.failed
     }
 
     /// Open rows that there are to list, whatever the filter says.
@@ -231,11 +245,14 @@ fn waits(row: &SessionRow) -> bool {
     row.phase == SessionPhase::Waiting
 }
 
-fn snapshot_keeps(row: &EndedRow) -> bool {
-    row.ago_seconds < KEPT_SECONDS
+fn is_listed_still(row: &EndedRow) -> bool {
+    let is_failure = EndWeight::of_code(&row.end).is_failure();
+    row.ago_seconds < if is_failure { FAILED_KEPT_SECONDS } else { KEPT_SECONDS }
 }
 
 /// Often enough to be true, seldom enough to be read.
 const SORT_SECONDS: f64 = 2.0;
 /// Long enough to read why a session ended, short enough not to crowd out the living.
 const KEPT_SECONDS: f64 = 6.0;
+/// Long enough to be seen by who looks up from something else.
+const FAILED_KEPT_SECONDS: f64 = 60.0;

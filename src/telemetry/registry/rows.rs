@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{EndedSession, OpenSession};
+use super::{OpenSession, ended::EndedSession};
 use crate::telemetry::{
     clock,
     snapshot::{EndedRow, SessionPhase, SessionRow},

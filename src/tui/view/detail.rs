@@ -24,7 +24,7 @@ use crate::{
             header::{mode_word, role_word},
             panel,
             pool::{half_word, state_word},
-            profiles, table, traffic,
+            profiles, sessions, table, traffic,
         },
     },
 };
@@ -165,7 +165,10 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("ended {} ago", format::span(row.ago_seconds))),
-        DetailLine { style: app.style.theme.title, ..fact("end", format!("{} {code}", row.end)) },
+        DetailLine {
+            style: sessions::end_style(app, &row.end),
+            ..fact("end", format!("{} {code}", row.end))
+        },
         fact("reason", addresses.text(&row.reason)),
         fact("client", addresses.client(&row.client)),
         fact("service", row.service.clone()),

@@ -1,10 +1,13 @@
-//! The sessions: open ones, waiting first, then the busiest; below them those that just ended.
+//! The sessions: open ones, waiting first, then the busiest; below them those that just ended, failures first.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
     profile::Half,
-    telemetry::snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
+    telemetry::{
+        end::EndWeight,
+        snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
+    },
     tui::{
         app::App,
         filter::{ListedSession, phase_word},
@@ -92,14 +95,17 @@ pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
     let below = Rect { width: area.width.saturating_sub(2), ..area };
     let (left, ..) = panel::split_selected_text(&app.style, selected_text(app), below);
     let area = Rect { height: left.height, ..area };
-    let (open, ended) = (order.open_len(), order.len() - order.open_len());
-    let (open_lines, ended_lines) =
-        share(open, ended, panel::rows_drawn(order.len(), panel::below_heads(area)));
-    let selected = app.selected_line();
-    let of_open = table::window(selected.filter(|&line| line < open), open, open_lines);
-    let of_ended = selected.and_then(|line| line.checked_sub(open));
-    let of_ended = table::window(of_ended, ended, ended_lines);
-    (area, of_open.chain(of_ended.start + open..of_ended.end + open).collect())
+    let (open, failed) = (order.open_len(), order.failed_len());
+    let counts = [open, failed, order.len() - open - failed];
+    let shares = share(counts, panel::rows_drawn(order.len(), panel::below_heads(area)));
+    let (selected, mut first) = (app.selected_line(), 0);
+    let mut lines = Vec::new();
+    for (count, share) in counts.into_iter().zip(shares) {
+        let at = selected.and_then(|line| line.checked_sub(first)).filter(|&line| line < count);
+        lines.extend(table::window(at, count, share).map(|line| line + first));
+        first += count;
+    }
+    (area, lines)
 }
 
 /// The column of the order whose head is so far from the left.
@@ -128,7 +134,7 @@ fn selected_text(app: &App) -> Option<(String, Style)> {
 fn cell(app: &App, row: ListedSession<'_>, is_selected: bool, kind: SessionColumn) -> TableCell {
     match (kind, row) {
         (SessionColumn::Mark, row) if is_selected => {
-            let ended = if matches!(row, ListedSession::Ended(_)) { app.style.symbols.ended } else { "" };
+            let ended = if let ListedSession::Ended(row) = row { ended_mark(app, row) } else { "" };
             TableCell::new(format!("{}{ended}", app.style.symbols.selected), app.style.theme.plain)
         }
         (_, ListedSession::Open(row)) => open_cell(app, row, kind),
@@ -240,10 +246,13 @@ pub fn listed(app: &App) -> Option<String> {
     (!order.filter.is_empty()).then(|| format!("{} of {open}", order.open_len()))
 }
 
-/// Lines for the open and for the ended: those that just ended keep a quarter of a full list.
-fn share(open: usize, ended: usize, lines: usize) -> (usize, usize) {
-    let ended = ended.min((lines / 4).max(lines.saturating_sub(open)));
-    (lines - ended, ended)
+/// Lines for the open, the failed and the others that just ended: in a full list the failed keep a quarter,
+/// and the others an eighth, or all that is free.
+fn share([open, failed, healthy]: [usize; 3], lines: usize) -> [usize; 3] {
+    let healthy_least = healthy.min(if failed == 0 { lines / 4 } else { lines / 8 });
+    let failed = failed.min((lines / 4).max(lines.saturating_sub(open + healthy_least)));
+    let healthy = healthy.min(healthy_least.max(lines.saturating_sub(open + failed)));
+    [lines - failed - healthy, failed, healthy]
 }
 
 fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
@@ -294,11 +303,33 @@ fn phase(app: &App, row: &SessionRow) -> TableCell {
     }
 }
 
+/// How much an end weighs, by the colour of its letters.
+pub fn end_style(app: &App, code: &str) -> Style {
+    let theme = app.style.theme;
+    match EndWeight::of_code(code) {
+        EndWeight::Failure => theme.bad,
+        EndWeight::Refusal => theme.warn,
+        EndWeight::Wanted => theme.plain,
+        EndWeight::Healthy => theme.faint,
+    }
+}
+
+/// Colour is never alone: what has failed is marked as trouble is.
+fn ended_mark(app: &App, row: &EndedRow) -> &'static str {
+    let is_failure = EndWeight::of_code(&row.end).is_failure();
+    if is_failure { app.style.symbols.alert } else { app.style.symbols.ended }
+}
+
 /// Rates are unknown by now; the end stands where the phase stood.
 fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
-    let (look, faint) = (&app.style, app.style.theme.faint);
+    let look = &app.style;
+    let style = match kind {
+        SessionColumn::Mark | SessionColumn::Phase => end_style(app, &row.end),
+        _ if EndWeight::of_code(&row.end).is_failure() => look.theme.plain,
+        _ => look.theme.faint,
+    };
     let text = match kind {
-        SessionColumn::Mark => format!(" {}", look.symbols.ended),
+        SessionColumn::Mark => format!(" {}", ended_mark(app, row)),
         SessionColumn::Id => look.text(&row.id, TEXT_CHARS),
         SessionColumn::Half => half_word(row.role).into(),
         SessionColumn::Age => format::age(row.seconds),
@@ -313,7 +344,7 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
             look.text(&format!("{} {}", row.end, app.addresses().text(&row.reason)), TEXT_CHARS)
         }
     };
-    TableCell::new(text, faint)
+    TableCell::new(text, style)
 }
 
 fn half(app: &App, role: Half) -> TableCell {
@@ -335,14 +366,19 @@ mod tests {
 
     #[test]
     fn ended_sessions_get_the_free_lines_or_a_quarter() {
-        for ((open, ended, lines), expected) in [
-            ((5, 3, 12), (9, 3)),
-            ((100, 9, 12), (9, 3)),
-            ((0, 20, 12), (0, 12)),
-            ((100, 1, 12), (11, 1)),
-            ((100, 9, 2), (2, 0)),
+        for ((counts, lines), expected) in [
+            (([5, 0, 3], 12), [9, 0, 3]),
+            (([100, 0, 9], 12), [9, 0, 3]),
+            (([0, 0, 20], 12), [0, 0, 12]),
+            (([100, 0, 1], 12), [11, 0, 1]),
+            (([100, 0, 9], 2), [2, 0, 0]),
+            (([100, 9, 9], 16), [10, 4, 2]),
+            (([100, 9, 0], 12), [9, 3, 0]),
+            (([2, 30, 30], 16), [2, 12, 2]),
+            (([2, 3, 30], 16), [2, 3, 11]),
+            (([0, 30, 0], 12), [0, 12, 0]),
         ] {
-            assert_eq!(share(open, ended, lines), expected);
+            assert_eq!(share(counts, lines), expected, "{counts:?} in {lines}");
         }
     }
 }

@@ -1,0 +1,48 @@
+//! The last sessions that have ended. Failures are kept apart: healthy ends are many more, and must not
+//! push out what somebody will ask about.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use super::{OpenSession, SessionRegistry};
+use crate::telemetry::{end::SessionEnd, snapshot::EndedRow};
+
+/// Kept for the picture, of each of the two kinds.
+pub(super) const KEPT_MAX: usize = 256;
+
+#[derive(Debug)]
+pub(super) struct EndedSession {
+    pub session: Arc<OpenSession>,
+    pub end: SessionEnd,
+    pub at: Instant,
+    pub seconds: f64,
+}
+
+/// Each of them oldest first.
+#[derive(Debug, Default)]
+pub(super) struct EndedSessions {
+    healthy: VecDeque<EndedSession>,
+    failed: VecDeque<EndedSession>,
+}
+
+impl EndedSessions {
+    pub fn add(&mut self, ended: EndedSession) {
+        let queue = if ended.end.is_failure() { &mut self.failed } else { &mut self.healthy };
+        if queue.len() >= KEPT_MAX {
+            queue.pop_front();
+        }
+        queue.push_back(ended);
+    }
+
+    pub fn newest_first(&self) -> Vec<&EndedSession> {
+        let mut all: Vec<_> = self.healthy.iter().chain(&self.failed).collect();
+        all.sort_by_key(|ended| std::cmp::Reverse(ended.at));
+        all
+    }
+}
+
+impl SessionRegistry {
+    /// Rows of ended sessions, newest first.
+    pub fn ended(&self) -> Vec<EndedRow> {
+        self.lock().ended.newest_first().into_iter().map(EndedSession::row).collect()
+    }
+}
