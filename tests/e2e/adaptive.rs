@@ -37,7 +37,11 @@ async fn a_burst_is_carried_and_its_links_are_let_go_when_it_is_quiet() {
             clients.spawn(async move {
                 let mut client = dial(port).await;
                 say(&mut client, b"all at once").await;
-                hear(&mut client, b"all at once").await;
+                // Its turn may come as late as `wait` allows.
+                let mut heard = [0; 11];
+                let answer = tokio::io::AsyncReadExt::read_exact(&mut client, &mut heard);
+                tokio::time::timeout(Duration::from_secs(30), answer).await.expect("in time").unwrap();
+                assert_eq!(&heard, b"all at once");
                 client
             });
         }
