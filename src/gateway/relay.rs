@@ -34,8 +34,6 @@ const LOOK: Duration = Duration::from_secs(2);
 /// client end the wait: it keeps a copy of them until then.
 const GRANT_WITHIN: Duration = Duration::from_millis(5);
 const GRANT_BYTES: u64 = 16 * 1024;
-/// A check that comes this late shows that the process was suspended.
-const STALLED: Duration = Duration::from_secs(1);
 /// The longest pause between two checks when there is nothing to check for.
 const REST: Duration = Duration::from_secs(30);
 /// The deadline for the answer to `open`: the other half's backend deadline, plus the link's latency.
@@ -103,11 +101,11 @@ pub async fn relay(
     // `opened` goes out with the first bytes from the backend, if they come soon.
     let mut granting = downstream.holds_output();
     let mut watch = SocketWatch::new(counters.bytes(), idle, downstream.is_framed() || upstream.is_framed());
-    let mut answer = AnswerDeadline::new(Instant::now());
+    let mut answer_by = Instant::now() + ANSWER;
     let mut deliveries = [DeliveryWatch::default(), DeliveryWatch::default()];
     let first_look = match granting {
         true => Instant::now() + GRANT_WITHIN,
-        false => next_check(&watch, [downstream, upstream], &answer),
+        false => next_check(&watch, [downstream, upstream], answer_by),
     };
     let look = tokio::time::sleep_until(first_look);
     let mut is_new = true;
@@ -157,11 +155,13 @@ pub async fn relay(
         // A side that is not read any more shows by no event that it has gone.
         let held = up.holds_bytes() || down.holds_bytes() || up.has_ended() || down.has_ended();
         if watch.has_reason_to_wake(counters.bytes(), held) {
-            look.as_mut().reset(next_check(&watch, [downstream, upstream], &answer));
+            look.as_mut().reset(next_check(&watch, [downstream, upstream], answer_by));
         }
         while watch.awake && look.as_mut().poll(cx).is_ready() {
+            // While this process did not run, the other gateway's answer could not be read.
+            answer_by += look.deadline().elapsed();
             if std::mem::take(&mut granting) {
-                look.as_mut().reset(next_check(&watch, [downstream, upstream], &answer));
+                look.as_mut().reset(next_check(&watch, [downstream, upstream], answer_by));
                 down.unflushed = true;
                 if let Poll::Ready(Err((_, error))) = down.poll_flush(cx, downstream) {
                     return Poll::Ready(RelayOutcome::Failed(WhichSide::Downstream, error));
@@ -171,7 +171,7 @@ pub async fn relay(
             if std::mem::take(&mut is_new) && !links.upstream {
                 upstream.tcp().into_iter().for_each(tcp::keep_edge_alive);
             }
-            if upstream.is_opening() && answer.is_over(Instant::now()) {
+            if upstream.is_opening() && Instant::now() >= answer_by {
                 return Poll::Ready(RelayOutcome::Unanswered);
             }
             let sides = [
@@ -192,7 +192,7 @@ pub async fn relay(
             if watch.check(counters.bytes(), owed) {
                 return Poll::Ready(RelayOutcome::Idle);
             }
-            look.as_mut().reset(next_check(&watch, [downstream, upstream], &answer));
+            look.as_mut().reset(next_check(&watch, [downstream, upstream], answer_by));
         }
         Poll::Pending
     })
@@ -246,30 +246,9 @@ fn check_socket(side: &SessionSide, link: Option<&mut DeliveryWatch>) -> io::Res
     }
 }
 
-/// When the other gateway has to have answered `open`.
-struct AnswerDeadline {
-    at: Instant,
-    is_last: bool,
-}
-
-impl AnswerDeadline {
-    fn new(now: Instant) -> Self {
-        Self { at: now + ANSWER, is_last: false }
-    }
-
-    /// Whether it is too late. Where this process was stopped meanwhile, the answer may have come and
-    /// not been read yet: it gets a moment more, once.
-    fn is_over(&mut self, now: Instant) -> bool {
-        if now >= self.at + STALLED && !std::mem::replace(&mut self.is_last, true) {
-            self.at = now + STALLED;
-        }
-        now >= self.at
-    }
-}
-
 /// When a session's sockets are checked next: at the earliest of all their deadlines.
-fn next_check(watch: &SocketWatch, sides: [&SessionSide; 2], answer: &AnswerDeadline) -> Instant {
-    let answer_by = sides[1].is_opening().then_some(answer.at);
+fn next_check(watch: &SocketWatch, sides: [&SessionSide; 2], answer_by: Instant) -> Instant {
+    let answer_by = sides[1].is_opening().then_some(answer_by);
     let times = sides.map(SessionSide::next_check).into_iter().chain([answer_by]).flatten();
     times.fold(watch.next_check(Instant::now()), Instant::min)
 }
@@ -672,6 +651,32 @@ mod tests {
         let open = OpenFrame { service, id: "s-1".into(), client: None, probe: false };
         link.open(&open, Vec::new()).expect("it is ready");
         (SessionSide::Link(link), server, handle.into())
+    }
+
+    #[tokio::test]
+    async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
+        let ((mut downstream, mut client), (mut upstream, mut server, _socket)) =
+            (pipe().await, opening(0).await);
+        tokio::time::pause();
+        let (mut first, counters) = (Vec::new(), SessionCounters::default());
+        let links = LinkSides { downstream: false, upstream: true };
+        let relayed = relay(&mut downstream, &mut upstream, &mut first, links, &counters, None);
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::advance(Duration::from_millis(4_850)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let mut said = Vec::new();
+            frame::push(&mut said, FrameKind::Opened, &[]);
+            frame::push(&mut said, FrameKind::Data, b"answer");
+            server.write_all(&said).await.expect("it is taken");
+            let mut heard = [0; 6];
+            client.read_exact(&mut heard).await.expect("the answer");
+            heard
+        };
+        tokio::select! {
+            relayed = relayed => panic!("it has ended: {relayed:?}"),
+            heard = others => assert_eq!(&heard, b"answer"),
+        }
     }
 
     #[tokio::test]
