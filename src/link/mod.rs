@@ -40,7 +40,7 @@ mod token_bucket;
 
 use std::{sync::Arc, time::Duration};
 
-use crate::net::peer_verifier::is_same_name;
+use crate::proto::certificate::is_same_name;
 
 /// A TCP connection to the other gateway comes about in this time or not at all.
 pub const DIAL: Duration = Duration::from_secs(3);

@@ -19,6 +19,7 @@ use x509_parser::{
 };
 
 use super::peer_verifier::{self, TlsParty};
+use crate::proto::certificate;
 
 /// Signs of a name in a certificate, which is the other side's text.
 const NAME_CHARS_MAX: usize = 100;
@@ -224,7 +225,7 @@ impl Chain<'_> {
         let within = path[1..].iter().map(|at| (&self.shown[*at], self.located(*at)));
         let numbered = self.authorities.iter().enumerate();
         let above = numbered.filter(|(_, of)| of.subject() == issuer).map(|(at, of)| (of, self.in_ca(at)));
-        let names = peer_verifier::names_of(&self.shown[0]);
+        let names = certificate::names_of(&self.shown[0]);
         let limiting: Vec<_> = within
             .chain(above)
             .filter_map(|(one, located)| Some((one.name_constraints().ok()??.value, located)))

@@ -24,7 +24,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     authorities::Authorities,
     client_hello::ClientHello,
-    peer_verifier::{TlsParty, expiry_seconds, name_among, told_failure},
+    peer_verifier::{TlsParty, name_among, told_failure},
     probe_tls,
     read_ahead::ReadAhead,
     stream::NetStream,
@@ -36,6 +36,7 @@ use crate::{
         Accept, AcceptTls, ClientCertificates, ClientCheck, ConnectTls, EdgeScheme, KeyPair, PemSource,
         Problem, TlsVersion,
     },
+    proto::certificate::expiry_seconds,
 };
 
 /// How TLS is spoken at each edge of a profile, opened and checked.

@@ -2,10 +2,11 @@
 
 use rustls::pki_types::CertificateDer;
 
-use super::{peer_verifier, tls};
+use super::tls;
 use crate::{
     disk::PipePolicy,
     profile::{ClientCheck, DmzHalf, Half, InternalHalf, LinkTls, PemSource, Profile},
+    proto::certificate::expiry_seconds,
 };
 
 /// One file of certificates, with the earliest expiry in it.
@@ -57,7 +58,7 @@ pub fn certificate_expiries(profile: &Profile) -> Vec<CertificateExpiry> {
 
 fn earliest_end(material: &PemSource) -> Option<i64> {
     let chain: Vec<CertificateDer<'static>> = tls::read_chain(material, PipePolicy::Refused).ok()?;
-    chain.iter().filter_map(peer_verifier::expiry_seconds).min()
+    chain.iter().filter_map(expiry_seconds).min()
 }
 
 /// A trust store may hold many authorities, some of which ended long ago: of those nothing is told.

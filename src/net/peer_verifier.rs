@@ -4,7 +4,7 @@
 //! The address that was dialled plays no part, so the usual check against the host name is replaced by one
 //! against that list. Dates, chain and key usage are checked by webpki.
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{io, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -13,9 +13,10 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use thiserror::Error as ThisError;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Version};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::authorities::Authorities;
+use crate::proto::certificate::{certificate_names, is_same_name};
 
 /// Names told of a certificate that is refused; it is the other side's text.
 const TOLD_NAMES_MAX: usize = 4;
@@ -80,51 +81,6 @@ pub(super) fn told_names(names: &[String]) -> String {
             names.iter().take(TOLD_NAMES_MAX).map(plain).collect::<Vec<String>>().join(", ")
         }
     }
-}
-
-/// Names of hosts are the same whatever their case (RFC 4343), addresses however they are written; a URI is
-/// compared letter by letter.
-pub fn is_same_name(one: &str, other: &str) -> bool {
-    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
-        (Ok(one), Ok(other)) => one == other,
-        _ if one.contains(':') || other.contains(':') => one == other,
-        _ => one.eq_ignore_ascii_case(other),
-    }
-}
-
-/// The names of a certificate: DNS names, URIs and addresses (RFC 5280, 4.2.1.6), and the common name
-/// where it has none of them.
-pub fn certificate_names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
-    X509Certificate::from_der(certificate).ok().map(|(_, parsed)| names_of(&parsed))
-}
-
-pub(super) fn names_of(parsed: &X509Certificate<'_>) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    if let Ok(Some(alternatives)) = parsed.subject_alternative_name() {
-        names.extend(alternatives.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::DNSName(text) | GeneralName::URI(text) => Some((*text).to_owned()),
-            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
-            _ => None,
-        }));
-    }
-    if names.is_empty() {
-        names.extend(
-            parsed.subject().iter_common_name().filter_map(|name| Some(name.as_str().ok()?.to_owned())),
-        );
-    }
-    names
-}
-
-/// Four bytes or sixteen; what else stands there is no address.
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
-}
-
-/// When a certificate ends, in seconds since 1970.
-pub fn expiry_seconds(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    Some(parsed.validity().not_after.timestamp())
 }
 
 /// Who a certificate is for, and how many days it has left.

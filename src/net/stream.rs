@@ -12,7 +12,8 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{echo::EchoStream, peer_verifier, pipe::PipeEnd, read_ahead::ReadAhead, tcp, ws::WebSocket};
+use super::{echo::EchoStream, pipe::PipeEnd, read_ahead::ReadAhead, tcp, ws::WebSocket};
+use crate::proto::certificate::expiry_seconds;
 
 #[derive(Debug)]
 pub enum NetStream {
@@ -66,7 +67,7 @@ impl NetStream {
         Some(TlsDetails {
             version: version.unwrap_or_default().replace("TLSv1_", "TLS 1."),
             group: group.unwrap_or_default(),
-            expires: leaf.and_then(peer_verifier::expiry_seconds),
+            expires: leaf.and_then(expiry_seconds),
         })
     }
 

@@ -3,8 +3,10 @@
 //! [`socks5`] is what any far side can speak; [`link`] is the protocol of our own, agreed by ALPN
 //! inside TLS, by which a link carries one session after another; [`multiplex`] is the one that takes its
 //! place, by which sessions share links. [`ws`] are the frames of a client's
-//! WebSocket, [`proxy`] is what a proxy says of a client.
+//! WebSocket, [`proxy`] is what a proxy says of a client, [`certificate`]
+//! what a certificate says of itself.
 
+pub mod certificate;
 pub mod client_hello;
 pub mod link;
 pub mod multiplex;

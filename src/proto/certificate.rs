@@ -1,0 +1,52 @@
+//! What an X.509 certificate says of itself (RFC 5280): its names and its end. Nothing here decides whether it is
+//! believed.
+
+use std::net::IpAddr;
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// The names of a certificate: DNS names, URIs and addresses (RFC 5280, 4.2.1.6), and the common name
+/// where it has none of them.
+pub fn certificate_names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
+    X509Certificate::from_der(certificate).ok().map(|(_, parsed)| names_of(&parsed))
+}
+
+pub fn names_of(parsed: &X509Certificate<'_>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    if let Ok(Some(alternatives)) = parsed.subject_alternative_name() {
+        names.extend(alternatives.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(text) | GeneralName::URI(text) => Some((*text).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
+            _ => None,
+        }));
+    }
+    if names.is_empty() {
+        names.extend(
+            parsed.subject().iter_common_name().filter_map(|name| Some(name.as_str().ok()?.to_owned())),
+        );
+    }
+    names
+}
+
+/// Four bytes or sixteen; what else stands there is no address.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// When a certificate ends, in seconds since 1970.
+pub fn expiry_seconds(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
+/// Names of hosts are the same whatever their case (RFC 4343), addresses however they are written; a URI is
+/// compared letter by letter.
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ if one.contains(':') || other.contains(':') => one == other,
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
