@@ -18,7 +18,7 @@ use portcullis::{
         session_side::SessionSide,
         shares::{LinkShares, ShareRule},
     },
-    net::{stream::NetStream, tcp, tls::LinkIdentity},
+    net::{stream::NetStream, tcp},
     profile::{Carries, LinkTls, PemSource, PoolLimits, ProfilePlace, ServiceName},
     proto::link::{
         decoder::{DecoderNeed, FrameDecoder},
@@ -28,6 +28,7 @@ use portcullis::{
         state::{LinkRole, StateMachine},
     },
     tasks::Tasks,
+    tls::link::LinkIdentity,
 };
 use tokio::{
     io::ReadBuf,

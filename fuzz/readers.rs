@@ -23,7 +23,6 @@ use portcullis::{
     admin::protocol::{AdminStream, WireError},
     disk::PipePolicy,
     net::{
-        client_hello,
         http::{
             HeadSource,
             body::MessageBody,
@@ -32,7 +31,6 @@ use portcullis::{
             upstream::{ResponseFailure, UpstreamConnection},
         },
         pipe::pipe,
-        tls::LinkIdentity,
     },
     profile::{self, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion},
     proto::{
@@ -40,6 +38,7 @@ use portcullis::{
         socks5::{self, SocksCommand},
         ws::{self, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketError},
     },
+    tls::{client_hello, link::LinkIdentity},
 };
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::{

@@ -31,5 +31,6 @@ pub mod systemd;
 pub mod tasks;
 pub mod telemetry;
 pub mod text;
+pub mod tls;
 pub mod tui;
 pub mod verify;

@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use crate::{
     certs::CertificateAuthority,
     disk::PipePolicy,
-    net::{
-        certificate_files::CertificateFiles,
-        edge_tls::EdgeTls,
-        expiry::{self, CertificateExpiry},
-        tls::LinkIdentity,
-    },
     profile::{
         self, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, LinkTls, Mode, PemSource, Problem, Profile,
         ProfileOverrides, ProfilePlace,
     },
     proto::link,
     text,
+    tls::{
+        certificate_files::CertificateFiles,
+        edge::EdgeTls,
+        expiry::{self, CertificateExpiry},
+        link::LinkIdentity,
+    },
 };
 
 /// A profile that an operator has chosen.

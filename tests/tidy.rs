@@ -21,11 +21,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &["profile"]),
     ("telemetry", &["profile", "text"]),
     ("net", &["disk", "profile", "proto"]),
-    ("link", &["net", "profile", "proto", "tasks", "telemetry"]),
-    ("accept", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
-    ("connect", &["link", "net", "profile", "proto", "tasks", "telemetry"]),
+    ("tls", &["disk", "net", "profile", "proto"]),
+    ("link", &["net", "profile", "proto", "tasks", "telemetry", "tls"]),
+    ("accept", &["link", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
+    ("connect", &["link", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
     ("monitor", &["net", "profile", "tasks", "telemetry"]),
-    ("source", &["certs", "disk", "net", "profile", "proto", "text"]),
+    ("source", &["certs", "disk", "net", "profile", "proto", "text", "tls"]),
     (
         "gateway",
         &[
@@ -42,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tasks",
             "telemetry",
             "text",
+            "tls",
         ],
     ),
     ("admin", &["gateway", "profile", "tasks", "telemetry", "text"]),
@@ -124,7 +126,7 @@ const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "comm
 /// The one module that may use a crate that is no longer developed, or wait for a name server.
 const ONLY_IN: &[(&str, &str)] = &[
     ("serde_yaml::", "src/profile/yaml.rs"),
-    ("rustls_pemfile::", "src/net/tls.rs"),
+    ("rustls_pemfile::", "src/tls/link.rs"),
     ("lookup_host(", "src/net/resolver.rs"),
     ("to_socket_addrs()", "src/net/resolver.rs"),
 ];

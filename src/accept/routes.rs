@@ -9,14 +9,12 @@ use tokio::{net::TcpStream, time::timeout};
 use super::web::WebClient;
 use crate::{
     link::HANDSHAKE,
-    net::{
-        client_hello::{self, ClientHello},
-        edge_tls,
-        http::request::RequestTarget,
-        probe_tls, proxy,
-        stream::NetStream,
-    },
+    net::{http::request::RequestTarget, proxy, stream::NetStream},
     profile::{Network, ServiceName, WebOptions},
+    tls::{
+        client_hello::{self, ClientHello},
+        edge, probe,
+    },
 };
 
 /// How the clients of a port are routed.
@@ -135,7 +133,7 @@ pub async fn route_probe(
             client_hello::refuse_name(&mut stream).await;
             return Err("the name it asks for means another service".into());
         };
-        edge_tls::accept(hello, stream, probe_tls::probe_server_config(config)).await
+        edge::accept(hello, stream, probe::probe_server_config(config)).await
     };
     let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(timeout_reason()))?;
     Ok(AdmittedClient { client, service, stream, prefix: Vec::new() })
@@ -188,7 +186,7 @@ async fn route_stream(
             Err(format!("{service} is down: {why}"))
         }
         TlsHandling::Tls(service, config) => {
-            let stream = edge_tls::accept(hello, stream, config.clone()).await;
+            let stream = edge::accept(hello, stream, config.clone()).await;
             let stream = stream.map_err(|error| format!("{service}: {error}"))?;
             Ok(RoutedClient::Session(AdmittedClient {
                 client,
@@ -198,7 +196,7 @@ async fn route_stream(
             }))
         }
         TlsHandling::Http(doors, config) => {
-            let stream = edge_tls::accept(hello, stream, config.clone()).await?;
+            let stream = edge::accept(hello, stream, config.clone()).await?;
             Ok(RoutedClient::Web(WebClient {
                 client,
                 stream,

@@ -13,13 +13,13 @@ use crate::{
     net::{
         dial::{self, DialError},
         echo::EchoStream,
-        edge_tls::{EdgeTls, TlsClient},
         stream::NetStream,
         tcp,
     },
     profile::{Backend, RemoteServer},
     proto::{Refusal, proxy},
     telemetry::end::EndedBy,
+    tls::edge::{EdgeTls, TlsClient},
 };
 
 /// A backend answers the connection in this time or not at all. With the way over a link it stays

@@ -126,8 +126,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        net::edge_tls::EdgeTls,
         profile::{Backend, HostPort, ProxyVersion, RemoteServer},
+        tls::edge::EdgeTls,
     };
 
     fn backend(at: SocketAddr) -> Connector {

@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{
     disk::{PipePolicy, WorkError},
-    net::{
-        certificate_files::{CertificateFiles, ChangedFiles},
-        edge_tls::EdgeTls,
-    },
     profile::Problem,
     source::{self, OpenedMaterials},
+    tls::{
+        certificate_files::{CertificateFiles, ChangedFiles},
+        edge::EdgeTls,
+    },
 };
 
 /// How often the files are checked.

@@ -66,8 +66,6 @@ use crate::{
     link::listener::HandshakeLimiter,
     monitor::{LastTurn, MonitorPort},
     net::{
-        edge_tls::EdgeTls,
-        expiry::CertificateExpiry,
         listen::BindError,
         resolver::{NameResolver, ResolvedNames},
     },
@@ -82,6 +80,7 @@ use crate::{
         registry::{NotKilled, SessionRegistry},
         snapshot::{DescriptorUsage, GatewayPhase, Snapshot, TrafficTotals},
     },
+    tls::{edge::EdgeTls, expiry::CertificateExpiry},
 };
 
 /// How often a snapshot is taken.

@@ -15,7 +15,6 @@ use crate::{
         tcp,
     },
     net::{
-        edge_tls::{EdgeTls, TlsClient},
         listen::{self, BindError, Listener, ListenerGuard},
         resolver::ResolvedNames,
     },
@@ -23,6 +22,7 @@ use crate::{
         Accept, AcceptAddress, AcceptTls, BindPolicy, Carries, DmzHalf, DmzService, EdgeScheme, HostPort,
         Problem, ServiceName,
     },
+    tls::edge::{EdgeTls, TlsClient},
 };
 
 pub type ClientPorts = HashMap<PortKey, ClientPort>;

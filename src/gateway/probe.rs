@@ -28,12 +28,13 @@ use crate::{
     accept::tcp::{ExpectedProbe, ProbeLookup},
     connect::Connector,
     link::session_side::SessionSide,
-    net::{edge_tls::TlsClient, stream::NetStream},
+    net::stream::NetStream,
     profile::ServiceName,
     telemetry::{
         end::{EndedBy, SessionEnd},
         snapshot::SessionPhase,
     },
+    tls::edge::TlsClient,
 };
 
 /// The deadline of a probe: enough for a client's `wait`, the dial of a backend, and some more.

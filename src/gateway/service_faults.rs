@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt};
 
 use super::Engine;
 use crate::{
-    net::edge_tls::{EdgeFault, EdgeTls},
     profile::{DmzHalf, DmzMode, DmzService, Half, Problem, Profile, ServiceName},
+    tls::edge::{EdgeFault, EdgeTls},
 };
 
 /// By half and service.

@@ -7,7 +7,6 @@ use crate::{
     link::{error::LinkError, session_side::SessionSide},
     net::{
         exhausted::ExhaustedResource,
-        peer_verifier::{self, TlsParty},
         pipe::{FailedParty, PipeFailure},
         stream::NetStream,
         timeout::TimeoutError,
@@ -18,6 +17,7 @@ use crate::{
         end::{EndedBy, SessionEnd},
         snapshot::SessionPhase,
     },
+    tls::peer_verifier::{self, TlsParty},
 };
 
 pub(super) fn report_end(

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     connect::Connector,
     monitor::MonitorPort,
-    net::expiry::CertificateExpiry,
     profile::{Half, ServiceName},
     telemetry::{
         health::{self, CertificateRow},
@@ -25,6 +24,7 @@ use crate::{
             TrafficTotals,
         },
     },
+    tls::expiry::CertificateExpiry,
 };
 
 /// Samples of traffic kept: two minutes, one a second.

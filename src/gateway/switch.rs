@@ -27,10 +27,11 @@ use super::{
 use crate::{
     connect::{Connector, direct::BackendTarget},
     monitor::MonitorPort,
-    net::{edge_tls::EdgeTls, listen::BindError, resolver::ResolvedNames},
+    net::{listen::BindError, resolver::ResolvedNames},
     profile::{Half, Mode, Problem, Profile, ServiceName},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
+    tls::edge::EdgeTls,
 };
 
 /// How long the new parts may take to become ready; the other half has to follow within that time.
@@ -237,7 +238,7 @@ impl Engine {
         &mut self,
         new: Option<DmzSide>,
         profile: &Profile,
-        identity: Option<crate::net::tls::LinkIdentity>,
+        identity: Option<crate::tls::link::LinkIdentity>,
     ) {
         match (new, &profile.dmz) {
             (None, Some(half)) => {
@@ -262,7 +263,7 @@ impl Engine {
         &mut self,
         new: Option<InternalSide>,
         profile: &Profile,
-        identity: Option<crate::net::tls::LinkIdentity>,
+        identity: Option<crate::tls::link::LinkIdentity>,
     ) {
         if new.is_some() || profile.internal.is_none() {
             let old = std::mem::replace(&mut self.internal, new);

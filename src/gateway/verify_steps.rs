@@ -20,7 +20,6 @@ use crate::{
     disk::{FileWork, PipePolicy, WorkError},
     net::{
         dial,
-        edge_tls::EdgeTls,
         sockets::{self, SocketAddress},
     },
     profile::{
@@ -33,6 +32,7 @@ use crate::{
         snapshot::{NoticeLevel, PoolRow, PoolState, Snapshot},
     },
     text,
+    tls::edge::EdgeTls,
 };
 
 /// The mode under test must be ready by then, or its step fails.
@@ -329,7 +329,7 @@ pub fn check_profile(source: &ProfileSource, chosen: &ChosenProfile, mode: Mode)
         Err(problems) => return unreadable_profile(&problems),
     };
     let half =
-        |name: &str, identity: &crate::net::tls::LinkIdentity| format!("{name}: {}", identity.describe());
+        |name: &str, identity: &crate::tls::link::LinkIdentity| format!("{name}: {}", identity.describe());
     let shown: Vec<_> =
         [dmz.map(|identity| half("dmz", &identity)), internal.map(|identity| half("internal", &identity))]
             .into_iter()

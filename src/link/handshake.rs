@@ -23,10 +23,8 @@ use super::{
 use crate::{
     net::{
         dial::{self, DialError},
-        peer_verifier::{self, TlsParty},
         stream::NetStream,
         tcp,
-        tls::LinkIdentity,
     },
     profile::{Carries, LinkAddress, ServiceName},
     proto::{
@@ -38,6 +36,10 @@ use crate::{
             state::LinkRole,
         },
         socks5::{self, SocksCommand, SocksError},
+    },
+    tls::{
+        link::LinkIdentity,
+        peer_verifier::{self, TlsParty},
     },
 };
 

@@ -28,11 +28,11 @@ use super::{
     shares::{LinkPermit, LinkShares},
 };
 use crate::{
-    net::tls::LinkIdentity,
     profile::{Half, LinkAddress, RetryPolicy, ServiceName},
     proto::link::{WIRE, WIRE_SOCKS},
     tasks::Tasks,
     telemetry::{notices::NoticeLog, snapshot::PoolRow},
+    tls::link::LinkIdentity,
 };
 
 mod notices;

@@ -18,12 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::handshake::{self, HandshakeOutcome, HandshakeTerms};
 use crate::{
-    net::{
-        listen::{ListenEvent, Listener},
-        tls::LinkIdentity,
-    },
+    net::listen::{ListenEvent, Listener},
     tasks::Tasks,
     telemetry::{notices::NoticeLog, rate_limited::LogKind},
+    tls::link::LinkIdentity,
 };
 
 /// Why a greeting ends that has lost its place.

@@ -2,7 +2,7 @@
 //!
 //! [`load`] reads one file with everything it extends, checks all of it and returns either a
 //! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
-//! socket; certificates are opened by `net::tls`, which reports its problems in the same form.
+//! socket; certificates are opened by `tls`, which reports its problems in the same form.
 
 mod carries;
 mod chain;

@@ -20,7 +20,7 @@ use crate::{
         pool::Pool,
         shares::{LinkShares, ShareRule},
     },
-    net::{edge_tls::EdgeTls, listen::BindError, resolver::ResolvedNames, tls::LinkIdentity},
+    net::{listen::BindError, resolver::ResolvedNames},
     profile::{Backend, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
     proto::{
         Refusal,
@@ -31,6 +31,7 @@ use crate::{
         rate_limited::LogKind,
         snapshot::{PoolRow, ServicePhase},
     },
+    tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
 /// The services of a DMZ half, and the conditions for peers that offer them.

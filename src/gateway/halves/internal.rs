@@ -19,9 +19,10 @@ use crate::{
         server::LinkServer,
         shares::{LinkShares, ShareRule},
     },
-    net::{listen::BindError, resolver::ResolvedNames, tls::LinkIdentity},
+    net::{listen::BindError, resolver::ResolvedNames},
     profile::{Half, InternalHalf, InternalMode, InternalService, LinkAddress, RetryPolicy, ServiceName},
     telemetry::snapshot::PoolRow,
+    tls::link::LinkIdentity,
 };
 
 /// Where the internal half gets its sessions from.

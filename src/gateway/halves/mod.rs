@@ -25,11 +25,11 @@ use crate::{
         listen::{self, BindError, Listener, ListenerGuard},
         quota::DescriptorQuota,
         resolver::ResolvedNames,
-        tls::LinkIdentity,
     },
     profile::{BindPolicy, LinkAddress, RetryPolicy},
     tasks::Tasks,
     telemetry::{notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow},
+    tls::link::LinkIdentity,
 };
 
 /// How often a lost gateway is retried, unless the profile has a `retry`.

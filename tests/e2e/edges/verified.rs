@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
-    net::probe_tls,
     profile::Mode,
     telemetry::checklist::{CheckStep, StepReport, StepResult},
+    tls::probe,
 };
 use rustls::ServerConfig;
 use tokio::{io::AsyncReadExt, time::timeout};
@@ -90,7 +90,7 @@ async fn a_probe_takes_no_other_certificate() {
     let at = gateway.client_port("orders").await;
     for (name, is_taken) in [("www", true), ("shop", false)] {
         let leaf = chain(&place, &format!("{name}.pem")).remove(0);
-        let caller = probe_tls::probe_client(leaf, &[], at.ip()).unwrap();
+        let caller = probe::probe_client(leaf, &[], at.ip()).unwrap();
         let called = timeout(PATIENCE, caller.connect(dial(at).await)).await.expect("an answer in time");
         match called {
             Ok(_) => assert!(is_taken, "{name}"),

@@ -12,7 +12,7 @@ use rustls::{
 };
 use thiserror::Error as ThisError;
 
-use super::edge_tls::TlsClient;
+use super::edge::TlsClient;
 
 /// How a probe calls a port that shows `leaf` to whoever asks for one of `names`; none: for any.
 pub fn probe_client(leaf: CertificateDer<'static>, names: &[String], port: IpAddr) -> Option<TlsClient> {

@@ -24,14 +24,13 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     authorities::Authorities,
     client_hello::ClientHello,
+    link::{pem_problem, read_chain, read_key, read_roots, shake},
     peer_verifier::{TlsParty, name_among, told_failure},
-    probe_tls,
-    read_ahead::ReadAhead,
-    stream::NetStream,
-    tls::{pem_problem, read_chain, read_key, read_roots, shake},
+    probe,
 };
 use crate::{
     disk::PipePolicy,
+    net::{read_ahead::ReadAhead, stream::NetStream},
     profile::{
         Accept, AcceptTls, ClientCertificates, ClientCheck, ConnectTls, EdgeScheme, KeyPair, PemSource,
         Problem, TlsVersion,
@@ -176,7 +175,7 @@ impl EdgeTls {
     /// How a probe calls an accept, at a port of this address.
     pub fn probe_client(&self, accept: &Accept, port: IpAddr) -> Option<TlsClient> {
         let answering = self.accepts.get(accept.tls.as_ref()?)?.opened()?;
-        probe_tls::probe_client(answering.leaf.clone(), &accept.sni, port)
+        probe::probe_client(answering.leaf.clone(), &accept.sni, port)
     }
 
     pub fn connect_client(&self, tls: &ConnectTls) -> Option<TlsClient> {

@@ -336,8 +336,8 @@ mod tests {
 
     use crate::{
         disk::PipePolicy,
-        net::{edge_tls::EdgeTls, tls::LinkIdentity},
         profile::{ConnectTls, LinkTls, PemSource, ProfilePlace},
+        tls::{edge::EdgeTls, link::LinkIdentity},
     };
 
     fn openssl(folder: &Path, line: &str) {
@@ -547,9 +547,9 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let accepted = listener.accept().await.unwrap().0;
         let certificate =
-            crate::net::tls::read_chain(&pki.material(&format!("{pair}.pem")), PipePolicy::Refused).unwrap();
+            crate::tls::link::read_chain(&pki.material(&format!("{pair}.pem")), PipePolicy::Refused).unwrap();
         let key =
-            crate::net::tls::read_key(&pki.material(&format!("{pair}.key")), PipePolicy::Refused).unwrap();
+            crate::tls::link::read_key(&pki.material(&format!("{pair}.key")), PipePolicy::Refused).unwrap();
         let config =
             rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificate, key).unwrap();
         let serving = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)).accept(accepted);

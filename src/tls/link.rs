@@ -21,12 +21,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::{
     authorities::{self, Authorities},
     peer_verifier::{self, PeerVerifier, TlsParty},
-    read_ahead::ReadAhead,
-    stream::NetStream,
-    tcp,
 };
 use crate::{
     disk::{self, PipePolicy, ReadError},
+    net::{read_ahead::ReadAhead, stream::NetStream, tcp},
     profile::{LinkTls, PemSource, Problem, ProfilePlace},
 };
 

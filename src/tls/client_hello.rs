@@ -10,8 +10,10 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-use super::{read_ahead::ReadAhead, tcp};
-use crate::proto::client_hello;
+use crate::{
+    net::{read_ahead::ReadAhead, tcp},
+    proto::client_hello,
+};
 
 /// A ClientHello is at most 64 KiB (rustls's bound), and its records add five bytes each; a client
 /// that cuts it into records of a byte each is no client.
