@@ -22,16 +22,14 @@ use hyper::{
 use portcullis::{
     admin::protocol::{AdminStream, WireError},
     disk::PipePolicy,
-    net::{
-        http::{
-            HeadSource,
-            body::MessageBody,
-            framing,
-            request_checker::{RequestChecker, SPOILT_SIGN},
-            upstream::{ResponseFailure, UpstreamConnection},
-        },
-        pipe::pipe,
+    http::{
+        HeadSource,
+        body::MessageBody,
+        framing,
+        request_checker::{RequestChecker, SPOILT_SIGN},
+        upstream::{ResponseFailure, UpstreamConnection},
     },
+    net::pipe::pipe,
     profile::{self, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion},
     proto::{
         proxy,

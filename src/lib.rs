@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod admission;
 pub mod attach;
 pub mod certs;
 pub mod check;
@@ -14,6 +15,7 @@ pub mod disk;
 pub mod exit;
 pub mod gateway;
 pub mod headless;
+pub mod http;
 pub mod init;
 pub mod link;
 pub mod manual;

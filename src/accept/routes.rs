@@ -8,8 +8,9 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::web::WebClient;
 use crate::{
+    http::request::RequestTarget,
     link::HANDSHAKE,
-    net::{http::request::RequestTarget, proxy, stream::NetStream},
+    net::{proxy, stream::NetStream},
     profile::{Network, ServiceName, WebOptions},
     tls::{
         client_hello::{self, ClientHello},

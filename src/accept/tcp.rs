@@ -18,13 +18,13 @@ use super::{
     web,
 };
 use crate::{
+    admission::quota::{DescriptorQuota, QuotaPermit},
     link::{
         listener::{EVICTED, HandshakeLimiter, HandshakePermit},
         session_side::SessionSide,
     },
     net::{
         listen::{ListenEvent, Listener},
-        quota::{DescriptorQuota, QuotaPermit},
         stream::NetStream,
     },
     profile::{Half, ServiceName},

@@ -17,12 +17,8 @@ use tokio::{
 
 use super::SessionOutcome;
 use crate::{
-    net::{
-        http::{
-            LINGER, LINGER_QUIET, READ_BYTES_MAX, driver::ConnectionDriver, error_response::ErrorResponse,
-        },
-        stream::NetStream,
-    },
+    http::{LINGER, LINGER_QUIET, READ_BYTES_MAX, driver::ConnectionDriver, error_response::ErrorResponse},
+    net::stream::NetStream,
     proto::Refusal,
     telemetry::end::EndedBy,
 };

@@ -6,10 +6,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::routes::HttpRoute;
-use crate::net::{
+use crate::{
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
-    pipe::PipeEnd,
-    prefixed::PrefixedStream,
+    net::{pipe::PipeEnd, prefixed::PrefixedStream},
 };
 
 /// What a request has upgraded the connection to.

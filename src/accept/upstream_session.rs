@@ -7,13 +7,11 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{SessionOutcome, idle::IdleState, teardown::error_response_for};
 use crate::{
-    net::{
-        http::{
-            error_response::{ErrorResponse, bad_request},
-            upstream::{ResponseFailure, UpstreamConnection},
-        },
-        pipe::PipeFailureSender,
+    http::{
+        error_response::{ErrorResponse, bad_request},
+        upstream::{ResponseFailure, UpstreamConnection},
     },
+    net::pipe::PipeFailureSender,
     profile::ServiceName,
 };
 

@@ -21,12 +21,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    quota::{DescriptorQuota, QuotaPermit},
-    resolver::NameResolver,
-    sockets, tcp,
+use super::{resolver::NameResolver, sockets, tcp};
+use crate::{
+    admission::quota::{DescriptorQuota, QuotaPermit},
+    profile::{BindPolicy, HostPort},
 };
-use crate::profile::{BindPolicy, HostPort};
 
 /// Clients that the kernel holds for us between two accepts.
 const BACKLOG: i32 = 4096;

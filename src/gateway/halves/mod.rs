@@ -17,13 +17,13 @@ pub use self::{dmz::DmzSide, internal::InternalSide};
 use super::{descriptors::DescriptorShares, session::SessionContext};
 use crate::{
     accept::ServeSession,
+    admission::quota::DescriptorQuota,
     link::{
         handshake::HandshakeTerms,
         listener::{HandshakeContext, HandshakeLimiter},
     },
     net::{
         listen::{self, BindError, Listener, ListenerGuard},
-        quota::DescriptorQuota,
         resolver::ResolvedNames,
     },
     profile::{BindPolicy, LinkAddress, RetryPolicy},

@@ -186,9 +186,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::{
+    use crate::{
         http::{driver::ConnectionDrivers, fields::HeadOrigin},
-        pipe::{PipeEnd, pipe},
+        net::pipe::{PipeEnd, pipe},
     };
 
     const PATIENCE: Duration = Duration::from_secs(60);

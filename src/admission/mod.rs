@@ -1,0 +1,4 @@
+//! Who is let in: how much one use may hold at once, and who gives way when there is too much. What is counted is
+//! opened and served elsewhere.
+
+pub mod quota;
