@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["admission", "disk", "profile", "proto"]),
     ("http", &["net", "profile", "proto"]),
     ("tls", &["disk", "net", "profile", "proto"]),
-    ("link", &["net", "profile", "proto", "tasks", "telemetry", "tls"]),
+    ("link", &["admission", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
     ("accept", &["admission", "http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
     ("connect", &["http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
     ("monitor", &["net", "profile", "tasks", "telemetry"]),

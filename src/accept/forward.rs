@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
+    admission::handshakes::HandshakePermit,
     link::{
         HANDSHAKE, Peer,
         dial_state::AT_MAXIMUM,
@@ -23,7 +24,7 @@ use crate::{
         goodbye::GoodbyeState,
         handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
         link_guard::{LinkCounters, LinkGuard},
-        listener::{self, HandshakeContext, HandshakePermit},
+        listener::{self, HandshakeContext},
         peer_links::{LOST_MAX, REMEMBERED},
         server::{IdleLossReason, LinkServer},
         session_side::SessionSide,

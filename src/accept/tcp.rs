@@ -18,11 +18,11 @@ use super::{
     web,
 };
 use crate::{
-    admission::quota::{DescriptorQuota, QuotaPermit},
-    link::{
-        listener::{EVICTED, HandshakeLimiter, HandshakePermit},
-        session_side::SessionSide,
+    admission::{
+        handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
+        quota::{DescriptorQuota, QuotaPermit},
     },
+    link::session_side::SessionSide,
     net::{
         listen::{ListenEvent, Listener},
         stream::NetStream,

@@ -39,6 +39,7 @@ use super::{
     upstream_session::{FAREWELL, UpstreamSession, failure_response},
 };
 use crate::{
+    admission::handshakes::HandshakePermit,
     http::{
         HeadSource,
         body::{BodyProgress, MessageBody, STALLED_MAX, ends_connection},
@@ -54,7 +55,6 @@ use crate::{
         upstream::{ResponseFailure, UpstreamConnection},
         websocket,
     },
-    link::listener::HandshakePermit,
     net::{
         pipe::pipe,
         prefixed::PrefixedStream,

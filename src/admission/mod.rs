@@ -1,4 +1,5 @@
 //! Who is let in: how much one use may hold at once, and who gives way when there is too much. What is counted is
 //! opened and served elsewhere.
 
+pub mod handshakes;
 pub mod quota;

@@ -63,7 +63,7 @@ use self::{
 };
 use crate::{
     accept::{ServeSession, SessionRequest},
-    link::listener::HandshakeLimiter,
+    admission::handshakes::HandshakeLimiter,
     monitor::{LastTurn, MonitorPort},
     net::{
         listen::BindError,

@@ -9,6 +9,7 @@ use super::{
     handshake_context, same_identity,
 };
 use crate::{
+    admission::handshakes::HandshakePermit,
     connect::{Connector, direct::BackendTarget, forward::ForwardDialler},
     link::{
         handshake::{
@@ -16,7 +17,7 @@ use crate::{
             HelloRole, SocksRequest,
         },
         keeper::{KeeperContext, KeeperTarget},
-        listener::{self, HandshakePermit},
+        listener,
         pool::Pool,
         shares::{LinkShares, ShareRule},
     },

@@ -17,11 +17,8 @@ pub use self::{dmz::DmzSide, internal::InternalSide};
 use super::{descriptors::DescriptorShares, session::SessionContext};
 use crate::{
     accept::ServeSession,
-    admission::quota::DescriptorQuota,
-    link::{
-        handshake::HandshakeTerms,
-        listener::{HandshakeContext, HandshakeLimiter},
-    },
+    admission::{handshakes::HandshakeLimiter, quota::DescriptorQuota},
+    link::{handshake::HandshakeTerms, listener::HandshakeContext},
     net::{
         listen::{self, BindError, Listener, ListenerGuard},
         resolver::ResolvedNames,

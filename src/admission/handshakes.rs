@@ -1,0 +1,184 @@
+//! Handshakes under way, of links or of clients, and who gives way when there are too many.
+//!
+//! Past the bound, the oldest one of the address that has the most is evicted: an honest handshake takes
+//! milliseconds, a silent one would stay until its deadline.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// What an evicted handshake is told.
+pub const EVICTED: &str =
+    "too many greetings at once, and of these this was the oldest of the address with the most";
+
+/// The handshakes under way. One past the bound evicts the oldest of the address that has the most, so that a
+/// single address cannot keep the others out.
+#[derive(Debug)]
+pub struct HandshakeLimiter {
+    under_way: Mutex<PendingHandshakes>,
+}
+
+#[derive(Debug, Default)]
+struct PendingHandshakes {
+    max: usize,
+    count: u64,
+    /// By address, oldest first.
+    of: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+    /// The address that has the most comes last; among equals, the one whose oldest is the oldest of all.
+    ranks: BTreeSet<EvictionRank>,
+    all: usize,
+}
+
+type EvictionRank = (usize, Reverse<u64>, IpAddr);
+
+/// Counts one handshake as under way, until it is dropped.
+#[derive(Debug)]
+pub struct HandshakePermit {
+    number: u64,
+    whose: IpAddr,
+    /// Cancelled when a newer handshake takes its place.
+    pub evicted: CancellationToken,
+    of: Arc<HandshakeLimiter>,
+}
+
+impl HandshakePermit {
+    pub fn begin(of: Arc<HandshakeLimiter>, from: IpAddr) -> Self {
+        let (whose, evicted) = (source_network(from), CancellationToken::new());
+        let number = of.lock().begin(whose, evicted.clone());
+        Self { number, whose, evicted, of }
+    }
+}
+
+impl Drop for HandshakePermit {
+    fn drop(&mut self) {
+        self.of.lock().remove(self.whose, self.number);
+    }
+}
+
+impl HandshakeLimiter {
+    /// Admits `max` at once.
+    pub fn new(max: usize) -> Self {
+        let limiter = Self { under_way: Mutex::default() };
+        limiter.resize(max);
+        limiter
+    }
+
+    /// Changes the bound; those under way stay.
+    pub fn resize(&self, max: usize) {
+        self.lock().max = max;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PendingHandshakes> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PendingHandshakes {
+    fn begin(&mut self, whose: IpAddr, token: CancellationToken) -> u64 {
+        if self.all >= self.max {
+            self.evict();
+        }
+        self.count += 1;
+        self.all += 1;
+        let number = self.count;
+        self.change(whose, |tokens| tokens.insert(number, token));
+        number
+    }
+
+    fn evict(&mut self) {
+        let Some(&(_, Reverse(oldest), whose)) = self.ranks.last() else { return };
+        if let Some(token) = self.remove(whose, oldest) {
+            token.cancel();
+        }
+    }
+
+    fn remove(&mut self, whose: IpAddr, number: u64) -> Option<CancellationToken> {
+        let token = self.change(whose, |tokens| tokens.remove(&number))?;
+        self.all -= 1;
+        Some(token)
+    }
+
+    /// Changes the handshakes of one address, and its rank with them.
+    fn change<T>(
+        &mut self,
+        whose: IpAddr,
+        change: impl FnOnce(&mut BTreeMap<u64, CancellationToken>) -> T,
+    ) -> T {
+        let tokens = self.of.entry(whose).or_default();
+        let rank = |tokens: &BTreeMap<u64, _>| {
+            tokens.first_key_value().map(|(first, _)| (tokens.len(), Reverse(*first), whose))
+        };
+        let before = rank(tokens);
+        let changed = change(tokens);
+        let after = rank(tokens);
+        if let Some(before) = before {
+            self.ranks.remove(&before);
+        }
+        match after {
+            Some(after) => {
+                self.ranks.insert(after);
+            }
+            None => {
+                self.of.remove(&whose);
+            }
+        }
+        changed
+    }
+}
+
+/// Whom an address stands for: its network in IPv6, where a host may have as many addresses as it likes (RFC 4291,
+/// 2.5.1).
+fn source_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 512;
+
+    #[test]
+    fn the_address_with_the_most_handshakes_gives_way_first() {
+        let limiter = Arc::new(HandshakeLimiter::new(MAX));
+        let begin =
+            |address: &str| HandshakePermit::begin(limiter.clone(), address.parse().expect("an address"));
+        let (honest, leaving) = (begin("192.0.2.7"), begin("192.0.2.8"));
+        let flood: Vec<_> = (2..MAX).map(|at| begin(&format!("2001:db8::{at:x}"))).collect();
+        let evicted = |of: &[HandshakePermit]| of.iter().filter(|one| one.evicted.is_cancelled()).count();
+        assert_eq!(evicted(&flood), 0);
+        let _newcomer = begin("198.51.100.1");
+        assert!(flood[0].evicted.is_cancelled() && evicted(&flood) == 1 && !honest.evicted.is_cancelled());
+        // The flood goes on, and is alone in paying.
+        let more: Vec<_> = (0..2 * MAX).map(|_| begin("2001:db8::1")).collect();
+        assert_eq!(evicted(&flood), flood.len());
+        assert!(!honest.evicted.is_cancelled() && !more[more.len() - 1].evicted.is_cancelled());
+        // A place that is given back is free.
+        drop(leaving);
+        let before = evicted(&more);
+        let one = begin("203.0.113.1");
+        assert_eq!(evicted(&more), before);
+        assert!(!one.evicted.is_cancelled());
+        drop((honest, flood, more, one, _newcomer));
+        let left = limiter.lock();
+        assert_eq!((left.all, left.of.len(), left.ranks.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn of_many_addresses_the_oldest_gives_way() {
+        let limiter = Arc::new(HandshakeLimiter::new(MAX));
+        let from = |at: usize| IpAddr::from([10, 0, (at >> 8) as u8, at as u8]);
+        let begun: Vec<_> =
+            (0..MAX + 2).map(|at| HandshakePermit::begin(limiter.clone(), from(at))).collect();
+        let evicted: Vec<_> = (0..begun.len()).filter(|at| begun[*at].evicted.is_cancelled()).collect();
+        assert_eq!(evicted, [0, 1]);
+    }
+}
