@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     telemetry::{
+        failures::FailureRow,
         format,
         snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
     },
@@ -16,6 +17,8 @@ use crate::{
 const SESSIONS_MAX: usize = 50;
 /// Ended sessions printed, newest first.
 const ENDED_MAX: usize = 10;
+/// Causes of failures printed, those first that failed last.
+const FAILURES_MAX: usize = 10;
 /// Longest foreign text in a line.
 const FIELD_CHARS_MAX: usize = 120;
 
@@ -62,7 +65,8 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     if more > 0 {
         writeln!(out, "and {more} more sessions")?;
     }
-    snapshot.ended.iter().take(ENDED_MAX).try_for_each(|row| ended(out, row))
+    snapshot.ended.iter().take(ENDED_MAX).try_for_each(|row| ended(out, row))?;
+    snapshot.failures.iter().take(FAILURES_MAX).try_for_each(|row| failure(out, row))
 }
 
 fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
@@ -137,6 +141,21 @@ fn ended(out: &mut String, row: &EndedRow) -> std::fmt::Result {
         row.end,
         text::clean_text(&row.reason, FIELD_CHARS_MAX),
         format::uptime(row.ago_seconds)
+    )
+}
+
+fn failure(out: &mut String, row: &FailureRow) -> std::fmt::Result {
+    writeln!(
+        out,
+        "failed {} since {} ({})  {}  {} {}  last {} ago, client {}",
+        row.count,
+        row.first,
+        enum_word(&row.role),
+        row.service,
+        row.end,
+        text::clean_text(&row.reason, FIELD_CHARS_MAX),
+        format::uptime(row.ago_seconds),
+        row.client
     )
 }
 

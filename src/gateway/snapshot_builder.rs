@@ -186,6 +186,7 @@ impl Engine {
         let registry = &self.shared.sessions.registry;
         let (sessions, sessions_left_out) =
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
+        let (failures, failures_left_out) = if with_rows { registry.failures() } else { Default::default() };
         let switching = self.switching.as_ref();
         // Read once: the sums of the services are the totals.
         let of_services = registry.totals();
@@ -216,6 +217,8 @@ impl Engine {
             sessions,
             sessions_left_out,
             ended: if with_rows { registry.ended() } else { Vec::new() },
+            failures,
+            failures_left_out,
             notices: self.shared.notices.all(),
             log_lines_lost: log::lines_lost(),
             log_trouble: log::loss_reason(),

@@ -9,6 +9,7 @@ pub mod clock;
 mod cuts;
 pub mod duration_buckets;
 pub mod end;
+pub mod failures;
 pub mod format;
 pub mod health;
 pub mod histogram;

@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use super::{
     cuts::CutCounters,
     duration_buckets::DurationBuckets,
     end::{EndedBy, SessionEnd},
+    failures::FailureGroups,
     health::RefusalRow,
     notices::NoticeLog,
     rate_limited::{LogKind, RateLimitedLog},
@@ -183,6 +184,7 @@ struct RegistryState {
     open: HashMap<u64, Arc<OpenSession>>,
     closed: HashMap<(Half, ServiceName), TrafficTotals>,
     ended: EndedSessions,
+    failures: FailureGroups,
     /// How many have ended how, by the two letters.
     ends: HashMap<(Half, ServiceName), BTreeMap<String, u64>>,
     /// By service: what has failed at its backend since a session reached it.
@@ -408,6 +410,9 @@ impl SessionRegistry {
         totals.refused += u64::from(!carried);
         totals.bytes_up += session.counters.up();
         totals.bytes_down += session.counters.down();
+        if end.is_failure() {
+            books.failures.add(session.as_failed(&end, session.peer().as_deref()), (now, SystemTime::now()));
+        }
         books.ended.add(EndedSession { session: session.clone(), end: end.clone(), at: now, seconds });
         drop(books);
         if is_told {

@@ -13,6 +13,7 @@ use super::{
     checklist::{CheckStep, StepReport},
     duration_buckets::DurationCounts,
     end::EndWeight,
+    failures::FailureRow,
     health::{Alert, CertificateRow, DrainRequest, Health, RefusalRow, ServiceLack, readiness::Readiness},
     requests::RequestCounts,
 };
@@ -60,6 +61,12 @@ pub struct Snapshot {
     /// The last sessions that ended, newest first. Recordings and attached screens are sent those of
     /// the last seconds alone.
     pub ended: Vec<EndedRow>,
+    /// All that failed since the gateway began, grouped by cause; the group that grew last comes first.
+    #[serde(default)]
+    pub failures: Vec<FailureRow>,
+    /// Failed sessions that no group tells of any more.
+    #[serde(default)]
+    pub failures_left_out: u64,
     /// The last notices, oldest first.
     pub notices: Vec<Notice>,
     /// Log lines that were not written.
@@ -150,6 +157,8 @@ impl Snapshot {
             sessions: Vec::new(),
             sessions_left_out: 0,
             ended: Vec::new(),
+            failures: Vec::new(),
+            failures_left_out: 0,
             notices: Vec::new(),
             log_lines_lost: 0,
             log_trouble: None,

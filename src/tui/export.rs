@@ -25,6 +25,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
         Screen::Pool | Screen::Services => values(lists::services(shown))?,
         Screen::Events => values(lists::notices(shown))?,
         Screen::Profiles => values(app.profiles())?,
+        Screen::Failures => values(lists::failures(shown))?,
     };
     let mut table = serde_json::json!({
         "table": app.screen().name().to_lowercase(),

@@ -234,8 +234,11 @@ const fn line(
 const SESSIONS: BindingScope = On(&[Screen::Overview, Screen::Sessions]);
 /// Where traffic is drawn, and where not.
 const CHARTED: BindingScope = On(&[Screen::Overview, Screen::Services]);
-const UNCHARTED: BindingScope = On(&[Screen::Pool, Screen::Sessions, Screen::Events, Screen::Profiles]);
-const SERVICES: BindingScope = On(&[Screen::Overview, Screen::Pool, Screen::Sessions, Screen::Services]);
+const UNCHARTED: BindingScope =
+    On(&[Screen::Pool, Screen::Sessions, Screen::Events, Screen::Profiles, Screen::Failures]);
+/// Where a line is about a service.
+const SERVICES: BindingScope =
+    On(&[Screen::Overview, Screen::Pool, Screen::Sessions, Screen::Services, Screen::Failures]);
 
 #[rustfmt::skip]
 pub const BINDINGS: &[KeyBinding] = &[
@@ -251,6 +254,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('4')], Action::Show(Screen::Services), "services", "the services, worst first", None),
     line(Everywhere, &[Char('5')], Action::Show(Screen::Events), "events", "what has happened", None),
     line(Everywhere, &[Char('6')], Action::Show(Screen::Profiles), "profiles", "what it can be switched to", None),
+    line(Everywhere, &[Char('7')], Action::Show(Screen::Failures), "failures", "what has failed, by its cause", None),
     line(CHARTED, &[Char('+'), Char('=')], Action::Longer, "longer", "charts of a longer time", None),
     line(CHARTED, &[Char('-')], Action::Shorter, "shorter", "charts of a shorter time", Some("chart")),
     line(Everywhere, &[Char('m')], Action::Mouse, "mouse", "take the mouse, or give it back", Some("mouse")),

@@ -3,13 +3,15 @@
 use crate::{
     profile::Mode,
     telemetry::{
+        failures::FailureRow,
         health::severity,
         snapshot::{Notice, PoolRow, ProfileRow, ServiceRow, Snapshot},
     },
+    text,
     tui::{order::SessionOrder, screen::Screen},
 };
 
-/// What the six lists show, as far as it is not in the snapshot.
+/// What the lists show, as far as it is not in the snapshot.
 #[derive(Debug, Default)]
 pub struct ListState {
     pub order: SessionOrder,
@@ -79,6 +81,7 @@ impl ListState {
             Screen::Services => snapshot.services.len(),
             Screen::Events => snapshot.notices.len(),
             Screen::Profiles => self.profiles.len(),
+            Screen::Failures => snapshot.failures.len(),
         }
     }
 
@@ -96,6 +99,7 @@ impl ListState {
             Screen::Services => services(snapshot).get(line).map(|row| service_key(row)),
             Screen::Events => notices(snapshot).nth(line).map(notice_key),
             Screen::Profiles => self.profiles.get(line).map(|row| row.name.clone()),
+            Screen::Failures => failures(snapshot).get(line).map(|row| failure_key(row)),
         }
     }
 
@@ -113,6 +117,7 @@ impl ListState {
                 services(snapshot).iter().position(|row| service_key(row) == key)
             }
             Screen::Events => notices(snapshot).position(|notice| notice_key(notice) == key),
+            Screen::Failures => failures(snapshot).iter().position(|row| failure_key(row) == key),
             _ => lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key)),
         }
     }
@@ -142,6 +147,16 @@ pub fn notices(snapshot: &Snapshot) -> impl Iterator<Item = &Notice> {
     snapshot.notices.iter().rev()
 }
 
+/// Those that grew in the last minute first, then those with most sessions.
+pub fn failures(snapshot: &Snapshot) -> Vec<&FailureRow> {
+    let mut rows: Vec<_> = snapshot.failures.iter().collect();
+    rows.sort_by_key(|row| (row.ago_seconds >= FAILS_NOW_SECONDS, std::cmp::Reverse(row.count)));
+    rows
+}
+
+/// A cause that was seen within it is not over.
+const FAILS_NOW_SECONDS: f64 = 60.0;
+
 /// What the sessions of a service reach, where this gateway has the half that knows.
 pub fn backend<'a>(snapshot: &'a Snapshot, service: &str) -> Option<&'a str> {
     let mut rows = snapshot.services.iter().filter(|row| row.name == service);
@@ -159,4 +174,9 @@ pub fn service_key(row: &ServiceRow) -> String {
 
 pub fn notice_key(notice: &Notice) -> String {
     format!("{} {}", notice.time, notice.text)
+}
+
+/// A group is known by its first failure, since its reason changes in its numbers.
+pub fn failure_key(row: &FailureRow) -> String {
+    format!("{:?} {} {} {} {}", row.role, row.service, row.end, row.first, text::cause(&row.reason))
 }

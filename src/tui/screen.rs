@@ -1,4 +1,4 @@
-//! The six screens, by number.
+//! The screens, by number.
 
 /// What the panels show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,11 +9,19 @@ pub enum Screen {
     Services,
     Events,
     Profiles,
+    Failures,
 }
 
 impl Screen {
-    pub const ALL: [Self; 6] =
-        [Self::Overview, Self::Pool, Self::Sessions, Self::Services, Self::Events, Self::Profiles];
+    pub const ALL: [Self; 7] = [
+        Self::Overview,
+        Self::Pool,
+        Self::Sessions,
+        Self::Services,
+        Self::Events,
+        Self::Profiles,
+        Self::Failures,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -23,6 +31,20 @@ impl Screen {
             Self::Services => "Services",
             Self::Events => "Events",
             Self::Profiles => "Profiles",
+            Self::Failures => "Failures",
+        }
+    }
+
+    /// The same where there is little room.
+    pub fn short_name(self) -> &'static str {
+        match self {
+            Self::Overview => "Over",
+            Self::Pool => "Pool",
+            Self::Sessions => "Sess",
+            Self::Services => "Serv",
+            Self::Events => "Event",
+            Self::Profiles => "Prof",
+            Self::Failures => "Fail",
         }
     }
 

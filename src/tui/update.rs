@@ -6,6 +6,7 @@ use crate::{
     record::PlayerAction,
     telemetry::{
         checklist::CheckStep,
+        failures::FailureRow,
         health::{Severity, severity},
         snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
     },
@@ -283,10 +284,17 @@ impl App {
         let is_listed = match self.screen {
             Screen::Services => true,
             Screen::Pool => shown.mode == Mode::Direct,
-            Screen::Overview | Screen::Sessions | Screen::Events | Screen::Profiles => false,
+            Screen::Overview | Screen::Sessions | Screen::Events | Screen::Profiles | Screen::Failures => {
+                false
+            }
         };
         let key = self.selected_key()?;
         shown.services.iter().find(|row| is_listed && lists::service_key(row) == key)
+    }
+
+    pub fn selected_failure<'a>(&self, shown: &'a Snapshot) -> Option<&'a FailureRow> {
+        let key = self.selected_key().filter(|_| self.screen == Screen::Failures)?;
+        shown.failures.iter().find(|row| lists::failure_key(row) == key)
     }
 
     fn selected_key(&self) -> Option<&str> {
@@ -303,7 +311,9 @@ impl App {
             None => {}
         }
         let of_pool = self.selected_pool(shown).map(|row| row.service.clone()).filter(|name| name != "*");
-        of_pool.or_else(|| self.selected_service_row(shown).map(|row| row.name.clone()))
+        let of_failure = || self.selected_failure(shown).map(|row| row.service.clone());
+        let of_service = || self.selected_service_row(shown).map(|row| row.name.clone());
+        of_pool.or_else(of_service).or_else(of_failure)
     }
 
     fn export(&mut self) -> Reaction {

@@ -55,6 +55,26 @@ async fn more_sessions_than_the_limit_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn failed_sessions_are_grouped_by_cause_on_both_halves() {
+    let nobody = Reserved::new();
+    let way = Plan::new(Mode::Reverse, &format!("tcp://{}", nobody.at())).start().await;
+    for _ in 0..3 {
+        let mut client = way.client().await;
+        hear_reset(&mut client).await;
+    }
+    for gateway in [&way.dmz, way.inner()] {
+        let shown =
+            gateway.until("three failures", |shown| shown.failures.iter().any(|row| row.count == 3)).await;
+        let [row] = &shown.failures[..] else { panic!("{:?}", shown.failures) };
+        let last = shown.ended.iter().find(|ended| ended.id == row.session).unwrap();
+        assert_eq!((&*row.service, &*row.end, &row.reason), ("orders", "BC", &last.reason));
+        assert_eq!((&row.client, &row.peer), (&last.client, &last.peer));
+        assert!(row.first < row.last && row.ago_seconds < 60.0, "{row:?}");
+        assert_eq!(shown.failures_left_out, 0);
+    }
+}
+
+#[tokio::test]
 async fn idle_ends_a_silent_session_and_not_one_that_makes_progress() {
     let plan = Plan { dmz_service: ", idle: 400ms", ..Plan::new(Mode::Reverse, "echo://") };
     let way = plan.start().await;

@@ -33,13 +33,14 @@ use proptest::prelude::*;
 use ratatui::style::Color;
 
 const SIZES: [(u16, u16); 4] = [(120, 36), (80, 24), (60, 15), (1, 1)];
-const SCREENS: [(&str, &str); 6] = [
+const SCREENS: [(&str, &str); 7] = [
     ("overview", "1"),
     ("pool", "2j"),
     ("sessions", "3jj"),
     ("services", "4j"),
     ("events", "5j"),
     ("profiles", "6"),
+    ("failures", "7j"),
 ];
 
 /// Keys that open what lies over the panels, and the details.
@@ -133,9 +134,14 @@ fn small_screens_show_what_fits() {
 fn every_detail_is_as_it_was() {
     let mut wrong = vec![];
     for (name, snapshot) in [("degraded", pictures::degraded()), ("direct", pictures::direct())] {
-        for (detail, keys) in
-            [("session", "3j\n"), ("ended", "3G\n"), ("pool", "2j\n"), ("service", "4j\n"), ("event", "5j\n")]
-        {
+        for (detail, keys) in [
+            ("session", "3j\n"),
+            ("ended", "3G\n"),
+            ("pool", "2j\n"),
+            ("service", "4j\n"),
+            ("event", "5j\n"),
+            ("failure", "7j\n"),
+        ] {
             let mut app = app(snapshot.clone());
             press(&mut app, keys);
             for size in [(120, 36), (80, 24), (60, 15)] {
@@ -300,7 +306,7 @@ fn only_the_palette_of_the_terminal_is_used() {
 /// Everything that is told by the help of some screen or detail, scrolled to its end.
 fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
     let mut told = String::new();
-    for screen in ["1", "2", "3", "4", "5", "6", "1j\n", "4j\n"] {
+    for screen in ["1", "2", "3", "4", "5", "6", "7", "1j\n", "4j\n"] {
         let mut app = app(pictures::healthy());
         app.set_attachment(standing.clone());
         press(&mut app, screen);
@@ -441,7 +447,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhz123456sS/:depntvw!,.mc+-=<>[]".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhz1234567sS/:depntvw!,.mc+-=<>[]".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![

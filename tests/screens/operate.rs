@@ -6,7 +6,10 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent,
 use portcullis::{
     gateway::handle::{Command, CommandAnswer},
     profile::{Half, Mode},
-    telemetry::snapshot::{SessionRow, Snapshot},
+    telemetry::{
+        failures::FailureRow,
+        snapshot::{SessionRow, Snapshot},
+    },
     tui::{
         app::{App, MouseCapture, Reaction},
         style::ScreenStyle,
@@ -192,6 +195,49 @@ fn plus_and_minus_change_the_time_of_the_charts() {
         shows(&app, words);
     }
     shows(&app, "[4 Services]");
+}
+
+/// Seven screens and what the list goes by share a line of 80 cells.
+#[test]
+fn the_screens_leave_room_for_the_filter() {
+    let mut app = app(pictures::crowded(66));
+    press(&mut app, "3/service:orders\n");
+    let line = |app: &App| shown(app, (80, 24)).lines().nth(1).unwrap().to_owned();
+    assert_eq!(
+        line(&app).trim(),
+        "1 Over  2 Pool [3 Sessions] 4 Serv  5 Event  6 Prof  7 Fail   /service:orders"
+    );
+    press(&mut app, "7");
+    assert_eq!(line(&app).trim(), "1 Over  2 Pool  3 Sess  4 Serv  5 Event  6 Prof [7 Failures]");
+}
+
+#[test]
+fn failures_are_told_by_cause_and_those_of_now_come_first() {
+    let mut app = app(pictures::degraded());
+    press(&mut app, "7");
+    shows(&app, "18883 sessions, of 4 causes");
+    let all = shown(&app, (120, 36));
+    let line = |end: &str| all.lines().position(|line| line.contains(end)).unwrap();
+    let order = [" 12 BC  web ", " 7 TW  amqp ", " 18.9k LA  chat ", " 3 PR  mail "].map(line);
+    assert!(order.is_sorted(), "{all}");
+    press(&mut app, "jjj");
+    shows(&app, "200 sessions are open, which is its limit; last 11h21m ago");
+    press(&mut app, "\n");
+    shows(&app, "LA a limit of ours was reached before it was let in");
+    shows(&app, "18861 have failed so since the gateway began");
+    shows(&app, "the last was session");
+    code(&mut app, KeyCode::Esc);
+    // A failure more of that cause: the cursor goes with its group.
+    let mut later = pictures::degraded();
+    later.uptime_seconds += 1.0;
+    later.failures[3] = FailureRow { count: 18_862, ago_seconds: 0.1, ..later.failures[3].clone() };
+    app.take_snapshot(Arc::new(pictures::judged(later)));
+    assert_eq!(app.selected_line(), Some(0));
+    press(&mut app, "d");
+    shows(&app, "Drain chat?");
+    code(&mut app, KeyCode::Esc);
+    app.take_snapshot(Arc::new(pictures::judged(pictures::healthy())));
+    shows(&app, "no session has failed");
 }
 
 fn mouse(app: &mut App, kind: MouseEventKind, (column, row): (u16, u16)) -> Reaction {
@@ -455,7 +501,15 @@ fn alerts_are_told_one_by_one() {
 #[test]
 fn tab_goes_round_the_screens_and_completes_a_command() {
     let mut app = app(pictures::healthy());
-    for screen in ["[2 Pool]", "[3 Sessions]", "[4 Services]", "[5 Events]", "[6 Profiles]", "[1 Overview]"] {
+    for screen in [
+        "[2 Pool]",
+        "[3 Sessions]",
+        "[4 Services]",
+        "[5 Events]",
+        "[6 Profiles]",
+        "[7 Failures]",
+        "[1 Overview]",
+    ] {
         press(&mut app, "\t");
         shows(&app, screen);
     }

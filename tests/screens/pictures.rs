@@ -9,6 +9,7 @@ use portcullis::{
     },
     profile::{Half, Mode},
     telemetry::{
+        failures::FailureRow,
         health::{DrainRequest, judge_snapshot},
         snapshot::{
             CheckRow, DescriptorUsage, EndedRow, GatewayPhase, LinkRow, LinkState, Notice, NoticeLevel,
@@ -156,6 +157,7 @@ pub fn degraded() -> Snapshot {
         ..session(18_861, "amqp", 0, 0)
     });
     snapshot.ended.insert(0, ended(18_860, "TW", "no link within 5 s", 1.0));
+    snapshot.failures = failures();
     snapshot.totals.sessions_waiting = 1;
     snapshot.services[2].totals.sessions_waiting = 1;
     snapshot.log_lines_lost = 17;
@@ -346,6 +348,13 @@ pub fn hostile() -> Snapshot {
     for row in &mut snapshot.ended {
         (row.end, row.reason) = (bad.clone(), bad.clone());
     }
+    snapshot.failures = failures();
+    for row in &mut snapshot.failures {
+        (row.reason, row.service, row.end) = (bad.clone(), bad.clone(), bad.clone());
+        (row.first, row.last, row.session, row.client) = (bad.clone(), bad.clone(), bad.clone(), bad.clone());
+        (row.count, row.ago_seconds) = (u64::MAX, f64::INFINITY);
+    }
+    snapshot.failures_left_out = u64::MAX;
     snapshot.notices.push(Notice { time: "\u{1b}now".into(), level: NoticeLevel::Error, text: bad });
     snapshot.totals = TrafficTotals {
         sessions_open: u64::MAX,
@@ -429,6 +438,32 @@ fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow {
         bytes_up: row.bytes_up,
         bytes_down: row.bytes_down,
     }
+}
+
+/// What has failed: a backend now, links now and then, a limit last night.
+fn failures() -> Vec<FailureRow> {
+    let row = |service: &str, end: &str, reason: &str, count, (first, last): (&str, &str), ago_seconds| {
+        FailureRow {
+            role: Half::Internal,
+            service: service.into(),
+            end: end.into(),
+            reason: reason.into(),
+            count,
+            first: format!("2026-01-{first}:00.123Z"),
+            last: format!("2026-01-{last}:59.456Z"),
+            ago_seconds,
+            session: format!("{:06x}", 18_000 + count),
+            client: "203.0.113.7:51220".into(),
+            peer: Some("dmz".into()),
+        }
+    };
+    let (now, night) = (("31T13:58", "31T14:01"), ("30T23:12", "31T02:40"));
+    vec![
+        row("web", "BC", "backend web.corp.example:9000: connection refused (os error 111)", 12, now, 1.2),
+        row("amqp", "TW", "no link within 5 s", 7, now, 9.0),
+        row("mail", "PR", "the link to dmz is lost: no answer to a ping within 12 s", 3, night, 40_860.0),
+        row("chat", "LA", "200 sessions are open, which is its limit", 18_861, night, 40_861.0),
+    ]
 }
 
 fn totals(sessions_open: u64) -> TrafficTotals {

@@ -4,7 +4,11 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{OpenSession, SessionRegistry};
-use crate::telemetry::{end::SessionEnd, snapshot::EndedRow};
+use crate::telemetry::{
+    end::SessionEnd,
+    failures::{FailedSession, FailureRow},
+    snapshot::EndedRow,
+};
 
 /// Kept for the picture, of each of the two kinds.
 pub(super) const KEPT_MAX: usize = 256;
@@ -44,5 +48,18 @@ impl SessionRegistry {
     /// Rows of ended sessions, newest first.
     pub fn ended(&self) -> Vec<EndedRow> {
         self.lock().ended.newest_first().into_iter().map(EndedSession::row).collect()
+    }
+
+    /// Those that failed, grouped by cause, and how many of them no group tells of any more.
+    pub fn failures(&self) -> (Vec<FailureRow>, u64) {
+        let books = self.lock();
+        (books.failures.rows(Instant::now()), books.failures.left_out())
+    }
+}
+
+impl OpenSession {
+    pub(super) fn as_failed<'a>(&'a self, end: &'a SessionEnd, peer: Option<&'a str>) -> FailedSession<'a> {
+        let (service, id, client) = (&self.service, &*self.id, &*self.client);
+        FailedSession { half: self.half, service, end, id, client, peer }
     }
 }

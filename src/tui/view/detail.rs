@@ -10,6 +10,7 @@ use crate::{
     profile::Mode,
     telemetry::{
         end,
+        failures::FailureRow,
         snapshot::{EndedRow, LinkRow, LinkState, PoolRow, ServiceRow, SessionRow, Snapshot},
     },
     tui::{
@@ -78,6 +79,7 @@ fn title(app: &App) -> &'static str {
         Screen::Services => "Service",
         Screen::Events => "Event",
         Screen::Profiles => "Profile",
+        Screen::Failures => "Failure",
     }
 }
 
@@ -109,6 +111,7 @@ fn facts(app: &App) -> Vec<DetailLine> {
         Screen::Services => app.selected_service_row(shown).map(|row| service_lines(app, row)),
         Screen::Events => event_lines(app),
         Screen::Profiles => profile_lines(app),
+        Screen::Failures => app.selected_failure(shown).map(|row| failure_lines(app, row)),
     };
     let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
     facts.unwrap_or_else(gone)
@@ -179,6 +182,26 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     ];
     facts.extend(inner);
     facts
+}
+
+fn failure_lines(app: &App, row: &FailureRow) -> Vec<DetailLine> {
+    let fact = |about, text| fact(app, about, text);
+    let addresses = app.addresses();
+    let code = end::explain_code(&row.end).unwrap_or_default();
+    vec![
+        fact("service", format!("{} in the {} half", row.service, half_word(row.role))),
+        DetailLine {
+            style: sessions::end_style(app, &row.end),
+            ..fact("end", format!("{} {code}", row.end))
+        },
+        fact("reason", addresses.text(&row.reason)),
+        fact("sessions", format!("{} have failed so since the gateway began", row.count)),
+        fact("first", row.first.clone()),
+        fact("last", format!("{}, {} ago", row.last, format::span(row.ago_seconds))),
+        fact("example", format!("the last was session {}", row.session)),
+        fact("client", addresses.client(&row.client)),
+        fact("peer", addresses.text(row.peer.as_deref().unwrap_or("-"))),
+    ]
 }
 
 /// The gateway a session goes over, and what is known of the links to it.

@@ -9,8 +9,8 @@ use crate::{
         order::SortColumn,
         screen::Screen,
         view::{
-            LayoutSize, compact_overview, edges, events, full_overview, list_edges, panel, pool, profiles,
-            services, sessions, size, small_edges, table, tabs,
+            LayoutSize, compact_overview, edges, events, failures, full_overview, list_edges, panel, pool,
+            profiles, services, sessions, size, small_edges, table, tabs,
         },
     },
 };
@@ -41,7 +41,7 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
         LayoutSize::Line => return HitTarget::Nothing,
     };
     if tabs.contains(at) {
-        return tabs::at(app, x - tabs.x).map_or(HitTarget::Nothing, HitTarget::Screen);
+        return tabs::at(app, tabs.width, x - tabs.x).map_or(HitTarget::Nothing, HitTarget::Screen);
     }
     if app.detail().is_some() {
         return HitTarget::Nothing;
@@ -69,7 +69,7 @@ fn framed(app: &App, area: Rect, body: Rect) -> Rect {
         }
         Screen::Pool if app.snapshot().mode != Mode::Direct => pool::list_area(body),
         Screen::Pool | Screen::Services => panel::margin(panel::inside(services::areas(body)[0])),
-        Screen::Events => panel::margin(panel::inside(body)),
+        Screen::Events | Screen::Failures => panel::margin(panel::inside(body)),
         Screen::Profiles => panel::margin(panel::inside(profiles::areas(app, body)[0])),
     }
 }
@@ -89,6 +89,7 @@ fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
             return (left, table::visible_range(app.selected_line(), snapshot.notices.len(), left).collect());
         }
         Screen::Profiles => (None, app.profiles().len()),
+        Screen::Failures => (failures::selected_text(app), snapshot.failures.len()),
     };
     let (left, ..) = panel::split_selected_text(&app.style, told, area);
     let list = panel::below_heads(left);

@@ -19,6 +19,7 @@ pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
         Screen::Sessions => vec![("Sessions", SESSIONS)],
         Screen::Events => vec![("Events", EVENTS)],
         Screen::Profiles => vec![("Profiles", PROFILES)],
+        Screen::Failures => vec![("Failures", FAILURES)],
     }
 }
 
@@ -88,10 +89,21 @@ pub const PROFILES: ColumnMeanings = &[
     ("NOTE", "whether it runs now, its first problem or its services"),
 ];
 
+pub const FAILURES: ColumnMeanings = &[
+    ("COUNT", "sessions that failed of this cause since the gateway began"),
+    ("END", "the two letters: who ended them, and when"),
+    ("HALF", "the half of a pair: dmz, or int for internal"),
+    ("SERVICE", "for what"),
+    ("LAST", "since the last of them"),
+    ("FIRST", "day and time of the first of them, in UTC"),
+    ("LAST CLIENT", "whose the last of them was"),
+    ("REASON", "of the last of them, with the cause"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tui::view::{pool, profiles, services, sessions};
+    use crate::tui::view::{failures, pool, profiles, services, sessions};
 
     #[test]
     fn every_column_is_explained_in_its_place() {
@@ -105,5 +117,6 @@ mod tests {
         check(&sessions::COLUMNS, SESSIONS);
         check(&services::COLUMNS, SERVICES);
         check(&profiles::COLUMNS, PROFILES);
+        check(&failures::COLUMNS, FAILURES);
     }
 }

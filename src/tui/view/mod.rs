@@ -22,6 +22,7 @@ mod alert;
 mod confirmation;
 mod detail;
 mod events;
+mod failures;
 mod footer;
 mod header;
 mod help;
@@ -172,6 +173,7 @@ fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
         Screen::Pool | Screen::Services => services::draw_screen(app, area, buffer),
         Screen::Events => events::draw_screen(app, area, buffer),
         Screen::Profiles => profiles::draw_panel(app, area, buffer),
+        Screen::Failures => failures::draw_screen(app, area, buffer),
     }
 }
 
@@ -194,6 +196,7 @@ fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
         Screen::Pool | Screen::Services => services::draw_list(app, within, buffer),
         Screen::Events => events::draw_list(app, within, buffer),
         Screen::Profiles => profiles::draw_list(app, within, buffer),
+        Screen::Failures => failures::draw_list(app, within, buffer),
     }
 }
 

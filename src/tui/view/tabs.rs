@@ -1,4 +1,4 @@
-//! The second line: the six screens by number, and how the sessions are listed.
+//! The second line: the screens by number, and how the sessions are listed.
 
 use ratatui::{buffer::Buffer, layout::Rect};
 
@@ -7,7 +7,7 @@ use crate::tui::{app::App, screen::Screen, view::table};
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, theme) = (&app.style, app.style.theme);
     let mut rest = Rect { x: area.x.saturating_add(1), width: area.width.saturating_sub(2), ..area };
-    for (screen, text) in names(app) {
+    for (screen, text) in names(app, area.width) {
         let style = if screen == app.screen() { theme.selected } else { theme.plain };
         table::write(&text, style, rest, buffer);
         let step = table::width(&text).min(rest.width);
@@ -20,6 +20,10 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
             // The frame of the sessions tells their order too; of a filter it tells only how many pass.
             text = filter(app).unwrap_or_default();
         }
+        if table::width(&text) > rest.width {
+            // As it is typed.
+            text = format!("/{}", filter_text(app));
+        }
         let text = table::cut(look, &text, rest.width);
         let indent = rest.width.saturating_sub(table::width(&text));
         let place = Rect { x: rest.x + indent, width: rest.width - indent, ..rest };
@@ -28,10 +32,10 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// The screen whose name is so far from the left.
-pub fn at(app: &App, cells: u16) -> Option<Screen> {
+/// The screen whose name is so far from the left, on a line of so many cells.
+pub fn at(app: &App, width: u16, cells: u16) -> Option<Screen> {
     let mut behind = 1;
-    names(app)
+    names(app, width)
         .find(|(_, text)| {
             let begins = behind;
             behind += table::width(text);
@@ -41,10 +45,13 @@ pub fn at(app: &App, cells: u16) -> Option<Screen> {
 }
 
 /// Reversed alone would not be seen where a terminal has no reverse.
-fn names(app: &App) -> impl Iterator<Item = (Screen, String)> {
+fn names(app: &App, width: u16) -> impl Iterator<Item = (Screen, String)> {
     let shown = app.screen();
     (1..).zip(Screen::ALL).map(move |(number, screen)| {
-        let text = format!("{number} {}", screen.name());
+        // What is said of the list behind them needs room as well.
+        let is_whole = width >= WHOLE_NAMES || screen == shown;
+        let name = if is_whole { screen.name() } else { screen.short_name() };
+        let text = format!("{number} {name}");
         (screen, if screen == shown { format!("[{text}]") } else { format!(" {text} ") })
     })
 }
@@ -57,7 +64,13 @@ pub fn listed(app: &App) -> String {
 
 fn filter(app: &App) -> Option<String> {
     let filter = &app.order().filter;
-    (!filter.is_empty()).then(|| format!("filter {}", app.style.text(&filter.text, FILTER_CHARS)))
+    (!filter.is_empty()).then(|| format!("filter {}", filter_text(app)))
+}
+
+fn filter_text(app: &App) -> String {
+    app.style.text(&app.order().filter.text, FILTER_CHARS)
 }
 
 const FILTER_CHARS: usize = 60;
+/// Cells of a line that has room for the whole names of the screens and the order of the list.
+const WHOLE_NAMES: u16 = 110;
