@@ -41,7 +41,6 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-pub use self::switch::mode_word;
 use self::{
     audit::{CommandAudit, ReloadTally},
     certificate_reload::CertificateReload,
@@ -57,9 +56,9 @@ use self::{
     session::SessionContext,
     snapshot_builder::{RecentHistory, TrafficHistory, host_name},
     stop::PendingStop,
-    switch::{PendingSwitch, RetiringParts},
+    switch::{PendingSwitch, RetiringParts, TrialSwitch},
     verify_progress::VerifyProgress,
-    verify_steps::VerifyRun,
+    verify_steps::{TrialError, TrialParts, VerifyRun},
 };
 use crate::{
     accept::{ServeSession, SessionRequest},
@@ -359,7 +358,7 @@ impl Engine {
                 Ok(Ok(loaded)) => engine.verify_with(loaded, steps, asker),
                 // A profile that does not read in the other mode has no such way.
                 Ok(Err(_)) => engine.start_verify(steps, None, asker),
-                Err(error) => engine.start_verify(steps, Some(Err(error.to_string())), asker),
+                Err(error) => engine.start_verify(steps, Some(Err(TrialError::Files(error))), asker),
             },
         );
     }
@@ -372,8 +371,9 @@ impl Engine {
             let trial = match engine.stopping {
                 None => engine
                     .begin_switch(engine.chosen.clone(), loaded, &found)
-                    .map_err(|error| error.to_string()),
-                Some(_) => Err("the gateway is stopping".into()),
+                    .map(TrialSwitch::open)
+                    .map_err(TrialError::Bind),
+                Some(_) => Err(TrialError::Stopping),
             };
             engine.start_verify(steps, Some(trial), asker);
         });
@@ -383,7 +383,7 @@ impl Engine {
     fn start_verify(
         &self,
         steps: Vec<CheckStep>,
-        trial: Option<Result<PendingSwitch, String>>,
+        trial: Option<Result<Box<dyn TrialParts>, TrialError>>,
         asker: CommandAudit,
     ) {
         if self.stopping.is_some() {

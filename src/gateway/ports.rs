@@ -8,7 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::halves::SharedContext;
+use super::{halves::SharedContext, probe::ProbeEntry};
 use crate::{
     accept::{
         routes::{HttpRoute, PortRoutes, RouteTable, SniRoute, TlsHandling, WebKind},
@@ -19,10 +19,10 @@ use crate::{
         resolver::ResolvedNames,
     },
     profile::{
-        Accept, AcceptAddress, AcceptTls, BindPolicy, Carries, DmzHalf, DmzService, EdgeScheme, HostPort,
-        Problem, ServiceName,
+        Accept, AcceptAddress, BindPolicy, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, Problem,
+        ServiceName,
     },
-    tls::edge::{EdgeTls, TlsClient},
+    tls::edge::EdgeTls,
 };
 
 pub type ClientPorts = HashMap<PortKey, ClientPort>;
@@ -40,19 +40,6 @@ pub struct ClientPort {
     listener: Option<Arc<Listener>>,
     /// Closes the port when it is not wanted any more.
     closer: ListenerGuard,
-}
-
-/// Where a probe of a service enters.
-#[derive(Debug, Clone)]
-pub struct ProbeEntry {
-    pub service: ServiceName,
-    pub at: SocketAddr,
-    /// The probe's TLS, where clients speak TLS.
-    pub tls: Option<TlsClient>,
-    /// Why its TLS can not be spoken.
-    pub fault: Option<Problem>,
-    /// What clients speak there.
-    of: (Option<AcceptTls>, Vec<String>),
 }
 
 /// The ports that a profile wants, with the services of each and how they are reached.
@@ -154,7 +141,7 @@ pub fn replace_ports(
             at: local,
             tls: edges.probe_client(accept, local.ip()),
             fault: accept_fault(accept, edges).cloned(),
-            of: (accept.tls.clone(), accept.sni.clone()),
+            spoken: (accept.tls.clone(), accept.sni.clone()),
         };
         port.entries = services.iter().map(entry).collect();
         if let Some(listener) = port.listener.take() {
@@ -266,7 +253,7 @@ pub fn probe_entries(ports: &ClientPorts) -> Vec<ProbeEntry> {
     let mut chosen: Vec<ProbeEntry> = Vec::new();
     for entry in entries {
         let is_told = |other: &&ProbeEntry| {
-            other.service == entry.service && (entry.tls.is_none() || other.of == entry.of)
+            other.service == entry.service && (entry.tls.is_none() || other.spoken == entry.spoken)
         };
         if !chosen.iter().rev().any(|other| is_told(&other)) {
             chosen.push(entry);

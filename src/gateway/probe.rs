@@ -23,13 +23,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::ports::ProbeEntry;
 use crate::{
     accept::tcp::{ExpectedProbe, ProbeLookup},
     connect::Connector,
     link::session_side::SessionSide,
     net::stream::NetStream,
-    profile::ServiceName,
+    profile::{AcceptTls, Problem, ServiceName},
     telemetry::{
         end::{EndedBy, SessionEnd},
         snapshot::SessionPhase,
@@ -42,6 +41,19 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// SOCKS5 cannot express every refusal: one that it cannot shows as a cut within this time.
 const CUT_WITHIN: Duration = Duration::from_millis(500);
 const WORDLESS: &str = "its session ended without a word; this is a bug";
+
+/// Where a probe of a service enters.
+#[derive(Debug, Clone)]
+pub struct ProbeEntry {
+    pub service: ServiceName,
+    pub at: SocketAddr,
+    /// The probe's TLS, where clients speak TLS.
+    pub tls: Option<TlsClient>,
+    /// Why its TLS can not be spoken.
+    pub fault: Option<Problem>,
+    /// What clients speak there: its TLS, and the names that it answers to.
+    pub spoken: (Option<AcceptTls>, Vec<String>),
+}
 
 /// The probes under way, by the address that they come from.
 #[derive(Debug, Clone, Default)]

@@ -23,12 +23,13 @@ use super::{
     ports::{self, ClientPorts},
     service::{Service, ServiceSettings, ServiceTable},
     service_faults::ServiceFaults,
+    verify_steps::TrialParts,
 };
 use crate::{
     connect::{Connector, direct::BackendTarget},
     monitor::MonitorPort,
     net::{listen::BindError, resolver::ResolvedNames},
-    profile::{Half, Mode, Problem, Profile, ServiceName},
+    profile::{Half, Problem, Profile, ServiceName},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
     tls::edge::EdgeTls,
@@ -205,7 +206,7 @@ impl Engine {
         self.edge_tls = edges;
         self.phase = GatewayPhase::Running;
         self.shared.leaving.store(false, Ordering::Relaxed);
-        let line = format!("profile `{}` is in force, mode {}", profile.name, mode_word(profile.mode));
+        let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
         let line = [line].into_iter().chain(told).collect::<Vec<_>>().join("; ");
         self.profile = profile;
         self.chosen = chosen;
@@ -398,21 +399,8 @@ impl PendingSwitch {
         }
     }
 
-    /// The pools of the new parts of one half.
-    pub fn rows(&self, role: Half) -> Vec<PoolRow> {
-        match role {
-            Half::Dmz => self.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
-            Half::Internal => self.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
-        }
-    }
-
-    /// Where a session of the service would go through the new parts.
-    pub fn connector(&self, service: &ServiceName) -> Option<Connector> {
-        self.dmz.as_ref()?.connector(service, &self.loaded.edges)
-    }
-
     /// Closes what it has opened.
-    pub fn retire(&self) {
+    fn retire(&self) {
         if let Some(side) = &self.dmz {
             side.retire();
         }
@@ -433,18 +421,38 @@ impl PendingSwitch {
     }
 }
 
+/// A switch that is never committed: its parts are for `verify` alone.
+pub struct TrialSwitch(PendingSwitch);
+
+impl TrialSwitch {
+    pub fn open(switch: PendingSwitch) -> Box<dyn TrialParts> {
+        Box::new(Self(switch))
+    }
+}
+
+impl TrialParts for TrialSwitch {
+    fn rows(&self, half: Half) -> Vec<PoolRow> {
+        match half {
+            Half::Dmz => self.0.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
+            Half::Internal => self.0.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
+        }
+    }
+
+    fn connector(&self, service: &ServiceName) -> Option<Connector> {
+        self.0.dmz.as_ref()?.connector(service, &self.0.loaded.edges)
+    }
+}
+
+impl Drop for TrialSwitch {
+    fn drop(&mut self) {
+        self.0.retire();
+    }
+}
+
 pub(super) fn problem_lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn profile_name(chosen: &ChosenProfile) -> String {
     chosen.file().map_or_else(|| "the built-in `demo`".into(), |file| format!("`{}`", file.display()))
-}
-
-pub fn mode_word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Direct => "direct",
-        Mode::Forward => "forward",
-        Mode::Reverse => "reverse",
-    }
 }

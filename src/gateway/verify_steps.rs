@@ -10,16 +10,23 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{
-    advice, ports::ProbeEntry, probe::PendingProbes, switch::PendingSwitch, verify_progress::VerifyProgress,
+    advice,
+    probe::{PendingProbes, ProbeEntry},
+    verify_progress::VerifyProgress,
 };
 use crate::{
-    connect::direct::{self, BackendTarget},
+    connect::{
+        Connector,
+        direct::{self, BackendTarget},
+    },
     disk::{FileWork, PipePolicy, WorkError},
     net::{
         dial,
+        listen::BindError,
         sockets::{self, SocketAddress},
     },
     profile::{
@@ -42,8 +49,27 @@ pub const NOT_READY: &str = "not ready within";
 /// A closed port of this machine refuses at once; one that says nothing is not open either.
 const KNOCK: Duration = Duration::from_secs(1);
 
+/// The parts of the other mode, opened beside those in force for a run alone; dropping them closes them.
+pub trait TrialParts: Send + Sync {
+    /// The pools of one half.
+    fn rows(&self, half: Half) -> Vec<PoolRow>;
+    /// Where a session of the service would go.
+    fn connector(&self, service: &ServiceName) -> Option<Connector>;
+}
+
+/// Why the other mode cannot be tried.
+#[derive(Debug, Error)]
+pub enum TrialError {
+    #[error(transparent)]
+    Files(WorkError),
+    #[error(transparent)]
+    Bind(BindError),
+    #[error("the gateway is stopping")]
+    Stopping,
+}
+
 /// What a run of the checklist needs from its gateway.
-pub(super) struct VerifyRun {
+pub struct VerifyRun {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub source: ProfileSource,
     pub chosen: ChosenProfile,
@@ -55,8 +81,7 @@ pub(super) struct VerifyRun {
     pub checks: VerifyProgress,
     /// Where its files are read.
     pub files: FileWork,
-    /// The parts of the other mode, opened beside those in force.
-    pub trial: Option<Result<PendingSwitch, String>>,
+    pub trial: Option<Result<Box<dyn TrialParts>, TrialError>>,
 }
 
 impl VerifyRun {
@@ -102,8 +127,11 @@ impl VerifyRun {
         };
         let trial = match &self.trial {
             _ if self.profile.mode == mode => None,
-            Some(Ok(trial)) => Some(trial),
-            Some(Err(why)) => return StepFinding::fail(why, advice::advise_on_link(why)),
+            Some(Ok(trial)) => Some(&**trial),
+            Some(Err(error)) => {
+                let why = error.to_string();
+                return StepFinding::fail(why.clone(), advice::advise_on_link(&why));
+            }
             None => return StepFinding::skip(self.skip_reason(mode)),
         };
         if let (Some(_), Some(why)) = (trial, self.unanswered_reason(mode).await) {
@@ -130,7 +158,7 @@ impl VerifyRun {
                 "this gateway runs in mode direct, where there is no link; stop it to walk with halves of its own".into()
             }
             running => {
-                let [running, wanted] = [running, mode].map(super::mode_word);
+                let [running, wanted] = [running, mode].map(Mode::word);
                 format!("this gateway runs in mode {running}, and its profile can not go in mode {wanted}")
             }
         }
@@ -156,7 +184,7 @@ impl VerifyRun {
         &self,
         role: Half,
         mode: Mode,
-        trial: Option<&PendingSwitch>,
+        trial: Option<&dyn TrialParts>,
     ) -> Result<Vec<PoolRow>, StepFinding> {
         let (began, since) = (Instant::now(), log::utc_now());
         loop {
@@ -182,7 +210,7 @@ impl VerifyRun {
         }
     }
 
-    async fn probe_all(&self, links: &str, trial: Option<&PendingSwitch>) -> StepFinding {
+    async fn probe_all(&self, links: &str, trial: Option<&dyn TrialParts>) -> StepFinding {
         let mut came_back = Vec::new();
         for entry in &self.entries {
             let ProbeEntry { service, at, .. } = entry;
@@ -209,7 +237,7 @@ impl VerifyRun {
             return StepFinding::skip("the internal half is closed or not; verify it on its own host");
         }
         if self.profile.mode != Mode::Reverse {
-            let word = super::mode_word(self.profile.mode);
+            let word = self.profile.mode.word();
             return StepFinding::skip(format!(
                 "in mode {word} the internal half listens; that is what reversing ends"
             ));
@@ -287,12 +315,10 @@ impl VerifyRun {
     }
 }
 
-/// However the run ends, what was opened for it is closed, and another run may begin.
+/// However the run ends, what was opened for it is closed, and then another run may begin.
 impl Drop for VerifyRun {
     fn drop(&mut self) {
-        if let Some(Ok(trial)) = &self.trial {
-            trial.retire();
-        }
+        drop(self.trial.take());
         self.checks.end();
     }
 }

@@ -71,6 +71,17 @@ pub enum Mode {
     Reverse,
 }
 
+impl Mode {
+    /// As profiles and command lines spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Forward => "forward",
+            Self::Reverse => "reverse",
+        }
+    }
+}
+
 /// Which side of the border a half stands on.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,

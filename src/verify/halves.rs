@@ -152,7 +152,7 @@ impl InternalProcess {
             std::env::current_exe().map_err(|error| format!("this program is not found: {error}"))?;
         let mut command = Process::new(program);
         systemd::keep_from(&mut command);
-        command.args(["--no-ui", "--role", "internal", "--mode", crate::gateway::mode_word(mode)]);
+        command.args(["--no-ui", "--role", "internal", "--mode", mode.word()]);
         command.arg("--admin").arg(&socket).arg("--profile");
         command.args(chosen.file().map(std::path::absolute).into_iter().flatten());
         command.args(["--ends-with", &std::process::id().to_string()]);
