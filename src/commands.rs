@@ -1,5 +1,7 @@
 //! What each subcommand does. Answers go to standard output, trouble to standard error.
 
+mod verify;
+
 use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::bail;
@@ -20,7 +22,6 @@ use crate::{
     source::ProfileSource,
     status,
     telemetry::{health::readiness::ReadinessDemand, metrics::MetricsFormat, snapshot::Snapshot},
-    verify,
 };
 
 /// Runs one subcommand.

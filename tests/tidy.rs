@@ -30,6 +30,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("monitor", &["net", "profile", "tasks", "telemetry"]),
     ("source", &["certs", "disk", "net", "profile", "proto", "text", "tls"]),
     (
+        "verify",
+        &["accept", "connect", "disk", "link", "net", "profile", "source", "telemetry", "text", "tls"],
+    ),
+    (
         "gateway",
         &[
             "accept",
@@ -48,6 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
             "text",
             "tls",
+            "verify",
         ],
     ),
     ("admin", &["gateway", "profile", "tasks", "telemetry", "text"]),
@@ -67,6 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "certs",
             "check",
             "cli",
+            "demo",
             "disk",
             "exit",
             "gateway",
@@ -76,6 +82,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "profile",
             "source",
             "status",
+            "systemd",
+            "tasks",
             "telemetry",
             "verify",
         ],
@@ -83,24 +91,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("init", &["certs", "cli", "exit", "output", "profile"]),
     ("manual", &["cli"]),
     ("check", &["cli", "exit", "output", "profile", "source", "text"]),
-    (
-        "verify",
-        &[
-            "admin",
-            "cli",
-            "commands",
-            "demo",
-            "disk",
-            "exit",
-            "gateway",
-            "output",
-            "profile",
-            "source",
-            "systemd",
-            "tasks",
-            "telemetry",
-        ],
-    ),
     (
         "run",
         &[

@@ -4,7 +4,6 @@
 //! first start included), `halves` and `ports` are the running parts, `session` is one client from start to
 //! end, `relay` copies its bytes, `snapshot_builder` makes the snapshot.
 
-pub mod advice;
 mod audit;
 mod certificate_reload;
 #[cfg(test)]
@@ -16,7 +15,6 @@ pub mod handle;
 mod monitoring;
 pub mod plan;
 mod ports;
-mod probe;
 mod profiles;
 mod reader;
 mod relay;
@@ -29,8 +27,6 @@ mod session_end;
 mod snapshot_builder;
 mod stop;
 mod switch;
-mod verify_progress;
-pub mod verify_steps;
 
 use std::{
     path::{Path, PathBuf},
@@ -57,8 +53,6 @@ use self::{
     snapshot_builder::{RecentHistory, TrafficHistory, host_name},
     stop::PendingStop,
     switch::{PendingSwitch, RetiringParts, TrialSwitch},
-    verify_progress::VerifyProgress,
-    verify_steps::{TrialError, TrialParts, VerifyRun},
 };
 use crate::{
     accept::{ServeSession, SessionRequest},
@@ -80,6 +74,11 @@ use crate::{
         snapshot::{DescriptorUsage, GatewayPhase, Snapshot, TrafficTotals},
     },
     tls::{edge::EdgeTls, expiry::CertificateExpiry},
+    verify::{
+        probe,
+        progress::VerifyProgress,
+        steps::{TrialError, TrialParts, VerifyRun},
+    },
 };
 
 /// How often a snapshot is taken.

@@ -8,7 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{halves::SharedContext, probe::ProbeEntry};
+use super::halves::SharedContext;
 use crate::{
     accept::{
         routes::{HttpRoute, PortRoutes, RouteTable, SniRoute, TlsHandling, WebKind},
@@ -23,6 +23,7 @@ use crate::{
         ServiceName,
     },
     tls::edge::EdgeTls,
+    verify::probe::ProbeEntry,
 };
 
 pub type ClientPorts = HashMap<PortKey, ClientPort>;

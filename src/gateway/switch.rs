@@ -23,7 +23,6 @@ use super::{
     ports::{self, ClientPorts},
     service::{Service, ServiceSettings, ServiceTable},
     service_faults::ServiceFaults,
-    verify_steps::TrialParts,
 };
 use crate::{
     connect::{Connector, direct::BackendTarget},
@@ -33,6 +32,7 @@ use crate::{
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
     tls::edge::EdgeTls,
+    verify::steps::TrialParts,
 };
 
 /// How long the new parts may take to become ready; the other half has to follow within that time.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::{
     advice,
     probe::{PendingProbes, ProbeEntry},
-    verify_progress::VerifyProgress,
+    progress::VerifyProgress,
 };
 use crate::{
     connect::{

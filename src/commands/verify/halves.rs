@@ -15,13 +15,13 @@ use crate::{
     gateway::{
         Engine,
         handle::{Command, CommandAnswer, GatewayHandle},
-        verify_steps,
     },
     profile::{Half, HealthPort, Mode},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     systemd,
     tasks::Tasks,
     telemetry::checklist::{CheckStep, StepFinding, VerifyReport},
+    verify::steps,
 };
 
 /// A half answers, and ends, within this time.
@@ -58,7 +58,7 @@ impl TrialHalves {
             let outside = ProfileSource { role: Some(Half::Dmz), ..source.clone() };
             let loaded = outside
                 .load(&chosen, Some(mode))
-                .map_err(|problems| verify_steps::unreadable_profile(&problems).seen)?;
+                .map_err(|problems| steps::unreadable_profile(&problems).seen)?;
             halves.start_here(outside, chosen.clone(), loaded).await?;
         }
         if has_internal && mode != Mode::Forward {
@@ -110,7 +110,7 @@ impl TrialHalves {
     /// The last link that the internal half has turned away or lost since then.
     pub async fn refused_link(&self, since: &str) -> Option<String> {
         match self.child.as_ref()?.ask(Command::Status).await {
-            CommandAnswer::Status(snapshot) => verify_steps::refused_link(&snapshot, since),
+            CommandAnswer::Status(snapshot) => steps::refused_link(&snapshot, since),
             _ => None,
         }
     }

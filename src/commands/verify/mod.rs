@@ -1,0 +1,252 @@
+//! `verify`: walks the checklist with the gateways that run, or with halves of its own.
+//!
+//! Each gateway walks for itself what its half can prove, and the walks are merged. Halves of our own
+//! run on the profile's addresses, first in forward mode and then in reverse; the internal half is a
+//! process of its own, so that what it listens on is its own.
+
+mod halves;
+
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    admin::{
+        client::{self, ClientError},
+        socket_path,
+    },
+    cli::Cli,
+    commands, demo,
+    disk::PipePolicy,
+    exit,
+    gateway::handle::{Command, CommandAnswer},
+    output::{OutputError, print_line, print_note},
+    profile::{Mode, Profile},
+    source::{self, ChosenProfile, ProfileSource},
+    telemetry::{
+        checklist::{CheckStep, StepFinding, StepReport, StepResult, VerifyReport},
+        log,
+    },
+    verify::{advice, steps},
+};
+
+use self::halves::TrialHalves;
+
+/// How often a gateway that walks is asked how far it is.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Walks the checklist of the profile and prints what was found.
+pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
+    let source = commands::profile_source(cli);
+    let gateways = running_gateways(cli, &source).await?;
+    if cli.profile.is_none() && gateways.is_empty() && !socket_path::sockets().is_empty() {
+        print_note(format_args!(
+            "verify: the built-in profile is verified; for a gateway that runs here name its --profile"
+        ));
+    }
+    let report = match gateways.is_empty() {
+        true => OwnVerifyRun { cli, source, json }.run().await?,
+        false => verify_running(&gateways, json).await?,
+    };
+    match json {
+        true => print_line(serde_json::to_string(&report)?)?,
+        false => print_line(describe_result(&report))?,
+    }
+    Ok(if report.passed { ExitCode::SUCCESS } else { exit::FAILED.into() })
+}
+
+/// The sockets of the gateways that run the profile now, on this host.
+async fn running_gateways(cli: &Cli, source: &ProfileSource) -> anyhow::Result<Vec<PathBuf>> {
+    if let Some(path) = cli.admin.as_ref().filter(|path| path.as_os_str() != "none") {
+        return Ok(vec![path.clone()]);
+    }
+    let Ok(loaded) = choose(cli, source).and_then(|chosen| source.load_to_serve(&chosen, cli.mode)) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for path in socket_path::sockets() {
+        if let Ok(CommandAnswer::Status(snapshot)) = client::send_command(&path, Command::Status).await
+            && snapshot.profile == loaded.profile.name
+            && cli.role.is_none_or(|role| snapshot.roles.contains(&role))
+        {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn choose(cli: &Cli, source: &ProfileSource) -> Result<ChosenProfile, Vec<crate::profile::Problem>> {
+    cli.profile.as_deref().map_or(Ok(ChosenProfile::Demo(demo::free_ports())), |name| source.choose(name))
+}
+
+/// Has each of them walk, and merges what they found.
+async fn verify_running(gateways: &[PathBuf], json: bool) -> anyhow::Result<VerifyReport> {
+    let mut merged: Option<VerifyReport> = None;
+    for path in gateways {
+        print_note(format_args!("verify: the gateway at {} walks the checklist", path.display()));
+        match verify_with_progress(path).await? {
+            CommandAnswer::Verified(report) => {
+                merged = Some(match merged {
+                    None => report,
+                    Some(before) => before.merge(report),
+                });
+            }
+            CommandAnswer::Refused(why) => anyhow::bail!("{}: {why}", path.display()),
+            other => anyhow::bail!("{}: no walk was answered but {other:?}", path.display()),
+        }
+    }
+    let report = merged.unwrap_or_else(|| VerifyReport::new(Vec::new()));
+    report.steps.iter().try_for_each(|walked| print_step(walked, json))?;
+    Ok(report)
+}
+
+/// Has one gateway walk, and says on standard error how far it is.
+async fn verify_with_progress(path: &Path) -> Result<CommandAnswer, ClientError> {
+    let mut walk = pin!(client::send_command(path, Command::Verify { steps: CheckStep::ALL.to_vec() }));
+    let mut told = None;
+    loop {
+        tokio::select! {
+            answer = &mut walk => return answer,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let Ok(CommandAnswer::Status(snapshot)) = client::send_command(path, Command::Status).await else {
+            continue;
+        };
+        let walking = snapshot.walk.as_ref().and_then(|walk| walk.walking);
+        if let Some(step) = walking.filter(|_| walking != told) {
+            print_note(format_args!("verify: {} ...", step.word()));
+        }
+        told = walking;
+    }
+}
+
+/// A walk with halves of its own.
+struct OwnVerifyRun<'a> {
+    cli: &'a Cli,
+    source: ProfileSource,
+    json: bool,
+}
+
+impl OwnVerifyRun<'_> {
+    async fn run(&self) -> Result<VerifyReport, OutputError> {
+        let mut steps = Vec::new();
+        let began = Instant::now();
+        let loaded = choose(self.cli, &self.source)
+            .and_then(|chosen| Ok((self.source.load(&chosen, self.cli.mode)?, chosen)));
+        let (loaded, chosen) = match loaded {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                self.add_step(
+                    &mut steps,
+                    steps::unreadable_profile(&problems).at(CheckStep::Profile, began.elapsed()),
+                )?;
+                for step in &CheckStep::ALL[1..] {
+                    let skipped = StepFinding::skip("the profile has to be good first");
+                    self.add_step(&mut steps, skipped.at(*step, Default::default()))?;
+                }
+                return Ok(VerifyReport::new(steps));
+            }
+        };
+        let profile = loaded.profile;
+        let found = steps::check_profile(&self.source, &chosen, profile.mode);
+        self.add_step(&mut steps, found.at(CheckStep::Profile, began.elapsed()))?;
+        let began = Instant::now();
+        print_note(format_args!("verify: basic: dialling the backends"));
+        let found = steps::check_basic(&profile, source::load_edges(&profile, PipePolicy::Refused)).await;
+        self.add_step(&mut steps, found.at(CheckStep::Basic, began.elapsed()))?;
+        for mode in [Mode::Forward, Mode::Reverse] {
+            let word = step_of(mode).word();
+            print_note(format_args!(
+                "verify: {word}: starting halves of its own and waiting for links, at most 10 s"
+            ));
+            for walked in self.check_mode(&chosen, mode).await.steps {
+                self.add_step(&mut steps, walked)?;
+            }
+        }
+        Ok(VerifyReport::new(steps))
+    }
+
+    fn add_step(&self, steps: &mut Vec<StepReport>, walked: StepReport) -> Result<(), OutputError> {
+        print_step(&walked, self.json)?;
+        steps.push(walked);
+        Ok(())
+    }
+
+    /// The step of one mode; in reverse, also `closed`.
+    async fn check_mode(&self, chosen: &ChosenProfile, mode: Mode) -> VerifyReport {
+        let began = Instant::now();
+        let step = step_of(mode);
+        let failed = |found: StepFinding| {
+            let mut steps = vec![found.at(step, began.elapsed())];
+            if mode == Mode::Reverse {
+                let skipped = StepFinding::skip("no internal half ran in reverse mode here");
+                steps.push(skipped.at(CheckStep::Closed, Default::default()));
+            }
+            VerifyReport::new(steps)
+        };
+        let loaded = match self.source.load(chosen, Some(mode)) {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                return failed(StepFinding::skip(steps::unreadable_profile(&problems).seen));
+            }
+        };
+        if let Some(skipped) = lone_half_finding(&loaded.profile).await {
+            return failed(skipped);
+        }
+        let since = log::utc_now();
+        let started = TrialHalves::start(self.cli, &self.source, chosen.clone(), loaded).await;
+        let halves = match started {
+            Ok(halves) => halves,
+            Err(why) => return failed(StepFinding::fail(why.clone(), advice::advise_on_link(&why))),
+        };
+        let steps = if mode == Mode::Reverse { vec![step, CheckStep::Closed] } else { vec![step] };
+        let mut report = halves.verify(steps).await;
+        let first = report.steps.first_mut().filter(|walked| walked.seen.starts_with(steps::NOT_READY));
+        if let (Some(walked), Some(told)) = (first, halves.refused_link(&since).await) {
+            walked.seen = format!("{}; the internal half says: {told}", walked.seen);
+            walked.advice = Some(advice::advise_on_link(&told));
+        }
+        halves.stop().await;
+        report
+    }
+}
+
+/// A half alone: what it can not prove here.
+async fn lone_half_finding(profile: &Profile) -> Option<StepFinding> {
+    if profile.dmz.is_none() && profile.mode == Mode::Forward {
+        return Some(StepFinding::skip("the DMZ half sends the probe; verify it on that host"));
+    }
+    steps::unanswered_alone(profile).await.map(StepFinding::skip)
+}
+
+fn step_of(mode: Mode) -> CheckStep {
+    match mode {
+        Mode::Direct => CheckStep::Basic,
+        Mode::Forward => CheckStep::Forward,
+        Mode::Reverse => CheckStep::Reverse,
+    }
+}
+
+/// One step, as soon as it is known; with `--json` standard output is for the report alone.
+fn print_step(walked: &StepReport, json: bool) -> Result<(), OutputError> {
+    let mut text = format!("{:<8} {}  {}", walked.step.word(), walked.result.word(), walked.seen);
+    if let Some(advice) = &walked.advice {
+        text.push_str(&format!("\n         do    {advice}"));
+    }
+    match json {
+        true => print_note(text),
+        false => print_line(text)?,
+    }
+    Ok(())
+}
+
+fn describe_result(report: &VerifyReport) -> String {
+    let count = |result| report.steps.iter().filter(|walked| walked.result == result).count();
+    let (passed, failed, skipped) =
+        (count(StepResult::Pass), count(StepResult::Fail), count(StepResult::Skip));
+    let verdict = if report.passed { "verified" } else { "not verified" };
+    format!("{verdict}: {passed} passed, {failed} failed, {skipped} skipped")
+}
