@@ -240,7 +240,7 @@ fn hello_in(input: &[u8], piece: usize) -> String {
                 );
                 return name;
             }
-            Err(why) => return checked(why),
+            Err(error) => return checked(error.to_string()),
         }
     }
     "more".into()

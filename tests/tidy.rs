@@ -120,7 +120,7 @@ const BANNED_FILE_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "comm
 /// The one module that may use a crate that is no longer developed, or wait for a name server.
 const ONLY_IN: &[(&str, &str)] = &[
     ("serde_yaml::", "src/profile/yaml.rs"),
-    ("rustls_pemfile::", "src/tls/link.rs"),
+    ("rustls_pemfile::", "src/tls/pem.rs"),
     ("lookup_host(", "src/net/resolver.rs"),
     ("to_socket_addrs()", "src/net/resolver.rs"),
 ];

@@ -4,17 +4,24 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use rustls::ServerConfig;
+use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::web::WebClient;
 use crate::{
+    admission::handshakes::EVICTED,
     http::request::RequestTarget,
     link::HANDSHAKE,
-    net::{proxy, stream::NetStream},
+    net::{
+        proxy::{self, ProxyReadError},
+        stream::NetStream,
+    },
     profile::{Network, ServiceName, WebOptions},
     tls::{
-        client_hello::{self, ClientHello},
-        edge, probe,
+        client_hello::{self, ClientHello, HelloReadError},
+        edge,
+        error::TlsError,
+        probe,
     },
 };
 
@@ -100,20 +107,44 @@ pub struct AdmittedClient {
     pub prefix: Vec<u8>,
 }
 
-/// Finds out who a client is and which service it means, under a deadline; why it is turned away.
+/// Why a client is turned away before it has a service.
+#[derive(Debug, Error)]
+pub enum RouteError {
+    #[error("{EVICTED}")]
+    Evicted,
+    #[error("its greeting was not complete within {}s", HANDSHAKE.as_secs())]
+    Timeout,
+    #[error("it is none of the accept's proxies")]
+    NotProxy,
+    #[error(transparent)]
+    Proxy(#[from] ProxyReadError),
+    #[error(transparent)]
+    Hello(#[from] HelloReadError),
+    #[error("it asks for {}, which no service here has", .0.as_ref().map_or_else(|| "no name".into(), |name| format!("`{name}`")))]
+    UnknownName(Option<String>),
+    #[error("{service} is down: {reason}")]
+    Down { service: ServiceName, reason: String },
+    #[error("{service}: {error}")]
+    ServiceTls { service: ServiceName, error: TlsError },
+    /// Of a port whose services are known by their requests, so that none is known yet.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("no door of its port speaks TLS")]
+    ProbeWithoutTls,
+    #[error("the name it asks for means another service")]
+    ProbeOfOther,
+}
+
+/// Finds out who a client is and which service it means, under a deadline.
 pub async fn route_client(
     stream: TcpStream,
     from: SocketAddr,
     front: &PortRoutes,
-) -> Result<RoutedClient, String> {
+) -> Result<RoutedClient, RouteError> {
     match timeout(HANDSHAKE, route_stream(stream, from, front)).await {
         Ok(entered) => entered,
-        Err(_) => Err(timeout_reason()),
+        Err(_) => Err(RouteError::Timeout),
     }
-}
-
-fn timeout_reason() -> String {
-    format!("its greeting was not complete within {}s", HANDSHAKE.as_secs())
 }
 
 /// Lets a probe of our own through the TLS of its service's door; proxies and requests are none of its.
@@ -122,21 +153,21 @@ pub async fn route_probe(
     client: SocketAddr,
     service: ServiceName,
     front: &PortRoutes,
-) -> Result<AdmittedClient, String> {
+) -> Result<AdmittedClient, RouteError> {
     let shaken = async {
         let RouteTable::Named(doors) = &front.table else {
-            return Err("no door of its port speaks TLS".into());
+            return Err(RouteError::ProbeWithoutTls);
         };
         let hello = ClientHello::read(&mut stream, Vec::new()).await?;
         let Some(config) =
             find_sni_route(doors, hello.name()).and_then(|door| door.handling.tls_config_for(&service))
         else {
             client_hello::refuse_name(&mut stream).await;
-            return Err("the name it asks for means another service".into());
+            return Err(RouteError::ProbeOfOther);
         };
-        edge::accept(hello, stream, probe::probe_server_config(config)).await
+        Ok(edge::accept(hello, stream, probe::probe_server_config(config)).await?)
     };
-    let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(timeout_reason()))?;
+    let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(RouteError::Timeout))?;
     Ok(AdmittedClient { client, service, stream, prefix: Vec::new() })
 }
 
@@ -144,14 +175,14 @@ async fn route_stream(
     mut stream: TcpStream,
     from: SocketAddr,
     front: &PortRoutes,
-) -> Result<RoutedClient, String> {
+) -> Result<RoutedClient, RouteError> {
     let (client, said) = match &front.proxy {
         None => (from, Vec::new()),
         Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
             let (client, said) = proxy::read(&mut stream).await?;
             (client.unwrap_or(from), said)
         }
-        Some(_) => return Err("it is none of the accept's proxies".into()),
+        Some(_) => return Err(RouteError::NotProxy),
     };
     let doors = match &front.table {
         RouteTable::One(service) => {
@@ -174,8 +205,7 @@ async fn route_stream(
     let name = hello.name();
     let Some(door) = find_sni_route(doors, name) else {
         client_hello::refuse_name(&mut stream).await;
-        let name = name.map_or_else(|| "no name".into(), |name| format!("`{name}`"));
-        return Err(format!("it asks for {name}, which no service here has"));
+        return Err(RouteError::UnknownName(name.map(str::to_owned)));
     };
     match &door.handling {
         TlsHandling::Passed(service) => {
@@ -184,11 +214,12 @@ async fn route_stream(
         }
         TlsHandling::Down(service, why) => {
             client_hello::refuse_service(&mut stream).await;
-            Err(format!("{service} is down: {why}"))
+            Err(RouteError::Down { service: service.clone(), reason: why.clone() })
         }
         TlsHandling::Tls(service, config) => {
             let stream = edge::accept(hello, stream, config.clone()).await;
-            let stream = stream.map_err(|error| format!("{service}: {error}"))?;
+            let stream =
+                stream.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
             Ok(RoutedClient::Session(AdmittedClient {
                 client,
                 service: service.clone(),

@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ServeSession, SessionReply, SessionRequest,
-    routes::{self, AdmittedClient, PortRoutes, RouteTable, RoutedClient},
+    routes::{self, AdmittedClient, PortRoutes, RouteError, RouteTable, RoutedClient},
     web,
 };
 use crate::{
     admission::{
-        handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
+        handshakes::{HandshakeLimiter, HandshakePermit},
         quota::{DescriptorQuota, QuotaPermit},
     },
     link::session_side::SessionSide,
@@ -129,7 +129,7 @@ async fn serve_probe(
     };
     match entered {
         Ok(entered) => serve(session_request(entered)).await,
-        Err(why) => tracing::debug!(%client, "probe turned away: {why}"),
+        Err(error) => tracing::debug!(%client, "probe turned away: {error}"),
     }
 }
 
@@ -144,15 +144,15 @@ async fn serve_client(
     // Boxed: an open session holds no memory for how it came.
     let entered = routes::route_client(stream, client, &stay.entered_by);
     let entered = Box::pin(greeting.evicted.run_until_cancelled(entered)).await;
-    let entered = entered.unwrap_or_else(|| Err(EVICTED.into()));
+    let entered = entered.unwrap_or_else(|| Err(RouteError::Evicted));
     let session = match entered {
         Ok(RoutedClient::Session(entered)) => {
             drop((stay, greeting));
             Some(session_request(entered))
         }
         Ok(RoutedClient::Web(came)) => Box::pin(web::serve(came, serve.clone(), stay, greeting)).await,
-        Err(why) => {
-            stay.log.reject_client(client, &why);
+        Err(error) => {
+            stay.log.reject_client(client, &error.to_string());
             None
         }
     };

@@ -17,7 +17,7 @@ use crate::{
         end::{EndedBy, SessionEnd},
         snapshot::SessionPhase,
     },
-    tls::peer_verifier::{self, TlsParty},
+    tls::{error::TlsError, party::TlsParty},
 };
 
 pub(super) fn report_end(
@@ -54,8 +54,8 @@ pub(super) fn report_end(
                 (EndedBy::Client, format!("the client or its link was cut: {error}"))
             }
             (WhichSide::Upstream, None) if !links.upstream => {
-                let alert = peer_verifier::alert(&error, TlsParty::Backend);
-                let reason = alert.unwrap_or_else(|| error.to_string());
+                let alert = TlsError::alert(&error, TlsParty::Backend);
+                let reason = alert.map_or_else(|| error.to_string(), |alert| alert.to_string());
                 (EndedBy::Backend, format!("the backend failed: {reason}"))
             }
             (WhichSide::Upstream, None) if is_cut(&error) => {

@@ -37,10 +37,7 @@ use crate::{
         },
         socks5::{self, SocksCommand, SocksError},
     },
-    tls::{
-        link::LinkIdentity,
-        peer_verifier::{self, TlsParty},
-    },
+    tls::{error::TlsError, link::LinkIdentity, party::TlsParty},
 };
 
 /// Bytes of a refused link that are read off so that its reply is not lost to a reset.
@@ -54,7 +51,7 @@ pub enum HandshakeError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("TLS: {0}")]
-    Tls(String),
+    Tls(TlsError),
     #[error(transparent)]
     Socks(SocksError),
     #[error("its greeting was not complete within {}s", HANDSHAKE.as_secs())]
@@ -70,7 +67,7 @@ pub enum HandshakeError {
 impl HandshakeError {
     /// A `hello` that failed: where the other half has refused our certificate, it says so only now.
     fn of_hello(error: io::Error) -> Self {
-        match peer_verifier::alert(&error, TlsParty::Gateway) {
+        match TlsError::alert(&error, TlsParty::Gateway) {
             Some(told) => Self::Tls(told),
             None => Self::Hello(error),
         }
@@ -81,7 +78,7 @@ impl From<SocksError> for HandshakeError {
     fn from(error: SocksError) -> Self {
         match &error {
             SocksError::Io(read) => {
-                peer_verifier::alert(read, TlsParty::Gateway).map_or(Self::Socks(error), Self::Tls)
+                TlsError::alert(read, TlsParty::Gateway).map_or(Self::Socks(error), Self::Tls)
             }
             _ => Self::Socks(error),
         }

@@ -1,21 +1,33 @@
 //! Reads the PROXY protocol header that a proxy in front of us sends.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
+use thiserror::Error;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use crate::proto::proxy;
+use crate::proto::proxy::{self, ProxyHeaderError};
+
+/// Why no header came to be read.
+#[derive(Debug, Error)]
+pub enum ProxyReadError {
+    #[error("it left before its PROXY header was complete")]
+    Left,
+    #[error(transparent)]
+    Malformed(#[from] ProxyHeaderError),
+    #[error(transparent)]
+    Io(io::Error),
+}
 
 /// Reads a header: the client, unless the proxy speaks for itself, and what was read behind it.
-pub async fn read(stream: &mut TcpStream) -> Result<(Option<SocketAddr>, Vec<u8>), String> {
+pub async fn read(stream: &mut TcpStream) -> Result<(Option<SocketAddr>, Vec<u8>), ProxyReadError> {
     let mut said = Vec::new();
     loop {
         match stream.read_buf(&mut said).await {
-            Ok(0) => return Err("it left before its PROXY header was complete".into()),
+            Ok(0) => return Err(ProxyReadError::Left),
             Ok(_) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(ProxyReadError::Io(error)),
         }
-        if let Some((client, length)) = proxy::parse(&said).map_err(|fault| fault.to_string())? {
+        if let Some((client, length)) = proxy::parse(&said)? {
             let client = client.map(|client| SocketAddr::new(client.ip().to_canonical(), client.port()));
             return Ok((client, said.split_off(length)));
         }

@@ -4,7 +4,7 @@
 //! itself, byte for byte, though it says that it is a CA: it is pinned. Dates, chain and key usage are checked
 //! by webpki. Names are the business of each user.
 
-use std::{cell::RefCell, io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
@@ -18,7 +18,8 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::{
     chain::{self, ChainFault},
-    peer_verifier::{self, TlsParty},
+    handshake,
+    party::TlsParty,
 };
 
 #[derive(Debug)]
@@ -103,8 +104,7 @@ impl Authorities {
     /// Keeps the fault for who runs the handshake, and returns what the other side is to be told.
     pub fn explain(&self, error: Error, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Error {
         let Some(fault) = self.fault(&error, leaf, rest) else { return error };
-        // Outside of a handshake there is nobody to tell.
-        let _ = FAULT.try_with(|slot| slot.replace(Some(fault.clone())));
+        handshake::keep_fault(fault.clone());
         // Its own alert would be that of a signature that fails, as another CA's does.
         match fault.is_of_algorithm() {
             true => CertificateError::Other(OtherError(Arc::new(fault))).into(),
@@ -137,30 +137,6 @@ impl Authorities {
     pub fn schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-tokio::task_local! {
-    /// What a verifier has found in the handshake that runs. The errors of rustls that become the right alerts
-    /// have no room for it, and a verifier is one for all handshakes.
-    static FAULT: RefCell<Option<ChainFault>>;
-}
-
-/// Runs a handshake; why it failed is told in an operator's words, beside what is left of it.
-pub async fn handshake<T, IO>(
-    shaking: impl Future<Output = Result<T, (io::Error, IO)>>,
-    of: TlsParty,
-) -> Result<T, (String, IO)> {
-    let watched = async {
-        let shaken = shaking.await;
-        shaken.map_err(|(error, left)| {
-            let told = match FAULT.with(RefCell::take) {
-                Some(fault) => fault.of_other_side(),
-                None => peer_verifier::told_failure(&error, of),
-            };
-            (told, left)
-        })
-    };
-    FAULT.scope(RefCell::default(), watched).await
 }
 
 /// Whether a certificate of `ca` may issue others. webpki takes whatever is trusted for a CA; but one that is

@@ -18,7 +18,7 @@ use x509_parser::{
     },
 };
 
-use super::peer_verifier::{self, TlsParty};
+use super::{describe, party::TlsParty};
 use crate::proto::certificate;
 
 /// Signs of a name in a certificate, which is the other side's text.
@@ -146,12 +146,12 @@ impl Chain<'_> {
             } => self.algorithm(id),
             CertificateError::ExpiredContext { not_after, .. } => {
                 let at = self.behind_first(|one| is_at(one.validity().not_after.timestamp(), *not_after))?;
-                Some(ChainFault::Expired { one: self.located(at), on: peer_verifier::date(*not_after) })
+                Some(ChainFault::Expired { one: self.located(at), on: describe::date(*not_after) })
             }
             CertificateError::NotValidYetContext { not_before, .. } => {
                 let at =
                     self.behind_first(|one| is_at(one.validity().not_before.timestamp(), *not_before))?;
-                Some(ChainFault::NotYet { one: self.located(at), on: peer_verifier::date(*not_before) })
+                Some(ChainFault::NotYet { one: self.located(at), on: describe::date(*not_before) })
             }
             CertificateError::Other(other) => self.path_fault(other.0.downcast_ref()?),
             _ => None,
@@ -237,7 +237,7 @@ impl Chain<'_> {
             .or_else(|| limiting.first())?;
         Some(ChainFault::NameExcluded {
             one: self.located(0),
-            names: peer_verifier::told_names(&names),
+            names: describe::list_names(&names),
             authority: authority.clone(),
             limits: told_limits(limits),
         })
@@ -448,7 +448,7 @@ mod tests {
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let accepted = listener.accept().await.unwrap().0;
         let (accepted, dialled) = tokio::join!(listens.accept(accepted), dials.connect(dialled, "127.0.0.1"));
-        [accepted.err(), dialled.err()]
+        [accepted.err(), dialled.err()].map(|error| error.map(|error| error.to_string()))
     }
 
     /// A half that shows `chain` and would believe itself; the other one, in both directions, has `ca` alone.
@@ -547,14 +547,14 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let accepted = listener.accept().await.unwrap().0;
         let certificate =
-            crate::tls::link::read_chain(&pki.material(&format!("{pair}.pem")), PipePolicy::Refused).unwrap();
+            crate::tls::pem::read_chain(&pki.material(&format!("{pair}.pem")), PipePolicy::Refused).unwrap();
         let key =
-            crate::tls::link::read_key(&pki.material(&format!("{pair}.key")), PipePolicy::Refused).unwrap();
+            crate::tls::pem::read_key(&pki.material(&format!("{pair}.key")), PipePolicy::Refused).unwrap();
         let config =
             rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificate, key).unwrap();
         let serving = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)).accept(accepted);
         let (called, _) = tokio::join!(caller.connect(stream), serving);
-        called.map(|_| ())
+        called.map(|_| ()).map_err(|error| error.to_string())
     }
 
     #[tokio::test]

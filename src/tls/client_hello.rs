@@ -4,6 +4,7 @@
 use std::io;
 
 use rustls::server::Acceptor;
+use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -12,7 +13,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::{
     net::{read_ahead::ReadAhead, tcp},
-    proto::client_hello,
+    proto::client_hello::{ClientHelloError, RecordReader},
 };
 
 /// A ClientHello is at most 64 KiB (rustls's bound), and its records add five bytes each; a client
@@ -26,6 +27,19 @@ const UNREADABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// The same, `internal_error` (RFC 8446, section 6.2).
 const INTERNAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
+/// Why a client's hello did not come to be read.
+#[derive(Debug, Error)]
+pub enum HelloReadError {
+    #[error("it left before it had said hello")]
+    Left,
+    #[error("its hello is longer than {HELLO_BYTES_MAX} bytes")]
+    TooLong,
+    #[error(transparent)]
+    Malformed(#[from] ClientHelloError),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
 /// A ClientHello.
 pub struct ClientHello {
     name: Option<String>,
@@ -35,23 +49,23 @@ pub struct ClientHello {
 impl ClientHello {
     /// Reads one, over however many segments and records it comes.
     /// Some of it may be `said` already.
-    pub async fn read(stream: &mut TcpStream, said: Vec<u8>) -> Result<Self, String> {
+    pub async fn read(stream: &mut TcpStream, said: Vec<u8>) -> Result<Self, HelloReadError> {
         let (mut reader, mut more) = (ClientHelloReader::default(), said);
         loop {
             match reader.feed(&more) {
                 Ok(Some(hello)) => return Ok(hello),
                 Ok(None) => {}
-                Err(why) => {
+                Err(error) => {
                     send_alert(stream, &UNREADABLE).await;
-                    return Err(why);
+                    return Err(error);
                 }
             }
             more.clear();
             more.reserve(READ_BYTES);
             match stream.read_buf(&mut more).await {
-                Ok(0) => return Err("it left before it had said hello".into()),
+                Ok(0) => return Err(HelloReadError::Left),
                 Ok(_) => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(HelloReadError::Io(error)),
             }
         }
     }
@@ -81,18 +95,18 @@ impl ClientHello {
 /// Takes a ClientHello in, as it comes.
 #[derive(Default)]
 pub struct ClientHelloReader {
-    reader: client_hello::RecordReader,
+    reader: RecordReader,
     bytes: Vec<u8>,
 }
 
 impl ClientHelloReader {
     /// Takes the bytes that have arrived; `None` while the hello is incomplete.
-    pub fn feed(&mut self, more: &[u8]) -> Result<Option<ClientHello>, String> {
+    pub fn feed(&mut self, more: &[u8]) -> Result<Option<ClientHello>, HelloReadError> {
         self.bytes.extend_from_slice(more);
         if self.bytes.len() >= HELLO_BYTES_MAX {
-            return Err(format!("its hello is longer than {HELLO_BYTES_MAX} bytes"));
+            return Err(HelloReadError::TooLong);
         }
-        let name = self.reader.feed(more).map_err(|fault| fault.to_string())?;
+        let name = self.reader.feed(more)?;
         Ok(name.map(|name| ClientHello { name, bytes: std::mem::take(&mut self.bytes) }))
     }
 }

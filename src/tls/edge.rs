@@ -24,8 +24,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     authorities::Authorities,
     client_hello::ClientHello,
-    link::{pem_problem, read_chain, read_key, read_roots, shake},
-    peer_verifier::{TlsParty, name_among, told_failure},
+    error::TlsError,
+    handshake::shake,
+    party::TlsParty,
+    peer_verifier::name_among,
+    pem::{pem_problem, read_chain, read_key, read_roots},
     probe,
 };
 use crate::{
@@ -252,7 +255,7 @@ impl TlsClient {
     }
 
     /// The handshake with a backend.
-    pub async fn connect(&self, stream: TcpStream) -> Result<NetStream, String> {
+    pub async fn connect(&self, stream: TcpStream) -> Result<NetStream, TlsError> {
         let connector = TlsConnector::from(self.config.clone());
         let connecting = connector.connect(self.name.clone(), ReadAhead::new(stream));
         let stream = shake(connecting.into_fallible(), TlsParty::Backend).await?;
@@ -265,9 +268,9 @@ pub async fn accept(
     hello: ClientHello,
     stream: TcpStream,
     config: Arc<ServerConfig>,
-) -> Result<NetStream, String> {
+) -> Result<NetStream, TlsError> {
     let begun =
-        hello.start_handshake(stream).await.map_err(|error| told_failure(&error, TlsParty::Client))?;
+        hello.start_handshake(stream).await.map_err(|error| TlsError::of_io(error, TlsParty::Client))?;
     let stream = shake(begun.into_stream(config).into_fallible(), TlsParty::Client).await?;
     Ok(NetStream::Tls(Box::new(stream.into())))
 }

@@ -2,7 +2,7 @@
 
 use rustls::pki_types::CertificateDer;
 
-use super::link;
+use super::pem::read_chain;
 use crate::{
     disk::PipePolicy,
     profile::{ClientCheck, DmzHalf, Half, InternalHalf, LinkTls, PemSource, Profile},
@@ -57,7 +57,7 @@ pub fn certificate_expiries(profile: &Profile) -> Vec<CertificateExpiry> {
 }
 
 fn earliest_end(material: &PemSource) -> Option<i64> {
-    let chain: Vec<CertificateDer<'static>> = link::read_chain(material, PipePolicy::Refused).ok()?;
+    let chain: Vec<CertificateDer<'static>> = read_chain(material, PipePolicy::Refused).ok()?;
     chain.iter().filter_map(expiry_seconds).min()
 }
 

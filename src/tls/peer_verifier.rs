@@ -4,7 +4,7 @@
 //! The address that was dialled plays no part, so the usual check against the host name is replaced by one
 //! against that list. Dates, chain and key usage are checked by webpki.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -12,30 +12,15 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use thiserror::Error as ThisError;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use super::authorities::Authorities;
+use super::{authorities::Authorities, describe::list_names, error::NameMismatch};
 use crate::proto::certificate::{certificate_names, is_same_name};
-
-/// Names told of a certificate that is refused; it is the other side's text.
-const TOLD_NAMES_MAX: usize = 4;
-/// Signs told of each.
-const NAME_CHARS_MAX: usize = 100;
 
 /// Checks the other side of a link, whichever side dialled.
 #[derive(Debug)]
 pub struct PeerVerifier {
     authorities: Authorities,
     peers: Vec<String>,
-}
-
-#[derive(Debug, ThisError)]
-#[error("its certificate is for {told}, none of which is among {of} {wanted:?}")]
-struct NotAmong {
-    told: String,
-    of: &'static str,
-    wanted: Vec<String>,
 }
 
 impl PeerVerifier {
@@ -67,151 +52,8 @@ pub fn name_among(
     if let Some(name) = wanted.iter().find(|name| names.iter().any(|of| is_same_name(of, name))) {
         return Ok(name.clone());
     }
-    let why = NotAmong { told: told_names(&names), of, wanted: wanted.to_vec() };
+    let why = NameMismatch { found: list_names(&names), of, wanted: wanted.to_vec() };
     Err(CertificateError::Other(OtherError(Arc::new(why))).into())
-}
-
-/// The names of a certificate in one line.
-pub(super) fn told_names(names: &[String]) -> String {
-    match names.is_empty() {
-        true => "no name".into(),
-        false => {
-            let plain =
-                |name: &String| name.chars().filter(|sign| !sign.is_control()).take(NAME_CHARS_MAX).collect();
-            names.iter().take(TOLD_NAMES_MAX).map(plain).collect::<Vec<String>>().join(", ")
-        }
-    }
-}
-
-/// Who a certificate is for, and how many days it has left.
-pub fn describe_certificate(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let names = certificate_names(certificate)?;
-    let left = parsed.validity().not_after.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
-    let names = told_names(&names).replace(", ", "`, `");
-    Some(format!("for `{names}`, {} days left", left.max(0) / (24 * 60 * 60)))
-}
-
-/// Who is at the other end of a handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsParty {
-    Gateway,
-    Backend,
-    Client,
-}
-
-impl TlsParty {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Gateway => "the other gateway",
-            Self::Backend => "the backend",
-            Self::Client => "the client",
-        }
-    }
-
-    /// Where those stand who may issue its certificate.
-    pub(super) fn ca(self) -> &'static str {
-        match self {
-            Self::Gateway => "this link's `ca`",
-            Self::Backend => "this connect's `ca`",
-            Self::Client => "this accept's `ca`",
-        }
-    }
-}
-
-/// A failed handshake in words.
-pub(super) fn told_failure(error: &io::Error, of: TlsParty) -> String {
-    inner(error).map_or_else(|| error.to_string(), |error| tls_reason(error, of))
-}
-
-/// What the other side says of this one's certificate. In TLS 1.3 whoever dialled is done before it has been
-/// judged, so the alert comes with what is read next.
-pub fn alert(error: &io::Error, of: TlsParty) -> Option<String> {
-    match inner(error)? {
-        error @ Error::AlertReceived(_) => Some(tls_reason(error, of)),
-        _ => None,
-    }
-}
-
-fn inner(error: &io::Error) -> Option<&Error> {
-    error.get_ref().and_then(|inner| inner.downcast_ref())
-}
-
-/// Why a handshake or a certificate was refused, in an operator's words; alerts are what the other
-/// side says of ours (RFC 8446, 6.2).
-pub fn tls_reason(error: &Error, of: TlsParty) -> String {
-    use rustls::AlertDescription as Alert;
-    let (party, ca) = (of.name(), of.ca());
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(ours)) => ours.0.to_string(),
-        Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => {
-            format!(
-                "its certificate expired on {}, and the clock of this host says {}",
-                date(*not_after),
-                date(*time)
-            )
-        }
-        Error::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => {
-            format!(
-                "its certificate is not valid yet, from {} on, and the clock of this host says {}",
-                date(*not_before),
-                date(*time)
-            )
-        }
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
-            "its certificate comes from another CA than {ca}, or the intermediate certificate between the two is missing in its file"
-        ),
-        // A CA of the same name as ours: it is its signature that fails.
-        Error::InvalidCertificate(CertificateError::BadSignature) => {
-            format!("its certificate comes from another CA than {ca}, of the same name")
-        }
-        Error::AlertReceived(Alert::CertificateExpired) => {
-            format!("{party} takes this one's certificate for expired, or for not valid yet")
-        }
-        Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => {
-            format!("{party} says that this one's certificate comes from another CA than its `ca`")
-        }
-        Error::AlertReceived(Alert::CertificateRequired) => {
-            format!("{party} wants a certificate, and was shown none")
-        }
-        Error::AlertReceived(
-            Alert::AccessDenied
-            | Alert::BadCertificate
-            | Alert::CertificateUnknown
-            | Alert::UnsupportedCertificate,
-        ) => format!("{party} refuses this one's certificate ({error}); its log says why"),
-        other => other.to_string(),
-    }
-}
-
-/// Whether a certificate reads at all.
-pub fn check_whole(certificate: &CertificateDer<'_>) -> Result<(), String> {
-    X509Certificate::from_der(certificate).map(|_| ()).map_err(|error| error.to_string())
-}
-
-/// The first certificate of a chain that nobody would accept, by its number, and why.
-pub fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
-    chain.iter().enumerate().find_map(|(at, certificate)| {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        let signed = parsed.signature_algorithm.algorithm.to_id_string();
-        let is_ca = parsed.is_ca();
-        let why = match parsed.version() {
-            X509Version::V3 if WEAK.contains(&signed.as_str()) => "is signed with SHA-1 or MD5",
-            X509Version::V3 if at == 0 && is_ca => "is a CA's own (CA:TRUE), and stands for no gateway",
-            X509Version::V3 => return None,
-            _ => "is not of X.509 version 3",
-        };
-        Some((at + 1, why))
-    })
-}
-
-/// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).
-const WEAK: [&str; 3] = ["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.113549.1.1.4"];
-
-pub(super) fn date(time: UnixTime) -> String {
-    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .map_or_else(|_| format!("{seconds} s"), |time| time.date().to_string())
 }
 
 impl ServerCertVerifier for PeerVerifier {
@@ -297,7 +139,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use rustls::RootCertStore;
 
-    use super::*;
+    use super::{super::party::TlsParty, *};
 
     fn verifier(authorities: &[CertificateDer<'static>]) -> PeerVerifier {
         let mut roots = RootCertStore::empty();
@@ -356,7 +198,7 @@ mod tests {
             let strange = accepts(&both, other.der(), &[]);
             assert!(
                 strange.iter().all(|found| format!("{found:?}").contains("none of which")
-                    || format!("{found:?}").contains("NotAmong")),
+                    || format!("{found:?}").contains("NameMismatch")),
                 "{strange:?}"
             );
         }

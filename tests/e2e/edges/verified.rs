@@ -94,7 +94,10 @@ async fn a_probe_takes_no_other_certificate() {
         let called = timeout(PATIENCE, caller.connect(dial(at).await)).await.expect("an answer in time");
         match called {
             Ok(_) => assert!(is_taken, "{name}"),
-            Err(why) => assert!(!is_taken && why.contains("another certificate than this accept's"), "{why}"),
+            Err(error) => {
+                let why = error.to_string();
+                assert!(!is_taken && why.contains("another certificate than this accept's"), "{why}");
+            }
         }
     }
 }

@@ -1,0 +1,39 @@
+//! Certificates in words, for an operator. Their text comes from outside, so it is cut short and has no control
+//! characters.
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::proto::certificate::certificate_names;
+
+/// Names listed of one certificate.
+const NAMES_MAX: usize = 4;
+/// Characters of each.
+const NAME_CHARS_MAX: usize = 100;
+
+/// The names of a certificate in one line.
+pub(super) fn list_names(names: &[String]) -> String {
+    match names.is_empty() {
+        true => "no name".into(),
+        false => {
+            let plain =
+                |name: &String| name.chars().filter(|sign| !sign.is_control()).take(NAME_CHARS_MAX).collect();
+            names.iter().take(NAMES_MAX).map(plain).collect::<Vec<String>>().join(", ")
+        }
+    }
+}
+
+/// Who a certificate is for, and how many days it has left.
+pub fn describe_certificate(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let names = certificate_names(certificate)?;
+    let left = parsed.validity().not_after.timestamp() - x509_parser::time::ASN1Time::now().timestamp();
+    let names = list_names(&names).replace(", ", "`, `");
+    Some(format!("for `{names}`, {} days left", left.max(0) / (24 * 60 * 60)))
+}
+
+pub(super) fn date(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .map_or_else(|_| format!("{seconds} s"), |time| time.date().to_string())
+}

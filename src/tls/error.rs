@@ -1,0 +1,106 @@
+//! Why a TLS handshake failed, and the words for it.
+
+use std::io;
+
+use rustls::{AlertDescription as Alert, CertificateError, Error};
+use thiserror::Error as ThisError;
+
+use super::{chain::ChainFault, describe::date, party::TlsParty};
+
+/// Why a TLS handshake failed.
+#[derive(Debug, ThisError)]
+pub enum TlsError {
+    /// The other side's certificates are not believed, and it is known which of them is at fault.
+    #[error("{}", .0.of_other_side())]
+    Chain(ChainFault),
+    /// rustls gave up: a check of ours failed, or the other side says by an alert that one of its own did.
+    #[error("{}", failure_reason(.error, *.with))]
+    Handshake { with: TlsParty, error: Error },
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("`{0}` is no host name")]
+    HostName(String),
+    #[error("the peer showed no certificate")]
+    NoCertificate,
+    #[error("{0}")]
+    NotPeer(Error),
+}
+
+impl TlsError {
+    /// What a read, a write or a handshake over TLS failed with.
+    pub(super) fn of_io(error: io::Error, with: TlsParty) -> Self {
+        match rustls_error(&error) {
+            Some(error) => Self::Handshake { with, error: error.clone() },
+            None => Self::Io(error),
+        }
+    }
+
+    /// What the other side says of this one's certificate. In TLS 1.3 whoever dialled is done before it has been
+    /// judged, so the alert comes with what is read next.
+    pub fn alert(error: &io::Error, with: TlsParty) -> Option<Self> {
+        match rustls_error(error)? {
+            error @ Error::AlertReceived(_) => Some(Self::Handshake { with, error: error.clone() }),
+            _ => None,
+        }
+    }
+}
+
+fn rustls_error(error: &io::Error) -> Option<&Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+/// A certificate with none of the names that are wanted.
+#[derive(Debug, ThisError)]
+#[error("its certificate is for {found}, none of which is among {of} {wanted:?}")]
+pub struct NameMismatch {
+    pub found: String,
+    /// Whose names are wanted.
+    pub of: &'static str,
+    pub wanted: Vec<String>,
+}
+
+/// Why a handshake or a certificate was refused, in an operator's words; alerts are what the other
+/// side says of ours (RFC 8446, 6.2).
+pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
+    let (party, ca) = (with.name(), with.ca());
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(ours)) => ours.0.to_string(),
+        Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => {
+            format!(
+                "its certificate expired on {}, and the clock of this host says {}",
+                date(*not_after),
+                date(*time)
+            )
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => {
+            format!(
+                "its certificate is not valid yet, from {} on, and the clock of this host says {}",
+                date(*not_before),
+                date(*time)
+            )
+        }
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
+            "its certificate comes from another CA than {ca}, or the intermediate certificate between the two is missing in its file"
+        ),
+        // A CA of the same name as ours: it is its signature that fails.
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            format!("its certificate comes from another CA than {ca}, of the same name")
+        }
+        Error::AlertReceived(Alert::CertificateExpired) => {
+            format!("{party} takes this one's certificate for expired, or for not valid yet")
+        }
+        Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => {
+            format!("{party} says that this one's certificate comes from another CA than its `ca`")
+        }
+        Error::AlertReceived(Alert::CertificateRequired) => {
+            format!("{party} wants a certificate, and was shown none")
+        }
+        Error::AlertReceived(
+            Alert::AccessDenied
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate,
+        ) => format!("{party} refuses this one's certificate ({error}); its log says why"),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,28 @@
+//! Who is at the other end of a handshake, and what messages call it.
+
+/// Who is at the other end of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsParty {
+    Gateway,
+    Backend,
+    Client,
+}
+
+impl TlsParty {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "the other gateway",
+            Self::Backend => "the backend",
+            Self::Client => "the client",
+        }
+    }
+
+    /// Where those stand who may issue its certificate.
+    pub(super) fn ca(self) -> &'static str {
+        match self {
+            Self::Gateway => "this link's `ca`",
+            Self::Backend => "this connect's `ca`",
+            Self::Client => "this accept's `ca`",
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Reads certificates and keys from PEM files, and says what is wrong with a file at the key of the profile that
+//! names it. This is the only module that uses `rustls-pemfile`.
+
+use std::fmt;
+
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
+use x509_parser::{
+    error::X509Error,
+    prelude::{FromDer, X509Certificate, X509Version},
+};
+
+use crate::{
+    disk::{self, PipePolicy, ReadError},
+    profile::{PemSource, Problem, ProfilePlace},
+};
+
+/// The authorities of a whole country fit; a certificate file that is larger is none.
+const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+pub(super) fn read_chain(
+    material: &PemSource,
+    pipes: PipePolicy,
+) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let text = read_pem(material, FileAudience::Anyone, pipes)?;
+    let mut chain = Vec::new();
+    for found in rustls_pemfile::certs(&mut text.as_slice()) {
+        let number = chain.len() + 1;
+        let damaged = |why: &dyn fmt::Display| {
+            let what = format!("{}certificate {number} is damaged: {why}", name_prefix(material));
+            pem_problem(material, what, "take that one out, or copy it anew from where it was issued")
+        };
+        let certificate = found.map_err(|error| damaged(&error))?;
+        check_whole(&certificate).map_err(|error| damaged(&error))?;
+        chain.push(certificate);
+    }
+    match chain.is_empty() {
+        true => Err(pem_problem(material, "it holds no certificate".into(), "name a PEM file with one")),
+        false => Ok(chain),
+    }
+}
+
+pub(super) fn read_key(material: &PemSource, pipes: PipePolicy) -> Result<PrivateKeyDer<'static>, Problem> {
+    let text = read_pem(material, FileAudience::OwnerOnly, pipes)?;
+    if ENCRYPTED.iter().any(|mark| text.windows(mark.len()).any(|part| part == *mark)) {
+        let what = format!("{}it is encrypted, and a gateway has no password for it", name_prefix(material));
+        let advice = "write it without one: openssl pkey -in KEY -out NEW, then chmod 600 NEW";
+        return Err(pem_problem(material, what, advice));
+    }
+    match rustls_pemfile::private_key(&mut text.as_slice()) {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => Err(pem_problem(material, "it holds no private key".into(), "name a PEM file with one")),
+        Err(error) => Err(pem_problem(material, format!("it is no PEM file: {error}"), "name a PEM file")),
+    }
+}
+
+/// How a key is marked whose reader needs a password (RFC 5958, and RFC 1421 as OpenSSL writes it).
+const ENCRYPTED: [&[u8]; 2] = [b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED"];
+
+/// The file, at the beginning of a problem.
+pub(super) fn name_prefix(material: &PemSource) -> String {
+    match material {
+        PemSource::File { path, .. } => format!("{}: ", path.display()),
+        PemSource::Memory(_) => String::new(),
+    }
+}
+
+pub(super) fn read_roots(
+    material: &PemSource,
+    authorities: &[CertificateDer<'static>],
+) -> Result<RootCertStore, Problem> {
+    let mut roots = RootCertStore::empty();
+    for (at, certificate) in authorities.iter().enumerate() {
+        roots.add(certificate.clone()).map_err(|error| {
+            let what = format!("{}certificate {} can be no CA's: {error}", name_prefix(material), at + 1);
+            pem_problem(material, what, "take that one out, or name a CA's file")
+        })?;
+    }
+    Ok(roots)
+}
+
+#[derive(PartialEq)]
+enum FileAudience {
+    Anyone,
+    OwnerOnly,
+}
+
+fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> Result<Vec<u8>, Problem> {
+    let path = match material {
+        PemSource::Memory(text) => return Ok(text.as_bytes().to_vec()),
+        PemSource::File { path, .. } => path,
+    };
+    let contents = disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| {
+        let advice = match error {
+            ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
+            ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => "name a PEM file",
+        };
+        pem_problem(material, format!("{}: {error}", path.display()), advice)
+    })?;
+    if audience == FileAudience::OwnerOnly && contents.mode & 0o077 != 0 {
+        let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.mode);
+        return Err(pem_problem(
+            material,
+            what,
+            "run chmod 600 on it, and replace the key if others had access",
+        ));
+    }
+    Ok(contents.bytes)
+}
+
+pub(super) fn pem_problem(material: &PemSource, what: String, advice: &str) -> Problem {
+    let place = match material {
+        PemSource::File { place, .. } => place.clone(),
+        PemSource::Memory(_) => {
+            ProfilePlace { file: "built in".into(), line: 0, column: 0, key: "tls".into() }
+        }
+    };
+    Problem { place, what, advice: advice.into() }
+}
+
+/// Whether a certificate reads at all.
+fn check_whole(certificate: &CertificateDer<'_>) -> Result<(), X509Error> {
+    X509Certificate::from_der(certificate)?;
+    Ok(())
+}
+
+/// The first certificate of a chain that nobody would accept, by its number, and why.
+pub(super) fn find_unfit(chain: &[CertificateDer<'_>]) -> Option<(usize, &'static str)> {
+    chain.iter().enumerate().find_map(|(at, certificate)| {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let signed = parsed.signature_algorithm.algorithm.to_id_string();
+        let is_ca = parsed.is_ca();
+        let why = match parsed.version() {
+            X509Version::V3 if WEAK.contains(&signed.as_str()) => "is signed with SHA-1 or MD5",
+            X509Version::V3 if at == 0 && is_ca => "is a CA's own (CA:TRUE), and stands for no gateway",
+            X509Version::V3 => return None,
+            _ => "is not of X.509 version 3",
+        };
+        Some((at + 1, why))
+    })
+}
+
+/// Signatures with SHA-1 and MD5 (RFC 8017, appendix C; RFC 3279, section 2.2.3).
+const WEAK: [&str; 3] = ["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.113549.1.1.4"];
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{fs, path::Path, process::Command};
+
+    use super::*;
+
+    fn openssl(folder: &Path, line: &str) {
+        let done = Command::new("openssl").args(line.split(' ')).current_dir(folder).output().unwrap();
+        assert!(done.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn material(folder: &Path, name: &str) -> PemSource {
+        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        PemSource::File { path: folder.join(name), place }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told_by_file_number_and_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        openssl(at, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out plain.key");
+        openssl(at, "pkcs8 -topk8 -in plain.key -out pkcs8.key -passout pass:secret");
+        openssl(at, "ec -in plain.key -out old.key -aes256 -passout pass:secret");
+        for name in ["pkcs8.key", "old.key"] {
+            let problem = read_key(&material(at, name), PipePolicy::Refused).unwrap_err();
+            assert!(
+                problem
+                    .what
+                    .ends_with(&format!("{name}: it is encrypted, and a gateway has no password for it"))
+            );
+        }
+        openssl(at, "req -x509 -new -key plain.key -subj /CN=ca -out ca.pem");
+        openssl(
+            at,
+            "req -x509 -new -sha1 -key plain.key -subj /CN=dmz -addext basicConstraints=CA:FALSE -out sha1.pem",
+        );
+        openssl(at, "req -new -key plain.key -subj /CN=dmz -out dmz.csr");
+        openssl(at, "x509 -req -in dmz.csr -CA ca.pem -CAkey plain.key -CAcreateserial -out v1.pem");
+        let read = |name: &str| read_chain(&material(at, name), PipePolicy::Refused).unwrap();
+        let unfit = |name: &str| find_unfit(&read(name));
+        assert_eq!(unfit("ca.pem"), Some((1, "is a CA's own (CA:TRUE), and stands for no gateway")));
+        assert_eq!(unfit("sha1.pem"), Some((1, "is signed with SHA-1 or MD5")));
+        assert_eq!(unfit("v1.pem"), Some((1, "is not of X.509 version 3")));
+        let good = fs::read_to_string(at.join("ca.pem")).unwrap();
+        let bad = "-----BEGIN CERTIFICATE-----\nMAAAAA==\n-----END CERTIFICATE-----\n";
+        fs::write(at.join("bundle.pem"), [&good, &good, bad, &good].concat()).unwrap();
+        let problem = read_chain(&material(at, "bundle.pem"), PipePolicy::Refused).unwrap_err();
+        assert!(problem.what.contains("bundle.pem: certificate 3 is damaged: "), "{problem}");
+        // A bundle of more than 1 MiB is read to its end.
+        let many = 1024 * 1024 / good.len() + 2;
+        fs::write(at.join("large.pem"), good.repeat(many)).unwrap();
+        assert_eq!(read("large.pem").len(), many);
+    }
+}
