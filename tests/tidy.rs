@@ -78,6 +78,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "gateway",
             "init",
             "manual",
+            "net",
             "output",
             "profile",
             "source",

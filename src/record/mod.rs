@@ -34,12 +34,27 @@ pub enum RecordError {
     Open { path: PathBuf, source: std::io::Error },
     #[error("recording {}: something else, or a recording of another version, is there; choose another name", .0.display())]
     Other(PathBuf),
-    #[error("recording {}, line {line}: {what}", path.display())]
-    Line { path: PathBuf, line: usize, what: String },
+    #[error("recording {}, line {line}: {fault}", path.display())]
+    Line { path: PathBuf, line: usize, fault: LineFault },
     #[error("recording {}: the last snapshots were not written within {seconds}s", path.display())]
     Late { path: PathBuf, seconds: u64 },
     #[error("recording {}: there is no picture in it", .0.display())]
     Empty(PathBuf),
+}
+
+/// Why a line of a file is not what it should be.
+#[derive(Debug, Error)]
+pub enum LineFault {
+    #[error("not a recording; `--record` makes one")]
+    NoHeader,
+    #[error("a recording of something else")]
+    Foreign,
+    #[error("version {0} made it, whose pictures this version can not read; use that")]
+    Version(String),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("at: {0}")]
+    Time(#[from] humantime::TimestampError),
 }
 
 /// The first line.

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{RECORDING, RecordError, RecordedSnapshot, RecordingHeader};
+use super::{LineFault, RECORDING, RecordError, RecordedSnapshot, RecordingHeader};
 use crate::telemetry::{
     health,
     snapshot::{self, Snapshot},
@@ -38,14 +38,14 @@ impl Recording {
         let file = File::open(path).map_err(|source| RecordError::Open { path: path.into(), source })?;
         let mut recording = Self { path: path.into(), file: BufReader::new(file), places: vec![] };
         let header = recording.line()?;
-        recording.check(&header).map_err(|what| recording.line_error(1, what))?;
+        check_header(&header).map_err(|fault| recording.line_error(1, fault))?;
         let mut offset = header.len() as u64;
         for number in 2.. {
             let line = recording.line()?;
             if line.last() != Some(&b'\n') {
                 break;
             }
-            let at = line_time(&line).map_err(|what| recording.line_error(number, what))?;
+            let at = line_time(&line).map_err(|fault| recording.line_error(number, fault))?;
             recording.places.push(SnapshotOffset { offset, line: number, at });
             offset += line.len() as u64;
         }
@@ -64,7 +64,7 @@ impl Recording {
         sought.map_err(|source| RecordError::Io { path: self.path.clone(), source })?;
         let line = self.line()?;
         let picture: RecordedSnapshot<'_> =
-            serde_json::from_slice(&line).map_err(|error| self.line_error(number, error.to_string()))?;
+            serde_json::from_slice(&line).map_err(|error| self.line_error(number, error.into()))?;
         let mut snapshot = picture.snapshot.into_owned();
         if snapshot.health.is_none() {
             // Recorded before gateways said so themselves.
@@ -91,30 +91,27 @@ impl Recording {
         Ok(line)
     }
 
-    fn check(&self, header: &[u8]) -> Result<(), String> {
-        match serde_json::from_slice::<RecordingHeader>(header) {
-            Ok(header) if header.recording != RECORDING => Err("a recording of something else".into()),
-            Ok(header) if header.snapshot != snapshot::VERSION => {
-                let theirs = header.version;
-                Err(format!("version {theirs} made it, whose pictures this version can not read; use that"))
-            }
-            Ok(_) => Ok(()),
-            Err(_) => Err("not a recording; `--record` makes one".into()),
-        }
-    }
-
-    fn line_error(&self, line: usize, what: String) -> RecordError {
-        RecordError::Line { path: self.path.clone(), line, what }
+    fn line_error(&self, line: usize, fault: LineFault) -> RecordError {
+        RecordError::Line { path: self.path.clone(), line, fault }
     }
 }
 
-fn line_time(line: &[u8]) -> Result<SystemTime, String> {
+fn check_header(line: &[u8]) -> Result<(), LineFault> {
+    match serde_json::from_slice::<RecordingHeader>(line) {
+        Ok(header) if header.recording != RECORDING => Err(LineFault::Foreign),
+        Ok(header) if header.snapshot != snapshot::VERSION => Err(LineFault::Version(header.version)),
+        Ok(_) => Ok(()),
+        Err(_) => Err(LineFault::NoHeader),
+    }
+}
+
+fn line_time(line: &[u8]) -> Result<SystemTime, LineFault> {
     #[derive(Deserialize)]
     struct LineTime {
         at: String,
     }
-    let moment: LineTime = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    humantime::parse_rfc3339(&moment.at).map_err(|error| format!("at: {error}"))
+    let moment: LineTime = serde_json::from_slice(line)?;
+    Ok(humantime::parse_rfc3339(&moment.at)?)
 }
 
 /// A picture with all its rows is far shorter.

@@ -12,10 +12,10 @@ use super::{chain::ChainFault, describe::date, party::TlsParty};
 pub enum TlsError {
     /// The other side's certificates are not believed, and it is known which of them is at fault.
     #[error("{}", .0.of_other_side())]
-    Chain(ChainFault),
+    Chain(Box<ChainFault>),
     /// rustls gave up: a check of ours failed, or the other side says by an alert that one of its own did.
     #[error("{}", failure_reason(.error, *.with))]
-    Handshake { with: TlsParty, error: Error },
+    Handshake { with: TlsParty, error: Box<Error> },
     #[error(transparent)]
     Io(io::Error),
     #[error("`{0}` is no host name")]
@@ -23,14 +23,14 @@ pub enum TlsError {
     #[error("the peer showed no certificate")]
     NoCertificate,
     #[error("{0}")]
-    NotPeer(Error),
+    NotPeer(Box<Error>),
 }
 
 impl TlsError {
     /// What a read, a write or a handshake over TLS failed with.
     pub(super) fn of_io(error: io::Error, with: TlsParty) -> Self {
         match rustls_error(&error) {
-            Some(error) => Self::Handshake { with, error: error.clone() },
+            Some(error) => Self::Handshake { with, error: Box::new(error.clone()) },
             None => Self::Io(error),
         }
     }
@@ -39,7 +39,7 @@ impl TlsError {
     /// judged, so the alert comes with what is read next.
     pub fn alert(error: &io::Error, with: TlsParty) -> Option<Self> {
         match rustls_error(error)? {
-            error @ Error::AlertReceived(_) => Some(Self::Handshake { with, error: error.clone() }),
+            error @ Error::AlertReceived(_) => Some(Self::Handshake { with, error: Box::new(error.clone()) }),
             _ => None,
         }
     }

@@ -26,7 +26,7 @@ pub(super) async fn shake<T>(
         shaking.await.map_err(|(error, stream)| {
             tcp::let_close_cleanly(stream.socket());
             match FAULT.with(RefCell::take) {
-                Some(fault) => TlsError::Chain(fault),
+                Some(fault) => TlsError::Chain(Box::new(fault)),
                 None => TlsError::of_io(error, with),
             }
         })

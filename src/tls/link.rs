@@ -150,7 +150,7 @@ impl LinkIdentity {
 
     fn peer_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<String, TlsError> {
         let leaf = chain.and_then(<[_]>::first).ok_or(TlsError::NoCertificate)?;
-        self.verifier.name_of(leaf).map_err(TlsError::NotPeer)
+        self.verifier.name_of(leaf).map_err(|error| TlsError::NotPeer(Box::new(error)))
     }
 }
 

@@ -1,22 +1,27 @@
 //! Halves of our own: the DMZ half in this process, the internal half in a child.
 
 use std::{
-    io::Read,
+    io::{self, Read},
     path::PathBuf,
     process::{Child, Command as Process, Stdio},
     time::{Duration, Instant},
 };
 
+use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    admin::{client, socket_path},
+    admin::{
+        client,
+        socket_path::{self, PlaceError},
+    },
     cli::Cli,
     gateway::{
         Engine,
         handle::{Command, CommandAnswer, GatewayHandle},
     },
-    profile::{Half, HealthPort, Mode},
+    net::listen::BindError,
+    profile::{Half, HealthPort, Mode, Problem},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     systemd,
     tasks::Tasks,
@@ -27,6 +32,27 @@ use crate::{
 /// A half answers, and ends, within this time.
 const PROMPT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Why halves of our own did not come to run.
+#[derive(Debug, Error)]
+pub enum TrialHalvesError {
+    /// The DMZ half alone does not read.
+    #[error("{}", steps::unreadable_profile(.0).seen)]
+    Profile(Vec<Problem>),
+    #[error(transparent)]
+    Bind(BindError),
+    #[error(transparent)]
+    Socket(PlaceError),
+    #[error("this program is not found: {0}")]
+    Program(io::Error),
+    #[error("the internal half does not start: {0}")]
+    Spawn(io::Error),
+    /// It has ended, with this as its last words.
+    #[error("the internal half does not start: {0}")]
+    Ended(String),
+    #[error("the internal half does not answer within {}s", PROMPT.as_secs())]
+    Silent,
+}
 
 /// What runs of a profile.
 pub struct TrialHalves {
@@ -43,7 +69,7 @@ impl TrialHalves {
         source: &ProfileSource,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, TrialHalvesError> {
         let mode = loaded.profile.mode;
         let mut halves = Self { here: None, tasks: Tasks::default(), child: None };
         if matches!(chosen, ChosenProfile::Demo(_)) {
@@ -56,9 +82,7 @@ impl TrialHalves {
         }
         if has_dmz {
             let outside = ProfileSource { role: Some(Half::Dmz), ..source.clone() };
-            let loaded = outside
-                .load(&chosen, Some(mode))
-                .map_err(|problems| steps::unreadable_profile(&problems).seen)?;
+            let loaded = outside.load(&chosen, Some(mode)).map_err(TrialHalvesError::Profile)?;
             halves.start_here(outside, chosen.clone(), loaded).await?;
         }
         if has_internal && mode != Mode::Forward {
@@ -72,11 +96,11 @@ impl TrialHalves {
         source: ProfileSource,
         chosen: ChosenProfile,
         mut loaded: LoadedProfile,
-    ) -> Result<(), String> {
+    ) -> Result<(), TrialHalvesError> {
         // Monitors ask the gateway that serves.
         loaded.profile.health = HealthPort::Closed;
         let started = Engine::start(source, chosen, loaded).await;
-        let (handle, engine) = started.map_err(|error| error.to_string())?;
+        let (handle, engine) = started.map_err(TrialHalvesError::Bind)?;
         self.tasks.spawn("gateway", async move {
             // How it ended is seen by its walk.
             let _ = engine.run().await;
@@ -145,11 +169,10 @@ struct InternalProcess {
 }
 
 impl InternalProcess {
-    async fn start(cli: &Cli, chosen: &ChosenProfile, mode: Mode) -> Result<Self, String> {
+    async fn start(cli: &Cli, chosen: &ChosenProfile, mode: Mode) -> Result<Self, TrialHalvesError> {
         let socket = socket_path::private_socket(&format!("verify-{}.half", std::process::id()))
-            .map_err(|error| error.to_string())?;
-        let program =
-            std::env::current_exe().map_err(|error| format!("this program is not found: {error}"))?;
+            .map_err(TrialHalvesError::Socket)?;
+        let program = std::env::current_exe().map_err(TrialHalvesError::Program)?;
         let mut command = Process::new(program);
         systemd::keep_from(&mut command);
         command.args(["--no-ui", "--role", "internal", "--mode", mode.word()]);
@@ -160,7 +183,7 @@ impl InternalProcess {
             command.arg("--profiles").arg(folder);
         }
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let process = spawned.map_err(|error| format!("the internal half does not start: {error}"))?;
+        let process = spawned.map_err(TrialHalvesError::Spawn)?;
         let mut inside = Self { process, socket };
         let began = Instant::now();
         // An answer, not a connection: the socket is there before the ports are.
@@ -169,10 +192,10 @@ impl InternalProcess {
             Ok(CommandAnswer::Status(_))
         ) {
             if let Ok(Some(_)) = inside.process.try_wait() {
-                return Err(inside.last_output());
+                return Err(TrialHalvesError::Ended(inside.last_output()));
             }
             if began.elapsed() >= PROMPT {
-                return Err(format!("the internal half does not answer within {}s", PROMPT.as_secs()));
+                return Err(TrialHalvesError::Silent);
             }
             sleep(LOOK).await;
         }
@@ -186,9 +209,11 @@ impl InternalProcess {
             // Nothing more to say is what it says then.
             let _ = stderr.read_to_string(&mut text);
         }
-        let last =
-            text.lines().rev().find_map(|line| line.strip_prefix("portcullis: ")).unwrap_or(text.trim());
-        format!("the internal half does not start: {last}")
+        text.lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("portcullis: "))
+            .unwrap_or(text.trim())
+            .to_owned()
     }
 
     async fn ask(&self, command: Command) -> CommandAnswer {

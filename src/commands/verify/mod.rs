@@ -200,7 +200,10 @@ impl OwnVerifyRun<'_> {
         let started = TrialHalves::start(self.cli, &self.source, chosen.clone(), loaded).await;
         let halves = match started {
             Ok(halves) => halves,
-            Err(why) => return failed(StepFinding::fail(why.clone(), advice::advise_on_link(&why))),
+            Err(error) => {
+                let why = error.to_string();
+                return failed(StepFinding::fail(why.clone(), advice::advise_on_link(&why)));
+            }
         };
         let steps = if mode == Mode::Reverse { vec![step, CheckStep::Closed] } else { vec![step] };
         let mut report = halves.verify(steps).await;
