@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    profile::{Half, Mode},
+    profile::{Half, Mode, Network},
     telemetry::log::LogFormat,
 };
 
@@ -130,8 +130,8 @@ pub enum CliAction {
     Reload,
     /// Forget a gateway that was lost, by its name or address; it stays listed until it is back otherwise
     Dismiss { peer: String },
-    /// End one session: ID, or PEER/ID where two have the same
-    Kill { session: String },
+    /// End one session, or all of a client, a peer or a service, and print how many
+    Kill(KillOptions),
     /// Make a private CA, and a certificate and key for each half; never overwrites
     Certs {
         #[arg(long, value_name = "DIR")]
@@ -156,6 +156,23 @@ pub enum CliAction {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = true)]
+pub struct KillOptions {
+    /// One session: ID, or PEER/ID where two have the same
+    #[arg(conflicts_with_all = ["client", "peer", "service"])]
+    pub session: Option<String>,
+    /// All sessions of this client, or of all clients of a network; with other options those that fit all
+    #[arg(long, value_name = "ADDRESS|NETWORK")]
+    pub client: Option<Network>,
+    /// All that go over this gateway
+    #[arg(long, value_name = "NAME")]
+    pub peer: Option<String>,
+    /// All of this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]

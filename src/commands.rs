@@ -12,7 +12,7 @@ use crate::{
     attach,
     certs::{self, HalfNames},
     check,
-    cli::{Cli, CliAction},
+    cli::{Cli, CliAction, KillOptions},
     disk::PipePolicy,
     exit,
     gateway::handle::{AdminAccess, Command, CommandAnswer},
@@ -21,7 +21,12 @@ use crate::{
     profile,
     source::ProfileSource,
     status,
-    telemetry::{health::readiness::ReadinessDemand, metrics::MetricsFormat, snapshot::Snapshot},
+    telemetry::{
+        health::readiness::ReadinessDemand,
+        metrics::MetricsFormat,
+        registry::{KillSelection, SessionMatch},
+        snapshot::Snapshot,
+    },
 };
 
 /// Runs one subcommand.
@@ -61,9 +66,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::Dismiss { peer } => {
             return send_command(cli, Command::Dismiss { peer: peer.clone() }).await;
         }
-        CliAction::Kill { session } => {
-            return send_command(cli, Command::Kill { session: session.clone() }).await;
-        }
+        CliAction::Kill(options) => return send_command(cli, kill_command(options)).await,
         CliAction::Certs { out, dmz, internal } => {
             let (dmz, internal) =
                 (HalfNames { half: "dmz", names: dmz }, HalfNames { half: "internal", names: internal });
@@ -149,6 +152,10 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             print_note(format_args!("portcullis: {text}"));
             Ok(exit::FAILED.into())
         }
+        CommandAnswer::Killed(sessions) => {
+            print_line(sessions)?;
+            Ok(ExitCode::SUCCESS)
+        }
         // The same code as the gateway itself ends with.
         CommandAnswer::Cut(text) => {
             print_line(text)?;
@@ -165,6 +172,17 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
         CommandAnswer::Status(_) | CommandAnswer::Verified(_) | CommandAnswer::Profiles(_) => {
             bail!("the gateway answered another question")
         }
+    }
+}
+
+fn kill_command(options: &KillOptions) -> Command {
+    match options.session.clone() {
+        Some(session) => Command::Kill { session },
+        None => Command::KillAll(KillSelection::Matching(SessionMatch {
+            client: options.client,
+            peer: options.peer.clone(),
+            service: options.service.clone(),
+        })),
     }
 }
 

@@ -95,6 +95,7 @@ impl AdminConnection {
             CommandAnswer::Profiles(_)
             | CommandAnswer::Planned(_)
             | CommandAnswer::Verified(_)
+            | CommandAnswer::Killed(_)
             | CommandAnswer::Metrics(_) => {
                 let why = "it answered another question instead of sending a picture".into();
                 Err(ClientError::Refused { path: self.path.clone(), why })

@@ -19,8 +19,9 @@ use crate::{gateway::handle::Command, text};
 
 /// A snapshot with all its rows fits; a length beyond it is no answer of ours.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The longest command names a file; what is longer is no request, and is not waited for.
-pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// The longest command names every session of a full picture; what is longer is no request, and is not
+/// waited for.
+pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Of a fault that repeats what was asked.
 const FAULT_CHARS_MAX: usize = 200;
 

@@ -441,7 +441,7 @@ mod tests {
         let length = (super::super::protocol::REQUEST_BYTES_MAX as u32 + 1).to_be_bytes();
         let answers = said_at(&gateway.path(), &[&length]).await;
         assert_eq!(answers.len(), 1);
-        assert!(answers[0].contains("a message is longer than 65536 bytes"), "{answers:?}");
+        assert!(answers[0].contains("a message is longer than 1048576 bytes"), "{answers:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::handle::{Command, CommandAnswer};
+use super::handle::{self, Command, CommandAnswer};
 use crate::telemetry::{
     notices::NoticeLog,
     snapshot::{NoticeLevel, ReloadCounts},
@@ -100,6 +100,7 @@ fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel
         | CommandAnswer::Profiles(_)
         | CommandAnswer::Planned(_)
         | CommandAnswer::Metrics(_) => return None,
+        CommandAnswer::Killed(sessions) => ("done", NoticeLevel::Info, handle::describe_killed(*sessions)),
         CommandAnswer::Done(text) => ("done", NoticeLevel::Info, text.clone()),
         CommandAnswer::Cut(text) => ("cut", NoticeLevel::Warn, text.clone()),
         CommandAnswer::Refused(text) => ("refused", NoticeLevel::Warn, text.clone()),
@@ -118,7 +119,7 @@ fn command_name(command: &Command) -> Option<&'static str> {
         Command::Switch { .. } => "switch",
         Command::Verify { .. } => "verify",
         Command::Dismiss { .. } => "dismiss",
-        Command::Kill { .. } => "kill",
+        Command::Kill { .. } | Command::KillAll(_) => "kill",
     })
 }
 
@@ -138,5 +139,6 @@ fn describe_command(command: &Command) -> String {
         Command::Switch { profile } => format!("switch to `{profile}`"),
         Command::Verify { .. } => "verify".into(),
         Command::Kill { session } => format!("kill of session `{session}`"),
+        Command::KillAll(selection) => format!("kill of {selection}"),
     }
 }

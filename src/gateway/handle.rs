@@ -15,6 +15,7 @@ use super::plan::SwitchPlan;
 use crate::telemetry::{
     checklist::{CheckStep, VerifyReport},
     metrics::MetricsFormat,
+    registry::KillSelection,
     snapshot::{ProfileRow, Snapshot},
 };
 
@@ -49,6 +50,8 @@ pub enum Command {
     Dismiss { peer: String },
     /// End one session.
     Kill { session: String },
+    /// End all of a selection.
+    KillAll(KillSelection),
 }
 
 impl Command {
@@ -57,7 +60,8 @@ impl Command {
         match self {
             Self::Status | Self::Profiles | Self::Plan { .. } | Self::Metrics { .. } => false,
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
-            Self::Resize { .. } | Self::Dismiss { .. } | Self::Kill { .. } | Self::Verify { .. } => true,
+            Self::Resize { .. } | Self::Dismiss { .. } | Self::Verify { .. } => true,
+            Self::Kill { .. } | Self::KillAll(_) => true,
         }
     }
 }
@@ -69,6 +73,8 @@ pub enum CommandAnswer {
     Status(Arc<Snapshot>),
     Profiles(Vec<ProfileRow>),
     Metrics(String),
+    /// So many sessions are cut.
+    Killed(u64),
     /// It was done; the text says what.
     Done(String),
     /// It was done, and sessions were cut for it.
@@ -78,6 +84,14 @@ pub enum CommandAnswer {
     Verified(VerifyReport),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
+}
+
+/// `1 session is cut`, `12 sessions are cut`.
+pub fn describe_killed(sessions: u64) -> String {
+    match sessions {
+        1 => "1 session is cut".into(),
+        _ => format!("{sessions} sessions are cut"),
+    }
 }
 
 /// A command on its way to the engine, and where its answer goes.

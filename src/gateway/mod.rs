@@ -291,6 +291,9 @@ impl Engine {
                     names.join(", ")
                 )),
             },
+            Command::KillAll(selection) => {
+                CommandAnswer::Killed(self.shared.sessions.registry.kill_all(&selection))
+            }
             Command::Metrics { format } => return self.tell_metrics(format, asker),
             Command::Profiles => return self.list_profiles(asker),
             Command::Resize { prepared } => self.resize(prepared),

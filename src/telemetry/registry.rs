@@ -6,10 +6,11 @@
 
 mod ended;
 mod ends;
+mod kill;
 mod rows;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -35,6 +36,7 @@ use crate::profile::{Half, ServiceName};
 
 use ended::{EndedSession, EndedSessions};
 pub use ends::ServiceEnds;
+pub use kill::{KillSelection, NotKilled, SessionMatch};
 
 /// Rows of open sessions in one picture; the busiest, when there are more.
 pub const ROWS_MAX: usize = 20_000;
@@ -162,14 +164,6 @@ struct OpenSession {
     rates: [AtomicU64; 2],
 }
 
-/// Why no session was ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotKilled {
-    None,
-    /// These all have the id.
-    Several(Vec<String>),
-}
-
 /// The books of all sessions of one gateway.
 #[derive(Debug)]
 pub struct SessionRegistry {
@@ -256,27 +250,6 @@ impl SessionRegistry {
         });
         books.open.insert(key, session.clone());
         SessionGuard { registry: self.clone(), key, session, end: None }
-    }
-
-    /// Ends a session by its id, in a pair run by one process on both halves; or by `PEER/ID`, since two
-    /// peers may use the same.
-    pub fn kill(&self, named: &str) -> Result<(), NotKilled> {
-        let books = self.lock();
-        let sessions = || books.open.values();
-        let mut found: Vec<_> =
-            sessions().filter(|session| session.peer().is_some() && session.full_name() == named).collect();
-        if found.is_empty() {
-            found = sessions().filter(|session| session.id == named).collect();
-        }
-        for role in [Half::Dmz, Half::Internal] {
-            let of_half = found.iter().filter(|session| session.half == role);
-            let names: BTreeSet<_> = of_half.map(|session| session.full_name()).collect();
-            if names.len() > 1 {
-                return Err(NotKilled::Several(names.into_iter().collect()));
-            }
-        }
-        found.iter().for_each(|session| session.kill.cancel());
-        if found.is_empty() { Err(NotKilled::None) } else { Ok(()) }
     }
 
     /// Open sessions now.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crossterm::event::KeyEvent;
 
 use crate::{
-    gateway::handle::{Command, CommandAnswer, GatewayContact},
+    gateway::handle::{Command, GatewayContact},
     profile::{Half, Mode},
     record::{PlayerAction, ReplayProgress},
     telemetry::snapshot::{ProfileRow, Snapshot},
@@ -16,6 +16,7 @@ use crate::{
     tui::{
         ScreenEnd,
         changes::count_changes,
+        clients::SessionGrouping,
         command_line::InputLine,
         confirmation::Confirmation,
         filter::{ListedSession, SessionFilter},
@@ -59,7 +60,7 @@ pub struct App {
     /// A reload is under way, or was refused and its profile is to be shown.
     pub(super) reload: ReloadState,
     /// The profiles that are shown were read before something changed.
-    profiles_aged: bool,
+    pub(super) profiles_aged: bool,
 }
 
 /// Whose the mouse is. The terminal's by default: it selects text there.
@@ -229,6 +230,11 @@ impl App {
         &self.lists.order
     }
 
+    /// Whether the sessions are listed by client.
+    pub fn grouping(&self) -> SessionGrouping {
+        self.lists.grouping
+    }
+
     pub fn history(&self) -> &RateHistory {
         &self.history
     }
@@ -391,64 +397,6 @@ impl App {
         (aged || refused).then_some(Command::Profiles)
     }
 
-    pub fn take_answer(&mut self, answer: CommandAnswer) {
-        let said = self.message.take();
-        self.reload = match (self.reload, &answer) {
-            (ReloadState::Asked, CommandAnswer::Refused(_)) => ReloadState::Refused,
-            (told, CommandAnswer::Profiles(_)) => told,
-            _ => ReloadState::None,
-        };
-        // A reload or a switch may be behind it.
-        self.profiles_aged |= matches!(answer, CommandAnswer::Done(_));
-        self.message = Some(match answer {
-            CommandAnswer::Done(text) | CommandAnswer::Cut(text) => StatusMessage::Done(text),
-            CommandAnswer::Planned(plan) => {
-                self.message = None;
-                // Another question may have been asked meanwhile.
-                if matches!(self.overlay, Overlay::Nothing) {
-                    self.overlay = Overlay::Ask(Confirmation::Switch(plan));
-                }
-                return;
-            }
-            CommandAnswer::Refused(text) => StatusMessage::Refused(text),
-            CommandAnswer::Verified(report) if report.passed => StatusMessage::Done(report.line()),
-            CommandAnswer::Verified(report) => StatusMessage::Refused(report.line()),
-            CommandAnswer::Status(_) | CommandAnswer::Metrics(_) => {
-                StatusMessage::Done("the gateway sent its snapshot".into())
-            }
-            CommandAnswer::Profiles(profiles) => {
-                self.lists.profiles = profiles;
-                self.profiles_aged = false;
-                self.arrange();
-                // What was asked for is on the screen: there is nothing to say of it.
-                self.message = said.filter(|said| !matches!(said, StatusMessage::Waiting(_)));
-                return;
-            }
-        });
-    }
-
-    /// A command is on its way.
-    pub fn note_sent(&mut self, command: &Command) {
-        self.reload = if *command == Command::Reload { ReloadState::Asked } else { ReloadState::None };
-        self.message = Some(StatusMessage::Waiting(describe_command(command)));
-    }
-
-    /// What is wrong with the profile that a reload was refused for, with the lines it is about.
-    pub fn refused_profile(&self) -> Option<&ProfileRow> {
-        let row = self.lists.profiles.iter().find(|row| row.is_current && !row.problems.is_empty());
-        row.filter(|_| {
-            self.reload == ReloadState::Shown && matches!(self.message, Some(StatusMessage::Refused(_)))
-        })
-    }
-
-    /// Something that was asked of the world is done, or is not.
-    pub fn note_result(&mut self, told: Result<String, String>) {
-        self.message = Some(match told {
-            Ok(text) => StatusMessage::Done(text),
-            Err(text) => StatusMessage::Refused(text),
-        });
-    }
-
     pub fn press(&mut self, key: KeyEvent) -> Reaction {
         let said = self.message.take();
         match keys::action_for(self.context(), key) {
@@ -530,24 +478,6 @@ impl App {
     pub(super) fn arrange_now(&mut self) {
         self.lists.order.sort_soon();
         self.arrange();
-    }
-}
-
-fn describe_command(command: &Command) -> String {
-    match command {
-        Command::Status => "asking for a snapshot".into(),
-        Command::Metrics { .. } => "asking for its numbers".into(),
-        Command::Profiles => "reading the profiles".into(),
-        Command::Drain { service: Some(service) } => format!("draining {service}"),
-        Command::Drain { service: None } => "draining".into(),
-        Command::Resize { prepared } => format!("resizing the pool to {prepared} ready links"),
-        Command::Stop => "stopping".into(),
-        Command::Plan { profile } => format!("planning a switch to {profile}"),
-        Command::Verify { .. } => "verifying".into(),
-        Command::Reload => "reloading the profile".into(),
-        Command::Switch { profile } => format!("switching to {profile}"),
-        Command::Dismiss { peer } => format!("dismissing {peer}"),
-        Command::Kill { session } => format!("closing session {session}"),
     }
 }
 

@@ -168,7 +168,7 @@ pub fn argument_name(action: Action) -> Option<&'static str> {
         Action::Resize => Some("LINKS"),
         Action::Switch => Some("PROFILE"),
         Action::Sort => Some("COLUMN"),
-        Action::Filter => Some("FILTER"),
+        Action::Filter | Action::CloseAll => Some("FILTER"),
         Action::Theme => Some("THEME"),
         _ => None,
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     gateway::{handle::Command, plan::SwitchPlan},
-    telemetry::snapshot::Snapshot,
+    telemetry::{registry::KillSelection, snapshot::Snapshot},
     tui::privacy::AddressMasking,
 };
 
@@ -13,6 +13,15 @@ pub enum Confirmation {
         id: String,
         service: String,
         client: String,
+    },
+    /// All that passed the filter when it was asked, or those of one client of them.
+    CloseAll {
+        sessions: Vec<String>,
+        clients: usize,
+        client: Option<String>,
+        filter: String,
+        /// Open sessions that no list has room for; they stay.
+        not_listed: usize,
     },
     Drain {
         service: String,
@@ -31,6 +40,21 @@ impl Confirmation {
         match self {
             Self::Close { id, service, client } => {
                 format!("Close session {id} of {} to {service}?", addresses.client(client))
+            }
+            Self::CloseAll { sessions, clients, client, filter, not_listed } => {
+                let which = match client {
+                    Some(client) => format!("of {}", addresses.client(client)),
+                    None => format!("of {}", count(*clients, "client")),
+                };
+                let passing = match filter.is_empty() {
+                    true => String::new(),
+                    false => format!(" that pass `{}`", addresses.text(filter)),
+                };
+                let stay = match not_listed {
+                    0 => String::new(),
+                    _ => format!(" {not_listed} more are not listed, and stay."),
+                };
+                format!("Close {} {which}{passing}?{stay}", count(sessions.len(), "session"))
             }
             Self::Drain { service, sessions_open } => {
                 format!(
@@ -54,7 +78,11 @@ impl Confirmation {
             Self::Switch(plan) => {
                 plan.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect()
             }
-            Self::Unproven(_) | Self::Close { .. } | Self::Drain { .. } | Self::Stop { .. } => Vec::new(),
+            Self::Unproven(_)
+            | Self::Close { .. }
+            | Self::CloseAll { .. }
+            | Self::Drain { .. }
+            | Self::Stop { .. } => Vec::new(),
         }
     }
 
@@ -69,11 +97,17 @@ impl Confirmation {
     fn command(self) -> Command {
         match self {
             Self::Close { id, .. } => Command::Kill { session: id },
+            Self::CloseAll { sessions, .. } => Command::KillAll(KillSelection::Listed(sessions)),
             Self::Drain { service, .. } => Command::Drain { service: Some(service) },
             Self::Switch(plan) | Self::Unproven(plan) => Command::Switch { profile: plan.profile },
             Self::Stop { .. } => Command::Stop,
         }
     }
+}
+
+/// `1 session`, `12 sessions`.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Whether the forward check of what runs, or of what is switched to, has passed.

@@ -5,13 +5,23 @@ use serde_json::Value;
 
 use crate::{
     profile::Mode,
-    tui::{app::App, filter::ListedSession, lists, privacy::AddressMasking, screen::Screen},
+    tui::{
+        app::App,
+        clients::{ClientSessions, SessionGrouping},
+        filter::ListedSession,
+        lists,
+        privacy::AddressMasking,
+        screen::Screen,
+    },
 };
 
 /// One object: what is listed, of which gateway and when, and its rows.
 pub fn table(app: &App) -> serde_json::Result<String> {
     let shown = app.snapshot();
     let rows = match app.screen() {
+        Screen::Overview | Screen::Sessions if app.grouping() == SessionGrouping::ByClient => {
+            app.lists().clients.rows().iter().map(client_value).collect()
+        }
         Screen::Overview | Screen::Sessions => {
             let order = app.order();
             let rows = order.rows(shown, 0..order.len()).into_iter();
@@ -36,6 +46,20 @@ pub fn table(app: &App) -> serde_json::Result<String> {
     });
     mask_addresses(&mut table, app.addresses());
     serde_json::to_string_pretty(&table)
+}
+
+fn client_value(row: &ClientSessions) -> Value {
+    serde_json::json!({
+        "client": row.client,
+        "sessions": row.sessions,
+        "waiting": row.waiting,
+        "services": row.services,
+        "oldest_seconds": row.oldest_seconds,
+        "rate_up": row.rate_up,
+        "rate_down": row.rate_down,
+        "bytes_up": row.bytes_up,
+        "bytes_down": row.bytes_down,
+    })
 }
 
 fn value(row: &impl Serialize) -> serde_json::Result<Value> {

@@ -5,13 +5,16 @@
 //! web 203.0.113.             both words, anywhere in the row
 //! client:203.0.113. !state:waiting
 //! in>1M age>5m wait>100ms    bytes a second, and times
+//! client:10.1.0.0/16         a network; a whole address is that address alone
 //! /app-[12]/ client:/^10[.]/ a regular expression, anywhere or in one field
 //! ```
+
+use std::net::SocketAddr;
 
 use regex::{Regex, RegexBuilder};
 
 use crate::{
-    profile::{Half, Mode},
+    profile::{Half, Mode, Network},
     telemetry::snapshot::{EndedRow, ServiceRow, SessionPhase, SessionRow, Snapshot},
 };
 
@@ -34,6 +37,8 @@ enum FilterTest {
     Anywhere(TextPattern),
     In(FilterField, TextPattern),
     Port(u16),
+    /// A whole address, or a network: no other address begins so.
+    ClientIn(Network),
     More(FilterAmount, f64),
     Less(FilterAmount, f64),
 }
@@ -73,7 +78,7 @@ enum FilterAmount {
 
 /// Each with what it is, for who types.
 const FIELDS: [(&str, FilterField, &str); 12] = [
-    ("client", FilterField::Client, "its address"),
+    ("client", FilterField::Client, "its address, part of it, or a network"),
     ("service", FilterField::Service, "its name"),
     ("peer", FilterField::Peer, "the other gateway"),
     ("via", FilterField::Peer, "the same"),
@@ -204,6 +209,9 @@ fn test(name: &str, sign: &str, value: &str) -> Result<FilterTest, String> {
             FilterField::Port => {
                 value.parse().map(FilterTest::Port).map_err(|_| format!("`{value}` is no port"))
             }
+            FilterField::Client if value.parse::<Network>().is_ok() => {
+                value.parse().map(FilterTest::ClientIn).map_err(|_| format!("`{value}` is no network"))
+            }
             field => Ok(FilterTest::In(field, TextPattern::Word(value.to_ascii_lowercase()))),
         };
     }
@@ -248,6 +256,10 @@ impl FilterTest {
                 texts.any(|text| pattern.is_in(text))
             }
             Self::Port(port) => row.has_port(snapshot, *port),
+            Self::ClientIn(network) => {
+                let client = row.text(snapshot, FilterField::Client).and_then(|client| client.parse().ok());
+                client.is_some_and(|client: SocketAddr| network.contains(client.ip()))
+            }
             Self::More(amount, number) => row.amount(*amount).is_some_and(|value| value > *number),
             Self::Less(amount, number) => row.amount(*amount).is_some_and(|value| value < *number),
         }

@@ -67,6 +67,8 @@ pub enum Action {
     Play(PlayerAction),
     NextAlert,
     Close,
+    CloseAll,
+    Clients,
     Drain,
     Dismiss,
     Resize,
@@ -151,6 +153,7 @@ impl Action {
     pub fn command(self) -> Option<&'static str> {
         match self {
             Self::Close => Some("kill"),
+            Self::CloseAll => Some("killall"),
             Self::Drain => Some("drain"),
             Self::Dismiss => Some("dismiss"),
             Self::Resize => Some("resize"),
@@ -168,6 +171,7 @@ impl Action {
         matches!(
             self,
             Self::Close
+                | Self::CloseAll
                 | Self::Drain
                 | Self::Dismiss
                 | Self::Resize
@@ -283,7 +287,9 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(SESSIONS, &[Char('S')], Action::Flip, "flip", "turn the order round", None),
     line(SESSIONS, &[Char('s')], Action::Sort, "sort", "sort by the next column", Some("sort")),
     line(SESSIONS, &[Char('/')], Action::Filter, "filter", "list the sessions that match", Some("filter")),
-    line(SESSIONS, &[Char('x')], Action::Close, "close", "close the selected session", Some("close")),
+    line(SESSIONS, &[Char('a')], Action::Clients, "clients", "list the sessions by client, or each", Some("clients")),
+    line(SESSIONS, &[Char('X')], Action::CloseAll, "close-all", "close all that pass the filter", Some("close all")),
+    line(SESSIONS, &[Char('x')], Action::Close, "close", "close the session, or all of a client", Some("close")),
     line(SESSIONS, &[], Action::Close, "kill", "the same as close", None),
     line(On(&[Screen::Profiles]), &[Char('w')], Action::Switch, "switch", "plan a switch to it", Some("switch")),
     line(Lists, &[Code(KeyCode::Enter)], Action::Enter, "", "all about the selected line", Some("detail")),
@@ -399,6 +405,7 @@ mod tests {
             Command::Reload,
             Command::Switch { profile: String::new() },
             Command::Kill { session: String::new() },
+            Command::KillAll(crate::telemetry::registry::KillSelection::Listed(Vec::new())),
             Command::Resize { prepared: 1 },
             Command::Dismiss { peer: String::new() },
             Command::Profiles,
@@ -421,6 +428,7 @@ mod tests {
                 Command::Reload => "reload",
                 Command::Switch { .. } => "switch",
                 Command::Kill { .. } => "kill",
+                Command::KillAll(_) => "killall",
                 Command::Resize { .. } => "resize",
                 Command::Dismiss { .. } => "dismiss",
                 Command::Profiles => "profiles",

@@ -8,13 +8,20 @@ use crate::{
         snapshot::{Notice, PoolRow, ProfileRow, ServiceRow, Snapshot},
     },
     text,
-    tui::{order::SessionOrder, screen::Screen},
+    tui::{
+        clients::{ClientList, SessionGrouping},
+        order::SessionOrder,
+        screen::Screen,
+    },
 };
 
 /// What the lists show, as far as it is not in the snapshot.
 #[derive(Debug, Default)]
 pub struct ListState {
     pub order: SessionOrder,
+    pub grouping: SessionGrouping,
+    /// The same by client, while they are grouped.
+    pub clients: ClientList,
     /// As the gateway told them last.
     pub profiles: Vec<ProfileRow>,
     /// Overview and sessions list the same and have one cursor.
@@ -66,6 +73,9 @@ impl ListState {
     /// what is done to the row under the cursor would hit it.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         self.order.arrange(snapshot);
+        if self.grouping == SessionGrouping::ByClient {
+            self.clients.arrange(snapshot, &self.order);
+        }
         for screen in Screen::ALL.into_iter().filter(|&screen| screen != Screen::Overview) {
             let Some(cursor) = self.cursor(screen).cloned() else { continue };
             let line = self.line_of(screen, snapshot, &cursor.key);
@@ -75,7 +85,10 @@ impl ListState {
 
     fn len(&self, screen: Screen, snapshot: &Snapshot) -> usize {
         match screen {
-            Screen::Overview | Screen::Sessions => self.order.len(),
+            Screen::Overview | Screen::Sessions => match self.grouping {
+                SessionGrouping::None => self.order.len(),
+                SessionGrouping::ByClient => self.clients.rows().len(),
+            },
             Screen::Pool if snapshot.mode == Mode::Direct => snapshot.services.len(),
             Screen::Pool => snapshot.pools.len(),
             Screen::Services => snapshot.services.len(),
@@ -87,6 +100,9 @@ impl ListState {
 
     fn key(&self, screen: Screen, snapshot: &Snapshot, line: usize) -> Option<String> {
         match screen {
+            Screen::Overview | Screen::Sessions if self.grouping == SessionGrouping::ByClient => {
+                self.clients.rows().get(line).map(|row| row.client.clone())
+            }
             Screen::Overview | Screen::Sessions => {
                 let row = self.order.row(snapshot, line)?;
                 // In a pair both halves call a session the same.
@@ -104,6 +120,9 @@ impl ListState {
     }
 
     fn line_of(&self, screen: Screen, snapshot: &Snapshot, key: &str) -> Option<usize> {
+        if screen.lists_sessions() && self.grouping == SessionGrouping::ByClient {
+            return self.clients.rows().iter().position(|row| row.client == key);
+        }
         if screen.lists_sessions() {
             let (half, id) = key.split_once(' ')?;
             return self.order.line_of(snapshot, |row| row.id() == id && format!("{:?}", row.role()) == half);

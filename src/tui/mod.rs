@@ -10,8 +10,11 @@
 //! ```
 
 mod alerts;
+mod answers;
 pub mod app;
 mod changes;
+mod clients;
+mod closing;
 mod command_line;
 mod confirmation;
 mod export;

@@ -179,6 +179,16 @@ impl SessionOrder {
         self.sorted_at_seconds = None;
     }
 
+    /// When the open rows were sorted last, by the gateway's uptime.
+    pub fn sorted_at_seconds(&self) -> Option<f64> {
+        self.sorted_at_seconds
+    }
+
+    /// The open sessions that are listed, in order.
+    pub fn open_rows<'a>(&self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a SessionRow> {
+        self.open.iter().filter_map(|&place| snapshot.sessions.get(place))
+    }
+
     pub fn words(&self) -> &'static str {
         self.column.words(self.is_flipped)
     }

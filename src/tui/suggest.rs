@@ -89,6 +89,10 @@ impl App {
                 names.dedup();
                 plain(names)
             }
+            Action::CloseAll => {
+                let names = services(shown).into_iter().map(|name| format!("service:{name}"));
+                names.map(|name| (name, "all of this service".into())).collect()
+            }
             Action::Switch => plain(self.profiles().iter().map(|row| row.name.as_str()).collect()),
             Action::Sort => plain(SortColumn::ALL.iter().map(|column| column.name()).collect()),
             Action::Theme => plain(Theme::ALL.iter().map(|(name, _)| *name).collect()),

@@ -8,7 +8,7 @@ use crate::{
         checklist::CheckStep,
         failures::FailureRow,
         health::{Severity, severity},
-        snapshot::{PoolRow, ServiceRow, SessionRow, Snapshot},
+        snapshot::{PoolRow, ServiceRow, Snapshot},
     },
     tui::{
         ScreenEnd,
@@ -16,6 +16,7 @@ use crate::{
             App, DIALS_NOTHING, HelpPage, LOOKS_ONLY, OpenDetail, Overlay, Reaction, StatusMessage,
             TableExport,
         },
+        clients::SessionGrouping,
         command_line::{self, InputLine},
         confirmation::Confirmation,
         export,
@@ -104,6 +105,8 @@ impl App {
             }
             Action::Reload => return Reaction::Ask(Command::Reload),
             Action::Close => self.ask_close(None),
+            Action::CloseAll => return self.ask_close_all(None),
+            Action::Clients => self.toggle_grouping(),
             Action::Drain => self.ask_drain(None),
             Action::Dismiss => return self.dismiss(None),
             Action::Switch => return self.ask_switch(None),
@@ -183,6 +186,17 @@ impl App {
         }
     }
 
+    /// Of the other list nothing was chosen.
+    fn toggle_grouping(&mut self) {
+        self.lists.grouping = match self.lists.grouping {
+            SessionGrouping::None => SessionGrouping::ByClient,
+            SessionGrouping::ByClient => SessionGrouping::None,
+        };
+        self.lists.select_none(Screen::Sessions);
+        self.detail = None;
+        self.arrange_now();
+    }
+
     pub(super) fn sort(&mut self, column: SortColumn) {
         (self.lists.order.column, self.lists.order.is_flipped) = (column, false);
         self.arrange_now();
@@ -190,31 +204,6 @@ impl App {
 
     pub(super) fn refuse(&mut self, why: impl Into<String>) {
         self.message = Some(StatusMessage::Refused(why.into()));
-    }
-
-    fn ask_close(&mut self, id: Option<&str>) {
-        let shown = self.shown_snapshot();
-        let found = match id {
-            Some(id) => shown
-                .sessions
-                .iter()
-                .find(|row| row.id == id || full_name(row) == id)
-                .map(ListedSession::Open),
-            None => self.selected_session(&shown),
-        };
-        match found {
-            Some(ListedSession::Open(row)) => {
-                let is_same = |other: &SessionRow| other.id == row.id && other.role == row.role;
-                let is_other = |other: &SessionRow| is_same(other) && other.peer != row.peer;
-                let is_shared = shown.sessions.iter().any(is_other);
-                let id = if is_shared { full_name(row) } else { row.id.clone() };
-                let (service, client) = (row.service.clone(), row.client.clone());
-                self.overlay = Overlay::Ask(Confirmation::Close { id, service, client });
-            }
-            Some(ListedSession::Ended(row)) => self.refuse(format!("session {} has ended already", row.id)),
-            None if id.is_some() => self.refuse("no open session is called so"),
-            None => self.refuse("no session is selected; the arrows select one"),
-        }
     }
 
     /// Nothing ends by it: there is nothing left, and the gateway may come back.
@@ -265,7 +254,7 @@ impl App {
 
     /// The session that is told of in full, or else the one under the cursor.
     pub fn selected_session<'a>(&self, shown: &'a Snapshot) -> Option<ListedSession<'a>> {
-        if !self.screen.lists_sessions() {
+        if !self.screen.lists_sessions() || self.grouping() == SessionGrouping::ByClient {
             return None;
         }
         let key = self.selected_key()?;
@@ -273,6 +262,12 @@ impl App {
         let is_it = |row: &ListedSession<'_>| row.id() == id && format!("{:?}", row.role()) == half;
         let open = shown.sessions.iter().map(ListedSession::Open);
         open.chain(shown.ended.iter().map(ListedSession::Ended)).find(is_it)
+    }
+
+    /// The client that is told of in full, or else the one under the cursor, where sessions are grouped.
+    pub fn selected_client(&self) -> Option<&str> {
+        let is_grouped = self.screen.lists_sessions() && self.grouping() == SessionGrouping::ByClient;
+        self.selected_key().filter(|_| is_grouped)
     }
 
     pub fn selected_pool<'a>(&self, shown: &'a Snapshot) -> Option<&'a PoolRow> {
@@ -387,7 +382,9 @@ impl App {
             (Action::Theme, Some(name)) if !Theme::ALL.iter().any(|(known, _)| *known == name) => {
                 Err(format!("no theme `{name}`; {}", Theme::ALL.map(|(name, _)| name).join(", ")))
             }
-            (Action::Filter, Some(text)) => SessionFilter::parse(text).map(|_| (action, argument)),
+            (Action::Filter | Action::CloseAll, Some(text)) => {
+                SessionFilter::parse(text).map(|_| (action, argument))
+            }
             _ => Ok((action, argument)),
         }
     }
@@ -401,6 +398,7 @@ impl App {
                     .map_or(Reaction::Redraw, |prepared| Reaction::Ask(Command::Resize { prepared }));
             }
             (Action::Close, Some(id)) => self.ask_close(Some(id)),
+            (Action::CloseAll, Some(filter)) => return self.ask_close_all(Some(filter)),
             (Action::Drain, Some(service)) => self.ask_drain(Some(service)),
             (Action::Dismiss, Some(peer)) => return self.dismiss(Some(peer)),
             (Action::Switch, Some(profile)) => return self.ask_switch(Some(profile)),
@@ -438,11 +436,3 @@ const SCROLL_MAX: usize = 500;
 const TYPED_MAX: usize = 50;
 /// As many as a profile may ask for.
 const LINKS_MAX: usize = 1024;
-
-/// A session's id with the name of its peer, since two of them may use the same.
-fn full_name(row: &SessionRow) -> String {
-    match &row.peer {
-        Some(peer) => format!("{peer}/{}", row.id),
-        None => row.id.clone(),
-    }
-}

@@ -209,6 +209,41 @@ fn kill_ends_the_one_session_with_a_reset() {
 }
 
 #[test]
+fn kill_ends_all_that_match_and_prints_how_many() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("echo", "echo://"), ("other", "echo://")]);
+    let open = |service: &str| {
+        let mut client = connect(pair.dmz.accept(service));
+        echo(&mut client, b"open");
+        client
+    };
+    let (mut one, mut two, mut other) = (open("echo"), open("echo"), open("other"));
+    let kill = |options: &[&str], count: &str| {
+        let said = run(&place, &[&["kill"], options, &["--admin", "run/dmz.sock"]].concat());
+        assert_eq!((said.code, said.out.trim()), (Some(0), count), "{options:?}: {}", said.err);
+    };
+    kill(&["--client", "192.0.2.0/24"], "0");
+    kill(&["--client", "127.0.0.1", "--service", "nothing"], "0");
+    kill(&["--service", "echo"], "2");
+    assert!(is_reset(&one.read(&mut [0])) && is_reset(&two.read(&mut [0])));
+    echo(&mut other, b"lives");
+    kill(&["--peer", "nobody"], "0");
+    kill(&["--peer", "internal", "--client", "127.0.0.0/8"], "1");
+    assert!(is_reset(&other.read(&mut [0])));
+    pair.dmz.wait("each by the operator", SOON, |status| {
+        let ended = status["ended"].as_array().expect("a list");
+        ended.len() == 3 && ended.iter().all(|row| row["end"] == "OR")
+    });
+    for wrong in [&["kill"][..], &["kill", "--client", "host"], &["kill", "1", "--service", "echo"]] {
+        assert_eq!(run(&place, wrong).code, Some(2), "{wrong:?}");
+    }
+    let log = crate::until("the line is written", SOON, || {
+        Some(pair.dmz.log()).filter(|log| log.contains("kill of sessions of service echo"))
+    });
+    assert!(log.contains("2 sessions are cut"), "{log}");
+}
+
+#[test]
 fn switch_goes_by_name_and_by_file_and_cuts_nothing() {
     let place = Place::with_certificates();
     fs::create_dir(place.path("profiles")).expect("a folder");

@@ -44,7 +44,8 @@ const SCREENS: [(&str, &str); 7] = [
 ];
 
 /// Keys that open what lies over the panels, and the details.
-const OPENED: [&str; 10] = ["?", "q", "jjx", " Pj", "4jd", "/service:am", ":drian", "3ssS", "2j\n", "4j\n"];
+const OPENED: [&str; 12] =
+    ["3aj", "3X", "?", "q", "jjx", " Pj", "4jd", "/service:am", ":drian", "3ssS", "2j\n", "4j\n"];
 
 fn app(snapshot: Snapshot) -> App {
     App::new(Arc::new(pictures::judged(snapshot)), ScreenStyle::FULL)
@@ -170,6 +171,9 @@ fn what_keys_open_is_as_it_was() {
         ("ask-close", "jjx"),
         ("frozen-hidden", " Pj"),
         ("ask-drain", "4jd"),
+        ("ask-close-all", "3/service:chat\nX"),
+        ("clients", "3aj"),
+        ("client-detail", "3a\n"),
         ("typing-filter", "/service:am"),
         ("typing-fields", "/!"),
         ("typing-commands", ":s"),
@@ -306,7 +310,7 @@ fn only_the_palette_of_the_terminal_is_used() {
 /// Everything that is told by the help of some screen or detail, scrolled to its end.
 fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
     let mut told = String::new();
-    for screen in ["1", "2", "3", "4", "5", "6", "7", "1j\n", "4j\n"] {
+    for screen in ["1", "2", "3", "4", "5", "6", "7", "1j\n", "4j\n", "3a"] {
         let mut app = app(pictures::healthy());
         app.set_attachment(standing.clone());
         press(&mut app, screen);
@@ -405,7 +409,7 @@ fn rows_keep_their_places_for_two_seconds() {
 
 #[test]
 fn ten_thousand_sessions_cost_a_frame_no_more_than_a_hundred() {
-    for keys in ["3", "3G", "3jjj", "3S"] {
+    for keys in ["3", "3G", "3jjj", "3S", "3a", "3aG"] {
         let [few, many] = [100, 10_000].map(|sessions| {
             let mut app = app(pictures::crowded(sessions));
             press(&mut app, keys);
@@ -447,7 +451,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhz1234567sS/:depntvw!,.mc+-=<>[]".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhz1234567sS/:depntvw!,.mc+-=<>[]aX".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![

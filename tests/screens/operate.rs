@@ -8,7 +8,8 @@ use portcullis::{
     profile::{Half, Mode},
     telemetry::{
         failures::FailureRow,
-        snapshot::{SessionRow, Snapshot},
+        registry::KillSelection,
+        snapshot::{SessionPhase, SessionRow, Snapshot},
     },
     tui::{
         app::{App, MouseCapture, Reaction},
@@ -238,6 +239,102 @@ fn failures_are_told_by_cause_and_those_of_now_come_first() {
     code(&mut app, KeyCode::Esc);
     app.take_snapshot(Arc::new(pictures::judged(pictures::healthy())));
     shows(&app, "no session has failed");
+}
+
+/// Four clients: one with three sessions, one with two of another service, two with one each.
+fn of_clients() -> Snapshot {
+    let mut snapshot = pictures::crowded(7);
+    let clients = ["192.0.2.7:1", "192.0.2.77:1", "192.0.2.7:2", "192.0.2.9:1", "192.0.2.7:3", "192.0.2.9:2"];
+    let clients = clients.into_iter().chain(["[2001:db8::7]:1"]);
+    for (row, client) in snapshot.sessions.iter_mut().zip(clients) {
+        row.client = client.into();
+        row.service = if client.starts_with("192.0.2.9") { "chat" } else { "orders" }.into();
+        row.rate_up = 1000;
+    }
+    snapshot.sessions_left_out = 0;
+    snapshot
+}
+
+/// The sessions that are to be closed, by name.
+fn closed(reaction: Reaction) -> Vec<String> {
+    let Reaction::Ask(Command::KillAll(KillSelection::Listed(mut names))) = reaction else {
+        panic!("no session is closed by {reaction:?}")
+    };
+    names.sort();
+    names
+}
+
+#[test]
+fn the_busiest_client_is_found_and_all_its_sessions_closed() {
+    let mut app = app(of_clients());
+    press(&mut app, "3a");
+    shows(&app, "4 clients, 7 sessions");
+    shows(&app, "192.0.2.7 ");
+    press(&mut app, "x");
+    shows(&app, "no client is selected");
+    press(&mut app, "j\n");
+    shows(&app, "3 that pass the filter, 0 of them waiting");
+    shows(&app, "3.0 kB/s now");
+    code(&mut app, KeyCode::Esc);
+    press(&mut app, "x");
+    shows(&app, "Close 3 sessions of 192.0.2.7?");
+    assert_eq!(code(&mut app, KeyCode::Enter), Reaction::Redraw, "Enter never destroys");
+    assert_eq!(press(&mut app, "y"), Reaction::Nothing);
+    press(&mut app, "x");
+    assert_eq!(closed(press(&mut app, "y")), ["000000", "000002", "000004"]);
+    app.take_answer(CommandAnswer::Killed(3));
+    shows(&app, "done: 3 sessions are cut");
+    press(&mut app, "a");
+    shows(&app, "open of");
+}
+
+#[test]
+fn the_cursor_follows_its_client() {
+    let mut app = app(of_clients());
+    press(&mut app, "3ajj");
+    assert_eq!(app.selected_client(), Some("192.0.2.9"));
+    let mut later = of_clients();
+    later.uptime_seconds += 5.0;
+    for row in later.sessions.iter_mut().filter(|row| row.client == "192.0.2.77:1") {
+        row.phase = SessionPhase::Waiting;
+    }
+    app.take_snapshot(Arc::new(pictures::judged(later)));
+    assert_eq!((app.selected_client(), app.selected_line()), (Some("192.0.2.9"), Some(2)));
+    app.take_snapshot(Arc::new(pictures::judged(pictures::down())));
+    assert_eq!((app.selected_client(), app.selected_line()), (None, None), "it is gone");
+    shows(&app, "no session is open");
+}
+
+#[test]
+fn all_that_pass_the_filter_are_closed_after_they_were_counted() {
+    let mut app = app(of_clients());
+    press(&mut app, "3X");
+    shows(&app, "Close 7 sessions of 4 clients?");
+    press(&mut app, "z/client:192.0.2.7\nX");
+    // A whole address is no other one that begins so.
+    shows(&app, "Close 3 sessions of 1 client that pass `client:192.0.2.7`?");
+    code(&mut app, KeyCode::Esc);
+    press(&mut app, ":close-all service:chat\n");
+    shows(&app, "Close 2 sessions of 1 client that pass `service:chat`?");
+    assert_eq!(app.order().filter.text, "service:chat", "what will be closed is listed");
+    assert_eq!(closed(press(&mut app, "y")), ["000003", "000005"]);
+    press(&mut app, ":close-all nosuch\n");
+    shows(&app, "no open session passes the filter");
+    press(&mut app, ":close-all !\n");
+    shows(&app, "`!` stands alone");
+}
+
+#[test]
+fn what_is_not_listed_is_not_closed_and_the_question_says_so() {
+    let mut snapshot = of_clients();
+    snapshot.sessions_left_out = 2000;
+    let mut twin = snapshot.sessions[0].clone();
+    twin.peer = Some("twin".into());
+    snapshot.sessions.push(twin);
+    let mut app = app(snapshot);
+    press(&mut app, "3/id:000000\nX");
+    shows(&app, "2000 more");
+    assert_eq!(closed(press(&mut app, "y")), ["internal/000000", "twin/000000"], "by their peers");
 }
 
 fn mouse(app: &mut App, kind: MouseEventKind, (column, row): (u16, u16)) -> Reaction {

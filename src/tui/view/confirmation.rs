@@ -59,4 +59,5 @@ pub fn text(app: &App) -> String {
 const KEY_CELLS: u16 = 5;
 const WIDTH_MIN: u16 = 40;
 const WIDTH_MAX: u16 = 76;
-const TEXT_CHARS: usize = 160;
+/// A filter that was typed is part of it.
+const TEXT_CHARS: usize = 400;

@@ -15,6 +15,7 @@ use crate::{
     },
     tui::{
         app::App,
+        clients::{self, SessionGrouping},
         filter::{ListedSession, phase_word},
         format,
         health::{PeerCounts, count_peers_of},
@@ -74,7 +75,10 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
 
 fn title(app: &App) -> &'static str {
     match app.screen() {
-        Screen::Overview | Screen::Sessions => "Session",
+        Screen::Overview | Screen::Sessions => match app.grouping() {
+            SessionGrouping::None => "Session",
+            SessionGrouping::ByClient => "Client",
+        },
         Screen::Pool => "Pool",
         Screen::Services => "Service",
         Screen::Events => "Event",
@@ -100,6 +104,9 @@ fn wrapped(app: &App, facts: &[DetailLine], width: u16) -> Vec<DetailLine> {
 fn facts(app: &App) -> Vec<DetailLine> {
     let shown = app.snapshot();
     let facts = match app.screen() {
+        Screen::Overview | Screen::Sessions if app.grouping() == SessionGrouping::ByClient => {
+            client_lines(app, shown)
+        }
         Screen::Overview | Screen::Sessions => app.selected_session(shown).map(|row| match row {
             ListedSession::Open(row) => session_lines(app, shown, row),
             ListedSession::Ended(row) => ended_lines(app, shown, row),
@@ -182,6 +189,35 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
     ];
     facts.extend(inner);
     facts
+}
+
+/// What a client has open, a line for each session.
+fn client_lines(app: &App, shown: &Snapshot) -> Option<Vec<DetailLine>> {
+    let fact = |about, text| fact(app, about, text);
+    let row = app.lists().clients.find(app.selected_client()?)?;
+    let services: Vec<_> = row.services.iter().map(String::as_str).collect();
+    let of_session = |row: &SessionRow| {
+        let rates = [row.rate_up, row.rate_down].map(format::amount);
+        let (age, phase) = (format::age(row.age_seconds), phase_word(row.phase));
+        let [up, down] = rates;
+        format!("{age:>6} {up:>6} {down:>6} {:<9} {} {phase}", row.id, row.service)
+    };
+    let mut facts = vec![
+        fact("client", app.addresses().client(&row.client)),
+        fact("sessions", format!("{} that pass the filter, {} of them waiting", row.sessions, row.waiting)),
+        fact("services", services.join(", ")),
+        fact("up", moved(row.bytes_up, row.rate_up)),
+        fact("down", moved(row.bytes_down, row.rate_down)),
+        DetailLine {
+            style: app.style.theme.title,
+            ..fact("open", "   AGE   UP/S DOWN/S ID        SERVICE, PHASE".into())
+        },
+    ];
+    let sessions = clients::sessions_of(app.order(), shown, &row.client);
+    facts.extend(sessions.take(CLIENT_SESSIONS_MAX).map(|row| fact("", of_session(row))));
+    let rest = row.sessions.saturating_sub(CLIENT_SESSIONS_MAX as u64);
+    facts.extend((rest > 0).then(|| fact("", format!("and {rest} more"))));
+    Some(facts)
 }
 
 fn failure_lines(app: &App, row: &FailureRow) -> Vec<DetailLine> {
@@ -420,4 +456,6 @@ fn profile_lines(app: &App) -> Option<Vec<DetailLine>> {
 /// As long as a replacement may take to come.
 const CERTIFICATE_SOON_DAYS: i64 = 30;
 const ABOUT_CELLS: u16 = 12;
+/// Sessions of a client that are told one by one; more are read by the filter.
+const CLIENT_SESSIONS_MAX: usize = 400;
 const TEXT_CHARS: usize = 600;

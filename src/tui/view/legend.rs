@@ -2,7 +2,7 @@
 
 use crate::{
     profile::Mode,
-    tui::{app::App, screen::Screen},
+    tui::{app::App, clients::SessionGrouping, screen::Screen},
 };
 
 /// Columns with their meaning.
@@ -11,12 +11,16 @@ type ColumnMeanings = &'static [(&'static str, &'static str)];
 /// Of the screen that is shown, in the order they are drawn.
 pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
     let is_direct = app.snapshot().mode == Mode::Direct;
+    let sessions = match app.grouping() {
+        SessionGrouping::None => ("Sessions", SESSIONS),
+        SessionGrouping::ByClient => ("Clients", CLIENTS),
+    };
     match app.screen() {
-        Screen::Overview if is_direct => vec![("Services", SERVICES), ("Sessions", SESSIONS)],
-        Screen::Overview => vec![("Links", POOL), ("Sessions", SESSIONS)],
+        Screen::Overview if is_direct => vec![("Services", SERVICES), sessions],
+        Screen::Overview => vec![("Links", POOL), sessions],
         Screen::Pool if !is_direct => vec![("Links", POOL)],
         Screen::Pool | Screen::Services => vec![("Services", SERVICES)],
-        Screen::Sessions => vec![("Sessions", SESSIONS)],
+        Screen::Sessions => vec![sessions],
         Screen::Events => vec![("Events", EVENTS)],
         Screen::Profiles => vec![("Profiles", PROFILES)],
         Screen::Failures => vec![("Failures", FAILURES)],
@@ -57,6 +61,18 @@ pub const SESSIONS: ColumnMeanings = &[
     ("UP", "bytes from the client in all"),
     ("DOWN", "bytes to the client in all"),
     ("PHASE", "where it is, or each half; of an ended one its two letters and the reason"),
+];
+
+pub const CLIENTS: ColumnMeanings = &[
+    ("CLIENT", "who came, without the port"),
+    ("SESSIONS", "its open sessions that pass the filter"),
+    ("WAITING", "those of them that wait for a link"),
+    ("OLDEST", "since the first of them began"),
+    ("UP/S", "bytes a second from the client, over the last second"),
+    ("DOWN/S", "bytes a second to the client"),
+    ("UP", "bytes from the client in these sessions"),
+    ("DOWN", "bytes to the client"),
+    ("SERVICES", "for what"),
 ];
 
 pub const SERVICES: ColumnMeanings = &[
@@ -103,7 +119,7 @@ pub const FAILURES: ColumnMeanings = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tui::view::{failures, pool, profiles, services, sessions};
+    use crate::tui::view::{clients, failures, pool, profiles, services, sessions};
 
     #[test]
     fn every_column_is_explained_in_its_place() {
@@ -115,6 +131,7 @@ mod tests {
         }
         check(&pool::COLUMNS, POOL);
         check(&sessions::COLUMNS, SESSIONS);
+        check(&clients::COLUMNS, CLIENTS);
         check(&services::COLUMNS, SERVICES);
         check(&profiles::COLUMNS, PROFILES);
         check(&failures::COLUMNS, FAILURES);

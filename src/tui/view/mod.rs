@@ -19,6 +19,7 @@
 //! Help and questions lie over the panels; on one line they take its place.
 
 mod alert;
+mod clients;
 mod confirmation;
 mod detail;
 mod events;

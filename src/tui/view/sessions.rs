@@ -10,10 +10,11 @@ use crate::{
     },
     tui::{
         app::App,
+        clients::SessionGrouping,
         filter::{ListedSession, phase_word},
         format, lists, order,
         view::{
-            panel,
+            clients, panel,
             pool::{half_word, number},
             table::{self, CellAlign, TableCell, TableColumn, TableSheet, column},
         },
@@ -55,7 +56,12 @@ pub const COLUMNS: [TableColumn<SessionColumn>; 13] = [
 
 /// With frame, title and sums.
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
-    panel::draw_frame(&app.style, "Sessions", &facts(app), area, buffer);
+    match app.grouping() {
+        SessionGrouping::None => panel::draw_frame(&app.style, "Sessions", &facts(app), area, buffer),
+        SessionGrouping::ByClient => {
+            panel::draw_frame(&app.style, "Clients", &clients::facts(app), area, buffer)
+        }
+    };
     draw_list(app, list_area(area), buffer);
 }
 
@@ -68,10 +74,11 @@ pub fn list_area(framed: Rect) -> Rect {
 /// Heads and rows alone.
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, order) = (&app.style, app.order());
+    if app.grouping() == SessionGrouping::ByClient {
+        return clients::draw_list(app, area, buffer);
+    }
     if order.is_empty() {
-        let text =
-            if order.filter.is_empty() { " no session is open" } else { " no session passes the filter" };
-        return panel::draw_empty(look, text, area, buffer);
+        return draw_none(app, area, buffer);
     }
     let below = Rect { x: area.x.saturating_add(2), width: area.width.saturating_sub(2), ..area };
     panel::draw_selected_text(look, selected_text(app), below, buffer);
@@ -89,8 +96,18 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     panel::draw_hidden_count(look, order.len() - drawn, "", below, buffer);
 }
 
+/// Said where the list has nothing to show.
+pub fn draw_none(app: &App, area: Rect, buffer: &mut Buffer) {
+    let has_filter = !app.order().filter.is_empty();
+    let text = if has_filter { " no session passes the filter" } else { " no session is open" };
+    panel::draw_empty(&app.style, text, area, buffer);
+}
+
 /// What of `area` the list has, with its heads, and the lines that are drawn there.
 pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
+    if app.grouping() == SessionGrouping::ByClient {
+        return clients::visible_lines(app, area);
+    }
     let order = app.order();
     let below = Rect { width: area.width.saturating_sub(2), ..area };
     let (left, ..) = panel::split_selected_text(&app.style, selected_text(app), below);
@@ -110,6 +127,9 @@ pub fn visible_lines(app: &App, area: Rect) -> (Rect, Vec<usize>) {
 
 /// The column of the order whose head is so far from the left.
 pub fn head_at(app: &App, area: Rect, cells: u16) -> Option<order::SortColumn> {
+    if app.grouping() == SessionGrouping::ByClient {
+        return clients::head_at(app, area, cells);
+    }
     let (area, lines) = visible_lines(app, area);
     sheet(app, area, &lines).kind_at(cells).and_then(sorted_by)
 }
@@ -123,7 +143,7 @@ fn sheet(app: &App, area: Rect, lines: &[usize]) -> TableSheet<SessionColumn> {
         &rows,
         area.width,
         |(line, row), kind| cell(app, *row, selected == Some(*line), kind),
-        |column| head(app, column),
+        |column| sorted_head(app, column.title, sorted_by(column.kind)),
     )
 }
 
@@ -177,13 +197,13 @@ fn describe_selected(app: &App, row: ListedSession<'_>) -> (String, Style) {
 }
 
 /// The head of the column that the list goes by has an arrow: up for the least on top.
-fn head(app: &App, column: &TableColumn<SessionColumn>) -> String {
+pub fn sorted_head(app: &App, title: &str, column: Option<order::SortColumn>) -> String {
     let (order, symbols) = (app.order(), &app.style.symbols);
-    if sorted_by(column.kind) != Some(order.column) {
-        return column.title.into();
+    if column != Some(order.column) {
+        return title.into();
     }
     let rises = order.column.begins_with_least() != order.is_flipped;
-    format!("{}{}", column.title, if rises { symbols.rising } else { symbols.falling })
+    format!("{title}{}", if rises { symbols.rising } else { symbols.falling })
 }
 
 fn sorted_by(kind: SessionColumn) -> Option<order::SortColumn> {

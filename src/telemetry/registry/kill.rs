@@ -1,0 +1,204 @@
+//! Ending sessions that an operator has named: one by its id, or all of a list, a client, a peer or a service.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{OpenSession, SessionKind, SessionRegistry};
+use crate::profile::{Half, Network};
+
+/// Why no session was ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotKilled {
+    None,
+    /// These all have the id.
+    Several(Vec<String>),
+}
+
+/// Which sessions are to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KillSelection {
+    /// By their ids, or `PEER/ID`. Those that have ended meanwhile are none of them.
+    Listed(Vec<String>),
+    Matching(SessionMatch),
+}
+
+/// What all of them have: each field that is given has to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionMatch {
+    pub client: Option<Network>,
+    pub peer: Option<String>,
+    pub service: Option<String>,
+}
+
+impl SessionRegistry {
+    /// Ends a session by its id, in a pair run by one process on both halves; or by `PEER/ID`, since two
+    /// peers may use the same.
+    pub fn kill(&self, named: &str) -> Result<(), NotKilled> {
+        let books = self.lock();
+        let sessions = || books.open.values();
+        let mut found: Vec<_> =
+            sessions().filter(|session| session.peer().is_some() && session.full_name() == named).collect();
+        if found.is_empty() {
+            found = sessions().filter(|session| session.id == named).collect();
+        }
+        for role in [Half::Dmz, Half::Internal] {
+            let of_half = found.iter().filter(|session| session.half == role);
+            let names: BTreeSet<_> = of_half.map(|session| session.full_name()).collect();
+            if names.len() > 1 {
+                return Err(NotKilled::Several(names.into_iter().collect()));
+            }
+        }
+        found.iter().for_each(|session| session.kill.cancel());
+        if found.is_empty() { Err(NotKilled::None) } else { Ok(()) }
+    }
+
+    /// Ends all of a selection, and says how many they were. A session of a pair run by one process is
+    /// counted once.
+    pub fn kill_all(&self, selection: &KillSelection) -> u64 {
+        let listed: HashSet<&str> = match selection {
+            KillSelection::Listed(names) => names.iter().map(String::as_str).collect(),
+            KillSelection::Matching(_) => HashSet::new(),
+        };
+        let is_meant = |session: &OpenSession| match selection {
+            KillSelection::Listed(_) => {
+                listed.contains(&*session.id) || listed.contains(&*session.full_name())
+            }
+            KillSelection::Matching(wanted) => wanted.holds(session),
+        };
+        let found: Vec<Arc<OpenSession>> = {
+            let books = self.lock();
+            books.open.values().filter(|session| is_client(session) && is_meant(session)).cloned().collect()
+        };
+        // Each of them wakes a task, so it is not done under the lock.
+        found.iter().for_each(|session| session.kill.cancel());
+        let outer: HashSet<&str> =
+            found.iter().filter(|session| session.half == Half::Dmz).map(|session| &*session.id).collect();
+        let is_counted =
+            |session: &&Arc<OpenSession>| session.half == Half::Dmz || !outer.contains(&*session.id);
+        found.iter().filter(is_counted).count() as u64
+    }
+}
+
+/// Probes are no business of an operator's: they end by themselves.
+fn is_client(session: &OpenSession) -> bool {
+    session.kind == SessionKind::Client
+}
+
+impl SessionMatch {
+    fn holds(&self, session: &OpenSession) -> bool {
+        let client = || session.client.parse::<SocketAddr>().map(|client| client.ip());
+        self.client.is_none_or(|network| client().is_ok_and(|address| network.contains(address)))
+            && self.peer.as_deref().is_none_or(|peer| session.peer().as_deref() == Some(peer))
+            && self.service.as_deref().is_none_or(|service| session.service.as_str() == service)
+    }
+}
+
+impl fmt::Display for KillSelection {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listed(names) => write!(out, "{} sessions", names.len()),
+            Self::Matching(wanted) => write!(out, "sessions {wanted}"),
+        }
+    }
+}
+
+impl fmt::Display for SessionMatch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client = self.client.map(|network| format!("of client {network}"));
+        let peer = self.peer.as_ref().map(|peer| format!("over {peer}"));
+        let service = self.service.as_ref().map(|service| format!("of service {service}"));
+        let words: Vec<_> = [client, peer, service].into_iter().flatten().collect();
+        out.write_str(&words.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        profile::ServiceName,
+        telemetry::{notices::NoticeLog, registry::SessionGuard},
+    };
+
+    /// Sessions that are open: half, id, client, peer, service.
+    const OPEN: [(Half, &str, &str, Option<&str>, &str); 6] = [
+        (Half::Dmz, "a", "192.0.2.7:50000", Some("internal"), "orders"),
+        (Half::Dmz, "b", "192.0.2.7:50001", Some("internal"), "chat"),
+        (Half::Dmz, "c", "192.0.2.77:50000", Some("other"), "orders"),
+        (Half::Dmz, "d", "[2001:db8::7]:50000", None, "orders"),
+        // The inner parts of two of them, as in a pair.
+        (Half::Internal, "a", "192.0.2.7:50000", Some("dmz"), "orders"),
+        (Half::Internal, "b", "192.0.2.7:50001", Some("dmz"), "chat"),
+    ];
+
+    fn open() -> (Arc<SessionRegistry>, Vec<(SessionGuard, CancellationToken)>) {
+        let registry = Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())));
+        let guards = OPEN.map(|(half, id, client, peer, service)| {
+            let kill = CancellationToken::new();
+            let of = (half, ServiceName::parse(service).expect("a name"));
+            let (id, client) = (Some(id.to_owned()), client.to_owned());
+            let guard = registry.open(of, id, client, SessionKind::Client, kill.clone());
+            if let Some(peer) = peer {
+                guard.set_peer(&Arc::from(peer));
+            }
+            (guard, kill)
+        });
+        (registry, guards.into())
+    }
+
+    #[track_caller]
+    fn check(selection: KillSelection, count: u64, killed: &[usize]) {
+        let (registry, guards) = open();
+        assert_eq!(registry.kill_all(&selection), count, "{selection}");
+        let cancelled: Vec<_> = guards
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, kill))| kill.is_cancelled())
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(cancelled, killed, "{selection}");
+    }
+
+    #[test]
+    fn those_that_match_end_and_are_counted_once() {
+        let matching = |client: Option<&str>, peer: Option<&str>, service: Option<&str>| {
+            KillSelection::Matching(SessionMatch {
+                client: client.map(|client| client.parse().expect("a network")),
+                peer: peer.map(str::to_owned),
+                service: service.map(str::to_owned),
+            })
+        };
+        check(matching(Some("192.0.2.7"), None, None), 2, &[0, 1, 4, 5]);
+        check(matching(Some("192.0.2.0/24"), None, Some("orders")), 2, &[0, 2, 4]);
+        check(matching(Some("2001:db8::/32"), None, None), 1, &[3]);
+        check(matching(None, Some("internal"), None), 2, &[0, 1]);
+        check(matching(None, Some("dmz"), Some("chat")), 1, &[5]);
+        check(matching(None, None, Some("nothing")), 0, &[]);
+    }
+
+    #[test]
+    fn those_that_are_listed_end_and_who_is_gone_is_not_counted() {
+        let listed = |names: &[&str]| KillSelection::Listed(names.iter().map(|&name| name.into()).collect());
+        check(listed(&["a", "c", "gone"]), 2, &[0, 2, 4]);
+        check(listed(&["internal/a", "nobody/b"]), 1, &[0]);
+        check(listed(&[]), 0, &[]);
+    }
+
+    #[test]
+    fn a_selection_reads_as_it_is_written_and_is_told_in_words() {
+        let json = r#"{"matching":{"client":"10.0.0.0/8","peer":null,"service":"web"}}"#;
+        let selection: KillSelection = serde_json::from_str(json).expect("a selection");
+        assert_eq!(serde_json::to_string(&selection).expect("it is JSON"), json);
+        assert_eq!(selection.to_string(), "sessions of client 10.0.0.0/8 of service web");
+        assert!(serde_json::from_str::<KillSelection>(r#"{"matching":{"client":"host"}}"#).is_err());
+    }
+}

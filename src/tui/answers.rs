@@ -1,0 +1,90 @@
+//! What the screen says of a command that is on its way, and of what came of it.
+
+use crate::{
+    gateway::handle::{Command, CommandAnswer, describe_killed},
+    telemetry::snapshot::ProfileRow,
+    tui::{
+        app::{App, Overlay, ReloadState, StatusMessage},
+        confirmation::Confirmation,
+    },
+};
+
+impl App {
+    pub fn take_answer(&mut self, answer: CommandAnswer) {
+        let said = self.message.take();
+        self.reload = match (self.reload, &answer) {
+            (ReloadState::Asked, CommandAnswer::Refused(_)) => ReloadState::Refused,
+            (told, CommandAnswer::Profiles(_)) => told,
+            _ => ReloadState::None,
+        };
+        // A reload or a switch may be behind it.
+        self.profiles_aged |= matches!(answer, CommandAnswer::Done(_));
+        self.message = Some(match answer {
+            CommandAnswer::Done(text) | CommandAnswer::Cut(text) => StatusMessage::Done(text),
+            CommandAnswer::Planned(plan) => {
+                self.message = None;
+                // Another question may have been asked meanwhile.
+                if matches!(self.overlay, Overlay::Nothing) {
+                    self.overlay = Overlay::Ask(Confirmation::Switch(plan));
+                }
+                return;
+            }
+            CommandAnswer::Killed(sessions) => StatusMessage::Done(describe_killed(sessions)),
+            CommandAnswer::Refused(text) => StatusMessage::Refused(text),
+            CommandAnswer::Verified(report) if report.passed => StatusMessage::Done(report.line()),
+            CommandAnswer::Verified(report) => StatusMessage::Refused(report.line()),
+            CommandAnswer::Status(_) | CommandAnswer::Metrics(_) => {
+                StatusMessage::Done("the gateway sent its snapshot".into())
+            }
+            CommandAnswer::Profiles(profiles) => {
+                self.lists.profiles = profiles;
+                self.profiles_aged = false;
+                self.arrange();
+                // What was asked for is on the screen: there is nothing to say of it.
+                self.message = said.filter(|said| !matches!(said, StatusMessage::Waiting(_)));
+                return;
+            }
+        });
+    }
+
+    /// A command is on its way.
+    pub fn note_sent(&mut self, command: &Command) {
+        self.reload = if *command == Command::Reload { ReloadState::Asked } else { ReloadState::None };
+        self.message = Some(StatusMessage::Waiting(describe_command(command)));
+    }
+
+    /// What is wrong with the profile that a reload was refused for, with the lines it is about.
+    pub fn refused_profile(&self) -> Option<&ProfileRow> {
+        let row = self.lists.profiles.iter().find(|row| row.is_current && !row.problems.is_empty());
+        row.filter(|_| {
+            self.reload == ReloadState::Shown && matches!(self.message, Some(StatusMessage::Refused(_)))
+        })
+    }
+
+    /// Something that was asked of the world is done, or is not.
+    pub fn note_result(&mut self, told: Result<String, String>) {
+        self.message = Some(match told {
+            Ok(text) => StatusMessage::Done(text),
+            Err(text) => StatusMessage::Refused(text),
+        });
+    }
+}
+
+fn describe_command(command: &Command) -> String {
+    match command {
+        Command::Status => "asking for a snapshot".into(),
+        Command::Metrics { .. } => "asking for its numbers".into(),
+        Command::Profiles => "reading the profiles".into(),
+        Command::Drain { service: Some(service) } => format!("draining {service}"),
+        Command::Drain { service: None } => "draining".into(),
+        Command::Resize { prepared } => format!("resizing the pool to {prepared} ready links"),
+        Command::Stop => "stopping".into(),
+        Command::Plan { profile } => format!("planning a switch to {profile}"),
+        Command::Verify { .. } => "verifying".into(),
+        Command::Reload => "reloading the profile".into(),
+        Command::Switch { profile } => format!("switching to {profile}"),
+        Command::Dismiss { peer } => format!("dismissing {peer}"),
+        Command::Kill { session } => format!("closing session {session}"),
+        Command::KillAll(selection) => format!("closing {selection}"),
+    }
+}
