@@ -5,35 +5,45 @@
 //! than in instructions, so these tell a change of the code from a busy neighbour.
 #![expect(clippy::unwrap_used, reason = "a bench that can not go on stops")]
 
-use std::{env, future::poll_fn, hint::black_box, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{env, hint::black_box, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use criterion::Criterion;
 use portcullis::{
     certs,
     link::{
         HANDSHAKE, Peer,
-        framed::LinkEvent,
-        handshake::{DialledStream, EstablishedLink, GrantDecision, HelloRole, exchange_hello},
+        handshake::{
+            DialledStream, EstablishedLink, GrantDecision, HelloRole, OfferDecision, exchange_hello,
+        },
+        multiplex::{
+            credit::{LINK_BUDGET_BYTES, WindowBudget},
+            handle::{LocalSide, SessionHandle},
+            table::SessionTable,
+        },
         pool::Pool,
-        session_side::SessionSide,
+        server::LinkServer,
         shares::{LinkShares, ShareRule},
+        standing,
     },
     net::{stream::NetStream, tcp},
     profile::{Carries, LinkTls, PemSource, PoolLimits, ProfilePlace, ServiceName},
-    proto::link::{
-        decoder::{DecoderNeed, FrameDecoder},
-        frame::{self, DATA_MAX, Frame, FrameHeader, FrameKind},
-        hello::{GrantHello, OfferHello},
-        open::OpenFrame,
-        state::{LinkRole, StateMachine},
+    proto::multiplex::{
+        PROTOCOL_NAME,
+        decoder::{FrameReader, HeardPiece},
+        frame::{CutCause, FrameHead, FrameType, LinkFrame},
+        hello::{OfferState, OpenerHello, ServerHello, ServiceOffer},
+        open::OpenRequest,
+        state::LinkEnd,
     },
     tasks::Tasks,
+    telemetry::registry::SessionCounters,
     tls::link::LinkIdentity,
 };
 use tokio::{
-    io::ReadBuf,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
+    sync::mpsc,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -46,6 +56,7 @@ const PARTS: [(&str, Prepare); 4] =
     [("framing", framing), ("relay", relay), ("pool", pool), ("handshake", handshake)];
 const CHUNK: usize = 64 * 1024;
 const MESSAGE: usize = 1024;
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn main() {
     if let Ok(name) = env::var("PORTCULLIS_COUNT") {
@@ -64,113 +75,149 @@ fn main() {
 
 /// A session of 1 KiB each way, from frames to bytes and back, on both ends: eight frames.
 fn framing() -> Operation {
-    let mut opener = Voice::new(LinkRole::Opener);
-    let mut server = Voice::new(LinkRole::Server);
-    server.says(&mut opener, FrameKind::Hello, &offer().body());
-    opener.says(&mut server, FrameKind::Hello, &grant().body());
+    let (mut opener, mut server) = (Voice::new(LinkEnd::Opener), Voice::new(LinkEnd::Server));
     let message = [b'm'; MESSAGE];
+    let mut number = 0;
     Box::new(move || {
-        opener.says(&mut server, FrameKind::Open, &open().body());
-        server.says(&mut opener, FrameKind::Opened, &[]);
-        opener.says(&mut server, FrameKind::Data, &message);
-        server.says(&mut opener, FrameKind::Data, &message);
-        opener.says(&mut server, FrameKind::Ping, b"question");
-        server.says(&mut opener, FrameKind::Pong, b"question");
-        opener.says(&mut server, FrameKind::End, &[]);
-        server.says(&mut opener, FrameKind::End, &[]);
+        number += 1;
+        opener.table.open(number, ()).unwrap();
+        server.table.open(number, ()).unwrap();
+        opener.hands(&mut server, number, &LinkFrame::Open(Box::new(open())));
+        server.says(&mut opener, number, &LinkFrame::Opened);
+        opener.says_data(&mut server, number, &message);
+        server.says_data(&mut opener, number, &message);
+        opener.hands(&mut server, 0, &LinkFrame::Ping(*b"question"));
+        server.hands(&mut opener, 0, &LinkFrame::Pong(*b"question"));
+        opener.says(&mut server, number, &LinkFrame::End);
+        server.says(&mut opener, number, &LinkFrame::End);
+        opener.table.close(number);
+        server.table.close(number);
     })
 }
 
 struct Voice {
-    machine: StateMachine,
-    decoder: FrameDecoder,
+    table: SessionTable<()>,
+    decoder: FrameReader,
     out: Vec<u8>,
 }
 
 impl Voice {
-    fn new(end: LinkRole) -> Self {
-        Self { machine: StateMachine::new(end), decoder: FrameDecoder::default(), out: Vec::new() }
+    fn new(end: LinkEnd) -> Self {
+        let table = SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES));
+        Self { table, decoder: FrameReader::new(end.other()), out: Vec::new() }
     }
 
-    fn says(&mut self, to: &mut Self, kind: FrameKind, body: &[u8]) {
-        self.machine.send(kind).unwrap();
+    /// A frame of a session.
+    fn says(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
+        self.table.say(number, frame.kind()).unwrap();
+        self.hands(to, number, frame);
+        to.table.hear(number, frame.kind()).unwrap();
+    }
+
+    /// Any frame, from its meaning to bytes and back.
+    fn hands(&mut self, to: &mut Self, number: u32, frame: &LinkFrame) {
         self.out.clear();
-        if kind == FrameKind::Data {
-            // As a link does it: the body is not copied.
-            self.out.extend_from_slice(&FrameHeader { kind, length: body.len() }.bytes());
-        } else {
-            frame::push(&mut self.out, kind, body);
-        }
+        frame.push(&mut self.out, number);
         let mut rest = &black_box(&self.out)[..];
-        while !rest.is_empty() {
-            let DecoderNeed::Bytes(wanted) = to.decoder.want() else { unreachable!("no body was written") };
-            let (bytes, behind) = rest.split_at(wanted.min(rest.len()));
-            let frame = to.decoder.feed(bytes, &mut to.machine).unwrap();
-            if black_box(frame) == Some(Frame::Data) {
-                to.decoder.note_passed(body.len());
+        while let Some(heard) = to.decoder.decode(&mut rest).unwrap() {
+            black_box(heard);
+        }
+    }
+
+    fn says_data(&mut self, to: &mut Self, number: u32, body: &[u8]) {
+        self.table.say(number, FrameType::Data).unwrap();
+        self.out.clear();
+        let head = FrameHead { kind: FrameType::Data, length: body.len(), session: number };
+        self.out.extend_from_slice(&head.bytes());
+        self.out.extend_from_slice(body);
+        let mut rest = &black_box(&self.out)[..];
+        while let Some(heard) = to.decoder.decode(&mut rest).unwrap() {
+            if let HeardPiece::Data { session, bytes } = black_box(heard) {
+                to.table.hear_data(session, bytes.len()).unwrap();
             }
-            rest = behind;
         }
     }
 }
 
-/// 64 KiB that a relay has read go into one end of a session and come out at the other.
+/// 64 KiB of a client go over a link and come out at the backend, through the sockets of both.
 fn relay() -> Operation {
     let runtime = runtime();
-    let (mut from, mut to) = runtime.block_on(async {
-        let (mut opener, mut server) = linked().await;
-        opener.link.open(&open(), Vec::new()).unwrap();
-        poll_fn(|cx| opener.link.poll_flush(cx)).await.unwrap();
-        assert!(matches!(poll_fn(|cx| server.link.poll_event(cx)).await.unwrap(), LinkEvent::Open(_)));
-        server.link.stage(FrameKind::Opened, &[]).unwrap();
-        poll_fn(|cx| server.link.poll_flush(cx)).await.unwrap();
-        (SessionSide::Link(server.link), SessionSide::Link(opener.link))
-    });
+    let (mut client, mut backend, handles) = runtime.block_on(carried());
     let chunk = vec![b'c'; CHUNK];
-    let mut taken = vec![0; DATA_MAX];
+    let mut taken = vec![0; CHUNK];
     Box::new(move || {
         runtime.block_on(async {
-            let writing = async {
-                let mut rest = &chunk[..];
-                while !rest.is_empty() {
-                    rest = &rest[poll_fn(|cx| from.poll_write(cx, rest)).await.unwrap()..];
-                }
-                poll_fn(|cx| from.poll_flush(cx)).await.unwrap();
-            };
-            let reading = async {
-                let mut left = CHUNK;
-                while left > 0 {
-                    let mut buf = ReadBuf::new(&mut taken);
-                    poll_fn(|cx| to.poll_read(cx, &mut buf)).await.unwrap();
-                    left -= black_box(buf.filled()).len();
-                }
-            };
-            tokio::join!(writing, reading);
+            let (written, read) = tokio::join!(client.write_all(&chunk), backend.read_exact(&mut taken));
+            written.unwrap();
+            read.unwrap();
         });
+        black_box((&taken, &handles));
     })
 }
 
-/// A ready link is taken for a client and goes home again.
+/// A session on a link that stands: its client, its backend, and both of its owners.
+async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
+    let tasks = Tasks::default();
+    let (opener, server) = linked().await;
+    let ((client, near), (far, backend)) = (connected().await, connected().await);
+    let far = std::sync::Mutex::new(Some(far));
+    let (tell, mut told) = mpsc::channel(1);
+    let opened =
+        Arc::new(move |_: &Peer, _, session: portcullis::link::multiplex::handle::IncomingSession| {
+            let (far, tell) = (far.lock().unwrap().take().unwrap(), tell.clone());
+            let attaching = async move { tell.send(session.attach(side(far).into()).await).await.unwrap() };
+            Box::pin(attaching) as futures_util::future::BoxFuture<'static, ()>
+        });
+    let serving = LinkServer::new(tasks.clone(), opened, Arc::new(|_, _, _| ()));
+    serving.serve_link(server.link);
+    let handle = opener.link.handle().clone();
+    let mut link = opener.link;
+    tasks.spawn("opener", async move {
+        loop {
+            if let standing::StandingEvent::Ended(_) = link.next_event(std::future::pending()).await {
+                return;
+            }
+        }
+    });
+    let outer = handle.open(open(), side(near).into()).await.unwrap();
+    let inner = told.recv().await.unwrap();
+    // The link is kept for as long as anybody may open sessions on it.
+    std::mem::forget((handle, serving));
+    (client, backend, [outer, inner])
+}
+
+fn side(stream: TcpStream) -> LocalSide {
+    LocalSide {
+        stream: NetStream::Tcp(stream),
+        unsent: Vec::new(),
+        counters: Arc::new(SessionCounters::default()),
+        idle: None,
+        cause_of: |_, _| CutCause::Other,
+        place: None,
+    }
+}
+
+/// A place on a link is taken for a client and given back.
 fn pool() -> Operation {
     let runtime = runtime();
     let tasks = Tasks::default();
-    let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(5), waiters: 1 };
+    let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(5), waiters: 1, retire: HOUR };
     let pool = runtime.block_on(async {
         let pool = Pool::new(limits, 1, LinkShares::new(1, ShareRule::Divided(1)), tasks.clone());
         let (opener, mut server) = linked().await;
         pool.take_in(opener).unwrap();
         // The other gateway answers pings.
-        tasks.spawn("server", async move { while poll_fn(|cx| server.link.poll_event(cx)).await.is_ok() {} });
+        tasks.spawn("server", async move {
+            loop {
+                server.link.next_event(std::future::pending()).await;
+            }
+        });
         pool
     });
     let service = service();
     Box::new(move || {
         runtime.block_on(async {
-            let taken = pool.take(&service, &[]).await.unwrap();
-            let SessionSide::Link(link) = taken.side else { unreachable!("none but a link stands there") };
-            black_box(link).return_to_owner();
-            // The watch of the link that was taken ends, that of the one which came back begins.
-            tokio::task::yield_now().await;
+            drop(black_box(pool.take(&service, &[]).await.unwrap()));
         });
     })
 }
@@ -188,12 +235,7 @@ fn handshake() -> Operation {
         };
         let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
         let tls = LinkTls { certificate, key, ca: file("ca.pem".into()), peers: vec![peer.into()] };
-        LinkIdentity::load(
-            &tls,
-            &[portcullis::proto::link::ALPN.to_vec()],
-            portcullis::disk::PipePolicy::Refused,
-        )
-        .unwrap()
+        LinkIdentity::load(&tls, &[PROTOCOL_NAME.into()], portcullis::disk::PipePolicy::Refused).unwrap()
     };
     let (dmz, internal) = (identity("dmz", "internal"), identity("internal", "dmz"));
     let (listener, at) = runtime.block_on(listener()).unwrap();
@@ -220,6 +262,12 @@ async fn listener() -> io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, at))
 }
 
+async fn connected() -> (TcpStream, TcpStream) {
+    let (listener, at) = listener().await.unwrap();
+    let (one, other) = tokio::join!(dial(at), listener.accept());
+    (one, other.unwrap().0)
+}
+
 async fn dial(at: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(at).await.unwrap();
     tcp::prepare_link(&stream).unwrap();
@@ -230,7 +278,7 @@ async fn dial(at: SocketAddr) -> TcpStream {
 async fn linked() -> (EstablishedLink, EstablishedLink) {
     let (listener, at) = listener().await.unwrap();
     let (dialled, accepted) = tokio::join!(dial(at), listener.accept());
-    let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into() };
+    let peer = Peer { name: Some("peer".into()), address: "127.0.0.1".into(), instance: None };
     let (opens, serves) =
         (HelloRole::Opens(Arc::new(|_, _| granted())), HelloRole::Serves(Arc::new(|_| offer())));
     let reached = |stream| DialledStream {
@@ -245,21 +293,27 @@ async fn linked() -> (EstablishedLink, EstablishedLink) {
     (opener.unwrap(), server.unwrap())
 }
 
-fn offer() -> OfferHello {
-    OfferHello { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
-}
-
-fn grant() -> GrantHello {
-    GrantHello { services: vec![service()], links: 4, data: DATA_MAX }
+fn offer() -> OfferDecision {
+    let (name, carries) = (service(), Carries::Bytes);
+    let hello = ServerHello {
+        about: standing::about(),
+        links_kept: 1,
+        links_max: 4,
+        sessions_per_link: 256,
+        services: vec![ServiceOffer { name, carries, state: OfferState::Open }],
+    };
+    OfferDecision { hello, retire: HOUR }
 }
 
 fn granted() -> GrantDecision {
-    GrantDecision { grant: grant(), mismatches: Vec::new() }
+    let hello = OpenerHello { about: standing::about(), links_max: 4, granted: vec![service()] };
+    GrantDecision { hello, mismatches: Vec::new(), retire: HOUR }
 }
 
-fn open() -> OpenFrame {
-    let client = Some("192.0.2.7:50000".parse().unwrap());
-    OpenFrame { service: service(), id: "c0ffee-1".into(), client, probe: false }
+fn open() -> OpenRequest {
+    let mut request = OpenRequest::new(service(), "c0ffee-1".into());
+    request.client = Some("192.0.2.7:50000".parse().unwrap());
+    request
 }
 
 fn service() -> ServiceName {

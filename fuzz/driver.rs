@@ -6,15 +6,22 @@
 //! turn: low half the size of a piece, high half the frame that this end sends after it, if it may
 //! ```
 //!
-//! The bytes are heard twice, in those pieces and one by one; both have to come to the same. What
-//! was heard is written again as frames and has to be the bytes that were given.
+//! What this end sends of a session is of the one that was opened last. The bytes are heard twice, in those
+//! pieces and one by one; both have to come to the same. What was heard is written again as frames and has to
+//! be the bytes that were given, or, where a body may hold what is not known, to mean the same.
 
-use portcullis::proto::link::{
-    ProtocolViolation,
-    decoder::{DecoderNeed, FrameDecoder},
-    frame::{self, DATA_MAX, Frame, FrameHeader, FrameKind, HEADER},
-    hello, open,
-    state::{LinkProtocolState, LinkRole, StateMachine},
+use portcullis::{
+    link::multiplex::{
+        credit::{LINK_BUDGET_BYTES, WINDOW_BYTES_MAX, WindowBudget},
+        table::SessionTable,
+    },
+    proto::multiplex::{
+        PeerViolation,
+        decoder::{FrameReader, HeardPiece},
+        frame::{DATA_BYTES_MAX, FrameType, LinkFrame},
+        hello,
+        state::{LinkEnd, LinkStage, SessionStage},
+    },
 };
 
 pub const SERVER_HEARS: u8 = 1;
@@ -25,11 +32,12 @@ const TURNS_MAX: usize = 32;
 /// What an input comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    pub state: LinkProtocolState,
-    pub session: u32,
-    /// Frames that were heard.
+    pub stage: LinkStage,
+    /// Sessions that are open, by their numbers.
+    pub sessions: Vec<(u32, SessionStage)>,
+    /// Frames that were heard, but for `data`.
     pub frames: usize,
-    pub violation: Option<ProtocolViolation>,
+    pub violation: Option<PeerViolation>,
     /// A frame has begun.
     pub is_within: bool,
 }
@@ -44,21 +52,21 @@ pub fn drive(input: &[u8]) -> Outcome {
 }
 
 struct Plan<'a> {
-    hears: LinkRole,
+    hears: LinkEnd,
     is_greeted: bool,
     turns: &'a [u8],
     wire: &'a [u8],
 }
 
 /// After so many bytes heard, this end sends a frame.
-type Sends = Vec<(usize, FrameKind)>;
+type Sends = Vec<(usize, FrameType)>;
 
 impl<'a> Plan<'a> {
     fn of(input: &'a [u8]) -> Self {
         let (flags, rest) = input.split_first().unwrap_or((&0, &[]));
         let (count, rest) = rest.split_first().unwrap_or((&0, &[]));
         let (turns, wire) = rest.split_at(usize::from(*count).min(TURNS_MAX).min(rest.len()));
-        let hears = if flags & SERVER_HEARS != 0 { LinkRole::Server } else { LinkRole::Opener };
+        let hears = if flags & SERVER_HEARS != 0 { LinkEnd::Server } else { LinkEnd::Opener };
         Self { hears, is_greeted: flags & IS_GREETED != 0, turns, wire }
     }
 
@@ -67,7 +75,7 @@ impl<'a> Plan<'a> {
         let mut at = 0;
         for turn in self.turns.iter().cycle() {
             at += 1 << (turn & 0x0f);
-            let kind = FrameKind::ALL.into_iter().find(|kind| *kind as u8 == turn >> 4);
+            let kind = FrameType::ALL.into_iter().find(|kind| *kind as u8 == turn >> 4);
             sends.extend(kind.map(|kind| (at.min(self.wire.len()), kind)));
             if at >= self.wire.len() {
                 break;
@@ -91,142 +99,157 @@ impl<'a> Plan<'a> {
                 ear.send(*kind);
             }
         }
-        ear.check(self.wire);
         (ear.outcome(), sends.clone())
     }
 }
 
-/// One end, and all that it has heard, written again.
+/// One end, and all that it has heard.
 struct Ear {
-    machine: StateMachine,
-    decoder: FrameDecoder,
-    /// Bytes given to it.
-    given: usize,
+    end: LinkEnd,
+    stage: LinkStage,
+    reader: FrameReader,
+    table: SessionTable<()>,
+    /// The session that was opened last.
+    last: u32,
+    heard: Vec<u8>,
     frames: usize,
-    again: Vec<u8>,
-    violation: Option<ProtocolViolation>,
+    violation: Option<PeerViolation>,
 }
 
 impl Ear {
-    fn new(end: LinkRole, is_greeted: bool) -> Self {
-        let mut machine = StateMachine::new(end);
-        if is_greeted {
-            let greets = |machine: &mut StateMachine, from: LinkRole| match from == end {
-                true => machine.send(FrameKind::Hello),
-                false => machine.hear(FrameKind::Hello),
+    fn new(end: LinkEnd, is_greeted: bool) -> Self {
+        Self {
+            end,
+            stage: if is_greeted { LinkStage::Running } else { LinkStage::AwaitingOffer },
+            reader: FrameReader::new(end.other()),
+            table: SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES)),
+            last: 0,
+            heard: Vec::new(),
+            frames: 0,
+            violation: None,
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        let mut input = bytes;
+        while self.violation.is_none() {
+            let before = input.len();
+            let heard = self.reader.decode(&mut input);
+            let taken = before - input.len();
+            self.heard.extend_from_slice(&bytes[bytes.len() - before..][..taken]);
+            let noted = match heard {
+                Ok(None) => {
+                    assert!(input.is_empty(), "all is taken, or something was heard");
+                    return;
+                }
+                Ok(Some(HeardPiece::Data { session, bytes })) => {
+                    assert!((1..=DATA_BYTES_MAX).contains(&bytes.len()) && self.heard.ends_with(bytes));
+                    self.hear_data(session, bytes.len())
+                }
+                Ok(Some(HeardPiece::Frame { session, frame })) => {
+                    check_written(&self.heard, self.end.other(), session, &frame);
+                    self.frames += 1;
+                    self.hear_frame(session, &frame)
+                }
+                Err(violation) => Err(violation),
             };
-            greets(&mut machine, LinkRole::Server).expect("the server greets first");
-            greets(&mut machine, LinkRole::Opener).expect("the opener answers");
-        }
-        let decoder = FrameDecoder::default();
-        Self { machine, decoder, given: 0, frames: 0, again: Vec::new(), violation: None }
-    }
-
-    fn hear(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && self.violation.is_none() {
-            match self.decoder.want() {
-                DecoderNeed::Data(left) => {
-                    assert!((1..=DATA_MAX).contains(&left));
-                    let (passed, rest) = bytes.split_at(left.min(bytes.len()));
-                    self.decoder.note_passed(passed.len());
-                    self.again.extend_from_slice(passed);
-                    self.given += passed.len();
-                    bytes = rest;
-                }
-                DecoderNeed::Bytes(wanted) => {
-                    assert!(wanted > 0 && wanted <= hello::BODY_MAX, "{wanted}");
-                    let (fed, rest) = bytes.split_at(wanted.min(bytes.len()));
-                    self.given += fed.len();
-                    self.feed(fed);
-                    bytes = rest;
-                }
-            }
-        }
-    }
-
-    fn feed(&mut self, bytes: &[u8]) {
-        let before = self.machine.clone();
-        match self.decoder.feed(bytes, &mut self.machine) {
-            Ok(None) => assert_eq!(self.machine, before, "a part of a frame moves nothing"),
-            Ok(Some(frame)) => {
-                let (kind, body) = written(&frame);
-                let meant = before.state().after(before.end().opposite(), kind);
-                assert_eq!(Some(self.machine.state()), meant, "{kind} in {before:?}");
-                assert_eq!(self.machine.session() - before.session(), u32::from(kind == FrameKind::Open));
-                match (&frame, self.decoder.want()) {
-                    (Frame::Data, DecoderNeed::Data(length)) => {
-                        self.again.extend_from_slice(&FrameHeader { kind, length }.bytes());
-                    }
-                    (Frame::Data, DecoderNeed::Bytes(_)) => panic!("`data` without a body"),
-                    _ => frame::push(&mut self.again, kind, &body),
-                }
-                self.frames += 1;
-            }
-            Err(violation) => {
-                // It costs the link, so nothing more is heard; and it has moved nothing.
-                assert_eq!(self.machine, before, "{violation}");
+            if let Err(violation) = noted {
                 assert!(!violation.to_string().is_empty());
                 self.violation = Some(violation);
             }
+            self.check_bounds();
         }
-        assert!(LinkProtocolState::ALL.contains(&self.machine.state()));
+    }
+
+    fn hear_data(&mut self, session: u32, bytes: usize) -> Result<(), PeerViolation> {
+        self.step(self.end.other(), FrameType::Data)?;
+        // How much of it came at once is not the same in pieces.
+        self.table.hear_data(session, bytes).map(drop).map_err(|violation| match violation {
+            PeerViolation::BeyondCredit(session, _) => PeerViolation::BeyondCredit(session, 0),
+            other => other,
+        })
+    }
+
+    fn hear_frame(&mut self, session: u32, frame: &LinkFrame) -> Result<(), PeerViolation> {
+        let kind = frame.kind();
+        self.step(self.end.other(), kind)?;
+        match frame {
+            LinkFrame::Open(_) => {
+                self.last = session;
+                self.table.open(session, ())
+            }
+            LinkFrame::Credit(bytes) => self.table.hear_credit(session, *bytes).map(drop),
+            _ if kind.is_about_session() => {
+                let entry = self.table.hear(session, kind)?;
+                if entry.is_some_and(|entry| entry.channel.stage() == SessionStage::Closed) {
+                    self.table.close(session);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn step(&mut self, from: LinkEnd, kind: FrameType) -> Result<(), PeerViolation> {
+        let next = self.stage.after(from, kind);
+        self.stage = next.ok_or(PeerViolation::LinkState(kind, self.stage))?;
+        Ok(())
     }
 
     /// This end sends a frame where it may; what may not be sent moves nothing.
-    fn send(&mut self, kind: FrameKind) {
-        if self.violation.is_some() {
+    fn send(&mut self, kind: FrameType) {
+        if self.violation.is_some() || self.step(self.end, kind).is_err() {
             return;
         }
-        let before = self.machine.clone();
-        let may = before.may_send(kind).is_ok();
-        assert_eq!(self.machine.send(kind).is_ok(), may, "{kind} in {before:?}");
-        assert!(may || self.machine == before);
-    }
-
-    /// What was heard is what was given, but for a frame that is not whole or was refused.
-    fn check(&self, wire: &[u8]) {
-        assert!(self.again.len() <= self.given && wire.starts_with(&self.again), "other bytes were heard");
-        let rest = self.given - self.again.len();
-        match &self.violation {
-            Some(_) => assert!((HEADER..=HEADER + hello::BODY_MAX).contains(&rest), "{rest}"),
-            None => {
-                assert_eq!(self.given, wire.len());
-                let is_in_data = matches!(self.decoder.want(), DecoderNeed::Data(_));
-                assert_eq!(rest > 0 || is_in_data, self.decoder.is_within(), "{rest}");
+        match kind {
+            FrameType::Open => {
+                self.last += 1;
+                self.table.open(self.last, ()).expect("its own numbers rise");
             }
+            _ if kind.is_about_session() => {
+                let before = self.table.entry(self.last).map(|entry| entry.channel.stage());
+                let may = before.is_some_and(|stage| stage.after(self.end, kind).is_some());
+                let said = self.table.say(self.last, kind);
+                assert_eq!(said.is_ok(), may, "{kind} in {before:?}");
+                if said == Ok(SessionStage::Closed) {
+                    self.table.close(self.last);
+                }
+            }
+            _ => {}
         }
     }
 
-    fn outcome(&self) -> Outcome {
+    /// Whatever was said, no session may send more than its window.
+    fn check_bounds(&mut self) {
+        assert!(self.reader.missing() <= hello::BODY_BYTES_MAX.max(DATA_BYTES_MAX));
+        for number in self.table.numbers() {
+            let entry = self.table.entry(number).expect("it is there");
+            assert!(entry.channel.receive.open() <= WINDOW_BYTES_MAX);
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let mut numbers = self.table.numbers();
+        numbers.sort_unstable();
+        let stage_of = |number| self.table.entry(number).map(|entry| (number, entry.channel.stage()));
         Outcome {
-            state: self.machine.state(),
-            session: self.machine.session(),
+            sessions: numbers.into_iter().filter_map(stage_of).collect(),
+            stage: self.stage,
             frames: self.frames,
-            violation: self.violation.clone(),
-            is_within: self.decoder.is_within(),
+            // Of a frame that costs the link, more or less may have come.
+            is_within: self.violation.is_none() && self.reader.is_within_frame(),
+            violation: self.violation,
         }
     }
 }
 
-/// A frame as it was on the wire.
-fn written(frame: &Frame) -> (FrameKind, Vec<u8>) {
-    match frame {
-        Frame::Offer(offer) => (FrameKind::Hello, bounded(offer.body(), hello::BODY_MAX)),
-        Frame::Grant(grant) => (FrameKind::Hello, bounded(grant.body(), hello::BODY_MAX)),
-        Frame::Open(open) => (FrameKind::Open, bounded(open.body(), open::BODY_MAX)),
-        Frame::Opened => (FrameKind::Opened, vec![]),
-        Frame::Refused(why) => (FrameKind::Refused, vec![frame::refusal_byte(*why)]),
-        Frame::Data => (FrameKind::Data, vec![]),
-        Frame::End => (FrameKind::End, vec![]),
-        Frame::Reset(reset) => (FrameKind::Reset, reset.body().to_vec()),
-        Frame::Ping(token) => (FrameKind::Ping, token.to_vec()),
-        Frame::Pong(token) => (FrameKind::Pong, token.to_vec()),
-        Frame::Drain => (FrameKind::Drain, vec![]),
-        Frame::Retire => (FrameKind::Retire, vec![]),
-    }
-}
-
-fn bounded(body: Vec<u8>, most: usize) -> Vec<u8> {
-    assert!(body.len() <= most);
-    body
+/// Written again, a frame is what was heard last; or, with fields that are not known, means the same.
+fn check_written(heard: &[u8], from: LinkEnd, session: u32, frame: &LinkFrame) {
+    let mut again = Vec::new();
+    frame.push(&mut again, session);
+    let has_fields = matches!(frame.kind(), FrameType::Hello | FrameType::Services | FrameType::Open);
+    assert!(has_fields || heard.ends_with(&again), "{frame:?}");
+    let mut reader = FrameReader::new(from);
+    let same = HeardPiece::Frame { session, frame: frame.clone() };
+    assert_eq!(reader.decode(&mut &again[..]), Ok(Some(same)));
 }

@@ -10,7 +10,7 @@ use crate::{
         self, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, LinkTls, Mode, PemSource, Problem, Profile,
         ProfileOverrides, ProfilePlace,
     },
-    proto::link,
+    proto::{multiplex, socks5},
     text,
     tls::{
         certificate_files::CertificateFiles,
@@ -181,7 +181,7 @@ pub fn compare_certificates(dmz: &LoadedProfile, internal: &LoadedProfile) -> Ve
 }
 
 fn load_identity(tls: Option<&LinkTls>, pipes: PipePolicy) -> Result<Option<LinkIdentity>, Vec<Problem>> {
-    let alpn = [link::ALPN.to_vec(), link::ALPN_SOCKS.to_vec()];
+    let alpn = [multiplex::PROTOCOL_NAME.into(), socks5::PROTOCOL_NAME.into()];
     tls.map(|tls| LinkIdentity::load(tls, &alpn, pipes)).transpose()
 }
 

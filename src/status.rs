@@ -88,7 +88,7 @@ fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
 fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
     write!(
         out,
-        "pool {} ({})  peer {}  {}  {}  ready {}/{}  carrying {}  dialling {}  waiting {}  misses {}  failures {}",
+        "pool {} ({})  peer {}  {}  {}  ready {}/{}  carrying {}  sessions {}  dialling {}  waiting {}  misses {}  failures {}",
         row.service,
         enum_word(&row.role),
         row.peer.as_deref().unwrap_or("-"),
@@ -97,13 +97,14 @@ fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
         row.ready,
         row.target,
         row.carrying,
+        row.sessions,
         row.dialling,
         row.waiting,
         row.misses,
         row.failures
     )?;
-    if let Some(wire) = &row.wire {
-        write!(out, "  speaks {wire}")?;
+    if let Some(protocol) = &row.protocol {
+        write!(out, "  speaks {protocol}")?;
     }
     if let (Some(time), Some(spread)) = (row.round_trip_ms, row.round_trip_spread_ms) {
         write!(out, "  round trip {time:.1} ms, spread {spread:.1}")?;

@@ -268,7 +268,7 @@ fn a_black_hole_is_noticed_on_ready_and_carrying_links_and_healed() {
         let wait_for_the_end = "s.sendall(b'x'); s.recv(1)\ntry:\n    print('clean', s.recv(1))\n\
                                 except ConnectionResetError:\n    print('reset')";
         let carried = scope.spawn(|| client(&wire, wait_for_the_end));
-        pair[1].wait("it carries", NOTICED, |status| status["pools"][0]["carrying"] == 1);
+        pair[1].wait("it carries", NOTICED, |status| status["pools"][0]["sessions"] == 1);
         wire.rules(BLACK_HOLE);
         let began = Instant::now();
         for half in &pair {

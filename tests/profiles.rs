@@ -190,7 +190,15 @@ fn what_is_left_out_is_what_the_manual_says() {
 
     let dmz = profile.dmz.expect("a half");
     let DmzMode::Reverse { tls: None, pool, .. } = dmz.way else { panic!("{:?}", dmz.way) };
-    assert_eq!(pool, PoolLimits { prepared: 8, wait: Duration::from_secs(3), waiters: 1024 });
+    assert_eq!(
+        pool,
+        PoolLimits {
+            prepared: 8,
+            wait: Duration::from_secs(3),
+            waiters: 1024,
+            retire: Duration::from_secs(3600)
+        }
+    );
     let service = &dmz.services[0];
     let at = HostPort { host: "127.0.0.1".into(), port: 0 };
     let accepted = Accept {

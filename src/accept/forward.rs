@@ -3,8 +3,6 @@
 
 use std::{
     cmp::Reverse,
-    future::poll_fn,
-    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,15 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::timeout;
-
 use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
     admission::handshakes::HandshakePermit,
     link::{
-        HANDSHAKE, Peer,
+        Peer,
         dial_state::AT_MAXIMUM,
-        framed::{Link, LinkEvent},
         goodbye::GoodbyeState,
         handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
         link_guard::{LinkCounters, LinkGuard},
@@ -29,12 +24,14 @@ use crate::{
         server::{IdleLossReason, LinkServer},
         session_side::SessionSide,
         shares::LinkShares,
+        succession::{Succeeding, Succession, forget_succeeded},
     },
     net::{listen::Listener, tcp},
     profile::Half,
     proto::{
         Refusal,
-        link::{WIRE, WIRE_SOCKS, frame::FrameKind},
+        multiplex::{self, frame::FrameType},
+        socks5,
     },
     telemetry::{
         rate_limited::LogKind,
@@ -64,6 +61,7 @@ struct DialledInPeer {
     protocol: Option<&'static str>,
     last_error: Option<String>,
     goodbye: GoodbyeState,
+    succession: Succession,
 }
 
 impl DialledInPeers {
@@ -91,11 +89,11 @@ impl DialledInPeers {
     }
 
     /// Notes that a peer has connected.
-    fn note_peer(&self, peer: &Peer, wire: Option<&'static str>) -> Arc<LinkCounters> {
+    fn note_peer(&self, peer: &Peer, protocol: Option<&'static str>) -> Arc<LinkCounters> {
         let mut seen = self.lock();
         if let Some(visitor) = seen.iter_mut().find(|visitor| visitor.peer == *peer) {
             visitor.at = Instant::now();
-            visitor.protocol = wire.or(visitor.protocol);
+            visitor.protocol = protocol.or(visitor.protocol);
             visitor.last_error = None;
             visitor.goodbye.note_established();
             return visitor.counts.clone();
@@ -112,9 +110,10 @@ impl DialledInPeers {
             peer: peer.clone(),
             at: Instant::now(),
             counts: counts.clone(),
-            protocol: wire,
+            protocol,
             last_error: None,
             goodbye: GoodbyeState::default(),
+            succession: Succession::default(),
         };
         seen.push(visitor);
         counts
@@ -153,17 +152,27 @@ impl DialledInPeers {
     }
 }
 
-impl DialledInPeer {
-    fn has_links(&self) -> bool {
-        self.counts.ready() + self.counts.carrying() > 0
+impl Succeeding for DialledInPeer {
+    fn peer(&self) -> &Peer {
+        &self.peer
     }
 
-    /// How long it has been lost: it kept links, and said no goodbye.
+    fn succession(&mut self) -> &mut Succession {
+        &mut self.succession
+    }
+
+    fn has_links(&self) -> bool {
+        self.counts.links() > 0
+    }
+
+    /// It kept links, and said no goodbye.
     fn lost_for(&self) -> Option<Duration> {
-        let keeps_links = self.protocol == Some(WIRE) && !self.goodbye.is_said();
+        let keeps_links = self.protocol == Some(multiplex::PROTOCOL_NAME) && !self.goodbye.is_said();
         self.counts.empty_for().filter(|_| keeps_links)
     }
+}
 
+impl DialledInPeer {
     fn is_remembered(&self) -> bool {
         let has_left = self.goodbye.is_said() && self.counts.links() == 0;
         match self.lost_for() {
@@ -173,7 +182,7 @@ impl DialledInPeer {
     }
 
     fn row(&self) -> PoolRow {
-        let is_own = self.protocol == Some(WIRE);
+        let is_own = self.protocol == Some(multiplex::PROTOCOL_NAME);
         let looks_in = !is_own && self.at.elapsed() < SEEN_WITHIN;
         let (state, last_error) = match self.has_links() || looks_in {
             true => (PoolState::Healthy, None),
@@ -187,16 +196,17 @@ impl DialledInPeer {
             ready: self.counts.ready(),
             carrying: self.counts.carrying(),
             last_error,
-            wire: self.protocol.map(Into::into),
+            protocol: self.protocol.map(Into::into),
             ..PoolRow::new(Half::Internal, "*".into())
         }
         .with_links(&self.counts)
     }
 }
 
-/// Those who have said goodbye, and the longest lost where there are too many of them.
+/// Those who have said goodbye or were started anew, and the longest lost where there are too many of them.
 fn forget_departed(seen: &mut Vec<DialledInPeer>) {
     seen.retain(DialledInPeer::is_remembered);
+    forget_succeeded(seen);
     while seen.iter().filter(|visitor| visitor.lost_for().is_some()).count() > LOST_MAX {
         let longest = (0..seen.len()).max_by_key(|&at| seen[at].lost_for());
         longest.into_iter().for_each(|at| drop(seen.remove(at)));
@@ -220,19 +230,19 @@ pub async fn run(
             match greeted {
                 HandshakeOutcome::Seen(peer) => drop(visitors.note_peer(&peer, None)),
                 HandshakeOutcome::Linked(EstablishedLink { mut link, .. }) => {
-                    let counts = visitors.note_peer(link.peer(), Some(WIRE));
+                    let counts = visitors.note_peer(link.peer(), Some(multiplex::PROTOCOL_NAME));
                     let Some(place) = links.take(&link.peer().label()) else {
                         notices.warn_limited(
                             LogKind::LinkRejected,
                             format!("link from {}: {AT_MAXIMUM}", link.peer().label()),
                         );
-                        return close_surplus(link).await;
+                        return link.close_gracefully(FrameType::Retire).await;
                     };
                     link.set_guard(LinkGuard::ready(&counts, Some(place)));
                     server.serve_link(link);
                 }
                 HandshakeOutcome::SocksRequested(asked) => {
-                    let counts = visitors.note_peer(&asked.peer, Some(WIRE_SOCKS));
+                    let counts = visitors.note_peer(&asked.peer, Some(socks5::PROTOCOL_NAME));
                     let Some(place) = links.take(&asked.peer.label()) else {
                         notices.warn_limited(
                             LogKind::LinkRejected,
@@ -248,33 +258,6 @@ pub async fn run(
         }
     };
     listener::run(listener, greeter, greeted).await;
-}
-
-/// Lets a link go that is one too many. A session that is on its way already was never looked at, and hears
-/// so: its opener takes another link.
-async fn close_surplus(mut link: Box<Link>) {
-    let told = async {
-        link.stage_leave(FrameKind::Retire)?;
-        poll_fn(|cx| link.poll_flush(cx)).await?;
-        loop {
-            match poll_fn(|cx| link.poll_event(cx)).await? {
-                LinkEvent::Open(_) => return Ok(Crossed::Yes),
-                LinkEvent::Leaving(_) => {}
-                LinkEvent::Closed => return Ok::<_, io::Error>(Crossed::No),
-            }
-        }
-    };
-    match timeout(HANDSHAKE, told).await {
-        Ok(Ok(Crossed::Yes)) => link.cut_unseen().await,
-        Ok(Ok(Crossed::No)) => handshake::close_gracefully(link).await,
-        Ok(Err(_)) | Err(_) => {}
-    }
-}
-
-/// Whether a session was opened on a link that is turned away.
-enum Crossed {
-    Yes,
-    No,
 }
 
 fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest {
@@ -295,56 +278,5 @@ fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest
         probe: false,
         outcome_sender: None,
         idle_state: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, TcpStream},
-    };
-
-    use super::*;
-    use crate::{
-        net::stream::NetStream,
-        profile::ServiceName,
-        proto::link::{
-            frame::{self, ResetCause},
-            hello::{GrantHello, OfferHello},
-            open::OpenFrame,
-            state::LinkRole,
-        },
-    };
-
-    #[tokio::test]
-    async fn a_session_that_crosses_the_goodbye_of_a_link_too_many_is_for_another_link() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let at = listener.local_addr().expect("it is bound");
-        let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
-        let (mut theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
-        let peer = Peer { name: None, address: "peer".into() };
-        let mut link = Box::new(Link::new(NetStream::Tcp(ours), peer, LinkRole::Server));
-        let offer = OfferHello { services: Vec::new(), target: 1, maximum: 8 }.body();
-        link.stage(FrameKind::Hello, &offer).expect("it is due");
-        poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
-        let service = ServiceName::parse("orders").expect("a name");
-        let open = OpenFrame { service, id: "s-1".into(), client: None, probe: false };
-        let mut said = Vec::new();
-        frame::push(
-            &mut said,
-            FrameKind::Hello,
-            &GrantHello { services: Vec::new(), links: 8, data: 1024 }.body(),
-        );
-        frame::push(&mut said, FrameKind::Open, &open.body());
-        frame::push(&mut said, FrameKind::Data, b"early");
-        theirs.write_all(&said).await.expect("it is taken");
-        poll_fn(|cx| link.poll_handshake(cx)).await.expect("a hello");
-        close_surplus(link).await;
-        theirs.read_exact(&mut vec![0; frame::HEADER + offer.len()]).await.expect("a hello");
-        let mut heard = [0; 13];
-        theirs.read_exact(&mut heard).await.expect("why it goes");
-        // `retire`, and then a reset of no session that runs: none was refused.
-        assert_eq!(heard, [11, 0, 0, 0, 7, 0, 0, 5, 0, 0, 0, 0, ResetCause::Other as u8]);
     }
 }

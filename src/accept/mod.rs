@@ -21,16 +21,11 @@ use tokio::sync::oneshot;
 
 use self::idle::IdleState;
 use crate::{
-    link::{Peer, framed::Link, handshake, link_guard::LinkGuard, session_side::SessionSide},
-    profile::{Half, ServiceName},
-    proto::{
-        Refusal,
-        link::{
-            frame::{FrameKind, refusal_byte},
-            open::OpenFrame,
-        },
-        socks5,
+    link::{
+        Peer, handshake, link_guard::LinkGuard, multiplex::handle::IncomingSession, session_side::SessionSide,
     },
+    profile::{Half, ServiceName},
+    proto::{Refusal, multiplex::open::OpenRequest, socks5},
     telemetry::end::SessionEnd,
 };
 
@@ -69,18 +64,18 @@ pub struct SessionOutcome {
 
 impl SessionRequest {
     /// A session that was opened on a link of our own.
-    pub fn from_open(link: Box<Link>, open: OpenFrame) -> Self {
+    pub fn from_open(peer: &Peer, open: OpenRequest, session: IncomingSession) -> Self {
         Self {
             half: Half::Internal,
-            peer: Some(link.peer().clone()),
-            downstream: SessionSide::Link(link),
+            peer: Some(peer.clone()),
+            downstream: SessionSide::Incoming(Box::new(session)),
             service: open.service,
             id: Some(open.id),
             client: open.client,
             reply: SessionReply::Framed,
             prefix: Vec::new(),
             link_guard: None,
-            probe: open.probe,
+            probe: open.is_probe,
             outcome_sender: None,
             idle_state: None,
         }
@@ -107,7 +102,6 @@ impl SessionReply {
             (Self::Socks, SessionSide::Stream(stream)) => {
                 socks5::send_reply(stream, socks5_proto::Reply::Succeeded).await.map_err(io::Error::other)
             }
-            (Self::Framed, SessionSide::Link(link)) => link.stage(FrameKind::Opened, &[]),
             (Self::Silent | Self::Socks | Self::Framed, _) => Ok(()),
         }
     }
@@ -115,25 +109,10 @@ impl SessionReply {
     pub async fn refuse(self, side: SessionSide, refusal: Refusal) {
         match (self, side) {
             (Self::Socks, SessionSide::Stream(stream)) => handshake::refuse(stream, refusal).await,
-            (Self::Framed, SessionSide::Link(link)) => refuse_framed(link, refusal).await,
+            (Self::Framed, SessionSide::Incoming(session)) => session.refuse(refusal).await,
             // Dropped with linger 0 armed, the socket is reset.
             (Self::Silent | Self::Socks | Self::Framed, side) => drop(side),
         }
-    }
-}
-
-/// Tells a refusal; the link goes back to wait for the next session.
-async fn refuse_framed(mut link: Box<Link>, refusal: Refusal) {
-    let strays = matches!(refusal, Refusal::UnknownService | Refusal::NotAllowed);
-    let told = async {
-        if strays {
-            link.count_stray_open()?;
-        }
-        link.stage(FrameKind::Refused, &[refusal_byte(refusal)])?;
-        std::future::poll_fn(|cx| link.poll_flush(cx)).await
-    };
-    if matches!(tokio::time::timeout(crate::link::HANDSHAKE, told).await, Ok(Ok(()))) {
-        link.return_to_owner();
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -18,16 +18,19 @@ use crate::{
     link::{
         Peer,
         dial_state::DialFailure,
-        handshake::{self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms, HelloRole},
+        handshake::{
+            self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms, HelloRole, OfferDecision,
+        },
         keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
         link_guard::LinkGuard,
         server::{IdleLossReason, LinkServer},
         session_side::SessionSide,
+        standing,
     },
     net::{stream::NetStream, tcp},
     profile::{Carries, Half, LinkAddress, ServiceName},
     proto::{
-        link::{hello::OfferHello, open::OpenFrame},
+        multiplex::hello::{OfferState, ServerHello, ServiceOffer},
         socks5::SocksError,
     },
 };
@@ -49,14 +52,32 @@ pub struct OfferedServices {
     pub drained: Vec<ServiceName>,
     pub prepared: usize,
     pub maximum: usize,
+    pub sessions_per_link: usize,
+    pub retire: Duration,
 }
 
 impl OfferedServices {
-    /// The `hello` to a DMZ gateway: what it may use.
-    pub fn offer_for(&self, peer: &Peer) -> OfferHello {
+    /// What a DMZ gateway is told, and may use.
+    pub fn offer_for(&self, peer: &Peer) -> OfferDecision {
+        let bounded = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        let hello = ServerHello {
+            about: standing::about(),
+            links_kept: bounded(self.prepared),
+            links_max: bounded(self.maximum),
+            sessions_per_link: bounded(self.sessions_per_link),
+            services: self.services_for(peer),
+        };
+        OfferDecision { hello, retire: self.retire }
+    }
+
+    fn services_for(&self, peer: &Peer) -> Vec<ServiceOffer> {
         let allowed = self.services.iter().filter(|service| peer.is_among(service.peers.as_deref()));
-        let services = allowed.map(|service| (service.name.clone(), service.carries)).collect();
-        OfferHello { services, target: self.prepared, maximum: self.maximum }
+        let offer = |service: &OfferedService| ServiceOffer {
+            name: service.name.clone(),
+            carries: service.carries,
+            state: OfferState::Open,
+        };
+        allowed.map(offer).collect()
     }
 
     /// The services that SOCKS5 links are parked for.
@@ -111,7 +132,7 @@ impl ReverseDialler {
 }
 
 fn session_opened(serve: ServeSession) -> crate::link::server::SessionOpened {
-    Arc::new(move |link, open: OpenFrame| serve(SessionRequest::from_open(link, open)))
+    Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session)))
 }
 
 fn idle_link_lost(keeper: Weak<LinkKeeper>) -> crate::link::server::IdleLinkLost {

@@ -63,9 +63,10 @@ pub(super) fn error_response_for(told: &SessionOutcome) -> ErrorResponse {
         (Some(Refusal::Draining), _) | (None, EndedBy::Operator) => {
             (StatusCode::SERVICE_UNAVAILABLE, "the service is closing")
         }
-        (Some(Refusal::Unavailable | Refusal::UnknownService | Refusal::NotAllowed), _) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the service is not available now")
-        }
+        (
+            Some(Refusal::Unavailable | Refusal::OtherLink | Refusal::UnknownService | Refusal::NotAllowed),
+            _,
+        ) => (StatusCode::SERVICE_UNAVAILABLE, "the service is not available now"),
         (
             None,
             EndedBy::Nobody

@@ -13,7 +13,7 @@ use crate::{
         session_side::SessionSide,
     },
     net::{stream::NetStream, tcp},
-    proto::{Refusal, link::open::OpenFrame, socks5},
+    proto::{Refusal, multiplex::open::OpenRequest, socks5},
     telemetry::{end::EndedBy, snapshot::SessionPhase},
 };
 
@@ -63,20 +63,19 @@ pub async fn open_session(
                 first: order.take_unsent(),
             })
         }
-        SessionSide::Link(mut link) => {
-            let open = OpenFrame {
-                service: order.service.clone(),
-                id: order.id.to_owned(),
-                client: order.client,
-                probe: order.probe,
-            };
-            link.open(&open, order.resend.clone()).map_err(|error| failed(&error))?;
-            order.counters.add_up(order.resend.len());
-            order.resend.clear();
-            let first = std::mem::take(&mut order.unsent);
-            Ok(ConnectedUpstream { side: SessionSide::Link(link), peer: Some(peer), link_guard: None, first })
+        SessionSide::Shared(mut slot) => {
+            let mut request = OpenRequest::new(order.service.clone(), order.id.to_owned());
+            (request.client, request.is_probe) = (order.client, order.probe);
+            slot.request = Some(request);
+            let first = order.take_unsent();
+            Ok(ConnectedUpstream {
+                side: SessionSide::Shared(slot),
+                peer: Some(peer),
+                link_guard: None,
+                first,
+            })
         }
-        SessionSide::Gone => Err(failed(&"it has gone")),
+        SessionSide::Incoming(_) | SessionSide::Gone => Err(failed(&"it has gone")),
     }
 }
 

@@ -1,13 +1,7 @@
 //! Tests every deadline of a link that docs/link-protocol.md lists, with a paused clock: shortly before its time nothing may
 //! have happened, shortly after it must have. A row without a check fails, and so does a check without a row.
 
-use std::{
-    future::{Future, poll_fn},
-    net::SocketAddr,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -18,25 +12,31 @@ use tokio::{
     sync::mpsc,
     time::{Instant, advance, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::relay::{self, LinkSides, RelayOutcome};
+use super::link_session;
 use crate::{
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
-        framed::{BEGUN, Link, LinkEvent},
         generation::TermsGeneration,
-        handshake::{self, HandshakeError, HandshakeTerms, HelloRole},
-        liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, ReadState, UNANSWERED, WriteState},
-        server::{IdleLinkLost, LinkServer},
-        session_side::SessionSide,
+        handshake::{self, HandshakeError, HandshakeTerms, HelloRole, OfferDecision},
+        liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
+        multiplex::{
+            handle::{LocalSide, SessionFate},
+            hearing::BEGUN,
+            timing::ANSWER,
+        },
+        server::{IdleLinkLost, IdleLossReason, LinkServer},
+        standing::{self, Agreement, StandingEvent, StandingLink},
     },
     net::{dial, stream::NetStream, tcp},
     profile::{HostPort, LinkAddress, ServiceName},
-    proto::link::{
-        frame::{self, DATA_MAX, FrameKind},
-        hello::{GrantHello, OfferHello},
-        open::OpenFrame,
-        state::LinkRole,
+    proto::multiplex::{
+        decoder::{FrameReader, HeardPiece},
+        frame::{FrameType, LinkFrame},
+        hello::ServerHello,
+        open::OpenRequest,
+        state::LinkEnd,
     },
     tasks::Tasks,
     telemetry::registry::SessionCounters,
@@ -67,11 +67,7 @@ const DEADLINES: &[DeadlineRow] = &[
         value: HANDSHAKE,
         check: |value| Box::pin(check_second_reply(value)),
     },
-    DeadlineRow {
-        name: "answer to `open`",
-        value: relay::ANSWER,
-        check: |value| Box::pin(check_answer(value)),
-    },
+    DeadlineRow { name: "answer to `open`", value: ANSWER, check: |value| Box::pin(check_answer(value)) },
     DeadlineRow { name: "look", value: HEARTBEAT, check: |value| Box::pin(check_look(value)) },
     DeadlineRow { name: "ping", value: UNANSWERED, check: |value| Box::pin(check_ping(value)) },
     DeadlineRow { name: "begun frame", value: BEGUN, check: |value| Box::pin(check_begun(value)) },
@@ -88,7 +84,7 @@ const DEADLINES: &[DeadlineRow] = &[
     DeadlineRow { name: "goodbye", value: GOODBYE, check: |value| Box::pin(check_goodbye(value)) },
     DeadlineRow {
         name: "silence after a goodbye",
-        value: handshake::PARTING_SILENCE,
+        value: HEARTBEAT.saturating_add(UNANSWERED),
         check: |value| Box::pin(check_parting(value)),
     },
 ];
@@ -148,43 +144,42 @@ fn orders() -> ServiceName {
 }
 
 fn peer() -> Peer {
-    Peer { name: None, address: "peer".into() }
+    Peer { name: None, address: "peer".into(), instance: None }
 }
 
-/// Looks at a link whenever a look is due, until it has failed.
-async fn fails(link: &mut Link) -> std::io::Error {
+/// A link of one end that stands, and its peer's socket.
+async fn standing(end: LinkEnd) -> (Box<StandingLink>, TcpStream) {
+    let (ours, theirs) = connection().await;
+    let serves = [orders()].into();
+    let agreed =
+        Agreement { end, sessions_max: 8, serves, retire: GOODBYE * 6, retired: CancellationToken::new() };
+    (StandingLink::new(NetStream::Tcp(ours), peer(), agreed), theirs)
+}
+
+/// Drives a link until it has ended.
+async fn ends(link: &mut StandingLink) -> IdleLossReason {
     loop {
-        sleep_until(link.next_check()).await;
-        let looked = poll_fn(|cx| {
-            while link.poll_event(cx).is_ready() {}
-            Poll::Ready(link.check_alive(ReadState::Yes, cx))
-        });
-        if let Err(error) = looked.await {
-            return error;
+        if let StandingEvent::Ended(reason) = link.next_event(std::future::pending()).await {
+            return reason;
         }
     }
 }
 
-/// A link of one end that is ready, and its peer's socket.
-async fn ready(end: LinkRole) -> (Box<Link>, TcpStream) {
-    let (ours, mut theirs) = connection().await;
-    let mut link = Box::new(Link::new(NetStream::Tcp(ours), peer(), end));
-    let offer = OfferHello { services: Vec::new(), target: 1, maximum: 8 }.body();
-    let grant = GrantHello { services: Vec::new(), links: 8, data: DATA_MAX }.body();
-    let (says, hears) = if end == LinkRole::Opener { (grant, offer) } else { (offer, grant) };
-    let mut hello = Vec::new();
-    frame::push(&mut hello, FrameKind::Hello, &hears);
-    theirs.write_all(&hello).await.expect("it is taken");
-    if end == LinkRole::Server {
-        link.stage(FrameKind::Hello, &says).expect("it is due");
+/// Answers pings of an end of ours until its link ends.
+async fn answer_pings(theirs: &mut TcpStream, end: LinkEnd) {
+    let mut decoder = FrameReader::new(end);
+    let mut chunk = [0; 1024];
+    while let Ok(count @ 1..) = theirs.read(&mut chunk).await {
+        let mut bytes = &chunk[..count];
+        while let Some(heard) = decoder.decode(&mut bytes).expect("frames") {
+            let HeardPiece::Frame { frame: LinkFrame::Ping(token), .. } = heard else { continue };
+            let mut pong = Vec::new();
+            LinkFrame::Pong(token).push(&mut pong, 0);
+            if theirs.write_all(&pong).await.is_err() {
+                return;
+            }
+        }
     }
-    poll_fn(|cx| link.poll_handshake(cx)).await.expect("a hello");
-    if end == LinkRole::Opener {
-        link.stage(FrameKind::Hello, &says).expect("it is due");
-    }
-    poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
-    theirs.read_exact(&mut vec![0; frame::HEADER + says.len()]).await.expect("a hello");
-    (link, theirs)
 }
 
 /// A port whose backlog is full: requests for a connection are dropped, as by a silent host.
@@ -203,7 +198,15 @@ fn host(at: SocketAddr) -> HostPort {
 }
 
 fn terms() -> HandshakeTerms {
-    let offering = Arc::new(|_: &Peer| OfferHello { services: Vec::new(), target: 1, maximum: 8 });
+    let hello = ServerHello {
+        about: standing::about(),
+        links_kept: 1,
+        links_max: 8,
+        sessions_per_link: 8,
+        services: Vec::new(),
+    };
+    let retire = Duration::from_secs(3600);
+    let offering = Arc::new(move |_: &Peer| OfferDecision { hello: hello.clone(), retire });
     HandshakeTerms { role: HelloRole::Serves(offering), generation: Arc::new(TermsGeneration::default()) }
 }
 
@@ -242,20 +245,32 @@ async fn check_second_reply(value: Duration) {
     assert!(matches!(announced, Err(HandshakeError::HalfAnnounced)), "{announced:?}");
 }
 
+/// The link itself lives: its peer answers pings, and no `open`.
 async fn check_answer(value: Duration) {
-    let (mut link, _silent) = ready(LinkRole::Opener).await;
-    let open = OpenFrame { service: orders(), id: "s-1".into(), client: None, probe: false };
-    link.open(&open, Vec::new()).expect("it is ready");
+    let (mut link, mut theirs) = standing(LinkEnd::Opener).await;
     let (ours, _client) = connection().await;
-    let (mut downstream, mut upstream) = (SessionSide::Stream(NetStream::Tcp(ours)), SessionSide::Link(link));
-    let (links, counters, mut first) =
-        (LinkSides { downstream: false, upstream: true }, SessionCounters::default(), Vec::new());
-    let relaying = relay::relay(&mut downstream, &mut upstream, &mut first, links, &counters, None);
-    let relayed = happens_after(value, relaying).await;
-    assert!(matches!(relayed, RelayOutcome::Unanswered), "{relayed:?}");
+    let local = LocalSide {
+        stream: NetStream::Tcp(ours),
+        unsent: Vec::new(),
+        counters: Arc::new(SessionCounters::default()),
+        idle: None,
+        cause_of: link_session::cause_of_client,
+        place: None,
+    };
+    let handle = link.handle().clone();
+    let opening = async {
+        let opened = handle.open(OpenRequest::new(orders(), "s-1".into()), Box::new(local)).await;
+        opened.expect("the link lives").outcome().await.how
+    };
+    let how = tokio::select! {
+        how = happens_after(value, opening) => how,
+        reason = ends(&mut link) => panic!("{reason:?}"),
+        () = answer_pings(&mut theirs, LinkEnd::Opener) => panic!("it reads on"),
+    };
+    assert!(matches!(how, SessionFate::Unanswered), "{how:?}");
 }
 
-const LISTENS: (ReadState, WriteState) = (ReadState::Yes, WriteState::Yes);
+const LISTENS: WriteState = WriteState::Yes;
 
 async fn check_look(value: Duration) {
     let began = Instant::now();
@@ -278,16 +293,12 @@ async fn check_ping(value: Duration) {
 }
 
 async fn check_begun(value: Duration) {
-    let (mut link, mut theirs) = ready(LinkRole::Server).await;
-    theirs.write_all(&[8]).await.expect("it is taken");
+    let (mut link, mut theirs) = standing(LinkEnd::Server).await;
+    theirs.write_all(&[FrameType::Ping as u8]).await.expect("it is taken");
+    // Read at the first turn, since it is here by then.
     link.tcp().expect("it is one").readable().await.expect("it lives");
-    poll_fn(|cx| {
-        assert!(link.poll_event(cx).is_pending());
-        Poll::Ready(())
-    })
-    .await;
-    let error = happens_after(value, fails(&mut link)).await;
-    assert!(error.to_string().contains("begun and not ended"), "{error}");
+    let reason = happens_after(value, ends(&mut link)).await;
+    assert!(matches!(&reason, IdleLossReason::Failed(why) if why.contains("begun")), "{reason:?}");
 }
 
 async fn check_acknowledged(value: Duration) {
@@ -305,34 +316,37 @@ async fn check_lingering_close(value: Duration) {
 
 /// Its opener says that it leaves, answers pings, and closes nothing.
 async fn check_goodbye(value: Duration) {
-    let (mut link, mut theirs) = ready(LinkRole::Server).await;
+    let (link, mut theirs) = standing(LinkEnd::Server).await;
     let mut said = Vec::new();
-    frame::push(&mut said, FrameKind::Retire, &[]);
+    LinkFrame::Retire.push(&mut said, 0);
     theirs.write_all(&said).await.expect("it is taken");
-    let left = poll_fn(|cx| link.poll_event(cx)).await;
-    assert!(matches!(left, Ok(LinkEvent::Leaving(_))), "{left:?}");
+    link.tcp().expect("it is one").readable().await.expect("it lives");
     let (tell, mut told) = mpsc::channel(1);
     let lost: IdleLinkLost = Arc::new(move |_, _, _| tell.try_send(()).expect("it is told once"));
-    let server = LinkServer::new(Tasks::default(), Arc::new(|_, open| panic!("nobody says {open:?}")), lost);
-    let answering = async {
-        let mut ping = [0; frame::HEADER + frame::TOKEN];
-        while theirs.read_exact(&mut ping).await.is_ok() {
-            let mut pong = Vec::new();
-            frame::push(&mut pong, FrameKind::Pong, &ping[frame::HEADER..]);
-            if theirs.write_all(&pong).await.is_err() {
-                return;
-            }
-        }
-    };
+    let opened = Arc::new(|_: &Peer, open, _| panic!("nobody says {open:?}"));
+    let server = LinkServer::new(Tasks::default(), opened, lost);
     let ending = async {
         server.serve_link(link);
         told.recv().await
     };
-    let (ended, ()) = tokio::join!(happens_after(value, ending), answering);
+    let (ended, ()) = tokio::join!(happens_after(value, ending), answer_pings(&mut theirs, LinkEnd::Server));
     assert_eq!(ended, Some(()));
 }
 
 async fn check_parting(value: Duration) {
-    let (link, _silent) = ready(LinkRole::Opener).await;
-    happens_after(value, handshake::close_gracefully(link)).await;
+    let (link, mut silent) = standing(LinkEnd::Opener).await;
+    let socket = socket2::SockRef::from(link.tcp().expect("it is one")).try_clone().expect("a handle");
+    let socket = TcpStream::from_std(socket.into()).expect("it is open");
+    // The kernel's clock is not paused: time stands still here until it has acknowledged the goodbye.
+    let reading = async {
+        silent.read_to_end(&mut Vec::new()).await.expect("it ends");
+        while tcp::unacknowledged_for(&socket).is_some() {
+            tokio::task::yield_now().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = happens_after(value, link.close_gracefully(FrameType::Retire)) => {}
+        () = reading => {}
+    }
 }

@@ -6,14 +6,18 @@ use rustix::process::{Resource, getrlimit};
 use crate::{
     link::pool::LINKS_MAX,
     monitor,
-    profile::{DmzMode, InternalMode, Profile},
-    telemetry::snapshot::DescriptorUsage,
+    profile::{DmzMode, Half, InternalMode, Profile},
+    proto::socks5,
+    telemetry::snapshot::{DescriptorUsage, PoolRow},
 };
 
 /// The reserve: an eighth, within these bounds. A status takes two, a reload a few more.
 const KEPT_BACK: std::ops::RangeInclusive<usize> = 4..=125;
 /// A handshake costs up to some 10 KiB of memory, and lasts for 5 s at most.
 const HANDSHAKES_MAX: usize = 16_384;
+
+/// Links that do for many sessions, where they share them.
+const LINKS_FEW: usize = 16;
 
 /// The descriptor limit and the open descriptors when the process started.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +35,57 @@ pub struct DescriptorShares {
     /// Links of the DMZ half, and further ones that are still in their handshake.
     pub dmz_links: usize,
     pub dmz_handshakes: usize,
-    /// The same for the internal half, which needs a backend connection for each link.
+    /// The same for the internal half, and its connections to backends.
     pub internal_links: usize,
     pub internal_handshakes: usize,
+    pub backends: usize,
+}
+
+/// Whether links of a half carry one session each, as over SOCKS5; else sessions share them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OneSessionLinks {
+    pub dmz: bool,
+    pub internal: bool,
+}
+
+impl OneSessionLinks {
+    /// As far as the links show that stand now, or stood last.
+    pub fn seen_in(pools: &[PoolRow]) -> Self {
+        let speaks_socks =
+            |row: &&PoolRow| row.protocol.as_deref() == Some(socks5::PROTOCOL_NAME) && !row.is_gone();
+        let any = |half| pools.iter().filter(speaks_socks).any(|row| row.role == half);
+        Self { dmz: any(Half::Dmz), internal: any(Half::Internal) }
+    }
+
+    /// Of a profile: a plain link speaks SOCKS5 alone.
+    fn with_plain(self, profile: &Profile) -> Self {
+        let dmz_is_plain = profile.dmz.as_ref().is_some_and(|half| half.link_tls().is_none());
+        let internal_is_plain = profile.internal.as_ref().is_some_and(|half| half.link_tls().is_none());
+        Self { dmz: self.dmz || dmz_is_plain, internal: self.internal || internal_is_plain }
+    }
+}
+
+/// What one half has, divided.
+struct HalfShares {
+    /// Clients or backends: one for each session.
+    ends: usize,
+    links: usize,
+    handshakes: usize,
+}
+
+/// `accepts_links`: those in their handshake have a share of their own.
+fn divide_half(of_half: usize, one_session: bool, accepts_links: bool) -> HalfShares {
+    let handshakes = |whole: usize| if accepts_links { bounded_handshakes(whole) } else { 0 };
+    if one_session {
+        let ends = of_half.div_ceil(2).max(1);
+        let links = of_half.saturating_sub(ends);
+        let handshakes = handshakes(links / 4);
+        return HalfShares { ends, links: links.saturating_sub(handshakes).max(1), handshakes };
+    }
+    // Many sessions share few links; where there is little, a quarter has to do.
+    let links = (of_half / 32).max(LINKS_FEW.min(of_half / 4)).max(1);
+    let handshakes = handshakes(of_half / 32);
+    HalfShares { ends: of_half.saturating_sub(links + handshakes).max(1), links, handshakes }
 }
 
 impl DescriptorBudget {
@@ -45,7 +97,8 @@ impl DescriptorBudget {
     }
 
     /// Divides what remains after the profile's own ports.
-    pub fn divide(&self, profile: &Profile) -> DescriptorShares {
+    pub fn divide(&self, profile: &Profile, seen: OneSessionLinks) -> DescriptorShares {
+        let seen = seen.with_plain(profile);
         let ports = count_ports(profile);
         let left = self.limit.saturating_sub(self.open + ports);
         // Each port holds one that it has accepted before there is a place for it.
@@ -54,45 +107,54 @@ impl DescriptorBudget {
         let of_half = left.saturating_sub(kept_back) / halves.max(1);
         let mut shares = DescriptorShares::default();
         if let Some(half) = &profile.dmz {
-            // Half for clients; for the other half of a session a link, or in direct mode a back-end.
-            shares.clients = of_half.div_ceil(2).max(1);
+            // In direct mode each session has a backend of its own.
+            let one_session = seen.dmz || matches!(half.way, DmzMode::Direct(_));
+            let of = divide_half(of_half, one_session, matches!(half.way, DmzMode::Reverse { .. }));
+            (shares.clients, shares.dmz_links, shares.dmz_handshakes) =
+                (of.ends, of.links.min(LINKS_MAX), of.handshakes);
             shares.client_handshakes = bounded_handshakes(shares.clients / 2);
-            let links = of_half.saturating_sub(shares.clients);
-            if let DmzMode::Reverse { .. } = half.way {
-                shares.dmz_handshakes = bounded_handshakes(links / 4);
-            }
-            shares.dmz_links = links.saturating_sub(shares.dmz_handshakes).clamp(1, LINKS_MAX);
         }
         if let Some(half) = &profile.internal {
-            if let InternalMode::Forward { .. } = half.way {
-                shares.internal_handshakes = bounded_handshakes(of_half / 8);
-            }
-            let links = of_half.saturating_sub(shares.internal_handshakes) / 2;
-            shares.internal_links = links.clamp(1, half.maximum);
+            let accepts_links = matches!(half.way, InternalMode::Forward { .. });
+            let of = divide_half(of_half, seen.internal, accepts_links);
+            (shares.backends, shares.internal_links, shares.internal_handshakes) =
+                (of.ends, of.links.clamp(1, half.maximum), of.handshakes);
         }
         shares
     }
 
     /// What in the profile does not fit the limit, as one line for the operator.
-    pub fn describe_shortage(&self, profile: &Profile) -> Option<String> {
-        let shares = self.divide(profile);
+    pub fn describe_shortage(&self, profile: &Profile, seen: OneSessionLinks) -> Option<String> {
+        let shares = self.divide(profile, seen);
+        let seen = seen.with_plain(profile);
         let mut short = Vec::new();
         let mut wanted = 0;
         if let Some(half) = &profile.dmz {
             let sessions = half.services.iter().map(|service| service.sessions).sum::<usize>();
             let is_direct = matches!(half.way, DmzMode::Direct(_));
-            let links = if is_direct { shares.clients } else { shares.dmz_links };
-            let room = shares.clients.min(links);
+            let room =
+                if seen.dmz && !is_direct { shares.clients.min(shares.dmz_links) } else { shares.clients };
             if room < sessions.min(LINKS_MAX) {
                 short.push(format!("{room} of the {sessions} sessions that all `sessions` allow together"));
             }
-            wanted += if is_direct { 2 * sessions } else { sessions * 8 / 3 };
+            wanted += match (is_direct, seen.dmz) {
+                (true, _) => 2 * sessions,
+                (false, true) => sessions * 8 / 3,
+                (false, false) => sessions * 8 / 7 + LINKS_FEW,
+            };
         }
         if let Some(half) = &profile.internal {
-            if shares.internal_links < half.maximum {
-                short.push(format!("{} of {} links (`maximum`)", shares.internal_links, half.maximum));
+            let links = match (&half.way, seen.internal) {
+                (InternalMode::Reverse { connect, prepared, .. }, false) => {
+                    half.maximum.min(connect.len().saturating_mul(*prepared))
+                }
+                (InternalMode::Forward { .. }, false) => half.maximum.min(LINKS_FEW),
+                (_, true) => half.maximum,
+            };
+            if shares.internal_links < links {
+                short.push(format!("{} of {links} links", shares.internal_links));
             }
-            wanted += half.maximum * 5 / 2;
+            wanted += if seen.internal { links * 5 / 2 } else { links * 16 };
         }
         let wanted = self.open + 2 * count_ports(profile) + KEPT_BACK.end() + wanted;
         (!short.is_empty()).then(|| {

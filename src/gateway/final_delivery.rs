@@ -10,20 +10,20 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
+    io::AsyncWrite,
     task::coop,
     time::{Instant, sleep},
 };
 
 use super::relay::{DirectionState, RelayDirection, WhichSide};
 use crate::{
-    link::{error::LinkError, session_side::SessionSide},
-    net::tcp,
+    net::{stream::NetStream, tcp},
     telemetry::registry::SessionCounters,
 };
 
@@ -36,7 +36,7 @@ const STALLED_MAX: Duration = Duration::from_secs(5);
 pub async fn deliver_remaining(
     failed: WhichSide,
     direction: &mut RelayDirection,
-    (from, to): (&mut SessionSide, &mut SessionSide),
+    (from, to): (&mut NetStream, &mut NetStream),
     error: io::Error,
     counters: &SessionCounters,
 ) -> io::Error {
@@ -67,8 +67,8 @@ pub async fn deliver_remaining(
 
 struct FinalDelivery<'a> {
     direction: &'a mut RelayDirection,
-    from: &'a mut SessionSide,
-    to: &'a mut SessionSide,
+    from: &'a mut NetStream,
+    to: &'a mut NetStream,
     error: io::Error,
     may_end: bool,
 }
@@ -76,22 +76,18 @@ struct FinalDelivery<'a> {
 impl FinalDelivery<'_> {
     /// Whether all was delivered, as far as this gateway can tell.
     fn poll(&mut self, cx: &mut Context<'_>, moved: &impl Fn(usize)) -> Poll<bool> {
-        // A link that is not heard takes no more either: its answers are owed and its own wait.
-        if self.to.poll_ignored(cx).is_ready() {
-            return Poll::Ready(false);
-        }
         loop {
             if ready!(self.direction.poll_kept(cx, self.to, moved)).is_err() {
                 return Poll::Ready(false);
             }
             match self.direction.state {
                 DirectionState::Reading => ready!(self.poll_more(cx, moved)),
-                DirectionState::Ending => match ready!(self.to.poll_shutdown(cx)) {
+                DirectionState::Ending => match ready!(Pin::new(&mut *self.to).poll_shutdown(cx)) {
                     Ok(()) => self.direction.state = DirectionState::Ended,
                     Err(_) => return Poll::Ready(false),
                 },
                 DirectionState::Ended | DirectionState::Lost => {
-                    return Poll::Ready(ready!(self.to.poll_flush(cx)).is_ok());
+                    return Poll::Ready(ready!(Pin::new(&mut *self.to).poll_flush(cx)).is_ok());
                 }
             }
         }
@@ -104,12 +100,8 @@ impl FinalDelivery<'_> {
             // It may be that the runtime has yet to hear what a closed socket holds, or lets others go first.
             Ok(Poll::Pending) if !coop::has_budget_remaining() || self.is_closed() => return Poll::Pending,
             Ok(Poll::Pending) => self.direction.state = DirectionState::Lost,
-            Err((WhichSide::Downstream, error)) => {
-                // What a link says last names the cause; that it can not be written to does not.
-                if LinkError::of(&error).is_some_and(LinkError::is_reported_by_peer) {
-                    self.error = error;
-                }
-            }
+            // The first error explains it best.
+            Err((WhichSide::Downstream, _)) => {}
             Err((WhichSide::Upstream, _)) => self.direction.state = DirectionState::Lost,
         }
         if self.direction.state == DirectionState::Ending && !self.may_end {
@@ -132,14 +124,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::stream::NetStream;
 
     /// The gateway's end of a connection, and the other one.
-    async fn connected() -> (SessionSide, TcpStream) {
+    async fn connected() -> (NetStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
-        (SessionSide::Stream(NetStream::Tcp(inner.expect("it connects").0)), outer.expect("it connects"))
+        (NetStream::Tcp(inner.expect("it connects").0), outer.expect("it connects"))
     }
 
     fn cut(stream: TcpStream) {
@@ -148,14 +139,14 @@ mod tests {
     }
 
     /// Its socket has been reset, which is not seen yet.
-    async fn until_closed(side: &SessionSide) {
+    async fn until_closed(side: &NetStream) {
         while !side.tcp().is_some_and(tcp::is_closed) {
             tokio::task::yield_now().await;
         }
     }
 
     fn kept(bytes: &[u8]) -> RelayDirection {
-        RelayDirection::starting_with(bytes.to_vec(), false)
+        RelayDirection::starting_with(bytes.to_vec())
     }
 
     #[tokio::test]
@@ -198,7 +189,7 @@ mod tests {
         drop(backend);
         let mut error = None;
         while error.is_none() {
-            error = poll_fn(|cx| upstream.poll_write(cx, b"?")).await.err();
+            error = poll_fn(|cx| Pin::new(&mut upstream).poll_write(cx, b"?")).await.err();
             tokio::task::yield_now().await;
         }
         let error = error.expect("nobody reads it");
@@ -222,7 +213,7 @@ mod tests {
     async fn a_sender_that_lives_and_says_nothing_is_not_waited_for() {
         let ((mut upstream, _backend), (mut downstream, mut client)) = (connected().await, connected().await);
         let (mut direction, counters, began) = (kept(b"kept"), SessionCounters::default(), Instant::now());
-        let error = LinkError::Silent.into();
+        let error = io::ErrorKind::TimedOut.into();
         deliver_remaining(
             WhichSide::Upstream,
             &mut direction,
@@ -243,7 +234,9 @@ mod tests {
         cut(backend);
         until_closed(&upstream).await;
         let full = async {
-            while poll_fn(|cx| Poll::Ready(downstream.poll_write(cx, &[7; 65_536]).is_ready())).await {
+            while poll_fn(|cx| Poll::Ready(Pin::new(&mut downstream).poll_write(cx, &[7; 65_536]).is_ready()))
+                .await
+            {
                 tokio::task::yield_now().await;
             }
         };

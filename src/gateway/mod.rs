@@ -4,6 +4,7 @@
 //! first start included), `halves` and `ports` are the running parts, `session` is one client from start to
 //! end, `relay` copies its bytes, `snapshot_builder` makes the snapshot.
 
+mod attempt;
 mod audit;
 mod certificate_reload;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod descriptors;
 mod final_delivery;
 mod halves;
 pub mod handle;
+mod link_session;
 mod monitoring;
 pub mod plan;
 mod ports;
@@ -40,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     audit::{CommandAudit, ReloadTally},
     certificate_reload::CertificateReload,
-    descriptors::DescriptorBudget,
+    descriptors::{DescriptorBudget, OneSessionLinks},
     halves::{DmzSide, InternalSide, ResizeOutcome, SharedContext},
     handle::{Command, CommandAnswer, GatewayHandle, HandleFeed, PendingCommand},
     plan::SwitchPlan,
@@ -130,6 +132,7 @@ pub struct Engine {
     alert_tracker: AlertTracker,
     /// Looked at from time to time.
     descriptors: DescriptorUsage,
+    one_session_links: OneSessionLinks,
     certificates: Vec<CertificateExpiry>,
     host: String,
     /// Where monitors ask.
@@ -181,6 +184,7 @@ impl Engine {
             reader: EngineReader::default(),
             alert_tracker: AlertTracker::default(),
             descriptors: DescriptorUsage::default(),
+            one_session_links: OneSessionLinks::default(),
             certificates: loaded.certificates.clone(),
             host: host_name(),
             health: None,
@@ -253,6 +257,7 @@ impl Engine {
         if is_second {
             self.count_descriptors();
             let (pools, now) = (self.pool_rows(), self.started.elapsed().as_secs_f64());
+            self.follow_links(&pools);
             self.recent.sample(&pools, &self.shared.sessions.services.load(), now);
         }
         if is_second || since >= TICK.as_secs_f64() {
@@ -524,6 +529,7 @@ fn shared_context() -> SharedContext {
         registry: Arc::new(SessionRegistry::new(notices.clone())),
         notices: notices.clone(),
         probes: Default::default(),
+        backends: Arc::default(),
     };
     let serving = sessions.clone();
     let serve: ServeSession =

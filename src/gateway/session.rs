@@ -1,7 +1,6 @@
 //! One session, from its accept side to its end, in reading order.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,19 +16,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    probe::{self, PendingProbes},
-    relay::{self, LinkSides, RelayOutcome, WhichSide},
+    attempt::{AttemptOutcome, DownstreamSide, EndWithRefusal, connect_failure, refuse_session},
+    probe::PendingProbes,
     service::{Service, ServiceTable},
-    session_end::{pipe_failure, report_end, reset_cause, unanswered_reason},
 };
 use crate::{
-    accept::{SessionOutcome, SessionReply, SessionRequest, idle::IdleState},
+    accept::{SessionOutcome, SessionRequest, idle::IdleState},
+    admission::quota::{DescriptorQuota, QuotaPermit},
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
-    link::{HANDSHAKE, Peer, error::LinkError, session_side::SessionSide},
-    net::{echo::EchoStream, stream::NetStream},
-    proto::{Refusal, link::frame::ResetCause},
+    link::{Peer, session_side::SessionSide},
+    net::stream::NetStream,
+    profile::Half,
+    proto::Refusal,
     telemetry::{
-        end::{EndedBy, SessionEnd},
+        end::EndedBy,
         notices::NoticeLog,
         rate_limited::LogKind,
         registry::{SessionCounters, SessionGuard, SessionKind, SessionRegistry},
@@ -41,9 +41,6 @@ use crate::{
 /// other half is ahead of us by a moment, or the failure stands.
 const SWITCH_LOOK: Duration = Duration::from_millis(50);
 const SWITCH_PATIENCE: Duration = Duration::from_secs(1);
-
-const LATE: &str =
-    "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
 /// How many links and peers one session tries.
 const TRIES_MAX: usize = 8;
@@ -59,6 +56,8 @@ pub struct SessionContext {
     pub registry: Arc<SessionRegistry>,
     pub notices: Arc<NoticeLog>,
     pub probes: PendingProbes,
+    /// Connections of the internal half to backends.
+    pub backends: Arc<DescriptorQuota>,
 }
 
 impl SessionContext {
@@ -120,9 +119,6 @@ impl SessionDestination<'_> {
     }
 }
 
-/// How a session ended and, if it was never connected, why.
-type EndWithRefusal = (SessionEnd, Option<Refusal>);
-
 async fn run(
     way: &SessionDestination<'_>,
     asked: Box<SessionRequest>,
@@ -131,6 +127,7 @@ async fn run(
     sessions: &SessionContext,
 ) -> EndWithRefusal {
     let SessionRequest {
+        half,
         downstream: side,
         client,
         peer,
@@ -160,6 +157,11 @@ async fn run(
         Ok(admission) => admission,
         Err(failure) => return refuse_session(reply, side, failure, counters).await,
     };
+    let backend_permit = take_backend(half, &sessions.backends);
+    let _backend_permit = match backend_permit {
+        Ok(permit) => permit,
+        Err(failure) => return refuse_session(reply, side, failure, counters).await,
+    };
     let mut order = ConnectRequest {
         service: &service.name,
         peers: settings.peers.as_deref(),
@@ -175,8 +177,14 @@ async fn run(
         notices: &sessions.notices,
         reported: &service.reported,
     };
-    let mut session =
-        DownstreamSide { side, peer, reply: Some(reply), idle: settings.idle, has_waited: false };
+    let mut session = DownstreamSide {
+        side,
+        peer,
+        reply: Some(reply),
+        idle: settings.idle,
+        has_waited: false,
+        counters: record.counters().clone(),
+    };
     for _ in 0..TRIES_MAX {
         let connected = tokio::select! {
             biased;
@@ -190,7 +198,7 @@ async fn run(
                 }
                 Ok(connected)
             }
-            () = wait_until_gone(&session.side, counters) => Err((EndedBy::Client, "the client left")),
+            () = wait_until_gone(&mut session.side, counters) => Err((EndedBy::Client, "the client left")),
         };
         let connected = match connected {
             Err((who, reason)) => return (session.cut_downstream(counters, who, reason.into()).await, None),
@@ -200,8 +208,11 @@ async fn run(
         if let Some(peer) = &connected.peer {
             record.set_peer(&peer.label());
         }
-        if probe && !connected.side.is_framed() {
-            return (Box::pin(session.answer_probe(way, connected, &mut order, kill)).await, None);
+        if probe && let SessionSide::Stream(_) = connected.side {
+            return (
+                Box::pin(session.answer_probe(&way.connector(), connected, &mut order, kill)).await,
+                None,
+            );
         }
         match session.run_attempt(Box::new(connected), &mut order, kill).await {
             AttemptOutcome::Ended(end) => return (end, None),
@@ -238,171 +249,18 @@ fn admit(
     })
 }
 
-/// The downstream side of a session, and what it is still waiting for.
-struct DownstreamSide {
-    side: SessionSide,
-    peer: Option<Peer>,
-    reply: Option<SessionReply>,
-    idle: Option<Duration>,
-    /// It has already waited for a peer that did not answer, and does not wait for a second one.
-    has_waited: bool,
-}
-
-/// The result of one attempt with one upstream.
-enum AttemptOutcome {
-    Ended(SessionEnd),
-    /// It refused. No byte reached a backend, and what the client sent is back in the request.
-    Refused(ConnectFailure),
-    /// It was lost before it was opened; nothing was sent.
-    Again,
-}
-
-impl DownstreamSide {
-    async fn run_attempt(
-        &mut self,
-        connected: Box<ConnectedUpstream>,
-        order: &mut ConnectRequest<'_>,
-        kill: &CancellationToken,
-    ) -> AttemptOutcome {
-        let ConnectedUpstream { side: mut upstream, peer: far_peer, link_guard: _seat, first: mut unsent } =
-            *connected;
-        let counters = order.counters;
-        if let Some(reply) = self.reply.take()
-            && let Err(end) = grant_session(reply, &mut self.side, counters).await
-        {
-            return AttemptOutcome::Ended(end);
-        }
-        let links = LinkSides { downstream: self.peer.is_some(), upstream: far_peer.is_some() };
-        let relayed = tokio::select! {
-            relayed = relay::relay(&mut self.side, &mut upstream, &mut unsent, links, counters, self.idle) => relayed,
-            () = kill.cancelled() => {
-                let end = SessionEnd { who: EndedBy::Operator, phase: counters.phase(), reason: "cut by the operator".into() };
-                self.cut_both(upstream, ResetCause::Operator).await;
-                return AttemptOutcome::Ended(end);
-            }
-        };
-        if let RelayOutcome::Failed(WhichSide::Upstream, error) = &relayed
-            && let Some(again) = may_retry(error, &mut upstream, far_peer.clone(), order)
-        {
-            order.unsent = unsent;
-            return again;
-        }
-        if matches!(relayed, RelayOutcome::Unanswered)
-            && let SessionSide::Link(link) = &upstream
-        {
-            link.note_unanswered();
-            if !link.has_sent() && !std::mem::replace(&mut self.has_waited, true) {
-                Box::pin(upstream.cut(ResetCause::Time)).await;
-                order.unsent = unsent;
-                order.refused_by.extend(far_peer);
-                return AttemptOutcome::Refused(connect_failure(
-                    EndedBy::Time,
-                    Refusal::Unavailable,
-                    unanswered_reason(),
-                ));
-            }
-        }
-        let failed = pipe_failure(&self.side).or_else(|| pipe_failure(&upstream));
-        if matches!(relayed, RelayOutcome::Clean) {
-            self.side.let_close_cleanly();
-            upstream.let_close_cleanly();
-            return AttemptOutcome::Ended(failed.unwrap_or_else(SessionEnd::clean));
-        }
-        let is_framed = self.side.is_framed();
-        let end =
-            failed.unwrap_or_else(|| report_end(relayed, links, is_framed, counters.phase(), self.idle));
-        self.cut_both(upstream, reset_cause(end.who)).await;
-        AttemptOutcome::Ended(end)
+/// A place for the connection to a backend, where an internal half makes it.
+fn take_backend(half: Half, backends: &Arc<DescriptorQuota>) -> Result<Option<QuotaPermit>, ConnectFailure> {
+    if half == Half::Dmz {
+        return Ok(None);
     }
-
-    /// A probe goes no further than it can be told for what it is, so that no byte of it reaches a
-    /// backend: that one was connected, and from here on an echo answers.
-    async fn answer_probe(
-        mut self,
-        way: &SessionDestination<'_>,
-        connected: ConnectedUpstream,
-        order: &mut ConnectRequest<'_>,
-        kill: &CancellationToken,
-    ) -> SessionEnd {
-        let ConnectedUpstream { side: mut reached, link_guard, .. } = connected;
-        reached.let_close_cleanly();
-        let echo = SessionSide::Stream(NetStream::Echo(EchoStream::default()));
-        let echo = ConnectedUpstream { side: echo, peer: None, link_guard, first: Vec::new() };
-        match Box::pin(self.run_attempt(Box::new(echo), order, kill)).await {
-            AttemptOutcome::Ended(end)
-                if end.who == EndedBy::Nobody && way.connector().may_refuse_after_grant() =>
-            {
-                match probe::is_refused_after_grant(&mut reached).await {
-                    true => {
-                        SessionEnd { who: EndedBy::Peer, phase: order.counters.phase(), reason: LATE.into() }
-                    }
-                    false => end,
-                }
-            }
-            AttemptOutcome::Ended(end) => end,
-            AttemptOutcome::Refused(failure) => self.refuse(failure, order.counters).await.0,
-            AttemptOutcome::Again => {
-                self.cut_downstream(
-                    order.counters,
-                    EndedBy::Internal,
-                    "an echo was lost; this is a bug".into(),
-                )
-                .await
-            }
-        }
-    }
-
-    async fn refuse(self, failure: ConnectFailure, counters: &SessionCounters) -> EndWithRefusal {
-        let reply = self.reply.unwrap_or(SessionReply::Silent);
-        refuse_session(reply, self.side, failure, counters).await
-    }
-
-    async fn cut_both(&mut self, upstream: SessionSide, cause: ResetCause) {
-        let downstream = std::mem::replace(&mut self.side, SessionSide::Gone);
-        Box::pin(async { tokio::join!(downstream.cut(cause), upstream.cut(cause)) }).await;
-    }
-
-    /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
-    async fn cut_downstream(
-        &mut self,
-        counters: &SessionCounters,
-        who: EndedBy,
-        reason: String,
-    ) -> SessionEnd {
-        Box::pin(std::mem::replace(&mut self.side, SessionSide::Gone).cut(reset_cause(who))).await;
-        SessionEnd { who, phase: counters.phase(), reason }
-    }
-}
-
-/// Whether another link or peer may be tried: this one has refused, or has died with nothing sent.
-fn may_retry(
-    error: &io::Error,
-    upstream: &mut SessionSide,
-    peer: Option<Peer>,
-    order: &mut ConnectRequest<'_>,
-) -> Option<AttemptOutcome> {
-    let SessionSide::Link(link) = upstream else { return None };
-    let trouble = LinkError::of(error);
-    let is_unsent = link.state().is_opening() && !link.has_sent();
-    match trouble {
-        Some(LinkError::Refused(_) | LinkError::Unseen) => {}
-        _ if is_unsent => return Some(AttemptOutcome::Again),
-        _ => return None,
-    }
-    order.resend = link.take_copy();
-    order.counters.take_back_up(order.resend.len());
-    let label = link.peer().label();
-    upstream.return_to_pool_if_free(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    let Some(LinkError::Refused(why)) = trouble else { return Some(AttemptOutcome::Again) };
-    order.refused_by.extend(peer);
-    let who = match why {
-        Refusal::UnknownService | Refusal::NotAllowed => EndedBy::Policy,
-        Refusal::BackendRefused | Refusal::BackendLate | Refusal::BackendUnreachable => EndedBy::Backend,
-        Refusal::Full => EndedBy::Limit,
-        Refusal::Draining => EndedBy::Operator,
-        Refusal::Unavailable => EndedBy::Peer,
-    };
-    Some(AttemptOutcome::Refused(connect_failure(who, *why, format!("{label}: {}", why.words()))))
+    backends.try_take().map(Some).ok_or_else(|| {
+        let reason = format!(
+            "{} backend connections are open, all that the limit of open files allows",
+            backends.max()
+        );
+        connect_failure(EndedBy::Limit, Refusal::Full, reason)
+    })
 }
 
 /// Connects; again where a switch has changed the way meanwhile, or is about to, since nothing was
@@ -438,7 +296,11 @@ const GONE_LOOK: Duration = Duration::from_millis(100);
 
 /// Returns when the client has left before its session was connected: its connection has failed. One
 /// that has only finished sending waits like any other.
-async fn wait_until_gone(downstream: &SessionSide, counters: &SessionCounters) {
+async fn wait_until_gone(downstream: &mut SessionSide, counters: &SessionCounters) {
+    if let SessionSide::Incoming(session) = downstream {
+        session.given_up().await;
+        return;
+    }
     let SessionSide::Stream(stream) = downstream else { return std::future::pending().await };
     if let NetStream::Pipe(pipe) = stream {
         // Whoever asks, and has ended its sending, is answered; but it may have left, and keeps no place
@@ -453,32 +315,4 @@ async fn wait_until_gone(downstream: &SessionSide, counters: &SessionCounters) {
     let Some(stream) = stream.tcp() else { return std::future::pending().await };
     // An error of this wait is one of the runtime, which ends.
     let _ = stream.ready(Interest::ERROR).await;
-}
-
-async fn grant_session(
-    reply: SessionReply,
-    downstream: &mut SessionSide,
-    counters: &SessionCounters,
-) -> Result<(), SessionEnd> {
-    let end = |reason| SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
-    match tokio::time::timeout(HANDSHAKE, Box::pin(reply.grant(downstream))).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(end(format!("the link was lost before the answer: {error}"))),
-        Err(_) => Err(end("the link takes no bytes".into())),
-    }
-}
-
-fn connect_failure(who: EndedBy, refusal: Refusal, reason: String) -> ConnectFailure {
-    ConnectFailure { who, refusal, reason }
-}
-
-async fn refuse_session(
-    reply: SessionReply,
-    downstream: SessionSide,
-    failure: ConnectFailure,
-    counters: &SessionCounters,
-) -> EndWithRefusal {
-    let phase = counters.phase();
-    Box::pin(reply.refuse(downstream, failure.refusal)).await;
-    (SessionEnd { who: failure.who, phase, reason: failure.reason }, Some(failure.refusal))
 }

@@ -1,10 +1,13 @@
-//! Turns the outcome of a relay into the end of its session: who ended it, and why in words.
+//! Turns the outcome of a session into its end: who ended it, and why in words.
 
 use std::{io, time::Duration};
 
-use super::relay::{ANSWER, LinkSides, RelayOutcome, WhichSide};
+use super::relay::{LinkSides, RelayOutcome, WhichSide};
 use crate::{
-    link::{error::LinkError, session_side::SessionSide},
+    link::{
+        multiplex::{handle::SessionFate, timing::ANSWER},
+        session_side::SessionSide,
+    },
     net::{
         exhausted::ExhaustedResource,
         pipe::{FailedParty, PipeFailure},
@@ -12,7 +15,7 @@ use crate::{
         timeout::TimeoutError,
         ws::NotUtf8,
     },
-    proto::link::frame::ResetCause,
+    proto::multiplex::frame::CutCause,
     telemetry::{
         end::{EndedBy, SessionEnd},
         snapshot::SessionPhase,
@@ -20,67 +23,96 @@ use crate::{
     tls::{error::TlsError, party::TlsParty},
 };
 
+/// Of a session between two streams.
 pub(super) fn report_end(
     relayed: RelayOutcome,
     links: LinkSides,
-    is_framed: bool,
     phase: SessionPhase,
     idle: Option<Duration>,
 ) -> SessionEnd {
     let (who, reason) = match relayed {
         RelayOutcome::Clean => return SessionEnd::clean(),
-        RelayOutcome::Idle => {
-            let limit = idle.unwrap_or_default();
-            (EndedBy::Time, format!("no byte either way for {}", humantime::format_duration(limit)))
-        }
-        RelayOutcome::Unanswered => (EndedBy::Time, unanswered_reason()),
-        RelayOutcome::Failed(side, error) => match (side, LinkError::of(&error)) {
-            (_, Some(LinkError::Reset(cause))) => (ended_by(*cause), error.to_string()),
-            (_, Some(_)) => (EndedBy::Peer, format!("the link failed: {error}")),
-            (_, None) if ExhaustedResource::of(&error).is_some() => {
-                (EndedBy::Limit, ExhaustedResource::describe(&error))
-            }
-            (WhichSide::Downstream, None) if TimeoutError::is_cause_of(&error) => {
-                (EndedBy::Time, error.to_string())
-            }
-            (WhichSide::Downstream, None) if NotUtf8::is_cause_of(&error) => {
-                (EndedBy::Backend, error.to_string())
-            }
-            (WhichSide::Downstream, None) if !links.downstream => {
-                (EndedBy::Client, format!("the client failed: {error}"))
-            }
-            // The DMZ half passes a client's cut on as a reset of a SOCKS5 link.
-            (WhichSide::Downstream, None) if is_cut(&error) && !is_framed => {
-                (EndedBy::Client, format!("the client or its link was cut: {error}"))
-            }
-            (WhichSide::Upstream, None) if !links.upstream => {
-                let alert = TlsError::alert(&error, TlsParty::Backend);
-                let reason = alert.map_or_else(|| error.to_string(), |alert| alert.to_string());
-                (EndedBy::Backend, format!("the backend failed: {reason}"))
-            }
-            (WhichSide::Upstream, None) if is_cut(&error) => {
-                (EndedBy::Peer, format!("the inside or the link was cut: {error}"))
-            }
-            (WhichSide::Downstream | WhichSide::Upstream, None) => {
-                (EndedBy::Peer, format!("the link failed: {error}"))
-            }
-        },
+        RelayOutcome::Idle => idle_end(idle),
+        RelayOutcome::Failed(side, error) => stream_failure(side, links, &error),
     };
     SessionEnd { who, phase, reason }
+}
+
+/// Of one whose other side is on a link; what its own stream failed with is told by `local`.
+pub(super) fn report_fate(
+    fate: SessionFate,
+    local: WhichSide,
+    phase: SessionPhase,
+    idle: Option<Duration>,
+) -> SessionEnd {
+    let (who, reason) = match fate {
+        SessionFate::Clean => return SessionEnd::clean(),
+        SessionFate::StreamFailed(error) => {
+            let no_link = LinkSides { downstream: false, upstream: false };
+            stream_failure(local, no_link, &error)
+        }
+        SessionFate::Idle => idle_end(idle),
+        SessionFate::Unanswered => (EndedBy::Time, unanswered_reason()),
+        SessionFate::Reset(cause) => (ended_by(cause), describe_cause(cause).into()),
+        SessionFate::LinkLost(loss) => (EndedBy::Peer, format!("the link failed: {loss}")),
+        // Both are tried elsewhere, and end no session.
+        SessionFate::Refused(refusal) => (EndedBy::Peer, refusal.words().into()),
+        SessionFate::Unsent => (EndedBy::Peer, "the link was lost before anything was sent".into()),
+    };
+    SessionEnd { who, phase, reason }
+}
+
+fn idle_end(idle: Option<Duration>) -> (EndedBy, String) {
+    let limit = idle.unwrap_or_default();
+    (EndedBy::Time, format!("no byte either way for {}", humantime::format_duration(limit)))
+}
+
+fn stream_failure(side: WhichSide, links: LinkSides, error: &io::Error) -> (EndedBy, String) {
+    match side {
+        _ if ExhaustedResource::of(error).is_some() => (EndedBy::Limit, ExhaustedResource::describe(error)),
+        WhichSide::Downstream if TimeoutError::is_cause_of(error) => (EndedBy::Time, error.to_string()),
+        WhichSide::Downstream if NotUtf8::is_cause_of(error) => (EndedBy::Backend, error.to_string()),
+        WhichSide::Downstream if !links.downstream => {
+            (EndedBy::Client, format!("the client failed: {error}"))
+        }
+        // The DMZ half passes a client's cut on as a reset of a SOCKS5 link.
+        WhichSide::Downstream if is_cut(error) => {
+            (EndedBy::Client, format!("the client or its link was cut: {error}"))
+        }
+        WhichSide::Upstream if !links.upstream => {
+            let alert = TlsError::alert(error, TlsParty::Backend);
+            let reason = alert.map_or_else(|| error.to_string(), |alert| alert.to_string());
+            (EndedBy::Backend, format!("the backend failed: {reason}"))
+        }
+        WhichSide::Upstream if is_cut(error) => {
+            (EndedBy::Peer, format!("the inside or the link was cut: {error}"))
+        }
+        WhichSide::Downstream | WhichSide::Upstream => (EndedBy::Peer, format!("the link failed: {error}")),
+    }
 }
 
 pub(super) fn unanswered_reason() -> String {
     format!("the other gateway did not answer within {}s", ANSWER.as_secs())
 }
 
-/// Who cut a session, as the other gateway reports it.
-fn ended_by(cause: ResetCause) -> EndedBy {
+fn describe_cause(cause: CutCause) -> &'static str {
     match cause {
-        ResetCause::Client => EndedBy::Client,
-        ResetCause::Backend => EndedBy::Backend,
-        ResetCause::Time => EndedBy::Time,
-        ResetCause::Operator => EndedBy::Operator,
-        ResetCause::Other => EndedBy::Peer,
+        CutCause::Client => "the client failed",
+        CutCause::Backend => "the backend failed",
+        CutCause::Time => "a time limit of the other gateway",
+        CutCause::Operator => "cut by the operator of the other gateway",
+        CutCause::Other => "the other gateway had to give it up",
+    }
+}
+
+/// Who cut a session, as the other gateway reports it.
+fn ended_by(cause: CutCause) -> EndedBy {
+    match cause {
+        CutCause::Client => EndedBy::Client,
+        CutCause::Backend => EndedBy::Backend,
+        CutCause::Time => EndedBy::Time,
+        CutCause::Operator => EndedBy::Operator,
+        CutCause::Other => EndedBy::Peer,
     }
 }
 
@@ -89,14 +121,15 @@ fn is_cut(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionReset | UnexpectedEof | BrokenPipe)
 }
 
-pub(super) fn reset_cause(who: EndedBy) -> ResetCause {
+/// What the other gateway is told of a session that ends so.
+pub(super) fn cut_cause(who: EndedBy) -> CutCause {
     match who {
-        EndedBy::Client => ResetCause::Client,
-        EndedBy::Backend => ResetCause::Backend,
-        EndedBy::Time => ResetCause::Time,
-        EndedBy::Operator => ResetCause::Operator,
+        EndedBy::Client => CutCause::Client,
+        EndedBy::Backend => CutCause::Backend,
+        EndedBy::Time => CutCause::Time,
+        EndedBy::Operator => CutCause::Operator,
         EndedBy::Nobody | EndedBy::Peer | EndedBy::Limit | EndedBy::Policy | EndedBy::Internal => {
-            ResetCause::Other
+            CutCause::Other
         }
     }
 }

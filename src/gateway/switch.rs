@@ -17,6 +17,7 @@ use super::{
     Engine,
     audit::CommandAudit,
     certificate_reload::CertificateReload,
+    descriptors::OneSessionLinks,
     halves::{DmzSide, InternalSide},
     handle::CommandAnswer,
     plan::SwitchPlan,
@@ -72,7 +73,11 @@ impl Engine {
         found: &ResolvedNames,
     ) -> Result<PendingSwitch, BindError> {
         let plan = self.plan_switch(&loaded.profile);
-        self.shared.shares.store(Arc::new(self.budget.divide(&loaded.profile)));
+        let shares = self.budget.divide(&loaded.profile, self.one_session_links);
+        self.shared.shares.store(Arc::new(shares));
+        // Sessions may come the new way before it is in force.
+        let backends = &self.shared.sessions.backends;
+        backends.resize(backends.max().max(shares.backends));
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
@@ -172,7 +177,7 @@ impl Engine {
     /// Closes what a switch has opened; the gateway goes on as before.
     pub(super) fn roll_back(&mut self, switching: PendingSwitch, why: &str) {
         switching.retire();
-        self.shared.shares.store(Arc::new(self.budget.divide(&self.profile)));
+        self.shared.shares.store(Arc::new(self.budget.divide(&self.profile, self.one_session_links)));
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
         match switching.asker {
             Some(asker) => {
@@ -230,9 +235,24 @@ impl Engine {
         let shares = self.shared.shares.load();
         self.shared.clients.resize(shares.clients);
         self.shared.handshakes.resize(shares.client_handshakes);
-        if let Some(line) = self.budget.describe_shortage(profile) {
+        self.shared.sessions.backends.resize(shares.backends);
+        if let Some(line) = self.budget.describe_shortage(profile, self.one_session_links) {
             self.shared.notices.warn(line);
         }
+    }
+
+    /// Divides them anew where links have shown that they carry one session each, or many.
+    pub(super) fn follow_links(&mut self, pools: &[PoolRow]) {
+        let seen = OneSessionLinks::seen_in(pools);
+        if seen == self.one_session_links || self.switching.is_some() {
+            return;
+        }
+        self.one_session_links = seen;
+        let shares = self.budget.divide(&self.profile, seen);
+        self.shared.shares.store(Arc::new(shares));
+        self.share_descriptors(&self.profile);
+        self.dmz.iter().for_each(|half| half.bound_links(&shares));
+        self.internal.iter().for_each(|half| half.bound_links(&shares));
     }
 
     fn install_dmz(
@@ -326,9 +346,9 @@ impl Engine {
         });
         let of_internal = profile.internal.iter().flat_map(|half| {
             half.services.iter().map(|service| {
-                // The half's `maximum` of links bounds its sessions.
-                let settings =
-                    ServiceSettings { sessions: half.maximum, idle: None, peers: service.peers.clone() };
+                // All that its links carry.
+                let sessions = half.maximum.saturating_mul(half.sessions_per_link);
+                let settings = ServiceSettings { sessions, idle: None, peers: service.peers.clone() };
                 let connector = Connector::Direct(BackendTarget::new(&service.connect, edges).into());
                 ((Half::Internal, service.name.clone()), settings, connector)
             })

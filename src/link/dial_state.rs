@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     goodbye::GoodbyeState,
     keeper::{KeeperTarget, LIVED},
-    link_guard::LinkCounters,
+    link_guard::{LinkActivity, LinkCounters},
     token_bucket::TokenBucket,
 };
 use crate::{
@@ -117,13 +117,13 @@ impl DialState {
         Some(until.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
     }
 
-    /// How many dials are missing of those that would make `wanted` links ready.
+    /// How many dials are missing of those that would make `wanted` links ready, with room to spare.
     pub fn missing_dials(&self, wanted: usize) -> usize {
         let at_once = match self.backoff.failures() > 0 && self.counts.ready() == 0 {
             true => 1,
             false => DIALS_MAX,
         };
-        let missing = wanted.saturating_sub(self.counts.ready() + self.dialling);
+        let missing = wanted.saturating_sub(self.counts.count(LinkActivity::Ready) + self.dialling);
         missing.min(at_once.saturating_sub(self.dialling))
     }
 

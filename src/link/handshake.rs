@@ -1,7 +1,7 @@
 //! Both ends of a link's handshake, each under one deadline: TLS, and then what was agreed on there, which is a
 //! `hello` from each side, or SOCKS5's method and request.
 
-use std::{collections::HashSet, fmt, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use socks5_proto::Address;
@@ -14,11 +14,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
-    error::LinkError,
-    framed::Link,
+    DIAL, HANDSHAKE, LINGERING_CLOSE, Peer,
     generation::TermsGeneration,
-    liveness::{HEARTBEAT, UNANSWERED},
+    multiplex::handle::LinkLoss,
+    standing::{Agreement, StandingLink},
 };
 use crate::{
     net::{
@@ -29,11 +28,12 @@ use crate::{
     profile::{Carries, LinkAddress, ServiceName},
     proto::{
         Refusal,
-        link::{
-            ALPN, ProtocolViolation,
-            frame::{Frame, FrameKind},
-            hello::{GrantHello, OfferHello},
-            state::LinkRole,
+        multiplex::{
+            PROTOCOL_NAME,
+            decoder::{FrameReader, HeardPiece},
+            frame::{HEADER_BYTES, LinkFrame},
+            hello::{OpenerHello, ServerHello},
+            state::LinkEnd,
         },
         socks5::{self, SocksCommand, SocksError},
     },
@@ -42,8 +42,8 @@ use crate::{
 
 /// Bytes of a refused link that are read off so that its reply is not lost to a reset.
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
-/// A server that is asked to close, and says nothing for so long, is dead.
-pub const PARTING_SILENCE: Duration = HEARTBEAT.saturating_add(UNANSWERED);
+/// Of a `hello`, read at once: a length alone costs no memory.
+const HELLO_READ_BYTES: usize = 16 * 1024;
 
 /// Why a link did not come to stand.
 #[derive(Debug, Error)]
@@ -95,15 +95,24 @@ pub struct DialledStream {
 }
 
 /// Makes what an opener says to a server.
-pub type GrantFn = Arc<dyn Fn(&Peer, &OfferHello) -> GrantDecision + Send + Sync>;
+pub type GrantFn = Arc<dyn Fn(&Peer, &ServerHello) -> GrantDecision + Send + Sync>;
 /// Makes what a server says to an opener.
-pub type OfferFn = Arc<dyn Fn(&Peer) -> OfferHello + Send + Sync>;
+pub type OfferFn = Arc<dyn Fn(&Peer) -> OfferDecision + Send + Sync>;
 
 /// What an opener makes of an offer.
 #[derive(Debug)]
 pub struct GrantDecision {
-    pub grant: GrantHello,
+    pub hello: OpenerHello,
     pub mismatches: Vec<CarriesMismatch>,
+    /// The age at which this end replaces the link.
+    pub retire: Duration,
+}
+
+/// What a server offers.
+#[derive(Debug)]
+pub struct OfferDecision {
+    pub hello: ServerHello,
+    pub retire: Duration,
 }
 
 /// A service that carries one thing at the other half and another at this one, so that it is not granted.
@@ -160,9 +169,9 @@ impl HandshakeTerms {
 /// A link of our own protocol that stands, and what the two ends have told each other.
 #[derive(Debug)]
 pub struct EstablishedLink {
-    pub link: Box<Link>,
-    pub offer: OfferHello,
-    pub grant: GrantHello,
+    pub link: Box<StandingLink>,
+    pub offer: ServerHello,
+    pub grant: OpenerHello,
     /// What the opener has found; nothing where this end serves.
     pub mismatches: Vec<CarriesMismatch>,
 }
@@ -204,7 +213,7 @@ pub async fn accept(
             }
             None => (NetStream::Tcp(stream), None),
         };
-        let peer = Peer { name, address };
+        let peer = Peer { name, address, instance: None };
         if speaks_own_protocol(&stream) {
             return Ok(HandshakeOutcome::Linked(
                 exchange_hello(DialledStream { stream, peer, by }, &terms.role, holds).await?,
@@ -232,7 +241,7 @@ async fn read_request(stream: &mut NetStream, serves: SocksCommand) -> Result<Se
 
 /// Whether TLS has agreed on the protocol of our own; a plain link never does.
 pub fn speaks_own_protocol(stream: &NetStream) -> bool {
-    stream.alpn() == Some(ALPN)
+    stream.alpn() == Some(PROTOCOL_NAME.as_bytes())
 }
 
 /// The exchange of `hello`: the server offers, the opener grants. What `holds` was taken from the
@@ -245,31 +254,8 @@ pub async fn exchange_hello(
     let DialledStream { stream, peer, by } = reached;
     let greeting = async {
         match says {
-            HelloRole::Opens(granting) => {
-                let mut link = Box::new(Link::new(stream, peer, LinkRole::Opener));
-                let Frame::Offer(offer) = poll_fn(|cx| link.poll_handshake(cx)).await? else {
-                    return Err(unexpected(&link));
-                };
-                let GrantDecision { grant, mismatches: unlike } = granting(link.peer(), &offer);
-                link.set_agreement(grant.services.iter().cloned(), holds);
-                link.stage(FrameKind::Hello, &grant.body())?;
-                poll_fn(|cx| link.poll_flush(cx)).await?;
-                Ok(EstablishedLink { link, offer, grant, mismatches: unlike })
-            }
-            HelloRole::Serves(offering) => {
-                let offer = offering(&peer);
-                let mut link = Box::new(Link::new(stream, peer, LinkRole::Server));
-                link.stage(FrameKind::Hello, &offer.body())?;
-                poll_fn(|cx| link.poll_flush(cx)).await?;
-                let Frame::Grant(mut grant) = poll_fn(|cx| link.poll_handshake(cx)).await? else {
-                    return Err(unexpected(&link));
-                };
-                let offered: HashSet<_> = offer.services.iter().map(|(service, _)| service).collect();
-                grant.services.retain(|service| offered.contains(service));
-                link.bound_data(grant.data);
-                link.set_agreement([], holds);
-                Ok(EstablishedLink { link, offer, grant, mismatches: Vec::new() })
-            }
+            HelloRole::Opens(grant) => grant_services(stream, peer, grant, holds).await,
+            HelloRole::Serves(offer) => offer_services(stream, peer, offer, holds).await,
         }
     };
     match timeout_at(by, greeting).await {
@@ -278,27 +264,82 @@ pub async fn exchange_hello(
     }
 }
 
-/// The state lets nothing but `hello` through here.
-fn unexpected(link: &Link) -> io::Error {
-    LinkError::Broken(ProtocolViolation::State(FrameKind::Hello, link.state())).into()
+async fn grant_services(
+    mut stream: NetStream,
+    mut peer: Peer,
+    grant: &GrantFn,
+    holds: CancellationToken,
+) -> io::Result<EstablishedLink> {
+    let LinkFrame::ServerHello(offer) = read_hello(&mut stream, LinkEnd::Server).await? else {
+        return Err(unexpected_frame());
+    };
+    peer.instance = Some(offer.about.instance);
+    let GrantDecision { hello, mismatches, retire } = grant(&peer, &offer);
+    say_hello(&mut stream, &LinkFrame::OpenerHello(hello.clone())).await?;
+    let agreed = Agreement {
+        end: LinkEnd::Opener,
+        sessions_max: offer.sessions_per_link.into(),
+        serves: hello.granted.iter().cloned().collect(),
+        retire,
+        retired: holds,
+    };
+    Ok(EstablishedLink { link: StandingLink::new(stream, peer, agreed), offer, grant: hello, mismatches })
 }
 
-/// Ends an opener's link without a session: what is staged is told first, and then it waits for the
-/// server to close, which may have yet to read the last session's bytes for a slow backend. A server
-/// that lives and does not read says something once a [`HEARTBEAT`].
-pub async fn close_gracefully(mut link: Box<Link>) {
-    let parting = async {
-        poll_fn(|cx| link.poll_flush(cx)).await?;
-        let (mut stream, _seat) = link.into_parts();
-        stream.let_close_cleanly();
-        stream.shutdown().await?;
-        let mut heard = [0; 256];
-        // What it says means nothing any more; that it says something does.
-        while let Ok(Ok(1..)) = timeout(PARTING_SILENCE, stream.read(&mut heard)).await {}
-        Ok::<_, io::Error>(())
+async fn offer_services(
+    mut stream: NetStream,
+    mut peer: Peer,
+    offer: &OfferFn,
+    holds: CancellationToken,
+) -> io::Result<EstablishedLink> {
+    let OfferDecision { hello: offer, retire } = offer(&peer);
+    say_hello(&mut stream, &LinkFrame::ServerHello(offer.clone())).await?;
+    let LinkFrame::OpenerHello(mut grant) = read_hello(&mut stream, LinkEnd::Opener).await? else {
+        return Err(unexpected_frame());
     };
-    // Late or failed, it is dropped all the same.
-    let _ = timeout(GOODBYE, parting).await;
+    peer.instance = Some(grant.about.instance);
+    let offered: HashSet<_> = offer.services.iter().map(|of| &of.name).collect();
+    grant.granted.retain(|service| offered.contains(service));
+    let agreed = Agreement {
+        end: LinkEnd::Server,
+        sessions_max: offer.sessions_per_link.into(),
+        serves: offer.services.iter().map(|of| of.name.clone()).collect(),
+        retire,
+        retired: holds,
+    };
+    let link = StandingLink::new(stream, peer, agreed);
+    Ok(EstablishedLink { link, offer, grant, mismatches: Vec::new() })
+}
+
+async fn say_hello(stream: &mut NetStream, frame: &LinkFrame) -> io::Result<()> {
+    let mut out = Vec::new();
+    frame.push(&mut out, 0);
+    stream.write_all(&out).await?;
+    stream.flush().await
+}
+
+/// Reads one frame and not a byte more.
+async fn read_hello(stream: &mut NetStream, from: LinkEnd) -> io::Result<LinkFrame> {
+    let mut reader = FrameReader::new(from);
+    let mut bytes = vec![0; HEADER_BYTES];
+    stream.read_exact(&mut bytes).await?;
+    loop {
+        let mut input = bytes.as_slice();
+        let heard = reader.decode(&mut input).map_err(|how| io::Error::other(LinkLoss::Broken(how)))?;
+        match heard {
+            Some(HeardPiece::Frame { frame, .. }) => return Ok(frame),
+            Some(HeardPiece::Data { .. }) => return Err(unexpected_frame()),
+            None => {
+                bytes = vec![0; reader.missing().clamp(1, HELLO_READ_BYTES)];
+                stream.read_exact(&mut bytes).await?;
+            }
+        }
+    }
+}
+
+/// Nothing but `hello` may come here.
+fn unexpected_frame() -> io::Error {
+    io::Error::other("another frame than `hello`")
 }
 
 /// The dialling side, TLS included: the other gateway is there and is who it should be.
@@ -318,7 +359,11 @@ pub async fn dial(
             }
             None => (NetStream::Tcp(stream), None),
         };
-        Ok(DialledStream { stream, peer: Peer { name, address: address.at.to_string().into() }, by })
+        Ok(DialledStream {
+            stream,
+            peer: Peer { name, address: address.at.to_string().into(), instance: None },
+            by,
+        })
     };
     timeout_at(by, greeting).await.unwrap_or(Err(HandshakeError::Late))
 }

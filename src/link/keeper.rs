@@ -20,16 +20,18 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    demand::DemandEstimate,
     dial_state::{DialFailure, DialState, LinkReuse},
     handshake::{self, DialledStream, EstablishedLink, HandshakeTerms},
-    link_guard::{LinkCounters, LinkGuard},
+    link_guard::{LinkActivity, LinkCounters, LinkGuard},
     server::IdleLossReason,
     shares::{LinkPermit, LinkShares},
 };
 use crate::{
     profile::{Half, LinkAddress, RetryPolicy, ServiceName},
-    proto::link::{WIRE, WIRE_SOCKS},
+    proto::{
+        multiplex::{self, frame::FrameType},
+        socks5,
+    },
     tasks::Tasks,
     telemetry::{notices::NoticeLog, snapshot::PoolRow},
     tls::link::LinkIdentity,
@@ -116,7 +118,6 @@ struct KeeperState {
     protocol: Option<LinkProtocol>,
     /// By the service they are ready for; `None`: for any.
     dial_states: BTreeMap<Option<ServiceName>, DialState>,
-    demand: DemandEstimate,
     peer: Option<Arc<str>>,
     /// What its links are granted for, by name.
     granted: Vec<String>,
@@ -140,7 +141,6 @@ impl LinkKeeper {
             // A plain link speaks SOCKS5 only.
             protocol: (!gateway.tls).then_some(LinkProtocol::Socks),
             dial_states: BTreeMap::new(),
-            demand: DemandEstimate::new(Instant::now()),
             peer: None,
             granted: Vec::new(),
             refused: Vec::new(),
@@ -272,9 +272,9 @@ impl LinkKeeper {
 
     fn row(&self, books: &mut KeeperState, service: Option<ServiceName>) -> PoolRow {
         let target = self.target(books, service.as_ref());
-        let wire = books.protocol.map(|wire| match wire {
-            LinkProtocol::Own => WIRE.into(),
-            LinkProtocol::Socks => WIRE_SOCKS.into(),
+        let protocol = books.protocol.map(|protocol| match protocol {
+            LinkProtocol::Own => multiplex::PROTOCOL_NAME.into(),
+            LinkProtocol::Socks => socks5::PROTOCOL_NAME.into(),
         });
         let peer = books.peer.as_ref().map(ToString::to_string);
         let name = service.as_ref().map_or_else(|| "*".into(), ToString::to_string);
@@ -282,7 +282,7 @@ impl LinkKeeper {
             peer,
             address: Some(self.gateway.to_string()),
             target,
-            wire,
+            protocol,
             serves: if books.protocol == Some(LinkProtocol::Own) {
                 books.granted.clone()
             } else {
@@ -300,7 +300,6 @@ impl LinkKeeper {
         let wanted = books.wanted.prepared;
         match (books.protocol, service) {
             (Some(LinkProtocol::Socks), None) => 0,
-            (Some(LinkProtocol::Own), None) => books.demand.ready_wanted(wanted),
             _ => wanted,
         }
     }
@@ -319,7 +318,7 @@ impl LinkKeeper {
     /// Starts the dials that are missing; how long until there is reason to look again.
     fn reconcile(self: &Arc<Self>) -> Duration {
         let mut books = self.lock();
-        self.adapt(&mut books, Instant::now());
+        self.release_surplus(&mut books);
         let parks = self.uses.parked_services();
         let lanes: Vec<_> = match books.protocol {
             Some(LinkProtocol::Socks) if !parks.is_empty() => parks.into_iter().map(Some).collect(),
@@ -348,14 +347,14 @@ impl LinkKeeper {
         }
     }
 
-    /// Follows the demand, and lets go of what is too much.
-    fn adapt(&self, books: &mut KeeperState, now: Instant) {
+    /// Lets go of what is too much.
+    fn release_surplus(&self, books: &mut KeeperState) {
         if books.protocol == Some(LinkProtocol::Own) {
             let counts = self.dial_state(books, None).counts.clone();
-            books.demand.note_arrivals(counts.opened(), now);
             let target = self.target(books, None);
             // A quarter more is no reason to close links that may be wanted again.
-            counts.set_surplus(counts.ready().saturating_sub(target + target / 4));
+            let spare = counts.count(LinkActivity::Ready);
+            counts.set_surplus(spare.saturating_sub(target + target / 4));
         }
     }
 
@@ -394,7 +393,6 @@ impl LinkKeeper {
     /// One link from its dial to where it is used.
     async fn dial_link(self: Arc<Self>, service: Option<ServiceName>, place: LinkPermit) {
         let under_way = DialGuard { keeper: self.clone(), service: service.clone() };
-        let began = Instant::now();
         let terms = self.uses.terms();
         let holds = terms.generation.token();
         let identity = self.identity();
@@ -410,7 +408,7 @@ impl LinkKeeper {
             let hello = handshake::exchange_hello(reached, &terms.role, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
             return match linked {
-                Ok(linked) => self.establish_link(linked, place, began).await,
+                Ok(linked) => self.establish_link(linked, place).await,
                 Err(error) => self.note_failed(None, error.to_string(), DialFailure::Way),
             };
         }
@@ -420,35 +418,35 @@ impl LinkKeeper {
         uses.run_socks_link(self, SocksLink { reached, service, place, under_way }).await;
     }
 
-    async fn establish_link(&self, mut linked: EstablishedLink, place: LinkPermit, began: Instant) {
+    async fn establish_link(&self, mut linked: EstablishedLink, place: LinkPermit) {
         self.uses.note_hello(&linked);
-        if linked.grant.services.is_empty() {
+        if linked.grant.granted.is_empty() {
             let why = unused_reason(&linked);
             self.note_failed(None, why, DialFailure::Way);
-            return handshake::close_gracefully(linked.link).await;
+            return linked.link.close_gracefully(FrameType::Retire).await;
         }
         let peer = linked.link.peer().label();
         self.report_refused(&linked);
         linked.link.set_guard(LinkGuard::ready(&self.counts(None), Some(place)));
         {
             let mut books = self.lock();
-            books.demand.note_dial(began.elapsed());
-            books.granted = linked.grant.services.iter().map(ToString::to_string).collect();
+            books.granted = linked.grant.granted.iter().map(ToString::to_string).collect();
             books.granted.sort_unstable();
             books.links_max = match self.shared.half {
-                Half::Internal => linked.grant.links,
-                Half::Dmz => linked.offer.maximum,
+                Half::Internal => linked.grant.links_max,
+                Half::Dmz => linked.offer.links_max,
             }
-            .max(1);
+            .max(1)
+            .into();
         }
         self.note_established(None, &peer);
         self.uses.take_link(self, linked);
     }
 
-    fn note_protocol(&self, wire: LinkProtocol) {
+    fn note_protocol(&self, protocol: LinkProtocol) {
         let mut books = self.lock();
-        if books.protocol != Some(wire) {
-            books.protocol = Some(wire);
+        if books.protocol != Some(protocol) {
+            books.protocol = Some(protocol);
             drop(books);
             self.changed.notify_one();
         }

@@ -12,10 +12,12 @@ use tokio::sync::Notify;
 
 use super::{
     link_table::{LinkEntry, LinkTable},
+    load::{LinkLoad, LinkRoom},
     shares::LinkPermit,
 };
 use crate::{
     net::stream::NetStream,
+    proto::multiplex::hello::InstanceId,
     telemetry::{
         clock,
         snapshot::{PoolRow, PoolState},
@@ -25,10 +27,8 @@ use crate::{
 /// The links of one peer, counted.
 #[derive(Debug, Default)]
 pub struct LinkCounters {
-    ready: AtomicUsize,
-    carrying: AtomicUsize,
-    /// Asked to go, or on their way.
-    leaving: AtomicUsize,
+    /// By what they do.
+    links: [AtomicUsize; LinkActivity::ALL.len()],
     /// Sessions opened so far.
     opened: AtomicU64,
     /// Ready links that are not needed any more; idle ones offer themselves.
@@ -51,17 +51,24 @@ impl LinkCounters {
         Arc::new(Self { fewer, ..Self::default() })
     }
 
-    pub fn ready(&self) -> usize {
-        self.ready.load(Ordering::Relaxed)
+    /// Links that do this.
+    pub fn count(&self, activity: LinkActivity) -> usize {
+        self.counter(activity).load(Ordering::Relaxed)
     }
 
+    /// Links that take a session, whether they carry others or not.
+    pub fn ready(&self) -> usize {
+        self.count(LinkActivity::Ready) + self.count(LinkActivity::Brimming)
+    }
+
+    /// Links that take no more sessions.
     pub fn carrying(&self) -> usize {
-        self.carrying.load(Ordering::Relaxed)
+        self.count(LinkActivity::Full) + self.count(LinkActivity::Leaving)
     }
 
     /// Links in all.
     pub fn links(&self) -> usize {
-        self.ready() + self.carrying() + self.leaving.load(Ordering::Relaxed)
+        LinkActivity::ALL.iter().map(|activity| self.count(*activity)).sum()
     }
 
     /// How long there has been no link; `None` while there is one, or before the first.
@@ -72,11 +79,7 @@ impl LinkCounters {
     }
 
     fn counter(&self, is: LinkActivity) -> &AtomicUsize {
-        match is {
-            LinkActivity::Ready => &self.ready,
-            LinkActivity::Carrying => &self.carrying,
-            LinkActivity::Leaving => &self.leaving,
-        }
+        &self.links[is as usize]
     }
 
     pub fn opened(&self) -> u64 {
@@ -171,16 +174,32 @@ pub struct LinkGuard {
     permit: Option<LinkPermit>,
 }
 
+/// ```text
+/// ready ◄─► brimming ◄─► full
+///   └──────────┴──────────┴─► leaving
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkActivity {
     Ready,
-    Carrying,
+    /// It takes sessions, and soon will not.
+    Brimming,
+    /// It takes no more sessions now; over SOCKS5 it has its one.
+    Full,
+    /// Nor will it again: asked to go, or on its way.
     Leaving,
+}
+
+impl LinkActivity {
+    const ALL: [Self; 4] = [Self::Ready, Self::Brimming, Self::Full, Self::Leaving];
+
+    pub fn from_byte(byte: u8) -> Self {
+        Self::ALL.into_iter().find(|known| *known as u8 == byte).unwrap_or(Self::Leaving)
+    }
 }
 
 impl LinkGuard {
     pub fn ready(counts: &Arc<LinkCounters>, place: Option<LinkPermit>) -> Self {
-        counts.ready.fetch_add(1, Ordering::Relaxed);
+        counts.counter(LinkActivity::Ready).fetch_add(1, Ordering::Relaxed);
         let (key, entry) = counts.table.add();
         Self { counts: counts.clone(), activity: LinkActivity::Ready, key, entry, permit: place }
     }
@@ -202,18 +221,41 @@ impl LinkGuard {
         &self.counts
     }
 
-    /// A session has come.
+    /// The link carries many sessions at once.
+    pub fn describe_shared(
+        self,
+        (id, stream): (u64, &NetStream),
+        load: &Arc<LinkLoad>,
+        instance: Option<InstanceId>,
+    ) -> Self {
+        self.entry.describe_shared(id, load.clone(), instance);
+        self.describe(stream)
+    }
+
+    /// A session has come over a link that carries no other.
     pub fn mark_busy(&mut self) {
-        if self.activity != LinkActivity::Carrying {
-            self.set_activity(LinkActivity::Carrying);
-            self.counts.opened.fetch_add(1, Ordering::Relaxed);
-            self.permit.iter().for_each(LinkPermit::note_used);
+        if self.activity != LinkActivity::Full {
+            self.set_activity(LinkActivity::Full);
+            self.note_session();
         }
     }
 
-    /// It has gone.
-    pub fn mark_ready(&mut self) {
-        self.set_activity(LinkActivity::Ready);
+    /// A session has come.
+    pub fn note_session(&mut self) {
+        self.counts.opened.fetch_add(1, Ordering::Relaxed);
+        self.entry.note_session();
+        self.permit.iter().for_each(LinkPermit::note_used);
+    }
+
+    /// It has more room than before, or less.
+    pub fn set_room(&mut self, room: LinkRoom) {
+        if self.activity != LinkActivity::Leaving {
+            self.set_activity(match room {
+                LinkRoom::Much => LinkActivity::Ready,
+                LinkRoom::Brimming => LinkActivity::Brimming,
+                LinkRoom::Full => LinkActivity::Full,
+            });
+        }
     }
 
     /// It takes no more sessions.
@@ -222,6 +264,9 @@ impl LinkGuard {
     }
 
     fn set_activity(&mut self, is: LinkActivity) {
+        if is == self.activity {
+            return;
+        }
         let before = std::mem::replace(&mut self.activity, is);
         self.counts.counter(before).fetch_sub(1, Ordering::Relaxed);
         self.counts.counter(is).fetch_add(1, Ordering::Relaxed);
@@ -247,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seat_is_counted_once_wherever_it_is() {
+    fn a_link_is_counted_once_whatever_it_does() {
         let counts = Arc::new(LinkCounters::default());
         let seen = || (counts.ready(), counts.carrying(), counts.opened());
         let mut one = LinkGuard::ready(&counts, None);
@@ -257,10 +302,15 @@ mod tests {
         one.mark_busy();
         assert_eq!(seen(), (0, 2, 2));
         drop(other);
-        one.mark_ready();
-        assert_eq!((seen(), counts.links()), ((1, 0, 2), 1));
+        for (room, ready, spare) in
+            [(LinkRoom::Brimming, 1, 0), (LinkRoom::Much, 1, 1), (LinkRoom::Full, 0, 0)]
+        {
+            one.set_room(room);
+            assert_eq!((counts.ready(), counts.count(LinkActivity::Ready)), (ready, spare), "{room:?}");
+        }
         one.mark_leaving();
-        assert_eq!((seen(), counts.links()), ((0, 0, 2), 1));
+        one.set_room(LinkRoom::Much);
+        assert_eq!((seen(), counts.links()), ((0, 1, 2), 1));
         drop(one);
         assert_eq!((seen(), counts.links()), ((0, 0, 2), 0));
     }

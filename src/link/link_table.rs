@@ -9,11 +9,20 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::link_guard::LinkActivity;
+use super::{link_guard::LinkActivity, load::LinkLoad};
 use crate::{
     net::stream::{NetStream, TlsDetails},
+    proto::multiplex::hello::InstanceId,
     telemetry::snapshot::{LinkRow, LinkState, PoolRow},
 };
+
+/// The last link's.
+static LAST_ID: AtomicU64 = AtomicU64::new(0);
+
+/// A number for one more link of this process, from 1.
+pub fn next_link_id() -> u64 {
+    LAST_ID.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 /// The links of one peer.
 #[derive(Debug, Default)]
@@ -21,7 +30,6 @@ pub struct LinkTable(Mutex<LinkEntries>);
 
 #[derive(Debug, Default)]
 struct LinkEntries {
-    next: u64,
     links: HashMap<u64, Arc<LinkEntry>>,
 }
 
@@ -33,6 +41,15 @@ pub struct LinkEntry {
     activity: AtomicU8,
     sessions: AtomicU64,
     details: OnceLock<LinkDetails>,
+    shared: OnceLock<SharedDetails>,
+}
+
+/// Of a link that carries many sessions.
+#[derive(Debug)]
+struct SharedDetails {
+    id: u64,
+    load: Arc<LinkLoad>,
+    instance: Option<InstanceId>,
 }
 
 #[derive(Debug)]
@@ -44,9 +61,27 @@ struct LinkDetails {
 impl LinkEntry {
     pub fn set_activity(&self, is: LinkActivity) {
         self.activity.store(is as u8, Ordering::Relaxed);
-        if is == LinkActivity::Carrying {
-            self.sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells that it carries many sessions; the first word holds.
+    pub fn describe_shared(&self, id: u64, load: Arc<LinkLoad>, instance: Option<InstanceId>) {
+        self.shared.get_or_init(|| SharedDetails { id, load, instance });
+    }
+
+    /// Sessions on it now.
+    fn sessions_open(&self) -> usize {
+        match self.shared.get() {
+            Some(shared) => shared.load.sessions(),
+            None => usize::from(self.activity() == LinkActivity::Full),
         }
+    }
+
+    fn activity(&self) -> LinkActivity {
+        LinkActivity::from_byte(self.activity.load(Ordering::Relaxed))
+    }
+
+    pub fn note_session(&self) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Tells what it goes over; the first word holds.
@@ -61,18 +96,20 @@ impl LinkEntry {
         });
     }
 
-    fn row(&self) -> LinkRow {
+    fn row(&self, key: u64) -> LinkRow {
         let about = self.details.get();
         let secured = about.and_then(|about| about.secured.as_ref());
-        let state = match self.activity.load(Ordering::Relaxed) {
-            is if is == LinkActivity::Ready as u8 => LinkState::Ready,
-            is if is == LinkActivity::Carrying as u8 => LinkState::Carrying,
-            _ => LinkState::Leaving,
+        let state = match self.activity() {
+            LinkActivity::Ready | LinkActivity::Brimming => LinkState::Ready,
+            LinkActivity::Full => LinkState::Carrying,
+            LinkActivity::Leaving => LinkState::Leaving,
         };
         LinkRow {
+            id: self.shared.get().map_or(key, |shared| shared.id),
             age_seconds: self.since.elapsed().as_secs_f64(),
             state,
             sessions: self.sessions.load(Ordering::Relaxed),
+            sessions_open: self.sessions_open(),
             address: about.and_then(|about| about.address.clone()),
             tls: secured.map(|secured| secured.version.clone()),
             group: secured.map(|secured| secured.group.clone()),
@@ -88,11 +125,10 @@ impl LinkTable {
             activity: AtomicU8::new(LinkActivity::Ready as u8),
             sessions: AtomicU64::new(0),
             details: OnceLock::new(),
+            shared: OnceLock::new(),
         });
-        let mut entries = self.lock();
-        let key = entries.next;
-        entries.next += 1;
-        entries.links.insert(key, entry.clone());
+        let key = next_link_id();
+        self.lock().links.insert(key, entry.clone());
         (key, entry)
     }
 
@@ -114,8 +150,12 @@ impl LinkTable {
         let expire = links.iter().filter_map(|(_, entry)| entry.details.get()?.secured.as_ref()?.expires);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let certificate_days = expire.min().map(|at| (at - now).div_euclid(DAY_SECONDS));
-        let links = links.iter().take(ROWS_MAX).map(|(_, entry)| entry.row()).collect();
-        PoolRow { links, certificate_days, ..row }
+        let sessions = links.iter().map(|(_, entry)| entry.sessions_open()).sum();
+        // Of the newest, where another process has come behind one address.
+        let instance = links.iter().rev().find_map(|(_, entry)| entry.shared.get()?.instance);
+        let instance = instance.map(|instance| instance.to_string()).or(row.instance);
+        let links = links.iter().take(ROWS_MAX).map(|(key, entry)| entry.row(*key)).collect();
+        PoolRow { links, sessions, instance, certificate_days, ..row }
     }
 
     fn lock(&self) -> MutexGuard<'_, LinkEntries> {

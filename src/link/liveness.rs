@@ -5,9 +5,7 @@
 //! 11 s after it was heard last, whatever lies between that may acknowledge for it.
 //!
 //! What is no silence: that we did not listen. A look that comes late, since this process was stopped
-//! or is short of time, moves the deadline by as much. An end that can not read, since its session's
-//! receiver is slow, judges nobody and can not answer either: it sends pings of its own, which tell
-//! the same. And while a ping of ours has yet to reach the other end's kernel, behind other bytes or
+//! or is short of time, moves the deadline by as much. And while a ping of ours has yet to reach the other end's kernel, behind other bytes or
 //! before a shut window, that kernel's acknowledgements stand for an answer.
 
 use std::time::Duration;
@@ -15,14 +13,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::token_bucket::TokenBucket;
-use crate::proto::link::frame::TOKEN;
+use crate::proto::multiplex::frame::PING_BYTES;
 
 /// Between two looks.
 pub const HEARTBEAT: Duration = Duration::from_millis(2500);
 /// A ping without an answer for so long, and nothing else heard: the other end is dead.
 pub const UNANSWERED: Duration = Duration::from_secs(6);
-/// Pings that an end may send at once, and how many more each second: it asks once a [`HEARTBEAT`],
-/// or twice while it settles a session.
+/// Pings that an end may send at once, and how many more each second: it asks once a [`HEARTBEAT`].
 const PINGS_AT_ONCE: f64 = 64.0;
 const PINGS_A_SECOND: f64 = 4.0;
 
@@ -52,16 +49,8 @@ struct PendingPing {
 pub enum LivenessVerdict {
     Alive,
     /// A ping with this token is due.
-    Ping([u8; TOKEN]),
+    Ping([u8; PING_BYTES]),
     Dead,
-}
-
-/// Whether this end takes what the other sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadState {
-    Yes,
-    /// Its session's receiver takes nothing now.
-    Stopped,
 }
 
 /// Whether a ping of ours would go out.
@@ -96,12 +85,12 @@ impl LinkLiveness {
 
     /// A ping has come; false when there are too many of them for the time.
     pub fn note_ping(&mut self, now: Instant) -> bool {
-        self.earn_pings(now, ReadState::Yes);
+        self.earn_pings(now);
         self.pings.take()
     }
 
     /// An answer has come; the round trip, if it answers the last question.
-    pub fn note_pong(&mut self, token: [u8; TOKEN], now: Instant) -> Option<Duration> {
+    pub fn note_pong(&mut self, token: [u8; PING_BYTES], now: Instant) -> Option<Duration> {
         let question = self.question.take_if(|question| question.token.to_be_bytes() == token)?;
         Some(now.saturating_duration_since(question.asked))
     }
@@ -112,11 +101,11 @@ impl LinkLiveness {
         &mut self,
         now: Instant,
         late: Duration,
-        (reading, writing): (ReadState, WriteState),
+        writing: WriteState,
         unacknowledged: impl FnOnce() -> Option<Duration>,
     ) -> LivenessVerdict {
         self.due = now + HEARTBEAT;
-        self.earn_pings(now, reading);
+        self.earn_pings(now);
         let heard = std::mem::take(&mut self.heard);
         if writing == WriteState::Blocked {
             self.question = None;
@@ -125,17 +114,13 @@ impl LinkLiveness {
             return if silent >= UNANSWERED { LivenessVerdict::Dead } else { LivenessVerdict::Alive };
         }
         self.blocked_since = None;
-        match (&mut self.question, reading) {
-            (_, ReadState::Stopped) => {
-                self.question = None;
-                LivenessVerdict::Ping(self.token())
-            }
-            (_, ReadState::Yes) if heard => {
+        match &mut self.question {
+            _ if heard => {
                 self.question = None;
                 LivenessVerdict::Alive
             }
-            (None, ReadState::Yes) => self.send_ping(now),
-            (Some(question), ReadState::Yes) => {
+            None => self.send_ping(now),
+            Some(question) => {
                 question.dead_at += late;
                 if now >= question.dead_at {
                     let silent = unacknowledged().unwrap_or(UNANSWERED);
@@ -150,20 +135,8 @@ impl LinkLiveness {
         }
     }
 
-    /// The other end need not answer now: whatever it is asked, and until when, has another deadline.
-    pub fn excuse(&mut self, now: Instant) {
-        self.question = None;
-        self.due = now + HEARTBEAT;
-    }
-
-    /// Those that came while this end did not read are read at once, however many: they are earned
-    /// without a bound meanwhile, and stay earned.
-    fn earn_pings(&mut self, now: Instant, reading: ReadState) {
-        let most = match reading {
-            ReadState::Yes => PINGS_AT_ONCE.max(self.pings.left()),
-            ReadState::Stopped => f64::INFINITY,
-        };
-        self.pings.earn(now.into_std(), PINGS_A_SECOND, most);
+    fn earn_pings(&mut self, now: Instant) {
+        self.pings.earn(now.into_std(), PINGS_A_SECOND, PINGS_AT_ONCE);
     }
 
     fn send_ping(&mut self, now: Instant) -> LivenessVerdict {
@@ -173,7 +146,7 @@ impl LinkLiveness {
     }
 
     /// A token that no ping of this end has had.
-    pub fn token(&mut self) -> [u8; TOKEN] {
+    pub fn token(&mut self) -> [u8; PING_BYTES] {
         self.next += 1;
         self.next.to_be_bytes()
     }
@@ -183,8 +156,7 @@ impl LinkLiveness {
 mod tests {
     use super::*;
 
-    const OPEN: (ReadState, WriteState) = (ReadState::Yes, WriteState::Yes);
-    const NOT_READING: (ReadState, WriteState) = (ReadState::Stopped, WriteState::Yes);
+    const OPEN: WriteState = WriteState::Yes;
     const MS: Duration = Duration::from_millis(1);
 
     /// Looks when a look is due, until the other end is dead; how long after `began` that was.
@@ -210,7 +182,7 @@ mod tests {
         let LivenessVerdict::Ping(token) = liveness.check(asked, Duration::ZERO, OPEN, || None) else {
             panic!("a ping is due")
         };
-        assert!(liveness.note_pong([9; TOKEN], asked + MS).is_none(), "not what was asked");
+        assert!(liveness.note_pong([9; PING_BYTES], asked + MS).is_none(), "not what was asked");
         assert_eq!(liveness.note_pong(token, asked + MS), Some(MS));
         assert!(liveness.note_pong(token, asked + MS).is_none(), "answered once");
         liveness.note_heard();
@@ -269,7 +241,7 @@ mod tests {
     fn before_a_shut_window_only_the_kernel_judges_and_from_then_on() {
         let began = Instant::now();
         let mut liveness = LinkLiveness::new(began);
-        let blocked = (ReadState::Yes, WriteState::Blocked);
+        let blocked = WriteState::Blocked;
         for (at, acknowledged, expected) in [
             (0, 100, LivenessVerdict::Alive),
             (5, 105, LivenessVerdict::Alive),
@@ -284,26 +256,6 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_does_not_read_judges_nobody() {
-        let began = Instant::now();
-        let mut liveness = LinkLiveness::new(began);
-        for look in 0..1000 {
-            let now = began + look * HEARTBEAT;
-            let seen = liveness.check(now, Duration::ZERO, NOT_READING, || None);
-            assert!(
-                matches!(seen, LivenessVerdict::Ping(_)),
-                "{seen:?}: it can answer nothing, and so it asks"
-            );
-        }
-        let again = liveness.next_check();
-        assert!(
-            matches!(liveness.check(again, Duration::ZERO, OPEN, || None), LivenessVerdict::Ping(_)),
-            "asked first when it reads again"
-        );
-        assert_eq!(dies(&mut liveness, again), UNANSWERED);
-    }
-
-    #[test]
     fn a_flood_of_pings_is_too_many_for_the_time() {
         let began = Instant::now();
         let mut liveness = LinkLiveness::new(began);
@@ -312,22 +264,5 @@ mod tests {
         assert_eq!(many(&mut liveness, began), 64);
         assert_eq!(many(&mut liveness, began + Duration::from_secs(3)), 12);
         assert_eq!(many(&mut liveness, began + Duration::from_secs(3600)), 64, "no more than at once");
-    }
-
-    #[test]
-    fn pings_of_an_end_that_does_not_read_are_never_too_many() {
-        // Both ends have a slow receiver for a day: each asks once a heartbeat, and neither hears it.
-        let began = Instant::now();
-        let mut liveness = LinkLiveness::new(began);
-        let day = 24 * 3600 * 1000 / HEARTBEAT.as_millis() as u32;
-        for look in 0..day {
-            liveness.check(began + look * HEARTBEAT, Duration::ZERO, NOT_READING, || None);
-        }
-        let now = began + day * HEARTBEAT;
-        assert!((0..day).all(|_| liveness.note_ping(now)), "all of them at once, when it reads again");
-        // As long as it does nothing else.
-        for look in 0..day {
-            assert!(liveness.note_ping(now + look * HEARTBEAT));
-        }
     }
 }

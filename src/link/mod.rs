@@ -1,25 +1,22 @@
-//! A link's life: handshake, ready, carrying, and ready again or closed.
+//! A link's life, from its handshake to its end.
 //!
 //! ```text
-//! dialling side:  dial ─► handshake ─► ready ─► (second reply) ─► carrying ─► closed
-//! listening side: accept ─► handshake ─► ready ─► (taken) ─► carrying ─► closed
+//! our own:  dial or accept ─► handshake ─► ready ◄─► full ─► leaving ─► closed
+//! SOCKS5:   dial or accept ─► handshake ─► ready ─► (taken, or second reply) ─► carrying ─► closed
 //! ```
 //!
 //! There are two kinds of link. One that speaks SOCKS5 is a plain stream that carries one session and ends with
-//! it; a [`framed::Link`] speaks `portcullis/1` and carries one session after another. A session sees either as a
-//! [`session_side::SessionSide`].
+//! it; a [`standing::StandingLink`] speaks `portcullis/2` and carries many at once, as [`multiplex`] does it. A
+//! session sees either as a [`session_side::SessionSide`].
 //!
 //! In reading order: [`handshake`] establishes a link, [`listener`] is the port that links come in by, [`keeper`]
 //! the task that keeps links dialled, [`dial_state`] how that goes. [`pool::Pool`] holds the ready links of the
 //! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
-//! links, [`link_guard`] counts them, `link_table` lists them, [`liveness`] notices dead ones, [`demand`] says how
-//! many should be ready, and [`generation`] whether the terms of a link still hold.
+//! links, [`link_guard`] counts them, `link_table` lists them, [`load`] counts the sessions of each, [`liveness`]
+//! notices dead ones, and [`generation`] tells whether the terms of a link still hold.
 
-pub mod demand;
 pub mod dial_state;
-pub mod error;
-pub mod framed;
 pub mod generation;
 pub mod goodbye;
 pub mod handshake;
@@ -29,6 +26,7 @@ pub mod link_guard;
 mod link_table;
 pub mod listener;
 pub mod liveness;
+pub mod load;
 pub mod multiplex;
 pub mod peer_links;
 pub mod peer_record;
@@ -36,11 +34,13 @@ pub mod pool;
 pub mod server;
 pub mod session_side;
 pub mod shares;
+pub mod standing;
+pub mod succession;
 mod token_bucket;
 
 use std::{sync::Arc, time::Duration};
 
-use crate::proto::certificate::is_same_name;
+use crate::proto::{certificate::is_same_name, multiplex::hello::InstanceId};
 
 /// A TCP connection to the other gateway comes about in this time or not at all.
 pub const DIAL: Duration = Duration::from_secs(3);
@@ -60,6 +60,8 @@ pub struct Peer {
     pub name: Option<Arc<str>>,
     /// Its IP, or the address that was dialled.
     pub address: Arc<str>,
+    /// Which process of that name it is, once it has told.
+    pub instance: Option<InstanceId>,
 }
 
 impl Peer {
@@ -71,6 +73,11 @@ impl Peer {
             (None, None) => self.address == other.address,
             (Some(_), None) | (None, Some(_)) => false,
         }
+    }
+
+    /// Whether it may be the same gateway, started anew: another process of its name, at its address.
+    pub fn may_succeed(&self, other: &Self) -> bool {
+        self.instance != other.instance && self.name == other.name && self.address == other.address
     }
 
     /// What an operator reads as the peer.

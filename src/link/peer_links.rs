@@ -7,17 +7,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     Peer,
     goodbye::GoodbyeState,
     idle_link::{CLOSED, IdleLink, RemovedReason},
-    link_guard::{LinkCounters, LinkGuard},
+    link_guard::{LinkActivity, LinkCounters, LinkGuard},
+    load::LinkLoad,
+    multiplex::handle::LinkHandle,
     peer_record::PeerRecord,
     server::IdleLossReason,
+    session_side::{LinkSlot, SessionSide},
+    succession::{Succeeding, Succession, forget_succeeded},
 };
 use crate::{
     profile::{Half, ServiceName},
-    proto::link::{WIRE, WIRE_SOCKS, frame::FrameKind},
+    proto::{multiplex, socks5},
     telemetry::snapshot::{PoolRow, PoolState},
 };
 
@@ -40,6 +46,8 @@ pub struct PeerLinks {
     /// Links in all that it takes, as far as is known.
     pub maximum: usize,
     pub ready: Vec<ReadyLink>,
+    /// Links of our own that take sessions.
+    pub shared: Vec<SharedLink>,
     pub counts: Arc<LinkCounters>,
     pub on_lost: Option<ReadyLinkLost>,
     /// Shared by all lanes of the peer.
@@ -49,6 +57,7 @@ pub struct PeerLinks {
     failures: u64,
     last_error: Option<String>,
     goodbye: GoodbyeState,
+    succession: Succession,
     seen: Instant,
 }
 
@@ -60,6 +69,17 @@ pub struct ReadyLink {
     pub guard: Option<LinkGuard>,
     pub serves: ServedServices,
     pub since: Instant,
+}
+
+/// A link that takes sessions, and may carry others.
+#[derive(Debug)]
+pub struct SharedLink {
+    pub key: u64,
+    pub handle: LinkHandle,
+    pub load: Arc<LinkLoad>,
+    pub serves: Arc<HashSet<ServiceName>>,
+    /// Cancelled to let it go.
+    pub leave: CancellationToken,
 }
 
 /// What links are ready for.
@@ -106,6 +126,7 @@ impl PeerLinks {
             target,
             maximum: usize::MAX,
             ready: Vec::new(),
+            shared: Vec::new(),
             counts: Arc::default(),
             on_lost: None,
             record: Arc::default(),
@@ -113,6 +134,7 @@ impl PeerLinks {
             failures: 0,
             last_error: None,
             goodbye: GoodbyeState::default(),
+            succession: Succession::default(),
             seen: Instant::now(),
         }
     }
@@ -120,6 +142,23 @@ impl PeerLinks {
     /// The newest ready link for a service.
     pub fn newest_for(&self, service: &ServiceName) -> Option<usize> {
         self.ready.iter().rposition(|ready| ready.serves.serves(service))
+    }
+
+    /// A place for a session on the link with the least to do.
+    pub fn take_slot(&self, service: &ServiceName) -> Option<SessionSide> {
+        let serving =
+            self.shared.iter().filter(|link| link.serves.contains(service) && link.handle.takes_sessions());
+        let link = serving.min_by_key(|link| link.load.sessions())?;
+        let (handle, place) = (link.handle.clone(), link.load.take()?);
+        let slot = LinkSlot { handle, place, record: self.record.clone(), request: None };
+        Some(SessionSide::Shared(Box::new(slot)))
+    }
+
+    /// Whether a session of a service can be taken to it now.
+    pub fn can_take(&self, service: &ServiceName) -> bool {
+        let has_room = |link: &SharedLink| link.load.has_room() && link.handle.takes_sessions();
+        self.newest_for(service).is_some()
+            || self.shared.iter().any(|link| link.serves.contains(service) && has_room(link))
     }
 
     /// Where it stands among lanes; the lowest goes next.
@@ -145,11 +184,6 @@ impl PeerLinks {
         }
     }
 
-    /// How long it has been lost.
-    pub fn lost_for(&self) -> Option<Duration> {
-        self.counts.empty_for()
-    }
-
     /// A link has come, or come back.
     pub fn note_seen(&mut self) {
         self.seen = Instant::now();
@@ -166,7 +200,6 @@ impl PeerLinks {
                 self.note_lost(CLOSED);
                 self.note_leaving(false);
             }
-            RemovedReason::Leaves(link) => self.note_leaving(link.leaving() == Some(FrameKind::Drain)),
         }
     }
 
@@ -175,10 +208,11 @@ impl PeerLinks {
         if drains {
             return self.goodbye.note_drain();
         }
-        self.goodbye.note_retired(self.ready.is_empty() && self.counts.carrying() == 0);
+        let is_last = self.ready.is_empty() && self.shared.is_empty();
+        self.goodbye.note_retired(is_last && self.counts.count(LinkActivity::Full) == 0);
     }
 
-    fn note_lost(&mut self, why: &str) {
+    pub fn note_lost(&mut self, why: &str) {
         self.goodbye.note_failure();
         self.failures += 1;
         self.last_error = Some(format!("ready link lost: {why}"));
@@ -186,16 +220,16 @@ impl PeerLinks {
     }
 
     pub fn row(&self) -> PoolRow {
-        let (ready, carrying) = (self.ready.len(), self.counts.carrying());
+        let (ready, carrying) = (self.counts.ready(), self.counts.carrying());
         let state = match ready {
             0 if carrying == 0 => PoolState::Down,
             _ if ready >= self.target => PoolState::Healthy,
             _ => PoolState::Filling,
         };
-        let (service, wire, mut serves) = match &self.serves {
-            ServedServices::One(service) => (service.to_string(), WIRE_SOCKS, Vec::new()),
+        let (service, protocol, mut serves) = match &self.serves {
+            ServedServices::One(service) => (service.to_string(), socks5::PROTOCOL_NAME, Vec::new()),
             ServedServices::Granted(granted) => {
-                ("*".into(), WIRE, granted.iter().map(ToString::to_string).collect())
+                ("*".into(), multiplex::PROTOCOL_NAME, granted.iter().map(ToString::to_string).collect())
             }
         };
         serves.sort_unstable();
@@ -209,7 +243,7 @@ impl PeerLinks {
             at_maximum: ready < self.target && self.counts.links() >= self.maximum,
             failures: self.failures,
             last_error: self.last_error.clone(),
-            wire: Some(wire.into()),
+            protocol: Some(protocol.into()),
             serves,
             ..PoolRow::new(Half::Dmz, service)
         }
@@ -217,9 +251,29 @@ impl PeerLinks {
     }
 }
 
-/// Forgets those who have said goodbye, and the longest lost where there are too many of them.
+impl Succeeding for PeerLinks {
+    fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    fn succession(&mut self) -> &mut Succession {
+        &mut self.succession
+    }
+
+    fn has_links(&self) -> bool {
+        self.counts.links() > 0
+    }
+
+    fn lost_for(&self) -> Option<Duration> {
+        self.counts.empty_for()
+    }
+}
+
+/// Forgets those who have said goodbye or were started anew, and the longest lost where there are too many
+/// of them.
 pub fn forget_departed(lanes: &mut Vec<PeerLinks>) {
     lanes.retain(PeerLinks::is_remembered);
+    forget_succeeded(lanes);
     while lanes.iter().filter(|lane| lane.lost_for().is_some()).count() > LOST_MAX {
         let longest = (0..lanes.len()).max_by_key(|&at| lanes[at].lost_for());
         longest.into_iter().for_each(|at| drop(lanes.remove(at)));
@@ -234,10 +288,11 @@ pub fn row_without_peer(service: &ServiceName, target: usize, why: String) -> Po
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::multiplex::hello::InstanceId;
 
     #[test]
     fn a_peer_is_remembered_while_a_link_of_its_lives_though_it_only_leaves() {
-        let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into() };
+        let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into(), instance: None };
         let mut lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
         let mut seat = LinkGuard::ready(&lane.counts, None);
         seat.mark_leaving();
@@ -258,9 +313,36 @@ mod tests {
     }
 
     #[test]
+    fn of_two_gateways_of_one_name_one_that_is_lost_stays_until_it_is_back() {
+        let began = |instance: u8| {
+            let peer = Peer {
+                name: Some("alpha".into()),
+                address: "192.0.2.1".into(),
+                instance: Some(InstanceId([instance; 16])),
+            };
+            let mut lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
+            let link = LinkGuard::ready(&lane.counts, None);
+            lane.note_seen();
+            (lane, link)
+        };
+        let ((mut one, _one), (mut other, link)) = (began(1), began(2));
+        (one.succession, other.succession) = (Succession::long_ago(), Succession::long_ago());
+        let mut lanes = vec![one, other];
+        drop(link);
+        lanes[1].note_lost("reset");
+        forget_departed(&mut lanes);
+        assert_eq!(lanes.len(), 2, "it is lost, and the first is no other than before");
+        let (back, _back) = began(3);
+        lanes.push(back);
+        forget_departed(&mut lanes);
+        let instances: Vec<_> = lanes.iter().filter_map(|lane| lane.peer.instance).collect();
+        assert_eq!(instances, [InstanceId([1; 16]), InstanceId([3; 16])], "it was started anew");
+    }
+
+    #[test]
     fn a_peer_that_has_said_goodbye_is_forgotten_with_its_last_link() {
         let lane = || {
-            let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into() };
+            let peer = Peer { name: Some("alpha".into()), address: "192.0.2.1".into(), instance: None };
             let lane = PeerLinks::new(peer, ServedServices::Granted(Arc::default()), 1);
             drop(LinkGuard::ready(&lane.counts, None));
             lane

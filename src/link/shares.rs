@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::telemetry::clock;
@@ -31,7 +34,7 @@ impl ShareRule {
 /// All links of one half.
 #[derive(Debug)]
 pub struct LinkShares {
-    max: usize,
+    max: AtomicUsize,
     rule: ShareRule,
     held: Mutex<HashMap<Arc<str>, HeldLinks>>,
 }
@@ -64,11 +67,16 @@ impl fmt::Debug for LinkPermit {
 
 impl LinkShares {
     pub fn new(max: usize, rule: ShareRule) -> Arc<Self> {
-        Arc::new(Self { max, rule, held: Mutex::default() })
+        Arc::new(Self { max: AtomicUsize::new(max), rule, held: Mutex::default() })
     }
 
     pub fn max(&self) -> usize {
-        self.max
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Links that stand stay, even if they exceed the new bound.
+    pub fn resize(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// Links of all gateways.
@@ -96,12 +104,12 @@ impl LinkShares {
 
     fn most(&self, held: &HashMap<Arc<str>, HeldLinks>, gateway: &Arc<str>, now_ms: u64) -> usize {
         let others = || held.iter().filter(|(name, _)| *name != gateway).map(|(_, held)| held);
-        let left_by_others = self.max.saturating_sub(others().map(|held| held.links).sum());
+        let left_by_others = self.max().saturating_sub(others().map(|held| held.links).sum());
         match self.rule {
             ShareRule::HalfOfTheRest => left_by_others.div_ceil(2),
             ShareRule::Divided(gateways) => {
                 let known = others().count();
-                let share = (self.max / gateways.max(known + 1)).max(1);
+                let share = (self.max() / gateways.max(known + 1)).max(1);
                 let kept_back = |held: &HeldLinks| {
                     let unused = share.saturating_sub(held.links);
                     if held.is_in_use(now_ms) { unused } else { unused.div_ceil(2) }

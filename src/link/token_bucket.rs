@@ -26,8 +26,4 @@ impl TokenBucket {
         self.left -= f64::from(u8::from(has_one));
         has_one
     }
-
-    pub fn left(&self) -> f64 {
-        self.left
-    }
 }

@@ -71,21 +71,13 @@ impl NetStream {
         })
     }
 
-    /// TLS takes whatever is written from now on; the writer stops while [`NetStream::holds_output`].
+    /// TLS takes whatever is written from now on; the writer bounds it by itself.
     pub fn take_whole_writes(&mut self) {
         if let Self::Tls(stream) = self {
             match &mut **stream {
                 TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(None),
                 TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(None),
             }
-        }
-    }
-
-    /// Whether bytes that were written wait within TLS for the socket.
-    pub fn holds_output(&self) -> bool {
-        match self {
-            Self::Tls(stream) => stream.get_ref().1.wants_write(),
-            Self::Tcp(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => false,
         }
     }
 
@@ -98,6 +90,14 @@ impl NetStream {
         };
         while let Ok(count @ 1..) = reader.read(buf.initialize_unfilled()) {
             buf.advance(count);
+        }
+    }
+
+    /// Whether a WebSocket says something while it has no bytes to bring; only trouble is told.
+    pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self {
+            Self::Ws(socket) => socket.poll_control(cx),
+            Self::Tcp(_) | Self::Tls(_) | Self::Pipe(_) | Self::Echo(_) => Poll::Pending,
         }
     }
 

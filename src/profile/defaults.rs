@@ -16,11 +16,19 @@ pub const WAITERS: usize = 1024;
 /// Two descriptors a session and room for links stay below a limit of 4096 open files.
 pub const SESSIONS: usize = 1000;
 
-/// A burst of eight clients meets ready links; one TLS link costs about 40 KiB.
+/// Few enough that messages of many sessions go out together, and enough to survive the loss of some; one
+/// TLS link costs about 40 KiB.
 pub const INTERNAL_PREPARED: usize = 8;
 
-/// As many as the sessions of one service, and its ready links.
+/// With the sessions that each may carry, more than a process has descriptors; over SOCKS5, as many as the
+/// sessions of one service, and its ready links.
 pub const MAXIMUM: usize = 1024;
+
+/// Shorter than most firewalls and proxies keep a connection, and rare enough to cost nothing.
+pub const RETIRE: Duration = Duration::from_secs(60 * 60);
+
+/// What a loss takes stays small, and eight links carry 2,000 sessions.
+pub const SESSIONS_PER_LINK: usize = 256;
 
 /// Short enough that a DMZ gateway that restarts is found again within its clients' wait.
 pub const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -33,6 +41,13 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 
 /// More than the ports of one address would be dialled from.
 pub const PREPARED_RANGE: RangeInclusive<usize> = 1..=65_535;
+
+/// Replaced more often, links would do little else.
+pub const RETIRE_RANGE: RangeInclusive<Duration> =
+    RangeInclusive::new(Duration::from_secs(60), Duration::from_secs(24 * 60 * 60));
+
+/// One is as over SOCKS5; the most is what two bytes of `hello` and one task can serve well.
+pub const SESSIONS_PER_LINK_RANGE: RangeInclusive<usize> = 1..=16_384;
 
 /// None may wait, too: then a client without a ready link is refused at once.
 pub const WAITERS_RANGE: RangeInclusive<usize> = 0..=1_000_000;

@@ -1,5 +1,7 @@
 //! The `link` of a half as it was written: both ends, TLS, and how many links there are.
 
+use std::time::Duration;
+
 use super::{
     BindPolicy, LinkAddress, LinkTls, PemSource, PoolLimits, RetryPolicy, defaults, duration,
     endpoint::PortUse,
@@ -26,6 +28,8 @@ pub(super) struct InternalLink {
     pub prepared: usize,
     pub maximum: usize,
     pub retry: RetryPolicy,
+    pub retire: Duration,
+    pub sessions_per_link: usize,
 }
 
 /// What both halves have, each seen from its own side.
@@ -48,6 +52,7 @@ impl DmzLink {
             prepared: keys::DMZ_PREPARED.read(&fields, problems),
             wait: keys::WAIT.read(&fields, problems),
             waiters: keys::WAITERS.read(&fields, problems),
+            retire: retire(&fields, problems),
         };
         let ends = LinkEnds::read(&fields, (&keys::DMZ_LISTEN, &keys::DMZ_CONNECT), demo, problems);
         Some(Self { ends, pool })
@@ -76,6 +81,8 @@ impl InternalLink {
             // A small maximum alone is not a contradiction: the default gives way.
             prepared: prepared.unwrap_or(defaults::INTERNAL_PREPARED.min(maximum)),
             maximum,
+            retire: retire(&fields, problems),
+            sessions_per_link: keys::SESSIONS_PER_LINK.read(&fields, problems),
             retry: retry
                 .unwrap_or(RetryPolicy { first: defaults::RETRY_FIRST, maximum: defaults::RETRY_MAXIMUM }),
         })
@@ -187,6 +194,20 @@ pub(super) fn material(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> 
     }
     let path = field.node.spot.source.folder.join(text);
     Some(PemSource::File { path, place: field.place() })
+}
+
+fn retire(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> Duration {
+    let read = link.take(&keys::RETIRE).and_then(|field| {
+        let age = keys::RETIRE.read_field(&field, problems)?;
+        if defaults::RETIRE_RANGE.contains(&age) {
+            return Some(age);
+        }
+        let [least, most] = [defaults::RETIRE_RANGE.start(), defaults::RETIRE_RANGE.end()]
+            .map(|bound| duration::format_duration(*bound));
+        let what = format!("{} is not from {least} to {most}", duration::format_duration(age));
+        field.refuse(ValueProblem::new(what, format!("write an age from {least} to {most}")), problems)
+    });
+    read.unwrap_or(defaults::RETIRE)
 }
 
 fn retry(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RetryPolicy> {

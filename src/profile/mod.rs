@@ -171,6 +171,8 @@ pub struct PoolLimits {
     pub prepared: usize,
     pub wait: Duration,
     pub waiters: usize,
+    /// The age at which a link is replaced.
+    pub retire: Duration,
 }
 
 /// A service as clients see it.
@@ -192,8 +194,12 @@ pub struct DmzService {
 pub struct InternalHalf {
     pub way: InternalMode,
     pub services: Vec<InternalService>,
-    /// Links in all, ready or carrying.
+    /// Links in all.
     pub maximum: usize,
+    /// The age at which a link is replaced.
+    pub retire: Duration,
+    /// Sessions at once on a link.
+    pub sessions_per_link: usize,
 }
 
 /// Where the internal half gets its sessions from.

@@ -192,24 +192,24 @@ fn dmz_half(
 }
 
 fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> Option<InternalHalf> {
-    let (way, maximum) = match mode {
+    let (way, link) = match mode {
         Mode::Direct => return None,
         Mode::Forward => {
             let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
             let listen = needed(&link.ends.listen, "listen", &link.ends, mode, problems)?.value.clone();
             let tls = link.ends.tls.good().filter(|_| listen.tls).cloned();
-            (InternalMode::Forward { listen, bind: link.ends.bind, tls }, link.maximum)
+            (InternalMode::Forward { listen, bind: link.ends.bind, tls }, link)
         }
         Mode::Reverse => {
             let link = link(&raw.link, &raw.place, "internal.link", mode, problems)?;
-            let InternalLink { ends, prepared, maximum, retry } = link;
-            let connect = needed(&ends.connect, "connect", ends, mode, problems)?;
-            let (connect, tls) = with_tls(connect, ends);
-            (InternalMode::Reverse { connect, tls, prepared: *prepared, retry: *retry }, *maximum)
+            let connect = needed(&link.ends.connect, "connect", &link.ends, mode, problems)?;
+            let (connect, tls) = with_tls(connect, &link.ends);
+            (InternalMode::Reverse { connect, tls, prepared: link.prepared, retry: link.retry }, link)
         }
     };
     let services = raw.services.iter().filter_map(internal_service).collect();
-    Some(InternalHalf { way, services, maximum })
+    let InternalLink { maximum, retire, sessions_per_link, .. } = *link;
+    Some(InternalHalf { way, services, maximum, retire, sessions_per_link })
 }
 
 fn dmz_service(raw: &RawDmzService, connect: Option<&Located<Backend>>) -> DmzService {

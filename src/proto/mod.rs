@@ -1,14 +1,11 @@
 //! Bytes ↔ meaning; no sockets, no clock, no policy.
 //!
-//! [`socks5`] is what any far side can speak; [`link`] is the protocol of our own, agreed by ALPN
-//! inside TLS, by which a link carries one session after another; [`multiplex`] is the one that takes its
-//! place, by which sessions share links. [`ws`] are the frames of a client's
-//! WebSocket, [`proxy`] is what a proxy says of a client, [`certificate`]
-//! what a certificate says of itself.
+//! [`socks5`] is what any far side can speak; [`multiplex`] is the protocol of our own, agreed by ALPN
+//! inside TLS, by which sessions share links. [`ws`] are the frames of a client's WebSocket, [`proxy`] is
+//! what a proxy says of a client, [`certificate`] what a certificate says of itself.
 
 pub mod certificate;
 pub mod client_hello;
-pub mod link;
 pub mod multiplex;
 pub mod proxy;
 pub mod socks5;
@@ -28,6 +25,8 @@ pub enum Refusal {
     Draining,
     /// A fault of ours.
     Unavailable,
+    /// It came while its link was asked to go, and was not looked at.
+    OtherLink,
 }
 
 impl Refusal {
@@ -42,6 +41,7 @@ impl Refusal {
             Self::Full => "a limit is reached there",
             Self::Draining => "it drains",
             Self::Unavailable => "it can not serve now",
+            Self::OtherLink => "it takes no sessions on this link",
         }
     }
 }

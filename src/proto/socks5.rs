@@ -16,6 +16,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::Refusal;
 use crate::profile::ServiceName;
 
+/// The name offered by ALPN (RFC 7301), which is also how it is shown. It is for a far side whose TLS ends
+/// a handshake that shares no name.
+pub const PROTOCOL_NAME: &str = "socks/5";
+
 /// What a link asks for: CONNECT of the side that dials forward, BIND of the side that parks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocksCommand {
@@ -65,7 +69,9 @@ pub fn reply_to(refusal: Refusal) -> Reply {
         Refusal::BackendUnreachable => Reply::HostUnreachable,
         Refusal::BackendRefused => Reply::ConnectionRefused,
         Refusal::BackendLate => Reply::TtlExpired,
-        Refusal::Full | Refusal::Draining | Refusal::Unavailable => Reply::GeneralFailure,
+        Refusal::Full | Refusal::Draining | Refusal::Unavailable | Refusal::OtherLink => {
+            Reply::GeneralFailure
+        }
     }
 }
 

@@ -57,6 +57,8 @@ pub struct SessionCounters {
     moved_ms: AtomicU64,
     /// Where is counted how long it took to connect.
     connects: OnceLock<Arc<DurationBuckets>>,
+    /// The link that carries it; 0: none does.
+    via: AtomicU64,
 }
 
 impl SessionCounters {
@@ -73,6 +75,15 @@ impl SessionCounters {
     /// Bytes that were sent to a gateway which refused them, and will be sent again.
     pub fn take_back_up(&self, bytes: usize) {
         self.up.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A link of this number carries it from now on.
+    pub fn set_via(&self, link: u64) {
+        self.via.store(link, Ordering::Relaxed);
+    }
+
+    pub fn via(&self) -> Option<u64> {
+        Some(self.via.load(Ordering::Relaxed)).filter(|link| *link > 0)
     }
 
     /// Bytes both ways: it stands still while nothing moves.

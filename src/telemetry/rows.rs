@@ -49,7 +49,9 @@ impl PoolRow {
             left: false,
             cut: 0,
             retry_seconds: None,
-            wire: None,
+            protocol: None,
+            sessions: 0,
+            instance: None,
             round_trip_ms: None,
             round_trip_spread_ms: None,
             failures_minute: 0,
@@ -60,6 +62,11 @@ impl PoolRow {
             certificate_days: None,
             links: Vec::new(),
         }
+    }
+
+    /// Whether no link of its stands, and one did.
+    pub fn is_gone(&self) -> bool {
+        self.gone_seconds.is_some()
     }
 
     /// The state that a screen shows.

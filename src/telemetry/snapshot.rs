@@ -320,7 +320,9 @@ pub struct PoolRow {
     /// The dialled address, or the peer's IP without port.
     pub address: Option<String>,
     pub state: PoolState,
+    /// Links that take a session, whether they carry others or not.
     pub ready: usize,
+    /// Links that take no more; together with those that are ready, all that stand.
     pub carrying: usize,
     pub dialling: usize,
     pub target: usize,
@@ -348,9 +350,15 @@ pub struct PoolRow {
     pub cut: u64,
     /// Seconds until the next dial, while one is held back after a failure.
     pub retry_seconds: Option<f64>,
-    /// What its links speak: `portcullis/1` or `socks/5`; unknown before the first stood.
-    pub wire: Option<String>,
-    /// The links' round-trip time and its spread, where they speak `portcullis/1`.
+    /// What its links speak: `portcullis/2` or `socks/5`; unknown before the first stood.
+    pub protocol: Option<String>,
+    /// Sessions on its links.
+    #[serde(default)]
+    pub sessions: usize,
+    /// Which process its peer is; two gateways of one name differ in it.
+    #[serde(default)]
+    pub instance: Option<String>,
+    /// The links' round-trip time and its spread, where they speak `portcullis/2`.
     pub round_trip_ms: Option<f64>,
     pub round_trip_spread_ms: Option<f64>,
     /// The same failures, of the last minute.
@@ -379,10 +387,16 @@ pub struct PoolRow {
 /// One link of a pool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinkRow {
+    /// Its number in this process.
+    #[serde(default)]
+    pub id: u64,
     pub age_seconds: f64,
     pub state: LinkState,
     /// Sessions it has carried.
     pub sessions: u64,
+    /// Those on it now.
+    #[serde(default)]
+    pub sessions_open: usize,
     /// Where its other end is.
     pub address: Option<String>,
     /// `TLS 1.3`; `None` where the link is plain.
@@ -394,9 +408,11 @@ pub struct LinkRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkState {
+    /// It takes a session, whether it carries others or not.
     Ready,
+    /// It takes no more now.
     Carrying,
-    /// It takes no more sessions.
+    /// Nor will it again.
     Leaving,
 }
 
@@ -439,6 +455,9 @@ pub struct SessionRow {
     pub waited_ms: Option<f64>,
     #[serde(default)]
     pub connected_ms: Option<f64>,
+    /// The link that carries it, by the `id` that it has in its pool.
+    #[serde(default)]
+    pub via: Option<u64>,
 }
 
 /// Where a session is: the steps of `gateway::session`, in order.

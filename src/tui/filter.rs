@@ -444,6 +444,7 @@ mod tests {
             rate_down: 0,
             waited_ms: Some(212.0),
             connected_ms: None,
+            via: None,
         }
     }
 

@@ -17,7 +17,7 @@ pub struct PeerCounts {
     pub gone_seconds: Option<f64>,
 }
 
-/// Of one half, as links are. A gateway is known by its name and its address: several may share a name.
+/// Of one half, as links are. A gateway is known by its name, address and instance: several may share a name.
 /// One that dials a link for each session keeps none ready, and is there while its pool is healthy.
 pub fn count_peers(snapshot: &Snapshot) -> PeerCounts {
     let counted = snapshot.roles.first().copied().unwrap_or(Half::Dmz);
@@ -29,7 +29,7 @@ pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCount
     let (mut peers, mut gone_seconds) = (BTreeMap::new(), None);
     for pool in pools.filter(|pool| pool.peer.is_some() || pool.address.is_some()) {
         let linked = pool.ready > 0 || pool.carrying > 0 || pool.state == PoolState::Healthy;
-        *peers.entry((&pool.peer, &pool.address)).or_insert(false) |= linked;
+        *peers.entry((&pool.peer, &pool.address, &pool.instance)).or_insert(false) |= linked;
         gone_seconds = [gone_seconds, pool.gone_seconds].into_iter().flatten().reduce(f64::min);
     }
     let linked = peers.values().filter(|&&linked| linked).count();

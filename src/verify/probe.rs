@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    future::poll_fn,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
@@ -17,7 +16,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
     sync::oneshot,
     time::timeout,
@@ -26,7 +25,6 @@ use tokio::{
 use crate::{
     accept::tcp::{ExpectedProbe, ProbeLookup},
     connect::Connector,
-    link::session_side::SessionSide,
     net::stream::NetStream,
     profile::{AcceptTls, Problem, ServiceName},
     telemetry::{
@@ -182,15 +180,14 @@ async fn run_probe(
 }
 
 /// Whether a SOCKS5 link that was taken is cut, since the inside or its backend refuses.
-pub async fn is_refused_after_grant(side: &mut SessionSide) -> bool {
+pub async fn is_refused_after_grant(stream: &mut NetStream) -> bool {
     let mut bytes = [0; 512];
     let heard = timeout(CUT_WITHIN, async {
         loop {
-            let mut read = ReadBuf::new(&mut bytes);
-            match poll_fn(|cx| side.poll_read(cx, &mut read)).await {
+            match stream.read(&mut bytes).await {
                 // A backend that speaks first; only its end is of interest.
-                Ok(()) if !read.filled().is_empty() => {}
-                Ok(()) => return false,
+                Ok(1..) => {}
+                Ok(0) => return false,
                 Err(_) => return true,
             }
         }

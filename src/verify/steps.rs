@@ -456,16 +456,16 @@ pub fn refused_link(snapshot: &Snapshot, since: &str) -> Option<String> {
 fn describe_pool(row: &PoolRow) -> String {
     let who = row.peer.as_deref().unwrap_or("the other gateway");
     let address = row.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
-    let wire = row.wire.as_ref().map(|wire| format!(", {wire}")).unwrap_or_default();
+    let protocol = row.protocol.as_ref().map(|protocol| format!(", {protocol}")).unwrap_or_default();
     let why = row.last_error.as_ref().filter(|_| row.state != PoolState::Healthy);
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let of = if row.service == "*" { String::new() } else { format!(" for `{}`", row.service) };
     let (ready, target) = (row.ready, row.target.max(row.ready));
     if target == 0 && row.state == PoolState::Healthy {
-        return format!("a link of its own for each session, {who}{address}{wire}");
+        return format!("a link of its own for each session, {who}{address}{protocol}");
     }
     let only = if (1..target).contains(&ready) { "only " } else { "" };
-    format!("{only}{ready} of {target} links ready{of}, {who}{address}{wire}{why}")
+    format!("{only}{ready} of {target} links ready{of}, {who}{address}{protocol}{why}")
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {

@@ -67,7 +67,7 @@ fn status_has_every_promised_field() {
         );
         has(
             &status["pools"][0],
-            "role:s service:s peer:s address:s state:s ready:u carrying:u dialling:u target:u waiting:u misses:u failures:u last_error:s?",
+            "role:s service:s peer:s address:s state:s ready:u carrying:u dialling:u target:u waiting:u misses:u failures:u last_error:s? sessions:u instance:s protocol:s",
         );
         has(
             &status["sessions"][0],
@@ -82,7 +82,15 @@ fn status_has_every_promised_field() {
         assert_eq!(status["sessions"][0]["bytes_down"], 7);
         assert_eq!(status["sessions"][0]["client"], open.local_addr().expect("an address").to_string());
         assert_eq!(status["ended"][0]["end"], "--");
-        assert_eq!(status["pools"][0]["carrying"], 1);
+        let pool = &status["pools"][0];
+        // Its link takes further sessions.
+        assert_eq!((&pool["sessions"], &pool["carrying"]), (&1.into(), &0.into()));
+        assert_eq!(pool["protocol"], "portcullis/2");
+        assert_eq!(pool["instance"].as_str().map(str::len), Some(32));
+        let via = &status["sessions"][0]["via"];
+        let carries = |link: &&Value| link["sessions_open"] == 1;
+        let link = pool["links"].as_array().and_then(|links| links.iter().find(carries));
+        assert_eq!(link.map(|link| &link["id"]), Some(via));
     }
     let (dmz, internal) = (pair.dmz.status(), pair.internal.status());
     assert_eq!((&dmz["roles"][0], &internal["roles"][0]), (&"dmz".into(), &"internal".into()));

@@ -111,7 +111,7 @@ fn a_good_pair_passes_every_step_and_leaves_nothing_behind() {
     for (name, words) in [
         ("profile", &["certificate for `dmz`", "certificate for `internal`", "days left"][..]),
         ("basic", &["`web` 127.0.0.1:", "answered in", " ms"]),
-        ("forward", &["web in ", " ms", "2 of 2 links ready, internal at", "portcullis/1"]),
+        ("forward", &["web in ", " ms", "2 of 2 links ready, internal at", "portcullis/2"]),
         ("reverse", &["web in ", " ms", "2 of 2 links ready, internal at 127.0.0.1"]),
         ("closed", &["sockets of process", "SO_ACCEPTCONN", "port of forward mode is closed"]),
     ] {

@@ -301,9 +301,11 @@ async fn dials(place: &Place, to: &[&Gateway]) -> Gateway {
 }
 
 /// An internal half named `name` that is dialled, with one service.
+/// With links that carry one session each.
 fn dialled(place: &Place, name: &str, service: &str, maximum: usize) -> Gateway {
     let text = format!(
-        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, maximum: {maximum} }}\n  \
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, maximum: {maximum}, \
+         sessions_per_link: 1 }}\n  \
          services: {{ {service}: {{ connect: 'echo://' }} }}\n",
         tls(name, "dmz")
     );
@@ -401,7 +403,10 @@ async fn two_hundred_failures_leave_no_debt() {
 
 #[tokio::test]
 async fn maximum_bounds_ready_and_carrying_links_together() {
-    let plan = Plan { internal_link: ", prepared: 3, maximum: 4", ..Plan::new(Mode::Reverse, "echo://") };
+    let plan = Plan {
+        internal_link: ", prepared: 3, maximum: 4, sessions_per_link: 1",
+        ..Plan::new(Mode::Reverse, "echo://")
+    };
     let plan = Plan { dmz_link: ", prepared: 3", ..plan };
     let way = plan.start().await;
     let mut clients = vec![echoes(&way.dmz).await];

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::{
-    links::halves::{Echoing, Outside},
+    links::halves::Outside,
     support::{
         frames::{Over, RETIRE},
         gateway::{Gateway, PATIENCE, Place},
@@ -132,13 +132,13 @@ async fn what_an_operator_has_asked_for_stays() {
 
 #[tokio::test]
 async fn links_that_were_made_before_go_and_sessions_stay() {
-    let outside = Outside::new().await;
-    let mut echoing = Echoing::through(&outside).await;
+    let (outside, mut echoing) = Outside::beside_another().await;
     let mut alpha = outside.ready("alpha", 1).await;
     renew(&outside.place, "dmz");
     outside.gateway.until_told("certificates renewed: ").await;
     alpha.hear(RETIRE, &[]).await;
     assert_eq!(alpha.over().await, (Over::Cleanly, vec![]));
+    echoing.link().hear(RETIRE, &[]).await;
     echoing.serves().await;
     let _next = outside.ready("alpha", 1).await;
 }

@@ -2,302 +2,353 @@
 
 use portcullis::{
     profile::{Carries, ServiceName},
-    proto::link::{
-        frame::{self, DATA_MAX, FrameKind, ResetCause, ResetFrame},
-        hello::{GrantHello, OfferHello},
-        open::OpenFrame,
-        state::LinkRole::{self, Opener, Server},
+    proto::{
+        Refusal,
+        multiplex::{
+            fields::push_field,
+            frame::{CutCause, FrameHead, FrameType, LinkFrame},
+            hello::{HelloAbout, InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
+            open::{OpenRequest, ProvenUser},
+            state::LinkEnd::{self, Opener, Server},
+        },
     },
 };
 
-use crate::driver::{IS_GREETED, SERVER_HEARS};
+use crate::driver::{IS_GREETED, Outcome, SERVER_HEARS};
 
 pub struct Conversation {
     pub name: &'static str,
     pub input: Vec<u8>,
-    /// The state in the end, or how the words of the violation end.
+    /// Where the link and its sessions are in the end, or how the words of the violation end.
     pub comes_to: &'static str,
 }
 
 pub fn conversations() -> Vec<Conversation> {
-    let all = [greetings(), opens(), sessions(), cuts(), links(), headers()].concat();
+    let all = [greetings(), opens(), sessions(), hostile(), links(), headers()].concat();
     all.into_iter().map(|(name, input, comes_to)| Conversation { name, input, comes_to }).collect()
+}
+
+/// An outcome in words.
+pub fn told(outcome: &Outcome) -> String {
+    let Outcome { stage, sessions, violation, is_within, .. } = outcome;
+    if let Some(violation) = violation {
+        return violation.to_string();
+    }
+    let sessions: String = sessions.iter().map(|(number, stage)| format!(", {number} {stage}")).collect();
+    format!("{stage}{sessions}{}", if *is_within { ", within a frame" } else { "" })
 }
 
 type Row = (&'static str, Vec<u8>, &'static str);
 
 fn greetings() -> Vec<Row> {
-    let opener = |body: &[u8]| input(Opener, false, &[turn(3, None)], &push(FrameKind::Hello, body));
+    let opener = |body: &[u8]| input(Opener, false, &[turn(3, None)], &raw(FrameType::Hello, 0, body));
     // The server's own `hello` goes out while the grant's first byte is there.
-    let greets = [turn(0, Some(FrameKind::Hello)), turn(4, None)];
-    let server = |body: &[u8]| input(Server, false, &greets, &push(FrameKind::Hello, body));
+    let greets = [turn(0, Some(FrameType::Hello)), turn(4, None)];
+    let server = |body: &[u8]| input(Server, false, &greets, &raw(FrameType::Hello, 0, body));
     let offer_of = |carries: Carries, names: &[&str]| {
-        let services = services(names).into_iter().map(|name| (name, carries)).collect();
-        OfferHello { services, target: 2, maximum: 8 }.body()
+        let services = services(names).into_iter();
+        let services = services.map(|name| ServiceOffer { name, carries, state: OfferState::Open }).collect();
+        ServerHello { about: about(), links_kept: 2, links_max: 8, sessions_per_link: 256, services }.body()
     };
     let offer = |names: &[&str]| offer_of(Carries::Bytes, names);
-    let grant = |data| GrantHello { services: services(&["web"]), links: 4, data }.body();
-    let told = |count: u8, names: &[u8]| [b"\x01\0\x02\0\x08\0", &[count][..], names].concat();
-    let twice = push(FrameKind::Hello, &offer(&["web"])).repeat(2);
-    let other_version = [&[2][..], &offer(&["web"])[1..]].concat();
+    let with = |tag: u8, value: &[u8]| {
+        let mut body = offer(&["web"]);
+        push_field(&mut body, tag, value);
+        body
+    };
+    let grant = OpenerHello { about: about(), links_max: 4, granted: services(&["web"]) }.body();
+    let twice = raw(FrameType::Hello, 0, &offer(&["web"])).repeat(2);
+    let other_version = [&[1, 0, 2, 0, 3][..], &offer(&["web"])[5..]].concat();
+    let cut = offer(&["web"]);
     vec![
-        ("hello-offer", opener(&offer(&["orders", "web"])), "greeted"),
-        ("hello-offer-of-http", opener(&offer_of(Carries::Http, &["web", "orders"])), "greeted"),
-        ("hello-offer-of-nothing", opener(&offer(&[])), "greeted"),
-        ("hello-offer-of-many", opener(&offer(&["web"; 200])), "greeted"),
-        ("hello-offer-twice", input(Opener, false, &[], &twice), "a frame `hello` while the link is greeted"),
+        ("hello-offer", opener(&offer(&["orders", "web"])), "awaiting grant"),
+        ("hello-offer-of-http", opener(&offer_of(Carries::Http, &["web", "orders"])), "awaiting grant"),
+        ("hello-offer-of-nothing", opener(&offer(&[])), "awaiting grant"),
+        ("hello-offer-of-many", opener(&offer(&["web"; 200])), "awaiting grant"),
+        ("hello-offer-of-a-later-version", opener(&with(99, b"whatever")), "awaiting grant"),
+        ("hello-offer-twice", input(Opener, false, &[], &twice), "`hello` while the link is awaiting grant"),
         (
             "hello-offer-to-server",
             input(Server, false, &[], &twice),
-            "a frame `hello` while the link is greeting",
+            "`hello` while the link is awaiting offer",
         ),
-        ("hello-other-version", opener(&other_version), "an unknown version"),
+        ("hello-other-version", opener(&other_version), "another protocol than was agreed on"),
+        ("hello-without-version", opener(&cut[5..]), "a field is missing"),
+        ("hello-field-twice", opener(&with(4, &[0, 1])), "a field that comes twice"),
+        (
+            "hello-number-too-long",
+            opener(&[&[4, 0, 3, 0, 0, 0], &cut[..]].concat()),
+            "that is not two bytes long",
+        ),
+        ("hello-field-cut", opener(&cut[..cut.len() - 1]), "it ends within a field"),
         (
             "hello-name-of-no-service",
-            opener(&told(1, b"\0\x03a b")),
+            opener(&with(7, b"\0\0a b")),
             "a service's name that no profile could hold",
         ),
-        ("hello-name-empty", opener(&told(1, b"\0\0")), "a service's name that no profile could hold"),
-        ("hello-name-too-long", opener(&told(1, b"\0\xffweb")), "it ends too early"),
-        (
-            "hello-more-names-than-told",
-            opener(&told(1, b"\0\x03web\0\x03web")),
-            "it goes on behind its last name",
-        ),
-        ("hello-fewer-names-than-told", opener(&told(3, b"\x01\x03web")), "it ends too early"),
-        (
-            "hello-carries-nothing-known",
-            opener(&told(1, b"\x02\x03web")),
-            "a service that carries nothing known",
-        ),
-        ("hello-grant", server(&grant(DATA_MAX)), "ready"),
-        ("hello-grant-of-no-data", server(&grant(0)), "it takes no data"),
+        ("hello-carries-nothing-known", opener(&with(7, b"\x02\0web")), "carries what is not known"),
+        ("hello-state-that-is-not-known", opener(&with(7, b"\0\x04web")), "in a state that is not known"),
+        ("hello-grant", server(&grant), "running"),
         (
             "hello-then-bytes-at-once",
-            input(Opener, false, &[], &[&twice[..twice.len() / 2], b"\x02\0"].concat()),
-            "greeted, within a frame",
+            input(Opener, false, &[], &[&twice[..twice.len() / 2], b"\x03\0"].concat()),
+            "awaiting grant, within a frame",
         ),
     ]
 }
 
+fn about() -> HelloAbout {
+    HelloAbout { software: "portcullis".into(), instance: InstanceId([7; 16]) }
+}
+
 fn opens() -> Vec<Row> {
-    let hears = |body: &[u8]| input(Server, true, &[turn(2, None)], &push(FrameKind::Open, body));
-    let open =
-        |client: Option<&str>| OpenFrame { client: client.map(|at| at.parse().unwrap()), ..plain("7f-1") };
-    let probe = OpenFrame { probe: true, ..plain("0") };
+    let hears = |body: &[u8]| input(Server, true, &[turn(2, None)], &raw(FrameType::Open, 1, body));
+    let of = |request: OpenRequest| hears(&request.body());
+    let with = |tag: u8, value: &[u8]| {
+        let mut body = plain("7f-1").body();
+        push_field(&mut body, tag, value);
+        hears(&body)
+    };
+    let client = |at: &str| OpenRequest { client: at.parse().ok(), ..plain("7f-1") };
+    let open = push(&LinkFrame::Open(plain("1").into()), 1);
     vec![
-        ("open", hears(&open(None).body()), "opening"),
-        ("open-client-v4", hears(&open(Some("192.0.2.7:258")).body()), "opening"),
-        ("open-client-v6", hears(&open(Some("[2001:db8::7]:50000")).body()), "opening"),
-        ("open-probe", hears(&probe.body()), "opening"),
-        ("open-longest", hears(&longest().body()), "opening"),
-        ("open-odd-id", hears(b"\0\x03a\n1\0\x03web"), "no session's id"),
-        ("open-no-id", hears(b"\0\0\0\x03web"), "no session's id"),
-        (
-            "open-id-too-long",
-            hears(&[&b"\0\x21"[..], &[b'a'; 33][..], b"\0\x03web"].concat()),
-            "no session's id",
-        ),
-        ("open-odd-flags", hears(b"\x82\x01a\0\x03web"), "unknown flags"),
-        ("open-odd-family", hears(b"\0\x01a\x05\x03web"), "an unknown family of addresses"),
-        ("open-client-cut", hears(b"\0\x01a\x06\x01\x01"), "it ends too early"),
-        ("open-goes-on", hears(b"\0\x01a\0\x03webs"), "it goes on behind its service"),
-        (
-            "open-heard-by-opener",
-            input(Opener, true, &[], &push(FrameKind::Open, &plain("1").body())),
-            "a frame `open` while the link is ready",
-        ),
-        (
-            "open-before-hello",
-            input(Server, false, &[], &push(FrameKind::Open, &plain("1").body())),
-            "a frame `open` while the link is greeting",
-        ),
+        ("open", of(plain("7f-1")), "running, 1 opening"),
+        ("open-client-v4", of(client("192.0.2.7:258")), "running, 1 opening"),
+        ("open-client-v6", of(client("[2001:db8::7]:50000")), "running, 1 opening"),
+        ("open-probe", of(OpenRequest { is_probe: true, ..plain("0") }), "running, 1 opening"),
+        ("open-with-all", of(full()), "running, 1 opening"),
+        ("open-of-a-later-version", with(99, b"whatever"), "running, 1 opening"),
+        ("open-odd-id", hears(b"\x01\0\x03web\x02\0\x03a\n1"), "no session's id"),
+        ("open-no-id", hears(b"\x01\0\x03web"), "a field is missing"),
+        ("open-no-service", hears(b"\x02\0\x011"), "a field is missing"),
+        ("open-service-twice", with(1, b"web"), "a field that comes twice"),
+        ("open-client-cut", with(4, b"12345"), "an address that is none"),
+        ("open-user-cut", with(6, b"\x09user"), "a user that is none"),
+        ("open-goes-on", hears(&[&plain("1").body()[..], b"s"].concat()), "it ends within a field"),
+        ("open-heard-by-opener", input(Opener, true, &[], &open), "`open` while the link is running"),
+        ("open-before-hello", input(Server, false, &[], &open), "`open` while the link is awaiting offer"),
     ]
 }
 
 fn sessions() -> Vec<Row> {
-    let open = push(FrameKind::Open, &plain("1").body());
-    let (opened, end) = (push(FrameKind::Opened, b""), push(FrameKind::End, b""));
-    let (data, refused) = (push(FrameKind::Data, b"some bytes"), push(FrameKind::Refused, &[3]));
-    let after_open = |sends: &[FrameKind]| -> Vec<u8> {
-        // 16 bytes are `open`; each frame of ours goes out a little later.
-        let small = sends.iter().map(|kind| turn(0, Some(*kind)));
-        [turn(3, None), turn(3, None)].into_iter().chain(small).chain([turn(7, None)]).collect()
+    use FrameType::{Data, End, Open, Opened, Refused, Reset};
+    let of = |number, frame: LinkFrame| push(&frame, number);
+    let open = |number| of(number, LinkFrame::Open(plain("1").into()));
+    let data = |number| raw(Data, number, b"some bytes");
+    let end = |number| of(number, LinkFrame::End);
+    // 18 bytes are `open`; each frame of ours goes out a little later.
+    let server = |sends: &[FrameType], wire: &[Vec<u8>]| {
+        let first = [turn(4, None), turn(0, None)];
+        let turns = first.into_iter().chain(sends.iter().map(|kind| turn(0, Some(*kind))));
+        input(Server, true, &turns.chain([turn(9, None)]).collect::<Vec<_>>(), &wire.concat())
     };
-    let server =
-        |sends: &[FrameKind], wire: &[&[u8]]| input(Server, true, &after_open(sends), &wire.concat());
     // The opener opens behind the first byte that it hears, of a ping.
-    let ping = push(FrameKind::Ping, b"12345678");
-    let opener = |sends: &[FrameKind], wire: &[&[u8]]| {
-        let turns: Vec<_> = sends.iter().map(|kind| turn(0, Some(*kind))).chain([turn(7, None)]).collect();
+    let ping = of(0, LinkFrame::Ping(*b"12345678"));
+    let opener = |sends: &[FrameType], wire: &[Vec<u8>]| {
+        let turns: Vec<_> = sends.iter().map(|kind| turn(0, Some(*kind))).chain([turn(9, None)]).collect();
         input(Opener, true, &turns, &[&ping[..], &wire.concat()].concat())
     };
-    let late = push(FrameKind::Data, &[b'l'; 300]);
+    let (opened, refused) = (of(1, LinkFrame::Opened), of(1, LinkFrame::Refused(Refusal::Full)));
+    let reset = |number| of(number, LinkFrame::Reset(CutCause::Client));
     vec![
-        ("session-ended-before-answer", server(&[], &[&open, &data, &end]), "opening, opener ended"),
+        ("session-ended-before-answer", server(&[], &[open(1), data(1), end(1)]), "1 opening, opener ended"),
         (
             "session-opener-ends-first",
-            server(&[FrameKind::Opened], &[&open, &data, &data, &end]),
-            "opener ended",
+            server(&[Opened], &[open(1), data(1), data(1), end(1)]),
+            "1 opener ended",
         ),
         (
             "session-server-ends-first",
-            server(&[FrameKind::Opened, FrameKind::End], &[&open, &data, &data, &end]),
-            "ready",
+            server(&[Opened, End], &[open(1), data(1), data(1), end(1)]),
+            "running",
         ),
         (
-            "session-and-the-next",
-            server(&[FrameKind::Opened, FrameKind::End], &[&open, &data, &end, &open, &data]),
-            "opening",
+            "session-beside-another",
+            server(&[Opened], &[open(1), data(1), open(2), data(2), end(1)]),
+            "2 opening",
         ),
         (
             "session-refused-late-data",
-            server(&[FrameKind::Refused], &[&open, &data, &late, &end, &open]),
-            "opening",
+            server(&[Refused], &[open(1), data(1), data(1), end(1), open(2)]),
+            "2 opening",
         ),
-        ("session-two-opens", server(&[], &[&open, &open]), "a frame `open` while the link is opening"),
+        (
+            "session-reset-late-data",
+            server(&[Opened, Reset], &[open(1), data(1), data(1), end(1)]),
+            "running",
+        ),
+        ("session-reset-by-opener", server(&[Opened], &[open(1), data(1), reset(1), open(2)]), "2 opening"),
+        (
+            "session-two-opens",
+            server(&[], &[open(1), open(1)]),
+            "session 1 was opened twice, or out of order",
+        ),
+        (
+            "session-out-of-order",
+            server(&[], &[open(7), open(6)]),
+            "session 6 was opened twice, or out of order",
+        ),
+        ("session-numbers-wrap", server(&[], &[open(u32::MAX), open(3)]), "4294967295 opening"),
         (
             "session-data-behind-end",
-            server(&[FrameKind::Opened], &[&open, &end, &data]),
-            "a frame `data` while the link is opener ended",
+            server(&[Opened], &[open(1), end(1), data(1)]),
+            "`data` while session 1 is opener ended",
         ),
         (
             "session-end-twice",
-            server(&[FrameKind::Opened], &[&open, &end, &end]),
-            "a frame `end` while the link is opener ended",
+            server(&[Opened], &[open(1), data(1), end(1), end(1)]),
+            "`end` while session 1 is opener ended",
         ),
-        (
-            "session-of-the-opener",
-            opener(&[FrameKind::Open, FrameKind::End], &[&opened, &data, &end]),
-            "ready",
-        ),
-        ("session-refused", opener(&[FrameKind::Open, FrameKind::Data], &[&refused, &ping]), "refused"),
-        (
-            "session-refused-for-no-reason",
-            opener(&[FrameKind::Open], &[&push(FrameKind::Refused, &[0])]),
-            "no such reason",
-        ),
+        ("session-that-never-was", server(&[], &[open(1), data(2)]), "session 2, which was never opened"),
+        ("session-of-the-opener", opener(&[Open, End], &[opened.clone(), data(1), end(1)]), "running"),
+        ("session-refused", opener(&[Open, Data], &[refused, ping.clone()]), "running"),
+        ("session-refused-for-no-reason", opener(&[Open], &[raw(Refused, 1, &[0])]), "no such reason"),
+        ("session-reset-for-no-cause", opener(&[Open], &[raw(Reset, 1, &[9])]), "no such cause"),
         (
             "session-opened-twice",
-            opener(&[FrameKind::Open], &[&opened, &opened]),
-            "a frame `opened` while the link is carrying",
+            opener(&[Open], &[opened.clone(), opened.clone()]),
+            "`opened` while session 1 is carrying",
         ),
-        (
-            "session-data-before-opened",
-            opener(&[FrameKind::Open], &[&data]),
-            "a frame `data` while the link is opening",
-        ),
-        ("session-answered-unasked", opener(&[], &[&opened]), "a frame `opened` while the link is ready"),
-        ("session-data-of-no-session", opener(&[], &[&data]), "a frame `data` while the link is ready"),
+        ("session-data-before-opened", opener(&[Open], &[data(1)]), "`data` while session 1 is opening"),
+        ("session-answered-unasked", opener(&[], &[opened]), "session 1, which was never opened"),
+        ("cut-within-data", server(&[], &[open(1), data(1)[..12].to_vec()]), "1 opening, within a frame"),
+        ("cut-within-a-header", server(&[], &[open(1), data(1)[..3].to_vec()]), "1 opening, within a frame"),
     ]
 }
 
-fn cuts() -> Vec<Row> {
-    let reset = |session, cause| push(FrameKind::Reset, &ResetFrame { session, cause }.body());
-    let open = push(FrameKind::Open, &plain("1").body());
-    let data = push(FrameKind::Data, b"half of");
+fn hostile() -> Vec<Row> {
+    let open = |number| push(&LinkFrame::Open(plain("1").into()), number);
+    let hears = |wire: &[Vec<u8>]| input(Server, true, &[turn(10, None)], &wire.concat());
+    let answers = |wire: &[Vec<u8>]| {
+        let turns = [turn(4, None), turn(1, Some(FrameType::Opened)), turn(14, None)];
+        input(Server, true, &turns, &wire.concat())
+    };
+    let credit = |bytes| push(&LinkFrame::Credit(bytes), 1);
+    let reset = |number| push(&LinkFrame::Reset(CutCause::Client), number);
+    let large = raw(FrameType::Data, 1, &[7; 40_000]);
+    let rapid: Vec<_> = (1..400).map(|number| [open(number), reset(number)].concat()).collect();
     vec![
+        ("credit", answers(&[open(1), credit(5)]), "running, 1 carrying"),
+        ("credit-of-nothing", hears(&[open(1), raw(FrameType::Credit, 1, &[0; 4])]), "no credit at all"),
         (
-            "reset-of-a-session",
-            input(Server, true, &[], &[open.clone(), reset(1, ResetCause::Client)].concat()),
-            "closed",
-        ),
-        ("reset-of-no-session", input(Opener, true, &[], &reset(0, ResetCause::Other)), "closed"),
-        (
-            "reset-and-more",
-            input(Server, true, &[], &[open.clone(), reset(1, ResetCause::Time), data.clone()].concat()),
-            "a frame `data` while the link is closed",
+            "credit-that-overflows",
+            answers(&[open(1), credit(u32::MAX - 1), credit(u32::MAX - 1)]),
+            "more credit than a number holds",
         ),
         (
-            "reset-for-no-cause",
-            input(Opener, true, &[], &push(FrameKind::Reset, &[0, 0, 0, 1, 9])),
-            "no such cause",
+            "data-beyond-credit",
+            answers(&[open(1), large.clone(), large.clone()]),
+            "more than it has credit for",
         ),
         (
-            "reset-before-hello",
-            input(Opener, false, &[], &reset(1, ResetCause::Backend)),
-            "a frame `reset` while the link is greeting",
+            "late-data-beyond-its-bound",
+            hears(&[open(1), reset(1), large.clone(), large]),
+            "bytes for sessions that have ended",
         ),
         (
-            "cut-within-data",
-            input(Server, true, &[turn(1, None)], &[&open[..], &data[..9]].concat()),
-            "opening, within a frame",
+            "late-frames-without-end",
+            hears(&[open(1), reset(1).repeat(30)]),
+            "frames for sessions that have ended",
         ),
-        (
-            "cut-within-a-header",
-            input(Server, true, &[turn(0, None)], &[&open[..], &data[..3]].concat()),
-            "opening, within a frame",
-        ),
+        ("opened-and-reset-at-once", hears(&rapid), "running"),
     ]
 }
 
 fn links() -> Vec<Row> {
-    let ping = push(FrameKind::Ping, b"\0\0\0\0\0\0\0\x01");
-    let pong = push(FrameKind::Pong, b"\0\0\0\0\0\0\0\x01");
-    let (drain, retire) = (push(FrameKind::Drain, b""), push(FrameKind::Retire, b""));
-    let answers = [turn(4, Some(FrameKind::Pong)), turn(2, Some(FrameKind::Ping))];
+    let ping = push(&LinkFrame::Ping(*b"\0\0\0\0\0\0\0\x01"), 0);
+    let pong = push(&LinkFrame::Pong(*b"\0\0\0\0\0\0\0\x01"), 0);
+    let (drain, retire) = (push(&LinkFrame::Drain, 0), push(&LinkFrame::Retire, 0));
+    let open = push(&LinkFrame::Open(plain("1").into()), 1);
+    let name = services(&["web"]).remove(0);
+    let offers = vec![ServiceOffer { name, carries: Carries::Http, state: OfferState::Closed }];
+    let offers = push(&LinkFrame::Services(offers), 0);
+    let answers = [turn(4, Some(FrameType::Pong)), turn(2, Some(FrameType::Ping))];
     vec![
-        ("ping", input(Server, true, &answers, &ping), "ready"),
-        ("ping-again-and-again", input(Opener, true, &answers, &ping.repeat(100)), "ready"),
-        ("ping-before-hello", input(Server, false, &[], &ping), "a frame `ping` while the link is greeting"),
-        ("pong-unasked", input(Opener, true, &[turn(0, None)], &pong), "ready"),
-        ("drain", input(Opener, true, &[], &drain), "ready"),
-        ("retire", input(Server, true, &[], &[retire, drain.clone(), ping].concat()), "ready"),
+        ("ping", input(Server, true, &answers, &ping), "running"),
+        ("ping-again-and-again", input(Opener, true, &answers, &ping.repeat(100)), "running"),
+        ("ping-before-hello", input(Server, false, &[], &ping), "`ping` while the link is awaiting offer"),
+        ("pong-unasked", input(Opener, true, &[turn(0, None)], &pong), "running"),
+        ("drain-by-the-server", input(Opener, true, &[], &drain), "running"),
+        ("drain", input(Server, true, &[], &[drain.clone(), ping.clone()].concat()), "leaving"),
+        ("retire", input(Server, true, &[], &[retire.clone(), drain, ping].concat()), "leaving"),
         (
-            "drain-with-a-body",
-            input(Server, true, &[], &[&drain[..3], b"\x01x"].concat()),
-            "a frame `drain` of 1 bytes",
+            "retire-and-open",
+            input(Server, true, &[], &[retire, open].concat()),
+            "`open` while the link is leaving",
         ),
+        ("services", input(Opener, true, &[turn(3, None)], &offers), "running"),
+        ("services-of-an-opener", input(Server, true, &[], &offers), "`services` while the link is running"),
+        ("services-of-nothing", input(Opener, true, &[], &raw(FrameType::Services, 0, b"")), "running"),
     ]
 }
 
 /// Headers that lie.
 fn headers() -> Vec<Row> {
-    let hears = |end: LinkRole, is_greeted, wire: &[u8]| input(end, is_greeted, &[turn(1, None)], wire);
+    let hears = |end: LinkEnd, is_greeted, wire: &[u8]| input(end, is_greeted, &[turn(1, None)], wire);
+    let header = |kind: u8, length: u32, session: u8| {
+        let [_, a, b, c] = length.to_be_bytes();
+        vec![kind, a, b, c, 0, 0, 0, session]
+    };
     vec![
-        ("header-type-0", hears(Server, true, &[0, 0, 0, 0]), "a frame of unknown type 0x00"),
-        ("header-type-12", hears(Server, true, &[12, 0, 0, 0]), "a frame of unknown type 0x0c"),
-        ("header-data-of-nothing", hears(Server, true, &[5, 0, 0, 0]), "a frame `data` of 0 bytes"),
-        ("header-data-too-long", hears(Server, true, &[5, 2, 0, 1]), "a frame `data` of 131073 bytes"),
-        ("header-longest-hello", hears(Opener, false, &[1, 4, 0, 9, 1, 0, 1]), "greeting, within a frame"),
+        ("header-type-0", hears(Server, true, &header(0, 0, 0)), "a frame of unknown type 0x00"),
+        ("header-type-14", hears(Server, true, &header(14, 0, 1)), "a frame of unknown type 0x0e"),
+        ("header-data-of-nothing", hears(Server, true, &header(6, 0, 1)), "a frame `data` of 0 bytes"),
+        ("header-data-too-long", hears(Server, true, &header(6, 65_537, 1)), "a frame `data` of 65537 bytes"),
+        (
+            "header-longest-hello",
+            hears(Opener, false, &header(1, 267_264, 0)),
+            "awaiting offer, within a frame",
+        ),
         (
             "header-hello-too-long",
-            hears(Opener, false, &[1, 255, 255, 255, 1]),
-            "a frame `hello` of 16777215 bytes",
+            hears(Opener, false, &header(1, 0xff_ffff, 0)),
+            "`hello` of 16777215 bytes",
         ),
-        ("header-open-too-short", hears(Server, true, &[2, 0, 0, 5, 0]), "a frame `open` of 5 bytes"),
-        ("header-ping-too-short", hears(Server, true, &[8, 0, 0, 7]), "a frame `ping` of 7 bytes"),
-        ("nothing", vec![], "greeting"),
+        ("header-open-too-long", hears(Server, true, &header(3, 10_241, 1)), "a frame `open` of 10241 bytes"),
+        ("header-ping-too-short", hears(Server, true, &header(10, 7, 0)), "a frame `ping` of 7 bytes"),
+        ("header-ping-of-a-session", hears(Server, true, &header(10, 8, 5)), "a frame `ping` for session 5"),
+        ("header-end-of-no-session", hears(Server, true, &header(7, 0, 0)), "a frame `end` for session 0"),
+        ("nothing", vec![], "awaiting offer"),
     ]
 }
 
 /// What the driver takes: who hears, in which turns, and the bytes.
-fn input(hears: LinkRole, is_greeted: bool, turns: &[u8], wire: &[u8]) -> Vec<u8> {
+fn input(hears: LinkEnd, is_greeted: bool, turns: &[u8], wire: &[u8]) -> Vec<u8> {
     let server = if hears == Server { SERVER_HEARS } else { 0 };
     let greeted = if is_greeted { IS_GREETED } else { 0 };
     [&[server | greeted, turns.len() as u8], turns, wire].concat()
 }
 
 /// A turn: the size of a piece, as a power of two, and the frame sent behind it.
-fn turn(size: u8, sends: Option<FrameKind>) -> u8 {
+fn turn(size: u8, sends: Option<FrameType>) -> u8 {
     size | sends.map_or(0, |kind| kind as u8) << 4
 }
 
-fn push(kind: FrameKind, body: &[u8]) -> Vec<u8> {
+/// A frame with any body.
+fn raw(kind: FrameType, session: u32, body: &[u8]) -> Vec<u8> {
+    [&FrameHead { kind, length: body.len(), session }.bytes()[..], body].concat()
+}
+
+fn push(frame: &LinkFrame, session: u32) -> Vec<u8> {
     let mut out = Vec::new();
-    frame::push(&mut out, kind, body);
+    frame.push(&mut out, session);
     out
 }
 
-fn plain(id: &str) -> OpenFrame {
-    let [service] = services(&["web"]).try_into().unwrap();
-    OpenFrame { service, id: id.into(), client: None, probe: false }
+fn plain(id: &str) -> OpenRequest {
+    OpenRequest::new(services(&["web"]).remove(0), id.into())
 }
 
-fn longest() -> OpenFrame {
-    let [service] = services(&[&"s".repeat(255)]).try_into().unwrap();
-    let client = "[2001:db8::7]:50000".parse().unwrap();
-    OpenFrame { service, client: Some(client), ..plain(&"f".repeat(32)) }
+fn full() -> OpenRequest {
+    OpenRequest {
+        is_probe: true,
+        client: "[2001:db8::7]:50000".parse().ok(),
+        destination: "192.0.2.9:443".parse().ok(),
+        user: Some(ProvenUser { method: "certificate".into(), name: "alice".into() }),
+        alpn: b"h2".to_vec(),
+        proxy_tlvs: vec![5; 100],
+        ..OpenRequest::new(services(&[&"s".repeat(255)]).remove(0), "f".repeat(32))
+    }
 }
 
 fn services(names: &[&str]) -> Vec<ServiceName> {

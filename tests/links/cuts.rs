@@ -1,234 +1,48 @@
-//! A whole conversation of two links, cut at every byte, by a clean end and by a reset.
+//! A whole conversation over one link, cut at every byte, by a clean end and by a reset.
 //!
-//! Four sessions on one link: the opener ends first, the server ends first, one is refused while
-//! its bytes are on the way, and one with pings. What each end says is written down here frame by
-//! frame, with what the other makes of it; that both really say so is a test too.
+//! Four sessions at once, whose frames are mixed: two that are whole, one that is reset and one that never ends.
+//! What one end says is written down here frame by frame; a real link hears the first bytes of it, and each session
+//! has what came of it and no more, and ends cleanly only where its end had come.
 
-use std::{future::poll_fn, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use portcullis::{
     link::{
-        HANDSHAKE, Peer,
-        error::LinkError,
-        framed::{Link, LinkEvent},
-        handshake::{DialledStream, GrantDecision, HelloRole, exchange_hello},
-    },
-    net::stream::NetStream,
-    profile::{Carries, ServiceName},
-    proto::{
-        Refusal,
-        link::{
-            frame::{self, DATA_MAX, FrameKind, HEADER},
-            hello::{GrantHello, OfferHello},
-            open::OpenFrame,
-            state::LinkRole,
+        Peer,
+        load::LinkLoad,
+        multiplex::{
+            handle::{LinkHandle, LinkLoss, LocalSide, SessionFate, SessionHandle},
+            task::{LinkParts, MultiplexedLink, OwnerEvent},
         },
     },
+    net::stream::NetStream,
+    profile::ServiceName,
+    proto::multiplex::{
+        frame::{CutCause, FrameHead, FrameType, HEADER_BYTES, LinkFrame},
+        open::OpenRequest,
+        state::LinkEnd,
+    },
+    telemetry::registry::SessionCounters,
 };
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{Instant, timeout},
+    task::JoinSet,
+    time::timeout,
 };
-use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SESSIONS: u32 = 4;
-const SERVER_ENDS_FIRST: u32 = 2;
-const REFUSED: u32 = 3;
-const WITH_PINGS: u32 = 4;
-const TOKEN: [u8; 8] = *b"question";
+const RESET: u32 = 3;
+const UNENDED: u32 = 4;
 
-#[tokio::test]
-async fn both_ends_say_what_is_cut_here() {
-    let said = [(LinkRole::Opener, opener_says()), (LinkRole::Server, server_says())];
-    for (hears, says) in [(&said[1], &said[0]), (&said[0], &said[1])] {
-        let heard = play(hears.0, &whole(&says.1), Close::Cleanly).await;
-        assert_eq!(heard.log, expected(&says.1, usize::MAX).0);
-        assert_eq!(heard.ended, Ok(()));
-        assert!(heard.answers == whole(&hears.1), "{:?} says {:?}", hears.0, heard.answers);
-    }
-}
-
-#[tokio::test]
-async fn two_links_hear_each_other_out() {
-    let (one, other) = connection().await;
-    let both = async { tokio::join!(run(LinkRole::Opener, one), run(LinkRole::Server, other)) };
-    let (opener, server) = timeout(PATIENCE, both).await.expect("they come to an end");
-    assert_eq!(opener, (expected(&server_says(), usize::MAX).0, Ok(())));
-    assert_eq!(server, (expected(&opener_says(), usize::MAX).0, Ok(())));
-}
-
-#[tokio::test]
-async fn an_opener_that_ends_anywhere_is_heard_to_there() {
-    ended_anywhere(LinkRole::Server, &opener_says()).await;
-}
-
-#[tokio::test]
-async fn a_server_that_ends_anywhere_is_heard_to_there() {
-    ended_anywhere(LinkRole::Opener, &server_says()).await;
-}
-
-async fn ended_anywhere(hears: LinkRole, says: &[Said]) {
-    let whole = whole(says);
-    for at in 0..=whole.len() {
-        let heard = play(hears, &whole[..at], Close::Cleanly).await;
-        let (log, is_clean) = expected(says, at);
-        assert_eq!(heard.log, log, "ended at {at}");
-        assert_eq!(heard.ended.is_ok(), is_clean, "ended at {at}: {:?}", heard.ended);
-    }
-}
-
-#[tokio::test]
-async fn an_opener_that_resets_anywhere_has_not_ended_cleanly() {
-    reset_anywhere(LinkRole::Server, &opener_says()).await;
-}
-
-#[tokio::test]
-async fn a_server_that_resets_anywhere_has_not_ended_cleanly() {
-    reset_anywhere(LinkRole::Opener, &server_says()).await;
-}
-
-/// A reset may overtake what was sent before it. Behind the last frame there is nothing to cut: the
-/// link leaves without waiting for an end.
-async fn reset_anywhere(hears: LinkRole, says: &[Said]) {
-    let whole = whole(says);
-    for at in 0..whole.len() {
-        let heard = play(hears, &whole[..at], Close::Reset { pause: at % 16 }).await;
-        let (log, _) = expected(says, at);
-        assert!(is_start(&heard.log, &log), "reset at {at}: {:?}", heard.log);
-        assert!(heard.ended.is_err(), "reset at {at}");
-    }
-}
-
-/// What an application hears over a link.
-#[derive(Debug, Clone, PartialEq)]
-enum Heard {
-    Hello,
-    Open(String),
-    Bytes(Vec<u8>),
-    End,
-    Refused,
-    Leaving,
-}
-
-type Log = Vec<Heard>;
-
-/// Bytes that come one after another are one entry.
-fn note(log: &mut Log, heard: Heard) {
-    match (log.last_mut(), heard) {
-        (Some(Heard::Bytes(before)), Heard::Bytes(more)) => before.extend(more),
-        (_, heard) => log.push(heard),
-    }
-}
-
-fn is_start(start: &[Heard], log: &[Heard]) -> bool {
-    let Some((last, before)) = start.split_last() else { return true };
-    log.starts_with(before)
-        && match (last, log.get(before.len())) {
-            (Heard::Bytes(part), Some(Heard::Bytes(all))) => all.starts_with(part),
-            (last, meant) => Some(last) == meant,
-        }
-}
-
-/// A frame, and what the other end makes of it.
-struct Said {
-    bytes: Vec<u8>,
-    heard: Makes,
-    /// Whether the link may end behind it.
-    is_free: bool,
-}
-
-enum Makes {
-    Nothing,
-    Of(Heard),
-    Bytes,
-}
-
-fn opener_says() -> Vec<Said> {
-    let mut says = vec![said(FrameKind::Hello, &grant().body(), Makes::Of(Heard::Hello)).free()];
-    for session in 1..=SESSIONS {
-        let open = open(session);
-        let heard = Makes::Of(Heard::Open(open.id.clone()));
-        let opens = said(FrameKind::Open, &open.body(), heard);
-        if session == REFUSED {
-            says.push(opens.free());
-            says.push(said(FrameKind::Data, &up(session), Makes::Nothing).free());
-            continue;
-        }
-        says.push(opens);
-        if session == WITH_PINGS {
-            says.push(said(FrameKind::Ping, &TOKEN, Makes::Nothing));
-        }
-        says.push(said(FrameKind::Data, &up(session), Makes::Bytes));
-        says.push(said(FrameKind::End, b"", Makes::Of(Heard::End)).free());
-    }
-    says.push(said(FrameKind::Pong, &TOKEN, Makes::Nothing).free());
-    says.push(said(FrameKind::Retire, b"", Makes::Of(Heard::Leaving)).free());
-    says
-}
-
-/// The opener has always opened its next session; only behind the last one is the link free.
-fn server_says() -> Vec<Said> {
-    let mut says = vec![said(FrameKind::Hello, &offer().body(), Makes::Of(Heard::Hello))];
-    for session in 1..=SESSIONS {
-        if session == REFUSED {
-            let why = frame::refusal_byte(Refusal::Full);
-            says.push(said(FrameKind::Refused, &[why], Makes::Of(Heard::Refused)));
-            continue;
-        }
-        says.push(said(FrameKind::Opened, b"", Makes::Nothing));
-        if session == WITH_PINGS {
-            says.push(said(FrameKind::Pong, &TOKEN, Makes::Nothing));
-            says.push(said(FrameKind::Ping, &TOKEN, Makes::Nothing));
-        }
-        says.push(said(FrameKind::Data, &down(session), Makes::Bytes));
-        says.push(said(FrameKind::End, b"", Makes::Of(Heard::End)));
-    }
-    let last = says.pop().unwrap();
-    says.push(last.free());
-    says.push(said(FrameKind::Retire, b"", Makes::Of(Heard::Leaving)).free());
-    says
-}
-
-fn said(kind: FrameKind, body: &[u8], heard: Makes) -> Said {
-    let mut bytes = Vec::new();
-    frame::push(&mut bytes, kind, body);
-    Said { bytes, heard, is_free: false }
-}
-
-impl Said {
-    fn free(self) -> Self {
-        Self { is_free: true, ..self }
-    }
-}
-
-fn whole(says: &[Said]) -> Vec<u8> {
-    says.iter().flat_map(|said| said.bytes.iter().copied()).collect()
-}
-
-/// What is heard of the first bytes, and whether the link may end behind them.
-fn expected(says: &[Said], mut bytes: usize) -> (Log, bool) {
-    let mut log = Log::new();
-    let mut is_free = false;
-    for Said { bytes: frame, heard, is_free: is_free_behind } in says {
-        if bytes == 0 {
-            break;
-        }
-        let came = bytes.min(frame.len());
-        match heard {
-            Makes::Of(heard) if came == frame.len() => note(&mut log, heard.clone()),
-            Makes::Bytes if came > HEADER => note(&mut log, Heard::Bytes(frame[HEADER..came].to_vec())),
-            Makes::Of(_) | Makes::Bytes | Makes::Nothing => {}
-        }
-        is_free = *is_free_behind && came == frame.len();
-        bytes -= came;
-    }
-    (log, is_free)
-}
-
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Close {
     Cleanly,
     /// After the other end has had so many turns.
@@ -237,24 +51,151 @@ enum Close {
     },
 }
 
-struct Played {
-    log: Log,
-    ended: Result<(), String>,
-    /// All that the link has sent.
-    answers: Vec<u8>,
+#[tokio::test]
+async fn an_opener_that_ends_anywhere_is_heard_to_there() {
+    cut_anywhere(LinkEnd::Server, |_| Close::Cleanly).await;
 }
 
+#[tokio::test]
+async fn a_server_that_ends_anywhere_is_heard_to_there() {
+    cut_anywhere(LinkEnd::Opener, |_| Close::Cleanly).await;
+}
+
+#[tokio::test]
+async fn an_opener_that_resets_anywhere_ends_no_session_cleanly_that_it_had_not_ended() {
+    cut_anywhere(LinkEnd::Server, |at| Close::Reset { pause: at % 16 }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_resets_anywhere_ends_no_session_cleanly_that_it_had_not_ended() {
+    cut_anywhere(LinkEnd::Opener, |at| Close::Reset { pause: at % 16 }).await;
+}
+
+async fn cut_anywhere(hears: LinkEnd, close: impl Fn(usize) -> Close) {
+    let said = says(hears.other());
+    for at in 0..=said.len() {
+        let close = close(at);
+        let heard = timeout(PATIENCE, play(hears, &said[..at], close)).await;
+        let (sessions, loss) = heard.unwrap_or_else(|_| panic!("a hang after {at} bytes"));
+        let is_begun = !sessions.is_empty();
+        assert!(loss != LinkLoss::Closed || !is_begun, "one never ends: {at}");
+        for (number, meant) in passed(&said[..at]) {
+            let Some((fate, bytes)) = sessions.get(&number) else {
+                // A reset may overtake what was sent before it.
+                assert!(hears == LinkEnd::Server && close != Close::Cleanly, "session {number}, {at}");
+                continue;
+            };
+            match close {
+                // What came before a reset of the session or of the link may not have been taken yet.
+                Close::Cleanly => assert_eq!(*bytes, meant.bytes, "session {number}, {at}"),
+                Close::Reset { .. } => assert!(meant.bytes.starts_with(bytes), "session {number}, {at}"),
+            }
+            let is_clean = matches!(fate, SessionFate::Clean);
+            // Not all that have ended are clean: our own end may not have gone out.
+            assert!(!is_clean || meant.has_ended, "session {number}, {at}: {fate:?}");
+            if matches!(fate, SessionFate::Reset(_)) {
+                assert!(meant.is_reset, "session {number}, {at}: {fate:?}");
+            }
+        }
+    }
+}
+
+/// What one end says, the frames of all sessions in turns.
+fn says(end: LinkEnd) -> Vec<u8> {
+    let mut said = Vec::new();
+    for number in 1..=SESSIONS {
+        match end {
+            LinkEnd::Opener => LinkFrame::Open(request(number).into()).push(&mut said, number),
+            LinkEnd::Server => LinkFrame::Opened.push(&mut said, number),
+        }
+    }
+    for part in 0..3 {
+        for number in 1..=SESSIONS {
+            let bytes = format!("part {part} of session {number}");
+            let head = FrameHead { kind: FrameType::Data, length: bytes.len(), session: number };
+            said.extend(head.bytes());
+            said.extend(bytes.as_bytes());
+        }
+        LinkFrame::Ping([part; 8]).push(&mut said, 0);
+    }
+    for number in 1..=SESSIONS {
+        match number {
+            RESET => LinkFrame::Reset(CutCause::Client).push(&mut said, number),
+            UNENDED => LinkFrame::Credit(1).push(&mut said, number),
+            _ => LinkFrame::End.push(&mut said, number),
+        }
+    }
+    said
+}
+
+fn request(number: u32) -> OpenRequest {
+    let service = ServiceName::parse("orders").unwrap();
+    OpenRequest::new(service, format!("c0-{number}"))
+}
+
+/// What has come of a session.
+#[derive(Debug, Default)]
+struct Passed {
+    bytes: Vec<u8>,
+    has_ended: bool,
+    is_reset: bool,
+}
+
+/// Of each session whose first frame is whole. Frames are read without the gateway's decoder.
+fn passed(mut said: &[u8]) -> BTreeMap<u32, Passed> {
+    let mut all = BTreeMap::<u32, Passed>::new();
+    while let Some((head, rest)) = said.split_first_chunk::<HEADER_BYTES>() {
+        let [kind, a, b, c, number @ ..] = *head;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        let number = u32::from_be_bytes(number);
+        let body = &rest[..length.min(rest.len())];
+        let is_whole = body.len() == length;
+        said = &rest[body.len()..];
+        match kind {
+            3 | 4 if is_whole => _ = all.entry(number).or_default(),
+            6 => all.entry(number).or_default().bytes.extend(body),
+            7 => all.entry(number).or_default().has_ended = true,
+            8 if is_whole => all.entry(number).or_default().is_reset = true,
+            _ => {}
+        }
+    }
+    all
+}
+
+/// How each session ended on the link, and what its stream was given.
+type Sessions = BTreeMap<u32, (SessionFate, Vec<u8>)>;
+
 /// A link hears `bytes` in one write, and then no more.
-async fn play(hears: LinkRole, bytes: &[u8], close: Close) -> Played {
+async fn play(hears: LinkEnd, bytes: &[u8], close: Close) -> (Sessions, LinkLoss) {
     let (mut raw, stream) = connection().await;
-    let mut answers = Vec::new();
+    let peer = Peer { name: None, address: "peer".into(), instance: None };
+    let parts = LinkParts {
+        id: 1,
+        stream: NetStream::Tcp(stream),
+        peer,
+        end: hears,
+        load: LinkLoad::new(256),
+        numbers: Arc::new(AtomicU32::new(0)),
+    };
+    let (link, handle) = MultiplexedLink::new(parts);
+    let mut sessions = JoinSet::new();
+    if hears == LinkEnd::Opener {
+        opens(&handle, &mut sessions).await;
+    }
     let speaking = async {
+        if hears == LinkEnd::Opener {
+            // Nothing may be said of a session before it is opened.
+            let mut opens = Vec::new();
+            (1..=SESSIONS)
+                .for_each(|number| LinkFrame::Open(request(number).into()).push(&mut opens, number));
+            let count = opens.len() + SESSIONS as usize * HEADER_BYTES;
+            raw.read_exact(&mut vec![0; count]).await.unwrap();
+        }
         raw.write_all(bytes).await.unwrap();
         match close {
             Close::Cleanly => {
                 raw.shutdown().await.unwrap();
-                // A link that gives up with bytes unread resets; what it had sent came before.
-                let _ = raw.read_to_end(&mut answers).await;
+                let _ = raw.read_to_end(&mut Vec::new()).await;
             }
             Close::Reset { pause } => {
                 for _ in 0..pause {
@@ -265,185 +206,63 @@ async fn play(hears: LinkRole, bytes: &[u8], close: Close) -> Played {
         }
         drop(raw);
     };
-    let both = async { tokio::join!(speaking, run(hears, stream)) };
-    let heard = timeout(PATIENCE, both).await;
-    let ((), (log, ended)) = heard.unwrap_or_else(|_| panic!("a hang after {} bytes", bytes.len()));
-    Played { log, ended, answers }
+    let driving = async {
+        // Dropped as soon as it has ended.
+        let (mut link, mut next) = (link, 0);
+        loop {
+            match link.next_event().await {
+                OwnerEvent::Opened(open, session) => {
+                    next += 1;
+                    assert_eq!(*open, request(next));
+                    let (ours, theirs) = connection().await;
+                    sessions.spawn(carried(next, session.attach(side(theirs)).await, ours));
+                }
+                OwnerEvent::Ended(loss) => return loss,
+                _ => {}
+            }
+        }
+    };
+    let ((), loss) = tokio::join!(speaking, driving);
+    drop(handle);
+    (sessions.join_all().await.into_iter().collect(), loss)
 }
 
-pub async fn connection() -> (TcpStream, TcpStream) {
+async fn opens(handle: &LinkHandle, sessions: &mut JoinSet<(u32, (SessionFate, Vec<u8>))>) {
+    for number in 1..=SESSIONS {
+        let (ours, theirs) = connection().await;
+        let handle = handle.open(request(number), side(theirs)).await.unwrap();
+        sessions.spawn(carried(number, handle, ours));
+    }
+}
+
+fn side(stream: TcpStream) -> Box<LocalSide> {
+    fn cause(_: &NetStream, _: &io::Error) -> CutCause {
+        CutCause::Other
+    }
+    let stream = NetStream::Tcp(stream);
+    let counters = Arc::new(SessionCounters::default());
+    Box::new(LocalSide { stream, unsent: Vec::new(), counters, idle: None, cause_of: cause, place: None })
+}
+
+/// The far end of a session's stream says nothing and ends at once; how the session ended, and what it was given.
+async fn carried(
+    number: u32,
+    mut session: SessionHandle,
+    mut stream: TcpStream,
+) -> (u32, (SessionFate, Vec<u8>)) {
+    stream.shutdown().await.unwrap();
+    let remains = session.outcome().await;
+    let mut bytes = Vec::new();
+    // What the link has written is there, and the rest was given back.
+    drop(remains.stream);
+    let _ = stream.read_to_end(&mut bytes).await;
+    bytes.extend(remains.rest.bytes);
+    (number, (remains.how, bytes))
+}
+
+async fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (dialled, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
     (dialled.unwrap(), accepted.unwrap().0)
-}
-
-/// One end of a link, and all that it hears until the link ends.
-async fn run(end: LinkRole, stream: TcpStream) -> (Log, Result<(), String>) {
-    let mut log = Log::new();
-    let peer = Peer { name: None, address: "peer".into() };
-    let says = match end {
-        LinkRole::Opener => {
-            HelloRole::Opens(Arc::new(|_, _| GrantDecision { grant: grant(), mismatches: Vec::new() }))
-        }
-        LinkRole::Server => HelloRole::Serves(Arc::new(|_| offer())),
-    };
-    let reached = DialledStream { stream: NetStream::Tcp(stream), peer, by: Instant::now() + HANDSHAKE };
-    let linked = match exchange_hello(reached, &says, CancellationToken::new()).await {
-        Ok(linked) => linked,
-        Err(error) => return (log, Err(error.to_string())),
-    };
-    note(&mut log, Heard::Hello);
-    let mut side = Side { link: linked.link, log };
-    let ended = match end {
-        LinkRole::Opener => side.open_all().await,
-        LinkRole::Server => side.serve_all().await,
-    };
-    (side.log, ended.map_err(|error| error.to_string()))
-}
-
-struct Side {
-    link: Box<Link>,
-    log: Log,
-}
-
-impl Side {
-    async fn open_all(&mut self) -> io::Result<()> {
-        for session in 1..=SESSIONS {
-            self.link.open(&open(session), Vec::new())?;
-            if session == WITH_PINGS {
-                self.link.stage(FrameKind::Ping, &TOKEN)?;
-            }
-            match session {
-                SERVER_ENDS_FIRST => {
-                    poll_fn(|cx| self.link.poll_flush(cx)).await?;
-                    self.read_all().await?;
-                    self.write_all(&up(session)).await?;
-                    self.end().await?;
-                }
-                REFUSED => {
-                    self.write_all(&up(session)).await?;
-                    poll_fn(|cx| self.link.poll_flush(cx)).await?;
-                    let error = self.read_all().await.expect_err("a refusal, or worse");
-                    match LinkError::of(&error) {
-                        Some(LinkError::Refused(Refusal::Full)) => note(&mut self.log, Heard::Refused),
-                        _ => return Err(error),
-                    }
-                    assert_eq!(self.link.take_copy(), up(session));
-                }
-                _ => {
-                    self.write_all(&up(session)).await?;
-                    self.end().await?;
-                    self.read_all().await?;
-                }
-            }
-        }
-        self.leave().await?;
-        while self.next().await?.is_some() {}
-        Ok(())
-    }
-
-    async fn serve_all(&mut self) -> io::Result<()> {
-        while let Some(open) = self.next().await? {
-            let session = self.link.session();
-            assert_eq!(open, self::open(session));
-            if session == REFUSED {
-                self.link.stage(FrameKind::Refused, &[frame::refusal_byte(Refusal::Full)])?;
-                poll_fn(|cx| self.link.poll_flush(cx)).await?;
-                continue;
-            }
-            self.link.stage(FrameKind::Opened, &[])?;
-            if session != SERVER_ENDS_FIRST {
-                self.read_all().await?;
-            }
-            if session == WITH_PINGS {
-                self.link.stage(FrameKind::Ping, &TOKEN)?;
-            }
-            self.write_all(&down(session)).await?;
-            self.end().await?;
-            if session == SERVER_ENDS_FIRST {
-                self.read_all().await?;
-            }
-            if session == SESSIONS {
-                self.leave().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The next `open`, or none when the link has closed in good order.
-    async fn next(&mut self) -> io::Result<Option<OpenFrame>> {
-        loop {
-            match poll_fn(|cx| self.link.poll_event(cx)).await? {
-                LinkEvent::Open(open) => {
-                    note(&mut self.log, Heard::Open(open.id.clone()));
-                    return Ok(Some(open));
-                }
-                LinkEvent::Leaving(kind) => {
-                    assert_eq!(kind, FrameKind::Retire);
-                    note(&mut self.log, Heard::Leaving);
-                    if self.link.session() == SESSIONS {
-                        // Neither end has more to say.
-                        return Ok(None);
-                    }
-                }
-                LinkEvent::Closed => return Ok(None),
-            }
-        }
-    }
-
-    async fn read_all(&mut self) -> io::Result<()> {
-        loop {
-            let mut bytes = [0; 5];
-            let mut buf = ReadBuf::new(&mut bytes);
-            poll_fn(|cx| self.link.poll_read(cx, &mut buf)).await?;
-            if buf.filled().is_empty() {
-                note(&mut self.log, Heard::End);
-                return Ok(());
-            }
-            note(&mut self.log, Heard::Bytes(buf.filled().to_vec()));
-        }
-    }
-
-    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let count = poll_fn(|cx| self.link.poll_write(cx, bytes)).await?;
-            bytes = &bytes[count..];
-        }
-        Ok(())
-    }
-
-    async fn end(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.link.poll_end(cx)).await
-    }
-
-    async fn leave(&mut self) -> io::Result<()> {
-        self.link.stage_leave(FrameKind::Retire)?;
-        poll_fn(|cx| self.link.poll_flush(cx)).await
-    }
-}
-
-fn offer() -> OfferHello {
-    OfferHello { services: vec![(service(), Carries::Bytes)], target: 1, maximum: 4 }
-}
-
-fn grant() -> GrantHello {
-    GrantHello { services: vec![service()], links: 4, data: DATA_MAX }
-}
-
-fn open(session: u32) -> OpenFrame {
-    let client = Some("192.0.2.7:50000".parse().unwrap());
-    OpenFrame { service: service(), id: format!("c0-{session}"), client, probe: false }
-}
-
-fn service() -> ServiceName {
-    ServiceName::parse("orders").unwrap()
-}
-
-fn up(session: u32) -> Vec<u8> {
-    format!("from the client of session {session}").into_bytes()
-}
-
-fn down(session: u32) -> Vec<u8> {
-    format!("from the backend of {session}").into_bytes()
 }

@@ -1,5 +1,5 @@
-//! The protocol `portcullis/1` under stress: two state machines that play many sessions against
-//! each other, real links whose conversation is cut at every byte, and bytes that nobody meant.
+//! The protocol `portcullis/2` under stress: two ends that play many sessions against each other, real links whose
+//! conversation is cut at every byte, and bytes that nobody meant.
 //!
 //! What is random prints its `SEED=...`; the same in the environment repeats the run.
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
@@ -10,7 +10,6 @@ mod count;
 mod cuts;
 #[path = "../../fuzz/driver.rs"]
 mod driver;
-mod looks;
 mod model;
 mod mutations;
 

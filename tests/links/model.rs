@@ -1,317 +1,368 @@
-//! Two ends of a link without sockets: each sends whatever it may, the bytes arrive in order and in
-//! pieces of any size, and every byte of a session says whose it is.
+//! Two ends of a link without sockets: each says whatever it may of many sessions, the bytes arrive in order and
+//! in pieces of any size, and every byte of a session says whose it is.
 //!
 //! ```text
 //! opener ── bytes ──► server      a side speaks at any time, whatever has reached it so far;
 //!        ◄── bytes ──             so the two are in different states until all has arrived
 //! ```
 
-use std::{
-    collections::{HashSet, VecDeque},
-    net::SocketAddr,
-};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use fastrand::Rng;
 use portcullis::{
+    link::multiplex::{
+        credit::{LINK_BUDGET_BYTES, WINDOW_BYTES_MAX, WindowBudget},
+        table::SessionTable,
+    },
     profile::{Carries, ServiceName},
     proto::{
         Refusal,
-        link::{
-            decoder::{DecoderNeed, FrameDecoder},
-            frame::{self, DATA_MAX, Frame, FrameKind, ResetCause, ResetFrame, TOKEN},
-            hello::{GrantHello, OfferHello},
-            open::OpenFrame,
-            state::{LinkProtocolState, LinkRole, StateMachine},
+        multiplex::{
+            decoder::{FrameReader, HeardPiece},
+            frame::{CutCause, DATA_BYTES_MAX, FrameHead, FrameType, LinkFrame, PING_BYTES},
+            hello::{HelloAbout, InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
+            open::OpenRequest,
+            state::{LinkEnd, LinkStage, SessionStage},
         },
     },
 };
 
 use crate::seed;
 
-const SESSIONS_MIN: usize = 8_000;
-/// By then every cell of the table has been come by, or never will be.
-const SESSIONS_MAX: usize = 100_000;
+const LINKS_MIN: usize = 60;
+/// By then every cell of the tables has been come by, or never will be.
+const LINKS_MAX: usize = 5_000;
+/// Sessions at once.
+const OPEN_MAX: usize = 12;
 /// Beyond this an end that may send more data does not.
-const QUEUE_MAX: usize = 64 * 1024;
-/// Steps after which a link that has not come to its end as planned is a failure.
-const STEPS_MAX: usize = 200_000;
+const QUEUE_MAX: usize = 128 * 1024;
+/// Steps after which a link that has not come to its end is a failure.
+const STEPS_MAX: usize = 400_000;
 const BLOCK: u64 = 16;
-const ENDS: [LinkRole; 2] = [LinkRole::Opener, LinkRole::Server];
+const ENDS: [LinkEnd; 2] = [LinkEnd::Opener, LinkEnd::Server];
 
 #[test]
 fn sessions_share_a_link_and_never_a_byte() {
     let mut rng = Rng::with_seed(seed());
     let mut tally = Tally::default();
-    let endings = endings();
-    let missing = |seen: &HashSet<_>| cells().filter(|cell| !seen.contains(cell)).collect::<Vec<_>>();
-    for ending in endings.iter().cycle() {
-        World::new(&mut rng, &mut tally).run(ending);
-        let has_seen_all = missing(&tally.sent).is_empty() && missing(&tally.heard).is_empty();
-        if tally.sessions >= SESSIONS_MAX || (tally.sessions >= SESSIONS_MIN && has_seen_all) {
+    for links in 0..LINKS_MAX {
+        World::new(&mut rng, &mut tally).run();
+        if links >= LINKS_MIN && tally.missing().is_empty() {
             break;
         }
     }
-    assert_eq!(missing(&tally.sent), [], "never sent");
-    assert_eq!(missing(&tally.heard), [], "never heard");
-    let Tally { first_ends, opens_behind_ends, late_bytes, .. } = tally;
+    assert_eq!(tally.missing(), Vec::<String>::new(), "never sent, or never heard");
+    let Tally { sessions, first_ends, late, grown, used_up, .. } = tally;
     assert!(first_ends.iter().all(|count| *count > 100), "{first_ends:?}");
-    assert!(opens_behind_ends > 100 && late_bytes > 1000, "{opens_behind_ends}, {late_bytes}");
-}
-
-/// Every cell of the table that is not empty.
-fn cells() -> impl Iterator<Item = (LinkProtocolState, LinkRole, FrameKind)> {
-    let ends = LinkProtocolState::ALL.into_iter().flat_map(|state| ENDS.map(|end| (state, end)));
-    let all = ends.flat_map(|(state, end)| FrameKind::ALL.map(|kind| (state, end, kind)));
-    all.filter(|(state, end, kind)| state.after(*end, *kind).is_some())
-}
-
-/// How a link ends.
-#[derive(Debug, Clone, Copy)]
-enum Ending {
-    /// Both ends are free, and all has arrived.
-    Free,
-    /// An end cuts the session in this state, with bytes on the way.
-    Cut(LinkRole, LinkProtocolState),
-    /// The same once all has arrived.
-    CutWhenStill(LinkRole, LinkProtocolState),
-}
-
-fn endings() -> Vec<Ending> {
-    let resets = cells().filter(|(.., kind)| *kind == FrameKind::Reset);
-    let cuts = resets.flat_map(|(state, end, _)| [Ending::Cut(end, state), Ending::CutWhenStill(end, state)]);
-    cuts.chain([Ending::Free; 8]).collect()
+    assert!(
+        sessions > 800 && late > 400 && grown > 10 && used_up > 100,
+        "{sessions}, {late}, {grown}, {used_up}"
+    );
 }
 
 /// What a run has come by.
 #[derive(Default)]
 struct Tally {
-    links: usize,
     sessions: usize,
-    sent: HashSet<(LinkProtocolState, LinkRole, FrameKind)>,
-    heard: HashSet<(LinkProtocolState, LinkRole, FrameKind)>,
+    /// By whether it was heard, and not sent.
+    of_sessions: HashSet<(bool, SessionStage, LinkEnd, FrameType)>,
+    of_links: HashSet<(bool, LinkStage, LinkEnd, FrameType)>,
     /// Sessions whose first end came from the opener, and from the server.
     first_ends: [usize; 2],
-    /// Reads that brought the last end of a session and the `open` of the next one.
-    opens_behind_ends: usize,
-    late_bytes: usize,
+    /// Frames for sessions that have ended.
+    late: usize,
+    /// Windows that grew, and sessions that had no credit left.
+    grown: usize,
+    used_up: usize,
+}
+
+impl Tally {
+    /// The cells of the tables that are not empty, and were not come by. What a closed session hears is late, and
+    /// has no cell.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for is_heard in [false, true] {
+            for (end, kind) in ENDS.into_iter().flat_map(|end| FrameType::ALL.map(|kind| (end, kind))) {
+                let stages = SessionStage::ALL.into_iter().filter(|stage| *stage != SessionStage::Closed);
+                for stage in
+                    stages.filter(|stage| kind.is_about_session() && stage.after(end, kind).is_some())
+                {
+                    if !self.of_sessions.contains(&(is_heard, stage, end, kind)) {
+                        missing.push(format!("{is_heard} {stage} {end:?} {kind}"));
+                    }
+                }
+                let may_be =
+                    |stage: SessionStage| stage.after(end, kind).is_some() && stage != SessionStage::Closed;
+                let is_of_link = !kind.is_about_session() || kind == FrameType::Open;
+                if !is_of_link && !SessionStage::ALL.into_iter().any(may_be) {
+                    continue;
+                }
+                for stage in LinkStage::ALL.into_iter().filter(|stage| stage.after(end, kind).is_some()) {
+                    if !self.of_links.contains(&(is_heard, stage, end, kind)) {
+                        missing.push(format!("{is_heard} {stage} {end:?} {kind}"));
+                    }
+                }
+            }
+        }
+        missing
+    }
+}
+
+/// What an end keeps of a session.
+#[derive(Debug, Default)]
+struct Row {
+    /// Bytes of it, by this end and to it.
+    sent: u64,
+    heard: u64,
+    /// Heard, and not taken by its receiver yet.
+    held: usize,
 }
 
 struct Side {
-    machine: StateMachine,
-    decoder: FrameDecoder,
+    end: LinkEnd,
+    stage: LinkStage,
+    reader: FrameReader,
+    table: SessionTable<Row>,
     /// Bytes on the way to it.
     inbox: VecDeque<u8>,
-    /// Bytes of this session, by it and to it.
-    sent: u64,
-    heard: u64,
-    asked: VecDeque<[u8; TOKEN]>,
-    unanswered: VecDeque<[u8; TOKEN]>,
+    asked: VecDeque<[u8; PING_BYTES]>,
+    unanswered: VecDeque<[u8; PING_BYTES]>,
 }
 
-/// What each end of a session has sent before it ended, as both know in the end.
+/// What each end of a session has sent before it ended, and heard, as both know in the end.
 #[derive(Debug, Clone, Copy, Default)]
 struct Told {
     ended: [Option<u64>; 2],
     heard: [Option<u64>; 2],
-    refused: bool,
+    is_cut: bool,
 }
 
 struct World<'a> {
     rng: &'a mut Rng,
     tally: &'a mut Tally,
     sides: [Side; 2],
-    /// By a session's number, from 1.
-    told: Vec<Told>,
+    told: HashMap<u32, Told>,
+    number: u32,
+    sessions_max: usize,
 }
 
 impl<'a> World<'a> {
     fn new(rng: &'a mut Rng, tally: &'a mut Tally) -> Self {
         let sides = ENDS.map(|end| Side {
-            machine: StateMachine::new(end),
-            decoder: FrameDecoder::default(),
+            end,
+            stage: LinkStage::AwaitingOffer,
+            reader: FrameReader::new(end.other()),
+            table: SessionTable::new(end, WindowBudget::new(LINK_BUDGET_BYTES)),
             inbox: VecDeque::new(),
-            sent: 0,
-            heard: 0,
             asked: VecDeque::new(),
             unanswered: VecDeque::new(),
         });
-        Self { rng, tally, sides, told: vec![Told::default()] }
+        let sessions_max = rng.usize(1..40);
+        // Numbers wrap.
+        let number = if rng.bool() { 0 } else { u32::MAX - rng.u32(0..20) };
+        Self { rng, tally, sides, told: HashMap::new(), number, sessions_max }
     }
 
-    fn run(&mut self, ending: &Ending) {
-        let sessions = self.rng.usize(1..60);
+    /// Until as many sessions were opened as planned, the opener has said that it leaves, and all are over.
+    fn run(&mut self) {
         for _ in 0..STEPS_MAX {
-            let is_done = self.told.len() > sessions;
             let at = self.rng.usize(0..2);
-            match *ending {
-                Ending::Free if is_done && self.is_over() => return self.close(),
-                Ending::Cut(end, state) if is_done && self.state(end) == state => return self.cut(end),
-                Ending::CutWhenStill(end, state) if is_done && self.state(end) == state => {
-                    self.settle();
-                    if self.state(end) == state {
-                        self.say(end as usize, FrameKind::Reset);
-                        self.settle();
-                        return self.count();
-                    }
-                }
-                Ending::Free | Ending::Cut(..) | Ending::CutWhenStill(..) => {}
-            }
             if self.rng.bool() {
                 self.deliver(at);
             } else {
-                let may_open = !is_done || !matches!(ending, Ending::Free);
-                self.speak(at, may_open);
+                self.speak(at);
             }
-            self.agree_if_still();
+            if self.is_still() {
+                self.agree();
+                let is_over = self.told.len() >= self.sessions_max
+                    && self.sides.iter().all(|side| side.table.is_empty())
+                    && self.sides[0].stage == LinkStage::Leaving;
+                if is_over && self.rng.u8(0..8) == 0 {
+                    return self.close();
+                }
+            }
         }
-        panic!("{ending:?} after {sessions} sessions never came");
-    }
-
-    fn state(&self, end: LinkRole) -> LinkProtocolState {
-        self.sides[end as usize].machine.state()
+        panic!("{} sessions never came to an end", self.sessions_max);
     }
 
     fn is_still(&self) -> bool {
-        self.sides.iter().all(|side| side.inbox.is_empty() && !side.decoder.is_within())
-    }
-
-    fn is_over(&self) -> bool {
-        self.is_still() && ENDS.iter().all(|end| self.state(*end).is_free())
+        self.sides.iter().all(|side| side.inbox.is_empty() && !side.reader.is_within_frame())
     }
 
     /// Where nothing is on the way, the two know the same.
-    fn agree_if_still(&self) {
-        if self.is_still() {
-            let known = self.sides.each_ref().map(|side| (side.machine.state(), side.machine.session()));
-            assert_eq!(known[0], known[1]);
-        }
-    }
-
-    fn settle(&mut self) {
-        while !self.is_still() {
-            self.deliver(0);
-            self.deliver(1);
-        }
-        self.agree_if_still();
-    }
-
-    /// All sessions but a refused one have ended on both sides, and every byte has come.
-    fn close(&mut self) {
-        for (number, told) in self.told.iter().enumerate().skip(1) {
-            let is_whole = told.ended == told.heard && told.ended.iter().all(Option::is_some);
-            assert!(told.refused || is_whole, "session {number}: {told:?}");
-        }
-        assert!(self.sides.iter().all(|side| side.unanswered.len() == self.other(side).asked.len()));
-        self.count();
-    }
-
-    fn count(&mut self) {
-        self.tally.links += 1;
-        self.tally.sessions += self.told.len() - 1;
-    }
-
-    fn other(&self, side: &Side) -> &Side {
-        &self.sides[side.machine.end().opposite() as usize]
-    }
-
-    /// One end resets and reads no more; the other may go on until it hears of it.
-    fn cut(&mut self, end: LinkRole) {
-        let (at, other) = (end as usize, end.opposite() as usize);
-        self.say(at, FrameKind::Reset);
-        let closed = &self.sides[at].machine;
-        assert!(FrameKind::ALL.iter().all(|kind| closed.may_send(*kind).is_err()), "a frame after a reset");
-        while self.sides[other].machine.state() != LinkProtocolState::Closed {
-            if self.rng.bool() {
-                self.deliver(other);
-            } else {
-                self.speak(other, true);
+    fn agree(&mut self) {
+        let known = self.sides.each_mut().map(|side| {
+            let mut numbers = side.table.numbers();
+            numbers.sort_unstable();
+            let mut stage = |number| side.table.entry(number).map(|entry| entry.channel.stage());
+            (side.stage, numbers.iter().map(|number| (*number, stage(*number))).collect::<Vec<_>>())
+        });
+        assert_eq!(known[0], known[1]);
+        for number in self.sides[0].table.numbers() {
+            for at in [0, 1] {
+                let sends = self.sides[at].table.entry(number).unwrap().channel.send.left();
+                let receives = self.sides[1 - at].table.entry(number).unwrap().channel.receive.open();
+                assert_eq!(sends, receives, "session {number}: both keep the same account");
             }
         }
-        assert!(self.sides[other].inbox.is_empty(), "bytes behind a reset");
-        self.count();
+    }
+
+    /// All sessions that nobody has cut have ended on both sides, and every byte has come.
+    fn close(&mut self) {
+        for (number, told) in &self.told {
+            let is_whole = told.ended == told.heard && told.ended.iter().all(Option::is_some);
+            assert!(told.is_cut || is_whole, "session {number}: {told:?}");
+        }
+        let [one, other] = &self.sides;
+        assert_eq!((one.unanswered.len(), other.unanswered.len()), (other.asked.len(), one.asked.len()));
+        self.tally.sessions += self.told.len();
     }
 
     /// An end says something that it may say.
-    fn speak(&mut self, at: usize, may_open: bool) {
-        let side = &self.sides[at];
-        let is_crowded = self.sides[1 - at].inbox.len() > QUEUE_MAX;
-        let weight = |kind: FrameKind| match kind {
-            FrameKind::Hello | FrameKind::Opened | FrameKind::End => 4,
-            FrameKind::Open => 16 * usize::from(may_open),
-            FrameKind::Data => 8 * usize::from(!is_crowded),
-            FrameKind::Refused => 1,
-            FrameKind::Ping | FrameKind::Drain | FrameKind::Retire => 1,
-            FrameKind::Pong => 2 * usize::from(!side.asked.is_empty()),
-            FrameKind::Reset => 0,
-        };
-        let mut bag = Vec::new();
-        for kind in FrameKind::ALL {
-            let may = side.machine.state().after(side.machine.end(), kind).is_some();
-            assert_eq!(side.machine.may_send(kind).is_ok(), may, "{kind}");
-            bag.extend(std::iter::repeat_n(kind, if may { weight(kind) } else { 0 }));
+    fn speak(&mut self, at: usize) {
+        let side = &mut self.sides[at];
+        if !matches!(side.stage, LinkStage::Running | LinkStage::Leaving) {
+            if side.stage.after(side.end, FrameType::Hello).is_some() {
+                let hello = if at == 0 { grant() } else { offer() };
+                self.say(at, 0, hello);
+            }
+            return;
         }
-        let Some(kind) = self.rng.choice(bag) else { return };
-        let was_last_end = kind == FrameKind::End;
-        self.say(at, kind);
-        // Often in the same write.
-        if was_last_end
-            && may_open
-            && at == 0
-            && self.state(LinkRole::Opener) == LinkProtocolState::Ready
-            && self.rng.bool()
-        {
-            self.say(at, FrameKind::Open);
+        let may_open = self.told.len() < self.sessions_max && side.table.len() < OPEN_MAX;
+        match self.rng.u8(0..40) {
+            0..4 if at == 0 && may_open && side.stage == LinkStage::Running => return self.open(),
+            4 => return self.ask(at),
+            5 => {
+                if let Some(token) = side.asked.pop_front() {
+                    self.say(at, 0, LinkFrame::Pong(token));
+                }
+                return;
+            }
+            // Before its time, a link that leaves has no more sessions to open.
+            6 if at == 1 || self.told.len() >= self.sessions_max => {
+                let leaves = if self.rng.bool() { LinkFrame::Drain } else { LinkFrame::Retire };
+                return self.say(at, 0, leaves);
+            }
+            7 if at == 1 => return self.say(at, 0, services()),
+            _ => {}
+        }
+        let numbers = side.table.numbers();
+        if let Some(number) = self.rng.choice(numbers) {
+            self.speak_of(at, number);
         }
     }
 
-    fn say(&mut self, at: usize, kind: FrameKind) {
+    fn open(&mut self) {
+        self.number = match self.number.wrapping_add(self.rng.u32(1..4)) {
+            0 => 1,
+            number => number,
+        };
+        let number = self.number;
+        self.told.insert(number, Told::default());
+        self.sides[0].table.open(number, Row::default()).unwrap();
+        self.say(0, number, LinkFrame::Open(request(number).into()));
+    }
+
+    fn ask(&mut self, at: usize) {
+        let token = self.rng.u64(..).to_be_bytes();
+        self.sides[at].unanswered.push_back(token);
+        self.say(at, 0, LinkFrame::Ping(token));
+    }
+
+    fn speak_of(&mut self, at: usize, number: u32) {
+        let is_crowded = self.sides[1 - at].inbox.len() > QUEUE_MAX;
         let side = &mut self.sides[at];
-        let (before, end) = (side.machine.state(), side.machine.end());
-        side.machine.send(kind).unwrap();
-        self.tally.sent.insert((before, end, kind));
-        let session = side.machine.session();
-        let body = match kind {
-            FrameKind::Hello if end == LinkRole::Server => offer().body(),
-            FrameKind::Hello => grant().body(),
-            FrameKind::Open => {
-                (side.sent, side.heard) = (0, 0);
-                self.told.push(Told::default());
-                open(session, self.rng).body()
-            }
-            FrameKind::Refused => {
-                self.told[session as usize].refused = true;
-                vec![frame::refusal_byte(Refusal::BackendRefused)]
-            }
-            FrameKind::Data => {
-                let length = match self.rng.u32(0..1000) {
-                    0 => DATA_MAX,
-                    1..20 => self.rng.usize(1..4000),
-                    _ => self.rng.usize(1..60),
-                };
-                let from = side.sent;
-                side.sent += length as u64;
-                (from..side.sent).map(|offset| byte(session, end, offset)).collect()
-            }
-            FrameKind::End => {
-                let told = &mut self.told[session as usize];
-                if before == LinkProtocolState::Carrying {
+        let entry = side.table.entry(number).unwrap();
+        let (stage, left, held) = (entry.channel.stage(), entry.channel.send.left(), entry.row.held);
+        self.tally.used_up += usize::from(left == 0);
+        let weight = |kind: FrameType| match kind {
+            FrameType::Opened => 6,
+            FrameType::Data => 8 * usize::from(!is_crowded && left > 0),
+            FrameType::End => 2,
+            FrameType::Refused | FrameType::Reset => usize::from(number.is_multiple_of(4)),
+            FrameType::Credit => 8 * usize::from(held > 0),
+            _ => 0,
+        };
+        let mut bag = Vec::new();
+        for kind in FrameType::ALL {
+            let may = stage.after(side.end, kind).is_some();
+            bag.extend(std::iter::repeat_n(kind, if may { weight(kind) } else { 0 }));
+        }
+        match self.rng.choice(bag) {
+            None => {}
+            Some(FrameType::Opened) => self.say(at, number, LinkFrame::Opened),
+            Some(FrameType::End) => {
+                let told = self.told.entry(number).or_default();
+                if told.ended == [None, None] {
                     self.tally.first_ends[at] += 1;
                 }
-                told.ended[at] = Some(side.sent);
-                vec![]
+                told.ended[at] = Some(side.table.entry(number).unwrap().row.sent);
+                self.say(at, number, LinkFrame::End);
             }
-            FrameKind::Reset => ResetFrame { session, cause: ResetCause::Client }.body().to_vec(),
-            FrameKind::Ping => {
-                let token = self.rng.u64(..).to_be_bytes();
-                side.unanswered.push_back(token);
-                token.to_vec()
-            }
-            FrameKind::Pong => side.asked.pop_front().unwrap().to_vec(),
-            FrameKind::Opened | FrameKind::Drain | FrameKind::Retire => vec![],
+            Some(FrameType::Refused) => self.say(at, number, LinkFrame::Refused(Refusal::BackendRefused)),
+            Some(FrameType::Reset) => self.say(at, number, LinkFrame::Reset(CutCause::Client)),
+            Some(FrameType::Credit) => self.take(at, number, held),
+            Some(_) => self.send_data(at, number, left),
+        }
+    }
+
+    /// The session's receiver takes bytes, and credit is given when it is due.
+    fn take(&mut self, at: usize, number: u32, held: usize) {
+        let count = if self.rng.bool() { held } else { self.rng.usize(1..=held) };
+        let entry = self.sides[at].table.entry(number).unwrap();
+        entry.row.held -= count;
+        if let Some(credit) = entry.channel.receive.take(count, entry.row.held) {
+            self.tally.grown += usize::from(credit as usize > count + 64 * 1024);
+            assert!(entry.channel.receive.open() + entry.row.held <= WINDOW_BYTES_MAX);
+            self.say(at, number, LinkFrame::Credit(credit));
+        }
+    }
+
+    fn send_data(&mut self, at: usize, number: u32, left: usize) {
+        let length = match self.rng.u32(0..100) {
+            0..6 => DATA_BYTES_MAX,
+            6..20 => self.rng.usize(1..4000),
+            _ => self.rng.usize(1..60),
         };
+        let length = length.min(left);
+        self.note_sent(at, number, FrameType::Data);
+        let side_end = self.sides[at].end;
+        let entry = self.sides[at].table.entry(number).unwrap();
+        entry.channel.send.spend(length);
+        let from = entry.row.sent;
+        entry.row.sent += length as u64;
+        let inbox = &mut self.sides[1 - at].inbox;
+        inbox.extend(FrameHead { kind: FrameType::Data, length, session: number }.bytes());
+        inbox.extend((from..from + length as u64).map(|offset| byte(number, side_end, offset)));
+    }
+
+    fn say(&mut self, at: usize, number: u32, frame: LinkFrame) {
+        self.note_sent(at, number, frame.kind());
         let mut bytes = Vec::new();
-        frame::push(&mut bytes, kind, &body);
+        frame.push(&mut bytes, number);
         self.sides[1 - at].inbox.extend(bytes);
+    }
+
+    fn note_sent(&mut self, at: usize, number: u32, kind: FrameType) {
+        let side = &mut self.sides[at];
+        self.tally.of_links.insert((false, side.stage, side.end, kind));
+        side.stage = side.stage.after(side.end, kind).unwrap();
+        if number != 0 && kind != FrameType::Open {
+            let before = side.table.entry(number).unwrap().channel.stage();
+            self.tally.of_sessions.insert((false, before, side.end, kind));
+            let after = side.table.say(number, kind).unwrap();
+            self.note_stage(at, number, kind, after);
+        }
+    }
+
+    /// A session that is over is taken out, as a link does.
+    fn note_stage(&mut self, at: usize, number: u32, kind: FrameType, stage: SessionStage) {
+        if stage == SessionStage::Closed {
+            self.sides[at].table.close(number).unwrap();
+            if kind != FrameType::End {
+                self.told.entry(number).or_default().is_cut = true;
+            }
+        }
     }
 
     /// A piece of what is on the way arrives.
@@ -326,127 +377,116 @@ impl<'a> World<'a> {
         let count = self.rng.usize(..=most.min(waiting));
         let piece: Vec<u8> = self.sides[at].inbox.drain(..count).collect();
         let mut rest = &piece[..];
-        let mut has_seen_last_end = false;
-        while !rest.is_empty() {
-            let side = &mut self.sides[at];
-            match side.decoder.want() {
-                DecoderNeed::Data(left) => {
-                    let (bytes, behind) = rest.split_at(left.min(rest.len()));
-                    side.decoder.note_passed(bytes.len());
-                    self.hear_data(at, bytes);
-                    rest = behind;
+        loop {
+            match self.sides[at].reader.decode(&mut rest).unwrap() {
+                None => break,
+                Some(HeardPiece::Data { session, bytes }) => {
+                    let bytes = bytes.to_vec();
+                    self.hear_data(at, session, &bytes);
                 }
-                DecoderNeed::Bytes(wanted) => {
-                    let (bytes, behind) = rest.split_at(wanted.min(rest.len()));
-                    let before = side.machine.state();
-                    let frame = side.decoder.feed(bytes, &mut side.machine);
-                    rest = behind;
-                    let Some(frame) = frame.unwrap_or_else(|error| panic!("{:?}: {error}", side.machine))
-                    else {
-                        continue;
-                    };
-                    let is_open = matches!(frame, Frame::Open(_));
-                    self.tally.opens_behind_ends += usize::from(is_open && has_seen_last_end);
-                    has_seen_last_end =
-                        frame == Frame::End && self.sides[at].machine.state() == LinkProtocolState::Ready;
-                    self.hear(at, before, frame);
-                }
+                Some(HeardPiece::Frame { session, frame }) => self.hear(at, session, frame),
             }
         }
     }
 
-    fn hear_data(&mut self, at: usize, bytes: &[u8]) {
+    fn note_heard(&mut self, at: usize, kind: FrameType) {
         let side = &mut self.sides[at];
-        let (session, from) = (side.machine.session(), side.machine.end().opposite());
-        for (offset, heard) in (side.heard..).zip(bytes) {
-            let meant = byte(session, from, offset);
-            assert_eq!(*heard, meant, "byte {offset} of session {session} to {:?}", side.machine);
-        }
-        side.heard += bytes.len() as u64;
-        if side.machine.state() == LinkProtocolState::Refused {
-            self.tally.late_bytes += bytes.len();
-        }
+        let from = side.end.other();
+        self.tally.of_links.insert((true, side.stage, from, kind));
+        side.stage = side.stage.after(from, kind).unwrap();
     }
 
-    fn hear(&mut self, at: usize, before: LinkProtocolState, frame: Frame) {
+    fn hear_data(&mut self, at: usize, number: u32, bytes: &[u8]) {
+        self.note_heard(at, FrameType::Data);
         let side = &mut self.sides[at];
-        let (end, session) = (side.machine.end(), side.machine.session());
-        let kind = match frame {
-            Frame::Offer(heard) => {
-                assert_eq!(heard, offer());
-                FrameKind::Hello
-            }
-            Frame::Grant(heard) => {
-                assert_eq!(heard, grant());
-                FrameKind::Hello
-            }
-            Frame::Open(open) => {
-                assert_eq!(open.id, format!("{session:x}-0"));
-                (side.sent, side.heard) = (0, 0);
-                FrameKind::Open
-            }
-            Frame::Refused(why) => {
-                assert_eq!(why, Refusal::BackendRefused);
-                assert_eq!(side.heard, 0, "bytes came from a session that was refused");
-                FrameKind::Refused
-            }
-            Frame::End => {
-                let told = &mut self.told[session as usize];
-                told.heard[1 - at] = Some(side.heard);
-                // A refused session may end again and again; what it sent is in order all the same.
-                assert!(
-                    before == LinkProtocolState::Refused || told.heard[1 - at] == told.ended[1 - at],
-                    "{told:?}"
-                );
-                FrameKind::End
-            }
-            Frame::Reset(reset) => {
-                // The server may speak of the session before; it has heard all that the opener said.
-                let behind = session - reset.session;
-                assert!(behind == 0 || (end == LinkRole::Opener && behind == 1), "{reset:?} in {session}");
-                FrameKind::Reset
-            }
-            Frame::Ping(token) => {
-                side.asked.push_back(token);
-                FrameKind::Ping
-            }
-            Frame::Pong(token) => {
-                assert_eq!(side.unanswered.pop_front(), Some(token));
-                FrameKind::Pong
-            }
-            Frame::Opened => FrameKind::Opened,
-            Frame::Data => FrameKind::Data,
-            Frame::Drain => FrameKind::Drain,
-            Frame::Retire => FrameKind::Retire,
+        let from = side.end.other();
+        let before = side.table.entry(number).map(|entry| entry.channel.stage());
+        let Some(entry) = side.table.hear_data(number, bytes.len()).unwrap() else {
+            self.tally.late += 1;
+            return;
         };
-        self.tally.heard.insert((before, end.opposite(), kind));
+        self.tally.of_sessions.insert((true, before.unwrap(), from, FrameType::Data));
+        for (offset, heard) in (entry.row.heard..).zip(bytes) {
+            assert_eq!(*heard, byte(number, from, offset), "byte {offset} of session {number} by {from:?}");
+        }
+        entry.row.heard += bytes.len() as u64;
+        entry.row.held += bytes.len();
+    }
+
+    fn hear(&mut self, at: usize, number: u32, frame: LinkFrame) {
+        let kind = frame.kind();
+        self.note_heard(at, kind);
+        let side = &mut self.sides[at];
+        let from = side.end.other();
+        match frame {
+            LinkFrame::ServerHello(_) => return assert_eq!(frame, offer()),
+            LinkFrame::OpenerHello(_) => return assert_eq!(frame, grant()),
+            LinkFrame::Services(_) => return assert_eq!(frame, services()),
+            LinkFrame::Ping(token) => return side.asked.push_back(token),
+            LinkFrame::Pong(token) => return assert_eq!(side.unanswered.pop_front(), Some(token)),
+            LinkFrame::Drain | LinkFrame::Retire => return,
+            LinkFrame::Open(open) => {
+                assert_eq!(*open, request(number));
+                return side.table.open(number, Row::default()).unwrap();
+            }
+            _ => {}
+        }
+        let before = side.table.entry(number).map(|entry| entry.channel.stage());
+        let Some(before) = before else {
+            assert!(side.table.hear(number, kind).unwrap().is_none());
+            self.tally.late += 1;
+            return;
+        };
+        self.tally.of_sessions.insert((true, before, from, kind));
+        if let LinkFrame::Credit(bytes) = frame {
+            side.table.hear_credit(number, bytes).unwrap();
+            return;
+        }
+        let entry = side.table.hear(number, kind).unwrap().unwrap();
+        let (after, heard) = (entry.channel.stage(), entry.row.heard);
+        if kind == FrameType::End {
+            self.told.entry(number).or_default().heard[1 - at] = Some(heard);
+        }
+        self.note_stage(at, number, kind, after);
     }
 }
 
-/// A session's bytes are blocks that say which session, which direction and which place.
-fn byte(session: u32, from: LinkRole, offset: u64) -> u8 {
-    let (block, place) = (offset / BLOCK, (offset % BLOCK) as usize);
-    match place {
-        0..4 => session.to_be_bytes()[place],
-        4 => from as u8,
-        5..13 => block.to_be_bytes()[place - 5],
-        _ => place as u8 ^ block as u8 ^ session as u8,
+/// A byte that says whose it is: of which session, by whom, and which one.
+fn byte(session: u32, from: LinkEnd, offset: u64) -> u8 {
+    let block = offset / BLOCK;
+    let mixed = (u64::from(session) << 1 | u64::from(from == LinkEnd::Server)) ^ block.rotate_left(32);
+    let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed.to_be_bytes()[(offset % 8) as usize] ^ (offset % BLOCK) as u8
+}
+
+fn request(number: u32) -> OpenRequest {
+    OpenRequest {
+        client: "192.0.2.7:50000".parse().ok(),
+        ..OpenRequest::new(service(), format!("{number:x}-0"))
     }
 }
 
-fn offer() -> OfferHello {
-    OfferHello { services: vec![(service(), Carries::Bytes)], target: 2, maximum: 8 }
+fn offer() -> LinkFrame {
+    LinkFrame::ServerHello(ServerHello {
+        about: about(),
+        links_kept: 1,
+        links_max: 4,
+        sessions_per_link: 256,
+        services: vec![ServiceOffer { name: service(), carries: Carries::Bytes, state: OfferState::Open }],
+    })
 }
 
-fn grant() -> GrantHello {
-    GrantHello { services: vec![service()], links: 8, data: DATA_MAX }
+fn grant() -> LinkFrame {
+    LinkFrame::OpenerHello(OpenerHello { about: about(), links_max: 4, granted: vec![service()] })
 }
 
-fn open(session: u32, rng: &mut Rng) -> OpenFrame {
-    let v4 = SocketAddr::from(([192, 0, 2, 1], rng.u16(..)));
-    let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], rng.u16(..)));
-    let client = rng.choice([None, Some(v4), Some(v6)]).flatten();
-    OpenFrame { service: service(), id: format!("{session:x}-0"), client, probe: rng.bool() }
+fn services() -> LinkFrame {
+    let down = ServiceOffer { name: service(), carries: Carries::Bytes, state: OfferState::Down };
+    LinkFrame::Services(vec![down])
+}
+
+fn about() -> HelloAbout {
+    HelloAbout { software: "model".into(), instance: InstanceId([7; 16]) }
 }
 
 fn service() -> ServiceName {

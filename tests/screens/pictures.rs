@@ -138,7 +138,9 @@ pub fn degraded() -> Snapshot {
             failures: 1208,
             failures_minute: 12,
             certificate_days: None,
-            wire: None,
+            protocol: None,
+            sessions: 0,
+            instance: None,
             last_error: Some(refused.into()),
             retry_seconds: Some(3.2),
             gone_seconds: Some(34.0),
@@ -380,7 +382,8 @@ fn pool(role: Half, service: &str, ready: usize, target: usize) -> PoolRow {
         state: PoolState::Healthy,
         ready,
         target,
-        wire: Some("portcullis/1".into()),
+        protocol: Some("portcullis/2".into()),
+        sessions: 5 * ready,
         round_trip_ms: Some(8.4),
         round_trip_spread_ms: Some(2.1),
         certificate_days: Some(300),
@@ -393,9 +396,11 @@ fn pool(role: Half, service: &str, ready: usize, target: usize) -> PoolRow {
 
 fn link(number: usize) -> LinkRow {
     LinkRow {
+        id: 1 + number as u64,
         age_seconds: 900.0 - number as f64 * 100.0,
         state: if number == 0 { LinkState::Carrying } else { LinkState::Ready },
         sessions: 40 - number as u64,
+        sessions_open: if number == 0 { 256 } else { 2 },
         address: Some(format!("10.0.0.5:{}", 40_000 + number)),
         tls: Some("TLS 1.3".into()),
         group: Some("X25519MLKEM768".into()),
@@ -420,6 +425,7 @@ fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionR
         rate_down,
         waited_ms: Some(0.4),
         connected_ms: Some(1.8),
+        via: Some(1 + number % 9),
     }
 }
 

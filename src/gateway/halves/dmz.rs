@@ -11,6 +11,7 @@ use super::{
 use crate::{
     admission::handshakes::HandshakePermit,
     connect::{Connector, direct::BackendTarget, forward::ForwardDialler},
+    gateway::descriptors::DescriptorShares,
     link::{
         handshake::{
             self, CarriesMismatch, EstablishedLink, GrantDecision, GrantFn, HandshakeOutcome, HandshakeTerms,
@@ -20,12 +21,16 @@ use crate::{
         listener,
         pool::Pool,
         shares::{LinkShares, ShareRule},
+        standing,
     },
     net::{listen::BindError, resolver::ResolvedNames},
     profile::{Backend, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
     proto::{
         Refusal,
-        link::{frame::DATA_MAX, hello::GrantHello},
+        multiplex::{
+            frame::FrameType,
+            hello::{OpenerHello, ServiceOffer},
+        },
         socks5,
     },
     telemetry::{
@@ -224,6 +229,13 @@ impl DmzSide {
         }
     }
 
+    /// Bounds how many links there may be.
+    pub fn bound_links(&self, shares: &DescriptorShares) {
+        if let Some(pool) = self.pool() {
+            pool.bound_links(shares.dmz_links);
+        }
+    }
+
     /// What is still missing before new sessions can be carried.
     pub fn missing_reason(&self) -> Option<String> {
         match &self.parts {
@@ -309,7 +321,7 @@ fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
     Arc::new(move |peer, offer| {
         let policy = policy.load();
         let (mut services, mut unlike) = (Vec::new(), Vec::new());
-        for (service, there) in &offer.services {
+        for ServiceOffer { name: service, carries: there, .. } in &offer.services {
             let Some(here) = policy.get(service).filter(|of| peer.is_among(of.peers.as_deref())) else {
                 continue;
             };
@@ -324,9 +336,11 @@ fn grant_fn(policy: Arc<ArcSwap<PeerPolicy>>, pool: Arc<Pool>) -> GrantFn {
                 }
             }
         }
+        let links_max = u16::try_from(pool.links_allowed(peer)).unwrap_or(u16::MAX);
         GrantDecision {
-            grant: GrantHello { services, links: pool.links_allowed(peer), data: DATA_MAX },
+            hello: OpenerHello { about: standing::about(), links_max, granted: services },
             mismatches: unlike,
+            retire: pool.retire_age(),
         }
     })
 }
@@ -355,12 +369,13 @@ impl LinkIntake {
         for unlike in self.pool.note_offer(&linked) {
             self.common.notices.warn_limited(LogKind::LinkRejected, format!("link from {who}: {unlike}"));
         }
-        if !linked.grant.services.is_empty() {
+        if !linked.grant.granted.is_empty() {
             let Err(refused) = self.pool.take_in(linked) else { return };
             let line =
                 format!("link from {who} refused: it has as many links as it may, or too many addresses");
             self.common.notices.warn_limited(LogKind::LinkRejected, line);
-            return handshake::close_gracefully(refused).await;
+            let kind = self.pool.leave_kind();
+            return refused.close_gracefully(kind).await;
         }
         if linked.mismatches.is_empty() {
             let why = "it offers no service that is known here and allows it in its `peers`";
@@ -368,7 +383,7 @@ impl LinkIntake {
                 .notices
                 .warn_limited(LogKind::LinkRejected, format!("link from {who} refused: {why}"));
         }
-        handshake::close_gracefully(linked.link).await;
+        linked.link.close_gracefully(FrameType::Retire).await;
     }
 
     /// A SOCKS5 link, for the service that it names.

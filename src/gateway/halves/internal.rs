@@ -13,6 +13,7 @@ use crate::{
         SessionRequest, forward,
         reverse::{OfferedService, OfferedServices, ReverseDialler},
     },
+    gateway::descriptors::DescriptorShares,
     link::{
         handshake::{HandshakeTerms, HelloRole},
         keeper::{KeeperContext, KeeperTarget},
@@ -113,7 +114,8 @@ impl InternalSide {
         let now = offered_services(half, self.links.max());
         let before = self.offering.load_full();
         // The other half hears how many are to be ready with new links alone.
-        let offering_stays = (&before.services, before.prepared) == (&now.services, now.prepared);
+        let told = |of: &OfferedServices| (of.services.clone(), of.prepared, of.sessions_per_link);
+        let offering_stays = told(&before) == told(&now);
         self.offering.store(Arc::new(now));
         self.keep_links(half, common, None);
         if !(identity_stays && offering_stays) {
@@ -196,6 +198,14 @@ impl InternalSide {
                 parkings.values().for_each(|parking| parking.keeper.notify_changed());
             }
         }
+    }
+
+    /// Bounds how many links there may be.
+    pub fn bound_links(&self, shares: &DescriptorShares) {
+        self.links.resize(shares.internal_links);
+        let offering =
+            OfferedServices { maximum: self.links.max(), ..OfferedServices::clone(&self.offering.load()) };
+        self.offering.store(Arc::new(offering));
     }
 
     /// What is still missing before new sessions can be carried.
@@ -291,7 +301,14 @@ fn offered_services(half: &InternalHalf, maximum: usize) -> OfferedServices {
         // Whoever dials says how many are kept.
         InternalMode::Forward { .. } => 0,
     };
-    OfferedServices { services, drained: Vec::new(), prepared, maximum }
+    OfferedServices {
+        services,
+        drained: Vec::new(),
+        prepared,
+        maximum,
+        sessions_per_link: half.sessions_per_link,
+        retire: half.retire,
+    }
 }
 
 /// The serving ends of links that DMZ gateways dial.
@@ -299,7 +316,7 @@ fn forward_server(common: &SharedContext, visitors: &Arc<forward::DialledInPeers
     let (serve, visitors) = (common.serve.clone(), visitors.clone());
     LinkServer::new(
         common.tasks.clone(),
-        Arc::new(move |link, open| serve(SessionRequest::from_open(link, open))),
+        Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session))),
         Arc::new(move |peer, _, loss| visitors.note_loss(peer, &loss)),
     )
 }

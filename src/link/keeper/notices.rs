@@ -40,8 +40,8 @@ impl LinkKeeper {
         let is_unlike =
             |service: &ServiceName| linked.mismatches.iter().any(|unlike| unlike.service == *service);
         let is_refused =
-            |service: &&ServiceName| !linked.grant.services.contains(*service) && !is_unlike(service);
-        let offered = linked.offer.services.iter().map(|(service, _)| service);
+            |service: &&ServiceName| !linked.grant.granted.contains(*service) && !is_unlike(service);
+        let offered = linked.offer.services.iter().map(|of| &of.name);
         let names: Vec<_> = offered.filter(is_refused).map(ToString::to_string).collect();
         let mut books = self.lock();
         books.mismatch = unlike.first().cloned();
@@ -75,7 +75,7 @@ pub(super) fn unused_reason(linked: &EstablishedLink) -> String {
     if !linked.mismatches.is_empty() {
         return linked.mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     }
-    let offered: Vec<_> = linked.offer.services.iter().map(|(service, _)| service.to_string()).collect();
+    let offered: Vec<_> = linked.offer.services.iter().map(|of| of.name.to_string()).collect();
     match offered.is_empty() {
         true => format!("{} is not among the `peers` of any service", linked.link.peer().label()),
         false => format!(

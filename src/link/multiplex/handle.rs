@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::credit::ReceiveWindow;
 use crate::{
+    link::load::SessionPlace,
     net::stream::NetStream,
     proto::{
         Refusal,
@@ -60,6 +61,8 @@ pub struct LocalSide {
     pub idle: Option<Duration>,
     /// What a failure of the stream is to the other gateway.
     pub cause_of: fn(&NetStream, &io::Error) -> CutCause,
+    /// An opener's place on the link.
+    pub place: Option<SessionPlace>,
 }
 
 /// What a session leaves when it is over on its link.
@@ -131,11 +134,14 @@ pub(super) struct SessionOwner {
 pub struct SessionHandle {
     outcome: oneshot::Receiver<SessionRemains>,
     cause: Arc<AtomicU8>,
+    /// Shows the link of an incoming session that somebody is at work for it.
+    _served: Option<Arc<()>>,
 }
 
 /// A session that the other gateway has opened. It is refused, or gets the stream of its backend.
 #[derive(Debug)]
 pub struct IncomingSession {
+    link: u64,
     number: u32,
     commands: mpsc::Sender<LinkCommand>,
     handle: SessionHandle,
@@ -144,7 +150,10 @@ pub struct IncomingSession {
 /// A link that sessions may be opened on.
 #[derive(Debug, Clone)]
 pub struct LinkHandle {
+    id: u64,
     commands: mpsc::Sender<LinkCommand>,
+    /// It takes no more sessions.
+    leaves: Arc<AtomicBool>,
 }
 
 /// A link's task has ended; what was asked for comes back.
@@ -154,7 +163,7 @@ pub struct LinkGone(pub Box<LocalSide>);
 pub(super) fn session_owner() -> (SessionOwner, SessionHandle) {
     let (tell, outcome) = oneshot::channel();
     let cause = Arc::new(AtomicU8::new(CutCause::Other as u8));
-    (SessionOwner { outcome: tell, cause: cause.clone() }, SessionHandle { outcome, cause })
+    (SessionOwner { outcome: tell, cause: cause.clone() }, SessionHandle { outcome, cause, _served: None })
 }
 
 impl SessionOwner {
@@ -166,6 +175,10 @@ impl SessionOwner {
 }
 
 impl SessionHandle {
+    pub(super) fn holding(self, served: Arc<()>) -> Self {
+        Self { _served: Some(served), ..self }
+    }
+
     /// Waits until the session is over on its link.
     pub async fn outcome(&mut self) -> SessionRemains {
         let lost = || SessionRemains {
@@ -185,12 +198,21 @@ impl SessionHandle {
 }
 
 impl IncomingSession {
-    pub(super) fn new(number: u32, commands: mpsc::Sender<LinkCommand>, handle: SessionHandle) -> Self {
-        Self { number, commands, handle }
+    pub(super) fn new(
+        (link, number): (u64, u32),
+        commands: mpsc::Sender<LinkCommand>,
+        handle: SessionHandle,
+    ) -> Self {
+        Self { link, number, commands, handle }
     }
 
     pub(super) fn number(&self) -> u32 {
         self.number
+    }
+
+    /// The link that it has come over, by its number in this process.
+    pub fn link(&self) -> u64 {
+        self.link
     }
 
     /// It is carried from now on.
@@ -217,8 +239,13 @@ impl IncomingSession {
 }
 
 impl LinkHandle {
-    pub(super) fn new(commands: mpsc::Sender<LinkCommand>) -> Self {
-        Self { commands }
+    pub(super) fn new(id: u64, commands: mpsc::Sender<LinkCommand>, leaves: Arc<AtomicBool>) -> Self {
+        Self { id, commands, leaves }
+    }
+
+    /// The link's number in this process.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Opens a session; it is under way when this returns, and not answered yet.
@@ -244,7 +271,8 @@ impl LinkHandle {
         let _ = self.commands.send(LinkCommand::Services(services)).await;
     }
 
-    pub fn is_gone(&self) -> bool {
-        self.commands.is_closed()
+    /// Whether sessions can be opened on it. Told before whoever was turned away there looks for another.
+    pub fn takes_sessions(&self) -> bool {
+        !self.commands.is_closed() && !self.leaves.load(Ordering::Acquire)
     }
 }

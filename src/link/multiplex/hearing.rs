@@ -14,13 +14,16 @@ use tokio::{
 
 use super::{
     handle::{LinkLoss, SessionFate},
-    task::{MultiplexedLink, OwnerEvent},
+    task::{MultiplexedLink, OFFERS_A_SECOND, OFFERS_AT_ONCE, OwnerEvent},
 };
-use crate::proto::multiplex::{
-    PeerViolation,
-    decoder::HeardPiece,
-    frame::{FrameType, LinkFrame},
-    state::{LinkEnd, SessionStage},
+use crate::proto::{
+    Refusal,
+    multiplex::{
+        PeerViolation,
+        decoder::HeardPiece,
+        frame::{FrameType, LinkFrame},
+        state::{LinkEnd, SessionStage},
+    },
 };
 
 /// A frame that has begun is whole in this time.
@@ -43,11 +46,13 @@ impl MultiplexedLink {
                 let mut buf = ReadBuf::new(buffer);
                 match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
                     Poll::Pending => Ok(None),
-                    Poll::Ready(Ok(())) if buf.filled().is_empty() => Err(self.heard_end()),
+                    Poll::Ready(Ok(())) if buf.filled().is_empty() => Err(self.heard_end(cx)),
                     Poll::Ready(Ok(())) => {
                         self.hear(buf.filled())?;
                         Ok(Some(buf.filled().len()))
                     }
+                    // Both have said that it is over; how the other end lets go of it says nothing more.
+                    Poll::Ready(Err(_)) if self.is_ending() => Err(LinkLoss::Closed),
                     Poll::Ready(Err(error)) => Err(LinkLoss::Socket(error.to_string())),
                 }
             })?;
@@ -124,6 +129,10 @@ impl MultiplexedLink {
                 Ok(())
             }
             LinkFrame::Services(services) => {
+                self.offers.earn(Instant::now().into_std(), OFFERS_A_SECOND, OFFERS_AT_ONCE);
+                if !self.offers.take() {
+                    return Err(PeerViolation::TooMany("offers").into());
+                }
                 self.events.push_back(OwnerEvent::Services(services));
                 Ok(())
             }
@@ -148,7 +157,10 @@ impl MultiplexedLink {
                     self.timers.remove_answer(at, number);
                 }
                 self.finish(number, SessionFate::Refused(*refusal));
-                self.events.push_back(OwnerEvent::Refused);
+                // What was not looked at shows nothing of the way.
+                if *refusal != Refusal::OtherLink {
+                    self.events.push_back(OwnerEvent::Refused);
+                }
             }
             LinkFrame::Reset(cause) => self.finish(number, SessionFate::Reset(*cause)),
             _ => {

@@ -15,13 +15,13 @@
 
 pub mod credit;
 pub mod handle;
-mod hearing;
+pub mod hearing;
 pub mod ready;
 mod row;
 mod sending;
 pub mod table;
 pub mod task;
-mod timing;
+pub mod timing;
 pub mod turns;
 
 #[cfg(test)]

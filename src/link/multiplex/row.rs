@@ -21,6 +21,7 @@ use super::{
     ready::SessionWaker,
 };
 use crate::{
+    link::load::SessionPlace,
     net::stream::NetStream,
     proto::multiplex::{frame::CutCause, state::LinkEnd},
     telemetry::{registry::SessionCounters, snapshot::SessionPhase},
@@ -46,11 +47,14 @@ pub struct LinkedSession {
     /// `opened` is owed.
     pub owes_opened: bool,
     pub answer_by: Option<Instant>,
+    /// How long the link had been stopped when that was set.
+    pub stopped_before: Duration,
     pub idle: Option<IdleWatch>,
     /// Whether a look at its socket is due some time.
     pub has_look: bool,
     /// Bytes both ways, as a stall is judged by.
     pub moved: u64,
+    _place: Option<SessionPlace>,
 }
 
 /// What goes from the local stream to the link.
@@ -99,7 +103,7 @@ pub enum TurnRead {
 
 impl LinkedSession {
     /// One that the other gateway opens; its backend is not reached yet.
-    pub fn incoming(waker: Arc<SessionWaker>, owner: SessionOwner) -> Self {
+    pub fn incoming(waker: Arc<SessionWaker>, owner: SessionOwner, place: Option<SessionPlace>) -> Self {
         Self {
             end: LinkEnd::Server,
             waker,
@@ -114,9 +118,11 @@ impl LinkedSession {
             owner: Some(owner),
             owes_opened: false,
             answer_by: None,
+            stopped_before: Duration::ZERO,
             idle: None,
             has_look: false,
             moved: 0,
+            _place: place,
         }
     }
 
@@ -124,10 +130,10 @@ impl LinkedSession {
     pub fn outgoing(
         waker: Arc<SessionWaker>,
         owner: SessionOwner,
-        side: Box<LocalSide>,
+        mut side: Box<LocalSide>,
         now: Instant,
     ) -> Self {
-        let mut row = Self::incoming(waker, owner);
+        let mut row = Self::incoming(waker, owner, side.place.take());
         row.end = LinkEnd::Opener;
         row.copy = Some(Vec::new());
         row.attach(side, now);
@@ -261,8 +267,8 @@ impl LinkedSession {
         if self.is_unflushed && self.inbound == Inbound::Open {
             self.is_unflushed = Pin::new(&mut side.stream).poll_flush(cx)?.is_pending();
         }
-        if let (NetStream::Ws(socket), Outbound::Ended) = (&mut side.stream, &self.outbound)
-            && let Poll::Ready(error) = socket.poll_control(cx)
+        if matches!(self.outbound, Outbound::Ended)
+            && let Poll::Ready(error) = side.stream.poll_control(cx)
         {
             return Err(error);
         }

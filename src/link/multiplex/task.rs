@@ -9,9 +9,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::{
@@ -33,11 +34,12 @@ use super::{
     turns::TurnQueue,
 };
 use crate::{
-    link::{Peer, liveness::LinkLiveness},
+    link::{Peer, liveness::LinkLiveness, load::LinkLoad, token_bucket::TokenBucket},
     net::{stream::NetStream, tcp},
     proto::{
         Refusal,
         multiplex::{
+            PeerViolation,
             decoder::FrameReader,
             frame::{CutCause, FrameType, LinkFrame},
             hello::ServiceOffer,
@@ -49,6 +51,11 @@ use crate::{
 
 /// Rounds of work until other tasks get their turn.
 const ROUNDS_MAX: usize = 16;
+/// A look that is so much late shows that this process did not run.
+const STOPPED_MIN: Duration = Duration::from_millis(100);
+/// Offers that a server may make at once, and how many more each second.
+pub(super) const OFFERS_AT_ONCE: f64 = 64.0;
+pub(super) const OFFERS_A_SECOND: f64 = 4.0;
 /// Sessions served in one round.
 const SERVED_MAX: usize = 1024;
 
@@ -65,7 +72,7 @@ pub enum OwnerEvent {
     /// One was refused, which is an answer too.
     Refused,
     /// A round trip was measured.
-    RoundTrip(std::time::Duration),
+    RoundTrip(Duration),
     /// All of its sessions have been told; nothing follows.
     Ended(LinkLoss),
 }
@@ -73,17 +80,20 @@ pub enum OwnerEvent {
 /// What a link is made of when both ends have said `hello`.
 #[derive(Debug)]
 pub struct LinkParts {
+    /// Its number in this process.
+    pub id: u64,
     pub stream: NetStream,
     pub peer: Peer,
     pub end: LinkEnd,
-    /// Sessions at once; more are refused.
-    pub sessions_max: usize,
+    /// Its sessions, counted; a server refuses those for which there is no place.
+    pub load: Arc<LinkLoad>,
     /// An opener's: the numbers of its sessions with this peer.
     pub numbers: Arc<AtomicU32>,
 }
 
 #[derive(Debug)]
 pub struct MultiplexedLink {
+    id: u64,
     pub(super) stream: NetStream,
     pub(super) end: LinkEnd,
     pub(super) stage: LinkStage,
@@ -97,13 +107,23 @@ pub struct MultiplexedLink {
     /// A server's, for its sessions; an opener's is its owner's to keep.
     commander: Option<mpsc::WeakSender<LinkCommand>>,
     numbers: Arc<AtomicU32>,
-    pub(super) sessions_max: usize,
+    load: Arc<LinkLoad>,
     pub(super) liveness: LinkLiveness,
+    /// Offers that a server may still make.
+    pub(super) offers: TokenBucket,
+    /// Held by every session of a server's end until whoever serves it has done with it.
+    served: Arc<()>,
     pub(super) whole_by: Option<Instant>,
     pub(super) timers: Timers,
+    /// How much later than it was due it has looked, in all: this process did not run.
+    pub(super) stopped_for: Duration,
     sleep: Pin<Box<Sleep>>,
     pub(super) events: VecDeque<OwnerEvent>,
     closing: Closing,
+    /// When its last session ended, or it began.
+    quiet_since: Instant,
+    /// Shared with its handles.
+    leaves: Arc<AtomicBool>,
 }
 
 /// ```text
@@ -121,7 +141,7 @@ enum Closing {
 
 impl MultiplexedLink {
     pub fn new(parts: LinkParts) -> (Self, LinkHandle) {
-        let LinkParts { mut stream, peer, end, sessions_max, numbers } = parts;
+        let LinkParts { id, mut stream, peer, end, load, numbers } = parts;
         stream.take_whole_writes();
         if let Some(socket) = stream.tcp() {
             // Pings tell whether it is alive. Fails only on a socket that is already gone.
@@ -130,7 +150,9 @@ impl MultiplexedLink {
         let (commander, commands) = mpsc::channel(COMMANDS_MAX);
         let now = Instant::now();
         let outgoing = Outgoing::new(&stream);
+        let leaves = Arc::new(AtomicBool::new(false));
         let link = Self {
+            id,
             stream,
             end,
             stage: LinkStage::Running,
@@ -143,15 +165,20 @@ impl MultiplexedLink {
             commands,
             commander: (end == LinkEnd::Server).then(|| commander.downgrade()),
             numbers,
-            sessions_max,
+            load,
             liveness: LinkLiveness::new(now),
+            offers: TokenBucket::new(OFFERS_AT_ONCE, now.into_std()),
+            served: Arc::default(),
             whole_by: None,
             timers: Timers::default(),
+            stopped_for: Duration::ZERO,
             sleep: Box::pin(sleep_until(now)),
             events: VecDeque::new(),
             closing: Closing::Running,
+            quiet_since: now,
+            leaves: leaves.clone(),
         };
-        (link, LinkHandle::new(commander))
+        (link, LinkHandle::new(id, commander, leaves))
     }
 
     pub fn peer(&self) -> &Peer {
@@ -165,6 +192,11 @@ impl MultiplexedLink {
     /// Whether it carries no session.
     pub fn is_idle(&self) -> bool {
         self.table.is_empty()
+    }
+
+    /// Since when it carries none.
+    pub fn quiet_since(&self) -> Option<Instant> {
+        self.table.is_empty().then_some(self.quiet_since)
     }
 
     /// Says that no more sessions are wanted, or opened, here; it ends when the last has ended.
@@ -263,7 +295,7 @@ impl MultiplexedLink {
             return Ok(());
         }
         let answer_by = now + super::timing::ANSWER;
-        row.answer_by = Some(answer_by);
+        (row.answer_by, row.stopped_before) = (Some(answer_by), self.stopped_for);
         self.timers.add(answer_by, number, TimerKind::Answer);
         self.watch_idle(&row, number, now);
         self.table.open(number, row)?;
@@ -298,12 +330,20 @@ impl MultiplexedLink {
         Ok(())
     }
 
+    /// Ends it for what its peer has done, by whoever drives the link.
+    pub fn break_off(&mut self, violation: PeerViolation) {
+        if self.closing != Closing::Ended {
+            self.lose(&violation.into());
+        }
+    }
+
     /// Says that no more sessions are wanted, or opened, here.
     pub(super) fn leave(&mut self, kind: FrameType) -> Result<(), LinkLoss> {
         if self.closing != Closing::Running {
             return Ok(());
         }
         self.closing = Closing::Leaving;
+        self.leaves.store(true, Ordering::Release);
         let frame = if kind == FrameType::Drain { LinkFrame::Drain } else { LinkFrame::Retire };
         self.say(frame, 0)
     }
@@ -315,7 +355,7 @@ impl MultiplexedLink {
             self.table.say(number, kind)?;
         }
         let stage = self.stage.after(self.end, kind);
-        let violation = crate::proto::multiplex::PeerViolation::LinkState(kind, self.stage);
+        let violation = PeerViolation::LinkState(kind, self.stage);
         self.stage = stage.ok_or(violation)?;
         frame.push(&mut self.outgoing.control, number);
         Ok(())
@@ -325,17 +365,27 @@ impl MultiplexedLink {
     pub(super) fn opened(&mut self, number: u32, request: Box<OpenRequest>) -> Result<(), LinkLoss> {
         let (owner, handle) = super::handle::session_owner();
         let waker = SessionWaker::new(number, self.ready.clone());
-        self.table.open(number, LinkedSession::incoming(waker, owner))?;
+        let place = self.load.take();
+        let has_place = place.is_some();
+        self.table.open(number, LinkedSession::incoming(waker, owner, place))?;
         let commander = self.commander.as_ref().and_then(mpsc::WeakSender::upgrade);
-        match commander.filter(|_| self.table.len() <= self.sessions_max) {
+        match commander.filter(|_| has_place && self.has_hands()) {
             Some(commands) => {
-                let session = IncomingSession::new(number, commands, handle);
+                let handle = handle.holding(self.served.clone());
+                let session = IncomingSession::new((self.id, number), commands, handle);
                 self.events.push_back(OwnerEvent::Opened(request, session));
                 self.list(number);
                 Ok(())
             }
             None => self.refuse(number, Refusal::Full),
         }
+    }
+
+    /// Whether one more may be served. One that is over on the wire counts until whoever serves it has let go of
+    /// it, once more than there may be open ones: else opens and resets without end, or sessions that leave much
+    /// to slow backends, would have any number of them at work.
+    fn has_hands(&self) -> bool {
+        Arc::strong_count(&self.served) - 1 < 2 * self.load.max()
     }
 
     /// Lists a session as having something to do.
@@ -419,6 +469,7 @@ impl MultiplexedLink {
     pub(super) fn finish(&mut self, number: u32, how: SessionFate) {
         if let Some(entry) = self.table.close(number) {
             let channel = entry.channel;
+            self.quiet_since = Instant::now();
             entry.row.end(how, Some(channel.receive));
         }
     }
@@ -443,17 +494,22 @@ impl MultiplexedLink {
     }
 
     /// The other end has finished.
-    pub(super) fn heard_end(&mut self) -> LinkLoss {
-        if self.table.is_empty() && !self.decoder.is_within_frame() {
-            self.stream.let_close_cleanly();
-            return LinkLoss::Closed;
+    pub(super) fn heard_end(&mut self, cx: &mut Context<'_>) -> LinkLoss {
+        if !self.table.is_empty() || self.decoder.is_within_frame() {
+            return LinkLoss::Cut;
         }
-        LinkLoss::Cut
+        self.stream.let_close_cleanly();
+        if !self.is_ending() {
+            // It is answered in kind; an end that can not take that now does without.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        }
+        LinkLoss::Closed
     }
 
     /// The link is over, and every session on it.
     fn lose(&mut self, loss: &LinkLoss) {
         self.closing = Closing::Ended;
+        self.leaves.store(true, Ordering::Release);
         for number in self.table.numbers() {
             self.finish(number, SessionFate::LinkLost(loss.clone()));
         }
@@ -468,7 +524,13 @@ impl MultiplexedLink {
         if std::future::Future::poll(self.sleep.as_mut(), cx).is_pending() {
             return Ok(false);
         }
-        self.time_is_up(Instant::now(), cx)?;
+        let now = Instant::now();
+        // Every look is a little late, and were that counted, what waits for an answer would wait for ever.
+        let late = now.saturating_duration_since(due);
+        if late >= STOPPED_MIN {
+            self.stopped_for += late;
+        }
+        self.time_is_up(now, cx)?;
         Ok(true)
     }
 

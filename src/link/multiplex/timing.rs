@@ -11,7 +11,7 @@ use super::{
     task::MultiplexedLink,
 };
 use crate::{
-    link::liveness::{LivenessVerdict, ReadState, WriteState},
+    link::liveness::{LivenessVerdict, WriteState},
     net::{stream::NetStream, tcp},
     proto::multiplex::{
         PeerViolation,
@@ -26,7 +26,7 @@ pub const OPENED_WITHIN: Duration = Duration::from_millis(5);
 /// How often a socket is looked at that is not read now, and how long one that has failed may stall.
 pub const LOOK: Duration = Duration::from_secs(2);
 const STALLED_MAX: Duration = Duration::from_secs(5);
-/// A look that comes so late shows that this process did not run.
+/// Where this process did not run, what has come meanwhile is read in this time.
 const PAUSED: Duration = Duration::from_secs(1);
 
 /// What a session is looked at for.
@@ -93,7 +93,7 @@ impl MultiplexedLink {
         let writing = if self.outgoing.is_blocked() { WriteState::Blocked } else { WriteState::Yes };
         let socket = self.stream.tcp();
         let unacknowledged = || socket.and_then(tcp::unacknowledged_for);
-        match self.liveness.check(now, late, (ReadState::Yes, writing), unacknowledged) {
+        match self.liveness.check(now, late, writing, unacknowledged) {
             LivenessVerdict::Alive => Ok(()),
             LivenessVerdict::Dead => Err(LinkLoss::Silent),
             // It has been asked to close, and what it says shows that it lives.
@@ -113,10 +113,12 @@ impl MultiplexedLink {
         let (row, stage) = (&mut entry.row, entry.channel.stage());
         match kind {
             TimerKind::Answer if !stage.is_opening() => Ok(()),
-            TimerKind::Answer if now.saturating_duration_since(due) >= PAUSED => {
-                // Where this process was stopped, the answer may have come and not been read yet.
-                row.answer_by = Some(now + PAUSED);
-                self.timers.add(now + PAUSED, number, TimerKind::Answer);
+            TimerKind::Answer if self.stopped_for > row.stopped_before => {
+                // While this process did not run, the other gateway's answer could not be read.
+                let stopped = self.stopped_for - std::mem::replace(&mut row.stopped_before, self.stopped_for);
+                let by = (due + stopped).max(now + PAUSED.min(stopped));
+                row.answer_by = Some(by);
+                self.timers.add(by, number, TimerKind::Answer);
                 Ok(())
             }
             TimerKind::Answer => {

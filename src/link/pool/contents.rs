@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 use super::{
     super::{
         Peer,
-        framed::Link,
         peer_links::{PeerLinks, ServedServices},
+        session_side::SessionSide,
+        standing::StandingLink,
     },
     TakeError, TakenLink,
     carries_mismatch::CarriesMismatches,
@@ -28,6 +29,7 @@ pub struct PoolContents {
     pub takes: u64,
     pub waiters: VecDeque<WaitingClient>,
     pub next_waiter: u64,
+    pub next_link: u64,
     pub services: HashMap<ServiceName, ServiceCounts>,
     pub mismatches: CarriesMismatches,
     pub closed: bool,
@@ -57,6 +59,7 @@ impl PoolContents {
             takes: 0,
             waiters: VecDeque::new(),
             next_waiter: 0,
+            next_link: 0,
             services: HashMap::new(),
             mismatches: CarriesMismatches::default(),
             closed: false,
@@ -71,7 +74,7 @@ impl PoolContents {
     }
 
     /// The same for a link of our own that has just come to stand.
-    pub fn peer_links_for(&mut self, link: &mut Link, target: usize) -> Option<usize> {
+    pub fn peer_links_for(&mut self, link: &mut StandingLink, target: usize) -> Option<usize> {
         // Greeted under what does not hold any more.
         if link.is_worn() {
             return None;
@@ -112,12 +115,11 @@ impl PoolContents {
         of_peer >= left_by_others.div_ceil(2)
     }
 
-    /// The newest ready link for a service of the peer whose turn it is: its lane, and its place there.
-    pub fn next_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<(usize, usize)> {
+    /// The newest ready link for a service of the peer whose turn it is: its lane.
+    pub fn next_ready(&self, service: &ServiceName, not: &[Peer]) -> Option<usize> {
         let lanes = self.peers.iter().enumerate().filter(|(_, lane)| !not.contains(&lane.peer));
-        let ready = lanes.filter_map(|(at, lane)| Some((at, lane, lane.newest_for(service)?)));
-        let next = ready.min_by_key(|(_, lane, _)| lane.rank());
-        next.map(|(at, _, newest)| (at, newest))
+        let ready = lanes.filter(|(_, lane)| lane.can_take(service));
+        ready.min_by_key(|(_, lane)| lane.rank()).map(|(at, _)| at)
     }
 
     /// Why no more clients of a service may wait. One of several services may have half of what the others
@@ -145,5 +147,15 @@ impl PoolContents {
         let can_serve = |waiter: &WaitingClient| serves.serves(&waiter.service) && !waiter.not.contains(peer);
         let at = self.waiters.iter().position(can_serve)?;
         self.waiters.remove(at)
+    }
+
+    /// The first client in the queue that a place on a lane's shared links can be had for.
+    pub fn next_waiter_with_place(&mut self, lane: usize) -> Option<(WaitingClient, SessionSide)> {
+        let of = &self.peers[lane];
+        let can_serve =
+            |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
+        let at = self.waiters.iter().position(can_serve)?;
+        let side = of.take_slot(&self.waiters[at].service)?;
+        Some((self.waiters.remove(at)?, side))
     }
 }

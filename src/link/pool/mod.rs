@@ -8,7 +8,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use std::{
 
 use thiserror::Error;
 use tokio::{sync::oneshot, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 mod carries_mismatch;
 mod contents;
@@ -24,22 +25,21 @@ mod rows;
 use contents::{PoolContents, WaitingClient};
 
 use super::{
-    GOODBYE, Peer,
-    framed::{Link, LinkOwner},
+    Peer,
     generation::TermsGeneration,
-    handshake::{CarriesMismatch, EstablishedLink, close_gracefully, close_lingering},
+    handshake::{CarriesMismatch, EstablishedLink, close_lingering},
     idle_link::{self, IdleLink, RemovedReason},
-    keeper::LIVED,
     link_guard::{LinkCounters, LinkGuard},
-    peer_links::{ReadyLink, ReadyLinkLost, ServedServices},
+    peer_links::{PeerLinks, ReadyLink, ReadyLinkLost, ServedServices, SharedLink},
     server::IdleLossReason,
     session_side::SessionSide,
     shares::LinkShares,
+    standing::{StandingEvent, StandingLink},
 };
 use crate::{
     net::stream::NetStream,
     profile::{PoolLimits, ServiceName},
-    proto::link::frame::FrameKind,
+    proto::multiplex::frame::FrameType,
     tasks::Tasks,
 };
 
@@ -134,37 +134,46 @@ impl Pool {
         let Some(place) = self.shares.take(&peer.label()) else { return Err(stream) };
         let Some(lane) = books.peer_links(&peer, serves, target) else { return Err(stream) };
         let seat = LinkGuard::ready(&books.peers[lane].counts, Some(place)).describe(&stream);
-        self.put_link(books, lane, SessionSide::Stream(stream), Some(seat));
+        self.put_link(books, lane, stream, Some(seat));
         Ok(())
     }
 
     /// Takes in a link of our own that its peer has dialled; gives it back, to be closed in good order,
     /// where there is no room for one more of that peer.
-    pub fn take_in(self: &Arc<Self>, linked: EstablishedLink) -> Result<(), Box<Link>> {
+    pub fn take_in(self: &Arc<Self>, linked: EstablishedLink) -> Result<(), Box<StandingLink>> {
         let EstablishedLink { mut link, offer, .. } = linked;
-        let seat = {
+        let guard = {
             let mut books = self.lock();
             // Whoever dials means to keep one at least: no link is never as many as it wants.
             let place = self.shares.take(&link.peer().label());
-            let lane =
-                place.and_then(|place| Some((place, books.peer_links_for(&mut link, offer.target.max(1))?)));
+            let kept = usize::from(offer.links_kept);
+            let lane = place.and_then(|place| Some((place, books.peer_links_for(&mut link, kept.max(1))?)));
             lane.and_then(|(place, lane)| {
                 let lane = &mut books.peers[lane];
-                lane.maximum = offer.maximum;
+                lane.maximum = offer.links_max.into();
                 // Those that have ended there may not be seen yet.
-                let most = offer.maximum.saturating_add(offer.target);
+                let most = lane.maximum.saturating_add(kept);
                 (lane.counts.links() < most).then(|| LinkGuard::ready(&lane.counts, Some(place)))
             })
         };
-        let Some(seat) = seat else {
-            let kind = if self.lock().closed { FrameKind::Drain } else { FrameKind::Retire };
-            // It fails only where the link is closed already.
-            let _ = link.stage_leave(kind);
-            return Err(link);
-        };
-        link.set_guard(seat);
-        self.keep_link(link);
+        let Some(guard) = guard else { return Err(link) };
+        link.set_guard(guard);
+        self.keep_link(link, None);
         Ok(())
+    }
+
+    /// What a link is told that is let go.
+    pub fn leave_kind(&self) -> FrameType {
+        if self.lock().closed { FrameType::Drain } else { FrameType::Retire }
+    }
+
+    /// The age at which this end replaces a link.
+    pub fn retire_age(&self) -> Duration {
+        self.lock().limits.retire
+    }
+
+    pub fn bound_links(&self, max: usize) {
+        self.shares.resize(max);
     }
 
     /// Links that a peer may have now.
@@ -184,52 +193,102 @@ impl Pool {
             let mut books = self.lock();
             let Some(lane) = books.peer_links_for(&mut link, 0) else {
                 drop(books);
-                return self.close_gracefully(link);
+                return self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
             };
             let lane = &mut books.peers[lane];
             lane.counts = counts.clone();
-            lane.on_lost = Some(lost);
+            lane.on_lost = Some(lost.clone());
         }
-        self.keep_link(link);
+        self.keep_link(link, Some(lost));
     }
 
-    fn keep_link(self: &Arc<Self>, mut link: Box<Link>) {
+    fn keep_link(self: &Arc<Self>, link: Box<StandingLink>, lost: Option<ReadyLinkLost>) {
         self.offered.store(true, Ordering::Relaxed);
-        let home: Weak<Self> = Arc::downgrade(self);
-        link.set_owner(home);
-        self.clone().take_back(link);
-    }
-
-    /// Closes a link that carries nothing, in good order.
-    fn close_gracefully(&self, mut link: Box<Link>) {
-        let kind = if self.lock().closed { FrameKind::Drain } else { FrameKind::Retire };
-        // It fails only where the link is closed already.
-        let _ = link.stage_leave(kind);
-        self.tasks.spawn("retired link", close_gracefully(link));
-    }
-
-    /// Whoever dialled it hears of a link that is not ready any more; one that lives is closed in good
-    /// order. In a task of its own, since the books may be locked here.
-    fn note_removed(&self, gone: RemovedReason, lost: Option<ReadyLinkLost>, stood: Duration) {
-        self.tasks.spawn("lost link", async move {
-            let (loss, link) = match gone {
-                RemovedReason::Taken => return,
-                RemovedReason::Lost(why) => (IdleLossReason::Failed(why), None),
-                RemovedReason::Closed => (IdleLossReason::Failed(idle_link::CLOSED.into()), None),
-                RemovedReason::Leaves(link) if link.leaving() == Some(FrameKind::Drain) => {
-                    (IdleLossReason::Drained, Some(link))
-                }
-                RemovedReason::Leaves(link) => (IdleLossReason::Retired.of_link(&link, stood), Some(link)),
+        let (peer, leave) = (link.peer().clone(), CancellationToken::new());
+        let key = {
+            let mut books = self.lock();
+            let Some(lane) = books.peer_links_of(&peer).filter(|_| !books.closed) else {
+                drop(books);
+                return self.tasks.spawn("retired link", link.close_gracefully(self.leave_kind()));
             };
-            if let Some(lost) = lost {
-                lost(stood, loss);
+            books.next_link += 1;
+            let shared = SharedLink {
+                key: books.next_link,
+                handle: link.handle().clone(),
+                load: link.load().clone(),
+                serves: link.serves().clone(),
+                leave: leave.clone(),
+            };
+            books.peers[lane].note_seen();
+            books.peers[lane].shared.push(shared);
+            books.next_link
+        };
+        self.serve_waiters(&peer);
+        self.tasks.spawn("shared link", self.clone().drive_link(link, key, leave, lost));
+    }
+
+    /// The life of a link that sessions share.
+    async fn drive_link(
+        self: Arc<Self>,
+        mut link: Box<StandingLink>,
+        key: u64,
+        leave: CancellationToken,
+        lost: Option<ReadyLinkLost>,
+    ) {
+        let peer = link.peer().clone();
+        loop {
+            let asked = async {
+                leave.cancelled().await;
+                self.leave_kind()
+            };
+            match link.next_event(asked).await {
+                StandingEvent::HasRoom => self.serve_waiters(&peer),
+                // An opener hears no `open`.
+                StandingEvent::Opened(..) => {}
+                StandingEvent::Leaves(kind) => self.remove_link(&peer, key, |lane| {
+                    lane.note_leaving(kind == FrameType::Drain);
+                }),
+                StandingEvent::Ended(loss) => {
+                    let stood = link.stood();
+                    // Its guard is free before anybody looks.
+                    drop(link);
+                    self.remove_link(&peer, key, |lane| match &loss {
+                        IdleLossReason::Retired => {}
+                        IdleLossReason::Drained => lane.note_leaving(true),
+                        IdleLossReason::Failed(why) => lane.note_lost(why),
+                    });
+                    return lost.into_iter().for_each(|lost| lost(stood, loss.clone()));
+                }
             }
-            if let Some(mut link) = link {
-                // It fails only where the link is closed already.
-                let _ = link.stage_leave(FrameKind::Retire);
-                close_gracefully(link).await;
-            }
-        });
+        }
+    }
+
+    fn remove_link(&self, peer: &Peer, key: u64, note: impl FnOnce(&mut PeerLinks)) {
+        let mut books = self.lock();
+        if let Some(lane) = books.peer_links_of(peer) {
+            books.peers[lane].shared.retain(|link| link.key != key);
+            note(&mut books.peers[lane]);
+        }
+    }
+
+    /// Gives places on a peer's links to clients that wait.
+    fn serve_waiters(&self, peer: &Peer) {
+        let mut books = self.lock();
+        let Some(lane) = books.peer_links_of(peer) else { return };
+        while let Some((waiter, side)) = books.next_waiter_with_place(lane) {
+            // One that has given up gives its place back.
+            let _ = waiter.give.send(TakenLink { side, peer: peer.clone(), guard: None });
+        }
+    }
+
+    /// Whoever parked it is told of a link that is not ready any more.
+    fn note_removed(&self, gone: RemovedReason, lost: Option<ReadyLinkLost>, stood: Duration) {
+        let loss = match gone {
+            RemovedReason::Taken => return,
+            RemovedReason::Lost(why) => IdleLossReason::Failed(why),
+            RemovedReason::Closed => IdleLossReason::Failed(idle_link::CLOSED.into()),
+        };
+        lost.into_iter().for_each(|lost| lost(stood, loss.clone()));
     }
 
     /// Gives a ready link to the first client that it can serve, or keeps it.
@@ -237,30 +296,30 @@ impl Pool {
         self: &Arc<Self>,
         mut books: MutexGuard<'_, PoolContents>,
         lane: usize,
-        leg: SessionSide,
+        stream: NetStream,
         mut seat: Option<LinkGuard>,
     ) {
-        let mut leg = match idle_link::check_alive(leg) {
-            Ok(leg) => leg,
+        let mut stream = match idle_link::check_alive(stream) {
+            Ok(stream) => stream,
             Err(gone) => {
                 books.peers[lane].note_removed(&gone);
                 return self.note_removed(gone, books.peers[lane].on_lost.clone(), Duration::ZERO);
             }
         };
-        let serves = match &leg {
-            SessionSide::Link(link) => ServedServices::Granted(link.serves().clone()),
-            SessionSide::Stream(_) | SessionSide::Gone => books.peers[lane].serves.clone(),
-        };
+        let serves = books.peers[lane].serves.clone();
         self.offered.store(true, Ordering::Relaxed);
         books.peers[lane].note_seen();
         while let Some(waiter) = books.next_waiter_for(lane, &serves) {
             let peer = books.peers[lane].peer.clone();
-            match waiter.give.send(TakenLink { side: leg, peer, guard: seat }) {
+            match waiter.give.send(TakenLink { side: SessionSide::Stream(stream), peer, guard: seat }) {
                 Ok(()) => return,
-                Err(unwanted) => (leg, seat) = (unwanted.side, unwanted.guard),
+                Err(TakenLink { side: SessionSide::Stream(unwanted), guard, .. }) => {
+                    (stream, seat) = (unwanted, guard);
+                }
+                Err(_) => return,
             }
         }
-        let slot = IdleLink::new(leg);
+        let slot = IdleLink::new(stream);
         let since = Instant::now();
         let peer = books.peers[lane].peer.clone();
         let lost = books.peers[lane].on_lost.clone();
@@ -279,22 +338,6 @@ impl Pool {
             }
             pool.note_lost(&peer, &serves, &gone);
             pool.note_removed(gone, lost, since.elapsed());
-        });
-    }
-
-    /// A link whose last session may still be read: it is ready when that is done.
-    fn await_drained(self: &Arc<Self>, link: Box<Link>, lost: Option<ReadyLinkLost>) {
-        let pool = self.clone();
-        self.tasks.spawn("settling link", async move {
-            match timeout(GOODBYE, idle_link::await_drained(link)).await {
-                Ok(Ok(mut link)) => {
-                    link.note_drained();
-                    pool.take_back(link);
-                }
-                Ok(Err(gone)) => pool.note_removed(gone, lost, LIVED),
-                // Dropped: its backend has taken nothing for all that time.
-                Err(_) => {}
-            }
         });
     }
 
@@ -342,16 +385,23 @@ impl Pool {
     }
 
     fn pop(&self, books: &mut PoolContents, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
-        while let Some((at, newest)) = books.next_ready(service, not) {
+        while let Some(at) = books.next_ready(service, not) {
+            books.takes += 1;
+            let takes = books.takes;
             let lane = &mut books.peers[at];
+            let Some(newest) = lane.newest_for(service) else {
+                let side = lane.take_slot(service)?;
+                lane.take_turn(takes);
+                return Some(TakenLink { side, peer: lane.peer.clone(), guard: None });
+            };
             let ReadyLink { link: slot, guard: seat, since, .. } = lane.ready.remove(newest);
             // A link that was lost a moment ago is skipped.
-            let Some(leg) = slot.claim() else { continue };
-            match idle_link::check_alive(leg) {
-                Ok(leg) => {
-                    books.takes += 1;
-                    lane.take_turn(books.takes);
-                    return Some(TakenLink { side: leg, peer: lane.peer.clone(), guard: seat });
+            let Some(stream) = slot.claim() else { continue };
+            match idle_link::check_alive(stream) {
+                Ok(stream) => {
+                    lane.take_turn(takes);
+                    let side = SessionSide::Stream(stream);
+                    return Some(TakenLink { side, peer: lane.peer.clone(), guard: seat });
                 }
                 Err(gone) => {
                     lane.note_removed(&gone);
@@ -365,7 +415,7 @@ impl Pool {
     /// Whether any peer but these has a ready link for a service.
     pub fn has_peer_for(&self, service: &ServiceName, not: &[Peer]) -> bool {
         let books = self.lock();
-        books.peers.iter().any(|lane| !not.contains(&lane.peer) && lane.newest_for(service).is_some())
+        books.peers.iter().any(|lane| !not.contains(&lane.peer) && lane.can_take(service))
     }
 
     /// Lets go of the ready SOCKS5 links of peers that may not offer their service any more.
@@ -374,7 +424,7 @@ impl Pool {
         for lane in &mut books.peers {
             let ServedServices::One(service) = &lane.serves else { continue };
             if !may_offer(&lane.peer, service) {
-                self.close_all(lane.ready.drain(..), FrameKind::Retire);
+                self.close_all(lane.ready.drain(..));
                 lane.note_leaving(true);
             }
         }
@@ -386,7 +436,7 @@ impl Pool {
         let mut books = self.lock();
         books.mismatches.clear();
         for lane in books.peers.iter_mut().filter(|lane| matches!(lane.serves, ServedServices::Granted(_))) {
-            self.close_all(lane.ready.drain(..), FrameKind::Retire);
+            lane.shared.drain(..).for_each(|link| link.leave.cancel());
             lane.note_leaving(false);
         }
     }
@@ -397,23 +447,15 @@ impl Pool {
         books.closed = true;
         books.waiters.clear();
         let slots: Vec<_> = books.peers.iter_mut().flat_map(|lane| lane.ready.drain(..)).collect();
+        let shared = books.peers.iter_mut().flat_map(|lane| lane.shared.drain(..));
+        shared.for_each(|link| link.leave.cancel());
         drop(books);
-        self.close_all(slots.into_iter(), FrameKind::Drain);
+        self.close_all(slots.into_iter());
     }
 
-    fn close_all(&self, links: impl Iterator<Item = ReadyLink>, kind: FrameKind) {
-        for ready in links {
-            match ready.link.claim() {
-                Some(SessionSide::Stream(stream)) => {
-                    self.tasks.spawn("retired link", close_lingering(stream))
-                }
-                Some(SessionSide::Link(mut link)) => {
-                    // It fails only where the link is closed already.
-                    let _ = link.stage_leave(kind);
-                    self.tasks.spawn("retired link", close_gracefully(link));
-                }
-                Some(SessionSide::Gone) | None => {}
-            }
+    fn close_all(&self, links: impl Iterator<Item = ReadyLink>) {
+        for stream in links.filter_map(|ready| ready.link.claim()) {
+            self.tasks.spawn("retired link", close_lingering(stream));
         }
     }
 
@@ -432,31 +474,6 @@ impl Pool {
     }
 }
 
-impl LinkOwner for Pool {
-    fn take_back(self: Arc<Self>, link: Box<Link>) {
-        let mut books = self.lock();
-        let lane = books.peer_links_of(link.peer());
-        match lane {
-            Some(lane) if link.leaving() == Some(FrameKind::Drain) => {
-                books.peers[lane].note_leaving(true);
-                let lost = books.peers[lane].on_lost.clone();
-                self.note_removed(RemovedReason::Leaves(link), lost, LIVED);
-            }
-            Some(lane) if !books.closed && !link.is_worn() && link.leaving().is_none() => {
-                match link.is_draining_last_session() {
-                    true => self.await_drained(link, books.peers[lane].on_lost.clone()),
-                    false => self.put_link(books, lane, SessionSide::Link(link), None),
-                }
-            }
-            // Or its peer was forgotten meanwhile.
-            Some(_) | None => {
-                drop(books);
-                self.close_gracefully(link);
-            }
-        }
-    }
-}
-
 /// A waiting client's place in the queue; a client that gives up drops it and is gone from there.
 struct QueuePlace<'a> {
     pool: &'a Pool,
@@ -467,18 +484,10 @@ struct QueuePlace<'a> {
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        let unwanted = {
-            let mut books = self.pool.lock();
-            books.waiters.retain(|waiter| waiter.key != self.key);
-            if let Some(of_service) = books.services.get_mut(self.service) {
-                of_service.waiting -= 1;
-            }
-            self.given.close();
-            self.given.try_recv().ok()
-        };
-        // Given in the very moment in which the client gave up: it is as good as new.
-        if let Some(TakenLink { side: SessionSide::Link(link), .. }) = unwanted {
-            link.return_to_owner();
+        let mut books = self.pool.lock();
+        books.waiters.retain(|waiter| waiter.key != self.key);
+        if let Some(of_service) = books.services.get_mut(self.service) {
+            of_service.waiting -= 1;
         }
     }
 }
@@ -492,24 +501,29 @@ mod tests {
 
     use super::{contents::LANES_MAX, *};
     use crate::{
-        link::shares::ShareRule,
+        link::{
+            keeper::LIVED,
+            shares::ShareRule,
+            standing::{self, Agreement},
+        },
         net::echo::EchoStream,
         profile::Carries,
-        proto::link::{
-            frame,
-            hello::{GrantHello, OfferHello},
-            state::LinkRole,
+        proto::multiplex::{
+            frame::{HEADER_BYTES, LinkFrame},
+            hello::{OfferState, OpenerHello, ServerHello, ServiceOffer},
+            state::LinkEnd,
         },
     };
 
     const NOBODY: &[Peer] = &[];
+    const HOUR: Duration = Duration::from_secs(3600);
 
     fn orders() -> ServiceName {
         ServiceName::parse("orders").expect("a name")
     }
 
     fn peer(number: usize) -> Peer {
-        Peer { name: Some(format!("peer-{number}").into()), address: "192.0.2.1".into() }
+        Peer { name: Some(format!("peer-{number}").into()), address: "192.0.2.1".into(), instance: None }
     }
 
     fn pool() -> Arc<Pool> {
@@ -519,7 +533,12 @@ mod tests {
 
     fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
         let shares = LinkShares::new(links, ShareRule::Divided(1));
-        Pool::new(PoolLimits { prepared: 1, wait, waiters: 1 }, 1, shares, Tasks::default())
+        Pool::new(
+            PoolLimits { prepared: 1, wait, waiters: 1, retire: Duration::from_secs(3600) },
+            1,
+            shares,
+            Tasks::default(),
+        )
     }
 
     /// Parks a link that never says anything; false where it is turned away.
@@ -543,30 +562,50 @@ mod tests {
         taken.iter().map(|taken| taken.peer.clone()).collect()
     }
 
-    /// A link of our own that has been greeted, and its peer's end.
+    /// A link of our own that stands, with room for two sessions, and its peer's end.
     async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
-        let (mut theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
-        let mut link = Box::new(Link::new(NetStream::Tcp(ours), peer(number), LinkRole::Opener));
-        let offer = OfferHello { services: vec![(orders(), Carries::Bytes)], target: 1, maximum: 8 };
-        let grant = GrantHello { services: vec![orders()], links: 8, data: 1024 };
-        let mut said = Vec::new();
-        frame::push(&mut said, FrameKind::Hello, &offer.body());
-        theirs.write_all(&said).await.expect("it is taken");
-        std::future::poll_fn(|cx| link.poll_handshake(cx)).await.expect("a hello");
-        link.set_agreement(grant.services.iter().cloned(), tokio_util::sync::CancellationToken::new());
-        link.stage(FrameKind::Hello, &grant.body()).expect("it is due");
-        std::future::poll_fn(|cx| link.poll_flush(cx)).await.expect("it is taken");
-        let mut hello = vec![0; frame::HEADER + grant.body().len()];
-        theirs.read_exact(&mut hello).await.expect("a hello");
+        let (theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
+        let (about, name, carries) = (standing::about(), orders(), Carries::Bytes);
+        let offer = ServerHello {
+            about: about.clone(),
+            links_kept: 1,
+            links_max: 8,
+            sessions_per_link: 2,
+            services: vec![ServiceOffer { name, carries, state: OfferState::Open }],
+        };
+        let grant = OpenerHello { about, links_max: 8, granted: vec![orders()] };
+        let retired = CancellationToken::new();
+        let agreed = Agreement {
+            end: LinkEnd::Opener,
+            sessions_max: 2,
+            serves: [orders()].into(),
+            retire: HOUR,
+            retired,
+        };
+        let link = StandingLink::new(NetStream::Tcp(ours), peer(number), agreed);
         (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
+    }
+
+    const RETIRE: [u8; HEADER_BYTES] = [FrameType::Retire as u8, 0, 0, 0, 0, 0, 0, 0];
+
+    async fn hear_all(theirs: &mut TcpStream) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
+        assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
+        heard
     }
 
     #[tokio::test(start_paused = true)]
     async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
-        let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(3), waiters: 8 };
+        let limits = PoolLimits {
+            prepared: 1,
+            wait: Duration::from_secs(3),
+            waiters: 8,
+            retire: Duration::from_secs(3600),
+        };
         let dead = ServiceName::parse("dead").expect("a name");
         for (services, expected) in [(2, (4, 2)), (1, (8, 0))] {
             let shares = LinkShares::new(LINKS_MAX, ShareRule::Divided(1));
@@ -610,12 +649,9 @@ mod tests {
         let pool = full();
         let (newcomer, mut theirs) = linked(LANES_MAX).await;
         let refused = pool.take_in(newcomer).expect_err("there is no room");
-        pool.tasks.spawn("refused", close_gracefully(refused));
-        let mut heard = Vec::new();
-        let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
-        assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
+        pool.tasks.spawn("refused", refused.close_gracefully(FrameType::Retire));
         // `retire`, and nothing else.
-        assert_eq!(heard, [11, 0, 0, 0]);
+        assert_eq!(hear_all(&mut theirs).await, RETIRE);
         assert_eq!(take_all(&pool).len(), LANES_MAX);
     }
 
@@ -632,7 +668,8 @@ mod tests {
         }
         assert!(stands(&pool, linked(1).await), "another peer has its own");
         let few = LinkShares::new(6, ShareRule::HalfOfTheRest);
-        let limits = PoolLimits { prepared: 1, wait: Duration::ZERO, waiters: 1 };
+        let limits =
+            PoolLimits { prepared: 1, wait: Duration::ZERO, waiters: 1, retire: Duration::from_secs(3600) };
         let pool = Pool::new(limits, 1, few, Tasks::default());
         for at in 0..6 {
             assert_eq!(stands(&pool, linked(0).await), at < 3, "link {at}");
@@ -646,22 +683,22 @@ mod tests {
         let pool = full();
         let (newcomer, mut theirs) = linked(LANES_MAX).await;
         pool.take_in_dialled(newcomer, &Arc::default(), Arc::new(|_, _| {}));
-        let mut heard = Vec::new();
-        let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
-        assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
-        assert_eq!(heard, [11, 0, 0, 0]);
+        assert_eq!(hear_all(&mut theirs).await, RETIRE);
     }
 
     #[tokio::test]
     async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
-        for says in [&b""[..], &[11, 0, 0, 0], &[10, 0, 0, 0]] {
+        for says in [None, Some(LinkFrame::Retire), Some(LinkFrame::Drain)] {
             let pool = pool();
             let (linked, mut theirs) = linked(0).await;
-            theirs.write_all(says).await.expect("it is taken");
+            if let Some(says) = &says {
+                let mut said = Vec::new();
+                says.push(&mut said, 0);
+                theirs.write_all(&said).await.expect("it is taken");
+            }
             theirs.shutdown().await.expect("it ends");
             // Here before anybody looks.
-            let stream = linked.link.tcp().expect("it is one");
-            stream.readable().await.expect("it lives");
+            linked.link.tcp().expect("it is one").readable().await.expect("it lives");
             let (tell, told) = oneshot::channel();
             let tell = Mutex::new(Some(tell));
             let lost: ReadyLinkLost = Arc::new(move |stood, loss| {
@@ -669,15 +706,41 @@ mod tests {
                 tell.expect("told once").send((stood, loss)).expect("it is waited for");
             });
             pool.take_in_dialled(linked, &Arc::default(), lost);
-            assert!(pool.take_ready(&orders(), NOBODY).is_none());
             let (stood, loss) =
                 timeout(Duration::from_secs(5), told).await.expect("it is told").expect("once");
+            assert!(pool.take_ready(&orders(), NOBODY).is_none());
             assert!(stood < LIVED, "{stood:?}");
-            let as_failure = matches!(
-                (says.first(), &loss),
-                (Some(10), IdleLossReason::Drained) | (_, IdleLossReason::Failed(_))
+            let is_told = matches!(
+                (&says, &loss),
+                (Some(LinkFrame::Drain), IdleLossReason::Drained) | (_, IdleLossReason::Failed(_))
             );
-            assert!(as_failure, "{says:?}: {loss:?}");
+            assert!(is_told, "{says:?}: {loss:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_session_takes_the_link_with_the_least_to_do_and_waits_where_all_are_full() {
+        let pool = pool_of(LINKS_MAX, Duration::from_secs(5));
+        let ((one, _one), (other, _other)) = (linked(0).await, linked(0).await);
+        let loads = [one.link.load().clone(), other.link.load().clone()];
+        for newcomer in [one, other] {
+            assert!(pool.take_in(newcomer).is_ok());
+        }
+        let mut taken = Vec::new();
+        for expected in [[1, 0], [1, 1], [2, 1], [2, 2]] {
+            taken.push(pool.take(&orders(), NOBODY).await.expect("there is room"));
+            let mut sessions = [loads[0].sessions(), loads[1].sessions()];
+            sessions.sort_unstable_by(|one, other| other.cmp(one));
+            assert_eq!(sessions, expected);
+        }
+        assert!(pool.take_ready(&orders(), NOBODY).is_none(), "both are full");
+        let service = orders();
+        let waiting = pool.take(&service, NOBODY);
+        let ending = async {
+            tokio::task::yield_now().await;
+            drop(taken.pop());
+        };
+        let (served, ()) = tokio::join!(waiting, ending);
+        served.expect("a session has ended");
     }
 }

@@ -120,12 +120,17 @@ mod tests {
     /// Of a peer that is granted these, and keeps two links.
     fn lane(peer: &str, services: &[&str]) -> PeerLinks {
         let granted = services.iter().map(|service| name(service)).collect();
-        let peer = Peer { name: Some(peer.into()), address: "192.0.2.1".into() };
+        let peer = Peer { name: Some(peer.into()), address: "192.0.2.1".into(), instance: None };
         PeerLinks::new(peer, ServedServices::Granted(Arc::new(granted)), 2)
     }
 
     fn pool(lanes: Vec<PeerLinks>) -> Arc<Pool> {
-        let limits = PoolLimits { prepared: 2, wait: Duration::from_secs(3), waiters: 8 };
+        let limits = PoolLimits {
+            prepared: 2,
+            wait: Duration::from_secs(3),
+            waiters: 8,
+            retire: Duration::from_secs(3600),
+        };
         let pool = Pool::new(limits, 3, LinkShares::new(8, ShareRule::Divided(1)), Tasks::default());
         pool.lock().peers = lanes;
         pool

@@ -140,7 +140,16 @@ pub(in crate::profile) static INTERNAL_SERVICES: ProfileKey<ServiceMap> = Profil
 
 pub(in crate::profile) static DMZ_LINK: KeyMap = KeyMap {
     about: "The link to the internal gateway.",
-    groups: &[&[&DMZ_LISTEN, &DMZ_CONNECT, &LINK_TLS_KEY, &INSECURE, &DMZ_PREPARED, &WAIT, &WAITERS]],
+    groups: &[&[
+        &DMZ_LISTEN,
+        &DMZ_CONNECT,
+        &LINK_TLS_KEY,
+        &INSECURE,
+        &DMZ_PREPARED,
+        &WAIT,
+        &WAITERS,
+        &RETIRE,
+    ]],
 };
 
 pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
@@ -153,6 +162,8 @@ pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
         &INTERNAL_PREPARED,
         &MAXIMUM,
         &RETRY_KEY,
+        &RETIRE,
+        &SESSIONS_PER_LINK,
     ]],
 };
 
@@ -210,14 +221,14 @@ pub(in crate::profile) static INSECURE: ProfileKey<Flag> = ProfileKey {
 
 pub(in crate::profile) static DMZ_PREPARED: ProfileKey<Count> = ProfileKey {
     name: "prepared",
-    about: "In forward mode, links to keep ready at each internal gateway; in reverse mode, ready links that count as healthy until the peer tells its own target.",
+    about: "In forward mode, links to keep to each internal gateway, which its sessions share; in reverse mode, links that count as healthy until the peer tells its own target.",
     example: "",
     value: Count { range: defaults::PREPARED_RANGE, default: defaults::DMZ_PREPARED },
 };
 
 pub(in crate::profile) static INTERNAL_PREPARED: ProfileKey<Count> = ProfileKey {
     name: "prepared",
-    about: "Links to keep ready at each DMZ gateway; over SOCKS5, for each service there.",
+    about: "Links to keep to each DMZ gateway, which its sessions share; over SOCKS5, for each service there.",
     example: "",
     value: Count { range: defaults::PREPARED_RANGE, default: defaults::INTERNAL_PREPARED },
 };
@@ -238,7 +249,7 @@ pub(in crate::profile) static WAITERS: ProfileKey<Count> = ProfileKey {
 
 pub(in crate::profile) static MAXIMUM: ProfileKey<Count> = ProfileKey {
     name: "maximum",
-    about: "Links in all, ready or carrying; several DMZ gateways have equal shares of it.",
+    about: "Links in all; several DMZ gateways have equal shares of it.",
     example: "",
     value: Count { range: defaults::MAXIMUM_RANGE, default: defaults::MAXIMUM },
 };
@@ -248,6 +259,20 @@ pub(in crate::profile) static RETRY_KEY: ProfileKey<SubMap> = ProfileKey {
     about: "The pause between failed dials doubles from `first` to `maximum`, at random below that.",
     example: "",
     value: SubMap(&RETRY),
+};
+
+pub(in crate::profile) static RETIRE: ProfileKey<Span> = ProfileKey {
+    name: "retire",
+    about: "A link is replaced at this age, give or take a tenth; its sessions go on. From 1m to 24h.",
+    example: "",
+    value: Span { zero: ZeroDuration::Refused, default: defaults::RETIRE },
+};
+
+pub(in crate::profile) static SESSIONS_PER_LINK: ProfileKey<Count> = ProfileKey {
+    name: "sessions_per_link",
+    about: "Sessions that one link carries at once, which is what its loss ends; for more, further links are dialled. The DMZ half is told, and keeps to it.",
+    example: "",
+    value: Count { range: defaults::SESSIONS_PER_LINK_RANGE, default: defaults::SESSIONS_PER_LINK },
 };
 
 pub(in crate::profile) static RETRY: KeyMap =

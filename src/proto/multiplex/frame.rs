@@ -3,10 +3,7 @@
 use std::fmt;
 
 use super::{PeerViolation, hello, open};
-use crate::proto::{
-    Refusal,
-    link::frame::{parse_refusal, refusal_byte},
-};
+use crate::proto::Refusal;
 
 pub const HEADER_BYTES: usize = 8;
 /// The largest body of `data` that this version takes; a turn of a session is never more.
@@ -222,10 +219,7 @@ impl LinkFrame {
             FrameType::Services => Self::Services(hello::parse_services(body)?),
             FrameType::Open => Self::Open(Box::new(open::OpenRequest::parse(body)?)),
             FrameType::Opened => Self::Opened,
-            FrameType::Refused => Self::Refused(
-                parse_refusal(body)
-                    .map_err(|_| PeerViolation::BadBody(FrameType::Refused, "no such reason"))?,
-            ),
+            FrameType::Refused => Self::Refused(parse_refusal(body)?),
             FrameType::End => Self::End,
             FrameType::Reset => Self::Reset(CutCause::parse(body.first().copied().unwrap_or(0))?),
             FrameType::Credit => {
@@ -246,6 +240,40 @@ impl LinkFrame {
     }
 }
 
+/// What `refused` may say.
+const REFUSALS: [Refusal; 9] = [
+    Refusal::UnknownService,
+    Refusal::NotAllowed,
+    Refusal::BackendRefused,
+    Refusal::BackendLate,
+    Refusal::BackendUnreachable,
+    Refusal::Full,
+    Refusal::Draining,
+    Refusal::Unavailable,
+    Refusal::OtherLink,
+];
+
+/// The body of `refused`.
+fn refusal_byte(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::UnknownService => 1,
+        Refusal::NotAllowed => 2,
+        Refusal::BackendRefused => 3,
+        Refusal::BackendLate => 4,
+        Refusal::BackendUnreachable => 5,
+        Refusal::Full => 6,
+        Refusal::Draining => 7,
+        Refusal::Unavailable => 8,
+        Refusal::OtherLink => 9,
+    }
+}
+
+fn parse_refusal(body: &[u8]) -> Result<Refusal, PeerViolation> {
+    let known = |byte: u8| REFUSALS.into_iter().find(|refusal| refusal_byte(*refusal) == byte);
+    let refusal = body.first().copied().and_then(known);
+    refusal.ok_or(PeerViolation::BadBody(FrameType::Refused, "no such reason"))
+}
+
 fn push_frame(out: &mut Vec<u8>, kind: FrameType, session: u32, body: &[u8]) {
     out.extend_from_slice(&FrameHead { kind, length: body.len(), session }.bytes());
     out.extend_from_slice(body);
@@ -260,6 +288,18 @@ mod tests {
         let header = FrameHead { kind: FrameType::Data, length: 0x0102, session: 0x0304_0506 };
         assert_eq!(header.bytes(), [6, 0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(FrameHead::parse(header.bytes()), Ok(header));
+    }
+
+    #[test]
+    fn reasons_and_causes_survive_the_way() {
+        for refusal in REFUSALS {
+            assert_eq!(parse_refusal(&[refusal_byte(refusal)]), Ok(refusal));
+        }
+        for cause in CutCause::ALL {
+            assert_eq!(CutCause::parse(cause as u8), Ok(cause));
+        }
+        assert!(parse_refusal(&[0]).is_err() && parse_refusal(&[10]).is_err());
+        assert!(CutCause::parse(0).is_err() && CutCause::parse(6).is_err());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `hello`, the first frame of each end: what the server offers, then what the opener grants; and
 //! `services`, which replaces the offer at any time.
 
+use std::fmt;
+
 use super::{
     PROTOCOL, PeerViolation,
     fields::{FieldReader, push_field},
@@ -26,6 +28,12 @@ const GRANT_TAG: u8 = 8;
 /// Which process a gateway is: random, made at its start. Two gateways of one name differ in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InstanceId(pub [u8; 16]);
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+    }
+}
 
 /// Who speaks, as both ends tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -213,11 +213,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn architecture_shows_these_tables() {
-        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md"));
+    fn the_page_of_the_protocol_shows_these_tables() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/link-protocol.md"));
         let page = page.expect("the page is there");
         for table in [link_table(), session_table()] {
-            assert!(page.contains(&table), "ARCHITECTURE.md lacks this table:\n\n{table}\n");
+            assert!(page.contains(&table), "docs/link-protocol.md lacks this table:\n\n{table}\n");
         }
     }
 

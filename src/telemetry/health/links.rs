@@ -74,8 +74,8 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
     find_starved(snapshot, now, alerts);
 }
 
-/// Half, name, address.
-type GatewayKey<'a> = (Half, Option<&'a str>, Option<&'a str>);
+/// Half, name, address, instance.
+type GatewayKey<'a> = (Half, Option<&'a str>, Option<&'a str>, Option<&'a str>);
 
 /// The pools of each gateway that is known, without those of services that drain: that these have no links
 /// is what was asked for. Several gateways may share a name.
@@ -95,7 +95,8 @@ fn gateways(snapshot: &Snapshot) -> BTreeMap<GatewayKey<'_>, Vec<&PoolRow>> {
     let mut gateways: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let known = snapshot.pools.iter().filter(|pool| pool.peer.is_some() || pool.address.is_some());
     for pool in known.filter(|pool| !is_unused(pool)) {
-        gateways.entry((pool.role, pool.peer.as_deref(), pool.address.as_deref())).or_default().push(pool);
+        let key = (pool.role, pool.peer.as_deref(), pool.address.as_deref(), pool.instance.as_deref());
+        gateways.entry(key).or_default().push(pool);
     }
     gateways
 }

@@ -30,6 +30,7 @@ impl OpenSession {
             rate_down: self.rates[1].load(Ordering::Relaxed),
             waited_ms: self.counters.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
             connected_ms: self.counters.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
+            via: self.counters.via(),
         }
     }
 }

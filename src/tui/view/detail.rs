@@ -146,6 +146,7 @@ fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLin
         }),
     );
     facts.extend(peer_lines(app, shown, row.peer.as_deref()));
+    facts.extend(row.via.map(|link| fact("via", format!("link {link}"))));
     facts.extend(row.waited_ms.map(|ms| fact("waited", format!("{} for a link", format::wait(ms)))));
     facts.extend(row.connected_ms.map(|ms| fact("connected", format!("in {}", format::wait(ms)))));
     facts.extend([
@@ -249,9 +250,11 @@ fn peer_lines(app: &App, shown: &Snapshot, peer: Option<&str>) -> Vec<DetailLine
     let pool = shown.pools.iter().find(|pool| pool.peer.as_deref() == Some(peer));
     let address =
         pool.and_then(|pool| pool.address.clone()).map(|at| format!(" at {at}")).unwrap_or_default();
-    let wire =
-        pool.and_then(|pool| pool.wire.clone()).map(|wire| format!(", speaks {wire}")).unwrap_or_default();
-    let mut facts = vec![fact(app, "peer", app.addresses().text(&format!("{peer}{address}{wire}")))];
+    let protocol = pool
+        .and_then(|pool| pool.protocol.clone())
+        .map(|name| format!(", speaks {name}"))
+        .unwrap_or_default();
+    let mut facts = vec![fact(app, "peer", app.addresses().text(&format!("{peer}{address}{protocol}")))];
     facts.extend(pool.and_then(|pool| certificate(app, pool)));
     facts
 }
@@ -283,12 +286,13 @@ fn links(app: &App, pool: &PoolRow) -> Vec<DetailLine> {
         };
         let address = app.addresses().text(link.address.as_deref().unwrap_or("-"));
         let age = format::age(link.age_seconds);
-        format!("{age:>6} {state:<8} {:>7} {address:<21} {tls}", link.sessions)
+        let (id, open, all) = (link.id, link.sessions_open, link.sessions);
+        format!("{id:>5} {age:>6} {state:<8} {open:>5} {all:>7} {address:<21} {tls}")
     };
     let head = if pool.links.is_empty() {
         "none stands".to_owned()
     } else {
-        "   AGE STATE    CARRIED ADDRESS               SECURED".into()
+        " LINK    AGE STATE     OPEN CARRIED ADDRESS               SECURED".into()
     };
     let rest = (pool.ready + pool.carrying).saturating_sub(pool.links.len());
     let rest = (rest > 0 && !pool.links.is_empty()).then(|| fact(app, "", format!("and {rest} more")));
@@ -308,12 +312,13 @@ fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
         DetailLine { style: app.style.theme.title, ..fact("state", pool_state(row)) },
         fact("peer", known(&row.peer)),
         fact("address", known(&row.address)),
-        fact("speaks", known(&row.wire)),
+        fact("speaks", known(&row.protocol)),
+        fact("instance", known(&row.instance)),
         fact(
             "count",
             format!(
-                "{} ready of {} wanted, {} carrying, {} dialling",
-                row.ready, row.target, row.carrying, row.dialling
+                "{} ready of {} wanted, {} carrying, {} dialling; {} sessions on them",
+                row.ready, row.target, row.carrying, row.dialling, row.sessions
             ),
         ),
         fact(

@@ -32,6 +32,7 @@ pub enum PoolColumn {
     Bar,
     Ready,
     Carrying,
+    Sessions,
     Dialling,
     Waiting,
     Misses,
@@ -39,12 +40,12 @@ pub enum PoolColumn {
     Wait99,
     FailuresMinute,
     Failures,
-    Wire,
+    Protocol,
     RoundTrip,
     LastError,
 }
 
-pub const COLUMNS: [TableColumn<PoolColumn>; 18] = [
+pub const COLUMNS: [TableColumn<PoolColumn>; 19] = [
     column(PoolColumn::State, "STATE", (7, 7, 1), CellAlign::Left, 0),
     column(PoolColumn::Half, "HALF", (4, 4, 1), CellAlign::Left, 2),
     column(PoolColumn::Service, "SERVICE", (10, 24, 1), CellAlign::Left, 0).shrinking(),
@@ -53,6 +54,7 @@ pub const COLUMNS: [TableColumn<PoolColumn>; 18] = [
     column(PoolColumn::Bar, "POOL", (10, 10, 1), CellAlign::Left, 8).shrinking(),
     column(PoolColumn::Ready, "READY", (5, 9, 0), CellAlign::Right, 1),
     column(PoolColumn::Carrying, "CARRY", (5, 5, 1), CellAlign::Right, 4),
+    column(PoolColumn::Sessions, "SESS", (5, 8, 0), CellAlign::Right, 3),
     column(PoolColumn::Dialling, "DIAL", (5, 8, 0), CellAlign::Right, 4),
     column(PoolColumn::Waiting, "WAIT", (4, 5, 0), CellAlign::Right, 3),
     column(PoolColumn::Misses, "MISS", (4, 5, 0), CellAlign::Right, 6),
@@ -60,7 +62,7 @@ pub const COLUMNS: [TableColumn<PoolColumn>; 18] = [
     column(PoolColumn::Wait99, "WAIT99", (6, 6, 1), CellAlign::Right, 7),
     column(PoolColumn::FailuresMinute, "FAIL/M", (6, 6, 1), CellAlign::Right, 6),
     column(PoolColumn::Failures, "FAIL", (4, 5, 1), CellAlign::Right, 9),
-    column(PoolColumn::Wire, "SPEAKS", (12, 12, 1), CellAlign::Left, 10),
+    column(PoolColumn::Protocol, "SPEAKS", (12, 12, 1), CellAlign::Left, 10),
     column(PoolColumn::RoundTrip, "RTT MS", (6, 14, 0), CellAlign::Right, 5),
     column(PoolColumn::LastError, "LAST ERROR", (19, 120, 9), CellAlign::Left, 3).shrinking(),
 ];
@@ -153,13 +155,14 @@ fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
         PoolColumn::Half => snapshot.roles.len() > 1,
         PoolColumn::Bar | PoolColumn::Ready | PoolColumn::Waiting | PoolColumn::Misses => is_pooled(snapshot),
         PoolColumn::Wait50 | PoolColumn::Wait99 => snapshot.pools.iter().any(|row| row.wait_p99_ms.is_some()),
-        PoolColumn::Wire => snapshot.pools.iter().any(|row| row.wire.is_some()),
+        PoolColumn::Protocol => snapshot.pools.iter().any(|row| row.protocol.is_some()),
         PoolColumn::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
         PoolColumn::Address => snapshot.pools.iter().any(|row| row.peer.is_some() && row.address.is_some()),
         PoolColumn::State
         | PoolColumn::Service
         | PoolColumn::Peer
         | PoolColumn::Carrying
+        | PoolColumn::Sessions
         | PoolColumn::Dialling => true,
         PoolColumn::FailuresMinute | PoolColumn::Failures | PoolColumn::LastError => true,
     }
@@ -171,11 +174,11 @@ fn is_pooled(snapshot: &Snapshot) -> bool {
 }
 
 fn facts(snapshot: &Snapshot) -> String {
-    let carrying = sum(snapshot, |row| row.carrying);
+    let sessions = sum(snapshot, |row| row.sessions);
     if !is_pooled(snapshot) {
-        return format!("{carrying} carrying");
+        return format!("{sessions} sessions");
     }
-    format!("{}, {carrying} carrying, {} waiting", ready(snapshot), sum(snapshot, |row| row.waiting))
+    format!("{}, {sessions} sessions, {} waiting", ready(snapshot), sum(snapshot, |row| row.waiting))
 }
 
 /// Ready links of all pools, and how many are wanted.
@@ -214,8 +217,9 @@ fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
             theme.plain,
         ),
         PoolColumn::Carrying => number(look, row.carrying as u64),
+        PoolColumn::Sessions => number(look, row.sessions as u64),
         PoolColumn::Dialling => dialling(look, row),
-        PoolColumn::Wire => TableCell::new(row.wire.clone().unwrap_or_default(), theme.plain),
+        PoolColumn::Protocol => TableCell::new(row.protocol.clone().unwrap_or_default(), theme.plain),
         PoolColumn::RoundTrip => TableCell::new(round_trip(look, row), theme.plain),
         PoolColumn::Waiting => number(look, row.waiting as u64),
         PoolColumn::Misses => number(look, row.misses),

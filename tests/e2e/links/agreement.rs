@@ -15,7 +15,10 @@ const ECHO: &str = "orders: { connect: 'echo://' }";
 
 async fn until_speaks(gateway: &Gateway, wire: &str) {
     let speaks = |snapshot: &portcullis::telemetry::snapshot::Snapshot| {
-        snapshot.pools.iter().any(|row| row.wire.as_deref() == Some(wire) && row.state == PoolState::Healthy)
+        snapshot
+            .pools
+            .iter()
+            .any(|row| row.protocol.as_deref() == Some(wire) && row.state == PoolState::Healthy)
     };
     gateway.until(&format!("a row that speaks {wire}"), speaks).await;
 }
@@ -59,7 +62,7 @@ async fn the_rows_of_two_peers_say_what_each_speaks() {
     let mut rows: Vec<_> = snapshot
         .pools
         .iter()
-        .map(|row| (row.peer.as_deref().unwrap(), row.service.as_str(), row.wire.as_deref().unwrap()))
+        .map(|row| (row.peer.as_deref().unwrap(), row.service.as_str(), row.protocol.as_deref().unwrap()))
         .collect();
     rows.sort_unstable();
     assert_eq!(rows, [("alpha", "*", OURS), ("beta", "orders", SOCKS)]);
@@ -96,8 +99,8 @@ async fn the_half_that_serves_speaks_our_own_where_it_is_agreed() {
         let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1", ECHO));
         let mut link = port.accept().await;
         assert_eq!(link.agreed(), Some(OURS));
-        link.hear(HELLO, &frames::offer(1, 1024, &["orders"])).await;
-        link.say_frame(HELLO, &frames::grant(8, 4096, &["orders"])).await;
+        link.hear_offer(1, 1024, &["orders"]).await;
+        link.say_frame(HELLO, &frames::grant(8, &["orders"])).await;
         until_speaks(&gateway, OURS).await;
         assert_eq!(gateway.now().await.pools[0].service, "*");
     }
@@ -126,7 +129,7 @@ async fn the_half_that_opens_waits_for_the_offer_of_a_gateway_that_it_dials() {
     assert_eq!(link.agreed(), Some(OURS));
     link.say_frame(HELLO, &frames::offer(0, 1, &["orders", "unknown"])).await;
     link.hear_granted(&["orders"]).await;
-    gateway.until_pool("ours, ready", |row| row.wire.as_deref() == Some(OURS) && row.ready == 1).await;
+    gateway.until_pool("ours, ready", |row| row.protocol.as_deref() == Some(OURS) && row.ready == 1).await;
 }
 
 fn forward(connect: &str, tls: &str) -> String {

@@ -6,7 +6,9 @@ use tokio::{io::AsyncReadExt, time::interval};
 
 use super::halves::{Echoed, Inside, Outside, Saying};
 use crate::support::{
-    frames::{self, DATA, DATA_MAX, END, OPEN, OPENED, PING, PONG, REFUSED, RESET, Wire, frame},
+    frames::{
+        self, CREDIT, DATA, DATA_MAX, END, OPEN, OPENED, PING, PONG, REFUSED, RESET, WINDOW, Wire, frame,
+    },
     peers::{Backend, hear, hear_reset_within, say},
 };
 
@@ -145,12 +147,30 @@ async fn check_slow_backend() {
     link.say_frame(OPEN, &frames::open("s-1", None, "orders")).await;
     let mut served = backend.accept().await;
     link.hear(OPENED, &[]).await;
-    let (_hears, says) = tokio::io::split(link.stream);
-    let saying = Saying::start(says, frame(DATA, &[7; DATA_MAX]).repeat(MUCH / DATA_MAX));
-    tokio::time::sleep(LIVES).await;
-    assert!(!saying.is_done(), "it fits on the way");
-    read_much(&mut served).await;
-    saying.done().await;
+    // As much as there is credit for, which comes back while its kernel takes bytes.
+    let (mut credit, mut said) = (WINDOW, 0);
+    let until = Instant::now() + LIVES;
+    while Instant::now() < until {
+        let count = credit.min(DATA_MAX);
+        if count > 0 {
+            link.say_frame(DATA, &vec![7; count]).await;
+            (credit, said) = (credit - count, said + count);
+            continue;
+        }
+        match link.next().await.expect("it lives") {
+            (PING, token) => link.say_frame(PONG, &token).await,
+            (CREDIT, more) => credit += u32::from_be_bytes(more.try_into().unwrap()) as usize,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(credit, 0, "it fits on the way");
+    let mut bytes = vec![0; said];
+    tokio::time::timeout(DEAD_WITHIN, served.read_exact(&mut bytes))
+        .await
+        .expect("all of it in time")
+        .unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 7));
+    link.pongs(b"and now?").await;
 }
 
 /// A peer that reads nothing for a while, and so answers nothing: it is slow and not dead.
@@ -159,7 +179,8 @@ async fn check_slow_reader() {
     let mut link = outside.ready("alpha", 1).await;
     let (mut hears, says) = outside.client().await.into_split();
     link.hear_kind(OPEN).await;
-    link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    let much = frame(CREDIT, &frames::credit(MUCH as u32));
+    link.say(&[frame(OPENED, &[]), much, frame(DATA, b"x")].concat()).await;
     hear(&mut hears, b"x").await;
     let saying = Saying::start(says, vec![7; MUCH]);
     tokio::time::sleep(LIVES).await;
@@ -201,13 +222,6 @@ async fn check_slow_answer() {
     hear(&mut client, b"at last").await;
 }
 
-async fn read_much(stream: &mut tokio::net::TcpStream) {
-    let mut bytes = vec![0; MUCH];
-    let read = tokio::time::timeout(DEAD_WITHIN, stream.read_exact(&mut bytes));
-    read.await.expect("all of it in time").unwrap();
-    assert!(bytes.iter().all(|byte| *byte == 7));
-}
-
 /// A ping's bytes, one a second; how long until the link was over.
 async fn dribbles(mut link: Wire) {
     let since = Instant::now();
@@ -224,7 +238,7 @@ async fn dribbles(mut link: Wire) {
 }
 
 async fn check_begun_frame() {
-    let inside = Inside::with(", prepared: 1, maximum: 8", ECHO).await;
+    let inside = Inside::with(", prepared: 2, maximum: 8", ECHO).await;
     let mut good = Echoed::on(inside.link().await).await;
     let outside = Outside::new().await;
     let (served, opened) = (inside.link().await, outside.ready("alpha", 1).await);
@@ -279,7 +293,7 @@ async fn check_unanswered() {
     let mut client = outside.client().await;
     link.hear_kind(OPEN).await;
     let since = Instant::now();
-    link.hear(RESET, &frames::reset(1, 3)).await;
+    link.hear(RESET, &frames::reset(3)).await;
     hear_reset_within(DEAD_WITHIN, &mut client).await;
     let took = since.elapsed();
     assert!(took > Duration::from_millis(4500) && took < Duration::from_millis(6500), "{took:?}");

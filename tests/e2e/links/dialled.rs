@@ -137,12 +137,12 @@ async fn a_listening_half_offers_at_once_and_serves_session_after_session() {
     let gateway = listening(&place);
     let at = gateway.link_port().await;
     let mut link = Wire::dial(&place, "dmz", at, "internal", &[OURS]).await;
-    link.hear(HELLO, &frames::offer(0, 7, &["echo"])).await;
-    link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+    link.hear_offer(0, 7, &["echo"]).await;
+    link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
     for _ in 0..3 {
         link = Echoed::on(link).await.ends().await;
     }
-    gateway.until_pool("ours", |row| row.wire.as_deref() == Some(OURS) && row.ready == 1).await;
+    gateway.until_pool("ours", |row| row.protocol.as_deref() == Some(OURS) && row.ready == 1).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::support::{
-    frames::{self, DATA, DATA_MAX, END, HELLO, OPEN, OPENED, OURS, Port, RESET, Wire},
+    frames::{self, DATA, END, HELLO, OPEN, OPENED, OURS, Port, RESET, Wire},
     gateway::{Gateway, PATIENCE, Place},
     peers::{dial, hear, say},
     ways::INTERNAL_TLS,
@@ -28,7 +28,8 @@ pub struct Inside {
 impl Inside {
     /// With these services, as in a profile.
     pub async fn new(services: &str) -> Self {
-        Self::with(", prepared: 1, maximum: 8", services).await
+        // Links that are kept: one to play with, and one that shows that others notice nothing.
+        Self::with(", prepared: 2, maximum: 8", services).await
     }
 
     pub async fn with(link: &str, services: &str) -> Self {
@@ -40,16 +41,11 @@ impl Inside {
 
     /// The next link that the gateway dials, greeted.
     pub async fn link(&self) -> Wire {
-        self.link_taking(DATA_MAX as u32).await
-    }
-
-    /// The same, for bodies of so many bytes at most.
-    pub async fn link_taking(&self, data: u32) -> Wire {
         let mut link = self.port.accept().await;
         let (kind, offer) = link.hear_any().await;
         assert_eq!(kind, HELLO);
         // All that it offers.
-        link.say_frame(HELLO, &frames::grant_of(8, data, &offer)).await;
+        link.say_frame(HELLO, &frames::grant_of(8, &offer)).await;
         link
     }
 
@@ -78,6 +74,13 @@ impl Outside {
     /// With a service `orders`.
     pub async fn new() -> Self {
         Self::with("").await
+    }
+
+    /// With a session on a link of another peer, which offers nothing else, so that no client of `orders` goes there.
+    pub async fn beside_another() -> (Self, Echoing) {
+        let outside = Self::with(", good: { accept: ['tcp://127.0.0.1:0'] }").await;
+        let echoing = Echoing::through(&outside).await;
+        (outside, echoing)
     }
 
     /// With more services, as in a profile.
@@ -136,14 +139,20 @@ pub struct Echoing {
 
 impl Echoing {
     /// Of the half that opens.
-    pub async fn through(outside: &Outside) -> Self {
-        let mut link = outside.ready("beta", 1).await;
-        let client = outside.client().await;
+    async fn through(outside: &Outside) -> Self {
+        let mut link = outside.shaken("beta").await;
+        link.say_frame(HELLO, &frames::offer(1, 8, &["good"])).await;
+        link.hear_granted(&["good"]).await;
+        let client = dial(outside.gateway.client_port("good").await).await;
         link.hear_kind(OPEN).await;
         link.say_frame(OPENED, &[]).await;
         let mut echoing = Self { client, link };
         echoing.serves().await;
         echoing
+    }
+
+    pub fn link(&mut self) -> &mut Wire {
+        &mut self.link
     }
 
     pub async fn serves(&mut self) {
@@ -171,6 +180,10 @@ impl Echoed {
         echoed
     }
 
+    pub fn link(&mut self) -> &mut Wire {
+        &mut self.0
+    }
+
     pub async fn serves(&mut self) {
         self.0.say_frame(DATA, b"are you there").await;
         assert_eq!(self.0.hear_data(13).await, b"are you there");
@@ -178,7 +191,7 @@ impl Echoed {
 
     /// It is cut by an operator of the other end.
     pub async fn hears_the_cut(mut self) {
-        self.0.hear(RESET, &frames::reset(1, 4)).await;
+        self.0.hear(RESET, &frames::reset(4)).await;
     }
 
     /// Both directions end, and the link is free.

@@ -1,36 +1,46 @@
-//! Every frame in every state, by a peer that follows no rule: what may not come costs that link,
-//! what may come costs nothing, and a session on another link never notices.
+//! Every frame in every state, by a peer that follows no rule: what may not come costs that link, with every
+//! session on it, what may come costs nothing, and a session on another link never notices.
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::halves::{Echoed, Echoing, Inside, Outside};
+use super::halves::{Echoed, Inside, Outside};
 use crate::support::{
-    frames::{self, DATA, DRAIN, END, HELLO, OPEN, OPENED, PING, PONG, REFUSED, RESET, RETIRE, Wire, frame},
-    peers::{Backend, hear_reset, say},
+    frames::{
+        self, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, OPEN, OPENED, PING, PONG, REFUSED, RESET, RETIRE,
+        SERVICES, WINDOW, Wire, frame, frame_of,
+    },
+    peers::{Backend, hear_end, hear_reset, say},
 };
 
-const KINDS: [u8; 11] = [HELLO, OPEN, OPENED, REFUSED, DATA, END, RESET, PING, PONG, DRAIN, RETIRE];
+const KINDS: [u8; 13] =
+    [HELLO, SERVICES, OPEN, OPENED, REFUSED, DATA, END, RESET, CREDIT, PING, PONG, DRAIN, RETIRE];
 /// What may come whenever a link stands.
 const ALWAYS: [u8; 4] = [PING, PONG, DRAIN, RETIRE];
+/// What an end that has closed a session passes over.
+const LATE: [u8; 6] = [OPENED, REFUSED, DATA, END, RESET, CREDIT];
 
-/// A well-formed frame of each kind; `hello` is the one of the end that speaks.
-fn any(kind: u8, hello: &[u8]) -> Vec<u8> {
+/// A well-formed frame of each kind, of `session` where it is of one; `hello` is the one of the end that speaks.
+fn any(session: u32, kind: u8, hello: &[u8]) -> Vec<u8> {
     let body = match kind {
         HELLO => hello.to_vec(),
+        SERVICES => frames::services(&["orders"]),
         OPEN => frames::open("s-9", None, "echo"),
         REFUSED => vec![1],
         DATA => b"stray".to_vec(),
-        RESET => frames::reset(1, 2),
+        RESET => frames::reset(2),
+        CREDIT => frames::credit(1000),
         PING | PONG => b"12345678".to_vec(),
         _ => Vec::new(),
     };
-    frame(kind, &body)
+    let is_of_session = LATE.contains(&kind) || kind == OPEN;
+    frame_of(if is_of_session { session } else { 0 }, kind, &body)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     Greeting,
     Greeted,
+    /// No session of that number was opened.
     Ready,
     Opening,
     OpeningEnded,
@@ -43,70 +53,94 @@ enum State {
 /// What the opener may send in each state that a peer can bring the serving half to.
 const OPENER: [(State, &[u8]); 6] = [
     (State::Greeted, &[HELLO]),
-    (State::Ready, &[OPEN, RESET]),
-    (State::Refused, &[OPEN, DATA, END, RESET]),
-    (State::Carrying, &[DATA, END, RESET]),
-    (State::OpenerEnded, &[RESET]),
-    (State::ServerEnded, &[DATA, END, RESET]),
+    (State::Ready, &[OPEN]),
+    (State::Refused, &LATE),
+    (State::Carrying, &[DATA, END, RESET, CREDIT]),
+    (State::OpenerEnded, &[RESET, CREDIT]),
+    (State::ServerEnded, &[DATA, END, RESET, CREDIT]),
 ];
 
-/// Brings a new link to a state; the backend's side of its session where there is one.
-async fn server_in(inside: &Inside, backend: &Backend, state: State) -> (Wire, Option<TcpStream>) {
+/// A link with a session on it, and one more in a state.
+struct Brought {
+    link: Wire,
+    /// The backend's side of the first, or its client.
+    beside: Option<TcpStream>,
+    /// The same of the second, where it has one.
+    tested: Option<TcpStream>,
+    number: u32,
+}
+
+/// Brings a session of a new link to a state.
+async fn server_in(inside: &Inside, backend: &Backend, state: State) -> Brought {
     if state == State::Greeted {
         let mut link = inside.port.accept().await;
         link.hear_kind(HELLO).await;
-        return (link, None);
+        return Brought { link, beside: None, tested: None, number: 1 };
     }
     let mut link = inside.link().await;
+    link.say_frame(OPEN, &frames::open("s-0", None, "orders")).await;
+    let beside = Some(backend.accept().await);
+    link.hear(OPENED, &[]).await;
+    let number = link.session + 1;
+    if state == State::Ready {
+        return Brought { link, beside, tested: None, number };
+    }
     let service = if state == State::Refused { "unknown" } else { "orders" };
-    if state != State::Ready {
-        link.say_frame(OPEN, &frames::open("s-1", None, service)).await;
+    link.say_frame(OPEN, &frames::open("s-1", None, service)).await;
+    if state == State::Refused {
+        link.hear(REFUSED, &[1]).await;
+        return Brought { link, beside, tested: None, number };
     }
-    if matches!(state, State::Ready | State::Refused) {
-        if state == State::Refused {
-            link.hear(REFUSED, &[1]).await;
-        }
-        return (link, None);
-    }
-    let mut served = backend.accept().await;
+    let mut tested = backend.accept().await;
     link.hear(OPENED, &[]).await;
     if state == State::OpenerEnded {
         link.say_frame(END, &[]).await;
-        crate::support::peers::hear_end(&mut served).await;
+        hear_end(&mut tested).await;
     }
     if state == State::ServerEnded {
-        served.shutdown().await.unwrap();
+        tested.shutdown().await.unwrap();
         link.hear(END, &[]).await;
     }
-    (link, Some(served))
+    Brought { link, beside, tested: Some(tested), number }
 }
 
 #[tokio::test]
 async fn the_half_that_serves_takes_each_frame_only_where_it_belongs() {
     let backend = Backend::new().await;
     let services = format!("orders: {{ connect: '{}' }}, echo: {{ connect: 'echo://' }}", backend.address());
-    let inside = Inside::with(", prepared: 1, maximum: 8", &services).await;
+    let inside = Inside::new(&services).await;
     let mut good = Echoed::on(inside.link().await).await;
     for (state, allowed) in OPENER {
         for kind in KINDS {
-            let (mut link, served) = server_in(&inside, &backend, state).await;
-            let said = any(kind, &frames::grant(8, 4096, &["orders"]));
+            let Brought { mut link, beside, tested, number } = server_in(&inside, &backend, state).await;
             let is_allowed = allowed.contains(&kind) || (state != State::Greeted && ALWAYS.contains(&kind));
-            link.say(&said).await;
-            if is_allowed && kind != RESET {
+            link.say_raw(&any(number, kind, &frames::grant(8, &["orders"]))).await;
+            if is_allowed {
                 until_pong(&mut link, &format!("{kind} in {state:?}")).await;
+                if let (RESET, Some(mut tested)) = (kind, tested)
+                    && state != State::OpenerEnded
+                {
+                    hear_reset(&mut tested).await;
+                }
+                if let Some(mut beside) = beside {
+                    say(&mut beside, b"as ever").await;
+                    while link.hear_any().await != (DATA, b"as ever".into()) {}
+                    assert_eq!(link.heard_of, 1);
+                }
                 link.cut();
             } else {
                 link.over().await;
-                drop(served);
-                // The session on the other link is the only one that is left.
-                inside.gateway.until("cut", |snapshot| snapshot.totals.sessions_open == 1).await;
+                if let Some(mut beside) = beside {
+                    hear_reset(&mut beside).await;
+                }
+                drop(tested);
             }
+            // The session on the other link is the only one that is left.
+            inside.gateway.until("cut", |snapshot| snapshot.totals.sessions_open == 1).await;
             good.serves().await;
         }
     }
     good.ends().await.pongs(b"as ever.").await;
-    inside.until_pool("one carries no more", |row| row.carrying == 0).await;
 }
 
 /// It answers a ping, whatever else it says before.
@@ -124,27 +158,36 @@ async fn until_pong(link: &mut Wire, what: &str) {
 /// What the server may send in each state that a peer can bring the opening half to.
 const SERVER: [(State, &[u8]); 8] = [
     (State::Greeting, &[HELLO]),
-    (State::Ready, &[RESET]),
+    (State::Ready, &[]),
     (State::Opening, &[OPENED, REFUSED, RESET]),
     (State::OpeningEnded, &[OPENED, REFUSED, RESET]),
-    (State::Refused, &[RESET]),
-    (State::Carrying, &[DATA, END, RESET]),
-    (State::OpenerEnded, &[DATA, END, RESET]),
-    (State::ServerEnded, &[RESET]),
+    (State::Refused, &LATE),
+    (State::Carrying, &[DATA, END, RESET, CREDIT]),
+    (State::OpenerEnded, &[DATA, END, RESET, CREDIT]),
+    (State::ServerEnded, &[RESET, CREDIT]),
 ];
 
-/// Brings a new link to a state; the client of its session where there is one.
-async fn opener_in(outside: &Outside, state: State) -> (Wire, Option<TcpStream>) {
+/// Brings a session of a new link to a state; beside it there is one that the client has.
+async fn opener_in(outside: &Outside, state: State) -> Brought {
     if state == State::Greeting {
-        return (outside.shaken("alpha").await, None);
+        let link = outside.shaken("alpha").await;
+        return Brought { link, beside: None, tested: None, number: 1 };
     }
     let mut link = outside.ready("alpha", 1).await;
+    let mut beside = outside.client().await;
+    link.hear_kind(OPEN).await;
+    link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+    crate::support::peers::hear(&mut beside, b"x").await;
+    let beside = Some(beside);
     if state == State::Ready {
-        return (link, None);
+        // Numbers are those of all links of this process.
+        let number = link.session + 1_000_000;
+        return Brought { link, beside, tested: None, number };
     }
     let mut client = outside.client().await;
     say(&mut client, b"words").await;
     link.hear_kind(OPEN).await;
+    let number = link.session;
     link.hear(DATA, b"words").await;
     match state {
         State::Greeting | State::Greeted | State::Ready | State::Opening => {}
@@ -156,8 +199,7 @@ async fn opener_in(outside: &Outside, state: State) -> (Wire, Option<TcpStream>)
             // Its backend was late: nobody else is asked, or waited for.
             link.say_frame(REFUSED, &[4]).await;
             hear_reset(&mut client).await;
-            outside.until_ready("alpha", 1).await;
-            return (link, None);
+            return Brought { link, beside, tested: None, number };
         }
         State::Carrying => link.say_frame(OPENED, &[]).await,
         State::OpenerEnded => {
@@ -167,32 +209,33 @@ async fn opener_in(outside: &Outside, state: State) -> (Wire, Option<TcpStream>)
         }
         State::ServerEnded => {
             link.say(&[frame(OPENED, &[]), frame(END, &[])].concat()).await;
-            crate::support::peers::hear_end(&mut client).await;
+            hear_end(&mut client).await;
         }
     }
-    (link, Some(client))
+    Brought { link, beside, tested: Some(client), number }
 }
 
 #[tokio::test]
 async fn the_half_that_opens_takes_each_frame_only_where_it_belongs() {
-    let outside = Outside::new().await;
-    let mut good = Echoing::through(&outside).await;
+    let (outside, mut good) = Outside::beside_another().await;
     for (state, allowed) in SERVER {
         for kind in KINDS {
-            let (mut link, client) = opener_in(&outside, state).await;
-            let is_free = matches!(state, State::Ready | State::Refused);
-            let is_allowed = allowed.contains(&kind) || (state != State::Greeting && ALWAYS.contains(&kind));
-            link.say(&any(kind, &frames::offer(1, 8, &["orders"]))).await;
-            let leaves = is_free && matches!(kind, DRAIN | RETIRE);
-            if is_allowed && kind != RESET && !leaves {
+            let Brought { mut link, beside, tested, number } = opener_in(&outside, state).await;
+            let is_allowed = allowed.contains(&kind)
+                || (state != State::Greeting && (ALWAYS.contains(&kind) || kind == SERVICES));
+            let offer = frames::offer(1, 8, &["orders"]);
+            link.say_raw(&any(number, kind, &offer)).await;
+            if is_allowed {
                 until_pong(&mut link, &format!("{kind} in {state:?}")).await;
+                if let Some(mut beside) = beside {
+                    say(&mut beside, b"as ever").await;
+                    while link.hear_any().await != (DATA, b"as ever".into()) {}
+                }
                 link.cut();
             } else {
                 link.over().await;
-                if let Some(mut client) = client
-                    && state != State::ServerEnded
-                {
-                    hear_reset(&mut client).await;
+                for client in beside.into_iter().chain(tested.filter(|_| state != State::ServerEnded)) {
+                    hear_reset(&mut { client }).await;
                 }
             }
             outside.until_ready("alpha", 0).await;
@@ -201,42 +244,55 @@ async fn the_half_that_opens_takes_each_frame_only_where_it_belongs() {
     }
 }
 
-/// Bytes that are no frame, or none that may be; each for a ready link.
+/// Bytes that are no frame, or none that may be; each for a link that stands.
 fn lies() -> Vec<Vec<u8>> {
     let mut lies = Vec::new();
-    for kind in (0..=0).chain(12..=16).chain([0x16, 0x7f, 0x80, 0xff]) {
+    for kind in (0..=0).chain(14..=18).chain([0x16, 0x7f, 0x80, 0xff]) {
         for length in [0, 8, 0xff_ffff] {
             lies.push(frames::header(kind, length).to_vec());
+            lies.push(frames::header_of(1, kind, length).to_vec());
         }
     }
     // Of each kind: a length below its least, and above its most.
     for (kind, lengths) in [
-        (HELLO, [0, 6, 0x04_0c01].as_slice()),
-        (OPEN, &[0, 5, 512, 0x02_0000]),
+        (HELLO, [0x04_1401].as_slice()),
+        (SERVICES, &[0x04_1401]),
+        (OPEN, &[10 * 1024 + 1, 0x02_0000]),
         (OPENED, &[1]),
         (REFUSED, &[0, 2]),
-        (DATA, &[0, 131_073]),
+        (DATA, &[0, DATA_MAX + 1]),
         (END, &[1]),
-        (RESET, &[0, 4, 6]),
+        (RESET, &[0, 2]),
+        (CREDIT, &[0, 3, 5]),
         (PING, &[0, 7, 9]),
         (PONG, &[0, 7, 9]),
         (DRAIN, &[1]),
         (RETIRE, &[1]),
     ] {
+        let session = u32::from(LATE.contains(&kind) || kind == OPEN);
         for length in lengths.iter().chain(&[0xff_ffff]) {
-            lies.push(frames::header(kind, *length).to_vec());
+            lies.push(frames::header_of(session, kind, *length).to_vec());
         }
+        // A session where there is none, or none where there is one.
+        let length = [0, 1, 4, 8, 16].into_iter().find(|length| match kind {
+            OPENED | END | DRAIN | RETIRE => *length == 0,
+            REFUSED | RESET | DATA => *length == 1,
+            CREDIT => *length == 4,
+            PING | PONG => *length == 8,
+            _ => *length == 16,
+        });
+        lies.push(frames::header_of(1 - session, kind, length.unwrap()).to_vec());
     }
     lies
 }
 
 #[tokio::test]
 async fn a_length_or_type_that_can_not_be_costs_a_serving_halfs_link_at_once() {
-    let inside = Inside::with(", prepared: 1, maximum: 8", "echo: { connect: 'echo://' }").await;
+    let inside = Inside::with(", prepared: 2, maximum: 8", "echo: { connect: 'echo://' }").await;
     let mut good = Echoed::on(inside.link().await).await;
     for lie in lies() {
         let mut link = inside.link().await;
-        link.say(&lie).await;
+        link.say_raw(&lie).await;
         let (_, frames) = link.over().await;
         assert_eq!(frames, [], "{lie:?}");
         good.serves().await;
@@ -247,14 +303,14 @@ async fn a_length_or_type_that_can_not_be_costs_a_serving_halfs_link_at_once() {
 async fn a_length_or_type_that_can_not_be_costs_a_carrying_link_at_once() {
     let backend = Backend::new().await;
     let services = format!("orders: {{ connect: '{}' }}, echo: {{ connect: 'echo://' }}", backend.address());
-    let inside = Inside::with(", prepared: 1, maximum: 8", &services).await;
+    let inside = Inside::with(", prepared: 2, maximum: 8", &services).await;
     let mut good = Echoed::on(inside.link().await).await;
     for lie in lies() {
         let mut link = inside.link().await;
         link.say_frame(OPEN, &frames::open("s-1", None, "orders")).await;
         let mut served = backend.accept().await;
         link.hear(OPENED, &[]).await;
-        link.say(&lie).await;
+        link.say_raw(&lie).await;
         hear_reset(&mut served).await;
         link.over().await;
         good.serves().await;
@@ -263,11 +319,10 @@ async fn a_length_or_type_that_can_not_be_costs_a_carrying_link_at_once() {
 
 #[tokio::test]
 async fn a_length_or_type_that_can_not_be_costs_an_opening_halfs_link_at_once() {
-    let outside = Outside::new().await;
-    let mut good = Echoing::through(&outside).await;
+    let (outside, mut good) = Outside::beside_another().await;
     for lie in lies() {
         let mut link = outside.ready("alpha", 1).await;
-        link.say(&lie).await;
+        link.say_raw(&lie).await;
         let (_, frames) = link.over().await;
         assert_eq!(frames, [], "{lie:?}");
         good.serves().await;
@@ -275,12 +330,20 @@ async fn a_length_or_type_that_can_not_be_costs_an_opening_halfs_link_at_once() 
     }
 }
 
+/// A body with a field more.
+fn with(body: &[u8], tag: u8, value: &[u8]) -> Vec<u8> {
+    let mut body = body.to_vec();
+    frames::field(&mut body, tag, value);
+    body
+}
+
 #[tokio::test]
 async fn a_body_that_means_nothing_costs_the_link() {
-    let inside = Inside::with(", prepared: 1, maximum: 8", "echo: { connect: 'echo://' }").await;
+    let inside = Inside::new("echo: { connect: 'echo://' }").await;
     let mut good = Echoed::on(inside.link().await).await;
     let whole = frames::open("s-1", None, "echo");
-    let mut bodies = vec![
+    let bodies = [
+        Vec::new(),
         [&[2], &whole[1..]].concat(),
         [&[0xff], &whole[1..]].concat(),
         [&whole[..], b"x"].concat(),
@@ -291,11 +354,15 @@ async fn a_body_that_means_nothing_costs_the_link() {
         frames::open("a", None, ""),
         frames::open("a", None, "E cho"),
         frames::open("a", None, "\u{e9}cho"),
-        b"\0\x01a\x05\x04echo".to_vec(),
-        b"\0\x01a\x04\x01\x02\x03\x04".to_vec(),
-        b"\0\xffabcdef".to_vec(),
+        with(&whole, 1, b"echo"),
+        with(&whole, 3, &[]).into_iter().chain([3, 0, 0]).collect(),
+        with(&whole, 4, b"12345"),
+        with(&whole, 5, b""),
+        with(&whole, 6, b"\x09short"),
+        with(&whole, 7, &[1; 256]),
+        with(&whole, 8, &[1; 4097]),
+        vec![0; 200],
     ];
-    bodies.push(vec![0; 200]);
     for body in bodies {
         let mut link = inside.link().await;
         link.say_frame(OPEN, &body).await;
@@ -303,28 +370,101 @@ async fn a_body_that_means_nothing_costs_the_link() {
         assert_eq!(frames, [], "{body:?}");
         good.serves().await;
     }
-    for body in [frames::reset(1, 0), frames::reset(1, 6)] {
+    for (kind, body) in [(RESET, vec![0]), (RESET, vec![6]), (CREDIT, frames::credit(0))] {
         let mut link = inside.link().await;
-        link.say_frame(RESET, &body).await;
+        link.say_frame(OPEN, &whole).await;
+        link.hear(OPENED, &[]).await;
+        link.say_frame(kind, &body).await;
         link.over().await;
     }
     good.serves().await;
 }
 
 #[tokio::test]
+async fn a_field_that_is_not_known_is_passed_over() {
+    let inside = Inside::new("echo: { connect: 'echo://' }").await;
+    let mut link = inside.link().await;
+    link.say_frame(OPEN, &with(&frames::open("s-1", None, "echo"), 99, b"of a later version")).await;
+    link.hear(OPENED, &[]).await;
+    let (outside, _good) = Outside::beside_another().await;
+    let mut link = outside.shaken("alpha").await;
+    link.say_frame(HELLO, &with(&frames::offer(1, 8, &["orders"]), 99, b"of a later version")).await;
+    link.hear_granted(&["orders"]).await;
+}
+
+#[tokio::test]
+async fn a_number_that_was_used_costs_the_link() {
+    let inside = Inside::new("echo: { connect: 'echo://' }").await;
+    let mut good = Echoed::on(inside.link().await).await;
+    let opens = |number| frame_of(number, OPEN, &frames::open("s-1", None, "echo"));
+    for again in [100_u32, 99, 1, 100 + (1 << 31)] {
+        for ends_first in [true, false] {
+            let mut link = inside.link().await;
+            link.say(&opens(100)).await;
+            link.hear(OPENED, &[]).await;
+            if ends_first {
+                link.say_frame(END, &[]).await;
+                link.hear(END, &[]).await;
+            }
+            link.say(&opens(again)).await;
+            link.over().await;
+            good.serves().await;
+        }
+    }
+    inside.gateway.until_told("was opened twice, or out of order").await;
+}
+
+#[tokio::test]
+async fn credit_that_no_number_holds_and_bytes_beyond_credit_cost_the_link() {
+    let inside = Inside::new("echo: { connect: 'echo://' }").await;
+    let mut good = Echoed::on(inside.link().await).await;
+    let overflow = frame(CREDIT, &frames::credit(u32::MAX));
+    for said in [overflow, frame(DATA, &[7; DATA_MAX / 2]).repeat(64 * WINDOW / DATA_MAX)] {
+        let mut link = inside.link().await;
+        link.gives_credit = false;
+        link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
+        link.hear(OPENED, &[]).await;
+        // It may cut the link while we still speak.
+        let _ = link.try_say(&said).await;
+        link.over().await;
+        good.serves().await;
+    }
+    let (outside, mut good) = Outside::beside_another().await;
+    for said in [frame(CREDIT, &frames::credit(u32::MAX)), frame(DATA, &[7; DATA_MAX]).repeat(512)] {
+        let mut link = outside.ready("alpha", 1).await;
+        let mut client = outside.client().await;
+        link.hear_kind(OPEN).await;
+        link.say(&[frame(OPENED, &[]), frame(DATA, b"x")].concat()).await;
+        crate::support::peers::hear(&mut client, b"x").await;
+        let _ = link.try_say(&said).await;
+        link.over().await;
+        outside.until_ready("alpha", 0).await;
+        good.serves().await;
+        outside.gateway.until_ended("PR").await;
+    }
+}
+
+#[tokio::test]
 async fn a_hello_that_means_nothing_brings_no_link_to_stand() {
-    let outside = Outside::new().await;
-    let mut good = Echoing::through(&outside).await;
+    let (outside, mut good) = Outside::beside_another().await;
     let whole = frames::offer(1, 8, &["orders"]);
-    for body in [
-        [&[0], &whole[1..]].concat(),
-        [&[2], &whole[1..]].concat(),
-        [&whole[..], b"x"].concat(),
-        whole[..whole.len() - 1].to_vec(),
-        [&whole[..5], &[0xff, 0xff]].concat(),
-        [&whole[..5], &[0, 1, 0]].concat(),
-        [&whole[..5], &[0, 1, 2, 0xff, 0xfe]].concat(),
-    ] {
+    let bodies = |whole: &[u8]| {
+        [
+            Vec::new(),
+            // Another version; no version; no instance; one that is too short.
+            [&[1, 0, 2, 0, 3], &whole[5..]].concat(),
+            whole[5..].to_vec(),
+            [&whole[..15], &whole[34..]].concat(),
+            [&whole[..15], &[3, 0, 1, 7], &whole[34..]].concat(),
+            with(whole, 1, &[0, 2]),
+            with(whole, 5, &[0, 9]),
+            [whole, b"x"].concat(),
+            whole[..whole.len() - 1].to_vec(),
+        ]
+    };
+    let of_a_server =
+        [with(&whole, 7, &[2, 0, b'a']), with(&whole, 7, &[0, 9, b'a']), with(&whole, 7, b"\0\0\xff")];
+    for body in bodies(&whole).into_iter().chain(of_a_server) {
         let mut link = outside.shaken("alpha").await;
         link.say_frame(HELLO, &body).await;
         let (_, frames) = link.over().await;
@@ -332,13 +472,8 @@ async fn a_hello_that_means_nothing_brings_no_link_to_stand() {
         good.serves().await;
     }
     let inside = Inside::new("echo: { connect: 'echo://' }").await;
-    let whole = frames::grant(8, 4096, &["echo"]);
-    for body in [
-        [&[2], &whole[1..]].concat(),
-        frames::grant(8, 0, &["echo"]),
-        [&whole[..], b"x"].concat(),
-        whole[..whole.len() - 1].to_vec(),
-    ] {
+    let whole = frames::grant(8, &["echo"]);
+    for body in bodies(&whole).into_iter().chain([with(&whole, 8, b"\xff")]) {
         let mut link = inside.port.accept().await;
         link.hear_kind(HELLO).await;
         link.say_frame(HELLO, &body).await;

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::halves::profile;
 use crate::support::{
-    frames::{self, DATA_MAX, DRAIN, HELLO, OPEN, OURS, Over, Port, RESET, RETIRE, Wire, frame},
+    frames::{self, DRAIN, HELLO, OPEN, OURS, Over, Port, REFUSED, RETIRE, Wire, frame},
     gateway::{Gateway, Place},
     peers::{dial, hear, hear_end, say},
     ways::{DMZ_TLS, INTERNAL_TLS},
@@ -59,7 +59,7 @@ async fn dials(port: &Port, serves: bool, goes: Goes) -> usize {
             lets_go(link, &frames::offer(0, 4, &["orders"]), goes).await;
         } else {
             link.hear_kind(HELLO).await;
-            lets_go(link, &frames::grant(8, 4096, &["orders"]), goes).await;
+            lets_go(link, &frames::grant(8, &["orders"]), goes).await;
         }
     }
     count
@@ -129,11 +129,11 @@ async fn links_that_stand_beside_it_do_not_hide_one_that_is_let_go_again_and_aga
     let count = come(&port, async |mut link| match stays.len() {
         // These live.
         0..=2 => {
-            link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+            link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
             stays.push(link);
         }
         // These stand, every one of them, and go.
-        _ => lets_go(link, &frames::grant(8, 4096, &["echo"]), Goes::Closes).await,
+        _ => lets_go(link, &frames::grant(8, &["echo"]), Goes::Closes).await,
     })
     .await;
     // At most eight at once and ten a second.
@@ -146,7 +146,7 @@ async fn links_that_stand_beside_it_do_not_hide_one_that_is_let_go_again_and_aga
 async fn a_gateway_that_breaks_the_protocol_is_dialled_with_pauses_though_it_opens_a_session() {
     let (port, gateway) = dialling(1).await;
     let count = come(&port, async |mut link| {
-        link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
         link.say_frame(OPEN, &frames::open("s-1", None, "echo")).await;
         link.hear(frames::OPENED, &[]).await;
         // Of a server alone.
@@ -165,7 +165,7 @@ async fn a_gateway_that_drains_is_no_warning() {
         let (port, gateway) = dialling(1).await;
         let mut link = port.accept().await;
         link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
         gateway.until_pool("it stands", |row| row.ready == 1).await;
         match level {
             None => {
@@ -197,7 +197,7 @@ fn with_room_for_one(place: &Place) -> Gateway {
 async fn filling(place: &Place, gateway: &Gateway) -> Wire {
     let mut link = Wire::dial(place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
     link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(8, DATA_MAX as u32, &["orders"])).await;
+    link.say_frame(HELLO, &frames::grant(8, &["orders"])).await;
     gateway.until_pool("full", |row| row.ready == 1).await;
     link
 }
@@ -209,14 +209,16 @@ async fn a_session_that_meets_a_link_too_many_was_never_looked_at() {
     let mut first = filling(&place, &gateway).await;
     let mut second = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
     second.hear_kind(HELLO).await;
-    let grant = frame(HELLO, &frames::grant(8, DATA_MAX as u32, &["orders"]));
+    let grant = frame(HELLO, &frames::grant(8, &["orders"]));
     let open = frame(OPEN, &frames::open("s-1", None, "orders"));
     let said = frame(frames::DATA, b"words");
     second.say(&[grant, open, said].concat()).await;
     second.hear(RETIRE, &[]).await;
-    // The reset names the session before: this one may be opened on another link.
-    second.hear(RESET, &[0, 0, 0, 0, 5]).await;
-    second.over().await;
+    // It was not looked at, and may be opened on another link.
+    second.hear(REFUSED, &[9]).await;
+    second.say_frame(RETIRE, &[]).await;
+    second.stream.shutdown().await.unwrap();
+    assert_eq!(second.over().await, (Over::Cleanly, vec![]));
     gateway.until_told("`maximum` links are in use").await;
     first.pongs(b"and you?").await;
     super::halves::Echoed::on_service(first, "orders").await;
@@ -229,7 +231,7 @@ async fn a_link_too_many_without_a_session_is_closed_when_its_opener_closes_it()
     let _first = filling(&place, &gateway).await;
     let mut second = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[OURS]).await;
     second.hear_kind(HELLO).await;
-    second.say_frame(HELLO, &frames::grant(8, DATA_MAX as u32, &["orders"])).await;
+    second.say_frame(HELLO, &frames::grant(8, &["orders"])).await;
     second.hear(RETIRE, &[]).await;
     second.stream.shutdown().await.unwrap();
     assert_eq!(second.over().await, (Over::Cleanly, vec![]));

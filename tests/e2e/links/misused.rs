@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
-use super::halves::{Echoed, Echoing, Inside, Outside};
+use super::halves::{Echoed, Inside, Outside};
 use crate::support::{
-    frames::{self, DATA, END, OPEN, OPENED, PING, PONG, REFUSED, RETIRE, Wire, frame},
-    peers::hear_end,
+    frames::{
+        self, CREDIT, DATA, END, OPEN, OPENED, PING, PONG, REFUSED, RESET, RETIRE, SERVICES, WINDOW, Wire,
+        frame,
+    },
+    peers::{Backend, hear, hear_end, say},
 };
 
 const ECHO: &str = "echo: { connect: 'echo://' }";
@@ -22,10 +25,14 @@ async fn opens_of_unknown_services_are_refused_until_they_can_be_no_mistake() {
     let mut good = Echoed::on(inside.link().await).await;
     let mut link = inside.link().await;
     let opens = frame(OPEN, &frames::open("s-1", None, "unknown"));
-    link.say(&opens.repeat(100)).await;
+    link.say(&opens.repeat(31)).await;
+    for _ in 0..31 {
+        link.hear(REFUSED, &[1]).await;
+    }
+    link.say(&opens).await;
     let (_, frames) = link.over().await;
-    assert!((1..100).contains(&frames.len()), "{}", frames.len());
     assert!(frames.iter().all(|frame| *frame == (REFUSED, vec![1])), "{frames:?}");
+    inside.gateway.until_told("too many sessions for services that were not offered").await;
     good.serves().await;
     Echoed::on(inside.link().await).await;
 }
@@ -52,7 +59,7 @@ async fn bytes_for_a_refused_session_are_bounded() {
     link.say_frame(OPEN, &frames::open("s-1", None, "unknown")).await;
     link.hear(REFUSED, &[1]).await;
     for _ in 0..4 {
-        link.say_frame(DATA, &[1; 16 * 1024]).await;
+        link.say_frame(DATA, &[1; WINDOW / 4]).await;
     }
     link.pongs(b"allowed.").await;
     link.say_frame(DATA, &[1]).await;
@@ -75,8 +82,7 @@ async fn a_flood_of_pings_costs_the_link() {
     let mut good = Echoed::on(inside.link().await).await;
     check_ping_flood(&mut inside.link().await).await;
     good.serves().await;
-    let outside = Outside::new().await;
-    let mut good = Echoing::through(&outside).await;
+    let (outside, mut good) = Outside::beside_another().await;
     let mut link = outside.ready("alpha", 1).await;
     check_ping_flood(&mut link).await;
     outside.until_ready("alpha", 0).await;
@@ -84,11 +90,100 @@ async fn a_flood_of_pings_costs_the_link() {
 }
 
 #[tokio::test]
+async fn a_flood_of_offers_costs_the_link() {
+    let (outside, mut good) = Outside::beside_another().await;
+    let mut link = outside.ready("alpha", 1).await;
+    link.say(&frame(SERVICES, &frames::services(&["orders"])).repeat(10)).await;
+    link.pongs(b"allowed.").await;
+    let _ = link.try_say(&frame(SERVICES, &frames::services(&["orders"])).repeat(1_000)).await;
+    link.over().await;
+    outside.until_ready("alpha", 0).await;
+    good.serves().await;
+    outside.gateway.until_told("too many offers").await;
+}
+
+/// Opens and resets, as fast as a peer can say them.
+#[tokio::test]
+async fn sessions_that_are_opened_and_reset_at_once_hold_nobody_up_and_leave_nothing_behind() {
+    const SESSIONS: usize = 10_000;
+    let backend = Backend::new().await;
+    let services = format!("orders: {{ connect: '{}' }}, {ECHO}", backend.address());
+    let inside = Inside::new(&services).await;
+    let mut good = Echoed::on(inside.link().await).await;
+    let mut link = inside.link().await;
+    // One that is on the same link, and stays.
+    link.say_frame(OPEN, &frames::open("stays", None, "echo")).await;
+    link.hear(OPENED, &[]).await;
+    let stays = link.session;
+    for service in ["echo", "orders"] {
+        let pair =
+            [frame(OPEN, &frames::open("s-1", None, service)), frame(RESET, &frames::reset(1))].concat();
+        for batch in 0..SESSIONS / 100 {
+            link.say(&pair.repeat(100)).await;
+            if batch % 10 == 0 {
+                good.serves().await;
+            }
+            // Those that were taken at once come to nothing; the rest may be refused.
+            link.say(&frames::frame_of(stays, DATA, b"as ever")).await;
+            let until_heard = async {
+                loop {
+                    match (link.hear_any().await, link.heard_of) {
+                        ((DATA, body), number) if number == stays => return assert_eq!(body, b"as ever"),
+                        ((OPENED, _), _) => {}
+                        ((REFUSED, why), _) => assert_eq!(why, [6], "it is full"),
+                        (other, number) => panic!("{other:?} of {number}"),
+                    }
+                }
+            };
+            tokio::time::timeout(LONG, until_heard).await.expect("its turn comes");
+        }
+    }
+    inside.gateway.until("two are left", |snapshot| snapshot.totals.sessions_open == 2).await;
+    link.pongs(b"as ever.").await;
+}
+
+/// The bound is that of sessions that are served, not of those that their opener still wants.
+#[tokio::test]
+async fn more_sessions_at_once_than_a_link_carries_are_refused() {
+    let inside = Inside::new(ECHO).await;
+    let mut link = inside.link().await;
+    let opens = frame(OPEN, &frames::open("s-1", None, "echo"));
+    link.say(&opens.repeat(300)).await;
+    let (mut opened, mut refused) = (0, 0);
+    for _ in 0..300 {
+        match link.hear_any().await {
+            (OPENED, _) => opened += 1,
+            (REFUSED, why) => {
+                assert_eq!(why, [6]);
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((opened, refused), (256, 44));
+    link.say_frame(DATA, b"late for one that was refused").await;
+    link.pongs(b"it lives").await;
+}
+
+#[tokio::test]
+async fn credit_for_nothing_and_late_frames_without_end_cost_the_link() {
+    let inside = Inside::new(ECHO).await;
+    let mut good = Echoed::on(inside.link().await).await;
+    for said in [frame(CREDIT, &frames::credit(1)), frame(END, &[]), frame(RESET, &frames::reset(1))] {
+        let mut link = Echoed::on(inside.link().await).await.ends().await;
+        link.say(&said.repeat(3)).await;
+        link.pongs(b"allowed.").await;
+        let _ = link.try_say(&said.repeat(1_000)).await;
+        link.over().await;
+        good.serves().await;
+    }
+}
+
+#[tokio::test]
 async fn frames_that_mean_nothing_much_cost_nothing_much() {
     let inside = Inside::new(ECHO).await;
     let mut good = Echoed::on(inside.link().await).await;
-    let outside = Outside::new().await;
-    let mut other = Echoing::through(&outside).await;
+    let (outside, mut other) = Outside::beside_another().await;
     let (mut served, mut opened) = (inside.link().await, outside.ready("alpha", 1).await);
     for batch in 0..FLOOD / BATCH {
         served.say(&[frame(PONG, b"12345678"), frame(RETIRE, &[])].concat().repeat(BATCH)).await;
@@ -123,8 +218,7 @@ async fn tiny_frames_to_the_half_that_serves_arrive_each_once() {
 
 #[tokio::test]
 async fn tiny_frames_to_the_half_that_opens_arrive_each_once() {
-    let outside = Outside::new().await;
-    let mut good = Echoing::through(&outside).await;
+    let (outside, mut good) = Outside::beside_another().await;
     let mut link = outside.ready("alpha", 1).await;
     let mut client = outside.client().await;
     link.hear_kind(OPEN).await;
@@ -146,22 +240,56 @@ async fn tiny_frames_to_the_half_that_opens_arrive_each_once() {
 #[tokio::test]
 async fn tiny_frames_for_a_receiver_that_does_not_read_stop_their_sender_and_nobody_else() {
     let outside = Outside::new().await;
-    let mut good = Echoing::through(&outside).await;
     let mut link = outside.ready("alpha", 1).await;
-    let client = outside.client().await;
-    link.hear_kind(OPEN).await;
-    link.say_frame(OPENED, &[]).await;
-    let tiny = frame(DATA, b"x").repeat(BATCH);
-    let flood = async {
-        loop {
-            tokio::io::AsyncWriteExt::write_all(&mut link.stream, &tiny).await.unwrap();
-        }
-    };
-    let _: Result<(), _> = tokio::time::timeout(Duration::from_secs(2), flood).await;
-    for _ in 0..10 {
-        good.serves().await;
+    let (mut stuck, mut good) = (outside.client().await, outside.client().await);
+    let mut numbers = Vec::new();
+    for _ in 0..2 {
+        link.hear_kind(OPEN).await;
+        numbers.push(link.session);
+        link.say_frame(OPENED, &[]).await;
     }
-    let row = outside.gateway.now().await;
-    assert_eq!(row.totals.sessions_open, 2);
-    drop(client);
+    let [slow, other] = numbers[..] else { unreachable!() };
+    // Whichever client is which.
+    say(&mut good, b"I am").await;
+    link.hear(DATA, b"I am").await;
+    let (other, slow) = if link.heard_of == other { (other, slow) } else { (slow, other) };
+    let tiny = frames::frame_of(slow, DATA, b"x");
+    let (mut credit, mut said) = (WINDOW, 0);
+    // Until its receiver takes no more: credit comes back for what the kernel holds, and then no more.
+    loop {
+        let small = credit.min(BATCH);
+        for large in vec![b'x'; credit - small].chunks(WINDOW / 2) {
+            link.say(&frames::frame_of(slow, DATA, large)).await;
+        }
+        link.say(&tiny.repeat(small)).await;
+        said += credit;
+        credit = 0;
+        // What is heard before the answer to a ping is all that there is for now.
+        link.say_frame(PING, b"any more").await;
+        loop {
+            match link.next().await.expect("it lives") {
+                (PONG, _) => break,
+                (PING, token) => link.say_frame(PONG, &token).await,
+                (CREDIT, more) if link.heard_of == slow => {
+                    credit += u32::from_be_bytes(more.try_into().unwrap()) as usize;
+                }
+                (CREDIT, _) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        if credit == 0 {
+            break;
+        }
+        assert!(said < 64 * 1024 * 1024, "a receiver that does not read takes it all");
+    }
+    for _ in 0..100 {
+        say(&mut good, b"are you there").await;
+        assert_eq!(link.hear_data(13).await, b"are you there");
+        link.say(&frames::frame_of(other, DATA, b"yes")).await;
+        hear(&mut good, b"yes").await;
+    }
+    let mut heard = vec![0; said];
+    tokio::time::timeout(LONG, stuck.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert!(heard.iter().all(|byte| *byte == b'x'));
+    link.pongs(b"as ever.").await;
 }

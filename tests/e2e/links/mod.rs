@@ -12,5 +12,5 @@ mod misused;
 mod opening;
 mod retried;
 mod serving;
-mod settling;
+mod shared;
 mod shares;

@@ -1,11 +1,12 @@
 //! A session that one peer refuses or loses, and another takes: the client notices nothing, and
 //! never is a byte of its said to two backends.
 
+use portcullis::telemetry::snapshot::Snapshot;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::halves::{Outside, Saying};
 use crate::support::{
-    frames::{self, COPY_MAX, DATA, END, OPEN, OPENED, REFUSED, RESET, SOCKS, Wire, frame},
+    frames::{self, COPY_MAX, DATA, END, OPEN, OPENED, REFUSED, RESET, SOCKS, Wire, frame, frame_of},
     peers::{hear, hear_end, hear_reset, say},
     socks::{BIND, ask, reply_at},
 };
@@ -236,37 +237,63 @@ async fn a_link_that_ends_cleanly_before_its_session_has_ended_is_a_cut() {
 #[tokio::test]
 async fn a_late_reset_for_the_session_before_hurts_no_new_one() {
     for words in [&b""[..], b"only once"] {
-        let (outside, mut alpha, mut beta) = two().await;
+        let outside = Outside::new().await;
+        let mut alpha = outside.ready("alpha", 1).await;
         let (mut first, _) = opened_at(&outside, &mut alpha, b"").await;
+        let before = alpha.session;
         check_goes_on(&mut first, &mut alpha, b"whole").await;
-        outside.until_ready("alpha", 1).await;
-        // Beta's turn; it is kept busy.
-        let (_busy, _) = opened_at(&outside, &mut beta, b"busy").await;
-        beta.say_frame(OPENED, &[]).await;
-        let (mut client, open) = opened_at(&outside, &mut alpha, words).await;
-        let mut other = outside.ready("beta", 1).await;
-        alpha.say_frame(RESET, &frames::reset(1, 2)).await;
-        other.hear(OPEN, &open).await;
-        if !words.is_empty() {
-            other.hear(DATA, words).await;
-        }
-        check_goes_on(&mut client, &mut other, b"and then").await;
-        alpha.over().await;
+        let (mut client, _) = opened_at(&outside, &mut alpha, words).await;
+        alpha.say(&frame_of(before, RESET, &frames::reset(2))).await;
+        check_goes_on(&mut client, &mut alpha, b"and then").await;
+        alpha.pongs(b"as ever.").await;
     }
 }
 
 #[tokio::test]
-async fn a_reset_with_a_wrong_number_after_the_answer_starts_nothing_anew() {
-    for number in [0, 2, 77] {
-        let (outside, mut alpha, mut beta) = two().await;
-        let (mut client, _) = opened_at(&outside, &mut alpha, b"only once").await;
+async fn a_reset_before_the_answer_cuts_its_client_and_starts_nothing_anew() {
+    let (outside, mut alpha, mut beta) = two().await;
+    let (mut client, _) = opened_at(&outside, &mut alpha, b"only once").await;
+    alpha.say_frame(RESET, &frames::reset(2)).await;
+    hear_reset(&mut client).await;
+    outside.gateway.until_ended("BC").await;
+    beta.pongs(b"nothing?").await;
+    alpha.pongs(b"as ever.").await;
+}
+
+#[tokio::test]
+async fn a_lost_link_takes_each_of_its_sessions_along_that_was_answered_and_opens_the_rest_elsewhere() {
+    let (outside, mut alpha, mut beta) = two().await;
+    let (mut answered, mut silent) = (Vec::new(), Vec::new());
+    // Turns are taken: every other one comes to the first.
+    for _ in 0..3 {
+        let (mut client, _) = opened_at(&outside, &mut alpha, b"").await;
         alpha.say(&[frame(OPENED, &[]), frame(DATA, b"half a me")].concat()).await;
         hear(&mut client, b"half a me").await;
-        alpha.say_frame(RESET, &frames::reset(number, 2)).await;
-        hear_reset(&mut client).await;
-        beta.pongs(b"nothing?").await;
-        alpha.over().await;
+        answered.push(client);
+        let (mut client, _) = opened_at(&outside, &mut beta, b"").await;
+        check_goes_on(&mut client, &mut beta, b"words").await;
     }
+    for _ in 0..3 {
+        silent.push(opened_at(&outside, &mut alpha, b"").await);
+        let (mut client, _) = opened_at(&outside, &mut beta, b"").await;
+        check_goes_on(&mut client, &mut beta, b"words").await;
+    }
+    alpha.cut();
+    for client in &mut answered {
+        hear_reset(client).await;
+    }
+    let mut opens: Vec<_> = silent.iter().map(|(_, open)| open.clone()).collect();
+    for _ in 0..3 {
+        let open = beta.hear_kind(OPEN).await;
+        let at = opens.iter().position(|known| *known == open).expect("it is one of those");
+        opens.remove(at);
+        beta.say_frame(OPENED, &[]).await;
+    }
+    // And new ones go there at once.
+    let (mut client, _) = opened_at(&outside, &mut beta, b"").await;
+    check_goes_on(&mut client, &mut beta, b"words").await;
+    let lost = |seen: &Snapshot| seen.ended.iter().filter(|row| row.end == "PR").count() == 3;
+    outside.gateway.until("three are lost", lost).await;
 }
 
 #[tokio::test]
@@ -274,7 +301,7 @@ async fn a_client_that_leaves_before_the_answer_is_told_to_the_peer() {
     let (outside, mut alpha, _beta) = two().await;
     let (client, _) = opened_at(&outside, &mut alpha, b"only once").await;
     crate::support::peers::cut(client);
-    alpha.hear(RESET, &frames::reset(1, 1)).await;
-    alpha.over().await;
+    alpha.hear(RESET, &frames::reset(1)).await;
     outside.gateway.until_ended("CC").await;
+    alpha.pongs(b"as ever.").await;
 }

@@ -1,13 +1,14 @@
 //! The half that serves: what a DMZ half that is not ours says to it, and hears.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use portcullis::gateway::handle::Command;
 
-use super::halves::{Echoed, Inside};
+use super::halves::{Echoed, Inside, Saying};
 use crate::support::{
     frames::{
-        self, DATA, DRAIN, END, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RESET, RETIRE, Wire, frame,
+        self, BYTES, CREDIT, DATA, DATA_MAX, DRAIN, END, HELLO, HTTP, OPEN, OPENED, OURS, Over, Port,
+        REFUSED, RESET, RETIRE, WINDOW, Wire, frame, frame_of,
     },
     gateway::Place,
     peers::{Backend, Reserved, hear, hear_end, hear_reset, say},
@@ -44,7 +45,7 @@ async fn its_hello_is_what_the_profile_says() {
     );
     let _gateway = place.start("internal", &text);
     let mut link = port.accept().await;
-    link.hear(HELLO, b"\x01\0\x03\x01\x2c\0\x02\0\x06orders\x01\x03web").await;
+    link.hear_offer_of(3, 300, &[("orders", BYTES), ("web", HTTP)]).await;
 }
 
 #[tokio::test]
@@ -88,18 +89,37 @@ async fn a_session_opens_carries_and_ends_by_either_side_first() {
     assert!(ends.ended.iter().all(|row| row.end == "--"), "{:?}", ends.ended);
 }
 
+/// All that comes until so many sessions have ended: frames of each, its bytes joined.
+async fn hear_each(link: &mut Wire, count: usize) -> BTreeMap<u32, Vec<(u8, Vec<u8>)>> {
+    let mut heard = BTreeMap::<u32, Vec<(u8, Vec<u8>)>>::new();
+    let mut over = 0;
+    while over < count {
+        let (kind, body) = link.hear_any().await;
+        over += usize::from(matches!(kind, END | REFUSED | RESET));
+        let frames = heard.entry(link.heard_of).or_default();
+        match frames.last_mut() {
+            Some((DATA, bytes)) if kind == DATA => bytes.extend(body),
+            _ => frames.push((kind, body)),
+        }
+    }
+    heard
+}
+
+/// What comes of a session that echoes these words.
+fn echoed(words: &str) -> Vec<(u8, Vec<u8>)> {
+    vec![(OPENED, vec![]), (DATA, words.into()), (END, vec![])]
+}
+
 #[tokio::test]
-async fn one_link_carries_session_after_session_in_one_write() {
+async fn one_link_carries_many_sessions_of_one_write_each_for_itself() {
     let inside = Inside::new(ECHO).await;
     let mut link = inside.link().await;
     let said: Vec<u8> =
         (0..50).flat_map(|at| whole(&format!("s-{at}"), "echo", format!("words {at}").as_bytes())).collect();
     link.say(&said).await;
-    for at in 0..50 {
-        link.hear(OPENED, &[]).await;
-        link.hear(DATA, format!("words {at}").as_bytes()).await;
-        link.hear(END, &[]).await;
-    }
+    let heard = hear_each(&mut link, 50).await;
+    let expected = (0..50).map(|at| (at + 1, echoed(&format!("words {at}"))));
+    assert_eq!(heard, expected.collect());
     let snapshot = inside.gateway.until("all ended", |snapshot| snapshot.totals.sessions == 50).await;
     assert_eq!((snapshot.totals.sessions_open, snapshot.totals.refused), (0, 0));
     inside.until_pool("ready again", |row| row.ready >= 1 && row.carrying == 0).await;
@@ -124,7 +144,7 @@ async fn the_next_open_may_come_with_the_end_that_the_backend_has_waited_for() {
 async fn frames_that_come_byte_by_byte_are_the_same() {
     let inside = Inside::new(ECHO).await;
     let mut link = inside.link().await;
-    for byte in whole("s-1", "echo", b"abc") {
+    for byte in link.numbered(&whole("s-1", "echo", b"abc")) {
         link.say(&[byte]).await;
     }
     link.hear(OPENED, &[]).await;
@@ -133,18 +153,47 @@ async fn frames_that_come_byte_by_byte_are_the_same() {
 }
 
 #[tokio::test]
-async fn a_body_is_no_larger_than_was_granted() {
-    let inside = Inside::new(ECHO).await;
-    let mut link = inside.link_taking(100).await;
-    link.say(&whole("s-1", "echo", &[7; 1000])).await;
+async fn no_body_is_larger_than_a_turn_however_much_credit_there_is() {
+    const MUCH: usize = 2 * 1024 * 1024;
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.say(&opens("s-1", "orders")).await;
+    let served = backend.accept().await;
     link.hear(OPENED, &[]).await;
+    link.say_frame(CREDIT, &frames::credit(MUCH as u32)).await;
+    let saying = Saying::start(served, vec![7; MUCH]);
     let mut heard = 0;
-    while heard < 1000 {
+    while heard < MUCH {
         let body = link.hear_kind(DATA).await;
-        assert!((1..=100).contains(&body.len()), "{}", body.len());
+        assert!((1..=DATA_MAX).contains(&body.len()), "{}", body.len());
         heard += body.len();
     }
+    drop(saying.done().await);
     link.hear(END, &[]).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_gives_no_credit_stops_its_own_session_and_no_other() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
+    link.gives_credit = false;
+    link.say(&opens("s-1", "orders")).await;
+    let served = backend.accept().await;
+    link.hear(OPENED, &[]).await;
+    let stopped = link.session;
+    let _saying = Saying::start(served, vec![7; 4 * WINDOW]);
+    link.hear_data(WINDOW).await;
+    // Others of the same link go on.
+    for at in 2..10 {
+        link.say(&whole(&format!("s-{at}"), "echo", b"words")).await;
+        assert_eq!(hear_each(&mut link, 1).await, [(stopped + at - 1, echoed("words"))].into());
+    }
+    // It gets them one by one, if that is all that it takes.
+    for _ in 0..100 {
+        link.say(&frame_of(stopped, CREDIT, &frames::credit(1))).await;
+        link.hear_of(stopped, DATA, &[7]).await;
+    }
+    link.pongs(b"no more?").await;
 }
 
 /// Refused with this reason; what its client had sent comes late, and the link lives on.
@@ -183,7 +232,7 @@ async fn a_service_that_this_peer_may_not_use_is_refused() {
     let gateway = place.start("internal", &text);
     let mut link = port.accept().await;
     link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(8, 4096, &["echo", "hidden"])).await;
+    link.say_frame(HELLO, &frames::grant(8, &["echo", "hidden"])).await;
     check_refused(&mut link, "hidden", 2).await;
     assert_eq!(gateway.until_ended("XA").await.reason, "dmz is not among the service's `peers`");
 }
@@ -193,47 +242,56 @@ async fn a_gateway_that_drains_asks_for_its_links_to_be_closed_and_opens_no_more
     let inside = Inside::with(", prepared: 2, maximum: 8", ECHO).await;
     let (busy, mut idle) = (inside.link().await, inside.link().await);
     let mut busy = Echoed::on(busy).await;
-    inside.until_pool("one of each", |row| row.carrying == 1 && row.ready >= 1).await;
+    inside.until_pool("both stand", |row| row.ready == 2).await;
     inside.gateway.done(Command::Drain { service: None }).await;
     idle.hear(DRAIN, &[]).await;
     // It was on its way.
     idle.say(&opens("s-1", "echo")).await;
     idle.hear(REFUSED, &[7]).await;
+    busy.link().hear(DRAIN, &[]).await;
     busy.serves().await;
-    let mut busy = busy.ends().await;
-    busy.hear(DRAIN, &[]).await;
+    busy.ends().await;
 }
 
 #[tokio::test]
-async fn a_reset_cuts_the_backend_and_only_that_link() {
-    let backend = Backend::new().await;
-    let services = format!("orders: {{ connect: '{}' }}, {ECHO}", backend.address());
-    let inside = Inside::with(", prepared: 2, maximum: 8", &services).await;
+async fn a_reset_cuts_its_session_and_no_other_of_the_link() {
+    let (inside, backend) = with_backend().await;
+    let mut link = inside.link().await;
     for (cause, end) in [(1, "CR"), (2, "BR"), (3, "TR"), (4, "OR"), (5, "PR")] {
-        let mut link = inside.link().await;
+        // One that stays, opened before it.
+        link.say(&opens("s-0", "echo")).await;
+        link.hear(OPENED, &[]).await;
+        let stays = link.session;
         link.say(&[opens("s-1", "orders"), frame(DATA, b"half a me")].concat()).await;
         let mut served = backend.accept().await;
         hear(&mut served, b"half a me").await;
         link.hear(OPENED, &[]).await;
-        inside.gateway.until("it carries", |snapshot| snapshot.totals.sessions_open == 1).await;
-        link.say_frame(RESET, &frames::reset(1, cause)).await;
+        inside.gateway.until("both carry", |snapshot| snapshot.totals.sessions_open == 2).await;
+        link.say_frame(RESET, &frames::reset(cause)).await;
         hear_reset(&mut served).await;
         inside.gateway.until_ended(end).await;
-        link.over().await;
+        let of = |kind, body: &[u8]| frame_of(stays, kind, body);
+        link.say(&[of(DATA, b"as ever"), of(END, &[])].concat()).await;
+        link.hear_of(stays, DATA, b"as ever").await;
+        link.hear_of(stays, END, &[]).await;
+        inside.gateway.until("both are over", |snapshot| snapshot.totals.sessions_open == 0).await;
     }
 }
 
 #[tokio::test]
-async fn a_reset_with_a_wrong_number_cuts_all_the_same() {
+async fn a_reset_for_a_session_that_never_was_costs_the_link_and_one_that_comes_late_nothing() {
     let (inside, backend) = with_backend().await;
-    let mut link = inside.link().await;
+    let mut link = Echoed::on(inside.link().await).await.ends().await;
+    link.say_frame(RESET, &frames::reset(1)).await;
+    link.pongs(b"it lives").await;
     link.say(&opens("s-1", "orders")).await;
     let mut served = backend.accept().await;
     link.hear(OPENED, &[]).await;
-    link.say_frame(RESET, &frames::reset(7, 1)).await;
+    link.say(&frame_of(link.session + 1, RESET, &frames::reset(1))).await;
     hear_reset(&mut served).await;
     link.over().await;
     inside.gateway.until_ended("PR").await;
+    inside.gateway.until_told("never opened").await;
 }
 
 #[tokio::test]
@@ -258,20 +316,28 @@ async fn a_backend_that_is_cut_is_told_with_its_cause() {
     let served = backend.accept().await;
     link.hear(OPENED, &[]).await;
     crate::support::peers::cut(served);
-    link.hear(RESET, &frames::reset(1, 2)).await;
-    link.over().await;
+    link.hear(RESET, &frames::reset(2)).await;
     inside.gateway.until_ended("BR").await;
+    link.pongs(b"it lives").await;
 }
 
 #[tokio::test]
-async fn a_reset_names_the_links_session_by_number() {
+async fn a_reset_names_its_session_among_those_of_the_link() {
     let (inside, backend) = with_backend().await;
-    let mut link = Echoed::on(inside.link().await).await.ends().await;
-    link.say(&opens("s-2", "orders")).await;
-    let served = backend.accept().await;
-    link.hear(OPENED, &[]).await;
-    crate::support::peers::cut(served);
-    link.hear(RESET, &frames::reset(2, 2)).await;
+    let mut link = inside.link().await;
+    let mut served = Vec::new();
+    for at in 1..4 {
+        link.say(&opens(&format!("s-{at}"), "orders")).await;
+        served.push(backend.accept().await);
+        link.hear(OPENED, &[]).await;
+    }
+    crate::support::peers::cut(served.remove(1));
+    link.hear_of(link.session - 1, RESET, &frames::reset(2)).await;
+    let first = link.session - 2;
+    for (at, served) in served.iter_mut().enumerate() {
+        say(served, b"still here").await;
+        link.hear_of(first + 2 * at as u32, DATA, b"still here").await;
+    }
 }
 
 #[tokio::test]
@@ -304,7 +370,7 @@ async fn a_link_that_its_opener_closes_is_dialled_anew() {
         let mut link = Echoed::on(inside.link().await).await.ends().await;
         link.say_frame(asks, &[]).await;
         tokio::io::AsyncWriteExt::shutdown(&mut link.stream).await.unwrap();
-        assert_eq!(link.over().await, (Over::Cut, vec![]));
+        assert_eq!(link.over().await, (Over::Cleanly, vec![]));
     }
     Echoed::on(inside.link().await).await;
 }
@@ -329,24 +395,11 @@ async fn refused_sessions_and_served_ones_may_come_in_one_write() {
     let mut link = inside.link().await;
     let both = [whole("s-1", "closed", &[7; 3000]), whole("s-2", "echo", b"words")].concat();
     link.say(&both.repeat(20)).await;
-    for _ in 0..20 {
-        link.hear(REFUSED, &[3]).await;
-        link.hear(OPENED, &[]).await;
-        link.hear(DATA, b"words").await;
-        link.hear(END, &[]).await;
-    }
-}
-
-#[tokio::test]
-async fn a_peer_that_takes_one_byte_at_a_time_gets_them_so() {
-    let inside = Inside::new(ECHO).await;
-    let mut link = inside.link_taking(1).await;
-    link.say(&whole("s-1", "echo", &[7; 5000])).await;
-    link.hear(OPENED, &[]).await;
-    for _ in 0..5000 {
-        link.hear(DATA, &[7]).await;
-    }
-    link.hear(END, &[]).await;
+    let expected = (1..=40).map(|number| match number % 2 {
+        1 => (number, vec![(REFUSED, vec![3])]),
+        _ => (number, echoed("words")),
+    });
+    assert_eq!(hear_each(&mut link, 40).await, expected.collect());
 }
 
 #[tokio::test]
@@ -369,7 +422,7 @@ async fn a_session_that_the_operator_cuts_is_told_with_its_cause() {
     let mut served = backend.accept().await;
     link.hear(OPENED, &[]).await;
     inside.gateway.done(Command::Kill { session: "s-1".into() }).await;
-    link.hear(RESET, &frames::reset(1, 4)).await;
+    link.hear(RESET, &frames::reset(4)).await;
     hear_reset(&mut served).await;
     inside.gateway.until_ended("OR").await;
 }
@@ -379,7 +432,7 @@ async fn a_gateway_that_once_took_no_links_is_dialled_again() {
     let inside = Inside::new(ECHO).await;
     let mut link = inside.port.accept().await;
     link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(0, 4096, &["echo"])).await;
+    link.say_frame(HELLO, &frames::grant(0, &["echo"])).await;
     Echoed::on(link).await.ends().await.cut();
     Echoed::on(inside.link().await).await;
 }
@@ -391,14 +444,14 @@ async fn what_was_never_offered_is_not_granted() {
     link.hear_kind(HELLO).await;
     let names: Vec<_> = (0..1000).map(|number| format!("ghost-{number}")).chain(["echo".into()]).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
-    link.say_frame(HELLO, &frames::grant(8, 4096, &names)).await;
+    link.say_frame(HELLO, &frames::grant(8, &names)).await;
     let row = inside.until_pool("it stands", |row| row.ready == 1).await;
     assert_eq!(row.serves, ["echo"]);
     // And one that grants nothing else grants nothing.
     let other = Inside::new(ECHO).await;
     let mut link = other.port.accept().await;
     link.hear_kind(HELLO).await;
-    link.say_frame(HELLO, &frames::grant(8, 4096, &["ghost"])).await;
+    link.say_frame(HELLO, &frames::grant(8, &["ghost"])).await;
     other.until_pool("it is of no use", |row| row.failures > 0 && row.ready == 0).await;
 }
 
@@ -417,7 +470,7 @@ async fn an_id_that_two_peers_use_is_cut_by_its_peers_name() {
     for port in &ports {
         let mut link = port.accept().await;
         link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant(8, 4096, &["echo"])).await;
+        link.say_frame(HELLO, &frames::grant(8, &["echo"])).await;
         // Each calls its session `good-1`.
         links.push(Echoed::on(link).await);
     }

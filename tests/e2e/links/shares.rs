@@ -128,7 +128,7 @@ async fn session(place: &Place, name: &str, at: SocketAddr) -> Option<Wire> {
     let mut link = Wire::dial(place, name, at, "internal", &[OURS]).await;
     let (kind, offer) = link.hear_any().await;
     assert_eq!(kind, HELLO);
-    link.say_frame(HELLO, &frames::grant_of(64, 4096, &offer)).await;
+    link.say_frame(HELLO, &frames::grant_of(64, &offer)).await;
     link.try_say(&frames::frame(OPEN, &frames::open("s-1", None, "echo"))).await.ok()?;
     let heard = timeout(PATIENCE, link.next()).await.expect("an answer in time");
     matches!(heard, Ok((OPENED, _))).then_some(link)
@@ -161,7 +161,7 @@ async fn services_that_are_unknown_are_told_at_a_bounded_rate() {
     for _ in 0..8 {
         let mut link = Wire::dial(&place, "dmz", at, "internal", &[OURS]).await;
         let offer = link.hear_kind(HELLO).await;
-        link.say_frame(HELLO, &frames::grant_of(64, 4096, &offer)).await;
+        link.say_frame(HELLO, &frames::grant_of(64, &offer)).await;
         for number in 0..30 {
             let open = frames::open("s-1", None, &format!("unknown-{number}"));
             link.say_frame(OPEN, &open).await;

@@ -1,6 +1,14 @@
-//! `portcullis/1` by hand, byte by byte, without the gateway's codec; and TLS peers that speak it.
+//! `portcullis/2` by hand, byte by byte, without the gateway's codec; and TLS peers that speak it.
+//!
+//! A frame that [`frame`] makes of a session has no number: the link that says it puts in that of the session
+//! which was opened last there, by whichever end. [`frame_of`] names one.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::{ServerConfig, pki_types::ServerName, server::WebPkiClientVerifier};
 use tokio::{
@@ -17,41 +25,84 @@ use super::{
 };
 
 pub const HELLO: u8 = 1;
-pub const OPEN: u8 = 2;
-pub const OPENED: u8 = 3;
-pub const REFUSED: u8 = 4;
-pub const DATA: u8 = 5;
-pub const END: u8 = 6;
-pub const RESET: u8 = 7;
-pub const PING: u8 = 8;
-pub const PONG: u8 = 9;
-pub const DRAIN: u8 = 10;
-pub const RETIRE: u8 = 11;
+pub const SERVICES: u8 = 2;
+pub const OPEN: u8 = 3;
+pub const OPENED: u8 = 4;
+pub const REFUSED: u8 = 5;
+pub const DATA: u8 = 6;
+pub const END: u8 = 7;
+pub const RESET: u8 = 8;
+pub const CREDIT: u8 = 9;
+pub const PING: u8 = 10;
+pub const PONG: u8 = 11;
+pub const DRAIN: u8 = 12;
+pub const RETIRE: u8 = 13;
 
-pub const OURS: &str = "portcullis/1";
+pub const OURS: &str = "portcullis/2";
 pub const SOCKS: &str = "socks/5";
 
 /// The most that a body of `data` may have.
-pub const DATA_MAX: usize = 131_072;
+pub const DATA_MAX: usize = 65_536;
 /// The most of a client's bytes that may come before an answer.
 pub const COPY_MAX: usize = 65_536;
+
+/// What each session may send before it is given more.
+pub const WINDOW: usize = 65_536;
+
+fn is_about_session(kind: u8) -> bool {
+    (OPEN..=CREDIT).contains(&kind)
+}
 
 pub fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     header(kind, body.len()).into_iter().chain(body.iter().copied()).collect()
 }
 
-/// A header alone, which may lie.
-pub fn header(kind: u8, length: usize) -> [u8; 4] {
-    [kind, (length >> 16) as u8, (length >> 8) as u8, length as u8]
+/// A frame of this session.
+pub fn frame_of(session: u32, kind: u8, body: &[u8]) -> Vec<u8> {
+    header_of(session, kind, body.len()).into_iter().chain(body.iter().copied()).collect()
 }
 
-fn names(services: &[&str]) -> Vec<u8> {
-    let mut bytes = u16::try_from(services.len()).unwrap().to_be_bytes().to_vec();
-    for service in services {
-        bytes.push(u8::try_from(service.len()).unwrap());
-        bytes.extend_from_slice(service.as_bytes());
+/// A header alone, which may lie.
+pub fn header(kind: u8, length: usize) -> [u8; 8] {
+    header_of(0, kind, length)
+}
+
+/// The same of this session.
+pub fn header_of(session: u32, kind: u8, length: usize) -> [u8; 8] {
+    let [a, b, c, d] = session.to_be_bytes();
+    [kind, (length >> 16) as u8, (length >> 8) as u8, length as u8, a, b, c, d]
+}
+
+/// A whole header's type, length and session.
+fn parsed(header: [u8; 8]) -> (u8, usize, u32) {
+    let [kind, a, b, c, session @ ..] = header;
+    let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+    (kind, length, u32::from_be_bytes(session))
+}
+
+pub fn field(body: &mut Vec<u8>, tag: u8, value: &[u8]) {
+    body.push(tag);
+    body.extend_from_slice(&u16::try_from(value.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(value);
+}
+
+/// The fields of a body: tag and value.
+pub fn fields(mut body: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut all = Vec::new();
+    while let [tag, high, low, rest @ ..] = body {
+        let (value, behind) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        all.push((*tag, value.to_vec()));
+        body = behind;
     }
-    bytes
+    all
+}
+
+fn about() -> Vec<u8> {
+    let mut body = Vec::new();
+    field(&mut body, 1, &[0, 2]);
+    field(&mut body, 2, b"by hand");
+    field(&mut body, 3, &[7; 16]);
+    body
 }
 
 /// What a service carries, in a server's `hello`.
@@ -66,58 +117,69 @@ pub fn offer(target: u16, maximum: u16, services: &[&str]) -> Vec<u8> {
 
 /// The same of services that carry what stands beside them.
 pub fn offer_of(target: u16, maximum: u16, services: &[(&str, u8)]) -> Vec<u8> {
-    let mut body = [&[1], &target.to_be_bytes()[..], &maximum.to_be_bytes()].concat();
-    body.extend_from_slice(&u16::try_from(services.len()).unwrap().to_be_bytes());
+    offer_with(256, target, maximum, services)
+}
+
+/// The same with so many sessions at once on a link.
+pub fn offer_with(sessions: u16, target: u16, maximum: u16, services: &[(&str, u8)]) -> Vec<u8> {
+    let mut body = about();
+    field(&mut body, 4, &target.to_be_bytes());
+    field(&mut body, 5, &maximum.to_be_bytes());
+    field(&mut body, 6, &sessions.to_be_bytes());
     for (service, carries) in services {
-        body.extend_from_slice(&[*carries, u8::try_from(service.len()).unwrap()]);
-        body.extend_from_slice(service.as_bytes());
+        field(&mut body, 7, &[&[*carries, 0], service.as_bytes()].concat());
     }
     body
 }
 
 /// The body of an opener's `hello`.
-pub fn grant(links: u16, data: u32, services: &[&str]) -> Vec<u8> {
-    [&[1], &links.to_be_bytes()[..], &data.to_be_bytes(), &names(services)].concat()
+pub fn grant(links: u16, services: &[&str]) -> Vec<u8> {
+    let mut body = about();
+    field(&mut body, 5, &links.to_be_bytes());
+    services.iter().for_each(|service| field(&mut body, 8, service.as_bytes()));
+    body
 }
 
 /// The same, of all that an offer names.
-pub fn grant_of(links: u16, data: u32, offer: &[u8]) -> Vec<u8> {
-    let mut grant = [&[1], &links.to_be_bytes()[..], &data.to_be_bytes(), &offer[5..7]].concat();
-    let mut rest = &offer[7..];
-    while let [_, length, behind @ ..] = rest {
-        let (name, others) = behind.split_at(usize::from(*length));
-        grant.push(*length);
-        grant.extend_from_slice(name);
-        rest = others;
+pub fn grant_of(links: u16, offer: &[u8]) -> Vec<u8> {
+    let mut body = grant(links, &[]);
+    let offered = fields(offer).into_iter().filter(|(tag, _)| *tag == 7);
+    offered.for_each(|(_, value)| field(&mut body, 8, &value[2..]));
+    body
+}
+
+fn address(at: SocketAddr) -> Vec<u8> {
+    let port = at.port().to_be_bytes();
+    match at {
+        SocketAddr::V4(at) => [&at.ip().octets()[..], &port].concat(),
+        SocketAddr::V6(at) => [&at.ip().octets()[..], &port].concat(),
     }
-    grant
 }
 
 /// The body of `open`.
 pub fn open(id: &str, client: Option<SocketAddr>, service: &str) -> Vec<u8> {
-    let mut body = vec![0, u8::try_from(id.len()).unwrap()];
-    body.extend_from_slice(id.as_bytes());
-    match client {
-        None => body.push(0),
-        Some(SocketAddr::V4(at)) => {
-            body.push(4);
-            body.extend_from_slice(&at.ip().octets());
-            body.extend_from_slice(&at.port().to_be_bytes());
-        }
-        Some(SocketAddr::V6(at)) => {
-            body.push(6);
-            body.extend_from_slice(&at.ip().octets());
-            body.extend_from_slice(&at.port().to_be_bytes());
-        }
-    }
-    body.push(u8::try_from(service.len()).unwrap());
-    body.extend_from_slice(service.as_bytes());
+    let mut body = Vec::new();
+    field(&mut body, 1, service.as_bytes());
+    field(&mut body, 2, id.as_bytes());
+    client.into_iter().for_each(|at| field(&mut body, 4, &address(at)));
     body
 }
 
+/// The body of `services`; they carry bytes and are open.
+pub fn services(names: &[&str]) -> Vec<u8> {
+    let mut body = Vec::new();
+    names.iter().for_each(|name| field(&mut body, 7, &[&[BYTES, 0], name.as_bytes()].concat()));
+    body
+}
+
+/// The body of `credit`.
+pub fn credit(bytes: u32) -> Vec<u8> {
+    bytes.to_be_bytes().into()
+}
+
 /// The body of `reset`.
-pub fn reset(session: u32, cause: u8) -> Vec<u8> {
-    [&session.to_be_bytes()[..], &[cause]].concat()
+pub fn reset(cause: u8) -> Vec<u8> {
+    vec![cause]
 }
 
 fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {
@@ -135,6 +197,16 @@ pub enum Over {
 /// One end of a link, played by a test.
 pub struct Wire {
     pub stream: TlsStream<TcpStream>,
+    /// Whether as much may come again of a session as has come.
+    pub gives_credit: bool,
+    /// The session that was opened last on it.
+    pub session: u32,
+    /// That of the frame that was heard last.
+    pub heard_of: u32,
+    /// Sessions that were answered.
+    answered: HashSet<u32>,
+    /// What came of one before its answer.
+    owed: HashMap<u32, usize>,
 }
 
 impl Wire {
@@ -154,7 +226,12 @@ impl Wire {
         let server = ServerName::try_from(server.to_owned()).unwrap();
         let shaken = connector.connect(server, stream);
         let stream = timeout(PATIENCE, shaken).await.expect("a handshake in time").unwrap();
-        Self { stream: stream.into() }
+        Self::new(stream.into())
+    }
+
+    fn new(stream: TlsStream<TcpStream>) -> Self {
+        let (answered, owed) = (HashSet::new(), HashMap::new());
+        Self { stream, gives_credit: true, session: 0, heard_of: 0, answered, owed }
     }
 
     /// What ALPN has agreed on.
@@ -167,13 +244,49 @@ impl Wire {
         self.try_say(bytes).await.unwrap();
     }
 
-    /// The same, to a gateway that may have cut the link already.
-    pub async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    /// The same, as they are: no number is put in.
+    pub async fn say_raw(&mut self, bytes: &[u8]) {
         let said = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
+        timeout(PATIENCE, said).await.expect("the bytes are taken in time").unwrap();
+    }
+
+    /// The same as [`Wire::say`], to a gateway that may have cut the link already.
+    pub async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut bytes = self.numbered(bytes);
+        if self.gives_credit {
+            let due: Vec<_> = self.owed.extract_if(|number, _| self.answered.contains(number)).collect();
+            for (number, owed) in due {
+                bytes.extend(frame_of(number, CREDIT, &(owed as u32).to_be_bytes()));
+            }
+        }
+        let said = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
         timeout(PATIENCE, said).await.expect("the bytes are taken in time")
+    }
+
+    /// These frames with the numbers of their sessions, where they have none.
+    pub fn numbered(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let mut left = &mut bytes[..];
+        while let Some((header, rest)) = left.split_first_chunk_mut::<8>() {
+            let (kind, length, mut session) = parsed(*header);
+            if session == 0 && is_about_session(kind) {
+                session = self.session + u32::from(kind == OPEN);
+                *header = header_of(session, kind, length);
+            }
+            match kind {
+                OPEN => self.session = session,
+                OPENED => _ = self.answered.insert(session),
+                _ => {}
+            }
+            left = rest.get_mut(length..).unwrap_or_default();
+        }
+        bytes
     }
 
     pub async fn say_frame(&mut self, kind: u8, body: &[u8]) {
@@ -187,18 +300,30 @@ impl Wire {
 
     pub async fn next_within(&mut self, patience: Duration) -> Result<(u8, Vec<u8>), Over> {
         let reading = async {
-            let mut header = [0; 4];
+            let mut header = [0; 8];
             match self.stream.read(&mut header[..1]).await {
                 Ok(0) => return Err(Over::Cleanly),
                 Ok(_) => {}
                 Err(_) => return Err(Over::Cut),
             }
             self.stream.read_exact(&mut header[1..]).await.map_err(|_| Over::Cut)?;
-            let [kind, a, b, c] = header;
-            let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            assert!(length <= DATA_MAX, "{header:?}");
+            let (kind, length, session) = parsed(header);
+            assert!(length <= 4 * DATA_MAX, "{header:?}");
             let mut body = vec![0; length];
             self.stream.read_exact(&mut body).await.map_err(|_| Over::Cut)?;
+            self.heard_of = session;
+            match kind {
+                OPEN => self.session = session,
+                OPENED => _ = self.answered.insert(session),
+                DATA if self.gives_credit && self.answered.contains(&session) => {
+                    let credit = frame_of(session, CREDIT, &(length as u32).to_be_bytes());
+                    // It may have gone meanwhile.
+                    let _ = self.stream.write_all(&credit).await;
+                    let _ = self.stream.flush().await;
+                }
+                DATA => *self.owed.entry(session).or_default() += length,
+                _ => {}
+            }
             Ok((kind, body))
         };
         timeout(patience, reading).await.expect("a frame, or the end, in time")
@@ -210,6 +335,7 @@ impl Wire {
             loop {
                 match self.next().await.expect("a frame and not the end") {
                     (PING, token) => self.say_frame(PONG, &token).await,
+                    (CREDIT, _) => {}
                     frame => return frame,
                 }
             }
@@ -229,6 +355,12 @@ impl Wire {
         );
     }
 
+    /// The next frame is this one, of this session.
+    pub async fn hear_of(&mut self, session: u32, kind: u8, body: &[u8]) {
+        self.hear(kind, body).await;
+        assert_eq!(self.heard_of, session, "type {kind}");
+    }
+
     /// The next frame is of this type; its body.
     pub async fn hear_kind(&mut self, kind: u8) -> Vec<u8> {
         let (heard, body) = self.hear_any().await;
@@ -236,12 +368,35 @@ impl Wire {
         body
     }
 
+    /// The next frame is a server's `hello` that offers this, by whatever software; the links that it keeps,
+    /// those that it takes, and its services, which carry bytes.
+    pub async fn hear_offer(&mut self, target: u16, maximum: u16, services: &[&str]) {
+        let carried: Vec<_> = services.iter().map(|service| (*service, BYTES)).collect();
+        self.hear_offer_of(target, maximum, &carried).await;
+    }
+
+    /// The same of services that carry what stands beside them.
+    pub async fn hear_offer_of(&mut self, target: u16, maximum: u16, services: &[(&str, u8)]) {
+        let heard = fields(&self.hear_kind(HELLO).await);
+        let instance = heard.iter().find(|(tag, _)| *tag == 3).expect("an instance");
+        assert_eq!(instance.1.len(), 16);
+        let own = |(tag, _): &&(u8, Vec<u8>)| !matches!(tag, 2 | 3);
+        let heard: Vec<_> = heard.iter().filter(own).collect();
+        let expected = fields(&offer_of(target, maximum, services));
+        assert_eq!(heard, expected.iter().filter(own).collect::<Vec<_>>());
+    }
+
     /// The next frame is an opener's `hello` that grants these services, and links as descriptors allow.
     pub async fn hear_granted(&mut self, services: &[&str]) {
         let granted = self.hear_kind(HELLO).await;
-        let links = u16::from_be_bytes([granted[1], granted[2]]);
-        assert!(links > 0, "{granted:?}");
-        assert_eq!(granted, grant(links, DATA_MAX as u32, services));
+        let granted = fields(&granted);
+        let links = granted.iter().find(|(tag, _)| *tag == 5).expect("links");
+        assert_ne!(links.1, [0, 0], "{granted:?}");
+        let names = granted.iter().filter(|(tag, _)| *tag == 8).map(|(_, name)| name.as_slice());
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            services.iter().map(|name| name.as_bytes()).collect::<Vec<_>>()
+        );
     }
 
     /// So many bytes in `data`, in however many frames, and not one more in the last.
@@ -334,6 +489,6 @@ impl Port {
     }
 
     pub async fn shake(&self, stream: TcpStream) -> std::io::Result<Wire> {
-        Ok(Wire { stream: self.acceptor.accept(stream).await?.into() })
+        Ok(Wire::new(self.acceptor.accept(stream).await?.into()))
     }
 }

@@ -32,6 +32,108 @@ async fn a_lost_link_ends_its_sessions_and_gives_back_what_was_not_sent() {
 }
 
 #[tokio::test]
+async fn what_a_failing_link_was_not_given_comes_back_for_the_next() {
+    let (peer, opener) = ByHand::to(LinkEnd::Opener).await;
+    // The peer reads nothing: soon its link takes nothing any more.
+    let (mut flooding, chunk) = (Vec::new(), vec![7; WINDOW_BYTES]);
+    for _ in 0..64 {
+        let (mut flood, near) = connected().await;
+        let filling = opener.handle.open(request(), side(near, &Arc::default()).into()).await;
+        timeout(PATIENCE, flood.write_all(&chunk)).await.expect("in time").expect("it is taken");
+        flooding.push((flood, filling.expect("the link lives")));
+    }
+    let counters = Arc::new(SessionCounters::default());
+    let (mut client, near) = connected().await;
+    let local = LocalSide { unsent: b"only".to_vec(), ..side(near, &counters) };
+    let mut session = opener.handle.open(request(), local.into()).await.expect("the link lives");
+    client.write_all(b" once").await.expect("it is taken");
+    client.shutdown().await.expect("it ends");
+    drop(peer);
+    let outcome = timeout(PATIENCE, session.outcome()).await.expect("in time");
+    assert!(matches!(outcome.how, SessionFate::Unsent), "{:?}", outcome.how);
+    assert_eq!((outcome.again.as_slice(), counters.bytes()), (&b"only"[..], 0), "nothing has moved");
+    let mut rest = Vec::new();
+    outcome.stream.expect("it is given back").read_to_end(&mut rest).await.expect("a clean end");
+    assert_eq!(rest, b" once");
+}
+
+#[tokio::test]
+async fn a_session_whose_answer_and_failure_come_at_once_was_carried() {
+    use crate::telemetry::snapshot::SessionPhase::{Connecting, Relaying};
+    // Whatever it brought; one that was never answered was not carried.
+    for (opened, answer, expected) in
+        [(true, &b"answer"[..], Relaying), (true, b"", Relaying), (false, b"", Connecting)]
+    {
+        let (mut peer, opener) = ByHand::to(LinkEnd::Opener).await;
+        let counters = Arc::new(SessionCounters::default());
+        counters.enter(Connecting);
+        let (mut client, near) = connected().await;
+        let mut session =
+            opener.handle.open(request(), side(near, &counters).into()).await.expect("the link lives");
+        assert_eq!(peer.hear().await, (1, Some(open()), vec![]));
+        let mut said = Vec::new();
+        if opened {
+            LinkFrame::Opened.push(&mut said, 1);
+        }
+        if !answer.is_empty() {
+            let head = FrameHead { kind: FrameType::Data, length: answer.len(), session: 1 };
+            said.extend_from_slice(&head.bytes());
+            said.extend_from_slice(answer);
+        }
+        LinkFrame::Reset(CutCause::Backend).push(&mut said, 1);
+        peer.stream.write_all(&said).await.expect("it is taken");
+        let how = finish(&mut session).await;
+        assert!(matches!(how, SessionFate::Reset(CutCause::Backend)), "{how:?}");
+        assert_eq!((counters.phase(), counters.bytes()), (expected, answer.len() as u64), "{said:?}");
+        client.read_exact(&mut vec![0; answer.len()]).await.expect("the answer");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_this_process_is_not_counted_against_an_answer() {
+    let (mut peer, opener) = ByHand::to(LinkEnd::Opener).await;
+    let (mut client, near) = connected().await;
+    let mut session =
+        opener.handle.open(request(), side(near, &Arc::default()).into()).await.expect("the link lives");
+    let others = async {
+        assert_eq!(peer.hear().await, (1, Some(open()), vec![]));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Stopped until just before the answer is due; time to read what has come is left all the same.
+        tokio::time::advance(Duration::from_millis(4_850)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        peer.say(1, LinkFrame::Opened).await;
+        peer.say_data(1, b"answer").await;
+        let mut heard = [0; 6];
+        client.read_exact(&mut heard).await.expect("the answer");
+        heard
+    };
+    tokio::select! {
+        outcome = session.outcome() => panic!("it has ended: {:?}", outcome.how),
+        heard = others => assert_eq!(&heard, b"answer"),
+    }
+}
+
+/// As a busy machine does: each look comes a little after it was due.
+#[tokio::test(start_paused = true)]
+async fn looks_that_are_a_little_late_put_no_answer_off() {
+    let (_peer, opener) = ByHand::to(LinkEnd::Opener).await;
+    let (_client, near) = connected().await;
+    let mut session =
+        opener.handle.open(request(), side(near, &Arc::default()).into()).await.expect("the link lives");
+    let passes = async {
+        for _ in 0..300 {
+            tokio::time::advance(Duration::from_millis(23)).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = session.outcome() => assert!(matches!(outcome.how, SessionFate::Unsent | SessionFate::Unanswered)),
+        () = passes => panic!("it waits for ever"),
+    }
+}
+
+#[tokio::test]
 async fn whoever_breaks_the_protocol_loses_its_link_and_is_told_how() {
     type Says = fn() -> Vec<(u32, LinkFrame)>;
     let cases: [(Says, PeerViolation); 7] = [
@@ -128,6 +230,23 @@ async fn more_sessions_than_a_link_carries_are_refused() {
     }
     peer.say(257, open()).await;
     assert_eq!(peer.hear().await, (257, Some(LinkFrame::Refused(Refusal::Full)), vec![]));
+}
+
+/// A session that was reset counts while somebody is still at work for it, so that resets do not make room without end.
+#[tokio::test]
+async fn sessions_that_were_reset_count_until_their_server_has_let_go() {
+    let (mut peer, mut server) = ByHand::to(LinkEnd::Server).await;
+    let mut held = Vec::new();
+    for number in 1..=512 {
+        peer.say(number, open()).await;
+        held.push(server.incoming().await);
+        peer.say(number, LinkFrame::Reset(CutCause::Client)).await;
+    }
+    peer.say(513, open()).await;
+    assert_eq!(peer.hear().await, (513, Some(LinkFrame::Refused(Refusal::Full)), vec![]));
+    held.pop();
+    peer.say(514, open()).await;
+    server.incoming().await;
 }
 
 #[tokio::test(start_paused = true)]

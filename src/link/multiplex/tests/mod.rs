@@ -23,7 +23,7 @@ use super::{
     task::{LinkParts, MultiplexedLink, OwnerEvent},
 };
 use crate::{
-    link::Peer,
+    link::{Peer, load::LinkLoad},
     net::{read_ahead::ReadAhead, stream::NetStream},
     profile::ServiceName,
     proto::{
@@ -71,9 +71,9 @@ struct Served {
 }
 
 fn serve(stream: NetStream, end: LinkEnd) -> Served {
-    let peer = Peer { name: None, address: "peer".into() };
+    let peer = Peer { name: None, address: "peer".into(), instance: None };
     let numbers = Arc::new(AtomicU32::new(0));
-    let parts = LinkParts { stream, peer, end, sessions_max: 256, numbers };
+    let parts = LinkParts { id: 1, stream, peer, end, load: LinkLoad::new(256), numbers };
     let (mut link, handle) = MultiplexedLink::new(parts);
     let tasks = Tasks::default();
     let ((opened, incoming), (end, ended)) = (mpsc::channel(256), mpsc::channel(1));
@@ -131,7 +131,7 @@ async fn pair_in_tls() -> (Served, Served) {
 
 fn side(stream: TcpStream, counters: &Arc<SessionCounters>) -> LocalSide {
     let stream = NetStream::Tcp(stream);
-    LocalSide { stream, unsent: Vec::new(), counters: counters.clone(), idle: None, cause_of }
+    LocalSide { stream, unsent: Vec::new(), counters: counters.clone(), idle: None, cause_of, place: None }
 }
 
 /// A session from a client to a backend, and both of its owners.

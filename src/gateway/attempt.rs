@@ -1,0 +1,387 @@
+//! One attempt of a session with one upstream: what its downstream side gets from it, and how that ends.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    link_session::{self, Toward},
+    probe,
+    relay::{self, LinkSides, RelayOutcome, WhichSide},
+    session_end::{cut_cause, pipe_failure, report_end, report_fate, unanswered_reason},
+};
+use crate::{
+    accept::SessionReply,
+    connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
+    link::{
+        HANDSHAKE, Peer,
+        multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionRemains, Undelivered},
+        peer_record::PeerRecord,
+        session_side::{LinkSlot, SessionSide},
+    },
+    net::{echo::EchoStream, stream::NetStream},
+    proto::{Refusal, multiplex::frame::CutCause},
+    telemetry::{
+        end::{EndedBy, SessionEnd},
+        registry::SessionCounters,
+    },
+};
+
+/// How a session ended and, if it was never connected, why.
+pub(super) type EndWithRefusal = (SessionEnd, Option<Refusal>);
+
+const CUT: &str = "cut by the operator";
+const LATE: &str =
+    "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
+
+/// The downstream side of a session, and what it is still waiting for.
+pub(super) struct DownstreamSide {
+    pub side: SessionSide,
+    pub peer: Option<Peer>,
+    pub reply: Option<SessionReply>,
+    pub idle: Option<Duration>,
+    /// It has already waited for a peer that did not answer, and does not wait for a second one.
+    pub has_waited: bool,
+    pub counters: Arc<SessionCounters>,
+}
+
+/// The result of one attempt with one upstream.
+pub(super) enum AttemptOutcome {
+    Ended(SessionEnd),
+    /// It refused. No byte reached a backend, and what the client sent is back in the request.
+    Refused(ConnectFailure),
+    /// It was lost before it was opened; nothing was sent.
+    Again,
+}
+
+impl DownstreamSide {
+    pub async fn run_attempt(
+        &mut self,
+        connected: Box<ConnectedUpstream>,
+        order: &mut ConnectRequest<'_>,
+        kill: &CancellationToken,
+    ) -> AttemptOutcome {
+        let ConnectedUpstream { side: upstream, peer: far_peer, link_guard: _seat, first: unsent } =
+            *connected;
+        let counters = order.counters;
+        match (upstream, &self.side) {
+            (SessionSide::Shared(slot), _) => self.open_on_link(*slot, far_peer, unsent, order, kill).await,
+            (SessionSide::Stream(upstream), SessionSide::Incoming(_)) => {
+                self.reply = None;
+                AttemptOutcome::Ended(self.attach_to_link(upstream, unsent, counters, kill).await)
+            }
+            (SessionSide::Stream(upstream), _) => {
+                let links = LinkSides { downstream: self.peer.is_some(), upstream: far_peer.is_some() };
+                AttemptOutcome::Ended(self.relay_to(upstream, unsent, links, counters, kill).await)
+            }
+            (SessionSide::Incoming(_) | SessionSide::Gone, _) => {
+                AttemptOutcome::Ended(internal_end(counters, "a session to nowhere"))
+            }
+        }
+    }
+
+    /// Relays between two streams.
+    async fn relay_to(
+        &mut self,
+        mut upstream: NetStream,
+        unsent: Vec<u8>,
+        links: LinkSides,
+        counters: &SessionCounters,
+        kill: &CancellationToken,
+    ) -> SessionEnd {
+        if let Some(reply) = self.reply.take()
+            && let Err(end) = grant_session(reply, &mut self.side, counters).await
+        {
+            return end;
+        }
+        let SessionSide::Stream(downstream) = &mut self.side else {
+            return internal_end(counters, "a session without a client");
+        };
+        let relayed = tokio::select! {
+            relayed = relay::relay(downstream, &mut upstream, unsent, links, counters, self.idle) => relayed,
+            () = kill.cancelled() => {
+                self.side = SessionSide::Gone;
+                return SessionEnd { who: EndedBy::Operator, phase: counters.phase(), reason: CUT.into() };
+            }
+        };
+        let is_clean = matches!(relayed, RelayOutcome::Clean);
+        if is_clean {
+            downstream.let_close_cleanly();
+            upstream.let_close_cleanly();
+        }
+        let failed = pipe_failure(&self.side).or_else(|| pipe_failure(&SessionSide::Stream(upstream)));
+        if !is_clean {
+            // Dropped with linger 0 armed.
+            self.side = SessionSide::Gone;
+        }
+        failed.unwrap_or_else(|| report_end(relayed, links, counters.phase(), self.idle))
+    }
+
+    /// Opens the session on a link and gives the link the client's stream, until one of the two is over.
+    async fn open_on_link(
+        &mut self,
+        slot: LinkSlot,
+        peer: Option<Peer>,
+        unsent: Vec<u8>,
+        order: &mut ConnectRequest<'_>,
+        kill: &CancellationToken,
+    ) -> AttemptOutcome {
+        let LinkSlot { handle: link, place, record, request } = slot;
+        let (Some(request), SessionSide::Stream(stream)) =
+            (request, std::mem::replace(&mut self.side, SessionSide::Gone))
+        else {
+            return AttemptOutcome::Ended(internal_end(order.counters, "a session without a client"));
+        };
+        order.counters.set_via(link.id());
+        let local = LocalSide {
+            stream,
+            unsent,
+            counters: self.counters.clone(),
+            idle: self.idle,
+            cause_of: link_session::cause_of_client,
+            place: Some(place),
+        };
+        let mut handle = match link.open(request, Box::new(local)).await {
+            Ok(handle) => handle,
+            Err(LinkGone(local)) => {
+                self.side = SessionSide::Stream(local.stream);
+                order.unsent = local.unsent;
+                return AttemptOutcome::Again;
+            }
+        };
+        let remains = tokio::select! {
+            remains = handle.outcome() => remains,
+            () = kill.cancelled() => {
+                handle.cut(CutCause::Operator);
+                let phase = order.counters.phase();
+                return AttemptOutcome::Ended(SessionEnd { who: EndedBy::Operator, phase, reason: CUT.into() });
+            }
+        };
+        // Boxed: an open session holds no memory for how it ends.
+        Box::pin(self.conclude(remains, peer, &record, order, kill)).await
+    }
+
+    /// What came of a session that this half has opened on a link.
+    async fn conclude(
+        &mut self,
+        remains: SessionRemains,
+        peer: Option<Peer>,
+        record: &PeerRecord,
+        order: &mut ConnectRequest<'_>,
+        kill: &CancellationToken,
+    ) -> AttemptOutcome {
+        let SessionRemains { how, stream, rest, again, is_unsent } = remains;
+        if let Some(stream) = stream {
+            self.side = SessionSide::Stream(stream);
+        }
+        match how {
+            SessionFate::Unsent | SessionFate::Refused(Refusal::OtherLink) => {
+                order.unsent = again;
+                return AttemptOutcome::Again;
+            }
+            SessionFate::Refused(why) => {
+                order.unsent = again;
+                return AttemptOutcome::Refused(refused_by_peer(why, peer, order));
+            }
+            SessionFate::Unanswered => {
+                record.note_unanswered();
+                if is_unsent && !std::mem::replace(&mut self.has_waited, true) {
+                    order.unsent = again;
+                    order.refused_by.extend(peer);
+                    return AttemptOutcome::Refused(connect_failure(
+                        EndedBy::Time,
+                        Refusal::Unavailable,
+                        unanswered_reason(),
+                    ));
+                }
+            }
+            _ => {}
+        }
+        let ended = self.finish_on_link(how, &rest, Toward::Client, order.counters, kill).await;
+        AttemptOutcome::Ended(ended)
+    }
+
+    /// Gives a link the stream of the backend that a session was opened for.
+    async fn attach_to_link(
+        &mut self,
+        stream: NetStream,
+        unsent: Vec<u8>,
+        counters: &SessionCounters,
+        kill: &CancellationToken,
+    ) -> SessionEnd {
+        let SessionSide::Incoming(session) = std::mem::replace(&mut self.side, SessionSide::Gone) else {
+            return internal_end(counters, "a session that no link has brought");
+        };
+        counters.set_via(session.link());
+        let local = LocalSide {
+            stream,
+            unsent,
+            counters: self.counters.clone(),
+            idle: self.idle,
+            cause_of: link_session::cause_of_backend,
+            place: None,
+        };
+        let mut handle = session.attach(Box::new(local)).await;
+        let remains = tokio::select! {
+            remains = handle.outcome() => remains,
+            () = kill.cancelled() => {
+                handle.cut(CutCause::Operator);
+                return SessionEnd { who: EndedBy::Operator, phase: counters.phase(), reason: CUT.into() };
+            }
+        };
+        let SessionRemains { how, stream, rest, .. } = remains;
+        if let Some(stream) = stream {
+            self.side = SessionSide::Stream(stream);
+        }
+        Box::pin(self.finish_on_link(how, &rest, Toward::Backend, counters, kill)).await
+    }
+
+    /// Delivers what the local stream has yet to take, and names the end.
+    async fn finish_on_link(
+        &mut self,
+        how: SessionFate,
+        rest: &Undelivered,
+        toward: Toward,
+        counters: &SessionCounters,
+        kill: &CancellationToken,
+    ) -> SessionEnd {
+        let failed = pipe_failure(&self.side);
+        let SessionSide::Stream(stream) = &mut self.side else {
+            // Its backend was never attached, or the link's task has ended in between.
+            let reason = "the link was lost".into();
+            return SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
+        };
+        let how = match how {
+            SessionFate::Clean => {
+                let delivered = tokio::select! {
+                    delivered = link_session::deliver(stream, rest, toward, counters, None) => delivered,
+                    () = kill.cancelled() => {
+                        let phase = counters.phase();
+                        return SessionEnd { who: EndedBy::Operator, phase, reason: CUT.into() };
+                    }
+                };
+                delivered.map_or_else(SessionFate::StreamFailed, |()| SessionFate::Clean)
+            }
+            how @ (SessionFate::StreamFailed(_) | SessionFate::Idle | SessionFate::Unanswered) => how,
+            how => {
+                link_session::deliver_before_cut(stream, rest, toward, counters).await;
+                how
+            }
+        };
+        if matches!(how, SessionFate::Clean) {
+            stream.let_close_cleanly();
+            return failed.unwrap_or_else(SessionEnd::clean);
+        }
+        let failed = failed.or_else(|| pipe_failure(&self.side));
+        // Dropped with linger 0 armed.
+        self.side = SessionSide::Gone;
+        let local = match toward {
+            Toward::Client => WhichSide::Downstream,
+            Toward::Backend => WhichSide::Upstream,
+        };
+        failed.unwrap_or_else(|| report_fate(how, local, counters.phase(), self.idle))
+    }
+
+    /// A probe goes no further than it can be told for what it is, so that no byte of it reaches a
+    /// backend: that one was connected, and from here on an echo answers.
+    pub async fn answer_probe(
+        mut self,
+        connector: &Connector,
+        connected: ConnectedUpstream,
+        order: &mut ConnectRequest<'_>,
+        kill: &CancellationToken,
+    ) -> SessionEnd {
+        let ConnectedUpstream { side: reached, link_guard, .. } = connected;
+        let SessionSide::Stream(mut reached) = reached else {
+            return internal_end(order.counters, "a probe without a backend");
+        };
+        reached.let_close_cleanly();
+        let echo = SessionSide::Stream(NetStream::Echo(EchoStream::default()));
+        let echo = ConnectedUpstream { side: echo, peer: None, link_guard, first: Vec::new() };
+        match Box::pin(self.run_attempt(Box::new(echo), order, kill)).await {
+            AttemptOutcome::Ended(end)
+                if end.who == EndedBy::Nobody && connector.may_refuse_after_grant() =>
+            {
+                match probe::is_refused_after_grant(&mut reached).await {
+                    true => {
+                        SessionEnd { who: EndedBy::Peer, phase: order.counters.phase(), reason: LATE.into() }
+                    }
+                    false => end,
+                }
+            }
+            AttemptOutcome::Ended(end) => end,
+            AttemptOutcome::Refused(failure) => self.refuse(failure, order.counters).await.0,
+            AttemptOutcome::Again => {
+                self.cut_downstream(
+                    order.counters,
+                    EndedBy::Internal,
+                    "an echo was lost; this is a bug".into(),
+                )
+                .await
+            }
+        }
+    }
+
+    pub async fn refuse(self, failure: ConnectFailure, counters: &SessionCounters) -> EndWithRefusal {
+        let reply = self.reply.unwrap_or(SessionReply::Silent);
+        refuse_session(reply, self.side, failure, counters).await
+    }
+
+    /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
+    pub async fn cut_downstream(
+        &mut self,
+        counters: &SessionCounters,
+        who: EndedBy,
+        reason: String,
+    ) -> SessionEnd {
+        std::mem::replace(&mut self.side, SessionSide::Gone).cut(cut_cause(who));
+        SessionEnd { who, phase: counters.phase(), reason }
+    }
+}
+
+/// A peer has refused a session; no byte reached a backend.
+fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<'_>) -> ConnectFailure {
+    let label = peer.as_ref().map_or_else(|| "the peer".into(), Peer::label);
+    order.refused_by.extend(peer);
+    let who = match why {
+        Refusal::UnknownService | Refusal::NotAllowed => EndedBy::Policy,
+        Refusal::BackendRefused | Refusal::BackendLate | Refusal::BackendUnreachable => EndedBy::Backend,
+        Refusal::Full => EndedBy::Limit,
+        Refusal::Draining => EndedBy::Operator,
+        Refusal::Unavailable | Refusal::OtherLink => EndedBy::Peer,
+    };
+    connect_failure(who, why, format!("{label}: {}", why.words()))
+}
+
+async fn grant_session(
+    reply: SessionReply,
+    downstream: &mut SessionSide,
+    counters: &SessionCounters,
+) -> Result<(), SessionEnd> {
+    let end = |reason| SessionEnd { who: EndedBy::Peer, phase: counters.phase(), reason };
+    match tokio::time::timeout(HANDSHAKE, Box::pin(reply.grant(downstream))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(end(format!("the link was lost before the answer: {error}"))),
+        Err(_) => Err(end("the link takes no bytes".into())),
+    }
+}
+
+fn internal_end(counters: &SessionCounters, what: &str) -> SessionEnd {
+    let reason = format!("{what}; this is a bug");
+    SessionEnd { who: EndedBy::Internal, phase: counters.phase(), reason }
+}
+
+pub(super) fn connect_failure(who: EndedBy, refusal: Refusal, reason: String) -> ConnectFailure {
+    ConnectFailure { who, refusal, reason }
+}
+
+pub(super) async fn refuse_session(
+    reply: SessionReply,
+    downstream: SessionSide,
+    failure: ConnectFailure,
+    counters: &SessionCounters,
+) -> EndWithRefusal {
+    let phase = counters.phase();
+    Box::pin(reply.refuse(downstream, failure.refusal)).await;
+    (SessionEnd { who: failure.who, phase, reason: failure.reason }, Some(failure.refusal))
+}

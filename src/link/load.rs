@@ -1,0 +1,117 @@
+//! How much a link has to do: the sessions on it, against how many it carries at once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::Notify;
+
+/// A link of which so much is used, in eighths, counts as one too few: another is dialled before clients
+/// have to wait for it.
+const BRIMMING_EIGHTHS: usize = 6;
+
+/// The sessions of one link, counted.
+#[derive(Debug)]
+pub struct LinkLoad {
+    sessions: AtomicUsize,
+    max: usize,
+    /// Told when one of the marks is passed, either way.
+    changed: Notify,
+}
+
+/// How much room a link has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkRoom {
+    Much,
+    /// It takes sessions, and soon will not.
+    Brimming,
+    Full,
+}
+
+/// A session's place on a link; given back when it is dropped.
+#[derive(Debug)]
+pub struct SessionPlace(Arc<LinkLoad>);
+
+impl LinkLoad {
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { sessions: AtomicUsize::new(0), max, changed: Notify::new() })
+    }
+
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    pub fn room(&self) -> LinkRoom {
+        self.room_with(self.sessions())
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.room() != LinkRoom::Full
+    }
+
+    pub fn take(self: &Arc<Self>) -> Option<SessionPlace> {
+        let one_more = |sessions: usize| (sessions < self.max).then_some(sessions + 1);
+        let taken = self.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        let before = taken.ok()?;
+        self.note_change(before, before + 1);
+        Some(SessionPlace(self.clone()))
+    }
+
+    /// Waits until it has more or less room than it had.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn room_with(&self, sessions: usize) -> LinkRoom {
+        match sessions {
+            _ if sessions >= self.max => LinkRoom::Full,
+            _ if sessions * 8 >= self.max * BRIMMING_EIGHTHS => LinkRoom::Brimming,
+            _ => LinkRoom::Much,
+        }
+    }
+
+    fn note_change(&self, before: usize, now: usize) {
+        if self.room_with(before) != self.room_with(now) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        let before = self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.note_change(before, before - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_back_and_each_mark_is_told() {
+        let load = LinkLoad::new(8);
+        let mut places: Vec<_> = (0..8).map_while(|_| load.take()).collect();
+        assert_eq!((places.len(), load.room(), load.take().is_none()), (8, LinkRoom::Full, true));
+        let mut rooms = Vec::new();
+        while places.pop().is_some() {
+            rooms.push(load.room());
+        }
+        let expected = [LinkRoom::Brimming; 2].into_iter().chain([LinkRoom::Much; 6]);
+        assert!(rooms.iter().copied().eq(expected), "{rooms:?}");
+        assert_eq!(load.sessions(), 0);
+    }
+
+    #[test]
+    fn a_link_for_one_session_has_room_for_it() {
+        let load = LinkLoad::new(1);
+        assert_eq!(load.room(), LinkRoom::Much);
+        let _place = load.take();
+        assert_eq!(load.room(), LinkRoom::Full);
+    }
+}

@@ -1,0 +1,334 @@
+//! A link of our own that stands: what was agreed on it, and when it goes.
+//!
+//! Its owner, a pool or a server, asks for its next event over and over; what concerns the link alone is
+//! done here: it is counted, its round trips are noted, and it is asked to leave when it is old, when
+//! what was agreed holds no more, or when there are too many.
+
+use std::{
+    collections::HashSet,
+    future::Future,
+    sync::{Arc, OnceLock, atomic::AtomicU32},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    GOODBYE, Peer,
+    keeper::LIVED,
+    link_guard::LinkGuard,
+    link_table::next_link_id,
+    liveness::HEARTBEAT,
+    load::LinkLoad,
+    multiplex::{
+        handle::{IncomingSession, LinkHandle, LinkLoss},
+        task::{LinkParts, MultiplexedLink, OwnerEvent},
+    },
+    peer_record::PeerRecord,
+    server::IdleLossReason,
+};
+use crate::{
+    net::stream::NetStream,
+    profile::ServiceName,
+    proto::{
+        Refusal,
+        multiplex::{
+            PeerViolation,
+            frame::FrameType,
+            hello::{HelloAbout, InstanceId},
+            open::OpenRequest,
+            state::LinkEnd,
+        },
+    },
+};
+
+/// Sessions in a row for services that were not offered.
+const MISTAKES_MAX: u32 = 32;
+
+/// Numbers of the sessions that this process opens; of all its peers together, so unique for each.
+static SESSION_NUMBERS: OnceLock<Arc<AtomicU32>> = OnceLock::new();
+static INSTANCE: OnceLock<InstanceId> = OnceLock::new();
+
+/// What this process tells of itself.
+pub fn about() -> HelloAbout {
+    let instance = *INSTANCE.get_or_init(|| InstanceId(std::array::from_fn(|_| fastrand::u8(..))));
+    HelloAbout { software: concat!("portcullis ", env!("CARGO_PKG_VERSION")).into(), instance }
+}
+
+#[derive(Debug)]
+pub struct StandingLink {
+    link: MultiplexedLink,
+    handle: LinkHandle,
+    peer: Peer,
+    load: Arc<LinkLoad>,
+    serves: Arc<HashSet<ServiceName>>,
+    retired: CancellationToken,
+    guard: Option<LinkGuard>,
+    record: Option<Arc<PeerRecord>>,
+    expires_at: Instant,
+    check_at: Instant,
+    since: Instant,
+    /// We have asked it to leave.
+    has_asked: bool,
+    /// When either end said first that it goes.
+    leaves_since: Option<Instant>,
+    /// The other end has said that it leaves, or asked for it.
+    heard: Option<FrameType>,
+    /// A session was opened on it, and looked at.
+    has_carried: bool,
+    /// Sessions in a row for services that were not offered on it.
+    mistakes: u32,
+}
+
+/// What its owner is told of a link.
+#[derive(Debug)]
+pub enum StandingEvent {
+    Opened(Box<OpenRequest>, IncomingSession),
+    /// A session has ended, and it may have been full before.
+    HasRoom,
+    /// It takes no more sessions.
+    Leaves(FrameType),
+    Ended(IdleLossReason),
+}
+
+/// What was agreed on a link.
+#[derive(Debug)]
+pub struct Agreement {
+    pub end: LinkEnd,
+    pub sessions_max: usize,
+    /// What its server may be asked for: of an opener, what it is granted; of a server, what it has offered.
+    pub serves: HashSet<ServiceName>,
+    /// It is replaced at this age, give or take a tenth, so that all do not go at once.
+    pub retire: Duration,
+    /// Cancelled when what was agreed does not hold any more.
+    pub retired: CancellationToken,
+}
+
+impl StandingLink {
+    pub fn new(stream: NetStream, peer: Peer, agreed: Agreement) -> Box<Self> {
+        let Agreement { end, sessions_max, serves, retire, retired } = agreed;
+        let load = LinkLoad::new(sessions_max);
+        let numbers = SESSION_NUMBERS.get_or_init(Arc::default).clone();
+        let id = next_link_id();
+        let parts = LinkParts { id, stream, peer: peer.clone(), end, load: load.clone(), numbers };
+        let (link, handle) = MultiplexedLink::new(parts);
+        let now = Instant::now();
+        Box::new(Self {
+            link,
+            handle,
+            peer,
+            load,
+            serves: Arc::new(serves),
+            retired,
+            guard: None,
+            record: None,
+            expires_at: now + retire.mul_f64(0.9 + 0.2 * fastrand::f64()),
+            check_at: now + HEARTBEAT,
+            since: now,
+            has_asked: false,
+            leaves_since: None,
+            heard: None,
+            has_carried: false,
+            mistakes: 0,
+        })
+    }
+
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Its socket, where there is one.
+    pub fn tcp(&self) -> Option<&tokio::net::TcpStream> {
+        self.link.stream().tcp()
+    }
+
+    pub fn handle(&self) -> &LinkHandle {
+        &self.handle
+    }
+
+    pub fn load(&self) -> &Arc<LinkLoad> {
+        &self.load
+    }
+
+    pub fn serves(&self) -> &Arc<HashSet<ServiceName>> {
+        &self.serves
+    }
+
+    /// Whether what was agreed on it holds no more.
+    pub fn is_worn(&self) -> bool {
+        self.retired.is_cancelled()
+    }
+
+    /// Counts it from now on as its peer's, until it is dropped.
+    pub fn set_guard(&mut self, guard: LinkGuard) {
+        let link = (self.handle.id(), self.link.stream());
+        self.guard = Some(guard.describe_shared(link, &self.load, self.peer.instance));
+    }
+
+    pub fn set_peer_record(&mut self, record: Arc<PeerRecord>) {
+        self.record = Some(record);
+    }
+
+    /// How long it has stood.
+    pub fn stood(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Says that no more sessions are wanted, or opened, here; it ends when the last has ended.
+    pub fn leave(&mut self, kind: FrameType) {
+        if !std::mem::replace(&mut self.has_asked, true) {
+            self.leaves_since.get_or_insert_with(Instant::now);
+            self.link.ask_to_leave(kind);
+            self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
+        }
+    }
+
+    /// The next event; `asked` resolves when its owner wants it to leave.
+    pub async fn next_event(&mut self, asked: impl Future<Output = FrameType>) -> StandingEvent {
+        tokio::pin!(asked);
+        loop {
+            let gone_by = self.gone_by();
+            let kind = tokio::select! {
+                biased;
+                event = self.link.next_event() => match self.note(event) {
+                    Some(event) => return event,
+                    None => continue,
+                },
+                () = self.load.changed() => {
+                    self.guard.iter_mut().for_each(|guard| guard.set_room(self.load.room()));
+                    match self.load.has_room() {
+                        true => return StandingEvent::HasRoom,
+                        false => continue,
+                    }
+                }
+                kind = &mut asked, if !self.has_asked => kind,
+                () = self.retired.cancelled(), if !self.has_asked => FrameType::Retire,
+                () = wait_until(gone_by) => match self.overstayed() {
+                    Some(reason) => return StandingEvent::Ended(reason),
+                    None => continue,
+                },
+                () = sleep_until(self.check_at.min(self.expires_at)), if !self.has_asked => {
+                    self.check_at = Instant::now() + HEARTBEAT;
+                    let is_surplus =
+                        || self.guard.as_ref().is_some_and(|guard| guard.counts().take_surplus());
+                    let is_idle = self.load.sessions() == 0 && self.link.is_idle();
+                    if Instant::now() < self.expires_at && !(is_idle && is_surplus()) {
+                        continue;
+                    }
+                    FrameType::Retire
+                }
+            };
+            self.leave(kind);
+            return StandingEvent::Leaves(kind);
+        }
+    }
+
+    /// When a link that leaves has to be closed, as far as is known now.
+    fn gone_by(&self) -> Option<Instant> {
+        let leaves_since = self.leaves_since?;
+        let still_carries = || Instant::now() + GOODBYE;
+        Some(self.link.quiet_since().map_or_else(still_carries, |quiet| quiet.max(leaves_since) + GOODBYE))
+    }
+
+    /// How it ended that its other end lives, does not close it, and nothing is carried on it.
+    fn overstayed(&self) -> Option<IdleLossReason> {
+        self.gone_by().filter(|by| *by <= Instant::now())?;
+        Some(match self.heard {
+            Some(FrameType::Drain) => IdleLossReason::Drained,
+            _ => IdleLossReason::Retired,
+        })
+    }
+
+    /// Who asks again and again for what it was not offered does not listen, and is no gateway of ours.
+    fn judge_service(&mut self, service: &ServiceName) {
+        self.mistakes = if self.serves.contains(service) { 0 } else { self.mistakes + 1 };
+        if self.mistakes >= MISTAKES_MAX {
+            self.link.break_off(PeerViolation::TooMany("sessions for services that were not offered"));
+        }
+    }
+
+    fn note(&mut self, event: OwnerEvent) -> Option<StandingEvent> {
+        match event {
+            OwnerEvent::Opened(request, session) => {
+                self.has_carried = true;
+                self.judge_service(&request.service);
+                self.guard.iter_mut().for_each(LinkGuard::note_session);
+                Some(StandingEvent::Opened(request, session))
+            }
+            OwnerEvent::Answered => {
+                self.has_carried = true;
+                self.record.iter().for_each(|record| record.note_answered());
+                if let Some(guard) = &mut self.guard {
+                    guard.counts().note_carried();
+                    if self.record.is_some() {
+                        guard.note_session();
+                    }
+                }
+                None
+            }
+            OwnerEvent::Refused => {
+                self.has_carried = true;
+                self.record.iter().for_each(|record| record.note_answered());
+                None
+            }
+            OwnerEvent::RoundTrip(took) => {
+                self.guard.iter().for_each(|guard| guard.counts().note_round_trip(took));
+                None
+            }
+            OwnerEvent::Services(_) => None,
+            OwnerEvent::Leaving(kind) => {
+                self.heard = Some(kind);
+                self.leaves_since.get_or_insert_with(Instant::now);
+                self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
+                Some(StandingEvent::Leaves(kind))
+            }
+            OwnerEvent::Ended(loss) => Some(StandingEvent::Ended(self.reason(&loss))),
+        }
+    }
+
+    fn reason(&self, loss: &LinkLoss) -> IdleLossReason {
+        match (loss, self.heard) {
+            (LinkLoss::Broken(_), _) => {
+                let reason = loss.to_string();
+                self.guard.iter().for_each(|guard| guard.counts().note_violation(reason.clone()));
+                IdleLossReason::Failed(reason)
+            }
+            (LinkLoss::Closed, Some(FrameType::Drain)) => IdleLossReason::Drained,
+            // A link that its other end lets go as soon as it stands has failed: another would fare alike. One
+            // that this end has asked for is none of the other's doing.
+            (LinkLoss::Closed, Some(_)) if !self.has_asked && !self.has_carried && self.stood() < LIVED => {
+                IdleLossReason::Failed("the other gateway lets new links go at once".into())
+            }
+            (LinkLoss::Closed, Some(_)) => IdleLossReason::Retired,
+            (LinkLoss::Closed, None) if self.has_asked => IdleLossReason::Retired,
+            (loss, _) => IdleLossReason::Failed(loss.to_string()),
+        }
+    }
+
+    /// Ends it in good order, without an owner; a session that crosses was never looked at, and hears so: its
+    /// opener takes another link.
+    pub async fn close_gracefully(mut self: Box<Self>, kind: FrameType) {
+        self.leave(kind);
+        let ends = async {
+            loop {
+                match self.next_event(std::future::pending()).await {
+                    StandingEvent::Opened(_, session) => {
+                        self.link.refuse_incoming(session, Refusal::OtherLink);
+                    }
+                    StandingEvent::Leaves(_) | StandingEvent::HasRoom => {}
+                    StandingEvent::Ended(_) => return,
+                }
+            }
+        };
+        // Late, it is dropped all the same.
+        let _ = tokio::time::timeout(GOODBYE, ends).await;
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
