@@ -132,6 +132,8 @@ pub enum CliAction {
     Dismiss { peer: String },
     /// End one session, or all of a client, a peer or a service, and print how many
     Kill(KillOptions),
+    /// Change what a running gateway writes into its log: error, warn, info, debug, trace or off
+    LogLevel { level: String },
     /// Make a private CA, and a certificate and key for each half; never overwrites
     Certs {
         #[arg(long, value_name = "DIR")]

@@ -67,6 +67,9 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             return send_command(cli, Command::Dismiss { peer: peer.clone() }).await;
         }
         CliAction::Kill(options) => return send_command(cli, kill_command(options)).await,
+        CliAction::LogLevel { level } => {
+            return send_command(cli, Command::LogLevel { level: level.clone() }).await;
+        }
         CliAction::Certs { out, dmz, internal } => {
             let (dmz, internal) =
                 (HalfNames { half: "dmz", names: dmz }, HalfNames { half: "internal", names: internal });

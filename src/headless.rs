@@ -21,6 +21,7 @@ pub async fn log_summaries(handle: GatewayHandle) {
         }
         last = Some(facts);
         tracing::info!(
+            event = "summary",
             open = snapshot.totals.sessions_open,
             waiting = snapshot.totals.sessions_waiting,
             sessions = snapshot.totals.sessions,

@@ -26,7 +26,10 @@ use crate::{
     source::ChosenProfile,
     systemd::notify::NotifySocket,
     tasks::Tasks,
-    telemetry::{log, notices::NoticeLog},
+    telemetry::{
+        log::{self, LogEvent},
+        notices::NoticeLog,
+    },
     tui::{self, Dashboard, source::ScreenSource},
 };
 
@@ -40,12 +43,15 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     if let Some(parent) = cli.ends_with {
         end_with_parent(parent)?;
     }
+    let _inside = runtime.enter();
+    // From now on it ends nothing, however early or often it comes; what it asks for is done by `obey_signals`.
+    drop(signal(SignalKind::user_defined1())?);
     let mut source = commands::profile_source(cli);
     let chosen = cli
         .profile
         .as_deref()
         .map_or(Ok(ChosenProfile::Demo(demo::free_ports())), |name| source.choose(name));
-    let (chosen, loaded) =
+    let (chosen, mut loaded) =
         match chosen.and_then(|chosen| Ok((chosen.clone(), source.load_to_serve(&chosen, cli.mode)?))) {
             Ok(loaded) => loaded,
             Err(problems) => {
@@ -56,11 +62,15 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     if let Some(folder) = chosen.file().and_then(Path::parent) {
         source.add_folder(folder);
     }
-    let _log = log::init_log(cli.log_format);
+    if cli.ends_with.is_some() {
+        // What `verify` starts writes nothing that is the gateway's own.
+        (loaded.profile.log, loaded.profile.access_log) = (None, None);
+    }
+    let _log = log::init_log(cli.log_format)?;
+    log::set_file(loaded.profile.log.as_deref());
     // From the first line on: a line written late would tear the screen.
     log::set_quiet(!cli.no_ui && tui::check_terminal().is_ok() && std::io::stderr().is_terminal());
     let limit = raise_descriptors();
-    let _inside = runtime.enter();
     // The admin socket and its folder are nobody else's business from the moment they exist.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // The admin socket first: where it answers, this gateway runs already.
@@ -75,17 +85,17 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     };
     let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
     let manager = NotifySocket::of_environment().unwrap_or_else(|error| {
-        tracing::warn!("{error}");
+        tracing::warn!(event = %LogEvent::ServiceManager, "{error}");
         None
     });
     let engine = engine.with_service_manager(manager);
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;
-    tracing::info!("up to {limit} open files");
+    tracing::info!(event = %LogEvent::DescriptorLimit, limit, "up to {limit} open files");
     let tasks = Tasks::default();
     if let Some(moved) = demo_ports.and_then(demo::replaced_ports) {
-        engine.notices().info(moved);
+        engine.notices().info(LogEvent::DemoPorts.line(moved));
     }
     if demo_ports.is_some() && !cli.no_samples {
         demo::start_clients(&handle, &tasks);
@@ -131,7 +141,7 @@ fn open_screen(
         return Ok(None);
     }
     if let Err(why) = tui::check_terminal() {
-        tracing::info!("running headless: {why}");
+        tracing::info!(event = %LogEvent::Headless, "running headless: {why}");
         return Ok(None);
     }
     let (quit, tasks, runtime) = (handle.for_asker("dashboard"), tasks.clone(), RuntimeHandle::current());
@@ -146,14 +156,17 @@ fn open_screen(
                 tasks.spawn("quit", async move { drop(quit.ask(Command::Stop).await) });
             }
             tui::ScreenEnd::LeftHeadless => {
-                tracing::info!("the screen was left; the gateway goes on headless")
+                tracing::info!(event = %LogEvent::Headless, "the screen was left; the gateway goes on headless")
             }
             tui::ScreenEnd::TerminalGone if logs_there => {
-                notices
-                    .warn("the terminal is gone, and the log that went there; the gateway goes on headless");
+                notices.warn(
+                    LogEvent::Headless.line(
+                        "the terminal is gone, and the log that went there; the gateway goes on headless",
+                    ),
+                );
             }
             tui::ScreenEnd::TerminalGone => {
-                notices.warn("the terminal is gone; the gateway goes on headless")
+                notices.warn(LogEvent::Headless.line("the terminal is gone; the gateway goes on headless"))
             }
             tui::ScreenEnd::GatewayStopped | tui::ScreenEnd::Left => {}
         }

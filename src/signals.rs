@@ -42,7 +42,10 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
                 _ => Ok(()),
             };
             if let Err(error) = started {
-                tracing::error!("a signal can not be obeyed in order: {error}; the process ends");
+                tracing::error!(
+                    event = "signal_failed",
+                    "a signal can not be obeyed in order: {error}; the process ends"
+                );
                 end(cut, LOG_FAREWELL);
             }
         }
@@ -61,7 +64,7 @@ fn stop(handle: &GatewayHandle) {
     }
     thread::sleep(TURNS_WITHIN);
     if Arc::ptr_eq(&before, &handle.latest()) {
-        tracing::error!("the gateway hangs; a second signal ends the process");
+        tracing::error!(event = "hangs", "the gateway hangs; a second signal ends the process");
     }
 }
 
@@ -69,6 +72,7 @@ fn stop(handle: &GatewayHandle) {
 fn end(code: u8, within: Duration) {
     thread::sleep(within);
     tracing::error!(
+        event = "hangs",
         "the process has not ended {}s after the second signal; it is ended now",
         within.as_secs()
     );

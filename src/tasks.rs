@@ -19,7 +19,11 @@ impl Tasks {
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(async move {
             if AssertUnwindSafe(future).catch_unwind().await.is_err() {
-                tracing::error!(task = name, "a task panicked; this is a bug, please report it");
+                tracing::error!(
+                    event = "task_panicked",
+                    task = name,
+                    "a task panicked; this is a bug, please report it"
+                );
             }
         });
     }

@@ -11,6 +11,8 @@ mod flood;
 mod init;
 #[path = "cli/lifetime.rs"]
 mod lifetime;
+#[path = "cli/logs.rs"]
+mod logs;
 #[path = "cli/metrics.rs"]
 mod metrics;
 #[path = "cli/monitor.rs"]

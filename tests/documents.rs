@@ -8,7 +8,8 @@ use std::{
 };
 
 use clap::Parser;
-use portcullis::cli::Cli;
+use portcullis::{cli::Cli, telemetry::log::LogEvent};
+use regex::Regex;
 
 /// What a newcomer reads first stays short.
 const README_BYTES_MAX: usize = 9 * 1024;
@@ -274,4 +275,77 @@ fn every_other_deadline_of_the_architecture_is_that_of_its_constant() {
         assert!(!values.is_empty(), "{row:?}");
     }
     assert!(rows.len() >= 18, "the tables have moved: {} rows", rows.len());
+}
+
+/// What stands between the brackets of each call of `tracing` in the sources.
+fn log_calls() -> Vec<(PathBuf, String)> {
+    let call = Regex::new(r"tracing::(?:error|warn|info|debug|trace)!\(").unwrap();
+    let mut calls = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for found in call.find_iter(&text) {
+                let mut depth = 1;
+                let is_inside = |letter: &char| {
+                    depth += i32::from(*letter == '(') - i32::from(*letter == ')');
+                    depth > 0
+                };
+                calls.push((path.clone(), text[found.end()..].chars().take_while(is_inside).collect()));
+            }
+        }
+    }
+    calls
+}
+
+/// The event of a call as it is written, and the fields that come with it.
+fn log_call(body: &str) -> Option<(String, Vec<String>)> {
+    let event = Regex::new(r#"^\s*event = (?:%LogEvent::(\w+)|"(\w+)"),"#).unwrap();
+    let found = event.captures(body)?;
+    let name = found.get(1).or(found.get(2)).unwrap().as_str().to_owned();
+    let rest = &body[found.get(0).unwrap().end()..];
+    // Up to the text: what stands in brackets and quotes before it belongs to a value.
+    let value = Regex::new(r#"\s*[%?]?(\w+)\s*(?:=\s*(?:[^,"()]|\([^()]*\)|\("[^"]*"\))*)?,"#).unwrap();
+    let (mut fields, mut at) = (Vec::new(), 0);
+    while let Some(field) = value.captures_at(rest, at).filter(|field| field.get(0).unwrap().start() == at) {
+        fields.push(field[1].to_owned());
+        at = field.get(0).unwrap().end();
+    }
+    Some((name, fields))
+}
+
+#[test]
+fn every_line_of_the_log_is_an_event_that_is_written_down() {
+    let mut count = 0;
+    for (file, body) in log_calls() {
+        let Some((named, fields)) = log_call(&body) else {
+            // Where it comes as a value, it comes from the table.
+            let is_passed_on = body.trim_start().starts_with("%event,");
+            assert!(is_passed_on, "{}: begin with `event = %LogEvent::…`: {body}", file.display());
+            continue;
+        };
+        let is_it = |event: &&LogEvent| format!("{event:?}") == named || event.name() == named;
+        let event = LogEvent::ALL.iter().find(is_it).unwrap_or_else(|| panic!("no event {named}"));
+        assert_eq!(fields, event.fields(), "{}: {event:?}", file.display());
+        count += 1;
+    }
+    assert!(count > 30, "only {count} calls were found");
+}
+
+#[test]
+fn the_events_of_the_log_are_those_of_the_manual() {
+    let page = page("docs/operate.md");
+    let table =
+        page.split("| `event` | fields | tells that |\n|---|---|---|\n").nth(1).expect("the table of events");
+    let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    let row = |event: &LogEvent| {
+        let fields: Vec<_> = event.fields().iter().map(|field| format!("`{field}`")).collect();
+        format!("| `{}` | {} | {} |", event.name(), fields.join(", "), event.about())
+    };
+    let expected: Vec<_> = LogEvent::ALL.iter().map(row).collect();
+    assert_eq!(rows, expected, "\n{}", expected.join("\n"));
 }

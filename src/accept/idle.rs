@@ -3,13 +3,15 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Context,
 };
 
 use futures_util::task::AtomicWaker;
+
+use crate::telemetry::log::AccessRecord;
 
 const AT_WORK: u64 = 0;
 const LEFT: u64 = u64::MAX;
@@ -26,11 +28,20 @@ pub struct IdleState {
     /// The turn at which it came to rest, or one of the other two states.
     state: AtomicU64,
     reclaim: Arc<IdleReclaim>,
+    fate: Mutex<AwaitedEnd>,
+}
+
+/// How the session has ended, or whose lines in the access log wait for that.
+#[derive(Debug)]
+enum AwaitedEnd {
+    Open(Vec<AccessRecord>),
+    Ended { code: String, traffic: (u64, u64) },
 }
 
 impl IdleState {
     pub fn new_busy(room: &Arc<IdleReclaim>) -> Arc<Self> {
-        Arc::new(Self { state: AtomicU64::new(AT_WORK), reclaim: room.clone() })
+        let fate = Mutex::new(AwaitedEnd::Open(Vec::new()));
+        Arc::new(Self { state: AtomicU64::new(AT_WORK), reclaim: room.clone(), fate })
     }
 
     fn change(&self, from: u64, to: u64) -> bool {
@@ -64,6 +75,23 @@ impl IdleState {
 
     pub fn is_reclaimed(&self) -> bool {
         self.state.load(Ordering::Acquire) == LEFT
+    }
+
+    /// The line of a request that ends as its session does, now or later.
+    pub fn finish_with_session(&self, record: AccessRecord) {
+        match &mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner) {
+            AwaitedEnd::Open(records) => records.push(record),
+            AwaitedEnd::Ended { code, traffic } => record.finish(code, *traffic),
+        }
+    }
+
+    /// How its session has ended, with its bytes up and down.
+    pub fn note_end(&self, code: &str, traffic: (u64, u64)) {
+        let ended = AwaitedEnd::Ended { code: code.to_owned(), traffic };
+        let before = std::mem::replace(&mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner), ended);
+        if let AwaitedEnd::Open(records) = before {
+            records.into_iter().for_each(|record| record.finish(code, traffic));
+        }
     }
 
     /// Its session is over; whether it still had its place.

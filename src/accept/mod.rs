@@ -4,6 +4,7 @@
 //! Each kind produces a [`SessionRequest`] and hands it to the function it was given; what happens then is up to
 //! the gateway.
 
+mod access;
 pub mod forward;
 pub mod idle;
 pub mod reverse;

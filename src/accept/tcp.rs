@@ -29,7 +29,10 @@ use crate::{
     },
     profile::{Half, ServiceName},
     tasks::Tasks,
-    telemetry::{notices::NoticeLog, rate_limited::RateLimitedLog, requests::RequestBooks},
+    telemetry::{
+        log::AccessLog, log::LogEvent, notices::NoticeLog, rate_limited::RateLimitedLog,
+        requests::RequestBooks,
+    },
 };
 
 /// The probe of our own that comes from there, if one does: it does not speak the PROXY protocol.
@@ -55,14 +58,14 @@ pub struct ClientPortContext {
     /// And of these, those that have yet to say what they want.
     pub handshakes: Arc<HandshakeLimiter>,
     pub requests: Arc<RequestBooks>,
+    pub access: Arc<AccessLog>,
     /// The gateway drains.
     pub leaving: Arc<AtomicBool>,
 }
 
 /// Accepts clients until the port is closed; who serves them may change while it runs.
 pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, shared: ClientPortContext) {
-    let ClientPortContext { serve, tasks, notices, probes, quota, handshakes: greetings, requests, leaving } =
-        shared;
+    let ClientPortContext { serve, tasks, notices, probes, quota, .. } = shared.clone();
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
     let accepted = |stream, client: SocketAddr, place: QuotaPermit| {
@@ -84,10 +87,11 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
                     entered_by: front.load_full(),
                     current: front.clone(),
                     log: notices.limited().clone(),
-                    requests: requests.clone(),
-                    leaving: leaving.clone(),
+                    requests: shared.requests.clone(),
+                    access: shared.access.clone(),
+                    leaving: shared.leaving.clone(),
                 };
-                let greeting = HandshakePermit::begin(greetings.clone(), client.ip());
+                let greeting = HandshakePermit::begin(shared.handshakes.clone(), client.ip());
                 tasks.spawn(
                     "session",
                     serve_within_quota(place, serve_client(stream, client, serve.clone(), stay, greeting)),
@@ -97,13 +101,20 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
     };
     let tell = |told: ListenEvent<'_>| match told {
         ListenEvent::Pauses(error) => {
-            notices
-                .error(format!("client port: accept: {error}; accepting pauses until descriptors are free"));
+            notices.error(
+                LogEvent::PortPaused.line(format!(
+                    "client port: accept: {error}; accepting pauses until descriptors are free"
+                )),
+            );
         }
         ListenEvent::Waits { at, why } => {
-            notices.warn(format!("client port {at}: {why}; it is tried again every second"));
+            notices.warn(
+                LogEvent::PortWaits.line(format!("client port {at}: {why}; it is tried again every second")),
+            );
         }
-        ListenEvent::Listens(at) => notices.info(format!("client port {at} listens now")),
+        ListenEvent::Listens(at) => {
+            notices.info(LogEvent::PortListens.line(format!("client port {at} listens now")))
+        }
     };
     listener.accept_within(&quota, accepted, tell).await;
 }
@@ -129,7 +140,9 @@ async fn serve_probe(
     };
     match entered {
         Ok(entered) => serve(session_request(entered)).await,
-        Err(error) => tracing::debug!(%client, "probe turned away: {error}"),
+        Err(error) => {
+            tracing::debug!(event = %LogEvent::ProbeRejected, %client, "probe turned away: {error}")
+        }
     }
 }
 
@@ -169,6 +182,7 @@ pub struct RouteLifetime {
     entered_by: Arc<PortRoutes>,
     pub log: Arc<RateLimitedLog>,
     pub requests: Arc<RequestBooks>,
+    pub access: Arc<AccessLog>,
     leaving: Arc<AtomicBool>,
 }
 

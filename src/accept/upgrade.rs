@@ -9,14 +9,25 @@ use super::routes::HttpRoute;
 use crate::{
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
     net::{pipe::PipeEnd, prefixed::PrefixedStream},
+    telemetry::log::AccessRecord,
 };
 
 /// What a request has upgraded the connection to.
 pub enum UpgradedTo {
     /// A WebSocket, whose frames are taken off here.
-    Socket(Box<HttpRoute>, SocketAddr),
+    Socket(Box<UpgradedSocket>),
     /// Something that is passed on as it is, with the other end of its channel.
     Passed(OnUpgrade),
+}
+
+/// A WebSocket that becomes a session of its own.
+pub struct UpgradedSocket {
+    pub route: HttpRoute,
+    pub client: SocketAddr,
+    /// What the session will be called.
+    pub id: String,
+    /// Of the request, for the access log; its line is written when the session ends.
+    pub record: Option<AccessRecord>,
 }
 
 pub type ClientServiceError = Box<dyn std::error::Error + Send + Sync>;

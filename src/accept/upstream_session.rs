@@ -30,11 +30,24 @@ pub struct UpstreamSession {
     pub idle_state: Arc<IdleState>,
 }
 
+/// A request that got no answer from a backend.
+pub struct RequestFailure {
+    /// What the client is told.
+    pub response: ErrorResponse,
+    pub session: Option<String>,
+    /// How that session has ended, where it is known.
+    pub end: Option<String>,
+}
+
+impl From<ErrorResponse> for RequestFailure {
+    fn from(response: ErrorResponse) -> Self {
+        Self { response, session: None, end: None }
+    }
+}
+
 /// Makes the response for a request that got none from its session; the session knows why, if it has ended.
-pub async fn failure_response(
-    channel: UpstreamSession,
-    lost: &ResponseFailure,
-) -> (ErrorResponse, Option<String>) {
+pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) -> RequestFailure {
+    let mut end = None;
     // The line was cut, and hears so when it is next polled.
     if matches!(lost, ResponseFailure::BodyStalled | ResponseFailure::TimedOut) {
         channel.failure_sender.report_timeout();
@@ -50,12 +63,26 @@ pub async fn failure_response(
         ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
             drop(channel.connection);
             match timeout(FAREWELL, channel.outcome).await {
-                Ok(Ok(told)) => error_response_for(&told),
+                Ok(Ok(told)) => {
+                    end = Some(told.end.code());
+                    error_response_for(&told)
+                }
                 Ok(Err(_)) | Err(_) => {
                     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service ended before it had answered")
                 }
             }
         }
     };
-    (objection, Some(channel.id))
+    RequestFailure { response: objection, session: Some(channel.id), end }
+}
+
+/// The failure of a session whose answer can not be passed on.
+pub fn unreadable(channel: UpstreamSession) -> RequestFailure {
+    let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service's answer is no HTTP/1.1");
+    RequestFailure { response, session: Some(channel.id), end: Some("BR".into()) }
+}
+
+/// An id for a new session.
+pub fn session_id() -> String {
+    format!("{:012x}", fastrand::u64(..) >> 16)
 }

@@ -31,12 +31,13 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     ServeSession, SessionRequest,
+    access::RequestTrail,
     idle::{BusyGuard, IdleReclaim, IdleState},
     routes::{AdmittedClient, HttpRoute, WebKind, find_http_route},
     tcp::{RouteLifetime, session_request},
     teardown::{close_lingering, drive_until_closed},
-    upgrade::{UpgradedTo, downgrade_client, hand_over},
-    upstream_session::{FAREWELL, UpstreamSession, failure_response},
+    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over},
+    upstream_session::{FAREWELL, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
 };
 use crate::{
     admission::handshakes::HandshakePermit,
@@ -63,6 +64,7 @@ use crate::{
         ws::{WebSocket, WebSocketLimits},
     },
     profile::{ServiceName, WebOptions, defaults},
+    telemetry::log::LogEvent,
 };
 
 /// Sessions of one connection; the one that was idle longest gives way.
@@ -111,7 +113,6 @@ struct SentRequest {
 }
 
 const UNENCODED: &str = "its target has signs that have to be percent-encoded, such as %22 %23 %3C %3E";
-const NONE: &str = "the service's answer is no HTTP/1.1";
 
 /// Serves a client until it leaves; the session that its connection has become, if it has.
 pub async fn serve(
@@ -153,7 +154,7 @@ pub async fn serve(
             let here = lock(&front.downstream_upgrade).take();
             let handed = Box::pin(async move {
                 if let Err(error) = hand_over(here, there).await {
-                    tracing::debug!(%client, "an upgraded connection was lost: {error}");
+                    tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "an upgraded connection was lost: {error}");
                 }
             });
             front.drivers.add(handed);
@@ -162,23 +163,22 @@ pub async fn serve(
             sides.all_ended().await;
             None
         }
-        Some(UpgradedTo::Socket(door, client)) => {
-            let door = *door;
+        Some(UpgradedTo::Socket(socket)) => {
+            let UpgradedSocket { route: door, client, id, record } = *socket;
             let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             let left = lock(&front.downstream_upgrade).take();
             let entered = downgrade_client(left).await.map(|here| {
                 let WebOptions { message_limit, inactivity, frames, .. } = door.web;
                 let limits = WebSocketLimits { message: message_limit, inactivity, frames };
                 let socket = NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
-                session_request(AdmittedClient {
-                    client,
-                    service: door.service,
-                    stream: socket,
-                    prefix: Vec::new(),
-                })
+                let entered =
+                    AdmittedClient { client, service: door.service, stream: socket, prefix: Vec::new() };
+                let work = IdleState::new_busy(&front.reclaim);
+                record.into_iter().for_each(|record| work.finish_with_session(record));
+                SessionRequest { id: Some(id), idle_state: Some(work), ..session_request(entered) }
             });
             if let Err(error) = &entered {
-                tracing::debug!(%client, "a WebSocket was lost: {error}");
+                tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a WebSocket was lost: {error}");
             }
             entered.ok()
         }
@@ -281,19 +281,25 @@ impl ClientConnection {
         if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
             *lock(&self.downstream_upgrade) = Some(hyper::upgrade::on(&mut request));
         }
-        let mut service = None;
-        let mut response = match self.forward_request(request, &exchange, &mut service).await {
+        let mut trail = RequestTrail::begin(&self.lifetime.access, self.client, &request);
+        let response = match self.forward_request(request, &exchange, &mut trail).await {
             Ok(response) => response,
-            Err((objection, session)) => {
+            Err(failure) => {
+                trail.note_failure(&failure);
+                let RequestFailure { response: objection, session, .. } = failure;
                 let why = format!("{}: {}", objection.status, objection.reason);
                 self.lifetime.log.reject_client(self.client, &why);
                 objection.into_response(session.as_deref())
             }
         };
-        if let Some(service) = service {
-            self.lifetime.requests.add(&service, response.status().as_u16());
+        if let Some(service) = &trail.service {
+            self.lifetime.requests.add(service, response.status().as_u16());
         }
         self.interims.flushed().await;
+        let (mut response, unwritten) = trail.answer(response);
+        if let Some(UpgradedTo::Socket(socket)) = &mut *lock(&self.upgraded) {
+            socket.record = unwritten;
+        }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return response;
         }
@@ -309,42 +315,44 @@ impl ClientConnection {
         &self,
         request: Request<Incoming>,
         exchange: &ExchangeGuard,
-        asked_for: &mut Option<ServiceName>,
-    ) -> Result<Response<MessageBody>, (ErrorResponse, Option<String>)> {
+        trail: &mut RequestTrail,
+    ) -> Result<Response<MessageBody>, RequestFailure> {
         if self.tracker.is_refused() {
-            return Err((bad_request(UNENCODED), None));
+            return Err(bad_request(UNENCODED).into());
         }
-        let host = request::check_request(&request).map_err(|objection| (objection, None))?;
+        let host = request::check_request(&request)?;
         if request.uri().path() == "*" {
             return Ok(error_response::options_response());
         }
-        let door = self.find_route(&request, &host).map_err(|objection| (objection, None))?;
-        *asked_for = Some(door.service.clone());
+        let door = self.find_route(&request, &host)?;
+        let (client, by) = self.client_of(door, request.headers());
+        trail.note_service(&door.service, client);
         *lock(&self.keep_alive) = door.web.keep_alive;
         if door.web_kind == WebKind::Frames {
-            let response = websocket::grant_upgrade(&request, door.web.protocols.as_deref())
-                .map_err(|objection| (objection, None))?;
-            let (client, _) = self.client_of(door, request.headers());
-            *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(door.clone()), client));
+            let response = websocket::grant_upgrade(&request, door.web.protocols.as_deref())?;
+            let id = session_id();
+            trail.note_session(&id, None);
+            let socket = UpgradedSocket { route: door.clone(), client, id, record: None };
+            *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(socket)));
             lock(&self.handshake_permit).take();
             return Ok(response);
         }
         let (mut parts, body) = request.into_parts();
         let payload = MessageBody::request(body, HeadOrigin::Client, Some(door.web.body));
+        let payload = trail.count_request(payload);
         let wanted = request::requested_upgrade(&parts.headers, parts.version);
         let has_body = payload.progress().is_some();
         let wanted = match (door.web_kind, wanted) {
             (WebKind::Frames | WebKind::Requests, wanted) => wanted.filter(|_| !has_body),
             (WebKind::Sockets, wanted) if !request::is_websocket(wanted.as_ref()) => {
                 let told = "only WebSockets are served here";
-                return Err((ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, told), None));
+                return Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, told).into());
             }
             (WebKind::Sockets, _) if has_body => {
-                return Err((bad_request("a WebSocket begins without a body"), None));
+                return Err(bad_request("a WebSocket begins without a body").into());
             }
             (WebKind::Sockets, _) => Some(HeaderValue::from_static("websocket")),
         };
-        let (client, by) = self.client_of(door, &parts.headers);
         let passed = InterimPolicy::for_request(&parts);
         request::clean_request(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
         framing::frame_request(&mut parts.headers, &payload);
@@ -361,6 +369,7 @@ impl ClientConnection {
             });
         }
         let (channel, response) = self.send_request(door, client, request).await?;
+        trail.note_session(&channel.id, Some(&channel.idle_state));
         self.clean_response(channel, response, asked, exchange)
     }
 
@@ -384,7 +393,7 @@ impl ClientConnection {
         mut response: Response<Incoming>,
         sent: SentRequest,
         exchange: &ExchangeGuard,
-    ) -> Result<Response<MessageBody>, (ErrorResponse, Option<String>)> {
+    ) -> Result<Response<MessageBody>, RequestFailure> {
         let there = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         head.version = Version::HTTP_11;
@@ -406,10 +415,8 @@ impl ClientConnection {
                 *lock(&self.upgraded) = Some(UpgradedTo::Passed(there));
                 Ok(Response::from_parts(head, MessageBody::empty()))
             }
-            (_, _) if is_coded => Err((ErrorResponse::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id))),
-            (StatusCode::SWITCHING_PROTOCOLS, None) => {
-                Err((ErrorResponse::new(StatusCode::BAD_GATEWAY, NONE), Some(channel.id)))
-            }
+            (_, _) if is_coded => Err(unreadable(channel)),
+            (StatusCode::SWITCHING_PROTOCOLS, None) => Err(unreadable(channel)),
             (_, _) => {
                 let work = BusyGuard::new(&channel.idle_state);
                 lock(&self.idle_sessions).push(channel);
@@ -441,7 +448,7 @@ impl ClientConnection {
         door: &HttpRoute,
         client: SocketAddr,
         mut request: Request<MessageBody>,
-    ) -> Result<(UpstreamSession, Response<Incoming>), (ErrorResponse, Option<String>)> {
+    ) -> Result<(UpstreamSession, Response<Incoming>), RequestFailure> {
         let open = {
             let mut channels = lock(&self.idle_sessions);
             let at = channels
@@ -459,8 +466,7 @@ impl ClientConnection {
                 Err(lost) => return Err(failure_response(channel, &lost).await),
             }
         }
-        let mut channel =
-            self.open_session(&door.service, client).await.map_err(|objection| (objection, None))?;
+        let mut channel = self.open_session(&door.service, client).await?;
         request::set_request_id(request.headers_mut(), names_itself, &channel.id);
         match channel.connection.send(request).await {
             Ok(response) => Ok((channel, response)),
@@ -477,7 +483,7 @@ impl ClientConnection {
         let (ours, theirs) = pipe();
         let deadline = ours.failure_sender();
         let (teller, told) = oneshot::channel();
-        let id = format!("{:012x}", fastrand::u64(..) >> 16);
+        let id = session_id();
         let entered = AdmittedClient {
             client,
             service: service.clone(),

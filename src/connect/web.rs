@@ -57,6 +57,7 @@ use crate::{
     proto::Refusal,
     telemetry::{
         end::EndedBy,
+        log::LogEvent,
         notices::{NoticeLog, ReportOnce},
         rate_limited::{LogKind, RateLimitedLog},
     },
@@ -153,7 +154,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
             }
         }
         Err(error) => {
-            tracing::debug!(id = requests.id, "the requests of a session have ended: {error}");
+            tracing::debug!(event = %LogEvent::RequestsEnded, id = requests.id, "the requests of a session have ended: {error}");
             if error.is_user() {
                 let reason = format!("the backend's answer was cut within its body: {}", error_cause(&error));
                 requests.failure_sender.report_failure(PipeFailure { of: FailedParty::Backend, reason });
@@ -161,7 +162,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
         }
     }
     if let Err(error) = requests.hand_over_upgrade().await {
-        tracing::debug!(id = requests.id, "an upgraded connection was lost: {error}");
+        tracing::debug!(event = %LogEvent::UpgradeLost, id = requests.id, "an upgraded connection was lost: {error}");
     }
     sides.all_ended().await;
 }
@@ -218,7 +219,7 @@ impl BackendRequests {
             Err(objection) => {
                 if self.log.admits(LogKind::RequestFailed) {
                     tracing::info!(
-                        id = self.id,
+                        event = %LogEvent::RequestFailed, id = self.id,
                         "request not answered by the backend: {}: {}",
                         objection.status,
                         objection.reason
@@ -302,7 +303,7 @@ impl BackendRequests {
         }
         let mut reached = self.dial().await.map_err(|failure| {
             if self.log.admits(LogKind::RequestFailed) {
-                tracing::info!(id = self.id, "backend: {}", failure.reason);
+                tracing::info!(event = %LogEvent::BackendUnreachable, id = self.id, "backend: {}", failure.reason);
             }
             match failure.refusal {
                 Refusal::BackendLate => ErrorResponse::gateway_timeout(LATE),
@@ -320,8 +321,10 @@ impl BackendRequests {
     fn report_own_name(&self, field: &HeaderName) {
         if self.reported.is_first(field.as_str()) {
             let line = "names the back-end, and goes to clients as it is";
-            self.notices
-                .warn(format!("service `{}`: the field `{field}` of its answers {line}", self.service));
+            self.notices.warn(
+                LogEvent::OwnNameTold
+                    .line(format!("service `{}`: the field `{field}` of its answers {line}", self.service)),
+            );
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::handle::{self, Command, CommandAnswer};
 use crate::telemetry::{
+    log::LogEvent,
     notices::NoticeLog,
     snapshot::{NoticeLevel, ReloadCounts},
 };
@@ -81,9 +82,11 @@ impl CommandAudit {
             let seconds = (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
             let (by, asked) = (&*self.by, &*self.asked);
             match level {
-                NoticeLevel::Info => tracing::info!(kind, by, asked, outcome, seconds, text, "operator"),
+                NoticeLevel::Info => {
+                    tracing::info!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "operator")
+                }
                 NoticeLevel::Warn | NoticeLevel::Error => {
-                    tracing::warn!(kind, by, asked, outcome, seconds, text, "operator");
+                    tracing::warn!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "operator");
                 }
             }
             self.notices.push_logged(level, format!("{asked}, asked by {by}: {text}"));
@@ -119,6 +122,7 @@ fn command_name(command: &Command) -> Option<&'static str> {
         Command::Switch { .. } => "switch",
         Command::Verify { .. } => "verify",
         Command::Dismiss { .. } => "dismiss",
+        Command::LogLevel { .. } => "log-level",
         Command::Kill { .. } | Command::KillAll(_) => "kill",
     })
 }
@@ -138,6 +142,7 @@ fn describe_command(command: &Command) -> String {
         Command::Reload => "reload".into(),
         Command::Switch { profile } => format!("switch to `{profile}`"),
         Command::Verify { .. } => "verify".into(),
+        Command::LogLevel { level } => format!("log level `{level}`"),
         Command::Kill { session } => format!("kill of session `{session}`"),
         Command::KillAll(selection) => format!("kill of {selection}"),
     }

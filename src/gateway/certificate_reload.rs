@@ -18,6 +18,7 @@ use crate::{
     disk::{PipePolicy, WorkError},
     profile::Problem,
     source::{self, OpenedMaterials},
+    telemetry::log::LogEvent,
     tls::{
         certificate_files::{CertificateFiles, ChangedFiles},
         edge::EdgeTls,
@@ -146,12 +147,16 @@ impl Engine {
             self.certificate_reload.in_force = files.clone();
             self.certificate_reload.refused = None;
             if !told.is_empty() {
-                self.shared.notices.info(format!("certificates renewed: {told}"));
+                self.shared
+                    .notices
+                    .info(LogEvent::CertificatesRenewed.line(format!("certificates renewed: {told}")));
             }
         } else if self.certificate_reload.refused.as_ref() != Some(&files) {
             let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             let line = format!("{told} changed, and can not be used: {why}");
-            self.shared.notices.warn(format!("{line}; those before stay in force"));
+            self.shared
+                .notices
+                .warn(LogEvent::CertificatesRefused.line(format!("{line}; those before stay in force")));
             self.certificate_reload.refused = Some(files);
         }
     }
@@ -160,10 +165,13 @@ impl Engine {
     fn report_file_silence<T>(&mut self, work: Result<T, WorkError>) -> Option<T> {
         let was_silent = std::mem::replace(&mut self.certificate_reload.is_silent, work.is_err());
         match &work {
-            Err(error) if !was_silent => self.shared.notices.warn(format!(
-                "looking at the files of certificates: {error}; those that were read stay in force"
+            Err(error) if !was_silent => self.shared.notices.warn(LogEvent::CertificatesSilent.line(
+                format!("looking at the files of certificates: {error}; those that were read stay in force"),
             )),
-            Ok(_) if was_silent => self.shared.notices.info("the files of certificates answer again"),
+            Ok(_) if was_silent => self
+                .shared
+                .notices
+                .info(LogEvent::CertificatesSilent.line("the files of certificates answer again")),
             Ok(_) | Err(_) => {}
         }
         work.ok()

@@ -48,6 +48,9 @@ pub enum Command {
     Profiles,
     /// Forget a gateway that was lost, by its name or its address.
     Dismiss { peer: String },
+    /// Write more or less into the log.
+    #[serde(rename = "log-level")]
+    LogLevel { level: String },
     /// End one session.
     Kill { session: String },
     /// End all of a selection.
@@ -60,7 +63,7 @@ impl Command {
         match self {
             Self::Status | Self::Profiles | Self::Plan { .. } | Self::Metrics { .. } => false,
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
-            Self::Resize { .. } | Self::Dismiss { .. } | Self::Verify { .. } => true,
+            Self::Resize { .. } | Self::LogLevel { .. } | Self::Dismiss { .. } | Self::Verify { .. } => true,
             Self::Kill { .. } | Self::KillAll(_) => true,
         }
     }

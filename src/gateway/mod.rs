@@ -71,6 +71,7 @@ use crate::{
         checklist::CheckStep,
         clock,
         health::alert_tracker::AlertTracker,
+        log::{self, LogEvent},
         notices::NoticeLog,
         registry::{NotKilled, SessionRegistry},
         snapshot::{DescriptorUsage, GatewayPhase, Snapshot, TrafficTotals},
@@ -301,6 +302,7 @@ impl Engine {
             }
             Command::Metrics { format } => return self.tell_metrics(format, asker),
             Command::Profiles => return self.list_profiles(asker),
+            Command::LogLevel { level } => set_log_level(&level),
             Command::Resize { prepared } => self.resize(prepared),
             Command::Plan { profile } => return self.answer_plan(profile, asker),
             Command::Stop => return self.stop(Some(asker)),
@@ -505,7 +507,7 @@ impl Engine {
             GatewayOutcome::Clean => "stopped; every session ended by itself".to_owned(),
             GatewayOutcome::Cut(count) => format!("stopped; {count} sessions were cut"),
         };
-        tracing::info!("{line}");
+        tracing::info!(event = %LogEvent::Stopped, "{line}");
         for asker in self.stopping.into_iter().flat_map(|stopping| stopping.askers) {
             asker.answer(match outcome {
                 GatewayOutcome::Clean => CommandAnswer::Done(line.clone()),
@@ -513,6 +515,13 @@ impl Engine {
             });
         }
         outcome
+    }
+}
+
+fn set_log_level(level: &str) -> CommandAnswer {
+    match log::set_level(level) {
+        Ok(()) => CommandAnswer::Done(format!("the log is written at `{level}` until this process ends")),
+        Err(error) => CommandAnswer::Refused(error.to_string()),
     }
 }
 
@@ -543,6 +552,7 @@ fn shared_context() -> SharedContext {
         clients: Arc::default(),
         handshakes: Arc::new(HandshakeLimiter::new(1)),
         requests: Arc::default(),
+        access: Arc::default(),
         leaving: Arc::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! The engine's part in what monitors are told: the port they ask at, and the gateways that the profile names.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Engine, audit::CommandAudit, handle::CommandAnswer, plan::HalfChange};
 use crate::{
@@ -9,12 +9,25 @@ use crate::{
     profile::{DmzMode, Half, HealthPort, HostPort, InternalMode, LinkAddress, LinkTls, Profile},
     telemetry::{
         health::readiness::{NamedBy, NamedGateway, Readiness},
+        log::{self, LogEvent},
         metrics::{self, MetricsFormat},
         snapshot::Snapshot,
     },
 };
 
 impl Engine {
+    /// The files that the profile wants written.
+    pub(super) fn install_logs(&self, profile: &Profile) {
+        log::set_file(profile.log.as_deref());
+        let backends = match profile.dmz.as_ref().map(|half| &half.way) {
+            Some(DmzMode::Direct(backends)) => {
+                backends.iter().map(|(name, backend)| (name.to_string(), backend.to_string())).collect()
+            }
+            Some(DmzMode::Forward { .. } | DmzMode::Reverse { .. }) | None => HashMap::new(),
+        };
+        self.shared.access.configure(profile.access_log.as_ref(), backends);
+    }
+
     /// The port for monitors that `profile` wants and that is not open.
     pub(super) fn missing_health<'a>(&self, profile: &'a Profile) -> Option<&'a HostPort> {
         let open = self.health.as_ref().map(|port| &port.at);
@@ -40,9 +53,10 @@ impl Engine {
             self.health = None;
         }
         if profile.health == HealthPort::LeftOut {
-            self.shared
-                .notices
-                .info("health: this half opens no port for monitors; `status --ready` tells the same");
+            self.shared.notices.info(
+                LogEvent::HealthLeftOut
+                    .line("health: this half opens no port for monitors; `status --ready` tells the same"),
+            );
         }
     }
 

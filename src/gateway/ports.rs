@@ -154,6 +154,7 @@ pub fn replace_ports(
                 quota: common.clients.clone(),
                 handshakes: common.handshakes.clone(),
                 requests: common.requests.clone(),
+                access: common.access.clone(),
                 leaving: common.leaving.clone(),
             };
             common.tasks.spawn("client port", tcp::run(listener, port.routes.clone(), shared));

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use super::Engine;
 use crate::{
     profile::{DmzHalf, DmzMode, DmzService, Half, Problem, Profile, ServiceName},
+    telemetry::log::LogEvent,
     tls::edge::{EdgeFault, EdgeTls},
 };
 
@@ -109,7 +110,7 @@ impl Engine {
             if before.0.get(key) != Some(fault) {
                 let line = format!("service `{name}` {fault}");
                 if fault.effect > FaultEffect::Kept {
-                    self.shared.notices.warn(line.clone());
+                    self.shared.notices.warn(LogEvent::ServiceDown.line(line.clone()));
                 }
                 told.push(line);
             }
@@ -117,7 +118,9 @@ impl Engine {
         for ((role, name), _) in before.0.iter().filter(|(_, fault)| fault.effect > FaultEffect::Kept) {
             let goes_on = self.shared.sessions.services.load().contains_key(&(*role, name.clone()));
             if goes_on && !self.faults.0.contains_key(&(*role, name.clone())) {
-                self.shared.notices.info(format!("service `{name}` is served again"));
+                self.shared
+                    .notices
+                    .info(LogEvent::ServiceUp.line(format!("service `{name}` is served again")));
             }
         }
         told

@@ -94,6 +94,7 @@ impl SessionContext {
             service: &service,
         };
         let teller = asked.outcome_sender.take();
+        let idle_state = asked.idle_state.clone();
         let (end, refusal) = run(&way, asked, &record, &kill, &self).await;
         if let Some(teller) = teller {
             // Who does not wait any more need not know.
@@ -102,6 +103,9 @@ impl SessionContext {
         if let Some(sent) = sent {
             // A prober that has given up needs no answer.
             let _ = sent.ended.send(end.clone());
+        }
+        if let Some(idle_state) = idle_state {
+            idle_state.note_end(&end.code(), record.counters().traffic());
         }
         record.finish(end);
     }

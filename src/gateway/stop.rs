@@ -10,7 +10,7 @@ use super::{
     audit::CommandAudit,
     halves::{DmzSide, InternalSide},
 };
-use crate::telemetry::snapshot::GatewayPhase;
+use crate::telemetry::{log::LogEvent, snapshot::GatewayPhase};
 
 /// A stop under way.
 pub struct PendingStop {
@@ -44,7 +44,10 @@ impl Engine {
         self.stopping = Some(PendingStop { closes_at: Some(now + delay), deadline, cut: None, by, askers });
         if !delay.is_zero() {
             let delay = humantime::format_duration(delay);
-            self.shared.notices.info(format!("stopping: not ready from now on, and ports close in {delay}"));
+            self.shared.notices.info(
+                LogEvent::Stopping
+                    .line(format!("stopping: not ready from now on, and ports close in {delay}")),
+            );
         }
         self.close_when_due();
     }
@@ -74,7 +77,9 @@ impl Engine {
         }
         let open = self.totals().clients();
         let drain = humantime::format_duration(self.profile.drain);
-        self.shared.notices.info(format!("stopping: {open} sessions get {drain} to end"));
+        self.shared
+            .notices
+            .info(LogEvent::Stopping.line(format!("stopping: {open} sessions get {drain} to end")));
     }
 
     /// While it stops: until what is open then is cut.
@@ -96,7 +101,9 @@ impl Engine {
             None if now >= stopping.deadline => {
                 stopping.cut = Some(open);
                 stopping.deadline = now + FLUSH;
-                self.shared.notices.warn(format!("stopping: {open} sessions cut"));
+                self.shared
+                    .notices
+                    .warn(LogEvent::SessionsCut.line(format!("stopping: {open} sessions cut")));
                 self.cut.cancel();
                 None
             }

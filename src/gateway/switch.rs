@@ -31,6 +31,7 @@ use crate::{
     net::{listen::BindError, resolver::ResolvedNames},
     profile::{Half, Problem, Profile, ServiceName},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
+    telemetry::log::LogEvent,
     telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
     tls::edge::EdgeTls,
     verify::steps::TrialParts,
@@ -149,7 +150,11 @@ impl Engine {
                 let plan = switching.plan.to_string();
                 let plan: Vec<_> =
                     plan.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-                self.shared.notices.info(format!("switch begun, asked by {}: {}", asker.by, plan.join("; ")));
+                self.shared.notices.info(LogEvent::SwitchBegun.line(format!(
+                    "switch begun, asked by {}: {}",
+                    asker.by,
+                    plan.join("; ")
+                )));
                 self.switching = Some(PendingSwitch { asker: Some(asker), ..switching });
                 self.shared.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
@@ -167,7 +172,9 @@ impl Engine {
         if Instant::now() < switching.deadline {
             self.switching = Some(switching);
         } else if switching.can_serve_all() {
-            self.shared.notices.warn(format!("switch goes on though not all is ready: {missing}"));
+            self.shared.notices.warn(
+                LogEvent::SwitchUnready.line(format!("switch goes on though not all is ready: {missing}")),
+            );
             self.commit(switching);
         } else {
             self.roll_back(switching, &format!("not ready within {}s: {missing}", READY_WITHIN.as_secs()));
@@ -183,7 +190,7 @@ impl Engine {
             Some(asker) => {
                 asker.answer(CommandAnswer::Refused(format!("{line}; the gateway goes on as before")))
             }
-            None => self.shared.notices.warn(&line),
+            None => self.shared.notices.warn(LogEvent::SwitchRefused.line(line)),
         }
     }
 
@@ -207,6 +214,7 @@ impl Engine {
         self.install_services(&profile, &edges);
         ports::replace_ports(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.shared);
         self.install_health(health, &profile);
+        self.install_logs(&profile);
         let told = self.take_over_faults(ServiceFaults::find(&profile, &edges));
         self.edge_tls = edges;
         self.phase = GatewayPhase::Running;
@@ -226,7 +234,7 @@ impl Engine {
         };
         match asker {
             Some(asker) => asker.answer(CommandAnswer::Done(line + &lasts)),
-            None => self.shared.notices.info(&line),
+            None => self.shared.notices.info(LogEvent::ProfileInForce.line(line)),
         }
     }
 
@@ -237,7 +245,7 @@ impl Engine {
         self.shared.handshakes.resize(shares.client_handshakes);
         self.shared.sessions.backends.resize(shares.backends);
         if let Some(line) = self.budget.describe_shortage(profile, self.one_session_links) {
-            self.shared.notices.warn(line);
+            self.shared.notices.warn(LogEvent::DescriptorsShort.line(line));
         }
     }
 
@@ -382,7 +390,7 @@ impl Engine {
                 open => {
                     let line =
                         format!("{}: {open} sessions cut, the profile has no such service", service.name);
-                    self.shared.notices.warn(line);
+                    self.shared.notices.warn(LogEvent::SessionsCut.line(line));
                     service.cut.cancel();
                 }
             }

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -34,7 +37,9 @@ pub struct MessageBody {
     /// The longest pause, where it is watched here.
     pause: Option<Duration>,
     stalled: Option<Pin<Box<Sleep>>>,
-    _held: Option<BodyGuard>,
+    tally: Option<Arc<BodyTally>>,
+    /// Last, as it may look at the tally.
+    held: Vec<BodyGuard>,
 }
 
 enum BodyContent {
@@ -101,6 +106,43 @@ impl BodyProgress {
     }
 }
 
+/// What has gone by of a body.
+#[derive(Debug, Default)]
+pub struct BodyTally {
+    bytes: AtomicU64,
+    is_whole: AtomicBool,
+    has_failed: AtomicBool,
+}
+
+impl BodyTally {
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its end was reached.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Relaxed)
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>, has_ended: bool) {
+        match frame {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
+            Some(Err(_)) => return self.has_failed.store(true, Ordering::Relaxed),
+            None => {}
+        }
+        if has_ended || frame.is_none() {
+            self.is_whole.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl MessageBody {
@@ -111,7 +153,8 @@ impl MessageBody {
             pause: None,
             stalled: None,
             failed: None,
-            _held: None,
+            tally: None,
+            held: Vec::new(),
         }
     }
 
@@ -122,7 +165,8 @@ impl MessageBody {
             pause: None,
             stalled: None,
             failed: None,
-            _held: None,
+            tally: None,
+            held: Vec::new(),
         }
     }
 
@@ -142,12 +186,59 @@ impl MessageBody {
 
     fn passed(body: Incoming, of: HeadOrigin) -> Self {
         let body = BodyContent::Passed(body, of);
-        Self { body, progress: None, pause: None, stalled: None, failed: None, _held: None }
+        Self { body, progress: None, pause: None, stalled: None, failed: None, tally: None, held: Vec::new() }
     }
 
     /// Lets go of something when the last of the body was taken.
-    pub fn with_guard(self, held: BodyGuard) -> Self {
-        Self { _held: Some(held), ..self }
+    pub fn with_guard(mut self, held: BodyGuard) -> Self {
+        self.held.push(held);
+        self
+    }
+
+    /// Counts there what goes by.
+    pub fn with_tally(self, tally: Arc<BodyTally>) -> Self {
+        tally.is_whole.store(self.is_end_stream(), Ordering::Relaxed);
+        Self { tally: Some(tally), ..self }
+    }
+
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (body, of) = match &mut self.body {
+            BodyContent::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            BodyContent::Passed(body, of) => (body, *of),
+        };
+        if let Some(failed) = self.failed.as_mut().filter(|failed| failed.error.is_some()) {
+            return failed.poll(cx).map(|error| Some(Err(error)));
+        }
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) if let Some(failed) = &mut self.failed => {
+                failed.hold(error.into());
+                failed.poll(cx).map(|error| Some(Err(error)))
+            }
+            Poll::Pending => {
+                let Some(fares) = &self.progress else { return Poll::Pending };
+                fares.lock().given = None;
+                let Some(pause) = self.pause else { return Poll::Pending };
+                let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(pause)));
+                if stalled.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                fares.lock().has_stopped = true;
+                Poll::Ready(Some(Err("the body of the request has stopped".into())))
+            }
+            Poll::Ready(frame) => {
+                self.stalled = None;
+                if let Some(fares) = &self.progress {
+                    // A body of a known length is asked for no end.
+                    let has_ended = frame.is_none() || self.is_end_stream();
+                    let mut fares = fares.lock();
+                    fares.given = Some(Instant::now());
+                    fares.has_ended = has_ended;
+                }
+                let cleaned =
+                    frame.map(|frame| frame.map(|frame| clean_trailers(frame, of)).map_err(BodyError::from));
+                Poll::Ready(cleaned)
+            }
+        }
     }
 
     pub fn progress(&self) -> Option<Arc<BodyProgress>> {
@@ -170,43 +261,11 @@ impl Body for MessageBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let (body, of) = match &mut this.body {
-            BodyContent::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            BodyContent::Passed(body, of) => (body, *of),
-        };
-        if let Some(failed) = this.failed.as_mut().filter(|failed| failed.error.is_some()) {
-            return failed.poll(cx).map(|error| Some(Err(error)));
+        let polled = this.poll_content(cx);
+        if let (Poll::Ready(frame), Some(tally)) = (&polled, &this.tally) {
+            tally.note(frame.as_ref(), this.is_end_stream());
         }
-        match Pin::new(body).poll_frame(cx) {
-            Poll::Ready(Some(Err(error))) if let Some(failed) = &mut this.failed => {
-                failed.hold(error.into());
-                failed.poll(cx).map(|error| Some(Err(error)))
-            }
-            Poll::Pending => {
-                let Some(fares) = &this.progress else { return Poll::Pending };
-                fares.lock().given = None;
-                let Some(pause) = this.pause else { return Poll::Pending };
-                let stalled = this.stalled.get_or_insert_with(|| Box::pin(sleep(pause)));
-                if stalled.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                fares.lock().has_stopped = true;
-                Poll::Ready(Some(Err("the body of the request has stopped".into())))
-            }
-            Poll::Ready(frame) => {
-                this.stalled = None;
-                if let Some(fares) = &this.progress {
-                    // A body of a known length is asked for no end.
-                    let has_ended = frame.is_none() || this.is_end_stream();
-                    let mut fares = fares.lock();
-                    fares.given = Some(Instant::now());
-                    fares.has_ended = has_ended;
-                }
-                let cleaned =
-                    frame.map(|frame| frame.map(|frame| clean_trailers(frame, of)).map_err(BodyError::from));
-                Poll::Ready(cleaned)
-            }
-        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -51,7 +51,10 @@ impl InterimResponses {
         head.extend_from_slice(b"\r\n");
         let mut waiting = self.lock();
         if waiting.bytes.len() + head.len() > WAITING_MAX {
-            tracing::debug!("too much was said before an answer; a part is not passed on");
+            tracing::debug!(
+                event = "interim_left_out",
+                "too much was said before an answer; a part is not passed on"
+            );
             return;
         }
         waiting.bytes.extend_from_slice(&head);

@@ -75,7 +75,7 @@ impl UpstreamConnection {
                 () = until.cancelled() => {}
                 ended = connection.with_upgrades() => {
                     if let Err(error) = ended {
-                        tracing::debug!("an exchange was cut: {error}");
+                        tracing::debug!(event = "exchange_cut", "an exchange was cut: {error}");
                     }
                 }
             }

@@ -13,7 +13,10 @@ use super::{link_guard::LinkActivity, load::LinkLoad};
 use crate::{
     net::stream::{NetStream, TlsDetails},
     proto::multiplex::hello::InstanceId,
-    telemetry::snapshot::{LinkRow, LinkState, PoolRow},
+    telemetry::{
+        log::LogEvent,
+        snapshot::{LinkRow, LinkState, PoolRow},
+    },
 };
 
 /// The last link's.
@@ -91,7 +94,7 @@ impl LinkEntry {
             let about = LinkDetails { address: address(), secured: stream.tls_details() };
             let protocol = about.secured.as_ref().map_or("no TLS", |secured| secured.version.as_str());
             let address = about.address.as_deref().unwrap_or("?");
-            tracing::debug!(address, protocol, "a link stands");
+            tracing::debug!(event = %LogEvent::LinkUp, address, protocol, "a link stands");
             about
         });
     }
@@ -137,7 +140,7 @@ impl LinkTable {
         let entry = self.lock().links.remove(&key);
         if let Some(about) = entry.as_ref().and_then(|entry| entry.details.get()) {
             let sessions = entry.as_ref().map_or(0, |entry| entry.sessions.load(Ordering::Relaxed));
-            tracing::debug!(address = about.address.as_deref().unwrap_or("?"), sessions, "a link is gone");
+            tracing::debug!(event = %LogEvent::LinkDown, address = about.address.as_deref().unwrap_or("?"), sessions, "a link is gone");
         }
     }
 

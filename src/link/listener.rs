@@ -13,7 +13,7 @@ use crate::{
     admission::handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
     net::listen::{ListenEvent, Listener},
     tasks::Tasks,
-    telemetry::{notices::NoticeLog, rate_limited::LogKind},
+    telemetry::{log::LogEvent, notices::NoticeLog, rate_limited::LogKind},
     tls::link::LinkIdentity,
 };
 
@@ -58,12 +58,19 @@ pub async fn run<F>(
     };
     let tell = |told: ListenEvent<'_>| match told {
         ListenEvent::Pauses(error) => {
-            notices.error(format!("link port: {error}; accepting pauses until descriptors are free"));
+            notices.error(
+                LogEvent::PortPaused
+                    .line(format!("link port: {error}; accepting pauses until descriptors are free")),
+            );
         }
         ListenEvent::Waits { at, why } => {
-            notices.warn(format!("link port {at}: {why}; it is tried again every second"));
+            notices.warn(
+                LogEvent::PortWaits.line(format!("link port {at}: {why}; it is tried again every second")),
+            );
         }
-        ListenEvent::Listens(at) => notices.info(format!("link port {at} listens now")),
+        ListenEvent::Listens(at) => {
+            notices.info(LogEvent::PortListens.line(format!("link port {at} listens now")))
+        }
     };
     listener.accept(accepted, tell).await;
 }

@@ -25,7 +25,7 @@ use super::{MonitoredGateway, answers};
 use crate::{
     net::listen::{ListenEvent, Listener},
     tasks::Tasks,
-    telemetry::notices::NoticeLog,
+    telemetry::{log::LogEvent, notices::NoticeLog},
 };
 
 /// Monitors and balancers at once; they are done within milliseconds.
@@ -50,11 +50,16 @@ pub async fn run(listener: Arc<Listener>, watched: MonitoredGateway, tasks: Task
         });
     };
     let tell = |told: ListenEvent<'_>| match told {
-        ListenEvent::Pauses(error) => {
-            notices.warn(format!("the port for monitors can not accept for the moment: {error}"))
+        ListenEvent::Pauses(error) => notices.warn(
+            LogEvent::PortPaused
+                .line(format!("the port for monitors can not accept for the moment: {error}")),
+        ),
+        ListenEvent::Waits { at, why } => {
+            notices.warn(LogEvent::PortWaits.line(format!("{at}: the port for monitors waits: {why}")))
         }
-        ListenEvent::Waits { at, why } => notices.warn(format!("{at}: the port for monitors waits: {why}")),
-        ListenEvent::Listens(at) => notices.info(format!("{at}: the port for monitors listens")),
+        ListenEvent::Listens(at) => {
+            notices.info(LogEvent::PortListens.line(format!("{at}: the port for monitors listens")))
+        }
     };
     listener.accept(accepted, tell).await;
 }

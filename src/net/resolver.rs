@@ -136,7 +136,11 @@ impl NameResolver {
         if let Some(name) = table.names.get_mut(host).filter(|name| !name.is_reported) {
             name.is_reported = true;
             let age = name.last.as_ref().map_or(0, |(_, at)| at.elapsed().as_secs());
-            tracing::warn!(name = host, "look-up: {why}; the addresses of {age}s ago are used");
+            tracing::warn!(
+                event = "name_stale",
+                name = host,
+                "look-up: {why}; the addresses of {age}s ago are used"
+            );
         }
         last
     }

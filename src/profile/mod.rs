@@ -16,6 +16,7 @@ mod find;
 mod health;
 mod keys;
 mod link;
+mod logs;
 mod materials;
 mod network;
 mod pair_checks;
@@ -50,6 +51,7 @@ pub use edge::{
 pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;
+pub use logs::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 pub use network::Network;
 pub use pair_checks::compare_files;
 pub use problem::{Problem, ProfilePlace};
@@ -108,6 +110,10 @@ pub struct Profile {
     pub drain_delay: Duration,
     pub health: HealthPort,
     pub ready: ReadyWhen,
+    /// A file for the log, beside standard error.
+    pub log: Option<PathBuf>,
+    /// Where the requests of clients are written.
+    pub access_log: Option<AccessLogOptions>,
 }
 
 /// When a service manager is told that the gateway is ready.

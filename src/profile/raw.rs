@@ -4,16 +4,17 @@
 //! What is checked here concerns one key alone; what concerns several is in `cross`, and what
 //! concerns the mode in `resolve`.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use super::{
-    Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, carries, defaults,
+    AccessLogOptions, Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, carries, defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
     health,
     keys::{self, AnyKey, KeyMap},
     link::{DemoTls, DmzLink, InternalLink},
+    logs,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     web,
     yaml::{YamlNode, YamlValue},
@@ -30,6 +31,8 @@ pub(super) struct RawProfile {
     pub drain_delay: Duration,
     pub health: ReadValue<Located<HostPort>>,
     pub ready: ReadyWhen,
+    pub log: Option<PathBuf>,
+    pub access_log: Option<AccessLogOptions>,
 }
 
 pub(super) struct RawDmz {
@@ -99,6 +102,8 @@ pub(super) fn read(
         drain: keys::DRAIN.read(&top, problems),
         health: ReadValue::read(top.take(&keys::HEALTH), |field| health::read(&field, problems)),
         ready: keys::READY.written(&top, problems).unwrap_or_default(),
+        log: top.take(&keys::LOG).and_then(|field| logs::file(&field, problems)),
+        access_log: top.take(&keys::ACCESS_LOG).and_then(|field| logs::access_log(&field, problems)),
         place: top.place,
     })
 }

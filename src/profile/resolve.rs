@@ -97,6 +97,8 @@ fn resolve(
             drain_delay: raw.drain_delay,
             health: health::resolve(&raw, choice.role),
             ready: raw.ready,
+            log: raw.log,
+            access_log: raw.access_log,
         })
     });
     // In the order of the file, whatever order they were found in.

@@ -18,6 +18,7 @@ use crate::{
     gateway::handle::SnapshotWatch,
     tasks::Tasks,
     telemetry::{
+        log::LogEvent,
         log::utc_now,
         notices::NoticeLog,
         recording,
@@ -83,11 +84,17 @@ impl Recorder {
             (Ok(()), None) => return,
             (Ok(()), Some(_)) => {
                 let left_out = self.row.left_out;
-                notices.info(format!("recording {file}: goes on; {left_out} snapshots are missing in all"));
+                notices.info(
+                    LogEvent::Recording
+                        .line(format!("recording {file}: goes on; {left_out} snapshots are missing in all")),
+                );
                 self.row.trouble = None;
             }
             (Err(error), None) => {
-                notices.warn(format!("recording {file}: {error}; it is tried again every second"));
+                notices.warn(
+                    LogEvent::Recording
+                        .line(format!("recording {file}: {error}; it is tried again every second")),
+                );
                 self.row.trouble = Some(error.to_string());
                 self.row.left_out += 1;
             }
@@ -112,7 +119,10 @@ async fn count_while(
         (missed, row.left_out) = (missed + 1, row.left_out + 1);
         if missed == MISSED_TOLD && row.trouble.is_none() {
             let trouble = "the disk does not take what is written".to_owned();
-            notices.warn(format!("recording {}: {trouble}; snapshots are left out until it does", row.file));
+            notices.warn(
+                LogEvent::Recording
+                    .line(format!("recording {}: {trouble}; snapshots are left out until it does", row.file)),
+            );
             row.trouble = Some(trouble);
         }
         recording::set_state(Some(row.clone()));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    log,
+    log::{self, NoticeLine},
     rate_limited::{LogKind, RateLimitedLog},
     snapshot::{Notice, NoticeLevel},
 };
@@ -54,29 +54,29 @@ pub struct NoticeLog {
 }
 
 impl NoticeLog {
-    pub fn info(&self, line: impl AsRef<str>) {
-        self.push(NoticeLevel::Info, line.as_ref());
+    pub fn info(&self, line: impl Into<NoticeLine>) {
+        self.push(NoticeLevel::Info, line.into());
     }
 
-    pub fn warn(&self, line: impl AsRef<str>) {
-        self.push(NoticeLevel::Warn, line.as_ref());
+    pub fn warn(&self, line: impl Into<NoticeLine>) {
+        self.push(NoticeLevel::Warn, line.into());
     }
 
-    pub fn error(&self, line: impl AsRef<str>) {
-        self.push(NoticeLevel::Error, line.as_ref());
+    pub fn error(&self, line: impl Into<NoticeLine>) {
+        self.push(NoticeLevel::Error, line.into());
     }
 
     /// The same as [`NoticeLog::warn_limited`] of something good.
-    pub fn info_limited(&self, kind: LogKind, line: impl AsRef<str>) {
+    pub fn info_limited(&self, kind: LogKind, text: impl Into<String>) {
         if self.limited.admits(kind) {
-            self.info(line);
+            self.info(kind.event().line(text));
         }
     }
 
     /// A line that somebody outside can cause: written as long as there are not too many of its kind.
-    pub fn warn_limited(&self, kind: LogKind, line: impl AsRef<str>) {
+    pub fn warn_limited(&self, kind: LogKind, text: impl Into<String>) {
         if self.limited.admits(kind) {
-            self.warn(line);
+            self.warn(kind.event().line(text));
         }
     }
 
@@ -95,12 +95,12 @@ impl NoticeLog {
         kept.iter().map(with_count).collect()
     }
 
-    fn push(&self, level: NoticeLevel, line: &str) {
-        let line = text::clean_text(line, TEXT_CHARS_MAX);
+    fn push(&self, level: NoticeLevel, NoticeLine { event, text: line }: NoticeLine) {
+        let line = text::clean_text(&line, TEXT_CHARS_MAX);
         match level {
-            NoticeLevel::Info => tracing::info!("{line}"),
-            NoticeLevel::Warn => tracing::warn!("{line}"),
-            NoticeLevel::Error => tracing::error!("{line}"),
+            NoticeLevel::Info => tracing::info!(%event, "{line}"),
+            NoticeLevel::Warn => tracing::warn!(%event, "{line}"),
+            NoticeLevel::Error => tracing::error!(%event, "{line}"),
         }
         self.push_logged(level, line);
     }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{end::EndedBy, snapshot::NoticeLevel};
+use super::{end::EndedBy, log::LogEvent, snapshot::NoticeLevel};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Lines a second of sessions that ended well: one each on a gateway that is not busy.
@@ -43,6 +43,19 @@ impl LogKind {
             | Self::LinkRejected
             | Self::LinkChanged
             | Self::RequestFailed => LINES_PER_SECOND,
+        }
+    }
+
+    /// What such a line tells.
+    pub fn event(self) -> LogEvent {
+        match self {
+            Self::SessionEnded(_) => LogEvent::SessionEnded,
+            Self::ProbeEnded => LogEvent::ProbeEnded,
+            Self::UnknownService => LogEvent::UnknownService,
+            Self::ClientRejected => LogEvent::ClientRejected,
+            Self::LinkRejected => LogEvent::LinkRejected,
+            Self::LinkChanged => LogEvent::LinkChanged,
+            Self::RequestFailed => LogEvent::RequestFailed,
         }
     }
 
@@ -122,7 +135,7 @@ impl RateLimitedLog {
     /// A client that gets no session.
     pub fn reject_client(&self, client: SocketAddr, why: &str) {
         if self.admits(LogKind::ClientRejected) {
-            tracing::info!(%client, "client turned away: {why}");
+            tracing::info!(event = %LogEvent::ClientRejected, %client, "client turned away: {why}");
         }
     }
 
@@ -140,9 +153,11 @@ impl RateLimitedLog {
         for LeftOut { kind, lines: more, within } in self.take_left_out(Instant::now(), after) {
             let (what, by, within) = (kind.counted(), kind.by(), within.as_secs_f32());
             match kind.level() {
-                NoticeLevel::Info => tracing::info!(more, %by, "{what} within {within:.1}s"),
+                NoticeLevel::Info => {
+                    tracing::info!(event = %LogEvent::LinesLeftOut, more, %by, "{what} within {within:.1}s")
+                }
                 NoticeLevel::Warn | NoticeLevel::Error => {
-                    tracing::warn!(more, %by, "{what} within {within:.1}s");
+                    tracing::warn!(event = %LogEvent::LinesLeftOut, more, %by, "{what} within {within:.1}s");
                 }
             }
         }

@@ -27,6 +27,7 @@ use super::{
     end::{EndedBy, SessionEnd},
     failures::FailureGroups,
     health::RefusalRow,
+    log::LogEvent,
     notices::NoticeLog,
     rate_limited::{LogKind, RateLimitedLog},
     refusals::RefusalCounts,
@@ -144,6 +145,11 @@ impl SessionCounters {
 
     fn up(&self) -> u64 {
         if self.is_carried() { self.up.load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// Bytes up and down.
+    pub fn traffic(&self) -> (u64, u64) {
+        (self.up(), self.down())
     }
 
     pub fn down(&self) -> u64 {
@@ -313,7 +319,7 @@ impl SessionRegistry {
     /// Tells how many more were refused; to be called from time to time.
     pub fn report_refusals(&self) {
         let lines = self.lock().refusals.due_lines(Instant::now());
-        lines.iter().for_each(|line| self.notices.warn(line));
+        lines.iter().for_each(|line| self.notices.warn(LogEvent::SessionsRefused.line(line.as_str())));
     }
 
     /// Rows of open sessions, and how many were left out.
@@ -431,7 +437,12 @@ impl OpenSession {
     }
 
     fn log_line(&self, end: &SessionEnd, seconds: f64) {
+        let (event, what) = match self.kind {
+            SessionKind::Client => (LogEvent::SessionEnded, "session ended"),
+            SessionKind::Probe => (LogEvent::ProbeEnded, "probe ended"),
+        };
         tracing::info!(
+            %event,
             id = self.id,
             service = self.service.as_str(),
             client = self.client,
@@ -441,11 +452,7 @@ impl OpenSession {
             up = self.counters.up(),
             down = self.counters.down(),
             reason = end.reason,
-            "{}",
-            match self.kind {
-                SessionKind::Client => "session ended",
-                SessionKind::Probe => "probe ended",
-            }
+            "{what}"
         );
     }
 
@@ -459,7 +466,7 @@ impl OpenSession {
             EndedBy::Backend | EndedBy::Peer | EndedBy::Time | EndedBy::Limit | EndedBy::Policy
                 if is_refusal =>
             {
-                notices.warn(line)
+                notices.warn(LogEvent::SessionFailed.line(line))
             }
             EndedBy::Backend | EndedBy::Peer | EndedBy::Time | EndedBy::Limit | EndedBy::Policy => {
                 notices.push_logged(NoticeLevel::Warn, line);

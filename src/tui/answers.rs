@@ -77,6 +77,7 @@ fn describe_command(command: &Command) -> String {
         Command::Profiles => "reading the profiles".into(),
         Command::Drain { service: Some(service) } => format!("draining {service}"),
         Command::Drain { service: None } => "draining".into(),
+        Command::LogLevel { level } => format!("writing the log at {level}"),
         Command::Resize { prepared } => format!("resizing the pool to {prepared} ready links"),
         Command::Stop => "stopping".into(),
         Command::Plan { profile } => format!("planning a switch to {profile}"),

@@ -166,6 +166,7 @@ pub fn argument_name(action: Action) -> Option<&'static str> {
         Action::Drain => Some("SERVICE"),
         Action::Dismiss => Some("PEER"),
         Action::Resize => Some("LINKS"),
+        Action::LogLevel => Some("LEVEL"),
         Action::Switch => Some("PROFILE"),
         Action::Sort => Some("COLUMN"),
         Action::Filter | Action::CloseAll => Some("FILTER"),

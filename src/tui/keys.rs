@@ -72,6 +72,7 @@ pub enum Action {
     Drain,
     Dismiss,
     Resize,
+    LogLevel,
     Reload,
     Profiles,
     Verify,
@@ -157,6 +158,7 @@ impl Action {
             Self::Drain => Some("drain"),
             Self::Dismiss => Some("dismiss"),
             Self::Resize => Some("resize"),
+            Self::LogLevel => Some("log-level"),
             Self::Reload => Some("reload"),
             Self::Profiles | Self::Show(Screen::Profiles) => Some("profiles"),
             Self::Switch => Some("switch"),
@@ -175,6 +177,7 @@ impl Action {
                 | Self::Drain
                 | Self::Dismiss
                 | Self::Resize
+                | Self::LogLevel
                 | Self::Reload
                 | Self::Switch
                 | Self::Verify
@@ -274,6 +277,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('p')], Action::Profiles, "", "the profiles; on one: plan a switch", Some("profiles")),
     line(Everywhere, &[Char('v')], Action::Verify, "verify", "walk the checklist", Some("verify")),
     line(Everywhere, &[Char('n')], Action::Resize, "resize", "keep so many links ready", Some("resize")),
+    line(Everywhere, &[], Action::LogLevel, "log-level", "write more or less into the log", None),
     line(Everywhere, &[], Action::Stop, "stop", "drain, then end", None),
     line(Everywhere, &[Char('.')], Action::Play(PlayerAction::StepOn), "", "next picture", Some("step")),
     line(Everywhere, &[Char(',')], Action::Play(PlayerAction::StepBack), "", "picture before", None),
@@ -407,6 +411,7 @@ mod tests {
             Command::Kill { session: String::new() },
             Command::KillAll(crate::telemetry::registry::KillSelection::Listed(Vec::new())),
             Command::Resize { prepared: 1 },
+            Command::LogLevel { level: String::new() },
             Command::Dismiss { peer: String::new() },
             Command::Profiles,
             Command::Metrics { format: crate::telemetry::metrics::MetricsFormat::Text },
@@ -430,6 +435,7 @@ mod tests {
                 Command::Kill { .. } => "kill",
                 Command::KillAll(_) => "killall",
                 Command::Resize { .. } => "resize",
+                Command::LogLevel { .. } => "log-level",
                 Command::Dismiss { .. } => "dismiss",
                 Command::Profiles => "profiles",
             };

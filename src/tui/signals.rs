@@ -6,11 +6,12 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::terminal;
+use crate::telemetry::log;
 
 /// Listens from now on; the answer does what each signal asks for, until it is dropped.
 ///
 /// SIGTSTP and SIGQUIT do what they always do, once the terminal is restored. SIGCONT after a stop that
-/// left no time for that sets the terminal up anew. SIGUSR1 ends nothing.
+/// left no time for that sets the terminal up anew. SIGUSR1 opens the files of the log anew.
 ///
 /// # Errors
 ///
@@ -26,7 +27,7 @@ pub fn handle_signals() -> io::Result<impl Future<Output = ()> + Send + 'static>
                 Some(()) = stops.recv() => tokio::task::block_in_place(terminal::stop_now),
                 Some(()) = quits.recv() => tokio::task::block_in_place(terminal::quit_now),
                 Some(()) = continues.recv() => terminal::continued(),
-                Some(()) = user.recv() => tracing::info!("SIGUSR1 has no meaning here"),
+                Some(()) = user.recv() => log::reopen_files(),
                 else => return,
             }
         }

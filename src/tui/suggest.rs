@@ -94,6 +94,7 @@ impl App {
                 names.map(|name| (name, "all of this service".into())).collect()
             }
             Action::Switch => plain(self.profiles().iter().map(|row| row.name.as_str()).collect()),
+            Action::LogLevel => plain(vec!["error", "warn", "info", "debug", "trace", "off"]),
             Action::Sort => plain(SortColumn::ALL.iter().map(|column| column.name()).collect()),
             Action::Theme => plain(Theme::ALL.iter().map(|(name, _)| *name).collect()),
             _ => Vec::new(),

@@ -26,6 +26,8 @@ use crossterm::{
 use ratatui::layout::Size;
 use rustix::process::Signal;
 
+use crate::telemetry::log::LogEvent;
+
 /// The screen is in raw mode on its alternate screen.
 static ENTERED: AtomicBool = AtomicBool::new(false);
 /// Something else may have written to the screen: the next frame draws every cell.
@@ -210,7 +212,9 @@ pub fn park_input() {
                 std::mem::forget(second);
             }
         }
-        Err(error) => tracing::warn!(%error, "could not let go of the lost terminal's input"),
+        Err(error) => {
+            tracing::warn!(event = %LogEvent::TerminalInput, %error, "could not let go of the lost terminal's input")
+        }
     }
 }
 
@@ -241,7 +245,7 @@ fn hook_panics() {
                 stop_drawing();
                 before(panic);
             } else if is_entered() {
-                tracing::error!(%panic, "a thread panicked; this is a bug");
+                tracing::error!(event = %LogEvent::Panic, %panic, "a thread panicked; this is a bug");
                 SPOILT.store(true, Ordering::SeqCst);
             } else {
                 before(panic);

@@ -71,6 +71,7 @@ impl App {
             Action::CommandLine => self.overlay = Overlay::Typing(InputLine::command("")),
             Action::Resize if !self.keeps_links() => self.refuse(DIALS_NOTHING),
             Action::Resize => self.overlay = Overlay::Typing(InputLine::command("resize ")),
+            Action::LogLevel => self.overlay = Overlay::Typing(InputLine::command("log-level ")),
             Action::Complete => self.complete(),
             Action::Earlier => {
                 if let Overlay::Typing(line) = &mut self.overlay {
@@ -376,6 +377,7 @@ impl App {
             (Action::Resize, argument) if argument.and_then(parse_links).is_none() => {
                 Err("write how many links to keep ready: `resize 16`".into())
             }
+            (Action::LogLevel, None) => Err("write what the log should have: `log-level debug`".into()),
             (Action::Sort, Some(name)) if parse_column(name).is_none() => {
                 Err(format!("no column `{name}`; {}", SortColumn::ALL.map(SortColumn::name).join(", ")))
             }
@@ -396,6 +398,9 @@ impl App {
                 let prepared = argument.and_then(parse_links);
                 return prepared
                     .map_or(Reaction::Redraw, |prepared| Reaction::Ask(Command::Resize { prepared }));
+            }
+            (Action::LogLevel, Some(level)) => {
+                return Reaction::Ask(Command::LogLevel { level: level.to_owned() });
             }
             (Action::Close, Some(id)) => self.ask_close(Some(id)),
             (Action::CloseAll, Some(filter)) => return self.ask_close_all(Some(filter)),

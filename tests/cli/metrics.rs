@@ -230,6 +230,16 @@ fn alerts_and_dashboard_name_only_numbers_that_there_are() {
         let output = Command::new("promtool").args(line).current_dir(&tests).output().expect("promtool runs");
         assert!(output.status.success(), "{output:?}");
     }
+    let named = |file: &str, key: &str| -> BTreeSet<String> {
+        let text = read(&format!("assets/prometheus/{file}"));
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix(key))
+            .map(|name| name.trim().to_owned())
+            .collect()
+    };
+    let (alerts, tested) =
+        (named("portcullis.rules.yml", "- alert:"), named("portcullis.test.yml", "alertname:"));
+    assert!(!alerts.is_empty() && alerts == tested, "each alert has a test: {alerts:?}, {tested:?}");
 }
 
 /// A thousand services on one port, and one of plain bytes.
@@ -289,4 +299,38 @@ fn a_thousand_services_are_read_quickly_and_those_who_do_not_read_hold_nobody_up
     assert!(*quickest < Duration::from_millis(within), "{times:?}");
     assert!(longest < Duration::from_secs(2), "a session paused for {longest:?}");
     drop(stuck);
+}
+
+#[test]
+fn a_thousand_connections_to_the_monitors_port_cost_nobody_else_anything() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", DIRECT);
+    let gateway = place.start("one");
+    let (at, accept) = (port(&gateway), gateway.accept("echo"));
+    let used = |status: &Value| status["descriptors"]["used"].as_u64().expect("a number");
+    let before = used(&gateway.status());
+    let mut session = connect(accept);
+    let said: [&[u8]; 4] = [
+        b"",
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nX: ",
+        b"\x16\x03\x01\xff\0{}",
+    ];
+    let mut flood = Vec::new();
+    for number in 0..1000 {
+        let mut stream = connect(at);
+        // Those that gave way may have been cut already.
+        let _ = stream.write_all(said[number % said.len()]);
+        flood.push(stream);
+        if number % 50 == 0 {
+            session.write_all(b"ping").expect("it is sent");
+            session.read_exact(&mut [0; 4]).expect("it comes back");
+            echo(accept, 100);
+        }
+    }
+    gateway.wait("few descriptors are open for all of them", SOON, |status| used(status) < before + 30);
+    assert_eq!(asked(&[], &format!("http://{at}/livez")), (200, "alive\n".into()));
+    let status = gateway.status();
+    assert_eq!((&status["totals"]["refused"], &status["log_lines_lost"]), (&0.into(), &0.into()));
+    drop(flood);
 }

@@ -99,6 +99,7 @@ impl TrialHalves {
     ) -> Result<(), TrialHalvesError> {
         // Monitors ask the gateway that serves.
         loaded.profile.health = HealthPort::Closed;
+        (loaded.profile.log, loaded.profile.access_log) = (None, None);
         let started = Engine::start(source, chosen, loaded).await;
         let (handle, engine) = started.map_err(TrialHalvesError::Bind)?;
         self.tasks.spawn("gateway", async move {

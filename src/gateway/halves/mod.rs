@@ -25,7 +25,7 @@ use crate::{
     },
     profile::{BindPolicy, LinkAddress, RetryPolicy},
     tasks::Tasks,
-    telemetry::{notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow},
+    telemetry::{log::AccessLog, notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow},
     tls::link::LinkIdentity,
 };
 
@@ -48,6 +48,7 @@ pub struct SharedContext {
     pub clients: Arc<DescriptorQuota>,
     pub handshakes: Arc<HandshakeLimiter>,
     pub requests: Arc<RequestBooks>,
+    pub access: Arc<AccessLog>,
     /// The gateway drains: clients that ask again and again are sent elsewhere.
     pub leaving: Arc<AtomicBool>,
 }

@@ -4,7 +4,7 @@ use super::{EstablishedLink, LinkKeeper};
 use crate::{
     link::dial_state::DialFailure,
     profile::{Half, ServiceName},
-    telemetry::rate_limited::LogKind,
+    telemetry::{log::LogEvent, rate_limited::LogKind},
 };
 
 impl LinkKeeper {
@@ -30,7 +30,7 @@ impl LinkKeeper {
             }
             // That is what its operator has asked for.
             (true, DialFailure::Drains) => self.shared.notices.info_limited(LogKind::LinkChanged, line),
-            (false, _) => tracing::debug!("{line}"),
+            (false, _) => tracing::debug!(event = %LogEvent::LinkFailedAgain, "{line}"),
         }
     }
 

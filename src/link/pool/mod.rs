@@ -41,6 +41,7 @@ use crate::{
     profile::{PoolLimits, ServiceName},
     proto::multiplex::frame::FrameType,
     tasks::Tasks,
+    telemetry::log::LogEvent,
 };
 
 /// Links of one half, ready and carrying, whatever descriptors there are.
@@ -460,7 +461,7 @@ impl Pool {
     }
 
     fn note_lost(&self, peer: &Peer, serves: &ServedServices, gone: &RemovedReason) {
-        tracing::debug!(peer = %peer.label(), "ready link gone: {gone:?}");
+        tracing::debug!(event = %LogEvent::LinkLost, peer = %peer.label(), "ready link gone: {gone:?}");
         let mut books = self.lock();
         for lane in books.peers.iter_mut().filter(|lane| lane.peer == *peer && lane.serves.is_alike(serves)) {
             // The lost one is the slot that holds nothing any more.

@@ -3,15 +3,27 @@
 use super::{
     DMZ_SERVICE, INTERNAL_SERVICE, KeyMap, ProfileKey,
     values::{
-        Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span, SubMap, Text,
-        TextList,
+        Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
+        SubMap, Text, TextList,
     },
 };
-use crate::profile::{BindPolicy, Mode, ReadyWhen, defaults, fields::ZeroDuration};
+use crate::profile::{AccessLogFormat, BindPolicy, Mode, ReadyWhen, defaults, fields::ZeroDuration};
 
 pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
     about: "What one gateway, or a pair in one process, should be.",
-    groups: &[&[&EXTENDS, &NAME, &MODE, &DMZ, &INTERNAL, &DRAIN, &DRAIN_DELAY, &HEALTH, &READY]],
+    groups: &[&[
+        &EXTENDS,
+        &NAME,
+        &MODE,
+        &DMZ,
+        &INTERNAL,
+        &DRAIN,
+        &DRAIN_DELAY,
+        &HEALTH,
+        &READY,
+        &LOG,
+        &ACCESS_LOG,
+    ]],
 };
 
 pub(in crate::profile) static EXTENDS: ProfileKey<Text> = ProfileKey {
@@ -84,6 +96,46 @@ pub(in crate::profile) static READY: ProfileKey<Choice<ReadyWhen>> = ProfileKey 
         is_not: "not when a gateway is ready",
     },
 };
+
+pub(in crate::profile) static LOG: ProfileKey<Text> = ProfileKey {
+    name: "log",
+    about: "A file for the log, as JSON lines, beside standard error. Unset: none.",
+    example: r#"/var/log/portcullis/gate.json"#,
+    value: LOG_FILE,
+};
+
+pub(in crate::profile) static ACCESS_LOG: ProfileKey<FileOrMap> = ProfileKey {
+    name: "access_log",
+    about: "A line for each request of http and ws accepts, without its query. Unset: none.",
+    example: r#"/var/log/portcullis/access.json"#,
+    value: FileOrMap { file: ACCESS_LOG_FILE, options: &ACCESS_LOG_MAP },
+};
+
+pub(in crate::profile) static ACCESS_LOG_MAP: KeyMap = KeyMap {
+    about: "Where requests are written, and how.",
+    groups: &[&[&ACCESS_LOG_TARGET, &ACCESS_LOG_FORMAT]],
+};
+
+pub(in crate::profile) static ACCESS_LOG_TARGET: ProfileKey<Text> = ProfileKey {
+    name: "file",
+    about: "The file, when it is written as a map.",
+    example: "",
+    value: ACCESS_LOG_FILE,
+};
+
+pub(in crate::profile) static ACCESS_LOG_FORMAT: ProfileKey<Choice<AccessLogFormat>> = ProfileKey {
+    name: "format",
+    about: "JSON lines, or the combined format of web servers.",
+    example: "",
+    value: Choice {
+        options: &[("json", AccessLogFormat::Json), ("combined", AccessLogFormat::Combined)],
+        default: Some("json"),
+        is_not: "no format of a request's line",
+    },
+};
+
+const LOG_FILE: Text = Text::of("file");
+const ACCESS_LOG_FILE: Text = Text::of("file, or `stderr`");
 
 pub(in crate::profile) static HEALTH_ADDRESS: KeyMap =
     KeyMap { about: "The port that monitors ask at.", groups: &[&[&HEALTH_ADDRESS_KEY, &HEALTH_INSECURE]] };

@@ -252,7 +252,7 @@ pub(in crate::profile) struct Text {
 }
 
 impl Text {
-    const fn of(words: &'static str) -> Self {
+    pub const fn of(words: &'static str) -> Self {
         Self { pattern: "", words }
     }
 
@@ -344,6 +344,26 @@ impl ValueKind for Address {
             None => self.words.to_owned(),
             Some(max) => format!("one or a list of at most {max}: {}", self.words),
         }
+    }
+
+    fn map(&self) -> Option<&'static KeyMap> {
+        Some(self.options)
+    }
+}
+
+/// A file, or a map that names it and more.
+pub(in crate::profile) struct FileOrMap {
+    pub file: Text,
+    pub options: &'static KeyMap,
+}
+
+impl ValueKind for FileOrMap {
+    fn schema(&self) -> Value {
+        json!({ "anyOf": [self.file.schema(), crate::profile::schema::map(self.options)] })
+    }
+
+    fn words(&self) -> String {
+        self.file.words()
     }
 
     fn map(&self) -> Option<&'static KeyMap> {

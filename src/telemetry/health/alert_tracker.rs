@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Alert, AlertKind, Health};
-use crate::telemetry::{health::is_linked, notices::NoticeLog, snapshot::Snapshot};
+use crate::telemetry::{health::is_linked, log::LogEvent, notices::NoticeLog, snapshot::Snapshot};
 
 /// What is known from the snapshots before.
 #[derive(Debug, Default)]
@@ -82,13 +82,13 @@ impl AlertTracker {
             if is_due && active.seen == now {
                 active.is_reported = true;
                 if !active.alert.kind.is_reported_elsewhere() {
-                    notices.warn(&active.alert.text);
+                    notices.warn(LogEvent::AlertRaised.line(active.alert.text.as_str()));
                 }
             }
         }
         let over: Vec<_> = self.active.extract_if(.., |active| now - active.seen >= HOLD_SECONDS).collect();
         for active in over.iter().filter(|active| active.is_reported) {
-            notices.info(over_line(snapshot, active));
+            notices.info(LogEvent::AlertOver.line(over_line(snapshot, active)));
         }
         self.report_health(snapshot, notices);
     }
@@ -106,8 +106,8 @@ impl AlertTracker {
                     std::mem::replace(&mut self.health, ReportedHealth { health, next: None }).health;
                 let line = format!("health: {}, was {}", health.word(), before.word());
                 match health > before {
-                    true => notices.warn(line),
-                    false => notices.info(line),
+                    true => notices.warn(LogEvent::AlertRaised.line(line)),
+                    false => notices.info(LogEvent::AlertOver.line(line)),
                 }
             }
             Some((next, _)) if next == health => {}

@@ -1,0 +1,143 @@
+//! What is learnt of a request while it is served, for the access log.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use hyper::{
+    Method, Request, Response, StatusCode, Version,
+    header::{self, HeaderName},
+};
+
+use super::{idle::IdleState, upstream_session::RequestFailure};
+use crate::{
+    http::body::{BodyTally, MessageBody},
+    profile::ServiceName,
+    telemetry::log::{AccessLog, AccessRecord},
+};
+
+/// What is learnt of one request. Without an access log it remembers the service alone.
+pub struct RequestTrail {
+    pub service: Option<ServiceName>,
+    record: Option<AccessRecord>,
+    asks_head: bool,
+    request_body: Option<Arc<BodyTally>>,
+    /// The session that carries it.
+    session: Option<Arc<IdleState>>,
+}
+
+impl RequestTrail {
+    pub fn begin<B>(log: &AccessLog, client: SocketAddr, request: &Request<B>) -> Self {
+        let version = if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
+        let mut record = log.begin(client, request.method().as_str(), request.uri().path(), version);
+        if let Some(record) = &mut record {
+            let text = |name: HeaderName| {
+                let value = request.headers().get(name)?;
+                Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+            };
+            (record.referer, record.agent) = (text(header::REFERER), text(header::USER_AGENT));
+        }
+        let asks_head = request.method() == Method::HEAD;
+        Self { service: None, record, asks_head, request_body: None, session: None }
+    }
+
+    /// Its service is known, and on whose behalf it comes.
+    pub fn note_service(&mut self, service: &ServiceName, client: SocketAddr) {
+        self.service = Some(service.clone());
+        if let Some(record) = &mut self.record {
+            record.set_client(client);
+            record.fields.service = Some(service.to_string());
+        }
+    }
+
+    pub fn note_session(&mut self, id: &str, session: Option<&Arc<IdleState>>) {
+        self.session = session.cloned();
+        if let Some(record) = &mut self.record {
+            record.fields.session = Some(id.to_owned());
+        }
+    }
+
+    pub fn note_failure(&mut self, failure: &RequestFailure) {
+        if let Some(record) = &mut self.record {
+            let local = || local_end(failure.response.status).to_owned();
+            record.fields.end = Some(failure.end.clone().unwrap_or_else(local));
+            if failure.session.is_some() {
+                record.fields.session = failure.session.clone();
+            }
+        }
+    }
+
+    /// Counts the bytes of the request's body.
+    pub fn count_request(&mut self, body: MessageBody) -> MessageBody {
+        if self.record.is_none() {
+            return body;
+        }
+        let tally = Arc::<BodyTally>::default();
+        self.request_body = Some(tally.clone());
+        body.with_tally(tally)
+    }
+
+    /// The answer is on its way: the line is written when all of it was taken, or none of it can be any more. What a
+    /// connection is upgraded to is written when its session ends; without a session yet, the record comes back.
+    pub fn answer(self, response: Response<MessageBody>) -> (Response<MessageBody>, Option<AccessRecord>) {
+        let Some(mut record) = self.record else { return (response, None) };
+        let status = response.status();
+        record.note_answer(status.as_u16());
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return match self.session {
+                Some(session) => {
+                    session.finish_with_session(record);
+                    (response, None)
+                }
+                None => (response, Some(record)),
+            };
+        }
+        let has_no_body =
+            self.asks_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let tally = Arc::<BodyTally>::default();
+        let sent = SentResponse {
+            record: Some(record),
+            has_no_body,
+            request_body: self.request_body,
+            body: tally.clone(),
+            session: self.session,
+        };
+        (response.map(|body| body.with_tally(tally).with_guard(Box::new(sent))), None)
+    }
+}
+
+/// The letters for an answer of our own, where no session has ended for it.
+fn local_end(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => "XA",
+        StatusCode::REQUEST_TIMEOUT => "TN",
+        StatusCode::GATEWAY_TIMEOUT => "TR",
+        StatusCode::TOO_MANY_REQUESTS => "LA",
+        _ if status.is_client_error() => "CN",
+        _ => "BC",
+    }
+}
+
+/// A response that is being sent; dropped with its body.
+struct SentResponse {
+    record: Option<AccessRecord>,
+    has_no_body: bool,
+    request_body: Option<Arc<BodyTally>>,
+    body: Arc<BodyTally>,
+    session: Option<Arc<IdleState>>,
+}
+
+impl Drop for SentResponse {
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        record.fields.bytes_in = self.request_body.as_ref().map_or(0, |body| body.bytes());
+        record.fields.bytes_out = self.body.bytes();
+        if record.fields.end.is_some() {
+            return;
+        }
+        match (&self.session, self.has_no_body || self.body.is_whole()) {
+            // The session knows why.
+            (Some(session), false) if self.body.has_failed() => session.finish_with_session(record),
+            (_, false) => record.fields.end = Some("CR".into()),
+            (_, true) => record.fields.end = Some("--".into()),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `log` and `access_log`: the files that a gateway writes, and who has asked.
+
+use std::path::PathBuf;
+
+use super::{
+    fields::ValueReader,
+    keys,
+    problem::{Problem, ValueProblem, quote_for_problem},
+    yaml::YamlValue,
+};
+
+/// How the requests of clients are written, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogOptions {
+    pub target: AccessLogTarget,
+    pub format: AccessLogFormat,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    StandardError,
+    File(PathBuf),
+}
+
+/// The form of a request's line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    #[default]
+    Json,
+    /// As Apache and nginx write it.
+    Combined,
+}
+
+/// A file, from the folder of the profile that names it.
+pub(super) fn file(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+    let text = field.text(problems)?;
+    if text.is_empty() || text.contains('\0') {
+        let what = format!("`{}` is not a file's name", quote_for_problem(text));
+        return field.refuse(ValueProblem::new(what, "write the name of the file to write"), problems);
+    }
+    Some(field.node.spot.source.folder.join(text))
+}
+
+/// A file, `stderr`, or a map with one of these and a format.
+pub(super) fn access_log(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<AccessLogOptions> {
+    if !matches!(field.node.value, YamlValue::Map(_)) {
+        return Some(AccessLogOptions {
+            target: target(field, problems)?,
+            format: AccessLogFormat::default(),
+        });
+    }
+    let fields = field.map(&keys::ACCESS_LOG_MAP, problems)?;
+    let format = keys::ACCESS_LOG_FORMAT.written(&fields, problems).unwrap_or_default();
+    match fields.take(&keys::ACCESS_LOG_TARGET) {
+        Some(named) => Some(AccessLogOptions { target: target(&named, problems)?, format }),
+        None => {
+            fields.report_missing(&keys::ACCESS_LOG_TARGET, "write the file, or `stderr`", problems);
+            None
+        }
+    }
+}
+
+fn target(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<AccessLogTarget> {
+    match &field.node.value {
+        YamlValue::Text(text) if text == "stderr" => Some(AccessLogTarget::StandardError),
+        _ => Some(AccessLogTarget::File(file(field, problems)?)),
+    }
+}

@@ -1,0 +1,128 @@
+//! Every event that the log tells: a name that does not change, the fields that come with it, and what it is about.
+//!
+//! A line of the log carries the name as `event`, so that a program need not read the text. `docs/operate.md` has
+//! the same table, and tests compare both of them with the calls in the source.
+
+use std::fmt;
+
+macro_rules! log_events {
+    ($($event:ident $name:literal [$($field:literal)*] $about:literal,)*) => {
+        /// What a line of the log tells.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum LogEvent {
+            $(#[doc = $about] $event,)*
+        }
+
+        impl LogEvent {
+            pub const ALL: &[Self] = &[$(Self::$event,)*];
+
+            /// The name that programs know it by.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$event => $name,)*
+                }
+            }
+
+            /// What a line has beside its text.
+            pub fn fields(self) -> &'static [&'static str] {
+                match self {
+                    $(Self::$event => &[$($field,)*],)*
+                }
+            }
+
+            /// What has happened.
+            pub fn about(self) -> &'static str {
+                match self {
+                    $(Self::$event => $about,)*
+                }
+            }
+        }
+    };
+}
+
+log_events! {
+    SessionEnded "session_ended" ["id" "service" "client" "peer" "end" "seconds" "up" "down" "reason"] "a session has ended",
+    ProbeEnded "probe_ended" ["id" "service" "client" "peer" "end" "seconds" "up" "down" "reason"] "a check of the path has ended",
+    SessionFailed "session_failed" [] "a client got no session, and neither the client nor the operator is the cause",
+    SessionsRefused "sessions_refused" [] "how many more clients were refused, and why",
+    ClientRejected "client_rejected" ["client"] "a client was turned away before it had a session",
+    ProbeRejected "probe_rejected" ["client"] "a check of the path was turned away",
+    UnknownService "unknown_service" [] "a peer asked for a service that is not known here",
+    LinesLeftOut "lines_left_out" ["more" "by"] "lines of one kind were too many, and so many are not written",
+    RequestFailed "request_failed" ["id"] "a backend gave no answer to a request",
+    BackendUnreachable "backend_unreachable" ["id"] "a backend could not be reached for a request",
+    RequestsEnded "requests_ended" ["id"] "the requests of a session have ended with an error",
+    ExchangeCut "exchange_cut" [] "a request and its answer were cut",
+    InterimLeftOut "interim_left_out" [] "a backend said too much before its answer",
+    UpgradeLost "upgrade_lost" ["id"] "the backend's side of an upgraded connection was lost",
+    ClientUpgradeLost "client_upgrade_lost" ["client"] "the client's side of an upgraded connection was lost",
+    OwnNameTold "own_name_told" [] "an answer names the backend, and goes to clients as it is",
+    LinkUp "link_up" ["address" "protocol"] "a link stands",
+    LinkDown "link_down" ["address" "sessions"] "a link is gone",
+    LinkLost "link_lost" ["peer"] "a ready link has ended while it waited",
+    LinkChanged "link_changed" [] "a link that is dialled has failed, or stands again",
+    LinkFailedAgain "link_failed_again" [] "a link that is dialled has failed once more",
+    LinkRejected "link_rejected" [] "a link that came in was turned away",
+    NameStale "name_stale" ["name"] "a look-up has failed, and the last answer is used",
+    PortListens "port_listens" [] "a port that waited listens now",
+    PortWaits "port_waits" [] "a port can not be opened yet, and is tried again",
+    PortPaused "port_paused" [] "a port accepts nobody until descriptors are free",
+    HealthLeftOut "health_left_out" [] "this half opens no port for monitors",
+    AlertRaised "alert_raised" [] "something is wrong, or still wrong in another way",
+    AlertOver "alert_over" [] "it is not wrong any more",
+    ServiceDown "service_down" [] "a service can not be served, for a fault of its own",
+    ServiceUp "service_up" [] "it is served again",
+    Operator "operator" ["kind" "by" "asked" "outcome" "seconds" "text"] "an operator's command, and what came of it",
+    ProfileInForce "profile_in_force" [] "a profile is in force",
+    SwitchBegun "switch_begun" [] "a switch or a reload has begun",
+    SwitchRefused "switch_refused" [] "a switch or a reload was not done, and nothing changed",
+    SwitchUnready "switch_unready" [] "a switch is done though not all of it is ready",
+    CertificatesRenewed "certificates_renewed" [] "renewed certificates are in force",
+    CertificatesRefused "certificates_refused" [] "renewed certificates are wrong, and those before stay",
+    CertificatesSilent "certificates_silent" [] "the files of certificates do not answer, or do again",
+    DescriptorLimit "descriptor_limit" ["limit"] "how many files may be open",
+    DescriptorsShort "descriptors_short" [] "that are fewer than the profile may need",
+    ServiceManager "service_manager" [] "the service manager can not be told anything",
+    Headless "headless" [] "there is no screen, or none any more",
+    TerminalInput "terminal_input" ["error"] "the input of a lost terminal could not be let go of",
+    DemoPorts "demo_ports" [] "the built-in profile uses other ports than usual",
+    Recording "recording" [] "snapshots can not be recorded, or are recorded again",
+    Summary "summary" ["open" "waiting" "sessions" "refused" "up" "down" "ready" "target"] "the numbers of a gateway at which something has happened, once a minute",
+    LogReopened "log_reopened" ["files"] "a signal has opened the files of the log anew",
+    LinesLost "lines_lost" ["lines"] "so many lines could not be written since the start",
+    Stopping "stopping" [] "a stop has begun",
+    SessionsCut "sessions_cut" [] "sessions were cut at the end of `drain`",
+    Stopped "stopped" [] "the gateway has stopped",
+    SignalFailed "signal_failed" [] "a signal can not be obeyed in order",
+    Hangs "hangs" [] "the gateway does not turn, or the process does not end",
+    Panic "panic" ["panic"] "a bug: a thread has panicked",
+    TaskPanicked "task_panicked" ["task"] "a bug: a task has panicked",
+    Notice "notice" [] "anything else that an operator should see",
+    Library "library" [] "what a library of the gateway has said",
+}
+
+impl fmt::Display for LogEvent {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+impl LogEvent {
+    /// A line for the operator that tells of it.
+    pub fn line(self, text: impl Into<String>) -> NoticeLine {
+        NoticeLine { event: self, text: text.into() }
+    }
+}
+
+impl<T: Into<String>> From<T> for NoticeLine {
+    fn from(text: T) -> Self {
+        LogEvent::Notice.line(text)
+    }
+}
+
+/// A line for the operator, and what it tells.
+#[derive(Debug, Clone)]
+pub struct NoticeLine {
+    pub event: LogEvent,
+    pub text: String,
+}

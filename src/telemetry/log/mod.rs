@@ -1,0 +1,199 @@
+//! The log: what this process tells, as lines on standard error and, where the profile says so, in a file.
+//!
+//! [`LogEvent`] names what can be told, `line` makes a line of it, `sink` writes it on a thread of its own, so that
+//! nobody who logs waits for a disk or a reader. [`AccessLog`] has the requests of clients.
+
+mod access;
+mod events;
+mod line;
+mod sink;
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+pub use self::{
+    access::{AccessLog, AccessRecord},
+    events::{LogEvent, NoticeLine},
+    sink::{lines_lost, loss_reason},
+};
+use self::{
+    line::{LogLayer, WARNING, plain_line, with_priority},
+    sink::{LineSink, LossLine, SinkTarget, reopen_all},
+};
+
+/// Environment variable with a filter such as `debug` or `portcullis::link=trace`.
+const FILTER_VARIABLE: &str = "PORTCULLIS_LOG";
+/// Without it.
+const LEVEL: &str = "info";
+/// What libraries say: TLS has much to say of one connection, which is in our line about that, and a
+/// client could have it say more. A filter that names a library has its way.
+const LIBRARIES: &str = "warn,rustls=error";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Ends the log: waits a moment for queued lines to be written.
+#[derive(Debug)]
+pub struct LogGuard {
+    stderr: LineSink,
+}
+
+/// While a screen owns the terminal, lines are dropped; notices are kept in the snapshot.
+static QUIET: AtomicBool = AtomicBool::new(false);
+/// Where the profile's `log` goes.
+static FILE: Mutex<Option<LineSink>> = Mutex::new(None);
+/// What is written, once the log is installed.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Writes no lines while `quiet`.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Installs the process's log; call once.
+pub fn init_log(format: LogFormat) -> io::Result<LogGuard> {
+    let is_journal = is_journal();
+    let stderr = LineSink::start(SinkTarget::StandardError, Some(loss_line(format, is_journal)))?;
+    let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|_| EnvFilter::new(directives("")));
+    let (filter, handle) = reload::Layer::new(filter);
+    let layer = LogLayer { format, is_journal, stderr: stderr.clone(), file: &FILE, quiet: &QUIET };
+    // Fails only where a test has installed one before; that one serves as well.
+    if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
+        let _ = FILTER.set(handle); // Nobody else sets it.
+    }
+    Ok(LogGuard { stderr })
+}
+
+/// How standard error tells of lines that are missing.
+fn loss_line(format: LogFormat, is_journal: bool) -> LossLine {
+    match (format, is_journal) {
+        (LogFormat::Text, false) => {
+            |lost, cause| format!("{} WARN {lost} log lines lost: {cause}", utc_now())
+        }
+        (LogFormat::Text, true) => {
+            |lost, cause| with_priority(&format!("{lost} log lines lost: {cause}"), Some(WARNING))
+        }
+        (LogFormat::Json, false) => missing_lines,
+        (LogFormat::Json, true) => |lost, cause| with_priority(&missing_lines(lost, cause), Some(WARNING)),
+    }
+}
+
+fn missing_lines(lost: u64, cause: &str) -> String {
+    let told = format!("{lost} log lines lost: {cause}");
+    plain_line(Level::WARN, LogEvent::LinesLost, &told, ("lines", lost))
+}
+
+/// Writes the log into this file too, or into none; the one that is open stays where it is the same.
+pub fn set_file(path: Option<&Path>) {
+    let target = path.map(|path| SinkTarget::File(path.to_owned()));
+    let mut file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    if file.as_ref().map(LineSink::target) != target.as_ref() {
+        // Where no thread can be started there is worse to tell than this.
+        *file = target.and_then(|target| LineSink::start(target, Some(missing_lines)).ok());
+    }
+}
+
+/// Opens the files of the log anew: they may have been renamed.
+pub fn reopen_files() {
+    let files = reopen_all();
+    tracing::info!(event = %LogEvent::LogReopened, files, "the files of the log are opened anew");
+}
+
+/// Why a level was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogLevelError {
+    #[error(
+        "`{0}` is no level; write error, warn, info, debug, trace or off, or such as `portcullis::link=debug`"
+    )]
+    Unknown(String),
+    #[error("this process has no log of its own")]
+    NoLog,
+}
+
+/// Changes what is written from now on: a level, or directives as the environment variable takes them.
+pub fn set_level(wanted: &str) -> Result<(), LogLevelError> {
+    let unknown = || LogLevelError::Unknown(crate::text::clean_text(wanted, 100));
+    if wanted.trim().is_empty() {
+        return Err(unknown());
+    }
+    let filter = EnvFilter::try_new(directives(wanted)).map_err(|_| unknown())?;
+    let handle = FILTER.get().ok_or(LogLevelError::NoLog)?;
+    handle.reload(filter).map_err(|_| LogLevelError::NoLog)
+}
+
+/// Whether standard error is the journal: systemd says which file that is (systemd.exec(5), JOURNAL_STREAM).
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let own = rustix::fs::fstat(rustix::stdio::stderr());
+    own.is_ok_and(|own| named == format!("{}:{}", own.st_dev, own.st_ino))
+}
+
+/// The directives of a filter: a level alone is ours, the libraries keep theirs.
+fn directives(wanted: &str) -> String {
+    let parts = wanted.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let ours = |part: &str| match part.contains(['=', ':', '[']) || part == env!("CARGO_PKG_NAME") {
+        true => part.to_owned(),
+        false => format!("{}={part}", env!("CARGO_PKG_NAME")),
+    };
+    let parts: Vec<_> = parts.map(ours).collect();
+    let level = format!("{}={LEVEL}", env!("CARGO_PKG_NAME"));
+    // Of two directives for the same target the last one holds.
+    [vec![LIBRARIES.to_owned(), level], parts].concat().join(",")
+}
+
+/// Now, UTC, RFC 3339 with milliseconds.
+pub fn utc_now() -> String {
+    format_utc(SystemTime::now())
+}
+
+/// The same of any moment that this form has room for.
+pub fn format_utc(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(YEARS_9999)).to_string()
+}
+
+/// From 1970 to the end of the year 9999.
+const YEARS_9999: Duration = Duration::from_secs(253_402_300_799);
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        /// A stuck reader does not hold the exit up for longer.
+        const FLUSH: Duration = Duration::from_millis(500);
+        self.stderr.flush(FLUSH);
+        if let Some(file) = &*FILE.lock().unwrap_or_else(PoisonError::into_inner) {
+            file.flush(FLUSH);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_the_gateways_own_and_a_word_that_is_none_is_refused() {
+        assert_eq!(directives("debug"), "warn,rustls=error,portcullis=info,portcullis=debug");
+        assert!(directives("hyper=trace").ends_with(",portcullis=info,hyper=trace"));
+        for wrong in ["debgu", "", " ", "portcullis=loud"] {
+            assert_eq!(set_level(wrong), Err(LogLevelError::Unknown(wrong.into())));
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Where lines go: standard error or a file, each written by a thread of its own behind a bounded queue.
+//!
+//! Whoever reads may stop reading, a disk may be full, and a folder may go away. Each of these costs lines, which
+//! are counted with their cause, and nothing else. A file that can not be written is opened again with a later line,
+//! and so is one that was deleted; one that was renamed is written on until [`reopen_all`].
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+};
+
+use crate::{telemetry::clock, text};
+
+/// Lines that may wait for a slow reader.
+const QUEUED_LINES_MAX: usize = 8192;
+/// How long the writer waits for more lines after the first, and how many bytes it writes at once.
+const GATHER: Duration = Duration::from_millis(5);
+const WRITTEN_BYTES: usize = 64 * 1024;
+/// A file that can not be opened is tried again after so long.
+const TRIED_AGAIN: Duration = Duration::from_secs(1);
+/// A loss is told for so long.
+const TOLD_MS: u64 = 60_000;
+/// No error: the queue was full.
+const TOO_SLOW: i32 = 0;
+
+/// Lines that no sink has written so far, in all.
+static LINES_LOST: AtomicU64 = AtomicU64::new(0);
+/// Every sink that is in use.
+static SINKS: Mutex<Vec<Weak<SinkHandle>>> = Mutex::new(Vec::new());
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkTarget {
+    StandardError,
+    File(PathBuf),
+}
+
+/// What is written into a sink where lines are missing: made of how many, and why.
+pub type LossLine = fn(u64, &str) -> String;
+
+/// Takes lines without waiting; when the last of its clones is dropped, its thread writes what waits and ends.
+#[derive(Debug, Clone)]
+pub struct LineSink(Arc<SinkHandle>);
+
+#[derive(Debug)]
+struct SinkHandle {
+    state: Arc<SinkState>,
+    queue: SyncSender<SinkMessage>,
+}
+
+/// What the sink and its thread share.
+#[derive(Debug)]
+struct SinkState {
+    target: SinkTarget,
+    /// Lines that were not written.
+    lost: AtomicU64,
+    /// `clock::coarse_ms` of the last of them; 0: none was lost.
+    lost_at_ms: AtomicU64,
+    /// The error that lost it, or [`TOO_SLOW`].
+    errno: AtomicI32,
+    /// A signal wants the file opened anew.
+    reopens: AtomicBool,
+}
+
+#[derive(Debug)]
+enum SinkMessage {
+    Line(Vec<u8>),
+    Reopen,
+    /// What came before is written when this is answered.
+    Flush(SyncSender<()>),
+}
+
+impl LineSink {
+    /// Starts the thread that writes.
+    pub fn start(target: SinkTarget, loss_line: Option<LossLine>) -> io::Result<Self> {
+        let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
+        let state = Arc::new(SinkState::new(target));
+        let writer = SinkWriter { state: state.clone(), lines, loss_line, file: None, tried: None, told: 0 };
+        thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
+        let handle = Arc::new(SinkHandle { state, queue });
+        let mut sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
+        sinks.retain(|sink| sink.strong_count() > 0);
+        sinks.push(Arc::downgrade(&handle));
+        Ok(Self(handle))
+    }
+
+    pub fn target(&self) -> &SinkTarget {
+        &self.0.state.target
+    }
+
+    /// Hands a line over, without its end; one that finds no room is counted.
+    pub fn write(&self, line: &str) {
+        let text = [line.as_bytes(), b"\n"].concat();
+        if self.0.queue.try_send(SinkMessage::Line(text)).is_err() {
+            self.0.state.lose(1, TOO_SLOW);
+        }
+    }
+
+    /// Waits until what was handed over is written, and no longer than that.
+    pub fn flush(&self, within: Duration) {
+        let (written, all_written) = sync_channel(1);
+        if self.0.queue.try_send(SinkMessage::Flush(written)).is_ok() {
+            let _ = all_written.recv_timeout(within); // Late lines are lost with the reader.
+        }
+    }
+}
+
+/// Lines that were not written so far.
+pub fn lines_lost() -> u64 {
+    LINES_LOST.load(Ordering::Relaxed)
+}
+
+/// Why lines are lost, while they are: for a minute after the last.
+pub fn loss_reason() -> Option<String> {
+    let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
+    sinks.iter().filter_map(Weak::upgrade).find_map(|sink| sink.state.loss_reason(clock::coarse_ms()))
+}
+
+/// Opens every file anew, and says how many there are. Signals that come faster than a file is opened are one.
+pub fn reopen_all() -> usize {
+    let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = sinks.iter().filter_map(Weak::upgrade);
+    let files = files.filter(|sink| sink.state.target != SinkTarget::StandardError);
+    let reopen = |sink: &Arc<SinkHandle>| {
+        if !sink.state.reopens.swap(true, Ordering::AcqRel) {
+            // Where there is no room, a line that waits makes it look.
+            let _ = sink.queue.try_send(SinkMessage::Reopen);
+        }
+    };
+    files.inspect(reopen).count()
+}
+
+impl SinkState {
+    fn new(target: SinkTarget) -> Self {
+        Self {
+            target,
+            lost: AtomicU64::new(0),
+            lost_at_ms: AtomicU64::new(0),
+            errno: AtomicI32::new(TOO_SLOW),
+            reopens: AtomicBool::new(false),
+        }
+    }
+
+    fn lose(&self, lines: u64, errno: i32) {
+        LINES_LOST.fetch_add(lines, Ordering::Relaxed);
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+        self.errno.store(errno, Ordering::Relaxed);
+        self.lost_at_ms.store(clock::coarse_ms().max(1), Ordering::Relaxed);
+    }
+
+    fn loss_reason(&self, now_ms: u64) -> Option<String> {
+        let at_ms = Some(self.lost_at_ms.load(Ordering::Relaxed)).filter(|&at| at > 0)?;
+        let goes_on = now_ms.saturating_sub(at_ms) < TOLD_MS;
+        goes_on.then(|| self.describe_loss())
+    }
+
+    fn describe_loss(&self) -> String {
+        let errno = self.errno.load(Ordering::Relaxed);
+        let error = io::Error::from_raw_os_error(errno);
+        match &self.target {
+            SinkTarget::StandardError => match errno {
+                TOO_SLOW => "standard error is read too slowly".into(),
+                libc::EIO => "the terminal of standard error is gone".into(),
+                libc::EPIPE => "nobody reads standard error any more".into(),
+                _ => format!("standard error: {error}"),
+            },
+            SinkTarget::File(path) if errno == TOO_SLOW => {
+                format!("{} is written too slowly", text::clean_path(path))
+            }
+            SinkTarget::File(path) => format!("{}: {error}", text::clean_path(path)),
+        }
+    }
+}
+
+/// The thread of a sink.
+struct SinkWriter {
+    state: Arc<SinkState>,
+    lines: Receiver<SinkMessage>,
+    loss_line: Option<LossLine>,
+    file: Option<File>,
+    /// When the file was last tried in vain, and what came of it.
+    tried: Option<(Instant, i32)>,
+    /// So many losses have a line.
+    told: u64,
+}
+
+impl SinkWriter {
+    /// Under load lines are written many at a time: waking this thread for each would cost more than the line.
+    fn run(mut self) {
+        // It is there from the start, also where nothing is said for long.
+        self.open_if_due();
+        while let Ok(first) = self.lines.recv() {
+            thread::sleep(GATHER);
+            let (mut text, mut count, mut flushes) = (Vec::new(), 0, Vec::new());
+            let mut message = Some(first);
+            while let Some(next) = message {
+                match next {
+                    SinkMessage::Line(line) => {
+                        text.extend_from_slice(&line);
+                        count += 1;
+                    }
+                    SinkMessage::Reopen => {}
+                    SinkMessage::Flush(written) => flushes.push(written),
+                }
+                message = if text.len() < WRITTEN_BYTES { self.lines.try_recv().ok() } else { None };
+            }
+            self.write_batch(&text, count);
+            for written in flushes {
+                let _ = written.try_send(()); // Who does not wait any more need not know.
+            }
+        }
+    }
+
+    fn write_batch(&mut self, text: &[u8], count: u64) {
+        self.open_if_due();
+        if text.is_empty() {
+            return;
+        }
+        let lost = self.state.lost.load(Ordering::Relaxed);
+        let missing = self.loss_line.filter(|_| lost > self.told);
+        let missing = missing.map(|line| line(lost, &self.state.describe_loss()) + "\n");
+        match self.write_all(&[missing.unwrap_or_default().as_bytes(), text].concat()) {
+            Ok(()) => self.told = lost,
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+                self.file = None;
+                self.state.lose(count, errno);
+                // A terminal that has gone never comes back, and neither does whoever read the log there.
+                if self.state.target == SinkTarget::StandardError && errno == Errno::IO.raw_os_error() {
+                    super::set_quiet(true);
+                }
+            }
+        }
+    }
+
+    fn write_all(&mut self, batch: &[u8]) -> io::Result<()> {
+        match (&self.state.target, &mut self.file, self.tried) {
+            (SinkTarget::StandardError, _, _) => io::stderr().lock().write_all(batch),
+            (SinkTarget::File(_), Some(file), _) => file.write_all(batch),
+            (SinkTarget::File(_), None, Some((_, errno))) => Err(io::Error::from_raw_os_error(errno)),
+            (SinkTarget::File(_), None, None) => Err(Errno::IO.into()),
+        }
+    }
+
+    /// Opens the file where it is not open, is to be opened anew, or has no name any more.
+    fn open_if_due(&mut self) {
+        let SinkTarget::File(path) = &self.state.target else { return };
+        if self.state.reopens.swap(false, Ordering::AcqRel) {
+            (self.file, self.tried) = (None, None);
+        }
+        if self.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|facts| facts.nlink() == 0)) {
+            self.file = None;
+        }
+        let is_due = self.tried.is_none_or(|(at, _)| at.elapsed() >= TRIED_AGAIN);
+        if self.file.is_none() && is_due {
+            match open(path) {
+                Ok(file) => (self.file, self.tried) = (Some(file), None),
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+                    self.tried = Some((Instant::now(), errno));
+                }
+            }
+        }
+    }
+}
+
+/// Opens without waiting, and writes as others do: whoever reads slowly holds up this thread alone.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn sink(path: &Path) -> LineSink {
+        let loss_line: LossLine = |lost, cause| format!("{lost} lost: {cause}");
+        LineSink::start(SinkTarget::File(path.to_owned()), Some(loss_line)).unwrap()
+    }
+
+    #[test]
+    fn a_loss_is_told_with_its_cause_and_for_a_minute() {
+        let stderr = SinkState::new(SinkTarget::StandardError);
+        let file = SinkState::new(SinkTarget::File("/var/log/gate.json".into()));
+        assert_eq!(stderr.loss_reason(5), None);
+        for (state, errno, cause) in [
+            (&stderr, TOO_SLOW, "standard error is read too slowly"),
+            (&stderr, 5, "the terminal of standard error is gone"),
+            (&stderr, 32, "nobody reads standard error any more"),
+            (&stderr, 28, "standard error: No space left on device (os error 28)"),
+            (&file, TOO_SLOW, "/var/log/gate.json is written too slowly"),
+            (&file, 28, "/var/log/gate.json: No space left on device (os error 28)"),
+        ] {
+            state.lose(2, errno);
+            let at = state.lost_at_ms.load(Ordering::Relaxed);
+            assert_eq!(state.loss_reason(at + TOLD_MS - 1).as_deref(), Some(cause));
+            assert_eq!(state.loss_reason(at + TOLD_MS), None, "it is over");
+        }
+        assert_eq!(stderr.lost.load(Ordering::Relaxed), 8);
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_is_left_when_it_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
+        let sink = sink(&path);
+        sink.write("one");
+        sink.flush(SOON);
+        fs::rename(&path, &old).unwrap();
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        (0..1000).for_each(|_| assert!(reopen_all() > 0));
+        sink.write("two");
+        sink.flush(SOON);
+        assert_eq!((read(&old).as_str(), read(&path).as_str()), ("one\n", "two\n"));
+    }
+
+    #[test]
+    fn a_folder_that_goes_away_costs_lines_which_are_counted_and_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inner, path) = (folder.path().join("logs"), folder.path().join("logs/log"));
+        fs::create_dir(&inner).unwrap();
+        let sink = sink(&path);
+        sink.write("one");
+        sink.flush(SOON);
+        fs::remove_dir_all(&inner).unwrap();
+        sink.write("two");
+        sink.flush(SOON);
+        assert_eq!(sink.0.state.lost.load(Ordering::Relaxed), 1);
+        let reason = sink.0.state.describe_loss();
+        assert!(reason.ends_with("log: No such file or directory (os error 2)"), "{reason}");
+        fs::create_dir(&inner).unwrap();
+        // Without it the file is tried again within a second.
+        reopen_all();
+        sink.write("three");
+        sink.flush(SOON);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("1 lost: ") && text.ends_with("\nthree\n"), "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_and_a_reader_that_stalls_hold_nobody_up() {
+        let full = sink(Path::new("/dev/full"));
+        full.write("one");
+        full.flush(SOON);
+        assert_eq!(full.0.state.lost.load(Ordering::Relaxed), 1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let stalled = sink(&path);
+        let (began, line) = (Instant::now(), "x".repeat(1000));
+        (0..2 * QUEUED_LINES_MAX).for_each(|_| stalled.write(&line));
+        assert!(stalled.0.state.lost.load(Ordering::Relaxed) > 0);
+        assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,238 @@
+//! What a gateway writes down: the log and the requests of clients as files that others rotate, fill and take away,
+//! at a level that changes while it runs.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+};
+
+use regex::Regex;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{
+    DIRECT, connect,
+    monitor::asked,
+    process::{Gateway, Place, SOON, until},
+    run,
+    setup::{dmz_half, internal_half},
+};
+
+/// The JSON lines of a file so far, where there is one.
+fn lines(place: &Place, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(place.path(name)).unwrap_or_default();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .collect()
+}
+
+#[track_caller]
+fn line_of(place: &Place, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    until(&format!("a line in {name}"), SOON, || lines(place, name).into_iter().find(&is_it))
+}
+
+fn event(name: &str) -> impl Fn(&Value) -> bool {
+    move |line| line["event"] == name
+}
+
+/// A session of one exchange.
+fn echo(at: SocketAddr) {
+    let mut client = connect(at);
+    client.write_all(b"hello").expect("it is sent");
+    client.read_exact(&mut [0; 5]).expect("it comes back");
+}
+
+/// Answers each request with ten bytes, but for `/cut`, of which it sends three.
+fn backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut heard = Vec::new();
+                let mut byte = [0];
+                while !heard.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                    heard.push(byte[0]);
+                }
+                let sent: &[u8] = if heard.starts_with(b"GET /cut") { b"012" } else { b"0123456789" };
+                let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\n";
+                let _ = stream.write_all(&[head, sent].concat());
+            });
+        }
+    });
+    at
+}
+
+fn web(gateway: &Gateway<'_>) -> SocketAddr {
+    let status = gateway.status();
+    let at = status["services"][0]["accept"][0].as_str().expect("an address");
+    at.strip_prefix("http://").expect("its scheme").trim_end_matches('/').parse().expect("host and port")
+}
+
+#[test]
+fn the_log_is_a_file_of_json_lines_with_stable_events() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let gateway = place.start("one");
+    echo(gateway.accept("echo"));
+    let ended = line_of(&place, "gate.json", event("session_ended"));
+    let names: Vec<_> = ended.as_object().expect("an object").keys().map(String::as_str).collect();
+    for name in
+        ["timestamp", "level", "event", "message", "id", "service", "client", "end", "seconds", "reason"]
+    {
+        assert!(names.contains(&name), "no {name}: {ended}");
+    }
+    let time = Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$").expect("a pattern");
+    assert!(time.is_match(ended["timestamp"].as_str().expect("text")), "{ended}");
+    assert_eq!((&ended["level"], &ended["end"]), (&"INFO".into(), &"--".into()));
+    assert!(
+        gateway.log().contains(" INFO session ended id="),
+        "standard error has it too:\n{}",
+        gateway.log()
+    );
+    let unnamed: Vec<_> =
+        lines(&place, "gate.json").into_iter().filter(|line| line["event"] == "library").collect();
+    assert_eq!(unnamed, Vec::<Value>::new(), "each of our lines is an event");
+}
+
+#[test]
+fn files_that_were_renamed_are_opened_anew_and_a_storm_of_signals_ends_nothing() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    let gateway = place.start("one");
+    line_of(&place, "gate.json", event("profile_in_force"));
+    fs::rename(place.path("gate.json"), place.path("gate.json.1")).expect("it is renamed");
+    gateway.signal(Signal::USR1);
+    let opened = line_of(&place, "gate.json", event("log_reopened"));
+    assert_eq!(opened["files"], 1);
+    (0..2000).for_each(|_| gateway.signal(Signal::USR1));
+    echo(gateway.accept("echo"));
+    line_of(&place, "gate.json", event("session_ended"));
+    assert!(lines(&place, "gate.json.1").iter().all(|line| line["event"] != "session_ended"));
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_file_that_takes_nothing_costs_lines_which_are_counted_and_told() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("log: /dev/full\naccess_log: none/access.json\n{DIRECT}"));
+    let gateway = place.start("one");
+    let socket = place.path("run/one.sock").display().to_string();
+    echo(gateway.accept("echo"));
+    let status = gateway.wait("the loss is told", SOON, |status| {
+        status["log_lines_lost"].as_u64() > Some(0) && status["log_trouble"].is_string()
+    });
+    assert_eq!(status["log_trouble"], "/dev/full: No space left on device (os error 28)");
+    until("the alert is told", SOON, || gateway.log().contains("log lines lost: /dev/full").then_some(()));
+    // A reload with another file ends it.
+    place.write("one.yaml", &format!("log: gate.json\n{DIRECT}"));
+    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    echo(gateway.accept("echo"));
+    line_of(&place, "gate.json", event("session_ended"));
+}
+
+#[test]
+fn the_level_changes_while_it_runs_and_a_link_is_then_a_line() {
+    let place = Place::with_certificates();
+    place.write("dmz.yaml", &format!("log: dmz.json\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let dmz = place.start("dmz");
+    let socket = place.path("run/dmz.sock").display().to_string();
+    let level = |level: &str| run(&place, &["log-level", level, "--admin", &socket]);
+    let refused = level("debgu");
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("`debgu` is no level; write error, warn, info, debug"), "{}", refused.err);
+    assert_eq!(level("debug").code, Some(0));
+    let link = format!("127.0.0.1:{}", dmz.link_port());
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://")]));
+    let internal = place.start("internal");
+    let up = line_of(&place, "dmz.json", event("link_up"));
+    assert!(up["level"] == "DEBUG" && up["address"].is_string() && up["protocol"].is_string(), "{up}");
+    drop(internal);
+    line_of(&place, "dmz.json", event("link_down"));
+    let asked = line_of(&place, "dmz.json", |line| line["event"] == "operator" && line["outcome"] == "done");
+    assert_eq!((&asked["kind"], &asked["asked"]), (&"log-level".into(), &"log level `debug`".into()));
+    assert_eq!(level("error").code, Some(0));
+}
+
+#[test]
+fn each_request_is_a_line_without_its_query_and_with_its_end() {
+    let place = Place::with_certificates();
+    let backend = backend();
+    let profile = format!(
+        "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    web: {{ accept: ['http://127.0.0.1:0/'], \
+         connect: 'http://{backend}/' }}\n"
+    );
+    place.write("one.yaml", &profile);
+    let gateway = place.start("one");
+    let (at, socket) = (web(&gateway), place.path("run/one.sock").display().to_string());
+    assert_eq!(asked(&["-d", "four"], &format!("http://{at}/a?secret=1")), (200, "0123456789".into()));
+    let line = line_of(&place, "access.json", |line| line["path"] == "/a");
+    assert_eq!((&line["method"], &line["status"]), (&"POST".into(), &200.into()), "{line}");
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&4.into(), &10.into()), "{line}");
+    assert_eq!((&line["service"], &line["end"], &line["user"]), (&"web".into(), &"--".into(), &Value::Null));
+    assert_eq!(line["backend"], format!("http://{backend}"));
+    assert!(line["first_byte_seconds"].as_f64() <= line["seconds"].as_f64(), "{line}");
+    let session = line["session"].as_str().expect("an id").to_owned();
+    gateway.wait("the session is the log's", SOON, |status| {
+        status["ended"].as_array().is_some_and(|ended| ended.iter().any(|row| row["id"] == session.as_str()))
+    });
+    // One that its backend cuts, and one that nobody serves.
+    let mut client = TcpStream::connect(at).expect("the port is open");
+    client.write_all(b"GET /cut HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is sent");
+    let _ = client.read_to_end(&mut Vec::new());
+    let line = line_of(&place, "access.json", |line| line["path"] == "/cut");
+    assert_eq!((&line["status"], &line["bytes_out"]), (&200.into(), &3.into()), "{line}");
+    assert!(line["end"].as_str().is_some_and(|end| end.starts_with('B')), "{line}");
+    let text = fs::read_to_string(place.path("access.json")).expect("it is there");
+    assert!(!text.contains("secret"), "{text}");
+    // The same as web servers write it.
+    let combined = profile.replace("access.json", "{ file: access.log, format: combined }");
+    place.write("one.yaml", &combined);
+    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    assert_eq!(
+        asked(&["-A", "an \"agent\"", "-e", "http://b/?x=secret"], &format!("http://{at}/b?secret=1")).0,
+        200
+    );
+    let form = r#"^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /b HTTP/1\.1" 200 10 "http://b/" "an \\"agent\\""\n$"#;
+    let text = until("its line", SOON, || {
+        fs::read_to_string(place.path("access.log")).ok().filter(|text| text.ends_with('\n'))
+    });
+    assert!(Regex::new(form).expect("a pattern").is_match(&text), "{text}");
+}
+
+#[test]
+fn the_request_of_a_websocket_is_written_when_it_ends() {
+    let place = Place::with_certificates();
+    let profile = "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    echo: { accept: ['ws://127.0.0.1:0/'], \
+                   connect: 'echo://' }\n";
+    place.write("one.yaml", profile);
+    let gateway = place.start("one");
+    let status = gateway.status();
+    let at = status["services"][0]["accept"][0].as_str().expect("an address");
+    let at: SocketAddr =
+        at.strip_prefix("ws://").expect("its scheme").trim_end_matches('/').parse().expect("an address");
+    let mut client = connect(at);
+    let request = "GET /chat?secret=1 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).expect("it is sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).expect("it is answered");
+        head.push(byte[0]);
+    }
+    // A message of five bytes, masked by zeros; it comes back without a mask.
+    client.write_all(b"\x82\x85\0\0\0\0hello").expect("it is sent");
+    client.read_exact(&mut [0; 7]).expect("it comes back");
+    assert_eq!(lines(&place, "access.json"), Vec::<Value>::new(), "it goes on");
+    drop(client);
+    let line = line_of(&place, "access.json", |line| line["path"] == "/chat");
+    assert_eq!((&line["status"], &line["service"]), (&101.into(), &"echo".into()), "{line}");
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&5.into(), &5.into()), "{line}");
+    assert!(line["session"].is_string() && line["end"].is_string(), "{line}");
+}
