@@ -1,6 +1,6 @@
 //! Runs the gateway of a profile, with a screen or without, until it ends.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use futures_util::future::OptionFuture;
 use rustix::process::{
@@ -20,7 +20,9 @@ use crate::{
         handle::{Command, GatewayHandle},
     },
     headless,
+    net::passed,
     output::print_note,
+    profile::Profile,
     record::Recorder,
     signals,
     source::ChosenProfile,
@@ -70,6 +72,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     log::set_file(loaded.profile.log.as_deref());
     // From the first line on: a line written late would tear the screen.
     log::set_quiet(!cli.no_ui && tui::check_terminal().is_ok() && std::io::stderr().is_terminal());
+    refuse_sockets_inside(&loaded.profile)?;
     let limit = raise_descriptors();
     // The admin socket and its folder are nobody else's business from the moment they exist.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -83,7 +86,9 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         ChosenProfile::Demo(ports) => Some(*ports),
         ChosenProfile::File(_) => None,
     };
+    let named = loaded.profile.passed.clone();
     let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
+    close_unnamed_sockets(&named);
     let manager = NotifySocket::of_environment().unwrap_or_else(|error| {
         tracing::warn!(event = %LogEvent::ServiceManager, "{error}");
         None
@@ -172,6 +177,22 @@ fn open_screen(
         }
     };
     Ok(Some(Arc::new(tui::spawn(ScreenSource::own(handle.for_asker("dashboard")), gone)?)))
+}
+
+/// The internal half listens by nothing that others opened.
+fn refuse_sockets_inside(profile: &Profile) -> anyhow::Result<()> {
+    let names = passed::names();
+    let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let told = "was passed in, and the internal half takes no sockets; take it out of the service's units";
+    anyhow::ensure!(profile.dmz.is_some() || names.is_empty(), "{listed} {told}");
+    Ok(())
+}
+
+/// What was passed in and is not named is closed; not before all that is named was found.
+fn close_unnamed_sockets(named: &BTreeSet<String>) {
+    for name in passed::close_others(|name| named.contains(name)) {
+        tracing::info!(event = %LogEvent::PassedClosed, name, "a socket that the profile does not name is closed");
+    }
 }
 
 /// A gateway that a `verify` has started does not outlive it, however that ends.

@@ -21,6 +21,8 @@ mod monitor;
 mod operate;
 #[path = "cli/pair.rs"]
 mod pair;
+#[path = "cli/passed.rs"]
+mod passed;
 #[path = "cli/pressure.rs"]
 mod pressure;
 mod process;
@@ -34,6 +36,8 @@ mod stalls;
 mod stopping;
 #[path = "cli/switching.rs"]
 mod switching;
+#[path = "cli/unready.rs"]
+mod unready;
 #[path = "cli/upgrade.rs"]
 mod upgrade;
 #[path = "cli/verify.rs"]

@@ -29,6 +29,7 @@ mod session_end;
 mod snapshot_builder;
 mod stop;
 mod switch;
+mod unready_ports;
 
 use std::{
     path::{Path, PathBuf},
@@ -272,6 +273,7 @@ impl Engine {
             self.shared.sessions.registry.tick();
         }
         let mut snapshot = self.judged_snapshot(with_rows);
+        self.follow_readiness(&snapshot);
         self.recent.hold_states(&snapshot.pools, snapshot.uptime_seconds);
         if self.stopping.is_none() && self.phase != GatewayPhase::Starting {
             self.alert_tracker.update(&snapshot, &self.shared.notices);

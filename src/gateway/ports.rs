@@ -20,7 +20,7 @@ use crate::{
     },
     profile::{
         Accept, AcceptAddress, BindPolicy, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, Problem,
-        ServiceName,
+        ServiceName, UnreadyPolicy,
     },
     tls::edge::EdgeTls,
     verify::probe::ProbeEntry,
@@ -40,7 +40,19 @@ pub struct ClientPort {
     /// Until it is started.
     listener: Option<Arc<Listener>>,
     /// Closes the port when it is not wanted any more.
-    closer: ListenerGuard,
+    pub(super) closer: ListenerGuard,
+    /// What becomes of it while none of its services is ready.
+    pub(super) unready: UnreadyPolicy,
+    /// Where it listened before it was closed for that.
+    pub(super) shut: Option<ShutPort>,
+}
+
+/// A port that is closed while none of its services is ready.
+#[derive(Debug)]
+pub(super) struct ShutPort {
+    pub at: Vec<SocketAddr>,
+    /// It could not be opened again, which was told.
+    pub is_taken: bool,
 }
 
 /// The ports that a profile wants, with the services of each and how they are reached.
@@ -49,7 +61,7 @@ fn wanted_ports(half: Option<&DmzHalf>) -> HashMap<PortKey, Vec<(&DmzService, &A
     for service in half.into_iter().flat_map(|half| &half.services) {
         for (place, accept) in service.accept.iter().enumerate() {
             let at = accept.address.at.clone();
-            let own = (at.port == 0).then(|| (service.name.clone(), place));
+            let own = at.takes_free_port().then(|| (service.name.clone(), place));
             wanted.entry((at, own)).or_default().push((service, accept));
         }
     }
@@ -57,6 +69,26 @@ fn wanted_ports(half: Option<&DmzHalf>) -> HashMap<PortKey, Vec<(&DmzService, &A
 }
 
 impl ClientPort {
+    /// The services that clients reach by it.
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.names.iter().map(|(_, service)| service)
+    }
+
+    pub(super) fn start(&self, listener: Arc<Listener>, common: &SharedContext) {
+        let shared = tcp::ClientPortContext {
+            serve: common.serve.clone(),
+            tasks: common.tasks.clone(),
+            notices: common.notices.clone(),
+            probes: common.sessions.probes.lookup(),
+            quota: common.clients.clone(),
+            handshakes: common.handshakes.clone(),
+            requests: common.requests.clone(),
+            access: common.access.clone(),
+            leaving: common.leaving.clone(),
+        };
+        common.tasks.spawn("client port", tcp::run(listener, self.routes.clone(), shared));
+    }
+
     /// An address of a service at each place where it listens, with the real port.
     fn addresses_of(&self, address: &AcceptAddress) -> Vec<AcceptAddress> {
         let real = |at| AcceptAddress { at, ..address.clone() };
@@ -91,6 +123,8 @@ pub fn bind_missing(
                 names: Vec::new(),
                 entries: Vec::new(),
                 closer: listener.closer(),
+                unready: UnreadyPolicy::default(),
+                shut: None,
                 listener: Some(listener),
             };
             bound.insert(key, port);
@@ -132,6 +166,9 @@ pub fn replace_ports(
     for (key, services) in wanted_ports(half) {
         let Some(mut port) = before.remove(&key) else { continue };
         port.routes.store(Arc::new(build_routes(&services, edges)));
+        let refuses = |(service, _): &(&DmzService, _)| service.unready == UnreadyPolicy::Refuse;
+        port.unready =
+            if services.iter().all(refuses) { UnreadyPolicy::Refuse } else { UnreadyPolicy::Accept };
         port.names =
             services.iter().map(|(service, accept)| (accept.address.clone(), service.name.clone())).collect();
         let local = port.closer.listens_at().first().copied();
@@ -146,18 +183,7 @@ pub fn replace_ports(
         };
         port.entries = services.iter().map(entry).collect();
         if let Some(listener) = port.listener.take() {
-            let shared = tcp::ClientPortContext {
-                serve: common.serve.clone(),
-                tasks: common.tasks.clone(),
-                notices: common.notices.clone(),
-                probes: common.sessions.probes.lookup(),
-                quota: common.clients.clone(),
-                handshakes: common.handshakes.clone(),
-                requests: common.requests.clone(),
-                access: common.access.clone(),
-                leaving: common.leaving.clone(),
-            };
-            common.tasks.spawn("client port", tcp::run(listener, port.routes.clone(), shared));
+            port.start(listener, common);
         }
         ports.insert(key, port);
     }

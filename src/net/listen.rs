@@ -21,7 +21,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{resolver::NameResolver, sockets, tcp};
+use super::{
+    passed::{self, PassedError},
+    resolver::NameResolver,
+    sockets, tcp,
+};
 use crate::{
     admission::quota::{DescriptorQuota, QuotaPermit},
     profile::{BindPolicy, HostPort},
@@ -48,6 +52,8 @@ pub enum BindError {
     Taken { at: HostPort, by: Option<String> },
     #[error("{at}: this user may not bind it; a port below 1024 needs CAP_NET_BIND_SERVICE")]
     Forbidden { at: HostPort },
+    #[error("{at}: {source}")]
+    Passed { at: HostPort, source: PassedError },
     #[error("{at}: {source}")]
     Other { at: HostPort, source: io::Error },
 }
@@ -79,6 +85,15 @@ pub struct Listener {
 struct BoundSocket {
     socket: TcpListener,
     at: SocketAddr,
+    origin: SocketOrigin,
+}
+
+/// Who holds the port when this process does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SocketOrigin {
+    Own,
+    /// Whoever passed it in; it is theirs to close.
+    Passed,
 }
 
 type PrepareSocket = fn(&Socket) -> io::Result<()>;
@@ -101,7 +116,7 @@ impl ListenerGuard {
     pub fn close(&self) {
         let Some(listener) = self.0.upgrade() else { return };
         listener.stop.cancel();
-        for open in listener.lock_sockets().iter() {
+        for open in listener.lock_sockets().iter().filter(|open| open.origin == SocketOrigin::Own) {
             // It can fail only on a socket that does not listen.
             let _ = SockRef::from(&open.socket).shutdown(Shutdown::Both);
         }
@@ -152,6 +167,10 @@ impl Listener {
         prepare: PrepareSocket,
     ) -> Result<Arc<Self>, BindError> {
         let (sockets, lacks) = match (found, bind) {
+            (_, _) if let Some(name) = at.passed_name() => {
+                let sockets = open_passed(at, name, prepare)?;
+                (sockets, MissingAddresses::Nothing)
+            }
             (Ok(addresses), _) => {
                 let BindOutcome { sockets, absent } = BindOutcome::at(at, addresses, prepare)?;
                 // A name may have addresses of a family that this machine does without.
@@ -393,7 +412,24 @@ fn open_socket(address: SocketAddr, prepare: PrepareSocket) -> io::Result<BoundS
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from_std(socket.into())?;
-    Ok(BoundSocket { at: socket.local_addr()?, socket })
+    Ok(BoundSocket { at: socket.local_addr()?, socket, origin: SocketOrigin::Own })
+}
+
+/// The sockets that were passed in by that name: bound, and listening already.
+fn open_passed(
+    at: &HostPort,
+    name: &str,
+    prepare: PrepareSocket,
+) -> Result<Vec<Arc<BoundSocket>>, BindError> {
+    let passed = passed::listeners(name).map_err(|source| BindError::Passed { at: at.clone(), source })?;
+    let open = |socket: std::net::TcpListener| {
+        let socket = Socket::from(socket);
+        prepare(&socket)?;
+        let socket = TcpListener::from_std(socket.into())?;
+        Ok(Arc::new(BoundSocket { at: socket.local_addr()?, socket, origin: SocketOrigin::Passed }))
+    };
+    let opened: io::Result<Vec<_>> = passed.into_iter().map(open).collect();
+    opened.map_err(|source| BindError::Other { at: at.clone(), source })
 }
 
 /// An address as an operator reads it: one that is written in the profile as it is there.

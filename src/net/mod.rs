@@ -10,6 +10,7 @@ pub mod dial;
 pub mod echo;
 pub mod exhausted;
 pub mod listen;
+pub mod passed;
 pub mod pipe;
 pub mod prefixed;
 pub mod proxy;

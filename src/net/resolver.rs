@@ -323,13 +323,13 @@ impl ResolvedNames {
                 timeout(within, names.resolve(&at)).await.unwrap_or_else(|_| Err(lookup_timeout(within)));
             (at.host, found)
         };
-        let named = wanted.into_iter().filter(|at| literal_address(at).is_none());
+        let named = wanted.into_iter().filter(|at| !needs_no_look_up(at));
         Self(join_all(named.map(look_up)).await.into_iter().collect())
     }
 
     /// Whether all that is wanted is an address already.
     pub fn needs_none(wanted: &[HostPort]) -> bool {
-        wanted.iter().all(|at| literal_address(at).is_some())
+        wanted.iter().all(needs_no_look_up)
     }
 
     pub fn addresses(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
@@ -342,6 +342,11 @@ impl ResolvedNames {
             None => Err(io::Error::new(io::ErrorKind::NotFound, "it was not looked up")),
         }
     }
+}
+
+/// An address, or a socket that was passed in and is bound already.
+fn needs_no_look_up(at: &HostPort) -> bool {
+    literal_address(at).is_some() || at.passed_name().is_some()
 }
 
 /// The error of a look-up that was not answered.

@@ -47,6 +47,17 @@ pub fn set_rto_max(socket: BorrowedFd<'_>, milliseconds: u32) -> io::Result<()> 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Takes over a descriptor that this process was started with, and keeps it from children. Whoever calls it does so
+/// once for each number, and before anything is opened: the number is nobody else's then.
+pub fn take_over(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl touches no memory of ours; a number that is not open is answered with EBADF.
+    match unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: it is open, and by what is said above it has no other owner.
+        _ => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
+    }
+}
+
 /// A descriptor of our own for what `number` stands for, if it is open.
 pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl touches no memory of ours; a number that is not open is answered with EBADF.

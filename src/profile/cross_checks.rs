@@ -6,12 +6,12 @@ use std::{
 };
 
 use super::{
-    Accept, LinkTls, Mode, ServiceName, carries,
+    Accept, LinkTls, Mode, ServiceName, UnreadyPolicy, carries,
     endpoint::HostPort,
     fields::{Located, ReadValue},
     health,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
-    raw::{RawDmz, RawInternal, RawProfile},
+    raw::{RawDmz, RawDmzService, RawInternal, RawProfile},
 };
 
 /// Checks what concerns several keys; without a mode, what does not depend on it.
@@ -28,6 +28,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
         }
     }
     if let Some(dmz) = raw.dmz.good() {
+        check_unready_ports(dmz, problems);
         let tls = dmz.link.good().map(|link| &link.ends.tls);
         let peers = dmz.services.iter().filter_map(|service| service.peers.as_ref());
         check_known_peers(tls, peers.flatten(), "dmz", problems);
@@ -79,6 +80,17 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     }
 }
 
+/// A port that somebody else holds can not be closed.
+fn check_unready_ports(dmz: &RawDmz, problems: &mut Vec<Problem>) {
+    let refuses = |service: &&RawDmzService| service.unready.unwrap_or(dmz.unready) == UnreadyPolicy::Refuse;
+    let accepts = dmz.services.iter().filter(refuses).flat_map(|service| &service.accept.list);
+    for accept in accepts.filter(|accept| accept.value.address.at.passed_name().is_some()) {
+        let what = "a socket that is passed in can not be closed while no service on it is ready";
+        let fault = ValueProblem::new(what, "write HOST:PORT, or `unready: accept`");
+        problems.push(fault.at(accept.place.clone()));
+    }
+}
+
 /// Why a client's first bytes can not tell which of two accepts it means.
 enum AcceptClash<'a> {
     Whole,
@@ -89,7 +101,7 @@ enum AcceptClash<'a> {
 }
 
 fn find_clash<'a>(one: &'a Accept, other: &Accept) -> Option<AcceptClash<'a>> {
-    let is_free = one.address.at.port == 0;
+    let is_free = one.address.at.takes_free_port();
     if is_free {
         return None;
     }
@@ -137,7 +149,7 @@ struct TakenPorts<'a>(HashMap<u16, Vec<(&'a str, &'a ProfilePlace)>>);
 impl<'a> TakenPorts<'a> {
     fn take(&mut self, at: &'a HostPort, place: &'a ProfilePlace, problems: &mut Vec<Problem>) {
         // Each listener on port 0 gets a port of its own.
-        if at.port == 0 {
+        if at.takes_free_port() {
             return;
         }
         let hosts = self.0.entry(at.port).or_default();

@@ -21,6 +21,9 @@ pub struct HostPort {
 
 impl fmt::Display for HostPort {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.passed_name().is_some() {
+            return out.write_str(&self.host);
+        }
         match self.host.contains(':') {
             true => write!(out, "[{}]:{}", self.host, self.port),
             false => write!(out, "{}:{}", self.host, self.port),
@@ -168,7 +171,21 @@ impl HostPort {
             let what = format!("the address is longer than {ADDRESS_BYTES_MAX} bytes");
             return Err(ValueProblem::new(what, "write HOST:PORT, `127.0.0.1:9464`"));
         }
+        if text.starts_with(PASSED) {
+            let what = "a socket that is passed in can not be that of monitors";
+            return Err(ValueProblem::new(what, "write HOST:PORT, `127.0.0.1:9464`"));
+        }
         host_port(text, PortUse::Listening, "127.0.0.1:9464")
+    }
+
+    /// The name of a socket that the process is started with, where it is one of those.
+    pub fn passed_name(&self) -> Option<&str> {
+        self.host.strip_prefix(PASSED)
+    }
+
+    /// Each listener there gets a port of its own.
+    pub fn takes_free_port(&self) -> bool {
+        self.port == 0 && self.passed_name().is_none()
     }
 
     /// Whether it is an address and no name, so that nothing is looked up.
@@ -266,7 +283,8 @@ const LINK: KnownSchemes =
 /// The scheme, which is one of those known, and what follows it.
 fn split<'a>(text: &'a str, schemes: &KnownSchemes) -> Result<(&'static str, &'a str), ValueProblem> {
     // First of all, since the text must not be shown if it holds a password.
-    if text.contains('@') {
+    let is_passed = text.split_once("://").is_some_and(|(_, rest)| rest.starts_with(PASSED));
+    if text.contains('@') && !is_passed {
         return Err(ValueProblem::new(
             "the address holds a user name or a password",
             "remove what stands before the `@`, and the `@`",
@@ -289,6 +307,9 @@ fn split<'a>(text: &'a str, schemes: &KnownSchemes) -> Result<(&'static str, &'a
 
 /// Reads `HOST:PORT`, and nothing after it.
 fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Result<HostPort, ValueProblem> {
+    if let Some(name) = text.strip_prefix(PASSED) {
+        return passed_socket(name, use_of_port, example);
+    }
     let written = quote_for_problem(text);
     let fault = |what: String| ValueProblem::new(what, format!("write it like `{example}`"));
     if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
@@ -318,6 +339,25 @@ fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Result<HostPort
             Err(ValueProblem::new("port 0 cannot be dialled", "write the port that is listened on"))
         }
         _ => host_of(host).map(|host| HostPort { host, port }),
+    }
+}
+
+/// Before the name of a socket that was passed in.
+const PASSED: &str = "fd@";
+
+/// A socket that a service manager passes in by this name.
+fn passed_socket(name: &str, use_of_port: PortUse, example: &str) -> Result<HostPort, ValueProblem> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    match use_of_port {
+        PortUse::Dialled => Err(ValueProblem::new(
+            "a socket that is passed in can not be dialled",
+            format!("write it like `{example}`"),
+        )),
+        PortUse::Listening if !(1..=255).contains(&name.len()) || !name.bytes().all(valid) => {
+            let what = format!("`{PASSED}{}` names no passed socket", quote_for_problem(name));
+            Err(ValueProblem::new(what, "write `fd@` and 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`"))
+        }
+        PortUse::Listening => Ok(HostPort { host: format!("{PASSED}{name}"), port: 0 }),
     }
 }
 

@@ -76,8 +76,13 @@ impl InternalLink {
             if number > maximum { field.refuse(fault(), problems) } else { Some(number) }
         });
         let retry = fields.take(&keys::RETRY_KEY).and_then(|field| retry(&field, problems));
+        let ends = LinkEnds::read(&fields, (&keys::INTERNAL_LISTEN, &keys::INTERNAL_CONNECT), demo, problems);
+        if let Some(listen) = ends.listen.good().filter(|listen| listen.value.at.passed_name().is_some()) {
+            let what = "the internal half takes no socket that is passed in";
+            problems.push(ValueProblem::new(what, "write HOST:PORT").at(listen.place.clone()));
+        }
         Some(Self {
-            ends: LinkEnds::read(&fields, (&keys::INTERNAL_LISTEN, &keys::INTERNAL_CONNECT), demo, problems),
+            ends,
             // A small maximum alone is not a contradiction: the default gives way.
             prepared: prepared.unwrap_or(defaults::INTERNAL_PREPARED.min(maximum)),
             maximum,

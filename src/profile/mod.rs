@@ -33,7 +33,7 @@ mod web;
 mod yaml;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     hash::{Hash, Hasher},
     path::{Path, PathBuf},
@@ -110,6 +110,8 @@ pub struct Profile {
     pub drain_delay: Duration,
     pub health: HealthPort,
     pub ready: ReadyWhen,
+    /// The names of sockets that are passed in, in whatever mode they are used.
+    pub passed: BTreeSet<String>,
     /// A file for the log, beside standard error.
     pub log: Option<PathBuf>,
     /// Where the requests of clients are written.
@@ -193,6 +195,17 @@ pub struct DmzService {
     /// Which of the link's peers may offer it; `None`: all of them.
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
+    pub unready: UnreadyPolicy,
+}
+
+/// What becomes of a client port while no service on it is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnreadyPolicy {
+    /// Clients wait, or are turned away one by one.
+    #[default]
+    Accept,
+    /// It is closed.
+    Refuse,
 }
 
 /// The half that reaches the backends.

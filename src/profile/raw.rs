@@ -7,7 +7,8 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use super::{
-    AccessLogOptions, Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, carries, defaults,
+    AccessLogOptions, Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, UnreadyPolicy, carries,
+    defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
@@ -38,6 +39,7 @@ pub(super) struct RawProfile {
 pub(super) struct RawDmz {
     pub place: ProfilePlace,
     pub link: ReadValue<DmzLink>,
+    pub unready: UnreadyPolicy,
     /// Every service that is named, also those with problems.
     pub names: ReadValue<Vec<Located<ServiceName>>>,
     pub services: Vec<RawDmzService>,
@@ -55,6 +57,7 @@ pub(super) struct RawDmzService {
     pub name: ServiceName,
     pub place: ProfilePlace,
     pub accept: ServiceAccepts,
+    pub unready: Option<UnreadyPolicy>,
     pub connect: ReadValue<Located<Backend>>,
     pub sessions: usize,
     pub idle: Option<Duration>,
@@ -79,10 +82,11 @@ pub(super) fn read(
     let top = MapReader::from_top(tree, &keys::PROFILE, problems)?;
     let dmz = ReadValue::read(top.take(&keys::DMZ), |field| {
         let half = field.map(&keys::DMZ_HALF, problems)?;
+        let unready = keys::HALF_UNREADY.written(&half, problems).unwrap_or_default();
         let link = half.take(&keys::DMZ_LINK_KEY);
         let link = ReadValue::read(link, |link| DmzLink::read(&link, demo.map(|demo| &demo.dmz), problems));
         let (names, services) = services(&half, &keys::DMZ_SERVICES, dmz_service, problems);
-        Some(RawDmz { place: field.key_place(), link, names, services })
+        Some(RawDmz { place: field.key_place(), link, unready, names, services })
     });
     let internal = ReadValue::read(top.take(&keys::INTERNAL), |field| {
         let half = field.map(&keys::INTERNAL_HALF, problems)?;
@@ -185,6 +189,7 @@ fn dmz_service(
         place: field.key_place(),
         accept: edge::accepts(accept.as_ref(), &fields, problems),
         connect: edge::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
+        unready: keys::UNREADY.written(&fields, problems),
         sessions: keys::SESSIONS.read(&fields, problems),
         idle: keys::IDLE.read(&fields, problems),
         peers: fields.take(&keys::MAY_OFFER).and_then(|field| field.names(defaults::PEERS_MAX, problems)),

@@ -1,14 +1,14 @@
 //! From a profile as it was written to what one gateway should be in one mode.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
     Backend, DmzHalf, DmzMode, DmzService, Half, InternalHalf, InternalMode, InternalService, LinkAddress,
-    LinkTls, Mode, Profile, ServiceName, carries, chain, cross_checks,
+    LinkTls, Mode, Profile, ServiceName, UnreadyPolicy, carries, chain, cross_checks,
     fields::{Located, ReadValue},
     health,
     link::{DemoTls, DmzLink, InternalLink, LinkEnds},
@@ -87,6 +87,7 @@ fn resolve(
         check_halves(&raw, mode, choice.role, &mut problems);
         let outside = raw.dmz.good().and_then(|dmz| dmz_half(dmz, &raw.internal, mode, &mut problems));
         let inside = raw.internal.good().and_then(|internal| internal_half(internal, mode, &mut problems));
+        let passed = passed_names(&raw);
         Some(Profile {
             name: name?,
             file: file.map(Path::to_path_buf),
@@ -97,6 +98,7 @@ fn resolve(
             drain_delay: raw.drain_delay,
             health: health::resolve(&raw, choice.role),
             ready: raw.ready,
+            passed,
             log: raw.log,
             access_log: raw.access_log,
         })
@@ -110,6 +112,15 @@ fn resolve(
         Some(profile) if problems.is_empty() => Ok(profile),
         _ => Err(problems),
     }
+}
+
+/// The sockets that the DMZ half is started with, for its clients and for links.
+fn passed_names(raw: &RawProfile) -> BTreeSet<String> {
+    let Some(dmz) = raw.dmz.good() else { return BTreeSet::new() };
+    let link = dmz.link.good().and_then(|link| link.ends.listen.good()).map(|listen| &listen.value.at);
+    let accepts = dmz.services.iter().flat_map(|service| &service.accept.list);
+    let listened = accepts.map(|accept| &accept.value.address.at).chain(link);
+    listened.filter_map(|at| at.passed_name()).map(str::to_owned).collect()
 }
 
 fn mode(raw: &RawProfile, choice: &ProfileOverrides, problems: &mut Vec<Problem>) -> Option<Mode> {
@@ -189,7 +200,7 @@ fn dmz_half(
         }
     };
     let inside = connects(partner);
-    let service = |service| dmz_service(service, reached(service, &inside).good());
+    let service = |service| dmz_service(service, raw.unready, reached(service, &inside).good());
     Some(DmzHalf { way, services: raw.services.iter().map(service).collect() })
 }
 
@@ -214,7 +225,11 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
     Some(InternalHalf { way, services, maximum, retire, sessions_per_link })
 }
 
-fn dmz_service(raw: &RawDmzService, connect: Option<&Located<Backend>>) -> DmzService {
+fn dmz_service(
+    raw: &RawDmzService,
+    unready: UnreadyPolicy,
+    connect: Option<&Located<Backend>>,
+) -> DmzService {
     DmzService {
         name: raw.name.clone(),
         accept: raw.accept.list.iter().map(|accept| accept.value.clone()).collect(),
@@ -222,6 +237,7 @@ fn dmz_service(raw: &RawDmzService, connect: Option<&Located<Backend>>) -> DmzSe
         idle: raw.idle,
         peers: names(raw.peers.as_deref()),
         carries: carries::dmz_carries(raw, connect),
+        unready: raw.unready.unwrap_or(unready),
     }
 }
 

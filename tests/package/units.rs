@@ -1,4 +1,4 @@
-//! The systemd unit, as systemd itself judges it.
+//! The systemd units, as systemd itself judges them.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -9,22 +9,25 @@ use crate::{installed, root, said, succeed};
 /// `systemd-analyze security` in tenths; its own scale goes from 0 to 10.
 const EXPOSURE_TENTHS_MAX: u8 = 15;
 
-/// The unit as instance `edge`, with the program where it was built.
-fn instance() -> (TempDir, PathBuf) {
+/// The units as instance `edge`, with the program where it was built.
+fn instance() -> (TempDir, Vec<PathBuf>) {
     let folder = tempfile::tempdir().expect("a folder");
-    let unit = root().join("assets/systemd/portcullis@.service");
-    let text = fs::read_to_string(unit).expect("the unit is there");
-    let text = text.replace("/usr/bin/portcullis", env!("CARGO_BIN_EXE_portcullis"));
-    let path = folder.path().join("portcullis@edge.service");
-    fs::write(&path, text).expect("a file");
-    (folder, path)
+    let files = ["service", "socket"].map(|kind| {
+        let unit = root().join(format!("assets/systemd/portcullis@.{kind}"));
+        let text = fs::read_to_string(unit).expect("the unit is there");
+        let text = text.replace("/usr/bin/portcullis", env!("CARGO_BIN_EXE_portcullis"));
+        let path = folder.path().join(format!("portcullis@edge.{kind}"));
+        fs::write(&path, text).expect("a file");
+        path
+    });
+    (folder, files.into())
 }
 
 #[test]
-fn the_unit_holds_no_mistake() {
+fn the_units_hold_no_mistake() {
     let Some(systemd_analyze) = installed("systemd-analyze") else { return };
-    let (_folder, unit) = instance();
-    let output = Command::new(systemd_analyze).args(["verify", "--man=no"]).arg(&unit).output();
+    let (_folder, files) = instance();
+    let output = Command::new(systemd_analyze).args(["verify", "--man=no"]).args(&files).output();
     let output = output.expect("it runs");
     let said = said(&output);
     assert!(output.status.success() && output.stderr.is_empty(), "{said}");
@@ -33,11 +36,11 @@ fn the_unit_holds_no_mistake() {
 #[test]
 fn the_service_is_exposed_to_little() {
     let Some(systemd_analyze) = installed("systemd-analyze") else { return };
-    let (_folder, unit) = instance();
+    let (_folder, files) = instance();
     let threshold = format!("--threshold={EXPOSURE_TENTHS_MAX}");
     let mut command = Command::new(systemd_analyze);
     command.args(["security", "--offline=true", "--no-pager", &threshold]);
-    succeed(command.arg(&unit));
+    succeed(command.arg(&files[0]));
 }
 
 /// What the unit runs is understood by the program, and needs the file that the unit asks for.

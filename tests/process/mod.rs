@@ -72,9 +72,15 @@ impl Place {
 
     /// The same, of a command that logs elsewhere than in `NAME.log`.
     pub fn start_logging(&self, name: &str, mut command: Command, to: Stdio) -> Gateway<'_> {
+        command.stdout(Stdio::null()).stderr(to);
+        self.start_command(name, command)
+    }
+
+    /// The same, of a command whose streams are its caller's business.
+    pub fn start_command(&self, name: &str, mut command: Command) -> Gateway<'_> {
         let socket = self.path(&format!("run/{name}.sock"));
         let log = self.path(&format!("{name}.log"));
-        command.arg("--admin").arg(&socket).stdout(Stdio::null()).stderr(to);
+        command.arg("--admin").arg(&socket);
         let child = command.spawn().expect("the program starts");
         let mut gateway = Gateway { place: self, child, socket, log };
         until("the gateway answers", SOON, || {

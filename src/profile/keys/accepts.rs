@@ -1,7 +1,7 @@
 //! Keys of services as clients see them: where they come in, and who they may be.
 
 use super::{
-    BIND, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS, KeyGroup, KeyMap, ProfileKey,
+    BIND, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS, KeyGroup, KeyMap, ProfileKey, UNREADY,
     values::{
         Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span, SubMap, Text,
         TextList,
@@ -12,7 +12,7 @@ use crate::profile::{Carries, MessageKind, TlsVersion, defaults, fields::ZeroDur
 pub(in crate::profile) static DMZ_SERVICE: KeyMap = KeyMap {
     about: "A service as clients see it.",
     groups: &[
-        &[&ACCEPT, &DMZ_SERVICE_CONNECT, &SESSIONS, &IDLE, &MAY_OFFER, &CARRIES, &ANSWER],
+        &[&ACCEPT, &DMZ_SERVICE_CONNECT, &SESSIONS, &IDLE, &MAY_OFFER, &CARRIES, &ANSWER, &UNREADY],
         ACCEPT_OPTIONS,
         ACCEPT_WEB,
     ],
@@ -291,7 +291,6 @@ pub(in crate::profile) enum ClientVerification {
 
 const NETWORK: Text = Text { pattern: "", words: "an address, or one with its bits: `10.0.0.0/8`" };
 
-const ACCEPT_WORDS: &str = "`tcp`, `tls`, `ws`, `wss`, `http` or `https`: `SCHEME://HOST:PORT[/PATH]`";
+const ACCEPT_WORDS: &str = "`tcp`, `tls`, `ws`, `wss`, `http` or `https`: `SCHEME://HOST:PORT[/PATH]`; `fd@NAME` instead of `HOST:PORT` for a socket that is passed in";
 
-const ACCEPT_PATTERN: &str =
-    r"^((tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|(wss?|https?)://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
+const ACCEPT_PATTERN: &str = r"^((tcp|tls|ssl)://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)|(wss?|https?)://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)(/[^@?#%]*)?)$";

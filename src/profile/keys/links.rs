@@ -7,7 +7,9 @@ use super::{
         SubMap, Text, TextList,
     },
 };
-use crate::profile::{AccessLogFormat, BindPolicy, Mode, ReadyWhen, defaults, fields::ZeroDuration};
+use crate::profile::{
+    AccessLogFormat, BindPolicy, Mode, ReadyWhen, UnreadyPolicy, defaults, fields::ZeroDuration,
+};
 
 pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
     about: "What one gateway, or a pair in one process, should be.",
@@ -154,8 +156,30 @@ pub(in crate::profile) static HEALTH_INSECURE: ProfileKey<Flag> = ProfileKey {
     value: Flag,
 };
 
-pub(in crate::profile) static DMZ_HALF: KeyMap =
-    KeyMap { about: "The half that clients reach.", groups: &[&[&DMZ_LINK_KEY, &DMZ_SERVICES]] };
+pub(in crate::profile) static DMZ_HALF: KeyMap = KeyMap {
+    about: "The half that clients reach.",
+    groups: &[&[&DMZ_LINK_KEY, &DMZ_SERVICES, &HALF_UNREADY]],
+};
+
+pub(in crate::profile) static HALF_UNREADY: ProfileKey<Choice<UnreadyPolicy>> = ProfileKey {
+    name: "unready",
+    about: "Whether a client port goes on accepting while no service on it is ready, or is closed for so long; for services that do not say it themselves.",
+    example: "",
+    value: UNREADY_CHOICE,
+};
+
+pub(in crate::profile) static UNREADY: ProfileKey<Choice<UnreadyPolicy>> = ProfileKey {
+    name: "unready",
+    about: "The same for this service: a port is closed where all services on it say so. Unset: what the half says.",
+    example: "refuse",
+    value: Choice { default: None, ..UNREADY_CHOICE },
+};
+
+const UNREADY_CHOICE: Choice<UnreadyPolicy> = Choice {
+    options: &[("accept", UnreadyPolicy::Accept), ("refuse", UnreadyPolicy::Refuse)],
+    default: Some("accept"),
+    is_not: "nothing that a port can do",
+};
 
 pub(in crate::profile) static INTERNAL_HALF: KeyMap = KeyMap {
     about: "The half that reaches the backends.",
@@ -223,7 +247,12 @@ pub(in crate::profile) static DMZ_LISTEN: ProfileKey<Address> = ProfileKey {
     name: "listen",
     about: "Where the internal gateway dials in, in reverse mode.",
     example: r#"socks+tls://0.0.0.0:1443"#,
-    value: Address { pattern: LINK_PATTERN, words: LINK_WORDS, options: &LINK_LISTEN, max: None },
+    value: Address {
+        pattern: PASSED_LINK_PATTERN,
+        words: PASSED_LINK_WORDS,
+        options: &LINK_LISTEN,
+        max: None,
+    },
 };
 
 pub(in crate::profile) static DMZ_CONNECT: ProfileKey<Address> = ProfileKey {
@@ -348,13 +377,20 @@ pub(in crate::profile) static LINK_ADDRESS: KeyMap =
     KeyMap { about: "An address of a link to dial.", groups: &[&[&LINK_ADDRESS_KEY]] };
 
 pub(in crate::profile) static LINK_LISTEN: KeyMap =
-    KeyMap { about: "An address of a link to listen on.", groups: &[&[&LINK_ADDRESS_KEY, &BIND]] };
+    KeyMap { about: "An address of a link to listen on.", groups: &[&[&LINK_LISTEN_ADDRESS, &BIND]] };
 
 pub(in crate::profile) static LINK_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
     name: "address",
     about: "The address, when it is written as a map.",
     example: "",
     value: Text { pattern: LINK_PATTERN, words: LINK_WORDS },
+};
+
+pub(in crate::profile) static LINK_LISTEN_ADDRESS: ProfileKey<Text> = ProfileKey {
+    name: "address",
+    about: "The address, when it is written as a map.",
+    example: "",
+    value: Text { pattern: PASSED_LINK_PATTERN, words: PASSED_LINK_WORDS },
 };
 
 pub(in crate::profile) static BIND: ProfileKey<Choice<BindPolicy>> = ProfileKey {
@@ -404,5 +440,10 @@ pub(in crate::profile) static LINK_PEERS: ProfileKey<TextList> = ProfileKey {
 const LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`";
 
 const LINK_PATTERN: &str = r"^socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}$";
+
+const PASSED_LINK_PATTERN: &str = r"^socks(\+tls|\+ssl)?://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)$";
+
+const PASSED_LINK_WORDS: &str =
+    "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `fd@NAME` for a socket that is passed in";
 
 const HEALTH_PATTERN: &str = r"^[^/@?#]+:[0-9]{1,5}$";

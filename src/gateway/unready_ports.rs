@@ -1,0 +1,68 @@
+//! Client ports that are closed while none of their services is ready (`unready: refuse`), and opened again as they
+//! were: balancers and clients that try a list of addresses see it at once.
+
+use super::{
+    Engine,
+    halves::SharedContext,
+    ports::{ClientPort, ShutPort},
+};
+use crate::{
+    net::listen,
+    profile::{BindPolicy, HostPort, UnreadyPolicy},
+    telemetry::{health::readiness::is_service_ready, log::LogEvent, snapshot::Snapshot},
+};
+
+impl Engine {
+    /// Closes and opens ports as their services are ready. While a gateway stops, its ports are the stop's business.
+    pub(super) fn follow_readiness(&mut self, snapshot: &Snapshot) {
+        if self.stopping.is_some() {
+            return;
+        }
+        for ((at, _), port) in &mut self.ports {
+            let is_ready = port.services().any(|service| is_service_ready(snapshot, service.as_str()));
+            let is_wanted = is_ready || port.unready == UnreadyPolicy::Accept;
+            match (is_wanted, port.shut.take()) {
+                (false, None) => shut(port, at, &self.shared),
+                (true, Some(shut)) => reopen(port, shut, at, &self.shared),
+                (_, as_it_is) => port.shut = as_it_is,
+            }
+        }
+    }
+}
+
+fn shut(port: &mut ClientPort, at: &HostPort, common: &SharedContext) {
+    let listens_at = port.closer.listens_at();
+    // It may wait for its address.
+    if listens_at.is_empty() {
+        return;
+    }
+    port.closer.close();
+    let line = format!("client port {}: closed while no service on it is ready", real(at, &listens_at));
+    common.notices.warn(LogEvent::PortClosed.line(line));
+    port.shut = Some(ShutPort { at: listens_at, is_taken: false });
+}
+
+fn reopen(port: &mut ClientPort, mut shut: ShutPort, at: &HostPort, common: &SharedContext) {
+    let at = real(at, &shut.at);
+    match listen::bind_for_clients(&at, Ok(shut.at.clone()), BindPolicy::Now) {
+        Ok(listener) => {
+            port.closer = listener.closer();
+            port.start(listener, common);
+            common.notices.info(LogEvent::PortOpened.line(format!("client port {at}: open again")));
+        }
+        Err(error) => {
+            // At every turn, but told once.
+            if !std::mem::replace(&mut shut.is_taken, true) {
+                common
+                    .notices
+                    .warn(LogEvent::PortWaits.line(format!("client port {error}; it is tried again")));
+            }
+            port.shut = Some(shut);
+        }
+    }
+}
+
+/// The address of the profile with the port that it got.
+fn real(at: &HostPort, listened: &[std::net::SocketAddr]) -> HostPort {
+    HostPort { host: at.host.clone(), port: listened.first().map_or(at.port, std::net::SocketAddr::port) }
+}

@@ -1,0 +1,161 @@
+//! Sockets that a service manager opens and passes in: named in the profile, of any kind, and there while a gateway
+//! is started again.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    process::{Command, Stdio},
+    thread,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    connect,
+    process::{Gateway, Place, SOON, until},
+    said,
+    setup::internal_half,
+};
+
+const WEB: &str =
+    "mode: direct\ndmz:\n  services:\n    echo: { accept: ['tcp://fd@web'], connect: 'echo://' }\n";
+
+/// The program with these sockets from number 3 on, as a service manager starts it.
+fn passing(place: &Place, names: &str, sockets: Vec<OwnedFd>, args: &[&str]) -> Command {
+    let count = sockets.len();
+    // A shell, as the program's number has to be in its environment.
+    let moved = ["", "exec 3<&0 </dev/null;", "exec 3<&0 4<&1 </dev/null >/dev/null;"][count];
+    let script =
+        format!("{moved} LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES={names} exec \"$0\" \"$@\"");
+    let mut command = place.wrapped(&["sh", "-c", &script], args);
+    let mut sockets = sockets.into_iter();
+    command.stdin(sockets.next().map_or_else(Stdio::null, Stdio::from));
+    command.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from)).stderr(Stdio::piped());
+    command
+}
+
+/// Starts it, and waits until it answers.
+fn start<'a>(place: &'a Place, name: &str, names: &str, sockets: Vec<OwnedFd>) -> Gateway<'a> {
+    let profile = format!("{name}.yaml");
+    let mut command = passing(place, names, sockets, &["--no-ui", "--profile", &profile]);
+    let log = File::options().create(true).append(true).open(place.path(&format!("{name}.log")));
+    command.stderr(log.expect("a log file"));
+    place.start_command(name, command)
+}
+
+/// How a start ends that is refused.
+#[track_caller]
+fn refused(place: &Place, names: &str, sockets: Vec<OwnedFd>, profile: &str, told: &str) {
+    place.write("refused.yaml", profile);
+    let args = ["--no-ui", "--profile", "refused.yaml", "--admin", "none"];
+    let said = said(passing(place, names, sockets, &args).output().expect("it ends"));
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains(told), "{}", said.err);
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+fn again(socket: &TcpListener) -> OwnedFd {
+    socket.try_clone().expect("a descriptor").into()
+}
+
+fn echo(mut client: TcpStream) {
+    client.write_all(b"hello").expect("it is sent");
+    client.read_exact(&mut [0; 5]).expect("it comes back");
+}
+
+#[test]
+fn a_restart_refuses_no_connection_on_a_socket_that_was_passed_in() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", WEB);
+    let web = listener();
+    let at = web.local_addr().expect("its address");
+    let gateway = start(&place, "one", "web", vec![again(&web)]);
+    let status = gateway.status();
+    assert_eq!(status["services"][0]["accept"][0], format!("tcp://{at}"));
+    echo(connect(at));
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(0));
+    // Whoever comes now waits for the next one.
+    let waiting: Vec<_> = (0..20).map(|_| thread::spawn(move || echo(connect(at)))).collect();
+    let _gateway = start(&place, "one", "web", vec![again(&web)]);
+    waiting.into_iter().for_each(|client| client.join().expect("each is served"));
+    echo(connect(at));
+}
+
+#[test]
+fn a_reload_that_closes_a_passed_port_and_opens_it_again_leaves_it_to_its_owner() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", WEB);
+    let web = listener();
+    let at = web.local_addr().expect("its address");
+    let gateway = start(&place, "one", "web", vec![again(&web)]);
+    echo(connect(at));
+    place.write("one.yaml", &WEB.replace("tcp://fd@web", "tcp://127.0.0.1:0"));
+    let socket = place.path("run/one.sock").display().to_string();
+    let reload = || crate::run(&place, &["reload", "--admin", &socket]);
+    assert_eq!(reload().code, Some(0));
+    let waits = thread::spawn(move || echo(connect(at)));
+    place.write("one.yaml", WEB);
+    assert_eq!(reload().code, Some(0));
+    waits.join().expect("it is served");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(0));
+    drop(TcpStream::connect(at).expect("it listens as long as its owner wants"));
+}
+
+#[test]
+fn links_come_in_by_a_passed_socket_and_one_that_is_not_named_is_closed() {
+    let place = Place::with_certificates();
+    let (links, other) = (listener(), listener());
+    let (at, unnamed) = (links.local_addr().expect("an address"), other.local_addr().expect("an address"));
+    place.write(
+        "dmz.yaml",
+        "mode: reverse\ndmz:\n  link: { listen: 'socks+tls://fd@links', prepared: 2, tls: { certificate: pki/dmz.pem, \
+         key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] } }\n  services: { echo: { accept: \
+         ['tcp://127.0.0.1:0'] } }\n",
+    );
+    let sockets = vec![again(&links), other.into()];
+    let dmz = start(&place, "dmz", "links:stray", sockets);
+    place.write("internal.yaml", &internal_half(&at.to_string(), &[("echo", "echo://")]));
+    let internal = place.start("internal");
+    internal.wait_healthy();
+    echo(connect(dmz.accept("echo")));
+    // Nobody else holds it.
+    until("it refuses", SOON, || TcpStream::connect(unnamed).is_err().then_some(()));
+}
+
+#[test]
+fn what_can_not_be_listened_on_refuses_the_start_with_its_reason() {
+    let place = Place::with_certificates();
+    let udp: OwnedFd = UdpSocket::bind("127.0.0.1:0").expect("a free port").into();
+    refused(&place, "web", vec![udp], WEB, "fd@web: what was passed in is a socket for datagrams");
+    let local: OwnedFd = UnixListener::bind(place.path("local")).expect("a socket").into();
+    refused(&place, "web", vec![local], WEB, "fd@web: what was passed in is a local socket");
+    let listener = listener();
+    let connection: OwnedFd =
+        TcpStream::connect(listener.local_addr().expect("an address")).expect("it connects").into();
+    refused(&place, "web", vec![connection], WEB, "fd@web: what was passed in is a connection");
+    refused(&place, "other", vec![again(&listener)], WEB, "fd@web: no socket of that name was passed in");
+    refused(&place, "", vec![again(&listener)], WEB, "those that were: `unknown`");
+    refused(&place, "web", Vec::new(), WEB, "those that were: none");
+    let inside = internal_half("127.0.0.1:9", &[("echo", "echo://")]);
+    refused(
+        &place,
+        "web",
+        vec![again(&listener)],
+        &inside,
+        "`web` was passed in, and the internal half takes no sockets",
+    );
+    // Said to be there, and closed already.
+    place.write("one.yaml", WEB);
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec \"$0\" \"$@\" 3<&-";
+    let args = ["--no-ui", "--profile", "one.yaml", "--admin", "none"];
+    let closed = said(place.wrapped(&["sh", "-c", script], &args).output().expect("it ends"));
+    assert_eq!(closed.code, Some(1));
+    assert!(closed.err.contains("fd@web: the socket that was passed in is closed already"), "{}", closed.err);
+}
