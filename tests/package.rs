@@ -3,6 +3,8 @@
 
 #[path = "package/build_script.rs"]
 mod build_script;
+#[path = "package/container.rs"]
+mod container;
 #[path = "package/debian.rs"]
 mod debian;
 #[path = "package/units.rs"]
