@@ -19,3 +19,4 @@ mod socks;
 mod support;
 mod switch;
 mod tls;
+mod versions;

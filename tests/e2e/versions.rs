@@ -1,0 +1,88 @@
+//! A gateway of another version, which offers a protocol of ours that this one does not know: the two meet in SOCKS5,
+//! whoever dials and in both modes.
+
+use portcullis::telemetry::snapshot::{PoolState, Snapshot};
+
+use crate::support::{
+    frames::{Port, SOCKS, Wire},
+    gateway::{Gateway, Place},
+    peers::{hear, say},
+    socks::{BIND, CONNECT, GREETED, GREETING, ask, reply, request},
+    ways::{DMZ_TLS, INTERNAL_TLS},
+};
+
+/// The one before ours and one to come, and what every version knows.
+const OTHER: [&str; 3] = ["portcullis/1", "portcullis/9", SOCKS];
+
+fn dmz(place: &Place, mode: &str, link: &str) -> Gateway {
+    let text = format!(
+        "mode: {mode}\ndmz:\n  link: {{ {link}, tls: {DMZ_TLS}, prepared: 1 }}\n  services: {{ orders: {{ accept: \
+         ['tcp://127.0.0.1:0'] }} }}\n"
+    );
+    place.start("dmz", &text)
+}
+
+fn internal(place: &Place, mode: &str, link: &str) -> Gateway {
+    let text = format!(
+        "mode: {mode}\ninternal:\n  link: {{ {link}, tls: {INTERNAL_TLS}, prepared: 1 }}\n  services: {{ orders: {{ \
+         connect: 'echo://' }} }}\n"
+    );
+    place.start("internal", &text)
+}
+
+async fn until_socks(gateway: &Gateway) {
+    let speaks = |snapshot: &Snapshot| {
+        let mut rows = snapshot.pools.iter();
+        rows.any(|row| row.protocol.as_deref() == Some(SOCKS) && row.state == PoolState::Healthy)
+    };
+    gateway.until("a healthy row that speaks socks/5", speaks).await;
+}
+
+#[tokio::test]
+async fn an_internal_half_of_another_version_dials_in() {
+    let place = Place::new();
+    let gateway = dmz(&place, "reverse", "listen: 'socks+tls://127.0.0.1:0'");
+    let at = gateway.link_port().await;
+    let mut link = Wire::dial(&place, "internal", at, "dmz", &OTHER).await;
+    assert_eq!(link.agreed(), Some(SOCKS));
+    assert_eq!(ask(&mut link.stream, BIND, b"orders").await, 0);
+    until_socks(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_dmz_half_of_another_version_is_dialled() {
+    let place = Place::new();
+    let port = Port::new(&place, "dmz", &OTHER).await;
+    let gateway = internal(&place, "reverse", &format!("connect: '{}'", port.address()));
+    let mut link = port.accept().await;
+    assert_eq!(link.agreed(), Some(SOCKS));
+    hear(&mut link.stream, &GREETING).await;
+    say(&mut link.stream, &GREETED).await;
+    hear(&mut link.stream, &request(BIND, b"orders")).await;
+    say(&mut link.stream, &reply(0)).await;
+    until_socks(&gateway).await;
+}
+
+#[tokio::test]
+async fn an_internal_half_of_another_version_is_dialled() {
+    let place = Place::new();
+    let port = Port::new(&place, "internal", &OTHER).await;
+    let gateway = dmz(&place, "forward", &format!("connect: '{}'", port.address()));
+    let mut link = port.accept().await;
+    assert_eq!(link.agreed(), Some(SOCKS));
+    hear(&mut link.stream, &GREETING).await;
+    say(&mut link.stream, &GREETED).await;
+    until_socks(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_dmz_half_of_another_version_dials_in() {
+    let place = Place::new();
+    let gateway = internal(&place, "forward", "listen: 'socks+tls://127.0.0.1:0'");
+    let at = gateway.link_port().await;
+    let mut link = Wire::dial(&place, "dmz", at, "internal", &OTHER).await;
+    assert_eq!(link.agreed(), Some(SOCKS));
+    assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
+    say(&mut link.stream, b"words").await;
+    hear(&mut link.stream, b"words").await;
+}
