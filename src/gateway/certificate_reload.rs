@@ -86,7 +86,7 @@ impl CertificateReload {
 impl Engine {
     /// Checks the files when that is due, but not while anything else is changing.
     pub(super) fn check_certificate_files(&mut self) {
-        if self.is_changing()
+        if self.busy_reason().is_some()
             || self.certificate_reload.is_looking
             || Instant::now() < self.certificate_reload.next
         {
@@ -102,10 +102,6 @@ impl Engine {
                 }
             },
         );
-    }
-
-    fn is_changing(&self) -> bool {
-        self.is_switching() || self.stopping.is_some() || self.verify_progress.is_running()
     }
 
     /// Opens the files where they have changed, and from time to time while something is wrong with them:
@@ -141,7 +137,9 @@ impl Engine {
         opened: Result<OpenedMaterials, WorkError>,
     ) {
         self.certificate_reload.schedule_next_check();
-        let Some(opened) = self.report_file_silence(opened).filter(|_| !self.is_changing()) else { return };
+        let Some(opened) = self.report_file_silence(opened).filter(|_| self.busy_reason().is_none()) else {
+            return;
+        };
         let problems = self.apply_renewed(opened, told);
         if problems.is_empty() {
             self.certificate_reload.in_force = files.clone();

@@ -86,7 +86,7 @@ impl Engine {
     }
 
     fn next_told(&self, told: ManagerKnows, snapshot: &Snapshot) -> ManagerKnows {
-        if self.stopping.is_some() {
+        if self.is_stopping() {
             return ManagerKnows::Stopping;
         }
         match told {
@@ -97,8 +97,10 @@ impl Engine {
                     ReadyWhen::Ports | ReadyWhen::Links => ManagerKnows::Ready,
                 }
             }
-            ManagerKnows::Ready | ManagerKnows::Reloading if self.is_switching() => ManagerKnows::Reloading,
-            ManagerKnows::Ready | ManagerKnows::Reloading => ManagerKnows::Ready,
+            ManagerKnows::Ready | ManagerKnows::Reloading => match self.is_switching() {
+                true => ManagerKnows::Reloading,
+                false => ManagerKnows::Ready,
+            },
             ManagerKnows::Stopping => ManagerKnows::Stopping,
         }
     }

@@ -187,7 +187,7 @@ impl Engine {
         let (sessions, sessions_left_out) =
             if with_rows { registry.rows() } else { (Vec::new(), registry.open_count()) };
         let (failures, failures_left_out) = if with_rows { registry.failures() } else { Default::default() };
-        let switching = self.switching.as_ref();
+        let switching = self.pending_switch();
         // Read once: the sums of the services are the totals.
         let of_services = registry.totals();
         let of_dmz = self.dmz.as_ref().map(|side| side.listening()).unwrap_or_default();
@@ -199,7 +199,7 @@ impl Engine {
             profile: self.profile.name.clone(),
             mode: self.profile.mode,
             roles: self.roles(),
-            phase: self.phase,
+            phase: self.phase(),
             health: None,
             alerts: Vec::new(),
             readiness: None,

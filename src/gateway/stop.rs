@@ -9,8 +9,9 @@ use super::{
     Engine, FLUSH, GatewayOutcome,
     audit::CommandAudit,
     halves::{DmzSide, InternalSide},
+    state::EngineState,
 };
-use crate::telemetry::{log::LogEvent, snapshot::GatewayPhase};
+use crate::telemetry::log::LogEvent;
 
 /// A stop under way.
 pub struct PendingStop {
@@ -25,23 +26,23 @@ pub struct PendingStop {
 impl Engine {
     /// The first stop drains, the second cuts.
     pub(super) fn stop(&mut self, asker: Option<CommandAudit>) {
-        if let Some(stopping) = &mut self.stopping {
+        if let EngineState::Stopping(stopping) = &mut self.state {
             stopping.deadline = Instant::now();
             stopping.askers.extend(asker);
             self.close_when_due();
             return;
         }
-        if let Some(switching) = self.switching.take() {
+        if let Some(switching) = self.take_switch() {
             self.roll_back(switching, "the gateway stops");
         }
-        self.phase = GatewayPhase::Draining;
         // Clients that ask again and again are sent elsewhere.
         self.shared.leaving.store(true, Ordering::Relaxed);
         let by = asker.as_ref().map_or("this process", |asker| asker.by.as_str()).to_owned();
         let (delay, now) = (self.profile.drain_delay, Instant::now());
         let deadline = now + delay + self.profile.drain;
         let askers = asker.into_iter().collect();
-        self.stopping = Some(PendingStop { closes_at: Some(now + delay), deadline, cut: None, by, askers });
+        let closes_at = Some(now + delay);
+        self.state = EngineState::Stopping(PendingStop { closes_at, deadline, cut: None, by, askers });
         if !delay.is_zero() {
             let delay = humantime::format_duration(delay);
             self.shared.notices.info(
@@ -54,7 +55,7 @@ impl Engine {
 
     /// Closes the ports of a gateway that stops, when those who send clients here have had time to see it.
     pub(super) fn close_when_due(&mut self) {
-        let Some(stopping) = &mut self.stopping else { return };
+        let EngineState::Stopping(stopping) = &mut self.state else { return };
         let now = Instant::now();
         // A second stop waits for nothing.
         if !stopping.closes_at.is_some_and(|at| at <= now || stopping.deadline <= now) {
@@ -84,7 +85,7 @@ impl Engine {
 
     /// While it stops: until what is open then is cut.
     pub(super) fn time_until_cut(&self) -> Option<Duration> {
-        let stopping = self.stopping.as_ref().filter(|stopping| stopping.cut.is_none())?;
+        let stopping = self.pending_stop().filter(|stopping| stopping.cut.is_none())?;
         Some(stopping.deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -94,7 +95,10 @@ impl Engine {
         // The last bytes of a session may be on their way within a link that has to stand for them.
         let links = self.dmz.as_ref().map_or(0, DmzSide::links)
             + self.internal.as_ref().map_or(0, InternalSide::links);
-        let stopping = self.stopping.as_mut().filter(|stopping| stopping.closes_at.is_none())?;
+        let EngineState::Stopping(stopping) = &mut self.state else { return None };
+        if stopping.closes_at.is_some() {
+            return None;
+        }
         let now = Instant::now();
         match stopping.cut {
             None if open == 0 && (links == 0 || now >= stopping.deadline) => Some(GatewayOutcome::Clean),
@@ -108,7 +112,7 @@ impl Engine {
                 None
             }
             Some(cut) if open == 0 || now >= stopping.deadline => Some(GatewayOutcome::Cut(cut)),
-            _ => None,
+            None | Some(_) => None,
         }
     }
 }

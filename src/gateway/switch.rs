@@ -24,6 +24,7 @@ use super::{
     ports::{self, ClientPorts},
     service::{Service, ServiceSettings, ServiceTable},
     service_faults::ServiceFaults,
+    state::EngineState,
 };
 use crate::{
     connect::{Connector, direct::BackendTarget},
@@ -31,8 +32,10 @@ use crate::{
     net::{listen::BindError, resolver::ResolvedNames},
     profile::{Half, Problem, Profile, ServiceName},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
-    telemetry::log::LogEvent,
-    telemetry::snapshot::{GatewayPhase, PoolRow, SwitchRow},
+    telemetry::{
+        log::LogEvent,
+        snapshot::{PoolRow, SwitchRow},
+    },
     tls::edge::EdgeTls,
     verify::steps::TrialParts,
 };
@@ -106,7 +109,7 @@ impl Engine {
         choose: impl FnOnce(&ProfileSource) -> Result<ChosenProfile, Vec<Problem>> + Send + 'static,
         asker: CommandAudit,
     ) {
-        self.is_loading = true;
+        self.state = EngineState::Loading;
         let source = self.source.clone();
         let load = move || {
             let chosen = choose(&source)?;
@@ -118,7 +121,7 @@ impl Engine {
                 Ok(Err(problems)) => problem_lines(&problems),
                 Err(error) => error.to_string(),
             };
-            engine.is_loading = false;
+            engine.end_loading();
             asker.answer(CommandAnswer::Refused(format!("{why}; the gateway goes on as before")));
         });
     }
@@ -126,10 +129,10 @@ impl Engine {
     fn look_up_and_switch(&mut self, chosen: ChosenProfile, loaded: LoadedProfile, asker: CommandAudit) {
         let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
-            engine.is_loading = false;
-            match engine.stopping {
-                None => engine.switch(chosen, loaded, &found, asker),
-                Some(_) => {
+            engine.end_loading();
+            match engine.is_stopping() {
+                false => engine.switch(chosen, loaded, &found, asker),
+                true => {
                     let why = "the gateway is stopping; the gateway goes on as before";
                     asker.answer(CommandAnswer::Refused(why.into()));
                 }
@@ -155,7 +158,8 @@ impl Engine {
                     asker.by,
                     plan.join("; ")
                 )));
-                self.switching = Some(PendingSwitch { asker: Some(asker), ..switching });
+                self.state =
+                    EngineState::Switching(Box::new(PendingSwitch { asker: Some(asker), ..switching }));
                 self.shared.sessions.switching.store(true, Ordering::SeqCst);
                 self.advance_switch();
             }
@@ -167,11 +171,16 @@ impl Engine {
 
     /// Commits a switch that is ready, rolls back one that is late.
     pub(super) fn advance_switch(&mut self) {
-        let Some(switching) = self.switching.take() else { return };
+        let is_late = |switching: &PendingSwitch| Instant::now() >= switching.deadline;
+        if self
+            .pending_switch()
+            .is_some_and(|pending| pending.missing_reason().is_some() && !is_late(pending))
+        {
+            return;
+        }
+        let Some(switching) = self.take_switch() else { return };
         let Some(missing) = switching.missing_reason() else { return self.commit(switching) };
-        if Instant::now() < switching.deadline {
-            self.switching = Some(switching);
-        } else if switching.can_serve_all() {
+        if switching.can_serve_all() {
             self.shared.notices.warn(
                 LogEvent::SwitchUnready.line(format!("switch goes on though not all is ready: {missing}")),
             );
@@ -217,7 +226,7 @@ impl Engine {
         self.install_logs(&profile);
         let told = self.take_over_faults(ServiceFaults::find(&profile, &edges));
         self.edge_tls = edges;
-        self.phase = GatewayPhase::Running;
+        self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
         let line = [line].into_iter().chain(told).collect::<Vec<_>>().join("; ");

@@ -33,16 +33,11 @@ struct RunProgress {
 }
 
 impl VerifyProgress {
-    /// Begins a run; false if one is already under way.
-    pub fn begin(&self, profile: &str) -> bool {
-        let mut kept = self.lock();
-        if kept.walk.as_ref().is_some_and(|walk| walk.walking.is_some()) {
-            return false;
-        }
+    /// Begins a run. The engine sees to it that there is one at a time.
+    pub fn begin(&self, profile: &str) {
         let walking = Some(CheckStep::Profile);
-        kept.walk =
-            Some(RunProgress { profile: profile.into(), walking, steps: Vec::new(), at: Instant::now() });
-        true
+        let walk = RunProgress { profile: profile.into(), walking, steps: Vec::new(), at: Instant::now() };
+        self.lock().walk = Some(walk);
     }
 
     pub fn start_step(&self, step: CheckStep) {

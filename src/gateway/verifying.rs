@@ -1,0 +1,96 @@
+//! Starts a run of the checklist: reads what it needs, and opens the parts of the other mode for it.
+
+use super::{
+    Engine, audit::CommandAudit, handle::CommandAnswer, ports, state::EngineState, switch::TrialSwitch,
+};
+use crate::{
+    profile::Mode,
+    source::LoadedProfile,
+    telemetry::checklist::CheckStep,
+    verify::steps::{TrialError, TrialParts, VerifyRun},
+};
+
+impl Engine {
+    /// Runs the checklist, after the files it needs have been read.
+    pub(super) fn verify(&mut self, steps: Vec<CheckStep>, asker: CommandAudit) {
+        let refused = match self.state() {
+            EngineState::Starting | EngineState::Serving => None,
+            EngineState::Loading | EngineState::Switching(_) => Some("a switch is under way"),
+            EngineState::Verifying => Some("it is being verified already"),
+            EngineState::Stopping(_) | EngineState::Stopped(_) => Some("the gateway is stopping"),
+        };
+        if let Some(why) = refused {
+            return asker.answer(CommandAnswer::Refused(format!("{why}; verify again when that has ended")));
+        }
+        self.verify_progress.begin(&self.profile.name);
+        self.state = EngineState::Verifying;
+        let Some(mode) = self.trial_mode(&steps) else { return self.start_verify(steps, None, asker) };
+        let (source, chosen) = (self.source.clone(), self.chosen.clone());
+        self.read_for_operator(
+            move || source.load_to_serve(&chosen, Some(mode)),
+            move |engine, read| match read {
+                Ok(Ok(loaded)) => engine.verify_with(loaded, steps, asker),
+                // A profile that does not read in the other mode has no such way.
+                Ok(Err(_)) => engine.start_verify(steps, None, asker),
+                Err(error) => engine.start_verify(steps, Some(Err(TrialError::Files(error))), asker),
+            },
+        );
+    }
+
+    /// Opens the other mode's parts for the run.
+    fn verify_with(&mut self, loaded: LoadedProfile, steps: Vec<CheckStep>, asker: CommandAudit) {
+        let wanted = self.addresses_to_bind(&loaded.profile);
+        self.look_up(wanted, move |engine, found| {
+            // Another one would never be retired.
+            let trial = match engine.is_stopping() {
+                false => engine
+                    .begin_switch(engine.chosen.clone(), loaded, &found)
+                    .map(TrialSwitch::open)
+                    .map_err(TrialError::Bind),
+                true => Err(TrialError::Stopping),
+            };
+            engine.start_verify(steps, Some(trial), asker);
+        });
+    }
+
+    /// Runs the checklist in a task of its own.
+    fn start_verify(
+        &self,
+        steps: Vec<CheckStep>,
+        trial: Option<Result<Box<dyn TrialParts>, TrialError>>,
+        asker: CommandAudit,
+    ) {
+        if self.is_stopping() {
+            self.verify_progress.end();
+            return asker.answer(CommandAnswer::Refused("the gateway is stopping".into()));
+        }
+        let walk = VerifyRun {
+            snapshots: self.feed.snapshots.subscribe(),
+            source: self.source.clone(),
+            chosen: self.chosen.clone(),
+            profile: self.profile.clone(),
+            probes: self.shared.sessions.probes.clone(),
+            entries: ports::probe_entries(&self.ports),
+            admin: self.admin.clone(),
+            checks: self.verify_progress.clone(),
+            files: self.reader.asked.clone(),
+            trial,
+        };
+        self.shared.tasks.spawn("verify", async move {
+            let report = walk.run(&steps).await;
+            asker.answer(CommandAnswer::Verified(report));
+        });
+    }
+
+    /// The other mode, whose way is opened beside the one in force, for a walk alone. An internal half in
+    /// reverse mode opens no port, not even for that.
+    fn trial_mode(&self, steps: &[CheckStep]) -> Option<Mode> {
+        match self.profile.mode {
+            Mode::Forward if steps.contains(&CheckStep::Reverse) => Some(Mode::Reverse),
+            Mode::Reverse if steps.contains(&CheckStep::Forward) && self.internal.is_none() => {
+                Some(Mode::Forward)
+            }
+            Mode::Direct | Mode::Forward | Mode::Reverse => None,
+        }
+    }
+}
