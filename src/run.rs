@@ -23,7 +23,7 @@ use crate::{
     net::passed,
     output::print_note,
     profile::Profile,
-    record::Recorder,
+    record::{Recorder, RecorderEnd},
     signals,
     source::ChosenProfile,
     systemd::notify::NotifySocket,
@@ -114,24 +114,33 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         let screen = open_screen(cli, &handle, &tasks, engine.notices())?;
         obey_signals(&handle, &tasks, screen.clone())?;
         let outcome = engine.run().await;
-        if let Some(admin) = admin {
-            admin.close().await;
-        }
-        if let Some(screen) = screen {
-            screen.end(tui::ScreenEnd::GatewayStopped);
-            // A terminal that nobody reads is left as it is.
-            let _ = screen.wait(SCREEN_FAREWELL);
-        }
-        if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FAREWELL))).await {
-            // Again, and at the end: a screen may have hidden the log's line.
-            print_note(format_args!("portcullis: {error}"));
-        }
+        close_front_ends(admin, screen, recorded).await;
         anyhow::Ok(outcome)
     })?;
     Ok(match outcome {
         GatewayOutcome::Clean => ExitCode::SUCCESS,
         GatewayOutcome::Cut(_) => exit::CUT.into(),
     })
+}
+
+/// Ends whatever shows the gateway, which has ended.
+async fn close_front_ends(
+    admin: Option<AdminSocket>,
+    screen: Option<Arc<Dashboard>>,
+    recorded: Option<RecorderEnd>,
+) {
+    if let Some(admin) = admin {
+        admin.close().await;
+    }
+    if let Some(screen) = screen {
+        screen.end(tui::ScreenEnd::GatewayStopped);
+        // A terminal that nobody reads is left as it is.
+        let _ = screen.wait(SCREEN_FAREWELL);
+    }
+    if let Some(Err(error)) = OptionFuture::from(recorded.map(|it| it.wait(RECORDER_FAREWELL))).await {
+        // Again, and at the end: a screen may have hidden the log's line.
+        print_note(format_args!("portcullis: {error}"));
+    }
 }
 
 /// Opens the dashboard where there is a terminal; otherwise the gateway runs headless and says so.

@@ -2,6 +2,7 @@
 //! session, a session that could not serve a request, the connection itself.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,10 +18,17 @@ use tokio::{
 
 use super::SessionOutcome;
 use crate::{
-    http::{LINGER, LINGER_QUIET, READ_BYTES_MAX, driver::ConnectionDriver, error_response::ErrorResponse},
-    net::stream::NetStream,
+    http::{
+        LINGER, LINGER_QUIET, READ_BYTES_MAX,
+        body::STALLED_MAX,
+        checked_stream::CheckedStream,
+        driver::ConnectionDriver,
+        error_response::{self, ErrorResponse},
+        keep_alive::ConnectionPhase,
+    },
+    net::{stream::NetStream, tcp},
     proto::Refusal,
-    telemetry::end::EndedBy,
+    telemetry::{end::EndedBy, rate_limited::RateLimitedLog},
 };
 
 /// A channel's two ends: requests written into its pipe are read by the session in the same turn, and what
@@ -79,6 +87,37 @@ pub(super) fn error_response_for(told: &SessionOutcome) -> ErrorResponse {
         ) => (StatusCode::BAD_GATEWAY, "the service ended before it had answered"),
     };
     ErrorResponse::new(status, words)
+}
+
+/// Says what went wrong with a connection that has ended, and closes what hyper has left of it.
+pub(super) async fn close_connection(
+    left: Option<CheckedStream>,
+    ended: hyper::Result<()>,
+    late: Option<ConnectionPhase>,
+    (client, log): (SocketAddr, &RateLimitedLog),
+) {
+    let left = left.map(CheckedStream::into_inner);
+    let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
+    match (&ended, late) {
+        (Err(error), _) => log.reject_client(client, &error.to_string()),
+        (Ok(()), Some(ConnectionPhase::Head)) => {
+            log.reject_client(client, "its request was not complete in time");
+        }
+        (Ok(()), Some(ConnectionPhase::Idle | ConnectionPhase::Exchange) | None) => {}
+    }
+    if let Some(left) = &left
+        && ended.as_ref().is_err_and(hyper::Error::is_user)
+        && let Some(socket) = left.stream.tcp()
+    {
+        // An answer has failed: the reset must not overtake what came of it.
+        tcp::await_acknowledged(socket, STALLED_MAX).await;
+    }
+    if let Some(left) = left
+        && !is_cut
+    {
+        let last = if late == Some(ConnectionPhase::Head) { error_response::LATE_HEAD } else { b"" };
+        close_lingering(left.stream, last).await;
+    }
 }
 
 /// Reads and forgets, so that no reset overtakes what was said last.

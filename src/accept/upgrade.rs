@@ -5,10 +5,16 @@ use std::net::SocketAddr;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::routes::HttpRoute;
+use super::routes::{AdmittedClient, HttpRoute};
 use crate::{
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
-    net::{pipe::PipeEnd, prefixed::PrefixedStream},
+    net::{
+        pipe::PipeEnd,
+        prefixed::PrefixedStream,
+        stream::NetStream,
+        ws::{WebSocket, WebSocketLimits},
+    },
+    profile::WebOptions,
     telemetry::log::AccessRecord,
 };
 
@@ -38,6 +44,14 @@ pub async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, 
     let parts =
         left.downcast::<TokioIo<InterimStream<CheckedStream>>>().map_err(|_| "its connection was lost")?;
     Ok(parts.io.into_inner().into_inner().with_prefix(&parts.read_buf))
+}
+
+/// A client whose WebSocket ends here: its session carries what is within the frames.
+pub fn web_socket_client(here: CheckedStream, route: HttpRoute, client: SocketAddr) -> AdmittedClient {
+    let WebOptions { message_limit, inactivity, frames, .. } = route.web;
+    let limits = WebSocketLimits { message: message_limit, inactivity, frames };
+    let stream = NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
+    AdmittedClient { client, service: route.service, stream, prefix: Vec::new() }
 }
 
 /// Joins a connection that was upgraded to the other end of its upstream session.

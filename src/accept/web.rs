@@ -35,15 +35,15 @@ use super::{
     idle::{BusyGuard, IdleReclaim, IdleState},
     routes::{AdmittedClient, HttpRoute, WebKind, find_http_route},
     tcp::{RouteLifetime, session_request},
-    teardown::{close_lingering, drive_until_closed},
-    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over},
+    teardown::{close_connection, drive_until_closed},
+    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over, web_socket_client},
     upstream_session::{FAREWELL, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
 };
 use crate::{
     admission::handshakes::HandshakePermit,
     http::{
         HeadSource,
-        body::{BodyProgress, MessageBody, STALLED_MAX, ends_connection},
+        body::{BodyProgress, MessageBody, ends_connection},
         checked_stream::CheckedStream,
         driver::{self, CloseSignal, ConnectionDrivers},
         error_response::{self, ErrorResponse, bad_request},
@@ -56,14 +56,8 @@ use crate::{
         upstream::{ResponseFailure, UpstreamConnection},
         websocket,
     },
-    net::{
-        pipe::pipe,
-        prefixed::PrefixedStream,
-        stream::NetStream,
-        tcp,
-        ws::{WebSocket, WebSocketLimits},
-    },
-    profile::{ServiceName, WebOptions, defaults},
+    net::{pipe::pipe, prefixed::PrefixedStream, stream::NetStream},
+    profile::{ServiceName, defaults},
     telemetry::log::LogEvent,
 };
 
@@ -168,11 +162,7 @@ pub async fn serve(
             let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             let left = lock(&front.downstream_upgrade).take();
             let entered = downgrade_client(left).await.map(|here| {
-                let WebOptions { message_limit, inactivity, frames, .. } = door.web;
-                let limits = WebSocketLimits { message: message_limit, inactivity, frames };
-                let socket = NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
-                let entered =
-                    AdmittedClient { client, service: door.service, stream: socket, prefix: Vec::new() };
+                let entered = web_socket_client(here, door, client);
                 let work = IdleState::new_busy(&front.reclaim);
                 record.into_iter().for_each(|record| work.finish_with_session(record));
                 SessionRequest { id: Some(id), idle_state: Some(work), ..session_request(entered) }
@@ -244,28 +234,7 @@ impl ClientConnection {
             }
             None => None,
         };
-        let left = left.map(CheckedStream::into_inner);
-        let is_cut = ended.as_ref().is_err_and(|error| !error.is_parse());
-        match (&ended, late) {
-            (Err(error), _) => self.lifetime.log.reject_client(self.client, &error.to_string()),
-            (Ok(()), Some(ConnectionPhase::Head)) => {
-                self.lifetime.log.reject_client(self.client, "its request was not complete in time");
-            }
-            (Ok(()), Some(ConnectionPhase::Idle | ConnectionPhase::Exchange) | None) => {}
-        }
-        if let Some(left) = &left
-            && ended.as_ref().is_err_and(hyper::Error::is_user)
-            && let Some(socket) = left.stream.tcp()
-        {
-            // An answer has failed: the reset must not overtake what came of it.
-            tcp::await_acknowledged(socket, STALLED_MAX).await;
-        }
-        if let Some(left) = left
-            && !is_cut
-        {
-            let last = if late == Some(ConnectionPhase::Head) { error_response::LATE_HEAD } else { b"" };
-            close_lingering(left.stream, last).await;
-        }
+        close_connection(left, ended, late, (self.client, &self.lifetime.log)).await;
     }
 
     /// Lets the sessions go that have given their place up; whether nothing is under way on the connection, which

@@ -261,7 +261,7 @@ impl Engine {
     /// Divides them anew where links have shown that they carry one session each, or many.
     pub(super) fn follow_links(&mut self, pools: &[PoolRow]) {
         let seen = OneSessionLinks::seen_in(pools);
-        if seen == self.one_session_links || self.switching.is_some() {
+        if seen == self.one_session_links || self.pending_switch().is_some() {
             return;
         }
         self.one_session_links = seen;

@@ -4,6 +4,7 @@
 //! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
 //! socket; certificates are opened by `tls`, which reports its problems in the same form.
 
+mod backend;
 mod carries;
 mod chain;
 mod cross_checks;
@@ -43,11 +44,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use backend::{Backend, ConnectTls, HttpRemote, ProxyVersion, RemoteServer};
 pub use carries::Carries;
-pub use edge::{
-    Accept, AcceptTls, Backend, ClientCertificates, ClientCheck, ConnectTls, HttpRemote, KeyPair,
-    ProxyVersion, RemoteServer, TlsVersion,
-};
+pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion};
 pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;

@@ -7,8 +7,8 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use super::{
-    AccessLogOptions, Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, UnreadyPolicy, carries,
-    defaults,
+    AccessLogOptions, Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, UnreadyPolicy, backend,
+    carries, defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
@@ -188,7 +188,7 @@ fn dmz_service(
         name,
         place: field.key_place(),
         accept: edge::accepts(accept.as_ref(), &fields, problems),
-        connect: edge::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
+        connect: backend::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
         unready: keys::UNREADY.written(&fields, problems),
         sessions: keys::SESSIONS.read(&fields, problems),
         idle: keys::IDLE.read(&fields, problems),
@@ -203,7 +203,7 @@ fn internal_service(
     problems: &mut Vec<Problem>,
 ) -> Option<RawInternalService> {
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
-    let mut connect = edge::reached(&fields, &keys::INTERNAL_SERVICE_CONNECT, problems);
+    let mut connect = backend::reached(&fields, &keys::INTERNAL_SERVICE_CONNECT, problems);
     if connect.is_absent() {
         fields.report_missing(
             &keys::INTERNAL_SERVICE_CONNECT,

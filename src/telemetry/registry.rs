@@ -4,6 +4,7 @@
 //! registry is taken when a session starts, when it ends, and for a snapshot; never for a byte. A
 //! [`SessionGuard`] records the end once, when it is dropped.
 
+mod counters;
 mod ended;
 mod ends;
 mod kill;
@@ -12,8 +13,8 @@ mod rows;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -23,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     clock,
     cuts::CutCounters,
-    duration_buckets::DurationBuckets,
     end::{EndedBy, SessionEnd},
     failures::FailureGroups,
     health::RefusalRow,
@@ -35,6 +35,7 @@ use super::{
 };
 use crate::profile::{Half, ServiceName};
 
+pub use counters::SessionCounters;
 use ended::{EndedSession, EndedSessions};
 pub use ends::ServiceEnds;
 pub use kill::{KillSelection, NotKilled, SessionMatch};
@@ -45,117 +46,6 @@ pub const ROWS_MAX: usize = 20_000;
 /// Rates are worked out over so long, from as many ticks at most.
 const RATE_OVER: Duration = Duration::from_secs(1);
 const TICKS_KEPT: usize = 8;
-
-/// Bytes of one session, written by its relay alone.
-#[derive(Debug, Default)]
-pub struct SessionCounters {
-    up: AtomicU64,
-    down: AtomicU64,
-    phase: AtomicU8,
-    /// When each phase was entered last, in microseconds of the process; 0: never.
-    entered_us: [AtomicU64; 6],
-    /// `clock::coarse_ms` of the last byte; 0: none has moved.
-    moved_ms: AtomicU64,
-    /// Where is counted how long it took to connect.
-    connects: OnceLock<Arc<DurationBuckets>>,
-    /// The link that carries it; 0: none does.
-    via: AtomicU64,
-}
-
-impl SessionCounters {
-    pub fn add_up(&self, bytes: usize) {
-        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
-    }
-
-    pub fn add_down(&self, bytes: usize) {
-        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
-    }
-
-    /// Bytes that were sent to a gateway which refused them, and will be sent again.
-    pub fn take_back_up(&self, bytes: usize) {
-        self.up.fetch_sub(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// A link of this number carries it from now on.
-    pub fn set_via(&self, link: u64) {
-        self.via.store(link, Ordering::Relaxed);
-    }
-
-    pub fn via(&self) -> Option<u64> {
-        Some(self.via.load(Ordering::Relaxed)).filter(|link| *link > 0)
-    }
-
-    /// Bytes both ways: it stands still while nothing moves.
-    pub fn bytes(&self) -> u64 {
-        self.up.load(Ordering::Relaxed) + self.down()
-    }
-
-    pub fn enter(&self, phase: SessionPhase) {
-        // The relay says where it is at every turn; the clock is read when that is new.
-        if self.phase.load(Ordering::Relaxed) == phase as u8 && self.entered(phase).is_some() {
-            return;
-        }
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        // A client that has finished sending is carried without ever being in the first of these.
-        let was_carried = [SessionPhase::Relaying, SessionPhase::Draining].map(|phase| self.entered(phase));
-        self.entered_us[phase as usize].store(clock::now_us().max(1), Ordering::Relaxed);
-        if phase >= SessionPhase::Relaying
-            && was_carried == [None, None]
-            && let Some(connects) = self.connects.get()
-            && let Some(took) = self.between(SessionPhase::Connecting, phase)
-        {
-            connects.add(took);
-        }
-    }
-
-    /// Counts there how long it takes to connect.
-    pub fn time_connects(&self, connects: Arc<DurationBuckets>) {
-        // It is asked for once, when the session begins.
-        let _ = self.connects.set(connects);
-    }
-
-    /// How long the client waited for a link, or has waited up to now; `None` where none is needed.
-    pub fn waited(&self) -> Option<Duration> {
-        self.between(SessionPhase::Waiting, SessionPhase::Connecting).or_else(|| {
-            Some(Duration::from_micros(clock::now_us().saturating_sub(self.entered(SessionPhase::Waiting)?)))
-        })
-    }
-
-    fn entered(&self, phase: SessionPhase) -> Option<u64> {
-        Some(self.entered_us[phase as usize].load(Ordering::Relaxed)).filter(|&at| at > 0)
-    }
-
-    /// From the start of one phase to the start of the next.
-    fn between(&self, from: SessionPhase, to: SessionPhase) -> Option<Duration> {
-        self.entered(to)?.checked_sub(self.entered(from)?).map(Duration::from_micros)
-    }
-
-    pub fn phase(&self) -> SessionPhase {
-        use SessionPhase::{Authorising, Connecting, Draining, Negotiating, Relaying, Waiting};
-        let phases = [Negotiating, Authorising, Waiting, Connecting, Relaying, Draining];
-        phases[usize::from(self.phase.load(Ordering::Relaxed)).min(phases.len() - 1)]
-    }
-
-    /// Whether a backend has been reached; before that, bytes that went to a gateway may come back.
-    fn is_carried(&self) -> bool {
-        self.phase() >= SessionPhase::Relaying
-    }
-
-    fn up(&self) -> u64 {
-        if self.is_carried() { self.up.load(Ordering::Relaxed) } else { 0 }
-    }
-
-    /// Bytes up and down.
-    pub fn traffic(&self) -> (u64, u64) {
-        (self.up(), self.down())
-    }
-
-    pub fn down(&self) -> u64 {
-        self.down.load(Ordering::Relaxed)
-    }
-}
 
 /// What a session is in the books: a client's, or a check of the way, which counts nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -529,140 +419,4 @@ impl Drop for SessionGuard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry() -> Arc<SessionRegistry> {
-        Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())))
-    }
-
-    fn open(registry: &Arc<SessionRegistry>) -> SessionGuard {
-        let orders = ServiceName::parse("orders").expect("a name");
-        let client = "192.0.2.7:50000".to_owned();
-        registry.open((Half::Dmz, orders), None, client, SessionKind::Client, CancellationToken::new())
-    }
-
-    #[test]
-    fn a_session_that_nobody_waits_for_any_more_is_no_bug_and_a_panic_is() {
-        let registry = registry();
-        let session = open(&registry);
-        session.counters().enter(SessionPhase::Draining);
-        drop(session);
-        let panicking = open(&registry);
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-            let _session = panicking;
-            panic!("a bug");
-        }));
-        assert!(panicked.is_err());
-        let codes: Vec<_> = registry.ended().into_iter().map(|row| row.end).collect();
-        assert_eq!(codes, ["IN", "TD"]);
-    }
-
-    #[test]
-    fn healthy_ends_push_no_failure_out() {
-        let registry = registry();
-        let failed = open(&registry);
-        let id = failed.id().to_owned();
-        let end =
-            SessionEnd { who: EndedBy::Peer, phase: SessionPhase::Relaying, reason: "it is gone".into() };
-        failed.finish(end);
-        (0..3 * ended::KEPT_MAX).for_each(|_| open(&registry).finish(SessionEnd::clean()));
-        let ended = registry.ended();
-        assert_eq!(ended.last().map(|row| (&*row.id, &*row.end)), Some((&*id, "PR")));
-        assert_eq!(ended.len(), ended::KEPT_MAX + 1, "and both kinds are bounded");
-        assert!(ended.is_sorted_by_key(|row| row.ago_seconds), "newest first");
-    }
-
-    #[test]
-    fn a_client_that_sends_in_bursts_has_a_steady_rate() {
-        let registry = registry();
-        let session = open(&registry);
-        session.counters().enter(SessionPhase::Relaying);
-        let start = Instant::now();
-        let mut rates = Vec::new();
-        for quarter in 0..20_u64 {
-            // 400 bytes a second, 80 of them every 200 ms.
-            let sent = quarter * 250 / 200 * 80;
-            let more = sent - session.counters().bytes();
-            session.counters().add_up(more as usize);
-            registry.tick_at(start + Duration::from_millis(quarter * 250));
-            rates.extend(registry.rows().0.first().map(|row| row.rate_up));
-        }
-        assert!(rates[4..].iter().all(|&rate| rate == 400), "{rates:?}");
-        registry.tick_at(start + Duration::from_secs(60));
-        registry.tick_at(start + Duration::from_secs(61));
-        assert_eq!(registry.rows().0[0].rate_up, 0, "nothing of what was a minute ago");
-    }
-
-    fn orders(registry: &Arc<SessionRegistry>) -> TrafficTotals {
-        registry.totals().into_values().next().expect("one service")
-    }
-
-    #[test]
-    fn a_client_that_waits_is_not_open_and_what_it_sent_may_come_back() {
-        let registry = registry();
-        let session = open(&registry);
-        session.counters().enter(SessionPhase::Connecting);
-        session.counters().add_up(500);
-        let waits = TrafficTotals { sessions_waiting: 1, ..TrafficTotals::default() };
-        assert_eq!(orders(&registry), waits);
-        assert_eq!(registry.rows().0[0].last_byte_seconds, None);
-        session.counters().take_back_up(500);
-        session.counters().add_up(300);
-        session.counters().enter(SessionPhase::Relaying);
-        let carried =
-            TrafficTotals { sessions_open: 1, sessions: 1, bytes_up: 300, ..TrafficTotals::default() };
-        assert_eq!(orders(&registry), carried);
-        assert!(registry.rows().0[0].last_byte_seconds.is_some());
-        session.finish(SessionEnd::clean());
-        assert_eq!(orders(&registry), TrafficTotals { sessions_open: 0, ..carried });
-        let refused = open(&registry);
-        refused.counters().add_up(500);
-        refused.finish(SessionEnd {
-            who: EndedBy::Backend,
-            phase: SessionPhase::Connecting,
-            reason: "refused".into(),
-        });
-        assert_eq!(orders(&registry), TrafficTotals { sessions_open: 0, refused: 1, ..carried });
-        assert_eq!(registry.ended()[0].bytes_up, 0);
-    }
-
-    #[test]
-    fn a_backend_fails_until_a_session_reaches_it() {
-        let registry = registry();
-        let refused = |phase| {
-            let session = open(&registry);
-            session.counters().enter(phase);
-            session.finish(SessionEnd { who: EndedBy::Backend, phase, reason: "refused".into() });
-        };
-        let seen = || {
-            registry.backend_failures().into_values().map(|of| (of.sessions, of.error)).collect::<Vec<_>>()
-        };
-        (0..3).for_each(|_| refused(SessionPhase::Connecting));
-        assert_eq!(seen(), [(3, "refused".to_owned())]);
-        let carried = open(&registry);
-        assert_eq!(seen().len(), 1, "it has not come so far");
-        carried.counters().enter(SessionPhase::Relaying);
-        assert_eq!(seen(), [], "an open one is enough");
-        carried.finish(SessionEnd::clean());
-        assert_eq!(seen(), []);
-    }
-
-    #[test]
-    fn a_phase_is_timed_from_its_first_moment() {
-        let meter = SessionCounters::default();
-        assert_eq!(meter.waited(), None, "a session that needs no link");
-        meter.enter(SessionPhase::Waiting);
-        assert!(meter.waited().is_some(), "while it waits");
-        std::thread::sleep(Duration::from_millis(3));
-        meter.enter(SessionPhase::Connecting);
-        meter.enter(SessionPhase::Relaying);
-        let before = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
-        assert!(before.0.is_some_and(|wait| wait >= Duration::from_millis(3)));
-        std::thread::sleep(Duration::from_millis(3));
-        // As the relay does at every turn.
-        meter.enter(SessionPhase::Relaying);
-        let after = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
-        assert_eq!(before, after);
-    }
-}
+mod tests;

@@ -1,7 +1,51 @@
 //! Empty snapshot rows to be filled in, and what several fields of a row mean together.
 
-use super::snapshot::{MonitorCounts, PoolRow, PoolState, ServicePhase, ServiceRow, TrafficTotals};
-use crate::profile::Half;
+use super::snapshot::{
+    DescriptorUsage, GatewayPhase, MonitorCounts, PoolRow, PoolState, ReloadCounts, ServicePhase, ServiceRow,
+    Snapshot, TrafficTotals,
+};
+use crate::profile::{Half, Mode};
+
+impl Snapshot {
+    /// Of a gateway of which nothing is known yet.
+    pub fn new(profile: &str, mode: Mode) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            time: String::new(),
+            host: String::new(),
+            profile: profile.into(),
+            mode,
+            roles: Vec::new(),
+            phase: GatewayPhase::Starting,
+            health: None,
+            alerts: Vec::new(),
+            readiness: None,
+            uptime_seconds: 0.0,
+            listening: Vec::new(),
+            monitored_at: Vec::new(),
+            reloads: ReloadCounts::default(),
+            totals: TrafficTotals::default(),
+            services: Vec::new(),
+            pools: Vec::new(),
+            sessions: Vec::new(),
+            sessions_left_out: 0,
+            ended: Vec::new(),
+            failures: Vec::new(),
+            failures_left_out: 0,
+            notices: Vec::new(),
+            log_lines_lost: 0,
+            log_trouble: None,
+            traffic: Vec::new(),
+            descriptors: DescriptorUsage::default(),
+            certificates: Vec::new(),
+            switching: None,
+            walk: None,
+            forward_checks: Vec::new(),
+            cut_in_seconds: None,
+            recording: None,
+        }
+    }
+}
 
 impl ServiceRow {
     /// Of a service of which nothing is known yet.

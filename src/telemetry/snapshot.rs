@@ -133,46 +133,13 @@ pub struct CheckRow {
     pub age_seconds: f64,
 }
 
-impl Snapshot {
-    /// Of a gateway of which nothing is known yet.
-    pub fn new(profile: &str, mode: Mode) -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION").into(),
-            time: String::new(),
-            host: String::new(),
-            profile: profile.into(),
-            mode,
-            roles: Vec::new(),
-            phase: GatewayPhase::Starting,
-            health: None,
-            alerts: Vec::new(),
-            readiness: None,
-            uptime_seconds: 0.0,
-            listening: Vec::new(),
-            monitored_at: Vec::new(),
-            reloads: ReloadCounts::default(),
-            totals: TrafficTotals::default(),
-            services: Vec::new(),
-            pools: Vec::new(),
-            sessions: Vec::new(),
-            sessions_left_out: 0,
-            ended: Vec::new(),
-            failures: Vec::new(),
-            failures_left_out: 0,
-            notices: Vec::new(),
-            log_lines_lost: 0,
-            log_trouble: None,
-            traffic: Vec::new(),
-            descriptors: DescriptorUsage::default(),
-            certificates: Vec::new(),
-            switching: None,
-            walk: None,
-            forward_checks: Vec::new(),
-            cut_in_seconds: None,
-            recording: None,
-        }
-    }
+/// Longer than a screen lists a session that has ended.
+const FRESH_SECONDS: f64 = 10.0;
+const FRESH_FAILURE_SECONDS: f64 = 70.0;
+/// Older failures in a brief picture, the newest of them; more than a screen has lines for.
+const BRIEF_FAILURES_MAX: usize = 64;
 
+impl Snapshot {
     /// Without the sessions that ended long ago: who reads picture after picture has seen them.
     pub fn brief(&self) -> Cow<'_, Self> {
         let mut failures = 0;
@@ -192,12 +159,6 @@ impl Snapshot {
         Cow::Owned(brief)
     }
 }
-
-/// Longer than a screen lists a session that has ended.
-const FRESH_SECONDS: f64 = 10.0;
-const FRESH_FAILURE_SECONDS: f64 = 70.0;
-/// Older failures in a brief picture, the newest of them; more than a screen has lines for.
-const BRIEF_FAILURES_MAX: usize = 64;
 
 /// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

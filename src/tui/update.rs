@@ -42,29 +42,16 @@ impl App {
             Action::Show(screen) => return self.show(screen),
             Action::NextScreen => return self.show(self.screen.next()),
             Action::PreviousScreen => return self.show(self.screen.previous()),
-            Action::LastScreen => match self.before {
-                Some(before) => return self.show(before),
-                None => self.refuse("no other screen was seen before this one"),
-            },
+            Action::LastScreen => return self.show_last_screen(),
             Action::Longer => self.window = self.window.longer(),
             Action::Shorter => self.window = self.window.shorter(),
             Action::Mouse => return self.toggle_mouse(),
-            Action::Profiles
-                if self.screen == Screen::Profiles
-                    && self.selected_line().is_some()
-                    && self.attachment().offers(Action::Switch) =>
-            {
-                return self.ask_switch(None);
-            }
-            Action::Profiles => return self.show(Screen::Profiles),
+            Action::Profiles => return self.show_profiles(),
             Action::Verify => return Reaction::Ask(Command::Verify { steps: CheckStep::ALL.to_vec() }),
             Action::Enter => self.enter(),
             Action::Back => self.back(),
             Action::Sort => self.sort(self.lists.order.column.next()),
-            Action::Flip => {
-                self.lists.order.is_flipped = !self.lists.order.is_flipped;
-                self.arrange_now();
-            }
+            Action::Flip => self.flip_order(),
             Action::Filter => {
                 self.overlay = Overlay::Typing(InputLine::filter(&self.lists.order.filter.text))
             }
@@ -73,37 +60,17 @@ impl App {
             Action::Resize => self.overlay = Overlay::Typing(InputLine::command("resize ")),
             Action::LogLevel => self.overlay = Overlay::Typing(InputLine::command("log-level ")),
             Action::Complete => self.complete(),
-            Action::Earlier => {
-                if let Overlay::Typing(line) = &mut self.overlay {
-                    line.earlier(&self.typed);
-                }
-                self.follow_typing();
-            }
-            Action::Later => {
-                if let Overlay::Typing(line) = &mut self.overlay {
-                    line.later(&self.typed);
-                }
-                self.follow_typing();
-            }
+            Action::Earlier => self.recall_typed(InputLine::earlier),
+            Action::Later => self.recall_typed(InputLine::later),
             Action::Run => return self.run_line(),
-            Action::Freeze if matches!(self.attachment(), Attachment::Replay(_)) => {
-                return Reaction::Play(PlayerAction::Pause);
-            }
-            Action::Freeze => self.toggle_freeze(),
+            Action::Freeze => return self.freeze(),
             Action::Play(asked) => return Reaction::Play(asked),
             Action::NextAlert => self.next_alert(),
             Action::Mask => self.toggle_masking(),
-            Action::Theme => {
-                self.style = self.style.with_next_theme();
-                self.message = Some(StatusMessage::Done(format!("theme {}", self.style.theme_name())));
-            }
+            Action::Theme => self.next_theme(),
             Action::Export => return self.export(),
             Action::Help => self.overlay = Overlay::Help { page: HelpPage::Keys, scroll: 0 },
-            Action::NextPage => {
-                if let Overlay::Help { page, scroll } = &mut self.overlay {
-                    (*page, *scroll) = (page.next(), 0);
-                }
-            }
+            Action::NextPage => self.next_help_page(),
             Action::Reload => return Reaction::Ask(Command::Reload),
             Action::Close => self.ask_close(None),
             Action::CloseAll => return self.ask_close_all(None),
@@ -111,22 +78,79 @@ impl App {
             Action::Drain => self.ask_drain(None),
             Action::Dismiss => return self.dismiss(None),
             Action::Switch => return self.ask_switch(None),
-            Action::Stop => {
-                let sessions_open = self.latest().totals.clients();
-                self.overlay = Overlay::Ask(Confirmation::Stop { sessions_open });
-            }
+            Action::Stop => self.ask_stop(),
             Action::Suspend => return Reaction::Suspend,
             Action::Quit if *self.attachment() != Attachment::Own => return Reaction::End(ScreenEnd::Left),
             Action::Quit => self.overlay = Overlay::AskQuit,
             Action::ConfirmQuit => return Reaction::End(ScreenEnd::Quit),
             Action::LeaveHeadless => return Reaction::End(ScreenEnd::LeftHeadless),
-            Action::Confirm => {
-                if let Overlay::Ask(question) = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
-                    match question.next(self.latest()) {
-                        Ok(command) => return Reaction::Ask(command),
-                        Err(question) => self.overlay = Overlay::Ask(question),
-                    }
-                }
+            Action::Confirm => return self.confirm(),
+        }
+        Reaction::Redraw
+    }
+
+    fn show_last_screen(&mut self) -> Reaction {
+        match self.before {
+            Some(before) => self.show(before),
+            None => {
+                self.refuse("no other screen was seen before this one");
+                Reaction::Redraw
+            }
+        }
+    }
+
+    /// The list of profiles; asked for there, a switch to the selected one.
+    fn show_profiles(&mut self) -> Reaction {
+        let is_there = self.screen == Screen::Profiles && self.selected_line().is_some();
+        match is_there && self.attachment().offers(Action::Switch) {
+            true => self.ask_switch(None),
+            false => self.show(Screen::Profiles),
+        }
+    }
+
+    fn flip_order(&mut self) {
+        self.lists.order.is_flipped = !self.lists.order.is_flipped;
+        self.arrange_now();
+    }
+
+    /// Puts a line that was typed before into the input.
+    fn recall_typed(&mut self, recall: impl FnOnce(&mut InputLine, &[String])) {
+        if let Overlay::Typing(line) = &mut self.overlay {
+            recall(line, &self.typed);
+        }
+        self.follow_typing();
+    }
+
+    fn freeze(&mut self) -> Reaction {
+        if matches!(self.attachment(), Attachment::Replay(_)) {
+            return Reaction::Play(PlayerAction::Pause);
+        }
+        self.toggle_freeze();
+        Reaction::Redraw
+    }
+
+    fn next_theme(&mut self) {
+        self.style = self.style.with_next_theme();
+        self.message = Some(StatusMessage::Done(format!("theme {}", self.style.theme_name())));
+    }
+
+    fn next_help_page(&mut self) {
+        if let Overlay::Help { page, scroll } = &mut self.overlay {
+            (*page, *scroll) = (page.next(), 0);
+        }
+    }
+
+    fn ask_stop(&mut self) {
+        let sessions_open = self.latest().totals.clients();
+        self.overlay = Overlay::Ask(Confirmation::Stop { sessions_open });
+    }
+
+    /// Yes to the question that is asked: its command, or the next question.
+    fn confirm(&mut self) -> Reaction {
+        if let Overlay::Ask(question) = std::mem::replace(&mut self.overlay, Overlay::Nothing) {
+            match question.next(self.latest()) {
+                Ok(command) => return Reaction::Ask(command),
+                Err(question) => self.overlay = Overlay::Ask(question),
             }
         }
         Reaction::Redraw

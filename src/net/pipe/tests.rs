@@ -1,0 +1,142 @@
+//! Tests of the module above.
+
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+async fn sockets() -> (NetStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("it is bound");
+    let (outer, inner) = tokio::join!(TcpStream::connect(at), listener.accept());
+    (NetStream::Tcp(inner.expect("it connects").0), outer.expect("it connects"))
+}
+
+#[tokio::test]
+async fn what_one_end_writes_the_other_reads_and_no_more_is_held() {
+    let (mut one, mut other) = pipe();
+    let sent: Vec<u8> = (0..1_000_003_u32).map(|at| (at ^ (at >> 8)) as u8).collect();
+    let writing = async {
+        one.write_all(&sent).await.expect("it is taken");
+        one.shutdown().await.expect("it is told");
+    };
+    let reading = async {
+        let (mut heard, mut piece, mut held) = (Vec::new(), [0; 999], 0);
+        loop {
+            match other.read(&mut piece).await.expect("bytes") {
+                0 => return (heard, held),
+                count => heard.extend_from_slice(&piece[..count]),
+            }
+            held = held.max(other.lock().directions[0].held.len());
+        }
+    };
+    let ((), (heard, held)) = tokio::join!(writing, reading);
+    assert!(heard == sent && held <= HELD_MAX, "{} bytes, {held} held", heard.len());
+    assert!(other.lock().directions[0].held.capacity() <= KEPT_MAX);
+    other.write_all(b"after its end").await.expect("the other direction is open");
+    let mut rest = [0; 13];
+    one.read_exact(&mut rest).await.expect("bytes");
+    drop(one);
+    assert_eq!(other.write_all(b"x").await.expect_err("nobody reads").kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn an_end_that_is_dropped_is_a_cut_behind_what_it_has_said() {
+    let (mut one, other) = pipe();
+    one.write_all(b"said").await.expect("it is taken");
+    let left = async {
+        other.other_end_gone().await;
+        other
+    };
+    let dropping = async { drop(one) };
+    let (mut other, ()) = tokio::join!(left, dropping);
+    let mut heard = Vec::new();
+    let error = other.read_to_end(&mut heard).await.expect_err("a cut");
+    assert_eq!((heard.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn a_cut_for_a_deadline_is_told_from_others() {
+    let (one, mut other) = pipe();
+    let deadline = one.failure_sender();
+    deadline.report_timeout();
+    drop(one);
+    let error = other.read(&mut [0; 8]).await.expect_err("a cut");
+    assert!(TimeoutError::is_cause_of(&error), "{error}");
+}
+
+#[tokio::test]
+async fn an_end_goes_on_as_the_stream_behind_the_other() {
+    let ((mut one, mut other), (stream, mut peer)) = (pipe(), sockets().await);
+    one.write_all(b"1 written ").await.expect("it is taken");
+    other.write_all(b"2 written ").await.expect("it is taken");
+    let handed = one.hand_over(stream, Bytes::from_static(b"heard "), Bytes::from_static(b"unsaid "));
+    handed.await.expect("the stream is there");
+    peer.write_all(b"streamed").await.expect("it is taken");
+    peer.shutdown().await.expect("it is told");
+    let mut heard = String::new();
+    other.read_to_string(&mut heard).await.expect("a clean end");
+    assert_eq!(heard, "1 written heard streamed");
+    other.write_all(b"straight").await.expect("it is taken");
+    other.shutdown().await.expect("it is told");
+    let mut told = String::new();
+    peer.read_to_string(&mut told).await.expect("a clean end");
+    assert_eq!(told, "unsaid 2 written straight");
+    assert!(other.stream().is_some_and(|stream| stream.tcp().is_some()));
+}
+
+#[tokio::test]
+async fn an_end_that_had_ended_is_passed_on_with_the_stream() {
+    let ((one, mut other), (stream, mut peer)) = (pipe(), sockets().await);
+    other.write_all(b"last").await.expect("it is taken");
+    other.shutdown().await.expect("it is told");
+    one.hand_over(stream, Bytes::new(), Bytes::new()).await.expect("the stream is there");
+    let mut told = String::new();
+    peer.read_to_string(&mut told).await.expect("a clean end");
+    assert_eq!(told, "last");
+    // And one that has gone leaves nothing behind.
+    let ((one, other), (stream, mut peer)) = (pipe(), sockets().await);
+    drop(other);
+    one.hand_over(stream, Bytes::new(), Bytes::new()).await.expect_err("nobody is there");
+    assert_eq!(peer.read(&mut [0]).await.expect("its end"), 0);
+}
+
+#[tokio::test]
+async fn an_end_that_is_cut_before_the_stream_is_there_is_heard_all_the_same() {
+    for has_ended in [true, false] {
+        let ((one, mut other), (stream, mut peer)) = (pipe(), sockets().await);
+        other.write_all(b"not to be lost").await.expect("it is taken");
+        if has_ended {
+            other.shutdown().await.expect("it is told");
+        }
+        drop(other);
+        let handed = one.hand_over(stream, Bytes::new(), Bytes::from_static(b"unsaid, "));
+        handed.await.expect_err("nobody reads the stream");
+        let mut told = String::new();
+        peer.read_to_string(&mut told).await.expect("this socket ends cleanly when it is dropped");
+        assert_eq!(told, "unsaid, not to be lost");
+    }
+}
+
+#[tokio::test]
+async fn a_driver_is_kept_going_by_the_end_that_is_read() {
+    let (near, mut far) = pipe();
+    let mut near = near.driven_by(Box::pin(async move {
+        let mut heard = [0; 4];
+        while far.read_exact(&mut heard).await.is_ok() {
+            far.write_all(&heard).await.expect("it is taken");
+        }
+        far.shutdown().await.expect("it is told");
+    }));
+    let (mut sent, mut heard) = (vec![7; 4 * HELD_MAX], Vec::new());
+    sent.extend_from_slice(b"last");
+    let (mut reading, mut writing) = tokio::io::split(&mut near);
+    let says = async {
+        writing.write_all(&sent).await.expect("it is taken");
+        writing.shutdown().await.expect("it is told");
+    };
+    tokio::join!(says, async { reading.read_to_end(&mut heard).await.expect("a clean end") });
+    assert!(heard == sent, "{} bytes", heard.len());
+}

@@ -1,0 +1,216 @@
+//! What a session finally reaches, with the options of each scheme. Where clients come in is `edge`.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    EdgeScheme, HostPort, KeyPair, PemSource, defaults,
+    edge::key_pair,
+    endpoint::{BackendAddress, host_of},
+    fields::{Located, MapReader, ReadValue, ValueReader},
+    keys::{self, AnyKey},
+    link::material,
+    problem::{Problem, ValueProblem},
+    raw::address,
+};
+
+/// What a session finally reaches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Backend {
+    /// Answers what it is sent.
+    Echo,
+    Socket(RemoteServer),
+    Http(HttpRemote),
+}
+
+/// A server that is asked by requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRemote {
+    pub remote: RemoteServer,
+    /// Stands in for the path of the accept; `/` where none is written.
+    pub path: String,
+    /// Written `ws` or `wss`: only what becomes a WebSocket goes there.
+    pub socket: bool,
+    /// What it calls itself beside its address.
+    pub own_names: Vec<String>,
+    /// The longest wait for the head of an answer.
+    pub answer: Duration,
+}
+
+/// A server on the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemoteServer {
+    pub at: HostPort,
+    /// `None`: plain TCP.
+    pub tls: Option<Box<ConnectTls>>,
+    /// Whether it is told by the PROXY protocol who the client is.
+    pub proxy: Option<ProxyVersion>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    V2,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, at, path) = match self {
+            Self::Echo => return out.write_str("echo://"),
+            Self::Socket(RemoteServer { at, tls: None, .. }) => (EdgeScheme::Tcp, at, "/"),
+            Self::Socket(RemoteServer { at, tls: Some(_), .. }) => (EdgeScheme::Tls, at, "/"),
+            Self::Http(HttpRemote { remote, path, socket, .. }) => {
+                let scheme = match (socket, remote.tls.is_some()) {
+                    (true, false) => EdgeScheme::Ws,
+                    (true, true) => EdgeScheme::Wss,
+                    (false, false) => EdgeScheme::Http,
+                    (false, true) => EdgeScheme::Https,
+                };
+                (scheme, &remote.at, path.as_str())
+            }
+        };
+        scheme.write_address(at, path, out)
+    }
+}
+
+impl Backend {
+    /// The server that is dialled; `None` where nobody is.
+    pub fn remote(&self) -> Option<&RemoteServer> {
+        match self {
+            Self::Echo => None,
+            Self::Socket(remote) | Self::Http(HttpRemote { remote, .. }) => Some(remote),
+        }
+    }
+}
+
+/// Who a backend must be, and who the gateway is to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConnectTls {
+    pub ca: PemSource,
+    /// The name that its certificate carries.
+    pub name: String,
+    pub pair: Option<KeyPair>,
+}
+
+/// What a service reaches, with what it says itself of the requests that go there.
+pub(super) fn reached(
+    fields: &MapReader<'_>,
+    connect: &dyn AnyKey,
+    problems: &mut Vec<Problem>,
+) -> ReadValue<Located<Backend>> {
+    let connect = ReadValue::read(fields.take(connect), |field| backend(&field, problems));
+    let Some(field) = fields.take(&keys::ANSWER) else { return connect };
+    let answer = keys::ANSWER.read_field(&field, problems);
+    match (connect, answer) {
+        (ReadValue::Good(Located { value: Backend::Http(remote), place }), Some(answer)) => {
+            ReadValue::Good(Located { value: Backend::Http(HttpRemote { answer, ..remote }), place })
+        }
+        (connect @ ReadValue::Good(Located { value: Backend::Http(_), .. }), None)
+        | (connect @ ReadValue::Bad, _) => connect,
+        (connect @ (ReadValue::Absent | ReadValue::Good(_)), _) => {
+            let fault = ValueProblem::new(
+                "this service reaches nothing that answers requests",
+                "write `connect: http://…` here, or remove it",
+            );
+            problems.push(fault.at(field.place()));
+            connect
+        }
+    }
+}
+
+pub(super) fn backend(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<Backend>> {
+    let (read, fields) =
+        address(field, &keys::CONNECT_ADDRESS, &keys::CONNECT_ADDRESS_KEY, BackendAddress::parse, problems)?;
+    let tls = fields.as_ref().and_then(|fields| fields.take(&keys::CONNECT_TLS_KEY));
+    let proxy = fields.as_ref().and_then(|fields| fields.take(&keys::PROXY_VERSION));
+    let Located { value: address, place } = read;
+    if let (BackendAddress::Echo, Some(proxy)) = (&address, &proxy) {
+        return proxy
+            .refuse(ValueProblem::new("`echo` does not ask who its client is", "remove it"), problems);
+    }
+    let proxy = match ReadValue::read(proxy, |field| keys::PROXY_VERSION.read_field(&field, problems)) {
+        ReadValue::Absent => None,
+        ReadValue::Bad => return None,
+        ReadValue::Good(version) => Some(version),
+    };
+    let backend = match (address, tls) {
+        (BackendAddress::Echo, None) => Backend::Echo,
+        (BackendAddress::Remote { scheme, at, path }, Some(tls)) if scheme.is_tls() => {
+            let tls = connect_tls(&tls, &at, problems)?;
+            remote(scheme, path, RemoteServer { at, tls: Some(Box::new(tls)), proxy })
+        }
+        (address, Some(tls)) => {
+            let what = format!("`{address}` does not speak TLS");
+            let advice = "write `tls://…`, `wss://…` or `https://…`, or remove it";
+            return tls.refuse(ValueProblem::new(what, advice), problems);
+        }
+        (address @ BackendAddress::Remote { scheme, .. }, None) if scheme.is_tls() => {
+            let fault = ValueProblem::new(
+                format!("`{address}` needs `tls`, and has none"),
+                format!("write `{{ address: \"{address}\", tls: {{ ca: FILE }} }}`"),
+            );
+            problems.push(fault.at(place));
+            return None;
+        }
+        (BackendAddress::Remote { scheme, at, path }, None) => {
+            remote(scheme, path, RemoteServer { at, tls: None, proxy })
+        }
+    };
+    Some(Located { value: backend, place })
+}
+
+fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {
+    let socket = matches!(scheme, EdgeScheme::Ws | EdgeScheme::Wss);
+    match scheme.is_web() {
+        false => Backend::Socket(remote),
+        true => Backend::Http(HttpRemote {
+            remote,
+            path,
+            socket,
+            own_names: Vec::new(),
+            answer: defaults::ANSWER,
+        }),
+    }
+}
+
+fn connect_tls(field: &ValueReader<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<ConnectTls> {
+    let fields = field.map(&keys::CONNECT_TLS, problems)?;
+    let ca = fields.take(&keys::BACKEND_CA);
+    if ca.is_none() {
+        fields.report_missing(
+            &keys::BACKEND_CA,
+            "write the file with the authority of the backend's certificate",
+            problems,
+        );
+    }
+    let ca = ca.and_then(|ca| material(&ca, problems));
+    let name = match fields.take(&keys::BACKEND_NAME) {
+        Some(field) => match host_of(field.text(problems)?) {
+            Ok(name) => name,
+            Err(fault) => return field.refuse(fault, problems),
+        },
+        None => at.host_without_zone().to_owned(),
+    };
+    let given = [fields.take(&keys::SHOWN_CERTIFICATE), fields.take(&keys::SHOWN_KEY)];
+    let pair = match given {
+        [None, None] => None,
+        [Some(_), Some(_)] => Some(key_pair(&fields, &keys::SHOWN_CERTIFICATE, &keys::SHOWN_KEY, problems)?),
+        [Some(_), None] => {
+            fields.report_missing(
+                &keys::SHOWN_KEY,
+                "write the file with the certificate's private key",
+                problems,
+            );
+            return None;
+        }
+        [None, Some(_)] => {
+            fields.report_missing(
+                &keys::SHOWN_CERTIFICATE,
+                "write the file with the key's certificate",
+                problems,
+            );
+            return None;
+        }
+    };
+    Some(ConnectTls { ca: ca?, name, pair })
+}

@@ -1,0 +1,122 @@
+//! What a session counts of itself: its bytes, its phases and when each was entered.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::telemetry::{clock, duration_buckets::DurationBuckets, snapshot::SessionPhase};
+
+/// Bytes of one session, written by its relay alone.
+#[derive(Debug, Default)]
+pub struct SessionCounters {
+    up: AtomicU64,
+    down: AtomicU64,
+    phase: AtomicU8,
+    /// When each phase was entered last, in microseconds of the process; 0: never.
+    entered_us: [AtomicU64; 6],
+    /// `clock::coarse_ms` of the last byte; 0: none has moved.
+    pub(super) moved_ms: AtomicU64,
+    /// Where is counted how long it took to connect.
+    connects: OnceLock<Arc<DurationBuckets>>,
+    /// The link that carries it; 0: none does.
+    via: AtomicU64,
+}
+
+impl SessionCounters {
+    pub fn add_up(&self, bytes: usize) {
+        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
+    }
+
+    pub fn add_down(&self, bytes: usize) {
+        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved_ms.store(clock::coarse_ms(), Ordering::Relaxed);
+    }
+
+    /// Bytes that were sent to a gateway which refused them, and will be sent again.
+    pub fn take_back_up(&self, bytes: usize) {
+        self.up.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A link of this number carries it from now on.
+    pub fn set_via(&self, link: u64) {
+        self.via.store(link, Ordering::Relaxed);
+    }
+
+    pub fn via(&self) -> Option<u64> {
+        Some(self.via.load(Ordering::Relaxed)).filter(|link| *link > 0)
+    }
+
+    /// Bytes both ways: it stands still while nothing moves.
+    pub fn bytes(&self) -> u64 {
+        self.up.load(Ordering::Relaxed) + self.down()
+    }
+
+    pub fn enter(&self, phase: SessionPhase) {
+        // The relay says where it is at every turn; the clock is read when that is new.
+        if self.phase.load(Ordering::Relaxed) == phase as u8 && self.entered(phase).is_some() {
+            return;
+        }
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        // A client that has finished sending is carried without ever being in the first of these.
+        let was_carried = [SessionPhase::Relaying, SessionPhase::Draining].map(|phase| self.entered(phase));
+        self.entered_us[phase as usize].store(clock::now_us().max(1), Ordering::Relaxed);
+        if phase >= SessionPhase::Relaying
+            && was_carried == [None, None]
+            && let Some(connects) = self.connects.get()
+            && let Some(took) = self.between(SessionPhase::Connecting, phase)
+        {
+            connects.add(took);
+        }
+    }
+
+    /// Counts there how long it takes to connect.
+    pub fn time_connects(&self, connects: Arc<DurationBuckets>) {
+        // It is asked for once, when the session begins.
+        let _ = self.connects.set(connects);
+    }
+
+    /// How long the client waited for a link, or has waited up to now; `None` where none is needed.
+    pub fn waited(&self) -> Option<Duration> {
+        self.between(SessionPhase::Waiting, SessionPhase::Connecting).or_else(|| {
+            Some(Duration::from_micros(clock::now_us().saturating_sub(self.entered(SessionPhase::Waiting)?)))
+        })
+    }
+
+    pub(super) fn entered(&self, phase: SessionPhase) -> Option<u64> {
+        Some(self.entered_us[phase as usize].load(Ordering::Relaxed)).filter(|&at| at > 0)
+    }
+
+    /// From the start of one phase to the start of the next.
+    pub(super) fn between(&self, from: SessionPhase, to: SessionPhase) -> Option<Duration> {
+        self.entered(to)?.checked_sub(self.entered(from)?).map(Duration::from_micros)
+    }
+
+    pub fn phase(&self) -> SessionPhase {
+        use SessionPhase::{Authorising, Connecting, Draining, Negotiating, Relaying, Waiting};
+        let phases = [Negotiating, Authorising, Waiting, Connecting, Relaying, Draining];
+        phases[usize::from(self.phase.load(Ordering::Relaxed)).min(phases.len() - 1)]
+    }
+
+    /// Whether a backend has been reached; before that, bytes that went to a gateway may come back.
+    pub(super) fn is_carried(&self) -> bool {
+        self.phase() >= SessionPhase::Relaying
+    }
+
+    /// Bytes up and down.
+    pub fn traffic(&self) -> (u64, u64) {
+        (self.up(), self.down())
+    }
+
+    pub(super) fn up(&self) -> u64 {
+        if self.is_carried() { self.up.load(Ordering::Relaxed) } else { 0 }
+    }
+
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,134 @@
+//! Tests of the module above.
+
+use super::*;
+
+fn registry() -> Arc<SessionRegistry> {
+    Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())))
+}
+
+fn open(registry: &Arc<SessionRegistry>) -> SessionGuard {
+    let orders = ServiceName::parse("orders").expect("a name");
+    let client = "192.0.2.7:50000".to_owned();
+    registry.open((Half::Dmz, orders), None, client, SessionKind::Client, CancellationToken::new())
+}
+
+#[test]
+fn a_session_that_nobody_waits_for_any_more_is_no_bug_and_a_panic_is() {
+    let registry = registry();
+    let session = open(&registry);
+    session.counters().enter(SessionPhase::Draining);
+    drop(session);
+    let panicking = open(&registry);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _session = panicking;
+        panic!("a bug");
+    }));
+    assert!(panicked.is_err());
+    let codes: Vec<_> = registry.ended().into_iter().map(|row| row.end).collect();
+    assert_eq!(codes, ["IN", "TD"]);
+}
+
+#[test]
+fn healthy_ends_push_no_failure_out() {
+    let registry = registry();
+    let failed = open(&registry);
+    let id = failed.id().to_owned();
+    let end = SessionEnd { who: EndedBy::Peer, phase: SessionPhase::Relaying, reason: "it is gone".into() };
+    failed.finish(end);
+    (0..3 * ended::KEPT_MAX).for_each(|_| open(&registry).finish(SessionEnd::clean()));
+    let ended = registry.ended();
+    assert_eq!(ended.last().map(|row| (&*row.id, &*row.end)), Some((&*id, "PR")));
+    assert_eq!(ended.len(), ended::KEPT_MAX + 1, "and both kinds are bounded");
+    assert!(ended.is_sorted_by_key(|row| row.ago_seconds), "newest first");
+}
+
+#[test]
+fn a_client_that_sends_in_bursts_has_a_steady_rate() {
+    let registry = registry();
+    let session = open(&registry);
+    session.counters().enter(SessionPhase::Relaying);
+    let start = Instant::now();
+    let mut rates = Vec::new();
+    for quarter in 0..20_u64 {
+        // 400 bytes a second, 80 of them every 200 ms.
+        let sent = quarter * 250 / 200 * 80;
+        let more = sent - session.counters().bytes();
+        session.counters().add_up(more as usize);
+        registry.tick_at(start + Duration::from_millis(quarter * 250));
+        rates.extend(registry.rows().0.first().map(|row| row.rate_up));
+    }
+    assert!(rates[4..].iter().all(|&rate| rate == 400), "{rates:?}");
+    registry.tick_at(start + Duration::from_secs(60));
+    registry.tick_at(start + Duration::from_secs(61));
+    assert_eq!(registry.rows().0[0].rate_up, 0, "nothing of what was a minute ago");
+}
+
+fn orders(registry: &Arc<SessionRegistry>) -> TrafficTotals {
+    registry.totals().into_values().next().expect("one service")
+}
+
+#[test]
+fn a_client_that_waits_is_not_open_and_what_it_sent_may_come_back() {
+    let registry = registry();
+    let session = open(&registry);
+    session.counters().enter(SessionPhase::Connecting);
+    session.counters().add_up(500);
+    let waits = TrafficTotals { sessions_waiting: 1, ..TrafficTotals::default() };
+    assert_eq!(orders(&registry), waits);
+    assert_eq!(registry.rows().0[0].last_byte_seconds, None);
+    session.counters().take_back_up(500);
+    session.counters().add_up(300);
+    session.counters().enter(SessionPhase::Relaying);
+    let carried = TrafficTotals { sessions_open: 1, sessions: 1, bytes_up: 300, ..TrafficTotals::default() };
+    assert_eq!(orders(&registry), carried);
+    assert!(registry.rows().0[0].last_byte_seconds.is_some());
+    session.finish(SessionEnd::clean());
+    assert_eq!(orders(&registry), TrafficTotals { sessions_open: 0, ..carried });
+    let refused = open(&registry);
+    refused.counters().add_up(500);
+    refused.finish(SessionEnd {
+        who: EndedBy::Backend,
+        phase: SessionPhase::Connecting,
+        reason: "refused".into(),
+    });
+    assert_eq!(orders(&registry), TrafficTotals { sessions_open: 0, refused: 1, ..carried });
+    assert_eq!(registry.ended()[0].bytes_up, 0);
+}
+
+#[test]
+fn a_backend_fails_until_a_session_reaches_it() {
+    let registry = registry();
+    let refused = |phase| {
+        let session = open(&registry);
+        session.counters().enter(phase);
+        session.finish(SessionEnd { who: EndedBy::Backend, phase, reason: "refused".into() });
+    };
+    let seen =
+        || registry.backend_failures().into_values().map(|of| (of.sessions, of.error)).collect::<Vec<_>>();
+    (0..3).for_each(|_| refused(SessionPhase::Connecting));
+    assert_eq!(seen(), [(3, "refused".to_owned())]);
+    let carried = open(&registry);
+    assert_eq!(seen().len(), 1, "it has not come so far");
+    carried.counters().enter(SessionPhase::Relaying);
+    assert_eq!(seen(), [], "an open one is enough");
+    carried.finish(SessionEnd::clean());
+    assert_eq!(seen(), []);
+}
+
+#[test]
+fn a_phase_is_timed_from_its_first_moment() {
+    let meter = SessionCounters::default();
+    assert_eq!(meter.waited(), None, "a session that needs no link");
+    meter.enter(SessionPhase::Waiting);
+    assert!(meter.waited().is_some(), "while it waits");
+    std::thread::sleep(Duration::from_millis(3));
+    meter.enter(SessionPhase::Connecting);
+    meter.enter(SessionPhase::Relaying);
+    let before = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
+    assert!(before.0.is_some_and(|wait| wait >= Duration::from_millis(3)));
+    std::thread::sleep(Duration::from_millis(3));
+    // As the relay does at every turn.
+    meter.enter(SessionPhase::Relaying);
+    let after = (meter.waited(), meter.between(SessionPhase::Connecting, SessionPhase::Relaying));
+    assert_eq!(before, after);
+}

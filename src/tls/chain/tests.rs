@@ -1,0 +1,239 @@
+//! Tests of the module above.
+
+use std::{fs, path::Path, process::Command};
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{
+    disk::PipePolicy,
+    profile::{ConnectTls, LinkTls, PemSource, ProfilePlace},
+    tls::{edge::EdgeTls, link::LinkIdentity},
+};
+
+fn openssl(folder: &Path, line: &str) {
+    let done = Command::new("openssl").args(line.split(' ')).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+const CA: &str = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
+
+/// Certificates of openssl's: each a pair of a key and a certificate in the folder.
+struct Pki(TempDir);
+
+impl Pki {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn key(&self, name: &str) {
+        openssl(
+            self.0.path(),
+            &format!("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {name}.key"),
+        );
+    }
+
+    fn root(&self, name: &str, more: &str) {
+        self.key(name);
+        let line = format!("req -x509 -new -key {name}.key -subj /CN={name} -days 9 -out {name}.pem {more}");
+        openssl(self.0.path(), line.trim_end());
+    }
+
+    fn signed(&self, name: &str, by: &str, extensions: &str, more: &str) {
+        self.key(name);
+        let at = self.0.path();
+        fs::write(at.join("extensions"), extensions).unwrap();
+        openssl(at, &format!("req -new -key {name}.key -subj /CN={name} -out {name}.csr"));
+        let line = format!(
+            "x509 -req -in {name}.csr -CA {by}.pem -CAkey {by}.key -CAcreateserial -days 8 -extfile extensions \
+             -out {name}.pem {more}"
+        );
+        openssl(at, line.trim_end());
+    }
+
+    /// A CA that ended in 2020, which openssl makes only with a database.
+    fn expired_authority(&self, name: &str, by: &str) {
+        self.key(name);
+        let text = |file: String| fs::read_to_string(self.0.path().join(file)).unwrap();
+        let key = |name: &str| KeyPair::from_pem(&text(format!("{name}.key"))).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&text(format!("{by}.pem")), key(by)).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, DnValue::Utf8String(name.into()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2019, 2, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+        let certificate = params.signed_by(&key(name), &issuer).unwrap();
+        fs::write(self.0.path().join(format!("{name}.pem")), certificate.pem()).unwrap();
+    }
+
+    fn leaf(&self, name: &str, by: &str) {
+        self.signed(name, by, &named(name), "");
+    }
+
+    fn bundle(&self, file: &str, names: &[&str]) {
+        let parts =
+            names.iter().map(|name| fs::read_to_string(self.0.path().join(format!("{name}.pem"))).unwrap());
+        fs::write(self.0.path().join(file), parts.collect::<String>()).unwrap();
+    }
+
+    fn material(&self, name: &str) -> PemSource {
+        let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
+        PemSource::File { path: self.0.path().join(name), place }
+    }
+
+    fn tls(&self, certificate: &str, key: &str, ca: &str, peer: &str) -> LinkTls {
+        LinkTls {
+            certificate: self.material(certificate),
+            key: self.material(key),
+            ca: self.material(ca),
+            peers: vec![peer.into()],
+        }
+    }
+
+    fn identity(&self, certificate: &str, key: &str, ca: &str, peer: &str) -> LinkIdentity {
+        LinkIdentity::load(&self.tls(certificate, key, ca, peer), &[b"a".to_vec()], PipePolicy::Refused)
+            .unwrap()
+    }
+
+    /// What is wrong with it on the half that shows it.
+    fn own_fault(&self, certificate: &str, key: &str, ca: &str) -> String {
+        let loaded = LinkIdentity::load(
+            &self.tls(certificate, key, ca, "peer"),
+            &[b"a".to_vec()],
+            PipePolicy::Refused,
+        );
+        loaded.unwrap_err().iter().map(ToString::to_string).collect()
+    }
+}
+
+fn named(name: &str) -> String {
+    format!("basicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:{name}\n")
+}
+
+/// What both ends say of a handshake: who listens, and who dials.
+async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let accepted = listener.accept().await.unwrap().0;
+    let (accepted, dialled) = tokio::join!(listens.accept(accepted), dials.connect(dialled, "127.0.0.1"));
+    [accepted.err(), dialled.err()].map(|error| error.map(|error| error.to_string()))
+}
+
+/// A half that shows `chain` and would believe itself; the other one, in both directions, has `ca` alone.
+async fn told_of(pki: &Pki, chain: &[&str], own_ca: &[&str], ca: &str) -> String {
+    pki.bundle("chain.crt", chain);
+    pki.bundle("own.crt", &[own_ca, &["root"]].concat());
+    let key = format!("{}.key", chain[0]);
+    let shows = pki.identity("chain.crt", &key, "own.crt", "judge");
+    let judges = pki.identity("judge.pem", "judge.key", ca, chain[0]);
+    let [as_client, _] = shaken(&judges, &shows).await;
+    let [_, as_server] = shaken(&shows, &judges).await;
+    assert_eq!(as_client, as_server);
+    as_client.unwrap()
+}
+
+#[track_caller]
+fn check(told: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(told.contains(part), "`{part}` is not in: {told}");
+    }
+}
+
+fn with_judge() -> Pki {
+    let pki = Pki::new();
+    pki.root("root", "");
+    pki.leaf("judge", "root");
+    pki
+}
+
+#[tokio::test]
+async fn a_missing_intermediate_is_told_by_its_name() {
+    let pki = with_judge();
+    pki.signed("middle", "root", CA, "");
+    pki.signed("lower", "middle", CA, "");
+    pki.leaf("dmz", "lower");
+    let words = [
+        "certificate 2 of 2 (`CN=lower`) is issued by `CN=middle`, which is neither behind it in the same file nor in this link's `ca`",
+    ];
+    let advice = "append the certificate of `CN=middle` to the file that holds the first one";
+    pki.bundle("short.crt", &["dmz", "lower"]);
+    let own = pki.own_fault("short.crt", "dmz.key", "root.pem");
+    check(&own, &[words[0], advice, "short.crt: "]);
+    let told = told_of(&pki, &["dmz", "lower"], &["middle"], "root.pem").await;
+    check(&told, &[words[0], advice, "its certificate comes from another CA than this link's `ca`"]);
+    // Whole, it is believed.
+    pki.bundle("whole.crt", &["dmz", "lower", "middle"]);
+    let whole = pki.identity("whole.crt", "dmz.key", "root.pem", "judge");
+    let judge = pki.identity("judge.pem", "judge.key", "root.pem", "dmz");
+    assert_eq!(shaken(&judge, &whole).await, [None, None]);
+}
+
+#[tokio::test]
+async fn a_name_that_a_ca_may_not_issue_is_told_with_the_ca_and_its_limits() {
+    let pki = with_judge();
+    let limits = "nameConstraints=critical,permitted;DNS:lan.test\n";
+    pki.signed("limited", "root", &format!("{CA}{limits}"), "");
+    pki.leaf("dmz", "limited");
+    pki.bundle("pair.crt", &["dmz", "limited"]);
+    let words = "certificate 1 of 2 (`CN=dmz`) is for dmz, which the name constraints of certificate 2 of 2 (`CN=limited`) exclude (permitted: lan.test)";
+    check(&pki.own_fault("pair.crt", "dmz.key", "root.pem"), &[words, "pair.crt: "]);
+    // Its CA may stand in `ca` itself.
+    pki.bundle("other.crt", &["root", "limited"]);
+    check(
+        &pki.own_fault("dmz.pem", "dmz.key", "other.crt"),
+        &["exclude", "certificate 2 of 2 in this link's `ca` (`CN=limited`)"],
+    );
+}
+
+#[tokio::test]
+async fn an_algorithm_that_is_not_accepted_is_told_with_its_certificate() {
+    let pki = with_judge();
+    pki.signed("middle", "root", CA, "-sha1");
+    pki.leaf("dmz", "middle");
+    let words =
+        "certificate 2 of 2 (`CN=middle`) is signed with SHA-1 (ecdsa-with-SHA1), which is not accepted";
+    let told = told_of(&pki, &["dmz", "middle"], &["middle"], "root.pem").await;
+    check(&told, &[words, "have it issued anew"]);
+}
+
+#[tokio::test]
+async fn an_intermediate_that_has_expired_is_told_by_its_number() {
+    let pki = with_judge();
+    pki.expired_authority("middle", "root");
+    pki.leaf("dmz", "middle");
+    pki.bundle("pair.crt", &["dmz", "middle"]);
+    let words = "certificate 2 of 2 (`CN=middle`) has expired on 2020-02-01";
+    check(&pki.own_fault("pair.crt", "dmz.key", "root.pem"), &[words]);
+}
+
+/// What a backend's certificate comes to with this `ca` of its connect.
+async fn called(pki: &Pki, pair: &str, ca: &str, name: &str) -> Result<(), String> {
+    let tls = ConnectTls { ca: pki.material(ca), name: name.into(), pair: None };
+    let edges = EdgeTls::load(std::iter::empty(), std::iter::once(&tls), PipePolicy::Refused);
+    let caller = edges.connect_client(&tls).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let accepted = listener.accept().await.unwrap().0;
+    let certificate =
+        crate::tls::pem::read_chain(&pki.material(&format!("{pair}.pem")), PipePolicy::Refused).unwrap();
+    let key = crate::tls::pem::read_key(&pki.material(&format!("{pair}.key")), PipePolicy::Refused).unwrap();
+    let config =
+        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificate, key).unwrap();
+    let serving = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)).accept(accepted);
+    let (called, _) = tokio::join!(caller.connect(stream), serving);
+    called.map(|_| ()).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_backend_is_believed_by_a_certificate_that_signs_itself_and_stands_in_its_ca() {
+    let pki = Pki::new();
+    pki.root("shop", "-addext subjectAltName=DNS:shop");
+    pki.root("other", "-addext subjectAltName=DNS:shop");
+    assert_eq!(called(&pki, "shop", "shop.pem", "shop").await, Ok(()));
+    check(&called(&pki, "shop", "shop.pem", "else").await.unwrap_err(), &["not valid for name"]);
+    let told = called(&pki, "other", "shop.pem", "shop").await.unwrap_err();
+    check(&told, &["certificate 1 of 1 (`CN=other`) signs itself, and this connect's `ca` does not hold it"]);
+    assert!(!told.contains("this link's"), "{told}");
+}
