@@ -6,7 +6,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     link_session::{self, Toward},
-    probe,
     relay::{self, LinkSides, RelayOutcome, WhichSide},
     session_end::{cut_cause, pipe_failure, report_end, report_fate, unanswered_reason},
 };
@@ -25,6 +24,7 @@ use crate::{
         end::{EndedBy, SessionEnd},
         registry::SessionCounters,
     },
+    verify::probe,
 };
 
 /// How a session ended and, if it was never connected, why.

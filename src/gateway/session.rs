@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     attempt::{AttemptOutcome, DownstreamSide, EndWithRefusal, connect_failure, refuse_session},
-    probe::PendingProbes,
     service::{Service, ServiceTable},
 };
 use crate::{
@@ -35,6 +34,7 @@ use crate::{
         registry::{SessionCounters, SessionGuard, SessionKind, SessionRegistry},
         snapshot::{ServicePhase, SessionPhase},
     },
+    verify::probe::PendingProbes,
 };
 
 /// Pause before a way that failed under a switch is tried again, and how long that goes on: the

@@ -28,16 +28,14 @@ use super::{
 };
 use crate::{
     profile::{Half, LinkAddress, RetryPolicy, ServiceName},
-    proto::{
-        multiplex::{self, frame::FrameType},
-        socks5,
-    },
+    proto::multiplex::frame::FrameType,
     tasks::Tasks,
-    telemetry::{notices::NoticeLog, snapshot::PoolRow},
+    telemetry::notices::NoticeLog,
     tls::link::LinkIdentity,
 };
 
 mod notices;
+mod rows;
 
 use notices::unused_reason;
 
@@ -255,44 +253,6 @@ impl LinkKeeper {
     /// The links of one service, or of any, counted.
     pub fn counts(&self, service: Option<&ServiceName>) -> Arc<LinkCounters> {
         self.dial_state(&mut self.lock(), service).counts.clone()
-    }
-
-    /// A row for each kind of link it keeps.
-    pub fn rows(&self) -> Vec<PoolRow> {
-        let mut books = self.lock();
-        let services: Vec<_> = match books.protocol {
-            Some(LinkProtocol::Socks) => self.uses.parked_services().into_iter().map(Some).collect(),
-            None | Some(LinkProtocol::Own) => Vec::new(),
-        };
-        if services.is_empty() {
-            return vec![self.row(&mut books, None)];
-        }
-        services.into_iter().map(|service| self.row(&mut books, service)).collect()
-    }
-
-    fn row(&self, books: &mut KeeperState, service: Option<ServiceName>) -> PoolRow {
-        let target = self.target(books, service.as_ref());
-        let protocol = books.protocol.map(|protocol| match protocol {
-            LinkProtocol::Own => multiplex::PROTOCOL_NAME.into(),
-            LinkProtocol::Socks => socks5::PROTOCOL_NAME.into(),
-        });
-        let peer = books.peer.as_ref().map(ToString::to_string);
-        let name = service.as_ref().map_or_else(|| "*".into(), ToString::to_string);
-        let row = PoolRow {
-            peer,
-            address: Some(self.gateway.to_string()),
-            target,
-            protocol,
-            serves: if books.protocol == Some(LinkProtocol::Own) {
-                books.granted.clone()
-            } else {
-                Vec::new()
-            },
-            ..PoolRow::new(self.shared.half, name)
-        };
-        let unlike = books.mismatch.clone();
-        let row = self.dial_state(books, service.as_ref()).fill_row(row);
-        PoolRow { last_error: row.last_error.or(unlike), ..row }
     }
 
     /// Ready links wanted now.

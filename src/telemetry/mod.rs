@@ -23,3 +23,4 @@ pub mod registry;
 pub mod requests;
 mod rows;
 pub mod snapshot;
+pub mod verdict;

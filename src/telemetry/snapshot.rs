@@ -5,17 +5,16 @@
 //! added, never renamed; one that is added has a default, so that older recordings still read.
 //! [`VERSION`] rises when a reader of the previous one would misread it.
 
-use std::borrow::Cow;
+mod brief;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     checklist::{CheckStep, StepReport},
     duration_buckets::DurationCounts,
-    end::EndWeight,
     failures::FailureRow,
-    health::{Alert, CertificateRow, DrainRequest, Health, RefusalRow, ServiceLack, readiness::Readiness},
     requests::RequestCounts,
+    verdict::{Alert, CertificateRow, DrainRequest, Health, Readiness, RefusalRow, ServiceLack},
 };
 use crate::profile::{Half, Mode};
 
@@ -131,33 +130,6 @@ pub struct CheckRow {
     pub profile: String,
     pub passed: bool,
     pub age_seconds: f64,
-}
-
-/// Longer than a screen lists a session that has ended.
-const FRESH_SECONDS: f64 = 10.0;
-const FRESH_FAILURE_SECONDS: f64 = 70.0;
-/// Older failures in a brief picture, the newest of them; more than a screen has lines for.
-const BRIEF_FAILURES_MAX: usize = 64;
-
-impl Snapshot {
-    /// Without the sessions that ended long ago: who reads picture after picture has seen them.
-    pub fn brief(&self) -> Cow<'_, Self> {
-        let mut failures = 0;
-        let mut is_kept = |row: &EndedRow| {
-            let is_failure = EndWeight::of_code(&row.end).is_failure();
-            failures += usize::from(is_failure);
-            row.ago_seconds <= FRESH_SECONDS
-                || (is_failure && failures <= BRIEF_FAILURES_MAX && row.ago_seconds <= FRESH_FAILURE_SECONDS)
-        };
-        let kept: Vec<_> = self.ended.iter().map(&mut is_kept).collect();
-        if kept.iter().all(|&is_kept| is_kept) {
-            return Cow::Borrowed(self);
-        }
-        let mut brief = self.clone();
-        let mut kept = kept.into_iter();
-        brief.ended.retain(|_| kept.next().unwrap_or(false));
-        Cow::Owned(brief)
-    }
 }
 
 /// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.
@@ -508,6 +480,8 @@ pub struct DescriptorUsage {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     #[test]

@@ -9,10 +9,11 @@
 //! In reading order: [`credit`] and [`turns`] are the rules, [`table`] the sessions by their numbers, all
 //! three without sockets and clocks. [`row`] is a session's local stream, [`ready`] tells which of them has
 //! something to do. [`task`] is the link itself: `hearing` is what it reads, `sending` what it writes,
-//! `timing` what it does when a time is up. [`handle`] is what others hold of it.
+//! `timing` what it does when a time is up, `closing` how it ends. [`handle`] is what others hold of it.
 //!
 //! How a link comes to stand, who opens sessions and what becomes of them is not here.
 
+mod closing;
 pub mod credit;
 pub mod handle;
 pub mod hearing;

@@ -16,12 +16,12 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncWrite,
     sync::mpsc,
     time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
+    closing::Closing,
     credit::{LINK_BUDGET_BYTES, WindowBudget},
     handle::{
         COMMANDS_MAX, IncomingSession, LinkCommand, LinkHandle, LinkLoss, LocalSide, OpenCommand, SessionFate,
@@ -119,24 +119,11 @@ pub struct MultiplexedLink {
     pub(super) stopped_for: Duration,
     sleep: Pin<Box<Sleep>>,
     pub(super) events: VecDeque<OwnerEvent>,
-    closing: Closing,
+    pub(super) closing: Closing,
     /// When its last session ended, or it began.
     quiet_since: Instant,
     /// Shared with its handles.
-    leaves: Arc<AtomicBool>,
-}
-
-/// ```text
-/// running ─► leaving ─► ending ─► ended
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closing {
-    Running,
-    /// It ends when its last session has.
-    Leaving,
-    /// Our direction has ended; the other end is waited for.
-    Ending,
-    Ended,
+    pub(super) leaves: Arc<AtomicBool>,
 }
 
 impl MultiplexedLink {
@@ -479,43 +466,6 @@ impl MultiplexedLink {
         self.table.entry(number).is_some_and(|entry| entry.channel.stage() == SessionStage::Closed)
     }
 
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
-        let is_due = self.closing == Closing::Leaving && self.end == LinkEnd::Opener;
-        if !is_due || !self.table.is_empty() || self.outgoing.holds() {
-            return Ok(false);
-        }
-        self.stream.let_close_cleanly();
-        match Pin::new(&mut self.stream).poll_shutdown(cx) {
-            Poll::Ready(Ok(())) => self.closing = Closing::Ending,
-            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.to_string())),
-            Poll::Pending => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    /// The other end has finished.
-    pub(super) fn heard_end(&mut self, cx: &mut Context<'_>) -> LinkLoss {
-        if !self.table.is_empty() || self.decoder.is_within_frame() {
-            return LinkLoss::Cut;
-        }
-        self.stream.let_close_cleanly();
-        if !self.is_ending() {
-            // It is answered in kind; an end that can not take that now does without.
-            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
-        }
-        LinkLoss::Closed
-    }
-
-    /// The link is over, and every session on it.
-    fn lose(&mut self, loss: &LinkLoss) {
-        self.closing = Closing::Ended;
-        self.leaves.store(true, Ordering::Release);
-        for number in self.table.numbers() {
-            self.finish(number, SessionFate::LinkLost(loss.clone()));
-        }
-        self.events.push_back(OwnerEvent::Ended(loss.clone()));
-    }
-
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
         let due = self.due();
         if self.sleep.deadline() != due {
@@ -532,10 +482,5 @@ impl MultiplexedLink {
         }
         self.time_is_up(now, cx)?;
         Ok(true)
-    }
-
-    /// Our direction has ended: nothing can be asked any more.
-    pub(super) fn is_ending(&self) -> bool {
-        self.closing == Closing::Ending
     }
 }

@@ -8,8 +8,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
 pub mod alert_tracker;
 mod links;
 pub mod readiness;
@@ -18,181 +16,14 @@ mod services;
 pub use links::{is_linked, severity};
 pub use services::is_backend_down;
 
+pub use super::verdict::{
+    Alert, AlertKind, CertificateRow, DrainRequest, Health, RefusalRow, ServiceLack, Severity,
+};
+
 use super::{
     log,
     snapshot::{GatewayPhase, ServicePhase, ServiceRow, Snapshot},
 };
-use crate::profile::Half;
-
-/// Can clients connect now? The later, the worse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    Healthy,
-    /// A service is not served, or something is short or about to fail.
-    Degraded,
-    /// A limit refuses clients.
-    Full,
-    /// Nobody is served.
-    Down,
-}
-
-impl Health {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Healthy => "HEALTHY",
-            Self::Degraded => "DEGRADED",
-            Self::Full => "FULL",
-            Self::Down => "DOWN",
-        }
-    }
-}
-
-/// How bad one thing is, for the order of rows and alerts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Fine,
-    /// Clients would feel it soon.
-    Short,
-    /// Clients wait or are refused.
-    Starved,
-    /// Nothing gets through.
-    Lost,
-}
-
-/// What kind of trouble an alert tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AlertKind {
-    /// A gateway that was linked is gone without a goodbye.
-    PeerLost,
-    /// A gateway that is dialled was never reached, or nobody offers a service.
-    NoLink,
-    /// A service can not be served at all, for a fault of its own.
-    ServiceDown,
-    /// A limit refuses clients.
-    Full,
-    /// Clients wait for a link.
-    Starved,
-    /// Sessions fail at their backend.
-    Backend,
-    /// Clients were refused a moment ago, for another reason.
-    Refused,
-    /// A service has a fault of its own, and is served all the same.
-    Fault,
-    /// A certificate has ended.
-    Expired,
-    Descriptors,
-    /// Fewer links than a burst of clients may need.
-    Short,
-    /// An operator has asked for no new sessions.
-    Drained,
-    /// A certificate ends soon.
-    Certificate,
-    /// Lines of the log were lost.
-    Log,
-}
-
-impl AlertKind {
-    pub fn severity(self) -> Severity {
-        match self {
-            Self::PeerLost | Self::NoLink | Self::ServiceDown => Severity::Lost,
-            Self::Full | Self::Starved | Self::Backend | Self::Refused => Severity::Starved,
-            Self::Expired | Self::Descriptors => Severity::Starved,
-            Self::Fault | Self::Short | Self::Drained | Self::Certificate | Self::Log => Severity::Short,
-        }
-    }
-
-    fn health(self) -> Health {
-        match self {
-            Self::Full => Health::Full,
-            _ => Health::Degraded,
-        }
-    }
-
-    /// For a service that has this trouble.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::PeerLost | Self::NoLink => "NO LINK",
-            Self::ServiceDown => "DOWN",
-            Self::Fault => "FAULT",
-            Self::Full => "FULL",
-            Self::Starved => "STARVED",
-            Self::Backend => "FAILING",
-            Self::Refused => "REFUSING",
-            Self::Short => "short",
-            Self::Drained => "DRAINED",
-            Self::Expired | Self::Certificate => "CERT",
-            Self::Descriptors | Self::Log => "ALERT",
-        }
-    }
-}
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alert {
-    pub kind: AlertKind,
-    /// What it is about: services, a gateway, a certificate.
-    pub object: String,
-    /// Where the gateway is that it is about: several may share a name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<String>,
-    /// UTC, RFC 3339.
-    pub since: String,
-    pub text: String,
-}
-
-impl Alert {
-    /// Its name and where it is; a plain link's peer is known by its address alone.
-    fn who(&self) -> String {
-        match &self.address {
-            Some(address) if *address != self.object => format!("{} at {address}", self.object),
-            _ => self.object.clone(),
-        }
-    }
-}
-
-/// What the clients of one service lack.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceLack {
-    pub kind: AlertKind,
-    pub why: String,
-}
-
-/// Clients of a service that were refused for one reason, lately.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RefusalRow {
-    /// Two letters, see `telemetry::end`.
-    pub code: String,
-    /// Since the first of them, without a minute in which there was none.
-    pub count: u64,
-    pub reason: String,
-    /// Since the last of them.
-    pub ago_seconds: f64,
-}
-
-/// Who has asked for no new sessions of a service, and when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DrainRequest {
-    /// UTC, RFC 3339.
-    pub since: String,
-    pub by: String,
-}
-
-/// A certificate that this gateway shows, or by which it judges others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateRow {
-    pub role: Half,
-    /// `link`, `accept` or `connect`.
-    #[serde(rename = "use")]
-    pub used: String,
-    /// The file, or where it comes from.
-    pub object: String,
-    /// UTC, RFC 3339.
-    pub ends: String,
-    /// Whole days until then; below zero where it has ended.
-    pub days: i64,
-}
 
 /// Writes into a snapshot what its rows mean for clients; `now` is when they were made.
 pub fn judge_snapshot(snapshot: &mut Snapshot, now: SystemTime) {
@@ -289,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        profile::Mode,
+        profile::{Half, Mode},
         telemetry::snapshot::{PoolRow, PoolState, TrafficTotals},
     };
 

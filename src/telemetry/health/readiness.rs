@@ -3,7 +3,7 @@
 //! A gateway that serves one service is ready; those who want all of it ask strictly. Why a service is not
 //! served is worked out with its health, and only repeated here.
 
-use serde::{Deserialize, Serialize};
+pub use crate::telemetry::verdict::Readiness;
 
 use super::{Health, is_linked};
 use crate::{
@@ -24,16 +24,6 @@ pub enum NamedBy {
     Address(String),
     /// The name in its certificate, where it dials.
     Certificate(String),
-}
-
-/// What is told to those who ask whether a gateway is ready.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Readiness {
-    pub ready: bool,
-    /// What is not ready, a line each; of a gateway that is ready, the services that it does without.
-    pub reasons: Vec<String>,
-    /// Gateways without a link, which those ask for who ask strictly.
-    pub unlinked: Vec<String>,
 }
 
 /// How much has to be ready.

@@ -1,0 +1,72 @@
+//! How a link comes to its end: asked to leave, ended by the other end, or lost.
+
+use std::{
+    pin::Pin,
+    sync::atomic::Ordering,
+    task::{Context, Poll},
+};
+
+use tokio::io::AsyncWrite;
+
+use super::{
+    handle::{LinkLoss, SessionFate},
+    task::{MultiplexedLink, OwnerEvent},
+};
+use crate::proto::multiplex::state::LinkEnd;
+
+/// ```text
+/// running ─► leaving ─► ending ─► ended
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closing {
+    Running,
+    /// It ends when its last session has.
+    Leaving,
+    /// Our direction has ended; the other end is waited for.
+    Ending,
+    Ended,
+}
+
+impl MultiplexedLink {
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
+        let is_due = self.closing == Closing::Leaving && self.end == LinkEnd::Opener;
+        if !is_due || !self.table.is_empty() || self.outgoing.holds() {
+            return Ok(false);
+        }
+        self.stream.let_close_cleanly();
+        match Pin::new(&mut self.stream).poll_shutdown(cx) {
+            Poll::Ready(Ok(())) => self.closing = Closing::Ending,
+            Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.to_string())),
+            Poll::Pending => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The other end has finished.
+    pub(super) fn heard_end(&mut self, cx: &mut Context<'_>) -> LinkLoss {
+        if !self.table.is_empty() || self.decoder.is_within_frame() {
+            return LinkLoss::Cut;
+        }
+        self.stream.let_close_cleanly();
+        if !self.is_ending() {
+            // It is answered in kind; an end that can not take that now does without.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        }
+        LinkLoss::Closed
+    }
+
+    /// The link is over, and every session on it.
+    pub(super) fn lose(&mut self, loss: &LinkLoss) {
+        self.closing = Closing::Ended;
+        self.leaves.store(true, Ordering::Release);
+        for number in self.table.numbers() {
+            self.finish(number, SessionFate::LinkLost(loss.clone()));
+        }
+        self.events.push_back(OwnerEvent::Ended(loss.clone()));
+    }
+
+    /// Our direction has ended: nothing can be asked any more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.closing == Closing::Ending
+    }
+}

@@ -1,0 +1,245 @@
+//! Tests of the pool.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{contents::LANES_MAX, *};
+use crate::{
+    link::{
+        keeper::LIVED,
+        shares::ShareRule,
+        standing::{self, Agreement},
+    },
+    net::echo::EchoStream,
+    profile::Carries,
+    proto::multiplex::{
+        frame::{HEADER_BYTES, LinkFrame},
+        hello::{OfferState, OpenerHello, ServerHello, ServiceOffer},
+        state::LinkEnd,
+    },
+};
+
+const NOBODY: &[Peer] = &[];
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn orders() -> ServiceName {
+    ServiceName::parse("orders").expect("a name")
+}
+
+fn peer(number: usize) -> Peer {
+    Peer { name: Some(format!("peer-{number}").into()), address: "192.0.2.1".into(), instance: None }
+}
+
+fn pool() -> Arc<Pool> {
+    let wait = Duration::from_millis(1);
+    pool_of(LINKS_MAX, wait)
+}
+
+fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
+    let shares = LinkShares::new(links, ShareRule::Divided(1));
+    Pool::new(
+        PoolLimits { prepared: 1, wait, waiters: 1, retire: Duration::from_secs(3600) },
+        1,
+        shares,
+        Tasks::default(),
+    )
+}
+
+/// Parks a link that never says anything; false where it is turned away.
+fn parks(pool: &Arc<Pool>, number: usize) -> bool {
+    pool.park(peer(number), orders(), NetStream::Echo(EchoStream::default())).is_ok()
+}
+
+/// With a ready link of as many peers as there may be.
+fn full() -> Arc<Pool> {
+    let pool = pool();
+    assert!((0..LANES_MAX).all(|number| parks(&pool, number)));
+    pool
+}
+
+/// Takes every ready link; whose they were.
+fn take_all(pool: &Pool) -> Vec<TakenLink> {
+    std::iter::from_fn(|| pool.take_ready(&orders(), NOBODY)).collect()
+}
+
+fn names(taken: &[TakenLink]) -> std::collections::HashSet<Peer> {
+    taken.iter().map(|taken| taken.peer.clone()).collect()
+}
+
+/// A link of our own that stands, with room for two sessions, and its peer's end.
+async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("it is bound");
+    let (theirs, ours) = tokio::join!(TcpStream::connect(at), listener.accept());
+    let (theirs, ours) = (theirs.expect("it connects"), ours.expect("it connects").0);
+    let (about, name, carries) = (standing::about(), orders(), Carries::Bytes);
+    let offer = ServerHello {
+        about: about.clone(),
+        links_kept: 1,
+        links_max: 8,
+        sessions_per_link: 2,
+        services: vec![ServiceOffer { name, carries, state: OfferState::Open }],
+    };
+    let grant = OpenerHello { about, links_max: 8, granted: vec![orders()] };
+    let retired = CancellationToken::new();
+    let agreed =
+        Agreement { end: LinkEnd::Opener, sessions_max: 2, serves: [orders()].into(), retire: HOUR, retired };
+    let link = StandingLink::new(NetStream::Tcp(ours), peer(number), agreed);
+    (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
+}
+
+const RETIRE: [u8; HEADER_BYTES] = [FrameType::Retire as u8, 0, 0, 0, 0, 0, 0, 0];
+
+async fn hear_all(theirs: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    let reading = timeout(Duration::from_secs(5), theirs.read_to_end(&mut heard)).await;
+    assert!(matches!(reading, Ok(Ok(_))), "{reading:?}");
+    heard
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
+    let limits = PoolLimits {
+        prepared: 1,
+        wait: Duration::from_secs(3),
+        waiters: 8,
+        retire: Duration::from_secs(3600),
+    };
+    let dead = ServiceName::parse("dead").expect("a name");
+    for (services, expected) in [(2, (4, 2)), (1, (8, 0))] {
+        let shares = LinkShares::new(LINKS_MAX, ShareRule::Divided(1));
+        let pool = Pool::new(limits, services, shares, Tasks::default());
+        let live = orders();
+        let waits = async |service: &ServiceName| {
+            let takes = (0..20).map(|_| pool.take(service, NOBODY));
+            let takes = futures_util::future::join_all(takes).await;
+            takes.iter().filter(|taken| matches!(taken, Err(TakeError::Late(_)))).count()
+        };
+        // Those of the dead service come first.
+        let waited = tokio::join!(waits(&dead), waits(&live));
+        assert_eq!(waited, expected, "{services} services");
+    }
+}
+
+#[tokio::test]
+async fn full_books_keep_every_ready_link_and_turn_the_newcomer_away() {
+    let pool = full();
+    assert!(!parks(&pool, LANES_MAX), "one too many");
+    assert!(parks(&pool, 7), "a peer that is in the books may bring more");
+    let taken = take_all(&pool);
+    assert_eq!((taken.len(), names(&taken).len()), (LANES_MAX + 1, LANES_MAX));
+}
+
+#[tokio::test]
+async fn a_peer_whose_links_carry_or_leave_keeps_its_place() {
+    let pool = full();
+    let mut taken = take_all(&pool);
+    assert!(!parks(&pool, LANES_MAX), "all of them carry");
+    taken.iter_mut().filter_map(|taken| taken.guard.as_mut()).for_each(LinkGuard::mark_leaving);
+    assert!(!parks(&pool, LANES_MAX), "all of them leave");
+    let gone = taken.pop().expect("there are some").peer;
+    assert!(parks(&pool, LANES_MAX), "{gone:?} has no links any more");
+    assert!(!parks(&pool, LANES_MAX + 1));
+    assert_eq!(names(&take_all(&pool)), [peer(LANES_MAX)].into());
+}
+
+#[tokio::test]
+async fn a_newcomer_with_a_link_of_our_own_is_asked_to_go_and_closed() {
+    let pool = full();
+    let (newcomer, mut theirs) = linked(LANES_MAX).await;
+    let refused = pool.take_in(newcomer).expect_err("there is no room");
+    pool.tasks.spawn("refused", refused.close_gracefully(FrameType::Retire));
+    // `retire`, and nothing else.
+    assert_eq!(hear_all(&mut theirs).await, RETIRE);
+    assert_eq!(take_all(&pool).len(), LANES_MAX);
+}
+
+#[tokio::test]
+async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than_its_share() {
+    let (pool, mut theirs) = (pool(), Vec::new());
+    let mut stands = |of: &Arc<Pool>, (linked, end): (EstablishedLink, TcpStream)| {
+        theirs.push(end);
+        of.take_in(linked).is_ok()
+    };
+    for at in 0..12 {
+        // It keeps one ready, and has room for eight.
+        assert_eq!(stands(&pool, linked(0).await), at < 9, "link {at}");
+    }
+    assert!(stands(&pool, linked(1).await), "another peer has its own");
+    let few = LinkShares::new(6, ShareRule::HalfOfTheRest);
+    let limits =
+        PoolLimits { prepared: 1, wait: Duration::ZERO, waiters: 1, retire: Duration::from_secs(3600) };
+    let pool = Pool::new(limits, 1, few, Tasks::default());
+    for at in 0..6 {
+        assert_eq!(stands(&pool, linked(0).await), at < 3, "link {at}");
+    }
+    assert!(stands(&pool, linked(1).await));
+    assert!(!parks(&pool, 0) && parks(&pool, 1), "over SOCKS5 too");
+}
+
+#[tokio::test]
+async fn a_newcomer_that_was_dialled_is_asked_to_go_and_closed() {
+    let pool = full();
+    let (newcomer, mut theirs) = linked(LANES_MAX).await;
+    pool.take_in_dialled(newcomer, &Arc::default(), Arc::new(|_, _| {}));
+    assert_eq!(hear_all(&mut theirs).await, RETIRE);
+}
+
+#[tokio::test]
+async fn a_link_that_has_ended_by_the_time_it_stands_is_lost_and_told() {
+    for says in [None, Some(LinkFrame::Retire), Some(LinkFrame::Drain)] {
+        let pool = pool();
+        let (linked, mut theirs) = linked(0).await;
+        if let Some(says) = &says {
+            let mut said = Vec::new();
+            says.push(&mut said, 0);
+            theirs.write_all(&said).await.expect("it is taken");
+        }
+        theirs.shutdown().await.expect("it ends");
+        // Here before anybody looks.
+        linked.link.tcp().expect("it is one").readable().await.expect("it lives");
+        let (tell, told) = oneshot::channel();
+        let tell = Mutex::new(Some(tell));
+        let lost: ReadyLinkLost = Arc::new(move |stood, loss| {
+            let tell = tell.lock().unwrap_or_else(PoisonError::into_inner).take();
+            tell.expect("told once").send((stood, loss)).expect("it is waited for");
+        });
+        pool.take_in_dialled(linked, &Arc::default(), lost);
+        let (stood, loss) = timeout(Duration::from_secs(5), told).await.expect("it is told").expect("once");
+        assert!(pool.take_ready(&orders(), NOBODY).is_none());
+        assert!(stood < LIVED, "{stood:?}");
+        let is_told = matches!(
+            (&says, &loss),
+            (Some(LinkFrame::Drain), IdleLossReason::Drained) | (_, IdleLossReason::Failed(_))
+        );
+        assert!(is_told, "{says:?}: {loss:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_takes_the_link_with_the_least_to_do_and_waits_where_all_are_full() {
+    let pool = pool_of(LINKS_MAX, Duration::from_secs(5));
+    let ((one, _one), (other, _other)) = (linked(0).await, linked(0).await);
+    let loads = [one.link.load().clone(), other.link.load().clone()];
+    for newcomer in [one, other] {
+        assert!(pool.take_in(newcomer).is_ok());
+    }
+    let mut taken = Vec::new();
+    for expected in [[1, 0], [1, 1], [2, 1], [2, 2]] {
+        taken.push(pool.take(&orders(), NOBODY).await.expect("there is room"));
+        let mut sessions = [loads[0].sessions(), loads[1].sessions()];
+        sessions.sort_unstable_by(|one, other| other.cmp(one));
+        assert_eq!(sessions, expected);
+    }
+    assert!(pool.take_ready(&orders(), NOBODY).is_none(), "both are full");
+    let service = orders();
+    let waiting = pool.take(&service, NOBODY);
+    let ending = async {
+        tokio::task::yield_now().await;
+        drop(taken.pop());
+    };
+    let (served, ()) = tokio::join!(waiting, ending);
+    served.expect("a session has ended");
+}

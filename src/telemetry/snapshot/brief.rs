@@ -1,0 +1,33 @@
+//! What of a snapshot is needed by who reads snapshot after snapshot.
+
+use std::borrow::Cow;
+
+use super::{EndedRow, Snapshot};
+use crate::telemetry::end::EndWeight;
+
+/// Longer than a screen lists a session that has ended.
+const FRESH_SECONDS: f64 = 10.0;
+const FRESH_FAILURE_SECONDS: f64 = 70.0;
+/// Older failures in a brief picture, the newest of them; more than a screen has lines for.
+const BRIEF_FAILURES_MAX: usize = 64;
+
+impl Snapshot {
+    /// Without the sessions that ended long ago: who reads picture after picture has seen them.
+    pub fn brief(&self) -> Cow<'_, Self> {
+        let mut failures = 0;
+        let mut is_kept = |row: &EndedRow| {
+            let is_failure = EndWeight::of_code(&row.end).is_failure();
+            failures += usize::from(is_failure);
+            row.ago_seconds <= FRESH_SECONDS
+                || (is_failure && failures <= BRIEF_FAILURES_MAX && row.ago_seconds <= FRESH_FAILURE_SECONDS)
+        };
+        let kept: Vec<_> = self.ended.iter().map(&mut is_kept).collect();
+        if kept.iter().all(|&is_kept| is_kept) {
+            return Cow::Borrowed(self);
+        }
+        let mut brief = self.clone();
+        let mut kept = kept.into_iter();
+        brief.ended.retain(|_| kept.next().unwrap_or(false));
+        Cow::Owned(brief)
+    }
+}
