@@ -19,6 +19,8 @@ mod netcat;
 mod process;
 #[path = "foreign/proxy.rs"]
 mod proxy;
+#[path = "foreign/reuse.rs"]
+mod reuse;
 #[path = "foreign/scan.rs"]
 mod scan;
 #[path = "process/pair.rs"]

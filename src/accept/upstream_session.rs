@@ -60,7 +60,7 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
         }
         ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
-        ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
+        ResponseFailure::Unanswered | ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_) => {
             drop(channel.connection);
             match timeout(FAREWELL, channel.outcome).await {
                 Ok(Ok(told)) => {

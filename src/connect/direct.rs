@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, web};
+use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, idle_connections::IdleConnections, web};
 use crate::{
     link::session_side::SessionSide,
     net::{
@@ -31,17 +31,27 @@ pub const BACKEND_CONNECT: Duration = Duration::from_secs(4);
 pub struct BackendTarget {
     backend: Backend,
     tls: Option<TlsClient>,
+    /// Connections of requests that wait for the next one.
+    idle: IdleConnections,
 }
 
 impl BackendTarget {
     /// `edges` are those of the profile that names the backend.
     pub fn new(backend: &Backend, edges: &EdgeTls) -> Self {
         let tls = backend.remote().and_then(|remote| remote.tls.as_deref());
-        Self { backend: backend.clone(), tls: tls.and_then(|tls| edges.connect_client(tls)) }
+        Self {
+            backend: backend.clone(),
+            tls: tls.and_then(|tls| edges.connect_client(tls)),
+            idle: IdleConnections::default(),
+        }
     }
 
     pub fn backend(&self) -> &Backend {
         &self.backend
+    }
+
+    pub(super) fn idle(&self) -> &IdleConnections {
+        &self.idle
     }
 
     pub fn is_same_as(&self, other: &Self) -> bool {
@@ -62,11 +72,10 @@ pub async fn connect(
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     // A probe is no client's: it is a connection of our own.
     let client = order.client.filter(|_| !order.probe);
-    let stream = reach_backend(target, client).await?;
     let stream = match &target.backend {
-        // A probe goes no further than this.
-        Backend::Http(http) if !order.probe => web::connect_backend(target, http, stream, order).await?,
-        Backend::Echo | Backend::Socket(_) | Backend::Http(_) => stream,
+        Backend::Http(http) if !order.probe => web::connect_backend(target, http, order).await?,
+        // A probe asks for nothing.
+        Backend::Echo | Backend::Socket(_) | Backend::Http(_) => reach_backend(target, client).await?,
     };
     Ok(ConnectedUpstream {
         side: SessionSide::Stream(stream),

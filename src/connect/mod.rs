@@ -3,6 +3,7 @@
 
 pub mod direct;
 pub mod forward;
+mod idle_connections;
 pub mod reverse;
 mod web;
 

@@ -1,15 +1,20 @@
 //! A backend that requests are sent to.
 //!
 //! The session's upstream side is a pipe. At its other end the requests of one client are parsed, as strictly as
-//! if nobody had checked them yet, and sent over a connection to the backend. That connection is dialled again if
-//! the backend has closed it between two requests; a request that was sent is not sent again. After an upgrade,
-//! the pipe becomes the backend's connection itself.
+//! if nobody had checked them yet, and sent over a connection to the backend: one of those that wait for the next
+//! request of any client, or a new one. Where the backend closes a used connection just as a request is sent, one
+//! that may be repeated is sent again over a new connection. After an upgrade, the pipe becomes the backend's
+//! connection itself.
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
 };
 
@@ -31,12 +36,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ConnectFailure, ConnectRequest,
     direct::{self, BackendTarget},
+    idle_connections::{ConnectionUser, WantedConnection},
 };
 use crate::{
     http::{
         HeadSource, LINGER, READ_BYTES_MAX,
         body::{MessageBody, ends_connection},
-        driver::{self, CloseSignal, ConnectionDrivers},
+        driver::{self, CloseSignal, ConnectionDrivers, DriverKey},
         error_response::{self, ErrorResponse, bad_request},
         fields::{HeadOrigin, UpgradeProtocols},
         flushed::Flushes,
@@ -74,8 +80,10 @@ struct BackendRequests {
     client: Option<SocketAddr>,
     drivers: ConnectionDrivers,
     log: Arc<RateLimitedLog>,
-    /// Taken while a request is on its way.
-    connection: Mutex<Option<BackendConnection>>,
+    user: ConnectionUser,
+    /// What its last request was sent over, until that is idle and may be shared; taken while a request is on its
+    /// way.
+    connection: Mutex<Option<HeldConnection>>,
     /// Where hyper leaves the pipe when it ends, if a request has asked for an upgrade.
     downstream_upgrade: Mutex<Option<OnUpgrade>>,
     /// The backend's connection, where it has become something else.
@@ -86,19 +94,40 @@ struct BackendRequests {
     flushes: Flushes,
 }
 
-/// The backend's connection.
-struct BackendConnection {
-    upstream: UpstreamConnection,
+/// A connection to the backend.
+pub struct BackendConnection {
+    pub upstream: UpstreamConnection,
     mapping: Arc<NameMapping>,
+    sharing: ConnectionSharing,
 }
 
-/// The session's far side, with the backend connected.
+/// ```text
+/// fresh ──► shared
+///    └────────┴──► bound
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ConnectionSharing {
+    /// Nothing was answered on it.
+    Fresh,
+    /// It has answered, and may be used for anybody's requests.
+    Shared,
+    /// It knows its client, and is used for no other.
+    Bound,
+}
+
+/// A connection that is kept going by the session.
+struct HeldConnection {
+    connection: BackendConnection,
+    driver: DriverKey,
+}
+
+/// The session's far side; the backend is connected, unless a connection of another session waits for its requests.
 pub async fn connect_backend(
     target: &Arc<BackendTarget>,
     remote: &HttpRemote,
-    first: NetStream,
     order: &ConnectRequest<'_>,
 ) -> Result<NetStream, ConnectFailure> {
+    static NEXT_USER: AtomicU64 = AtomicU64::new(0);
     let (downstream, upstream) = pipe();
     let requests = BackendRequests {
         target: target.clone(),
@@ -110,6 +139,7 @@ pub async fn connect_backend(
         client: order.client,
         drivers: ConnectionDrivers::default(),
         log: order.log.clone(),
+        user: ConnectionUser(NEXT_USER.fetch_add(1, Ordering::Relaxed)),
         connection: Mutex::default(),
         downstream_upgrade: Mutex::default(),
         upstream_upgrade: Mutex::default(),
@@ -117,8 +147,10 @@ pub async fn connect_backend(
         interims: InterimResponses::default(),
         flushes: Flushes::default(),
     };
-    let reached = requests.connection_over(first).await?;
-    *requests.lock_connection() = Some(reached);
+    if !poll_fn(|cx| Poll::Ready(target.idle().has_any(cx))).await {
+        let reached = requests.dial().await?;
+        *requests.lock_connection() = Some(reached);
+    }
     Ok(NetStream::Pipe(downstream.driven_by(Box::pin(serve(requests, upstream, order.leave.clone())))))
 }
 
@@ -138,6 +170,7 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
         Box::pin(driver::server_builder(HeadSource::Peer).serve_connection(pipe, service).with_upgrades());
     let mut leaving = CloseSignal::new(leave);
     let ended = driver::serve(served.as_mut(), &sides, |served, cx| {
+        requests.share_idle_connection();
         if leaving.poll(cx) {
             served.graceful_shutdown();
         }
@@ -145,7 +178,8 @@ async fn serve(requests: BackendRequests, pipe: PipeEnd, leave: CancellationToke
     })
     .await;
     let left = Pin::into_inner(served).into_parts();
-    // The backend hears an end.
+    requests.share_idle_connection();
+    // Of one that nobody else may use, the backend hears an end.
     *requests.lock_connection() = None;
     match ended {
         Ok(()) => {
@@ -207,8 +241,19 @@ impl BackendRequests {
         Ok(pipe.hand_over(there, heard, here.read_buf).await?)
     }
 
-    fn lock_connection(&self) -> std::sync::MutexGuard<'_, Option<BackendConnection>> {
+    fn lock_connection(&self) -> std::sync::MutexGuard<'_, Option<HeldConnection>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves the connection of an exchange that is over to whoever needs one next.
+    fn share_idle_connection(&self) {
+        let may_be_shared = |held: &mut HeldConnection| {
+            held.connection.sharing == ConnectionSharing::Shared && held.connection.upstream.is_idle()
+        };
+        let Some(held) = self.lock_connection().take_if(may_be_shared) else { return };
+        if let Some(driver) = self.drivers.take(held.driver) {
+            self.target.idle().put(held.connection, driver, self.user);
+        }
     }
 
     async fn answer_request(&self, request: Request<Incoming>) -> Response<MessageBody> {
@@ -254,7 +299,9 @@ impl BackendRequests {
         request::clean_peer_request(&mut parts, wanted.clone(), path, &authority(remote));
         framing::frame_request(&mut parts.headers, &payload);
         let fares = payload.progress();
-        let (reached, mut response) = self.send_request(Request::from_parts(parts, payload), &public).await?;
+        let is_bound = wanted.is_some() || proves_client(&parts.headers, &header::AUTHORIZATION);
+        let (mut reached, mut response) =
+            self.send_request(Request::from_parts(parts, payload), &public).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if wanted.is_none() {
                 return Err(ErrorResponse::bad_gateway("the backend switches to another protocol unasked"));
@@ -263,11 +310,16 @@ impl BackendRequests {
             *self.upstream_upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
             let (mut head, _) = response.into_parts();
             let protocols = UpgradeProtocols::from_response(&head);
-            reached.mapping.clean_response(&mut head.headers, &public, |field| self.report_own_name(field));
+            reached
+                .connection
+                .mapping
+                .clean_response(&mut head.headers, &public, |field| self.report_own_name(field));
             protocols.write_to(&mut head.headers);
             return Ok(Response::from_parts(head, MessageBody::empty()));
         }
         let (mut head, body) = response.into_parts();
+        let is_bound = is_bound || proves_client(&head.headers, &header::WWW_AUTHENTICATE);
+        reached.connection.note_answer(is_bound || self.remote.remote.proxy.is_some());
         // Of the backend's connection, which may be older.
         head.version = Version::HTTP_11;
         // No backend speaks in our name.
@@ -277,7 +329,10 @@ impl BackendRequests {
         })?;
         let (protocols, is_last) =
             (UpgradeProtocols::from_response(&head), ends_connection(&head.headers, fares.as_deref()));
-        reached.mapping.clean_response(&mut head.headers, &public, |field| self.report_own_name(field));
+        reached
+            .connection
+            .mapping
+            .clean_response(&mut head.headers, &public, |field| self.report_own_name(field));
         protocols.write_to(&mut head.headers);
         if is_last {
             head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
@@ -286,20 +341,26 @@ impl BackendRequests {
         Ok(Response::from_parts(head, MessageBody::response(body, self.flushes.clone())))
     }
 
-    /// Sends a request; over a new connection where the backend has closed the one that was open.
+    /// Sends a request over a connection that is open, else over a new one.
     async fn send_request(
         &self,
         mut request: Request<MessageBody>,
         public: &Arc<PublicAddress>,
-    ) -> Result<(BackendConnection, Response<Incoming>), ErrorResponse> {
-        let open = self.lock_connection().take().filter(|reached| reached.upstream.is_open());
-        if let Some(mut reached) = open {
-            self.forward_interims(&mut request, &reached.mapping, public);
-            match reached.upstream.send(request).await {
-                Ok(response) => return Ok((reached, response)),
-                Err(ResponseFailure::Unsent(unsent)) => request = *unsent,
-                Err(lost) => return Err(error_response(&lost)),
-            }
+    ) -> Result<(HeldConnection, Response<Incoming>), ErrorResponse> {
+        let repeated = repeatable_head(&request);
+        if let Some(mut reached) = self.take_open(repeated.is_some()).await {
+            let was_used = reached.connection.sharing != ConnectionSharing::Fresh;
+            self.forward_interims(&mut request, &reached.connection.mapping, public);
+            request = match (reached.connection.upstream.send(request).await, repeated) {
+                (Ok(response), _) => return Ok((reached, response)),
+                (Err(ResponseFailure::Unsent(unsent)), _) => *unsent,
+                // The backend has closed it just as the request came.
+                (Err(ResponseFailure::Unanswered), Some(head)) if was_used => {
+                    tracing::debug!(id = self.id, "a request is sent again over a new connection");
+                    Request::from_parts(head, MessageBody::empty())
+                }
+                (Err(lost), _) => return Err(error_response(&lost)),
+            };
         }
         let mut reached = self.dial().await.map_err(|failure| {
             if self.log.admits(LogKind::RequestFailed) {
@@ -310,11 +371,26 @@ impl BackendRequests {
                 _ => ErrorResponse::bad_gateway("the backend can not be reached"),
             }
         })?;
-        self.forward_interims(&mut request, &reached.mapping, public);
-        match reached.upstream.send(request).await {
+        self.forward_interims(&mut request, &reached.connection.mapping, public);
+        match reached.connection.upstream.send(request).await {
             Ok(response) => Ok((reached, response)),
             Err(lost) => Err(error_response(&lost)),
         }
+    }
+
+    /// The session's own connection, or one that waits for a request; one that may not be repeated goes over none
+    /// that somebody else has used last.
+    async fn take_open(&self, may_be_repeated: bool) -> Option<HeldConnection> {
+        let own = self.lock_connection().take().filter(|held| held.connection.upstream.is_open());
+        if own.is_some() {
+            return own;
+        }
+        let wanted = match may_be_repeated {
+            true => WantedConnection::Any,
+            false => WantedConnection::UsedBy(self.user),
+        };
+        let idle = poll_fn(|cx| Poll::Ready(self.target.idle().take(wanted, cx))).await?;
+        Some(HeldConnection { connection: idle.connection, driver: self.drivers.add(idle.driver) })
     }
 
     /// Tells that a field shows clients one of the backend's own names.
@@ -343,18 +419,15 @@ impl BackendRequests {
         });
     }
 
-    async fn dial(&self) -> Result<BackendConnection, ConnectFailure> {
-        self.connection_over(direct::reach_backend(&self.target, self.client).await?).await
-    }
-
-    async fn connection_over(&self, stream: NetStream) -> Result<BackendConnection, ConnectFailure> {
+    async fn dial(&self) -> Result<HeldConnection, ConnectFailure> {
+        let stream = direct::reach_backend(&self.target, self.client).await?;
         let reached = stream.tcp().and_then(|socket| {
             tcp::keep_edge_alive(socket);
             socket.peer_addr().ok()
         });
         let HttpRemote { remote, path, own_names, answer, .. } = &self.remote;
         let own = OwnNames::new(remote.at.host_without_zone(), remote.at.port, reached, own_names);
-        let names = Arc::new(NameMapping::new(own, path));
+        let mapping = NameMapping::new(own, path);
         let (line, going) = UpstreamConnection::handshake(stream, HeadSource::Outside, Some(*answer))
             .await
             .map_err(|error| ConnectFailure {
@@ -362,9 +435,46 @@ impl BackendRequests {
             refusal: Refusal::BackendUnreachable,
             reason: format!("backend {}: {error}", remote.at),
         })?;
-        self.drivers.add(going);
-        Ok(BackendConnection { upstream: line, mapping: names })
+        let connection = BackendConnection::new(line, mapping);
+        Ok(HeldConnection { connection, driver: self.drivers.add(going) })
     }
+}
+
+impl BackendConnection {
+    pub fn new(upstream: UpstreamConnection, mapping: NameMapping) -> Self {
+        Self { upstream, mapping: Arc::new(mapping), sharing: ConnectionSharing::Fresh }
+    }
+
+    /// It has answered; what is `bound` once stays so.
+    fn note_answer(&mut self, is_bound: bool) {
+        self.sharing = match self.sharing {
+            ConnectionSharing::Fresh | ConnectionSharing::Shared if !is_bound => ConnectionSharing::Shared,
+            ConnectionSharing::Fresh | ConnectionSharing::Shared | ConnectionSharing::Bound => {
+                ConnectionSharing::Bound
+            }
+        };
+    }
+}
+
+/// Whether the field carries credentials of a scheme that proves the client for the whole connection: NTLM, or
+/// Negotiate (RFC 4559, section 6).
+fn proves_client(headers: &HeaderMap, field: &HeaderName) -> bool {
+    let is_scheme =
+        |word: &[u8]| [&b"ntlm"[..], b"negotiate"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
+    let mut values = headers.get_all(field).iter();
+    values.any(|value| value.as_bytes().split(|sign| b" \t,".contains(sign)).any(is_scheme))
+}
+
+/// What is sent again of a request that may be repeated (RFC 9110, section 9.2.2): its method says so, and there is
+/// no body that is on its way already.
+fn repeatable_head(request: &Request<MessageBody>) -> Option<hyper::http::request::Parts> {
+    if !request.method().is_idempotent() || request.body().progress().is_some() {
+        return None;
+    }
+    let mut again = Request::new(());
+    (*again.method_mut(), *again.uri_mut()) = (request.method().clone(), request.uri().clone());
+    (*again.version_mut(), *again.headers_mut()) = (request.version(), request.headers().clone());
+    Some(again.into_parts().0)
 }
 
 fn public_address(headers: &HeaderMap) -> PublicAddress {
@@ -394,7 +504,9 @@ fn error_response(lost: &ResponseFailure) -> ErrorResponse {
         }
         ResponseFailure::TimedOut => ErrorResponse::gateway_timeout(LATE),
         ResponseFailure::BodyCut => bad_request("the body of the request was cut"),
-        ResponseFailure::Unsent(_) => ErrorResponse::bad_gateway(ResponseParseError::Nothing.to_string()),
+        ResponseFailure::Unanswered | ResponseFailure::Unsent(_) => {
+            ErrorResponse::bad_gateway(ResponseParseError::Nothing.to_string())
+        }
         ResponseFailure::Invalid(flaw) => ErrorResponse::bad_gateway(flaw.to_string()),
     }
 }

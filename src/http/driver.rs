@@ -4,7 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -19,18 +19,43 @@ pub type ConnectionDriver = BoxFuture<'static, ()>;
 
 /// The connections that requests are sent to.
 #[derive(Clone, Default)]
-pub struct ConnectionDrivers(Arc<Mutex<Vec<ConnectionDriver>>>);
+pub struct ConnectionDrivers(Arc<Mutex<DriverList>>);
+
+#[derive(Default)]
+struct DriverList {
+    drivers: Vec<(DriverKey, ConnectionDriver)>,
+    next: u64,
+}
+
+/// By which a connection is taken out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverKey(u64);
 
 impl ConnectionDrivers {
-    pub fn add(&self, side: ConnectionDriver) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(side);
+    pub fn add(&self, driver: ConnectionDriver) -> DriverKey {
+        let mut list = self.lock();
+        let key = DriverKey(list.next);
+        list.next += 1;
+        list.drivers.push((key, driver));
+        key
+    }
+
+    /// Takes a connection out, for somebody else to keep going; `None` where it has ended.
+    pub fn take(&self, key: DriverKey) -> Option<ConnectionDriver> {
+        let mut list = self.lock();
+        let at = list.drivers.iter().position(|(other, _)| *other == key)?;
+        Some(list.drivers.swap_remove(at).1)
     }
 
     /// Keeps all of them going; ready when there are none left.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut sides = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sides.retain_mut(|side| side.as_mut().poll(cx).is_pending());
-        if sides.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        let mut list = self.lock();
+        list.drivers.retain_mut(|(_, driver)| driver.as_mut().poll(cx).is_pending());
+        if list.drivers.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DriverList> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Until the last of them has ended.

@@ -15,6 +15,14 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HEAD_BYTES_MAX;
+use crate::net::{pipe::PipeEnd, stream::NetStream};
+
+/// A stream that can be asked for what nobody has read yet.
+pub trait UnreadBytes {
+    /// Whether something waits to be read, be it an end. A socket is asked itself: the runtime may not have heard
+    /// of what has just come.
+    fn has_unread(&self) -> bool;
+}
 
 pub struct HalfOpenStream<S> {
     stream: S,
@@ -30,6 +38,8 @@ pub struct ResponseCapture {
     failure: Mutex<Option<io::ErrorKind>>,
     /// What has come of an answer, until its head was read.
     head: Mutex<Option<Vec<u8>>>,
+    /// Nobody has asked for anything: what comes all the same ends the connection.
+    expects_silence: AtomicBool,
 }
 
 /// No head that could be read is longer, with what may come before it.
@@ -38,6 +48,14 @@ const HEARD_MAX: usize = 2 * HEAD_BYTES_MAX;
 impl ResponseCapture {
     pub fn has_peer_stopped_reading(&self) -> bool {
         self.write_failed.load(Ordering::Relaxed)
+    }
+
+    /// While `look` polls the connection, nothing may come on it.
+    pub fn during_silence<T>(&self, look: impl FnOnce() -> T) -> T {
+        self.expects_silence.store(true, Ordering::Relaxed);
+        let seen = look();
+        self.expects_silence.store(false, Ordering::Relaxed);
+        seen
     }
 
     /// An answer is waited for.
@@ -89,9 +107,24 @@ impl<S> HalfOpenStream<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for HalfOpenStream<S> {
+impl UnreadBytes for NetStream {
+    fn has_unread(&self) -> bool {
+        self.has_unread()
+    }
+}
+
+impl UnreadBytes for PipeEnd {
+    fn has_unread(&self) -> bool {
+        self.has_unread()
+    }
+}
+
+impl<S: AsyncRead + UnreadBytes + Unpin> AsyncRead for HalfOpenStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.heard.expects_silence.load(Ordering::Relaxed) && this.stream.has_unread() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let fresh = &buf.filled()[before..];

@@ -1,6 +1,6 @@
 //! A connection that requests are sent to, one after another.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Context, time::Duration};
 
 use hyper::{
     Request, Response,
@@ -19,7 +19,7 @@ use super::{
     ANSWER_FIELDS_MAX, HeadSource, READ_BYTES_MAX,
     body::{BodyError, MessageBody},
     driver::ConnectionDriver,
-    half_open::{HalfOpenStream, ResponseCapture},
+    half_open::{HalfOpenStream, ResponseCapture, UnreadBytes},
     parse_error::ResponseParseError,
 };
 
@@ -44,6 +44,8 @@ pub enum ResponseFailure {
     TimedOut,
     /// The request's own body was cut.
     BodyCut,
+    /// It was closed before a byte had come back.
+    Unanswered,
     Invalid(ResponseParseError),
 }
 
@@ -56,7 +58,7 @@ impl UpstreamConnection {
         answer: Option<Duration>,
     ) -> Result<(Self, ConnectionDriver), hyper::Error>
     where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + UnreadBytes + Unpin + Send + 'static,
     {
         let mut builder = http1::Builder::new();
         builder
@@ -86,7 +88,7 @@ impl UpstreamConnection {
     /// The connection itself, once a request has made it something else, and what of it was read already.
     pub async fn into_upgraded<T>(upgraded: OnUpgrade) -> Result<(T, Bytes), BodyError>
     where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + UnreadBytes + Unpin + Send + 'static,
     {
         let parts = upgraded
             .await?
@@ -97,6 +99,18 @@ impl UpstreamConnection {
 
     pub fn is_open(&self) -> bool {
         !self.sender.is_closed() && !self.heard.has_peer_stopped_reading()
+    }
+
+    /// Whether the last exchange is over, on both sides.
+    pub fn is_idle(&self) -> bool {
+        self.is_open() && self.sender.is_ready()
+    }
+
+    /// The same of a connection that has waited since, with its driver: nothing may have come on it. What did
+    /// come, nobody has asked for; it would be taken for the answer to the next request.
+    pub fn poll_unused(&self, driver: &mut ConnectionDriver, cx: &mut Context<'_>) -> bool {
+        let polled = self.heard.during_silence(|| driver.as_mut().poll(cx));
+        polled.is_pending() && self.is_idle()
     }
 
     /// Sends a request; the head of its response. Without one the line is cut, also where nobody waits for
@@ -147,9 +161,9 @@ impl UpstreamConnection {
             };
             let faring = fares.as_ref().map(|fares| fares.state());
             match asked {
-                Ok(Err(ResponseFailure::BodyCut | ResponseFailure::Invalid(_)))
-                    if faring.is_some_and(|faring| faring.has_stopped) =>
-                {
+                Ok(Err(
+                    ResponseFailure::BodyCut | ResponseFailure::Unanswered | ResponseFailure::Invalid(_),
+                )) if faring.is_some_and(|faring| faring.has_stopped) => {
                     return Err(ResponseFailure::BodyStalled);
                 }
                 Ok(asked) => return asked,
@@ -171,10 +185,10 @@ fn response_failure(error: &hyper::Error, heard: &ResponseCapture) -> ResponseFa
         return ResponseFailure::BodyCut;
     }
     let head = heard.take();
-    ResponseFailure::Invalid(match error.is_parse() {
-        false if head.is_empty() => ResponseParseError::Nothing,
-        _ => ResponseParseError::diagnose(&head),
-    })
+    if head.is_empty() && !error.is_parse() {
+        return ResponseFailure::Unanswered;
+    }
+    ResponseFailure::Invalid(ResponseParseError::diagnose(&head))
 }
 
 #[cfg(test)]
@@ -238,7 +252,7 @@ mod tests {
         let gone = async |other: PipeEnd| drop(other);
         assert!(matches!(
             asked(get(), gone).await,
-            Err(ResponseFailure::Invalid(_) | ResponseFailure::Unsent(_))
+            Err(ResponseFailure::Unanswered | ResponseFailure::Unsent(_))
         ));
     }
 

@@ -228,6 +228,16 @@ impl PipeEnd {
         self.lock().failure.clone()
     }
 
+    /// Whether something waits to be read, be it an end.
+    pub fn has_unread(&self) -> bool {
+        if let Some(stream) = self.stream() {
+            return stream.has_unread();
+        }
+        let shared = self.lock();
+        let heard = &shared.directions[1 - self.side];
+        heard.taken < heard.held.len() || heard.state != PipeDirectionState::Open
+    }
+
     /// Returns when the other end has gone.
     pub async fn other_end_gone(&self) {
         poll_fn(|cx| {

@@ -101,6 +101,15 @@ impl NetStream {
         }
     }
 
+    /// Whether something waits in its socket that nobody has read, be it an end.
+    pub fn has_unread(&self) -> bool {
+        match self {
+            Self::Pipe(pipe) => pipe.has_unread(),
+            Self::Tcp(_) | Self::Tls(_) | Self::Ws(_) => self.tcp().is_some_and(tcp::has_unread),
+            Self::Echo(_) => false,
+        }
+    }
+
     /// Both directions have ended cleanly: dropping it now is a clean end, not a reset.
     pub fn let_close_cleanly(&self) {
         if let Some(stream) = self.tcp() {

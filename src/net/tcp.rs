@@ -3,7 +3,7 @@
 //! Linger 0 is set from the first moment, so that a socket which is dropped, or whose process is killed, ends
 //! in a reset and never looks like a clean end; [`let_close_cleanly`] takes it back.
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{io, mem::MaybeUninit, os::fd::AsFd, time::Duration};
 
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::{
@@ -85,6 +85,13 @@ pub fn prepare_busy_link(stream: &TcpStream) -> io::Result<()> {
 pub fn let_close_cleanly(stream: &TcpStream) {
     // Fails only on a socket that is already gone, which then needs no clean end.
     let _ = SockRef::from(stream).set_linger(None);
+}
+
+/// Whether something waits to be read, be it an end or an error: the kernel is asked, since the runtime may not
+/// have heard of what has just come.
+pub fn has_unread(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Waits until the other end's kernel has acknowledged all that was sent, the end included; not for one

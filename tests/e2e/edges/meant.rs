@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use portcullis::profile::Mode;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::http::{GET, LAST, OK, address, answer, answered, asked, head, head_line, port};
+use super::{
+    http::{GET, LAST, OK, address, answer, answered, asked, head, head_line, port},
+    reuse::ServedConnections,
+};
 use crate::support::{
     gateway::Place,
     peers::{Backend, Reserved, dial, hear, hear_all, hear_end, hear_reset, say},
@@ -122,42 +125,38 @@ async fn a_client_at_rest_makes_room_for_one_that_asks() {
             Plan { accept: "http://127.0.0.1:0", dmz_service: ", sessions: 3", ..Plan::new(mode, &to) };
         let way = plan.start().await;
         let at = port(&way).await;
-        let mut clients = Vec::new();
-        for _ in 0..3 {
-            let mut client = dial(at).await;
-            say(&mut client, GET.as_bytes()).await;
-            let server = answer(&backend, OK).await;
-            assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
-            hear(&mut client, b"ok").await;
-            clients.push((client, server));
-        }
-        let again = async |(client, server): &mut (TcpStream, TcpStream)| {
+        let mut served = ServedConnections::of(&backend);
+        let serve = async |client: &mut TcpStream, served: &mut ServedConnections<'_>| {
             say(client, GET.as_bytes()).await;
-            head(server).await;
-            say(server, OK.as_bytes()).await;
+            let mut server = served.next_request().await;
+            say(&mut server, OK.as_bytes()).await;
             assert_eq!(head_line(client).await, "HTTP/1.1 200 OK");
             hear(client, b"ok").await;
+            served.keep(server);
         };
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(dial(at).await);
+            serve(clients.last_mut().unwrap(), &mut served).await;
+        }
         // The first has rested for less time than the second then.
-        again(&mut clients[0]).await;
+        serve(&mut clients[0], &mut served).await;
         let mut fourth = dial(at).await;
         say(&mut fourth, GET.as_bytes()).await;
-        let mut server = backend.accept().await;
-        head(&mut server).await;
-        let (mut gone, mut its_server) = clients.remove(1);
-        hear_end(&mut gone).await;
-        hear_end(&mut its_server).await;
-        drop(its_server);
+        let mut server = served.next_request().await;
+        hear_end(&mut clients.remove(1)).await;
         // The others stay, and are none the worse.
         for kept in &mut clients {
-            again(kept).await;
+            serve(kept, &mut served).await;
         }
         // Work makes no room: three exchanges are under way, their answers begun or not.
-        for (client, server) in &mut clients {
+        let mut begun = Vec::new();
+        for client in &mut clients {
             say(client, GET.as_bytes()).await;
-            head(server).await;
-            say(server, &OK.as_bytes()[..OK.len() - 1]).await;
+            let mut server = served.next_request().await;
+            say(&mut server, &OK.as_bytes()[..OK.len() - 1]).await;
             head(client).await;
+            begun.push(server);
         }
         let (refused, _) = answered(&mut dial(at).await, GET).await;
         assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable", "{mode:?}");
@@ -193,20 +192,19 @@ async fn a_session_that_rests_for_one_service_makes_room_while_its_client_asks_f
     // Another one wants the place that rests; the exchange goes on.
     let mut other = dial(at).await;
     say(&mut other, ask("/few").as_bytes()).await;
-    let mut busy = backends[0].accept().await;
-    head(&mut busy).await;
-    hear_end(&mut resting).await;
+    head(&mut resting).await;
     say(&mut server, OK.as_bytes()).await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
     hear(&mut client, b"ok").await;
     // It asks again, and waits for nobody: the place is taken by work.
     let (refused, _) = answered(&mut client, &ask("/few")).await;
     assert_eq!(refused[0], "HTTP/1.1 503 Service Unavailable");
-    say(&mut busy, OK.as_bytes()).await;
+    say(&mut resting, OK.as_bytes()).await;
     assert_eq!(head_line(&mut other).await, "HTTP/1.1 200 OK");
     hear(&mut other, b"ok").await;
     say(&mut client, ask("/few").as_bytes()).await;
-    let _server = answer(&backends[0], OK).await;
+    head(&mut resting).await;
+    say(&mut resting, OK.as_bytes()).await;
     assert_eq!(head_line(&mut client).await, "HTTP/1.1 200 OK");
     hear_end(&mut other).await;
     gateway.until("two sessions", |snapshot| snapshot.totals.sessions_open == 2).await;
@@ -278,6 +276,7 @@ async fn who_a_trusted_proxy_names_is_the_client() {
         let accept = "{ address: 'http://127.0.0.1:0', forwarded: { from: [127.0.0.0/8, '2001:db8::/32'] } }";
         let way = Plan { accept, ..Plan::new(mode, &to) }.start().await;
         let at = port(&way).await;
+        let mut served = ServedConnections::of(&backend);
         for (fields, list, client) in [
             ("X-Forwarded-For: 192.0.2.7", "192.0.2.7, 127.0.0.1", "192.0.2.7:0"),
             (
@@ -306,8 +305,7 @@ async fn who_a_trusted_proxy_names_is_the_client() {
                 "X-Forwarded-Proto: https\r\nX-Forwarded-Host: public.example\r\nX-Real-IP: 6.6.6.6\r\n";
             let mut near = dial(at).await;
             say(&mut near, GET.replace("Host", &format!("{fields}\r\n{more}Host")).as_bytes()).await;
-            let mut server = backend.accept().await;
-            let heard = head(&mut server).await;
+            let (mut server, heard) = served.next_head().await;
             for field in [
                 &format!("x-forwarded-for: {list}"),
                 "x-forwarded-proto: https",
@@ -323,21 +321,23 @@ async fn who_a_trusted_proxy_names_is_the_client() {
             assert_eq!(seen.sessions[0].client, client, "{mode:?} {fields}");
             say(&mut server, OK.as_bytes()).await;
             head(&mut near).await;
+            served.keep(server);
             drop(near);
             way.dmz.until("it is over", |snapshot| snapshot.totals.sessions_open == 0).await;
         }
         // Two clients behind one connection share no session.
         let mut near = dial(at).await;
-        let mut servers = Vec::new();
         for client in ["192.0.2.7", "192.0.2.8"] {
             say(&mut near, GET.replace("Host", &format!("X-Forwarded-For: {client}\r\nHost")).as_bytes())
                 .await;
-            servers.push(answer(&backend, OK).await);
+            let mut server = served.next_request().await;
+            say(&mut server, OK.as_bytes()).await;
+            served.keep(server);
             assert_eq!(head_line(&mut near).await, "HTTP/1.1 200 OK");
             hear(&mut near, b"ok").await;
         }
         say(&mut near, GET.replace("Host", "X-Forwarded-For: 192.0.2.7\r\nHost").as_bytes()).await;
-        head(&mut servers[0]).await;
+        served.next_request().await;
         assert_eq!(way.dmz.now().await.totals.sessions_open, 2);
     }
     // From anybody else they are dropped, and the request is served.

@@ -8,6 +8,7 @@ mod handshakes;
 mod http;
 mod meant;
 mod proxy;
+mod reuse;
 mod shapes;
 mod smuggling;
 mod tls;

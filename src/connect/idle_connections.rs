@@ -1,0 +1,226 @@
+//! Connections to one HTTP backend that no request is under way on, kept for the next request of any client.
+//!
+//! Nobody keeps them going meanwhile. Each is looked at before it is used, down to its socket: one that the
+//! backend has closed is not used, and neither is one on which the backend has said something that nobody asked
+//! for, since the next client would take it for its answer. A sweep closes what has ended or waited too long.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::web::BackendConnection;
+use crate::{http::driver::ConnectionDriver, tasks::Tasks};
+
+/// More are closed, the one that has waited longest first.
+const KEPT_MAX: usize = 128;
+/// One that no request has come for is closed after this time.
+const KEPT_FOR: Duration = Duration::from_secs(30);
+/// Between two looks at those that wait.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Which session used a connection last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionUser(pub u64);
+
+/// A connection with what keeps it going.
+pub struct IdleConnection {
+    pub connection: BackendConnection,
+    pub driver: ConnectionDriver,
+    user: ConnectionUser,
+    since: Instant,
+}
+
+/// Who may use a connection for what comes next.
+#[derive(Debug, Clone, Copy)]
+pub enum WantedConnection {
+    /// A request that may be repeated goes over any.
+    Any,
+    /// One that may not goes over what its own session has used last.
+    UsedBy(ConnectionUser),
+}
+
+/// The last used one last.
+#[derive(Default)]
+pub struct IdleConnections {
+    waiting: Arc<Mutex<WaitingConnections>>,
+    tasks: Tasks,
+}
+
+#[derive(Default)]
+struct WaitingConnections {
+    list: VecDeque<IdleConnection>,
+    is_swept: bool,
+}
+
+impl IdleConnections {
+    /// Keeps a connection for the next request.
+    pub fn put(&self, connection: BackendConnection, driver: ConnectionDriver, user: ConnectionUser) {
+        self.keep(IdleConnection { connection, driver, user, since: Instant::now() });
+    }
+
+    fn keep(&self, idle: IdleConnection) {
+        let mut waiting = lock(&self.waiting);
+        waiting.list.push_back(idle);
+        let surplus = (waiting.list.len() > KEPT_MAX).then(|| waiting.list.pop_front()).flatten();
+        let begins = !std::mem::replace(&mut waiting.is_swept, true);
+        drop(waiting);
+        if let Some(surplus) = surplus {
+            surplus.close();
+        }
+        if begins {
+            self.tasks.spawn("idle connections", sweep(Arc::downgrade(&self.waiting)));
+        }
+    }
+
+    /// The last used one that can still be used.
+    pub fn take(&self, wanted: WantedConnection, cx: &mut Context<'_>) -> Option<IdleConnection> {
+        loop {
+            let mut idle = self.remove(wanted)?;
+            if idle.is_usable(cx) {
+                return Some(idle);
+            }
+        }
+    }
+
+    /// Whether a request that comes now would find one; those that would be of no use are dropped.
+    pub fn has_any(&self, cx: &mut Context<'_>) -> bool {
+        let Some(idle) = self.take(WantedConnection::Any, cx) else { return false };
+        self.keep(idle);
+        true
+    }
+
+    fn remove(&self, wanted: WantedConnection) -> Option<IdleConnection> {
+        let list = &mut lock(&self.waiting).list;
+        match wanted {
+            WantedConnection::Any => list.pop_back(),
+            WantedConnection::UsedBy(user) => {
+                let at = list.iter().rposition(|idle| idle.user == user)?;
+                list.remove(at)
+            }
+        }
+    }
+}
+
+impl Drop for IdleConnections {
+    fn drop(&mut self) {
+        std::mem::take(&mut lock(&self.waiting).list).into_iter().for_each(IdleConnection::close);
+    }
+}
+
+impl fmt::Debug for IdleConnections {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("IdleConnections").field("waiting", &lock(&self.waiting).list.len()).finish()
+    }
+}
+
+impl IdleConnection {
+    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+        self.connection.upstream.poll_unused(&mut self.driver, cx)
+    }
+
+    /// Ends it cleanly: the backend hears an end, within TLS as well.
+    fn close(self) {
+        let Self { connection, mut driver, .. } = self;
+        drop(connection);
+        let _ = driver.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+/// Closes what has ended or waited too long, until none is left.
+async fn sweep(waiting: Weak<Mutex<WaitingConnections>>) {
+    loop {
+        sleep(SWEEP).await;
+        let Some(waiting) = waiting.upgrade() else { return };
+        let (late, is_empty) = {
+            let mut waiting = lock(&waiting);
+            let now = Instant::now();
+            let is_late = |idle: &IdleConnection| idle.since + KEPT_FOR <= now;
+            let (late, kept): (Vec<_>, Vec<_>) = waiting.list.drain(..).partition(is_late);
+            waiting.list = kept.into();
+            // Whoever uses one polls it again, with a waker of his own.
+            let mut cx = Context::from_waker(Waker::noop());
+            waiting.list.retain_mut(|idle| idle.is_usable(&mut cx));
+            waiting.is_swept = !waiting.list.is_empty();
+            (late, !waiting.is_swept)
+        };
+        late.into_iter().for_each(IdleConnection::close);
+        if is_empty {
+            return;
+        }
+    }
+}
+
+fn lock(waiting: &Mutex<WaitingConnections>) -> MutexGuard<'_, WaitingConnections> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::{
+        http::{HeadSource, own_names::OwnNames, response::NameMapping, upstream::UpstreamConnection},
+        net::pipe::{PipeEnd, pipe},
+    };
+
+    async fn put_one(idle: &IdleConnections, user: u64) -> PipeEnd {
+        let (ours, theirs) = pipe();
+        let (upstream, driver) =
+            UpstreamConnection::handshake(ours, HeadSource::Outside, None).await.expect("a fresh pipe");
+        let mapping = NameMapping::new(OwnNames::new("h", 80, None, &[]), "/");
+        let mut driver = driver;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(driver.as_mut().poll(&mut cx).is_pending());
+        idle.put(BackendConnection::new(upstream, mapping), driver, ConnectionUser(user));
+        theirs
+    }
+
+    async fn take(idle: &IdleConnections, wanted: WantedConnection) -> Option<u64> {
+        poll_fn(|cx| std::task::Poll::Ready(idle.take(wanted, cx))).await.map(|idle| idle.user.0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_for_too_long_hears_an_end() {
+        let idle = IdleConnections::default();
+        let (mut old, began) = (put_one(&idle, 0).await, Instant::now());
+        sleep(KEPT_FOR / 2).await;
+        let mut young = put_one(&idle, 1).await;
+        assert_eq!(old.read(&mut [0]).await.expect("a clean end"), 0);
+        assert!(began.elapsed() >= KEPT_FOR && began.elapsed() <= KEPT_FOR + 2 * SWEEP);
+        assert_eq!(take(&idle, WantedConnection::Any).await, Some(1));
+        assert_eq!(take(&idle, WantedConnection::Any).await, None);
+        young.read(&mut [0]).await.expect_err("whoever took it has dropped it");
+        // The sweep begins again with the next.
+        let mut next = put_one(&idle, 2).await;
+        assert_eq!(next.read(&mut [0]).await.expect("a clean end"), 0);
+        let mut last = put_one(&idle, 3).await;
+        drop(idle);
+        assert_eq!(last.read(&mut [0]).await.expect("a clean end"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_used_one_comes_first_and_no_more_are_kept_than_may_be() {
+        let idle = IdleConnections::default();
+        let mut ends = Vec::new();
+        for user in 0..=KEPT_MAX as u64 {
+            ends.push(put_one(&idle, user).await);
+        }
+        assert_eq!(ends[0].read(&mut [0]).await.expect("a clean end"), 0);
+        assert_eq!(take(&idle, WantedConnection::Any).await, Some(KEPT_MAX as u64));
+        assert_eq!(take(&idle, WantedConnection::UsedBy(ConnectionUser(7))).await, Some(7));
+        assert_eq!(take(&idle, WantedConnection::UsedBy(ConnectionUser(7))).await, None);
+        // What the other end has closed, or said, is passed over.
+        drop(ends.remove(KEPT_MAX - 1));
+        tokio::io::AsyncWriteExt::write_all(&mut ends[KEPT_MAX - 2], b"x").await.expect("it is taken");
+        assert_eq!(take(&idle, WantedConnection::Any).await, Some(KEPT_MAX as u64 - 3));
+    }
+}
