@@ -252,7 +252,10 @@ impl Engine {
         let shares = self.shared.shares.load();
         self.shared.clients.resize(shares.clients);
         self.shared.handshakes.resize(shares.client_handshakes);
-        self.shared.sessions.backends.resize(shares.backends);
+        // Links of a half that goes may have opened sessions a moment ago, which are still served.
+        if profile.internal.is_some() {
+            self.shared.sessions.backends.resize(shares.backends);
+        }
         if let Some(line) = self.budget.describe_shortage(profile, self.one_session_links) {
             self.shared.notices.warn(LogEvent::DescriptorsShort.line(line));
         }

@@ -96,10 +96,10 @@ async fn the_half_that_serves_speaks_our_own_where_it_is_agreed() {
     for alpn in [vec![OURS], vec![OURS, SOCKS]] {
         let place = Place::new();
         let port = Port::new(&place, "dmz", &alpn).await;
-        let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1", ECHO));
+        let gateway = place.start("internal", &profile(&port.address(), ", prepared: 1, maximum: 8", ECHO));
         let mut link = port.accept().await;
         assert_eq!(link.agreed(), Some(OURS));
-        link.hear_offer(1, 1024, &["orders"]).await;
+        link.hear_offer(1, 8, &["orders"]).await;
         link.say_frame(HELLO, &frames::grant(8, &["orders"])).await;
         until_speaks(&gateway, OURS).await;
         assert_eq!(gateway.now().await.pools[0].service, "*");
