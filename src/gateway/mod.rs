@@ -73,7 +73,6 @@ use crate::{
     telemetry::{
         clock,
         health::alert_tracker::AlertTracker,
-        log::LogEvent,
         notices::NoticeLog,
         registry::SessionRegistry,
         snapshot::{DescriptorUsage, Snapshot},

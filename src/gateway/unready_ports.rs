@@ -15,7 +15,7 @@ use crate::{
 impl Engine {
     /// Closes and opens ports as their services are ready. While a gateway stops, its ports are the stop's business.
     pub(super) fn follow_readiness(&mut self, snapshot: &Snapshot) {
-        if self.stopping.is_some() {
+        if self.is_stopping() {
             return;
         }
         for ((at, _), port) in &mut self.ports {
