@@ -281,7 +281,7 @@ impl Engine {
             GatewayOutcome::Clean => "stopped; every session ended by itself".to_owned(),
             GatewayOutcome::Cut(count) => format!("stopped; {count} sessions were cut"),
         };
-        tracing::info!("{line}");
+        tracing::info!(event = %LogEvent::Stopped, "{line}");
         for asker in self.into_askers_of_stop() {
             asker.answer(match outcome {
                 GatewayOutcome::Clean => CommandAnswer::Done(line.clone()),

@@ -226,11 +226,6 @@ impl LinkKeeper {
         self.lock().protocol == Some(LinkProtocol::Socks)
     }
 
-    /// Whether the last dial failed.
-    pub fn is_down(&self) -> bool {
-        self.dial_state(&mut self.lock(), None).last_error.is_some()
-    }
-
     /// Whether new sessions of a service can come this way: enough links are ready, or sessions
     /// come already, and under load a pool may never be seen full.
     pub fn can_serve(&self, service: Option<&ServiceName>) -> bool {
@@ -253,15 +248,6 @@ impl LinkKeeper {
     /// The links of one service, or of any, counted.
     pub fn counts(&self, service: Option<&ServiceName>) -> Arc<LinkCounters> {
         self.dial_state(&mut self.lock(), service).counts.clone()
-    }
-
-    /// Ready links wanted now.
-    fn target(&self, books: &KeeperState, service: Option<&ServiceName>) -> usize {
-        let wanted = books.wanted.prepared;
-        match (books.protocol, service) {
-            (Some(LinkProtocol::Socks), None) => 0,
-            _ => wanted,
-        }
     }
 
     async fn run(self: Arc<Self>) {

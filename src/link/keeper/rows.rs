@@ -45,4 +45,18 @@ impl LinkKeeper {
         let row = self.dial_state(books, service.as_ref()).fill_row(row);
         PoolRow { last_error: row.last_error.or(unlike), ..row }
     }
+
+    /// Whether the last dial failed.
+    pub fn is_down(&self) -> bool {
+        self.dial_state(&mut self.lock(), None).last_error.is_some()
+    }
+
+    /// Ready links wanted now.
+    pub(super) fn target(&self, books: &KeeperState, service: Option<&ServiceName>) -> usize {
+        let wanted = books.wanted.prepared;
+        match (books.protocol, service) {
+            (Some(LinkProtocol::Socks), None) => 0,
+            _ => wanted,
+        }
+    }
 }
