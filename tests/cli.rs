@@ -36,6 +36,8 @@ mod stalls;
 mod stopping;
 #[path = "cli/switching.rs"]
 mod switching;
+#[path = "cli/unread_log.rs"]
+mod unread_log;
 #[path = "cli/unready.rs"]
 mod unready;
 #[path = "cli/upgrade.rs"]

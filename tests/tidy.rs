@@ -60,7 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("admin", &["gateway", "profile", "tasks", "telemetry", "text"]),
     ("record", &["gateway", "tasks", "telemetry"]),
-    ("tui", &["gateway", "profile", "record", "telemetry", "text"]),
+    ("tui", &["disk", "gateway", "profile", "record", "telemetry", "text"]),
     ("headless", &["gateway"]),
     ("status", &["telemetry", "text"]),
     ("demo", &["gateway", "profile", "tasks", "telemetry"]),

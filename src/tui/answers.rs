@@ -53,6 +53,11 @@ impl App {
         self.message = Some(StatusMessage::Waiting(describe_command(command)));
     }
 
+    /// Something that was asked of the world is under way.
+    pub fn note_waiting(&mut self, what: &str) {
+        self.message = Some(StatusMessage::Waiting(what.into()));
+    }
+
     /// What is wrong with the profile that a reload was refused for, with the lines it is about.
     pub fn refused_profile(&self) -> Option<&ProfileRow> {
         let row = self.lists.profiles.iter().find(|row| row.is_current && !row.problems.is_empty());

@@ -18,6 +18,7 @@ mod closing;
 mod command_line;
 mod confirmation;
 mod export;
+mod export_writer;
 mod filter;
 mod frame_pacing;
 pub mod health;

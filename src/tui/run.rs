@@ -2,14 +2,7 @@
 //!
 //! It is generic over the terminal and the input, so that it runs the same in a test.
 
-use std::{
-    fs::OpenOptions,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use crossterm::event::{Event, KeyEvent, MouseEvent};
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -28,7 +21,8 @@ use crate::{
     telemetry::snapshot::{GatewayPhase, Snapshot},
     tui::{
         ScreenEnd,
-        app::{App, MouseCapture, Reaction, TableExport},
+        app::{App, MouseCapture, Reaction},
+        export_writer::{ExportResult, ExportWriter},
         frame_pacing::FramePacing,
         source::{ScreenSource, SourceEvent},
         style::ScreenStyle,
@@ -47,6 +41,7 @@ pub struct ScreenLoop<B: Backend> {
     resized: Option<Size>,
     /// Answers on their way, [`ASKING_MAX`] at most.
     asking: FuturesUnordered<BoxFuture<'static, CommandAnswer>>,
+    exports: ExportWriter,
     heard_at: Instant,
     frames: u64,
 }
@@ -64,6 +59,7 @@ enum LoopEvent {
     InputLost,
     News(SourceEvent),
     Answered(CommandAnswer),
+    Exported(ExportResult),
     FrameDue,
     /// Time to see whether snapshots still come.
     Second,
@@ -82,6 +78,7 @@ impl<B: Backend> ScreenLoop<B> {
             pacing: FramePacing::new(Instant::now()),
             resized: None,
             asking: FuturesUnordered::new(),
+            exports: ExportWriter::default(),
             heard_at: Instant::now(),
             frames: 0,
         }
@@ -140,6 +137,7 @@ impl<B: Backend> ScreenLoop<B> {
             event = input.next() => loop_event(event),
             () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => LoopEvent::FrameDue,
             Some(answer) = self.asking.next(), if !self.asking.is_empty() => LoopEvent::Answered(answer),
+            result = self.exports.next() => LoopEvent::Exported(result),
             news = self.source.next() => LoopEvent::News(news),
             () = tokio::time::sleep_until(second) => LoopEvent::Second,
         }
@@ -170,6 +168,10 @@ impl<B: Backend> ScreenLoop<B> {
                 self.app.take_answer(answer);
                 self.pacing.note_input();
                 self.send_background_command();
+            }
+            LoopEvent::Exported(result) => {
+                self.app.note_result(result);
+                self.pacing.note_input();
             }
             LoopEvent::Second => {
                 let seconds = u64::from(seconds_since(self.heard_at));
@@ -215,7 +217,10 @@ impl<B: Backend> ScreenLoop<B> {
                     self.handle_event(news);
                 }
             }
-            Reaction::Export(export) => self.app.note_result(write_export(&export)),
+            Reaction::Export(export) => match self.exports.begin(export) {
+                Ok(()) => self.app.note_waiting("writing the table"),
+                Err(why) => self.app.note_result(Err(why)),
+            },
             Reaction::Mouse(mouse) => {
                 if terminal::take_mouse(mouse == MouseCapture::On).is_err() {
                     return Some(ScreenEnd::TerminalGone);
@@ -280,16 +285,6 @@ impl<B: Backend> ScreenLoop<B> {
     }
 }
 
-/// Writes a table into a new file of the folder that the screen was started in.
-fn write_export(export: &TableExport) -> Result<String, String> {
-    let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    let name = format!("{}-{}.json", export.stem, at.replace(':', ""));
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(&name);
-    let written = file.and_then(|mut file| writeln!(file, "{}", export.json));
-    written.map(|()| format!("written to {name}")).map_err(|error| format!("{name}: {error}"))
-}
-
 fn loop_event(event: Option<io::Result<Event>>) -> LoopEvent {
     match event {
         Some(Ok(Event::Key(key))) => LoopEvent::Key(key),
@@ -324,6 +319,10 @@ mod tests {
         gateway::handle::{self, PendingCommand},
         profile::Mode,
         telemetry::snapshot::TrafficTotals,
+        tui::{
+            app::StatusMessage,
+            export_writer::tests::{hanging, release},
+        },
     };
 
     type Keys = Vec<(Duration, KeyCode)>;
@@ -395,6 +394,34 @@ mod tests {
     async fn a_key_without_meaning_draws_nothing() {
         let (_, frames, _) = run(vec![key('z'), key('w')], |_| snapshot(5.0, 0)).await;
         assert_eq!(frames, 1);
+    }
+
+    /// In real time: a thread that works holds a paused clock.
+    #[tokio::test]
+    async fn an_export_to_a_disk_that_hangs_holds_no_frame_up() {
+        let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        let (handle, _feed) = handle::channel(snapshot(5.0, 0), "test");
+        let source = ScreenSource::own(handle);
+        let mut screen = ScreenLoop::new(terminal, Rect::new(0, 0, 80, 24), source, ScreenStyle::FULL);
+        screen.exports = hanging(Duration::from_millis(300));
+        let press = |screen: &mut ScreenLoop<TestBackend>, key| {
+            screen.handle_wakeup(LoopEvent::Key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE)))
+        };
+        let began = Instant::now();
+        assert_eq!(press(&mut screen, 'e'), None);
+        assert_eq!(screen.app.status_message(), Some(&StatusMessage::Waiting("writing the table".into())));
+        press(&mut screen, 'e');
+        press(&mut screen, 'e');
+        let refused = StatusMessage::Refused("the tables before it are not written yet".into());
+        assert_eq!(screen.app.status_message(), Some(&refused));
+        press(&mut screen, '4');
+        screen.draw_if_due().unwrap();
+        assert!(began.elapsed() < Duration::from_millis(300), "it waits for the disk");
+        let result = screen.exports.next().await;
+        assert!(result.as_ref().is_err_and(|why| why.contains("did not answer")), "{result:?}");
+        screen.handle_wakeup(LoopEvent::Exported(result));
+        assert!(matches!(screen.app.status_message(), Some(StatusMessage::Refused(_))));
+        release();
     }
 
     #[tokio::test(start_paused = true)]

@@ -83,6 +83,8 @@ fn open<T, F: Future<Output = (ScreenEnd, T)>, G: Future<Output = ()>>(
         }
         // Nobody may be waiting for the end.
         let _ = ends.send(ended);
+        // A file that is being written may never be.
+        runtime.shutdown_background();
     };
     thread::Builder::new().name("screen".into()).spawn(run)?;
     has_opened.recv().map_err(io::Error::other)??;

@@ -12,7 +12,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -112,10 +112,20 @@ impl LineSink {
 
     /// Waits until what was handed over is written, and no longer than that.
     pub fn flush(&self, within: Duration) {
+        let deadline = Instant::now() + within;
         let (written, all_written) = sync_channel(1);
-        if self.0.queue.try_send(SinkMessage::Flush(written)).is_ok() {
-            let _ = all_written.recv_timeout(within); // Late lines are lost with the reader.
+        let mut message = SinkMessage::Flush(written);
+        // A full queue has room again when its reader goes on.
+        while let Err(refused) = self.0.queue.try_send(message) {
+            let TrySendError::Full(again) = refused else { return };
+            if Instant::now() >= deadline {
+                return;
+            }
+            message = again;
+            thread::sleep(GATHER);
         }
+        // Late lines are lost with the reader.
+        let _ = all_written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -227,11 +237,12 @@ impl SinkWriter {
 
     fn write_batch(&mut self, text: &[u8], count: u64) {
         self.open_if_due();
-        if text.is_empty() {
-            return;
-        }
         let lost = self.state.lost.load(Ordering::Relaxed);
         let missing = self.loss_line.filter(|_| lost > self.told);
+        // What is missing behind the last line has no line to go with.
+        if text.is_empty() && missing.is_none() {
+            return;
+        }
         let missing = missing.map(|line| line(lost, &self.state.describe_loss()) + "\n");
         match self.write_all(&[missing.unwrap_or_default().as_bytes(), text].concat()) {
             Ok(()) => self.told = lost,
