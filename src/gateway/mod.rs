@@ -73,6 +73,7 @@ use crate::{
     telemetry::{
         clock,
         health::alert_tracker::AlertTracker,
+        log::LogEvent,
         notices::NoticeLog,
         registry::SessionRegistry,
         snapshot::{DescriptorUsage, Snapshot},
