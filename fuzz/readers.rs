@@ -64,16 +64,19 @@ pub fn proxy(input: &[u8]) -> String {
     let (client, length) = match whole {
         Err(fault) => return checked(fault.to_string()),
         Ok(None) => return "more".into(),
-        Ok(Some((None, length))) => return format!("no client, {length} bytes"),
-        Ok(Some((Some(client), length))) => (client, length),
+        Ok(Some(proxy::ProxyHeader { client: None, length, .. })) => {
+            return format!("no client, {length} bytes");
+        }
+        Ok(Some(proxy::ProxyHeader { client: Some(client), length, .. })) => (client, length),
     };
     let (theirs, their_length) =
         ProxyHeader::parse(input, ParseConfig::default()).expect("who is stricter is read by others");
     assert_eq!(theirs.proxied_address().map(|address| address.source), Some(client));
     assert_eq!(their_length, length);
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
-        let again = proxy::write_header(version, Some(client), client);
-        assert_eq!(proxy::parse(&again), Ok(Some((Some(client), again.len()))));
+        let again = proxy::write_header(version, Some(client), client, b"");
+        let heard = proxy::parse(&again).expect("it was written here").expect("it is whole");
+        assert_eq!((heard.client, heard.length), (Some(client), again.len()));
     }
     format!("{client}, {length} bytes")
 }

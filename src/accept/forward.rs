@@ -271,6 +271,7 @@ fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest
         service: asked.service,
         id: None,
         client: None,
+        origin: Box::default(),
         peer: Some(asked.peer),
         reply: SessionReply::Socks,
         prefix: Vec::new(),

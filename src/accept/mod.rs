@@ -26,7 +26,11 @@ use crate::{
         Peer, handshake, link_guard::LinkGuard, multiplex::handle::IncomingSession, session_side::SessionSide,
     },
     profile::{Half, ServiceName},
-    proto::{Refusal, multiplex::open::OpenRequest, socks5},
+    proto::{
+        Refusal,
+        multiplex::open::{ClientOrigin, OpenRequest},
+        socks5,
+    },
     telemetry::end::SessionEnd,
 };
 
@@ -40,6 +44,7 @@ pub struct SessionRequest {
     pub id: Option<String>,
     /// The client's address where it is known; SOCKS5 CONNECT can not carry it.
     pub client: Option<SocketAddr>,
+    pub origin: Box<ClientOrigin>,
     /// The gateway it came through, if any.
     pub peer: Option<Peer>,
     pub reply: SessionReply,
@@ -73,6 +78,7 @@ impl SessionRequest {
             service: open.service,
             id: Some(open.id),
             client: open.client,
+            origin: Box::new(open.origin),
             reply: SessionReply::Framed,
             prefix: Vec::new(),
             link_guard: None,

@@ -17,6 +17,7 @@ use crate::{
         stream::NetStream,
     },
     profile::{Network, ServiceName, WebOptions},
+    proto::multiplex::open::ClientOrigin,
     tls::{
         client_hello::{self, ClientHello, HelloReadError},
         edge,
@@ -105,6 +106,7 @@ pub struct AdmittedClient {
     pub stream: NetStream,
     /// What it has said already, for the backend.
     pub prefix: Vec<u8>,
+    pub origin: Box<ClientOrigin>,
 }
 
 /// Why a client is turned away before it has a service.
@@ -168,7 +170,7 @@ pub async fn route_probe(
         Ok(edge::accept(hello, stream, probe::probe_server_config(config)).await?)
     };
     let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(RouteError::Timeout))?;
-    Ok(AdmittedClient { client, service, stream, prefix: Vec::new() })
+    Ok(AdmittedClient { client, service, stream, prefix: Vec::new(), origin: Box::default() })
 }
 
 async fn route_stream(
@@ -176,18 +178,27 @@ async fn route_stream(
     from: SocketAddr,
     front: &PortRoutes,
 ) -> Result<RoutedClient, RouteError> {
+    let mut origin = origin_of(&stream);
     let (client, said) = match &front.proxy {
         None => (from, Vec::new()),
         Some(networks) if networks.iter().any(|network| network.contains(from.ip())) => {
-            let (client, said) = proxy::read(&mut stream).await?;
-            (client.unwrap_or(from), said)
+            let (header, said) = proxy::read(&mut stream).await?;
+            origin.destination = header.destination.or(origin.destination);
+            origin.proxy_tlvs = header.tlvs;
+            (header.client.unwrap_or(from), said)
         }
         Some(_) => return Err(RouteError::NotProxy),
     };
     let doors = match &front.table {
         RouteTable::One(service) => {
             let (service, stream) = (service.clone(), NetStream::Tcp(stream));
-            return Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix: said }));
+            return Ok(RoutedClient::Session(AdmittedClient {
+                client,
+                service,
+                stream,
+                prefix: said,
+                origin,
+            }));
         }
         RouteTable::Http(doors) => {
             let (stream, doors) = (NetStream::Tcp(stream), doors.clone());
@@ -197,6 +208,7 @@ async fn route_stream(
                 prefix: said,
                 routes: doors,
                 is_tls: false,
+                origin,
             }));
         }
         RouteTable::Named(doors) => doors,
@@ -210,7 +222,8 @@ async fn route_stream(
     match &door.handling {
         TlsHandling::Passed(service) => {
             let (service, stream) = (service.clone(), NetStream::Tcp(stream));
-            Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix: hello.into_bytes() }))
+            let prefix = hello.into_bytes();
+            Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix, origin }))
         }
         TlsHandling::Down(service, why) => {
             client_hello::refuse_service(&mut stream).await;
@@ -225,6 +238,7 @@ async fn route_stream(
                 service: service.clone(),
                 stream,
                 prefix: Vec::new(),
+                origin,
             }))
         }
         TlsHandling::Http(doors, config) => {
@@ -235,9 +249,17 @@ async fn route_stream(
                 prefix: Vec::new(),
                 routes: doors.clone(),
                 is_tls: true,
+                origin,
             }))
         }
     }
+}
+
+/// Where a client has connected to; all that is known of it without being told.
+pub fn origin_of(stream: &TcpStream) -> Box<ClientOrigin> {
+    let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+    let destination = stream.local_addr().ok().map(canonical);
+    Box::new(ClientOrigin { destination, ..ClientOrigin::default() })
 }
 
 /// The very host comes before `*.` and its parent, and these before any; then the longest path. A request without

@@ -76,8 +76,9 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
         }
         match &**front.load() {
             PortRoutes { proxy: None, table: RouteTable::One(service) } => {
-                let (service, stream) = (service.clone(), NetStream::Tcp(stream));
-                let entered = AdmittedClient { client, service, stream, prefix: Vec::new() };
+                let (service, origin) = (service.clone(), routes::origin_of(&stream));
+                let stream = NetStream::Tcp(stream);
+                let entered = AdmittedClient { client, service, stream, prefix: Vec::new(), origin };
                 tasks.spawn("session", serve_within_quota(place, serve(session_request(entered))));
             }
             PortRoutes { proxy: Some(_), .. }
@@ -135,7 +136,10 @@ async fn serve_probe(
 ) {
     let ExpectedProbe { service, by_tls } = probe;
     let entered = match by_tls {
-        false => Ok(AdmittedClient { client, service, stream: NetStream::Tcp(stream), prefix: Vec::new() }),
+        false => {
+            let (stream, prefix) = (NetStream::Tcp(stream), Vec::new());
+            Ok(AdmittedClient { client, service, stream, prefix, origin: Box::default() })
+        }
         true => Box::pin(routes::route_probe(stream, client, service, &front)).await,
     };
     match entered {
@@ -196,13 +200,14 @@ impl RouteLifetime {
 }
 
 pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
-    let AdmittedClient { client, service, stream, prefix: said } = entered;
+    let AdmittedClient { client, service, stream, prefix: said, origin } = entered;
     SessionRequest {
         half: Half::Dmz,
         downstream: SessionSide::Stream(stream),
         service,
         id: None,
         client: Some(client),
+        origin,
         peer: None,
         reply: SessionReply::Silent,
         prefix: said,

@@ -51,7 +51,7 @@ pub fn web_socket_client(here: CheckedStream, route: HttpRoute, client: SocketAd
     let WebOptions { message_limit, inactivity, frames, .. } = route.web;
     let limits = WebSocketLimits { message: message_limit, inactivity, frames };
     let stream = NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
-    AdmittedClient { client, service: route.service, stream, prefix: Vec::new() }
+    AdmittedClient { client, service: route.service, stream, prefix: Vec::new(), origin: Box::default() }
 }
 
 /// Joins a connection that was upgraded to the other end of its upstream session.

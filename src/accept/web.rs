@@ -58,6 +58,7 @@ use crate::{
     },
     net::{pipe::pipe, prefixed::PrefixedStream, stream::NetStream},
     profile::{ServiceName, defaults},
+    proto::multiplex::open::ClientOrigin,
     telemetry::log::LogEvent,
 };
 
@@ -71,11 +72,13 @@ pub struct WebClient {
     pub prefix: Vec<u8>,
     pub routes: Arc<Vec<HttpRoute>>,
     pub is_tls: bool,
+    pub origin: Box<ClientOrigin>,
 }
 
 /// What all requests of one connection share.
 struct ClientConnection {
     client: SocketAddr,
+    origin: Box<ClientOrigin>,
     forwarded: ForwardedHeaders,
     routes: Arc<Vec<HttpRoute>>,
     serve: ServeSession,
@@ -115,9 +118,10 @@ pub async fn serve(
     stay: RouteLifetime,
     greeting: HandshakePermit,
 ) -> Option<SessionRequest> {
-    let WebClient { client, stream, prefix: said, routes: doors, is_tls } = came;
+    let WebClient { client, stream, prefix: said, routes: doors, is_tls, origin } = came;
     let front = Arc::new(ClientConnection {
         client,
+        origin,
         forwarded: ForwardedHeaders::new(client.ip(), is_tls),
         routes: doors,
         serve,
@@ -162,7 +166,8 @@ pub async fn serve(
             let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             let left = lock(&front.downstream_upgrade).take();
             let entered = downgrade_client(left).await.map(|here| {
-                let entered = web_socket_client(here, door, client);
+                let origin = front.origin.clone();
+                let entered = AdmittedClient { origin, ..web_socket_client(here, door, client) };
                 let work = IdleState::new_busy(&front.reclaim);
                 record.into_iter().for_each(|record| work.finish_with_session(record));
                 SessionRequest { id: Some(id), idle_state: Some(work), ..session_request(entered) }
@@ -458,6 +463,7 @@ impl ClientConnection {
             service: service.clone(),
             stream: NetStream::Pipe(theirs.with_client_flag(self.tracker.end_flag())),
             prefix: Vec::new(),
+            origin: self.origin.clone(),
         };
         let rest = IdleState::new_busy(&self.reclaim);
         let asked = SessionRequest {

@@ -17,7 +17,7 @@ use crate::{
         tcp,
     },
     profile::{Backend, RemoteServer},
-    proto::{Refusal, proxy},
+    proto::{Refusal, multiplex::open::ClientOrigin, proxy},
     telemetry::end::EndedBy,
     tls::edge::{EdgeTls, TlsClient},
 };
@@ -75,7 +75,9 @@ pub async fn connect(
     let stream = match &target.backend {
         Backend::Http(http) if !order.probe => web::connect_backend(target, http, order).await?,
         // A probe asks for nothing.
-        Backend::Echo | Backend::Socket(_) | Backend::Http(_) => reach_backend(target, client).await?,
+        Backend::Echo | Backend::Socket(_) | Backend::Http(_) => {
+            reach_backend(target, client, &order.origin).await?
+        }
     };
     Ok(ConnectedUpstream {
         side: SessionSide::Stream(stream),
@@ -89,16 +91,17 @@ pub async fn connect(
 pub async fn reach_backend(
     target: &BackendTarget,
     client: Option<SocketAddr>,
+    origin: &ClientOrigin,
 ) -> Result<NetStream, ConnectFailure> {
     match target.backend.remote() {
         None => Ok(NetStream::Echo(EchoStream::default())),
-        Some(remote) => dial(remote, target.tls.as_ref(), client).await,
+        Some(remote) => dial(remote, target.tls.as_ref(), client, origin).await,
     }
 }
 
 /// Whether a backend answers, its TLS included; it hears nothing more.
 pub async fn check_backend(target: &BackendTarget) -> Result<(), ConnectFailure> {
-    reach_backend(target, None).await?.let_close_cleanly();
+    reach_backend(target, None, &ClientOrigin::default()).await?.let_close_cleanly();
     Ok(())
 }
 
@@ -106,6 +109,7 @@ async fn dial(
     remote: &RemoteServer,
     caller: Option<&TlsClient>,
     client: Option<SocketAddr>,
+    origin: &ClientOrigin,
 ) -> Result<NetStream, ConnectFailure> {
     let at = &remote.at;
     let began = Instant::now();
@@ -124,7 +128,11 @@ async fn dial(
     if let Some(version) = remote.proxy {
         // A new socket takes it at once, or is gone.
         let told = match stream.peer_addr() {
-            Ok(backend) => stream.write_all(&proxy::write_header(version, client, backend)).await,
+            Ok(backend) => {
+                let destination = origin.destination.unwrap_or(backend);
+                let header = proxy::write_header(version, client, destination, &origin.proxy_tlvs);
+                stream.write_all(&header).await
+            }
             Err(error) => Err(error),
         };
         told.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;

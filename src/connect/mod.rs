@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     link::{Peer, link_guard::LinkGuard, pool::Pool, session_side::SessionSide},
     profile::ServiceName,
-    proto::Refusal,
+    proto::{Refusal, multiplex::open::ClientOrigin},
     telemetry::{
         end::EndedBy,
         notices::{NoticeLog, ReportOnce},
@@ -41,6 +41,7 @@ pub struct ConnectRequest<'a> {
     /// The session's id, the same on both gateways.
     pub id: &'a str,
     pub client: Option<SocketAddr>,
+    pub origin: Box<ClientOrigin>,
     pub probe: bool,
     pub counters: &'a SessionCounters,
     /// Peers that have refused the session.
@@ -147,6 +148,7 @@ mod tests {
             peers: None,
             id: "s-1",
             client: None,
+            origin: Box::default(),
             probe: false,
             counters: &counters,
             refused_by: Vec::new(),
@@ -194,6 +196,7 @@ mod tests {
                 peers: None,
                 id: "s-1",
                 client: Some(([127, 0, 0, 1], 50_000).into()),
+                origin: Box::default(),
                 probe: true,
                 counters: &counters,
                 refused_by: Vec::new(),

@@ -66,6 +66,7 @@ pub async fn open_session(
         SessionSide::Shared(mut slot) => {
             let mut request = OpenRequest::new(order.service.clone(), order.id.to_owned());
             (request.client, request.is_probe) = (order.client, order.probe);
+            request.origin = (*order.origin).clone();
             slot.request = Some(request);
             let first = order.take_unsent();
             Ok(ConnectedUpstream {

@@ -60,7 +60,7 @@ use crate::{
         tcp,
     },
     profile::{HttpRemote, RemoteServer, ServiceName},
-    proto::Refusal,
+    proto::{Refusal, multiplex::open::ClientOrigin},
     telemetry::{
         end::EndedBy,
         log::LogEvent,
@@ -78,6 +78,7 @@ struct BackendRequests {
     notices: Arc<NoticeLog>,
     reported: Arc<ReportOnce>,
     client: Option<SocketAddr>,
+    origin: Box<ClientOrigin>,
     drivers: ConnectionDrivers,
     log: Arc<RateLimitedLog>,
     user: ConnectionUser,
@@ -137,6 +138,7 @@ pub async fn connect_backend(
         notices: order.notices.clone(),
         reported: order.reported.clone(),
         client: order.client,
+        origin: order.origin.clone(),
         drivers: ConnectionDrivers::default(),
         log: order.log.clone(),
         user: ConnectionUser(NEXT_USER.fetch_add(1, Ordering::Relaxed)),
@@ -420,7 +422,7 @@ impl BackendRequests {
     }
 
     async fn dial(&self) -> Result<HeldConnection, ConnectFailure> {
-        let stream = direct::reach_backend(&self.target, self.client).await?;
+        let stream = direct::reach_backend(&self.target, self.client, &self.origin).await?;
         let reached = stream.tcp().and_then(|socket| {
             tcp::keep_edge_alive(socket);
             socket.peer_addr().ok()

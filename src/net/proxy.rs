@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use thiserror::Error;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use crate::proto::proxy::{self, ProxyHeaderError};
+use crate::proto::proxy::{self, ProxyHeader, ProxyHeaderError};
 
 /// Why no header came to be read.
 #[derive(Debug, Error)]
@@ -18,8 +18,8 @@ pub enum ProxyReadError {
     Io(io::Error),
 }
 
-/// Reads a header: the client, unless the proxy speaks for itself, and what was read behind it.
-pub async fn read(stream: &mut TcpStream) -> Result<(Option<SocketAddr>, Vec<u8>), ProxyReadError> {
+/// Reads a header, and what was read behind it.
+pub async fn read(stream: &mut TcpStream) -> Result<(ProxyHeader, Vec<u8>), ProxyReadError> {
     let mut said = Vec::new();
     loop {
         match stream.read_buf(&mut said).await {
@@ -27,9 +27,12 @@ pub async fn read(stream: &mut TcpStream) -> Result<(Option<SocketAddr>, Vec<u8>
             Ok(_) => {}
             Err(error) => return Err(ProxyReadError::Io(error)),
         }
-        if let Some((client, length)) = proxy::parse(&said)? {
-            let client = client.map(|client| SocketAddr::new(client.ip().to_canonical(), client.port()));
-            return Ok((client, said.split_off(length)));
+        if let Some(mut header) = proxy::parse(&said)? {
+            let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+            header.client = header.client.map(canonical);
+            header.destination = header.destination.map(canonical);
+            let rest = said.split_off(header.length);
+            return Ok((header, rest));
         }
     }
 }

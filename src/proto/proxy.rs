@@ -8,6 +8,7 @@ use std::{
 
 use thiserror::Error;
 
+use super::multiplex::open::PROXY_TLVS_BYTES_MAX;
 use crate::profile::ProxyVersion;
 
 /// How version 2 begins, and how version 1 does.
@@ -44,10 +45,35 @@ pub enum ProxyHeaderError {
     Kind(u8),
     #[error("bytes 14 and 15 of its PROXY header say that {said} bytes follow, where {least} have to")]
     Short { said: usize, least: usize },
+    #[error("a field of its PROXY header, type {0:#04x}, does not end within it")]
+    Unfinished(u8),
+    #[error("the checksum of its PROXY header is not that of its bytes")]
+    Checksum,
 }
 
-/// A header's client, unless the proxy speaks for itself, and its length.
-pub type ProxyHeader = (Option<SocketAddr>, usize);
+/// What a header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyHeader {
+    /// Unless the proxy speaks for itself.
+    pub client: Option<SocketAddr>,
+    /// The address that the client connected to.
+    pub destination: Option<SocketAddr>,
+    /// What else version 2 says, but for what is about this header alone: a checksum, and padding.
+    pub tlvs: Vec<u8>,
+    /// Bytes of the header.
+    pub length: usize,
+}
+
+impl ProxyHeader {
+    fn of(addresses: Option<(SocketAddr, SocketAddr)>, length: usize) -> Self {
+        let (client, destination) = addresses.unzip();
+        Self { client, destination, tlvs: Vec::new(), length }
+    }
+}
+
+/// Types of version 2's further fields (2.2.3, 2.2.4); what they say is about one header alone.
+const CHECKSUM: u8 = 0x03;
+const PADDING: u8 = 0x04;
 
 /// Reads a header; `None` while it is not complete.
 pub fn parse(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
@@ -78,28 +104,28 @@ fn parse_text(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
         Some("UNKNOWN") => None,
         _ => return Err(ProxyHeaderError::Family),
     };
-    Ok(Some((client, end + 1)))
+    Ok(Some(ProxyHeader::of(client, end + 1)))
 }
 
 fn addresses<T: FromStr + Into<IpAddr>>(
     mut fields: Split<'_, char>,
     what: &'static str,
-) -> Result<SocketAddr, ProxyHeaderError> {
+) -> Result<(SocketAddr, SocketAddr), ProxyHeaderError> {
     let mut address = |at| -> Result<T, ProxyHeaderError> {
         fields.next().and_then(|field| field.parse().ok()).ok_or(ProxyHeaderError::Field(at, what))
     };
-    let (client, _) = (address(3)?, address(4)?);
+    let (client, destination) = (address(3)?, address(4)?);
     let mut port = |at| {
         let port = fields.next().and_then(|field| Some((field, field.parse::<u16>().ok()?)));
         // Not `+1` and not `01`.
         let port = port.filter(|(field, port)| *field == port.to_string());
         port.map(|(_, port)| port).ok_or(ProxyHeaderError::Field(at, "a port"))
     };
-    let (port, _) = (port(5)?, port(6)?);
+    let ports = (port(5)?, port(6)?);
     if fields.next().is_some() {
         Err(ProxyHeaderError::More)
     } else {
-        Ok(SocketAddr::new(client.into(), port))
+        Ok((SocketAddr::new(client.into(), ports.0), SocketAddr::new(destination.into(), ports.1)))
     }
 }
 
@@ -122,16 +148,60 @@ fn parse_binary(said: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
         return Err(ProxyHeaderError::Short { said: length, least });
     }
     let Some(body) = said[HEAD_BYTES..].get(..length) else { return Ok(None) };
-    let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
-    let client = match body {
-        [a, b, c, d, ..] if least == 12 => Some(SocketAddr::new(IpAddr::from([*a, *b, *c, *d]), port(8))),
-        body if least == 36 => {
-            let address = *body.first_chunk::<16>().expect("the body has at least 36 bytes");
-            Some(SocketAddr::new(IpAddr::from(address), port(32)))
-        }
-        _ => None,
+    let mut header = ProxyHeader::of(binary_addresses(body, least), HEAD_BYTES + length);
+    if least > 0 {
+        header.tlvs = check_fields(&said[..header.length], HEAD_BYTES + least)?;
+    }
+    Ok(Some(header))
+}
+
+/// Of a body of 12 bytes and more, or of 36.
+fn binary_addresses(body: &[u8], least: usize) -> Option<(SocketAddr, SocketAddr)> {
+    let address = |at: usize, port_at: usize| {
+        let port = u16::from_be_bytes([body[port_at], body[port_at + 1]]);
+        let ip: IpAddr = match least {
+            12 => <[u8; 4]>::try_from(&body[at..at + 4]).map(IpAddr::from).ok()?,
+            _ => <[u8; 16]>::try_from(&body[at..at + 16]).map(IpAddr::from).ok()?,
+        };
+        Some(SocketAddr::new(ip, port))
     };
-    Ok(Some((client, HEAD_BYTES + length)))
+    match least {
+        12 => Some((address(0, 8)?, address(4, 10)?)),
+        36 => Some((address(0, 32)?, address(16, 34)?)),
+        _ => None,
+    }
+}
+
+/// The further fields of a header, checked: type (1), length (2), value each.
+fn check_fields(header: &[u8], begins_at: usize) -> Result<Vec<u8>, ProxyHeaderError> {
+    let (mut kept, mut at) = (Vec::new(), begins_at);
+    while let Some(&kind) = header.get(at) {
+        let length =
+            header.get(at + 1..at + 3).map(|bytes| usize::from(bytes[0]) << 8 | usize::from(bytes[1]));
+        let field = length.and_then(|length| header.get(at..at + 3 + length));
+        let field = field.ok_or(ProxyHeaderError::Unfinished(kind))?;
+        match kind {
+            PADDING => {}
+            CHECKSUM => {
+                let blank =
+                    [&header[..at + 3], &vec![0; field.len() - 3], &header[at + field.len()..]].concat();
+                if field[3..] != crc32c(&blank).to_be_bytes() {
+                    return Err(ProxyHeaderError::Checksum);
+                }
+            }
+            _ => kept.extend_from_slice(field),
+        }
+        at += field.len();
+    }
+    // More than goes over a link: who the client is, is what matters.
+    kept.truncate(if kept.len() > PROXY_TLVS_BYTES_MAX { 0 } else { kept.len() });
+    Ok(kept)
+}
+
+/// CRC-32 with Castagnoli's polynomial (RFC 3720, 12.1).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc: u32, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 fn is_local(command: u8) -> Result<bool, ProxyHeaderError> {
@@ -142,34 +212,43 @@ fn is_local(command: u8) -> Result<bool, ProxyHeaderError> {
     }
 }
 
-/// The header for a backend: who the client is, where that is known.
-pub fn write_header(version: ProxyVersion, client: Option<SocketAddr>, backend: SocketAddr) -> Vec<u8> {
+/// The header for a backend: who the client is, where that is known, what it connected to, and what a
+/// proxy before us said.
+pub fn write_header(
+    version: ProxyVersion,
+    client: Option<SocketAddr>,
+    destination: SocketAddr,
+    tlvs: &[u8],
+) -> Vec<u8> {
     let Some(client) = client else {
         return match version {
             ProxyVersion::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
             ProxyVersion::V2 => [SIGNATURE, b"\x20\0\0\0"].concat(),
         };
     };
-    let to = match (client.ip(), backend.ip()) {
-        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => backend.ip(),
+    let to = match (client.ip(), destination.ip()) {
+        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => destination.ip(),
         // Both are of one family in a header; it is the client that matters.
         (IpAddr::V4(_), IpAddr::V6(_)) => Ipv4Addr::UNSPECIFIED.into(),
         (IpAddr::V6(_), IpAddr::V4(_)) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let (from, ports) = (client.ip(), (client.port(), backend.port()));
+    let (from, ports) = (client.ip(), (client.port(), destination.port()));
     match version {
         ProxyVersion::V1 => {
             let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
             format!("PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1).into_bytes()
         }
         ProxyVersion::V2 => {
-            let kind: &[u8] = if from.is_ipv4() { b"\x21\x11\0\x0c" } else { b"\x21\x21\0\x24" };
+            let (kind, least): (&[u8], usize) =
+                if from.is_ipv4() { (b"\x21\x11", 12) } else { (b"\x21\x21", 36) };
+            // Bounded where they come from.
+            let length = u16::try_from(least + tlvs.len()).unwrap_or(u16::MAX).to_be_bytes();
             let octets = |ip| match ip {
                 IpAddr::V4(ip) => ip.octets().to_vec(),
                 IpAddr::V6(ip) => ip.octets().to_vec(),
             };
             let ports = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
-            [SIGNATURE, kind, &octets(from), &octets(to), &ports].concat()
+            [SIGNATURE, kind, &length, &octets(from), &octets(to), &ports, tlvs].concat()
         }
     }
 }
@@ -187,12 +266,18 @@ mod tests {
                 CLIENTS.map(|client| Some(client.parse().expect("an address"))).into_iter().chain([None])
             {
                 for backend in CLIENTS {
-                    let bytes = write_header(version, client, backend.parse().expect("an address"));
+                    let destination: SocketAddr = backend.parse().expect("an address");
+                    let tlvs: &[u8] = if version == ProxyVersion::V2 { b"\x02\0\x03abc" } else { b"" };
+                    let bytes = write_header(version, client, destination, tlvs);
                     for cut in 1..bytes.len() {
                         assert_eq!(parse(&bytes[..cut]), Ok(None), "{version:?} {client:?} {cut}");
                     }
                     let more = [&bytes[..], b"PROXY"].concat();
-                    assert_eq!(parse(&more), Ok(Some((client, bytes.len()))), "{version:?}");
+                    let is_alike = client.is_some_and(|client| client.is_ipv4() == destination.is_ipv4());
+                    let heard = parse(&more).expect("a header").expect("it is whole");
+                    assert_eq!((heard.client, heard.length), (client, bytes.len()), "{version:?}");
+                    assert_eq!(heard.destination == Some(destination), is_alike, "{heard:?}");
+                    assert_eq!(heard.tlvs, if client.is_some() { tlvs } else { b"" });
                 }
             }
         }
@@ -202,13 +287,36 @@ mod tests {
     fn what_is_written_is_what_the_manual_says() {
         let [client, _] = CLIENTS.map(|client| client.parse().expect("an address"));
         let backend = "10.0.0.1:25".parse().expect("an address");
-        let line = write_header(ProxyVersion::V1, Some(client), backend);
+        let line = write_header(ProxyVersion::V1, Some(client), backend, b"");
         assert_eq!(line, b"PROXY TCP4 192.0.2.7 10.0.0.1 50000 25\r\n");
-        let bytes = write_header(ProxyVersion::V2, Some(client), backend);
+        let bytes = write_header(ProxyVersion::V2, Some(client), backend, b"");
         let expected =
             [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 7, 10, 0, 0, 1, 195, 80, 0, 25]]
                 .concat();
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn further_fields_are_checked_and_those_about_the_header_alone_left_out() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283, "the example of the standard");
+        let header = |fields: &[u8]| {
+            let length = (12 + fields.len() as u16).to_be_bytes();
+            [SIGNATURE, b"\x21\x11", &length, &[1; 12], fields].concat()
+        };
+        let unsealed = header(b"\x02\0\x01h\x04\0\x02xx\x03\0\x04\0\0\0\0\xe0\0\x01u");
+        let seal = crc32c(&unsealed).to_be_bytes();
+        let mut sealed = unsealed.clone();
+        let at = sealed.len() - 8;
+        sealed[at..at + 4].copy_from_slice(&seal);
+        let heard = parse(&sealed).expect("a header").expect("it is whole");
+        assert_eq!(heard.tlvs, b"\x02\0\x01h\xe0\0\x01u");
+        assert_eq!(parse(&unsealed), Err(ProxyHeaderError::Checksum));
+        for cut in [&b"\x02"[..], b"\x02\0", b"\x02\0\x02a"] {
+            assert_eq!(parse(&header(cut)), Err(ProxyHeaderError::Unfinished(2)), "{cut:?}");
+        }
+        let long = [&b"\x05\x20\0"[..], &[7; 0x2000]].concat();
+        let heard = parse(&header(&long)).expect("a header").expect("it is whole");
+        assert_eq!((heard.client.is_some(), heard.tlvs.len()), (true, 0), "more than a link takes");
     }
 
     #[test]
@@ -218,7 +326,7 @@ mod tests {
         // What stands behind UNKNOWN or LOCAL is not looked at.
         let local = [SIGNATURE, b"\x20\x11\0\x02ab"].concat();
         for bytes in [&b"PROXY UNKNOWN ffff::1 x y\r\n"[..], &udp, &unix, &local] {
-            assert_eq!(parse(bytes), Ok(Some((None, bytes.len()))), "{bytes:?}");
+            assert_eq!(parse(bytes), Ok(Some(ProxyHeader::of(None, bytes.len()))), "{bytes:?}");
         }
     }
 

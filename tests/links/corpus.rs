@@ -8,7 +8,7 @@ use portcullis::{
             fields::push_field,
             frame::{CutCause, FrameHead, FrameType, LinkFrame},
             hello::{HelloAbout, InstanceId, OfferState, OpenerHello, ServerHello, ServiceOffer},
-            open::{OpenRequest, ProvenUser},
+            open::{ClientOrigin, OpenRequest, ProvenUser},
             state::LinkEnd::{self, Opener, Server},
         },
     },
@@ -343,10 +343,12 @@ fn full() -> OpenRequest {
     OpenRequest {
         is_probe: true,
         client: "[2001:db8::7]:50000".parse().ok(),
-        destination: "192.0.2.9:443".parse().ok(),
-        user: Some(ProvenUser { method: "certificate".into(), name: "alice".into() }),
-        alpn: b"h2".to_vec(),
-        proxy_tlvs: vec![5; 100],
+        origin: ClientOrigin {
+            destination: "192.0.2.9:443".parse().ok(),
+            user: Some(ProvenUser { method: "certificate".into(), name: "alice".into() }),
+            alpn: b"h2".to_vec(),
+            proxy_tlvs: vec![5; 100],
+        },
         ..OpenRequest::new(services(&[&"s".repeat(255)]).remove(0), "f".repeat(32))
     }
 }

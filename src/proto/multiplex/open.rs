@@ -37,12 +37,18 @@ pub struct OpenRequest {
     /// No client but a check of the way.
     pub is_probe: bool,
     pub client: Option<SocketAddr>,
+    pub origin: ClientOrigin,
+}
+
+/// What is known of a client's connection beside its address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientOrigin {
     /// The address that the client connected to.
     pub destination: Option<SocketAddr>,
     pub user: Option<ProvenUser>,
     /// What an accept agreed on with its client (RFC 7301).
     pub alpn: Vec<u8>,
-    /// What a proxy before us said, unchanged (PROXY v2, section 2.2).
+    /// What a proxy before us said (PROXY v2, section 2.2), but for what was about its header alone.
     pub proxy_tlvs: Vec<u8>,
 }
 
@@ -57,16 +63,7 @@ pub struct ProvenUser {
 impl OpenRequest {
     /// One of which no more is known.
     pub fn new(service: ServiceName, id: String) -> Self {
-        Self {
-            service,
-            id,
-            is_probe: false,
-            client: None,
-            destination: None,
-            user: None,
-            alpn: Vec::new(),
-            proxy_tlvs: Vec::new(),
-        }
+        Self { service, id, is_probe: false, client: None, origin: ClientOrigin::default() }
     }
 
     pub fn body(&self) -> Vec<u8> {
@@ -76,17 +73,17 @@ impl OpenRequest {
         if self.is_probe {
             push_field(&mut body, PROBE_TAG, &[]);
         }
-        for (tag, address) in [(CLIENT_TAG, self.client), (DESTINATION_TAG, self.destination)] {
+        for (tag, address) in [(CLIENT_TAG, self.client), (DESTINATION_TAG, self.origin.destination)] {
             if let Some(address) = address {
                 push_field(&mut body, tag, &address_value(address));
             }
         }
-        if let Some(user) = &self.user {
+        if let Some(user) = &self.origin.user {
             let method = &user.method.as_bytes()[..user.method.len().min(USER_BYTES_MAX)];
             let value = [&[method.len() as u8], method, user.name.as_bytes()].concat();
             push_field(&mut body, USER_TAG, &value);
         }
-        for (tag, bytes) in [(ALPN_TAG, &self.alpn), (PROXY_TLVS_TAG, &self.proxy_tlvs)] {
+        for (tag, bytes) in [(ALPN_TAG, &self.origin.alpn), (PROXY_TLVS_TAG, &self.origin.proxy_tlvs)] {
             if !bytes.is_empty() {
                 push_field(&mut body, tag, bytes);
             }
@@ -117,10 +114,12 @@ impl OpenRequest {
             id: fields.required(id)?,
             is_probe: probe.is_some(),
             client,
-            destination,
-            user,
-            alpn: alpn.unwrap_or_default(),
-            proxy_tlvs: proxy_tlvs.unwrap_or_default(),
+            origin: ClientOrigin {
+                destination,
+                user,
+                alpn: alpn.unwrap_or_default(),
+                proxy_tlvs: proxy_tlvs.unwrap_or_default(),
+            },
         })
     }
 }
@@ -189,10 +188,12 @@ mod tests {
         OpenRequest {
             is_probe: true,
             client: "192.0.2.7:258".parse().ok(),
-            destination: "[2001:db8::7]:443".parse().ok(),
-            user: Some(ProvenUser { method: "certificate".into(), name: "älice".into() }),
-            alpn: b"h2".to_vec(),
-            proxy_tlvs: vec![7; PROXY_TLVS_BYTES_MAX],
+            origin: ClientOrigin {
+                destination: "[2001:db8::7]:443".parse().ok(),
+                user: Some(ProvenUser { method: "certificate".into(), name: "älice".into() }),
+                alpn: b"h2".to_vec(),
+                proxy_tlvs: vec![7; PROXY_TLVS_BYTES_MAX],
+            },
             ..request()
         }
     }

@@ -19,9 +19,11 @@ use crate::support::{
 const LISTED: &str = "{ address: 'tcp://127.0.0.1:0', proxy: { from: ['127.0.0.0/8'] } }";
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n";
-/// The same in version 2, with an extension that means nothing to us.
+/// The same in version 2, with padding behind it.
 const V2: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb\x04\0\x01\0";
+/// Further fields: the name that the client asked for, and one of a number for private use.
+const V2_FIELDS: &[u8] = b"\x02\0\x04shop\xe5\0\x01x";
 const V6: &[u8] = b"PROXY TCP6 2001:db8::7 2001:db8::1 50000 443\r\n";
 
 fn out(backend: &Backend, version: &str) -> String {
@@ -62,8 +64,12 @@ async fn the_backend_learns_the_client_that_a_proxy_names() {
             let mut server = backend.accept().await;
             let header = told(&mut server).await;
             assert_eq!(&header[..expected.len()], expected, "{mode:?}");
-            // 50000, and then the port that is the backend's own.
-            assert_eq!(header[header.len() - 4..header.len() - 2], [0xc3, 0x50]);
+            // Where the client had connected to, as it came in.
+            let destination: &[u8] = match said == V6 {
+                true => &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xc3, 0x50, 0x01, 0xbb],
+                false => &[198, 51, 100, 1, 0xc3, 0x50, 0x01, 0xbb],
+            };
+            assert_eq!(&header[expected.len()..], destination, "{mode:?}");
             hear(&mut server, b"and then").await;
             say(&mut server, b"back").await;
             hear(&mut near, b"back").await;
@@ -84,7 +90,7 @@ async fn a_client_of_no_proxy_is_told_too_and_a_proxy_may_speak_for_itself() {
         let near = way.client().await;
         let own = near.local_addr().unwrap();
         let mut server = backend.accept().await;
-        let to = server.local_addr().unwrap();
+        let to = way.dmz.client_port("orders").await;
         let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", own.port(), to.port());
         hear(&mut server, line.as_bytes()).await;
         cut(near);
@@ -97,6 +103,27 @@ async fn a_client_of_no_proxy_is_told_too_and_a_proxy_may_speak_for_itself() {
         say(&mut near, local).await;
         let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} ", near.local_addr().unwrap().port());
         hear(&mut backend.accept().await, line.as_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_else_a_proxy_says_is_checked_and_passed_on() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let way = start(mode, &out(&backend, "v2")).await;
+        let head = |fields: &[u8]| {
+            let length = (12 + fields.len() as u16).to_be_bytes();
+            let addresses = &V2[16..28];
+            [&V2[..14], &length, addresses, fields].concat()
+        };
+        let mut near = way.client().await;
+        say(&mut near, &head(V2_FIELDS)).await;
+        let header = told(&mut backend.accept().await).await;
+        assert_eq!(&header[14..], V2_FIELDS, "{mode:?}");
+        // A checksum that is none costs the connection.
+        let mut near = way.client().await;
+        say(&mut near, &head(&[V2_FIELDS, b"\x03\0\x04\0\0\0\0"].concat())).await;
+        hear_reset(&mut near).await;
     }
 }
 
@@ -116,7 +143,8 @@ async fn nobody_but_the_listed_proxies_comes_in() {
 async fn what_is_no_header_costs_its_own_connection_alone() {
     let way = start(Mode::Reverse, "echo://").await;
     let at = way.dmz.client_port("orders").await;
-    let endless = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[7; 70_000]].concat();
+    let field = b"\x07\xff\xf0";
+    let endless = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[7; 12], field, &[7; 70_000]].concat();
     let line = [&b"PROXY TCP4 "[..], &[b'1'; 65_536]].concat();
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PROXY TCP9 1 2 3 4\r\n", &line] {
         let mut near = way.client().await;
