@@ -158,6 +158,18 @@ pub enum CliAction {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
     Man,
+    /// Try from within what the kernel should refuse a locked half, and print a table
+    #[command(hide = true)]
+    Selftest {
+        #[command(subcommand)]
+        of: SelftestSubject,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum SelftestSubject {
+    /// The lock of `confine`: of one half with `--role`, otherwise of both
+    Confine,
 }
 
 #[derive(Debug, Clone, Args)]

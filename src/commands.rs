@@ -12,13 +12,13 @@ use crate::{
     attach,
     certs::{self, HalfNames},
     check,
-    cli::{Cli, CliAction, KillOptions},
+    cli::{Cli, CliAction, KillOptions, SelftestSubject},
     disk::PipePolicy,
     exit,
     gateway::handle::{AdminAccess, Command, CommandAnswer},
     init, manual,
     output::{print, print_line, print_note},
-    profile,
+    profile, selftest,
     source::ProfileSource,
     status,
     telemetry::{
@@ -89,6 +89,8 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             clap_complete::generate(*shell, &mut Cli::command(), "portcullis", &mut text);
             print(&String::from_utf8_lossy(&text))?;
         }
+        // Not in the runtime: its threads would be older than the lock.
+        CliAction::Selftest { of: SelftestSubject::Confine } => return selftest::run(cli.role),
         CliAction::Man => {
             print(&String::from_utf8_lossy(&manual::page()?))?;
         }

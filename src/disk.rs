@@ -12,8 +12,8 @@ use std::{
         fd::AsFd,
         unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
-    path::Path,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -52,6 +52,10 @@ pub enum ReadError {
     NotPlain(FileKind),
     #[error("it is larger than {}", ByteSize(*bytes_max))]
     TooLarge { bytes_max: u64 },
+    #[error(
+        "the lock of this gateway (`confine`) covers no such folder; a restart with that profile opens it"
+    )]
+    Locked,
     #[error("it is a pipe, and what is written to it did not end within {}s", PIPE_WITHIN.as_secs())]
     Silent,
 }
@@ -87,6 +91,20 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// The folders that may still be read, where the kernel refuses all others.
+static FOLDERS_ALLOWED: OnceLock<Vec<PathBuf>> = OnceLock::new();
+
+/// From now on what is refused outside of these folders is refused by the lock.
+pub fn note_folders_allowed(folders: Vec<PathBuf>) {
+    // Taken once: a lock is never lifted.
+    let _ = FOLDERS_ALLOWED.set(folders);
+}
+
+fn is_locked_out(path: &Path) -> bool {
+    let real = path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into());
+    FOLDERS_ALLOWED.get().is_some_and(|folders| !folders.iter().any(|folder| real.starts_with(folder)))
+}
+
 /// The whole of a file, which is at most `bytes_max` long.
 pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileContents, ReadError> {
     // Opening a pipe that nobody writes to would wait, and so would some devices.
@@ -96,6 +114,9 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
         // How open(2) refuses a socket.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_socket(path) => {
             return Err(ReadError::NotPlain(FileKind::Socket));
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && is_locked_out(path) => {
+            return Err(ReadError::Locked);
         }
         opened => opened?,
     };

@@ -3,36 +3,54 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use portcullis::{cli::Cli, commands, exit, net::passed, output::print_note, run};
+use portcullis::{
+    cli::{Cli, CliAction, SelftestSubject},
+    commands, exit,
+    net::passed,
+    output::print_note,
+    run::{self, PreparedGateway},
+    selftest,
+};
+use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Memory that is not used goes back to the system within seconds.
+/// Memory that is not used goes back to the system within seconds. The allocator's own threads are not started by
+/// this: a part of the lock holds only for threads that are started after it.
 #[expect(unsafe_code, reason = "the allocator looks for this symbol")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static MALLOC_CONF: &[u8] = b"background_thread:true,dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:4\0";
+pub static MALLOC_CONF: &[u8] = b"background_thread:false,dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:4\0";
 
 fn main() -> ExitCode {
     // Before anything is opened, whose number could be taken for theirs.
     passed::take_over_all();
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print_note(format_args!("portcullis: the runtime does not start: {error}"));
-            return exit::FAILED.into();
-        }
-    };
     let result = match &cli.command {
-        Some(action) => runtime.block_on(commands::run(&cli, action)),
-        None => run::run(&cli, &runtime),
+        // The lock that it tries is one for a process without other threads.
+        Some(CliAction::Selftest { of: SelftestSubject::Confine }) => selftest::run(cli.role),
+        Some(action) => in_runtime(|runtime| runtime.block_on(commands::run(&cli, action))),
+        None => match run::prepare(&cli) {
+            Ok(PreparedGateway::Ready(start)) => in_runtime(|runtime| run::run(&cli, *start, runtime)),
+            Ok(PreparedGateway::Refused(code)) => Ok(code),
+            Err(error) => Err(error),
+        },
     };
-    // What still blocks a thread (a name being resolved) must not hold the exit up.
-    runtime.shutdown_background();
     result.unwrap_or_else(|error| {
         // Each of our errors names its cause already.
         print_note(format_args!("portcullis: {error}"));
         exit::FAILED.into()
     })
+}
+
+/// Starts the threads of this process, and runs in them.
+fn in_runtime(run: impl FnOnce(&Runtime) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    // Without its threads the allocator gives memory back whenever it is asked for some.
+    let _ = tikv_jemalloc_ctl::background_thread::write(true);
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| anyhow::anyhow!("the runtime does not start: {error}"))?;
+    let result = run(&runtime);
+    // What still blocks a thread (a name being resolved) must not hold the exit up.
+    runtime.shutdown_background();
+    result
 }

@@ -1,11 +1,19 @@
 //! Runs the gateway of a profile, with a screen or without, until it ends.
 
-use std::{collections::BTreeSet, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::OptionFuture;
 use rustix::process::{
     Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
+use signal_hook::consts::SIGUSR1;
 use tokio::{
     runtime::{Handle as RuntimeHandle, Runtime},
     signal::unix::{SignalKind, signal},
@@ -14,7 +22,9 @@ use tokio::{
 use crate::{
     admin::{server::AdminSocket, socket_path},
     cli::Cli,
-    commands, demo, exit,
+    commands,
+    confine::{ProcessLock, folders::LockedFolders},
+    demo, exit,
     gateway::{
         Engine, GatewayOutcome,
         handle::{Command, GatewayHandle},
@@ -22,10 +32,10 @@ use crate::{
     headless,
     net::passed,
     output::print_note,
-    profile::Profile,
+    profile::{DemoPorts, Profile},
     record::{Recorder, RecorderEnd},
     signals,
-    source::ChosenProfile,
+    source::{ChosenProfile, LoadedProfile, ProfileSource},
     systemd::notify::NotifySocket,
     tasks::Tasks,
     telemetry::{
@@ -40,14 +50,31 @@ const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
 /// The last picture of a recording gets so long to be written.
 const RECORDER_FAREWELL: Duration = Duration::from_secs(1);
 
-/// Runs the gateway until it ends; its outcome is the exit code.
-pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
+/// A gateway whose profile has been read, before anything runs.
+pub enum PreparedGateway {
+    Ready(Box<GatewayStart>),
+    /// The profile does not read, and it was told why.
+    Refused(ExitCode),
+}
+
+/// What a gateway starts with.
+pub struct GatewayStart {
+    source: ProfileSource,
+    chosen: ChosenProfile,
+    loaded: LoadedProfile,
+    lock: ProcessLock,
+    demo_ports: Option<DemoPorts>,
+    /// Of its admin socket.
+    socket: Option<PathBuf>,
+}
+
+/// Reads the profile, and takes the part of the lock that holds from the start. No thread runs yet.
+pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
     if let Some(parent) = cli.ends_with {
         end_with_parent(parent)?;
     }
-    let _inside = runtime.enter();
     // From now on it ends nothing, however early or often it comes; what it asks for is done by `obey_signals`.
-    drop(signal(SignalKind::user_defined1())?);
+    signal_hook::flag::register(SIGUSR1, Arc::default())?;
     let mut source = commands::profile_source(cli);
     let chosen = cli
         .profile
@@ -58,7 +85,7 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             Ok(loaded) => loaded,
             Err(problems) => {
                 problems.iter().for_each(print_note);
-                return Ok(exit::BAD_INPUT.into());
+                return Ok(PreparedGateway::Refused(exit::BAD_INPUT.into()));
             }
         };
     if let Some(folder) = chosen.file().and_then(Path::parent) {
@@ -68,6 +95,56 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
         // What `verify` starts writes nothing that is the gateway's own.
         (loaded.profile.log, loaded.profile.access_log) = (None, None);
     }
+    let socket = match cli.admin.as_deref() {
+        Some(path) if path == Path::new("none") => None,
+        Some(path) => Some(path.to_path_buf()),
+        None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
+    };
+    let lock =
+        ProcessLock::begin(&loaded.profile, &locked_folders(cli, &source, &chosen, socket.as_deref()))?;
+    let demo_ports = match &chosen {
+        ChosenProfile::Demo(ports) => Some(*ports),
+        ChosenProfile::File(_) => None,
+    };
+    Ok(PreparedGateway::Ready(Box::new(GatewayStart { source, chosen, loaded, lock, demo_ports, socket })))
+}
+
+/// What is read and written while a gateway runs: the profiles that it can be switched to with what they name,
+/// and what its command line names.
+fn locked_folders(
+    cli: &Cli,
+    source: &ProfileSource,
+    chosen: &ChosenProfile,
+    socket: Option<&Path>,
+) -> LockedFolders {
+    let mut folders = LockedFolders { read: source.folders.clone(), written: Vec::new() };
+    let profiles = source.list().into_iter().chain(chosen.file().map(Path::to_path_buf));
+    for file in profiles.flat_map(|profile| source.files_of(&profile)) {
+        folders.read_folder_of(&file);
+    }
+    let of_profiles: Vec<_> = source
+        .list()
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(chosen.file())
+        .flat_map(|it| source.files_written_by(it))
+        .collect();
+    let named = socket.into_iter().chain(cli.record.as_deref());
+    let written = named.chain(of_profiles.iter().map(PathBuf::as_path));
+    folders
+        .written
+        .extend(written.filter_map(|file| std::path::absolute(file).ok()?.parent().map(Path::to_path_buf)));
+    if !cli.no_ui && tui::check_terminal().is_ok() {
+        // Where tables are exported to.
+        folders.written.extend(std::env::current_dir().ok().filter(|folder| folder.parent().is_some()));
+    }
+    folders
+}
+
+/// Runs the gateway until it ends; its outcome is the exit code.
+pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
+    let GatewayStart { source, chosen, loaded, lock, demo_ports, socket } = start;
+    let _inside = runtime.enter();
     let _log = log::init_log(cli.log_format)?;
     log::set_file(loaded.profile.log.as_deref());
     // From the first line on: a line written late would tear the screen.
@@ -77,16 +154,8 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     // The admin socket and its folder are nobody else's business from the moment they exist.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // The admin socket first: where it answers, this gateway runs already.
-    let admin = match cli.admin.as_deref() {
-        Some(path) if path == Path::new("none") => None,
-        Some(path) => Some(AdminSocket::bind(path)?),
-        None => Some(AdminSocket::bind(&socket_path::default_socket(&loaded.profile.name, cli.role)?)?),
-    };
-    let demo_ports = match &chosen {
-        ChosenProfile::Demo(ports) => Some(*ports),
-        ChosenProfile::File(_) => None,
-    };
     let named = loaded.profile.passed.clone();
+    let admin = socket.as_deref().map(AdminSocket::bind).transpose()?;
     let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
     close_unnamed_sockets(&named);
     let manager = NotifySocket::of_environment().unwrap_or_else(|error| {
@@ -97,6 +166,8 @@ pub fn run(cli: &Cli, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let engine = engine.with_admin_socket(admin.as_ref().map(|(socket, _)| socket.path()));
     // Not before it is sure that there will be something to record.
     let recorder = cli.record.as_deref().map(|file| runtime.block_on(Recorder::open(file))).transpose()?;
+    // From here on nothing is opened that the half does not need.
+    let engine = engine.with_lock(lock)?;
     tracing::info!(event = %LogEvent::DescriptorLimit, limit, "up to {limit} open files");
     let tasks = Tasks::default();
     if let Some(moved) = demo_ports.and_then(demo::replaced_ports) {

@@ -7,8 +7,8 @@ use crate::{
     certs::CertificateAuthority,
     disk::PipePolicy,
     profile::{
-        self, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, LinkTls, Mode, PemSource, Problem, Profile,
-        ProfileOverrides, ProfilePlace,
+        self, AccessLogOptions, AccessLogTarget, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, LinkTls,
+        Mode, PemSource, Problem, Profile, ProfileOverrides, ProfilePlace,
     },
     proto::{multiplex, socks5},
     text,
@@ -93,6 +93,32 @@ impl ProfileSource {
         if !self.folders.iter().any(is_same) {
             self.folders.insert(0, folder.to_path_buf());
         }
+    }
+
+    /// The files that a profile is made of and those that it names, in its own mode and in reverse mode.
+    pub fn files_of(&self, profile: &Path) -> Vec<PathBuf> {
+        let mut files = profile::profile_files(profile);
+        for mode in [None, Some(Mode::Reverse)] {
+            let choice = ProfileOverrides { mode, role: self.role };
+            let Ok(profile) = profile::load_with(profile, &choice, self.pipes) else { continue };
+            let named = profile.materials().filter_map(|material| match material {
+                PemSource::File { path, .. } => Some(path.clone()),
+                PemSource::Memory(_) => None,
+            });
+            files.extend(named);
+        }
+        files
+    }
+
+    /// The files that a profile names to be written.
+    pub fn files_written_by(&self, profile: &Path) -> Vec<PathBuf> {
+        let choice = ProfileOverrides { mode: None, role: self.role };
+        let Ok(profile) = profile::load_with(profile, &choice, self.pipes) else { return Vec::new() };
+        let requests = match profile.access_log {
+            Some(AccessLogOptions { target: AccessLogTarget::File(file), .. }) => Some(file),
+            Some(AccessLogOptions { target: AccessLogTarget::StandardError, .. }) | None => None,
+        };
+        profile.log.into_iter().chain(requests).collect()
     }
 
     /// The profiles in the folders, the first of a name winning.

@@ -52,6 +52,16 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         snapshot.descriptors.used,
         snapshot.descriptors.limit
     )?;
+    for (half, row) in &snapshot.confined {
+        let Some(row) = row else { continue };
+        let landlock = row.landlock.map_or("no Landlock".into(), |abi| format!("Landlock ABI {abi}"));
+        writeln!(
+            out,
+            "locked: {} by seccomp, {landlock}; refuses {}",
+            enum_word(half),
+            row.refuses.join(", ")
+        )?;
+    }
     for address in &snapshot.listening {
         writeln!(out, "links come in at {address}")?;
     }

@@ -3,6 +3,8 @@
 
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/confine.rs"]
+mod confine;
 #[path = "cli/descriptors.rs"]
 mod descriptors;
 #[path = "cli/flood.rs"]

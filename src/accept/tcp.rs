@@ -127,7 +127,7 @@ async fn serve_within_quota(place: QuotaPermit, serving: impl Future<Output = ()
 }
 
 /// Serves a probe; one that does not come so far hears of it by its TLS.
-async fn serve_probe(
+pub async fn serve_probe(
     stream: TcpStream,
     client: SocketAddr,
     probe: ExpectedProbe,

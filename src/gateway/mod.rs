@@ -62,6 +62,7 @@ use self::{
 use crate::{
     accept::{ServeSession, SessionRequest},
     admission::handshakes::HandshakeLimiter,
+    confine::{LockError, ProcessLock},
     monitor::{LastTurn, MonitorPort},
     net::{
         listen::BindError,
@@ -137,6 +138,8 @@ pub struct Engine {
     manager: Option<ServiceManager>,
     /// Its admin socket, the only one that an internal half may listen on.
     admin: Option<PathBuf>,
+    /// What the kernel refuses this process.
+    lock: ProcessLock,
 }
 
 impl Engine {
@@ -184,6 +187,7 @@ impl Engine {
             reloads: Arc::default(),
             manager: None,
             admin: None,
+            lock: ProcessLock::default(),
         };
         let wanted = engine.addresses_to_bind(&loaded.profile);
         let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
@@ -196,6 +200,17 @@ impl Engine {
     /// Says where its admin socket is.
     pub fn with_admin_socket(self, path: Option<&Path>) -> Self {
         Self { admin: path.map(Path::to_path_buf), ..self }
+    }
+
+    /// Locks this process as its profile wants, now and with each switch. Whatever needs what is refused from
+    /// now on has to be done before.
+    pub fn with_lock(mut self, lock: ProcessLock) -> Result<Self, LockError> {
+        self.lock = lock;
+        self.lock
+            .enter(&self.profile)?
+            .into_iter()
+            .for_each(|line| self.shared.notices.info(LogEvent::Locked.line(line)));
+        Ok(self)
     }
 
     /// Where lines for the operator go.

@@ -40,6 +40,9 @@ pub struct SwitchPlan {
     pub stay: usize,
     /// Those of services that the profile lacks: they have `drain` to end.
     pub end: Vec<EndingSessions>,
+    /// What it does to the lock of this process, or why that refuses it.
+    #[serde(default)]
+    pub lock: Option<String>,
 }
 
 /// Open sessions of a service that the profile lacks.
@@ -156,6 +159,7 @@ impl Engine {
             retires,
             stay,
             end,
+            lock: self.lock.forecast(profile),
         }
     }
 
@@ -248,6 +252,7 @@ impl fmt::Display for SwitchPlan {
             let also = if self.services.is_empty() { "; no service changes" } else { "" };
             lines("opens", &[format!("no port and no link, and closes none{also}")])?;
         }
+        lines("lock", self.lock.as_slice())?;
         lines("stay", &[format!("{} open sessions", self.stay)])?;
         let ending = |end: &EndingSessions| {
             format!(

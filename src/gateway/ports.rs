@@ -179,6 +179,7 @@ pub fn replace_ports(
             at: local,
             tls: edges.probe_client(accept, local.ip()),
             fault: accept_fault(accept, edges).cloned(),
+            routes: port.routes.clone(),
             spoken: (accept.tls.clone(), accept.sni.clone()),
         };
         port.entries = services.iter().map(entry).collect();

@@ -1,7 +1,7 @@
 //! Builds the snapshot, a few times a second and whenever somebody asks for it.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -11,6 +11,7 @@ use super::{
     service::{Service, ServiceTable},
 };
 use crate::{
+    confine,
     connect::Connector,
     monitor::MonitorPort,
     profile::{Half, ServiceName},
@@ -20,8 +21,8 @@ use crate::{
         log, recording,
         registry::ServiceEnds,
         snapshot::{
-            DescriptorUsage, MonitorCounts, PoolRow, PoolState, ServiceRow, Snapshot, TrafficSample,
-            TrafficTotals,
+            ConfinedRow, DescriptorUsage, MonitorCounts, PoolRow, PoolState, ServiceRow, Snapshot,
+            TrafficSample, TrafficTotals,
         },
     },
     tls::expiry::CertificateExpiry,
@@ -199,6 +200,7 @@ impl Engine {
             profile: self.profile.name.clone(),
             mode: self.profile.mode,
             roles: self.roles(),
+            confined: self.confined_rows(),
             phase: self.phase(),
             health: None,
             alerts: Vec::new(),
@@ -247,6 +249,17 @@ impl Engine {
     /// The half whose sessions are counted.
     pub(super) fn first_role(&self) -> Half {
         self.roles().first().copied().unwrap_or(Half::Dmz)
+    }
+
+    /// What the kernel refuses each half.
+    fn confined_rows(&self) -> BTreeMap<Half, Option<ConfinedRow>> {
+        let row = |half| ConfinedRow {
+            seccomp: true,
+            landlock: self.lock.landlock(),
+            refuses: confine::refused_calls(half).into_iter().map(str::to_owned).collect(),
+        };
+        let of = |half| (half, (self.lock.half() == Some(half)).then(|| row(half)));
+        self.roles().into_iter().map(of).collect()
     }
 
     fn roles(&self) -> Vec<Half> {

@@ -148,6 +148,9 @@ impl Engine {
         found: &ResolvedNames,
         asker: CommandAudit,
     ) {
+        if let Some(why) = self.lock.refusal(&loaded.profile) {
+            return asker.answer(CommandAnswer::Refused(format!("{why}; the gateway goes on as before")));
+        }
         match self.begin_switch(chosen, loaded, found) {
             Ok(switching) => {
                 let plan = switching.plan.to_string();
@@ -229,7 +232,9 @@ impl Engine {
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
-        let line = [line].into_iter().chain(told).collect::<Vec<_>>().join("; ");
+        // Nothing of the new mode can be rolled back any more.
+        let locked = self.lock.enter(&profile).unwrap_or_else(|error| vec![error.to_string()]);
+        let line = [line].into_iter().chain(told).chain(locked).collect::<Vec<_>>().join("; ");
         self.profile = profile;
         self.chosen = chosen;
         let lasts = match self.chosen == self.first {

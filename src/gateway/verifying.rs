@@ -69,6 +69,8 @@ impl Engine {
             source: self.source.clone(),
             chosen: self.chosen.clone(),
             profile: self.profile.clone(),
+            locked: self.lock.half(),
+            serve: self.shared.serve.clone(),
             probes: self.shared.sessions.probes.clone(),
             entries: ports::probe_entries(&self.ports),
             admin: self.admin.clone(),
@@ -87,7 +89,11 @@ impl Engine {
     fn trial_mode(&self, steps: &[CheckStep]) -> Option<Mode> {
         match self.profile.mode {
             Mode::Forward if steps.contains(&CheckStep::Reverse) => Some(Mode::Reverse),
-            Mode::Reverse if steps.contains(&CheckStep::Forward) && self.internal.is_none() => {
+            Mode::Reverse
+                if steps.contains(&CheckStep::Forward)
+                    && self.internal.is_none()
+                    && self.lock.half().is_none() =>
+            {
                 Some(Mode::Forward)
             }
             Mode::Direct | Mode::Forward | Mode::Reverse => None,

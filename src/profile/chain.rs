@@ -43,6 +43,20 @@ pub(super) fn read(file: &Path, pipes: PipePolicy) -> Result<(YamlNode, Vec<Prob
     whole.map(|node| (node, problems)).ok_or_else(Vec::new)
 }
 
+/// `file` and those that it extends, as far as they read.
+pub fn files(file: &Path) -> Vec<PathBuf> {
+    let mut found = vec![file.to_path_buf()];
+    while let Some(path) = found.last()
+        && found.len() <= CHAIN_MAX
+    {
+        let read = read_text(path, None, PipePolicy::Refused).ok();
+        let Some((mut node, _)) = read.and_then(|text| yaml::read(&text, &source(path)).ok()) else { break };
+        let Some((next, _)) = take_extends(&mut node, path, &mut Vec::new()) else { break };
+        found.push(next);
+    }
+    found
+}
+
 fn append_problems(problems: &mut Vec<Problem>, last: Vec<Problem>) -> Vec<Problem> {
     problems.extend(last);
     std::mem::take(problems)
@@ -79,6 +93,9 @@ fn read_text(path: &Path, named_at: Option<ProfilePlace>, pipes: PipePolicy) -> 
         ReadError::NotPlain(kind) => ValueProblem::new(format!("`{named}` is {kind}"), "name a profile file"),
         ReadError::TooLarge { .. } => {
             ValueProblem::new(format!("`{named}` is larger than 1 MiB"), "no profile is; name another file")
+        }
+        ReadError::Locked => {
+            ValueProblem::new(format!("`{named}` cannot be read: {error}"), "restart with that profile")
         }
         ReadError::Silent => ValueProblem::new(format!("`{named}`: {error}"), "name a profile file"),
         ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound => {

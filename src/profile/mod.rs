@@ -46,6 +46,7 @@ use serde::{Deserialize, Serialize};
 
 pub use backend::{Backend, ConnectTls, HttpRemote, ProxyVersion, RemoteServer};
 pub use carries::Carries;
+pub use chain::files as profile_files;
 pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion};
 pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
@@ -115,6 +116,18 @@ pub struct Profile {
     pub log: Option<PathBuf>,
     /// Where the requests of clients are written.
     pub access_log: Option<AccessLogOptions>,
+    pub confine: ConfinePolicy,
+}
+
+/// Whether the kernel refuses a gateway what it never does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ConfinePolicy {
+    /// As much as the kernel offers.
+    #[default]
+    On,
+    Off,
+    /// All of it, or no start.
+    Required,
 }
 
 /// When a service manager is told that the gateway is ready.

@@ -7,8 +7,8 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use super::{
-    AccessLogOptions, Backend, BindPolicy, Carries, Mode, ReadyWhen, ServiceName, UnreadyPolicy, backend,
-    carries, defaults,
+    AccessLogOptions, Backend, BindPolicy, Carries, ConfinePolicy, Mode, ReadyWhen, ServiceName,
+    UnreadyPolicy, backend, carries, defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
@@ -34,6 +34,7 @@ pub(super) struct RawProfile {
     pub ready: ReadyWhen,
     pub log: Option<PathBuf>,
     pub access_log: Option<AccessLogOptions>,
+    pub confine: ConfinePolicy,
 }
 
 pub(super) struct RawDmz {
@@ -108,8 +109,19 @@ pub(super) fn read(
         ready: keys::READY.written(&top, problems).unwrap_or_default(),
         log: top.take(&keys::LOG).and_then(|field| logs::file(&field, problems)),
         access_log: top.take(&keys::ACCESS_LOG).and_then(|field| logs::access_log(&field, problems)),
+        confine: confine(&top, problems).unwrap_or_default(),
         place: top.place,
     })
+}
+
+/// A word, or true and false, which some readers of YAML make of `on` and `off`.
+fn confine(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<ConfinePolicy> {
+    let field = top.take(&keys::CONFINE)?;
+    match field.node.value {
+        YamlValue::Bool(true) => Some(ConfinePolicy::On),
+        YamlValue::Bool(false) => Some(ConfinePolicy::Off),
+        _ => keys::CONFINE.read_field(&field, problems),
+    }
 }
 
 /// 1 to 64 of `A-Za-z0-9._-`.

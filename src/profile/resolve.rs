@@ -101,6 +101,7 @@ fn resolve(
             passed,
             log: raw.log,
             access_log: raw.access_log,
+            confine: raw.confine,
         })
     });
     // In the order of the file, whatever order they were found in.

@@ -16,6 +16,7 @@ impl Snapshot {
             profile: profile.into(),
             mode,
             roles: Vec::new(),
+            confined: Default::default(),
             phase: GatewayPhase::Starting,
             health: None,
             alerts: Vec::new(),

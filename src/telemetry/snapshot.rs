@@ -7,6 +7,8 @@
 
 mod brief;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,6 +35,9 @@ pub struct Snapshot {
     pub profile: String,
     pub mode: Mode,
     pub roles: Vec<Half>,
+    /// What the kernel refuses each of them; `None` where it is not locked.
+    #[serde(default)]
+    pub confined: BTreeMap<Half, Option<ConfinedRow>>,
     pub phase: GatewayPhase,
     /// What clients get; `None` in pictures that are older than the word.
     #[serde(default)]
@@ -92,6 +97,16 @@ pub struct Snapshot {
     /// What this process records of itself.
     #[serde(default)]
     pub recording: Option<RecordingRow>,
+}
+
+/// The lock of a half that can not do what is not its part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfinedRow {
+    pub seccomp: bool,
+    /// The version of Landlock that is in force.
+    pub landlock: Option<u32>,
+    /// System calls that are refused, wholly or where they are given what is not allowed.
+    pub refuses: Vec<String>,
 }
 
 /// A recording under way.

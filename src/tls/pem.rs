@@ -95,6 +95,7 @@ fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> 
     let contents = disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| {
         let advice = match error {
             ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
+            ReadError::Locked => "restart with that profile, or keep the file beside the others",
             ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => "name a PEM file",
         };
         pem_problem(material, format!("{}: {error}", path.display()), advice)

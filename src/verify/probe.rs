@@ -6,8 +6,10 @@
 
 use std::{
     collections::HashMap,
+    future::ready,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -15,15 +17,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
+    net::{TcpSocket, TcpStream},
     sync::oneshot,
     time::timeout,
 };
 
 use crate::{
-    accept::tcp::{ExpectedProbe, ProbeLookup},
+    accept::{
+        ServeSession,
+        routes::PortRoutes,
+        tcp::{self, ExpectedProbe, ProbeLookup},
+    },
     connect::Connector,
     net::stream::NetStream,
     profile::{AcceptTls, Problem, ServiceName},
@@ -49,8 +56,19 @@ pub struct ProbeEntry {
     pub tls: Option<TlsClient>,
     /// Why its TLS can not be spoken.
     pub fault: Option<Problem>,
+    /// Where clients of that port are routed to.
+    pub routes: Arc<ArcSwap<PortRoutes>>,
     /// What clients speak there: its TLS, and the names that it answers to.
     pub spoken: (Option<AcceptTls>, Vec<String>),
+}
+
+/// How a probe gets to the accept.
+#[derive(Clone, Copy)]
+pub enum ProbePassage<'a> {
+    /// By the port, as a client does.
+    Port,
+    /// In memory: a locked DMZ half can not connect to its own port.
+    Memory(&'a ServeSession),
 }
 
 /// The probes under way, by the address that they come from.
@@ -99,25 +117,58 @@ impl PendingProbes {
     }
 
     /// Sends a probe to a client port of this gateway; how long it took there and back.
-    pub async fn send(&self, entry: &ProbeEntry, way: Option<Connector>) -> Result<Duration, SessionEnd> {
+    pub async fn send(
+        &self,
+        entry: &ProbeEntry,
+        way: Option<Connector>,
+        passage: ProbePassage<'_>,
+    ) -> Result<Duration, SessionEnd> {
         let port = local_address_of(entry.at);
-        let (socket, from) =
-            bind(port).map_err(|error| internal_end(format!("no socket for a probe: {error}")))?;
+        let no_socket = |error| internal_end(format!("no socket for a probe: {error}"));
         let (end, ended) = oneshot::channel();
         let by_tls = entry.tls.is_some();
         let sent =
             PendingProbe { service: entry.service.clone(), by_tls, connector: way.map(Arc::new), ended: end };
-        self.lock().insert(from, sent);
-        self.0.count.fetch_add(1, Ordering::SeqCst);
-        let is_unmet = || self.remove(from).is_some();
-        let going = run_probe(socket, port, entry.tls.as_ref(), ended, is_unmet);
-        let result = timeout(WITHIN, going).await;
+        let is_unmet = |from| self.remove(from).is_some();
+        let (from, result) = match passage {
+            ProbePassage::Port => {
+                let (socket, from) = bind(port).map_err(no_socket)?;
+                self.expect(from, sent);
+                let opened = socket.connect(port);
+                let going = run_probe(opened, port, entry.tls.as_ref(), ended, || is_unmet(from));
+                (from, timeout(WITHIN, going).await)
+            }
+            ProbePassage::Memory(serve) => {
+                let (ours, theirs) = socket_pair().map_err(no_socket)?;
+                let from = self.unused_address();
+                let expected = ExpectedProbe { service: entry.service.clone(), by_tls };
+                self.expect(from, sent);
+                let serving =
+                    tcp::serve_probe(theirs, from, expected, entry.routes.load_full(), serve.clone());
+                let going = run_probe(ready(Ok(ours)), port, entry.tls.as_ref(), ended, || is_unmet(from));
+                let both = async { tokio::join!(going, serving).0 };
+                (from, timeout(WITHIN, both).await)
+            }
+        };
         self.0.count.fetch_sub(1, Ordering::SeqCst);
         self.remove(from);
         result.unwrap_or_else(|_| {
             let reason = format!("the probe did not come back within {}s", WITHIN.as_secs());
             Err(SessionEnd { who: EndedBy::Time, phase: SessionPhase::Relaying, reason })
         })
+    }
+
+    fn expect(&self, from: SocketAddr, probe: PendingProbe) {
+        self.lock().insert(from, probe);
+        self.0.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One that no client comes from.
+    fn unused_address(&self) -> SocketAddr {
+        let probes = self.lock();
+        let all = (0..=u16::MAX).map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+        // Probes go one after another, so there is always one.
+        all.into_iter().find(|at| !probes.contains_key(at)).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, PendingProbe>> {
@@ -130,14 +181,14 @@ impl PendingProbes {
 }
 
 async fn run_probe(
-    socket: TcpSocket,
+    opened: impl Future<Output = io::Result<TcpStream>>,
     port: SocketAddr,
     tls: Option<&TlsClient>,
     ended: oneshot::Receiver<SessionEnd>,
     is_unmet: impl Fn() -> bool,
 ) -> Result<Duration, SessionEnd> {
     let began = Instant::now();
-    let stream = match socket.connect(port).await {
+    let stream = match opened.await {
         Ok(stream) => stream,
         Err(error) if is_unmet() => return Err(internal_end(format!("client port {port}: {error}"))),
         // Refused so soon that the reset has come before this call returned.
@@ -207,6 +258,17 @@ fn local_address_of(port: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, port.port())
+}
+
+/// Two ends of a connection within this process. The kernel's own pair serves wherever a socket of TCP does,
+/// and what is TCP's alone is refused by it, as it may be anyway.
+fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let (one, other) = UnixStream::pair()?;
+    let as_stream = |end: UnixStream| {
+        end.set_nonblocking(true)?;
+        TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(end)))
+    };
+    Ok((as_stream(one)?, as_stream(other)?))
 }
 
 /// A socket whose address is known before it connects: the port's own, which is this machine's.

@@ -15,10 +15,12 @@ use tokio::sync::watch;
 
 use super::{
     advice,
-    probe::{PendingProbes, ProbeEntry},
+    probe::{PendingProbes, ProbeEntry, ProbePassage},
     progress::VerifyProgress,
 };
 use crate::{
+    accept::ServeSession,
+    confine::attempts::{self, EscapeOutcome},
     connect::{
         Connector,
         direct::{self, BackendTarget},
@@ -30,7 +32,8 @@ use crate::{
         sockets::{self, SocketAddress},
     },
     profile::{
-        Backend, DmzMode, Half, InternalMode, LinkAddress, Mode, Problem, Profile, RemoteServer, ServiceName,
+        Backend, ConfinePolicy, DmzMode, Half, InternalMode, LinkAddress, Mode, Problem, Profile,
+        RemoteServer, ServiceName,
     },
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
@@ -74,6 +77,10 @@ pub struct VerifyRun {
     pub source: ProfileSource,
     pub chosen: ChosenProfile,
     pub profile: Profile,
+    /// The half that the kernel has locked.
+    pub locked: Option<Half>,
+    /// Serves what is handed over in memory.
+    pub serve: ServeSession,
     pub probes: PendingProbes,
     /// Where probes of each service enter.
     pub entries: Vec<ProbeEntry>,
@@ -151,6 +158,9 @@ impl VerifyRun {
     /// Why this gateway cannot check a mode that it does not run.
     fn skip_reason(&self, mode: Mode) -> String {
         match self.profile.mode {
+            Mode::Reverse if self.locked.is_some() => {
+                "this gateway is locked (`confine`) and does not leave reverse mode, not even for a check".into()
+            }
             Mode::Reverse if self.profile.internal.is_some() => {
                 "in reverse mode the internal half opens no port, not even for a check".into()
             }
@@ -217,7 +227,8 @@ impl VerifyRun {
             if let Some(Problem { what, advice, .. }) = &entry.fault {
                 return StepFinding::fail(format!("`{service}` is down at {at}: {what}"), advice.clone());
             }
-            match self.probes.send(entry, trial.and_then(|trial| trial.connector(service))).await {
+            let way = trial.and_then(|trial| trial.connector(service));
+            match self.probes.send(entry, way, self.probe_passage()).await {
                 Ok(took) => {
                     let within = entry.tls.as_ref().map(|_| format!(" within the TLS of {at}"));
                     came_back.push(format!("{service} in {}{}", format_ms(took), within.unwrap_or_default()));
@@ -229,6 +240,13 @@ impl VerifyRun {
             }
         }
         StepFinding::pass(format!("probes came back: {}; over {links}", came_back.join(", ")))
+    }
+
+    fn probe_passage(&self) -> ProbePassage<'_> {
+        match self.locked {
+            Some(Half::Dmz) => ProbePassage::Memory(&self.serve),
+            Some(Half::Internal) | None => ProbePassage::Port,
+        }
     }
 
     /// The internal half holds no listening socket; in a pair, none that is not the DMZ half's.
@@ -274,11 +292,45 @@ impl VerifyRun {
                 join(rest.iter().map(|open| self.describe_owner(open)))
             ),
         };
+        let refused = match self.try_the_lock() {
+            Ok(refused) => refused,
+            Err(failed) => return failed,
+        };
         StepFinding::pass(format!(
-            "each of the {} sockets of process {} was asked (/proc/self/fd, SO_ACCEPTCONN, getsockname; TCP, MPTCP, UDP, IPv6, Unix, raw): {rest}; {knocked}",
+            "each of the {} sockets of process {} was asked (/proc/self/fd, SO_ACCEPTCONN, getsockname; TCP, MPTCP, UDP, IPv6, Unix, raw): {rest}; {knocked}; {refused}",
             held.looked_at,
             std::process::id()
         ))
+    }
+
+    /// Tries from within what the kernel should refuse, where it should.
+    fn try_the_lock(&self) -> Result<String, StepFinding> {
+        let why = match (self.locked, &self.profile) {
+            (Some(half), _) => {
+                let tried = attempts::try_all(half);
+                let through: Vec<_> = tried.iter().filter(|attempt| attempt.is_let_through()).collect();
+                if let [first, ..] = through[..] {
+                    let seen = format!(
+                        "{} of {} ways were let through by the lock: {} ({})",
+                        through.len(),
+                        tried.len(),
+                        first.way,
+                        first.outcome
+                    );
+                    return Err(StepFinding::fail(seen, "run `portcullis selftest confine` on this host"));
+                }
+                let refused = tried.iter().filter(|attempt| attempt.outcome == EscapeOutcome::Refused);
+                return Ok(format!(
+                    "locked: {} of {} ways to be reached or to get out were tried from within and refused",
+                    refused.count(),
+                    tried.len()
+                ));
+            }
+            (None, Profile { confine: ConfinePolicy::Off, .. }) => "`confine` is off",
+            (None, Profile { dmz: Some(_), .. }) => "both halves run in one process",
+            (None, _) => "no lock was taken at the start; its log says why",
+        };
+        Ok(format!("not locked: {why}"))
     }
 
     fn describe_owner(&self, open: &sockets::OpenSocket) -> String {
@@ -435,6 +487,11 @@ fn forward_port(source: &ProfileSource, chosen: &ChosenProfile) -> Option<LinkAd
         InternalMode::Forward { listen, .. } => Some(listen),
         InternalMode::Reverse { .. } => None,
     }
+}
+
+/// The program that listens at that port, as far as this process may see it.
+pub fn forward_port_holder(source: &ProfileSource, chosen: &ChosenProfile) -> Option<String> {
+    sockets::port_holder(forward_port(source, chosen)?.at.port)
 }
 
 fn dmz_ports(snapshot: &Snapshot) -> Vec<u16> {

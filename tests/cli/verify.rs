@@ -17,8 +17,8 @@ use crate::{
     run,
 };
 
-const DMZ_TLS: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }";
-const INTERNAL_TLS: &str =
+pub const DMZ_TLS: &str = "{ certificate: pki/dmz.pem, key: pki/dmz.key, ca: pki/ca.pem, peers: [internal] }";
+pub const INTERNAL_TLS: &str =
     "{ certificate: pki/internal.pem, key: pki/internal.key, ca: pki/ca.pem, peers: [dmz] }";
 
 /// A port of this test alone: bound, not listening, so that nobody else gets it, a connection to it
@@ -45,7 +45,7 @@ impl Ports {
         Self { clients, dmz_link, internal_link, _reserved: [one, two, three] }
     }
 
-    fn dmz(&self, tls: &str) -> String {
+    pub fn dmz(&self, tls: &str) -> String {
         format!(
             "dmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:{}', connect: 'socks+tls://127.0.0.1:{}', tls: {tls}, prepared: 2 }}\n  \
              services: {{ web: {{ accept: ['tcp://127.0.0.1:{}'] }} }}\n",
@@ -53,7 +53,7 @@ impl Ports {
         )
     }
 
-    fn internal(&self, tls: &str, backend: &str) -> String {
+    pub fn internal(&self, tls: &str, backend: &str) -> String {
         format!(
             "internal:\n  link: {{ connect: 'socks+tls://127.0.0.1:{}', listen: 'socks+tls://127.0.0.1:{}', tls: {tls}, prepared: 2 }}\n  \
              services: {{ web: {{ connect: '{backend}' }} }}\n",
@@ -75,12 +75,12 @@ fn report(said: &Said) -> Value {
     report
 }
 
-fn verify(place: &Place, profile: &str) -> Value {
+pub fn verify(place: &Place, profile: &str) -> Value {
     report(&run(place, &["verify", "--json", "--profile", profile]))
 }
 
 /// `profile pass, basic fail, ...`
-fn results(report: &Value) -> String {
+pub fn results(report: &Value) -> String {
     let steps = report["steps"].as_array().expect("a list of steps");
     let word = |step: &Value| {
         assert!(step["milliseconds"].is_u64() && step["seen"].is_string(), "{step}");
@@ -90,7 +90,7 @@ fn results(report: &Value) -> String {
     steps.iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
-fn step<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
+pub fn step<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
     let steps = report["steps"].as_array().expect("a list of steps");
     let step = steps.iter().find(|step| step["step"] == name).expect("each step is told");
     (step["seen"].as_str().expect("text"), step["advice"].as_str().unwrap_or_default())

@@ -206,3 +206,35 @@ fn a_name_listens_at_every_address_it_has_and_status_lists_them() {
         }
     }
 }
+
+/// A name server on the outer host that knows two addresses for every name.
+const NAME_SERVER: &str = "import socket\n\
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('192.0.2.1', 53))\n\
+    while True:\n\
+    \x20   q, who = s.recvfrom(512)\n\
+    \x20   end = q.index(b'\\0', 12) + 5\n\
+    \x20   kind = q[end - 3]\n\
+    \x20   data = socket.inet_pton(socket.AF_INET, '192.0.2.1') if kind == 1 else socket.inet_pton(socket.AF_INET6, '2001:db8::9')\n\
+    \x20   head = q[:2] + b'\\x81\\x80\\0\\1\\0\\1\\0\\0\\0\\0'\n\
+    \x20   s.sendto(head + q[12:end] + b'\\xc0\\x0c\\0' + bytes([kind]) + b'\\0\\1\\0\\0\\0\\0\\0' + bytes([len(data)]) + data, who)\n";
+
+#[test]
+fn a_locked_half_asks_its_name_server_and_sorts_what_it_answers() {
+    if !can_run("a_locked_half_asks_its_name_server_and_sorts_what_it_answers") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    into_nothing(&wire);
+    let resolver = Resolver::dead(&wire.inside, "127.0.0.1 localhost\n");
+    fs::write(resolver.0.join("resolv.conf"), "nameserver 192.0.2.1\n").expect("resolv.conf");
+    let line = ["netns", "exec", &wire.outside, "python3", "-c", NAME_SERVER];
+    let _names = Server(Command::new("ip").args(line).spawn().expect("a name server"));
+    crate::process::until("the name server is there", SOON, || {
+        run(&wire.outside, &["ss", "-Hlnu"]).contains("192.0.2.1:53 ").then_some(())
+    });
+    let _backend = greeter(&wire, "192.0.2.1", 9000, "hello");
+    let [_dmz, internal] = crate::start(&place, &wire, "reverse", "tcp://db.example.test:9000");
+    assert!(internal.status()["confined"]["internal"].is_object(), "{}", internal.log());
+    let (word, _) = greeted(&client_at(&wire, 8000, GREETED));
+    assert_eq!(word, "hello", "{}", internal.log());
+}

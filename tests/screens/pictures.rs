@@ -312,6 +312,7 @@ pub fn plan() -> SwitchPlan {
         retires: 8,
         stay: 4,
         end: vec![EndingSessions { service: "chat".into(), sessions: 2, drain_seconds: 30 }],
+        lock: None,
     }
 }
 

@@ -48,8 +48,8 @@ pub async fn run(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
         ));
     }
     let report = match gateways.is_empty() {
-        true => OwnVerifyRun { cli, source, json }.run().await?,
-        false => verify_running(&gateways, json).await?,
+        true => OwnVerifyRun { cli, source: source.clone(), json }.run().await?,
+        false => verify_running(cli, &source, &gateways, json).await?,
     };
     match json {
         true => print_line(serde_json::to_string(&report)?)?,
@@ -83,7 +83,12 @@ fn choose(cli: &Cli, source: &ProfileSource) -> Result<ChosenProfile, Vec<crate:
 }
 
 /// Has each of them walk, and merges what they found.
-async fn verify_running(gateways: &[PathBuf], json: bool) -> anyhow::Result<VerifyReport> {
+async fn verify_running(
+    cli: &Cli,
+    source: &ProfileSource,
+    gateways: &[PathBuf],
+    json: bool,
+) -> anyhow::Result<VerifyReport> {
     let mut merged: Option<VerifyReport> = None;
     for path in gateways {
         print_note(format_args!("verify: the gateway at {} walks the checklist", path.display()));
@@ -98,7 +103,10 @@ async fn verify_running(gateways: &[PathBuf], json: bool) -> anyhow::Result<Veri
             other => anyhow::bail!("{}: no walk was answered but {other:?}", path.display()),
         }
     }
-    let report = merged.unwrap_or_else(|| VerifyReport::new(Vec::new()));
+    let mut report = merged.unwrap_or_else(|| VerifyReport::new(Vec::new()));
+    if let Ok(chosen) = choose(cli, source) {
+        name_port_holder(&mut report, source, &chosen);
+    }
     report.steps.iter().try_for_each(|walked| print_step(walked, json))?;
     Ok(report)
 }
@@ -213,7 +221,18 @@ impl OwnVerifyRun<'_> {
             walked.advice = Some(advice::advise_on_link(&told));
         }
         halves.stop().await;
+        name_port_holder(&mut report, &self.source, chosen);
         report
+    }
+}
+
+/// Who holds the port of forward mode: a locked half sees no other process, and this one does.
+fn name_port_holder(report: &mut VerifyReport, source: &ProfileSource, chosen: &ChosenProfile) {
+    let is_open =
+        |walked: &&mut StepReport| walked.step == CheckStep::Closed && walked.result == StepResult::Fail;
+    let Some(walked) = report.steps.iter_mut().find(is_open) else { return };
+    if let Some(holder) = steps::forward_port_holder(source, chosen).filter(|by| !walked.seen.contains(by)) {
+        walked.seen = format!("{}; the port of forward mode is held by {holder}", walked.seen);
     }
 }
 

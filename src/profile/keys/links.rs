@@ -8,7 +8,8 @@ use super::{
     },
 };
 use crate::profile::{
-    AccessLogFormat, BindPolicy, Mode, ReadyWhen, UnreadyPolicy, defaults, fields::ZeroDuration,
+    AccessLogFormat, BindPolicy, ConfinePolicy, Mode, ReadyWhen, UnreadyPolicy, defaults,
+    fields::ZeroDuration,
 };
 
 pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
@@ -25,6 +26,7 @@ pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
         &READY,
         &LOG,
         &ACCESS_LOG,
+        &CONFINE,
     ]],
 };
 
@@ -138,6 +140,21 @@ pub(in crate::profile) static ACCESS_LOG_FORMAT: ProfileKey<Choice<AccessLogForm
 
 const LOG_FILE: Text = Text::of("file");
 const ACCESS_LOG_FILE: Text = Text::of("file, or `stderr`");
+
+pub(in crate::profile) static CONFINE: ProfileKey<Choice<ConfinePolicy>> = ProfileKey {
+    name: "confine",
+    about: "Whether the kernel refuses this gateway what it never does, and in reverse mode, where a half has a process of its own, whatever is not its part; as much as the kernel offers, or all of it before it starts. A locked process does not leave reverse mode: `off` is for those who go back and forth.",
+    example: "",
+    value: Choice {
+        options: &[
+            ("on", ConfinePolicy::On),
+            ("off", ConfinePolicy::Off),
+            ("required", ConfinePolicy::Required),
+        ],
+        default: Some("on"),
+        is_not: "no way to confine a gateway",
+    },
+};
 
 pub(in crate::profile) static HEALTH_ADDRESS: KeyMap =
     KeyMap { about: "The port that monitors ask at.", groups: &[&[&HEALTH_ADDRESS_KEY, &HEALTH_INSECURE]] };

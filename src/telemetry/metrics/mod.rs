@@ -121,9 +121,12 @@ fn of_gateway(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resul
     Family::begin(encoder, last, MetricType::Gauge)?.gauge(&NONE, was_successful)?;
     let lost = ("portcullis_log_lines_lost", "Log lines that could not be written.");
     Family::begin(encoder, lost, MetricType::Counter)?.counter(&NONE, snapshot.log_lines_lost)?;
-    let confined = ("portcullis_confined", "1 when the kernel refuses the half what it never does.");
+    let confined = ("portcullis_confined", "1 when the kernel refuses the half whatever is not its part.");
     let mut family = Family::begin(encoder, confined, MetricType::Gauge)?;
-    snapshot.roles.iter().try_for_each(|role| family.gauge(&[("role", word(*role))], 0.0))
+    snapshot.roles.iter().try_for_each(|role| {
+        let is_locked = snapshot.confined.get(role).is_some_and(Option::is_some);
+        family.gauge(&[("role", word(*role))], f64::from(u8::from(is_locked)))
+    })
 }
 
 fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {

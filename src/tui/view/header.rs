@@ -69,6 +69,9 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
         health_part(app, snapshot),
         phase(look, snapshot.phase),
     ];
+    if snapshot.confined.values().any(Option::is_some) {
+        parts.push(HeaderPart { rank: 7, text: "locked".into(), style: theme.good });
+    }
     if snapshot.mode != Mode::Direct {
         let PeerCounts { linked, known, gone_seconds } = count_peers(snapshot);
         let style = if linked < known { theme.warn } else { theme.plain };

@@ -1,0 +1,191 @@
+//! Every known way round the lock, tried from within. Each is made so that it changes nothing where it is not
+//! refused: for a gateway that finds out about itself, and for `selftest confine`.
+
+use std::{fmt, io, net::SocketAddr, os::fd::AsRawFd};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{filters::X32, system_call::call};
+use crate::profile::Half;
+
+/// One way, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EscapeAttempt {
+    pub way: &'static str,
+    pub outcome: EscapeOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EscapeOutcome {
+    Refused,
+    /// It was let through: it worked, or failed for a reason of its own.
+    LetThrough(String),
+    /// This kernel has nothing of the kind.
+    Unknown,
+}
+
+impl fmt::Display for EscapeOutcome {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => out.write_str("refused"),
+            Self::LetThrough(how) => write!(out, "let through: {how}"),
+            Self::Unknown => out.write_str("not in this kernel"),
+        }
+    }
+}
+
+impl EscapeAttempt {
+    pub fn is_let_through(&self) -> bool {
+        matches!(self.outcome, EscapeOutcome::LetThrough(_))
+    }
+}
+
+type Way = (&'static str, fn() -> io::Result<()>);
+
+/// What no half may do.
+const ALWAYS: &[Way] = &[
+    ("execve", || by_number(libc::SYS_execve, [0; 5])),
+    ("execveat", || by_number(libc::SYS_execveat, [NONE, 0, 0, 0, 0])),
+    ("a child that runs a program", || std::process::Command::new("/nowhere/at/all").spawn().map(drop)),
+    ("ptrace", || by_number(libc::SYS_ptrace, [0x7fff, 0, 0, 0, 0])),
+    ("process_vm_readv", || by_number(libc::SYS_process_vm_readv, [0; 5])),
+    ("pidfd_getfd", || by_number(libc::SYS_pidfd_getfd, [NONE, 0, 0, 0, 0])),
+    ("io_uring_setup", || by_number(libc::SYS_io_uring_setup, [0; 5])),
+    ("io_uring_enter", || by_number(libc::SYS_io_uring_enter, [NONE, 0, 0, 0, 0])),
+    ("io_uring_register", || by_number(libc::SYS_io_uring_register, [NONE, 0, 0, 0, 0])),
+    // A flag that does not exist: where it is let through, nothing is done.
+    ("unshare", || by_number(libc::SYS_unshare, [libc::CLONE_NEWUSER as u32 | 1, 0, 0, 0, 0])),
+    ("setns", || by_number(libc::SYS_setns, [NONE, 0, 0, 0, 0])),
+    // Two flags that do not go together.
+    ("clone into a new namespace", || {
+        by_number(libc::SYS_clone, [(libc::CLONE_NEWUSER | libc::CLONE_FS) as u32, 0, 0, 0, 0])
+    }),
+    ("bpf", || by_number(libc::SYS_bpf, [NONE, 0, 0, 0, 0])),
+    ("raw socket", || open(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))),
+    ("packet socket", || open(Domain::PACKET, Type::RAW, None)),
+    ("netlink socket", || open(Domain::from(libc::AF_NETLINK), Type::RAW, None)),
+    ("vsock socket", || open(Domain::from(libc::AF_VSOCK), Type::STREAM, None)),
+    ("SMC socket", || open(Domain::from(AF_SMC), Type::STREAM, None)),
+    ("MPTCP socket", || open(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))),
+    ("MPTCP socket, IPv6", || open(Domain::IPV6, Type::STREAM, Some(Protocol::MPTCP))),
+    ("SCTP socket", || open(Domain::IPV4, Type::STREAM, Some(Protocol::from(libc::IPPROTO_SCTP)))),
+    ("UDP-Lite socket", || open(Domain::IPV4, Type::DGRAM, Some(Protocol::from(libc::IPPROTO_UDPLITE)))),
+    ("ICMP datagram socket", || open(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))),
+    ("DCCP socket", || open(Domain::IPV4, Type::from(libc::SOCK_DCCP), None)),
+];
+
+/// Ways to be reached.
+const OF_INTERNAL: &[Way] = &[
+    ("TCP bind", || bind(Domain::IPV4, Type::STREAM, [127, 0, 0, 1].into())),
+    ("TCP bind, IPv6", || bind(Domain::IPV6, Type::STREAM, LOOPBACK_V6.into())),
+    ("UDP bind", || bind(Domain::IPV4, Type::DGRAM, [127, 0, 0, 1].into())),
+    ("UDP bind, IPv6", || bind(Domain::IPV6, Type::DGRAM, LOOPBACK_V6.into())),
+    ("listen without bind", || Socket::new(Domain::IPV4, Type::STREAM, None)?.listen(1)),
+    ("listen without bind, IPv6", || Socket::new(Domain::IPV6, Type::STREAM, None)?.listen(1)),
+    ("UDP to anybody", || send_to(Type::DGRAM, 0)),
+    ("sendmsg", || on_socket(Type::DGRAM, libc::SYS_sendmsg)),
+    ("Unix socket", || open(Domain::UNIX, Type::STREAM, None)),
+    ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
+    ("listen by its x32 number", || by_x32(libc::SYS_listen)),
+    ("bind by its x32 number", || by_x32(libc::SYS_bind)),
+    ("socket by its x32 number", || by_x32(libc::SYS_socket)),
+];
+
+/// Ways to reach others.
+const OF_DMZ: &[Way] = &[
+    ("TCP connect", || connect(Domain::IPV4, Type::STREAM)),
+    ("UDP connect", || connect(Domain::IPV4, Type::DGRAM)),
+    ("TCP fast open", || send_to(Type::STREAM, libc::MSG_FASTOPEN)),
+    ("UDP to anybody", || send_to(Type::DGRAM, 0)),
+    ("sendmsg", || on_socket(Type::DGRAM, libc::SYS_sendmsg)),
+    ("sendmmsg", || on_socket(Type::DGRAM, libc::SYS_sendmmsg)),
+    ("Unix socket", || open(Domain::UNIX, Type::STREAM, None)),
+    ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
+    ("connect by its x32 number", || by_x32(libc::SYS_connect)),
+    ("socket by its x32 number", || by_x32(libc::SYS_socket)),
+];
+
+/// What the lock of folders and ports refuses by itself.
+const OF_FOLDERS: &[Way] = &[
+    ("Landlock alone: reading /", || std::fs::read_dir("/").map(drop)),
+    ("Landlock alone: writing to the temporary folder", || {
+        let file = std::env::temp_dir().join(format!("portcullis-selftest-{}", std::process::id()));
+        std::fs::File::create_new(&file).map(|_| std::fs::remove_file(&file).unwrap_or_default())
+    }),
+];
+
+/// No descriptor.
+const NONE: u32 = u32::MAX;
+const AF_SMC: libc::c_int = 43;
+const LOOPBACK_V6: [u16; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
+/// A port that nobody answers at, on this host.
+const DISCARD: u16 = 9;
+
+/// Tries every way, in this thread. Only a process that is locked may call it: otherwise some of them succeed.
+pub fn try_all(half: Half) -> Vec<EscapeAttempt> {
+    let of_half = match half {
+        Half::Dmz => OF_DMZ,
+        Half::Internal => OF_INTERNAL,
+    };
+    let attempt = |(way, attempt): &Way| EscapeAttempt { way, outcome: judge(attempt()) };
+    of_half.iter().chain(ALWAYS).map(attempt).collect()
+}
+
+/// Tries what the lock of folders refuses without any filter.
+pub fn try_folders(half: Half) -> Vec<EscapeAttempt> {
+    let port: Way = match half {
+        Half::Dmz => ("Landlock alone: TCP connect", || connect(Domain::IPV4, Type::STREAM)),
+        Half::Internal => {
+            ("Landlock alone: TCP bind", || bind(Domain::IPV4, Type::STREAM, [127, 0, 0, 1].into()))
+        }
+    };
+    let attempt = |(way, attempt): &Way| EscapeAttempt { way, outcome: judge(attempt()) };
+    [port].iter().chain(OF_FOLDERS).map(attempt).collect()
+}
+
+fn judge(result: io::Result<()>) -> EscapeOutcome {
+    match result {
+        Ok(()) => EscapeOutcome::LetThrough("it worked".into()),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => EscapeOutcome::Refused,
+            Some(libc::ENOSYS | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT) => {
+                EscapeOutcome::Unknown
+            }
+            _ => EscapeOutcome::LetThrough(error.to_string()),
+        },
+    }
+}
+
+fn by_number(number: libc::c_long, arguments: [u32; 5]) -> io::Result<()> {
+    call(number, arguments).map(drop)
+}
+
+fn by_x32(number: libc::c_long) -> io::Result<()> {
+    by_number(number | libc::c_long::from(X32), [NONE, 0, 0, 0, 0])
+}
+
+/// A call whose first argument is a socket, and that is given nothing beside.
+fn on_socket(kind: Type, number: libc::c_long) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, kind, None)?;
+    by_number(number, [socket.as_raw_fd().cast_unsigned(), 0, 0, 0, 0])
+}
+
+fn open(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<()> {
+    Socket::new(domain, kind, protocol).map(drop)
+}
+
+fn bind(domain: Domain, kind: Type, ip: std::net::IpAddr) -> io::Result<()> {
+    Socket::new(domain, kind, None)?.bind(&SocketAddr::new(ip, 0).into())
+}
+
+fn connect(domain: Domain, kind: Type) -> io::Result<()> {
+    Socket::new(domain, kind, None)?.connect(&discard())
+}
+
+fn send_to(kind: Type, flags: libc::c_int) -> io::Result<()> {
+    Socket::new(Domain::IPV4, kind, None)?.send_to_with_flags(&[], &discard(), flags).map(drop)
+}
+
+fn discard() -> SockAddr {
+    SocketAddr::from(([127, 0, 0, 1], DISCARD)).into()
+}

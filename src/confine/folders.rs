@@ -1,0 +1,113 @@
+//! The lock of files and of TCP ports (Landlock): a second one, behind the filters. It holds for the thread that
+//! takes it and for what that starts, so it is taken before any other thread runs.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
+};
+use thiserror::Error;
+
+use super::count_threads;
+use crate::{disk, profile::Half};
+
+#[derive(Debug, Error)]
+pub enum FolderLockError {
+    #[error("this kernel has no Landlock")]
+    Missing,
+    #[error("Landlock: other threads run already")]
+    Threads,
+    #[error("Landlock: {0}")]
+    Io(#[from] io::Error),
+    #[error("Landlock: {0}")]
+    Ruleset(#[from] RulesetError),
+}
+
+/// A lock of folders that is in force.
+#[derive(Debug)]
+pub struct FolderLock {
+    pub abi: u32,
+}
+
+/// What a locked gateway may still reach of the file system.
+#[derive(Debug, Default)]
+pub struct LockedFolders {
+    /// Beside the system's.
+    pub read: Vec<PathBuf>,
+    pub written: Vec<PathBuf>,
+}
+
+/// What the system's libraries, the resolver and the clock read.
+const SYSTEM: [&str; 9] =
+    ["/etc", "/usr", "/lib", "/lib32", "/lib64", "/libx32", "/proc/self", "/sys", "/dev"];
+/// Files of the resolver that are often links to elsewhere.
+const LINKED: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime"];
+/// What is written to there: a terminal, and what swallows everything.
+const DEVICES: &str = "/dev";
+/// The newest version whose rights are used; later ones are about what nothing here does.
+const NEWEST: ABI = ABI::V5;
+
+impl LockedFolders {
+    /// Takes the lock, as far as this kernel knows it.
+    pub fn lock(&self, half: Half) -> Result<FolderLock, FolderLockError> {
+        if count_threads()? != 1 {
+            return Err(FolderLockError::Threads);
+        }
+        let read = self.readable();
+        let net = match half {
+            Half::Internal => AccessNet::BindTcp,
+            Half::Dmz => AccessNet::ConnectTcp,
+        };
+        let ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(NEWEST))?
+            .handle_access(net)?
+            .create()?;
+        let ruleset = allow(ruleset, &read, AccessFs::ReadFile | AccessFs::ReadDir)?;
+        let ruleset = allow(ruleset, [Path::new(DEVICES)], AccessFs::WriteFile | AccessFs::IoctlDev)?;
+        let ruleset = allow(ruleset, &self.written, AccessFs::from_all(NEWEST) & !AccessFs::Execute)?;
+        let status = ruleset.restrict_self()?;
+        let LandlockStatus::Available { effective_abi, kernel_abi } = status.landlock else {
+            return Err(FolderLockError::Missing);
+        };
+        if status.ruleset == RulesetStatus::NotEnforced {
+            return Err(FolderLockError::Missing);
+        }
+        let readable = read.into_iter().chain(self.written.iter().cloned());
+        disk::note_folders_allowed(readable.filter_map(|folder| folder.canonicalize().ok()).collect());
+        Ok(FolderLock { abi: kernel_abi.map_or(effective_abi as u32, i32::unsigned_abs) })
+    }
+
+    fn readable(&self) -> BTreeSet<PathBuf> {
+        let linked =
+            LINKED.into_iter().filter_map(|file| Some(Path::new(file).canonicalize().ok()?.parent()?.into()));
+        SYSTEM.into_iter().map(PathBuf::from).chain(linked).chain(self.read.iter().cloned()).collect()
+    }
+
+    /// Lets the folder of `file` be read, and the one that it really is in where it is a link.
+    pub fn read_folder_of(&mut self, file: &Path) {
+        let of_file = |file: &Path| {
+            file.parent().map(|folder| match folder.as_os_str().is_empty() {
+                true => PathBuf::from("."),
+                false => folder.into(),
+            })
+        };
+        self.read.extend(of_file(file));
+        self.read.extend(file.canonicalize().ok().as_deref().and_then(of_file));
+    }
+}
+
+/// A folder that is not there needs no rule.
+fn allow(
+    ruleset: RulesetCreated,
+    folders: impl IntoIterator<Item = impl AsRef<Path>>,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
+    let there = folders.into_iter().filter_map(|folder| PathFd::new(folder).ok());
+    ruleset.add_rules(there.map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, access))))
+}

@@ -1,0 +1,202 @@
+//! The lock: what the kernel refuses this process once its half and mode are known.
+//!
+//! ```text
+//! unlocked ─► always ─► a half that runs alone in reverse mode, until the process ends
+//! ```
+//!
+//! `filters` is the first lock (seccomp), in every thread: it is what "can dial and nothing else" rests on.
+//! `folders` is the second one (Landlock), which can be put on only before another thread has started.
+//! `attempts` tries what should be refused. Who takes the lock, and when, is up to the command line and the
+//! engine: a gateway that runs as a library has none.
+
+pub mod attempts;
+mod filters;
+pub mod folders;
+mod system_call;
+
+use std::{fs, io};
+
+use thiserror::Error;
+
+use self::folders::{FolderLock, FolderLockError, LockedFolders};
+use crate::profile::{ConfinePolicy, Half, Mode, Profile};
+
+const ONE_PROCESS_EACH: &str = "both halves run in this process, which therefore may dial and listen; \
+     the full lock needs a process for each half";
+
+/// Why `confine: required` does not start.
+#[derive(Debug, Error)]
+pub enum LockError {
+    #[error("`confine: required`: the kernel takes no seccomp filter: {0}")]
+    Seccomp(#[from] filters::FilterError),
+    #[error("`confine: required`: {0}")]
+    Folders(#[from] FolderLockError),
+}
+
+/// What the kernel has been told to refuse this process. Without [`ProcessLock::begin`] that is nothing.
+#[derive(Debug, Default)]
+pub struct ProcessLock {
+    /// Somebody has begun it: this process is a gateway's own.
+    is_begun: bool,
+    /// What no gateway ever does is refused.
+    refuses_always: bool,
+    half: Option<Half>,
+    folders: Option<FolderLock>,
+    /// What has yet to be told.
+    untold: Vec<String>,
+}
+
+impl ProcessLock {
+    /// Puts on what holds from the start: what no gateway does and, where a half starts alone in reverse mode,
+    /// the lock of its folders. To be called before another thread is started.
+    pub fn begin(profile: &Profile, folders: &LockedFolders) -> Result<Self, LockError> {
+        let mut lock = Self { is_begun: true, ..Self::default() };
+        if profile.confine == ConfinePolicy::Off {
+            return Ok(lock);
+        }
+        if let Some(half) = half_to_lock(profile) {
+            match folders.lock(half) {
+                Ok(taken) => lock.folders = Some(taken),
+                Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),
+                Err(error) => lock.untold.push(error.to_string()),
+            }
+        }
+        lock.refuse_always(profile.confine)?;
+        Ok(lock)
+    }
+
+    fn refuse_always(&mut self, policy: ConfinePolicy) -> Result<(), LockError> {
+        match filters::refuse_always() {
+            Ok(()) => self.refuses_always = true,
+            Err(error) if policy == ConfinePolicy::Required => return Err(error.into()),
+            Err(error) => self.untold.push(format!("the kernel takes no seccomp filter: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Takes the lock of the half that `profile` runs in reverse mode; what is to be told of it.
+    pub fn enter(&mut self, profile: &Profile) -> Result<Vec<String>, LockError> {
+        let mut told = std::mem::take(&mut self.untold);
+        if !self.is_begun || profile.confine == ConfinePolicy::Off {
+            return Ok(told);
+        }
+        if !self.refuses_always {
+            self.refuse_always(profile.confine)?;
+            told.append(&mut self.untold);
+        }
+        match half_to_lock(profile) {
+            Some(half) if self.half.is_none() && self.refuses_always => match filters::refuse_to(half) {
+                Ok(()) => {
+                    self.half = Some(half);
+                    told.push(self.describe(half));
+                }
+                Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),
+                Err(error) => told.push(format!("not locked: {error}")),
+            },
+            Some(_) => {}
+            None if profile.mode == Mode::Reverse => told.push(ONE_PROCESS_EACH.into()),
+            None => {}
+        }
+        Ok(told)
+    }
+
+    fn describe(&self, half: Half) -> String {
+        let files = match &self.folders {
+            Some(folders) => format!(" (seccomp, and Landlock ABI {})", folders.abi),
+            None => " (seccomp; Landlock is put on only where a process starts in reverse mode)".into(),
+        };
+        format!("locked: {}{files}", half_words(half))
+    }
+
+    /// The half that is locked.
+    pub fn half(&self) -> Option<Half> {
+        self.half
+    }
+
+    /// The version of Landlock that is in force.
+    pub fn landlock(&self) -> Option<u32> {
+        self.folders.as_ref().map(|folders| folders.abi)
+    }
+
+    /// Why `profile` can not be run in this process any more.
+    pub fn refusal(&self, profile: &Profile) -> Option<String> {
+        if let Some(half) = self.half
+            && half_alone(profile) != Some(half)
+        {
+            let going = match profile.mode {
+                Mode::Reverse => "to another half",
+                Mode::Direct | Mode::Forward => "out of reverse mode",
+            };
+            return Some(format!(
+                "this process is locked: {}; {going} takes a restart with that profile",
+                half_words(half)
+            ));
+        }
+        let needs_folders =
+            profile.confine == ConfinePolicy::Required && self.is_begun && self.folders.is_none();
+        (needs_folders && half_to_lock(profile).is_some()).then(|| {
+            "`confine: required` needs Landlock, which is put on only where a process starts in reverse mode; \
+             restart it with that profile"
+                .into()
+        })
+    }
+
+    /// What a switch to `profile` does to the lock, or why it is refused.
+    pub fn forecast(&self, profile: &Profile) -> Option<String> {
+        if let Some(why) = self.refusal(profile) {
+            return Some(format!("refused: {why}"));
+        }
+        match (self.half, half_to_lock(profile)) {
+            (None, Some(half)) if self.is_begun => Some(format!(
+                "from then on, {} until this process ends; going back takes a restart",
+                half_words(half)
+            )),
+            (Some(_), _) if profile.confine == ConfinePolicy::Off => {
+                Some("the lock stays until this process ends".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Locks this process as a half is locked, for a trial of the lock itself. `before_filters` is called when the lock
+/// of folders is on and the filters are not.
+pub fn lock_as<T>(
+    half: Half,
+    before_filters: impl FnOnce(Result<FolderLock, FolderLockError>) -> T,
+) -> Result<T, LockError> {
+    let made = before_filters(LockedFolders::default().lock(half));
+    filters::refuse_always()?;
+    filters::refuse_to(half)?;
+    Ok(made)
+}
+
+/// The half that `profile` runs alone, in reverse mode.
+fn half_alone(profile: &Profile) -> Option<Half> {
+    match (profile.mode, &profile.dmz, &profile.internal) {
+        (Mode::Reverse, Some(_), None) => Some(Half::Dmz),
+        (Mode::Reverse, None, Some(_)) => Some(Half::Internal),
+        _ => None,
+    }
+}
+
+fn half_to_lock(profile: &Profile) -> Option<Half> {
+    half_alone(profile).filter(|_| profile.confine != ConfinePolicy::Off)
+}
+
+fn half_words(half: Half) -> &'static str {
+    match half {
+        Half::Dmz => "the DMZ half can accept and nothing else",
+        Half::Internal => "the internal half can dial and nothing else",
+    }
+}
+
+/// The calls that a locked half is refused, those of its half first.
+pub fn refused_calls(half: Half) -> Vec<&'static str> {
+    filters::refused_calls(half)
+}
+
+/// Threads of this process.
+fn count_threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}

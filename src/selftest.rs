@@ -1,0 +1,62 @@
+//! `selftest confine`: locks a process as a half is locked, and tries from within what the kernel should refuse;
+//! in the thread that has taken the lock, and in one that is older than it.
+
+use std::{
+    process::{Command, ExitCode},
+    sync::mpsc,
+    thread,
+};
+
+use crate::{
+    confine::{
+        self,
+        attempts::{self, EscapeAttempt, EscapeOutcome},
+    },
+    exit,
+    output::{print_line, print_note},
+    profile::Half,
+};
+
+/// Tries the lock of one half, or of each in a process of its own.
+pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
+    let Some(half) = half else {
+        let program = std::env::current_exe()?;
+        let mut failed = false;
+        for half in ["internal", "dmz"] {
+            let ended = Command::new(&program).args(["selftest", "confine", "--role", half]).status()?;
+            failed |= !ended.success();
+        }
+        return Ok(if failed { exit::FAILED.into() } else { ExitCode::SUCCESS });
+    };
+    let (begin, begun) = mpsc::channel::<()>();
+    let (of_folders, older) = confine::lock_as(half, |locked| {
+        let of_folders = locked.map(|_| attempts::try_folders(half));
+        let older = thread::spawn(move || begun.recv().map(|()| attempts::try_all(half)));
+        (of_folders, older)
+    })?;
+    let own = attempts::try_all(half);
+    begin.send(())?;
+    let older = older.join().map_err(|_| anyhow::anyhow!("the older thread has panicked"))??;
+    let word = match half {
+        Half::Dmz => "dmz",
+        Half::Internal => "internal",
+    };
+    print_line(format_args!("{word}: what this process was refused, in its own thread and in an older one"))?;
+    for attempt in of_folders.iter().flatten() {
+        print_line(format_args!("  {:<48} {}", attempt.way, attempt.outcome))?;
+    }
+    if let Err(why) = &of_folders {
+        print_line(format_args!("  {why}"))?;
+    }
+    for (own, older) in own.iter().zip(&older) {
+        print_line(format_args!("  {:<48} {:<18} {}", own.way, own.outcome.to_string(), older.outcome))?;
+    }
+    let all: Vec<_> = of_folders.into_iter().flatten().chain(own).chain(older).collect();
+    let refused = all.iter().filter(|attempt| attempt.outcome == EscapeOutcome::Refused).count();
+    print_line(format_args!("  {refused} of {} attempts refused", all.len()))?;
+    let through: Vec<_> = all.iter().filter(|attempt| attempt.is_let_through()).collect();
+    for EscapeAttempt { way, outcome } in &through {
+        print_note(format_args!("portcullis: {word}: {way}: {outcome}"));
+    }
+    Ok(if through.is_empty() { ExitCode::SUCCESS } else { exit::FAILED.into() })
+}

@@ -1,0 +1,252 @@
+//! The lock: what a half in reverse mode can not do any more, and all that goes on working behind it.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+};
+
+use serde_json::Value;
+
+use crate::{
+    connect,
+    process::{Gateway, Place, SOON},
+    run,
+    setup::{Pair, dmz_half, internal_half},
+    verify::{DMZ_TLS, INTERNAL_TLS, Ports, results, step, verify},
+};
+
+#[track_caller]
+fn echoes(at: SocketAddr) {
+    let mut client = connect(at);
+    client.write_all(b"hello").expect("it is sent");
+    let mut heard = [0; 5];
+    client.read_exact(&mut heard).expect("it comes back");
+    assert_eq!(&heard, b"hello");
+}
+
+/// Asks a running gateway, which does it.
+#[track_caller]
+fn done(place: &Place, gateway: &str, command: &[&str]) -> String {
+    let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
+    let said = run(place, &[command, &["--admin", &socket]].concat());
+    assert_eq!(said.code, Some(0), "{command:?}: {}", said.err);
+    said.out
+}
+
+/// Asks a running gateway, which refuses.
+#[track_caller]
+fn refused(place: &Place, gateway: &str, command: &[&str]) -> String {
+    let socket = place.path(&format!("run/{gateway}.sock")).display().to_string();
+    let said = run(place, &[command, &["--admin", &socket]].concat());
+    assert_eq!(said.code, Some(1), "{command:?}: {}", said.out);
+    said.err
+}
+
+fn refuses(gateway: &Gateway<'_>, half: &str) -> Vec<Value> {
+    let status = gateway.status();
+    let confined = &status["confined"][half];
+    assert_eq!(confined["seccomp"], true, "{status:#}");
+    confined["refuses"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn every_known_way_out_of_a_locked_half_is_refused() {
+    let place = Place::with_certificates();
+    let said = run(&place, &["selftest", "confine"]);
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    for half in ["internal:", "dmz:"] {
+        assert!(said.out.contains(half), "{}", said.out);
+    }
+    for way in
+        ["listen without bind", "TCP connect", "io_uring_setup", "execve", "MPTCP socket", "by its x32"]
+    {
+        let row = said
+            .out
+            .lines()
+            .find(|line| !line.contains("Landlock") && line.contains(way))
+            .unwrap_or_else(|| panic!("{way}"));
+        let words = row.matches("refused").count() + 2 * row.matches("not in this kernel").count();
+        assert_eq!(words, 2, "in both threads: {row}");
+    }
+    assert!(!said.out.contains("let through"), "{}", said.out);
+    // Where the kernel has it, it was put on: no other thread was running.
+    assert!(!said.out.contains("other threads run"), "{}", said.out);
+}
+
+#[test]
+fn a_locked_pair_carries_sessions_and_is_operated_as_ever() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    assert!(refuses(&pair.internal, "internal").contains(&"listen".into()));
+    assert!(refuses(&pair.dmz, "dmz").contains(&"connect".into()));
+    assert!(pair.internal.status()["confined"].get("dmz").is_none());
+    assert!(
+        pair.dmz.log().contains("locked: the DMZ half can accept and nothing else"),
+        "{}",
+        pair.dmz.log()
+    );
+    echoes(pair.dmz.accept("echo"));
+    let metrics = done(&place, "internal", &["metrics"]);
+    assert!(metrics.contains("portcullis_confined{role=\"internal\"} 1"), "{metrics}");
+    assert!(done(&place, "dmz", &["status"]).contains("locked: dmz by seccomp"));
+    // A reload brings another port and another service; renewed certificates come by the same way.
+    let link = format!("127.0.0.1:{}", pair.dmz.link_port());
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "echo://"), ("more", "echo://")]));
+    place.write("dmz.yaml", &dmz_half("127.0.0.1:0", &["echo", "more"]));
+    done(&place, "dmz", &["reload"]);
+    done(&place, "internal", &["reload"]);
+    pair.dmz.wait_healthy();
+    echoes(pair.dmz.accept("more"));
+    done(&place, "internal", &["reload"]);
+    done(&place, "dmz", &["stop"]);
+    assert_eq!(pair.dmz.ended().code(), Some(0));
+    assert!(!place.path("run/dmz.sock").exists(), "its socket is gone");
+}
+
+#[test]
+fn a_locked_internal_half_looks_names_up() {
+    let place = Place::with_certificates();
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = backend.local_addr().expect("its address").port();
+    let pair = Pair::reverse(&place, &[("named", &format!("tcp://localhost:{port}"))]);
+    let mut client = connect(pair.dmz.accept("named"));
+    let (mut session, _) = backend.accept().expect("the name was found");
+    session.write_all(b"hello").expect("it is sent");
+    client.read_exact(&mut [0; 5]).expect("it arrives");
+}
+
+#[test]
+fn verify_tries_the_lock_from_within_and_probes_a_half_that_can_not_connect() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    place.write("outside.yaml", &format!("mode: reverse\n{}", ports.dmz(DMZ_TLS)));
+    place.write("inside.yaml", &format!("mode: reverse\n{}", ports.internal(INTERNAL_TLS, "echo://")));
+    // Under their own names, so that `verify` finds them by their sockets.
+    let start = |name: &str| {
+        let socket = place.path(&format!("run/portcullis/{name}.sock")).display().to_string();
+        let profile = format!("{name}.yaml");
+        let mut command = place.command(&["--no-ui", "--profile", &profile, "--admin", &socket]);
+        fs::create_dir_all(place.path("run/portcullis")).expect("a folder");
+        command.spawn().map(Ended).expect("the program starts")
+    };
+    let (_outside, _inside) = (start("outside"), start("inside"));
+    let ready = |name: &str| {
+        let socket = place.path(&format!("run/portcullis/{name}.sock")).display().to_string();
+        crate::until("it is ready", SOON, || {
+            (run(&place, &["status", "--ready", "--strict", "--admin", &socket]).code == Some(0))
+                .then_some(())
+        });
+    };
+    ready("outside");
+    ready("inside");
+    let outside = verify(&place, "outside.yaml");
+    assert_eq!(
+        results(&outside),
+        "profile pass, basic skip, forward skip, reverse pass, closed skip",
+        "{outside:#}"
+    );
+    assert!(step(&outside, "forward").0.contains("is locked"), "{outside:#}");
+    let inside = verify(&place, "inside.yaml");
+    assert_eq!(
+        results(&inside),
+        "profile pass, basic pass, forward skip, reverse pass, closed pass",
+        "{inside:#}"
+    );
+    let seen = step(&inside, "closed").0;
+    assert!(seen.contains("tried from within and refused"), "{seen}");
+}
+
+/// A child that does not outlive its test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_locked_half_does_not_leave_reverse_mode_and_says_so_before() {
+    let (place, ports) = (Place::with_certificates(), Ports::new());
+    for mode in ["forward", "reverse"] {
+        place.write(&format!("{mode}.yaml"), &format!("name: one\nmode: {mode}\n{}", ports.dmz(DMZ_TLS)));
+        let inside = format!("name: one\nmode: {mode}\n{}", ports.internal(INTERNAL_TLS, "echo://"));
+        place.write(&format!("inside-{mode}.yaml"), &inside);
+    }
+    let inside = place.start_as("inside", &[], &["--no-ui", "--profile", "inside-forward.yaml"]);
+    let outside = place.start_as("outside", &[], &["--no-ui", "--profile", "forward.yaml"]);
+    outside.wait_healthy();
+    assert!(outside.status()["confined"]["dmz"].is_null());
+    let plan = done(&place, "outside", &["switch", "--plan", "./reverse.yaml"]);
+    assert!(plan.contains("lock") && plan.contains("going back takes a restart"), "{plan}");
+    let required = format!("confine: required\nmode: reverse\n{}", ports.dmz(DMZ_TLS));
+    place.write("required.yaml", &required);
+    let why = refused(&place, "outside", &["switch", "./required.yaml"]);
+    assert!(why.contains("needs Landlock"), "{why}");
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| done(&place, "inside", &["switch", "./inside-reverse.yaml"]));
+        let told = done(&place, "outside", &["switch", "./reverse.yaml"]);
+        assert!(told.contains("locked: the DMZ half can accept and nothing else"), "{told}");
+        assert!(other.join().expect("it is done").contains("can dial and nothing else"));
+    });
+    assert!(outside.status()["confined"]["dmz"]["landlock"].is_null(), "it has not started in reverse mode");
+    outside.wait_healthy();
+    echoes(outside.accept("web"));
+    for (gateway, forward) in [("outside", "./forward.yaml"), ("inside", "./inside-forward.yaml")] {
+        let plan = done(&place, gateway, &["switch", "--plan", forward]);
+        assert!(plan.contains("refused: ") && plan.contains("takes a restart"), "{plan}");
+        let why = refused(&place, gateway, &["switch", forward]);
+        assert!(why.contains("out of reverse mode takes a restart"), "{why}");
+    }
+    assert!(inside.status()["mode"] == "reverse" && outside.status()["mode"] == "reverse");
+    echoes(outside.accept("web"));
+}
+
+#[test]
+fn what_was_not_known_at_the_start_is_refused_by_its_path() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("profiles")).expect("a folder");
+    fs::rename(place.path("pki"), place.path("profiles/pki")).expect("it is moved");
+    let dmz = dmz_half("127.0.0.1:0", &["echo"]);
+    place.write("profiles/dmz.yaml", &dmz);
+    let gateway = place.start_as("dmz", &[], &["--no-ui", "--profile", "profiles/dmz.yaml"]);
+    if gateway.status()["confined"]["dmz"]["landlock"].is_null() {
+        assert!(gateway.log().contains("Landlock"), "it is told: {}", gateway.log());
+        return;
+    }
+    fs::create_dir(place.path("elsewhere")).expect("a folder");
+    fs::copy(place.path("profiles/dmz.yaml"), place.path("elsewhere/dmz.yaml")).expect("a copy");
+    for command in [&["switch", "./elsewhere/dmz.yaml"][..], &["switch", "--plan", "./elsewhere/dmz.yaml"]] {
+        let why = refused(&place, "dmz", command);
+        assert!(why.contains("elsewhere/dmz.yaml") && why.contains("lock of this gateway"), "{why}");
+    }
+    // A file of a profile that can be read, in a folder that no profile named before.
+    fs::copy(place.path("profiles/pki/ca.pem"), place.path("elsewhere/ca.pem")).expect("a copy");
+    place.write("profiles/dmz.yaml", &dmz.replace("pki/ca.pem", "../elsewhere/ca.pem"));
+    let why = refused(&place, "dmz", &["reload"]);
+    assert!(why.contains("elsewhere/ca.pem") && why.contains("lock of this gateway"), "{why}");
+    place.write("profiles/dmz.yaml", &dmz);
+    done(&place, "dmz", &["reload"]);
+}
+
+#[test]
+fn a_lock_is_off_where_the_profile_says_so_and_words_of_two_kinds_mean_it() {
+    let place = Place::with_certificates();
+    for (word, is_locked) in [("off", false), ("false", false), ("on", true), ("required", true)] {
+        place.write("dmz.yaml", &format!("confine: {word}\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+        let gateway = place.start("dmz");
+        assert_eq!(gateway.status()["confined"]["dmz"].is_object(), is_locked, "{word}");
+    }
+    place.write(
+        "pair.yaml",
+        &format!("name: pair\n{}", Ports::new().pair("echo://").replace("forward", "reverse")),
+    );
+    let pair = place.start("pair");
+    assert_eq!(pair.status()["confined"], serde_json::json!({ "dmz": null, "internal": null }));
+    assert!(pair.log().contains("the full lock needs a process for each half"), "{}", pair.log());
+    place.write("bad.yaml", &format!("confine: never\n{}", dmz_half("127.0.0.1:0", &["echo"])));
+    let said = run(&place, &["check", "bad.yaml"]);
+    assert!(said.out.contains("confine") || said.err.contains("confine"), "{} {}", said.out, said.err);
+}
