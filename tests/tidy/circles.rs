@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Path, PathBuf, Source, sources};
 
-/// A module is a folder, a file, or both; `src/a/b.rs` and what is in `src/a/b/` are one room.
+/// The path of a module from the crate's root.
 fn module_path(file: &Path) -> Vec<String> {
     let without = file.strip_prefix("src").unwrap().with_extension("");
     let mut parts: Vec<_> =
@@ -96,13 +96,14 @@ fn reached<'a>(from: &'a Path, uses: &'a BTreeMap<PathBuf, BTreeSet<PathBuf>>) -
     seen
 }
 
-/// The folder that a file belongs to: its own, where it has one.
+/// The folder of a file. What is in `src/a/b/` beside a `src/a/b.rs` is that file's, in its folder.
 fn room(file: &Path) -> PathBuf {
-    let own = file.with_extension("");
-    if Path::new(env!("CARGO_MANIFEST_DIR")).join(&own).is_dir() {
-        return own;
+    let folder = file.parent().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    match root.join(folder.with_extension("rs")).is_file() {
+        true => folder.parent().unwrap().to_path_buf(),
+        false => folder.to_path_buf(),
     }
-    file.parent().unwrap().to_path_buf()
 }
 
 #[test]
