@@ -134,6 +134,11 @@ impl ProfileSource {
 }
 
 impl ChosenProfile {
+    /// Its file, or what stands for one.
+    pub fn describe(&self) -> String {
+        self.file().map_or_else(|| "the built-in `demo`".into(), |file| format!("`{}`", file.display()))
+    }
+
     /// The file, where there is one.
     pub fn file(&self) -> Option<&Path> {
         match self {

@@ -100,6 +100,11 @@ impl ProcessLock {
         Ok(told)
     }
 
+    /// The same where it is too late to refuse: what can not be is told.
+    pub fn enter_told(&mut self, profile: &Profile) -> Vec<String> {
+        self.enter(profile).unwrap_or_else(|error| vec![error.to_string()])
+    }
+
     fn describe(&self, half: Half) -> String {
         let files = match &self.folders {
             Some(folders) => format!(" (seccomp, and Landlock ABI {})", folders.abi),

@@ -232,18 +232,14 @@ impl Engine {
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());
-        // Nothing of the new mode can be rolled back any more.
-        let locked = self.lock.enter(&profile).unwrap_or_else(|error| vec![error.to_string()]);
-        let line = [line].into_iter().chain(told).chain(locked).collect::<Vec<_>>().join("; ");
+        let line = [line].into_iter().chain(told).chain(self.lock.enter_told(&profile)).collect::<Vec<_>>();
+        let line = line.join("; ");
         self.profile = profile;
         self.chosen = chosen;
         let lasts = match self.chosen == self.first {
             true => String::new(),
             false => {
-                format!(
-                    "; it lasts until this process ends: a restart begins with {}",
-                    profile_name(&self.first)
-                )
+                format!("; it lasts until this process ends: a restart begins with {}", self.first.describe())
             }
         };
         match asker {
@@ -496,8 +492,4 @@ impl Drop for TrialSwitch {
 
 pub(super) fn problem_lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-fn profile_name(chosen: &ChosenProfile) -> String {
-    chosen.file().map_or_else(|| "the built-in `demo`".into(), |file| format!("`{}`", file.display()))
 }

@@ -5,6 +5,7 @@
 //! gateways and starts halves of its own where none are running, is `commands::verify`.
 
 pub mod advice;
+pub mod closed;
 pub mod probe;
 pub mod progress;
 pub mod steps;

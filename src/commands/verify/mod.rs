@@ -30,7 +30,7 @@ use crate::{
         checklist::{CheckStep, StepFinding, StepReport, StepResult, VerifyReport},
         log,
     },
-    verify::{advice, steps},
+    verify::{advice, closed, steps},
 };
 
 use self::halves::TrialHalves;
@@ -231,7 +231,7 @@ fn name_port_holder(report: &mut VerifyReport, source: &ProfileSource, chosen: &
     let is_open =
         |walked: &&mut StepReport| walked.step == CheckStep::Closed && walked.result == StepResult::Fail;
     let Some(walked) = report.steps.iter_mut().find(is_open) else { return };
-    if let Some(holder) = steps::forward_port_holder(source, chosen).filter(|by| !walked.seen.contains(by)) {
+    if let Some(holder) = closed::forward_port_holder(source, chosen).filter(|by| !walked.seen.contains(by)) {
         walked.seen = format!("{}; the port of forward mode is held by {holder}", walked.seen);
     }
 }

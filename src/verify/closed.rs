@@ -1,0 +1,158 @@
+//! The step `closed`: the internal half holds no listening socket, its kernel refuses it one where it is locked, and
+//! the port of forward mode is not open either.
+
+use std::time::Duration;
+
+use super::steps::{VerifyRun, join, stopped_finding, unanswered_finding};
+use crate::{
+    confine::attempts::{self, EscapeOutcome},
+    net::{
+        dial,
+        sockets::{self, SocketAddress},
+    },
+    profile::{ConfinePolicy, InternalMode, LinkAddress, Mode, Profile},
+    source::{ChosenProfile, ProfileSource},
+    telemetry::{checklist::StepFinding, snapshot::Snapshot},
+    text,
+};
+
+/// A closed port of this machine refuses at once; one that says nothing is not open either.
+const KNOCK: Duration = Duration::from_secs(1);
+
+impl VerifyRun {
+    /// The internal half holds no listening socket; in a pair, none that is not the DMZ half's.
+    pub(super) async fn check_closed(&self) -> StepFinding {
+        if self.profile.internal.is_none() {
+            return StepFinding::skip("the internal half is closed or not; verify it on its own host");
+        }
+        if self.profile.mode != Mode::Reverse {
+            let word = self.profile.mode.word();
+            return StepFinding::skip(format!(
+                "in mode {word} the internal half listens; that is what reversing ends"
+            ));
+        }
+        let Some(snapshot) = self.fresh_snapshot().await else { return stopped_finding() };
+        let held = match sockets::process_sockets() {
+            Ok(held) => held,
+            Err(error) => {
+                return StepFinding::fail(format!("the kernel does not say: {error}"), "mount /proc");
+            }
+        };
+        let mut expected = dmz_ports(&snapshot);
+        expected.extend(self.entries.iter().map(|entry| entry.at.port()));
+        let is_strange = |open: &&sockets::OpenSocket| match &open.at {
+            SocketAddress::Inet(at) => open.kind != "tcp" || !expected.contains(&at.port()),
+            SocketAddress::Path(path) => self.admin.as_ref() != Some(path),
+            SocketAddress::Other(_) => true,
+        };
+        let (strange, rest): (Vec<_>, Vec<_>) = held.open.iter().partition(is_strange);
+        if !strange.is_empty() {
+            return StepFinding::fail(
+                format!("the internal half listens: {}", join(strange.iter().map(ToString::to_string))),
+                "start it without inherited sockets; find who hands them on with `ss -lpn`",
+            );
+        }
+        let knocked = match self.try_forward_port().await {
+            Ok(knocked) => knocked,
+            Err(failed) => return failed,
+        };
+        let rest = match rest.is_empty() {
+            true => "none listens".into(),
+            false => format!(
+                "those that listen are no door inwards: {}",
+                join(rest.iter().map(|open| self.describe_owner(open)))
+            ),
+        };
+        let refused = match self.try_the_lock() {
+            Ok(refused) => refused,
+            Err(failed) => return failed,
+        };
+        StepFinding::pass(format!(
+            "each of the {} sockets of process {} was asked (/proc/self/fd, SO_ACCEPTCONN, getsockname; TCP, MPTCP, UDP, IPv6, Unix, raw): {rest}; {knocked}; {refused}",
+            held.looked_at,
+            std::process::id()
+        ))
+    }
+
+    /// Tries from within what the kernel should refuse, where it should.
+    fn try_the_lock(&self) -> Result<String, StepFinding> {
+        let why = match (self.locked, &self.profile) {
+            (Some(half), _) => {
+                let tried = attempts::try_all(half);
+                let through: Vec<_> = tried.iter().filter(|attempt| attempt.is_let_through()).collect();
+                if let [first, ..] = through[..] {
+                    let seen = format!(
+                        "{} of {} ways were let through by the lock: {} ({})",
+                        through.len(),
+                        tried.len(),
+                        first.way,
+                        first.outcome
+                    );
+                    return Err(StepFinding::fail(seen, "run `portcullis selftest confine` on this host"));
+                }
+                let refused = tried.iter().filter(|attempt| attempt.outcome == EscapeOutcome::Refused);
+                return Ok(format!(
+                    "locked: {} of {} ways to be reached or to get out were tried from within and refused",
+                    refused.count(),
+                    tried.len()
+                ));
+            }
+            (None, Profile { confine: ConfinePolicy::Off, .. }) => "`confine` is off",
+            (None, Profile { dmz: Some(_), .. }) => "both halves run in one process",
+            (None, _) => "no lock was taken at the start; its log says why",
+        };
+        Ok(format!("not locked: {why}"))
+    }
+
+    fn describe_owner(&self, open: &sockets::OpenSocket) -> String {
+        match &open.at {
+            SocketAddress::Path(path) => format!("the admin socket {}", text::clean_path(path)),
+            at => format!("{} {at} of the DMZ half in this process", open.kind),
+        }
+    }
+
+    /// Tries the port that forward mode uses.
+    async fn try_forward_port(&self) -> Result<String, StepFinding> {
+        let (source, chosen) = (self.source.clone(), self.chosen.clone());
+        let listen =
+            self.files.run(move || forward_port(&source, &chosen)).await.map_err(unanswered_finding)?;
+        let Some(listen) = listen else {
+            return Ok("the profile names no port for forward mode".into());
+        };
+        let mut at = listen.at.clone();
+        if at.is_any() {
+            at.host = if at.host.contains(':') { "::1".into() } else { "127.0.0.1".into() };
+        }
+        match dial::dial(&at, KNOCK).await {
+            Err(error) => Ok(format!("the port of forward mode is closed: {error}")),
+            Ok(_) => {
+                let by =
+                    sockets::port_holder(at.port).map(|holder| format!(" ({holder})")).unwrap_or_default();
+                let seen = format!("the port of forward mode, {at}, is open{by}");
+                Err(StepFinding::fail(
+                    seen,
+                    "stop the program that listens there; if it is a gateway, switch it to reverse",
+                ))
+            }
+        }
+    }
+}
+
+/// Where the internal half would listen in forward mode.
+fn forward_port(source: &ProfileSource, chosen: &ChosenProfile) -> Option<LinkAddress> {
+    match source.load_to_serve(chosen, Some(Mode::Forward)).ok()?.profile.internal?.way {
+        InternalMode::Forward { listen, .. } => Some(listen),
+        InternalMode::Reverse { .. } => None,
+    }
+}
+
+/// The program that listens at that port, as far as this process may see it.
+pub fn forward_port_holder(source: &ProfileSource, chosen: &ChosenProfile) -> Option<String> {
+    sockets::port_holder(forward_port(source, chosen)?.at.port)
+}
+
+fn dmz_ports(snapshot: &Snapshot) -> Vec<u16> {
+    let accepts = snapshot.services.iter().flat_map(|service| &service.accept);
+    let port = |address: &String| address.rsplit_once(':')?.1.parse().ok();
+    accepts.chain(&snapshot.listening).filter_map(port).collect()
+}
