@@ -14,7 +14,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::web::BackendConnection;
+use super::backend_connection::BackendConnection;
 use crate::{http::driver::ConnectionDriver, tasks::Tasks};
 
 /// More are closed, the one that has waited longest first.

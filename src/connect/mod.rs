@@ -1,6 +1,7 @@
 //! Where sessions go: straight to a backend ([`direct`]), over a link that this half dials ([`forward`]),
 //! or over one that the other half keeps ready ([`reverse`]).
 
+mod backend_connection;
 pub mod direct;
 pub mod forward;
 mod idle_connections;

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConnectFailure, ConnectRequest,
+    backend_connection::{BackendConnection, ConnectionSharing, proves_client},
     direct::{self, BackendTarget},
     idle_connections::{ConnectionUser, WantedConnection},
 };
@@ -93,27 +94,6 @@ struct BackendRequests {
     failure_sender: PipeFailureSender,
     interims: InterimResponses,
     flushes: Flushes,
-}
-
-/// A connection to the backend.
-pub struct BackendConnection {
-    pub upstream: UpstreamConnection,
-    mapping: Arc<NameMapping>,
-    sharing: ConnectionSharing,
-}
-
-/// ```text
-/// fresh ──► shared
-///    └────────┴──► bound
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ConnectionSharing {
-    /// Nothing was answered on it.
-    Fresh,
-    /// It has answered, and may be used for anybody's requests.
-    Shared,
-    /// It knows its client, and is used for no other.
-    Bound,
 }
 
 /// A connection that is kept going by the session.
@@ -440,31 +420,6 @@ impl BackendRequests {
         let connection = BackendConnection::new(line, mapping);
         Ok(HeldConnection { connection, driver: self.drivers.add(going) })
     }
-}
-
-impl BackendConnection {
-    pub fn new(upstream: UpstreamConnection, mapping: NameMapping) -> Self {
-        Self { upstream, mapping: Arc::new(mapping), sharing: ConnectionSharing::Fresh }
-    }
-
-    /// It has answered; what is `bound` once stays so.
-    fn note_answer(&mut self, is_bound: bool) {
-        self.sharing = match self.sharing {
-            ConnectionSharing::Fresh | ConnectionSharing::Shared if !is_bound => ConnectionSharing::Shared,
-            ConnectionSharing::Fresh | ConnectionSharing::Shared | ConnectionSharing::Bound => {
-                ConnectionSharing::Bound
-            }
-        };
-    }
-}
-
-/// Whether the field carries credentials of a scheme that proves the client for the whole connection: NTLM, or
-/// Negotiate (RFC 4559, section 6).
-fn proves_client(headers: &HeaderMap, field: &HeaderName) -> bool {
-    let is_scheme =
-        |word: &[u8]| [&b"ntlm"[..], b"negotiate"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
-    let mut values = headers.get_all(field).iter();
-    values.any(|value| value.as_bytes().split(|sign| b" \t,".contains(sign)).any(is_scheme))
 }
 
 /// What is sent again of a request that may be repeated (RFC 9110, section 9.2.2): its method says so, and there is

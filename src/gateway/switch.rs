@@ -50,11 +50,11 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct PendingSwitch {
     plan: SwitchPlan,
     chosen: ChosenProfile,
-    loaded: LoadedProfile,
+    pub(super) loaded: LoadedProfile,
     ports: ClientPorts,
     /// The new sides; `None` where the one that runs goes on, or where the profile has none.
-    dmz: Option<DmzSide>,
-    internal: Option<InternalSide>,
+    pub(super) dmz: Option<DmzSide>,
+    pub(super) internal: Option<InternalSide>,
     health: Option<MonitorPort>,
     deadline: Instant,
     asker: Option<CommandAudit>,
@@ -441,7 +441,7 @@ impl PendingSwitch {
     }
 
     /// Closes what it has opened.
-    fn retire(&self) {
+    pub(super) fn retire(&self) {
         if let Some(side) = &self.dmz {
             side.retire();
         }
@@ -459,34 +459,6 @@ impl PendingSwitch {
     fn can_serve_all(&self) -> bool {
         self.dmz.as_ref().is_none_or(DmzSide::can_serve_all)
             && self.internal.as_ref().is_none_or(InternalSide::can_serve_all)
-    }
-}
-
-/// A switch that is never committed: its parts are for `verify` alone.
-pub struct TrialSwitch(PendingSwitch);
-
-impl TrialSwitch {
-    pub fn open(switch: PendingSwitch) -> Box<dyn TrialParts> {
-        Box::new(Self(switch))
-    }
-}
-
-impl TrialParts for TrialSwitch {
-    fn rows(&self, half: Half) -> Vec<PoolRow> {
-        match half {
-            Half::Dmz => self.0.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
-            Half::Internal => self.0.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
-        }
-    }
-
-    fn connector(&self, service: &ServiceName) -> Option<Connector> {
-        self.0.dmz.as_ref()?.connector(service, &self.0.loaded.edges)
-    }
-}
-
-impl Drop for TrialSwitch {
-    fn drop(&mut self) {
-        self.0.retire();
     }
 }
 

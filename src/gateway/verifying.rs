@@ -1,12 +1,19 @@
 //! Starts a run of the checklist: reads what it needs, and opens the parts of the other mode for it.
 
 use super::{
-    Engine, audit::CommandAudit, handle::CommandAnswer, ports, state::EngineState, switch::TrialSwitch,
+    Engine,
+    audit::CommandAudit,
+    halves::{DmzSide, InternalSide},
+    handle::CommandAnswer,
+    ports,
+    state::EngineState,
+    switch::PendingSwitch,
 };
 use crate::{
-    profile::Mode,
+    connect::Connector,
+    profile::{Half, Mode, ServiceName},
     source::LoadedProfile,
-    telemetry::checklist::CheckStep,
+    telemetry::{checklist::CheckStep, snapshot::PoolRow},
     verify::steps::{TrialError, TrialParts, VerifyRun},
 };
 
@@ -98,5 +105,33 @@ impl Engine {
             }
             Mode::Direct | Mode::Forward | Mode::Reverse => None,
         }
+    }
+}
+
+/// A switch that is never committed: its parts are for `verify` alone.
+struct TrialSwitch(PendingSwitch);
+
+impl TrialSwitch {
+    fn open(switch: PendingSwitch) -> Box<dyn TrialParts> {
+        Box::new(Self(switch))
+    }
+}
+
+impl TrialParts for TrialSwitch {
+    fn rows(&self, half: Half) -> Vec<PoolRow> {
+        match half {
+            Half::Dmz => self.0.dmz.as_ref().map(DmzSide::rows).unwrap_or_default(),
+            Half::Internal => self.0.internal.as_ref().map(InternalSide::rows).unwrap_or_default(),
+        }
+    }
+
+    fn connector(&self, service: &ServiceName) -> Option<Connector> {
+        self.0.dmz.as_ref()?.connector(service, &self.0.loaded.edges)
+    }
+}
+
+impl Drop for TrialSwitch {
+    fn drop(&mut self) {
+        self.0.retire();
     }
 }
