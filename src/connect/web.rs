@@ -338,7 +338,7 @@ impl BackendRequests {
                 (Err(ResponseFailure::Unsent(unsent)), _) => *unsent,
                 // The backend has closed it just as the request came.
                 (Err(ResponseFailure::Unanswered), Some(head)) if was_used => {
-                    tracing::debug!(id = self.id, "a request is sent again over a new connection");
+                    tracing::debug!(event = %LogEvent::RequestResent, id = self.id, "a request is sent again over a new connection");
                     Request::from_parts(head, MessageBody::empty())
                 }
                 (Err(lost), _) => return Err(error_response(&lost)),

@@ -37,7 +37,6 @@ use crate::{
         snapshot::{PoolRow, SwitchRow},
     },
     tls::edge::EdgeTls,
-    verify::steps::TrialParts,
 };
 
 /// How long the new parts may take to become ready; the other half has to follow within that time.

@@ -51,6 +51,7 @@ log_events! {
     LinesLeftOut "lines_left_out" ["more" "by"] "lines of one kind were too many, and so many are not written",
     RequestFailed "request_failed" ["id"] "a backend gave no answer to a request",
     BackendUnreachable "backend_unreachable" ["id"] "a backend could not be reached for a request",
+    RequestResent "request_resent" ["id"] "the backend closed its connection as a request came, which goes over another one",
     RequestsEnded "requests_ended" ["id"] "the requests of a session have ended with an error",
     ExchangeCut "exchange_cut" [] "a request and its answer were cut",
     InterimLeftOut "interim_left_out" [] "a backend said too much before its answer",
