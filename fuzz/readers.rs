@@ -26,6 +26,7 @@ use portcullis::{
         HeadSource,
         body::MessageBody,
         framing,
+        parse_error::ResponseParseError,
         request_checker::{RequestChecker, SPOILT_SIGN},
         upstream::{ResponseFailure, UpstreamConnection},
     },
@@ -176,6 +177,7 @@ fn answered(method: &Method, wire: &[u8], piece: usize) -> String {
             let told = match line.send(request).await {
                 Ok(answer) => read_out(method, answer).await,
                 Err(ResponseFailure::Invalid(flaw)) => flaw.to_string(),
+                Err(ResponseFailure::Unanswered) => ResponseParseError::Nothing.to_string(),
                 Err(lost) => panic!("{lost:?}"),
             };
             drop(line);
