@@ -8,7 +8,7 @@ use crate::{
     telemetry::{
         failures::FailureRow,
         format,
-        snapshot::{EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
+        snapshot::{BackendRow, EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
     },
     text,
 };
@@ -92,7 +92,28 @@ fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
         row.totals.sessions_waiting,
         row.totals.sessions,
         row.totals.refused
-    )
+    )?;
+    row.backends
+        .iter()
+        .filter(|_| row.backends.len() > 1)
+        .try_for_each(|backend| self::backend(out, row, backend))
+}
+
+fn backend(out: &mut String, service: &ServiceRow, row: &BackendRow) -> std::fmt::Result {
+    write!(
+        out,
+        "backend {} of {}  {}  {} open, {} in all, {} failed",
+        row.address,
+        service.name,
+        row.state.word(),
+        row.sessions_open,
+        row.sessions,
+        row.failures
+    )?;
+    match &row.last_error {
+        Some(error) => writeln!(out, "  last error: {}", text::clean_text(error, FIELD_CHARS_MAX)),
+        None => writeln!(out),
+    }
 }
 
 fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {

@@ -67,6 +67,7 @@ pub(super) fn error_response_for(told: &SessionOutcome) -> ErrorResponse {
         (Some(Refusal::BackendLate), _) | (None, EndedBy::Time) => {
             (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
         }
+        (Some(Refusal::ServiceDown), _) => (StatusCode::SERVICE_UNAVAILABLE, "the service is down"),
         (Some(Refusal::Full), _) => (StatusCode::SERVICE_UNAVAILABLE, "the service is full"),
         (Some(Refusal::Draining), _) | (None, EndedBy::Operator) => {
             (StatusCode::SERVICE_UNAVAILABLE, "the service is closing")

@@ -7,7 +7,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{ConnectFailure, ConnectRequest, ConnectedUpstream, idle_connections::IdleConnections, web};
+use super::{
+    ConnectFailure, ConnectRequest, ConnectedUpstream, backend_group::BackendGroup,
+    idle_connections::IdleConnections, web,
+};
 use crate::{
     link::session_side::SessionSide,
     net::{
@@ -67,16 +70,20 @@ impl BackendTarget {
 /// The far side of a session. Where requests go to the backend, what it hears is what the other half has
 /// made of a client's.
 pub async fn connect(
-    target: &Arc<BackendTarget>,
-    order: &ConnectRequest<'_>,
+    group: &Arc<BackendGroup>,
+    order: &mut ConnectRequest<'_>,
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     // A probe is no client's: it is a connection of our own.
     let client = order.client.filter(|_| !order.probe);
-    let stream = match &target.backend {
-        Backend::Http(http) if !order.probe => web::connect_backend(target, http, order).await?,
+    let candidates = group.candidates(order.client.map(|client| client.ip()));
+    let asks = candidates.first().is_some_and(|first| first.http().is_some());
+    let stream = match asks && !order.probe {
+        true => web::connect_backend(group, candidates, order).await?,
         // A probe asks for nothing.
-        Backend::Echo | Backend::Socket(_) | Backend::Http(_) => {
-            reach_backend(target, client, &order.origin).await?
+        false => {
+            let (member, stream) = group.connect_first(candidates, client, &order.origin).await?;
+            order.backend = (!order.probe).then(|| member.begin_use());
+            stream
         }
     };
     Ok(ConnectedUpstream {

@@ -1,7 +1,12 @@
 //! Where sessions go: straight to a backend ([`direct`]), over a link that this half dials ([`forward`]),
 //! or over one that the other half keeps ready ([`reverse`]).
 
+mod backend_check;
 mod backend_connection;
+pub mod backend_group;
+mod backend_place;
+mod backend_state;
+mod balance;
 pub mod direct;
 pub mod forward;
 mod idle_connections;
@@ -12,6 +17,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
+use self::backend_group::{BackendGroup, BackendUse};
 use crate::{
     link::{Peer, link_guard::LinkGuard, pool::Pool, session_side::SessionSide},
     profile::ServiceName,
@@ -28,7 +34,7 @@ use crate::{
 /// One kind of connect side.
 #[derive(Debug)]
 pub enum Connector {
-    Direct(Arc<direct::BackendTarget>),
+    Direct(Arc<BackendGroup>),
     Forward(Arc<forward::ForwardDialler>),
     Reverse(Arc<Pool>),
 }
@@ -57,6 +63,8 @@ pub struct ConnectRequest<'a> {
     pub notices: &'a Arc<NoticeLog>,
     /// The fields of the backend's answers that were told already.
     pub reported: &'a Arc<ReportOnce>,
+    /// Its place at a backend, held for as long as the session lives.
+    pub backend: Option<BackendUse>,
 }
 
 impl ConnectRequest<'_> {
@@ -96,6 +104,31 @@ impl Connector {
         }
     }
 
+    /// It is used from now on: its backends are checked, where that is asked for, and what becomes of them is told.
+    pub fn watch(&self, notices: &Arc<NoticeLog>) {
+        match self {
+            Self::Direct(group) => group.watch(notices),
+            Self::Forward(_) | Self::Reverse(_) => {}
+        }
+    }
+
+    /// Keeps what an older one has learnt of the backends that both have.
+    pub fn inherit(&mut self, older: &Self) {
+        if let (Self::Direct(group), Self::Direct(older)) = (self, older)
+            && let Some(group) = Arc::get_mut(group)
+        {
+            group.inherit(older);
+        }
+    }
+
+    /// Why its service can serve nobody, where that is known of its backends.
+    pub fn down_reason(&self) -> Option<String> {
+        match self {
+            Self::Direct(group) => group.down_reason(),
+            Self::Forward(_) | Self::Reverse(_) => None,
+        }
+    }
+
     /// Whether a far side that speaks SOCKS5 is taken before it can refuse: BIND has no such reply.
     pub fn may_refuse_after_grant(&self) -> bool {
         matches!(self, Self::Reverse(_))
@@ -112,9 +145,9 @@ impl Connector {
 
     pub async fn connect(&self, order: &mut ConnectRequest<'_>) -> Result<ConnectedUpstream, ConnectFailure> {
         match self {
-            Self::Direct(backend) => {
+            Self::Direct(group) => {
                 order.counters.enter(SessionPhase::Connecting);
-                let connected = direct::connect(backend, order).await?;
+                let connected = direct::connect(group, order).await?;
                 Ok(ConnectedUpstream { first: order.take_unsent(), ..connected })
             }
             Self::Forward(dialler) => dialler.connect(order).await,
@@ -133,10 +166,15 @@ mod tests {
         tls::edge::EdgeTls,
     };
 
+    fn direct_to(backend: Backend) -> Connector {
+        let service = ServiceName::parse("orders").expect("a name");
+        Connector::Direct(BackendGroup::new(&service, &backend.into(), &EdgeTls::default()).into())
+    }
+
     fn backend(at: SocketAddr) -> Connector {
         let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
         let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: None });
-        Connector::Direct(direct::BackendTarget::new(&backend, &EdgeTls::default()).into())
+        direct_to(backend)
     }
 
     /// As under a switch: the first way has refused the session, the next fails, and the one after
@@ -159,6 +197,7 @@ mod tests {
             leave: &CancellationToken::new(),
             notices: &Arc::default(),
             reported: &Arc::default(),
+            backend: None,
         };
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = port.local_addr().expect("it is bound");
@@ -207,11 +246,11 @@ mod tests {
                 leave: &CancellationToken::new(),
                 notices: &Arc::default(),
                 reported: &Arc::default(),
+                backend: None,
             };
             let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
             let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: Some(version) });
-            let target = direct::BackendTarget::new(&backend, &EdgeTls::default());
-            let connected = Connector::Direct(target.into()).connect(&mut order).await.expect("it listens");
+            let connected = direct_to(backend).connect(&mut order).await.expect("it listens");
             let mut served = port.accept().await.expect("it has come").0;
             let mut heard = vec![0; header.len()];
             served.read_exact(&mut heard).await.expect("a header");

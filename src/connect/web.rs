@@ -15,7 +15,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use hyper::{
@@ -36,7 +36,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ConnectFailure, ConnectRequest,
     backend_connection::{BackendConnection, ConnectionSharing, proves_client},
-    direct::{self, BackendTarget},
+    backend_group::{BackendGroup, BackendMember},
+    backend_place::BackendPlace,
     idle_connections::{ConnectionUser, WantedConnection},
 };
 use crate::{
@@ -51,7 +52,7 @@ use crate::{
         interim::{InterimResponses, InterimStream},
         own_names::OwnNames,
         parse_error::ResponseParseError,
-        request,
+        request::{self, AskedTarget},
         response::{NameMapping, PublicAddress},
         upstream::{ResponseFailure, UpstreamConnection},
     },
@@ -60,7 +61,7 @@ use crate::{
         stream::NetStream,
         tcp,
     },
-    profile::{HttpRemote, RemoteServer, ServiceName},
+    profile::{HttpRemote, ServiceName},
     proto::{Refusal, multiplex::open::ClientOrigin},
     telemetry::{
         end::EndedBy,
@@ -72,8 +73,7 @@ use crate::{
 
 /// Requests of one session.
 struct BackendRequests {
-    target: Arc<BackendTarget>,
-    remote: HttpRemote,
+    place: BackendPlace,
     id: String,
     service: ServiceName,
     notices: Arc<NoticeLog>,
@@ -98,21 +98,21 @@ struct BackendRequests {
 
 /// A connection that is kept going by the session.
 struct HeldConnection {
+    member: Arc<BackendMember>,
     connection: BackendConnection,
     driver: DriverKey,
 }
 
 /// The session's far side; the backend is connected, unless a connection of another session waits for its requests.
 pub async fn connect_backend(
-    target: &Arc<BackendTarget>,
-    remote: &HttpRemote,
+    group: &Arc<BackendGroup>,
+    candidates: Vec<Arc<BackendMember>>,
     order: &ConnectRequest<'_>,
 ) -> Result<NetStream, ConnectFailure> {
     static NEXT_USER: AtomicU64 = AtomicU64::new(0);
     let (downstream, upstream) = pipe();
     let requests = BackendRequests {
-        target: target.clone(),
-        remote: remote.clone(),
+        place: BackendPlace::new(group),
         id: order.id.to_owned(),
         service: order.service.clone(),
         notices: order.notices.clone(),
@@ -129,9 +129,14 @@ pub async fn connect_backend(
         interims: InterimResponses::default(),
         flushes: Flushes::default(),
     };
-    if !poll_fn(|cx| Poll::Ready(target.idle().has_any(cx))).await {
-        let reached = requests.dial().await?;
-        *requests.lock_connection() = Some(reached);
+    let first = candidates.first().cloned();
+    let waits = |cx: &mut Context<'_>| first.as_ref().is_some_and(|first| first.target.idle().has_any(cx));
+    match (poll_fn(|cx| Poll::Ready(waits(cx))).await, &first) {
+        (true, Some(first)) => requests.place.take(first),
+        _ => {
+            let reached = requests.dial(candidates).await?;
+            *requests.lock_connection() = Some(reached);
+        }
     }
     Ok(NetStream::Pipe(downstream.driven_by(Box::pin(serve(requests, upstream, order.leave.clone())))))
 }
@@ -234,7 +239,7 @@ impl BackendRequests {
         };
         let Some(held) = self.lock_connection().take_if(may_be_shared) else { return };
         if let Some(driver) = self.drivers.take(held.driver) {
-            self.target.idle().put(held.connection, driver, self.user);
+            held.member.target.idle().put(held.connection, driver, self.user);
         }
     }
 
@@ -273,12 +278,11 @@ impl BackendRequests {
         let (payload, method) = (MessageBody::request(body, HeadOrigin::Peer, None), parts.method.clone());
         let wanted = request::requested_upgrade(&parts.headers, parts.version)
             .filter(|_| payload.progress().is_none());
-        if self.remote.socket && !request::is_websocket(wanted.as_ref()) {
+        if self.place.takes_sockets_alone() && !request::is_websocket(wanted.as_ref()) {
             return Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"));
         }
         let public = Arc::new(public_address(&parts.headers));
-        let HttpRemote { remote, path, .. } = &self.remote;
-        request::clean_peer_request(&mut parts, wanted.clone(), path, &authority(remote));
+        request::clean_peer_request(&mut parts, wanted.clone());
         framing::frame_request(&mut parts.headers, &payload);
         let fares = payload.progress();
         let is_bound = wanted.is_some() || proves_client(&parts.headers, &header::AUTHORIZATION);
@@ -301,7 +305,8 @@ impl BackendRequests {
         }
         let (mut head, body) = response.into_parts();
         let is_bound = is_bound || proves_client(&head.headers, &header::WWW_AUTHENTICATE);
-        reached.connection.note_answer(is_bound || self.remote.remote.proxy.is_some());
+        let has_proxy = reached.member.http().is_some_and(|http| http.remote.proxy.is_some());
+        reached.connection.note_answer(is_bound || has_proxy);
         // Of the backend's connection, which may be older.
         head.version = Version::HTTP_11;
         // No backend speaks in our name.
@@ -326,13 +331,16 @@ impl BackendRequests {
     /// Sends a request over a connection that is open, else over a new one.
     async fn send_request(
         &self,
-        mut request: Request<MessageBody>,
+        request: Request<MessageBody>,
         public: &Arc<PublicAddress>,
     ) -> Result<(HeldConnection, Response<Incoming>), ErrorResponse> {
+        let (parts, body) = request.into_parts();
+        let asked = AskedTarget::of(&parts);
+        let mut request = Request::from_parts(parts, body);
         let repeated = repeatable_head(&request);
         if let Some(mut reached) = self.take_open(repeated.is_some()).await {
             let was_used = reached.connection.sharing != ConnectionSharing::Fresh;
-            self.forward_interims(&mut request, &reached.connection.mapping, public);
+            self.prepare_request(&mut request, &asked, &reached, public);
             request = match (reached.connection.upstream.send(request).await, repeated) {
                 (Ok(response), _) => return Ok((reached, response)),
                 (Err(ResponseFailure::Unsent(unsent)), _) => *unsent,
@@ -344,20 +352,37 @@ impl BackendRequests {
                 (Err(lost), _) => return Err(error_response(&lost)),
             };
         }
-        let mut reached = self.dial().await.map_err(|failure| {
+        let mut reached = self.dial(self.place.candidates(self.client.map(|client| client.ip()))).await.map_err(|failure| {
             if self.log.admits(LogKind::RequestFailed) {
                 tracing::info!(event = %LogEvent::BackendUnreachable, id = self.id, "backend: {}", failure.reason);
             }
             match failure.refusal {
                 Refusal::BackendLate => ErrorResponse::gateway_timeout(LATE),
+                Refusal::ServiceDown => {
+                    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "none of the backends is up")
+                }
                 _ => ErrorResponse::bad_gateway("the backend can not be reached"),
             }
         })?;
-        self.forward_interims(&mut request, &reached.connection.mapping, public);
+        self.prepare_request(&mut request, &asked, &reached, public);
         match reached.connection.upstream.send(request).await {
             Ok(response) => Ok((reached, response)),
             Err(lost) => Err(error_response(&lost)),
         }
+    }
+
+    /// Makes it a request of this backend's.
+    fn prepare_request(
+        &self,
+        request: &mut Request<MessageBody>,
+        asked: &AskedTarget,
+        reached: &HeldConnection,
+        public: &Arc<PublicAddress>,
+    ) {
+        let HeldConnection { member, connection, .. } = reached;
+        let path = member.http().map_or("/", |http| &http.path);
+        asked.write_to(request, path, &member.target.backend().authority());
+        self.forward_interims(request, &connection.mapping, public);
     }
 
     /// The session's own connection, or one that waits for a request; one that may not be repeated goes over none
@@ -371,8 +396,9 @@ impl BackendRequests {
             true => WantedConnection::Any,
             false => WantedConnection::UsedBy(self.user),
         };
-        let idle = poll_fn(|cx| Poll::Ready(self.target.idle().take(wanted, cx))).await?;
-        Some(HeldConnection { connection: idle.connection, driver: self.drivers.add(idle.driver) })
+        let member = self.place.member().filter(|member| member.is_usable())?;
+        let idle = poll_fn(|cx| Poll::Ready(member.target.idle().take(wanted, cx))).await?;
+        Some(HeldConnection { member, connection: idle.connection, driver: self.drivers.add(idle.driver) })
     }
 
     /// Tells that a field shows clients one of the backend's own names.
@@ -401,24 +427,28 @@ impl BackendRequests {
         });
     }
 
-    async fn dial(&self) -> Result<HeldConnection, ConnectFailure> {
-        let stream = direct::reach_backend(&self.target, self.client, &self.origin).await?;
+    /// Connects the first of them that answers, which is where the session is then.
+    async fn dial(&self, candidates: Vec<Arc<BackendMember>>) -> Result<HeldConnection, ConnectFailure> {
+        let (member, stream) = self.place.group.connect_first(candidates, self.client, &self.origin).await?;
+        let failed = |error: &dyn std::fmt::Display| ConnectFailure {
+            who: EndedBy::Backend,
+            refusal: Refusal::BackendUnreachable,
+            reason: format!("backend {}: {error}", member.target.backend()),
+        };
+        let Some(HttpRemote { remote, path, own_names, answer, .. }) = member.http() else {
+            return Err(failed(&"it takes no requests"));
+        };
         let reached = stream.tcp().and_then(|socket| {
             tcp::keep_edge_alive(socket);
             socket.peer_addr().ok()
         });
-        let HttpRemote { remote, path, own_names, answer, .. } = &self.remote;
         let own = OwnNames::new(remote.at.host_without_zone(), remote.at.port, reached, own_names);
         let mapping = NameMapping::new(own, path);
-        let (line, going) = UpstreamConnection::handshake(stream, HeadSource::Outside, Some(*answer))
-            .await
-            .map_err(|error| ConnectFailure {
-            who: EndedBy::Backend,
-            refusal: Refusal::BackendUnreachable,
-            reason: format!("backend {}: {error}", remote.at),
-        })?;
+        let handshake = UpstreamConnection::handshake(stream, HeadSource::Outside, Some(*answer));
+        let (line, going) = handshake.await.map_err(|error| failed(&error))?;
+        self.place.take(&member);
         let connection = BackendConnection::new(line, mapping);
-        Ok(HeldConnection { connection, driver: self.drivers.add(going) })
+        Ok(HeldConnection { member: member.clone(), connection, driver: self.drivers.add(going) })
     }
 }
 
@@ -440,16 +470,6 @@ fn public_address(headers: &HeaderMap) -> PublicAddress {
         prefix: bytes(request::FORWARDED_PREFIX).unwrap_or_else(|| b"/".into()),
         host: bytes(header::HOST).unwrap_or_default(),
     }
-}
-
-/// The backend as requests name it that name no other.
-fn authority(remote: &RemoteServer) -> String {
-    let default_port = if remote.tls.is_some() { 443 } else { 80 };
-    let at = remote.at.to_string();
-    if remote.at.port != default_port {
-        return at;
-    }
-    at.rsplit_once(':').map_or(at.clone(), |(host, _)| host.to_owned())
 }
 
 const LATE: &str = "the backend did not answer in time";

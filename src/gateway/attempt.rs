@@ -345,7 +345,10 @@ fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<
     order.refused_by.extend(peer);
     let who = match why {
         Refusal::UnknownService | Refusal::NotAllowed => EndedBy::Policy,
-        Refusal::BackendRefused | Refusal::BackendLate | Refusal::BackendUnreachable => EndedBy::Backend,
+        Refusal::BackendRefused
+        | Refusal::BackendLate
+        | Refusal::BackendUnreachable
+        | Refusal::ServiceDown => EndedBy::Backend,
         Refusal::Full => EndedBy::Limit,
         Refusal::Draining => EndedBy::Operator,
         Refusal::Unavailable | Refusal::OtherLink => EndedBy::Peer,

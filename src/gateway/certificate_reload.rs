@@ -205,10 +205,9 @@ impl Engine {
     fn apply_edge_tls(&mut self, edges: &EdgeTls) {
         let services = self.shared.sessions.services.load_full();
         for (key, _, connector) in self.wanted_services(&self.profile, edges) {
-            if let Some(service) = services.get(&key)
-                && !service.connector.load().is_same_as(&connector)
-            {
-                service.connector.store(connector.into());
+            if let Some(service) = services.get(&key) {
+                service.replace_connector(connector);
+                service.connector.load().watch(&self.shared.notices);
             }
         }
         ports::replace_ports(

@@ -83,6 +83,15 @@ impl Service {
         })
     }
 
+    /// Sends new sessions where `connector` does, if that is elsewhere than before.
+    pub fn replace_connector(&self, mut connector: Connector) {
+        let before = self.connector.load();
+        if !before.is_same_as(&connector) {
+            connector.inherit(&before);
+            self.connector.store(connector.into());
+        }
+    }
+
     /// A place for one more session: a free one, or, where the limit is reached, that of the session that has
     /// rested longest.
     pub fn admit(self: &Arc<Self>, rest: Option<Arc<IdleState>>) -> Result<SessionPermit, usize> {
@@ -137,13 +146,13 @@ impl Service {
     }
 
     pub fn down_reason(&self) -> Option<Arc<String>> {
-        self.down.load_full()
+        self.down.load_full().or_else(|| self.connector.load().down_reason().map(Arc::new))
     }
 
     pub fn phase(&self) -> ServicePhase {
         match self.drained.load().is_some() {
             true => ServicePhase::Draining,
-            false if self.down.load().is_some() => ServicePhase::Down,
+            false if self.down_reason().is_some() => ServicePhase::Down,
             false => ServicePhase::Open,
         }
     }

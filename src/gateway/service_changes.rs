@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{Accept, Backend, DmzMode, Half, Profile};
+use crate::profile::{Accept, BackendSet, DmzMode, Half, Profile};
 
 /// One service that is not the same under both profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,13 +114,13 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
             DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
         });
         if let Some(backend) = direct {
-            facts.add_backend(backend);
+            facts.add_backends(backend);
         }
         all.insert((service.name.to_string(), Half::Dmz), facts);
     }
     for service in profile.internal.iter().flat_map(|half| &half.services) {
         let mut facts = ServiceFacts::default();
-        facts.add_backend(&service.connect);
+        facts.add_backends(&service.connect);
         facts.described.push(("peers", describe_peers(service.peers.as_deref())));
         facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
         all.insert((service.name.to_string(), Half::Internal), facts);
@@ -129,9 +129,9 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
 }
 
 impl ServiceFacts {
-    fn add_backend(&mut self, backend: &Backend) {
-        self.described.push(("backend", backend.to_string()));
-        self.undescribed.push(("options of its backend", format!("{backend:?}")));
+    fn add_backends(&mut self, backends: &BackendSet) {
+        self.described.push(("backend", backends.to_string()));
+        self.undescribed.push(("options of its backend", format!("{backends:?}")));
     }
 }
 

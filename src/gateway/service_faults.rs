@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::Engine;
 use crate::{
-    profile::{DmzHalf, DmzMode, DmzService, Half, Problem, Profile, ServiceName},
+    profile::{Backend, BackendSet, DmzHalf, DmzMode, DmzService, Half, Problem, Profile, ServiceName},
     telemetry::log::LogEvent,
     tls::edge::{EdgeFault, EdgeTls},
 };
@@ -51,9 +51,7 @@ impl ServiceFaults {
             }
         }
         for service in profile.internal.iter().flat_map(|half| &half.services) {
-            let tls = service.connect.remote().and_then(|remote| remote.tls.as_deref());
-            let fault = tls.and_then(|tls| edges.fault_of_connect(tls)).map(fault_of_edge);
-            faults.add(Half::Internal, &service.name, fault);
+            faults.add(Half::Internal, &service.name, fault_of_backends(&service.connect, edges));
         }
         faults
     }
@@ -80,7 +78,11 @@ fn fault_of_edge(fault: EdgeFault<'_>) -> ServiceFault {
 fn fault_of_accepts(service: &DmzService, edges: &EdgeTls) -> Option<ServiceFault> {
     let faults =
         service.accept.iter().map(|accept| edges.fault_of_accept(accept.tls.as_ref()?).map(fault_of_edge));
-    let faults: Vec<_> = faults.collect();
+    worst_fault(faults.collect())
+}
+
+/// The worst of several that stand in for each other.
+fn worst_fault(faults: Vec<Option<ServiceFault>>) -> Option<ServiceFault> {
     let serves =
         |fault: &Option<ServiceFault>| fault.as_ref().is_none_or(|fault| fault.effect == FaultEffect::Kept);
     let any_serves = faults.iter().any(serves);
@@ -93,8 +95,16 @@ fn fault_of_accepts(service: &DmzService, edges: &EdgeTls) -> Option<ServiceFaul
 /// In direct mode the DMZ half reaches the backends itself.
 fn fault_of_direct(half: &DmzHalf, service: &DmzService, edges: &EdgeTls) -> Option<ServiceFault> {
     let DmzMode::Direct(backends) = &half.way else { return None };
-    let tls = backends.get(&service.name)?.remote()?.tls.as_deref()?;
-    edges.fault_of_connect(tls).map(fault_of_edge)
+    fault_of_backends(backends.get(&service.name)?, edges)
+}
+
+/// One backend whose TLS can be used is enough.
+fn fault_of_backends(backends: &BackendSet, edges: &EdgeTls) -> Option<ServiceFault> {
+    let fault = |backend: &Backend| {
+        let tls = backend.remote()?.tls.as_deref()?;
+        edges.fault_of_connect(tls).map(fault_of_edge)
+    };
+    worst_fault(backends.backends().map(fault).collect())
 }
 
 impl Engine {

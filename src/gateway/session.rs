@@ -152,7 +152,7 @@ async fn run(
         return refuse_session(
             reply,
             side,
-            connect_failure(EndedBy::Backend, Refusal::BackendUnreachable, reason),
+            connect_failure(EndedBy::Backend, Refusal::ServiceDown, reason),
             counters,
         )
         .await;
@@ -182,6 +182,7 @@ async fn run(
         leave: &service.leave,
         notices: &sessions.notices,
         reported: &service.reported,
+        backend: None,
     };
     let mut session = DownstreamSide {
         side,

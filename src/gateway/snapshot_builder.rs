@@ -279,11 +279,15 @@ impl Engine {
                 name: name.to_string(),
                 accept: self.accepts(*role, name),
                 connect: match &**service.connector.load() {
-                    Connector::Direct(target) => Some(target.backend().to_string()),
+                    Connector::Direct(group) => Some(group.addresses()),
                     Connector::Forward(_) | Connector::Reverse(_) => None,
                 },
+                backends: match &**service.connector.load() {
+                    Connector::Direct(group) => group.rows(),
+                    Connector::Forward(_) | Connector::Reverse(_) => Vec::new(),
+                },
                 phase: service.phase(),
-                reason: self.faults.reason(*role, name),
+                reason: self.faults.reason(*role, name).or_else(|| service.connector.load().down_reason()),
                 totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
                 failed_in_a_row: failing.get(&(*role, name.clone())).map_or(0, |failing| failing.sessions),
                 backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),

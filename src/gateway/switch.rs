@@ -27,7 +27,7 @@ use super::{
     state::EngineState,
 };
 use crate::{
-    connect::{Connector, direct::BackendTarget},
+    connect::{Connector, backend_group::BackendGroup},
     monitor::MonitorPort,
     net::{listen::BindError, resolver::ResolvedNames},
     profile::{Half, Problem, Profile, ServiceName},
@@ -326,14 +326,13 @@ impl Engine {
                 let service = match before.get(&(role, name.clone())) {
                     Some(service) => {
                         service.settings.store(settings.into());
-                        if !service.connector.load().is_same_as(&connector) {
-                            service.connector.store(connector.into());
-                        }
+                        service.replace_connector(connector);
                         service.undrain();
                         service.clone()
                     }
                     None => Service::new(name.clone(), settings, connector, self.cut.child_token()),
                 };
+                service.connector.load().watch(&self.shared.notices);
                 ((role, name), service)
             })
             .collect();
@@ -369,7 +368,8 @@ impl Engine {
                 // All that its links carry.
                 let sessions = half.maximum.saturating_mul(half.sessions_per_link);
                 let settings = ServiceSettings { sessions, idle: None, peers: service.peers.clone() };
-                let connector = Connector::Direct(BackendTarget::new(&service.connect, edges).into());
+                let group = BackendGroup::new(&service.name, &service.connect, edges);
+                let connector = Connector::Direct(group.into());
                 ((Half::Internal, service.name.clone()), settings, connector)
             })
         });

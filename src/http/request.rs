@@ -231,23 +231,44 @@ pub fn clean_request(
 
 /// Makes a request that the other half has cleaned one of our own. A path that the backend's address has
 /// stands in for the accept's, and its host for one that the client did not name.
-pub fn clean_peer_request(parts: &mut Parts, upgrade: Option<HeaderValue>, path: &str, host: &str) {
+pub fn clean_peer_request(parts: &mut Parts, upgrade: Option<HeaderValue>) {
     pass_headers(parts, upgrade, HeadOrigin::Peer);
-    if parts.headers.get(header::HOST).is_none_or(HeaderValue::is_empty)
-        && let Ok(host) = HeaderValue::from_str(host)
-    {
-        parts.headers.insert(header::HOST, host);
+}
+
+/// What a request asks for, whichever backend it goes to.
+#[derive(Debug, Clone)]
+pub struct AskedTarget {
+    uri: Uri,
+    /// It names a host.
+    has_host: bool,
+}
+
+impl AskedTarget {
+    pub fn of(parts: &Parts) -> Self {
+        let has_host = parts.headers.get(header::HOST).is_some_and(|host| !host.is_empty());
+        Self { uri: parts.uri.clone(), has_host }
     }
-    let asked = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let prefix = parts.headers.get(FORWARDED_PREFIX);
-    if path != "/" && asked.starts_with('/') {
+
+    /// Asks a backend for it, whose path and name these are.
+    pub fn write_to<B>(&self, request: &mut hyper::Request<B>, path: &str, host: &str) {
+        if !self.has_host
+            && let Ok(host) = HeaderValue::from_str(host)
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let asked = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if path == "/" || !asked.starts_with('/') {
+            *request.uri_mut() = self.uri.clone();
+            return;
+        }
+        let prefix = request.headers().get(FORWARDED_PREFIX);
         let below = prefix.and_then(|prefix| strip_folder(asked.as_bytes(), prefix.as_bytes()));
         // What was taken off is whole letters: it stands in the path.
         let below = below.and_then(|below| std::str::from_utf8(below).ok()).unwrap_or(asked);
         let slash = if below.starts_with('/') { "" } else { "/" };
         let full = if below.is_empty() { path.to_owned() } else { format!("{path}{slash}{below}") };
         if let Ok(uri) = full.parse::<PathAndQuery>() {
-            parts.uri = Uri::from(uri);
+            *request.uri_mut() = Uri::from(uri);
         }
     }
 }
@@ -433,9 +454,19 @@ mod tests {
             let value = |text: &Option<&'static str>| text.map(HeaderValue::from_static);
             assert_eq!(told(&asked, &header::HOST), value(host), "{target} {fields:?}");
             assert_eq!(told(&asked, &FORWARDED_HOST), value(forwarded), "{target} {fields:?}");
-            clean_peer_request(&mut asked, None, "/", "app:9000");
+            let asked = addressed(asked, "/");
             assert_eq!(told(&asked, &header::HOST), Some(HeaderValue::from_static(backends)));
         }
+    }
+
+    /// What a backend is asked, after another that could not be reached.
+    fn addressed(mut asked: Parts, path: &str) -> Parts {
+        clean_peer_request(&mut asked, None);
+        let target = AskedTarget::of(&asked);
+        let mut request = hyper::Request::from_parts(asked, ());
+        target.write_to(&mut request, "/other", "other:1");
+        target.write_to(&mut request, path, "app:9000");
+        request.into_parts().0
     }
 
     #[test]
@@ -454,7 +485,7 @@ mod tests {
             if let Some(prefix) = prefix {
                 asked.headers.insert(FORWARDED_PREFIX, prefix.parse().expect("a value"));
             }
-            clean_peer_request(&mut asked, None, path, "app:9000");
+            let asked = addressed(asked, path);
             assert_eq!(asked.uri.to_string(), expected, "{target} {prefix:?} {path}");
         }
     }

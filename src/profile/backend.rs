@@ -6,8 +6,8 @@ use super::{
     EdgeScheme, HostPort, KeyPair, PemSource, defaults,
     edge::key_pair,
     endpoint::{BackendAddress, host_of},
-    fields::{Located, MapReader, ReadValue, ValueReader},
-    keys::{self, AnyKey},
+    fields::{Located, ReadValue, ValueReader},
+    keys,
     link::material,
     problem::{Problem, ValueProblem},
     raw::address,
@@ -74,6 +74,17 @@ impl fmt::Display for Backend {
 }
 
 impl Backend {
+    /// How requests name it that name no other: its port is left out where its scheme has it.
+    pub fn authority(&self) -> String {
+        let Some(remote) = self.remote() else { return String::new() };
+        let default_port = if remote.tls.is_some() { 443 } else { 80 };
+        let at = remote.at.to_string();
+        if remote.at.port != default_port {
+            return at;
+        }
+        at.rsplit_once(':').map_or(at.clone(), |(host, _)| host.to_owned())
+    }
+
     /// The server that is dialled; `None` where nobody is.
     pub fn remote(&self) -> Option<&RemoteServer> {
         match self {
@@ -92,37 +103,16 @@ pub struct ConnectTls {
     pub pair: Option<KeyPair>,
 }
 
-/// What a service reaches, with what it says itself of the requests that go there.
-pub(super) fn reached(
-    fields: &MapReader<'_>,
-    connect: &dyn AnyKey,
+/// A backend, and whether it stands by.
+pub(super) fn backend(
+    field: &ValueReader<'_>,
     problems: &mut Vec<Problem>,
-) -> ReadValue<Located<Backend>> {
-    let connect = ReadValue::read(fields.take(connect), |field| backend(&field, problems));
-    let Some(field) = fields.take(&keys::ANSWER) else { return connect };
-    let answer = keys::ANSWER.read_field(&field, problems);
-    match (connect, answer) {
-        (ReadValue::Good(Located { value: Backend::Http(remote), place }), Some(answer)) => {
-            ReadValue::Good(Located { value: Backend::Http(HttpRemote { answer, ..remote }), place })
-        }
-        (connect @ ReadValue::Good(Located { value: Backend::Http(_), .. }), None)
-        | (connect @ ReadValue::Bad, _) => connect,
-        (connect @ (ReadValue::Absent | ReadValue::Good(_)), _) => {
-            let fault = ValueProblem::new(
-                "this service reaches nothing that answers requests",
-                "write `connect: http://…` here, or remove it",
-            );
-            problems.push(fault.at(field.place()));
-            connect
-        }
-    }
-}
-
-pub(super) fn backend(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<Backend>> {
+) -> Option<(Located<Backend>, bool)> {
     let (read, fields) =
         address(field, &keys::CONNECT_ADDRESS, &keys::CONNECT_ADDRESS_KEY, BackendAddress::parse, problems)?;
     let tls = fields.as_ref().and_then(|fields| fields.take(&keys::CONNECT_TLS_KEY));
     let proxy = fields.as_ref().and_then(|fields| fields.take(&keys::PROXY_VERSION));
+    let is_standby = fields.as_ref().is_some_and(|fields| keys::STANDBY.read(fields, problems));
     let Located { value: address, place } = read;
     if let (BackendAddress::Echo, Some(proxy)) = (&address, &proxy) {
         return proxy
@@ -156,7 +146,7 @@ pub(super) fn backend(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> O
             remote(scheme, path, RemoteServer { at, tls: None, proxy })
         }
     };
-    Some(Located { value: backend, place })
+    Some((Located { value: backend, place }, is_standby))
 }
 
 fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {

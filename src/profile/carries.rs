@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Backend, Mode, ServiceName,
+    backends::RawBackends,
     edge::Accept,
     endpoint::EdgeScheme,
     fields::{Located, ReadValue, ValueReader},
@@ -64,7 +65,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
         .iter()
         .map(|(name, service)| {
             let told = declared_by_internal_service(service);
-            let is_sound = told.as_ref().is_some_and(|told| check_connect(told, &service.connect, problems));
+            let is_sound = told.as_ref().is_some_and(|told| check_connects(told, &service.connect, problems));
             (*name, told.filter(|_| is_sound))
         })
         .collect();
@@ -75,11 +76,11 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
         if matches!(outer.carries, ReadValue::Bad) || matches!(connect, Some(ReadValue::Bad)) {
             continue;
         }
-        let told = declared_by_dmz(outer, connect.and_then(ReadValue::good));
+        let told = declared_by_dmz(outer, connect.and_then(ReadValue::good).map(|connect| &connect.first));
         let before = problems.len();
         check_accepts(outer, &told, problems);
         if own.is_some() && mode == Some(Mode::Direct) {
-            check_connect(&told, &outer.connect, problems);
+            check_connects(&told, &outer.connect, problems);
         } else if let Some(Some(inner)) = sound.get(&outer.name)
             && problems.len() == before
             && inner.carries != told.carries
@@ -127,7 +128,8 @@ fn declared_by_internal<'a>(
 /// `None` for what was refused: nothing is known of it.
 fn declared_by_internal_service(service: &RawInternalService) -> Option<DeclaredCarries<'_>> {
     let is_known = !matches!(service.carries, ReadValue::Bad);
-    service.connect.good().filter(|_| is_known).map(|connect| declared_by_internal(&service.carries, connect))
+    let connect = service.connect.good().filter(|_| is_known)?;
+    Some(declared_by_internal(&service.carries, &connect.first))
 }
 
 fn declared(told: Option<(Carries, &ProfilePlace)>) -> DeclaredCarries<'_> {
@@ -175,13 +177,23 @@ fn check_accepts(service: &RawDmzService, told: &DeclaredCarries<'_>, problems: 
     }
 }
 
-/// Whether what a service reaches goes with what it carries; a problem if not.
-fn check_connect(
+/// Whether all that a service reaches goes with what it carries; a problem if not.
+fn check_connects(
     told: &DeclaredCarries<'_>,
-    connect: &ReadValue<Located<Backend>>,
+    connect: &ReadValue<RawBackends>,
     problems: &mut Vec<Problem>,
 ) -> bool {
-    let Some(Located { value: backend, place }) = connect.good() else { return true };
+    let backends = connect.good().into_iter().flat_map(RawBackends::iter);
+    // Each is looked at, so that all problems are told at once.
+    let unsound = backends.filter(|backend| !check_connect(told, backend, problems)).count();
+    unsound == 0
+}
+
+fn check_connect(
+    told: &DeclaredCarries<'_>,
+    Located { value: backend, place }: &Located<Backend>,
+    problems: &mut Vec<Problem>,
+) -> bool {
     let wanted = carries_of_backend(backend);
     if wanted == told.carries {
         return true;

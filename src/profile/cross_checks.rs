@@ -9,7 +9,7 @@ use super::{
     Accept, LinkTls, Mode, ServiceName, UnreadyPolicy, carries,
     endpoint::HostPort,
     fields::{Located, ReadValue},
-    health,
+    health, loops,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{RawDmz, RawDmzService, RawInternal, RawProfile},
 };
@@ -19,6 +19,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
     if let Some(mode) = mode {
         check_ports(raw, mode, problems);
         health::check(raw, mode, problems);
+        loops::check(raw, mode, problems);
     }
     carries::check(raw, mode, problems);
     if let (Some(dmz), Some(internal)) = (raw.dmz.good(), raw.internal.good()) {

@@ -86,3 +86,13 @@ pub const NETWORKS_MAX: usize = 256;
 
 /// Gateways of one link: each has a pool for each service.
 pub const GATEWAYS_MAX: usize = 64;
+
+/// Backends of one service.
+pub const BACKENDS_MAX: usize = 64;
+/// One that refused is asked again after this time: long enough that a dead one costs next to nothing.
+pub const REST: Duration = Duration::from_secs(10);
+pub const CHECK_EVERY: Duration = Duration::from_secs(5);
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+pub const CHECKS_RANGE: RangeInclusive<usize> = 1..=100;
+pub const CHECK_FALLS: usize = 3;
+pub const CHECK_RISES: usize = 2;

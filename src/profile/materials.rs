@@ -1,8 +1,8 @@
 //! The certificates and keys that a profile names, wherever it names them.
 
 use super::{
-    AcceptTls, ClientCheck, ConnectTls, DmzHalf, DmzMode, InternalHalf, InternalMode, KeyPair, LinkTls,
-    PemSource, Profile,
+    AcceptTls, BackendSet, ClientCheck, ConnectTls, DmzHalf, DmzMode, InternalHalf, InternalMode, KeyPair,
+    LinkTls, PemSource, Profile,
 };
 
 impl Profile {
@@ -32,8 +32,8 @@ impl Profile {
             DmzMode::Forward { .. } | DmzMode::Reverse { .. } => None,
         });
         let inside = self.internal.iter().flat_map(|half| &half.services);
-        let backends = direct.flatten().chain(inside.map(|service| &service.connect));
-        backends.filter_map(|backend| backend.remote()?.tls.as_deref())
+        let sets = direct.flatten().chain(inside.map(|service| &service.connect));
+        sets.flat_map(BackendSet::backends).filter_map(|backend| backend.remote()?.tls.as_deref())
     }
 }
 

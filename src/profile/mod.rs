@@ -5,6 +5,7 @@
 //! socket; certificates are opened by `tls`, which reports its problems in the same form.
 
 mod backend;
+mod backends;
 mod carries;
 mod chain;
 mod cross_checks;
@@ -18,6 +19,7 @@ mod health;
 mod keys;
 mod link;
 mod logs;
+mod loops;
 mod materials;
 mod network;
 mod pair_checks;
@@ -45,6 +47,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use backend::{Backend, ConnectTls, HttpRemote, ProxyVersion, RemoteServer};
+pub use backends::{BackendCheck, BackendSet, Balance, CheckRequest, ListedBackend};
 pub use carries::Carries;
 pub use chain::files as profile_files;
 pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion};
@@ -178,7 +181,7 @@ pub struct DmzHalf {
 #[derive(Debug, Clone, PartialEq)]
 pub enum DmzMode {
     /// Straight to the backend of the service.
-    Direct(BTreeMap<ServiceName, Backend>),
+    Direct(BTreeMap<ServiceName, BackendSet>),
     /// Over a link that this half dials, to one of these internal gateways.
     Forward { connect: Vec<LinkAddress>, tls: Option<LinkTls>, pool: PoolLimits },
     /// Over a ready link that the other half dialled.
@@ -253,7 +256,7 @@ pub struct RetryPolicy {
 #[derive(Debug, Clone, PartialEq)]
 pub struct InternalService {
     pub name: ServiceName,
-    pub connect: Backend,
+    pub connect: BackendSet,
     /// Which of the link's peers may use it; `None`: all of them.
     pub peers: Option<Vec<String>>,
     pub carries: Carries,

@@ -7,8 +7,9 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use super::{
-    AccessLogOptions, Backend, BindPolicy, Carries, ConfinePolicy, Mode, ReadyWhen, ServiceName,
-    UnreadyPolicy, backend, carries, defaults,
+    AccessLogOptions, BindPolicy, Carries, ConfinePolicy, Mode, ReadyWhen, ServiceName, UnreadyPolicy,
+    backends::{self, RawBackends},
+    carries, defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
@@ -59,7 +60,7 @@ pub(super) struct RawDmzService {
     pub place: ProfilePlace,
     pub accept: ServiceAccepts,
     pub unready: Option<UnreadyPolicy>,
-    pub connect: ReadValue<Located<Backend>>,
+    pub connect: ReadValue<RawBackends>,
     pub sessions: usize,
     pub idle: Option<Duration>,
     pub peers: Option<Vec<Located<String>>>,
@@ -69,7 +70,7 @@ pub(super) struct RawDmzService {
 pub(super) struct RawInternalService {
     pub name: ServiceName,
     pub place: ProfilePlace,
-    pub connect: ReadValue<Located<Backend>>,
+    pub connect: ReadValue<RawBackends>,
     pub peers: Option<Vec<Located<String>>>,
     pub carries: ReadValue<Located<Carries>>,
 }
@@ -200,7 +201,7 @@ fn dmz_service(
         name,
         place: field.key_place(),
         accept: edge::accepts(accept.as_ref(), &fields, problems),
-        connect: backend::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
+        connect: backends::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
         unready: keys::UNREADY.written(&fields, problems),
         sessions: keys::SESSIONS.read(&fields, problems),
         idle: keys::IDLE.read(&fields, problems),
@@ -215,7 +216,7 @@ fn internal_service(
     problems: &mut Vec<Problem>,
 ) -> Option<RawInternalService> {
     let fields = field.map(&keys::INTERNAL_SERVICE, problems)?;
-    let mut connect = backend::reached(&fields, &keys::INTERNAL_SERVICE_CONNECT, problems);
+    let mut connect = backends::reached(&fields, &keys::INTERNAL_SERVICE_CONNECT, problems);
     if connect.is_absent() {
         fields.report_missing(
             &keys::INTERNAL_SERVICE_CONNECT,
@@ -236,22 +237,18 @@ fn internal_service(
 }
 
 /// What a backend calls itself, where it answers requests.
-fn own_names(
-    field: &ValueReader<'_>,
-    connect: &mut ReadValue<Located<Backend>>,
-    problems: &mut Vec<Problem>,
-) {
+fn own_names(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
     let names = web::hosts(field, problems);
-    match connect {
-        ReadValue::Good(Located { value: Backend::Http(http), .. }) => {
-            http.own_names = names.unwrap_or_default()
-        }
-        ReadValue::Good(Located { value: Backend::Echo | Backend::Socket(_), .. }) => {
-            let what = "what this service reaches answers no requests";
-            let fault = ValueProblem::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
-            problems.push(fault.at(field.place()));
-        }
-        ReadValue::Absent | ReadValue::Bad => {}
+    let ReadValue::Good(connect) = connect else { return };
+    let mut is_used = false;
+    for http in connect.http_mut() {
+        is_used = true;
+        http.own_names = names.clone().unwrap_or_default();
+    }
+    if !is_used {
+        let what = "what this service reaches answers no requests";
+        let fault = ValueProblem::new(what, "write `http://…` or `https://…` in `connect`, or remove it");
+        problems.push(fault.at(field.place()));
     }
 }
 

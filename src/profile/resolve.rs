@@ -7,8 +7,10 @@ use std::{
 };
 
 use super::{
-    Backend, DmzHalf, DmzMode, DmzService, Half, InternalHalf, InternalMode, InternalService, LinkAddress,
-    LinkTls, Mode, Profile, ServiceName, UnreadyPolicy, carries, chain, cross_checks,
+    BackendSet, DmzHalf, DmzMode, DmzService, Half, InternalHalf, InternalMode, InternalService, LinkAddress,
+    LinkTls, Mode, Profile, ServiceName, UnreadyPolicy,
+    backends::RawBackends,
+    carries, chain, cross_checks,
     fields::{Located, ReadValue},
     health,
     link::{DemoTls, DmzLink, InternalLink, LinkEnds},
@@ -226,18 +228,14 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
     Some(InternalHalf { way, services, maximum, retire, sessions_per_link })
 }
 
-fn dmz_service(
-    raw: &RawDmzService,
-    unready: UnreadyPolicy,
-    connect: Option<&Located<Backend>>,
-) -> DmzService {
+fn dmz_service(raw: &RawDmzService, unready: UnreadyPolicy, connect: Option<&RawBackends>) -> DmzService {
     DmzService {
         name: raw.name.clone(),
         accept: raw.accept.list.iter().map(|accept| accept.value.clone()).collect(),
         sessions: raw.sessions,
         idle: raw.idle,
         peers: names(raw.peers.as_deref()),
-        carries: carries::dmz_carries(raw, connect),
+        carries: carries::dmz_carries(raw, connect.map(|connect| &connect.first)),
         unready: raw.unready.unwrap_or(unready),
     }
 }
@@ -247,9 +245,9 @@ fn internal_service(raw: &RawInternalService) -> Option<InternalService> {
     let connect = raw.connect.good()?;
     Some(InternalService {
         name: raw.name.clone(),
-        connect: connect.value.clone(),
+        connect: connect.resolve(),
         peers: names(raw.peers.as_deref()),
-        carries: carries::internal_carries(&raw.carries, connect),
+        carries: carries::internal_carries(&raw.carries, &connect.first),
     })
 }
 
@@ -257,7 +255,7 @@ fn names(peers: Option<&[Located<String>]>) -> Option<Vec<String>> {
     peers.map(|peers| peers.iter().map(|peer| peer.value.clone()).collect())
 }
 
-type ConnectTable<'a> = BTreeMap<&'a ServiceName, &'a ReadValue<Located<Backend>>>;
+type ConnectTable<'a> = BTreeMap<&'a ServiceName, &'a ReadValue<RawBackends>>;
 
 fn connects(partner: &ReadValue<RawInternal>) -> ConnectTable<'_> {
     let services = partner.good().into_iter().flat_map(|partner| &partner.services);
@@ -265,7 +263,7 @@ fn connects(partner: &ReadValue<RawInternal>) -> ConnectTable<'_> {
 }
 
 /// What a service reaches by its own `connect`, or by its partner's.
-fn reached<'a>(service: &'a RawDmzService, inside: &ConnectTable<'a>) -> &'a ReadValue<Located<Backend>> {
+fn reached<'a>(service: &'a RawDmzService, inside: &ConnectTable<'a>) -> &'a ReadValue<RawBackends> {
     match &service.connect {
         ReadValue::Absent => inside.get(&service.name).copied().unwrap_or(&ReadValue::Absent),
         own @ (ReadValue::Bad | ReadValue::Good(_)) => own,
@@ -277,13 +275,13 @@ fn backends(
     raw: &RawDmz,
     partner: &ReadValue<RawInternal>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<ServiceName, Backend> {
+) -> BTreeMap<ServiceName, BackendSet> {
     let inside = connects(partner);
     let mut backends = BTreeMap::new();
     for service in &raw.services {
         match reached(service, &inside) {
             ReadValue::Good(connect) => {
-                backends.insert(service.name.clone(), connect.value.clone());
+                backends.insert(service.name.clone(), connect.resolve());
             }
             ReadValue::Bad => {}
             ReadValue::Absent => {
@@ -305,7 +303,7 @@ fn backends_stay_inside(raw: &RawDmz, mode: Mode, problems: &mut Vec<Problem>) {
         let Some(connect) = service.connect.good() else { continue };
         let what = format!("in mode `{}` only the inside knows what a service reaches", mode_name(mode));
         let advice = format!("move it to `internal.services.{}`", service.name);
-        problems.push(ValueProblem::new(what, advice).at(connect.place.clone()));
+        problems.push(ValueProblem::new(what, advice).at(connect.first.place.clone()));
     }
 }
 

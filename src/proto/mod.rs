@@ -20,6 +20,8 @@ pub enum Refusal {
     BackendRefused,
     BackendLate,
     BackendUnreachable,
+    /// None of its backends is up: known without asking them.
+    ServiceDown,
     /// A limit is reached.
     Full,
     Draining,
@@ -38,6 +40,7 @@ impl Refusal {
             Self::BackendRefused => "the backend refused the connection",
             Self::BackendLate => "the backend did not answer in time",
             Self::BackendUnreachable => "the backend is unreachable",
+            Self::ServiceDown => "none of its backends is up",
             Self::Full => "a limit is reached there",
             Self::Draining => "it drains",
             Self::Unavailable => "it can not serve now",

@@ -66,7 +66,7 @@ fn protocol_hint(first: u8) -> &'static str {
 pub fn reply_to(refusal: Refusal) -> Reply {
     match refusal {
         Refusal::UnknownService | Refusal::NotAllowed => Reply::ConnectionNotAllowed,
-        Refusal::BackendUnreachable => Reply::HostUnreachable,
+        Refusal::BackendUnreachable | Refusal::ServiceDown => Reply::HostUnreachable,
         Refusal::BackendRefused => Reply::ConnectionRefused,
         Refusal::BackendLate => Reply::TtlExpired,
         Refusal::Full | Refusal::Draining | Refusal::Unavailable | Refusal::OtherLink => {

@@ -60,6 +60,7 @@ impl ServiceRow {
             reason: None,
             totals: TrafficTotals::default(),
             failed_in_a_row: 0,
+            backends: Vec::new(),
             backend_error: None,
             limit: None,
             refusals: Vec::new(),

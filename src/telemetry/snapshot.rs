@@ -5,10 +5,12 @@
 //! added, never renamed; one that is added has a default, so that older recordings still read.
 //! [`VERSION`] rises when a reader of the previous one would misread it.
 
+mod backends;
 mod brief;
 
 use std::collections::BTreeMap;
 
+pub use backends::{BackendRow, BackendRowState};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -209,6 +211,9 @@ pub struct ServiceRow {
     /// Why the last of those failed.
     #[serde(default)]
     pub backend_error: Option<String>,
+    /// Where its sessions go, on the half that dials.
+    #[serde(default)]
+    pub backends: Vec<BackendRow>,
     /// Sessions at once; more are refused.
     #[serde(default)]
     pub limit: Option<usize>,

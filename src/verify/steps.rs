@@ -26,7 +26,7 @@ use crate::{
     },
     disk::{FileWork, PipePolicy, WorkError},
     net::{dial, listen::BindError},
-    profile::{Backend, DmzMode, Half, Mode, Problem, Profile, RemoteServer, ServiceName},
+    profile::{BackendSet, DmzMode, Half, Mode, Problem, Profile, RemoteServer, ServiceName},
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
         checklist::{CheckStep, StepFinding, VerifyReport},
@@ -308,7 +308,7 @@ pub fn unreadable_profile(problems: &[Problem]) -> StepFinding {
 
 /// Each backend answers a connection, from the half that reaches it.
 pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
-    let backends: Vec<(ServiceName, Backend)> = match (&profile.dmz, &profile.internal) {
+    let backends: Vec<(ServiceName, BackendSet)> = match (&profile.dmz, &profile.internal) {
         (_, Some(half)) => {
             half.services.iter().map(|service| (service.name.clone(), service.connect.clone())).collect()
         }
@@ -328,7 +328,9 @@ pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
     if !edges.problems().is_empty() {
         return unreadable_profile(edges.problems());
     }
-    let dialled = join_all(backends.iter().map(async |(service, backend)| {
+    let each =
+        backends.iter().flat_map(|(service, set)| set.backends().map(move |backend| (service, backend)));
+    let dialled = join_all(each.map(async |(service, backend)| {
         let began = Instant::now();
         let answered = direct::check_backend(&BackendTarget::new(backend, &edges)).await;
         let took = format_ms(began.elapsed());

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     admission::handshakes::HandshakePermit,
-    connect::{Connector, direct::BackendTarget, forward::ForwardDialler},
+    connect::{Connector, backend_group::BackendGroup, forward::ForwardDialler},
     gateway::descriptors::DescriptorShares,
     link::{
         handshake::{
@@ -24,7 +24,7 @@ use crate::{
         standing,
     },
     net::{listen::BindError, resolver::ResolvedNames},
-    profile::{Backend, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
+    profile::{BackendSet, Carries, DmzHalf, DmzMode, DmzService, Half, LinkAddress, ServiceName},
     proto::{
         Refusal,
         multiplex::{
@@ -58,7 +58,7 @@ pub struct DmzSide {
 }
 
 enum DmzParts {
-    Direct(HashMap<ServiceName, Backend>),
+    Direct(HashMap<ServiceName, BackendSet>),
     Forward {
         connect: Vec<LinkAddress>,
         links: Arc<LinkShares>,
@@ -222,7 +222,8 @@ impl DmzSide {
     pub fn connector(&self, service: &ServiceName, edges: &EdgeTls) -> Option<Connector> {
         match &self.parts {
             DmzParts::Direct(backends) => {
-                Some(Connector::Direct(BackendTarget::new(backends.get(service)?, edges).into()))
+                let group = BackendGroup::new(service, backends.get(service)?, edges);
+                Some(Connector::Direct(group.into()))
             }
             DmzParts::Forward { dialler, .. } => Some(Connector::Forward(dialler.clone()?)),
             DmzParts::Reverse { pool, .. } => Some(Connector::Reverse(pool.clone())),

@@ -1,7 +1,8 @@
 //! Keys of services as clients see them: where they come in, and who they may be.
 
 use super::{
-    BIND, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS, KeyGroup, KeyMap, ProfileKey, UNREADY,
+    BACKEND_OPTIONS, BIND, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS, KeyGroup, KeyMap, ProfileKey,
+    UNREADY,
     values::{
         Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span, SubMap, Text,
         TextList,
@@ -13,6 +14,7 @@ pub(in crate::profile) static DMZ_SERVICE: KeyMap = KeyMap {
     about: "A service as clients see it.",
     groups: &[
         &[&ACCEPT, &DMZ_SERVICE_CONNECT, &SESSIONS, &IDLE, &MAY_OFFER, &CARRIES, &ANSWER, &UNREADY],
+        BACKEND_OPTIONS,
         ACCEPT_OPTIONS,
         ACCEPT_WEB,
     ],
@@ -34,7 +36,12 @@ pub(in crate::profile) static DMZ_SERVICE_CONNECT: ProfileKey<Address> = Profile
     name: "connect",
     about: "What it reaches; in direct mode alone.",
     example: r#"tcp://127.0.0.1:9000"#,
-    value: Address { pattern: CONNECT_PATTERN, words: CONNECT_WORDS, options: &CONNECT_ADDRESS, max: None },
+    value: Address {
+        pattern: CONNECT_PATTERN,
+        words: CONNECT_WORDS,
+        options: &CONNECT_ADDRESS,
+        max: Some(defaults::BACKENDS_MAX),
+    },
 };
 
 pub(in crate::profile) static SESSIONS: ProfileKey<Count> = ProfileKey {

@@ -1,21 +1,104 @@
 //! Keys of services as the inside reaches them: backends, and what they are told.
 
 use super::{
-    ANSWER, CARRIES, KeyMap, ProfileKey,
-    values::{Address, Alone, Choice, NAME_IN_CERTIFICATE, PEM_FILE, SubMap, Text, TextList},
+    ANSWER, CARRIES, KeyGroup, KeyMap, ProfileKey,
+    values::{
+        Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, Span, StatusList, SubMap, Text,
+        TextList,
+    },
 };
-use crate::profile::{ProxyVersion, defaults};
+use crate::profile::{Balance, ProxyVersion, defaults, fields::ZeroDuration};
 
 pub(in crate::profile) static INTERNAL_SERVICE: KeyMap = KeyMap {
     about: "A service as the inside reaches it.",
-    groups: &[&[&INTERNAL_SERVICE_CONNECT, &MAY_USE, &CARRIES, &OWN_NAMES, &ANSWER]],
+    groups: &[&[&INTERNAL_SERVICE_CONNECT, &MAY_USE, &CARRIES, &OWN_NAMES, &ANSWER], BACKEND_OPTIONS],
 };
 
 pub(in crate::profile) static INTERNAL_SERVICE_CONNECT: ProfileKey<Address> = ProfileKey {
     name: "connect",
     about: "What it reaches.",
     example: r#"tcp://127.0.0.1:9000"#,
-    value: Address { pattern: CONNECT_PATTERN, words: CONNECT_WORDS, options: &CONNECT_ADDRESS, max: None },
+    value: Address {
+        pattern: CONNECT_PATTERN,
+        words: CONNECT_WORDS,
+        options: &CONNECT_ADDRESS,
+        max: Some(defaults::BACKENDS_MAX),
+    },
+};
+
+/// How several backends stand in for each other.
+pub(in crate::profile) static BACKEND_OPTIONS: KeyGroup = &[&BALANCE, &CHECK, &REST];
+
+pub(in crate::profile) static BALANCE: ProfileKey<Choice<Balance>> = ProfileKey {
+    name: "balance",
+    about: "Which backend a session gets: in turn, the one with the fewest open sessions, or the same for the same client's address.",
+    example: "",
+    value: Choice {
+        options: &[("turn", Balance::Turn), ("least", Balance::Least), ("client", Balance::Client)],
+        default: Some("turn"),
+        is_not: "no way to choose a backend",
+    },
+};
+
+pub(in crate::profile) static CHECK: ProfileKey<SubMap> = ProfileKey {
+    name: "check",
+    about: "Checks each backend; while none passes, the service is down. Unset: backends are known by their sessions alone.",
+    example: "",
+    value: SubMap(&CHECK_KEYS),
+};
+
+pub(in crate::profile) static REST: ProfileKey<Span> = ProfileKey {
+    name: "rest",
+    about: "A backend that refused, or was late, gets no sessions for so long while there is another.",
+    example: "",
+    value: Span { zero: ZeroDuration::Refused, default: defaults::REST },
+};
+
+pub(in crate::profile) static CHECK_KEYS: KeyMap = KeyMap {
+    about: "How each backend is checked: by a connection, or by a request.",
+    groups: &[&[&CHECK_EVERY, &CHECK_TIMEOUT, &CHECK_FALLS, &CHECK_RISES, &CHECK_REQUEST, &CHECK_EXPECT]],
+};
+
+pub(in crate::profile) static CHECK_EVERY: ProfileKey<Span> = ProfileKey {
+    name: "every",
+    about: "From one check to the next, give or take a tenth.",
+    example: "",
+    value: Span { zero: ZeroDuration::Refused, default: defaults::CHECK_EVERY },
+};
+
+pub(in crate::profile) static CHECK_TIMEOUT: ProfileKey<Span> = ProfileKey {
+    name: "timeout",
+    about: "A check that takes longer has failed.",
+    example: "",
+    value: Span { zero: ZeroDuration::Refused, default: defaults::CHECK_TIMEOUT },
+};
+
+pub(in crate::profile) static CHECK_FALLS: ProfileKey<Count> = ProfileKey {
+    name: "falls",
+    about: "So many in a row that fail take a backend down.",
+    example: "",
+    value: Count { range: defaults::CHECKS_RANGE, default: defaults::CHECK_FALLS },
+};
+
+pub(in crate::profile) static CHECK_RISES: ProfileKey<Count> = ProfileKey {
+    name: "rises",
+    about: "So many in a row that pass bring it back.",
+    example: "",
+    value: Count { range: defaults::CHECKS_RANGE, default: defaults::CHECK_RISES },
+};
+
+pub(in crate::profile) static CHECK_REQUEST: ProfileKey<Text> = ProfileKey {
+    name: "request",
+    about: "What is asked for, by HTTP/1.1. Unset: a connection is enough.",
+    example: r#""GET /healthz""#,
+    value: Text { pattern: "^(GET|HEAD|OPTIONS) /[!-~]*$", words: "`GET`, `HEAD` or `OPTIONS`, and a path" },
+};
+
+pub(in crate::profile) static CHECK_EXPECT: ProfileKey<StatusList> = ProfileKey {
+    name: "expect",
+    about: "The status of a good answer.",
+    example: "",
+    value: StatusList { default: 200 },
 };
 
 pub(in crate::profile) static MAY_USE: ProfileKey<TextList> = ProfileKey {
@@ -38,7 +121,14 @@ pub(in crate::profile) static OWN_NAMES: ProfileKey<TextList> = ProfileKey {
 
 pub(in crate::profile) static CONNECT_ADDRESS: KeyMap = KeyMap {
     about: "A backend, with the options of its scheme.",
-    groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION]],
+    groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION, &STANDBY]],
+};
+
+pub(in crate::profile) static STANDBY: ProfileKey<Flag> = ProfileKey {
+    name: "standby",
+    about: "Gets sessions only while every other is down or rests.",
+    example: "",
+    value: Flag,
 };
 
 pub(in crate::profile) static CONNECT_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {

@@ -244,6 +244,41 @@ impl<T: Copy + Sync> ProfileKey<Choice<T>> {
     }
 }
 
+/// One status of an HTTP answer, or several.
+pub(in crate::profile) struct StatusList {
+    pub default: u16,
+}
+
+/// Of answers that are none in between.
+const STATUS_RANGE: RangeInclusive<usize> = 200..=599;
+const STATUSES_MAX: usize = 16;
+
+impl ValueKind for StatusList {
+    fn schema(&self) -> Value {
+        let one =
+            json!({ "type": "integer", "minimum": STATUS_RANGE.start(), "maximum": STATUS_RANGE.end() });
+        let many = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": STATUSES_MAX });
+        json!({ "anyOf": [one, many], "default": self.default })
+    }
+
+    fn words(&self) -> String {
+        let (least, most) = (STATUS_RANGE.start(), STATUS_RANGE.end());
+        format!("one or a list of at most {STATUSES_MAX}: whole number, {least} to {most}")
+    }
+
+    fn default(&self) -> Option<String> {
+        Some(self.default.to_string())
+    }
+}
+
+impl ProfileKey<StatusList> {
+    pub fn read_field(&self, field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<u16>> {
+        let items = field.one_or_many(STATUSES_MAX, problems)?;
+        let numbers: Vec<_> = items.iter().map(|item| item.number(STATUS_RANGE, problems)).collect();
+        numbers.into_iter().map(|number| u16::try_from(number?).ok()).collect()
+    }
+}
+
 /// Any other text, whose reader knows more about it.
 pub(in crate::profile) struct Text {
     /// A regular expression for editors; empty: any text.

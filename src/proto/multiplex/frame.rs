@@ -260,7 +260,7 @@ fn refusal_byte(refusal: Refusal) -> u8 {
         Refusal::NotAllowed => 2,
         Refusal::BackendRefused => 3,
         Refusal::BackendLate => 4,
-        Refusal::BackendUnreachable => 5,
+        Refusal::BackendUnreachable | Refusal::ServiceDown => 5,
         Refusal::Full => 6,
         Refusal::Draining => 7,
         Refusal::Unavailable => 8,

@@ -58,6 +58,8 @@ log_events! {
     UpgradeLost "upgrade_lost" ["id"] "the backend's side of an upgraded connection was lost",
     ClientUpgradeLost "client_upgrade_lost" ["client"] "the client's side of an upgraded connection was lost",
     OwnNameTold "own_name_told" [] "an answer names the backend, and goes to clients as it is",
+    BackendDown "backend_down" [] "one of several backends does not answer, or fails its checks",
+    BackendUp "backend_up" [] "it is back",
     LinkUp "link_up" ["address" "protocol"] "a link stands",
     LinkDown "link_down" ["address" "sessions"] "a link is gone",
     LinkLost "link_lost" ["peer"] "a ready link has ended while it waited",

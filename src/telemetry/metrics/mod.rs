@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use super::{
     health::is_backend_down,
-    snapshot::{PoolRow, ServiceRow, Snapshot},
+    snapshot::{BackendRowState, PoolRow, ServiceRow, Snapshot},
 };
 use crate::profile::Half;
 
@@ -147,13 +147,23 @@ fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     for row in snapshot.services.iter().filter(|row| row.role == Half::Dmz) {
         family.gauge(&[("service", &*row.name)], row.counts.waiting as f64)?;
     }
-    let backends =
-        ("portcullis_backends", "Backends of a service that are up, and that sessions failed at lately.");
+    let backends = (
+        "portcullis_backends",
+        "Backends of a service by their state; of one that is alone, whether sessions failed.",
+    );
     let mut family = Family::begin(encoder, backends, MetricType::Gauge)?;
     for row in snapshot.services.iter().filter(|row| row.connect.is_some()) {
-        let is_down = is_backend_down(row);
-        family.gauge(&[("service", &*row.name), ("state", "up")], f64::from(u8::from(!is_down)))?;
-        family.gauge(&[("service", &*row.name), ("state", "down")], f64::from(u8::from(is_down)))?;
+        let is_alone = row.backends.len() < 2;
+        for state in BackendRowState::ALL {
+            let count = row.backends.iter().filter(|backend| backend.state == state).count();
+            let count = match (is_alone, state) {
+                (true, BackendRowState::Up) => usize::from(!is_backend_down(row)),
+                (true, BackendRowState::Down) => usize::from(is_backend_down(row)),
+                (true, BackendRowState::Resting | BackendRowState::Standby) => 0,
+                (false, _) => count,
+            };
+            family.gauge(&[("service", &*row.name), ("state", state.word())], count as f64)?;
+        }
     }
     Ok(())
 }

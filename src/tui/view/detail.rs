@@ -11,7 +11,10 @@ use crate::{
     telemetry::{
         end,
         failures::FailureRow,
-        snapshot::{EndedRow, LinkRow, LinkState, PoolRow, ServiceRow, SessionRow, Snapshot},
+        snapshot::{
+            BackendRow, BackendRowState, EndedRow, LinkRow, LinkState, PoolRow, ServiceRow, SessionRow,
+            Snapshot,
+        },
     },
     tui::{
         app::App,
@@ -371,6 +374,28 @@ fn peers(app: &App, row: &ServiceRow) -> Option<DetailLine> {
     (known > 0).then(|| fact(app, "peers", app.addresses().text(&text)))
 }
 
+fn backend_line(app: &App, row: &BackendRow) -> DetailLine {
+    let theme = app.style.theme;
+    let style = match row.state {
+        BackendRowState::Up => theme.good,
+        BackendRowState::Standby => theme.plain,
+        BackendRowState::Down | BackendRowState::Resting => theme.warn,
+    };
+    let error = match (row.state, &row.last_error) {
+        (BackendRowState::Down | BackendRowState::Resting, Some(error)) => format!(": {error}"),
+        _ => String::new(),
+    };
+    let text = format!(
+        "{} {}, {} open, {} in all, {} failed{error}",
+        row.address,
+        row.state.word(),
+        row.sessions_open,
+        row.sessions,
+        row.failures
+    );
+    DetailLine { style, ..fact(app, "backend", app.addresses().text(&text)) }
+}
+
 fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
@@ -411,6 +436,7 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
         ),
         fact("goes to", addresses.text(row.connect.as_deref().unwrap_or("a link to the other half"))),
     ];
+    facts.extend(row.backends.iter().filter(|_| row.backends.len() > 1).map(|row| backend_line(app, row)));
     facts.extend(peers);
     facts.extend([
         fact(

@@ -1,6 +1,7 @@
 //! What clients speak with the DMZ half, and the internal half with backends, beyond plain TCP.
 
 mod answers;
+mod backends;
 mod cut_answers;
 mod down;
 mod exchanges;

@@ -133,9 +133,9 @@ impl Way {
     }
 }
 
-/// A plain address in quotes.
+/// A plain address in quotes; a map or a list as it is.
 fn written(address: &str) -> String {
-    if address.starts_with('{') { address.into() } else { format!("'{address}'") }
+    if address.starts_with(['{', '[']) { address.into() } else { format!("'{address}'") }
 }
 
 pub fn mode_word(mode: Mode) -> &'static str {

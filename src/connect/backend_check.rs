@@ -1,0 +1,117 @@
+//! Whether a backend is well: a connection that it takes, or a request that it answers as the profile says.
+
+use std::fmt::Write;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+use super::direct::{self, BackendTarget};
+use crate::{
+    net::stream::NetStream,
+    profile::{BackendCheck, CheckRequest},
+    proto::multiplex::open::ClientOrigin,
+};
+
+/// A status line is no longer.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// What is checked, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckedBackend<'a> {
+    pub target: &'a BackendTarget,
+    pub check: &'a BackendCheck,
+}
+
+/// Why a backend is not well.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("{0}")]
+    Connect(String),
+    #[error("its check was answered by {0}, not as expected")]
+    Status(u16),
+    #[error("its check was answered by no HTTP")]
+    NoHttp,
+    #[error("its check was cut: {0}")]
+    Cut(#[from] std::io::Error),
+}
+
+/// Checks a backend once; what is wrong with it, in words.
+pub async fn check_backend(checked: CheckedBackend<'_>) -> Result<(), String> {
+    let CheckedBackend { target, check } = checked;
+    let result = timeout(check.timeout, async {
+        let stream = direct::reach_backend(target, None, &ClientOrigin::default()).await;
+        let stream = stream.map_err(|failure| CheckError::Connect(failure.reason))?;
+        match &check.request {
+            None => {
+                stream.let_close_cleanly();
+                Ok(())
+            }
+            Some(request) => ask(stream, request, &target.backend().authority()).await,
+        }
+    });
+    match result.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => {
+            Err(format!("its check was not answered within {}", humantime::format_duration(check.timeout)))
+        }
+    }
+}
+
+async fn ask(mut stream: NetStream, request: &CheckRequest, host: &str) -> Result<(), CheckError> {
+    let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
+    // Writing into a text does not fail.
+    let _ = write!(head, "Host: {host}\r\nUser-Agent: portcullis\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    stream.flush().await?;
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") && line.len() < LINE_BYTES_MAX {
+        match stream.read_u8().await {
+            Ok(byte) => line.push(byte),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match status(&line) {
+        Some(status) if request.expect.contains(&status) => {
+            stream.let_close_cleanly();
+            Ok(())
+        }
+        Some(status) => Err(CheckError::Status(status)),
+        None => Err(CheckError::NoHttp),
+    }
+}
+
+/// The status of an answer's first line (RFC 9112, section 4).
+fn status(line: &[u8]) -> Option<u16> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let [b'0'..=b'9', b' ', status @ ..] = rest else { return None };
+    let (digits, rest) = status.split_at_checked(3)?;
+    if !rest.first().is_some_and(|sign| b" \r\n".contains(sign)) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_an_answer_is_read() {
+        for (line, read) in [
+            ("HTTP/1.1 200 OK\r\n", Some(200)),
+            ("HTTP/1.0 503\r\n", Some(503)),
+            ("HTTP/1.1 204 \r\n", Some(204)),
+            ("HTTP/1.1 20\r\n", None),
+            ("HTTP/1.1 2000 OK\r\n", None),
+            ("HTTP/2 200\r\n", None),
+            ("220 mail ESMTP\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(status(line.as_bytes()), read, "{line:?}");
+        }
+    }
+}

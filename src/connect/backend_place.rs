@@ -1,0 +1,51 @@
+//! At which of its service's backends the requests of a session are.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::backend_group::{BackendGroup, BackendMember, BackendUse};
+
+/// It stays there as long as that backend is well.
+pub struct BackendPlace {
+    pub group: Arc<BackendGroup>,
+    taken: Mutex<Option<BackendUse>>,
+}
+
+impl BackendPlace {
+    pub fn new(group: &Arc<BackendGroup>) -> Self {
+        Self { group: group.clone(), taken: Mutex::default() }
+    }
+
+    pub fn member(&self) -> Option<Arc<BackendMember>> {
+        self.lock().as_ref().map(|taken| taken.member().clone())
+    }
+
+    pub fn take(&self, member: &Arc<BackendMember>) {
+        let mut taken = self.lock();
+        if !taken.as_ref().is_some_and(|taken| Arc::ptr_eq(taken.member(), member)) {
+            *taken = Some(member.begin_use());
+        }
+    }
+
+    /// Those that may be dialled, its own first as long as that is well.
+    pub fn candidates(&self, client: Option<IpAddr>) -> Vec<Arc<BackendMember>> {
+        let mut candidates = self.group.candidates(client);
+        if let Some(member) = self.member().filter(|member| member.is_usable())
+            && let Some(at) = candidates.iter().position(|other| Arc::ptr_eq(other, &member))
+        {
+            candidates[..=at].rotate_right(1);
+        }
+        candidates
+    }
+
+    /// Written `ws` or `wss`: only what becomes a WebSocket goes there.
+    pub fn takes_sockets_alone(&self) -> bool {
+        self.member().is_some_and(|member| member.http().is_some_and(|http| http.socket))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BackendUse>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

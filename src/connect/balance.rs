@@ -1,0 +1,176 @@
+//! In which order a session tries the backends of its service. Pure: no sockets, no clock.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+};
+
+use crate::profile::Balance;
+
+/// What is known of a backend when a session comes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate<'a> {
+    pub address: &'a str,
+    pub is_standby: bool,
+    /// Its check has failed.
+    pub is_down: bool,
+    /// It has refused a session a moment ago.
+    pub rests: bool,
+    /// Of its usual sessions, while it has just come back: above 0, at most 1.
+    pub share: f64,
+    pub open: u64,
+}
+
+/// Who asks, and what chance says.
+#[derive(Debug, Clone, Copy)]
+pub struct BalanceInput {
+    /// Rises with each session.
+    pub turn: usize,
+    pub client: Option<IpAddr>,
+    /// From 0 to 1.
+    pub chance: f64,
+}
+
+/// The backends that may be tried, the best first: those in use, then those that stand by, then those that rest.
+/// One that is down is none of them.
+pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: BalanceInput) -> Vec<usize> {
+    let mut order: Vec<_> = (0..candidates.len()).filter(|at| !candidates[*at].is_down).collect();
+    if order.len() < 2 {
+        return order;
+    }
+    let (turn, client) = (input.turn, input.client.map(|client| client.to_canonical()));
+    match (balance, client) {
+        (Balance::Turn, _) | (Balance::Client, None) => rotate(&mut order, turn),
+        (Balance::Least, _) => {
+            rotate(&mut order, turn);
+            let load = |at: &usize| (candidates[*at].open + 1) as f64 / candidates[*at].share;
+            order.sort_by(|one, other| load(one).total_cmp(&load(other)));
+        }
+        (Balance::Client, Some(client)) => {
+            order.sort_by_key(|at| std::cmp::Reverse(weigh(&(client, candidates[*at].address))));
+        }
+    }
+    // One that has just come back gives most of its turns away; with `client`, always those of the same addresses.
+    let gives_way = |at: usize| {
+        let Candidate { address, share, .. } = candidates[at];
+        let chance = match (balance, client) {
+            (Balance::Least, _) => 0.0,
+            (Balance::Client, Some(client)) => weigh(&(address, client)) as f64 / u64::MAX as f64,
+            (Balance::Turn | Balance::Client, _) => input.chance,
+        };
+        chance >= share
+    };
+    order.sort_by_key(|at| {
+        let Candidate { is_standby, rests, .. } = candidates[*at];
+        (rests, is_standby, gives_way(*at))
+    });
+    order
+}
+
+fn rotate(order: &mut [usize], turn: usize) {
+    let by = turn % order.len();
+    order.rotate_left(by);
+}
+
+/// The same on every gateway and after every start.
+fn weigh(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Candidate<'_> =
+        Candidate { address: "", is_standby: false, is_down: false, rests: false, share: 1.0, open: 0 };
+    const INPUT: BalanceInput = BalanceInput { turn: 0, client: None, chance: 0.5 };
+
+    fn addressed() -> [Candidate<'static>; 3] {
+        ["tcp://a:1", "tcp://b:1", "tcp://c:1"].map(|address| Candidate { address, ..GOOD })
+    }
+
+    #[test]
+    fn sessions_take_turns_and_go_on_with_the_next() {
+        for (turn, order) in [(0, [0, 1, 2]), (1, [1, 2, 0]), (2, [2, 0, 1]), (3, [0, 1, 2])] {
+            let input = BalanceInput { turn, ..INPUT };
+            assert_eq!(order_backends(&addressed(), Balance::Turn, input), order);
+            // A client that is not known has no backend of its own.
+            assert_eq!(order_backends(&addressed(), Balance::Client, input), order);
+        }
+        assert_eq!(order_backends(&[GOOD], Balance::Turn, INPUT), [0]);
+    }
+
+    #[test]
+    fn a_standby_comes_after_those_in_use_and_before_those_that_rest() {
+        let mut backends = addressed();
+        backends[0].is_standby = true;
+        for balance in [Balance::Turn, Balance::Least] {
+            assert_eq!(order_backends(&backends, balance, INPUT), [1, 2, 0]);
+        }
+        backends[1].rests = true;
+        backends[2].rests = true;
+        assert_eq!(order_backends(&backends, Balance::Turn, INPUT), [0, 1, 2]);
+        backends[1].is_down = true;
+        assert_eq!(order_backends(&backends, Balance::Turn, INPUT), [0, 2]);
+        backends[0].is_down = true;
+        backends[2].is_down = true;
+        assert_eq!(order_backends(&backends, Balance::Turn, INPUT), [0; 0]);
+    }
+
+    #[test]
+    fn the_one_with_the_fewest_open_sessions_comes_first() {
+        let mut backends = addressed();
+        (backends[0].open, backends[1].open, backends[2].open) = (4, 2, 3);
+        assert_eq!(order_backends(&backends, Balance::Least, INPUT), [1, 2, 0]);
+        // While it has just come back, it counts for more than it has.
+        backends[1].share = 0.1;
+        assert_eq!(order_backends(&backends, Balance::Least, INPUT), [2, 0, 1]);
+    }
+
+    #[test]
+    fn a_client_keeps_its_backend_whatever_becomes_of_the_others() {
+        let of = |backends: &[Candidate<'_>], last: u8| {
+            let client = Some(IpAddr::from([192, 0, 2, last]));
+            order_backends(backends, Balance::Client, BalanceInput { turn: last.into(), client, ..INPUT })[0]
+        };
+        let before: Vec<_> = (0..=255).map(|last| of(&addressed(), last)).collect();
+        for at in 0..3 {
+            let share = before.iter().filter(|first| **first == at).count();
+            assert!((50..120).contains(&share), "{at}: {share}");
+        }
+        let mut backends = addressed();
+        backends[1].rests = true;
+        let after: Vec<_> = (0..=255).map(|last| of(&backends, last)).collect();
+        for (before, after) in before.iter().zip(&after) {
+            assert!(*before == 1 && *after != 1 || before == after);
+        }
+        // It comes back for some, and for ever more of them.
+        let mut seen = 0;
+        for share in [0.1, 0.4, 0.7, 1.0] {
+            (backends[1].rests, backends[1].share) = (false, share);
+            let back: Vec<u8> = (0..=255).filter(|last| of(&backends, *last) == 1).collect();
+            assert!(back.len() > seen, "{share}: {}", back.len());
+            assert!(back.iter().all(|last| before[usize::from(*last)] == 1));
+            seen = back.len();
+        }
+        // As an IPv6 socket has it, it is the same client.
+        let mapped = BalanceInput { client: Some("::ffff:192.0.2.7".parse().expect("an address")), ..INPUT };
+        assert_eq!(order_backends(&addressed(), Balance::Client, mapped)[0], before[7]);
+    }
+
+    #[test]
+    fn one_that_has_just_come_back_gives_way_as_chance_has_it() {
+        let mut backends = addressed();
+        backends[0].share = 0.3;
+        let first = |chance| order_backends(&backends, Balance::Turn, BalanceInput { chance, ..INPUT });
+        assert_eq!(first(0.2), [0, 1, 2]);
+        assert_eq!(first(0.3), [1, 2, 0]);
+        // It is still better than one that stands by.
+        backends[1].is_standby = true;
+        backends[2].is_standby = true;
+        let order = order_backends(&backends, Balance::Turn, BalanceInput { chance: 0.9, ..INPUT });
+        assert_eq!(order, [0, 1, 2]);
+    }
+}

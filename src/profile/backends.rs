@@ -1,0 +1,264 @@
+//! What a service reaches: one backend, or several that stand in for each other.
+
+use std::{collections::HashSet, fmt, time::Duration};
+
+use super::{
+    Backend, HttpRemote,
+    backend::backend,
+    defaults,
+    fields::{Located, MapReader, ReadValue, ValueReader},
+    keys::{self, AnyKey},
+    problem::{Problem, ValueProblem, quote_for_problem},
+};
+
+/// The backends of a service; at least one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendSet {
+    pub list: Vec<ListedBackend>,
+    pub balance: Balance,
+    pub check: Option<BackendCheck>,
+    /// One that refused, or was late, gets no sessions for so long.
+    pub rest: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListedBackend {
+    pub backend: Backend,
+    /// Gets sessions only while every other is down or rests.
+    pub is_standby: bool,
+}
+
+/// Which backend a session gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other.
+    #[default]
+    Turn,
+    /// The one with the fewest open sessions.
+    Least,
+    /// The same client, the same backend.
+    Client,
+}
+
+/// How a backend is checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendCheck {
+    pub every: Duration,
+    pub timeout: Duration,
+    /// So many in a row that fail take it down.
+    pub falls: u32,
+    /// So many in a row that pass bring it back.
+    pub rises: u32,
+    /// `None`: a connection is enough.
+    pub request: Option<CheckRequest>,
+}
+
+/// A request, and the answers that are good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckRequest {
+    pub method: &'static str,
+    pub target: String,
+    pub expect: Vec<u16>,
+}
+
+impl From<Backend> for BackendSet {
+    fn from(backend: Backend) -> Self {
+        let list = vec![ListedBackend { backend, is_standby: false }];
+        Self { list, balance: Balance::default(), check: None, rest: defaults::REST }
+    }
+}
+
+impl BackendSet {
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.list.iter().map(|listed| &listed.backend)
+    }
+}
+
+impl fmt::Display for BackendSet {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, backend) in self.backends().enumerate() {
+            write!(out, "{}{backend}", if at == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// The same as it was written; at least one.
+pub(super) struct RawBackends {
+    pub first: Located<Backend>,
+    pub others: Vec<Located<Backend>>,
+    standbys: Vec<bool>,
+    balance: Balance,
+    check: Option<BackendCheck>,
+    rest: Duration,
+}
+
+impl RawBackends {
+    pub fn iter(&self) -> impl Iterator<Item = &Located<Backend>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Located<Backend>> {
+        std::iter::once(&mut self.first).chain(&mut self.others)
+    }
+
+    /// Those that are asked by requests.
+    pub fn http_mut(&mut self) -> impl Iterator<Item = &mut HttpRemote> {
+        self.iter_mut().filter_map(|backend| match &mut backend.value {
+            Backend::Http(http) => Some(http),
+            Backend::Echo | Backend::Socket(_) => None,
+        })
+    }
+
+    pub fn resolve(&self) -> BackendSet {
+        let listed = |(backend, is_standby): (&Located<Backend>, &bool)| ListedBackend {
+            backend: backend.value.clone(),
+            is_standby: *is_standby,
+        };
+        BackendSet {
+            list: self.iter().zip(&self.standbys).map(listed).collect(),
+            balance: self.balance,
+            check: self.check.clone(),
+            rest: self.rest,
+        }
+    }
+}
+
+/// What a service reaches, with what it says itself of how.
+pub(super) fn reached(
+    fields: &MapReader<'_>,
+    connect: &dyn AnyKey,
+    problems: &mut Vec<Problem>,
+) -> ReadValue<RawBackends> {
+    let field = fields.take(connect);
+    let place = field.as_ref().map(ValueReader::place);
+    let mut backends = ReadValue::read(field, |field| backend_list(&field, problems));
+    read_answer(fields, &mut backends, problems);
+    let balance = keys::BALANCE.written(fields, problems);
+    let rest = keys::REST.written(fields, problems);
+    let check = fields.take(&keys::CHECK).map(|field| backend_check(&field, problems));
+    let alone: [&dyn AnyKey; 3] = [&keys::BALANCE, &keys::REST, &keys::CHECK];
+    match &mut backends {
+        ReadValue::Good(backends) => {
+            backends.balance = balance.unwrap_or_default();
+            backends.rest = rest.unwrap_or(defaults::REST);
+            backends.check = check.flatten();
+            let is_echo = backends.iter().all(|backend| backend.value == Backend::Echo);
+            if let (Some(field), true) = (fields.take(&keys::CHECK), is_echo) {
+                let what = "the built-in echo is not dialled, so that no check can pass";
+                problems.push(ValueProblem::new(what, "remove it").at(field.place()));
+            }
+        }
+        ReadValue::Absent => {
+            for unused in alone.into_iter().filter_map(|key| fields.take(key)) {
+                let what = "this service says nothing of what it reaches";
+                problems
+                    .push(ValueProblem::new(what, "write `connect` here, or remove it").at(unused.place()));
+            }
+        }
+        ReadValue::Bad => {}
+    }
+    if let (ReadValue::Good(backends), Some(place)) = (&backends, place)
+        && backends.standbys.iter().all(|is_standby| *is_standby)
+    {
+        let what = "every backend of this service stands by, for none";
+        problems.push(ValueProblem::new(what, "remove `standby` from one of them").at(place));
+    }
+    backends
+}
+
+fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RawBackends> {
+    let before = problems.len();
+    let (mut seen, mut list, mut standbys) = (HashSet::new(), Vec::new(), Vec::new());
+    for item in field.one_or_many(defaults::BACKENDS_MAX, problems)? {
+        let Some((backend, is_standby)) = backend(&item, problems) else { continue };
+        let server = match &backend.value {
+            Backend::Echo => None,
+            Backend::Socket(remote) => Some((remote.at.clone(), String::new())),
+            Backend::Http(http) => Some((http.remote.at.clone(), http.path.clone())),
+        };
+        if !seen.insert(server) {
+            let what = format!("`{}` stands here twice", backend.value);
+            problems.push(ValueProblem::new(what, "remove one").at(backend.place));
+            continue;
+        }
+        list.push(backend);
+        standbys.push(is_standby);
+    }
+    if problems.len() > before || list.is_empty() {
+        return None;
+    }
+    let first = list.remove(0);
+    let (balance, check, rest) = (Balance::default(), None, defaults::REST);
+    Some(RawBackends { first, others: list, standbys, balance, check, rest })
+}
+
+/// How long an answer is waited for, of backends that give any.
+fn read_answer(fields: &MapReader<'_>, backends: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
+    let Some(field) = fields.take(&keys::ANSWER) else { return };
+    let answer = keys::ANSWER.read_field(&field, problems);
+    let mut given = 0;
+    match backends {
+        ReadValue::Bad => return,
+        ReadValue::Absent => {}
+        ReadValue::Good(backends) => {
+            for http in backends.http_mut() {
+                given += 1;
+                http.answer = answer.unwrap_or(http.answer);
+            }
+        }
+    }
+    if given == 0 {
+        let what = "this service reaches nothing that answers requests";
+        problems
+            .push(ValueProblem::new(what, "write `connect: http://…` here, or remove it").at(field.place()));
+    }
+}
+
+fn backend_check(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<BackendCheck> {
+    let fields = field.map(&keys::CHECK_KEYS, problems)?;
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let expect = fields.take(&keys::CHECK_EXPECT);
+    let request = fields.take(&keys::CHECK_REQUEST);
+    if let (Some(expect), None) = (&expect, &request) {
+        let what = "a connection has no status";
+        let advice = "write `request: \"GET /healthz\"`, or remove it";
+        problems.push(ValueProblem::new(what, advice).at(expect.place()));
+    }
+    let expect = expect.and_then(|field| keys::CHECK_EXPECT.read_field(&field, problems));
+    let request = match request {
+        None => None,
+        Some(field) => Some(check_request(&field, expect.unwrap_or_else(|| vec![200]), problems)?),
+    };
+    Some(BackendCheck {
+        every: keys::CHECK_EVERY.read(&fields, problems),
+        timeout: keys::CHECK_TIMEOUT.read(&fields, problems),
+        falls: count(keys::CHECK_FALLS.read(&fields, problems)),
+        rises: count(keys::CHECK_RISES.read(&fields, problems)),
+        request,
+    })
+}
+
+/// A method that has no body, and what it asks for.
+fn check_request(
+    field: &ValueReader<'_>,
+    expect: Vec<u16>,
+    problems: &mut Vec<Problem>,
+) -> Option<CheckRequest> {
+    let text = field.text(problems)?;
+    let read = text.split_once(' ').and_then(|(method, target)| {
+        let method = ["GET", "HEAD", "OPTIONS"].into_iter().find(|known| *known == method)?;
+        let is_target = target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic());
+        (is_target && !target.contains('#')).then(|| CheckRequest {
+            method,
+            target: target.to_owned(),
+            expect,
+        })
+    });
+    if read.is_none() {
+        let what = format!("`{}` is no request", quote_for_problem(text));
+        let advice = "write a method without a body and a path: `GET /healthz`, `HEAD /` or `OPTIONS /`";
+        problems.push(ValueProblem::new(what, advice).at(field.place()));
+    }
+    read
+}

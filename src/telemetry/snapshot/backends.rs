@@ -1,0 +1,40 @@
+//! The backends of a service, as the half that dials them knows them.
+
+use serde::{Deserialize, Serialize};
+
+/// One backend of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackendRow {
+    pub address: String,
+    pub state: BackendRowState,
+    pub sessions_open: u64,
+    pub sessions: u64,
+    /// Sessions that could not reach it, and checks that failed.
+    pub failures: u64,
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendRowState {
+    Up,
+    /// Its checks fail.
+    Down,
+    /// It has refused a session, or was late, and is left alone for a while.
+    Resting,
+    /// It is well, and not needed.
+    Standby,
+}
+
+impl BackendRowState {
+    pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::Resting, Self::Standby];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Resting => "resting",
+            Self::Standby => "standby",
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Several backends of one service: which of them a session gets, and what becomes of it where one is not there.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use portcullis::{
+    profile::Mode,
+    telemetry::snapshot::{BackendRow, BackendRowState, ServicePhase, Snapshot},
+};
+use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
+
+use super::http::{LAST, OK, asked, head};
+use crate::support::{
+    gateway::{Gateway, PATIENCE},
+    peers::{Backend, Reserved, dial, dial_refused, hear, say},
+    ways::{MODES, Plan, Way},
+};
+
+/// A pair whose service has these keys on the half that reaches its backends.
+async fn start(mode: Mode, accept: &str, connect: &str, more: &str) -> Way {
+    let backend = format!("{connect}{more}");
+    Plan { accept, ..Plan::new(mode, &backend) }.start().await
+}
+
+fn rows(snapshot: &Snapshot) -> Vec<BackendRow> {
+    snapshot.services.iter().flat_map(|row| row.backends.clone()).collect()
+}
+
+fn states(snapshot: &Snapshot) -> Vec<BackendRowState> {
+    rows(snapshot).iter().map(|row| row.state).collect()
+}
+
+async fn client_port(way: &Way) -> SocketAddr {
+    way.dmz.client_port("orders").await
+}
+
+/// A session that reaches this backend.
+async fn reaches(at: SocketAddr, backend: &Backend) {
+    let mut client = dial(at).await;
+    let mut server = backend.accept().await;
+    say(&mut client, b"ping").await;
+    hear(&mut server, b"ping").await;
+    drop(client);
+    let _ = timeout(PATIENCE, server.read_to_end(&mut Vec::new())).await.expect("an end in time");
+}
+
+async fn until_states(gateway: &Gateway, expected: &[BackendRowState]) {
+    gateway.until(&format!("{expected:?}"), |snapshot| states(snapshot) == expected).await;
+}
+
+use BackendRowState::{Down, Resting, Standby, Up};
+
+#[tokio::test]
+async fn sessions_take_turns_among_backends() {
+    for mode in MODES {
+        let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
+        let list = backends.each_ref().map(|backend| format!("'{}'", backend.address())).join(", ");
+        let way = start(mode, "tcp://127.0.0.1:0", &format!("[{list}]"), "").await;
+        let at = client_port(&way).await;
+        for _ in 0..2 {
+            for backend in &backends {
+                reaches(at, backend).await;
+            }
+        }
+        let seen =
+            way.inner().until("all are over", |now| rows(now).iter().all(|row| row.sessions_open == 0)).await;
+        for row in rows(&seen) {
+            assert_eq!((row.state, row.sessions, row.failures), (Up, 2, 0), "{mode:?} {row:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_refuses_costs_no_client_its_session() {
+    for mode in MODES {
+        let (gone, good) = (Reserved::new(), Backend::new().await);
+        let list = format!("['tcp://{}', '{}']", gone.at(), good.address());
+        let way = start(mode, "tcp://127.0.0.1:0", &list, "").await;
+        let at = client_port(&way).await;
+        for _ in 0..4 {
+            reaches(at, &good).await;
+        }
+        until_states(way.inner(), &[Resting, Up]).await;
+        let now = way.inner().now().await;
+        let [gone_row, good_row] = &rows(&now)[..] else { panic!("{now:?}") };
+        // It is left alone after the first.
+        assert_eq!((gone_row.failures, gone_row.sessions), (1, 0), "{mode:?}");
+        assert!(gone_row.last_error.as_ref().unwrap().contains("refused"), "{gone_row:?}");
+        assert_eq!(good_row.sessions, 4);
+        let told = way.inner().until_told("is down").await;
+        assert!(told.contains("`orders`") && told.contains(&gone.at().to_string()), "{told}");
+        assert!(!now.ended.iter().any(|row| row.end != "--" && row.end != "CR"), "{:?}", now.ended);
+    }
+}
+
+/// Listens, and takes nobody: its queue is full.
+struct SilentBackend {
+    at: SocketAddr,
+    _listener: TcpListener,
+    _queued: Vec<tokio::net::TcpStream>,
+}
+
+async fn silent() -> SilentBackend {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let at = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    // The kernel takes one or two more than it was told to.
+    for _ in 0..8 {
+        match dial_once(at).await {
+            Some(stream) => queued.push(stream),
+            None => return SilentBackend { at, _listener: listener, _queued: queued },
+        }
+    }
+    panic!("its queue has no end");
+}
+
+async fn dial_once(at: SocketAddr) -> Option<tokio::net::TcpStream> {
+    timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(at)).await.ok()?.ok()
+}
+
+#[tokio::test]
+async fn one_that_is_late_costs_no_client_its_session() {
+    let (silent, good) = (silent().await, Backend::new().await);
+    let list = format!("['tcp://{}', '{}']", silent.at, good.address());
+    let way = start(Mode::Reverse, "tcp://127.0.0.1:0", &list, "").await;
+    let began = Instant::now();
+    reaches(client_port(&way).await, &good).await;
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    until_states(way.inner(), &[Resting, Up]).await;
+    reaches(client_port(&way).await, &good).await;
+}
+
+#[tokio::test]
+async fn a_standby_serves_while_the_others_do_not() {
+    for mode in MODES {
+        let (reserved, standby) = (Reserved::new(), Backend::new().await);
+        let list =
+            format!("['tcp://{}', {{ address: '{}', standby: true }}]", reserved.at(), standby.address());
+        let way = start(mode, "tcp://127.0.0.1:0", &list, ", rest: 300ms").await;
+        let at = client_port(&way).await;
+        until_states(way.inner(), &[Up, Standby]).await;
+        reaches(at, &standby).await;
+        until_states(way.inner(), &[Up, Standby]).await;
+        // The first is asked again when it has rested, and is there.
+        let listener = std::net::TcpListener::bind(reserved.at());
+        drop(reserved);
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(_) => continue,
+        };
+        listener.set_nonblocking(true).unwrap();
+        let first = Backend { listener: TcpListener::from_std(listener).unwrap() };
+        reaches(at, &first).await;
+        until_states(way.inner(), &[Up, Standby]).await;
+        way.inner().until_told("is up again").await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_a_backend_that_is_well_is_down() {
+    for mode in MODES {
+        let reserved = Reserved::new();
+        let backend = reserved.at();
+        let check = ", check: { every: 50ms, timeout: 500ms, falls: 2, rises: 2 }";
+        let way = start(mode, "tcp://127.0.0.1:0", &format!("{{ address: 'tcp://{backend}' }}"), check).await;
+        let at = client_port(&way).await;
+        until_states(way.inner(), &[Down]).await;
+        let is_down = |now: &Snapshot| now.services.iter().any(|row| row.phase == ServicePhase::Down);
+        let seen = way.inner().until("it is down", is_down).await;
+        let reason = seen.services.iter().find_map(|row| row.reason.clone()).unwrap();
+        assert!(reason.contains("no backend is up") && reason.contains(&backend.to_string()), "{reason}");
+        dial_refused(at).await;
+        let row = way.inner().until_ended("BC").await;
+        assert!(row.reason.contains("no backend is up"), "{mode:?} {row:?}");
+        // It comes back.
+        drop(reserved);
+        let Ok(listener) = TcpListener::bind(backend).await else { continue };
+        let back = Backend { listener };
+        let serving = async {
+            loop {
+                drop(back.accept().await);
+            }
+        };
+        tokio::select! {
+            () = until_states(way.inner(), &[Up]) => {}
+            () = serving => {}
+        }
+        assert!(!is_down(&*way.inner().now().await));
+    }
+}
+
+#[tokio::test]
+async fn a_backend_is_as_well_as_its_answers() {
+    let backend = Backend::new().await;
+    let connect = format!("{{ address: '{}' }}", backend.address().replace("tcp", "http"));
+    let check = ", check: { every: 30ms, falls: 1, rises: 1, request: 'GET /healthz?a', expect: [200, 204] }";
+    let way = start(Mode::Direct, "http://127.0.0.1:0", &connect, check).await;
+    let checks = async |status: &str, expected: BackendRowState| {
+        let expected = [expected];
+        let serve = async {
+            loop {
+                let mut server = backend.accept().await;
+                let asked = head(&mut server).await;
+                assert_eq!(asked[0], "GET /healthz?a HTTP/1.1");
+                assert!(
+                    asked.contains(&"connection: close".to_owned())
+                        || asked.contains(&"Connection: close".to_owned()),
+                    "{asked:?}"
+                );
+                say(&mut server, format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
+            }
+        };
+        tokio::select! {
+            () = until_states(&way.dmz, &expected) => {}
+            () = serve => {}
+        }
+    };
+    for (status, expected) in [("503 No", Down), ("204 Yes", Up), ("302 Elsewhere", Down), ("200 OK", Up)] {
+        checks(status, expected).await;
+    }
+    // While it is down, clients are told so at once.
+    checks("500 No", Down).await;
+    let told = asked(super::http::port(&way).await, LAST).await;
+    assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+}
+
+#[tokio::test]
+async fn the_same_client_reaches_the_same_backend() {
+    let backends = [Backend::new().await, Backend::new().await, Backend::new().await];
+    let list = backends.each_ref().map(|backend| format!("'{}'", backend.address())).join(", ");
+    let way = start(Mode::Reverse, "tcp://127.0.0.1:0", &format!("[{list}]"), ", balance: client").await;
+    let at = client_port(&way).await;
+    let reached = async || {
+        let mut client = dial(at).await;
+        let [first, second, third] = &backends;
+        let (which, mut server) = tokio::select! {
+            server = first.accept() => (0, server),
+            server = second.accept() => (1, server),
+            server = third.accept() => (2, server),
+        };
+        say(&mut client, b"x").await;
+        hear(&mut server, b"x").await;
+        which
+    };
+    let which = reached().await;
+    for _ in 0..6 {
+        assert_eq!(reached().await, which);
+    }
+}
+
+#[tokio::test]
+async fn the_one_with_the_fewest_open_sessions_is_next() {
+    let backends = [Backend::new().await, Backend::new().await];
+    let list = backends.each_ref().map(|backend| format!("'{}'", backend.address())).join(", ");
+    let way = start(Mode::Direct, "tcp://127.0.0.1:0", &format!("[{list}]"), ", balance: least").await;
+    let at = client_port(&way).await;
+    let [one, other] = &backends;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let client = dial(at).await;
+        let (which, server) = tokio::select! {
+            server = one.accept() => (0, server),
+            server = other.accept() => (1, server),
+        };
+        open.push((which, client, server));
+    }
+    let first = open.iter().filter(|(which, ..)| *which == 0).count();
+    assert_eq!(first, 2);
+    // Those of one leave, and the next two go there.
+    open.retain(|(which, ..)| *which == 1);
+    way.dmz.until("two are left", |now| rows(now)[0].sessions_open == 0).await;
+    let mut next = Vec::new();
+    for _ in 0..2 {
+        next.push((dial(at).await, one.accept().await));
+    }
+    way.dmz.until("both have two", |now| rows(now).iter().all(|row| row.sessions_open == 2)).await;
+}
+
+#[tokio::test]
+async fn requests_go_on_at_another_backend_under_its_own_path() {
+    for mode in MODES {
+        let backends = [Backend::new().await, Backend::new().await];
+        let [one, other] = backends.each_ref().map(|backend| backend.address().replace("tcp", "http"));
+        let list = format!("['{one}/a', '{other}/b']");
+        let way = start(mode, "http://127.0.0.1:0", &list, "").await;
+        let [first, second] = backends;
+        let mut client = dial(super::http::port(&way).await).await;
+        say(&mut client, super::http::GET.as_bytes()).await;
+        let mut server = first.accept().await;
+        assert_eq!(head(&mut server).await[0], "GET /a/ HTTP/1.1");
+        say(&mut server, OK.as_bytes()).await;
+        head(&mut client).await;
+        hear(&mut client, b"ok").await;
+        // It is gone just as the next request comes, which goes to the other.
+        drop(first);
+        let serve = async {
+            head(&mut server).await;
+            drop(server);
+            let mut server = second.accept().await;
+            assert_eq!(head(&mut server).await[0], "GET /b/ HTTP/1.1");
+            let field = format!("Location: {other}/b/next\r\nContent");
+            say(&mut server, OK.replace("Content", &field).as_bytes()).await;
+            server
+        };
+        let ask = async {
+            say(&mut client, super::http::GET.as_bytes()).await;
+            head(&mut client).await
+        };
+        let (told, _server) = tokio::join!(ask, serve);
+        assert_eq!(told[0], "HTTP/1.1 200 OK", "{mode:?}");
+        assert!(told.contains(&"location: /next".to_owned()), "{told:?}");
+        hear(&mut client, b"ok").await;
+        let seen = way.inner().now().await;
+        let open: Vec<_> = rows(&seen).iter().map(|row| row.sessions_open).collect();
+        assert_eq!(open, [0, 1], "{mode:?}");
+    }
+}
