@@ -2,8 +2,9 @@
 
 use std::{
     cell::RefCell,
+    io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -16,13 +17,16 @@ use super::{
     handle::{LinkLoss, SessionFate},
     task::{MultiplexedLink, OFFERS_A_SECOND, OFFERS_AT_ONCE, OwnerEvent},
 };
-use crate::proto::{
-    Refusal,
-    multiplex::{
-        PeerViolation,
-        decoder::HeardPiece,
-        frame::{FrameType, LinkFrame},
-        state::{LinkEnd, SessionStage},
+use crate::{
+    net::stream::NetStream,
+    proto::{
+        Refusal,
+        multiplex::{
+            PeerViolation,
+            decoder::HeardPiece,
+            frame::{FrameType, LinkFrame},
+            state::{LinkEnd, SessionStage},
+        },
     },
 };
 
@@ -40,26 +44,24 @@ thread_local! {
 impl MultiplexedLink {
     /// Reads what has come; whether anything has.
     pub(super) fn poll_hear(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkLoss> {
-        let mut all = 0;
-        while all < ROUND_BYTES {
-            let count = BUFFER.with_borrow_mut(|buffer| {
+        let (mut all, mut is_empty) = (0, false);
+        while all < ROUND_BYTES && !is_empty {
+            all += BUFFER.with_borrow_mut(|buffer| {
                 let mut buf = ReadBuf::new(buffer);
-                match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
-                    Poll::Pending => Ok(None),
-                    Poll::Ready(Ok(())) if buf.filled().is_empty() => Err(self.heard_end(cx)),
-                    Poll::Ready(Ok(())) => {
-                        self.hear(buf.filled())?;
-                        Ok(Some(buf.filled().len()))
-                    }
-                    // Both have said that it is over; how the other end lets go of it says nothing more.
-                    Poll::Ready(Err(_)) if self.is_ending() => Err(LinkLoss::Closed),
-                    Poll::Ready(Err(error)) => Err(LinkLoss::Socket(error.to_string())),
+                let filled = poll_fill(&mut self.stream, cx, &mut buf);
+                if !buf.filled().is_empty() {
+                    self.hear(buf.filled())?;
                 }
+                match filled {
+                    Poll::Pending => is_empty = true,
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(false)) => return Err(self.heard_end(cx)),
+                    // Both have said that it is over; how the other end lets go of it says nothing more.
+                    Poll::Ready(Err(_)) if self.is_ending() => return Err(LinkLoss::Closed),
+                    Poll::Ready(Err(error)) => return Err(LinkLoss::Socket(error.to_string())),
+                }
+                Ok(buf.filled().len())
             })?;
-            match count {
-                Some(count) => all += count,
-                None => break,
-            }
         }
         Ok(all > 0)
     }
@@ -192,4 +194,17 @@ impl MultiplexedLink {
             false => Ok(()),
         }
     }
+}
+
+/// Fills the buffer as far as there is something to read: TLS gives no more than a record at once, and a session's
+/// stream should take more. Whether the stream goes on.
+fn poll_fill(stream: &mut NetStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+    while buf.remaining() > 0 {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
+        if buf.filled().len() == before {
+            return Poll::Ready(Ok(false));
+        }
+    }
+    Poll::Ready(Ok(true))
 }

@@ -7,10 +7,11 @@ use std::{
     cell::RefCell,
     pin::Pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use socket2::SockRef;
-use tokio::io::AsyncWrite;
+use tokio::{io::AsyncWrite, time::Instant};
 
 use super::{
     handle::{LinkLoss, SessionFate},
@@ -49,8 +50,8 @@ pub struct Outgoing {
     /// What the stream did not take of the last batch.
     unwritten: Vec<u8>,
     is_unflushed: bool,
-    /// The last batch had to wait.
-    was_blocked: bool,
+    /// Since when the last batch has had to wait.
+    blocked_since: Option<Instant>,
     batch_bytes: usize,
     limit: BatchLimit,
     /// TCP_NOTSENT_LOWAT as it was set last.
@@ -88,7 +89,7 @@ impl Outgoing {
             control: Vec::new(),
             unwritten: Vec::new(),
             is_unflushed: false,
-            was_blocked: false,
+            blocked_since: None,
             batch_bytes: 0,
             limit: BatchLimit::default(),
             low_water: 0,
@@ -140,30 +141,26 @@ impl Outgoing {
                 Poll::Ready(Ok(0)) => return Err(LinkLoss::Cut),
                 Poll::Ready(Ok(count)) => drop(self.unwritten.drain(..count)),
                 Poll::Ready(Err(error)) => return Err(socket(error)),
-                Poll::Pending => return Ok(self.blocked(stream)),
+                Poll::Pending => return Ok(self.blocked()),
             }
         }
         if self.is_unflushed {
             match Pin::new(&mut *stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.is_unflushed = false,
                 Poll::Ready(Err(error)) => return Err(socket(error)),
-                Poll::Pending => return Ok(self.blocked(stream)),
+                Poll::Pending => return Ok(self.blocked()),
             }
         }
         self.unwritten = Vec::new();
-        if !std::mem::take(&mut self.was_blocked) {
-            self.limit.went_out(self.batch_bytes);
-            self.follow_limit(stream);
-        }
+        let waited = self.blocked_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.limit.went_out(self.batch_bytes, waited);
+        self.follow_limit(stream);
         self.batch_bytes = 0;
         Ok(true)
     }
 
-    fn blocked(&mut self, stream: &NetStream) -> bool {
-        if !std::mem::replace(&mut self.was_blocked, true) {
-            self.limit.was_blocked();
-            self.follow_limit(stream);
-        }
+    fn blocked(&mut self) -> bool {
+        self.blocked_since.get_or_insert_with(Instant::now);
         false
     }
 
@@ -338,7 +335,7 @@ impl MultiplexedLink {
     pub(super) fn give_credit(&mut self, number: u32, taken: usize) -> Result<(), LinkLoss> {
         let other = self.end.other();
         let Some(entry) = self.table.entry(number) else { return Ok(()) };
-        let due = entry.channel.receive.take(taken, entry.row.held());
+        let due = entry.channel.receive.take(taken, entry.row.held(), Instant::now());
         let has_ended = entry.channel.stage().has_ended(other);
         if entry.row.owes_opened && (due.is_some() || entry.row.moved >= BATCH_BYTES_MIN as u64) {
             self.say_opened(number)?;

@@ -2,15 +2,18 @@
 //!
 //! Those that have just become ready come first, for at most half of a batch, so that a small message
 //! does not wait behind bulk and a flood of small ones does not starve it. A turn is a quarter of a
-//! batch. What a batch may hold follows what the kernel takes: it grows while full ones go out at once
-//! and halves when one has to wait, so that what waits for a narrow wire is short.
+//! batch. What a batch may hold follows how fast the kernel takes it: it grows while full ones go out
+//! within [`BATCH_WAIT_MAX`] and halves when one takes longer, so that what waits for a narrow wire is short.
 //!
 //! Only numbers here: whether a session really has something to send is found out at its turn.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 pub const BATCH_BYTES_MIN: usize = 16 * 1024;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// A batch that waits longer than this for the kernel to take it is too long: what becomes ready meanwhile
+/// waits behind it.
+const BATCH_WAIT_MAX: Duration = Duration::from_millis(1);
 const TURN_BYTES_MIN: usize = 16 * 1024;
 const TURN_BYTES_MAX: usize = 64 * 1024;
 /// A batch that has no more room than this is full.
@@ -104,16 +107,13 @@ impl BatchLimit {
         self.bytes
     }
 
-    /// A batch of so many bytes was taken at once.
-    pub fn went_out(&mut self, bytes: usize) {
-        if bytes >= self.bytes {
+    /// A batch of so many bytes has been taken, after it had to wait so long.
+    pub fn went_out(&mut self, bytes: usize, waited: Duration) {
+        if waited > BATCH_WAIT_MAX {
+            self.bytes = (self.bytes / 2).max(BATCH_BYTES_MIN);
+        } else if bytes >= self.bytes {
             self.bytes = (self.bytes + BATCH_BYTES_MIN).min(BATCH_BYTES_MAX);
         }
-    }
-
-    /// One had to wait.
-    pub fn was_blocked(&mut self) {
-        self.bytes = (self.bytes / 2).max(BATCH_BYTES_MIN);
     }
 }
 
@@ -181,20 +181,21 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_grows_step_by_step_and_halves_when_it_waits() {
+    fn a_batch_grows_step_by_step_and_halves_when_it_waits_long() {
         let mut limit = BatchLimit::default();
-        limit.went_out(100);
+        limit.went_out(100, Duration::ZERO);
         assert_eq!(limit.bytes(), BATCH_BYTES_MIN, "it was not full");
         for _ in 0..100 {
-            limit.went_out(limit.bytes());
+            limit.went_out(limit.bytes(), BATCH_WAIT_MAX);
         }
         assert_eq!(limit.bytes(), BATCH_BYTES_MAX);
-        limit.was_blocked();
+        let long = 2 * BATCH_WAIT_MAX;
+        limit.went_out(limit.bytes(), long);
         assert_eq!(limit.bytes(), BATCH_BYTES_MAX / 2);
         // One that goes out does not undo it.
-        limit.went_out(limit.bytes());
+        limit.went_out(limit.bytes(), Duration::ZERO);
         assert!(limit.bytes() < BATCH_BYTES_MAX * 3 / 4);
-        (0..10).for_each(|_| limit.was_blocked());
+        (0..10).for_each(|_| limit.went_out(limit.bytes(), long));
         assert_eq!(limit.bytes(), BATCH_BYTES_MIN);
     }
 
