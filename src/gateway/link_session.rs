@@ -56,8 +56,7 @@ pub async fn deliver(
     counters: &SessionCounters,
     stalled: Option<Duration>,
 ) -> io::Result<()> {
-    let (first, second) = rest.bytes.as_slices();
-    for mut left in [first, second] {
+    for mut left in rest.bytes.pieces() {
         while !left.is_empty() {
             let written = stream.write(left);
             let count = match stalled {

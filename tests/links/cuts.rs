@@ -256,7 +256,7 @@ async fn carried(
     // What the link has written is there, and the rest was given back.
     drop(remains.stream);
     let _ = stream.read_to_end(&mut bytes).await;
-    bytes.extend(remains.rest.bytes);
+    remains.rest.bytes.pieces().for_each(|piece| bytes.extend_from_slice(piece));
     (number, (remains.how, bytes))
 }
 

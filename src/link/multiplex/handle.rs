@@ -1,7 +1,6 @@
 //! What the rest of the gateway holds of a link and of a session on it; all it can do is ask.
 
 use std::{
-    collections::VecDeque,
     io,
     sync::{
         Arc,
@@ -13,7 +12,7 @@ use std::{
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::credit::ReceiveWindow;
+use super::{credit::ReceiveWindow, held::HeldBytes};
 use crate::{
     link::load::SessionPlace,
     net::stream::NetStream,
@@ -101,7 +100,7 @@ pub enum SessionFate {
 /// Bytes that were received and not taken, with their place in the link's budget.
 #[derive(Debug, Default)]
 pub struct Undelivered {
-    pub bytes: VecDeque<u8>,
+    pub bytes: HeldBytes,
     /// The other end has finished: behind the bytes the stream is to end.
     pub has_end: bool,
     pub(super) _window: Option<ReceiveWindow>,

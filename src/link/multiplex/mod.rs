@@ -7,7 +7,8 @@
 //! ```
 //!
 //! In reading order: [`credit`] and [`turns`] are the rules, [`table`] the sessions by their numbers, all
-//! three without sockets and clocks. [`row`] is a session's local stream, [`ready`] tells which of them has
+//! three without sockets and clocks. [`row`] is a session's local stream, [`held`] what that
+//! has yet to take, [`ready`] tells which of them has
 //! something to do. [`task`] is the link itself: `hearing` is what it reads, `sending` what it writes,
 //! `timing` what it does when a time is up, `closing` how it ends. [`handle`] is what others hold of it.
 //!
@@ -17,6 +18,7 @@ mod closing;
 pub mod credit;
 pub mod handle;
 pub mod hearing;
+pub mod held;
 pub mod ready;
 mod row;
 mod sending;

@@ -2,7 +2,6 @@
 //! has yet to be sent from it. While nothing moves it holds no buffer.
 
 use std::{
-    collections::VecDeque,
     io,
     pin::Pin,
     sync::Arc,
@@ -18,6 +17,7 @@ use tokio::{
 use super::{
     credit::ReceiveWindow,
     handle::{LocalSide, SessionFate, SessionOwner, SessionRemains, Undelivered},
+    held::HeldBytes,
     ready::SessionWaker,
 };
 use crate::{
@@ -40,7 +40,7 @@ pub struct LinkedSession {
     /// An opener's, until the answer: client bytes that were sent.
     copy: Option<Vec<u8>>,
     /// Received and not taken.
-    held: VecDeque<u8>,
+    held: HeldBytes,
     inbound: Inbound,
     is_unflushed: bool,
     owner: Option<SessionOwner>,
@@ -112,7 +112,7 @@ impl LinkedSession {
             outbound: Outbound::Reading,
             sent_ahead: 0,
             copy: None,
-            held: VecDeque::new(),
+            held: HeldBytes::default(),
             inbound: Inbound::Open,
             is_unflushed: false,
             owner: Some(owner),
@@ -210,7 +210,7 @@ impl LinkedSession {
             let waker = Waker::from(self.waker.clone());
             taken = self.write(&mut Context::from_waker(&waker), bytes)?;
         }
-        self.held.extend(&bytes[taken..]);
+        self.held.push(&bytes[taken..]);
         Ok(taken)
     }
 
@@ -250,16 +250,16 @@ impl LinkedSession {
         let mut all = 0;
         while !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
-            let taken = self.write(cx, held.as_slices().0);
+            let taken = self.write(cx, held.pieces().next().unwrap_or_default());
             self.held = held;
             let taken = taken?;
             if taken == 0 {
                 return Ok(all);
             }
-            self.held.drain(..taken);
+            self.held.consume(taken);
             all += taken;
         }
-        self.held = VecDeque::new();
+        self.held = HeldBytes::default();
         let Some(side) = &mut self.local else { return Ok(all) };
         if self.inbound == Inbound::Ending && Pin::new(&mut side.stream).poll_shutdown(cx)?.is_ready() {
             self.inbound = Inbound::Ended;
@@ -347,7 +347,7 @@ impl LinkedSession {
             let has_ended = matches!(self.outbound, Outbound::Ended);
             let may_end = has_ended || is_write && error.kind() == io::ErrorKind::BrokenPipe;
             self.outbound = Outbound::Failed { error, may_end };
-            self.held = VecDeque::new();
+            self.held = HeldBytes::default();
             // Looked at for another reason from now on.
             self.has_look = false;
         }

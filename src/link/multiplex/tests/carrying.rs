@@ -130,7 +130,7 @@ async fn a_wire_that_is_cut_at_any_offset_delivers_what_came_before_and_no_clean
                 // It ends with a reset, behind what had come before.
                 let mut heard = Vec::new();
                 let _ = backend.read_to_end(&mut heard).await;
-                heard.extend(&outcome.rest.bytes);
+                outcome.rest.bytes.pieces().for_each(|piece| heard.extend_from_slice(piece));
                 (Some(outcome.how), heard)
             };
             let (ours, theirs) = tokio::join!(opened.outcome(), arrives);

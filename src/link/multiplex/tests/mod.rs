@@ -167,10 +167,11 @@ fn payload(seed: usize, bytes: usize) -> Vec<u8> {
 async fn finish(handle: &mut SessionHandle) -> SessionFate {
     let outcome = timeout(PATIENCE, handle.outcome()).await.expect("in time");
     if let Some(mut stream) = outcome.stream {
-        let (one, other) = outcome.rest.bytes.as_slices();
         let written = async {
-            stream.write_all(one).await?;
-            stream.write_all(other).await
+            for piece in outcome.rest.bytes.pieces() {
+                stream.write_all(piece).await?;
+            }
+            Ok::<_, std::io::Error>(())
         };
         if written.await.is_ok() && matches!(outcome.how, SessionFate::Clean) {
             stream.let_close_cleanly();
