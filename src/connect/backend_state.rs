@@ -68,7 +68,8 @@ impl BackendState {
     pub fn note_unreached(&mut self, error: &str, rest: Duration, now: Instant) -> BackendChange {
         self.rests_until = Some(now + rest);
         self.returned_at = Some(now + rest);
-        self.fail(error)
+        self.note_error(error.to_owned());
+        self.begin_failing()
     }
 
     /// A check has ended.
@@ -93,24 +94,22 @@ impl BackendState {
             Err(error) => {
                 self.passed_checks = 0;
                 self.failed_checks = self.failed_checks.saturating_add(1);
-                let falls_now = !self.is_down && self.failed_checks >= falls;
-                self.failures += 1;
-                self.last_error = Some(error);
-                if !falls_now {
+                self.note_error(error);
+                if self.is_down || self.failed_checks < falls {
                     return BackendChange::None;
                 }
                 self.is_down = true;
-                match std::mem::replace(&mut self.is_failing, true) {
-                    true => BackendChange::None,
-                    false => BackendChange::Failed,
-                }
+                self.begin_failing()
             }
         }
     }
 
-    fn fail(&mut self, error: &str) -> BackendChange {
+    fn note_error(&mut self, error: String) {
         self.failures += 1;
-        self.last_error = Some(error.to_owned());
+        self.last_error = Some(error);
+    }
+
+    fn begin_failing(&mut self) -> BackendChange {
         match std::mem::replace(&mut self.is_failing, true) {
             true => BackendChange::None,
             false => BackendChange::Failed,
