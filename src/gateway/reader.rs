@@ -133,7 +133,10 @@ mod tests {
         let (handle, mut engine) = crate::gateway::Engine::start(source, chosen, loaded).await.unwrap();
         engine.reader.asked = FileWork::new(1, Duration::from_millis(200));
         let (release, held) = threads::channel::<()>();
-        engine.read_for_operator(move || held.recv().is_ok(), |_, read| assert!(read.is_err()));
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let hangs = move || begun.send(()).is_ok() && held.recv().is_ok();
+        engine.read_for_operator(hangs, |_, read| assert!(read.is_err()));
+        begins.await.unwrap();
         let running = tokio::task::JoinSet::from_iter([engine.run()]);
         for command in [Command::Reload, Command::Profiles, Command::Plan { profile: "direct".into() }] {
             match handle.ask(command.clone()).await {
