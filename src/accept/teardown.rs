@@ -133,3 +133,43 @@ pub(super) async fn close_lingering(mut stream: NetStream, last: &[u8]) {
     let _ = timeout(LINGER, heard).await;
     stream.let_close_cleanly();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::net::pipe::pipe;
+
+    /// A client that is silent is not waited for; one that goes on sending is heard, and not for ever.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_told_no_is_heard_for_as_long_as_that_takes() {
+        for (every, expected) in [(None, LINGER_QUIET), (Some(Duration::from_secs(1)), LINGER)] {
+            let (ours, theirs) = pipe();
+            let (mut hears, mut says) = tokio::io::split(theirs);
+            let goes_on = async {
+                let Some(every) = every else { return std::future::pending().await };
+                // Until the other end is closed.
+                while says.write_all(b"more").await.is_ok() {
+                    tokio::time::sleep(every).await;
+                }
+            };
+            let told = async {
+                let mut told = Vec::new();
+                let _ = hears.read_to_end(&mut told).await;
+                assert_eq!(told, b"no");
+                std::future::pending().await
+            };
+            let began = Instant::now();
+            tokio::select! {
+                () = close_lingering(NetStream::Pipe(ours), b"no") => {}
+                () = goes_on => panic!("it is not heard any more"),
+                () = told => {}
+            }
+            let took = began.elapsed();
+            assert!(took >= expected && took < expected + Duration::from_millis(50), "{took:?}");
+        }
+    }
+}

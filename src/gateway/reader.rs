@@ -151,4 +151,22 @@ mod tests {
         assert_eq!(running.join_all().await, [GatewayOutcome::Clean]);
         release.send(()).unwrap();
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_not_answered_is_given_up_at_its_deadline() {
+        let (release, held) = threads::channel::<()>();
+        let held = std::sync::Mutex::new(held);
+        let names = NameResolver::new(move |_| {
+            drop(held.lock().map(|held| held.recv()));
+            Err(std::io::ErrorKind::NotFound.into())
+        });
+        let wanted = HostPort { host: "db".into(), port: 7 };
+        let began = tokio::time::Instant::now();
+        let found = ResolvedNames::look_up(&names, vec![wanted.clone()], LOOK_UP).await;
+        let took = began.elapsed();
+        assert!(took >= LOOK_UP && took < LOOK_UP + Duration::from_millis(50), "{took:?}");
+        let error = found.addresses(&wanted).unwrap_err();
+        assert!(error.to_string().contains("no answer within 5s"), "{error}");
+        drop(release);
+    }
 }

@@ -204,4 +204,43 @@ mod tests {
         assert_eq!((said.as_slice(), error.kind()), (&b"said"[..], io::ErrorKind::ConnectionReset));
         assert_eq!(heard.take(), b"said");
     }
+
+    /// A socket that was reset: it tells its error to who writes first, and shows an end to who reads then.
+    struct ToldOnce;
+
+    impl UnreadBytes for ToldOnce {
+        fn has_unread(&self) -> bool {
+            false
+        }
+    }
+
+    impl AsyncRead for ToldOnce {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for ToldOnce {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_error_of_a_write_is_told_in_place_of_an_end() {
+        let mut untold = HalfOpenStream::new(ToldOnce, Arc::default());
+        assert_eq!(untold.read(&mut [0]).await.expect("an end"), 0, "nothing was written");
+        let mut stream = HalfOpenStream::new(ToldOnce, Arc::default());
+        stream.write_all(b"a request").await.expect("it is taken, and forgotten");
+        let error = stream.read(&mut [0]).await.expect_err("no end, which would be a whole answer");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
 }
