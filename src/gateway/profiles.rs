@@ -29,11 +29,17 @@ impl Engine {
 fn profile_rows(source: &ProfileSource, current: &ChosenProfile) -> Vec<ProfileRow> {
     let mut chosen: Vec<_> = source.list().into_iter().map(ChosenProfile::File).collect();
     // The one that runs may lie in no folder, or be the built-in one.
-    if !chosen.contains(current) {
+    if !chosen.iter().any(|chosen| is_same(chosen, current)) {
         chosen.insert(0, current.clone());
     }
     chosen.truncate(PROFILES_MAX);
-    chosen.iter().map(|chosen| profile_row(source, chosen, chosen == current)).collect()
+    chosen.iter().map(|chosen| profile_row(source, chosen, is_same(chosen, current))).collect()
+}
+
+/// Whether they are one file, which may have been named in two ways.
+fn is_same(one: &ChosenProfile, other: &ChosenProfile) -> bool {
+    let real = |chosen: &ChosenProfile| chosen.file().and_then(|file| file.canonicalize().ok());
+    one == other || real(one).is_some_and(|file| Some(file) == real(other))
 }
 
 fn profile_row(source: &ProfileSource, chosen: &ChosenProfile, is_current: bool) -> ProfileRow {
@@ -94,3 +100,26 @@ const PROBLEMS_MAX: usize = 20;
 /// No profile is larger.
 const EXCERPT_BYTES_MAX: u64 = 1024 * 1024;
 const LINE_CHARS_MAX: usize = 160;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_profile_that_runs_is_listed_once_however_it_was_named() {
+        let place = tempfile::tempdir().unwrap();
+        let real = place.path().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let text = "mode: direct\ndmz: { services: { echo: { accept: ['tcp://127.0.0.1:0'], connect: 'echo://' } } }\n";
+        for name in ["one.yaml", "two.yaml"] {
+            std::fs::write(real.join(name), text).unwrap();
+        }
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let source = ProfileSource { folders: vec![link], role: None, pipes: PipePolicy::Refused };
+        let rows = profile_rows(&source, &ChosenProfile::File(real.join("one.yaml")));
+        let told: Vec<_> = rows.iter().map(|row| (&*row.name, row.is_current, row.problems.len())).collect();
+        assert_eq!(told, [("one", true, 0), ("two", false, 0)]);
+    }
+}
