@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{keep_alive::KeepAliveTracker, request_checker::RequestChecker};
+use super::{keep_alive::KeepAliveTracker, request_checker::RequestChecker, unreadable_head};
 use crate::net::prefixed::PrefixedStream;
 
 /// The most that is read ahead of what is to be decided.
@@ -22,11 +22,19 @@ pub struct CheckedStream {
     checker: RequestChecker,
     /// What has come and may not be read yet.
     held: Vec<u8>,
+    /// What is still to be written of the answer to an unreadable head.
+    refusal: Vec<u8>,
 }
 
 impl CheckedStream {
     pub fn new(stream: PrefixedStream, pulse: Arc<KeepAliveTracker>) -> Self {
-        Self { stream, tracker: pulse, checker: RequestChecker::default(), held: Vec::new() }
+        Self {
+            stream,
+            tracker: pulse,
+            checker: RequestChecker::default(),
+            held: Vec::new(),
+            refusal: Vec::new(),
+        }
     }
 
     /// With what was read of it already and not used.
@@ -53,6 +61,17 @@ impl CheckedStream {
             self.held.extend_from_slice(buf.filled());
         }
         Poll::Pending
+    }
+
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.refusal.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.refusal))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.refusal.drain(..count);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Returns bytes that may be read now, held or newly arrived.
@@ -106,7 +125,20 @@ impl AsyncRead for CheckedStream {
 
 impl AsyncWrite for CheckedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_refusal(cx))?;
+        if this.tracker.is_answering() {
+            return Pin::new(&mut this.stream).poll_write(cx, bytes);
+        }
+        match unreadable_head::with_text(bytes) {
+            Some(refusal) => this.refusal = refusal,
+            None => return Pin::new(&mut this.stream).poll_write(cx, bytes),
+        }
+        // What is not taken at once goes with the flush.
+        if let Poll::Ready(written) = this.poll_refusal(cx) {
+            written?;
+        }
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_write_vectored(
@@ -114,7 +146,15 @@ impl AsyncWrite for CheckedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
+        match (filled.next(), filled.next()) {
+            (Some(only), None) => self.poll_write(cx, only),
+            _ => {
+                let this = self.get_mut();
+                ready!(this.poll_refusal(cx))?;
+                Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,7 +162,11 @@ impl AsyncWrite for CheckedStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_refusal(cx))?;
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.tracker.note_flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

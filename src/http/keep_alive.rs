@@ -29,6 +29,8 @@ pub struct KeepAliveTracker {
     refused: AtomicU64,
     /// The client has said all that it will.
     ended: Arc<AtomicBool>,
+    /// An exchange has ended whose last bytes may yet have to be written.
+    unflushed: AtomicBool,
     /// A request asked for an upgrade, and the connection was not upgraded.
     stays: AtomicBool,
     /// Reads on when no exchange is under way, or when it is known that the connection stays.
@@ -124,6 +126,16 @@ impl KeepAliveTracker {
         self.heard.store(true, Ordering::Relaxed);
     }
 
+    /// Whether something is being answered, or was, and is not written yet.
+    pub fn is_answering(&self) -> bool {
+        self.exchanges.load(Ordering::Relaxed) > 0 || self.unflushed.load(Ordering::Relaxed)
+    }
+
+    /// All that was to be written is.
+    pub fn note_flushed(&self) {
+        self.unflushed.store(false, Ordering::Relaxed);
+    }
+
     pub fn phase(&self) -> ConnectionPhase {
         match (self.exchanges.load(Ordering::Relaxed), self.heard.load(Ordering::Relaxed)) {
             (0, false) => ConnectionPhase::Idle,
@@ -145,6 +157,7 @@ impl ExchangeGuard {
 
 impl Drop for ExchangeGuard {
     fn drop(&mut self) {
+        self.0.unflushed.store(true, Ordering::Relaxed);
         if self.0.exchanges.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.wake();
         }

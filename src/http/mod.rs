@@ -6,7 +6,7 @@
 //! - [`request`] and [`response`] clean heads; [`fields`] knows hop-by-hop fields, [`own_names`] the backend's
 //!   internal names, [`forwarded`] the client behind proxies.
 //! - [`body`] carries bodies and [`framing`] announces their length; [`interim`] forwards 1xx responses.
-//! - [`error_response`] is what the gateway answers itself; [`parse_error`] explains a broken response.
+//! - [`error_response`] is what the gateway answers itself, `unreadable_head` what it puts in place of hyper's answers; [`parse_error`] explains a broken response.
 //! - [`checked_stream`], with [`request_checker`] and [`keep_alive`], watches a client's connection;
 //!   [`upstream`] is one that requests are sent to; [`half_open`] lets a response be read to its end.
 //! - [`driver`] keeps all connections of one client going in one task; [`websocket`] grants upgrades.
@@ -27,6 +27,7 @@ pub mod parse_error;
 pub mod request;
 pub mod request_checker;
 pub mod response;
+mod unreadable_head;
 pub mod upstream;
 pub mod websocket;
 

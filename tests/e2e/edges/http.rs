@@ -359,6 +359,36 @@ async fn signs_that_a_target_may_not_have_are_named() {
     assert_eq!(head(&mut server).await[0], "GET /{a}?b={c|d}^[e]'\\` HTTP/1.1");
 }
 
+/// Of these no service hears, and hyper answers them by itself.
+#[tokio::test]
+async fn a_head_that_can_not_be_read_is_answered_in_words() {
+    let backend = Backend::new().await;
+    let way = start(Mode::Direct, &backend).await;
+    let at = port(&way).await;
+    let long = GET.replace("\r\n\r\n", &format!("\r\nX: {}\r\n\r\n", "x".repeat(100_000)));
+    let malformed = "\r\ncontent-length: 37\r\n\r\nthe head of the request is malformed\n";
+    let large = "\r\ncontent-length: 37\r\n\r\nthe head of the request is too large\n";
+    for (head, status, words) in [
+        (GET.replace("Host:", "Host :"), "400 Bad Request", malformed),
+        (GET.replace("HTTP/1.1", "HTTP/7.1"), "400 Bad Request", malformed),
+        (GET.replace("GET", "G=T"), "400 Bad Request", malformed),
+        (long, "431 Request Header Fields Too Large", large),
+    ] {
+        let told = asked(at, &head).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status}\r\n")) && told.ends_with(words), "{told}");
+    }
+    // Behind an answer, and not in its place: a backend's own empty one stays empty.
+    let mut client = dial(at).await;
+    say(&mut client, GET.as_bytes()).await;
+    let empty = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    let _server = answer(&backend, empty).await;
+    let told = head(&mut client).await;
+    assert!(told.contains(&"content-length: 0".to_owned()), "{told:?}");
+    say(&mut client, GET.replace("Host:", "Host :").as_bytes()).await;
+    let told = hear_all(&mut client).await;
+    assert!(told.ends_with(malformed.as_bytes()), "{}", String::from_utf8_lossy(&told));
+}
+
 #[tokio::test]
 async fn services_share_a_port_and_a_connection_by_path() {
     let (place, reserved) = (Place::new(), Reserved::new());
