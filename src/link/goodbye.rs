@@ -19,6 +19,15 @@ impl GoodbyeState {
         self != Self::Unsaid
     }
 
+    /// Why no link of its takes sessions, as far as it has said so.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Unsaid => None,
+            Self::LastLink => Some("its last link left in good order"),
+            Self::Drains => Some("it drains, and takes no new sessions"),
+        }
+    }
+
     pub fn note_drain(&mut self) {
         *self = Self::Drains;
     }

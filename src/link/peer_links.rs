@@ -233,6 +233,7 @@ impl PeerLinks {
             }
         };
         serves.sort_unstable();
+        let goodbye = self.goodbye.reason().filter(|_| ready == 0);
         PoolRow {
             peer: Some(self.peer.label().to_string()),
             address: Some(self.peer.address.to_string()),
@@ -242,7 +243,7 @@ impl PeerLinks {
             target: self.target,
             at_maximum: ready < self.target && self.counts.links() >= self.maximum,
             failures: self.failures,
-            last_error: self.last_error.clone(),
+            last_error: self.last_error.clone().or_else(|| goodbye.map(Into::into)),
             protocol: Some(protocol.into()),
             serves,
             ..PoolRow::new(Half::Dmz, service)
@@ -366,6 +367,15 @@ mod tests {
             lane.note_lost("reset");
         };
         assert!(remembered(back_and_killed));
+        let mut drains = lane();
+        let carries = LinkGuard::carrying(&drains.counts, None);
+        drains.note_leaving(true);
+        let row = drains.row();
+        assert_eq!(
+            (row.carrying, row.last_error.as_deref()),
+            (1, Some("it drains, and takes no new sessions"))
+        );
+        drop(carries);
         let mut killed = lane();
         killed.note_lost("reset");
         assert!(killed.is_remembered_when(Some(Duration::from_secs(3600))), "an hour later");
