@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::plan::SwitchPlan;
 use crate::telemetry::{
     checklist::{CheckStep, VerifyReport},
+    format,
     metrics::MetricsFormat,
     registry::KillSelection,
     snapshot::{ProfileRow, Snapshot},
@@ -91,10 +92,7 @@ pub enum CommandAnswer {
 
 /// `1 session is cut`, `12 sessions are cut`.
 pub fn describe_killed(sessions: u64) -> String {
-    match sessions {
-        1 => "1 session is cut".into(),
-        _ => format!("{sessions} sessions are cut"),
-    }
+    format!("{} {} cut", format::count(sessions, "session"), if sessions == 1 { "is" } else { "are" })
 }
 
 /// A command on its way to the engine, and where its answer goes.

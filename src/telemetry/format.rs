@@ -42,6 +42,11 @@ pub fn rate(bytes_a_second: u64) -> String {
     format!("{}/s", bytes(bytes_a_second))
 }
 
+/// `1 session`, `12 sessions`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// How old something is: `00:41`, `59:59`, `3h12m`, `3d04h`, `123d`.
 pub fn age(seconds: f64) -> String {
     let whole = whole_seconds(seconds);

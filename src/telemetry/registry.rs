@@ -38,7 +38,7 @@ use crate::profile::{Half, ServiceName};
 pub use counters::SessionCounters;
 use ended::{EndedSession, EndedSessions};
 pub use ends::ServiceEnds;
-pub use kill::{KillSelection, NotKilled, SessionMatch};
+pub use kill::{KillSelection, ListedSessions, NotKilled, SessionMatch};
 
 /// Rows of open sessions in one picture; the busiest, when there are more.
 pub const ROWS_MAX: usize = 20_000;

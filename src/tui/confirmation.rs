@@ -2,8 +2,11 @@
 
 use crate::{
     gateway::{handle::Command, plan::SwitchPlan},
-    telemetry::{registry::KillSelection, snapshot::Snapshot},
-    tui::privacy::AddressMasking,
+    telemetry::{
+        registry::{KillSelection, ListedSessions},
+        snapshot::Snapshot,
+    },
+    tui::{format, privacy::AddressMasking},
 };
 
 /// Kept by value: the row it is about may end while the question stands.
@@ -44,7 +47,7 @@ impl Confirmation {
             Self::CloseAll { sessions, clients, client, filter, not_listed } => {
                 let which = match client {
                     Some(client) => format!("of {}", addresses.client(client)),
-                    None => format!("of {}", count(*clients, "client")),
+                    None => format!("of {}", format::count(*clients as u64, "client")),
                 };
                 let passing = match filter.is_empty() {
                     true => String::new(),
@@ -54,7 +57,7 @@ impl Confirmation {
                     0 => String::new(),
                     _ => format!(" {not_listed} more are not listed, and stay."),
                 };
-                format!("Close {} {which}{passing}?{stay}", count(sessions.len(), "session"))
+                format!("Close {} {which}{passing}?{stay}", format::count(sessions.len() as u64, "session"))
             }
             Self::Drain { service, sessions_open } => {
                 format!(
@@ -97,7 +100,10 @@ impl Confirmation {
     fn command(self) -> Command {
         match self {
             Self::Close { id, .. } => Command::Kill { session: id },
-            Self::CloseAll { sessions, .. } => Command::KillAll(KillSelection::Listed(sessions)),
+            Self::CloseAll { sessions, client, filter, .. } => {
+                let by = chosen_by(client.as_deref(), &filter);
+                Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by }))
+            }
             Self::Drain { service, .. } => Command::Drain { service: Some(service) },
             Self::Switch(plan) | Self::Unproven(plan) => Command::Switch { profile: plan.profile },
             Self::Stop { .. } => Command::Stop,
@@ -105,9 +111,11 @@ impl Confirmation {
     }
 }
 
-/// `1 session`, `12 sessions`.
-fn count(number: usize, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+/// For the log: what the sessions of a list have in common.
+fn chosen_by(client: Option<&str>, filter: &str) -> String {
+    let client = client.map(|client| format!("of client {client}"));
+    let filter = (!filter.is_empty()).then(|| format!("that passed `{filter}`"));
+    [client, filter].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the forward check of what runs, or of what is switched to, has passed.

@@ -409,7 +409,7 @@ mod tests {
             Command::Reload,
             Command::Switch { profile: String::new() },
             Command::Kill { session: String::new() },
-            Command::KillAll(crate::telemetry::registry::KillSelection::Listed(Vec::new())),
+            Command::KillAll(crate::telemetry::registry::KillSelection::Listed(Default::default())),
             Command::Resize { prepared: 1 },
             Command::LogLevel { level: String::new() },
             Command::Dismiss { peer: String::new() },

@@ -8,7 +8,7 @@ use portcullis::{
     profile::{Half, Mode},
     telemetry::{
         failures::FailureRow,
-        registry::KillSelection,
+        registry::{KillSelection, ListedSessions},
         snapshot::{SessionPhase, SessionRow, Snapshot},
     },
     tui::{
@@ -257,11 +257,13 @@ fn of_clients() -> Snapshot {
 
 /// The sessions that are to be closed, by name.
 fn closed(reaction: Reaction) -> Vec<String> {
-    let Reaction::Ask(Command::KillAll(KillSelection::Listed(mut names))) = reaction else {
+    let Reaction::Ask(Command::KillAll(KillSelection::Listed(ListedSessions { mut sessions, .. }))) =
+        reaction
+    else {
         panic!("no session is closed by {reaction:?}")
     };
-    names.sort();
-    names
+    sessions.sort();
+    sessions
 }
 
 #[test]

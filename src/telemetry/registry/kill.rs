@@ -10,7 +10,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{OpenSession, SessionKind, SessionRegistry};
-use crate::profile::{Half, Network};
+use crate::{
+    profile::{Half, Network},
+    telemetry::format,
+    text,
+};
 
 /// Why no session was ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +28,17 @@ pub enum NotKilled {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KillSelection {
-    /// By their ids, or `PEER/ID`. Those that have ended meanwhile are none of them.
-    Listed(Vec<String>),
+    Listed(ListedSessions),
     Matching(SessionMatch),
+}
+
+/// Sessions by their ids, or `PEER/ID`. Those that have ended meanwhile are none of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedSessions {
+    pub sessions: Vec<String>,
+    /// What they were chosen by, in words, for the log.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// What all of them have: each field that is given has to hold.
@@ -63,7 +75,7 @@ impl SessionRegistry {
     /// counted once.
     pub fn kill_all(&self, selection: &KillSelection) -> u64 {
         let listed: HashSet<&str> = match selection {
-            KillSelection::Listed(names) => names.iter().map(String::as_str).collect(),
+            KillSelection::Listed(listed) => listed.sessions.iter().map(String::as_str).collect(),
             KillSelection::Matching(_) => HashSet::new(),
         };
         let is_meant = |session: &OpenSession| match selection {
@@ -103,11 +115,18 @@ impl SessionMatch {
 impl fmt::Display for KillSelection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listed(names) => write!(out, "{} sessions", names.len()),
+            Self::Listed(listed) => {
+                let count = format::count(listed.sessions.len() as u64, "session");
+                let by = text::clean_text(&listed.by, BY_CHARS_MAX);
+                write!(out, "{count}{}{by}", if by.is_empty() { "" } else { " " })
+            }
             Self::Matching(wanted) => write!(out, "sessions {wanted}"),
         }
     }
 }
+
+/// It comes from an operator's screen, and goes into a line of the log.
+const BY_CHARS_MAX: usize = 200;
 
 impl fmt::Display for SessionMatch {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,7 +206,10 @@ mod tests {
 
     #[test]
     fn those_that_are_listed_end_and_who_is_gone_is_not_counted() {
-        let listed = |names: &[&str]| KillSelection::Listed(names.iter().map(|&name| name.into()).collect());
+        let listed = |names: &[&str]| {
+            let sessions = names.iter().map(|&name| name.into()).collect();
+            KillSelection::Listed(ListedSessions { sessions, by: String::new() })
+        };
         check(listed(&["a", "c", "gone"]), 2, &[0, 2, 4]);
         check(listed(&["internal/a", "nobody/b"]), 1, &[0]);
         check(listed(&[]), 0, &[]);
@@ -199,6 +221,9 @@ mod tests {
         let selection: KillSelection = serde_json::from_str(json).expect("a selection");
         assert_eq!(serde_json::to_string(&selection).expect("it is JSON"), json);
         assert_eq!(selection.to_string(), "sessions of client 10.0.0.0/8 of service web");
+        let listed = r#"{"listed":{"sessions":["a"],"by":"that passed\nx"}}"#;
+        let listed: KillSelection = serde_json::from_str(listed).expect("a selection");
+        assert_eq!(listed.to_string(), "1 session that passed x", "on one line");
         assert!(serde_json::from_str::<KillSelection>(r#"{"matching":{"client":"host"}}"#).is_err());
     }
 }
