@@ -116,6 +116,8 @@ fn small_screens_show_what_fits() {
         ("pool", "2j"),
         ("services", "4j"),
         ("events", "5j"),
+        ("failures", "7j"),
+        ("clients", "3aj"),
         ("detail", "3j\n"),
         ("help", "?"),
         ("quit", "q"),

@@ -44,7 +44,9 @@ pub fn facts(app: &App) -> String {
     let clients = app.lists().clients.rows();
     let sessions = app.order().open_len();
     let passing = if app.order().filter.is_empty() { "" } else { ", of those that pass the filter" };
-    format!("{} clients, {sessions} sessions{passing}, {}, in bytes", clients.len(), app.order().words())
+    let [clients, sessions] =
+        [format::count(clients.len() as u64, "client"), format::count(sessions as u64, "session")];
+    format!("{clients}, {sessions}{passing}, {}, in bytes", app.order().words())
 }
 
 pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {

@@ -52,7 +52,11 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     let area = panel::draw_selected_text(&app.style, selected_text(app), area, buffer);
     let has_halves = snapshot.roles.len() > 1;
     let is_shown = |column: &TableColumn<FailureColumn>| has_halves || column.kind != FailureColumn::Half;
-    let columns: Vec<_> = COLUMNS.into_iter().filter(is_shown).collect();
+    let mut columns: Vec<_> = COLUMNS.into_iter().filter(is_shown).collect();
+    if area.width < NARROW {
+        // The end of a reason is told below, where there is a below.
+        columns.iter_mut().for_each(|column| column.width_min = column.width_min.min(NARROW_CELLS_MIN));
+    }
     let rows = lists::failures(snapshot);
     let cell = |row: &&FailureRow, kind| cell(app, row, kind);
     table::draw_list(&app.style, &columns, &rows, app.selected_line(), area, buffer, cell);
@@ -75,7 +79,8 @@ pub fn selected_text(app: &App) -> Option<(String, Style)> {
 fn facts(app: &App) -> String {
     let snapshot = app.snapshot();
     let count: u64 = snapshot.failures.iter().fold(0, |sum, row| sum.saturating_add(row.count));
-    let mut facts = format!("{count} sessions, of {} causes, since the start", snapshot.failures.len());
+    let causes = format::count(snapshot.failures.len() as u64, "cause");
+    let mut facts = format!("{}, of {causes}, since the start", format::count(count, "session"));
     if snapshot.failures_left_out > 0 {
         facts.push_str(&format!(", {} more not listed", snapshot.failures_left_out));
     }
@@ -107,4 +112,7 @@ fn day_and_time(time: &str) -> String {
     time.get(5..16).unwrap_or(time).replacen('T', " ", 1)
 }
 
+/// Below it not even count, end and reason have room for themselves.
+const NARROW: u16 = 44;
+const NARROW_CELLS_MIN: u16 = 7;
 const TEXT_CHARS: usize = 200;

@@ -131,8 +131,8 @@ pub fn selected_text(app: &App) -> Option<(String, Style)> {
     let of = row.peer.as_deref().or(row.address.as_deref()).unwrap_or("-");
     let service = if row.service == "*" { "any service" } else { &row.service };
     let (text, style) = match &row.last_error {
-        Some(error) => (format!("last error of {service} {of}: {error}"), theme.plain),
-        None => (format!("no error of {service} {of}"), theme.faint),
+        Some(error) => (format!("last error of {of}, {service}: {error}"), theme.plain),
+        None => (format!("no error of {of}, {service}"), theme.faint),
     };
     Some((app.addresses().text(&text), style))
 }
