@@ -1,6 +1,12 @@
 //! curl, wrk and h2load as clients, nginx as the backend, of a service that carries HTTP.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    process::Command,
+    thread,
+};
 
 use crate::{
     Server, has, printed,
@@ -130,4 +136,47 @@ fn wrk_sees_no_error() {
         "{told}"
     );
     assert_eq!(pair.dmz.status()["totals"]["refused"], 0);
+}
+
+/// A backend whose answer to each request is early hints, and then a page.
+fn start_early_hints() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            let mut line = String::new();
+            // A request without a body ends with its head.
+            while stream.read_line(&mut line).is_ok_and(|count| count > 0) {
+                if line == "\r\n" {
+                    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
+                    let page = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\npage\n";
+                    // A client may have left.
+                    let _ = write!(stream.get_mut(), "{hints}{page}");
+                }
+                line.clear();
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn curl_hears_early_hints_and_then_the_answer() {
+    if !has("curl_hears_early_hints_and_then_the_answer", &["curl"]) {
+        return;
+    }
+    let place = Place::with_certificates();
+    let pair = pair(&place, start_early_hints());
+    let url = format!("http://{}/", pair.dmz.accept("web"));
+    // The second request goes over the same connections.
+    let heard = printed(&["curl", "-sSf", "-D", "-", "-w", "%{http_code} %{num_connects}\n", &url, &url]);
+    let heads: Vec<_> = heard.lines().filter(|line| line.starts_with("HTTP/")).map(str::trim).collect();
+    let each = ["HTTP/1.1 103 Early Hints", "HTTP/1.1 200 OK"];
+    assert_eq!(heads, [each, each].concat(), "{heard}");
+    assert_eq!(heard.matches("link: </style.css>; rel=preload").count(), 2, "{heard}");
+    assert!(heard.contains("page\n200 1\n") && heard.contains("page\n200 0\n"), "{heard}");
+    // A client that speaks HTTP/1.0 is told the answer alone (RFC 9110, section 15.2).
+    let old = printed(&["curl", "-sSf", "-0", "-D", "-", &url]);
+    assert!(!old.contains("103") && old.contains("200 OK") && old.ends_with("page\n"), "{old}");
 }
