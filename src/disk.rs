@@ -268,7 +268,9 @@ mod tests {
         told.send(()).unwrap();
         assert_eq!(read(&path, 8, PipePolicy::Read).unwrap().bytes, b"one, two");
         writer.join().unwrap();
+        let began = Instant::now();
         let silent = read(&path, 8, PipePolicy::Read).unwrap_err();
+        assert!(began.elapsed() >= PIPE_WITHIN && began.elapsed() < 2 * PIPE_WITHIN);
         assert!(silent.to_string().ends_with("did not end within 5s"), "{silent}");
     }
 

@@ -34,6 +34,8 @@ pub mod status;
 pub mod systemd;
 pub mod tasks;
 pub mod telemetry;
+#[cfg(test)]
+mod tests;
 pub mod text;
 pub mod tls;
 pub mod tui;

@@ -87,6 +87,7 @@ mod tests {
         env,
         io::{BufRead, BufReader, Write},
         process::{Command as Process, Stdio},
+        time::Instant,
     };
 
     use rustix::process::{Pid, Signal, kill_process};
@@ -94,12 +95,14 @@ mod tests {
     use super::*;
     use crate::{gateway::handle, profile::Mode, telemetry::snapshot::Snapshot};
 
+    /// In place of [`CUT_WITHIN`].
+    const CUT_SOONER: Duration = Duration::from_millis(300);
     const CHILD: &str = "PORTCULLIS_TEST_HANGS";
 
     /// A process whose engine never takes a command, and whose runtime has no thread left.
     fn hang() -> ! {
         let (handle, _feed) = handle::channel(Arc::new(Snapshot::new("demo", Mode::Direct)), "test");
-        obey_within(&handle, 3, Duration::from_millis(300)).unwrap();
+        obey_within(&handle, 3, CUT_SOONER).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         runtime.block_on(async {
             writeln!(io::stdout(), "\nhangs").unwrap();
@@ -124,7 +127,9 @@ mod tests {
         kill_process(pid, Signal::TERM).unwrap();
         thread::sleep(Duration::from_millis(500));
         assert!(child.try_wait().unwrap().is_none(), "the first one asks, and waits");
+        let second = Instant::now();
         kill_process(pid, Signal::TERM).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(3));
+        assert!(second.elapsed() >= CUT_SOONER && second.elapsed() < CUT_WITHIN, "{:?}", second.elapsed());
     }
 }

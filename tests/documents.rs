@@ -256,25 +256,58 @@ fn constant(path: &str) -> Duration {
     }
 }
 
+/// The text of a test, which stands in the file of its module or in a file of tests that is named before it.
+fn test_text(path: &str) -> Option<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (file, name) = match path.split_once("`, `") {
+        Some((file, name)) => (root.join(file), name),
+        None => {
+            let (module, name) = path.rsplit_once("::").unwrap_or_else(|| panic!("{path} names no test"));
+            (root.join("src").join(module.replace("::", "/")), name)
+        }
+    };
+    // The tests of a long file stand in a file of their own.
+    let files = [file.with_extension("rs"), file.join("mod.rs"), file.join("tests.rs")];
+    let text: String = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
+    assert!(!text.is_empty(), "no file of {path}");
+    let (before, of) = text.split_once(&format!("fn {name}("))?;
+    let marks = before.rsplit('\n').skip(1).map(str::trim).take_while(|line| line.starts_with('#'));
+    let is_test =
+        marks.into_iter().any(|mark| mark.starts_with("#[test]") || mark.starts_with("#[tokio::test"));
+    let indent = before.rsplit('\n').next()?.len() - before.rsplit('\n').next()?.trim_start().len();
+    let end = format!("\n{}}}\n", " ".repeat(indent));
+    is_test.then(|| of.split(&end).next().unwrap_or(of).to_owned())
+}
+
+/// How tests measure when something happens.
+const MEASURES: [&str; 4] = ["happens_after", ".elapsed()", "lasts(", "is not kept to its time"];
+
 #[test]
-fn every_other_deadline_of_the_architecture_is_that_of_its_constant() {
+fn every_other_deadline_of_the_architecture_is_that_of_its_constant_and_has_a_test() {
     let text = include_str!("../ARCHITECTURE.md");
-    let rows: Vec<Vec<_>> = text
-        .split("| deadline | value | measured from | where |\n")
-        .skip(1)
-        .flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')))
-        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
-        .collect();
+    let table = text.split("| deadline | value | measured from | where | kept by |\n").nth(1).unwrap();
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let rows: Vec<Vec<_>> =
+        rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect();
     for row in &rows {
-        let [_, value, _, constants] = row.as_slice() else { panic!("{row:?}") };
+        let [_, value, _, constants, test] = row.as_slice() else { panic!("{row:?}") };
         let words: Vec<_> = value.split([' ', ',']).filter(|word| !word.is_empty()).collect();
         let values = words.windows(2).filter(|pair| ["s", "ms"].contains(&pair[1]));
         let values: Vec<_> = values.map(|pair| humantime::parse_duration(&pair.concat()).unwrap()).collect();
         let constants: Vec<_> = constants.split('`').skip(1).step_by(2).map(constant).collect();
         assert_eq!(values, constants, "{row:?}");
         assert!(!values.is_empty(), "{row:?}");
+        let text = test_text(test.trim_matches('`')).unwrap_or_else(|| panic!("{row:?} is kept by no test"));
+        assert!(MEASURES.iter().any(|measure| text.contains(measure)), "{row:?}: its test measures no time");
     }
-    assert!(rows.len() >= 18, "the tables have moved: {} rows", rows.len());
+    assert!(rows.len() >= 20, "the table has moved: {} rows", rows.len());
+}
+
+#[test]
+fn a_name_that_is_no_test_is_told_from_one_that_is() {
+    let text = test_text("disk::work_that_hangs_is_left_to_itself_after_the_deadline");
+    assert!(text.is_some_and(|text| text.contains("Late") && !text.contains("fn ")));
+    assert!(test_text("disk::read").is_none() && test_text("disk::work_that_hangs").is_none());
 }
 
 /// What stands between the brackets of each call of `tracing` in the sources.

@@ -246,6 +246,7 @@ mod tests {
         gateway::handle::{self, AdminAccess, HandleFeed},
         profile::Mode as ProfileMode,
         telemetry::snapshot::{Notice, NoticeLevel, Snapshot},
+        tests::happens_after,
     };
 
     /// A picture of 100 kB: a few fill every buffer between two ends of a socket.
@@ -298,9 +299,10 @@ mod tests {
         let mut gateway = Gateway::start();
         let stuck = gateway.watcher().await;
         gateway.publish_until(|gateway| gateway.feed.is_watched()).await;
-        let published = gateway.publish_until(|gateway| !gateway.feed.is_watched()).await;
-        // 10 s of a full socket, and what it took to fill it.
-        assert!((40..100).contains(&published), "let go after {published} pictures");
+        let began = tokio::time::Instant::now();
+        gateway.publish_until(|gateway| !gateway.feed.is_watched()).await;
+        // What it took to fill the socket is added.
+        assert!(began.elapsed() >= SEND && began.elapsed() < 2 * SEND, "after {:?}", began.elapsed());
         assert_eq!(gateway.socket.tasks.count(), 1, "its task has ended, with what it held");
         drop(stuck);
     }
@@ -448,7 +450,8 @@ mod tests {
     async fn an_engine_that_hangs_is_told_to_who_asks_it() {
         let gateway = Gateway::start();
         for command in [Command::Status, Command::Stop] {
-            match client::send_command(&gateway.path(), command).await {
+            let path = gateway.path();
+            match happens_after(2 * TURNS, client::send_command(&path, command)).await {
                 Ok(CommandAnswer::Refused(why)) => assert!(why.contains("its engine hangs"), "{why}"),
                 other => panic!("{other:?}"),
             }

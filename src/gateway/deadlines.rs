@@ -1,7 +1,7 @@
 //! Tests every deadline of a link that docs/link-protocol.md lists, with a paused clock: shortly before its time nothing may
 //! have happened, shortly after it must have. A row without a check fails, and so does a check without a row.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -40,9 +40,8 @@ use crate::{
     },
     tasks::Tasks,
     telemetry::registry::SessionCounters,
+    tests::{LITTLE, happens_after},
 };
-
-const LITTLE: Duration = Duration::from_millis(20);
 
 struct DeadlineRow {
     name: &'static str,
@@ -121,15 +120,6 @@ fn every_deadline_is_kept_to_its_time() {
         let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
         assert!(kept.is_ok(), "`{}` is not kept to its time", deadline.name);
     }
-}
-
-/// It happens then, and not before.
-async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -> T {
-    let began = Instant::now();
-    let came = event.await;
-    let took = began.elapsed();
-    assert!(took + LITTLE >= value && took <= value + LITTLE, "after {took:?}, not {value:?}");
-    came
 }
 
 async fn connection() -> (TcpStream, TcpStream) {

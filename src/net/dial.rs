@@ -239,7 +239,9 @@ mod tests {
         let silent = silent();
         let listener = TcpListener::bind(local(3, silent.at.port())).expect("the same port");
         let (names, at) = names(&[silent.at, local(3, silent.at.port())]);
+        let began = std::time::Instant::now();
         let stream = dial_with(&names, &at, WITHIN).await.expect("the second answers");
+        assert!(began.elapsed() >= NEXT && began.elapsed() < WITHIN, "{:?}", began.elapsed());
         assert_eq!(stream.peer_addr().expect("its address"), listener.local_addr().expect("its address"));
     }
 

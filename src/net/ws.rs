@@ -441,7 +441,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::stream::NetStream;
+    use crate::{net::stream::NetStream, tests::happens_after};
 
     #[tokio::test(start_paused = true)]
     async fn behind_a_close_the_backend_may_go_on_and_not_be_silent() {
@@ -459,8 +459,9 @@ mod tests {
             assert!(poll_fn(|cx| Poll::Ready(socket.poll_control(cx).is_pending())).await);
             socket.write_all(b"more").await.expect("it is taken");
         }
-        tokio::time::advance(CLOSE).await;
-        let error = poll_fn(|cx| socket.poll_control(cx)).await;
+        // Then the client is told so, which does not wait for it either.
+        let failing = poll_fn(|cx| socket.poll_control(cx));
+        let error = happens_after(CLOSE + FAREWELL, failing).await;
         assert!(error.get_ref().is_some_and(|inner| inner.is::<TimeoutError>()), "{error}");
     }
 }

@@ -72,9 +72,10 @@ fn write_export(export: &TableExport) -> ExportResult {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(super) mod tests {
-    use std::sync::{Condvar, Mutex};
+    use std::sync::{Condvar, Mutex, mpsc as threads};
 
     use super::*;
+    use crate::{disk::WorkError, tests::happens_after_beside_a_thread};
 
     /// A disk that answers nobody until it is released.
     #[derive(Debug, Default)]
@@ -89,6 +90,15 @@ pub(super) mod tests {
         let held = DISK.is_released.lock().unwrap();
         drop(DISK.released.wait_while(held, |is_released| !*is_released).unwrap());
         Ok("written at last".into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_that_is_not_written_is_given_up_at_its_deadline() {
+        let (release, held) = threads::channel::<()>();
+        let writer = ExportWriter::default();
+        let written = writer.files.run(move || held.recv().is_ok());
+        assert_eq!(happens_after_beside_a_thread(WITHIN, written).await, Err(WorkError::Late(WITHIN)));
+        drop(release);
     }
 
     /// A writer whose disk hangs, until [`release`].

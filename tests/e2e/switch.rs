@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
+    gateway::{Gateway, PATIENCE, Place, happens_after},
     peers::{Backend, Reserved, dial, hear, hear_end, hear_reset, say},
     ways::{DMZ_TLS, INTERNAL_TLS},
 };
@@ -269,7 +269,8 @@ async fn a_switch_that_the_other_half_does_not_follow_goes_back() {
     ready(&dmz).await;
     let load = Load::start(pair.clients.at());
     let file = pair.half("reverse", "dmz").to_str().unwrap().to_owned();
-    let switching = tokio::join!(dmz.refused(Command::Switch { profile: file.clone() }), async {
+    let refused = dmz.refused(Command::Switch { profile: file.clone() });
+    let switching = tokio::join!(happens_after(Duration::from_secs(10), refused), async {
         let both =
             |snapshot: &Snapshot| snapshot.listening == [format!("socks+tls://{}", pair.dmz_link.at())];
         dmz.until("it listens on the new way", both).await;

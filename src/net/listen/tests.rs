@@ -1,6 +1,7 @@
 //! Tests of the module above.
 
 use super::*;
+use crate::tests::happens_after;
 
 fn at(host: &str, port: u16) -> HostPort {
     HostPort { host: host.into(), port }
@@ -107,6 +108,19 @@ async fn what_is_not_there_yet_is_waited_for_and_then_listens() {
     assert!(told[0].contains("Waits") && told[0].contains("does not resolve"), "{told:?}");
     assert!(listens.is_some_and(|at| at.ip().is_loopback()), "{told:?}");
     assert_eq!(came, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_came_is_bound_at_the_next_try() {
+    let missing = Err(io::ErrorKind::NotFound.into());
+    let listener = bind(&at("127.0.0.1", 0), missing, BindPolicy::Wait).expect("it waits");
+    let (closer, mut client) = (listener.closer(), None);
+    let listens = |tells: ListenEvent<'_>| {
+        if let ListenEvent::Listens(at) = tells {
+            client = Some(std::net::TcpStream::connect(at));
+        }
+    };
+    happens_after(AGAIN, listener.accept(|_, _| closer.close(), listens)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use super::*;
+use crate::tests::happens_after;
 
 /// Nothing that is waited for here takes longer, on a machine that is busy too.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -72,6 +73,21 @@ async fn the_last_answer_is_used_while_a_new_one_fails_or_hangs() {
     let later =
         async { while ask(&names, "db").await.expect("an answer")[0].ip().to_string() == "192.0.2.1" {} };
     timeout(PATIENT, later).await.expect("a new answer");
+}
+
+#[tokio::test]
+async fn a_new_answer_that_hangs_is_waited_for_a_moment() {
+    let ((_hold, wait), count) = (held(), AtomicUsize::new(0));
+    let names = names(move |_| {
+        if count.fetch_add(1, Ordering::SeqCst) > 0 {
+            wait();
+        }
+        Ok(one(1))
+    });
+    ask(&names, "db").await.expect("the first answer");
+    tokio::time::pause();
+    let found = happens_after(PATIENCE, names.resolve(&at("db"))).await.expect("the last answer");
+    assert_eq!(found[0].ip().to_string(), "192.0.2.1");
 }
 
 #[tokio::test]

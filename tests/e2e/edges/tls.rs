@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use portcullis::{
+    connect::direct::BACKEND_CONNECT,
     gateway::handle::Command,
     profile::Mode,
     telemetry::snapshot::{SessionPhase, TrafficTotals},
@@ -21,7 +22,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Place},
+    gateway::{Gateway, PATIENCE, Place, happens_after},
     peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
     tls::{chain, key, roots},
     ways::{MODES, Plan},
@@ -391,10 +392,13 @@ async fn a_backend_that_does_not_shake_hands_is_given_up_in_time() {
     let at = backend.address().replace("tcp", "tls");
     let silent = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
     let way = Plan::new(Mode::Reverse, &silent).start_in(place()).await;
-    let mut client = way.client().await;
-    let _server = backend.accept().await;
-    hear_reset(&mut client).await;
-    let row = way.inner().until_ended("BC").await;
+    let failing = async {
+        let mut client = way.client().await;
+        let _server = backend.accept().await;
+        hear_reset(&mut client).await;
+        way.inner().until_ended("BC").await
+    };
+    let row = happens_after(BACKEND_CONNECT, failing).await;
     assert!(row.reason.contains("TLS: no answer within 4s"), "{}", row.reason);
     let relaying = |row: &portcullis::telemetry::snapshot::SessionRow| row.phase == SessionPhase::Relaying;
     assert!(!way.dmz.now().await.sessions.iter().any(relaying));

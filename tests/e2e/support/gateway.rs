@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -28,6 +29,15 @@ use tokio::{
 
 /// Nothing that a test waits for takes longer, unless the test says so.
 pub const PATIENCE: Duration = Duration::from_secs(8);
+
+/// It happens then, and not before; later by no more than a busy machine makes it.
+pub async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let came = event.await;
+    let took = began.elapsed();
+    assert!(took >= value && took < value + PATIENCE, "after {took:?}, not {value:?}");
+    came
+}
 /// Between two looks at a gateway.
 const LOOK: Duration = Duration::from_millis(4);
 

@@ -1,0 +1,28 @@
+//! What tests of several modules share: whether something happens at its deadline.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use futures_util::poll;
+use tokio::time::{Instant, advance};
+
+/// What a paused clock may be off by.
+pub const LITTLE: Duration = Duration::from_millis(20);
+
+/// It happens then, and not before. The clock is paused and moves by itself.
+pub async fn happens_after<T>(value: Duration, event: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let came = event.await;
+    let took = began.elapsed();
+    assert!(took + LITTLE >= value && took <= value + LITTLE, "after {took:?}, not {value:?}");
+    came
+}
+
+/// The same where a thread is at work meanwhile, which holds a paused clock.
+pub async fn happens_after_beside_a_thread<T>(value: Duration, event: impl Future<Output = T>) -> T {
+    let mut event = pin!(event);
+    assert!(poll!(event.as_mut()).is_pending(), "at once");
+    advance(value - LITTLE).await;
+    assert!(poll!(event.as_mut()).is_pending(), "before {value:?}");
+    advance(2 * LITTLE).await;
+    event.await
+}
