@@ -354,7 +354,7 @@ async fn a_link_that_ends_without_close_notify_is_a_cut() {
 }
 
 /// A certificate of `name` that signs itself, made by openssl.
-fn self_signed(place: &Place, name: &str, is_ca: &str) {
+pub fn self_signed(place: &Place, name: &str, is_ca: &str) {
     let made = std::process::Command::new("openssl")
         .args([
             "req",

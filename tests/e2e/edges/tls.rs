@@ -6,7 +6,7 @@ use portcullis::{
     connect::direct::BACKEND_CONNECT,
     gateway::handle::Command,
     profile::Mode,
-    telemetry::snapshot::{SessionPhase, TrafficTotals},
+    telemetry::snapshot::{EndedRow, SessionPhase, Snapshot, TrafficTotals},
 };
 use rustls::{
     ClientConfig, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
@@ -21,11 +21,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::support::{
-    gateway::{Gateway, PATIENCE, Place, happens_after},
-    peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
-    tls::{chain, key, roots},
-    ways::{MODES, Plan},
+use crate::{
+    support::{
+        gateway::{Gateway, PATIENCE, Place, happens_after},
+        peers::{Backend, Reserved, cut, dial, hear, hear_all, hear_end, hear_reset, say},
+        tls::{chain, key, roots},
+        ways::{MODES, Plan},
+    },
+    tls::self_signed,
 };
 
 const WWW: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key } }";
@@ -323,6 +326,65 @@ async fn clients_show_certificates_as_the_accept_says() {
             let tried = async { exchange(&mut ask(config, at, "www").await?).await };
             assert_eq!(tried.await.is_ok(), is_good, "{who} where {verify}");
         }
+    }
+}
+
+/// A client's certificate that signs itself is pinned by the `ca` of an accept: that one is let in and no other.
+#[tokio::test]
+async fn clients_are_pinned_by_certificates_that_sign_themselves() {
+    for is_ca in ["TRUE", "FALSE"] {
+        let place = place();
+        for name in ["pinned", "other"] {
+            self_signed(&place, name, is_ca);
+        }
+        let accept = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key, \
+                      verify_client: required, ca: pki/pinned.pem, names: [pinned] } }";
+        let plan = Plan { accept, ..Plan::new(Mode::Direct, "echo://") };
+        let gateway = place.start("direct", &plan.direct());
+        let at = gateway.client_port("orders").await;
+        for (name, is_good) in [("pinned", true), ("other", false), ("partner", false)] {
+            let tried = async { exchange(&mut ask(somebody(&place, name), at, "www").await?).await };
+            assert_eq!(tried.await.is_ok(), is_good, "{name}, CA:{is_ca}");
+        }
+        // Another certificate of the same name is not that one.
+        for file in ["pinned.pem", "pinned.key"] {
+            std::fs::copy(place.pki(file), place.pki(&format!("first-{file}"))).unwrap();
+        }
+        self_signed(&place, "pinned", is_ca);
+        let tried = async { exchange(&mut ask(somebody(&place, "pinned"), at, "www").await?).await };
+        assert!(tried.await.is_err(), "another key, CA:{is_ca}");
+    }
+}
+
+/// The first session that ended by its backend.
+async fn until_backend_failed(gateway: &Gateway) -> EndedRow {
+    let of_backend = |row: &&EndedRow| row.end.starts_with('B');
+    let seen = |snapshot: &Snapshot| snapshot.ended.iter().any(|row| of_backend(&row));
+    let snapshot = gateway.until("a session that ended by its backend", seen).await;
+    snapshot.ended.iter().find(of_backend).unwrap().clone()
+}
+
+/// In TLS 1.3 a backend judges our certificate when the handshake is over for us: its alert comes within a session.
+#[tokio::test]
+async fn an_alert_of_a_backend_within_a_session_is_told_by_its_name() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let at = backend.address().replace("tcp", "tls");
+        let connect = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
+        let way = Plan::new(mode, &connect).start_in(place()).await;
+        let verifier = WebPkiClientVerifier::builder(roots(&way.place).into()).build().unwrap();
+        let config = ServerConfig::builder()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain(&way.place, "shop.pem"), key(&way.place, "shop.key"))
+            .unwrap();
+        let mut client = way.client().await;
+        assert!(served(&backend, config).await.is_err(), "nobody has shown a certificate");
+        hear_reset(&mut client).await;
+        // It may come before the session's phase is that of relaying.
+        let row = until_backend_failed(way.inner()).await;
+        assert!(row.reason.starts_with("the backend failed: "), "{}", row.reason);
+        assert!(row.reason.contains("certificate"), "{}", row.reason);
+        assert_eq!(until_backend_failed(&way.dmz).await.id, row.id, "the other half knows who it was");
     }
 }
 
