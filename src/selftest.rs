@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     confine::{
-        self,
+        self, LockedHalf, UnixSockets,
         attempts::{self, EscapeAttempt, EscapeOutcome},
     },
     exit,
@@ -29,12 +29,13 @@ pub fn run(half: Option<Half>) -> anyhow::Result<ExitCode> {
         return Ok(if failed { exit::FAILED.into() } else { ExitCode::SUCCESS });
     };
     let (begin, begun) = mpsc::channel::<()>();
+    let lock = LockedHalf { half, unix: UnixSockets::Refused };
     let (of_folders, older) = confine::lock_as(half, |locked| {
         let of_folders = locked.map(|_| attempts::try_folders(half));
-        let older = thread::spawn(move || begun.recv().map(|()| attempts::try_all(half)));
+        let older = thread::spawn(move || begun.recv().map(|()| attempts::try_all(lock)));
         (of_folders, older)
     })?;
-    let own = attempts::try_all(half);
+    let own = attempts::try_all(lock);
     begin.send(())?;
     let older = older.join().map_err(|_| anyhow::anyhow!("the older thread has panicked"))??;
     let word = match half {

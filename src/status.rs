@@ -57,9 +57,10 @@ fn write_all(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         let landlock = row.landlock.map_or("no Landlock".into(), |abi| format!("Landlock ABI {abi}"));
         writeln!(
             out,
-            "locked: {} by seccomp, {landlock}; refuses {}",
+            "locked: {} by seccomp, {landlock}; refuses {}{}",
             enum_word(half),
-            row.refuses.join(", ")
+            row.refuses.join(", "),
+            if row.unix.is_some() { "; any Unix socket may be dialled, for a backend is one" } else { "" }
         )?;
     }
     for address in &snapshot.listening {

@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, os::fd::AsRawFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{filters::X32, system_call::call};
+use super::{LockedHalf, UnixSockets, filters::X32, system_call::call};
 use crate::profile::Half;
 
 /// One way, and what came of it.
@@ -74,6 +74,9 @@ const ALWAYS: &[Way] = &[
     ("DCCP socket", || open(Domain::IPV4, Type::from(libc::SOCK_DCCP), None)),
 ];
 
+/// The way that is left open where a backend is one.
+const UNIX_SOCKET: &str = "Unix socket";
+
 /// Ways to be reached.
 const OF_INTERNAL: &[Way] = &[
     ("TCP bind", || bind(Domain::IPV4, Type::STREAM, [127, 0, 0, 1].into())),
@@ -84,7 +87,7 @@ const OF_INTERNAL: &[Way] = &[
     ("listen without bind, IPv6", || Socket::new(Domain::IPV6, Type::STREAM, None)?.listen(1)),
     ("UDP to anybody", || send_to(Type::DGRAM, 0)),
     ("sendmsg", || on_socket(Type::DGRAM, libc::SYS_sendmsg)),
-    ("Unix socket", || open(Domain::UNIX, Type::STREAM, None)),
+    (UNIX_SOCKET, || open(Domain::UNIX, Type::STREAM, None)),
     ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
     ("listen by its x32 number", || by_x32(libc::SYS_listen)),
     ("bind by its x32 number", || by_x32(libc::SYS_bind)),
@@ -99,7 +102,7 @@ const OF_DMZ: &[Way] = &[
     ("UDP to anybody", || send_to(Type::DGRAM, 0)),
     ("sendmsg", || on_socket(Type::DGRAM, libc::SYS_sendmsg)),
     ("sendmmsg", || on_socket(Type::DGRAM, libc::SYS_sendmmsg)),
-    ("Unix socket", || open(Domain::UNIX, Type::STREAM, None)),
+    (UNIX_SOCKET, || open(Domain::UNIX, Type::STREAM, None)),
     ("Unix datagram socket", || open(Domain::UNIX, Type::DGRAM, None)),
     ("connect by its x32 number", || by_x32(libc::SYS_connect)),
     ("socket by its x32 number", || by_x32(libc::SYS_socket)),
@@ -122,13 +125,14 @@ const LOOPBACK_V6: [u16; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
 const DISCARD: u16 = 9;
 
 /// Tries every way, in this thread. Only a process that is locked may call it: otherwise some of them succeed.
-pub fn try_all(half: Half) -> Vec<EscapeAttempt> {
-    let of_half = match half {
+pub fn try_all(locked: LockedHalf) -> Vec<EscapeAttempt> {
+    let of_half = match locked.half {
         Half::Dmz => OF_DMZ,
         Half::Internal => OF_INTERNAL,
     };
     let attempt = |(way, attempt): &Way| EscapeAttempt { way, outcome: judge(attempt()) };
-    of_half.iter().chain(ALWAYS).map(attempt).collect()
+    let is_refused = |(way, _): &&Way| locked.unix == UnixSockets::Refused || *way != UNIX_SOCKET;
+    of_half.iter().filter(is_refused).chain(ALWAYS).map(attempt).collect()
 }
 
 /// Tries what the lock of folders refuses without any filter.

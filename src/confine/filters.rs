@@ -12,6 +12,7 @@ use seccompiler::{
 };
 use thiserror::Error;
 
+use super::UnixSockets;
 use crate::profile::Half;
 
 #[derive(Debug, Error)]
@@ -95,9 +96,20 @@ pub fn refuse_always() -> Result<(), FilterError> {
 }
 
 /// Refuses what a half that runs alone in reverse mode does not do.
-pub fn refuse_to(half: Half) -> Result<(), FilterError> {
+pub fn refuse_to(half: Half, unix: UnixSockets) -> Result<(), FilterError> {
     let mut rules = refused(of_half(half));
-    rules.insert(libc::SYS_socket, strange_sockets(&[libc::AF_INET, libc::AF_INET6])?);
+    let sockets = match unix {
+        UnixSockets::Refused => strange_sockets(&[libc::AF_INET, libc::AF_INET6])?,
+        UnixSockets::ForBackends => {
+            let mut sockets = strange_sockets(&[libc::AF_INET, libc::AF_INET6, libc::AF_UNIX])?;
+            // Backends are streams.
+            let is_unix = condition(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
+            let is_datagram = condition(1, SeccompCmpOp::MaskedEq(TYPE_BITS), libc::SOCK_DGRAM as u64)?;
+            sockets.push(rule(&[is_unix, is_datagram])?);
+            sockets
+        }
+    };
+    rules.insert(libc::SYS_socket, sockets);
     let is_addressed = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
     let fast_open = libc::MSG_FASTOPEN as u64;
     let opens_fast = condition(3, SeccompCmpOp::MaskedEq(fast_open), fast_open)?;

@@ -19,7 +19,7 @@ use std::{fs, io};
 use thiserror::Error;
 
 use self::folders::{FolderLock, FolderLockError, LockedFolders};
-use crate::profile::{ConfinePolicy, Half, Mode, Profile};
+use crate::profile::{Backend, ConfinePolicy, Half, Mode, Profile};
 
 const ONE_PROCESS_EACH: &str = "both halves run in this process, which therefore may dial and listen; \
      the full lock needs a process for each half";
@@ -33,6 +33,30 @@ pub enum LockError {
     Folders(#[from] FolderLockError),
 }
 
+/// Whether a locked half may open Unix sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnixSockets {
+    Refused,
+    /// A backend is one; no filter sees which path is dialled.
+    ForBackends,
+}
+
+impl UnixSockets {
+    fn of(profile: &Profile) -> Self {
+        match unix_backend(profile).is_some() {
+            true => Self::ForBackends,
+            false => Self::Refused,
+        }
+    }
+}
+
+/// A half that is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockedHalf {
+    pub half: Half,
+    pub unix: UnixSockets,
+}
+
 /// What the kernel has been told to refuse this process. Without [`ProcessLock::begin`] that is nothing.
 #[derive(Debug, Default)]
 pub struct ProcessLock {
@@ -40,7 +64,7 @@ pub struct ProcessLock {
     is_begun: bool,
     /// What no gateway ever does is refused.
     refuses_always: bool,
-    half: Option<Half>,
+    half: Option<LockedHalf>,
     folders: Option<FolderLock>,
     /// What has yet to be told.
     untold: Vec<String>,
@@ -85,14 +109,17 @@ impl ProcessLock {
             told.append(&mut self.untold);
         }
         match half_to_lock(profile) {
-            Some(half) if self.half.is_none() && self.refuses_always => match filters::refuse_to(half) {
-                Ok(()) => {
-                    self.half = Some(half);
-                    told.push(self.describe(half));
+            Some(half) if self.half.is_none() && self.refuses_always => {
+                let unix = UnixSockets::of(profile);
+                match filters::refuse_to(half, unix) {
+                    Ok(()) => {
+                        self.half = Some(LockedHalf { half, unix });
+                        told.push(self.describe(half));
+                    }
+                    Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),
+                    Err(error) => told.push(format!("not locked: {error}")),
                 }
-                Err(error) if profile.confine == ConfinePolicy::Required => return Err(error.into()),
-                Err(error) => told.push(format!("not locked: {error}")),
-            },
+            }
             Some(_) => {}
             None if profile.mode == Mode::Reverse => told.push(ONE_PROCESS_EACH.into()),
             None => {}
@@ -115,6 +142,11 @@ impl ProcessLock {
 
     /// The half that is locked.
     pub fn half(&self) -> Option<Half> {
+        self.half.map(|locked| locked.half)
+    }
+
+    /// The same, and what it is let through.
+    pub fn locked(&self) -> Option<LockedHalf> {
         self.half
     }
 
@@ -125,7 +157,7 @@ impl ProcessLock {
 
     /// Why `profile` can not be run in this process any more.
     pub fn refusal(&self, profile: &Profile) -> Option<String> {
-        if let Some(half) = self.half
+        if let Some(LockedHalf { half, .. }) = self.half
             && half_alone(profile) != Some(half)
         {
             let going = match profile.mode {
@@ -135,6 +167,13 @@ impl ProcessLock {
             return Some(format!(
                 "this process is locked: {}; {going} takes a restart with that profile",
                 half_words(half)
+            ));
+        }
+        if let Some(LockedHalf { unix: UnixSockets::Refused, .. }) = self.half
+            && let Some(backend) = unix_backend(profile)
+        {
+            return Some(format!(
+                "this process is locked, and opens no Unix socket: {backend} takes a restart with that profile"
             ));
         }
         let needs_folders =
@@ -172,8 +211,15 @@ pub fn lock_as<T>(
 ) -> Result<T, LockError> {
     let made = before_filters(LockedFolders::default().lock(half));
     filters::refuse_always()?;
-    filters::refuse_to(half)?;
+    filters::refuse_to(half, UnixSockets::Refused)?;
     Ok(made)
+}
+
+/// The first backend of the internal half that is a Unix socket.
+fn unix_backend(profile: &Profile) -> Option<&Backend> {
+    let services = profile.internal.iter().flat_map(|half| &half.services);
+    let mut backends = services.flat_map(|service| service.connect.backends());
+    backends.find(|backend| backend.remote().is_some_and(|remote| remote.at.unix().is_some()))
 }
 
 /// The half that `profile` runs alone, in reverse mode.

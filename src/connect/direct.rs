@@ -1,9 +1,9 @@
 //! Dials the backend, and performs TLS with it where the profile says so.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout_at},
 };
 
@@ -14,12 +14,16 @@ use super::{
 use crate::{
     link::session_side::SessionSide,
     net::{
-        dial::{self, DialError},
+        dial::{
+            self, DialError,
+            unix::{UnixDialError, dial_unix},
+        },
         echo::EchoStream,
+        exhausted::ExhaustedResource,
         stream::NetStream,
         tcp,
     },
-    profile::{Backend, RemoteServer},
+    profile::{Backend, ProxyVersion, RemoteServer, ServerAddress},
     proto::{Refusal, multiplex::open::ClientOrigin, proxy},
     telemetry::end::EndedBy,
     tls::edge::{EdgeTls, TlsClient},
@@ -118,7 +122,10 @@ async fn dial(
     client: Option<SocketAddr>,
     origin: &ClientOrigin,
 ) -> Result<NetStream, ConnectFailure> {
-    let at = &remote.at;
+    let at = match &remote.at {
+        ServerAddress::Network(at) => at,
+        ServerAddress::Unix(file) => return dial_socket(file, remote.proxy, client, origin).await,
+    };
     let began = Instant::now();
     if remote.tls.is_some() && caller.is_none() {
         let reason = format!("backend {at}: its `tls` can not be used");
@@ -133,13 +140,8 @@ async fn dial(
     let prepared = tcp::prepare_backend(&stream);
     prepared.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     if let Some(version) = remote.proxy {
-        // A new socket takes it at once, or is gone.
         let told = match stream.peer_addr() {
-            Ok(backend) => {
-                let destination = origin.destination.unwrap_or(backend);
-                let header = proxy::write_header(version, client, destination, &origin.proxy_tlvs);
-                stream.write_all(&header).await
-            }
+            Ok(backend) => tell_client(&mut stream, version, client, origin, backend).await,
             Err(error) => Err(error),
         };
         told.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
@@ -153,6 +155,53 @@ async fn dial(
             Err(unreachable(Refusal::BackendLate, within))
         }
     }
+}
+
+/// A backend at a Unix socket of this machine.
+async fn dial_socket(
+    file: &Path,
+    proxy: Option<ProxyVersion>,
+    client: Option<SocketAddr>,
+    origin: &ClientOrigin,
+) -> Result<NetStream, ConnectFailure> {
+    let mut stream = dial_unix(file, BACKEND_CONNECT).await.map_err(|error| {
+        let (who, refusal) = match &error {
+            UnixDialError::Missing(_) | UnixDialError::Refused(_) => {
+                (EndedBy::Backend, Refusal::BackendRefused)
+            }
+            UnixDialError::NotSocket(_) | UnixDialError::OtherKind(_) | UnixDialError::Forbidden(_) => {
+                (EndedBy::Backend, Refusal::BackendUnreachable)
+            }
+            UnixDialError::Full { .. } => (EndedBy::Backend, Refusal::BackendLate),
+            UnixDialError::Local { source, .. } => match ExhaustedResource::of(source) {
+                Some(_) => (EndedBy::Limit, Refusal::Unavailable),
+                None => (EndedBy::Backend, Refusal::BackendUnreachable),
+            },
+        };
+        ConnectFailure { who, refusal, reason: format!("backend {error}") }
+    })?;
+    if let Some(version) = proxy {
+        // It has no address of its own that a client could have meant.
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        tell_client(&mut stream, version, client, origin, nowhere).await.map_err(|error| ConnectFailure {
+            who: EndedBy::Backend,
+            refusal: Refusal::BackendUnreachable,
+            reason: format!("backend unix://{}: {error}", file.display()),
+        })?;
+    }
+    Ok(NetStream::Unix(stream))
+}
+
+/// Says who the client is. A new socket takes it at once, or is gone.
+async fn tell_client(
+    stream: &mut (impl AsyncWrite + Unpin),
+    version: ProxyVersion,
+    client: Option<SocketAddr>,
+    origin: &ClientOrigin,
+    backend: SocketAddr,
+) -> io::Result<()> {
+    let destination = origin.destination.unwrap_or(backend);
+    stream.write_all(&proxy::write_header(version, client, destination, &origin.proxy_tlvs)).await
 }
 
 fn connect_failure(error: &DialError) -> ConnectFailure {
@@ -170,8 +219,6 @@ fn connect_failure(error: &DialError) -> ConnectFailure {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
     use crate::profile::HostPort;
 

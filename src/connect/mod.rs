@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        profile::{Backend, HostPort, ProxyVersion, RemoteServer},
+        profile::{Backend, HostPort, ProxyVersion, RemoteServer, ServerAddress},
         tls::edge::EdgeTls,
     };
 
@@ -173,7 +173,8 @@ mod tests {
 
     fn backend(at: SocketAddr) -> Connector {
         let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
-        let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: None });
+        let backend =
+            Backend::Socket(RemoteServer { at: ServerAddress::Network(at), tls: None, proxy: None });
         direct_to(backend)
     }
 
@@ -249,6 +250,7 @@ mod tests {
                 backend: None,
             };
             let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
+            let at = ServerAddress::Network(at);
             let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: Some(version) });
             let connected = direct_to(backend).connect(&mut order).await.expect("it listens");
             let mut served = port.accept().await.expect("it has come").0;

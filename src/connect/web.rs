@@ -381,7 +381,12 @@ impl BackendRequests {
     ) {
         let HeldConnection { member, connection, .. } = reached;
         let path = member.http().map_or("/", |http| &http.path);
-        asked.write_to(request, path, &member.target.backend().authority());
+        let backend = member.target.backend();
+        if backend.remote().is_some_and(|remote| remote.at.unix().is_some()) {
+            // It has no host of its own, and is asked by the name that the profile gives it.
+            request.headers_mut().remove(header::HOST);
+        }
+        asked.write_to(request, path, &backend.authority());
         self.forward_interims(request, &connection.mapping, public);
     }
 
@@ -442,7 +447,11 @@ impl BackendRequests {
             tcp::keep_edge_alive(socket);
             socket.peer_addr().ok()
         });
-        let own = OwnNames::new(remote.at.host_without_zone(), remote.at.port, reached, own_names);
+        let own = match remote.at.network() {
+            Some(at) => OwnNames::new(at.host_without_zone(), at.port, reached, own_names),
+            // It knows itself by the name that requests have.
+            None => OwnNames::new(&member.target.backend().authority(), 80, None, own_names),
+        };
         let mapping = NameMapping::new(own, path);
         let handshake = UpstreamConnection::handshake(stream, HeadSource::Outside, Some(*answer));
         let (line, going) = handshake.await.map_err(|error| failed(&error))?;

@@ -295,7 +295,9 @@ impl RelayDirection {
             match self.state {
                 DirectionState::Ended | DirectionState::Lost => return Poll::Ready(Ok(())),
                 // Closing it tells the same, once both have ended.
-                DirectionState::Ending if self.is_last && matches!(to, NetStream::Tcp(_)) => {
+                DirectionState::Ending
+                    if self.is_last && matches!(to, NetStream::Tcp(_) | NetStream::Unix(_)) =>
+                {
                     self.state = DirectionState::Ended
                 }
                 DirectionState::Ending => {

@@ -11,7 +11,7 @@ use super::{
     service::{Service, ServiceTable},
 };
 use crate::{
-    confine,
+    confine::{self, LockedHalf, UnixSockets},
     connect::Connector,
     monitor::MonitorPort,
     profile::{Half, ServiceName},
@@ -253,12 +253,13 @@ impl Engine {
 
     /// What the kernel refuses each half.
     fn confined_rows(&self) -> BTreeMap<Half, Option<ConfinedRow>> {
-        let row = |half| ConfinedRow {
+        let row = |locked: LockedHalf| ConfinedRow {
             seccomp: true,
             landlock: self.lock.landlock(),
-            refuses: confine::refused_calls(half).into_iter().map(str::to_owned).collect(),
+            refuses: confine::refused_calls(locked.half).into_iter().map(str::to_owned).collect(),
+            unix: (locked.unix == UnixSockets::ForBackends).then(|| "any".into()),
         };
-        let of = |half| (half, (self.lock.half() == Some(half)).then(|| row(half)));
+        let of = |half| (half, self.lock.locked().filter(|locked| locked.half == half).map(row));
         self.roles().into_iter().map(of).collect()
     }
 

@@ -76,7 +76,7 @@ impl Engine {
             source: self.source.clone(),
             chosen: self.chosen.clone(),
             profile: self.profile.clone(),
-            locked: self.lock.half(),
+            locked: self.lock.locked(),
             serve: self.shared.serve.clone(),
             probes: self.shared.sessions.probes.clone(),
             entries: ports::probe_entries(&self.ports),

@@ -251,7 +251,7 @@ impl AskedTarget {
 
     /// Asks a backend for it, whose path and name these are.
     pub fn write_to<B>(&self, request: &mut hyper::Request<B>, path: &str, host: &str) {
-        if !self.has_host
+        if !(self.has_host && request.headers().contains_key(header::HOST))
             && let Ok(host) = HeaderValue::from_str(host)
         {
             request.headers_mut().insert(header::HOST, host);

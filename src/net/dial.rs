@@ -4,6 +4,8 @@
 //! a quarter of a second after it began. The first that connects is used and the others are closed. A dial
 //! never binds.
 
+pub mod unix;
+
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};

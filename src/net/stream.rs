@@ -1,4 +1,4 @@
-//! The one stream type that sessions see: TCP, TCP inside TLS, a WebSocket, a pipe, or the built-in echo.
+//! The one stream type that sessions see: TCP, a Unix socket, TCP inside TLS, a WebSocket, a pipe, or the built-in echo.
 
 use std::{
     io::{self, IoSlice, Read},
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsStream;
 
@@ -18,6 +18,7 @@ use crate::proto::certificate::expiry_seconds;
 #[derive(Debug)]
 pub enum NetStream {
     Tcp(TcpStream),
+    Unix(UnixStream),
     /// Boxed: a TLS state is over a kilobyte, and most values of this enum are moved around.
     Tls(Box<TlsStream<ReadAhead>>),
     /// Boxed, too.
@@ -38,14 +39,14 @@ pub struct TlsDetails {
 }
 
 impl NetStream {
-    /// The socket below, where there is one.
+    /// The TCP socket below, where there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => Some(stream.get_ref().0.socket()),
             Self::Ws(stream) => stream.tcp(),
             Self::Pipe(pipe) => pipe.stream()?.tcp(),
-            Self::Echo(_) => None,
+            Self::Unix(_) | Self::Echo(_) => None,
         }
     }
 
@@ -53,7 +54,7 @@ impl NetStream {
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
-            Self::Tcp(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
         }
     }
 
@@ -97,7 +98,7 @@ impl NetStream {
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::Ws(socket) => socket.poll_control(cx),
-            Self::Tcp(_) | Self::Tls(_) | Self::Pipe(_) | Self::Echo(_) => Poll::Pending,
+            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Pipe(_) | Self::Echo(_) => Poll::Pending,
         }
     }
 
@@ -106,6 +107,7 @@ impl NetStream {
         match self {
             Self::Pipe(pipe) => pipe.has_unread(),
             Self::Tcp(_) | Self::Tls(_) | Self::Ws(_) => self.tcp().is_some_and(tcp::has_unread),
+            Self::Unix(stream) => tcp::has_unread(stream),
             Self::Echo(_) => false,
         }
     }
@@ -130,6 +132,7 @@ impl AsyncRead for NetStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(plain_words),
             Self::Ws(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Pipe(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -142,6 +145,7 @@ impl AsyncWrite for NetStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Ws(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Pipe(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -156,6 +160,7 @@ impl AsyncWrite for NetStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Ws(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Pipe(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
@@ -165,7 +170,7 @@ impl AsyncWrite for NetStream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(_) | Self::Tls(_) | Self::Pipe(_) => true,
+            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Pipe(_) => true,
             Self::Ws(_) | Self::Echo(_) => false,
         }
     }
@@ -173,6 +178,7 @@ impl AsyncWrite for NetStream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Ws(stream) => Pin::new(stream).poll_flush(cx),
             Self::Pipe(stream) => Pin::new(stream).poll_flush(cx),
@@ -183,6 +189,7 @@ impl AsyncWrite for NetStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Ws(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Pipe(stream) => Pin::new(stream).poll_shutdown(cx),

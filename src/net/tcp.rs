@@ -89,7 +89,7 @@ pub fn let_close_cleanly(stream: &TcpStream) {
 
 /// Whether something waits to be read, be it an end or an error: the kernel is asked, since the runtime may not
 /// have heard of what has just come.
-pub fn has_unread(stream: &TcpStream) -> bool {
+pub fn has_unread(stream: &impl AsFd) -> bool {
     let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
     !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -3,9 +3,11 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    EdgeScheme, HostPort, KeyPair, PemSource, defaults,
+    Carries, EdgeScheme, HostPort, KeyPair, PemSource, ServerAddress,
+    carries::carries_of_backend,
+    defaults,
     edge::key_pair,
-    endpoint::{BackendAddress, host_of},
+    endpoint::{BackendAddress, host_of, write_unix_address},
     fields::{Located, ReadValue, ValueReader},
     keys,
     link::material,
@@ -32,14 +34,16 @@ pub struct HttpRemote {
     pub socket: bool,
     /// What it calls itself beside its address.
     pub own_names: Vec<String>,
+    /// How requests name a server that has no host; `localhost` where none is written.
+    pub host: Option<String>,
     /// The longest wait for the head of an answer.
     pub answer: Duration,
 }
 
-/// A server on the network.
+/// A server on the network, or on this machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RemoteServer {
-    pub at: HostPort,
+    pub at: ServerAddress,
     /// `None`: plain TCP.
     pub tls: Option<Box<ConnectTls>>,
     /// Whether it is told by the PROXY protocol who the client is.
@@ -55,20 +59,21 @@ pub enum ProxyVersion {
 
 impl fmt::Display for Backend {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, at, path) = match self {
+        let (remote, path) = match self {
             Self::Echo => return out.write_str("echo://"),
-            Self::Socket(RemoteServer { at, tls: None, .. }) => (EdgeScheme::Tcp, at, "/"),
-            Self::Socket(RemoteServer { at, tls: Some(_), .. }) => (EdgeScheme::Tls, at, "/"),
-            Self::Http(HttpRemote { remote, path, socket, .. }) => {
-                let scheme = match (socket, remote.tls.is_some()) {
-                    (true, false) => EdgeScheme::Ws,
-                    (true, true) => EdgeScheme::Wss,
-                    (false, false) => EdgeScheme::Http,
-                    (false, true) => EdgeScheme::Https,
-                };
-                (scheme, &remote.at, path.as_str())
-            }
+            Self::Socket(remote) => (remote, "/"),
+            Self::Http(http) => (&http.remote, http.path.as_str()),
         };
+        let at = match &remote.at {
+            ServerAddress::Network(at) => at,
+            ServerAddress::Unix(file) => return write_unix_address(carries_of_backend(self), file, out),
+        };
+        let (plain, within_tls) = match self {
+            Self::Http(http) if http.socket => (EdgeScheme::Ws, EdgeScheme::Wss),
+            Self::Http(_) => (EdgeScheme::Http, EdgeScheme::Https),
+            Self::Echo | Self::Socket(_) => (EdgeScheme::Tcp, EdgeScheme::Tls),
+        };
+        let scheme = if remote.tls.is_some() { within_tls } else { plain };
         scheme.write_address(at, path, out)
     }
 }
@@ -77,12 +82,21 @@ impl Backend {
     /// How requests name it that name no other: its port is left out where its scheme has it.
     pub fn authority(&self) -> String {
         let Some(remote) = self.remote() else { return String::new() };
+        let Some(host_port) = remote.at.network() else { return self.socket_host().into() };
         let default_port = if remote.tls.is_some() { 443 } else { 80 };
-        let at = remote.at.to_string();
-        if remote.at.port != default_port {
+        let at = host_port.to_string();
+        if host_port.port != default_port {
             return at;
         }
         at.rsplit_once(':').map_or(at.clone(), |(host, _)| host.to_owned())
+    }
+
+    /// The host that requests name at a Unix socket, which has none.
+    fn socket_host(&self) -> &str {
+        match self {
+            Self::Http(http) => http.host.as_deref().unwrap_or("localhost"),
+            Self::Echo | Self::Socket(_) => "localhost",
+        }
     }
 
     /// The server that is dialled; `None` where nobody is.
@@ -126,8 +140,8 @@ pub(super) fn backend(
     let backend = match (address, tls) {
         (BackendAddress::Echo, None) => Backend::Echo,
         (BackendAddress::Remote { scheme, at, path }, Some(tls)) if scheme.is_tls() => {
-            let tls = connect_tls(&tls, &at, problems)?;
-            remote(scheme, path, RemoteServer { at, tls: Some(Box::new(tls)), proxy })
+            let tls = Some(Box::new(connect_tls(&tls, &at, problems)?));
+            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls, proxy })
         }
         (address, Some(tls)) => {
             let what = format!("`{address}` does not speak TLS");
@@ -143,7 +157,12 @@ pub(super) fn backend(
             return None;
         }
         (BackendAddress::Remote { scheme, at, path }, None) => {
-            remote(scheme, path, RemoteServer { at, tls: None, proxy })
+            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls: None, proxy })
+        }
+        (BackendAddress::Unix { carries, file }, None) => {
+            let scheme = if carries == Carries::Http { EdgeScheme::Http } else { EdgeScheme::Tcp };
+            let at = ServerAddress::Unix(file);
+            remote(scheme, "/".into(), RemoteServer { at, tls: None, proxy })
         }
     };
     Some((Located { value: backend, place }, is_standby))
@@ -158,6 +177,7 @@ fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {
             path,
             socket,
             own_names: Vec::new(),
+            host: None,
             answer: defaults::ANSWER,
         }),
     }

@@ -110,6 +110,19 @@ impl RawBackends {
         })
     }
 
+    /// Names those that are asked by requests at Unix sockets by the first of `hosts`, unless they have a name;
+    /// whether there are any.
+    pub fn name_sockets(&mut self, hosts: &[String]) -> bool {
+        let first = hosts.first().map(|host| match host.contains(':') {
+            true => format!("[{host}]"),
+            false => host.clone(),
+        });
+        let mut sockets = self.http_mut().filter(|http| http.remote.at.unix().is_some()).peekable();
+        let has_any = sockets.peek().is_some();
+        sockets.filter(|http| http.host.is_none()).for_each(|http| http.host.clone_from(&first));
+        has_any
+    }
+
     pub fn resolve(&self) -> BackendSet {
         let listed = |(backend, is_standby): (&Located<Backend>, &bool)| ListedBackend {
             backend: backend.value.clone(),

@@ -147,7 +147,7 @@ fn carries_of_scheme(scheme: EdgeScheme) -> Option<Carries> {
     }
 }
 
-fn carries_of_backend(backend: &Backend) -> Carries {
+pub(super) fn carries_of_backend(backend: &Backend) -> Carries {
     match backend {
         Backend::Echo | Backend::Socket(_) => Carries::Bytes,
         Backend::Http(_) => Carries::Http,
@@ -200,8 +200,10 @@ fn check_connect(
     }
     let what = format!("`{backend}` takes {wanted}, and this service carries {}", declared_where(told));
     let advice = match wanted {
-        Carries::Bytes => "write `http://…`, `https://…`, `ws://…` or `wss://…`, or `carries: bytes`",
-        Carries::Http => "write `tcp://…`, `tls://…` or `echo://`, or `carries: http`",
+        Carries::Bytes => {
+            "write `http://…`, `https://…`, `ws://…`, `wss://…` or `http+unix://…`, or `carries: bytes`"
+        }
+        Carries::Http => "write `tcp://…`, `tls://…`, `unix://…` or `echo://`, or `carries: http`",
     };
     problems.push(ValueProblem::new(what, advice).at(place.clone()));
     false

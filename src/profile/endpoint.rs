@@ -7,9 +7,14 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
+    path::{Path, PathBuf},
 };
 
-use super::problem::{ValueProblem, quote_for_problem};
+use super::{
+    Carries,
+    problem::{ValueProblem, quote_for_problem},
+    server_address::socket_path,
+};
 
 /// A host (a name, an IPv4 address, or an IPv6 address without its brackets, which may have a zone)
 /// and a port.
@@ -135,6 +140,11 @@ pub(super) enum BackendAddress {
         at: HostPort,
         path: String,
     },
+    /// A socket of this machine, where bytes or requests go.
+    Unix {
+        carries: Carries,
+        file: PathBuf,
+    },
 }
 
 impl fmt::Display for BackendAddress {
@@ -142,8 +152,18 @@ impl fmt::Display for BackendAddress {
         match self {
             Self::Echo => out.write_str("echo://"),
             Self::Remote { scheme, at, path } => scheme.write_address(at, path, out),
+            Self::Unix { carries, file } => write_unix_address(*carries, file, out),
         }
     }
+}
+
+/// The address of a Unix socket as the profile writes it.
+pub(super) fn write_unix_address(carries: Carries, file: &Path, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let scheme = match carries {
+        Carries::Bytes => "unix",
+        Carries::Http => "http+unix",
+    };
+    write!(out, "{scheme}://{}", file.display())
 }
 
 /// One end of a link between the gateways, to listen on or to dial.
@@ -222,6 +242,8 @@ impl BackendAddress {
     pub(super) fn parse(text: &str) -> Result<Self, ValueProblem> {
         match split(text, &CONNECT)? {
             ("echo", "") => Ok(Self::Echo),
+            ("unix", rest) => Ok(Self::Unix { carries: Carries::Bytes, file: socket_path(rest)? }),
+            ("http+unix", rest) => Ok(Self::Unix { carries: Carries::Http, file: socket_path(rest)? }),
             ("echo", _) => Err(ValueProblem::new("`echo` takes neither host nor port", "write `echo://`")),
             (scheme, rest) => {
                 let scheme = EdgeScheme::parse(scheme);
@@ -273,7 +295,7 @@ const ACCEPT: KnownSchemes = KnownSchemes {
 };
 
 const CONNECT: KnownSchemes = KnownSchemes {
-    known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https", "echo"],
+    known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https", "unix", "http+unix", "echo"],
     example: "tcp://127.0.0.1:9000",
 };
 
@@ -283,8 +305,10 @@ const LINK: KnownSchemes =
 /// The scheme, which is one of those known, and what follows it.
 fn split<'a>(text: &'a str, schemes: &KnownSchemes) -> Result<(&'static str, &'a str), ValueProblem> {
     // First of all, since the text must not be shown if it holds a password.
-    let is_passed = text.split_once("://").is_some_and(|(_, rest)| rest.starts_with(PASSED));
-    if text.contains('@') && !is_passed {
+    // A path may hold the sign as well.
+    let needs_none = |rest: &str| rest.starts_with(PASSED) || rest.starts_with('/');
+    let holds_no_login = text.split_once("://").is_some_and(|(_, rest)| needs_none(rest));
+    if text.contains('@') && !holds_no_login {
         return Err(ValueProblem::new(
             "the address holds a user name or a password",
             "remove what stands before the `@`, and the `@`",
@@ -449,6 +473,8 @@ mod tests {
             (connect("http://[::1]:80/a/b"), "http://[::1]:80/a/b"),
             (connect("wss://Shop:443"), "wss://shop:443"),
             (connect("echo://"), "echo://"),
+            (connect("unix:///run/app/a@b.sock"), "unix:///run/app/a@b.sock"),
+            (connect("http+unix:///run/app.sock"), "http+unix:///run/app.sock"),
             (link("socks://127.0.0.1:1080"), "socks://127.0.0.1:1080"),
             (link("socks+tls://dmz.example.com:1443"), "socks+tls://dmz.example.com:1443"),
             (link("socks+ssl://dmz.example.com:1443"), "socks+tls://dmz.example.com:1443"),
@@ -469,6 +495,10 @@ mod tests {
             ("https://h/shop:1", "`h` has no port"),
             ("socks://h:1", "`socks` is not a scheme that can stand here"),
             ("echo://h:1", "`echo` takes neither host nor port"),
+            ("unix://run/app.sock", "`run/app.sock` is no path from the root"),
+            ("unix:///run/", "`/run/` names no socket"),
+            ("http+unix:///", "`/` names no socket"),
+            ("unix:///a\nb", "`/a\\nb` has a sign that no path of a socket has"),
             ("tcp://", "`` has no port"),
             ("tcp://h", "`h` has no port"),
             ("tcp://[::1]", "`[::1]` has no port"),

@@ -58,7 +58,8 @@ pub(super) fn check(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
 /// Whether what is sent to the backend comes in by the accept, as far as the addresses tell.
 fn is_reached_at(backend: &Backend, accept: &Accept) -> bool {
     let Some(remote) = backend.remote() else { return false };
-    let (to, own) = (&remote.at, &accept.address.at);
+    let Some(to) = remote.at.network() else { return false };
+    let own = &accept.address.at;
     if own.port == 0 || own.port != to.port || !is_same_host(to, own) {
         return false;
     }

@@ -29,6 +29,7 @@ mod raw;
 mod reference;
 mod resolve;
 mod schema;
+mod server_address;
 mod size;
 mod spelling;
 mod warnings;
@@ -61,6 +62,7 @@ pub use problem::{Problem, ProfilePlace};
 pub use reference::reference;
 pub use resolve::{DemoPorts, ProfileOverrides, builtin_demo, load, load_with, parse};
 pub use schema::schema;
+pub use server_address::ServerAddress;
 pub use warnings::warnings;
 pub use web::{MessageKind, WebOptions};
 

@@ -99,6 +99,8 @@ pub(super) fn read(
         let (names, services) = services(&half, &keys::INTERNAL_SERVICES, internal_service, problems);
         Some(RawInternal { place: field.key_place(), link, names, services })
     });
+    let (mut dmz, mut internal) = (dmz, internal);
+    name_sockets(&mut dmz, &mut internal);
     Some(RawProfile {
         name: ReadValue::read(top.take(&keys::NAME), |field| profile_name(&field, problems)),
         mode: ReadValue::read(top.take(&keys::MODE), |field| keys::MODE.read_field(&field, problems)),
@@ -227,6 +229,9 @@ fn internal_service(
     if let Some(field) = fields.take(&keys::OWN_NAMES) {
         own_names(&field, &mut connect, problems);
     }
+    if let Some(field) = fields.take(&keys::SOCKET_HOSTS) {
+        socket_hosts(&field, &mut connect, problems);
+    }
     Some(RawInternalService {
         name,
         place: field.key_place(),
@@ -234,6 +239,36 @@ fn internal_service(
         peers: fields.take(&keys::MAY_USE).and_then(|field| field.names(defaults::PEERS_MAX, problems)),
         carries: ReadValue::read(fields.take(&keys::CARRIES), |field| carries::read(&field, problems)),
     })
+}
+
+/// How requests name backends at Unix sockets.
+fn socket_hosts(field: &ValueReader<'_>, connect: &mut ReadValue<RawBackends>, problems: &mut Vec<Problem>) {
+    let hosts = web::hosts(field, problems);
+    let ReadValue::Good(connect) = connect else { return };
+    if !connect.name_sockets(hosts.as_deref().unwrap_or_default()) {
+        let what = "what this service reaches has a host of its own";
+        let fault = ValueProblem::new(what, "write `http+unix:///…` in `connect`, or remove it");
+        problems.push(fault.at(field.place()));
+    }
+}
+
+/// A backend at a Unix socket is named as clients name the service, unless the inside says how.
+fn name_sockets(dmz: &mut ReadValue<RawDmz>, internal: &mut ReadValue<RawInternal>) {
+    let ReadValue::Good(dmz) = dmz else { return };
+    for service in &mut dmz.services {
+        let accepts = service.accept.list.iter().filter_map(|accept| accept.value.web.as_ref());
+        let hosts = accepts.flat_map(|web| &web.hosts).filter(|host| !host.starts_with("*."));
+        let hosts: Vec<_> = hosts.cloned().collect();
+        if let ReadValue::Good(connect) = &mut service.connect {
+            connect.name_sockets(&hosts);
+        }
+        let ReadValue::Good(internal) = &mut *internal else { continue };
+        for partner in internal.services.iter_mut().filter(|partner| partner.name == service.name) {
+            if let ReadValue::Good(connect) = &mut partner.connect {
+                connect.name_sockets(&hosts);
+            }
+        }
+    }
 }
 
 /// What a backend calls itself, where it answers requests.

@@ -7,10 +7,12 @@
 
 mod backends;
 mod brief;
+mod confined;
 
 use std::collections::BTreeMap;
 
 pub use backends::{BackendRow, BackendRowState};
+pub use confined::ConfinedRow;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -99,16 +101,6 @@ pub struct Snapshot {
     /// What this process records of itself.
     #[serde(default)]
     pub recording: Option<RecordingRow>,
-}
-
-/// The lock of a half that can not do what is not its part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfinedRow {
-    pub seccomp: bool,
-    /// The version of Landlock that is in force.
-    pub landlock: Option<u32>,
-    /// System calls that are refused, wholly or where they are given what is not allowed.
-    pub refuses: Vec<String>,
 }
 
 /// A recording under way.

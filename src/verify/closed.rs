@@ -77,8 +77,8 @@ impl VerifyRun {
     /// Tries from within what the kernel should refuse, where it should.
     fn try_the_lock(&self) -> Result<String, StepFinding> {
         let why = match (self.locked, &self.profile) {
-            (Some(half), _) => {
-                let tried = attempts::try_all(half);
+            (Some(locked), _) => {
+                let tried = attempts::try_all(locked);
                 let through: Vec<_> = tried.iter().filter(|attempt| attempt.is_let_through()).collect();
                 if let [first, ..] = through[..] {
                     let seen = format!(

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     accept::ServeSession,
+    confine::LockedHalf,
     connect::{
         Connector,
         direct::{self, BackendTarget},
@@ -68,7 +69,7 @@ pub struct VerifyRun {
     pub chosen: ChosenProfile,
     pub profile: Profile,
     /// The half that the kernel has locked.
-    pub locked: Option<Half>,
+    pub locked: Option<LockedHalf>,
     /// Serves what is handed over in memory.
     pub serve: ServeSession,
     pub probes: PendingProbes,
@@ -233,7 +234,7 @@ impl VerifyRun {
     }
 
     fn probe_passage(&self) -> ProbePassage<'_> {
-        match self.locked {
+        match self.locked.map(|locked| locked.half) {
             Some(Half::Dmz) => ProbePassage::Memory(&self.serve),
             Some(Half::Internal) | None => ProbePassage::Port,
         }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
 };
 
 use serde_json::Value;
@@ -117,10 +118,43 @@ fn a_locked_internal_half_looks_names_up() {
 }
 
 #[test]
+fn a_locked_internal_half_dials_unix_sockets_where_a_backend_is_one_and_only_there() {
+    let place = Place::with_certificates();
+    let socket = place.path("app.sock").display().to_string();
+    let backend = UnixListener::bind(&socket).expect("it binds");
+    let address = format!("unix://{socket}");
+    let pair = Pair::reverse(&place, &[("app", &address)]);
+    let mut client = connect(pair.dmz.accept("app"));
+    let (mut session, _) = backend.accept().expect("it is dialled");
+    session.write_all(b"hello").expect("it is sent");
+    client.read_exact(&mut [0; 5]).expect("it arrives");
+    assert_eq!(pair.internal.status()["confined"]["internal"]["unix"], "any");
+    assert!(done(&place, "internal", &["status"]).contains("any Unix socket may be dialled"));
+    assert!(pair.dmz.status()["confined"]["dmz"].get("unix").is_none());
+    assert!(refuses(&pair.internal, "internal").contains(&"bind".into()));
+}
+
+#[test]
+fn a_unix_socket_that_the_lock_does_not_know_is_refused_by_its_path() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("echo", "echo://")]);
+    assert!(pair.internal.status()["confined"]["internal"].get("unix").is_none());
+    let link = format!("127.0.0.1:{}", pair.dmz.link_port());
+    place.write("internal.yaml", &internal_half(&link, &[("echo", "unix:///run/app/app.sock")]));
+    let why = refused(&place, "internal", &["reload"]);
+    assert!(why.contains("unix:///run/app/app.sock takes a restart"), "{why}");
+    echoes(pair.dmz.accept("echo"));
+}
+
+#[test]
 fn verify_tries_the_lock_from_within_and_probes_a_half_that_can_not_connect() {
     let (place, ports) = (Place::with_certificates(), Ports::new());
     place.write("outside.yaml", &format!("mode: reverse\n{}", ports.dmz(DMZ_TLS)));
-    place.write("inside.yaml", &format!("mode: reverse\n{}", ports.internal(INTERNAL_TLS, "echo://")));
+    // A way that is left open for a backend is none that the lock has failed to close.
+    let socket = place.path("app.sock").display().to_string();
+    let _backend = UnixListener::bind(&socket).expect("it binds");
+    let backend = format!("unix://{socket}");
+    place.write("inside.yaml", &format!("mode: reverse\n{}", ports.internal(INTERNAL_TLS, &backend)));
     // Under their own names, so that `verify` finds them by their sockets.
     let start = |name: &str| {
         let socket = place.path(&format!("run/portcullis/{name}.sock")).display().to_string();

@@ -158,7 +158,7 @@ impl LinkedSession {
 
     /// Whether what was written has yet to be pushed on; a socket does so by itself.
     pub fn needs_flush(&self) -> bool {
-        self.is_unflushed && !matches!(self.stream(), Some(NetStream::Tcp(_)))
+        self.is_unflushed && !matches!(self.stream(), Some(NetStream::Tcp(_) | NetStream::Unix(_)))
     }
 
     /// Bytes that wait for the local stream.

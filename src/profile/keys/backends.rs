@@ -11,7 +11,10 @@ use crate::profile::{Balance, ProxyVersion, defaults, fields::ZeroDuration};
 
 pub(in crate::profile) static INTERNAL_SERVICE: KeyMap = KeyMap {
     about: "A service as the inside reaches it.",
-    groups: &[&[&INTERNAL_SERVICE_CONNECT, &MAY_USE, &CARRIES, &OWN_NAMES, &ANSWER], BACKEND_OPTIONS],
+    groups: &[
+        &[&INTERNAL_SERVICE_CONNECT, &MAY_USE, &CARRIES, &SOCKET_HOSTS, &OWN_NAMES, &ANSWER],
+        BACKEND_OPTIONS,
+    ],
 };
 
 pub(in crate::profile) static INTERNAL_SERVICE_CONNECT: ProfileKey<Address> = ProfileKey {
@@ -119,6 +122,17 @@ pub(in crate::profile) static OWN_NAMES: ProfileKey<TextList> = ProfileKey {
     },
 };
 
+pub(in crate::profile) static SOCKET_HOSTS: ProfileKey<TextList> = ProfileKey {
+    name: "hosts",
+    about: "How requests name a backend at an `http+unix` socket, which has no host: by the first. Unset: `localhost`.",
+    example: r#"[app.internal]"#,
+    value: TextList {
+        each: Text { pattern: "", words: "a host, without a port" },
+        max: defaults::NAMES_MAX,
+        alone: Alone::Allowed,
+    },
+};
+
 pub(in crate::profile) static CONNECT_ADDRESS: KeyMap = KeyMap {
     about: "A backend, with the options of its scheme.",
     groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION, &STANDBY]],
@@ -189,8 +203,6 @@ pub(in crate::profile) static SHOWN_KEY: ProfileKey<Text> = ProfileKey {
     value: PEM_FILE,
 };
 
-pub(in crate::profile) const CONNECT_WORDS: &str =
-    "`tcp`, `tls`, `ws`, `wss`, `http` or `https`: `SCHEME://HOST:PORT[/PATH]`; `echo://`";
+pub(in crate::profile) const CONNECT_WORDS: &str = "`tcp`, `tls`, `ws`, `wss`, `http` or `https`: `SCHEME://HOST:PORT[/PATH]`; `unix:///PATH`, `http+unix:///PATH`; `echo://`";
 
-pub(in crate::profile) const CONNECT_PATTERN: &str =
-    r"^(echo://|(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|(wss?|https?)://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
+pub(in crate::profile) const CONNECT_PATTERN: &str = r"^(echo://|(http\+)?unix:///.+|(tcp|tls|ssl)://[^/@?#]+:[0-9]{1,5}|(wss?|https?)://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";

@@ -13,5 +13,6 @@ mod reuse;
 mod shapes;
 mod smuggling;
 mod tls;
+mod unix;
 mod verified;
 mod ws;
