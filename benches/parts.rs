@@ -168,7 +168,7 @@ async fn carried() -> (TcpStream, TcpStream, [SessionHandle; 2]) {
             let attaching = async move { tell.send(session.attach(side(far).into()).await).await.unwrap() };
             Box::pin(attaching) as futures_util::future::BoxFuture<'static, ()>
         });
-    let serving = LinkServer::new(tasks.clone(), opened, Arc::new(|_, _, _| ()));
+    let serving = LinkServer::new(tasks.clone(), opened, Arc::new(|_| Vec::new()), Arc::new(|_, _, _| ()));
     serving.serve_link(server.link);
     let handle = opener.link.handle().clone();
     let mut link = opener.link;

@@ -4,6 +4,7 @@
 //! for one service and carries one session. It is replaced when its session starts, not when that ends.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ use crate::{
         },
         keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
         link_guard::LinkGuard,
-        server::{IdleLossReason, LinkServer},
+        server::{CurrentOffer, IdleLossReason, LinkServer},
         session_side::SessionSide,
         standing,
     },
@@ -48,6 +49,8 @@ pub struct OfferedService {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferedServices {
     pub services: Vec<OfferedService>,
+    /// The state of those that are not open.
+    pub states: BTreeMap<ServiceName, OfferState>,
     /// Those that take no new sessions: nothing is parked for them, and `open` is refused.
     pub drained: Vec<ServiceName>,
     pub prepared: usize,
@@ -70,20 +73,40 @@ impl OfferedServices {
         OfferDecision { hello, retire: self.retire }
     }
 
-    fn services_for(&self, peer: &Peer) -> Vec<ServiceOffer> {
+    /// Whether links that were opened under `before` can go on: what `hello` alone says is the same, and each service
+    /// carries what it did.
+    pub fn has_terms_of(&self, before: &Self) -> bool {
+        let carries_the_same = |service: &OfferedService| {
+            let was = before.services.iter().find(|was| was.name == service.name);
+            was.is_none_or(|was| was.carries == service.carries)
+        };
+        (self.prepared, self.sessions_per_link) == (before.prepared, before.sessions_per_link)
+            && self.services.iter().all(carries_the_same)
+    }
+
+    /// What a DMZ gateway may use, and whether it can be used now.
+    pub fn services_for(&self, peer: &Peer) -> Vec<ServiceOffer> {
         let allowed = self.services.iter().filter(|service| peer.is_among(service.peers.as_deref()));
         let offer = |service: &OfferedService| ServiceOffer {
             name: service.name.clone(),
             carries: service.carries,
-            state: OfferState::Open,
+            state: self.state(&service.name),
         };
         allowed.map(offer).collect()
     }
 
-    /// The services that SOCKS5 links are parked for.
+    fn state(&self, service: &ServiceName) -> OfferState {
+        self.states.get(service).copied().unwrap_or(OfferState::Open)
+    }
+
+    /// The services that SOCKS5 links are parked for. A service whose backends are down keeps its links: it may be
+    /// back in a moment, and over SOCKS5 a client hears of it as of any backend that does not answer.
     fn parked_services(&self) -> Vec<ServiceName> {
         let names = self.services.iter().map(|service| &service.name);
-        names.filter(|name| !self.drained.contains(name)).cloned().collect()
+        let is_parked = |name: &&ServiceName| {
+            matches!(self.state(name), OfferState::Open | OfferState::Down) && !self.drained.contains(name)
+        };
+        names.filter(is_parked).cloned().collect()
     }
 }
 
@@ -111,7 +134,9 @@ impl ReverseDialler {
         let tasks = shared.tasks.clone();
         let mut made = None;
         let keeper = LinkKeeper::start(gateway, wanted, shared, |keeper| {
-            let server = LinkServer::new(tasks, session_opened(serve.clone()), idle_link_lost(keeper));
+            let opened = session_opened(serve.clone());
+            let offer = current_offer(offering.clone());
+            let server = LinkServer::new(tasks, opened, offer, idle_link_lost(keeper));
             made = Some(server.clone());
             Arc::new(ReverseUse { offering, server, serve })
         });
@@ -124,6 +149,12 @@ impl ReverseDialler {
         self.server.generation().advance();
     }
 
+    /// The services or their states have changed: the gateway is told, and SOCKS5 links follow.
+    pub fn tell_offers(&self) {
+        self.server.tell_offers();
+        self.keeper.notify_changed();
+    }
+
     /// Asks the gateway for no more sessions, and ends.
     pub fn retire(&self) {
         self.server.drain();
@@ -133,6 +164,11 @@ impl ReverseDialler {
 
 fn session_opened(serve: ServeSession) -> crate::link::server::SessionOpened {
     Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session)))
+}
+
+/// What each peer is offered at the moment.
+pub fn current_offer(offering: Arc<ArcSwap<OfferedServices>>) -> CurrentOffer {
+    Arc::new(move |peer| offering.load().services_for(peer))
 }
 
 fn idle_link_lost(keeper: Weak<LinkKeeper>) -> crate::link::server::IdleLinkLost {

@@ -158,6 +158,13 @@ impl ForwardDialler {
         self.pool.rows_of_dialled(services, self.keepers.iter().flat_map(|keeper| keeper.rows()).collect())
     }
 
+    /// Why no gateway takes sessions of a service; one that speaks SOCKS5 can not say.
+    pub fn closed_reason(&self, service: &ServiceName) -> Option<String> {
+        let closed = self.pool.service_closed(service)?;
+        let may_serve = |keeper: &Arc<LinkKeeper>| keeper.speaks_socks();
+        (!self.keepers.iter().any(may_serve)).then(|| closed.to_string())
+    }
+
     /// Whether there is a gateway left that has not refused the session.
     pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
         self.pool.has_peer_for(order.service, &order.refused_by)

@@ -129,6 +129,15 @@ impl Connector {
         }
     }
 
+    /// Why no other gateway takes sessions of a service, where all have said so.
+    pub fn closed_reason(&self, service: &ServiceName) -> Option<String> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Forward(dialler) => dialler.closed_reason(service),
+            Self::Reverse(pool) => pool.service_closed(service).map(|closed| closed.to_string()),
+        }
+    }
+
     /// Whether a far side that speaks SOCKS5 is taken before it can refuse: BIND has no such reply.
     pub fn may_refuse_after_grant(&self) -> bool {
         matches!(self, Self::Reverse(_))

@@ -13,8 +13,12 @@ use crate::{
         session_side::SessionSide,
     },
     net::{stream::NetStream, tcp},
-    proto::{Refusal, multiplex::open::OpenRequest, socks5},
-    telemetry::{end::EndedBy, snapshot::SessionPhase},
+    proto::{
+        Refusal,
+        multiplex::{hello::OfferState, open::OpenRequest},
+        socks5,
+    },
+    telemetry::{end::EndedBy, registry::SessionCounters, snapshot::SessionPhase},
 };
 
 /// Links that may die before they are opened, until a session gives up.
@@ -29,8 +33,10 @@ pub async fn connect(
     let mut last = String::new();
     for _ in 0..OPENS_MAX {
         order.counters.enter(SessionPhase::Waiting);
-        let taken =
-            pool.take(order.service, &order.refused_by).await.map_err(|error| connect_failure(&error))?;
+        let taken = pool
+            .take(order.service, &order.refused_by)
+            .await
+            .map_err(|error| connect_failure(&error, order.counters))?;
         order.counters.enter(SessionPhase::Connecting);
         match open_session(taken, order).await {
             Ok(connected) => return Ok(connected),
@@ -96,12 +102,22 @@ async fn announce_session(
     }
 }
 
-pub(super) fn connect_failure(error: &TakeError) -> ConnectFailure {
-    let who = match error {
-        TakeError::Full(_) | TakeError::ShareFull(_) => EndedBy::Limit,
-        TakeError::Late(_) => EndedBy::Time,
-        TakeError::Unlike(_) => EndedBy::Policy,
-        TakeError::Closed => EndedBy::Operator,
+/// Nothing was taken; a service that all peers have closed is refused as they would refuse it.
+fn connect_failure(error: &TakeError, counters: &SessionCounters) -> ConnectFailure {
+    let (who, refusal) = match error {
+        TakeError::Full(_) | TakeError::ShareFull(_) => (EndedBy::Limit, Refusal::Unavailable),
+        TakeError::Late(_) => (EndedBy::Time, Refusal::Unavailable),
+        TakeError::Unlike(_) => (EndedBy::Policy, Refusal::Unavailable),
+        TakeError::Closed => (EndedBy::Operator, Refusal::Unavailable),
+        TakeError::ServiceClosed(closed) => {
+            let is_rule = closed.state == OfferState::Closed;
+            counters.enter(if is_rule { SessionPhase::Authorising } else { SessionPhase::Connecting });
+            match closed.state {
+                OfferState::Down => (EndedBy::Backend, Refusal::ServiceDown),
+                OfferState::Closed => (EndedBy::Policy, Refusal::NotAllowed),
+                OfferState::Open | OfferState::Locked => (EndedBy::Peer, Refusal::Unavailable),
+            }
+        }
     };
-    ConnectFailure { who, refusal: Refusal::Unavailable, reason: error.to_string() }
+    ConnectFailure { who, refusal, reason: error.to_string() }
 }

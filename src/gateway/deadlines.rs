@@ -140,7 +140,7 @@ fn peer() -> Peer {
 /// A link of one end that stands, and its peer's socket.
 async fn standing(end: LinkEnd) -> (Box<StandingLink>, TcpStream) {
     let (ours, theirs) = connection().await;
-    let serves = [orders()].into();
+    let serves = [orders()].into_iter().collect();
     let agreed =
         Agreement { end, sessions_max: 8, serves, retire: GOODBYE * 6, retired: CancellationToken::new() };
     (StandingLink::new(NetStream::Tcp(ours), peer(), agreed), theirs)
@@ -314,7 +314,7 @@ async fn check_goodbye(value: Duration) {
     let (tell, mut told) = mpsc::channel(1);
     let lost: IdleLinkLost = Arc::new(move |_, _, _| tell.try_send(()).expect("it is told once"));
     let opened = Arc::new(|_: &Peer, open, _| panic!("nobody says {open:?}"));
-    let server = LinkServer::new(Tasks::default(), opened, lost);
+    let server = LinkServer::new(Tasks::default(), opened, Arc::new(|_: &Peer| Vec::new()), lost);
     let ending = async {
         server.serve_link(link);
         told.recv().await

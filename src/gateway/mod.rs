@@ -16,6 +16,7 @@ mod halves;
 pub mod handle;
 mod link_session;
 mod monitoring;
+mod offers;
 pub mod plan;
 mod ports;
 mod profiles;
@@ -49,6 +50,7 @@ use self::{
     descriptors::{DescriptorBudget, OneSessionLinks},
     halves::{DmzSide, InternalSide, SharedContext},
     handle::{CommandAnswer, GatewayHandle, HandleFeed},
+    offers::ClosedServices,
     ports::ClientPorts,
     reader::{EngineReader, LOOK_UP},
     service::ServiceTable,
@@ -130,6 +132,7 @@ pub struct Engine {
     descriptors: DescriptorUsage,
     one_session_links: OneSessionLinks,
     certificates: Vec<CertificateExpiry>,
+    closed_services: ClosedServices,
     host: String,
     /// Where monitors ask.
     health: Option<MonitorPort>,
@@ -181,6 +184,7 @@ impl Engine {
             descriptors: DescriptorUsage::default(),
             one_session_links: OneSessionLinks::default(),
             certificates: loaded.certificates.clone(),
+            closed_services: ClosedServices::default(),
             host: host_name(),
             health: None,
             turned: LastTurn::default(),
@@ -255,6 +259,7 @@ impl Engine {
         self.shared.sessions.switching.store(self.pending_switch().is_some(), Ordering::SeqCst);
         self.retire_old_parts();
         self.check_certificate_files();
+        self.tell_offers();
         self.shared.notices.limited().flush();
         self.shared.sessions.registry.report_refusals();
         let totals = self.totals();
@@ -265,6 +270,7 @@ impl Engine {
             self.count_descriptors();
             let (pools, now) = (self.pool_rows(), self.started.elapsed().as_secs_f64());
             self.follow_links(&pools);
+            self.follow_closed_services();
             self.recent.sample(&pools, &self.shared.sessions.services.load(), now);
         }
         if is_second || since >= TICK.as_secs_f64() {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Engine, descriptors, ports,
+    Engine, descriptors, offers, ports,
     service::{Service, ServiceTable},
 };
 use crate::{
@@ -287,8 +287,8 @@ impl Engine {
                     Connector::Direct(group) => group.rows(),
                     Connector::Forward(_) | Connector::Reverse(_) => Vec::new(),
                 },
-                phase: service.phase(),
-                reason: self.faults.reason(*role, name).or_else(|| service.connector.load().down_reason()),
+                phase: offers::shown_phase(service),
+                reason: self.faults.reason(*role, name).or_else(|| offers::down_reason(service)),
                 totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
                 failed_in_a_row: failing.get(&(*role, name.clone())).map_or(0, |failing| failing.sessions),
                 backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),

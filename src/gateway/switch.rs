@@ -227,6 +227,7 @@ impl Engine {
         self.install_health(health, &profile);
         self.install_logs(&profile);
         let told = self.take_over_faults(ServiceFaults::find(&profile, &edges));
+        self.tell_offers();
         self.edge_tls = edges;
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);

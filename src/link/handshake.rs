@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     DIAL, HANDSHAKE, LINGERING_CLOSE, Peer,
     generation::TermsGeneration,
+    link_services::{JudgeOffer, LinkServices},
     multiplex::handle::LinkLoss,
     standing::{Agreement, StandingLink},
 };
@@ -276,14 +277,24 @@ async fn grant_services(
     peer.instance = Some(offer.about.instance);
     let GrantDecision { hello, mismatches, retire } = grant(&peer, &offer);
     say_hello(&mut stream, &LinkFrame::OpenerHello(hello.clone())).await?;
+    let judge = judge_offer(grant.clone(), peer.clone(), offer.clone());
     let agreed = Agreement {
         end: LinkEnd::Opener,
         sessions_max: offer.sessions_per_link.into(),
-        serves: hello.granted.iter().cloned().collect(),
+        serves: LinkServices::of_opener(&offer.services, judge),
         retire,
         retired: holds,
     };
     Ok(EstablishedLink { link: StandingLink::new(stream, peer, agreed), offer, grant: hello, mismatches })
+}
+
+/// Judges what a server offers later, by what this half grants then.
+fn judge_offer(grant: GrantFn, peer: Peer, hello: ServerHello) -> JudgeOffer {
+    Box::new(move |services| {
+        let offer = ServerHello { services: services.to_vec(), ..hello.clone() };
+        let GrantDecision { hello, mismatches, .. } = grant(&peer, &offer);
+        (hello.granted.into_iter().collect(), mismatches)
+    })
 }
 
 async fn offer_services(
@@ -303,7 +314,7 @@ async fn offer_services(
     let agreed = Agreement {
         end: LinkEnd::Server,
         sessions_max: offer.sessions_per_link.into(),
-        serves: offer.services.iter().map(|of| of.name.clone()).collect(),
+        serves: LinkServices::of_server(&offer.services, &grant.granted),
         retire,
         retired: holds,
     };

@@ -23,6 +23,7 @@ use super::{
     dial_state::{DialFailure, DialState, LinkReuse},
     handshake::{self, DialledStream, EstablishedLink, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
+    link_services::LinkServices,
     server::IdleLossReason,
     shares::{LinkPermit, LinkShares},
 };
@@ -117,8 +118,8 @@ struct KeeperState {
     /// By the service they are ready for; `None`: for any.
     dial_states: BTreeMap<Option<ServiceName>, DialState>,
     peer: Option<Arc<str>>,
-    /// What its links are granted for, by name.
-    granted: Vec<String>,
+    /// What its newest link is used for.
+    serves: Option<Arc<LinkServices>>,
     /// What its links are not used for, and why.
     refused: Vec<String>,
     /// The first service that the far side carries otherwise.
@@ -140,7 +141,7 @@ impl LinkKeeper {
             protocol: (!gateway.tls).then_some(LinkProtocol::Socks),
             dial_states: BTreeMap::new(),
             peer: None,
-            granted: Vec::new(),
+            serves: None,
             refused: Vec::new(),
             mismatch: None,
         };
@@ -376,8 +377,7 @@ impl LinkKeeper {
         linked.link.set_guard(LinkGuard::ready(&self.counts(None), Some(place)));
         {
             let mut books = self.lock();
-            books.granted = linked.grant.granted.iter().map(ToString::to_string).collect();
-            books.granted.sort_unstable();
+            books.serves = Some(linked.link.serves().clone());
             books.links_max = match self.shared.half {
                 Half::Internal => linked.grant.links_max,
                 Half::Dmz => linked.offer.links_max,

@@ -13,8 +13,9 @@
 //! the task that keeps links dialled, [`dial_state`] how that goes. [`pool::Pool`] holds the ready links of the
 //! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
-//! links, [`link_guard`] counts them, `link_table` lists them, [`load`] counts the sessions of each, [`liveness`]
-//! notices dead ones, and [`generation`] tells whether the terms of a link still hold.
+//! links, [`link_guard`] counts them, `link_table` lists them, [`load`] counts the sessions of each, [`link_services`]
+//! knows what each serves now, [`liveness`] notices dead ones, and [`generation`] tells whether the terms of a link
+//! still hold.
 
 pub mod dial_state;
 pub mod generation;
@@ -23,6 +24,7 @@ pub mod handshake;
 pub mod idle_link;
 pub mod keeper;
 pub mod link_guard;
+pub mod link_services;
 mod link_table;
 pub mod listener;
 pub mod liveness;

@@ -1,7 +1,6 @@
 //! The links of one peer in a pool: those that are ready, newest last, and what is known of them.
 
 use std::{
-    collections::HashSet,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,6 +13,7 @@ use super::{
     goodbye::GoodbyeState,
     idle_link::{CLOSED, IdleLink, RemovedReason},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
+    link_services::LinkServices,
     load::LinkLoad,
     multiplex::handle::LinkHandle,
     peer_record::PeerRecord,
@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     profile::{Half, ServiceName},
-    proto::{multiplex, socks5},
+    proto::{
+        multiplex::{self, hello::OfferState},
+        socks5,
+    },
     telemetry::snapshot::{PoolRow, PoolState},
 };
 
@@ -77,7 +80,7 @@ pub struct SharedLink {
     pub key: u64,
     pub handle: LinkHandle,
     pub load: Arc<LinkLoad>,
-    pub serves: Arc<HashSet<ServiceName>>,
+    pub serves: Arc<LinkServices>,
     /// Cancelled to let it go.
     pub leave: CancellationToken,
 }
@@ -88,7 +91,7 @@ pub enum ServedServices {
     /// SOCKS5: the service that BIND named.
     One(ServiceName),
     /// Our own: all that the peer offers and is granted.
-    Granted(Arc<HashSet<ServiceName>>),
+    Granted(Arc<LinkServices>),
 }
 
 impl ServedServices {
@@ -147,7 +150,7 @@ impl PeerLinks {
     /// A place for a session on the link with the least to do.
     pub fn take_slot(&self, service: &ServiceName) -> Option<SessionSide> {
         let serving =
-            self.shared.iter().filter(|link| link.serves.contains(service) && link.handle.takes_sessions());
+            self.shared.iter().filter(|link| link.serves.is_open(service) && link.handle.takes_sessions());
         let link = serving.min_by_key(|link| link.load.sessions())?;
         let (handle, place) = (link.handle.clone(), link.load.take()?);
         let slot = LinkSlot { handle, place, record: self.record.clone(), request: None };
@@ -158,7 +161,21 @@ impl PeerLinks {
     pub fn can_take(&self, service: &ServiceName) -> bool {
         let has_room = |link: &SharedLink| link.load.has_room() && link.handle.takes_sessions();
         self.newest_for(service).is_some()
-            || self.shared.iter().any(|link| link.serves.contains(service) && has_room(link))
+            || self.shared.iter().any(|link| link.serves.is_open(service) && has_room(link))
+    }
+
+    /// How a service stands at this peer; `None` where no link of its serves it.
+    pub fn service_state(&self, service: &ServiceName) -> Option<OfferState> {
+        match &self.serves {
+            // It can say nothing of the state.
+            ServedServices::One(one) => {
+                (one == service && self.counts.links() > 0).then_some(OfferState::Open)
+            }
+            // What one link has not heard yet, another one has.
+            ServedServices::Granted(_) => {
+                self.shared.iter().filter_map(|link| link.serves.state(service)).min()
+            }
+        }
     }
 
     /// Where it stands among lanes; the lowest goes next.
@@ -226,13 +243,10 @@ impl PeerLinks {
             _ if ready >= self.target => PoolState::Healthy,
             _ => PoolState::Filling,
         };
-        let (service, protocol, mut serves) = match &self.serves {
+        let (service, protocol, serves) = match &self.serves {
             ServedServices::One(service) => (service.to_string(), socks5::PROTOCOL_NAME, Vec::new()),
-            ServedServices::Granted(granted) => {
-                ("*".into(), multiplex::PROTOCOL_NAME, granted.iter().map(ToString::to_string).collect())
-            }
+            ServedServices::Granted(granted) => ("*".into(), multiplex::PROTOCOL_NAME, granted.names()),
         };
-        serves.sort_unstable();
         let goodbye = self.goodbye.reason().filter(|_| ready == 0);
         PoolRow {
             peer: Some(self.peer.label().to_string()),

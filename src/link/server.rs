@@ -8,6 +8,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -17,13 +21,18 @@ use super::{
     standing::{StandingEvent, StandingLink},
 };
 use crate::{
-    proto::multiplex::{frame::FrameType, open::OpenRequest},
+    proto::multiplex::{frame::FrameType, hello::ServiceOffer, open::OpenRequest},
     tasks::Tasks,
 };
+
+/// Between two offers on one link: a service that comes and goes all the time is told as often as openers take it.
+const OFFER_PAUSE: Duration = Duration::from_millis(300);
 
 /// Serves one session that a peer has opened.
 pub type SessionOpened =
     Arc<dyn Fn(&Peer, Box<OpenRequest>, IncomingSession) -> BoxFuture<'static, ()> + Send + Sync>;
+/// What a peer is offered now.
+pub type CurrentOffer = Arc<dyn Fn(&Peer) -> Vec<ServiceOffer> + Send + Sync>;
 /// Told of each link that ends without a session, how long it stood idle, and why.
 pub type IdleLinkLost = Arc<dyn Fn(&Peer, Duration, IdleLossReason) + Send + Sync>;
 
@@ -42,6 +51,9 @@ pub enum IdleLossReason {
 pub struct LinkServer {
     tasks: Tasks,
     opened: SessionOpened,
+    offer: CurrentOffer,
+    /// Told when what is offered is another.
+    offers: watch::Sender<()>,
     lost: IdleLinkLost,
     drained: CancellationToken,
     generation: Arc<TermsGeneration>,
@@ -54,8 +66,21 @@ impl fmt::Debug for LinkServer {
 }
 
 impl LinkServer {
-    pub fn new(tasks: Tasks, opened: SessionOpened, lost: IdleLinkLost) -> Arc<Self> {
-        Arc::new(Self { tasks, opened, lost, drained: CancellationToken::new(), generation: Arc::default() })
+    pub fn new(tasks: Tasks, opened: SessionOpened, offer: CurrentOffer, lost: IdleLinkLost) -> Arc<Self> {
+        Arc::new(Self {
+            tasks,
+            opened,
+            offer,
+            offers: watch::Sender::new(()),
+            lost,
+            drained: CancellationToken::new(),
+            generation: Arc::default(),
+        })
+    }
+
+    /// The services or their states have changed: the opener of each link hears of it.
+    pub fn tell_offers(&self) {
+        self.offers.send_replace(());
     }
 
     /// A link stands; its sessions are served until it ends.
@@ -75,16 +100,32 @@ impl LinkServer {
 
     async fn drive_link(self: Arc<Self>, mut link: Box<StandingLink>) {
         let peer = link.peer().clone();
+        let mut offers = self.offers.subscribe();
+        // What its `hello` said may be old already.
+        offers.mark_changed();
+        let mut next_offer_at = Instant::now();
         loop {
             let asked = async {
                 self.drained.cancelled().await;
                 FrameType::Drain
             };
-            match link.next_event(asked).await {
+            let event = tokio::select! {
+                biased;
+                // Dropped and asked for again, neither loses anything.
+                () = offer_changed(&mut offers, next_offer_at) => {
+                    offers.mark_unchanged();
+                    link.offer((self.offer)(&peer));
+                    next_offer_at = Instant::now() + OFFER_PAUSE;
+                    continue;
+                }
+                event = link.next_event(asked) => event,
+            };
+            match event {
                 StandingEvent::Opened(request, session) => {
                     self.tasks.spawn("session", (self.opened)(&peer, request, session));
                 }
-                StandingEvent::Leaves(_) | StandingEvent::HasRoom => {}
+                // The offers are this end's own.
+                StandingEvent::Leaves(_) | StandingEvent::HasRoom | StandingEvent::Offers(_) => {}
                 StandingEvent::Ended(loss) => {
                     let stood = link.stood();
                     // Its guard is free before anybody looks.
@@ -94,6 +135,15 @@ impl LinkServer {
             }
         }
     }
+}
+
+/// Waits until an offer is due; what has changed is seen, and not taken.
+async fn offer_changed(offers: &mut watch::Receiver<()>, not_before: Instant) {
+    let has_changed = || offers.has_changed().unwrap_or_default();
+    if !has_changed() && offers.changed().await.is_ok() {
+        offers.mark_changed();
+    }
+    sleep_until(not_before).await;
 }
 
 #[cfg(test)]
@@ -107,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        link::{GOODBYE, keeper::LIVED, standing::Agreement},
+        link::{GOODBYE, keeper::LIVED, link_services::LinkServices, standing::Agreement},
         net::stream::NetStream,
         proto::multiplex::{
             frame::{HEADER_BYTES, LinkFrame},
@@ -125,7 +175,7 @@ mod tests {
         let agreed = Agreement {
             end: LinkEnd::Server,
             sessions_max: 8,
-            serves: [].into(),
+            serves: LinkServices::default(),
             retire: GOODBYE * 6,
             retired,
         };
@@ -157,7 +207,7 @@ mod tests {
         let lost: IdleLinkLost =
             Arc::new(move |_, stood, loss| tell.try_send((stood, loss)).expect("it is heard"));
         let opened: SessionOpened = Arc::new(|_, open, _| panic!("nobody says {open:?}"));
-        let server = LinkServer::new(Tasks::default(), opened, lost);
+        let server = LinkServer::new(Tasks::default(), opened, Arc::new(|_| Vec::new()), lost);
         server.serve_link(link);
         (server, told)
     }

@@ -5,7 +5,6 @@
 //! what was agreed holds no more, or when there are too many.
 
 use std::{
-    collections::HashSet,
     future::Future,
     sync::{Arc, OnceLock, atomic::AtomicU32},
     time::Duration,
@@ -16,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GOODBYE, Peer,
+    handshake::CarriesMismatch,
     keeper::LIVED,
     link_guard::LinkGuard,
+    link_services::LinkServices,
     link_table::next_link_id,
     liveness::HEARTBEAT,
     load::LinkLoad,
@@ -36,7 +37,7 @@ use crate::{
         multiplex::{
             PeerViolation,
             frame::FrameType,
-            hello::{HelloAbout, InstanceId},
+            hello::{HelloAbout, InstanceId, ServiceOffer},
             open::OpenRequest,
             state::LinkEnd,
         },
@@ -62,7 +63,7 @@ pub struct StandingLink {
     handle: LinkHandle,
     peer: Peer,
     load: Arc<LinkLoad>,
-    serves: Arc<HashSet<ServiceName>>,
+    serves: Arc<LinkServices>,
     retired: CancellationToken,
     guard: Option<LinkGuard>,
     record: Option<Arc<PeerRecord>>,
@@ -87,6 +88,8 @@ pub enum StandingEvent {
     Opened(Box<OpenRequest>, IncomingSession),
     /// A session has ended, and it may have been full before.
     HasRoom,
+    /// The server has replaced its offer; what of it is carried otherwise here.
+    Offers(Vec<CarriesMismatch>),
     /// It takes no more sessions.
     Leaves(FrameType),
     Ended(IdleLossReason),
@@ -98,7 +101,7 @@ pub struct Agreement {
     pub end: LinkEnd,
     pub sessions_max: usize,
     /// What its server may be asked for: of an opener, what it is granted; of a server, what it has offered.
-    pub serves: HashSet<ServiceName>,
+    pub serves: LinkServices,
     /// It is replaced at this age, give or take a tenth, so that all do not go at once.
     pub retire: Duration,
     /// Cancelled when what was agreed does not hold any more.
@@ -151,7 +154,7 @@ impl StandingLink {
         &self.load
     }
 
-    pub fn serves(&self) -> &Arc<HashSet<ServiceName>> {
+    pub fn serves(&self) -> &Arc<LinkServices> {
         &self.serves
     }
 
@@ -173,6 +176,13 @@ impl StandingLink {
     /// How long it has stood.
     pub fn stood(&self) -> Duration {
         self.since.elapsed()
+    }
+
+    /// A server's: tells the other end what is offered now, where it knows it otherwise.
+    pub fn offer(&mut self, services: Vec<ServiceOffer>) {
+        if self.serves.note_offer(&services).has_changed {
+            self.link.offer(services);
+        }
     }
 
     /// Says that no more sessions are wanted, or opened, here; it ends when the last has ended.
@@ -242,7 +252,7 @@ impl StandingLink {
 
     /// Who asks again and again for what it was not offered does not listen, and is no gateway of ours.
     fn judge_service(&mut self, service: &ServiceName) {
-        self.mistakes = if self.serves.contains(service) { 0 } else { self.mistakes + 1 };
+        self.mistakes = if self.serves.was_offered(service) { 0 } else { self.mistakes + 1 };
         if self.mistakes >= MISTAKES_MAX {
             self.link.break_off(PeerViolation::TooMany("sessions for services that were not offered"));
         }
@@ -276,7 +286,11 @@ impl StandingLink {
                 self.guard.iter().for_each(|guard| guard.counts().note_round_trip(took));
                 None
             }
-            OwnerEvent::Services(_) => None,
+            OwnerEvent::Services(offer) => {
+                let change = self.serves.note_offer(&offer);
+                let is_news = change.has_changed || !change.mismatches.is_empty();
+                is_news.then_some(StandingEvent::Offers(change.mismatches))
+            }
             OwnerEvent::Leaving(kind) => {
                 self.heard = Some(kind);
                 self.leaves_since.get_or_insert_with(Instant::now);
@@ -316,7 +330,7 @@ impl StandingLink {
                     StandingEvent::Opened(_, session) => {
                         self.link.refuse_incoming(session, Refusal::OtherLink);
                     }
-                    StandingEvent::Leaves(_) | StandingEvent::HasRoom => {}
+                    StandingEvent::Leaves(_) | StandingEvent::HasRoom | StandingEvent::Offers(_) => {}
                     StandingEvent::Ended(_) => return,
                 }
             }

@@ -1,6 +1,9 @@
 //! The running parts of the internal half: where its sessions come from.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 
@@ -11,7 +14,7 @@ use super::{
 use crate::{
     accept::{
         SessionRequest, forward,
-        reverse::{OfferedService, OfferedServices, ReverseDialler},
+        reverse::{self, OfferedService, OfferedServices, ReverseDialler},
     },
     gateway::descriptors::DescriptorShares,
     link::{
@@ -22,6 +25,7 @@ use crate::{
     },
     net::{listen::BindError, resolver::ResolvedNames},
     profile::{Half, InternalHalf, InternalMode, InternalService, LinkAddress, RetryPolicy, ServiceName},
+    proto::multiplex::hello::OfferState,
     telemetry::snapshot::PoolRow,
     tls::link::LinkIdentity,
 };
@@ -48,24 +52,20 @@ impl InternalSide {
         found: &ResolvedNames,
         common: &SharedContext,
     ) -> Result<Self, BindError> {
+        let links =
+            LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
+        let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max())));
         let parts = match &half.way {
             InternalMode::Forward { listen, bind, .. } => {
                 let port = LinkPort::bind(listen, *bind, found)?;
                 let visitors = Arc::<forward::DialledInPeers>::default();
-                let server = forward_server(common, &visitors);
+                let server = forward_server(common, &visitors, &offering);
                 InternalParts::Forward { port, visitors, server }
             }
             InternalMode::Reverse { .. } => InternalParts::Reverse { parkings: HashMap::new() },
         };
-        let links =
-            LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
-        Ok(Self {
-            identity: Arc::new(ArcSwap::from_pointee(identity)),
-            maximum: half.maximum,
-            offering: Arc::new(ArcSwap::from_pointee(offered_services(half, links.max()))),
-            links,
-            parts,
-        })
+        let identity = Arc::new(ArcSwap::from_pointee(identity));
+        Ok(Self { identity, maximum: half.maximum, offering, links, parts })
     }
 
     /// Whether this half can keep running under another profile.
@@ -111,15 +111,16 @@ impl InternalSide {
     pub fn update(&mut self, half: &InternalHalf, identity: Option<LinkIdentity>, common: &SharedContext) {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
-        let now = offered_services(half, self.links.max());
         let before = self.offering.load_full();
-        // The other half hears how many are to be ready with new links alone.
-        let told = |of: &OfferedServices| (of.services.clone(), of.prepared, of.sessions_per_link);
-        let offering_stays = told(&before) == told(&now);
+        let now =
+            OfferedServices { states: before.states.clone(), ..offered_services(half, self.links.max()) };
+        let (terms_stay, services_stay) = (now.has_terms_of(&before), now.services == before.services);
         self.offering.store(Arc::new(now));
         self.keep_links(half, common, None);
-        if !(identity_stays && offering_stays) {
+        if !(identity_stays && terms_stay) {
             self.retire_links();
+        } else if !services_stay {
+            self.tell_offers();
         }
     }
 
@@ -197,6 +198,23 @@ impl InternalSide {
                 self.offering.store(Arc::new(offering));
                 parkings.values().for_each(|parking| parking.keeper.notify_changed());
             }
+        }
+    }
+
+    /// The states of the services that are not open; where they are others than before, every DMZ gateway is told.
+    pub fn set_states(&self, states: BTreeMap<ServiceName, OfferState>) {
+        let before = self.offering.load();
+        if before.states == states {
+            return;
+        }
+        self.offering.store(Arc::new(OfferedServices { states, ..OfferedServices::clone(&before) }));
+        self.tell_offers();
+    }
+
+    fn tell_offers(&self) {
+        match &self.parts {
+            InternalParts::Forward { server, .. } => server.tell_offers(),
+            InternalParts::Reverse { parkings } => parkings.values().for_each(ReverseDialler::tell_offers),
         }
     }
 
@@ -303,6 +321,7 @@ fn offered_services(half: &InternalHalf, maximum: usize) -> OfferedServices {
     };
     OfferedServices {
         services,
+        states: BTreeMap::new(),
         drained: Vec::new(),
         prepared,
         maximum,
@@ -312,11 +331,16 @@ fn offered_services(half: &InternalHalf, maximum: usize) -> OfferedServices {
 }
 
 /// The serving ends of links that DMZ gateways dial.
-fn forward_server(common: &SharedContext, visitors: &Arc<forward::DialledInPeers>) -> Arc<LinkServer> {
+fn forward_server(
+    common: &SharedContext,
+    visitors: &Arc<forward::DialledInPeers>,
+    offering: &Arc<ArcSwap<OfferedServices>>,
+) -> Arc<LinkServer> {
     let (serve, visitors) = (common.serve.clone(), visitors.clone());
     LinkServer::new(
         common.tasks.clone(),
         Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session))),
+        reverse::current_offer(offering.clone()),
         Arc::new(move |peer, _, loss| visitors.note_loss(peer, &loss)),
     )
 }

@@ -34,10 +34,9 @@ impl LinkKeeper {
             address: Some(self.gateway.to_string()),
             target,
             protocol,
-            serves: if books.protocol == Some(LinkProtocol::Own) {
-                books.granted.clone()
-            } else {
-                Vec::new()
+            serves: match (books.protocol, &books.serves) {
+                (Some(LinkProtocol::Own), Some(serves)) => serves.names(),
+                _ => Vec::new(),
             },
             ..PoolRow::new(self.shared.half, name)
         };

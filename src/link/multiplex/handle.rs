@@ -21,7 +21,6 @@ use crate::{
         multiplex::{
             PeerViolation,
             frame::{CutCause, FrameType},
-            hello::ServiceOffer,
             open::OpenRequest,
         },
     },
@@ -39,7 +38,6 @@ pub(super) enum LinkCommand {
     Refuse(u32, Refusal),
     /// No more sessions: `drain` or `retire`.
     Leave(FrameType),
-    Services(Vec<ServiceOffer>),
 }
 
 #[derive(Debug)]
@@ -262,12 +260,6 @@ impl LinkHandle {
     pub async fn leave(&self, kind: FrameType) {
         // A link that has ended has left.
         let _ = self.commands.send(LinkCommand::Leave(kind)).await;
-    }
-
-    /// Tells the other gateway what is offered from now on.
-    pub async fn offer(&self, services: Vec<ServiceOffer>) {
-        // The same.
-        let _ = self.commands.send(LinkCommand::Services(services)).await;
     }
 
     /// Whether sessions can be opened on it. Told before whoever was turned away there looks for another.

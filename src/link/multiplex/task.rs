@@ -192,6 +192,14 @@ impl MultiplexedLink {
         let _ = self.leave(kind);
     }
 
+    /// Tells the other end what is offered from now on.
+    pub fn offer(&mut self, services: Vec<ServiceOffer>) {
+        if self.closing != Closing::Ended {
+            // The same.
+            let _ = self.say(LinkFrame::Services(services), 0);
+        }
+    }
+
     /// Refuses a session at once, by whoever drives the link.
     pub fn refuse_incoming(&mut self, session: IncomingSession, refusal: Refusal) {
         // The same.
@@ -261,7 +269,6 @@ impl MultiplexedLink {
             }
             LinkCommand::Refuse(number, refusal) => self.refuse(number, refusal),
             LinkCommand::Leave(kind) => self.leave(kind),
-            LinkCommand::Services(services) => self.say(LinkFrame::Services(services), 0),
         }
     }
 

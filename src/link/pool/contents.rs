@@ -11,10 +11,13 @@ use super::{
         session_side::SessionSide,
         standing::StandingLink,
     },
-    TakeError, TakenLink,
+    ServiceClosed, TakeError, TakenLink,
     carries_mismatch::CarriesMismatches,
 };
-use crate::profile::{PoolLimits, ServiceName};
+use crate::{
+    profile::{PoolLimits, ServiceName},
+    proto::multiplex::hello::OfferState,
+};
 
 /// Peers in the books at once, times their addresses, times the services of those that speak SOCKS5.
 /// One peer has at most half of what others leave.
@@ -47,7 +50,7 @@ pub struct WaitingClient {
     pub key: u64,
     pub service: ServiceName,
     pub not: Vec<Peer>,
-    pub give: oneshot::Sender<TakenLink>,
+    pub give: oneshot::Sender<Result<TakenLink, TakeError>>,
 }
 
 impl PoolContents {
@@ -135,10 +138,36 @@ impl PoolContents {
         is_share_full.then_some(TakeError::ShareFull(of_service))
     }
 
-    /// Why nobody serves a service that somebody offers.
-    pub fn unserved_reason(&self, service: &ServiceName) -> Option<String> {
+    /// Why nobody takes sessions of a service that somebody offers.
+    pub fn unserved_reason(&self, service: &ServiceName) -> Option<TakeError> {
+        if let Some(closed) = self.closed_at_all(service) {
+            return Some(TakeError::ServiceClosed(closed));
+        }
         let is_served = self.peers.iter().any(|lane| lane.serves.serves(service));
-        self.mismatches.of_service(service).filter(|_| !is_served)
+        self.mismatches.of_service(service).filter(|_| !is_served).map(TakeError::Unlike)
+    }
+
+    /// How a service stands that every peer with links has closed; of several the one that opens first, if any.
+    pub fn closed_at_all(&self, service: &ServiceName) -> Option<ServiceClosed> {
+        let states = self.peers.iter().filter_map(|lane| Some((lane.service_state(service)?, lane)));
+        let (state, lane) = states.min_by_key(|(state, _)| *state)?;
+        (state != OfferState::Open).then(|| ServiceClosed { state, peer: lane.peer.label() })
+    }
+
+    /// Takes out the clients whose service nobody takes sessions of any more, and why.
+    pub fn take_refused_waiters(&mut self) -> Vec<(WaitingClient, TakeError)> {
+        let (mut waiters, mut refused) = (std::mem::take(&mut self.waiters), Vec::new());
+        let mut reasons = HashMap::new();
+        for waiter in waiters.drain(..) {
+            let reason = reasons
+                .entry(waiter.service.clone())
+                .or_insert_with(|| self.unserved_reason(&waiter.service));
+            match reason {
+                Some(reason) => refused.push((waiter, reason.clone())),
+                None => self.waiters.push_back(waiter),
+            }
+        }
+        refused
     }
 
     /// The first client in the queue that a link of a lane can serve.

@@ -14,15 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use thiserror::Error;
 use tokio::{sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 mod carries_mismatch;
 mod contents;
 mod rows;
+mod take_error;
 
 use contents::{PoolContents, WaitingClient};
+pub use take_error::{ServiceClosed, TakeError};
 
 use super::{
     Peer,
@@ -46,21 +47,6 @@ use crate::{
 
 /// Links of one half, ready and carrying, whatever descriptors there are.
 pub const LINKS_MAX: usize = 16_384;
-
-/// Why no link could be had.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum TakeError {
-    #[error("{0} clients wait for a link already")]
-    Full(usize),
-    #[error("{0} clients of this service wait for a link already, and other services have the rest")]
-    ShareFull(usize),
-    #[error("no link came within {}s", .0.as_secs_f32())]
-    Late(Duration),
-    #[error("{0}")]
-    Unlike(String),
-    #[error("the pool has closed")]
-    Closed,
-}
 
 /// A link that was ready and is now somebody's.
 #[derive(Debug)]
@@ -244,6 +230,7 @@ impl Pool {
             };
             match link.next_event(asked).await {
                 StandingEvent::HasRoom => self.serve_waiters(&peer),
+                StandingEvent::Offers(unlike) => self.note_offer_change(&peer, &unlike),
                 // An opener hears no `open`.
                 StandingEvent::Opened(..) => {}
                 StandingEvent::Leaves(kind) => self.remove_link(&peer, key, |lane| {
@@ -278,8 +265,25 @@ impl Pool {
         let Some(lane) = books.peer_links_of(peer) else { return };
         while let Some((waiter, side)) = books.next_waiter_with_place(lane) {
             // One that has given up gives its place back.
-            let _ = waiter.give.send(TakenLink { side, peer: peer.clone(), guard: None });
+            let _ = waiter.give.send(Ok(TakenLink { side, peer: peer.clone(), guard: None }));
         }
+    }
+
+    /// A peer has replaced its offer: clients that wait are served, or refused where nobody takes their sessions.
+    fn note_offer_change(&self, peer: &Peer, unlike: &[CarriesMismatch]) {
+        // The row of the peer shows what it carries otherwise.
+        let _ = self.lock().mismatches.note_mismatches(peer, unlike);
+        self.serve_waiters(peer);
+        let refused = self.lock().take_refused_waiters();
+        for (waiter, why) in refused {
+            // One that has given up need not know.
+            let _ = waiter.give.send(Err(why));
+        }
+    }
+
+    /// How a service stands that all peers have closed.
+    pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
+        self.lock().closed_at_all(service)
     }
 
     /// Whoever parked it is told of a link that is not ready any more.
@@ -312,12 +316,11 @@ impl Pool {
         books.peers[lane].note_seen();
         while let Some(waiter) = books.next_waiter_for(lane, &serves) {
             let peer = books.peers[lane].peer.clone();
-            match waiter.give.send(TakenLink { side: SessionSide::Stream(stream), peer, guard: seat }) {
-                Ok(()) => return,
-                Err(TakenLink { side: SessionSide::Stream(unwanted), guard, .. }) => {
+            match waiter.give.send(Ok(TakenLink { side: SessionSide::Stream(stream), peer, guard: seat })) {
+                Err(Ok(TakenLink { side: SessionSide::Stream(unwanted), guard, .. })) => {
                     (stream, seat) = (unwanted, guard);
                 }
-                Err(_) => return,
+                Ok(()) | Err(_) => return,
             }
         }
         let slot = IdleLink::new(stream);
@@ -354,7 +357,7 @@ impl Pool {
                 return Ok(taken);
             }
             if let Some(why) = books.unserved_reason(service) {
-                return Err(TakeError::Unlike(why));
+                return Err(why);
             }
             let full = books.why_full_for(service);
             let of_service = books.services.entry(service.clone()).or_default();
@@ -371,7 +374,7 @@ impl Pool {
             (QueuePlace { pool: self, key, service, given }, books.limits.wait)
         };
         match timeout(wait, &mut place.given).await {
-            Ok(Ok(taken)) => Ok(taken),
+            Ok(Ok(taken)) => taken,
             Ok(Err(_)) => Err(TakeError::Closed),
             Err(_) => {
                 self.lock().services.entry(service.clone()).or_default().misses += 1;
@@ -480,7 +483,7 @@ struct QueuePlace<'a> {
     pool: &'a Pool,
     key: u64,
     service: &'a ServiceName,
-    given: oneshot::Receiver<TakenLink>,
+    given: oneshot::Receiver<Result<TakenLink, TakeError>>,
 }
 
 impl Drop for QueuePlace<'_> {

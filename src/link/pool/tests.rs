@@ -84,8 +84,8 @@ async fn linked(number: usize) -> (EstablishedLink, TcpStream) {
     };
     let grant = OpenerHello { about, links_max: 8, granted: vec![orders()] };
     let retired = CancellationToken::new();
-    let agreed =
-        Agreement { end: LinkEnd::Opener, sessions_max: 2, serves: [orders()].into(), retire: HOUR, retired };
+    let serves = [orders()].into_iter().collect();
+    let agreed = Agreement { end: LinkEnd::Opener, sessions_max: 2, serves, retire: HOUR, retired };
     let link = StandingLink::new(NetStream::Tcp(ours), peer(number), agreed);
     (EstablishedLink { link, offer, grant, mismatches: Vec::new() }, theirs)
 }

@@ -43,7 +43,7 @@ pub struct HelloAbout {
 }
 
 /// Whether a service takes sessions now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum OfferState {
     Open = 0,
@@ -52,6 +52,18 @@ pub enum OfferState {
     /// Outside of its hours.
     Closed,
     Locked,
+}
+
+impl OfferState {
+    /// For an operator of the other half.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Open => "it is open",
+            Self::Down => "no backend is up",
+            Self::Closed => "it is outside of its hours",
+            Self::Locked => "it is locked",
+        }
+    }
 }
 
 /// A service that a server offers.

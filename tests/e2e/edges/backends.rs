@@ -7,7 +7,7 @@ use std::{
 
 use portcullis::{
     profile::Mode,
-    telemetry::snapshot::{BackendRow, BackendRowState, ServicePhase, Snapshot},
+    telemetry::snapshot::{BackendRow, BackendRowState, EndedRow, ServicePhase, Snapshot},
 };
 use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
 
@@ -174,8 +174,10 @@ async fn a_service_without_a_backend_that_is_well_is_down() {
         let reason = seen.services.iter().find_map(|row| row.reason.clone()).unwrap();
         assert!(reason.contains("no backend is up") && reason.contains(&backend.to_string()), "{reason}");
         dial_refused(at).await;
-        let row = way.inner().until_ended("BC").await;
-        assert!(row.reason.contains("no backend is up"), "{mode:?} {row:?}");
+        way.dmz.until("it is down for clients too", is_down).await;
+        dial_refused(at).await;
+        let told = |row: &EndedRow| row.end == "BC" && row.reason.contains("no backend is up");
+        way.dmz.until("it is refused as down", |now| now.ended.iter().any(told)).await;
         // It comes back.
         drop(reserved);
         let Ok(listener) = TcpListener::bind(backend).await else { continue };
@@ -190,6 +192,7 @@ async fn a_service_without_a_backend_that_is_well_is_down() {
             () = serving => {}
         }
         assert!(!is_down(&*way.inner().now().await));
+        way.dmz.until("it is up for clients too", |now| !is_down(now)).await;
     }
 }
 

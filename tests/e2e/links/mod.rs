@@ -14,3 +14,4 @@ mod retried;
 mod serving;
 mod shared;
 mod shares;
+mod states;

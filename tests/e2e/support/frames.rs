@@ -165,10 +165,24 @@ pub fn open(id: &str, client: Option<SocketAddr>, service: &str) -> Vec<u8> {
     body
 }
 
+/// The state of a service, in a server's offer.
+pub const OPEN_STATE: u8 = 0;
+pub const DOWN: u8 = 1;
+pub const CLOSED: u8 = 2;
+pub const LOCKED: u8 = 3;
+
 /// The body of `services`; they carry bytes and are open.
 pub fn services(names: &[&str]) -> Vec<u8> {
+    let states: Vec<_> = names.iter().map(|name| (*name, OPEN_STATE)).collect();
+    services_in(&states)
+}
+
+/// The same of services in the state that stands beside them.
+pub fn services_in(states: &[(&str, u8)]) -> Vec<u8> {
     let mut body = Vec::new();
-    names.iter().for_each(|name| field(&mut body, 7, &[&[BYTES, 0], name.as_bytes()].concat()));
+    states
+        .iter()
+        .for_each(|(name, state)| field(&mut body, 7, &[&[BYTES, *state], name.as_bytes()].concat()));
     body
 }
 

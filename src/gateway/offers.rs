@@ -1,0 +1,74 @@
+//! What the halves tell each other of the states of services: the internal half's services as they are offered, and at
+//! the DMZ half those that no internal gateway takes sessions for.
+
+use std::collections::BTreeMap;
+
+use super::{Engine, service::Service};
+use crate::{
+    profile::{Half, ServiceName},
+    proto::multiplex::hello::OfferState,
+    telemetry::{log::LogEvent, snapshot::ServicePhase},
+};
+
+/// The services of a DMZ half that are closed inside, and why, as was told last.
+#[derive(Debug, Default)]
+pub struct ClosedServices(BTreeMap<ServiceName, String>);
+
+/// The state that DMZ gateways hear of a service.
+fn offer_state(service: &Service) -> OfferState {
+    match service.phase() {
+        ServicePhase::Down => OfferState::Down,
+        // `open` is refused one by one: an operator ends that soon, one way or the other.
+        ServicePhase::Open | ServicePhase::Draining => OfferState::Open,
+    }
+}
+
+/// Why a service of a DMZ half has no peer that takes its sessions, though it is open here.
+pub(super) fn closed_reason(service: &Service) -> Option<String> {
+    service.connector.load().closed_reason(&service.name)
+}
+
+/// The phase of a service as it is for clients.
+pub(super) fn shown_phase(service: &Service) -> ServicePhase {
+    match service.phase() {
+        ServicePhase::Open if closed_reason(service).is_some() => ServicePhase::Down,
+        phase => phase,
+    }
+}
+
+/// Why a service can serve nobody: its own backends, or those of all that are asked.
+pub(super) fn down_reason(service: &Service) -> Option<String> {
+    service.connector.load().down_reason().or_else(|| closed_reason(service))
+}
+
+impl Engine {
+    /// Tells DMZ gateways which services take no sessions; called often, and silent while nothing has changed.
+    pub(super) fn tell_offers(&self) {
+        let Some(internal) = &self.internal else { return };
+        let services = self.shared.sessions.services.load();
+        let of_half = services.iter().filter(|((half, _), _)| *half == Half::Internal);
+        let states = of_half.map(|((_, name), service)| (name.clone(), offer_state(service)));
+        internal.set_states(states.filter(|(_, state)| *state != OfferState::Open).collect());
+    }
+
+    /// A line and a notice for each service that the internal gateways close and open. Where both halves are in one
+    /// process, the internal half has told it already.
+    pub(super) fn follow_closed_services(&mut self) {
+        if self.internal.is_some() {
+            return;
+        }
+        let services = self.shared.sessions.services.load();
+        let closed =
+            services.iter().filter_map(|((_, name), service)| Some((name.clone(), closed_reason(service)?)));
+        let now: BTreeMap<_, _> = closed.collect();
+        let before = std::mem::take(&mut self.closed_services.0);
+        let notices = &self.shared.notices;
+        for (name, why) in now.iter().filter(|(name, why)| before.get(*name) != Some(*why)) {
+            notices.warn(LogEvent::ServiceDown.line(format!("service `{name}` takes no sessions: {why}")));
+        }
+        for name in before.keys().filter(|name| !now.contains_key(*name)) {
+            notices.info(LogEvent::ServiceUp.line(format!("service `{name}` takes sessions again")));
+        }
+        self.closed_services = ClosedServices(now);
+    }
+}

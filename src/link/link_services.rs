@@ -1,0 +1,189 @@
+//! The services that one link serves, and the state of each as its server has told it last.
+//!
+//! Both ends keep one. The opener looks into it for each session, and judges every later offer as it has judged the one
+//! in `hello`. The server sees by it what it has yet to tell, and what it has ever offered there: an `open` for what it
+//! has taken back may be on its way.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
+
+use arc_swap::ArcSwap;
+
+use super::handshake::CarriesMismatch;
+use crate::{
+    profile::ServiceName,
+    proto::multiplex::hello::{OfferState, ServiceOffer},
+};
+
+/// What an opener makes of an offer: the services that it uses of it, and those that are carried otherwise here.
+pub type JudgeOffer =
+    Box<dyn Fn(&[ServiceOffer]) -> (HashSet<ServiceName>, Vec<CarriesMismatch>) + Send + Sync>;
+
+#[derive(Default)]
+pub struct LinkServices {
+    /// `None`: not offered any more.
+    states: ArcSwap<HashMap<ServiceName, Option<OfferState>>>,
+    end: ServicesEnd,
+}
+
+/// Which end of the link keeps it.
+enum ServicesEnd {
+    Opener(JudgeOffer),
+    /// What the opener has left of the offer in `hello`.
+    Server {
+        declined: HashSet<ServiceName>,
+    },
+}
+
+impl Default for ServicesEnd {
+    fn default() -> Self {
+        Self::Server { declined: HashSet::new() }
+    }
+}
+
+impl fmt::Debug for LinkServices {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("LinkServices").field(&self.states.load()).finish()
+    }
+}
+
+/// What an offer has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct OfferChange {
+    pub has_changed: bool,
+    /// What the opener can not use of it.
+    pub mismatches: Vec<CarriesMismatch>,
+}
+
+impl LinkServices {
+    /// Those of an opener, by the offer in `hello`.
+    pub fn of_opener(offer: &[ServiceOffer], judge: JudgeOffer) -> Self {
+        let services = Self { end: ServicesEnd::Opener(judge), ..Self::default() };
+        services.note_offer(offer);
+        services
+    }
+
+    /// Those of a server, by what it has offered in `hello` and what was granted of it.
+    pub fn of_server(offer: &[ServiceOffer], granted: &[ServiceName]) -> Self {
+        let granted: HashSet<_> = granted.iter().collect();
+        let names = offer.iter().map(|of| of.name.clone());
+        let declined = names.filter(|name| !granted.contains(name)).collect();
+        let services = Self { end: ServicesEnd::Server { declined }, ..Self::default() };
+        services.note_offer(offer);
+        services
+    }
+
+    /// Whether it is served, in whatever state.
+    pub fn contains(&self, service: &ServiceName) -> bool {
+        self.state(service).is_some()
+    }
+
+    /// Whether it was served at any time since the link stands.
+    pub fn was_offered(&self, service: &ServiceName) -> bool {
+        self.states.load().contains_key(service)
+    }
+
+    /// Those that the link is used for now.
+    pub fn names(&self) -> Vec<String> {
+        let states = self.states.load();
+        let served = states.iter().filter(|(name, state)| state.is_some() && !self.is_declined(name));
+        let mut names: Vec<_> = served.map(|(name, _)| name.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether sessions of a service may be opened now.
+    pub fn is_open(&self, service: &ServiceName) -> bool {
+        self.state(service) == Some(OfferState::Open)
+    }
+
+    /// The state of a service that is served.
+    pub fn state(&self, service: &ServiceName) -> Option<OfferState> {
+        self.states.load().get(service).copied().flatten()
+    }
+
+    /// Takes over an offer, which replaces the one before.
+    pub fn note_offer(&self, offer: &[ServiceOffer]) -> OfferChange {
+        let before = self.states.load();
+        let (used, mismatches) = match &self.end {
+            ServicesEnd::Opener(judge) => {
+                let (used, mismatches) = judge(offer);
+                (Some(used), mismatches)
+            }
+            ServicesEnd::Server { .. } => (None, Vec::new()),
+        };
+        let is_used = |name: &ServiceName| used.as_ref().is_none_or(|used| used.contains(name));
+        let mut now: HashMap<_, _> = before.keys().map(|name| (name.clone(), None)).collect();
+        now.extend(offer.iter().filter(|of| is_used(&of.name)).map(|of| (of.name.clone(), Some(of.state))));
+        let has_changed = **before != now;
+        if has_changed {
+            self.states.store(now.into());
+        }
+        OfferChange { has_changed, mismatches }
+    }
+
+    fn is_declined(&self, service: &ServiceName) -> bool {
+        match &self.end {
+            ServicesEnd::Opener(_) => false,
+            ServicesEnd::Server { declined } => declined.contains(service),
+        }
+    }
+}
+
+/// All of them open, for tests of what is built on it.
+impl FromIterator<ServiceName> for LinkServices {
+    fn from_iter<I: IntoIterator<Item = ServiceName>>(names: I) -> Self {
+        let states: HashMap<_, _> = names.into_iter().map(|name| (name, Some(OfferState::Open))).collect();
+        Self { states: ArcSwap::from_pointee(states), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Carries;
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::parse(text).expect("a name")
+    }
+
+    fn offer(text: &str, state: OfferState) -> ServiceOffer {
+        ServiceOffer { name: name(text), carries: Carries::Bytes, state }
+    }
+
+    #[test]
+    fn an_offer_replaces_the_one_before() {
+        let [orders, chat, other] = ["orders", "chat", "other"].map(name);
+        let hello = [offer("orders", OfferState::Open), offer("chat", OfferState::Down)];
+        let services = LinkServices::of_server(&hello, &[name("orders")]);
+        assert_eq!((services.is_open(&orders), services.is_open(&chat)), (true, false));
+        assert_eq!(services.names(), ["orders"], "the other one was not granted");
+        let now = [offer("orders", OfferState::Closed), offer("other", OfferState::Open)];
+        assert!(services.note_offer(&now).has_changed);
+        assert!(!services.note_offer(&now).has_changed, "the same again");
+        assert_eq!(services.state(&orders), Some(OfferState::Closed));
+        assert_eq!((services.was_offered(&chat), services.state(&chat)), (true, None));
+        assert_eq!(
+            (services.is_open(&other), services.names()),
+            (true, vec!["orders".into(), "other".into()])
+        );
+        assert!(services.note_offer(&hello).has_changed);
+        assert_eq!((services.state(&chat), services.contains(&other)), (Some(OfferState::Down), false));
+    }
+
+    #[test]
+    fn an_opener_judges_every_offer() {
+        let judge = |offer: &[ServiceOffer]| {
+            let known = offer.iter().map(|of| of.name.clone()).filter(|name| name.as_str() != "strange");
+            (known.collect(), Vec::new())
+        };
+        let services = LinkServices::of_opener(&[offer("orders", OfferState::Open)], Box::new(judge));
+        let strange = [offer("orders", OfferState::Open), offer("strange", OfferState::Open)];
+        assert!(!services.note_offer(&strange).has_changed);
+        assert!(!services.was_offered(&name("strange")));
+        assert!(services.note_offer(&[offer("chat", OfferState::Open)]).has_changed);
+        assert_eq!(services.names(), ["chat"]);
+    }
+}

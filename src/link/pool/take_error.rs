@@ -1,0 +1,37 @@
+//! Why no link could be had for a session.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use thiserror::Error;
+
+use crate::proto::multiplex::hello::OfferState;
+
+/// Why no link could be had.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum TakeError {
+    #[error("{0} clients wait for a link already")]
+    Full(usize),
+    #[error("{0} clients of this service wait for a link already, and other services have the rest")]
+    ShareFull(usize),
+    #[error("no link came within {}s", .0.as_secs_f32())]
+    Late(Duration),
+    #[error("{0}")]
+    Unlike(String),
+    #[error("the service takes no sessions: {0}")]
+    ServiceClosed(ServiceClosed),
+    #[error("the pool has closed")]
+    Closed,
+}
+
+/// How a service stands that no peer takes sessions for, as one of them has told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceClosed {
+    pub state: OfferState,
+    pub peer: Arc<str>,
+}
+
+impl fmt::Display for ServiceClosed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.peer, self.state.words())
+    }
+}

@@ -1,0 +1,239 @@
+//! What an internal half offers may change at any time, as `services` tells it: a DMZ half refuses at once what no
+//! internal half takes, and takes up what is new, over the links that stand.
+
+use std::time::{Duration, Instant};
+
+use portcullis::{
+    gateway::handle::Command,
+    profile::Mode,
+    telemetry::snapshot::{EndedRow, ServicePhase, ServiceRow, Snapshot},
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::halves::Outside;
+use crate::support::{
+    frames::{self, CLOSED, DOWN, HELLO, LOCKED, OPEN, OPEN_STATE, OPENED, SERVICES, Wire, frame},
+    gateway::{Gateway, Place},
+    peers::{Reserved, dial, dial_refused, hear, hear_all, hear_reset, say},
+    ways::{DMZ_TLS, INTERNAL_TLS, Plan, mode_word},
+};
+
+/// A client that waits for a link waits 5 s.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+async fn until_phase(gateway: &Gateway, wanted: ServicePhase) {
+    let is_so =
+        |snapshot: &Snapshot| snapshot.services.iter().any(|row| row.name == "orders" && row.phase == wanted);
+    gateway.until(&format!("orders {wanted:?}"), is_so).await;
+}
+
+async fn tell(link: &mut Wire, state: u8) {
+    link.say_frame(SERVICES, &frames::services_in(&[("orders", state)])).await;
+}
+
+async fn refused_at_once(outside: &Outside) -> EndedRow {
+    let before = outside.gateway.now().await.totals.refused;
+    let began = Instant::now();
+    dial_refused(outside.clients).await;
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    let seen = outside.gateway.until("it is refused", |seen| seen.totals.refused > before).await;
+    seen.ended.iter().min_by(|one, other| one.ago_seconds.total_cmp(&other.ago_seconds)).unwrap().clone()
+}
+
+/// A client whose session comes over this link.
+async fn served(outside: &Outside, link: &mut Wire) -> TcpStream {
+    let client = outside.client().await;
+    link.hear_kind(OPEN).await;
+    link.say_frame(OPENED, &[]).await;
+    client
+}
+
+#[tokio::test]
+async fn a_service_that_takes_no_sessions_inside_is_refused_at_once() {
+    let outside = Outside::new().await;
+    let mut link = outside.ready("alpha", 1).await;
+    let states = [
+        (DOWN, "BC", "no backend is up"),
+        (CLOSED, "XA", "it is outside of its hours"),
+        (LOCKED, "PC", "it is locked"),
+    ];
+    for (state, end, why) in states {
+        tell(&mut link, state).await;
+        until_phase(&outside.gateway, ServicePhase::Down).await;
+        let is_known = |row: &ServiceRow| row.reason.as_ref().is_some_and(|reason| reason.contains(why));
+        outside.gateway.until(why, |seen| seen.services.iter().any(is_known)).await;
+        let row = refused_at_once(&outside).await;
+        assert_eq!(row.end, end, "{row:?}");
+        assert!(row.reason.contains("alpha") && row.reason.contains(why), "{row:?}");
+        outside.gateway.until_told(&format!("service `orders` takes no sessions: alpha: {why}")).await;
+    }
+    tell(&mut link, OPEN_STATE).await;
+    until_phase(&outside.gateway, ServicePhase::Open).await;
+    served(&outside, &mut link).await;
+    outside.gateway.until_told("takes sessions again").await;
+}
+
+#[tokio::test]
+async fn clients_that_wait_are_refused_when_the_service_closes() {
+    let outside = Outside::new().await;
+    let mut link = outside.shaken("alpha").await;
+    link.say_frame(HELLO, &frames::offer_with(1, 1, 1, &[("orders", frames::BYTES)])).await;
+    link.hear_granted(&["orders"]).await;
+    outside.until_ready("alpha", 1).await;
+    let mut first = outside.client().await;
+    link.hear_kind(OPEN).await;
+    link.say_frame(OPENED, &[]).await;
+    let mut waits = outside.client().await;
+    outside.gateway.until("it waits", |seen| seen.pools.iter().any(|row| row.waiting == 1)).await;
+    let began = Instant::now();
+    tell(&mut link, DOWN).await;
+    hear_reset(&mut waits).await;
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    // The session that is open is none of its business.
+    say(&mut first, b"still here").await;
+    assert_eq!(link.hear_data(10).await, b"still here");
+}
+
+#[tokio::test]
+async fn sessions_go_where_the_service_is_open() {
+    let outside = Outside::new().await;
+    let (mut alpha, mut beta) = (outside.ready("alpha", 1).await, outside.ready("beta", 1).await);
+    tell(&mut alpha, DOWN).await;
+    alpha.pongs(b"it heard").await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(served(&outside, &mut beta).await);
+    }
+    until_phase(&outside.gateway, ServicePhase::Open).await;
+    tell(&mut alpha, OPEN_STATE).await;
+    tell(&mut beta, CLOSED).await;
+    beta.pongs(b"it heard").await;
+    clients.push(served(&outside, &mut alpha).await);
+}
+
+/// Names that this half does not know, or that it allows another peer alone.
+#[tokio::test]
+async fn an_offer_adds_what_is_known_and_allowed_and_nothing_else() {
+    let web =
+        ", web: { accept: ['tcp://127.0.0.1:0'] }, private: { accept: ['tcp://127.0.0.1:0'], peers: [beta] }";
+    let outside = Outside::with(web).await;
+    let mut link = outside.ready("alpha", 1).await;
+    link.say_frame(SERVICES, &frames::services(&["web", "private", "strange"])).await;
+    let serves = |seen: &Snapshot, wanted: &[&str]| seen.pools.iter().any(|row| row.serves == wanted);
+    outside.gateway.until("web alone", |seen| serves(seen, &["web"])).await;
+    let _client = dial(outside.gateway.client_port("web").await).await;
+    let open = link.hear_kind(OPEN).await;
+    assert!(frames::fields(&open).contains(&(1, b"web".to_vec())), "{open:?}");
+    link.say_frame(OPENED, &[]).await;
+    for service in ["orders", "private"] {
+        let _waits = dial(outside.gateway.client_port(service).await).await;
+        let waits = |seen: &Snapshot| seen.pools.iter().map(|row| row.waiting).sum::<usize>() == 1;
+        outside.gateway.until(service, waits).await;
+        link.pongs(b"nothing?").await;
+    }
+    let _waits = outside.client().await;
+    // Whoever waits is served when it is offered again.
+    link.say_frame(SERVICES, &frames::services(&["web", "orders"])).await;
+    let open = link.hear_kind(OPEN).await;
+    assert!(frames::fields(&open).contains(&(1, b"orders".to_vec())), "{open:?}");
+}
+
+#[tokio::test]
+async fn a_client_of_http_is_told_at_once_that_the_service_is_down() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let reserved = Reserved::new();
+        let backend = format!(
+            "{{ address: 'http://{}' }}, check: {{ every: 50ms, timeout: 500ms, falls: 1, rises: 1 }}",
+            reserved.at()
+        );
+        // A map is written as it stands, and more keys may follow it.
+        let plan = Plan { accept: "http://127.0.0.1:0", ..Plan::new(mode, &backend) };
+        let way = plan.start().await;
+        until_phase(&way.dmz, ServicePhase::Down).await;
+        let began = Instant::now();
+        let told = asked(&mut way.client().await).await;
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        assert!(told.starts_with("HTTP/1.1 503 "), "{mode:?}: {told}");
+        let row = way.dmz.until_ended("BC").await;
+        assert!(row.reason.contains("no backend is up"), "{row:?}");
+        assert_eq!(way.inner().now().await.totals.sessions, 0, "nothing was asked inside");
+    }
+}
+
+async fn asked(client: &mut TcpStream) -> String {
+    say(client, b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n").await;
+    String::from_utf8(hear_all(client).await).unwrap()
+}
+
+/// The links of a DMZ half, by their numbers.
+fn link_ids(snapshot: &Snapshot) -> Vec<u64> {
+    let mut ids: Vec<_> =
+        snapshot.pools.iter().flat_map(|row| row.links.iter().map(|link| link.id)).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn a_reload_inside_adds_and_removes_services_over_the_links_that_stand() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let place = Place::new();
+        let profile = |half: &str, link: &str, tls: &str, services: &str| {
+            let mode = mode_word(mode);
+            format!("mode: {mode}\n{half}:\n  link: {{ {link}, tls: {tls} }}\n  services: {services}\n")
+        };
+        let accepts = "{ orders: { accept: ['tcp://127.0.0.1:0'] }, web: { accept: ['tcp://127.0.0.1:0'] } }";
+        let (one, both) = (
+            "{ orders: { connect: 'echo://' } }",
+            "{ orders: { connect: 'echo://' }, web: { connect: 'echo://' } }",
+        );
+        let listen = "listen: 'socks+tls://127.0.0.1:0'";
+        let (dmz, internal, link) = match mode {
+            Mode::Forward => {
+                let internal = place.start("internal", &profile("internal", listen, INTERNAL_TLS, one));
+                let link = format!("prepared: 2, connect: 'socks+tls://{}'", internal.link_port().await);
+                (place.start("dmz", &profile("dmz", &link, DMZ_TLS, accepts)), internal, listen.to_owned())
+            }
+            _ => {
+                let dmz = place.start("dmz", &profile("dmz", listen, DMZ_TLS, accepts));
+                let link = format!("prepared: 2, connect: 'socks+tls://{}'", dmz.link_port().await);
+                let internal = place.start("internal", &profile("internal", &link, INTERNAL_TLS, one));
+                (dmz, internal, link)
+            }
+        };
+        let seen = dmz.until("two links", |seen| link_ids(seen).len() == 2).await;
+        let links = link_ids(&seen);
+        let mut session = dial(dmz.client_port("orders").await).await;
+        echoes(&mut session).await;
+        let reload = async |services: &str| {
+            place.profile("internal", &profile("internal", &link, INTERNAL_TLS, services));
+            internal.done(Command::Reload).await;
+        };
+        reload(both).await;
+        let is_served = |seen: &Snapshot, wanted: &[&str]| seen.pools.iter().any(|row| row.serves == wanted);
+        dmz.until("web is served", |seen| is_served(seen, &["orders", "web"])).await;
+        echoes(&mut dial(dmz.client_port("web").await).await).await;
+        reload(one).await;
+        dmz.until("web is gone", |seen| is_served(seen, &["orders"])).await;
+        echoes(&mut session).await;
+        assert_eq!(link_ids(&*dmz.now().await), links, "{mode:?}");
+    }
+}
+
+async fn echoes(client: &mut TcpStream) {
+    client.write_all(b"echo").await.unwrap();
+    hear(client, b"echo").await;
+}
+
+/// A peer that says another thing all the time, as often as it may, holds nobody up and is not told each time.
+#[tokio::test]
+async fn a_service_that_comes_and_goes_all_the_time_costs_no_more_than_its_link() {
+    let (outside, mut good) = Outside::beside_another().await;
+    let mut link = outside.ready("alpha", 1).await;
+    let pair =
+        [DOWN, OPEN_STATE].map(|state| frame(SERVICES, &frames::services_in(&[("orders", state)]))).concat();
+    let _ = link.try_say(&pair.repeat(1_000)).await;
+    link.over().await;
+    outside.until_ready("alpha", 0).await;
+    good.serves().await;
+    outside.gateway.until_told("too many offers").await;
+}
