@@ -30,7 +30,7 @@ use crate::{
     proto::{
         Refusal,
         multiplex::{
-            PROTOCOL_NAME,
+            self, PROTOCOL_NAME,
             decoder::{FrameReader, HeardPiece},
             frame::{HEADER_BYTES, LinkFrame},
             hello::{OpenerHello, ServerHello},
@@ -63,6 +63,16 @@ pub enum HandshakeError {
     Hello(io::Error),
     #[error("the second reply did not come whole")]
     HalfAnnounced,
+}
+
+impl HandshakeOutcome {
+    pub fn peer(&self) -> &Peer {
+        match self {
+            Self::Linked(linked) => linked.link.peer(),
+            Self::SocksRequested(asked) => &asked.peer,
+            Self::Seen(peer) => peer,
+        }
+    }
 }
 
 impl HandshakeError {
@@ -186,6 +196,14 @@ pub enum HandshakeOutcome {
     Seen(Peer),
 }
 
+/// A connection that was accepted, as far as its request.
+#[derive(Debug)]
+pub struct AcceptedLink {
+    pub outcome: HandshakeOutcome,
+    /// What it offered of our own protocol, where no version is known here.
+    pub versions: Vec<String>,
+}
+
 /// A link whose far side has named a service and waits for the reply.
 #[derive(Debug)]
 pub struct SocksRequest {
@@ -200,37 +218,38 @@ pub async fn accept(
     from: SocketAddr,
     identity: &ArcSwap<Option<LinkIdentity>>,
     terms: &HandshakeTerms,
-) -> Result<HandshakeOutcome, HandshakeError> {
+) -> Result<AcceptedLink, HandshakeError> {
     let holds = terms.generation.token();
     let identity = identity.load_full();
     let by = Instant::now() + HANDSHAKE;
     let greeting = async {
         tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;
         let address: Arc<str> = from.ip().to_canonical().to_string().into();
-        let (mut stream, name) = match identity.as_ref() {
+        let (mut stream, name, offered) = match identity.as_ref() {
             Some(identity) => {
-                let (stream, name) = identity.accept(stream).await.map_err(HandshakeError::Tls)?;
-                (stream, Some(name.into()))
+                let accepted = identity.accept(stream).await.map_err(HandshakeError::Tls)?;
+                (accepted.stream, Some(accepted.peer.into()), accepted.offered)
             }
-            None => (NetStream::Tcp(stream), None),
+            None => (NetStream::Tcp(stream), None, Vec::new()),
         };
         let peer = Peer { name, address, instance: None };
         if speaks_own_protocol(&stream) {
-            return Ok(HandshakeOutcome::Linked(
-                exchange_hello(DialledStream { stream, peer, by }, &terms.role, holds).await?,
-            ));
+            let linked = exchange_hello(DialledStream { stream, peer, by }, &terms.role, holds).await?;
+            return Ok(AcceptedLink { outcome: HandshakeOutcome::Linked(linked), versions: Vec::new() });
         }
-        match read_request(&mut stream, terms.served_over_socks()).await {
-            Ok(service) => Ok(HandshakeOutcome::SocksRequested(SocksRequest { stream, peer, service })),
+        let outcome = match read_request(&mut stream, terms.served_over_socks()).await {
+            Ok(service) => HandshakeOutcome::SocksRequested(SocksRequest { stream, peer, service }),
             Err(HandshakeError::Socks(SocksError::NothingAsked)) => {
                 close_lingering(stream).await;
-                Ok(HandshakeOutcome::Seen(peer))
+                HandshakeOutcome::Seen(peer)
             }
             Err(error) => {
                 close_lingering(stream).await;
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        let versions = offered.into_iter().filter(|name| multiplex::is_version(name)).collect();
+        Ok(AcceptedLink { outcome, versions })
     };
     timeout_at(by, greeting).await.unwrap_or(Err(HandshakeError::Late))
 }

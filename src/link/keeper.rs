@@ -350,7 +350,7 @@ impl LinkKeeper {
             Err(error) => return self.note_failed(service.as_ref(), error.to_string(), DialFailure::Way),
         };
         let is_own = handshake::speaks_own_protocol(&reached.stream);
-        self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks });
+        self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks }, &reached);
         if is_own {
             let hello = handshake::exchange_hello(reached, &terms.role, holds);
             let Some(linked) = self.retired.run_until_cancelled(hello).await else { return };
@@ -389,11 +389,11 @@ impl LinkKeeper {
         self.uses.take_link(self, linked);
     }
 
-    fn note_protocol(&self, protocol: LinkProtocol) {
+    fn note_protocol(&self, protocol: LinkProtocol, reached: &DialledStream) {
         let mut books = self.lock();
-        if books.protocol != Some(protocol) {
-            books.protocol = Some(protocol);
+        if books.protocol.replace(protocol) != Some(protocol) {
             drop(books);
+            self.report_other_version(reached);
             self.changed.notify_one();
         }
     }

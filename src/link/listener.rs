@@ -8,12 +8,20 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 
-use super::handshake::{self, HandshakeOutcome, HandshakeTerms};
+use super::{
+    handshake::{self, AcceptedLink, HandshakeOutcome, HandshakeTerms},
+    standing::SOFTWARE,
+};
 use crate::{
     admission::handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
     net::listen::{ListenEvent, Listener},
+    proto::multiplex::PROTOCOL_NAME,
     tasks::Tasks,
-    telemetry::{log::LogEvent, notices::NoticeLog, rate_limited::LogKind},
+    telemetry::{
+        log::LogEvent,
+        notices::{NoticeLog, ReportOnce},
+        rate_limited::LogKind,
+    },
     tls::link::LinkIdentity,
 };
 
@@ -26,6 +34,25 @@ pub struct HandshakeContext {
     pub handshakes: usize,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
+    /// Peers of other versions that were told of already.
+    pub versions: Arc<ReportOnce>,
+}
+
+impl HandshakeContext {
+    /// One line for a gateway of ours that speaks none of our versions.
+    fn report_versions(&self, accepted: &AcceptedLink) {
+        if accepted.versions.is_empty() {
+            return;
+        }
+        let (peer, theirs) = (accepted.outcome.peer().label(), accepted.versions.join(" and "));
+        let line = format!(
+            "{peer} speaks {theirs}, and {SOFTWARE} here speaks {PROTOCOL_NAME}: its links speak SOCKS5, one session \
+             each; run one version on both halves"
+        );
+        if self.versions.is_first(&line) {
+            self.notices.warn(LogEvent::LinkProtocol.line(line));
+        }
+    }
 }
 
 /// Accepts links until the port is closed, and hands each to `greeted` with its place among greetings,
@@ -47,7 +74,10 @@ pub async fn run<F>(
             let served = async {
                 match handshake::accept(stream, from, &greeter.identity, &greeter.terms).await {
                     // One that is turned away has its place until it is closed.
-                    Ok(link) => greeted(link, greeting).await,
+                    Ok(accepted) => {
+                        greeter.report_versions(&accepted);
+                        greeted(accepted.outcome, greeting).await;
+                    }
                     Err(error) => tell(&greeter.notices, from, &error.to_string()),
                 }
             };

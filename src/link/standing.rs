@@ -44,6 +44,8 @@ use crate::{
     },
 };
 
+/// What a gateway says that it is.
+pub const SOFTWARE: &str = concat!("portcullis ", env!("CARGO_PKG_VERSION"));
 /// Sessions in a row for services that were not offered.
 const MISTAKES_MAX: u32 = 32;
 
@@ -54,7 +56,7 @@ static INSTANCE: OnceLock<InstanceId> = OnceLock::new();
 /// What this process tells of itself.
 pub fn about() -> HelloAbout {
     let instance = *INSTANCE.get_or_init(|| InstanceId(std::array::from_fn(|_| fastrand::u8(..))));
-    HelloAbout { software: concat!("portcullis ", env!("CARGO_PKG_VERSION")).into(), instance }
+    HelloAbout { software: SOFTWARE.into(), instance }
 }
 
 #[derive(Debug)]

@@ -3,14 +3,14 @@
 //! [`LinkIdentity::load`] opens what a profile names and reports everything wrong with it;
 //! [`LinkIdentity::accept`] and [`LinkIdentity::connect`] are the two handshakes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::{
     CertificateError, ClientConfig, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::NoServerSessionStorage,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
@@ -38,8 +38,39 @@ pub struct LinkIdentity {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     verifier: Arc<PeerVerifier>,
+    pair: Arc<SingleCertAndKey>,
     /// Certificates, its own and the CA's: what a reload compares.
     shown: Arc<Vec<CertificateDer<'static>>>,
+}
+
+/// A handshake of the side that listens, done.
+#[derive(Debug)]
+pub struct AcceptedTls {
+    pub stream: NetStream,
+    /// The name in the peer's certificate.
+    pub peer: String,
+    /// The first protocols that it offered, as far as they are names in ASCII.
+    pub offered: Vec<String>,
+}
+
+/// Protocols of a peer that are kept, and the bytes of each.
+const OFFERED_MAX: usize = 8;
+const OFFERED_BYTES_MAX: usize = 32;
+
+/// Shows our certificate, and sees what the peer offers: once TLS is done, only what was chosen of it is known.
+#[derive(Debug)]
+struct OfferWitness {
+    pair: Arc<SingleCertAndKey>,
+    offered: OnceLock<Vec<String>>,
+}
+
+impl ResolvesServerCert for OfferWitness {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let is_name = |name: &&[u8]| name.len() <= OFFERED_BYTES_MAX && name.iter().all(u8::is_ascii_graphic);
+        let names = hello.alpn().into_iter().flatten().filter(is_name).take(OFFERED_MAX);
+        self.offered.get_or_init(|| names.map(|name| String::from_utf8_lossy(name).into_owned()).collect());
+        self.pair.resolve(hello)
+    }
 }
 
 impl LinkIdentity {
@@ -99,11 +130,11 @@ impl LinkIdentity {
             .expect("the provider's cipher suites are those of TLS 1.3")
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone())
-            .with_client_cert_resolver(pair);
+            .with_client_cert_resolver(pair.clone());
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
         client.alpn_protocols = alpn.to_vec();
-        Self { server: Arc::new(server), client: Arc::new(client), verifier, shown }
+        Self { server: Arc::new(server), client: Arc::new(client), verifier, pair, shown }
     }
 
     /// Whether links made with the other would show and accept the same.
@@ -130,12 +161,16 @@ impl LinkIdentity {
         format!("certificate {leaf}; CA {ca}")
     }
 
-    /// The handshake of the side that listens: the stream and the peer's name.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(NetStream, String), TlsError> {
-        let accepting = TlsAcceptor::from(self.server.clone()).accept(ReadAhead::new(stream));
+    /// The handshake of the side that listens.
+    pub async fn accept(&self, stream: TcpStream) -> Result<AcceptedTls, TlsError> {
+        let witness = Arc::new(OfferWitness { pair: self.pair.clone(), offered: OnceLock::new() });
+        let mut server = (*self.server).clone();
+        server.cert_resolver = witness.clone();
+        let accepting = TlsAcceptor::from(Arc::new(server)).accept(ReadAhead::new(stream));
         let stream = shake(accepting.into_fallible(), TlsParty::Gateway).await?;
-        let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
-        Ok((NetStream::Tls(Box::new(stream.into())), name))
+        let peer = self.peer_name(stream.get_ref().1.peer_certificates())?;
+        let offered = witness.offered.get().cloned().unwrap_or_default();
+        Ok(AcceptedTls { stream: NetStream::Tls(Box::new(stream.into())), peer, offered })
     }
 
     /// The handshake of the side that dialled `host`.

@@ -1,7 +1,7 @@
 //! A gateway of another version, which offers a protocol of ours that this one does not know: the two meet in SOCKS5,
 //! whoever dials and in both modes.
 
-use portcullis::telemetry::snapshot::{PoolState, Snapshot};
+use portcullis::telemetry::snapshot::{NoticeLevel, PoolState, Snapshot};
 
 use crate::support::{
     frames::{Port, SOCKS, Wire},
@@ -30,6 +30,25 @@ fn internal(place: &Place, mode: &str, link: &str) -> Gateway {
     place.start("internal", &text)
 }
 
+/// One notice and one WARN of it, with all of `words`; both are one call.
+async fn is_told_once(gateway: &Gateway, words: &[&str]) {
+    gateway.until_told("SOCKS5, one session each").await;
+    let lines: Vec<_> = gateway
+        .now()
+        .await
+        .notices
+        .iter()
+        .filter(|line| line.text.contains("portcullis/"))
+        .cloned()
+        .collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0].level, NoticeLevel::Warn);
+    assert!(words.iter().all(|word| lines[0].text.contains(word)), "{lines:?}");
+}
+
+/// The software and its protocol, as this build names them.
+const OURS: [&str; 2] = [concat!("portcullis ", env!("CARGO_PKG_VERSION")), "portcullis/2"];
+
 async fn until_socks(gateway: &Gateway) {
     let speaks = |snapshot: &Snapshot| {
         let mut rows = snapshot.pools.iter();
@@ -47,6 +66,9 @@ async fn an_internal_half_of_another_version_dials_in() {
     assert_eq!(link.agreed(), Some(SOCKS));
     assert_eq!(ask(&mut link.stream, BIND, b"orders").await, 0);
     until_socks(&gateway).await;
+    let mut again = Wire::dial(&place, "internal", at, "dmz", &OTHER).await;
+    assert_eq!(ask(&mut again.stream, BIND, b"orders").await, 0);
+    is_told_once(&gateway, &[OURS[0], OURS[1], "internal speaks portcullis/1 and portcullis/9"]).await;
 }
 
 #[tokio::test]
@@ -61,6 +83,7 @@ async fn a_dmz_half_of_another_version_is_dialled() {
     hear(&mut link.stream, &request(BIND, b"orders")).await;
     say(&mut link.stream, &reply(0)).await;
     until_socks(&gateway).await;
+    is_told_once(&gateway, &OURS).await;
 }
 
 #[tokio::test]
@@ -73,6 +96,7 @@ async fn an_internal_half_of_another_version_is_dialled() {
     hear(&mut link.stream, &GREETING).await;
     say(&mut link.stream, &GREETED).await;
     until_socks(&gateway).await;
+    is_told_once(&gateway, &OURS).await;
 }
 
 #[tokio::test]
@@ -85,4 +109,19 @@ async fn a_dmz_half_of_another_version_dials_in() {
     assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
     say(&mut link.stream, b"words").await;
     hear(&mut link.stream, b"words").await;
+    let mut again = Wire::dial(&place, "dmz", at, "internal", &OTHER).await;
+    assert_eq!(ask(&mut again.stream, CONNECT, b"orders").await, 0);
+    is_told_once(&gateway, &[OURS[0], OURS[1], "dmz speaks portcullis/1 and portcullis/9"]).await;
+}
+
+/// Another program that speaks SOCKS5 is what it should be.
+#[tokio::test]
+async fn a_program_that_never_spoke_ours_is_no_news() {
+    let place = Place::new();
+    let gateway = internal(&place, "forward", "listen: 'socks+tls://127.0.0.1:0'");
+    let mut link =
+        Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[SOCKS, "portcullis/x"]).await;
+    assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
+    let seen = gateway.now().await;
+    assert!(!seen.notices.iter().any(|line| line.text.contains("SOCKS5")), "{:?}", seen.notices);
 }

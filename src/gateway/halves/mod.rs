@@ -122,6 +122,7 @@ fn handshake_context(
         handshakes,
         tasks: common.tasks.clone(),
         notices: common.notices.clone(),
+        versions: Arc::default(),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The notices that a keeper writes for operators about its links.
 
-use super::{EstablishedLink, LinkKeeper};
+use super::{DialledStream, EstablishedLink, LinkKeeper};
 use crate::{
-    link::dial_state::DialFailure,
+    link::{dial_state::DialFailure, standing::SOFTWARE},
     profile::{Half, ServiceName},
+    proto::{multiplex::PROTOCOL_NAME, socks5},
     telemetry::{log::LogEvent, rate_limited::LogKind},
 };
 
@@ -61,6 +62,19 @@ impl LinkKeeper {
         for line in refused {
             let line = format!("link to {}: {line}", self.gateway);
             self.shared.notices.warn_limited(LogKind::LinkChanged, line);
+        }
+    }
+
+    /// A gateway that knows `socks/5` by name, and none of our own versions. What it speaks besides, TLS does not say
+    /// to the half that dials.
+    pub(super) fn report_other_version(&self, reached: &DialledStream) {
+        if reached.stream.alpn() == Some(socks5::PROTOCOL_NAME.as_bytes()) {
+            let (gateway, peer) = (&self.gateway, reached.peer.label());
+            let line = format!(
+                "link to {gateway}: {peer} does not speak {PROTOCOL_NAME}, as {SOFTWARE} does here: links there speak \
+                 SOCKS5, one session each; run one version on both halves"
+            );
+            self.shared.notices.warn(LogEvent::LinkProtocol.line(line));
         }
     }
 

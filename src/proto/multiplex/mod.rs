@@ -24,6 +24,12 @@ pub const PROTOCOL: u16 = 2;
 /// The name offered by ALPN (RFC 7301), which is also how it is shown.
 pub const PROTOCOL_NAME: &str = "portcullis/2";
 
+/// Whether a name offered by ALPN is one of our own protocol, whatever its version.
+pub fn is_version(name: &str) -> bool {
+    let number = name.strip_prefix("portcullis/");
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
 /// How a peer broke the protocol; it costs it the link.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PeerViolation {

@@ -65,6 +65,7 @@ log_events! {
     LinkLost "link_lost" ["peer"] "a ready link has ended while it waited",
     LinkChanged "link_changed" [] "a link that is dialled has failed, or stands again",
     LinkFailedAgain "link_failed_again" [] "a link that is dialled has failed once more",
+    LinkProtocol "link_protocol" [] "two gateways speak SOCKS5, for want of a version that both know",
     LinkRejected "link_rejected" [] "a link that came in was turned away",
     NameStale "name_stale" ["name"] "a look-up has failed, and the last answer is used",
     PortListens "port_listens" [] "a port that waited listens now",
