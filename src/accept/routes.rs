@@ -233,6 +233,7 @@ async fn route_stream(
             let stream = edge::accept(hello, stream, config.clone()).await;
             let stream =
                 stream.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
+            origin.alpn = stream.alpn().unwrap_or_default().to_vec();
             Ok(RoutedClient::Session(AdmittedClient {
                 client,
                 service: service.clone(),

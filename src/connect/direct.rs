@@ -147,7 +147,7 @@ async fn dial(
         told.map_err(|error| unreachable(Refusal::BackendUnreachable, error.to_string()))?;
     }
     let Some(caller) = caller else { return Ok(NetStream::Tcp(stream)) };
-    match timeout_at(began + BACKEND_CONNECT, caller.connect(stream)).await {
+    match timeout_at(began + BACKEND_CONNECT, caller.connect(stream, &origin.alpn)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(unreachable(Refusal::BackendUnreachable, format!("TLS: {error}"))),
         Err(_) => {

@@ -118,7 +118,7 @@ pub async fn connect_backend(
         notices: order.notices.clone(),
         reported: order.reported.clone(),
         client: order.client,
-        origin: order.origin.clone(),
+        origin: order.origin.without_alpn(),
         drivers: ConnectionDrivers::default(),
         log: order.log.clone(),
         user: ConnectionUser(NEXT_USER.fetch_add(1, Ordering::Relaxed)),

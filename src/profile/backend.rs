@@ -6,7 +6,7 @@ use super::{
     Carries, EdgeScheme, HostPort, KeyPair, PemSource, ServerAddress,
     carries::carries_of_backend,
     defaults,
-    edge::key_pair,
+    edge::{alpn_names, check_web_alpn, key_pair},
     endpoint::{BackendAddress, host_of, write_unix_address},
     fields::{Located, ReadValue, ValueReader},
     keys,
@@ -115,6 +115,8 @@ pub struct ConnectTls {
     /// The name that its certificate carries.
     pub name: String,
     pub pair: Option<KeyPair>,
+    /// What it is offered by ALPN; empty: what was agreed on with the client.
+    pub alpn: Vec<String>,
 }
 
 /// A backend, and whether it stands by.
@@ -140,7 +142,7 @@ pub(super) fn backend(
     let backend = match (address, tls) {
         (BackendAddress::Echo, None) => Backend::Echo,
         (BackendAddress::Remote { scheme, at, path }, Some(tls)) if scheme.is_tls() => {
-            let tls = Some(Box::new(connect_tls(&tls, &at, problems)?));
+            let tls = Some(Box::new(connect_tls(&tls, (scheme, &at), problems)?));
             remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls, proxy })
         }
         (address, Some(tls)) => {
@@ -183,7 +185,11 @@ fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {
     }
 }
 
-fn connect_tls(field: &ValueReader<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<ConnectTls> {
+fn connect_tls(
+    field: &ValueReader<'_>,
+    (scheme, at): (EdgeScheme, &HostPort),
+    problems: &mut Vec<Problem>,
+) -> Option<ConnectTls> {
     let fields = field.map(&keys::CONNECT_TLS, problems)?;
     let ca = fields.take(&keys::BACKEND_CA);
     if ca.is_none() {
@@ -222,5 +228,15 @@ fn connect_tls(field: &ValueReader<'_>, at: &HostPort, problems: &mut Vec<Proble
             return None;
         }
     };
-    Some(ConnectTls { ca: ca?, name, pair })
+    let alpn = match fields.take(&keys::BACKEND_ALPN) {
+        None => Vec::new(),
+        Some(field) => {
+            let names = alpn_names(&field, problems)?;
+            match check_web_alpn(scheme, &names) {
+                Ok(()) => names,
+                Err(fault) => return field.refuse(fault, problems),
+            }
+        }
+    };
+    Some(ConnectTls { ca: ca?, name, pair, alpn })
 }

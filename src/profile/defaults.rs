@@ -66,6 +66,9 @@ pub const PEERS_MAX: usize = 256;
 /// Names of one accept, and of its clients.
 pub const NAMES_MAX: usize = 256;
 
+/// Protocols that one TLS handshake offers or takes.
+pub const ALPN_NAMES_MAX: usize = 16;
+
 /// As large as what a link carries at once: a stream of bytes comes in smaller messages.
 pub const MESSAGE_LIMIT: usize = 128 * 1024;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    AcceptAddress, BindPolicy, Network, PemSource, WebOptions, defaults,
+    AcceptAddress, BindPolicy, EdgeScheme, Network, PemSource, WebOptions, defaults,
     endpoint::is_name,
     fields::{Located, MapReader, ReadValue, ValueReader},
     keys::{self, AnyKey, ClientVerification, KeyMap},
@@ -29,12 +29,19 @@ pub struct Accept {
     pub proxy: Option<Vec<Network>>,
 }
 
+/// The protocol of clients that begin with a request, by ALPN.
+pub const WEB_ALPN: &str = "http/1.1";
+/// RFC 7301, section 3.1.
+const ALPN_NAME_BYTES_MAX: usize = 255;
+
 /// Who a service is to its clients, and who they may be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AcceptTls {
     pub pair: KeyPair,
     pub clients: ClientCheck,
     pub min_version: TlsVersion,
+    /// What may be agreed on by ALPN where bytes are carried, the preferred one first.
+    pub alpn: Vec<String>,
 }
 
 /// The oldest TLS that is spoken with clients.
@@ -173,6 +180,10 @@ fn accept(
         }
         (_, ReadValue::Bad, _) | (true, ReadValue::Absent, ReadValue::Bad) => return None,
     };
+    if let Some(Err(fault)) = tls.as_ref().map(|tls| check_web_alpn(address.scheme, &tls.alpn)) {
+        problems.push(fault.at(place));
+        return None;
+    }
     Some(Located { value: Accept { address, bind: bind?, tls, web, sni, proxy }, place })
 }
 
@@ -270,7 +281,41 @@ fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Lo
         None => TlsVersion::default(),
         Some(field) => keys::MIN_VERSION.read_field(&field, problems)?,
     };
-    Some(field.at(AcceptTls { pair: pair?, clients, min_version }))
+    let alpn = match fields.take(&keys::CLIENT_ALPN) {
+        None => Vec::new(),
+        Some(field) => alpn_names(&field, problems)?,
+    };
+    Some(field.at(AcceptTls { pair: pair?, clients, min_version, alpn }))
+}
+
+/// Names of protocols, in order.
+pub(super) fn alpn_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
+    let (mut names, before) = (Vec::new(), problems.len());
+    for item in field.one_or_many(defaults::ALPN_NAMES_MAX, problems)? {
+        let Some(name) = item.text(problems) else { continue };
+        let fault = if !(1..=ALPN_NAME_BYTES_MAX).contains(&name.len()) {
+            let what = format!("`{}` is not a protocol's name", quote_for_problem(name));
+            ValueProblem::new(what, "write a name of 1 to 255 bytes, such as `h2`")
+        } else if names.iter().any(|other| other == name) {
+            ValueProblem::new(format!("`{}` stands here twice", quote_for_problem(name)), "remove one")
+        } else {
+            names.push(name.to_owned());
+            continue;
+        };
+        problems.push(fault.at(item.place()));
+    }
+    (problems.len() == before).then_some(names)
+}
+
+/// Where requests are read or sent, HTTP/1.1 is spoken and nothing else.
+pub(super) fn check_web_alpn(scheme: EdgeScheme, alpn: &[String]) -> Result<(), ValueProblem> {
+    match alpn.iter().find(|name| scheme.is_web() && *name != WEB_ALPN) {
+        None => Ok(()),
+        Some(name) => {
+            let what = format!("`{}` is not spoken where requests are read", quote_for_problem(name));
+            Err(ValueProblem::new(what, "write `http/1.1`, carry bytes by `tls://…`, or remove `alpn`"))
+        }
+    }
 }
 
 fn clients(

@@ -51,7 +51,7 @@ pub use backend::{Backend, ConnectTls, HttpRemote, ProxyVersion, RemoteServer};
 pub use backends::{BackendCheck, BackendSet, Balance, CheckRequest, ListedBackend};
 pub use carries::Carries;
 pub use chain::files as profile_files;
-pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion};
+pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion, WEB_ALPN};
 pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
 pub use link::DemoTls;

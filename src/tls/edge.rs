@@ -36,7 +36,7 @@ use crate::{
     net::{read_ahead::ReadAhead, stream::NetStream},
     profile::{
         Accept, AcceptTls, ClientCertificates, ClientCheck, ConnectTls, EdgeScheme, KeyPair, PemSource,
-        Problem, TlsVersion,
+        Problem, TlsVersion, WEB_ALPN,
     },
     proto::certificate::expiry_seconds,
 };
@@ -101,9 +101,6 @@ struct AcceptTlsConfig {
     /// What they are shown.
     leaf: CertificateDer<'static>,
 }
-
-/// The protocol of clients that begin with a request.
-const ALPN_WEB: &[u8] = b"http/1.1";
 
 impl EdgeTls {
     /// Opens what the accepts and connects name. What is wrong with one is no fault of the others.
@@ -213,9 +210,10 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
             builder.with_client_cert_verifier(verifier(clients, &provider, pipes, Showing::Must)?)
         }
     };
-    let bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    let mut bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     let mut web = bytes.clone();
-    web.alpn_protocols = vec![ALPN_WEB.to_vec()];
+    bytes.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    web.alpn_protocols = vec![WEB_ALPN.into()];
     Ok(AcceptTlsConfig { bytes: Arc::new(bytes), web: Arc::new(web), leaf })
 }
 
@@ -227,13 +225,14 @@ fn load_connect(tls: &ConnectTls, pipes: PipePolicy) -> Result<Arc<ClientConfig>
         .expect("the provider has cipher suites of both versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(BackendVerifier { authorities }));
-    let config = match &tls.pair {
+    let mut config = match &tls.pair {
         None => builder.with_no_client_auth(),
         Some(own) => {
             let own = load_pair(own, &provider, pipes)?;
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
         }
     };
+    config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
 
@@ -254,11 +253,21 @@ impl TlsClient {
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
     }
 
-    /// The handshake with a backend.
-    pub async fn connect(&self, stream: TcpStream) -> Result<NetStream, TlsError> {
-        let connector = TlsConnector::from(self.config.clone());
-        let connecting = connector.connect(self.name.clone(), ReadAhead::new(stream));
+    /// The handshake with a backend. `agreed` is what the client's accept has agreed on by ALPN, if anything: the
+    /// backend is offered just that, unless the profile says what to offer it.
+    pub async fn connect(&self, stream: TcpStream, agreed: &[u8]) -> Result<NetStream, TlsError> {
+        let mut config = self.config.clone();
+        if config.alpn_protocols.is_empty() && !agreed.is_empty() {
+            Arc::make_mut(&mut config).alpn_protocols = vec![agreed.to_vec()];
+        }
+        let offered = config.alpn_protocols.iter().map(|name| String::from_utf8_lossy(name).into_owned());
+        let offered: Vec<_> = offered.collect();
+        let connecting = TlsConnector::from(config).connect(self.name.clone(), ReadAhead::new(stream));
         let stream = shake(connecting.into_fallible(), TlsParty::Backend).await?;
+        // Any that was not offered fails the handshake itself.
+        if !offered.is_empty() && stream.get_ref().1.alpn_protocol().is_none() {
+            return Err(TlsError::NoProtocol(offered.join(", ")));
+        }
         Ok(NetStream::Tls(Box::new(stream.into())))
     }
 }

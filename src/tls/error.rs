@@ -20,6 +20,8 @@ pub enum TlsError {
     Io(io::Error),
     #[error("`{0}` is no host name")]
     HostName(String),
+    #[error("it takes none of the protocols that it is offered by ALPN: {0}")]
+    NoProtocol(String),
     #[error("the peer showed no certificate")]
     NoCertificate,
     #[error("{0}")]
@@ -101,6 +103,9 @@ pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate,
         ) => format!("{party} refuses this one's certificate ({error}); its log says why"),
+        Error::AlertReceived(Alert::NoApplicationProtocol) => {
+            format!("{party} takes none of the protocols that it is offered by ALPN")
+        }
         other => other.to_string(),
     }
 }

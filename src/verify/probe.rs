@@ -198,9 +198,10 @@ async fn run_probe(
     let _ = stream.set_nodelay(true);
     let mut stream = match tls {
         None => NetStream::Tcp(stream),
-        Some(tls) => {
-            tls.connect(stream).await.map_err(|error| internal_end(format!("its clients' TLS: {error}")))?
-        }
+        Some(tls) => tls
+            .connect(stream, b"")
+            .await
+            .map_err(|error| internal_end(format!("its clients' TLS: {error}")))?,
     };
     let word = fastrand::u128(..).to_be_bytes();
     let exchange = async {

@@ -4,8 +4,8 @@ use super::{
     BACKEND_OPTIONS, BIND, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS, KeyGroup, KeyMap, ProfileKey,
     UNREADY,
     values::{
-        Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span, SubMap, Text,
-        TextList,
+        ALPN_NAMES, Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span,
+        SubMap, Text, TextList,
     },
 };
 use crate::profile::{Carries, MessageKind, TlsVersion, defaults, fields::ZeroDuration};
@@ -231,7 +231,15 @@ pub(in crate::profile) static FRAMES: ProfileKey<Choice<MessageKind>> = ProfileK
 
 pub(in crate::profile) static ACCEPT_TLS: KeyMap = KeyMap {
     about: "Who the service is to its clients, and who they may be.",
-    groups: &[&[&SERVICE_CERTIFICATE, &SERVICE_KEY, &CLIENT_CA, &VERIFY_CLIENT, &CLIENT_NAMES, &MIN_VERSION]],
+    groups: &[&[
+        &SERVICE_CERTIFICATE,
+        &SERVICE_KEY,
+        &CLIENT_CA,
+        &VERIFY_CLIENT,
+        &CLIENT_NAMES,
+        &MIN_VERSION,
+        &CLIENT_ALPN,
+    ]],
 };
 
 pub(in crate::profile) static SERVICE_CERTIFICATE: ProfileKey<Text> = ProfileKey {
@@ -264,6 +272,13 @@ pub(in crate::profile) static MIN_VERSION: ProfileKey<Choice<TlsVersion>> = Prof
         default: Some("1.2"),
         is_not: "no TLS that is spoken here",
     },
+};
+
+pub(in crate::profile) static CLIENT_ALPN: ProfileKey<TextList> = ProfileKey {
+    name: "alpn",
+    about: "The protocols that are agreed on with clients by ALPN, the preferred one first; who offers only others is refused. Unset: none. What is agreed on, the backend is offered.",
+    example: r#"[h2, http/1.1]"#,
+    value: ALPN_NAMES,
 };
 
 pub(in crate::profile) static VERIFY_CLIENT: ProfileKey<Choice<ClientVerification>> = ProfileKey {

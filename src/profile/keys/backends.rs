@@ -3,8 +3,8 @@
 use super::{
     ANSWER, CARRIES, KeyGroup, KeyMap, ProfileKey,
     values::{
-        Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, Span, StatusList, SubMap, Text,
-        TextList,
+        ALPN_NAMES, Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, Span, StatusList,
+        SubMap, Text, TextList,
     },
 };
 use crate::profile::{Balance, ProxyVersion, defaults, fields::ZeroDuration};
@@ -172,7 +172,7 @@ pub(in crate::profile) static PROXY_VERSION: ProfileKey<Choice<ProxyVersion>> = 
 
 pub(in crate::profile) static CONNECT_TLS: KeyMap = KeyMap {
     about: "Who the backend must be, and who the gateway is to it.",
-    groups: &[&[&BACKEND_CA, &BACKEND_NAME, &SHOWN_CERTIFICATE, &SHOWN_KEY]],
+    groups: &[&[&BACKEND_CA, &BACKEND_NAME, &SHOWN_CERTIFICATE, &SHOWN_KEY, &BACKEND_ALPN]],
 };
 
 pub(in crate::profile) static BACKEND_CA: ProfileKey<Text> = ProfileKey {
@@ -187,6 +187,13 @@ pub(in crate::profile) static BACKEND_NAME: ProfileKey<Text> = ProfileKey {
     about: "The name that its certificate carries. Unset: the host of the address.",
     example: r#"shop.internal"#,
     value: Text { pattern: "", words: "a host" },
+};
+
+pub(in crate::profile) static BACKEND_ALPN: ProfileKey<TextList> = ProfileKey {
+    name: "alpn",
+    about: "The protocols that the backend is offered by ALPN; it has to take one. Unset: exactly the one that was agreed on with the client, if any was.",
+    example: r#"[h2]"#,
+    value: ALPN_NAMES,
 };
 
 pub(in crate::profile) static SHOWN_CERTIFICATE: ProfileKey<Text> = ProfileKey {

@@ -309,6 +309,13 @@ impl ValueKind for Text {
     }
 }
 
+/// Names that TLS agrees on (RFC 7301).
+pub(super) const ALPN_NAMES: TextList = TextList {
+    each: Text { pattern: "", words: "a protocol's name, at most 255 bytes" },
+    max: defaults::ALPN_NAMES_MAX,
+    alone: Alone::Allowed,
+};
+
 /// The name of a PEM file.
 pub(in crate::profile) const PEM_FILE: Text = Text::of("file, PEM");
 

@@ -52,6 +52,13 @@ pub struct ClientOrigin {
     pub proxy_tlvs: Vec<u8>,
 }
 
+impl ClientOrigin {
+    /// The same for a backend whose connections clients share.
+    pub fn without_alpn(&self) -> Box<Self> {
+        Box::new(Self { alpn: Vec::new(), ..self.clone() })
+    }
+}
+
 /// Who a client is, and how that was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvenUser {

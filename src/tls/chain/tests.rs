@@ -210,7 +210,7 @@ async fn an_intermediate_that_has_expired_is_told_by_its_number() {
 
 /// What a backend's certificate comes to with this `ca` of its connect.
 async fn called(pki: &Pki, pair: &str, ca: &str, name: &str) -> Result<(), String> {
-    let tls = ConnectTls { ca: pki.material(ca), name: name.into(), pair: None };
+    let tls = ConnectTls { ca: pki.material(ca), name: name.into(), pair: None, alpn: Vec::new() };
     let edges = EdgeTls::load(std::iter::empty(), std::iter::once(&tls), PipePolicy::Refused);
     let caller = edges.connect_client(&tls).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -222,7 +222,7 @@ async fn called(pki: &Pki, pair: &str, ca: &str, name: &str) -> Result<(), Strin
     let config =
         rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificate, key).unwrap();
     let serving = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)).accept(accepted);
-    let (called, _) = tokio::join!(caller.connect(stream), serving);
+    let (called, _) = tokio::join!(caller.connect(stream, b""), serving);
     called.map(|_| ()).map_err(|error| error.to_string())
 }
 

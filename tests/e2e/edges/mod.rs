@@ -1,5 +1,6 @@
 //! What clients speak with the DMZ half, and the internal half with backends, beyond plain TCP.
 
+mod alpn;
 mod answers;
 mod backends;
 mod cut_answers;

@@ -91,7 +91,7 @@ async fn a_probe_takes_no_other_certificate() {
     for (name, is_taken) in [("www", true), ("shop", false)] {
         let leaf = chain(&place, &format!("{name}.pem")).remove(0);
         let caller = probe::probe_client(leaf, &[], at.ip()).unwrap();
-        let called = timeout(PATIENCE, caller.connect(dial(at).await)).await.expect("an answer in time");
+        let called = timeout(PATIENCE, caller.connect(dial(at).await, b"")).await.expect("an answer in time");
         match called {
             Ok(_) => assert!(is_taken, "{name}"),
             Err(error) => {
