@@ -101,10 +101,11 @@ impl ProfileSource {
         for mode in [None, Some(Mode::Reverse)] {
             let choice = ProfileOverrides { mode, role: self.role };
             let Ok(profile) = profile::load_with(profile, &choice, self.pipes) else { continue };
-            let named = profile.materials().filter_map(|material| match material {
-                PemSource::File { path, .. } => Some(path.clone()),
-                PemSource::Memory(_) => None,
-            });
+            let named =
+                profile.materials().chain(profile.credentials()).filter_map(|material| match material {
+                    PemSource::File { path, .. } => Some(path.clone()),
+                    PemSource::Memory(_) => None,
+                });
             files.extend(named);
         }
         files

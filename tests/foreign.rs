@@ -29,6 +29,8 @@ mod setup;
 mod shell;
 #[path = "foreign/tls.rs"]
 mod tls;
+#[path = "foreign/upstream.rs"]
+mod upstream;
 #[path = "foreign/web.rs"]
 mod web;
 #[path = "foreign/websocket.rs"]

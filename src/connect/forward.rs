@@ -236,10 +236,8 @@ async fn dial(
     let DialledStream { mut stream, peer, .. } =
         dialled.await.map_err(|error: handshake::HandshakeError| {
             keeper.note_failed(None, error.to_string(), DialFailure::Way);
-            let is_ours =
-                matches!(&error, handshake::HandshakeError::Dial(error) if error.exhausted().is_some());
             ConnectFailure {
-                who: if is_ours { EndedBy::Limit } else { EndedBy::Peer },
+                who: if error.is_exhausted() { EndedBy::Limit } else { EndedBy::Peer },
                 refusal: Refusal::Unavailable,
                 reason: format!("link to {}: {error}", keeper.gateway()),
             }

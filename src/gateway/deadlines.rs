@@ -212,7 +212,7 @@ async fn check_accepted(value: Duration) {
 async fn check_dialled(value: Duration) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
-    let address = LinkAddress { at: host(at), tls: false };
+    let address = LinkAddress { at: host(at), tls: false, via: None };
     let dialling = async {
         let mut dialled = handshake::dial(&address, None).await?;
         handshake::park(&mut dialled, &orders()).await

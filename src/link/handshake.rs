@@ -25,8 +25,9 @@ use crate::{
         dial::{self, DialError},
         stream::NetStream,
         tcp,
+        via::{ViaError, dial_via},
     },
-    profile::{Carries, LinkAddress, ServiceName},
+    profile::{Carries, LinkAddress, ServiceName, ViaProxy},
     proto::{
         Refusal,
         multiplex::{
@@ -51,6 +52,10 @@ const HELLO_READ_BYTES: usize = 16 * 1024;
 pub enum HandshakeError {
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error(transparent)]
+    Via(#[from] ViaError),
+    #[error("through proxy {0}: {1}")]
+    Through(Arc<ViaProxy>, Box<HandshakeError>),
     #[error("TLS: {0}")]
     Tls(TlsError),
     #[error(transparent)]
@@ -76,6 +81,15 @@ impl HandshakeOutcome {
 }
 
 impl HandshakeError {
+    /// Whether this process or host has run out of something.
+    pub fn is_exhausted(&self) -> bool {
+        match self {
+            Self::Dial(error) => error.exhausted().is_some(),
+            Self::Via(error) => error.exhausted().is_some(),
+            _ => false,
+        }
+    }
+
     /// A `hello` that failed: where the other half has refused our certificate, it says so only now.
     fn of_hello(error: io::Error) -> Self {
         match TlsError::alert(&error, TlsParty::Gateway) {
@@ -377,7 +391,10 @@ pub async fn dial(
     address: &LinkAddress,
     identity: Option<&LinkIdentity>,
 ) -> Result<DialledStream, HandshakeError> {
-    let stream = dial::dial(&address.at, DIAL).await?;
+    let stream = match &address.via {
+        None => dial::dial(&address.at, DIAL).await?,
+        Some(proxy) => dial_via(proxy, &address.at, DIAL).await?,
+    };
     let by = Instant::now() + HANDSHAKE;
     let greeting = async {
         tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;
@@ -395,7 +412,12 @@ pub async fn dial(
             by,
         })
     };
-    timeout_at(by, greeting).await.unwrap_or(Err(HandshakeError::Late))
+    let dialled = timeout_at(by, greeting).await.unwrap_or(Err(HandshakeError::Late));
+    match &address.via {
+        None => dialled,
+        // It may be the proxy that says it.
+        Some(proxy) => dialled.map_err(|error| HandshakeError::Through(proxy.clone(), Box::new(error))),
+    }
 }
 
 /// SOCKS5's first step on a link that was dialled.

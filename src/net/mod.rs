@@ -21,4 +21,5 @@ pub mod sockets;
 pub mod stream;
 pub mod tcp;
 pub mod timeout;
+pub mod via;
 pub mod ws;

@@ -8,10 +8,11 @@ use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
-    Carries,
+    Carries, ViaProxy,
     problem::{ValueProblem, quote_for_problem},
     server_address::socket_path,
 };
@@ -167,11 +168,13 @@ pub(super) fn write_unix_address(carries: Carries, file: &Path, out: &mut fmt::F
 }
 
 /// One end of a link between the gateways, to listen on or to dial.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LinkAddress {
     /// `socks+tls` if set, else `socks`.
     pub tls: bool,
     pub at: HostPort,
+    /// The proxy that it is dialled through.
+    pub via: Option<Arc<ViaProxy>>,
 }
 
 impl fmt::Display for LinkAddress {
@@ -257,7 +260,7 @@ impl BackendAddress {
 impl LinkAddress {
     pub(super) fn parse(text: &str, port: PortUse) -> Result<Self, ValueProblem> {
         let (scheme, rest) = split(text, &LINK)?;
-        host_port(rest, port, LINK.example).map(|at| Self { tls: scheme != "socks", at })
+        host_port(rest, port, LINK.example).map(|at| Self { tls: scheme != "socks", at, via: None })
     }
 }
 
@@ -284,9 +287,9 @@ pub(super) enum PortUse {
 }
 
 /// The schemes of one use.
-struct KnownSchemes {
-    known: &'static [&'static str],
-    example: &'static str,
+pub(super) struct KnownSchemes {
+    pub known: &'static [&'static str],
+    pub example: &'static str,
 }
 
 const ACCEPT: KnownSchemes = KnownSchemes {
@@ -303,7 +306,10 @@ const LINK: KnownSchemes =
     KnownSchemes { known: &["socks", "socks+tls", "socks+ssl"], example: "socks+tls://dmz.example.com:1443" };
 
 /// The scheme, which is one of those known, and what follows it.
-fn split<'a>(text: &'a str, schemes: &KnownSchemes) -> Result<(&'static str, &'a str), ValueProblem> {
+pub(super) fn split<'a>(
+    text: &'a str,
+    schemes: &KnownSchemes,
+) -> Result<(&'static str, &'a str), ValueProblem> {
     // First of all, since the text must not be shown if it holds a password.
     // A path may hold the sign as well.
     let needs_none = |rest: &str| rest.starts_with(PASSED) || rest.starts_with('/');
@@ -330,7 +336,7 @@ fn split<'a>(text: &'a str, schemes: &KnownSchemes) -> Result<(&'static str, &'a
 }
 
 /// Reads `HOST:PORT`, and nothing after it.
-fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Result<HostPort, ValueProblem> {
+pub(super) fn host_port(text: &str, use_of_port: PortUse, example: &str) -> Result<HostPort, ValueProblem> {
     if let Some(name) = text.strip_prefix(PASSED) {
         return passed_socket(name, use_of_port, example);
     }

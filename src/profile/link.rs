@@ -1,6 +1,6 @@
 //! The `link` of a half as it was written: both ends, TLS, and how many links there are.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     BindPolicy, LinkAddress, LinkTls, PemSource, PoolLimits, RetryPolicy, defaults, duration,
@@ -9,6 +9,7 @@ use super::{
     keys::{self, AnyKey},
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
+    via,
 };
 
 /// What stands for the `tls` of the built-in profile's links, made in memory by the caller.
@@ -109,7 +110,12 @@ impl LinkEnds {
             bind = raw::bind(options.as_ref(), problems)?;
             Some(address)
         });
-        let connect = ReadValue::read(link.take(connect), |field| gateways(&field, problems));
+        let mut connect = ReadValue::read(link.take(connect), |field| gateways(&field, problems));
+        let via = via::read(link, problems);
+        if let (ReadValue::Good(connect), ReadValue::Good(via)) = (&mut connect, via) {
+            let via = Arc::new(via);
+            connect.iter_mut().for_each(|address| address.value.via = Some(via.clone()));
+        }
         let tls = match (link.take(&keys::LINK_TLS_KEY), demo) {
             (None, Some(demo)) => ReadValue::Good(demo.clone()),
             (field, _) => ReadValue::read(field, |field| link_tls(&field, problems)),

@@ -32,6 +32,7 @@ mod schema;
 mod server_address;
 mod size;
 mod spelling;
+mod via;
 mod warnings;
 mod web;
 mod yaml;
@@ -63,6 +64,7 @@ pub use reference::reference;
 pub use resolve::{DemoPorts, ProfileOverrides, builtin_demo, load, load_with, parse};
 pub use schema::schema;
 pub use server_address::ServerAddress;
+pub use via::{ProxyKind, ProxyLogin, ViaProxy};
 pub use warnings::warnings;
 pub use web::{MessageKind, WebOptions};
 

@@ -16,6 +16,7 @@ use super::{
     link::{DemoTls, DmzLink, InternalLink, LinkEnds},
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, RawDmz, RawDmzService, RawInternal, RawInternalService, RawProfile},
+    via,
     yaml::{self, SourceFile, YamlNode},
 };
 use crate::{disk::PipePolicy, text};
@@ -81,7 +82,7 @@ fn resolve(
     choice: &ProfileOverrides,
     mut problems: Vec<Problem>,
 ) -> Result<Profile, Vec<Problem>> {
-    let profile = raw::read(tree, demo, &mut problems).and_then(|raw| {
+    let mut profile = raw::read(tree, demo, &mut problems).and_then(|raw| {
         let mode = mode(&raw, choice, &mut problems);
         cross_checks::check(&raw, mode, &mut problems);
         let name = name(&raw, file, &mut problems);
@@ -106,6 +107,9 @@ fn resolve(
             confine: raw.confine,
         })
     });
+    if let Some(profile) = &mut profile {
+        via::read_logins(profile, &mut problems);
+    }
     // In the order of the file, whatever order they were found in.
     problems.sort_by(|a, b| {
         let order = |place: &ProfilePlace| (place.file.clone(), place.line, place.column);

@@ -1,7 +1,7 @@
 //! Keys of the profile itself, of its halves, and of the link of each.
 
 use super::{
-    DMZ_SERVICE, INTERNAL_SERVICE, KeyMap, ProfileKey,
+    DMZ_SERVICE, INTERNAL_SERVICE, KeyMap, ProfileKey, VIA, VIA_CREDENTIALS,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
         SubMap, Text, TextList,
@@ -238,6 +238,8 @@ pub(in crate::profile) static DMZ_LINK: KeyMap = KeyMap {
         &DMZ_CONNECT,
         &LINK_TLS_KEY,
         &INSECURE,
+        &VIA,
+        &VIA_CREDENTIALS,
         &DMZ_PREPARED,
         &WAIT,
         &WAITERS,
@@ -252,6 +254,8 @@ pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
         &INTERNAL_LISTEN,
         &LINK_TLS_KEY,
         &INSECURE,
+        &VIA,
+        &VIA_CREDENTIALS,
         &INTERNAL_PREPARED,
         &MAXIMUM,
         &RETRY_KEY,

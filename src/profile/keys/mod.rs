@@ -5,6 +5,7 @@
 mod accepts;
 mod backends;
 mod links;
+mod reach;
 mod values;
 
 use super::{
@@ -15,6 +16,7 @@ use super::{
 pub(super) use accepts::*;
 pub(super) use backends::*;
 pub(super) use links::*;
+pub(super) use reach::*;
 pub(super) use values::ValueKind;
 
 /// One key of a profile; `V` says what its value may be and how it is read.

@@ -15,3 +15,4 @@ mod serving;
 mod shared;
 mod shares;
 mod states;
+mod via;

@@ -1,0 +1,208 @@
+//! Dials through a proxy: HTTP's CONNECT, or SOCKS5. Only the proxy is dialled; where the other end is, it finds
+//! out itself. What goes wrong is told in the proxy's own words, and never with a password.
+
+use std::{fmt::Write, io, time::Duration};
+
+use data_encoding::BASE64;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{
+    dial::{self, DialError},
+    exhausted::ExhaustedResource,
+};
+use crate::profile::{HostPort, ProxyKind, ProxyLogin, ViaProxy};
+
+mod socks5;
+
+/// A proxy, once it is connected, answers in this time: it dials itself meanwhile.
+pub const ANSWER: Duration = Duration::from_secs(5);
+/// The head of an answer to CONNECT.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Of the words that a proxy says.
+const SAID_MAX: usize = 80;
+
+/// Why there is no way through a proxy.
+#[derive(Debug, Error)]
+#[error("proxy {proxy}: {failure}")]
+pub struct ViaError {
+    proxy: String,
+    pub failure: ViaFailure,
+}
+
+#[derive(Debug, Error)]
+pub enum ViaFailure {
+    #[error("{0}")]
+    Dial(DialError),
+    #[error("no answer within {}s", ANSWER.as_secs())]
+    Late,
+    #[error("it closed the connection before it answered")]
+    Closed,
+    #[error("{0}")]
+    Io(io::Error),
+    #[error(
+        "it asks for a user and a password ({0}); write them into a file, and name it in `via_credentials`"
+    )]
+    NoLogin(String),
+    #[error("it does not take the user and the password of `via_credentials` ({0})")]
+    BadLogin(String),
+    #[error("it asks for `{0}`; `via_credentials` is for `Basic` alone")]
+    OtherLogin(String),
+    #[error("it refuses to connect to {to}: {said}")]
+    Refused { to: HostPort, said: String },
+    #[error("it can not reach {to}: {said}")]
+    Unreachable { to: HostPort, said: String },
+    #[error("it answered with a page ({0}) and not with a way through")]
+    Page(String),
+    #[error("it does not speak {spoken}: its answer begins with {begins}")]
+    OtherProtocol { spoken: &'static str, begins: String },
+    #[error("the head of its answer has more than {HEAD_BYTES_MAX} bytes")]
+    LongHead,
+    #[error("SOCKS5 carries names of at most 255 bytes")]
+    LongName,
+}
+
+impl From<io::Error> for ViaFailure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                Self::Closed
+            }
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl ViaError {
+    /// What this process or host has run out of, where that is why.
+    pub fn exhausted(&self) -> Option<ExhaustedResource> {
+        match &self.failure {
+            ViaFailure::Dial(error) => error.exhausted(),
+            _ => None,
+        }
+    }
+}
+
+/// Connects to `to` through a proxy, which is dialled `within` so long.
+pub async fn dial_via(proxy: &ViaProxy, to: &HostPort, within: Duration) -> Result<TcpStream, ViaError> {
+    let failed = |failure| ViaError { proxy: proxy.to_string(), failure };
+    let dialled = dial::dial(&proxy.at, within).await;
+    let mut stream = dialled.map_err(|error| failed(ViaFailure::Dial(error)))?;
+    // The request is one segment, and so is what follows it.
+    stream.set_nodelay(true).map_err(|error| failed(error.into()))?;
+    let login = proxy.login.as_ref();
+    let asked = async {
+        match proxy.kind {
+            ProxyKind::Http => connect(&mut stream, to, login).await,
+            ProxyKind::Socks5 => socks5::connect(&mut stream, to, login).await,
+        }
+    };
+    match timeout(ANSWER, asked).await {
+        Ok(Ok(())) => Ok(stream),
+        Ok(Err(failure)) => Err(failed(failure)),
+        Err(_) => Err(failed(ViaFailure::Late)),
+    }
+}
+
+/// CONNECT (RFC 9110, section 9.3.6).
+async fn connect(
+    stream: &mut TcpStream,
+    to: &HostPort,
+    login: Option<&ProxyLogin>,
+) -> Result<(), ViaFailure> {
+    let mut head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: portcullis\r\n");
+    if let Some(ProxyLogin { user, password }) = login {
+        let basic = BASE64.encode(format!("{user}:{password}").as_bytes());
+        // Writing into a text does not fail.
+        let _ = write!(head, "Proxy-Authorization: Basic {basic}\r\n");
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let head = read_head(stream).await?;
+    judge_answer(&head, to, login)
+}
+
+/// Reads up to the empty line and not a byte more: what follows is the other end's.
+async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ViaFailure> {
+    let (mut head, mut scratch) = (Vec::new(), [0; 2048]);
+    loop {
+        let count = stream.peek(&mut scratch).await?;
+        if count == 0 {
+            return Err(match head.is_empty() {
+                true => ViaFailure::Closed,
+                false => other_protocol("HTTP", &head),
+            });
+        }
+        let before = head.len();
+        head.extend_from_slice(&scratch[..count]);
+        let is_http = head.iter().zip(b"HTTP/").all(|(byte, known)| byte == known);
+        if !is_http {
+            return Err(other_protocol("HTTP", &head));
+        }
+        let end = head.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
+        let taken = end.map_or(count, |end| end - before);
+        stream.read_exact(&mut scratch[..taken]).await?;
+        if let Some(end) = end {
+            head.truncate(end);
+            return Ok(head);
+        }
+        if head.len() > HEAD_BYTES_MAX {
+            return Err(ViaFailure::LongHead);
+        }
+    }
+}
+
+fn judge_answer(head: &[u8], to: &HostPort, login: Option<&ProxyLogin>) -> Result<(), ViaFailure> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut answer = httparse::Response::new(&mut fields);
+    let status = match answer.parse(head) {
+        Ok(httparse::Status::Complete(_)) => answer.code.unwrap_or_default(),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(other_protocol("HTTP", head)),
+    };
+    let field = |name: &str| {
+        let fields = answer.headers.iter();
+        fields.filter(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value).next()
+    };
+    let said = shown(format!("{status} {}", answer.reason.unwrap_or_default()).trim().as_bytes());
+    let has_body = field("content-length").is_some_and(|length| length != b"0");
+    match status {
+        200..=299 if has_body || field("content-type").is_some_and(|kind| kind.starts_with(b"text/")) => {
+            Err(ViaFailure::Page(said))
+        }
+        200..=299 => Ok(()),
+        407 => {
+            let asked =
+                answer.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("proxy-authenticate"));
+            let schemes: Vec<_> = asked.map(|field| field.value).collect();
+            let is_basic = |value: &&[u8]| value.len() >= 5 && value[..5].eq_ignore_ascii_case(b"basic");
+            if !schemes.is_empty() && !schemes.iter().any(is_basic) {
+                return Err(ViaFailure::OtherLogin(shown(schemes[0])));
+            }
+            let realm = schemes.iter().find(|value| is_basic(value)).map(|value| shown(value));
+            let told = realm.map_or(said.clone(), |realm| format!("{said}, {realm}"));
+            Err(match login {
+                None => ViaFailure::NoLogin(told),
+                Some(_) => ViaFailure::BadLogin(told),
+            })
+        }
+        502..=504 => Err(ViaFailure::Unreachable { to: to.clone(), said }),
+        _ => Err(ViaFailure::Refused { to: to.clone(), said }),
+    }
+}
+
+/// What a proxy says, as far as it can be shown.
+fn shown(bytes: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(bytes).chars().take(SAID_MAX).collect();
+    text.escape_default().to_string().replace("\\\"", "\"").replace("\\'", "'")
+}
+
+fn other_protocol(spoken: &'static str, heard: &[u8]) -> ViaFailure {
+    ViaFailure::OtherProtocol { spoken, begins: format!("`{}`", shown(&heard[..heard.len().min(16)])) }
+}
+
+#[cfg(test)]
+mod tests;

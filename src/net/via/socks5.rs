@@ -1,0 +1,111 @@
+//! SOCKS5 with a proxy on the way (RFC 1928), and its user and password (RFC 1929). It is no link: the proxy is
+//! asked for a host and a port.
+
+use std::net::IpAddr;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{ViaFailure, other_protocol};
+use crate::profile::{HostPort, ProxyLogin};
+
+const VERSION: u8 = 5;
+const NO_LOGIN: u8 = 0;
+const PASSWORD: u8 = 2;
+const NONE_FITS: u8 = 0xff;
+const CONNECT: u8 = 1;
+
+pub(super) async fn connect(
+    stream: &mut TcpStream,
+    to: &HostPort,
+    login: Option<&ProxyLogin>,
+) -> Result<(), ViaFailure> {
+    let request = request(to)?;
+    let offer: &[u8] = match login {
+        None => &[VERSION, 1, NO_LOGIN],
+        Some(_) => &[VERSION, 2, PASSWORD, NO_LOGIN],
+    };
+    stream.write_all(offer).await?;
+    let [version, method] = read(stream).await?;
+    if version != VERSION {
+        return Err(other_protocol("SOCKS5", &[version, method]));
+    }
+    match (method, login) {
+        (NO_LOGIN, _) => {}
+        (PASSWORD, Some(login)) => log_in(stream, login).await?,
+        (NONE_FITS | PASSWORD, None) => return Err(ViaFailure::NoLogin("no method without one".into())),
+        (NONE_FITS, Some(_)) => return Err(ViaFailure::OtherLogin("another method than a password".into())),
+        (other, _) => return Err(ViaFailure::OtherLogin(format!("method {other}"))),
+    }
+    stream.write_all(&request).await?;
+    let [version, reply, _, kind] = read(stream).await?;
+    if version != VERSION {
+        return Err(other_protocol("SOCKS5", &[version, reply]));
+    }
+    // Its own address says nothing of use, and has to be read off.
+    let rest = match kind {
+        1 => 4 + 2,
+        4 => 16 + 2,
+        3 => usize::from(read::<1>(stream).await?[0]) + 2,
+        _ => return Err(other_protocol("SOCKS5", &[version, reply, 0, kind])),
+    };
+    // One that refuses may close before it has said all.
+    let read_off = stream.read_exact(&mut vec![0; rest]).await;
+    let (to, said) = (to.clone(), |words: &str| format!("{words} (reply {reply})"));
+    match reply {
+        0 => Ok(read_off.map(|_| ())?),
+        2 => Err(ViaFailure::Refused { to, said: said("not allowed by its rules") }),
+        3 => Err(ViaFailure::Unreachable { to, said: said("network unreachable") }),
+        4 => Err(ViaFailure::Unreachable { to, said: said("host unreachable") }),
+        5 => Err(ViaFailure::Unreachable { to, said: said("connection refused") }),
+        6 => Err(ViaFailure::Unreachable { to, said: said("no answer in time") }),
+        7 => Err(ViaFailure::Refused { to, said: said("it does not serve CONNECT") }),
+        8 => Err(ViaFailure::Refused { to, said: said("it does not serve this kind of address") }),
+        _ => Err(ViaFailure::Refused { to, said: said("general failure") }),
+    }
+}
+
+/// A plain name is left for the proxy to look up.
+fn request(to: &HostPort) -> Result<Vec<u8>, ViaFailure> {
+    let mut request = vec![VERSION, CONNECT, 0];
+    match to.host_without_zone().parse() {
+        Ok(IpAddr::V4(ip)) => {
+            request.push(1);
+            request.extend(ip.octets());
+        }
+        Ok(IpAddr::V6(ip)) => {
+            request.push(4);
+            request.extend(ip.octets());
+        }
+        Err(_) => {
+            request.push(3);
+            request.push(u8::try_from(to.host.len()).map_err(|_| ViaFailure::LongName)?);
+            request.extend(to.host.as_bytes());
+        }
+    }
+    request.extend(to.port.to_be_bytes());
+    Ok(request)
+}
+
+async fn log_in(stream: &mut TcpStream, login: &ProxyLogin) -> Result<(), ViaFailure> {
+    let mut message = vec![1];
+    for part in [&login.user, &login.password] {
+        // The profile takes no longer ones.
+        message.push(u8::try_from(part.len()).map_err(|_| ViaFailure::LongName)?);
+        message.extend(part.as_bytes());
+    }
+    stream.write_all(&message).await?;
+    // Any other status is a refusal (RFC 1929, section 2).
+    match read(stream).await? {
+        [_, 0] => Ok(()),
+        [_, status] => Err(ViaFailure::BadLogin(format!("status {status}"))),
+    }
+}
+
+async fn read<const COUNT: usize>(stream: &mut TcpStream) -> Result<[u8; COUNT], ViaFailure> {
+    let mut bytes = [0; COUNT];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}

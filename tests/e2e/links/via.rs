@@ -1,0 +1,179 @@
+//! Links through a proxy: both halves, every scheme, and proxies that do not do what they should.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use portcullis::{gateway::handle::Command, profile::Mode, tasks::Tasks};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{
+    gateway::Place,
+    peers::{Backend, Reserved, hear, say},
+    ways::{Plan, Way},
+};
+
+/// A proxy that speaks CONNECT, and what it says to each who asks.
+struct Proxy {
+    at: SocketAddr,
+    passed: Arc<AtomicUsize>,
+    _tasks: Tasks,
+}
+
+/// What a proxy does with a request.
+#[derive(Clone, Copy)]
+enum Behaviour {
+    /// Lets through whoever logs in so.
+    Passes(Option<&'static str>),
+    Says(&'static [u8]),
+}
+
+impl Proxy {
+    async fn new(behaviour: Behaviour) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, passed, tasks) =
+            (port.local_addr().unwrap(), Arc::<AtomicUsize>::default(), Tasks::default());
+        let (counted, connections) = (passed.clone(), tasks.clone());
+        tasks.spawn("proxy", async move {
+            while let Ok((stream, _)) = port.accept().await {
+                connections.spawn("proxied", pass(stream, behaviour, counted.clone()));
+            }
+        });
+        Self { at, passed, _tasks: tasks }
+    }
+
+    fn passed(&self) -> usize {
+        self.passed.load(Ordering::Relaxed)
+    }
+}
+
+async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsize>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let head = String::from_utf8(head).unwrap();
+    let login = match behaviour {
+        Behaviour::Says(words) => {
+            // Whoever has asked may be gone.
+            let _ = stream.write_all(words).await;
+            let _ = stream.read(&mut [0; 1024]).await;
+            return;
+        }
+        Behaviour::Passes(login) => login,
+    };
+    if login.is_some_and(|login| !head.contains(&format!("Proxy-Authorization: Basic {login}\r\n"))) {
+        let refused = "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
+        let _ = stream.write_all(refused.as_bytes()).await;
+        return;
+    }
+    let to = head.split(' ').nth(1).unwrap();
+    let Ok(mut other) = TcpStream::connect(to).await else {
+        let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
+        return;
+    };
+    passed.fetch_add(1, Ordering::Relaxed);
+    stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+    let _ = copy_bidirectional(&mut stream, &mut other).await;
+}
+
+async fn carries_a_session(way: &Way, backend: &Backend) {
+    let mut client = way.client().await;
+    let mut server = backend.accept().await;
+    say(&mut client, b"ping").await;
+    hear(&mut server, b"ping").await;
+    say(&mut server, b"pong").await;
+    hear(&mut client, b"pong").await;
+}
+
+#[tokio::test]
+async fn links_of_both_halves_go_through_a_proxy() {
+    for (mode, is_plain) in
+        [(Mode::Forward, false), (Mode::Reverse, false), (Mode::Forward, true), (Mode::Reverse, true)]
+    {
+        let (proxy, backend) = (Proxy::new(Behaviour::Passes(None)).await, Backend::new().await);
+        let via = format!(", via: 'http://{}'", proxy.at);
+        let address = backend.address();
+        let (dmz_link, internal_link) =
+            if mode == Mode::Forward { (via.as_str(), "") } else { ("", via.as_str()) };
+        let plan = Plan { dmz_link, internal_link, is_plain, ..Plan::new(mode, &address) };
+        let way = plan.start().await;
+        carries_a_session(&way, &backend).await;
+        assert!(proxy.passed() >= 1, "{mode:?}");
+    }
+}
+
+/// An internal half that dials a port where nobody needs to listen.
+fn dials(place: &Place, name: &str, via: &str) -> crate::support::gateway::Gateway {
+    let reserved = Reserved::new();
+    let link = format!("connect: 'socks+tls://{}', {via}, prepared: 1", reserved.at());
+    place.start(name, &Plan::new(Mode::Reverse, "echo://").internal(&link))
+}
+
+#[tokio::test]
+async fn a_proxy_that_gives_no_way_through_is_told_in_its_own_words() {
+    let place = Place::new();
+    let down = Reserved::new();
+    for (at, words, says) in [
+        ("down", "connection refused", None),
+        ("page", "answered with a page", Some(&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>"[..])),
+        ("refuses", "it refuses to connect to", Some(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
+        ("garbage", "through proxy http://", Some(b"HTTP/1.1 200 OK\r\n\r\n<html>sign in here</html>")),
+        ("silent", "no answer within 5s", Some(b"")),
+        ("locked", "asks for a user and a password", Some(b"HTTP/1.1 407 No\r\n\r\n")),
+    ] {
+        let proxy = match says {
+            None => None,
+            Some(words) => Some(Proxy::new(Behaviour::Says(words)).await),
+        };
+        let port = proxy.as_ref().map_or(down.at(), |proxy| proxy.at);
+        let gateway = dials(&place, at, &format!("via: 'http://{port}'"));
+        let row = gateway.until_pool(words, |row| row.last_error.is_some()).await;
+        let told = row.last_error.unwrap();
+        assert!(told.contains(words) && told.contains(&port.to_string()), "{at}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_stands_in_a_file_and_is_read_again_at_a_reload() {
+    // `gate:s3cret`
+    let (proxy, backend) =
+        (Proxy::new(Behaviour::Passes(Some("Z2F0ZTpzM2NyZXQ="))).await, Backend::new().await);
+    let place = Place::new();
+    let write = |text: &str| {
+        fs::write(place.path("login"), text).unwrap();
+        fs::set_permissions(place.path("login"), fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write("gate:wrong\n");
+    let address = backend.address();
+    let plan = Plan { ..Plan::new(Mode::Reverse, &address) };
+    let dmz = place.start("dmz", &plan.dmz("listen: 'socks+tls://127.0.0.1:0'"));
+    let link = format!(
+        "connect: 'socks+tls://{}', prepared: 1, via: 'http://{}', via_credentials: login",
+        dmz.link_port().await,
+        proxy.at
+    );
+    let internal = place.start("internal", &plan.internal(&link));
+    let refused = "does not take the user and the password";
+    let seen = internal.until_pool(refused, |row| row.last_error.is_some()).await;
+    assert!(seen.last_error.unwrap().contains(refused));
+    write("gate:s3cret");
+    internal.done(Command::Reload).await;
+    let way = Way { place: place.clone(), dmz, internal: Some(internal) };
+    way.ready().await;
+    carries_a_session(&way, &backend).await;
+    let shown = format!("{:?}", way.inner().now().await);
+    assert!(!shown.contains("s3cret") && !shown.contains("Z2F0Z"), "{shown}");
+}
