@@ -1,9 +1,6 @@
 //! In which order a session tries the backends of its service. Pure: no sockets, no clock.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    net::IpAddr,
-};
+use std::net::IpAddr;
 
 use crate::profile::Balance;
 
@@ -47,7 +44,7 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
             order.sort_by(|one, other| load(one).total_cmp(&load(other)));
         }
         (Balance::Client, Some(client)) => {
-            order.sort_by_key(|at| std::cmp::Reverse(weigh(&(client, candidates[*at].address))));
+            order.sort_by_key(|at| std::cmp::Reverse(weigh([&client.to_string(), candidates[*at].address])));
         }
     }
     // One that has just come back gives most of its turns away; with `client`, always those of the same addresses.
@@ -55,7 +52,7 @@ pub fn order_backends(candidates: &[Candidate<'_>], balance: Balance, input: Bal
         let Candidate { address, share, .. } = candidates[at];
         let chance = match (balance, client) {
             (Balance::Least, _) => 0.0,
-            (Balance::Client, Some(client)) => weigh(&(address, client)) as f64 / u64::MAX as f64,
+            (Balance::Client, Some(client)) => weigh([address, &client.to_string()]) as f64 / u64::MAX as f64,
             (Balance::Turn | Balance::Client, _) => input.chance,
         };
         chance >= share
@@ -72,11 +69,16 @@ fn rotate(order: &mut [usize], turn: usize) {
     order.rotate_left(by);
 }
 
-/// The same on every gateway and after every start.
-fn weigh(what: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
+/// The same on every gateway, after every start and in every version: FNV-1a, whose bits are then spread, since
+/// addresses differ in their last letters.
+fn weigh(what: [&str; 2]) -> u64 {
+    let bytes = what.iter().flat_map(|text| text.bytes().chain([0]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]
@@ -89,6 +91,14 @@ mod tests {
 
     fn addressed() -> [Candidate<'static>; 3] {
         ["tcp://a:1", "tcp://b:1", "tcp://c:1"].map(|address| Candidate { address, ..GOOD })
+    }
+
+    #[test]
+    fn a_client_has_the_same_backend_in_every_version() {
+        let input = |client: &str| BalanceInput { client: client.parse().ok(), ..INPUT };
+        let first = |client| order_backends(&addressed(), Balance::Client, input(client))[0];
+        let clients = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "::ffff:192.0.2.1"];
+        assert_eq!(clients.map(first), [0, 0, 1, 2, 0]);
     }
 
     #[test]

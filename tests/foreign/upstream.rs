@@ -51,6 +51,19 @@ fn links_go_through_tinyproxy_with_a_password() {
     carries_through(&place, &format!("via: 'http://127.0.0.1:{port}', via_credentials: login"));
 }
 
+/// What squid has left in memory, by the beginning of its name; removed with the test.
+struct SharedMemory(String);
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        let found = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        for segment in found.filter(|segment| segment.file_name().to_string_lossy().starts_with(&self.0)) {
+            // It is squid's own to be there or not.
+            let _ = std::fs::remove_file(segment.path());
+        }
+    }
+}
+
 #[test]
 fn links_go_through_squid() {
     if !has("links_go_through_squid", &["squid"]) {
@@ -66,7 +79,11 @@ fn links_go_through_squid() {
         ),
     );
     let file = place.path("squid.conf").display().to_string();
-    let _proxy = Server::start(Command::new("/usr/sbin/squid").args(["-N", "-f", &file]), port);
+    // Its shared memory has the name of the service, and one that is killed leaves it behind.
+    let service = format!("gate{port}");
+    let _memory = SharedMemory(format!("{service}-"));
+    let arguments = ["-N", "-n", &service, "-f", &file];
+    let _proxy = Server::start(Command::new("/usr/sbin/squid").args(arguments), port);
     carries_through(&place, &format!("via: 'http://127.0.0.1:{port}'"));
 }
 
