@@ -8,12 +8,14 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use portcullis::{gateway::handle::Command, profile::Mode, tasks::Tasks};
+use portcullis::{gateway::handle::Command, profile::Mode, tasks::Tasks, telemetry::snapshot::PoolState};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 
 use crate::support::{
@@ -34,6 +36,8 @@ struct Proxy {
 enum Behaviour {
     /// Lets through whoever logs in so.
     Passes(Option<&'static str>),
+    /// Lets everybody through, and cuts what is silent for so long.
+    CutsAfter(Duration),
     Says(&'static [u8]),
 }
 
@@ -73,6 +77,7 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsi
             return;
         }
         Behaviour::Passes(login) => login,
+        Behaviour::CutsAfter(_) => None,
     };
     if login.is_some_and(|login| !head.contains(&format!("Proxy-Authorization: Basic {login}\r\n"))) {
         let refused = "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"office\"\r\n\r\n";
@@ -86,7 +91,32 @@ async fn pass(mut stream: TcpStream, behaviour: Behaviour, passed: Arc<AtomicUsi
     };
     passed.fetch_add(1, Ordering::Relaxed);
     stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
-    let _ = copy_bidirectional(&mut stream, &mut other).await;
+    match behaviour {
+        Behaviour::CutsAfter(silence) => pass_while_heard(stream, other, silence).await,
+        Behaviour::Passes(_) | Behaviour::Says(_) => {
+            let _ = copy_bidirectional(&mut stream, &mut other).await;
+        }
+    }
+}
+
+/// Passes bytes on until none have come from either side for so long.
+async fn pass_while_heard(mut one: TcpStream, mut other: TcpStream, silence: Duration) {
+    let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
+    loop {
+        let passed = timeout(silence, async {
+            let (to, bytes) = tokio::select! {
+                read = one.read(&mut up) => (&mut other, &up[..read?]),
+                read = other.read(&mut down) => (&mut one, &down[..read?]),
+            };
+            if bytes.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            to.write_all(bytes).await
+        });
+        if !matches!(passed.await, Ok(Ok(()))) {
+            return;
+        }
+    }
 }
 
 async fn carries_a_session(way: &Way, backend: &Backend) {
@@ -113,6 +143,18 @@ async fn links_of_both_halves_go_through_a_proxy() {
         carries_a_session(&way, &backend).await;
         assert!(proxy.passed() >= 1, "{mode:?}");
     }
+}
+
+#[tokio::test]
+async fn idle_links_live_behind_a_proxy_that_cuts_what_is_silent() {
+    let proxy = Proxy::new(Behaviour::CutsAfter(Duration::from_secs(8))).await;
+    let internal_link = format!(", prepared: 1, via: 'http://{}'", proxy.at);
+    let way = Plan { internal_link: &internal_link, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let passed = proxy.passed();
+    let lived = |now: &portcullis::telemetry::snapshot::Snapshot| now.uptime_seconds > 20.0;
+    let seen = way.inner().until_within(Duration::from_secs(60), "20 s are over", lived).await;
+    let [row] = &seen.pools[..] else { panic!("{:?}", seen.pools) };
+    assert_eq!((row.state, row.failures, proxy.passed()), (PoolState::Healthy, 0, passed), "{row:?}");
 }
 
 /// An internal half that dials a port where nobody needs to listen.
