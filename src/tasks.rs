@@ -17,15 +17,16 @@ impl Tasks {
     /// Starts a task; it ends by itself or by the token it was given.
     #[expect(clippy::disallowed_methods, reason = "this is the helper that the ban points to")]
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(async move {
-            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
-                tracing::error!(
-                    event = "task_panicked",
-                    task = name,
-                    "a task panicked; this is a bug, please report it"
-                );
-            }
-        });
+        self.tracker.spawn(catch_panic(name, future));
+    }
+
+    /// The same, of what is probably over at its first turn, which it has at once: a flood of those costs no tasks.
+    #[expect(clippy::disallowed_methods, reason = "as above")]
+    pub fn run_or_spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        let mut future = Box::pin(catch_panic(name, future));
+        if (&mut future).now_or_never().is_none() {
+            self.tracker.spawn(future);
+        }
     }
 
     /// Tasks that have not ended.
@@ -37,5 +38,15 @@ impl Tasks {
     pub async fn all_ended(&self) {
         self.tracker.close();
         self.tracker.wait().await;
+    }
+}
+
+async fn catch_panic(name: &'static str, future: impl Future<Output = ()>) {
+    if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+        tracing::error!(
+            event = "task_panicked",
+            task = name,
+            "a task panicked; this is a bug, please report it"
+        );
     }
 }

@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("confine", &["disk", "profile"]),
     ("proto", &["profile"]),
     ("telemetry", &["profile", "text"]),
-    ("admission", &[]),
+    ("admission", &["profile"]),
     ("net", &["admission", "disk", "profile", "proto"]),
     ("http", &["net", "profile", "proto"]),
     ("tls", &["disk", "net", "profile", "proto"]),

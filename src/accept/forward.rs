@@ -12,7 +12,7 @@ use std::{
 
 use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
-    admission::handshakes::HandshakePermit,
+    admission::{clients::ClientAdmission, handshakes::HandshakePermit},
     link::{
         Peer,
         dial_state::AT_MAXIMUM,
@@ -279,5 +279,6 @@ fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest
         probe: false,
         outcome_sender: None,
         idle_state: None,
+        admission: ClientAdmission::default(),
     }
 }

@@ -7,6 +7,8 @@
 mod access;
 pub mod forward;
 pub mod idle;
+mod refused_client;
+mod request_routing;
 pub mod reverse;
 pub mod routes;
 pub mod tcp;
@@ -22,6 +24,7 @@ use tokio::sync::oneshot;
 
 use self::idle::IdleState;
 use crate::{
+    admission::clients::ClientAdmission,
     link::{
         Peer, handshake, link_guard::LinkGuard, multiplex::handle::IncomingSession, session_side::SessionSide,
     },
@@ -58,6 +61,8 @@ pub struct SessionRequest {
     pub outcome_sender: Option<oneshot::Sender<SessionOutcome>>,
     /// Its idle state, where it can become idle.
     pub idle_state: Option<Arc<IdleState>>,
+    /// Whether its client gets in, where that is known.
+    pub admission: ClientAdmission,
 }
 
 /// How a session ended.
@@ -85,6 +90,7 @@ impl SessionRequest {
             probe: open.is_probe,
             outcome_sender: None,
             idle_state: None,
+            admission: ClientAdmission::default(),
         }
     }
 }

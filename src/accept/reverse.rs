@@ -16,6 +16,7 @@ use socks5_proto::Address;
 
 use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
+    admission::clients::ClientAdmission,
     link::{
         Peer,
         dial_state::DialFailure,
@@ -284,6 +285,7 @@ fn carry_session(keeper: &Arc<LinkKeeper>, parked: ParkedLink, client: Address, 
         probe: false,
         outcome_sender: None,
         idle_state: None,
+        admission: ClientAdmission::default(),
     }));
 }
 

@@ -9,7 +9,10 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::web::WebClient;
 use crate::{
-    admission::handshakes::EVICTED,
+    admission::{
+        clients::{ClientAdmission, ClientGates},
+        handshakes::EVICTED,
+    },
     http::request::RequestTarget,
     link::HANDSHAKE,
     net::{
@@ -107,6 +110,8 @@ pub struct AdmittedClient {
     /// What it has said already, for the backend.
     pub prefix: Vec<u8>,
     pub origin: Box<ClientOrigin>,
+    /// Whether it gets in, where that had to be known already.
+    pub admission: ClientAdmission,
 }
 
 /// Why a client is turned away before it has a service.
@@ -142,8 +147,9 @@ pub async fn route_client(
     stream: TcpStream,
     from: SocketAddr,
     front: &PortRoutes,
+    gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
-    match timeout(HANDSHAKE, route_stream(stream, from, front)).await {
+    match timeout(HANDSHAKE, route_stream(stream, from, front, gates)).await {
         Ok(entered) => entered,
         Err(_) => Err(RouteError::Timeout),
     }
@@ -170,13 +176,15 @@ pub async fn route_probe(
         Ok(edge::accept(hello, stream, probe::probe_server_config(config)).await?)
     };
     let stream = timeout(HANDSHAKE, shaken).await.unwrap_or_else(|_| Err(RouteError::Timeout))?;
-    Ok(AdmittedClient { client, service, stream, prefix: Vec::new(), origin: Box::default() })
+    let admission = ClientAdmission::Unchecked;
+    Ok(AdmittedClient { client, service, stream, prefix: Vec::new(), origin: Box::default(), admission })
 }
 
 async fn route_stream(
     mut stream: TcpStream,
     from: SocketAddr,
     front: &PortRoutes,
+    gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
     let mut origin = origin_of(&stream);
     let (client, said) = match &front.proxy {
@@ -198,6 +206,7 @@ async fn route_stream(
                 stream,
                 prefix: said,
                 origin,
+                admission: ClientAdmission::Unchecked,
             }));
         }
         RouteTable::Http(doors) => {
@@ -223,14 +232,22 @@ async fn route_stream(
         TlsHandling::Passed(service) => {
             let (service, stream) = (service.clone(), NetStream::Tcp(stream));
             let prefix = hello.into_bytes();
-            Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix, origin }))
+            let admission = ClientAdmission::Unchecked;
+            Ok(RoutedClient::Session(AdmittedClient { client, service, stream, prefix, origin, admission }))
         }
         TlsHandling::Down(service, why) => {
             client_hello::refuse_service(&mut stream).await;
             Err(RouteError::Down { service: service.clone(), reason: why.clone() })
         }
         TlsHandling::Tls(service, config) => {
-            let stream = edge::accept(hello, stream, config.clone()).await;
+            let admission = ClientAdmission::from(gates.enter(service, client.ip()));
+            let stream = match &admission {
+                // Its session is refused before TLS, which would be spoken for nothing.
+                ClientAdmission::Refused(_) => Ok(NetStream::Tcp(stream)),
+                ClientAdmission::Admitted(_) | ClientAdmission::Unchecked => {
+                    edge::accept(hello, stream, config.clone()).await
+                }
+            };
             let stream =
                 stream.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
             origin.alpn = stream.alpn().unwrap_or_default().to_vec();
@@ -240,6 +257,7 @@ async fn route_stream(
                 stream,
                 prefix: Vec::new(),
                 origin,
+                admission,
             }))
         }
         TlsHandling::Http(doors, config) => {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     admission::{
+        clients::{ClientAdmission, ClientGates},
         handshakes::{HandshakeLimiter, HandshakePermit},
         quota::{DescriptorQuota, QuotaPermit},
     },
@@ -53,6 +54,8 @@ pub struct ClientPortContext {
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
     pub probes: ProbeLookup,
+    /// Who gets in, of the clients of each service.
+    pub gates: Arc<ClientGates>,
     /// Clients at once, of all ports.
     pub quota: Arc<DescriptorQuota>,
     /// And of these, those that have yet to say what they want.
@@ -78,8 +81,15 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
             PortRoutes { proxy: None, table: RouteTable::One(service) } => {
                 let (service, origin) = (service.clone(), routes::origin_of(&stream));
                 let stream = NetStream::Tcp(stream);
-                let entered = AdmittedClient { client, service, stream, prefix: Vec::new(), origin };
-                tasks.spawn("session", serve_within_quota(place, serve(session_request(entered))));
+                let admission = ClientAdmission::from(shared.gates.enter(&service, client.ip()));
+                let is_refused = matches!(admission, ClientAdmission::Refused(_));
+                let entered =
+                    AdmittedClient { client, service, stream, prefix: Vec::new(), origin, admission };
+                let serving = serve_within_quota(place, serve(session_request(entered)));
+                match is_refused {
+                    true => tasks.run_or_spawn("refusal", serving),
+                    false => tasks.spawn("session", serving),
+                }
             }
             PortRoutes { proxy: Some(_), .. }
             | PortRoutes { table: RouteTable::Named(_) | RouteTable::Http(_), .. } => {
@@ -88,6 +98,7 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
                     entered_by: front.load_full(),
                     current: front.clone(),
                     log: notices.limited().clone(),
+                    gates: shared.gates.clone(),
                     requests: shared.requests.clone(),
                     access: shared.access.clone(),
                     leaving: shared.leaving.clone(),
@@ -138,7 +149,8 @@ pub async fn serve_probe(
     let entered = match by_tls {
         false => {
             let (stream, prefix) = (NetStream::Tcp(stream), Vec::new());
-            Ok(AdmittedClient { client, service, stream, prefix, origin: Box::default() })
+            let (origin, admission) = (Box::default(), ClientAdmission::Unchecked);
+            Ok(AdmittedClient { client, service, stream, prefix, origin, admission })
         }
         true => Box::pin(routes::route_probe(stream, client, service, &front)).await,
     };
@@ -159,7 +171,7 @@ async fn serve_client(
     greeting: HandshakePermit,
 ) {
     // Boxed: an open session holds no memory for how it came.
-    let entered = routes::route_client(stream, client, &stay.entered_by);
+    let entered = routes::route_client(stream, client, &stay.entered_by, &stay.gates);
     let entered = Box::pin(greeting.evicted.run_until_cancelled(entered)).await;
     let entered = entered.unwrap_or_else(|| Err(RouteError::Evicted));
     let session = match entered {
@@ -185,6 +197,7 @@ pub struct RouteLifetime {
     current: Arc<ArcSwap<PortRoutes>>,
     entered_by: Arc<PortRoutes>,
     pub log: Arc<RateLimitedLog>,
+    pub gates: Arc<ClientGates>,
     pub requests: Arc<RequestBooks>,
     pub access: Arc<AccessLog>,
     leaving: Arc<AtomicBool>,
@@ -200,7 +213,7 @@ impl RouteLifetime {
 }
 
 pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
-    let AdmittedClient { client, service, stream, prefix: said, origin } = entered;
+    let AdmittedClient { client, service, stream, prefix: said, origin, admission } = entered;
     SessionRequest {
         half: Half::Dmz,
         downstream: SessionSide::Stream(stream),
@@ -215,5 +228,6 @@ pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
         probe: false,
         outcome_sender: None,
         idle_state: None,
+        admission,
     }
 }

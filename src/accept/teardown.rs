@@ -83,6 +83,7 @@ pub(super) fn error_response_for(told: &SessionOutcome) -> ErrorResponse {
             | EndedBy::Backend
             | EndedBy::Peer
             | EndedBy::Limit
+            | EndedBy::ClientLimit
             | EndedBy::Policy
             | EndedBy::Internal,
         ) => (StatusCode::BAD_GATEWAY, "the service ended before it had answered"),

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 
 use super::routes::{AdmittedClient, HttpRoute};
 use crate::{
+    admission::clients::{ClientAdmission, ClientPermit},
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
     net::{
         pipe::PipeEnd,
@@ -32,6 +33,8 @@ pub struct UpgradedSocket {
     pub client: SocketAddr,
     /// What the session will be called.
     pub id: String,
+    /// Its client's place.
+    pub permit: ClientPermit,
     /// Of the request, for the access log; its line is written when the session ends.
     pub record: Option<AccessRecord>,
 }
@@ -47,11 +50,24 @@ pub async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, 
 }
 
 /// A client whose WebSocket ends here: its session carries what is within the frames.
-pub fn web_socket_client(here: CheckedStream, route: HttpRoute, client: SocketAddr) -> AdmittedClient {
+pub fn web_socket_client(
+    here: CheckedStream,
+    route: HttpRoute,
+    client: SocketAddr,
+    permit: ClientPermit,
+) -> AdmittedClient {
     let WebOptions { message_limit, inactivity, frames, .. } = route.web;
     let limits = WebSocketLimits { message: message_limit, inactivity, frames };
     let stream = NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
-    AdmittedClient { client, service: route.service, stream, prefix: Vec::new(), origin: Box::default() }
+    let admission = ClientAdmission::Admitted(permit);
+    AdmittedClient {
+        client,
+        service: route.service,
+        stream,
+        prefix: Vec::new(),
+        origin: Box::default(),
+        admission,
+    }
 }
 
 /// Joins a connection that was upgraded to the other end of its upstream session.

@@ -22,7 +22,7 @@ use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
     ext::on_informational,
-    header::{self, HeaderMap, HeaderValue},
+    header::{self, HeaderValue},
     service::service_fn,
     upgrade::OnUpgrade,
 };
@@ -33,14 +33,19 @@ use super::{
     ServeSession, SessionRequest,
     access::RequestTrail,
     idle::{BusyGuard, IdleReclaim, IdleState},
-    routes::{AdmittedClient, HttpRoute, WebKind, find_http_route},
+    refused_client::refuse_client,
+    request_routing::{client_of, find_route},
+    routes::{AdmittedClient, HttpRoute, WebKind},
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
     upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over, web_socket_client},
     upstream_session::{FAREWELL, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
 };
 use crate::{
-    admission::handshakes::HandshakePermit,
+    admission::{
+        clients::{ClientAdmission, ClientPermit},
+        handshakes::HandshakePermit,
+    },
     http::{
         HeadSource,
         body::{BodyProgress, MessageBody, ends_connection},
@@ -49,10 +54,10 @@ use crate::{
         error_response::{self, ErrorResponse, bad_request},
         fields::{self, HeadOrigin, UpgradeProtocols},
         flushed::Flushes,
-        forwarded, framing,
+        framing,
         interim::{InterimPolicy, InterimResponses, InterimStream},
         keep_alive::{ConnectionPhase, ExchangeGuard, KeepAliveTracker, PhaseTimer},
-        request::{self, ForwardedHeaders, RequestTarget},
+        request::{self, ForwardedHeaders},
         upstream::{ResponseFailure, UpstreamConnection},
         websocket,
     },
@@ -162,12 +167,12 @@ pub async fn serve(
             None
         }
         Some(UpgradedTo::Socket(socket)) => {
-            let UpgradedSocket { route: door, client, id, record } = *socket;
+            let UpgradedSocket { route: door, client, id, permit, record } = *socket;
             let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             let left = lock(&front.downstream_upgrade).take();
             let entered = downgrade_client(left).await.map(|here| {
                 let origin = front.origin.clone();
-                let entered = AdmittedClient { origin, ..web_socket_client(here, door, client) };
+                let entered = AdmittedClient { origin, ..web_socket_client(here, door, client, permit) };
                 let work = IdleState::new_busy(&front.reclaim);
                 record.into_iter().for_each(|record| work.finish_with_session(record));
                 SessionRequest { id: Some(id), idle_state: Some(work), ..session_request(entered) }
@@ -298,15 +303,19 @@ impl ClientConnection {
         if request.uri().path() == "*" {
             return Ok(error_response::options_response());
         }
-        let door = self.find_route(&request, &host)?;
-        let (client, by) = self.client_of(door, request.headers());
+        let door = find_route(&self.routes, &request, &host)?;
+        let (client, by) = client_of(self.client, self.forwarded.clone(), door, request.headers());
         trail.note_service(&door.service, client);
         *lock(&self.keep_alive) = door.web.keep_alive;
+        if let Err(refused) = self.lifetime.gates.check(&door.service, client.ip()) {
+            return Err(refuse_client(&self.serve, &door.service, client, refused).await);
+        }
         if door.web_kind == WebKind::Frames {
             let response = websocket::grant_upgrade(&request, door.web.protocols.as_deref())?;
+            let permit = self.enter(&door.service, client).await?;
             let id = session_id();
             trail.note_session(&id, None);
-            let socket = UpgradedSocket { route: door.clone(), client, id, record: None };
+            let socket = UpgradedSocket { route: door.clone(), client, id, permit, record: None };
             *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(socket)));
             lock(&self.handshake_permit).take();
             return Ok(response);
@@ -345,19 +354,6 @@ impl ClientConnection {
         let (channel, response) = self.send_request(door, client, request).await?;
         trail.note_session(&channel.id, Some(&channel.idle_state));
         self.clean_response(channel, response, asked, exchange)
-    }
-
-    /// Who has sent a request: the client of the connection, or the one that it tells, where it is a trusted proxy.
-    fn client_of(&self, door: &HttpRoute, headers: &HeaderMap) -> (SocketAddr, ForwardedHeaders) {
-        let (peer, by) = (self.client.ip(), self.forwarded.clone());
-        let networks = door.web.forwarded.as_deref().unwrap_or_default();
-        let is_trusted = |address| networks.iter().any(|network| network.contains(address));
-        if !is_trusted(peer) {
-            return (self.client, by);
-        }
-        let through = forwarded::read_chain(headers, peer, is_trusted);
-        let client = if through.client == peer { self.client } else { SocketAddr::new(through.client, 0) };
-        (client, by.via_proxies(&through, headers))
     }
 
     /// What a backend has answered, for the client.
@@ -400,22 +396,6 @@ impl ClientConnection {
         }
     }
 
-    /// The door that a request means.
-    fn find_route(&self, request: &Request<Incoming>, host: &str) -> Result<&HttpRoute, ErrorResponse> {
-        let origin = request::origin(request.headers())?;
-        let asked = RequestTarget { host, path: request.uri().path(), origin };
-        let door = find_http_route(&self.routes, &asked)
-            .ok_or(ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such service"))?;
-        let is_socket = door.web_kind != WebKind::Requests || request.headers().contains_key(header::UPGRADE);
-        let allowed = &door.web.origins;
-        let is_allowed =
-            |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));
-        if is_socket && !allowed.is_empty() && !asked.origin.is_some_and(is_allowed) {
-            return Err(ErrorResponse::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
-        }
-        Ok(door)
-    }
-
     /// Sends a request; over a new session where there is none, or it has ended since the last one.
     async fn send_request(
         &self,
@@ -448,12 +428,21 @@ impl ClientConnection {
         }
     }
 
+    /// A client gets in with one more session, or is refused.
+    async fn enter(&self, service: &ServiceName, client: SocketAddr) -> Result<ClientPermit, RequestFailure> {
+        match self.lifetime.gates.enter(service, client.ip()) {
+            Ok(permit) => Ok(permit),
+            Err(refused) => Err(refuse_client(&self.serve, service, client, refused).await),
+        }
+    }
+
     /// Begins a session.
     async fn open_session(
         &self,
         service: &ServiceName,
         client: SocketAddr,
-    ) -> Result<UpstreamSession, ErrorResponse> {
+    ) -> Result<UpstreamSession, RequestFailure> {
+        let admission = ClientAdmission::Admitted(self.enter(service, client).await?);
         let (ours, theirs) = pipe();
         let deadline = ours.failure_sender();
         let (teller, told) = oneshot::channel();
@@ -464,6 +453,7 @@ impl ClientConnection {
             stream: NetStream::Pipe(theirs.with_client_flag(self.tracker.end_flag())),
             prefix: Vec::new(),
             origin: self.origin.clone(),
+            admission,
         };
         let rest = IdleState::new_busy(&self.reclaim);
         let asked = SessionRequest {

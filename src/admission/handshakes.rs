@@ -6,11 +6,13 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio_util::sync::CancellationToken;
+
+use super::source_network::source_network;
 
 /// What an evicted handshake is told.
 pub const EVICTED: &str =
@@ -128,15 +130,6 @@ impl PendingHandshakes {
             }
         }
         changed
-    }
-}
-
-/// Whom an address stands for: its network in IPv6, where a host may have as many addresses as it likes (RFC 4291,
-/// 2.5.1).
-fn source_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
-
 use super::{
     link_session::{self, Toward},
     relay::{self, LinkSides, RelayOutcome, WhichSide},
@@ -19,10 +17,10 @@ use crate::{
         session_side::{LinkSlot, SessionSide},
     },
     net::{echo::EchoStream, stream::NetStream},
-    proto::{Refusal, multiplex::frame::CutCause},
+    proto::Refusal,
     telemetry::{
         end::{EndedBy, SessionEnd},
-        registry::SessionCounters,
+        registry::{SessionCounters, SessionStopper},
     },
     verify::probe,
 };
@@ -30,7 +28,6 @@ use crate::{
 /// How a session ended and, if it was never connected, why.
 pub(super) type EndWithRefusal = (SessionEnd, Option<Refusal>);
 
-const CUT: &str = "cut by the operator";
 const LATE: &str =
     "the link was cut: the inside refused it, or its backend did; the internal gateway's log says which";
 
@@ -59,20 +56,22 @@ impl DownstreamSide {
         &mut self,
         connected: Box<ConnectedUpstream>,
         order: &mut ConnectRequest<'_>,
-        kill: &CancellationToken,
+        stopper: &SessionStopper,
     ) -> AttemptOutcome {
         let ConnectedUpstream { side: upstream, peer: far_peer, link_guard: _seat, first: unsent } =
             *connected;
         let counters = order.counters;
         match (upstream, &self.side) {
-            (SessionSide::Shared(slot), _) => self.open_on_link(*slot, far_peer, unsent, order, kill).await,
+            (SessionSide::Shared(slot), _) => {
+                self.open_on_link(*slot, far_peer, unsent, order, stopper).await
+            }
             (SessionSide::Stream(upstream), SessionSide::Incoming(_)) => {
                 self.reply = None;
-                AttemptOutcome::Ended(self.attach_to_link(upstream, unsent, counters, kill).await)
+                AttemptOutcome::Ended(self.attach_to_link(upstream, unsent, counters, stopper).await)
             }
             (SessionSide::Stream(upstream), _) => {
                 let links = LinkSides { downstream: self.peer.is_some(), upstream: far_peer.is_some() };
-                AttemptOutcome::Ended(self.relay_to(upstream, unsent, links, counters, kill).await)
+                AttemptOutcome::Ended(self.relay_to(upstream, unsent, links, counters, stopper).await)
             }
             (SessionSide::Incoming(_) | SessionSide::Gone, _) => {
                 AttemptOutcome::Ended(internal_end(counters, "a session to nowhere"))
@@ -87,7 +86,7 @@ impl DownstreamSide {
         unsent: Vec<u8>,
         links: LinkSides,
         counters: &SessionCounters,
-        kill: &CancellationToken,
+        stopper: &SessionStopper,
     ) -> SessionEnd {
         if let Some(reply) = self.reply.take()
             && let Err(end) = grant_session(reply, &mut self.side, counters).await
@@ -99,9 +98,9 @@ impl DownstreamSide {
         };
         let relayed = tokio::select! {
             relayed = relay::relay(downstream, &mut upstream, unsent, links, counters, self.idle) => relayed,
-            () = kill.cancelled() => {
+            () = stopper.stopped() => {
                 self.side = SessionSide::Gone;
-                return SessionEnd { who: EndedBy::Operator, phase: counters.phase(), reason: CUT.into() };
+                return stopper.end(counters.phase());
             }
         };
         let is_clean = matches!(relayed, RelayOutcome::Clean);
@@ -124,7 +123,7 @@ impl DownstreamSide {
         peer: Option<Peer>,
         unsent: Vec<u8>,
         order: &mut ConnectRequest<'_>,
-        kill: &CancellationToken,
+        stopper: &SessionStopper,
     ) -> AttemptOutcome {
         let LinkSlot { handle: link, place, record, request } = slot;
         let (Some(request), SessionSide::Stream(stream)) =
@@ -151,14 +150,14 @@ impl DownstreamSide {
         };
         let remains = tokio::select! {
             remains = handle.outcome() => remains,
-            () = kill.cancelled() => {
-                handle.cut(CutCause::Operator);
-                let phase = order.counters.phase();
-                return AttemptOutcome::Ended(SessionEnd { who: EndedBy::Operator, phase, reason: CUT.into() });
+            () = stopper.stopped() => {
+                let end = stopper.end(order.counters.phase());
+                handle.cut(cut_cause(end.who));
+                return AttemptOutcome::Ended(end);
             }
         };
         // Boxed: an open session holds no memory for how it ends.
-        Box::pin(self.conclude(remains, peer, &record, order, kill)).await
+        Box::pin(self.conclude(remains, peer, &record, order, stopper)).await
     }
 
     /// What came of a session that this half has opened on a link.
@@ -168,7 +167,7 @@ impl DownstreamSide {
         peer: Option<Peer>,
         record: &PeerRecord,
         order: &mut ConnectRequest<'_>,
-        kill: &CancellationToken,
+        stopper: &SessionStopper,
     ) -> AttemptOutcome {
         let SessionRemains { how, stream, rest, again, is_unsent } = remains;
         if let Some(stream) = stream {
@@ -197,7 +196,7 @@ impl DownstreamSide {
             }
             _ => {}
         }
-        let ended = self.finish_on_link(how, &rest, Toward::Client, order.counters, kill).await;
+        let ended = self.finish_on_link(how, &rest, Toward::Client, order.counters, stopper).await;
         AttemptOutcome::Ended(ended)
     }
 
@@ -207,7 +206,7 @@ impl DownstreamSide {
         stream: NetStream,
         unsent: Vec<u8>,
         counters: &SessionCounters,
-        kill: &CancellationToken,
+        stopper: &SessionStopper,
     ) -> SessionEnd {
         let SessionSide::Incoming(session) = std::mem::replace(&mut self.side, SessionSide::Gone) else {
             return internal_end(counters, "a session that no link has brought");
@@ -224,16 +223,17 @@ impl DownstreamSide {
         let mut handle = session.attach(Box::new(local)).await;
         let remains = tokio::select! {
             remains = handle.outcome() => remains,
-            () = kill.cancelled() => {
-                handle.cut(CutCause::Operator);
-                return SessionEnd { who: EndedBy::Operator, phase: counters.phase(), reason: CUT.into() };
+            () = stopper.stopped() => {
+                let end = stopper.end(counters.phase());
+                handle.cut(cut_cause(end.who));
+                return end;
             }
         };
         let SessionRemains { how, stream, rest, .. } = remains;
         if let Some(stream) = stream {
             self.side = SessionSide::Stream(stream);
         }
-        Box::pin(self.finish_on_link(how, &rest, Toward::Backend, counters, kill)).await
+        Box::pin(self.finish_on_link(how, &rest, Toward::Backend, counters, stopper)).await
     }
 
     /// Delivers what the local stream has yet to take, and names the end.
@@ -243,7 +243,7 @@ impl DownstreamSide {
         rest: &Undelivered,
         toward: Toward,
         counters: &SessionCounters,
-        kill: &CancellationToken,
+        stopper: &SessionStopper,
     ) -> SessionEnd {
         let failed = pipe_failure(&self.side);
         let SessionSide::Stream(stream) = &mut self.side else {
@@ -255,9 +255,8 @@ impl DownstreamSide {
             SessionFate::Clean => {
                 let delivered = tokio::select! {
                     delivered = link_session::deliver(stream, rest, toward, counters, None) => delivered,
-                    () = kill.cancelled() => {
-                        let phase = counters.phase();
-                        return SessionEnd { who: EndedBy::Operator, phase, reason: CUT.into() };
+                    () = stopper.stopped() => {
+                        return stopper.end(counters.phase());
                     }
                 };
                 delivered.map_or_else(SessionFate::StreamFailed, |()| SessionFate::Clean)
@@ -289,7 +288,7 @@ impl DownstreamSide {
         connector: &Connector,
         connected: ConnectedUpstream,
         order: &mut ConnectRequest<'_>,
-        kill: &CancellationToken,
+        stopper: &SessionStopper,
     ) -> SessionEnd {
         let ConnectedUpstream { side: reached, link_guard, .. } = connected;
         let SessionSide::Stream(mut reached) = reached else {
@@ -298,7 +297,7 @@ impl DownstreamSide {
         reached.let_close_cleanly();
         let echo = SessionSide::Stream(NetStream::Echo(EchoStream::default()));
         let echo = ConnectedUpstream { side: echo, peer: None, link_guard, first: Vec::new() };
-        match Box::pin(self.run_attempt(Box::new(echo), order, kill)).await {
+        match Box::pin(self.run_attempt(Box::new(echo), order, stopper)).await {
             AttemptOutcome::Ended(end)
                 if end.who == EndedBy::Nobody && connector.may_refuse_after_grant() =>
             {
@@ -312,12 +311,8 @@ impl DownstreamSide {
             AttemptOutcome::Ended(end) => end,
             AttemptOutcome::Refused(failure) => self.refuse(failure, order.counters).await.0,
             AttemptOutcome::Again => {
-                self.cut_downstream(
-                    order.counters,
-                    EndedBy::Internal,
-                    "an echo was lost; this is a bug".into(),
-                )
-                .await
+                let end = internal_end(order.counters, "an echo was lost");
+                self.cut_downstream(end).await
             }
         }
     }
@@ -328,14 +323,9 @@ impl DownstreamSide {
     }
 
     /// Cuts the downstream side; the upstream side is not connected, or has been cut already.
-    pub async fn cut_downstream(
-        &mut self,
-        counters: &SessionCounters,
-        who: EndedBy,
-        reason: String,
-    ) -> SessionEnd {
-        std::mem::replace(&mut self.side, SessionSide::Gone).cut(cut_cause(who));
-        SessionEnd { who, phase: counters.phase(), reason }
+    pub async fn cut_downstream(&mut self, end: SessionEnd) -> SessionEnd {
+        std::mem::replace(&mut self.side, SessionSide::Gone).cut(cut_cause(end.who));
+        end
     }
 }
 

@@ -42,6 +42,7 @@ pub async fn deliver_remaining(
 ) -> io::Error {
     // A socket tells its error once, and then shows an end. That was one only where a peer that has
     // finished sending is what the write has failed at, which is EPIPE and not ECONNRESET (tcp(7)).
+    from.stop_pacing();
     let may_end = direction.has_ended() || error.kind() == io::ErrorKind::BrokenPipe;
     let mut rest = FinalDelivery { direction, from, to, error, may_end };
     let moved = |bytes| match failed {

@@ -27,9 +27,7 @@ pub enum Toward {
 
 /// What a failure of a client's stream is to the other gateway.
 pub fn cause_of_client(stream: &NetStream, error: &io::Error) -> CutCause {
-    if let NetStream::Pipe(pipe) = stream
-        && let Some(failure) = pipe.failure()
-    {
+    if let Some(failure) = stream.pipe().and_then(|pipe| pipe.failure()) {
         return match failure.of {
             crate::net::pipe::FailedParty::Backend => CutCause::Backend,
             crate::net::pipe::FailedParty::Time => CutCause::Time,

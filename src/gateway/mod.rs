@@ -323,6 +323,7 @@ fn shared_context() -> SharedContext {
         registry: Arc::new(SessionRegistry::new(notices.clone())),
         notices: notices.clone(),
         probes: Default::default(),
+        gates: Arc::default(),
         backends: Arc::default(),
     };
     let serving = sessions.clone();

@@ -80,6 +80,7 @@ impl ClientPort {
             tasks: common.tasks.clone(),
             notices: common.notices.clone(),
             probes: common.sessions.probes.lookup(),
+            gates: common.sessions.gates.clone(),
             quota: common.clients.clone(),
             handshakes: common.handshakes.clone(),
             requests: common.requests.clone(),

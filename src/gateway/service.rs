@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     accept::idle::IdleState,
+    admission::pace::ServicePace,
     connect::Connector,
-    profile::{Half, ServiceName},
+    profile::{ByteRates, Half, ServiceName},
     telemetry::{
         duration_buckets::DurationBuckets, health::DrainRequest, histogram::WaitHistogram, log,
         notices::ReportOnce, snapshot::ServicePhase,
@@ -36,6 +37,8 @@ pub struct Service {
     pub cut: CancellationToken,
     /// At a stop: what is under way ends, and no more follows it.
     pub leave: CancellationToken,
+    /// How fast its clients' bytes go.
+    pub pace: Arc<ServicePace>,
     /// Response fields already reported to contain one of the backend's own names.
     pub reported: Arc<ReportOnce>,
     /// How long its clients waited for a link.
@@ -52,11 +55,14 @@ pub struct Service {
 }
 
 /// A service's settings in the profile.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServiceSettings {
     pub sessions: usize,
     pub idle: Option<Duration>,
     pub peers: Option<Vec<String>>,
+    /// A session's longest life.
+    pub session_limit: Option<Duration>,
+    pub rate: ByteRates,
 }
 
 impl Service {
@@ -66,12 +72,13 @@ impl Service {
         connector: Connector,
         cut: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let service = Self {
             name,
-            settings: ArcSwap::from_pointee(settings),
+            settings: ArcSwap::default(),
             connector: ArcSwap::from_pointee(connector),
             cut,
             leave: CancellationToken::new(),
+            pace: Arc::default(),
             reported: Arc::default(),
             waits: WaitHistogram::default(),
             wait_times: DurationBuckets::default(),
@@ -80,7 +87,16 @@ impl Service {
             drained: ArcSwapOption::empty(),
             open: AtomicUsize::new(0),
             idle_capable: Mutex::default(),
-        })
+        };
+        service.set_settings(settings);
+        Arc::new(service)
+    }
+
+    /// Goes by these from now on; how fast bytes go also in sessions that are open.
+    pub fn set_settings(&self, settings: ServiceSettings) {
+        let ByteRates { session, service } = settings.rate;
+        self.pace.set(session.map(|rate| rate.0), service.map(|rate| rate.0));
+        self.settings.store(Arc::new(settings));
     }
 
     /// Sends new sessions where `connector` does, if that is elsewhere than before.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{Accept, BackendSet, DmzMode, Half, Profile};
+use crate::profile::{Accept, BackendSet, ClientRules, DmzMode, Half, Profile};
 
 /// One service that is not the same under both profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,7 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
         facts.described.push(("sessions", service.sessions.to_string()));
         let idle = service.idle.map(|idle| humantime::format_duration(idle).to_string());
         facts.described.push(("idle", idle.unwrap_or_else(|| "off".into())));
+        facts.add_client_rules(&service.clients);
         facts.described.push(("peers", describe_peers(service.peers.as_deref())));
         facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
         facts.undescribed.push(("options of its accept", format!("{:?}", service.accept)));
@@ -129,6 +130,15 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
 }
 
 impl ServiceFacts {
+    fn add_client_rules(&mut self, rules: &ClientRules) {
+        let off = || "off".to_owned();
+        self.described.push(("per_client", rules.per_client.map_or_else(off, |limits| limits.to_string())));
+        self.described.push(("rate", rules.rate.to_string()));
+        let limit = rules.session_limit.map(|limit| humantime::format_duration(limit).to_string());
+        self.described.push(("session_limit", limit.unwrap_or_else(off)));
+        self.undescribed.push(("clients", format!("{:?}", rules.filter)));
+    }
+
     fn add_backends(&mut self, backends: &BackendSet) {
         self.described.push(("backend", backends.to_string()));
         self.undescribed.push(("options of its backend", format!("{backends:?}")));

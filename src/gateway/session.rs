@@ -1,6 +1,8 @@
 //! One session, from its accept side to its end, in reading order.
 
 use std::{
+    net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,33 +10,33 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
-use tokio::{
-    io::Interest,
-    time::{Instant, timeout},
-};
-use tokio_util::sync::CancellationToken;
-
 use super::{
     attempt::{AttemptOutcome, DownstreamSide, EndWithRefusal, connect_failure, refuse_session},
     service::{Service, ServiceTable},
 };
 use crate::{
     accept::{SessionOutcome, SessionRequest, idle::IdleState},
-    admission::quota::{DescriptorQuota, QuotaPermit},
+    admission::{
+        clients::{ClientAdmission, ClientGates, ClientPermit, ClientRefusal},
+        quota::{DescriptorQuota, QuotaPermit},
+    },
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
     link::{Peer, session_side::SessionSide},
-    net::stream::NetStream,
     profile::Half,
     proto::Refusal,
     telemetry::{
-        end::EndedBy,
+        end::{EndedBy, SessionEnd},
         notices::NoticeLog,
         rate_limited::LogKind,
-        registry::{SessionCounters, SessionGuard, SessionKind, SessionRegistry},
+        registry::{SessionCounters, SessionGuard, SessionKind, SessionRegistry, SessionStopper, StopReason},
         snapshot::{ServicePhase, SessionPhase},
     },
     verify::probe::PendingProbes,
+};
+use arc_swap::ArcSwap;
+use tokio::{
+    io::Interest,
+    time::{Instant, timeout},
 };
 
 /// Pause before a way that failed under a switch is tried again, and how long that goes on: the
@@ -56,6 +58,8 @@ pub struct SessionContext {
     pub registry: Arc<SessionRegistry>,
     pub notices: Arc<NoticeLog>,
     pub probes: PendingProbes,
+    /// Who gets in, of the clients of each service.
+    pub gates: Arc<ClientGates>,
     /// Connections of the internal half to backends.
     pub backends: Arc<DescriptorQuota>,
 }
@@ -79,10 +83,10 @@ impl SessionContext {
             );
             return Box::pin(asked.reply.refuse(asked.downstream, Refusal::UnknownService)).await;
         };
-        let kill = service.cut.child_token();
+        let stopper = SessionStopper::within(&service.cut);
         let kind = if asked.probe { SessionKind::Probe } else { SessionKind::Client };
         let books = (asked.half, service.name.clone());
-        let record = self.registry.open(books, asked.id.clone(), client, kind, kill.clone());
+        let record = self.registry.open(books, asked.id.clone(), client, kind, stopper.clone());
         if let Some(peer) = &asked.peer {
             record.set_peer(&peer.label());
         }
@@ -95,7 +99,7 @@ impl SessionContext {
         };
         let teller = asked.outcome_sender.take();
         let idle_state = asked.idle_state.clone();
-        let (end, refusal) = run(&way, asked, &record, &kill, &self).await;
+        let (end, refusal) = run_within_limit(&way, asked, &record, &stopper, &self).await;
         if let Some(teller) = teller {
             // Who does not wait any more need not know.
             let _ = teller.send(SessionOutcome { end: end.clone(), refusal });
@@ -123,11 +127,36 @@ impl SessionDestination<'_> {
     }
 }
 
+/// Runs it for as long as its service lets a session live.
+async fn run_within_limit(
+    way: &SessionDestination<'_>,
+    asked: Box<SessionRequest>,
+    record: &SessionGuard,
+    stopper: &SessionStopper,
+    sessions: &SessionContext,
+) -> EndWithRefusal {
+    let limit = way.service.settings.load().session_limit.filter(|_| !asked.probe);
+    let running = run(way, asked, record, stopper, sessions);
+    let Some(limit) = limit else { return running.await };
+    // Boxed: a session without a limit holds no memory for one.
+    Box::pin(async move {
+        let mut running = pin!(running);
+        tokio::select! {
+            ended = &mut running => ended,
+            () = tokio::time::sleep(limit) => {
+                stopper.stop(StopReason::SessionLimit(limit));
+                running.await
+            }
+        }
+    })
+    .await
+}
+
 async fn run(
     way: &SessionDestination<'_>,
     asked: Box<SessionRequest>,
     record: &SessionGuard,
-    kill: &CancellationToken,
+    stopper: &SessionStopper,
     sessions: &SessionContext,
 ) -> EndWithRefusal {
     let SessionRequest {
@@ -141,11 +170,16 @@ async fn run(
         link_guard: _seat,
         probe,
         idle_state: rest,
+        admission,
         ..
     } = *asked;
     let (counters, service) = (record.counters(), way.service);
     counters.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
+    let _client_permit = match check_client(admission, half, client.filter(|_| !probe), service, sessions) {
+        Ok(permit) => permit,
+        Err(refused) => return refuse_session(reply, side, client_failure(refused), counters).await,
+    };
     if let Some(why) = service.down_reason() {
         counters.enter(SessionPhase::Connecting);
         let reason = format!("the service is down: {why}");
@@ -185,7 +219,7 @@ async fn run(
         backend: None,
     };
     let mut session = DownstreamSide {
-        side,
+        side: pace_client(side, half, service),
         peer,
         reply: Some(reply),
         idle: settings.idle,
@@ -195,7 +229,7 @@ async fn run(
     for _ in 0..TRIES_MAX {
         let connected = tokio::select! {
             biased;
-            () = kill.cancelled() => Err((EndedBy::Operator, "ended by the operator")),
+            () = stopper.stopped() => Err(stopper.end(counters.phase())),
             connected = connect_upstream(way, &mut order, &sessions.switching) => {
                 if let Some(wait) = counters.waited() {
                     service.waits.add(wait);
@@ -205,10 +239,12 @@ async fn run(
                 }
                 Ok(connected)
             }
-            () = wait_until_gone(&mut session.side, counters) => Err((EndedBy::Client, "the client left")),
+            () = wait_until_gone(&mut session.side, counters) => {
+                Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: "the client left".into() })
+            }
         };
         let connected = match connected {
-            Err((who, reason)) => return (session.cut_downstream(counters, who, reason.into()).await, None),
+            Err(end) => return (session.cut_downstream(end).await, None),
             Ok(Ok(connected)) => connected,
             Ok(Err(failure)) => return session.refuse(failure, counters).await,
         };
@@ -217,11 +253,11 @@ async fn run(
         }
         if probe && let SessionSide::Stream(_) = connected.side {
             return (
-                Box::pin(session.answer_probe(&way.connector(), connected, &mut order, kill)).await,
+                Box::pin(session.answer_probe(&way.connector(), connected, &mut order, stopper)).await,
                 None,
             );
         }
-        match session.run_attempt(Box::new(connected), &mut order, kill).await {
+        match session.run_attempt(Box::new(connected), &mut order, stopper).await {
             AttemptOutcome::Ended(end) => return (end, None),
             // A backend that was waited for is not waited for again elsewhere.
             AttemptOutcome::Refused(failure)
@@ -234,6 +270,40 @@ async fn run(
     }
     let reason = format!("{TRIES_MAX} links or gateways were tried");
     session.refuse(connect_failure(EndedBy::Peer, Refusal::Unavailable, reason), counters).await
+}
+
+/// Whether a client gets in, where nobody has asked before it had a session.
+fn check_client(
+    admission: ClientAdmission,
+    half: Half,
+    client: Option<SocketAddr>,
+    service: &Service,
+    sessions: &SessionContext,
+) -> Result<ClientPermit, ClientRefusal> {
+    match (admission, half, client) {
+        (ClientAdmission::Admitted(permit), ..) => Ok(permit),
+        (ClientAdmission::Refused(refused), ..) => Err(refused),
+        (ClientAdmission::Unchecked, Half::Dmz, Some(client)) => {
+            sessions.gates.enter(&service.name, client.ip())
+        }
+        (ClientAdmission::Unchecked, ..) => Ok(ClientPermit::default()),
+    }
+}
+
+fn client_failure(refused: ClientRefusal) -> ConnectFailure {
+    let (who, refusal) = match refused {
+        ClientRefusal::Filter(_) => (EndedBy::Policy, Refusal::NotAllowed),
+        ClientRefusal::Sessions(_) | ClientRefusal::Rate { .. } => (EndedBy::ClientLimit, Refusal::Full),
+    };
+    connect_failure(who, refusal, refused.to_string())
+}
+
+/// A client's bytes go no faster than its service allows.
+fn pace_client(side: SessionSide, half: Half, service: &Service) -> SessionSide {
+    match (side, half) {
+        (SessionSide::Stream(stream), Half::Dmz) => SessionSide::Stream(stream.paced(&service.pace)),
+        (side, _) => side,
+    }
 }
 
 /// Decides whether a session may be served, and takes a permit of the service's limit.
@@ -309,7 +379,7 @@ async fn wait_until_gone(downstream: &mut SessionSide, counters: &SessionCounter
         return;
     }
     let SessionSide::Stream(stream) = downstream else { return std::future::pending().await };
-    if let NetStream::Pipe(pipe) = stream {
+    if let Some(pipe) = stream.pipe() {
         // Whoever asks, and has ended its sending, is answered; but it may have left, and keeps no place
         // among those that wait for a link.
         while timeout(GONE_LOOK, pipe.other_end_gone()).await.is_err() {

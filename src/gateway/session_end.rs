@@ -11,7 +11,6 @@ use crate::{
     net::{
         exhausted::ExhaustedResource,
         pipe::{FailedParty, PipeFailure},
-        stream::NetStream,
         timeout::TimeoutError,
         ws::NotUtf8,
     },
@@ -128,16 +127,19 @@ pub(super) fn cut_cause(who: EndedBy) -> CutCause {
         EndedBy::Backend => CutCause::Backend,
         EndedBy::Time => CutCause::Time,
         EndedBy::Operator => CutCause::Operator,
-        EndedBy::Nobody | EndedBy::Peer | EndedBy::Limit | EndedBy::Policy | EndedBy::Internal => {
-            CutCause::Other
-        }
+        EndedBy::Nobody
+        | EndedBy::Peer
+        | EndedBy::Limit
+        | EndedBy::ClientLimit
+        | EndedBy::Policy
+        | EndedBy::Internal => CutCause::Other,
     }
 }
 
 /// What has failed in what is spoken at the other end of a pipe; its bytes may have ended well.
 pub(super) fn pipe_failure(side: &SessionSide) -> Option<SessionEnd> {
-    let SessionSide::Stream(NetStream::Pipe(pipe)) = side else { return None };
-    let PipeFailure { of, reason } = pipe.failure()?;
+    let SessionSide::Stream(stream) = side else { return None };
+    let PipeFailure { of, reason } = stream.pipe()?.failure()?;
     let who = match of {
         FailedParty::Backend => EndedBy::Backend,
         FailedParty::Time => EndedBy::Time,

@@ -320,13 +320,16 @@ impl Engine {
     }
 
     fn install_services(&mut self, profile: &Profile, edges: &EdgeTls) {
+        let clients = profile.dmz.iter().flat_map(|half| &half.services);
+        let clients = clients.map(|service| (service.name.clone(), service.clients.clone()));
+        self.shared.sessions.gates.update(clients);
         let before = self.shared.sessions.services.load_full();
         let services: ServiceTable = self
             .wanted_services(profile, edges)
             .map(|((role, name), settings, connector)| {
                 let service = match before.get(&(role, name.clone())) {
                     Some(service) => {
-                        service.settings.store(settings.into());
+                        service.set_settings(settings);
                         service.replace_connector(connector);
                         service.undrain();
                         service.clone()
@@ -361,6 +364,8 @@ impl Engine {
                 sessions: service.sessions,
                 idle: service.idle,
                 peers: service.peers.clone(),
+                session_limit: service.clients.session_limit,
+                rate: service.clients.rate,
             };
             Some(((Half::Dmz, service.name.clone()), settings, connector))
         });
@@ -368,7 +373,8 @@ impl Engine {
             half.services.iter().map(|service| {
                 // All that its links carry.
                 let sessions = half.maximum.saturating_mul(half.sessions_per_link);
-                let settings = ServiceSettings { sessions, idle: None, peers: service.peers.clone() };
+                let settings =
+                    ServiceSettings { sessions, peers: service.peers.clone(), ..ServiceSettings::default() };
                 let group = BackendGroup::new(&service.name, &service.connect, edges);
                 let connector = Connector::Direct(group.into());
                 ((Half::Internal, service.name.clone()), settings, connector)

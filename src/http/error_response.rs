@@ -1,7 +1,7 @@
 //! The responses that the gateway makes itself: a status, and one line that reveals no more than the
 //! session's id.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use hyper::{
     Response, StatusCode,
@@ -36,6 +36,8 @@ pub struct ErrorResponse {
     pub reason: Cow<'static, str>,
     /// Whose failure it is, where the session ends with it.
     pub of: Option<FailedParty>,
+    /// When it may be asked again, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 pub fn bad_request(told: &'static str) -> ErrorResponse {
@@ -44,7 +46,12 @@ pub fn bad_request(told: &'static str) -> ErrorResponse {
 
 impl ErrorResponse {
     pub fn new(status: StatusCode, told: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason: told.into(), of: None }
+        Self { status, reason: told.into(), of: None, retry_after: None }
+    }
+
+    /// It may be asked again after so long.
+    pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
     }
 
     /// The backend's failure.
@@ -93,13 +100,25 @@ impl ErrorResponse {
             }
             _ => {}
         }
-        // A client error ends the connection, since a broken client would only go on; a missing page does not.
-        let is_over = self.status.is_client_error() && self.status != StatusCode::NOT_FOUND;
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, whole_seconds(wait).into());
+        }
+        // A client error ends the connection, since a broken client would only go on; what is
+        // missing, or not for this client, does not.
+        let is_broken = |status| {
+            !matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)
+        };
+        let is_over = self.status.is_client_error() && is_broken(self.status);
         if is_over || self.status == StatusCode::NOT_IMPLEMENTED {
             headers.append(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
+}
+
+/// A part of one counts as one.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 fn write_failure(failure: &PipeFailure, headers: &mut HeaderMap) {

@@ -11,9 +11,9 @@ use super::{
     goodbye::GoodbyeState,
     keeper::{KeeperTarget, LIVED},
     link_guard::{LinkActivity, LinkCounters},
-    token_bucket::TokenBucket,
 };
 use crate::{
+    admission::token_bucket::TokenBucket,
     net::backoff::Backoff,
     profile::RetryPolicy,
     telemetry::snapshot::{PoolRow, PoolState},

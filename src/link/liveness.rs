@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::token_bucket::TokenBucket;
-use crate::proto::multiplex::frame::PING_BYTES;
+use crate::{admission::token_bucket::TokenBucket, proto::multiplex::frame::PING_BYTES};
 
 /// Between two looks.
 pub const HEARTBEAT: Duration = Duration::from_millis(2500);

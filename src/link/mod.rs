@@ -38,7 +38,6 @@ pub mod session_side;
 pub mod shares;
 pub mod standing;
 pub mod succession;
-mod token_bucket;
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`listen`] and [`dial`] open sockets, at the addresses that [`resolver`] looks up, and [`tcp`]
 //! sets their options; [`proxy`] reads who a client is; [`stream`] is the one type that sessions see,
-//! [`read_ahead`] reads more than TLS asks for, [`backoff`] spaces failed dials, [`exhausted`] tells which
+//! [`paced`] bounds how fast it goes, [`read_ahead`] reads more than TLS asks for, [`backoff`] spaces failed dials, [`exhausted`] tells which
 //! resource has run out. `socket_options` makes the system calls that no crate offers.
 
 pub mod backoff;
@@ -10,6 +10,7 @@ pub mod dial;
 pub mod echo;
 pub mod exhausted;
 pub mod listen;
+pub mod paced;
 pub mod passed;
 pub mod pipe;
 pub mod prefixed;

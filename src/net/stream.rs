@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice, Read},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,8 +13,8 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{echo::EchoStream, pipe::PipeEnd, read_ahead::ReadAhead, tcp, ws::WebSocket};
-use crate::proto::certificate::expiry_seconds;
+use super::{echo::EchoStream, paced::PacedStream, pipe::PipeEnd, read_ahead::ReadAhead, tcp, ws::WebSocket};
+use crate::{admission::pace::ServicePace, proto::certificate::expiry_seconds};
 
 #[derive(Debug)]
 pub enum NetStream {
@@ -26,6 +27,8 @@ pub enum NetStream {
     /// Where HTTP is spoken at the other end.
     Pipe(PipeEnd),
     Echo(EchoStream),
+    /// Any of them, of a client whose service bounds how fast its bytes go.
+    Paced(Box<PacedStream>),
 }
 
 /// How a stream is secured.
@@ -46,7 +49,32 @@ impl NetStream {
             Self::Tls(stream) => Some(stream.get_ref().0.socket()),
             Self::Ws(stream) => stream.tcp(),
             Self::Pipe(pipe) => pipe.stream()?.tcp(),
+            Self::Paced(paced) => paced.inner().tcp(),
             Self::Unix(_) | Self::Echo(_) => None,
+        }
+    }
+
+    /// The pipe that it is, where HTTP is spoken at the other end.
+    pub fn pipe(&self) -> Option<&PipeEnd> {
+        match self {
+            Self::Pipe(pipe) => Some(pipe),
+            Self::Paced(paced) => paced.inner().pipe(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Ws(_) | Self::Echo(_) => None,
+        }
+    }
+
+    /// The same stream, no faster than its service allows.
+    pub fn paced(self, pace: &Arc<ServicePace>) -> Self {
+        match pace.is_bounded() {
+            true => Self::Paced(Box::new(PacedStream::new(self, pace))),
+            false => self,
+        }
+    }
+
+    /// It has failed, and what is left of it is read as fast as that goes.
+    pub fn stop_pacing(&mut self) {
+        if let Self::Paced(paced) = self {
+            paced.stop_pacing();
         }
     }
 
@@ -54,13 +82,18 @@ impl NetStream {
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Paced(paced) => paced.inner().alpn(),
             Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
         }
     }
 
     /// How the stream is secured and until when its peer's certificate is good; `None` without TLS.
     pub fn tls_details(&self) -> Option<TlsDetails> {
-        let Self::Tls(stream) = self else { return None };
+        let stream = match self {
+            Self::Tls(stream) => stream,
+            Self::Paced(paced) => return paced.inner().tls_details(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => return None,
+        };
         let connection = stream.get_ref().1;
         let version = connection.protocol_version().map(|version| format!("{version:?}"));
         let group = connection.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
@@ -84,7 +117,11 @@ impl NetStream {
 
     /// What TLS deciphered before a read failed: a damaged record or an alert hides what came before it.
     pub fn read_rest(&mut self, buf: &mut ReadBuf<'_>) {
-        let Self::Tls(stream) = self else { return };
+        let stream = match self {
+            Self::Tls(stream) => stream,
+            Self::Paced(paced) => return paced.inner_mut().read_rest(buf),
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => return,
+        };
         let mut reader = match &mut **stream {
             TlsStream::Client(stream) => stream.get_mut().1.reader(),
             TlsStream::Server(stream) => stream.get_mut().1.reader(),
@@ -98,6 +135,7 @@ impl NetStream {
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::Ws(socket) => socket.poll_control(cx),
+            Self::Paced(paced) => paced.inner_mut().poll_control(cx),
             Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Pipe(_) | Self::Echo(_) => Poll::Pending,
         }
     }
@@ -106,6 +144,7 @@ impl NetStream {
     pub fn has_unread(&self) -> bool {
         match self {
             Self::Pipe(pipe) => pipe.has_unread(),
+            Self::Paced(paced) => paced.inner().has_unread(),
             Self::Tcp(_) | Self::Tls(_) | Self::Ws(_) => self.tcp().is_some_and(tcp::has_unread),
             Self::Unix(stream) => tcp::has_unread(stream),
             Self::Echo(_) => false,
@@ -137,6 +176,7 @@ impl AsyncRead for NetStream {
             Self::Ws(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Pipe(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_read(cx, buf),
+            Self::Paced(paced) => Pin::new(&mut **paced).poll_read(cx, buf),
         }
     }
 }
@@ -150,6 +190,7 @@ impl AsyncWrite for NetStream {
             Self::Ws(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Pipe(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_write(cx, buf),
+            Self::Paced(paced) => Pin::new(&mut **paced).poll_write(cx, buf),
         }
     }
 
@@ -165,13 +206,14 @@ impl AsyncWrite for NetStream {
             Self::Ws(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Pipe(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Echo(echo) => Pin::new(echo).poll_write_vectored(cx, bufs),
+            Self::Paced(paced) => Pin::new(&mut **paced).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Pipe(_) => true,
-            Self::Ws(_) | Self::Echo(_) => false,
+            Self::Ws(_) | Self::Echo(_) | Self::Paced(_) => false,
         }
     }
 
@@ -183,6 +225,7 @@ impl AsyncWrite for NetStream {
             Self::Ws(stream) => Pin::new(stream).poll_flush(cx),
             Self::Pipe(stream) => Pin::new(stream).poll_flush(cx),
             Self::Echo(echo) => Pin::new(echo).poll_flush(cx),
+            Self::Paced(paced) => Pin::new(&mut **paced).poll_flush(cx),
         }
     }
 
@@ -194,6 +237,7 @@ impl AsyncWrite for NetStream {
             Self::Ws(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Pipe(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Echo(echo) => Pin::new(echo).poll_shutdown(cx),
+            Self::Paced(paced) => Pin::new(&mut **paced).poll_shutdown(cx),
         }
     }
 }

@@ -87,6 +87,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Networks of the proxies before one accept.
 pub const NETWORKS_MAX: usize = 256;
 
+/// Networks of clients, in one list: those of a country, and looked up one by one for each client.
+pub const CLIENT_NETWORKS_MAX: usize = 4096;
+
 /// Gateways of one link: each has a pool for each service.
 pub const GATEWAYS_MAX: usize = 64;
 

@@ -15,6 +15,7 @@ mod edge;
 mod endpoint;
 mod fields;
 mod find;
+mod guards;
 mod health;
 mod keys;
 mod link;
@@ -55,6 +56,9 @@ pub use chain::files as profile_files;
 pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion, WEB_ALPN};
 pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
+pub use guards::{
+    ByteRate, ByteRates, ClientFilter, ClientLimits, ClientRules, ClientScope, FilterRefusal, NewSessionRate,
+};
 pub use link::DemoTls;
 pub use logs::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 pub use network::Network;
@@ -215,6 +219,8 @@ pub struct DmzService {
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
     pub unready: UnreadyPolicy,
+    /// Who gets in, and how much one client gets.
+    pub clients: ClientRules,
 }
 
 /// What becomes of a client port while no service on it is ready.

@@ -35,6 +35,45 @@ impl Network {
         Ok(Self { address, bits })
     }
 
+    /// The same, where bits that do not count may not be set: whoever writes them means another network.
+    pub(super) fn parse_whole(text: &str) -> Result<Self, ValueProblem> {
+        let network = Self::parse(text)?;
+        let network = match network.address.to_canonical() {
+            // An IPv4 address within IPv6 is meant by clients of either.
+            IpAddr::V4(address) if network.bits >= 96 && network.address.is_ipv6() => {
+                Self { address: address.into(), bits: network.bits - 96 }
+            }
+            _ => network,
+        };
+        match Self::of(network.address, network.bits) {
+            Some(whole) if whole != network => {
+                let what = format!("`{}` has bits set that do not count", quote_for_problem(text));
+                Err(ValueProblem::new(what, format!("write `{whole}`, or `{}`", network.address)))
+            }
+            _ => Ok(network),
+        }
+    }
+
+    /// The network of so many bits that an address is in; IPv4 within IPv6 counts as IPv4.
+    pub(super) fn of(address: IpAddr, bits: u8) -> Option<Self> {
+        let address = match address.to_canonical() {
+            IpAddr::V4(address) if bits <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+                IpAddr::from((address.to_bits() & mask).to_be_bytes())
+            }
+            IpAddr::V6(address) if bits <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+                IpAddr::from((address.to_bits() & mask).to_be_bytes())
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => return None,
+        };
+        Some(Self { address, bits })
+    }
+
+    pub(super) fn bits(&self) -> u8 {
+        self.bits
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         let start = |bits: u128, width: u8| bits.checked_shr(u32::from(width - self.bits)).unwrap_or(0);
         match (self.address, address.to_canonical()) {

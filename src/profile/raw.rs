@@ -7,12 +7,14 @@
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use super::{
-    AccessLogOptions, BindPolicy, Carries, ConfinePolicy, Mode, ReadyWhen, ServiceName, UnreadyPolicy,
+    AccessLogOptions, BindPolicy, Carries, ClientScope, ConfinePolicy, Mode, ReadyWhen, ServiceName,
+    UnreadyPolicy,
     backends::{self, RawBackends},
     carries, defaults,
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
+    guards::RawClientRules,
     health,
     keys::{self, AnyKey, KeyMap},
     link::{DemoTls, DmzLink, InternalLink},
@@ -42,6 +44,8 @@ pub(super) struct RawDmz {
     pub place: ProfilePlace,
     pub link: ReadValue<DmzLink>,
     pub unready: UnreadyPolicy,
+    /// For services that do not say it themselves.
+    pub clients: RawClientRules,
     /// Every service that is named, also those with problems.
     pub names: ReadValue<Vec<Located<ServiceName>>>,
     pub services: Vec<RawDmzService>,
@@ -60,6 +64,7 @@ pub(super) struct RawDmzService {
     pub place: ProfilePlace,
     pub accept: ServiceAccepts,
     pub unready: Option<UnreadyPolicy>,
+    pub clients: RawClientRules,
     pub connect: ReadValue<RawBackends>,
     pub sessions: usize,
     pub idle: Option<Duration>,
@@ -85,10 +90,11 @@ pub(super) fn read(
     let dmz = ReadValue::read(top.take(&keys::DMZ), |field| {
         let half = field.map(&keys::DMZ_HALF, problems)?;
         let unready = keys::HALF_UNREADY.written(&half, problems).unwrap_or_default();
+        let clients = RawClientRules::read(&half, ClientScope::Half, problems);
         let link = half.take(&keys::DMZ_LINK_KEY);
         let link = ReadValue::read(link, |link| DmzLink::read(&link, demo.map(|demo| &demo.dmz), problems));
         let (names, services) = services(&half, &keys::DMZ_SERVICES, dmz_service, problems);
-        Some(RawDmz { place: field.key_place(), link, unready, names, services })
+        Some(RawDmz { place: field.key_place(), link, unready, clients, names, services })
     });
     let internal = ReadValue::read(top.take(&keys::INTERNAL), |field| {
         let half = field.map(&keys::INTERNAL_HALF, problems)?;
@@ -205,6 +211,7 @@ fn dmz_service(
         accept: edge::accepts(accept.as_ref(), &fields, problems),
         connect: backends::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
         unready: keys::UNREADY.written(&fields, problems),
+        clients: RawClientRules::read(&fields, ClientScope::Service, problems),
         sessions: keys::SESSIONS.read(&fields, problems),
         idle: keys::IDLE.read(&fields, problems),
         peers: fields.take(&keys::MAY_OFFER).and_then(|field| field.names(defaults::PEERS_MAX, problems)),

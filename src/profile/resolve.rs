@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     BackendSet, DmzHalf, DmzMode, DmzService, Half, InternalHalf, InternalMode, InternalService, LinkAddress,
-    LinkTls, Mode, Profile, ServiceName, UnreadyPolicy,
+    LinkTls, Mode, Profile, ServiceName,
     backends::RawBackends,
     carries, chain, cross_checks,
     fields::{Located, ReadValue},
@@ -207,7 +207,7 @@ fn dmz_half(
         }
     };
     let inside = connects(partner);
-    let service = |service| dmz_service(service, raw.unready, reached(service, &inside).good());
+    let service = |service| dmz_service(service, raw, reached(service, &inside).good());
     Some(DmzHalf { way, services: raw.services.iter().map(service).collect() })
 }
 
@@ -232,7 +232,7 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
     Some(InternalHalf { way, services, maximum, retire, sessions_per_link })
 }
 
-fn dmz_service(raw: &RawDmzService, unready: UnreadyPolicy, connect: Option<&RawBackends>) -> DmzService {
+fn dmz_service(raw: &RawDmzService, half: &RawDmz, connect: Option<&RawBackends>) -> DmzService {
     DmzService {
         name: raw.name.clone(),
         accept: raw.accept.list.iter().map(|accept| accept.value.clone()).collect(),
@@ -240,7 +240,8 @@ fn dmz_service(raw: &RawDmzService, unready: UnreadyPolicy, connect: Option<&Raw
         idle: raw.idle,
         peers: names(raw.peers.as_deref()),
         carries: carries::dmz_carries(raw, connect.map(|connect| &connect.first)),
-        unready: raw.unready.unwrap_or(unready),
+        unready: raw.unready.unwrap_or(half.unready),
+        clients: raw.clients.resolve_over(&half.clients),
     }
 }
 

@@ -1,7 +1,14 @@
 //! Sizes as the profile writes them: a whole number and its unit, `64KiB`.
 
-const UNITS: [(&str, usize); 5] =
-    [("MiB", 1 << 20), ("KiB", 1 << 10), ("MB", 1_000_000), ("KB", 1_000), ("B", 1)];
+const UNITS: [(&str, usize); 7] = [
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+];
 
 /// Reads `1024B`, `64KiB` or `1MB`, in bytes.
 pub(super) fn parse(text: &str) -> Option<usize> {

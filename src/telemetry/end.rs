@@ -20,6 +20,8 @@ pub enum EndedBy {
     Time,
     /// A limit of ours: sessions, waiters.
     Limit,
+    /// The same, of what one client may have: others are served.
+    ClientLimit,
     /// Policy said no.
     Policy,
     /// The operator: drain, kill, stop, switch.
@@ -36,7 +38,7 @@ impl EndedBy {
             Self::Backend => 'B',
             Self::Peer => 'P',
             Self::Time => 'T',
-            Self::Limit => 'L',
+            Self::Limit | Self::ClientLimit => 'L',
             Self::Policy => 'X',
             Self::Operator => 'O',
             Self::Internal => 'I',

@@ -8,11 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::health::RefusalRow;
+use super::{
+    end::{EndedBy, SessionEnd},
+    health::RefusalRow,
+};
 use crate::profile::{Half, ServiceName};
 
-/// Half, service and end code; services come from the profile, and codes are few.
-type RefusalKey = (Half, ServiceName, String);
+/// Half, service, who refused and the end code; services come from the profile, and codes are few.
+type RefusalKey = (Half, ServiceName, EndedBy, String);
 
 #[derive(Debug, Default)]
 pub struct RefusalCounts(HashMap<RefusalKey, RefusalEntry>);
@@ -29,15 +32,8 @@ struct RefusalEntry {
 
 impl RefusalCounts {
     /// Counts one; whether it is the first of its kind for a while, and is to be told.
-    pub fn add(
-        &mut self,
-        role: Half,
-        service: &ServiceName,
-        code: String,
-        reason: &str,
-        now: Instant,
-    ) -> bool {
-        let kind = (role, service.clone(), code);
+    pub fn add(&mut self, role: Half, service: &ServiceName, end: &SessionEnd, now: Instant) -> bool {
+        let kind = (role, service.clone(), end.who, end.code());
         let fresh =
             RefusalEntry { count: 0, reported: 1, reported_at: now, last: now, reason: String::new() };
         let refused = self.0.entry(kind).or_insert(fresh);
@@ -46,14 +42,14 @@ impl RefusalCounts {
         }
         refused.count += 1;
         refused.last = now;
-        reason.clone_into(&mut refused.reason);
+        end.reason.clone_into(&mut refused.reason);
         refused.count == 1
     }
 
     /// The lines that are due, and an end to what has not happened for long.
     pub fn due_lines(&mut self, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
-        for ((_, service, code), refused) in &mut self.0 {
+        for ((_, service, _, code), refused) in &mut self.0 {
             let since = now.saturating_duration_since(refused.reported_at);
             let more = refused.count - refused.reported;
             if more > 0 && since >= TELL_EVERY {
@@ -70,12 +66,13 @@ impl RefusalCounts {
 
     /// Of one service, the latest first.
     pub fn rows_of(&self, role: Half, service: &ServiceName, now: Instant) -> Vec<RefusalRow> {
-        let of_service = self.0.iter().filter(|((of, name, _), _)| (*of, name) == (role, service));
+        let of_service = self.0.iter().filter(|((of, name, ..), _)| (*of, name) == (role, service));
         let mut rows: Vec<_> = of_service
-            .map(|((_, _, code), refused)| RefusalRow {
+            .map(|((_, _, who, code), refused)| RefusalRow {
                 code: code.clone(),
                 count: refused.count,
                 reason: refused.reason.clone(),
+                is_of_one_client: *who == EndedBy::ClientLimit,
                 ago_seconds: now.saturating_duration_since(refused.last).as_secs_f64(),
             })
             .collect();
@@ -91,6 +88,7 @@ const OVER: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::snapshot::SessionPhase;
 
     #[test]
     fn the_first_is_told_and_then_counts() {
@@ -98,7 +96,12 @@ mod tests {
         let orders = ServiceName::parse("orders").expect("a name");
         let at = |seconds| start + Duration::from_secs(seconds);
         let add = |refusals: &mut RefusalCounts, code: &str, seconds| {
-            refusals.add(Half::Dmz, &orders, code.into(), "so many are open", at(seconds))
+            let (who, phase) = match code {
+                "LA" => (EndedBy::Limit, SessionPhase::Authorising),
+                _ => (EndedBy::Time, SessionPhase::Waiting),
+            };
+            let end = SessionEnd { who, phase, reason: "so many are open".into() };
+            refusals.add(Half::Dmz, &orders, &end, at(seconds))
         };
         assert!(add(&mut refusals, "LA", 0), "the first");
         assert!((1..60).all(|second| !add(&mut refusals, "LA", second)), "not each");

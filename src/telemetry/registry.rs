@@ -6,6 +6,7 @@
 
 mod counters;
 mod ended;
+mod ending;
 mod ends;
 mod kill;
 mod rows;
@@ -18,8 +19,6 @@ use std::{
     },
     time::{Duration, Instant, SystemTime},
 };
-
-use tokio_util::sync::CancellationToken;
 
 use super::{
     clock,
@@ -37,6 +36,7 @@ use crate::profile::{Half, ServiceName};
 
 pub use counters::SessionCounters;
 use ended::{EndedSession, EndedSessions};
+pub use ending::{SessionStopper, StopReason};
 pub use ends::ServiceEnds;
 pub use kill::{KillSelection, ListedSessions, NotKilled, SessionMatch};
 
@@ -65,7 +65,7 @@ struct OpenSession {
     peer: Mutex<Option<Arc<str>>>,
     started: Instant,
     counters: Arc<SessionCounters>,
-    kill: CancellationToken,
+    stopper: SessionStopper,
     /// Up and down at the last ticks, for the rates; touched by the tick alone.
     seen: [[AtomicU64; 2]; TICKS_KEPT],
     rates: [AtomicU64; 2],
@@ -136,7 +136,7 @@ impl SessionRegistry {
         id: Option<String>,
         client: String,
         kind: SessionKind,
-        kill: CancellationToken,
+        stopper: SessionStopper,
     ) -> SessionGuard {
         let mut books = self.lock();
         books.next += 1;
@@ -151,7 +151,7 @@ impl SessionRegistry {
             peer: Mutex::default(),
             started: Instant::now(),
             counters: meter,
-            kill,
+            stopper,
             seen: Default::default(),
             rates: Default::default(),
         });
@@ -279,8 +279,8 @@ impl SessionRegistry {
         {
             books.cuts.add(session.half, peer, now);
         }
-        let is_told = session.counters.is_carried()
-            || books.refusals.add(session.half, &session.service, end.code(), &end.reason, now);
+        let is_told =
+            session.counters.is_carried() || books.refusals.add(session.half, &session.service, &end, now);
         let of_service = books.ends.entry((session.half, session.service.clone())).or_default();
         *of_service.entry(end.code()).or_default() += 1;
         let totals = books.closed.entry((session.half, session.service.clone())).or_default();
@@ -353,12 +353,22 @@ impl OpenSession {
         match end.who {
             EndedBy::Nobody | EndedBy::Client | EndedBy::Operator => {}
             EndedBy::Internal => notices.push_logged(NoticeLevel::Error, line),
-            EndedBy::Backend | EndedBy::Peer | EndedBy::Time | EndedBy::Limit | EndedBy::Policy
+            EndedBy::Backend
+            | EndedBy::Peer
+            | EndedBy::Time
+            | EndedBy::Limit
+            | EndedBy::ClientLimit
+            | EndedBy::Policy
                 if is_refusal =>
             {
                 notices.warn(LogEvent::SessionFailed.line(line))
             }
-            EndedBy::Backend | EndedBy::Peer | EndedBy::Time | EndedBy::Limit | EndedBy::Policy => {
+            EndedBy::Backend
+            | EndedBy::Peer
+            | EndedBy::Time
+            | EndedBy::Limit
+            | EndedBy::ClientLimit
+            | EndedBy::Policy => {
                 notices.push_logged(NoticeLevel::Warn, line);
             }
         }

@@ -147,6 +147,9 @@ pub struct RefusalRow {
     /// Since the first of them, without a minute in which there was none.
     pub count: u64,
     pub reason: String,
+    /// It is a limit of single clients, and keeps nobody else out.
+    #[serde(default)]
+    pub is_of_one_client: bool,
     /// Since the last of them.
     pub ago_seconds: f64,
 }

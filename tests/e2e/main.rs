@@ -7,6 +7,7 @@ mod adaptive;
 mod cuts;
 mod edges;
 mod files;
+mod guards;
 mod health;
 mod links;
 mod modes;

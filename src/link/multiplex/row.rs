@@ -348,6 +348,7 @@ impl LinkedSession {
             let may_end = has_ended || is_write && error.kind() == io::ErrorKind::BrokenPipe;
             self.outbound = Outbound::Failed { error, may_end };
             self.held = HeldBytes::default();
+            self.local.iter_mut().for_each(|side| side.stream.stop_pacing());
             // Looked at for another reason from now on.
             self.has_look = false;
         }

@@ -34,7 +34,8 @@ use super::{
     turns::TurnQueue,
 };
 use crate::{
-    link::{Peer, liveness::LinkLiveness, load::LinkLoad, token_bucket::TokenBucket},
+    admission::token_bucket::TokenBucket,
+    link::{Peer, liveness::LinkLiveness, load::LinkLoad},
     net::{stream::NetStream, tcp},
     proto::{
         Refusal,

@@ -4,7 +4,9 @@
 
 mod accepts;
 mod backends;
+mod guards;
 mod links;
+mod rates;
 mod reach;
 mod values;
 
@@ -15,7 +17,9 @@ use super::{
 
 pub(super) use accepts::*;
 pub(super) use backends::*;
+pub(super) use guards::*;
 pub(super) use links::*;
+pub(super) use rates::throughput;
 pub(super) use reach::*;
 pub(super) use values::ValueKind;
 

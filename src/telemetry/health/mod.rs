@@ -156,7 +156,8 @@ mod tests {
 
     fn refused(code: &str, ago_seconds: f64) -> ServiceRow {
         let reason = "`sessions` is 60, and so many are open".into();
-        let refusals = vec![RefusalRow { code: code.into(), count: 60, reason, ago_seconds }];
+        let refusals =
+            vec![RefusalRow { code: code.into(), count: 60, reason, is_of_one_client: false, ago_seconds }];
         ServiceRow { refusals, ..orders() }
     }
 

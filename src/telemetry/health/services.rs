@@ -82,7 +82,9 @@ fn own_lack(row: &ServiceRow) -> Option<ServiceLack> {
 
 /// A client that came now would be refused, or one just was.
 fn limit_lack(row: &ServiceRow) -> Option<ServiceLack> {
-    let refused = recent_refusals(row, LIMIT_SECONDS).find(|refusal| refusal.code.starts_with('L'));
+    // One client that has all that it may does not keep others out.
+    let refused = recent_refusals(row, LIMIT_SECONDS)
+        .find(|refusal| refusal.code.starts_with('L') && !refusal.is_of_one_client);
     let is_reached = row.limit.is_some_and(|limit| row.totals.clients() >= limit as u64);
     let why = match (refused, row.limit) {
         (Some(refusal), _) => format!("full, {} refused: {}", clients(refusal.count), refusal.reason),

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{OpenSession, SessionKind, SessionRegistry};
+use super::{OpenSession, SessionKind, SessionRegistry, StopReason};
 use crate::{
     profile::{Half, Network},
     telemetry::format,
@@ -67,7 +67,7 @@ impl SessionRegistry {
                 return Err(NotKilled::Several(names.into_iter().collect()));
             }
         }
-        found.iter().for_each(|session| session.kill.cancel());
+        found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
         if found.is_empty() { Err(NotKilled::None) } else { Ok(()) }
     }
 
@@ -89,7 +89,7 @@ impl SessionRegistry {
             books.open.values().filter(|session| is_client(session) && is_meant(session)).cloned().collect()
         };
         // Each of them wakes a task, so it is not done under the lock.
-        found.iter().for_each(|session| session.kill.cancel());
+        found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
         let outer: HashSet<&str> =
             found.iter().filter(|session| session.half == Half::Dmz).map(|session| &*session.id).collect();
         let is_counted =
@@ -140,12 +140,13 @@ impl fmt::Display for SessionMatch {
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
     use crate::{
         profile::ServiceName,
-        telemetry::{notices::NoticeLog, registry::SessionGuard},
+        telemetry::{
+            notices::NoticeLog,
+            registry::{SessionGuard, SessionStopper},
+        },
     };
 
     /// Sessions that are open: half, id, client, peer, service.
@@ -159,10 +160,10 @@ mod tests {
         (Half::Internal, "b", "192.0.2.7:50001", Some("dmz"), "chat"),
     ];
 
-    fn open() -> (Arc<SessionRegistry>, Vec<(SessionGuard, CancellationToken)>) {
+    fn open() -> (Arc<SessionRegistry>, Vec<(SessionGuard, SessionStopper)>) {
         let registry = Arc::new(SessionRegistry::new(Arc::new(NoticeLog::default())));
         let guards = OPEN.map(|(half, id, client, peer, service)| {
-            let kill = CancellationToken::new();
+            let kill = SessionStopper::default();
             let of = (half, ServiceName::parse(service).expect("a name"));
             let (id, client) = (Some(id.to_owned()), client.to_owned());
             let guard = registry.open(of, id, client, SessionKind::Client, kill.clone());
@@ -178,12 +179,8 @@ mod tests {
     fn check(selection: KillSelection, count: u64, killed: &[usize]) {
         let (registry, guards) = open();
         assert_eq!(registry.kill_all(&selection), count, "{selection}");
-        let cancelled: Vec<_> = guards
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, kill))| kill.is_cancelled())
-            .map(|(at, _)| at)
-            .collect();
+        let cancelled: Vec<_> =
+            guards.iter().enumerate().filter(|(_, (_, kill))| kill.is_stopped()).map(|(at, _)| at).collect();
         assert_eq!(cancelled, killed, "{selection}");
     }
 

@@ -9,7 +9,7 @@ fn registry() -> Arc<SessionRegistry> {
 fn open(registry: &Arc<SessionRegistry>) -> SessionGuard {
     let orders = ServiceName::parse("orders").expect("a name");
     let client = "192.0.2.7:50000".to_owned();
-    registry.open((Half::Dmz, orders), None, client, SessionKind::Client, CancellationToken::new())
+    registry.open((Half::Dmz, orders), None, client, SessionKind::Client, SessionStopper::default())
 }
 
 #[test]

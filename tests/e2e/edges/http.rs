@@ -88,7 +88,7 @@ pub(super) async fn asked(at: SocketAddr, request: &str) -> String {
 }
 
 /// The same where the connection stays: the head, and a body of a known length.
-pub(super) async fn answered(client: &mut TcpStream, request: &str) -> (Vec<String>, String) {
+pub(crate) async fn answered(client: &mut TcpStream, request: &str) -> (Vec<String>, String) {
     say(client, request.as_bytes()).await;
     let head = head(client).await;
     let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
@@ -104,7 +104,7 @@ pub(super) async fn answer(backend: &Backend, response: &str) -> TcpStream {
     server
 }
 
-pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 pub(super) const LAST: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 

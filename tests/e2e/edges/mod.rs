@@ -7,7 +7,7 @@ mod cut_answers;
 mod down;
 mod exchanges;
 mod handshakes;
-mod http;
+pub mod http;
 mod meant;
 mod proxy;
 mod reuse;

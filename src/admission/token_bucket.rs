@@ -1,6 +1,6 @@
 //! A token bucket: so many at once, and so many more each second.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub struct TokenBucket {
@@ -18,6 +18,11 @@ impl TokenBucket {
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * per_second;
         self.at = now;
         self.left = (self.left + earned).min(most);
+    }
+
+    /// How long until there is one, at this rate.
+    pub fn until_one(&self, per_second: f64) -> Duration {
+        Duration::try_from_secs_f64((1.0 - self.left).max(0.0) / per_second).unwrap_or(Duration::MAX)
     }
 
     /// Takes one, if there is one.

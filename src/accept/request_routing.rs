@@ -1,0 +1,52 @@
+//! Which service a request means, and on whose behalf it comes.
+
+use std::net::SocketAddr;
+
+use hyper::{
+    Request, StatusCode,
+    header::{self, HeaderMap},
+};
+
+use super::routes::{HttpRoute, WebKind, find_http_route};
+use crate::http::{
+    error_response::ErrorResponse,
+    forwarded,
+    request::{self, ForwardedHeaders, RequestTarget},
+};
+
+/// The route that a request means.
+pub fn find_route<'a, B>(
+    routes: &'a [HttpRoute],
+    request: &Request<B>,
+    host: &str,
+) -> Result<&'a HttpRoute, ErrorResponse> {
+    let origin = request::origin(request.headers())?;
+    let asked = RequestTarget { host, path: request.uri().path(), origin };
+    let door = find_http_route(routes, &asked)
+        .ok_or(ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such service"))?;
+    let is_socket = door.web_kind != WebKind::Requests || request.headers().contains_key(header::UPGRADE);
+    let allowed = &door.web.origins;
+    let is_allowed = |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));
+    if is_socket && !allowed.is_empty() && !asked.origin.is_some_and(is_allowed) {
+        return Err(ErrorResponse::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
+    }
+    Ok(door)
+}
+
+/// Who has sent a request: the client of the connection, or the one that it tells, where it is a trusted proxy.
+pub fn client_of(
+    connected: SocketAddr,
+    by: ForwardedHeaders,
+    door: &HttpRoute,
+    headers: &HeaderMap,
+) -> (SocketAddr, ForwardedHeaders) {
+    let peer = connected.ip();
+    let networks = door.web.forwarded.as_deref().unwrap_or_default();
+    let is_trusted = |address| networks.iter().any(|network| network.contains(address));
+    if !is_trusted(peer) {
+        return (connected, by);
+    }
+    let through = forwarded::read_chain(headers, peer, is_trusted);
+    let client = if through.client == peer { connected } else { SocketAddr::new(through.client, 0) };
+    (client, by.via_proxies(&through, headers))
+}

@@ -1,0 +1,98 @@
+//! Which clients of each service get in, and how many sessions each may have: `clients` and `per_client` of the
+//! profile. Who a client is, behind proxies too, is known by whoever asks here.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+
+use super::client_table::{ClientLimitReached, ClientPlace, ClientTable};
+use crate::profile::{ClientRules, ClientScope, FilterRefusal, NewSessionRate, ServiceName};
+
+/// What all services ask of their clients. Profiles replace it; what clients have used up stays.
+#[derive(Debug, Default)]
+pub struct ClientGates {
+    rules: ArcSwap<HashMap<ServiceName, ClientRules>>,
+    table: Arc<ClientTable>,
+}
+
+/// Why a client does not get in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ClientRefusal {
+    #[error("{0}")]
+    Filter(FilterRefusal),
+    #[error("`per_client` allows {0} sessions at once")]
+    Sessions(usize),
+    #[error("`per_client` allows {rate} new sessions")]
+    Rate { rate: NewSessionRate, retry_after: Duration },
+}
+
+impl ClientRefusal {
+    /// When it may come again, of one that may.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Filter(_) => None,
+            // As soon as one of its sessions has ended.
+            Self::Sessions(_) => Some(Duration::from_secs(1)),
+            Self::Rate { retry_after, .. } => Some(*retry_after),
+        }
+    }
+}
+
+/// A client that got in; what it has of its limits is given back when this is dropped.
+#[derive(Debug, Default)]
+pub struct ClientPermit {
+    _place: Option<Box<ClientPlace>>,
+}
+
+/// How far the check of a session's client is.
+#[derive(Debug, Default)]
+pub enum ClientAdmission {
+    /// Nobody has asked yet.
+    #[default]
+    Unchecked,
+    Admitted(ClientPermit),
+    Refused(ClientRefusal),
+}
+
+impl From<Result<ClientPermit, ClientRefusal>> for ClientAdmission {
+    fn from(checked: Result<ClientPermit, ClientRefusal>) -> Self {
+        checked.map_or_else(Self::Refused, Self::Admitted)
+    }
+}
+
+impl ClientGates {
+    /// Goes by these from now on.
+    pub fn update(&self, rules: impl Iterator<Item = (ServiceName, ClientRules)>) {
+        self.rules.store(Arc::new(rules.collect()));
+    }
+
+    /// Whether its address gets in; it takes nothing of its limits.
+    pub fn check(&self, service: &ServiceName, client: IpAddr) -> Result<(), ClientRefusal> {
+        let rules = self.rules.load();
+        let filter = rules.get(service).and_then(|rules| rules.filter.as_ref());
+        filter.map_or(Ok(()), |filter| filter.check(client).map_err(ClientRefusal::Filter))
+    }
+
+    /// Whether it gets in with one more session.
+    pub fn enter(&self, service: &ServiceName, client: IpAddr) -> Result<ClientPermit, ClientRefusal> {
+        self.check(service, client)?;
+        let rules = self.rules.load();
+        let Some(limits) = rules.get(service).and_then(|rules| rules.per_client.as_ref()) else {
+            return Ok(ClientPermit::default());
+        };
+        let of = (limits.scope == ClientScope::Service).then(|| service.clone());
+        match self.table.take(of, client, limits, Instant::now()) {
+            Ok(place) => Ok(ClientPermit { _place: Some(Box::new(place)) }),
+            Err(ClientLimitReached::Sessions(most)) => Err(ClientRefusal::Sessions(most)),
+            Err(ClientLimitReached::Rate { rate, retry_after }) => {
+                Err(ClientRefusal::Rate { rate, retry_after })
+            }
+        }
+    }
+}

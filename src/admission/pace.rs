@@ -1,0 +1,242 @@
+//! How fast the bytes of a service and of each of its sessions go: `rate` of the profile.
+//!
+//! A [`PaceClock`] is one atomic number, so that sessions share one without a lock. Whoever comes books bytes, and
+//! waits until they have been earned; those who come later book behind, so that each has its turn. What nobody uses
+//! is saved up for [`SAVED`] and no longer, which bounds a burst.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// No burst is longer than what so long is worth.
+const SAVED: Duration = Duration::from_millis(80);
+/// What a session waits for is worth so long, so that a fast one does not wake for a few bytes.
+const SESSION_TURN_NS: u64 = 10_000_000;
+/// A turn of one among many, which others wait for.
+const SERVICE_TURN_NS: u64 = 2_000_000;
+
+const SAVED_NS: u64 = SAVED.as_nanos() as u64;
+const SECOND_NS: u128 = 1_000_000_000;
+
+/// The direction that bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacedWay {
+    Up,
+    Down,
+}
+
+/// Bytes of a steady stream: when what was given away has been earned.
+#[derive(Debug, Default)]
+pub struct PaceClock {
+    earned_ns: AtomicU64,
+}
+
+/// The bounds of one service, and what its sessions have used of them together.
+#[derive(Debug)]
+pub struct ServicePace {
+    start: Instant,
+    /// Bytes a second; 0: no bound.
+    session: AtomicU64,
+    service: AtomicU64,
+    ways: [PaceClock; 2],
+}
+
+/// One direction of one session.
+#[derive(Debug)]
+pub struct SessionPace {
+    of: Arc<ServicePace>,
+    way: PacedWay,
+    own: PaceClock,
+}
+
+/// Bytes that may go after a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PaceBooking {
+    pub bytes: usize,
+    pub wait: Duration,
+}
+
+impl Default for ServicePace {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            session: AtomicU64::new(0),
+            service: AtomicU64::new(0),
+            ways: Default::default(),
+        }
+    }
+}
+
+impl ServicePace {
+    /// Bounds in bytes a second, of sessions that are open as well.
+    pub fn set(&self, session: Option<u64>, service: Option<u64>) {
+        self.session.store(session.unwrap_or(0), Ordering::Relaxed);
+        self.service.store(service.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Whether anything is bounded.
+    pub fn is_bounded(&self) -> bool {
+        self.rates() != (0, 0)
+    }
+
+    fn rates(&self) -> (u64, u64) {
+        (self.session.load(Ordering::Relaxed), self.service.load(Ordering::Relaxed))
+    }
+
+    fn way(&self, way: PacedWay) -> &PaceClock {
+        &self.ways[way as usize]
+    }
+
+    fn now_ns(&self) -> u64 {
+        // Ahead by what may be saved up, so that nothing lies before the start.
+        self.start.elapsed().as_nanos() as u64 + SAVED_NS
+    }
+}
+
+impl SessionPace {
+    pub fn new(of: Arc<ServicePace>, way: PacedWay) -> Self {
+        Self { of, way, own: PaceClock::default() }
+    }
+
+    /// Books some of `wanted` bytes. What does not go is given back.
+    pub fn book(&self, wanted: usize) -> PaceBooking {
+        let (session, service) = self.of.rates();
+        let now_ns = self.of.now_ns();
+        let own = self.own.book(session, now_ns, wanted, SESSION_TURN_NS);
+        let shared = self.of.way(self.way).book(service, now_ns, own.bytes, SERVICE_TURN_NS);
+        self.own.give_back(session, own.bytes - shared.bytes);
+        PaceBooking { bytes: shared.bytes, wait: own.wait.max(shared.wait) }
+    }
+
+    /// So many of them did not go.
+    pub fn give_back(&self, bytes: usize) {
+        let (session, service) = self.of.rates();
+        self.own.give_back(session, bytes);
+        self.of.way(self.way).give_back(service, bytes);
+    }
+}
+
+impl PaceClock {
+    /// Books what is saved up, or what a turn is worth, behind all that was booked before.
+    fn book(&self, rate: u64, now_ns: u64, wanted: usize, turn_ns: u64) -> PaceBooking {
+        let mut booking = PaceBooking { bytes: wanted, wait: Duration::ZERO };
+        if rate == 0 {
+            return booking;
+        }
+        // Whoever comes in between has booked of the same: it is worked out again.
+        let _ = self.earned_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |earned| {
+            let from = earned.max(now_ns.saturating_sub(SAVED_NS));
+            let worth = now_ns.saturating_sub(from).max(turn_ns);
+            let bytes = bytes_in(rate, worth).clamp(1, wanted.max(1));
+            let until = from.saturating_add(cost_ns(rate, bytes));
+            booking = PaceBooking { bytes, wait: Duration::from_nanos(until.saturating_sub(now_ns)) };
+            Some(until)
+        });
+        booking
+    }
+
+    fn give_back(&self, rate: u64, bytes: usize) {
+        if rate > 0 && bytes > 0 {
+            // A profile may have changed the rate since they were taken.
+            let cost = cost_ns(rate, bytes);
+            let less = |earned: u64| Some(earned.saturating_sub(cost));
+            let _ = self.earned_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+}
+
+/// How long so many bytes take.
+fn cost_ns(rate: u64, bytes: usize) -> u64 {
+    u64::try_from(bytes as u128 * SECOND_NS / u128::from(rate)).unwrap_or(u64::MAX / 4)
+}
+
+/// What is worth so long.
+fn bytes_in(rate: u64, ns: u64) -> usize {
+    usize::try_from(u128::from(ns) * u128::from(rate) / SECOND_NS).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    /// Takes what it gets, in chunks of so much, for so long; bytes by the time they went.
+    async fn take(pace: SessionPace, chunk: usize, lasting: Duration) -> Vec<(Duration, usize)> {
+        let (start, mut taken) = (Instant::now(), Vec::new());
+        while start.elapsed() < lasting {
+            let PaceBooking { bytes, wait } = pace.book(chunk);
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            taken.push((start.elapsed(), bytes));
+        }
+        taken
+    }
+
+    fn total(taken: &[(Duration, usize)]) -> f64 {
+        taken.iter().map(|(_, bytes)| *bytes as f64).sum()
+    }
+
+    fn paced(session: Option<u64>, service: Option<u64>) -> Arc<ServicePace> {
+        let pace = ServicePace::default();
+        pace.set(session, service);
+        Arc::new(pace)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_keeps_its_rate_and_bursts_no_longer_than_a_tenth_of_a_second() {
+        for rate in [10, 1_000, 1_000_000, 50_000_000] {
+            let pace = paced(Some(rate), None);
+            // What was not used meanwhile is saved up no further.
+            advance(Duration::from_secs(60)).await;
+            let own = SessionPace::new(pace, PacedWay::Up);
+            let taken = take(own, 128 * 1024, Duration::from_secs(10)).await;
+            let expected = rate as f64 * 10.0;
+            assert!((total(&taken) / expected - 1.0).abs() < 0.05, "{rate}: {}", total(&taken));
+            let together = taken.chunk_by(|(one, _), (other, _)| *other < *one + Duration::from_millis(1));
+            let most = rate as f64 * 0.1 + 1.0;
+            for burst in together {
+                assert!(total(burst) <= most, "{rate}: {burst:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_share_the_rate_of_their_service() {
+        let pace = paced(None, Some(1_000_000));
+        let each = (0..10).map(|_| {
+            take(SessionPace::new(pace.clone(), PacedWay::Down), 64 * 1024, Duration::from_secs(10))
+        });
+        let taken = futures_util::future::join_all(each).await;
+        let all: f64 = taken.iter().map(|one| total(one)).sum();
+        assert!((all / 10_000_000.0 - 1.0).abs() < 0.05, "{all}");
+        for one in &taken {
+            assert!((900_000.0..1_200_000.0).contains(&total(one)), "one of ten gets {}", total(one));
+        }
+        let other = SessionPace::new(pace, PacedWay::Up);
+        assert!(other.book(50_000).wait.is_zero(), "the other direction has its own");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_go_is_given_back() {
+        let pace = paced(Some(1_000), Some(1_000));
+        let own = SessionPace::new(pace.clone(), PacedWay::Up);
+        for _ in 0..1000 {
+            let booking = own.book(80);
+            assert!(booking.wait.is_zero(), "nothing was used");
+            own.give_back(booking.bytes);
+        }
+        assert_eq!(own.book(80), PaceBooking { bytes: 80, wait: Duration::ZERO });
+        assert!(!own.book(80).wait.is_zero());
+        // An unbounded service bounds nothing from then on.
+        pace.set(None, None);
+        assert_eq!(own.book(1 << 20), PaceBooking { bytes: 1 << 20, wait: Duration::ZERO });
+    }
+}

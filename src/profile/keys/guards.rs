@@ -1,0 +1,98 @@
+//! Keys that say who gets in, and how much one client gets.
+
+use super::{
+    KeyGroup, KeyMap, ProfileKey,
+    rates::{OptionalCount, PerTime, Throughput, ThroughputOrMap},
+    values::{Alone, OptionalSpan, SubMap, Text, TextList},
+};
+use crate::profile::defaults;
+
+/// At a service, or at the half for all of its services.
+pub(in crate::profile) static CLIENT_GUARDS: KeyGroup = &[&CLIENTS, &PER_CLIENT, &RATE, &SESSION_LIMIT];
+
+pub(in crate::profile) static CLIENTS: ProfileKey<SubMap> = ProfileKey {
+    name: "clients",
+    about: "Whose sessions are taken, by the client's own address. A service's own replaces the half's, whole.",
+    example: "",
+    value: SubMap(&CLIENT_NETWORKS),
+};
+
+pub(in crate::profile) static CLIENT_NETWORKS: KeyMap = KeyMap {
+    about: "Which clients get in: of the networks that hold an address, the one with the most bits decides.",
+    groups: &[&[&ALLOWED_NETWORKS, &DENIED_NETWORKS]],
+};
+
+pub(in crate::profile) static ALLOWED_NETWORKS: ProfileKey<TextList> = ProfileKey {
+    name: "allow",
+    about: "Networks that get in; with it, all others are denied. Unset: whoever is not denied.",
+    example: r#"[203.0.113.0/24, "2001:db8::/32"]"#,
+    value: TextList { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
+};
+
+pub(in crate::profile) static DENIED_NETWORKS: ProfileKey<TextList> = ProfileKey {
+    name: "deny",
+    about: "Networks that do not.",
+    example: r#"[203.0.113.7]"#,
+    value: TextList { each: CLIENT_NETWORK, max: defaults::CLIENT_NETWORKS_MAX, alone: Alone::Refused },
+};
+
+pub(in crate::profile) static PER_CLIENT: ProfileKey<SubMap> = ProfileKey {
+    name: "per_client",
+    about: "What one client may have: each IPv4 address, each IPv6 /64. At the half it counts over all services that have none of their own.",
+    example: "",
+    value: SubMap(&CLIENT_LIMITS),
+};
+
+pub(in crate::profile) static CLIENT_LIMITS: KeyMap =
+    KeyMap { about: "What one client may have.", groups: &[&[&CLIENT_SESSIONS, &NEW_SESSIONS, &BURST]] };
+
+pub(in crate::profile) static CLIENT_SESSIONS: ProfileKey<OptionalCount> = ProfileKey {
+    name: "sessions",
+    about: "Its sessions at once. Unset: as many as the service takes.",
+    example: "100",
+    value: OptionalCount { range: defaults::SESSIONS_RANGE },
+};
+
+pub(in crate::profile) static NEW_SESSIONS: ProfileKey<PerTime> = ProfileKey {
+    name: "rate",
+    about: "How many new sessions. Unset: as many as it likes.",
+    example: r#"20/s"#,
+    value: PerTime,
+};
+
+pub(in crate::profile) static BURST: ProfileKey<OptionalCount> = ProfileKey {
+    name: "burst",
+    about: "Of these, so many at once. Unset: those of one second, at least one.",
+    example: "40",
+    value: OptionalCount { range: defaults::SESSIONS_RANGE },
+};
+
+pub(in crate::profile) static RATE: ProfileKey<ThroughputOrMap> = ProfileKey {
+    name: "rate",
+    about: "Bytes a second, each way: of each session where it is one value, else as the map says. Unset: no bound.",
+    example: r#"1MB/s"#,
+    value: ThroughputOrMap(&RATES),
+};
+
+pub(in crate::profile) static RATES: KeyMap =
+    KeyMap { about: "Bytes a second, each way.", groups: &[&[&SESSION_RATE, &SERVICE_RATE]] };
+
+pub(in crate::profile) static SESSION_RATE: ProfileKey<Throughput> =
+    ProfileKey { name: "session", about: "Of each session.", example: r#"1MB/s"#, value: Throughput };
+
+pub(in crate::profile) static SERVICE_RATE: ProfileKey<Throughput> = ProfileKey {
+    name: "service",
+    about: "Of all sessions of the service together.",
+    example: r#"50MB/s"#,
+    value: Throughput,
+};
+
+pub(in crate::profile) static SESSION_LIMIT: ProfileKey<OptionalSpan> = ProfileKey {
+    name: "session_limit",
+    about: "A session's longest life.",
+    example: r#"8h"#,
+    value: OptionalSpan,
+};
+
+const CLIENT_NETWORK: Text =
+    Text { pattern: "", words: "an address, or a network with its bits: `10.0.0.0/8`" };

@@ -1,0 +1,67 @@
+//! Ending an open session from outside, and why that is done.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::{
+    end::{EndedBy, SessionEnd},
+    snapshot::SessionPhase,
+};
+
+/// Ends one session. Whoever is first says why.
+#[derive(Debug, Clone, Default)]
+pub struct SessionStopper {
+    token: CancellationToken,
+    why: Arc<OnceLock<StopReason>>,
+}
+
+/// Why an open session is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// A kill, a stop, or a profile without its service.
+    Operator,
+    /// It has lived for its service's `session_limit`.
+    SessionLimit(Duration),
+}
+
+impl SessionStopper {
+    /// One that also stops when `all` does.
+    pub fn within(all: &CancellationToken) -> Self {
+        Self { token: all.child_token(), why: Arc::default() }
+    }
+
+    pub fn stop(&self, why: StopReason) {
+        // The first reason stands.
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    /// Returns when it is stopped.
+    pub async fn stopped(&self) {
+        self.token.cancelled().await;
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    fn why(&self) -> StopReason {
+        self.why.get().copied().unwrap_or(StopReason::Operator)
+    }
+
+    /// The end of a session that was stopped in this phase.
+    pub fn end(&self, phase: SessionPhase) -> SessionEnd {
+        let (who, reason) = match self.why() {
+            StopReason::Operator => (EndedBy::Operator, "cut by the operator".to_owned()),
+            StopReason::SessionLimit(limit) => {
+                let limit = humantime::format_duration(limit);
+                (EndedBy::Time, format!("`session_limit` is {limit}, and it has lived so long"))
+            }
+        };
+        SessionEnd { who, phase, reason }
+    }
+}
