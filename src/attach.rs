@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    admin,
-    gateway::handle::AdminAccess,
+    admin::{self, carrier, target::AdminTarget},
+    fleet::{members, target::FleetTarget},
+    gateway::handle::{AdminAccess, GatewayHandle},
     record::{Recorder, Recording, RecordingPlayer},
     tasks::Tasks,
     tui::{self, ScreenEnd, source::ScreenSource},
@@ -20,19 +21,48 @@ use crate::{
 /// After a signal a terminal that nobody reads may hold the screen for so long.
 const SCREEN_FAREWELL: Duration = Duration::from_secs(1);
 
-/// Shows the gateway behind the socket at `path` until the operator leaves.
-pub async fn run(path: &Path, access: AdminAccess, record: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// Shows the gateway at `target` until the operator leaves.
+pub async fn run(
+    target: &AdminTarget,
+    access: AdminAccess,
+    record: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
     let tasks = Tasks::default();
-    let (handle, contact) = admin::attach::attach(path, access, &tasks).await?;
+    let (handle, contact) = admin::attach::attach(target, access, &tasks).await?;
     check_terminal()?;
+    let recording = handle.clone();
+    show_recorded(ScreenSource::attached(handle, access, contact), &recording, record, &tasks).await
+}
+
+/// Shows all these gateways until the operator leaves, whether they are there or not.
+pub async fn run_fleet(
+    targets: Vec<FleetTarget>,
+    access: AdminAccess,
+    record: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    check_terminal()?;
+    let tasks = Tasks::default();
+    let (handle, members) = members::attach(targets, access, &tasks);
+    let recording = handle.clone();
+    show_recorded(ScreenSource::fleet(handle, members, access), &recording, record, &tasks).await
+}
+
+async fn show_recorded(
+    source: ScreenSource,
+    handle: &GatewayHandle,
+    record: Option<&Path>,
+    tasks: &Tasks,
+) -> anyhow::Result<ExitCode> {
     let recorder = match record {
         Some(file) => Some({
             // What it tells is on the screen; here is no log.
-            Recorder::open(file).await?.start(handle.watch(), &tasks, Arc::default())
+            Recorder::open(file).await?.start(handle.watch(), tasks, Arc::default())
         }),
         None => None,
     };
-    let code = show_screen(ScreenSource::attached(handle, access, contact)).await?;
+    let code = show_screen(source).await;
+    carrier::end_all();
+    let code = code?;
     if let Some(recorder) = recorder {
         // The gateway goes on; only what went wrong so far is told.
         recorder.so_far()?;

@@ -102,12 +102,22 @@ pub enum CliAction {
         #[arg(long)]
         text: bool,
     },
-    /// Open the dashboard on a running gateway
+    /// Open the dashboard on a running gateway, or on several at once
+    ///
+    /// A TARGET is a socket's path, ssh:[USER@]HOST[:PROFILE], which runs your own ssh, or exec:COMMAND, whose
+    /// standard input and output lead to a gateway.
     Attach {
         /// Look only: nothing can be changed from here
         #[arg(long)]
         read_only: bool,
+        /// Gateways from a YAML file of NAME: TARGET, which nobody else may be able to write
+        #[arg(long, value_name = "FILE")]
+        fleet: Option<PathBuf>,
+        #[arg(value_name = "NAME=TARGET")]
+        targets: Vec<String>,
     },
+    /// Carry the admin protocol between standard input and output and a gateway's socket
+    Admin(CarrierOptions),
     /// Open the dashboard on a recording: pause, step, speed
     Replay {
         /// What `--record` has written
@@ -187,6 +197,16 @@ pub struct KillOptions {
     /// All of this service
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CarrierOptions {
+    /// Over standard input and output: what `attach ssh:` runs at the far end
+    #[arg(long, required = true)]
+    pub stdio: bool,
+    /// Nothing can be changed over it, whatever the other end asks
+    #[arg(long)]
+    pub read_only: bool,
 }
 
 #[derive(Debug, Clone, Args)]

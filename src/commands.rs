@@ -1,5 +1,6 @@
 //! What each subcommand does. Answers go to standard output, trouble to standard error.
 
+mod remote;
 mod verify;
 
 use std::{env, path::PathBuf, process::ExitCode, sync::Arc};
@@ -48,10 +49,10 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             let format = if *text { MetricsFormat::Text } else { MetricsFormat::OpenMetrics };
             return send_command(cli, Command::Metrics { format }).await;
         }
-        CliAction::Attach { read_only } => {
-            let access = if *read_only { AdminAccess::ReadOnly } else { AdminAccess::Full };
-            return attach::run(&admin_socket(cli)?, access, cli.record.as_deref()).await;
+        CliAction::Attach { read_only, fleet, targets } => {
+            return remote::attach(cli, access(*read_only), fleet.as_deref(), targets).await;
         }
+        CliAction::Admin(options) => return remote::carry(cli, access(options.read_only)).await,
         CliAction::Replay { file } => return attach::replay(file).await,
         CliAction::Switch { profile, plan } => {
             let profile = absolute_profile(profile)?;
@@ -189,6 +190,10 @@ fn kill_command(options: &KillOptions) -> Command {
             service: options.service.clone(),
         })),
     }
+}
+
+fn access(is_read_only: bool) -> AdminAccess {
+    if is_read_only { AdminAccess::ReadOnly } else { AdminAccess::Full }
 }
 
 fn admin_socket(cli: &Cli) -> anyhow::Result<PathBuf> {

@@ -42,6 +42,8 @@ pub enum PipePolicy {
 pub struct FileContents {
     pub bytes: Vec<u8>,
     pub mode: u32,
+    /// The user it belongs to.
+    pub owner: u32,
 }
 
 #[derive(Debug, Error)]
@@ -137,7 +139,7 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
     }
     match bytes.len() as u64 > bytes_max {
         true => Err(ReadError::TooLarge { bytes_max }),
-        false => Ok(FileContents { bytes, mode: facts.mode() & 0o7777 }),
+        false => Ok(FileContents { bytes, mode: facts.mode() & 0o7777, owner: facts.uid() }),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod connect;
 pub mod demo;
 pub mod disk;
 pub mod exit;
+pub mod fleet;
 pub mod gateway;
 pub mod headless;
 pub mod http;

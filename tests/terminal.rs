@@ -4,6 +4,8 @@
 
 #[path = "terminal/attach.rs"]
 mod attach;
+#[path = "terminal/fleet.rs"]
+mod fleet;
 #[path = "terminal/init.rs"]
 mod init;
 mod process;

@@ -80,7 +80,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("demo", &["gateway", "profile", "tasks", "telemetry"]),
     ("signals", &["gateway"]),
     ("cli", &["profile", "telemetry"]),
-    ("attach", &["admin", "gateway", "record", "tasks", "tui"]),
+    ("fleet", &["admin", "disk", "gateway", "profile", "tasks", "telemetry", "text"]),
+    ("attach", &["admin", "fleet", "gateway", "record", "tasks", "tui"]),
     (
         "commands",
         &[
@@ -92,6 +93,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "demo",
             "disk",
             "exit",
+            "fleet",
             "gateway",
             "init",
             "manual",

@@ -1,107 +1,165 @@
 //! A handle whose engine is in another process: pictures come through the admin socket, commands
 //! go through it. A gateway that is lost is called again until it answers.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
 use super::{
     client::{self, AdminConnection, ClientError},
-    protocol::AdminRequest,
+    protocol::{AdminRequest, WatchPace},
+    target::AdminTarget,
 };
 use crate::{
     gateway::handle::{self, AdminAccess, CommandAnswer, GatewayContact, GatewayHandle, PendingCommand},
+    profile::Mode,
     tasks::Tasks,
     telemetry::snapshot::Snapshot,
 };
 
-/// Attaches to the gateway at `path`; an error where it does not answer now. Pictures come, and
+/// Attaches to the gateway at `target`; an error where it does not answer now. Pictures come, and
 /// word of whether it is there, until nobody holds the handle or a watch of it.
 pub async fn attach(
-    path: &Path,
+    target: &AdminTarget,
     access: AdminAccess,
     tasks: &Tasks,
 ) -> Result<(GatewayHandle, watch::Receiver<GatewayContact>), ClientError> {
-    let (client, first) = connect_watching(path).await?;
+    let watcher = Watcher { target: target.clone(), pace: None };
+    let (client, first) = watcher.connect().await?;
     let (handle, feed) = handle::channel(first, "attached screen");
     let (tell, contact) = watch::channel(GatewayContact::There);
-    let (path, snapshots) = (path.to_owned(), feed.snapshots);
-    tasks.spawn("attached commands", forward_commands(path.clone(), access, feed.commands, tasks.clone()));
+    let snapshots = feed.snapshots;
+    tasks.spawn("attached commands", forward_commands(target.clone(), access, feed.commands, tasks.clone()));
     tasks.spawn("attached", async move {
         tokio::select! {
-            () = forward_snapshots(&path, client, &snapshots, &tell) => {}
+            () = watcher.forward(Some(client), &snapshots, &tell) => {}
             () = snapshots.closed() => {}
         }
     });
     Ok((handle, contact))
 }
 
-async fn connect_watching(path: &Path) -> Result<(AdminConnection, Arc<Snapshot>), ClientError> {
-    let mut client = AdminConnection::connect(path).await?;
-    client.send(&AdminRequest::Watch).await?;
-    let first = client.next_snapshot().await?;
-    Ok((client, first))
+/// The same of a gateway that may not be there yet, with pictures no faster than `every`. What the handle has
+/// before the first of them is empty.
+pub fn attach_when_there(
+    target: &AdminTarget,
+    access: AdminAccess,
+    every: Duration,
+    tasks: &Tasks,
+) -> (GatewayHandle, watch::Receiver<GatewayContact>) {
+    let watcher = Watcher { target: target.clone(), pace: Some(WatchPace::new(every)) };
+    let (handle, feed) = handle::channel(Arc::new(Snapshot::new("-", Mode::Direct)), "attached screen");
+    let (tell, contact) = watch::channel(GatewayContact::Calling);
+    let snapshots = feed.snapshots;
+    tasks.spawn("attached commands", forward_commands(target.clone(), access, feed.commands, tasks.clone()));
+    tasks.spawn("attached", async move {
+        tokio::select! {
+            () = watcher.forward(None, &snapshots, &tell) => {}
+            () = snapshots.closed() => {}
+        }
+    });
+    (handle, contact)
 }
 
-/// Passes pictures on, for ever: the caller drops it when nobody looks any more.
-async fn forward_snapshots(
-    path: &Path,
-    mut client: AdminConnection,
-    snapshots: &watch::Sender<Arc<Snapshot>>,
-    tell: &watch::Sender<GatewayContact>,
-) {
-    loop {
-        let mut error = loop {
-            match client.next_snapshot().await {
-                Ok(snapshot) => drop(snapshots.send_replace(snapshot)),
-                Err(error) => break error,
-            }
-        };
-        client = loop {
+/// Calls one gateway and asks it for pictures.
+struct Watcher {
+    target: AdminTarget,
+    pace: Option<WatchPace>,
+}
+
+impl Watcher {
+    async fn connect(&self) -> Result<(AdminConnection, Arc<Snapshot>), ClientError> {
+        let Some(pace) = self.pace else { return self.connect_with(&AdminRequest::Watch).await };
+        match self.connect_with(&AdminRequest::WatchEvery(pace)).await {
+            // One that knows no pace has its own.
+            Err(ClientError::Refused { .. }) => self.connect_with(&AdminRequest::Watch).await,
+            connected => connected,
+        }
+    }
+
+    async fn connect_with(
+        &self,
+        request: &AdminRequest,
+    ) -> Result<(AdminConnection, Arc<Snapshot>), ClientError> {
+        let mut client = AdminConnection::connect(&self.target).await?;
+        client.send(request).await?;
+        let first = client.next_snapshot().await?;
+        Ok((client, first))
+    }
+
+    /// Passes pictures on, for ever: the caller drops it when nobody looks any more.
+    async fn forward(
+        &self,
+        client: Option<AdminConnection>,
+        snapshots: &watch::Sender<Arc<Snapshot>>,
+        tell: &watch::Sender<GatewayContact>,
+    ) {
+        let mut connected = client;
+        loop {
+            let mut client = match connected.take() {
+                Some(client) => client,
+                None => self.connect_until_there(snapshots, tell).await,
+            };
+            let error = loop {
+                match client.next_snapshot().await {
+                    Ok(snapshot) => drop(snapshots.send_replace(snapshot)),
+                    Err(error) => break error,
+                }
+            };
             tell.send_replace(GatewayContact::Lost { why: error.to_string() });
-            tokio::time::sleep(BETWEEN_CALLS).await;
-            match connect_watching(path).await {
+            tokio::time::sleep(self.target.wait_before_call(0)).await;
+        }
+    }
+
+    /// Calls until it answers.
+    async fn connect_until_there(
+        &self,
+        snapshots: &watch::Sender<Arc<Snapshot>>,
+        tell: &watch::Sender<GatewayContact>,
+    ) -> AdminConnection {
+        let mut failed_in_a_row = 0;
+        loop {
+            match self.connect().await {
                 Ok((client, first)) => {
                     // First that it is there: a picture is never drawn as one from before the loss.
                     tell.send_replace(GatewayContact::There);
                     snapshots.send_replace(first);
-                    break client;
+                    return client;
                 }
-                Err(again) => error = again,
+                Err(error) => {
+                    tell.send_replace(GatewayContact::Lost { why: error.to_string() });
+                    tokio::time::sleep(self.target.wait_before_call(failed_in_a_row)).await;
+                    failed_in_a_row = failed_in_a_row.saturating_add(1);
+                }
             }
-        };
+        }
     }
 }
 
 /// Each command goes through a connection of its own: an answer that takes long holds up neither
 /// pictures nor other commands.
 async fn forward_commands(
-    path: PathBuf,
+    target: AdminTarget,
     access: AdminAccess,
     mut commands: mpsc::Receiver<PendingCommand>,
     tasks: Tasks,
 ) {
     while let Some(PendingCommand { command, answer, .. }) = commands.recv().await {
-        let path = path.clone();
+        let target = target.clone();
         tasks.spawn("attached command", async move {
             let answered = match access {
                 AdminAccess::ReadOnly if command.changes_gateway() => {
                     CommandAnswer::Refused("this screen is read-only".into())
                 }
-                AdminAccess::ReadOnly | AdminAccess::Full => match client::send_command(&path, command).await
-                {
-                    Ok(answer) => answer,
-                    Err(error) => CommandAnswer::Refused(error.to_string()),
-                },
+                AdminAccess::ReadOnly | AdminAccess::Full => {
+                    match client::send_command_to(&target, command).await {
+                        Ok(answer) => answer,
+                        Err(error) => CommandAnswer::Refused(error.to_string()),
+                    }
+                }
             };
             // An asker that has left needs no answer.
             let _ = answer.send(answered);
         });
     }
 }
-
-const BETWEEN_CALLS: Duration = Duration::from_millis(500);

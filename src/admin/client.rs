@@ -1,59 +1,66 @@
-//! Asks a running gateway over its admin socket.
+//! Asks a running gateway, at its admin socket or through a program that leads there.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::protocol::{AdminHello, AdminRequest, AdminStream, WireError};
+use super::{
+    carrier::{self, Carrier},
+    protocol::{AdminHello, AdminRequest, AdminStream, WireError},
+    target::{AdminTarget, CarrierCommand},
+};
 use crate::{
     gateway::handle::{Command, CommandAnswer},
     telemetry::snapshot::{self, Snapshot},
 };
 
-/// A gateway that is well says hello at once, and takes what it is asked.
-const HELLO: Duration = Duration::from_secs(5);
+/// A gateway that is well takes what it is asked.
+const SEND: Duration = Duration::from_secs(5);
 /// It answers most commands at once; of those that take longer, whether it turns is asked so often.
 const ANSWER: Duration = Duration::from_secs(8);
-/// It sends several pictures a second to those who watch.
-const PICTURE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub enum ClientError {
-    #[error("{}: no gateway answers there: {source}", path.display())]
-    Connect { path: PathBuf, source: io::Error },
-    #[error("{}: {source}", path.display())]
-    Wire { path: PathBuf, source: WireError },
-    #[error("{}: the gateway does not answer; it hangs, or is stopped by a signal", path.display())]
-    Silent { path: PathBuf },
-    #[error("{}: the gateway is version {theirs}, whose pictures this version can not read; use the same version", path.display())]
-    Version { path: PathBuf, theirs: String },
-    #[error("{}: the gateway refuses: {why}", path.display())]
-    Refused { path: PathBuf, why: String },
+    #[error("{at}: no gateway answers there: {source}")]
+    Connect { at: String, source: io::Error },
+    #[error("{at}: {source}")]
+    Wire { at: String, source: WireError },
+    /// The program that leads there has ended, or hangs, and said why.
+    #[error("{at}: {said}")]
+    Carrier { at: String, said: String },
+    #[error("{at}: the gateway does not answer; it hangs, or is stopped by a signal")]
+    Silent { at: String },
+    #[error(
+        "{at}: the gateway is version {theirs}, whose pictures this version can not read; use the same version"
+    )]
+    Version { at: String, theirs: String },
+    #[error("{at}: the gateway refuses: {why}")]
+    Refused { at: String, why: String },
 }
 
 /// Sends one command and returns its answer; waits as long as the command takes, while the gateway turns.
 pub async fn send_command(path: &Path, command: Command) -> Result<CommandAnswer, ClientError> {
+    send_command_to(&AdminTarget::from(path), command).await
+}
+
+/// The same, wherever the gateway is.
+pub async fn send_command_to(target: &AdminTarget, command: Command) -> Result<CommandAnswer, ClientError> {
     let is_look = command == Command::Status;
-    let mut client = AdminConnection::connect(path).await?;
+    let mut client = AdminConnection::connect(target).await?;
     client.send(&AdminRequest::Command(command)).await?;
     loop {
         match client.receive(ANSWER).await {
-            Err(ClientError::Silent { .. }) if !is_look => check_answers(path).await?,
+            Err(ClientError::Silent { .. }) if !is_look => check_answers(target).await?,
             answered => return answered,
         }
     }
 }
 
 /// Whether the gateway answers anybody. One that is closing its socket does not, and is about to answer.
-async fn check_answers(path: &Path) -> Result<(), ClientError> {
-    match Box::pin(send_command(path, Command::Status)).await {
+async fn check_answers(target: &AdminTarget) -> Result<(), ClientError> {
+    match Box::pin(send_command_to(target, Command::Status)).await {
         Err(silent @ ClientError::Silent { .. }) => Err(silent),
         Ok(_) | Err(_) => Ok(()),
     }
@@ -62,35 +69,69 @@ async fn check_answers(path: &Path) -> Result<(), ClientError> {
 /// A connection to a gateway that has said hello.
 #[derive(Debug)]
 pub(super) struct AdminConnection {
-    path: PathBuf,
+    target: AdminTarget,
     wire: AdminStream,
+    carrier: Option<Carrier>,
 }
 
 impl AdminConnection {
-    pub async fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
-            // Its queue is full: it listens, and takes nobody in.
-            io::ErrorKind::WouldBlock => ClientError::Silent { path: path.into() },
-            _ => ClientError::Connect { path: path.into(), source },
-        })?;
-        let mut client = Self { path: path.into(), wire: AdminStream::client(stream) };
-        let hello = client.receive::<AdminHello>(HELLO).await?;
+    pub async fn connect(target: &AdminTarget) -> Result<Self, ClientError> {
+        let mut client = match target {
+            AdminTarget::Socket(path) => Self::over_socket(target, path).await?,
+            AdminTarget::Program(command) => Self::over_program(target, command).await?,
+        };
+        let hello = client.receive::<AdminHello>(target.hello_within()).await?;
         match hello.snapshot {
             snapshot::VERSION => Ok(client),
-            _ => Err(ClientError::Version { path: client.path, theirs: hello.portcullis }),
+            _ => Err(ClientError::Version { at: target.to_string(), theirs: hello.portcullis }),
+        }
+    }
+
+    async fn over_socket(target: &AdminTarget, path: &Path) -> Result<Self, ClientError> {
+        let at = || target.to_string();
+        let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
+            // Its queue is full: it listens, and takes nobody in.
+            io::ErrorKind::WouldBlock => ClientError::Silent { at: at() },
+            _ => ClientError::Connect { at: at(), source },
+        })?;
+        Ok(Self { target: target.clone(), wire: AdminStream::client(stream), carrier: None })
+    }
+
+    async fn over_program(target: &AdminTarget, command: &CarrierCommand) -> Result<Self, ClientError> {
+        let started = Carrier::start(command);
+        let (mut carrier, mut says, hears) =
+            started.map_err(|source| ClientError::Connect { at: target.to_string(), source })?;
+        let read = timeout(target.hello_within(), async {
+            tokio::select! {
+                read = carrier::skip_greeting(&mut says) => read,
+                () = carrier.keep_errors() => Err(WireError::Closed),
+            }
+        });
+        match read.await {
+            Ok(Ok(read)) => {
+                let wire = AdminStream::piped(read, says, hears);
+                Ok(Self { target: target.clone(), wire, carrier: Some(carrier) })
+            }
+            Ok(Err(error)) => Err(carrier_error(target, &mut carrier, error).await),
+            Err(_) => Err(match carrier.last_words().await {
+                Some(said) => ClientError::Carrier { at: target.to_string(), said },
+                None => ClientError::Silent { at: target.to_string() },
+            }),
         }
     }
 
     pub async fn send(&mut self, request: &AdminRequest) -> Result<(), ClientError> {
-        match timeout(HELLO, self.wire.send(request)).await {
-            Ok(sent) => sent.map_err(|error| self.client_error(error)),
-            Err(_) => Err(ClientError::Silent { path: self.path.clone() }),
+        match timeout(SEND, self.wire.send(request)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.client_error(error).await),
+            Err(_) => Err(ClientError::Silent { at: self.target.to_string() }),
         }
     }
 
     /// The next of the pictures that were asked for.
     pub async fn next_snapshot(&mut self) -> Result<Arc<Snapshot>, ClientError> {
-        match self.receive(PICTURE).await? {
+        let at = self.target.to_string();
+        match self.receive(self.target.picture_within()).await? {
             CommandAnswer::Status(snapshot) => Ok(snapshot),
             CommandAnswer::Profiles(_)
             | CommandAnswer::Planned(_)
@@ -98,22 +139,43 @@ impl AdminConnection {
             | CommandAnswer::Killed(_)
             | CommandAnswer::Metrics(_) => {
                 let why = "it answered another question instead of sending a picture".into();
-                Err(ClientError::Refused { path: self.path.clone(), why })
+                Err(ClientError::Refused { at, why })
             }
             CommandAnswer::Done(why) | CommandAnswer::Cut(why) | CommandAnswer::Refused(why) => {
-                Err(ClientError::Refused { path: self.path.clone(), why })
+                Err(ClientError::Refused { at, why })
             }
         }
     }
 
     async fn receive<T: DeserializeOwned>(&mut self, within: Duration) -> Result<T, ClientError> {
-        match timeout(within, self.wire.receive()).await {
-            Ok(received) => received.map_err(|error| self.client_error(error)),
-            Err(_) => Err(ClientError::Silent { path: self.path.clone() }),
+        let received = timeout(within, async {
+            let Some(carrier) = &mut self.carrier else { return self.wire.receive().await };
+            tokio::select! {
+                received = self.wire.receive() => received,
+                () = carrier.keep_errors() => Err(WireError::Closed),
+            }
+        });
+        match received.await {
+            Ok(Ok(received)) => Ok(received),
+            Ok(Err(error)) => Err(self.client_error(error).await),
+            Err(_) => Err(ClientError::Silent { at: self.target.to_string() }),
         }
     }
 
-    fn client_error(&self, source: WireError) -> ClientError {
-        ClientError::Wire { path: self.path.clone(), source }
+    async fn client_error(&mut self, source: WireError) -> ClientError {
+        match &mut self.carrier {
+            Some(carrier) => carrier_error(&self.target, carrier, source).await,
+            None => ClientError::Wire { at: self.target.to_string(), source },
+        }
+    }
+}
+
+/// What a carrier says of its end is nearer to the cause than that it has ended.
+async fn carrier_error(target: &AdminTarget, carrier: &mut Carrier, source: WireError) -> ClientError {
+    let at = target.to_string();
+    let has_ended = matches!(source, WireError::Closed | WireError::Io(_));
+    match carrier.last_words().await.filter(|_| has_ended) {
+        Some(said) => ClientError::Carrier { at, said },
+        None => ClientError::Wire { at, source },
     }
 }

@@ -1,27 +1,37 @@
 //! What the admin socket says: a hello from the server, then one answer for each command, each a
-//! JSON text behind its length in four bytes. To `watch` the answers are pictures, without end.
+//! JSON text behind its length in four bytes. To `watch` the answers are pictures, without end;
+//! `{"watch":{"every_ms":1000}}` asks for them no faster than that.
 
-use std::io;
+use std::{
+    io::{self, Cursor},
+    time::Duration,
+};
 
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
-use tokio::net::{
-    UnixStream,
-    unix::{OwnedReadHalf, OwnedWriteHalf},
+use tokio::{
+    io::{AsyncReadExt, Chain},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
+    },
 };
 use tokio_util::{
     bytes::{Bytes, BytesMut},
     codec::{FramedRead, FramedWrite, LengthDelimitedCodec, LengthDelimitedCodecError},
+    either::Either,
 };
 
 use crate::{gateway::handle::Command, text};
 
 /// A snapshot with all its rows fits; a length beyond it is no answer of ours.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The longest command names every session of a full picture; what is longer is no request, and is not
 /// waited for.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// The slowest pace of pictures that may be asked for: who asks gives a gateway up that says nothing for longer.
+const PACE_MAX: Duration = Duration::from_secs(5);
 /// Of a fault that repeats what was asked.
 const FAULT_CHARS_MAX: usize = 200;
 
@@ -39,8 +49,34 @@ pub struct AdminHello {
 pub enum AdminRequest {
     /// Every picture from now on; one that is not read in time is left out for a newer one.
     Watch,
+    /// The same, no faster than this.
+    #[serde(rename = "watch")]
+    WatchEvery(WatchPace),
     #[serde(untagged)]
     Command(Command),
+}
+
+/// How fast pictures may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchPace {
+    every_ms: u64,
+}
+
+impl WatchPace {
+    pub fn new(every: Duration) -> Self {
+        Self { every_ms: u64::try_from(every.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    pub fn every(self) -> Duration {
+        Duration::from_millis(self.every_ms).min(PACE_MAX)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PacedWatch {
+    watch: WatchPace,
 }
 
 impl AdminRequest {
@@ -48,6 +84,9 @@ impl AdminRequest {
     pub fn parse(message: &[u8]) -> Result<Self, RequestParseError> {
         if serde_json::from_slice::<String>(message).is_ok_and(|word| word == "watch") {
             return Ok(Self::Watch);
+        }
+        if let Ok(PacedWatch { watch }) = serde_json::from_slice(message) {
+            return Ok(Self::WatchEvery(watch));
         }
         serde_json::from_slice(message)
             .map(Self::Command)
@@ -78,13 +117,18 @@ pub enum WireError {
     TooLong { bytes_max: usize },
     #[error("it closed without an answer")]
     Closed,
+    #[error("it does not speak as a gateway does, but says: {0}")]
+    Greeting(String),
 }
+
+/// What was read of a pipe already, and the rest.
+type ReadOnPipe = Chain<Cursor<BytesMut>, pipe::Receiver>;
 
 /// One end of the socket.
 #[derive(Debug)]
 pub struct AdminStream {
-    heard: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
-    said: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
+    heard: FramedRead<Either<OwnedReadHalf, ReadOnPipe>, LengthDelimitedCodec>,
+    said: FramedWrite<Either<OwnedWriteHalf, pipe::Sender>, LengthDelimitedCodec>,
 }
 
 impl AdminStream {
@@ -98,9 +142,23 @@ impl AdminStream {
         Self::new(stream, ANSWER_BYTES_MAX)
     }
 
+    /// The same over the pipes of a program, some of whose answer has been read.
+    pub(super) fn piped(read: BytesMut, hears: pipe::Receiver, says: pipe::Sender) -> Self {
+        let hears = Cursor::new(read).chain(hears);
+        Self::over(Either::Right(hears), Either::Right(says), ANSWER_BYTES_MAX)
+    }
+
     fn new(stream: UnixStream, bytes_max: usize) -> Self {
-        let codec = |bytes_max| LengthDelimitedCodec::builder().max_frame_length(bytes_max).new_codec();
         let (hears, says) = stream.into_split();
+        Self::over(Either::Left(hears), Either::Left(says), bytes_max)
+    }
+
+    fn over(
+        hears: Either<OwnedReadHalf, ReadOnPipe>,
+        says: Either<OwnedWriteHalf, pipe::Sender>,
+        bytes_max: usize,
+    ) -> Self {
+        let codec = |bytes_max| LengthDelimitedCodec::builder().max_frame_length(bytes_max).new_codec();
         Self {
             heard: FramedRead::new(hears, codec(bytes_max)),
             said: FramedWrite::new(says, codec(ANSWER_BYTES_MAX)),

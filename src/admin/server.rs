@@ -17,12 +17,12 @@ use thiserror::Error;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    protocol::{AdminHello, AdminRequest, AdminStream, WireError},
+    protocol::{AdminHello, AdminRequest, AdminStream, WatchPace, WireError},
     socket_path,
 };
 use crate::{
@@ -172,14 +172,21 @@ async fn serve_connection(
         let is_last = matches!(request, Err(WireError::TooLong { .. }));
         let answer = match (request, watches.try_acquire()) {
             (Ok(AdminRequest::Command(command)), _) => answer_command(&handle, command).await,
-            (Ok(AdminRequest::Watch), Ok(_place)) => return send_snapshots(wire, handle).await,
-            (Ok(AdminRequest::Watch), Err(_)) => {
+            (Ok(AdminRequest::Watch), Ok(_place)) => {
+                return send_snapshots(wire, handle, WatchPace::new(Duration::ZERO)).await;
+            }
+            (Ok(AdminRequest::WatchEvery(pace)), Ok(_place)) => {
+                return send_snapshots(wire, handle, pace).await;
+            }
+            (Ok(AdminRequest::Watch | AdminRequest::WatchEvery(_)), Err(_)) => {
                 CommandAnswer::Refused(format!("{WATCHES_MAX} screens watch already"))
             }
             (Err(error @ (WireError::Unclear(_) | WireError::TooLong { .. })), _) => {
                 CommandAnswer::Refused(error.to_string())
             }
-            (Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed), _) => return,
+            (Err(WireError::Io(_) | WireError::Json(_) | WireError::Closed | WireError::Greeting(_)), _) => {
+                return;
+            }
         };
         if !matches!(timeout(SEND, wire.send(&answer)).await, Ok(Ok(()))) || is_last {
             return;
@@ -209,7 +216,7 @@ async fn wait_until_hung(handle: &GatewayHandle) {
 
 /// Sends picture after picture until the client or the engine ends: a client that does not read
 /// holds one picture, and misses those that are made meanwhile.
-async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle) {
+async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle, pace: WatchPace) {
     let mut watch = handle.watch();
     // The handle would keep an engine running that nobody can stop any more.
     drop(handle);
@@ -218,9 +225,11 @@ async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle) {
             Cow::Owned(brief) => Arc::new(brief),
             Cow::Borrowed(_) => snapshot,
         };
+        let next_at = Instant::now() + pace.every();
         if !matches!(timeout(SEND, wire.send(&CommandAnswer::Status(snapshot))).await, Ok(Ok(()))) {
             return;
         }
+        sleep_until(next_at).await;
     }
 }
 
@@ -242,6 +251,7 @@ mod tests {
         admin::{
             attach::attach,
             client::{self, AdminConnection},
+            target::AdminTarget,
         },
         gateway::handle::{self, AdminAccess, HandleFeed},
         profile::Mode as ProfileMode,
@@ -252,7 +262,7 @@ mod tests {
     /// A picture of 100 kB: a few fill every buffer between two ends of a socket.
     fn picture() -> Arc<Snapshot> {
         let text = "x".repeat(100_000);
-        let notice = Notice { time: "now".into(), level: NoticeLevel::Info, text };
+        let notice = Notice { gateway: None, time: "now".into(), level: NoticeLevel::Info, text };
         Arc::new(Snapshot { notices: vec![notice], ..Snapshot::new("demo", ProfileMode::Direct) })
     }
 
@@ -276,7 +286,7 @@ mod tests {
         }
 
         async fn watcher(&self) -> AdminConnection {
-            let mut client = AdminConnection::connect(&self.path()).await.unwrap();
+            let mut client = AdminConnection::connect(&AdminTarget::Socket(self.path())).await.unwrap();
             client.send(&AdminRequest::Watch).await.unwrap();
             client
         }
@@ -366,7 +376,7 @@ mod tests {
     #[tokio::test]
     async fn a_read_only_handle_asks_nothing_of_the_gateway() {
         let mut gateway = Gateway::start();
-        let (path, tasks) = (gateway.path(), Tasks::default());
+        let (target, tasks) = (AdminTarget::Socket(gateway.path()), Tasks::default());
         for (access, passes) in [(AdminAccess::ReadOnly, false), (AdminAccess::Full, true)] {
             let publish = async {
                 loop {
@@ -375,7 +385,7 @@ mod tests {
                 }
             };
             let (handle, _contact) = tokio::select! {
-                attached = attach(&path, access, &tasks) => attached.unwrap(),
+                attached = attach(&target, access, &tasks) => attached.unwrap(),
                 () = publish => unreachable!("it publishes for ever"),
             };
             let heard = tokio::select! {

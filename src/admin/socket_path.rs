@@ -26,6 +26,8 @@ pub enum PlaceError {
     Long { path: PathBuf },
     #[error("no gateway runs here ({} holds no socket that answers); start one with `portcullis --profile NAME`, or name its socket with --admin", folder.display())]
     None { folder: PathBuf },
+    #[error("no gateway of profile {profile} runs here ({} holds no socket of it that answers)", folder.display())]
+    Stopped { profile: String, folder: PathBuf },
     #[error("several gateways run here; name one with --admin: {}", list(found))]
     Several { found: Vec<PathBuf> },
 }
@@ -75,6 +77,19 @@ pub fn only_socket() -> Result<PathBuf, PlaceError> {
     let mut found = sockets();
     match found.len() {
         0 => Err(PlaceError::None { folder: runtime_folder() }),
+        1 => Ok(found.remove(0)),
+        _ => Err(PlaceError::Several { found }),
+    }
+}
+
+/// The socket of the one gateway of this profile, whichever its halves are.
+pub fn socket_of(profile: &str) -> Result<PathBuf, PlaceError> {
+    let names = ["", "-dmz", "-internal"].map(|role| format!("{profile}{role}.sock"));
+    let is_of =
+        |path: &PathBuf| path.file_name().is_some_and(|name| names.iter().any(|known| name == &**known));
+    let mut found: Vec<_> = sockets().into_iter().filter(is_of).collect();
+    match found.len() {
+        0 => Err(PlaceError::Stopped { profile: profile.into(), folder: runtime_folder() }),
         1 => Ok(found.remove(0)),
         _ => Err(PlaceError::Several { found }),
     }

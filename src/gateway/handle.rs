@@ -3,9 +3,12 @@
 //! The screen, the headless front end, the admin socket and the tests hold a [`GatewayHandle`] and nothing
 //! else of the engine. An attached screen holds one that is connected to a socket instead.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +91,18 @@ pub enum CommandAnswer {
     Verified(VerifyReport),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
+}
+
+impl CommandAnswer {
+    /// The same, with the name of the gateway that gave it.
+    pub fn of_gateway(self, name: &str) -> Self {
+        match self {
+            Self::Done(text) => Self::Done(format!("{name}: {text}")),
+            Self::Cut(text) => Self::Cut(format!("{name}: {text}")),
+            Self::Refused(text) => Self::Refused(format!("{name}: {text}")),
+            answer => answer,
+        }
+    }
 }
 
 /// `1 session is cut`, `12 sessions are cut`.
@@ -178,6 +193,9 @@ impl GatewayHandle {
     }
 }
 
+/// The gateways of a fleet, by their names.
+pub type FleetHandles = BTreeMap<Arc<str>, GatewayHandle>;
+
 /// The engine has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway has stopped")]
@@ -208,8 +226,12 @@ impl Drop for SnapshotWatch {
 /// Whether the gateway behind an attached handle is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatewayContact {
+    /// It is called for the first time.
+    Calling,
     There,
-    Lost { why: String },
+    Lost {
+        why: String,
+    },
 }
 
 /// What an attached handle may do to its gateway.

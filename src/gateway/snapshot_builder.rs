@@ -13,6 +13,7 @@ use super::{
 use crate::{
     confine::{self, LockedHalf, UnixSockets},
     connect::Connector,
+    link::standing,
     monitor::MonitorPort,
     profile::{Half, ServiceName},
     telemetry::{
@@ -206,6 +207,8 @@ impl Engine {
             alerts: Vec::new(),
             readiness: None,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            instance: standing::about().instance.to_string(),
+            gateways: Vec::new(),
             listening: of_dmz
                 .into_iter()
                 .chain(of_internal)
@@ -276,6 +279,7 @@ impl Engine {
         let mut rows: Vec<_> = services
             .iter()
             .map(|((role, name), service)| ServiceRow {
+                gateway: None,
                 role: *role,
                 name: name.to_string(),
                 accept: self.accepts(*role, name),

@@ -133,6 +133,11 @@ fn confine(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<ConfinePo
     }
 }
 
+/// A name that an operator gives a gateway: as that of a profile, and no option of a program.
+pub fn is_gateway_name(text: &str) -> bool {
+    is_profile_name(text) && !text.starts_with('-')
+}
+
 /// 1 to 64 of `A-Za-z0-9._-`.
 pub(super) fn is_profile_name(text: &str) -> bool {
     text.len() <= 64 && ServiceName::parse(text).is_some()

@@ -68,10 +68,31 @@ pub(super) struct YamlEntry {
     pub node: YamlNode,
 }
 
-/// Reads one file's text. The tree's top is a map, with no key twice in any map of it.
+/// What is said of a file that holds something else than it should: what it is, and what to do.
+#[derive(Debug)]
+pub(super) struct DocumentWords {
+    pub empty: [&'static str; 2],
+    pub not_a_map: [&'static str; 2],
+}
+
+const PROFILE_WORDS: DocumentWords = DocumentWords {
+    empty: ["profile is empty", "write `mode:` and a half, `dmz:` or `internal:`"],
+    not_a_map: ["the profile is not a map of keys", "begin with `mode:`, `dmz:` or `internal:`"],
+};
+
+/// Reads one profile's text. The tree's top is a map, with no key twice in any map of it.
 ///
 /// An error ends the reading; problems beside a tree are added to those found later.
 pub(super) fn read(text: &str, source: &Arc<SourceFile>) -> Result<(YamlNode, Vec<Problem>), Vec<Problem>> {
+    read_map(text, source, &PROFILE_WORDS)
+}
+
+/// The same of any file whose top is a map.
+pub(super) fn read_map(
+    text: &str,
+    source: &Arc<SourceFile>,
+    words: &DocumentWords,
+) -> Result<(YamlNode, Vec<Problem>), Vec<Problem>> {
     let top = SourcePosition { source: source.clone(), line: 1, column: 1 };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some(problem) = control_sign(text, &top) {
@@ -84,7 +105,9 @@ pub(super) fn read(text: &str, source: &Arc<SourceFile>) -> Result<(YamlNode, Ve
         };
         problems.into_iter().map(problem).collect::<Vec<_>>()
     };
-    let Some(marks) = mark_positions(text).map_err(refused)? else { return Err(vec![empty(&top)]) };
+    let Some(marks) = mark_positions(text).map_err(refused)? else {
+        return Err(vec![described(words.empty, &top)]);
+    };
 
     let problems = RefCell::default();
     let reading = NodeSeed { mark: &marks, source, path: "", problems: &problems };
@@ -94,14 +117,8 @@ pub(super) fn read(text: &str, source: &Arc<SourceFile>) -> Result<(YamlNode, Ve
     };
     match node.value {
         YamlValue::Map(_) => Ok((YamlNode { spot: top, ..node }, problems.into_inner())),
-        YamlValue::Null => Err(vec![empty(&top)]),
-        _ => Err(vec![
-            ValueProblem::new(
-                "the profile is not a map of keys",
-                "begin with `mode:`, `dmz:` or `internal:`",
-            )
-            .at(node.spot.place("")),
-        ]),
+        YamlValue::Null => Err(vec![described(words.empty, &top)]),
+        _ => Err(vec![described(words.not_a_map, &node.spot)]),
     }
 }
 
@@ -117,8 +134,8 @@ fn control_sign(text: &str, top: &SourcePosition) -> Option<Problem> {
     Some(ValueProblem::new(what, "remove it").at(SourcePosition { line, column, ..top.clone() }.place("")))
 }
 
-fn empty(top: &SourcePosition) -> Problem {
-    ValueProblem::new("profile is empty", "write `mode:` and a half, `dmz:` or `internal:`").at(top.place(""))
+fn described([what, advice]: [&'static str; 2], spot: &SourcePosition) -> Problem {
+    ValueProblem::new(what, advice).at(spot.place(""))
 }
 
 fn parse_problem(error: &serde_yaml::Error, top: &SourcePosition) -> Problem {
@@ -141,7 +158,7 @@ pub(super) fn join_path(path: &str, key: &str) -> String {
 }
 
 /// What problems call a file as a whole.
-const WHOLE: &str = "profile";
+pub(super) const WHOLE: &str = "profile";
 
 /// Reads the value that stands at a mark.
 #[derive(Clone, Copy)]

@@ -4,7 +4,10 @@
 //! Texts of reasons can come from outside. So one kind of end has a few groups only, and whoever causes
 //! failures with ever new reasons pushes out nothing but the groups of that kind.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +26,9 @@ const REASON_CHARS_MAX: usize = 400;
 /// Sessions that failed of one cause.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailureRow {
+    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Arc<str>>,
     pub role: Half,
     pub service: String,
     /// Who ended them and when: two letters, see `telemetry::end`.
@@ -154,6 +160,7 @@ impl FailureGroup {
 
     fn row(&self, now: Instant) -> FailureRow {
         FailureRow {
+            gateway: None,
             role: self.half,
             service: self.service.to_string(),
             end: self.code.clone(),

@@ -114,7 +114,7 @@ impl NoticeLog {
         };
         let same = kept.iter().rposition(is_same);
         let count = same.and_then(|place| kept.remove(place)).map_or(1, |kept| kept.count + 1);
-        let notice = Notice { time: log::utc_now(), level, text: line };
+        let notice = Notice { gateway: None, time: log::utc_now(), level, text: line };
         kept.push_back(Kept { notice, cause, count, at });
         if kept.len() > KEPT_MAX {
             kept.pop_front();

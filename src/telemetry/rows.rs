@@ -22,6 +22,8 @@ impl Snapshot {
             alerts: Vec::new(),
             readiness: None,
             uptime_seconds: 0.0,
+            instance: String::new(),
+            gateways: Vec::new(),
             listening: Vec::new(),
             monitored_at: Vec::new(),
             reloads: ReloadCounts::default(),
@@ -52,6 +54,7 @@ impl ServiceRow {
     /// Of a service of which nothing is known yet.
     pub fn new(role: Half, name: &str) -> Self {
         Self {
+            gateway: None,
             role,
             name: name.into(),
             accept: Vec::new(),
@@ -76,6 +79,7 @@ impl PoolRow {
     /// A row of which nothing is known yet.
     pub fn new(role: Half, service: String) -> Self {
         Self {
+            gateway: None,
             role,
             service,
             peer: None,

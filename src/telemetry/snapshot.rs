@@ -8,15 +8,21 @@
 mod backends;
 mod brief;
 mod confined;
+mod fleet;
+mod notices;
+mod profiles;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+pub use fleet::{GatewayFacts, GatewayReach, GatewayRow};
+pub use notices::{Notice, NoticeLevel};
+pub use profiles::{CheckRow, ProblemRow, ProfileRow, SwitchRow, WalkRow};
 
 pub use backends::{BackendRow, BackendRowState};
 pub use confined::ConfinedRow;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    checklist::{CheckStep, StepReport},
     duration_buckets::DurationCounts,
     failures::FailureRow,
     requests::RequestCounts,
@@ -53,6 +59,12 @@ pub struct Snapshot {
     #[serde(default)]
     pub readiness: Option<Readiness>,
     pub uptime_seconds: f64,
+    /// Which process this is: what its peers' pools call `instance`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
+    /// The gateways of a fleet, worst first; the rows of all are in one picture then, each with its name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<GatewayRow>,
     /// The link listeners, with their real ports.
     pub listening: Vec<String>,
     /// Where monitors ask, with the real port.
@@ -113,34 +125,6 @@ pub struct RecordingRow {
     pub trouble: Option<String>,
 }
 
-/// A switch that waits for its new way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SwitchRow {
-    pub profile: String,
-    pub mode: Mode,
-    /// What is not ready yet.
-    pub missing: Option<String>,
-    /// Until it goes back.
-    pub seconds_left: f64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WalkRow {
-    pub profile: String,
-    /// The step that is walked now; `None` when all are.
-    pub walking: Option<CheckStep>,
-    pub steps: Vec<StepReport>,
-    /// Since it began, or has ended.
-    pub age_seconds: f64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckRow {
-    pub profile: String,
-    pub passed: bool,
-    pub age_seconds: f64,
-}
-
 /// starting → running → draining → stopped; `drain` leads to draining, `reload` back to running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -187,6 +171,9 @@ impl TrafficTotals {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceRow {
+    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Arc<str>>,
     pub role: Half,
     pub name: String,
     pub accept: Vec<String>,
@@ -257,6 +244,9 @@ pub enum ServicePhase {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolRow {
+    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Arc<str>>,
     pub role: Half,
     /// The service its links are ready for; `*` for any service of the peer.
     pub service: String,
@@ -377,6 +367,9 @@ pub enum PoolState {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionRow {
+    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Arc<str>>,
     pub id: String,
     pub role: Half,
     pub service: String,
@@ -421,6 +414,9 @@ pub enum SessionPhase {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndedRow {
+    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Arc<str>>,
     pub id: String,
     pub role: Half,
     pub service: String,
@@ -435,46 +431,6 @@ pub struct EndedRow {
     pub ago_seconds: f64,
     pub bytes_up: u64,
     pub bytes_down: u64,
-}
-
-/// One profile that the gateway can be switched to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ProfileRow {
-    pub name: String,
-    /// Where it was read; `None` where it is built in.
-    pub file: Option<String>,
-    /// Whether the gateway runs it.
-    pub is_current: bool,
-    /// Unknown where it does not read.
-    pub mode: Option<Mode>,
-    pub roles: Vec<Half>,
-    pub services: Vec<String>,
-    pub problems: Vec<ProblemRow>,
-}
-
-/// One thing wrong with a profile, and the lines it is about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ProblemRow {
-    pub text: String,
-    /// The line of the file with its number, and below it a sign at the column.
-    pub excerpt: Vec<String>,
-}
-
-/// One line worth an operator's eye.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Notice {
-    /// UTC, RFC 3339 with milliseconds.
-    pub time: String,
-    pub level: NoticeLevel,
-    pub text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NoticeLevel {
-    Info,
-    Warn,
-    Error,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -499,6 +455,7 @@ mod tests {
     #[test]
     fn a_brief_picture_holds_what_ended_just_now() {
         let ended = |id: &str, ago_seconds| EndedRow {
+            gateway: None,
             id: id.into(),
             role: Half::Dmz,
             service: "orders".into(),

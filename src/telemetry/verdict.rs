@@ -1,5 +1,7 @@
 //! What was found about a gateway and its services, as plain data of a snapshot. How it is found is `health`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::profile::Half;
@@ -44,6 +46,8 @@ pub enum Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlertKind {
+    /// A gateway of a fleet can not be asked; only the screen of a fleet has this.
+    Unreachable,
     /// A gateway that was linked is gone without a goodbye.
     PeerLost,
     /// A gateway that is dialled was never reached, or nobody offers a service.
@@ -76,7 +80,7 @@ pub enum AlertKind {
 impl AlertKind {
     pub fn severity(self) -> Severity {
         match self {
-            Self::PeerLost | Self::NoLink | Self::ServiceDown => Severity::Lost,
+            Self::Unreachable | Self::PeerLost | Self::NoLink | Self::ServiceDown => Severity::Lost,
             Self::Full | Self::Starved | Self::Backend | Self::Refused => Severity::Starved,
             Self::Expired | Self::Descriptors => Severity::Starved,
             Self::Fault | Self::Short | Self::Drained | Self::Certificate | Self::Log => Severity::Short,
@@ -103,7 +107,7 @@ impl AlertKind {
             Self::Short => "short",
             Self::Drained => "DRAINED",
             Self::Expired | Self::Certificate => "CERT",
-            Self::Descriptors | Self::Log => "ALERT",
+            Self::Unreachable | Self::Descriptors | Self::Log => "ALERT",
         }
     }
 }
@@ -111,6 +115,9 @@ impl AlertKind {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
+    /// Which gateway of a fleet it is of; `None` in a picture of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Arc<str>>,
     pub kind: AlertKind,
     /// What it is about: services, a gateway, a certificate.
     pub object: String,

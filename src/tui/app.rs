@@ -12,14 +12,14 @@ use crate::{
     profile::{Half, Mode},
     record::{PlayerAction, ReplayProgress},
     telemetry::snapshot::{ProfileRow, Snapshot},
-    text,
     tui::{
         ScreenEnd,
         changes::count_changes,
         clients::SessionGrouping,
         command_line::InputLine,
         confirmation::Confirmation,
-        filter::{ListedSession, SessionFilter},
+        filter::ListedSession,
+        fleet::FleetState,
         history::{ChartWindow, RateHistory},
         keys::{self, Action, KeyContext},
         lists::ListState,
@@ -46,6 +46,7 @@ pub struct App {
     pub(super) before: Option<Screen>,
     pub(super) mouse: MouseCapture,
     pub(super) lists: ListState,
+    pub(super) fleet: FleetState,
     /// The row that is told of in full, by what it is known by, and the first line shown.
     pub(super) detail: Option<OpenDetail>,
     pub(super) overlay: Overlay,
@@ -156,6 +157,8 @@ pub enum Reaction {
     Nothing,
     Redraw,
     Ask(Command),
+    /// The same, of gateways of a fleet.
+    AskGateways(Vec<(Arc<str>, Command)>),
     /// Move through the recording.
     Play(PlayerAction),
     /// Write a table to a file.
@@ -192,6 +195,7 @@ impl App {
             before: None,
             mouse: MouseCapture::Off,
             lists,
+            fleet: FleetState::default(),
             detail: None,
             overlay: Overlay::Nothing,
             typed: Vec::new(),
@@ -216,6 +220,14 @@ impl App {
 
     pub fn latest(&self) -> &Snapshot {
         &self.latest
+    }
+
+    pub(super) fn latest_shared(&self) -> &Arc<Snapshot> {
+        &self.latest
+    }
+
+    pub(super) fn replace_latest(&mut self, snapshot: Arc<Snapshot>) {
+        self.latest = self.narrowed(snapshot);
     }
 
     pub fn screen(&self) -> Screen {
@@ -276,7 +288,7 @@ impl App {
                 && matches!(self.selected_session(self.snapshot()), Some(ListedSession::Ended(_)))
         };
         let resizes_nothing = action == Action::Resize && !self.keeps_links();
-        self.attachment.offers(action) && !closes_ended() && !resizes_nothing
+        self.is_offered(action) && !closes_ended() && !resizes_nothing
     }
 
     /// Whether this gateway keeps links ready: the half that dials decides how many.
@@ -322,7 +334,10 @@ impl App {
     pub fn lost_reason(&self) -> Option<&str> {
         match &self.attachment {
             Attachment::Attached(_, GatewayContact::Lost { why }) => Some(why),
-            Attachment::Attached(_, GatewayContact::There) | Attachment::Own | Attachment::Replay(_) => None,
+            Attachment::Attached(_, GatewayContact::Calling | GatewayContact::There)
+            | Attachment::Own
+            | Attachment::Fleet(_)
+            | Attachment::Replay(_) => None,
         }
     }
 
@@ -354,6 +369,7 @@ impl App {
 
     /// Takes a new picture; says whether the screen changes by it.
     pub fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) -> bool {
+        let snapshot = self.narrowed(snapshot);
         let silent = self.silent_seconds.take().is_some();
         let seconds_before = self.latest.uptime_seconds as u64;
         let changed = *self.latest != *snapshot;
@@ -398,9 +414,16 @@ impl App {
     }
 
     pub fn press(&mut self, key: KeyEvent) -> Reaction {
+        let chosen = self.selected_gateway(self.snapshot());
+        let was_asking = matches!(self.overlay, Overlay::Ask(_));
+        let reaction = self.press_key(key);
+        self.address(chosen, was_asking, reaction)
+    }
+
+    fn press_key(&mut self, key: KeyEvent) -> Reaction {
         let said = self.message.take();
         match keys::action_for(self.context(), key) {
-            Some(action) if self.attachment.offers(action) => return self.perform(action),
+            Some(action) if self.is_offered(action) => return self.perform(action),
             Some(action) if action.changes() => {
                 self.refuse(LOOKS_ONLY);
                 return Reaction::Redraw;
@@ -420,37 +443,6 @@ impl App {
             return Reaction::Redraw;
         }
         if said.is_some() { Reaction::Redraw } else { Reaction::Nothing }
-    }
-
-    /// Text from the clipboard: it belongs into a line that is being typed, and is dropped elsewhere.
-    pub fn paste(&mut self, pasted: &str) -> Reaction {
-        let Overlay::Typing(line) = &mut self.overlay else {
-            self.refuse("pasted text is no command here; `/` takes a filter, `:` a command");
-            return Reaction::Redraw;
-        };
-        line.insert(&text::clean_text(pasted, pasted.len()));
-        self.follow_typing();
-        Reaction::Redraw
-    }
-
-    /// A filter that is being typed filters already; under a bad one the list is as it was before.
-    pub(super) fn follow_typing(&mut self) {
-        if let Overlay::Typing(line) = &mut self.overlay
-            && line.is_filter()
-        {
-            match SessionFilter::parse(line.text()) {
-                Ok(filter) => {
-                    line.wrong = None;
-                    self.lists.order.filter = filter;
-                }
-                Err(why) => {
-                    line.wrong = Some(why);
-                    let before = line.before().and_then(|before| SessionFilter::parse(before).ok());
-                    self.lists.order.filter = before.unwrap_or_default();
-                }
-            }
-            self.arrange_now();
-        }
     }
 
     pub(super) fn toggle_freeze(&mut self) {

@@ -1,6 +1,9 @@
 //! What is asked before sessions are closed: one, those of a client, or all that pass the filter.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     profile::Half,
@@ -65,18 +68,26 @@ impl App {
         let names = SessionNames::of(shown);
         let sessions: Vec<_> = rows.iter().map(|row| names.name(row)).collect();
         let bytes: usize = sessions.iter().map(|name| name.len() + AROUND_NAME_BYTES).sum();
+        let mut of_gateways = BTreeMap::new();
+        for (row, name) in rows.iter().zip(&sessions) {
+            if let Some(gateway) = &row.gateway {
+                of_gateways.entry(Arc::clone(gateway)).or_insert_with(Vec::new).push(name.clone());
+            }
+        }
         if sessions.is_empty() {
             return self.refuse("no open session passes the filter");
         }
         if bytes > NAMES_BYTES_MAX {
             return self.refuse("these are too many to be named at once; narrow the filter");
         }
-        let clients: HashSet<_> = rows.iter().map(|row| clients::host(&row.client)).collect();
+        let clients = rows.iter().map(|row| clients::host(&row.client)).collect::<HashSet<_>>().len();
+        let filter = order.filter.text.clone();
+        self.note_listed(of_gateways);
         self.overlay = Overlay::Ask(Confirmation::CloseAll {
             sessions,
-            clients: clients.len(),
+            clients,
             client: client.map(str::to_owned),
-            filter: order.filter.text.clone(),
+            filter,
             not_listed: shown.sessions_left_out,
         });
     }

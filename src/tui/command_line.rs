@@ -165,6 +165,7 @@ pub fn argument_name(action: Action) -> Option<&'static str> {
         Action::Close => Some("SESSION"),
         Action::Drain => Some("SERVICE"),
         Action::Dismiss => Some("PEER"),
+        Action::Only => Some("GATEWAY"),
         Action::Resize => Some("LINKS"),
         Action::LogLevel => Some("LEVEL"),
         Action::Switch => Some("PROFILE"),

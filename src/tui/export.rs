@@ -36,6 +36,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
         Screen::Events => values(lists::notices(shown))?,
         Screen::Profiles => values(app.profiles())?,
         Screen::Failures => values(lists::failures(shown))?,
+        Screen::Gateways => values(&shown.gateways)?,
     };
     let mut table = serde_json::json!({
         "table": app.screen().name().to_lowercase(),

@@ -9,7 +9,7 @@
 //! /app-[12]/ client:/^10[.]/ a regular expression, anywhere or in one field
 //! ```
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use regex::{Regex, RegexBuilder};
 
@@ -63,6 +63,7 @@ enum FilterField {
     Code,
     Reason,
     Port,
+    Gateway,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ enum FilterAmount {
 }
 
 /// Each with what it is, for who types.
-const FIELDS: [(&str, FilterField, &str); 12] = [
+const FIELDS: [(&str, FilterField, &str); 13] = [
     ("client", FilterField::Client, "its address, part of it, or a network"),
     ("service", FilterField::Service, "its name"),
     ("peer", FilterField::Peer, "the other gateway"),
@@ -90,6 +91,7 @@ const FIELDS: [(&str, FilterField, &str); 12] = [
     ("port", FilterField::Port, "of any of its ends"),
     ("id", FilterField::Id, "of the session"),
     ("half", FilterField::Half, "dmz, internal"),
+    ("gateway", FilterField::Gateway, "of a fleet"),
 ];
 
 const AMOUNTS: [(&str, FilterAmount, &str); 9] = [
@@ -136,7 +138,21 @@ impl SessionFilter {
     }
 
     pub fn matches(&self, snapshot: &Snapshot, row: ListedSession<'_>) -> bool {
-        self.terms.iter().all(|term| term.test.holds(snapshot, row) != term.is_inverted)
+        self.matches_parts(snapshot, row, None)
+    }
+
+    /// The same of a session that two gateways carry: it is of either.
+    pub fn matches_parts(
+        &self,
+        snapshot: &Snapshot,
+        row: ListedSession<'_>,
+        inner: Option<ListedSession<'_>>,
+    ) -> bool {
+        let holds = |test: &FilterTest| {
+            test.holds(snapshot, row)
+                || (test.is_of_gateway() && inner.is_some_and(|inner| test.holds(snapshot, inner)))
+        };
+        self.terms.iter().all(|term| holds(&term.test) != term.is_inverted)
     }
 }
 
@@ -244,6 +260,10 @@ fn number(amount: FilterAmount, value: &str) -> Result<f64, String> {
 }
 
 impl FilterTest {
+    fn is_of_gateway(&self) -> bool {
+        matches!(self, Self::In(FilterField::Gateway, _))
+    }
+
     fn holds(&self, snapshot: &Snapshot, row: ListedSession<'_>) -> bool {
         match self {
             // Of all it is the beginning: the second letter says when, the first who.
@@ -290,6 +310,13 @@ impl<'a> ListedSession<'a> {
         }
     }
 
+    pub fn gateway(self) -> Option<&'a Arc<str>> {
+        match self {
+            Self::Open(row) => row.gateway.as_ref(),
+            Self::Ended(row) => row.gateway.as_ref(),
+        }
+    }
+
     fn text(self, snapshot: &'a Snapshot, field: FilterField) -> Option<&'a str> {
         let (id, client, service, peer, role) = match self {
             Self::Open(row) => (&row.id, &row.client, &row.service, &row.peer, row.role),
@@ -319,6 +346,7 @@ impl<'a> ListedSession<'a> {
                 Self::Open(_) => return None,
                 Self::Ended(row) => &row.reason,
             },
+            FilterField::Gateway => self.gateway()?,
             FilterField::Port => return None,
         })
     }

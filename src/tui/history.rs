@@ -3,11 +3,14 @@
 //!
 //! Seconds that no snapshot has told of stay unknown: they are gaps and not zeros.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     profile::Half,
-    telemetry::snapshot::{Snapshot, TrafficSample},
+    telemetry::snapshot::{ServiceRow, Snapshot, TrafficSample},
 };
 
 /// The last minutes, while the screen has watched.
@@ -15,8 +18,15 @@ use crate::{
 pub struct RateHistory {
     /// Of the whole gateway.
     all: RateSeries,
-    services: HashMap<(Half, String), RateSeries>,
+    services: HashMap<ServiceKey, RateSeries>,
     heard_at: f64,
+}
+
+/// A service of one half, in a fleet of one gateway.
+type ServiceKey = (Option<Arc<str>>, Half, String);
+
+fn key(row: &ServiceRow) -> ServiceKey {
+    (row.gateway.clone(), row.role, row.name.clone())
 }
 
 #[derive(Debug, Default)]
@@ -38,11 +48,10 @@ impl RateHistory {
         self.take_totals(snapshot);
         for service in &snapshot.services {
             let totals = TrafficSample { up: service.totals.bytes_up, down: service.totals.bytes_down };
-            self.services.entry((service.role, service.name.clone())).or_default().take_sample(now, totals);
+            self.services.entry(key(service)).or_default().take_sample(now, totals);
         }
-        self.services.retain(|(role, name), _| {
-            snapshot.services.iter().any(|service| service.role == *role && service.name == *name)
-        });
+        let there: HashSet<_> = snapshot.services.iter().map(key).collect();
+        self.services.retain(|key, _| there.contains(key));
     }
 
     /// From its totals, as for services; what this screen has not watched, from the gateway's own samples of
@@ -71,8 +80,8 @@ impl RateHistory {
     }
 
     /// Bytes a second of a service, by the second of the gateway's life, oldest first.
-    pub fn of(&self, role: Half, name: &str) -> &[(u64, TrafficSample)] {
-        self.services.get(&(role, name.to_owned())).map_or(&[], |series| &series.samples)
+    pub fn of(&self, row: &ServiceRow) -> &[(u64, TrafficSample)] {
+        self.services.get(&key(row)).map_or(&[], |series| &series.samples)
     }
 }
 
@@ -145,10 +154,11 @@ const LONGEST_SECONDS: f64 = 3.0;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        profile::Mode,
-        telemetry::snapshot::{ServiceRow, TrafficTotals},
-    };
+    use crate::{profile::Mode, telemetry::snapshot::TrafficTotals};
+
+    fn orders() -> ServiceRow {
+        ServiceRow::new(Half::Dmz, "orders")
+    }
 
     fn snapshot(uptime_seconds: f64, bytes_up: u64) -> Snapshot {
         let totals = TrafficTotals { bytes_up, ..TrafficTotals::default() };
@@ -163,10 +173,10 @@ mod tests {
             history.take_snapshot(&snapshot(at, bytes));
         }
         let seen: Vec<_> =
-            history.of(Half::Dmz, "orders").iter().map(|(second, sample)| (*second, sample.up)).collect();
+            history.of(&orders()).iter().map(|(second, sample)| (*second, sample.up)).collect();
         assert_eq!(seen, [(2, 100), (10, 100)], "the seven silent seconds are in no sample");
         history.take_snapshot(&snapshot(3.0, 0));
-        assert!(history.of(Half::Dmz, "orders").is_empty(), "another life");
+        assert!(history.of(&orders()).is_empty(), "another life");
     }
 
     #[test]
@@ -175,7 +185,7 @@ mod tests {
         for (at, bytes) in [(1.0, 0), (2.0, 900), (3.0, 0), (4.0, 7)] {
             history.take_snapshot(&snapshot(at, bytes));
         }
-        let seen: Vec<_> = history.of(Half::Dmz, "orders").iter().map(|(_, sample)| sample.up).collect();
+        let seen: Vec<_> = history.of(&orders()).iter().map(|(_, sample)| sample.up).collect();
         assert_eq!(seen, [7]);
     }
 
@@ -183,7 +193,7 @@ mod tests {
     fn ten_minutes_are_kept() {
         let mut history = RateHistory::default();
         (0..900).for_each(|second| history.take_snapshot(&snapshot(f64::from(second), 0)));
-        assert_eq!((history.of(Half::Dmz, "orders").len(), history.all().len()), (600, 600));
+        assert_eq!((history.of(&orders()).len(), history.all().len()), (600, 600));
     }
 
     #[test]

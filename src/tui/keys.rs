@@ -55,6 +55,8 @@ pub enum Action {
     First,
     Last,
     Show(Screen),
+    /// The rows of one gateway of a fleet alone.
+    Only,
     NextScreen,
     PreviousScreen,
     LastScreen,
@@ -241,8 +243,14 @@ const fn line(
 const SESSIONS: BindingScope = On(&[Screen::Overview, Screen::Sessions]);
 /// Where traffic is drawn, and where not.
 const CHARTED: BindingScope = On(&[Screen::Overview, Screen::Services]);
-const UNCHARTED: BindingScope =
-    On(&[Screen::Pool, Screen::Sessions, Screen::Events, Screen::Profiles, Screen::Failures]);
+const UNCHARTED: BindingScope = On(&[
+    Screen::Pool,
+    Screen::Sessions,
+    Screen::Events,
+    Screen::Profiles,
+    Screen::Failures,
+    Screen::Gateways,
+]);
 /// Where a line is about a service.
 const SERVICES: BindingScope =
     On(&[Screen::Overview, Screen::Pool, Screen::Sessions, Screen::Services, Screen::Failures]);
@@ -262,6 +270,8 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('5')], Action::Show(Screen::Events), "events", "what has happened", None),
     line(Everywhere, &[Char('6')], Action::Show(Screen::Profiles), "profiles", "what it can be switched to", None),
     line(Everywhere, &[Char('7')], Action::Show(Screen::Failures), "failures", "what has failed, by its cause", None),
+    line(Everywhere, &[Char('8')], Action::Show(Screen::Gateways), "gateways", "the gateways of a fleet, worst first", None),
+    line(Everywhere, &[Char('o')], Action::Only, "only", "the rows of one gateway of a fleet, or of all", Some("only")),
     line(CHARTED, &[Char('+'), Char('=')], Action::Longer, "longer", "charts of a longer time", None),
     line(CHARTED, &[Char('-')], Action::Shorter, "shorter", "charts of a shorter time", Some("chart")),
     line(Everywhere, &[Char('m')], Action::Mouse, "mouse", "take the mouse, or give it back", Some("mouse")),

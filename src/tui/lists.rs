@@ -1,5 +1,7 @@
 //! The list of each screen, and the cursor in it, which follows its row and not its line.
 
+use std::sync::Arc;
+
 use crate::{
     profile::Mode,
     telemetry::{
@@ -95,6 +97,7 @@ impl ListState {
             Screen::Events => snapshot.notices.len(),
             Screen::Profiles => self.profiles.len(),
             Screen::Failures => snapshot.failures.len(),
+            Screen::Gateways => snapshot.gateways.len(),
         }
     }
 
@@ -116,6 +119,7 @@ impl ListState {
             Screen::Events => notices(snapshot).nth(line).map(notice_key),
             Screen::Profiles => self.profiles.get(line).map(|row| row.name.clone()),
             Screen::Failures => failures(snapshot).get(line).map(|row| failure_key(row)),
+            Screen::Gateways => snapshot.gateways.get(line).map(|row| row.name.to_string()),
         }
     }
 
@@ -137,6 +141,7 @@ impl ListState {
             }
             Screen::Events => notices(snapshot).position(|notice| notice_key(notice) == key),
             Screen::Failures => failures(snapshot).iter().position(|row| failure_key(row) == key),
+            Screen::Gateways => snapshot.gateways.iter().position(|row| &*row.name == key),
             _ => lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key)),
         }
     }
@@ -176,26 +181,34 @@ pub fn failures(snapshot: &Snapshot) -> Vec<&FailureRow> {
 /// A cause that was seen within it is not over.
 const FAILS_NOW_SECONDS: f64 = 60.0;
 
-/// What the sessions of a service reach, where this gateway has the half that knows.
-pub fn backend<'a>(snapshot: &'a Snapshot, service: &str) -> Option<&'a str> {
-    let mut rows = snapshot.services.iter().filter(|row| row.name == service);
+/// What the sessions of a service reach, where a gateway that is shown has the half that knows: in a fleet the one
+/// that carries the session on, if that is known.
+pub fn backend<'a>(snapshot: &'a Snapshot, service: &str, inside: Option<&Arc<str>>) -> Option<&'a str> {
+    let is_there = |row: &&ServiceRow| inside.is_none() || row.gateway.as_ref() == inside;
+    let mut rows = snapshot.services.iter().filter(|row| row.name == service).filter(is_there);
     rows.find_map(|row| row.connect.as_deref())
 }
 
 pub fn pool_key(row: &PoolRow) -> String {
     let (peer, address) = (row.peer.as_deref().unwrap_or("-"), row.address.as_deref().unwrap_or("-"));
-    format!("{:?} {} {peer} {address}", row.role, row.service)
+    format!("{}{:?} {} {peer} {address}", of(&row.gateway), row.role, row.service)
 }
 
 pub fn service_key(row: &ServiceRow) -> String {
-    format!("{:?} {}", row.role, row.name)
+    format!("{}{:?} {}", of(&row.gateway), row.role, row.name)
 }
 
 pub fn notice_key(notice: &Notice) -> String {
-    format!("{} {}", notice.time, notice.text)
+    format!("{}{} {}", of(&notice.gateway), notice.time, notice.text)
 }
 
 /// A group is known by its first failure, since its reason changes in its numbers.
 pub fn failure_key(row: &FailureRow) -> String {
-    format!("{:?} {} {} {} {}", row.role, row.service, row.end, row.first, text::cause(&row.reason))
+    let cause = text::cause(&row.reason);
+    format!("{}{:?} {} {} {} {cause}", of(&row.gateway), row.role, row.service, row.end, row.first)
+}
+
+/// The name of its gateway, in a fleet.
+fn of(gateway: &Option<Arc<str>>) -> String {
+    gateway.as_ref().map_or_else(String::new, |name| format!("{name} "))
 }

@@ -1,10 +1,6 @@
 //! Which sessions are listed and in which order, so that rows do not jump under the eye.
 
-use std::{
-    cmp::Ordering,
-    collections::{HashMap, HashSet},
-    ops::Range,
-};
+use std::{cmp::Ordering, collections::HashMap, ops::Range};
 
 use crate::{
     profile::Half,
@@ -12,7 +8,10 @@ use crate::{
         end::EndWeight,
         snapshot::{EndedRow, SessionPhase, SessionRow, Snapshot},
     },
-    tui::filter::{ListedSession, SessionFilter},
+    tui::{
+        filter::{ListedSession, SessionFilter},
+        session_join::SessionJoin,
+    },
 };
 
 /// The column the list goes by.
@@ -118,8 +117,10 @@ pub struct SessionOrder {
     failed: usize,
     /// Open rows that there are to list, whatever the filter says.
     listable: usize,
-    /// In a pair, where the inner half's part of an open session is, by the session's id.
+    /// In a pair or a fleet, where the inner half's part of an open session is, by the session's id.
     inner: HashMap<String, usize>,
+    /// The same of those that ended.
+    inner_ended: HashMap<String, usize>,
     /// The line each session had when the rows were sorted last.
     lines: HashMap<String, usize>,
     sorted_at_seconds: Option<f64>,
@@ -130,27 +131,34 @@ impl SessionOrder {
     /// where the order says at once.
     pub fn arrange(&mut self, snapshot: &Snapshot) {
         let rows = &snapshot.sessions;
-        let mut outer = outer_ids(snapshot, rows.iter().map(|row| (row.role, &*row.id)));
+        let join = SessionJoin::of(snapshot);
         self.inner.clear();
+        self.inner_ended.clear();
         self.listable = 0;
         self.open.clear();
+        let inner = rows.iter().enumerate().filter(|(_, row)| join.is_inner(ListedSession::Open(row)));
+        self.inner.extend(inner.map(|(place, row)| (row.id.clone(), place)));
         for (place, row) in rows.iter().enumerate() {
-            if row.role == Half::Internal && outer.contains(&*row.id) {
-                self.inner.insert(row.id.clone(), place);
+            if row.role == Half::Internal && self.inner.get(&row.id) == Some(&place) {
                 continue;
             }
             self.listable += 1;
-            if self.filter.matches(snapshot, ListedSession::Open(row)) {
+            let inner = self.inner(snapshot, row).map(ListedSession::Open);
+            if self.filter.matches_parts(snapshot, ListedSession::Open(row), inner) {
                 self.open.push(place);
             }
         }
-        outer.extend(outer_ids(snapshot, snapshot.ended.iter().map(|row| (row.role, &*row.id))));
-        let is_shown = |row: &EndedRow| {
-            let is_inner = row.role == Half::Internal && outer.contains(&*row.id);
-            is_listed_still(row) && !is_inner && self.filter.matches(snapshot, ListedSession::Ended(row))
-        };
         let ended = snapshot.ended.iter().enumerate();
-        self.ended = ended.filter(|(_, row)| is_shown(row)).map(|(place, _)| place).collect();
+        let inner = ended.clone().filter(|(_, row)| join.is_inner(ListedSession::Ended(row)));
+        self.inner_ended.extend(inner.map(|(place, row)| (row.id.clone(), place)));
+        let is_shown = |place: usize, row: &EndedRow| {
+            let is_inner = row.role == Half::Internal && self.inner_ended.get(&row.id) == Some(&place);
+            let inner = self.inner_ended(snapshot, row).map(ListedSession::Ended);
+            is_listed_still(row)
+                && !is_inner
+                && self.filter.matches_parts(snapshot, ListedSession::Ended(row), inner)
+        };
+        self.ended = ended.filter(|(place, row)| is_shown(*place, row)).map(|(place, _)| place).collect();
         // Failures stand together, above the healthy ends: they keep lines of their own.
         self.ended.sort_by_key(|&place| !EndWeight::of_code(&snapshot.ended[place].end).is_failure());
         let is_failure = |&&place: &&usize| EndWeight::of_code(&snapshot.ended[place].end).is_failure();
@@ -223,6 +231,12 @@ impl SessionOrder {
         snapshot.sessions.get(place).filter(|inner| inner.id == row.id)
     }
 
+    /// The same of a session that has ended.
+    pub fn inner_ended<'a>(&self, snapshot: &'a Snapshot, row: &EndedRow) -> Option<&'a EndedRow> {
+        let &place = self.inner_ended.get(&row.id).filter(|_| row.role == Half::Dmz)?;
+        snapshot.ended.get(place).filter(|inner| inner.id == row.id)
+    }
+
     /// The rows of some lines; lines that do not exist are left out.
     pub fn rows<'a>(&self, snapshot: &'a Snapshot, lines: Range<usize>) -> Vec<ListedSession<'a>> {
         let end = lines.end.min(self.len());
@@ -243,12 +257,6 @@ impl SessionOrder {
     pub fn line_of(&self, snapshot: &Snapshot, is_it: impl Fn(ListedSession<'_>) -> bool) -> Option<usize> {
         (0..self.len()).find(|&line| self.row(snapshot, line).is_some_and(&is_it))
     }
-}
-
-/// In a pair, the sessions whose outer part is in the picture: the inner part of one is told with it.
-fn outer_ids<'a>(snapshot: &Snapshot, rows: impl Iterator<Item = (Half, &'a str)>) -> HashSet<&'a str> {
-    let is_pair = snapshot.roles.contains(&Half::Dmz) && snapshot.roles.contains(&Half::Internal);
-    rows.filter(|(role, _)| is_pair && *role == Half::Dmz).map(|(_, id)| id).collect()
 }
 
 fn waits(row: &SessionRow) -> bool {

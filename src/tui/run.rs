@@ -40,7 +40,7 @@ pub struct ScreenLoop<B: Backend> {
     /// A new size, taken at the next frame: dragging a window gives many.
     resized: Option<Size>,
     /// Answers on their way, [`ASKING_MAX`] at most.
-    asking: FuturesUnordered<BoxFuture<'static, CommandAnswer>>,
+    asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
     exports: ExportWriter,
     heard_at: Instant,
     frames: u64,
@@ -58,7 +58,8 @@ enum LoopEvent {
     Ignored,
     InputLost,
     News(SourceEvent),
-    Answered(CommandAnswer),
+    /// By one gateway of a fleet, or by the only one.
+    Answered(Option<Arc<str>>, CommandAnswer),
     Exported(ExportResult),
     FrameDue,
     /// Time to see whether snapshots still come.
@@ -136,7 +137,9 @@ impl<B: Backend> ScreenLoop<B> {
             Some(told) = told.recv() => LoopEvent::ToldToEnd(told),
             event = input.next() => loop_event(event),
             () = tokio::time::sleep_until(due.unwrap_or(second)), if due.is_some() => LoopEvent::FrameDue,
-            Some(answer) = self.asking.next(), if !self.asking.is_empty() => LoopEvent::Answered(answer),
+            Some((of, answer)) = self.asking.next(), if !self.asking.is_empty() => {
+                LoopEvent::Answered(of, answer)
+            }
             result = self.exports.next() => LoopEvent::Exported(result),
             news = self.source.next() => LoopEvent::News(news),
             () = tokio::time::sleep_until(second) => LoopEvent::Second,
@@ -164,8 +167,11 @@ impl<B: Backend> ScreenLoop<B> {
                 self.pacing.note_input();
             }
             LoopEvent::News(news) => return self.handle_event(news),
-            LoopEvent::Answered(answer) => {
-                self.app.take_answer(answer);
+            LoopEvent::Answered(of, answer) => {
+                match of {
+                    Some(name) => self.app.take_answer_of(name, answer),
+                    None => self.app.take_answer(answer),
+                }
                 self.pacing.note_input();
                 self.send_background_command();
             }
@@ -212,6 +218,7 @@ impl<B: Backend> ScreenLoop<B> {
             Reaction::Nothing => return None,
             Reaction::Redraw => {}
             Reaction::Ask(command) => self.ask(command),
+            Reaction::AskGateways(commands) => self.ask_gateways(commands),
             Reaction::Play(asked) => {
                 if let Some(news) = self.source.play(asked) {
                     self.handle_event(news);
@@ -249,20 +256,46 @@ impl<B: Backend> ScreenLoop<B> {
         self.send(command);
     }
 
+    /// The same of gateways of a fleet: what they are asked together is one question.
+    fn ask_gateways(&mut self, commands: Vec<(Arc<str>, Command)>) {
+        if self.asking.len() >= ASKING_MAX {
+            self.app.take_answer(CommandAnswer::Refused(
+                "the gateways have not answered the last commands yet".into(),
+            ));
+            return;
+        }
+        for (name, command) in commands {
+            self.app.note_sent(&command);
+            let answer = self.source.ask_gateway(&name, command);
+            self.await_answer(Some(name), answer);
+        }
+    }
+
     /// Asks for what the screen needs of itself, in silence, and later where too much is asked already.
     fn send_background_command(&mut self) {
         if self.asking.len() < ASKING_MAX
             && let Some(command) = self.app.background_command()
         {
-            self.send(command);
+            match self.app.profiles_of().cloned() {
+                Some(name) => {
+                    let answer = self.source.ask_gateway(&name, command);
+                    self.await_answer(Some(name), answer);
+                }
+                None => self.send(command),
+            }
         }
     }
 
     fn send(&mut self, command: Command) {
-        let answer = timeout(ANSWER_WAIT, self.source.ask(command));
+        let answer = self.source.ask(command);
+        self.await_answer(None, answer);
+    }
+
+    fn await_answer(&mut self, of: Option<Arc<str>>, answer: BoxFuture<'static, CommandAnswer>) {
+        let answer = timeout(ANSWER_WAIT, answer);
         self.asking.push(Box::pin(async move {
             let late = || CommandAnswer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
-            answer.await.unwrap_or_else(|_| late())
+            (of, answer.await.unwrap_or_else(|_| late()))
         }));
     }
 
@@ -309,172 +342,4 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use crossterm::event::{KeyCode, KeyModifiers};
-    use futures_util::stream;
-    use ratatui::backend::TestBackend;
-
-    use super::*;
-    use crate::{
-        gateway::handle::{self, PendingCommand},
-        profile::Mode,
-        telemetry::snapshot::TrafficTotals,
-        tui::{
-            app::StatusMessage,
-            export_writer::tests::{hanging, release},
-        },
-    };
-
-    type Keys = Vec<(Duration, KeyCode)>;
-
-    fn snapshot(uptime_seconds: f64, sessions_open: u64) -> Arc<Snapshot> {
-        Arc::new(Snapshot {
-            phase: GatewayPhase::Running,
-            uptime_seconds,
-            totals: TrafficTotals { sessions_open, ..TrafficTotals::default() },
-            ..Snapshot::new("demo", Mode::Reverse)
-        })
-    }
-
-    /// A screen, four snapshots a second of `next` for ten seconds, and the end of the gateway.
-    async fn run(keys: Keys, next: fn(u32) -> Arc<Snapshot>) -> (ScreenEnd, u64, Vec<Command>) {
-        let area = Rect::new(0, 0, 80, 24);
-        let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        let (handle, mut feed) = handle::channel(next(0), "test");
-        let publish = feed.snapshots;
-        let mut screen = ScreenLoop::new(terminal, area, ScreenSource::own(handle), ScreenStyle::FULL);
-        let input = stream::unfold(keys.into_iter(), |mut keys| async move {
-            let Some((pause, code)) = keys.next() else { return std::future::pending().await };
-            tokio::time::sleep(pause).await;
-            Some((Ok(Event::Key(KeyEvent::new(code, KeyModifiers::NONE))), keys))
-        });
-        let gateway = async move {
-            for tick in 1..=40 {
-                tokio::time::sleep(Duration::from_millis(250)).await;
-                publish.send(next(tick)).ok();
-            }
-        };
-        let engine = async {
-            let mut heard = vec![];
-            while let Some(PendingCommand { command, answer, .. }) = feed.commands.recv().await {
-                heard.push(command);
-                answer.send(CommandAnswer::Done("it is done".into())).ok();
-            }
-            heard
-        };
-        let (_keep, told) = mpsc::channel(1);
-        let screen_runs = async {
-            let ended = screen.run(input, told).await;
-            let frames = screen.frames;
-            drop(screen);
-            (ended, frames)
-        };
-        let ((ended, frames), heard, ()) = tokio::join!(screen_runs, engine, gateway);
-        (ended, frames, heard)
-    }
-
-    fn key(code: char) -> (Duration, KeyCode) {
-        (Duration::from_millis(700), KeyCode::Char(code))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_new_is_drawn_once_in_ten_seconds() {
-        let (ended, frames, _) = run(vec![], |_| snapshot(5.0, 0)).await;
-        assert_eq!((ended, frames), (ScreenEnd::GatewayStopped, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn four_snapshots_a_second_are_two_frames() {
-        let (ended, frames, _) = run(vec![], |tick| snapshot(f64::from(tick) / 4.0, 0)).await;
-        assert_eq!(ended, ScreenEnd::GatewayStopped);
-        assert!((19..=21).contains(&frames), "{frames} frames");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_key_without_meaning_draws_nothing() {
-        let (_, frames, _) = run(vec![key('z'), key('w')], |_| snapshot(5.0, 0)).await;
-        assert_eq!(frames, 1);
-    }
-
-    /// In real time: a thread that works holds a paused clock.
-    #[tokio::test]
-    async fn an_export_to_a_disk_that_hangs_holds_no_frame_up() {
-        let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        let (handle, _feed) = handle::channel(snapshot(5.0, 0), "test");
-        let source = ScreenSource::own(handle);
-        let mut screen = ScreenLoop::new(terminal, Rect::new(0, 0, 80, 24), source, ScreenStyle::FULL);
-        screen.exports = hanging(Duration::from_millis(300));
-        let press = |screen: &mut ScreenLoop<TestBackend>, key| {
-            screen.handle_wakeup(LoopEvent::Key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE)))
-        };
-        let began = Instant::now();
-        assert_eq!(press(&mut screen, 'e'), None);
-        assert_eq!(screen.app.status_message(), Some(&StatusMessage::Waiting("writing the table".into())));
-        press(&mut screen, 'e');
-        press(&mut screen, 'e');
-        let refused = StatusMessage::Refused("the tables before it are not written yet".into());
-        assert_eq!(screen.app.status_message(), Some(&refused));
-        press(&mut screen, '4');
-        screen.draw_if_due().unwrap();
-        assert!(began.elapsed() < Duration::from_millis(300), "it waits for the disk");
-        let result = screen.exports.next().await;
-        assert!(result.as_ref().is_err_and(|why| why.contains("did not answer")), "{result:?}");
-        screen.handle_wakeup(LoopEvent::Exported(result));
-        assert!(matches!(screen.app.status_message(), Some(StatusMessage::Refused(_))));
-        release();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_held_key_draws_ten_times_a_second_at_most() {
-        let held = vec![(Duration::from_millis(10), KeyCode::Char('P')); 200];
-        let (_, frames, _) = run(held, |_| snapshot(5.0, 0)).await;
-        assert!((18..=23).contains(&frames), "{frames} frames in two seconds");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn frozen_only_the_age_is_drawn() {
-        let (_, frames, _) = run(vec![key(' ')], |tick| snapshot(f64::from(tick) / 4.0, 0)).await;
-        assert!((11..=13).contains(&frames), "{frames} frames");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_command_is_sent_and_its_answer_drawn() {
-        let (_, frames, heard) = run(vec![key('r')], |_| snapshot(5.0, 0)).await;
-        assert_eq!(heard, [Command::Reload]);
-        assert!((2..=3).contains(&frames), "{frames} frames");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn quitting_asks_and_only_a_yes_stops_the_gateway() {
-        let busy = |_| snapshot(5.0, 3);
-        assert_eq!(
-            run(vec![key('q')], |_| snapshot(5.0, 0)).await.0,
-            ScreenEnd::GatewayStopped,
-            "it asks first"
-        );
-        assert_eq!(run(vec![key('q')], busy).await.0, ScreenEnd::GatewayStopped);
-        assert_eq!(run(vec![key('q'), key('y')], busy).await.0, ScreenEnd::Quit);
-        assert_eq!(run(vec![key('q'), key('h')], busy).await.0, ScreenEnd::LeftHeadless);
-        let enter = (Duration::ZERO, KeyCode::Enter);
-        assert_eq!(run(vec![key('q'), enter], busy).await.0, ScreenEnd::GatewayStopped);
-        let escape = (Duration::ZERO, KeyCode::Esc);
-        assert_eq!(run(vec![key('q'), escape, key('y')], busy).await.0, ScreenEnd::GatewayStopped);
-        // As a terminal sends what is pasted where it does not know how to bracket it.
-        // Without an `e`, which would export a table into the folder of the test.
-        let text = "quit a log, quickly".chars().map(|letter| (Duration::ZERO, KeyCode::Char(letter)));
-        assert_eq!(run(text.collect(), busy).await.0, ScreenEnd::GatewayStopped);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_terminal_ends_the_screen_and_not_the_gateway() {
-        let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        let (handle, _feed) = handle::channel(snapshot(5.0, 1), "test");
-        let area = Rect::new(0, 0, 80, 24);
-        let mut screen = ScreenLoop::new(terminal, area, ScreenSource::own(handle), ScreenStyle::FULL);
-        let (_tell, told) = mpsc::channel(1);
-        assert_eq!(screen.run(stream::empty(), told).await, ScreenEnd::TerminalGone);
-        let (tell, told) = mpsc::channel(1);
-        tell.try_send(ScreenEnd::TerminalGone).unwrap();
-        assert_eq!(screen.run(stream::pending(), told).await, ScreenEnd::TerminalGone);
-    }
-}
+mod tests;

@@ -10,10 +10,12 @@ pub enum Screen {
     Events,
     Profiles,
     Failures,
+    /// Of a fleet alone.
+    Gateways,
 }
 
 impl Screen {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Overview,
         Self::Pool,
         Self::Sessions,
@@ -21,6 +23,7 @@ impl Screen {
         Self::Events,
         Self::Profiles,
         Self::Failures,
+        Self::Gateways,
     ];
 
     pub fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Screen {
             Self::Events => "Events",
             Self::Profiles => "Profiles",
             Self::Failures => "Failures",
+            Self::Gateways => "Gateways",
         }
     }
 
@@ -45,20 +49,13 @@ impl Screen {
             Self::Events => "Event",
             Self::Profiles => "Prof",
             Self::Failures => "Fail",
+            Self::Gateways => "Gate",
         }
     }
 
     /// Its place in [`Screen::ALL`].
     pub fn index(self) -> usize {
         Self::ALL.iter().position(|&screen| screen == self).unwrap_or(0)
-    }
-
-    pub fn next(self) -> Self {
-        Self::ALL[(self.index() + 1) % Self::ALL.len()]
-    }
-
-    pub fn previous(self) -> Self {
-        Self::ALL[(self.index() + Self::ALL.len() - 1) % Self::ALL.len()]
     }
 
     /// Whether its list is the sessions.

@@ -9,10 +9,12 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
 use crate::{
-    gateway::handle::{AdminAccess, Command, CommandAnswer, GatewayContact, GatewayHandle, SnapshotWatch},
+    gateway::handle::{
+        AdminAccess, Command, CommandAnswer, FleetHandles, GatewayContact, GatewayHandle, SnapshotWatch,
+    },
     record::{PlayerAction, RecordError, RecordingPlayer, ReplayProgress},
     telemetry::{recording, snapshot::Snapshot},
-    tui::keys::Action,
+    tui::{keys::Action, screen::Screen},
 };
 
 /// What the screen shows.
@@ -22,6 +24,8 @@ pub enum ScreenSource {
     Own(GatewayHandle, SnapshotWatch),
     /// A gateway of another process, behind its admin socket.
     Attached(GatewayHandle, SnapshotWatch, AdminAccess, watch::Receiver<GatewayContact>),
+    /// Many gateways: the pictures of all in one, and the handles that commands go by.
+    Fleet(GatewayHandle, SnapshotWatch, FleetHandles, AdminAccess),
     /// A recording, with its first picture.
     Replay(RecordingPlayer, Arc<Snapshot>),
 }
@@ -44,6 +48,8 @@ pub enum Attachment {
     Own,
     /// The gateway is another process, and goes on when the screen leaves.
     Attached(AdminAccess, GatewayContact),
+    /// There are many, each reached or not; they go on as well.
+    Fleet(AdminAccess),
     /// There is no gateway, only what was recorded of one.
     Replay(ReplayProgress),
 }
@@ -63,6 +69,11 @@ impl ScreenSource {
         Self::Attached(handle, watch, access, contact)
     }
 
+    pub fn fleet(merged: GatewayHandle, members: FleetHandles, access: AdminAccess) -> Self {
+        let watch = merged.watch();
+        Self::Fleet(merged, watch, members, access)
+    }
+
     pub fn replay(mut player: RecordingPlayer) -> Result<Self, RecordError> {
         let first = player.current_snapshot()?;
         Ok(Self::Replay(player, first))
@@ -71,7 +82,7 @@ impl ScreenSource {
     /// The first picture to show.
     pub fn first(&self) -> Arc<Snapshot> {
         match self {
-            Self::Own(handle, ..) | Self::Attached(handle, ..) => handle.latest(),
+            Self::Own(handle, ..) | Self::Attached(handle, ..) | Self::Fleet(handle, ..) => handle.latest(),
             Self::Replay(_, first) => Arc::clone(first),
         }
     }
@@ -80,6 +91,7 @@ impl ScreenSource {
         match self {
             Self::Own(..) => Attachment::Own,
             Self::Attached(.., access, contact) => Attachment::Attached(*access, contact.borrow().clone()),
+            Self::Fleet(.., access) => Attachment::Fleet(*access),
             Self::Replay(player, _) => Attachment::Replay(player.progress()),
         }
     }
@@ -94,6 +106,7 @@ impl ScreenSource {
                 Ok(()) = contact.changed() => SourceEvent::Attachment,
                 news = snapshot_event(watch) => with_own_recording(news),
             },
+            Self::Fleet(_, watch, ..) => with_own_recording(snapshot_event(watch).await),
             Self::Replay(player, _) => replay_event(player.next().await),
         }
     }
@@ -105,16 +118,35 @@ impl ScreenSource {
                 let handle = handle.clone();
                 async move { handle.ask(command).await }.boxed()
             }
+            Self::Fleet(..) => {
+                async { CommandAnswer::Refused("no gateway is chosen; select a row of one".into()) }.boxed()
+            }
             Self::Replay(..) => {
                 async { CommandAnswer::Refused("a recording takes no commands".into()) }.boxed()
             }
         }
     }
 
+    /// The same, to one gateway of a fleet; its answer names it.
+    pub fn ask_gateway(&self, name: &Arc<str>, command: Command) -> BoxFuture<'static, CommandAnswer> {
+        let handle = match self {
+            Self::Fleet(_, _, members, _) => members.get(name).cloned(),
+            Self::Own(..) | Self::Attached(..) | Self::Replay(..) => None,
+        };
+        let name = Arc::clone(name);
+        async move {
+            match handle {
+                Some(handle) => handle.ask(command).await.of_gateway(&name),
+                None => CommandAnswer::Refused(format!("no gateway is called {name}")),
+            }
+        }
+        .boxed()
+    }
+
     /// Moves through a recording; `None` where there is none.
     pub fn play(&mut self, asked: PlayerAction) -> Option<SourceEvent> {
         match self {
-            Self::Own(..) | Self::Attached(..) => None,
+            Self::Own(..) | Self::Attached(..) | Self::Fleet(..) => None,
             Self::Replay(player, _) => Some(replay_event(player.perform(asked))),
         }
     }
@@ -143,13 +175,15 @@ impl Attachment {
     pub fn offers(&self, action: Action) -> bool {
         match action {
             _ if action.changes() => match self {
-                Self::Own | Self::Attached(AdminAccess::Full, _) => true,
-                Self::Attached(AdminAccess::ReadOnly, _) | Self::Replay(_) => false,
+                Self::Own | Self::Attached(AdminAccess::Full, _) | Self::Fleet(AdminAccess::Full) => true,
+                Self::Attached(AdminAccess::ReadOnly, _) | Self::Fleet(AdminAccess::ReadOnly) => false,
+                Self::Replay(_) => false,
             },
             Action::ConfirmQuit | Action::LeaveHeadless => *self == Self::Own,
             // To suspend the gateway's own process would freeze every session.
             Action::Suspend => *self != Self::Own,
             Action::Play(_) => matches!(self, Self::Replay(_)),
+            Action::Only | Action::Show(Screen::Gateways) => matches!(self, Self::Fleet(_)),
             _ => true,
         }
     }

@@ -44,7 +44,7 @@ impl App {
 
     fn commands(&self, line: &InputLine) -> Vec<Suggestion> {
         let text = line.text().trim_start();
-        let offered = keys::BINDINGS.iter().filter(|binding| self.attachment().offers(binding.action));
+        let offered = keys::BINDINGS.iter().filter(|binding| self.is_offered(binding.action));
         let mut words: Vec<_> = offered.filter(|binding| !binding.word.is_empty()).collect();
         words.sort_by_key(|binding| binding.word);
         match text.split_once(' ') {
@@ -82,6 +82,7 @@ impl App {
                 rows
             }
             Action::Drain => plain(services(shown)),
+            Action::Only => plain(gateways(shown)),
             Action::Dismiss => {
                 let lost = shown.pools.iter().filter(|pool| severity(pool) == Severity::Lost);
                 let mut names: Vec<_> = lost.filter_map(|pool| pool.peer.as_deref()).collect();
@@ -140,6 +141,7 @@ impl App {
             ]),
             "mode" => words(&["direct", "forward", "reverse"]),
             "half" => words(&["dmz", "internal"]),
+            "gateway" => gateways(shown).into_iter().map(str::to_owned).collect(),
             "code" => shown.ended.iter().map(|row| row.end.clone()).collect(),
             _ => Vec::new(),
         };
@@ -155,6 +157,10 @@ fn services(shown: &Snapshot) -> Vec<&str> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+fn gateways(shown: &Snapshot) -> Vec<&str> {
+    shown.gateways.iter().map(|row| &*row.name).collect()
 }
 
 fn suggest_binding(binding: &KeyBinding) -> Suggestion {

@@ -87,6 +87,7 @@ fn closing_line(ended: ScreenEnd, app: &App) -> Option<&'static str> {
         (ScreenEnd::Left, Attachment::Attached(..)) if app.lost_reason().is_none() => {
             Some("The gateway goes on.")
         }
+        (ScreenEnd::Left, Attachment::Fleet(_)) => Some("The gateways go on."),
         (ScreenEnd::Left, _) | (ScreenEnd::Quit | ScreenEnd::TerminalGone | ScreenEnd::GatewayStopped, _) => {
             None
         }

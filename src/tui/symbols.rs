@@ -23,6 +23,8 @@ pub struct SymbolSet {
     pub ellipsis: char,
     /// Between a time and its spread.
     pub spread: &'static str,
+    /// Behind a number that the other half counts otherwise.
+    pub differs: &'static str,
     pub arrow_up: &'static str,
     pub arrow_down: &'static str,
     /// Behind the head of a column that the list goes by: the least on top, or the most.
@@ -45,6 +47,7 @@ impl SymbolSet {
         missing: '·',
         ellipsis: '…',
         spread: "±",
+        differs: "≠",
         arrow_up: "↑",
         arrow_down: "↓",
         rising: "▲",
@@ -84,6 +87,7 @@ impl SymbolSet {
         missing: '.',
         ellipsis: '~',
         spread: "+-",
+        differs: "!",
         arrow_up: "Up",
         arrow_down: "Down",
         rising: "^",

@@ -40,8 +40,9 @@ impl App {
             Action::First => self.move_selection(|_, _| 0),
             Action::Last => self.move_selection(|_, last| last),
             Action::Show(screen) => return self.show(screen),
-            Action::NextScreen => return self.show(self.screen.next()),
-            Action::PreviousScreen => return self.show(self.screen.previous()),
+            Action::NextScreen => return self.show(self.screen_beside(1)),
+            Action::PreviousScreen => return self.show(self.screen_beside(-1)),
+            Action::Only => self.set_scope(None),
             Action::LastScreen => return self.show_last_screen(),
             Action::Longer => self.window = self.window.longer(),
             Action::Shorter => self.window = self.window.shorter(),
@@ -87,6 +88,19 @@ impl App {
             Action::Confirm => return self.confirm(),
         }
         Reaction::Redraw
+    }
+
+    /// The screen to the right or to the left, of those there are.
+    fn screen_beside(&self, step: isize) -> Screen {
+        let screens: Vec<_> = self.screens().collect();
+        let at = screens.iter().position(|&screen| screen == self.screen).unwrap_or(0);
+        let beside = at as isize + step;
+        screens[beside.rem_euclid(screens.len() as isize) as usize]
+    }
+
+    /// Those that this screen has, in their order.
+    pub fn screens(&self) -> impl Iterator<Item = Screen> {
+        Screen::ALL.into_iter().filter(|&screen| self.offers(Action::Show(screen)))
     }
 
     fn show_last_screen(&mut self) -> Reaction {
@@ -177,7 +191,7 @@ impl App {
         self.detail = None;
         self.overlay = Overlay::Nothing;
         match (screen, self.attachment()) {
-            (Screen::Profiles, Attachment::Own | Attachment::Attached(..)) => {
+            (Screen::Profiles, Attachment::Own | Attachment::Attached(..) | Attachment::Fleet(_)) => {
                 Reaction::Ask(Command::Profiles)
             }
             _ => Reaction::Redraw,
@@ -304,9 +318,8 @@ impl App {
         let is_listed = match self.screen {
             Screen::Services => true,
             Screen::Pool => shown.mode == Mode::Direct,
-            Screen::Overview | Screen::Sessions | Screen::Events | Screen::Profiles | Screen::Failures => {
-                false
-            }
+            Screen::Overview | Screen::Sessions | Screen::Events => false,
+            Screen::Profiles | Screen::Failures | Screen::Gateways => false,
         };
         let key = self.selected_key()?;
         shown.services.iter().find(|row| is_listed && lists::service_key(row) == key)
@@ -317,7 +330,7 @@ impl App {
         shown.failures.iter().find(|row| lists::failure_key(row) == key)
     }
 
-    fn selected_key(&self) -> Option<&str> {
+    pub(super) fn selected_key(&self) -> Option<&str> {
         match &self.detail {
             Some(detail) => Some(&detail.key),
             None => self.lists.selected_key(self.screen),
@@ -393,13 +406,16 @@ impl App {
         action: Action,
         argument: Option<&'a str>,
     ) -> Result<(Action, Option<&'a str>), String> {
-        if !self.attachment().offers(action) {
+        if !self.is_offered(action) {
             return Err(LOOKS_ONLY.into());
         }
         match (action, argument) {
             (Action::Resize, _) if !self.keeps_links() => Err(DIALS_NOTHING.into()),
             (Action::Resize, argument) if argument.and_then(parse_links).is_none() => {
                 Err("write how many links to keep ready: `resize 16`".into())
+            }
+            (Action::Only, Some(name)) if !self.latest().gateways.iter().any(|row| &*row.name == name) => {
+                Err(format!("no gateway is called {name}"))
             }
             (Action::LogLevel, None) => Err("write what the log should have: `log-level debug`".into()),
             (Action::Sort, Some(name)) if parse_column(name).is_none() => {
@@ -429,6 +445,7 @@ impl App {
             (Action::Close, Some(id)) => self.ask_close(Some(id)),
             (Action::CloseAll, Some(filter)) => return self.ask_close_all(Some(filter)),
             (Action::Drain, Some(service)) => self.ask_drain(Some(service)),
+            (Action::Only, Some(name)) => self.set_scope(Some(name)),
             (Action::Dismiss, Some(peer)) => return self.dismiss(Some(peer)),
             (Action::Switch, Some(profile)) => return self.ask_switch(Some(profile)),
             (Action::Sort, Some(name)) => {

@@ -7,6 +7,7 @@
 
 #[path = "../links/count.rs"]
 mod count;
+mod fleet;
 mod operate;
 mod pictures;
 mod standing;
@@ -23,6 +24,7 @@ use portcullis::{
     tui::{
         app::{App, Reaction},
         keys,
+        screen::Screen,
         source::Attachment,
         style::ScreenStyle,
         symbols::SymbolSet,
@@ -333,7 +335,13 @@ fn help_tells_every_line_of_the_key_table() {
         let told = all_help(&Attachment::Own, size);
         for binding in keys::BINDINGS {
             let offered = Attachment::Own.offers(binding.action);
-            let elsewhere = matches!(binding.action, keys::Action::Suspend | keys::Action::Play(_));
+            let elsewhere = matches!(
+                binding.action,
+                keys::Action::Suspend
+                    | keys::Action::Play(_)
+                    | keys::Action::Only
+                    | keys::Action::Show(Screen::Gateways)
+            );
             assert_eq!(offered, !elsewhere, "a gateway's own screen: {binding:?}");
             assert!(
                 !offered || told.contains(binding.label),
@@ -453,7 +461,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhz1234567sS/:depntvw!,.mc+-=<>[]aX".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhz12345678sS/:depntvw!,.mc+-=<>[]aXo".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![

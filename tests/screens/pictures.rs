@@ -358,7 +358,12 @@ pub fn hostile() -> Snapshot {
         (row.count, row.ago_seconds) = (u64::MAX, f64::INFINITY);
     }
     snapshot.failures_left_out = u64::MAX;
-    snapshot.notices.push(Notice { time: "\u{1b}now".into(), level: NoticeLevel::Error, text: bad });
+    snapshot.notices.push(Notice {
+        gateway: None,
+        time: "\u{1b}now".into(),
+        level: NoticeLevel::Error,
+        text: bad,
+    });
     snapshot.totals = TrafficTotals {
         sessions_open: u64::MAX,
         sessions_waiting: u64::MAX,
@@ -408,9 +413,10 @@ fn link(number: usize) -> LinkRow {
     }
 }
 
-fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionRow {
+pub fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionRow {
     let age = (number % 4000) as u32;
     SessionRow {
+        gateway: None,
         id: format!("{number:06x}"),
         role: Half::Dmz,
         service: service.into(),
@@ -430,9 +436,10 @@ fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> SessionR
     }
 }
 
-fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow {
+pub fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow {
     let row = session(number, "orders", 400, 90);
     EndedRow {
+        gateway: None,
         id: row.id,
         role: row.role,
         service: row.service,
@@ -451,6 +458,7 @@ fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow {
 fn failures() -> Vec<FailureRow> {
     let row = |service: &str, end: &str, reason: &str, count, (first, last): (&str, &str), ago_seconds| {
         FailureRow {
+            gateway: None,
             role: Half::Internal,
             service: service.into(),
             end: end.into(),
@@ -484,8 +492,9 @@ fn totals(sessions_open: u64) -> TrafficTotals {
     }
 }
 
-fn notices() -> Vec<Notice> {
+pub fn notices() -> Vec<Notice> {
     let notice = |second: u8, level, text: &str| Notice {
+        gateway: None,
         time: format!("2026-01-31T14:01:{second:02}.123Z"),
         level,
         text: text.into(),

@@ -129,7 +129,8 @@ fn find_lost(snapshot: &Snapshot, rows: &[&PoolRow], now: SystemTime, alerts: &m
 fn alert_about(pool: &PoolRow, kind: AlertKind, since: SystemTime) -> Alert {
     let object = pool.peer.as_ref().or(pool.address.as_ref()).cloned().unwrap_or_default();
     let address = pool.address.clone();
-    let mut alert = Alert { kind, object, address, since: log::format_utc(since), text: String::new() };
+    let since = log::format_utc(since);
+    let mut alert = Alert { gateway: None, kind, object, address, since, text: String::new() };
     alert.text = alert.who();
     alert
 }

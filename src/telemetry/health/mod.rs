@@ -96,7 +96,14 @@ fn push_certificate(days: i64, object: &str, what: &str, now: SystemTime, alerts
 /// One cause is one alert: in a pair both halves tell of the same.
 fn push_alert(alerts: &mut Vec<Alert>, kind: AlertKind, object: String, since: SystemTime, text: String) {
     if !alerts.iter().any(|alert| alert.kind == kind && alert.object == object && alert.text == text) {
-        alerts.push(Alert { kind, object, address: None, since: log::format_utc(since), text });
+        alerts.push(Alert {
+            gateway: None,
+            kind,
+            object,
+            address: None,
+            since: log::format_utc(since),
+            text,
+        });
     }
 }
 

@@ -15,6 +15,7 @@ impl OpenSession {
         let still = |at| clock::coarse_ms().saturating_sub(at) as f64 / 1000.0;
         let last_byte_seconds = moved_ms.filter(|_| self.counters.is_carried()).map(still);
         SessionRow {
+            gateway: None,
             id: self.id.clone(),
             role: self.half,
             service: self.service.to_string(),
@@ -38,6 +39,7 @@ impl OpenSession {
 impl EndedSession {
     pub(super) fn row(&self) -> EndedRow {
         EndedRow {
+            gateway: None,
             id: self.session.id.clone(),
             role: self.session.half,
             service: self.session.service.to_string(),

@@ -4,6 +4,7 @@ use super::*;
 
 fn row() -> SessionRow {
     SessionRow {
+        gateway: None,
         id: "0049ad".into(),
         role: Half::Dmz,
         service: "Orders".into(),
@@ -25,6 +26,7 @@ fn row() -> SessionRow {
 
 fn ended() -> EndedRow {
     EndedRow {
+        gateway: None,
         id: "0049ae".into(),
         role: Half::Dmz,
         service: "Orders".into(),

@@ -52,7 +52,13 @@ pub fn text(app: &App) -> String {
             1 => "Quit? 1 session is open in this gateway.".into(),
             open => format!("Quit? {open} sessions are open in this gateway."),
         },
-        Overlay::Ask(question) => app.style.text(&question.text(app.addresses()), TEXT_CHARS),
+        Overlay::Ask(question) => {
+            let of = match app.addressees() {
+                [] => String::new(),
+                names => format!("{}: ", names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ")),
+            };
+            app.style.text(&format!("{of}{}", question.text(app.addresses())), TEXT_CHARS)
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
         lists,
         screen::Screen,
         view::{
-            alert,
+            alert, gateways,
             header::{mode_word, role_word},
             panel,
             pool::{half_word, state_word},
@@ -35,10 +35,10 @@ use crate::{
 };
 
 /// A line: what it is about, and what is known.
-struct DetailLine {
-    about: &'static str,
-    text: String,
-    style: Style,
+pub(super) struct DetailLine {
+    pub about: &'static str,
+    pub text: String,
+    pub style: Style,
 }
 
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -87,6 +87,7 @@ fn title(app: &App) -> &'static str {
         Screen::Events => "Event",
         Screen::Profiles => "Profile",
         Screen::Failures => "Failure",
+        Screen::Gateways => "Gateway",
     }
 }
 
@@ -122,19 +123,27 @@ fn facts(app: &App) -> Vec<DetailLine> {
         Screen::Events => event_lines(app),
         Screen::Profiles => profile_lines(app),
         Screen::Failures => app.selected_failure(shown).map(|row| failure_lines(app, row)),
+        Screen::Gateways => app.selected_gateway_row(shown).map(|row| gateways::lines(app, shown, row)),
     };
     let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
     facts.unwrap_or_else(gone)
 }
 
-fn fact(app: &App, about: &'static str, text: String) -> DetailLine {
+pub(super) fn fact(app: &App, about: &'static str, text: String) -> DetailLine {
     DetailLine { about, text, style: app.style.theme.plain }
+}
+
+/// In a fleet, the gateway whose row it is.
+fn gateway_line(app: &App, gateway: Option<&str>) -> Option<DetailLine> {
+    gateway.map(|name| fact(app, "gateway", name.to_owned()))
 }
 
 fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLine> {
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
-    let backend = lists::backend(shown, &row.service);
+    let inner = app.order().inner(shown, row);
+    let backend =
+        lists::backend(app.whole_snapshot(), &row.service, inner.and_then(|inner| inner.gateway.as_ref()));
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("{}, last byte {}", phase_word(row.phase), last_byte(row))),
@@ -142,12 +151,8 @@ fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLin
         fact("service", row.service.clone()),
         fact("backend", backend.map_or("the internal gateway knows".into(), |to| addresses.text(to))),
     ];
-    let inner = app.order().inner(shown, row);
-    facts.extend(
-        inner.map(|inner| {
-            fact("inside", format!("{}, last byte {}", phase_word(inner.phase), last_byte(inner)))
-        }),
-    );
+    facts.extend(gateway_line(app, row.gateway.as_deref()));
+    facts.extend(inner.into_iter().flat_map(|inner| gateways::inner_lines(app, row, inner)));
     facts.extend(peer_lines(app, shown, row.peer.as_deref()));
     facts.extend(row.via.map(|link| fact("via", format!("link {link}"))));
     facts.extend(row.waited_ms.map(|ms| fact("waited", format!("{} for a link", format::wait(ms)))));
@@ -160,11 +165,11 @@ fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLin
     facts
 }
 
-fn last_byte(row: &SessionRow) -> String {
+pub(super) fn last_byte(row: &SessionRow) -> String {
     row.last_byte_seconds.map_or("-".into(), |seconds| format!("{} ago", format::span(seconds)))
 }
 
-fn moved(bytes: u64, rate: u64) -> String {
+pub(super) fn moved(bytes: u64, rate: u64) -> String {
     format!("{} in all, {} now", format::bytes(bytes), format::rate(rate))
 }
 
@@ -191,6 +196,7 @@ fn ended_lines(app: &App, shown: &Snapshot, row: &EndedRow) -> Vec<DetailLine> {
         fact("up", format::bytes(row.bytes_up)),
         fact("down", format::bytes(row.bytes_down)),
     ];
+    facts.extend(gateway_line(app, row.gateway.as_deref()));
     facts.extend(inner);
     facts
 }

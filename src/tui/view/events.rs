@@ -90,7 +90,8 @@ fn draw_whole(app: &App, notice: &Notice, area: Rect, buffer: &mut Buffer) -> u1
 }
 
 fn draw_notice(app: &App, notice: &Notice, at: Rect, buffer: &mut Buffer) {
-    let text = app.style.text(&app.addresses().text(&notice.text), TEXT_CHARS);
+    let of = notice.gateway.as_ref().map_or_else(String::new, |name| format!("{name}: "));
+    let text = app.style.text(&format!("{of}{}", app.addresses().text(&notice.text)), TEXT_CHARS);
     draw_line(app, notice, &text, at, buffer);
 }
 

@@ -20,6 +20,7 @@ use crate::{
 pub enum FailureColumn {
     Count,
     End,
+    Gateway,
     Half,
     Service,
     Last,
@@ -28,9 +29,10 @@ pub enum FailureColumn {
     Reason,
 }
 
-pub const COLUMNS: [TableColumn<FailureColumn>; 8] = [
+pub const COLUMNS: [TableColumn<FailureColumn>; 9] = [
     column(FailureColumn::Count, "COUNT", (5, 6, 0), CellAlign::Right, 0),
     column(FailureColumn::End, "END", (3, 3, 0), CellAlign::Left, 0),
+    column(FailureColumn::Gateway, "GATEWAY", (8, 16, 0), CellAlign::Left, 1),
     column(FailureColumn::Half, "HALF", (4, 4, 0), CellAlign::Left, 4),
     column(FailureColumn::Service, "SERVICE", (7, 24, 0), CellAlign::Left, 1),
     column(FailureColumn::Last, "LAST", (6, 6, 0), CellAlign::Right, 2),
@@ -51,7 +53,11 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     }
     let area = panel::draw_selected_text(&app.style, selected_text(app), area, buffer);
     let has_halves = snapshot.roles.len() > 1;
-    let is_shown = |column: &TableColumn<FailureColumn>| has_halves || column.kind != FailureColumn::Half;
+    let is_shown = |column: &TableColumn<FailureColumn>| match column.kind {
+        FailureColumn::Gateway => app.is_fleet(),
+        FailureColumn::Half => has_halves,
+        _ => true,
+    };
     let mut columns: Vec<_> = COLUMNS.into_iter().filter(is_shown).collect();
     if area.width < NARROW {
         // The end of a reason is told below, where there is a below.
@@ -93,6 +99,9 @@ fn cell(app: &App, row: &FailureRow, kind: FailureColumn) -> TableCell {
         FailureColumn::Count => TableCell::new(format::amount(row.count), theme.plain),
         FailureColumn::End => {
             TableCell::new(look.text(&row.end, TEXT_CHARS), sessions::end_style(app, &row.end))
+        }
+        FailureColumn::Gateway => {
+            TableCell::new(look.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
         }
         FailureColumn::Half => TableCell::new(half_word(row.role), theme.plain),
         FailureColumn::Service => TableCell::new(look.text(&row.service, TEXT_CHARS), theme.accent),

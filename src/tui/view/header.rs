@@ -30,9 +30,11 @@ struct HeaderPart {
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     let (look, snapshot) = (&app.style, app.snapshot());
     let mut left = parts_left(app, snapshot);
-    let mut right = vec![descriptors(look, snapshot)];
+    let mut right: Vec<_> = descriptors(look, snapshot).into_iter().collect();
     right.extend(place_and_time(app, snapshot));
-    if let Attachment::Attached(AdminAccess::ReadOnly, _) = app.attachment() {
+    if let Attachment::Attached(AdminAccess::ReadOnly, _) | Attachment::Fleet(AdminAccess::ReadOnly) =
+        app.attachment()
+    {
         right.push(HeaderPart { rank: 1, text: "READ-ONLY".into(), style: look.theme.warn });
     }
     right.extend(snapshot.recording.as_ref().map(|recording| HeaderPart {
@@ -72,7 +74,7 @@ fn parts_left(app: &App, snapshot: &Snapshot) -> Vec<HeaderPart> {
     if snapshot.confined.values().any(Option::is_some) {
         parts.push(HeaderPart { rank: 7, text: "locked".into(), style: theme.good });
     }
-    if snapshot.mode != Mode::Direct {
+    if snapshot.mode != Mode::Direct && !app.is_fleet() {
         let PeerCounts { linked, known, gone_seconds } = count_peers(snapshot);
         let style = if linked < known { theme.warn } else { theme.plain };
         parts.push(HeaderPart { rank: 5, text: format!("peers {linked}/{known}"), style });
@@ -147,9 +149,11 @@ fn place_and_time(app: &App, snapshot: &Snapshot) -> impl Iterator<Item = Header
     host.into_iter().chain(clock)
 }
 
-fn descriptors(look: &ScreenStyle, snapshot: &Snapshot) -> HeaderPart {
+/// Those of this process; a fleet has none of its own.
+fn descriptors(look: &ScreenStyle, snapshot: &Snapshot) -> Option<HeaderPart> {
     let text = format!("fd {}/{}", snapshot.descriptors.used, snapshot.descriptors.limit);
-    HeaderPart { rank: 9, text, style: look.theme.faint }
+    let part = HeaderPart { rank: 9, text, style: look.theme.faint };
+    snapshot.gateways.is_empty().then_some(part)
 }
 
 fn freshness(app: &App) -> HeaderPart {

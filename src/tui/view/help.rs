@@ -81,7 +81,7 @@ fn keys_page(app: &App) -> Vec<HelpLine> {
         (KeyContext::Help, "In this help"),
     ];
     let lines = sections.into_iter().flat_map(|(context, title)| {
-        let offered = keys::bindings_in(context).filter(|binding| app.attachment().offers(binding.action));
+        let offered = keys::bindings_in(context).filter(|binding| app.is_offered(binding.action));
         let mut offered: Vec<_> = offered.collect();
         offered.sort_by_key(|binding| binding.help_rank());
         let entries = offered.into_iter().map(|binding| {
@@ -98,7 +98,8 @@ fn keys_page(app: &App) -> Vec<HelpLine> {
 fn columns_page(app: &App) -> Vec<HelpLine> {
     let lines = legend::column_meanings(app).into_iter().flat_map(|(title, columns)| {
         let entry = |(name, text): &(&str, &str)| HelpLine::Entry((*name).into(), (*text).into());
-        std::iter::once(HelpLine::Title(title)).chain(columns.iter().map(entry))
+        let is_here = |(_, text): &&(&str, &str)| app.is_fleet() || !text.starts_with(legend::OF_A_FLEET);
+        std::iter::once(HelpLine::Title(title)).chain(columns.iter().filter(is_here).map(entry))
     });
     lines.collect()
 }

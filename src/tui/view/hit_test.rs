@@ -9,8 +9,8 @@ use crate::{
         order::SortColumn,
         screen::Screen,
         view::{
-            LayoutSize, compact_overview, edges, events, failures, full_overview, list_edges, panel, pool,
-            profiles, services, sessions, size, small_edges, table, tabs,
+            LayoutSize, compact_overview, edges, events, failures, full_overview, gateways, list_edges,
+            panel, pool, profiles, services, sessions, size, small_edges, table, tabs,
         },
     },
 };
@@ -69,7 +69,7 @@ fn framed(app: &App, area: Rect, body: Rect) -> Rect {
         }
         Screen::Pool if app.snapshot().mode != Mode::Direct => pool::list_area(body),
         Screen::Pool | Screen::Services => panel::margin(panel::inside(services::areas(body)[0])),
-        Screen::Events | Screen::Failures => panel::margin(panel::inside(body)),
+        Screen::Events | Screen::Failures | Screen::Gateways => panel::margin(panel::inside(body)),
         Screen::Profiles => panel::margin(panel::inside(profiles::areas(app, body)[0])),
     }
 }
@@ -90,6 +90,7 @@ fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
         }
         Screen::Profiles => (None, app.profiles().len()),
         Screen::Failures => (failures::selected_text(app), snapshot.failures.len()),
+        Screen::Gateways => (gateways::selected_text(app), snapshot.gateways.len()),
     };
     let (left, ..) = panel::split_selected_text(&app.style, told, area);
     let list = panel::below_heads(left);

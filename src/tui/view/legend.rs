@@ -5,6 +5,9 @@ use crate::{
     tui::{app::App, clients::SessionGrouping, screen::Screen},
 };
 
+/// What a column's meaning begins with that only the screen of a fleet has.
+pub const OF_A_FLEET: &str = "of a fleet: ";
+
 /// Columns with their meaning.
 type ColumnMeanings = &'static [(&'static str, &'static str)];
 
@@ -16,6 +19,7 @@ pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
         SessionGrouping::ByClient => ("Clients", CLIENTS),
     };
     match app.screen() {
+        Screen::Overview if app.is_fleet() => vec![("Gateways", GATEWAYS), sessions],
         Screen::Overview if is_direct => vec![("Services", SERVICES), sessions],
         Screen::Overview => vec![("Links", POOL), sessions],
         Screen::Pool if !is_direct => vec![("Links", POOL)],
@@ -24,10 +28,12 @@ pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
         Screen::Events => vec![("Events", EVENTS)],
         Screen::Profiles => vec![("Profiles", PROFILES)],
         Screen::Failures => vec![("Failures", FAILURES)],
+        Screen::Gateways => vec![("Gateways", GATEWAYS)],
     }
 }
 
 pub const POOL: ColumnMeanings = &[
+    ("GATEWAY", "of a fleet: whose they are"),
     ("STATE", "healthy: as many links as wanted; filling: fewer; STARVED: a client waits; DOWN: none"),
     ("HALF", "the half of a pair: dmz, or int for internal"),
     ("SERVICE", "what its links carry; in trouble, whose clients wait"),
@@ -56,6 +62,10 @@ pub const SESSIONS: ColumnMeanings = &[
     ("CLIENT", "who came"),
     ("SERVICE", "for what"),
     ("PEER", "over which gateway"),
+    ("GATEWAY", "of a fleet: the one that the client came to"),
+    ("LINK", "of a fleet: the link that carries it, as that gateway counts"),
+    ("INSIDE", "of a fleet: the gateway that carries it on"),
+    ("WAITS", "of a fleet: how long it waited for a link, and how long its backend took"),
     ("BACKEND", "in a pair: where it goes"),
     ("UP/S", "bytes a second from the client, over the last second"),
     ("DOWN/S", "bytes a second to the client"),
@@ -77,6 +87,7 @@ pub const CLIENTS: ColumnMeanings = &[
 ];
 
 pub const SERVICES: ColumnMeanings = &[
+    ("GATEWAY", "of a fleet: whose it is"),
     ("STATE", "open, DRAINING, or what it lacks: links or a backend"),
     ("HALF", "the half of a pair: dmz, or int for internal"),
     ("SERVICE", "its name"),
@@ -109,6 +120,7 @@ pub const PROFILES: ColumnMeanings = &[
 pub const FAILURES: ColumnMeanings = &[
     ("COUNT", "sessions that failed of this cause since the gateway began"),
     ("END", "the two letters: who ended them, and when"),
+    ("GATEWAY", "of a fleet: whose they are"),
     ("HALF", "the half of a pair: dmz, or int for internal"),
     ("SERVICE", "for what"),
     ("LAST", "since the last of them"),
@@ -117,10 +129,28 @@ pub const FAILURES: ColumnMeanings = &[
     ("REASON", "of the last of them, with the cause"),
 ];
 
+pub const GATEWAYS: ColumnMeanings = &[
+    ("STATE", "its health, or that it can not be reached, or says nothing"),
+    ("GATEWAY", "as it is called here"),
+    ("HALF", "which halves it runs"),
+    ("MODE", "direct, forward or reverse"),
+    ("READY", "whether clients should be sent there"),
+    ("LINKS", "links that take sessions, of those wanted"),
+    ("SESS", "sessions open now"),
+    ("WAIT", "clients that are not carried yet"),
+    ("UP/S", "bytes a second from clients"),
+    ("DOWN/S", "bytes a second to clients"),
+    ("SINCE", "how long it is reached, or is not"),
+    ("VERSION", "of its program"),
+    ("PROFILE", "what it runs"),
+    ("TARGET", "where it was called"),
+    ("WORST", "why it can not be reached, or else its worst trouble"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tui::view::{clients, failures, pool, profiles, services, sessions};
+    use crate::tui::view::{clients, failures, gateways, pool, profiles, services, sessions};
 
     #[test]
     fn every_column_is_explained_in_its_place() {
@@ -136,5 +166,6 @@ mod tests {
         check(&services::COLUMNS, SERVICES);
         check(&profiles::COLUMNS, PROFILES);
         check(&failures::COLUMNS, FAILURES);
+        check(&gateways::COLUMNS, GATEWAYS);
     }
 }

@@ -25,6 +25,7 @@ mod detail;
 mod events;
 mod failures;
 mod footer;
+mod gateways;
 mod header;
 mod help;
 mod hit_test;
@@ -175,6 +176,7 @@ fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
         Screen::Events => events::draw_screen(app, area, buffer),
         Screen::Profiles => profiles::draw_panel(app, area, buffer),
         Screen::Failures => failures::draw_screen(app, area, buffer),
+        Screen::Gateways => gateways::draw_screen(app, area, buffer),
     }
 }
 
@@ -198,6 +200,7 @@ fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
         Screen::Events => events::draw_list(app, within, buffer),
         Screen::Profiles => profiles::draw_list(app, within, buffer),
         Screen::Failures => failures::draw_list(app, within, buffer),
+        Screen::Gateways => gateways::draw_list(app, within, buffer),
     }
 }
 
@@ -259,9 +262,10 @@ fn compact_overview(app: &App, area: Rect, body: Rect) -> [Rect; 4] {
     Layout::vertical([way, Constraint::Length(1), Constraint::Min(6), Constraint::Length(2)]).areas(body)
 }
 
-/// The panel of the way to the backends: links of a pair, services where there are no links.
+/// The panel of the way to the backends: links of a pair, services where there are no links, the gateways of a fleet.
 fn draw_links(app: &App, area: Rect, buffer: &mut Buffer) {
     match app.snapshot().mode {
+        _ if app.is_fleet() => gateways::draw(app, area, buffer),
         Mode::Direct => services::draw(app, area, buffer),
         Mode::Forward | Mode::Reverse => pool::draw(app, area, buffer),
     }
@@ -271,6 +275,7 @@ fn draw_links(app: &App, area: Rect, buffer: &mut Buffer) {
 fn links_height(app: &App, height_max: u16) -> u16 {
     let snapshot = app.snapshot();
     let rows = match snapshot.mode {
+        _ if app.is_fleet() => snapshot.gateways.len(),
         Mode::Direct => snapshot.services.len(),
         Mode::Forward | Mode::Reverse => snapshot.pools.len(),
     };

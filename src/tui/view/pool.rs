@@ -24,6 +24,7 @@ use crate::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolColumn {
+    Gateway,
     State,
     Half,
     Service,
@@ -45,7 +46,8 @@ pub enum PoolColumn {
     LastError,
 }
 
-pub const COLUMNS: [TableColumn<PoolColumn>; 19] = [
+pub const COLUMNS: [TableColumn<PoolColumn>; 20] = [
+    column(PoolColumn::Gateway, "GATEWAY", (8, 24, 1), CellAlign::Left, 0).shrinking(),
     column(PoolColumn::State, "STATE", (7, 7, 1), CellAlign::Left, 0),
     column(PoolColumn::Half, "HALF", (4, 4, 1), CellAlign::Left, 2),
     column(PoolColumn::Service, "SERVICE", (10, 24, 1), CellAlign::Left, 0).shrinking(),
@@ -152,6 +154,7 @@ fn title(snapshot: &Snapshot) -> &'static str {
 /// Links made for one session each have no pool to fill.
 fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
     match kind {
+        PoolColumn::Gateway => !snapshot.gateways.is_empty(),
         PoolColumn::Half => snapshot.roles.len() > 1,
         PoolColumn::Bar | PoolColumn::Ready | PoolColumn::Waiting | PoolColumn::Misses => is_pooled(snapshot),
         PoolColumn::Wait50 | PoolColumn::Wait99 => snapshot.pools.iter().any(|row| row.wait_p99_ms.is_some()),
@@ -197,6 +200,9 @@ fn sum(snapshot: &Snapshot, count: fn(&PoolRow) -> usize) -> String {
 fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
     let (look, theme) = (&app.style, app.style.theme);
     match kind {
+        PoolColumn::Gateway => {
+            TableCell::new(look.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
+        }
         PoolColumn::State => TableCell::new(state_word(row), state_style(look, row)),
         PoolColumn::Half => TableCell::new(half_word(row.role), theme.plain),
         PoolColumn::Service if !row.waited_for.is_empty() => {

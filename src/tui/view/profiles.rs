@@ -58,6 +58,10 @@ pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         let text = match app.attachment() {
             Attachment::Replay(_) => "a recording holds no profiles",
             Attachment::Own | Attachment::Attached(..) => "the gateway is asked for its profiles",
+            Attachment::Fleet(_) if app.profiles_of().is_none() => {
+                "no gateway is chosen; select a row of one, then press p"
+            }
+            Attachment::Fleet(_) => "the gateway is asked for its profiles",
         };
         return panel::draw_empty(&app.style, text, area, buffer);
     }

@@ -23,6 +23,7 @@ use crate::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceColumn {
+    Gateway,
     Phase,
     Half,
     Service,
@@ -41,7 +42,8 @@ pub enum ServiceColumn {
     Lack,
 }
 
-pub const COLUMNS: [TableColumn<ServiceColumn>; 15] = [
+pub const COLUMNS: [TableColumn<ServiceColumn>; 16] = [
+    column(ServiceColumn::Gateway, "GATEWAY", (8, 24, 1), CellAlign::Left, 0).shrinking(),
     column(ServiceColumn::Phase, "STATE", (9, 9, 1), CellAlign::Left, 0).shrinking(),
     column(ServiceColumn::Half, "HALF", (4, 4, 1), CellAlign::Left, 2),
     column(ServiceColumn::Service, "SERVICE", (12, 24, 1), CellAlign::Left, 0).shrinking(),
@@ -116,6 +118,7 @@ fn columns(snapshot: &Snapshot) -> Vec<TableColumn<ServiceColumn>> {
     let has_waiting = rows.iter().any(|row| row.totals.sessions_waiting > 0);
     let has_lacks = rows.iter().any(|row| row.lack.is_some());
     let is_shown = |kind| match kind {
+        ServiceColumn::Gateway => !snapshot.gateways.is_empty(),
         ServiceColumn::Half => snapshot.roles.len() > 1,
         ServiceColumn::Address => accepts && connects && has_either,
         ServiceColumn::Accept => accepts && !(connects && has_either),
@@ -147,6 +150,9 @@ fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
             (ServicePhase::Down, None) => TableCell::new("down", theme.warn),
         },
         ServiceColumn::Service => TableCell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
+        ServiceColumn::Gateway => {
+            TableCell::new(look.text(row.gateway.as_deref().unwrap_or("-"), TEXT_CHARS), theme.accent)
+        }
         ServiceColumn::Half => TableCell::new(half_word(row.role), theme.plain),
         ServiceColumn::RateUp => rate(app, row, |sample| sample.up),
         ServiceColumn::RateDown => rate(app, row, |sample| sample.down),
@@ -178,7 +184,7 @@ fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
 
 /// `-` while nothing is known yet: the screen has watched for less than a second.
 fn rate(app: &App, row: &ServiceRow, of: fn(&TrafficSample) -> u64) -> TableCell {
-    match app.history().of(row.role, &row.name).last() {
+    match app.history().of(row).last() {
         Some((_, sample)) => number(&app.style, of(sample)),
         None => TableCell::new("-", app.style.theme.faint),
     }

@@ -12,7 +12,7 @@ use crate::{
         app::App,
         clients::SessionGrouping,
         filter::{ListedSession, phase_word},
-        format, lists, order,
+        format, lists, order, session_join,
         view::{
             clients, panel,
             pool::{half_word, number},
@@ -30,6 +30,11 @@ pub enum SessionColumn {
     Client,
     Service,
     Peer,
+    /// Of a fleet: the gateway that the client came to, and the one that carries the session on.
+    Gateway,
+    Link,
+    Inside,
+    Waits,
     Backend,
     RateUp,
     RateDown,
@@ -38,7 +43,7 @@ pub enum SessionColumn {
     Phase,
 }
 
-pub const COLUMNS: [TableColumn<SessionColumn>; 13] = [
+pub const COLUMNS: [TableColumn<SessionColumn>; 17] = [
     column(SessionColumn::Mark, "", (2, 2, 0), CellAlign::Left, 0),
     column(SessionColumn::Id, "ID", (6, 12, 0), CellAlign::Left, 5),
     column(SessionColumn::Half, "HALF", (4, 4, 0), CellAlign::Left, 4),
@@ -46,6 +51,10 @@ pub const COLUMNS: [TableColumn<SessionColumn>; 13] = [
     column(SessionColumn::Client, "CLIENT", (21, 47, 0), CellAlign::Left, 0),
     column(SessionColumn::Service, "SERVICE", (7, 24, 0), CellAlign::Left, 2),
     column(SessionColumn::Peer, "PEER", (8, 21, 0), CellAlign::Left, 7),
+    column(SessionColumn::Gateway, "GATEWAY", (8, 16, 0), CellAlign::Left, 1).shrinking(),
+    column(SessionColumn::Link, "LINK", (4, 6, 0), CellAlign::Right, 8),
+    column(SessionColumn::Inside, "INSIDE", (8, 16, 0), CellAlign::Left, 3).shrinking(),
+    column(SessionColumn::Waits, "WAITS", (9, 13, 0), CellAlign::Left, 8).shrinking(),
     column(SessionColumn::Backend, "BACKEND", (12, 21, 0), CellAlign::Left, 7),
     column(SessionColumn::RateUp, "UP/S", (5, 6, 0), CellAlign::Right, 2),
     column(SessionColumn::RateDown, "DOWN/S", (6, 7, 0), CellAlign::Right, 2),
@@ -220,17 +229,24 @@ fn sorted_by(kind: SessionColumn) -> Option<order::SortColumn> {
         | SessionColumn::Id
         | SessionColumn::Half
         | SessionColumn::Peer
+        | SessionColumn::Gateway
+        | SessionColumn::Link
+        | SessionColumn::Inside
+        | SessionColumn::Waits
         | SessionColumn::Backend => return None,
     })
 }
 
 fn columns(snapshot: &Snapshot) -> Vec<TableColumn<SessionColumn>> {
     let has_halves = snapshot.roles.len() > 1;
+    let is_fleet = !snapshot.gateways.is_empty();
     let has_peers = snapshot.sessions.iter().any(|row| row.peer.is_some())
         || snapshot.ended.iter().any(|row| row.peer.is_some());
     let shown = |kind| match kind {
-        SessionColumn::Half => has_halves,
-        SessionColumn::Peer => has_peers && !has_halves,
+        SessionColumn::Half => has_halves && !is_fleet,
+        SessionColumn::Peer => has_peers && !has_halves && !is_fleet,
+        SessionColumn::Gateway => is_fleet,
+        SessionColumn::Link | SessionColumn::Inside | SessionColumn::Waits => is_fleet && has_peers,
         // In a pair the peer is the pair itself.
         SessionColumn::Backend => has_halves,
         SessionColumn::Mark
@@ -290,11 +306,17 @@ fn open_cell(app: &App, row: &SessionRow, kind: SessionColumn) -> TableCell {
         }
         SessionColumn::Service => TableCell::new(look.text(&row.service, TEXT_CHARS), theme.accent),
         SessionColumn::Peer => peer(app, row.peer.as_deref()),
-        SessionColumn::Backend => peer(app, lists::backend(app.snapshot(), &row.service)),
+        SessionColumn::Gateway => gateway(app, row),
+        SessionColumn::Link => {
+            TableCell::new(row.via.map_or("-".into(), |link| link.to_string()), theme.plain)
+        }
+        SessionColumn::Inside => inside(app, row),
+        SessionColumn::Waits => waits(app, row),
+        SessionColumn::Backend => peer(app, backend(app, row)),
         SessionColumn::RateUp => number(look, row.rate_up),
         SessionColumn::RateDown => number(look, row.rate_down),
-        SessionColumn::Up => number(look, row.bytes_up),
-        SessionColumn::Down => number(look, row.bytes_down),
+        SessionColumn::Up => moved(app, row, row.bytes_up),
+        SessionColumn::Down => moved(app, row, row.bytes_down),
         SessionColumn::Phase => match app.order().inner(app.snapshot(), row) {
             // The outer half's, then the inner one's.
             Some(inner) if inner.phase != row.phase => {
@@ -356,15 +378,68 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
         SessionColumn::Client => look.text(&app.addresses().client(&row.client), TEXT_CHARS),
         SessionColumn::Service => look.text(&row.service, TEXT_CHARS),
         SessionColumn::Peer => peer(app, row.peer.as_deref()).text,
-        SessionColumn::Backend => peer(app, lists::backend(app.snapshot(), &row.service)).text,
+        SessionColumn::Gateway => peer(app, row.gateway.as_deref()).text,
+        SessionColumn::Link | SessionColumn::Waits => "-".into(),
+        SessionColumn::Inside => {
+            let inner = app.order().inner_ended(app.snapshot(), row);
+            peer(app, inner.and_then(|inner| inner.gateway.as_deref()).or(row.peer.as_deref())).text
+        }
+        SessionColumn::Backend => peer(app, lists::backend(app.whole_snapshot(), &row.service, None)).text,
         SessionColumn::RateUp | SessionColumn::RateDown => "-".into(),
-        SessionColumn::Up => format::amount(row.bytes_up),
-        SessionColumn::Down => format::amount(row.bytes_down),
+        SessionColumn::Up => format!("{}{}", format::amount(row.bytes_up), ended_difference(app, row)),
+        SessionColumn::Down => format!("{}{}", format::amount(row.bytes_down), ended_difference(app, row)),
         SessionColumn::Phase => {
             look.text(&format!("{} {}", row.end, app.addresses().text(&row.reason)), TEXT_CHARS)
         }
     };
     TableCell::new(text, style)
+}
+
+/// The gateway whose row it is; of an inner part whose outer one is not in the fleet the one inside.
+fn gateway(app: &App, row: &SessionRow) -> TableCell {
+    let outer = row.gateway.as_deref().filter(|_| row.role == Half::Dmz);
+    peer(app, outer.or(row.peer.as_deref()))
+}
+
+/// The one that carries it on: by its name in the fleet, else by that in its certificate.
+fn inside(app: &App, row: &SessionRow) -> TableCell {
+    match (row.role, app.order().inner(app.snapshot(), row)) {
+        (Half::Internal, _) => peer(app, row.gateway.as_deref()),
+        (Half::Dmz, Some(inner)) => peer(app, inner.gateway.as_deref()),
+        (Half::Dmz, None) => peer(app, row.peer.as_deref()),
+    }
+}
+
+/// How long it waited for a link, and how long the backend took inside.
+fn waits(app: &App, row: &SessionRow) -> TableCell {
+    let inner = app.order().inner(app.snapshot(), row);
+    let backend = inner.map_or(row.connected_ms, |inner| inner.connected_ms);
+    let ms = |ms: Option<f64>| ms.map_or("-".into(), format::wait);
+    TableCell::new(format!("{}+{}", ms(row.waited_ms), ms(backend)), app.style.theme.plain)
+}
+
+fn backend<'a>(app: &'a App, row: &SessionRow) -> Option<&'a str> {
+    let inner = app.order().inner(app.snapshot(), row);
+    let inside = inner.and_then(|inner| inner.gateway.as_ref());
+    let own = row.gateway.as_ref().filter(|_| row.role == Half::Internal);
+    lists::backend(app.whole_snapshot(), &row.service, inside.or(own))
+}
+
+/// Bytes that the two halves count differently are marked: nothing may be lost between them.
+fn moved(app: &App, row: &SessionRow, bytes: u64) -> TableCell {
+    match app.order().inner(app.snapshot(), row) {
+        Some(inner) if !session_join::bytes_agree(row, inner) => {
+            let text = format!("{}{}", format::amount(bytes), app.style.symbols.differs);
+            TableCell::new(text, app.style.theme.warn)
+        }
+        Some(_) | None => number(&app.style, bytes),
+    }
+}
+
+fn ended_difference(app: &App, row: &EndedRow) -> &'static str {
+    let inner = app.order().inner_ended(app.snapshot(), row);
+    let differs = inner.is_some_and(|inner| !session_join::ended_bytes_agree(row, inner));
+    if differs { app.style.symbols.differs } else { "" }
 }
 
 fn half(app: &App, role: Half) -> TableCell {

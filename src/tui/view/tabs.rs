@@ -47,7 +47,8 @@ pub fn at(app: &App, width: u16, cells: u16) -> Option<Screen> {
 /// Reversed alone would not be seen where a terminal has no reverse.
 fn names(app: &App, width: u16) -> impl Iterator<Item = (Screen, String)> {
     let shown = app.screen();
-    (1..).zip(Screen::ALL).map(move |(number, screen)| {
+    app.screens().map(move |screen| {
+        let number = screen.index() + 1;
         // What is said of the list behind them needs room as well.
         let is_whole = width >= WHOLE_NAMES || screen == shown;
         let name = if is_whole { screen.name() } else { screen.short_name() };

@@ -46,7 +46,7 @@ pub fn draw_service(app: &App, row: &ServiceRow, area: Rect, buffer: &mut Buffer
 }
 
 pub fn of_service(app: &App, row: &ServiceRow) -> RateSamples {
-    in_window(app, app.history().of(row.role, &row.name))
+    in_window(app, app.history().of(row))
 }
 
 /// Without what came after a frozen picture, and what is older than the window.

@@ -1,0 +1,190 @@
+//! A program that carries the admin protocol: it is started, what it says beside the protocol is kept for
+//! the operator, and it is ended with whoever called it.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::unix::pipe,
+    time::{sleep, timeout},
+};
+use tokio_util::bytes::BytesMut;
+
+use super::{protocol::WireError, target::CarrierCommand};
+use crate::text;
+
+/// What is kept of what it says on standard error: the end.
+const SAID_BYTES_MAX: usize = 2048;
+const SAID_CHARS_MAX: usize = 200;
+/// A login may print a greeting before the program at the far end begins.
+const GREETING_BYTES_MAX: usize = 16 * 1024;
+/// A program that has closed its output gets so long to say why, and to end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(10);
+/// What every gateway's first message begins with, behind its length.
+const HELLO_BEGINS: &[u8] = b"{\"portcullis\":";
+const LENGTH_BYTES: usize = 4;
+
+/// The process groups of those that run: a process that exits drops nothing that is held by its tasks.
+static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Ends every carrier of this process, before it exits.
+pub fn end_all() {
+    let running = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
+    running.into_iter().for_each(kill_group);
+}
+
+/// One that has ended meanwhile is as good.
+fn kill_group(group: i32) {
+    let _ = Pid::from_raw(group).map(|group| kill_process_group(group, Signal::KILL));
+}
+
+/// A running carrier; it is killed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    child: Option<Child>,
+    errors: pipe::Receiver,
+    said: Vec<u8>,
+    has_said_all: bool,
+}
+
+impl Carrier {
+    /// Starts it, and gives what it says and what it hears.
+    pub fn start(command: &CarrierCommand) -> io::Result<(Self, pipe::Receiver, pipe::Sender)> {
+        let mut child = Command::new(&command.program)
+            .args(&command.arguments)
+            // Asked for a password, it is to fail and not to write across the screen.
+            .env("SSH_ASKPASS_REQUIRE", "force")
+            .env("SSH_ASKPASS", "false")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A key that ends the screen is not for it, and what it starts ends with it.
+            .process_group(0)
+            .spawn()?;
+        let group = i32::try_from(child.id()).unwrap_or_default();
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
+        let (hears, says, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(hears), Some(says), Some(errors)) = (hears, says, errors) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let errors = pipe::Receiver::from_owned_fd(OwnedFd::from(errors))?;
+        let says = pipe::Receiver::from_owned_fd(OwnedFd::from(says))?;
+        let hears = pipe::Sender::from_owned_fd(OwnedFd::from(hears))?;
+        Ok((Self { child: Some(child), errors, said: Vec::new(), has_said_all: false }, says, hears))
+    }
+
+    /// Keeps what it says on standard error, for ever: a full pipe would hold it up. May be dropped half-way.
+    pub async fn keep_errors(&mut self) {
+        while !self.has_said_all {
+            let mut chunk = [0; 1024];
+            match self.errors.read(&mut chunk).await {
+                Ok(0) | Err(_) => self.has_said_all = true,
+                Ok(count) => {
+                    self.said.extend_from_slice(&chunk[..count]);
+                    let over = self.said.len().saturating_sub(SAID_BYTES_MAX);
+                    self.said.drain(..over);
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Why it carries nothing any more: what it said last, else how it ended.
+    pub async fn last_words(&mut self) -> Option<String> {
+        let ended = async {
+            while !self.has_said_all {
+                // It returns never; what it has read is kept.
+                let _ = timeout(LOOK, self.keep_errors()).await;
+            }
+            loop {
+                match self.child.as_mut().map(Child::try_wait) {
+                    Some(Ok(None)) => sleep(LOOK).await,
+                    Some(Ok(Some(status))) => break Some(status),
+                    Some(Err(_)) | None => break None,
+                }
+            }
+        };
+        let status = timeout(LAST_WORDS, ended).await.ok().flatten();
+        let said = String::from_utf8_lossy(&self.said);
+        let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        let last = last.map(|line| text::clean_text(line, SAID_CHARS_MAX));
+        last.or_else(|| status.filter(|status| !status.success()).map(|status| status.to_string()))
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let group = i32::try_from(child.id()).unwrap_or_default();
+        // What is not in the list has been killed already.
+        if RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&group) {
+            kill_group(group);
+        }
+        // Its number is free when it was waited for, which is done aside: the kernel may take its time.
+        let reaper = thread::Builder::new().name("carrier end".into());
+        let _ = reaper.spawn(move || drop(child.wait()));
+    }
+}
+
+/// Reads up to a gateway's first message, and gives what was read of it: a greeting before it is left out.
+pub(super) async fn skip_greeting(says: &mut (impl AsyncRead + Unpin)) -> Result<BytesMut, WireError> {
+    let mut read = BytesMut::new();
+    loop {
+        if let Some(at) = hello_at(&read) {
+            return Ok(read.split_off(at));
+        }
+        if read.len() > GREETING_BYTES_MAX {
+            return Err(WireError::Greeting(describe_greeting(&read)));
+        }
+        if says.read_buf(&mut read).await? == 0 {
+            return Err(match read.iter().all(u8::is_ascii_whitespace) {
+                true => WireError::Closed,
+                false => WireError::Greeting(describe_greeting(&read)),
+            });
+        }
+    }
+}
+
+fn hello_at(read: &[u8]) -> Option<usize> {
+    let begins = read.windows(HELLO_BEGINS.len()).position(|part| part == HELLO_BEGINS)?;
+    begins.checked_sub(LENGTH_BYTES)
+}
+
+fn describe_greeting(read: &[u8]) -> String {
+    let said = String::from_utf8_lossy(&read[..read.len().min(SAID_BYTES_MAX)]).into_owned();
+    let line = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    text::clean_text(line, SAID_CHARS_MAX)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_greeting_is_skipped_and_rubbish_is_told() {
+        let hello = b"\x00\x00\x00\x25{\"portcullis\":\"0.1.0\",\"snapshot\":1}";
+        for greeting in ["", "Welcome to edge-1!\n", "tty: no terminal\r\n\r\n"] {
+            let said = [greeting.as_bytes(), hello, b"more"].concat();
+            let read = skip_greeting(&mut said.as_slice()).await.unwrap();
+            assert!(read.starts_with(hello), "{greeting:?}: {read:?}");
+        }
+        let told =
+            |said: Vec<u8>| async move { skip_greeting(&mut said.as_slice()).await.unwrap_err().to_string() };
+        assert_eq!(told(Vec::new()).await, "it closed without an answer");
+        let rubbish = told(b"\x1b[31mbash: portcullis: command not found\n".to_vec()).await;
+        assert!(rubbish.contains("bash: portcullis: command not found"), "{rubbish}");
+        let endless = told(b"x".repeat(10 * GREETING_BYTES_MAX)).await;
+        assert!(endless.contains("xxx") && endless.len() < 400, "{endless}");
+    }
+}

@@ -1,0 +1,238 @@
+//! The admin protocol between standard input and output and a gateway's socket: the far end of `attach ssh:`.
+//!
+//! Whoever may only look is held to that here, where nobody at the other end can change it: a key in
+//! `authorized_keys` may name this very command.
+
+use std::{io, path::Path, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+    time::timeout,
+};
+
+use super::{
+    client::ClientError,
+    protocol::{ANSWER_BYTES_MAX, AdminRequest, REQUEST_BYTES_MAX, RequestParseError},
+};
+use crate::gateway::handle::{AdminAccess, CommandAnswer};
+
+/// A gateway answers a command, or says that it hangs, in less.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Carries what is asked and answered until either end closes.
+pub async fn carry(
+    path: &Path,
+    access: AdminAccess,
+    mut asks: impl AsyncRead + Unpin,
+    mut hears: impl AsyncWrite + Unpin,
+) -> Result<(), ClientError> {
+    let at = path.display().to_string();
+    let gateway = UnixStream::connect(path).await;
+    let gateway = gateway.map_err(|source| ClientError::Connect { at: at.clone(), source })?;
+    let (mut answers, mut requests) = gateway.into_split();
+    let carried = match access {
+        AdminAccess::Full => tokio::select! {
+            // What is asked ends first: its last answer is still on its way.
+            asked = carry_all(&mut asks, &mut requests) => match asked {
+                Ok(()) => carry_rest(&mut answers, &mut hears).await,
+                Err(error) => Err(error),
+            },
+            answered = carry_all(&mut answers, &mut hears) => answered,
+        },
+        AdminAccess::ReadOnly => carry_looks(&mut asks, &mut requests, &mut answers, &mut hears).await,
+    };
+    match carried {
+        // The other end has gone: nobody is left to be told anything.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(ClientError::Wire { at, source: error.into() })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Every byte, each as soon as it comes.
+async fn carry_all(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut chunk).await? {
+            0 => return to.shutdown().await,
+            count => to.write_all(&chunk[..count]).await?,
+        }
+        to.flush().await?;
+    }
+}
+
+/// What is still answered to somebody who asks nothing more; a gateway that says nothing then is not waited for.
+async fn carry_rest(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        match timeout(QUIET, from.read(&mut chunk)).await {
+            Ok(Ok(0)) | Err(_) => return to.shutdown().await,
+            Ok(count) => to.write_all(&chunk[..count?]).await?,
+        }
+        to.flush().await?;
+    }
+}
+
+/// Request by request, so that each can be judged and answers stay in their order.
+async fn carry_looks(
+    asks: &mut (impl AsyncRead + Unpin),
+    requests: &mut (impl AsyncWrite + Unpin),
+    answers: &mut (impl AsyncRead + Unpin),
+    hears: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let Some(hello) = read_message(answers, ANSWER_BYTES_MAX).await? else { return Ok(()) };
+    write_message(hears, &hello).await?;
+    while let Some(request) = read_message(asks, REQUEST_BYTES_MAX).await? {
+        match judge(&request) {
+            Ok(AdminRequest::Watch | AdminRequest::WatchEvery(_)) => {
+                write_message(requests, &request).await?;
+                let mut nothing = [0; 1];
+                return tokio::select! {
+                    watched = carry_all(answers, hears) => watched,
+                    // Who watches asks nothing more; that he has left is all that can come.
+                    _ = asks.read(&mut nothing) => Ok(()),
+                };
+            }
+            Ok(AdminRequest::Command(_)) => {
+                write_message(requests, &request).await?;
+                let Some(answer) = read_message(answers, ANSWER_BYTES_MAX).await? else { return Ok(()) };
+                write_message(hears, &answer).await?;
+            }
+            Err(why) => write_message(hears, &serde_json::to_vec(&CommandAnswer::Refused(why))?).await?,
+        }
+    }
+    Ok(())
+}
+
+/// What is asked, if it changes nothing.
+fn judge(request: &[u8]) -> Result<AdminRequest, String> {
+    match AdminRequest::parse(request).map_err(|error: RequestParseError| error.to_string())? {
+        AdminRequest::Command(command) if command.changes_gateway() => {
+            Err("this way to the gateway is read-only".into())
+        }
+        request => Ok(request),
+    }
+}
+
+async fn read_message(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    let length = match from.read_u32().await {
+        Ok(length) => usize::try_from(length).unwrap_or(usize::MAX),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if length > bytes_max {
+        let what = format!("a message is longer than {bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    // No more than what comes is held: a length alone costs nothing.
+    let mut message = Vec::new();
+    from.take(length as u64).read_to_end(&mut message).await?;
+    Ok((message.len() == length).then_some(message))
+}
+
+async fn write_message(to: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(message.len()).map_err(io::Error::other)?;
+    to.write_all(&length.to_be_bytes()).await?;
+    to.write_all(message).await?;
+    to.flush().await
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::{
+        admin::server::AdminSocket,
+        gateway::handle::{self, Command, HandleFeed},
+        profile::Mode,
+        tasks::Tasks,
+        telemetry::snapshot::Snapshot,
+    };
+
+    struct FarEnd {
+        /// Keeps the socket's folder and the gateway behind it.
+        _folder: tempfile::TempDir,
+        _socket: AdminSocket,
+        feed: HandleFeed,
+        asks: DuplexStream,
+        hears: DuplexStream,
+    }
+
+    /// A gateway, and this way to it.
+    fn far_end(access: AdminAccess) -> FarEnd {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let (socket, listener) = AdminSocket::bind(&path).unwrap();
+        let (handle, feed) = handle::channel(Arc::new(Snapshot::new("demo", Mode::Direct)), "test");
+        socket.serve(listener, handle);
+        let (asks, from) = duplex(1024 * 1024);
+        let (to, hears) = duplex(1024 * 1024);
+        Tasks::default().spawn("carrier", async move {
+            carry(&path, access, from, to).await.unwrap();
+        });
+        FarEnd { _folder: folder, _socket: socket, feed, asks, hears }
+    }
+
+    impl FarEnd {
+        async fn ask(&mut self, request: &[u8]) {
+            write_message(&mut self.asks, request).await.unwrap();
+        }
+
+        async fn hear(&mut self) -> String {
+            let message = read_message(&mut self.hears, ANSWER_BYTES_MAX).await.unwrap();
+            String::from_utf8(message.unwrap_or_default()).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_may_only_look_is_held_to_that_at_the_far_end() {
+        let mut far = far_end(AdminAccess::ReadOnly);
+        assert!(far.hear().await.contains("portcullis"), "it says hello");
+        for request in
+            ["\"reload\"", r#"{"kill":{"session":"a"}}"#, "\"stpo\"", "{", r#"{"watch":{"every":1}}"#]
+        {
+            far.ask(request.as_bytes()).await;
+            let answer = far.hear().await;
+            assert!(answer.starts_with(r#"{"refused":"#), "{request}: {answer}");
+        }
+        assert!(far.feed.commands.try_recv().is_err(), "none of them has come to the gateway");
+        far.ask(b"\"profiles\"").await;
+        far.feed.commands.recv().await.unwrap().answer.send(CommandAnswer::Profiles(Vec::new())).unwrap();
+        assert_eq!(far.hear().await, r#"{"profiles":[]}"#);
+        far.ask(b"\"watch\"").await;
+        while !far.feed.is_watched() {
+            tokio::task::yield_now().await;
+        }
+        far.feed.snapshots.send_replace(Arc::new(Snapshot::new("seen", Mode::Direct)));
+        assert!(far.hear().await.contains(r#""profile":"seen""#));
+        // What is asked behind a watch is heard by nobody, and ends it.
+        far.ask(b"\"stop\"").await;
+        assert_eq!(far.hear().await, "", "it has ended");
+        assert!(far.feed.commands.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_way_carries_what_is_asked_and_ends_behind_the_last_answer() {
+        let mut far = far_end(AdminAccess::Full);
+        assert!(far.hear().await.contains("portcullis"));
+        far.ask(b"\"reload\"").await;
+        far.asks.shutdown().await.unwrap();
+        let asked = far.feed.commands.recv().await.unwrap();
+        assert_eq!(asked.command, Command::Reload);
+        asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+        assert_eq!(far.hear().await, r#"{"done":"read again"}"#);
+        assert_eq!(far.hear().await, "", "nobody asks any more");
+    }
+}

@@ -1,0 +1,283 @@
+//! The gateways of a fleet, each called by tasks of its own, and the one picture of them all.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    merge::{FleetMerge, MemberPicture},
+    target::FleetTarget,
+};
+use crate::{
+    admin::attach,
+    gateway::handle::{self, AdminAccess, FleetHandles, GatewayContact, GatewayHandle},
+    tasks::Tasks,
+    telemetry::snapshot::Snapshot,
+};
+
+/// Each gateway is asked for a picture so often, and they are made one as often: rates and ages change by the second.
+const PICTURE_EVERY: Duration = Duration::from_secs(1);
+
+/// What one gateway has told last.
+#[derive(Debug)]
+struct Member {
+    target: FleetTarget,
+    heard: Mutex<MemberHeard>,
+}
+
+#[derive(Debug)]
+struct MemberHeard {
+    contact: GatewayContact,
+    contact_since: Instant,
+    picture: Option<(Arc<Snapshot>, Instant)>,
+}
+
+impl Member {
+    fn update(&self, change: impl FnOnce(&mut MemberHeard)) {
+        change(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn picture(&self, now: Instant) -> MemberPicture {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
+        MemberPicture {
+            name: Arc::clone(&self.target.name),
+            target: self.target.at.to_string(),
+            contact: heard.contact.clone(),
+            contact_seconds: seconds(heard.contact_since),
+            heard: heard.picture.as_ref().map(|(picture, at)| (Arc::clone(picture), seconds(*at))),
+        }
+    }
+}
+
+/// Attaches to all of them, whether they are there or not. The first handle has the pictures of all, until nobody
+/// holds it or a watch of it; commands go by the others.
+pub fn attach(
+    targets: Vec<FleetTarget>,
+    access: AdminAccess,
+    tasks: &Tasks,
+) -> (GatewayHandle, FleetHandles) {
+    let began = Instant::now();
+    let (changed, over) = (Arc::new(Notify::new()), CancellationToken::new());
+    let mut handles = FleetHandles::new();
+    let mut members = Vec::with_capacity(targets.len());
+    for target in targets {
+        let (handle, contact) = attach::attach_when_there(&target.at, access, PICTURE_EVERY, tasks);
+        handles.insert(Arc::clone(&target.name), handle.clone());
+        let heard = MemberHeard { contact: GatewayContact::Calling, contact_since: began, picture: None };
+        let member = Arc::new(Member { target, heard: Mutex::new(heard) });
+        let follows = follow_member(Arc::clone(&member), handle, contact, Arc::clone(&changed));
+        let over = over.clone();
+        tasks.spawn("fleet member", async move {
+            over.run_until_cancelled(follows).await;
+        });
+        members.push(member);
+    }
+    let mut merge = FleetMerge::default();
+    let first = merge.next(members.iter().map(|member| member.picture(began)).collect(), 0.0);
+    let (merged, feed) = handle::channel(Arc::new(first), "fleet screen");
+    tasks.spawn("fleet", async move {
+        tokio::select! {
+            () = publish(&members, merge, began, &changed, &feed.snapshots) => {}
+            () = feed.snapshots.closed() => {}
+        }
+        // The pictures of each end when nobody holds a watch of them.
+        over.cancel();
+    });
+    (merged, handles)
+}
+
+/// Keeps what one gateway says, until its pictures end with the screen.
+async fn follow_member(
+    member: Arc<Member>,
+    handle: GatewayHandle,
+    mut contact: watch::Receiver<GatewayContact>,
+    changed: Arc<Notify>,
+) {
+    let mut pictures = handle.watch();
+    drop(handle);
+    loop {
+        tokio::select! {
+            biased;
+            told = contact.changed() => {
+                if told.is_err() {
+                    return;
+                }
+                let now = contact.borrow_and_update().clone();
+                member.update(|heard| {
+                    // One that is called again and again has been away since the first time.
+                    if std::mem::discriminant(&heard.contact) != std::mem::discriminant(&now) {
+                        heard.contact_since = Instant::now();
+                    }
+                    heard.contact = now;
+                });
+            }
+            picture = pictures.next() => {
+                let Some(picture) = picture else { return };
+                member.update(|heard| heard.picture = Some((picture, Instant::now())));
+            }
+        }
+        changed.notify_one();
+    }
+}
+
+/// Makes one picture of all whenever something came, at least every second, and no more often than that once it
+/// was made; for ever: the caller drops it when nobody looks any more.
+async fn publish(
+    members: &[Arc<Member>],
+    mut merge: FleetMerge,
+    began: Instant,
+    changed: &Notify,
+    snapshots: &watch::Sender<Arc<Snapshot>>,
+) {
+    let mut merged_at = began;
+    let mut is_calling = true;
+    loop {
+        // Ages move on where nobody says anything.
+        let _ = timeout_at(merged_at + PICTURE_EVERY, changed.notified()).await;
+        if !is_calling {
+            // What came meanwhile is in it too. While the first are called each is shown as it comes.
+            sleep_until(merged_at + PICTURE_EVERY).await;
+        } else {
+            sleep_until(merged_at + FIRST_PICTURES_EVERY).await;
+        }
+        merged_at = Instant::now();
+        let pictures: Vec<_> = members.iter().map(|member| member.picture(merged_at)).collect();
+        is_calling = pictures.iter().any(|picture| picture.contact == GatewayContact::Calling);
+        let uptime_seconds = merged_at.saturating_duration_since(began).as_secs_f64();
+        snapshots.send_replace(Arc::new(merge.next(pictures, uptime_seconds)));
+    }
+}
+
+const FIRST_PICTURES_EVERY: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::server::AdminSocket,
+        fleet::target,
+        gateway::handle::{Command, CommandAnswer, HandleFeed},
+        profile::{Half, Mode},
+        telemetry::snapshot::{GatewayReach, GatewayRow, ServiceRow},
+    };
+
+    struct Gateway {
+        socket: AdminSocket,
+        feed: HandleFeed,
+    }
+
+    fn gateway(path: &std::path::Path) -> Gateway {
+        let services = vec![ServiceRow::new(Half::Dmz, "orders")];
+        let picture = Snapshot { services, roles: vec![Half::Dmz], ..Snapshot::new("shop", Mode::Reverse) };
+        let (socket, listener) = AdminSocket::bind(path).unwrap();
+        let (handle, feed) = handle::channel(Arc::new(picture), "test");
+        socket.serve(listener, handle);
+        Gateway { socket, feed }
+    }
+
+    impl Gateway {
+        fn publish(&self) {
+            self.feed.snapshots.send_modify(|_| {});
+        }
+    }
+
+    fn row<'a>(picture: &'a Snapshot, name: &str) -> &'a GatewayRow {
+        picture.gateways.iter().find(|row| &*row.name == name).unwrap()
+    }
+
+    /// In real time, since programs run in it: everything waits for a picture, and no wait is longer than the
+    /// suite's patience.
+    #[tokio::test]
+    async fn one_that_is_sick_costs_its_own_row_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("well.sock");
+        let mut well = gateway(&path);
+        // A hello of this many bytes, as a gateway sends it.
+        let script = |name: &str, hello: &str, then: &str| {
+            let file = folder.path().join(name);
+            let text = format!("printf '\\000\\000\\000\\{:03o}%s' '{hello}'; {then}\n", hello.len());
+            std::fs::write(&file, text).unwrap();
+            format!("{name}=exec:sh {}", file.display())
+        };
+        let words = [
+            format!("well={}", path.display()),
+            format!("absent={}", folder.path().join("none.sock").display()),
+            "hangs=exec:sleep 1000".into(),
+            "dies=exec:sh -c 'echo \"ops@edge: Permission denied (publickey,password).\" >&2; exit 255'"
+                .into(),
+            script("other", r#"{"portcullis":"9.9.9","snapshot":99}"#, "sleep 1000"),
+            "rubbish=exec:echo command not found".into(),
+            "missing=exec:/no/such/program".into(),
+            script("broken", r#"{"portcullis":"0.1.0","snapshot":1}"#, "sleep 0.2; exit 3"),
+        ];
+        let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
+        let tasks = Tasks::default();
+        let (merged, handles) = attach(targets, AdminAccess::Full, &tasks);
+        let mut pictures = merged.watch();
+        let picture = loop {
+            well.publish();
+            let picture = pictures.next().await.unwrap();
+            let is_told = |name| row(&picture, name).reach == GatewayReach::Unreachable;
+            if ["absent", "dies", "other", "rubbish", "missing", "broken"].into_iter().all(is_told)
+                && row(&picture, "well").reach == GatewayReach::Reached
+            {
+                break picture;
+            }
+        };
+        for (name, why) in [
+            ("absent", "no gateway answers there"),
+            ("dies", "Permission denied (publickey,password)"),
+            ("other", "the gateway is version 9.9.9"),
+            ("rubbish", "command not found"),
+            ("missing", "No such file"),
+            ("broken", "exit status: 3"),
+        ] {
+            let told = row(&picture, name).why.as_deref().unwrap_or_default();
+            assert!(told.contains(why), "{name}: {told}");
+        }
+        assert_eq!(row(&picture, "hangs").reach, GatewayReach::Calling);
+        assert_eq!(picture.services.len(), 1);
+        let told = handles["hangs"].clone();
+        assert!(matches!(handles["absent"].ask(Command::Reload).await, CommandAnswer::Refused(_)));
+        let asks = async { handles["well"].ask(Command::Reload).await };
+        let answers = async {
+            let asked = well.feed.commands.recv().await.unwrap();
+            asked.answer.send(CommandAnswer::Done("read again".into())).unwrap();
+        };
+        let (answer, ()) = tokio::join!(asks, answers);
+        assert!(matches!(answer, CommandAnswer::Done(_)), "{answer:?}");
+        drop((told, handles, merged, pictures));
+        tasks.all_ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_comes_back_is_there_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.sock");
+        let words = [format!("edge={}", path.display()), "hangs=exec:sleep 1000".to_owned()];
+        let targets = target::parse_all(&words, AdminAccess::Full).unwrap();
+        let (merged, _handles) = attach(targets, AdminAccess::Full, &Tasks::default());
+        let mut pictures = merged.watch();
+        for _ in 0..2 {
+            while row(&pictures.next().await.unwrap(), "edge").reach != GatewayReach::Unreachable {}
+            let edge = gateway(&path);
+            loop {
+                edge.publish();
+                if row(&pictures.next().await.unwrap(), "edge").reach == GatewayReach::Reached {
+                    break;
+                }
+            }
+            drop(edge.feed);
+            edge.socket.close().await;
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! One picture of many: the rows of all gateways, each with its gateway's name, and sums over all.
+//!
+//! Nothing is joined here: which rows tell of one session is for the screen to see. A gateway that can not be
+//! reached keeps its row; what it said last is shown for a moment longer, and then no more.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    gateway::handle::GatewayContact,
+    profile::{Half, Mode},
+    telemetry::{
+        health::{Alert, AlertKind, Health},
+        log,
+        snapshot::{
+            GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, Notice, Snapshot, TrafficSample,
+            TrafficTotals,
+        },
+    },
+};
+
+/// Rows of sessions in one picture; each gateway has an equal share of them.
+const SESSIONS_MAX: usize = 40_000;
+const NOTICES_MAX: usize = 500;
+/// A gateway that is connected sends its pictures every second.
+const SILENT_SECONDS: f64 = 5.0;
+/// Rows of a gateway that is lost stay for so long: it may only be read again, or be started anew.
+const ROWS_KEPT_SECONDS: f64 = 10.0;
+
+/// What one gateway has told, and whether it is there.
+#[derive(Debug, Clone)]
+pub struct MemberPicture {
+    pub name: Arc<str>,
+    pub target: String,
+    pub contact: GatewayContact,
+    /// Since the contact is so.
+    pub contact_seconds: f64,
+    /// Its last picture, and since when.
+    pub heard: Option<(Arc<Snapshot>, f64)>,
+}
+
+/// Goes from one picture to the next: bytes are counted on where a gateway is lost or started anew.
+#[derive(Debug, Default)]
+pub struct FleetMerge {
+    bytes: TrafficSample,
+    of_members: HashMap<Arc<str>, (String, TrafficSample)>,
+}
+
+impl FleetMerge {
+    /// The picture of all; `uptime_seconds` since the first.
+    pub fn next(&mut self, members: Vec<MemberPicture>, uptime_seconds: f64) -> Snapshot {
+        let now = SystemTime::now();
+        let mut merged = Snapshot::new(&fleet_name(&members), Mode::Direct);
+        (merged.time, merged.uptime_seconds) = (log::format_utc(now), uptime_seconds);
+        let has_outer = members.iter().any(|member| {
+            member.heard.as_ref().is_some_and(|(picture, _)| picture.roles.contains(&Half::Dmz))
+        });
+        let share = SESSIONS_MAX / members.len().max(1);
+        let mut roles = BTreeSet::new();
+        for member in &members {
+            let reach = reach(member);
+            merged.gateways.push(row(member, reach));
+            if reach == GatewayReach::Unreachable {
+                merged.alerts.push(unreachable(member, now));
+            }
+            let Some((picture, _)) = &member.heard else { continue };
+            let counts = !has_outer || picture.roles.contains(&Half::Dmz);
+            self.count_bytes(&member.name, picture, counts);
+            if reach == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS {
+                continue;
+            }
+            roles.extend(picture.roles.iter().copied());
+            add_rows(&mut merged, &member.name, picture, share);
+            if counts {
+                merged.totals = saturating_sum(&merged.totals, &picture.totals);
+            }
+        }
+        (merged.totals.bytes_up, merged.totals.bytes_down) = (self.bytes.up, self.bytes.down);
+        merged.roles = roles.into_iter().collect();
+        finish(&mut merged);
+        merged
+    }
+
+    /// A gateway that was not seen before, or was started anew, has moved what it moved before nobody's eyes.
+    fn count_bytes(&mut self, name: &Arc<str>, picture: &Snapshot, counts: bool) {
+        let now = TrafficSample { up: picture.totals.bytes_up, down: picture.totals.bytes_down };
+        let before = self.of_members.insert(Arc::clone(name), (picture.instance.clone(), now));
+        let Some((_, before)) = before.filter(|(instance, _)| *instance == picture.instance && counts) else {
+            return;
+        };
+        self.bytes.up = self.bytes.up.saturating_add(now.up.saturating_sub(before.up));
+        self.bytes.down = self.bytes.down.saturating_add(now.down.saturating_sub(before.down));
+    }
+}
+
+fn fleet_name(members: &[MemberPicture]) -> String {
+    let reached = members.iter().filter(|member| reach(member) == GatewayReach::Reached).count();
+    format!("{reached} of {} gateways", members.len())
+}
+
+fn reach(member: &MemberPicture) -> GatewayReach {
+    let heard_seconds = member.heard.as_ref().map(|(_, seconds)| *seconds);
+    match &member.contact {
+        GatewayContact::Calling => GatewayReach::Calling,
+        GatewayContact::Lost { .. } => GatewayReach::Unreachable,
+        GatewayContact::There if heard_seconds.is_none_or(|seconds| seconds >= SILENT_SECONDS) => {
+            GatewayReach::Silent
+        }
+        GatewayContact::There => GatewayReach::Reached,
+    }
+}
+
+fn row(member: &MemberPicture, reach: GatewayReach) -> GatewayRow {
+    let why = match &member.contact {
+        // Its target stands in the row already.
+        GatewayContact::Lost { why } => {
+            Some(why.strip_prefix(&format!("{}: ", member.target)).unwrap_or(why).to_owned())
+        }
+        GatewayContact::Calling | GatewayContact::There => None,
+    };
+    GatewayRow {
+        name: Arc::clone(&member.name),
+        target: member.target.clone(),
+        reach,
+        since_seconds: member.contact_seconds,
+        why,
+        heard_seconds: member.heard.as_ref().map(|(_, seconds)| *seconds),
+        heard: member.heard.as_ref().map(|(picture, _)| facts(picture)),
+    }
+}
+
+fn facts(picture: &Snapshot) -> GatewayFacts {
+    // Of one half: both ends of a link stand in a pair's picture.
+    let counted = picture.roles.first().copied().unwrap_or(Half::Dmz);
+    let pools = || picture.pools.iter().filter(|pool| pool.role == counted);
+    let rate = picture.traffic.last().copied().unwrap_or_default();
+    GatewayFacts {
+        version: picture.version.clone(),
+        host: picture.host.clone(),
+        profile: picture.profile.clone(),
+        mode: picture.mode,
+        roles: picture.roles.clone(),
+        phase: picture.phase,
+        health: picture.health,
+        ready: picture.readiness.as_ref().map(|readiness| readiness.ready),
+        uptime_seconds: picture.uptime_seconds,
+        instance: picture.instance.clone(),
+        links_ready: pools().fold(0, |sum: usize, pool| sum.saturating_add(pool.ready.min(pool.target))),
+        links_wanted: pools().fold(0, |sum: usize, pool| sum.saturating_add(pool.target)),
+        sessions_open: picture.totals.sessions_open,
+        sessions_waiting: picture.totals.sessions_waiting,
+        rate_up: rate.up,
+        rate_down: rate.down,
+        alerts: picture.alerts.len(),
+        worst: picture.alerts.first().map(|alert| alert.text.clone()),
+    }
+}
+
+fn unreachable(member: &MemberPicture, now: SystemTime) -> Alert {
+    let since =
+        Duration::try_from_secs_f64(member.contact_seconds).ok().and_then(|gone| now.checked_sub(gone));
+    let why = row(member, GatewayReach::Unreachable).why.unwrap_or_default();
+    Alert {
+        gateway: Some(Arc::clone(&member.name)),
+        kind: AlertKind::Unreachable,
+        object: member.name.to_string(),
+        address: None,
+        since: log::format_utc(since.unwrap_or(now)),
+        text: format!("gateway {} can not be reached: {why}", member.name),
+    }
+}
+
+/// Every row of one gateway, with its name.
+fn add_rows(merged: &mut Snapshot, name: &Arc<str>, picture: &Snapshot, sessions_max: usize) {
+    macro_rules! take {
+        ($rows:ident) => {
+            merged.$rows.extend(picture.$rows.iter().cloned().map(|mut row| {
+                row.gateway = Some(Arc::clone(name));
+                row
+            }));
+        };
+    }
+    take!(services);
+    take!(pools);
+    take!(ended);
+    take!(failures);
+    take!(notices);
+    let alerts = picture.alerts.iter().cloned();
+    merged.alerts.extend(alerts.map(|alert| Alert {
+        text: format!("{name}: {}", alert.text),
+        gateway: Some(Arc::clone(name)),
+        ..alert
+    }));
+    let taken = picture.sessions.len().min(sessions_max);
+    merged.sessions.extend(picture.sessions[..taken].iter().cloned().map(|mut row| {
+        row.gateway = Some(Arc::clone(name));
+        row
+    }));
+    let left_out = picture.sessions_left_out.saturating_add(picture.sessions.len() - taken);
+    merged.sessions_left_out = merged.sessions_left_out.saturating_add(left_out);
+    merged.failures_left_out = merged.failures_left_out.saturating_add(picture.failures_left_out);
+    merged.log_lines_lost = merged.log_lines_lost.saturating_add(picture.log_lines_lost);
+}
+
+fn saturating_sum(sum: &TrafficTotals, more: &TrafficTotals) -> TrafficTotals {
+    TrafficTotals {
+        sessions_open: sum.sessions_open.saturating_add(more.sessions_open),
+        sessions_waiting: sum.sessions_waiting.saturating_add(more.sessions_waiting),
+        sessions: sum.sessions.saturating_add(more.sessions),
+        refused: sum.refused.saturating_add(more.refused),
+        bytes_up: sum.bytes_up.saturating_add(more.bytes_up),
+        bytes_down: sum.bytes_down.saturating_add(more.bytes_down),
+    }
+}
+
+/// What is said of all of them together.
+fn finish(merged: &mut Snapshot) {
+    merged.gateways.sort_by_key(|row| {
+        let health = row.heard.as_ref().and_then(|heard| heard.health);
+        Reverse((row.reach, health, row.heard.as_ref().map_or(0, |heard| heard.alerts)))
+    });
+    let heard = || merged.gateways.iter().filter_map(|row| row.heard.as_ref());
+    // Reversed links are what a fleet is about, where there are any.
+    let mode = heard().map(|heard| heard.mode).max_by_key(|mode| match mode {
+        Mode::Direct => 0,
+        Mode::Forward => 1,
+        Mode::Reverse => 2,
+    });
+    let phases: Vec<_> = heard().map(|heard| heard.phase).collect();
+    let reached = || merged.gateways.iter().filter(|row| row.reach == GatewayReach::Reached);
+    let worst = reached().filter_map(|row| row.heard.as_ref()?.health).max();
+    merged.health = match (reached().count(), worst) {
+        (0, _) if merged.gateways.iter().any(|row| row.reach == GatewayReach::Calling) => None,
+        (0, _) => Some(Health::Down),
+        // Nobody is served by one gateway, but by others.
+        (reached, worst) if reached < merged.gateways.len() => worst.max(Some(Health::Degraded)),
+        (_, worst) => worst,
+    };
+    merged.phase = match phases.iter().all(|phase| *phase == GatewayPhase::Draining) {
+        _ if phases.is_empty() => GatewayPhase::Starting,
+        true => GatewayPhase::Draining,
+        false => GatewayPhase::Running,
+    };
+    merged.mode = mode.unwrap_or(Mode::Direct);
+    merged.alerts.sort_by_key(|alert| Reverse(alert.kind.severity()));
+    merged.notices.sort_by(|a: &Notice, b| a.time.cmp(&b.time));
+    let over = merged.notices.len().saturating_sub(NOTICES_MAX);
+    merged.notices.drain(..over);
+    merged.ended.sort_by(|a, b| a.ago_seconds.total_cmp(&b.ago_seconds));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::snapshot::{PoolRow, ServiceRow};
+
+    fn picture(role: Half, instance: &str, bytes_up: u64) -> Snapshot {
+        let totals = TrafficTotals { sessions_open: 3, bytes_up, ..TrafficTotals::default() };
+        Snapshot {
+            roles: vec![role],
+            phase: GatewayPhase::Running,
+            health: Some(Health::Healthy),
+            instance: instance.into(),
+            services: vec![ServiceRow::new(role, "orders")],
+            pools: vec![PoolRow::new(role, "*".into())],
+            totals,
+            ..Snapshot::new("shop", Mode::Reverse)
+        }
+    }
+
+    fn member(name: &str, heard: Option<Snapshot>) -> MemberPicture {
+        MemberPicture {
+            name: name.into(),
+            target: format!("/run/{name}.sock"),
+            contact: GatewayContact::There,
+            contact_seconds: 60.0,
+            heard: heard.map(|picture| (Arc::new(picture), 0.5)),
+        }
+    }
+
+    fn lost(name: &str, seconds: f64, heard: Option<Snapshot>) -> MemberPicture {
+        let why = format!("/run/{name}.sock: it closed");
+        let contact = GatewayContact::Lost { why };
+        MemberPicture { contact, contact_seconds: seconds, ..member(name, heard) }
+    }
+
+    #[test]
+    fn rows_carry_their_gateways_name_and_clients_are_counted_where_they_come_in() {
+        let both = vec![
+            member("edge", Some(picture(Half::Dmz, "a", 0))),
+            member("inside", Some(picture(Half::Internal, "b", 0))),
+        ];
+        let merged = FleetMerge::default().next(both, 1.0);
+        let names: Vec<_> = merged.services.iter().map(|row| row.gateway.as_deref().unwrap_or("-")).collect();
+        assert_eq!(names, ["edge", "inside"]);
+        assert_eq!((merged.totals.sessions_open, merged.mode), (3, Mode::Reverse));
+        assert_eq!((merged.health, merged.profile.as_str()), (Some(Health::Healthy), "2 of 2 gateways"));
+    }
+
+    #[test]
+    fn bytes_are_counted_on_where_a_gateway_is_lost_or_started_anew() {
+        let mut merge = FleetMerge::default();
+        let mut up = |instance: &str, bytes| {
+            let members = vec![member("edge", Some(picture(Half::Dmz, instance, bytes)))];
+            merge.next(members, 1.0).totals.bytes_up
+        };
+        assert_eq!([up("a", 1000), up("a", 1500), up("b", 7), up("b", 9)], [0, 500, 500, 502]);
+    }
+
+    #[test]
+    fn the_worst_stand_on_top_and_one_that_is_lost_keeps_its_row_alone() {
+        let down = Snapshot { health: Some(Health::Down), ..picture(Half::Dmz, "c", 0) };
+        let members = vec![
+            member("well", Some(picture(Half::Dmz, "a", 0))),
+            member("down", Some(down)),
+            lost("gone", 30.0, Some(picture(Half::Dmz, "b", 0))),
+            lost("blinks", 3.0, Some(picture(Half::Dmz, "d", 0))),
+            member("mute", None),
+        ];
+        let merged = FleetMerge::default().next(members, 1.0);
+        let rows: Vec<_> = merged.gateways.iter().map(|row| (&*row.name, row.reach)).collect();
+        use GatewayReach::{Reached, Silent, Unreachable};
+        let expected = [
+            ("gone", Unreachable),
+            ("blinks", Unreachable),
+            ("mute", Silent),
+            ("down", Reached),
+            ("well", Reached),
+        ];
+        assert_eq!(rows, expected);
+        assert_eq!(merged.gateways[0].why.as_deref(), Some("it closed"));
+        let shown: Vec<_> = merged.pools.iter().filter_map(|row| row.gateway.as_deref()).collect();
+        assert_eq!(shown, ["well", "down", "blinks"]);
+        assert_eq!(merged.health, Some(Health::Down));
+        assert!(merged.alerts[0].text.starts_with("gateway gone can not be reached"), "{:?}", merged.alerts);
+    }
+
+    #[test]
+    fn sums_that_overflow_stop_at_the_most() {
+        let most = || {
+            let totals =
+                TrafficTotals { sessions_open: u64::MAX, refused: u64::MAX, ..TrafficTotals::default() };
+            let pool =
+                PoolRow { ready: usize::MAX, target: usize::MAX, ..PoolRow::new(Half::Dmz, "*".into()) };
+            let left = usize::MAX;
+            Snapshot {
+                totals,
+                pools: vec![pool.clone(), pool],
+                sessions_left_out: left,
+                ..picture(Half::Dmz, "a", 0)
+            }
+        };
+        let merged =
+            FleetMerge::default().next(vec![member("a", Some(most())), member("b", Some(most()))], f64::MAX);
+        assert_eq!((merged.totals.sessions_open, merged.sessions_left_out), (u64::MAX, usize::MAX));
+        assert_eq!(merged.gateways[0].heard.as_ref().map(|heard| heard.links_ready), Some(usize::MAX));
+    }
+}

@@ -1,0 +1,47 @@
+//! A file that is a flat map of names and texts, read as carefully as a profile is: every problem has its line, and
+//! no name comes twice.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    problem::{Problem, ProfilePlace, ValueProblem},
+    yaml::{self, DocumentWords, SourceFile, WHOLE, YamlValue},
+};
+
+/// One entry, and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedText {
+    pub name: String,
+    pub text: String,
+    pub place: ProfilePlace,
+}
+
+const WORDS: DocumentWords = DocumentWords {
+    empty: ["the file is empty", "write `NAME: TARGET`, a line for each"],
+    not_a_map: ["the file is not a map of names", "write `NAME: TARGET`, a line for each"],
+};
+
+/// Its entries in their order, with the problems of others; an error where it is no such file.
+pub fn read_text_map(text: &str, label: &str) -> Result<(Vec<NamedText>, Vec<Problem>), Vec<Problem>> {
+    let source = Arc::new(SourceFile { label: label.into(), folder: PathBuf::new() });
+    let of_file = |problem: Problem| match problem.place.key == WHOLE {
+        true => Problem { place: ProfilePlace { key: "file".into(), ..problem.place }, ..problem },
+        false => problem,
+    };
+    let (top, problems) = yaml::read_map(text, &source, &WORDS)
+        .map_err(|problems| problems.into_iter().map(of_file).collect::<Vec<_>>())?;
+    let mut problems: Vec<_> = problems.into_iter().map(of_file).collect();
+    let entries = if let YamlValue::Map(entries) = top.value { entries } else { Vec::new() };
+    let mut texts = Vec::new();
+    for entry in entries {
+        let place = entry.spot.place(&yaml::join_path("", &entry.key));
+        match entry.node.value {
+            YamlValue::Text(text) => texts.push(NamedText { name: entry.key, text, place }),
+            _ => problems.push(
+                ValueProblem::new("what stands behind a name must be a text", "write `NAME: TARGET`")
+                    .at(place),
+            ),
+        }
+    }
+    Ok((texts, problems))
+}

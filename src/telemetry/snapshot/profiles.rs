@@ -1,0 +1,59 @@
+//! The profiles that a gateway can be switched to, the switch under way, and what a walk has found of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    profile::{Half, Mode},
+    telemetry::checklist::{CheckStep, StepReport},
+};
+
+/// A switch that waits for its new way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SwitchRow {
+    pub profile: String,
+    pub mode: Mode,
+    /// What is not ready yet.
+    pub missing: Option<String>,
+    /// Until it goes back.
+    pub seconds_left: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WalkRow {
+    pub profile: String,
+    /// The step that is walked now; `None` when all are.
+    pub walking: Option<CheckStep>,
+    pub steps: Vec<StepReport>,
+    /// Since it began, or has ended.
+    pub age_seconds: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckRow {
+    pub profile: String,
+    pub passed: bool,
+    pub age_seconds: f64,
+}
+
+/// One profile that the gateway can be switched to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProfileRow {
+    pub name: String,
+    /// Where it was read; `None` where it is built in.
+    pub file: Option<String>,
+    /// Whether the gateway runs it.
+    pub is_current: bool,
+    /// Unknown where it does not read.
+    pub mode: Option<Mode>,
+    pub roles: Vec<Half>,
+    pub services: Vec<String>,
+    pub problems: Vec<ProblemRow>,
+}
+
+/// One thing wrong with a profile, and the lines it is about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProblemRow {
+    pub text: String,
+    /// The line of the file with its number, and below it a sign at the column.
+    pub excerpt: Vec<String>,
+}

@@ -1,0 +1,270 @@
+//! What the screen of a fleet adds: which gateway a command is for, and a look at one of them alone.
+//!
+//! The rows of all gateways are in one snapshot, each with its gateway's name, so that lists, filters and details
+//! are the same as for one. A command goes to the gateway of the chosen row, and the question names it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use crate::{
+    gateway::handle::{Command, CommandAnswer},
+    telemetry::{
+        registry::{KillSelection, ListedSessions},
+        snapshot::{GatewayReach, GatewayRow, Snapshot},
+    },
+    tui::{
+        app::{App, Freshness, Overlay, Reaction},
+        confirmation::Confirmation,
+        filter::ListedSession,
+        keys::Action,
+        lists,
+        screen::Screen,
+        session_join::SessionJoin,
+    },
+};
+
+/// What is kept while the screen shows a fleet.
+#[derive(Debug, Default)]
+pub struct FleetState {
+    /// The only gateway whose rows are shown.
+    scope: Option<Arc<str>>,
+    /// The last picture of all, while it is narrowed to one.
+    whole: Option<Arc<Snapshot>>,
+    /// The gateways that the question is about.
+    addressees: Vec<Arc<str>>,
+    /// The sessions that a question is about, by their gateways.
+    sessions: BTreeMap<Arc<str>, Vec<String>>,
+    /// Whose profiles are listed.
+    profiles_of: Option<Arc<str>>,
+}
+
+impl App {
+    /// Whether an action has a meaning where this screen is; a recording may be of a fleet.
+    pub fn is_offered(&self, action: Action) -> bool {
+        match action {
+            Action::Only | Action::Show(Screen::Gateways) => self.is_fleet(),
+            _ => self.attachment().offers(action),
+        }
+    }
+
+    pub fn is_fleet(&self) -> bool {
+        !self.latest().gateways.is_empty()
+    }
+
+    /// The only gateway whose rows are shown.
+    pub fn scope(&self) -> Option<&Arc<str>> {
+        self.fleet.scope.as_ref()
+    }
+
+    /// The gateways that the question on the screen is about.
+    pub fn addressees(&self) -> &[Arc<str>] {
+        if self.is_fleet() { &self.fleet.addressees } else { &[] }
+    }
+
+    /// The picture of all gateways, whichever of them is looked at.
+    pub fn whole_snapshot(&self) -> &Snapshot {
+        self.fleet.whole.as_deref().unwrap_or(self.snapshot())
+    }
+
+    pub fn selected_gateway_row<'a>(&self, shown: &'a Snapshot) -> Option<&'a GatewayRow> {
+        let key = self.selected_key().filter(|_| self.screen() == Screen::Gateways)?;
+        shown.gateways.iter().find(|row| &*row.name == key)
+    }
+
+    /// The picture with the rows of one gateway alone, where one is chosen.
+    pub(super) fn narrowed(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        let Some(scope) = self.fleet.scope.clone().filter(|_| !snapshot.gateways.is_empty()) else {
+            self.fleet.whole = None;
+            return snapshot;
+        };
+        let narrowed = Arc::new(narrow(&snapshot, &scope));
+        self.fleet.whole = Some(snapshot);
+        narrowed
+    }
+
+    /// Shows the rows of one gateway alone, or those of all again.
+    pub(super) fn set_scope(&mut self, name: Option<&str>) {
+        if matches!(self.freshness(), Freshness::Frozen { .. }) {
+            return self.refuse("the screen is frozen; Space lets it go on");
+        }
+        let shown = self.shown_snapshot();
+        let named = match name {
+            Some(name) => {
+                shown.gateways.iter().find(|row| &*row.name == name).map(|row| Arc::clone(&row.name))
+            }
+            None => self.selected_gateway(&shown),
+        };
+        self.fleet.scope = match (self.fleet.scope.take(), named) {
+            (None, None) => return self.refuse(NO_GATEWAY),
+            // The same again, or none: all of them.
+            (Some(before), named) if named.as_ref().is_none_or(|named| *named == before) => None,
+            (_, named) => named,
+        };
+        let whole = self.fleet.whole.take().unwrap_or_else(|| Arc::clone(self.latest_shared()));
+        self.replace_latest(whole);
+        self.arrange_now();
+    }
+
+    /// The gateway of the chosen row.
+    pub(super) fn selected_gateway(&self, shown: &Snapshot) -> Option<Arc<str>> {
+        if let Some(scope) = &self.fleet.scope {
+            return Some(Arc::clone(scope));
+        }
+        if let [only] = shown.gateways.as_slice() {
+            return Some(Arc::clone(&only.name));
+        }
+        match self.screen() {
+            Screen::Gateways => self.selected_gateway_row(shown).map(|row| Arc::clone(&row.name)),
+            Screen::Overview | Screen::Sessions => match self.selected_session(shown)? {
+                ListedSession::Open(row) => row.gateway.clone(),
+                ListedSession::Ended(row) => row.gateway.clone(),
+            },
+            Screen::Pool => self
+                .selected_pool(shown)
+                .map(|row| &row.gateway)
+                .or_else(|| self.selected_service_row(shown).map(|row| &row.gateway))?
+                .clone(),
+            Screen::Services => self.selected_service_row(shown)?.gateway.clone(),
+            Screen::Failures => self.selected_failure(shown)?.gateway.clone(),
+            Screen::Events => lists::notices(shown).nth(self.selected_line()?)?.gateway.clone(),
+            Screen::Profiles => self.fleet.profiles_of.clone(),
+        }
+    }
+
+    /// Whose profiles the screen asks for by itself.
+    pub(super) fn profiles_of(&self) -> Option<&Arc<str>> {
+        self.fleet.profiles_of.as_ref()
+    }
+
+    /// The sessions that a question will be about, since they may be of several gateways.
+    pub(super) fn note_listed(&mut self, sessions: BTreeMap<Arc<str>, Vec<String>>) {
+        self.fleet.sessions = sessions;
+    }
+
+    /// Gives what a key has led to the gateway that it is for: `chosen` before the key was pressed.
+    pub(super) fn address(
+        &mut self,
+        chosen: Option<Arc<str>>,
+        was_asking: bool,
+        reaction: Reaction,
+    ) -> Reaction {
+        if !self.is_fleet() {
+            return reaction;
+        }
+        if let (Overlay::Ask(question), false) = (&self.overlay, was_asking) {
+            self.fleet.addressees = self.question_addressees(question, chosen.as_ref());
+            if self.fleet.addressees.is_empty() {
+                self.overlay = Overlay::Nothing;
+                self.refuse(NO_GATEWAY);
+            }
+            return reaction;
+        }
+        let Reaction::Ask(command) = reaction else { return reaction };
+        if let Command::KillAll(KillSelection::Listed(ListedSessions { by, .. })) = &command {
+            let sessions = std::mem::take(&mut self.fleet.sessions).into_iter();
+            let kill = |sessions| {
+                Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by: by.clone() }))
+            };
+            return Reaction::AskGateways(sessions.map(|(name, listed)| (name, kill(listed))).collect());
+        }
+        let addressee = if was_asking { self.fleet.addressees.first().cloned() } else { chosen };
+        let Some(name) = addressee else {
+            self.refuse(NO_GATEWAY);
+            return Reaction::Redraw;
+        };
+        if command == Command::Profiles && self.fleet.profiles_of.as_ref() != Some(&name) {
+            self.lists.profiles.clear();
+            self.fleet.profiles_of = Some(Arc::clone(&name));
+        }
+        Reaction::AskGateways(vec![(name, command)])
+    }
+
+    /// Takes what one gateway has answered: a plan becomes a question about that gateway, whatever was asked of
+    /// others meanwhile.
+    pub fn take_answer_of(&mut self, name: Arc<str>, answer: CommandAnswer) {
+        match &answer {
+            CommandAnswer::Profiles(_) if self.fleet.profiles_of.as_ref() != Some(&name) => return,
+            CommandAnswer::Planned(_) if matches!(self.overlay, Overlay::Nothing) => {
+                self.fleet.addressees = vec![name];
+            }
+            _ => {}
+        }
+        self.take_answer(answer);
+    }
+
+    fn question_addressees(&self, question: &Confirmation, chosen: Option<&Arc<str>>) -> Vec<Arc<str>> {
+        let shown = self.snapshot();
+        match question {
+            Confirmation::Close { id, .. } => {
+                let id = id.rsplit_once('/').map_or(id.as_str(), |(_, id)| id);
+                let rows = || shown.sessions.iter().filter(|row| row.id == id);
+                // A typed id may be of any; where two carry the session, the one whose client it is ends it.
+                match chosen.filter(|name| rows().any(|row| row.gateway.as_ref() == Some(*name))) {
+                    Some(name) => vec![Arc::clone(name)],
+                    None => {
+                        let outer = rows().min_by_key(|row| row.role);
+                        outer.and_then(|row| row.gateway.clone()).into_iter().collect()
+                    }
+                }
+            }
+            Confirmation::CloseAll { .. } => self.fleet.sessions.keys().cloned().collect(),
+            Confirmation::Drain { service, .. } => {
+                let rows = shown.services.iter().filter(|row| row.name == *service);
+                let names: BTreeSet<_> = rows.filter_map(|row| row.gateway.clone()).collect();
+                match chosen.filter(|name| names.contains(*name)) {
+                    Some(name) => vec![Arc::clone(name)],
+                    // A typed name is enough where one gateway has it.
+                    None if names.len() == 1 => names.into_iter().collect(),
+                    None => Vec::new(),
+                }
+            }
+            Confirmation::Switch(_) | Confirmation::Unproven(_) | Confirmation::Stop { .. } => {
+                chosen.into_iter().cloned().collect()
+            }
+        }
+    }
+}
+
+/// The rows of one gateway, and with them the other parts of its sessions; the list of gateways stays whole.
+fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
+    let is_of = |gateway: &Option<Arc<str>>| gateway.as_ref() == Some(scope);
+    let mut one = whole.clone();
+    one.services.retain(|row| is_of(&row.gateway));
+    one.pools.retain(|row| is_of(&row.gateway));
+    one.failures.retain(|row| is_of(&row.gateway));
+    one.notices.retain(|row| is_of(&row.gateway));
+    one.alerts.retain(|row| is_of(&row.gateway));
+    // Which rows are one session is known by all pools, and no more by those of one gateway.
+    let join = SessionJoin::of(whole);
+    let open: Vec<_> = whole.sessions.iter().map(ListedSession::Open).collect();
+    let ended: Vec<_> = whole.ended.iter().map(ListedSession::Ended).collect();
+    let (open, ended) = (shown_ids(&open, &join, scope), shown_ids(&ended, &join, scope));
+    one.sessions.retain(|row| is_of(&row.gateway) || open.contains(row.id.as_str()));
+    one.ended.retain(|row| is_of(&row.gateway) || ended.contains(row.id.as_str()));
+    let row = whole.gateways.iter().find(|row| row.name == *scope);
+    if let Some(heard) = row.and_then(|row| row.heard.as_ref()) {
+        one.health = heard.health.filter(|_| row.is_some_and(|row| row.reach != GatewayReach::Unreachable));
+        (one.mode, one.phase) = (heard.mode, heard.phase);
+        one.roles = heard.roles.clone();
+        (one.totals.sessions_open, one.totals.sessions_waiting) =
+            (heard.sessions_open, heard.sessions_waiting);
+    }
+    // The other half's parts of its sessions are told with them.
+    one.roles.extend(one.sessions.iter().map(|row| row.role).collect::<BTreeSet<_>>());
+    one.roles.sort();
+    one.roles.dedup();
+    one.profile = scope.to_string();
+    one
+}
+
+/// The sessions of one gateway that another carries as well.
+fn shown_ids<'a>(rows: &[ListedSession<'a>], join: &SessionJoin<'a>, scope: &Arc<str>) -> HashSet<&'a str> {
+    let joined: HashSet<_> = rows.iter().filter(|row| join.is_inner(**row)).map(|row| row.id()).collect();
+    let own = rows.iter().filter(|row| row.gateway() == Some(scope)).map(|row| row.id());
+    own.filter(|id| joined.contains(id)).collect()
+}
+
+/// Said to who asks for something where nothing says which gateway it is for.
+pub(super) const NO_GATEWAY: &str = "no gateway is chosen; select a row of one, or type `only NAME`";

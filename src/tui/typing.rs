@@ -1,0 +1,42 @@
+//! Text on its way into the line that is typed: what is pasted, and a filter that filters while it grows.
+
+use crate::{
+    text,
+    tui::{
+        app::{App, Overlay, Reaction},
+        filter::SessionFilter,
+    },
+};
+
+impl App {
+    /// Text from the clipboard: it belongs into a line that is being typed, and is dropped elsewhere.
+    pub fn paste(&mut self, pasted: &str) -> Reaction {
+        let Overlay::Typing(line) = &mut self.overlay else {
+            self.refuse("pasted text is no command here; `/` takes a filter, `:` a command");
+            return Reaction::Redraw;
+        };
+        line.insert(&text::clean_text(pasted, pasted.len()));
+        self.follow_typing();
+        Reaction::Redraw
+    }
+
+    /// A filter that is being typed filters already; under a bad one the list is as it was before.
+    pub(super) fn follow_typing(&mut self) {
+        if let Overlay::Typing(line) = &mut self.overlay
+            && line.is_filter()
+        {
+            match SessionFilter::parse(line.text()) {
+                Ok(filter) => {
+                    line.wrong = None;
+                    self.lists.order.filter = filter;
+                }
+                Err(why) => {
+                    line.wrong = Some(why);
+                    let before = line.before().and_then(|before| SessionFilter::parse(before).ok());
+                    self.lists.order.filter = before.unwrap_or_default();
+                }
+            }
+            self.arrange_now();
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The gateways of a fleet: whether each is reached, how it is, and what it moves; the worst on top.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use crate::{
+    telemetry::{
+        health::Health,
+        snapshot::{GatewayFacts, GatewayReach, GatewayRow, SessionRow, Snapshot},
+    },
+    tui::{
+        app::App,
+        filter::phase_word,
+        format,
+        session_join::bytes_agree,
+        view::{
+            alert,
+            detail::{DetailLine, fact, last_byte},
+            header::{mode_word, role_word},
+            panel,
+            pool::number,
+            table::{self, CellAlign, TableCell, TableColumn, TableSheet, column},
+        },
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GatewayColumn {
+    State,
+    Name,
+    Halves,
+    Mode,
+    Ready,
+    Links,
+    Sessions,
+    Waiting,
+    RateUp,
+    RateDown,
+    Since,
+    Version,
+    Profile,
+    Target,
+    Why,
+}
+
+pub const COLUMNS: [TableColumn<GatewayColumn>; 15] = [
+    column(GatewayColumn::State, "STATE", (9, 11, 1), CellAlign::Left, 0),
+    column(GatewayColumn::Name, "GATEWAY", (8, 24, 1), CellAlign::Left, 0).shrinking(),
+    column(GatewayColumn::Halves, "HALF", (4, 12, 1), CellAlign::Left, 4).shrinking(),
+    column(GatewayColumn::Mode, "MODE", (7, 7, 1), CellAlign::Left, 5),
+    column(GatewayColumn::Ready, "READY", (5, 5, 0), CellAlign::Left, 6),
+    column(GatewayColumn::Links, "LINKS", (5, 9, 0), CellAlign::Right, 2),
+    column(GatewayColumn::Sessions, "SESS", (5, 8, 0), CellAlign::Right, 1),
+    column(GatewayColumn::Waiting, "WAIT", (4, 5, 0), CellAlign::Right, 4),
+    column(GatewayColumn::RateUp, "UP/S", (5, 6, 0), CellAlign::Right, 3),
+    column(GatewayColumn::RateDown, "DOWN/S", (6, 6, 0), CellAlign::Right, 3),
+    column(GatewayColumn::Since, "SINCE", (6, 7, 0), CellAlign::Right, 4),
+    column(GatewayColumn::Version, "VERSION", (7, 12, 1), CellAlign::Left, 8),
+    column(GatewayColumn::Profile, "PROFILE", (8, 16, 1), CellAlign::Left, 7).shrinking(),
+    column(GatewayColumn::Target, "TARGET", (12, 40, 1), CellAlign::Left, 9).shrinking(),
+    column(GatewayColumn::Why, "WORST", (16, 160, 9), CellAlign::Left, 2).shrinking(),
+];
+
+/// On the overview: those that fit, and how many of the rest are well.
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (look, snapshot) = (&app.style, app.snapshot());
+    let inside = panel::margin(panel::draw_frame(look, "Gateways", &facts(snapshot), area, buffer));
+    let list = panel::below_heads(inside);
+    let rows: Vec<_> = snapshot.gateways.iter().collect();
+    let (drawn, rest) = rows.split_at(panel::rows_drawn(rows.len(), list));
+    let sheet = TableSheet::new(&COLUMNS, drawn, inside.width, |row, kind| cell(app, row, kind));
+    sheet.draw_heads(look, inside, buffer);
+    for (row, at) in panel::lines(list).take(drawn.len()).enumerate() {
+        sheet.draw_row(look, row, at, buffer);
+    }
+    let well = rest.iter().filter(|row| is_well(row)).count();
+    panel::draw_hidden_count(look, rest.len(), &format!(", {well} of them well; 8 shows all"), list, buffer);
+}
+
+/// A whole screen of them.
+pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
+    let inside = panel::draw_frame(&app.style, "Gateways", &facts(app.snapshot()), area, buffer);
+    draw_list(app, panel::margin(inside), buffer);
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    let snapshot = app.snapshot();
+    if snapshot.gateways.is_empty() {
+        return panel::draw_empty(&app.style, "one gateway is shown, and no fleet", area, buffer);
+    }
+    let area = panel::draw_selected_text(&app.style, selected_text(app), area, buffer);
+    let rows: Vec<_> = snapshot.gateways.iter().collect();
+    let cell = |row: &&GatewayRow, kind| cell(app, row, kind);
+    table::draw_list(&app.style, &COLUMNS, &rows, app.selected_line(), area, buffer, cell);
+}
+
+/// Why the gateway under the cursor, or else the worst, is not well.
+pub fn selected_text(app: &App) -> Option<(String, Style)> {
+    let snapshot = app.snapshot();
+    let row = app.selected_gateway_row(snapshot).or_else(|| snapshot.gateways.first())?;
+    let text = format!("{} at {}: {}", row.name, row.target, told(row)?);
+    Some((app.addresses().text(&text), state(app, row).style))
+}
+
+fn facts(snapshot: &Snapshot) -> String {
+    let reached = snapshot.gateways.iter().filter(|row| row.reach == GatewayReach::Reached).count();
+    let well = snapshot.gateways.iter().filter(|row| is_well(row)).count();
+    format!("{reached} of {} reached, {well} healthy", snapshot.gateways.len())
+}
+
+fn is_well(row: &GatewayRow) -> bool {
+    let health = row.heard.as_ref().and_then(|heard| heard.health);
+    row.reach == GatewayReach::Reached && health == Some(Health::Healthy)
+}
+
+/// Why it is not reached, or else what is worst of it.
+fn told(row: &GatewayRow) -> Option<&str> {
+    row.why.as_deref().or_else(|| row.heard.as_ref()?.worst.as_deref())
+}
+
+/// Its word says whether it is there, and how it is if it is.
+pub fn state(app: &App, row: &GatewayRow) -> TableCell {
+    let theme = app.style.theme;
+    match row.reach {
+        GatewayReach::Unreachable => TableCell::new("UNREACHABLE", theme.bad),
+        GatewayReach::Silent => TableCell::new("SILENT", theme.warn),
+        GatewayReach::Calling => TableCell::new("calling", theme.faint),
+        GatewayReach::Reached => {
+            let health = row.heard.as_ref().and_then(|heard| heard.health);
+            let style = match health {
+                Some(Health::Healthy) => theme.good,
+                Some(Health::Degraded) => theme.warn,
+                Some(Health::Full | Health::Down) => theme.bad,
+                None => theme.faint,
+            };
+            TableCell::new(health.map_or("UNKNOWN", Health::word), style)
+        }
+    }
+}
+
+fn cell(app: &App, row: &GatewayRow, kind: GatewayColumn) -> TableCell {
+    let (look, theme) = (&app.style, app.style.theme);
+    // What it said last is not what it is.
+    let style = if row.reach == GatewayReach::Reached { theme.plain } else { theme.faint };
+    let text = |text: &str| TableCell::new(look.text(&app.addresses().text(text), TEXT_CHARS), style);
+    let heard = |of: &dyn Fn(&GatewayFacts) -> TableCell| {
+        row.heard.as_ref().map_or_else(|| TableCell::new("-", theme.faint), of)
+    };
+    let count = |of: u64| TableCell { style: if of == 0 { theme.faint } else { style }, ..number(look, of) };
+    match kind {
+        GatewayColumn::State => state(app, row),
+        GatewayColumn::Name => TableCell::new(look.text(&row.name, TEXT_CHARS), theme.accent),
+        GatewayColumn::Halves => heard(&|heard| text(&halves(heard))),
+        GatewayColumn::Mode => heard(&|heard| text(mode_word(heard.mode))),
+        // Clients should not be sent where nobody knows.
+        GatewayColumn::Ready if row.reach != GatewayReach::Reached => TableCell::new("-", theme.faint),
+        GatewayColumn::Ready => heard(&|heard| text(ready_word(heard.ready))),
+        GatewayColumn::Links => heard(&|heard| {
+            let [ready, wanted] =
+                [heard.links_ready, heard.links_wanted].map(|links| format::amount(links as u64));
+            TableCell::new(format!("{ready}/{wanted}"), style)
+        }),
+        GatewayColumn::Sessions => heard(&|heard| count(heard.sessions_open)),
+        GatewayColumn::Waiting => heard(&|heard| count(heard.sessions_waiting)),
+        GatewayColumn::RateUp => heard(&|heard| count(heard.rate_up)),
+        GatewayColumn::RateDown => heard(&|heard| count(heard.rate_down)),
+        GatewayColumn::Since => TableCell::new(format::age(row.since_seconds), style),
+        GatewayColumn::Version => heard(&|heard| text(&heard.version)),
+        GatewayColumn::Profile => heard(&|heard| text(&heard.profile)),
+        GatewayColumn::Target => text(&row.target),
+        GatewayColumn::Why => text(told(row).unwrap_or("")),
+    }
+}
+
+/// `dmz`, or `dmz+internal` of a pair.
+pub fn halves(heard: &GatewayFacts) -> String {
+    heard.roles.iter().map(|&role| role_word(role)).collect::<Vec<_>>().join("+")
+}
+
+pub fn ready_word(ready: Option<bool>) -> &'static str {
+    match ready {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "-",
+    }
+}
+
+/// All that is known of one.
+pub fn lines(app: &App, shown: &Snapshot, row: &GatewayRow) -> Vec<DetailLine> {
+    let fact = |about, text| fact(app, about, text);
+    let reach = state(app, row);
+    let mut lines = vec![
+        fact("gateway", row.name.to_string()),
+        fact("target", app.addresses().text(&row.target)),
+        DetailLine {
+            style: reach.style,
+            ..fact("state", format!("{}, for {}", reach.text, format::age(row.since_seconds)))
+        },
+    ];
+    lines.extend(row.why.as_ref().map(|why| fact("why", app.addresses().text(why))));
+    lines.extend(row.heard_seconds.map(|seconds| fact("heard", format!("{} ago", format::span(seconds)))));
+    if let Some(heard) = &row.heard {
+        lines.extend([
+            fact("host", heard.host.clone()),
+            fact("version", heard.version.clone()),
+            fact("profile", format!("{} [{}] {}", heard.profile, mode_word(heard.mode), halves(heard))),
+            fact("ready", ready_word(heard.ready).into()),
+            fact("up", format::age(heard.uptime_seconds)),
+            fact("links", format!("{} ready of {} wanted", heard.links_ready, heard.links_wanted)),
+            fact("sessions", format!("{} open, {} waiting", heard.sessions_open, heard.sessions_waiting)),
+            fact(
+                "moves",
+                format!("{} up, {} down", format::rate(heard.rate_up), format::rate(heard.rate_down)),
+            ),
+        ]);
+    }
+    let own = shown.alerts.iter().filter(|alert| alert.gateway.as_ref() == Some(&row.name));
+    lines.extend(own.map(|own| DetailLine {
+        style: alert::style(&app.style, own.kind.severity()),
+        ..fact("trouble", app.addresses().text(&own.text))
+    }));
+    lines
+}
+
+/// What the other half of a session says, in the detail of that session.
+pub fn inner_lines(app: &App, row: &SessionRow, inner: &SessionRow) -> Vec<DetailLine> {
+    let said = format!("{}, last byte {}", phase_word(inner.phase), last_byte(inner));
+    let Some(gateway) = &inner.gateway else { return vec![fact(app, "inside", said)] };
+    let mut lines = vec![fact(app, "inside", format!("{gateway}: {said}"))];
+    lines.extend(inner.via.map(|link| fact(app, "by its link", format!("{link} as {gateway} counts"))));
+    let backend = inner.connected_ms.map(|ms| format!("its backend was connected in {}", format::wait(ms)));
+    lines.extend(backend.map(|text| fact(app, "", text)));
+    if !bytes_agree(row, inner) {
+        let counted = |row: &SessionRow| {
+            format!("{} up, {} down", format::bytes(row.bytes_up), format::bytes(row.bytes_down))
+        };
+        let text = format!("outside {}; inside {}", counted(row), counted(inner));
+        lines.push(DetailLine { style: app.style.theme.warn, ..fact(app, "differs", text) });
+    }
+    lines
+}
+
+const TEXT_CHARS: usize = 160;

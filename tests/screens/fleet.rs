@@ -1,0 +1,393 @@
+//! Many gateways on one screen: who is there, sessions from client to backend in one row, and commands to the
+//! gateway of the chosen row.
+
+use std::sync::Arc;
+
+use portcullis::{
+    gateway::handle::{AdminAccess, Command, CommandAnswer},
+    profile::{Half, Mode},
+    telemetry::{
+        health::{Alert, AlertKind, Health},
+        registry::{KillSelection, ListedSessions},
+        snapshot::{
+            EndedRow, GatewayFacts, GatewayPhase, GatewayReach, GatewayRow, Notice, PoolRow, PoolState,
+            ServiceRow, SessionPhase, SessionRow, Snapshot, TrafficTotals,
+        },
+    },
+    tui::{
+        app::{App, Reaction, StatusMessage},
+        source::Attachment,
+        style::ScreenStyle,
+    },
+};
+
+use crate::{check, pictures, press, report, styled};
+
+fn gateway(name: &str, half: Half, reach: GatewayReach, health: Health) -> GatewayRow {
+    let heard = GatewayFacts {
+        version: "0.1.0".into(),
+        host: format!("{name}.example"),
+        profile: "shop".into(),
+        mode: Mode::Reverse,
+        roles: vec![half],
+        phase: GatewayPhase::Running,
+        health: Some(health),
+        ready: Some(health != Health::Down),
+        uptime_seconds: 7322.0,
+        instance: format!("i-{name}"),
+        links_ready: 8,
+        links_wanted: 8,
+        sessions_open: 2,
+        sessions_waiting: 0,
+        rate_up: 41_000_000,
+        rate_down: 1_200_000,
+        alerts: usize::from(health != Health::Healthy),
+        worst: (health != Health::Healthy).then(|| "orders: clients wait for a link".into()),
+    };
+    GatewayRow {
+        name: name.into(),
+        target: format!("ssh:ops@{name}:shop"),
+        reach,
+        since_seconds: 312.0,
+        why: (reach == GatewayReach::Unreachable)
+            .then(|| "ops@10.0.0.9: Permission denied (publickey).".into()),
+        heard_seconds: Some(0.4),
+        heard: (reach != GatewayReach::Calling).then_some(heard),
+    }
+}
+
+fn session(id: &str, half: Half, gateway: &str, peer: &str, bytes: u64) -> SessionRow {
+    SessionRow {
+        gateway: Some(gateway.into()),
+        id: id.into(),
+        role: half,
+        client: "203.0.113.7:51220".into(),
+        peer: Some(peer.into()),
+        bytes_up: bytes,
+        bytes_down: 2 * bytes,
+        idle_seconds: 9.0,
+        waited_ms: (half == Half::Dmz).then_some(12.0),
+        connected_ms: Some(if half == Half::Dmz { 4.0 } else { 3.0 }),
+        via: Some(if half == Half::Dmz { 17 } else { 4 }),
+        ..pictures::session(1, "orders", 1200, 3400)
+    }
+}
+
+fn pool(gateway: &str, half: Half, peer: &str, instance: &str) -> PoolRow {
+    PoolRow {
+        gateway: Some(gateway.into()),
+        peer: Some(peer.into()),
+        address: Some("10.0.0.5".into()),
+        instance: Some(instance.into()),
+        state: PoolState::Healthy,
+        ready: 8,
+        target: 8,
+        ..PoolRow::new(half, "*".into())
+    }
+}
+
+fn service(gateway: &str, half: Half) -> ServiceRow {
+    ServiceRow {
+        gateway: Some(gateway.into()),
+        accept: if half == Half::Dmz { vec!["tcp://0.0.0.0:8000".into()] } else { Vec::new() },
+        connect: (half == Half::Internal).then(|| format!("tcp://{gateway}-db.corp:5432")),
+        ..ServiceRow::new(half, "orders")
+    }
+}
+
+/// Two edges and an inside that are linked, one edge that can not be reached, and one that is called.
+pub fn fleet() -> Snapshot {
+    use GatewayReach::{Calling, Reached, Unreachable};
+    let alert = |name: &str, kind, text: &str| Alert {
+        gateway: Some(name.into()),
+        kind,
+        object: name.into(),
+        address: None,
+        since: "2026-01-31T13:57:00.000Z".into(),
+        text: format!("{name}: {text}"),
+    };
+    Snapshot {
+        roles: vec![Half::Dmz, Half::Internal],
+        phase: GatewayPhase::Running,
+        health: Some(Health::Degraded),
+        uptime_seconds: 62.0,
+        time: "2026-01-31T14:02:00.000Z".into(),
+        gateways: vec![
+            gateway("edge-3", Half::Dmz, Unreachable, Health::Healthy),
+            gateway("edge-4", Half::Dmz, Calling, Health::Healthy),
+            gateway("edge-2", Half::Dmz, Reached, Health::Degraded),
+            gateway("edge-1", Half::Dmz, Reached, Health::Healthy),
+            gateway("inside-1", Half::Internal, Reached, Health::Healthy),
+        ],
+        alerts: vec![
+            alert("edge-3", AlertKind::Unreachable, "it can not be reached"),
+            alert("edge-2", AlertKind::Starved, "orders: clients wait for a link"),
+        ],
+        totals: TrafficTotals {
+            sessions_open: 4,
+            sessions_waiting: 1,
+            sessions: 42,
+            ..TrafficTotals::default()
+        },
+        services: ["edge-1", "edge-2"]
+            .iter()
+            .map(|name| service(name, Half::Dmz))
+            .chain([service("inside-1", Half::Internal)])
+            .collect(),
+        pools: vec![
+            pool("edge-1", Half::Dmz, "inside", "i-inside-1"),
+            pool("edge-2", Half::Dmz, "inside", "i-inside-1"),
+            pool("inside-1", Half::Internal, "dmz-1", "i-edge-1"),
+            pool("inside-1", Half::Internal, "dmz-2", "i-edge-2"),
+        ],
+        sessions: vec![
+            session("00a1", Half::Dmz, "edge-1", "inside", 5000),
+            session("00a1", Half::Internal, "inside-1", "dmz-1", 5000),
+            session("00a2", Half::Dmz, "edge-2", "inside", 7000),
+            session("00a2", Half::Internal, "inside-1", "dmz-2", 6000),
+            // The same id from a gateway that the edge is not linked with: nobody believes it.
+            session("00a3", Half::Dmz, "edge-1", "inside", 900),
+            session("00a3", Half::Internal, "inside-1", "dmz-2", 900),
+            SessionRow {
+                phase: SessionPhase::Waiting,
+                peer: None,
+                ..session("00a4", Half::Dmz, "edge-2", "-", 0)
+            },
+        ],
+        ended: vec![ended("00b1", Half::Dmz, "edge-1", 300), ended("00b1", Half::Internal, "inside-1", 200)],
+        notices: vec![Notice { gateway: Some("edge-2".into()), ..pictures::notices()[0].clone() }],
+        ..Snapshot::new("3 of 5 gateways", Mode::Reverse)
+    }
+}
+
+fn ended(id: &str, half: Half, gateway: &str, bytes_up: u64) -> EndedRow {
+    let peer = if half == Half::Dmz { "inside" } else { "dmz-1" };
+    let (gateway, role) = (Some(gateway.into()), half);
+    let plain = pictures::ended(1, "--", "both sides finished", 2.0);
+    EndedRow { gateway, role, id: id.into(), peer: Some(peer.into()), bytes_up, ..plain }
+}
+
+fn app() -> App {
+    let mut app = App::new(Arc::new(fleet()), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    app
+}
+
+fn text(app: &App) -> String {
+    styled::dump(&styled::draw(app, 200, 50))
+}
+
+#[test]
+fn every_screen_of_a_fleet_is_as_it_was() {
+    let mut wrong = vec![];
+    for (name, keys) in [
+        ("overview", "1"),
+        ("gateways", "8j"),
+        ("sessions", "3jj"),
+        ("pool", "2j"),
+        ("services", "4j"),
+        ("events", "5"),
+        ("detail", "3jjj\n"),
+        ("gateway-detail", "8j\n"),
+        ("only", "8gjjjo3"),
+        ("ask", "3jjx"),
+        ("help", "8?"),
+    ] {
+        let mut app = app();
+        press(&mut app, keys);
+        for size in [(120, 36), (80, 24), (40, 10)] {
+            check(&format!("fleet-{name}"), &app, size, &mut wrong);
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn a_session_that_two_gateways_carry_is_one_row_from_client_to_backend() {
+    let mut app = app();
+    press(&mut app, "3");
+    let shown = text(&app);
+    let line =
+        |id: &str| shown.lines().filter(|line| line.contains(id)).map(str::to_owned).collect::<Vec<_>>();
+    let [joined] = line("00a1").try_into().unwrap();
+    for part in ["203.0.113.7:51220", "edge-1", "17", "inside-1", "12ms+3.0ms", "tcp://inside-1-"] {
+        assert!(joined.contains(part), "{part}: {joined}");
+    }
+    assert!(!joined.contains('≠'), "{joined}");
+    assert!(line("00a2")[0].contains("7.0k≠"), "bytes that disagree are marked: {:?}", line("00a2"));
+    assert_eq!(line("00a3").len(), 2, "an id alone proves nothing: {shown}");
+    assert_eq!(line("00b1").len(), 1, "the same of one that has ended");
+    assert!(line("00b1")[0].contains("300≠"), "{:?}", line("00b1"));
+    press(&mut app, "/gateway:inside\n");
+    assert!(text(&app).contains("00a1") && !text(&app).contains("00a4"), "a session is of both its gateways");
+    press(&mut app, "/!gateway:inside\n");
+}
+
+/// Bytes under way between two pictures are no difference.
+#[test]
+fn bytes_that_move_are_not_compared() {
+    let mut moving = fleet();
+    moving.sessions.iter_mut().for_each(|row| row.idle_seconds = 1.0);
+    let mut app = App::new(Arc::new(moving), ScreenStyle::FULL);
+    press(&mut app, "3");
+    assert!(!text(&app).lines().any(|line| line.contains("00a2") && line.contains('≠')));
+}
+
+#[test]
+fn a_command_goes_to_the_gateway_of_its_row_and_the_question_names_it() {
+    let mut app = app();
+    press(&mut app, "8jjjd");
+    press(&mut app, "4jd");
+    assert!(text(&app).contains("edge-1: Drain orders?"), "{}", text(&app));
+    let drain = Command::Drain { service: Some("orders".into()) };
+    assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-1".into(), drain)]));
+
+    press(&mut app, "8gjjj");
+    let reload = |name: &str| Reaction::AskGateways(vec![(name.into(), Command::Reload)]);
+    assert_eq!(press(&mut app, "r"), reload("edge-1"));
+    press(&mut app, ":stop\n");
+    assert!(text(&app).contains("edge-1: Stop the gateway?"), "{}", text(&app));
+    assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-1".into(), Command::Stop)]));
+
+    press(&mut app, ":kill 00a2\n");
+    assert!(text(&app).contains("edge-2: Close session 00a2"), "{}", text(&app));
+    let kill = |id: &str| Command::Kill { session: id.into() };
+    assert_eq!(press(&mut app, "y"), Reaction::AskGateways(vec![("edge-2".into(), kill("00a2"))]));
+
+    // Of two rows with one id that are no one session it is the chosen one.
+    for (name, filter) in [("inside-1", "/id:00a3 gateway:inside\n"), ("edge-1", "/id:00a3 gateway:edge\n")] {
+        press(&mut app, "3");
+        app.press(crossterm::event::KeyCode::Esc.into());
+        app.press(crossterm::event::KeyCode::Esc.into());
+        press(&mut app, filter);
+        press(&mut app, "jx");
+        assert!(text(&app).contains(&format!("{name}: Close session")), "{name}: {}", text(&app));
+        let Reaction::AskGateways(asked) = press(&mut app, "y") else { panic!("it asks nobody") };
+        assert_eq!(asked.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), [name]);
+    }
+}
+
+#[test]
+fn closing_all_that_pass_names_every_gateway_and_asks_each_for_its_own() {
+    let mut app = app();
+    press(&mut app, "3/service:orders\nX");
+    let shown = text(&app);
+    assert!(shown.contains("edge-1, edge-2, inside-1: Close 5 sessions of 1 client"), "{shown}");
+    let Reaction::AskGateways(mut asked) = press(&mut app, "y") else { panic!("it asks nobody") };
+    let mut listed = Vec::new();
+    for (gateway, command) in &mut asked {
+        let Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by })) = command else {
+            panic!("{gateway}: {command:?}")
+        };
+        assert!(by.contains("service:orders"), "{by}");
+        sessions.sort();
+        listed.push((&**gateway, sessions.join(" ")));
+    }
+    let expected = [("edge-1", "00a1 00a3"), ("edge-2", "00a2 00a4"), ("inside-1", "00a3")];
+    assert_eq!(listed, expected.map(|(gateway, sessions)| (gateway, sessions.into())));
+}
+
+#[test]
+fn what_no_row_says_the_gateway_of_is_asked_of_nobody() {
+    for keys in ["1r", "1v", "3:stop\n", "4:drain orders\n", "6"] {
+        let mut app = app();
+        let reaction = press(&mut app, keys);
+        assert!(!matches!(reaction, Reaction::Ask(_) | Reaction::AskGateways(_)), "{keys}: {reaction:?}");
+        let told = app.status_message();
+        assert!(
+            matches!(told, Some(StatusMessage::Refused(why)) if why.contains("no gateway is chosen")),
+            "{keys}: {told:?}"
+        );
+        assert_eq!(press(&mut app, "y"), Reaction::Redraw, "{keys}: no question stands");
+    }
+}
+
+#[test]
+fn one_gateway_alone_can_be_looked_at_and_all_again() {
+    let mut app = app();
+    press(&mut app, ":only edge-1\n");
+    assert_eq!(app.scope().map(|name| &**name), Some("edge-1"));
+    let pools = |app: &App| app.snapshot().pools.len();
+    assert_eq!(pools(&app), 1);
+    press(&mut app, "3");
+    let shown = text(&app);
+    assert!(shown.contains("00a1") && !shown.contains("00a2"), "{shown}");
+    let line = |id: &str| shown.lines().find(|line| line.contains(id)).unwrap_or_default();
+    for part in ["inside-1", "tcp://inside-1-", "12ms+3.0ms"] {
+        assert!(line("00a1").contains(part), "the other end of its sessions is told with them: {shown}");
+    }
+    assert!(!line("00a3").contains("inside-1 "), "an id alone proves nothing here either: {shown}");
+    // The next picture is narrowed too, and commands need no row.
+    app.take_snapshot(Arc::new(Snapshot { uptime_seconds: 63.0, ..fleet() }));
+    assert_eq!(pools(&app), 1);
+    assert_eq!(press(&mut app, "r"), Reaction::AskGateways(vec![("edge-1".into(), Command::Reload)]));
+    press(&mut app, "o");
+    assert_eq!((pools(&app), app.scope()), (4, None));
+    press(&mut app, ":only nobody\n");
+    assert_eq!(pools(&app), 4);
+}
+
+#[test]
+fn profiles_are_those_of_the_chosen_gateway() {
+    let mut app = app();
+    press(&mut app, "8gjjj");
+    assert_eq!(press(&mut app, "p"), Reaction::AskGateways(vec![("edge-1".into(), Command::Profiles)]));
+    app.take_answer_of("edge-2".into(), CommandAnswer::Profiles(Vec::new()));
+    app.take_answer_of("edge-1".into(), CommandAnswer::Profiles(pictures::profiles()));
+    app.take_answer_of("edge-2".into(), CommandAnswer::Profiles(Vec::new()));
+    press(&mut app, "j");
+    let plan = Command::Plan { profile: "reverse".into() };
+    assert_eq!(press(&mut app, "p"), Reaction::AskGateways(vec![("edge-1".into(), plan)]));
+    // Something else is asked of another gateway before the plan comes, and left.
+    press(&mut app, ":kill 00a2\n");
+    app.press(crossterm::event::KeyCode::Esc.into());
+    app.take_answer_of("edge-1".into(), CommandAnswer::Planned(pictures::plan().into()));
+    assert!(text(&app).contains("edge-1: Switch from"), "{}", text(&app));
+}
+
+#[test]
+fn a_screen_that_may_only_look_asks_for_nothing() {
+    let mut app = app();
+    app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
+    for keys in ["8jjjr", "3jx", "4jd", "3X"] {
+        assert_eq!(press(&mut app, keys), Reaction::Redraw, "{keys}");
+    }
+    assert!(text(&app).contains("READ-ONLY"));
+}
+
+/// Names with signs that drive a terminal, numbers at their end, times from the future, and more gateways than
+/// there are lines.
+#[test]
+fn hostile_gateways_keep_to_their_rows() {
+    let mut hostile = fleet();
+    for (number, row) in (0..20).zip(fleet().gateways.iter().cycle()) {
+        let mut row = row.clone();
+        row.name = format!("\u{1b}[2Jgateway-{number}\u{202e}").into();
+        row.why = Some("\u{1b}]0;title\u{7}".repeat(100));
+        row.since_seconds = f64::MAX;
+        row.heard_seconds = Some(-1e300);
+        if let Some(heard) = &mut row.heard {
+            (heard.links_ready, heard.links_wanted, heard.rate_up) = (usize::MAX, usize::MAX, u64::MAX);
+            (heard.sessions_open, heard.uptime_seconds) = (u64::MAX, -5.0);
+            heard.version = "\u{1b}[31m9.9".into();
+        }
+        hostile.gateways.push(row);
+    }
+    for row in &mut hostile.sessions {
+        (row.age_seconds, row.idle_seconds, row.bytes_up) = (-1e9, -1e9, u64::MAX);
+        row.gateway = Some("\u{1b}[2J".into());
+    }
+    let mut app = App::new(Arc::new(hostile), ScreenStyle::FULL);
+    for keys in ["1", "2j", "3j", "3j\n", "4", "5", "8jjjjjjjj", "8G\n", "7"] {
+        press(&mut app, keys);
+        for (width, height) in [(200, 50), (120, 36), (80, 24), (60, 15), (40, 10), (1, 1)] {
+            let buffer = styled::draw(&app, width, height);
+            for y in 0..height {
+                let line = styled::line(&buffer, y);
+                let is_plain = |c: char| !c.is_control() && !matches!(c, '\u{202e}' | '\u{200b}');
+                assert!(line.chars().all(is_plain), "{line:?}");
+            }
+        }
+        app.press(crossterm::event::KeyCode::Esc.into());
+    }
+}

@@ -1,0 +1,275 @@
+//! A dashboard on many gateways: over sockets, over a real ssh with a real sshd, and over any program.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{PermissionsExt, symlink},
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use crate::{
+    process::{Gateway, Place, SOON, until},
+    pty::Terminal,
+    shop,
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
+
+/// A gateway whose socket is `run/NAME.sock`.
+fn start<'a>(place: &'a Place, name: &str) -> Gateway<'a> {
+    let gateway = place.start_as(name, &[], &["--no-ui", "--profile", "shop.yaml"]);
+    gateway.wait_healthy();
+    // Where the far end looks for the gateway of a profile.
+    let folder = place.path("run/portcullis");
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(place.path(&format!("run/{name}.sock")), folder.join(format!("{name}.sock"))).unwrap();
+    gateway
+}
+
+/// The screen on these gateways, with this folder before all others in `PATH`.
+fn attach(place: &Place, args: &[&str]) -> Terminal {
+    let path = format!("PATH={}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+    Terminal::run(place, &[&["env", &path, PROGRAM, "attach"], args].concat())
+}
+
+#[track_caller]
+fn until_row(terminal: &Terminal, words: &[&str]) {
+    let is_row = |line: &str| words.iter().all(|word| line.contains(word));
+    terminal.until(&words.join(" "), |screen| screen.contents().lines().any(is_row));
+}
+
+/// An sshd of its own for each connection to a port of this host, as inetd would start it: one user, one key.
+struct SshServer {
+    port: u16,
+    ends: Arc<AtomicBool>,
+    servers: Arc<Mutex<Vec<Child>>>,
+}
+
+impl SshServer {
+    /// `forced` is what the key may run, whatever is asked.
+    fn start(place: &Place, forced: &str) -> Self {
+        let run = |command: &mut Command| {
+            let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+            assert!(output.status.success(), "{command:?}: {output:?}");
+        };
+        for key in ["host", "user", "stranger"] {
+            run(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(place.path(key)));
+        }
+        let public = fs::read_to_string(place.path("user.pub")).unwrap();
+        place.write("authorized_keys", &format!("{forced}{public}"));
+        let at = |name: &str| place.path(name).display().to_string();
+        let config = format!(
+            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n\
+             SetEnv PATH={}:/usr/bin:/bin XDG_RUNTIME_DIR={}\n",
+            at("host"),
+            at("authorized_keys"),
+            at("bin"),
+            at("run")
+        );
+        place.write("sshd_config", &config);
+        // Where sshd puts a process that has no rights yet; systemd makes it where that runs.
+        fs::create_dir_all("/run/sshd").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (ends, servers) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (over, running, config) = (ends.clone(), servers.clone(), place.path("sshd_config"));
+        thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept()
+                && !over.load(Ordering::Relaxed)
+            {
+                let hears = OwnedFd::from(client.try_clone().unwrap());
+                let mut server = Command::new("/usr/sbin/sshd");
+                server.args(["-i", "-f"]).arg(&config).stdin(hears).stdout(OwnedFd::from(client));
+                running.lock().unwrap().push(server.stderr(Stdio::null()).spawn().unwrap());
+            }
+        });
+        Self { port, ends, servers }
+    }
+
+    /// An `ssh` of the user's own that knows two hosts here: one that takes its key, and one that does not.
+    fn write_client(&self, place: &Place) {
+        let host = |name: &str, key: &str| {
+            let (known, key) = (place.path("known_hosts"), place.path(key));
+            format!(
+                "Host {name}\n HostName 127.0.0.1\n Port {}\n User root\n IdentityFile {}\n IdentitiesOnly yes\n \
+                 UserKnownHostsFile {}\n StrictHostKeyChecking accept-new\n",
+                self.port,
+                key.display(),
+                known.display()
+            )
+        };
+        place.write("ssh_config", &(host("edge", "user") + &host("locked", "stranger")));
+        let config = place.path("ssh_config");
+        write_script(&place.path("bin/ssh"), &format!("exec /usr/bin/ssh -F {} \"$@\"\n", config.display()));
+    }
+
+    fn kill_connections(&self) {
+        for mut server in self.servers.lock().unwrap().drain(..) {
+            // One that has ended is as good.
+            let _ = server.kill();
+            server.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for SshServer {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        // So that the accept returns.
+        drop(std::net::TcpStream::connect(("127.0.0.1", self.port)));
+        self.kill_connections();
+    }
+}
+
+fn write_script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A place whose `bin` holds the program, as the `PATH` of a gateway's host would.
+fn place() -> Place {
+    let place = shop();
+    fs::create_dir(place.path("bin")).unwrap();
+    symlink(PROGRAM, place.path("bin/portcullis")).unwrap();
+    place
+}
+
+#[test]
+fn gateways_over_sockets_ssh_and_programs_are_one_screen_and_the_sick_cost_a_row_each() {
+    let place = place();
+    let server = SshServer::start(&place, "");
+    server.write_client(&place);
+    write_script(
+        &place.path("bin/greets"),
+        "echo 'Welcome to inside.'; exec portcullis admin --stdio --admin run/shop.sock\n",
+    );
+    write_script(&place.path("bin/hangs"), "echo $$ > hangs.pid; sleep 1000\n");
+    let _here = start(&place, "shop");
+    let mut there = start(&place, "far");
+    let mut terminal = attach(
+        &place,
+        &[
+            "here=run/shop.sock",
+            "there=ssh:edge:far",
+            "greeting=exec:greets",
+            "locked=ssh:locked",
+            "absent=run/none.sock",
+            "hanging=exec:hangs",
+            "talks=exec:echo no gateway lives here",
+        ],
+    );
+    terminal.press("8");
+    until_row(&terminal, &["calling", "hanging"]);
+    for name in ["here", "there", "greeting"] {
+        until_row(&terminal, &["HEALTHY", name]);
+    }
+    for name in ["locked", "absent", "talks"] {
+        until_row(&terminal, &["UNREACHABLE", name]);
+    }
+    terminal.press(":only locked\r\r");
+    terminal.until_shown("Permission denied");
+    terminal.press("\u{1b}");
+    terminal.until("the list again", |screen| !screen.contents().contains("Esc goes back"));
+    terminal.press("o");
+
+    // A command goes over ssh as well, and the question names its gateway.
+    terminal.press(":only there\rr");
+    terminal.until_shown("done: there: ");
+    until("the reload is written down", SOON, || {
+        there.log().contains("operator kind=\"reload\"").then_some(())
+    });
+    terminal.press("o8");
+
+    server.kill_connections();
+    until_row(&terminal, &["UNREACHABLE", "there"]);
+    until_row(&terminal, &["HEALTHY", "here"]);
+    until_row(&terminal, &["HEALTHY", "there"]);
+    there.child.kill().unwrap();
+    until_row(&terminal, &["UNREACHABLE", "there"]);
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+    terminal.until_shown("The gateways go on.");
+    let hanging = fs::read_to_string(place.path("hangs.pid")).unwrap();
+    let file = format!("/proc/{}/stat", hanging.trim());
+    until("what was started ends with the screen", SOON, || {
+        let runs = fs::read_to_string(&file).is_ok_and(|stat| !stat.contains(") Z "));
+        (!runs).then_some(())
+    });
+}
+
+/// A key in `authorized_keys` that may only look: what is asked over it is refused where the gateway is.
+#[test]
+fn a_key_that_may_only_look_changes_nothing() {
+    let place = place();
+    let forced = format!(
+        "restrict,command=\"XDG_RUNTIME_DIR={} {PROGRAM} admin --stdio --read-only\" ",
+        place.path("run").display()
+    );
+    let server = SshServer::start(&place, &forced);
+    server.write_client(&place);
+    let gateway = start(&place, "shop");
+    let mut terminal = attach(&place, &["ssh:edge"]);
+    terminal.until_shown("LIVE");
+    terminal.press("r");
+    terminal.until_shown("refused: this way to the gateway is read-only");
+    assert!(!gateway.log().contains("kind=\"reload\""), "{}", gateway.log());
+}
+
+#[test]
+fn a_fleet_file_names_gateways_and_what_is_wrong_with_it_is_told_by_line() {
+    let place = place();
+    let _gateway = start(&place, "shop");
+    place.write("fleet.yaml", "one: run/shop.sock\ntwo: exec:portcullis admin --stdio --profile shop\n");
+    fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mut terminal = attach(&place, &["--read-only", "--fleet", "fleet.yaml"]);
+    terminal.until_shown("2 of 2 reached, 2 healthy");
+    terminal.until_shown("READ-ONLY");
+    terminal.press("q");
+    assert_eq!(terminal.exit_code(), 0);
+
+    place.write("bad.yaml", "one: run/shop.sock\none: run/other.sock\n");
+    fs::set_permissions(place.path("bad.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let refused = |args: &[&str]| {
+        let output = place.command(&[&["attach"], args].concat()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, told) = refused(&["--fleet", "bad.yaml"]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.starts_with("bad.yaml:2:1: one: "), "{told}");
+    fs::set_permissions(place.path("fleet.yaml"), fs::Permissions::from_mode(0o666)).unwrap();
+    let (code, told) = refused(&["--fleet", "fleet.yaml"]);
+    assert!(code == Some(2) && told.contains("chmod go-w"), "{told}");
+    for bad in [&["ssh:-oProxyCommand=id"][..], &["a=run/x.sock", "a=run/y.sock"], &["exec:"]] {
+        let (code, told) = refused(bad);
+        assert_eq!(code, Some(2), "{bad:?}: {told}");
+    }
+}
+
+/// The far end of `attach ssh:` finds the gateway of a profile, and says when there is none.
+#[test]
+fn the_far_end_carries_to_the_gateway_of_a_profile() {
+    let place = place();
+    let _gateway = start(&place, "shop-dmz");
+    let carried = |args: &[&str]| {
+        place.command(&[&["admin", "--stdio"], args].concat()).stdin(Stdio::null()).output().unwrap()
+    };
+    let output = carried(&["--profile", "shop"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout[4..].starts_with(b"{\"portcullis\":"), "{output:?}");
+    let output = carried(&["--profile", "other"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("no gateway of profile other runs here"), "{told}");
+}
