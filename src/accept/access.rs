@@ -11,6 +11,7 @@ use super::{idle::IdleState, upstream_session::RequestFailure};
 use crate::{
     http::body::{BodyTally, MessageBody},
     profile::ServiceName,
+    proto::multiplex::open::ClientOrigin,
     telemetry::log::{AccessLog, AccessRecord},
 };
 
@@ -25,7 +26,12 @@ pub struct RequestTrail {
 }
 
 impl RequestTrail {
-    pub fn begin<B>(log: &AccessLog, client: SocketAddr, request: &Request<B>) -> Self {
+    pub fn begin<B>(
+        log: &AccessLog,
+        client: SocketAddr,
+        origin: &ClientOrigin,
+        request: &Request<B>,
+    ) -> Self {
         let version = if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
         let mut record = log.begin(client, request.method().as_str(), request.uri().path(), version);
         if let Some(record) = &mut record {
@@ -33,6 +39,7 @@ impl RequestTrail {
                 let value = request.headers().get(name)?;
                 Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
             };
+            record.fields.user = origin.user.as_ref().map(|user| user.name.clone());
             (record.referer, record.agent) = (text(header::REFERER), text(header::USER_AGENT));
         }
         let asks_head = request.method() == Method::HEAD;

@@ -28,6 +28,8 @@ pub struct IdleState {
     /// The turn at which it came to rest, or one of the other two states.
     state: AtomicU64,
     reclaim: Arc<IdleReclaim>,
+    /// Times that it went to work: a request each.
+    requests: Arc<AtomicU64>,
     fate: Mutex<AwaitedEnd>,
 }
 
@@ -41,7 +43,8 @@ enum AwaitedEnd {
 impl IdleState {
     pub fn new_busy(room: &Arc<IdleReclaim>) -> Arc<Self> {
         let fate = Mutex::new(AwaitedEnd::Open(Vec::new()));
-        Arc::new(Self { state: AtomicU64::new(AT_WORK), reclaim: room.clone(), fate })
+        let (state, requests) = (AtomicU64::new(AT_WORK), Arc::new(AtomicU64::new(1)));
+        Arc::new(Self { state, reclaim: room.clone(), requests, fate })
     }
 
     fn change(&self, from: u64, to: u64) -> bool {
@@ -55,7 +58,14 @@ impl IdleState {
     /// Goes to work again, unless its place is somebody else's by now.
     pub fn try_mark_busy(&self) -> bool {
         let state = self.state.load(Ordering::Acquire);
-        state != LEFT && self.change(state, AT_WORK)
+        let is_ours = state != LEFT && self.change(state, AT_WORK);
+        self.requests.fetch_add(u64::from(is_ours), Ordering::Relaxed);
+        is_ours
+    }
+
+    /// The requests that were sent over it.
+    pub fn requests(&self) -> &Arc<AtomicU64> {
+        &self.requests
     }
 
     /// Since which turn it rests, where it does.

@@ -23,7 +23,7 @@ use crate::{
     proto::multiplex::open::ClientOrigin,
     tls::{
         client_hello::{self, ClientHello, HelloReadError},
-        edge,
+        edge::{self, TlsServer},
         error::TlsError,
         probe,
     },
@@ -60,8 +60,8 @@ pub enum TlsHandling {
     /// What the client says is passed on as it is.
     Passed(ServiceName),
     /// TLS ends here.
-    Tls(ServiceName, Arc<ServerConfig>),
-    Http(Arc<Vec<HttpRoute>>, Arc<ServerConfig>),
+    Tls(ServiceName, TlsServer),
+    Http(Arc<Vec<HttpRoute>>, TlsServer),
     /// TLS should end here, and can not.
     Down(ServiceName, String),
 }
@@ -71,8 +71,10 @@ impl TlsHandling {
     fn tls_config_for(&self, wanted: &ServiceName) -> Option<&ServerConfig> {
         match self {
             Self::Passed(_) | Self::Down(..) => None,
-            Self::Tls(service, config) => (service == wanted).then_some(config),
-            Self::Http(doors, config) => doors.iter().any(|door| door.service == *wanted).then_some(config),
+            Self::Tls(service, server) => (service == wanted).then_some(&server.config),
+            Self::Http(doors, server) => {
+                doors.iter().any(|door| door.service == *wanted).then_some(&server.config)
+            }
         }
     }
 }
@@ -239,17 +241,18 @@ async fn route_stream(
             client_hello::refuse_service(&mut stream).await;
             Err(RouteError::Down { service: service.clone(), reason: why.clone() })
         }
-        TlsHandling::Tls(service, config) => {
+        TlsHandling::Tls(service, server) => {
             let admission = ClientAdmission::from(gates.enter(service, client.ip()));
-            let stream = match &admission {
+            let accepted = match &admission {
                 // Its session is refused before TLS, which would be spoken for nothing.
-                ClientAdmission::Refused(_) => Ok(NetStream::Tcp(stream)),
+                ClientAdmission::Refused(_) => Ok((NetStream::Tcp(stream), None)),
                 ClientAdmission::Admitted(_) | ClientAdmission::Unchecked => {
-                    edge::accept(hello, stream, config.clone()).await
+                    server.accept(hello, stream).await
                 }
             };
-            let stream =
-                stream.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
+            let (stream, user) =
+                accepted.map_err(|error| RouteError::ServiceTls { service: service.clone(), error })?;
+            origin.user = user;
             origin.alpn = stream.alpn().unwrap_or_default().to_vec();
             Ok(RoutedClient::Session(AdmittedClient {
                 client,
@@ -260,8 +263,9 @@ async fn route_stream(
                 admission,
             }))
         }
-        TlsHandling::Http(doors, config) => {
-            let stream = edge::accept(hello, stream, config.clone()).await?;
+        TlsHandling::Http(doors, server) => {
+            let (stream, user) = server.accept(hello, stream).await?;
+            origin.user = user;
             Ok(RoutedClient::Web(WebClient {
                 client,
                 stream,

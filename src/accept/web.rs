@@ -260,7 +260,7 @@ impl ClientConnection {
         if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
             *lock(&self.downstream_upgrade) = Some(hyper::upgrade::on(&mut request));
         }
-        let mut trail = RequestTrail::begin(&self.lifetime.access, self.client, &request);
+        let mut trail = RequestTrail::begin(&self.lifetime.access, self.client, &self.origin, &request);
         let response = match self.forward_request(request, &exchange, &mut trail).await {
             Ok(response) => response,
             Err(failure) => {

@@ -80,11 +80,11 @@ struct BackendRequests {
     reported: Arc<ReportOnce>,
     client: Option<SocketAddr>,
     origin: Box<ClientOrigin>,
+    requests: Arc<AtomicU64>,
     drivers: ConnectionDrivers,
     log: Arc<RateLimitedLog>,
     user: ConnectionUser,
-    /// What its last request was sent over, until that is idle and may be shared; taken while a request is on its
-    /// way.
+    /// What its last request was sent over, until it may be shared; taken while one is on its way.
     connection: Mutex<Option<HeldConnection>>,
     /// Where hyper leaves the pipe when it ends, if a request has asked for an upgrade.
     downstream_upgrade: Mutex<Option<OnUpgrade>>,
@@ -119,6 +119,7 @@ pub async fn connect_backend(
         reported: order.reported.clone(),
         client: order.client,
         origin: order.origin.without_alpn(),
+        requests: order.counters.count_requests(),
         drivers: ConnectionDrivers::default(),
         log: order.log.clone(),
         user: ConnectionUser(NEXT_USER.fetch_add(1, Ordering::Relaxed)),
@@ -244,6 +245,7 @@ impl BackendRequests {
     }
 
     async fn answer_request(&self, request: Request<Incoming>) -> Response<MessageBody> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let passed = self.pass_request(request).await;
         self.interims.flushed().await;
         match passed {

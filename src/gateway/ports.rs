@@ -202,7 +202,7 @@ fn build_routes(services: &[(&DmzService, &Accept)], edges: &EdgeTls) -> PortRou
             let (path, web) = (accept.address.path.clone(), accept.web.clone()?);
             Some(HttpRoute { service, path, web, web_kind: web_kind(scheme, carries) })
         };
-        let config = |tls: &Option<_>| edges.accept_config(tls.as_ref()?, scheme);
+        let config = |tls: &Option<_>| edges.accept_server(tls.as_ref()?, scheme);
         let behind = match (scheme, &accept.tls) {
             (EdgeScheme::Tcp, _) if accept.sni.is_empty() => {
                 return PortRoutes { proxy, table: RouteTable::One(service) };
@@ -226,7 +226,7 @@ fn build_routes(services: &[(&DmzService, &Accept)], edges: &EdgeTls) -> PortRou
                 let same =
                     doors.iter_mut().find(|door| door.sni == accept.sni).map(|door| &mut door.handling);
                 match (same, config) {
-                    (Some(TlsHandling::Http(doors, same)), Some(config)) if Arc::ptr_eq(same, &config) => {
+                    (Some(TlsHandling::Http(doors, same)), Some(config)) if same.is_same_as(&config) => {
                         Arc::make_mut(doors).extend(web(service));
                         None
                     }

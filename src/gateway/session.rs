@@ -90,6 +90,9 @@ impl SessionContext {
         if let Some(peer) = &asked.peer {
             record.set_peer(&peer.label());
         }
+        if let Some(user) = &asked.origin.user {
+            record.set_user(&user.name);
+        }
         if kind == SessionKind::Client {
             record.counters().time_connects(service.connect_times.clone());
         }
@@ -99,6 +102,9 @@ impl SessionContext {
         };
         let teller = asked.outcome_sender.take();
         let idle_state = asked.idle_state.clone();
+        if let Some(idle_state) = &idle_state {
+            record.counters().set_requests(idle_state.requests().clone());
+        }
         let (end, refusal) = run_within_limit(&way, asked, &record, &stopper, &self).await;
         if let Some(teller) = teller {
             // Who does not wait any more need not know.

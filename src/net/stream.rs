@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -75,6 +76,15 @@ impl NetStream {
     pub fn stop_pacing(&mut self) {
         if let Self::Paced(paced) = self {
             paced.stop_pacing();
+        }
+    }
+
+    /// What the other side has shown, where TLS is spoken and it showed any.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+            Self::Paced(paced) => paced.inner().peer_certificate(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
         }
     }
 

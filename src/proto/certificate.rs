@@ -29,6 +29,20 @@ pub fn names_of(parsed: &X509Certificate<'_>) -> Vec<String> {
     names
 }
 
+/// Who a person or a program is by its certificate: its first DNS or mail name, else its common name.
+pub fn subject_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let alternatives = parsed.subject_alternative_name().ok().flatten();
+    let mut names = alternatives.iter().flat_map(|alternatives| &alternatives.value.general_names);
+    let of_subject = names.find_map(|name| match name {
+        GeneralName::DNSName(text) | GeneralName::RFC822Name(text) => Some((*text).to_owned()),
+        _ => None,
+    });
+    let common =
+        || parsed.subject().iter_common_name().find_map(|name| name.as_str().ok().map(str::to_owned));
+    of_subject.or_else(common)
+}
+
 /// Four bytes or sixteen; what else stands there is no address.
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);

@@ -14,7 +14,7 @@ mod rows;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -63,6 +63,7 @@ struct OpenSession {
     client: String,
     kind: SessionKind,
     peer: Mutex<Option<Arc<str>>>,
+    user: OnceLock<Box<str>>,
     started: Instant,
     counters: Arc<SessionCounters>,
     stopper: SessionStopper,
@@ -149,6 +150,7 @@ impl SessionRegistry {
             client,
             kind,
             peer: Mutex::default(),
+            user: OnceLock::new(),
             started: Instant::now(),
             counters: meter,
             stopper,
@@ -307,6 +309,11 @@ impl OpenSession {
         self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Who its client is, where that was proven.
+    fn user(&self) -> Option<String> {
+        self.user.get().map(|user| user.to_string())
+    }
+
     /// Its id with its peer's name, which no other peer has.
     fn full_name(&self) -> String {
         match self.peer() {
@@ -337,6 +344,7 @@ impl OpenSession {
             service = self.service.as_str(),
             client = self.client,
             peer = self.peer().as_deref().unwrap_or("-"),
+            user = self.user.get().map_or("-", |user| user),
             end = end.code(),
             seconds = (seconds * 1000.0).round() / 1000.0,
             up = self.counters.up(),
@@ -401,6 +409,12 @@ impl SessionGuard {
     /// The peer gateway that carries it is known.
     pub fn set_peer(&self, peer: &Arc<str>) {
         *self.session.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer.clone());
+    }
+
+    /// The client has proven who it is.
+    pub fn set_user(&self, user: &str) {
+        // It is said once, when the session begins.
+        let _ = self.session.user.set(user.into());
     }
 
     /// Ends the session's books with this end; without it, nobody waited for one, or a bug ended it.

@@ -387,8 +387,7 @@ pub struct SessionRow {
     /// Bytes a second over the last sample.
     pub rate_up: u64,
     pub rate_down: u64,
-    /// How long it waited for a link, and how long opening its way took then; `None` before that, or
-    /// where it needs none.
+    /// How long it waited for a link, and how long opening its way took then; `None` where neither is known.
     #[serde(default)]
     pub waited_ms: Option<f64>,
     #[serde(default)]
@@ -396,6 +395,11 @@ pub struct SessionRow {
     /// The link that carries it, by the `id` that it has in its pool.
     #[serde(default)]
     pub via: Option<u64>,
+    /// Who its client is, where that was proven; and how many requests it has sent, where it speaks HTTP.
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub requests: u64,
 }
 
 /// Where a session is: the steps of `gateway::session`, in order.
@@ -431,6 +435,10 @@ pub struct EndedRow {
     pub ago_seconds: f64,
     pub bytes_up: u64,
     pub bytes_down: u64,
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub requests: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -467,6 +475,8 @@ mod tests {
             ago_seconds,
             bytes_up: 0,
             bytes_down: 0,
+            user: None,
+            requests: 0,
         };
         let ids = |snapshot: &Snapshot| snapshot.ended.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
         let mut snapshot = Snapshot::new("edge", Mode::Reverse);

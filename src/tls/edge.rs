@@ -11,7 +11,7 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
-        ParsedCertificate,
+        NoServerSessionStorage, ParsedCertificate,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::{CertifiedKey, SingleCertAndKey},
@@ -38,7 +38,10 @@ use crate::{
         Accept, AcceptTls, ClientCertificates, ClientCheck, ConnectTls, EdgeScheme, KeyPair, PemSource,
         Problem, TlsVersion, WEB_ALPN,
     },
-    proto::certificate::expiry_seconds,
+    proto::{
+        certificate::{expiry_seconds, subject_name},
+        multiplex::open::{ProvenUser, USER_BYTES_MAX},
+    },
 };
 
 /// How TLS is spoken at each edge of a profile, opened and checked.
@@ -95,9 +98,9 @@ pub struct EdgeFault<'a> {
 #[derive(Debug, Clone)]
 struct AcceptTlsConfig {
     /// Bytes, whatever the clients call them.
-    bytes: Arc<ServerConfig>,
+    bytes: TlsServer,
     /// Requests: HTTP/1.1 alone (RFC 7301).
-    web: Arc<ServerConfig>,
+    web: TlsServer,
     /// What they are shown.
     leaf: CertificateDer<'static>,
 }
@@ -167,7 +170,7 @@ impl EdgeTls {
         self.connects.get(tls)?.fault()
     }
 
-    pub fn accept_config(&self, tls: &AcceptTls, scheme: EdgeScheme) -> Option<Arc<ServerConfig>> {
+    pub fn accept_server(&self, tls: &AcceptTls, scheme: EdgeScheme) -> Option<TlsServer> {
         let answering = self.accepts.get(tls)?.opened()?;
         Some(if scheme.is_web() { answering.web.clone() } else { answering.bytes.clone() })
     }
@@ -211,10 +214,22 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
         }
     };
     let mut bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    if tls.clients != ClientCheck::Nobody {
+        // Whoever resumes shows no certificate, and one that was good may not be so any more.
+        bytes.send_tls13_tickets = 0;
+        bytes.session_storage = Arc::new(NoServerSessionStorage {});
+    }
     let mut web = bytes.clone();
     bytes.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     web.alpn_protocols = vec![WEB_ALPN.into()];
-    Ok(AcceptTlsConfig { bytes: Arc::new(bytes), web: Arc::new(web), leaf })
+    let names: Arc<[String]> = match &tls.clients {
+        ClientCheck::Nobody => Arc::default(),
+        ClientCheck::Optional(clients) | ClientCheck::Required(clients) => {
+            clients.names.as_deref().unwrap_or_default().into()
+        }
+    };
+    let server = |config| TlsServer { config: Arc::new(config), names: names.clone() };
+    Ok(AcceptTlsConfig { bytes: server(bytes), web: server(web), leaf })
 }
 
 fn load_connect(tls: &ConnectTls, pipes: PipePolicy) -> Result<Arc<ClientConfig>, Problem> {
@@ -271,6 +286,43 @@ impl TlsClient {
         Ok(NetStream::Tls(Box::new(stream.into())))
     }
 }
+
+/// How the gateway speaks TLS with the clients of one accept.
+#[derive(Debug, Clone)]
+pub struct TlsServer {
+    pub config: Arc<ServerConfig>,
+    /// Of which a client's certificate has to carry one; empty: any.
+    names: Arc<[String]>,
+}
+
+impl TlsServer {
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+    }
+
+    /// The handshake with a client that has said hello, and who it has proven to be by its certificate.
+    pub async fn accept(
+        &self,
+        hello: ClientHello,
+        stream: TcpStream,
+    ) -> Result<(NetStream, Option<ProvenUser>), TlsError> {
+        let stream = accept(hello, stream, self.config.clone()).await?;
+        let user = stream.peer_certificate().and_then(|leaf| self.user_of(leaf));
+        Ok((stream, user))
+    }
+
+    fn user_of(&self, leaf: &CertificateDer<'_>) -> Option<ProvenUser> {
+        let name = match self.names.is_empty() {
+            true => subject_name(leaf)?,
+            false => name_among(leaf, &self.names, "this accept's `names`").ok()?,
+        };
+        let is_name = (1..=USER_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
+        is_name.then(|| ProvenUser { method: CERTIFICATE_METHOD.into(), name })
+    }
+}
+
+/// How a user is proven who showed a certificate.
+const CERTIFICATE_METHOD: &str = "certificate";
 
 /// The handshake with a client that has said hello.
 pub async fn accept(

@@ -433,6 +433,8 @@ pub fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> Sess
         waited_ms: Some(0.4),
         connected_ms: Some(1.8),
         via: Some(1 + number % 9),
+        user: None,
+        requests: 0,
     }
 }
 
@@ -451,6 +453,8 @@ pub fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow
         ago_seconds,
         bytes_up: row.bytes_up,
         bytes_down: row.bytes_down,
+        user: None,
+        requests: 0,
     }
 }
 

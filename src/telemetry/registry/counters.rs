@@ -24,6 +24,8 @@ pub struct SessionCounters {
     connects: OnceLock<Arc<DurationBuckets>>,
     /// The link that carries it; 0: none does.
     via: AtomicU64,
+    /// Requests that were sent over it, where it is one of requests.
+    requests: OnceLock<Arc<AtomicU64>>,
 }
 
 impl SessionCounters {
@@ -49,6 +51,23 @@ impl SessionCounters {
 
     pub fn via(&self) -> Option<u64> {
         Some(self.via.load(Ordering::Relaxed)).filter(|link| *link > 0)
+    }
+
+    /// Whoever knows its requests counts them there.
+    pub fn set_requests(&self, requests: Arc<AtomicU64>) {
+        // It is asked for once, when the session begins.
+        let _ = self.requests.set(requests);
+    }
+
+    /// Where its requests are to be counted; where somebody counts them already, this count is nobody's.
+    pub fn count_requests(&self) -> Arc<AtomicU64> {
+        let requests = Arc::<AtomicU64>::default();
+        let _ = self.requests.set(requests.clone());
+        requests
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests.get().map_or(0, |requests| requests.load(Ordering::Relaxed))
     }
 
     /// Bytes both ways: it stands still while nothing moves.

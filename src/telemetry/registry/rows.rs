@@ -32,6 +32,8 @@ impl OpenSession {
             waited_ms: self.counters.between(SessionPhase::Waiting, SessionPhase::Connecting).map(ms),
             connected_ms: self.counters.between(SessionPhase::Connecting, SessionPhase::Relaying).map(ms),
             via: self.counters.via(),
+            user: self.user(),
+            requests: self.counters.requests(),
         }
     }
 }
@@ -51,6 +53,8 @@ impl EndedSession {
             ago_seconds: self.at.elapsed().as_secs_f64(),
             bytes_up: self.session.counters.up(),
             bytes_down: self.session.counters.down(),
+            user: self.session.user(),
+            requests: self.session.counters.requests(),
         }
     }
 }

@@ -21,6 +21,8 @@ fn row() -> SessionRow {
         waited_ms: Some(212.0),
         connected_ms: None,
         via: None,
+        user: None,
+        requests: 0,
     }
 }
 
@@ -38,6 +40,8 @@ fn ended() -> EndedRow {
         ago_seconds: 1.0,
         bytes_up: 0,
         bytes_down: 0,
+        user: None,
+        requests: 0,
     }
 }
 

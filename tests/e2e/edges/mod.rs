@@ -15,5 +15,6 @@ mod shapes;
 mod smuggling;
 mod tls;
 mod unix;
+mod users;
 mod verified;
 mod ws;
