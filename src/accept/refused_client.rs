@@ -45,6 +45,6 @@ pub async fn refuse_client(
             (StatusCode::TOO_MANY_REQUESTS, "you have as much of this service as you may")
         }
     };
-    let response = ErrorResponse::new(status, told).with_retry_after(refused.retry_after());
+    let response = ErrorResponse::refused_client(status, told, refused.retry_after());
     RequestFailure { response, session: Some(id), end: None }
 }

@@ -38,6 +38,16 @@ pub struct ErrorResponse {
     pub of: Option<FailedParty>,
     /// When it may be asked again, where that is known.
     pub retry_after: Option<Duration>,
+    after: AfterResponse,
+}
+
+/// What becomes of the client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterResponse {
+    /// A client error ends it, since a broken client would only go on; a missing page does not.
+    ByStatus,
+    /// The request was in order, and the next one may come from another client.
+    Stays,
 }
 
 pub fn bad_request(told: &'static str) -> ErrorResponse {
@@ -46,12 +56,12 @@ pub fn bad_request(told: &'static str) -> ErrorResponse {
 
 impl ErrorResponse {
     pub fn new(status: StatusCode, told: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason: told.into(), of: None, retry_after: None }
+        Self { status, reason: told.into(), of: None, retry_after: None, after: AfterResponse::ByStatus }
     }
 
-    /// It may be asked again after so long.
-    pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
-        Self { retry_after, ..self }
+    /// A client that may not have what it asked for in good order, or not before so long.
+    pub fn refused_client(status: StatusCode, told: &'static str, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, after: AfterResponse::Stays, ..Self::new(status, told) }
     }
 
     /// The backend's failure.
@@ -103,12 +113,10 @@ impl ErrorResponse {
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, whole_seconds(wait).into());
         }
-        // A client error ends the connection, since a broken client would only go on; what is
-        // missing, or not for this client, does not.
-        let is_broken = |status| {
-            !matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)
+        let is_over = match self.after {
+            AfterResponse::ByStatus => self.status.is_client_error() && self.status != StatusCode::NOT_FOUND,
+            AfterResponse::Stays => false,
         };
-        let is_over = self.status.is_client_error() && is_broken(self.status);
         if is_over || self.status == StatusCode::NOT_IMPLEMENTED {
             headers.append(header::CONNECTION, HeaderValue::from_static("close"));
         }
