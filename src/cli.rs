@@ -96,6 +96,14 @@ pub enum CliAction {
         #[arg(long, requires = "ready")]
         strict: bool,
     },
+    /// Say what limits a running gateway, and what to change
+    ///
+    /// Exit 1 when something must be done, 0 when nothing.
+    Doctor {
+        /// A list of findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the numbers of a running gateway once, as monitors read them
     Metrics {
         /// The text of Prometheus, 0.0.4, instead of OpenMetrics

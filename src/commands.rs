@@ -15,6 +15,7 @@ use crate::{
     check,
     cli::{Cli, CliAction, KillOptions, SelftestSubject},
     disk::PipePolicy,
+    doctor::{self, MachineFacts},
     exit,
     gateway::handle::{AdminAccess, Command, CommandAnswer},
     init, manual,
@@ -45,6 +46,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             let demand = if *strict { ReadinessDemand::Strict } else { ReadinessDemand::Usual };
             return print_readiness(cli, demand, *json).await;
         }
+        CliAction::Doctor { json } => return print_findings(cli, *json).await,
         CliAction::Metrics { text } => {
             let format = if *text { MetricsFormat::Text } else { MetricsFormat::OpenMetrics };
             return send_command(cli, Command::Metrics { format }).await;
@@ -122,6 +124,15 @@ async fn print_status(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
         status::status_text(&snapshot)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn print_findings(cli: &Cli, json: bool) -> anyhow::Result<ExitCode> {
+    let findings = doctor::find_limits(&*snapshot(cli).await?, &MachineFacts::read());
+    print_line(match json {
+        true => serde_json::to_string_pretty(&findings)?,
+        false => doctor::findings_text(&findings),
+    })?;
+    Ok(if doctor::must_act(&findings) { exit::FAILED.into() } else { ExitCode::SUCCESS })
 }
 
 async fn print_readiness(cli: &Cli, demand: ReadinessDemand, json: bool) -> anyhow::Result<ExitCode> {

@@ -13,6 +13,7 @@ pub mod confine;
 pub mod connect;
 pub mod demo;
 pub mod disk;
+pub mod doctor;
 pub mod exit;
 pub mod fleet;
 pub mod gateway;

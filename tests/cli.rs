@@ -7,6 +7,8 @@ mod commands;
 mod confine;
 #[path = "cli/descriptors.rs"]
 mod descriptors;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/flood.rs"]
 mod flood;
 #[path = "cli/init.rs"]

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Clients that the kernel holds for us between two accepts.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 /// Pause when a resource has run out; some will be free by then.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
 /// An address that is not there yet is tried again so often; its name is looked up within that time.

@@ -1,0 +1,220 @@
+//! Links: too few, full, or unsteady, and clients that wait for one.
+
+use super::{
+    DoctorFinding,
+    FindingSeverity::{Must, Should},
+};
+use crate::{
+    profile::Half,
+    proto::socks5,
+    telemetry::{
+        format,
+        health::is_linked,
+        snapshot::{GatewayPhase, PoolRow, PoolState, ServicePhase, ServiceRow, Snapshot},
+    },
+};
+
+/// Failures of one peer's links within a minute that are no accident.
+const FLAPS_MIN: u64 = 3;
+/// A wait that people notice.
+const LONG_WAIT_MS: f64 = 1000.0;
+/// Refusals that still hold.
+const LATELY_SECONDS: f64 = 60.0;
+
+pub fn find_limits_of_links(snapshot: &Snapshot) -> Vec<DoctorFinding> {
+    // One that drains or starts has fewer links on purpose.
+    if snapshot.phase != GatewayPhase::Running {
+        return Vec::new();
+    }
+    let drains = |pool: &&PoolRow| {
+        let is_it = |row: &ServiceRow| row.role == pool.role && row.name == pool.service;
+        snapshot.services.iter().any(|row| is_it(row) && row.phase == ServicePhase::Draining)
+    };
+    let of_pools = snapshot.pools.iter().filter(|pool| !drains(pool)).flat_map(|pool| {
+        let found = [find_missing(pool), find_full(pool), find_flapping(pool), find_long_waits(pool)];
+        found.into_iter().flatten()
+    });
+    of_pools.chain(snapshot.services.iter().filter_map(find_hopeless_waits)).collect()
+}
+
+/// `any service from internal at 10.0.0.5`.
+fn object(pool: &PoolRow) -> String {
+    let service = if pool.service == "*" { "any service" } else { &pool.service };
+    let direction = match pool.role {
+        Half::Dmz => "from",
+        Half::Internal => "to",
+    };
+    match (&pool.peer, &pool.address) {
+        (Some(peer), Some(address)) => format!("{service}, {direction} {peer} at {address}"),
+        (Some(one), None) | (None, Some(one)) => format!("{service}, {direction} {one}"),
+        (None, None) => service.to_owned(),
+    }
+}
+
+fn last_error(pool: &PoolRow) -> String {
+    pool.last_error.as_ref().map_or(String::new(), |error| format!("; the last error: {error}"))
+}
+
+fn find_missing(pool: &PoolRow) -> Option<DoctorFinding> {
+    let up = pool.ready + pool.carrying;
+    let is_kept_few = pool.state != PoolState::Healthy && up < pool.target;
+    let is_short = is_kept_few && (!is_linked(pool) || pool.last_error.is_some());
+    // One that has said goodbye is not missed; whether others serve is told by the rows of those.
+    if !is_short || pool.left {
+        return None;
+    }
+    let figure = format!("{up} of {} links up", pool.target);
+    let (severity, reason) = match is_linked(pool) {
+        false => (Must, "without a link no client can be carried over this peer"),
+        true => (Should, "with fewer links than wanted, the loss of one ends more sessions"),
+    };
+    let advice = match pool.role {
+        Half::Dmz => {
+            "look at the log of the gateway at the other end, and at what lies between; `verify` names the step that fails"
+        }
+        Half::Internal => {
+            "see that the address answers and that both halves trust each other's certificates; `verify` names the step that fails"
+        }
+    };
+    let reason = format!("{reason}{}", last_error(pool));
+    Some(DoctorFinding::new("links-missing", severity, figure, reason, advice).about(object(pool)))
+}
+
+/// Links stand, and none of them takes a session.
+fn find_full(pool: &PoolRow) -> Option<DoctorFinding> {
+    if pool.ready > 0 || pool.carrying == 0 {
+        return None;
+    }
+    let figure = format!("0 of {} links take a session, {} clients wait", pool.carrying, pool.waiting);
+    let severity = if pool.waiting > 0 || pool.at_maximum { Must } else { Should };
+    let is_single = pool.protocol.as_deref() == Some(socks5::PROTOCOL_NAME);
+    let (reason, advice) = match is_single {
+        true => (
+            "a link that speaks SOCKS5 carries one session, and all of them do",
+            "raise `prepared` and `maximum` of the half that dials, or let both halves speak portcullis/2",
+        ),
+        false => (
+            "every link carries as many sessions as `sessions_per_link` allows",
+            "raise `sessions_per_link` on the internal half, or `prepared` and `maximum` of the half that dials",
+        ),
+    };
+    Some(DoctorFinding::new("links-full", severity, figure, reason, advice).about(object(pool)))
+}
+
+fn find_flapping(pool: &PoolRow) -> Option<DoctorFinding> {
+    if pool.failures_minute < FLAPS_MIN || !is_linked(pool) {
+        return None;
+    }
+    let figure =
+        format!("{} links failed within a minute, {} up", pool.failures_minute, pool.ready + pool.carrying);
+    let reason = format!("each link that is lost ends the sessions on it{}", last_error(pool));
+    let advice = "look for a firewall or proxy that ends connections, for packets that are lost, and for a peer that starts again and again";
+    Some(DoctorFinding::new("peer-flaps", Must, figure, reason, advice).about(object(pool)))
+}
+
+fn find_long_waits(pool: &PoolRow) -> Option<DoctorFinding> {
+    let longest = pool.wait_p99_ms.filter(|&wait| wait >= LONG_WAIT_MS)?;
+    let half = pool.wait_p50_ms.unwrap_or_default();
+    let figure = format!(
+        "of the last minute's clients half waited up to {}, 99 of a hundred up to {}",
+        format::wait(half),
+        format::wait(longest)
+    );
+    let reason = "clients wait for a link before their first byte is carried";
+    let advice = "raise `prepared`, so that links stand before clients come; see the round trip to the peer in `status`";
+    let severity = if half >= LONG_WAIT_MS { Must } else { Should };
+    Some(DoctorFinding::new("waits-long", severity, figure, reason, advice).about(object(pool)))
+}
+
+/// Clients that were refused at the end of `wait`, or because too many waited.
+fn find_hopeless_waits(service: &ServiceRow) -> Option<DoctorFinding> {
+    let is_recent = |code: &str, ago: f64| matches!(code, "TW" | "LW") && ago < LATELY_SECONDS;
+    let mut refusals = service.refusals.iter().filter(|row| is_recent(&row.code, row.ago_seconds)).peekable();
+    let reason = refusals.peek()?.reason.clone();
+    let refused = refusals.fold(0_u64, |sum, row| sum.saturating_add(row.count));
+    let figure = format!("{refused} clients refused that waited for a link");
+    let advice = "mend what keeps links away; else raise `prepared` and `maximum` of the half that dials, and then `wait` or `waiters`";
+    let reason = format!("no link came before they had to go: {reason}");
+    Some(DoctorFinding::new("wait-in-vain", Must, figure, reason, advice).about(service.name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{found, healthy, pool},
+        *,
+    };
+    use crate::telemetry::verdict::RefusalRow;
+
+    fn of(pool: PoolRow) -> Snapshot {
+        Snapshot { pools: vec![pool], ..healthy() }
+    }
+
+    #[test]
+    fn links_that_are_missing_are_told_where_something_keeps_them_away() {
+        let down = PoolRow { state: PoolState::Down, ready: 0, gone_seconds: Some(5.0), ..pool() };
+        assert_eq!(found(&of(down.clone()), "links-missing"), [Must]);
+        let error = Some("connection refused".to_owned());
+        let few = PoolRow { state: PoolState::Filling, ready: 2, ..pool() };
+        let failing = PoolRow { last_error: error, ..few.clone() };
+        assert_eq!(found(&of(failing.clone()), "links-missing"), [Should]);
+        assert_eq!(found(&of(few), "links-missing"), [], "it fills, and nothing failed");
+        assert_eq!(
+            found(&of(PoolRow { left: true, ..down.clone() }), "links-missing"),
+            [],
+            "it said goodbye"
+        );
+        let of_orders = PoolRow { service: "orders".into(), ..down.clone() };
+        let mut drained = of(of_orders);
+        assert_eq!(found(&drained, "links-missing"), [Must]);
+        drained.services[0].phase = ServicePhase::Draining;
+        assert_eq!(found(&drained, "links-missing"), [], "nobody is to come");
+        let draining = Snapshot { phase: GatewayPhase::Draining, ..of(down) };
+        assert_eq!(found(&draining, "links-missing"), []);
+        let told = find_missing(&failing).expect("it is found");
+        assert_eq!(told.figure, "2 of 8 links up");
+        assert_eq!(told.object.as_deref(), Some("any service, from internal at 10.0.0.5"));
+        assert!(told.reason.ends_with("the last error: connection refused"), "{}", told.reason);
+    }
+
+    #[test]
+    fn links_that_take_no_more_are_told() {
+        let full = PoolRow { ready: 0, carrying: 8, ..pool() };
+        assert_eq!(found(&of(full.clone()), "links-full"), [Should]);
+        assert_eq!(found(&of(PoolRow { waiting: 1, ..full.clone() }), "links-full"), [Must]);
+        assert_eq!(found(&of(PoolRow { at_maximum: true, ..full.clone() }), "links-full"), [Must]);
+        assert_eq!(found(&of(PoolRow { ready: 1, carrying: 7, ..pool() }), "links-full"), []);
+        let single = PoolRow { protocol: Some("socks/5".into()), ..full };
+        assert!(find_full(&single).is_some_and(|told| told.reason.contains("SOCKS5")));
+    }
+
+    #[test]
+    fn a_peer_whose_links_come_and_go_is_told() {
+        assert_eq!(found(&of(PoolRow { failures_minute: 3, ..pool() }), "peer-flaps"), [Must]);
+        assert_eq!(found(&of(PoolRow { failures_minute: 2, failures: 900, ..pool() }), "peer-flaps"), []);
+    }
+
+    #[test]
+    fn long_waits_are_told() {
+        let waits = |half, most| of(PoolRow { wait_p50_ms: Some(half), wait_p99_ms: Some(most), ..pool() });
+        assert_eq!(found(&waits(1.0, 1500.0), "waits-long"), [Should]);
+        assert_eq!(found(&waits(1200.0, 1500.0), "waits-long"), [Must]);
+        assert_eq!(found(&waits(1.0, 20.0), "waits-long"), []);
+    }
+
+    #[test]
+    fn clients_that_waited_in_vain_are_told() {
+        let refused = |code: &str, ago_seconds| {
+            let reason = "no link was ready within 3s".into();
+            let row =
+                RefusalRow { code: code.into(), count: 7, reason, is_of_one_client: false, ago_seconds };
+            let mut snapshot = healthy();
+            snapshot.services[0].refusals = vec![row];
+            snapshot
+        };
+        assert_eq!(found(&refused("TW", 1.0), "wait-in-vain"), [Must]);
+        assert_eq!(found(&refused("LW", 1.0), "wait-in-vain"), [Must]);
+        assert_eq!(found(&refused("TW", 300.0), "wait-in-vain"), [], "that is over");
+        assert_eq!(found(&refused("XA", 1.0), "wait-in-vain"), []);
+    }
+}
