@@ -148,7 +148,7 @@ pub enum CliAction {
     Reload,
     /// Forget a gateway that was lost, by its name or address; it stays listed until it is back otherwise
     Dismiss { peer: String },
-    /// End one session, or all of a client, a peer or a service, and print how many
+    /// End one session, or all of a client, a user, a peer or a service, and print how many
     Kill(KillOptions),
     /// Change what a running gateway writes into its log: error, warn, info, debug, trace or off
     LogLevel { level: String },
@@ -194,11 +194,14 @@ pub enum SelftestSubject {
 #[group(required = true, multiple = true)]
 pub struct KillOptions {
     /// One session: ID, or PEER/ID where two have the same
-    #[arg(conflicts_with_all = ["client", "peer", "service"])]
+    #[arg(conflicts_with_all = ["client", "user", "peer", "service"])]
     pub session: Option<String>,
     /// All sessions of this client, or of all clients of a network; with other options those that fit all
     #[arg(long, value_name = "ADDRESS|NETWORK")]
     pub client: Option<Network>,
+    /// All of this user, as sessions are listed with it
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// All that go over this gateway
     #[arg(long, value_name = "NAME")]
     pub peer: Option<String>,

@@ -197,6 +197,7 @@ fn kill_command(options: &KillOptions) -> Command {
         Some(session) => Command::Kill { session },
         None => Command::KillAll(KillSelection::Matching(SessionMatch {
             client: options.client,
+            user: options.user.clone(),
             peer: options.peer.clone(),
             service: options.service.clone(),
         })),

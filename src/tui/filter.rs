@@ -54,6 +54,7 @@ enum TextPattern {
 enum FilterField {
     Id,
     Client,
+    User,
     Service,
     Peer,
     Target,
@@ -78,8 +79,9 @@ enum FilterAmount {
 }
 
 /// Each with what it is, for who types.
-const FIELDS: [(&str, FilterField, &str); 13] = [
+const FIELDS: [(&str, FilterField, &str); 14] = [
     ("client", FilterField::Client, "its address, part of it, or a network"),
+    ("user", FilterField::User, "its proven name"),
     ("service", FilterField::Service, "its name"),
     ("peer", FilterField::Peer, "the other gateway"),
     ("via", FilterField::Peer, "the same"),
@@ -325,6 +327,10 @@ impl<'a> ListedSession<'a> {
         Some(match field {
             FilterField::Id => id,
             FilterField::Client => client,
+            FilterField::User => match self {
+                Self::Open(row) => row.user.as_deref()?,
+                Self::Ended(row) => row.user.as_deref()?,
+            },
             FilterField::Service => service,
             FilterField::Peer => peer.as_deref()?,
             FilterField::Target => self.target(snapshot)?,

@@ -45,6 +45,9 @@ pub struct ListedSessions {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionMatch {
     pub client: Option<Network>,
+    /// A name that was proven, as rows have it.
+    #[serde(default)]
+    pub user: Option<String>,
     pub peer: Option<String>,
     pub service: Option<String>,
 }
@@ -107,6 +110,7 @@ impl SessionMatch {
     fn holds(&self, session: &OpenSession) -> bool {
         let client = || session.client.parse::<SocketAddr>().map(|client| client.ip());
         self.client.is_none_or(|network| client().is_ok_and(|address| network.contains(address)))
+            && self.user.as_ref().is_none_or(|user| session.user().as_ref() == Some(user))
             && self.peer.as_deref().is_none_or(|peer| session.peer().as_deref() == Some(peer))
             && self.service.as_deref().is_none_or(|service| session.service.as_str() == service)
     }
@@ -131,9 +135,10 @@ const BY_CHARS_MAX: usize = 200;
 impl fmt::Display for SessionMatch {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let client = self.client.map(|network| format!("of client {network}"));
+        let user = self.user.as_ref().map(|user| format!("of user {user}"));
         let peer = self.peer.as_ref().map(|peer| format!("over {peer}"));
         let service = self.service.as_ref().map(|service| format!("of service {service}"));
-        let words: Vec<_> = [client, peer, service].into_iter().flatten().collect();
+        let words: Vec<_> = [client, user, peer, service].into_iter().flatten().collect();
         out.write_str(&words.join(" "))
     }
 }
@@ -165,10 +170,13 @@ mod tests {
         let guards = OPEN.map(|(half, id, client, peer, service)| {
             let kill = SessionStopper::default();
             let of = (half, ServiceName::parse(service).expect("a name"));
-            let (id, client) = (Some(id.to_owned()), client.to_owned());
-            let guard = registry.open(of, id, client, SessionKind::Client, kill.clone());
+            let guard =
+                registry.open(of, Some(id.to_owned()), client.to_owned(), SessionKind::Client, kill.clone());
             if let Some(peer) = peer {
                 guard.set_peer(&Arc::from(peer));
+            }
+            if id == "a" {
+                guard.set_user("alice");
             }
             (guard, kill)
         });
@@ -189,6 +197,7 @@ mod tests {
         let matching = |client: Option<&str>, peer: Option<&str>, service: Option<&str>| {
             KillSelection::Matching(SessionMatch {
                 client: client.map(|client| client.parse().expect("a network")),
+                user: None,
                 peer: peer.map(str::to_owned),
                 service: service.map(str::to_owned),
             })
@@ -199,6 +208,11 @@ mod tests {
         check(matching(None, Some("internal"), None), 2, &[0, 1]);
         check(matching(None, Some("dmz"), Some("chat")), 1, &[5]);
         check(matching(None, None, Some("nothing")), 0, &[]);
+        let of_user = |user: &str| {
+            KillSelection::Matching(SessionMatch { user: Some(user.to_owned()), ..SessionMatch::default() })
+        };
+        check(of_user("alice"), 1, &[0, 4]);
+        check(of_user("alic"), 0, &[]);
     }
 
     #[test]
@@ -214,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_selection_reads_as_it_is_written_and_is_told_in_words() {
-        let json = r#"{"matching":{"client":"10.0.0.0/8","peer":null,"service":"web"}}"#;
+        let json = r#"{"matching":{"client":"10.0.0.0/8","user":null,"peer":null,"service":"web"}}"#;
         let selection: KillSelection = serde_json::from_str(json).expect("a selection");
         assert_eq!(serde_json::to_string(&selection).expect("it is JSON"), json);
         assert_eq!(selection.to_string(), "sessions of client 10.0.0.0/8 of service web");

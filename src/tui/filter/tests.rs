@@ -21,7 +21,7 @@ fn row() -> SessionRow {
         waited_ms: Some(212.0),
         connected_ms: None,
         via: None,
-        user: None,
+        user: Some("Alice".into()),
         requests: 0,
     }
 }
@@ -65,6 +65,8 @@ fn words_fields_amounts_and_their_opposites() {
         ("!chat", true),
         ("!orders", false),
         ("service:ord", true),
+        ("user:alice", true),
+        ("user:bob", false),
         ("client:orders", false),
         ("via:internal-2 peer:internal", true),
         ("!via:internal-2", false),
@@ -118,7 +120,7 @@ fn ended_sessions_are_found_by_their_end() {
 fn what_is_wrong_is_said() {
     for (text, expected) in [
         ("!", "`!` stands alone"),
-        ("colour:red", "no field `colour`; there are client, service"),
+        ("colour:red", "no field `colour`; there are client, user, service"),
         ("client:", "`client:` lacks a value"),
         ("size>1M", "no amount `size`; there are in, out"),
         ("age>5", "`5` is no amount here; write 100ms, 30s"),
