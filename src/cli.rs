@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     profile::{Half, Mode, Network},
-    telemetry::log::LogFormat,
+    telemetry::{audit::LineHash, log::LogFormat},
 };
 
 /// A gateway pair that lets clients reach a service inside a trusted network, without one open
@@ -152,6 +152,11 @@ pub enum CliAction {
     Kill(KillOptions),
     /// Change what a running gateway writes into its log: error, warn, info, debug, trace or off
     LogLevel { level: String },
+    /// Check a file that `audit` of a profile has named
+    Audit {
+        #[command(subcommand)]
+        of: AuditAction,
+    },
     /// Make a private CA, and a certificate and key for each half; never overwrites
     Certs {
         #[arg(long, value_name = "DIR")]
@@ -188,6 +193,20 @@ pub enum CliAction {
 pub enum SelftestSubject {
     /// The lock of `confine`: of one half with `--role`, otherwise of both
     Confine,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum AuditAction {
+    /// Walk the chain of its lines, and print how many there are and the hash of the last
+    ///
+    /// Exit 0 when it is whole, 1 when it is not; the first line that is wrong is named. Lines that were taken
+    /// away at the end are seen only where the hash of the last is known from before.
+    Verify {
+        file: PathBuf,
+        /// The hash that the last line has to have
+        #[arg(long, value_name = "HASH")]
+        head: Option<LineHash>,
+    },
 }
 
 #[derive(Debug, Clone, Args)]

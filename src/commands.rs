@@ -1,5 +1,6 @@
 //! What each subcommand does. Answers go to standard output, trouble to standard error.
 
+mod audit;
 mod remote;
 mod verify;
 
@@ -13,7 +14,7 @@ use crate::{
     attach,
     certs::{self, HalfNames},
     check,
-    cli::{Cli, CliAction, KillOptions, SelftestSubject},
+    cli::{AuditAction, Cli, CliAction, KillOptions, SelftestSubject},
     disk::PipePolicy,
     doctor::{self, MachineFacts},
     exit,
@@ -73,6 +74,7 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
         CliAction::LogLevel { level } => {
             return send_command(cli, Command::LogLevel { level: level.clone() }).await;
         }
+        CliAction::Audit { of: AuditAction::Verify { file, head } } => return audit::verify(file, *head),
         CliAction::Certs { out, dmz, internal } => {
             let (dmz, internal) =
                 (HalfNames { half: "dmz", names: dmz }, HalfNames { half: "internal", names: internal });

@@ -39,6 +39,7 @@ use crate::{
     systemd::notify::NotifySocket,
     tasks::Tasks,
     telemetry::{
+        audit::{ActorPlace, AuditActor},
         log::{self, LogEvent},
         notices::NoticeLog,
     },
@@ -93,7 +94,7 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
     }
     if cli.ends_with.is_some() {
         // What `verify` starts writes nothing that is the gateway's own.
-        (loaded.profile.log, loaded.profile.access_log) = (None, None);
+        (loaded.profile.log, loaded.profile.access_log, loaded.profile.audit) = (None, None, None);
     }
     let socket = match cli.admin.as_deref() {
         Some(path) if path == Path::new("none") => None,
@@ -229,7 +230,7 @@ fn open_screen(
         tracing::info!(event = %LogEvent::Headless, "running headless: {why}");
         return Ok(None);
     }
-    let (quit, tasks, runtime) = (handle.for_asker("dashboard"), tasks.clone(), RuntimeHandle::current());
+    let (quit, tasks, runtime) = (on_screen(handle), tasks.clone(), RuntimeHandle::current());
     // Asked while it is there: of a lost one nothing can be told any more.
     let logs_there = std::io::stderr().is_terminal();
     let gone = move |ended| {
@@ -256,7 +257,12 @@ fn open_screen(
             tui::ScreenEnd::GatewayStopped | tui::ScreenEnd::Left => {}
         }
     };
-    Ok(Some(Arc::new(tui::spawn(ScreenSource::own(handle.for_asker("dashboard")), gone)?)))
+    Ok(Some(Arc::new(tui::spawn(ScreenSource::own(on_screen(handle)), gone)?)))
+}
+
+/// What is asked on the screen of this very process.
+fn on_screen(handle: &GatewayHandle) -> GatewayHandle {
+    handle.for_asker("dashboard").acting_for(AuditActor::own(ActorPlace::Screen))
 }
 
 /// The internal half listens by nothing that others opened.
@@ -299,8 +305,11 @@ fn obey_signals(
 ) -> std::io::Result<()> {
     tasks.spawn("signals", tui::signals::handle_signals()?);
     signals::obey(handle, exit::CUT)?;
-    let (mut hangups, handle, asks) =
-        (signal(SignalKind::hangup())?, handle.for_asker("SIGHUP"), tasks.clone());
+    let (mut hangups, handle, asks) = (
+        signal(SignalKind::hangup())?,
+        handle.for_asker("SIGHUP").acting_for(AuditActor::signal("SIGHUP")),
+        tasks.clone(),
+    );
     tasks.spawn("signals", async move {
         let mut screen = screen;
         while hangups.recv().await.is_some() {

@@ -11,7 +11,10 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::gateway::handle::{Command, GatewayHandle};
+use crate::{
+    gateway::handle::{Command, GatewayHandle},
+    telemetry::audit::AuditActor,
+};
 
 /// What a gateway takes at most to cut its sessions and to close what it has open, and some.
 const CUT_WITHIN: Duration = Duration::from_secs(8);
@@ -30,7 +33,8 @@ fn obey_within(handle: &GatewayHandle, cut: u8, within: Duration) -> io::Result<
     let handle = handle.clone();
     start("signals", move || {
         for (count, signal) in signals.forever().enumerate() {
-            let asked = handle.for_asker(if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
+            let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+            let asked = handle.for_asker(name).acting_for(AuditActor::signal(name));
             // Each on a thread: an engine that hangs would hold up the next. A third has nothing to add.
             let started = match count {
                 0 => start("stop", move || stop(&asked)),

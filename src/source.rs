@@ -119,7 +119,7 @@ impl ProfileSource {
             Some(AccessLogOptions { target: AccessLogTarget::File(file), .. }) => Some(file),
             Some(AccessLogOptions { target: AccessLogTarget::StandardError, .. }) | None => None,
         };
-        profile.log.into_iter().chain(requests).collect()
+        profile.log.into_iter().chain(requests).chain(profile.audit).collect()
     }
 
     /// The profiles in the folders, the first of a name winning.

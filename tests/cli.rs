@@ -1,6 +1,8 @@
 //! The program as a user, a script and a service manager see it: commands, exit codes, files,
 //! signals, and the two halves as processes of their own.
 
+#[path = "cli/audit.rs"]
+mod audit;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/confine.rs"]

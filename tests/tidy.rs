@@ -79,7 +79,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("status", &["telemetry", "text"]),
     ("doctor", &["net", "profile", "proto", "telemetry", "text"]),
     ("demo", &["gateway", "profile", "tasks", "telemetry"]),
-    ("signals", &["gateway"]),
+    ("signals", &["gateway", "telemetry"]),
     ("cli", &["profile", "telemetry"]),
     ("fleet", &["admin", "disk", "gateway", "profile", "tasks", "telemetry", "text"]),
     ("attach", &["admin", "fleet", "gateway", "record", "tasks", "tui"]),

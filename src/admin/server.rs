@@ -28,7 +28,7 @@ use super::{
 use crate::{
     gateway::handle::{Command, CommandAnswer, GatewayHandle},
     tasks::Tasks,
-    telemetry::snapshot,
+    telemetry::{audit::AuditActor, snapshot},
 };
 
 /// Clients at once.
@@ -102,7 +102,7 @@ impl AdminSocket {
                     continue;
                 };
                 let Ok(place) = places.clone().try_acquire_owned() else { continue };
-                let handle = handle.for_asker(&describe_asker(&stream, &path));
+                let handle = handle.for_asker(&describe_asker(&stream, &path)).acting_for(actor(&stream));
                 let (stop, watches) = (stop.clone(), watches.clone());
                 tasks.spawn("admin client", async move {
                     let _place = place;
@@ -231,6 +231,11 @@ async fn send_snapshots(mut wire: AdminStream, handle: GatewayHandle, pace: Watc
         }
         sleep_until(next_at).await;
     }
+}
+
+fn actor(stream: &UnixStream) -> AuditActor {
+    let who = stream.peer_cred().ok();
+    AuditActor::socket(who.map(|who| who.uid()), who.and_then(|who| who.pid()))
 }
 
 fn describe_asker(stream: &UnixStream, path: &Path) -> String {

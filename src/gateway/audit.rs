@@ -1,7 +1,8 @@
-//! The audit trail of operator commands: one log line and one notice for each, saying who asked for what and
-//! how it ended.
+//! The audit trail of operator commands: one log line, one notice and one line of the audit file for each, saying
+//! who asked for what and how it ended. The audit file has what the gateway does by itself as well.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,11 +12,19 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::handle::{self, Command, CommandAnswer};
-use crate::telemetry::{
-    log::LogEvent,
-    notices::NoticeLog,
-    snapshot::{NoticeLevel, ReloadCounts},
+use super::{
+    Engine,
+    halves::SharedContext,
+    handle::{self, Command, CommandAnswer, PendingCommand},
+};
+use crate::{
+    profile::Profile,
+    telemetry::{
+        audit::{ActorPlace, AuditActor, AuditLog, AuditRecord, AuditTaken, AuditTrail},
+        log::LogEvent,
+        notices::NoticeLog,
+        snapshot::{NoticeLevel, ReloadCounts},
+    },
 };
 
 /// What came of reloads and switches.
@@ -49,6 +58,10 @@ pub struct CommandAudit {
     /// `None` for a command that changes nothing: those are not recorded.
     kind: Option<&'static str>,
     asked: String,
+    /// What it is about, for the audit file.
+    object: String,
+    actor: AuditActor,
+    trail: Arc<AuditTrail>,
     began: Instant,
     notices: Arc<NoticeLog>,
     reloads: Arc<ReloadTally>,
@@ -57,21 +70,28 @@ pub struct CommandAudit {
 
 impl CommandAudit {
     pub fn new(
-        command: &Command,
-        by: String,
-        notices: Arc<NoticeLog>,
+        PendingCommand { command, by, actor, answer }: PendingCommand,
+        shared: &SharedContext,
         reloads: Arc<ReloadTally>,
-        answer: oneshot::Sender<CommandAnswer>,
-    ) -> Self {
-        Self {
+    ) -> (Command, Self) {
+        let audit = Self {
             by,
-            kind: command_name(command),
-            asked: describe_command(command),
+            kind: command_name(&command),
+            asked: describe_command(&command),
+            object: command_object(&command),
+            actor,
+            trail: shared.audit.clone(),
             began: Instant::now(),
-            notices,
+            notices: shared.notices.clone(),
             reloads,
             answer,
-        }
+        };
+        (command, audit)
+    }
+
+    /// Who asks, and by what command, for a line of its own.
+    pub fn actor(&self) -> (AuditActor, &'static str) {
+        (self.actor.clone(), self.kind.unwrap_or("reload"))
     }
 
     pub fn answer(self, answer: CommandAnswer) {
@@ -89,10 +109,49 @@ impl CommandAudit {
                     tracing::warn!(event = %LogEvent::Operator, kind, by, asked, outcome, seconds, text, "operator");
                 }
             }
+            let result = format!("{outcome}: {text}");
+            self.trail.write(AuditRecord::new(self.actor, kind, &self.object, &result));
             self.notices.push_logged(level, format!("{asked}, asked by {by}: {text}"));
         }
         // An asker that has left needs no answer.
         let _ = self.answer.send(answer);
+    }
+}
+
+/// The audit file of a profile that is not in force yet; nothing where it has none, or goes on with its own.
+pub fn open_audit(
+    profile: &Profile,
+    in_use: Option<&Path>,
+    notices: &Arc<NoticeLog>,
+) -> Result<Option<AuditLog>, AuditTaken> {
+    let wanted = profile.audit.as_deref().filter(|wanted| Some(*wanted) != in_use);
+    wanted.map(|path| AuditLog::open(path, notices.clone())).transpose()
+}
+
+impl Engine {
+    /// Writes the audit of `profile` from now on, and tells of the change in the file before it.
+    pub(super) fn install_audit(
+        &self,
+        new: Option<AuditLog>,
+        profile: &Profile,
+        asker: Option<&CommandAudit>,
+    ) {
+        if new.is_some() || profile.audit.is_none() {
+            let (actor, action) =
+                asker.map_or_else(|| (AuditActor::own(ActorPlace::Start), "start"), CommandAudit::actor);
+            self.shared.audit.replace(new, actor, action);
+        }
+    }
+
+    pub(super) fn audit_start(&self, profile: &str, result: &str) {
+        let actor = AuditActor::own(ActorPlace::Start);
+        self.shared.audit.write(AuditRecord::new(actor, "start", profile, result));
+    }
+
+    /// What it does by itself.
+    pub(super) fn audit_own(&self, action: &'static str, object: &str, result: &str) {
+        let actor = AuditActor::own(ActorPlace::Gateway);
+        self.shared.audit.write(AuditRecord::new(actor, action, object, result));
     }
 }
 
@@ -125,6 +184,21 @@ fn command_name(command: &Command) -> Option<&'static str> {
         Command::LogLevel { .. } => "log-level",
         Command::Kill { .. } | Command::KillAll(_) => "kill",
     })
+}
+
+/// What a command is about.
+fn command_object(command: &Command) -> String {
+    match command {
+        Command::Drain { service } => service.clone().unwrap_or_else(|| "all services".into()),
+        Command::Resize { prepared } => prepared.to_string(),
+        Command::Plan { profile } | Command::Switch { profile } => profile.clone(),
+        Command::Dismiss { peer } => peer.clone(),
+        Command::LogLevel { level } => level.clone(),
+        Command::Kill { session } => session.clone(),
+        Command::KillAll(selection) => selection.to_string(),
+        Command::Status | Command::Profiles | Command::Metrics { .. } => String::new(),
+        Command::Stop | Command::Reload | Command::Verify { .. } => String::new(),
+    }
 }
 
 /// The command in words.

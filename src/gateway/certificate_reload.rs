@@ -148,9 +148,11 @@ impl Engine {
                 self.shared
                     .notices
                     .info(LogEvent::CertificatesRenewed.line(format!("certificates renewed: {told}")));
+                self.audit_own("certificate", &told.to_string(), "done: renewed, and in force");
             }
         } else if self.certificate_reload.refused.as_ref() != Some(&files) {
             let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            self.audit_own("certificate", &told.to_string(), &format!("refused: {why}"));
             let line = format!("{told} changed, and can not be used: {why}");
             self.shared
                 .notices

@@ -7,8 +7,7 @@ use super::{
     audit::CommandAudit,
     halves::ResizeOutcome,
     handle::{Command, CommandAnswer, PendingCommand},
-    plan::SwitchPlan,
-    switch::problem_lines,
+    plan::{SwitchPlan, problem_lines},
 };
 use crate::{
     profile::ServiceName,
@@ -17,9 +16,7 @@ use crate::{
 
 impl Engine {
     pub(super) fn handle_command(&mut self, asked: PendingCommand) {
-        let PendingCommand { command, by, answer } = asked;
-        let asker =
-            CommandAudit::new(&command, by, self.shared.notices.clone(), self.reloads.clone(), answer);
+        let (command, asker) = CommandAudit::new(asked, &self.shared, self.reloads.clone());
         if matches!(command, Command::Reload | Command::Switch { .. })
             && let Some(why) = self.busy_reason()
         {

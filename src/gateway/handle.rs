@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::plan::SwitchPlan;
 use crate::telemetry::{
+    audit::{ActorPlace, AuditActor},
     checklist::{CheckStep, VerifyReport},
     format,
     metrics::MetricsFormat,
@@ -116,6 +117,8 @@ pub struct PendingCommand {
     pub command: Command,
     /// Who asked, for the log: `dashboard`, `SIGHUP`, or the admin socket's peer.
     pub by: String,
+    /// The same for the audit file.
+    pub actor: AuditActor,
     pub answer: oneshot::Sender<CommandAnswer>,
 }
 
@@ -124,7 +127,13 @@ pub fn channel(first: Arc<Snapshot>, by: &str) -> (GatewayHandle, HandleFeed) {
     let (publish, snapshots) = watch::channel(first);
     let (ask, commands) = mpsc::channel(COMMANDS_MAX);
     let watches = Arc::new(AtomicUsize::new(0));
-    let handle = GatewayHandle { snapshots, watches: watches.clone(), commands: ask, by: by.into() };
+    let handle = GatewayHandle {
+        snapshots,
+        watches: watches.clone(),
+        commands: ask,
+        by: by.into(),
+        actor: AuditActor::own(ActorPlace::Gateway),
+    };
     (handle, HandleFeed { snapshots: publish, watches, commands })
 }
 
@@ -151,12 +160,18 @@ pub struct GatewayHandle {
     watches: Arc<AtomicUsize>,
     commands: mpsc::Sender<PendingCommand>,
     by: Arc<str>,
+    actor: AuditActor,
 }
 
 impl GatewayHandle {
-    /// The same handle, with another name in the audit log.
+    /// The same handle, with another name in the log.
     pub fn for_asker(&self, by: &str) -> Self {
         Self { by: by.into(), ..self.clone() }
+    }
+
+    /// The same handle, with another actor in the audit file.
+    pub fn acting_for(self, actor: AuditActor) -> Self {
+        Self { actor, ..self }
     }
 
     /// The latest snapshot; it has session rows only while somebody watches.
@@ -172,18 +187,22 @@ impl GatewayHandle {
         SnapshotWatch { snapshots, watches: self.watches.clone() }
     }
 
+    fn pending(&self, command: Command, answer: oneshot::Sender<CommandAnswer>) -> PendingCommand {
+        PendingCommand { command, by: self.by.to_string(), actor: self.actor.clone(), answer }
+    }
+
     /// Sends one command, from outside the runtime, and asks for no answer; waits while the engine has
     /// more to do than it should.
     pub fn send(&self, command: Command) -> Result<(), EngineStopped> {
         let (answer, _) = oneshot::channel();
-        let asked = PendingCommand { command, by: self.by.to_string(), answer };
+        let asked = self.pending(command, answer);
         self.commands.blocking_send(asked).map_err(|_| EngineStopped)
     }
 
     /// Sends one command and waits for its answer.
     pub async fn ask(&self, command: Command) -> CommandAnswer {
         let (answer, answered) = oneshot::channel();
-        let asked = PendingCommand { command, by: self.by.to_string(), answer };
+        let asked = self.pending(command, answer);
         if self.commands.send(asked).await.is_err() {
             return CommandAnswer::Refused("the gateway has stopped".into());
         }

@@ -45,7 +45,7 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    audit::ReloadTally,
+    audit::{ReloadTally, open_audit},
     certificate_reload::CertificateReload,
     descriptors::{DescriptorBudget, OneSessionLinks},
     halves::{DmzSide, InternalSide, SharedContext},
@@ -74,6 +74,7 @@ use crate::{
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     tasks::Tasks,
     telemetry::{
+        audit::{ActorPlace, AuditActor, AuditRecord, AuditTaken},
         clock,
         health::alert_tracker::AlertTracker,
         log::LogEvent,
@@ -91,6 +92,18 @@ const TICK: Duration = Duration::from_millis(250);
 const TICK_HURRIED: Duration = Duration::from_millis(20);
 /// Sessions that were cut, and links that say farewell, get so long to end.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// The last lines of the audit get so long to be written.
+const AUDIT_FAREWELL: Duration = Duration::from_millis(500);
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineStartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Audit(#[from] AuditTaken),
+}
 
 /// How a gateway ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +164,7 @@ impl Engine {
         source: ProfileSource,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
-    ) -> Result<(GatewayHandle, Self), BindError> {
+    ) -> Result<(GatewayHandle, Self), EngineStartError> {
         clock::tick();
         let (handle, feed) = handle::channel(
             Arc::new(Snapshot::new(&loaded.profile.name, loaded.profile.mode)),
@@ -193,9 +206,10 @@ impl Engine {
             admin: None,
             lock: ProcessLock::default(),
         };
+        let audit = open_audit(&loaded.profile, None, &engine.shared.notices)?;
         let wanted = engine.addresses_to_bind(&loaded.profile);
         let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
-        let switching = engine.begin_switch(chosen, loaded, &found)?;
+        let switching = engine.begin_switch(chosen, loaded, audit, &found)?;
         engine.commit(switching);
         engine.publish();
         Ok((handle, engine))
@@ -304,12 +318,20 @@ impl Engine {
             GatewayOutcome::Cut(count) => format!("stopped; {count} sessions were cut"),
         };
         tracing::info!(event = %LogEvent::Stopped, "{line}");
-        for asker in self.into_askers_of_stop() {
+        let audit = self.shared.audit.clone();
+        let askers = self.into_askers_of_stop();
+        if askers.is_empty() {
+            let actor = AuditActor::own(ActorPlace::Gateway);
+            audit.write(AuditRecord::new(actor, "stop", "", &line));
+        }
+        for asker in askers {
             asker.answer(match outcome {
                 GatewayOutcome::Clean => CommandAnswer::Done(line.clone()),
                 GatewayOutcome::Cut(_) => CommandAnswer::Cut(line.clone()),
             });
         }
+        // A disk that does not answer holds no exit up.
+        let _ = tokio::time::timeout(AUDIT_FAREWELL, audit.flush()).await;
         outcome
     }
 }
@@ -339,6 +361,7 @@ fn shared_context() -> SharedContext {
         handshakes: Arc::new(HandshakeLimiter::new(1)),
         requests: Arc::default(),
         access: Arc::default(),
+        audit: Arc::default(),
         leaving: Arc::default(),
     }
 }

@@ -9,7 +9,10 @@ use super::{
     Engine, ports,
     service_changes::{self, ServiceChange},
 };
-use crate::profile::{DmzMode, DmzService, Half, HostPort, InternalMode, Mode, Profile};
+use crate::{
+    profile::{DmzMode, DmzService, Half, HostPort, InternalMode, Mode, Problem, Profile},
+    telemetry::audit::AuditTaken,
+};
 
 /// What a switch from the running profile to another one will do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,4 +271,23 @@ impl fmt::Display for SwitchPlan {
             }
         }
     }
+}
+
+/// Why a profile can not be switched to, before anything is opened for it.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchRefusal {
+    #[error("{}", problem_lines(.0))]
+    Profile(Vec<Problem>),
+    #[error(transparent)]
+    Audit(#[from] AuditTaken),
+}
+
+impl From<Vec<Problem>> for SwitchRefusal {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::Profile(problems)
+    }
+}
+
+pub(super) fn problem_lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

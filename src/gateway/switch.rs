@@ -15,12 +15,12 @@ use std::{
 
 use super::{
     Engine,
-    audit::CommandAudit,
+    audit::{CommandAudit, open_audit},
     certificate_reload::CertificateReload,
     descriptors::OneSessionLinks,
     halves::{DmzSide, InternalSide},
     handle::CommandAnswer,
-    plan::SwitchPlan,
+    plan::{SwitchPlan, SwitchRefusal},
     ports::{self, ClientPorts},
     service::{Service, ServiceSettings, ServiceTable},
     service_faults::ServiceFaults,
@@ -33,6 +33,7 @@ use crate::{
     profile::{Half, Problem, Profile, ServiceName},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
+        audit::AuditLog,
         log::LogEvent,
         snapshot::{PoolRow, SwitchRow},
     },
@@ -55,6 +56,8 @@ pub struct PendingSwitch {
     pub(super) dmz: Option<DmzSide>,
     pub(super) internal: Option<InternalSide>,
     health: Option<MonitorPort>,
+    /// Where the audit goes on, if it is another file.
+    audit: Option<AuditLog>,
     deadline: Instant,
     asker: Option<CommandAudit>,
 }
@@ -73,6 +76,7 @@ impl Engine {
         &self,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
+        audit: Option<AuditLog>,
         found: &ResolvedNames,
     ) -> Result<PendingSwitch, BindError> {
         let plan = self.plan_switch(&loaded.profile);
@@ -99,7 +103,7 @@ impl Engine {
             side.start(half, &self.shared);
         }
         let deadline = Instant::now() + READY_WITHIN;
-        Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, deadline, asker: None, plan })
+        Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, audit, deadline, asker: None, plan })
     }
 
     /// Reads a profile, and begins a switch to it that an operator asked for.
@@ -110,14 +114,19 @@ impl Engine {
     ) {
         self.state = EngineState::Loading;
         let source = self.source.clone();
+        let (in_use, notices) = (self.profile.audit.clone(), self.shared.notices.clone());
         let load = move || {
             let chosen = choose(&source)?;
-            Ok::<_, Vec<Problem>>((source.load_to_serve(&chosen, None)?, chosen))
+            let loaded = source.load_to_serve(&chosen, None)?;
+            let audit = open_audit(&loaded.profile, in_use.as_deref(), &notices)?;
+            Ok::<_, SwitchRefusal>((loaded, chosen, audit))
         };
         self.read_for_operator(load, move |engine, read| {
             let why = match read {
-                Ok(Ok((loaded, chosen))) => return engine.look_up_and_switch(chosen, loaded, asker),
-                Ok(Err(problems)) => problem_lines(&problems),
+                Ok(Ok((loaded, chosen, audit))) => {
+                    return engine.look_up_and_switch(chosen, loaded, audit, asker);
+                }
+                Ok(Err(refusal)) => refusal.to_string(),
                 Err(error) => error.to_string(),
             };
             engine.end_loading();
@@ -125,12 +134,18 @@ impl Engine {
         });
     }
 
-    fn look_up_and_switch(&mut self, chosen: ChosenProfile, loaded: LoadedProfile, asker: CommandAudit) {
+    fn look_up_and_switch(
+        &mut self,
+        chosen: ChosenProfile,
+        loaded: LoadedProfile,
+        audit: Option<AuditLog>,
+        asker: CommandAudit,
+    ) {
         let wanted = self.addresses_to_bind(&loaded.profile);
         self.look_up(wanted, move |engine, found| {
             engine.end_loading();
             match engine.is_stopping() {
-                false => engine.switch(chosen, loaded, &found, asker),
+                false => engine.switch(chosen, loaded, audit, &found, asker),
                 true => {
                     let why = "the gateway is stopping; the gateway goes on as before";
                     asker.answer(CommandAnswer::Refused(why.into()));
@@ -144,13 +159,14 @@ impl Engine {
         &mut self,
         chosen: ChosenProfile,
         loaded: LoadedProfile,
+        audit: Option<AuditLog>,
         found: &ResolvedNames,
         asker: CommandAudit,
     ) {
         if let Some(why) = self.lock.refusal(&loaded.profile) {
             return asker.answer(CommandAnswer::Refused(format!("{why}; the gateway goes on as before")));
         }
-        match self.begin_switch(chosen, loaded, found) {
+        match self.begin_switch(chosen, loaded, audit, found) {
             Ok(switching) => {
                 let plan = switching.plan.to_string();
                 let plan: Vec<_> =
@@ -207,7 +223,8 @@ impl Engine {
 
     /// Sends new sessions to the new parts, and retires the old ones.
     pub(super) fn commit(&mut self, switching: PendingSwitch) {
-        let PendingSwitch { chosen, loaded, ports: new_ports, dmz, internal, health, asker, .. } = switching;
+        let PendingSwitch { chosen, loaded, ports: new_ports, dmz, internal, health, audit, asker, .. } =
+            switching;
         let LoadedProfile {
             profile,
             dmz: dmz_identity,
@@ -226,6 +243,7 @@ impl Engine {
         ports::replace_ports(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.shared);
         self.install_health(health, &profile);
         self.install_logs(&profile);
+        self.install_audit(audit, &profile, asker.as_ref());
         let told = self.take_over_faults(ServiceFaults::find(&profile, &edges));
         self.tell_offers();
         self.edge_tls = edges;
@@ -244,7 +262,10 @@ impl Engine {
         };
         match asker {
             Some(asker) => asker.answer(CommandAnswer::Done(line + &lasts)),
-            None => self.shared.notices.info(LogEvent::ProfileInForce.line(line)),
+            None => {
+                self.audit_start(&self.profile.name, &line);
+                self.shared.notices.info(LogEvent::ProfileInForce.line(line));
+            }
         }
     }
 
@@ -466,8 +487,4 @@ impl PendingSwitch {
         self.dmz.as_ref().is_none_or(DmzSide::can_serve_all)
             && self.internal.as_ref().is_none_or(InternalSide::can_serve_all)
     }
-}
-
-pub(super) fn problem_lines(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

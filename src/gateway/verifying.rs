@@ -51,7 +51,7 @@ impl Engine {
             // Another one would never be retired.
             let trial = match engine.is_stopping() {
                 false => engine
-                    .begin_switch(engine.chosen.clone(), loaded, &found)
+                    .begin_switch(engine.chosen.clone(), loaded, None, &found)
                     .map(TrialSwitch::open)
                     .map_err(TrialError::Bind),
                 true => Err(TrialError::Stopping),

@@ -1,4 +1,4 @@
-//! `log` and `access_log`: the files that a gateway writes, and who has asked.
+//! `log`, `access_log` and `audit`: the files that a gateway writes, and who has asked.
 
 use std::path::PathBuf;
 

@@ -130,6 +130,8 @@ pub struct Profile {
     pub log: Option<PathBuf>,
     /// Where the requests of clients are written.
     pub access_log: Option<AccessLogOptions>,
+    /// Where it is written who has had this gateway do what.
+    pub audit: Option<PathBuf>,
     pub confine: ConfinePolicy,
 }
 

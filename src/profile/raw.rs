@@ -37,6 +37,7 @@ pub(super) struct RawProfile {
     pub ready: ReadyWhen,
     pub log: Option<PathBuf>,
     pub access_log: Option<AccessLogOptions>,
+    pub audit: Option<PathBuf>,
     pub confine: ConfinePolicy,
 }
 
@@ -117,6 +118,7 @@ pub(super) fn read(
         health: ReadValue::read(top.take(&keys::HEALTH), |field| health::read(&field, problems)),
         ready: keys::READY.written(&top, problems).unwrap_or_default(),
         log: top.take(&keys::LOG).and_then(|field| logs::file(&field, problems)),
+        audit: top.take(&keys::AUDIT).and_then(|field| logs::file(&field, problems)),
         access_log: top.take(&keys::ACCESS_LOG).and_then(|field| logs::access_log(&field, problems)),
         confine: confine(&top, problems).unwrap_or_default(),
         place: top.place,

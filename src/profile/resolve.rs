@@ -104,6 +104,7 @@ fn resolve(
             passed,
             log: raw.log,
             access_log: raw.access_log,
+            audit: raw.audit,
             confine: raw.confine,
         })
     });

@@ -4,6 +4,7 @@
 //! an operator should see, [`rate_limited`] bounds what outsiders can write to the log, [`snapshot`] is the plain
 //! data about the whole gateway, [`health`] what that data means, [`log`] the lines on standard error.
 
+pub mod audit;
 pub mod checklist;
 pub mod clock;
 mod cuts;

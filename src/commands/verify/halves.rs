@@ -17,10 +17,9 @@ use crate::{
     },
     cli::Cli,
     gateway::{
-        Engine,
+        Engine, EngineStartError,
         handle::{Command, CommandAnswer, GatewayHandle},
     },
-    net::listen::BindError,
     profile::{Half, HealthPort, Mode, Problem},
     source::{ChosenProfile, LoadedProfile, ProfileSource},
     systemd,
@@ -40,7 +39,7 @@ pub enum TrialHalvesError {
     #[error("{}", steps::unreadable_profile(.0).seen)]
     Profile(Vec<Problem>),
     #[error(transparent)]
-    Bind(BindError),
+    Bind(EngineStartError),
     #[error(transparent)]
     Socket(PlaceError),
     #[error("this program is not found: {0}")]
@@ -99,7 +98,7 @@ impl TrialHalves {
     ) -> Result<(), TrialHalvesError> {
         // Monitors ask the gateway that serves.
         loaded.profile.health = HealthPort::Closed;
-        (loaded.profile.log, loaded.profile.access_log) = (None, None);
+        (loaded.profile.log, loaded.profile.access_log, loaded.profile.audit) = (None, None, None);
         let started = Engine::start(source, chosen, loaded).await;
         let (handle, engine) = started.map_err(TrialHalvesError::Bind)?;
         self.tasks.spawn("gateway", async move {

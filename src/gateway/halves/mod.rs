@@ -25,7 +25,9 @@ use crate::{
     },
     profile::{BindPolicy, LinkAddress, RetryPolicy},
     tasks::Tasks,
-    telemetry::{log::AccessLog, notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow},
+    telemetry::{
+        audit::AuditTrail, log::AccessLog, notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow,
+    },
     tls::link::LinkIdentity,
 };
 
@@ -49,6 +51,7 @@ pub struct SharedContext {
     pub handshakes: Arc<HandshakeLimiter>,
     pub requests: Arc<RequestBooks>,
     pub access: Arc<AccessLog>,
+    pub audit: Arc<AuditTrail>,
     /// The gateway drains: clients that ask again and again are sent elsewhere.
     pub leaving: Arc<AtomicBool>,
 }

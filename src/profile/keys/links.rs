@@ -26,6 +26,7 @@ pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
         &READY,
         &LOG,
         &ACCESS_LOG,
+        &AUDIT,
         &CONFINE,
     ]],
 };
@@ -113,6 +114,13 @@ pub(in crate::profile) static ACCESS_LOG: ProfileKey<FileOrMap> = ProfileKey {
     about: "A line for each request of http and ws accepts, without its query. Unset: none.",
     example: r#"/var/log/portcullis/access.json"#,
     value: FileOrMap { file: ACCESS_LOG_FILE, options: &ACCESS_LOG_MAP },
+};
+
+pub(in crate::profile) static AUDIT: ProfileKey<Text> = ProfileKey {
+    name: "audit",
+    about: "A file with a line for each command of an operator, each start, stop and change of certificates, chained by SHA-256. Each gateway needs its own. Unset: none.",
+    example: r#"/var/log/portcullis/audit.jsonl"#,
+    value: LOG_FILE,
 };
 
 pub(in crate::profile) static ACCESS_LOG_MAP: KeyMap = KeyMap {

@@ -97,6 +97,7 @@ log_events! {
     Recording "recording" [] "snapshots can not be recorded, or are recorded again",
     Summary "summary" ["open" "waiting" "sessions" "refused" "up" "down" "ready" "target"] "the numbers of a gateway at which something has happened, once a minute",
     LogReopened "log_reopened" ["files"] "a signal has opened the files of the log anew",
+    AuditFile "audit_file" [] "the audit file can not be written, or is written again",
     LinesLost "lines_lost" ["lines"] "so many lines could not be written since the start",
     Stopping "stopping" [] "a stop has begun",
     SessionsCut "sessions_cut" [] "sessions were cut at the end of `drain`",

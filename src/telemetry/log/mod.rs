@@ -113,7 +113,7 @@ pub fn set_file(path: Option<&Path>) {
 
 /// Opens the files of the log anew: they may have been renamed.
 pub fn reopen_files() {
-    let files = reopen_all();
+    let files = reopen_all() + super::audit::reopen_all();
     tracing::info!(event = %LogEvent::LogReopened, files, "the files of the log are opened anew");
 }
 

@@ -1,0 +1,45 @@
+//! `audit verify`: whether the chain of an audit file is whole.
+
+use std::{fs::OpenOptions, io::BufReader, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode};
+
+use anyhow::{Context, ensure};
+use rustix::fs::OFlags;
+
+use crate::{
+    exit,
+    output::{print_line, print_note},
+    telemetry::{
+        audit::{AuditFault, ChainWalk, LineHash},
+        format,
+    },
+};
+
+/// Prints how many lines there are and the hash of the last, or names the first that is wrong.
+pub fn verify(path: &Path, head: Option<LineHash>) -> anyhow::Result<ExitCode> {
+    let name = path.display().to_string();
+    // Nobody may ever write what is no file.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = opened.with_context(|| name.clone()).map_err(in_one_line)?;
+    let facts = file.metadata().with_context(|| name.clone()).map_err(in_one_line)?;
+    ensure!(facts.is_file(), "{name}: it is no file");
+    let walk = ChainWalk::through(BufReader::new(file)).with_context(|| name.clone()).map_err(in_one_line)?;
+    let missing = head.filter(|head| *head != walk.last).map(|head| AuditFault {
+        line: walk.lines,
+        what: format!(
+            "the last has the hash {}, not {head}: lines at the end are missing, were changed or were added",
+            walk.last
+        ),
+    });
+    if let Some(fault) = walk.fault.or(missing) {
+        print_note(format_args!("{name}: {fault}"));
+        return Ok(exit::FAILED.into());
+    }
+    print_line(format_args!("{}, last {}", format::count(walk.lines, "line"), walk.last))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// With its cause, which is otherwise left out.
+fn in_one_line(error: anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}

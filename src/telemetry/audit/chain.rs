@@ -1,0 +1,178 @@
+//! The chain of an audit file: each line has the SHA-256 of the line before it, without its end, so that no line can
+//! be changed, taken out or put in without all that follow. What is missing at the end can not be seen.
+
+use std::{
+    fmt,
+    io::{self, BufRead, Read},
+    str::FromStr,
+};
+
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use serde::{Deserialize, Serialize};
+
+use super::AuditActor;
+
+/// The action of a line that stands behind one that a crash has cut.
+pub(super) const CUT: &str = "cut";
+/// No line of ours is longer.
+const LINE_BYTES_MAX: u64 = 256 * 1024;
+/// So many crashes in a row may have cut a line. What has more is no audit file.
+const CUT_LINES_MAX: usize = 16;
+/// How each line begins.
+const BEGIN: &[u8] = b"{\"n\":";
+
+/// The SHA-256 of a line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LineHash([u8; SHA256_OUTPUT_LEN]);
+
+/// A text that is no SHA-256.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("a hash is 64 hexadecimal digits")]
+pub struct LineHashError;
+
+impl LineHash {
+    pub(super) fn of(line: &[u8]) -> Self {
+        let mut hash = Self::default();
+        hash.0.copy_from_slice(digest(&SHA256, line).as_ref());
+        hash
+    }
+}
+
+impl fmt::Display for LineHash {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl FromStr for LineHash {
+    type Err = LineHashError;
+
+    fn from_str(text: &str) -> Result<Self, LineHashError> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).map_err(|_| LineHashError)?;
+        bytes.try_into().map(Self).map_err(|_| LineHashError)
+    }
+}
+
+/// A line as it stands in the file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AuditLine {
+    pub n: u64,
+    pub time: String,
+    pub actor: AuditActor,
+    pub action: String,
+    pub object: String,
+    pub result: String,
+    pub previous: String,
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {what}")]
+pub struct AuditFault {
+    pub line: u64,
+    pub what: String,
+}
+
+/// What the lines of an audit file have shown.
+#[derive(Debug, Default)]
+pub struct ChainWalk {
+    pub lines: u64,
+    /// Of the last line; zeros before the first.
+    pub last: LineHash,
+    /// The first fault.
+    pub fault: Option<AuditFault>,
+    /// The last line has no end.
+    pub(super) is_open: bool,
+    /// Nobody has written this for an audit.
+    pub(super) is_foreign: bool,
+    /// The number of the last line that can be read.
+    n: u64,
+    /// Lines that can not be read, and that no line has marked so far; and the number of the first.
+    unmarked: Vec<LineHash>,
+    first_unmarked: u64,
+}
+
+impl ChainWalk {
+    /// Walks all lines; what can be told of the last of them is told as well.
+    pub fn through(mut file: impl BufRead) -> io::Result<Self> {
+        let (mut walk, mut line) = (Self::default(), Vec::new());
+        loop {
+            line.clear();
+            let read = file.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line)?;
+            if read == 0 || walk.is_foreign {
+                break;
+            }
+            walk.is_open = line.pop_if(|last| *last == b'\n').is_none();
+            walk.take(&line);
+        }
+        if walk.fault.is_none() && walk.is_open {
+            walk.note_fault(walk.lines, "it has no end: it was cut, and no line behind it says so");
+        } else if !walk.unmarked.is_empty() {
+            walk.note_unmarked();
+        }
+        Ok(walk)
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        let hash = LineHash::of(line);
+        self.lines += 1;
+        let begins = line.len().min(BEGIN.len());
+        let is_foreign = self.lines == 1 && line[..begins] != BEGIN[..begins];
+        match serde_json::from_slice::<AuditLine>(line) {
+            Ok(read) => self.check(&read),
+            Err(_) => {
+                if self.unmarked.is_empty() {
+                    self.first_unmarked = self.lines;
+                }
+                self.unmarked.push(hash);
+            }
+        }
+        self.last = hash;
+        let is_too_long = line.len() as u64 > LINE_BYTES_MAX;
+        if is_foreign || is_too_long || self.unmarked.len() > CUT_LINES_MAX {
+            self.note_fault(self.lines, "it is no line of an audit file");
+            self.is_foreign = true;
+        }
+    }
+
+    fn check(&mut self, read: &AuditLine) {
+        if !self.unmarked.is_empty() && read.action != CUT {
+            self.note_unmarked();
+        } else if read.previous != self.last.to_string() {
+            self.note_fault(self.lines, "its `previous` is not the SHA-256 of the line before it");
+        } else if read.n <= self.n {
+            self.note_fault(self.lines, "its number does not go on from the line before it");
+        } else if self.unmarked.len() > 1 && read.result != describe_cut(&self.unmarked) {
+            // One is covered by `previous`, several are listed.
+            self.note_fault(self.lines, "the lines before it are not those that it says were cut");
+        }
+        self.n = read.n;
+        self.unmarked.clear();
+    }
+
+    /// The lines at the end that the next one has to mark as cut.
+    pub(super) fn cut_lines(&self) -> Vec<LineHash> {
+        match self.unmarked.is_empty() && self.is_open {
+            true => vec![self.last],
+            false => self.unmarked.clone(),
+        }
+    }
+
+    fn note_unmarked(&mut self) {
+        self.note_fault(
+            self.first_unmarked,
+            "it can not be read, and no line behind it says that it was cut",
+        );
+    }
+
+    fn note_fault(&mut self, line: u64, what: &str) {
+        self.fault.get_or_insert_with(|| AuditFault { line, what: what.into() });
+    }
+}
+
+/// What a line says of those before it that were cut.
+pub(super) fn describe_cut(cut: &[LineHash]) -> String {
+    let hashes: Vec<_> = cut.iter().map(ToString::to_string).collect();
+    format!("the writer ended within a line: {}", hashes.join(" "))
+}

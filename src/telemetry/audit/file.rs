@@ -1,0 +1,134 @@
+//! An audit file that is open: locked, read back to the end of its chain, and appended to.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, BufReader, Write},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
+use thiserror::Error;
+
+use super::{
+    ActorPlace, AuditActor, AuditRecord,
+    chain::{AuditLine, CUT, ChainWalk, LineHash, describe_cut},
+};
+
+/// Why a file can not be the audit's.
+#[derive(Debug, Error)]
+pub enum AuditFileError {
+    #[error("another gateway writes it")]
+    Taken,
+    #[error("it is no file")]
+    NoFile,
+    #[error("it holds something else than an audit")]
+    Foreign,
+    #[error("it is a link")]
+    Link,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// The end of the chain in a file that nobody else writes.
+#[derive(Debug)]
+pub struct AuditFile {
+    file: File,
+    pub lines: u64,
+    pub last: LineHash,
+    /// Lines that a crash has cut, still to be marked, and whether the last of them has no end.
+    cut: Vec<LineHash>,
+    is_open: bool,
+}
+
+impl AuditFile {
+    /// Waits neither for a reader of a FIFO nor for another writer.
+    pub fn open(path: &Path) -> Result<Self, AuditFileError> {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let mut how = OpenOptions::new();
+        how.read(true).append(true).create(true).mode(0o600).custom_flags(flags);
+        let file = how.open(path).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::LOOP) => AuditFileError::Link,
+            Some(Errno::ISDIR) => AuditFileError::NoFile,
+            _ => AuditFileError::Io(error),
+        })?;
+        let facts = file.metadata()?;
+        let is_device = facts.file_type().is_char_device();
+        if !facts.is_file() && !is_device {
+            return Err(AuditFileError::NoFile);
+        }
+        // A device has no chain to go on from, and no other writers that matter.
+        let walk = if is_device { ChainWalk::default() } else { Self::take_over(&file, &facts)? };
+        let (lines, last, cut) = (walk.lines, walk.last, walk.cut_lines());
+        Ok(Self { file, lines, last, cut, is_open: walk.is_open })
+    }
+
+    fn take_over(file: &File, facts: &fs::Metadata) -> Result<ChainWalk, AuditFileError> {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(AuditFileError::Taken),
+            locked => locked.map_err(io::Error::from)?,
+        }
+        let walk = ChainWalk::through(BufReader::new(file))?;
+        if walk.is_foreign {
+            return Err(AuditFileError::Foreign);
+        }
+        if facts.mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        Ok(walk)
+    }
+
+    /// Somebody has removed it: what is written now is lost when it is closed.
+    pub fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|facts| facts.nlink() == 0)
+    }
+
+    /// Appends them at once. After an error the file has to be opened anew.
+    pub fn append(&mut self, records: Vec<AuditRecord>) -> io::Result<()> {
+        let mut text = Vec::new();
+        if self.is_open {
+            text.push(b'\n');
+        }
+        let cut = (!self.cut.is_empty()).then(|| {
+            let actor = AuditActor::own(ActorPlace::Gateway);
+            AuditRecord::new(actor, CUT, &self.cut.len().to_string(), &describe_cut(&self.cut))
+        });
+        let (mut lines, mut last) = (self.lines, self.last);
+        for record in cut.into_iter().chain(records) {
+            lines += 1;
+            let line = AuditLine {
+                n: lines,
+                time: record.time,
+                actor: named(record.actor),
+                action: record.action.into(),
+                object: record.object,
+                result: record.result,
+                previous: last.to_string(),
+            };
+            let line = serde_json::to_vec(&line)?;
+            last = LineHash::of(&line);
+            text.extend(line);
+            text.push(b'\n');
+        }
+        self.file.write_all(&text)?;
+        (self.lines, self.last, self.is_open) = (lines, last, false);
+        self.cut.clear();
+        Ok(())
+    }
+}
+
+/// With the name of its user, as the system's list of users has it.
+fn named(mut actor: AuditActor) -> AuditActor {
+    if let (true, Some(uid)) = (actor.name.is_empty(), actor.uid) {
+        let users = fs::read("/etc/passwd").unwrap_or_default();
+        let users = String::from_utf8_lossy(&users);
+        let uid = uid.to_string();
+        let is_user = |line: &&str| line.split(':').nth(2) == Some(&*uid);
+        let name = users.lines().find(is_user).and_then(|line| line.split(':').next()).map(str::to_owned);
+        actor.name = name.unwrap_or(uid);
+    }
+    actor
+}

@@ -1,0 +1,109 @@
+//! The audit file: who has had this gateway do what, and what came of it, as lines that are chained.
+//!
+//! `chain` is the form of the file, for those who write and those who verify; `file` is one that is open, `writer`
+//! the thread that writes it, so that nobody waits for a disk.
+
+mod chain;
+mod file;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use arc_swap::ArcSwapOption;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    chain::{AuditFault, ChainWalk, LineHash},
+    writer::{AuditLog, AuditTaken, reopen_all},
+};
+use super::log;
+use crate::text::clean_text;
+
+/// Of what is told in a line.
+const TEXT_CHARS_MAX: usize = 4096;
+
+/// By what way an actor has reached the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActorPlace {
+    Screen,
+    Socket,
+    Signal,
+    Start,
+    Gateway,
+}
+
+/// Who has done something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditActor {
+    pub from: ActorPlace,
+    pub uid: Option<u32>,
+    pub pid: Option<i32>,
+    /// A user's, filled in when it is written, or a signal's.
+    pub name: String,
+}
+
+impl AuditActor {
+    /// This process, or whoever sits before its screen.
+    pub fn own(from: ActorPlace) -> Self {
+        let (uid, pid) = (rustix::process::geteuid().as_raw(), rustix::process::getpid().as_raw_pid());
+        Self { from, uid: Some(uid), pid: Some(pid), name: String::new() }
+    }
+
+    /// Who sends a signal is not known.
+    pub fn signal(name: &str) -> Self {
+        Self { from: ActorPlace::Signal, uid: None, pid: None, name: name.into() }
+    }
+
+    /// The process at the other end of an admin socket, as far as the kernel tells.
+    pub fn socket(uid: Option<u32>, pid: Option<i32>) -> Self {
+        Self { from: ActorPlace::Socket, uid, pid, name: String::new() }
+    }
+}
+
+/// What has happened.
+#[derive(Debug, Clone)]
+pub struct AuditRecord {
+    time: String,
+    actor: AuditActor,
+    action: &'static str,
+    object: String,
+    result: String,
+}
+
+impl AuditRecord {
+    pub fn new(actor: AuditActor, action: &'static str, object: &str, result: &str) -> Self {
+        let clean = |text: &str| clean_text(text, TEXT_CHARS_MAX);
+        Self { time: log::utc_now(), actor, action, object: clean(object), result: clean(result) }
+    }
+}
+
+/// The audit file of a gateway, if it has one; a reload may change that.
+#[derive(Debug, Default)]
+pub struct AuditTrail(ArcSwapOption<AuditLog>);
+
+impl AuditTrail {
+    /// Hands a record over, and waits for nothing.
+    pub fn write(&self, record: AuditRecord) {
+        if let Some(log) = &*self.0.load() {
+            log.write(record);
+        }
+    }
+
+    /// Writes there from now on. A last line of `actor` in the file before, where there is one, says so.
+    pub fn replace(&self, log: Option<AuditLog>, actor: AuditActor, action: &'static str) {
+        let object = log.as_ref().map_or_else(|| "none".into(), |log| crate::text::clean_path(log.path()));
+        if let Some(before) = self.0.swap(log.map(Into::into)) {
+            let told = "the audit goes on there, and no more in this file";
+            before.write(AuditRecord::new(actor, action, &object, told));
+        }
+    }
+
+    /// Waits until what was handed over is written, which may be never.
+    pub async fn flush(&self) {
+        let written = self.0.load().as_ref().map(|log| log.flush());
+        if let Some(written) = written {
+            let _ = written.await; // Where the writer has ended, there is nothing to wait for.
+        }
+    }
+}

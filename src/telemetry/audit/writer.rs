@@ -1,0 +1,215 @@
+//! The thread that writes the audit file, behind a bounded queue. What it can not write is counted, told, and made
+//! up for by one line as soon as there is a file again; nothing else stops for it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::{
+    ActorPlace, AuditActor, AuditRecord,
+    file::{AuditFile, AuditFileError},
+};
+use crate::{
+    telemetry::{log::LogEvent, notices::NoticeLog},
+    text::clean_path,
+};
+
+/// Records that may wait for a slow disk.
+const QUEUED_MAX: usize = 1024;
+/// While something is lost, a file is looked for so often.
+const TRIED_AGAIN: Duration = Duration::from_secs(2);
+
+/// Every audit log that is in use.
+static LOGS: Mutex<Vec<Weak<AuditHandle>>> = Mutex::new(Vec::new());
+
+/// The file has a writer already.
+#[derive(Debug, Error)]
+#[error("audit: another gateway writes {}; each needs a file of its own", clean_path(.0))]
+pub struct AuditTaken(PathBuf);
+
+/// Takes records without waiting. When it is dropped, its thread writes what waits, and ends.
+#[derive(Debug)]
+pub struct AuditLog(Arc<AuditHandle>);
+
+#[derive(Debug)]
+struct AuditHandle {
+    path: PathBuf,
+    queue: SyncSender<AuditMessage>,
+    state: Arc<AuditState>,
+}
+
+/// What the log and its thread share.
+#[derive(Debug, Default)]
+struct AuditState {
+    /// Records that no line tells of.
+    lost: AtomicU64,
+    /// A signal wants the file opened anew.
+    reopens: AtomicBool,
+}
+
+#[derive(Debug)]
+enum AuditMessage {
+    Record(Box<AuditRecord>),
+    Reopen,
+    Flush(oneshot::Sender<()>),
+}
+
+impl AuditLog {
+    /// Opens the file and starts its thread. Only a file that another process writes is refused.
+    pub fn open(path: &Path, notices: Arc<NoticeLog>) -> Result<Self, AuditTaken> {
+        let (queue, messages) = sync_channel(QUEUED_MAX);
+        let state = Arc::new(AuditState::default());
+        let mut writer = AuditWriter {
+            path: path.to_owned(),
+            messages,
+            state: state.clone(),
+            file: None,
+            is_failing: false,
+            notices: notices.clone(),
+        };
+        match AuditFile::open(path) {
+            Ok(file) => writer.file = Some(file),
+            Err(AuditFileError::Taken) => return Err(AuditTaken(path.to_owned())),
+            Err(error) => writer.tell_failure(&error),
+        }
+        if let Err(error) = thread::Builder::new().name("audit".into()).spawn(move || writer.run()) {
+            // What comes now finds nobody who takes it, and is lost.
+            notices.warn(LogEvent::AuditFile.line(format!("audit: no thread to write it: {error}")));
+        }
+        let handle = Arc::new(AuditHandle { path: path.to_owned(), queue, state });
+        let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.retain(|log| log.strong_count() > 0);
+        logs.push(Arc::downgrade(&handle));
+        Ok(Self(handle))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    pub(super) fn write(&self, record: AuditRecord) {
+        if self.0.queue.try_send(AuditMessage::Record(Box::new(record))).is_err() {
+            self.0.state.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Answered when what came before is written.
+    pub(super) fn flush(&self) -> oneshot::Receiver<()> {
+        let (written, all_written) = oneshot::channel();
+        // Behind a full queue there is a disk that nobody waits for.
+        let _ = self.0.queue.try_send(AuditMessage::Flush(written));
+        all_written
+    }
+}
+
+/// Opens every audit file anew, and says how many there are.
+pub fn reopen_all() -> usize {
+    let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let reopen = |log: &Arc<AuditHandle>| {
+        if !log.state.reopens.swap(true, Ordering::AcqRel) {
+            // Where there is no room, a record that waits makes it look.
+            let _ = log.queue.try_send(AuditMessage::Reopen);
+        }
+    };
+    logs.iter().filter_map(Weak::upgrade).inspect(reopen).count()
+}
+
+struct AuditWriter {
+    path: PathBuf,
+    messages: Receiver<AuditMessage>,
+    state: Arc<AuditState>,
+    file: Option<AuditFile>,
+    /// The file can not be written, which was told.
+    is_failing: bool,
+    notices: Arc<NoticeLog>,
+}
+
+impl AuditWriter {
+    fn run(mut self) {
+        loop {
+            let next = match self.state.lost.load(Ordering::Relaxed) {
+                0 => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                _ => self.messages.recv_timeout(TRIED_AGAIN),
+            };
+            match next {
+                Ok(AuditMessage::Record(record)) => self.write(Some(*record)),
+                Ok(AuditMessage::Reopen) => {}
+                Ok(AuditMessage::Flush(written)) => drop(written.send(())),
+                Err(RecvTimeoutError::Timeout) => self.write(None),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // What was handed over before the signal stands before it.
+            if self.state.reopens.swap(false, Ordering::AcqRel) {
+                self.reopen();
+            }
+        }
+    }
+
+    /// Writes it behind a line about those that were lost.
+    fn write(&mut self, record: Option<AuditRecord>) {
+        let count = record.iter().count() as u64;
+        let lost = self.state.lost.load(Ordering::Relaxed);
+        let told = (lost > 0).then(|| {
+            let actor = AuditActor::own(ActorPlace::Gateway);
+            AuditRecord::new(actor, "lost", &lost.to_string(), "lines that could not be written")
+        });
+        match self.append(told.into_iter().chain(record).collect()) {
+            Ok(()) => {
+                self.state.lost.fetch_sub(lost, Ordering::Relaxed);
+                if std::mem::take(&mut self.is_failing) {
+                    let path = clean_path(&self.path);
+                    let line = format!("audit: {path} is written again; {lost} lines were lost");
+                    self.notices.info(LogEvent::AuditFile.line(line));
+                }
+            }
+            Err(error) => {
+                self.file = None;
+                self.state.lost.fetch_add(count, Ordering::Relaxed);
+                self.tell_failure(&error);
+            }
+        }
+    }
+
+    fn append(&mut self, records: Vec<AuditRecord>) -> Result<(), AuditFileError> {
+        if self.file.as_ref().is_some_and(AuditFile::is_removed) {
+            self.file = None;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(AuditFile::open(&self.path)?),
+        };
+        Ok(file.append(records)?)
+    }
+
+    /// The first line of a new file names the last of the one before, which was renamed.
+    fn reopen(&mut self) {
+        let before = self.file.take().map(|file| (file.lines, file.last));
+        let told = before.map_or_else(
+            || "the file is opened anew".into(),
+            |(lines, last)| {
+                format!("the file is opened anew; before it had {lines} lines, the last is {last}")
+            },
+        );
+        self.write(Some(AuditRecord::new(AuditActor::signal("SIGUSR1"), "signal", "SIGUSR1", &told)));
+    }
+
+    /// Once, until it is written again.
+    fn tell_failure(&mut self, error: &AuditFileError) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            let path = clean_path(&self.path);
+            let line =
+                format!("audit: {path} can not be written: {error}; the gateway goes on, and lines are lost");
+            self.notices.warn(LogEvent::AuditFile.line(line));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The audit file as an operator meets it: what is in it, who may write it, and `audit verify`.
+
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{
+    DIRECT,
+    process::{Place, SOON, until},
+    run,
+};
+
+fn lines(place: &Place, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(place.path(name)).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn actions(place: &Place, name: &str) -> Vec<String> {
+    lines(place, name).iter().map(|line| line["action"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn commands_signals_starts_and_stops_are_chained_lines() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let gateway = place.start("one");
+    let socket = place.path("run/one.sock").display().to_string();
+    assert_eq!(run(&place, &["log-level", "debug", "--admin", &socket]).code, Some(0));
+    assert_eq!(run(&place, &["kill", "nobody", "--admin", &socket]).code, Some(1));
+    assert_eq!(run(&place, &["reload", "--admin", &socket]).code, Some(0));
+    gateway.signal(Signal::USR1);
+    until("the signal", SOON, || actions(&place, "audit.jsonl").contains(&"signal".into()).then_some(()));
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().code(), Some(0));
+    assert_eq!(actions(&place, "audit.jsonl"), ["start", "log-level", "kill", "reload", "signal", "stop"]);
+    let lines = lines(&place, "audit.jsonl");
+    let names: Vec<_> = lines[1].as_object().expect("an object").keys().map(String::as_str).collect();
+    let all = ["n", "time", "actor", "action", "object", "result", "previous"];
+    assert!(names.len() == all.len() && all.iter().all(|name| names.contains(name)), "{names:?}");
+    let uid = rustix::process::geteuid().as_raw();
+    assert_eq!((&lines[1]["actor"]["from"], &lines[1]["actor"]["uid"]), (&"socket".into(), &uid.into()));
+    assert!(lines[1]["actor"]["pid"].is_u64() && lines[1]["actor"]["name"].is_string(), "{}", lines[1]);
+    assert_eq!(
+        (&lines[2]["object"], &lines[2]["result"]),
+        (&"nobody".into(), &"refused: no open session nobody".into())
+    );
+    assert_eq!((&lines[0]["actor"]["from"], &lines[5]["actor"]["from"]), (&"start".into(), &"signal".into()));
+    assert_eq!((&lines[0]["n"], &lines[0]["previous"]), (&1.into(), &"0".repeat(64).into()));
+    let file = place.path("audit.jsonl");
+    let mode = fs::metadata(&file).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // As others compute it.
+    let sum = Command::new("sh")
+        .args(["-c", "tail -n 1 \"$0\" | head -c -1 | sha256sum | cut -d ' ' -f 1"])
+        .arg(&file)
+        .output()
+        .expect("the system has it");
+    let hash = String::from_utf8(sum.stdout).expect("digits").trim().to_owned();
+    let file = file.display().to_string();
+    let said = run(&place, &["audit", "verify", &file]);
+    assert_eq!((said.code, said.out), (Some(0), format!("6 lines, last {hash}\n")));
+    assert_eq!(run(&place, &["audit", "verify", &file, "--head", &hash]).code, Some(0));
+    // Without its last line it is whole, but for who knows its head.
+    let text = fs::read_to_string(&file).expect("it is there");
+    let kept = text.trim_end().rfind('\n').expect("several lines") + 1;
+    fs::write(&file, &text[..kept]).expect("it is written");
+    assert_eq!(run(&place, &["audit", "verify", &file]).code, Some(0));
+    let said = run(&place, &["audit", "verify", &file, "--head", &hash]);
+    assert!(said.code == Some(1) && said.err.contains("line 5: "), "{}", said.err);
+    fs::write(&file, text.replace("nobody", "somebody")).expect("it is written");
+    let said = run(&place, &["audit", "verify", &file]);
+    assert!(said.code == Some(1) && said.err.contains("line 4: "), "{}", said.err);
+}
+
+#[test]
+fn a_second_gateway_does_not_write_into_the_file_of_the_first() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    place.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let _one = place.start("one");
+    let said = run(&place, &["--profile", "two.yaml", "--no-ui"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("audit: another gateway writes "), "{}", said.err);
+    // The same of a reload, which changes nothing.
+    place.write("two.yaml", DIRECT);
+    let two = place.start("two");
+    place.write("two.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let socket = place.path("run/two.sock").display().to_string();
+    let said = run(&place, &["reload", "--admin", &socket]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("audit: another gateway writes "), "{}", said.err);
+    assert_eq!(two.status()["phase"], "running");
+}
+
+#[test]
+fn a_killed_gateway_leaves_a_cut_line_and_the_next_goes_on() {
+    let place = Place::with_certificates();
+    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    let gateway = place.start("one");
+    until("it is written", SOON, || (!lines(&place, "audit.jsonl").is_empty()).then_some(()));
+    gateway.signal(Signal::KILL);
+    gateway.ended();
+    let file = place.path("audit.jsonl");
+    let text = fs::read(&file).expect("it is there");
+    fs::write(&file, &text[..text.len() - 20]).expect("it is written");
+    let name = file.display().to_string();
+    let said = run(&place, &["audit", "verify", &name]);
+    assert!(said.code == Some(1) && said.err.contains("line 1: "), "{}", said.err);
+    let gateway = place.start("one");
+    until("it goes on", SOON, || (actions(&place, "audit.jsonl") == ["cut", "start"]).then_some(()));
+    drop(gateway);
+    assert_eq!(run(&place, &["audit", "verify", &name]).code, Some(0));
+}
+
+#[test]
+fn a_file_that_can_not_be_written_is_told_and_stops_nothing() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("folder")).expect("it is made");
+    for (file, why) in [("folder", "it is no file"), ("/dev/full", "No space left on device")] {
+        place.write("one.yaml", &format!("audit: {file}\n{DIRECT}"));
+        let gateway = place.start("one");
+        let told = format!("can not be written: {why}");
+        until("it is told", SOON, || gateway.log().contains(&told).then_some(()));
+        assert_eq!(gateway.status()["phase"], "running");
+    }
+}
+
+/// The lock of a half lets its audit be written.
+#[test]
+fn a_locked_half_writes_its_audit() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("trail")).expect("it is made");
+    let half = crate::setup::dmz_half("127.0.0.1:0", &["echo"]);
+    place.write("dmz.yaml", &format!("audit: trail/audit.jsonl\n{half}"));
+    let dmz = place.start("dmz");
+    let file = place.path("trail/audit.jsonl");
+    until("it is written", SOON, || (!lines(&place, "trail/audit.jsonl").is_empty()).then_some(()));
+    fs::rename(&file, place.path("trail/old")).expect("it is renamed");
+    dmz.signal(Signal::USR1);
+    until("it is opened anew", SOON, || (actions(&place, "trail/audit.jsonl") == ["signal"]).then_some(()));
+}
