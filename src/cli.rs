@@ -150,6 +150,10 @@ pub enum CliAction {
     Dismiss { peer: String },
     /// End one session, or all of a client, a user, a peer or a service, and print how many
     Kill(KillOptions),
+    /// Inside: cut a service, a gateway or all, and refuse it from now on, over a restart, until `unlock`
+    Lockdown(LockdownOptions),
+    /// Lift what was locked, or all without arguments
+    Unlock(LockdownOptions),
     /// Change what a running gateway writes into its log: error, warn, info, debug, trace or off
     LogLevel { level: String },
     /// Check a file that `audit` of a profile has named
@@ -226,6 +230,15 @@ pub struct KillOptions {
     pub peer: Option<String>,
     /// All of this service
     #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LockdownOptions {
+    /// For this DMZ gateway alone; without a service, its links are closed too
+    #[arg(long, value_name = "NAME")]
+    pub peer: Option<String>,
+    /// This service alone; links stay
     pub service: Option<String>,
 }
 

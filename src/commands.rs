@@ -14,11 +14,11 @@ use crate::{
     attach,
     certs::{self, HalfNames},
     check,
-    cli::{AuditAction, Cli, CliAction, KillOptions, SelftestSubject},
+    cli::{AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
     disk::PipePolicy,
     doctor::{self, MachineFacts},
     exit,
-    gateway::handle::{AdminAccess, Command, CommandAnswer},
+    gateway::handle::{AdminAccess, Command, CommandAnswer, LockdownTarget},
     init, manual,
     output::{print, print_line, print_note},
     profile, selftest,
@@ -71,6 +71,8 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             return send_command(cli, Command::Dismiss { peer: peer.clone() }).await;
         }
         CliAction::Kill(options) => return send_command(cli, kill_command(options)).await,
+        CliAction::Lockdown(of) => return send_command(cli, Command::Lockdown(lockdown_target(of))).await,
+        CliAction::Unlock(of) => return send_command(cli, Command::Unlock(lockdown_target(of))).await,
         CliAction::LogLevel { level } => {
             return send_command(cli, Command::LogLevel { level: level.clone() }).await;
         }
@@ -204,6 +206,10 @@ fn kill_command(options: &KillOptions) -> Command {
             service: options.service.clone(),
         })),
     }
+}
+
+fn lockdown_target(of: &LockdownOptions) -> LockdownTarget {
+    LockdownTarget { peer: of.peer.clone(), service: of.service.clone() }
 }
 
 fn access(is_read_only: bool) -> AdminAccess {

@@ -26,13 +26,14 @@ use crate::{
     confine::{ProcessLock, folders::LockedFolders},
     demo, exit,
     gateway::{
-        Engine, GatewayOutcome,
+        Engine, GatewayOutcome, KeptLockdown,
         handle::{Command, GatewayHandle},
+        lockdown_file::LockdownFile,
     },
     headless,
     net::passed,
     output::print_note,
-    profile::{DemoPorts, Profile},
+    profile::{ConfinePolicy, DemoPorts, Profile},
     record::{Recorder, RecorderEnd},
     signals,
     source::{ChosenProfile, LoadedProfile, ProfileSource},
@@ -64,6 +65,7 @@ pub struct GatewayStart {
     chosen: ChosenProfile,
     loaded: LoadedProfile,
     lock: ProcessLock,
+    lockdown: KeptLockdown,
     demo_ports: Option<DemoPorts>,
     /// Of its admin socket.
     socket: Option<PathBuf>,
@@ -101,13 +103,36 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<PreparedGateway> {
         Some(path) => Some(path.to_path_buf()),
         None => Some(socket_path::default_socket(&loaded.profile.name, cli.role)?),
     };
-    let lock =
-        ProcessLock::begin(&loaded.profile, &locked_folders(cli, &source, &chosen, socket.as_deref()))?;
+    let file = lockdown_file(cli, &loaded.profile);
+    let mut folders = locked_folders(cli, &source, &chosen, socket.as_deref());
+    folders.written.extend(file.as_ref().map(|file| file.folder().to_path_buf()));
+    // What is wrong with the file is told when there is somewhere to tell it.
+    let lockdown = KeptLockdown::read(file);
+    let lock = ProcessLock::begin(&loaded.profile, &folders)?;
     let demo_ports = match &chosen {
         ChosenProfile::Demo(ports) => Some(*ports),
         ChosenProfile::File(_) => None,
     };
-    Ok(PreparedGateway::Ready(Box::new(GatewayStart { source, chosen, loaded, lock, demo_ports, socket })))
+    Ok(PreparedGateway::Ready(Box::new(GatewayStart {
+        source,
+        chosen,
+        loaded,
+        lock,
+        lockdown,
+        demo_ports,
+        socket,
+    })))
+}
+
+/// Where the locks of an internal half are kept. What `verify` starts neither keeps nor has any.
+fn lockdown_file(cli: &Cli, profile: &Profile) -> Option<LockdownFile> {
+    let is_kept = profile.internal.is_some() && cli.ends_with.is_none();
+    let file = LockdownFile::of_profile(&profile.name).filter(|_| is_kept)?;
+    if profile.confine != ConfinePolicy::Off && profile.dmz.is_none() {
+        // A locked half can not make the folder later; where it can not be made now, `lockdown` says so.
+        let _ = file.prepare_folder();
+    }
+    Some(file)
 }
 
 /// What is read and written while a gateway runs: the profiles that it can be switched to with what they name,
@@ -144,7 +169,7 @@ fn locked_folders(
 
 /// Runs the gateway until it ends; its outcome is the exit code.
 pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<ExitCode> {
-    let GatewayStart { source, chosen, loaded, lock, demo_ports, socket } = start;
+    let GatewayStart { source, chosen, loaded, lock, lockdown, demo_ports, socket } = start;
     let _inside = runtime.enter();
     let _log = log::init_log(cli.log_format)?;
     log::set_file(loaded.profile.log.as_deref());
@@ -157,7 +182,7 @@ pub fn run(cli: &Cli, start: GatewayStart, runtime: &Runtime) -> anyhow::Result<
     // The admin socket first: where it answers, this gateway runs already.
     let named = loaded.profile.passed.clone();
     let admin = socket.as_deref().map(AdminSocket::bind).transpose()?;
-    let (handle, engine) = runtime.block_on(Engine::start(source, chosen, loaded))?;
+    let (handle, engine) = runtime.block_on(Engine::start_locked(source, chosen, loaded, lockdown))?;
     close_unnamed_sockets(&named);
     let manager = NotifySocket::of_environment().unwrap_or_else(|error| {
         tracing::warn!(event = %LogEvent::ServiceManager, "{error}");

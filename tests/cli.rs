@@ -17,6 +17,8 @@ mod flood;
 mod init;
 #[path = "cli/lifetime.rs"]
 mod lifetime;
+#[path = "cli/lockdown.rs"]
+mod lockdown;
 #[path = "cli/logs.rs"]
 mod logs;
 #[path = "cli/metrics.rs"]

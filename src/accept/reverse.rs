@@ -25,6 +25,7 @@ use crate::{
         },
         keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
         link_guard::LinkGuard,
+        lockdown::Lockdown,
         server::{CurrentOffer, IdleLossReason, LinkServer},
         session_side::SessionSide,
         standing,
@@ -47,13 +48,15 @@ pub struct OfferedService {
 }
 
 /// What an internal half offers over its links, as its profile says now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct OfferedServices {
     pub services: Vec<OfferedService>,
     /// The state of those that are not open.
     pub states: BTreeMap<ServiceName, OfferState>,
     /// Those that take no new sessions: nothing is parked for them, and `open` is refused.
     pub drained: Vec<ServiceName>,
+    /// What is locked, for some gateways or for all.
+    pub lockdown: Lockdown,
     pub prepared: usize,
     pub maximum: usize,
     pub sessions_per_link: usize,
@@ -91,7 +94,10 @@ impl OfferedServices {
         let offer = |service: &OfferedService| ServiceOffer {
             name: service.name.clone(),
             carries: service.carries,
-            state: self.state(&service.name),
+            state: match self.lockdown.locks_session(Some(&peer.label()), &service.name) {
+                true => OfferState::Locked,
+                false => self.state(&service.name),
+            },
         };
         allowed.map(offer).collect()
     }
@@ -132,12 +138,12 @@ impl ReverseDialler {
         shared: KeeperContext,
         serve: ServeSession,
     ) -> Self {
-        let tasks = shared.tasks.clone();
+        let (tasks, lockdown) = (shared.tasks.clone(), shared.lockdown.clone());
         let mut made = None;
         let keeper = LinkKeeper::start(gateway, wanted, shared, |keeper| {
             let opened = session_opened(serve.clone());
             let offer = current_offer(offering.clone());
-            let server = LinkServer::new(tasks, opened, offer, idle_link_lost(keeper));
+            let server = LinkServer::with_lockdown(lockdown, tasks, opened, offer, idle_link_lost(keeper));
             made = Some(server.clone());
             Arc::new(ReverseUse { offering, server, serve })
         });

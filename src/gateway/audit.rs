@@ -175,6 +175,8 @@ fn command_name(command: &Command) -> Option<&'static str> {
     Some(match command {
         Command::Status | Command::Profiles | Command::Plan { .. } | Command::Metrics { .. } => return None,
         Command::Drain { .. } => "drain",
+        Command::Lockdown(_) => "lockdown",
+        Command::Unlock(_) => "unlock",
         Command::Stop => "stop",
         Command::Resize { .. } => "resize",
         Command::Reload => "reload",
@@ -196,6 +198,7 @@ fn command_object(command: &Command) -> String {
         Command::LogLevel { level } => level.clone(),
         Command::Kill { session } => session.clone(),
         Command::KillAll(selection) => selection.to_string(),
+        Command::Lockdown(target) | Command::Unlock(target) => target.to_string(),
         Command::Status | Command::Profiles | Command::Metrics { .. } => String::new(),
         Command::Stop | Command::Reload | Command::Verify { .. } => String::new(),
     }
@@ -212,6 +215,8 @@ fn describe_command(command: &Command) -> String {
         Command::Drain { service: None } => "drain".into(),
         Command::Drain { service: Some(service) } => format!("drain of `{service}`"),
         Command::Dismiss { peer } => format!("dismissal of `{peer}`"),
+        Command::Lockdown(target) => format!("lockdown of {target}"),
+        Command::Unlock(target) => format!("unlock of {target}"),
         Command::Stop => "stop".into(),
         Command::Reload => "reload".into(),
         Command::Switch { profile } => format!("switch to `{profile}`"),

@@ -30,6 +30,8 @@ impl Engine {
             Command::KillAll(selection) => {
                 CommandAnswer::Killed(self.shared.sessions.registry.kill_all(&selection))
             }
+            Command::Lockdown(target) => return self.lock_down(target, asker),
+            Command::Unlock(target) => return self.unlock(target, asker),
             Command::Metrics { format } => return self.tell_metrics(format, asker),
             Command::Profiles => return self.list_profiles(asker),
             Command::LogLevel { level } => set_log_level(&level),

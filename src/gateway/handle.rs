@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -26,6 +27,26 @@ use crate::telemetry::{
 
 /// Commands that may wait for the engine at once.
 pub const COMMANDS_MAX: usize = 64;
+
+/// What an operator locks or unlocks; everything, where it names nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockdownTarget {
+    #[serde(default)]
+    pub peer: Option<String>,
+    #[serde(default)]
+    pub service: Option<String>,
+}
+
+impl fmt::Display for LockdownTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.service, &self.peer) {
+            (None, None) => out.write_str("everything"),
+            (Some(service), None) => write!(out, "`{service}`"),
+            (None, Some(peer)) => write!(out, "gateway `{peer}`"),
+            (Some(service), Some(peer)) => write!(out, "`{service}` for gateway `{peer}`"),
+        }
+    }
+}
 
 /// One thing an operator asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +77,10 @@ pub enum Command {
     /// Write more or less into the log.
     #[serde(rename = "log-level")]
     LogLevel { level: String },
+    /// Cut, refuse and offer no more, over a restart, until it is unlocked.
+    Lockdown(LockdownTarget),
+    /// Lift one lock, or all.
+    Unlock(LockdownTarget),
     /// End one session.
     Kill { session: String },
     /// End all of a selection.
@@ -69,7 +94,7 @@ impl Command {
             Self::Status | Self::Profiles | Self::Plan { .. } | Self::Metrics { .. } => false,
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
             Self::Resize { .. } | Self::LogLevel { .. } | Self::Dismiss { .. } | Self::Verify { .. } => true,
-            Self::Kill { .. } | Self::KillAll(_) => true,
+            Self::Kill { .. } | Self::KillAll(_) | Self::Lockdown(_) | Self::Unlock(_) => true,
         }
     }
 }

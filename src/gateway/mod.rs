@@ -15,6 +15,8 @@ mod final_delivery;
 mod halves;
 pub mod handle;
 mod link_session;
+mod lockdown;
+pub mod lockdown_file;
 mod monitoring;
 mod offers;
 pub mod plan;
@@ -50,6 +52,7 @@ use self::{
     descriptors::{DescriptorBudget, OneSessionLinks},
     halves::{DmzSide, InternalSide, SharedContext},
     handle::{CommandAnswer, GatewayHandle, HandleFeed},
+    lockdown::LockdownWriter,
     offers::ClosedServices,
     ports::ClientPorts,
     reader::{EngineReader, LOOK_UP},
@@ -65,6 +68,7 @@ use crate::{
     accept::{ServeSession, SessionRequest},
     admission::handshakes::HandshakeLimiter,
     confine::{LockError, ProcessLock},
+    link::lockdown::Lockdown,
     monitor::{LastTurn, MonitorPort},
     net::{
         listen::BindError,
@@ -85,6 +89,8 @@ use crate::{
     tls::{edge::EdgeTls, expiry::CertificateExpiry},
     verify::progress::VerifyProgress,
 };
+
+pub use self::lockdown::KeptLockdown;
 
 /// How often a snapshot is taken.
 const TICK: Duration = Duration::from_millis(250);
@@ -137,6 +143,7 @@ pub struct Engine {
     cut: CancellationToken,
     feed: HandleFeed,
     verify_progress: VerifyProgress,
+    lockdown_writer: LockdownWriter,
     certificate_reload: CertificateReload,
     reader: EngineReader,
     /// What is wrong, and since when.
@@ -165,6 +172,16 @@ impl Engine {
         chosen: ChosenProfile,
         loaded: LoadedProfile,
     ) -> Result<(GatewayHandle, Self), EngineStartError> {
+        Self::start_locked(source, chosen, loaded, KeptLockdown::default()).await
+    }
+
+    /// The same, with what was locked before: not even its first link or session may come.
+    pub async fn start_locked(
+        source: ProfileSource,
+        chosen: ChosenProfile,
+        loaded: LoadedProfile,
+        kept: KeptLockdown,
+    ) -> Result<(GatewayHandle, Self), EngineStartError> {
         clock::tick();
         let (handle, feed) = handle::channel(
             Arc::new(Snapshot::new(&loaded.profile.name, loaded.profile.mode)),
@@ -172,7 +189,7 @@ impl Engine {
         );
         let cut = CancellationToken::new();
         let mut engine = Self {
-            shared: shared_context(),
+            shared: shared_context(Lockdown::new(kept.rows.clone())),
             budget: DescriptorBudget::measure(),
             source,
             chosen: chosen.clone(),
@@ -191,6 +208,7 @@ impl Engine {
             cut,
             feed,
             verify_progress: VerifyProgress::default(),
+            lockdown_writer: LockdownWriter::default(),
             certificate_reload: CertificateReload::new(loaded.files.clone()),
             reader: EngineReader::default(),
             alert_tracker: AlertTracker::default(),
@@ -207,6 +225,7 @@ impl Engine {
             lock: ProcessLock::default(),
         };
         let audit = open_audit(&loaded.profile, None, &engine.shared.notices)?;
+        engine.take_kept_lockdown(kept);
         let wanted = engine.addresses_to_bind(&loaded.profile);
         let found = ResolvedNames::look_up(NameResolver::system(), wanted, LOOK_UP).await;
         let switching = engine.begin_switch(chosen, loaded, audit, &found)?;
@@ -336,7 +355,7 @@ impl Engine {
     }
 }
 
-fn shared_context() -> SharedContext {
+fn shared_context(lockdown: Lockdown) -> SharedContext {
     let notices = Arc::new(NoticeLog::default());
     let sessions = SessionContext {
         services: Arc::new(ArcSwap::from_pointee(ServiceTable::new())),
@@ -347,6 +366,7 @@ fn shared_context() -> SharedContext {
         probes: Default::default(),
         gates: Arc::default(),
         backends: Arc::default(),
+        lockdown,
     };
     let serving = sessions.clone();
     let serve: ServeSession =

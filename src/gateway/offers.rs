@@ -17,6 +17,7 @@ pub struct ClosedServices(BTreeMap<ServiceName, String>);
 /// The state that DMZ gateways hear of a service.
 fn offer_state(service: &Service) -> OfferState {
     match service.phase() {
+        ServicePhase::Locked => OfferState::Locked,
         ServicePhase::Down => OfferState::Down,
         // `open` is refused one by one: an operator ends that soon, one way or the other.
         ServicePhase::Open | ServicePhase::Draining => OfferState::Open,

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +49,7 @@ pub struct Service {
     /// Why it cannot serve anybody, if it cannot.
     down: ArcSwapOption<String>,
     drained: ArcSwapOption<DrainRequest>,
+    locked: AtomicBool,
     open: AtomicUsize,
     /// Sessions that can become idle, keyed by their address in memory.
     idle_capable: Mutex<HashMap<usize, Arc<IdleState>>>,
@@ -85,6 +86,7 @@ impl Service {
             connect_times: Arc::default(),
             down: ArcSwapOption::empty(),
             drained: ArcSwapOption::empty(),
+            locked: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             idle_capable: Mutex::default(),
         };
@@ -157,6 +159,11 @@ impl Service {
         self.drained.load().as_deref().cloned()
     }
 
+    /// Whether the inside has locked it.
+    pub fn set_locked(&self, locked: bool) {
+        self.locked.store(locked, Ordering::Relaxed);
+    }
+
     pub fn set_down(&self, why: Option<String>) {
         self.down.store(why.map(Arc::new));
     }
@@ -167,6 +174,7 @@ impl Service {
 
     pub fn phase(&self) -> ServicePhase {
         match self.drained.load().is_some() {
+            _ if self.locked.load(Ordering::Relaxed) => ServicePhase::Locked,
             true => ServicePhase::Draining,
             false if self.down_reason().is_some() => ServicePhase::Down,
             false => ServicePhase::Open,

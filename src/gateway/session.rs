@@ -21,7 +21,7 @@ use crate::{
         quota::{DescriptorQuota, QuotaPermit},
     },
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
-    link::{Peer, session_side::SessionSide},
+    link::{Peer, lockdown::Lockdown, session_side::SessionSide},
     profile::Half,
     proto::Refusal,
     telemetry::{
@@ -62,6 +62,8 @@ pub struct SessionContext {
     pub gates: Arc<ClientGates>,
     /// Connections of the internal half to backends.
     pub backends: Arc<DescriptorQuota>,
+    /// What the inside has locked.
+    pub lockdown: Lockdown,
 }
 
 impl SessionContext {
@@ -182,6 +184,11 @@ async fn run(
     let (counters, service) = (record.counters(), way.service);
     counters.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
+    let from = peer.as_ref().map(Peer::label);
+    if half == Half::Internal && sessions.lockdown.locks_session(from.as_deref(), &service.name) {
+        let failure = connect_failure(EndedBy::Operator, Refusal::Draining, "it is locked".into());
+        return refuse_session(reply, side, failure, counters).await;
+    }
     let _client_permit = match check_client(admission, half, client.filter(|_| !probe), service, sessions) {
         Ok(permit) => permit,
         Err(refused) => return refuse_session(reply, side, client_failure(refused), counters).await,

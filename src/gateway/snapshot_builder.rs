@@ -230,6 +230,7 @@ impl Engine {
             traffic: self.traffic.samples.iter().copied().collect(),
             descriptors: if with_rows { descriptors::usage_now() } else { self.descriptors },
             certificates: self.certificate_rows(now),
+            lockdown: self.shared.sessions.lockdown.rows(),
             switching: switching.map(|switching| switching.row()),
             walk: self.verify_progress.walk_row(),
             forward_checks: self.verify_progress.forward_rows(),

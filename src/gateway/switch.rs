@@ -240,6 +240,7 @@ impl Engine {
         self.install_internal(internal, &profile, internal_identity);
         let edges = edges.falling_back_to(&self.edge_tls);
         self.install_services(&profile, &edges);
+        self.follow_lockdown();
         ports::replace_ports(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.shared);
         self.install_health(health, &profile);
         self.install_logs(&profile);

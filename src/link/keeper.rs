@@ -24,6 +24,7 @@ use super::{
     handshake::{self, DialledStream, EstablishedLink, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
+    lockdown::Lockdown,
     server::IdleLossReason,
     shares::{LinkPermit, LinkShares},
 };
@@ -35,6 +36,7 @@ use crate::{
     tls::link::LinkIdentity,
 };
 
+mod changes;
 mod notices;
 mod rows;
 
@@ -63,6 +65,8 @@ pub struct KeeperContext {
     pub links: Arc<LinkShares>,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
+    /// Gateways that are not dialled.
+    pub lockdown: Lockdown,
 }
 
 /// What becomes of the links that a keeper dials.
@@ -159,21 +163,6 @@ impl LinkKeeper {
         keeper
     }
 
-    /// Wants something else from now on, of the same gateway.
-    pub fn update(&self, wanted: KeeperTarget) {
-        let mut books = self.lock();
-        books.wanted = wanted;
-        books.dial_states.values_mut().for_each(|lane| lane.shorten_pause(wanted.retry));
-        drop(books);
-        self.notify_changed();
-    }
-
-    /// Wants so many ready from now on.
-    pub fn resize(&self, prepared: usize) {
-        self.lock().wanted.prepared = prepared;
-        self.notify_changed();
-    }
-
     /// Links in all that the far side takes, as far as is known.
     pub fn links_max(&self) -> usize {
         self.lock().links_max
@@ -193,20 +182,6 @@ impl LinkKeeper {
     /// Cancelled when the links of a service are not wanted any more.
     pub fn retired_token(&self, service: Option<&ServiceName>) -> CancellationToken {
         self.dial_state(&mut self.lock(), service).retired.clone()
-    }
-
-    /// What it is used for has changed.
-    pub fn notify_changed(&self) {
-        let parks = self.uses.parked_services();
-        let is_kept = |service: &ServiceName| parks.contains(service);
-        self.lock().dial_states.retain(|service, lane| {
-            let kept = service.as_ref().is_none_or(is_kept);
-            if !kept {
-                lane.retired.cancel();
-            }
-            kept
-        });
-        self.changed.notify_one();
     }
 
     /// A place for a link that is dialled for one session.
@@ -265,6 +240,9 @@ impl LinkKeeper {
     /// Starts the dials that are missing; how long until there is reason to look again.
     fn reconcile(self: &Arc<Self>) -> Duration {
         let mut books = self.lock();
+        if self.is_locked(&books) {
+            return LOOK_AGAIN;
+        }
         self.release_surplus(&mut books);
         let parks = self.uses.parked_services();
         let lanes: Vec<_> = match books.protocol {

@@ -29,6 +29,7 @@ mod link_table;
 pub mod listener;
 pub mod liveness;
 pub mod load;
+pub mod lockdown;
 pub mod multiplex;
 pub mod peer_links;
 pub mod peer_record;

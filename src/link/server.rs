@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Peer,
     generation::TermsGeneration,
+    lockdown::Lockdown,
     multiplex::handle::IncomingSession,
     standing::{StandingEvent, StandingLink},
 };
@@ -56,6 +57,7 @@ pub struct LinkServer {
     offers: watch::Sender<()>,
     lost: IdleLinkLost,
     drained: CancellationToken,
+    lockdown: Lockdown,
     generation: Arc<TermsGeneration>,
 }
 
@@ -67,6 +69,17 @@ impl fmt::Debug for LinkServer {
 
 impl LinkServer {
     pub fn new(tasks: Tasks, opened: SessionOpened, offer: CurrentOffer, lost: IdleLinkLost) -> Arc<Self> {
+        Self::with_lockdown(Lockdown::default(), tasks, opened, offer, lost)
+    }
+
+    /// The same, without links to gateways that are locked.
+    pub fn with_lockdown(
+        lockdown: Lockdown,
+        tasks: Tasks,
+        opened: SessionOpened,
+        offer: CurrentOffer,
+        lost: IdleLinkLost,
+    ) -> Arc<Self> {
         Arc::new(Self {
             tasks,
             opened,
@@ -74,6 +87,7 @@ impl LinkServer {
             offers: watch::Sender::new(()),
             lost,
             drained: CancellationToken::new(),
+            lockdown,
             generation: Arc::default(),
         })
     }
@@ -106,7 +120,10 @@ impl LinkServer {
         let mut next_offer_at = Instant::now();
         loop {
             let asked = async {
-                self.drained.cancelled().await;
+                tokio::select! {
+                    () = self.drained.cancelled() => {}
+                    () = self.lockdown.locked(&peer) => {}
+                }
                 FrameType::Drain
             };
             let event = tokio::select! {

@@ -41,6 +41,7 @@ impl Snapshot {
             traffic: Vec::new(),
             descriptors: DescriptorUsage::default(),
             certificates: Vec::new(),
+            lockdown: Vec::new(),
             switching: None,
             walk: None,
             forward_checks: Vec::new(),

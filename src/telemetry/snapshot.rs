@@ -9,12 +9,14 @@ mod backends;
 mod brief;
 mod confined;
 mod fleet;
+mod lockdown;
 mod notices;
 mod profiles;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use fleet::{GatewayFacts, GatewayReach, GatewayRow};
+pub use lockdown::LockdownRow;
 pub use notices::{Notice, NoticeLevel};
 pub use profiles::{CheckRow, ProblemRow, ProfileRow, SwitchRow, WalkRow};
 
@@ -100,6 +102,9 @@ pub struct Snapshot {
     /// Those that this gateway shows, or by which it judges others.
     #[serde(default)]
     pub certificates: Vec<CertificateRow>,
+    /// What the inside has locked.
+    #[serde(default)]
+    pub lockdown: Vec<LockdownRow>,
     /// The switch that is under way.
     pub switching: Option<SwitchRow>,
     /// The last walk of the checklist, or the one under way.
@@ -240,6 +245,8 @@ pub enum ServicePhase {
     Draining,
     /// It can serve nobody; its `reason` says why.
     Down,
+    /// The inside has locked it.
+    Locked,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -71,6 +71,8 @@ pub enum AlertKind {
     Short,
     /// An operator has asked for no new sessions.
     Drained,
+    /// The inside has locked it.
+    Lockdown,
     /// A certificate ends soon.
     Certificate,
     /// Lines of the log were lost.
@@ -83,7 +85,9 @@ impl AlertKind {
             Self::Unreachable | Self::PeerLost | Self::NoLink | Self::ServiceDown => Severity::Lost,
             Self::Full | Self::Starved | Self::Backend | Self::Refused => Severity::Starved,
             Self::Expired | Self::Descriptors => Severity::Starved,
-            Self::Fault | Self::Short | Self::Drained | Self::Certificate | Self::Log => Severity::Short,
+            Self::Fault | Self::Short | Self::Drained | Self::Lockdown | Self::Certificate | Self::Log => {
+                Severity::Short
+            }
         }
     }
 
@@ -106,6 +110,7 @@ impl AlertKind {
             Self::Refused => "REFUSING",
             Self::Short => "short",
             Self::Drained => "DRAINED",
+            Self::Lockdown => "LOCKED",
             Self::Expired | Self::Certificate => "CERT",
             Self::Unreachable | Self::Descriptors | Self::Log => "ALERT",
         }

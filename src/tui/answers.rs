@@ -84,6 +84,8 @@ fn describe_command(command: &Command) -> String {
         Command::Drain { service: None } => "draining".into(),
         Command::LogLevel { level } => format!("writing the log at {level}"),
         Command::Resize { prepared } => format!("resizing the pool to {prepared} ready links"),
+        Command::Lockdown(target) => format!("locking {target}"),
+        Command::Unlock(target) => format!("unlocking {target}"),
         Command::Stop => "stopping".into(),
         Command::Plan { profile } => format!("planning a switch to {profile}"),
         Command::Verify { .. } => "verifying".into(),

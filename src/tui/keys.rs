@@ -427,6 +427,8 @@ mod tests {
             Command::Metrics { format: crate::telemetry::metrics::MetricsFormat::Text },
             Command::Plan { profile: String::new() },
             Command::Verify { steps: Vec::new() },
+            Command::Lockdown(Default::default()),
+            Command::Unlock(Default::default()),
         ];
         for command in commands {
             // A new command does not compile until it is named here.
@@ -437,6 +439,8 @@ mod tests {
                 Command::Metrics { .. } => continue,
                 // What a switch asks first.
                 Command::Plan { .. } => continue,
+                // On the command line of the inside; what is locked is an alert here.
+                Command::Lockdown(_) | Command::Unlock(_) => continue,
                 Command::Verify { .. } => "verify",
                 Command::Drain { .. } => "drain",
                 Command::Stop => "stop",

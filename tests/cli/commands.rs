@@ -42,6 +42,8 @@ fn exit_codes_without_a_gateway() {
         (&["drain"], 1),
         (&["reload"], 1),
         (&["kill", "1"], 1),
+        (&["lockdown"], 1),
+        (&["unlock", "orders"], 1),
         (&["switch", "other"], 1),
         (&["--no-such-flag"], 2),
         (&["no-such-command"], 2),

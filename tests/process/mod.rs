@@ -59,6 +59,7 @@ impl Place {
         let mut command = Command::new(line[0]);
         command.args(&line[1..]).current_dir(self.0.path()).stdin(Stdio::null());
         command.env("XDG_RUNTIME_DIR", self.path("run")).env("HOME", self.0.path());
+        command.env("STATE_DIRECTORY", self.path("state"));
         command.env_remove("XDG_CONFIG_HOME").env_remove("PORTCULLIS_LOG");
         command
     }

@@ -122,6 +122,7 @@ impl DmzSide {
                     links: links.clone(),
                     tasks: common.tasks.clone(),
                     notices: common.notices.clone(),
+                    lockdown: Default::default(),
                 };
                 let wanted = KeeperTarget { prepared: limits.prepared, retry: RETRY_HURRIED };
                 *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), &granting, &shared));

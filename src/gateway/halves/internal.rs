@@ -54,7 +54,7 @@ impl InternalSide {
     ) -> Result<Self, BindError> {
         let links =
             LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
-        let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max())));
+        let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max(), common)));
         let parts = match &half.way {
             InternalMode::Forward { listen, bind, .. } => {
                 let port = LinkPort::bind(listen, *bind, found)?;
@@ -112,8 +112,10 @@ impl InternalSide {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
         let before = self.offering.load_full();
-        let now =
-            OfferedServices { states: before.states.clone(), ..offered_services(half, self.links.max()) };
+        let now = OfferedServices {
+            states: before.states.clone(),
+            ..offered_services(half, self.links.max(), common)
+        };
         let (terms_stay, services_stay) = (now.has_terms_of(&before), now.services == before.services);
         self.offering.store(Arc::new(now));
         self.keep_links(half, common, None);
@@ -148,6 +150,7 @@ impl InternalSide {
             links: self.links.clone(),
             tasks: common.tasks.clone(),
             notices: common.notices.clone(),
+            lockdown: common.sessions.lockdown.clone(),
         };
         let wanted = KeeperTarget { prepared: *prepared, retry: hurried.unwrap_or(*retry) };
         let mut kept = HashMap::new();
@@ -211,7 +214,8 @@ impl InternalSide {
         self.tell_offers();
     }
 
-    fn tell_offers(&self) {
+    /// Every DMZ gateway hears what it may use now, and what is dialled follows.
+    pub fn tell_offers(&self) {
         match &self.parts {
             InternalParts::Forward { server, .. } => server.tell_offers(),
             InternalParts::Reverse { parkings } => parkings.values().for_each(ReverseDialler::tell_offers),
@@ -307,7 +311,7 @@ fn count_gateways(half: &InternalHalf) -> usize {
     }
 }
 
-fn offered_services(half: &InternalHalf, maximum: usize) -> OfferedServices {
+fn offered_services(half: &InternalHalf, maximum: usize, common: &SharedContext) -> OfferedServices {
     let offered = |service: &InternalService| OfferedService {
         name: service.name.clone(),
         peers: service.peers.clone(),
@@ -323,6 +327,7 @@ fn offered_services(half: &InternalHalf, maximum: usize) -> OfferedServices {
         services,
         states: BTreeMap::new(),
         drained: Vec::new(),
+        lockdown: common.sessions.lockdown.clone(),
         prepared,
         maximum,
         sessions_per_link: half.sessions_per_link,
@@ -337,7 +342,8 @@ fn forward_server(
     offering: &Arc<ArcSwap<OfferedServices>>,
 ) -> Arc<LinkServer> {
     let (serve, visitors) = (common.serve.clone(), visitors.clone());
-    LinkServer::new(
+    LinkServer::with_lockdown(
+        common.sessions.lockdown.clone(),
         common.tasks.clone(),
         Arc::new(move |peer, open, session| serve(SessionRequest::from_open(peer, *open, session))),
         reverse::current_offer(offering.clone()),

@@ -131,7 +131,10 @@ impl AlertKind {
 
     /// What an operator does, and refusals, have lines of their own.
     fn is_reported_elsewhere(self) -> bool {
-        matches!(self, Self::Drained | Self::Full | Self::Refused | Self::ServiceDown | Self::Fault)
+        matches!(
+            self,
+            Self::Drained | Self::Lockdown | Self::Full | Self::Refused | Self::ServiceDown | Self::Fault
+        )
     }
 }
 

@@ -15,6 +15,10 @@ use crate::{
 
 /// Its health, and the worst that its clients lack.
 pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<ServiceLack>) {
+    if row.phase == ServicePhase::Locked {
+        let why = "locked".into();
+        return (Health::Down, Some(ServiceLack { kind: AlertKind::Lockdown, why }));
+    }
     if is_draining(row) {
         let why = drained(row);
         return (Health::Down, Some(ServiceLack { kind: AlertKind::Drained, why }));
@@ -38,6 +42,12 @@ pub fn find_alerts(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>
         let drained = row.drained.as_ref();
         drained.and_then(|drained| humantime::parse_rfc3339(&drained.since).ok()).unwrap_or(now)
     };
+    for row in &snapshot.lockdown {
+        let object = row.service.as_deref().or(row.peer.as_deref()).unwrap_or("*").to_owned();
+        let since = humantime::parse_rfc3339(&row.since).unwrap_or(now);
+        let text = format!("{row} is locked since {}, until `unlock`", row.since);
+        push_alert(alerts, AlertKind::Lockdown, object, since, text);
+    }
     let are_all_drained = snapshot.services.iter().all(is_draining);
     // That a gateway stops, its phase says.
     let is_stopping = snapshot.cut_in_seconds.is_some();

@@ -87,6 +87,7 @@ log_events! {
     CertificatesRenewed "certificates_renewed" [] "renewed certificates are in force",
     CertificatesRefused "certificates_refused" [] "renewed certificates are wrong, and those before stay",
     CertificatesSilent "certificates_silent" [] "the files of certificates do not answer, or do again",
+    Lockdown "lockdown" [] "what the inside has locked, as it starts",
     Locked "locked" [] "what the kernel refuses this process from now on, or why it refuses less",
     DescriptorLimit "descriptor_limit" ["limit"] "how many files may be open",
     DescriptorsShort "descriptors_short" [] "that are fewer than the profile may need",

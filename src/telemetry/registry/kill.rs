@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OpenSession, SessionKind, SessionRegistry, StopReason};
 use crate::{
-    profile::{Half, Network},
+    profile::{Half, Network, ServiceName},
     telemetry::format,
     text,
 };
@@ -72,6 +72,18 @@ impl SessionRegistry {
         }
         found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
         if found.is_empty() { Err(NotKilled::None) } else { Ok(()) }
+    }
+
+    /// Ends the sessions inside of which `is_meant` says so, by peer and service; how many.
+    pub fn cut_inside(&self, is_meant: impl Fn(Option<&str>, &ServiceName) -> bool) -> u64 {
+        let found: Vec<Arc<OpenSession>> = {
+            let books = self.lock();
+            let inside = books.open.values().filter(|session| session.half == Half::Internal);
+            inside.filter(|it| is_meant(it.peer().as_deref(), &it.service)).cloned().collect()
+        };
+        // Each of them wakes a task, so it is not done under the lock.
+        found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
+        found.iter().filter(|session| is_client(session)).count() as u64
     }
 
     /// Ends all of a selection, and says how many they were. A session of a pair run by one process is

@@ -8,6 +8,7 @@ mod epochs;
 pub mod halves;
 mod hostile;
 mod let_go;
+mod lockdown;
 mod misused;
 mod opening;
 mod retried;

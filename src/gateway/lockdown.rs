@@ -1,0 +1,156 @@
+//! The inside's own switch: what is locked is cut, refused and offered no more, over a restart, until it is unlocked.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{
+    Engine,
+    audit::CommandAudit,
+    handle::{CommandAnswer, LockdownTarget},
+    lockdown_file::{LockdownFile, LockdownFileError},
+};
+use crate::{
+    link::lockdown::Lockdown,
+    profile::Half,
+    telemetry::{
+        format,
+        log::{self, LogEvent},
+        snapshot::LockdownRow,
+    },
+};
+
+/// What a gateway starts with: the locks of the process before it.
+#[derive(Debug, Default)]
+pub struct KeptLockdown {
+    pub(super) rows: Vec<LockdownRow>,
+    /// Why they could not be read, so that all is locked.
+    trouble: Option<LockdownFileError>,
+    file: Option<LockdownFile>,
+}
+
+impl KeptLockdown {
+    /// Reads the file; one that does not read locks everything.
+    pub fn read(file: Option<LockdownFile>) -> Self {
+        match file.as_ref().map_or(Ok(Vec::new()), LockdownFile::read) {
+            Ok(rows) => Self { rows, trouble: None, file },
+            Err(error) => {
+                let all = LockdownRow { peer: None, service: None, since: log::utc_now() };
+                Self { rows: vec![all], trouble: Some(error), file }
+            }
+        }
+    }
+}
+
+/// Writes what is locked, one after another, and always what is locked then.
+#[derive(Debug, Clone, Default)]
+pub struct LockdownWriter(Arc<Mutex<Option<LockdownFile>>>);
+
+impl LockdownWriter {
+    fn write(&self, lockdown: &Lockdown) -> Result<(), LockdownFileError> {
+        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = file.as_ref().ok_or(LockdownFileError::NoFolder)?;
+        file.write(&lockdown.rows())
+    }
+}
+
+impl Engine {
+    /// Tells what is locked from the start on, and keeps what will be.
+    pub(super) fn take_kept_lockdown(&mut self, kept: KeptLockdown) {
+        let notices = &self.shared.notices;
+        if let Some(error) = kept.trouble {
+            let line = format!("{error}; so everything is locked until `unlock`");
+            notices.warn(LogEvent::Lockdown.line(line));
+        } else {
+            for row in &kept.rows {
+                let line = format!("{row} is locked since {}, until `unlock`", row.since);
+                notices.warn(LogEvent::Lockdown.line(line));
+            }
+        }
+        self.lockdown_writer = LockdownWriter(Arc::new(Mutex::new(kept.file)));
+    }
+
+    pub(super) fn lock_down(&mut self, target: LockdownTarget, asker: CommandAudit) {
+        if let Some(why) = self.lockdown_refusal(&target) {
+            return asker.answer(CommandAnswer::Refused(why));
+        }
+        let lockdown = self.shared.sessions.lockdown.clone();
+        let mut rows = lockdown.rows();
+        let row = LockdownRow { peer: target.peer, service: target.service, since: log::utc_now() };
+        if !rows.iter().any(|held| is_same(held, &row)) {
+            rows.push(row.clone());
+        }
+        // Before anything is cut, or it would come again.
+        lockdown.set_rows(rows);
+        let cut =
+            self.shared.sessions.registry.cut_inside(|peer, service| lockdown.locks_session(peer, service));
+        self.follow_lockdown();
+        let cut = format::count(cut, "session");
+        self.keep_lockdown(format!("{row} is locked, {cut} cut; `unlock` lifts it"), asker);
+    }
+
+    pub(super) fn unlock(&mut self, target: LockdownTarget, asker: CommandAudit) {
+        let lockdown = self.shared.sessions.lockdown.clone();
+        let mut rows = lockdown.rows();
+        let row = LockdownRow { peer: target.peer, service: target.service, since: String::new() };
+        let is_all = row.peer.is_none() && row.service.is_none();
+        if self.internal.is_none() && rows.is_empty() {
+            return asker.answer(CommandAnswer::Refused(NOT_INSIDE.into()));
+        }
+        let before = rows.len();
+        rows.retain(|held| !is_all && !is_same(held, &row));
+        if rows.len() == before && !is_all {
+            return asker.answer(CommandAnswer::Refused(format!("{row} is not locked by itself")));
+        }
+        lockdown.set_rows(rows);
+        self.follow_lockdown();
+        self.keep_lockdown(format!("{row} is unlocked"), asker);
+    }
+
+    fn lockdown_refusal(&self, target: &LockdownTarget) -> Option<String> {
+        if self.internal.is_none() {
+            return Some(NOT_INSIDE.into());
+        }
+        let service = target.service.as_deref()?;
+        let services = self.shared.sessions.services.load();
+        let is_known =
+            services.keys().any(|(half, name)| *half == Half::Internal && name.as_str() == service);
+        (!is_known).then(|| format!("no service `{service}`"))
+    }
+
+    /// Answers when it is written; what can not be written holds all the same.
+    fn keep_lockdown(&self, done: String, asker: CommandAudit) {
+        let (writer, lockdown) = (self.lockdown_writer.clone(), self.shared.sessions.lockdown.clone());
+        self.read_for_operator(
+            move || writer.write(&lockdown),
+            move |_, written| {
+                let why = match written {
+                    Ok(Ok(())) => return asker.answer(CommandAnswer::Done(done)),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                asker.answer(CommandAnswer::Refused(format!(
+                    "{done}; but this holds only until this process ends, since it can not be written: {why}"
+                )));
+            },
+        );
+    }
+
+    /// Services, offers and links go by what is locked now.
+    pub(super) fn follow_lockdown(&self) {
+        let lockdown = &self.shared.sessions.lockdown;
+        for ((half, name), service) in self.shared.sessions.services.load().iter() {
+            service.set_locked(*half == Half::Internal && lockdown.locks_service(name));
+        }
+        self.tell_offers();
+        if let Some(internal) = &self.internal {
+            // What is locked for one gateway alone is in no state.
+            internal.tell_offers();
+        }
+    }
+}
+
+fn is_same(one: &LockdownRow, other: &LockdownRow) -> bool {
+    (&one.peer, &one.service) == (&other.peer, &other.service)
+}
+
+const NOT_INSIDE: &str =
+    "this gateway has no internal half now, and the inside alone locks; ask the internal half";

@@ -1,0 +1,211 @@
+//! The inside's own switch: what is locked stays locked, whatever becomes of the process.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+};
+
+use serde_json::Value;
+
+use crate::{
+    Said, connect, is_reset,
+    process::{Gateway, Place, SOON},
+    run,
+    setup::Pair,
+};
+
+const INSIDE: &str = "run/internal.sock";
+const KEPT: &str = "state/internal-internal.lockdown";
+
+fn ask(place: &Place, args: &[&str]) -> Said {
+    run(place, &[args, &["--admin", INSIDE]].concat())
+}
+
+#[track_caller]
+fn done(place: &Place, args: &[&str]) -> String {
+    let said = ask(place, args);
+    assert_eq!(said.code, Some(0), "{args:?}: {}{}", said.out, said.err);
+    said.out
+}
+
+fn echo(stream: &mut TcpStream) {
+    stream.write_all(b"echo").expect("it is sent");
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).expect("it comes back");
+    assert_eq!(&answer, b"echo");
+}
+
+fn open(pair: &Pair<'_>, service: &str) -> TcpStream {
+    let mut client = connect(pair.dmz.accept(service));
+    echo(&mut client);
+    client
+}
+
+fn links(status: &Value) -> u64 {
+    let count = |pool: &Value| ["ready", "carrying"].iter().filter_map(|it| pool[it].as_u64()).sum::<u64>();
+    status["pools"].as_array().map_or(0, |pools| pools.iter().map(count).sum())
+}
+
+#[track_caller]
+fn wait_phase(gateway: &Gateway<'_>, service: &str, phase: &str) {
+    gateway.wait(phase, SOON, |status| {
+        let rows = status["services"].as_array();
+        rows.is_some_and(|rows| rows.iter().any(|row| row["name"] == service && row["phase"] == phase))
+    });
+}
+
+#[track_caller]
+fn wait_ended(gateway: &Gateway<'_>, end: &str) {
+    gateway.wait(end, SOON, |status| {
+        status["ended"].as_array().is_some_and(|rows| rows.iter().any(|row| row["end"] == end))
+    });
+}
+
+#[track_caller]
+fn wait_links(gateway: &Gateway<'_>, are_there: bool) {
+    gateway.wait("its links", SOON, |status| (links(status) > 0) == are_there);
+}
+
+#[test]
+fn a_locked_service_is_cut_and_offered_no_more_and_links_stay() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("orders", "echo://"), ("other", "echo://")]);
+    let (mut cut, mut spared) = (open(&pair, "orders"), open(&pair, "other"));
+    let said = done(&place, &["lockdown", "orders"]);
+    assert!(said.contains("`orders`") && said.contains("1 session"), "{said}");
+    assert!(is_reset(&cut.read(&mut [0])));
+    wait_ended(&pair.dmz, "OR");
+    wait_ended(&pair.internal, "OR");
+    wait_phase(&pair.dmz, "orders", "down");
+    assert!(is_reset(&connect(pair.dmz.accept("orders")).read(&mut [0])), "a newcomer was taken");
+    wait_ended(&pair.dmz, "PC");
+    echo(&mut spared);
+    let status = pair.internal.status();
+    assert!(links(&status) > 0, "{status:#}");
+    let row = &status["lockdown"][0];
+    assert_eq!((&row["peer"], &row["service"]), (&Value::Null, &"orders".into()));
+    assert!(row["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{row}");
+    let alerts = status["alerts"].as_array().expect("a list");
+    assert!(
+        alerts.iter().any(|alert| alert["kind"] == "lockdown" && alert["object"] == "orders"),
+        "{status:#}"
+    );
+    // Nobody else may read or write what is kept.
+    let mode = |name: &str| fs::metadata(place.path(name)).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode("state"), mode(KEPT)), (0o700, 0o600));
+
+    done(&place, &["reload"]);
+    wait_phase(&pair.internal, "orders", "locked");
+    for (args, why) in [
+        (&["unlock", "other"][..], "is not locked"),
+        (&["lockdown", "nothing"], "no service"),
+        (&["unlock", "orders", "--peer", "dmz"], "is not locked"),
+    ] {
+        let refused = ask(&place, args);
+        assert_eq!(refused.code, Some(1), "{args:?}");
+        assert!(refused.err.contains(why), "{}", refused.err);
+    }
+    done(&place, &["unlock", "orders"]);
+    assert!(!place.path(KEPT).exists());
+    wait_phase(&pair.dmz, "orders", "open");
+    open(&pair, "orders");
+}
+
+#[test]
+fn a_lock_holds_over_a_restart_until_it_is_lifted() {
+    let place = Place::with_certificates();
+    let Pair { dmz, internal } = Pair::reverse(&place, &[("orders", "echo://")]);
+    done(&place, &["lockdown", "orders"]);
+    drop(internal);
+    let pair = Pair { internal: place.start("internal"), dmz };
+    assert_eq!(pair.internal.status()["lockdown"][0]["service"], "orders");
+    wait_phase(&pair.internal, "orders", "locked");
+    wait_links(&pair.dmz, true);
+    wait_phase(&pair.dmz, "orders", "down");
+    done(&place, &["unlock"]);
+    wait_phase(&pair.dmz, "orders", "open");
+    open(&pair, "orders");
+}
+
+#[test]
+fn all_or_a_gateway_lose_their_links_too() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("orders", "echo://")]);
+    for args in [&["lockdown"][..], &["lockdown", "--peer", "dmz"]] {
+        let mut cut = open(&pair, "orders");
+        done(&place, args);
+        assert!(is_reset(&cut.read(&mut [0])));
+        wait_links(&pair.internal, false);
+        wait_links(&pair.dmz, false);
+        wait_ended(&pair.dmz, "OR");
+        let row = &pair.internal.status()["lockdown"][0];
+        assert_eq!(row["peer"], args.get(2).map_or(Value::Null, |peer| (*peer).into()));
+        assert_eq!(row["service"], Value::Null);
+        let lifts = [&["unlock"], &args[1..]].concat();
+        done(&place, &lifts);
+        wait_links(&pair.dmz, true);
+        wait_phase(&pair.dmz, "orders", "open");
+    }
+    // Another gateway's lock is none of this one's.
+    let mut spared = open(&pair, "orders");
+    done(&place, &["lockdown", "--peer", "other"]);
+    echo(&mut spared);
+}
+
+#[test]
+fn a_service_is_locked_for_one_gateway_alone() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("orders", "echo://"), ("other", "echo://")]);
+    let (mut cut, mut spared) = (open(&pair, "orders"), open(&pair, "other"));
+    done(&place, &["lockdown", "--peer", "dmz", "orders"]);
+    assert!(is_reset(&cut.read(&mut [0])));
+    wait_phase(&pair.dmz, "orders", "down");
+    echo(&mut spared);
+    wait_phase(&pair.internal, "orders", "open");
+    done(&place, &["unlock", "--peer", "dmz", "orders"]);
+    wait_phase(&pair.dmz, "orders", "open");
+    open(&pair, "orders");
+}
+
+#[test]
+fn a_file_that_does_not_read_locks_everything_and_says_so() {
+    let place = Place::with_certificates();
+    let Pair { dmz, internal } = Pair::reverse(&place, &[("orders", "echo://")]);
+    drop(internal);
+    fs::create_dir_all(place.path("state")).expect("a folder");
+    fs::set_permissions(place.path("state"), fs::Permissions::from_mode(0o700)).expect("a mode");
+    place.write(KEPT, "[{\"peer\": nu");
+    let pair = Pair { internal: place.start("internal"), dmz };
+    let status = pair.internal.status();
+    assert_eq!(status["lockdown"].as_array().map(Vec::len), Some(1), "{status:#}");
+    assert_eq!(
+        (&status["lockdown"][0]["peer"], &status["lockdown"][0]["service"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(pair.internal.log().contains("everything is locked until `unlock`"), "{}", pair.internal.log());
+    assert_eq!(links(&status), 0);
+    done(&place, &["unlock"]);
+    wait_links(&pair.dmz, true);
+    wait_phase(&pair.dmz, "orders", "open");
+    open(&pair, "orders");
+}
+
+#[test]
+fn what_can_not_be_written_holds_and_is_told_and_a_dmz_half_refuses() {
+    let place = Place::with_certificates();
+    let pair = Pair::reverse(&place, &[("orders", "echo://")]);
+    fs::create_dir_all(place.path(&format!("{KEPT}/in-the-way"))).expect("a folder");
+    let mut cut = open(&pair, "orders");
+    let said = ask(&place, &["lockdown", "orders"]);
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert!(said.err.contains("until this process ends"), "{}", said.err);
+    assert!(is_reset(&cut.read(&mut [0])));
+    wait_phase(&pair.internal, "orders", "locked");
+    for args in [&["lockdown", "orders"][..], &["lockdown"], &["unlock"]] {
+        let refused = run(&place, &[args, &["--admin", "run/dmz.sock"]].concat());
+        assert_eq!(refused.code, Some(1), "{args:?}: {}", refused.out);
+        assert!(refused.err.contains("no internal half"), "{}", refused.err);
+    }
+}
