@@ -74,6 +74,15 @@ fn shown(stream: &client::TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone()
 }
 
+/// Of a backend whose clients have to show a certificate.
+fn demands_certificates(place: &Place) -> ServerConfig {
+    let verifier = WebPkiClientVerifier::builder(roots(place).into()).build().unwrap();
+    ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain(place, "shop.pem"), key(place, "shop.key"))
+        .unwrap()
+}
+
 #[tokio::test]
 async fn both_versions_are_carried_in_every_mode_and_end_cleanly() {
     for mode in MODES {
@@ -372,11 +381,7 @@ async fn an_alert_of_a_backend_within_a_session_is_told_by_its_name() {
         let at = backend.address().replace("tcp", "tls");
         let connect = format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, name: shop }} }}");
         let way = Plan::new(mode, &connect).start_in(place()).await;
-        let verifier = WebPkiClientVerifier::builder(roots(&way.place).into()).build().unwrap();
-        let config = ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain(&way.place, "shop.pem"), key(&way.place, "shop.key"))
-            .unwrap();
+        let config = demands_certificates(&way.place);
         let mut client = way.client().await;
         assert!(served(&backend, config).await.is_err(), "nobody has shown a certificate");
         hear_reset(&mut client).await;
@@ -423,11 +428,7 @@ async fn backends_are_reached_over_tls_and_must_be_who_the_profile_says() {
         let call = |tls: &str| format!("{{ address: '{at}', tls: {{ ca: pki/ca.pem, {tls} }} }}");
         let good = call("name: shop, certificate: pki/partner.pem, key: pki/partner.key");
         let way = Plan::new(mode, &good).start_in(place()).await;
-        let verifier = WebPkiClientVerifier::builder(roots(&way.place).into()).build().unwrap();
-        let config = ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain(&way.place, "shop.pem"), key(&way.place, "shop.key"))
-            .unwrap();
+        let config = demands_certificates(&way.place);
         let mut client = way.client().await;
         say(&mut client, b"up").await;
         let mut server = served(&backend, config).await.unwrap();
