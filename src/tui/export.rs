@@ -10,6 +10,7 @@ use crate::{
         clients::{ClientSessions, SessionGrouping},
         filter::ListedSession,
         lists,
+        path::ShieldPath,
         privacy::AddressMasking,
         screen::Screen,
     },
@@ -37,6 +38,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
         Screen::Profiles => values(app.profiles())?,
         Screen::Failures => values(lists::failures(shown))?,
         Screen::Gateways => values(&shown.gateways)?,
+        Screen::Path => values(&ShieldPath::of(shown).parts)?,
     };
     let mut table = serde_json::json!({
         "table": app.screen().name().to_lowercase(),

@@ -130,6 +130,7 @@ impl App {
             Screen::Failures => self.selected_failure(shown)?.gateway.clone(),
             Screen::Events => lists::notices(shown).nth(self.selected_line()?)?.gateway.clone(),
             Screen::Profiles => self.fleet.profiles_of.clone(),
+            Screen::Path => self.selected_part_gateway(shown),
         }
     }
 

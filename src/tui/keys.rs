@@ -55,6 +55,9 @@ pub enum Action {
     First,
     Last,
     Show(Screen),
+    /// What the part under the cursor comes from, and where it leads.
+    Left,
+    Right,
     /// The rows of one gateway of a fleet alone.
     Only,
     NextScreen,
@@ -250,6 +253,19 @@ const UNCHARTED: BindingScope = On(&[
     Screen::Profiles,
     Screen::Failures,
     Screen::Gateways,
+    Screen::Path,
+]);
+/// Where left and right are places of the screen.
+const SIDEWAYS: BindingScope = On(&[Screen::Path]);
+const STRAIGHT: BindingScope = On(&[
+    Screen::Overview,
+    Screen::Pool,
+    Screen::Sessions,
+    Screen::Services,
+    Screen::Events,
+    Screen::Profiles,
+    Screen::Failures,
+    Screen::Gateways,
 ]);
 /// Where a line is about a service.
 const SERVICES: BindingScope =
@@ -271,6 +287,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('6')], Action::Show(Screen::Profiles), "profiles", "what it can be switched to", None),
     line(Everywhere, &[Char('7')], Action::Show(Screen::Failures), "failures", "what has failed, by its cause", None),
     line(Everywhere, &[Char('8')], Action::Show(Screen::Gateways), "gateways", "the gateways of a fleet, worst first", None),
+    line(Everywhere, &[Char('9')], Action::Show(Screen::Path), "path", "the path from clients to backends", None),
     line(Everywhere, &[Char('o')], Action::Only, "only", "the rows of one gateway of a fleet, or of all", Some("only")),
     line(CHARTED, &[Char('+'), Char('=')], Action::Longer, "longer", "charts of a longer time", None),
     line(CHARTED, &[Char('-')], Action::Shorter, "shorter", "charts of a shorter time", Some("chart")),
@@ -278,8 +295,12 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('t')], Action::Theme, "theme", "the next theme", Some("theme")),
     line(Everywhere, &[Char('e')], Action::Export, "export", "write the table into a JSON file", Some("export")),
     line(Everywhere, &[Char('P')], Action::Mask, "privacy", "hide addresses, or show them", Some("privacy")),
-    line(Everywhere, &[Code(KeyCode::Tab), Char('l'), Code(KeyCode::Right)], Action::NextScreen, "", "next screen", Some("screens")),
-    line(Everywhere, &[Char('h'), Code(KeyCode::Left), Code(KeyCode::BackTab)], Action::PreviousScreen, "", "the screen to the left", None),
+    line(Everywhere, &[Code(KeyCode::Tab)], Action::NextScreen, "", "next screen", Some("screens")),
+    line(STRAIGHT, &[Char('l'), Code(KeyCode::Right)], Action::NextScreen, "", "the screen to the right", None),
+    line(Everywhere, &[Code(KeyCode::BackTab)], Action::PreviousScreen, "", "previous screen", None),
+    line(STRAIGHT, &[Char('h'), Code(KeyCode::Left)], Action::PreviousScreen, "", "the screen to the left", None),
+    line(SIDEWAYS, &[Char('l'), Code(KeyCode::Right)], Action::Right, "", "where it leads", None),
+    line(SIDEWAYS, &[Char('h'), Code(KeyCode::Left)], Action::Left, "", "where it comes from", None),
     line(Everywhere, &[Code(KeyCode::Backspace)], Action::LastScreen, "", "back to the screen seen before", None),
     line(UNCHARTED, &[Char('-')], Action::LastScreen, "", "the screen seen before", None),
     line(Everywhere, &[Char('!')], Action::NextAlert, "alert", "tell the next alert", Some("alert")),
@@ -336,157 +357,4 @@ pub const BINDINGS: &[KeyBinding] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn contexts() -> Vec<KeyContext> {
-        let screens = Screen::ALL
-            .into_iter()
-            .flat_map(|screen| [KeyContext::Screen(screen), KeyContext::Detail(screen)]);
-        screens.chain([KeyContext::Help, KeyContext::Typing, KeyContext::AskQuit, KeyContext::Ask]).collect()
-    }
-
-    #[test]
-    fn no_key_means_two_things_in_one_context() {
-        for context in contexts() {
-            let mut seen = Vec::new();
-            for binding in bindings_in(context) {
-                for key in binding.keys {
-                    assert!(!seen.contains(key), "{context:?}: {key:?} twice: {binding:?}");
-                    seen.push(*key);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_line_holds_somewhere_and_can_be_asked_for() {
-        for binding in BINDINGS {
-            assert!(contexts().into_iter().any(|context| binding.place.covers(context)), "{binding:?}");
-            assert!(!binding.label.is_empty(), "{binding:?}");
-            assert!(
-                !binding.keys.is_empty() || !binding.word.is_empty(),
-                "{binding:?} has neither key nor word"
-            );
-        }
-    }
-
-    /// What is done on a screen and is no movement has a word as well, so that it can be found
-    /// without its key, and one that changes the gateway has its command.
-    #[test]
-    fn keys_command_line_and_admin_socket_know_the_same_actions() {
-        use Action::*;
-        for binding in BINDINGS.iter().filter(|binding| matches!(binding.place, Everywhere | Lists | On(_))) {
-            let by_key_alone = matches!(
-                binding.action,
-                Down | Up
-                    | PageDown
-                    | PageUp
-                    | First
-                    | Last
-                    | NextScreen
-                    | PreviousScreen
-                    | LastScreen
-                    | Enter
-                    | Back
-                    | Play(_)
-                    | CommandLine
-                    | Suspend
-                    | Profiles
-            );
-            assert_eq!(binding.word.is_empty(), by_key_alone, "{binding:?}");
-            let has_command = binding.action.command().is_some();
-            assert!(
-                !binding.action.changes() || has_command,
-                "{binding:?} changes the gateway without a command"
-            );
-        }
-        let mut words: Vec<_> =
-            BINDINGS.iter().map(|binding| binding.word).filter(|word| !word.is_empty()).collect();
-        let count = words.len();
-        words.sort_unstable();
-        words.dedup();
-        assert_eq!(words.len(), count, "a word stands twice");
-    }
-
-    #[test]
-    fn every_command_of_the_admin_socket_is_an_action() {
-        use crate::gateway::handle::Command;
-        let commands = [
-            Command::Status,
-            Command::Drain { service: None },
-            Command::Stop,
-            Command::Reload,
-            Command::Switch { profile: String::new() },
-            Command::Kill { session: String::new() },
-            Command::KillAll(crate::telemetry::registry::KillSelection::Listed(Default::default())),
-            Command::Resize { prepared: 1 },
-            Command::LogLevel { level: String::new() },
-            Command::Dismiss { peer: String::new() },
-            Command::Profiles,
-            Command::Metrics { format: crate::telemetry::metrics::MetricsFormat::Text },
-            Command::Plan { profile: String::new() },
-            Command::Verify { steps: Vec::new() },
-            Command::Lockdown(Default::default()),
-            Command::Unlock(Default::default()),
-        ];
-        for command in commands {
-            // A new command does not compile until it is named here.
-            let name = match &command {
-                // What the screen shows all the time.
-                Command::Status => continue,
-                // For monitors: what it shows is on the screens.
-                Command::Metrics { .. } => continue,
-                // What a switch asks first.
-                Command::Plan { .. } => continue,
-                // On the command line of the inside; what is locked is an alert here.
-                Command::Lockdown(_) | Command::Unlock(_) => continue,
-                Command::Verify { .. } => "verify",
-                Command::Drain { .. } => "drain",
-                Command::Stop => "stop",
-                Command::Reload => "reload",
-                Command::Switch { .. } => "switch",
-                Command::Kill { .. } => "kill",
-                Command::KillAll(_) => "killall",
-                Command::Resize { .. } => "resize",
-                Command::LogLevel { .. } => "log-level",
-                Command::Dismiss { .. } => "dismiss",
-                Command::Profiles => "profiles",
-            };
-            let sent = serde_json::to_string(&command).unwrap_or_default();
-            assert!(sent.contains(&format!("\"{name}\"")), "{sent} is not called {name}");
-            assert!(
-                BINDINGS.iter().any(|binding| binding.action.command() == Some(name)),
-                "{name} has no action"
-            );
-        }
-    }
-
-    #[test]
-    fn enter_never_destroys_and_escape_never_quits() {
-        for binding in BINDINGS {
-            if binding.keys.contains(&Code(KeyCode::Enter)) {
-                assert!(matches!(binding.action, Action::Enter | Action::Run), "{binding:?}");
-            }
-            if binding.keys.contains(&Code(KeyCode::Esc)) {
-                assert_eq!(binding.action, Action::Back, "{binding:?}");
-            }
-            assert!(!binding.action.changes() || !binding.keys.contains(&Char('k')), "{binding:?}");
-        }
-    }
-
-    #[test]
-    fn modifiers_and_releases_are_told_apart() {
-        let press = |code, modifiers| KeyEvent::new(code, modifiers);
-        let here = KeyContext::Screen(Screen::Sessions);
-        let c = KeyCode::Char('c');
-        assert_eq!(action_for(here, press(c, KeyModifiers::CONTROL)), Some(Action::Quit));
-        assert_eq!(action_for(here, press(c, KeyModifiers::NONE)), None);
-        assert_eq!(action_for(here, press(KeyCode::Char('z'), KeyModifiers::NONE)), None);
-        assert_eq!(action_for(here, press(KeyCode::Char('x'), KeyModifiers::ALT)), None);
-        assert_eq!(action_for(here, press(KeyCode::Char('G'), KeyModifiers::SHIFT)), Some(Action::Last));
-        let mut release = press(KeyCode::Char('q'), KeyModifiers::NONE);
-        release.kind = KeyEventKind::Release;
-        assert_eq!(action_for(here, release), None);
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use crate::{
     tui::{
         clients::{ClientList, SessionGrouping},
         order::SessionOrder,
+        path::{PathPart, ShieldPath},
         screen::Screen,
     },
 };
@@ -85,6 +86,12 @@ impl ListState {
         }
     }
 
+    /// Moves the cursor to the row that is known by this key, where it is listed.
+    pub fn select_key(&mut self, screen: Screen, snapshot: &Snapshot, key: &str) {
+        let line = self.line_of(screen, snapshot, key);
+        self.cursors[screen_index(screen)] = line.map(|line| ListCursor { key: key.to_owned(), line });
+    }
+
     fn len(&self, screen: Screen, snapshot: &Snapshot) -> usize {
         match screen {
             Screen::Overview | Screen::Sessions => match self.grouping {
@@ -98,6 +105,7 @@ impl ListState {
             Screen::Profiles => self.profiles.len(),
             Screen::Failures => snapshot.failures.len(),
             Screen::Gateways => snapshot.gateways.len(),
+            Screen::Path => ShieldPath::of(snapshot).parts.len(),
         }
     }
 
@@ -120,6 +128,7 @@ impl ListState {
             Screen::Profiles => self.profiles.get(line).map(|row| row.name.clone()),
             Screen::Failures => failures(snapshot).get(line).map(|row| failure_key(row)),
             Screen::Gateways => snapshot.gateways.get(line).map(|row| row.name.to_string()),
+            Screen::Path => ShieldPath::of(snapshot).parts.get(line).map(PathPart::path_key),
         }
     }
 
@@ -142,6 +151,7 @@ impl ListState {
             Screen::Events => notices(snapshot).position(|notice| notice_key(notice) == key),
             Screen::Failures => failures(snapshot).iter().position(|row| failure_key(row) == key),
             Screen::Gateways => snapshot.gateways.iter().position(|row| &*row.name == key),
+            Screen::Path => ShieldPath::of(snapshot).parts.iter().position(|part| part.path_key() == key),
             _ => lines.into_iter().find(|&line| self.key(screen, snapshot, line).as_deref() == Some(key)),
         }
     }

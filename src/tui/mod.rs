@@ -28,6 +28,7 @@ pub mod keys;
 mod lists;
 mod mouse;
 mod order;
+mod path;
 pub mod privacy;
 mod progress;
 mod run;

@@ -12,10 +12,11 @@ pub enum Screen {
     Failures,
     /// Of a fleet alone.
     Gateways,
+    Path,
 }
 
 impl Screen {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Overview,
         Self::Pool,
         Self::Sessions,
@@ -24,6 +25,7 @@ impl Screen {
         Self::Profiles,
         Self::Failures,
         Self::Gateways,
+        Self::Path,
     ];
 
     pub fn name(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Screen {
             Self::Profiles => "Profiles",
             Self::Failures => "Failures",
             Self::Gateways => "Gateways",
+            Self::Path => "Path",
         }
     }
 
@@ -50,6 +53,22 @@ impl Screen {
             Self::Profiles => "Prof",
             Self::Failures => "Fail",
             Self::Gateways => "Gate",
+            Self::Path => "Path",
+        }
+    }
+
+    /// The key that shows it.
+    pub fn key(self) -> char {
+        match self {
+            Self::Overview => '1',
+            Self::Pool => '2',
+            Self::Sessions => '3',
+            Self::Services => '4',
+            Self::Events => '5',
+            Self::Profiles => '6',
+            Self::Failures => '7',
+            Self::Gateways => '8',
+            Self::Path => '9',
         }
     }
 

@@ -30,6 +30,14 @@ pub struct SymbolSet {
     /// Behind the head of a column that the list goes by: the least on top, or the most.
     pub rising: &'static str,
     pub falling: &'static str,
+    /// Before bytes a second: from clients, and to them.
+    pub up: &'static str,
+    pub down: &'static str,
+    /// Lines between parts, by the sides of a cell that they leave: 1 up, 2 right, 4 down, 8 left.
+    pub wires: [&'static str; 16],
+    /// At the end of a line, and where what it leads to is broken.
+    pub arrow_right: &'static str,
+    pub broken: &'static str,
 }
 
 impl SymbolSet {
@@ -52,6 +60,11 @@ impl SymbolSet {
         arrow_down: "↓",
         rising: "▲",
         falling: "▼",
+        up: "↑",
+        down: "↓",
+        wires: [" ", "│", "─", "└", "│", "│", "┌", "├", "─", "┘", "─", "┴", "┐", "┤", "┬", "┼"],
+        arrow_right: "▶",
+        broken: "x",
     };
 
     pub const ASCII: Self = Self {
@@ -92,5 +105,10 @@ impl SymbolSet {
         arrow_down: "Down",
         rising: "^",
         falling: "v",
+        up: "^",
+        down: "v",
+        wires: [" ", "|", "-", "+", "|", "|", "+", "+", "-", "+", "-", "+", "+", "+", "+", "+"],
+        arrow_right: ">",
+        broken: "x",
     };
 }

@@ -42,6 +42,8 @@ impl App {
             Action::Show(screen) => return self.show(screen),
             Action::NextScreen => return self.show(self.screen_beside(1)),
             Action::PreviousScreen => return self.show(self.screen_beside(-1)),
+            Action::Left => self.select_part_beside(false),
+            Action::Right => self.select_part_beside(true),
             Action::Only => self.set_scope(None),
             Action::LastScreen => return self.show_last_screen(),
             Action::Longer => self.window = self.window.longer(),
@@ -49,6 +51,7 @@ impl App {
             Action::Mouse => return self.toggle_mouse(),
             Action::Profiles => return self.show_profiles(),
             Action::Verify => return Reaction::Ask(Command::Verify { steps: CheckStep::ALL.to_vec() }),
+            Action::Enter if self.screen == Screen::Path => return self.open_part(),
             Action::Enter => self.enter(),
             Action::Back => self.back(),
             Action::Sort => self.sort(self.lists.order.column.next()),
@@ -183,7 +186,7 @@ impl App {
         }
     }
 
-    fn show(&mut self, screen: Screen) -> Reaction {
+    pub(super) fn show(&mut self, screen: Screen) -> Reaction {
         if screen != self.screen {
             self.before = Some(self.screen);
         }
@@ -319,7 +322,7 @@ impl App {
             Screen::Services => true,
             Screen::Pool => shown.mode == Mode::Direct,
             Screen::Overview | Screen::Sessions | Screen::Events => false,
-            Screen::Profiles | Screen::Failures | Screen::Gateways => false,
+            Screen::Profiles | Screen::Failures | Screen::Gateways | Screen::Path => false,
         };
         let key = self.selected_key()?;
         shown.services.iter().find(|row| is_listed && lists::service_key(row) == key)

@@ -9,6 +9,7 @@
 mod count;
 mod fleet;
 mod operate;
+mod path;
 mod pictures;
 mod standing;
 mod styled;
@@ -35,7 +36,7 @@ use proptest::prelude::*;
 use ratatui::style::Color;
 
 const SIZES: [(u16, u16); 4] = [(120, 36), (80, 24), (60, 15), (1, 1)];
-const SCREENS: [(&str, &str); 7] = [
+const SCREENS: [(&str, &str); 8] = [
     ("overview", "1"),
     ("pool", "2j"),
     ("sessions", "3jj"),
@@ -43,6 +44,7 @@ const SCREENS: [(&str, &str); 7] = [
     ("events", "5j"),
     ("profiles", "6"),
     ("failures", "7j"),
+    ("path", "9jj"),
 ];
 
 /// Keys that open what lies over the panels, and the details.
@@ -314,7 +316,7 @@ fn only_the_palette_of_the_terminal_is_used() {
 /// Everything that is told by the help of some screen or detail, scrolled to its end.
 fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
     let mut told = String::new();
-    for screen in ["1", "2", "3", "4", "5", "6", "7", "1j\n", "4j\n", "3a"] {
+    for screen in ["1", "2", "3", "4", "5", "6", "7", "9", "1j\n", "4j\n", "3a"] {
         let mut app = app(pictures::healthy());
         app.set_attachment(standing.clone());
         press(&mut app, screen);
@@ -461,7 +463,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhz12345678sS/:depntvw!,.mc+-=<>[]aXo".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhlz123456789sS/:depntvw!,.mc+-=<>[]aXo".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![

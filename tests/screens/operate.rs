@@ -198,7 +198,7 @@ fn plus_and_minus_change_the_time_of_the_charts() {
     shows(&app, "[4 Services]");
 }
 
-/// Seven screens and what the list goes by share a line of 80 cells.
+/// The screens and what the list goes by share a line of 80 cells.
 #[test]
 fn the_screens_leave_room_for_the_filter() {
     let mut app = app(pictures::crowded(66));
@@ -206,10 +206,10 @@ fn the_screens_leave_room_for_the_filter() {
     let line = |app: &App| shown(app, (80, 24)).lines().nth(1).unwrap().to_owned();
     assert_eq!(
         line(&app).trim(),
-        "1 Over  2 Pool [3 Sessions] 4 Serv  5 Event  6 Prof  7 Fail   /service:orders"
+        "1  2 [3 Sessions] 4  5  6  7  9          filter service:orders, waiting first"
     );
     press(&mut app, "7");
-    assert_eq!(line(&app).trim(), "1 Over  2 Pool  3 Sess  4 Serv  5 Event  6 Prof [7 Failures]");
+    assert_eq!(line(&app).trim(), "1 Over  2 Pool  3 Sess  4 Serv  5 Event  6 Prof [7 Failures] 9 Path");
 }
 
 #[test]
@@ -607,6 +607,7 @@ fn tab_goes_round_the_screens_and_completes_a_command() {
         "[5 Events]",
         "[6 Profiles]",
         "[7 Failures]",
+        "[9 Path]",
         "[1 Overview]",
     ] {
         press(&mut app, "\t");

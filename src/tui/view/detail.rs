@@ -88,6 +88,7 @@ fn title(app: &App) -> &'static str {
         Screen::Profiles => "Profile",
         Screen::Failures => "Failure",
         Screen::Gateways => "Gateway",
+        Screen::Path => "Path",
     }
 }
 
@@ -124,6 +125,7 @@ fn facts(app: &App) -> Vec<DetailLine> {
         Screen::Profiles => profile_lines(app),
         Screen::Failures => app.selected_failure(shown).map(|row| failure_lines(app, row)),
         Screen::Gateways => app.selected_gateway_row(shown).map(|row| gateways::lines(app, shown, row)),
+        Screen::Path => None,
     };
     let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
     facts.unwrap_or_else(gone)

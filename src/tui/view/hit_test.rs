@@ -10,7 +10,7 @@ use crate::{
         screen::Screen,
         view::{
             LayoutSize, compact_overview, edges, events, failures, full_overview, gateways, list_edges,
-            panel, pool, profiles, services, sessions, size, small_edges, table, tabs,
+            panel, path, pool, profiles, services, sessions, size, small_edges, table, tabs,
         },
     },
 };
@@ -46,6 +46,9 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
     if app.detail().is_some() {
         return HitTarget::Nothing;
     }
+    if app.screen() == Screen::Path {
+        return path::part_at(app, list, at).map_or(HitTarget::Nothing, HitTarget::Row);
+    }
     let (rows, lines) = rows(app, list);
     if app.screen().lists_sessions() && rows.y > list.y && table::line(list, 0).contains(at) {
         return sessions::head_at(app, list, x - list.x).map_or(HitTarget::Nothing, HitTarget::Head);
@@ -69,7 +72,9 @@ fn framed(app: &App, area: Rect, body: Rect) -> Rect {
         }
         Screen::Pool if app.snapshot().mode != Mode::Direct => pool::list_area(body),
         Screen::Pool | Screen::Services => panel::margin(panel::inside(services::areas(body)[0])),
-        Screen::Events | Screen::Failures | Screen::Gateways => panel::margin(panel::inside(body)),
+        Screen::Events | Screen::Failures | Screen::Gateways | Screen::Path => {
+            panel::margin(panel::inside(body))
+        }
         Screen::Profiles => panel::margin(panel::inside(profiles::areas(app, body)[0])),
     }
 }
@@ -91,6 +96,8 @@ fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
         Screen::Profiles => (None, app.profiles().len()),
         Screen::Failures => (failures::selected_text(app), snapshot.failures.len()),
         Screen::Gateways => (gateways::selected_text(app), snapshot.gateways.len()),
+        // Its parts stand in columns.
+        Screen::Path => (None, 0),
     };
     let (left, ..) = panel::split_selected_text(&app.style, told, area);
     let list = panel::below_heads(left);

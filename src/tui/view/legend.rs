@@ -29,6 +29,7 @@ pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
         Screen::Profiles => vec![("Profiles", PROFILES)],
         Screen::Failures => vec![("Failures", FAILURES)],
         Screen::Gateways => vec![("Gateways", GATEWAYS)],
+        Screen::Path => vec![("Path", PATH)],
     }
 }
 
@@ -127,6 +128,15 @@ pub const FAILURES: ColumnMeanings = &[
     ("FIRST", "day and time of the first of them, in UTC"),
     ("LAST CLIENT", "whose the last of them was"),
     ("REASON", "of the last of them, with the cause"),
+];
+
+const PATH: ColumnMeanings = &[
+    ("clients", "all of them: sessions open, clients that wait, clients turned away"),
+    ("services", "by name, at whichever gateways they are"),
+    ("DMZ gateways", "where clients come in; one that is not shown itself is known by its links"),
+    ("links", "all links of two gateways; its bytes are those of the sessions that are listed"),
+    ("internal gateways", "where sessions go on to their backends"),
+    ("backends", "of all services; behind a gateway that is not shown their addresses are not known"),
 ];
 
 pub const GATEWAYS: ColumnMeanings = &[

@@ -32,6 +32,7 @@ mod hit_test;
 mod legend;
 mod one_line;
 mod panel;
+mod path;
 mod pool;
 mod profiles;
 mod services;
@@ -40,6 +41,7 @@ mod table;
 mod tabs;
 mod traffic;
 mod typing;
+mod wires;
 
 pub use hit_test::{HitTarget, hit_test};
 
@@ -177,6 +179,7 @@ fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
         Screen::Profiles => profiles::draw_panel(app, area, buffer),
         Screen::Failures => failures::draw_screen(app, area, buffer),
         Screen::Gateways => gateways::draw_screen(app, area, buffer),
+        Screen::Path => path::draw_screen(app, area, buffer),
     }
 }
 
@@ -201,6 +204,7 @@ fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
         Screen::Profiles => profiles::draw_list(app, within, buffer),
         Screen::Failures => failures::draw_list(app, within, buffer),
         Screen::Gateways => gateways::draw_list(app, within, buffer),
+        Screen::Path => path::draw_list(app, within, buffer),
     }
 }
 

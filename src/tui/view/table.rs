@@ -295,7 +295,7 @@ pub fn cut(look: &ScreenStyle, text: &str, cells: u16) -> String {
 }
 
 /// The same, but the port of an address stays: without it two of one host look alike.
-fn cut_address(look: &ScreenStyle, text: &str, cells: u16) -> String {
+pub fn cut_address(look: &ScreenStyle, text: &str, cells: u16) -> String {
     let port = text.rfind(':').map_or("", |at| &text[at..]);
     let is_port = (2..=6).contains(&port.len()) && port[1..].bytes().all(|byte| byte.is_ascii_digit());
     let room = cells.saturating_sub(width(port));

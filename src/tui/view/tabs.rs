@@ -44,16 +44,48 @@ pub fn at(app: &App, width: u16, cells: u16) -> Option<Screen> {
         .map(|(screen, _)| screen)
 }
 
-/// Reversed alone would not be seen where a terminal has no reverse.
+/// How much of the screens' names is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TabNames {
+    Whole,
+    Short,
+    /// The number alone, but for the screen that is shown.
+    Numbers,
+}
+
+/// As much as there is room for, beside what is said of the list.
 fn names(app: &App, width: u16) -> impl Iterator<Item = (Screen, String)> {
+    let filter_cells = match app.order().filter.is_empty() {
+        true => 0,
+        // A space and a slash stand before it.
+        false => table::width(&filter_text(app)) + 2,
+    };
+    let said = match app.screen().lists_sessions() {
+        true => [table::width(&listed(app)), filter_cells.min(FILTER_CELLS_MIN), 0],
+        false => [0; 3],
+    };
+    let kinds = [TabNames::Whole, TabNames::Short, TabNames::Numbers];
+    let fits = |&(kind, said): &(TabNames, u16)| {
+        let cells =
+            names_of(app, kind).fold(0, |sum: u16, (_, text)| sum.saturating_add(table::width(&text)));
+        cells.saturating_add(said).saturating_add(2) <= width
+    };
+    let kind = kinds.into_iter().zip(said).find(fits).map_or(TabNames::Numbers, |(kind, _)| kind);
+    names_of(app, kind)
+}
+
+/// Reversed alone would not be seen where a terminal has no reverse.
+fn names_of(app: &App, kind: TabNames) -> impl Iterator<Item = (Screen, String)> {
     let shown = app.screen();
     app.screens().map(move |screen| {
-        let number = screen.index() + 1;
-        // What is said of the list behind them needs room as well.
-        let is_whole = width >= WHOLE_NAMES || screen == shown;
-        let name = if is_whole { screen.name() } else { screen.short_name() };
-        let text = format!("{number} {name}");
-        (screen, if screen == shown { format!("[{text}]") } else { format!(" {text} ") })
+        let key = screen.key();
+        let text = match kind {
+            _ if screen == shown => return (screen, format!("[{key} {}]", screen.name())),
+            TabNames::Whole => format!(" {key} {} ", screen.name()),
+            TabNames::Short => format!(" {key} {} ", screen.short_name()),
+            TabNames::Numbers => format!(" {key} "),
+        };
+        (screen, text)
     })
 }
 
@@ -73,5 +105,5 @@ fn filter_text(app: &App) -> String {
 }
 
 const FILTER_CHARS: usize = 60;
-/// Cells of a line that has room for the whole names of the screens and the order of the list.
-const WHOLE_NAMES: u16 = 110;
+/// Of a filter so much can be read beside the names.
+const FILTER_CELLS_MIN: u16 = 18;

@@ -1,0 +1,238 @@
+//! The path from clients to backends, as far as a snapshot knows it: parts in stages, and which leads to which.
+//!
+//! In a fleet both ends of a link are one part where the gateways say of each other which process they are linked
+//! with. Of one gateway the other half is known by its links alone. How it is drawn is `view::path`.
+
+mod gateways;
+mod links;
+mod open;
+mod services;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::Serialize;
+
+use crate::{
+    profile::{Half, Mode},
+    telemetry::{
+        health::Severity,
+        snapshot::{PoolRow, ServiceRow, Snapshot},
+    },
+};
+
+/// The stages that bytes of a client go through, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathStage {
+    Clients,
+    Services,
+    DmzGateways,
+    Links,
+    InternalGateways,
+    Backends,
+}
+
+impl PathStage {
+    pub const ALL: [Self; 6] = [
+        Self::Clients,
+        Self::Services,
+        Self::DmzGateways,
+        Self::Links,
+        Self::InternalGateways,
+        Self::Backends,
+    ];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Clients => "clients",
+            Self::Services => "services",
+            Self::DmzGateways => "DMZ gateways",
+            Self::Links => "links",
+            Self::InternalGateways => "internal gateways",
+            Self::Backends => "backends",
+        }
+    }
+
+    fn of_gateways(half: Half) -> Self {
+        match half {
+            Half::Dmz => Self::DmzGateways,
+            Half::Internal => Self::InternalGateways,
+        }
+    }
+}
+
+/// One thing on the path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PathPart {
+    pub stage: PathStage,
+    /// What it is known by within its stage.
+    #[serde(skip)]
+    pub key: String,
+    pub name: String,
+    /// How it is, in a word.
+    pub state: String,
+    #[serde(skip)]
+    pub severity: Severity,
+    /// How bad its word is: a gateway may be degraded by what is wrong elsewhere on the path.
+    #[serde(skip)]
+    pub state_severity: Severity,
+    /// Numbers, the most telling first.
+    pub facts: Vec<String>,
+    /// What is wrong with it.
+    pub why: Option<String>,
+    #[serde(skip)]
+    pub rows: PartRows,
+}
+
+/// The rows that a part stands for: where Enter leads, and whose bytes are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartRows {
+    Sessions,
+    /// The services of this name.
+    Services(String),
+    /// A gateway of a fleet.
+    Gateway(Arc<str>),
+    /// The gateway that is shown.
+    Own,
+    /// The pools of a link: the key of the worst of them, and whose sessions go over it.
+    Pools {
+        worst: String,
+        sessions: LinkSessions,
+    },
+    Nowhere,
+}
+
+/// Which sessions a link carries: those of this gateway's half with that peer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkSessions {
+    pub gateway: Option<Arc<str>>,
+    pub half: Half,
+    pub peer: String,
+}
+
+impl PathPart {
+    fn new(stage: PathStage, key: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            stage,
+            key: key.into(),
+            name: name.into(),
+            state: String::new(),
+            severity: Severity::Fine,
+            state_severity: Severity::Fine,
+            facts: Vec::new(),
+            why: None,
+            rows: PartRows::Nowhere,
+        }
+    }
+
+    /// What it is known by on the whole path.
+    pub fn path_key(&self) -> String {
+        format!("{:?} {}", self.stage, self.key)
+    }
+}
+
+/// The parts, by stage and name, and which leads to which.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ShieldPath {
+    pub parts: Vec<PathPart>,
+    /// By their places in `parts`.
+    pub leads: Vec<(usize, usize)>,
+}
+
+impl ShieldPath {
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mut builder = PathBuilder { snapshot, parts: BTreeMap::new(), leads: BTreeSet::new() };
+        builder.add_own_gateways();
+        builder.add_links();
+        builder.add_services();
+        builder.add_backends();
+        builder.add_clients();
+        builder.finish()
+    }
+
+    /// The stages that there are: without links there are two less.
+    pub fn stages(&self) -> Vec<PathStage> {
+        let has = |stage| self.parts.iter().any(|part| part.stage == stage);
+        let is_direct = !has(PathStage::Links) && !has(PathStage::InternalGateways);
+        let is_shown = |stage: &PathStage| {
+            !is_direct || !matches!(stage, PathStage::Links | PathStage::InternalGateways)
+        };
+        PathStage::ALL.into_iter().filter(is_shown).collect()
+    }
+
+    /// The parts of one stage, with their places.
+    pub fn of_stage(&self, stage: PathStage) -> impl Iterator<Item = (usize, &PathPart)> {
+        self.parts.iter().enumerate().filter(move |(_, part)| part.stage == stage)
+    }
+
+    pub fn worst(&self) -> Option<&PathPart> {
+        let worst = self.parts.iter().rev().max_by_key(|part| part.severity);
+        worst.filter(|part| part.severity > Severity::Fine)
+    }
+
+    /// The part of the next stage, or of the one before, that this one leads to; else the first of that stage.
+    pub fn beside(&self, at: usize, is_next: bool) -> Option<usize> {
+        let part = self.parts.get(at)?;
+        let led = self.leads.iter().find_map(|&(from, to)| match is_next {
+            true => (from == at).then_some(to),
+            false => (to == at).then_some(from),
+        });
+        let mut stages = self.parts.iter().map(|other| other.stage);
+        let stage = match is_next {
+            true => stages.find(|&stage| stage > part.stage),
+            false => stages.rfind(|&stage| stage < part.stage),
+        };
+        led.or_else(|| self.parts.iter().position(|other| Some(other.stage) == stage))
+    }
+}
+
+/// Stage and key of a part.
+type PartKey = (PathStage, String);
+
+struct PathBuilder<'a> {
+    snapshot: &'a Snapshot,
+    parts: BTreeMap<PartKey, PathPart>,
+    leads: BTreeSet<(PartKey, PartKey)>,
+}
+
+impl<'a> PathBuilder<'a> {
+    /// Of the halves that run here: the rows of one that was switched off may be told for a while.
+    fn services(&self) -> impl Iterator<Item = &'a ServiceRow> + use<'a> {
+        let snapshot = self.snapshot;
+        snapshot.services.iter().filter(move |row| is_shown(snapshot, row.role))
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &'a PoolRow> + use<'a> {
+        let snapshot = self.snapshot;
+        snapshot.pools.iter().filter(move |row| is_shown(snapshot, row.role))
+    }
+
+    fn add(&mut self, part: PathPart) -> PartKey {
+        let key = (part.stage, part.key.clone());
+        self.parts.entry(key.clone()).or_insert(part);
+        key
+    }
+
+    fn lead(&mut self, from: &PartKey, to: &PartKey) {
+        self.leads.insert((from.clone(), to.clone()));
+    }
+
+    fn finish(self) -> ShieldPath {
+        let places: BTreeMap<_, _> =
+            self.parts.keys().enumerate().map(|(place, key)| (key.clone(), place)).collect();
+        let place = |key: &PartKey| places.get(key).copied();
+        let leads = self.leads.iter().filter_map(|(from, to)| Some((place(from)?, place(to)?))).collect();
+        ShieldPath { parts: self.parts.into_values().collect(), leads }
+    }
+
+    fn is_direct(&self) -> bool {
+        self.snapshot.mode == Mode::Direct && self.snapshot.pools.is_empty()
+    }
+}
+
+fn is_shown(snapshot: &Snapshot, half: Half) -> bool {
+    !snapshot.gateways.is_empty() || snapshot.roles.contains(&half)
+}

@@ -1,0 +1,191 @@
+//! The gateways on the path: those that are shown, and those that only their links tell of.
+
+use std::sync::Arc;
+
+use super::{PartKey, PartRows, PathBuilder, PathPart, PathStage};
+use crate::{
+    profile::Half,
+    telemetry::{
+        health::{AlertKind, Health, Severity},
+        snapshot::{GatewayPhase, GatewayReach, GatewayRow, PoolRow},
+    },
+    tui::format,
+};
+
+/// The key of the gateway that is shown, where it is one.
+const OWN: &str = "";
+
+impl PathBuilder<'_> {
+    pub(super) fn add_own_gateways(&mut self) {
+        let snapshot = self.snapshot;
+        if snapshot.gateways.is_empty() {
+            for &half in &snapshot.roles {
+                self.add(self.own_part(half));
+            }
+            return;
+        }
+        // A picture that is narrowed to one gateway has its name for a profile.
+        let scope = snapshot.gateways.iter().find(|row| *row.name == *snapshot.profile);
+        for row in snapshot.gateways.iter().filter(|row| scope.is_none_or(|scope| scope.name == row.name)) {
+            // One that was never heard stands where most do.
+            let halves = row.heard.as_ref().map_or(&[Half::Dmz][..], |heard| heard.roles.as_slice());
+            for &half in halves {
+                self.add(self.member_part(row, half));
+            }
+        }
+    }
+
+    fn own_part(&self, half: Half) -> PathPart {
+        let snapshot = self.snapshot;
+        let name = if snapshot.host.is_empty() { &snapshot.profile } else { &snapshot.host };
+        let (severity, why) = self.own_trouble(None);
+        let (state, state_severity) = health_word(snapshot.health, snapshot.phase);
+        PathPart {
+            state: state.into(),
+            severity,
+            state_severity: state_severity.max(severity),
+            facts: vec![format!("up {}", format::age(snapshot.uptime_seconds)), "this gateway".into()],
+            why,
+            rows: PartRows::Own,
+            ..PathPart::new(PathStage::of_gateways(half), OWN, name.as_str())
+        }
+    }
+
+    fn member_part(&self, row: &GatewayRow, half: Half) -> PathPart {
+        let unheard = |state, severity| (state, severity, severity, row.why.clone());
+        let (state, state_severity, severity, why) = match row.reach {
+            GatewayReach::Unreachable => unheard("UNREACHABLE", Severity::Lost),
+            GatewayReach::Silent => unheard("SILENT", Severity::Starved),
+            GatewayReach::Calling => unheard("calling", Severity::Fine),
+            GatewayReach::Reached => {
+                let (severity, why) = self.own_trouble(Some(&row.name));
+                let heard = row.heard.as_ref();
+                let phase = heard.map_or(GatewayPhase::Starting, |heard| heard.phase);
+                let (state, of_state) = health_word(heard.and_then(|heard| heard.health), phase);
+                (state, of_state.max(severity), severity, why)
+            }
+        };
+        let sessions = row.heard.as_ref().filter(|_| row.reach == GatewayReach::Reached);
+        PathPart {
+            state: state.into(),
+            severity,
+            state_severity,
+            facts: sessions
+                .map(|heard| format!("{} open", format::amount(heard.sessions_open)))
+                .into_iter()
+                .collect(),
+            why,
+            rows: PartRows::Gateway(Arc::clone(&row.name)),
+            ..PathPart::new(PathStage::of_gateways(half), &*row.name, &*row.name)
+        }
+    }
+
+    /// What is wrong with a gateway itself; the troubles of links, services and backends stand at those.
+    fn own_trouble(&self, gateway: Option<&Arc<str>>) -> (Severity, Option<String>) {
+        let is_own = |kind| {
+            matches!(
+                kind,
+                AlertKind::Descriptors
+                    | AlertKind::Expired
+                    | AlertKind::Certificate
+                    | AlertKind::Lockdown
+                    | AlertKind::Log
+            )
+        };
+        let alerts = self.snapshot.alerts.iter();
+        let own = alerts.filter(|alert| alert.gateway.as_ref() == gateway && is_own(alert.kind));
+        let worst = own.rev().max_by_key(|alert| alert.kind.severity());
+        worst.map_or((Severity::Fine, None), |alert| (alert.kind.severity(), Some(alert.text.clone())))
+    }
+
+    /// The gateway whose row this is.
+    pub(super) fn gateway_of(&mut self, gateway: Option<&Arc<str>>, half: Half) -> PartKey {
+        let stage = PathStage::of_gateways(half);
+        let name = gateway.map_or(OWN, |name| &**name);
+        self.add(PathPart::new(stage, name, if name.is_empty() { "-" } else { name }))
+    }
+
+    /// The gateway at the other end of a pool's links.
+    pub(super) fn peer_of(&mut self, pool: &PoolRow) -> PartKey {
+        let half = match pool.role {
+            Half::Dmz => Half::Internal,
+            Half::Internal => Half::Dmz,
+        };
+        let instance = self.instance_of_peer(pool);
+        if let Some(key) = self.known_gateway(half, instance.as_deref()) {
+            return key;
+        }
+        let name = pool.peer.as_deref().or(pool.address.as_deref()).unwrap_or("-");
+        let address = pool.address.as_deref().unwrap_or("-");
+        let key = format!("{name} at {address} {}", instance.as_deref().unwrap_or("-"));
+        let facts = pool.peer.as_ref().and(pool.address.clone()).into_iter().collect();
+        let pools = super::links::rows_of(pool);
+        self.add(PathPart { facts, rows: pools, ..PathPart::new(PathStage::of_gateways(half), key, name) })
+    }
+
+    /// A pool of which no link stands may not know it; another to the same address may.
+    fn instance_of_peer(&self, pool: &PoolRow) -> Option<String> {
+        let is_alike = |other: &&PoolRow| {
+            (&other.gateway, other.role, &other.address) == (&pool.gateway, pool.role, &pool.address)
+                && (pool.peer.is_none() || other.peer == pool.peer)
+        };
+        let alike = || self.pools().filter(is_alike).find_map(|other| other.instance.clone());
+        pool.instance.clone().or_else(alike)
+    }
+
+    /// A gateway that is shown, by the process that it is.
+    fn known_gateway(&self, half: Half, instance: Option<&str>) -> Option<PartKey> {
+        let (snapshot, stage) = (self.snapshot, PathStage::of_gateways(half));
+        if snapshot.gateways.is_empty() {
+            let is_own = instance.is_none_or(|instance| instance == snapshot.instance);
+            return (snapshot.roles.len() > 1 && is_own).then(|| (stage, OWN.to_owned()));
+        }
+        let is_it = |row: &&GatewayRow| {
+            row.heard.as_ref().is_some_and(|heard| {
+                heard.roles.contains(&half)
+                    && !heard.instance.is_empty()
+                    && Some(heard.instance.as_str()) == instance
+            })
+        };
+        snapshot.gateways.iter().find(is_it).map(|row| (stage, row.name.to_string()))
+    }
+
+    /// A gateway that only its links tell of is as they are.
+    pub(super) fn tell_by_link(&mut self, gateway: &PartKey, link: &PathPart) {
+        let Some(part) = self.parts.get_mut(gateway) else { return };
+        if matches!(part.rows, PartRows::Own | PartRows::Gateway(_)) {
+            return;
+        }
+        let is_first = part.state.is_empty();
+        // One link that stands is enough.
+        if is_first || link.severity < Severity::Lost {
+            let is_linked = link.severity < Severity::Lost;
+            part.severity = if is_linked { Severity::Fine } else { Severity::Lost };
+            part.state_severity = part.severity;
+            part.state = if is_linked { "linked".into() } else { "NO LINK".into() };
+            part.why = if is_linked { None } else { link.why.clone() };
+        }
+        if is_first {
+            part.facts.push("seen by links".into());
+        }
+    }
+}
+
+/// The word, and how bad it is.
+fn health_word(health: Option<Health>, phase: GatewayPhase) -> (&'static str, Severity) {
+    match (phase, health) {
+        (GatewayPhase::Starting, _) => ("starting", Severity::Fine),
+        (GatewayPhase::Draining, _) => ("DRAINING", Severity::Short),
+        (GatewayPhase::Stopped, _) => ("STOPPED", Severity::Lost),
+        (GatewayPhase::Running, None) => ("unknown", Severity::Fine),
+        (GatewayPhase::Running, Some(health)) => {
+            let severity = match health {
+                Health::Healthy => Severity::Fine,
+                Health::Degraded => Severity::Short,
+                Health::Full => Severity::Starved,
+                Health::Down => Severity::Lost,
+            };
+            (health.word(), severity)
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The links on the path: all that two gateways have with each other are one part.
+
+use std::collections::BTreeMap;
+
+use super::{LinkSessions, PartKey, PartRows, PathBuilder, PathPart, PathStage};
+use crate::{
+    profile::Half,
+    telemetry::{
+        health::{Severity, severity},
+        snapshot::PoolRow,
+    },
+    tui::{format, lists},
+};
+
+impl PathBuilder<'_> {
+    pub(super) fn add_links(&mut self) {
+        let mut by_ends: BTreeMap<(PartKey, PartKey), Vec<&PoolRow>> = BTreeMap::new();
+        for pool in self.pools() {
+            let own = self.gateway_of(pool.gateway.as_ref(), pool.role);
+            let peer = self.peer_of(pool);
+            let ends = if pool.role == Half::Dmz { (own, peer) } else { (peer, own) };
+            by_ends.entry(ends).or_default().push(pool);
+        }
+        for ((dmz, internal), pools) in by_ends {
+            let part = link_part(&format!("{} {}", dmz.1, internal.1), &pools);
+            self.tell_by_link(&dmz, &part);
+            self.tell_by_link(&internal, &part);
+            let link = self.add(part);
+            self.lead(&dmz, &link);
+            self.lead(&link, &internal);
+        }
+    }
+}
+
+/// Both ends of a link may be in the picture: the DMZ half's is counted, and the trouble of either is told.
+fn link_part(key: &str, pools: &[&PoolRow]) -> PathPart {
+    let outer = pools.iter().any(|pool| pool.role == Half::Dmz);
+    let counted = || pools.iter().filter(move |pool| (pool.role == Half::Dmz) == outer);
+    let sum = |of: fn(&PoolRow) -> u64| counted().fold(0_u64, |sum, pool| sum.saturating_add(of(pool)));
+    let (ready, target) = (sum(|pool| pool.ready as u64), sum(|pool| pool.target as u64));
+    let standing = ready.saturating_add(sum(|pool| pool.carrying as u64));
+    let worst = pools.iter().rev().max_by_key(|pool| severity(pool));
+    let level = worst.map_or(Severity::Fine, |pool| severity(pool));
+    let name = match level {
+        Severity::Lost if standing == 0 => "none".into(),
+        _ if target > 0 => format!("{} of {} ready", format::amount(ready), format::amount(target)),
+        _ => format!("{} up", format::amount(standing)),
+    };
+    let told = |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", format::amount(number)));
+    let facts = [
+        told(sum(|pool| pool.waiting as u64), "clients wait"),
+        Some(format!("{} sessions", format::amount(sum(|pool| pool.sessions as u64)))),
+        told(sum(|pool| pool.failures_minute), "failed /min"),
+        pools
+            .iter()
+            .find_map(|pool| pool.retry_seconds)
+            .map(|left| format!("dial in {}", format::whole_span(left))),
+        counted().find_map(|pool| pool.round_trip_ms).map(|ms| format!("rtt {}", format::wait(ms))),
+        counted().find_map(|pool| pool.wait_p99_ms).map(|ms| format!("wait99 {}", format::wait(ms))),
+        counted().find_map(|pool| pool.protocol.clone()),
+    ];
+    let first = worst.copied().or(pools.first().copied());
+    PathPart {
+        state: first.map_or("-".into(), |pool| link_word(pool).into()),
+        severity: level,
+        state_severity: level,
+        facts: facts.into_iter().flatten().collect(),
+        why: first.filter(|_| level > Severity::Fine).map(why),
+        rows: counted().max_by_key(|pool| severity(pool)).map_or(PartRows::Nowhere, |pool| rows_of(pool)),
+        ..PathPart::new(PathStage::Links, key, name)
+    }
+}
+
+pub(super) fn rows_of(pool: &PoolRow) -> PartRows {
+    let peer = pool.peer.clone().unwrap_or_default();
+    let sessions = LinkSessions { gateway: pool.gateway.clone(), half: pool.role, peer };
+    PartRows::Pools { worst: lists::pool_key(pool), sessions }
+}
+
+fn link_word(pool: &PoolRow) -> &'static str {
+    match severity(pool) {
+        Severity::Lost => "DOWN",
+        Severity::Starved => "STARVED",
+        Severity::Short => "filling",
+        Severity::Fine => "healthy",
+    }
+}
+
+fn why(pool: &PoolRow) -> String {
+    let since = pool.gone_seconds.map(|gone| format!("for {}", format::whole_span(gone)));
+    let cut = (pool.cut > 0).then(|| format!("{} were cut", format::count(pool.cut, "session")));
+    let waits = (pool.waiting > 0).then(|| format!("{} wait", format::count(pool.waiting as u64, "client")));
+    let error = pool.last_error.as_ref().map(|error| format!("the last error: {error}"));
+    let told: Vec<_> = [since, cut, waits, error].into_iter().flatten().collect();
+    if told.is_empty() { "fewer links are ready than wanted".into() } else { told.join(", ") }
+}

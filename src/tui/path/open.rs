@@ -1,0 +1,75 @@
+//! What is done with a part of the path: another is selected beside it, and its rows are opened.
+
+use std::sync::Arc;
+
+use super::{PartRows, PathPart, PathStage, ShieldPath};
+use crate::{
+    telemetry::snapshot::Snapshot,
+    tui::{
+        app::{App, Reaction},
+        lists,
+        screen::Screen,
+    },
+};
+
+impl App {
+    /// Selects what the part under the cursor leads to, or what leads to it; without one, the first.
+    pub(in crate::tui) fn select_part_beside(&mut self, is_next: bool) {
+        let path = ShieldPath::of(self.snapshot());
+        let beside = match self.selected_line() {
+            Some(at) => path.beside(at, is_next).unwrap_or(at),
+            None => 0,
+        };
+        self.move_selection(|_, _| beside);
+    }
+
+    /// Opens the rows that the part under the cursor stands for; without one, the worst is selected.
+    pub(in crate::tui) fn open_part(&mut self) -> Reaction {
+        let shown = self.shown_snapshot();
+        let path = ShieldPath::of(&shown);
+        let Some(part) = self.selected_line().and_then(|line| path.parts.get(line)) else {
+            let worst = path.worst().and_then(|worst| path.parts.iter().position(|part| part == worst));
+            self.move_selection(|_, _| worst.unwrap_or(0));
+            return Reaction::Redraw;
+        };
+        match &part.rows {
+            PartRows::Sessions => self.show(Screen::Sessions),
+            PartRows::Own => self.show(Screen::Overview),
+            PartRows::Services(_) => {
+                let key = service_of(&shown, part).unwrap_or_default();
+                self.show_row(Screen::Services, &shown, &key)
+            }
+            PartRows::Gateway(name) => self.show_row(Screen::Gateways, &shown, name),
+            PartRows::Pools { worst, .. } => self.show_row(Screen::Pool, &shown, worst),
+            PartRows::Nowhere => {
+                self.refuse("nothing more is known of it here");
+                Reaction::Redraw
+            }
+        }
+    }
+
+    fn show_row(&mut self, screen: Screen, shown: &Snapshot, key: &str) -> Reaction {
+        let reaction = self.show(screen);
+        self.lists.select_key(screen, shown, key);
+        reaction
+    }
+
+    /// The gateway that the part under the cursor is of, in a fleet.
+    pub(in crate::tui) fn selected_part_gateway(&self, shown: &Snapshot) -> Option<Arc<str>> {
+        let path = ShieldPath::of(shown);
+        match &path.parts.get(self.selected_line()?)?.rows {
+            PartRows::Gateway(name) => Some(Arc::clone(name)),
+            PartRows::Pools { sessions, .. } => sessions.gateway.clone(),
+            PartRows::Sessions | PartRows::Services(_) | PartRows::Own | PartRows::Nowhere => None,
+        }
+    }
+}
+
+/// The row of a service that is worst, or that knows its backends.
+fn service_of(shown: &Snapshot, part: &PathPart) -> Option<String> {
+    let PartRows::Services(name) = &part.rows else { return None };
+    let rows = lists::services(shown);
+    let mut of_name = rows.iter().filter(|row| row.name == *name);
+    let dials = of_name.clone().find(|row| row.connect.is_some() && part.stage == PathStage::Backends);
+    dials.or_else(|| of_name.next()).map(|row| lists::service_key(row))
+}

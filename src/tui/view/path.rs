@@ -1,0 +1,419 @@
+//! The path from clients to backends: where there is room a picture, a column for each stage; else a line for each.
+
+use std::collections::HashMap;
+
+use ratatui::{
+    buffer::Buffer,
+    layout::{Position, Rect},
+    style::Style,
+};
+
+use crate::{
+    profile::Half,
+    telemetry::{
+        health::Severity,
+        snapshot::{GatewayReach, Snapshot, TrafficSample},
+    },
+    tui::{
+        app::App,
+        format,
+        path::{LinkSessions, PartRows, PathPart, PathStage, ShieldPath},
+        view::{
+            alert, panel, table,
+            wires::{self, PathWire},
+        },
+    },
+};
+
+pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
+    let facts = "Enter opens the rows of a part, bytes a second";
+    let inside = panel::draw_frame(&app.style, "Path", facts, area, buffer);
+    draw_list(app, panel::margin(inside), buffer);
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    let path = ShieldPath::of(app.snapshot());
+    if path.parts.is_empty() {
+        return panel::draw_empty(&app.style, "no part of the path is known yet", area, buffer);
+    }
+    let area = panel::draw_selected_text(&app.style, told(app, &path, area), area, buffer);
+    let rates = PathRates::of(app);
+    if is_picture(area) {
+        draw_picture(app, &path, &rates, area, buffer);
+    } else {
+        draw_stages(app, &path, &rates, area, buffer);
+    }
+}
+
+/// What is wrong with the part under the cursor, or else with the worst; few lines are needed for the stages.
+fn told(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Style)> {
+    if area.height < TOLD_LINES_MIN {
+        return None;
+    }
+    let selected = app.selected_line().and_then(|line| path.parts.get(line));
+    let part = selected.or_else(|| path.worst())?;
+    let facts = part.why.clone().unwrap_or_else(|| part.facts.join(", "));
+    let state = if part.state.is_empty() { String::new() } else { format!("{}, ", part.state) };
+    let text = format!("{} {}: {state}{facts}", part.stage.title(), part.name);
+    Some((app.addresses().text(&text), alert::style(&app.style, part.severity)))
+}
+
+fn is_picture(area: Rect) -> bool {
+    area.width >= PICTURE_CELLS_MIN && area.height >= PICTURE_LINES_MIN
+}
+
+/// The part that is drawn there, of the whole area of the list.
+pub fn part_at(app: &App, area: Rect, at: Position) -> Option<usize> {
+    let path = ShieldPath::of(app.snapshot());
+    let (area, ..) = panel::split_selected_text(&app.style, told(app, &path, area), area);
+    let placed = match is_picture(area) {
+        true => place_columns(&path, app.selected_line(), area)
+            .into_iter()
+            .flat_map(|stage| stage.parts)
+            .collect(),
+        false => place_lines(&path, app.selected_line(), area).parts,
+    };
+    placed.into_iter().find(|part| part.area.contains(at)).map(|part| part.place)
+}
+
+/// One stage of the picture.
+struct PlacedStage {
+    stage: PathStage,
+    area: Rect,
+    parts: Vec<PlacedPart>,
+    hidden: usize,
+}
+
+/// Where one part is drawn; its name stands on the first line.
+struct PlacedPart {
+    place: usize,
+    area: Rect,
+}
+
+fn place_columns(path: &ShieldPath, selected: Option<usize>, area: Rect) -> Vec<PlacedStage> {
+    let stages = path.stages();
+    let count = u16::try_from(stages.len()).unwrap_or(1).max(1);
+    let gap = GAP_CELLS_MIN + (area.width - PICTURE_CELLS_MIN.min(area.width)) / (2 * count);
+    let cells = (area.width - gap * (count - 1)) / count;
+    let body = Rect { y: area.y + HEAD_LINES, height: area.height.saturating_sub(HEAD_LINES), ..area };
+    let place = |(number, stage): (usize, PathStage)| {
+        let x = area.x + u16::try_from(number).unwrap_or(0) * (cells + gap);
+        let column = Rect { x, width: cells, ..body };
+        let (places, hidden) = shown_parts(path, stage, selected, usize::from(body.height));
+        let lines = match places.len() {
+            0 => PART_LINES_MAX,
+            shown if hidden == 0 => {
+                (body.height / u16::try_from(shown).unwrap_or(1)).clamp(1, PART_LINES_MAX)
+            }
+            _ => 1,
+        };
+        let parts = places.into_iter().zip(0_u16..).map(|(place, row)| {
+            let area = Rect { y: column.y + row * lines, height: lines, ..column };
+            PlacedPart { place, area }
+        });
+        PlacedStage { stage, area: column, parts: parts.collect(), hidden }
+    };
+    stages.into_iter().enumerate().map(place).collect()
+}
+
+/// The parts of a stage that there is room for: where that is not all, the worst of them and the selected one.
+fn shown_parts(
+    path: &ShieldPath,
+    stage: PathStage,
+    selected: Option<usize>,
+    room: usize,
+) -> (Vec<usize>, usize) {
+    let mut places: Vec<_> = path.of_stage(stage).map(|(place, _)| place).collect();
+    let count = places.len();
+    if count <= room {
+        return (places, 0);
+    }
+    let rank = |&place: &usize| (selected == Some(place), path.parts[place].severity);
+    places.sort_by_key(|place| std::cmp::Reverse(rank(place)));
+    places.truncate(room.saturating_sub(1));
+    let hidden = count - places.len();
+    (places, hidden)
+}
+
+fn draw_picture(app: &App, path: &ShieldPath, rates: &PathRates, area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.style, app.style.theme);
+    let stages = place_columns(path, app.selected_line(), area);
+    for pair in stages.windows(2) {
+        if let [from, to] = pair {
+            draw_wires(app, path, from, to, buffer);
+        }
+    }
+    for stage in &stages {
+        let head = Rect { y: area.y, height: 1, width: stage.area.width + GAP_CELLS_MIN - 1, ..stage.area };
+        table::write(&stage.stage.title().to_uppercase(), theme.title, head, buffer);
+        for part in &stage.parts {
+            draw_part(app, path, rates, part, buffer);
+        }
+        let last = table::line(stage.area, u16::try_from(stage.parts.len()).unwrap_or(u16::MAX));
+        if stage.hidden > 0 {
+            table::write(
+                &table::cut(look, &format!("  +{} more", stage.hidden), last.width),
+                theme.faint,
+                last,
+                buffer,
+            );
+        } else if stage.parts.is_empty() {
+            table::write("  none", theme.faint, last, buffer);
+        }
+    }
+}
+
+/// What leads from one stage to the next, between their columns.
+fn draw_wires(app: &App, path: &ShieldPath, from: &PlacedStage, to: &PlacedStage, buffer: &mut Buffer) {
+    let selected = app.selected_line();
+    let placed =
+        |parts: &[PlacedPart], place| parts.iter().find(|part| part.place == place).map(|part| part.area);
+    let wires = path.leads.iter().filter_map(|&(source, target)| {
+        let (begin, end) = (placed(&from.parts, source)?, placed(&to.parts, target)?);
+        let name = table::width(&name(app, &path.parts[source])).min(begin.width.saturating_sub(SIGN_CELLS));
+        Some(PathWire {
+            source,
+            target,
+            begin: Position { x: begin.x + SIGN_CELLS + name + 1, y: begin.y },
+            end: Position { x: end.x, y: end.y },
+            is_source_lost: path.parts[source].severity == Severity::Lost,
+            is_target_lost: path.parts[target].severity == Severity::Lost,
+            is_lit: selected.is_some_and(|place| place == source || place == target),
+        })
+    });
+    let gap = from.area.x + from.area.width..to.area.x;
+    wires::draw(&app.style, &wires.collect::<Vec<_>>(), gap, buffer);
+}
+
+fn draw_part(app: &App, path: &ShieldPath, rates: &PathRates, placed: &PlacedPart, buffer: &mut Buffer) {
+    let (look, part) = (&app.style, &path.parts[placed.place]);
+    let line = table::line(placed.area, 0);
+    draw_sign(app, part, line, buffer);
+    let beside = indented(line);
+    table::write(
+        &table::cut_address(look, &name(app, part), beside.width),
+        look.theme.accent,
+        beside,
+        buffer,
+    );
+    if app.selected_line() == Some(placed.place) {
+        let cells = SIGN_CELLS + table::width(&name(app, part));
+        panel::select(look, Rect { width: cells.min(line.width), ..line }, buffer);
+        table::write(look.symbols.selected, look.theme.selected, line, buffer);
+    }
+    // The last line parts it from the next one, where there is one to spare.
+    let spare = u16::from(placed.area.height > 2);
+    let below = Rect { y: line.y + 1, height: placed.area.height - 1 - spare, ..placed.area };
+    for ((text, style), at) in facts(app, part, rates, below.height).into_iter().zip(panel::lines(below)) {
+        let at = indented(at);
+        table::write(&table::cut_address(look, &text, at.width), style, at, buffer);
+    }
+}
+
+/// What is told of a part below its name, in at most so many lines.
+fn facts(app: &App, part: &PathPart, rates: &PathRates, lines: u16) -> Vec<(String, Style)> {
+    let (look, plain) = (&app.style, app.style.theme.plain);
+    let state = (!part.state.is_empty()).then(|| (part.state.clone(), state_style(app, part)));
+    let known = part.facts.iter().map(|fact| (look.text(&app.addresses().text(fact), TEXT_CHARS), plain));
+    let mut known = known.collect::<Vec<_>>().into_iter();
+    if lines == 1 {
+        let first = known.next();
+        let Some((state, style)) = state else { return first.into_iter().collect() };
+        let fact = first.filter(|_| part.state_severity == Severity::Fine);
+        return vec![(fact.map_or(state.clone(), |(fact, _)| format!("{state}, {fact}")), style)];
+    }
+    let rate = rates.of_part(app, part).map(|rate| (rate_text(app, rate), plain));
+    state.into_iter().chain(known.next()).chain(rate).chain(known).take(usize::from(lines)).collect()
+}
+
+fn draw_sign(app: &App, part: &PathPart, line: Rect, buffer: &mut Buffer) {
+    let signs = &app.style.symbols;
+    let sign = if part.severity == Severity::Fine { signs.health } else { signs.alert };
+    let style = severity_style(app, part.severity);
+    table::write(sign, style, Rect { width: line.width.min(1), ..line }, buffer);
+}
+
+fn state_style(app: &App, part: &PathPart) -> Style {
+    severity_style(app, part.state_severity)
+}
+
+fn severity_style(app: &App, severity: Severity) -> Style {
+    match severity {
+        Severity::Fine => app.style.theme.good,
+        worse => alert::style(&app.style, worse),
+    }
+}
+
+fn name(app: &App, part: &PathPart) -> String {
+    app.style.text(&app.addresses().text(&part.name), TEXT_CHARS)
+}
+
+fn indented(line: Rect) -> Rect {
+    let cells = SIGN_CELLS.min(line.width);
+    Rect { x: line.x + cells, width: line.width - cells, ..line }
+}
+
+/// `up 41.0M down 1.2M`, with arrows.
+fn rate_text(app: &App, rate: TrafficSample) -> String {
+    let signs = &app.style.symbols;
+    format!("{}{} {}{}", signs.up, format::amount(rate.up), signs.down, format::amount(rate.down))
+}
+
+/// A line for each stage, and below them the parts of one.
+struct PlacedLines {
+    stages: Vec<(PathStage, Rect)>,
+    /// Whose parts are listed.
+    stage: PathStage,
+    parts: Vec<PlacedPart>,
+    hidden: usize,
+}
+
+fn place_lines(path: &ShieldPath, selected: Option<usize>, area: Rect) -> PlacedLines {
+    let selected_part = selected.and_then(|line| path.parts.get(line));
+    let stage = selected_part.or_else(|| path.worst()).map_or(PathStage::Services, |part| part.stage);
+    let stages: Vec<_> = path.stages().into_iter().zip(panel::lines(area)).collect();
+    let above = u16::try_from(stages.len()).unwrap_or(u16::MAX).saturating_add(1);
+    let list = Rect { y: area.y.saturating_add(above), height: area.height.saturating_sub(above), ..area };
+    let (places, hidden) = shown_parts(path, stage, selected, usize::from(list.height));
+    let parts =
+        places.into_iter().zip(panel::lines(list)).map(|(place, area)| PlacedPart { place, area }).collect();
+    PlacedLines { stages, stage, parts, hidden }
+}
+
+fn draw_stages(app: &App, path: &ShieldPath, rates: &PathRates, area: Rect, buffer: &mut Buffer) {
+    let (look, theme) = (&app.style, app.style.theme);
+    let lines = place_lines(path, app.selected_line(), area);
+    for &(stage, at) in &lines.stages {
+        draw_stage_line(app, path, rates, stage, at, buffer);
+        if stage == lines.stage && !lines.parts.is_empty() {
+            let mark = Rect { x: at.x.saturating_sub(1), width: 1, ..at };
+            table::write(look.symbols.selected, theme.plain, mark, buffer);
+        }
+    }
+    for placed in &lines.parts {
+        let part = &path.parts[placed.place];
+        let at = indented(placed.area);
+        draw_sign(app, part, at, buffer);
+        let text = format!("{} {}", name(app, part), one_line(app, part, rates));
+        let beside = indented(at);
+        table::write(&table::cut(look, &text, beside.width), theme.plain, beside, buffer);
+        if app.selected_line() == Some(placed.place) {
+            panel::select(look, placed.area, buffer);
+            table::write(look.symbols.selected, theme.selected, placed.area, buffer);
+        }
+    }
+    if lines.hidden > 0 {
+        let shown = u16::try_from(lines.stages.len() + 1 + lines.parts.len()).unwrap_or(u16::MAX);
+        let at = indented(table::line(area, shown));
+        table::write(&format!("+{} more", lines.hidden), theme.faint, at, buffer);
+    }
+}
+
+/// The worst of a stage with its trouble, or how many there are and what they move.
+fn draw_stage_line(
+    app: &App,
+    path: &ShieldPath,
+    rates: &PathRates,
+    stage: PathStage,
+    at: Rect,
+    buffer: &mut Buffer,
+) {
+    let (look, theme) = (&app.style, app.style.theme);
+    let parts: Vec<_> = path.of_stage(stage).map(|(_, part)| part).collect();
+    let worst = parts.iter().copied().rev().max_by_key(|part| part.severity);
+    let beside = indented(at);
+    table::write(stage.title(), theme.title, beside, buffer);
+    let indent = TITLE_CELLS.min(beside.width);
+    let rest = Rect { x: beside.x + indent, width: beside.width - indent, ..beside };
+    let Some(worst) = worst else { return table::write("none", theme.faint, rest, buffer) };
+    draw_sign(app, worst, at, buffer);
+    let ill = parts.iter().filter(|part| part.severity > Severity::Fine).count();
+    let (text, style) = match (parts.as_slice(), ill) {
+        ([part], _) if stage == PathStage::Clients => (one_line(app, part, rates), state_style(app, part)),
+        ([part], _) => {
+            (format!("{} {}", name(app, part), one_line(app, part, rates)), state_style(app, part))
+        }
+        (parts, 0) => {
+            let names: Vec<_> = parts.iter().map(|part| name(app, part)).collect();
+            (format!("{} well: {}", parts.len(), names.join(", ")), theme.plain)
+        }
+        (parts, ill) => {
+            let text = format!(
+                "{ill} of {} not well: {} {}",
+                parts.len(),
+                name(app, worst),
+                one_line(app, worst, rates)
+            );
+            (text, state_style(app, worst))
+        }
+    };
+    table::write(&table::cut(look, &text, rest.width), style, rest, buffer);
+}
+
+fn one_line(app: &App, part: &PathPart, rates: &PathRates) -> String {
+    let facts = facts(app, part, rates, u16::MAX);
+    facts.into_iter().map(|(text, _)| text).collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes a second by link; of gateways and services others know them.
+struct PathRates {
+    links: HashMap<LinkSessions, TrafficSample>,
+}
+
+impl PathRates {
+    fn of(app: &App) -> Self {
+        let mut links: HashMap<LinkSessions, TrafficSample> = HashMap::new();
+        for row in &app.snapshot().sessions {
+            let Some(peer) = row.peer.clone() else { continue };
+            let key = LinkSessions { gateway: row.gateway.clone(), half: row.role, peer };
+            let sum = links.entry(key).or_default();
+            sum.up = sum.up.saturating_add(row.rate_up);
+            sum.down = sum.down.saturating_add(row.rate_down);
+        }
+        Self { links }
+    }
+
+    fn of_part(&self, app: &App, part: &PathPart) -> Option<TrafficSample> {
+        let (snapshot, history) = (app.snapshot(), app.history());
+        match (&part.rows, part.stage) {
+            (PartRows::Sessions | PartRows::Own, _) => history.all().last().map(|(_, rate)| *rate),
+            (PartRows::Gateway(name), _) => gateway_rate(snapshot, name),
+            (PartRows::Services(name), PathStage::Services) => service_rate(app, name),
+            (PartRows::Pools { sessions, .. }, PathStage::Links) => self.links.get(sessions).copied(),
+            (PartRows::Services(_) | PartRows::Pools { .. } | PartRows::Nowhere, _) => None,
+        }
+    }
+}
+
+fn gateway_rate(snapshot: &Snapshot, name: &str) -> Option<TrafficSample> {
+    let row = snapshot.gateways.iter().find(|row| &*row.name == name)?;
+    let heard = row.heard.as_ref().filter(|_| row.reach == GatewayReach::Reached)?;
+    Some(TrafficSample { up: heard.rate_up, down: heard.rate_down })
+}
+
+/// A session of a pair is counted where its client comes in.
+fn service_rate(app: &App, name: &str) -> Option<TrafficSample> {
+    let rows = || app.snapshot().services.iter().filter(|row| row.name == name);
+    let has_outer = rows().any(|row| row.role == Half::Dmz);
+    let counted = rows().filter(|row| (row.role == Half::Dmz) == has_outer);
+    let rates = counted.filter_map(|row| app.history().of(row).last().map(|(_, rate)| *rate));
+    rates.reduce(|sum, rate| TrafficSample {
+        up: sum.up.saturating_add(rate.up),
+        down: sum.down.saturating_add(rate.down),
+    })
+}
+
+/// Less has no room for six columns, or for what stands in them.
+const PICTURE_CELLS_MIN: u16 = 110;
+const PICTURE_LINES_MIN: u16 = 18;
+/// The titles, and a line below them.
+const HEAD_LINES: u16 = 2;
+/// Between two columns: two lanes, the arrow and a gap.
+const GAP_CELLS_MIN: u16 = 4;
+/// A name, four facts and a gap.
+const PART_LINES_MAX: u16 = 6;
+/// Six stages, and what is told of one.
+const TOLD_LINES_MIN: u16 = 9;
+const SIGN_CELLS: u16 = 2;
+const TITLE_CELLS: u16 = 19;
+const TEXT_CHARS: usize = 120;
