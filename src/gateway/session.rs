@@ -75,7 +75,8 @@ impl SessionContext {
         asked.probe |= sent.is_some();
         let client = asked.client.map_or_else(|| "unknown".into(), |client| client.to_string());
         let key = (asked.half, asked.service.clone());
-        let service = self.services.load().get(&key).or(self.leaving.load().get(&key)).cloned();
+        let service = self.services.load().get(&key).cloned();
+        let service = service.or_else(|| self.leaving.load().get(&key).cloned());
         let Some(service) = service else {
             // A name from outside gets no place in the books.
             let peer = asked.peer.as_ref().map_or(client.into(), |peer| peer.label());

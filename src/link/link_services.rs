@@ -4,12 +4,10 @@
 //! in `hello`. The server sees by it what it has yet to tell, and what it has ever offered there: an `open` for what it
 //! has taken back may be on its way.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-};
+use std::{collections::HashSet, fmt};
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 
 use super::handshake::CarriesMismatch;
 use crate::{

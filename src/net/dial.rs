@@ -120,6 +120,10 @@ fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// The first that connects; `None` when all have failed.
 async fn race(addresses: &[SocketAddr], failed: &mut Vec<(SocketAddr, io::Error)>) -> Option<TcpStream> {
+    if let [only] = addresses {
+        // Nobody to race with, as for most backends.
+        return TcpStream::connect(*only).await.map_err(|error| failed.push((*only, error))).ok();
+    }
     let mut waiting = addresses.iter();
     let mut under_way = FuturesUnordered::new();
     loop {

@@ -83,7 +83,7 @@ pub struct SessionRegistry {
 #[derive(Debug, Default)]
 struct RegistryState {
     next: u64,
-    open: HashMap<u64, Arc<OpenSession>>,
+    open: foldhash::HashMap<u64, Arc<OpenSession>>,
     closed: HashMap<(Half, ServiceName), TrafficTotals>,
     ended: EndedSessions,
     failures: FailureGroups,

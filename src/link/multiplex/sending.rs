@@ -30,6 +30,7 @@ use crate::{
 
 /// Frames that wait while the peer takes nothing; no peer that reads its answers comes near.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
+const CONTROL_BYTES_KEPT: usize = 1024;
 
 thread_local! {
     /// The worker's buffer; borrowed within one poll and never across one.
@@ -235,9 +236,11 @@ impl MultiplexedLink {
     }
 
     fn drain_control(&mut self, batch: &mut Batch) {
-        if !self.outgoing.control.is_empty() {
-            batch.push(&std::mem::take(&mut self.outgoing.control));
-        }
+        let control = &mut self.outgoing.control;
+        batch.push(control);
+        control.clear();
+        // Kept for the next frames; many at once need more room, and not for long.
+        control.shrink_to(CONTROL_BYTES_KEPT);
     }
 
     fn take_turn(&mut self, turn: Turn, batch: &mut Batch) -> Result<(), LinkLoss> {

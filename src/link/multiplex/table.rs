@@ -4,7 +4,9 @@
 //! this end has closed is late and means nothing; each such session leaves an allowance for it, so that
 //! nobody can go on sending for ever what nobody reads. No sockets and no clock here.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::credit::{BeyondWindow, CreditOverflow, ReceiveWindow, SendCredit, WindowBudget};
 use crate::proto::multiplex::{
@@ -50,7 +52,7 @@ pub struct SessionTable<R> {
 
 impl<R> SessionTable<R> {
     pub fn new(end: LinkEnd, budget: Arc<WindowBudget>) -> Self {
-        Self { end, sessions: HashMap::new(), last: 0, late_bytes: 0, late_frames: 0, budget }
+        Self { end, sessions: HashMap::default(), last: 0, late_bytes: 0, late_frames: 0, budget }
     }
 
     pub fn len(&self) -> usize {

@@ -3,7 +3,8 @@
 //! Those that have just become ready come first, for at most half of a batch, so that a small message
 //! does not wait behind bulk and a flood of small ones does not starve it. A turn is a quarter of a
 //! batch. What a batch may hold follows how fast the kernel takes it: it grows while full ones go out
-//! within [`BATCH_WAIT_MAX`] and halves when one takes longer, so that what waits for a narrow wire is short.
+//! within [`BATCH_WAIT_MAX`], and shrinks to what the wire takes in that time when one takes longer, so that
+//! what waits for a narrow wire is short.
 //!
 //! Only numbers here: whether a session really has something to send is found out at its turn.
 
@@ -14,6 +15,9 @@ pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// A batch that waits longer than this for the kernel to take it is too long: what becomes ready meanwhile
 /// waits behind it.
 const BATCH_WAIT_MAX: Duration = Duration::from_millis(1);
+/// A wire's rate is that of its last so many bytes, or of what had to wait for so long.
+const LATELY_BYTES: usize = 8 * BATCH_BYTES_MAX;
+const LATELY: Duration = Duration::from_millis(20);
 const TURN_BYTES_MIN: usize = 16 * 1024;
 const TURN_BYTES_MAX: usize = 64 * 1024;
 /// A batch that has no more room than this is full.
@@ -94,11 +98,15 @@ fn turn_bytes(limit: usize) -> usize {
 #[derive(Debug)]
 pub struct BatchLimit {
     bytes: usize,
+    /// What went out lately, and how long it had to wait in all: the rate of the wire. One long wait alone
+    /// says little of it: this process, or its peer, may not have run.
+    sent_bytes: usize,
+    waited: Duration,
 }
 
 impl Default for BatchLimit {
     fn default() -> Self {
-        Self { bytes: BATCH_BYTES_MIN }
+        Self { bytes: BATCH_BYTES_MIN, sent_bytes: 0, waited: Duration::ZERO }
     }
 }
 
@@ -109,10 +117,17 @@ impl BatchLimit {
 
     /// A batch of so many bytes has been taken, after it had to wait so long.
     pub fn went_out(&mut self, bytes: usize, waited: Duration) {
+        self.sent_bytes += bytes;
+        self.waited += waited;
         if waited > BATCH_WAIT_MAX {
-            self.bytes = (self.bytes / 2).max(BATCH_BYTES_MIN);
-        } else if bytes >= self.bytes {
+            let taken = self.sent_bytes as f64 * BATCH_WAIT_MAX.div_duration_f64(self.waited);
+            self.bytes = (taken as usize).clamp(BATCH_BYTES_MIN, self.bytes);
+        } else if bytes + ROOM_BYTES_MIN > self.bytes {
             self.bytes = (self.bytes + BATCH_BYTES_MIN).min(BATCH_BYTES_MAX);
+        }
+        if self.sent_bytes > LATELY_BYTES || self.waited > LATELY {
+            self.sent_bytes /= 2;
+            self.waited /= 2;
         }
     }
 }
@@ -181,21 +196,41 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_grows_step_by_step_and_halves_when_it_waits_long() {
+    fn a_batch_grows_step_by_step_while_it_is_full() {
         let mut limit = BatchLimit::default();
         limit.went_out(100, Duration::ZERO);
         assert_eq!(limit.bytes(), BATCH_BYTES_MIN, "it was not full");
+        let (mut queue, mut left) = (TurnQueue::default(), HashMap::from([(1, usize::MAX)]));
+        queue.push(1);
         for _ in 0..100 {
-            limit.went_out(limit.bytes(), BATCH_WAIT_MAX);
+            // Headers leave a little room.
+            let got = batch(&mut queue, &mut left, limit.bytes() - 8);
+            limit.went_out(got.iter().map(|(_, bytes)| bytes).sum(), BATCH_WAIT_MAX / 10);
         }
         assert_eq!(limit.bytes(), BATCH_BYTES_MAX);
-        let long = 2 * BATCH_WAIT_MAX;
-        limit.went_out(limit.bytes(), long);
-        assert_eq!(limit.bytes(), BATCH_BYTES_MAX / 2);
-        // One that goes out does not undo it.
-        limit.went_out(limit.bytes(), Duration::ZERO);
-        assert!(limit.bytes() < BATCH_BYTES_MAX * 3 / 4);
-        (0..10).for_each(|_| limit.went_out(limit.bytes(), long));
+        // A pause of this process, or of its peer.
+        limit.went_out(limit.bytes(), 5 * BATCH_WAIT_MAX);
+        assert!(limit.bytes() > BATCH_BYTES_MAX / 2, "{}", limit.bytes());
+    }
+
+    #[test]
+    fn a_batch_shrinks_to_what_a_narrow_wire_takes_in_its_time() {
+        let mut limit = BatchLimit { bytes: BATCH_BYTES_MAX, ..BatchLimit::default() };
+        // 50 MB/s, after all that was fast.
+        (0..100).for_each(|_| limit.went_out(limit.bytes(), Duration::ZERO));
+        let (mut took, mut batches) = (Duration::ZERO, 0);
+        while limit.bytes() > 55_000 {
+            let waits = Duration::from_secs_f64(limit.bytes() as f64 / 50e6);
+            limit.went_out(limit.bytes(), waits);
+            (took, batches) = (took + waits, batches + 1);
+        }
+        assert!(took < Duration::from_millis(100), "{took:?}, {batches} batches");
+        for _ in 0..1000 {
+            limit.went_out(limit.bytes(), Duration::from_secs_f64(limit.bytes() as f64 / 50e6));
+            assert!((45_000..=70_000).contains(&limit.bytes()), "{}", limit.bytes());
+        }
+        // 1 MB/s.
+        (0..100).for_each(|_| limit.went_out(limit.bytes(), 16 * BATCH_WAIT_MAX));
         assert_eq!(limit.bytes(), BATCH_BYTES_MIN);
     }
 

@@ -171,7 +171,7 @@ impl Drop for AccessRecord {
         if self.log.options.target == AccessLogTarget::StandardError && super::is_quiet() {
             return;
         }
-        self.log.sink.write(&with_priority(&self.line(), priority));
+        self.log.sink.write(with_priority(self.line(), priority));
     }
 }
 

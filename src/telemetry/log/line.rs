@@ -1,6 +1,7 @@
 //! One line of the log: what an event says, as text for people and as JSON for programs.
 
 use std::{
+    borrow::Cow,
     fmt::{self, Write},
     sync::{
         Mutex, PoisonError,
@@ -30,10 +31,13 @@ pub(super) struct LogLayer {
 
 impl<S: Subscriber> Layer<S> for LogLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut said = EventText::default();
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_quiet = self.quiet.load(Ordering::Relaxed);
+        let is_text = !is_quiet && self.format == LogFormat::Text;
+        let mut said = EventText::for_forms(is_text, file.is_some() || !is_quiet && !is_text);
         event.record(&mut said);
         let (level, time) = (*event.metadata().level(), utc_now());
-        if !self.quiet.load(Ordering::Relaxed) {
+        if !is_quiet {
             let line = match (self.format, self.is_journal) {
                 (LogFormat::Text, false) => format!("{time} {level:>5} {}", said.as_text()),
                 (LogFormat::Text, true) => said.as_text(),
@@ -41,10 +45,10 @@ impl<S: Subscriber> Layer<S> for LogLayer {
                 (LogFormat::Json, true) => said.as_json(level, None),
             };
             let priority = self.is_journal.then(|| priority(level));
-            self.stderr.write(&with_priority(&line, priority));
+            self.stderr.write(with_priority(line, priority));
         }
-        if let Some(file) = &*self.file.lock().unwrap_or_else(PoisonError::into_inner) {
-            file.write(&said.as_json(level, Some(&time)));
+        if let Some(file) = file {
+            file.write(said.as_json(level, Some(&time)));
         }
     }
 }
@@ -63,99 +67,135 @@ pub(super) const WARNING: u8 = 4;
 pub(super) const INFORMATION: u8 = 6;
 
 /// A line as the journal takes it.
-pub(super) fn with_priority(line: &str, priority: Option<u8>) -> String {
+pub(super) fn with_priority(line: String, priority: Option<u8>) -> String {
     match priority {
         Some(priority) => format!("<{priority}>{line}"),
-        None => line.to_owned(),
+        None => line,
     }
 }
 
 /// A line that is made here and not by an event.
 pub(super) fn plain_line(level: Level, event: LogEvent, message: &str, field: (&str, u64)) -> String {
-    let mut said = EventText { event: Some(event.name().into()), ..EventText::default() };
+    let mut said = EventText::for_forms(false, true);
+    said.event = Some(event.name().into());
     said.message.push_str(message);
-    said.add(field.0, &field.1.to_string(), &field.1.to_string());
+    said.add_number(field.0, field.1);
     said.as_json(level, Some(&utc_now()))
 }
 
-/// What one event says, in both forms at once.
+/// Room for the fields of most events.
+const FIELDS_BYTES: usize = 256;
+
+/// What one event says, in the forms that are asked for.
 #[derive(Default)]
 struct EventText {
     message: String,
     event: Option<String>,
     /// ` name=value` of each field.
-    text: String,
+    text: Option<String>,
     /// `,"name":value` of each field.
-    json: String,
+    json: Option<String>,
 }
 
 impl EventText {
-    fn as_text(&self) -> String {
-        visible(&self.message) + &self.text
+    fn for_forms(is_text: bool, is_json: bool) -> Self {
+        let room = || String::with_capacity(FIELDS_BYTES);
+        Self { text: is_text.then(room), json: is_json.then(room), ..Self::default() }
     }
 
-    fn as_json(&self, level: Level, time: Option<&str>) -> String {
-        let event = self.event.as_deref().unwrap_or(LogEvent::Library.name());
-        let mut line = String::from("{");
-        if let Some(time) = time {
-            line += &format!(r#""timestamp":"{time}","#);
-        }
-        line += &format!(
-            r#""level":"{level}","event":{},"message":{}{}}}"#,
-            quoted(event),
-            quoted(&self.message),
-            self.json
-        );
+    fn as_text(&self) -> String {
+        let mut line = visible(&self.message).into_owned();
+        line.push_str(self.text.as_deref().unwrap_or_default());
         line
     }
 
-    fn add(&mut self, name: &str, text: &str, json: &str) {
-        // Neither can fail: both go into a string.
-        let _ = write!(self.text, " {name}={text}");
-        let _ = write!(self.json, ",{}:{json}", quoted(name));
+    fn as_json(&self, level: Level, time: Option<&str>) -> String {
+        let fields = self.json.as_deref().unwrap_or_default();
+        let mut line = String::with_capacity(2 * FIELDS_BYTES);
+        // Nothing of this fails: it goes into a string.
+        let _ = match time {
+            Some(time) => write!(line, r#"{{"timestamp":"{time}","level":"{level}","event":"#),
+            None => write!(line, r#"{{"level":"{level}","event":"#),
+        };
+        push_quoted(&mut line, self.event.as_deref().unwrap_or(LogEvent::Library.name()));
+        line.push_str(r#","message":"#);
+        push_quoted(&mut line, &self.message);
+        line.push_str(fields);
+        line.push('}');
+        line
+    }
+
+    /// A value that both forms show alike.
+    fn add_number(&mut self, name: &str, value: impl fmt::Display) {
+        // The same.
+        if let Some(text) = &mut self.text {
+            let _ = write!(text, " {name}={value}");
+        }
+        if let Some(json) = &mut self.json {
+            let _ = write!(json, r#","{name}":{value}"#);
+        }
+    }
+
+    fn add_string(&mut self, name: &str, text: impl fmt::Display, value: &str) {
+        // The same.
+        if let Some(shown) = &mut self.text {
+            let _ = write!(shown, " {name}={text}");
+        }
+        if let Some(json) = &mut self.json {
+            let _ = write!(json, r#","{name}":"#);
+            push_quoted(json, value);
+        }
     }
 }
 
 impl Visit for EventText {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        let json = if value.is_finite() { value.to_string() } else { "null".into() };
-        self.add(field.name(), &value.to_string(), &json);
+        match value.is_finite() {
+            true => self.add_number(field.name(), value),
+            false => self.add_number(field.name(), "null"),
+        }
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.add(field.name(), &value.to_string(), &value.to_string());
+        self.add_number(field.name(), value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.add(field.name(), &value.to_string(), &value.to_string());
+        self.add_number(field.name(), value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.add(field.name(), &value.to_string(), &value.to_string());
+        self.add_number(field.name(), value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => self.message.push_str(value),
             "event" => self.event = Some(value.into()),
-            name => self.add(name, &format!("{value:?}"), &quoted(value)),
+            name => self.add_string(name, format_args!("{value:?}"), value),
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let value = format!("{value:?}");
         match field.name() {
-            "message" => self.message.push_str(&value),
-            "event" => self.event = Some(value),
+            // It does not fail: it goes into a string.
+            "message" => _ = write!(self.message, "{value:?}"),
+            "event" => self.event = Some(format!("{value:?}")),
             // What the crate `log` adds about itself.
             name if name.starts_with("log.") => {}
-            name => self.add(name, &visible(&value), &quoted(&value)),
+            name => {
+                let value = format!("{value:?}");
+                self.add_string(name, visible(&value), &value);
+            }
         }
     }
 }
 
 /// What comes from outside must not begin a line of its own, or move the cursor.
-fn visible(text: &str) -> String {
+fn visible(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(char::is_control) {
+        return text.into();
+    }
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter.is_control() {
@@ -163,11 +203,15 @@ fn visible(text: &str) -> String {
             false => shown.push(letter),
         }
     }
-    shown
+    shown.into()
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+fn push_quoted(line: &mut String, text: &str) {
+    // Most of what is logged needs no escape.
+    match text.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\' | 0x7f)) {
+        true => line.extend(["\"", text, "\""]),
+        false => line.push_str(&serde_json::Value::from(text).to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -176,15 +220,16 @@ mod tests {
 
     #[test]
     fn a_line_says_the_same_to_people_and_to_programs() {
-        let mut said = EventText { event: Some("session_ended".into()), ..EventText::default() };
+        let mut said = EventText::for_forms(true, true);
+        said.event = Some("session_ended".into());
         said.message.push_str("session\nended");
-        said.add("end", "\"--\"", "\"--\"");
-        said.add("seconds", "0.5", "0.5");
-        assert_eq!(said.as_text(), "session\\nended end=\"--\" seconds=0.5");
+        said.add_string("end", format_args!("{:?}", "-\"-"), "-\"-");
+        said.add_number("seconds", 0.5);
+        assert_eq!(said.as_text(), r#"session\nended end="-\"-" seconds=0.5"#);
         let line = said.as_json(Level::INFO, Some("2026-11-28T23:00:00.000Z"));
         let expected = concat!(
             r#"{"timestamp":"2026-11-28T23:00:00.000Z","level":"INFO","event":"session_ended","#,
-            r#""message":"session\nended","end":"--","seconds":0.5}"#
+            r#""message":"session\nended","end":"-\"-","seconds":0.5}"#
         );
         assert_eq!(line, expected);
         assert_eq!(EventText::default().as_json(Level::WARN, None).matches("library").count(), 1);

@@ -89,10 +89,10 @@ fn loss_line(format: LogFormat, is_journal: bool) -> LossLine {
             |lost, cause| format!("{} WARN {lost} log lines lost: {cause}", utc_now())
         }
         (LogFormat::Text, true) => {
-            |lost, cause| with_priority(&format!("{lost} log lines lost: {cause}"), Some(WARNING))
+            |lost, cause| with_priority(format!("{lost} log lines lost: {cause}"), Some(WARNING))
         }
         (LogFormat::Json, false) => missing_lines,
-        (LogFormat::Json, true) => |lost, cause| with_priority(&missing_lines(lost, cause), Some(WARNING)),
+        (LogFormat::Json, true) => |lost, cause| with_priority(missing_lines(lost, cause), Some(WARNING)),
     }
 }
 

@@ -103,9 +103,9 @@ impl LineSink {
     }
 
     /// Hands a line over, without its end; one that finds no room is counted.
-    pub fn write(&self, line: &str) {
-        let text = [line.as_bytes(), b"\n"].concat();
-        if self.0.queue.try_send(SinkMessage::Line(text)).is_err() {
+    pub fn write(&self, mut line: String) {
+        line.push('\n');
+        if self.0.queue.try_send(SinkMessage::Line(line.into_bytes())).is_err() {
             self.0.state.lose(1, TOO_SLOW);
         }
     }
@@ -337,12 +337,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
         let sink = sink(&path);
-        sink.write("one");
+        sink.write("one".into());
         sink.flush(SOON);
         fs::rename(&path, &old).unwrap();
         let read = |path: &Path| fs::read_to_string(path).unwrap();
         (0..1000).for_each(|_| assert!(reopen_all() > 0));
-        sink.write("two");
+        sink.write("two".into());
         sink.flush(SOON);
         assert_eq!((read(&old).as_str(), read(&path).as_str()), ("one\n", "two\n"));
     }
@@ -353,10 +353,10 @@ mod tests {
         let (inner, path) = (folder.path().join("logs"), folder.path().join("logs/log"));
         fs::create_dir(&inner).unwrap();
         let sink = sink(&path);
-        sink.write("one");
+        sink.write("one".into());
         sink.flush(SOON);
         fs::remove_dir_all(&inner).unwrap();
-        sink.write("two");
+        sink.write("two".into());
         sink.flush(SOON);
         assert_eq!(sink.0.state.lost.load(Ordering::Relaxed), 1);
         let reason = sink.0.state.describe_loss();
@@ -364,7 +364,7 @@ mod tests {
         fs::create_dir(&inner).unwrap();
         // Without it the file is tried again within a second.
         reopen_all();
-        sink.write("three");
+        sink.write("three".into());
         sink.flush(SOON);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("1 lost: ") && text.ends_with("\nthree\n"), "{text}");
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn a_full_disk_and_a_reader_that_stalls_hold_nobody_up() {
         let full = sink(Path::new("/dev/full"));
-        full.write("one");
+        full.write("one".into());
         full.flush(SOON);
         assert_eq!(full.0.state.lost.load(Ordering::Relaxed), 1);
         let folder = tempfile::tempdir().unwrap();
@@ -383,7 +383,7 @@ mod tests {
         let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
         let stalled = sink(&path);
         let (began, line) = (Instant::now(), "x".repeat(1000));
-        (0..2 * QUEUED_LINES_MAX).for_each(|_| stalled.write(&line));
+        (0..2 * QUEUED_LINES_MAX).for_each(|_| stalled.write(line.clone()));
         assert!(stalled.0.state.lost.load(Ordering::Relaxed) > 0);
         assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
     }
