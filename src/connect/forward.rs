@@ -24,7 +24,7 @@ use crate::{
         handshake::{self, DialledStream, EstablishedLink, GrantFn, HandshakeTerms, HelloRole},
         keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
         link_guard::LinkGuard,
-        pool::Pool,
+        pool::{Pool, ServiceClosed},
         session_side::SessionSide,
     },
     net::tcp,
@@ -158,11 +158,11 @@ impl ForwardDialler {
         self.pool.rows_of_dialled(services, self.keepers.iter().flat_map(|keeper| keeper.rows()).collect())
     }
 
-    /// Why no gateway takes sessions of a service; one that speaks SOCKS5 can not say.
-    pub fn closed_reason(&self, service: &ServiceName) -> Option<String> {
+    /// How a service stands that no gateway takes sessions of; one that speaks SOCKS5 can not say.
+    pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
         let closed = self.pool.service_closed(service)?;
         let may_serve = |keeper: &Arc<LinkKeeper>| keeper.speaks_socks();
-        (!self.keepers.iter().any(may_serve)).then(|| closed.to_string())
+        (!self.keepers.iter().any(may_serve)).then_some(closed)
     }
 
     /// Whether there is a gateway left that has not refused the session.

@@ -19,7 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::backend_group::{BackendGroup, BackendUse};
 use crate::{
-    link::{Peer, link_guard::LinkGuard, pool::Pool, session_side::SessionSide},
+    link::{
+        Peer,
+        link_guard::LinkGuard,
+        pool::{Pool, ServiceClosed},
+        session_side::SessionSide,
+    },
     profile::ServiceName,
     proto::{Refusal, multiplex::open::ClientOrigin},
     telemetry::{
@@ -129,12 +134,12 @@ impl Connector {
         }
     }
 
-    /// Why no other gateway takes sessions of a service, where all have said so.
-    pub fn closed_reason(&self, service: &ServiceName) -> Option<String> {
+    /// How a service stands that no other gateway takes sessions of, where all have said so.
+    pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
         match self {
             Self::Direct(_) => None,
-            Self::Forward(dialler) => dialler.closed_reason(service),
-            Self::Reverse(pool) => pool.service_closed(service).map(|closed| closed.to_string()),
+            Self::Forward(dialler) => dialler.service_closed(service),
+            Self::Reverse(pool) => pool.service_closed(service),
         }
     }
 

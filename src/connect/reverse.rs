@@ -33,10 +33,15 @@ pub async fn connect(
     let mut last = String::new();
     for _ in 0..OPENS_MAX {
         order.counters.enter(SessionPhase::Waiting);
-        let taken = pool
-            .take(order.service, &order.refused_by)
-            .await
-            .map_err(|error| connect_failure(&error, order.counters))?;
+        let taken = match pool.take(order.service, &order.refused_by).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                // What is checked is the way, whatever the hour.
+                let goes_on = || pool.take_outside_hours(order.service, &order.refused_by);
+                let of_probe = order.probe.then(goes_on).flatten();
+                of_probe.ok_or_else(|| connect_failure(&error, order.counters))?
+            }
+        };
         order.counters.enter(SessionPhase::Connecting);
         match open_session(taken, order).await {
             Ok(connected) => return Ok(connected),

@@ -79,7 +79,7 @@ use crate::{
     tasks::Tasks,
     telemetry::{
         audit::{ActorPlace, AuditActor, AuditRecord, AuditTaken},
-        clock,
+        clock::{self, WallClock},
         health::alert_tracker::AlertTracker,
         log::LogEvent,
         notices::NoticeLog,
@@ -153,6 +153,7 @@ pub struct Engine {
     one_session_links: OneSessionLinks,
     certificates: Vec<CertificateExpiry>,
     closed_services: ClosedServices,
+    wall_clock: WallClock,
     host: String,
     /// Where monitors ask.
     health: Option<MonitorPort>,
@@ -216,6 +217,7 @@ impl Engine {
             one_session_links: OneSessionLinks::default(),
             certificates: loaded.certificates.clone(),
             closed_services: ClosedServices::default(),
+            wall_clock: WallClock::default(),
             host: host_name(),
             health: None,
             turned: LastTurn::default(),
@@ -237,6 +239,14 @@ impl Engine {
     /// Says where its admin socket is.
     pub fn with_admin_socket(self, path: Option<&Path>) -> Self {
         Self { admin: path.map(Path::to_path_buf), ..self }
+    }
+
+    /// Goes by another clock for the hours of services.
+    pub fn with_wall_clock(self, clock: WallClock) -> Self {
+        let engine = Self { wall_clock: clock, ..self };
+        engine.follow_hours();
+        engine.tell_offers();
+        engine
     }
 
     /// Locks this process as its profile wants, now and with each switch. Whatever needs what is refused from
@@ -292,6 +302,7 @@ impl Engine {
         self.shared.sessions.switching.store(self.pending_switch().is_some(), Ordering::SeqCst);
         self.retire_old_parts();
         self.check_certificate_files();
+        self.follow_hours();
         self.tell_offers();
         self.shared.notices.limited().flush();
         self.shared.sessions.registry.report_refusals();

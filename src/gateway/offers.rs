@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Engine, service::Service};
 use crate::{
+    link::pool::ServiceClosed,
     profile::{Half, ServiceName},
     proto::multiplex::hello::OfferState,
     telemetry::{log::LogEvent, snapshot::ServicePhase},
@@ -19,6 +20,7 @@ fn offer_state(service: &Service) -> OfferState {
     match service.phase() {
         ServicePhase::Locked => OfferState::Locked,
         ServicePhase::Down => OfferState::Down,
+        ServicePhase::Closed => OfferState::Closed,
         // `open` is refused one by one: an operator ends that soon, one way or the other.
         ServicePhase::Open | ServicePhase::Draining => OfferState::Open,
     }
@@ -26,14 +28,19 @@ fn offer_state(service: &Service) -> OfferState {
 
 /// Why a service of a DMZ half has no peer that takes its sessions, though it is open here.
 pub(super) fn closed_reason(service: &Service) -> Option<String> {
-    service.connector.load().closed_reason(&service.name)
+    closed_by_peers(service).map(|closed| closed.to_string())
+}
+
+fn closed_by_peers(service: &Service) -> Option<ServiceClosed> {
+    service.connector.load().service_closed(&service.name)
 }
 
 /// The phase of a service as it is for clients.
 pub(super) fn shown_phase(service: &Service) -> ServicePhase {
-    match service.phase() {
-        ServicePhase::Open if closed_reason(service).is_some() => ServicePhase::Down,
-        phase => phase,
+    match (service.phase(), closed_by_peers(service).map(|closed| closed.state)) {
+        (ServicePhase::Open, Some(OfferState::Closed)) => ServicePhase::Closed,
+        (ServicePhase::Open, Some(_)) => ServicePhase::Down,
+        (phase, _) => phase,
     }
 }
 
@@ -43,6 +50,21 @@ pub(super) fn down_reason(service: &Service) -> Option<String> {
 }
 
 impl Engine {
+    /// Opens and closes services by their hours.
+    pub(super) fn follow_hours(&self) {
+        let now = self.wall_clock.now();
+        for ((_, name), service) in self.shared.sessions.services.load().iter() {
+            if !service.follow_hours(now) {
+                continue;
+            }
+            let line = match (service.is_closed(), &service.settings.load().hours) {
+                (true, Some(hours)) => format!("service `{name}` is closed: outside of its hours, {hours}"),
+                _ => format!("service `{name}` is open: within its hours"),
+            };
+            self.shared.notices.info(LogEvent::Hours.line(line));
+        }
+    }
+
     /// Tells DMZ gateways which services take no sessions; called often, and silent while nothing has changed.
     pub(super) fn tell_offers(&self) {
         let Some(internal) = &self.internal else { return };

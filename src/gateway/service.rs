@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,7 +16,7 @@ use crate::{
     accept::idle::IdleState,
     admission::pace::ServicePace,
     connect::Connector,
-    profile::{ByteRates, Half, ServiceName},
+    profile::{ByteRates, Half, OpeningHours, ServiceName},
     telemetry::{
         duration_buckets::DurationBuckets, health::DrainRequest, histogram::WaitHistogram, log,
         notices::ReportOnce, snapshot::ServicePhase,
@@ -50,6 +50,8 @@ pub struct Service {
     down: ArcSwapOption<String>,
     drained: ArcSwapOption<DrainRequest>,
     locked: AtomicBool,
+    /// Outside of its hours.
+    closed: AtomicBool,
     open: AtomicUsize,
     /// Sessions that can become idle, keyed by their address in memory.
     idle_capable: Mutex<HashMap<usize, Arc<IdleState>>>,
@@ -64,6 +66,8 @@ pub struct ServiceSettings {
     /// A session's longest life.
     pub session_limit: Option<Duration>,
     pub rate: ByteRates,
+    /// When it takes new sessions; `None`: always.
+    pub hours: Option<OpeningHours>,
 }
 
 impl Service {
@@ -87,6 +91,7 @@ impl Service {
             down: ArcSwapOption::empty(),
             drained: ArcSwapOption::empty(),
             locked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             idle_capable: Mutex::default(),
         };
@@ -164,6 +169,18 @@ impl Service {
         self.locked.store(locked, Ordering::Relaxed);
     }
 
+    /// Opens or closes it by its hours; whether that has changed.
+    pub fn follow_hours(&self, now: SystemTime) -> bool {
+        let hours = self.settings.load();
+        let is_closed = hours.hours.as_ref().is_some_and(|hours| !hours.is_open_at(now));
+        self.closed.swap(is_closed, Ordering::Relaxed) != is_closed
+    }
+
+    /// Whether it is outside of its hours.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     pub fn set_down(&self, why: Option<String>) {
         self.down.store(why.map(Arc::new));
     }
@@ -176,6 +193,7 @@ impl Service {
         match self.drained.load().is_some() {
             _ if self.locked.load(Ordering::Relaxed) => ServicePhase::Locked,
             true => ServicePhase::Draining,
+            false if self.is_closed() => ServicePhase::Closed,
             false if self.down_reason().is_some() => ServicePhase::Down,
             false => ServicePhase::Open,
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{Accept, BackendSet, ClientRules, DmzMode, Half, Profile};
+use crate::profile::{Accept, BackendSet, ClientRules, DmzMode, Half, OpeningHours, Profile};
 
 /// One service that is not the same under both profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,12 +116,14 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
         });
         if let Some(backend) = direct {
             facts.add_backends(backend);
+            facts.add_hours(service.hours.as_ref());
         }
         all.insert((service.name.to_string(), Half::Dmz), facts);
     }
     for service in profile.internal.iter().flat_map(|half| &half.services) {
         let mut facts = ServiceFacts::default();
         facts.add_backends(&service.connect);
+        facts.add_hours(service.hours.as_ref());
         facts.described.push(("peers", describe_peers(service.peers.as_deref())));
         facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
         all.insert((service.name.to_string(), Half::Internal), facts);
@@ -137,6 +139,10 @@ impl ServiceFacts {
         let limit = rules.session_limit.map(|limit| humantime::format_duration(limit).to_string());
         self.described.push(("session_limit", limit.unwrap_or_else(off)));
         self.undescribed.push(("clients", format!("{:?}", rules.filter)));
+    }
+
+    fn add_hours(&mut self, hours: Option<&OpeningHours>) {
+        self.described.push(("hours", hours.map_or_else(|| "always".into(), ToString::to_string)));
     }
 
     fn add_backends(&mut self, backends: &BackendSet) {

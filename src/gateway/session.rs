@@ -194,6 +194,11 @@ async fn run(
         Ok(permit) => permit,
         Err(refused) => return refuse_session(reply, side, client_failure(refused), counters).await,
     };
+    if service.is_closed() && !probe {
+        let failure =
+            connect_failure(EndedBy::Policy, Refusal::NotAllowed, "it is outside of its hours".into());
+        return refuse_session(reply, side, failure, counters).await;
+    }
     if let Some(why) = service.down_reason() {
         counters.enter(SessionPhase::Connecting);
         let reason = format!("the service is down: {why}");

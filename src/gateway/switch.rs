@@ -240,6 +240,7 @@ impl Engine {
         self.install_internal(internal, &profile, internal_identity);
         let edges = edges.falling_back_to(&self.edge_tls);
         self.install_services(&profile, &edges);
+        self.follow_hours();
         self.follow_lockdown();
         ports::replace_ports(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.shared);
         self.install_health(health, &profile);
@@ -388,6 +389,7 @@ impl Engine {
                 peers: service.peers.clone(),
                 session_limit: service.clients.session_limit,
                 rate: service.clients.rate,
+                hours: service.hours.clone(),
             };
             Some(((Half::Dmz, service.name.clone()), settings, connector))
         });
@@ -395,8 +397,12 @@ impl Engine {
             half.services.iter().map(|service| {
                 // All that its links carry.
                 let sessions = half.maximum.saturating_mul(half.sessions_per_link);
-                let settings =
-                    ServiceSettings { sessions, peers: service.peers.clone(), ..ServiceSettings::default() };
+                let settings = ServiceSettings {
+                    sessions,
+                    peers: service.peers.clone(),
+                    hours: service.hours.clone(),
+                    ..ServiceSettings::default()
+                };
                 let group = BackendGroup::new(&service.name, &service.connect, edges);
                 let connector = Connector::Direct(group.into());
                 ((Half::Internal, service.name.clone()), settings, connector)

@@ -147,10 +147,11 @@ impl PeerLinks {
         self.ready.iter().rposition(|ready| ready.serves.serves(service))
     }
 
-    /// A place for a session on the link with the least to do.
-    pub fn take_slot(&self, service: &ServiceName) -> Option<SessionSide> {
-        let serving =
-            self.shared.iter().filter(|link| link.serves.is_open(service) && link.handle.takes_sessions());
+    /// A place for a session on the link with the least to do, of those where its service is in this state.
+    pub fn take_slot(&self, service: &ServiceName, state: OfferState) -> Option<SessionSide> {
+        let is_so =
+            |link: &&SharedLink| link.serves.state(service) == Some(state) && link.handle.takes_sessions();
+        let serving = self.shared.iter().filter(is_so);
         let link = serving.min_by_key(|link| link.load.sessions())?;
         let (handle, place) = (link.handle.clone(), link.load.take()?);
         let slot = LinkSlot { handle, place, record: self.record.clone(), request: None };

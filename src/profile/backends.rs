@@ -3,10 +3,11 @@
 use std::{collections::HashSet, fmt, time::Duration};
 
 use super::{
-    Backend, HttpRemote,
+    Backend, HttpRemote, OpeningHours,
     backend::backend,
     defaults,
     fields::{Located, MapReader, ReadValue, ValueReader},
+    hours,
     keys::{self, AnyKey},
     problem::{Problem, ValueProblem, quote_for_problem},
 };
@@ -91,6 +92,8 @@ pub(super) struct RawBackends {
     balance: Balance,
     check: Option<BackendCheck>,
     rest: Duration,
+    /// When sessions are taken; of the service, and said beside what it reaches.
+    pub hours: Option<OpeningHours>,
 }
 
 impl RawBackends {
@@ -150,12 +153,14 @@ pub(super) fn reached(
     let balance = keys::BALANCE.written(fields, problems);
     let rest = keys::REST.written(fields, problems);
     let check = fields.take(&keys::CHECK).map(|field| backend_check(&field, problems));
-    let alone: [&dyn AnyKey; 3] = [&keys::BALANCE, &keys::REST, &keys::CHECK];
+    let hours = hours::read(fields, problems);
+    let alone: [&dyn AnyKey; 4] = [&keys::BALANCE, &keys::REST, &keys::CHECK, &keys::HOURS];
     match &mut backends {
         ReadValue::Good(backends) => {
             backends.balance = balance.unwrap_or_default();
             backends.rest = rest.unwrap_or(defaults::REST);
             backends.check = check.flatten();
+            backends.hours = hours;
             let is_echo = backends.iter().all(|backend| backend.value == Backend::Echo);
             if let (Some(field), true) = (fields.take(&keys::CHECK), is_echo) {
                 let what = "the built-in echo is not dialled, so that no check can pass";
@@ -203,7 +208,7 @@ fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     }
     let first = list.remove(0);
     let (balance, check, rest) = (Balance::default(), None, defaults::REST);
-    Some(RawBackends { first, others: list, standbys, balance, check, rest })
+    Some(RawBackends { first, others: list, standbys, balance, check, rest, hours: None })
 }
 
 /// How long an answer is waited for, of backends that give any.

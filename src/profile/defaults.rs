@@ -63,6 +63,9 @@ pub const ACCEPTS_MAX: usize = 64;
 
 pub const PEERS_MAX: usize = 256;
 
+/// More than a plan for a week has lines.
+pub const HOURS_MAX: usize = 64;
+
 /// Names of one accept, and of its clients.
 pub const NAMES_MAX: usize = 256;
 

@@ -17,6 +17,7 @@ mod fields;
 mod find;
 mod guards;
 mod health;
+mod hours;
 mod keys;
 mod link;
 mod logs;
@@ -60,6 +61,7 @@ pub use find::{find, list};
 pub use guards::{
     ByteRate, ByteRates, ClientFilter, ClientLimits, ClientRules, ClientScope, FilterRefusal, NewSessionRate,
 };
+pub use hours::OpeningHours;
 pub use link::DemoTls;
 pub use logs::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 pub use network::Network;
@@ -224,6 +226,8 @@ pub struct DmzService {
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
     pub unready: UnreadyPolicy,
+    /// When it takes new sessions, where this half reaches the backends itself; `None`: always.
+    pub hours: Option<OpeningHours>,
     /// Who gets in, and how much one client gets.
     pub clients: ClientRules,
 }
@@ -275,6 +279,8 @@ pub struct InternalService {
     /// Which of the link's peers may use it; `None`: all of them.
     pub peers: Option<Vec<String>>,
     pub carries: Carries,
+    /// When it takes new sessions; `None`: always.
+    pub hours: Option<OpeningHours>,
 }
 
 /// A service's name: 1 to 255 of `A-Za-z0-9._-`.

@@ -208,7 +208,7 @@ fn dmz_half(
         }
     };
     let inside = connects(partner);
-    let service = |service| dmz_service(service, raw, reached(service, &inside).good());
+    let service = |service| dmz_service(service, raw, reached(service, &inside).good(), mode);
     Some(DmzHalf { way, services: raw.services.iter().map(service).collect() })
 }
 
@@ -233,7 +233,7 @@ fn internal_half(raw: &RawInternal, mode: Mode, problems: &mut Vec<Problem>) -> 
     Some(InternalHalf { way, services, maximum, retire, sessions_per_link })
 }
 
-fn dmz_service(raw: &RawDmzService, half: &RawDmz, connect: Option<&RawBackends>) -> DmzService {
+fn dmz_service(raw: &RawDmzService, half: &RawDmz, connect: Option<&RawBackends>, mode: Mode) -> DmzService {
     DmzService {
         name: raw.name.clone(),
         accept: raw.accept.list.iter().map(|accept| accept.value.clone()).collect(),
@@ -242,6 +242,7 @@ fn dmz_service(raw: &RawDmzService, half: &RawDmz, connect: Option<&RawBackends>
         peers: names(raw.peers.as_deref()),
         carries: carries::dmz_carries(raw, connect.map(|connect| &connect.first)),
         unready: raw.unready.unwrap_or(half.unready),
+        hours: if mode == Mode::Direct { connect.and_then(|connect| connect.hours.clone()) } else { None },
         clients: raw.clients.resolve_over(&half.clients),
     }
 }
@@ -254,6 +255,7 @@ fn internal_service(raw: &RawInternalService) -> Option<InternalService> {
         connect: connect.resolve(),
         peers: names(raw.peers.as_deref()),
         carries: carries::internal_carries(&raw.carries, &connect.first),
+        hours: connect.hours.clone(),
     })
 }
 

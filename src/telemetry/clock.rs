@@ -1,12 +1,33 @@
-//! A coarse clock for the byte path: one relaxed load instead of a clock read for each chunk.
+//! A coarse clock for the byte path: one relaxed load instead of a clock read for each chunk; and the one on the
+//! wall, which services' hours go by.
 
 use std::{
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
+
+/// The clock on the wall, which can be set while we run.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self::new(SystemTime::now)
+    }
+}
+
+impl WallClock {
+    pub fn new(read: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub fn now(&self) -> SystemTime {
+        (self.0)()
+    }
+}
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 static COARSE_MS: AtomicU64 = AtomicU64::new(1);

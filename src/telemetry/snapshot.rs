@@ -247,6 +247,8 @@ pub enum ServicePhase {
     Down,
     /// The inside has locked it.
     Locked,
+    /// It is outside of its hours.
+    Closed,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -73,6 +73,8 @@ pub enum AlertKind {
     Drained,
     /// The inside has locked it.
     Lockdown,
+    /// It is outside of its hours.
+    Closed,
     /// A certificate ends soon.
     Certificate,
     /// Lines of the log were lost.
@@ -85,9 +87,8 @@ impl AlertKind {
             Self::Unreachable | Self::PeerLost | Self::NoLink | Self::ServiceDown => Severity::Lost,
             Self::Full | Self::Starved | Self::Backend | Self::Refused => Severity::Starved,
             Self::Expired | Self::Descriptors => Severity::Starved,
-            Self::Fault | Self::Short | Self::Drained | Self::Lockdown | Self::Certificate | Self::Log => {
-                Severity::Short
-            }
+            Self::Fault | Self::Short | Self::Drained | Self::Lockdown | Self::Closed => Severity::Short,
+            Self::Certificate | Self::Log => Severity::Short,
         }
     }
 
@@ -111,6 +112,7 @@ impl AlertKind {
             Self::Short => "short",
             Self::Drained => "DRAINED",
             Self::Lockdown => "LOCKED",
+            Self::Closed => "closed",
             Self::Expired | Self::Certificate => "CERT",
             Self::Unreachable | Self::Descriptors | Self::Log => "ALERT",
         }

@@ -184,7 +184,7 @@ impl PoolContents {
         let can_serve =
             |waiter: &WaitingClient| !waiter.not.contains(&of.peer) && of.can_take(&waiter.service);
         let at = self.waiters.iter().position(can_serve)?;
-        let side = of.take_slot(&self.waiters[at].service)?;
+        let side = of.take_slot(&self.waiters[at].service, OfferState::Open)?;
         Some((self.waiters.remove(at)?, side))
     }
 }

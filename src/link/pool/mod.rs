@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 mod carries_mismatch;
 mod contents;
+mod probes;
 mod rows;
 mod take_error;
 
@@ -40,7 +41,7 @@ use super::{
 use crate::{
     net::stream::NetStream,
     profile::{PoolLimits, ServiceName},
-    proto::multiplex::frame::FrameType,
+    proto::multiplex::{frame::FrameType, hello::OfferState},
     tasks::Tasks,
     telemetry::log::LogEvent,
 };
@@ -394,7 +395,7 @@ impl Pool {
             let takes = books.takes;
             let lane = &mut books.peers[at];
             let Some(newest) = lane.newest_for(service) else {
-                let side = lane.take_slot(service)?;
+                let side = lane.take_slot(service, OfferState::Open)?;
                 lane.take_turn(takes);
                 return Some(TakenLink { side, peer: lane.peer.clone(), guard: None });
             };

@@ -2,7 +2,7 @@
 
 use super::{
     BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS, KeyGroup, KeyMap,
-    ProfileKey, UNREADY,
+    OPENING_HOURS, ProfileKey, UNREADY,
     values::{
         ALPN_NAMES, Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span,
         SubMap, Text, TextList,
@@ -15,6 +15,7 @@ pub(in crate::profile) static DMZ_SERVICE: KeyMap = KeyMap {
     groups: &[
         &[&ACCEPT, &DMZ_SERVICE_CONNECT, &SESSIONS, &IDLE, &MAY_OFFER, &CARRIES, &ANSWER, &UNREADY],
         BACKEND_OPTIONS,
+        OPENING_HOURS,
         CLIENT_GUARDS,
         ACCEPT_OPTIONS,
         ACCEPT_WEB,

@@ -1,7 +1,7 @@
 //! Keys of services as the inside reaches them: backends, and what they are told.
 
 use super::{
-    ANSWER, CARRIES, KeyGroup, KeyMap, ProfileKey,
+    ANSWER, CARRIES, KeyGroup, KeyMap, OPENING_HOURS, ProfileKey,
     values::{
         ALPN_NAMES, Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, Span, StatusList,
         SubMap, Text, TextList,
@@ -14,6 +14,7 @@ pub(in crate::profile) static INTERNAL_SERVICE: KeyMap = KeyMap {
     groups: &[
         &[&INTERNAL_SERVICE_CONNECT, &MAY_USE, &CARRIES, &SOCKET_HOSTS, &OWN_NAMES, &ANSWER],
         BACKEND_OPTIONS,
+        OPENING_HOURS,
     ],
 };
 

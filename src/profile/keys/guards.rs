@@ -10,6 +10,28 @@ use crate::profile::defaults;
 /// At a service, or at the half for all of its services.
 pub(in crate::profile) static CLIENT_GUARDS: KeyGroup = &[&CLIENTS, &PER_CLIENT, &RATE, &SESSION_LIMIT];
 
+/// Beside what a service reaches.
+pub(in crate::profile) static OPENING_HOURS: KeyGroup = &[&HOURS, &TIMEZONE];
+
+pub(in crate::profile) static HOURS: ProfileKey<TextList> = ProfileKey {
+    name: "hours",
+    about: "When it takes new sessions; open ones go on. Past midnight is allowed, and no day means each. Unset: always.",
+    example: r#"["Mon-Fri 07:00-19:00", "Sat 22:00-06:00"]"#,
+    value: TextList { each: HOURS_SPAN, max: defaults::HOURS_MAX, alone: Alone::Allowed },
+};
+
+pub(in crate::profile) static TIMEZONE: ProfileKey<Text> = ProfileKey {
+    name: "timezone",
+    about: "Whose clock `hours` goes by. Unset: local time.",
+    example: "Europe/Berlin",
+    value: Text::of("a name of the IANA database"),
+};
+
+const HOURS_SPAN: Text = Text {
+    pattern: r"^(((Mon|Tue|Wed|Thu|Fri|Sat|Sun)(-(Mon|Tue|Wed|Thu|Fri|Sat|Sun))?(,|(?= )))+ )?[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$",
+    words: "days and times, `DAY[-DAY][,…] HH:MM-HH:MM`",
+};
+
 pub(in crate::profile) static CLIENTS: ProfileKey<SubMap> = ProfileKey {
     name: "clients",
     about: "Whose sessions are taken, by the client's own address. A service's own replaces the half's, whole.",

@@ -133,7 +133,13 @@ impl AlertKind {
     fn is_reported_elsewhere(self) -> bool {
         matches!(
             self,
-            Self::Drained | Self::Lockdown | Self::Full | Self::Refused | Self::ServiceDown | Self::Fault
+            Self::Drained
+                | Self::Lockdown
+                | Self::Closed
+                | Self::Full
+                | Self::Refused
+                | Self::ServiceDown
+                | Self::Fault
         )
     }
 }

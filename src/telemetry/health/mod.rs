@@ -247,6 +247,25 @@ mod tests {
     }
 
     #[test]
+    fn a_service_outside_of_its_hours_is_not_served_and_says_so() {
+        let closed = |reason: Option<&str>| ServiceRow {
+            phase: ServicePhase::Closed,
+            reason: reason.map(Into::into),
+            ..orders()
+        };
+        let well = pool(PoolState::Healthy, 8);
+        let told = judged(vec![closed(None), ServiceRow::new(Half::Dmz, "chat")], vec![well.clone()]);
+        assert_eq!((told.health, told.services[0].health), (Some(Health::Degraded), Some(Health::Down)));
+        assert_eq!(texts(&told), ["orders: it is outside of its hours"]);
+        assert_eq!(told.alerts[0].kind, AlertKind::Closed);
+        let told = judged(vec![closed(Some("alpha: it is outside of its hours"))], vec![well]);
+        assert_eq!(
+            (told.health, texts(&told)),
+            (Some(Health::Down), vec!["orders: alpha: it is outside of its hours"])
+        );
+    }
+
+    #[test]
     fn a_dead_backend_is_an_alert() {
         let backend_error = Some("backend 127.0.0.1:5432: connection refused".to_owned());
         let failing = |failed_in_a_row| ServiceRow {

@@ -19,6 +19,9 @@ pub fn judge_service(snapshot: &Snapshot, row: &ServiceRow) -> (Health, Option<S
         let why = "locked".into();
         return (Health::Down, Some(ServiceLack { kind: AlertKind::Lockdown, why }));
     }
+    if row.phase == ServicePhase::Closed {
+        return (Health::Down, own_lack(row));
+    }
     if is_draining(row) {
         let why = drained(row);
         return (Health::Down, Some(ServiceLack { kind: AlertKind::Drained, why }));
@@ -84,6 +87,10 @@ fn own_lack(row: &ServiceRow) -> Option<ServiceLack> {
         (ServicePhase::Down, why) => {
             let why = why.clone().unwrap_or_else(|| "down".into());
             Some(ServiceLack { kind: AlertKind::ServiceDown, why })
+        }
+        (ServicePhase::Closed, why) => {
+            let why = why.clone().unwrap_or_else(|| "it is outside of its hours".into());
+            Some(ServiceLack { kind: AlertKind::Closed, why })
         }
         (_, Some(why)) => Some(ServiceLack { kind: AlertKind::Fault, why: why.clone() }),
         (_, None) => None,

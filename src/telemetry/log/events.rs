@@ -79,6 +79,7 @@ log_events! {
     AlertOver "alert_over" [] "it is not wrong any more",
     ServiceDown "service_down" [] "a service can not be served, for a fault of its own",
     ServiceUp "service_up" [] "it is served again",
+    Hours "hours" [] "a service closes or opens by its hours",
     Operator "operator" ["kind" "by" "asked" "outcome" "seconds" "text"] "an operator's command, and what came of it",
     ProfileInForce "profile_in_force" [] "a profile is in force",
     SwitchBegun "switch_begun" [] "a switch or a reload has begun",

@@ -146,7 +146,7 @@ fn row_severity(row: &ServiceRow) -> Severity {
     let lack = row.lack.as_ref().map_or(Severity::Fine, |lack| lack.kind.severity());
     let phase = match row.phase {
         ServicePhase::Open => Severity::Fine,
-        ServicePhase::Draining | ServicePhase::Locked => Severity::Short,
+        ServicePhase::Draining | ServicePhase::Locked | ServicePhase::Closed => Severity::Short,
         ServicePhase::Down => Severity::Lost,
     };
     lack.max(phase)
@@ -159,6 +159,7 @@ fn row_word(row: &ServiceRow) -> &'static str {
         (ServicePhase::Open, None) => "open",
         (ServicePhase::Locked, None) => "LOCKED",
         (ServicePhase::Down, None) => "DOWN",
+        (ServicePhase::Closed, None) => "closed",
     }
 }
 

@@ -142,12 +142,16 @@ fn cell(app: &App, row: &ServiceRow, kind: ServiceColumn) -> TableCell {
     match kind {
         ServiceColumn::Phase => match (row.phase, &row.lack) {
             (ServicePhase::Draining, _) => TableCell::new("DRAINING", theme.warn),
-            (ServicePhase::Open | ServicePhase::Down | ServicePhase::Locked, Some(lack)) => {
+            (
+                ServicePhase::Open | ServicePhase::Down | ServicePhase::Locked | ServicePhase::Closed,
+                Some(lack),
+            ) => {
                 let style = alert::style(look, lack.kind.severity());
                 TableCell::new(format!("{} {}", look.symbols.alert, lack.kind.word()), style)
             }
             (ServicePhase::Open, None) => TableCell::new("open", theme.good),
             (ServicePhase::Locked, None) => TableCell::new("LOCKED", theme.warn),
+            (ServicePhase::Closed, None) => TableCell::new("closed", theme.warn),
             (ServicePhase::Down, None) => TableCell::new("down", theme.warn),
         },
         ServiceColumn::Service => TableCell::new(look.text(&row.name, TEXT_CHARS), theme.accent),

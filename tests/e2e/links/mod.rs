@@ -7,6 +7,7 @@ mod dialled;
 mod epochs;
 pub mod halves;
 mod hostile;
+mod hours;
 mod let_go;
 mod lockdown;
 mod misused;

@@ -59,7 +59,8 @@ async fn a_service_that_takes_no_sessions_inside_is_refused_at_once() {
     ];
     for (state, end, why) in states {
         tell(&mut link, state).await;
-        until_phase(&outside.gateway, ServicePhase::Down).await;
+        let phase = if state == CLOSED { ServicePhase::Closed } else { ServicePhase::Down };
+        until_phase(&outside.gateway, phase).await;
         let is_known = |row: &ServiceRow| row.reason.as_ref().is_some_and(|reason| reason.contains(why));
         outside.gateway.until(why, |seen| seen.services.iter().any(is_known)).await;
         let row = refused_at_once(&outside).await;

@@ -18,7 +18,10 @@ use portcullis::{
         handle::{Command, CommandAnswer, GatewayHandle},
     },
     source::{ChosenProfile, ProfileSource},
-    telemetry::snapshot::{EndedRow, PoolRow, Snapshot},
+    telemetry::{
+        clock::WallClock,
+        snapshot::{EndedRow, PoolRow, Snapshot},
+    },
 };
 use tempfile::TempDir;
 use tokio::{
@@ -45,6 +48,7 @@ const LOOK: Duration = Duration::from_millis(4);
 #[derive(Clone)]
 pub struct Place {
     folder: Arc<TempDir>,
+    clock: WallClock,
 }
 
 impl Place {
@@ -57,7 +61,12 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let halves: Vec<_> = names.iter().map(|half| certs::HalfNames { half, names: &[] }).collect();
         certs::write(&folder.path().join("pki"), &halves).unwrap();
-        Self { folder: Arc::new(folder) }
+        Self { folder: Arc::new(folder), clock: WallClock::default() }
+    }
+
+    /// Its gateways go by this clock.
+    pub fn with_clock(self, clock: WallClock) -> Self {
+        Self { clock, ..self }
     }
 
     pub fn pki(&self, file: &str) -> PathBuf {
@@ -81,7 +90,7 @@ impl Place {
     }
 
     pub fn start_file(&self, profile: &Path) -> Gateway {
-        Gateway::start(profile, self.folder.clone())
+        Gateway::start(profile, self.folder.clone(), self.clock.clone())
     }
 }
 
@@ -94,7 +103,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    fn start(profile: &Path, folder: Arc<TempDir>) -> Self {
+    fn start(profile: &Path, folder: Arc<TempDir>, clock: WallClock) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let source = ProfileSource {
             folders: vec![profile.parent().unwrap().into()],
@@ -111,7 +120,7 @@ impl Gateway {
             // Nothing is looked up, so it does not wait.
             Engine::start(source, chosen, loaded).now_or_never().unwrap().unwrap()
         };
-        let running = Some(runtime.spawn(engine.run()));
+        let running = Some(runtime.spawn(engine.with_wall_clock(clock).run()));
         Self { handle, runtime: Some(runtime), running, _folder: folder }
     }
 

@@ -1,0 +1,16 @@
+//! Takes of probes, which check the way whatever the hour.
+
+use super::{Pool, TakenLink};
+use crate::{link::Peer, profile::ServiceName, proto::multiplex::hello::OfferState};
+
+impl Pool {
+    /// A place on a link of a peer that has closed the service by its hours.
+    pub fn take_outside_hours(&self, service: &ServiceName, not: &[Peer]) -> Option<TakenLink> {
+        let contents = self.lock();
+        let mut peers = contents.peers.iter().filter(|links| !not.contains(&links.peer));
+        peers.find_map(|links| {
+            let side = links.take_slot(service, OfferState::Closed)?;
+            Some(TakenLink { side, peer: links.peer.clone(), guard: None })
+        })
+    }
+}
