@@ -56,7 +56,7 @@ fn last_error(pool: &PoolRow) -> String {
 }
 
 fn find_missing(pool: &PoolRow) -> Option<DoctorFinding> {
-    let up = pool.ready + pool.carrying;
+    let up = pool.ready.saturating_add(pool.carrying);
     let is_kept_few = pool.state != PoolState::Healthy && up < pool.target;
     let is_short = is_kept_few && (!is_linked(pool) || pool.last_error.is_some());
     // One that has said goodbye is not missed; whether others serve is told by the rows of those.
@@ -105,8 +105,11 @@ fn find_flapping(pool: &PoolRow) -> Option<DoctorFinding> {
     if pool.failures_minute < FLAPS_MIN || !is_linked(pool) {
         return None;
     }
-    let figure =
-        format!("{} links failed within a minute, {} up", pool.failures_minute, pool.ready + pool.carrying);
+    let figure = format!(
+        "{} links failed within a minute, {} up",
+        pool.failures_minute,
+        pool.ready.saturating_add(pool.carrying)
+    );
     let reason = format!("each link that is lost ends the sessions on it{}", last_error(pool));
     let advice = "look for a firewall or proxy that ends connections, for packets that are lost, and for a peer that starts again and again";
     Some(DoctorFinding::new("peer-flaps", Must, figure, reason, advice).about(object(pool)))

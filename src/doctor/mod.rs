@@ -9,50 +9,13 @@ mod links;
 mod machine;
 mod protection;
 
-use serde::Serialize;
-
 pub use machine::MachineFacts;
 
+pub use crate::telemetry::snapshot::{DoctorFinding, FindingSeverity};
 use crate::{telemetry::snapshot::Snapshot, text};
 
 /// Longest foreign text in a line.
 const FIELD_CHARS_MAX: usize = 240;
-
-/// Whether something must be done. The later, the more urgent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FindingSeverity {
-    /// Clients may feel it one day.
-    Should,
-    /// Clients feel it now, or will for certain.
-    Must,
-}
-
-impl FindingSeverity {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Should => "should",
-            Self::Must => "must",
-        }
-    }
-}
-
-/// One thing that limits the gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DoctorFinding {
-    /// The kind of finding; it never changes, so that scripts may look for it.
-    pub id: &'static str,
-    pub severity: FindingSeverity,
-    /// What it is about, where there may be several of a kind: a peer, a service, a file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub object: Option<String>,
-    /// What was measured.
-    pub figure: String,
-    /// Why that limits.
-    pub reason: String,
-    /// What to change.
-    pub advice: String,
-}
 
 impl DoctorFinding {
     fn new(
@@ -62,7 +25,15 @@ impl DoctorFinding {
         reason: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        Self { id, severity, object: None, figure, reason: reason.into(), advice: advice.into() }
+        Self {
+            gateway: None,
+            id: id.into(),
+            severity,
+            object: None,
+            figure,
+            reason: reason.into(),
+            advice: advice.into(),
+        }
     }
 
     fn about(self, object: impl Into<String>) -> Self {
@@ -94,7 +65,7 @@ pub fn findings_text(findings: &[DoctorFinding]) -> String {
         return "nothing limits this gateway".into();
     }
     let blocks = findings.iter().map(|finding| {
-        let DoctorFinding { id, severity, object, figure, reason, advice } = finding;
+        let DoctorFinding { gateway: _, id, severity, object, figure, reason, advice } = finding;
         let object = object.as_ref().map_or(String::new(), |object| format!("{object}: "));
         let line = text::clean_text(&format!("{object}{figure}"), FIELD_CHARS_MAX);
         let reason = text::clean_text(reason, FIELD_CHARS_MAX);

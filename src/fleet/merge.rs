@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    doctor::{self, DoctorFinding, MachineFacts},
     gateway::handle::GatewayContact,
     profile::{Half, Mode},
     telemetry::{
@@ -73,6 +74,10 @@ impl FleetMerge {
             if reach == GatewayReach::Unreachable && member.contact_seconds > ROWS_KEPT_SECONDS {
                 continue;
             }
+            // Of the machine of another gateway nothing is known here.
+            let findings = doctor::find_limits(picture, &MachineFacts::default()).into_iter();
+            let name = || Some(Arc::clone(&member.name));
+            merged.findings.extend(findings.map(|finding| DoctorFinding { gateway: name(), ..finding }));
             roles.extend(picture.roles.iter().copied());
             add_rows(&mut merged, &member.name, picture, share);
             if counts {
@@ -219,6 +224,7 @@ fn saturating_sum(sum: &TrafficTotals, more: &TrafficTotals) -> TrafficTotals {
 
 /// What is said of all of them together.
 fn finish(merged: &mut Snapshot) {
+    merged.findings.sort_by_key(|finding| Reverse(finding.severity));
     merged.gateways.sort_by_key(|row| {
         let health = row.heard.as_ref().and_then(|heard| heard.health);
         Reverse((row.reach, health, row.heard.as_ref().map_or(0, |heard| heard.alerts)))

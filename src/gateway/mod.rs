@@ -60,7 +60,7 @@ use self::{
     service_faults::ServiceFaults,
     service_manager::ServiceManager,
     session::SessionContext,
-    snapshot_builder::{RecentHistory, TrafficHistory, host_name},
+    snapshot_builder::{RecentHistory, TrafficHistory},
     state::EngineState,
     switch::RetiringParts,
 };
@@ -90,7 +90,7 @@ use crate::{
     verify::progress::VerifyProgress,
 };
 
-pub use self::lockdown::KeptLockdown;
+pub use self::{lockdown::KeptLockdown, snapshot_builder::host_name};
 
 /// How often a snapshot is taken.
 const TICK: Duration = Duration::from_millis(250);

@@ -209,6 +209,7 @@ impl Engine {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             instance: standing::about().instance.to_string(),
             gateways: Vec::new(),
+            findings: Vec::new(),
             listening: of_dmz
                 .into_iter()
                 .chain(of_internal)

@@ -24,6 +24,7 @@ impl Snapshot {
             uptime_seconds: 0.0,
             instance: String::new(),
             gateways: Vec::new(),
+            findings: Vec::new(),
             listening: Vec::new(),
             monitored_at: Vec::new(),
             reloads: ReloadCounts::default(),

@@ -8,6 +8,7 @@
 mod backends;
 mod brief;
 mod confined;
+mod findings;
 mod fleet;
 mod lockdown;
 mod notices;
@@ -15,6 +16,7 @@ mod profiles;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use findings::{DoctorFinding, FindingSeverity};
 pub use fleet::{GatewayFacts, GatewayReach, GatewayRow};
 pub use lockdown::LockdownRow;
 pub use notices::{Notice, NoticeLevel};
@@ -67,6 +69,9 @@ pub struct Snapshot {
     /// The gateways of a fleet, worst first; the rows of all are in one picture then, each with its name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<GatewayRow>,
+    /// What limits the gateways of a fleet, the most urgent first; of one alone `doctor` finds it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<DoctorFinding>,
     /// The link listeners, with their real ports.
     pub listening: Vec<String>,
     /// Where monitors ask, with the real port.

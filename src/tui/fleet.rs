@@ -131,6 +131,7 @@ impl App {
             Screen::Events => lists::notices(shown).nth(self.selected_line()?)?.gateway.clone(),
             Screen::Profiles => self.fleet.profiles_of.clone(),
             Screen::Path => self.selected_part_gateway(shown),
+            Screen::Doctor => self.selected_finding()?.gateway,
         }
     }
 
@@ -237,6 +238,7 @@ fn narrow(whole: &Snapshot, scope: &Arc<str>) -> Snapshot {
     one.failures.retain(|row| is_of(&row.gateway));
     one.notices.retain(|row| is_of(&row.gateway));
     one.alerts.retain(|row| is_of(&row.gateway));
+    one.findings.retain(|finding| is_of(&finding.gateway));
     // Which rows are one session is known by all pools, and no more by those of one gateway.
     let join = SessionJoin::of(whole);
     let open: Vec<_> = whole.sessions.iter().map(ListedSession::Open).collect();

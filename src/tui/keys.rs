@@ -254,6 +254,7 @@ const UNCHARTED: BindingScope = On(&[
     Screen::Failures,
     Screen::Gateways,
     Screen::Path,
+    Screen::Doctor,
 ]);
 /// Where left and right are places of the screen.
 const SIDEWAYS: BindingScope = On(&[Screen::Path]);
@@ -266,6 +267,7 @@ const STRAIGHT: BindingScope = On(&[
     Screen::Profiles,
     Screen::Failures,
     Screen::Gateways,
+    Screen::Doctor,
 ]);
 /// Where a line is about a service.
 const SERVICES: BindingScope =
@@ -288,6 +290,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('7')], Action::Show(Screen::Failures), "failures", "what has failed, by its cause", None),
     line(Everywhere, &[Char('8')], Action::Show(Screen::Gateways), "gateways", "the gateways of a fleet, worst first", None),
     line(Everywhere, &[Char('9')], Action::Show(Screen::Path), "path", "the path from clients to backends", None),
+    line(Everywhere, &[Char('0')], Action::Show(Screen::Doctor), "doctor", "what limits it, and what to change", None),
     line(Everywhere, &[Char('o')], Action::Only, "only", "the rows of one gateway of a fleet, or of all", Some("only")),
     line(CHARTED, &[Char('+'), Char('=')], Action::Longer, "longer", "charts of a longer time", None),
     line(CHARTED, &[Char('-')], Action::Shorter, "shorter", "charts of a shorter time", Some("chart")),

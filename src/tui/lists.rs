@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    doctor::{self, DoctorFinding, MachineFacts},
     profile::Mode,
     telemetry::{
         failures::FailureRow,
@@ -27,6 +28,8 @@ pub struct ListState {
     pub clients: ClientList,
     /// As the gateway told them last.
     pub profiles: Vec<ProfileRow>,
+    /// Of the machine of the gateway, where that is this one.
+    pub machine: Option<MachineFacts>,
     /// Overview and sessions list the same and have one cursor.
     cursors: [Option<ListCursor>; Screen::ALL.len()],
 }
@@ -86,6 +89,15 @@ impl ListState {
         }
     }
 
+    /// What limits the gateway, the most urgent first; of a fleet each picture was looked at by itself.
+    pub fn findings(&self, snapshot: &Snapshot) -> Vec<DoctorFinding> {
+        match (snapshot.gateways.is_empty(), &self.machine) {
+            (false, _) => snapshot.findings.clone(),
+            (true, Some(machine)) => doctor::find_limits(snapshot, machine),
+            (true, None) => doctor::find_limits(snapshot, &MachineFacts::default()),
+        }
+    }
+
     /// Moves the cursor to the row that is known by this key, where it is listed.
     pub fn select_key(&mut self, screen: Screen, snapshot: &Snapshot, key: &str) {
         let line = self.line_of(screen, snapshot, key);
@@ -106,6 +118,7 @@ impl ListState {
             Screen::Failures => snapshot.failures.len(),
             Screen::Gateways => snapshot.gateways.len(),
             Screen::Path => ShieldPath::of(snapshot).parts.len(),
+            Screen::Doctor => self.findings(snapshot).len(),
         }
     }
 
@@ -129,6 +142,7 @@ impl ListState {
             Screen::Failures => failures(snapshot).get(line).map(|row| failure_key(row)),
             Screen::Gateways => snapshot.gateways.get(line).map(|row| row.name.to_string()),
             Screen::Path => ShieldPath::of(snapshot).parts.get(line).map(PathPart::path_key),
+            Screen::Doctor => self.findings(snapshot).get(line).map(finding_key),
         }
     }
 
@@ -216,6 +230,11 @@ pub fn notice_key(notice: &Notice) -> String {
 pub fn failure_key(row: &FailureRow) -> String {
     let cause = text::cause(&row.reason);
     format!("{}{:?} {} {} {} {cause}", of(&row.gateway), row.role, row.service, row.end, row.first)
+}
+
+/// Its figure changes from one picture to the next.
+pub fn finding_key(finding: &DoctorFinding) -> String {
+    format!("{}{} {}", of(&finding.gateway), finding.id, finding.object.as_deref().unwrap_or("-"))
 }
 
 /// The name of its gateway, in a fleet.

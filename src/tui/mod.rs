@@ -20,6 +20,7 @@ mod confirmation;
 mod export;
 mod export_writer;
 mod filter;
+mod findings;
 mod fleet;
 mod frame_pacing;
 pub mod health;

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    doctor::MachineFacts,
     gateway::handle::{Command, CommandAnswer},
     telemetry::snapshot::{GatewayPhase, Snapshot},
     tui::{
@@ -42,6 +43,7 @@ pub struct ScreenLoop<B: Backend> {
     /// Answers on their way, [`ASKING_MAX`] at most.
     asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
     exports: ExportWriter,
+    machine_read_at: Option<Instant>,
     heard_at: Instant,
     frames: u64,
 }
@@ -80,6 +82,7 @@ impl<B: Backend> ScreenLoop<B> {
             resized: None,
             asking: FuturesUnordered::new(),
             exports: ExportWriter::default(),
+            machine_read_at: None,
             heard_at: Instant::now(),
             frames: 0,
         }
@@ -93,6 +96,7 @@ impl<B: Backend> ScreenLoop<B> {
     ) -> ScreenEnd {
         let mut input = std::pin::pin!(input);
         loop {
+            self.read_machine_if_due();
             if self.draw_if_due().is_err() {
                 return ScreenEnd::TerminalGone;
             }
@@ -299,6 +303,15 @@ impl<B: Backend> ScreenLoop<B> {
         }));
     }
 
+    /// A few small files of the kernel, while what they tell is shown.
+    fn read_machine_if_due(&mut self) {
+        let is_due = self.machine_read_at.is_none_or(|at| at.elapsed() >= MACHINE_EVERY);
+        if is_due && self.app.wants_machine() {
+            self.machine_read_at = Some(Instant::now());
+            self.change(|app| app.set_machine(MachineFacts::read()));
+        }
+    }
+
     fn draw_if_due(&mut self) -> Result<(), B::Error> {
         let now = Instant::now();
         let spoilt = terminal::take_needs_redraw();
@@ -334,6 +347,8 @@ fn seconds_since(then: Instant) -> u32 {
     u32::try_from(then.elapsed().as_secs()).unwrap_or(u32::MAX - 1)
 }
 
+/// What the kernel allows changes seldom.
+const MACHINE_EVERY: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 /// Commands without an answer at once; more would only be the same key pressed again.
 const ASKING_MAX: usize = 4;

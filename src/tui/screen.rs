@@ -13,10 +13,11 @@ pub enum Screen {
     /// Of a fleet alone.
     Gateways,
     Path,
+    Doctor,
 }
 
 impl Screen {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Overview,
         Self::Pool,
         Self::Sessions,
@@ -26,6 +27,7 @@ impl Screen {
         Self::Failures,
         Self::Gateways,
         Self::Path,
+        Self::Doctor,
     ];
 
     pub fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Screen {
             Self::Failures => "Failures",
             Self::Gateways => "Gateways",
             Self::Path => "Path",
+            Self::Doctor => "Doctor",
         }
     }
 
@@ -54,6 +57,7 @@ impl Screen {
             Self::Failures => "Fail",
             Self::Gateways => "Gate",
             Self::Path => "Path",
+            Self::Doctor => "Doct",
         }
     }
 
@@ -69,6 +73,7 @@ impl Screen {
             Self::Failures => '7',
             Self::Gateways => '8',
             Self::Path => '9',
+            Self::Doctor => '0',
         }
     }
 

@@ -322,7 +322,8 @@ impl App {
             Screen::Services => true,
             Screen::Pool => shown.mode == Mode::Direct,
             Screen::Overview | Screen::Sessions | Screen::Events => false,
-            Screen::Profiles | Screen::Failures | Screen::Gateways | Screen::Path => false,
+            Screen::Profiles | Screen::Failures | Screen::Gateways => false,
+            Screen::Path | Screen::Doctor => false,
         };
         let key = self.selected_key()?;
         shown.services.iter().find(|row| is_listed && lists::service_key(row) == key)

@@ -7,6 +7,7 @@
 
 #[path = "../links/count.rs"]
 mod count;
+mod doctor;
 mod fleet;
 mod operate;
 mod path;
@@ -36,7 +37,7 @@ use proptest::prelude::*;
 use ratatui::style::Color;
 
 const SIZES: [(u16, u16); 4] = [(120, 36), (80, 24), (60, 15), (1, 1)];
-const SCREENS: [(&str, &str); 8] = [
+const SCREENS: [(&str, &str); 9] = [
     ("overview", "1"),
     ("pool", "2j"),
     ("sessions", "3jj"),
@@ -45,6 +46,7 @@ const SCREENS: [(&str, &str); 8] = [
     ("profiles", "6"),
     ("failures", "7j"),
     ("path", "9jj"),
+    ("doctor", "0j"),
 ];
 
 /// Keys that open what lies over the panels, and the details.
@@ -316,7 +318,7 @@ fn only_the_palette_of_the_terminal_is_used() {
 /// Everything that is told by the help of some screen or detail, scrolled to its end.
 fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
     let mut told = String::new();
-    for screen in ["1", "2", "3", "4", "5", "6", "7", "9", "1j\n", "4j\n", "3a"] {
+    for screen in ["1", "2", "3", "4", "5", "6", "7", "9", "0", "1j\n", "4j\n", "3a"] {
         let mut app = app(pictures::healthy());
         app.set_attachment(standing.clone());
         press(&mut app, screen);
@@ -463,7 +465,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhlz123456789sS/:depntvw!,.mc+-=<>[]aXo".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhlz1234567890sS/:depntvw!,.mc+-=<>[]aXo".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![

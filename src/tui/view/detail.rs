@@ -1,5 +1,7 @@
 //! All that is known of one row, a line for each thing.
 
+mod pools;
+
 use ratatui::{
     buffer::Buffer,
     layout::{Constraint, Layout, Rect},
@@ -11,10 +13,7 @@ use crate::{
     telemetry::{
         end,
         failures::FailureRow,
-        snapshot::{
-            BackendRow, BackendRowState, EndedRow, LinkRow, LinkState, PoolRow, ServiceRow, SessionRow,
-            Snapshot,
-        },
+        snapshot::{BackendRow, BackendRowState, EndedRow, PoolRow, ServiceRow, SessionRow, Snapshot},
     },
     tui::{
         app::App,
@@ -25,10 +24,10 @@ use crate::{
         lists,
         screen::Screen,
         view::{
-            alert, gateways,
+            alert, doctor, gateways,
             header::{mode_word, role_word},
             panel,
-            pool::{half_word, state_word},
+            pool::half_word,
             profiles, sessions, table, traffic,
         },
     },
@@ -89,6 +88,7 @@ fn title(app: &App) -> &'static str {
         Screen::Failures => "Failure",
         Screen::Gateways => "Gateway",
         Screen::Path => "Path",
+        Screen::Doctor => "Finding",
     }
 }
 
@@ -118,7 +118,7 @@ fn facts(app: &App) -> Vec<DetailLine> {
         }),
         Screen::Pool => app
             .selected_pool(shown)
-            .map(|row| pool_lines(app, row))
+            .map(|row| pools::pool_lines(app, row))
             .or_else(|| app.selected_service_row(shown).map(|row| service_lines(app, row))),
         Screen::Services => app.selected_service_row(shown).map(|row| service_lines(app, row)),
         Screen::Events => event_lines(app),
@@ -126,6 +126,7 @@ fn facts(app: &App) -> Vec<DetailLine> {
         Screen::Failures => app.selected_failure(shown).map(|row| failure_lines(app, row)),
         Screen::Gateways => app.selected_gateway_row(shown).map(|row| gateways::lines(app, shown, row)),
         Screen::Path => None,
+        Screen::Doctor => app.selected_finding().map(|finding| doctor::detail_lines(app, &finding)),
     };
     let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];
     facts.unwrap_or_else(gone)
@@ -281,91 +282,6 @@ fn certificate(app: &App, pool: &PoolRow) -> Option<DetailLine> {
     };
     let style = if days < CERTIFICATE_SOON_DAYS { app.style.theme.warn } else { app.style.theme.plain };
     Some(DetailLine { style, ..fact(app, "certificate", app.addresses().text(&text)) })
-}
-
-/// A line for each link.
-fn links(app: &App, pool: &PoolRow) -> Vec<DetailLine> {
-    let of_link = |link: &LinkRow| {
-        let state = match link.state {
-            LinkState::Ready => "ready",
-            LinkState::Carrying => "carrying",
-            LinkState::Leaving => "leaving",
-        };
-        let tls = match (&link.tls, &link.group) {
-            (Some(tls), Some(group)) => format!("{tls} {group}"),
-            (tls, _) => tls.clone().unwrap_or("no TLS".into()),
-        };
-        let address = app.addresses().text(link.address.as_deref().unwrap_or("-"));
-        let age = format::age(link.age_seconds);
-        let (id, open, all) = (link.id, link.sessions_open, link.sessions);
-        format!("{id:>5} {age:>6} {state:<8} {open:>5} {all:>7} {address:<21} {tls}")
-    };
-    let head = if pool.links.is_empty() {
-        "none stands".to_owned()
-    } else {
-        " LINK    AGE STATE     OPEN CARRIED ADDRESS               SECURED".into()
-    };
-    let rest = (pool.ready + pool.carrying).saturating_sub(pool.links.len());
-    let rest = (rest > 0 && !pool.links.is_empty()).then(|| fact(app, "", format!("and {rest} more")));
-    let head = DetailLine { style: app.style.theme.title, ..fact(app, "links", head) };
-    let links = pool.links.iter().map(|link| fact(app, "", of_link(link)));
-    std::iter::once(head).chain(links).chain(rest).collect()
-}
-
-fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
-    let fact = |about, text| fact(app, about, text);
-    let addresses = app.addresses();
-    let known = |text: &Option<String>| addresses.text(text.as_deref().unwrap_or("-"));
-    let service = if row.service == "*" { "any service of this peer" } else { &row.service };
-    let mut facts = vec![
-        fact("service", service.to_owned()),
-        fact("half", role_word(row.role).to_owned()),
-        DetailLine { style: app.style.theme.title, ..fact("state", pool_state(row)) },
-        fact("peer", known(&row.peer)),
-        fact("address", known(&row.address)),
-        fact("speaks", known(&row.protocol)),
-        fact("instance", known(&row.instance)),
-        fact(
-            "count",
-            format!(
-                "{} ready of {} wanted, {} carrying, {} dialling; {} sessions on them",
-                row.ready, row.target, row.carrying, row.dialling, row.sessions
-            ),
-        ),
-        fact(
-            "clients",
-            format!("{} wait, {} were refused because no link came in time", row.waiting, row.misses),
-        ),
-        fact("failures", format!("{} in the last minute, {} in all", row.failures_minute, row.failures)),
-    ];
-    if let (Some(half), Some(most)) = (row.wait_p50_ms, row.wait_p99_ms) {
-        let (half, most) = (format::wait(half), format::wait(most));
-        facts.push(fact(
-            "waits",
-            format!("half of the last minute's clients at most {half}, 99 of 100 at most {most}"),
-        ));
-    }
-    facts.extend(certificate(app, row));
-    facts.extend(row.round_trip_ms.map(|ms| {
-        fact("round trip", format!("{ms:.1} ms, give or take {:.1}", row.round_trip_spread_ms.unwrap_or(0.0)))
-    }));
-    facts.extend(
-        row.retry_seconds.map(|seconds| fact("next dial", format!("in {}", format::whole_span(seconds)))),
-    );
-    facts.push(DetailLine {
-        style: if row.last_error.is_some() { app.style.theme.warn } else { app.style.theme.plain },
-        ..fact("last error", known(&row.last_error))
-    });
-    facts.extend(links(app, row));
-    facts
-}
-
-fn pool_state(row: &PoolRow) -> String {
-    let state = state_word(row).to_lowercase();
-    match row.gone_seconds {
-        Some(seconds) => format!("{state}, its last link ended {} ago", format::whole_span(seconds)),
-        None => state,
-    }
 }
 
 /// How many of the gateways that may serve a service are there; those that are gone, by name.

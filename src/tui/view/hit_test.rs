@@ -9,8 +9,8 @@ use crate::{
         order::SortColumn,
         screen::Screen,
         view::{
-            LayoutSize, compact_overview, edges, events, failures, full_overview, gateways, list_edges,
-            panel, path, pool, profiles, services, sessions, size, small_edges, table, tabs,
+            LayoutSize, compact_overview, doctor, edges, events, failures, full_overview, gateways,
+            list_edges, panel, path, pool, profiles, services, sessions, size, small_edges, table, tabs,
         },
     },
 };
@@ -46,8 +46,13 @@ pub fn hit_test(app: &App, area: Rect, (x, y): (u16, u16)) -> HitTarget {
     if app.detail().is_some() {
         return HitTarget::Nothing;
     }
-    if app.screen() == Screen::Path {
-        return path::part_at(app, list, at).map_or(HitTarget::Nothing, HitTarget::Row);
+    let by_place = match app.screen() {
+        Screen::Path => Some(path::part_at(app, list, at)),
+        Screen::Doctor => Some(doctor::finding_at(app, list, at)),
+        _ => None,
+    };
+    if let Some(place) = by_place {
+        return place.map_or(HitTarget::Nothing, HitTarget::Row);
     }
     let (rows, lines) = rows(app, list);
     if app.screen().lists_sessions() && rows.y > list.y && table::line(list, 0).contains(at) {
@@ -72,7 +77,7 @@ fn framed(app: &App, area: Rect, body: Rect) -> Rect {
         }
         Screen::Pool if app.snapshot().mode != Mode::Direct => pool::list_area(body),
         Screen::Pool | Screen::Services => panel::margin(panel::inside(services::areas(body)[0])),
-        Screen::Events | Screen::Failures | Screen::Gateways | Screen::Path => {
+        Screen::Events | Screen::Failures | Screen::Gateways | Screen::Path | Screen::Doctor => {
             panel::margin(panel::inside(body))
         }
         Screen::Profiles => panel::margin(panel::inside(profiles::areas(app, body)[0])),
@@ -96,8 +101,8 @@ fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
         Screen::Profiles => (None, app.profiles().len()),
         Screen::Failures => (failures::selected_text(app), snapshot.failures.len()),
         Screen::Gateways => (gateways::selected_text(app), snapshot.gateways.len()),
-        // Its parts stand in columns.
-        Screen::Path => (None, 0),
+        // Their rows are no lines.
+        Screen::Path | Screen::Doctor => (None, 0),
     };
     let (left, ..) = panel::split_selected_text(&app.style, told, area);
     let list = panel::below_heads(left);

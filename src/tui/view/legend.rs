@@ -30,6 +30,7 @@ pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
         Screen::Failures => vec![("Failures", FAILURES)],
         Screen::Gateways => vec![("Gateways", GATEWAYS)],
         Screen::Path => vec![("Path", PATH)],
+        Screen::Doctor => vec![("Doctor", DOCTOR)],
     }
 }
 
@@ -128,6 +129,13 @@ pub const FAILURES: ColumnMeanings = &[
     ("FIRST", "day and time of the first of them, in UTC"),
     ("LAST CLIENT", "whose the last of them was"),
     ("REASON", "of the last of them, with the cause"),
+];
+
+const DOCTOR: ColumnMeanings = &[
+    ("must", "clients feel it now, or will for certain"),
+    ("should", "clients may feel it one day"),
+    ("why", "how what was measured limits the gateway"),
+    ("do", "what to change"),
 ];
 
 const PATH: ColumnMeanings = &[

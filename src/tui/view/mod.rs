@@ -22,6 +22,7 @@ mod alert;
 mod clients;
 mod confirmation;
 mod detail;
+mod doctor;
 mod events;
 mod failures;
 mod footer;
@@ -180,6 +181,7 @@ fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
         Screen::Failures => failures::draw_screen(app, area, buffer),
         Screen::Gateways => gateways::draw_screen(app, area, buffer),
         Screen::Path => path::draw_screen(app, area, buffer),
+        Screen::Doctor => doctor::draw_screen(app, area, buffer),
     }
 }
 
@@ -205,6 +207,7 @@ fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
         Screen::Failures => failures::draw_list(app, within, buffer),
         Screen::Gateways => gateways::draw_list(app, within, buffer),
         Screen::Path => path::draw_list(app, within, buffer),
+        Screen::Doctor => doctor::draw_list(app, within, buffer),
     }
 }
 

@@ -1,0 +1,108 @@
+//! What limits the gateway, on the screen: the findings of the command, live, and of each gateway of a fleet.
+
+use std::sync::Arc;
+
+use portcullis::{
+    doctor::{self, DoctorFinding, FindingSeverity, MachineFacts},
+    gateway::handle::AdminAccess,
+    profile::Half,
+    telemetry::{snapshot::Snapshot, verdict::CertificateRow},
+    tui::{app::App, source::Attachment, style::ScreenStyle},
+};
+
+use crate::{app, check, fleet, pictures, press, report, styled};
+
+fn certificate(days: i64) -> CertificateRow {
+    CertificateRow {
+        role: Half::Internal,
+        used: "link".into(),
+        object: format!("pki/{days}.pem"),
+        ends: String::new(),
+        days,
+    }
+}
+
+fn text(app: &App, (width, height): (u16, u16)) -> String {
+    let buffer = styled::draw(app, width, height);
+    (0..height).map(|y| styled::line(&buffer, y) + "\n").collect()
+}
+
+#[test]
+fn the_screen_tells_what_the_command_finds_with_figure_reason_and_advice() {
+    let snapshot = Snapshot { certificates: vec![certificate(20), certificate(3)], ..pictures::degraded() };
+    let mut app = app(snapshot);
+    press(&mut app, "0");
+    let found = doctor::find_limits(app.snapshot(), &MachineFacts::default());
+    assert!(found.len() > 3, "{found:?}");
+    let shown = text(&app, (200, 60));
+    let mut rest = shown.as_str();
+    for DoctorFinding { id, figure, reason, advice, .. } in &found {
+        for part in [figure, &format!("[{id}]"), reason, advice] {
+            rest = rest
+                .split_once(part.as_str())
+                .unwrap_or_else(|| panic!("{part} is not told in turn\n{shown}"))
+                .1;
+        }
+    }
+    assert_eq!(found[0].severity, FindingSeverity::Must);
+}
+
+#[test]
+fn what_is_mended_is_not_found_in_the_next_picture() {
+    let ill = Snapshot { certificates: vec![certificate(3)], ..pictures::healthy() };
+    let mut app = app(ill);
+    press(&mut app, "0j\n");
+    assert!(text(&app, (120, 36)).contains("certificate-ends"));
+    let well =
+        Snapshot { uptime_seconds: 999.0, certificates: vec![certificate(300)], ..pictures::healthy() };
+    app.take_snapshot(Arc::new(pictures::judged(well)));
+    assert!(text(&app, (120, 36)).contains("it is gone"), "a detail outlives nothing");
+    app.press(crossterm::event::KeyCode::Esc.into());
+    assert!(!text(&app, (120, 36)).contains("certificate-ends"));
+}
+
+#[test]
+fn the_selected_finding_is_in_sight_at_every_size_and_its_page_tells_all() {
+    let certificates = (0..20).map(certificate).collect();
+    let mut app = app(Snapshot { certificates, ..pictures::healthy() });
+    press(&mut app, "0G");
+    for size in [(120, 36), (80, 24), (60, 15), (40, 10)] {
+        let shown = text(&app, size);
+        assert!(shown.contains("pki/19.pem"), "{size:?}\n{shown}");
+    }
+    press(&mut app, "\n");
+    let shown = text(&app, (80, 24));
+    for about in ["must be done", "should be done"] {
+        if shown.contains(about) {
+            return;
+        }
+    }
+    panic!("{shown}");
+}
+
+/// Each picture is looked at by itself: the certificates and descriptors of a fleet are in none of its sums.
+#[test]
+fn findings_of_a_fleet_name_their_gateway() {
+    let finding = |gateway: &str, severity| DoctorFinding {
+        gateway: Some(gateway.into()),
+        id: "links-missing".into(),
+        severity,
+        object: Some("any service, from inside at 10.0.0.5".into()),
+        figure: "0 of 8 links up".into(),
+        reason: "without a link no client can be carried over this peer".into(),
+        advice: "look at the log of the gateway at the other end".into(),
+    };
+    let findings = vec![finding("edge-2", FindingSeverity::Must), finding("edge-1", FindingSeverity::Should)];
+    let mut app = App::new(Arc::new(Snapshot { findings, ..fleet::fleet() }), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::Full));
+    press(&mut app, "0j");
+    let mut wrong = vec![];
+    for size in [(120, 36), (80, 24)] {
+        check("fleet-findings", &app, size, &mut wrong);
+    }
+    report(&wrong);
+    assert!(text(&app, (120, 36)).contains("must   edge-2: any service"));
+    press(&mut app, ":only edge-1\n");
+    let shown = text(&app, (120, 36));
+    assert!(shown.contains("edge-1: any service") && !shown.contains("edge-2: any"), "{shown}");
+}
