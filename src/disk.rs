@@ -46,6 +46,13 @@ pub struct FileContents {
     pub owner: u32,
 }
 
+impl FileContents {
+    /// Whether others than its owner may read or change it, as nobody may what is secret.
+    pub fn is_open_to_others(&self) -> bool {
+        self.mode & 0o077 != 0
+    }
+}
+
 #[derive(Debug, Error)]
 pub enum ReadError {
     #[error("{0}")]

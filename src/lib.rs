@@ -5,6 +5,7 @@ pub mod accept;
 pub mod admin;
 pub mod admission;
 pub mod attach;
+pub mod auth;
 pub mod certs;
 pub mod check;
 pub mod cli;

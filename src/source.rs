@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
+    auth::AuthFiles,
     certs::CertificateAuthority,
     disk::PipePolicy,
     profile::{
@@ -43,6 +44,8 @@ pub struct LoadedProfile {
     pub dmz: Option<LinkIdentity>,
     pub internal: Option<LinkIdentity>,
     pub edges: EdgeTls,
+    /// Who clients of requests are.
+    pub auth: AuthFiles,
     /// How the files of the certificates looked before they were opened.
     pub files: CertificateFiles,
     /// When the certificates end.
@@ -62,14 +65,14 @@ impl ProfileSource {
     /// Reads and checks a profile and the certificates it names; every problem.
     pub fn load(&self, chosen: &ChosenProfile, mode: Option<Mode>) -> Result<LoadedProfile, Vec<Problem>> {
         let loaded = self.load_to_serve(chosen, mode)?;
-        match loaded.edges.problems() {
-            [] => Ok(loaded),
-            problems => Err(problems.to_vec()),
+        match [loaded.edges.problems(), loaded.auth.problems()].concat() {
+            problems if problems.is_empty() => Ok(loaded),
+            problems => Err(problems),
         }
     }
 
-    /// The same, as a gateway serves it: what is wrong with the TLS of one service is its own fault, and is
-    /// told with the edges.
+    /// The same, as a gateway serves it: what is wrong with the TLS of one service, or with the file of its users, is
+    /// its own fault, and is told with the edges.
     pub fn load_to_serve(
         &self,
         chosen: &ChosenProfile,
@@ -155,6 +158,7 @@ pub struct OpenedMaterials {
     pub dmz: Result<Option<LinkIdentity>, Vec<Problem>>,
     pub internal: Result<Option<LinkIdentity>, Vec<Problem>>,
     pub edges: EdgeTls,
+    pub auth: AuthFiles,
     /// How the files looked before they were opened.
     pub files: CertificateFiles,
     /// When the certificates end.
@@ -167,6 +171,7 @@ pub fn open_materials(profile: &Profile, pipes: PipePolicy) -> OpenedMaterials {
         dmz: load_identity(profile.dmz.as_ref().and_then(DmzHalf::link_tls), pipes),
         internal: load_identity(profile.internal.as_ref().and_then(InternalHalf::link_tls), pipes),
         edges: load_edges(profile, pipes),
+        auth: AuthFiles::load(profile.auth_sources(), pipes),
         certificates: expiry::certificate_expiries(profile),
     }
 }
@@ -174,14 +179,15 @@ pub fn open_materials(profile: &Profile, pipes: PipePolicy) -> OpenedMaterials {
 impl OpenedMaterials {
     /// Without its links a half serves nobody: what is wrong with those is the whole profile's fault.
     fn into_loaded(self, profile: Profile) -> Result<LoadedProfile, Vec<Problem>> {
-        let Self { dmz, internal, edges, files, certificates } = self;
+        let Self { dmz, internal, edges, auth, files, certificates } = self;
         match (dmz, internal) {
             (Ok(dmz), Ok(internal)) => {
-                Ok(LoadedProfile { profile, dmz, internal, edges, files, certificates })
+                Ok(LoadedProfile { profile, dmz, internal, edges, auth, files, certificates })
             }
             (dmz, internal) => {
                 let of_links = [dmz.err(), internal.err()].into_iter().flatten().flatten();
-                Err(of_links.chain(edges.problems().to_vec()).collect())
+                let others = [edges.problems(), auth.problems()].concat();
+                Err(of_links.chain(others).collect())
             }
         }
     }

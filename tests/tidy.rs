@@ -29,10 +29,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("http", &["net", "profile", "proto"]),
     ("tls", &["disk", "net", "profile", "proto"]),
     ("link", &["admission", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
-    ("accept", &["admission", "http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
+    ("auth", &["admission", "disk", "profile", "proto"]),
+    (
+        "accept",
+        &["admission", "auth", "http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"],
+    ),
     ("connect", &["http", "link", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
     ("monitor", &["net", "profile", "tasks", "telemetry"]),
-    ("source", &["certs", "disk", "net", "profile", "proto", "text", "tls"]),
+    ("source", &["auth", "certs", "disk", "net", "profile", "proto", "text", "tls"]),
     (
         "verify",
         &[
@@ -54,6 +58,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "accept",
             "admission",
+            "auth",
             "confine",
             "connect",
             "disk",

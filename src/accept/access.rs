@@ -11,7 +11,7 @@ use super::{idle::IdleState, upstream_session::RequestFailure};
 use crate::{
     http::body::{BodyTally, MessageBody},
     profile::ServiceName,
-    proto::multiplex::open::ClientOrigin,
+    proto::multiplex::open::{ClientOrigin, ProvenUser},
     telemetry::log::{AccessLog, AccessRecord},
 };
 
@@ -52,6 +52,13 @@ impl RequestTrail {
         if let Some(record) = &mut self.record {
             record.set_client(client);
             record.fields.service = Some(service.to_string());
+        }
+    }
+
+    /// Who has sent it, where it says so itself.
+    pub fn note_user(&mut self, user: Option<&ProvenUser>) {
+        if let Some(record) = &mut self.record {
+            record.fields.user = user.map(|user| user.name.clone());
         }
     }
 

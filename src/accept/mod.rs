@@ -8,6 +8,7 @@ mod access;
 pub mod forward;
 pub mod idle;
 mod refused_client;
+mod request_auth;
 mod request_routing;
 pub mod reverse;
 pub mod routes;

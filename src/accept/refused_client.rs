@@ -1,46 +1,57 @@
 //! A client of requests that does not get in: its request is answered, and its session is refused in the books as any
 //! other is.
 
-use std::net::SocketAddr;
-
 use hyper::StatusCode;
 
 use super::{
     ServeSession, SessionRequest,
+    request_auth::RequestClient,
     routes::AdmittedClient,
     tcp::session_request,
     upstream_session::{RequestFailure, session_id},
 };
 use crate::{
-    admission::clients::{ClientAdmission, ClientRefusal},
+    admission::clients::{ClientAdmission, ClientRefusal, LoginRefusal},
     http::error_response::ErrorResponse,
     link::session_side::SessionSide,
     net::{echo::EchoStream, stream::NetStream},
     profile::ServiceName,
+    proto::multiplex::open::ClientOrigin,
 };
 
 /// Has the session refused, and says what the client is told.
 pub async fn refuse_client(
     serve: &ServeSession,
     service: &ServiceName,
-    client: SocketAddr,
+    client: &RequestClient,
     refused: ClientRefusal,
 ) -> RequestFailure {
     let id = session_id();
     let entered = AdmittedClient {
-        client,
+        client: client.address,
         service: service.clone(),
         // Nothing of it is ever read.
         stream: NetStream::Echo(EchoStream::default()),
         prefix: Vec::new(),
-        origin: Box::default(),
+        origin: client.origin(&ClientOrigin::default()),
         admission: ClientAdmission::Refused(refused),
     };
     let asked =
         SessionRequest { id: Some(id.clone()), downstream: SessionSide::Gone, ..session_request(entered) };
     serve(asked).await;
     let (status, told) = match refused {
-        ClientRefusal::Filter(_) => (StatusCode::FORBIDDEN, "this service is not for you"),
+        ClientRefusal::Filter(_) | ClientRefusal::Login(LoginRefusal::NotListed) => {
+            (StatusCode::FORBIDDEN, "this service is not for you")
+        }
+        ClientRefusal::Login(
+            LoginRefusal::NoCredential | LoginRefusal::Unreadable | LoginRefusal::WrongPassword,
+        ) => (StatusCode::UNAUTHORIZED, "this service wants to know who you are"),
+        ClientRefusal::Login(LoginRefusal::TooMany) => {
+            (StatusCode::TOO_MANY_REQUESTS, "too many of your passwords are waiting to be checked")
+        }
+        ClientRefusal::Login(LoginRefusal::Busy | LoginRefusal::Unavailable) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "passwords can not be checked at the moment")
+        }
         ClientRefusal::Sessions(_) | ClientRefusal::Rate { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "you have as much of this service as you may")
         }

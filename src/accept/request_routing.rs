@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use hyper::{
     Request, StatusCode,
-    header::{self, HeaderMap},
+    header::{self, HeaderMap, HeaderValue},
+    http::request::Parts,
 };
 
 use super::routes::{HttpRoute, WebKind, find_http_route};
 use crate::http::{
-    error_response::ErrorResponse,
+    error_response::{ErrorResponse, bad_request},
     forwarded,
     request::{self, ForwardedHeaders, RequestTarget},
 };
@@ -31,6 +32,23 @@ pub fn find_route<'a, B>(
         return Err(ErrorResponse::new(StatusCode::FORBIDDEN, "this page may not open a WebSocket here"));
     }
     Ok(door)
+}
+
+/// What a request wants its connection to become, of what its service is for.
+pub fn wanted_upgrade(
+    door: &HttpRoute,
+    parts: &Parts,
+    has_body: bool,
+) -> Result<Option<HeaderValue>, ErrorResponse> {
+    let wanted = request::requested_upgrade(&parts.headers, parts.version);
+    match door.web_kind {
+        WebKind::Frames | WebKind::Requests => Ok(wanted.filter(|_| !has_body)),
+        WebKind::Sockets if !request::is_websocket(wanted.as_ref()) => {
+            Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here"))
+        }
+        WebKind::Sockets if has_body => Err(bad_request("a WebSocket begins without a body")),
+        WebKind::Sockets => Ok(Some(HeaderValue::from_static("websocket"))),
+    }
 }
 
 /// Who has sent a request: the client of the connection, or the one that it tells, where it is a trusted proxy.

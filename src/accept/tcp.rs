@@ -23,6 +23,7 @@ use crate::{
         handshakes::{HandshakeLimiter, HandshakePermit},
         quota::{DescriptorQuota, QuotaPermit},
     },
+    auth::ClientLogins,
     link::session_side::SessionSide,
     net::{
         listen::{ListenEvent, Listener},
@@ -56,6 +57,8 @@ pub struct ClientPortContext {
     pub probes: ProbeLookup,
     /// Who gets in, of the clients of each service.
     pub gates: Arc<ClientGates>,
+    /// And who they are, where requests say so.
+    pub logins: Arc<ClientLogins>,
     /// Clients at once, of all ports.
     pub quota: Arc<DescriptorQuota>,
     /// And of these, those that have yet to say what they want.
@@ -99,6 +102,7 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
                     current: front.clone(),
                     log: notices.limited().clone(),
                     gates: shared.gates.clone(),
+                    logins: shared.logins.clone(),
                     requests: shared.requests.clone(),
                     access: shared.access.clone(),
                     leaving: shared.leaving.clone(),
@@ -198,6 +202,7 @@ pub struct RouteLifetime {
     entered_by: Arc<PortRoutes>,
     pub log: Arc<RateLimitedLog>,
     pub gates: Arc<ClientGates>,
+    pub logins: Arc<ClientLogins>,
     pub requests: Arc<RequestBooks>,
     pub access: Arc<AccessLog>,
     leaving: Arc<AtomicBool>,

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::routes::{AdmittedClient, HttpRoute};
+use super::{
+    request_auth::RequestClient,
+    routes::{AdmittedClient, HttpRoute},
+};
 use crate::{
     admission::clients::{ClientAdmission, ClientPermit},
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
@@ -30,7 +33,7 @@ pub enum UpgradedTo {
 /// A WebSocket that becomes a session of its own.
 pub struct UpgradedSocket {
     pub route: HttpRoute,
-    pub client: SocketAddr,
+    pub client: RequestClient,
     /// What the session will be called.
     pub id: String,
     /// Its client's place.

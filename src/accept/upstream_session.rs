@@ -1,11 +1,11 @@
 //! A session that the requests of a client connection are sent over.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hyper::StatusCode;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{SessionOutcome, idle::IdleState, teardown::error_response_for};
+use super::{SessionOutcome, idle::IdleState, request_auth::RequestClient, teardown::error_response_for};
 use crate::{
     http::{
         error_response::{ErrorResponse, bad_request},
@@ -22,7 +22,7 @@ pub const FAREWELL: Duration = Duration::from_secs(1);
 pub struct UpstreamSession {
     pub service: ServiceName,
     /// The client whose requests these are: one proxy may send those of many.
-    pub client: SocketAddr,
+    pub client: RequestClient,
     pub id: String,
     pub connection: UpstreamConnection,
     pub failure_sender: PipeFailureSender,

@@ -34,7 +34,8 @@ use super::{
     access::RequestTrail,
     idle::{BusyGuard, IdleReclaim, IdleState},
     refused_client::refuse_client,
-    request_routing::{client_of, find_route},
+    request_auth::{RequestClient, identify_client},
+    request_routing::{client_of, find_route, wanted_upgrade},
     routes::{AdmittedClient, HttpRoute, WebKind},
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
@@ -46,6 +47,7 @@ use crate::{
         clients::{ClientAdmission, ClientPermit},
         handshakes::HandshakePermit,
     },
+    auth,
     http::{
         HeadSource,
         body::{BodyProgress, MessageBody, ends_connection},
@@ -167,12 +169,13 @@ pub async fn serve(
             None
         }
         Some(UpgradedTo::Socket(socket)) => {
-            let UpgradedSocket { route: door, client, id, permit, record } = *socket;
+            let UpgradedSocket { route: door, client: asker, id, permit, record } = *socket;
             let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             let left = lock(&front.downstream_upgrade).take();
             let entered = downgrade_client(left).await.map(|here| {
-                let origin = front.origin.clone();
-                let entered = AdmittedClient { origin, ..web_socket_client(here, door, client, permit) };
+                let origin = asker.origin(&front.origin);
+                let socket = web_socket_client(here, door, asker.address, permit);
+                let entered = AdmittedClient { origin, ..socket };
                 let work = IdleState::new_busy(&front.reclaim);
                 record.into_iter().for_each(|record| work.finish_with_session(record));
                 SessionRequest { id: Some(id), idle_state: Some(work), ..session_request(entered) }
@@ -304,38 +307,28 @@ impl ClientConnection {
             return Ok(error_response::options_response());
         }
         let door = find_route(&self.routes, &request, &host)?;
-        let (client, by) = client_of(self.client, self.forwarded.clone(), door, request.headers());
-        trail.note_service(&door.service, client);
+        let (address, by) = client_of(self.client, self.forwarded.clone(), door, request.headers());
+        let mut client = RequestClient { address, user: self.origin.user.clone() };
+        trail.note_service(&door.service, address);
         *lock(&self.keep_alive) = door.web.keep_alive;
-        if let Err(refused) = self.lifetime.gates.check(&door.service, client.ip()) {
-            return Err(refuse_client(&self.serve, &door.service, client, refused).await);
+        if let Err(refused) = self.lifetime.gates.check(&door.service, address.ip()) {
+            return Err(refuse_client(&self.serve, &door.service, &client, refused).await);
         }
+        let head = (request.method(), request.headers());
+        let identified = identify_client(&mut client, door, head, &self.lifetime, &self.serve).await;
+        trail.note_user(client.user.as_ref());
+        identified?;
         if door.web_kind == WebKind::Frames {
             let response = websocket::grant_upgrade(&request, door.web.protocols.as_deref())?;
-            let permit = self.enter(&door.service, client).await?;
-            let id = session_id();
-            trail.note_session(&id, None);
-            let socket = UpgradedSocket { route: door.clone(), client, id, permit, record: None };
-            *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(socket)));
-            lock(&self.handshake_permit).take();
-            return Ok(response);
+            return self.begin_web_socket(door, client, response, trail).await;
         }
         let (mut parts, body) = request.into_parts();
+        if let Some(asked) = &door.web.auth {
+            auth::remove_credential(asked, &mut parts);
+        }
         let payload = MessageBody::request(body, HeadOrigin::Client, Some(door.web.body));
         let payload = trail.count_request(payload);
-        let wanted = request::requested_upgrade(&parts.headers, parts.version);
-        let has_body = payload.progress().is_some();
-        let wanted = match (door.web_kind, wanted) {
-            (WebKind::Frames | WebKind::Requests, wanted) => wanted.filter(|_| !has_body),
-            (WebKind::Sockets, wanted) if !request::is_websocket(wanted.as_ref()) => {
-                let told = "only WebSockets are served here";
-                return Err(ErrorResponse::new(StatusCode::UPGRADE_REQUIRED, told).into());
-            }
-            (WebKind::Sockets, _) if has_body => {
-                return Err(bad_request("a WebSocket begins without a body").into());
-            }
-            (WebKind::Sockets, _) => Some(HeaderValue::from_static("websocket")),
-        };
+        let wanted = wanted_upgrade(door, &parts, payload.progress().is_some())?;
         let passed = InterimPolicy::for_request(&parts);
         request::clean_request(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
         framing::frame_request(&mut parts.headers, &payload);
@@ -354,6 +347,23 @@ impl ClientConnection {
         let (channel, response) = self.send_request(door, client, request).await?;
         trail.note_session(&channel.id, Some(&channel.idle_state));
         self.clean_response(channel, response, asked, exchange)
+    }
+
+    /// The connection becomes a session whose frames are taken off.
+    async fn begin_web_socket(
+        &self,
+        door: &HttpRoute,
+        client: RequestClient,
+        response: Response<MessageBody>,
+        trail: &mut RequestTrail,
+    ) -> Result<Response<MessageBody>, RequestFailure> {
+        let permit = self.enter(&door.service, &client).await?;
+        let id = session_id();
+        trail.note_session(&id, None);
+        let socket = UpgradedSocket { route: door.clone(), client, id, permit, record: None };
+        *lock(&self.upgraded) = Some(UpgradedTo::Socket(Box::new(socket)));
+        lock(&self.handshake_permit).take();
+        Ok(response)
     }
 
     /// What a backend has answered, for the client.
@@ -400,7 +410,7 @@ impl ClientConnection {
     async fn send_request(
         &self,
         door: &HttpRoute,
-        client: SocketAddr,
+        client: RequestClient,
         mut request: Request<MessageBody>,
     ) -> Result<(UpstreamSession, Response<Incoming>), RequestFailure> {
         let open = {
@@ -429,8 +439,12 @@ impl ClientConnection {
     }
 
     /// A client gets in with one more session, or is refused.
-    async fn enter(&self, service: &ServiceName, client: SocketAddr) -> Result<ClientPermit, RequestFailure> {
-        match self.lifetime.gates.enter(service, client.ip()) {
+    async fn enter(
+        &self,
+        service: &ServiceName,
+        client: &RequestClient,
+    ) -> Result<ClientPermit, RequestFailure> {
+        match self.lifetime.gates.enter(service, client.address.ip()) {
             Ok(permit) => Ok(permit),
             Err(refused) => Err(refuse_client(&self.serve, service, client, refused).await),
         }
@@ -440,19 +454,19 @@ impl ClientConnection {
     async fn open_session(
         &self,
         service: &ServiceName,
-        client: SocketAddr,
+        client: RequestClient,
     ) -> Result<UpstreamSession, RequestFailure> {
-        let admission = ClientAdmission::Admitted(self.enter(service, client).await?);
+        let admission = ClientAdmission::Admitted(self.enter(service, &client).await?);
         let (ours, theirs) = pipe();
         let deadline = ours.failure_sender();
         let (teller, told) = oneshot::channel();
         let id = session_id();
         let entered = AdmittedClient {
-            client,
+            client: client.address,
             service: service.clone(),
             stream: NetStream::Pipe(theirs.with_client_flag(self.tracker.end_flag())),
             prefix: Vec::new(),
-            origin: self.origin.clone(),
+            origin: client.origin(&self.origin),
             admission,
         };
         let rest = IdleState::new_busy(&self.reclaim);

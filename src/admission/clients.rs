@@ -30,6 +30,27 @@ pub enum ClientRefusal {
     Sessions(usize),
     #[error("`per_client` allows {rate} new sessions")]
     Rate { rate: NewSessionRate, retry_after: Duration },
+    #[error("`auth`: {0}")]
+    Login(LoginRefusal),
+}
+
+/// Why it is not known who a client is, or why that one does not get in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LoginRefusal {
+    #[error("it shows no credential")]
+    NoCredential,
+    #[error("its credential can not be read")]
+    Unreadable,
+    #[error("its name or its password is wrong")]
+    WrongPassword,
+    #[error("`users` does not list it")]
+    NotListed,
+    #[error("too many of its passwords are waiting to be checked")]
+    TooMany,
+    #[error("too many passwords are waiting to be checked")]
+    Busy,
+    #[error("there is no file that could be used")]
+    Unavailable,
 }
 
 impl ClientRefusal {
@@ -40,6 +61,8 @@ impl ClientRefusal {
             // As soon as one of its sessions has ended.
             Self::Sessions(_) => Some(Duration::from_secs(1)),
             Self::Rate { retry_after, .. } => Some(*retry_after),
+            Self::Login(LoginRefusal::TooMany) => Some(Duration::from_secs(1)),
+            Self::Login(_) => None,
         }
     }
 }

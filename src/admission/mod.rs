@@ -6,5 +6,5 @@ pub mod clients;
 pub mod handshakes;
 pub mod pace;
 pub mod quota;
-mod source_network;
+pub mod source_network;
 pub mod token_bucket;

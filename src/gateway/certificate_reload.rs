@@ -179,7 +179,7 @@ impl Engine {
 
     /// Puts what is usable in force. What is not usable is returned, and its predecessor stays in force.
     fn apply_renewed(&mut self, opened: OpenedMaterials, changed: &ChangedFiles) -> Vec<Problem> {
-        let OpenedMaterials { dmz, internal, edges, files: _, certificates } = opened;
+        let OpenedMaterials { dmz, internal, edges, auth, files: _, certificates } = opened;
         self.certificates = certificates;
         let mut problems = Vec::new();
         match (dmz, &mut self.dmz) {
@@ -194,7 +194,11 @@ impl Engine {
         }
         let edges = edges.falling_back_to(&self.edge_tls);
         problems.extend(edges.kept_problems().cloned());
-        let faults = ServiceFaults::find(&self.profile, &edges);
+        let auth = auth.falling_back_to(&self.auth_files);
+        problems.extend(auth.kept_problems().cloned());
+        self.shared.sessions.logins.update(&auth);
+        let faults = ServiceFaults::find(&self.profile, &edges, &auth);
+        self.auth_files = auth;
         // Clients that ask again and again are let go where their doors change.
         if changed.has_any_of(self.profile.edge_materials()) || faults != self.faults {
             self.apply_edge_tls(&edges);

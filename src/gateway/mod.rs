@@ -67,6 +67,7 @@ use self::{
 use crate::{
     accept::{ServeSession, SessionRequest},
     admission::handshakes::HandshakeLimiter,
+    auth::AuthFiles,
     confine::{LockError, ProcessLock},
     link::lockdown::Lockdown,
     monitor::{LastTurn, MonitorPort},
@@ -130,6 +131,7 @@ pub struct Engine {
     profile: Profile,
     /// How TLS is spoken at its edges.
     edge_tls: EdgeTls,
+    auth_files: AuthFiles,
     faults: ServiceFaults,
     ports: ClientPorts,
     dmz: Option<DmzSide>,
@@ -197,6 +199,7 @@ impl Engine {
             first: chosen.clone(),
             profile: loaded.profile.clone(),
             edge_tls: EdgeTls::default(),
+            auth_files: AuthFiles::default(),
             faults: ServiceFaults::default(),
             ports: ClientPorts::new(),
             dmz: None,
@@ -376,6 +379,7 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
         notices: notices.clone(),
         probes: Default::default(),
         gates: Arc::default(),
+        logins: Arc::default(),
         backends: Arc::default(),
         lockdown,
     };

@@ -81,6 +81,7 @@ impl ClientPort {
             notices: common.notices.clone(),
             probes: common.sessions.probes.lookup(),
             gates: common.sessions.gates.clone(),
+            logins: common.sessions.logins.clone(),
             quota: common.clients.clone(),
             handshakes: common.handshakes.clone(),
             requests: common.requests.clone(),

@@ -1,10 +1,11 @@
-//! Problems with the certificates of single services. Such a problem does not stop the profile: the other
+//! Problems with the certificates of single services, and with the files of their users. Such a problem does not stop the profile: the other
 //! services are served, and this one is served again as soon as the problem is fixed.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::Engine;
 use crate::{
+    auth::{AuthFault, AuthFiles},
     profile::{Backend, BackendSet, DmzHalf, DmzMode, DmzService, Half, Problem, Profile, ServiceName},
     telemetry::log::LogEvent,
     tls::edge::{EdgeFault, EdgeTls},
@@ -17,7 +18,15 @@ pub struct ServiceFaults(BTreeMap<(Half, ServiceName), ServiceFault>);
 #[derive(Debug, Clone, PartialEq)]
 struct ServiceFault {
     effect: FaultEffect,
+    of: FaultyFiles,
     problem: Problem,
+}
+
+/// What can not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FaultyFiles {
+    Certificates,
+    Users,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,21 +40,22 @@ enum FaultEffect {
 
 impl fmt::Display for ServiceFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let effect = match self.effect {
-            FaultEffect::Kept => "goes on with the certificates it had",
-            FaultEffect::Partly => "is down on one of its ports",
-            FaultEffect::Down => "is down",
+        let effect = match (self.effect, self.of) {
+            (FaultEffect::Kept, FaultyFiles::Certificates) => "goes on with the certificates it had",
+            (FaultEffect::Kept, FaultyFiles::Users) => "goes on with the users it had",
+            (FaultEffect::Partly, _) => "is down on one of its ports",
+            (FaultEffect::Down, _) => "is down",
         };
         write!(out, "{effect}: {}", self.problem)
     }
 }
 
 impl ServiceFaults {
-    pub fn find(profile: &Profile, edges: &EdgeTls) -> Self {
+    pub fn find(profile: &Profile, edges: &EdgeTls, auth: &AuthFiles) -> Self {
         let mut faults = Self::default();
         if let Some(half) = &profile.dmz {
             for service in &half.services {
-                let both = [fault_of_accepts(service, edges), fault_of_direct(half, service, edges)];
+                let both = [fault_of_accepts(service, edges, auth), fault_of_direct(half, service, edges)];
                 let worst = both.into_iter().flatten().max_by_key(|fault| fault.effect);
                 faults.add(Half::Dmz, &service.name, worst);
             }
@@ -71,13 +81,21 @@ impl ServiceFaults {
 
 fn fault_of_edge(fault: EdgeFault<'_>) -> ServiceFault {
     let effect = if fault.is_kept { FaultEffect::Kept } else { FaultEffect::Down };
-    ServiceFault { effect, problem: fault.problem.clone() }
+    ServiceFault { effect, of: FaultyFiles::Certificates, problem: fault.problem.clone() }
+}
+
+fn fault_of_auth(fault: AuthFault<'_>) -> ServiceFault {
+    let effect = if fault.is_kept { FaultEffect::Kept } else { FaultEffect::Down };
+    ServiceFault { effect, of: FaultyFiles::Users, problem: fault.problem.clone() }
 }
 
 /// A service with one accept that can be used is not down.
-fn fault_of_accepts(service: &DmzService, edges: &EdgeTls) -> Option<ServiceFault> {
-    let faults =
-        service.accept.iter().map(|accept| edges.fault_of_accept(accept.tls.as_ref()?).map(fault_of_edge));
+fn fault_of_accepts(service: &DmzService, edges: &EdgeTls, auth: &AuthFiles) -> Option<ServiceFault> {
+    let faults = service.accept.iter().map(|accept| {
+        let of_tls = accept.tls.as_ref().and_then(|tls| edges.fault_of_accept(tls)).map(fault_of_edge);
+        let of_auth = accept.auth_source().and_then(|source| auth.fault_of(source)).map(fault_of_auth);
+        of_tls.into_iter().chain(of_auth).max_by_key(|fault| fault.effect)
+    });
     worst_fault(faults.collect())
 }
 

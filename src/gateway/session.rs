@@ -17,9 +17,10 @@ use super::{
 use crate::{
     accept::{SessionOutcome, SessionRequest, idle::IdleState},
     admission::{
-        clients::{ClientAdmission, ClientGates, ClientPermit, ClientRefusal},
+        clients::{ClientAdmission, ClientGates, ClientPermit, ClientRefusal, LoginRefusal},
         quota::{DescriptorQuota, QuotaPermit},
     },
+    auth::ClientLogins,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
     link::{Peer, lockdown::Lockdown, session_side::SessionSide},
     profile::Half,
@@ -60,6 +61,8 @@ pub struct SessionContext {
     pub probes: PendingProbes,
     /// Who gets in, of the clients of each service.
     pub gates: Arc<ClientGates>,
+    /// Who the clients of requests are.
+    pub logins: Arc<ClientLogins>,
     /// Connections of the internal half to backends.
     pub backends: Arc<DescriptorQuota>,
     /// What the inside has locked.
@@ -311,8 +314,18 @@ fn check_client(
 
 fn client_failure(refused: ClientRefusal) -> ConnectFailure {
     let (who, refusal) = match refused {
-        ClientRefusal::Filter(_) => (EndedBy::Policy, Refusal::NotAllowed),
-        ClientRefusal::Sessions(_) | ClientRefusal::Rate { .. } => (EndedBy::ClientLimit, Refusal::Full),
+        ClientRefusal::Filter(_)
+        | ClientRefusal::Login(
+            LoginRefusal::NoCredential
+            | LoginRefusal::Unreadable
+            | LoginRefusal::WrongPassword
+            | LoginRefusal::NotListed,
+        ) => (EndedBy::Policy, Refusal::NotAllowed),
+        ClientRefusal::Sessions(_)
+        | ClientRefusal::Rate { .. }
+        | ClientRefusal::Login(LoginRefusal::TooMany) => (EndedBy::ClientLimit, Refusal::Full),
+        ClientRefusal::Login(LoginRefusal::Busy) => (EndedBy::Limit, Refusal::Full),
+        ClientRefusal::Login(LoginRefusal::Unavailable) => (EndedBy::Policy, Refusal::Unavailable),
     };
     connect_failure(who, refusal, refused.to_string())
 }

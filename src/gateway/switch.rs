@@ -230,6 +230,7 @@ impl Engine {
             dmz: dmz_identity,
             internal: internal_identity,
             edges,
+            auth,
             files,
             certificates,
         } = loaded;
@@ -239,6 +240,8 @@ impl Engine {
         self.install_dmz(dmz, &profile, dmz_identity);
         self.install_internal(internal, &profile, internal_identity);
         let edges = edges.falling_back_to(&self.edge_tls);
+        let auth = auth.falling_back_to(&self.auth_files);
+        self.shared.sessions.logins.update(&auth);
         self.install_services(&profile, &edges);
         self.follow_hours();
         self.follow_lockdown();
@@ -246,9 +249,9 @@ impl Engine {
         self.install_health(health, &profile);
         self.install_logs(&profile);
         self.install_audit(audit, &profile, asker.as_ref());
-        let told = self.take_over_faults(ServiceFaults::find(&profile, &edges));
+        let told = self.take_over_faults(ServiceFaults::find(&profile, &edges, &auth));
         self.tell_offers();
-        self.edge_tls = edges;
+        (self.edge_tls, self.auth_files) = (edges, auth);
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());

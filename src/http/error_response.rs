@@ -38,6 +38,8 @@ pub struct ErrorResponse {
     pub of: Option<FailedParty>,
     /// When it may be asked again, where that is known.
     pub retry_after: Option<Duration>,
+    /// What a client has to show, of one that is not known.
+    pub challenge: Option<Box<HeaderValue>>,
     after: AfterResponse,
 }
 
@@ -56,7 +58,8 @@ pub fn bad_request(told: &'static str) -> ErrorResponse {
 
 impl ErrorResponse {
     pub fn new(status: StatusCode, told: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason: told.into(), of: None, retry_after: None, after: AfterResponse::ByStatus }
+        let after = AfterResponse::ByStatus;
+        Self { status, reason: told.into(), of: None, retry_after: None, challenge: None, after }
     }
 
     /// A client that may not have what it asked for in good order, or not before so long.
@@ -109,6 +112,9 @@ impl ErrorResponse {
                 headers.insert(header::ALLOW, METHODS);
             }
             _ => {}
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, *challenge);
         }
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, whole_seconds(wait).into());

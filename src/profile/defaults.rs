@@ -69,6 +69,15 @@ pub const HOURS_MAX: usize = 64;
 /// Names of one accept, and of its clients.
 pub const NAMES_MAX: usize = 256;
 
+/// Users that one service names.
+pub const USERS_MAX: usize = 10_000;
+
+/// As long as a link carries a user's name.
+pub const USER_BYTES_MAX: usize = 255;
+
+/// Longer than any browser shows.
+pub const REALM_BYTES_MAX: usize = 64;
+
 /// Protocols that one TLS handshake offers or takes.
 pub const ALPN_NAMES_MAX: usize = 16;
 

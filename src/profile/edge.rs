@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use super::{
-    AcceptAddress, BindPolicy, EdgeScheme, Network, PemSource, WebOptions, defaults,
+    AcceptAddress, BindPolicy, EdgeScheme, Network, PemSource, WebOptions,
+    auth::RawAuth,
+    defaults,
     endpoint::is_name,
     fields::{Located, MapReader, ReadValue, ValueReader},
     keys::{self, AnyKey, ClientVerification, KeyMap},
@@ -82,6 +84,7 @@ struct AcceptOptions {
     sni: Option<Vec<String>>,
     proxy: ReadValue<Vec<Network>>,
     web: web::RawWebOptions,
+    auth: RawAuth,
 }
 
 /// Where clients of a service come in, and the places of what is said of a WebSocket's frames.
@@ -91,13 +94,15 @@ pub(super) struct ServiceAccepts {
     pub of_frames: Vec<ProfilePlace>,
 }
 
-/// The accepts of a service, with what the service says for all of them.
+/// The accepts of a service, with what the service says for all of them, and the half for all services.
 pub(super) fn accepts(
     field: Option<&ValueReader<'_>>,
     service: &MapReader<'_>,
+    of_half: &RawAuth,
     problems: &mut Vec<Problem>,
 ) -> ServiceAccepts {
-    let of_service = AcceptOptions::read(service, problems);
+    let mut of_service = AcceptOptions::read(service, problems);
+    of_service.auth = of_service.auth.over(of_half);
     let items = field.and_then(|field| field.one_or_many(defaults::ACCEPTS_MAX, problems));
     let Some(items) = items else { return ServiceAccepts::default() };
     let before = problems.len();
@@ -148,7 +153,6 @@ fn accept(
         }
     }
     let web = own.as_ref().map_or(&web::RawWebOptions::NOTHING, |own| &own.web).resolve_over(&of_service.web);
-    let web = address.scheme.is_web().then_some(web);
     let sni = own.as_ref().and_then(|own| own.sni.as_ref()).or(of_service.sni.as_ref());
     let sni = sni.cloned().unwrap_or_default();
     let own_proxy = own.as_ref().map_or(&ReadValue::Absent, |own| &own.proxy);
@@ -157,7 +161,15 @@ fn accept(
         (ReadValue::Absent, ReadValue::Absent) => None,
         (ReadValue::Bad, _) | (ReadValue::Absent, ReadValue::Bad) => return None,
     };
+    let own_auth = own.as_ref().map_or(RawAuth::NOTHING, |own| own.auth.clone());
     let own = own.map_or(ReadValue::Absent, |own| own.tls);
+    let proxies = [proxy.as_deref(), web.forwarded.as_deref()];
+    let auth = match own_auth.over(&of_service.auth).resolve(&address, proxies, problems) {
+        ReadValue::Good(auth) => Some(auth),
+        ReadValue::Absent => None,
+        ReadValue::Bad => return None,
+    };
+    let web = address.scheme.is_web().then_some(WebOptions { auth, ..web });
     let tls = match (address.scheme.is_tls(), own, &of_service.tls) {
         (false, ReadValue::Good(tls), _) => {
             let fault = ValueProblem::new(
@@ -196,6 +208,7 @@ impl AcceptOptions {
                 proxies(&field, &keys::PROXY_FROM, &keys::PROXY_NETWORKS, problems)
             }),
             web: web::RawWebOptions::read(fields, problems),
+            auth: RawAuth::read(fields, problems),
         }
     }
 }

@@ -198,10 +198,19 @@ fn link_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Link
 
 /// A file, from the folder of the profile that names it.
 pub(super) fn material(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<PemSource> {
+    named_file(field, "write the name of a PEM file", problems)
+}
+
+/// A file that is opened with the certificates.
+pub(super) fn named_file(
+    field: &ValueReader<'_>,
+    advice: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<PemSource> {
     let text = field.text(problems)?;
     if text.is_empty() || text.contains('\0') {
         let what = format!("`{}` is not a file's name", quote_for_problem(text));
-        return field.refuse(ValueProblem::new(what, "write the name of a PEM file"), problems);
+        return field.refuse(ValueProblem::new(what, advice), problems);
     }
     let path = field.node.spot.source.folder.join(text);
     Some(PemSource::File { path, place: field.place() })

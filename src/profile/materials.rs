@@ -1,8 +1,8 @@
 //! The certificates and keys that a profile names, wherever it names them.
 
 use super::{
-    AcceptTls, BackendSet, ClientCheck, ConnectTls, DmzHalf, DmzMode, InternalHalf, InternalMode, KeyPair,
-    LinkTls, PemSource, Profile,
+    Accept, AcceptTls, AuthSource, BackendSet, ClientCheck, ConnectTls, DmzHalf, DmzMode, InternalHalf,
+    InternalMode, KeyPair, LinkTls, PemSource, Profile,
 };
 
 impl Profile {
@@ -11,12 +11,18 @@ impl Profile {
         let links = self.dmz.iter().filter_map(DmzHalf::link_tls);
         let links = links.chain(self.internal.iter().filter_map(InternalHalf::link_tls));
         let links = links.flat_map(|LinkTls { certificate, key, ca, .. }| [certificate, key, ca]);
-        links.chain(self.edge_materials())
+        links.chain(self.edge_materials()).chain(self.auth_sources().map(AuthSource::material))
     }
 
     /// Those of clients and of backends.
     pub fn edge_materials(&self) -> impl Iterator<Item = &PemSource> {
         self.accept_tls().flat_map(of_accept).chain(self.connect_tls().flat_map(of_connect))
+    }
+
+    /// What tells who the clients of requests are.
+    pub fn auth_sources(&self) -> impl Iterator<Item = &AuthSource> {
+        let accepts = self.dmz.iter().flat_map(|half| &half.services).flat_map(|service| &service.accept);
+        accepts.filter_map(Accept::auth_source)
     }
 
     /// How TLS is spoken with clients.
@@ -34,6 +40,13 @@ impl Profile {
         let inside = self.internal.iter().flat_map(|half| &half.services);
         let sets = direct.flatten().chain(inside.map(|service| &service.connect));
         sets.flat_map(BackendSet::backends).filter_map(|backend| backend.remote()?.tls.as_deref())
+    }
+}
+
+impl Accept {
+    /// What tells who its clients are.
+    pub fn auth_source(&self) -> Option<&AuthSource> {
+        Some(&self.web.as_ref()?.auth.as_ref()?.source)
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Profile`], resolved for exactly one mode, or every [`Problem`] found. Nothing here opens a
 //! socket; certificates are opened by `tls`, which reports its problems in the same form.
 
+mod auth;
 mod backend;
 mod backends;
 mod carries;
@@ -51,6 +52,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::{AuthSource, ClientAuth, CredentialPolicy, PreflightPolicy, is_user_name};
 pub use backend::{Backend, ConnectTls, HttpRemote, ProxyVersion, RemoteServer};
 pub use backends::{BackendCheck, BackendSet, Balance, CheckRequest, ListedBackend};
 pub use carries::Carries;

@@ -9,6 +9,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 use super::{
     AccessLogOptions, BindPolicy, Carries, ClientScope, ConfinePolicy, Mode, ReadyWhen, ServiceName,
     UnreadyPolicy,
+    auth::RawAuth,
     backends::{self, RawBackends},
     carries, defaults,
     edge::{self, ServiceAccepts},
@@ -94,7 +95,11 @@ pub(super) fn read(
         let clients = RawClientRules::read(&half, ClientScope::Half, problems);
         let link = half.take(&keys::DMZ_LINK_KEY);
         let link = ReadValue::read(link, |link| DmzLink::read(&link, demo.map(|demo| &demo.dmz), problems));
-        let (names, services) = services(&half, &keys::DMZ_SERVICES, dmz_service, problems);
+        let auth = RawAuth::read(&half, problems);
+        let read = |name, field: &ValueReader<'_>, problems: &mut Vec<Problem>| {
+            dmz_service(name, field, &auth, problems)
+        };
+        let (names, services) = services(&half, &keys::DMZ_SERVICES, read, problems);
         Some(RawDmz { place: field.key_place(), link, unready, clients, names, services })
     });
     let internal = ReadValue::read(top.take(&keys::INTERNAL), |field| {
@@ -201,6 +206,7 @@ fn named_services<'a>(
 fn dmz_service(
     name: ServiceName,
     field: &ValueReader<'_>,
+    of_half: &RawAuth,
     problems: &mut Vec<Problem>,
 ) -> Option<RawDmzService> {
     let fields = field.map(&keys::DMZ_SERVICE, problems)?;
@@ -215,7 +221,7 @@ fn dmz_service(
     Some(RawDmzService {
         name,
         place: field.key_place(),
-        accept: edge::accepts(accept.as_ref(), &fields, problems),
+        accept: edge::accepts(accept.as_ref(), &fields, of_half, problems),
         connect: backends::reached(&fields, &keys::DMZ_SERVICE_CONNECT, problems),
         unready: keys::UNREADY.written(&fields, problems),
         clients: RawClientRules::read(&fields, ClientScope::Service, problems),

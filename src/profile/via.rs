@@ -118,7 +118,7 @@ fn read_login(path: &std::path::Path) -> Result<ProxyLogin, ValueProblem> {
     let fault = |what: &str| ValueProblem::new(format!("{shown}: {what}"), advice);
     let contents =
         disk::read(path, FILE_BYTES_MAX, PipePolicy::Refused).map_err(|error| fault(&error.to_string()))?;
-    if contents.mode & 0o077 != 0 {
+    if contents.is_open_to_others() {
         return Err(fault(&format!("others may read it (mode {:04o})", contents.mode)));
     }
     let text = std::str::from_utf8(&contents.bytes).map_err(|_| fault("it is no text"))?;

@@ -1,10 +1,10 @@
 //! The options of accepts that begin with an HTTP request: which requests mean the service, and what
 //! a WebSocket may be.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
-    Network, defaults, edge,
+    ClientAuth, Network, defaults, edge,
     endpoint::is_name,
     fields::{MapReader, ValueReader},
     keys,
@@ -31,6 +31,8 @@ pub struct WebOptions {
     pub body: Duration,
     /// A client's connection without a request stays open for so long.
     pub keep_alive: Duration,
+    /// Who gets in, and how they say who they are; `None`: whoever comes.
+    pub auth: Option<Arc<ClientAuth>>,
 }
 
 /// What kind the messages of a WebSocket are that go down.
@@ -102,6 +104,7 @@ impl RawWebOptions {
             forwarded: self.forwarded.as_ref().or(above.forwarded.as_ref()).cloned(),
             body: self.body.or(above.body).unwrap_or(defaults::BODY),
             keep_alive: self.keep_alive.or(above.keep_alive).unwrap_or(defaults::KEEP_ALIVE),
+            auth: None,
         }
     }
 }

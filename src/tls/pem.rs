@@ -100,7 +100,7 @@ fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> 
         };
         pem_problem(material, format!("{}: {error}", path.display()), advice)
     })?;
-    if audience == FileAudience::OwnerOnly && contents.mode & 0o077 != 0 {
+    if audience == FileAudience::OwnerOnly && contents.is_open_to_others() {
         let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.mode);
         return Err(pem_problem(
             material,

@@ -1,8 +1,8 @@
 //! Keys of services as clients see them: where they come in, and who they may be.
 
 use super::{
-    BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS, KeyGroup, KeyMap,
-    OPENING_HOURS, ProfileKey, UNREADY,
+    BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CLIENT_LOGIN, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS,
+    KeyGroup, KeyMap, OPENING_HOURS, ProfileKey, UNREADY,
     values::{
         ALPN_NAMES, Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span,
         SubMap, Text, TextList,
@@ -19,6 +19,7 @@ pub(in crate::profile) static DMZ_SERVICE: KeyMap = KeyMap {
         CLIENT_GUARDS,
         ACCEPT_OPTIONS,
         ACCEPT_WEB,
+        CLIENT_LOGIN,
     ],
 };
 
@@ -87,7 +88,7 @@ pub(in crate::profile) static ANSWER: ProfileKey<Span> = ProfileKey {
 
 pub(in crate::profile) static ACCEPT_ADDRESS: KeyMap = KeyMap {
     about: "Where clients come in, with options of this accept alone.",
-    groups: &[&[&ACCEPT_ADDRESS_KEY, &BIND], ACCEPT_OPTIONS, ACCEPT_WEB],
+    groups: &[&[&ACCEPT_ADDRESS_KEY, &BIND], ACCEPT_OPTIONS, ACCEPT_WEB, CLIENT_LOGIN],
 };
 
 pub(in crate::profile) static ACCEPT_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {

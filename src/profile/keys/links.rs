@@ -1,7 +1,7 @@
 //! Keys of the profile itself, of its halves, and of the link of each.
 
 use super::{
-    CLIENT_GUARDS, DMZ_SERVICE, INTERNAL_SERVICE, KeyMap, ProfileKey, VIA, VIA_CREDENTIALS,
+    CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, INTERNAL_SERVICE, KeyMap, ProfileKey, VIA, VIA_CREDENTIALS,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
         SubMap, Text, TextList,
@@ -183,7 +183,7 @@ pub(in crate::profile) static HEALTH_INSECURE: ProfileKey<Flag> = ProfileKey {
 
 pub(in crate::profile) static DMZ_HALF: KeyMap = KeyMap {
     about: "The half that clients reach.",
-    groups: &[&[&DMZ_LINK_KEY, &DMZ_SERVICES, &HALF_UNREADY], CLIENT_GUARDS],
+    groups: &[&[&DMZ_LINK_KEY, &DMZ_SERVICES, &HALF_UNREADY], CLIENT_GUARDS, CLIENT_LOGIN],
 };
 
 pub(in crate::profile) static HALF_UNREADY: ProfileKey<Choice<UnreadyPolicy>> = ProfileKey {

@@ -3,6 +3,7 @@
 //! tables. What a value means beside others is decided elsewhere (`cross`, `resolve`).
 
 mod accepts;
+mod auth;
 mod backends;
 mod guards;
 mod links;
@@ -16,6 +17,7 @@ use super::{
 };
 
 pub(super) use accepts::*;
+pub(super) use auth::*;
 pub(super) use backends::*;
 pub(super) use guards::*;
 pub(super) use links::*;

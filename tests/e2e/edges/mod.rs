@@ -8,6 +8,7 @@ mod down;
 mod exchanges;
 mod handshakes;
 pub mod http;
+mod logins;
 mod meant;
 mod proxy;
 mod reuse;

@@ -1,0 +1,169 @@
+//! The files that tell who clients are, opened and checked. What is wrong with one puts its services down, or leaves in
+//! force what it held before: nobody gets in for want of a file.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::password_file::PasswordFile;
+use crate::{
+    disk::{self, PipePolicy},
+    profile::{AuthSource, PemSource, Problem, ProfilePlace},
+};
+
+/// As large as a file of users may be.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// All that a profile names.
+#[derive(Debug, Clone, Default)]
+pub struct AuthFiles {
+    sources: HashMap<AuthSource, SourceState>,
+    problems: Vec<Problem>,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub enum OpenedSource {
+    Passwords(PasswordFile),
+}
+
+#[derive(Debug, Clone)]
+enum SourceState {
+    Opened(Arc<OpenedSource>),
+    /// The file can not be used; what it held before stays in force.
+    Kept(Arc<OpenedSource>, Problem),
+    Faulty(Problem),
+}
+
+/// What is wrong with one of them.
+#[derive(Debug, Clone, Copy)]
+pub struct AuthFault<'a> {
+    pub problem: &'a Problem,
+    /// What was in force before goes on.
+    pub is_kept: bool,
+}
+
+impl SourceState {
+    fn opened(&self) -> Option<&Arc<OpenedSource>> {
+        match self {
+            Self::Opened(opened) | Self::Kept(opened, _) => Some(opened),
+            Self::Faulty(_) => None,
+        }
+    }
+}
+
+impl AuthFiles {
+    pub fn load<'a>(sources: impl Iterator<Item = &'a AuthSource>, pipes: PipePolicy) -> Self {
+        let mut files = Self::default();
+        for source in sources {
+            if files.sources.contains_key(source) {
+                continue;
+            }
+            let state = match open(source, pipes) {
+                Ok(opened) => SourceState::Opened(Arc::new(opened)),
+                Err(problem) => {
+                    files.problems.push(problem.clone());
+                    SourceState::Faulty(problem)
+                }
+            };
+            files.sources.insert(source.clone(), state);
+        }
+        files
+    }
+
+    /// All that is wrong, in the order of the profile.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The same, where what can not be used leaves in force what the file held before. A file that holds the same as
+    /// before stays what it was, with all that is remembered of it.
+    pub fn falling_back_to(self, before: &Self) -> Self {
+        let sources = self.sources.into_iter().map(|(source, state)| {
+            let was = before.sources.get(&source).and_then(SourceState::opened);
+            let state = match (state, was) {
+                (SourceState::Faulty(problem), Some(was)) => SourceState::Kept(was.clone(), problem),
+                (SourceState::Opened(opened), Some(was)) if opened.is_same_as(was) => {
+                    SourceState::Opened(was.clone())
+                }
+                (state, _) => state,
+            };
+            (source, state)
+        });
+        Self { sources: sources.collect(), problems: self.problems }
+    }
+
+    pub fn fault_of(&self, source: &AuthSource) -> Option<AuthFault<'_>> {
+        match self.sources.get(source)? {
+            SourceState::Opened(_) => None,
+            SourceState::Kept(_, problem) => Some(AuthFault { problem, is_kept: true }),
+            SourceState::Faulty(problem) => Some(AuthFault { problem, is_kept: false }),
+        }
+    }
+
+    /// What is wrong with what is named now, where what was in force goes on.
+    pub fn kept_problems(&self) -> impl Iterator<Item = &Problem> {
+        self.sources.values().filter_map(|state| match state {
+            SourceState::Kept(_, problem) => Some(problem),
+            SourceState::Opened(_) | SourceState::Faulty(_) => None,
+        })
+    }
+
+    pub(super) fn in_force(&self) -> HashMap<AuthSource, Arc<OpenedSource>> {
+        let opened =
+            |(source, state): (&AuthSource, &SourceState)| Some((source.clone(), state.opened()?.clone()));
+        self.sources.iter().filter_map(opened).collect()
+    }
+}
+
+impl OpenedSource {
+    fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Passwords(one), Self::Passwords(other)) => one.is_same_as(other),
+        }
+    }
+}
+
+fn open(source: &AuthSource, pipes: PipePolicy) -> Result<OpenedSource, Problem> {
+    match source {
+        AuthSource::Passwords(file) => {
+            let advice = "make it with `htpasswd -B -c FILE NAME`, and run chmod 600 on it";
+            let read = read_secret(file, pipes, advice)?;
+            let users = PasswordFile::parse(&read).map_err(|error| {
+                problem(file, error.to_string(), "write `NAME:HASH` in each line, as `htpasswd -B` does")
+            })?;
+            Ok(OpenedSource::Passwords(users))
+        }
+    }
+}
+
+/// A file that nobody else may read.
+fn read_secret(file: &PemSource, pipes: PipePolicy, advice: &str) -> Result<Vec<u8>, Problem> {
+    let path = match file {
+        PemSource::Memory(text) => return Ok(text.as_bytes().to_vec()),
+        PemSource::File { path, .. } => path,
+    };
+    let contents =
+        disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| problem(file, error.to_string(), advice))?;
+    if contents.is_open_to_others() {
+        let what = format!("others may read it (mode {:04o})", contents.mode);
+        return Err(problem(
+            file,
+            what,
+            "run chmod 600 on it, and have the passwords changed if others had access",
+        ));
+    }
+    Ok(contents.bytes)
+}
+
+fn problem(file: &PemSource, what: String, advice: &str) -> Problem {
+    match file {
+        PemSource::File { path, place } => Problem {
+            place: place.clone(),
+            what: format!("{}: {what}", path.display()),
+            advice: advice.to_owned(),
+        },
+        PemSource::Memory(_) => {
+            let place = ProfilePlace { file: "built in".into(), line: 0, column: 0, key: "auth".into() };
+            Problem { place, what, advice: advice.to_owned() }
+        }
+    }
+}

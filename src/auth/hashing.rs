@@ -1,0 +1,189 @@
+//! Who has a password's hash computed, and when. A hash is slow by design, so a flood of logins could take all
+//! processors: few are computed at once, on threads beside the runtime's; each client has one computed at a time, and
+//! clients take turns; one that has sent many wrong passwords waits longer for each.
+
+use std::{
+    net::IpAddr,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lru::LruCache;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use crate::admission::{source_network::source_network, token_bucket::TokenBucket};
+
+/// Of one client, computed or waiting.
+const PER_CLIENT_MAX: usize = 8;
+/// Of all clients.
+const IN_ALL_MAX: usize = 256;
+/// Computed at once, where there are the processors for it: half of them at most.
+const AT_ONCE_MAX: usize = 4;
+/// Wrong passwords of one client that cost it no wait, and how many it earns back in a second.
+const WRONG_FREE: f64 = 32.0;
+const WRONG_PER_SECOND: f64 = 1.0;
+/// A login waits no longer for its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// Clients that are remembered.
+const CLIENTS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("it is not zero");
+
+#[derive(Debug)]
+pub struct HashingQueue {
+    at_once: Arc<Semaphore>,
+    in_all: Arc<Semaphore>,
+    clients: Mutex<LruCache<IpAddr, Arc<HashingClient>>>,
+}
+
+/// One client: an IPv4 address, or an IPv6 network.
+#[derive(Debug)]
+struct HashingClient {
+    places: Arc<Semaphore>,
+    /// Given to one of its logins at a time, in order.
+    turn: Arc<Semaphore>,
+    wrong: Mutex<TokenBucket>,
+}
+
+/// Why a login is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashingRefusal {
+    /// Its client has too many others waiting.
+    OfClient,
+    /// All clients together have, or its turn did not come.
+    OfAll,
+}
+
+impl Default for HashingQueue {
+    fn default() -> Self {
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self::new((processors / 2).clamp(1, AT_ONCE_MAX))
+    }
+}
+
+impl HashingQueue {
+    pub(super) fn new(at_once: usize) -> Self {
+        Self {
+            at_once: Arc::new(Semaphore::new(at_once)),
+            in_all: Arc::new(Semaphore::new(IN_ALL_MAX)),
+            clients: Mutex::new(LruCache::new(CLIENTS_MAX)),
+        }
+    }
+
+    /// Computes whether a login is right, as soon as it is the client's turn.
+    pub async fn run(
+        &self,
+        client: IpAddr,
+        is_right: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, HashingRefusal> {
+        let client = self.client(source_network(client));
+        let place = client.places.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfClient)?;
+        let place_of_all = self.in_all.clone().try_acquire_owned().map_err(|_| HashingRefusal::OfAll)?;
+        let turn = timeout(TURN, self.wait_for_turn(&client)).await.map_err(|_| HashingRefusal::OfAll)?;
+        // It can not be stopped: its places are held until it is over, whether or not its client still waits.
+        let computing = spawn_blocking(move || {
+            let is_right = is_right();
+            drop((place, place_of_all, turn));
+            is_right
+        });
+        let is_right = computing.await.unwrap_or(false);
+        if !is_right {
+            let mut wrong = client.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            wrong.earn(Instant::now(), WRONG_PER_SECOND, WRONG_FREE);
+            wrong.take();
+        }
+        Ok(is_right)
+    }
+
+    /// First among the client's own logins, then among the clients, who come in the order in which they ask.
+    async fn wait_for_turn(&self, client: &HashingClient) -> [Option<OwnedSemaphorePermit>; 2] {
+        let own = client.turn.clone().acquire_owned().await.ok();
+        let wait = {
+            let mut wrong = client.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            wrong.earn(Instant::now(), WRONG_PER_SECOND, WRONG_FREE);
+            wrong.until_one(WRONG_PER_SECOND)
+        };
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        [own, self.at_once.clone().acquire_owned().await.ok()]
+    }
+
+    fn client(&self, network: IpAddr) -> Arc<HashingClient> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.get_or_insert(network, || Arc::new(HashingClient::new())).clone()
+    }
+}
+
+impl HashingClient {
+    fn new() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(PER_CLIENT_MAX)),
+            turn: Arc::new(Semaphore::new(1)),
+            wrong: Mutex::new(TokenBucket::new(WRONG_FREE, Instant::now())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::mpsc};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, last).into()
+    }
+
+    #[tokio::test]
+    async fn clients_take_turns_and_a_flood_costs_its_sender() {
+        let queue = HashingQueue::new(1);
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let order = Arc::new(Mutex::new(Vec::new()));
+        // The first waits until all have asked, so that there is a queue.
+        let from = |client: u8| {
+            let (gate, order) = (gate.clone(), order.clone());
+            queue.run(address(client), move || {
+                if order.lock().expect("no panic").is_empty() {
+                    gate.lock().expect("no panic").recv().expect("it is sent");
+                }
+                order.lock().expect("no panic").push(client);
+                true
+            })
+        };
+        let flood = join_all((0..PER_CLIENT_MAX + 3).map(|_| from(1)));
+        let asking = async { open.send(()).expect("somebody waits") };
+        let (flood, other, ()) = tokio::join!(flood, from(2), asking);
+        assert_eq!(other, Ok(true));
+        let refused = flood.iter().filter(|answer| **answer == Err(HashingRefusal::OfClient)).count();
+        assert_eq!((refused, flood.len()), (3, PER_CLIENT_MAX + 3));
+        let order = order.lock().expect("no panic");
+        assert_eq!((&order[..2], order.len()), (&[1, 2][..], PER_CLIENT_MAX + 1), "{order:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_wrong_passwords_make_their_client_wait_and_nobody_else() {
+        let queue = HashingQueue::new(1);
+        for _ in 0..WRONG_FREE as usize {
+            assert_eq!(queue.run(address(1), || false).await, Ok(false));
+        }
+        let took = |client: u8| {
+            let queue = &queue;
+            async move {
+                let began = tokio::time::Instant::now();
+                assert_eq!(queue.run(address(client), || true).await, Ok(true));
+                began.elapsed()
+            }
+        };
+        let (waited, other) = (took(1).await, took(2).await);
+        assert!(waited > Duration::from_millis(300) && waited <= Duration::from_secs(1), "{waited:?}");
+        assert!(other < waited / 10, "{other:?}");
+    }
+}

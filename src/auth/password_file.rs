@@ -1,0 +1,164 @@
+//! Users with hashes of their passwords, a line each: what `htpasswd -B` writes.
+
+use std::{collections::HashMap, fmt, net::IpAddr, str::FromStr};
+
+use aws_lc_rs::digest::{self, SHA256};
+use thiserror::Error;
+
+use super::{
+    basic::BasicLogin,
+    hashing::{HashingQueue, HashingRefusal},
+    password_hash::{PasswordHash, PasswordHashError},
+    remembered::RememberedPasswords,
+};
+use crate::profile::is_user_name;
+
+/// One file.
+pub struct PasswordFile {
+    users: HashMap<String, PasswordHash>,
+    /// What is computed for a name that is nobody's, so that it takes as long.
+    stand_in: PasswordHash,
+    remembered: RememberedPasswords,
+    digest: digest::Digest,
+}
+
+impl fmt::Debug for PasswordFile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "PasswordFile of {} users", self.users.len())
+    }
+}
+
+/// What is wrong with one. No line is shown, since it may hold a password.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum PasswordFileError {
+    #[error("it is no text")]
+    NotText,
+    #[error("it names nobody")]
+    Empty,
+    #[error("it has more than {USERS_MAX} users")]
+    TooMany,
+    #[error("line {0}: there is no `:` between name and hash")]
+    NoColon(usize),
+    #[error("line {0}: a name has 1 to 255 bytes, none of them a control character")]
+    Name(usize),
+    #[error("line {line}: `{name}` stands in line {first} already")]
+    Twice { line: usize, name: String, first: usize },
+    #[error("line {line}, of `{name}`: {error}")]
+    Hash { line: usize, name: String, error: PasswordHashError },
+}
+
+const USERS_MAX: usize = 65_536;
+
+impl PasswordFile {
+    pub fn parse(bytes: &[u8]) -> Result<Self, PasswordFileError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| PasswordFileError::NotText)?;
+        let (mut users, mut lines, mut stand_in) = (HashMap::new(), HashMap::new(), None);
+        for (line, text) in text.lines().enumerate().map(|(at, line)| (at + 1, line.trim_ascii())) {
+            if text.is_empty() || text.starts_with('#') {
+                continue;
+            }
+            let (name, hash) = text.split_once(':').ok_or(PasswordFileError::NoColon(line))?;
+            if !is_user_name(name) {
+                return Err(PasswordFileError::Name(line));
+            }
+            if let Some(first) = lines.insert(name, line) {
+                return Err(PasswordFileError::Twice { line, name: name.to_owned(), first });
+            }
+            let hash = PasswordHash::from_str(hash).map_err(|error| PasswordFileError::Hash {
+                line,
+                name: name.to_owned(),
+                error,
+            })?;
+            stand_in.get_or_insert_with(|| hash.clone());
+            users.insert(name.to_owned(), hash);
+            if users.len() > USERS_MAX {
+                return Err(PasswordFileError::TooMany);
+            }
+        }
+        Ok(Self {
+            users,
+            stand_in: stand_in.ok_or(PasswordFileError::Empty)?,
+            remembered: RememberedPasswords::default(),
+            digest: digest::digest(&SHA256, bytes),
+        })
+    }
+
+    /// Whether both hold the very same.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.digest.as_ref() == other.digest.as_ref()
+    }
+
+    /// Whether a login is right. One that is not remembered is computed, which a client waits for in its turn.
+    pub async fn check(
+        &self,
+        login: BasicLogin,
+        client: IpAddr,
+        hashing: &HashingQueue,
+    ) -> Result<bool, HashingRefusal> {
+        let key = self.remembered.key_of(&login);
+        if self.remembered.knows(&key) {
+            return Ok(true);
+        }
+        let known = self.users.get(&login.user);
+        let hash = known.unwrap_or(&self.stand_in).clone();
+        let is_known = known.is_some();
+        let is_right = hashing.run(client, move || hash.is_of(&login.password) && is_known).await?;
+        if is_right {
+            self.remembered.remember(key);
+        }
+        Ok(is_right)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS";
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn login(user: &str, password: &str) -> BasicLogin {
+        BasicLogin { user: user.to_owned(), password: password.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn a_line_that_can_not_be_used_is_named_and_not_shown() {
+        let table = [
+            (format!("# users\n\nalice:{HASH}\r\nbob:{HASH}\n"), Ok(2)),
+            (String::new(), Err("it names nobody".to_owned())),
+            (format!("alice:{HASH}\nbob\n"), Err("line 2: there is no `:` between name and hash".into())),
+            (
+                format!(":{HASH}"),
+                Err("line 1: a name has 1 to 255 bytes, none of them a control character".into()),
+            ),
+            (format!("alice:{HASH}\n\nalice:{HASH}"), Err("line 3: `alice` stands in line 1 already".into())),
+            (
+                format!("alice:{HASH}\nbob:hunter2\n"),
+                Err("line 2, of `bob`: it is no hash: a password in plain text, perhaps".into()),
+            ),
+        ];
+        for (text, expected) in table {
+            let read = PasswordFile::parse(text.as_bytes());
+            assert_eq!(read.map(|file| file.users.len()).map_err(|error| error.to_string()), expected);
+        }
+        assert_eq!(PasswordFile::parse(b"\xff").err(), Some(PasswordFileError::NotText));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_right_password_is_computed_once_and_a_wrong_one_each_time() {
+        let file = PasswordFile::parse(format!("alice:{HASH}").as_bytes()).expect("it is right");
+        let (hashing, busy) = (HashingQueue::new(1), HashingQueue::new(0));
+        let late = Err(HashingRefusal::OfAll);
+        for (user, password, by, expected) in [
+            ("alice", "s3cret", &busy, late),
+            ("alice", "s3cret", &hashing, Ok(true)),
+            ("alice", "s3cret", &busy, Ok(true)),
+            ("alice", "wrong", &hashing, Ok(false)),
+            ("alice", "wrong", &busy, late),
+            ("nobody", "s3cret", &hashing, Ok(false)),
+            ("nobody", "s3cret", &busy, late),
+        ] {
+            assert_eq!(file.check(login(user, password), CLIENT, by).await, expected, "{user} {password}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The hashes of passwords that a file may hold: bcrypt and argon2, which take as long to guess as they are told to.
+
+use std::str::FromStr;
+
+use argon2::{Argon2, PasswordVerifier, password_hash::phc};
+use bcrypt::HashParts;
+use thiserror::Error;
+
+/// One that reads well, and whose cost is bounded.
+#[derive(Clone)]
+pub enum PasswordHash {
+    Bcrypt(Box<str>),
+    Argon2(Box<phc::PasswordHash>),
+}
+
+/// What is wrong with one; nothing of it is shown, which may be a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PasswordHashError {
+    #[error("it is MD5 (`htpasswd -m`), which is guessed in no time")]
+    Md5,
+    #[error("it is SHA-1 (`htpasswd -s`), which is guessed in no time")]
+    Sha1,
+    #[error("it is made by crypt(3) without bcrypt")]
+    Crypt,
+    #[error("it is no hash: a password in plain text, perhaps")]
+    PlainText,
+    #[error("it is damaged")]
+    Damaged,
+    #[error("its cost is not from {} to {}", BCRYPT_COST.start(), BCRYPT_COST.end())]
+    BcryptCost,
+    #[error("it takes more than {} MiB of memory, {ARGON2_PASSES_MAX} passes or {ARGON2_LANES_MAX} lanes", ARGON2_KIB_MAX >> 10)]
+    Argon2Cost,
+}
+
+/// Each step takes twice as long: 16 is some four seconds of a processor.
+const BCRYPT_COST: std::ops::RangeInclusive<u32> = 4..=16;
+const ARGON2_KIB_MAX: u32 = 256 * 1024;
+const ARGON2_PASSES_MAX: u32 = 64;
+const ARGON2_LANES_MAX: u32 = 64;
+
+impl FromStr for PasswordHash {
+    type Err = PasswordHashError;
+
+    fn from_str(text: &str) -> Result<Self, PasswordHashError> {
+        let begins = |begin: &str| text.starts_with(begin);
+        if begins("$2a$") || begins("$2b$") || begins("$2y$") {
+            let parts = HashParts::from_str(text).map_err(|_| PasswordHashError::Damaged)?;
+            return match BCRYPT_COST.contains(&parts.get_cost()) {
+                true => Ok(Self::Bcrypt(text.into())),
+                false => Err(PasswordHashError::BcryptCost),
+            };
+        }
+        if begins("$argon2id$") || begins("$argon2i$") || begins("$argon2d$") {
+            let hash = phc::PasswordHash::new(text).map_err(|_| PasswordHashError::Damaged)?;
+            return read_argon2(hash);
+        }
+        Err(match text {
+            _ if begins("$apr1$") || begins("$1$") => PasswordHashError::Md5,
+            _ if begins("{SHA}") => PasswordHashError::Sha1,
+            _ if begins("$") => PasswordHashError::Crypt,
+            _ => PasswordHashError::PlainText,
+        })
+    }
+}
+
+fn read_argon2(hash: phc::PasswordHash) -> Result<PasswordHash, PasswordHashError> {
+    let cost = |name: &str| hash.params.get_decimal(name).ok_or(PasswordHashError::Damaged);
+    let (memory, passes, lanes) = (cost("m")?, cost("t")?, cost("p")?);
+    if hash.salt.is_none() || hash.hash.is_none() {
+        return Err(PasswordHashError::Damaged);
+    }
+    if memory > ARGON2_KIB_MAX || passes > ARGON2_PASSES_MAX || lanes > ARGON2_LANES_MAX {
+        return Err(PasswordHashError::Argon2Cost);
+    }
+    Ok(PasswordHash::Argon2(Box::new(hash)))
+}
+
+impl PasswordHash {
+    /// Whether it is this password's. This takes as long as the hash says.
+    pub fn is_of(&self, password: &[u8]) -> bool {
+        match self {
+            // What can not be checked is nobody's.
+            Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
+            Self::Argon2(hash) => Argon2::default().verify_password(password, &**hash).is_ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of `s3cret`, by Python's bcrypt and argon2-cffi.
+    const BCRYPT: &str = "$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS";
+    const ARGON2: &str =
+        "$argon2id$v=19$m=64,t=1,p=1$M6yKp8SmKRuZtNnd2SnxCQ$h4vmPB3UjrPqi+JIABCuiKLXMonwZeDKlqVHOydPjAE";
+
+    #[test]
+    fn hashes_of_other_programs_are_of_their_passwords_alone() {
+        for text in [BCRYPT, &BCRYPT.replace("$2b$", "$2y$"), ARGON2] {
+            let hash: PasswordHash = text.parse().expect("it is taken");
+            assert!(hash.is_of(b"s3cret"), "{text}");
+            assert!(!hash.is_of(b"s3cre") && !hash.is_of(b"") && !hash.is_of(b"s3cret\0"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_guessed_fast_or_checked_slowly_is_refused_by_kind() {
+        let table = [
+            ("$apr1$tF.DHJcI$0nQkgVPtBUJGEYpjWvQbN/", PasswordHashError::Md5),
+            ("$1$abcdefgh$G//4keteveJp0qb8z2DxG/", PasswordHashError::Md5),
+            ("{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", PasswordHashError::Sha1),
+            ("$6$salt$hash", PasswordHashError::Crypt),
+            ("rqXexS6ZhobKA", PasswordHashError::PlainText),
+            ("s3cret", PasswordHashError::PlainText),
+            ("", PasswordHashError::PlainText),
+            (&BCRYPT[..59], PasswordHashError::Damaged),
+            (&BCRYPT.replace("$04$", "$03$"), PasswordHashError::BcryptCost),
+            (&BCRYPT.replace("$04$", "$17$"), PasswordHashError::BcryptCost),
+            (&ARGON2.replace("m=", "m=x"), PasswordHashError::Damaged),
+            ("$argon2id$v=19$m=64,t=1,p=1", PasswordHashError::Damaged),
+            (&ARGON2.replace("m=", "m=4194304,x="), PasswordHashError::Argon2Cost),
+        ];
+        for (text, expected) in table {
+            assert_eq!(text.parse::<PasswordHash>().err(), Some(expected), "{text}");
+        }
+    }
+}

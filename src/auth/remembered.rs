@@ -1,0 +1,65 @@
+//! Logins that were right a moment ago. A client sends its password with every request, and no gateway could compute a
+//! hash that is meant to be slow for each.
+
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::{hmac, rand::SystemRandom};
+use lru::LruCache;
+
+use super::basic::BasicLogin;
+
+/// How long, and how many.
+const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
+
+/// No password is kept: what is, is of no use without a key that was made for this table.
+pub struct RememberedPasswords {
+    key: Option<hmac::Key>,
+    known: Mutex<LruCache<LoginKey, Instant>>,
+}
+
+/// What stands for a login; `None` where the system gives no random key, so that nothing is remembered.
+pub type LoginKey = Option<[u8; 32]>;
+
+impl fmt::Debug for RememberedPasswords {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("RememberedPasswords")
+    }
+}
+
+impl Default for RememberedPasswords {
+    fn default() -> Self {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok();
+        Self { key, known: Mutex::new(LruCache::new(REMEMBERED_MAX)) }
+    }
+}
+
+impl RememberedPasswords {
+    pub fn key_of(&self, login: &BasicLogin) -> LoginKey {
+        let mut keyed = hmac::Context::with_key(self.key.as_ref()?);
+        keyed.update(login.user.as_bytes());
+        // No name holds one.
+        keyed.update(&[0]);
+        keyed.update(&login.password);
+        keyed.sign().as_ref().try_into().ok()
+    }
+
+    pub fn knows(&self, key: &LoginKey) -> bool {
+        key.is_some() && self.lock().get(key).is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    pub fn remember(&self, key: LoginKey) {
+        if key.is_some() {
+            self.lock().put(key, Instant::now());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<LoginKey, Instant>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,198 @@
+//! How clients of accepts that read requests say who they are: `auth` and `users`, of an accept, its service, or the
+//! DMZ half for all of them. What is in the files is `crate::auth`'s.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    AcceptAddress, Network, PemSource, defaults,
+    fields::{Located, MapReader, ReadValue, ValueReader},
+    keys,
+    link::named_file,
+    problem::{Problem, ValueProblem, quote_for_problem},
+};
+
+/// What an accept asks of its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientAuth {
+    pub source: AuthSource,
+    /// What browsers show; `None`: the service's name.
+    pub realm: Option<String>,
+    /// Who gets in; `None`: all that are known.
+    pub users: Option<BTreeSet<String>>,
+    pub credential: CredentialPolicy,
+    pub preflight: PreflightPolicy,
+}
+
+impl ClientAuth {
+    /// Whether a client that is known gets in.
+    pub fn admits(&self, user: &str) -> bool {
+        self.users.as_ref().is_none_or(|users| users.contains(user))
+    }
+}
+
+/// What tells who a client is, and where that stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum AuthSource {
+    /// Names with hashes of passwords.
+    Passwords(PemSource),
+}
+
+impl AuthSource {
+    /// Its file.
+    pub fn material(&self) -> &PemSource {
+        match self {
+            Self::Passwords(file) => file,
+        }
+    }
+}
+
+/// What becomes of the credential of a client that is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialPolicy {
+    Removed,
+    Passed,
+}
+
+/// What becomes of a browser's question whether a page may send a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PreflightPolicy {
+    #[default]
+    Refuse,
+    Pass,
+}
+
+/// `auth` as it was written.
+#[derive(Clone)]
+struct WrittenAuth {
+    auth: ClientAuth,
+    is_insecure: bool,
+}
+
+/// What is written of it, at one place.
+#[derive(Clone)]
+pub(super) struct RawAuth {
+    auth: ReadValue<Located<WrittenAuth>>,
+    users: ReadValue<Located<BTreeSet<String>>>,
+}
+
+impl RawAuth {
+    pub const NOTHING: Self = Self { auth: ReadValue::Absent, users: ReadValue::Absent };
+
+    pub fn read(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Self {
+        let users = ReadValue::read(fields.take(&keys::USERS), |field| {
+            let names = user_names(&field, problems)?;
+            Some(field.at(names))
+        });
+        Self { auth: ReadValue::read(fields.take(&keys::AUTH), |field| auth(&field, problems)), users }
+    }
+
+    /// What is written here replaces what is written `above`, each key whole.
+    pub fn over(self, above: &Self) -> Self {
+        Self {
+            auth: if self.auth.is_absent() { above.auth.clone() } else { self.auth },
+            users: if self.users.is_absent() { above.users.clone() } else { self.users },
+        }
+    }
+
+    /// What an accept asks of its clients. A bad value has left its problem already.
+    pub fn resolve(
+        &self,
+        address: &AcceptAddress,
+        proxies: [Option<&[Network]>; 2],
+        problems: &mut Vec<Problem>,
+    ) -> ReadValue<Arc<ClientAuth>> {
+        let users = match (&self.auth, &self.users) {
+            (ReadValue::Bad, _) | (_, ReadValue::Bad) => return ReadValue::Bad,
+            (ReadValue::Absent, ReadValue::Absent) => return ReadValue::Absent,
+            (ReadValue::Absent, ReadValue::Good(users)) => {
+                let fault = ValueProblem::new(
+                    "there is no `auth` that would tell who a client is",
+                    "write `auth: { basic: FILE }`, or remove it",
+                );
+                problems.push(fault.at(users.place.clone()));
+                return ReadValue::Bad;
+            }
+            (ReadValue::Good(_), users) => users.good(),
+        };
+        let Some(written) = self.auth.good() else { return ReadValue::Absent };
+        let behind_proxy = proxies.iter().any(Option::is_some);
+        let fault = if !address.scheme.is_web() {
+            ValueProblem::new(
+                format!("`{address}` reads no requests, so nobody is asked there"),
+                "write it at the accepts that do, or carry requests by `https://…` or `wss://…` there",
+            )
+        } else if !(address.scheme.is_tls()
+            || address.at.is_loopback()
+            || written.value.is_insecure
+            || behind_proxy)
+        {
+            ValueProblem::new(
+                format!("`{address}` would have clients send their credentials in the clear"),
+                "use `https` or `wss`, a loopback address, `proxy` or `forwarded` where TLS ends before it, or say `insecure: true` under `auth`",
+            )
+        } else {
+            let users = users.map(|users| users.value.clone());
+            return ReadValue::Good(Arc::new(ClientAuth { users, ..written.value.auth.clone() }));
+        };
+        problems.push(fault.at(written.place.clone()));
+        ReadValue::Bad
+    }
+}
+
+fn auth(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<WrittenAuth>> {
+    let before = problems.len();
+    let fields = field.map(&keys::AUTH_KEYS, problems)?;
+    let advice = "write the file with the users and their hashes, as `htpasswd -B` makes it";
+    let source = match fields.take(&keys::BASIC) {
+        Some(file) => named_file(&file, advice, problems).map(AuthSource::Passwords),
+        None => {
+            fields.report_missing(&keys::BASIC, advice, problems);
+            None
+        }
+    };
+    let realm = fields.take(&keys::REALM).and_then(|field| realm(&field, problems));
+    let credential = match keys::PASS.read(&fields, problems) {
+        true => CredentialPolicy::Passed,
+        false => CredentialPolicy::Removed,
+    };
+    let preflight = keys::PREFLIGHT.written(&fields, problems).unwrap_or_default();
+    let is_insecure = keys::AUTH_INSECURE.read(&fields, problems);
+    let auth = ClientAuth { source: source?, realm, users: None, credential, preflight };
+    // Told by the key: the value is the first of its own keys.
+    let place = field.key_place();
+    (problems.len() == before).then_some(Located { value: WrittenAuth { auth, is_insecure }, place })
+}
+
+/// As it can stand in a challenge as it is (RFC 9110, section 5.6.4).
+fn realm(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<String> {
+    let text = field.text(problems)?;
+    let is_plain = |sign: u8| (b' '..=b'~').contains(&sign) && sign != b'"' && sign != b'\\';
+    if (1..=defaults::REALM_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain) {
+        return Some(text.to_owned());
+    }
+    let what = format!("`{}` is not a realm", quote_for_problem(text));
+    let advice = format!("write 1 to {} visible ASCII signs, without quotes", defaults::REALM_BYTES_MAX);
+    field.refuse(ValueProblem::new(what, advice), problems)
+}
+
+fn user_names(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<BTreeSet<String>> {
+    let (before, mut names) = (problems.len(), BTreeSet::new());
+    for item in field.one_or_many(defaults::USERS_MAX, problems)? {
+        let Some(text) = item.text(problems) else { continue };
+        let fault = if !is_user_name(text) {
+            let what = format!("`{}` is not a user's name", quote_for_problem(text));
+            ValueProblem::new(what, "write 1 to 255 bytes without control characters")
+        } else if names.insert(text.to_owned()) {
+            continue;
+        } else {
+            ValueProblem::new(format!("`{}` stands here twice", quote_for_problem(text)), "remove one")
+        };
+        problems.push(fault.at(item.place()));
+    }
+    (problems.len() == before).then_some(names)
+}
+
+/// Whether a user can be called so, in logs, lists and what a backend is told.
+pub fn is_user_name(text: &str) -> bool {
+    (1..=defaults::USER_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
+}

@@ -1,0 +1,233 @@
+//! Clients of requests who say who they are by a name and a password.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use portcullis::{
+    gateway::handle::{Command, CommandAnswer},
+    profile::Mode,
+    telemetry::checklist::{CheckStep, StepResult},
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use super::http::{GET, answered, head, port};
+use crate::support::{
+    gateway::{Gateway, Place},
+    peers::{dial, say},
+    ways::{MODES, Plan, Way},
+};
+
+/// Of `s3cret` and of `other`, by Python's bcrypt and by argon2-cffi.
+const ALICE: &str = "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n";
+const BOB: &str =
+    "bob:$argon2id$v=19$m=64,t=1,p=1$M6yKp8SmKRuZtNnd2SnxCQ$h4vmPB3UjrPqi+JIABCuiKLXMonwZeDKlqVHOydPjAE\n";
+/// `alice:s3cret`, `bob:s3cret`, `alice:wrong`, `nobody:s3cret`.
+const OF_ALICE: &str = "Basic YWxpY2U6czNjcmV0";
+const OF_BOB: &str = "Basic Ym9iOnMzY3JldA==";
+const WRONG: &str = "Basic YWxpY2U6d3Jvbmc=";
+const OF_NOBODY: &str = "Basic bm9ib2R5OnMzY3JldA==";
+
+const UPGRADE: &str = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// A folder with a file of users.
+fn place(users: &str) -> Place {
+    let place = Place::new();
+    write_users(&place, users);
+    place
+}
+
+fn write_users(place: &Place, users: &str) {
+    fs::write(place.path("new"), users).unwrap();
+    fs::set_permissions(place.path("new"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(place.path("new"), place.path("users.htpasswd")).unwrap();
+}
+
+fn with(request: &str, credential: &str) -> String {
+    request.replace("Host:", &format!("Authorization: {credential}\r\nHost:"))
+}
+
+/// A backend that answers every request with what it was asked.
+struct DescribingBackend {
+    address: String,
+    _serving: JoinSet<()>,
+}
+
+impl DescribingBackend {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut served = JoinSet::new();
+            while let Ok((mut server, _)) = listener.accept().await {
+                served.spawn(async move {
+                    loop {
+                        let asked = head(&mut server).await.join("\n");
+                        let length = asked.len();
+                        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{asked}");
+                        say(&mut server, answer.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        Self { address, _serving: serving }
+    }
+}
+
+/// Its status, what it has to show, and its body.
+async fn told(client: &mut TcpStream, request: &str) -> (String, Option<String>, String) {
+    let (head, body) = answered(client, request).await;
+    assert!(!head.iter().any(|line| line == "connection: close"), "{head:?}");
+    let challenge = head.iter().find_map(|line| line.strip_prefix("www-authenticate: "));
+    (head[0]["HTTP/1.1 ".len()..].to_owned(), challenge.map(str::to_owned), body)
+}
+
+async fn status(client: &mut TcpStream, request: &str) -> String {
+    told(client, request).await.0
+}
+
+const AUTH: &str = ", auth: { basic: users.htpasswd, realm: the shop }, users: [alice, carol]";
+
+#[tokio::test]
+async fn requests_of_known_users_alone_go_inside_and_without_their_password() {
+    for mode in MODES {
+        let backend = DescribingBackend::new().await;
+        let plan =
+            Plan { accept: "http://127.0.0.1:0", dmz_service: AUTH, ..Plan::new(mode, &backend.address) };
+        let way = plan.start_in(place(&format!("# users\n{ALICE}{BOB}"))).await;
+        let mut client = dial(port(&way).await).await;
+        let unknown = ("401 Unauthorized".to_owned(), Some("Basic realm=\"the shop\"".to_owned()));
+        for request in
+            [GET, &with(GET, WRONG), &with(GET, OF_NOBODY), &with(GET, "Bearer x"), &with(GET, "Basic !")]
+        {
+            let (status, challenge, body) = told(&mut client, request).await;
+            assert_eq!((status, challenge), unknown, "{mode:?} {request}");
+            assert!(body.starts_with("this service wants to know who you are\nsession "), "{body}");
+        }
+        assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "403 Forbidden", "{mode:?}");
+        let shown = way.dmz.until("all refused", |shown| shown.totals.refused == 6).await;
+        assert!(shown.ended.iter().all(|row| row.end == "XA"), "{:?}", shown.ended);
+        let of_bob = shown.ended.iter().find(|row| row.user.as_deref() == Some("bob")).unwrap();
+        assert_eq!(of_bob.reason, "`auth`: `users` does not list it");
+        if let Some(internal) = &way.internal {
+            assert_eq!(internal.now().await.totals.sessions, 0, "no byte went inside");
+        }
+        for _ in 0..2 {
+            let (status, _, asked) = told(&mut client, &with(GET, OF_ALICE)).await;
+            assert_eq!(status, "200 OK", "{mode:?}");
+            assert!(!asked.to_ascii_lowercase().contains("authorization"), "{asked}");
+        }
+        for gateway in [&way.dmz, way.inner()] {
+            gateway
+                .until("alice", |shown| shown.sessions.iter().any(|row| row.user.as_deref() == Some("alice")))
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_user_of_one_connection_has_a_session_of_its_own() {
+    let backend = DescribingBackend::new().await;
+    let auth = ", auth: { basic: users.htpasswd, pass: true, preflight: pass }";
+    let plan = Plan {
+        accept: "http://127.0.0.1:0",
+        dmz_service: auth,
+        ..Plan::new(Mode::Reverse, &backend.address)
+    };
+    let way = plan.start_in(place(&format!("{ALICE}{BOB}"))).await;
+    let mut client = dial(port(&way).await).await;
+    let preflight = "OPTIONS /a HTTP/1.1\r\nHost: h\r\nOrigin: https://a.example\r\nAccess-Control-Request-Method: PUT\r\n\r\n";
+    for credential in [OF_ALICE, OF_BOB, OF_ALICE] {
+        let (status, _, asked) = told(&mut client, &with(GET, credential)).await;
+        assert_eq!(status, "200 OK");
+        assert!(asked.contains(credential), "it is passed: {asked}");
+    }
+    assert_eq!(status(&mut client, preflight).await, "200 OK");
+    let plain = preflight.replace("Origin: https://a.example\r\n", "");
+    assert_eq!(told(&mut client, &plain).await.1.unwrap(), "Basic realm=\"orders\"");
+    let shown = way.dmz.until("three sessions", |shown| shown.sessions.len() == 3).await;
+    let mut users: Vec<_> = shown.sessions.iter().map(|row| row.user.clone().unwrap_or_default()).collect();
+    users.sort();
+    assert_eq!(users, ["", "alice", "bob"]);
+}
+
+#[tokio::test]
+async fn a_web_socket_begins_for_a_known_user_alone() {
+    for mode in MODES {
+        let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
+        let way = Plan { accept, ..Plan::new(mode, "echo://") }.start_in(place(ALICE)).await;
+        let mut client = dial(port(&way).await).await;
+        for request in [UPGRADE.to_owned(), with(UPGRADE, WRONG)] {
+            assert_eq!(status(&mut client, &request).await, "401 Unauthorized", "{mode:?}");
+        }
+        let (head, _) = answered(&mut client, &with(UPGRADE, OF_ALICE)).await;
+        assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
+        // A masked message of one byte, and its echo.
+        say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+        let mut heard = [0; 3];
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, [0x82, 1, b'x']);
+        for gateway in [&way.dmz, way.inner()] {
+            gateway
+                .until("alice", |shown| shown.sessions.iter().any(|row| row.user.as_deref() == Some("alice")))
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_users_that_changes_is_in_force_at_once_and_one_that_is_wrong_is_not() {
+    let backend = DescribingBackend::new().await;
+    let auth = ", auth: { basic: users.htpasswd }";
+    let plan =
+        Plan { accept: "http://127.0.0.1:0", dmz_service: auth, ..Plan::new(Mode::Direct, &backend.address) };
+    let way = plan.start_in(place(ALICE)).await;
+    let mut client = dial(port(&way).await).await;
+    assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "200 OK");
+    write_users(&way.place, BOB);
+    until_told(&way.dmz, "certificates renewed: ").await;
+    // The same connection, and a password that was remembered.
+    assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "401 Unauthorized");
+    assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "200 OK");
+    write_users(&way.place, "alice:s3cret\n");
+    let line = until_told(&way.dmz, "can not be used").await;
+    assert!(line.contains("line 1, of `alice`: it is no hash: a password in plain text, perhaps"), "{line}");
+    assert!(!line.contains("s3cret"), "{line}");
+    assert_eq!(answered(&mut client, &with(GET, OF_BOB)).await.0[0], "HTTP/1.1 200 OK");
+}
+
+async fn until_told(gateway: &Gateway, part: &str) -> String {
+    let has = |line: &str| line.contains(part);
+    let shown = gateway.until(part, |shown| shown.notices.iter().any(|notice| has(&notice.text))).await;
+    shown.notices.iter().find(|notice| has(&notice.text)).unwrap().text.clone()
+}
+
+#[tokio::test]
+async fn without_a_file_nobody_gets_in_and_the_service_is_down() {
+    let plan = Plan {
+        accept: "http://127.0.0.1:0",
+        dmz_service: ", auth: { basic: users.htpasswd }",
+        ..Plan::new(Mode::Direct, "http://127.0.0.1:9")
+    };
+    let way: Way = plan.start_in(Place::new()).await;
+    let mut client = dial(port(&way).await).await;
+    assert_eq!(answered(&mut client, &with(GET, OF_ALICE)).await.0[0], "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(way.dmz.now().await.totals.sessions, 0);
+    write_users(&way.place, ALICE);
+    until_told(&way.dmz, "is served again").await;
+    let (head, _) = answered(&mut client, &with(GET, WRONG)).await;
+    assert_eq!(head[0], "HTTP/1.1 401 Unauthorized");
+}
+
+#[tokio::test]
+async fn probes_of_the_checklist_need_no_password() {
+    let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
+    let way = Plan { accept, ..Plan::new(Mode::Reverse, "echo://") }.start_in(place(ALICE)).await;
+    let answer = way.dmz.handle.ask(Command::Verify { steps: vec![CheckStep::Reverse] }).await;
+    let CommandAnswer::Verified(report) = answer else { panic!("{answer:?}") };
+    assert!(report.steps.iter().all(|step| step.result == StepResult::Pass), "{:?}", report.steps);
+}
