@@ -21,7 +21,6 @@ use std::{
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
-    ext::on_informational,
     header::{self, HeaderValue},
     service::service_fn,
     upgrade::OnUpgrade,
@@ -330,19 +329,13 @@ impl ClientConnection {
         let payload = trail.count_request(payload);
         let wanted = wanted_upgrade(door, &parts, payload.progress().is_some())?;
         let passed = InterimPolicy::for_request(&parts);
+        let by = by.with_user(client.user.as_ref().map(|user| &*user.name));
         request::clean_request(&mut parts, wanted.clone(), &by, &door.path, &door.web.hosts);
         framing::frame_request(&mut parts.headers, &payload);
         let asked = SentRequest { method: parts.method.clone(), wanted, body_progress: payload.progress() };
         let mut request = Request::from_parts(parts, payload);
         if let Some(passed) = passed {
-            let interims = self.interims.clone();
-            on_informational(&mut request, move |head| {
-                let mut headers = head.headers().clone();
-                fields::clean_headers(&mut headers, HeadOrigin::Response);
-                if passed.allows(head.status()) {
-                    interims.push(head.status(), &headers);
-                }
-            });
+            self.interims.pass_those_of(&mut request, passed);
         }
         let (channel, response) = self.send_request(door, client, request).await?;
         trail.note_session(&channel.id, Some(&channel.idle_state));

@@ -201,7 +201,14 @@ async fn tell_client(
     backend: SocketAddr,
 ) -> io::Result<()> {
     let destination = origin.destination.unwrap_or(backend);
-    stream.write_all(&proxy::write_header(version, client, destination, &origin.proxy_tlvs)).await
+    stream
+        .write_all(&proxy::write_header(
+            version,
+            client,
+            destination,
+            &proxy::fields_of(origin.user.as_ref(), &origin.proxy_tlvs),
+        ))
+        .await
 }
 
 fn connect_failure(error: &DialError) -> ConnectFailure {

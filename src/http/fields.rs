@@ -118,7 +118,17 @@ fn is_of_the_hop(name: &str) -> bool {
 }
 
 fn is_claim(name: &str) -> bool {
-    matches!(name, "forwarded" | "via" | "x-real-ip" | "x-forwarded") || name.starts_with("x-forwarded-")
+    matches!(name, "forwarded" | "via" | "x-real-ip" | "x-forwarded")
+        || name.starts_with("x-forwarded-")
+        || is_claimed_name(name)
+}
+
+/// Fields by which others tell a backend what a client has proven to be called, and how.
+fn is_claimed_name(name: &str) -> bool {
+    const NAMES: [&str; 5] =
+        ["remote-user", "x-remote-user", "x-client-cn", "x-client-dn", "x-client-verify"];
+    const FAMILIES: [&str; 3] = ["x-ssl-", "ssl-client-", "x-client-cert"];
+    NAMES.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
 #[cfg(test)]
@@ -178,10 +188,26 @@ mod tests {
             ("x-forwarded_host", "h"),
             ("x-real-ip", "1.2.3.4"),
             ("x_real_ip", "1.2.3.4"),
+            ("x-forwarded-user", "root"),
+            ("X_Forwarded-User", "root"),
+            ("x-remote-user", "root"),
+            ("Remote_User", "root"),
+            ("X-SSL-Client-CN", "root"),
+            ("x_ssl-anything", "root"),
+            ("SSL_CLIENT_S_DN", "root"),
+            ("x-client-cert", "root"),
+            ("X-Client_Cert-Chain", "root"),
+            ("x-client-cn", "root"),
+            ("x_client_dn", "root"),
+            ("X-Client-Verify", "SUCCESS"),
             ("x-forwardedness", "kept"),
+            ("x-client-id", "kept"),
+            ("x-sslness", "kept"),
+            ("remote-users", "kept"),
             ("a_b", "kept"),
         ];
-        assert_eq!(names(HeadOrigin::Client, &claims), ["a_b", "x-forwardedness"]);
+        let kept = ["a_b", "remote-users", "x-client-id", "x-forwardedness", "x-sslness"];
+        assert_eq!(names(HeadOrigin::Client, &claims), kept);
         assert_eq!(names(HeadOrigin::Peer, &claims).len(), claims.len());
     }
 

@@ -12,13 +12,17 @@ use std::{
 };
 
 use hyper::{
-    StatusCode, Version,
+    Request, StatusCode, Version,
+    ext::on_informational,
     header::{self, HeaderMap},
     http::request,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::flushed::Flushes;
+use super::{
+    fields::{self, HeadOrigin},
+    flushed::Flushes,
+};
 
 /// The most bytes that may wait to be written; a client that does not read gets no more interim responses.
 const WAITING_MAX: usize = 64 * 1024;
@@ -37,6 +41,18 @@ struct InterimQueue {
 }
 
 impl InterimResponses {
+    /// Passes on what a backend says before it answers a request.
+    pub fn pass_those_of<B>(&self, request: &mut Request<B>, passed: InterimPolicy) {
+        let interims = self.clone();
+        on_informational(request, move |head| {
+            let mut headers = head.headers().clone();
+            fields::clean_headers(&mut headers, HeadOrigin::Response);
+            if passed.allows(head.status()) {
+                interims.push(head.status(), &headers);
+            }
+        });
+    }
+
     /// Passes on a cleaned head.
     pub fn push(&self, status: StatusCode, headers: &HeaderMap) {
         let mut head =

@@ -18,6 +18,9 @@ pub const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pr
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+/// A user's name, as it is told.
+const USER_BYTES_MAX: usize = 255;
 
 /// The parts of a request that decide which service it is for.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub struct ForwardedHeaders {
     /// The client, then those that it has come through.
     list: HeaderValue,
     scheme: HeaderValue,
+    /// Who the client has proven to be.
+    user: Option<HeaderValue>,
     /// What a trusted proxy says of where the client has asked.
     trusted: HeaderMap,
 }
@@ -44,8 +49,14 @@ impl ForwardedHeaders {
         Self {
             list: list.unwrap_or(HeaderValue::from_static("unknown")),
             scheme: HeaderValue::from_static(if is_tls { "https" } else { "http" }),
+            user: None,
             trusted: HeaderMap::new(),
         }
+    }
+
+    /// Of a client that has proven to be called so.
+    pub fn with_user(self, name: Option<&str>) -> Self {
+        Self { user: name.and_then(user_value), ..self }
     }
 
     /// Of a request that a trusted proxy has passed on.
@@ -58,6 +69,24 @@ impl ForwardedHeaders {
         }
         Self { list: HeaderValue::from_bytes(&through.list).unwrap_or(self.list), trusted: told, ..self }
     }
+}
+
+/// A name as a field carries it: what is no visible ASCII stands there by its bytes (RFC 3986, section 2.1), and so does
+/// `%`, so that no name reads like another one. What is too long is cut between two signs.
+fn user_value(name: &str) -> Option<HeaderValue> {
+    let mut value = String::new();
+    for sign in name.chars() {
+        let mut bytes = [0; 4];
+        let written: String = match sign {
+            '!'..='~' if sign != '%' => sign.into(),
+            _ => sign.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        };
+        if value.len() + written.len() > USER_BYTES_MAX {
+            break;
+        }
+        value += &written;
+    }
+    HeaderValue::try_from(value).ok()
 }
 
 /// Checks what every reader of the request has to agree on; the host that it means: in lower case, without
@@ -207,6 +236,9 @@ pub fn clean_request(
     let headers = &mut parts.headers;
     headers.insert(FORWARDED_FOR, by.list.clone());
     headers.insert(FORWARDED_PROTO, by.scheme.clone());
+    if let Some(user) = &by.user {
+        headers.insert(FORWARDED_USER, user.clone());
+    }
     if headers.get(header::HOST).is_none_or(HeaderValue::is_empty) {
         // HTTP/1.1 can not do without. Where it stays empty, the half that knows the backend fills it in.
         let known = hosts.iter().find(|host| !host.starts_with("*."));
@@ -316,6 +348,19 @@ mod tests {
 
     fn status(parts: &Parts) -> Result<String, u16> {
         check_request(&Request::from_parts(parts.clone(), ())).map_err(|objection| objection.status.as_u16())
+    }
+
+    #[test]
+    fn a_users_name_is_told_in_one_spelling_and_not_at_length() {
+        for (name, told) in [
+            ("alice@example.com", "alice@example.com"),
+            ("CN=a b,O=\u{fc}", "CN=a%20b,O=%C3%BC"),
+            ("100%20", "100%2520"),
+        ] {
+            assert_eq!(user_value(name), Some(HeaderValue::from_static(told)), "{name}");
+        }
+        let long = user_value(&"\u{fc}".repeat(100)).expect("a value");
+        assert_eq!((long.len(), long.as_bytes().ends_with(b"%C3%BC")), (252, true));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::multiplex::open::PROXY_TLVS_BYTES_MAX;
+use super::multiplex::open::{PROXY_TLVS_BYTES_MAX, ProvenUser};
 use crate::profile::ProxyVersion;
 
 /// How version 2 begins, and how version 1 does.
@@ -212,6 +212,45 @@ fn is_local(command: u8) -> Result<bool, ProxyHeaderError> {
     }
 }
 
+/// Types of version 2's further fields (2.2.6): what is known of the client's TLS, and within that, the name in its
+/// certificate.
+const SSL: u8 = 0x20;
+const SSL_CN: u8 = 0x22;
+/// Of the range for what is agreed on between two (2.2.8): `METHOD:NAME`.
+const USER: u8 = 0xE0;
+/// The client came by TLS, and has shown a certificate on this connection, which was good (a result of zero).
+const CERTIFIED: [u8; 5] = [0x01 | 0x02 | 0x04, 0, 0, 0, 0];
+/// How a user is proven who has shown a certificate.
+pub const CERTIFICATE_METHOD: &str = "certificate";
+
+/// The further fields of version 2 for a backend: those of a proxy before us, and who the client has proven to be. What
+/// the proxy said of that gives way to it.
+pub fn fields_of(user: Option<&ProvenUser>, tlvs: &[u8]) -> Vec<u8> {
+    let Some(ProvenUser { method, name }) = user else { return tlvs.to_vec() };
+    let field = |kind: u8, value: &[u8]| {
+        // A name and a method are bounded where they come from.
+        let length = u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes();
+        [&[kind], &length[..], value].concat()
+    };
+    let (replaced, own) = if method == CERTIFICATE_METHOD {
+        (SSL, field(SSL, &[&CERTIFIED[..], &field(SSL_CN, name.as_bytes())].concat()))
+    } else {
+        (USER, field(USER, format!("{method}:{name}").as_bytes()))
+    };
+    let (mut kept, mut rest) = (Vec::new(), tlvs);
+    while let Some((&[kind, high, low], behind)) = rest.split_first_chunk() {
+        let Some((value, behind)) = behind.split_at_checked(usize::from(u16::from_be_bytes([high, low])))
+        else {
+            break;
+        };
+        if kind != replaced {
+            kept.extend(field(kind, value));
+        }
+        rest = behind;
+    }
+    [kept, own].concat()
+}
+
 /// The header for a backend: who the client is, where that is known, what it connected to, and what a
 /// proxy before us said.
 pub fn write_header(
@@ -294,6 +333,23 @@ mod tests {
             [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 7, 10, 0, 0, 1, 195, 80, 0, 25]]
                 .concat();
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_users_name_is_a_field_as_it_was_proven() {
+        let user = |method: &str| ProvenUser { method: method.into(), name: "al\u{fc}".into() };
+        let before = b"\x02\0\x01h\xe0\0\x04root\x20\0\x05\x07\0\0\0\0";
+        let table: [(Option<ProvenUser>, &[u8]); 3] = [
+            (None, before),
+            (
+                Some(user("certificate")),
+                b"\x02\0\x01h\xe0\0\x04root\x20\0\x0c\x07\0\0\0\0\x22\0\x04al\xc3\xbc",
+            ),
+            (Some(user("basic")), b"\x02\0\x01h\x20\0\x05\x07\0\0\0\0\xe0\0\x0abasic:al\xc3\xbc"),
+        ];
+        for (user, told) in table {
+            assert_eq!(fields_of(user.as_ref(), before), told, "{user:?}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ use crate::{
     proto::{
         certificate::{expiry_seconds, subject_name},
         multiplex::open::{ProvenUser, USER_BYTES_MAX},
+        proxy::CERTIFICATE_METHOD,
     },
 };
 
@@ -320,9 +321,6 @@ impl TlsServer {
         is_name.then(|| ProvenUser { method: CERTIFICATE_METHOD.into(), name })
     }
 }
-
-/// How a user is proven who showed a certificate.
-const CERTIFICATE_METHOD: &str = "certificate";
 
 /// The handshake with a client that has said hello.
 pub async fn accept(

@@ -21,20 +21,20 @@ use crate::support::{
 };
 
 /// Of `s3cret` and of `other`, by Python's bcrypt and by argon2-cffi.
-const ALICE: &str = "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n";
+pub(super) const ALICE: &str = "alice:$2b$04$mPxoEKurFJxN9brGFUz.KuNr8BQiL0MNMI93eNTwce6AL7yg70siS\n";
 const BOB: &str =
     "bob:$argon2id$v=19$m=64,t=1,p=1$M6yKp8SmKRuZtNnd2SnxCQ$h4vmPB3UjrPqi+JIABCuiKLXMonwZeDKlqVHOydPjAE\n";
 /// `alice:s3cret`, `bob:s3cret`, `alice:wrong`, `nobody:s3cret`.
-const OF_ALICE: &str = "Basic YWxpY2U6czNjcmV0";
+pub(super) const OF_ALICE: &str = "Basic YWxpY2U6czNjcmV0";
 const OF_BOB: &str = "Basic Ym9iOnMzY3JldA==";
 const WRONG: &str = "Basic YWxpY2U6d3Jvbmc=";
 const OF_NOBODY: &str = "Basic bm9ib2R5OnMzY3JldA==";
 
-const UPGRADE: &str = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+pub(super) const UPGRADE: &str = "GET /live HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 /// A folder with a file of users.
-fn place(users: &str) -> Place {
+pub(super) fn place(users: &str) -> Place {
     let place = Place::new();
     write_users(&place, users);
     place
@@ -46,18 +46,18 @@ fn write_users(place: &Place, users: &str) {
     fs::rename(place.path("new"), place.path("users.htpasswd")).unwrap();
 }
 
-fn with(request: &str, credential: &str) -> String {
+pub(super) fn with(request: &str, credential: &str) -> String {
     request.replace("Host:", &format!("Authorization: {credential}\r\nHost:"))
 }
 
 /// A backend that answers every request with what it was asked.
-struct DescribingBackend {
-    address: String,
+pub(super) struct DescribingBackend {
+    pub(super) address: String,
     _serving: JoinSet<()>,
 }
 
 impl DescribingBackend {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let mut serving = JoinSet::new();

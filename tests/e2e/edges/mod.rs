@@ -10,6 +10,7 @@ mod handshakes;
 pub mod http;
 mod logins;
 mod meant;
+mod named;
 mod proxy;
 mod reuse;
 mod shapes;

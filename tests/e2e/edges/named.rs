@@ -1,0 +1,107 @@
+//! What a backend is told of who a client is, and what of a client's own claims it is told: nothing.
+
+use std::sync::Arc;
+
+use proxy_header::{ParseConfig, ProxyHeader, Tlv};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    http::{GET, answered, port},
+    logins::{ALICE, DescribingBackend, OF_ALICE, UPGRADE, place, with},
+};
+use crate::support::{
+    gateway::Place,
+    peers::{Backend, dial, hear, say},
+    tls::client,
+    ways::{MODES, Plan, Way},
+};
+
+const CLAIMS: &str = "X-Forwarded-User: root\r\nX_Forwarded_User: root\r\nRemote-User: root\r\n\
+                      X-SSL-Client-CN: root\r\nSSL_CLIENT_S_DN: root\r\nX-Client-Cert: root\r\nHost:";
+const TLS: &str = "tls: { certificate: pki/www.pem, key: pki/www.key, ca: pki/ca.pem }";
+
+async fn shaken(way: &Way, at: std::net::SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let connector = TlsConnector::from(Arc::new(client(&way.place, "partner")));
+    connector.connect(ServerName::try_from("www").unwrap(), dial(at).await).await.unwrap()
+}
+
+/// The lines of a request that name somebody.
+fn names(asked: &str) -> Vec<&str> {
+    asked.lines().filter(|line| line.contains("user") || line.contains("root")).collect()
+}
+
+#[tokio::test]
+async fn a_backend_of_requests_is_told_the_user_and_no_claim_of_a_client() {
+    for mode in MODES {
+        let backend = DescribingBackend::new().await;
+        let claiming = GET.replace("Host:", CLAIMS);
+        for (auth, told) in
+            [("", vec![]), (", auth: { basic: users.htpasswd }", vec!["x-forwarded-user: alice"])]
+        {
+            let accept = "http://127.0.0.1:0";
+            let plan = Plan { accept, dmz_service: auth, ..Plan::new(mode, &backend.address) };
+            let way = plan.start_in(place(ALICE)).await;
+            let (_, asked) = answered(&mut dial(port(&way).await).await, &with(&claiming, OF_ALICE)).await;
+            assert_eq!(names(&asked), told, "{mode:?} {asked}");
+        }
+        let accept = format!("{{ address: 'https://127.0.0.1:0', {TLS} }}");
+        let plan = Plan { accept: &accept, ..Plan::new(mode, &backend.address) };
+        let way = plan.start_in(Place::with(&["dmz", "internal", "www", "partner"])).await;
+        let mut client = shaken(&way, way.dmz.client_port("orders").await).await;
+        let last = claiming.replace("Host:", "Connection: close\r\nHost:");
+        client.write_all(last.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(names(&heard), ["x-forwarded-user: partner"], "{mode:?} {heard}");
+    }
+}
+
+/// The fields of the PROXY header that a backend is sent, as another reader has them: the common name in a verified
+/// certificate, and what is in a field of our own.
+async fn told(server: &mut TcpStream) -> (Option<String>, Option<String>) {
+    let mut header = vec![0; 16];
+    server.read_exact(&mut header).await.unwrap();
+    let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
+    header.resize(16 + length, 0);
+    server.read_exact(&mut header[16..]).await.unwrap();
+    let (header, _) = ProxyHeader::parse(&header, ParseConfig::default()).unwrap();
+    let certified = header.ssl().map(|ssl| {
+        assert!(ssl.client_ssl() && ssl.client_cert_conn() && ssl.verify() == 0);
+        ssl.cn().unwrap().to_owned()
+    });
+    let own = header.tlvs().find_map(|field| match field.unwrap() {
+        Tlv::Custom(0xE0, name) => Some(String::from_utf8(name.to_vec()).unwrap()),
+        _ => None,
+    });
+    (certified, own)
+}
+
+#[tokio::test]
+async fn a_backend_of_bytes_is_told_the_user_in_its_proxy_header() {
+    for mode in MODES {
+        let backend = Backend::new().await;
+        let to = format!("{{ address: '{}', proxy: v2 }}", backend.address());
+        let accept = "{ address: 'ws://127.0.0.1:0/live', auth: { basic: users.htpasswd } }";
+        let way = Plan { accept, ..Plan::new(mode, &to) }.start_in(place(ALICE)).await;
+        let mut client = dial(port(&way).await).await;
+        assert_eq!(
+            answered(&mut client, &with(UPGRADE, OF_ALICE)).await.0[0],
+            "HTTP/1.1 101 Switching Protocols"
+        );
+        let mut server = backend.accept().await;
+        assert_eq!(told(&mut server).await, (None, Some("basic:alice".into())), "{mode:?}");
+        say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+        hear(&mut server, b"x").await;
+
+        let accept = format!("{{ address: 'tls://127.0.0.1:0', {TLS} }}");
+        let plan = Plan { accept: &accept, ..Plan::new(mode, &to) };
+        let way = plan.start_in(Place::with(&["dmz", "internal", "www", "partner"])).await;
+        let _client = shaken(&way, way.dmz.client_port("orders").await).await;
+        assert_eq!(told(&mut backend.accept().await).await, (Some("partner".into()), None), "{mode:?}");
+    }
+}
