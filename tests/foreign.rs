@@ -14,6 +14,8 @@ mod databases;
 mod http;
 #[path = "foreign/mqtt.rs"]
 mod mqtt;
+#[path = "foreign/names.rs"]
+mod names;
 #[path = "foreign/netcat.rs"]
 mod netcat;
 mod process;

@@ -20,6 +20,7 @@ use crate::{
     link::{
         Peer,
         dial_state::DialFailure,
+        dialled_gateways::GatewayDialler,
         handshake::{
             self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms, HelloRole, OfferDecision,
         },
@@ -161,9 +162,15 @@ impl ReverseDialler {
         self.server.tell_offers();
         self.keeper.notify_changed();
     }
+}
+
+impl GatewayDialler for ReverseDialler {
+    fn keeper(&self) -> &Arc<LinkKeeper> {
+        &self.keeper
+    }
 
     /// Asks the gateway for no more sessions, and ends.
-    pub fn retire(&self) {
+    fn retire(&self) {
         self.server.drain();
         self.keeper.retire();
     }

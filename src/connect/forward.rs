@@ -21,6 +21,8 @@ use crate::{
     link::{
         Peer,
         dial_state::{AT_MAXIMUM, DialFailure},
+        dialled_gateways::{DialledGateways, GatewayDialler},
+        generation::TermsGeneration,
         handshake::{self, DialledStream, EstablishedLink, GrantFn, HandshakeTerms, HelloRole},
         keeper::{KeeperContext, KeeperTarget, LinkKeeper, LinkUse, SocksLink},
         link_guard::LinkGuard,
@@ -49,8 +51,26 @@ const OPENS_MAX: usize = 8;
 /// The internal gateways that this half dials.
 pub struct ForwardDialler {
     pool: Arc<Pool>,
-    keepers: Vec<Arc<LinkKeeper>>,
+    gateways: Arc<DialledGateways<ForwardGateway>>,
     turn: AtomicUsize,
+}
+
+/// The links to one internal gateway.
+struct ForwardGateway {
+    keeper: Arc<LinkKeeper>,
+    /// Of its links alone: it may be given up while the others go on.
+    generation: Arc<TermsGeneration>,
+}
+
+impl GatewayDialler for ForwardGateway {
+    fn keeper(&self) -> &Arc<LinkKeeper> {
+        &self.keeper
+    }
+
+    fn retire(&self) {
+        self.keeper.retire();
+        self.generation.advance();
+    }
 }
 
 impl std::fmt::Debug for ForwardDialler {
@@ -62,15 +82,13 @@ impl std::fmt::Debug for ForwardDialler {
 struct ForwardUse {
     pool: Arc<Pool>,
     grant: GrantFn,
+    generation: Arc<TermsGeneration>,
     keeper: Weak<LinkKeeper>,
 }
 
 impl LinkUse for ForwardUse {
     fn terms(&self) -> HandshakeTerms {
-        HandshakeTerms {
-            role: HelloRole::Opens(self.grant.clone()),
-            generation: self.pool.generation().clone(),
-        }
+        HandshakeTerms { role: HelloRole::Opens(self.grant.clone()), generation: self.generation.clone() }
     }
 
     fn note_hello(&self, linked: &EstablishedLink) {
@@ -117,58 +135,72 @@ impl ForwardDialler {
         granting: &GrantFn,
         shared: &KeeperContext,
     ) -> Arc<Self> {
-        let keeper = |address: &LinkAddress| {
-            let (pool, granting) = (pool.clone(), granting.clone());
-            let uses = |keeper| Arc::new(ForwardUse { pool, grant: granting, keeper }) as Arc<dyn LinkUse>;
-            LinkKeeper::start(address.clone(), wanted, shared.clone(), uses)
+        let (of_pool, granting, of_keepers) = (pool.clone(), granting.clone(), shared.clone());
+        let start = move |address, wanted| {
+            let (pool, grant, generation) =
+                (of_pool.clone(), granting.clone(), Arc::<TermsGeneration>::default());
+            let of_links = generation.clone();
+            let uses = |keeper| {
+                Arc::new(ForwardUse { pool, grant, generation: of_links, keeper }) as Arc<dyn LinkUse>
+            };
+            let keeper = LinkKeeper::start(address, wanted, of_keepers.clone(), uses);
+            ForwardGateway { keeper, generation }
         };
-        let keepers = addresses.iter().map(keeper).collect();
-        Arc::new(Self { pool, keepers, turn: AtomicUsize::new(0) })
+        let gateways = DialledGateways::new(shared.clone(), start);
+        gateways.dial(addresses, wanted);
+        Arc::new(Self { pool, gateways, turn: AtomicUsize::new(0) })
     }
 
     pub fn update(&self, wanted: KeeperTarget) {
-        self.keepers.iter().for_each(|keeper| keeper.update(wanted));
+        self.gateways.update(wanted);
     }
 
     pub fn stop_dialling(&self) {
-        self.keepers.iter().for_each(|keeper| keeper.stop_dialling());
+        self.gateways.stop_dialling();
+    }
+
+    /// What was agreed on links that are on their way does not hold any more.
+    pub fn retire_links(&self) {
+        self.gateways.for_each(|gateway| gateway.generation.advance());
     }
 
     /// Ready links go; sessions stay.
     pub fn retire(&self) {
-        self.keepers.iter().for_each(|keeper| keeper.retire());
+        self.gateways.retire();
         self.pool.close();
     }
 
     /// Links in all that each gateway takes, as far as is known.
     pub fn links_max(&self) -> usize {
-        self.keepers.iter().map(|keeper| keeper.links_max()).min().unwrap_or(usize::MAX)
+        self.gateways.list().iter().map(|of| of.keeper.links_max()).min().unwrap_or(usize::MAX)
     }
 
     pub fn all_serve(&self) -> bool {
-        self.keepers.iter().all(|keeper| keeper.can_serve(None))
+        self.gateways.all_serve()
     }
 
     pub fn any_serves(&self) -> bool {
-        self.keepers.iter().any(|keeper| keeper.can_serve(None))
+        self.gateways.any_serves(None)
     }
 
     /// A row for each gateway, and one for each of `services` that none offers.
     pub fn rows<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<PoolRow> {
-        self.pool.rows_of_dialled(services, self.keepers.iter().flat_map(|keeper| keeper.rows()).collect())
+        self.pool.rows_of_dialled(services, self.gateways.rows())
     }
 
     /// How a service stands that no gateway takes sessions of; one that speaks SOCKS5 can not say.
     pub fn service_closed(&self, service: &ServiceName) -> Option<ServiceClosed> {
         let closed = self.pool.service_closed(service)?;
-        let may_serve = |keeper: &Arc<LinkKeeper>| keeper.speaks_socks();
-        (!self.keepers.iter().any(may_serve)).then_some(closed)
+        (!self.any_speaks_socks()).then_some(closed)
     }
 
     /// Whether there is a gateway left that has not refused the session.
     pub fn has_other(&self, order: &ConnectRequest<'_>) -> bool {
-        self.pool.has_peer_for(order.service, &order.refused_by)
-            || self.keepers.iter().any(|keeper| keeper.speaks_socks())
+        self.pool.has_peer_for(order.service, &order.refused_by) || self.any_speaks_socks()
+    }
+
+    fn any_speaks_socks(&self) -> bool {
+        self.gateways.list().iter().any(|gateway| gateway.keeper.speaks_socks())
     }
 
     pub async fn connect(&self, order: &mut ConnectRequest<'_>) -> Result<ConnectedUpstream, ConnectFailure> {
@@ -193,26 +225,27 @@ impl ForwardDialler {
         let mut last = None;
         for keeper in self.socks_keepers_in_order() {
             order.counters.enter(SessionPhase::Connecting);
-            match dial(keeper, order).await {
+            match dial(&keeper, order).await {
                 Ok(connected) => return Ok(connected),
                 // The gateway has spoken for its backend; another one's would be another answer.
                 Err(failure) if failure.who == EndedBy::Backend => return Err(failure),
                 Err(failure) => last = Some(failure),
             }
         }
-        let speaks_socks = |keeper: &Arc<LinkKeeper>| keeper.speaks_socks();
+        let all_speak_socks = || self.gateways.list().iter().all(|gateway| gateway.keeper.speaks_socks());
         match last {
-            Some(failure) if self.keepers.iter().all(speaks_socks) => Err(failure),
+            Some(failure) if all_speak_socks() => Err(failure),
             _ => reverse::connect(&self.pool, order).await,
         }
     }
 
     /// The gateways that speak SOCKS5, those that do not answer last.
-    fn socks_keepers_in_order(&self) -> Vec<&Arc<LinkKeeper>> {
+    fn socks_keepers_in_order(&self) -> Vec<Arc<LinkKeeper>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.keepers.len();
-        let turns = (0..count).map(|step| &self.keepers[(turn + step) % count]);
-        let mut socks: Vec<_> = turns.filter(|keeper| keeper.speaks_socks()).collect();
+        let gateways = self.gateways.list();
+        let count = gateways.len();
+        let turns = (0..count).map(|step| &gateways[turn.wrapping_add(step) % count].keeper);
+        let mut socks: Vec<_> = turns.filter(|keeper| keeper.speaks_socks()).cloned().collect();
         socks.sort_by_key(|keeper| keeper.is_down());
         socks
     }

@@ -30,7 +30,7 @@ use crate::{
         standing::{self, Agreement, StandingEvent, StandingLink},
     },
     net::{dial, stream::NetStream, tcp},
-    profile::{HostPort, LinkAddress, ServiceName},
+    profile::{GatewaysOfName, HostPort, LinkAddress, ServiceName},
     proto::multiplex::{
         decoder::{FrameReader, HeardPiece},
         frame::{FrameType, LinkFrame},
@@ -212,7 +212,7 @@ async fn check_accepted(value: Duration) {
 async fn check_dialled(value: Duration) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
-    let address = LinkAddress { at: host(at), tls: false, via: None };
+    let address = LinkAddress { at: host(at), tls: false, via: None, gateways: GatewaysOfName::default() };
     let dialling = async {
         let mut dialled = handshake::dial(&address, None).await?;
         handshake::park(&mut dialled, &orders()).await

@@ -72,6 +72,7 @@ use crate::{
     link::lockdown::Lockdown,
     monitor::{LastTurn, MonitorPort},
     net::{
+        dns::DnsResolver,
         listen::BindError,
         resolver::{NameResolver, ResolvedNames},
     },
@@ -398,5 +399,6 @@ fn shared_context(lockdown: Lockdown) -> SharedContext {
         access: Arc::default(),
         audit: Arc::default(),
         leaving: Arc::default(),
+        dns: DnsResolver::default(),
     }
 }

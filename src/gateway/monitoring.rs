@@ -89,7 +89,10 @@ impl Engine {
 
 /// The gateways at the other end of its links: those that a half dials, and those that may dial it.
 fn named_gateways(profile: &Profile) -> Vec<NamedGateway> {
-    let dialled = |address: &LinkAddress| NamedBy::Address(address.to_string());
+    let dialled = |address: &LinkAddress| match address.is_followed() {
+        true => NamedBy::Name(address.host_name().to_owned()),
+        false => NamedBy::Address(address.to_string()),
+    };
     let of_dmz = profile.dmz.iter().flat_map(|half| match &half.way {
         DmzMode::Direct(_) => Vec::new(),
         DmzMode::Forward { connect, .. } => connect.iter().map(dialled).collect(),

@@ -37,7 +37,7 @@ use crate::{
         log::LogEvent,
         snapshot::{PoolRow, SwitchRow},
     },
-    tls::edge::EdgeTls,
+    tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
 /// How long the new parts may take to become ready; the other half has to follow within that time.
@@ -82,6 +82,7 @@ impl Engine {
         let plan = self.plan_switch(&loaded.profile);
         let shares = self.budget.divide(&loaded.profile, self.one_session_links);
         self.shared.shares.store(Arc::new(shares));
+        self.shared.dns.use_servers(loaded.profile.resolver.as_slice().into());
         // Sessions may come the new way before it is in force.
         let backends = &self.shared.sessions.backends;
         backends.resize(backends.max().max(shares.backends));
@@ -212,6 +213,7 @@ impl Engine {
     pub(super) fn roll_back(&mut self, switching: PendingSwitch, why: &str) {
         switching.retire();
         self.shared.shares.store(Arc::new(self.budget.divide(&self.profile, self.one_session_links)));
+        self.shared.dns.use_servers(self.profile.resolver.as_slice().into());
         let line = format!("switch to `{}` rolled back: {why}", switching.loaded.profile.name);
         match switching.asker {
             Some(asker) => {
@@ -302,12 +304,7 @@ impl Engine {
         self.internal.iter().for_each(|half| half.bound_links(&shares));
     }
 
-    fn install_dmz(
-        &mut self,
-        new: Option<DmzSide>,
-        profile: &Profile,
-        identity: Option<crate::tls::link::LinkIdentity>,
-    ) {
+    fn install_dmz(&mut self, new: Option<DmzSide>, profile: &Profile, identity: Option<LinkIdentity>) {
         match (new, &profile.dmz) {
             (None, Some(half)) => {
                 if let Some(side) = &mut self.dmz {
@@ -331,7 +328,7 @@ impl Engine {
         &mut self,
         new: Option<InternalSide>,
         profile: &Profile,
-        identity: Option<crate::tls::link::LinkIdentity>,
+        identity: Option<LinkIdentity>,
     ) {
         if new.is_some() || profile.internal.is_none() {
             let old = std::mem::replace(&mut self.internal, new);

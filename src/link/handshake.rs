@@ -400,7 +400,7 @@ pub async fn dial(
         tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;
         let (stream, name) = match identity {
             Some(identity) => {
-                let connected = identity.connect(stream, address.at.host_without_zone()).await;
+                let connected = identity.connect(stream, address.host_name()).await;
                 let (stream, name) = connected.map_err(HandshakeError::Tls)?;
                 (stream, Some(name.into()))
             }

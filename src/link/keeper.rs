@@ -29,6 +29,7 @@ use super::{
     shares::{LinkPermit, LinkShares},
 };
 use crate::{
+    net::dns::DnsResolver,
     profile::{Half, LinkAddress, RetryPolicy, ServiceName},
     proto::multiplex::frame::FrameType,
     tasks::Tasks,
@@ -67,6 +68,8 @@ pub struct KeeperContext {
     pub notices: Arc<NoticeLog>,
     /// Gateways that are not dialled.
     pub lockdown: Lockdown,
+    /// Looks up names whose every address is dialled.
+    pub dns: DnsResolver,
 }
 
 /// What becomes of the links that a keeper dials.

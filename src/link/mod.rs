@@ -10,7 +10,8 @@
 //! session sees either as a [`session_side::SessionSide`].
 //!
 //! In reading order: [`handshake`] establishes a link, [`listener`] is the port that links come in by, [`keeper`]
-//! the task that keeps links dialled, [`dial_state`] how that goes. [`pool::Pool`] holds the ready links of the
+//! the task that keeps links dialled, [`dial_state`] how that goes, [`dialled_gateways`] for whom there
+//! is a keeper. [`pool::Pool`] holds the ready links of the
 //! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
 //! links, [`link_guard`] counts them, `link_table` lists them, [`load`] counts the sessions of each, [`link_services`]
@@ -18,6 +19,7 @@
 //! still hold.
 
 pub mod dial_state;
+pub mod dialled_gateways;
 pub mod generation;
 pub mod goodbye;
 pub mod handshake;

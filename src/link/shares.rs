@@ -35,7 +35,7 @@ impl ShareRule {
 #[derive(Debug)]
 pub struct LinkShares {
     max: AtomicUsize,
-    rule: ShareRule,
+    rule: Mutex<ShareRule>,
     held: Mutex<HashMap<Arc<str>, HeldLinks>>,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Debug for LinkPermit {
 
 impl LinkShares {
     pub fn new(max: usize, rule: ShareRule) -> Arc<Self> {
-        Arc::new(Self { max: AtomicUsize::new(max), rule, held: Mutex::default() })
+        Arc::new(Self { max: AtomicUsize::new(max), rule: Mutex::new(rule), held: Mutex::default() })
     }
 
     pub fn max(&self) -> usize {
@@ -77,6 +77,11 @@ impl LinkShares {
     /// Links that stand stay, even if they exceed the new bound.
     pub fn resize(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// There are more gateways now, or fewer.
+    pub fn follow_rule(&self, rule: ShareRule) {
+        *self.rule.lock().unwrap_or_else(PoisonError::into_inner) = rule;
     }
 
     /// Links of all gateways.
@@ -105,7 +110,7 @@ impl LinkShares {
     fn most(&self, held: &HashMap<Arc<str>, HeldLinks>, gateway: &Arc<str>, now_ms: u64) -> usize {
         let others = || held.iter().filter(|(name, _)| *name != gateway).map(|(_, held)| held);
         let left_by_others = self.max().saturating_sub(others().map(|held| held.links).sum());
-        match self.rule {
+        match *self.rule.lock().unwrap_or_else(PoisonError::into_inner) {
             ShareRule::HalfOfTheRest => left_by_others.div_ceil(2),
             ShareRule::Divided(gateways) => {
                 let known = others().count();

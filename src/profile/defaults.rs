@@ -104,6 +104,8 @@ pub const CLIENT_NETWORKS_MAX: usize = 4096;
 
 /// Gateways of one link: each has a pool for each service.
 pub const GATEWAYS_MAX: usize = 64;
+/// Name servers of a profile; each that is silent costs two seconds.
+pub const NAME_SERVERS_MAX: usize = 8;
 
 /// Backends of one service.
 pub const BACKENDS_MAX: usize = 64;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Carries, ViaProxy,
+    Carries, GatewaysOfName, ViaProxy,
     problem::{ValueProblem, quote_for_problem},
     server_address::socket_path,
 };
@@ -175,6 +175,7 @@ pub struct LinkAddress {
     pub at: HostPort,
     /// The proxy that it is dialled through.
     pub via: Option<Arc<ViaProxy>>,
+    pub gateways: GatewaysOfName,
 }
 
 impl fmt::Display for LinkAddress {
@@ -260,7 +261,8 @@ impl BackendAddress {
 impl LinkAddress {
     pub(super) fn parse(text: &str, port: PortUse) -> Result<Self, ValueProblem> {
         let (scheme, rest) = split(text, &LINK)?;
-        host_port(rest, port, LINK.example).map(|at| Self { tls: scheme != "socks", at, via: None })
+        let gateways = GatewaysOfName::default();
+        host_port(rest, port, LINK.example).map(|at| Self { tls: scheme != "socks", at, via: None, gateways })
     }
 }
 

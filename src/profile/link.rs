@@ -6,6 +6,7 @@ use super::{
     BindPolicy, LinkAddress, LinkTls, PemSource, PoolLimits, RetryPolicy, defaults, duration,
     endpoint::PortUse,
     fields::{Located, MapReader, ReadValue, ValueReader},
+    gateways,
     keys::{self, AnyKey},
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
@@ -110,7 +111,7 @@ impl LinkEnds {
             bind = raw::bind(options.as_ref(), problems)?;
             Some(address)
         });
-        let mut connect = ReadValue::read(link.take(connect), |field| gateways(&field, problems));
+        let mut connect = ReadValue::read(link.take(connect), |field| link_addresses(&field, problems));
         let via = via::read(link, problems);
         if let (ReadValue::Good(connect), ReadValue::Good(via)) = (&mut connect, via) {
             let via = Arc::new(via);
@@ -155,7 +156,7 @@ impl LinkEnds {
     }
 }
 
-fn gateways(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Located<LinkAddress>>> {
+fn link_addresses(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Located<LinkAddress>>> {
     let items = field.one_or_many(defaults::GATEWAYS_MAX, problems)?;
     let before = problems.len();
     let mut read = |item| link_address(item, problems);
@@ -166,7 +167,12 @@ fn gateways(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<
 
 fn link_address(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<LinkAddress>> {
     let parse = |text: &str| LinkAddress::parse(text, PortUse::Dialled);
-    Some(address(field, &keys::LINK_ADDRESS, &keys::LINK_ADDRESS_KEY, parse, problems)?.0)
+    let (mut address, options) =
+        address(field, &keys::LINK_ADDRESS, &keys::LINK_ADDRESS_KEY, parse, problems)?;
+    if let Some(options) = options {
+        address.value.gateways = gateways::read(&options, &address.value.at, problems)?;
+    }
+    Some(address)
 }
 
 fn link_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<LinkTls> {

@@ -16,6 +16,7 @@ mod edge;
 mod endpoint;
 mod fields;
 mod find;
+mod gateways;
 mod guards;
 mod health;
 mod hours;
@@ -45,6 +46,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     hash::{Hash, Hasher},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -60,6 +62,7 @@ pub use chain::files as profile_files;
 pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion, WEB_ALPN};
 pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
 pub use find::{find, list};
+pub use gateways::GatewaysOfName;
 pub use guards::{
     ByteRate, ByteRates, ClientFilter, ClientLimits, ClientRules, ClientScope, FilterRefusal, NewSessionRate,
 };
@@ -137,6 +140,8 @@ pub struct Profile {
     /// Where it is written who has had this gateway do what.
     pub audit: Option<PathBuf>,
     pub confine: ConfinePolicy,
+    /// The name servers that we ask ourselves; empty: those of the system.
+    pub resolver: Vec<SocketAddr>,
 }
 
 /// Whether the kernel refuses a gateway what it never does.

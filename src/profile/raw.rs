@@ -4,7 +4,7 @@
 //! What is checked here concerns one key alone; what concerns several is in `cross`, and what
 //! concerns the mode in `resolve`.
 
-use std::{collections::HashSet, path::PathBuf, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     AccessLogOptions, BindPolicy, Carries, ClientScope, ConfinePolicy, Mode, ReadyWhen, ServiceName,
@@ -15,6 +15,7 @@ use super::{
     edge::{self, ServiceAccepts},
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
+    gateways,
     guards::RawClientRules,
     health,
     keys::{self, AnyKey, KeyMap},
@@ -40,6 +41,7 @@ pub(super) struct RawProfile {
     pub access_log: Option<AccessLogOptions>,
     pub audit: Option<PathBuf>,
     pub confine: ConfinePolicy,
+    pub resolver: Vec<SocketAddr>,
 }
 
 pub(super) struct RawDmz {
@@ -126,6 +128,7 @@ pub(super) fn read(
         audit: top.take(&keys::AUDIT).and_then(|field| logs::file(&field, problems)),
         access_log: top.take(&keys::ACCESS_LOG).and_then(|field| logs::access_log(&field, problems)),
         confine: confine(&top, problems).unwrap_or_default(),
+        resolver: gateways::name_servers(&top, problems).unwrap_or_default(),
         place: top.place,
     })
 }

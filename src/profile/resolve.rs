@@ -106,6 +106,7 @@ fn resolve(
             access_log: raw.access_log,
             audit: raw.audit,
             confine: raw.confine,
+            resolver: raw.resolver,
         })
     });
     if let Some(profile) = &mut profile {

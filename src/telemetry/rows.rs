@@ -86,6 +86,7 @@ impl PoolRow {
             service,
             peer: None,
             address: None,
+            name: None,
             state: PoolState::Down,
             ready: 0,
             carrying: 0,

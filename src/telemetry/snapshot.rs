@@ -268,6 +268,9 @@ pub struct PoolRow {
     pub peer: Option<String>,
     /// The dialled address, or the peer's IP without port.
     pub address: Option<String>,
+    /// The name that this is one of the addresses of, where each of them is dialled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub state: PoolState,
     /// Links that take a session, whether they carry others or not.
     pub ready: usize,

@@ -123,6 +123,7 @@ impl DmzSide {
                     tasks: common.tasks.clone(),
                     notices: common.notices.clone(),
                     lockdown: Default::default(),
+                    dns: common.dns.clone(),
                 };
                 let wanted = KeeperTarget { prepared: limits.prepared, retry: RETRY_HURRIED };
                 *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), &granting, &shared));
@@ -156,9 +157,20 @@ impl DmzSide {
         let identity_stays = same_identity(&self.identity.load(), &identity);
         self.identity.store(Arc::new(identity));
         let policy_stays = self.update_policy(half);
-        let Some(pool) = self.pool() else { return };
         if !(identity_stays && policy_stays) {
-            pool.retire_links();
+            self.retire_links();
+        }
+    }
+
+    /// Replaces the links that stand.
+    fn retire_links(&self) {
+        match &self.parts {
+            DmzParts::Direct(_) => {}
+            DmzParts::Forward { dialler, pool, .. } => {
+                dialler.iter().for_each(|dialler| dialler.retire_links());
+                pool.retire_links();
+            }
+            DmzParts::Reverse { pool, .. } => pool.retire_links(),
         }
     }
 
@@ -168,7 +180,7 @@ impl DmzSide {
             return;
         }
         self.identity.store(Arc::new(identity));
-        self.pool().into_iter().for_each(|pool| pool.retire_links());
+        self.retire_links();
     }
 
     /// Keeps so many links ready to each gateway.

@@ -1,9 +1,6 @@
 //! The running parts of the internal half: where its sessions come from.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -18,13 +15,14 @@ use crate::{
     },
     gateway::descriptors::DescriptorShares,
     link::{
+        dialled_gateways::DialledGateways,
         handshake::{HandshakeTerms, HelloRole},
         keeper::{KeeperContext, KeeperTarget},
         server::LinkServer,
         shares::{LinkShares, ShareRule},
     },
     net::{listen::BindError, resolver::ResolvedNames},
-    profile::{Half, InternalHalf, InternalMode, InternalService, LinkAddress, RetryPolicy, ServiceName},
+    profile::{Half, InternalHalf, InternalMode, InternalService, RetryPolicy, ServiceName},
     proto::multiplex::hello::OfferState,
     telemetry::snapshot::PoolRow,
     tls::link::LinkIdentity,
@@ -41,7 +39,7 @@ pub struct InternalSide {
 
 enum InternalParts {
     Forward { port: LinkPort, visitors: Arc<forward::DialledInPeers>, server: Arc<LinkServer> },
-    Reverse { parkings: HashMap<LinkAddress, ReverseDialler> },
+    Reverse { gateways: Arc<DialledGateways<ReverseDialler>> },
 }
 
 impl InternalSide {
@@ -55,6 +53,7 @@ impl InternalSide {
         let links =
             LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
         let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max(), common)));
+        let identity = Arc::new(ArcSwap::from_pointee(identity));
         let parts = match &half.way {
             InternalMode::Forward { listen, bind, .. } => {
                 let port = LinkPort::bind(listen, *bind, found)?;
@@ -62,9 +61,10 @@ impl InternalSide {
                 let server = forward_server(common, &visitors, &offering);
                 InternalParts::Forward { port, visitors, server }
             }
-            InternalMode::Reverse { .. } => InternalParts::Reverse { parkings: HashMap::new() },
+            InternalMode::Reverse { .. } => {
+                InternalParts::Reverse { gateways: dialled_gateways(&identity, &links, &offering, common) }
+            }
         };
-        let identity = Arc::new(ArcSwap::from_pointee(identity));
         Ok(Self { identity, maximum: half.maximum, offering, links, parts })
     }
 
@@ -103,7 +103,7 @@ impl InternalSide {
                 );
                 common.tasks.spawn("link port", run);
             }
-            InternalParts::Reverse { .. } => self.keep_links(half, common, Some(RETRY_HURRIED)),
+            InternalParts::Reverse { .. } => self.keep_links(half, Some(RETRY_HURRIED)),
         }
     }
 
@@ -118,7 +118,7 @@ impl InternalSide {
         };
         let (terms_stay, services_stay) = (now.has_terms_of(&before), now.services == before.services);
         self.offering.store(Arc::new(now));
-        self.keep_links(half, common, None);
+        self.keep_links(half, None);
         if !(identity_stays && terms_stay) {
             self.retire_links();
         } else if !services_stay {
@@ -137,43 +137,19 @@ impl InternalSide {
     fn retire_links(&self) {
         match &self.parts {
             InternalParts::Forward { server, .. } => server.generation().advance(),
-            InternalParts::Reverse { parkings } => parkings.values().for_each(ReverseDialler::retire_links),
+            InternalParts::Reverse { gateways } => gateways.for_each(ReverseDialler::retire_links),
         }
     }
 
-    fn keep_links(&mut self, half: &InternalHalf, common: &SharedContext, hurried: Option<RetryPolicy>) {
-        let InternalParts::Reverse { parkings } = &mut self.parts else { return };
+    fn keep_links(&mut self, half: &InternalHalf, hurried: Option<RetryPolicy>) {
+        let InternalParts::Reverse { gateways } = &self.parts else { return };
         let InternalMode::Reverse { connect, prepared, retry, .. } = &half.way else { return };
-        let shared = KeeperContext {
-            half: Half::Internal,
-            identity: self.identity.clone(),
-            links: self.links.clone(),
-            tasks: common.tasks.clone(),
-            notices: common.notices.clone(),
-            lockdown: common.sessions.lockdown.clone(),
-        };
-        let wanted = KeeperTarget { prepared: *prepared, retry: hurried.unwrap_or(*retry) };
-        let mut kept = HashMap::new();
-        for gateway in connect {
-            let parking = match parkings.remove(gateway) {
-                Some(parking) => {
-                    parking.keeper.update(wanted);
-                    parking
-                }
-                None => {
-                    let (offering, serve) = (self.offering.clone(), common.serve.clone());
-                    ReverseDialler::start(gateway.clone(), wanted, offering, shared.clone(), serve)
-                }
-            };
-            kept.insert(gateway.clone(), parking);
-        }
-        // What is left belongs to gateways that the profile lacks.
-        std::mem::replace(parkings, kept).values().for_each(ReverseDialler::retire);
+        gateways.dial(connect, KeeperTarget { prepared: *prepared, retry: hurried.unwrap_or(*retry) });
     }
 
     /// Keeps so many links ready for each gateway, and for each service that speaks SOCKS5.
     pub fn resize(&mut self, prepared: usize) -> ResizeOutcome {
-        let InternalParts::Reverse { parkings } = &self.parts else { return ResizeOutcome::DialsNone };
+        let InternalParts::Reverse { gateways } = &self.parts else { return ResizeOutcome::DialsNone };
         if prepared == 0 {
             return ResizeOutcome::None;
         }
@@ -184,22 +160,22 @@ impl InternalSide {
         }
         let offering = OfferedServices { prepared, ..OfferedServices::clone(&self.offering.load()) };
         self.offering.store(Arc::new(offering));
-        parkings.values().for_each(|parking| parking.keeper.resize(prepared));
+        gateways.resize(prepared);
         // The other half hears of the new number with new links alone.
-        parkings.values().for_each(ReverseDialler::retire_links);
+        gateways.for_each(ReverseDialler::retire_links);
         ResizeOutcome::Done
     }
 
     /// Keeps no more links for a service that drains, or for any.
     pub fn drain(&mut self, service: Option<&ServiceName>) {
-        let InternalParts::Reverse { parkings } = &mut self.parts else { return };
+        let InternalParts::Reverse { gateways } = &self.parts else { return };
         match service {
-            None => parkings.drain().for_each(|(_, parking)| parking.retire()),
+            None => gateways.retire(),
             Some(service) => {
                 let mut offering = OfferedServices::clone(&self.offering.load());
                 offering.drained.push(service.clone());
                 self.offering.store(Arc::new(offering));
-                parkings.values().for_each(|parking| parking.keeper.notify_changed());
+                gateways.for_each(|gateway| gateway.keeper.notify_changed());
             }
         }
     }
@@ -218,7 +194,7 @@ impl InternalSide {
     pub fn tell_offers(&self) {
         match &self.parts {
             InternalParts::Forward { server, .. } => server.tell_offers(),
-            InternalParts::Reverse { parkings } => parkings.values().for_each(ReverseDialler::tell_offers),
+            InternalParts::Reverse { gateways } => gateways.for_each(ReverseDialler::tell_offers),
         }
     }
 
@@ -235,10 +211,7 @@ impl InternalSide {
         match &self.parts {
             InternalParts::Forward { port, visitors, .. } => (!visitors.has_ever_had_peer())
                 .then(|| format!("no DMZ gateway has dialled in at {}", port.describe())),
-            InternalParts::Reverse { parkings } => {
-                let all = parkings.values().all(|parking| parking.keeper.can_serve(None));
-                (!all).then(|| down_reason(&self.rows()))
-            }
+            InternalParts::Reverse { gateways } => (!gateways.all_serve()).then(|| down_reason(&self.rows())),
         }
     }
 
@@ -246,17 +219,18 @@ impl InternalSide {
     pub fn can_serve_all(&self) -> bool {
         match &self.parts {
             InternalParts::Forward { .. } => self.missing_reason().is_none(),
-            InternalParts::Reverse { parkings } => self.offering.load().services.iter().all(|service| {
-                parkings.values().any(|parking| parking.keeper.can_serve(Some(&service.name)))
-            }),
+            InternalParts::Reverse { gateways } => {
+                let services = &self.offering.load().services;
+                services.iter().all(|service| gateways.any_serves(Some(&service.name)))
+            }
         }
     }
 
     pub fn rows(&self) -> Vec<PoolRow> {
         match &self.parts {
             InternalParts::Forward { visitors, .. } => visitors.rows(),
-            InternalParts::Reverse { parkings } => {
-                let mut rows: Vec<_> = parkings.values().flat_map(|parking| parking.keeper.rows()).collect();
+            InternalParts::Reverse { gateways } => {
+                let mut rows = gateways.rows();
                 rows.sort_by(|a, b| (&a.service, &a.address).cmp(&(&b.service, &b.address)));
                 rows
             }
@@ -282,9 +256,7 @@ impl InternalSide {
     pub fn close_port(&self) {
         match &self.parts {
             InternalParts::Forward { port, .. } => port.closer.close(),
-            InternalParts::Reverse { parkings } => {
-                parkings.values().for_each(|parking| parking.keeper.stop_dialling());
-            }
+            InternalParts::Reverse { gateways } => gateways.stop_dialling(),
         }
     }
 
@@ -298,9 +270,32 @@ impl InternalSide {
         self.close_port();
         match &self.parts {
             InternalParts::Forward { server, .. } => server.drain(),
-            InternalParts::Reverse { parkings } => parkings.values().for_each(ReverseDialler::retire),
+            InternalParts::Reverse { gateways } => gateways.retire(),
         }
     }
+}
+
+/// The DMZ gateways that this half dials, in reverse mode.
+fn dialled_gateways(
+    identity: &IdentityCell,
+    links: &Arc<LinkShares>,
+    offering: &Arc<ArcSwap<OfferedServices>>,
+    common: &SharedContext,
+) -> Arc<DialledGateways<ReverseDialler>> {
+    let shared = KeeperContext {
+        half: Half::Internal,
+        identity: identity.clone(),
+        links: links.clone(),
+        tasks: common.tasks.clone(),
+        notices: common.notices.clone(),
+        lockdown: common.sessions.lockdown.clone(),
+        dns: common.dns.clone(),
+    };
+    let (offering, serve, of_keepers) = (offering.clone(), common.serve.clone(), shared.clone());
+    let start = move |gateway, wanted| {
+        ReverseDialler::start(gateway, wanted, offering.clone(), of_keepers.clone(), serve.clone())
+    };
+    DialledGateways::new(shared, start)
 }
 
 /// DMZ gateways that share the links: those that are dialled, or the names that may dial in.

@@ -20,6 +20,7 @@ use crate::{
     admission::{handshakes::HandshakeLimiter, quota::DescriptorQuota},
     link::{handshake::HandshakeTerms, listener::HandshakeContext},
     net::{
+        dns::DnsResolver,
         listen::{self, BindError, Listener, ListenerGuard},
         resolver::ResolvedNames,
     },
@@ -54,6 +55,8 @@ pub struct SharedContext {
     pub audit: Arc<AuditTrail>,
     /// The gateway drains: clients that ask again and again are sent elsewhere.
     pub leaving: Arc<AtomicBool>,
+    /// Asks the name servers of the profile.
+    pub dns: DnsResolver,
 }
 
 /// The TLS identity of a half's links, `None` without TLS; a reload replaces it.

@@ -2,7 +2,7 @@
 
 use super::{KeeperState, LinkKeeper, LinkProtocol};
 use crate::{
-    profile::ServiceName,
+    profile::{GatewaysOfName, ServiceName},
     proto::{multiplex, socks5},
     telemetry::snapshot::PoolRow,
 };
@@ -32,6 +32,10 @@ impl LinkKeeper {
         let row = PoolRow {
             peer,
             address: Some(self.gateway.to_string()),
+            name: match &self.gateway.gateways {
+                GatewaysOfName::One(name) => Some(name.to_string()),
+                GatewaysOfName::Any | GatewaysOfName::Each => None,
+            },
             target,
             protocol,
             serves: match (books.protocol, &books.serves) {

@@ -1,7 +1,8 @@
 //! Keys of the profile itself, of its halves, and of the link of each.
 
 use super::{
-    CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, INTERNAL_SERVICE, KeyMap, ProfileKey, VIA, VIA_CREDENTIALS,
+    CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, ProfileKey, RESOLVER,
+    VIA, VIA_CREDENTIALS,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
         SubMap, Text, TextList,
@@ -28,6 +29,7 @@ pub(in crate::profile) static PROFILE: KeyMap = KeyMap {
         &ACCESS_LOG,
         &AUDIT,
         &CONFINE,
+        &RESOLVER,
     ]],
 };
 
@@ -403,7 +405,7 @@ pub(in crate::profile) static RETRY_MAXIMUM: ProfileKey<Span> = ProfileKey {
 };
 
 pub(in crate::profile) static LINK_ADDRESS: KeyMap =
-    KeyMap { about: "An address of a link to dial.", groups: &[&[&LINK_ADDRESS_KEY]] };
+    KeyMap { about: "An address of a link to dial.", groups: &[&[&LINK_ADDRESS_KEY, &EACH_GATEWAY]] };
 
 pub(in crate::profile) static LINK_LISTEN: KeyMap =
     KeyMap { about: "An address of a link to listen on.", groups: &[&[&LINK_LISTEN_ADDRESS, &BIND]] };

@@ -22,6 +22,8 @@ pub struct NamedGateway {
 pub enum NamedBy {
     /// The address that it is dialled at.
     Address(String),
+    /// One at an address of this name.
+    Name(String),
     /// The name in its certificate, where it dials.
     Certificate(String),
 }
@@ -109,6 +111,7 @@ impl NamedGateway {
     fn has(&self, pool: &PoolRow) -> bool {
         let is_it = match &self.by {
             NamedBy::Address(address) => pool.address.as_ref() == Some(address),
+            NamedBy::Name(name) => pool.name.as_ref() == Some(name),
             NamedBy::Certificate(name) => pool.peer.as_ref() == Some(name),
         };
         pool.role == self.role && is_it && is_linked(pool)
@@ -116,7 +119,7 @@ impl NamedGateway {
 
     fn line(&self) -> String {
         match &self.by {
-            NamedBy::Address(address) => format!("no link to {address}"),
+            NamedBy::Address(to) | NamedBy::Name(to) => format!("no link to {to}"),
             NamedBy::Certificate(name) => format!("no link from {name}"),
         }
     }

@@ -4,6 +4,7 @@ mod agreement;
 mod alive;
 mod carries;
 mod dialled;
+mod each;
 mod epochs;
 pub mod halves;
 mod hostile;

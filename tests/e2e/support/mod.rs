@@ -1,5 +1,6 @@
 //! What the tests stand on: gateways of their own, raw peers, certificates, and patience.
 
+pub mod dns;
 pub mod frames;
 pub mod gateway;
 pub mod peers;

@@ -1,0 +1,64 @@
+//! What a name server's message says: records, or another name to ask for.
+
+use std::time::Duration;
+
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RData, Record},
+};
+
+use super::{ALIASES_MAX, DnsError};
+
+/// Records of one type.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FoundRecords<T> {
+    pub records: Vec<T>,
+    /// The shortest time to live on the way to them; the longest there is where there are none.
+    pub lasts: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer<T> {
+    Records(FoundRecords<T>),
+    /// The name is another's alias, of which the message says nothing.
+    Alias(Name, Duration),
+}
+
+/// Reads the answer to a query, whose aliases are followed as far as the message has them.
+pub(super) fn read_answer<T>(
+    message: &Message,
+    query: &Query,
+    pick: impl Fn(&RData) -> Option<T>,
+) -> Result<Answer<T>, DnsError> {
+    if message.metadata.response_code == ResponseCode::NXDomain {
+        return Err(DnsError::NoName);
+    }
+    let (mut name, mut lasts) = (&query.name, Duration::MAX);
+    for step in 0..ALIASES_MAX {
+        let of_name = || message.answers.iter().filter(|record| record.name == *name);
+        let records: Vec<_> =
+            of_name().filter_map(|record| Some((pick(&record.data)?, time_to_live(record)))).collect();
+        if !records.is_empty() {
+            let least = records.iter().map(|(_, lasts)| *lasts).min().unwrap_or(lasts);
+            let records = records.into_iter().map(|(record, _)| record).collect();
+            return Ok(Answer::Records(FoundRecords { records, lasts: lasts.min(least) }));
+        }
+        let alias = of_name().find_map(|record| match &record.data {
+            RData::CNAME(other) => Some((&other.0, time_to_live(record))),
+            _ => None,
+        });
+        match alias {
+            Some((other, holds)) => (name, lasts) = (other, lasts.min(holds)),
+            None if step == 0 => {
+                return Ok(Answer::Records(FoundRecords { records: Vec::new(), lasts: Duration::MAX }));
+            }
+            None => return Ok(Answer::Alias(name.clone(), lasts)),
+        }
+    }
+    Err(DnsError::LongChain)
+}
+
+/// One with its first bit set is none at all (RFC 2181, section 8).
+fn time_to_live(record: &Record) -> Duration {
+    Duration::from_secs(i32::try_from(record.ttl).map_or(0, i32::unsigned_abs).into())
+}

@@ -1,0 +1,93 @@
+//! One question to one server: over UDP, and over TCP where the answer is too long for that. The sockets are
+//! connected, so that the kernel takes datagrams of that server alone, and each has a port that it chose at random.
+
+use std::{io, net::SocketAddr};
+
+use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use super::{DnsError, SERVER_ANSWER};
+
+/// What fits a datagram wherever it goes (RFC 9715, appendix A).
+const DATAGRAM_BYTES_MAX: u16 = 1232;
+
+/// The answer of one server, which knows the name or knows that there is none.
+pub(super) async fn ask(server: SocketAddr, query: &Query) -> Result<Message, DnsError> {
+    let asked = async {
+        let message = exchange(server, query, Some(DATAGRAM_BYTES_MAX)).await?;
+        match message.metadata.response_code {
+            // It knows nothing of EDNS (RFC 6891, section 7).
+            ResponseCode::FormErr | ResponseCode::NotImp => exchange(server, query, None).await,
+            _ => Ok(message),
+        }
+    };
+    let message = timeout(SERVER_ANSWER, asked).await.unwrap_or(Err(DnsError::ServerLate(server)))?;
+    match message.metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(message),
+        code => Err(DnsError::Failed(server, code)),
+    }
+}
+
+async fn exchange(server: SocketAddr, query: &Query, payload: Option<u16>) -> Result<Message, DnsError> {
+    let mut asked = Message::query();
+    asked.metadata.recursion_desired = true;
+    asked.add_query(query.clone());
+    if let Some(payload) = payload {
+        let mut edns = Edns::new();
+        edns.set_max_payload(payload);
+        asked.set_edns(edns);
+    }
+    let bytes = asked.to_vec().map_err(|_| DnsError::BadName)?;
+    let failed = |error| DnsError::Socket(server, error);
+    let message = ask_by_datagram(server, &asked, &bytes).await.map_err(failed)?;
+    if !message.metadata.truncation {
+        return Ok(message);
+    }
+    let answered = ask_by_stream(server, &bytes).await.map_err(failed)?;
+    let message = Message::from_vec(&answered).map_err(|why| DnsError::Garbled(server, why.to_string()))?;
+    match answers(&message, &asked) {
+        true => Ok(message),
+        false => Err(DnsError::Garbled(server, "it answers something else".into())),
+    }
+}
+
+async fn ask_by_datagram(server: SocketAddr, asked: &Message, bytes: &[u8]) -> io::Result<Message> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&server.into())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    socket.send(bytes).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let count = socket.recv(&mut buffer).await?;
+        // What is none of its answers may be a guess of somebody else's; the answer may still come.
+        match Message::from_vec(&buffer[..count]) {
+            Ok(message) if answers(&message, asked) => return Ok(message),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// The same over TCP (RFC 7766), where a length comes before the message.
+async fn ask_by_stream(server: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+/// Whether it is the answer to that very question. A server that did not understand it need not repeat it.
+fn answers(message: &Message, asked: &Message) -> bool {
+    let is_repeated = message.queries == asked.queries;
+    let is_unread = message.queries.is_empty() && message.metadata.response_code == ResponseCode::FormErr;
+    message.metadata.message_type == MessageType::Response
+        && message.metadata.id == asked.metadata.id
+        && (is_repeated || is_unread)
+}

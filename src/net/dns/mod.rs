@@ -1,0 +1,275 @@
+//! Asks name servers itself, where it has to be known for how long an answer holds, or where the record is no
+//! address. All other names are looked up by the system's resolver ([`super::resolver`]).
+//!
+//! What `/etc/hosts` knows is not asked for. The servers are those of the profile, else those of `/etc/resolv.conf`,
+//! both files read anew for each look-up. Sockets are connected and never bound, since a half that the kernel has
+//! locked may do the one and not the other; that is why the queries are sent here and not by a library.
+
+mod answer;
+mod ask;
+pub mod name_rules;
+pub mod name_watch;
+mod system_files;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Query, ResponseCode},
+    rr::{Name, RData, RecordType},
+};
+use thiserror::Error;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+
+use answer::{Answer, FoundRecords, read_answer};
+use system_files::{HOSTS_LAST, SystemFiles, absolute_name};
+
+/// One server has answered in this time, or the next one is asked.
+pub const SERVER_ANSWER: Duration = Duration::from_secs(2);
+/// A look-up, whatever it takes.
+pub const LOOK_UP: Duration = Duration::from_secs(5);
+/// Where one family has been answered, the other is waited for no longer.
+const OTHER_FAMILY: Duration = Duration::from_secs(1);
+/// Aliases that are followed from one name to the next.
+const ALIASES_MAX: usize = 16;
+
+/// Why a name server has given nothing to go by.
+#[derive(Debug, Error)]
+pub enum DnsError {
+    #[error("there is no such name")]
+    NoName,
+    #[error("it has no address")]
+    NoAddress,
+    #[error("it leads from alias to alias, {ALIASES_MAX} times and more")]
+    LongChain,
+    #[error("it is no name that DNS has")]
+    BadName,
+    #[error("no answer within {}s", LOOK_UP.as_secs())]
+    Late,
+    #[error("name server {0}: no answer within {time}s", time = SERVER_ANSWER.as_secs())]
+    ServerLate(SocketAddr),
+    #[error("name server {0}: {1}")]
+    Socket(SocketAddr, std::io::Error),
+    #[error("name server {0}: its answer is not one: {1}")]
+    Garbled(SocketAddr, String),
+    #[error("name server {0} answers: {1}")]
+    Failed(SocketAddr, ResponseCode),
+}
+
+/// The servers that are asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NameServers {
+    /// Those of `/etc/resolv.conf`.
+    #[default]
+    OfSystem,
+    Named(Vec<SocketAddr>),
+}
+
+impl From<&[SocketAddr]> for NameServers {
+    fn from(named: &[SocketAddr]) -> Self {
+        if named.is_empty() { Self::OfSystem } else { Self::Named(named.to_vec()) }
+    }
+}
+
+/// Looks names up; clones ask the same servers.
+#[derive(Debug, Clone)]
+pub struct DnsResolver {
+    servers: Arc<watch::Sender<NameServers>>,
+    files: Arc<SystemFiles>,
+    /// The number of the server that was the last to answer.
+    good: Arc<AtomicUsize>,
+}
+
+impl Default for DnsResolver {
+    fn default() -> Self {
+        Self::new(SystemFiles::default())
+    }
+}
+
+/// The addresses of a name, as they were answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostAddresses {
+    /// `None`: what there is of this family is not known.
+    pub v4: Option<Vec<Ipv4Addr>>,
+    pub v6: Option<Vec<Ipv6Addr>>,
+    /// For how long that holds.
+    pub lasts: Duration,
+}
+
+impl HostAddresses {
+    pub fn all(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.iter().flatten().copied().map(IpAddr::from);
+        v4.chain(self.v6.iter().flatten().copied().map(IpAddr::from))
+    }
+
+    /// Whether something was answered about addresses like this one.
+    pub fn tells_of(&self, address: &IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.v4.is_some(),
+            IpAddr::V6(_) => self.v6.is_some(),
+        }
+    }
+}
+
+impl DnsResolver {
+    fn new(files: SystemFiles) -> Self {
+        Self { servers: Arc::new(watch::Sender::default()), files: Arc::new(files), good: Arc::default() }
+    }
+
+    /// Asks these servers from now on.
+    pub fn use_servers(&self, servers: NameServers) {
+        self.servers.send_if_modified(|used| {
+            let is_other = *used != servers;
+            *used = servers;
+            is_other
+        });
+    }
+
+    /// Tells when other servers are to be asked.
+    pub fn servers(&self) -> watch::Receiver<NameServers> {
+        self.servers.subscribe()
+    }
+
+    /// The addresses of a name, at least one.
+    pub async fn addresses(&self, host: &str) -> Result<HostAddresses, DnsError> {
+        if let Ok(literal) = host.parse() {
+            return Ok(of_family([literal].into_iter(), HOSTS_LAST));
+        }
+        let by = Instant::now() + LOOK_UP;
+        let looked_up = async {
+            let known = self.files.hosts_of(host).await;
+            if !known.is_empty() {
+                return Ok(of_family(known.into_iter(), HOSTS_LAST));
+            }
+            let mut last = DnsError::BadName;
+            for name in self.names_to_try(host).await {
+                match self.addresses_of(&name).await {
+                    Err(error @ (DnsError::NoName | DnsError::NoAddress)) => last = error,
+                    other => return other,
+                }
+            }
+            Err(last)
+        };
+        timeout_at(by, looked_up).await.unwrap_or(Err(DnsError::Late))
+    }
+
+    /// Names that are given in full are asked for as they are where the profile says who is asked.
+    async fn names_to_try(&self, host: &str) -> Vec<Name> {
+        let is_named = matches!(*self.servers.borrow(), NameServers::Named(_));
+        match is_named {
+            true => absolute_name(host).into_iter().collect(),
+            false => self.files.resolver_settings().await.names_to_try(host),
+        }
+    }
+
+    async fn addresses_of(&self, name: &Name) -> Result<HostAddresses, DnsError> {
+        let a = self.records(name, RecordType::A, |data| match data {
+            RData::A(a) => Some(a.0),
+            _ => None,
+        });
+        let aaaa = self.records(name, RecordType::AAAA, |data| match data {
+            RData::AAAA(aaaa) => Some(aaaa.0),
+            _ => None,
+        });
+        tokio::pin!(a, aaaa);
+        // An answer for one family does not wait long for the other.
+        let (v4, v6) = tokio::select! {
+            v4 = &mut a => (Some(v4), timeout(OTHER_FAMILY, aaaa).await.ok()),
+            v6 = &mut aaaa => (timeout(OTHER_FAMILY, a).await.ok(), Some(v6)),
+        };
+        join_families(v4, v6)
+    }
+
+    /// The records of a name, wherever its aliases lead; none where it has none of the type.
+    async fn records<T>(
+        &self,
+        name: &Name,
+        record_type: RecordType,
+        pick: impl Fn(&RData) -> Option<T>,
+    ) -> Result<FoundRecords<T>, DnsError> {
+        let (mut name, mut lasts) = (name.clone(), Duration::MAX);
+        for _ in 0..ALIASES_MAX {
+            let query = Query::query(name, record_type);
+            let message = self.ask(&query).await?;
+            match read_answer(&message, &query, &pick)? {
+                Answer::Records(found) => {
+                    return Ok(FoundRecords { lasts: found.lasts.min(lasts), ..found });
+                }
+                Answer::Alias(other, holds) => (name, lasts) = (other, lasts.min(holds)),
+            }
+        }
+        Err(DnsError::LongChain)
+    }
+
+    /// Asks one server after the other, twice, the one first that was the last to answer.
+    async fn ask(&self, query: &Query) -> Result<hickory_proto::op::Message, DnsError> {
+        let servers = self.servers.borrow().clone();
+        let servers = match servers {
+            NameServers::Named(servers) => servers,
+            NameServers::OfSystem => self.files.resolver_settings().await.servers,
+        };
+        let good = self.good.load(Ordering::Relaxed);
+        let mut last = DnsError::Late;
+        for step in 0..2 * servers.len() {
+            let number = good.wrapping_add(step) % servers.len();
+            match ask::ask(servers[number], query).await {
+                Ok(message) => {
+                    self.good.store(number, Ordering::Relaxed);
+                    return Ok(message);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+type FamilyAnswer<T> = Option<Result<FoundRecords<T>, DnsError>>;
+
+/// What is known of a name from an answer for each family; `None` did not come in time.
+fn join_families(v4: FamilyAnswer<Ipv4Addr>, v6: FamilyAnswer<Ipv6Addr>) -> Result<HostAddresses, DnsError> {
+    let lasts = |lasts: &mut Duration, of: Duration| *lasts = (*lasts).min(of);
+    let (mut joined, mut error) = (HostAddresses { lasts: Duration::MAX, ..HostAddresses::default() }, None);
+    match v4 {
+        Some(Ok(found)) => {
+            lasts(&mut joined.lasts, found.lasts);
+            joined.v4 = Some(found.records);
+        }
+        Some(Err(why)) => error = Some(why),
+        None => {}
+    }
+    match v6 {
+        Some(Ok(found)) => {
+            lasts(&mut joined.lasts, found.lasts);
+            joined.v6 = Some(found.records);
+        }
+        Some(Err(why)) => error = error.or(Some(why)),
+        None => {}
+    }
+    let has_any = joined.all().next().is_some();
+    // Where there is none, there may be some of the other family.
+    if has_any { Ok(joined) } else { Err(error.unwrap_or(DnsError::NoAddress)) }
+}
+
+fn of_family(addresses: impl Iterator<Item = IpAddr>, lasts: Duration) -> HostAddresses {
+    let mut known = HostAddresses { v4: Some(Vec::new()), v6: Some(Vec::new()), lasts };
+    for address in addresses {
+        match address {
+            IpAddr::V4(v4) => known.v4.get_or_insert_default().push(v4),
+            IpAddr::V6(v6) => known.v6.get_or_insert_default().push(v6),
+        }
+    }
+    known
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Which of a name's addresses are used, when one is given up, and when the name is looked up again. No sockets
+//! and no clock here: what has been answered, and when, is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::HostAddresses;
+
+/// Addresses of one name that are used.
+pub const ADDRESSES_MAX: usize = 64;
+/// The same, with those that are about to be given up: a server that always answers others gets no further.
+const KNOWN_MAX: usize = 2 * ADDRESSES_MAX;
+/// What is missing from so many answers in a row is given up.
+const MISSING_ANSWERS: u32 = 3;
+/// But not before this time has passed since the first of them.
+const MISSING_FOR: Duration = Duration::from_secs(30);
+/// A name is looked up again at its time to live, and within these bounds.
+const AGAIN_LEAST: Duration = Duration::from_secs(1);
+const AGAIN_MOST: Duration = Duration::from_secs(60);
+/// After a look-up without an address: from the least, twice as long each time.
+const FAILED_MOST: Duration = Duration::from_secs(8);
+
+/// What of an answer is used.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ChosenAddresses {
+    /// IPv4 before IPv6, each by number.
+    pub used: BTreeSet<IpAddr>,
+    /// Those that nobody can be reached at.
+    pub unusable: BTreeSet<IpAddr>,
+    /// How many there are beside the first [`ADDRESSES_MAX`].
+    pub beyond: usize,
+}
+
+/// The addresses that may be dialled, up to as many as are used of one name.
+pub fn choose_addresses(answer: &HostAddresses) -> ChosenAddresses {
+    let all: BTreeSet<_> = answer.all().map(|address| address.to_canonical()).collect();
+    let (unusable, mut used): (BTreeSet<_>, BTreeSet<_>) =
+        all.into_iter().partition(|address| address.is_unspecified() || address.is_multicast());
+    let beyond = used.len().saturating_sub(ADDRESSES_MAX);
+    if let Some(first) = used.iter().nth(ADDRESSES_MAX).copied() {
+        used.split_off(&first);
+    }
+    ChosenAddresses { used, unusable, beyond }
+}
+
+/// What a name stands for, with what was missing from its last answers.
+#[derive(Debug)]
+pub struct KnownTargets<T>(BTreeMap<T, Option<Absence>>);
+
+impl<T> Default for KnownTargets<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+/// Missing from so many answers in a row.
+#[derive(Debug, Clone, Copy)]
+struct Absence {
+    answers: u32,
+    since: Instant,
+}
+
+/// What an answer has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TargetChange<T> {
+    pub added: Vec<T>,
+    pub retired: Vec<T>,
+}
+
+impl<T> Default for TargetChange<T> {
+    fn default() -> Self {
+        Self { added: Vec::new(), retired: Vec::new() }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for TargetChange<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |targets: &[T]| targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let told = [("new: ", list(&self.added)), ("given up: ", list(&self.retired))];
+        let told: Vec<_> = told.iter().filter(|(_, list)| !list.is_empty()).collect();
+        let told: Vec<_> = told.iter().map(|(word, list)| format!("{word}{list}")).collect();
+        out.write_str(&told.join("; "))
+    }
+}
+
+impl<T> TargetChange<T> {
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.retired.is_empty()
+    }
+}
+
+impl<T: Ord + Clone> KnownTargets<T> {
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.keys()
+    }
+
+    /// Takes in an answer; `tells_of` is whether it would have named the target.
+    pub fn note_answer(
+        &mut self,
+        answered: &BTreeSet<T>,
+        tells_of: impl Fn(&T) -> bool,
+        now: Instant,
+    ) -> TargetChange<T> {
+        let mut retired = Vec::new();
+        self.0.retain(|target, absence| {
+            if answered.contains(target) {
+                *absence = None;
+            } else if tells_of(target) {
+                let missing = absence.get_or_insert(Absence { answers: 0, since: now });
+                missing.answers += 1;
+                let is_over = missing.answers >= MISSING_ANSWERS && now - missing.since >= MISSING_FOR;
+                if is_over {
+                    retired.push(target.clone());
+                }
+                return !is_over;
+            }
+            true
+        });
+        let room = KNOWN_MAX.saturating_sub(self.0.len());
+        let new = answered.iter().filter(|target| !self.0.contains_key(*target));
+        let added: Vec<_> = new.take(room).cloned().collect();
+        self.0.extend(added.iter().map(|target| (target.clone(), None)));
+        TargetChange { added, retired }
+    }
+}
+
+/// When a name is looked up again that holds for so long; `random` is from 0 to 1.
+pub fn next_look_up(lasts: Duration, random: f64) -> Duration {
+    let lasts = lasts.clamp(AGAIN_LEAST, AGAIN_MOST);
+    let spread = (lasts / 10).mul_f64(random);
+    // A little later than the answer ends, so that a server that remembers it has forgotten it.
+    match lasts == AGAIN_MOST {
+        true => lasts - spread,
+        false => (lasts + spread.min(AGAIN_LEAST)).min(AGAIN_MOST),
+    }
+}
+
+/// When a name is looked up again after so many failures in a row, the last one included.
+pub fn pause_after_failure(failures: u32, random: f64) -> Duration {
+    let longest = AGAIN_LEAST.saturating_mul(1 << failures.clamp(1, 8)).min(FAILED_MOST);
+    AGAIN_LEAST + (longest - AGAIN_LEAST).mul_f64(random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(text: &str) -> BTreeSet<IpAddr> {
+        text.split_whitespace().map(|ip| ip.parse().expect("an address")).collect()
+    }
+
+    fn answer(text: &str) -> HostAddresses {
+        super::super::of_family(text.split_whitespace().map(|ip| ip.parse().expect("one")), Duration::ZERO)
+    }
+
+    #[test]
+    fn what_nobody_can_be_reached_at_is_dropped_alone() {
+        let chosen = choose_addresses(&answer(
+            "2001:db8::1 0.0.0.0 10.0.0.2 224.0.0.1 :: 10.0.0.1 ff02::1 ::ffff:10.0.0.1 ::ffff:0.0.0.0",
+        ));
+        let used: Vec<_> = chosen.used.iter().map(ToString::to_string).collect();
+        assert_eq!(used, ["10.0.0.1", "10.0.0.2", "2001:db8::1"], "in order");
+        assert_eq!(chosen.unusable, ips("0.0.0.0 224.0.0.1 :: ff02::1"));
+    }
+
+    #[test]
+    fn the_first_addresses_by_number_are_used_and_the_rest_is_counted() {
+        let many: Vec<_> = (0..200).rev().map(|last| format!("10.0.0.{last}")).collect();
+        let chosen = choose_addresses(&answer(&format!("2001:db8::1 {}", many.join(" "))));
+        assert_eq!((chosen.used.len(), chosen.beyond), (64, 137));
+        assert_eq!(chosen.used.last().map(ToString::to_string).as_deref(), Some("10.0.0.63"));
+    }
+
+    /// Seconds, what is answered then, what is new and what is given up.
+    fn walk(steps: &[(u64, &str, &str, &str)]) {
+        let (mut known, began) = (KnownTargets::default(), Instant::now());
+        for (second, answered, added, retired) in steps {
+            let now = began + Duration::from_secs(*second);
+            let change = known.note_answer(&ips(answered), |_| true, now);
+            let sets = [change.added, change.retired].map(|of| of.into_iter().collect::<BTreeSet<_>>());
+            assert_eq!(sets, [ips(added), ips(retired)], "at {second}s");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_from_three_answers_and_for_half_a_minute_is_given_up() {
+        walk(&[
+            (0, "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2", ""),
+            (10, "10.0.0.1", "", ""),
+            (20, "10.0.0.1", "", ""),
+            (39, "10.0.0.1", "", ""),
+            (40, "10.0.0.1", "", "10.0.0.2"),
+            (41, "10.0.0.2", "10.0.0.2", ""),
+        ]);
+        // Time alone does not do it, and one answer with it begins anew.
+        walk(&[
+            (0, "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2", ""),
+            (60, "10.0.0.1", "", ""),
+            (120, "10.0.0.1", "", ""),
+            (121, "10.0.0.1 10.0.0.2", "", ""),
+            (180, "10.0.0.1", "", ""),
+            (240, "10.0.0.1", "", ""),
+            (300, "10.0.0.1", "", "10.0.0.2"),
+        ]);
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_of_a_family_keeps_its_addresses() {
+        let (mut known, began) = (KnownTargets::default(), Instant::now());
+        known.note_answer(&ips("10.0.0.1 2001:db8::1"), |_| true, began);
+        for minute in 1..9 {
+            let now = began + Duration::from_secs(60 * minute);
+            let change = known.note_answer(&ips("10.0.0.1"), IpAddr::is_ipv4, now);
+            assert!(change.is_empty(), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_always_answers_others_is_followed_only_so_far() {
+        let (mut known, began) = (KnownTargets::default(), Instant::now());
+        for second in 0..600_u64 {
+            let first = u32::try_from(second * 64).expect("small") + 0x0a00_0000;
+            let answered: BTreeSet<IpAddr> =
+                (first..first + 64).map(|bits| std::net::Ipv4Addr::from_bits(bits).into()).collect();
+            known.note_answer(&answered, |_| true, began + Duration::from_secs(second));
+            assert!(known.iter().count() <= KNOWN_MAX, "at {second}s");
+        }
+    }
+
+    #[test]
+    fn the_next_look_up_comes_at_the_time_to_live_and_within_bounds() {
+        let seconds = |lasts, random| next_look_up(Duration::from_secs(lasts), random).as_secs_f64();
+        for (lasts, least, most) in [(0, 1.0, 1.1), (5, 5.0, 5.5), (30, 30.0, 31.0), (86_400, 54.0, 60.0)] {
+            let [one, other] = [seconds(lasts, 0.0), seconds(lasts, 1.0)];
+            assert_eq!([one.min(other), one.max(other)], [least, most], "{lasts}s");
+        }
+        assert!((59..86_400).all(|lasts| (1.0..=60.0).contains(&seconds(lasts, 1.0))));
+        let pause = |failures, random| pause_after_failure(failures, random).as_secs_f64();
+        assert_eq!([pause(1, 0.0), pause(1, 1.0), pause(2, 1.0), pause(99, 1.0)], [1.0, 2.0, 4.0, 8.0]);
+    }
+}

@@ -1,0 +1,252 @@
+//! One name, looked up again and again: what is new among its addresses, and what is gone.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    DnsError, DnsResolver, HostAddresses, NameServers,
+    name_rules::{
+        ADDRESSES_MAX, KnownTargets, TargetChange, choose_addresses, next_look_up, pause_after_failure,
+    },
+};
+
+/// Looks a name up once.
+type LookUp = Arc<dyn Fn() -> BoxFuture<'static, Result<HostAddresses, DnsError>> + Send + Sync>;
+
+pub struct NameWatch {
+    look_up: LookUp,
+    servers: watch::Receiver<NameServers>,
+    known: KnownTargets<IpAddr>,
+    /// Look-ups without an address, in a row.
+    failures: u32,
+    unusable: BTreeSet<IpAddr>,
+    beyond: usize,
+    next: Instant,
+}
+
+/// What a look-up has brought that is worth a word.
+#[derive(Debug)]
+pub struct NameNews {
+    pub change: TargetChange<IpAddr>,
+    pub lines: Vec<NameReport>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum NameReport {
+    /// The first look-up without an address, and why.
+    Unanswered(String),
+    /// The first one with an address after those.
+    Answered { failures: u32 },
+    /// Addresses that nobody can be reached at.
+    Unusable(BTreeSet<IpAddr>),
+    /// So many more than are used.
+    TooMany(usize),
+}
+
+impl NameWatch {
+    pub fn new(dns: &DnsResolver, host: Arc<str>) -> Self {
+        let (servers, dns) = (dns.servers(), dns.clone());
+        let look_up = move || {
+            let (dns, host) = (dns.clone(), host.clone());
+            Box::pin(async move { dns.addresses(&host).await }) as BoxFuture<'static, _>
+        };
+        Self::with(Arc::new(look_up), servers)
+    }
+
+    fn with(look_up: LookUp, servers: watch::Receiver<NameServers>) -> Self {
+        Self {
+            look_up,
+            servers,
+            known: KnownTargets::default(),
+            failures: 0,
+            unusable: BTreeSet::new(),
+            beyond: 0,
+            next: Instant::now(),
+        }
+    }
+
+    /// The addresses that are used now.
+    pub fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.known.iter()
+    }
+
+    /// Looks the name up when it is time; what that has brought.
+    pub async fn next_news(&mut self) -> NameNews {
+        tokio::select! {
+            () = sleep_until(self.next) => {}
+            Ok(()) = self.servers.changed() => {}
+        }
+        let answered = (self.look_up)().await;
+        self.note(answered)
+    }
+
+    fn note(&mut self, answered: Result<HostAddresses, DnsError>) -> NameNews {
+        let now = Instant::now();
+        let mut lines = Vec::new();
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(error) => return self.note_failure(error.to_string(), lines),
+        };
+        let chosen = choose_addresses(&answer);
+        if self.unusable != chosen.unusable {
+            self.unusable.clone_from(&chosen.unusable);
+            if !chosen.unusable.is_empty() {
+                lines.push(NameReport::Unusable(chosen.unusable));
+            }
+        }
+        if chosen.used.is_empty() {
+            return self.note_failure("it has no address that can be dialled".into(), lines);
+        }
+        if self.beyond == 0 && chosen.beyond > 0 {
+            lines.push(NameReport::TooMany(chosen.beyond));
+        }
+        self.beyond = chosen.beyond;
+        if self.failures > 0 {
+            lines.push(NameReport::Answered { failures: std::mem::take(&mut self.failures) });
+        }
+        let change = self.known.note_answer(&chosen.used, |address| answer.tells_of(address), now);
+        self.next = now + next_look_up(answer.lasts, fastrand::f64());
+        NameNews { change, lines }
+    }
+
+    /// What is known stays in use.
+    fn note_failure(&mut self, why: String, mut lines: Vec<NameReport>) -> NameNews {
+        self.failures = self.failures.saturating_add(1);
+        self.next = Instant::now() + pause_after_failure(self.failures, fastrand::f64());
+        if self.failures == 1 {
+            lines.push(NameReport::Unanswered(why));
+        }
+        NameNews { change: TargetChange::default(), lines }
+    }
+}
+
+impl std::fmt::Display for NameReport {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unanswered(why) => write!(out, "{why}; what is known of it stays in use"),
+            Self::Answered { failures } => {
+                write!(out, "it is answered again, after {failures} failures in a row")
+            }
+            Self::Unusable(addresses) => {
+                let named: Vec<_> = addresses.iter().take(4).map(ToString::to_string).collect();
+                write!(out, "not dialled, since nobody can be reached there: {}", named.join(", "))?;
+                match addresses.len().saturating_sub(named.len()) {
+                    0 => Ok(()),
+                    more => write!(out, " and {more} more"),
+                }
+            }
+            Self::TooMany(beyond) => {
+                write!(
+                    out,
+                    "it has {} addresses; the first {ADDRESSES_MAX} are dialled",
+                    ADDRESSES_MAX + beyond
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::Duration};
+
+    use super::*;
+    use crate::net::dns::of_family;
+
+    type Answers = Arc<Mutex<Box<dyn FnMut() -> Result<HostAddresses, DnsError> + Send>>>;
+
+    /// A name whose look-ups are answered by `answer`.
+    fn watch_of(answer: impl FnMut() -> Result<HostAddresses, DnsError> + Send + 'static) -> NameWatch {
+        let answers: Answers = Arc::new(Mutex::new(Box::new(answer)));
+        let look_up = move || {
+            let answered = (answers.lock().expect("nobody panics with it"))();
+            Box::pin(std::future::ready(answered)) as BoxFuture<'static, _>
+        };
+        NameWatch::with(Arc::new(look_up), watch::Sender::default().subscribe())
+    }
+
+    fn hosts(text: &str, lasts: u64) -> Result<HostAddresses, DnsError> {
+        let addresses = text.split_whitespace().map(|ip| ip.parse().expect("an address"));
+        Ok(of_family(addresses, Duration::from_secs(lasts)))
+    }
+
+    fn used(watch: &NameWatch) -> String {
+        watch.addresses().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_looked_up_at_its_time_to_live_and_what_is_gone_is_given_up_late() {
+        let began = Instant::now();
+        let mut watch = watch_of(move || match began.elapsed().as_secs() {
+            0..9 => hosts("10.0.0.1 10.0.0.2", 10),
+            _ => hosts("10.0.0.2 10.0.0.3", 10),
+        });
+        watch.next_news().await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+        let renumbered = watch.next_news().await;
+        assert_eq!(renumbered.change.added.len(), 1);
+        assert!((10.0..11.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+        assert_eq!(used(&watch), "10.0.0.1 10.0.0.2 10.0.0.3");
+        let first_missing = Instant::now();
+        let retired = loop {
+            let news = watch.next_news().await;
+            if !news.change.retired.is_empty() {
+                break news.change.retired;
+            }
+        };
+        assert_eq!(retired, ["10.0.0.1".parse::<IpAddr>().expect("one")]);
+        assert!(
+            (30.0..41.0).contains(&first_missing.elapsed().as_secs_f64()),
+            "{:?}",
+            first_missing.elapsed()
+        );
+        assert_eq!(used(&watch), "10.0.0.2 10.0.0.3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_an_address_changes_nothing_and_is_told_once() {
+        let began = Instant::now();
+        let mut watch = watch_of(move || match began.elapsed().as_secs() {
+            0 => hosts("10.0.0.1", 1),
+            1..300 => Err(DnsError::NoName),
+            300..600 => hosts("0.0.0.0", 1),
+            600..900 => Err(DnsError::Late),
+            _ => hosts("10.0.0.2", 1),
+        });
+        let mut told = Vec::new();
+        while began.elapsed() < Duration::from_secs(920) {
+            let news = watch.next_news().await;
+            assert!(news.change.retired.is_empty());
+            assert!(used(&watch).starts_with("10.0.0.1"), "{}", used(&watch));
+            told.extend(news.lines);
+        }
+        let lines: Vec<_> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines[0], "there is no such name; what is known of it stays in use");
+        assert_eq!(lines[1], "not dialled, since nobody can be reached there: 0.0.0.0");
+        assert!(lines[2].starts_with("it is answered again, after "), "{lines:?}");
+        assert_eq!(used(&watch), "10.0.0.1 10.0.0.2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_long_an_answer_holds_the_name_is_looked_up_each_minute_and_at_most_each_second() {
+        for (lasts, least, most) in [(0, 900, 1001), (86_400, 16, 20)] {
+            let (began, looks) = (Instant::now(), Arc::new(Mutex::new(0)));
+            let counted = looks.clone();
+            let mut watch = watch_of(move || {
+                *counted.lock().expect("nobody panics with it") += 1;
+                hosts("10.0.0.1", lasts)
+            });
+            while began.elapsed() < Duration::from_secs(1000) {
+                watch.next_news().await;
+            }
+            let looks = *looks.lock().expect("nobody panics with it");
+            assert!((least..=most).contains(&looks), "{looks} of {lasts}s");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Which gateways of a name links are kept to, and the name servers that are asked for them.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{
+    HostPort, LinkAddress, defaults,
+    fields::MapReader,
+    keys,
+    problem::{Problem, ValueProblem, quote_for_problem},
+};
+
+/// Which of the gateways behind an address are dialled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub enum GatewaysOfName {
+    /// One: whichever of its addresses answers.
+    #[default]
+    Any,
+    /// One at each address that the name has.
+    Each,
+    /// One of those: the address is one of this name's.
+    One(Arc<str>),
+}
+
+impl LinkAddress {
+    /// Whether it stands for others, which are looked up.
+    pub fn is_followed(&self) -> bool {
+        self.gateways == GatewaysOfName::Each
+    }
+
+    /// The gateway at one address of its name.
+    pub fn at_address(&self, ip: IpAddr) -> Self {
+        Self {
+            at: HostPort { host: ip.to_string(), port: self.at.port },
+            gateways: GatewaysOfName::One(self.at.host.as_str().into()),
+            ..self.clone()
+        }
+    }
+
+    /// The host as it is written in the profile, as others know it.
+    pub fn host_name(&self) -> &str {
+        match &self.gateways {
+            GatewaysOfName::One(name) => name,
+            GatewaysOfName::Any | GatewaysOfName::Each => self.at.host_without_zone(),
+        }
+    }
+}
+
+/// Reads what the map of an address says.
+pub(super) fn read(
+    options: &MapReader<'_>,
+    at: &HostPort,
+    problems: &mut Vec<Problem>,
+) -> Option<GatewaysOfName> {
+    let Some(field) = options.take(&keys::EACH_GATEWAY) else { return Some(GatewaysOfName::Any) };
+    match field.flag(problems)? {
+        false => Some(GatewaysOfName::Any),
+        true if at.is_address() => {
+            let what = format!("`{}` is an address, and has no others", at.host);
+            field.refuse(ValueProblem::new(what, "write a name, or remove `each`"), problems)
+        }
+        true => Some(GatewaysOfName::Each),
+    }
+}
+
+/// `resolver` of a profile.
+pub(super) fn name_servers(top: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<SocketAddr>> {
+    let items = top.take(&keys::RESOLVER)?.one_or_many(defaults::NAME_SERVERS_MAX, problems)?;
+    let mut seen = HashSet::new();
+    let mut servers = Vec::new();
+    for item in items {
+        let Some(text) = item.text(problems) else { continue };
+        let written = quote_for_problem(text);
+        let fault = match text.parse::<SocketAddr>() {
+            Ok(server)
+                if server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast() =>
+            {
+                ValueProblem::new(
+                    format!("nobody can be asked at `{written}`"),
+                    "write ADDRESS:PORT, `127.0.0.1:53`",
+                )
+            }
+            Ok(server) if !seen.insert(server) => {
+                ValueProblem::new(format!("`{written}` stands here twice"), "remove one")
+            }
+            Ok(server) => {
+                servers.push(server);
+                continue;
+            }
+            Err(_) => {
+                let what = format!("`{written}` is no address of a name server");
+                ValueProblem::new(what, "write ADDRESS:PORT, `127.0.0.1:53` or `[::1]:53`, and no name")
+            }
+        };
+        problems.push(fault.at(item.place()));
+    }
+    Some(servers)
+}

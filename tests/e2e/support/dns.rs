@@ -1,0 +1,146 @@
+//! A name server of the tests' own, which answers as they want it to: well, falsely, or not at all.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{
+        RData, Record, RecordType,
+        rdata::{A, AAAA},
+    },
+};
+use portcullis::tasks::Tasks;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::{interval, timeout},
+};
+
+use super::gateway::PATIENCE;
+
+/// What is said of every name that is asked for.
+#[derive(Clone, Debug)]
+pub enum DnsAnswer {
+    /// With the seconds that they live.
+    Addresses(Vec<IpAddr>, u32),
+    NoName,
+    /// A name without an address.
+    Empty,
+    Failure,
+    Garbage,
+    /// More records than there are bytes for.
+    Cut,
+    Silence,
+}
+
+pub struct Dns {
+    pub at: SocketAddr,
+    answer: Arc<Mutex<DnsAnswer>>,
+    /// Questions about IPv4 that were answered since the answer changed.
+    asked: Arc<AtomicUsize>,
+    _tasks: Tasks,
+}
+
+impl Dns {
+    pub async fn new(answer: DnsAnswer) -> Self {
+        let (listener, socket) = loop {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
+                break (listener, socket);
+            }
+        };
+        let (at, tasks) = (listener.local_addr().unwrap(), Tasks::default());
+        let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::<AtomicUsize>::default());
+        let (current, counted) = (answer.clone(), asked.clone());
+        tasks.spawn("datagrams", async move {
+            let mut buffer = [0; 4096];
+            while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
+                let question = Message::from_vec(&buffer[..count]).unwrap();
+                let said = write_answer(&question, &current.lock().unwrap().clone(), 1232);
+                if !said.is_empty() {
+                    socket.send_to(&said, from).await.unwrap();
+                }
+                if question.queries[0].query_type == RecordType::A {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        let (current, streams) = (answer.clone(), tasks.clone());
+        tasks.spawn("streams", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let answer = current.lock().unwrap().clone();
+                streams.spawn("stream", serve(stream, answer));
+            }
+        });
+        Self { at, answer, asked, _tasks: tasks }
+    }
+
+    /// Answers so from now on.
+    pub fn say(&self, answer: DnsAnswer) {
+        *self.answer.lock().unwrap() = answer;
+        self.asked.store(0, Ordering::SeqCst);
+    }
+
+    /// The same, until it was asked for so often.
+    pub async fn say_often(&self, answer: DnsAnswer, times: usize) {
+        self.say(answer.clone());
+        let heard = async {
+            let mut looks = interval(std::time::Duration::from_millis(5));
+            while self.asked.load(Ordering::SeqCst) < times {
+                looks.tick().await;
+            }
+        };
+        timeout(10 * PATIENCE, heard).await.unwrap_or_else(|_| panic!("not asked {times} times: {answer:?}"));
+    }
+}
+
+async fn serve(mut stream: TcpStream, answer: DnsAnswer) {
+    let mut question = vec![0; stream.read_u16().await.unwrap().into()];
+    stream.read_exact(&mut question).await.unwrap();
+    let said = write_answer(&Message::from_vec(&question).unwrap(), &answer, u16::MAX);
+    // Whoever has asked may be gone.
+    let _ = stream.write_u16(said.len().try_into().unwrap()).await;
+    let _ = stream.write_all(&said).await;
+}
+
+fn write_answer(question: &Message, answer: &DnsAnswer, bytes_max: u16) -> Vec<u8> {
+    let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
+    reply.add_queries(question.queries.clone());
+    let asked = &question.queries[0];
+    match answer {
+        DnsAnswer::Silence => return Vec::new(),
+        DnsAnswer::Garbage => return vec![0xa5; 600],
+        DnsAnswer::NoName => reply.metadata.response_code = ResponseCode::NXDomain,
+        DnsAnswer::Failure => reply.metadata.response_code = ResponseCode::ServFail,
+        DnsAnswer::Empty => {}
+        DnsAnswer::Cut => {
+            let mut bytes = reply.to_vec().unwrap();
+            // The count of answers.
+            bytes[6..8].copy_from_slice(&10_000_u16.to_be_bytes());
+            return bytes;
+        }
+        DnsAnswer::Addresses(addresses, lives) => {
+            let of_type = addresses.iter().filter_map(|address| match (address, asked.query_type) {
+                (IpAddr::V4(ip), RecordType::A) => Some(RData::A(A(*ip))),
+                (IpAddr::V6(ip), RecordType::AAAA) => Some(RData::AAAA(AAAA(*ip))),
+                _ => None,
+            });
+            reply.insert_answers(
+                of_type.map(|data| Record::from_rdata(asked.name.clone(), *lives, data)).collect(),
+            );
+        }
+    }
+    let bytes = reply.to_vec().unwrap();
+    if bytes.len() <= bytes_max.into() {
+        return bytes;
+    }
+    reply.answers.clear();
+    reply.metadata.truncation = true;
+    reply.to_vec().unwrap()
+}

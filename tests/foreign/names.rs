@@ -1,0 +1,215 @@
+//! Names that are dialled at each of their addresses: Knot answers for them, and its records change while sessions
+//! run (RFC 2136). The halves are processes of their own; the internal one is locked where it dials.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    Server, has,
+    process::{Gateway, Place, SOON, until},
+    setup::{dmz_half, free_port, internal_half},
+};
+
+const PROGRAMS: [&str; 2] = ["knotd", "knsupdate"];
+/// What is missing is given up after half a minute, at the answer that comes then.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+
+/// A name server with the zone `gate.test`, which anybody on this machine may change.
+struct Knot {
+    server: Option<Server>,
+    config: PathBuf,
+    port: u16,
+}
+
+impl Knot {
+    fn new(place: &Place) -> Self {
+        let (port, folder) = (free_port(), place.path("knot").display().to_string());
+        fs::create_dir(&folder).expect("a folder");
+        place.write(
+            "knot/gate.test.zone",
+            "$ORIGIN gate.test.\n@ 60 SOA ns admin 1 60 60 600 1\n@ 60 NS ns\nns 60 A 127.0.0.1\n\
+             alias 60 CNAME gate\n",
+        );
+        place.write(
+            "knot.conf",
+            &format!(
+                "server:\n    rundir: {folder}\n    listen: 127.0.0.1@{port}\ndatabase:\n    storage: {folder}\n\
+                 acl:\n  - id: tests\n    address: 127.0.0.1\n    action: update\n\
+                 zone:\n  - domain: gate.test\n    file: {folder}/gate.test.zone\n    acl: tests\n"
+            ),
+        );
+        let mut knot = Self { server: None, config: place.path("knot.conf"), port };
+        knot.start();
+        knot
+    }
+
+    fn start(&mut self) {
+        self.server = Some(Server::start(Command::new("knotd").arg("-c").arg(&self.config), self.port));
+    }
+
+    fn stop(&mut self) {
+        self.server = None;
+    }
+
+    /// Changes the zone at once.
+    #[track_caller]
+    fn update(&self, lines: &[&str]) {
+        let mut command = Command::new("knsupdate");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client starts");
+        let lines: String = lines.iter().map(|line| format!("update {line}\n")).collect();
+        let text = format!("server 127.0.0.1 {}\nzone gate.test.\n{lines}send\n", self.port);
+        child.stdin.take().expect("its input").write_all(text.as_bytes()).expect("it is taken");
+        let output = child.wait_with_output().expect("the client runs");
+        assert!(output.status.success(), "{lines}: {output:?}");
+    }
+
+    fn resolver(&self) -> String {
+        format!("resolver: [\"127.0.0.1:{}\"]\n", self.port)
+    }
+}
+
+fn is_healthy_at(status: &Value, address: &str) -> bool {
+    let pools = status["pools"].as_array();
+    let is_it =
+        |pool: &Value| pool["address"] == *format!("socks+tls://{address}") && pool["state"] == "healthy";
+    pools.is_some_and(|pools| pools.iter().any(is_it))
+}
+
+fn addresses(status: &Value) -> Vec<&str> {
+    let rows = status["pools"].as_array().into_iter().flatten();
+    rows.filter_map(|row| row["address"].as_str()).collect()
+}
+
+#[track_caller]
+fn echoes(client: &mut TcpStream) {
+    client.write_all(b"hello").expect("it is sent");
+    let mut heard = [0; 5];
+    client.read_exact(&mut heard).expect("it comes back");
+    assert_eq!(&heard, b"hello");
+}
+
+#[track_caller]
+fn client(at: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(at).expect("it listens");
+    client.set_read_timeout(Some(SOON)).expect("a deadline");
+    client
+}
+
+#[track_caller]
+fn until_told(gateway: &Gateway<'_>, within: Duration, text: &str) {
+    until(text, within, || gateway.log().contains(text).then_some(()));
+}
+
+fn dialling_each(profile: &str, knot: &Knot, to: &str, name: &str) -> String {
+    let connect = format!("connect: \"socks+tls://{to}\"");
+    assert!(profile.contains(&connect), "{profile}");
+    let each = format!("connect: {{ address: \"socks+tls://{name}\", each: true }}");
+    knot.resolver() + &profile.replace(&connect, &each)
+}
+
+#[test]
+fn dmz_gateways_come_and_go_with_their_records_and_sessions_stay() {
+    if !has("dmz_gateways_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
+        return;
+    }
+    let (place, port) = (Place::with_certificates(), free_port());
+    let mut knot = Knot::new(&place);
+    let (first, second) = (format!("127.0.0.2:{port}"), format!("127.0.0.3:{port}"));
+    place.write("first.yaml", &dmz_half(&first, &["app"]));
+    place.write("second.yaml", &dmz_half(&second, &["app"]));
+    let (dmz, other) = (place.start("first"), place.start("second"));
+    let internal = internal_half("TO", &[("app", "echo://")]);
+    place.write("internal.yaml", &dialling_each(&internal, &knot, "TO", &format!("alias.gate.test:{port}")));
+    let internal = place.start("internal");
+    // Nobody is there yet, and that is told.
+    until_told(
+        &internal,
+        SOON,
+        "name alias.gate.test: there is no such name; what is known of it stays in use",
+    );
+    let status = internal.status();
+    assert_eq!(addresses(&status), [format!("socks+tls://alias.gate.test:{port}")]);
+    assert_eq!(status["pools"][0]["state"], "down");
+
+    knot.update(&["add gate.gate.test. 1 A 127.0.0.2"]);
+    let status = internal.wait("links to the first", SOON, |status| is_healthy_at(status, &first));
+    assert_eq!(addresses(&status), [format!("socks+tls://{first}")]);
+    assert_eq!(status["pools"][0]["name"], "alias.gate.test");
+    dmz.wait_healthy();
+    let mut session = client(dmz.accept("app"));
+    echoes(&mut session);
+
+    knot.update(&["add gate.gate.test. 1 A 127.0.0.3"]);
+    let added = Instant::now();
+    internal.wait("links to the second", SOON, |status| is_healthy_at(status, &second));
+    assert!(added.elapsed() < Duration::from_secs(10), "{:?}", added.elapsed());
+    other.wait_healthy();
+    echoes(&mut client(other.accept("app")));
+
+    let removed = Instant::now();
+    knot.update(&["del gate.gate.test. A 127.0.0.2"]);
+    until_told(&internal, GIVEN_UP, "name alias.gate.test: given up: 127.0.0.2");
+    assert!(removed.elapsed() >= Duration::from_secs(30), "{:?}", removed.elapsed());
+    assert_eq!(addresses(&internal.status()), [format!("socks+tls://{second}")]);
+    dmz.wait("no link is ready there", SOON, |status| status["pools"][0]["ready"] == 0);
+    echoes(&mut session);
+
+    knot.stop();
+    until("it is told", SOON, || {
+        let told = "127.0.0.1:{port}: Connection refused (os error 111); what is known of it stays in use";
+        internal.log().contains(&told.replace("{port}", &knot.port.to_string())).then_some(())
+    });
+    echoes(&mut client(other.accept("app")));
+    knot.start();
+    until("it is answered again", SOON, || {
+        (internal.log().matches("it is answered again").count() == 2).then_some(())
+    });
+    assert!(is_healthy_at(&internal.status(), &second));
+    echoes(&mut session);
+}
+
+#[test]
+fn internal_gateways_come_and_go_with_their_records_and_sessions_stay() {
+    if !has("internal_gateways_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
+        return;
+    }
+    let (place, port) = (Place::with_certificates(), free_port());
+    let knot = Knot::new(&place);
+    let (first, second) = (format!("127.0.0.2:{port}"), format!("[::1]:{port}"));
+    let forward = |profile: String| profile.replace("mode: reverse", "mode: forward");
+    let listening = |at: &str| {
+        let listen = format!("listen: \"socks+tls://{at}\"");
+        let profile = forward(internal_half("TO", &[("app", "echo://")]));
+        profile.replace("connect: \"socks+tls://TO\"", &listen)
+    };
+    place.write("first.yaml", &listening(&first));
+    place.write("second.yaml", &listening(&second));
+    let (_internal, _other) = (place.start("first"), place.start("second"));
+    knot.update(&["add gate.gate.test. 1 A 127.0.0.2"]);
+    let dmz = forward(dmz_half("TO", &["app"])).replace("listen: \"socks", "connect: \"socks");
+    place.write("dmz.yaml", &dialling_each(&dmz, &knot, "TO", &format!("gate.gate.test:{port}")));
+    let dmz = place.start("dmz");
+    dmz.wait("links to the first", SOON, |status| is_healthy_at(status, &first));
+    let mut session = client(dmz.accept("app"));
+    echoes(&mut session);
+
+    knot.update(&["add gate.gate.test. 1 AAAA ::1", "del gate.gate.test. A 127.0.0.2"]);
+    dmz.wait("links to the second", SOON, |status| is_healthy_at(status, &second));
+    until_told(&dmz, GIVEN_UP, "name gate.gate.test: given up: 127.0.0.2");
+    let status = dmz.wait("the first has no row", SOON, |status| addresses(status).len() == 1);
+    assert_eq!(addresses(&status), [format!("socks+tls://{second}")]);
+    echoes(&mut session);
+    // New ones go to the one that is left, and nowhere else.
+    for _ in 0..8 {
+        echoes(&mut client(dmz.accept("app")));
+    }
+}
