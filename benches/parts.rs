@@ -26,7 +26,7 @@ use portcullis::{
         standing,
     },
     net::{stream::NetStream, tcp},
-    profile::{Carries, LinkTls, PemSource, PoolLimits, ProfilePlace, ServiceName},
+    profile::{Carries, LinkTls, PemSource, PoolLimits, ProfilePlace, RevokedFiles, ServiceName},
     proto::multiplex::{
         PROTOCOL_NAME,
         decoder::{FrameReader, HeardPiece},
@@ -234,7 +234,13 @@ fn handshake() -> Operation {
             place: ProfilePlace { file: "bench".into(), line: 1, column: 1, key: "tls".into() },
         };
         let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
-        let tls = LinkTls { certificate, key, ca: file("ca.pem".into()), peers: vec![peer.into()] };
+        let tls = LinkTls {
+            certificate,
+            key,
+            ca: file("ca.pem".into()),
+            peers: vec![peer.into()],
+            revoked: RevokedFiles::default(),
+        };
         LinkIdentity::load(&tls, &[PROTOCOL_NAME.into()], portcullis::disk::PipePolicy::Refused).unwrap()
     };
     let (dmz, internal) = (identity("dmz", "internal"), identity("internal", "dmz"));

@@ -31,7 +31,7 @@ use portcullis::{
         upstream::{ResponseFailure, UpstreamConnection},
     },
     net::pipe::pipe,
-    profile::{self, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion},
+    profile::{self, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion, RevokedFiles},
     proto::{
         proxy,
         socks5::{self, SocksCommand},
@@ -421,7 +421,13 @@ pub fn pem(file: &Path, input: &[u8]) -> String {
     opened.and_then(|mut file| file.write_all(input)).expect("the file is written");
     let place = ProfilePlace { file: "p.yaml".into(), line: 1, column: 1, key: "tls".into() };
     let material = || PemSource::File { path: file.into(), place: place.clone() };
-    let tls = LinkTls { certificate: material(), key: material(), ca: material(), peers: vec!["dmz".into()] };
+    let tls = LinkTls {
+        certificate: material(),
+        key: material(),
+        ca: material(),
+        peers: vec!["dmz".into()],
+        revoked: RevokedFiles::default(),
+    };
     let start = Instant::now();
     let loaded = LinkIdentity::load(&tls, &[], PipePolicy::Refused);
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());

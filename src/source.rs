@@ -9,7 +9,7 @@ use crate::{
     disk::PipePolicy,
     profile::{
         self, AccessLogOptions, AccessLogTarget, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, LinkTls,
-        Mode, PemSource, Problem, Profile, ProfileOverrides, ProfilePlace,
+        Mode, PemSource, Problem, Profile, ProfileOverrides, ProfilePlace, RevokedFiles,
     },
     proto::{multiplex, socks5},
     text,
@@ -240,6 +240,7 @@ fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
                 key: memory(&pair.key),
                 ca: memory(&authority.pair.certificate),
                 peers: vec![peer.into()],
+                revoked: RevokedFiles::default(),
             })
         };
         Ok(DemoTls { dmz: half("dmz", "internal")?, internal: half("internal", "dmz")? })

@@ -10,7 +10,7 @@ use std::{
 use portcullis::profile::{
     Accept, AcceptAddress, BindPolicy, Carries, DemoPorts, DemoTls, DmzMode, EdgeScheme, Half, HostPort,
     InternalMode, LinkTls, Mode, PemSource, PoolLimits, Problem, Profile, ProfileOverrides, RetryPolicy,
-    builtin_demo, list, load, reference, schema, warnings,
+    RevokedFiles, builtin_demo, list, load, reference, schema, warnings,
 };
 use proptest::prelude::*;
 
@@ -282,7 +282,13 @@ fn a_role_picks_one_half_and_must_have_it() {
 #[test]
 fn the_built_in_profile_resolves_in_every_mode() {
     let pem = || PemSource::Memory("pem".into());
-    let tls = |peer: &str| LinkTls { certificate: pem(), key: pem(), ca: pem(), peers: vec![peer.into()] };
+    let tls = |peer: &str| LinkTls {
+        certificate: pem(),
+        key: pem(),
+        ca: pem(),
+        peers: vec![peer.into()],
+        revoked: RevokedFiles::default(),
+    };
     let tls = DemoTls { dmz: tls("internal"), internal: tls("dmz") };
     for mode in MODES {
         let demo = builtin_demo(&ProfileOverrides { mode: Some(mode), role: None }, &tls, DemoPorts::USUAL)

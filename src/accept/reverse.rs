@@ -252,7 +252,12 @@ async fn park_link(
     keeper.note_established(Some(&service), &peer.label());
     drop(under_way);
     let since = Instant::now();
-    let why = match handshake::read_announcement(&mut stream).await {
+    let revocation = stream.revocation();
+    let announced = tokio::select! {
+        announced = handshake::read_announcement(&mut stream) => announced,
+        () = revocation.given() => Err(HandshakeError::Revoked),
+    };
+    let why = match announced {
         Ok(client) => {
             return carry_session(
                 keeper,

@@ -7,7 +7,6 @@ use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::web::WebClient;
 use crate::{
     admission::{
         clients::{ClientAdmission, ClientGates},
@@ -102,6 +101,16 @@ pub enum WebKind {
 pub enum RoutedClient {
     Session(AdmittedClient),
     Web(WebClient),
+}
+
+/// A client whose requests will say which services it means.
+pub struct WebClient {
+    pub client: SocketAddr,
+    pub stream: NetStream,
+    pub prefix: Vec<u8>,
+    pub routes: Arc<Vec<HttpRoute>>,
+    pub is_tls: bool,
+    pub origin: Box<ClientOrigin>,
 }
 
 /// A client whose service is known.

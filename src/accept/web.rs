@@ -35,7 +35,7 @@ use super::{
     refused_client::refuse_client,
     request_auth::{RequestClient, identify_client},
     request_routing::{client_of, find_route, wanted_upgrade},
-    routes::{AdmittedClient, HttpRoute, WebKind},
+    routes::{AdmittedClient, HttpRoute, WebClient, WebKind},
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
     upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over, web_socket_client},
@@ -62,7 +62,7 @@ use crate::{
         upstream::{ResponseFailure, UpstreamConnection},
         websocket,
     },
-    net::{pipe::pipe, prefixed::PrefixedStream, stream::NetStream},
+    net::{certificate_watch::RevocationSignal, pipe::pipe, prefixed::PrefixedStream, stream::NetStream},
     profile::{ServiceName, defaults},
     proto::multiplex::open::ClientOrigin,
     telemetry::log::LogEvent,
@@ -70,16 +70,6 @@ use crate::{
 
 /// Sessions of one connection; the one that was idle longest gives way.
 const CHANNELS_MAX: usize = 8;
-
-/// A client whose connection is open.
-pub struct WebClient {
-    pub client: SocketAddr,
-    pub stream: NetStream,
-    pub prefix: Vec<u8>,
-    pub routes: Arc<Vec<HttpRoute>>,
-    pub is_tls: bool,
-    pub origin: Box<ClientOrigin>,
-}
 
 /// What all requests of one connection share.
 struct ClientConnection {
@@ -106,6 +96,8 @@ struct ClientConnection {
     keep_alive: Mutex<Duration>,
     /// Until a service has let it in.
     handshake_permit: Mutex<Option<HandshakePermit>>,
+    /// Given when the certificate of the client is revoked.
+    revocation: RevocationSignal,
 }
 
 /// What must be remembered of a request to handle its response.
@@ -143,6 +135,7 @@ pub async fn serve(
         is_cut: Arc::default(),
         keep_alive: Mutex::new(defaults::KEEP_ALIVE),
         handshake_permit: Mutex::new(Some(greeting)),
+        revocation: stream.revocation(),
     });
     front.serve_requests(stream, said).await;
     // Each session hears an end.
@@ -213,7 +206,11 @@ impl ClientConnection {
         let evicted = lock(&self.handshake_permit).as_ref().map(|greeting| greeting.evicted.clone());
         let mut evicted = evicted.map(|evicted| Box::pin(evicted.cancelled_owned()));
         let mut leaving = CloseSignal::new(self.lifetime.leave.clone());
+        let mut revoked = Box::pin(self.revocation.given());
         let ended = driver::serve(served.as_mut(), &self.drivers, |mut served, cx| {
+            if revoked.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
             if leaving.poll(cx) {
                 served.as_mut().graceful_shutdown();
             }
@@ -246,6 +243,7 @@ impl ClientConnection {
             }
             None => None,
         };
+        let left = left.filter(|_| !self.revocation.is_given());
         close_connection(left, ended, late, (self.client, &self.lifetime.log)).await;
     }
 
@@ -457,7 +455,9 @@ impl ClientConnection {
         let entered = AdmittedClient {
             client: client.address,
             service: service.clone(),
-            stream: NetStream::Pipe(theirs.with_client_flag(self.tracker.end_flag())),
+            stream: NetStream::Pipe(
+                theirs.with_client_flag(self.tracker.end_flag()).with_revocation(self.revocation.clone()),
+            ),
             prefix: Vec::new(),
             origin: client.origin(&self.origin),
             admission,

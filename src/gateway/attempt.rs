@@ -17,10 +17,10 @@ use crate::{
         session_side::{LinkSlot, SessionSide},
     },
     net::{echo::EchoStream, stream::NetStream},
-    proto::Refusal,
+    proto::{Refusal, multiplex::frame::CutCause},
     telemetry::{
         end::{EndedBy, SessionEnd},
-        registry::{SessionCounters, SessionStopper},
+        registry::{SessionCounters, SessionStopper, StopReason},
     },
     verify::probe,
 };
@@ -96,10 +96,17 @@ impl DownstreamSide {
         let SessionSide::Stream(downstream) = &mut self.side else {
             return internal_end(counters, "a session without a client");
         };
+        // Of a SOCKS5 link that it goes to.
+        let revocation = upstream.revocation();
         let relayed = tokio::select! {
             relayed = relay::relay(downstream, &mut upstream, unsent, links, counters, self.idle) => relayed,
             () = stopper.stopped() => {
                 self.side = SessionSide::Gone;
+                return stopper.end(counters.phase());
+            }
+            () = revocation.given() => {
+                self.side = SessionSide::Gone;
+                stopper.stop(StopReason::Revoked);
                 return stopper.end(counters.phase());
             }
         };
@@ -262,6 +269,8 @@ impl DownstreamSide {
                 delivered.map_or_else(SessionFate::StreamFailed, |()| SessionFate::Clean)
             }
             how @ (SessionFate::StreamFailed(_) | SessionFate::Idle | SessionFate::Unanswered) => how,
+            // Who is not believed any more is not heard to the end.
+            how @ SessionFate::Reset(CutCause::Policy) => how,
             how => {
                 link_session::deliver_before_cut(stream, rest, toward, counters).await;
                 how

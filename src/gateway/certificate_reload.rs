@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Engine,
+    halves::{DmzSide, InternalSide},
     ports::{self, ClientPorts},
     service_faults::ServiceFaults,
 };
@@ -18,15 +19,16 @@ use crate::{
     disk::{PipePolicy, WorkError},
     profile::Problem,
     source::{self, OpenedMaterials},
-    telemetry::log::LogEvent,
+    telemetry::{format, log::LogEvent},
     tls::{
         certificate_files::{CertificateFiles, ChangedFiles},
         edge::EdgeTls,
+        link::LinkIdentity,
     },
 };
 
 /// How often the files are checked.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 /// How often files that could not be used are opened again, even if they look unchanged.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -141,6 +143,7 @@ impl Engine {
             return;
         };
         let problems = self.apply_renewed(opened, told);
+        self.enforce_revocations();
         if problems.is_empty() {
             self.certificate_reload.in_force = files.clone();
             self.certificate_reload.refused = None;
@@ -206,6 +209,28 @@ impl Engine {
             self.edge_tls = edges;
         }
         problems
+    }
+
+    /// What stands on a certificate that is revoked by now is cut.
+    pub(super) fn enforce_revocations(&mut self) {
+        let links =
+            [self.dmz.as_ref().map(DmzSide::identity), self.internal.as_ref().map(InternalSide::identity)];
+        let links: Vec<_> = links.into_iter().flatten().collect();
+        let links = || links.iter().filter_map(|identity| identity.as_ref().as_ref());
+        let cut: usize = links().map(LinkIdentity::enforce_revocations).sum();
+        let clients = self.edge_tls.enforce_revocations();
+        self.revocation_lists =
+            links().flat_map(LinkIdentity::list_expiries).chain(self.edge_tls.list_expiries()).collect();
+        let told = [(cut, "link"), (clients, "client connection")];
+        let told: Vec<_> = told
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format::count(count as u64, what))
+            .collect();
+        if !told.is_empty() {
+            let line = format!("{} cut: the certificate was revoked", told.join(" and "));
+            self.shared.notices.warn(LogEvent::CertificateRevoked.line(line));
+        }
     }
 
     fn apply_edge_tls(&mut self, edges: &EdgeTls) {

@@ -88,7 +88,7 @@ use crate::{
         registry::SessionRegistry,
         snapshot::{DescriptorUsage, Snapshot},
     },
-    tls::{edge::EdgeTls, expiry::CertificateExpiry},
+    tls::{edge::EdgeTls, expiry::CertificateExpiry, revocation::ListExpiry},
     verify::progress::VerifyProgress,
 };
 
@@ -155,6 +155,8 @@ pub struct Engine {
     descriptors: DescriptorUsage,
     one_session_links: OneSessionLinks,
     certificates: Vec<CertificateExpiry>,
+    /// When the lists of revoked certificates have to be replaced.
+    revocation_lists: Vec<ListExpiry>,
     closed_services: ClosedServices,
     wall_clock: WallClock,
     host: String,
@@ -220,6 +222,7 @@ impl Engine {
             descriptors: DescriptorUsage::default(),
             one_session_links: OneSessionLinks::default(),
             certificates: loaded.certificates.clone(),
+            revocation_lists: Vec::new(),
             closed_services: ClosedServices::default(),
             wall_clock: WallClock::default(),
             host: host_name(),

@@ -139,7 +139,7 @@ impl SessionDestination<'_> {
     }
 }
 
-/// Runs it for as long as its service lets a session live.
+/// Runs it for as long as its service lets a session live, and what its client has shown is good.
 async fn run_within_limit(
     way: &SessionDestination<'_>,
     asked: Box<SessionRequest>,
@@ -148,14 +148,33 @@ async fn run_within_limit(
     sessions: &SessionContext,
 ) -> EndWithRefusal {
     let limit = way.service.settings.load().session_limit.filter(|_| !asked.probe);
+    let revocation = asked.downstream.revocation();
     let running = run(way, asked, record, stopper, sessions);
-    let Some(limit) = limit else { return running.await };
+    if limit.is_none() && !revocation.can_come() {
+        return running.await;
+    }
     // Boxed: a session without a limit holds no memory for one.
     Box::pin(async move {
         let mut running = pin!(running);
+        let is_over = async {
+            match limit {
+                Some(limit) => {
+                    tokio::time::sleep(limit).await;
+                    limit
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            biased;
+            () = revocation.given() => {
+                stopper.stop(StopReason::Revoked);
+                // Its client's connection is cut at the same moment, which is not the cause.
+                let (_, refusal) = running.await;
+                (stopper.end(record.counters().phase()), refusal)
+            }
             ended = &mut running => ended,
-            () = tokio::time::sleep(limit) => {
+            limit = is_over => {
                 stopper.stop(StopReason::SessionLimit(limit));
                 running.await
             }

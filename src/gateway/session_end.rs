@@ -16,7 +16,7 @@ use crate::{
     },
     proto::multiplex::frame::CutCause,
     telemetry::{
-        end::{EndedBy, SessionEnd},
+        end::{EndedBy, REVOKED, SessionEnd},
         snapshot::SessionPhase,
     },
     tls::{error::TlsError, party::TlsParty},
@@ -101,6 +101,7 @@ fn describe_cause(cause: CutCause) -> &'static str {
         CutCause::Time => "a time limit of the other gateway",
         CutCause::Operator => "cut by the operator of the other gateway",
         CutCause::Other => "the other gateway had to give it up",
+        CutCause::Policy => REVOKED,
     }
 }
 
@@ -112,6 +113,7 @@ fn ended_by(cause: CutCause) -> EndedBy {
         CutCause::Time => EndedBy::Time,
         CutCause::Operator => EndedBy::Operator,
         CutCause::Other => EndedBy::Peer,
+        CutCause::Policy => EndedBy::Policy,
     }
 }
 
@@ -127,12 +129,10 @@ pub(super) fn cut_cause(who: EndedBy) -> CutCause {
         EndedBy::Backend => CutCause::Backend,
         EndedBy::Time => CutCause::Time,
         EndedBy::Operator => CutCause::Operator,
-        EndedBy::Nobody
-        | EndedBy::Peer
-        | EndedBy::Limit
-        | EndedBy::ClientLimit
-        | EndedBy::Policy
-        | EndedBy::Internal => CutCause::Other,
+        EndedBy::Policy => CutCause::Policy,
+        EndedBy::Nobody | EndedBy::Peer | EndedBy::Limit | EndedBy::ClientLimit | EndedBy::Internal => {
+            CutCause::Other
+        }
     }
 }
 

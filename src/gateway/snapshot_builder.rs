@@ -15,9 +15,9 @@ use crate::{
     connect::Connector,
     link::standing,
     monitor::MonitorPort,
-    profile::{Half, ServiceName},
+    profile::{ExpiredListPolicy, Half, ServiceName},
     telemetry::{
-        health::{self, CertificateRow},
+        health::{self, CertificateRow, RevocationListRow},
         histogram::{LastMinute, WaitCounts},
         log, recording,
         registry::ServiceEnds,
@@ -26,7 +26,7 @@ use crate::{
             TrafficSample, TrafficTotals,
         },
     },
-    tls::expiry::CertificateExpiry,
+    tls::{expiry::CertificateExpiry, revocation::ListExpiry},
 };
 
 /// Samples of traffic kept: two minutes, one a second.
@@ -231,6 +231,7 @@ impl Engine {
             traffic: self.traffic.samples.iter().copied().collect(),
             descriptors: if with_rows { descriptors::usage_now() } else { self.descriptors },
             certificates: self.certificate_rows(now),
+            revocation_lists: self.revocation_list_rows(now),
             lockdown: self.shared.sessions.lockdown.rows(),
             switching: switching.map(|switching| switching.row()),
             walk: self.verify_progress.walk_row(),
@@ -325,6 +326,17 @@ impl Engine {
             connects: service.connect_times.now(),
             requests: self.shared.requests.of(name),
         }
+    }
+
+    fn revocation_list_rows(&self, now: SystemTime) -> Vec<RevocationListRow> {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let row = |list: &ListExpiry| RevocationListRow {
+            object: list.object.to_string(),
+            ends: log::format_utc(UNIX_EPOCH + Duration::from_secs(u64::try_from(list.ends).unwrap_or(0))),
+            has_expired: list.ends <= now,
+            refuses: list.policy == ExpiredListPolicy::Refuse,
+        };
+        self.revocation_lists.iter().map(row).collect()
     }
 
     fn certificate_rows(&self, now: SystemTime) -> Vec<CertificateRow> {

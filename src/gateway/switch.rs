@@ -92,10 +92,11 @@ impl Engine {
         let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports, found)?;
         let health = self.bind_health(&loaded.profile, found)?;
         let mut dmz = new_dmz
-            .map(|half| DmzSide::prepare(half, loaded.dmz.clone(), found, &self.shared))
+            .map(|half| DmzSide::prepare(half, loaded.dmz.clone(), self.dmz.as_ref(), found, &self.shared))
             .transpose()?;
+        let inside = loaded.internal.clone();
         let mut internal = new_internal
-            .map(|half| InternalSide::prepare(half, loaded.internal.clone(), found, &self.shared))
+            .map(|half| InternalSide::prepare(half, inside, self.internal.as_ref(), found, &self.shared))
             .transpose()?;
         if let (Some(side), Some(half)) = (&mut dmz, new_dmz) {
             side.start(half, &self.shared);
@@ -254,6 +255,7 @@ impl Engine {
         let told = self.take_over_faults(ServiceFaults::find(&profile, &edges, &auth));
         self.tell_offers();
         (self.edge_tls, self.auth_files) = (edges, auth);
+        self.enforce_revocations();
         self.state = EngineState::Serving;
         self.shared.leaving.store(false, Ordering::Relaxed);
         let line = format!("profile `{}` is in force, mode {}", profile.name, profile.mode.word());

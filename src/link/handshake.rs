@@ -68,6 +68,8 @@ pub enum HandshakeError {
     Hello(io::Error),
     #[error("the second reply did not come whole")]
     HalfAnnounced,
+    #[error("the certificate of the other gateway was revoked")]
+    Revoked,
 }
 
 impl HandshakeOutcome {

@@ -54,11 +54,18 @@ impl IdleLink {
 
     /// Waits until the link is taken or lost; a lost one has been dropped when this returns.
     pub async fn watch(&self) -> RemovedReason {
-        poll_fn(|cx| {
+        let revocation = self.lock().as_ref().map(NetStream::revocation).unwrap_or_default();
+        let removed = poll_fn(|cx| {
             self.0.watch.register(cx.waker());
             self.poll_watch(cx)
-        })
-        .await
+        });
+        tokio::select! {
+            removed = removed => removed,
+            () = revocation.given() => match self.lock().take() {
+                Some(_) => RemovedReason::Lost("the certificate of the other gateway was revoked".into()),
+                None => RemovedReason::Taken,
+            },
+        }
     }
 
     fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<RemovedReason> {

@@ -11,7 +11,7 @@ use super::{
     peer_record::PeerRecord,
 };
 use crate::{
-    net::stream::NetStream,
+    net::{certificate_watch::RevocationSignal, stream::NetStream},
     proto::multiplex::{frame::CutCause, open::OpenRequest},
 };
 
@@ -41,6 +41,14 @@ impl SessionSide {
         match self {
             Self::Stream(stream) => stream.tcp(),
             Self::Shared(_) | Self::Incoming(_) | Self::Gone => None,
+        }
+    }
+
+    /// Tells when what was shown on it is revoked; of a link that others share, the link's task knows.
+    pub fn revocation(&self) -> RevocationSignal {
+        match self {
+            Self::Stream(stream) => stream.revocation(),
+            Self::Shared(_) | Self::Incoming(_) | Self::Gone => RevocationSignal::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    GOODBYE, Peer,
+    GOODBYE, LINGERING_CLOSE, Peer,
     handshake::CarriesMismatch,
     keeper::LIVED,
     link_guard::LinkGuard,
@@ -30,7 +30,7 @@ use super::{
     server::IdleLossReason,
 };
 use crate::{
-    net::stream::NetStream,
+    net::{certificate_watch::RevocationSignal, stream::NetStream},
     profile::ServiceName,
     proto::{
         Refusal,
@@ -46,6 +46,8 @@ use crate::{
 
 /// What a gateway says that it is.
 pub const SOFTWARE: &str = concat!("portcullis ", env!("CARGO_PKG_VERSION"));
+/// Why a link ends whose other end has shown what was revoked.
+const REVOKED: &str = "the certificate of the other gateway was revoked";
 /// Sessions in a row for services that were not offered.
 const MISTAKES_MAX: u32 = 32;
 
@@ -82,6 +84,10 @@ pub struct StandingLink {
     has_carried: bool,
     /// Sessions in a row for services that were not offered on it.
     mistakes: u32,
+    /// Given when the certificate of the other end is revoked.
+    revocation: RevocationSignal,
+    /// It was, and by then it is dropped.
+    revoked_by: Option<Instant>,
 }
 
 /// What its owner is told of a link.
@@ -116,6 +122,7 @@ impl StandingLink {
         let load = LinkLoad::new(sessions_max);
         let numbers = SESSION_NUMBERS.get_or_init(Arc::default).clone();
         let id = next_link_id();
+        let revocation = stream.revocation();
         let parts = LinkParts { id, stream, peer: peer.clone(), end, load: load.clone(), numbers };
         let (link, handle) = MultiplexedLink::new(parts);
         let now = Instant::now();
@@ -136,6 +143,8 @@ impl StandingLink {
             heard: None,
             has_carried: false,
             mistakes: 0,
+            revocation,
+            revoked_by: None,
         })
     }
 
@@ -207,6 +216,13 @@ impl StandingLink {
                     Some(event) => return event,
                     None => continue,
                 },
+                () = self.revocation.given(), if self.revoked_by.is_none() => {
+                    self.revoke();
+                    return StandingEvent::Leaves(FrameType::Retire);
+                }
+                () = wait_until(self.revoked_by), if self.revoked_by.is_some() => {
+                    return StandingEvent::Ended(IdleLossReason::Failed(REVOKED.into()));
+                }
                 () = self.load.changed() => {
                     self.guard.iter_mut().for_each(|guard| guard.set_room(self.load.room()));
                     match self.load.has_room() {
@@ -236,6 +252,15 @@ impl StandingLink {
         }
     }
 
+    /// The certificate of the other end was revoked: nothing is carried for it any more.
+    fn revoke(&mut self) {
+        self.revoked_by = Some(Instant::now() + LINGERING_CLOSE);
+        self.has_asked = true;
+        self.leaves_since.get_or_insert_with(Instant::now);
+        self.guard.iter_mut().for_each(LinkGuard::mark_leaving);
+        self.link.revoke();
+    }
+
     /// When a link that leaves has to be closed, as far as is known now.
     fn gone_by(&self) -> Option<Instant> {
         let leaves_since = self.leaves_since?;
@@ -262,6 +287,10 @@ impl StandingLink {
 
     fn note(&mut self, event: OwnerEvent) -> Option<StandingEvent> {
         match event {
+            OwnerEvent::Opened(_, session) if self.revoked_by.is_some() => {
+                self.link.refuse_incoming(session, Refusal::NotAllowed);
+                None
+            }
             OwnerEvent::Opened(request, session) => {
                 self.has_carried = true;
                 self.judge_service(&request.service);
@@ -305,6 +334,7 @@ impl StandingLink {
 
     fn reason(&self, loss: &LinkLoss) -> IdleLossReason {
         match (loss, self.heard) {
+            _ if self.revoked_by.is_some() => IdleLossReason::Failed(REVOKED.into()),
             (LinkLoss::Broken(_), _) => {
                 let reason = loss.to_string();
                 self.guard.iter().for_each(|guard| guard.counts().note_violation(reason.clone()));

@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{prefixed::PrefixedStream, stream::NetStream, tcp, timeout::TimeoutError};
+use super::{
+    certificate_watch::RevocationSignal, prefixed::PrefixedStream, stream::NetStream, tcp,
+    timeout::TimeoutError,
+};
 
 /// The most that one end may have written ahead of the other.
 const HELD_MAX: usize = 64 * 1024;
@@ -46,6 +49,8 @@ pub struct PipeEnd {
     stream: Option<Box<PrefixedStream>>,
     /// Whether the client behind the other end has said all.
     client: Option<Arc<AtomicBool>>,
+    /// Of the certificate of that client.
+    revocation: RevocationSignal,
 }
 
 #[derive(Default)]
@@ -116,7 +121,14 @@ impl PipeFailureSender {
 /// A pipe's two ends.
 pub fn pipe() -> (PipeEnd, PipeEnd) {
     let shared = Arc::new(Mutex::new(PipeState::default()));
-    let end = |side| PipeEnd { shared: shared.clone(), side, driver: None, stream: None, client: None };
+    let end = |side| PipeEnd {
+        shared: shared.clone(),
+        side,
+        driver: None,
+        stream: None,
+        client: None,
+        revocation: RevocationSignal::default(),
+    };
     (end(0), end(1))
 }
 
@@ -211,6 +223,16 @@ impl PipeEnd {
     pub fn with_client_flag(mut self, has_ended: Arc<AtomicBool>) -> Self {
         self.client = Some(has_ended);
         self
+    }
+
+    /// And which may show that its certificate is revoked.
+    pub fn with_revocation(mut self, revocation: RevocationSignal) -> Self {
+        self.revocation = revocation;
+        self
+    }
+
+    pub fn revocation(&self) -> RevocationSignal {
+        self.revocation.clone()
     }
 
     /// Whether the client behind the other end has said all, and may have left.

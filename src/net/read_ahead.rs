@@ -8,6 +8,7 @@ use std::{
     io::{self, IoSlice},
     ops::Range,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,6 +16,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+
+use super::certificate_watch::{CertificateWatch, RevocationSignal};
 
 /// Bytes asked for at once.
 const AHEAD: usize = 64 * 1024;
@@ -28,20 +31,31 @@ pub struct ReadAhead {
     left: Range<usize>,
     /// Whether the last read has left something in the socket.
     has_more: bool,
+    /// Of the certificate that was shown over it.
+    watch: Option<Arc<CertificateWatch>>,
 }
 
 impl ReadAhead {
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket, held: Vec::new(), left: 0..0, has_more: false }
+        Self { socket, held: Vec::new(), left: 0..0, has_more: false, watch: None }
     }
 
     /// A socket with a prefix that was read already and is returned first.
     pub fn with_prefix(read: Vec<u8>, socket: TcpStream) -> Self {
-        Self { socket, left: 0..read.len(), held: read, has_more: false }
+        Self { left: 0..read.len(), held: read, ..Self::new(socket) }
     }
 
     pub fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// Keeps the watch over the certificate that was shown.
+    pub fn hold_watch(&mut self, watch: Arc<CertificateWatch>) {
+        self.watch = Some(watch);
+    }
+
+    pub fn revocation(&self) -> RevocationSignal {
+        self.watch.as_ref().map(CertificateWatch::signal).unwrap_or_default()
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

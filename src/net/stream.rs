@@ -14,7 +14,15 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::{echo::EchoStream, paced::PacedStream, pipe::PipeEnd, read_ahead::ReadAhead, tcp, ws::WebSocket};
+use super::{
+    certificate_watch::{CertificateWatch, RevocationSignal},
+    echo::EchoStream,
+    paced::PacedStream,
+    pipe::PipeEnd,
+    read_ahead::ReadAhead,
+    tcp,
+    ws::WebSocket,
+};
 use crate::{admission::pace::ServicePace, proto::certificate::expiry_seconds};
 
 #[derive(Debug)]
@@ -85,6 +93,36 @@ impl NetStream {
             Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
             Self::Paced(paced) => paced.inner().peer_certificate(),
             Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
+        }
+    }
+
+    /// All that it has shown.
+    pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
+            Self::Paced(paced) => paced.inner().peer_chain(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => &[],
+        }
+    }
+
+    /// Holds the watch over what the other side has shown for as long as it stands.
+    pub fn hold_watch(&mut self, watch: Arc<CertificateWatch>) {
+        if let Self::Tls(stream) = self {
+            match &mut **stream {
+                TlsStream::Client(stream) => stream.get_mut().0.hold_watch(watch),
+                TlsStream::Server(stream) => stream.get_mut().0.hold_watch(watch),
+            }
+        }
+    }
+
+    /// Tells when what the other side has shown is revoked.
+    pub fn revocation(&self) -> RevocationSignal {
+        match self {
+            Self::Tls(stream) => stream.get_ref().0.revocation(),
+            Self::Ws(stream) => stream.revocation(),
+            Self::Pipe(pipe) => pipe.revocation(),
+            Self::Paced(paced) => paced.inner().revocation(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Echo(_) => RevocationSignal::default(),
         }
     }
 

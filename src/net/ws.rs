@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{prefixed::PrefixedStream, tcp, timeout::TimeoutError};
+use super::{certificate_watch::RevocationSignal, prefixed::PrefixedStream, tcp, timeout::TimeoutError};
 use crate::{
     profile::MessageKind,
     proto::ws::{Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd, frame_head, push_frame},
@@ -171,6 +171,10 @@ impl WebSocket {
     /// The socket below, where there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         self.stream.stream.tcp()
+    }
+
+    pub fn revocation(&self) -> RevocationSignal {
+        self.stream.stream.revocation()
     }
 
     /// Goes on while the client, which has closed, is not read: forgets what it sends, and does not

@@ -66,6 +66,9 @@ pub const PEERS_MAX: usize = 256;
 /// More than a plan for a week has lines.
 pub const HOURS_MAX: usize = 64;
 
+/// Files with lists of revoked certificates.
+pub const REVOKED_MAX: usize = 32;
+
 /// Names of one accept, and of its clients.
 pub const NAMES_MAX: usize = 256;
 

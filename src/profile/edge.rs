@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    AcceptAddress, BindPolicy, EdgeScheme, Network, PemSource, WebOptions,
+    AcceptAddress, BindPolicy, EdgeScheme, Network, PemSource, RevokedFiles, WebOptions,
     auth::RawAuth,
     defaults,
     endpoint::is_name,
@@ -12,7 +12,7 @@ use super::{
     link::material,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address},
-    web,
+    revoked, web,
 };
 
 /// Where clients of a service come in.
@@ -76,6 +76,17 @@ pub struct ClientCertificates {
     pub ca: PemSource,
     /// Names of which a certificate must carry one; `None`: whatever it carries.
     pub names: Option<Vec<String>>,
+    pub revoked: RevokedFiles,
+}
+
+impl AcceptTls {
+    /// Which certificates of clients are good, where any are asked for.
+    pub fn client_certificates(&self) -> Option<&ClientCertificates> {
+        match &self.clients {
+            ClientCheck::Nobody => None,
+            ClientCheck::Optional(clients) | ClientCheck::Required(clients) => Some(clients),
+        }
+    }
 }
 
 /// Options that a service has for all of its accepts, or an accept for itself.
@@ -283,7 +294,9 @@ fn accept_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Lo
         ClientVerification::Required => ClientCheck::Required(clients(&fields, ca, names, problems)?),
         ClientVerification::Optional => ClientCheck::Optional(clients(&fields, ca, names, problems)?),
         ClientVerification::None => {
-            for unused in [ca, names].into_iter().flatten() {
+            let revoked: [&dyn AnyKey; 2] = [&keys::REVOKED, &keys::REVOKED_EXPIRED];
+            let unused = [ca, names].into_iter().flatten();
+            for unused in unused.chain(revoked.into_iter().filter_map(|key| fields.take(key))) {
                 let fault = ValueProblem::new("clients' certificates are not asked for", "remove it");
                 problems.push(fault.at(unused.place()));
             }
@@ -347,7 +360,8 @@ fn clients(
         ReadValue::Bad => return None,
         ReadValue::Good(names) => Some(names.into_iter().map(|name| name.value).collect()),
     };
-    Some(ClientCertificates { ca: material(&ca, problems)?, names })
+    let revoked = revoked::read(fields, problems)?;
+    Some(ClientCertificates { ca: material(&ca, problems)?, names, revoked })
 }
 
 /// `certificate` and `key`, where both are there and good.

@@ -10,7 +10,7 @@ use super::{
     keys::{self, AnyKey},
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
-    via,
+    revoked, via,
 };
 
 /// What stands for the `tls` of the built-in profile's links, made in memory by the caller.
@@ -198,8 +198,9 @@ fn link_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Link
             None
         }
     };
+    let revoked = revoked::read(&fields, problems);
     let peers = peers?.into_iter().map(|peer| peer.value).collect();
-    Some(LinkTls { certificate: certificate?, key: key?, ca: ca?, peers })
+    Some(LinkTls { certificate: certificate?, key: key?, ca: ca?, peers, revoked: revoked? })
 }
 
 /// A file, from the folder of the profile that names it.

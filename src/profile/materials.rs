@@ -1,8 +1,8 @@
 //! The certificates and keys that a profile names, wherever it names them.
 
 use super::{
-    Accept, AcceptTls, AuthSource, BackendSet, ClientCheck, ConnectTls, DmzHalf, DmzMode, InternalHalf,
-    InternalMode, KeyPair, LinkTls, PemSource, Profile,
+    Accept, AcceptTls, AuthSource, BackendSet, ConnectTls, DmzHalf, DmzMode, InternalHalf, InternalMode,
+    KeyPair, LinkTls, PemSource, Profile,
 };
 
 impl Profile {
@@ -10,7 +10,9 @@ impl Profile {
     pub fn materials(&self) -> impl Iterator<Item = &PemSource> {
         let links = self.dmz.iter().filter_map(DmzHalf::link_tls);
         let links = links.chain(self.internal.iter().filter_map(InternalHalf::link_tls));
-        let links = links.flat_map(|LinkTls { certificate, key, ca, .. }| [certificate, key, ca]);
+        let links = links.flat_map(|LinkTls { certificate, key, ca, revoked, .. }| {
+            [certificate, key, ca].into_iter().chain(&revoked.files)
+        });
         links.chain(self.edge_materials()).chain(self.auth_sources().map(AuthSource::material))
     }
 
@@ -70,11 +72,9 @@ impl InternalHalf {
 }
 
 fn of_accept(tls: &AcceptTls) -> impl Iterator<Item = &PemSource> {
-    let ca = match &tls.clients {
-        ClientCheck::Nobody => None,
-        ClientCheck::Optional(clients) | ClientCheck::Required(clients) => Some(&clients.ca),
-    };
-    of_pair(&tls.pair).into_iter().chain(ca)
+    let clients = tls.client_certificates().into_iter();
+    let clients = clients.flat_map(|clients| [&clients.ca].into_iter().chain(&clients.revoked.files));
+    of_pair(&tls.pair).into_iter().chain(clients)
 }
 
 fn of_connect(tls: &ConnectTls) -> impl Iterator<Item = &PemSource> {

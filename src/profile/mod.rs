@@ -32,6 +32,7 @@ mod problem;
 mod raw;
 mod reference;
 mod resolve;
+mod revoked;
 mod schema;
 mod server_address;
 mod size;
@@ -320,6 +321,24 @@ pub struct LinkTls {
     pub ca: PemSource,
     /// Names of which a peer's certificate must carry one.
     pub peers: Vec<String>,
+    pub revoked: RevokedFiles,
+}
+
+/// Lists of revoked certificates, not yet opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct RevokedFiles {
+    pub files: Vec<PemSource>,
+    pub expired: ExpiredListPolicy,
+}
+
+/// What an expired list of revoked certificates means for new handshakes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum ExpiredListPolicy {
+    /// Nobody whom it is about gets in.
+    #[default]
+    Refuse,
+    /// It goes for what it says.
+    Accept,
 }
 
 /// PEM text, and where it comes from. The same file is the same, wherever a profile names it.

@@ -76,6 +76,9 @@ impl EndWeight {
     }
 }
 
+/// Why sessions end that stand on a certificate which was revoked, of their client or of a gateway.
+pub const REVOKED: &str = "a certificate was revoked";
+
 /// Why and when a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEnd {

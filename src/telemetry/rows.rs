@@ -42,6 +42,7 @@ impl Snapshot {
             traffic: Vec::new(),
             descriptors: DescriptorUsage::default(),
             certificates: Vec::new(),
+            revocation_lists: Vec::new(),
             lockdown: Vec::new(),
             switching: None,
             walk: None,

@@ -30,7 +30,9 @@ use super::{
     duration_buckets::DurationCounts,
     failures::FailureRow,
     requests::RequestCounts,
-    verdict::{Alert, CertificateRow, DrainRequest, Health, Readiness, RefusalRow, ServiceLack},
+    verdict::{
+        Alert, CertificateRow, DrainRequest, Health, Readiness, RefusalRow, RevocationListRow, ServiceLack,
+    },
 };
 use crate::profile::{Half, Mode};
 
@@ -107,6 +109,9 @@ pub struct Snapshot {
     /// Those that this gateway shows, or by which it judges others.
     #[serde(default)]
     pub certificates: Vec<CertificateRow>,
+    /// The lists of revoked certificates that it goes by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocation_lists: Vec<RevocationListRow>,
     /// What the inside has locked.
     #[serde(default)]
     pub lockdown: Vec<LockdownRow>,

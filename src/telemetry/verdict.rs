@@ -191,6 +191,18 @@ pub struct CertificateRow {
     pub days: i64,
 }
 
+/// A list of revoked certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationListRow {
+    /// The file.
+    pub object: String,
+    /// UTC, RFC 3339.
+    pub ends: String,
+    pub has_expired: bool,
+    /// Whether nobody whom it is about gets in once it has.
+    pub refuses: bool,
+}
+
 /// What is told to those who ask whether a gateway is ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {

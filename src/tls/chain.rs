@@ -68,6 +68,12 @@ pub enum ChainFault {
     Expired { one: ChainCertificate, on: String },
     #[error("{one} is not valid before {on}")]
     NotYet { one: ChainCertificate, on: String },
+    #[error("{one} is revoked")]
+    Revoked { one: ChainCertificate },
+    #[error(
+        "certificates of `{issuer}` are not taken, since the list of those that are revoked, {list}, has expired on {on}"
+    )]
+    ListExpired { issuer: String, list: String, on: String },
 }
 
 impl ChainFault {
@@ -91,6 +97,10 @@ impl ChainFault {
             Self::IsAuthority { .. } => "use one that is issued for the name (CA:FALSE)".into(),
             Self::Expired { .. } => "put its successor in its place, or set the clock right".into(),
             Self::NotYet { .. } => "set the clock right, or wait".into(),
+            Self::Revoked { .. } => "have another one issued".into(),
+            Self::ListExpired { .. } => {
+                "put its successor in its place, or say `revoked_expired: accept`".into()
+            }
         }
     }
 
@@ -101,6 +111,7 @@ impl ChainFault {
             Self::IssuerMissing { ca, .. } | Self::SelfSigned { ca, .. } => {
                 format!("its certificate comes from another CA than {ca}: {self}; {advice}")
             }
+            Self::ListExpired { .. } => format!("{self}; {advice}"),
             _ => format!("its {self}; {advice}"),
         }
     }
@@ -123,6 +134,19 @@ pub fn fault(
     let shown = std::iter::once(leaf).chain(rest).map(parse).collect::<Option<Vec<_>>>()?;
     let chain = Chain { shown, authorities: authorities.iter().filter_map(parse).collect(), ca: of.ca() };
     chain.fault(error)
+}
+
+/// That one of a chain is revoked.
+pub fn revoked(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], at: usize) -> Option<ChainFault> {
+    let subject = text(parse(std::iter::once(leaf).chain(rest).nth(at)?)?.subject());
+    let one = ChainCertificate { number: at + 1, of: rest.len() + 1, within: None, subject };
+    Some(ChainFault::Revoked { one })
+}
+
+/// That it is not known any more whether one is.
+pub fn list_expired(one: &CertificateDer<'_>, list: &str, on: UnixTime) -> Option<ChainFault> {
+    let issuer = text(parse(one)?.issuer());
+    Some(ChainFault::ListExpired { issuer, list: printable(list), on: describe::date(on) })
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
@@ -264,7 +288,7 @@ fn is_at(seconds: i64, time: UnixTime) -> bool {
 }
 
 /// A name as it may stand in one line of a log.
-fn text(name: &X509Name<'_>) -> String {
+pub(super) fn text(name: &X509Name<'_>) -> String {
     printable(&name.to_string())
 }
 

@@ -3,17 +3,10 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_name,
-    },
+    ClientConfig, Error, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        NoServerSessionStorage, ParsedCertificate,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    pki_types::{CertificateDer, ServerName},
+    server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
@@ -24,12 +17,15 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     authorities::Authorities,
     client_hello::ClientHello,
+    edge_verifiers::{BackendVerifier, NamedClientVerifier, Showing},
     error::TlsError,
     handshake::shake,
     party::TlsParty,
     peer_verifier::name_among,
     pem::{pem_problem, read_chain, read_key, read_roots},
     probe,
+    revocation::{ListExpiry, RevocationLists},
+    shown_certificates::ShownCertificates,
 };
 use crate::{
     disk::PipePolicy,
@@ -104,6 +100,8 @@ struct AcceptTlsConfig {
     web: TlsServer,
     /// What they are shown.
     leaf: CertificateDer<'static>,
+    /// Which certificates of theirs are revoked.
+    revoked: Arc<RevocationLists>,
 }
 
 impl EdgeTls {
@@ -149,11 +147,29 @@ impl EdgeTls {
             let was = before.accepts.get(&tls).and_then(EdgeConfig::opened).filter(|was| was.is_in_date());
             (tls, edge.falling_back_to(was))
         });
+        let mut accepts: HashMap<_, _> = accepts.collect();
+        share_books(&mut accepts, before);
         let connects = self.connects.into_iter().map(|(tls, edge)| {
             let was = before.connects.get(&tls).and_then(EdgeConfig::opened);
             (tls, edge.falling_back_to(was))
         });
-        Self { accepts: accepts.collect(), connects: connects.collect(), problems: self.problems }
+        Self { accepts, connects: connects.collect(), problems: self.problems }
+    }
+
+    /// Its lists of revoked certificates hold for clients that are connected; how many of those are to go.
+    pub fn enforce_revocations(&self) -> usize {
+        let mut enforced: HashMap<&PemSource, (Arc<ShownCertificates>, Vec<Arc<RevocationLists>>)> =
+            HashMap::new();
+        for (tls, edge) in &self.accepts {
+            let (Some(clients), Some(edge)) = (tls.client_certificates(), edge.opened()) else { continue };
+            let book = enforced.entry(&clients.ca).or_insert_with(|| (edge.bytes.shown.clone(), Vec::new()));
+            book.1.push(edge.revoked.clone());
+        }
+        enforced.into_values().map(|(shown, lists)| shown.enforce(lists)).sum()
+    }
+
+    pub fn list_expiries(&self) -> impl Iterator<Item = ListExpiry> {
+        self.accepts.values().filter_map(EdgeConfig::opened).flat_map(|edge| edge.revoked.expiries())
     }
 
     /// What is wrong with what is named now, where what was in force goes on.
@@ -189,8 +205,32 @@ impl EdgeTls {
 }
 
 impl AcceptTlsConfig {
+    /// The book of what its clients have shown becomes that of another.
+    fn share_shown(&mut self, shown: &Arc<ShownCertificates>) {
+        for server in [&mut self.bytes, &mut self.web] {
+            server.shown = shown.clone();
+        }
+    }
+
     fn is_in_date(&self) -> bool {
         expiry_seconds(&self.leaf).is_some_and(|expires| expires > now())
+    }
+}
+
+/// Accepts that believe one `ca` have one book of what was shown, those of before and now.
+fn share_books(accepts: &mut HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>, before: &EdgeTls) {
+    let mut books: HashMap<PemSource, Arc<ShownCertificates>> = HashMap::new();
+    for (tls, edge) in &before.accepts {
+        if let (Some(clients), Some(edge)) = (tls.client_certificates(), edge.opened()) {
+            books.entry(clients.ca.clone()).or_insert_with(|| edge.bytes.shown.clone());
+        }
+    }
+    for (tls, edge) in accepts {
+        if let (Some(clients), EdgeConfig::Opened(edge) | EdgeConfig::Kept(edge, _)) =
+            (tls.client_certificates(), edge)
+        {
+            edge.share_shown(books.entry(clients.ca.clone()).or_default());
+        }
     }
 }
 
@@ -205,13 +245,18 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .expect("the provider has cipher suites of both versions");
+    let revoked = match tls.client_certificates() {
+        Some(clients) => load_revoked(clients, pipes)?,
+        None => Arc::default(),
+    };
+    let verifier = |clients, showing| verifier(clients, &provider, pipes, showing, revoked.clone());
     let builder = match &tls.clients {
         ClientCheck::Nobody => builder.with_no_client_auth(),
         ClientCheck::Optional(clients) => {
-            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, Showing::AsTheyLike)?)
+            builder.with_client_cert_verifier(verifier(clients, Showing::AsTheyLike)?)
         }
         ClientCheck::Required(clients) => {
-            builder.with_client_cert_verifier(verifier(clients, &provider, pipes, Showing::Must)?)
+            builder.with_client_cert_verifier(verifier(clients, Showing::Must)?)
         }
     };
     let mut bytes = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
@@ -223,14 +268,10 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
     let mut web = bytes.clone();
     bytes.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     web.alpn_protocols = vec![WEB_ALPN.into()];
-    let names: Arc<[String]> = match &tls.clients {
-        ClientCheck::Nobody => Arc::default(),
-        ClientCheck::Optional(clients) | ClientCheck::Required(clients) => {
-            clients.names.as_deref().unwrap_or_default().into()
-        }
-    };
-    let server = |config| TlsServer { config: Arc::new(config), names: names.clone() };
-    Ok(AcceptTlsConfig { bytes: server(bytes), web: server(web), leaf })
+    let clients = tls.client_certificates();
+    let names: Arc<[String]> = clients.and_then(|of| of.names.as_deref()).unwrap_or_default().into();
+    let server = |config| TlsServer { config: Arc::new(config), names: names.clone(), shown: Arc::default() };
+    Ok(AcceptTlsConfig { bytes: server(bytes), web: server(web), leaf, revoked })
 }
 
 fn load_connect(tls: &ConnectTls, pipes: PipePolicy) -> Result<Arc<ClientConfig>, Problem> {
@@ -294,6 +335,8 @@ pub struct TlsServer {
     pub config: Arc<ServerConfig>,
     /// Of which a client's certificate has to carry one; empty: any.
     names: Arc<[String]>,
+    /// What clients that are connected have shown.
+    shown: Arc<ShownCertificates>,
 }
 
 impl TlsServer {
@@ -307,7 +350,8 @@ impl TlsServer {
         hello: ClientHello,
         stream: TcpStream,
     ) -> Result<(NetStream, Option<ProvenUser>), TlsError> {
-        let stream = accept(hello, stream, self.config.clone()).await?;
+        let mut stream = accept(hello, stream, self.config.clone()).await?;
+        self.shown.watch(&mut stream);
         let user = stream.peer_certificate().and_then(|leaf| self.user_of(leaf));
         Ok((stream, user))
     }
@@ -339,9 +383,17 @@ fn verifier(
     provider: &Arc<CryptoProvider>,
     pipes: PipePolicy,
     showing: Showing,
+    revoked: Arc<RevocationLists>,
 ) -> Result<Arc<NamedClientVerifier>, Problem> {
     let authorities = authorities(&clients.ca, provider, TlsParty::Client, pipes)?;
-    Ok(Arc::new(NamedClientVerifier { authorities, names: clients.names.clone(), showing }))
+    Ok(Arc::new(NamedClientVerifier { authorities, names: clients.names.clone(), showing, revoked }))
+}
+
+/// What is wrong with several lists is told of the first.
+fn load_revoked(clients: &ClientCertificates, pipes: PipePolicy) -> Result<Arc<RevocationLists>, Problem> {
+    let issuers = read_chain(&clients.ca, pipes)?;
+    let loaded = RevocationLists::load(&clients.revoked, &issuers, TlsParty::Client, pipes);
+    loaded.map(Arc::new).map_err(|mut problems| problems.swap_remove(0))
 }
 
 fn authorities(
@@ -387,109 +439,4 @@ fn check_in_date(material: &PemSource, chain: &[CertificateDer<'_>]) -> Result<(
 fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     i64::try_from(now).unwrap_or(i64::MAX)
-}
-
-/// Whether clients have to show a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Showing {
-    Must,
-    AsTheyLike,
-}
-
-/// Accepts clients whose certificate comes from an authority and, if names are given, carries one of them.
-#[derive(Debug)]
-struct NamedClientVerifier {
-    authorities: Authorities,
-    names: Option<Vec<String>>,
-    showing: Showing,
-}
-
-impl ClientCertVerifier for NamedClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.showing == Showing::Must
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.authorities.hints()
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let checked = self.authorities.check_client(leaf, intermediates, now);
-        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
-        if let Some(names) = &self.names {
-            name_among(leaf, names, "this accept's `names`")?;
-        }
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.schemes()
-    }
-}
-
-/// A backend of an authority, and of the name that the connect gives.
-#[derive(Debug)]
-struct BackendVerifier {
-    authorities: Authorities,
-}
-
-impl ServerCertVerifier for BackendVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let checked = self.authorities.check_server(leaf, intermediates, now);
-        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
-        verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.schemes()
-    }
 }

@@ -91,6 +91,10 @@ pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
         Error::AlertReceived(Alert::CertificateExpired) => {
             format!("{party} takes this one's certificate for expired, or for not valid yet")
         }
+        Error::InvalidCertificate(CertificateError::Revoked) => "its certificate is revoked".into(),
+        Error::AlertReceived(Alert::CertificateRevoked) => {
+            format!("{party} says that this one's certificate is revoked")
+        }
         Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => {
             format!("{party} says that this one's certificate comes from another CA than its `ca`")
         }

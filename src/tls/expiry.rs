@@ -5,7 +5,7 @@ use rustls::pki_types::CertificateDer;
 use super::pem::read_chain;
 use crate::{
     disk::PipePolicy,
-    profile::{ClientCheck, DmzHalf, Half, InternalHalf, LinkTls, PemSource, Profile},
+    profile::{DmzHalf, Half, InternalHalf, LinkTls, PemSource, Profile},
     proto::certificate::expiry_seconds,
 };
 
@@ -74,12 +74,8 @@ fn materials(profile: &Profile) -> Vec<(Half, CertificateUse, &PemSource)> {
     }
     for tls in profile.accept_tls() {
         found.push((Half::Dmz, CertificateUse::Accept, &tls.pair.certificate));
-        match &tls.clients {
-            ClientCheck::Nobody => {}
-            ClientCheck::Optional(clients) | ClientCheck::Required(clients) => {
-                found.push((Half::Dmz, CertificateUse::Accept, &clients.ca));
-            }
-        }
+        let clients = tls.client_certificates();
+        found.extend(clients.map(|clients| (Half::Dmz, CertificateUse::Accept, &clients.ca)));
     }
     let inner = if profile.internal.is_some() { Half::Internal } else { Half::Dmz };
     for tls in profile.connect_tls() {

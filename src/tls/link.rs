@@ -25,6 +25,8 @@ use super::{
     party::TlsParty,
     peer_verifier::PeerVerifier,
     pem::{find_unfit, name_prefix, pem_problem, read_chain, read_key, read_roots},
+    revocation::{ListExpiry, RevocationLists},
+    shown_certificates::ShownCertificates,
 };
 use crate::{
     disk::PipePolicy,
@@ -41,6 +43,8 @@ pub struct LinkIdentity {
     pair: Arc<SingleCertAndKey>,
     /// Certificates, its own and the CA's: what a reload compares.
     shown: Arc<Vec<CertificateDer<'static>>>,
+    /// What peers have shown on links that stand.
+    standing: Arc<ShownCertificates>,
 }
 
 /// A handshake of the side that listens, done.
@@ -101,7 +105,10 @@ impl LinkIdentity {
             .map_err(|error| {
                 at(&tls.ca, format!("it can not be used: {error}"), "name a CA's certificate")
             })?;
-        let verifier = PeerVerifier::new(issuing, tls.peers.clone());
+        // A CA between this half's certificate and `ca` may have lists of its own.
+        let signers = [&authorities[..], &chain[1..]].concat();
+        let revoked = RevocationLists::load(&tls.revoked, &signers, TlsParty::Gateway, pipes)?;
+        let verifier = PeerVerifier::new(issuing, tls.peers.clone(), Arc::new(revoked));
         check_own(verifier.authorities(), &chain, &tls.certificate)?;
         let shown = Arc::new([chain, authorities].concat());
         Ok(Self::assemble(pair, Arc::new(verifier), provider, shown, alpn))
@@ -134,12 +141,28 @@ impl LinkIdentity {
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
         client.alpn_protocols = alpn.to_vec();
-        Self { server: Arc::new(server), client: Arc::new(client), verifier, pair, shown }
+        let (server, client) = (Arc::new(server), Arc::new(client));
+        Self { server, client, verifier, pair, shown, standing: Arc::default() }
     }
 
     /// Whether links made with the other would show and accept the same.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.shown == other.shown && self.verifier.peers() == other.verifier.peers()
+    }
+
+    /// The same, which goes on with the links of the one before.
+    pub fn succeeding(self, before: Option<&Self>) -> Self {
+        let standing = before.map_or(self.standing, |before| before.standing.clone());
+        Self { standing, ..self }
+    }
+
+    /// Its lists of revoked certificates hold for the links that stand; how many of those are to go.
+    pub fn enforce_revocations(&self) -> usize {
+        self.standing.enforce(vec![self.verifier.revoked().clone()])
+    }
+
+    pub fn list_expiries(&self) -> impl Iterator<Item = ListExpiry> {
+        self.verifier.revoked().expiries()
     }
 
     /// Why this side of a link would refuse the other's certificate; `None` where it would not.
@@ -148,7 +171,9 @@ impl LinkIdentity {
         let intermediates = &rest[..rest.len().saturating_sub(1)];
         let authorities = self.verifier.authorities();
         let checked = authorities.check_server(leaf, intermediates, UnixTime::now());
-        let error = checked.and_then(|()| self.verifier.name_of(leaf).map(|_| ())).err()?;
+        let named = checked.and_then(|()| self.verifier.name_of(leaf).map(|_| ()));
+        let revoked = || self.verifier.revoked().check(leaf, intermediates, UnixTime::now());
+        let error = named.and_then(|()| revoked()).err()?;
         let fault = authorities.fault(&error, leaf, intermediates);
         Some(fault.map_or_else(|| failure_reason(&error, TlsParty::Gateway), |fault| fault.of_other_side()))
     }
@@ -170,7 +195,9 @@ impl LinkIdentity {
         let stream = shake(accepting.into_fallible(), TlsParty::Gateway).await?;
         let peer = self.peer_name(stream.get_ref().1.peer_certificates())?;
         let offered = witness.offered.get().cloned().unwrap_or_default();
-        Ok(AcceptedTls { stream: NetStream::Tls(Box::new(stream.into())), peer, offered })
+        let mut stream = NetStream::Tls(Box::new(stream.into()));
+        self.standing.watch(&mut stream);
+        Ok(AcceptedTls { stream, peer, offered })
     }
 
     /// The handshake of the side that dialled `host`.
@@ -180,7 +207,9 @@ impl LinkIdentity {
         let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(stream));
         let stream = shake(connecting.into_fallible(), TlsParty::Gateway).await?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
-        Ok((NetStream::Tls(Box::new(stream.into())), name))
+        let mut stream = NetStream::Tls(Box::new(stream.into()));
+        self.standing.watch(&mut stream);
+        Ok((stream, name))
     }
 
     fn peer_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<String, TlsError> {

@@ -13,7 +13,9 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{authorities::Authorities, describe::list_names, error::NameMismatch};
+use super::{
+    authorities::Authorities, describe::list_names, error::NameMismatch, revocation::RevocationLists,
+};
 use crate::proto::certificate::{certificate_names, is_same_name};
 
 /// Checks the other side of a link, whichever side dialled.
@@ -21,11 +23,16 @@ use crate::proto::certificate::{certificate_names, is_same_name};
 pub struct PeerVerifier {
     authorities: Authorities,
     peers: Vec<String>,
+    revoked: Arc<RevocationLists>,
 }
 
 impl PeerVerifier {
-    pub fn new(authorities: Authorities, peers: Vec<String>) -> Self {
-        Self { authorities, peers }
+    pub fn new(authorities: Authorities, peers: Vec<String>, revoked: Arc<RevocationLists>) -> Self {
+        Self { authorities, peers, revoked }
+    }
+
+    pub fn revoked(&self) -> &Arc<RevocationLists> {
+        &self.revoked
     }
 
     pub fn authorities(&self) -> &Authorities {
@@ -68,6 +75,7 @@ impl ServerCertVerifier for PeerVerifier {
         let checked = self.authorities.check_server(leaf, intermediates, now);
         checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
         self.name_of(leaf)?;
+        self.revoked.check(leaf, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -108,6 +116,7 @@ impl ClientCertVerifier for PeerVerifier {
         let checked = self.authorities.check_client(leaf, intermediates, now);
         checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
         self.name_of(leaf)?;
+        self.revoked.check(leaf, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -146,7 +155,7 @@ mod tests {
         roots.add_parsable_certificates(authorities.iter().cloned());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let authorities = Authorities::new(authorities.to_vec(), &roots, provider, TlsParty::Gateway);
-        PeerVerifier::new(authorities.expect("a verifier"), vec!["dmz".into()])
+        PeerVerifier::new(authorities.expect("a verifier"), vec!["dmz".into()], Arc::default())
     }
 
     fn accepts(

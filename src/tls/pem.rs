@@ -13,7 +13,7 @@ use x509_parser::{
 };
 
 use crate::{
-    disk::{self, PipePolicy, ReadError},
+    disk::{self, FileContents, PipePolicy, ReadError},
     profile::{PemSource, Problem, ProfilePlace},
 };
 
@@ -41,6 +41,35 @@ pub(super) fn read_chain(
         false => Ok(chain),
     }
 }
+
+/// A larger list is none that a gateway's memory should hold.
+const LIST_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Lists of revoked certificates, in PEM or one in DER.
+pub(super) fn read_lists(material: &PemSource, pipes: PipePolicy) -> Result<Vec<Vec<u8>>, Problem> {
+    let bytes = read_file(material, (LIST_BYTES_MAX, "name a list of revoked certificates"), pipes)?.bytes;
+    if bytes.first() == Some(&DER_SEQUENCE) {
+        return Ok(vec![bytes]);
+    }
+    let mut lists = Vec::new();
+    for found in rustls_pemfile::crls(&mut bytes.as_slice()) {
+        let list = found.map_err(|error| {
+            let what = format!("{}list {} is damaged: {error}", name_prefix(material), lists.len() + 1);
+            pem_problem(material, what, "copy it anew from where it was issued")
+        })?;
+        lists.push(list.to_vec());
+    }
+    match lists.is_empty() {
+        true => {
+            let what = format!("{}it holds no list of revoked certificates", name_prefix(material));
+            Err(pem_problem(material, what, "name a file with one: `-----BEGIN X509 CRL-----`, or DER"))
+        }
+        false => Ok(lists),
+    }
+}
+
+/// How everything in DER begins that is signed.
+const DER_SEQUENCE: u8 = 0x30;
 
 pub(super) fn read_key(material: &PemSource, pipes: PipePolicy) -> Result<PrivateKeyDer<'static>, Problem> {
     let text = read_pem(material, FileAudience::OwnerOnly, pipes)?;
@@ -88,18 +117,8 @@ enum FileAudience {
 }
 
 fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> Result<Vec<u8>, Problem> {
-    let path = match material {
-        PemSource::Memory(text) => return Ok(text.as_bytes().to_vec()),
-        PemSource::File { path, .. } => path,
-    };
-    let contents = disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| {
-        let advice = match error {
-            ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
-            ReadError::Locked => "restart with that profile, or keep the file beside the others",
-            ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => "name a PEM file",
-        };
-        pem_problem(material, format!("{}: {error}", path.display()), advice)
-    })?;
+    let contents = read_file(material, (FILE_BYTES_MAX, "name a PEM file"), pipes)?;
+    let PemSource::File { path, .. } = material else { return Ok(contents.bytes) };
     if audience == FileAudience::OwnerOnly && contents.is_open_to_others() {
         let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.mode);
         return Err(pem_problem(
@@ -109,6 +128,27 @@ fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> 
         ));
     }
     Ok(contents.bytes)
+}
+
+fn read_file(
+    material: &PemSource,
+    (bytes_max, advice): (u64, &str),
+    pipes: PipePolicy,
+) -> Result<FileContents, Problem> {
+    let path = match material {
+        PemSource::Memory(text) => {
+            return Ok(FileContents { bytes: text.as_bytes().to_vec(), mode: 0o600, owner: 0 });
+        }
+        PemSource::File { path, .. } => path,
+    };
+    disk::read(path, bytes_max, pipes).map_err(|error| {
+        let advice = match error {
+            ReadError::Io(_) => "make it with `portcullis certs --out DIR`, or correct the path",
+            ReadError::Locked => "restart with that profile, or keep the file beside the others",
+            ReadError::NotPlain(_) | ReadError::TooLarge { .. } | ReadError::Silent => advice,
+        };
+        pem_problem(material, format!("{}: {error}", path.display()), advice)
+    })
 }
 
 pub(super) fn pem_problem(material: &PemSource, what: String, advice: &str) -> Problem {

@@ -13,6 +13,7 @@ mod links;
 mod modes;
 mod pool;
 mod renewal;
+mod revoked;
 mod rollback;
 mod sessions;
 mod silence;

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     IdentityCell, LinkPort, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
-    handshake_context, same_identity,
+    handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
     admission::handshakes::HandshakePermit,
@@ -76,6 +76,7 @@ impl DmzSide {
     pub fn prepare(
         half: &DmzHalf,
         identity: Option<LinkIdentity>,
+        before: Option<&Self>,
         found: &ResolvedNames,
         common: &SharedContext,
     ) -> Result<Self, BindError> {
@@ -94,7 +95,7 @@ impl DmzSide {
                 DmzParts::Reverse { port: LinkPort::bind(listen, *bind, found)?, pool }
             }
         };
-        let identity = Arc::new(ArcSwap::from_pointee(identity));
+        let identity = succeed_identity(identity, before.map(|before| &before.identity));
         Ok(Self { identity, policy: Arc::default(), parts })
     }
 
@@ -154,8 +155,7 @@ impl DmzSide {
 
     /// Continues under another profile with the same mode and ports.
     pub fn update(&mut self, half: &DmzHalf, identity: Option<LinkIdentity>) {
-        let identity_stays = same_identity(&self.identity.load(), &identity);
-        self.identity.store(Arc::new(identity));
+        let identity_stays = replace_identity(&self.identity, identity);
         let policy_stays = self.update_policy(half);
         if !(identity_stays && policy_stays) {
             self.retire_links();
@@ -176,11 +176,14 @@ impl DmzSide {
 
     /// Uses this identity on its links from now on; links that were opened with another one are replaced.
     pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
-        if same_identity(&self.identity.load(), &identity) {
-            return;
+        if !replace_identity(&self.identity, identity) {
+            self.retire_links();
         }
-        self.identity.store(Arc::new(identity));
-        self.retire_links();
+    }
+
+    /// What its links show and believe now.
+    pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
+        self.identity.load_full()
     }
 
     /// Keeps so many links ready to each gateway.

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     IdentityCell, LinkPort, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason, handshake_context,
-    same_identity,
+    replace_identity, succeed_identity,
 };
 use crate::{
     accept::{
@@ -47,13 +47,14 @@ impl InternalSide {
     pub fn prepare(
         half: &InternalHalf,
         identity: Option<LinkIdentity>,
+        before: Option<&Self>,
         found: &ResolvedNames,
         common: &SharedContext,
     ) -> Result<Self, BindError> {
         let links =
             LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
         let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max(), common)));
-        let identity = Arc::new(ArcSwap::from_pointee(identity));
+        let identity = succeed_identity(identity, before.map(|before| &before.identity));
         let parts = match &half.way {
             InternalMode::Forward { listen, bind, .. } => {
                 let port = LinkPort::bind(listen, *bind, found)?;
@@ -109,8 +110,7 @@ impl InternalSide {
 
     /// Continues under another profile with the same mode and ports.
     pub fn update(&mut self, half: &InternalHalf, identity: Option<LinkIdentity>, common: &SharedContext) {
-        let identity_stays = same_identity(&self.identity.load(), &identity);
-        self.identity.store(Arc::new(identity));
+        let identity_stays = replace_identity(&self.identity, identity);
         let before = self.offering.load_full();
         let now = OfferedServices {
             states: before.states.clone(),
@@ -128,10 +128,14 @@ impl InternalSide {
 
     /// Uses this identity on its links from now on; links that were opened with another one are replaced.
     pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
-        if !same_identity(&self.identity.load(), &identity) {
-            self.identity.store(Arc::new(identity));
+        if !replace_identity(&self.identity, identity) {
             self.retire_links();
         }
+    }
+
+    /// What its links show and believe now.
+    pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
+        self.identity.load_full()
     }
 
     fn retire_links(&self) {

@@ -116,6 +116,22 @@ fn same_identity(one: &Option<LinkIdentity>, other: &Option<LinkIdentity>) -> bo
     }
 }
 
+/// An identity that goes on with the links of the half that ran before.
+fn succeed_identity(identity: Option<LinkIdentity>, before: Option<&IdentityCell>) -> IdentityCell {
+    let before = before.map(|cell| cell.load_full());
+    let before = before.as_deref().and_then(Option::as_ref);
+    Arc::new(ArcSwap::from_pointee(identity.map(|identity| identity.succeeding(before))))
+}
+
+/// Puts an identity in force for the links that are made from now on; whether those that stand are as good.
+fn replace_identity(cell: &IdentityCell, identity: Option<LinkIdentity>) -> bool {
+    let before = cell.load_full();
+    let identity = identity.map(|identity| identity.succeeding(before.as_ref().as_ref()));
+    let stays = same_identity(&before, &identity);
+    cell.store(Arc::new(identity));
+    stays
+}
+
 fn handshake_context(
     identity: IdentityCell,
     terms: HandshakeTerms,

@@ -12,7 +12,10 @@ use super::{
     handle::{LinkLoss, SessionFate},
     task::{MultiplexedLink, OwnerEvent},
 };
-use crate::proto::multiplex::state::LinkEnd;
+use crate::proto::multiplex::{
+    frame::{CutCause, FrameType},
+    state::LinkEnd,
+};
 
 /// ```text
 /// running ─► leaving ─► ending ─► ended
@@ -53,6 +56,14 @@ impl MultiplexedLink {
             let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
         }
         LinkLoss::Closed
+    }
+
+    /// Cuts every session, since the certificate of the other end was revoked: it is told of each, and that the link
+    /// is to go. Whoever drives the link drops it when that has had a moment to get out.
+    pub fn revoke(&mut self) {
+        let said = self.table.numbers().into_iter().try_for_each(|number| self.cut(number, CutCause::Policy));
+        // Where nothing can be said any more, it has ended.
+        let _ = said.and_then(|()| self.leave(FrameType::Retire));
     }
 
     /// The link is over, and every session on it.

@@ -2,7 +2,7 @@
 
 use super::{
     BACKEND_OPTIONS, BIND, CLIENT_GUARDS, CLIENT_LOGIN, CONNECT_ADDRESS, CONNECT_PATTERN, CONNECT_WORDS,
-    KeyGroup, KeyMap, OPENING_HOURS, ProfileKey, UNREADY,
+    KeyGroup, KeyMap, OPENING_HOURS, ProfileKey, REVOKED, REVOKED_EXPIRED, UNREADY,
     values::{
         ALPN_NAMES, Address, Alone, Choice, Count, NAME_IN_CERTIFICATE, OptionalSpan, PEM_FILE, Size, Span,
         SubMap, Text, TextList,
@@ -242,6 +242,8 @@ pub(in crate::profile) static ACCEPT_TLS: KeyMap = KeyMap {
         &CLIENT_NAMES,
         &MIN_VERSION,
         &CLIENT_ALPN,
+        &REVOKED,
+        &REVOKED_EXPIRED,
     ]],
 };
 

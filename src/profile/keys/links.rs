@@ -2,7 +2,7 @@
 
 use super::{
     CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, ProfileKey, RESOLVER,
-    VIA, VIA_CREDENTIALS,
+    REVOKED, REVOKED_EXPIRED, VIA, VIA_CREDENTIALS,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
         SubMap, Text, TextList,
@@ -437,7 +437,7 @@ pub(in crate::profile) static BIND: ProfileKey<Choice<BindPolicy>> = ProfileKey 
 
 pub(in crate::profile) static LINK_TLS: KeyMap = KeyMap {
     about: "Who this half is, and who its peer may be.",
-    groups: &[&[&LINK_CERTIFICATE, &LINK_KEY, &LINK_CA, &LINK_PEERS]],
+    groups: &[&[&LINK_CERTIFICATE, &LINK_KEY, &LINK_CA, &LINK_PEERS, &REVOKED, &REVOKED_EXPIRED]],
 };
 
 pub(in crate::profile) static LINK_CERTIFICATE: ProfileKey<Text> = ProfileKey {

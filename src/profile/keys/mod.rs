@@ -9,6 +9,7 @@ mod guards;
 mod links;
 mod rates;
 mod reach;
+mod revoked;
 mod values;
 
 use super::{
@@ -23,6 +24,7 @@ pub(super) use guards::*;
 pub(super) use links::*;
 pub(super) use rates::throughput;
 pub(super) use reach::*;
+pub(super) use revoked::*;
 pub(super) use values::ValueKind;
 
 /// One key of a profile; `V` says what its value may be and how it is read.

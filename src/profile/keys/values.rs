@@ -318,6 +318,7 @@ pub(super) const ALPN_NAMES: TextList = TextList {
 
 /// The name of a PEM file.
 pub(in crate::profile) const PEM_FILE: Text = Text::of("file, PEM");
+pub(in crate::profile) const PEM_OR_DER_FILE: Text = Text::of("file, PEM or DER");
 
 /// A name that a certificate can carry.
 pub(in crate::profile) const NAME_IN_CERTIFICATE: Text =

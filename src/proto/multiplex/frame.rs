@@ -142,10 +142,13 @@ pub enum CutCause {
     Time,
     Operator,
     Other,
+    /// A rule of that gateway: a certificate was revoked.
+    Policy,
 }
 
 impl CutCause {
-    pub const ALL: [Self; 5] = [Self::Client, Self::Backend, Self::Time, Self::Operator, Self::Other];
+    pub const ALL: [Self; 6] =
+        [Self::Client, Self::Backend, Self::Time, Self::Operator, Self::Other, Self::Policy];
 
     fn parse(byte: u8) -> Result<Self, PeerViolation> {
         let known = Self::ALL.into_iter().find(|known| *known as u8 == byte);
@@ -299,7 +302,7 @@ mod tests {
             assert_eq!(CutCause::parse(cause as u8), Ok(cause));
         }
         assert!(parse_refusal(&[0]).is_err() && parse_refusal(&[10]).is_err());
-        assert!(CutCause::parse(0).is_err() && CutCause::parse(6).is_err());
+        assert!(CutCause::parse(0).is_err() && CutCause::parse(7).is_err());
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub use links::{is_linked, severity};
 pub use services::is_backend_down;
 
 pub use super::verdict::{
-    Alert, AlertKind, CertificateRow, DrainRequest, Health, RefusalRow, ServiceLack, Severity,
+    Alert, AlertKind, CertificateRow, DrainRequest, Health, RefusalRow, RevocationListRow, ServiceLack,
+    Severity,
 };
 
 use super::{
@@ -64,6 +65,14 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     for row in &snapshot.certificates {
         let what = format!("the {} certificate {}", row.used, row.object);
         push_certificate(row.days, &row.object, &what, now, alerts);
+    }
+    for row in snapshot.revocation_lists.iter().filter(|row| row.has_expired) {
+        let what = format!("the list of revoked certificates {} has expired on {}", row.object, row.ends);
+        let (kind, text) = match row.refuses {
+            true => (AlertKind::Expired, format!("{what}: new handshakes are refused")),
+            false => (AlertKind::Certificate, format!("{what}, and is taken all the same")),
+        };
+        push_alert(alerts, kind, row.object.clone(), now, text);
     }
     for pool in &snapshot.pools {
         let (Some(days), Some(peer)) = (pool.certificate_days, &pool.peer) else { continue };

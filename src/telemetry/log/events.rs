@@ -91,6 +91,7 @@ log_events! {
     SwitchUnready "switch_unready" [] "a switch is done though not all of it is ready",
     CertificatesRenewed "certificates_renewed" [] "renewed certificates are in force",
     CertificatesRefused "certificates_refused" [] "renewed certificates are wrong, and those before stay",
+    CertificateRevoked "certificate_revoked" [] "links and connections of clients were cut, since what they have shown was revoked",
     CertificatesSilent "certificates_silent" [] "the files of certificates do not answer, or do again",
     Lockdown "lockdown" [] "what the inside has locked, as it starts",
     Locked "locked" [] "what the kernel refuses this process from now on, or why it refuses less",

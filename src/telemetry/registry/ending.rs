@@ -8,7 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::{
-    end::{EndedBy, SessionEnd},
+    end::{EndedBy, REVOKED, SessionEnd},
     snapshot::SessionPhase,
 };
 
@@ -26,6 +26,8 @@ pub enum StopReason {
     Operator,
     /// It has lived for its service's `session_limit`.
     SessionLimit(Duration),
+    /// What its client, or its SOCKS5 link, has shown was revoked.
+    Revoked,
 }
 
 impl SessionStopper {
@@ -57,6 +59,7 @@ impl SessionStopper {
     pub fn end(&self, phase: SessionPhase) -> SessionEnd {
         let (who, reason) = match self.why() {
             StopReason::Operator => (EndedBy::Operator, "cut by the operator".to_owned()),
+            StopReason::Revoked => (EndedBy::Policy, REVOKED.to_owned()),
             StopReason::SessionLimit(limit) => {
                 let limit = humantime::format_duration(limit);
                 (EndedBy::Time, format!("`session_limit` is {limit}, and it has lived so long"))

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     disk::PipePolicy,
-    profile::{ConnectTls, LinkTls, PemSource, ProfilePlace},
+    profile::{ConnectTls, LinkTls, PemSource, ProfilePlace, RevokedFiles},
     tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
@@ -89,6 +89,7 @@ impl Pki {
             key: self.material(key),
             ca: self.material(ca),
             peers: vec![peer.into()],
+            revoked: RevokedFiles::default(),
         }
     }
 

@@ -370,7 +370,7 @@ async fn a_body_that_means_nothing_costs_the_link() {
         assert_eq!(frames, [], "{body:?}");
         good.serves().await;
     }
-    for (kind, body) in [(RESET, vec![0]), (RESET, vec![6]), (CREDIT, frames::credit(0))] {
+    for (kind, body) in [(RESET, vec![0]), (RESET, vec![7]), (CREDIT, frames::credit(0))] {
         let mut link = inside.link().await;
         link.say_frame(OPEN, &whole).await;
         link.hear(OPENED, &[]).await;

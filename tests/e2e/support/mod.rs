@@ -3,6 +3,7 @@
 pub mod dns;
 pub mod frames;
 pub mod gateway;
+pub mod lists;
 pub mod peers;
 pub mod socks;
 pub mod tls;

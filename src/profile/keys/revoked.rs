@@ -1,0 +1,25 @@
+//! Keys of `tls` that say which certificates are revoked, for links and for clients alike.
+
+use super::{
+    ProfileKey,
+    values::{Alone, Choice, PEM_OR_DER_FILE, TextList},
+};
+use crate::profile::{ExpiredListPolicy, defaults};
+
+pub(in crate::profile) static REVOKED: ProfileKey<TextList> = ProfileKey {
+    name: "revoked",
+    about: "Lists of revoked certificates (CRLs) of the CAs in `ca`. Read again when they change: within 5 s, what stands on a revoked certificate is cut.",
+    example: r#"[pki/crl.pem]"#,
+    value: TextList { each: PEM_OR_DER_FILE, max: defaults::REVOKED_MAX, alone: Alone::Allowed },
+};
+
+pub(in crate::profile) static REVOKED_EXPIRED: ProfileKey<Choice<ExpiredListPolicy>> = ProfileKey {
+    name: "revoked_expired",
+    about: "Whether certificates of a CA whose list has expired are taken in new handshakes: `refuse` or `accept`.",
+    example: "",
+    value: Choice {
+        options: &[("refuse", ExpiredListPolicy::Refuse), ("accept", ExpiredListPolicy::Accept)],
+        default: Some("refuse"),
+        is_not: "no policy for expired lists",
+    },
+};

@@ -1,0 +1,125 @@
+//! Whom a gateway believes at its edges: clients with a certificate, and backends.
+
+use std::sync::Arc;
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ParsedCertificate,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+
+use super::{authorities::Authorities, peer_verifier::name_among, revocation::RevocationLists};
+
+/// Whether clients have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Showing {
+    Must,
+    AsTheyLike,
+}
+
+/// Accepts clients whose certificate comes from an authority and, if names are given, carries one of them.
+#[derive(Debug)]
+pub(super) struct NamedClientVerifier {
+    pub authorities: Authorities,
+    pub names: Option<Vec<String>>,
+    pub showing: Showing,
+    pub revoked: Arc<RevocationLists>,
+}
+
+impl ClientCertVerifier for NamedClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.showing == Showing::Must
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.authorities.hints()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let checked = self.authorities.check_client(leaf, intermediates, now);
+        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
+        if let Some(names) = &self.names {
+            name_among(leaf, names, "this accept's `names`")?;
+        }
+        self.revoked.check(leaf, intermediates, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.schemes()
+    }
+}
+
+/// A backend of an authority, and of the name that the connect gives.
+#[derive(Debug)]
+pub(super) struct BackendVerifier {
+    pub authorities: Authorities,
+}
+
+impl ServerCertVerifier for BackendVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let checked = self.authorities.check_server(leaf, intermediates, now);
+        checked.map_err(|error| self.authorities.explain(error, leaf, intermediates))?;
+        verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.schemes()
+    }
+}

@@ -1,0 +1,251 @@
+//! Lists of revoked certificates (RFC 5280, section 5): read, believed if a CA of `ca` has signed them, and asked at
+//! handshakes.
+//!
+//! A list is taken whole or not at all: lists of changes and those of other CAs' certificates are refused. Connections
+//! that stand are the business of [`super::shown_certificates`].
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use rustls::{
+    CertificateError, Error,
+    pki_types::{CertificateDer, UnixTime},
+};
+use thiserror::Error as ThisError;
+use webpki::{BorrowedCertRevocationList, Error as ListError};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use super::{
+    chain, handshake,
+    party::TlsParty,
+    pem::{name_prefix, pem_problem, read_lists},
+};
+use crate::{
+    disk::PipePolicy,
+    profile::{ExpiredListPolicy, PemSource, Problem, RevokedFiles},
+};
+
+/// All lists of one `tls`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RevocationLists {
+    lists: Vec<RevocationList>,
+    expired: ExpiredListPolicy,
+}
+
+/// One list.
+#[derive(Debug, PartialEq, Eq)]
+struct RevocationList {
+    /// The file, for an operator.
+    object: Arc<str>,
+    issuer: Box<[u8]>,
+    serials: HashSet<Box<[u8]>>,
+    next_update: UnixTime,
+}
+
+/// Which certificate one is: by its CA, and the number that this has given it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateId {
+    issuer: Box<[u8]>,
+    serial: Box<[u8]>,
+}
+
+impl CertificateId {
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let (issuer, serial) = (parsed.issuer().as_raw().into(), plain_serial(parsed.raw_serial()));
+        Some(Self { issuer, serial })
+    }
+}
+
+/// Without the zeros that make a number positive.
+fn plain_serial(serial: &[u8]) -> Box<[u8]> {
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    serial[zeros..].into()
+}
+
+/// When a list has to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListExpiry {
+    pub object: Arc<str>,
+    /// Seconds since 1970.
+    pub ends: i64,
+    pub policy: ExpiredListPolicy,
+}
+
+/// Why a list can not be used.
+#[derive(Debug, ThisError)]
+enum ListFault {
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    #[error("it is {0}, which is not supported")]
+    Unsupported(&'static str),
+    #[error("it comes from another CA, `{issuer}`, than those in {ca}")]
+    OtherCa { issuer: String, ca: &'static str },
+    #[error(
+        "its signature is not that of `{issuer}` in {ca}: it comes from another CA of the same name, or is damaged"
+    )]
+    OtherSigner { issuer: String, ca: &'static str },
+}
+
+impl ListFault {
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Damaged(_) => "copy it anew from where it was issued",
+            Self::Unsupported(_) => "name a complete list of one CA's own certificates",
+            Self::OtherCa { .. } | Self::OtherSigner { .. } => "name the list of a CA in `ca`",
+        }
+    }
+}
+
+impl RevocationLists {
+    /// Opens the files; `issuers` are the certificates of those who may have signed them.
+    pub fn load(
+        files: &RevokedFiles,
+        issuers: &[CertificateDer<'_>],
+        of: TlsParty,
+        pipes: PipePolicy,
+    ) -> Result<Self, Vec<Problem>> {
+        let issuers: Vec<_> =
+            issuers.iter().filter_map(|one| Some(X509Certificate::from_der(one).ok()?.1)).collect();
+        let (mut lists, mut problems) = (Vec::new(), Vec::new());
+        for file in &files.files {
+            match read_file(file, &issuers, of, pipes) {
+                Ok(found) => lists.extend(found),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(Self { lists, expired: files.expired }),
+            false => Err(problems),
+        }
+    }
+
+    /// Refuses a chain that is good otherwise, if a certificate in it is revoked, or a list about it has expired.
+    pub fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
+        for (at, one) in std::iter::once(leaf).chain(rest).enumerate() {
+            let id = CertificateId::of(one).ok_or(CertificateError::BadEncoding)?;
+            for list in self.lists.iter().filter(|list| list.issuer == id.issuer) {
+                if list.serials.contains(&id.serial) {
+                    chain::revoked(leaf, rest, at).into_iter().for_each(handshake::keep_fault);
+                    return Err(CertificateError::Revoked.into());
+                }
+                if self.expired == ExpiredListPolicy::Refuse && now >= list.next_update {
+                    let fault = chain::list_expired(one, &list.object, list.next_update);
+                    fault.into_iter().for_each(handshake::keep_fault);
+                    return Err(CertificateError::ApplicationVerificationFailure.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any of these is revoked; that a list has expired does not matter.
+    pub fn revoke_any(&self, shown: &[CertificateId]) -> bool {
+        let revokes = |list: &RevocationList, id: &CertificateId| {
+            list.issuer == id.issuer && list.serials.contains(&id.serial)
+        };
+        shown.iter().any(|id| self.lists.iter().any(|list| revokes(list, id)))
+    }
+
+    pub fn expiries(&self) -> impl Iterator<Item = ListExpiry> {
+        self.lists.iter().map(|list| ListExpiry {
+            object: list.object.clone(),
+            ends: i64::try_from(list.next_update.as_secs()).unwrap_or(i64::MAX),
+            policy: self.expired,
+        })
+    }
+}
+
+fn read_file(
+    file: &PemSource,
+    issuers: &[X509Certificate<'_>],
+    of: TlsParty,
+    pipes: PipePolicy,
+) -> Result<Vec<RevocationList>, Problem> {
+    let object: Arc<str> = match file {
+        PemSource::File { path, .. } => path.display().to_string().into(),
+        PemSource::Memory(_) => "built in".into(),
+    };
+    let ders = read_lists(file, pipes)?;
+    let count = ders.len();
+    let read = |(at, der): (usize, Vec<u8>)| {
+        read_list(&der, &object, issuers, of).map_err(|fault| {
+            let which = if count > 1 { format!("list {} of {count}: ", at + 1) } else { String::new() };
+            pem_problem(file, format!("{}{which}{fault}", name_prefix(file)), fault.advice())
+        })
+    };
+    ders.into_iter().enumerate().map(read).collect()
+}
+
+fn read_list(
+    der: &[u8],
+    object: &Arc<str>,
+    issuers: &[X509Certificate<'_>],
+    of: TlsParty,
+) -> Result<RevocationList, ListFault> {
+    let (rest, list) =
+        CertificateRevocationList::from_der(der).map_err(|error| ListFault::Damaged(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(ListFault::Damaged(format!("{} bytes follow it", rest.len())));
+    }
+    let serials = read_serials(der, &list)?;
+    let (issuer, ca) = (list.issuer(), of.ca());
+    let mut named = issuers.iter().filter(|one| one.subject().as_raw() == issuer.as_raw()).peekable();
+    if named.peek().is_none() {
+        return Err(ListFault::OtherCa { issuer: chain::text(issuer), ca });
+    }
+    if !named.any(|one| may_sign(one) && list.verify_signature(one.public_key()).is_ok()) {
+        return Err(ListFault::OtherSigner { issuer: chain::text(issuer), ca });
+    }
+    let next_update =
+        list.next_update().ok_or(ListFault::Unsupported("a list that says not until when it holds"))?;
+    Ok(RevocationList {
+        object: object.clone(),
+        issuer: issuer.as_raw().into(),
+        serials,
+        next_update: UnixTime::since_unix_epoch(Duration::from_secs(
+            u64::try_from(next_update.timestamp()).unwrap_or_default(),
+        )),
+    })
+}
+
+/// The numbers in a list. One of version 1 has no extensions that could make it less than it seems, and is not read by
+/// webpki.
+fn read_serials(der: &[u8], list: &CertificateRevocationList<'_>) -> Result<HashSet<Box<[u8]>>, ListFault> {
+    if list.version().is_none() {
+        return Ok(list.iter_revoked_certificates().map(|entry| plain_serial(entry.raw_serial())).collect());
+    }
+    let strict = BorrowedCertRevocationList::from_der(der).map_err(list_fault)?;
+    let entries = strict.into_iter();
+    entries.map(|entry| entry.map(|of| plain_serial(of.serial_number)).map_err(list_fault)).collect()
+}
+
+fn list_fault(error: ListError) -> ListFault {
+    match error {
+        ListError::UnsupportedDeltaCrl => ListFault::Unsupported("a list of changes (a delta CRL)"),
+        ListError::UnsupportedIndirectCrl => ListFault::Unsupported("a list of other CAs' certificates"),
+        ListError::UnsupportedRevocationReasonsPartitioning | ListError::UnsupportedRevocationReason => {
+            ListFault::Unsupported("a list of some reasons alone")
+        }
+        other => ListFault::Damaged(other.to_string()),
+    }
+}
+
+/// Whether a CA may sign lists (RFC 5280, section 4.2.1.3).
+fn may_sign(issuer: &X509Certificate<'_>) -> bool {
+    match issuer.key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.crl_sign()),
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

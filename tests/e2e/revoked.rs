@@ -1,0 +1,320 @@
+//! Revoked certificates: out within 5 s of the change of a list, with all that stands on them, and not let in again.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use portcullis::{
+    gateway::handle::Command,
+    profile::{Half, Mode},
+    telemetry::snapshot::Snapshot,
+};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::support::{
+    frames::{SOCKS, Wire},
+    gateway::{Gateway, PATIENCE, Place},
+    lists::ListMaker,
+    peers::{Backend, dial, hear, hear_reset, say},
+    socks::{BIND, CONNECT, ask},
+    tls,
+    ways::{DMZ_TLS, INTERNAL_TLS, MODES, Plan, Way},
+};
+
+/// What is revoked is out by then; the rest is what a busy machine takes.
+const OUT: Duration = Duration::from_secs(5);
+const LISTED: &str = ", revoked: [pki/crl.pem] }";
+
+fn with_list(tls: &str) -> String {
+    tls.replace(" }", LISTED)
+}
+
+/// Both halves, one of which goes by the list.
+async fn start(place: Place, mode: Mode, decides: Half) -> Way {
+    let plan = Plan::new(mode, "echo://");
+    let listen = "listen: 'socks+tls://127.0.0.1:0'";
+    let of_dmz = |link: &str| match decides {
+        Half::Dmz => plan.dmz(link).replace(DMZ_TLS, &with_list(DMZ_TLS)),
+        Half::Internal => plan.dmz(link),
+    };
+    let of_internal = |link: &str| match decides {
+        Half::Dmz => plan.internal(link),
+        Half::Internal => plan.internal(link).replace(INTERNAL_TLS, &with_list(INTERNAL_TLS)),
+    };
+    let connect = |at: SocketAddr| format!("connect: 'socks+tls://{at}'");
+    let (dmz, internal) = match mode {
+        Mode::Forward => {
+            let internal = place.start("internal", &of_internal(listen));
+            (place.start("dmz", &of_dmz(&connect(internal.link_port().await))), internal)
+        }
+        Mode::Reverse | Mode::Direct => {
+            let dmz = place.start("dmz", &of_dmz(listen));
+            let at = connect(dmz.link_port().await);
+            (dmz, place.start("internal", &of_internal(&at)))
+        }
+    };
+    let way = Way { place, dmz, internal: Some(internal) };
+    way.ready().await;
+    way
+}
+
+fn has_no_link(seen: &Snapshot) -> bool {
+    seen.pools.iter().all(|row| row.ready + row.carrying == 0)
+}
+
+#[tokio::test]
+async fn a_revoked_gateway_is_out_with_its_sessions_on_both_halves() {
+    for (mode, decides) in [Mode::Forward, Mode::Reverse]
+        .into_iter()
+        .flat_map(|mode| [Half::Dmz, Half::Internal].map(|decides| (mode, decides)))
+    {
+        let place = Place::new();
+        let lists = ListMaker::new(&place);
+        lists.issue();
+        let way = start(place.clone(), mode, decides).await;
+        let mut client = way.client().await;
+        say(&mut client, b"open").await;
+        hear(&mut client, b"open").await;
+        lists.revoke(if decides == Half::Dmz { "internal" } else { "dmz" });
+        lists.issue();
+        let began = Instant::now();
+        hear_reset(&mut client).await;
+        for gateway in [&way.dmz, way.inner()] {
+            assert_eq!(gateway.until_ended("XR").await.end, "XR", "{mode:?} {decides:?}");
+            gateway.until("no link", has_no_link).await;
+        }
+        assert!(began.elapsed() < OUT, "{mode:?} {decides:?}: {:?}", began.elapsed());
+        let judge = if decides == Half::Dmz { &way.dmz } else { way.inner() };
+        judge.until_told("cut: the certificate was revoked").await;
+        // Tried again by whoever dials, and told why at both ends.
+        for gateway in [&way.dmz, way.inner()] {
+            let knows = |seen: &Snapshot| {
+                let of_rows = seen.pools.iter().filter_map(|row| row.last_error.as_deref());
+                let of_notices = seen.notices.iter().map(|notice| notice.text.as_str());
+                of_rows.chain(of_notices).any(|text| text.contains(" is revoked"))
+            };
+            gateway.until("that it is revoked", knows).await;
+        }
+        assert!(has_no_link(&*way.dmz.now().await));
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_others_alone_and_a_new_list_leave_links_as_they_are() {
+    let place = Place::with(&["dmz", "internal", "stranger"]);
+    let lists = ListMaker::new(&place);
+    lists.issue();
+    let way = start(place.clone(), Mode::Reverse, Half::Dmz).await;
+    let mut client = way.client().await;
+    say(&mut client, b"open").await;
+    hear(&mut client, b"open").await;
+    let before = way.dmz.now().await.pools[0].clone();
+    lists.revoke("stranger");
+    lists.issue();
+    way.dmz.until_told("certificates renewed: ").await;
+    say(&mut client, b"still").await;
+    hear(&mut client, b"still").await;
+    let after = way.dmz.now().await;
+    assert_eq!(after.pools[0].ready, before.ready);
+    assert!(after.pools[0].links.iter().all(|link| before.links.iter().any(|was| was.id == link.id)));
+    assert!(!after.notices.iter().any(|notice| notice.text.contains("revoked")));
+}
+
+/// Another program that speaks SOCKS5, with a link that waits and one that carries.
+#[tokio::test]
+async fn a_revoked_peer_that_speaks_socks_is_out_too() {
+    let place = Place::new();
+    let lists = ListMaker::new(&place);
+    lists.issue();
+    let text = format!(
+        "mode: reverse\ndmz:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {}, prepared: 1 }}\n  \
+         services: {{ orders: {{ accept: 'tcp://127.0.0.1:0' }} }}\n",
+        with_list(DMZ_TLS)
+    );
+    let gateway = place.start("dmz", &text);
+    let at = gateway.link_port().await;
+    let mut links = Vec::new();
+    for _ in 0..2 {
+        let mut link = Wire::dial(&place, "internal", at, "dmz", &[SOCKS]).await;
+        assert_eq!(ask(&mut link.stream, BIND, b"orders").await, 0);
+        links.push(link);
+    }
+    gateway.until("both wait", |seen| seen.pools.iter().any(|row| row.ready == 2)).await;
+    let mut client = dial(gateway.client_port("orders").await).await;
+    say(&mut client, b"word").await;
+    gateway.until("it is carried", |seen| !seen.sessions.is_empty() && seen.sessions[0].bytes_up == 4).await;
+    lists.revoke("internal");
+    lists.issue();
+    hear_reset(&mut client).await;
+    gateway.until_ended("XR").await;
+    gateway.until("no link", has_no_link).await;
+
+    let text = format!(
+        "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {} }}\n  \
+         services: {{ orders: {{ connect: 'echo://' }} }}\n",
+        with_list(INTERNAL_TLS)
+    );
+    let gateway = place.start("internal", &text);
+    let mut link = Wire::dial(&place, "dmz", gateway.link_port().await, "internal", &[SOCKS]).await;
+    assert_eq!(ask(&mut link.stream, CONNECT, b"orders").await, 0);
+    say(&mut link.stream, b"word").await;
+    hear(&mut link.stream, b"word").await;
+    lists.revoke("dmz");
+    lists.issue();
+    gateway.until_ended("XR").await;
+}
+
+const ACCEPT: &str = "{ address: 'tls://127.0.0.1:0', tls: { certificate: pki/www.pem, key: pki/www.key, \
+                      ca: pki/ca.pem, revoked: pki/crl.pem } }";
+
+fn clients() -> Place {
+    Place::with(&["dmz", "internal", "www", "partner", "other"])
+}
+
+async fn shaken(place: &Place, name: &str, at: SocketAddr) -> TlsStream<TcpStream> {
+    shaken_as(tls::client(place, name), at).await.unwrap()
+}
+
+async fn shaken_as(config: ClientConfig, at: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from("www").unwrap();
+    let shaking = TlsConnector::from(Arc::new(config)).connect(name, dial(at).await);
+    timeout(PATIENCE, shaking).await.unwrap()
+}
+
+async fn is_turned_away(place: &Place, name: &str, gateway: &Gateway) {
+    let at = gateway.client_port("orders").await;
+    // In TLS 1.3 the client is done before the server has judged it: the alert comes after.
+    let refused = match shaken_as(tls::client(place, name), at).await {
+        Ok(mut stream) => timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(refused.to_string().contains("CertificateRevoked"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_revoked_client_is_out_and_the_others_stay() {
+    for mode in MODES {
+        let place = clients();
+        let lists = ListMaker::new(&place);
+        lists.issue();
+        let way = Plan { accept: ACCEPT, ..Plan::new(mode, "echo://") }.start_in(place.clone()).await;
+        let at = way.dmz.client_port("orders").await;
+        let (mut revoked, mut stays) =
+            (shaken(&place, "partner", at).await, shaken(&place, "other", at).await);
+        for client in [&mut revoked, &mut stays] {
+            say(client, b"open").await;
+            hear(client, b"open").await;
+        }
+        lists.revoke("partner");
+        lists.issue();
+        let began = Instant::now();
+        hear_reset(&mut revoked).await;
+        for gateway in [&way.dmz, way.inner()] {
+            let ended = gateway.until_ended("XR").await;
+            assert_eq!(ended.user.as_deref(), Some("partner"), "{mode:?}");
+        }
+        assert!(began.elapsed() < OUT, "{mode:?}: {:?}", began.elapsed());
+        way.dmz.until_told("1 client connection cut: the certificate was revoked").await;
+        is_turned_away(&place, "partner", &way.dmz).await;
+        say(&mut stays, b"still").await;
+        hear(&mut stays, b"still").await;
+        drop(shaken(&place, "other", at).await);
+    }
+}
+
+async fn until_blank(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, stream.read_u8()).await.expect("a head in time").unwrap());
+    }
+}
+
+/// One that waits between two requests, and one in the middle of one.
+#[tokio::test]
+async fn a_revoked_client_of_requests_is_out() {
+    let (place, backend) = (clients(), Backend::new().await);
+    let lists = ListMaker::new(&place);
+    lists.issue();
+    let accept = ACCEPT.replace("tls:/", "https:/");
+    let connect = backend.address().replace("tcp:", "http:");
+    let way = Plan { accept: &accept, ..Plan::new(Mode::Reverse, &connect) }.start_in(place.clone()).await;
+    let at = way.dmz.client_port("orders").await;
+    let mut idle = shaken(&place, "partner", at).await;
+    say(&mut idle, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    let mut served = backend.accept().await;
+    until_blank(&mut served).await;
+    say(&mut served, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    until_blank(&mut idle).await;
+    let mut busy = shaken(&place, "partner", at).await;
+    say(&mut busy, b"GET / HTTP/1.1\r\nHost: www\r\n\r\n").await;
+    way.inner().until("both", |seen| seen.sessions.len() == 2).await;
+    lists.revoke("partner");
+    lists.issue();
+    assert_eq!(hear_reset(&mut idle).await, b"");
+    assert_eq!(hear_reset(&mut busy).await, b"");
+    for gateway in [&way.dmz, way.inner()] {
+        let both = |seen: &Snapshot| seen.ended.iter().filter(|row| row.end.starts_with('X')).count() == 2;
+        gateway.until("both are out", both).await;
+    }
+    is_turned_away(&place, "partner", &way.dmz).await;
+}
+
+#[tokio::test]
+async fn a_list_that_has_expired_is_told_and_refuses_unless_the_profile_says_otherwise() {
+    let place = clients();
+    let lists = ListMaker::new(&place);
+    lists.issue();
+    let plan = Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") };
+    let gateway = place.start("direct", &plan.direct());
+    let at = gateway.client_port("orders").await;
+    let mut open = shaken(&place, "partner", at).await;
+    say(&mut open, b"open").await;
+    hear(&mut open, b"open").await;
+    lists.issue_expired();
+    gateway.until_told("has expired on 2025-02-01T00:00:00.000Z: new handshakes are refused").await;
+    let refused = match shaken_as(tls::client(&place, "other"), at).await {
+        Ok(mut stream) => timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(refused.to_string().contains("alert"), "{refused}");
+    say(&mut open, b"still").await;
+    hear(&mut open, b"still").await;
+    let accept = ACCEPT.replace("crl.pem }", "crl.pem, revoked_expired: accept }");
+    place.profile("direct", &Plan { accept: &accept, ..plan }.direct());
+    gateway.done(Command::Reload).await;
+    let mut client = shaken(&place, "other", gateway.client_port("orders").await).await;
+    say(&mut client, b"word").await;
+    hear(&mut client, b"word").await;
+    gateway.until_told("and is taken all the same").await;
+}
+
+/// A list that can not be used leaves the one before in force, and so does a certificate beside it.
+#[tokio::test]
+async fn a_list_that_is_half_written_changes_nothing() {
+    let place = clients();
+    let lists = ListMaker::new(&place);
+    lists.revoke("partner");
+    lists.issue();
+    let gateway =
+        place.start("direct", &Plan { accept: ACCEPT, ..Plan::new(Mode::Direct, "echo://") }.direct());
+    is_turned_away(&place, "partner", &gateway).await;
+    let whole = std::fs::read(place.pki("crl.pem")).unwrap();
+    std::fs::write(place.pki("crl.pem"), &whole[..whole.len() / 2]).unwrap();
+    let told = gateway.until_told("and can not be used: ").await;
+    assert!(
+        told.contains("crl.pem: list 1 is damaged: ") && told.ends_with("; those before stay in force"),
+        "{told}"
+    );
+    is_turned_away(&place, "partner", &gateway).await;
+    let mut other = shaken(&place, "other", gateway.client_port("orders").await).await;
+    say(&mut other, b"word").await;
+    hear(&mut other, b"word").await;
+}
