@@ -201,7 +201,13 @@ fn side(stream: TcpStream) -> LocalSide {
 fn pool() -> Operation {
     let runtime = runtime();
     let tasks = Tasks::default();
-    let limits = PoolLimits { prepared: 1, wait: Duration::from_secs(5), waiters: 1, retire: HOUR };
+    let limits = PoolLimits {
+        prepared: 1,
+        wait: Duration::from_secs(5),
+        waiters: 1,
+        retire: HOUR,
+        links_per_peer: None,
+    };
     let pool = runtime.block_on(async {
         let pool = Pool::new(limits, 1, LinkShares::new(1, ShareRule::Divided(1)), tasks.clone());
         let (opener, mut server) = linked().await;

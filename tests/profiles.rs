@@ -196,7 +196,8 @@ fn what_is_left_out_is_what_the_manual_says() {
             prepared: 8,
             wait: Duration::from_secs(3),
             waiters: 1024,
-            retire: Duration::from_secs(3600)
+            retire: Duration::from_secs(3600),
+            links_per_peer: None,
         }
     );
     let service = &dmz.services[0];

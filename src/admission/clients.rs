@@ -11,14 +11,20 @@ use std::{
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
-use super::client_table::{ClientLimitReached, ClientPlace, ClientTable};
+use super::{
+    source_network::source_network,
+    usage_table::{LimitReached, UsagePlace, UsageTable},
+};
 use crate::profile::{ClientRules, ClientScope, FilterRefusal, NewSessionRate, ServiceName};
+
+/// A client of one service, or of all that share their limits.
+type ClientKey = (Option<ServiceName>, IpAddr);
 
 /// What all services ask of their clients. Profiles replace it; what clients have used up stays.
 #[derive(Debug, Default)]
 pub struct ClientGates {
     rules: ArcSwap<HashMap<ServiceName, ClientRules>>,
-    table: Arc<ClientTable>,
+    table: Arc<UsageTable<ClientKey>>,
 }
 
 /// Why a client does not get in.
@@ -70,7 +76,7 @@ impl ClientRefusal {
 /// A client that got in; what it has of its limits is given back when this is dropped.
 #[derive(Debug, Default)]
 pub struct ClientPermit {
-    _place: Option<Box<ClientPlace>>,
+    _place: Option<Box<UsagePlace<ClientKey>>>,
 }
 
 /// How far the check of a session's client is.
@@ -110,12 +116,56 @@ impl ClientGates {
             return Ok(ClientPermit::default());
         };
         let of = (limits.scope == ClientScope::Service).then(|| service.clone());
-        match self.table.take(of, client, limits, Instant::now()) {
+        match self.table.take((of, source_network(client)), &limits.limits, Instant::now()) {
             Ok(place) => Ok(ClientPermit { _place: Some(Box::new(place)) }),
-            Err(ClientLimitReached::Sessions(most)) => Err(ClientRefusal::Sessions(most)),
-            Err(ClientLimitReached::Rate { rate, retry_after }) => {
-                Err(ClientRefusal::Rate { rate, retry_after })
-            }
+            Err(LimitReached::Sessions(most)) => Err(ClientRefusal::Sessions(most)),
+            Err(LimitReached::Rate { rate, retry_after }) => Err(ClientRefusal::Rate { rate, retry_after }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{ClientLimits, ClientScope, SessionLimits};
+
+    fn gates(scope: ClientScope) -> ClientGates {
+        let limits = SessionLimits { sessions: Some(2), rate: None, burst: 1 };
+        let rules =
+            ClientRules { per_client: Some(ClientLimits { limits, scope }), ..ClientRules::default() };
+        let gates = ClientGates::default();
+        gates.update(["orders", "chat"].map(name).map(|name| (name, rules.clone())).into_iter());
+        gates
+    }
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::parse(text).expect("a name")
+    }
+
+    fn enter(gates: &ClientGates, service: &str, from: &str) -> Result<ClientPermit, ClientRefusal> {
+        gates.enter(&name(service), from.parse().expect("an address"))
+    }
+
+    #[test]
+    fn a_client_is_an_address_of_ipv4_or_a_64_of_ipv6() {
+        let gates = gates(ClientScope::Service);
+        let take = |from: &str| enter(&gates, "orders", from);
+        let (first, _second) = (take("192.0.2.7").expect("one"), take("::ffff:192.0.2.7").expect("two"));
+        assert_eq!(take("192.0.2.7").err(), Some(ClientRefusal::Sessions(2)));
+        let (_a, _b) = (take("2001:db8::1").expect("another"), take("2001:db8::ffff:2").expect("of its /64"));
+        assert!(take("2001:db8::3").is_err() && take("2001:db8:0:1::3").is_ok());
+        drop(first);
+        assert!(take("192.0.2.7").is_ok(), "its place is free again, and given back at once");
+    }
+
+    #[test]
+    fn services_count_apart_unless_they_share() {
+        let apart = gates(ClientScope::Service);
+        let take = |gates: &ClientGates, service| enter(gates, service, "192.0.2.7");
+        let _held = ["orders", "orders", "chat", "chat"].map(|of| take(&apart, of).expect("its own"));
+        assert!(take(&apart, "orders").is_err() && take(&apart, "chat").is_err());
+        let shared = gates(ClientScope::Half);
+        let _held = ["orders", "chat"].map(|of| take(&shared, of).expect("of both"));
+        assert!(take(&shared, "orders").is_err() && take(&shared, "chat").is_err());
     }
 }

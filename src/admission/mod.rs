@@ -1,10 +1,10 @@
 //! Who is let in: how much one use may hold at once, and who gives way when there is too much. What is counted is
 //! opened and served elsewhere.
 
-pub mod client_table;
 pub mod clients;
 pub mod handshakes;
 pub mod pace;
 pub mod quota;
 pub mod source_network;
 pub mod token_bucket;
+pub mod usage_table;

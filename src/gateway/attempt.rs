@@ -13,13 +13,14 @@ use crate::{
     link::{
         HANDSHAKE, Peer,
         multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionRemains, Undelivered},
-        peer_record::PeerRecord,
+        peer_record::{PEER_REST, PeerRecord},
         session_side::{LinkSlot, SessionSide},
     },
     net::{echo::EchoStream, stream::NetStream},
     proto::{Refusal, multiplex::frame::CutCause},
     telemetry::{
         end::{EndedBy, SessionEnd},
+        log::LogEvent,
         registry::{SessionCounters, SessionStopper, StopReason},
     },
     verify::probe,
@@ -190,7 +191,9 @@ impl DownstreamSide {
                 return AttemptOutcome::Refused(refused_by_peer(why, peer, order));
             }
             SessionFate::Unanswered => {
-                record.note_unanswered();
+                if record.note_unanswered() {
+                    order.notices.warn(LogEvent::PeerRests.line(peer_rests(peer.as_ref())));
+                }
                 if is_unsent && !std::mem::replace(&mut self.has_waited, true) {
                     order.unsent = again;
                     order.refused_by.extend(peer);
@@ -338,6 +341,12 @@ impl DownstreamSide {
     }
 }
 
+fn peer_rests(peer: Option<&Peer>) -> String {
+    let label = peer.map_or_else(|| "a peer".into(), Peer::label);
+    let seconds = PEER_REST.as_secs();
+    format!("{label} has left several sessions in a row unanswered, and comes last for {seconds} s")
+}
+
 /// A peer has refused a session; no byte reached a backend.
 fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<'_>) -> ConnectFailure {
     let label = peer.as_ref().map_or_else(|| "the peer".into(), Peer::label);
@@ -348,9 +357,9 @@ fn refused_by_peer(why: Refusal, peer: Option<Peer>, order: &mut ConnectRequest<
         | Refusal::BackendLate
         | Refusal::BackendUnreachable
         | Refusal::ServiceDown => EndedBy::Backend,
-        Refusal::Full => EndedBy::Limit,
+        // A limit of the other gateway's is none of ours.
+        Refusal::Full | Refusal::Unavailable | Refusal::OtherLink => EndedBy::Peer,
         Refusal::Draining => EndedBy::Operator,
-        Refusal::Unavailable | Refusal::OtherLink => EndedBy::Peer,
     };
     connect_failure(who, why, format!("{label}: {}", why.words()))
 }

@@ -10,7 +10,7 @@ use super::{
     service_changes::{self, ServiceChange},
 };
 use crate::{
-    profile::{DmzMode, DmzService, Half, HostPort, InternalMode, Mode, Problem, Profile},
+    profile::{DmzMode, Half, HostPort, InternalMode, Mode, Problem, Profile, ServiceName},
     telemetry::audit::AuditTaken,
 };
 
@@ -186,17 +186,20 @@ impl Engine {
     /// Limits that more sessions than they allow are under already.
     fn limits_exceeded(&self, profile: &Profile) -> Vec<String> {
         let running = self.shared.sessions.services.load();
-        let told = |service: &DmzService| {
-            let open = running.get(&(Half::Dmz, service.name.clone()))?.open_sessions();
-            let limit = service.sessions;
+        let of_dmz = profile.dmz.iter().flat_map(|half| &half.services);
+        let of_dmz = of_dmz.map(|service| (Half::Dmz, &service.name, service.sessions));
+        let of_internal = profile.internal.iter().flat_map(|half| &half.services);
+        let of_internal =
+            of_internal.filter_map(|service| Some((Half::Internal, &service.name, service.sessions?)));
+        let told = |(half, name, limit): (Half, &ServiceName, usize)| {
+            let open = running.get(&(half, name.clone()))?.open_sessions();
             (open > limit).then(|| {
                 format!(
-                    "{}: {open} open sessions stay, and new ones are refused until fewer than {limit} are",
-                    service.name
+                    "{name}: {open} open sessions stay, and new ones are refused until fewer than {limit} are"
                 )
             })
         };
-        profile.dmz.iter().flat_map(|half| &half.services).filter_map(told).collect()
+        of_dmz.chain(of_internal).filter_map(told).collect()
     }
 
     /// How many open sessions stay, and those that will have to end.

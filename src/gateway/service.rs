@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     accept::idle::IdleState,
-    admission::pace::ServicePace,
+    admission::{pace::ServicePace, usage_table::UsageTable},
     connect::Connector,
-    profile::{ByteRates, Half, OpeningHours, ServiceName},
+    profile::{ByteRates, Half, OpeningHours, ServiceName, SessionLimits},
     telemetry::{
         duration_buckets::DurationBuckets, health::DrainRequest, histogram::WaitHistogram, log,
         notices::ReportOnce, snapshot::ServicePhase,
@@ -39,6 +39,8 @@ pub struct Service {
     pub leave: CancellationToken,
     /// How fast its clients' bytes go.
     pub pace: Arc<ServicePace>,
+    /// What DMZ gateways have of it, by the names in their certificates.
+    pub peer_usage: Arc<UsageTable<Arc<str>>>,
     /// Response fields already reported to contain one of the backend's own names.
     pub reported: Arc<ReportOnce>,
     /// How long its clients waited for a link.
@@ -68,6 +70,8 @@ pub struct ServiceSettings {
     pub rate: ByteRates,
     /// When it takes new sessions; `None`: always.
     pub hours: Option<OpeningHours>,
+    /// What each DMZ gateway may have.
+    pub per_peer: Option<SessionLimits>,
 }
 
 impl Service {
@@ -84,6 +88,7 @@ impl Service {
             cut,
             leave: CancellationToken::new(),
             pace: Arc::default(),
+            peer_usage: Arc::default(),
             reported: Arc::default(),
             waits: WaitHistogram::default(),
             wait_times: DurationBuckets::default(),

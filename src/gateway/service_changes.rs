@@ -124,6 +124,9 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
         let mut facts = ServiceFacts::default();
         facts.add_backends(&service.connect);
         facts.add_hours(service.hours.as_ref());
+        let off = || "off".to_owned();
+        facts.described.push(("sessions", service.sessions.map_or_else(off, |most| most.to_string())));
+        facts.described.push(("per_peer", service.per_peer.map_or_else(off, |limits| limits.to_string())));
         facts.described.push(("peers", describe_peers(service.peers.as_deref())));
         facts.described.push(("carries", format!("{:?}", service.carries).to_lowercase()));
         all.insert((service.name.to_string(), Half::Internal), facts);
@@ -134,7 +137,7 @@ fn collect_facts(profile: &Profile) -> BTreeMap<(String, Half), ServiceFacts> {
 impl ServiceFacts {
     fn add_client_rules(&mut self, rules: &ClientRules) {
         let off = || "off".to_owned();
-        self.described.push(("per_client", rules.per_client.map_or_else(off, |limits| limits.to_string())));
+        self.described.push(("per_client", rules.per_client.map_or_else(off, |of| of.limits.to_string())));
         self.described.push(("rate", rules.rate.to_string()));
         let limit = rules.session_limit.map(|limit| humantime::format_duration(limit).to_string());
         self.described.push(("session_limit", limit.unwrap_or_else(off)));

@@ -19,11 +19,12 @@ use crate::{
     admission::{
         clients::{ClientAdmission, ClientGates, ClientPermit, ClientRefusal, LoginRefusal},
         quota::{DescriptorQuota, QuotaPermit},
+        usage_table::{LimitReached, UsagePlace},
     },
     auth::ClientLogins,
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
     link::{Peer, lockdown::Lockdown, session_side::SessionSide},
-    profile::Half,
+    profile::{Half, SessionLimits},
     proto::Refusal,
     telemetry::{
         end::{EndedBy, SessionEnd},
@@ -209,7 +210,7 @@ async fn run(
     let settings = service.settings.load_full();
     let from = peer.as_ref().map(Peer::label);
     if half == Half::Internal && sessions.lockdown.locks_session(from.as_deref(), &service.name) {
-        let failure = connect_failure(EndedBy::Operator, Refusal::Draining, "it is locked".into());
+        let failure = connect_failure(EndedBy::Operator, Refusal::Unavailable, "it is locked".into());
         return refuse_session(reply, side, failure, counters).await;
     }
     let _client_permit = match check_client(admission, half, client.filter(|_| !probe), service, sessions) {
@@ -232,6 +233,11 @@ async fn run(
         )
         .await;
     }
+    let of_peer = admit_peer(service, peer.as_ref(), settings.per_peer.as_ref());
+    let _peer_permit = match of_peer {
+        Ok(permit) => permit,
+        Err(failure) => return refuse_session(reply, side, failure, counters).await,
+    };
     let admitted = admit(service, peer.as_ref(), settings.peers.as_deref(), rest);
     let _admission = match admitted {
         Ok(admission) => admission,
@@ -373,6 +379,24 @@ fn admit(
     }
     service.admit(rest).map_err(|limit| {
         let reason = format!("`sessions` is {limit}, and so many are open");
+        connect_failure(EndedBy::Limit, Refusal::Full, reason)
+    })
+}
+
+/// A place for one more session of a DMZ gateway, where each may have so many.
+fn admit_peer(
+    service: &Service,
+    peer: Option<&Peer>,
+    limits: Option<&SessionLimits>,
+) -> Result<Option<Box<UsagePlace<Arc<str>>>>, ConnectFailure> {
+    let Some((peer, limits)) = peer.zip(limits) else { return Ok(None) };
+    let taken = service.peer_usage.take(peer.label(), limits, std::time::Instant::now());
+    taken.map(|place| Some(Box::new(place))).map_err(|reached| {
+        let most = match reached {
+            LimitReached::Sessions(most) => format!("{most} sessions at once"),
+            LimitReached::Rate { rate, .. } => format!("{rate} new sessions"),
+        };
+        let reason = format!("`per_peer` allows {} {most}", peer.label());
         connect_failure(EndedBy::Limit, Refusal::Full, reason)
     })
 }

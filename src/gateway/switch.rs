@@ -392,17 +392,19 @@ impl Engine {
                 session_limit: service.clients.session_limit,
                 rate: service.clients.rate,
                 hours: service.hours.clone(),
+                per_peer: None,
             };
             Some(((Half::Dmz, service.name.clone()), settings, connector))
         });
         let of_internal = profile.internal.iter().flat_map(|half| {
             half.services.iter().map(|service| {
-                // All that its links carry.
-                let sessions = half.maximum.saturating_mul(half.sessions_per_link);
+                let carried = half.maximum.saturating_mul(half.sessions_per_link);
+                let sessions = service.sessions.unwrap_or(carried);
                 let settings = ServiceSettings {
                     sessions,
                     peers: service.peers.clone(),
                     hours: service.hours.clone(),
+                    per_peer: service.per_peer,
                     ..ServiceSettings::default()
                 };
                 let group = BackendGroup::new(&service.name, &service.connect, edges);

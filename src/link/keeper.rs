@@ -107,7 +107,7 @@ enum LinkProtocol {
 
 pub struct LinkKeeper {
     gateway: LinkAddress,
-    /// Of the gateway, by its address: it is this half that has chosen it.
+    /// Its address, which stands for it until it has shown its certificate.
     name: Arc<str>,
     shared: KeeperContext,
     uses: Arc<dyn LinkUse>,
@@ -319,7 +319,7 @@ impl LinkKeeper {
     }
 
     /// One link from its dial to where it is used.
-    async fn dial_link(self: Arc<Self>, service: Option<ServiceName>, place: LinkPermit) {
+    async fn dial_link(self: Arc<Self>, service: Option<ServiceName>, mut place: LinkPermit) {
         let under_way = DialGuard { keeper: self.clone(), service: service.clone() };
         let terms = self.uses.terms();
         let holds = terms.generation.token();
@@ -330,6 +330,9 @@ impl LinkKeeper {
             Ok(reached) => reached,
             Err(error) => return self.note_failed(service.as_ref(), error.to_string(), DialFailure::Way),
         };
+        if let Some(name) = &reached.peer.name {
+            place.note_name(name);
+        }
         let is_own = handshake::speaks_own_protocol(&reached.stream);
         self.note_protocol(if is_own { LinkProtocol::Own } else { LinkProtocol::Socks }, &reached);
         if is_own {

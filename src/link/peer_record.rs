@@ -1,13 +1,16 @@
 //! What is remembered of a peer: when it last had a turn, and whether it answers. A peer is known by the name in
 //! its certificate, so one that dials from ten addresses is one peer.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use crate::telemetry::clock;
 
 /// A peer that has left so many `open`s in a row unanswered rests: it is used last.
 const UNANSWERED_MAX: u32 = 3;
-const REST_MS: u64 = 10_000;
+pub const PEER_REST: Duration = Duration::from_secs(10);
 
 /// What is known of one peer, shared by all its links.
 #[derive(Debug, Default)]
@@ -25,12 +28,13 @@ impl PeerRecord {
         self.unanswered.store(0, Ordering::Relaxed);
     }
 
-    /// An `open` was not answered in time.
-    pub fn note_unanswered(&self) {
+    /// An `open` was not answered in time; whether it rests from now on, and did not before.
+    pub fn note_unanswered(&self) -> bool {
         let before = self.unanswered.fetch_add(1, Ordering::Relaxed);
         if before + 1 >= UNANSWERED_MAX {
             self.pause();
         }
+        before + 1 == UNANSWERED_MAX
     }
 
     /// Where it stands among peers: those that rest come last, and of the others who was used longest ago
@@ -56,7 +60,7 @@ impl PeerRecord {
     }
 
     fn pause(&self) {
-        self.rests_until_ms.store(clock::coarse_ms() + REST_MS, Ordering::Relaxed);
+        self.rests_until_ms.store(clock::coarse_ms() + PEER_REST.as_millis() as u64, Ordering::Relaxed);
     }
 }
 
@@ -68,10 +72,11 @@ mod tests {
     fn who_answers_nothing_is_used_last_until_it_answers() {
         let (mute, other) = (PeerRecord::default(), PeerRecord::default());
         other.take_turn(5);
-        (0..2).for_each(|_| mute.note_unanswered());
+        assert!((0..2).all(|_| !mute.note_unanswered()));
         assert!(mute.rank() < other.rank(), "two may be chance");
-        mute.note_unanswered();
+        assert!(mute.note_unanswered(), "it rests from now on");
         assert!(mute.rank() > other.rank());
+        assert!(!mute.note_unanswered(), "that was told");
         // Its rest is over: one session tries it, and no second one.
         mute.rests_until_ms.store(0, Ordering::Relaxed);
         assert!(mute.rank() < other.rank());

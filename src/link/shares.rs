@@ -2,7 +2,7 @@
 //! from. A gateway that takes all it can get leaves the others their share.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -35,8 +35,41 @@ impl ShareRule {
 #[derive(Debug)]
 pub struct LinkShares {
     max: AtomicUsize,
-    rule: Mutex<ShareRule>,
-    held: Mutex<HashMap<Arc<str>, HeldLinks>>,
+    /// What each gateway may have, whatever is left.
+    each_max: AtomicUsize,
+    held: Mutex<HeldByGateway>,
+}
+
+/// By the name of the gateway, or the address that is dialled while its name is not known.
+#[derive(Debug)]
+struct HeldByGateway {
+    rule: ShareRule,
+    links: HashMap<Arc<str>, HeldLinks>,
+    /// The names that gateways have shown last, by the addresses that are dialled.
+    names: HashMap<Arc<str>, Arc<str>>,
+}
+
+impl HeldByGateway {
+    fn name_of(&self, gateway: &Arc<str>) -> Arc<str> {
+        self.names.get(gateway).unwrap_or(gateway).clone()
+    }
+
+    fn add_link(&mut self, name: &Arc<str>) {
+        self.links.entry(name.clone()).or_insert(HeldLinks { links: 0, used_ms: None }).links += 1;
+    }
+
+    fn remove_link(&mut self, name: &Arc<str>) {
+        let Some(held) = self.links.get_mut(name) else { return };
+        held.links = held.links.saturating_sub(1);
+        if held.links == 0 && held.used_ms.is_none() {
+            self.links.remove(name);
+        }
+    }
+
+    /// Addresses that have turned out to lead to a gateway that another one leads to as well.
+    fn same_again(&self) -> usize {
+        self.names.len() - self.names.values().collect::<HashSet<_>>().len()
+    }
 }
 
 /// Links of one gateway.
@@ -57,6 +90,8 @@ impl HeldLinks {
 pub struct LinkPermit {
     of: Arc<LinkShares>,
     gateway: Arc<str>,
+    /// Where it is dialled, or the same name.
+    asked_for: Arc<str>,
 }
 
 impl fmt::Debug for LinkPermit {
@@ -67,7 +102,11 @@ impl fmt::Debug for LinkPermit {
 
 impl LinkShares {
     pub fn new(max: usize, rule: ShareRule) -> Arc<Self> {
-        Arc::new(Self { max: AtomicUsize::new(max), rule: Mutex::new(rule), held: Mutex::default() })
+        Arc::new(Self {
+            max: AtomicUsize::new(max),
+            each_max: AtomicUsize::new(usize::MAX),
+            held: Mutex::new(HeldByGateway { rule, links: HashMap::new(), names: HashMap::new() }),
+        })
     }
 
     pub fn max(&self) -> usize {
@@ -81,39 +120,52 @@ impl LinkShares {
 
     /// There are more gateways now, or fewer.
     pub fn follow_rule(&self, rule: ShareRule) {
-        *self.rule.lock().unwrap_or_else(PoisonError::into_inner) = rule;
+        let mut held = self.lock();
+        if held.rule != rule {
+            held.rule = rule;
+            // Some may not be dialled any more; the others show theirs with the next link.
+            held.names.clear();
+        }
+    }
+
+    /// No gateway may have more from now on; those that stand stay.
+    pub fn bound_each(&self, max: Option<usize>) {
+        self.each_max.store(max.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// Links of all gateways.
     pub fn held(&self) -> usize {
-        self.lock().values().map(|held| held.links).sum()
+        self.lock().links.values().map(|held| held.links).sum()
     }
 
     /// A place for one more link of a gateway, if it may have one.
     pub fn take(self: &Arc<Self>, gateway: &Arc<str>) -> Option<LinkPermit> {
         let now_ms = clock::coarse_ms();
         let mut held = self.lock();
-        held.retain(|_, held| held.links > 0 || held.is_in_use(now_ms));
-        let own = held.get(gateway).map_or(0, |held| held.links);
-        if own >= self.most(&held, gateway, now_ms) {
+        held.links.retain(|_, held| held.links > 0 || held.is_in_use(now_ms));
+        let name = held.name_of(gateway);
+        let own = held.links.get(&name).map_or(0, |held| held.links);
+        if own >= self.most(&held, &name, now_ms) {
             return None;
         }
-        held.entry(gateway.clone()).or_insert(HeldLinks { links: 0, used_ms: None }).links += 1;
-        Some(LinkPermit { of: self.clone(), gateway: gateway.clone() })
+        held.add_link(&name);
+        Some(LinkPermit { of: self.clone(), gateway: name, asked_for: gateway.clone() })
     }
 
     /// Links that a gateway may have now.
     pub fn links_allowed(&self, gateway: &Arc<str>) -> usize {
-        self.most(&self.lock(), gateway, clock::coarse_ms())
+        let held = self.lock();
+        self.most(&held, &held.name_of(gateway), clock::coarse_ms())
     }
 
-    fn most(&self, held: &HashMap<Arc<str>, HeldLinks>, gateway: &Arc<str>, now_ms: u64) -> usize {
-        let others = || held.iter().filter(|(name, _)| *name != gateway).map(|(_, held)| held);
+    fn most(&self, held: &HeldByGateway, gateway: &Arc<str>, now_ms: u64) -> usize {
+        let others = || held.links.iter().filter(|(name, _)| *name != gateway).map(|(_, held)| held);
         let left_by_others = self.max().saturating_sub(others().map(|held| held.links).sum());
-        match *self.rule.lock().unwrap_or_else(PoisonError::into_inner) {
+        let share = match held.rule {
             ShareRule::HalfOfTheRest => left_by_others.div_ceil(2),
             ShareRule::Divided(gateways) => {
                 let known = others().count();
+                let gateways = gateways.saturating_sub(held.same_again()).max(1);
                 let share = (self.max() / gateways.max(known + 1)).max(1);
                 let kept_back = |held: &HeldLinks| {
                     let unused = share.saturating_sub(held.links);
@@ -123,18 +175,30 @@ impl LinkShares {
                 let kept_back = others().map(kept_back).sum::<usize>() + absent;
                 left_by_others.saturating_sub(kept_back).max(share.min(left_by_others))
             }
-        }
+        };
+        share.min(self.each_max.load(Ordering::Relaxed))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, HeldLinks>> {
+    fn lock(&self) -> MutexGuard<'_, HeldByGateway> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl LinkPermit {
+    /// The gateway at its other end has shown its name: all of that name share.
+    pub fn note_name(&mut self, name: &Arc<str>) {
+        let mut held = self.of.lock();
+        held.names.insert(self.asked_for.clone(), name.clone());
+        if self.gateway != *name {
+            held.remove_link(&self.gateway);
+            held.add_link(name);
+            self.gateway = name.clone();
+        }
+    }
+
     /// A session has come over the link.
     pub fn note_used(&self) {
-        if let Some(held) = self.of.lock().get_mut(&self.gateway) {
+        if let Some(held) = self.of.lock().links.get_mut(&self.gateway) {
             held.used_ms = Some(clock::coarse_ms());
         }
     }
@@ -142,9 +206,7 @@ impl LinkPermit {
 
 impl Drop for LinkPermit {
     fn drop(&mut self) {
-        if let Some(held) = self.of.lock().get_mut(&self.gateway) {
-            held.links = held.links.saturating_sub(1);
-        }
+        self.of.lock().remove_link(&self.gateway);
     }
 }
 
@@ -190,6 +252,41 @@ mod tests {
         assert_eq!(take_all(&LinkShares::new(7, ShareRule::among(1)), "only").len(), 7);
         let shares = LinkShares::new(3, ShareRule::Divided(4));
         assert_eq!(take_all(&shares, "one").len(), 1);
+    }
+
+    #[test]
+    fn addresses_of_one_name_have_one_share_together() {
+        let shares = LinkShares::new(60, ShareRule::Divided(3));
+        let mut dialled: Vec<_> =
+            ["a:1", "b:1", "c:1"].map(|at| shares.take(&name(at)).expect("room")).into();
+        assert_eq!(shares.links_allowed(&name("c:1")), 60 - 2 - 10 - 10, "two have one each");
+        for (permit, shown) in dialled.iter_mut().zip(["twice", "twice", "other"]) {
+            permit.note_name(&name(shown));
+        }
+        dialled.iter().for_each(LinkPermit::note_used);
+        assert_eq!(take_all(&shares, "a:1").len(), 28, "two of its thirty stand");
+        let of_twice: Vec<_> = std::iter::from_fn(|| shares.take(&name("a:1"))).collect();
+        assert_eq!((of_twice.len(), shares.take(&name("b:1")).is_none()), (28, true));
+        assert_eq!(take_all(&shares, "c:1").len(), 29);
+        // Behind one address there may be several, too.
+        dialled[2].note_name(&name("third"));
+        assert_eq!(shares.links_allowed(&name("c:1")), 20, "the other one was here a moment ago");
+        drop((dialled, of_twice));
+        assert_eq!(shares.held(), 0);
+        shares.follow_rule(ShareRule::Divided(1));
+        assert_eq!(take_all(&shares, "a:1").len(), 60 - 20 - 20, "two were here a moment ago");
+    }
+
+    #[test]
+    fn none_has_more_than_each_may_have() {
+        let shares = LinkShares::new(100, ShareRule::among(1));
+        shares.bound_each(Some(4));
+        let held = take_all(&shares, "only");
+        assert_eq!((held.len(), shares.links_allowed(&name("only"))), (4, 4));
+        shares.bound_each(Some(2));
+        assert_eq!((shares.held(), shares.links_allowed(&name("only"))), (4, 2), "those that stand stay");
+        shares.bound_each(None);
+        assert_eq!(shares.links_allowed(&name("only")), 100);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use super::{
     Network, defaults,
     fields::{MapReader, ValueReader},
-    keys::{self, AnyKey},
+    keys::{self, AnyKey, KeyMap},
     problem::{Problem, ValueProblem},
     size,
     yaml::YamlValue,
@@ -69,16 +69,22 @@ impl fmt::Display for FilterRefusal {
 /// What one client may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
+    pub limits: SessionLimits,
+    pub scope: ClientScope,
+}
+
+/// What one client, or one DMZ gateway, may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionLimits {
     /// Sessions at once.
     pub sessions: Option<usize>,
     /// New ones.
     pub rate: Option<NewSessionRate>,
     /// Of these, so many at once.
     pub burst: u32,
-    pub scope: ClientScope,
 }
 
-impl fmt::Display for ClientLimits {
+impl fmt::Display for SessionLimits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sessions = self.sessions.map(|sessions| format!("{sessions} sessions"));
         let rate = self.rate.map(|rate| format!("{rate}, {} at once", self.burst));
@@ -165,7 +171,10 @@ impl RawClientRules {
     pub fn read(fields: &MapReader<'_>, scope: ClientScope, problems: &mut Vec<Problem>) -> Self {
         Self {
             filter: fields.take(&keys::CLIENTS).and_then(|field| filter(&field, problems)),
-            per_client: fields.take(&keys::PER_CLIENT).and_then(|field| limits(&field, scope, problems)),
+            per_client: fields.take(&keys::PER_CLIENT).and_then(|field| {
+                let limits = limits(&field, &keys::CLIENT_LIMITS, problems)?;
+                Some(ClientLimits { limits, scope })
+            }),
             rate: fields.take(&keys::RATE).and_then(|field| rates(&field, problems)),
             session_limit: keys::SESSION_LIMIT.read(fields, problems),
         }
@@ -220,8 +229,17 @@ fn filter(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Client
     (problems.len() == before).then_some(filter)
 }
 
-fn limits(field: &ValueReader<'_>, scope: ClientScope, problems: &mut Vec<Problem>) -> Option<ClientLimits> {
-    let fields = field.map(&keys::CLIENT_LIMITS, problems)?;
+/// `per_peer` of a service.
+pub(super) fn peer_limits(fields: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<SessionLimits> {
+    limits(&fields.take(&keys::PER_PEER)?, &keys::PEER_LIMITS, problems)
+}
+
+fn limits(
+    field: &ValueReader<'_>,
+    keys: &'static KeyMap,
+    problems: &mut Vec<Problem>,
+) -> Option<SessionLimits> {
+    let fields = field.map(keys, problems)?;
     let before = problems.len();
     let sessions = keys::CLIENT_SESSIONS.read(&fields, problems);
     let rate = keys::NEW_SESSIONS.read(&fields, problems);
@@ -241,7 +259,7 @@ fn limits(field: &ValueReader<'_>, scope: ClientScope, problems: &mut Vec<Proble
     }
     let of_one_second = |rate: NewSessionRate| rate.per_second().ceil() as u32;
     let burst = burst.and_then(|burst| u32::try_from(burst).ok()).or(rate.map(of_one_second));
-    Some(ClientLimits { sessions, rate, burst: burst.unwrap_or(1).max(1), scope })
+    Some(SessionLimits { sessions, rate, burst: burst.unwrap_or(1).max(1) })
 }
 
 fn rates(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<ByteRates> {

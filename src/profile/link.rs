@@ -55,6 +55,7 @@ impl DmzLink {
             wait: keys::WAIT.read(&fields, problems),
             waiters: keys::WAITERS.read(&fields, problems),
             retire: retire(&fields, problems),
+            links_per_peer: links_per_peer(&fields, problems),
         };
         let ends = LinkEnds::read(&fields, (&keys::DMZ_LISTEN, &keys::DMZ_CONNECT), demo, problems);
         Some(Self { ends, pool })
@@ -221,6 +222,17 @@ pub(super) fn named_file(
     }
     let path = field.node.spot.source.folder.join(text);
     Some(PemSource::File { path, place: field.place() })
+}
+
+fn links_per_peer(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> Option<usize> {
+    let field = link.take(&keys::LINKS_PER_PEER)?;
+    let before = problems.len();
+    let fields = field.map(&keys::PEER_LINKS, problems)?;
+    let links = keys::PEER_LINKS_MAX.read(&fields, problems);
+    if links.is_none() && problems.len() == before {
+        return field.refuse(ValueProblem::new("nothing is bounded here", "write `links: 64`"), problems);
+    }
+    links
 }
 
 fn retire(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> Duration {

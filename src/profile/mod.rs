@@ -66,6 +66,7 @@ pub use find::{find, list};
 pub use gateways::GatewaysOfName;
 pub use guards::{
     ByteRate, ByteRates, ClientFilter, ClientLimits, ClientRules, ClientScope, FilterRefusal, NewSessionRate,
+    SessionLimits,
 };
 pub use hours::OpeningHours;
 pub use link::DemoTls;
@@ -219,6 +220,8 @@ pub struct PoolLimits {
     pub waiters: usize,
     /// The age at which a link is replaced.
     pub retire: Duration,
+    /// Links of one peer; `None`: what it says that it keeps, as far as there is room.
+    pub links_per_peer: Option<usize>,
 }
 
 /// A service as clients see it.
@@ -289,6 +292,10 @@ pub struct InternalService {
     pub carries: Carries,
     /// When it takes new sessions; `None`: always.
     pub hours: Option<OpeningHours>,
+    /// Sessions of all DMZ gateways at once; `None`: as many as links carry.
+    pub sessions: Option<usize>,
+    /// What each DMZ gateway may have of it.
+    pub per_peer: Option<SessionLimits>,
 }
 
 /// A service's name: 1 to 255 of `A-Za-z0-9._-`.

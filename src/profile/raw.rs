@@ -8,7 +8,7 @@ use std::{collections::HashSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     AccessLogOptions, BindPolicy, Carries, ClientScope, ConfinePolicy, Mode, ReadyWhen, ServiceName,
-    UnreadyPolicy,
+    SessionLimits, UnreadyPolicy,
     auth::RawAuth,
     backends::{self, RawBackends},
     carries, defaults,
@@ -16,7 +16,7 @@ use super::{
     endpoint::HostPort,
     fields::{Located, MapReader, ReadValue, ValueReader},
     gateways,
-    guards::RawClientRules,
+    guards::{self, RawClientRules},
     health,
     keys::{self, AnyKey, KeyMap},
     link::{DemoTls, DmzLink, InternalLink},
@@ -80,6 +80,8 @@ pub(super) struct RawInternalService {
     pub name: ServiceName,
     pub place: ProfilePlace,
     pub connect: ReadValue<RawBackends>,
+    pub sessions: Option<usize>,
+    pub per_peer: Option<SessionLimits>,
     pub peers: Option<Vec<Located<String>>>,
     pub carries: ReadValue<Located<Carries>>,
 }
@@ -259,6 +261,8 @@ fn internal_service(
         name,
         place: field.key_place(),
         connect,
+        sessions: keys::INTERNAL_SESSIONS.read(&fields, problems),
+        per_peer: guards::peer_limits(&fields, problems),
         peers: fields.take(&keys::MAY_USE).and_then(|field| field.names(defaults::PEERS_MAX, problems)),
         carries: ReadValue::read(fields.take(&keys::CARRIES), |field| carries::read(&field, problems)),
     })

@@ -257,6 +257,8 @@ fn internal_service(raw: &RawInternalService) -> Option<InternalService> {
         peers: names(raw.peers.as_deref()),
         carries: carries::internal_carries(&raw.carries, &connect.first),
         hours: connect.hours.clone(),
+        sessions: raw.sessions,
+        per_peer: raw.per_peer,
     })
 }
 

@@ -222,6 +222,7 @@ impl DmzSide {
             }
             (DmzParts::Reverse { pool, .. }, DmzMode::Reverse { pool: limits, tls, .. }) => {
                 pool.set_limits(*limits, half.services.len());
+                pool.share_links(ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len())));
                 let of_link = tls.as_ref().map(|tls| tls.peers.as_slice());
                 let policy = self.policy.load();
                 pool.retain_allowed(|peer, service| {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 mod carries_mismatch;
 mod contents;
+mod limits;
 mod probes;
 mod rows;
 mod take_error;
@@ -76,6 +77,7 @@ impl fmt::Debug for Pool {
 impl Pool {
     /// One for so many services.
     pub fn new(limits: PoolLimits, services: usize, shares: Arc<LinkShares>, tasks: Tasks) -> Arc<Self> {
+        shares.bound_each(limits.links_per_peer);
         let books = Mutex::new(PoolContents::new(limits, services));
         Arc::new(Self {
             tasks,
@@ -84,11 +86,6 @@ impl Pool {
             generation: Arc::default(),
             contents: books,
         })
-    }
-
-    pub fn set_limits(&self, limits: PoolLimits, services: usize) {
-        let mut books = self.lock();
-        (books.limits, books.services_max) = (limits, services);
     }
 
     /// Whether a link has ever been offered.
@@ -153,20 +150,6 @@ impl Pool {
     /// What a link is told that is let go.
     pub fn leave_kind(&self) -> FrameType {
         if self.lock().closed { FrameType::Drain } else { FrameType::Retire }
-    }
-
-    /// The age at which this end replaces a link.
-    pub fn retire_age(&self) -> Duration {
-        self.lock().limits.retire
-    }
-
-    pub fn bound_links(&self, max: usize) {
-        self.shares.resize(max);
-    }
-
-    /// Links that a peer may have now.
-    pub fn links_allowed(&self, peer: &Peer) -> usize {
-        self.shares.links_allowed(&peer.label())
     }
 
     /// Takes in a link of our own that this half has dialled and counts itself.

@@ -130,6 +130,7 @@ mod tests {
             wait: Duration::from_secs(3),
             waiters: 8,
             retire: Duration::from_secs(3600),
+            links_per_peer: None,
         };
         let pool = Pool::new(limits, 3, LinkShares::new(8, ShareRule::Divided(1)), Tasks::default());
         pool.lock().peers = lanes;

@@ -40,7 +40,7 @@ fn pool() -> Arc<Pool> {
 fn pool_of(links: usize, wait: Duration) -> Arc<Pool> {
     let shares = LinkShares::new(links, ShareRule::Divided(1));
     Pool::new(
-        PoolLimits { prepared: 1, wait, waiters: 1, retire: Duration::from_secs(3600) },
+        PoolLimits { prepared: 1, wait, waiters: 1, retire: Duration::from_secs(3600), links_per_peer: None },
         1,
         shares,
         Tasks::default(),
@@ -106,6 +106,7 @@ async fn clients_of_a_dead_service_leave_places_for_those_of_others() {
         wait: Duration::from_secs(3),
         waiters: 8,
         retire: Duration::from_secs(3600),
+        links_per_peer: None,
     };
     let dead = ServiceName::parse("dead").expect("a name");
     for (services, expected) in [(2, (4, 2)), (1, (8, 0))] {
@@ -169,8 +170,13 @@ async fn a_peer_that_dials_without_end_gets_what_its_hello_says_and_no_more_than
     }
     assert!(stands(&pool, linked(1).await), "another peer has its own");
     let few = LinkShares::new(6, ShareRule::HalfOfTheRest);
-    let limits =
-        PoolLimits { prepared: 1, wait: Duration::ZERO, waiters: 1, retire: Duration::from_secs(3600) };
+    let limits = PoolLimits {
+        prepared: 1,
+        wait: Duration::ZERO,
+        waiters: 1,
+        retire: Duration::from_secs(3600),
+        links_per_peer: None,
+    };
     let pool = Pool::new(limits, 1, few, Tasks::default());
     for at in 0..6 {
         assert_eq!(stands(&pool, linked(0).await), at < 3, "link {at}");

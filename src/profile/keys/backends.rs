@@ -1,7 +1,7 @@
 //! Keys of services as the inside reaches them: backends, and what they are told.
 
 use super::{
-    ANSWER, CARRIES, KeyGroup, KeyMap, OPENING_HOURS, ProfileKey,
+    ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey,
     values::{
         ALPN_NAMES, Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, Span, StatusList,
         SubMap, Text, TextList,
@@ -12,7 +12,8 @@ use crate::profile::{Balance, ProxyVersion, defaults, fields::ZeroDuration};
 pub(in crate::profile) static INTERNAL_SERVICE: KeyMap = KeyMap {
     about: "A service as the inside reaches it.",
     groups: &[
-        &[&INTERNAL_SERVICE_CONNECT, &MAY_USE, &CARRIES, &SOCKET_HOSTS, &OWN_NAMES, &ANSWER],
+        &[&INTERNAL_SERVICE_CONNECT, &MAY_USE, &INTERNAL_SESSIONS, &PER_PEER],
+        &[&CARRIES, &SOCKET_HOSTS, &OWN_NAMES, &ANSWER],
         BACKEND_OPTIONS,
         OPENING_HOURS,
     ],

@@ -68,6 +68,23 @@ pub(in crate::profile) static PER_CLIENT: ProfileKey<SubMap> = ProfileKey {
 pub(in crate::profile) static CLIENT_LIMITS: KeyMap =
     KeyMap { about: "What one client may have.", groups: &[&[&CLIENT_SESSIONS, &NEW_SESSIONS, &BURST]] };
 
+pub(in crate::profile) static INTERNAL_SESSIONS: ProfileKey<OptionalCount> = ProfileKey {
+    name: "sessions",
+    about: "Sessions at once, of all DMZ gateways together. Unset: as many as its links carry.",
+    example: "1000",
+    value: OptionalCount { range: defaults::SESSIONS_RANGE },
+};
+
+pub(in crate::profile) static PER_PEER: ProfileKey<SubMap> = ProfileKey {
+    name: "per_peer",
+    about: "What one DMZ gateway may have, by the name in its certificate, all of that name together.",
+    example: "",
+    value: SubMap(&PEER_LIMITS),
+};
+
+pub(in crate::profile) static PEER_LIMITS: KeyMap =
+    KeyMap { about: "What one DMZ gateway may have.", groups: &[&[&CLIENT_SESSIONS, &NEW_SESSIONS, &BURST]] };
+
 pub(in crate::profile) static CLIENT_SESSIONS: ProfileKey<OptionalCount> = ProfileKey {
     name: "sessions",
     about: "Its sessions at once. Unset: as many as the service takes.",

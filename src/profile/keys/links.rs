@@ -3,6 +3,7 @@
 use super::{
     CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, ProfileKey, RESOLVER,
     REVOKED, REVOKED_EXPIRED, VIA, VIA_CREDENTIALS,
+    rates::OptionalCount,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
         SubMap, Text, TextList,
@@ -254,7 +255,25 @@ pub(in crate::profile) static DMZ_LINK: KeyMap = KeyMap {
         &WAIT,
         &WAITERS,
         &RETIRE,
+        &LINKS_PER_PEER,
     ]],
+};
+
+pub(in crate::profile) static LINKS_PER_PEER: ProfileKey<SubMap> = ProfileKey {
+    name: "per_peer",
+    about: "What one peer may have, by the name in its certificate, wherever it dials from.",
+    example: "",
+    value: SubMap(&PEER_LINKS),
+};
+
+pub(in crate::profile) static PEER_LINKS: KeyMap =
+    KeyMap { about: "What one peer may have.", groups: &[&[&PEER_LINKS_MAX]] };
+
+pub(in crate::profile) static PEER_LINKS_MAX: ProfileKey<OptionalCount> = ProfileKey {
+    name: "links",
+    about: "Its links in all. Unset: what its `hello` says that it keeps, at most half of what is left.",
+    example: "64",
+    value: OptionalCount { range: defaults::MAXIMUM_RANGE },
 };
 
 pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {

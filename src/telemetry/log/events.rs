@@ -66,6 +66,7 @@ log_events! {
     LinkChanged "link_changed" [] "a link that is dialled has failed, or stands again",
     LinkFailedAgain "link_failed_again" [] "a link that is dialled has failed once more",
     LinkProtocol "link_protocol" [] "two gateways speak SOCKS5, for want of a version that both know",
+    PeerRests "peer_rests" [] "a peer answers no sessions, and comes last for a while",
     LinkRejected "link_rejected" [] "a link that came in was turned away",
     NameChanged "name_changed" [] "a name that is dialled at each of its addresses has others now",
     NameUnanswered "name_unanswered" [] "such a name was looked up in vain, and what is known of it stays in use",

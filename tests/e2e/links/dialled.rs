@@ -98,7 +98,7 @@ async fn a_session_that_both_gateways_refuse_is_refused() {
     second.hear_kind(OPEN).await;
     second.say_frame(REFUSED, &[6]).await;
     hear_reset(&mut client).await;
-    dialling.gateway.until_ended("LC").await;
+    dialling.gateway.until_ended("PC").await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod let_go;
 mod lockdown;
 mod misused;
 mod opening;
+mod per_peer;
 mod retried;
 mod serving;
 mod shared;

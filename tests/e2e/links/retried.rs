@@ -169,7 +169,7 @@ async fn the_first_peer_is_asked_again_by_the_next_client() {
 async fn a_refusal_by_all_tells_in_the_end_whose_doing_it_was() {
     let outside = Outside::new().await;
     let mut alpha = outside.ready("alpha", 1).await;
-    let reasons = [(1, "XC"), (2, "XC"), (3, "BC"), (4, "BC"), (5, "BC"), (6, "LC"), (7, "OC"), (8, "PC")];
+    let reasons = [(1, "XC"), (2, "XC"), (3, "BC"), (4, "BC"), (5, "BC"), (6, "PC"), (7, "OC"), (8, "PC")];
     for (count, (reason, end)) in reasons.into_iter().enumerate() {
         let (mut client, _) = opened_at(&outside, &mut alpha, b"words").await;
         alpha.say_frame(REFUSED, &[reason]).await;

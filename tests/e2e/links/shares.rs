@@ -105,6 +105,7 @@ async fn a_peer_that_answers_no_open_costs_silent_clients_time_and_is_used_last(
     for client in clients {
         echoes(client).await;
     }
+    outside.gateway.until_told("alpha has left several sessions in a row unanswered").await;
     // It has left three in a row unanswered: the next ones do not even try it.
     for _ in 0..4 {
         let began = tokio::time::Instant::now();
