@@ -12,6 +12,8 @@ mod bulk;
 mod databases;
 #[path = "foreign/http.rs"]
 mod http;
+#[path = "foreign/logins.rs"]
+mod logins;
 #[path = "foreign/mqtt.rs"]
 mod mqtt;
 #[path = "foreign/names.rs"]

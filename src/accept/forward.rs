@@ -280,5 +280,6 @@ fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest
         outcome_sender: None,
         idle_state: None,
         admission: ClientAdmission::default(),
+        expires: None,
     }
 }

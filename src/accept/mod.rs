@@ -21,7 +21,7 @@ pub mod web;
 use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use self::idle::IdleState;
 use crate::{
@@ -64,6 +64,8 @@ pub struct SessionRequest {
     pub idle_state: Option<Arc<IdleState>>,
     /// Whether its client gets in, where that is known.
     pub admission: ClientAdmission,
+    /// When it ends, whatever goes on: what says who its client is holds no longer.
+    pub expires: Option<Instant>,
 }
 
 /// How a session ended.
@@ -92,6 +94,7 @@ impl SessionRequest {
             outcome_sender: None,
             idle_state: None,
             admission: ClientAdmission::default(),
+            expires: None,
         }
     }
 }

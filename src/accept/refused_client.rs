@@ -40,11 +40,15 @@ pub async fn refuse_client(
         SessionRequest { id: Some(id.clone()), downstream: SessionSide::Gone, ..session_request(entered) };
     serve(asked).await;
     let (status, told) = match refused {
-        ClientRefusal::Filter(_) | ClientRefusal::Login(LoginRefusal::NotListed) => {
+        ClientRefusal::Filter(_)
+        | ClientRefusal::Login(LoginRefusal::NotListed | LoginRefusal::WrongClaims) => {
             (StatusCode::FORBIDDEN, "this service is not for you")
         }
         ClientRefusal::Login(
-            LoginRefusal::NoCredential | LoginRefusal::Unreadable | LoginRefusal::WrongPassword,
+            LoginRefusal::NoCredential
+            | LoginRefusal::Unreadable
+            | LoginRefusal::WrongPassword
+            | LoginRefusal::WrongToken,
         ) => (StatusCode::UNAUTHORIZED, "this service wants to know who you are"),
         ClientRefusal::Login(LoginRefusal::TooMany) => {
             (StatusCode::TOO_MANY_REQUESTS, "too many of your passwords are waiting to be checked")

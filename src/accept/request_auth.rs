@@ -1,8 +1,12 @@
 //! Who has sent a request, where its service asks for that: before anything of it goes further.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
-use hyper::{StatusCode, header::HeaderMap, http::Method};
+use hyper::StatusCode;
+use tokio::time::Instant;
 
 use super::{
     ServeSession, refused_client::refuse_client, routes::HttpRoute, tcp::RouteLifetime,
@@ -10,7 +14,7 @@ use super::{
 };
 use crate::{
     admission::clients::{ClientRefusal, LoginRefusal},
-    auth,
+    auth::{self, AskingHead},
     http::error_response::ErrorResponse,
     proto::multiplex::open::{ClientOrigin, ProvenUser},
 };
@@ -20,9 +24,24 @@ use crate::{
 pub struct RequestClient {
     pub address: SocketAddr,
     pub user: Option<ProvenUser>,
+    /// When its session ends, since what says who it is does.
+    pub expires: Option<SystemTime>,
 }
 
 impl RequestClient {
+    /// One that has not been asked, of whom its connection says so much.
+    pub fn of_connection(address: SocketAddr, user: Option<ProvenUser>) -> Self {
+        Self { address, user, expires: None }
+    }
+
+    /// When its session ends, by the clock that goes on when others are set.
+    pub fn deadline(&self) -> Option<Instant> {
+        // No token lasts for so long that this matters.
+        const FAR: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+        let left = self.expires?.duration_since(SystemTime::now()).unwrap_or_default();
+        Some(Instant::now() + left.min(FAR))
+    }
+
     /// What is known of it, on a connection of which this is known.
     pub fn origin(&self, connection: &ClientOrigin) -> Box<ClientOrigin> {
         Box::new(ClientOrigin { user: self.user.clone(), ..connection.clone() })
@@ -33,17 +52,18 @@ impl RequestClient {
 pub async fn identify_client(
     client: &mut RequestClient,
     door: &HttpRoute,
-    (method, headers): (&Method, &HeaderMap),
+    head: AskingHead<'_>,
     lifetime: &RouteLifetime,
     serve: &ServeSession,
 ) -> Result<(), RequestFailure> {
     let Some(asked) = &door.web.auth else { return Ok(()) };
     // Whatever the connection's certificate says, it is the request that counts here.
     client.user = None;
-    let known = lifetime.logins.identify(asked, method, headers, client.address.ip()).await;
+    let known = lifetime.logins.identify(asked, head, client.address.ip()).await;
     let refused = match known {
-        Ok(user) => {
-            client.user = user;
+        Ok(known) => {
+            client.expires = known.as_ref().and_then(|known| known.expires);
+            client.user = known.map(|known| known.user);
             match &client.user {
                 Some(user) if !asked.admits(&user.name) => LoginRefusal::NotListed,
                 Some(_) | None => return Ok(()),
@@ -58,7 +78,7 @@ pub async fn identify_client(
     };
     let mut failure = refuse_client(serve, &door.service, client, ClientRefusal::Login(refused)).await;
     if failure.response.status == StatusCode::UNAUTHORIZED {
-        failure.response.challenge = Some(Box::new(auth::challenge(asked, door.service.as_str())));
+        failure.response.challenge = Some(Box::new(auth::challenge(asked, door.service.as_str(), refused)));
     }
     Err(failure)
 }

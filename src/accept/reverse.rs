@@ -304,6 +304,7 @@ fn carry_session(keeper: &Arc<LinkKeeper>, parked: ParkedLink, client: Address, 
         outcome_sender: None,
         idle_state: None,
         admission: ClientAdmission::default(),
+        expires: None,
     }));
 }
 

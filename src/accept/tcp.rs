@@ -234,5 +234,6 @@ pub(super) fn session_request(entered: AdmittedClient) -> SessionRequest {
         outcome_sender: None,
         idle_state: None,
         admission,
+        expires: None,
     }
 }

@@ -1,13 +1,17 @@
 //! A client connection whose request has turned it into something else: a WebSocket, or what two ends agreed on.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::{
+    SessionRequest,
+    idle::{IdleReclaim, IdleState},
     request_auth::RequestClient,
     routes::{AdmittedClient, HttpRoute},
+    tcp::session_request,
+    upstream_session::FAREWELL,
 };
 use crate::{
     admission::clients::{ClientAdmission, ClientPermit},
@@ -19,6 +23,7 @@ use crate::{
         ws::{WebSocket, WebSocketLimits},
     },
     profile::WebOptions,
+    proto::multiplex::open::ClientOrigin,
     telemetry::log::AccessRecord,
 };
 
@@ -52,25 +57,31 @@ pub async fn downgrade_client(left: Option<OnUpgrade>) -> Result<CheckedStream, 
     Ok(parts.io.into_inner().into_inner().with_prefix(&parts.read_buf))
 }
 
-/// A client whose WebSocket ends here: its session carries what is within the frames.
-pub fn web_socket_client(
-    here: CheckedStream,
-    route: HttpRoute,
-    client: SocketAddr,
-    permit: ClientPermit,
-) -> AdmittedClient {
+/// The session of a client whose WebSocket ends here: it carries what is within the frames.
+pub async fn web_socket_session(
+    socket: UpgradedSocket,
+    left: Option<OnUpgrade>,
+    connection: &ClientOrigin,
+    reclaim: &Arc<IdleReclaim>,
+) -> Result<SessionRequest, ClientServiceError> {
+    let UpgradedSocket { route, client, id, permit, record } = socket;
+    let here = downgrade_client(left).await?;
+    let expires = client.deadline();
     let WebOptions { message_limit, inactivity, frames, .. } = route.web;
-    let limits = WebSocketLimits { message: message_limit, inactivity, frames };
-    let stream = NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits)));
-    let admission = ClientAdmission::Admitted(permit);
-    AdmittedClient {
-        client,
+    let limits = WebSocketLimits { message: message_limit, inactivity, frames, expires };
+    let entered = AdmittedClient {
+        client: client.address,
         service: route.service,
-        stream,
+        stream: NetStream::Ws(Box::new(WebSocket::new(here.into_inner(), limits))),
         prefix: Vec::new(),
-        origin: Box::default(),
-        admission,
-    }
+        origin: client.origin(connection),
+        admission: ClientAdmission::Admitted(permit),
+    };
+    let work = IdleState::new_busy(reclaim);
+    record.into_iter().for_each(|record| work.finish_with_session(record));
+    // It is told why it is closed before its session is cut.
+    let expires = expires.map(|at| at + FAREWELL * 2);
+    Ok(SessionRequest { id: Some(id), idle_state: Some(work), expires, ..session_request(entered) })
 }
 
 /// Joins a connection that was upgraded to the other end of its upstream session.

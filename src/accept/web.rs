@@ -38,7 +38,7 @@ use super::{
     routes::{AdmittedClient, HttpRoute, WebClient, WebKind},
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
-    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over, web_socket_client},
+    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over, web_socket_session},
     upstream_session::{FAREWELL, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
 };
 use crate::{
@@ -46,7 +46,7 @@ use crate::{
         clients::{ClientAdmission, ClientPermit},
         handshakes::HandshakePermit,
     },
-    auth,
+    auth::{self, AskingHead},
     http::{
         HeadSource,
         body::{BodyProgress, MessageBody, ends_connection},
@@ -161,17 +161,9 @@ pub async fn serve(
             None
         }
         Some(UpgradedTo::Socket(socket)) => {
-            let UpgradedSocket { route: door, client: asker, id, permit, record } = *socket;
             let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             let left = lock(&front.downstream_upgrade).take();
-            let entered = downgrade_client(left).await.map(|here| {
-                let origin = asker.origin(&front.origin);
-                let socket = web_socket_client(here, door, asker.address, permit);
-                let entered = AdmittedClient { origin, ..socket };
-                let work = IdleState::new_busy(&front.reclaim);
-                record.into_iter().for_each(|record| work.finish_with_session(record));
-                SessionRequest { id: Some(id), idle_state: Some(work), ..session_request(entered) }
-            });
+            let entered = web_socket_session(*socket, left, &front.origin, &front.reclaim).await;
             if let Err(error) = &entered {
                 tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a WebSocket was lost: {error}");
             }
@@ -305,13 +297,13 @@ impl ClientConnection {
         }
         let door = find_route(&self.routes, &request, &host)?;
         let (address, by) = client_of(self.client, self.forwarded.clone(), door, request.headers());
-        let mut client = RequestClient { address, user: self.origin.user.clone() };
+        let mut client = RequestClient::of_connection(address, self.origin.user.clone());
         trail.note_service(&door.service, address);
         *lock(&self.keep_alive) = door.web.keep_alive;
         if let Err(refused) = self.lifetime.gates.check(&door.service, address.ip()) {
             return Err(refuse_client(&self.serve, &door.service, &client, refused).await);
         }
-        let head = (request.method(), request.headers());
+        let head = AskingHead { method: request.method(), uri: request.uri(), headers: request.headers() };
         let identified = identify_client(&mut client, door, head, &self.lifetime, &self.serve).await;
         trail.note_user(client.user.as_ref());
         identified?;
@@ -467,6 +459,7 @@ impl ClientConnection {
             id: Some(id.clone()),
             outcome_sender: Some(teller),
             idle_state: Some(rest.clone()),
+            expires: client.deadline(),
             ..session_request(entered)
         };
         let unserved =

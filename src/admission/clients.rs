@@ -49,6 +49,10 @@ pub enum LoginRefusal {
     Unreadable,
     #[error("its name or its password is wrong")]
     WrongPassword,
+    #[error("its token is not good")]
+    WrongToken,
+    #[error("its token lacks a claim")]
+    WrongClaims,
     #[error("`users` does not list it")]
     NotListed,
     #[error("too many of its passwords are waiting to be checked")]

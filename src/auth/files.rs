@@ -3,7 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::password_file::PasswordFile;
+use super::{
+    key_set::{KeySecrecy, KeySet},
+    password_file::PasswordFile,
+    token::TokenKeys,
+};
 use crate::{
     disk::{self, PipePolicy},
     profile::{AuthSource, PemSource, Problem, ProfilePlace},
@@ -22,7 +26,8 @@ pub struct AuthFiles {
 /// What a file holds.
 #[derive(Debug)]
 pub enum OpenedSource {
-    Passwords(PasswordFile),
+    Passwords(Box<PasswordFile>),
+    Tokens(TokenKeys),
 }
 
 #[derive(Debug, Clone)]
@@ -118,6 +123,8 @@ impl OpenedSource {
     fn is_same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Passwords(one), Self::Passwords(other)) => one.is_same_as(other),
+            (Self::Tokens(one), Self::Tokens(other)) => one.is_same_as(other),
+            (Self::Passwords(_), Self::Tokens(_)) | (Self::Tokens(_), Self::Passwords(_)) => false,
         }
     }
 }
@@ -126,32 +133,62 @@ fn open(source: &AuthSource, pipes: PipePolicy) -> Result<OpenedSource, Problem>
     match source {
         AuthSource::Passwords(file) => {
             let advice = "make it with `htpasswd -B -c FILE NAME`, and run chmod 600 on it";
-            let read = read_secret(file, pipes, advice)?;
-            let users = PasswordFile::parse(&read).map_err(|error| {
+            let read = read_file(file, pipes, advice)?;
+            read.check_secret(file)?;
+            let users = PasswordFile::parse(&read.bytes).map_err(|error| {
                 problem(file, error.to_string(), "write `NAME:HASH` in each line, as `htpasswd -B` does")
             })?;
-            Ok(OpenedSource::Passwords(users))
+            Ok(OpenedSource::Passwords(Box::new(users)))
+        }
+        AuthSource::Tokens(rules) => {
+            let file = &rules.keys;
+            let read = read_file(file, pipes, "write the keys that tokens are signed with there, a JWKS")?;
+            let keys = KeySet::parse(&read.bytes).map_err(|error| {
+                problem(
+                    file,
+                    error.to_string(),
+                    "write the public keys of who signs the tokens, or secrets alone",
+                )
+            })?;
+            if keys.secrecy == KeySecrecy::Shared {
+                read.check_secret(file)?;
+            }
+            Ok(OpenedSource::Tokens(TokenKeys::new(keys, &read.bytes)))
         }
     }
 }
 
-/// A file that nobody else may read.
-fn read_secret(file: &PemSource, pipes: PipePolicy, advice: &str) -> Result<Vec<u8>, Problem> {
-    let path = match file {
-        PemSource::Memory(text) => return Ok(text.as_bytes().to_vec()),
-        PemSource::File { path, .. } => path,
-    };
-    let contents =
-        disk::read(path, FILE_BYTES_MAX, pipes).map_err(|error| problem(file, error.to_string(), advice))?;
-    if contents.is_open_to_others() {
-        let what = format!("others may read it (mode {:04o})", contents.mode);
-        return Err(problem(
-            file,
-            what,
-            "run chmod 600 on it, and have the passwords changed if others had access",
-        ));
+/// What was read.
+struct ReadFile {
+    bytes: Vec<u8>,
+    mode: u32,
+    is_open_to_others: bool,
+}
+
+impl ReadFile {
+    /// A file that nobody else may read.
+    fn check_secret(&self, file: &PemSource) -> Result<(), Problem> {
+        if !self.is_open_to_others {
+            return Ok(());
+        }
+        let what = format!("others may read it (mode {:04o})", self.mode);
+        let advice = "run chmod 600 on it, and have what is in it changed if others had access";
+        Err(problem(file, what, advice))
     }
-    Ok(contents.bytes)
+}
+
+fn read_file(file: &PemSource, pipes: PipePolicy, advice: &str) -> Result<ReadFile, Problem> {
+    match file {
+        PemSource::Memory(text) => {
+            Ok(ReadFile { bytes: text.as_bytes().to_vec(), mode: 0o600, is_open_to_others: false })
+        }
+        PemSource::File { path, .. } => {
+            let read = disk::read(path, FILE_BYTES_MAX, pipes);
+            let read = read.map_err(|error| problem(file, error.to_string(), advice))?;
+            let is_open_to_others = read.is_open_to_others();
+            Ok(ReadFile { bytes: read.bytes, mode: read.mode, is_open_to_others })
+        }
+    }
 }
 
 fn problem(file: &PemSource, what: String, advice: &str) -> Problem {

@@ -1,5 +1,5 @@
 //! Who the clients of requests are, by the credential that a request carries: a name and a password, which are looked
-//! up in a file ([`password_file`]).
+//! up in a file ([`password_file`]), or a signed token ([`token`]).
 //!
 //! Files are opened with the certificates of a profile ([`AuthFiles`]) and looked at again as they are. What is asked of
 //! a client is the profile's (`ClientAuth`); what it is answered is `accept`'s.
@@ -7,15 +7,17 @@
 mod basic;
 mod files;
 mod hashing;
+mod key_set;
 mod password_file;
 mod password_hash;
 mod remembered;
+mod token;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
 use hyper::{
-    Method,
+    Method, Request, Uri,
     header::{self, HeaderMap, HeaderValue},
     http::request::Parts,
 };
@@ -24,10 +26,11 @@ pub use self::files::{AuthFault, AuthFiles};
 use self::{
     files::OpenedSource,
     hashing::{HashingQueue, HashingRefusal},
+    token::{find_token, remove_token},
 };
 use crate::{
     admission::clients::LoginRefusal,
-    profile::{AuthSource, ClientAuth, CredentialPolicy, PreflightPolicy},
+    profile::{AuthSource, ClientAuth, CredentialPolicy, ExpiryPolicy, PreflightPolicy},
     proto::multiplex::open::ProvenUser,
 };
 
@@ -48,30 +51,59 @@ impl ClientLogins {
     pub async fn identify(
         &self,
         asked: &ClientAuth,
-        method: &Method,
-        headers: &HeaderMap,
+        head: AskingHead<'_>,
         client: IpAddr,
-    ) -> Result<Option<ProvenUser>, LoginRefusal> {
-        if asked.preflight == PreflightPolicy::Pass && is_preflight(method, headers) {
+    ) -> Result<Option<KnownClient>, LoginRefusal> {
+        if asked.preflight == PreflightPolicy::Pass && is_preflight(head.method, head.headers) {
             return Ok(None);
         }
         let source = self.sources.load().get(&asked.source).cloned();
-        match source.as_deref() {
-            None => Err(LoginRefusal::Unavailable),
-            Some(OpenedSource::Passwords(users)) => {
-                let login = basic::login(headers)?;
-                let name = login.user.clone();
+        match (source.as_deref(), &asked.source) {
+            (Some(OpenedSource::Passwords(users)), _) => {
+                let login = basic::login(head.headers)?;
+                let user = ProvenUser { method: BASIC_METHOD.into(), name: login.user.clone() };
                 match users.check(login, client, &self.hashing).await {
-                    Ok(true) => Ok(Some(ProvenUser { method: BASIC_METHOD.into(), name })),
+                    Ok(true) => Ok(Some(KnownClient { user, expires: None })),
                     Ok(false) => Err(LoginRefusal::WrongPassword),
                     Err(HashingRefusal::OfClient) => Err(LoginRefusal::TooMany),
                     Err(HashingRefusal::OfAll) => Err(LoginRefusal::Busy),
                 }
             }
+            (Some(OpenedSource::Tokens(keys)), AuthSource::Tokens(rules)) => {
+                let bearer = keys.check(find_token(&rules.from, head.headers, head.uri)?, rules)?;
+                let user = ProvenUser { method: TOKEN_METHOD.into(), name: bearer.user };
+                let expires = (rules.expiry == ExpiryPolicy::EndsSession).then_some(bearer.expires);
+                Ok(Some(KnownClient { user, expires }))
+            }
+            (None | Some(OpenedSource::Tokens(_)), _) => Err(LoginRefusal::Unavailable),
         }
     }
 }
 
+/// What of a request says who has sent it.
+#[derive(Debug, Clone, Copy)]
+pub struct AskingHead<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> AskingHead<'a> {
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self { method: request.method(), uri: request.uri(), headers: request.headers() }
+    }
+}
+
+/// Who has sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownClient {
+    pub user: ProvenUser,
+    /// When what says so ends, and its session with it.
+    pub expires: Option<SystemTime>,
+}
+
+/// How a user is proven who has shown a token.
+const TOKEN_METHOD: &str = "jwt";
 /// How a user is proven who has named a password.
 const BASIC_METHOD: &str = "basic";
 
@@ -82,12 +114,16 @@ fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// How a client is told what it has to show (RFC 9110, section 11.6.1). `service` stands in for a realm.
-pub fn challenge(asked: &ClientAuth, service: &str) -> HeaderValue {
+/// How a client is told what it has to show (RFC 9110, section 11.6.1; RFC 6750, section 3). `service` stands in for a
+/// realm.
+pub fn challenge(asked: &ClientAuth, service: &str, refused: LoginRefusal) -> HeaderValue {
     let realm = asked.realm.as_deref().unwrap_or(service);
     let text = match &asked.source {
         AuthSource::Passwords(_) => format!("Basic realm=\"{realm}\""),
+        AuthSource::Tokens(_) if refused == LoginRefusal::NoCredential => format!("Bearer realm=\"{realm}\""),
+        AuthSource::Tokens(_) => format!("Bearer realm=\"{realm}\", error=\"invalid_token\""),
     };
+    // A realm is visible ASCII, and so is a service's name.
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Basic"))
 }
 
@@ -98,5 +134,6 @@ pub fn remove_credential(asked: &ClientAuth, parts: &mut Parts) {
         (CredentialPolicy::Removed, AuthSource::Passwords(_)) => {
             parts.headers.remove(header::AUTHORIZATION);
         }
+        (CredentialPolicy::Removed, AuthSource::Tokens(rules)) => remove_token(&rules.from, parts),
     }
 }

@@ -149,19 +149,22 @@ async fn run_within_limit(
     sessions: &SessionContext,
 ) -> EndWithRefusal {
     let limit = way.service.settings.load().session_limit.filter(|_| !asked.probe);
+    let limit = limit.map(|limit| (Instant::now() + limit, StopReason::SessionLimit(limit)));
+    let expiry = asked.expires.map(|at| (at, StopReason::TokenExpired));
+    let end = limit.into_iter().chain(expiry).min_by_key(|(at, _)| *at);
     let revocation = asked.downstream.revocation();
     let running = run(way, asked, record, stopper, sessions);
-    if limit.is_none() && !revocation.can_come() {
+    if end.is_none() && !revocation.can_come() {
         return running.await;
     }
     // Boxed: a session without a limit holds no memory for one.
     Box::pin(async move {
         let mut running = pin!(running);
         let is_over = async {
-            match limit {
-                Some(limit) => {
-                    tokio::time::sleep(limit).await;
-                    limit
+            match end {
+                Some((at, why)) => {
+                    tokio::time::sleep_until(at).await;
+                    why
                 }
                 None => std::future::pending().await,
             }
@@ -175,8 +178,8 @@ async fn run_within_limit(
                 (stopper.end(record.counters().phase()), refusal)
             }
             ended = &mut running => ended,
-            limit = is_over => {
-                stopper.stop(StopReason::SessionLimit(limit));
+            why = is_over => {
+                stopper.stop(why);
                 running.await
             }
         }
@@ -344,6 +347,8 @@ fn client_failure(refused: ClientRefusal) -> ConnectFailure {
             LoginRefusal::NoCredential
             | LoginRefusal::Unreadable
             | LoginRefusal::WrongPassword
+            | LoginRefusal::WrongToken
+            | LoginRefusal::WrongClaims
             | LoginRefusal::NotListed,
         ) => (EndedBy::Policy, Refusal::NotAllowed),
         ClientRefusal::Sessions(_)

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{certificate_watch::RevocationSignal, prefixed::PrefixedStream, tcp, timeout::TimeoutError};
@@ -40,6 +40,8 @@ const SCRATCH: usize = 4 * 1024;
 /// Codes of close frames of ours: all is said; the backend did not end.
 const NORMAL: u16 = 1000;
 const AWAY: u16 = 1001;
+/// The client may not go on (RFC 6455, section 7.4.1).
+const POLICY: u16 = 1008;
 /// We can not go on.
 const INTERNAL: u16 = 1011;
 
@@ -50,6 +52,8 @@ pub struct WebSocketLimits {
     pub inactivity: Option<Duration>,
     /// The kind of the messages that go down.
     pub frames: MessageKind,
+    /// When the client is closed, since what says who it is holds no longer.
+    pub expires: Option<Instant>,
 }
 
 /// What the backend says is no text, where it has to be.
@@ -102,6 +106,7 @@ pub struct WebSocket {
     /// Whether something of ours, that no writer knows of, has yet to go out.
     answers: bool,
     watch: Option<Box<InactivityTimer>>,
+    expiry: Option<Pin<Box<Sleep>>>,
     step: WebSocketState,
     next: NextFrame,
 }
@@ -163,6 +168,7 @@ impl WebSocket {
             taken: 0,
             answers: false,
             watch,
+            expiry: limits.expires.map(|at| Box::pin(sleep_until(at))),
             step: WebSocketState::Open,
             next,
         }
@@ -207,6 +213,7 @@ impl WebSocket {
     /// Reads until messages have brought bytes; none: the client has closed.
     fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        self.check_expiry(cx);
         loop {
             match self.step {
                 WebSocketState::TheyClosed(_) | WebSocketState::BothClosed => return Poll::Ready(Ok(())),
@@ -250,6 +257,17 @@ impl WebSocket {
             }
             if heard > 0 {
                 return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Closes a client whose time is over, unless it is being closed.
+    fn check_expiry(&mut self, cx: &mut Context<'_>) {
+        let is_over = self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready());
+        if is_over {
+            self.expiry = None;
+            if matches!(self.step, WebSocketState::Open | WebSocketState::WeClosed) {
+                self.fail(POLICY, TimeoutError("its token has expired".into()).into());
             }
         }
     }
@@ -453,7 +471,8 @@ mod tests {
         let at = listener.local_addr().expect("it is bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
         let mut client = client.expect("it connects");
-        let limits = WebSocketLimits { message: 1024, inactivity: None, frames: MessageKind::Binary };
+        let limits =
+            WebSocketLimits { message: 1024, inactivity: None, frames: MessageKind::Binary, expires: None };
         let stream = NetStream::Tcp(accepted.expect("it connects").0);
         let mut socket = WebSocket::new(PrefixedStream { prefix: b"\x88"[..].into(), stream }, limits);
         client.write_all(b"\x80\0\0\0\0").await.expect("it is taken");

@@ -1,7 +1,10 @@
 //! How clients of accepts that read requests say who they are: `auth` and `users`, of an accept, its service, or the
 //! DMZ half for all of them. What is in the files is `crate::auth`'s.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     AcceptAddress, Network, PemSource, defaults,
@@ -9,6 +12,7 @@ use super::{
     keys,
     link::named_file,
     problem::{Problem, ValueProblem, quote_for_problem},
+    yaml::YamlValue,
 };
 
 /// What an accept asks of its clients.
@@ -35,6 +39,45 @@ impl ClientAuth {
 pub enum AuthSource {
     /// Names with hashes of passwords.
     Passwords(PemSource),
+    /// Signed tokens.
+    Tokens(Box<TokenRules>),
+}
+
+/// Which tokens name a client.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TokenRules {
+    /// What they are signed with.
+    pub keys: PemSource,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    /// What else they have to say.
+    pub claims: BTreeMap<String, ClaimValue>,
+    /// Where they may stand, in this order.
+    pub from: Vec<TokenPlace>,
+    pub expiry: ExpiryPolicy,
+}
+
+/// What a claim has to be, or to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ClaimValue {
+    Text(String),
+    Number(i64),
+    Flag(bool),
+}
+
+/// Where a token stands in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TokenPlace {
+    Header,
+    Cookie(String),
+    Query(String),
+}
+
+/// What becomes of a session whose token ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExpiryPolicy {
+    GoesOn,
+    EndsSession,
 }
 
 impl AuthSource {
@@ -42,6 +85,7 @@ impl AuthSource {
     pub fn material(&self) -> &PemSource {
         match self {
             Self::Passwords(file) => file,
+            Self::Tokens(rules) => &rules.keys,
         }
     }
 }
@@ -107,7 +151,7 @@ impl RawAuth {
             (ReadValue::Absent, ReadValue::Good(users)) => {
                 let fault = ValueProblem::new(
                     "there is no `auth` that would tell who a client is",
-                    "write `auth: { basic: FILE }`, or remove it",
+                    "write `auth: { basic: FILE }` or `auth: { jwt: … }`, or remove it",
                 );
                 problems.push(fault.at(users.place.clone()));
                 return ReadValue::Bad;
@@ -143,10 +187,15 @@ fn auth(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<
     let before = problems.len();
     let fields = field.map(&keys::AUTH_KEYS, problems)?;
     let advice = "write the file with the users and their hashes, as `htpasswd -B` makes it";
-    let source = match fields.take(&keys::BASIC) {
-        Some(file) => named_file(&file, advice, problems).map(AuthSource::Passwords),
-        None => {
-            fields.report_missing(&keys::BASIC, advice, problems);
+    let source = match (fields.take(&keys::BASIC), fields.take(&keys::JWT)) {
+        (Some(file), None) => named_file(&file, advice, problems).map(AuthSource::Passwords),
+        (None, Some(field)) => token_rules(&field, problems).map(|rules| AuthSource::Tokens(Box::new(rules))),
+        (Some(_), Some(field)) => {
+            let fault = ValueProblem::new("`basic` stands beside it", "leave one of them out");
+            field.refuse(fault, problems)
+        }
+        (None, None) => {
+            fields.report_missing(&keys::BASIC, format!("{advice}, or `jwt`"), problems);
             None
         }
     };
@@ -161,6 +210,88 @@ fn auth(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Located<
     // Told by the key: the value is the first of its own keys.
     let place = field.key_place();
     (problems.len() == before).then_some(Located { value: WrittenAuth { auth, is_insecure }, place })
+}
+
+fn token_rules(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<TokenRules> {
+    let before = problems.len();
+    let fields = field.map(&keys::JWT_KEYS, problems)?;
+    let advice = "write the file with the keys that tokens are signed with, a JWKS";
+    let file = fields.take(&keys::TOKEN_KEYS);
+    if file.is_none() {
+        fields.report_missing(&keys::TOKEN_KEYS, advice, problems);
+    }
+    let file = file.and_then(|file| named_file(&file, advice, problems));
+    let issuer = fields.take(&keys::ISSUER).and_then(|field| claim_text(&field, problems));
+    let audience = fields.take(&keys::AUDIENCE).and_then(|field| claim_text(&field, problems));
+    let claims = fields.take(&keys::CLAIMS).map(|field| claims(&field, problems)).unwrap_or_default();
+    let from = match fields.take(&keys::TOKEN_FROM) {
+        None => vec![TokenPlace::Header],
+        Some(field) => token_places(&field, problems).unwrap_or_default(),
+    };
+    let expiry = match keys::UNTIL_EXPIRY.read(&fields, problems) {
+        true => ExpiryPolicy::EndsSession,
+        false => ExpiryPolicy::GoesOn,
+    };
+    (problems.len() == before).then_some(TokenRules { keys: file?, issuer, audience, claims, from, expiry })
+}
+
+fn claim_text(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<String> {
+    match field.text(problems)? {
+        "" => field
+            .refuse(ValueProblem::new("it is empty", "write it as tokens have it, or remove it"), problems),
+        text => Some(text.to_owned()),
+    }
+}
+
+fn claims(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, ClaimValue> {
+    let named = field.named(problems).unwrap_or_default();
+    if named.len() > defaults::CLAIMS_MAX {
+        let what = format!("there are {} claims", named.len());
+        let advice = format!("write {} at most", defaults::CLAIMS_MAX);
+        problems.push(ValueProblem::new(what, advice).at(field.place()));
+    }
+    let read = |(name, value): (&str, ValueReader<'_>)| {
+        let read = match &value.node.value {
+            YamlValue::Text(text) => Some(ClaimValue::Text(text.clone())),
+            YamlValue::Bool(flag) => Some(ClaimValue::Flag(*flag)),
+            YamlValue::Integer(number) => i64::try_from(*number).ok().map(ClaimValue::Number),
+            YamlValue::Null | YamlValue::Float(_) | YamlValue::List(_) | YamlValue::Map(_) => None,
+        };
+        let Some(read) = read else {
+            let what = "text, a whole number, or true or false";
+            return value.refuse_type(what, "write the one value that it has to be, or to hold", problems);
+        };
+        Some((name.to_owned(), read))
+    };
+    named.into_iter().filter_map(read).collect()
+}
+
+fn token_places(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Vec<TokenPlace>> {
+    let mut places = Vec::new();
+    for item in field.one_or_many(defaults::TOKEN_PLACES_MAX, problems)? {
+        let Some(text) = item.text(problems) else { continue };
+        let is_sign = |sign: u8| sign.is_ascii_alphanumeric() || b"_.-".contains(&sign);
+        let is_name = |name: &&str| (1..=64).contains(&name.len()) && name.bytes().all(is_sign);
+        let place = match text.split_once(':') {
+            None if text == "header" => Some(TokenPlace::Header),
+            Some(("cookie", name)) => Some(name).filter(is_name).map(|name| TokenPlace::Cookie(name.into())),
+            Some(("query", name)) => Some(name).filter(is_name).map(|name| TokenPlace::Query(name.into())),
+            _ => None,
+        };
+        let fault = match place {
+            Some(place) if !places.contains(&place) => {
+                places.push(place);
+                continue;
+            }
+            Some(_) => ValueProblem::new(format!("`{text}` stands here twice"), "remove one"),
+            None => ValueProblem::new(
+                format!("`{}` is no place of a token", quote_for_problem(text)),
+                "write `header`, `cookie:NAME` or `query:NAME`, with a name of letters, digits, `_`, `.` and `-`",
+            ),
+        };
+        problems.push(fault.at(item.place()));
+    }
+    Some(places)
 }
 
 /// As it can stand in a challenge as it is (RFC 9110, section 5.6.4).

@@ -78,6 +78,10 @@ pub const USERS_MAX: usize = 10_000;
 /// As long as a link carries a user's name.
 pub const USER_BYTES_MAX: usize = 255;
 
+/// Claims of one token, and places where it may stand.
+pub const CLAIMS_MAX: usize = 16;
+pub const TOKEN_PLACES_MAX: usize = 8;
+
 /// Longer than any browser shows.
 pub const REALM_BYTES_MAX: usize = 64;
 

@@ -55,7 +55,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use auth::{AuthSource, ClientAuth, CredentialPolicy, PreflightPolicy, is_user_name};
+pub use auth::{
+    AuthSource, ClaimValue, ClientAuth, CredentialPolicy, ExpiryPolicy, PreflightPolicy, TokenPlace,
+    TokenRules, is_user_name,
+};
 pub use backend::{Backend, ConnectTls, HttpRemote, ProxyVersion, RemoteServer};
 pub use backends::{BackendCheck, BackendSet, Balance, CheckRequest, ListedBackend};
 pub use carries::Carries;

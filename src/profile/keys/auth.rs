@@ -1,8 +1,10 @@
 //! Keys that say how clients of accepts that read requests name themselves.
 
+use serde_json::{Value, json};
+
 use super::{
     KeyGroup, KeyMap, ProfileKey,
-    values::{Alone, Choice, Flag, SubMap, Text, TextList},
+    values::{Alone, Choice, Flag, SubMap, Text, TextList, ValueKind},
 };
 use crate::profile::{PreflightPolicy, defaults};
 
@@ -29,7 +31,7 @@ pub(in crate::profile) static USERS: ProfileKey<TextList> = ProfileKey {
 
 pub(in crate::profile) static AUTH_KEYS: KeyMap = KeyMap {
     about: "How clients say who they are.",
-    groups: &[&[&BASIC, &REALM, &PASS, &PREFLIGHT, &AUTH_INSECURE]],
+    groups: &[&[&BASIC, &JWT, &REALM, &PASS, &PREFLIGHT, &AUTH_INSECURE]],
 };
 
 pub(in crate::profile) static BASIC: ProfileKey<Text> = ProfileKey {
@@ -38,6 +40,81 @@ pub(in crate::profile) static BASIC: ProfileKey<Text> = ProfileKey {
     example: r#"users.htpasswd"#,
     value: Text { pattern: "", words: "file, as `htpasswd -B` writes it" },
 };
+
+pub(in crate::profile) static JWT: ProfileKey<SubMap> = ProfileKey {
+    name: "jwt",
+    about: "By a signed token (RFC 7519), instead of `basic`. Its `sub` is the user's name, and it has an `exp`.",
+    example: "",
+    value: SubMap(&JWT_KEYS),
+};
+
+pub(in crate::profile) static JWT_KEYS: KeyMap = KeyMap {
+    about: "Which tokens name a client.",
+    groups: &[&[&TOKEN_KEYS, &ISSUER, &AUDIENCE, &CLAIMS, &TOKEN_FROM, &UNTIL_EXPIRY]],
+};
+
+pub(in crate::profile) static TOKEN_KEYS: ProfileKey<Text> = ProfileKey {
+    name: "keys",
+    about: "The keys that tokens are signed with (RFC 7517), of RS256, ES256 and EdDSA, none of them private; or secrets of HS256, 32 bytes at least, which stand alone in their file, mode 0600. It is read again when it changes.",
+    example: r#"jwks.json"#,
+    value: Text { pattern: "", words: "file, JWKS" },
+};
+
+pub(in crate::profile) static ISSUER: ProfileKey<Text> = ProfileKey {
+    name: "issuer",
+    about: "What `iss` has to be. Unset: anything.",
+    example: r#""https://id.example.com""#,
+    value: Text { pattern: "", words: "text, as tokens have it" },
+};
+
+pub(in crate::profile) static AUDIENCE: ProfileKey<Text> = ProfileKey {
+    name: "audience",
+    about: "What `aud` has to be, or to hold. Unset: anything.",
+    example: r#"orders"#,
+    value: Text { pattern: "", words: "text, as tokens have it" },
+};
+
+pub(in crate::profile) static CLAIMS: ProfileKey<ClaimMap> = ProfileKey {
+    name: "claims",
+    about: "What else a token has to say: each claim is the value, or a list that holds it. Whoever lacks one is answered 403.",
+    example: r#"{ groups: traders }"#,
+    value: ClaimMap,
+};
+
+pub(in crate::profile) static TOKEN_FROM: ProfileKey<TextList> = ProfileKey {
+    name: "from",
+    about: "Where a token may stand; the first place that has one counts. Unset: `header`, which is `Authorization: Bearer TOKEN`.",
+    example: r#"[header, "cookie:token", "query:access_token"]"#,
+    value: TextList {
+        each: Text {
+            pattern: "^(header|(cookie|query):[A-Za-z0-9_.-]{1,64})$",
+            words: "`header`, `cookie:NAME` or `query:NAME`",
+        },
+        max: defaults::TOKEN_PLACES_MAX,
+        alone: Alone::Allowed,
+    },
+};
+
+pub(in crate::profile) static UNTIL_EXPIRY: ProfileKey<Flag> = ProfileKey {
+    name: "until_expiry",
+    about: "Whether a session ends when its token does; a WebSocket is closed with 1008.",
+    example: "",
+    value: Flag,
+};
+
+/// Claims by the operator's own names.
+pub(in crate::profile) struct ClaimMap;
+
+impl ValueKind for ClaimMap {
+    fn schema(&self) -> Value {
+        let value = json!({ "type": ["string", "integer", "boolean", "null"] });
+        json!({ "type": "object", "minProperties": 1, "maxProperties": defaults::CLAIMS_MAX, "additionalProperties": value })
+    }
+
+    fn words(&self) -> String {
+        "map: a claim's name, and text, a whole number or `true` or `false`".to_owned()
+    }
+}
 
 pub(in crate::profile) static REALM: ProfileKey<Text> = ProfileKey {
     name: "realm",

@@ -28,6 +28,8 @@ pub enum StopReason {
     SessionLimit(Duration),
     /// What its client, or its SOCKS5 link, has shown was revoked.
     Revoked,
+    /// What says who its client is has ended.
+    TokenExpired,
 }
 
 impl SessionStopper {
@@ -60,6 +62,7 @@ impl SessionStopper {
         let (who, reason) = match self.why() {
             StopReason::Operator => (EndedBy::Operator, "cut by the operator".to_owned()),
             StopReason::Revoked => (EndedBy::Policy, REVOKED.to_owned()),
+            StopReason::TokenExpired => (EndedBy::Time, "its token has expired".to_owned()),
             StopReason::SessionLimit(limit) => {
                 let limit = humantime::format_duration(limit);
                 (EndedBy::Time, format!("`session_limit` is {limit}, and it has lived so long"))

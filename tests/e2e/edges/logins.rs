@@ -15,7 +15,7 @@ use tokio::{
 
 use super::http::{GET, answered, head, port};
 use crate::support::{
-    gateway::{Gateway, Place},
+    gateway::Place,
     peers::{dial, say},
     ways::{MODES, Plan, Way},
 };
@@ -189,21 +189,15 @@ async fn a_file_of_users_that_changes_is_in_force_at_once_and_one_that_is_wrong_
     let mut client = dial(port(&way).await).await;
     assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "200 OK");
     write_users(&way.place, BOB);
-    until_told(&way.dmz, "certificates renewed: ").await;
+    way.dmz.until_told("certificates renewed: ").await;
     // The same connection, and a password that was remembered.
     assert_eq!(status(&mut client, &with(GET, OF_ALICE)).await, "401 Unauthorized");
     assert_eq!(status(&mut client, &with(GET, OF_BOB)).await, "200 OK");
     write_users(&way.place, "alice:s3cret\n");
-    let line = until_told(&way.dmz, "can not be used").await;
+    let line = way.dmz.until_told("can not be used").await;
     assert!(line.contains("line 1, of `alice`: it is no hash: a password in plain text, perhaps"), "{line}");
     assert!(!line.contains("s3cret"), "{line}");
     assert_eq!(answered(&mut client, &with(GET, OF_BOB)).await.0[0], "HTTP/1.1 200 OK");
-}
-
-async fn until_told(gateway: &Gateway, part: &str) -> String {
-    let has = |line: &str| line.contains(part);
-    let shown = gateway.until(part, |shown| shown.notices.iter().any(|notice| has(&notice.text))).await;
-    shown.notices.iter().find(|notice| has(&notice.text)).unwrap().text.clone()
 }
 
 #[tokio::test]
@@ -218,7 +212,7 @@ async fn without_a_file_nobody_gets_in_and_the_service_is_down() {
     assert_eq!(answered(&mut client, &with(GET, OF_ALICE)).await.0[0], "HTTP/1.1 503 Service Unavailable");
     assert_eq!(way.dmz.now().await.totals.sessions, 0);
     write_users(&way.place, ALICE);
-    until_told(&way.dmz, "is served again").await;
+    way.dmz.until_told("is served again").await;
     let (head, _) = answered(&mut client, &with(GET, WRONG)).await;
     assert_eq!(head[0], "HTTP/1.1 401 Unauthorized");
 }

@@ -16,6 +16,7 @@ mod reuse;
 mod shapes;
 mod smuggling;
 mod tls;
+mod tokens;
 mod unix;
 mod users;
 mod verified;

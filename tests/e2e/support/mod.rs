@@ -7,4 +7,5 @@ pub mod lists;
 pub mod peers;
 pub mod socks;
 pub mod tls;
+pub mod tokens;
 pub mod ways;

@@ -1,0 +1,193 @@
+//! A signed token that names its bearer (RFC 7519), where it stands in a request, and whether it holds.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::digest::{self, SHA256};
+use hyper::{
+    Uri,
+    header::{self, HeaderMap, HeaderValue},
+    http::{request::Parts, uri::PathAndQuery},
+};
+use jsonwebtoken::{Validation, decode, decode_header};
+use serde_json::{Map, Value};
+
+use super::{basic::credentials, key_set::KeySet};
+use crate::{
+    admission::clients::LoginRefusal,
+    profile::{ClaimValue, TokenPlace, TokenRules, is_user_name},
+};
+
+/// The keys of one file.
+pub struct TokenKeys {
+    pub keys: KeySet,
+    digest: digest::Digest,
+}
+
+impl fmt::Debug for TokenKeys {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "TokenKeys, {} of them", self.keys.len())
+    }
+}
+
+/// Who a token is of, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenBearer {
+    pub user: String,
+    pub expires: SystemTime,
+}
+
+/// Longer than any that fits into a cookie.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Keys that a token is tried with which names none.
+const TRIED_MAX: usize = 8;
+/// How far the clocks of two hosts may be apart.
+const SLACK: Duration = Duration::from_secs(60);
+
+impl TokenKeys {
+    pub fn new(keys: KeySet, file: &[u8]) -> Self {
+        Self { keys, digest: digest::digest(&SHA256, file) }
+    }
+
+    /// Whether both hold the very same.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.digest.as_ref() == other.digest.as_ref()
+    }
+
+    /// Who has sent a request with this token, if it is good. Nothing of it is told, whatever is wrong with it.
+    pub fn check(&self, token: &[u8], rules: &TokenRules) -> Result<TokenBearer, LoginRefusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(LoginRefusal::Unreadable);
+        }
+        let head = decode_header(token).map_err(|_| LoginRefusal::Unreadable)?;
+        let mut validation = Validation::new(head.alg);
+        validation.leeway = SLACK.as_secs();
+        validation.validate_nbf = true;
+        let mut required = vec!["exp", "sub"];
+        match &rules.audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            None => validation.validate_aud = false,
+        }
+        validation.set_required_spec_claims(&required);
+        let keys = self.keys.find(head.alg, head.kid.as_deref());
+        let good = keys
+            .take(TRIED_MAX)
+            .find_map(|key| decode::<Map<String, Value>>(token, &key.key, &validation).ok());
+        let claims = good.ok_or(LoginRefusal::WrongToken)?.claims;
+        let is_issued = |issuer: &String| claims.get("iss").and_then(Value::as_str) == Some(issuer);
+        if !rules.issuer.as_ref().is_none_or(is_issued) {
+            return Err(LoginRefusal::WrongToken);
+        }
+        let user = claims.get("sub").and_then(Value::as_str).filter(|user| is_user_name(user));
+        let user = user.ok_or(LoginRefusal::WrongToken)?.to_owned();
+        let expires = claims
+            .get("exp")
+            .and_then(Value::as_f64)
+            .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?));
+        let expires = expires.ok_or(LoginRefusal::WrongToken)?;
+        let has = |(name, wanted): (&String, &ClaimValue)| {
+            claims.get(name).is_some_and(|claim| holds(claim, wanted))
+        };
+        // One that is over, and taken for the clocks' sake, is over when the slack is.
+        let expires = if expires > SystemTime::now() { expires } else { expires + SLACK };
+        match rules.claims.iter().all(has) {
+            true => Ok(TokenBearer { user, expires }),
+            false => Err(LoginRefusal::WrongClaims),
+        }
+    }
+}
+
+/// Whether a claim is this value, or a list that holds it.
+fn holds(claim: &Value, wanted: &ClaimValue) -> bool {
+    let is_it = |value: &Value| match wanted {
+        ClaimValue::Text(text) => value.as_str() == Some(text),
+        ClaimValue::Number(number) => value.as_i64() == Some(*number),
+        ClaimValue::Flag(flag) => value.as_bool() == Some(*flag),
+    };
+    is_it(claim) || claim.as_array().is_some_and(|list| list.iter().any(is_it))
+}
+
+/// The token of a request: of the places where it may stand, the first that has one.
+pub fn find_token<'a>(
+    places: &[TokenPlace],
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+) -> Result<&'a [u8], LoginRefusal> {
+    for place in places {
+        let found = match place {
+            TokenPlace::Header => match credentials(headers, b"bearer") {
+                Err(LoginRefusal::NoCredential) => None,
+                found => Some(found?),
+            },
+            TokenPlace::Cookie(name) => only(cookies(headers).filter_map(|pair| value_of(pair, name)))?,
+            TokenPlace::Query(name) => only(members(uri).filter_map(|pair| value_of(pair, name)))?,
+        };
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    }
+    Err(LoginRefusal::NoCredential)
+}
+
+/// Of two, readers would not agree on which counts.
+fn only<'a>(mut found: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, LoginRefusal> {
+    match (found.next(), found.next()) {
+        (_, Some(_)) => Err(LoginRefusal::Unreadable),
+        (found, None) => Ok(found),
+    }
+}
+
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(header::COOKIE).iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b';')).map(<[u8]>::trim_ascii)
+}
+
+fn members(uri: &Uri) -> impl Iterator<Item = &[u8]> {
+    uri.query().unwrap_or_default().as_bytes().split(|byte| *byte == b'&')
+}
+
+fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+/// Takes tokens out of a request, wherever one may stand.
+pub fn remove_token(places: &[TokenPlace], parts: &mut Parts) {
+    for place in places {
+        match place {
+            TokenPlace::Header => {
+                parts.headers.remove(header::AUTHORIZATION);
+            }
+            TokenPlace::Cookie(name) => remove_cookie(&mut parts.headers, name),
+            TokenPlace::Query(name) => remove_member(&mut parts.uri, name),
+        }
+    }
+}
+
+fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+    if !cookies(headers).any(|pair| value_of(pair, name).is_some()) {
+        return;
+    }
+    let left: Vec<_> = cookies(headers).filter(|pair| value_of(pair, name).is_none()).collect();
+    let left = HeaderValue::from_bytes(&left.join(&b"; "[..])).ok().filter(|left| !left.is_empty());
+    headers.remove(header::COOKIE);
+    headers.extend(left.map(|left| (header::COOKIE, left)));
+}
+
+fn remove_member(uri: &mut Uri, name: &str) {
+    let Some(query) = uri.query() else { return };
+    let left: Vec<_> = query.split('&').filter(|pair| value_of(pair.as_bytes(), name).is_none()).collect();
+    let left = left.join("&");
+    if left.len() == query.len() {
+        return;
+    }
+    let target = if left.is_empty() { uri.path().to_owned() } else { format!("{}?{left}", uri.path()) };
+    let mut parts = std::mem::take(uri).into_parts();
+    // What was taken off leaves a target as good as it was.
+    parts.path_and_query = target.parse::<PathAndQuery>().ok().or(Some(PathAndQuery::from_static("/")));
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+}

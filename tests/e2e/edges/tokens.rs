@@ -1,0 +1,278 @@
+//! Clients of requests who say who they are by a signed token.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use aws_lc_rs::hmac;
+use data_encoding::BASE64URL_NOPAD as BASE64URL;
+use portcullis::profile::Mode;
+use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use super::{
+    http::{GET, answered, port},
+    logins::{DescribingBackend, UPGRADE, with},
+};
+use crate::support::{
+    gateway::{PATIENCE, Place},
+    peers::{dial, say},
+    tokens::{Signer, hmac_of, now},
+    ways::{MODES, Plan, Way},
+};
+
+const RULES: &str =
+    "keys: jwks.json, issuer: 'https://id.example', audience: orders, claims: { groups: traders }";
+
+fn auth(more: &str) -> String {
+    format!(", auth: {{ jwt: {{ {RULES}{more} }} }}")
+}
+
+fn write_keys(place: &Place, keys: &[Value], mode: u32) {
+    fs::write(place.path("new"), json!({ "keys": keys }).to_string()).unwrap();
+    fs::set_permissions(place.path("new"), fs::Permissions::from_mode(mode)).unwrap();
+    fs::rename(place.path("new"), place.path("jwks.json")).unwrap();
+}
+
+fn claims() -> Value {
+    json!({ "iss": "https://id.example", "aud": ["other", "orders"], "sub": "alice", "groups": ["staff", "traders"],
+        "exp": now() + 600, "nbf": now() - 10 })
+}
+
+/// The same with other values, and without those that are null.
+fn claims_with(changed: &Value) -> Value {
+    let mut claims = claims();
+    for (name, value) in changed.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    claims
+}
+
+fn bearer(token: &str) -> String {
+    with(GET, &format!("Bearer {token}"))
+}
+
+async fn status(client: &mut TcpStream, request: &str) -> String {
+    answered(client, request).await.0[0]["HTTP/1.1 ".len()..].to_owned()
+}
+
+#[tokio::test]
+async fn tokens_of_each_kind_name_their_client_and_go_no_further() {
+    let signer = Signer::new();
+    for mode in MODES {
+        let backend = DescribingBackend::new().await;
+        let (place, auth) = (Place::new(), auth(", from: [header, 'cookie:token', 'query:access_token']"));
+        write_keys(&place, &signer.keys("one"), 0o644);
+        let accept = "http://127.0.0.1:0";
+        let way =
+            Plan { accept, dmz_service: &auth, ..Plan::new(mode, &backend.address) }.start_in(place).await;
+        let mut client = dial(port(&way).await).await;
+        let token = |algorithm: &str, kid: &str| {
+            signer.sign(&json!({ "alg": algorithm, "kid": kid }), &claims_with(&json!({ "sub": algorithm })))
+        };
+        for (algorithm, kid) in [("RS256", "one-rs"), ("ES256", "one-es"), ("EdDSA", "one-ed")] {
+            let token = token(algorithm, kid);
+            for request in [
+                bearer(&token),
+                GET.replace("Host:", &format!("Cookie: a=b; token={token}; c=d\r\nHost:")),
+                GET.replace("GET / ", &format!("GET /path?a=b&access_token={token} ")),
+            ] {
+                let (head, asked) = answered(&mut client, &request).await;
+                assert_eq!(head[0], "HTTP/1.1 200 OK", "{mode:?} {algorithm}");
+                assert!(asked.contains(&format!("x-forwarded-user: {algorithm}")), "{asked}");
+                assert!(!asked.contains("eyJ"), "{asked}");
+                let kept = [("cookie", "cookie: a=b; c=d"), ("/path", "GET /path?a=b HTTP/1.1")];
+                for (about, kept) in kept {
+                    assert!(!request.to_ascii_lowercase().contains(about) || asked.contains(kept), "{asked}");
+                }
+            }
+        }
+        let (head, _) = answered(&mut client, GET).await;
+        assert_eq!(head[0], "HTTP/1.1 401 Unauthorized");
+        assert!(head.contains(&"www-authenticate: Bearer realm=\"orders\"".to_owned()), "{head:?}");
+        let of_others = claims_with(&json!({ "groups": ["staff"] }));
+        let token = signer.sign(&json!({ "alg": "ES256", "kid": "one-es" }), &of_others);
+        assert_eq!(status(&mut client, &bearer(&token)).await, "403 Forbidden");
+    }
+}
+
+/// Tokens that are wrong, each in a way of its own.
+fn broken(signer: &Signer) -> Vec<(&'static str, String)> {
+    let head = json!({ "alg": "ES256", "kid": "one-es" });
+    let good = signer.sign(&head, &claims());
+    let parts: Vec<&str> = good.split('.').collect();
+    let claiming = |changed: Value| signer.sign(&head, &claims_with(&changed));
+    let headed = |head: Value| signer.sign(&head, &claims());
+    let unsigned = |head: &str| format!("{}.{}.", BASE64URL.encode(head.as_bytes()), parts[1]);
+    let by_secret = |secret: &[u8]| {
+        let signed = format!("{}.{}", BASE64URL.encode(br#"{"alg":"HS256"}"#), parts[1]);
+        format!("{signed}.{}", BASE64URL.encode(&hmac_of(hmac::HMAC_SHA256, secret, signed.as_bytes())))
+    };
+    let mut flipped = BASE64URL.decode(parts[2].as_bytes()).unwrap();
+    flipped[7] ^= 1;
+    let signed = |claims: &str| signer.sign_text(&head.to_string(), claims);
+    let text = claims().to_string();
+    vec![
+        ("nothing", String::new()),
+        ("one part", "abc".into()),
+        ("two parts", format!("{}.{}", parts[0], parts[1])),
+        ("four parts", format!("{good}.x")),
+        ("three empty parts", "..".into()),
+        ("no head", format!(".{}.{}", parts[1], parts[2])),
+        ("no claims", format!("{}..{}", parts[0], parts[2])),
+        ("no signature", format!("{}.{}.", parts[0], parts[1])),
+        ("padding", format!("{}=.{}.{}", parts[0], parts[1], parts[2])),
+        ("the other base64", format!("{}.{}.{}+/", parts[0], parts[1], parts[2])),
+        ("a head that is no JSON", signer.sign_text("{", &text)),
+        ("a head that is a list", signer.sign_text("[]", &text)),
+        ("a head without alg", signer.sign_text(r#"{"kid":"one-es"}"#, &text)),
+        ("none", unsigned(r#"{"alg":"none"}"#)),
+        ("None", unsigned(r#"{"alg":"None"}"#)),
+        ("an algorithm of nobody's", unsigned(r#"{"alg":"XS256"}"#)),
+        ("a number for an algorithm", unsigned(r#"{"alg":1}"#)),
+        ("a public key as a secret", by_secret(&signer.modulus())),
+        ("a secret that is none of these", by_secret(&signer.secret)),
+        ("RS512 by a key of RS256", headed(json!({ "alg": "RS512", "kid": "one-rs" }))),
+        ("PS256 by a key of RS256", headed(json!({ "alg": "PS256", "kid": "one-rs" }))),
+        ("a key of another kind", headed(json!({ "alg": "RS256", "kid": "one-es" }))),
+        ("a key that is not there", headed(json!({ "alg": "ES256", "kid": "two-es" }))),
+        ("another's signature", Signer::new().sign(&head, &claims())),
+        (
+            "a signature with a bit changed",
+            format!("{}.{}.{}", parts[0], parts[1], BASE64URL.encode(&flipped)),
+        ),
+        ("a signature cut short", good[..good.len() - 4].to_owned()),
+        ("claims changed", {
+            let other = claims_with(&json!({ "sub": "root" })).to_string();
+            format!("{}.{}.{}", parts[0], BASE64URL.encode(other.as_bytes()), parts[2])
+        }),
+        (
+            "something critical",
+            headed(json!({ "alg": "ES256", "kid": "one-es", "crit": ["b64"], "b64": false })),
+        ),
+        ("claims that are no JSON", signed("{")),
+        ("claims that are a list", signed("[]")),
+        ("no exp", claiming(json!({ "exp": null }))),
+        ("exp as text", claiming(json!({ "exp": (now() + 600).to_string() }))),
+        ("expired beyond the slack", claiming(json!({ "exp": now() - 62 }))),
+        ("not yet good", claiming(json!({ "nbf": now() + 90 }))),
+        ("nbf as text", claiming(json!({ "nbf": "tomorrow" }))),
+        ("exp twice", signed(&text.replacen('{', &format!("{{\"exp\":{},", now() + 900), 1))),
+        ("no iss", claiming(json!({ "iss": null }))),
+        ("another iss", claiming(json!({ "iss": "https://id.example.org" }))),
+        ("several iss", claiming(json!({ "iss": ["https://id.example"] }))),
+        ("no aud", claiming(json!({ "aud": null }))),
+        ("another aud", claiming(json!({ "aud": "others" }))),
+        ("no sub", claiming(json!({ "sub": null }))),
+        ("sub as a number", claiming(json!({ "sub": 7 }))),
+        ("an empty sub", claiming(json!({ "sub": "" }))),
+        ("a line break in sub", claiming(json!({ "sub": "alice\r\nx: y" }))),
+        ("a long sub", claiming(json!({ "sub": "a".repeat(256) }))),
+        ("a token without end", claiming(json!({ "more": "x".repeat(9000) }))),
+    ]
+}
+
+#[tokio::test]
+async fn broken_tokens_let_nobody_in_and_are_not_shown() {
+    let (signer, backend, place) = (Signer::new(), DescribingBackend::new().await, Place::new());
+    write_keys(&place, &signer.keys("one"), 0o644);
+    let (auth, accept) = (auth(""), "http://127.0.0.1:0");
+    let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
+    let way = plan.start_in(place).await;
+    let mut client = dial(port(&way).await).await;
+    let corpus = broken(&signer);
+    assert!(corpus.len() >= 40);
+    for (what, token) in &corpus {
+        assert_eq!(status(&mut client, &bearer(token)).await, "401 Unauthorized", "{what}: {token}");
+    }
+    let shown = way.dmz.until("all are told", |shown| shown.totals.refused == corpus.len() as u64).await;
+    let told = format!("{:?} {:?}", shown.ended, shown.notices);
+    assert!(!told.contains("eyJ"), "{told}");
+    let within = [
+        json!({}),
+        json!({ "exp": now() - 50, "nbf": now() + 50 }),
+        json!({ "nbf": null, "aud": "orders", "groups": "traders" }),
+    ];
+    for changed in within {
+        let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&changed));
+        assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK", "{changed}");
+    }
+}
+
+#[tokio::test]
+async fn keys_rotate_as_their_file_does_and_secrets_stand_alone() {
+    let (old, new, place) = (Signer::new(), Signer::new(), Place::new());
+    let backend = DescribingBackend::new().await;
+    write_keys(&place, &old.keys("old"), 0o644);
+    let (auth, accept) = (auth(""), "http://127.0.0.1:0");
+    let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Direct, &backend.address) };
+    let way = plan.start_in(place).await;
+    let mut client = dial(port(&way).await).await;
+    let of =
+        |signer: &Signer, kid: &str| bearer(&signer.sign(&json!({ "alg": "EdDSA", "kid": kid }), &claims()));
+    assert_eq!(status(&mut client, &of(&old, "old-ed")).await, "200 OK");
+    assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "401 Unauthorized");
+    write_keys(&way.place, &new.keys("new"), 0o644);
+    way.dmz.until_told("certificates renewed: ").await;
+    assert_eq!(status(&mut client, &of(&old, "old-ed")).await, "401 Unauthorized");
+    assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK");
+    let oct = |secret: &[u8]| json!({ "kty": "oct", "kid": "shared", "k": BASE64URL.encode(secret) });
+    let mut private = old.keys("old");
+    private[2]["d"] = json!("AAAA");
+    for (keys, mode, told) in [
+        (private, 0o600, "key 3 (`old-ed`) holds a private key (`d`)"),
+        (vec![oct(&old.secret)], 0o644, "others may read it (mode 0644)"),
+    ] {
+        write_keys(&way.place, &keys, mode);
+        let line = way.dmz.until_told(told).await;
+        assert!(line.contains("can not be used"), "{line}");
+        let mut client = dial(port(&way).await).await;
+        assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "200 OK", "{told}");
+    }
+    write_keys(&way.place, &[oct(&old.secret)], 0o600);
+    // The second time, beside the first.
+    way.dmz.until_told("jwks.json (2x)").await;
+    let mut client = dial(port(&way).await).await;
+    let token = old.sign(&json!({ "alg": "HS256" }), &claims());
+    assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK");
+    assert_eq!(status(&mut client, &of(&new, "new-ed")).await, "401 Unauthorized");
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_token_does() {
+    let (signer, auth) = (Signer::new(), auth(", until_expiry: true"));
+    for mode in MODES {
+        let place = Place::new();
+        write_keys(&place, &signer.keys("one"), 0o644);
+        let accept = "ws://127.0.0.1:0/live";
+        let way: Way =
+            Plan { accept, dmz_service: &auth, ..Plan::new(mode, "echo://") }.start_in(place).await;
+        let mut client = dial(port(&way).await).await;
+        let ends = now() + 3;
+        let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": ends })));
+        let (head, _) = answered(&mut client, &with(UPGRADE, &format!("Bearer {token}"))).await;
+        assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
+        say(&mut client, &[0x82, 0x81, 0, 0, 0, 0, b'x']).await;
+        let mut heard = [0; 3 + 4];
+        timeout(PATIENCE, client.read_exact(&mut heard)).await.expect("it is closed in time").unwrap();
+        assert_eq!(heard, [0x82, 1, b'x', 0x88, 2, 0x03, 0xf0], "{mode:?}: an echo, and a close with 1008");
+        assert!(now() >= ends, "not before");
+        drop(client);
+        for gateway in [&way.dmz, way.inner()] {
+            let row = gateway.until_ended("TR").await;
+            assert_eq!(row.user.as_deref(), Some("alice"), "{mode:?}");
+        }
+        assert_eq!(way.dmz.until_ended("TR").await.reason, "its token has expired", "{mode:?}");
+    }
+    // A session of requests is cut then.
+    let (backend, place) = (DescribingBackend::new().await, Place::new());
+    write_keys(&place, &signer.keys("one"), 0o644);
+    let accept = "http://127.0.0.1:0";
+    let plan = Plan { accept, dmz_service: &auth, ..Plan::new(Mode::Reverse, &backend.address) };
+    let way = plan.start_in(place).await;
+    let mut client = dial(port(&way).await).await;
+    let token = signer.sign(&json!({ "alg": "ES256" }), &claims_with(&json!({ "exp": now() + 3 })));
+    assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK");
+    assert_eq!(way.dmz.until_ended("TR").await.reason, "its token has expired");
+    let token = signer.sign(&json!({ "alg": "ES256" }), &claims());
+    assert_eq!(status(&mut client, &bearer(&token)).await, "200 OK", "a new one, on the same connection");
+}
