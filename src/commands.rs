@@ -190,7 +190,10 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             print_line(plan)?;
             Ok(ExitCode::SUCCESS)
         }
-        CommandAnswer::Status(_) | CommandAnswer::Verified(_) | CommandAnswer::Profiles(_) => {
+        CommandAnswer::Status(_)
+        | CommandAnswer::History(_)
+        | CommandAnswer::Verified(_)
+        | CommandAnswer::Profiles(_) => {
             bail!("the gateway answered another question")
         }
     }

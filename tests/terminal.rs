@@ -63,7 +63,7 @@ fn the_mouse_stays_the_terminals_until_it_is_asked_for() {
     terminal.press("m");
     terminal.until("the mouse", |screen| screen.mouse_protocol_mode() == PressRelease);
     // A click on the fourth screen, as a terminal tells it; columns and lines count from 1.
-    terminal.press("\u{1b}[<0;36;2M");
+    terminal.press("\u{1b}[<0;31;2M");
     terminal.until_shown("[4 Services]");
     terminal.quit();
     assert_eq!(terminal.exit_code(), 0);

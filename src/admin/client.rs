@@ -137,6 +137,7 @@ impl AdminConnection {
             | CommandAnswer::Planned(_)
             | CommandAnswer::Verified(_)
             | CommandAnswer::Killed(_)
+            | CommandAnswer::History(_)
             | CommandAnswer::Metrics(_) => {
                 let why = "it answered another question instead of sending a picture".into();
                 Err(ClientError::Refused { at, why })

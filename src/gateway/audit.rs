@@ -161,6 +161,7 @@ fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel
         CommandAnswer::Status(_)
         | CommandAnswer::Profiles(_)
         | CommandAnswer::Planned(_)
+        | CommandAnswer::History(_)
         | CommandAnswer::Metrics(_) => return None,
         CommandAnswer::Killed(sessions) => ("done", NoticeLevel::Info, handle::describe_killed(*sessions)),
         CommandAnswer::Done(text) => ("done", NoticeLevel::Info, text.clone()),
@@ -173,7 +174,8 @@ fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel
 
 fn command_name(command: &Command) -> Option<&'static str> {
     Some(match command {
-        Command::Status | Command::Profiles | Command::Plan { .. } | Command::Metrics { .. } => return None,
+        Command::Status | Command::Profiles | Command::Plan { .. } => return None,
+        Command::Metrics { .. } | Command::History(_) => return None,
         Command::Drain { .. } => "drain",
         Command::Lockdown(_) => "lockdown",
         Command::Unlock(_) => "unlock",
@@ -199,7 +201,7 @@ fn command_object(command: &Command) -> String {
         Command::Kill { session } => session.clone(),
         Command::KillAll(selection) => selection.to_string(),
         Command::Lockdown(target) | Command::Unlock(target) => target.to_string(),
-        Command::Status | Command::Profiles | Command::Metrics { .. } => String::new(),
+        Command::Status | Command::Profiles | Command::Metrics { .. } | Command::History(_) => String::new(),
         Command::Stop | Command::Reload | Command::Verify { .. } => String::new(),
     }
 }
@@ -210,6 +212,7 @@ fn describe_command(command: &Command) -> String {
         Command::Status => "status".into(),
         Command::Profiles => "profiles".into(),
         Command::Metrics { .. } => "metrics".into(),
+        Command::History(_) => "history".into(),
         Command::Resize { prepared } => format!("{prepared} ready links"),
         Command::Plan { profile } => format!("plan of a switch to `{profile}`"),
         Command::Drain { service: None } => "drain".into(),

@@ -33,6 +33,7 @@ impl Engine {
             Command::Lockdown(target) => return self.lock_down(target, asker),
             Command::Unlock(target) => return self.unlock(target, asker),
             Command::Metrics { format } => return self.tell_metrics(format, asker),
+            Command::History(asked) => CommandAnswer::History(Box::new(self.history_report(asked))),
             Command::Profiles => return self.list_profiles(asker),
             Command::LogLevel { level } => set_log_level(&level),
             Command::Resize { prepared } => self.resize(prepared),

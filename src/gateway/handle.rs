@@ -20,6 +20,7 @@ use crate::telemetry::{
     audit::{ActorPlace, AuditActor},
     checklist::{CheckStep, VerifyReport},
     format,
+    history::{HistoryReport, HistoryRequest},
     metrics::MetricsFormat,
     registry::KillSelection,
     snapshot::{ProfileRow, Snapshot},
@@ -70,6 +71,8 @@ pub enum Command {
     Resize { prepared: usize },
     /// The numbers for monitors.
     Metrics { format: MetricsFormat },
+    /// What was moved, carried and refused in the last hours.
+    History(HistoryRequest),
     /// The profiles that `switch` finds by name, each read and checked.
     Profiles,
     /// Forget a gateway that was lost, by its name or its address.
@@ -91,7 +94,9 @@ impl Command {
     /// Whether it changes anything; what does not is open to those who may only look.
     pub fn changes_gateway(&self) -> bool {
         match self {
-            Self::Status | Self::Profiles | Self::Plan { .. } | Self::Metrics { .. } => false,
+            Self::Status | Self::Profiles | Self::Plan { .. } | Self::Metrics { .. } | Self::History(_) => {
+                false
+            }
             Self::Drain { .. } | Self::Stop | Self::Reload | Self::Switch { .. } => true,
             Self::Resize { .. } | Self::LogLevel { .. } | Self::Dismiss { .. } | Self::Verify { .. } => true,
             Self::Kill { .. } | Self::KillAll(_) | Self::Lockdown(_) | Self::Unlock(_) => true,
@@ -106,6 +111,7 @@ pub enum CommandAnswer {
     Status(Arc<Snapshot>),
     Profiles(Vec<ProfileRow>),
     Metrics(String),
+    History(Box<HistoryReport>),
     /// So many sessions are cut.
     Killed(u64),
     /// It was done; the text says what.

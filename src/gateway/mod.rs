@@ -14,6 +14,7 @@ mod descriptors;
 mod final_delivery;
 mod halves;
 pub mod handle;
+mod history;
 mod link_session;
 mod lockdown;
 pub mod lockdown_file;
@@ -52,6 +53,7 @@ use self::{
     descriptors::{DescriptorBudget, OneSessionLinks},
     halves::{DmzSide, InternalSide, SharedContext},
     handle::{CommandAnswer, GatewayHandle, HandleFeed},
+    history::GatewayHistory,
     lockdown::LockdownWriter,
     offers::ClosedServices,
     ports::ClientPorts,
@@ -142,6 +144,7 @@ pub struct Engine {
     started: Instant,
     traffic: TrafficHistory,
     recent: RecentHistory,
+    history: GatewayHistory,
     /// Cuts every session.
     cut: CancellationToken,
     feed: HandleFeed,
@@ -212,6 +215,7 @@ impl Engine {
             started: Instant::now(),
             traffic: TrafficHistory::default(),
             recent: RecentHistory::default(),
+            history: GatewayHistory::default(),
             cut,
             feed,
             verify_progress: VerifyProgress::default(),
@@ -320,6 +324,7 @@ impl Engine {
         if is_second {
             self.count_descriptors();
             let (pools, now) = (self.pool_rows(), self.started.elapsed().as_secs_f64());
+            self.sample_history(&totals, &pools);
             self.follow_links(&pools);
             self.follow_closed_services();
             self.recent.sample(&pools, &self.shared.sessions.services.load(), now);

@@ -47,6 +47,10 @@ impl Default for TrafficHistory {
 }
 
 impl TrafficHistory {
+    pub fn newest(&self) -> TrafficSample {
+        self.samples.back().copied().unwrap_or_default()
+    }
+
     /// Takes a sample when a second has passed; false before that.
     pub fn sample(&mut self, totals: &TrafficTotals) -> bool {
         let seconds = self.at.elapsed().as_secs_f64();

@@ -14,6 +14,7 @@ pub mod failures;
 pub mod format;
 pub mod health;
 pub mod histogram;
+pub mod history;
 pub mod log;
 pub mod metrics;
 pub mod notices;

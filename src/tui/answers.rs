@@ -33,7 +33,7 @@ impl App {
             CommandAnswer::Refused(text) => StatusMessage::Refused(text),
             CommandAnswer::Verified(report) if report.passed => StatusMessage::Done(report.line()),
             CommandAnswer::Verified(report) => StatusMessage::Refused(report.line()),
-            CommandAnswer::Status(_) | CommandAnswer::Metrics(_) => {
+            CommandAnswer::Status(_) | CommandAnswer::Metrics(_) | CommandAnswer::History(_) => {
                 StatusMessage::Done("the gateway sent its snapshot".into())
             }
             CommandAnswer::Profiles(profiles) => {
@@ -79,6 +79,7 @@ fn describe_command(command: &Command) -> String {
     match command {
         Command::Status => "asking for a snapshot".into(),
         Command::Metrics { .. } => "asking for its numbers".into(),
+        Command::History(_) => "asking for its history".into(),
         Command::Profiles => "reading the profiles".into(),
         Command::Drain { service: Some(service) } => format!("draining {service}"),
         Command::Drain { service: None } => "draining".into(),

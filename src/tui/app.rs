@@ -28,6 +28,7 @@ use crate::{
         screen::Screen,
         source::Attachment,
         style::ScreenStyle,
+        trends::HistoryView,
     },
 };
 
@@ -47,6 +48,7 @@ pub struct App {
     pub(super) mouse: MouseCapture,
     pub(super) lists: ListState,
     pub(super) fleet: FleetState,
+    pub(super) trends: HistoryView,
     /// The row that is told of in full, by what it is known by, and the first line shown.
     pub(super) detail: Option<OpenDetail>,
     pub(super) overlay: Overlay,
@@ -196,6 +198,7 @@ impl App {
             mouse: MouseCapture::Off,
             lists,
             fleet: FleetState::default(),
+            trends: HistoryView::default(),
             detail: None,
             overlay: Overlay::Nothing,
             typed: Vec::new(),

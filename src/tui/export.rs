@@ -38,6 +38,7 @@ pub fn table(app: &App) -> serde_json::Result<String> {
         Screen::Profiles => values(app.profiles())?,
         Screen::Failures => values(lists::failures(shown))?,
         Screen::Gateways => values(&shown.gateways)?,
+        Screen::History => values(app.trends().report(shown).map(|report| report.samples).iter().flatten())?,
         Screen::Doctor => values(&app.findings())?,
         Screen::Path => values(&ShieldPath::of(shown).parts)?,
     };

@@ -132,6 +132,7 @@ impl App {
             Screen::Profiles => self.fleet.profiles_of.clone(),
             Screen::Path => self.selected_part_gateway(shown),
             Screen::Doctor => self.selected_finding()?.gateway,
+            Screen::History => None,
         }
     }
 

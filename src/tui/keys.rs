@@ -245,7 +245,7 @@ const fn line(
 
 const SESSIONS: BindingScope = On(&[Screen::Overview, Screen::Sessions]);
 /// Where traffic is drawn, and where not.
-const CHARTED: BindingScope = On(&[Screen::Overview, Screen::Services]);
+const CHARTED: BindingScope = On(&[Screen::Overview, Screen::Services, Screen::History]);
 const UNCHARTED: BindingScope = On(&[
     Screen::Pool,
     Screen::Sessions,
@@ -257,7 +257,7 @@ const UNCHARTED: BindingScope = On(&[
     Screen::Doctor,
 ]);
 /// Where left and right are places of the screen.
-const SIDEWAYS: BindingScope = On(&[Screen::Path]);
+const SIDEWAYS: BindingScope = On(&[Screen::Path, Screen::History]);
 const STRAIGHT: BindingScope = On(&[
     Screen::Overview,
     Screen::Pool,
@@ -291,6 +291,7 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('8')], Action::Show(Screen::Gateways), "gateways", "the gateways of a fleet, worst first", None),
     line(Everywhere, &[Char('9')], Action::Show(Screen::Path), "path", "the path from clients to backends", None),
     line(Everywhere, &[Char('0')], Action::Show(Screen::Doctor), "doctor", "what limits it, and what to change", None),
+    line(Everywhere, &[Char('H')], Action::Show(Screen::History), "history", "the last hours in charts", None),
     line(Everywhere, &[Char('o')], Action::Only, "only", "the rows of one gateway of a fleet, or of all", Some("only")),
     line(CHARTED, &[Char('+'), Char('=')], Action::Longer, "longer", "charts of a longer time", None),
     line(CHARTED, &[Char('-')], Action::Shorter, "shorter", "charts of a shorter time", Some("chart")),
@@ -302,8 +303,8 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(STRAIGHT, &[Char('l'), Code(KeyCode::Right)], Action::NextScreen, "", "the screen to the right", None),
     line(Everywhere, &[Code(KeyCode::BackTab)], Action::PreviousScreen, "", "previous screen", None),
     line(STRAIGHT, &[Char('h'), Code(KeyCode::Left)], Action::PreviousScreen, "", "the screen to the left", None),
-    line(SIDEWAYS, &[Char('l'), Code(KeyCode::Right)], Action::Right, "", "where it leads", None),
-    line(SIDEWAYS, &[Char('h'), Code(KeyCode::Left)], Action::Left, "", "where it comes from", None),
+    line(SIDEWAYS, &[Char('l'), Code(KeyCode::Right)], Action::Right, "", "where it leads, or later", None),
+    line(SIDEWAYS, &[Char('h'), Code(KeyCode::Left)], Action::Left, "", "where it comes from, or earlier", None),
     line(Everywhere, &[Code(KeyCode::Backspace)], Action::LastScreen, "", "back to the screen seen before", None),
     line(UNCHARTED, &[Char('-')], Action::LastScreen, "", "the screen seen before", None),
     line(Everywhere, &[Char('!')], Action::NextAlert, "alert", "tell the next alert", Some("alert")),

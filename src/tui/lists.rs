@@ -119,6 +119,8 @@ impl ListState {
             Screen::Gateways => snapshot.gateways.len(),
             Screen::Path => ShieldPath::of(snapshot).parts.len(),
             Screen::Doctor => self.findings(snapshot).len(),
+            // Charts have no rows.
+            Screen::History => 0,
         }
     }
 
@@ -143,6 +145,7 @@ impl ListState {
             Screen::Gateways => snapshot.gateways.get(line).map(|row| row.name.to_string()),
             Screen::Path => ShieldPath::of(snapshot).parts.get(line).map(PathPart::path_key),
             Screen::Doctor => self.findings(snapshot).get(line).map(finding_key),
+            Screen::History => None,
         }
     }
 

@@ -44,6 +44,7 @@ pub mod symbols;
 mod terminal;
 pub mod theme;
 mod thread;
+mod trends;
 mod typing;
 mod update;
 pub mod view;

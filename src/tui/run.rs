@@ -42,6 +42,8 @@ pub struct ScreenLoop<B: Backend> {
     resized: Option<Size>,
     /// Answers on their way, [`ASKING_MAX`] at most.
     asking: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
+    /// Histories on their way, asked for by the screen itself: one of each gateway.
+    histories: FuturesUnordered<BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)>>,
     exports: ExportWriter,
     machine_read_at: Option<Instant>,
     heard_at: Instant,
@@ -62,6 +64,7 @@ enum LoopEvent {
     News(SourceEvent),
     /// By one gateway of a fleet, or by the only one.
     Answered(Option<Arc<str>>, CommandAnswer),
+    HistoryCame(Option<Arc<str>>, CommandAnswer),
     Exported(ExportResult),
     FrameDue,
     /// Time to see whether snapshots still come.
@@ -81,6 +84,7 @@ impl<B: Backend> ScreenLoop<B> {
             pacing: FramePacing::new(Instant::now()),
             resized: None,
             asking: FuturesUnordered::new(),
+            histories: FuturesUnordered::new(),
             exports: ExportWriter::default(),
             machine_read_at: None,
             heard_at: Instant::now(),
@@ -97,6 +101,7 @@ impl<B: Backend> ScreenLoop<B> {
         let mut input = std::pin::pin!(input);
         loop {
             self.read_machine_if_due();
+            self.ask_for_history_if_due();
             if self.draw_if_due().is_err() {
                 return ScreenEnd::TerminalGone;
             }
@@ -144,6 +149,9 @@ impl<B: Backend> ScreenLoop<B> {
             Some((of, answer)) = self.asking.next(), if !self.asking.is_empty() => {
                 LoopEvent::Answered(of, answer)
             }
+            Some((of, answer)) = self.histories.next(), if !self.histories.is_empty() => {
+                LoopEvent::HistoryCame(of, answer)
+            }
             result = self.exports.next() => LoopEvent::Exported(result),
             news = self.source.next() => LoopEvent::News(news),
             () = tokio::time::sleep_until(second) => LoopEvent::Second,
@@ -178,6 +186,10 @@ impl<B: Backend> ScreenLoop<B> {
                 }
                 self.pacing.note_input();
                 self.send_background_command();
+            }
+            LoopEvent::HistoryCame(of, answer) => {
+                self.app.take_history(of, answer);
+                self.pacing.note_change();
             }
             LoopEvent::Exported(result) => {
                 self.app.note_result(result);
@@ -290,17 +302,27 @@ impl<B: Backend> ScreenLoop<B> {
         }
     }
 
+    /// In silence, and not again before all have answered.
+    fn ask_for_history_if_due(&mut self) {
+        if !self.histories.is_empty() {
+            return;
+        }
+        for (name, command) in self.app.history_requests() {
+            let answer = match &name {
+                Some(name) => self.source.ask_gateway(name, command),
+                None => self.source.ask(command),
+            };
+            self.histories.push(answered_in_time(name, answer));
+        }
+    }
+
     fn send(&mut self, command: Command) {
         let answer = self.source.ask(command);
         self.await_answer(None, answer);
     }
 
     fn await_answer(&mut self, of: Option<Arc<str>>, answer: BoxFuture<'static, CommandAnswer>) {
-        let answer = timeout(ANSWER_WAIT, answer);
-        self.asking.push(Box::pin(async move {
-            let late = || CommandAnswer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
-            (of, answer.await.unwrap_or_else(|_| late()))
-        }));
+        self.asking.push(answered_in_time(of, answer));
     }
 
     /// A few small files of the kernel, while what they tell is shown.
@@ -329,6 +351,18 @@ impl<B: Backend> ScreenLoop<B> {
         self.pacing.note_drawn(now);
         Ok(())
     }
+}
+
+/// An answer with whose it is, or that it did not come.
+fn answered_in_time(
+    of: Option<Arc<str>>,
+    answer: BoxFuture<'static, CommandAnswer>,
+) -> BoxFuture<'static, (Option<Arc<str>>, CommandAnswer)> {
+    let answer = timeout(ANSWER_WAIT, answer);
+    Box::pin(async move {
+        let late = || CommandAnswer::Refused(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
+        (of, answer.await.unwrap_or_else(|_| late()))
+    })
 }
 
 fn loop_event(event: Option<io::Result<Event>>) -> LoopEvent {

@@ -14,10 +14,11 @@ pub enum Screen {
     Gateways,
     Path,
     Doctor,
+    History,
 }
 
 impl Screen {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Overview,
         Self::Pool,
         Self::Sessions,
@@ -28,6 +29,7 @@ impl Screen {
         Self::Gateways,
         Self::Path,
         Self::Doctor,
+        Self::History,
     ];
 
     pub fn name(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Screen {
             Self::Gateways => "Gateways",
             Self::Path => "Path",
             Self::Doctor => "Doctor",
+            Self::History => "History",
         }
     }
 
@@ -58,6 +61,7 @@ impl Screen {
             Self::Gateways => "Gate",
             Self::Path => "Path",
             Self::Doctor => "Doct",
+            Self::History => "Hist",
         }
     }
 
@@ -74,6 +78,7 @@ impl Screen {
             Self::Gateways => '8',
             Self::Path => '9',
             Self::Doctor => '0',
+            Self::History => 'H',
         }
     }
 

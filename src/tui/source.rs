@@ -183,6 +183,8 @@ impl Attachment {
             // To suspend the gateway's own process would freeze every session.
             Action::Suspend => *self != Self::Own,
             Action::Play(_) => matches!(self, Self::Replay(_)),
+            // A recording has pictures, and no history behind them.
+            Action::Show(Screen::History) => !matches!(self, Self::Replay(_)),
             Action::Only | Action::Show(Screen::Gateways) => matches!(self, Self::Fleet(_)),
             _ => true,
         }

@@ -41,6 +41,22 @@ pub struct SymbolSet {
 }
 
 impl SymbolSet {
+    /// A cell that is filled from below by so many eighths.
+    pub fn eighth(&self, eighths: u16) -> &'static str {
+        let signs = &self.spark;
+        match eighths {
+            0 => signs.empty,
+            1 => signs.one_eighth,
+            2 => signs.one_quarter,
+            3 => signs.three_eighths,
+            4 => signs.half,
+            5 => signs.five_eighths,
+            6 => signs.three_quarters,
+            7 => signs.seven_eighths,
+            8.. => signs.full,
+        }
+    }
+
     pub const UNICODE: Self = Self {
         border: border::PLAIN,
         spark: bar::NINE_LEVELS,

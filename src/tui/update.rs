@@ -42,10 +42,13 @@ impl App {
             Action::Show(screen) => return self.show(screen),
             Action::NextScreen => return self.show(self.screen_beside(1)),
             Action::PreviousScreen => return self.show(self.screen_beside(-1)),
-            Action::Left => self.select_part_beside(false),
-            Action::Right => self.select_part_beside(true),
+            Action::Left => self.move_sideways(false),
+            Action::Right => self.move_sideways(true),
             Action::Only => self.set_scope(None),
             Action::LastScreen => return self.show_last_screen(),
+            Action::Longer | Action::Shorter if self.screen == Screen::History => {
+                self.change_history_span(action == Action::Longer);
+            }
             Action::Longer => self.window = self.window.longer(),
             Action::Shorter => self.window = self.window.shorter(),
             Action::Mouse => return self.toggle_mouse(),
@@ -218,6 +221,7 @@ impl App {
                     self.arrange_now();
                 }
             }
+            Overlay::Nothing if self.screen == Screen::History => self.drop_history_cursor(),
             Overlay::Nothing if self.detail.is_some() => self.detail = None,
             Overlay::Nothing if self.selected_line().is_some() => self.lists.select_none(self.screen),
             Overlay::Nothing => {
@@ -323,7 +327,7 @@ impl App {
             Screen::Pool => shown.mode == Mode::Direct,
             Screen::Overview | Screen::Sessions | Screen::Events => false,
             Screen::Profiles | Screen::Failures | Screen::Gateways => false,
-            Screen::Path | Screen::Doctor => false,
+            Screen::Path | Screen::Doctor | Screen::History => false,
         };
         let key = self.selected_key()?;
         shown.services.iter().find(|row| is_listed && lists::service_key(row) == key)

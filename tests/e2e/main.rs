@@ -9,6 +9,7 @@ mod edges;
 mod files;
 mod guards;
 mod health;
+mod history;
 mod links;
 mod modes;
 mod pool;

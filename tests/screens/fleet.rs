@@ -381,7 +381,7 @@ fn hostile_gateways_keep_to_their_rows() {
         row.gateway = Some("\u{1b}[2J".into());
     }
     let mut app = App::new(Arc::new(hostile), ScreenStyle::FULL);
-    for keys in ["1", "2j", "3j", "3j\n", "4", "5", "8jjjjjjjj", "8G\n", "7", "9", "9G", "0G", "0G\n"] {
+    for keys in ["1", "2j", "3j", "3j\n", "4", "5", "8jjjjjjjj", "8G\n", "7", "9", "9G", "0G", "0G\n", "H"] {
         press(&mut app, keys);
         for (width, height) in [(200, 50), (120, 36), (80, 24), (60, 15), (40, 10), (1, 1)] {
             let buffer = styled::draw(&app, width, height);

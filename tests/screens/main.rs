@@ -9,6 +9,7 @@
 mod count;
 mod doctor;
 mod fleet;
+mod history;
 mod operate;
 mod path;
 mod pictures;
@@ -318,7 +319,7 @@ fn only_the_palette_of_the_terminal_is_used() {
 /// Everything that is told by the help of some screen or detail, scrolled to its end.
 fn all_help(standing: &Attachment, (width, height): (u16, u16)) -> String {
     let mut told = String::new();
-    for screen in ["1", "2", "3", "4", "5", "6", "7", "9", "0", "1j\n", "4j\n", "3a"] {
+    for screen in ["1", "2", "3", "4", "5", "6", "7", "9", "0", "H", "1j\n", "4j\n", "3a"] {
         let mut app = app(pictures::healthy());
         app.set_attachment(standing.clone());
         press(&mut app, screen);
@@ -465,7 +466,7 @@ fn a_pair_lists_each_session_once_with_both_halves() {
 }
 
 fn any_key() -> impl Strategy<Value = KeyEvent> {
-    let bound: Vec<char> = "jkgG xrP?qyhlz1234567890sS/:depntvw!,.mc+-=<>[]aXo".chars().collect();
+    let bound: Vec<char> = "jkgG xrP?qyhlz1234567890HsS/:depntvw!,.mc+-=<>[]aXo".chars().collect();
     let code = prop_oneof![
         8 => proptest::sample::select(bound).prop_map(KeyCode::Char),
         3 => proptest::sample::select(vec![

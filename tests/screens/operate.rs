@@ -206,12 +206,12 @@ fn the_screens_leave_room_for_the_filter() {
     let line = |app: &App| shown(app, (80, 24)).lines().nth(1).unwrap().to_owned();
     assert_eq!(
         line(&app).trim(),
-        "1  2 [3 Sessions] 4  5  6  7  9  0       filter service:orders, waiting first"
+        "1  2 [3 Sessions] 4  5  6  7  9  0  H    filter service:orders, waiting first"
     );
     press(&mut app, "7");
     assert_eq!(
         line(&app).trim(),
-        "1 Over  2 Pool  3 Sess  4 Serv  5 Event  6 Prof [7 Failures] 9 Path  0 Doct"
+        "1 Over 2 Pool 3 Sess 4 Serv 5 Event 6 Prof [7 Failures] 9 Path 0 Doct H Hist"
     );
 }
 
@@ -612,6 +612,7 @@ fn tab_goes_round_the_screens_and_completes_a_command() {
         "[7 Failures]",
         "[9 Path]",
         "[0 Doctor]",
+        "[H History]",
         "[1 Overview]",
     ] {
         press(&mut app, "\t");

@@ -86,6 +86,7 @@ fn every_command_of_the_admin_socket_is_an_action() {
         Command::Dismiss { peer: String::new() },
         Command::Profiles,
         Command::Metrics { format: crate::telemetry::metrics::MetricsFormat::Text },
+        Command::History(crate::telemetry::history::HistoryRequest { step_seconds: 1, steps: 1 }),
         Command::Plan { profile: String::new() },
         Command::Verify { steps: Vec::new() },
         Command::Lockdown(Default::default()),
@@ -98,6 +99,8 @@ fn every_command_of_the_admin_socket_is_an_action() {
             Command::Status => continue,
             // For monitors: what it shows is on the screens.
             Command::Metrics { .. } => continue,
+            // What the screen of that name asks by itself.
+            Command::History(_) => continue,
             // What a switch asks first.
             Command::Plan { .. } => continue,
             // On the command line of the inside; what is locked is an alert here.

@@ -42,7 +42,11 @@ pub(super) struct DetailLine {
 
 pub fn draw_panel(app: &App, area: Rect, buffer: &mut Buffer) {
     let chart = app.selected_service_row(app.snapshot()).filter(|_| area.height >= 2 * traffic::FRAMED);
-    let height = if chart.is_some() { traffic::FRAMED } else { 0 };
+    let height = match chart {
+        Some(_) if area.height >= 2 * traffic::FRAMED_HIGH => traffic::FRAMED_HIGH,
+        Some(_) => traffic::FRAMED,
+        None => 0,
+    };
     let [area, below] = Layout::vertical([Constraint::Min(0), Constraint::Length(height)]).areas(area);
     if let Some(row) = chart {
         traffic::draw_service(app, row, below, buffer);
@@ -89,6 +93,7 @@ fn title(app: &App) -> &'static str {
         Screen::Gateways => "Gateway",
         Screen::Path => "Path",
         Screen::Doctor => "Finding",
+        Screen::History => "History",
     }
 }
 
@@ -126,6 +131,7 @@ fn facts(app: &App) -> Vec<DetailLine> {
         Screen::Failures => app.selected_failure(shown).map(|row| failure_lines(app, row)),
         Screen::Gateways => app.selected_gateway_row(shown).map(|row| gateways::lines(app, shown, row)),
         Screen::Path => None,
+        Screen::History => None,
         Screen::Doctor => app.selected_finding().map(|finding| doctor::detail_lines(app, &finding)),
     };
     let gone = || vec![fact(app, "", "it is gone, and not remembered any more".into())];

@@ -77,9 +77,12 @@ fn framed(app: &App, area: Rect, body: Rect) -> Rect {
         }
         Screen::Pool if app.snapshot().mode != Mode::Direct => pool::list_area(body),
         Screen::Pool | Screen::Services => panel::margin(panel::inside(services::areas(body)[0])),
-        Screen::Events | Screen::Failures | Screen::Gateways | Screen::Path | Screen::Doctor => {
-            panel::margin(panel::inside(body))
-        }
+        Screen::Events
+        | Screen::Failures
+        | Screen::Gateways
+        | Screen::Path
+        | Screen::Doctor
+        | Screen::History => panel::margin(panel::inside(body)),
         Screen::Profiles => panel::margin(panel::inside(profiles::areas(app, body)[0])),
     }
 }
@@ -102,7 +105,7 @@ fn rows(app: &App, area: Rect) -> (Rect, Vec<usize>) {
         Screen::Failures => (failures::selected_text(app), snapshot.failures.len()),
         Screen::Gateways => (gateways::selected_text(app), snapshot.gateways.len()),
         // Their rows are no lines.
-        Screen::Path | Screen::Doctor => (None, 0),
+        Screen::Path | Screen::Doctor | Screen::History => (None, 0),
     };
     let (left, ..) = panel::split_selected_text(&app.style, told, area);
     let list = panel::below_heads(left);

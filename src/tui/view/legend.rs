@@ -31,6 +31,7 @@ pub fn column_meanings(app: &App) -> Vec<(&'static str, ColumnMeanings)> {
         Screen::Gateways => vec![("Gateways", GATEWAYS)],
         Screen::Path => vec![("Path", PATH)],
         Screen::Doctor => vec![("Doctor", DOCTOR)],
+        Screen::History => vec![("History", HISTORY)],
     }
 }
 
@@ -129,6 +130,14 @@ pub const FAILURES: ColumnMeanings = &[
     ("FIRST", "day and time of the first of them, in UTC"),
     ("LAST CLIENT", "whose the last of them was"),
     ("REASON", "of the last of them, with the cause"),
+];
+
+const HISTORY: ColumnMeanings = &[
+    ("up, down", "bytes a second from clients and to them, the mean of each column"),
+    ("sessions", "open at once, at most"),
+    ("links", "that took sessions, at the least, of those wanted"),
+    ("wait99", "how long 99 of a hundred clients of a minute waited for a link, at most"),
+    ("refused", "clients turned away in each column"),
 ];
 
 const DOCTOR: ColumnMeanings = &[

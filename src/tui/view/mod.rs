@@ -19,6 +19,7 @@
 //! Help and questions lie over the panels; on one line they take its place.
 
 mod alert;
+mod bars;
 mod clients;
 mod confirmation;
 mod detail;
@@ -29,6 +30,7 @@ mod footer;
 mod gateways;
 mod header;
 mod help;
+mod history;
 mod hit_test;
 mod legend;
 mod one_line;
@@ -182,6 +184,7 @@ fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
         Screen::Gateways => gateways::draw_screen(app, area, buffer),
         Screen::Path => path::draw_screen(app, area, buffer),
         Screen::Doctor => doctor::draw_screen(app, area, buffer),
+        Screen::History => history::draw_screen(app, area, buffer),
     }
 }
 
@@ -208,6 +211,7 @@ fn draw_rows(app: &App, list: Rect, buffer: &mut Buffer) {
         Screen::Gateways => gateways::draw_list(app, within, buffer),
         Screen::Path => path::draw_list(app, within, buffer),
         Screen::Doctor => doctor::draw_list(app, within, buffer),
+        Screen::History => history::draw_list(app, within, buffer),
     }
 }
 
@@ -259,8 +263,11 @@ fn list_edges(area: Rect) -> [Rect; 5] {
 
 /// The way to the backends, sessions, traffic and events.
 fn full_overview(app: &App, area: Rect, body: Rect) -> [Rect; 3] {
-    let way = Constraint::Length(links_height(app, area.height / 3));
-    Layout::vertical([way, Constraint::Min(6), Constraint::Length(traffic::FRAMED)]).areas(body)
+    let way = links_height(app, area.height / 3);
+    // The sessions come first: only what they can spare makes the curves higher.
+    let has_room = body.height.saturating_sub(way) >= SESSION_LINES_MIN + traffic::FRAMED_HIGH;
+    let traffic = if has_room { traffic::FRAMED_HIGH } else { traffic::FRAMED };
+    Layout::vertical([Constraint::Length(way), Constraint::Min(6), Constraint::Length(traffic)]).areas(body)
 }
 
 /// The way to the backends, traffic, sessions, events.
@@ -290,5 +297,7 @@ fn links_height(app: &App, height_max: u16) -> u16 {
     rows.saturating_add(panel::FRAME_AND_HEADS).min(height_max.max(panel::FRAME_AND_HEADS + 1))
 }
 
+/// With their frame and heads.
+const SESSION_LINES_MIN: u16 = 12;
 /// Lines below which help has no room for its text.
 const SMALL_HELP: u16 = 6;

@@ -80,9 +80,10 @@ fn names_of(app: &App, kind: TabNames) -> impl Iterator<Item = (Screen, String)>
     app.screens().map(move |screen| {
         let key = screen.key();
         let text = match kind {
-            _ if screen == shown => return (screen, format!("[{key} {}]", screen.name())),
+            TabNames::Short if screen == shown => format!(" [{key} {}]", screen.name()),
+            TabNames::Whole | TabNames::Numbers if screen == shown => format!("[{key} {}]", screen.name()),
             TabNames::Whole => format!(" {key} {} ", screen.name()),
-            TabNames::Short => format!(" {key} {} ", screen.short_name()),
+            TabNames::Short => format!(" {key} {}", screen.short_name()),
             TabNames::Numbers => format!(" {key} "),
         };
         (screen, text)

@@ -7,7 +7,6 @@ use ratatui::{
     buffer::Buffer,
     layout::{Constraint, Layout, Rect},
     style::Style,
-    widgets::{Sparkline, Widget},
 };
 
 use crate::{
@@ -16,7 +15,10 @@ use crate::{
         app::App,
         format,
         style::ScreenStyle,
-        view::{panel, table},
+        view::{
+            bars::{self, BarChartData},
+            panel, table,
+        },
     },
 };
 
@@ -66,7 +68,9 @@ fn draw_framed(
 ) {
     let look = &app.style;
     let inside = panel::margin(panel::draw_frame(look, title, app.window().words(), area, buffer));
-    for (way, top) in traffic_directions(look).iter().zip([0, 2]) {
+    // A head above each curve, and the totals below both.
+    let curve_lines = (inside.height.saturating_sub(3) / 2).max(1);
+    for (way, top) in traffic_directions(look).iter().zip([0, curve_lines + 1]) {
         let head = table::line(inside, top);
         table::write(&format!("{:<4} {}", way.word, now(samples, way)), way.style, head, buffer);
         let peak = if samples.is_empty() { "-".into() } else { format::rate(peak(samples, way)) };
@@ -74,10 +78,16 @@ fn draw_framed(
         let indent = head.width.saturating_sub(table::width(&peak));
         let right = Rect { x: head.x + indent, width: head.width - indent, ..head };
         table::write(&peak, look.theme.faint, right, buffer);
-        draw_curve(app, samples, way, table::line(inside, top + 1), buffer);
+        let curve = Rect { y: inside.y + top + 1, height: curve_lines, ..inside };
+        draw_curve(app, samples, way, curve.intersection(inside), buffer);
     }
     let text = format!("total {} up, {} down", format::bytes(up), format::bytes(down));
-    table::write(&table::cut(look, &text, inside.width), look.theme.plain, table::line(inside, 4), buffer);
+    table::write(
+        &table::cut(look, &text, inside.width),
+        look.theme.plain,
+        table::line(inside, 2 * curve_lines + 2),
+        buffer,
+    );
 }
 
 /// Both ways on one line, for small screens.
@@ -114,22 +124,15 @@ fn draw_curve(app: &App, samples: &RateSamples, way: &TrafficDirection, area: Re
     if area.is_empty() {
         return;
     }
-    let look = &app.style;
     let rates: Vec<_> = samples.iter().map(|(second, sample)| (*second, (way.rate)(sample))).collect();
     let window = app.window().seconds();
     let columns = columns(&rates, app.snapshot().uptime_seconds as u64, area.width, window);
     // A short time takes several cells a second.
     let cells_each = (usize::from(area.width) / columns.len().max(1)).max(1);
-    let columns: Vec<_> =
-        columns.into_iter().flat_map(|column| std::iter::repeat_n(column, cells_each)).collect();
-    Sparkline::default()
-        .data(columns)
-        .max(peak(samples, way).max(1))
-        .bar_set(look.symbols.spark.clone())
-        .style(way.style)
-        .absent_value_symbol(look.symbols.gap)
-        .absent_value_style(look.theme.faint)
-        .render(area, buffer);
+    let drawn = columns.into_iter().flat_map(|column| std::iter::repeat_n(column, cells_each));
+    let columns = drawn.map(|rate| rate.map(|rate| (rate as f64, way.style))).collect();
+    let scale = peak(samples, way).max(1) as f64;
+    bars::draw(&app.style, &BarChartData { columns, scale, lit: None }, area, buffer);
 }
 
 /// The highest rate in each column, newest last; `None` where no second has a sample.
@@ -149,6 +152,8 @@ fn columns(rates: &[(u64, u64)], now_seconds: u64, width: u16, window_seconds: u
 
 /// Lines of a framed chart: two ways of two lines, the totals.
 pub const FRAMED: u16 = 7;
+/// The same with curves of three lines, where there is room.
+pub const FRAMED_HIGH: u16 = 11;
 const NAME_CHARS: usize = 40;
 
 #[cfg(test)]

@@ -1,0 +1,181 @@
+//! The last hours of the gateway that is shown, as it keeps them: what is asked of it, and where the cursor is.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    gateway::handle::{Command, CommandAnswer},
+    profile::Half,
+    telemetry::{
+        history::{HistoryReport, HistoryRequest, HistorySample},
+        snapshot::{GatewayReach, Snapshot},
+    },
+    tui::{
+        app::{App, Freshness},
+        screen::Screen,
+        source::Attachment,
+    },
+};
+
+/// Steps that are asked for, whatever the screen has room for.
+const STEPS: u64 = 600;
+/// The cursor moves by such a part of the window.
+const CURSOR_PARTS: u64 = 100;
+/// A shorter window is asked for again so soon, a longer one not much later.
+const AGAIN_SECONDS: (f64, f64) = (3.0, 30.0);
+/// The same of a fleet, where each question may take a program that leads to its gateway.
+const AGAIN_SECONDS_OF_FLEET: (f64, f64) = (10.0, 60.0);
+
+/// How far back the charts of the history go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistorySpan(usize);
+
+impl HistorySpan {
+    const ALL: [(u64, &'static str); 4] =
+        [(600, "last 10 min"), (3600, "last hour"), (21_600, "last 6 h"), (86_400, "last 24 h")];
+
+    pub fn seconds(self) -> u64 {
+        Self::ALL[self.0].0
+    }
+
+    pub fn words(self) -> &'static str {
+        Self::ALL[self.0].1
+    }
+
+    fn longer(self) -> Self {
+        Self((self.0 + 1).min(Self::ALL.len() - 1))
+    }
+
+    fn shorter(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
+/// What is known of the history.
+#[derive(Debug)]
+pub struct HistoryView {
+    pub span: HistorySpan,
+    /// Of each gateway that has answered, or why it has not.
+    told: BTreeMap<Option<Arc<str>>, Result<HistoryReport, String>>,
+    /// In seconds of the picture's gateway; `None` where it is to be asked for at once.
+    asked_at: Option<f64>,
+    /// The moment that is looked at, in seconds since 1970; the newest where there is none.
+    pub cursor: Option<u64>,
+}
+
+impl Default for HistoryView {
+    fn default() -> Self {
+        Self { span: HistorySpan(0), told: BTreeMap::new(), asked_at: None, cursor: None }
+    }
+}
+
+impl App {
+    /// What is to be asked for now, of whom; it is asked for in silence.
+    pub fn history_requests(&mut self) -> Vec<(Option<Arc<str>>, Command)> {
+        let is_live = !matches!(self.attachment(), Attachment::Replay(_))
+            && !matches!(self.freshness(), Freshness::Frozen { .. });
+        if self.screen() != Screen::History || !is_live {
+            return Vec::new();
+        }
+        let now = self.latest().uptime_seconds;
+        let span = self.trends.span.seconds();
+        let (soonest, latest) = if self.is_fleet() { AGAIN_SECONDS_OF_FLEET } else { AGAIN_SECONDS };
+        let again = (2.0 * span as f64 / STEPS as f64).clamp(soonest, latest);
+        if self.trends.asked_at.is_some_and(|at| (0.0..again).contains(&(now - at))) {
+            return Vec::new();
+        }
+        self.trends.asked_at = Some(now);
+        let whom = asked_gateways(self.latest(), self.scope());
+        self.trends.told.retain(|name, _| whom.contains(name));
+        let asked = HistoryRequest { step_seconds: span / STEPS, steps: STEPS };
+        whom.into_iter().map(|name| (name, Command::History(asked))).collect()
+    }
+
+    /// Takes what a gateway has answered to that.
+    pub fn take_history(&mut self, name: Option<Arc<str>>, answer: CommandAnswer) {
+        let told = match answer {
+            CommandAnswer::History(report) => Ok(*report),
+            CommandAnswer::Refused(why) => Err(why),
+            _ => Err("it has answered something else".into()),
+        };
+        self.trends.told.insert(name, told);
+    }
+
+    pub fn trends(&self) -> &HistoryView {
+        &self.trends
+    }
+
+    pub(super) fn change_history_span(&mut self, is_longer: bool) {
+        let view = &mut self.trends;
+        view.span = if is_longer { view.span.longer() } else { view.span.shorter() };
+        view.asked_at = None;
+        view.cursor = None;
+    }
+
+    /// Moves the cursor back in time, or on until it is gone: then the newest is told again.
+    pub(super) fn move_history_cursor(&mut self, is_on: bool, parts: u64) {
+        let Some(now) = self.trends.told.values().flatten().map(|report| report.now).max() else { return };
+        let span = self.trends.span.seconds();
+        let by = span / CURSOR_PARTS * parts;
+        let at = self.trends.cursor.unwrap_or(now);
+        let at = if is_on { at.saturating_add(by) } else { at.saturating_sub(by) };
+        self.trends.cursor = (at < now).then_some(at.max(now.saturating_sub(span)));
+    }
+
+    /// To the part beside, or to another time.
+    pub(super) fn move_sideways(&mut self, is_on: bool) {
+        match self.screen() {
+            Screen::History => self.move_history_cursor(is_on, 1),
+            _ => self.select_part_beside(is_on),
+        }
+    }
+
+    pub(super) fn drop_history_cursor(&mut self) {
+        self.trends.cursor = None;
+    }
+}
+
+/// Of a fleet all that are reached, or the only one that is looked at.
+fn asked_gateways(latest: &Snapshot, scope: Option<&Arc<str>>) -> Vec<Option<Arc<str>>> {
+    if latest.gateways.is_empty() {
+        return vec![None];
+    }
+    let is_asked = |name: &Arc<str>| scope.is_none_or(|scope| scope == name);
+    let reached = latest.gateways.iter().filter(|row| row.reach == GatewayReach::Reached);
+    reached.map(|row| Arc::clone(&row.name)).filter(is_asked).map(Some).collect()
+}
+
+impl HistoryView {
+    /// One report: of a fleet the sum of those where clients come in, as its traffic is.
+    pub fn report(&self, shown: &Snapshot) -> Option<HistoryReport> {
+        let is_outer = |name: &Option<Arc<str>>| {
+            let row = shown.gateways.iter().find(|row| Some(&row.name) == name.as_ref());
+            row.and_then(|row| row.heard.as_ref()).is_some_and(|heard| heard.roles.contains(&Half::Dmz))
+        };
+        let has_outer = self.told.iter().any(|(name, told)| told.is_ok() && is_outer(name));
+        let counted = self.told.iter().filter(|(name, _)| !has_outer || is_outer(name));
+        let reports = counted.filter_map(|(_, told)| told.as_ref().ok());
+        reports.fold(None, |sum: Option<HistoryReport>, report| match sum {
+            Some(sum) if sum.step_seconds == report.step_seconds => Some(sum_reports(&sum, report)),
+            Some(sum) => Some(sum),
+            None => Some(report.clone()),
+        })
+    }
+
+    /// Why nothing can be told, where all have said so.
+    pub fn refusal(&self) -> Option<&str> {
+        self.told.values().find_map(|told| told.as_ref().err()).map(String::as_str)
+    }
+}
+
+fn sum_reports(one: &HistoryReport, other: &HistoryReport) -> HistoryReport {
+    let mut samples: BTreeMap<u64, HistorySample> =
+        one.samples.iter().map(|sample| (sample.at, *sample)).collect();
+    for sample in &other.samples {
+        samples.entry(sample.at).and_modify(|sum| *sum = sum.beside(sample)).or_insert(*sample);
+    }
+    HistoryReport {
+        now: one.now.max(other.now),
+        step_seconds: one.step_seconds,
+        samples: samples.into_values().collect(),
+    }
+}

@@ -1,0 +1,251 @@
+//! The last hours in charts, one above the other over the same time: rates, sessions, links, waits and refusals.
+//!
+//! Each column covers the same whole number of steps at every frame, counted from 1970: charts move left and never
+//! change their shape.
+
+use std::time::{Duration, SystemTime};
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use crate::{
+    telemetry::history::{HistoryReport, HistorySample},
+    tui::{
+        app::App,
+        format,
+        theme::Theme,
+        view::{
+            bars::{self, BarChartData},
+            panel, table,
+        },
+    },
+};
+
+/// One thing that is charted.
+struct HistoryChart {
+    title: &'static str,
+    value: fn(&HistorySample) -> Option<f64>,
+    /// What its columns are drawn against, where that is more than the highest of them.
+    scale: fn(&HistorySample) -> f64,
+    text: fn(&HistorySample) -> String,
+    /// The sample that tells most, of two.
+    is_worse: fn(&HistorySample, &HistorySample) -> bool,
+    worst: &'static str,
+    style: fn(&Theme, &HistorySample) -> Style,
+}
+
+const CHARTS: [HistoryChart; 6] = [
+    HistoryChart {
+        title: "up",
+        value: |sample| Some(sample.up as f64),
+        scale: |_| 0.0,
+        text: |sample| format::rate(sample.up),
+        is_worse: |a, b| a.up > b.up,
+        worst: "most",
+        style: |theme, _| theme.up,
+    },
+    HistoryChart {
+        title: "down",
+        value: |sample| Some(sample.down as f64),
+        scale: |_| 0.0,
+        text: |sample| format::rate(sample.down),
+        is_worse: |a, b| a.down > b.down,
+        worst: "most",
+        style: |theme, _| theme.down,
+    },
+    HistoryChart {
+        title: "sessions",
+        value: |sample| Some(sample.open as f64),
+        scale: |_| 0.0,
+        text: |sample| format!("{} open", format::amount(sample.open)),
+        is_worse: |a, b| a.open > b.open,
+        worst: "most",
+        style: |theme, _| theme.good,
+    },
+    HistoryChart {
+        title: "links",
+        value: |sample| Some(sample.links as f64),
+        scale: |sample| sample.links_wanted as f64,
+        text: |sample| format!("{}/{}", format::amount(sample.links), format::amount(sample.links_wanted)),
+        is_worse: |a, b| a.links < b.links,
+        worst: "least",
+        style: |theme, sample| if sample.links < sample.links_wanted { theme.warn } else { theme.good },
+    },
+    HistoryChart {
+        title: "wait99",
+        value: |sample| sample.wait_ms,
+        scale: |_| 0.0,
+        text: |sample| match (sample.wait_ms, sample.waiting) {
+            (Some(ms), 0) => format::wait(ms),
+            (Some(ms), waiting) => format!("{}, {} wait", format::wait(ms), format::amount(waiting)),
+            (None, 0) => "-".into(),
+            (None, waiting) => format!("{} wait", format::amount(waiting)),
+        },
+        is_worse: |a, b| a.wait_ms > b.wait_ms,
+        worst: "most",
+        style: |theme, sample| if sample.waiting > 0 { theme.warn } else { theme.plain },
+    },
+    HistoryChart {
+        title: "refused",
+        value: |sample| Some(sample.refused as f64),
+        scale: |_| 0.0,
+        text: |sample| format::count(sample.refused, "client"),
+        is_worse: |a, b| a.refused > b.refused,
+        worst: "most",
+        style: |theme, _| theme.bad,
+    },
+];
+
+/// The columns of all charts: what was measured in each, and what a column covers.
+struct HistoryColumns {
+    samples: Vec<Option<HistorySample>>,
+    seconds: u64,
+    /// When the first of them begins.
+    begins: u64,
+    cursor: Option<usize>,
+}
+
+pub fn draw_screen(app: &App, area: Rect, buffer: &mut Buffer) {
+    let facts = format!("{}, + and - change it", app.trends().span.words());
+    let inside = panel::draw_frame(&app.style, "History", &facts, area, buffer);
+    draw_list(app, panel::margin(inside), buffer);
+}
+
+pub fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+    let Some(report) = app.trends().report(app.snapshot()) else {
+        let why = app.trends().refusal().map_or_else(
+            || "the gateway is asked for its history".into(),
+            |why| format!("no history: {}", app.style.text(&app.addresses().text(why), TEXT_CHARS)),
+        );
+        return panel::draw_empty(&app.style, &why, area, buffer);
+    };
+    let label = LABEL_CELLS.min(area.width / 3);
+    let plot = Rect { x: area.x + label, width: area.width - label, ..area };
+    let columns = columns(app, &report, plot.width);
+    let axis = area.height.saturating_sub(1);
+    let charts = u16::try_from(CHARTS.len()).unwrap_or(1).min(axis);
+    let mut y = area.y;
+    for (chart, number) in CHARTS.iter().zip(0..charts) {
+        // What does not come out even makes the first of them higher.
+        let height = axis / charts + u16::from(number < axis % charts);
+        let place = Rect { y, height, ..area };
+        y += height;
+        draw_label(app, chart, &columns, Rect { width: label, ..place }, buffer);
+        draw_chart(app, chart, &columns, Rect { x: plot.x, width: plot.width, ..place }, buffer);
+    }
+    draw_axis(app, &report, &columns, label, table::line(area, axis), buffer);
+}
+
+fn columns(app: &App, report: &HistoryReport, width: u16) -> HistoryColumns {
+    let (span, width) = (app.trends().span.seconds(), u64::from(width.max(1)));
+    let step = report.step_seconds.max(1);
+    let seconds = span.div_ceil(width).div_ceil(step) * step;
+    let count = span.div_ceil(seconds).min(width);
+    let newest = report.now / seconds;
+    let oldest = newest.saturating_sub(count - 1);
+    let mut samples = vec![None; usize::try_from(count).unwrap_or(0)];
+    let place = |at: u64| (at / seconds).checked_sub(oldest).and_then(|place| usize::try_from(place).ok());
+    for sample in &report.samples {
+        if let Some(there) = place(sample.at).and_then(|place| samples.get_mut(place)) {
+            *there = Some(there.map_or(*sample, |before: HistorySample| before.followed_by(sample)));
+        }
+    }
+    let last = samples.len().saturating_sub(1);
+    let cursor = app.trends().cursor.map(|at| {
+        let place = (at / seconds).saturating_sub(oldest);
+        usize::try_from(place).unwrap_or(last).min(last)
+    });
+    HistoryColumns { samples, seconds, begins: oldest * seconds, cursor }
+}
+
+/// What it is, the newest or what the cursor stands on, and the worst of the time that is shown.
+fn draw_label(app: &App, chart: &HistoryChart, columns: &HistoryColumns, area: Rect, buffer: &mut Buffer) {
+    let theme = app.style.theme;
+    let told = match columns.cursor {
+        Some(place) => columns.samples.get(place).copied().flatten(),
+        None => columns.samples.iter().rev().copied().flatten().next(),
+    };
+    let now = told.map_or("-".into(), |sample| (chart.text)(&sample));
+    let known = columns.samples.iter().flatten();
+    let worst =
+        known.copied().reduce(|worst, sample| if (chart.is_worse)(&sample, &worst) { sample } else { worst });
+    let worst = worst.map_or("-".into(), |sample| (chart.text)(&sample));
+    let style = told.map_or(theme.faint, |sample| (chart.style)(&theme, &sample));
+    let room = area.width.saturating_sub(1);
+    let mut put = |text: String, style, line: u16| {
+        let at = Rect { width: room, ..table::line(area, line) };
+        table::write(&table::cut(&app.style, &text, room), style, at, buffer);
+    };
+    match area.height {
+        0 => {}
+        1 | 2 => {
+            put(format!("{:<9}{now}", chart.title), style, 0);
+            put(format!("{:<9}{worst}", chart.worst), theme.faint, 1);
+        }
+        _ => {
+            put(chart.title.into(), theme.title, 0);
+            put(format!("  {now}"), style, 1);
+            put(format!("  {} {worst}", chart.worst), theme.faint, 2);
+        }
+    }
+}
+
+/// Filled columns in eighths of a cell, from the bottom.
+fn draw_chart(app: &App, chart: &HistoryChart, columns: &HistoryColumns, area: Rect, buffer: &mut Buffer) {
+    let theme = app.style.theme;
+    let known = || columns.samples.iter().flatten();
+    let highest = known().filter_map(|sample| (chart.value)(sample)).fold(0.0, f64::max);
+    let scale = known().map(|sample| (chart.scale)(sample)).fold(highest, f64::max);
+    let columns_of = |sample: &Option<HistorySample>| {
+        let sample = sample.as_ref()?;
+        Some(((chart.value)(sample)?, (chart.style)(&theme, sample)))
+    };
+    let drawn = columns.samples.iter().map(columns_of).collect();
+    // Where a chart ends another begins: a line is left free between them if there are enough.
+    let area = Rect { height: if area.height > 2 { area.height - 1 } else { area.height }, ..area };
+    bars::draw(&app.style, &BarChartData { columns: drawn, scale, lit: columns.cursor }, area, buffer);
+}
+
+/// The times at both ends, and where the cursor stands.
+fn draw_axis(
+    app: &App,
+    report: &HistoryReport,
+    columns: &HistoryColumns,
+    label: u16,
+    area: Rect,
+    buffer: &mut Buffer,
+) {
+    let theme = app.style.theme;
+    let each = format!("{} a column", format::span(columns.seconds as f64));
+    let at_cursor = columns.cursor.map(|place| columns.begins + place as u64 * columns.seconds);
+    let (text, style) = match at_cursor {
+        Some(at) => (format!("at {}", time(at)), theme.attention),
+        None => (each, theme.faint),
+    };
+    table::write(&table::cut(&app.style, &text, label.saturating_sub(1)), style, area, buffer);
+    let plot = Rect { x: area.x + label, width: area.width - label, ..area };
+    table::write(&time(columns.begins), theme.faint, plot, buffer);
+    let now = format!("now {}", time(report.now));
+    let right = u16::try_from(columns.samples.len()).unwrap_or(plot.width).min(plot.width);
+    let indent = right.saturating_sub(table::width(&now));
+    if indent > TIME_CELLS {
+        table::write(
+            &now,
+            theme.faint,
+            Rect { x: plot.x + indent, width: plot.width - indent, ..plot },
+            buffer,
+        );
+    }
+}
+
+/// `14:02:00Z`.
+fn time(at: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at.min(LATEST_SECONDS)));
+    let text = time.map(|time| humantime::format_rfc3339_seconds(time).to_string()).unwrap_or_default();
+    text.get(11..).unwrap_or("-").to_owned()
+}
+
+const LABEL_CELLS: u16 = 20;
+const TIME_CELLS: u16 = 10;
+/// The end of the year 9999, which is as far as times are written.
+const LATEST_SECONDS: u64 = 253_402_300_799;
+const TEXT_CHARS: usize = 200;

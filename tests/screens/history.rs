@@ -1,0 +1,208 @@
+//! The last hours: asked for by the screen itself, drawn in charts at every size, of one gateway and of a fleet.
+
+use std::sync::Arc;
+
+use crossterm::event::KeyCode;
+use portcullis::{
+    gateway::handle::{AdminAccess, Command, CommandAnswer},
+    telemetry::{
+        history::{HistoryReport, HistoryRequest, HistorySample},
+        snapshot::Snapshot,
+    },
+    tui::{app::App, source::Attachment, style::ScreenStyle},
+};
+
+use crate::{app, check, fleet, pictures, press, report, styled};
+
+const NOW: u64 = 1_769_868_120;
+
+/// A working day: clients come and go, the links are lost once, and for ten minutes the gateway was off.
+fn told(asked: HistoryRequest) -> HistoryReport {
+    let step = asked.step_seconds;
+    let first = (NOW - step * asked.steps) / step * step;
+    let samples = (0..asked.steps).map(|n| (n, first + n * step)).filter(|(n, _)| !(120..132).contains(n));
+    let samples = samples.map(|(n, at)| {
+        let n = n / 2;
+        let up = 84_200_000 / 150 * n.min(300 - n) * (10 + n * 7 % 5) / 14;
+        let is_lost = (200..206).contains(&n);
+        HistorySample {
+            at,
+            seconds: step,
+            up,
+            up_max: 2 * up,
+            down: up / 7,
+            down_max: up / 3,
+            open: 20 + n / 3,
+            waiting: if is_lost { 9 } else { 0 },
+            links: if is_lost { n - 200 } else { 8 },
+            links_wanted: 8,
+            refused: if is_lost { n - 198 } else { 0 },
+            wait_ms: (n > 100).then_some(if is_lost { 2900.0 } else { 0.4 + (n % 9) as f64 * 0.3 }),
+        }
+    });
+    HistoryReport { now: NOW, step_seconds: step, samples: samples.collect() }
+}
+
+/// Answers what the screen asks by itself.
+#[track_caller]
+fn answer(app: &mut App, of: impl Fn(Option<&str>, HistoryRequest) -> CommandAnswer) -> usize {
+    let asked = app.history_requests();
+    for (name, command) in &asked {
+        let Command::History(request) = command else { panic!("{command:?}") };
+        app.take_history(name.clone(), of(name.as_deref(), *request));
+    }
+    asked.len()
+}
+
+fn report_of(_: Option<&str>, asked: HistoryRequest) -> CommandAnswer {
+    CommandAnswer::History(Box::new(told(asked)))
+}
+
+fn text(app: &App, (width, height): (u16, u16)) -> String {
+    let buffer = styled::draw(app, width, height);
+    (0..height).map(|y| styled::line(&buffer, y) + "\n").collect()
+}
+
+#[test]
+fn the_last_hours_are_drawn_as_they_were() {
+    let mut wrong = vec![];
+    for (name, longer) in [("history", 0), ("history-day", 3)] {
+        let mut app = app(pictures::healthy());
+        press(&mut app, "H");
+        (0..longer).for_each(|_| drop(press(&mut app, "+")));
+        answer(&mut app, report_of);
+        for size in [(200, 60), (120, 36), (80, 24), (60, 15), (40, 10), (1, 1)] {
+            check(name, &app, size, &mut wrong);
+        }
+    }
+    let mut app = app(pictures::healthy());
+    press(&mut app, "H");
+    answer(&mut app, report_of);
+    (0..33).for_each(|_| drop(press(&mut app, "h")));
+    check("history-cursor", &app, (120, 36), &mut wrong);
+    report(&wrong);
+}
+
+#[test]
+fn it_is_asked_for_while_it_is_shown_and_not_too_often() {
+    let mut app = app(pictures::healthy());
+    assert_eq!(answer(&mut app, report_of), 0, "the overview needs none");
+    press(&mut app, "H");
+    assert_eq!(answer(&mut app, report_of), 1);
+    let later = |app: &mut App, seconds: f64| {
+        let uptime_seconds = app.latest().uptime_seconds + seconds;
+        app.take_snapshot(Arc::new(pictures::judged(Snapshot { uptime_seconds, ..pictures::healthy() })));
+        answer(app, report_of)
+    };
+    assert_eq!((later(&mut app, 1.0), later(&mut app, 2.5)), (0, 1));
+    press(&mut app, "+++");
+    assert_eq!(
+        answer(&mut app, |_, asked| {
+            assert_eq!(asked.step_seconds * asked.steps, 86_400);
+            report_of(None, asked)
+        }),
+        1,
+        "another time is asked for at once"
+    );
+    assert_eq!((later(&mut app, 20.0), later(&mut app, 11.0)), (0, 1), "a day moves slowly");
+    press(&mut app, " ");
+    assert_eq!(later(&mut app, 90.0), 0, "a frozen screen asks for nothing");
+}
+
+#[test]
+fn a_cursor_tells_what_was_then_and_leaves_for_now() {
+    let mut app = app(pictures::healthy());
+    press(&mut app, "H");
+    answer(&mut app, report_of);
+    assert!(text(&app, (120, 36)).contains("now 14:02:00Z") && text(&app, (120, 36)).contains("8/8"));
+    // The links were lost 200 s before the end of ten minutes.
+    (0..33).for_each(|_| drop(press(&mut app, "h")));
+    let then = text(&app, (120, 36));
+    assert!(then.contains("at 13:58:") && then.contains("9 wait"), "{then}");
+    app.press(KeyCode::Right.into());
+    assert!(text(&app, (120, 36)).contains("at 13:58:"));
+    app.press(KeyCode::Esc.into());
+    assert!(!text(&app, (120, 36)).contains("at 13:58:"), "the newest again");
+    (0..300).for_each(|_| drop(press(&mut app, "h")));
+    let oldest = text(&app, (120, 36));
+    assert!(
+        oldest.contains("at 13:51:5") || oldest.contains("at 13:52:0"),
+        "it stops at the oldest\n{oldest}"
+    );
+}
+
+#[test]
+fn columns_move_left_and_never_change_their_shape() {
+    let draw = |now: u64| {
+        let mut app = app(pictures::healthy());
+        press(&mut app, "H");
+        answer(&mut app, |_, asked| {
+            let mut whole = told(asked);
+            whole.now = now;
+            whole.samples.retain(|sample| sample.at <= now);
+            CommandAnswer::History(Box::new(whole))
+        });
+        text(&app, (120, 36)).lines().nth(7).unwrap().to_owned()
+    };
+    // A column has seven seconds' worth of steps and more: a step later only the newest may differ.
+    let (before, after) = (draw(NOW - 40), draw(NOW - 38));
+    let same = before.chars().zip(after.chars()).filter(|(a, b)| a == b).count();
+    assert!(same + 3 >= before.chars().count(), "{before}\n{after}");
+}
+
+#[test]
+fn a_fleet_is_summed_where_clients_come_in_and_one_that_has_none_costs_itself() {
+    let mut app = App::new(Arc::new(fleet::fleet()), ScreenStyle::FULL);
+    app.set_attachment(Attachment::Fleet(AdminAccess::ReadOnly));
+    press(&mut app, "H");
+    let asked = answer(&mut app, |name, asked| match name {
+        Some("edge-2") => CommandAnswer::Refused("it is no request".into()),
+        Some("inside-1") => {
+            let mut inner = told(asked);
+            inner.samples.iter_mut().for_each(|sample| sample.open = 77_777);
+            CommandAnswer::History(Box::new(inner))
+        }
+        _ => report_of(name, asked),
+    });
+    assert_eq!(asked, 3, "those that are reached");
+    let shown = text(&app, (120, 36));
+    assert!(shown.contains("119 open") && !shown.contains("77.8k"), "{shown}");
+    press(&mut app, ":only edge-2\n");
+    let later = Snapshot { uptime_seconds: 99.0, ..fleet::fleet() };
+    app.take_snapshot(Arc::new(later));
+    assert_eq!(answer(&mut app, |_, _| CommandAnswer::Refused("it is no request".into())), 1);
+    assert!(text(&app, (120, 36)).contains("no history: it is no request"));
+}
+
+/// Times at their ends, no samples at all, and numbers that overflow.
+#[test]
+fn hostile_histories_keep_to_their_place() {
+    let most = HistorySample {
+        at: u64::MAX,
+        seconds: u64::MAX,
+        up: u64::MAX,
+        down: u64::MAX,
+        refused: u64::MAX,
+        links: 0,
+        links_wanted: u64::MAX,
+        wait_ms: Some(f64::MAX),
+        ..HistorySample::default()
+    };
+    for (now, step_seconds, samples) in [
+        (0, 0, vec![]),
+        (u64::MAX, u64::MAX, vec![most, most]),
+        (NOW, 2, vec![most; 3]),
+        (u64::MAX, 1, vec![HistorySample { wait_ms: Some(-1e300), ..most }]),
+    ] {
+        let mut app = app(pictures::healthy());
+        press(&mut app, "H");
+        let report = HistoryReport { now, step_seconds, samples };
+        answer(&mut app, |_, _| CommandAnswer::History(Box::new(report.clone())));
+        for keys in ["", "hhh", "l", "+", "e"] {
+            press(&mut app, keys);
+            for size in [(120, 36), (80, 24), (40, 10), (24, 3), (1, 1)] {
+                text(&app, size);
+            }
+        }
+    }
+}
