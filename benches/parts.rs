@@ -253,11 +253,11 @@ fn handshake() -> Operation {
     let (listener, at) = runtime.block_on(listener()).unwrap();
     Box::new(move || {
         runtime.block_on(async {
-            let dialling = async { internal.connect(dial(at).await, "localhost").await.unwrap() };
+            let dialling = async { internal.connect(dial(at).await.into(), "localhost").await.unwrap() };
             let accepting = async {
                 let stream = listener.accept().await.unwrap().0;
                 tcp::prepare_link(&stream).unwrap();
-                dmz.accept(stream).await.unwrap()
+                dmz.accept(stream.into()).await.unwrap()
             };
             black_box(tokio::join!(dialling, accepting));
         });

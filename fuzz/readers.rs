@@ -35,7 +35,7 @@ use portcullis::{
     proto::{
         proxy,
         socks5::{self, SocksCommand},
-        ws::{self, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketError},
+        ws::{self, FrameSource, Masking, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketError},
     },
     tls::{client_hello, link::LinkIdentity},
 };
@@ -294,7 +294,8 @@ struct Heard {
 }
 
 fn frames_in(wire: &[u8], limit: usize, piece: usize) -> Heard {
-    let (mut decoder, mut data, mut answers) = (WebSocketDecoder::new(limit), Vec::new(), Vec::new());
+    let (mut decoder, mut data, mut answers) =
+        (WebSocketDecoder::new(FrameSource::Client { message_max: limit }), Vec::new(), Vec::new());
     for bytes in wire.chunks(piece) {
         let mut bytes = bytes.to_vec();
         let heard = decoder.decode(&mut bytes, &mut answers);
@@ -319,7 +320,9 @@ impl Second {
         let (mut data, mut answers, mut code) = (Vec::new(), Vec::new(), None);
         let end = loop {
             match socket.read() {
-                Ok(Message::Ping(body)) => ws::push_frame(&mut answers, Opcode::Pong, &body),
+                Ok(Message::Ping(body)) => {
+                    ws::push_frame(&mut answers, Opcode::Pong, &body, Masking::None);
+                }
                 Ok(Message::Pong(_) | Message::Frame(_)) => {}
                 Ok(Message::Close(frame)) => code = frame.map(|frame| frame.code.into()),
                 Ok(message) => data.extend_from_slice(&message.into_data()),

@@ -18,6 +18,7 @@ use crate::{
         edge::EdgeTls,
         expiry::{self, CertificateExpiry},
         link::LinkIdentity,
+        party::TlsParty,
     },
 };
 
@@ -180,8 +181,11 @@ impl OpenedMaterials {
     /// Without its links a half serves nobody: what is wrong with those is the whole profile's fault.
     fn into_loaded(self, profile: Profile) -> Result<LoadedProfile, Vec<Problem>> {
         let Self { dmz, internal, edges, auth, files, certificates } = self;
+        let outer_accepts = profile.outer_accept_tls().filter_map(|(_, tls)| edges.fault_of_accept(tls));
+        let outer_connects = profile.outer_connect_tls().filter_map(|tls| edges.fault_of_connect(tls));
+        let has_outer_fault = outer_accepts.chain(outer_connects).next().is_some();
         match (dmz, internal) {
-            (Ok(dmz), Ok(internal)) => {
+            (Ok(dmz), Ok(internal)) if !has_outer_fault => {
                 Ok(LoadedProfile { profile, dmz, internal, edges, auth, files, certificates })
             }
             (dmz, internal) => {
@@ -223,9 +227,12 @@ fn load_identity(tls: Option<&LinkTls>, pipes: PipePolicy) -> Result<Option<Link
     tls.map(|tls| LinkIdentity::load(tls, &alpn, pipes)).transpose()
 }
 
-/// How TLS is spoken with the clients and backends of a profile.
+/// How TLS is spoken with the clients and backends of a profile, and around the WebSockets of its links.
 pub fn load_edges(profile: &Profile, pipes: PipePolicy) -> EdgeTls {
-    EdgeTls::load(profile.accept_tls(), profile.connect_tls(), pipes)
+    let accepts = profile.accept_tls().chain(profile.outer_accept_tls().map(|(_, tls)| tls));
+    let backends = profile.connect_tls().map(|tls| (TlsParty::Backend, tls));
+    let connects = backends.chain(profile.outer_connect_tls().map(|tls| (TlsParty::Outer, tls)));
+    EdgeTls::load(accepts, connects, pipes)
 }
 
 /// Certificates for the demo's two halves, in memory only.

@@ -28,7 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["admission", "disk", "profile", "proto"]),
     ("http", &["net", "profile", "proto"]),
     ("tls", &["disk", "net", "profile", "proto"]),
-    ("link", &["admission", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
+    ("link", &["admission", "http", "net", "profile", "proto", "tasks", "telemetry", "tls"]),
     ("auth", &["admission", "disk", "profile", "proto"]),
     (
         "accept",

@@ -10,7 +10,7 @@ use hyper::{
 
 use super::routes::{HttpRoute, WebKind, find_http_route};
 use crate::http::{
-    error_response::{ErrorResponse, bad_request},
+    error_response::{self, ErrorResponse, bad_request},
     forwarded,
     request::{self, ForwardedHeaders, RequestTarget},
 };
@@ -23,8 +23,7 @@ pub fn find_route<'a, B>(
 ) -> Result<&'a HttpRoute, ErrorResponse> {
     let origin = request::origin(request.headers())?;
     let asked = RequestTarget { host, path: request.uri().path(), origin };
-    let door = find_http_route(routes, &asked)
-        .ok_or(ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such service"))?;
+    let door = find_http_route(routes, &asked).ok_or_else(error_response::no_such_service)?;
     let is_socket = door.web_kind != WebKind::Requests || request.headers().contains_key(header::UPGRADE);
     let allowed = &door.web.origins;
     let is_allowed = |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));

@@ -260,9 +260,9 @@ async fn dial(
         let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
         return Err(ConnectFailure { who: EndedBy::Limit, refusal: Refusal::Full, reason });
     };
-    let identity = keeper.identity();
+    let (identity, outer) = (keeper.identity(), keeper.outer());
     let dialled = async {
-        let mut reached = handshake::dial(keeper.gateway(), identity.as_ref().as_ref()).await?;
+        let mut reached = handshake::dial(keeper.gateway(), identity.as_ref().as_ref(), &outer).await?;
         handshake::offer_method(&mut reached).await?;
         Ok(reached)
     };

@@ -205,6 +205,7 @@ impl Engine {
         // Clients that ask again and again are let go where their doors change.
         if changed.has_any_of(self.profile.edge_materials()) || faults != self.faults {
             self.apply_edge_tls(&edges);
+            self.set_outer_tls(&edges);
             self.take_over_faults(faults);
             self.edge_tls = edges;
         }
@@ -231,6 +232,12 @@ impl Engine {
             let line = format!("{} cut: the certificate was revoked", told.join(" and "));
             self.shared.notices.warn(LogEvent::CertificateRevoked.line(line));
         }
+    }
+
+    /// The halves speak TLS so around the WebSockets of their links.
+    pub(super) fn set_outer_tls(&self, edges: &EdgeTls) {
+        self.dmz.iter().for_each(|half| half.set_outer(edges));
+        self.internal.iter().for_each(|half| half.set_outer(edges));
     }
 
     fn apply_edge_tls(&mut self, edges: &EdgeTls) {

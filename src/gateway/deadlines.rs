@@ -18,6 +18,7 @@ use super::link_session;
 use crate::{
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
+        carrier::IncomingLink,
         generation::TermsGeneration,
         handshake::{self, HandshakeError, HandshakeTerms, HelloRole, OfferDecision},
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
@@ -30,7 +31,7 @@ use crate::{
         standing::{self, Agreement, StandingEvent, StandingLink},
     },
     net::{dial, stream::NetStream, tcp},
-    profile::{GatewaysOfName, HostPort, LinkAddress, ServiceName},
+    profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
     proto::multiplex::{
         decoder::{FrameReader, HeardPiece},
         frame::{FrameType, LinkFrame},
@@ -41,6 +42,7 @@ use crate::{
     tasks::Tasks,
     telemetry::registry::SessionCounters,
     tests::{LITTLE, happens_after},
+    tls::edge::EdgeTls,
 };
 
 struct DeadlineRow {
@@ -204,7 +206,8 @@ async fn check_accepted(value: Duration) {
     let (ours, _silent) = connection().await;
     let from = ours.peer_addr().expect("it is connected");
     let identity = ArcSwap::from_pointee(None);
-    let greeted = happens_after(value, handshake::accept(ours, from, &identity, &terms())).await;
+    let greeted =
+        happens_after(value, handshake::accept(IncomingLink::Bare(ours), from, &identity, &terms())).await;
     assert!(matches!(greeted, Err(HandshakeError::Late)), "{greeted:?}");
 }
 
@@ -212,9 +215,10 @@ async fn check_accepted(value: Duration) {
 async fn check_dialled(value: Duration) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
-    let address = LinkAddress { at: host(at), tls: false, via: None, gateways: GatewaysOfName::default() };
+    let (carrier, gateways) = (LinkCarrier::Tcp, GatewaysOfName::default());
+    let address = LinkAddress { at: host(at), tls: false, carrier, via: None, gateways };
     let dialling = async {
-        let mut dialled = handshake::dial(&address, None).await?;
+        let mut dialled = handshake::dial(&address, None, &EdgeTls::default()).await?;
         handshake::park(&mut dialled, &orders()).await
     };
     let answering = async {

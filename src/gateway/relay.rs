@@ -106,11 +106,11 @@ pub async fn relay(
             let (side, error) = mirror_failure(failure);
             return Poll::Ready(RelayOutcome::Failed(side, error));
         }
-        for (which, side, has_ended) in [
-            (WhichSide::Downstream, &mut *downstream, up.has_ended()),
-            (WhichSide::Upstream, &mut *upstream, down.has_ended()),
+        for (which, side, is_unread) in [
+            (WhichSide::Downstream, &mut *downstream, up.has_ended() || up.holds_bytes()),
+            (WhichSide::Upstream, &mut *upstream, down.has_ended() || down.holds_bytes()),
         ] {
-            if has_ended && let Poll::Ready(error) = side.poll_control(cx) {
+            if is_unread && let Poll::Ready(error) = side.poll_control(cx) {
                 return Poll::Ready(RelayOutcome::Failed(which, error));
             }
         }

@@ -91,12 +91,14 @@ impl Engine {
         // Everything is bound before anything runs.
         let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports, found)?;
         let health = self.bind_health(&loaded.profile, found)?;
+        let (edges, common) = (&loaded.edges, &self.shared);
+        let security = (loaded.dmz.clone(), edges);
         let mut dmz = new_dmz
-            .map(|half| DmzSide::prepare(half, loaded.dmz.clone(), self.dmz.as_ref(), found, &self.shared))
+            .map(|half| DmzSide::prepare(half, security, self.dmz.as_ref(), found, common))
             .transpose()?;
-        let inside = loaded.internal.clone();
+        let security = (loaded.internal.clone(), edges);
         let mut internal = new_internal
-            .map(|half| InternalSide::prepare(half, inside, self.internal.as_ref(), found, &self.shared))
+            .map(|half| InternalSide::prepare(half, security, self.internal.as_ref(), found, common))
             .transpose()?;
         if let (Some(side), Some(half)) = (&mut dmz, new_dmz) {
             side.start(half, &self.shared);
@@ -245,6 +247,7 @@ impl Engine {
         let edges = edges.falling_back_to(&self.edge_tls);
         let auth = auth.falling_back_to(&self.auth_files);
         self.shared.sessions.logins.update(&auth);
+        self.set_outer_tls(&edges);
         self.install_services(&profile, &edges);
         self.follow_hours();
         self.follow_lockdown();
@@ -480,12 +483,8 @@ impl PendingSwitch {
 
     /// Closes what it has opened.
     pub(super) fn retire(&self) {
-        if let Some(side) = &self.dmz {
-            side.retire();
-        }
-        if let Some(side) = &self.internal {
-            side.retire();
-        }
+        self.dmz.iter().for_each(DmzSide::retire);
+        self.internal.iter().for_each(InternalSide::retire);
     }
 
     /// The new link ports; old and new ones both serve while a switch waits.

@@ -29,6 +29,11 @@ pub fn options_response() -> Response<MessageBody> {
     response
 }
 
+/// The response to a request for what is not here.
+pub fn no_such_service() -> ErrorResponse {
+    ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such service")
+}
+
 /// The response to a request that goes no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorResponse {

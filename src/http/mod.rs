@@ -9,7 +9,8 @@
 //! - [`error_response`] is what the gateway answers itself, `unreadable_head` what it puts in place of hyper's answers; [`parse_error`] explains a broken response.
 //! - [`checked_stream`], with [`request_checker`] and [`keep_alive`], watches a client's connection;
 //!   [`upstream`] is one that requests are sent to; [`half_open`] lets a response be read to its end.
-//! - [`driver`] keeps all connections of one client going in one task; [`websocket`] grants upgrades.
+//! - [`driver`] keeps all connections of one client going in one task; [`websocket`] grants upgrades, [`link_upgrade`]
+//!   those of links.
 
 pub mod body;
 pub mod checked_stream;
@@ -22,6 +23,7 @@ pub mod framing;
 pub mod half_open;
 pub mod interim;
 pub mod keep_alive;
+pub mod link_upgrade;
 pub mod own_names;
 pub mod parse_error;
 pub mod request;

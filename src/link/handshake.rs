@@ -8,13 +8,13 @@ use socks5_proto::Address;
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     DIAL, HANDSHAKE, LINGERING_CLOSE, Peer,
+    carrier::{CarrierError, IncomingLink, dial_carrier},
     generation::TermsGeneration,
     link_services::{JudgeOffer, LinkServices},
     multiplex::handle::LinkLoss,
@@ -39,7 +39,7 @@ use crate::{
         },
         socks5::{self, SocksCommand, SocksError},
     },
-    tls::{error::TlsError, link::LinkIdentity, party::TlsParty},
+    tls::{edge::EdgeTls, error::TlsError, link::LinkIdentity, party::TlsParty},
 };
 
 /// Bytes of a refused link that are read off so that its reply is not lost to a reset.
@@ -56,6 +56,8 @@ pub enum HandshakeError {
     Via(#[from] ViaError),
     #[error("through proxy {0}: {1}")]
     Through(Arc<ViaProxy>, Box<HandshakeError>),
+    #[error("{0}")]
+    Carrier(CarrierError),
     #[error("TLS: {0}")]
     Tls(TlsError),
     #[error(transparent)]
@@ -230,7 +232,7 @@ pub struct SocksRequest {
 
 /// The listening side: everything up to the request.
 pub async fn accept(
-    stream: TcpStream,
+    incoming: IncomingLink,
     from: SocketAddr,
     identity: &ArcSwap<Option<LinkIdentity>>,
     terms: &HandshakeTerms,
@@ -239,14 +241,15 @@ pub async fn accept(
     let identity = identity.load_full();
     let by = Instant::now() + HANDSHAKE;
     let greeting = async {
-        tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;
+        let below = incoming.open().await.map_err(HandshakeError::Carrier)?;
+        below.tcp().map_or(Ok(()), tcp::prepare_link).map_err(HandshakeError::Socket)?;
         let address: Arc<str> = from.ip().to_canonical().to_string().into();
         let (mut stream, name, offered) = match identity.as_ref() {
             Some(identity) => {
-                let accepted = identity.accept(stream).await.map_err(HandshakeError::Tls)?;
+                let accepted = identity.accept(below).await.map_err(HandshakeError::Tls)?;
                 (accepted.stream, Some(accepted.peer.into()), accepted.offered)
             }
-            None => (NetStream::Tcp(stream), None, Vec::new()),
+            None => (below.into_plain(), None, Vec::new()),
         };
         let peer = Peer { name, address, instance: None };
         if speaks_own_protocol(&stream) {
@@ -392,6 +395,7 @@ fn unexpected_frame() -> io::Error {
 pub async fn dial(
     address: &LinkAddress,
     identity: Option<&LinkIdentity>,
+    outer: &EdgeTls,
 ) -> Result<DialledStream, HandshakeError> {
     let stream = match &address.via {
         None => dial::dial(&address.at, DIAL).await?,
@@ -400,13 +404,14 @@ pub async fn dial(
     let by = Instant::now() + HANDSHAKE;
     let greeting = async {
         tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;
+        let below = dial_carrier(stream, address, outer).await.map_err(HandshakeError::Carrier)?;
         let (stream, name) = match identity {
             Some(identity) => {
-                let connected = identity.connect(stream, address.host_name()).await;
+                let connected = identity.connect(below, address.host_name()).await;
                 let (stream, name) = connected.map_err(HandshakeError::Tls)?;
                 (stream, Some(name.into()))
             }
-            None => (NetStream::Tcp(stream), None),
+            None => (below.into_plain(), None),
         };
         Ok(DialledStream {
             stream,

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    carrier::OuterTlsCell,
     dial_state::{DialFailure, DialState, LinkReuse},
     handshake::{self, DialledStream, EstablishedLink, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
@@ -34,7 +35,7 @@ use crate::{
     proto::multiplex::frame::FrameType,
     tasks::Tasks,
     telemetry::notices::NoticeLog,
-    tls::link::LinkIdentity,
+    tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
 mod changes;
@@ -62,6 +63,7 @@ pub struct KeeperTarget {
 pub struct KeeperContext {
     pub half: Half,
     pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
+    pub outer: OuterTlsCell,
     /// Links in all, ready or carrying.
     pub links: Arc<LinkShares>,
     pub tasks: Tasks,
@@ -200,6 +202,11 @@ impl LinkKeeper {
         self.shared.identity.load_full()
     }
 
+    /// The TLS around its WebSockets.
+    pub fn outer(&self) -> Arc<EdgeTls> {
+        self.shared.outer.load_full()
+    }
+
     /// Whether the far side speaks SOCKS5, as far as is known.
     pub fn speaks_socks(&self) -> bool {
         self.lock().protocol == Some(LinkProtocol::Socks)
@@ -324,7 +331,8 @@ impl LinkKeeper {
         let terms = self.uses.terms();
         let holds = terms.generation.token();
         let identity = self.identity();
-        let dialled = handshake::dial(&self.gateway, identity.as_ref().as_ref());
+        let outer = self.outer();
+        let dialled = handshake::dial(&self.gateway, identity.as_ref().as_ref(), &outer);
         let Some(dialled) = self.retired.run_until_cancelled(dialled).await else { return };
         let reached = match dialled {
             Ok(reached) => reached,

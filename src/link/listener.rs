@@ -9,12 +9,14 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 
 use super::{
+    carrier::{IncomingLink, OuterTlsCell},
     handshake::{self, AcceptedLink, HandshakeOutcome, HandshakeTerms},
     standing::SOFTWARE,
 };
 use crate::{
     admission::handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
     net::listen::{ListenEvent, Listener},
+    profile::LinkCarrier,
     proto::multiplex::PROTOCOL_NAME,
     tasks::Tasks,
     telemetry::{
@@ -30,6 +32,9 @@ use crate::{
 pub struct HandshakeContext {
     pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
     pub terms: HandshakeTerms,
+    /// What links come by, and the TLS around that.
+    pub carrier: Arc<ArcSwap<LinkCarrier>>,
+    pub outer: OuterTlsCell,
     /// At once; each holds a descriptor and a TLS state for at most the greeting's deadline.
     pub handshakes: usize,
     pub tasks: Tasks,
@@ -72,7 +77,12 @@ pub async fn run<F>(
         greeter.tasks.clone().spawn("link", async move {
             let evicted = greeting.evicted.clone();
             let served = async {
-                match handshake::accept(stream, from, &greeter.identity, &greeter.terms).await {
+                let incoming = match IncomingLink::new(stream, &greeter.carrier.load(), &greeter.outer.load())
+                {
+                    Ok(incoming) => incoming,
+                    Err(error) => return tell(&greeter.notices, from, &error.to_string()),
+                };
+                match handshake::accept(incoming, from, &greeter.identity, &greeter.terms).await {
                     // One that is turned away has its place until it is closed.
                     Ok(accepted) => {
                         greeter.report_versions(&accepted);

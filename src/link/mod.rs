@@ -9,15 +9,16 @@
 //! it; a [`standing::StandingLink`] speaks `portcullis/2` and carries many at once, as [`multiplex`] does it. A
 //! session sees either as a [`session_side::SessionSide`].
 //!
-//! In reading order: [`handshake`] establishes a link, [`listener`] is the port that links come in by, [`keeper`]
-//! the task that keeps links dialled, [`dial_state`] how that goes, [`dialled_gateways`] for whom there
-//! is a keeper. [`pool::Pool`] holds the ready links of the
+//! In reading order: [`carrier`] is what a link goes over, [`handshake`] establishes it, [`listener`] is the port
+//! that links come in by, [`keeper`] the task that keeps links dialled, [`dial_state`] how that goes,
+//! [`dialled_gateways`] for whom there is a keeper. [`pool::Pool`] holds the ready links of the
 //! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
 //! links, [`link_guard`] counts them, `link_table` lists them, [`load`] counts the sessions of each, [`link_services`]
 //! knows what each serves now, [`liveness`] notices dead ones, and [`generation`] tells whether the terms of a link
 //! still hold.
 
+pub mod carrier;
 pub mod dial_state;
 pub mod dialled_gateways;
 pub mod generation;

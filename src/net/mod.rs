@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`listen`] and [`dial`] open sockets, at the addresses that [`resolver`] looks up, and [`tcp`]
 //! sets their options; [`dns`] asks name servers itself; [`proxy`] reads who a client is; [`stream`] is the one type that sessions see,
-//! [`paced`] bounds how fast it goes, [`read_ahead`] reads more than TLS asks for, [`certificate_watch`] tells of revoked
-//! certificates, [`backoff`] spaces failed dials, [`exhausted`] tells which
+//! [`paced`] bounds how fast it goes, [`read_ahead`] reads more than TLS asks for, [`framed`] is a link inside a
+//! WebSocket, [`certificate_watch`] tells of revoked certificates, [`backoff`] spaces failed dials, [`exhausted`] tells which
 //! resource has run out. `socket_options` makes the system calls that no crate offers.
 
 pub mod backoff;
@@ -12,6 +12,7 @@ pub mod dial;
 pub mod dns;
 pub mod echo;
 pub mod exhausted;
+pub mod framed;
 pub mod listen;
 pub mod paced;
 pub mod passed;

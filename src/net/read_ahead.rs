@@ -1,4 +1,4 @@
-//! A socket that reads ahead of its user while a lot of data is coming in.
+//! What is below TLS: a socket, or a link's WebSocket, that reads ahead of its user while a lot of data is coming in.
 //!
 //! TLS asks for 4 KiB at a time, whatever the size of a record. When such a read comes back full, the next
 //! one is large, and the reads after it are served from that buffer. When it does not, the socket is empty
@@ -17,14 +17,18 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::certificate_watch::{CertificateWatch, RevocationSignal};
+use super::{
+    certificate_watch::{CertificateWatch, RevocationSignal},
+    framed::FramedSocket,
+    stream::NetStream,
+};
 
 /// Bytes asked for at once.
 const AHEAD: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub struct ReadAhead {
-    socket: TcpStream,
+    below: BelowTls,
     /// No memory while little comes in.
     held: Vec<u8>,
     /// What of it was read and not given on.
@@ -35,18 +39,77 @@ pub struct ReadAhead {
     watch: Option<Arc<CertificateWatch>>,
 }
 
+/// What TLS is spoken over.
+#[derive(Debug)]
+pub enum BelowTls {
+    Socket(TcpStream),
+    Framed(Box<FramedSocket>),
+}
+
+impl From<TcpStream> for BelowTls {
+    fn from(socket: TcpStream) -> Self {
+        Self::Socket(socket)
+    }
+}
+
+impl BelowTls {
+    /// The same where no TLS is spoken over it.
+    pub fn into_plain(self) -> NetStream {
+        match self {
+            Self::Socket(socket) => NetStream::Tcp(socket),
+            Self::Framed(framed) => NetStream::Framed(framed),
+        }
+    }
+
+    /// The socket below, where there is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Socket(socket) => Some(socket),
+            Self::Framed(framed) => framed.tcp(),
+        }
+    }
+
+    /// Reads, and says whether that may have left something behind.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+        let room = buf.remaining();
+        match self {
+            Self::Socket(socket) => {
+                ready!(Pin::new(socket).poll_read(cx, buf))?;
+                Poll::Ready(Ok(room > 0 && buf.remaining() == 0))
+            }
+            Self::Framed(framed) => {
+                ready!(Pin::new(&mut **framed).poll_read(cx, buf))?;
+                Poll::Ready(Ok(framed.was_full()))
+            }
+        }
+    }
+}
+
 impl ReadAhead {
-    pub fn new(socket: TcpStream) -> Self {
-        Self { socket, held: Vec::new(), left: 0..0, has_more: false, watch: None }
+    pub fn new(below: BelowTls) -> Self {
+        Self { below, held: Vec::new(), left: 0..0, has_more: false, watch: None }
+    }
+
+    pub fn of_socket(socket: TcpStream) -> Self {
+        Self::new(BelowTls::Socket(socket))
     }
 
     /// A socket with a prefix that was read already and is returned first.
     pub fn with_prefix(read: Vec<u8>, socket: TcpStream) -> Self {
-        Self { left: 0..read.len(), held: read, ..Self::new(socket) }
+        Self { left: 0..read.len(), held: read, ..Self::of_socket(socket) }
     }
 
-    pub fn socket(&self) -> &TcpStream {
-        &self.socket
+    /// The socket below, where there is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        self.below.tcp()
+    }
+
+    /// The WebSocket below, where there is one.
+    pub fn framed(&mut self) -> Option<&mut FramedSocket> {
+        match &mut self.below {
+            BelowTls::Socket(_) => None,
+            BelowTls::Framed(framed) => Some(framed),
+        }
     }
 
     /// Keeps the watch over the certificate that was shown.
@@ -61,10 +124,10 @@ impl ReadAhead {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.held.resize(AHEAD, 0);
         let mut buf = ReadBuf::new(&mut self.held);
-        let read = Pin::new(&mut self.socket).poll_read(cx, &mut buf);
+        let read = self.below.poll_read(cx, &mut buf);
         self.left = 0..buf.filled().len();
-        self.has_more = self.left.end == AHEAD;
-        read
+        self.has_more = matches!(read, Poll::Ready(Ok(true)));
+        read.map_ok(drop)
     }
 }
 
@@ -72,9 +135,7 @@ impl AsyncRead for ReadAhead {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.left.is_empty() && !this.has_more {
-            let room = buf.remaining();
-            ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
-            this.has_more = room > 0 && buf.remaining() == 0;
+            this.has_more = ready!(this.below.poll_read(cx, buf))?;
             return Poll::Ready(Ok(()));
         }
         let filled = match this.left.is_empty() {
@@ -93,7 +154,10 @@ impl AsyncRead for ReadAhead {
 
 impl AsyncWrite for ReadAhead {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+        match &mut self.get_mut().below {
+            BelowTls::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
+            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -101,7 +165,10 @@ impl AsyncWrite for ReadAhead {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bufs)
+        match &mut self.get_mut().below {
+            BelowTls::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -109,11 +176,17 @@ impl AsyncWrite for ReadAhead {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        match &mut self.get_mut().below {
+            BelowTls::Socket(socket) => Pin::new(socket).poll_flush(cx),
+            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+        match &mut self.get_mut().below {
+            BelowTls::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
+            BelowTls::Framed(framed) => Pin::new(&mut **framed).poll_shutdown(cx),
+        }
     }
 }
 
@@ -130,7 +203,7 @@ mod tests {
         let sent: Vec<u8> = (0..3_000_001_u32).map(|at| (at ^ (at >> 9)) as u8).collect();
         let (mut dialled, accepted) =
             tokio::try_join!(TcpStream::connect(at), listener.accept()).expect("it connects");
-        let mut ahead = ReadAhead::new(accepted.0);
+        let mut ahead = ReadAhead::of_socket(accepted.0);
         let writing = async {
             tokio::io::AsyncWriteExt::write_all(&mut dialled, &sent).await.expect("it is taken");
         };

@@ -1,13 +1,14 @@
-//! The one stream type that sessions see: TCP, a Unix socket, TCP inside TLS, a WebSocket, a pipe, or the built-in echo.
+//! The one stream type that sessions see: TCP, a Unix socket, TLS, a WebSocket of a client or of a link, a pipe, or the
+//! built-in echo.
 
 use std::{
     io::{self, IoSlice, Read},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use rustls::pki_types::CertificateDer;
+use rustls::{CommonState, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -17,6 +18,7 @@ use tokio_rustls::TlsStream;
 use super::{
     certificate_watch::{CertificateWatch, RevocationSignal},
     echo::EchoStream,
+    framed::FramedSocket,
     paced::PacedStream,
     pipe::PipeEnd,
     read_ahead::ReadAhead,
@@ -33,6 +35,8 @@ pub enum NetStream {
     Tls(Box<TlsStream<ReadAhead>>),
     /// Boxed, too.
     Ws(Box<WebSocket>),
+    /// A link inside a WebSocket, without TLS from gateway to gateway.
+    Framed(Box<FramedSocket>),
     /// Where HTTP is spoken at the other end.
     Pipe(PipeEnd),
     Echo(EchoStream),
@@ -55,8 +59,9 @@ impl NetStream {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Tls(stream) => Some(stream.get_ref().0.socket()),
+            Self::Tls(stream) => stream.get_ref().0.tcp(),
             Self::Ws(stream) => stream.tcp(),
+            Self::Framed(stream) => stream.tcp(),
             Self::Pipe(pipe) => pipe.stream()?.tcp(),
             Self::Paced(paced) => paced.inner().tcp(),
             Self::Unix(_) | Self::Echo(_) => None,
@@ -68,7 +73,9 @@ impl NetStream {
         match self {
             Self::Pipe(pipe) => Some(pipe),
             Self::Paced(paced) => paced.inner().pipe(),
-            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Ws(_) | Self::Echo(_) => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Ws(_) | Self::Framed(_) | Self::Echo(_) => {
+                None
+            }
         }
     }
 
@@ -92,7 +99,9 @@ impl NetStream {
         match self {
             Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
             Self::Paced(paced) => paced.inner().peer_certificate(),
-            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Framed(_) | Self::Pipe(_) | Self::Echo(_) => {
+                None
+            }
         }
     }
 
@@ -101,7 +110,9 @@ impl NetStream {
         match self {
             Self::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
             Self::Paced(paced) => paced.inner().peer_chain(),
-            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => &[],
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Framed(_) | Self::Pipe(_) | Self::Echo(_) => {
+                &[]
+            }
         }
     }
 
@@ -122,7 +133,7 @@ impl NetStream {
             Self::Ws(stream) => stream.revocation(),
             Self::Pipe(pipe) => pipe.revocation(),
             Self::Paced(paced) => paced.inner().revocation(),
-            Self::Tcp(_) | Self::Unix(_) | Self::Echo(_) => RevocationSignal::default(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Framed(_) | Self::Echo(_) => RevocationSignal::default(),
         }
     }
 
@@ -131,7 +142,9 @@ impl NetStream {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
             Self::Paced(paced) => paced.inner().alpn(),
-            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Framed(_) | Self::Pipe(_) | Self::Echo(_) => {
+                None
+            }
         }
     }
 
@@ -140,7 +153,9 @@ impl NetStream {
         let stream = match self {
             Self::Tls(stream) => stream,
             Self::Paced(paced) => return paced.inner().tls_details(),
-            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => return None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Framed(_) | Self::Pipe(_) | Self::Echo(_) => {
+                return None;
+            }
         };
         let connection = stream.get_ref().1;
         let version = connection.protocol_version().map(|version| format!("{version:?}"));
@@ -161,6 +176,26 @@ impl NetStream {
                 TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(None),
             }
         }
+        if let Some(framed) = self.framed() {
+            framed.take_whole_writes();
+        }
+    }
+
+    /// What it carries has pings of its own: the WebSocket around it needs none.
+    pub fn stop_framed_pings(&mut self) {
+        if let Some(framed) = self.framed() {
+            framed.stop_pings();
+        }
+    }
+
+    /// The WebSocket that carries a link, where one does.
+    fn framed(&mut self) -> Option<&mut FramedSocket> {
+        match self {
+            Self::Framed(framed) => Some(framed),
+            Self::Tls(stream) => tls_parts(stream).0.framed(),
+            Self::Paced(paced) => paced.inner_mut().framed(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => None,
+        }
     }
 
     /// What TLS deciphered before a read failed: a damaged record or an alert hides what came before it.
@@ -168,7 +203,9 @@ impl NetStream {
         let stream = match self {
             Self::Tls(stream) => stream,
             Self::Paced(paced) => return paced.inner_mut().read_rest(buf),
-            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Pipe(_) | Self::Echo(_) => return,
+            Self::Tcp(_) | Self::Unix(_) | Self::Ws(_) | Self::Framed(_) | Self::Pipe(_) | Self::Echo(_) => {
+                return;
+            }
         };
         let mut reader = match &mut **stream {
             TlsStream::Client(stream) => stream.get_mut().1.reader(),
@@ -179,12 +216,16 @@ impl NetStream {
         }
     }
 
-    /// Whether a WebSocket says something while it has no bytes to bring; only trouble is told.
+    /// Lets a WebSocket go on while it is not read; only trouble is told.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::Ws(socket) => socket.poll_control(cx),
             Self::Paced(paced) => paced.inner_mut().poll_control(cx),
-            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Pipe(_) | Self::Echo(_) => Poll::Pending,
+            Self::Framed(_) | Self::Tls(_) => {
+                self.framed().into_iter().for_each(|framed| framed.poll_idle(cx));
+                Poll::Pending
+            }
+            Self::Tcp(_) | Self::Unix(_) | Self::Pipe(_) | Self::Echo(_) => Poll::Pending,
         }
     }
 
@@ -193,7 +234,9 @@ impl NetStream {
         match self {
             Self::Pipe(pipe) => pipe.has_unread(),
             Self::Paced(paced) => paced.inner().has_unread(),
-            Self::Tcp(_) | Self::Tls(_) | Self::Ws(_) => self.tcp().is_some_and(tcp::has_unread),
+            Self::Tcp(_) | Self::Tls(_) | Self::Ws(_) | Self::Framed(_) => {
+                self.tcp().is_some_and(tcp::has_unread)
+            }
             Self::Unix(stream) => tcp::has_unread(stream),
             Self::Echo(_) => false,
         }
@@ -204,6 +247,36 @@ impl NetStream {
         if let Some(stream) = self.tcp() {
             tcp::let_close_cleanly(stream);
         }
+    }
+}
+
+/// What TLS is spoken over, and its state.
+fn tls_parts(stream: &mut TlsStream<ReadAhead>) -> (&mut ReadAhead, &mut CommonState) {
+    match stream {
+        TlsStream::Client(stream) => {
+            let (below, state) = stream.get_mut();
+            (below, state)
+        }
+        TlsStream::Server(stream) => {
+            let (below, state) = stream.get_mut();
+            (below, state)
+        }
+    }
+}
+
+/// Where both ends of TLS have finished, the WebSocket below is read to its end as well.
+fn poll_framed_end(stream: &mut TlsStream<ReadAhead>, cx: &mut Context<'_>) -> Poll<()> {
+    let has_closed = match stream {
+        TlsStream::Client(stream) => {
+            stream.get_mut().1.process_new_packets().map(|state| state.peer_has_closed())
+        }
+        TlsStream::Server(stream) => {
+            stream.get_mut().1.process_new_packets().map(|state| state.peer_has_closed())
+        }
+    };
+    match (has_closed, tls_parts(stream).0.framed()) {
+        (Ok(true), Some(framed)) => framed.poll_closed(cx),
+        (_, _) => Poll::Ready(()),
     }
 }
 
@@ -222,6 +295,7 @@ impl AsyncRead for NetStream {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(plain_words),
             Self::Ws(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Framed(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Pipe(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_read(cx, buf),
             Self::Paced(paced) => Pin::new(&mut **paced).poll_read(cx, buf),
@@ -236,6 +310,7 @@ impl AsyncWrite for NetStream {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Ws(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Framed(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Pipe(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Echo(echo) => Pin::new(echo).poll_write(cx, buf),
             Self::Paced(paced) => Pin::new(&mut **paced).poll_write(cx, buf),
@@ -252,6 +327,7 @@ impl AsyncWrite for NetStream {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Ws(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Framed(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Pipe(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Echo(echo) => Pin::new(echo).poll_write_vectored(cx, bufs),
             Self::Paced(paced) => Pin::new(&mut **paced).poll_write_vectored(cx, bufs),
@@ -260,7 +336,7 @@ impl AsyncWrite for NetStream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Pipe(_) => true,
+            Self::Tcp(_) | Self::Unix(_) | Self::Tls(_) | Self::Framed(_) | Self::Pipe(_) => true,
             Self::Ws(_) | Self::Echo(_) | Self::Paced(_) => false,
         }
     }
@@ -271,6 +347,7 @@ impl AsyncWrite for NetStream {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Ws(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Framed(stream) => Pin::new(stream).poll_flush(cx),
             Self::Pipe(stream) => Pin::new(stream).poll_flush(cx),
             Self::Echo(echo) => Pin::new(echo).poll_flush(cx),
             Self::Paced(paced) => Pin::new(&mut **paced).poll_flush(cx),
@@ -281,8 +358,12 @@ impl AsyncWrite for NetStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => {
+                ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                poll_framed_end(stream, cx).map(Ok)
+            }
             Self::Ws(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Framed(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Pipe(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Echo(echo) => Pin::new(echo).poll_shutdown(cx),
             Self::Paced(paced) => Pin::new(&mut **paced).poll_shutdown(cx),

@@ -23,7 +23,10 @@ use tokio::{
 use super::{certificate_watch::RevocationSignal, prefixed::PrefixedStream, tcp, timeout::TimeoutError};
 use crate::{
     profile::MessageKind,
-    proto::ws::{Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd, frame_head, push_frame},
+    proto::ws::{
+        FrameSource, Masking, Opcode, Utf8Check, WebSocketDecoder, WebSocketEnd, WebSocketFrameHead,
+        push_frame,
+    },
 };
 
 /// The longest message that goes down.
@@ -156,7 +159,7 @@ impl WebSocket {
     /// Takes over a connection whose upgrade was granted, with what was read behind the request.
     pub fn new(stream: PrefixedStream, limits: WebSocketLimits) -> Self {
         let watch = limits.inactivity.map(|inactivity| InactivityTimer::new(inactivity, inactivity / 2));
-        let decoder = WebSocketDecoder::new(limits.message);
+        let decoder = WebSocketDecoder::new(FrameSource::Client { message_max: limits.message });
         let next = match limits.frames {
             MessageKind::Binary => NextFrame::Binary,
             MessageKind::Text => NextFrame::Text(Utf8Check::default()),
@@ -306,7 +309,7 @@ impl WebSocket {
         watch.is_asked |= is_due;
         watch.set(if may_ask && !is_due { ask_at } else { end_at });
         if is_due {
-            push_frame(&mut self.out, Opcode::Ping, b"");
+            push_frame(&mut self.out, Opcode::Ping, b"", Masking::None);
             self.answers = true;
         }
         Poll::Ready(Ok(()))
@@ -314,7 +317,7 @@ impl WebSocket {
 
     /// Tells the client why it is closed.
     fn fail(&mut self, code: u16, why: io::Error) {
-        push_frame(&mut self.out, Opcode::Close, &code.to_be_bytes());
+        push_frame(&mut self.out, Opcode::Close, &code.to_be_bytes(), Masking::None);
         self.watch = Some(InactivityTimer::new(FAREWELL, FAREWELL));
         self.step = WebSocketState::Failing(Some(why));
     }
@@ -403,8 +406,8 @@ impl AsyncWrite for WebSocket {
             Ok(frame) => frame,
             Err(why) => return this.fail_text(cx, why).map(Err),
         };
-        let (head, length) = frame_head(kind, is_last, bytes.len());
-        let head = &head[..length];
+        let head = WebSocketFrameHead::new(kind, is_last, bytes.len(), Masking::None);
+        let (head, length) = (head.as_bytes(), head.as_bytes().len());
         let frame = [IoSlice::new(head), IoSlice::new(bytes)];
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &frame))?;
         this.next = next;
@@ -433,13 +436,18 @@ impl AsyncWrite for WebSocket {
         }
         match this.step {
             WebSocketState::Open => {
-                push_frame(&mut this.out, Opcode::Close, &NORMAL.to_be_bytes());
+                push_frame(&mut this.out, Opcode::Close, &NORMAL.to_be_bytes(), Masking::None);
                 this.step = WebSocketState::WeClosed;
                 this.start_close_timer(cx);
             }
             WebSocketState::TheyClosed(code) => {
                 let body = code.map(u16::to_be_bytes);
-                push_frame(&mut this.out, Opcode::Close, body.as_ref().map_or(&[], |code| code));
+                push_frame(
+                    &mut this.out,
+                    Opcode::Close,
+                    body.as_ref().map_or(&[], |code| code),
+                    Masking::None,
+                );
                 this.step = WebSocketState::BothClosed;
             }
             WebSocketState::Failing(_) => return this.poll_lingering_close(cx).map(Err),

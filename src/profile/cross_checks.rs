@@ -9,7 +9,7 @@ use super::{
     Accept, LinkTls, Mode, ServiceName, UnreadyPolicy, carries,
     endpoint::HostPort,
     fields::{Located, ReadValue},
-    health, loops,
+    health, link_ports, loops,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{RawDmz, RawDmzService, RawInternal, RawProfile},
 };
@@ -22,6 +22,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
         loops::check(raw, mode, problems);
     }
     carries::check(raw, mode, problems);
+    link_ports::check(raw, problems);
     if let (Some(dmz), Some(internal)) = (raw.dmz.good(), raw.internal.good()) {
         check_link_listeners(dmz, internal, problems);
         if mode != Some(Mode::Direct) {

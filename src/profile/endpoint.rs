@@ -8,11 +8,10 @@ use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use super::{
-    Carries, GatewaysOfName, ViaProxy,
+    Carries,
     problem::{ValueProblem, quote_for_problem},
     server_address::socket_path,
 };
@@ -167,23 +166,6 @@ pub(super) fn write_unix_address(carries: Carries, file: &Path, out: &mut fmt::F
     write!(out, "{scheme}://{}", file.display())
 }
 
-/// One end of a link between the gateways, to listen on or to dial.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LinkAddress {
-    /// `socks+tls` if set, else `socks`.
-    pub tls: bool,
-    pub at: HostPort,
-    /// The proxy that it is dialled through.
-    pub via: Option<Arc<ViaProxy>>,
-    pub gateways: GatewaysOfName,
-}
-
-impl fmt::Display for LinkAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}://{}", if self.tls { "socks+tls" } else { "socks" }, self.at)
-    }
-}
-
 impl HostPort {
     /// `HOST:PORT`, to listen on.
     pub(super) fn parse(text: &str) -> Result<Self, ValueProblem> {
@@ -258,16 +240,8 @@ impl BackendAddress {
     }
 }
 
-impl LinkAddress {
-    pub(super) fn parse(text: &str, port: PortUse) -> Result<Self, ValueProblem> {
-        let (scheme, rest) = split(text, &LINK)?;
-        let gateways = GatewaysOfName::default();
-        host_port(rest, port, LINK.example).map(|at| Self { tls: scheme != "socks", at, via: None, gateways })
-    }
-}
-
 /// A path of plain segments, without an ending slash.
-fn path(text: &str) -> Result<String, ValueProblem> {
+pub(super) fn path(text: &str) -> Result<String, ValueProblem> {
     let path = text.strip_suffix('/').unwrap_or(text);
     let sign = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
     let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(sign);
@@ -303,9 +277,6 @@ const CONNECT: KnownSchemes = KnownSchemes {
     known: &["tcp", "tls", "ssl", "ws", "wss", "http", "https", "unix", "http+unix", "echo"],
     example: "tcp://127.0.0.1:9000",
 };
-
-const LINK: KnownSchemes =
-    KnownSchemes { known: &["socks", "socks+tls", "socks+ssl"], example: "socks+tls://dmz.example.com:1443" };
 
 /// The scheme, which is one of those known, and what follows it.
 pub(super) fn split<'a>(
@@ -464,14 +435,12 @@ mod tests {
     fn good_addresses_are_read_into_one_spelling() {
         let accept = |text| AcceptAddress::parse(text).map(|address| address.to_string());
         let connect = |text| BackendAddress::parse(text).map(|address| address.to_string());
-        let link = |text| LinkAddress::parse(text, PortUse::Listening).map(|address| address.to_string());
         let table = [
             (accept("tcp://0.0.0.0:0"), "tcp://0.0.0.0:0"),
             (accept("tcp://[::]:8000"), "tcp://[::]:8000"),
             (accept("tcp://[0:0:0:0:0:0:0:1]:8000"), "tcp://[::1]:8000"),
             (accept("tcp://[::ffff:10.0.0.1]:8000"), "tcp://10.0.0.1:8000"),
             (accept("tcp://[FE80:0::1%eth0]:8000"), "tcp://[fe80::1%eth0]:8000"),
-            (link("socks+tls://[fe80::2%3]:1443"), "socks+tls://[fe80::2%3]:1443"),
             (accept("tcp://LocalHost:65535"), "tcp://localhost:65535"),
             (accept("ssl://0.0.0.0:443"), "tls://0.0.0.0:443"),
             (connect("tls://db:5432"), "tls://db:5432"),
@@ -483,9 +452,6 @@ mod tests {
             (connect("echo://"), "echo://"),
             (connect("unix:///run/app/a@b.sock"), "unix:///run/app/a@b.sock"),
             (connect("http+unix:///run/app.sock"), "http+unix:///run/app.sock"),
-            (link("socks://127.0.0.1:1080"), "socks://127.0.0.1:1080"),
-            (link("socks+tls://dmz.example.com:1443"), "socks+tls://dmz.example.com:1443"),
-            (link("socks+ssl://dmz.example.com:1443"), "socks+tls://dmz.example.com:1443"),
         ];
         for (read, expected) in table {
             assert_eq!(read, Ok(expected.to_owned()));

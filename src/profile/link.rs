@@ -8,6 +8,7 @@ use super::{
     fields::{Located, MapReader, ReadValue, ValueReader},
     gateways,
     keys::{self, AnyKey},
+    link_address::OuterOptions,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
     revoked, via,
@@ -105,7 +106,7 @@ impl LinkEnds {
         problems: &mut Vec<Problem>,
     ) -> Self {
         let mut bind = BindPolicy::default();
-        let listen = ReadValue::read(link.take(listen), |field| {
+        let mut listen = ReadValue::read(link.take(listen), |field| {
             let parse = |text: &str| LinkAddress::parse(text, PortUse::Listening);
             let (address, options) =
                 address(&field, &keys::LINK_LISTEN, &keys::LINK_ADDRESS_KEY, parse, problems)?;
@@ -122,6 +123,15 @@ impl LinkEnds {
             (None, Some(demo)) => ReadValue::Good(demo.clone()),
             (field, _) => ReadValue::read(field, |field| link_tls(&field, problems)),
         };
+        if let ReadValue::Good(listen) = &mut listen {
+            listen.value.follow_tls(!tls.is_absent());
+        }
+        if let ReadValue::Good(connect) = &mut connect {
+            connect.iter_mut().for_each(|address| address.value.follow_tls(!tls.is_absent()));
+        }
+        if let ReadValue::Good(outer) = OuterOptions::read(link, problems) {
+            outer.apply(&mut listen, &mut connect, problems);
+        }
         let insecure = keys::INSECURE.read(link, problems);
         let ends = Self { place: link.place.clone(), listen, bind, connect, tls };
         ends.check(insecure, problems);
@@ -137,13 +147,17 @@ impl LinkEnds {
     fn check(&self, insecure: bool, problems: &mut Vec<Problem>) {
         let plain = |address: &&Located<LinkAddress>| !address.value.tls && !address.value.at.is_loopback();
         if !insecure {
-            let fault = ValueProblem::new(
-                "a link without TLS leaves this machine",
-                "use `socks+tls`, a loopback address, or say `insecure: true` under `link`",
-            );
-            problems.extend(
-                self.addresses().filter(plain).map(|address| fault.clone().at(address.place.clone())),
-            );
+            let fault = |address: &Located<LinkAddress>| {
+                let advice = match address.value.web_socket() {
+                    None => "use `socks+tls`, a loopback address, or say `insecure: true` under `link`",
+                    Some(_) => {
+                        "write `tls: { certificate: FILE, key: FILE, ca: FILE, peers: [NAME] }`: the outer TLS \
+                         proves nothing of the other gateway; or use a loopback address, or say `insecure: true`"
+                    }
+                };
+                ValueProblem::new("a link without TLS leaves this machine", advice).at(address.place.clone())
+            };
+            problems.extend(self.addresses().filter(plain).map(fault));
         }
         let needing = self.addresses().find(|address| address.value.tls);
         if let (Some(address), ReadValue::Absent) = (needing, &self.tls) {
@@ -162,7 +176,7 @@ fn link_addresses(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Optio
     let before = problems.len();
     let mut read = |item| link_address(item, problems);
     let addresses = items.iter().filter_map(&mut read).collect();
-    let addresses = distinct(addresses, |address| &address.at, problems);
+    let addresses = distinct(addresses, LinkAddress::place_in_network, problems);
     (problems.len() == before).then_some(addresses)
 }
 

@@ -1,8 +1,8 @@
 //! The certificates and keys that a profile names, wherever it names them.
 
 use super::{
-    Accept, AcceptTls, AuthSource, BackendSet, ConnectTls, DmzHalf, DmzMode, InternalHalf, InternalMode,
-    KeyPair, LinkTls, PemSource, Profile,
+    Accept, AcceptTls, AuthSource, BackendSet, ConnectTls, DmzHalf, DmzMode, Half, InternalHalf,
+    InternalMode, KeyPair, LinkAddress, LinkTls, PemSource, Profile,
 };
 
 impl Profile {
@@ -16,9 +16,32 @@ impl Profile {
         links.chain(self.edge_materials()).chain(self.auth_sources().map(AuthSource::material))
     }
 
-    /// Those of clients and of backends.
+    /// Those of clients and of backends, and those around the WebSockets of links.
     pub fn edge_materials(&self) -> impl Iterator<Item = &PemSource> {
-        self.accept_tls().flat_map(of_accept).chain(self.connect_tls().flat_map(of_connect))
+        let accepts = self.accept_tls().chain(self.outer_accept_tls().map(|(_, tls)| tls));
+        let connects = self.connect_tls().chain(self.outer_connect_tls());
+        accepts.flat_map(of_accept).chain(connects.flat_map(of_connect))
+    }
+
+    /// What the listeners of links show around a WebSocket, by their halves.
+    pub fn outer_accept_tls(&self) -> impl Iterator<Item = (Half, &AcceptTls)> {
+        let dmz = self.dmz.iter().filter_map(DmzHalf::link_listen).map(|listen| (Half::Dmz, listen));
+        let internal = self.internal.iter().filter_map(InternalHalf::link_listen);
+        let internal = internal.map(|listen| (Half::Internal, listen));
+        dmz.chain(internal).filter_map(|(half, listen)| Some((half, listen.shown_tls()?)))
+    }
+
+    /// Who the other ends of the TLS around the WebSockets of links have to be.
+    pub fn outer_connect_tls(&self) -> impl Iterator<Item = &ConnectTls> {
+        let dmz = self.dmz.iter().filter_map(|half| match &half.way {
+            DmzMode::Forward { connect, .. } => Some(connect),
+            DmzMode::Direct(_) | DmzMode::Reverse { .. } => None,
+        });
+        let internal = self.internal.iter().filter_map(|half| match &half.way {
+            InternalMode::Reverse { connect, .. } => Some(connect),
+            InternalMode::Forward { .. } => None,
+        });
+        dmz.chain(internal).flatten().filter_map(LinkAddress::checked_tls)
     }
 
     /// What tells who the clients of requests are.
@@ -53,6 +76,14 @@ impl Accept {
 }
 
 impl DmzHalf {
+    /// Where its links come in, where they do.
+    pub fn link_listen(&self) -> Option<&LinkAddress> {
+        match &self.way {
+            DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
+            DmzMode::Reverse { listen, .. } => Some(listen),
+        }
+    }
+
     /// Of its link, where it has one that speaks TLS.
     pub fn link_tls(&self) -> Option<&LinkTls> {
         match &self.way {
@@ -63,6 +94,14 @@ impl DmzHalf {
 }
 
 impl InternalHalf {
+    /// Where its links come in, where they do.
+    pub fn link_listen(&self) -> Option<&LinkAddress> {
+        match &self.way {
+            InternalMode::Forward { listen, .. } => Some(listen),
+            InternalMode::Reverse { .. } => None,
+        }
+    }
+
     /// Of its link, where that speaks TLS.
     pub fn link_tls(&self) -> Option<&LinkTls> {
         match &self.way {

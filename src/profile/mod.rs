@@ -22,6 +22,8 @@ mod health;
 mod hours;
 mod keys;
 mod link;
+mod link_address;
+mod link_ports;
 mod logs;
 mod loops;
 mod materials;
@@ -64,7 +66,7 @@ pub use backends::{BackendCheck, BackendSet, Balance, CheckRequest, ListedBacken
 pub use carries::Carries;
 pub use chain::files as profile_files;
 pub use edge::{Accept, AcceptTls, ClientCertificates, ClientCheck, KeyPair, TlsVersion, WEB_ALPN};
-pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort, LinkAddress};
+pub use endpoint::{AcceptAddress, BindPolicy, EdgeScheme, HostPort};
 pub use find::{find, list};
 pub use gateways::GatewaysOfName;
 pub use guards::{
@@ -73,6 +75,7 @@ pub use guards::{
 };
 pub use hours::OpeningHours;
 pub use link::DemoTls;
+pub use link_address::{LinkAddress, LinkCarrier, LinkWebSocket, OuterTls};
 pub use logs::{AccessLogFormat, AccessLogOptions, AccessLogTarget};
 pub use network::Network;
 pub use pair_checks::compare_files;

@@ -358,13 +358,13 @@ fn plain_address<T>(
 /// Says which of the addresses stand there a second time, and drops them.
 pub(super) fn distinct<T>(
     items: Vec<Located<T>>,
-    host_port: impl Fn(&T) -> &HostPort,
+    place: impl Fn(&T) -> String,
     problems: &mut Vec<Problem>,
 ) -> Vec<Located<T>> {
     let mut seen = HashSet::new();
     let mut distinct = Vec::new();
     for item in items {
-        let at = host_port(&item.value).clone();
+        let at = place(&item.value);
         if seen.contains(&at) {
             problems
                 .push(ValueProblem::new(format!("`{at}` stands here twice"), "remove one").at(item.place));

@@ -1,4 +1,4 @@
-//! The frames of a client's WebSocket (RFC 6455, section 5), taken off and put on.
+//! The frames of a WebSocket (RFC 6455, section 5), a client's or a link's, taken off and put on.
 //!
 //! What data frames hold is passed on as it comes, where it lies: no message is kept, whatever its
 //! length. Kept is a frame's head, the body of a control frame, and the letter that a text is cut in.
@@ -29,7 +29,42 @@ impl Opcode {
     }
 }
 
-/// How a client broke the rules; it costs it the connection.
+/// Whose frames are taken off, and what may be in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameSource {
+    /// A client: masked, in messages of any kind, none of them longer than that.
+    Client { message_max: usize },
+    /// The end of a link that has dialled: masked, and binary.
+    DialledLink,
+    /// The end of a link that has listened: not masked, and binary.
+    AcceptedLink,
+}
+
+impl FrameSource {
+    fn message_max(self) -> usize {
+        match self {
+            Self::Client { message_max } => message_max,
+            // Nothing is kept of a message, so its length costs nothing.
+            Self::DialledLink | Self::AcceptedLink => usize::MAX,
+        }
+    }
+
+    fn masks(self) -> bool {
+        match self {
+            Self::Client { .. } | Self::DialledLink => true,
+            Self::AcceptedLink => false,
+        }
+    }
+}
+
+/// Whether frames of ours are masked, which those of whoever has dialled are (section 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Masking {
+    None,
+    Fresh,
+}
+
+/// How the other end broke the rules; it costs it the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WebSocketError {
     #[error("a frame with a reserved bit")]
@@ -38,6 +73,12 @@ pub enum WebSocketError {
     Kind(u8),
     #[error("a frame without a mask")]
     Unmasked,
+    #[error("a frame with a mask")]
+    Masked,
+    #[error("a frame whose length is no number of bytes")]
+    Length,
+    #[error("a text message, where all are binary")]
+    TextMessage,
     #[error("a control frame in pieces")]
     Pieces,
     #[error("a control frame of {0} bytes")]
@@ -62,9 +103,12 @@ impl WebSocketError {
         match self {
             Self::Long(_) => 1009,
             Self::Text => 1007,
+            Self::TextMessage => 1003,
             Self::Reserved
             | Self::Kind(_)
             | Self::Unmasked
+            | Self::Masked
+            | Self::Length
             | Self::Pieces
             | Self::Control(_)
             | Self::Stray
@@ -83,10 +127,10 @@ pub enum WebSocketEnd {
     Broken(WebSocketError),
 }
 
-/// Takes the frames of one client off.
+/// Takes the frames of one connection off.
 #[derive(Debug)]
 pub struct WebSocketDecoder {
-    message_max: usize,
+    source: FrameSource,
     head: [u8; HEAD_MAX],
     head_len: usize,
     frame: Option<WebSocketFrame>,
@@ -102,8 +146,12 @@ struct WebSocketFrame {
     kind: Opcode,
     is_last: bool,
     left: usize,
-    mask: [u8; 4],
+    mask: FrameMask,
 }
+
+/// The mask of a frame, turned to where its next byte is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FrameMask([u8; 4]);
 
 /// A message that has begun.
 #[derive(Debug)]
@@ -120,9 +168,9 @@ pub struct Utf8Check {
 }
 
 impl WebSocketDecoder {
-    pub fn new(message_max: usize) -> Self {
+    pub fn new(source: FrameSource) -> Self {
         let (frame, message, control) = (None, None, Vec::new());
-        Self { message_max, head: [0; HEAD_MAX], head_len: 0, frame, message, control, end: None }
+        Self { source, head: [0; HEAD_MAX], head_len: 0, frame, message, control, end: None }
     }
 
     pub fn end(&self) -> Option<WebSocketEnd> {
@@ -142,7 +190,10 @@ impl WebSocketDecoder {
                 }
                 Some(frame) => {
                     let until = at + frame.left.min(wire.len() - at);
-                    frame.unmask(&mut wire[at..until]);
+                    if self.source.masks() {
+                        frame.mask.apply(&mut wire[at..until]);
+                    }
+                    frame.left -= until - at;
                     let heard = match frame.kind.is_control() {
                         true => {
                             self.control.extend_from_slice(&wire[at..until]);
@@ -178,8 +229,13 @@ impl WebSocketDecoder {
         }
         let known = Opcode::ALL.into_iter().find(|kind| *kind as u8 == first & 0x0f);
         let kind = known.ok_or(WebSocketError::Kind(first & 0x0f))?;
-        if second & 0x80 == 0 {
-            return Err(WebSocketError::Unmasked);
+        match (second & 0x80 != 0, self.source.masks()) {
+            (false, true) => return Err(WebSocketError::Unmasked),
+            (true, false) => return Err(WebSocketError::Masked),
+            (true, true) | (false, false) => {}
+        }
+        if kind == Opcode::Text && !matches!(self.source, FrameSource::Client { .. }) {
+            return Err(WebSocketError::TextMessage);
         }
         let is_last = first & 0x80 != 0;
         if kind.is_control() && !is_last {
@@ -197,10 +253,14 @@ impl WebSocketDecoder {
             [] => u64::from(second & 0x7f),
             bytes => bytes.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
         };
+        if length > i64::MAX as u64 {
+            return Err(WebSocketError::Length);
+        }
         let left = self.admit(kind, length)?;
-        if self.head_len == 2 + extended + 4 {
-            let mask = *self.head[2 + extended..].first_chunk().expect("a head has room for a mask");
-            self.frame = Some(WebSocketFrame { kind, is_last, left, mask });
+        let mask_len = if self.source.masks() { 4 } else { 0 };
+        if self.head_len == 2 + extended + mask_len {
+            let mask = self.head[2 + extended..self.head_len].first_chunk().copied().unwrap_or_default();
+            self.frame = Some(WebSocketFrame { kind, is_last, left, mask: FrameMask(mask) });
             self.begin_message(kind, left);
             self.head_len = 0;
         }
@@ -219,8 +279,9 @@ impl WebSocketDecoder {
             (Opcode::More, Some(message)) => message.length,
             (Opcode::Text | Opcode::Binary, None) => 0,
         };
-        let room = (self.message_max - before) as u64;
-        if length > room { Err(WebSocketError::Long(self.message_max)) } else { Ok(length as usize) }
+        let message_max = self.source.message_max();
+        let room = (message_max - before) as u64;
+        if length > room { Err(WebSocketError::Long(message_max)) } else { Ok(length as usize) }
     }
 
     /// Begins a message, or goes on with it, where the frame is of one.
@@ -241,7 +302,10 @@ impl WebSocketDecoder {
         let control = std::mem::take(&mut self.control);
         match kind {
             Opcode::Close => self.end = Some(WebSocketEnd::Closed(parse_close(&control)?)),
-            Opcode::Ping => push_frame(answers, Opcode::Pong, &control),
+            Opcode::Ping => {
+                let masking = if self.source.masks() { Masking::None } else { Masking::Fresh };
+                push_frame(answers, Opcode::Pong, &control, masking);
+            }
             Opcode::Pong => {}
             Opcode::More | Opcode::Text | Opcode::Binary if is_last => {
                 let message = self.message.take();
@@ -254,20 +318,45 @@ impl WebSocketDecoder {
     }
 }
 
-impl WebSocketFrame {
-    /// Takes the mask off the next bytes, and turns it to where they end.
-    fn unmask(&mut self, bytes: &mut [u8]) {
-        let mask = u64::from(u32::from_ne_bytes(self.mask));
-        let word = mask << 32 | mask;
+impl FrameMask {
+    /// A mask that nobody can foresee (section 10.3).
+    pub fn fresh() -> Self {
+        let mut mask = [0; 4];
+        if aws_lc_rs::rand::fill(&mut mask).is_err() {
+            // The library ends the process rather than be without randomness; this is as unforeseen.
+            mask = fastrand::u32(..).to_ne_bytes();
+        }
+        Self(mask)
+    }
+
+    /// Takes the mask off the next bytes, or puts it on.
+    pub fn apply(&mut self, bytes: &mut [u8]) {
+        let word = self.word();
         let (words, rest) = bytes.as_chunks_mut::<8>();
         for bytes in words {
             *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
         }
-        for (byte, mask) in rest.iter_mut().zip(self.mask.iter().cycle()) {
+        for (byte, mask) in rest.iter_mut().zip(self.0.iter().cycle()) {
             *byte ^= mask;
         }
-        self.left -= bytes.len();
-        self.mask.rotate_left(bytes.len() % 4);
+        self.turn(bytes.len());
+    }
+
+    /// Puts the next bytes behind others, masked.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        let from = out.len();
+        out.extend_from_slice(bytes);
+        self.apply(&mut out[from..]);
+    }
+
+    fn word(self) -> u64 {
+        let mask = u64::from(u32::from_ne_bytes(self.0));
+        mask << 32 | mask
+    }
+
+    /// So many bytes have gone.
+    pub fn turn(&mut self, bytes: usize) {
+        self.0.rotate_left(bytes % 4);
     }
 }
 
@@ -326,31 +415,59 @@ fn parse_close(body: &[u8]) -> Result<Option<u16>, WebSocketError> {
     Ok(Some(code))
 }
 
-/// The head of a frame of ours, which has no mask, and is the last of its message or not: its bytes, how many count.
-pub fn frame_head(kind: Opcode, is_last: bool, length: usize) -> ([u8; 10], usize) {
-    let mut head = [0; 10];
-    head[0] = u8::from(is_last) << 7 | kind as u8;
-    let length = length as u64;
-    let long = length.to_be_bytes();
-    match length {
-        0..=125 => head[1] = long[7],
-        126..=0xffff => {
-            head[1] = 126;
-            head[2..4].copy_from_slice(&long[6..]);
-            return (head, 4);
-        }
-        _ => {
-            head[1] = 127;
-            head[2..].copy_from_slice(&long);
-            return (head, 10);
+/// The head of a frame of ours, and its mask.
+#[derive(Debug, Clone, Copy)]
+pub struct WebSocketFrameHead {
+    bytes: [u8; HEAD_MAX],
+    len: usize,
+    pub mask: FrameMask,
+}
+
+impl WebSocketFrameHead {
+    /// Of a frame that is the last of its message, or not.
+    pub fn new(kind: Opcode, is_last: bool, length: usize, masking: Masking) -> Self {
+        let mut bytes = [0; HEAD_MAX];
+        bytes[0] = u8::from(is_last) << 7 | kind as u8;
+        let length = length as u64;
+        let long = length.to_be_bytes();
+        let len = match length {
+            0..=125 => {
+                bytes[1] = long[7];
+                2
+            }
+            126..=0xffff => {
+                bytes[1] = 126;
+                bytes[2..4].copy_from_slice(&long[6..]);
+                4
+            }
+            _ => {
+                bytes[1] = 127;
+                bytes[2..10].copy_from_slice(&long);
+                10
+            }
+        };
+        match masking {
+            Masking::None => Self { bytes, len, mask: FrameMask::default() },
+            Masking::Fresh => {
+                let mask = FrameMask::fresh();
+                bytes[1] |= 0x80;
+                bytes[len..len + 4].copy_from_slice(&mask.0);
+                Self { bytes, len: len + 4, mask }
+            }
         }
     }
-    (head, 2)
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// Puts a whole frame of ours behind others.
-pub fn push_frame(out: &mut Vec<u8>, kind: Opcode, body: &[u8]) {
-    let (head, count) = frame_head(kind, true, body.len());
-    out.extend_from_slice(&head[..count]);
-    out.extend_from_slice(body);
+pub fn push_frame(out: &mut Vec<u8>, kind: Opcode, body: &[u8], masking: Masking) {
+    let mut head = WebSocketFrameHead::new(kind, true, body.len(), masking);
+    out.extend_from_slice(head.as_bytes());
+    match masking {
+        Masking::None => out.extend_from_slice(body),
+        Masking::Fresh => head.mask.push(body, out),
+    }
 }

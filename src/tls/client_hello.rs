@@ -86,7 +86,7 @@ impl ClientHello {
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), ahead);
         let begun = (&mut acceptor).await;
         if let Some(stream) = acceptor.take_io() {
-            tcp::let_close_cleanly(stream.socket());
+            stream.tcp().into_iter().for_each(tcp::let_close_cleanly);
         }
         begun
     }

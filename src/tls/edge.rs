@@ -45,10 +45,13 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct EdgeTls {
     accepts: HashMap<AcceptTls, EdgeConfig<AcceptTlsConfig>>,
-    connects: HashMap<ConnectTls, EdgeConfig<Arc<ClientConfig>>>,
+    connects: HashMap<ConnectTls, EdgeConfig<ConnectConfig>>,
     /// All problems with them, each at its key in the profile.
     problems: Vec<Problem>,
 }
+
+/// With whom it is spoken, and how.
+type ConnectConfig = (TlsParty, Arc<ClientConfig>);
 
 /// One of them.
 #[derive(Debug, Clone)]
@@ -108,7 +111,7 @@ impl EdgeTls {
     /// Opens what the accepts and connects name. What is wrong with one is no fault of the others.
     pub fn load<'a>(
         accepts: impl Iterator<Item = &'a AcceptTls>,
-        connects: impl Iterator<Item = &'a ConnectTls>,
+        connects: impl Iterator<Item = (TlsParty, &'a ConnectTls)>,
         pipes: PipePolicy,
     ) -> Self {
         let mut edges = Self::default();
@@ -116,8 +119,8 @@ impl EdgeTls {
             let edge = edges.keep_problem(load_accept(tls, pipes));
             edges.accepts.insert(tls.clone(), edge);
         }
-        for tls in connects {
-            let edge = edges.keep_problem(load_connect(tls, pipes));
+        for (with, tls) in connects {
+            let edge = edges.keep_problem(load_connect(tls, with, pipes));
             edges.connects.insert(tls.clone(), edge);
         }
         // A file that several services name is told once for each place.
@@ -199,8 +202,8 @@ impl EdgeTls {
     }
 
     pub fn connect_client(&self, tls: &ConnectTls) -> Option<TlsClient> {
-        let config = self.connects.get(tls)?.opened()?.clone();
-        Some(TlsClient { config, name: ServerName::try_from(tls.name.clone()).ok()? })
+        let (with, config) = self.connects.get(tls)?.opened()?.clone();
+        Some(TlsClient { config, with, name: ServerName::try_from(tls.name.clone()).ok()? })
     }
 }
 
@@ -274,9 +277,9 @@ fn load_accept(tls: &AcceptTls, pipes: PipePolicy) -> Result<AcceptTlsConfig, Pr
     Ok(AcceptTlsConfig { bytes: server(bytes), web: server(web), leaf, revoked })
 }
 
-fn load_connect(tls: &ConnectTls, pipes: PipePolicy) -> Result<Arc<ClientConfig>, Problem> {
+fn load_connect(tls: &ConnectTls, with: TlsParty, pipes: PipePolicy) -> Result<ConnectConfig, Problem> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let authorities = authorities(&tls.ca, &provider, TlsParty::Backend, pipes)?;
+    let authorities = authorities(&tls.ca, &provider, with, pipes)?;
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("the provider has cipher suites of both versions")
@@ -290,19 +293,20 @@ fn load_connect(tls: &ConnectTls, pipes: PipePolicy) -> Result<Arc<ClientConfig>
         }
     };
     config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok((with, Arc::new(config)))
 }
 
 /// How the gateway speaks TLS with one backend.
 #[derive(Debug, Clone)]
 pub struct TlsClient {
     config: Arc<ClientConfig>,
+    with: TlsParty,
     name: ServerName<'static>,
 }
 
 impl TlsClient {
     pub(super) fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
-        Self { config, name }
+        Self { config, with: TlsParty::Backend, name }
     }
 
     /// Whether both come from the same loaded files and are for the same name.
@@ -319,10 +323,11 @@ impl TlsClient {
         }
         let offered = config.alpn_protocols.iter().map(|name| String::from_utf8_lossy(name).into_owned());
         let offered: Vec<_> = offered.collect();
-        let connecting = TlsConnector::from(config).connect(self.name.clone(), ReadAhead::new(stream));
-        let stream = shake(connecting.into_fallible(), TlsParty::Backend).await?;
-        // Any that was not offered fails the handshake itself.
-        if !offered.is_empty() && stream.get_ref().1.alpn_protocol().is_none() {
+        let connecting = TlsConnector::from(config).connect(self.name.clone(), ReadAhead::of_socket(stream));
+        let stream = shake(connecting.into_fallible(), self.with).await?;
+        // Any that was not offered fails the handshake itself. A balancer need not know the extension.
+        let must_agree = self.with == TlsParty::Backend && !offered.is_empty();
+        if must_agree && stream.get_ref().1.alpn_protocol().is_none() {
             return Err(TlsError::NoProtocol(offered.join(", ")));
         }
         Ok(NetStream::Tls(Box::new(stream.into())))

@@ -72,6 +72,8 @@ fn materials(profile: &Profile) -> Vec<(Half, CertificateUse, &PemSource)> {
         let Some(LinkTls { certificate, ca, .. }) = tls else { continue };
         found.extend([(role, CertificateUse::Link, certificate), (role, CertificateUse::Link, ca)]);
     }
+    let outer = profile.outer_accept_tls();
+    found.extend(outer.map(|(role, tls)| (role, CertificateUse::Link, &tls.pair.certificate)));
     for tls in profile.accept_tls() {
         found.push((Half::Dmz, CertificateUse::Accept, &tls.pair.certificate));
         let clients = tls.client_certificates();

@@ -24,7 +24,7 @@ pub(super) async fn shake<T>(
 ) -> Result<T, TlsError> {
     let watched = async {
         shaking.await.map_err(|(error, stream)| {
-            tcp::let_close_cleanly(stream.socket());
+            stream.tcp().into_iter().for_each(tcp::let_close_cleanly);
             match FAULT.with(RefCell::take) {
                 Some(fault) => TlsError::Chain(Box::new(fault)),
                 None => TlsError::of_io(error, with),

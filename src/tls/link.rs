@@ -14,7 +14,6 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
@@ -30,7 +29,10 @@ use super::{
 };
 use crate::{
     disk::PipePolicy,
-    net::{read_ahead::ReadAhead, stream::NetStream},
+    net::{
+        read_ahead::{BelowTls, ReadAhead},
+        stream::NetStream,
+    },
     profile::{LinkTls, PemSource, Problem},
 };
 
@@ -187,11 +189,11 @@ impl LinkIdentity {
     }
 
     /// The handshake of the side that listens.
-    pub async fn accept(&self, stream: TcpStream) -> Result<AcceptedTls, TlsError> {
+    pub async fn accept(&self, below: BelowTls) -> Result<AcceptedTls, TlsError> {
         let witness = Arc::new(OfferWitness { pair: self.pair.clone(), offered: OnceLock::new() });
         let mut server = (*self.server).clone();
         server.cert_resolver = witness.clone();
-        let accepting = TlsAcceptor::from(Arc::new(server)).accept(ReadAhead::new(stream));
+        let accepting = TlsAcceptor::from(Arc::new(server)).accept(ReadAhead::new(below));
         let stream = shake(accepting.into_fallible(), TlsParty::Gateway).await?;
         let peer = self.peer_name(stream.get_ref().1.peer_certificates())?;
         let offered = witness.offered.get().cloned().unwrap_or_default();
@@ -201,10 +203,10 @@ impl LinkIdentity {
     }
 
     /// The handshake of the side that dialled `host`.
-    pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<(NetStream, String), TlsError> {
+    pub async fn connect(&self, below: BelowTls, host: &str) -> Result<(NetStream, String), TlsError> {
         let server =
             ServerName::try_from(host.to_owned()).map_err(|_| TlsError::HostName(host.to_owned()))?;
-        let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(stream));
+        let connecting = TlsConnector::from(self.client.clone()).connect(server, ReadAhead::new(below));
         let stream = shake(connecting.into_fallible(), TlsParty::Gateway).await?;
         let name = self.peer_name(stream.get_ref().1.peer_certificates())?;
         let mut stream = NetStream::Tls(Box::new(stream.into()));

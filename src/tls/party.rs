@@ -6,6 +6,8 @@ pub enum TlsParty {
     Gateway,
     Backend,
     Client,
+    /// Whoever speaks the TLS around a link's WebSocket: the other gateway, a balancer, a proxy.
+    Outer,
 }
 
 impl TlsParty {
@@ -14,6 +16,7 @@ impl TlsParty {
             Self::Gateway => "the other gateway",
             Self::Backend => "the backend",
             Self::Client => "the client",
+            Self::Outer => "whoever speaks the outer TLS",
         }
     }
 
@@ -23,6 +26,7 @@ impl TlsParty {
             Self::Gateway => "this link's `ca`",
             Self::Backend => "this connect's `ca`",
             Self::Client => "this accept's `ca`",
+            Self::Outer => "the `ca` of `outer`, or the system's authorities",
         }
     }
 }

@@ -12,7 +12,7 @@ mod inputs;
 #[path = "../../fuzz/readers.rs"]
 mod readers;
 
-use portcullis::proto::ws::WebSocketDecoder;
+use portcullis::proto::ws::{FrameSource, WebSocketDecoder};
 
 /// The seed of a run, printed, so that a failure can be repeated.
 fn seed() -> u64 {
@@ -95,7 +95,7 @@ fn a_file_of_certificates_and_keys_loads_or_says_why_not() {
 fn a_length_alone_costs_no_memory() {
     let head = [0x82, 0xff, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0xff, 1, 2, 3, 4];
     let peak = count::peak_of(|| {
-        let mut decoder = WebSocketDecoder::new(1 << 30);
+        let mut decoder = WebSocketDecoder::new(FrameSource::Client { message_max: 1 << 30 });
         assert_eq!(decoder.decode(&mut head.clone(), &mut Vec::new()), 0);
         for _ in 0..1000 {
             assert_eq!(decoder.decode(&mut [0], &mut Vec::new()), 1);

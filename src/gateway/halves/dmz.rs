@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use arc_swap::ArcSwap;
 
 use super::{
-    IdentityCell, LinkPort, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
+    LinkPort, LinkSecurity, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
     handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
@@ -52,7 +52,7 @@ struct ServicePolicy {
 
 /// Where the DMZ half takes its sessions.
 pub struct DmzSide {
-    identity: IdentityCell,
+    security: LinkSecurity,
     policy: Arc<ArcSwap<PeerPolicy>>,
     parts: DmzParts,
 }
@@ -75,7 +75,7 @@ impl DmzSide {
     /// Binds what this half needs; nothing runs yet.
     pub fn prepare(
         half: &DmzHalf,
-        identity: Option<LinkIdentity>,
+        (identity, outer): (Option<LinkIdentity>, &EdgeTls),
         before: Option<&Self>,
         found: &ResolvedNames,
         common: &SharedContext,
@@ -95,8 +95,9 @@ impl DmzSide {
                 DmzParts::Reverse { port: LinkPort::bind(listen, *bind, found)?, pool }
             }
         };
-        let identity = succeed_identity(identity, before.map(|before| &before.identity));
-        Ok(Self { identity, policy: Arc::default(), parts })
+        let identity = succeed_identity(identity, before.map(|before| &before.security.identity));
+        let security = LinkSecurity::new(identity, outer, half.link_listen());
+        Ok(Self { security, policy: Arc::default(), parts })
     }
 
     /// Whether this half can keep running under another profile.
@@ -106,7 +107,9 @@ impl DmzSide {
             (DmzParts::Forward { connect, .. }, DmzMode::Forward { connect: wanted, .. }) => {
                 connect == wanted
             }
-            (DmzParts::Reverse { port, .. }, DmzMode::Reverse { listen, .. }) => port.address == *listen,
+            (DmzParts::Reverse { port, .. }, DmzMode::Reverse { listen, .. }) => {
+                port.address.is_same_port(listen)
+            }
             _ => false,
         }
     }
@@ -119,7 +122,8 @@ impl DmzSide {
             (DmzParts::Forward { connect, links, pool, dialler }, DmzMode::Forward { pool: limits, .. }) => {
                 let shared = KeeperContext {
                     half: Half::Dmz,
-                    identity: self.identity.clone(),
+                    identity: self.security.identity.clone(),
+                    outer: self.security.outer.clone(),
                     links: links.clone(),
                     tasks: common.tasks.clone(),
                     notices: common.notices.clone(),
@@ -136,7 +140,7 @@ impl DmzSide {
                     generation: pool.generation().clone(),
                 };
                 let handshakes = common.shares.load().dmz_handshakes;
-                let greeter = handshake_context(self.identity.clone(), terms, handshakes, common);
+                let greeter = handshake_context(&self.security, terms, handshakes, common);
                 let offers =
                     LinkIntake { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
                 let greeted = move |greeted, greeting| offers.clone().take_in(greeted, greeting);
@@ -155,7 +159,8 @@ impl DmzSide {
 
     /// Continues under another profile with the same mode and ports.
     pub fn update(&mut self, half: &DmzHalf, identity: Option<LinkIdentity>) {
-        let identity_stays = replace_identity(&self.identity, identity);
+        let identity_stays = replace_identity(&self.security.identity, identity);
+        self.security.follow_listener(half.link_listen());
         let policy_stays = self.update_policy(half);
         if !(identity_stays && policy_stays) {
             self.retire_links();
@@ -174,16 +179,21 @@ impl DmzSide {
         }
     }
 
+    /// Speaks TLS so around the WebSockets of its links from now on; those that stand go on.
+    pub fn set_outer(&self, outer: &EdgeTls) {
+        self.security.set_outer(outer);
+    }
+
     /// Uses this identity on its links from now on; links that were opened with another one are replaced.
     pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
-        if !replace_identity(&self.identity, identity) {
+        if !replace_identity(&self.security.identity, identity) {
             self.retire_links();
         }
     }
 
     /// What its links show and believe now.
     pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
-        self.identity.load_full()
+        self.security.identity.load_full()
     }
 
     /// Keeps so many links ready to each gateway.

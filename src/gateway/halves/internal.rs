@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arc_swap::ArcSwap;
 
 use super::{
-    IdentityCell, LinkPort, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason, handshake_context,
+    LinkPort, LinkSecurity, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason, handshake_context,
     replace_identity, succeed_identity,
 };
 use crate::{
@@ -25,12 +25,12 @@ use crate::{
     profile::{Half, InternalHalf, InternalMode, InternalService, RetryPolicy, ServiceName},
     proto::multiplex::hello::OfferState,
     telemetry::snapshot::PoolRow,
-    tls::link::LinkIdentity,
+    tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
 /// Where the internal half gets its sessions from.
 pub struct InternalSide {
-    identity: IdentityCell,
+    security: LinkSecurity,
     links: Arc<LinkShares>,
     maximum: usize,
     offering: Arc<ArcSwap<OfferedServices>>,
@@ -46,7 +46,7 @@ impl InternalSide {
     /// Binds what this half needs; nothing runs yet.
     pub fn prepare(
         half: &InternalHalf,
-        identity: Option<LinkIdentity>,
+        (identity, outer): (Option<LinkIdentity>, &EdgeTls),
         before: Option<&Self>,
         found: &ResolvedNames,
         common: &SharedContext,
@@ -54,7 +54,8 @@ impl InternalSide {
         let links =
             LinkShares::new(common.shares.load().internal_links, ShareRule::Divided(count_gateways(half)));
         let offering = Arc::new(ArcSwap::from_pointee(offered_services(half, links.max(), common)));
-        let identity = succeed_identity(identity, before.map(|before| &before.identity));
+        let identity = succeed_identity(identity, before.map(|before| &before.security.identity));
+        let security = LinkSecurity::new(identity, outer, half.link_listen());
         let parts = match &half.way {
             InternalMode::Forward { listen, bind, .. } => {
                 let port = LinkPort::bind(listen, *bind, found)?;
@@ -63,10 +64,10 @@ impl InternalSide {
                 InternalParts::Forward { port, visitors, server }
             }
             InternalMode::Reverse { .. } => {
-                InternalParts::Reverse { gateways: dialled_gateways(&identity, &links, &offering, common) }
+                InternalParts::Reverse { gateways: dialled_gateways(&security, &links, &offering, common) }
             }
         };
-        Ok(Self { identity, maximum: half.maximum, offering, links, parts })
+        Ok(Self { security, maximum: half.maximum, offering, links, parts })
     }
 
     /// Whether this half can keep running under another profile.
@@ -74,7 +75,7 @@ impl InternalSide {
         // The bound on links is made with the way; another one is another way.
         let same_way = match (&self.parts, &half.way) {
             (InternalParts::Forward { port, .. }, InternalMode::Forward { listen, .. }) => {
-                port.address == *listen
+                port.address.is_same_port(listen)
             }
             (InternalParts::Reverse { .. }, InternalMode::Reverse { .. }) => true,
             _ => false,
@@ -92,7 +93,7 @@ impl InternalSide {
                 let run = forward::run(
                     listener,
                     handshake_context(
-                        self.identity.clone(),
+                        &self.security,
                         terms,
                         common.shares.load().internal_handshakes,
                         common,
@@ -110,7 +111,8 @@ impl InternalSide {
 
     /// Continues under another profile with the same mode and ports.
     pub fn update(&mut self, half: &InternalHalf, identity: Option<LinkIdentity>, common: &SharedContext) {
-        let identity_stays = replace_identity(&self.identity, identity);
+        let identity_stays = replace_identity(&self.security.identity, identity);
+        self.security.follow_listener(half.link_listen());
         let before = self.offering.load_full();
         let now = OfferedServices {
             states: before.states.clone(),
@@ -126,16 +128,21 @@ impl InternalSide {
         }
     }
 
+    /// Speaks TLS so around the WebSockets of its links from now on; those that stand go on.
+    pub fn set_outer(&self, outer: &EdgeTls) {
+        self.security.set_outer(outer);
+    }
+
     /// Uses this identity on its links from now on; links that were opened with another one are replaced.
     pub fn set_identity(&mut self, identity: Option<LinkIdentity>) {
-        if !replace_identity(&self.identity, identity) {
+        if !replace_identity(&self.security.identity, identity) {
             self.retire_links();
         }
     }
 
     /// What its links show and believe now.
     pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
-        self.identity.load_full()
+        self.security.identity.load_full()
     }
 
     fn retire_links(&self) {
@@ -281,14 +288,15 @@ impl InternalSide {
 
 /// The DMZ gateways that this half dials, in reverse mode.
 fn dialled_gateways(
-    identity: &IdentityCell,
+    security: &LinkSecurity,
     links: &Arc<LinkShares>,
     offering: &Arc<ArcSwap<OfferedServices>>,
     common: &SharedContext,
 ) -> Arc<DialledGateways<ReverseDialler>> {
     let shared = KeeperContext {
         half: Half::Internal,
-        identity: identity.clone(),
+        identity: security.identity.clone(),
+        outer: security.outer.clone(),
         links: links.clone(),
         tasks: common.tasks.clone(),
         notices: common.notices.clone(),

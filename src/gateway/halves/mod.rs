@@ -18,18 +18,18 @@ use super::{descriptors::DescriptorShares, session::SessionContext};
 use crate::{
     accept::ServeSession,
     admission::{handshakes::HandshakeLimiter, quota::DescriptorQuota},
-    link::{handshake::HandshakeTerms, listener::HandshakeContext},
+    link::{carrier::OuterTlsCell, handshake::HandshakeTerms, listener::HandshakeContext},
     net::{
         dns::DnsResolver,
         listen::{self, BindError, Listener, ListenerGuard},
         resolver::ResolvedNames,
     },
-    profile::{BindPolicy, LinkAddress, RetryPolicy},
+    profile::{BindPolicy, LinkAddress, LinkCarrier, RetryPolicy},
     tasks::Tasks,
     telemetry::{
         audit::AuditTrail, log::AccessLog, notices::NoticeLog, requests::RequestBooks, snapshot::PoolRow,
     },
-    tls::link::LinkIdentity,
+    tls::{edge::EdgeTls, link::LinkIdentity},
 };
 
 /// How often a lost gateway is retried, unless the profile has a `retry`.
@@ -132,14 +132,47 @@ fn replace_identity(cell: &IdentityCell, identity: Option<LinkIdentity>) -> bool
     stays
 }
 
-fn handshake_context(
+/// How the links of a half are secured.
+#[derive(Clone)]
+pub struct LinkSecurity {
     identity: IdentityCell,
+    outer: OuterTlsCell,
+    /// Of the port that links come in by.
+    carrier: Arc<ArcSwap<LinkCarrier>>,
+}
+
+impl LinkSecurity {
+    fn new(identity: IdentityCell, outer: &EdgeTls, listen: Option<&LinkAddress>) -> Self {
+        let carrier = listen.map_or(LinkCarrier::Tcp, |listen| listen.carrier.clone());
+        Self {
+            identity,
+            outer: Arc::new(ArcSwap::from_pointee(outer.clone())),
+            carrier: Arc::new(ArcSwap::from_pointee(carrier)),
+        }
+    }
+
+    /// Its port goes on with what another profile says of it.
+    fn follow_listener(&self, listen: Option<&LinkAddress>) {
+        if let Some(listen) = listen {
+            self.carrier.store(Arc::new(listen.carrier.clone()));
+        }
+    }
+
+    fn set_outer(&self, outer: &EdgeTls) {
+        self.outer.store(Arc::new(outer.clone()));
+    }
+}
+
+fn handshake_context(
+    security: &LinkSecurity,
     terms: HandshakeTerms,
     handshakes: usize,
     common: &SharedContext,
 ) -> HandshakeContext {
     HandshakeContext {
-        identity,
+        identity: security.identity.clone(),
+        outer: security.outer.clone(),
+        carrier: security.carrier.clone(),
         terms,
         handshakes,
         tasks: common.tasks.clone(),

@@ -131,6 +131,7 @@ impl MultiplexedLink {
     pub fn new(parts: LinkParts) -> (Self, LinkHandle) {
         let LinkParts { id, mut stream, peer, end, load, numbers } = parts;
         stream.take_whole_writes();
+        stream.stop_framed_pings();
         if let Some(socket) = stream.tcp() {
             // Pings tell whether it is alive. Fails only on a socket that is already gone.
             let _ = tcp::prepare_busy_link(socket);

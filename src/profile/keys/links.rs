@@ -1,8 +1,8 @@
 //! Keys of the profile itself, of its halves, and of the link of each.
 
 use super::{
-    CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, ProfileKey, RESOLVER,
-    REVOKED, REVOKED_EXPIRED, VIA, VIA_CREDENTIALS,
+    CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, OUTER, ProfileKey,
+    RESOLVER, REVOKED, REVOKED_EXPIRED, VIA, VIA_CREDENTIALS,
     rates::OptionalCount,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
@@ -248,6 +248,7 @@ pub(in crate::profile) static DMZ_LINK: KeyMap = KeyMap {
         &DMZ_LISTEN,
         &DMZ_CONNECT,
         &LINK_TLS_KEY,
+        &OUTER,
         &INSECURE,
         &VIA,
         &VIA_CREDENTIALS,
@@ -282,6 +283,7 @@ pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
         &INTERNAL_CONNECT,
         &INTERNAL_LISTEN,
         &LINK_TLS_KEY,
+        &OUTER,
         &INSECURE,
         &VIA,
         &VIA_CREDENTIALS,
@@ -487,13 +489,13 @@ pub(in crate::profile) static LINK_PEERS: ProfileKey<TextList> = ProfileKey {
     value: TextList { each: NAME_IN_CERTIFICATE, max: defaults::PEERS_MAX, alone: Alone::Refused },
 };
 
-const LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`";
+const LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `socks+wss://HOST:PORT/PATH` or `socks+ws://HOST:PORT/PATH`";
 
-const LINK_PATTERN: &str = r"^socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}$";
+const LINK_PATTERN: &str =
+    r"^(socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}|socks\+wss?://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
 
-const PASSED_LINK_PATTERN: &str = r"^socks(\+tls|\+ssl)?://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)$";
+const PASSED_LINK_PATTERN: &str = r"^(socks(\+tls|\+ssl)?://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)|socks\+wss?://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)(/[^@?#%]*)?)$";
 
-const PASSED_LINK_WORDS: &str =
-    "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `fd@NAME` for a socket that is passed in";
+const PASSED_LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `socks+wss://HOST:PORT/PATH` or `socks+ws://HOST:PORT/PATH`; `fd@NAME` instead of `HOST:PORT` for a socket that is passed in";
 
 const HEALTH_PATTERN: &str = r"^[^/@?#]+:[0-9]{1,5}$";

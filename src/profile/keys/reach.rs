@@ -1,8 +1,8 @@
 //! Keys of how a link finds its way.
 
 use super::{
-    ProfileKey,
-    values::{Alone, Flag, Text, TextList},
+    KeyMap, ProfileKey,
+    values::{Alone, Flag, PEM_FILE, SubMap, Text, TextList},
 };
 use crate::profile::defaults;
 
@@ -42,4 +42,44 @@ pub(in crate::profile) static RESOLVER: ProfileKey<TextList> = ProfileKey {
         max: defaults::NAME_SERVERS_MAX,
         alone: Alone::Allowed,
     },
+};
+
+pub(in crate::profile) static OUTER: ProfileKey<SubMap> = ProfileKey {
+    name: "outer",
+    about: "The TLS around the WebSocket of `socks+wss`. It gets links through the network and proves nothing of the other gateway, which `tls` does.",
+    example: "",
+    value: SubMap(&OUTER_TLS),
+};
+
+pub(in crate::profile) static OUTER_TLS: KeyMap = KeyMap {
+    about: "The TLS around the WebSocket of `socks+wss`: what `listen` shows, and what `connect` takes.",
+    groups: &[&[&OUTER_CERTIFICATE, &OUTER_KEY, &OUTER_CA, &OUTER_NAME]],
+};
+
+pub(in crate::profile) static OUTER_CERTIFICATE: ProfileKey<Text> = ProfileKey {
+    name: "certificate",
+    about: "What `listen` shows.",
+    example: r#"pki/www.pem"#,
+    value: PEM_FILE,
+};
+
+pub(in crate::profile) static OUTER_KEY: ProfileKey<Text> = ProfileKey {
+    name: "key",
+    about: "That certificate's private key, mode 0600.",
+    example: r#"pki/www.key"#,
+    value: PEM_FILE,
+};
+
+pub(in crate::profile) static OUTER_CA: ProfileKey<Text> = ProfileKey {
+    name: "ca",
+    about: "The authority that the certificate comes from which `connect` is shown: of a balancer, or of a proxy that inspects TLS. Unset: the system's authorities.",
+    example: r#"pki/proxy-ca.pem"#,
+    value: PEM_FILE,
+};
+
+pub(in crate::profile) static OUTER_NAME: ProfileKey<Text> = ProfileKey {
+    name: "name",
+    about: "The name that it carries. Unset: the host of the address.",
+    example: r#"gate.example.com"#,
+    value: Text { pattern: "", words: "a host" },
 };

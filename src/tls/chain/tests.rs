@@ -8,8 +8,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     disk::PipePolicy,
+    net::read_ahead::BelowTls,
     profile::{ConnectTls, LinkTls, PemSource, ProfilePlace, RevokedFiles},
-    tls::{edge::EdgeTls, link::LinkIdentity},
+    tls::{edge::EdgeTls, link::LinkIdentity, party::TlsParty},
 };
 
 fn openssl(folder: &Path, line: &str) {
@@ -118,7 +119,10 @@ async fn shaken(listens: &LinkIdentity, dials: &LinkIdentity) -> [Option<String>
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let accepted = listener.accept().await.unwrap().0;
-    let (accepted, dialled) = tokio::join!(listens.accept(accepted), dials.connect(dialled, "127.0.0.1"));
+    let (accepted, dialled) = tokio::join!(
+        listens.accept(BelowTls::Socket(accepted)),
+        dials.connect(BelowTls::Socket(dialled), "127.0.0.1"),
+    );
     [accepted.err(), dialled.err()].map(|error| error.map(|error| error.to_string()))
 }
 
@@ -212,7 +216,8 @@ async fn an_intermediate_that_has_expired_is_told_by_its_number() {
 /// What a backend's certificate comes to with this `ca` of its connect.
 async fn called(pki: &Pki, pair: &str, ca: &str, name: &str) -> Result<(), String> {
     let tls = ConnectTls { ca: pki.material(ca), name: name.into(), pair: None, alpn: Vec::new() };
-    let edges = EdgeTls::load(std::iter::empty(), std::iter::once(&tls), PipePolicy::Refused);
+    let edges =
+        EdgeTls::load(std::iter::empty(), std::iter::once((TlsParty::Backend, &tls)), PipePolicy::Refused);
     let caller = edges.connect_client(&tls).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -20,3 +20,4 @@ mod shared;
 mod shares;
 mod states;
 mod via;
+mod websocket;

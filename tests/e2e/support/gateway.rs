@@ -168,7 +168,8 @@ impl Gateway {
     /// The port that links come in by.
     pub async fn link_port(&self) -> SocketAddr {
         let snapshot = self.now().await;
-        snapshot.listening[0].rsplit_once("//").unwrap().1.parse().unwrap()
+        let at = snapshot.listening[0].split_once("//").unwrap().1;
+        at.split('/').next().unwrap().parse().unwrap()
     }
 
     /// Waits until a session has ended with these two letters.

@@ -36,13 +36,40 @@ pub struct Plan<'a> {
     pub drain: &'a str,
     /// Whether the link has no TLS; then it speaks SOCKS5.
     pub is_plain: bool,
+    /// What links are carried by.
+    pub carrier: Carrier,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    Tcp,
+    Ws,
+    Wss,
+}
+
+/// What the listener and the dialler of a `socks+wss` link have, whose halves these are.
+fn outer_tls(listener: &str, half: &str) -> String {
+    match listener == half {
+        true => format!(", outer: {{ certificate: pki/{half}.pem, key: pki/{half}.key }}"),
+        false => format!(", outer: {{ ca: pki/ca.pem, name: {listener} }}"),
+    }
 }
 
 impl<'a> Plan<'a> {
     pub fn new(mode: Mode, backend: &'a str) -> Self {
         let accept = "tcp://127.0.0.1:0";
         let (dmz_link, dmz_service, internal_link) = ("", "", "");
-        Self { mode, backend, accept, dmz_link, dmz_service, internal_link, drain: "1s", is_plain: false }
+        Self {
+            mode,
+            backend,
+            accept,
+            dmz_link,
+            dmz_service,
+            internal_link,
+            drain: "1s",
+            is_plain: false,
+            carrier: Carrier::Tcp,
+        }
     }
 
     pub fn direct(&self) -> String {
@@ -58,7 +85,7 @@ impl<'a> Plan<'a> {
     pub fn dmz(&self, link: &str) -> String {
         let Self { dmz_link, dmz_service, drain, .. } = self;
         let (mode, accept) = (mode_word(self.mode), written(self.accept));
-        let tls = self.tls(DMZ_TLS);
+        let tls = self.tls(DMZ_TLS, "dmz");
         format!(
             "mode: {mode}\ndrain: {drain}\ndmz:\n  link: {{ {link}{tls}{dmz_link} }}\n  \
              services: {{ orders: {{ accept: [{accept}]{dmz_service} }} }}\n"
@@ -68,15 +95,27 @@ impl<'a> Plan<'a> {
     pub fn internal(&self, link: &str) -> String {
         let Self { internal_link, drain, .. } = self;
         let (mode, backend) = (mode_word(self.mode), written(self.backend));
-        let tls = self.tls(INTERNAL_TLS);
+        let tls = self.tls(INTERNAL_TLS, "internal");
         format!(
             "mode: {mode}\ndrain: {drain}\ninternal:\n  link: {{ {link}{tls}{internal_link} }}\n  \
              services: {{ orders: {{ connect: {backend} }} }}\n"
         )
     }
 
-    fn tls(&self, of_half: &str) -> String {
-        if self.is_plain { String::new() } else { format!(", tls: {of_half}") }
+    fn tls(&self, of_half: &str, half: &str) -> String {
+        let listener = if self.mode == Mode::Forward { "internal" } else { "dmz" };
+        let outer = if self.carrier == Carrier::Wss { outer_tls(listener, half) } else { String::new() };
+        if self.is_plain { outer } else { format!(", tls: {of_half}{outer}") }
+    }
+
+    /// The address of a link there.
+    pub fn link(&self, at: &str) -> String {
+        match (self.carrier, self.is_plain) {
+            (Carrier::Tcp, true) => format!("socks://{at}"),
+            (Carrier::Tcp, false) => format!("socks+tls://{at}"),
+            (Carrier::Ws, _) => format!("socks+ws://{at}/link"),
+            (Carrier::Wss, _) => format!("socks+wss://{at}/link"),
+        }
     }
 
     /// Starts what the mode needs, and waits until the way is ready.
@@ -86,18 +125,18 @@ impl<'a> Plan<'a> {
 
     /// The same with the certificates of `place`, which has those of both halves.
     pub async fn start_in(&self, place: Place) -> Way {
-        let scheme = if self.is_plain { "socks" } else { "socks+tls" };
-        let listen = &format!("listen: '{scheme}://127.0.0.1:0'");
+        let listen = &format!("listen: '{}'", self.link("127.0.0.1:0"));
+        let connect = |at: std::net::SocketAddr| format!("connect: '{}'", self.link(&at.to_string()));
         let (dmz, internal) = match self.mode {
             Mode::Direct => (place.start("direct", &self.direct()), None),
             Mode::Forward => {
                 let internal = place.start("internal", &self.internal(listen));
-                let connect = format!("connect: '{scheme}://{}'", internal.link_port().await);
+                let connect = connect(internal.link_port().await);
                 (place.start("dmz", &self.dmz(&connect)), Some(internal))
             }
             Mode::Reverse => {
                 let dmz = place.start("dmz", &self.dmz(listen));
-                let connect = format!("connect: '{scheme}://{}'", dmz.link_port().await);
+                let connect = connect(dmz.link_port().await);
                 let internal = place.start("internal", &self.internal(&connect));
                 (dmz, Some(internal))
             }

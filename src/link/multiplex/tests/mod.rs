@@ -122,8 +122,10 @@ async fn pair_in_tls() -> (Served, Served) {
     let name = ServerName::try_from("inside.test").expect("a name");
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
-    let (one, other) =
-        tokio::join!(connector.connect(name, ReadAhead::new(one)), acceptor.accept(ReadAhead::new(other)),);
+    let (one, other) = tokio::join!(
+        connector.connect(name, ReadAhead::of_socket(one)),
+        acceptor.accept(ReadAhead::of_socket(other)),
+    );
     let one = NetStream::Tls(Box::new(one.expect("a handshake").into()));
     let other = NetStream::Tls(Box::new(other.expect("a handshake").into()));
     (serve(one, LinkEnd::Opener), serve(other, LinkEnd::Server))

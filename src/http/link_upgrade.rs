@@ -1,0 +1,177 @@
+//! The request that makes a connection the WebSocket of a link (RFC 6455, section 4), asked and answered.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+use super::{
+    HeadSource,
+    body::MessageBody,
+    driver,
+    error_response::{self, ErrorResponse},
+    framing, request, websocket,
+};
+use crate::net::{prefixed::PrefixedStream, stream::NetStream};
+
+/// The head of an answer.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Of the words that the other end says.
+const SAID_MAX: usize = 80;
+
+/// Why a connection did not become a link's WebSocket.
+#[derive(Debug, Error)]
+pub enum UpgradeError {
+    #[error("it closed the connection before it answered")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error(
+        "it answers {0} where a WebSocket was asked for: is it the path of the other gateway's `listen`?"
+    )]
+    Refused(String),
+    #[error("it does not speak HTTP: its answer begins with `{0}`")]
+    OtherProtocol(String),
+    #[error("it answers 101 without the right {0}")]
+    NoWebSocket(&'static str),
+    #[error("the head of its answer has more than {HEAD_BYTES_MAX} bytes")]
+    LongHead,
+    #[error("it asked for no WebSocket at `{0}`")]
+    NotAsked(Arc<str>),
+    #[error("its request could not be read: {0}")]
+    Request(hyper::Error),
+}
+
+/// Asks the other end of a connection to make it a WebSocket.
+pub async fn ask_upgrade(
+    mut stream: NetStream,
+    authority: &str,
+    path: &str,
+) -> Result<PrefixedStream, UpgradeError> {
+    let key = generate_key();
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: portcullis\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.flush().await?;
+    let (head, behind) = read_head(&mut stream).await?;
+    judge_answer(&head, &key)?;
+    Ok(PrefixedStream { prefix: behind, stream })
+}
+
+/// The head of an answer, and what was read behind it.
+async fn read_head(stream: &mut NetStream) -> Result<(Vec<u8>, Bytes), UpgradeError> {
+    let mut head = Vec::new();
+    loop {
+        match stream.read_buf(&mut head).await {
+            Ok(0) if head.is_empty() => return Err(UpgradeError::Closed),
+            Ok(0) => return Err(other_protocol(&head)),
+            Ok(_) => {}
+            Err(error) if head.is_empty() && error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(UpgradeError::Closed);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if head.iter().zip(b"HTTP/").any(|(byte, known)| byte != known) {
+            return Err(other_protocol(&head));
+        }
+        if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
+            let behind = head.split_off(end + 4);
+            return Ok((head, behind.into()));
+        }
+        if head.len() > HEAD_BYTES_MAX {
+            return Err(UpgradeError::LongHead);
+        }
+    }
+}
+
+fn judge_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut answer = httparse::Response::new(&mut fields);
+    let status = match answer.parse(head) {
+        Ok(httparse::Status::Complete(_)) => answer.code.unwrap_or_default(),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(other_protocol(head)),
+    };
+    if status != 101 {
+        let said = format!("{status} {}", answer.reason.unwrap_or_default());
+        return Err(UpgradeError::Refused(shown(said.trim().as_bytes())));
+    }
+    let field = |name: &str| {
+        let fields = answer.headers.iter();
+        fields.filter(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value).next()
+    };
+    if !field("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket")) {
+        return Err(UpgradeError::NoWebSocket("Upgrade"));
+    }
+    if field("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+        return Err(UpgradeError::NoWebSocket("Sec-WebSocket-Accept"));
+    }
+    Ok(())
+}
+
+/// What the other end says, as far as it can be shown.
+fn shown(bytes: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(bytes).chars().take(SAID_MAX).collect();
+    text.escape_default().to_string()
+}
+
+fn other_protocol(heard: &[u8]) -> UpgradeError {
+    UpgradeError::OtherProtocol(shown(&heard[..heard.len().min(16)]))
+}
+
+/// Answers the requests of a connection until one of them has made it a WebSocket; whatever else is asked for is not
+/// there.
+pub async fn answer_upgrade(stream: NetStream, path: Arc<str>) -> Result<PrefixedStream, UpgradeError> {
+    let granted = Arc::new(Mutex::new(None::<OnUpgrade>));
+    let service = {
+        let (granted, path) = (granted.clone(), path.clone());
+        service_fn(move |mut request: Request<Incoming>| {
+            let upgrade = hyper::upgrade::on(&mut request);
+            let version = request.version();
+            let mut response = grant(&request, &path).unwrap_or_else(|refused| refused.into_response(None));
+            match response.status() {
+                StatusCode::SWITCHING_PROTOCOLS => {
+                    *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+                }
+                _ => framing::adapt_to_version(version, &mut response),
+            }
+            async { Ok::<_, Infallible>(response) }
+        })
+    };
+    let served = driver::server_builder(HeadSource::Outside)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    served.await.map_err(UpgradeError::Request)?;
+    let upgrade = granted.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let upgraded = upgrade.ok_or(UpgradeError::NotAsked(path))?.await.map_err(UpgradeError::Request)?;
+    let parts = upgraded.downcast::<TokioIo<NetStream>>().map_err(|_| UpgradeError::Closed)?;
+    Ok(PrefixedStream { prefix: parts.read_buf, stream: parts.io.into_inner() })
+}
+
+/// The answer to a request at a link's port.
+fn grant(request: &Request<Incoming>, path: &str) -> Result<Response<MessageBody>, ErrorResponse> {
+    request::check_request(request)?;
+    match is_for_link(request, path) {
+        true => websocket::grant_upgrade(request, None),
+        false => Err(error_response::no_such_service()),
+    }
+}
+
+/// Whether a request asks for a WebSocket at the very path of a link.
+pub fn is_for_link<B>(request: &Request<B>, path: &str) -> bool {
+    let wanted = request::requested_upgrade(request.headers(), request.version());
+    request.uri().path() == path && request::is_websocket(wanted.as_ref())
+}

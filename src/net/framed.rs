@@ -1,0 +1,405 @@
+//! One end of a link that is carried by a WebSocket (RFC 6455), as a stream of bytes: binary messages hold exactly
+//! what a TCP connection would carry.
+//!
+//! A frame is as long as what is written at once. Its head is the first piece of a vectored write, and what of it the
+//! kernel does not take stays with the writer, who goes on with it: nothing is copied, but by the masking that whoever
+//! has dialled owes. A close frame is the end of sending in its direction. What ends without one was cut.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep},
+};
+
+use super::prefixed::PrefixedStream;
+use crate::proto::ws::{
+    FrameMask, FrameSource, Masking, Opcode, WebSocketDecoder, WebSocketEnd, WebSocketFrameHead, push_frame,
+};
+
+/// A ping goes so often, so that nobody on the way takes the link for dead.
+pub const PING_EVERY: Duration = Duration::from_secs(10);
+/// The longest message: a link's largest batch, sealed.
+const FRAME_BYTES_MAX: usize = 288 * 1024;
+/// Pieces of one write.
+const PIECES_MAX: usize = 64;
+/// While so many bytes of answers wait for the other end, nothing is read that may want one.
+const CONTROL_BYTES_MAX: usize = 16 * 1024;
+/// All is said.
+const NORMAL: u16 = 1000;
+
+thread_local! {
+    /// The worker's buffer for what is masked; borrowed within one poll and never across one.
+    static MASKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Which end of the WebSocket it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FramedEnd {
+    Dialled,
+    Accepted,
+}
+
+#[derive(Debug)]
+pub struct FramedSocket {
+    stream: PrefixedStream,
+    end: FramedEnd,
+    decoder: WebSocketDecoder,
+    state: CloseState,
+    sending: DataFrame,
+    /// Control frames that wait until no data frame is under way, and how much of them is out.
+    control: Vec<u8>,
+    control_sent: usize,
+    /// Unset where the link has pings of its own.
+    pings: Option<Pin<Box<Sleep>>>,
+    /// Whether the last read was as long as it could be.
+    was_full: bool,
+}
+
+/// ```text
+/// open ─► we closed ─────► both closed
+///      └► they closed ─┘
+/// any  ─► broken
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CloseState {
+    Open,
+    WeClosed,
+    /// With the code that they gave.
+    TheyClosed(Option<u16>),
+    BothClosed,
+    Broken,
+}
+
+/// The data frame that is under way: what is left of its head and of its bytes.
+#[derive(Debug, Default)]
+struct DataFrame {
+    head: Option<WebSocketFrameHead>,
+    head_sent: usize,
+    left: usize,
+    mask: FrameMask,
+}
+
+impl DataFrame {
+    fn begin(length: usize, masking: Masking) -> Self {
+        let head = WebSocketFrameHead::new(Opcode::Binary, true, length, masking);
+        Self { mask: head.mask, head: Some(head), head_sent: 0, left: length }
+    }
+
+    fn head_left(&self) -> &[u8] {
+        self.head.as_ref().map_or(&[], |head| &head.as_bytes()[self.head_sent..])
+    }
+
+    /// So many bytes are out, those of the head first; how many of them were no head's.
+    fn note_sent(&mut self, count: usize) -> usize {
+        let of_head = count.min(self.head_left().len());
+        self.head_sent += of_head;
+        let sent = count - of_head;
+        self.left -= sent;
+        self.mask.turn(sent);
+        if self.left == 0 {
+            self.head = None;
+        }
+        sent
+    }
+}
+
+impl FramedSocket {
+    /// Takes over a connection that has become a WebSocket, with what was read behind that.
+    pub fn new(stream: PrefixedStream, end: FramedEnd) -> Self {
+        let source = match end {
+            FramedEnd::Dialled => FrameSource::AcceptedLink,
+            FramedEnd::Accepted => FrameSource::DialledLink,
+        };
+        Self {
+            stream,
+            end,
+            decoder: WebSocketDecoder::new(source),
+            state: CloseState::Open,
+            sending: DataFrame::default(),
+            control: Vec::new(),
+            control_sent: 0,
+            pings: Some(Box::pin(sleep(PING_EVERY))),
+            was_full: false,
+        }
+    }
+
+    /// The socket below, where there is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        self.stream.stream.tcp()
+    }
+
+    /// The TLS around it takes whatever is written.
+    pub fn take_whole_writes(&mut self) {
+        self.stream.stream.take_whole_writes();
+    }
+
+    /// What it carries has pings of its own.
+    pub fn stop_pings(&mut self) {
+        self.pings = None;
+    }
+
+    /// Whether the last read may have left something behind.
+    pub fn was_full(&self) -> bool {
+        self.was_full
+    }
+
+    /// Goes on while nobody reads it.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        self.poll_pings(cx);
+        // What fails here fails for the next reader or writer, too.
+        let _ = self.poll_control(cx);
+    }
+
+    /// Reads and forgets until the other end has closed as well: closed before, this end would reset what is still on
+    /// its way there.
+    pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 512];
+        while self.state == CloseState::WeClosed {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(self.poll_messages(cx, &mut buf)) {
+                Ok(()) if buf.filled().is_empty() => break,
+                Ok(()) => {}
+                Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn masking(&self) -> Masking {
+        match self.end {
+            FramedEnd::Dialled => Masking::Fresh,
+            FramedEnd::Accepted => Masking::None,
+        }
+    }
+
+    fn push_control(&mut self, kind: Opcode, body: &[u8]) {
+        let masking = self.masking();
+        push_frame(&mut self.control, kind, body, masking);
+    }
+
+    fn poll_pings(&mut self, cx: &mut Context<'_>) {
+        // Behind a close frame of ours nothing is sent any more.
+        if !matches!(self.state, CloseState::Open | CloseState::TheyClosed(_)) {
+            return;
+        }
+        while let Some(timer) = &mut self.pings
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            timer.as_mut().reset(Instant::now() + PING_EVERY);
+            if self.control.is_empty() {
+                self.push_control(Opcode::Ping, b"");
+            }
+        }
+    }
+
+    /// Writes control frames; not within a data frame, whose writer goes on with it.
+    fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.sending.head.is_some() {
+            return Poll::Pending;
+        }
+        if self.control.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while self.control_sent < self.control.len() {
+            let left = &self.control[self.control_sent..];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, left))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.control_sent += count,
+            }
+        }
+        (self.control, self.control_sent) = (Vec::new(), 0);
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Reads until messages have brought bytes; none: the other end has closed.
+    fn poll_messages(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        loop {
+            match self.state {
+                CloseState::TheyClosed(_) | CloseState::BothClosed => return Poll::Ready(Ok(())),
+                CloseState::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                CloseState::Open | CloseState::WeClosed => {}
+            }
+            self.poll_pings(cx);
+            if !self.control.is_empty() {
+                // What fails here fails for the next writer, too, and behind what there is to read.
+                let is_pending = self.poll_control(cx).is_pending();
+                if is_pending && self.control.len() >= CONTROL_BYTES_MAX {
+                    return Poll::Pending;
+                }
+            }
+            let room = buf.remaining();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            let read = buf.filled().len() - before;
+            self.was_full = room > 0 && read == room;
+            if read == 0 {
+                return Poll::Ready(Err(without_close()));
+            }
+            let heard = self.decoder.decode(&mut buf.filled_mut()[before..], &mut self.control);
+            buf.set_filled(before + heard);
+            self.note_end(cx)?;
+            if heard > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn note_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.decoder.end() {
+            None => Ok(()),
+            Some(WebSocketEnd::Closed(code)) => {
+                self.state = match self.state {
+                    CloseState::WeClosed => CloseState::BothClosed,
+                    _ => CloseState::TheyClosed(code),
+                };
+                if self.state == CloseState::BothClosed {
+                    // An end of TLS and of TCP; whether it is heard is the other end's affair.
+                    let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+                }
+                Ok(())
+            }
+            Some(WebSocketEnd::Broken(breach)) => {
+                self.push_control(Opcode::Close, &breach.code().to_be_bytes());
+                // It is told, if it can be told at once.
+                let _ = self.poll_control(cx);
+                self.state = CloseState::Broken;
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("WebSocket: {breach}")))
+            }
+        }
+    }
+
+    fn poll_write_pieces(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.state {
+            CloseState::Open | CloseState::TheyClosed(_) => {}
+            CloseState::WeClosed | CloseState::BothClosed | CloseState::Broken => {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+        let all: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if all == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        if self.sending.head.is_none() {
+            ready!(self.poll_control(cx))?;
+            self.sending = DataFrame::begin(all.min(FRAME_BYTES_MAX), self.masking());
+        }
+        loop {
+            let count = match self.end {
+                FramedEnd::Accepted => ready!(self.poll_write_plain(cx, pieces)),
+                FramedEnd::Dialled => ready!(self.poll_write_masked(cx, pieces)),
+            }?;
+            match (count, self.sending.note_sent(count)) {
+                (0, _) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                // A part of the head, so far.
+                (_, 0) => {}
+                (_, sent) => return Poll::Ready(Ok(sent)),
+            }
+        }
+    }
+
+    fn poll_write_plain(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut all = [IoSlice::new(&[]); PIECES_MAX + 1];
+        let (mut count, mut left) = (0, self.sending.left);
+        let head = self.sending.head_left();
+        if !head.is_empty() {
+            all[0] = IoSlice::new(head);
+            count = 1;
+        }
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()).take(PIECES_MAX) {
+            if left == 0 {
+                break;
+            }
+            let bytes = &piece[..piece.len().min(left)];
+            all[count] = IoSlice::new(bytes);
+            (count, left) = (count + 1, left - bytes.len());
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, &all[..count])
+    }
+
+    fn poll_write_masked(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        MASKED.with_borrow_mut(|masked| {
+            masked.clear();
+            masked.extend_from_slice(self.sending.head_left());
+            let (mut mask, mut left) = (self.sending.mask, self.sending.left);
+            for piece in pieces {
+                let bytes = &piece[..piece.len().min(left)];
+                mask.push(bytes, masked);
+                left -= bytes.len();
+            }
+            Pin::new(&mut self.stream).poll_write(cx, masked)
+        })
+    }
+}
+
+fn without_close() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "its WebSocket ended without a close frame")
+}
+
+impl AsyncRead for FramedSocket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_messages(cx, buf)
+    }
+}
+
+impl AsyncWrite for FramedSocket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_pieces(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_pieces(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.sending.head.is_none() {
+            ready!(this.poll_control(cx))?;
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.sending.head.is_some() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, "a frame has only begun")));
+        }
+        match this.state {
+            CloseState::Open => {
+                this.push_control(Opcode::Close, &NORMAL.to_be_bytes());
+                this.state = CloseState::WeClosed;
+            }
+            CloseState::TheyClosed(code) => {
+                let body = code.map(u16::to_be_bytes);
+                this.push_control(Opcode::Close, body.as_ref().map_or(&[], |code| code));
+                this.state = CloseState::BothClosed;
+            }
+            CloseState::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            CloseState::WeClosed | CloseState::BothClosed => {}
+        }
+        ready!(this.poll_control(cx))?;
+        match this.state {
+            CloseState::BothClosed => Pin::new(&mut this.stream).poll_shutdown(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

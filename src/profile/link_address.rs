@@ -1,0 +1,320 @@
+//! Addresses of links: where the other gateway is, and what its links are carried by on the way there: TCP itself, or
+//! a WebSocket, whose outer TLS gets them through the network and proves nothing.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use super::{
+    AcceptTls, ClientCheck, ConnectTls, GatewaysOfName, HostPort, KeyPair, PemSource, TlsVersion, ViaProxy,
+    WEB_ALPN,
+    edge::key_pair,
+    endpoint::{KnownSchemes, PortUse, host_of, host_port, path, split},
+    fields::{Located, MapReader, ReadValue, ValueReader},
+    keys::{self, AnyKey},
+    link::material,
+    problem::{Problem, ProfilePlace, ValueProblem},
+};
+
+/// One end of a link between the gateways, to listen on or to dial.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LinkAddress {
+    /// Whether mutual TLS is spoken from gateway to gateway.
+    pub tls: bool,
+    pub at: HostPort,
+    pub carrier: LinkCarrier,
+    /// The proxy that it is dialled through.
+    pub via: Option<Arc<ViaProxy>>,
+    pub gateways: GatewaysOfName,
+}
+
+/// What a link's bytes are carried by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LinkCarrier {
+    Tcp,
+    /// The binary messages of a WebSocket.
+    WebSocket(LinkWebSocket),
+}
+
+/// The WebSocket of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LinkWebSocket {
+    /// Of the request that asks for it; no path below it means the link.
+    pub path: String,
+    pub outer: OuterTls,
+}
+
+/// The TLS around a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum OuterTls {
+    None,
+    /// What a port shows whose accepts have a certificate.
+    OfPort,
+    /// What a listener shows.
+    Shown(Box<AcceptTls>),
+    /// What a dialler takes.
+    Checked(Box<ConnectTls>),
+}
+
+impl fmt::Display for LinkAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.carrier {
+            LinkCarrier::Tcp => {
+                let scheme = if self.tls { "socks+tls" } else { "socks" };
+                write!(out, "{scheme}://{}", self.at)
+            }
+            LinkCarrier::WebSocket(socket) => {
+                let scheme = if socket.is_secure() { "socks+wss" } else { "socks+ws" };
+                write!(out, "{scheme}://{}{}", self.at, socket.path)
+            }
+        }
+    }
+}
+
+impl LinkWebSocket {
+    /// Whether TLS is spoken around it.
+    pub fn is_secure(&self) -> bool {
+        self.outer != OuterTls::None
+    }
+}
+
+const LINK: KnownSchemes = KnownSchemes {
+    known: &["socks", "socks+tls", "socks+ssl", "socks+ws", "socks+wss"],
+    example: "socks+tls://dmz.example.com:1443",
+};
+
+impl LinkAddress {
+    pub(super) fn parse(text: &str, port: PortUse) -> Result<Self, ValueProblem> {
+        let (scheme, rest) = split(text, &LINK)?;
+        let gateways = GatewaysOfName::default();
+        let outer = match scheme {
+            "socks+ws" => OuterTls::None,
+            "socks+wss" => OuterTls::OfPort,
+            scheme => {
+                let at = host_port(rest, port, LINK.example)?;
+                return Ok(Self {
+                    tls: scheme != "socks",
+                    at,
+                    carrier: LinkCarrier::Tcp,
+                    via: None,
+                    gateways,
+                });
+            }
+        };
+        let (at, asked) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let at = host_port(at, port, "socks+wss://dmz.example.com:443/link")?;
+        let carrier = LinkCarrier::WebSocket(LinkWebSocket { path: path(asked)?, outer });
+        // Whether the link has `tls` is not known yet.
+        Ok(Self { tls: false, at, carrier, via: None, gateways })
+    }
+
+    /// The WebSocket that carries it, where one does.
+    pub fn web_socket(&self) -> Option<&LinkWebSocket> {
+        match &self.carrier {
+            LinkCarrier::Tcp => None,
+            LinkCarrier::WebSocket(socket) => Some(socket),
+        }
+    }
+
+    fn web_socket_mut(&mut self) -> Option<&mut LinkWebSocket> {
+        match &mut self.carrier {
+            LinkCarrier::Tcp => None,
+            LinkCarrier::WebSocket(socket) => Some(socket),
+        }
+    }
+
+    /// Whether a port that listens there goes on under the other address, whatever certificate it shows.
+    pub fn is_same_port(&self, other: &Self) -> bool {
+        let carrier =
+            |address: &Self| address.web_socket().map(|socket| (socket.path.clone(), socket.is_secure()));
+        (self.tls, &self.at, carrier(self)) == (other.tls, &other.at, carrier(other))
+    }
+
+    /// Where it is, beside its scheme: two that differ in it are two gateways.
+    pub(super) fn place_in_network(&self) -> String {
+        let path = self.web_socket().map(|socket| socket.path.as_str()).filter(|path| *path != "/");
+        format!("{}{}", self.at, path.unwrap_or_default())
+    }
+
+    /// Within a WebSocket, TLS is spoken where the link has any.
+    pub(super) fn follow_tls(&mut self, is_there: bool) {
+        if self.web_socket().is_some() {
+            self.tls = is_there;
+        }
+    }
+
+    /// How the request for its WebSocket names the host: as its certificate does, where TLS is spoken around it.
+    pub fn authority(&self) -> String {
+        let default_port = if self.web_socket().is_some_and(LinkWebSocket::is_secure) { 443 } else { 80 };
+        let host = self.checked_tls().map_or(self.host_name(), |tls| &tls.name);
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        match self.at.port == default_port {
+            true => host,
+            false => format!("{host}:{}", self.at.port),
+        }
+    }
+
+    /// What its listener shows, where it shows something of its own.
+    pub fn shown_tls(&self) -> Option<&AcceptTls> {
+        match self.web_socket().map(|socket| &socket.outer) {
+            Some(OuterTls::Shown(tls)) => Some(tls),
+            Some(OuterTls::None | OuterTls::OfPort | OuterTls::Checked(_)) | None => None,
+        }
+    }
+
+    /// Who the other end of its outer TLS has to be.
+    pub fn checked_tls(&self) -> Option<&ConnectTls> {
+        match self.web_socket().map(|socket| &socket.outer) {
+            Some(OuterTls::Checked(tls)) => Some(tls),
+            Some(OuterTls::None | OuterTls::OfPort | OuterTls::Shown(_)) | None => None,
+        }
+    }
+}
+
+/// `outer` of a link, as it was written.
+#[derive(Default)]
+pub(super) struct OuterOptions {
+    place: Option<ProfilePlace>,
+    pair: Option<KeyPair>,
+    ca: Option<PemSource>,
+    name: Option<String>,
+}
+
+impl OuterOptions {
+    pub fn read(link: &MapReader<'_>, problems: &mut Vec<Problem>) -> ReadValue<Self> {
+        match ReadValue::read(link.take(&keys::OUTER), |field| Self::read_map(&field, problems)) {
+            ReadValue::Absent => ReadValue::Good(Self::default()),
+            read => read,
+        }
+    }
+
+    fn read_map(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Self> {
+        let fields = field.map(&keys::OUTER_TLS, problems)?;
+        let before = problems.len();
+        let both: [&dyn AnyKey; 2] = [&keys::OUTER_CERTIFICATE, &keys::OUTER_KEY];
+        let given = both.map(|key| fields.take(key).is_some());
+        let pair = key_pair(&fields, both[0], both[1], problems);
+        match given {
+            [true, false] => {
+                fields.report_missing(both[1], "write the file with the certificate's private key", problems)
+            }
+            [false, true] => {
+                fields.report_missing(both[0], "write the file with the key's certificate", problems)
+            }
+            [true, true] | [false, false] => {}
+        }
+        let ca = fields.take(&keys::OUTER_CA).and_then(|field| material(&field, problems));
+        let name = fields.take(&keys::OUTER_NAME).and_then(|field| {
+            let name = host_of(field.text(problems)?);
+            name.map_or_else(|fault| field.refuse(fault, problems), Some)
+        });
+        (problems.len() == before).then(|| Self { place: Some(field.place()), pair, ca, name })
+    }
+
+    /// Gives each address what is said for it.
+    pub fn apply(
+        &self,
+        listen: &mut ReadValue<Located<LinkAddress>>,
+        connect: &mut ReadValue<Vec<Located<LinkAddress>>>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let mut is_used = false;
+        if let ReadValue::Good(listen) = listen
+            && let Some(socket) = listen.value.web_socket_mut().filter(|socket| socket.is_secure())
+        {
+            is_used = true;
+            if let Some(pair) = &self.pair {
+                socket.outer = OuterTls::Shown(Box::new(shown(pair)));
+            }
+        }
+        if let ReadValue::Good(connect) = connect {
+            for Located { value: address, place } in connect {
+                let host = address.at.host_without_zone().to_owned();
+                let Some(socket) = address.web_socket_mut().filter(|socket| socket.is_secure()) else {
+                    continue;
+                };
+                is_used = true;
+                match self.checked(host, place) {
+                    Ok(tls) => socket.outer = OuterTls::Checked(Box::new(tls)),
+                    Err(fault) => problems.push(fault.at(place.clone())),
+                }
+            }
+        }
+        if let Some(place) = self.place.as_ref().filter(|_| !is_used) {
+            let what = "no address of this link speaks TLS around a WebSocket";
+            let fault = ValueProblem::new(what, "write `socks+wss://HOST:PORT/PATH`, or remove it");
+            problems.push(fault.at(place.clone()));
+        }
+    }
+
+    fn checked(&self, host: String, place: &ProfilePlace) -> Result<ConnectTls, ValueProblem> {
+        let of_system =
+            || Some(PemSource::File { path: system_authorities()?.to_path_buf(), place: place.clone() });
+        let ca = self.ca.clone().or_else(of_system).ok_or_else(|| {
+            let what = "this system has no file with authorities that the outer certificate could come from";
+            ValueProblem::new(what, "write `outer: { ca: FILE }` under `link`")
+        })?;
+        let name = self.name.clone().unwrap_or(host);
+        Ok(ConnectTls { ca, name, pair: None, alpn: vec![WEB_ALPN.into()] })
+    }
+}
+
+fn shown(pair: &KeyPair) -> AcceptTls {
+    AcceptTls {
+        pair: pair.clone(),
+        clients: ClientCheck::Nobody,
+        min_version: TlsVersion::default(),
+        alpn: Vec::new(),
+    }
+}
+
+/// The system's authorities in one file: Debian and its like, Fedora and its like, SUSE, Alpine.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+fn system_authorities() -> Option<&'static Path> {
+    SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<String, String> {
+        let parsed = LinkAddress::parse(text, PortUse::Listening);
+        parsed.map(|address| address.to_string()).map_err(|fault| fault.what)
+    }
+
+    #[test]
+    fn addresses_of_links_are_read_into_one_spelling() {
+        let table = [
+            ("socks+tls://[fe80::2%3]:1443", "socks+tls://[fe80::2%3]:1443"),
+            ("socks://127.0.0.1:1080", "socks://127.0.0.1:1080"),
+            ("socks+tls://dmz.example.com:1443", "socks+tls://dmz.example.com:1443"),
+            ("socks+ssl://dmz.example.com:1443", "socks+tls://dmz.example.com:1443"),
+            ("socks+ws://127.0.0.1:0/link", "socks+ws://127.0.0.1:0/link"),
+            ("socks+wss://Gate.example.com:443/a/link/", "socks+wss://gate.example.com:443/a/link"),
+            ("socks+wss://fd@link/link", "socks+wss://fd@link/link"),
+            ("socks+ws://[::1]:80", "socks+ws://[::1]:80/"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parsed(text), Ok(expected.to_owned()));
+        }
+    }
+
+    #[test]
+    fn bad_addresses_of_links_are_told_apart() {
+        let table = [
+            ("ws://h:1/link", "`ws` is not a scheme that can stand here"),
+            ("socks+ws://h/link", "`h` has no port"),
+            ("socks+ws://h:1/a//b", "`/a//b` is not a path"),
+            ("socks+ws://h:1/a?b", "`/a?b` is not a path"),
+            ("socks+tls://h:1/link", "`h:1/link` goes on after the port"),
+        ];
+        for (text, what) in table {
+            assert_eq!(parsed(text), Err(what.to_owned()), "{text}");
+        }
+    }
+}
