@@ -131,7 +131,8 @@ async fn dial(
         let reason = format!("backend {at}: its `tls` can not be used");
         return Err(ConnectFailure { who: EndedBy::Backend, refusal: Refusal::BackendUnreachable, reason });
     }
-    let mut stream = dial::dial(at, BACKEND_CONNECT).await.map_err(|error| connect_failure(&error))?;
+    let mut stream =
+        dial::dial_from(remote.source, at, BACKEND_CONNECT).await.map_err(|error| connect_failure(&error))?;
     let unreachable = |refusal, error: String| ConnectFailure {
         who: EndedBy::Backend,
         refusal,

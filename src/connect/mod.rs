@@ -187,8 +187,12 @@ mod tests {
 
     fn backend(at: SocketAddr) -> Connector {
         let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
-        let backend =
-            Backend::Socket(RemoteServer { at: ServerAddress::Network(at), tls: None, proxy: None });
+        let backend = Backend::Socket(RemoteServer {
+            at: ServerAddress::Network(at),
+            tls: None,
+            proxy: None,
+            source: None,
+        });
         direct_to(backend)
     }
 
@@ -265,7 +269,7 @@ mod tests {
             };
             let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
             let at = ServerAddress::Network(at);
-            let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: Some(version) });
+            let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: Some(version), source: None });
             let connected = direct_to(backend).connect(&mut order).await.expect("it listens");
             let mut served = port.accept().await.expect("it has come").0;
             let mut heard = vec![0; header.len()];

@@ -216,7 +216,7 @@ async fn check_dialled(value: Duration) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("it is bound");
     let (carrier, gateways) = (LinkCarrier::Tcp, GatewaysOfName::default());
-    let address = LinkAddress { at: host(at), tls: false, carrier, via: None, gateways };
+    let address = LinkAddress { at: host(at), tls: false, carrier, via: None, gateways, source: None };
     let dialling = async {
         let mut dialled = handshake::dial(&address, None, &EdgeTls::default()).await?;
         handshake::park(&mut dialled, &orders()).await

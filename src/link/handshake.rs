@@ -398,8 +398,8 @@ pub async fn dial(
     outer: &EdgeTls,
 ) -> Result<DialledStream, HandshakeError> {
     let stream = match &address.via {
-        None => dial::dial(&address.at, DIAL).await?,
-        Some(proxy) => dial_via(proxy, &address.at, DIAL).await?,
+        None => dial::dial_from(address.source, &address.at, DIAL).await?,
+        Some(proxy) => dial_via(proxy, address.source, &address.at, DIAL).await?,
     };
     let by = Instant::now() + HANDSHAKE;
     let greeting = async {

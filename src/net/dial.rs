@@ -2,22 +2,28 @@
 //!
 //! The addresses are tried as RFC 8305 says: IPv6 and IPv4 in turn, the next one when the last has failed or
 //! a quarter of a second after it began. The first that connects is used and the others are closed. A dial
-//! never binds.
+//! never binds, unless it is told where from.
 
 pub mod unix;
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     exhausted::ExhaustedResource,
     resolver::{self, NameResolver},
+    socket_options,
 };
 use crate::profile::HostPort;
 
@@ -74,13 +80,28 @@ impl DialError {
 
 /// Connects to the first address of `at` that answers.
 pub async fn dial(at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
-    dial_with(NameResolver::system(), at, within).await
+    dial_from(None, at, within).await
 }
 
-async fn dial_with(names: &NameResolver, at: &HostPort, within: Duration) -> Result<TcpStream, DialError> {
+/// The same from one of this machine's addresses, which needs `bind`; to addresses of the same family alone.
+pub async fn dial_from(
+    source: Option<IpAddr>,
+    at: &HostPort,
+    within: Duration,
+) -> Result<TcpStream, DialError> {
+    dial_with(NameResolver::system(), source, at, within).await
+}
+
+async fn dial_with(
+    names: &NameResolver,
+    source: Option<IpAddr>,
+    at: &HostPort,
+    within: Duration,
+) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + within;
     let found = timeout_at(deadline, names.resolve(at)).await;
-    let addresses = match found.unwrap_or_else(|_| Err(resolver::lookup_timeout(within))) {
+    let found = found.unwrap_or_else(|_| Err(resolver::lookup_timeout(within)));
+    let addresses = match found.and_then(|addresses| of_family(source, addresses)) {
         Ok(addresses) => interleave_families(addresses),
         Err(source) if at.is_address() => {
             return Err(DialError::Unreachable { at: at.clone(), source, tried: TriedAddresses::default() });
@@ -88,7 +109,7 @@ async fn dial_with(names: &NameResolver, at: &HostPort, within: Duration) -> Res
         Err(source) => return Err(DialError::Resolve { at: at.clone(), source }),
     };
     let mut failed = Vec::new();
-    match timeout_at(deadline, race(&addresses, &mut failed)).await {
+    match timeout_at(deadline, race(source, &addresses, &mut failed)).await {
         Ok(Some(stream)) => Ok(stream),
         Ok(None) => Err(all_failed(at, failed)),
         Err(_) => {
@@ -99,6 +120,31 @@ async fn dial_with(names: &NameResolver, at: &HostPort, within: Duration) -> Res
             Err(DialError::Timeout { at: at.clone(), within, tried: tried_addresses(at, tried) })
         }
     }
+}
+
+/// Those that can be dialled from there.
+fn of_family(source: Option<IpAddr>, mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let Some(source) = source else { return Ok(addresses) };
+    addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
+    match addresses.is_empty() {
+        true => Err(io::Error::other(format!("no address of it can be dialled from {source}"))),
+        false => Ok(addresses),
+    }
+}
+
+async fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(to).await };
+    let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // The port is chosen when it is known whom it is for, so that one port may serve for many.
+    socket_options::choose_port_late(socket.as_fd())?;
+    socket.bind((source, 0).into()).map_err(|error| match error.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL) => io::Error::other(format!("this machine has no address {source}")),
+        Some(libc::EPERM) => {
+            io::Error::other(format!("the kernel refuses to dial from {source}: this half is locked"))
+        }
+        _ => error,
+    })?;
+    socket.connect(to).await
 }
 
 /// The families in turn, beginning with that of the first address; each in its own order, which is
@@ -119,16 +165,20 @@ fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// The first that connects; `None` when all have failed.
-async fn race(addresses: &[SocketAddr], failed: &mut Vec<(SocketAddr, io::Error)>) -> Option<TcpStream> {
+async fn race(
+    source: Option<IpAddr>,
+    addresses: &[SocketAddr],
+    failed: &mut Vec<(SocketAddr, io::Error)>,
+) -> Option<TcpStream> {
     if let [only] = addresses {
         // Nobody to race with, as for most backends.
-        return TcpStream::connect(*only).await.map_err(|error| failed.push((*only, error))).ok();
+        return connect(source, *only).await.map_err(|error| failed.push((*only, error))).ok();
     }
     let mut waiting = addresses.iter();
     let mut under_way = FuturesUnordered::new();
     loop {
         match waiting.next() {
-            Some(address) => under_way.push(async move { (*address, TcpStream::connect(address).await) }),
+            Some(address) => under_way.push(async move { (*address, connect(source, *address).await) }),
             None if under_way.is_empty() => return None,
             None => {}
         }
@@ -246,7 +296,7 @@ mod tests {
         let listener = TcpListener::bind(local(3, silent.at.port())).expect("the same port");
         let (names, at) = names(&[silent.at, local(3, silent.at.port())]);
         let began = std::time::Instant::now();
-        let stream = dial_with(&names, &at, WITHIN).await.expect("the second answers");
+        let stream = dial_with(&names, None, &at, WITHIN).await.expect("the second answers");
         assert!(began.elapsed() >= NEXT && began.elapsed() < WITHIN, "{:?}", began.elapsed());
         assert_eq!(stream.peer_addr().expect("its address"), listener.local_addr().expect("its address"));
     }
@@ -259,7 +309,7 @@ mod tests {
         let refusing = (100..160).map(|last| local(last, port));
         let addresses: Vec<_> = refusing.chain([local(1, port)]).collect();
         let (names, at) = names(&addresses);
-        dial_with(&names, &at, WITHIN).await.expect("the last one answers");
+        dial_with(&names, None, &at, WITHIN).await.expect("the last one answers");
     }
 
     #[tokio::test]
@@ -267,18 +317,42 @@ mod tests {
         let silent = silent();
         let port = silent.at.port();
         let (of_two, at) = names(&[silent.at, local(3, port)]);
-        let error = dial_with(&of_two, &at, Duration::from_millis(600)).await.expect_err("nobody answers");
+        let error =
+            dial_with(&of_two, None, &at, Duration::from_millis(600)).await.expect_err("nobody answers");
         let told =
             format!("db:{port}: no answer within 0.6s (127.0.0.2: no answer; 127.0.0.3: connection refused)");
         assert_eq!(error.to_string(), told);
         let many: Vec<_> = (100..120).map(|last| local(last, port)).collect();
         let (of_many, at) = names(&many);
-        let told = dial_with(&of_many, &at, WITHIN).await.expect_err("nobody listens").to_string();
+        let told = dial_with(&of_many, None, &at, WITHIN).await.expect_err("nobody listens").to_string();
         assert!(told.ends_with("127.0.0.103: connection refused; and 16 more)"), "{told}");
         let (_, literal) = names(&[local(3, port)]);
         let literal = HostPort { host: "127.0.0.3".into(), ..literal };
         let told = dial(&literal, WITHIN).await.expect_err("nobody listens").to_string();
         assert_eq!(told, format!("127.0.0.3:{port}: connection refused"));
+    }
+
+    #[tokio::test]
+    async fn a_dial_comes_from_the_address_that_it_is_told() {
+        let listener = TcpListener::bind(local(1, 0)).expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let (names, at) = names(&[SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)), local(1, port)]);
+        let from = |last: u8| Some(local(last, 0).ip());
+        for last in [7, 8] {
+            let stream = dial_with(&names, from(last), &at, WITHIN).await.expect("it listens");
+            assert_eq!(stream.local_addr().map(|at| at.ip()).ok(), from(last));
+        }
+        let of_other_family = Some("::1".parse().expect("an address"));
+        let literal = HostPort { host: "127.0.0.1".into(), port };
+        let told = dial_from(of_other_family, &literal, WITHIN).await.expect_err("another family");
+        assert_eq!(
+            told.to_string(),
+            format!("127.0.0.1:{port}: unreachable: no address of it can be dialled from ::1")
+        );
+        let strange = Some("192.0.2.77".parse().expect("an address"));
+        let error = dial_from(strange, &literal, WITHIN).await.expect_err("it is not ours");
+        assert_eq!(error.to_string(), format!("127.0.0.1:{port}: this machine has no address 192.0.2.77"));
+        assert_eq!(error.exhausted(), None);
     }
 
     #[tokio::test]
@@ -288,7 +362,8 @@ mod tests {
             Err(io::Error::other("late"))
         });
         let at = HostPort { host: "db.late.test".into(), port: 1 };
-        let error = dial_with(&names, &at, Duration::from_millis(50)).await.expect_err("nobody answers");
+        let error =
+            dial_with(&names, None, &at, Duration::from_millis(50)).await.expect_err("nobody answers");
         let told = "db.late.test:1: the name does not resolve: no answer within 0.05s";
         assert!(matches!(error, DialError::Resolve { .. }) && error.to_string() == told, "{error}");
     }

@@ -67,3 +67,19 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
         made => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
     }
 }
+
+/// Chooses the local port of a socket that is bound when it connects (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
+pub fn choose_port_late(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the length describe a c_int that lives for the whole call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,7 +1,7 @@
 //! Dials through a proxy: HTTP's CONNECT, or SOCKS5. Only the proxy is dialled; where the other end is, it finds
 //! out itself. What goes wrong is told in the proxy's own words, and never with a password.
 
-use std::{fmt::Write, io, time::Duration};
+use std::{fmt::Write, io, net::IpAddr, time::Duration};
 
 use data_encoding::BASE64;
 use thiserror::Error;
@@ -87,10 +87,15 @@ impl ViaError {
     }
 }
 
-/// Connects to `to` through a proxy, which is dialled `within` so long.
-pub async fn dial_via(proxy: &ViaProxy, to: &HostPort, within: Duration) -> Result<TcpStream, ViaError> {
+/// Connects to `to` through a proxy, which is dialled `within` so long, from one of our addresses where one is given.
+pub async fn dial_via(
+    proxy: &ViaProxy,
+    source: Option<IpAddr>,
+    to: &HostPort,
+    within: Duration,
+) -> Result<TcpStream, ViaError> {
     let failed = |failure| ViaError { proxy: proxy.to_string(), failure };
-    let dialled = dial::dial(&proxy.at, within).await;
+    let dialled = dial::dial_from(source, &proxy.at, within).await;
     let mut stream = dialled.map_err(|error| failed(ViaFailure::Dial(error)))?;
     // The request is one segment, and so is what follows it.
     stream.set_nodelay(true).map_err(|error| failed(error.into()))?;

@@ -1,6 +1,6 @@
 //! What a session finally reaches, with the options of each scheme. Where clients come in is `edge`.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use super::{
     Carries, EdgeScheme, HostPort, KeyPair, PemSource, ServerAddress,
@@ -13,6 +13,7 @@ use super::{
     link::material,
     problem::{Problem, ValueProblem},
     raw::address,
+    source,
 };
 
 /// What a session finally reaches.
@@ -48,6 +49,8 @@ pub struct RemoteServer {
     pub tls: Option<Box<ConnectTls>>,
     /// Whether it is told by the PROXY protocol who the client is.
     pub proxy: Option<ProxyVersion>,
+    /// Where it is dialled from.
+    pub source: Option<IpAddr>,
 }
 
 /// A version of the PROXY protocol.
@@ -139,11 +142,15 @@ pub(super) fn backend(
         ReadValue::Bad => return None,
         ReadValue::Good(version) => Some(version),
     };
+    let source = match fields.as_ref().and_then(|fields| fields.take(&keys::SOURCE)) {
+        None => None,
+        Some(field) => Some(source::read(&field, address.at(), problems)?),
+    };
     let backend = match (address, tls) {
         (BackendAddress::Echo, None) => Backend::Echo,
         (BackendAddress::Remote { scheme, at, path }, Some(tls)) if scheme.is_tls() => {
             let tls = Some(Box::new(connect_tls(&tls, (scheme, &at), problems)?));
-            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls, proxy })
+            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls, proxy, source })
         }
         (address, Some(tls)) => {
             let what = format!("`{address}` does not speak TLS");
@@ -159,12 +166,12 @@ pub(super) fn backend(
             return None;
         }
         (BackendAddress::Remote { scheme, at, path }, None) => {
-            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls: None, proxy })
+            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls: None, proxy, source })
         }
         (BackendAddress::Unix { carries, file }, None) => {
             let scheme = if carries == Carries::Http { EdgeScheme::Http } else { EdgeScheme::Tcp };
             let at = ServerAddress::Unix(file);
-            remote(scheme, "/".into(), RemoteServer { at, tls: None, proxy })
+            remote(scheme, "/".into(), RemoteServer { at, tls: None, proxy, source })
         }
     };
     Some((Located { value: backend, place }, is_standby))

@@ -12,6 +12,7 @@ use super::{
     health, link_ports, loops,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{RawDmz, RawDmzService, RawInternal, RawProfile},
+    source,
 };
 
 /// Checks what concerns several keys; without a mode, what does not depend on it.
@@ -20,6 +21,7 @@ pub(super) fn check(raw: &RawProfile, mode: Option<Mode>, problems: &mut Vec<Pro
         check_ports(raw, mode, problems);
         health::check(raw, mode, problems);
         loops::check(raw, mode, problems);
+        source::check(raw, mode, problems);
     }
     carries::check(raw, mode, problems);
     link_ports::check(raw, problems);

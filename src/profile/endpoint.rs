@@ -147,6 +147,16 @@ pub(super) enum BackendAddress {
     },
 }
 
+impl BackendAddress {
+    /// Where it is on the network.
+    pub fn at(&self) -> Option<&HostPort> {
+        match self {
+            Self::Remote { at, .. } => Some(at),
+            Self::Echo | Self::Unix { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for BackendAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

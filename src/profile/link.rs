@@ -11,7 +11,7 @@ use super::{
     link_address::OuterOptions,
     problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
     raw::{self, address, distinct},
-    revoked, via,
+    revoked, source, via,
 };
 
 /// What stands for the `tls` of the built-in profile's links, made in memory by the caller.
@@ -186,6 +186,9 @@ fn link_address(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
         address(field, &keys::LINK_ADDRESS, &keys::LINK_ADDRESS_KEY, parse, problems)?;
     if let Some(options) = options {
         address.value.gateways = gateways::read(&options, &address.value.at, problems)?;
+        if let Some(field) = options.take(&keys::SOURCE) {
+            address.value.source = Some(source::read(&field, Some(&address.value.at), problems)?);
+        }
     }
     Some(address)
 }

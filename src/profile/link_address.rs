@@ -1,7 +1,7 @@
 //! Addresses of links: where the other gateway is, and what its links are carried by on the way there: TCP itself, or
 //! a WebSocket, whose outer TLS gets them through the network and proves nothing.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, net::IpAddr, path::Path, sync::Arc};
 
 use super::{
     AcceptTls, ClientCheck, ConnectTls, GatewaysOfName, HostPort, KeyPair, PemSource, TlsVersion, ViaProxy,
@@ -24,6 +24,8 @@ pub struct LinkAddress {
     /// The proxy that it is dialled through.
     pub via: Option<Arc<ViaProxy>>,
     pub gateways: GatewaysOfName,
+    /// Where it is dialled from.
+    pub source: Option<IpAddr>,
 }
 
 /// What a link's bytes are carried by.
@@ -96,6 +98,7 @@ impl LinkAddress {
                     carrier: LinkCarrier::Tcp,
                     via: None,
                     gateways,
+                    source: None,
                 });
             }
         };
@@ -103,7 +106,7 @@ impl LinkAddress {
         let at = host_port(at, port, "socks+wss://dmz.example.com:443/link")?;
         let carrier = LinkCarrier::WebSocket(LinkWebSocket { path: path(asked)?, outer });
         // Whether the link has `tls` is not known yet.
-        Ok(Self { tls: false, at, carrier, via: None, gateways })
+        Ok(Self { tls: false, at, carrier, via: None, gateways, source: None })
     }
 
     /// The WebSocket that carries it, where one does.

@@ -38,6 +38,7 @@ mod revoked;
 mod schema;
 mod server_address;
 mod size;
+mod source;
 mod spelling;
 mod text_map;
 mod via;

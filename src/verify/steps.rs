@@ -263,7 +263,7 @@ pub async fn unanswered_alone(profile: &Profile) -> Option<String> {
     let DmzMode::Forward { connect, .. } = &half.way else { return None };
     let mut last = String::new();
     // All at once: the wait is that for one, however many there are.
-    let dials = connect.iter().map(|address| dial::dial(&address.at, crate::link::DIAL));
+    let dials = connect.iter().map(|address| dial::dial_from(address.source, &address.at, crate::link::DIAL));
     let mut dials: FuturesUnordered<_> = dials.collect();
     while let Some(dialled) = dials.next().await {
         match dialled {

@@ -33,7 +33,7 @@ async fn told(kind: ProxyKind, login: Option<ProxyLogin>, answers: &[&[u8]]) -> 
         }
         (theirs, heard)
     };
-    let (dialled, (_theirs, heard)) = tokio::join!(dial_via(&proxy, &to, WITHIN), serving);
+    let (dialled, (_theirs, heard)) = tokio::join!(dial_via(&proxy, None, &to, WITHIN), serving);
     let prefix = format!("proxy {proxy}: ");
     let told = match dialled {
         Ok(_) => "a way through".into(),
@@ -139,7 +139,7 @@ async fn a_head_in_pieces_is_read_to_its_end_and_not_beyond() {
         theirs.write_all(b"\nthe other end").await.expect("it is taken");
     };
     let to = target();
-    let (dialled, ()) = tokio::join!(dial_via(&proxy, &to, WITHIN), serving);
+    let (dialled, ()) = tokio::join!(dial_via(&proxy, None, &to, WITHIN), serving);
     let mut heard = Vec::new();
     dialled.expect("a way through").read_to_end(&mut heard).await.expect("an end");
     assert_eq!(heard, b"the other end");
@@ -151,7 +151,7 @@ async fn a_proxy_that_is_down_or_closes_is_told() {
     let at = HostPort { host: "127.0.0.1".into(), port: port.local_addr().expect("its address").port() };
     let proxy = ViaProxy { kind: ProxyKind::Http, at, login: None, credentials: None };
     let to = target();
-    let (dialled, _) = tokio::join!(dial_via(&proxy, &to, WITHIN), async {
+    let (dialled, _) = tokio::join!(dial_via(&proxy, None, &to, WITHIN), async {
         port.accept()
             .await
             .map(|(mut theirs, _)| async move { theirs.read(&mut [0; 1024]).await })
@@ -161,7 +161,7 @@ async fn a_proxy_that_is_down_or_closes_is_told() {
     let told = dialled.expect_err("it closes").to_string();
     assert!(told.ends_with("it closed the connection before it answered"), "{told}");
     drop(port);
-    let told = dial_via(&proxy, &to, WITHIN).await.expect_err("it is down").to_string();
+    let told = dial_via(&proxy, None, &to, WITHIN).await.expect_err("it is down").to_string();
     assert_eq!(told, format!("proxy {proxy}: {}: connection refused", proxy.at));
 }
 
@@ -173,7 +173,7 @@ async fn a_proxy_answers_in_its_time_or_not_at_all() {
     let proxy = ViaProxy { kind: ProxyKind::Socks5, at, login: None, credentials: None };
     let to = target();
     let began = Instant::now();
-    let mut dialling = Box::pin(dial_via(&proxy, &to, WITHIN));
+    let mut dialling = Box::pin(dial_via(&proxy, None, &to, WITHIN));
     let early = ANSWER - Duration::from_millis(100);
     tokio::select! {
         _ = &mut dialling => panic!("it is too early"),

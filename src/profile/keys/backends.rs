@@ -1,7 +1,7 @@
 //! Keys of services as the inside reaches them: backends, and what they are told.
 
 use super::{
-    ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey,
+    ANSWER, CARRIES, INTERNAL_SESSIONS, KeyGroup, KeyMap, OPENING_HOURS, PER_PEER, ProfileKey, SOURCE,
     values::{
         ALPN_NAMES, Address, Alone, Choice, Count, Flag, NAME_IN_CERTIFICATE, PEM_FILE, Span, StatusList,
         SubMap, Text, TextList,
@@ -137,7 +137,7 @@ pub(in crate::profile) static SOCKET_HOSTS: ProfileKey<TextList> = ProfileKey {
 
 pub(in crate::profile) static CONNECT_ADDRESS: KeyMap = KeyMap {
     about: "A backend, with the options of its scheme.",
-    groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION, &STANDBY]],
+    groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION, &STANDBY, &SOURCE]],
 };
 
 pub(in crate::profile) static STANDBY: ProfileKey<Flag> = ProfileKey {

@@ -2,7 +2,7 @@
 
 use super::{
     CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, OUTER, ProfileKey,
-    RESOLVER, REVOKED, REVOKED_EXPIRED, VIA, VIA_CREDENTIALS,
+    RESOLVER, REVOKED, REVOKED_EXPIRED, SOURCE, VIA, VIA_CREDENTIALS,
     rates::OptionalCount,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
@@ -425,8 +425,10 @@ pub(in crate::profile) static RETRY_MAXIMUM: ProfileKey<Span> = ProfileKey {
     value: Span { zero: ZeroDuration::Refused, default: defaults::RETRY_MAXIMUM },
 };
 
-pub(in crate::profile) static LINK_ADDRESS: KeyMap =
-    KeyMap { about: "An address of a link to dial.", groups: &[&[&LINK_ADDRESS_KEY, &EACH_GATEWAY]] };
+pub(in crate::profile) static LINK_ADDRESS: KeyMap = KeyMap {
+    about: "An address of a link to dial.",
+    groups: &[&[&LINK_ADDRESS_KEY, &EACH_GATEWAY, &SOURCE]],
+};
 
 pub(in crate::profile) static LINK_LISTEN: KeyMap =
     KeyMap { about: "An address of a link to listen on.", groups: &[&[&LINK_LISTEN_ADDRESS, &BIND]] };

@@ -83,3 +83,10 @@ pub(in crate::profile) static OUTER_NAME: ProfileKey<Text> = ProfileKey {
     example: r#"gate.example.com"#,
     value: Text { pattern: "", words: "a host" },
 };
+
+pub(in crate::profile) static SOURCE: ProfileKey<Text> = ProfileKey {
+    name: "source",
+    about: "The address of this machine that it is dialled from. Not for the internal half in reverse mode while `confine` is on, where the kernel refuses `bind`. Unset: the kernel chooses.",
+    example: "192.0.2.8",
+    value: Text::of("an IPv4 or IPv6 address"),
+};

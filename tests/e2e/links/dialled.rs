@@ -1,14 +1,15 @@
 //! Links in forward mode: dialled by the half that opens, or taken in by the half that serves.
 
-use portcullis::telemetry::snapshot::PoolState;
+use portcullis::{profile::Mode, telemetry::snapshot::PoolState};
+use tokio::time::timeout;
 
 use super::halves::Echoed;
 use crate::support::{
     frames::{self, DATA, DRAIN, END, HELLO, OPEN, OPENED, OURS, Over, Port, REFUSED, RETIRE, Wire, frame},
     gateway::{Gateway, PATIENCE, Place},
-    peers::{dial, hear, hear_end, hear_reset, say},
+    peers::{Backend, dial, hear, hear_end, hear_reset, say},
     socks::{CONNECT, ask},
-    ways::INTERNAL_TLS,
+    ways::{INTERNAL_TLS, Plan},
 };
 
 /// A half that opens and dials; the test plays `alpha` and `beta`.
@@ -155,5 +156,40 @@ async fn a_listening_half_speaks_socks_with_who_agrees_on_nothing_else() {
         assert_eq!(ask(&mut link.stream, CONNECT, b"echo").await, 0);
         say(&mut link.stream, b"words").await;
         hear(&mut link.stream, b"words").await;
+    }
+}
+
+#[tokio::test]
+async fn links_and_backends_are_dialled_from_the_address_that_is_written() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let (place, backend) = (Place::new(), Backend::new().await);
+        let from = format!("{{ address: '{}', source: 127.0.0.9 }}", backend.address());
+        let plan = Plan::new(mode, &from);
+        let listen = "listen: 'socks+tls://127.0.0.1:0'";
+        let connect = |at: std::net::SocketAddr| {
+            format!("connect: {{ address: 'socks+tls://{at}', source: 127.0.0.8 }}")
+        };
+        let internal = |link: &str| format!("confine: off\n{}", plan.internal(link));
+        let (listens, dials) = match mode {
+            Mode::Forward => {
+                let listens = place.start("internal", &internal(listen));
+                let dmz = plan.dmz(&connect(listens.link_port().await));
+                (listens, place.start("dmz", &dmz))
+            }
+            _ => {
+                let listens = place.start("dmz", &plan.dmz(listen));
+                let internal = internal(&connect(listens.link_port().await));
+                (listens, place.start("internal", &internal))
+            }
+        };
+        listens
+            .until("links from that address", |snapshot| {
+                snapshot.pools.iter().any(|row| row.ready > 0 && row.address.as_deref() == Some("127.0.0.8"))
+            })
+            .await;
+        let dmz = if mode == Mode::Forward { &dials } else { &listens };
+        let _client = dial(dmz.client_port("orders").await).await;
+        let (_, from) = timeout(PATIENCE, backend.listener.accept()).await.unwrap().unwrap();
+        assert_eq!(from.ip().to_string(), "127.0.0.9", "{mode:?}");
     }
 }
