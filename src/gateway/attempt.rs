@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     link_session::{self, Toward},
     relay::{self, LinkSides, RelayOutcome, WhichSide},
+    session::unboxed,
     session_end::{cut_cause, pipe_failure, report_end, report_fate, unanswered_reason},
 };
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     connect::{ConnectFailure, ConnectRequest, ConnectedUpstream, Connector},
     link::{
         HANDSHAKE, Peer,
-        multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionRemains, Undelivered},
+        multiplex::handle::{LinkGone, LocalSide, SessionFate, SessionHandle, SessionRemains, Undelivered},
         peer_record::{PEER_REST, PeerRecord},
         session_side::{LinkSlot, SessionSide},
     },
@@ -59,12 +60,12 @@ impl DownstreamSide {
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
-        let ConnectedUpstream { side: upstream, peer: far_peer, link_guard: _seat, first: unsent } =
-            *connected;
+        let ConnectedUpstream { side: upstream, peer: far_peer, link_guard: _link_guard, first: unsent } =
+            unboxed(connected);
         let counters = order.counters;
         match (upstream, &self.side) {
             (SessionSide::Shared(slot), _) => {
-                self.open_on_link(*slot, far_peer, unsent, order, stopper).await
+                self.carry_on_link(slot, far_peer, unsent, order, stopper).await
             }
             (SessionSide::Stream(upstream), SessionSide::Incoming(_)) => {
                 self.reply = None;
@@ -72,7 +73,9 @@ impl DownstreamSide {
             }
             (SessionSide::Stream(upstream), _) => {
                 let links = LinkSides { downstream: self.peer.is_some(), upstream: far_peer.is_some() };
-                AttemptOutcome::Ended(self.relay_to(upstream, unsent, links, counters, stopper).await)
+                AttemptOutcome::Ended(
+                    Box::pin(self.relay_to(upstream, unsent, links, counters, stopper)).await,
+                )
             }
             (SessionSide::Incoming(_) | SessionSide::Gone, _) => {
                 AttemptOutcome::Ended(internal_end(counters, "a session to nowhere"))
@@ -125,19 +128,43 @@ impl DownstreamSide {
     }
 
     /// Opens the session on a link and gives the link the client's stream, until one of the two is over.
-    async fn open_on_link(
+    async fn carry_on_link(
         &mut self,
-        slot: LinkSlot,
+        slot: Box<LinkSlot>,
         peer: Option<Peer>,
         unsent: Vec<u8>,
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
-        let LinkSlot { handle: link, place, record, request } = slot;
+        let record = slot.record.clone();
+        // Boxed, as is what follows its end: an open session holds no memory for how it begins and ends.
+        let mut handle = match Box::pin(self.open_on_link(slot, unsent, order)).await {
+            Ok(handle) => handle,
+            Err(outcome) => return outcome,
+        };
+        let remains = tokio::select! {
+            remains = handle.outcome() => remains,
+            () = stopper.stopped() => {
+                let end = stopper.end(order.counters.phase());
+                handle.cut(cut_cause(end.who));
+                return AttemptOutcome::Ended(end);
+            }
+        };
+        Box::pin(self.conclude(remains, peer, &record, order, stopper)).await
+    }
+
+    async fn open_on_link(
+        &mut self,
+        slot: Box<LinkSlot>,
+        unsent: Vec<u8>,
+        order: &mut ConnectRequest<'_>,
+    ) -> Result<SessionHandle, AttemptOutcome> {
+        let LinkSlot { handle: link, place, request, .. } = *slot;
         let (Some(request), SessionSide::Stream(stream)) =
             (request, std::mem::replace(&mut self.side, SessionSide::Gone))
         else {
-            return AttemptOutcome::Ended(internal_end(order.counters, "a session without a client"));
+            let end = internal_end(order.counters, "a session without a client");
+            return Err(AttemptOutcome::Ended(end));
         };
         order.counters.set_via(link.id());
         let local = LocalSide {
@@ -148,36 +175,23 @@ impl DownstreamSide {
             cause_of: link_session::cause_of_client,
             place: Some(place),
         };
-        let mut handle = match link.open(request, Box::new(local)).await {
-            Ok(handle) => handle,
-            Err(LinkGone(local)) => {
-                self.side = SessionSide::Stream(local.stream);
-                order.unsent = local.unsent;
-                return AttemptOutcome::Again;
-            }
-        };
-        let remains = tokio::select! {
-            remains = handle.outcome() => remains,
-            () = stopper.stopped() => {
-                let end = stopper.end(order.counters.phase());
-                handle.cut(cut_cause(end.who));
-                return AttemptOutcome::Ended(end);
-            }
-        };
-        // Boxed: an open session holds no memory for how it ends.
-        Box::pin(self.conclude(remains, peer, &record, order, stopper)).await
+        link.open(request, Box::new(local)).await.map_err(|LinkGone(local)| {
+            self.side = SessionSide::Stream(local.stream);
+            order.unsent = local.unsent;
+            AttemptOutcome::Again
+        })
     }
 
     /// What came of a session that this half has opened on a link.
     async fn conclude(
         &mut self,
-        remains: SessionRemains,
+        remains: Box<SessionRemains>,
         peer: Option<Peer>,
         record: &PeerRecord,
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> AttemptOutcome {
-        let SessionRemains { how, stream, rest, again, is_unsent } = remains;
+        let SessionRemains { how, stream, rest, again, is_unsent } = *remains;
         if let Some(stream) = stream {
             self.side = SessionSide::Stream(stream);
         }
@@ -222,15 +236,16 @@ impl DownstreamSide {
             return internal_end(counters, "a session that no link has brought");
         };
         counters.set_via(session.link());
-        let local = LocalSide {
+        let local = Box::new(LocalSide {
             stream,
             unsent,
             counters: self.counters.clone(),
             idle: self.idle,
             cause_of: link_session::cause_of_backend,
             place: None,
-        };
-        let mut handle = session.attach(Box::new(local)).await;
+        });
+        // Boxed for the same reason.
+        let mut handle = Box::pin(session.attach(local)).await;
         let remains = tokio::select! {
             remains = handle.outcome() => remains,
             () = stopper.stopped() => {
@@ -239,11 +254,21 @@ impl DownstreamSide {
                 return end;
             }
         };
-        let SessionRemains { how, stream, rest, .. } = remains;
+        Box::pin(self.conclude_attached(remains, counters, stopper)).await
+    }
+
+    /// What came of a session that the other half has opened on a link.
+    async fn conclude_attached(
+        &mut self,
+        remains: Box<SessionRemains>,
+        counters: &SessionCounters,
+        stopper: &SessionStopper,
+    ) -> SessionEnd {
+        let SessionRemains { how, stream, rest, .. } = *remains;
         if let Some(stream) = stream {
             self.side = SessionSide::Stream(stream);
         }
-        Box::pin(self.finish_on_link(how, &rest, Toward::Backend, counters, stopper)).await
+        self.finish_on_link(how, &rest, Toward::Backend, counters, stopper).await
     }
 
     /// Delivers what the local stream has yet to take, and names the end.
@@ -298,18 +323,18 @@ impl DownstreamSide {
     pub async fn answer_probe(
         mut self,
         connector: &Connector,
-        connected: ConnectedUpstream,
+        connected: Box<ConnectedUpstream>,
         order: &mut ConnectRequest<'_>,
         stopper: &SessionStopper,
     ) -> SessionEnd {
-        let ConnectedUpstream { side: reached, link_guard, .. } = connected;
+        let ConnectedUpstream { side: reached, link_guard, .. } = *connected;
         let SessionSide::Stream(mut reached) = reached else {
             return internal_end(order.counters, "a probe without a backend");
         };
         reached.let_close_cleanly();
         let echo = SessionSide::Stream(NetStream::Echo(EchoStream::default()));
         let echo = ConnectedUpstream { side: echo, peer: None, link_guard, first: Vec::new() };
-        match Box::pin(self.run_attempt(Box::new(echo), order, stopper)).await {
+        match self.run_attempt(Box::new(echo), order, stopper).await {
             AttemptOutcome::Ended(end)
                 if end.who == EndedBy::Nobody && connector.may_refuse_after_grant() =>
             {

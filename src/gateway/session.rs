@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     attempt::{AttemptOutcome, DownstreamSide, EndWithRefusal, connect_failure, refuse_session},
-    service::{Service, ServiceTable},
+    service::{Service, ServiceSettings, ServiceTable},
 };
 use crate::{
     accept::{SessionOutcome, SessionRequest, idle::IdleState},
@@ -71,8 +71,7 @@ pub struct SessionContext {
 }
 
 impl SessionContext {
-    /// Serves one session to its end. The request is boxed, because its memory is not needed once the
-    /// session runs.
+    /// Serves one session to its end.
     pub async fn serve(self, mut asked: Box<SessionRequest>) {
         // A probe comes in as a client does; only its address tells.
         let sent = asked.client.filter(|_| asked.peer.is_none()).and_then(|from| self.probes.claim(from));
@@ -189,137 +188,164 @@ async fn run_within_limit(
 
 async fn run(
     way: &SessionDestination<'_>,
-    asked: Box<SessionRequest>,
+    mut asked: Box<SessionRequest>,
     record: &SessionGuard,
     stopper: &SessionStopper,
     sessions: &SessionContext,
 ) -> EndWithRefusal {
-    let SessionRequest {
-        half,
-        downstream: side,
-        client,
-        origin,
-        peer,
-        reply,
-        prefix: said,
-        link_guard: _seat,
-        probe,
-        idle_state: rest,
-        admission,
-        ..
-    } = *asked;
     let (counters, service) = (record.counters(), way.service);
     counters.enter(SessionPhase::Authorising);
     let settings = service.settings.load_full();
-    let from = peer.as_ref().map(Peer::label);
-    if half == Half::Internal && sessions.lockdown.locks_session(from.as_deref(), &service.name) {
-        let failure = connect_failure(EndedBy::Operator, Refusal::Unavailable, "it is locked".into());
-        return refuse_session(reply, side, failure, counters).await;
-    }
-    let _client_permit = match check_client(admission, half, client.filter(|_| !probe), service, sessions) {
-        Ok(permit) => permit,
-        Err(refused) => return refuse_session(reply, side, client_failure(refused), counters).await,
+    let admitted = admit_session(&mut asked, service, &settings, sessions, counters);
+    let request = unboxed(asked);
+    let _permits = match admitted {
+        Ok(permits) => permits,
+        Err(failure) => {
+            return Box::pin(refuse_session(request.reply, request.downstream, failure, counters)).await;
+        }
     };
-    if service.is_closed() && !probe {
-        let failure =
-            connect_failure(EndedBy::Policy, Refusal::NotAllowed, "it is outside of its hours".into());
-        return refuse_session(reply, side, failure, counters).await;
-    }
-    if let Some(why) = service.down_reason() {
-        counters.enter(SessionPhase::Connecting);
-        let reason = format!("the service is down: {why}");
-        return refuse_session(
-            reply,
-            side,
-            connect_failure(EndedBy::Backend, Refusal::ServiceDown, reason),
-            counters,
-        )
-        .await;
-    }
-    let of_peer = admit_peer(service, peer.as_ref(), settings.per_peer.as_ref());
-    let _peer_permit = match of_peer {
-        Ok(permit) => permit,
-        Err(failure) => return refuse_session(reply, side, failure, counters).await,
-    };
-    let admitted = admit(service, peer.as_ref(), settings.peers.as_deref(), rest);
-    let _admission = match admitted {
-        Ok(admission) => admission,
-        Err(failure) => return refuse_session(reply, side, failure, counters).await,
-    };
-    let backend_permit = take_backend(half, &sessions.backends);
-    let _backend_permit = match backend_permit {
-        Ok(permit) => permit,
-        Err(failure) => return refuse_session(reply, side, failure, counters).await,
-    };
-    let mut order = ConnectRequest {
+    let _link_guard = request.link_guard;
+    let order = ConnectRequest {
         service: &service.name,
         peers: settings.peers.as_deref(),
         id: record.id(),
-        client,
-        origin,
-        probe,
+        client: request.client,
+        origin: request.origin,
+        probe: request.probe,
         counters,
         refused_by: Vec::new(),
         resend: Vec::new(),
-        unsent: said,
+        unsent: request.prefix,
         log: record.log(),
         leave: &service.leave,
         notices: &sessions.notices,
         reported: &service.reported,
         backend: None,
     };
-    let mut session = DownstreamSide {
-        side: pace_client(side, half, service),
-        peer,
-        reply: Some(reply),
+    let session = DownstreamSide {
+        side: pace_client(request.downstream, request.half, service),
+        peer: request.peer,
+        reply: Some(request.reply),
         idle: settings.idle,
         has_waited: false,
-        counters: record.counters().clone(),
+        counters: counters.clone(),
     };
+    try_upstreams(way, session, order, record, stopper, &sessions.switching).await
+}
+
+/// Tries one link or backend after the other, until one carries the session or none is left.
+async fn try_upstreams(
+    way: &SessionDestination<'_>,
+    mut session: DownstreamSide,
+    mut order: ConnectRequest<'_>,
+    record: &SessionGuard,
+    stopper: &SessionStopper,
+    switching: &AtomicBool,
+) -> EndWithRefusal {
+    let counters = record.counters();
     for _ in 0..TRIES_MAX {
-        let connected = tokio::select! {
-            biased;
-            () = stopper.stopped() => Err(stopper.end(counters.phase())),
-            connected = connect_upstream(way, &mut order, &sessions.switching) => {
-                if let Some(wait) = counters.waited() {
-                    service.waits.add(wait);
-                    if !probe {
-                        service.wait_times.add(wait);
-                    }
-                }
-                Ok(connected)
-            }
-            () = wait_until_gone(&mut session.side, counters) => {
-                Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: "the client left".into() })
-            }
-        };
-        let connected = match connected {
+        // Boxed, as are refusals: an open session holds no memory for what it will not do again.
+        let connecting = Box::pin(connect_unless_gone(way, &mut session, &mut order, stopper, switching));
+        let connected = match connecting.await {
             Err(end) => return (session.cut_downstream(end).await, None),
             Ok(Ok(connected)) => connected,
-            Ok(Err(failure)) => return session.refuse(failure, counters).await,
+            Ok(Err(failure)) => return Box::pin(session.refuse(failure, counters)).await,
         };
         if let Some(peer) = &connected.peer {
             record.set_peer(&peer.label());
         }
-        if probe && let SessionSide::Stream(_) = connected.side {
-            return (
-                Box::pin(session.answer_probe(&way.connector(), connected, &mut order, stopper)).await,
-                None,
-            );
+        if order.probe
+            && let SessionSide::Stream(_) = connected.side
+        {
+            let connector = way.connector();
+            let answer = session.answer_probe(&connector, connected, &mut order, stopper);
+            return (Box::pin(answer).await, None);
         }
-        match session.run_attempt(Box::new(connected), &mut order, stopper).await {
+        match session.run_attempt(connected, &mut order, stopper).await {
             AttemptOutcome::Ended(end) => return (end, None),
             // A backend that was waited for is not waited for again elsewhere.
             AttemptOutcome::Refused(failure)
                 if failure.refusal == Refusal::BackendLate || !way.connector().has_other(&order) =>
             {
-                return session.refuse(failure, counters).await;
+                return Box::pin(session.refuse(failure, counters)).await;
             }
             AttemptOutcome::Refused(_) | AttemptOutcome::Again => {}
         }
     }
     let reason = format!("{TRIES_MAX} links or gateways were tried");
-    session.refuse(connect_failure(EndedBy::Peer, Refusal::Unavailable, reason), counters).await
+    let failure = connect_failure(EndedBy::Peer, Refusal::Unavailable, reason);
+    Box::pin(session.refuse(failure, counters)).await
+}
+
+/// Connects, unless the session is stopped or its client leaves first: then how it ended.
+async fn connect_unless_gone(
+    way: &SessionDestination<'_>,
+    session: &mut DownstreamSide,
+    order: &mut ConnectRequest<'_>,
+    stopper: &SessionStopper,
+    switching: &AtomicBool,
+) -> Result<Result<Box<ConnectedUpstream>, ConnectFailure>, SessionEnd> {
+    let (counters, service, is_probe) = (order.counters, way.service, order.probe);
+    tokio::select! {
+        biased;
+        () = stopper.stopped() => Err(stopper.end(counters.phase())),
+        connected = connect_upstream(way, order, switching) => {
+            if let Some(wait) = counters.waited() {
+                service.waits.add(wait);
+                if !is_probe {
+                    service.wait_times.add(wait);
+                }
+            }
+            Ok(connected.map(Box::new))
+        }
+        () = wait_until_gone(&mut session.side, counters) => {
+            Err(SessionEnd { who: EndedBy::Client, phase: counters.phase(), reason: "the client left".into() })
+        }
+    }
+}
+
+/// What a box holds; its own memory is free from here on, where `*` keeps it to the end of a function.
+#[expect(clippy::boxed_local, reason = "that the box goes is the point")]
+pub(super) fn unboxed<T>(value: Box<T>) -> T {
+    *value
+}
+
+/// What a session that may be served holds until it ends.
+struct SessionPermits {
+    _client: ClientPermit,
+    _peer: Option<Box<UsagePlace<Arc<str>>>>,
+    _service: super::service::SessionPermit,
+    _backend: Option<QuotaPermit>,
+}
+
+/// Decides whether a session may be served.
+fn admit_session(
+    asked: &mut SessionRequest,
+    service: &Arc<Service>,
+    settings: &ServiceSettings,
+    sessions: &SessionContext,
+    counters: &SessionCounters,
+) -> Result<SessionPermits, ConnectFailure> {
+    let half = asked.half;
+    let from = asked.peer.as_ref().map(Peer::label);
+    if half == Half::Internal && sessions.lockdown.locks_session(from.as_deref(), &service.name) {
+        return Err(connect_failure(EndedBy::Operator, Refusal::Unavailable, "it is locked".into()));
+    }
+    let (admission, client) = (std::mem::take(&mut asked.admission), asked.client.filter(|_| !asked.probe));
+    let client = check_client(admission, half, client, service, sessions).map_err(client_failure)?;
+    if service.is_closed() && !asked.probe {
+        let reason = "it is outside of its hours".into();
+        return Err(connect_failure(EndedBy::Policy, Refusal::NotAllowed, reason));
+    }
+    if let Some(why) = service.down_reason() {
+        counters.enter(SessionPhase::Connecting);
+        let reason = format!("the service is down: {why}");
+        return Err(connect_failure(EndedBy::Backend, Refusal::ServiceDown, reason));
+    }
+    let peer = admit_peer(service, asked.peer.as_ref(), settings.per_peer.as_ref())?;
+    let permit = admit(service, asked.peer.as_ref(), settings.peers.as_deref(), asked.idle_state.take())?;
+    let backend = take_backend(half, &sessions.backends)?;
+    Ok(SessionPermits { _client: client, _peer: peer, _service: permit, _backend: backend })
 }
 
 /// Whether a client gets in, where nobody has asked before it had a session.
@@ -430,8 +456,7 @@ async fn connect_upstream(
     let mut failing_since = None;
     loop {
         let connector = way.connector();
-        // Boxed, as are refusals: an open session holds no memory for what it will not do again.
-        let result = Box::pin(connector.connect(order)).await;
+        let result = connector.connect(order).await;
         let of_the_way = |failure: &ConnectFailure| matches!(failure.who, EndedBy::Peer | EndedBy::Operator);
         // Read first: a switch replaces the way before it ends.
         let is_switching = switching.load(Ordering::SeqCst);

@@ -76,6 +76,19 @@ pub struct SessionRemains {
     pub is_unsent: bool,
 }
 
+impl SessionRemains {
+    /// The link's task has ended and told nothing.
+    fn of_lost_link() -> Self {
+        Self {
+            how: SessionFate::LinkLost(LinkLoss::Cut),
+            stream: None,
+            rest: Undelivered::default(),
+            again: Vec::new(),
+            is_unsent: false,
+        }
+    }
+}
+
 /// How a session ended on its link.
 #[derive(Debug)]
 pub enum SessionFate {
@@ -122,14 +135,14 @@ pub enum LinkLoss {
 /// A session's owner, as the link's task sees it: told once how it ended; gone, it cuts the session.
 #[derive(Debug)]
 pub(super) struct SessionOwner {
-    pub outcome: oneshot::Sender<SessionRemains>,
+    pub outcome: oneshot::Sender<Box<SessionRemains>>,
     pub cause: Arc<AtomicU8>,
 }
 
 /// The owner's end of a session on a link. Dropped, it cuts the session.
 #[derive(Debug)]
 pub struct SessionHandle {
-    outcome: oneshot::Receiver<SessionRemains>,
+    outcome: oneshot::Receiver<Box<SessionRemains>>,
     cause: Arc<AtomicU8>,
     /// Shows the link of an incoming session that somebody is at work for it.
     _served: Option<Arc<()>>,
@@ -177,15 +190,8 @@ impl SessionHandle {
     }
 
     /// Waits until the session is over on its link.
-    pub async fn outcome(&mut self) -> SessionRemains {
-        let lost = || SessionRemains {
-            how: SessionFate::LinkLost(LinkLoss::Cut),
-            stream: None,
-            rest: Undelivered::default(),
-            again: Vec::new(),
-            is_unsent: false,
-        };
-        (&mut self.outcome).await.unwrap_or_else(|_| lost())
+    pub async fn outcome(&mut self) -> Box<SessionRemains> {
+        (&mut self.outcome).await.unwrap_or_else(|_| Box::new(SessionRemains::of_lost_link()))
     }
 
     /// Ends the session with a reset; its stream is cut too.

@@ -400,7 +400,8 @@ impl LinkedSession {
             Undelivered { bytes: self.held, has_end: self.inbound == Inbound::Ending, _window: window };
         let stream = self.local.map(|side| side.stream);
         // An owner that has gone has cut the session: dropped, the stream is reset.
-        let _ = owner.outcome.send(SessionRemains { how, stream, rest, again, is_unsent });
+        let remains = SessionRemains { how, stream, rest, again, is_unsent };
+        let _ = owner.outcome.send(Box::new(remains));
     }
 
     /// The error that its stream failed with.
