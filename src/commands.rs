@@ -169,7 +169,7 @@ async fn send_command(cli: &Cli, command: Command) -> anyhow::Result<ExitCode> {
             print_line(text)?;
             Ok(ExitCode::SUCCESS)
         }
-        CommandAnswer::Refused(text) => {
+        CommandAnswer::Refused(text) | CommandAnswer::Unkept(text) => {
             print_note(format_args!("portcullis: {text}"));
             Ok(exit::FAILED.into())
         }

@@ -142,9 +142,10 @@ impl AdminConnection {
                 let why = "it answered another question instead of sending a picture".into();
                 Err(ClientError::Refused { at, why })
             }
-            CommandAnswer::Done(why) | CommandAnswer::Cut(why) | CommandAnswer::Refused(why) => {
-                Err(ClientError::Refused { at, why })
-            }
+            CommandAnswer::Done(why)
+            | CommandAnswer::Cut(why)
+            | CommandAnswer::Unkept(why)
+            | CommandAnswer::Refused(why) => Err(ClientError::Refused { at, why }),
         }
     }
 

@@ -23,6 +23,8 @@ use crate::profile::{Backend, ConfinePolicy, Half, Mode, Profile};
 
 const ONE_PROCESS_EACH: &str = "both halves run in this process, which therefore may dial and listen; \
      the full lock needs a process for each half";
+const IN_EVERY_MODE: &str = "locked as in every mode (seccomp): it starts no program and uses no sockets but TCP, UDP and \
+                             Unix; a half alone is locked further in reverse mode";
 
 /// Why `confine: required` does not start.
 #[derive(Debug, Error)]
@@ -104,7 +106,8 @@ impl ProcessLock {
         if !self.is_begun || profile.confine == ConfinePolicy::Off {
             return Ok(told);
         }
-        if !self.refuses_always {
+        let is_first = !self.refuses_always;
+        if is_first {
             self.refuse_always(profile.confine)?;
             told.append(&mut self.untold);
         }
@@ -122,6 +125,7 @@ impl ProcessLock {
             }
             Some(_) => {}
             None if profile.mode == Mode::Reverse => told.push(ONE_PROCESS_EACH.into()),
+            None if is_first && self.refuses_always => told.push(IN_EVERY_MODE.into()),
             None => {}
         }
         Ok(told)

@@ -2,6 +2,7 @@
 //! who asked for what and how it ended. The audit file has what the gateway does by itself as well.
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::{
         Arc,
@@ -124,8 +125,15 @@ pub fn open_audit(
     in_use: Option<&Path>,
     notices: &Arc<NoticeLog>,
 ) -> Result<Option<AuditLog>, AuditTaken> {
-    let wanted = profile.audit.as_deref().filter(|wanted| Some(*wanted) != in_use);
+    let is_in_use = |wanted: &Path| in_use.is_some_and(|in_use| is_same_file(in_use, wanted));
+    let wanted = profile.audit.as_deref().filter(|wanted| !is_in_use(wanted));
     wanted.map(|path| AuditLog::open(path, notices.clone())).transpose()
+}
+
+/// Whether two paths lead to one file, however they are spelled.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    one == other || matches!((file(one), file(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 impl Engine {
@@ -166,6 +174,7 @@ fn describe_outcome(answer: &CommandAnswer) -> Option<(&'static str, NoticeLevel
         CommandAnswer::Killed(sessions) => ("done", NoticeLevel::Info, handle::describe_killed(*sessions)),
         CommandAnswer::Done(text) => ("done", NoticeLevel::Info, text.clone()),
         CommandAnswer::Cut(text) => ("cut", NoticeLevel::Warn, text.clone()),
+        CommandAnswer::Unkept(text) => ("done", NoticeLevel::Warn, text.clone()),
         CommandAnswer::Refused(text) => ("refused", NoticeLevel::Warn, text.clone()),
         CommandAnswer::Verified(report) if report.passed => ("passed", NoticeLevel::Info, report.line()),
         CommandAnswer::Verified(report) => ("failed", NoticeLevel::Warn, report.line()),

@@ -121,6 +121,8 @@ pub enum CommandAnswer {
     Planned(Box<SwitchPlan>),
     /// What a walk has found.
     Verified(VerifyReport),
+    /// It was done, and holds only until this process ends.
+    Unkept(String),
     /// It was not done; the text says why, and nothing changed.
     Refused(String),
 }
@@ -131,6 +133,7 @@ impl CommandAnswer {
         match self {
             Self::Done(text) => Self::Done(format!("{name}: {text}")),
             Self::Cut(text) => Self::Cut(format!("{name}: {text}")),
+            Self::Unkept(text) => Self::Unkept(format!("{name}: {text}")),
             Self::Refused(text) => Self::Refused(format!("{name}: {text}")),
             answer => answer,
         }

@@ -127,7 +127,7 @@ impl Engine {
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
-                asker.answer(CommandAnswer::Refused(format!(
+                asker.answer(CommandAnswer::Unkept(format!(
                     "{done}; but this holds only until this process ends, since it can not be written: {why}"
                 )));
             },

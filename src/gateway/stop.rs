@@ -11,7 +11,7 @@ use super::{
     halves::{DmzSide, InternalSide},
     state::EngineState,
 };
-use crate::telemetry::log::LogEvent;
+use crate::telemetry::{format, log::LogEvent};
 
 /// A stop under way.
 pub struct PendingStop {
@@ -103,11 +103,11 @@ impl Engine {
         match stopping.cut {
             None if open == 0 && (links == 0 || now >= stopping.deadline) => Some(GatewayOutcome::Clean),
             None if now >= stopping.deadline => {
-                stopping.cut = Some(open);
+                let clients = self.shared.sessions.registry.clients_open();
+                stopping.cut = Some(clients);
                 stopping.deadline = now + FLUSH;
-                self.shared
-                    .notices
-                    .warn(LogEvent::SessionsCut.line(format!("stopping: {open} sessions cut")));
+                let line = format!("stopping: {} cut", format::count(clients as u64, "session"));
+                self.shared.notices.warn(LogEvent::SessionsCut.line(line));
                 self.cut.cancel();
                 None
             }

@@ -1,6 +1,6 @@
 //! `log`, `access_log` and `audit`: the files that a gateway writes, and who has asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     fields::ValueReader,
@@ -14,6 +14,15 @@ use super::{
 pub struct AccessLogOptions {
     pub target: AccessLogTarget,
     pub format: AccessLogFormat,
+}
+
+impl AccessLogOptions {
+    pub(super) fn file(&self) -> Option<&Path> {
+        match &self.target {
+            AccessLogTarget::File(file) => Some(file),
+            AccessLogTarget::StandardError => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +48,20 @@ pub(super) fn file(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Opti
         return field.refuse(ValueProblem::new(what, "write the name of the file to write"), problems);
     }
     Some(field.node.spot.source.folder.join(text))
+}
+
+/// A file that nothing else writes, or its chain would break.
+pub(super) fn audit(
+    field: &ValueReader<'_>,
+    others: [Option<&Path>; 2],
+    problems: &mut Vec<Problem>,
+) -> Option<PathBuf> {
+    let file = file(field, problems)?;
+    if others.contains(&Some(&*file)) {
+        let what = "a log of this profile is written to the same file, which would break the audit's chain";
+        return field.refuse(ValueProblem::new(what, "give the audit a file of its own"), problems);
+    }
+    Some(file)
 }
 
 /// A file, `stderr`, or a map with one of these and a format.

@@ -41,10 +41,10 @@ pub fn compare_files(files: &[&Path], mode: Option<Mode>) -> Vec<Problem> {
 fn check_modes(dmz: &[&RawProfile], internal: &[&RawProfile], problems: &mut Vec<Problem>) {
     let mode = |raw: &RawProfile| raw.mode.good().copied();
     for inside in internal {
-        let other = dmz.iter().find(|outside| {
-            mode(outside).is_some_and(|outer| mode(inside).is_some_and(|inner| inner != outer))
-        });
-        if let Some(other) = other {
+        let Some(inner) = mode(inside) else { continue };
+        // Files of more than one pair may be checked at once: one partner is enough.
+        let is_partner = |outside: &&&RawProfile| mode(outside).is_none_or(|outer| outer == inner);
+        if let Some(other) = dmz.first().filter(|_| !dmz.iter().any(|outside| is_partner(&outside))) {
             let place = ProfilePlace { key: "mode".to_owned(), ..inside.place.clone() };
             let what =
                 format!("the DMZ half in {} runs in another mode, so no link joins them", other.place.file);

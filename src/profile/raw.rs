@@ -115,6 +115,10 @@ pub(super) fn read(
         let (names, services) = services(&half, &keys::INTERNAL_SERVICES, internal_service, problems);
         Some(RawInternal { place: field.key_place(), link, names, services })
     });
+    let log = top.take(&keys::LOG).and_then(|field| logs::file(&field, problems));
+    let access_log = top.take(&keys::ACCESS_LOG).and_then(|field| logs::access_log(&field, problems));
+    let others = [log.as_deref(), access_log.as_ref().and_then(AccessLogOptions::file)];
+    let audit = top.take(&keys::AUDIT).and_then(|field| logs::audit(&field, others, problems));
     let (mut dmz, mut internal) = (dmz, internal);
     name_sockets(&mut dmz, &mut internal);
     Some(RawProfile {
@@ -126,9 +130,9 @@ pub(super) fn read(
         drain: keys::DRAIN.read(&top, problems),
         health: ReadValue::read(top.take(&keys::HEALTH), |field| health::read(&field, problems)),
         ready: keys::READY.written(&top, problems).unwrap_or_default(),
-        log: top.take(&keys::LOG).and_then(|field| logs::file(&field, problems)),
-        audit: top.take(&keys::AUDIT).and_then(|field| logs::file(&field, problems)),
-        access_log: top.take(&keys::ACCESS_LOG).and_then(|field| logs::access_log(&field, problems)),
+        log,
+        audit,
+        access_log,
         confine: confine(&top, problems).unwrap_or_default(),
         resolver: gateways::name_servers(&top, problems).unwrap_or_default(),
         place: top.place,

@@ -108,7 +108,7 @@ pub struct BackendFailures {
 }
 
 impl RegistryState {
-    fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<OpenSession>)> {
+    fn clients(&self) -> impl Iterator<Item = (&u64, &Arc<OpenSession>)> + Clone {
         self.open.iter().filter(|(_, session)| session.kind == SessionKind::Client)
     }
 

@@ -30,7 +30,7 @@ impl App {
                 return;
             }
             CommandAnswer::Killed(sessions) => StatusMessage::Done(describe_killed(sessions)),
-            CommandAnswer::Refused(text) => StatusMessage::Refused(text),
+            CommandAnswer::Unkept(text) | CommandAnswer::Refused(text) => StatusMessage::Refused(text),
             CommandAnswer::Verified(report) if report.passed => StatusMessage::Done(report.line()),
             CommandAnswer::Verified(report) => StatusMessage::Refused(report.line()),
             CommandAnswer::Status(_) | CommandAnswer::Metrics(_) | CommandAnswer::History(_) => {

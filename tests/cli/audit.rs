@@ -94,6 +94,19 @@ fn a_second_gateway_does_not_write_into_the_file_of_the_first() {
 }
 
 #[test]
+fn a_gateway_goes_on_with_its_own_file_however_that_is_spelled() {
+    let place = Place::with_certificates();
+    fs::create_dir(place.path("logs")).expect("a folder");
+    place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));
+    place.write("two.yaml", &format!("audit: logs/../audit.jsonl\n{DIRECT}"));
+    let _one = place.start("one");
+    let socket = place.path("run/one.sock").display().to_string();
+    let said = run(&place, &["switch", "two.yaml", "--admin", &socket]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    until("its line", SOON, || actions(&place, "audit.jsonl").contains(&"switch".into()).then_some(()));
+}
+
+#[test]
 fn a_killed_gateway_leaves_a_cut_line_and_the_next_goes_on() {
     let place = Place::with_certificates();
     place.write("one.yaml", &format!("audit: audit.jsonl\n{DIRECT}"));

@@ -343,6 +343,14 @@ fn halves_that_are_checked_together_have_to_go_together() {
         forward.replace("connect: \"socks+tls://127.0.0.1:9\"", "listen: \"socks+tls://127.0.0.1:9\"");
     place.write("forward.yaml", &forward);
     check(&["edge.yaml", "forward.yaml"], &["runs in another mode, so no link joins them"]);
+    // Of two pairs, each half has its partner.
+    check(&["edge.yaml", "inside.yaml", "forward.yaml"], &["runs in another mode, so no link joins them"]);
+    let dials = fs::read_to_string(place.path("edge.yaml"))
+        .expect("a file")
+        .replace("mode: reverse", "mode: forward");
+    let dials = dials.replace("listen: \"socks", "connect: \"socks").replace("127.0.0.1:0", "127.0.0.1:9");
+    place.write("dials.yaml", &dials);
+    check(&["edge.yaml", "inside.yaml", "dials.yaml", "forward.yaml"], &[]);
     let stranger = fs::read_to_string(place.path("edge.yaml"))
         .expect("a file")
         .replace("peers: [internal]", "peers: [inner]");

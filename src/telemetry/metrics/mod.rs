@@ -149,23 +149,29 @@ fn of_services(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Resu
     }
     let backends = (
         "portcullis_backends",
-        "Backends of a service by their state; of one that is alone, whether sessions failed.",
+        "Backends of a service by their state; one that is alone is down where its sessions fail.",
     );
     let mut family = Family::begin(encoder, backends, MetricType::Gauge)?;
     for row in snapshot.services.iter().filter(|row| row.connect.is_some()) {
-        let is_alone = row.backends.len() < 2;
         for state in BackendRowState::ALL {
-            let count = row.backends.iter().filter(|backend| backend.state == state).count();
-            let count = match (is_alone, state) {
-                (true, BackendRowState::Up) => usize::from(!is_backend_down(row)),
-                (true, BackendRowState::Down) => usize::from(is_backend_down(row)),
-                (true, BackendRowState::Resting | BackendRowState::Standby) => 0,
-                (false, _) => count,
+            let count = match &row.backends[..] {
+                [] => usize::from(state == BackendRowState::Up),
+                [alone] => usize::from(state == state_of_alone(alone.state, row)),
+                backends => backends.iter().filter(|backend| backend.state == state).count(),
             };
             family.gauge(&[("service", &*row.name), ("state", state.word())], count as f64)?;
         }
     }
     Ok(())
+}
+
+/// Nobody stands in for it, so that it is asked however often it fails: its sessions tell, besides its checks.
+fn state_of_alone(state: BackendRowState, row: &ServiceRow) -> BackendRowState {
+    match state {
+        BackendRowState::Down => BackendRowState::Down,
+        _ if is_backend_down(row) => BackendRowState::Down,
+        BackendRowState::Up | BackendRowState::Resting | BackendRowState::Standby => BackendRowState::Up,
+    }
 }
 
 fn of_sessions(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {

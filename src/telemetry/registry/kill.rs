@@ -105,12 +105,20 @@ impl SessionRegistry {
         };
         // Each of them wakes a task, so it is not done under the lock.
         found.iter().for_each(|session| session.stopper.stop(StopReason::Operator));
-        let outer: HashSet<&str> =
-            found.iter().filter(|session| session.half == Half::Dmz).map(|session| &*session.id).collect();
-        let is_counted =
-            |session: &&Arc<OpenSession>| session.half == Half::Dmz || !outer.contains(&*session.id);
-        found.iter().filter(is_counted).count() as u64
+        count_once(found.iter()) as u64
     }
+
+    /// Sessions of clients that are open now; one of a pair run by one process is one.
+    pub fn clients_open(&self) -> usize {
+        count_once(self.lock().clients().map(|(_, session)| session))
+    }
+}
+
+/// How many sessions they are, where both halves of one may be among them.
+fn count_once<'a>(sessions: impl Iterator<Item = &'a Arc<OpenSession>> + Clone) -> usize {
+    let is_outer = |session: &&'a Arc<OpenSession>| session.half == Half::Dmz;
+    let outer: HashSet<&str> = sessions.clone().filter(is_outer).map(|session| &*session.id).collect();
+    sessions.filter(|session| is_outer(session) || !outer.contains(&*session.id)).count()
 }
 
 /// Probes are no business of an operator's: they end by themselves.

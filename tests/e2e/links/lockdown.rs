@@ -14,7 +14,7 @@ use crate::support::{
 /// Without a state folder it holds until the process ends, and that is told.
 async fn told(gateway: &Gateway, command: Command) {
     match gateway.handle.ask(command.clone()).await {
-        CommandAnswer::Refused(text) => assert!(text.contains("until this process ends"), "{text}"),
+        CommandAnswer::Unkept(text) => assert!(text.contains("until this process ends"), "{text}"),
         other => panic!("{command:?}: {other:?}"),
     }
 }
