@@ -135,3 +135,20 @@ pub(in crate::profile) static SESSION_LIMIT: ProfileKey<OptionalSpan> = ProfileK
 
 const CLIENT_NETWORK: Text =
     Text { pattern: "", words: "an address, or a network with its bits: `10.0.0.0/8`" };
+
+pub(in crate::profile) static LINKS_PER_PEER: ProfileKey<SubMap> = ProfileKey {
+    name: "per_peer",
+    about: "What one peer may have, by the name in its certificate, wherever it dials from.",
+    example: "",
+    value: SubMap(&PEER_LINKS),
+};
+
+pub(in crate::profile) static PEER_LINKS: KeyMap =
+    KeyMap { about: "What one peer may have.", groups: &[&[&PEER_LINKS_MAX]] };
+
+pub(in crate::profile) static PEER_LINKS_MAX: ProfileKey<OptionalCount> = ProfileKey {
+    name: "links",
+    about: "Its links in all. Unset: what its `hello` says that it keeps, at most half of what is left.",
+    example: "64",
+    value: OptionalCount { range: defaults::MAXIMUM_RANGE },
+};

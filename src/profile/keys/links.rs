@@ -1,9 +1,8 @@
 //! Keys of the profile itself, of its halves, and of the link of each.
 
 use super::{
-    CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, OUTER, ProfileKey,
-    RESOLVER, REVOKED, REVOKED_EXPIRED, SOURCE, VIA, VIA_CREDENTIALS,
-    rates::OptionalCount,
+    CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, LINKS_PER_PEER, OUTER,
+    ProfileKey, RESOLVER, REVOKED, REVOKED_EXPIRED, SOURCE, VIA, VIA_CREDENTIALS,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
         SubMap, Text, TextList,
@@ -258,23 +257,6 @@ pub(in crate::profile) static DMZ_LINK: KeyMap = KeyMap {
         &RETIRE,
         &LINKS_PER_PEER,
     ]],
-};
-
-pub(in crate::profile) static LINKS_PER_PEER: ProfileKey<SubMap> = ProfileKey {
-    name: "per_peer",
-    about: "What one peer may have, by the name in its certificate, wherever it dials from.",
-    example: "",
-    value: SubMap(&PEER_LINKS),
-};
-
-pub(in crate::profile) static PEER_LINKS: KeyMap =
-    KeyMap { about: "What one peer may have.", groups: &[&[&PEER_LINKS_MAX]] };
-
-pub(in crate::profile) static PEER_LINKS_MAX: ProfileKey<OptionalCount> = ProfileKey {
-    name: "links",
-    about: "Its links in all. Unset: what its `hello` says that it keeps, at most half of what is left.",
-    example: "64",
-    value: OptionalCount { range: defaults::MAXIMUM_RANGE },
 };
 
 pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
