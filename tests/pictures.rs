@@ -21,8 +21,12 @@ use std::{
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portcullis::{
+    gateway::handle::{Command, CommandAnswer},
     record::Recording,
-    telemetry::snapshot::{PoolState, Snapshot},
+    telemetry::{
+        history::{HistoryRing, HistorySample},
+        snapshot::{PoolState, Snapshot},
+    },
     tui::{app::App, style::ScreenStyle, view},
 };
 use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
@@ -30,10 +34,13 @@ use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
 /// A name, the first moment of the recording to draw, and the keys pressed then.
 type Wanted = (&'static str, fn(&Snapshot) -> bool, &'static str);
 
-const PICTURES: [Wanted; 3] = [
+const PICTURES: [Wanted; 6] = [
     ("overview", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), ""),
     ("sessions", |snapshot| snapshot.ended.iter().any(|row| row.end == "BC"), "3jjx"),
     ("pool", |snapshot| snapshot.pools.iter().any(is_starved), "2j"),
+    ("path", |snapshot| snapshot.pools.iter().any(is_starved), "9"),
+    ("doctor", |snapshot| snapshot.pools.iter().any(is_starved), "0"),
+    ("history", |snapshot| snapshot.pools.iter().any(is_starved), "H"),
 ];
 
 fn is_starved(pool: &portcullis::telemetry::snapshot::PoolRow) -> bool {
@@ -68,16 +75,59 @@ fn asset(name: &str) -> PathBuf {
 fn draw(recording: &Path, moment: fn(&Snapshot) -> bool, keys: &str) -> Buffer {
     let mut recording = Recording::open(recording).unwrap();
     let mut app = App::new(recording.snapshot(0).unwrap(), ScreenStyle::FULL);
+    let mut history = PictureHistory::default();
     let found = (0..recording.count()).any(|place| {
         let snapshot = recording.snapshot(place).unwrap();
         app.take_snapshot(Arc::clone(&snapshot));
+        history.take_snapshot(&snapshot);
         moment(&snapshot)
     });
     assert!(found, "the recording has no such moment");
     for key in keys.chars() {
         app.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
     }
+    for (name, command) in app.history_requests() {
+        let Command::History(asked) = command else { panic!("{command:?}") };
+        let report = history.ring.report(asked, history.now);
+        app.take_history(name, CommandAnswer::History(Box::new(report)));
+    }
     let mut terminal = Terminal::new(TestBackend::new(120, 36)).unwrap();
     terminal.draw(|frame| view::draw(frame, &app)).unwrap();
     terminal.backend().buffer().clone()
+}
+
+/// When the recording began: its pictures have no time of their own.
+const BEGAN: u64 = 1_795_559_384;
+
+/// What the gateway of the recording would tell of its last minutes.
+#[derive(Default)]
+struct PictureHistory {
+    ring: HistoryRing,
+    now: u64,
+    refused: u64,
+}
+
+impl PictureHistory {
+    fn take_snapshot(&mut self, snapshot: &Snapshot) {
+        self.now = BEGAN + snapshot.uptime_seconds as u64;
+        let rate = snapshot.traffic.last().copied().unwrap_or_default();
+        let half = snapshot.roles[0];
+        let pools = || snapshot.pools.iter().filter(|pool| pool.role == half);
+        let refused = snapshot.totals.refused - self.refused;
+        self.refused = snapshot.totals.refused;
+        self.ring.take_second(HistorySample {
+            at: self.now,
+            seconds: 1,
+            up: rate.up,
+            down: rate.down,
+            up_max: rate.up,
+            down_max: rate.down,
+            open: snapshot.totals.sessions_open,
+            waiting: snapshot.totals.sessions_waiting,
+            links: pools().map(|pool| pool.ready as u64).sum(),
+            links_wanted: pools().map(|pool| pool.target as u64).sum(),
+            refused,
+            wait_ms: pools().filter_map(|pool| pool.wait_p99_ms).reduce(f64::max),
+        });
+    }
 }

@@ -80,8 +80,11 @@ impl PathBuilder<'_> {
 
     pub(super) fn add_clients(&mut self) {
         let snapshot = self.snapshot;
-        let lately =
-            snapshot.services.iter().flat_map(|row| &row.refusals).filter(|row| !row.is_of_one_client);
+        // A client of a pair is refused by both halves, and counts where it came in.
+        let has_outer = self.services().any(|row| row.role == Half::Dmz);
+        let counted = self.services().filter(|row| (row.role == Half::Dmz) == has_outer);
+        let lately = counted.flat_map(|row| &row.refusals);
+        let lately = lately.filter(|row| !row.is_of_one_client && row.ago_seconds < LATELY_SECONDS);
         let refused = lately.fold(0_u64, |sum, row| sum.saturating_add(row.count));
         let waiting = snapshot.totals.sessions_waiting;
         let (state, severity) = match (refused, waiting) {
@@ -108,6 +111,9 @@ impl PathBuilder<'_> {
         }
     }
 }
+
+/// A refusal that is older says nothing about the clients that come now.
+const LATELY_SECONDS: f64 = 10.0;
 
 fn service_part(name: &str, rows: &[&ServiceRow]) -> PathPart {
     let has_outer = rows.iter().any(|row| row.role == Half::Dmz);

@@ -54,7 +54,11 @@ fn told(app: &App, path: &ShieldPath, area: Rect) -> Option<(String, Style)> {
     let part = selected.or_else(|| path.worst())?;
     let facts = part.why.clone().unwrap_or_else(|| part.facts.join(", "));
     let state = if part.state.is_empty() { String::new() } else { format!("{}, ", part.state) };
-    let text = format!("{} {}: {state}{facts}", part.stage.title(), part.name);
+    let name = match part.stage {
+        PathStage::Clients => part.name.clone(),
+        stage => format!("{} {}", stage.title(), part.name),
+    };
+    let text = format!("{name}: {state}{facts}");
     Some((app.addresses().text(&text), alert::style(&app.style, part.severity)))
 }
 
