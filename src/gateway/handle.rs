@@ -42,9 +42,9 @@ impl fmt::Display for LockdownTarget {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.service, &self.peer) {
             (None, None) => out.write_str("everything"),
-            (Some(service), None) => write!(out, "`{service}`"),
-            (None, Some(peer)) => write!(out, "gateway `{peer}`"),
-            (Some(service), Some(peer)) => write!(out, "`{service}` for gateway `{peer}`"),
+            (Some(service), None) => write!(out, "service {service}"),
+            (None, Some(peer)) => write!(out, "gateway {peer}"),
+            (Some(service), Some(peer)) => write!(out, "service {service} for gateway {peer}"),
         }
     }
 }

@@ -164,6 +164,7 @@ pub fn argument_name(action: Action) -> Option<&'static str> {
     match action {
         Action::Close => Some("SESSION"),
         Action::Drain => Some("SERVICE"),
+        Action::Lockdown | Action::Unlock => Some("[--peer NAME] [SERVICE]"),
         Action::Dismiss => Some("PEER"),
         Action::Only => Some("GATEWAY"),
         Action::Resize => Some("LINKS"),

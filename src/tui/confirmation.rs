@@ -1,7 +1,10 @@
 //! What is asked before something is destroyed: it names the thing, and is answered by `y` alone.
 
 use crate::{
-    gateway::{handle::Command, plan::SwitchPlan},
+    gateway::{
+        handle::{Command, LockdownTarget},
+        plan::SwitchPlan,
+    },
     telemetry::{
         registry::{KillSelection, ListedSessions},
         snapshot::Snapshot,
@@ -29,6 +32,14 @@ pub enum Confirmation {
     Drain {
         service: String,
         sessions_open: u64,
+    },
+    Lockdown {
+        target: LockdownTarget,
+        sessions_open: u64,
+        links: u64,
+    },
+    Unlock {
+        target: LockdownTarget,
     },
     Switch(Box<SwitchPlan>),
     /// Reversing what no forward check has proven since the gateway started.
@@ -64,6 +75,15 @@ impl Confirmation {
                     "Drain {service}? No new sessions; {sessions_open} open ones go on. Reload undoes it."
                 )
             }
+            Self::Lockdown { target, sessions_open, links } => {
+                let sessions = format::count(*sessions_open, "session");
+                let links = match (&target.service, links) {
+                    (Some(_), _) => "links stay".to_owned(),
+                    (None, links) => format!("{} closed", format::count(*links, "link")),
+                };
+                format!("Lock {target}? {sessions} cut, {links}, and new ones refused until `unlock`.")
+            }
+            Self::Unlock { target } => format!("Unlock {target}? New sessions are taken again."),
             Self::Switch(plan) => format!("Switch from {} to {}?", plan.from, plan.to),
             Self::Unproven(plan) => format!(
                 "No forward check of {} has passed since this gateway started; `v` walks it. Reverse {} to {} all the same?",
@@ -85,6 +105,8 @@ impl Confirmation {
             | Self::Close { .. }
             | Self::CloseAll { .. }
             | Self::Drain { .. }
+            | Self::Lockdown { .. }
+            | Self::Unlock { .. }
             | Self::Stop { .. } => Vec::new(),
         }
     }
@@ -105,6 +127,8 @@ impl Confirmation {
                 Command::KillAll(KillSelection::Listed(ListedSessions { sessions, by }))
             }
             Self::Drain { service, .. } => Command::Drain { service: Some(service) },
+            Self::Lockdown { target, .. } => Command::Lockdown(target),
+            Self::Unlock { target } => Command::Unlock(target),
             Self::Switch(plan) | Self::Unproven(plan) => Command::Switch { profile: plan.profile },
             Self::Stop { .. } => Command::Stop,
         }

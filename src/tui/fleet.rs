@@ -223,9 +223,11 @@ impl App {
                     None => Vec::new(),
                 }
             }
-            Confirmation::Switch(_) | Confirmation::Unproven(_) | Confirmation::Stop { .. } => {
-                chosen.into_iter().cloned().collect()
-            }
+            Confirmation::Switch(_)
+            | Confirmation::Unproven(_)
+            | Confirmation::Lockdown { .. }
+            | Confirmation::Unlock { .. }
+            | Confirmation::Stop { .. } => chosen.into_iter().cloned().collect(),
         }
     }
 }

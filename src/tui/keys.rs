@@ -73,6 +73,8 @@ pub enum Action {
     NextAlert,
     Close,
     CloseAll,
+    Lockdown,
+    Unlock,
     Clients,
     Drain,
     Dismiss,
@@ -160,6 +162,8 @@ impl Action {
         match self {
             Self::Close => Some("kill"),
             Self::CloseAll => Some("killall"),
+            Self::Lockdown => Some("lockdown"),
+            Self::Unlock => Some("unlock"),
             Self::Drain => Some("drain"),
             Self::Dismiss => Some("dismiss"),
             Self::Resize => Some("resize"),
@@ -179,6 +183,8 @@ impl Action {
             self,
             Self::Close
                 | Self::CloseAll
+                | Self::Lockdown
+                | Self::Unlock
                 | Self::Drain
                 | Self::Dismiss
                 | Self::Resize
@@ -313,6 +319,8 @@ pub const BINDINGS: &[KeyBinding] = &[
     line(Everywhere, &[Char('v')], Action::Verify, "verify", "walk the checklist", Some("verify")),
     line(Everywhere, &[Char('n')], Action::Resize, "resize", "keep so many links ready", Some("resize")),
     line(Everywhere, &[], Action::LogLevel, "log-level", "write more or less into the log", None),
+    line(Everywhere, &[], Action::Lockdown, "lockdown", "cut and refuse a service, a gateway, or all", None),
+    line(Everywhere, &[], Action::Unlock, "unlock", "lift what is locked", None),
     line(Everywhere, &[], Action::Stop, "stop", "drain, then end", None),
     line(Everywhere, &[Char('.')], Action::Play(PlayerAction::StepOn), "", "next picture", Some("step")),
     line(Everywhere, &[Char(',')], Action::Play(PlayerAction::StepBack), "", "picture before", None),

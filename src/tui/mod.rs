@@ -27,6 +27,7 @@ pub mod health;
 mod history;
 pub mod keys;
 mod lists;
+mod lockdown;
 mod mouse;
 mod order;
 mod path;

@@ -81,7 +81,8 @@ impl App {
                 rows.dedup_by(|a, b| a.0 == b.0);
                 rows
             }
-            Action::Drain => plain(services(shown)),
+            Action::Drain | Action::Lockdown => plain(services(shown)),
+            Action::Unlock => plain(shown.lockdown.iter().filter_map(|row| row.service.as_deref()).collect()),
             Action::Only => plain(gateways(shown)),
             Action::Dismiss => {
                 let lost = shown.pools.iter().filter(|pool| severity(pool) == Severity::Lost);

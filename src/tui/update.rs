@@ -22,7 +22,7 @@ use crate::{
         export,
         filter::{ListedSession, SessionFilter},
         keys::Action,
-        lists,
+        lists, lockdown,
         order::SortColumn,
         screen::Screen,
         source::Attachment,
@@ -83,6 +83,8 @@ impl App {
             Action::CloseAll => return self.ask_close_all(None),
             Action::Clients => self.toggle_grouping(),
             Action::Drain => self.ask_drain(None),
+            Action::Lockdown => self.ask_lockdown(Default::default()),
+            Action::Unlock => self.ask_unlock(Default::default()),
             Action::Dismiss => return self.dismiss(None),
             Action::Switch => return self.ask_switch(None),
             Action::Stop => self.ask_stop(),
@@ -425,6 +427,9 @@ impl App {
             (Action::Only, Some(name)) if !self.latest().gateways.iter().any(|row| &*row.name == name) => {
                 Err(format!("no gateway is called {name}"))
             }
+            (Action::Lockdown | Action::Unlock, text) => {
+                lockdown::parse_target(text).map(|_| (action, argument))
+            }
             (Action::LogLevel, None) => Err("write what the log should have: `log-level debug`".into()),
             (Action::Sort, Some(name)) if parse_column(name).is_none() => {
                 Err(format!("no column `{name}`; {}", SortColumn::ALL.map(SortColumn::name).join(", ")))
@@ -452,6 +457,8 @@ impl App {
             }
             (Action::Close, Some(id)) => self.ask_close(Some(id)),
             (Action::CloseAll, Some(filter)) => return self.ask_close_all(Some(filter)),
+            (Action::Lockdown, text) => self.ask_lockdown(lockdown::parse_target(text).unwrap_or_default()),
+            (Action::Unlock, text) => self.ask_unlock(lockdown::parse_target(text).unwrap_or_default()),
             (Action::Drain, Some(service)) => self.ask_drain(Some(service)),
             (Action::Only, Some(name)) => self.set_scope(Some(name)),
             (Action::Dismiss, Some(peer)) => return self.dismiss(Some(peer)),

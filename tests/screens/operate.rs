@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use portcullis::{
-    gateway::handle::{Command, CommandAnswer},
+    gateway::handle::{Command, CommandAnswer, LockdownTarget},
     profile::{Half, Mode},
     telemetry::{
         failures::FailureRow,
         registry::{KillSelection, ListedSessions},
-        snapshot::{SessionPhase, SessionRow, Snapshot},
+        snapshot::{LockdownRow, SessionPhase, SessionRow, Snapshot},
     },
     tui::{
         app::{App, MouseCapture, Reaction},
@@ -421,6 +421,54 @@ fn closing_draining_and_stopping_ask_and_enter_never_confirms() {
             }
         }
     }
+}
+
+#[test]
+fn locking_names_what_it_cuts_and_unlocking_asks_too() {
+    let mut inside = pictures::healthy();
+    inside.services.iter_mut().for_each(|row| row.role = Half::Internal);
+    inside.sessions.iter_mut().for_each(|row| row.role = Half::Internal);
+    inside.pools.iter_mut().for_each(|row| row.role = Half::Internal);
+    let of_chat = inside.sessions.iter().filter(|row| row.service == "chat").count();
+    let links: usize = inside.pools.iter().map(|row| row.ready + row.carrying).sum();
+    assert!(of_chat > 1 && links > 1 && of_chat < inside.sessions.len());
+    let chat = LockdownTarget { peer: None, service: Some("chat".into()) };
+    let all = inside.sessions.len();
+    for (keys, asked, target) in [
+        (":lockdown chat\n", format!("Lock service chat? {of_chat} sessions cut, links stay"), chat.clone()),
+        (
+            ":lockdown\n",
+            format!("Lock everything? {all} sessions cut, {links} links closed"),
+            LockdownTarget::default(),
+        ),
+    ] {
+        for answer in ["y", "\n"] {
+            let mut app = app(inside.clone());
+            press(&mut app, keys);
+            shows(&app, &asked);
+            let wanted = if answer == "y" {
+                Reaction::Ask(Command::Lockdown(target.clone()))
+            } else {
+                Reaction::Redraw
+            };
+            assert_eq!(press(&mut app, answer), wanted, "{keys}{answer}");
+        }
+    }
+    let mut locked = app(inside.clone());
+    press(&mut locked, ":unlock chat\n");
+    shows(&locked, "nothing is locked");
+    inside.lockdown =
+        vec![LockdownRow { peer: None, service: Some("chat".into()), since: inside.time.clone() }];
+    let mut locked = app(inside);
+    press(&mut locked, ":unlock chat\n");
+    shows(&locked, "Unlock service chat?");
+    assert_eq!(press(&mut locked, "y"), Reaction::Ask(Command::Unlock(chat)));
+    // A DMZ half locks nothing.
+    let mut outside = pictures::healthy();
+    outside.services.retain(|row| row.role == Half::Dmz);
+    let mut outside = app(outside);
+    press(&mut outside, ":lockdown chat\n");
+    shows(&outside, "no service `chat` of an internal half");
 }
 
 #[test]

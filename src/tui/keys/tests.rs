@@ -103,8 +103,8 @@ fn every_command_of_the_admin_socket_is_an_action() {
             Command::History(_) => continue,
             // What a switch asks first.
             Command::Plan { .. } => continue,
-            // On the command line of the inside; what is locked is an alert here.
-            Command::Lockdown(_) | Command::Unlock(_) => continue,
+            Command::Lockdown(_) => "lockdown",
+            Command::Unlock(_) => "unlock",
             Command::Verify { .. } => "verify",
             Command::Drain { .. } => "drain",
             Command::Stop => "stop",
