@@ -26,7 +26,9 @@ use portcullis::{
         standing,
     },
     net::{stream::NetStream, tcp},
-    profile::{Carries, LinkTls, PemSource, PoolLimits, ProfilePlace, RevokedFiles, ServiceName},
+    profile::{
+        Carries, KeyExchangePolicy, LinkTls, PemSource, PoolLimits, ProfilePlace, RevokedFiles, ServiceName,
+    },
     proto::multiplex::{
         PROTOCOL_NAME,
         decoder::{FrameReader, HeardPiece},
@@ -246,6 +248,7 @@ fn handshake() -> Operation {
             ca: file("ca.pem".into()),
             peers: vec![peer.into()],
             revoked: RevokedFiles::default(),
+            key_exchange: KeyExchangePolicy::default(),
         };
         LinkIdentity::load(&tls, &[PROTOCOL_NAME.into()], portcullis::disk::PipePolicy::Refused).unwrap()
     };

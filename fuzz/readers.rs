@@ -31,7 +31,10 @@ use portcullis::{
         upstream::{ResponseFailure, UpstreamConnection},
     },
     net::pipe::pipe,
-    profile::{self, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion, RevokedFiles},
+    profile::{
+        self, KeyExchangePolicy, LinkTls, PemSource, ProfileOverrides, ProfilePlace, ProxyVersion,
+        RevokedFiles,
+    },
     proto::{
         proxy,
         socks5::{self, SocksCommand},
@@ -430,6 +433,7 @@ pub fn pem(file: &Path, input: &[u8]) -> String {
         ca: material(),
         peers: vec!["dmz".into()],
         revoked: RevokedFiles::default(),
+        key_exchange: KeyExchangePolicy::default(),
     };
     let start = Instant::now();
     let loaded = LinkIdentity::load(&tls, &[], PipePolicy::Refused);

@@ -1,8 +1,12 @@
-//! A private CA and a certificate for each half: `portcullis certs`, and the demo's in memory.
+//! A private CA and its certificates, for halves and clients: `portcullis certs`, and the demo's in memory.
+
+mod renewal;
+mod revoking;
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -12,7 +16,11 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use thiserror::Error;
-use x509_parser::extensions::GeneralName;
+use time::OffsetDateTime;
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
 
 /// A CA lasts long enough not to surprise anyone, a half's certificate a year.
 const CA_DAYS: i64 = 3650;
@@ -33,12 +41,19 @@ pub enum CertsError {
     OtherName { path: PathBuf, found: Vec<String>, wanted: String },
     #[error("`{0}`: {NAME_RULE}")]
     Name(String),
+    #[error("{}: {why}; mend or remove it", path.display())]
+    List { path: PathBuf, why: String },
+    #[error("{} holds no CA; make one with `portcullis certs --out {}`", .0.display(), .0.display())]
+    NoCa(PathBuf),
     #[error("{0}")]
     Make(#[from] rcgen::Error),
 }
 
 const NAME_RULE: &str = "a certificate's name is 1 to 255 of A-Z, a-z, 0-9, `.`, `_`, `-`, begins with a letter or \
-    digit, and is not `ca`";
+    digit, and is not `ca` or `crl`";
+
+/// Of the CA's own files.
+const OWN_STEMS: [&str; 2] = ["ca", "crl"];
 
 fn list(names: &[String]) -> String {
     match names {
@@ -79,18 +94,39 @@ impl CertificateAuthority {
 
     /// A certificate that serves as TLS server and as TLS client under `name`.
     pub fn issue(&self, name: &str) -> Result<CertificatePair, rcgen::Error> {
-        let mut params = with_validity(CertificateParams::new(vec![name.to_owned()])?, HALF_DAYS);
-        params.distinguished_name.push(DnType::CommonName, name);
+        self.issue_for(vec![name.to_owned()], CertificateUsage::Both)
+    }
+
+    fn issue_for(
+        &self,
+        names: Vec<String>,
+        usage: CertificateUsage,
+    ) -> Result<CertificatePair, rcgen::Error> {
+        let first = names.first().cloned().unwrap_or_default();
+        let mut params = with_validity(CertificateParams::new(names)?, HALF_DAYS);
+        params.distinguished_name.push(DnType::CommonName, first);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = match usage {
+            CertificateUsage::Both => {
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            }
+            CertificateUsage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        };
         let key = KeyPair::generate()?;
         Ok(CertificatePair {
             certificate: params.signed_by(&key, &self.issuer)?.pem(),
             key: key.serialize_pem(),
         })
     }
+}
+
+/// What a certificate serves as.
+#[derive(Debug, Clone, Copy)]
+enum CertificateUsage {
+    /// TLS server and TLS client: a gateway is either.
+    Both,
+    Client,
 }
 
 /// One half's certificates: a single one is called after the half, several after their names.
@@ -102,72 +138,240 @@ pub struct HalfNames<'a> {
 }
 
 impl<'a> HalfNames<'a> {
-    /// File stem, name of a new certificate, and whether one that is there has to have that name.
-    fn certificates(&self) -> Vec<(&'a str, &'a str, bool)> {
+    fn certificates(&self) -> Vec<WantedCertificate> {
+        let wanted = |stem: &str, name: &str, has_to_match| WantedCertificate {
+            stem: stem.into(),
+            name: name.into(),
+            has_to_match,
+            usage: CertificateUsage::Both,
+        };
         match self.names {
-            [] => vec![(self.half, self.half, false)],
-            [name] => vec![(self.half, name, true)],
-            several => several.iter().map(|name| (name.as_str(), name.as_str(), true)).collect(),
+            [] => vec![wanted(self.half, self.half, false)],
+            [name] => vec![wanted(self.half, name, true)],
+            several => several.iter().map(|name| wanted(name, name, true)).collect(),
         }
     }
+}
+
+/// A certificate that should be there.
+#[derive(Debug)]
+struct WantedCertificate {
+    /// Of its files.
+    stem: String,
+    /// Of a new one.
+    name: String,
+    /// Whether one that is there has to have that name.
+    has_to_match: bool,
+    usage: CertificateUsage,
+}
+
+/// What `portcullis certs` is asked for; names that are not given are not compared with what is there.
+#[derive(Debug, Clone, Default)]
+pub struct CertsRequest {
+    pub dmz: Vec<String>,
+    pub internal: Vec<String>,
+    pub clients: Vec<String>,
+    pub renew: bool,
+    pub revoke: Vec<String>,
+}
+
+/// What was done, and what was not and why.
+#[derive(Debug, Default)]
+pub struct CertsReport {
+    pub done: Vec<String>,
+    pub left: Vec<String>,
+}
+
+impl CertsReport {
+    fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.left.is_empty()
+    }
+}
+
+impl CertsRequest {
+    /// What should be there: the certificates of names, and both halves' where nothing else is asked for, or where
+    /// the CA is new.
+    fn wanted(&self, has_authority: bool) -> Vec<WantedCertificate> {
+        let changes = self.renew || !self.revoke.is_empty();
+        let client = |name: &String| WantedCertificate {
+            stem: name.clone(),
+            name: name.clone(),
+            has_to_match: true,
+            usage: CertificateUsage::Client,
+        };
+        let halves = [
+            HalfNames { half: "dmz", names: &self.dmz },
+            HalfNames { half: "internal", names: &self.internal },
+        ];
+        let both = !changes && (self.clients.is_empty() || !has_authority);
+        let is_wanted = |half: &&HalfNames<'_>| both || !half.names.is_empty();
+        let of_halves = halves.iter().filter(is_wanted).flat_map(HalfNames::certificates);
+        of_halves.chain(self.clients.iter().map(client)).collect()
+    }
+}
+
+/// Does what is asked for, in this order: makes what is missing, renews, revokes. What can not be done keeps nothing
+/// else from being done.
+pub fn run(folder: &Path, request: &CertsRequest) -> Result<CertsReport, CertsError> {
+    let mut report = CertsReport::default();
+    let names: Vec<_> =
+        [&request.dmz, &request.internal, &request.clients].into_iter().flatten().cloned().collect();
+    let changes = request.renew || !request.revoke.is_empty();
+    if !request.renew {
+        let wanted = request.wanted(folder.join("ca.pem").exists());
+        if !wanted.is_empty() {
+            let (written, failed) = make_missing(folder, &wanted)?;
+            report.done.extend(written.iter().map(|path| format!("made {}", path.display())));
+            report.left.extend(failed.iter().map(ToString::to_string));
+        }
+    }
+    if !changes {
+        if report.is_empty() {
+            let folder = folder.display();
+            report.done.push(format!("nothing to make: {folder} holds a CA and all that was asked for"));
+        }
+        return Ok(report);
+    }
+    let authority = read_authority(folder)?.ok_or_else(|| CertsError::NoCa(folder.into()))?;
+    if request.renew {
+        renewal::renew(folder, &authority, &names, &mut report)?;
+    }
+    for name in &request.revoke {
+        revoking::revoke(folder, &authority, name, &mut report)?;
+    }
+    Ok(report)
 }
 
 /// Writes what is missing of `ca`, and of a pair for each name; returns the files written. Nothing is
 /// ever overwritten.
 pub fn write(folder: &Path, halves: &[HalfNames<'_>]) -> Result<Vec<PathBuf>, CertsError> {
     let wanted: Vec<_> = halves.iter().flat_map(HalfNames::certificates).collect();
-    if let Some((_, name, _)) = wanted.iter().find(|(_, name, _)| !is_name(name)) {
-        return Err(CertsError::Name((*name).to_owned()));
+    let (written, failed) = make_missing(folder, &wanted)?;
+    match failed.into_iter().next() {
+        None => Ok(written),
+        Some(error) => Err(error),
+    }
+}
+
+/// The files written, and why others were not.
+fn make_missing(
+    folder: &Path,
+    wanted: &[WantedCertificate],
+) -> Result<(Vec<PathBuf>, Vec<CertsError>), CertsError> {
+    if let Some(bad) = wanted.iter().find(|wanted| !is_name(&wanted.name)) {
+        return Err(CertsError::Name(bad.name.clone()));
     }
     fs::create_dir_all(folder).map_err(|source| CertsError::Io { path: folder.into(), source })?;
-    let mut written = Vec::new();
-    let authority = match read_existing(folder, "ca")? {
-        Some(pair) => CertificateAuthority::read(&pair.certificate, &pair.key)
-            .map_err(|source| CertsError::Ca { path: folder.join("ca.pem"), source })?,
+    let (mut written, mut failed) = (Vec::new(), Vec::new());
+    let authority = match read_authority(folder)? {
+        Some(authority) => authority,
         None => {
             let authority = CertificateAuthority::create()?;
             store(folder, "ca", &authority.pair, &mut written)?;
             authority
         }
     };
-    for (stem, name, has_to_match) in wanted {
-        match read_existing(folder, stem)? {
-            None => store(folder, stem, &authority.issue(name)?, &mut written)?,
-            Some(pair) if has_to_match => check_name(&folder.join(format!("{stem}.pem")), &pair, name)?,
-            Some(_) => {}
-        }
+    for WantedCertificate { stem, name, has_to_match, usage } in wanted {
+        let made = match read_existing(folder, stem) {
+            Ok(None) => authority
+                .issue_for(vec![name.clone()], *usage)
+                .map_err(CertsError::from)
+                .and_then(|pair| store(folder, stem, &pair, &mut written)),
+            Ok(Some(pair)) if *has_to_match => check_name(&folder.join(format!("{stem}.pem")), &pair, name),
+            Ok(Some(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        failed.extend(made.err());
     }
-    Ok(written)
+    Ok((written, failed))
+}
+
+fn read_authority(folder: &Path) -> Result<Option<CertificateAuthority>, CertsError> {
+    let Some(pair) = read_existing(folder, "ca")? else { return Ok(None) };
+    let read = CertificateAuthority::read(&pair.certificate, &pair.key);
+    read.map(Some).map_err(|source| CertsError::Ca { path: folder.join("ca.pem"), source })
 }
 
 /// A name that a file can have as well.
 fn is_name(name: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let begins = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    begins && name.len() <= 255 && name.bytes().all(valid) && name != "ca"
+    begins && name.len() <= 255 && name.bytes().all(valid) && !OWN_STEMS.contains(&name)
 }
 
 fn check_name(path: &Path, pair: &CertificatePair, wanted: &str) -> Result<(), CertsError> {
-    let found = dns_names(&pair.certificate);
-    if found.iter().any(|name| name.eq_ignore_ascii_case(wanted)) {
+    let shown = ShownCertificate::read(&pair.certificate);
+    if shown.as_ref().is_some_and(|shown| shown.has_name(wanted)) {
         return Ok(());
     }
+    let found = shown.map(|shown| shown.names).unwrap_or_default();
     Err(CertsError::OtherName { path: path.into(), found, wanted: wanted.to_owned() })
 }
 
-/// The DNS names of a certificate; none of one that does not read.
-fn dns_names(certificate: &str) -> Vec<String> {
-    let read = || {
-        let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
+/// What is known of a certificate in a file.
+struct ShownCertificate {
+    /// Hosts and addresses.
+    names: Vec<String>,
+    has_other_names: bool,
+    is_authority: bool,
+    ends: OffsetDateTime,
+    serial: Vec<u8>,
+    subject: Vec<u8>,
+    /// It serves no TLS server.
+    is_client_only: bool,
+    der: Vec<u8>,
+}
+
+impl ShownCertificate {
+    fn read(text: &str) -> Option<Self> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(text.as_bytes()).ok()?;
         let parsed = pem.parse_x509().ok()?;
-        let alternatives = parsed.subject_alternative_name().ok()??;
-        let dns = alternatives.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::DNSName(text) => Some((*text).to_owned()),
-            _ => None,
-        });
-        Some(dns.collect())
-    };
-    read().unwrap_or_default()
+        let alternatives = parsed.subject_alternative_name().ok()?;
+        let all = alternatives.iter().flat_map(|names| &names.value.general_names);
+        let names: Vec<_> = all.map(host_name).collect();
+        let usage = parsed.extended_key_usage().ok()?;
+        Some(Self {
+            has_other_names: names.contains(&None),
+            is_authority: parsed.is_ca(),
+            names: names.into_iter().flatten().collect(),
+            ends: parsed.validity().not_after.to_datetime(),
+            serial: serial_bytes(parsed.raw_serial()),
+            subject: parsed.subject().as_raw().to_vec(),
+            is_client_only: usage.is_some_and(|usage| usage.value.client_auth && !usage.value.server_auth),
+            der: pem.contents.clone(),
+        })
+    }
+
+    fn has_name(&self, wanted: &str) -> bool {
+        self.names.iter().any(|name| name.eq_ignore_ascii_case(wanted))
+    }
+
+    fn is_issued_by(&self, authority: &CertificateAuthority) -> bool {
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.der) else { return false };
+        let text = authority.pair.certificate.as_bytes();
+        let Ok((_, issuer)) = x509_parser::pem::parse_x509_pem(text) else { return false };
+        issuer.parse_x509().is_ok_and(|issuer| {
+            parsed.issuer().as_raw() == issuer.subject().as_raw()
+                && parsed.verify_signature(Some(issuer.public_key())).is_ok()
+        })
+    }
+}
+
+/// A name that is a host or an address.
+fn host_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(text) => Some((*text).to_owned()),
+        GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+            Ok(bytes) => Some(IpAddr::from(bytes).to_string()),
+            Err(_) => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+        },
+        _ => None,
+    }
+}
+
+/// A serial number without the zeros before it, by which it is compared.
+fn serial_bytes(raw: &[u8]) -> Vec<u8> {
+    raw.iter().skip_while(|byte| **byte == 0).copied().collect()
 }
 
 fn read_existing(folder: &Path, stem: &str) -> Result<Option<CertificatePair>, CertsError> {
@@ -199,16 +403,21 @@ fn store(
     // The key first: a certificate without its key would look complete.
     for (extension, text, mode) in [("key", &pair.key, 0o600), ("pem", &pair.certificate, 0o644)] {
         let path = folder.join(format!("{stem}.{extension}"));
-        let io = |source| CertsError::Io { path: path.clone(), source };
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).map_err(io)?;
-        file.write_all(text.as_bytes()).map_err(io)?;
+        write_new(&path, text, mode)?;
         written.push(path);
     }
     Ok(())
 }
 
+/// Writes a file that is not there yet.
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
+    let io = |source| CertsError::Io { path: path.into(), source };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(io)?;
+    file.write_all(text.as_bytes()).map_err(io)
+}
+
 fn with_validity(mut params: CertificateParams, days: i64) -> CertificateParams {
-    let now = time::OffsetDateTime::now_utc();
+    let now = OffsetDateTime::now_utc();
     // A clock that runs a little behind the other gateway's must not refuse a new certificate.
     params.not_before = now - time::Duration::hours(1);
     params.not_after = now + time::Duration::days(days);

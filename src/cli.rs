@@ -161,7 +161,9 @@ pub enum CliAction {
         #[command(subcommand)]
         of: AuditAction,
     },
-    /// Make a private CA, and a certificate and key for each half; never overwrites
+    /// Make a private CA, and a certificate and key for each half or client; renew and revoke them
+    ///
+    /// What is there is never overwritten. What is not done is told, with exit code 1.
     Certs {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -172,6 +174,15 @@ pub enum CliAction {
         /// Name in the internal half's certificate, or several [default: internal]
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         internal: Vec<String>,
+        /// Make a client's certificate of this name, NAME.pem and NAME.key; of a CA that is there, this alone
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        client: Vec<String>,
+        /// Replace what ends within 30 days, of these names or of all; what it was stays as `.old`
+        #[arg(long)]
+        renew: bool,
+        /// Add the certificates of this name to the CA's list of revoked ones, crl.pem
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        revoke: Vec<String>,
     },
     /// Write a commented profile with certificates, and the matching half for the other host
     ///

@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use crate::{
     admin::{client, socket_path},
     attach,
-    certs::{self, HalfNames},
+    certs::{self, CertsRequest},
     check,
     cli::{AuditAction, Cli, CliAction, KillOptions, LockdownOptions, SelftestSubject},
     disk::PipePolicy,
@@ -77,16 +77,14 @@ pub async fn run(cli: &Cli, action: &CliAction) -> anyhow::Result<ExitCode> {
             return send_command(cli, Command::LogLevel { level: level.clone() }).await;
         }
         CliAction::Audit { of: AuditAction::Verify { file, head } } => return audit::verify(file, *head),
-        CliAction::Certs { out, dmz, internal } => {
-            let (dmz, internal) =
-                (HalfNames { half: "dmz", names: dmz }, HalfNames { half: "internal", names: internal });
-            let written = certs::write(out, &[dmz, internal])?;
-            written.iter().try_for_each(|path| print_line(format_args!("made {}", path.display())))?;
-            if written.is_empty() {
-                let folder = out.display();
-                print_line(format_args!(
-                    "nothing to make: {folder} holds a CA and both halves' certificates"
-                ))?;
+        CliAction::Certs { out, dmz, internal, client, renew, revoke } => {
+            let (dmz, internal, clients) = (dmz.clone(), internal.clone(), client.clone());
+            let request = CertsRequest { dmz, internal, clients, renew: *renew, revoke: revoke.clone() };
+            let report = certs::run(out, &request)?;
+            report.done.iter().try_for_each(print_line)?;
+            report.left.iter().for_each(print_note);
+            if !report.left.is_empty() {
+                return Ok(ExitCode::from(exit::FAILED));
             }
         }
         CliAction::Init(options) => return Ok(init::run(options, cli.mode)?),

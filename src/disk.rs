@@ -19,7 +19,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::OFlags,
+    fs::{Gid, OFlags},
 };
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::timeout};
@@ -42,14 +42,28 @@ pub enum PipePolicy {
 pub struct FileContents {
     pub bytes: Vec<u8>,
     pub mode: u32,
-    /// The user it belongs to.
+    /// The user it belongs to, and the group.
     pub owner: u32,
+    pub group: u32,
 }
 
 impl FileContents {
     /// Whether others than its owner may read or change it, as nobody may what is secret.
     pub fn is_open_to_others(&self) -> bool {
         self.mode & 0o077 != 0
+    }
+
+    /// Whether root lets a group of this process read it and nobody else, as secrets of Kubernetes and Debian's
+    /// `ssl-cert` do.
+    pub fn is_shared_by_root(&self) -> bool {
+        let mut own = rustix::process::getgroups().unwrap_or_default();
+        own.push(rustix::process::getegid());
+        self.is_shared_by_root_with(&own)
+    }
+
+    fn is_shared_by_root_with(&self, groups: &[Gid]) -> bool {
+        let is_ours = groups.iter().any(|group| group.as_raw() == self.group);
+        matches!(self.mode, 0o440 | 0o640) && self.owner == 0 && is_ours
     }
 }
 
@@ -146,7 +160,9 @@ pub fn read(path: &Path, bytes_max: u64, pipes: PipePolicy) -> Result<FileConten
     }
     match bytes.len() as u64 > bytes_max {
         true => Err(ReadError::TooLarge { bytes_max }),
-        false => Ok(FileContents { bytes, mode: facts.mode() & 0o7777, owner: facts.uid() }),
+        false => {
+            Ok(FileContents { bytes, mode: facts.mode() & 0o7777, owner: facts.uid(), group: facts.gid() })
+        }
     }
 }
 
@@ -236,6 +252,21 @@ mod tests {
 
     fn pipe(path: &Path) {
         mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    }
+
+    #[test]
+    fn root_may_share_a_file_with_a_group_of_this_process_and_with_nobody_else() {
+        let ours = [Gid::from_raw(33), Gid::from_raw(998)];
+        let is_shared = |mode, owner, group| {
+            let file = FileContents { bytes: vec![], mode, owner, group };
+            file.is_shared_by_root_with(&ours)
+        };
+        assert!(is_shared(0o640, 0, 998) && is_shared(0o440, 0, 33));
+        for mode in [0o644, 0o660, 0o650, 0o4640, 0o604, 0o444] {
+            assert!(!is_shared(mode, 0, 998), "{mode:o}");
+        }
+        assert!(!is_shared(0o640, 0, 0), "of another group");
+        assert!(!is_shared(0o640, 1000, 998), "of another owner, who may change its group");
     }
 
     #[test]

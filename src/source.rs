@@ -8,8 +8,9 @@ use crate::{
     certs::CertificateAuthority,
     disk::PipePolicy,
     profile::{
-        self, AccessLogOptions, AccessLogTarget, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf, LinkTls,
-        Mode, PemSource, Problem, Profile, ProfileOverrides, ProfilePlace, RevokedFiles,
+        self, AccessLogOptions, AccessLogTarget, DemoPorts, DemoTls, DmzHalf, Half, InternalHalf,
+        KeyExchangePolicy, LinkTls, Mode, PemSource, Problem, Profile, ProfileOverrides, ProfilePlace,
+        RevokedFiles,
     },
     proto::{multiplex, socks5},
     text,
@@ -248,6 +249,7 @@ fn demo_tls() -> Result<DemoTls, Vec<Problem>> {
                 ca: memory(&authority.pair.certificate),
                 peers: vec![peer.into()],
                 revoked: RevokedFiles::default(),
+                key_exchange: KeyExchangePolicy::default(),
             })
         };
         Ok(DemoTls { dmz: half("dmz", "internal")?, internal: half("internal", "dmz")? })

@@ -3,6 +3,8 @@
 
 #[path = "cli/audit.rs"]
 mod audit;
+#[path = "cli/certs.rs"]
+mod certs;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/confine.rs"]

@@ -9,8 +9,8 @@ use std::{
 
 use portcullis::profile::{
     Accept, AcceptAddress, BindPolicy, Carries, DemoPorts, DemoTls, DmzMode, EdgeScheme, Half, HostPort,
-    InternalMode, LinkTls, Mode, PemSource, PoolLimits, Problem, Profile, ProfileOverrides, RetryPolicy,
-    RevokedFiles, builtin_demo, list, load, reference, schema, warnings,
+    InternalMode, KeyExchangePolicy, LinkTls, Mode, PemSource, PoolLimits, Problem, Profile,
+    ProfileOverrides, RetryPolicy, RevokedFiles, builtin_demo, list, load, reference, schema, warnings,
 };
 use proptest::prelude::*;
 
@@ -289,6 +289,7 @@ fn the_built_in_profile_resolves_in_every_mode() {
         ca: pem(),
         peers: vec![peer.into()],
         revoked: RevokedFiles::default(),
+        key_exchange: KeyExchangePolicy::default(),
     };
     let tls = DemoTls { dmz: tls("internal"), internal: tls("dmz") };
     for mode in MODES {

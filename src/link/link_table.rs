@@ -157,8 +157,12 @@ impl LinkTable {
         // Of the newest, where another process has come behind one address.
         let instance = links.iter().rev().find_map(|(_, entry)| entry.shared.get()?.instance);
         let instance = instance.map(|instance| instance.to_string()).or(row.instance);
+        let key_exchange = links.iter().rev().find_map(|(_, entry)| {
+            Some(entry.details.get()?.secured.as_ref()?.group.clone()).filter(|group| !group.is_empty())
+        });
+        let key_exchange = key_exchange.or(row.key_exchange);
         let links = links.iter().take(ROWS_MAX).map(|(key, entry)| entry.row(*key)).collect();
-        PoolRow { links, sessions, instance, certificate_days, ..row }
+        PoolRow { links, sessions, instance, key_exchange, certificate_days, ..row }
     }
 
     fn lock(&self) -> MutexGuard<'_, LinkEntries> {

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    BindPolicy, LinkAddress, LinkTls, PemSource, PoolLimits, RetryPolicy, defaults, duration,
+    BindPolicy, KeyExchangePolicy, LinkAddress, LinkTls, PemSource, PoolLimits, RetryPolicy, defaults,
+    duration,
     endpoint::PortUse,
     fields::{Located, MapReader, ReadValue, ValueReader},
     gateways,
@@ -119,7 +120,7 @@ impl LinkEnds {
             let via = Arc::new(via);
             connect.iter_mut().for_each(|address| address.value.via = Some(via.clone()));
         }
-        let tls = match (link.take(&keys::LINK_TLS_KEY), demo) {
+        let mut tls = match (link.take(&keys::LINK_TLS_KEY), demo) {
             (None, Some(demo)) => ReadValue::Good(demo.clone()),
             (field, _) => ReadValue::read(field, |field| link_tls(&field, problems)),
         };
@@ -132,6 +133,7 @@ impl LinkEnds {
         if let ReadValue::Good(outer) = OuterOptions::read(link, problems) {
             outer.apply(&mut listen, &mut connect, problems);
         }
+        post_quantum(link, &mut tls, problems);
         let insecure = keys::INSECURE.read(link, problems);
         let ends = Self { place: link.place.clone(), listen, bind, connect, tls };
         ends.check(insecure, problems);
@@ -218,7 +220,23 @@ fn link_tls(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<Link
     };
     let revoked = revoked::read(&fields, problems);
     let peers = peers?.into_iter().map(|peer| peer.value).collect();
-    Some(LinkTls { certificate: certificate?, key: key?, ca: ca?, peers, revoked: revoked? })
+    let key_exchange = KeyExchangePolicy::default();
+    Some(LinkTls { certificate: certificate?, key: key?, ca: ca?, peers, revoked: revoked?, key_exchange })
+}
+
+/// Sets in `tls` which key exchanges the link may have.
+fn post_quantum(link: &MapReader<'_>, tls: &mut ReadValue<LinkTls>, problems: &mut Vec<Problem>) {
+    let Some(field) = link.take(&keys::POST_QUANTUM) else { return };
+    let policy = keys::POST_QUANTUM.read_field(&field, problems);
+    match tls {
+        ReadValue::Good(tls) => tls.key_exchange = policy.unwrap_or_default(),
+        ReadValue::Bad => {}
+        ReadValue::Absent => {
+            let fault =
+                ValueProblem::new("a link without `tls` exchanges no keys", "write `tls`, or remove it");
+            problems.push(fault.at(field.place()));
+        }
+    }
 }
 
 /// A file, from the folder of the profile that names it.

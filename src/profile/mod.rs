@@ -336,6 +336,17 @@ pub struct LinkTls {
     /// Names of which a peer's certificate must carry one.
     pub peers: Vec<String>,
     pub revoked: RevokedFiles,
+    pub key_exchange: KeyExchangePolicy,
+}
+
+/// Which key exchanges a link may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyExchangePolicy {
+    /// A hybrid one where the other gateway knows it.
+    #[default]
+    HybridPreferred,
+    /// A hybrid one, or none: what is recorded today stays closed to the computers of later.
+    HybridRequired,
 }
 
 /// Lists of revoked certificates, not yet opened.

@@ -106,6 +106,7 @@ impl PoolRow {
             protocol: None,
             sessions: 0,
             instance: None,
+            key_exchange: None,
             round_trip_ms: None,
             round_trip_spread_ms: None,
             failures_minute: 0,

@@ -315,6 +315,9 @@ pub struct PoolRow {
     /// Which process its peer is; two gateways of one name differ in it.
     #[serde(default)]
     pub instance: Option<String>,
+    /// The key exchange of its newest link.
+    #[serde(default)]
+    pub key_exchange: Option<String>,
     /// The links' round-trip time and its spread, where they speak `portcullis/2`.
     pub round_trip_ms: Option<f64>,
     pub round_trip_spread_ms: Option<f64>,

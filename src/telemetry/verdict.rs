@@ -77,6 +77,8 @@ pub enum AlertKind {
     Closed,
     /// A certificate ends soon.
     Certificate,
+    /// A list of revoked certificates has expired, and is taken all the same.
+    ExpiredList,
     /// Lines of the log were lost.
     Log,
 }
@@ -88,7 +90,7 @@ impl AlertKind {
             Self::Full | Self::Starved | Self::Backend | Self::Refused => Severity::Starved,
             Self::Expired | Self::Descriptors => Severity::Starved,
             Self::Fault | Self::Short | Self::Drained | Self::Lockdown | Self::Closed => Severity::Short,
-            Self::Certificate | Self::Log => Severity::Short,
+            Self::Certificate | Self::ExpiredList | Self::Log => Severity::Short,
         }
     }
 
@@ -113,7 +115,7 @@ impl AlertKind {
             Self::Drained => "DRAINED",
             Self::Lockdown => "LOCKED",
             Self::Closed => "closed",
-            Self::Expired | Self::Certificate => "CERT",
+            Self::Expired | Self::Certificate | Self::ExpiredList => "CERT",
             Self::Unreachable | Self::Descriptors | Self::Log => "ALERT",
         }
     }

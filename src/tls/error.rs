@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription as Alert, CertificateError, Error};
+use rustls::{AlertDescription as Alert, CertificateError, Error, PeerIncompatible};
 use thiserror::Error as ThisError;
 
 use super::{chain::ChainFault, describe::date, party::TlsParty};
@@ -88,6 +88,14 @@ pub(super) fn failure_reason(error: &Error, with: TlsParty) -> String {
         Error::InvalidCertificate(CertificateError::BadSignature) => {
             format!("its certificate comes from another CA than {ca}, of the same name")
         }
+        Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) if with == TlsParty::Gateway => {
+            format!(
+                "{party} offers no key exchange that is taken here: `post_quantum: required` takes X25519MLKEM768 alone"
+            )
+        }
+        Error::AlertReceived(Alert::HandshakeFailure) if with == TlsParty::Gateway => format!(
+            "{party} takes none of the key exchanges that it is offered: with `post_quantum: required` at either end, both need X25519MLKEM768"
+        ),
         Error::AlertReceived(Alert::CertificateExpired) => {
             format!("{party} takes this one's certificate for expired, or for not valid yet")
         }

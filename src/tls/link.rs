@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use rustls::{
-    CertificateError, ClientConfig, ServerConfig,
+    CertificateError, ClientConfig, NamedGroup, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -33,7 +33,7 @@ use crate::{
         read_ahead::{BelowTls, ReadAhead},
         stream::NetStream,
     },
-    profile::{LinkTls, PemSource, Problem},
+    profile::{KeyExchangePolicy, LinkTls, PemSource, Problem},
 };
 
 /// What one side of a link shows and accepts, opened and checked.
@@ -45,6 +45,7 @@ pub struct LinkIdentity {
     pair: Arc<SingleCertAndKey>,
     /// Certificates, its own and the CA's: what a reload compares.
     shown: Arc<Vec<CertificateDer<'static>>>,
+    key_exchange: KeyExchangePolicy,
     /// What peers have shown on links that stand.
     standing: Arc<ShownCertificates>,
 }
@@ -89,7 +90,7 @@ impl LinkIdentity {
             read_chain(&tls.ca, pipes),
         )?;
         let roots = read_roots(&tls.ca, &authorities).map_err(|problem| vec![problem])?;
-        let provider = Arc::new(provider());
+        let provider = Arc::new(provider(tls.key_exchange));
         let at = |material: &PemSource, what: String, advice: &str| vec![pem_problem(material, what, advice)];
         let pair = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => at(
@@ -113,7 +114,8 @@ impl LinkIdentity {
         let verifier = PeerVerifier::new(issuing, tls.peers.clone(), Arc::new(revoked));
         check_own(verifier.authorities(), &chain, &tls.certificate)?;
         let shown = Arc::new([chain, authorities].concat());
-        Ok(Self::assemble(pair, Arc::new(verifier), provider, shown, alpn))
+        let identity = Self::assemble(pair, Arc::new(verifier), provider, shown, alpn);
+        Ok(Self { key_exchange: tls.key_exchange, ..identity })
     }
 
     fn assemble(
@@ -144,12 +146,22 @@ impl LinkIdentity {
         client.enable_early_data = false;
         client.alpn_protocols = alpn.to_vec();
         let (server, client) = (Arc::new(server), Arc::new(client));
-        Self { server, client, verifier, pair, shown, standing: Arc::default() }
+        Self {
+            server,
+            client,
+            verifier,
+            pair,
+            shown,
+            key_exchange: KeyExchangePolicy::default(),
+            standing: Arc::default(),
+        }
     }
 
     /// Whether links made with the other would show and accept the same.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        self.shown == other.shown && self.verifier.peers() == other.verifier.peers()
+        self.shown == other.shown
+            && self.verifier.peers() == other.verifier.peers()
+            && self.key_exchange == other.key_exchange
     }
 
     /// The same, which goes on with the links of the one before.
@@ -221,13 +233,17 @@ impl LinkIdentity {
 }
 
 /// AES-128-GCM with SHA-256 first: with hardware AES and SHA it makes the cheapest handshake.
-fn provider() -> CryptoProvider {
+fn provider(key_exchange: KeyExchangePolicy) -> CryptoProvider {
     use aws_lc_rs::cipher_suite::{
         TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
     };
     let cipher_suites =
         vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
-    CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() }
+    let mut provider = CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() };
+    if key_exchange == KeyExchangePolicy::HybridRequired {
+        provider.kx_groups.retain(|group| group.name() == NamedGroup::X25519MLKEM768);
+    }
+    provider
 }
 
 /// Our own certificate has to pass the check that the other side will make.

@@ -119,7 +119,7 @@ enum FileAudience {
 fn read_pem(material: &PemSource, audience: FileAudience, pipes: PipePolicy) -> Result<Vec<u8>, Problem> {
     let contents = read_file(material, (FILE_BYTES_MAX, "name a PEM file"), pipes)?;
     let PemSource::File { path, .. } = material else { return Ok(contents.bytes) };
-    if audience == FileAudience::OwnerOnly && contents.is_open_to_others() {
+    if audience == FileAudience::OwnerOnly && contents.is_open_to_others() && !contents.is_shared_by_root() {
         let what = format!("{}: others may read it (mode {:04o})", path.display(), contents.mode);
         return Err(pem_problem(
             material,
@@ -137,7 +137,7 @@ fn read_file(
 ) -> Result<FileContents, Problem> {
     let path = match material {
         PemSource::Memory(text) => {
-            return Ok(FileContents { bytes: text.as_bytes().to_vec(), mode: 0o600, owner: 0 });
+            return Ok(FileContents { bytes: text.as_bytes().to_vec(), mode: 0o600, owner: 0, group: 0 });
         }
         PemSource::File { path, .. } => path,
     };

@@ -190,7 +190,7 @@ fn bad_keys_and_certificates_are_refused_with_their_reason() {
     copy("pki/dmz.key", "dmz.key");
     copy("pki/dmz.pem", "dmz.pem");
 
-    for open in [0o640, 0o604, 0o644] {
+    for open in [0o604, 0o644, 0o660, 0o620] {
         fs::set_permissions(place.path("pki/dmz.key"), fs::Permissions::from_mode(open)).expect("a mode");
         check("chmod 600");
     }
@@ -379,7 +379,7 @@ fn certificates_for_several_gateways_are_called_after_them() {
     let other = run(&place, &["certs", "--out", "many", "--internal", "elsewhere"]);
     assert_eq!(other.code, Some(1), "{}", other.out);
     assert!(other.err.contains("internal.pem: is for `inside`, not for `elsewhere`"), "{}", other.err);
-    for name in ["../escape", "ca", "", "a/b", ".hidden"] {
+    for name in ["../escape", "ca", "crl", "", "a/b", ".hidden"] {
         let bad = run(&place, &["certs", "--out", "many", "--dmz", name]);
         assert_eq!(bad.code, Some(1), "{name}: {}", bad.out);
     }

@@ -15,6 +15,7 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::{
     ClientConfig, HandshakeKind, NamedGroup, ServerConfig,
     client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue},
+    crypto::CryptoProvider,
     pki_types::ServerName,
     server::WebPkiClientVerifier,
 };
@@ -394,4 +395,80 @@ async fn halves_link_with_certificates_that_sign_themselves_and_stand_in_ca() {
         hear(&mut client, b"pinned").await;
         way.dmz.until("a session", |snapshot| !snapshot.sessions.is_empty()).await;
     }
+}
+
+/// It knows no hybrid key exchange.
+fn classic_provider() -> Arc<CryptoProvider> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| group.name() == NamedGroup::X25519);
+    Arc::new(provider)
+}
+
+fn classic_client(place: &Place) -> ClientConfig {
+    ClientConfig::builder_with_provider(classic_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(tls::roots(place))
+        .with_client_auth_cert(tls::chain(place, "dmz.pem"), tls::key(place, "dmz.key"))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_link_may_demand_a_hybrid_key_exchange() {
+    let place = Place::new();
+    for policy in ["", ", post_quantum: preferred", ", post_quantum: required"] {
+        let text = format!(
+            "mode: forward\ninternal:\n  link: {{ listen: 'socks+tls://127.0.0.1:0', tls: {INTERNAL_TLS}{policy} }}\n  \
+             services: {{ orders: {{ connect: 'echo://' }} }}\n"
+        );
+        let gateway = place.start("internal", &text);
+        let at = gateway.link_port().await;
+        if policy.contains("required") {
+            let from = turned_away(classic_client(&place), at).await;
+            one_line_says(&gateway, from, "takes X25519MLKEM768 alone").await;
+        } else {
+            let mut stream = tls::link(classic_client(&place), at, "internal").await;
+            assert_eq!(ask(&mut stream, CONNECT, b"orders").await, 0, "{policy}");
+        }
+        good_link_is_carried(&place, at).await;
+    }
+}
+
+/// The half that dials demands it too, and says what it is that does not go.
+#[tokio::test]
+async fn a_half_that_dials_may_demand_a_hybrid_key_exchange() {
+    let place = Place::new();
+    let config = ServerConfig::builder_with_provider(classic_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(tls::chain(&place, "internal.pem"), tls::key(&place, "internal.key"))
+        .unwrap();
+    let (listener, acceptor) =
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)));
+    let at = listener.local_addr().unwrap();
+    let text = format!(
+        "mode: forward\ndmz:\n  link: {{ connect: 'socks+tls://{at}', tls: {DMZ_TLS}, post_quantum: required }}\n  \
+         services: {{ orders: {{ accept: ['tcp://127.0.0.1:0'] }} }}\n"
+    );
+    let gateway = place.start("dmz", &text);
+    let (stream, _) = timeout(PATIENCE, listener.accept()).await.expect("a dial").unwrap();
+    timeout(PATIENCE, acceptor.accept(stream)).await.expect("an answer in time").unwrap_err();
+    let row = gateway.until_pool("down", |row| row.state == PoolState::Down).await;
+    let why = "both need X25519MLKEM768";
+    assert!(row.last_error.as_deref().unwrap().contains(why), "{row:?}");
+}
+
+#[tokio::test]
+async fn pools_say_how_keys_were_exchanged() {
+    for mode in [Mode::Forward, Mode::Reverse] {
+        let way = Plan::new(mode, "echo://").start().await;
+        for gateway in [&way.dmz, way.inner()] {
+            let row = gateway.until_pool("a link", |row| row.key_exchange.is_some()).await;
+            assert_eq!(row.key_exchange.as_deref(), Some("X25519MLKEM768"), "{mode:?}");
+        }
+    }
+    let way = Plan { is_plain: true, ..Plan::new(Mode::Reverse, "echo://") }.start().await;
+    let row = way.dmz.until_pool("a link", |row| row.ready > 0).await;
+    assert_eq!(row.key_exchange, None);
 }

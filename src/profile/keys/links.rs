@@ -2,7 +2,7 @@
 
 use super::{
     CLIENT_GUARDS, CLIENT_LOGIN, DMZ_SERVICE, EACH_GATEWAY, INTERNAL_SERVICE, KeyMap, LINKS_PER_PEER, OUTER,
-    ProfileKey, RESOLVER, REVOKED, REVOKED_EXPIRED, SOURCE, VIA, VIA_CREDENTIALS,
+    POST_QUANTUM, ProfileKey, RESOLVER, REVOKED, REVOKED_EXPIRED, SOURCE, VIA, VIA_CREDENTIALS,
     values::{
         Address, Alone, Choice, Count, FileOrMap, Flag, NAME_IN_CERTIFICATE, PEM_FILE, ServiceMap, Span,
         SubMap, Text, TextList,
@@ -247,6 +247,7 @@ pub(in crate::profile) static DMZ_LINK: KeyMap = KeyMap {
         &DMZ_LISTEN,
         &DMZ_CONNECT,
         &LINK_TLS_KEY,
+        &POST_QUANTUM,
         &OUTER,
         &INSECURE,
         &VIA,
@@ -265,6 +266,7 @@ pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
         &INTERNAL_CONNECT,
         &INTERNAL_LISTEN,
         &LINK_TLS_KEY,
+        &POST_QUANTUM,
         &OUTER,
         &INSECURE,
         &VIA,

@@ -1,10 +1,11 @@
-//! Keys of `tls` that say which certificates are revoked, for links and for clients alike.
+//! Keys of `tls` that say which certificates are revoked, for links and for clients alike; and which key
+//! exchanges a link may have.
 
 use super::{
     ProfileKey,
     values::{Alone, Choice, PEM_OR_DER_FILE, TextList},
 };
-use crate::profile::{ExpiredListPolicy, defaults};
+use crate::profile::{ExpiredListPolicy, KeyExchangePolicy, defaults};
 
 pub(in crate::profile) static REVOKED: ProfileKey<TextList> = ProfileKey {
     name: "revoked",
@@ -21,5 +22,19 @@ pub(in crate::profile) static REVOKED_EXPIRED: ProfileKey<Choice<ExpiredListPoli
         options: &[("refuse", ExpiredListPolicy::Refuse), ("accept", ExpiredListPolicy::Accept)],
         default: Some("refuse"),
         is_not: "no policy for expired lists",
+    },
+};
+
+pub(in crate::profile) static POST_QUANTUM: ProfileKey<Choice<KeyExchangePolicy>> = ProfileKey {
+    name: "post_quantum",
+    about: "`required` refuses a handshake without a hybrid key exchange, X25519MLKEM768, whose recordings no computer of later opens. `preferred` takes others from who does not know it.",
+    example: "",
+    value: Choice {
+        options: &[
+            ("preferred", KeyExchangePolicy::HybridPreferred),
+            ("required", KeyExchangePolicy::HybridRequired),
+        ],
+        default: Some("preferred"),
+        is_not: "no policy for key exchanges",
     },
 };

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Alert, AlertKind, Health};
+use super::{Alert, AlertKind, Health, certificate_ends, expiry_reminders::ExpiryReminders};
 use crate::telemetry::{health::is_linked, log::LogEvent, notices::NoticeLog, snapshot::Snapshot};
 
 /// What is known from the snapshots before.
@@ -13,6 +13,7 @@ use crate::telemetry::{health::is_linked, log::LogEvent, notices::NoticeLog, sna
 pub struct AlertTracker {
     active: Vec<ActiveAlert>,
     health: ReportedHealth,
+    reminders: ExpiryReminders,
 }
 
 #[derive(Debug)]
@@ -90,6 +91,9 @@ impl AlertTracker {
         for active in over.iter().filter(|active| active.is_reported) {
             notices.info(LogEvent::AlertOver.line(over_line(snapshot, active)));
         }
+        for line in self.reminders.due(&certificate_ends(snapshot)) {
+            notices.warn(LogEvent::CertificateEnds.line(line));
+        }
         self.report_health(snapshot, notices);
     }
 
@@ -129,12 +133,13 @@ impl AlertKind {
         }
     }
 
-    /// What an operator does, and refusals, have lines of their own.
+    /// What an operator does, refusals and the days before a certificate ends have lines of their own.
     fn is_reported_elsewhere(self) -> bool {
         matches!(
             self,
             Self::Drained
                 | Self::Lockdown
+                | Self::Certificate
                 | Self::Closed
                 | Self::Full
                 | Self::Refused
@@ -242,5 +247,20 @@ mod tests {
         let later = told.over(9.0, &[worse]).alerts[0].clone();
         assert_eq!(first.since, later.since);
         assert_eq!(later.text, "any service: 1 of 8 links ready from internal: connection refused");
+    }
+
+    #[test]
+    fn a_certificate_that_ends_is_told_at_its_marks_and_not_as_an_alert() {
+        let ends_in = |days| PoolRow { certificate_days: Some(days), ..pool(PoolState::Healthy, 8) };
+        let mut told = AlertTrace::default();
+        for days in [31, 30, 29, 8, 7] {
+            told.over(5.0, &[ends_in(days)]);
+        }
+        let seen = told.over(5.0, &[ends_in(7)]);
+        assert_eq!(seen.alerts.len(), 1, "it is an alert all the same: {:?}", seen.alerts);
+        let lines = told.lines();
+        let of_certificates: Vec<_> = lines.iter().filter(|line| line.contains("certificate")).collect();
+        // At 30, 8 and 7 days; such lines within a short time are one.
+        assert_eq!(of_certificates, ["WARN the certificate of internal ends in 7 days (3x)"]);
     }
 }

@@ -9,6 +9,7 @@
 use std::time::{Duration, SystemTime};
 
 pub mod alert_tracker;
+mod expiry_reminders;
 mod links;
 pub mod readiness;
 mod services;
@@ -62,22 +63,16 @@ fn serves_nobody(snapshot: &Snapshot) -> bool {
 }
 
 fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
-    for row in &snapshot.certificates {
-        let what = format!("the {} certificate {}", row.used, row.object);
-        push_certificate(row.days, &row.object, &what, now, alerts);
+    for end in certificate_ends(snapshot) {
+        push_certificate(&end, now, alerts);
     }
     for row in snapshot.revocation_lists.iter().filter(|row| row.has_expired) {
         let what = format!("the list of revoked certificates {} has expired on {}", row.object, row.ends);
         let (kind, text) = match row.refuses {
             true => (AlertKind::Expired, format!("{what}: new handshakes are refused")),
-            false => (AlertKind::Certificate, format!("{what}, and is taken all the same")),
+            false => (AlertKind::ExpiredList, format!("{what}, and is taken all the same")),
         };
         push_alert(alerts, kind, row.object.clone(), now, text);
-    }
-    for pool in &snapshot.pools {
-        let (Some(days), Some(peer)) = (pool.certificate_days, &pool.peer) else { continue };
-        // A peer has one certificate and may have many rows.
-        push_certificate(days, peer, &format!("the certificate of {peer}"), now, alerts);
     }
     let (used, limit) = (snapshot.descriptors.used, snapshot.descriptors.limit);
     if limit > 0 && used.saturating_mul(10) >= limit.saturating_mul(9) {
@@ -91,15 +86,45 @@ fn find_others(snapshot: &Snapshot, now: SystemTime, alerts: &mut Vec<Alert>) {
     }
 }
 
-fn push_certificate(days: i64, object: &str, what: &str, now: SystemTime, alerts: &mut Vec<Alert>) {
-    let (kind, text) = match days {
-        ..0 => (AlertKind::Expired, format!("{what} has ended")),
-        0 => (AlertKind::Certificate, format!("{what} ends within a day")),
-        1 => (AlertKind::Certificate, format!("{what} ends in 1 day")),
-        2..=CERTIFICATE_DAYS_MAX => (AlertKind::Certificate, format!("{what} ends in {days} days")),
+/// When a certificate ends, of this gateway or of a peer.
+#[derive(Debug, Clone)]
+pub struct CertificateEnd {
+    what: String,
+    object: String,
+    days: i64,
+}
+
+/// Of all that are known. A peer has one certificate and may have many rows.
+pub fn certificate_ends(snapshot: &Snapshot) -> Vec<CertificateEnd> {
+    let own = snapshot.certificates.iter().map(|row| CertificateEnd {
+        what: format!("the {} certificate {}", row.used, row.object),
+        object: row.object.clone(),
+        days: row.days,
+    });
+    let of_peers = snapshot.pools.iter().filter_map(|pool| {
+        let (days, peer) = (pool.certificate_days?, pool.peer.as_ref()?);
+        Some(CertificateEnd { what: format!("the certificate of {peer}"), object: peer.clone(), days })
+    });
+    own.chain(of_peers).collect()
+}
+
+fn days_left(days: i64) -> String {
+    match days {
+        ..0 => "has ended".into(),
+        0 => "ends within a day".into(),
+        1 => "ends in 1 day".into(),
+        days => format!("ends in {days} days"),
+    }
+}
+
+fn push_certificate(end: &CertificateEnd, now: SystemTime, alerts: &mut Vec<Alert>) {
+    let CertificateEnd { what, object, days } = end;
+    let kind = match days {
+        ..0 => AlertKind::Expired,
+        0..=CERTIFICATE_DAYS_MAX => AlertKind::Certificate,
         _ => return,
     };
-    push_alert(alerts, kind, object.to_owned(), now, text);
+    push_alert(alerts, kind, object.clone(), now, format!("{what} {}", days_left(*days)));
 }
 
 /// One cause is one alert: in a pair both halves tell of the same.

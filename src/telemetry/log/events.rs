@@ -92,6 +92,7 @@ log_events! {
     SwitchUnready "switch_unready" [] "a switch is done though not all of it is ready",
     CertificatesRenewed "certificates_renewed" [] "renewed certificates are in force",
     CertificatesRefused "certificates_refused" [] "renewed certificates are wrong, and those before stay",
+    CertificateEnds "certificate_ends" [] "a certificate of this gateway or of a peer ends in 30, 14, 7 days or 1",
     CertificateRevoked "certificate_revoked" [] "links and connections of clients were cut, since what they have shown was revoked",
     CertificatesSilent "certificates_silent" [] "the files of certificates do not answer, or do again",
     Lockdown "lockdown" [] "what the inside has locked, as it starts",

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::{
     disk::PipePolicy,
     net::read_ahead::BelowTls,
-    profile::{ConnectTls, LinkTls, PemSource, ProfilePlace, RevokedFiles},
+    profile::{ConnectTls, KeyExchangePolicy, LinkTls, PemSource, ProfilePlace, RevokedFiles},
     tls::{edge::EdgeTls, link::LinkIdentity, party::TlsParty},
 };
 
@@ -91,6 +91,7 @@ impl Pki {
             ca: self.material(ca),
             peers: vec![peer.into()],
             revoked: RevokedFiles::default(),
+            key_exchange: KeyExchangePolicy::default(),
         }
     }
 

@@ -88,6 +88,7 @@ impl PathBuilder<'_> {
                 AlertKind::Descriptors
                     | AlertKind::Expired
                     | AlertKind::Certificate
+                    | AlertKind::ExpiredList
                     | AlertKind::Lockdown
                     | AlertKind::Log
             )

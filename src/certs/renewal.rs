@@ -1,0 +1,141 @@
+//! `certs --renew`: pairs whose certificate ends soon are replaced; what they were stays beside them as `.old`.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+use time::OffsetDateTime;
+
+use super::{
+    CertificateAuthority, CertificatePair, CertificateUsage, CertsError, CertsReport, ShownCertificate, list,
+    read_existing, write_new,
+};
+
+/// What ends within so many days is replaced.
+const DUE_DAYS: i64 = 30;
+
+/// Why a certificate that is due is not renewed.
+#[derive(Debug, Error)]
+enum RenewalError {
+    #[error("it is a CA's own: make a new CA in another folder, and bring it to all gateways")]
+    Authority,
+    #[error("it comes from another CA than `ca.pem`")]
+    OtherCa,
+    #[error("it has a name that is neither a host nor an address, or none")]
+    Names,
+    #[error("{0}")]
+    Write(#[from] CertsError),
+}
+
+/// Replaces what is due of the pairs of these names, or of all in the folder.
+pub(super) fn renew(
+    folder: &Path,
+    authority: &CertificateAuthority,
+    only: &[String],
+    report: &mut CertsReport,
+) -> Result<(), CertsError> {
+    let until = OffsetDateTime::now_utc() + time::Duration::days(DUE_DAYS);
+    let found = certificates(folder)?;
+    let is_for =
+        |(stem, shown): &(String, ShownCertificate), name: &String| stem == name || shown.has_name(name);
+    for name in only.iter().filter(|name| !found.iter().any(|one| is_for(one, name))) {
+        report
+            .left
+            .push(format!("no certificate for `{name}` is in {}, so none is renewed", folder.display()));
+    }
+    let is_meant = |one: &&(String, ShownCertificate)| {
+        one.1.ends <= until && (only.is_empty() || only.iter().any(|name| is_for(one, name)))
+    };
+    for (stem, shown) in found.iter().filter(is_meant) {
+        let path = folder.join(format!("{stem}.pem"));
+        let (path, ends) = (path.display(), shown.ends.date());
+        match renew_pair(folder, stem, shown, authority) {
+            Ok(()) => report
+                .done
+                .push(format!("renewed {path} for {}; the one before ends on {ends}", list(&shown.names))),
+            Err(why) => report.left.push(format!("{path}: ends on {ends}, and is not renewed: {why}")),
+        }
+    }
+    if report.is_empty() {
+        let folder = folder.display();
+        report.done.push(format!("nothing to renew: nothing in {folder} ends within {DUE_DAYS} days"));
+    }
+    Ok(())
+}
+
+fn renew_pair(
+    folder: &Path,
+    stem: &str,
+    shown: &ShownCertificate,
+    authority: &CertificateAuthority,
+) -> Result<(), RenewalError> {
+    if shown.is_authority {
+        return Err(RenewalError::Authority);
+    }
+    if !shown.is_issued_by(authority) {
+        return Err(RenewalError::OtherCa);
+    }
+    if shown.names.is_empty() || shown.has_other_names {
+        return Err(RenewalError::Names);
+    }
+    Ok(replace(folder, stem, shown, authority)?)
+}
+
+/// All certificates of a folder that read, by the stem of their file.
+pub(super) fn certificates(folder: &Path) -> Result<Vec<(String, ShownCertificate)>, CertsError> {
+    let io = |source| CertsError::Io { path: folder.into(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".pem")) else { continue };
+        let Ok(text) = fs::read_to_string(folder.join(&name)) else { continue };
+        found.extend(ShownCertificate::read(&text).map(|shown| (stem.to_owned(), shown)));
+    }
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(found)
+}
+
+/// The new pair is whole before the old one goes, and its key is there before its certificate.
+fn replace(
+    folder: &Path,
+    stem: &str,
+    shown: &ShownCertificate,
+    authority: &CertificateAuthority,
+) -> Result<(), CertsError> {
+    // A certificate whose key is elsewhere is renewed where that is.
+    read_existing(folder, stem)?;
+    let usage = if shown.is_client_only { CertificateUsage::Client } else { CertificateUsage::Both };
+    let CertificatePair { certificate, key } = authority.issue_for(shown.names.clone(), usage)?;
+    let parts = [("key", key, 0o600), ("pem", certificate, 0o644)];
+    for (extension, text, mode) in &parts {
+        let new = folder.join(format!("{stem}.{extension}.new"));
+        // Of a renewal that was cut short.
+        let _ = fs::remove_file(&new);
+        write_new(&new, text, *mode)?;
+        take_owner(&folder.join(format!("{stem}.{extension}")), &new)?;
+    }
+    for (extension, ..) in &parts {
+        let at = folder.join(format!("{stem}.{extension}"));
+        let io = |source| CertsError::Io { path: at.clone(), source };
+        let old = PathBuf::from(format!("{}.old", at.display()));
+        match fs::remove_file(&old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            Ok(()) | Err(_) => fs::hard_link(&at, &old).map_err(io)?,
+        }
+        fs::rename(folder.join(format!("{stem}.{extension}.new")), &at).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Who could read the old file can read the new one.
+fn take_owner(old: &Path, new: &Path) -> Result<(), CertsError> {
+    let io = |source| CertsError::Io { path: new.into(), source };
+    let (was, is) = (fs::metadata(old).map_err(io)?, fs::metadata(new).map_err(io)?);
+    if (was.uid(), was.gid()) != (is.uid(), is.gid()) {
+        chown(new, Some(was.uid()), Some(was.gid())).map_err(io)?;
+    }
+    fs::set_permissions(new, fs::Permissions::from_mode(was.mode() & 0o777)).map_err(io)
+}

@@ -1,0 +1,110 @@
+//! `certs --revoke`: the CA's list of revoked certificates, `crl.pem`.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
+use time::OffsetDateTime;
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
+
+use super::{
+    CertificateAuthority, CertsError, CertsReport, ShownCertificate, renewal::certificates, serial_bytes,
+    write_new,
+};
+
+/// The list, as it is known from its file.
+#[derive(Default)]
+struct RevokedBook {
+    /// When each was revoked, by serial number.
+    revoked: BTreeMap<Vec<u8>, OffsetDateTime>,
+    number: u64,
+}
+
+/// Adds all certificates of a name to the list, those that were renewed since too.
+pub(super) fn revoke(
+    folder: &Path,
+    authority: &CertificateAuthority,
+    name: &str,
+    report: &mut CertsReport,
+) -> Result<(), CertsError> {
+    let (file, new) = (folder.join("crl.pem"), folder.join("crl.pem.new"));
+    let mut meant = Vec::new();
+    for (stem, shown) in certificates(folder)? {
+        let old = fs::read_to_string(folder.join(format!("{stem}.pem.old"))).ok();
+        let old = old.and_then(|text| ShownCertificate::read(&text));
+        let all = [Some(shown), old].into_iter().flatten();
+        let is_meant = |one: &ShownCertificate| !one.is_authority && (stem == name || one.has_name(name));
+        meant.extend(all.filter(|one| is_meant(one) && one.is_issued_by(authority)));
+    }
+    if meant.is_empty() {
+        let folder = folder.display();
+        report
+            .left
+            .push(format!("no certificate for `{name}` of the CA in {folder} is there, so none is revoked"));
+        return Ok(());
+    }
+    let mut book = read_book(&file, authority)?;
+    let now = OffsetDateTime::now_utc();
+    let before = book.revoked.len();
+    for one in meant {
+        book.revoked.entry(one.serial).or_insert(now);
+    }
+    let is_news = book.revoked.len() > before;
+    let list = issue(&book, authority, now)?;
+    // Of a list that was cut short.
+    let _ = fs::remove_file(&new);
+    write_new(&new, &list, 0o644)?;
+    fs::rename(&new, &file).map_err(|source| CertsError::Io { path: file.clone(), source })?;
+    report.done.push(match is_news {
+        true => format!("revoked `{name}`: {} has it", file.display()),
+        false => format!("`{name}` was revoked already; {} is issued anew", file.display()),
+    });
+    Ok(())
+}
+
+/// It holds for as long as the CA does: it is replaced when there is more to say.
+fn issue(
+    book: &RevokedBook,
+    authority: &CertificateAuthority,
+    now: OffsetDateTime,
+) -> Result<String, CertsError> {
+    let ends = ShownCertificate::read(&authority.pair.certificate).map(|shown| shown.ends);
+    let revoked = |(serial, at): (&Vec<u8>, &OffsetDateTime)| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: *at,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        // A clock that runs a little behind must not refuse it.
+        this_update: now - time::Duration::hours(1),
+        next_update: ends.unwrap_or(now).max(now + time::Duration::days(1)),
+        crl_number: SerialNumber::from(book.number.saturating_add(1)),
+        issuing_distribution_point: None,
+        revoked_certs: book.revoked.iter().map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(params.signed_by(&authority.issuer)?.pem()?)
+}
+
+fn read_book(file: &Path, authority: &CertificateAuthority) -> Result<RevokedBook, CertsError> {
+    let text = match fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RevokedBook::default()),
+        Err(source) => return Err(CertsError::Io { path: file.into(), source }),
+    };
+    let fault = |why: &str| CertsError::List { path: file.into(), why: why.into() };
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&text).map_err(|_| fault("it is no PEM file"))?;
+    let (_, list) = CertificateRevocationList::from_der(&pem.contents)
+        .map_err(|_| fault("it is no list of revoked certificates"))?;
+    let issuer = ShownCertificate::read(&authority.pair.certificate).map(|shown| shown.subject);
+    if issuer.as_deref() != Some(list.issuer().as_raw()) {
+        return Err(fault("it comes from another CA than `ca.pem`"));
+    }
+    let number = list.crl_number().map(|number| number.to_bytes_be());
+    let number =
+        number.map_or(0, |bytes| bytes.iter().fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte)));
+    let revoked = list.iter_revoked_certificates();
+    let revoked =
+        revoked.map(|one| (serial_bytes(one.raw_serial()), one.revocation_date.to_datetime())).collect();
+    Ok(RevokedBook { revoked, number })
+}

@@ -1,0 +1,85 @@
+//! Reminds operators of certificates that end soon, 30, 14, 7 days and 1 day before. That one has ended is an alert.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{CertificateEnd, days_left};
+
+/// Days before the end at which that is told.
+const REMIND_DAYS: [i64; 4] = [1, 7, 14, 30];
+
+/// What was told of each certificate: the last mark that it has passed. It outlasts the links of a peer.
+#[derive(Debug, Default)]
+pub struct ExpiryReminders(HashMap<String, i64>);
+
+impl ExpiryReminders {
+    /// The lines that are due. Each mark is told once; a certificate that was renewed begins anew.
+    pub fn due(&mut self, ends: &[CertificateEnd]) -> Vec<String> {
+        // A peer may show several while its links change over to another.
+        let mut soonest = BTreeMap::new();
+        for end in ends {
+            soonest
+                .entry(&end.what)
+                .and_modify(|days: &mut i64| *days = end.days.min(*days))
+                .or_insert(end.days);
+        }
+        let mut lines = Vec::new();
+        for (what, days) in soonest {
+            let Some(mark) = REMIND_DAYS.into_iter().find(|mark| days <= *mark) else {
+                self.0.remove(what);
+                continue;
+            };
+            let last = self.0.get(what).copied();
+            if last.is_none_or(|last| mark < last) {
+                self.0.insert(what.clone(), mark);
+                if days >= 0 {
+                    lines.push(format!("{what} {}", days_left(days)));
+                }
+            }
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_is_told_at_each_mark_once() {
+        let mut reminders = ExpiryReminders::default();
+        let mut told_at = Vec::new();
+        let end = |what: &str, days| CertificateEnd { what: what.into(), object: what.into(), days };
+        for days in (-2..40).rev() {
+            // Several times a day.
+            for _ in 0..3 {
+                let lines = reminders.due(&[end("the link certificate dmz.pem", days), end("other", 300)]);
+                told_at.extend(lines.into_iter().map(|line| (days, line)));
+            }
+        }
+        let line = |text: &str| format!("the link certificate dmz.pem {text}");
+        assert_eq!(
+            told_at,
+            [
+                (30, line("ends in 30 days")),
+                (14, line("ends in 14 days")),
+                (7, line("ends in 7 days")),
+                (1, line("ends in 1 day")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_gateway_that_starts_late_tells_the_last_mark_and_a_renewed_certificate_begins_anew() {
+        let mut reminders = ExpiryReminders::default();
+        let end = |days| [CertificateEnd { what: "it".into(), object: "it".into(), days }];
+        assert_eq!(reminders.due(&end(5)), ["it ends in 5 days"]);
+        assert!(reminders.due(&end(4)).is_empty());
+        assert!(reminders.due(&end(397)).is_empty(), "it was renewed");
+        assert_eq!(reminders.due(&end(29)), ["it ends in 29 days"]);
+        // The links of a peer are gone for a moment, and come back; and one of two certificates is new.
+        assert!(reminders.due(&[]).is_empty());
+        assert!(reminders.due(&end(28)).is_empty(), "it was told");
+        let both = [end(300), end(28)].concat();
+        assert!(reminders.due(&both).is_empty() && reminders.due(&both).is_empty());
+    }
+}

@@ -1,0 +1,132 @@
+//! `certs`: what it issues, renews and revokes, and that it says what it did not do.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+
+use crate::{
+    process::Place,
+    run,
+    setup::{dmz_half, internal_half},
+};
+
+fn openssl(place: &Place, line: &str) -> String {
+    let done = Command::new("openssl").args(line.split(' ')).current_dir(place.path("pki")).output().unwrap();
+    assert!(done.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
+}
+
+/// A pair in files of this name that ends in so many days, of the CA that is there.
+fn ending(place: &Place, name: &str, in_days: i64) {
+    let read = |file: &str| fs::read_to_string(place.path(&format!("pki/{file}"))).unwrap();
+    let issuer =
+        Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned(), format!("{name}.test")]).unwrap();
+    params.not_before = time::OffsetDateTime::now_utc() - time::Duration::days(9);
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(in_days);
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    place.write(&format!("pki/{name}.pem"), &params.signed_by(&key, &issuer).unwrap().pem());
+    place.write(&format!("pki/{name}.key"), &key.serialize_pem());
+    fs::set_permissions(place.path(&format!("pki/{name}.key")), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn certs_issues_for_clients_of_any_name() {
+    let place = Place::with_certificates();
+    let made = run(&place, &["certs", "--out", "pki", "--client", "alice,bob"]);
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    for name in ["alice", "bob"] {
+        assert!(made.out.contains(&format!("pki/{name}.pem")), "{}", made.out);
+        let shown =
+            openssl(&place, &format!("x509 -in {name}.pem -noout -ext extendedKeyUsage,subjectAltName"));
+        assert!(shown.contains("Client Authentication") && !shown.contains("Server"), "{shown}");
+        assert!(shown.contains(&format!("DNS:{name}")), "{shown}");
+        openssl(&place, &format!("verify -purpose sslclient -CAfile ca.pem {name}.pem"));
+    }
+    let again = run(&place, &["certs", "--out", "pki", "--client", "alice"]);
+    assert_eq!((again.code, again.out.contains("nothing to make")), (Some(0), true), "{}", again.out);
+    // A new CA has both halves as well; of one that is there a client is made alone.
+    let all = ["ca.pem", "alice.pem", "dmz.pem", "internal.key"];
+    assert_eq!(run(&place, &["certs", "--out", "new", "--client", "alice"]).code, Some(0));
+    assert!(all.iter().all(|file| place.path(&format!("new/{file}")).exists()));
+    for file in ["dmz.pem", "dmz.key"] {
+        fs::remove_file(place.path(&format!("new/{file}"))).unwrap();
+    }
+    assert_eq!(run(&place, &["certs", "--out", "new", "--client", "bob"]).code, Some(0));
+    assert!(place.path("new/bob.pem").exists() && !place.path("new/dmz.pem").exists());
+    // What can not be done is told, and the rest is done.
+    fs::copy(place.path("pki/alice.pem"), place.path("pki/carol.pem")).unwrap();
+    fs::copy(place.path("pki/alice.key"), place.path("pki/carol.key")).unwrap();
+    let some = run(&place, &["certs", "--out", "pki", "--client", "carol,dave"]);
+    assert_eq!(some.code, Some(1), "{}", some.out);
+    assert!(some.err.contains("carol.pem: is for `alice`, not for `carol`"), "{}", some.err);
+    assert!(some.out.contains("dave.pem") && place.path("pki/dave.key").exists(), "{}", some.out);
+}
+
+#[test]
+fn certs_renews_what_ends_and_keeps_what_it_was() {
+    let place = Place::with_certificates();
+    let nothing = run(&place, &["certs", "--out", "pki", "--renew"]);
+    assert_eq!((nothing.code, nothing.out.contains("nothing to renew")), (Some(0), true), "{}", nothing.err);
+    for (name, days) in [("soon", 29), ("ended", -1), ("later", 31), ("keyless", 5)] {
+        ending(&place, name, days);
+    }
+    fs::remove_file(place.path("pki/keyless.key")).unwrap();
+    let read = |file: &str| fs::read(place.path(&format!("pki/{file}"))).unwrap();
+    let before = ["soon.pem", "soon.key", "later.pem", "dmz.pem"].map(read);
+    let one = run(&place, &["certs", "--out", "pki", "--renew", "--dmz", "soon"]);
+    assert_eq!(one.code, Some(0), "{}", one.err);
+    assert!(one.out.contains("renewed pki/soon.pem") && !one.out.contains("ended.pem"), "{}", one.out);
+    assert_eq!([read("soon.pem.old"), read("soon.key.old")], before[..2]);
+    assert_eq!([read("later.pem"), read("dmz.pem")], before[2..]);
+    assert_ne!(read("soon.key"), before[1]);
+    assert_eq!(fs::metadata(place.path("pki/soon.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    openssl(&place, "verify -CAfile ca.pem soon.pem");
+    openssl(&place, "x509 -in soon.pem -noout -checkend 31536000");
+    let names = openssl(&place, "x509 -in soon.pem -noout -ext subjectAltName");
+    assert!(names.contains("DNS:soon,") && names.contains("DNS:soon.test"), "{names}");
+    let typo = run(&place, &["certs", "--out", "pki", "--renew", "--client", "snoo"]);
+    assert_eq!(typo.code, Some(1), "{}", typo.out);
+    assert!(typo.err.contains("no certificate for `snoo` is in pki"), "{}", typo.err);
+    let all = run(&place, &["certs", "--out", "pki", "--renew"]);
+    assert_eq!(all.code, Some(1), "what is not renewed is told: {}", all.out);
+    assert!(all.out.contains("renewed pki/ended.pem"), "{}", all.out);
+    assert!(all.err.contains("keyless.pem: ends on") && all.err.contains("keyless.key"), "{}", all.err);
+}
+
+#[test]
+fn certs_makes_a_list_of_what_is_revoked() {
+    let place = Place::with_certificates();
+    run(&place, &["certs", "--out", "pki", "--client", "alice,bob"]);
+    let serial = |name: &str| {
+        openssl(&place, &format!("x509 -in {name}.pem -noout -serial")).trim()["serial=".len()..].to_owned()
+    };
+    let revoked = run(&place, &["certs", "--out", "pki", "--revoke", "alice"]);
+    assert_eq!(revoked.code, Some(0), "{}", revoked.err);
+    assert!(revoked.out.contains("revoked `alice`: pki/crl.pem has it"), "{}", revoked.out);
+    let listed = || openssl(&place, "crl -in crl.pem -CAfile ca.pem -noout -text");
+    assert!(listed().contains(&serial("alice")) && !listed().contains(&serial("bob")), "{}", listed());
+    assert!(listed().contains("verify OK"), "{}", listed());
+    let both = run(&place, &["certs", "--out", "pki", "--revoke", "bob"]);
+    assert_eq!(both.code, Some(0), "{}", both.err);
+    assert!(listed().contains(&serial("alice")) && listed().contains(&serial("bob")), "{}", listed());
+    let again = run(&place, &["certs", "--out", "pki", "--revoke", "alice"]);
+    assert_eq!((again.code, again.out.contains("was revoked already")), (Some(0), true), "{}", again.out);
+    for name in ["nobody", "ca"] {
+        let none = run(&place, &["certs", "--out", "pki", "--revoke", name]);
+        assert_eq!(none.code, Some(1), "{}", none.out);
+        assert!(none.err.contains(&format!("no certificate for `{name}`")), "{}", none.err);
+    }
+    assert_eq!(run(&place, &["certs", "--out", "nowhere", "--revoke", "alice"]).code, Some(1));
+    // A gateway takes it.
+    let internal = internal_half("127.0.0.1:9", &[("web", "tcp://127.0.0.1:9")]);
+    let text = dmz_half("127.0.0.1:0", &["web"]) + internal.trim_start_matches("mode: reverse\n");
+    let text = text.replace("peers: [internal]", "peers: [internal], revoked: [pki/crl.pem]");
+    assert!(text.contains("revoked"), "{text}");
+    place.write("pair.yaml", &text);
+    let check = run(&place, &["check", "pair.yaml"]);
+    assert_eq!(check.code, Some(0), "{}{}", check.out, check.err);
+}
