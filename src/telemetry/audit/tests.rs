@@ -18,7 +18,14 @@ fn record(object: &str) -> AuditRecord {
 }
 
 fn append(path: &Path, objects: &[&str]) {
-    let mut file = file::AuditFile::open(path).unwrap();
+    let began = Instant::now();
+    let mut file = loop {
+        match file::AuditFile::open(path) {
+            // A program that another test has just forked holds what was open here until it has begun.
+            Err(AuditFileError::Taken) if began.elapsed() < SOON => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
     objects.iter().for_each(|object| file.append(vec![record(object)]).unwrap());
 }
 
