@@ -23,6 +23,8 @@ pub struct RequestTrail {
     request_body: Option<Arc<BodyTally>>,
     /// The session that carries it.
     session: Option<Arc<IdleState>>,
+    /// Whether its answer says that the session has failed, which then knows how.
+    has_session_failed: bool,
 }
 
 impl RequestTrail {
@@ -43,7 +45,14 @@ impl RequestTrail {
             (record.referer, record.agent) = (text(header::REFERER), text(header::USER_AGENT));
         }
         let asks_head = request.method() == Method::HEAD;
-        Self { service: None, record, asks_head, request_body: None, session: None }
+        Self {
+            service: None,
+            record,
+            asks_head,
+            request_body: None,
+            session: None,
+            has_session_failed: false,
+        }
     }
 
     /// Its service is known, and on whose behalf it comes.
@@ -66,7 +75,13 @@ impl RequestTrail {
         self.session = session.cloned();
         if let Some(record) = &mut self.record {
             record.fields.session = Some(id.to_owned());
+            record.fields.backend = session.and_then(|session| session.backend());
         }
+    }
+
+    /// The other half has answered in the backend's place.
+    pub fn note_session_failed(&mut self) {
+        self.has_session_failed = true;
     }
 
     pub fn note_failure(&mut self, failure: &RequestFailure) {
@@ -75,6 +90,7 @@ impl RequestTrail {
             record.fields.end = Some(failure.end.clone().unwrap_or_else(local));
             if failure.session.is_some() {
                 record.fields.session = failure.session.clone();
+                record.fields.backend = failure.backend.clone();
             }
         }
     }
@@ -113,6 +129,7 @@ impl RequestTrail {
             request_body: self.request_body,
             body: tally.clone(),
             session: self.session,
+            has_session_failed: self.has_session_failed,
         };
         (response.map(|body| body.with_tally(tally).with_guard(Box::new(sent))), None)
     }
@@ -137,6 +154,7 @@ struct SentResponse {
     request_body: Option<Arc<BodyTally>>,
     body: Arc<BodyTally>,
     session: Option<Arc<IdleState>>,
+    has_session_failed: bool,
 }
 
 impl Drop for SentResponse {
@@ -148,6 +166,7 @@ impl Drop for SentResponse {
             return;
         }
         match (&self.session, self.has_no_body || self.body.is_whole()) {
+            (Some(session), true) if self.has_session_failed => session.finish_with_session(record),
             // The session knows why.
             (Some(session), false) if self.body.has_failed() => session.finish_with_session(record),
             (_, false) => record.fields.end = Some("CR".into()),

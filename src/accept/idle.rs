@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Context,
@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use crate::telemetry::log::AccessRecord;
+use crate::telemetry::{log::AccessRecord, registry::SessionCounters};
 
 const AT_WORK: u64 = 0;
 const LEFT: u64 = u64::MAX;
@@ -30,6 +30,8 @@ pub struct IdleState {
     reclaim: Arc<IdleReclaim>,
     /// Times that it went to work: a request each.
     requests: Arc<AtomicU64>,
+    /// Of the session, from when it begins.
+    counters: OnceLock<Arc<SessionCounters>>,
     fate: Mutex<AwaitedEnd>,
 }
 
@@ -37,14 +39,14 @@ pub struct IdleState {
 #[derive(Debug)]
 enum AwaitedEnd {
     Open(Vec<AccessRecord>),
-    Ended { code: String, traffic: (u64, u64) },
+    Ended { code: String },
 }
 
 impl IdleState {
     pub fn new_busy(room: &Arc<IdleReclaim>) -> Arc<Self> {
         let fate = Mutex::new(AwaitedEnd::Open(Vec::new()));
         let (state, requests) = (AtomicU64::new(AT_WORK), Arc::new(AtomicU64::new(1)));
-        Arc::new(Self { state, reclaim: room.clone(), requests, fate })
+        Arc::new(Self { state, reclaim: room.clone(), requests, counters: OnceLock::new(), fate })
     }
 
     fn change(&self, from: u64, to: u64) -> bool {
@@ -63,9 +65,16 @@ impl IdleState {
         is_ours
     }
 
-    /// The requests that were sent over it.
-    pub fn requests(&self) -> &Arc<AtomicU64> {
-        &self.requests
+    /// The session has begun, and counts its requests from here on.
+    pub fn note_session(&self, counters: &Arc<SessionCounters>) {
+        counters.set_requests(self.requests.clone());
+        // It begins once.
+        let _ = self.counters.set(counters.clone());
+    }
+
+    /// The backend that its last request went to, where this half knows it.
+    pub fn backend(&self) -> Option<Arc<str>> {
+        self.counters.get()?.backend()
     }
 
     /// Since which turn it rests, where it does.
@@ -91,16 +100,21 @@ impl IdleState {
     pub fn finish_with_session(&self, record: AccessRecord) {
         match &mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner) {
             AwaitedEnd::Open(records) => records.push(record),
-            AwaitedEnd::Ended { code, traffic } => record.finish(code, *traffic),
+            AwaitedEnd::Ended { code } => self.finish_record(record, code),
         }
     }
 
-    /// How its session has ended, with its bytes up and down.
-    pub fn note_end(&self, code: &str, traffic: (u64, u64)) {
-        let ended = AwaitedEnd::Ended { code: code.to_owned(), traffic };
+    fn finish_record(&self, record: AccessRecord, code: &str) {
+        let traffic = self.counters.get().map_or((0, 0), |counters| counters.traffic());
+        record.finish(code, traffic, self.backend());
+    }
+
+    /// How its session has ended.
+    pub fn note_end(&self, code: &str) {
+        let ended = AwaitedEnd::Ended { code: code.to_owned() };
         let before = std::mem::replace(&mut *self.fate.lock().unwrap_or_else(PoisonError::into_inner), ended);
         if let AwaitedEnd::Open(records) = before {
-            records.into_iter().for_each(|record| record.finish(code, traffic));
+            records.into_iter().for_each(|record| self.finish_record(record, code));
         }
     }
 

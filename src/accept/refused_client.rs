@@ -61,5 +61,5 @@ pub async fn refuse_client(
         }
     };
     let response = ErrorResponse::refused_client(status, told, refused.retry_after());
-    RequestFailure { response, session: Some(id), end: None }
+    RequestFailure { response, session: Some(id), end: None, backend: None }
 }

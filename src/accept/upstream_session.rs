@@ -37,17 +37,19 @@ pub struct RequestFailure {
     pub session: Option<String>,
     /// How that session has ended, where it is known.
     pub end: Option<String>,
+    /// The backend that it was sent to, where this half knows it.
+    pub backend: Option<Arc<str>>,
 }
 
 impl From<ErrorResponse> for RequestFailure {
     fn from(response: ErrorResponse) -> Self {
-        Self { response, session: None, end: None }
+        Self { response, session: None, end: None, backend: None }
     }
 }
 
 /// Makes the response for a request that got none from its session; the session knows why, if it has ended.
 pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) -> RequestFailure {
-    let mut end = None;
+    let (mut end, backend) = (None, channel.idle_state.backend());
     // The line was cut, and hears so when it is next polled.
     if matches!(lost, ResponseFailure::BodyStalled | ResponseFailure::TimedOut) {
         channel.failure_sender.report_timeout();
@@ -73,13 +75,14 @@ pub async fn failure_response(channel: UpstreamSession, lost: &ResponseFailure) 
             }
         }
     };
-    RequestFailure { response: objection, session: Some(channel.id), end }
+    RequestFailure { response: objection, session: Some(channel.id), end, backend }
 }
 
 /// The failure of a session whose answer can not be passed on.
 pub fn unreadable(channel: UpstreamSession) -> RequestFailure {
     let response = ErrorResponse::new(StatusCode::BAD_GATEWAY, "the service's answer is no HTTP/1.1");
-    RequestFailure { response, session: Some(channel.id), end: Some("BR".into()) }
+    let backend = channel.idle_state.backend();
+    RequestFailure { response, session: Some(channel.id), end: Some("BR".into()), backend }
 }
 
 /// An id for a new session.

@@ -329,7 +329,7 @@ impl ClientConnection {
         }
         let (channel, response) = self.send_request(door, client, request).await?;
         trail.note_session(&channel.id, Some(&channel.idle_state));
-        self.clean_response(channel, response, asked, exchange)
+        self.clean_response(channel, response, asked, exchange, trail)
     }
 
     /// The connection becomes a session whose frames are taken off.
@@ -356,11 +356,13 @@ impl ClientConnection {
         mut response: Response<Incoming>,
         sent: SentRequest,
         exchange: &ExchangeGuard,
+        trail: &mut RequestTrail,
     ) -> Result<Response<MessageBody>, RequestFailure> {
         let there = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         head.version = Version::HTTP_11;
         if let Some(failure) = error_response::take_failure(&mut head.headers) {
+            trail.note_session_failed();
             channel.failure_sender.report_failure(failure);
         }
         let is_coded = framing::frame_response(&mut head, &sent.method, &body).is_err();

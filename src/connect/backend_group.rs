@@ -31,6 +31,7 @@ use crate::{
         end::EndedBy,
         log::LogEvent,
         notices::NoticeLog,
+        registry::SessionCounters,
         snapshot::{BackendRow, BackendRowState},
     },
     tls::edge::EdgeTls,
@@ -59,7 +60,7 @@ struct GroupWatch {
 #[derive(Debug)]
 pub struct BackendMember {
     pub target: Arc<BackendTarget>,
-    address: String,
+    address: Arc<str>,
     is_standby: bool,
     state: Mutex<BackendState>,
 }
@@ -78,7 +79,7 @@ impl BackendGroup {
         let member = |listed: &ListedBackend| {
             Arc::new(BackendMember {
                 target: BackendTarget::new(&listed.backend, edges).into(),
-                address: listed.backend.to_string(),
+                address: listed.backend.to_string().into(),
                 is_standby: listed.is_standby,
                 state: Mutex::default(),
             })
@@ -249,8 +250,9 @@ impl BackendGroup {
 }
 
 impl BackendMember {
-    /// For a session that begins here.
-    pub fn begin_use(self: &Arc<Self>) -> BackendUse {
+    /// For a session that begins here, whose row says so.
+    pub fn begin_use(self: &Arc<Self>, session: &SessionCounters) -> BackendUse {
+        session.set_backend(&self.address);
         let mut state = self.lock();
         state.open += 1;
         state.sessions += 1;
@@ -293,7 +295,7 @@ impl BackendMember {
     fn row(&self, now: Instant, stands_by: bool) -> BackendRow {
         let state = self.lock();
         BackendRow {
-            address: self.address.clone(),
+            address: self.address.to_string(),
             state: match (state.is_down(), state.rests(now)) {
                 (true, _) => BackendRowState::Down,
                 (false, true) => BackendRowState::Resting,

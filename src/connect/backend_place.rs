@@ -6,16 +6,18 @@ use std::{
 };
 
 use super::backend_group::{BackendGroup, BackendMember, BackendUse};
+use crate::telemetry::registry::SessionCounters;
 
 /// It stays there as long as that backend is well.
 pub struct BackendPlace {
     pub group: Arc<BackendGroup>,
+    session: Arc<SessionCounters>,
     taken: Mutex<Option<BackendUse>>,
 }
 
 impl BackendPlace {
-    pub fn new(group: &Arc<BackendGroup>) -> Self {
-        Self { group: group.clone(), taken: Mutex::default() }
+    pub fn new(group: &Arc<BackendGroup>, session: &Arc<SessionCounters>) -> Self {
+        Self { group: group.clone(), session: session.clone(), taken: Mutex::default() }
     }
 
     pub fn member(&self) -> Option<Arc<BackendMember>> {
@@ -25,7 +27,7 @@ impl BackendPlace {
     pub fn take(&self, member: &Arc<BackendMember>) {
         let mut taken = self.lock();
         if !taken.as_ref().is_some_and(|taken| Arc::ptr_eq(taken.member(), member)) {
-            *taken = Some(member.begin_use());
+            *taken = Some(member.begin_use(&self.session));
         }
     }
 

@@ -86,7 +86,7 @@ pub async fn connect(
         // A probe asks for nothing.
         false => {
             let (member, stream) = group.connect_first(candidates, client, &order.origin).await?;
-            order.backend = (!order.probe).then(|| member.begin_use());
+            order.backend = (!order.probe).then(|| member.begin_use(order.counters));
             stream
         }
     };

@@ -55,7 +55,7 @@ pub struct ConnectRequest<'a> {
     pub client: Option<SocketAddr>,
     pub origin: Box<ClientOrigin>,
     pub probe: bool,
-    pub counters: &'a SessionCounters,
+    pub counters: &'a Arc<SessionCounters>,
     /// Peers that have refused the session.
     pub refused_by: Vec<Peer>,
     /// What its client has sent to them.
@@ -200,7 +200,8 @@ mod tests {
     /// that is told all that its client has said.
     #[tokio::test]
     async fn a_backend_that_does_not_answer_costs_no_byte_of_the_clients() {
-        let (service, counters) = (ServiceName::parse("orders").expect("a name"), SessionCounters::default());
+        let (service, counters) =
+            (ServiceName::parse("orders").expect("a name"), Arc::<SessionCounters>::default());
         let mut order = ConnectRequest {
             service: &service,
             peers: None,
@@ -243,7 +244,8 @@ mod tests {
     /// The backend takes a probe for what it is to it: a connection of the gateway's own.
     #[tokio::test]
     async fn a_probe_is_no_clients_to_a_backend_that_asks_who_it_is() {
-        let (service, counters) = (ServiceName::parse("orders").expect("a name"), SessionCounters::default());
+        let (service, counters) =
+            (ServiceName::parse("orders").expect("a name"), Arc::<SessionCounters>::default());
         for (version, header) in [
             (ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]),
             (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),

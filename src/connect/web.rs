@@ -112,7 +112,7 @@ pub async fn connect_backend(
     static NEXT_USER: AtomicU64 = AtomicU64::new(0);
     let (downstream, upstream) = pipe();
     let requests = BackendRequests {
-        place: BackendPlace::new(group),
+        place: BackendPlace::new(group, order.counters),
         id: order.id.to_owned(),
         service: order.service.clone(),
         notices: order.notices.clone(),

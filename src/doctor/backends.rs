@@ -170,6 +170,7 @@ mod tests {
                 via: None,
                 user: None,
                 requests: 0,
+                backend: None,
             };
             let sessions = times.iter().map(row).collect();
             Snapshot { sessions, ..of(|row| row.connect = Some("tcp://10.1.0.7:80".into())) }

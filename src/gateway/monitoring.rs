@@ -1,6 +1,6 @@
 //! The engine's part in what monitors are told: the port they ask at, and the gateways that the profile names.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{Engine, audit::CommandAudit, handle::CommandAnswer, plan::HalfChange};
 use crate::{
@@ -19,13 +19,7 @@ impl Engine {
     /// The files that the profile wants written.
     pub(super) fn install_logs(&self, profile: &Profile) {
         log::set_file(profile.log.as_deref());
-        let backends = match profile.dmz.as_ref().map(|half| &half.way) {
-            Some(DmzMode::Direct(backends)) => {
-                backends.iter().map(|(name, backend)| (name.to_string(), backend.to_string())).collect()
-            }
-            Some(DmzMode::Forward { .. } | DmzMode::Reverse { .. }) | None => HashMap::new(),
-        };
-        self.shared.access.configure(profile.access_log.as_ref(), backends);
+        self.shared.access.configure(profile.access_log.as_ref());
     }
 
     /// The port for monitors that `profile` wants and that is not open.

@@ -109,7 +109,7 @@ impl SessionContext {
         let teller = asked.outcome_sender.take();
         let idle_state = asked.idle_state.clone();
         if let Some(idle_state) = &idle_state {
-            record.counters().set_requests(idle_state.requests().clone());
+            idle_state.note_session(record.counters());
         }
         let (end, refusal) = run_within_limit(&way, asked, &record, &stopper, &self).await;
         if let Some(teller) = teller {
@@ -121,7 +121,7 @@ impl SessionContext {
             let _ = sent.ended.send(end.clone());
         }
         if let Some(idle_state) = idle_state {
-            idle_state.note_end(&end.code(), record.counters().traffic());
+            idle_state.note_end(&end.code());
         }
         record.finish(end);
     }

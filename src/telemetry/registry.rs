@@ -345,6 +345,7 @@ impl OpenSession {
             client = self.client,
             peer = self.peer().as_deref().unwrap_or("-"),
             user = self.user.get().map_or("-", |user| user),
+            backend = self.counters.backend().as_deref().unwrap_or("-"),
             end = end.code(),
             seconds = (seconds * 1000.0).round() / 1000.0,
             up = self.counters.up(),

@@ -206,6 +206,60 @@ fn each_request_is_a_line_without_its_query_and_with_its_end() {
 }
 
 #[test]
+fn the_backend_of_each_request_is_the_one_that_it_went_to() {
+    let place = Place::with_certificates();
+    let backends = [backend(), backend()].map(|at| format!("http://{at}"));
+    let [one, other] = &backends;
+    let profile = format!(
+        "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    web: {{ accept: ['http://127.0.0.1:0/'], \
+         connect: ['{one}', '{other}'] }}\n"
+    );
+    place.write("one.yaml", &profile);
+    let gateway = place.start("one");
+    let at = web(&gateway);
+    for path in ["/1", "/2"] {
+        assert_eq!(asked(&[], &format!("http://{at}{path}")).0, 200);
+    }
+    let mut named = ["/1", "/2"].map(|path| {
+        let line = line_of(&place, "access.json", |line| line["path"] == path);
+        let session = line["session"].clone();
+        let row = gateway.wait("its session has ended", SOON, |status| {
+            status["ended"].as_array().is_some_and(|rows| rows.iter().any(|row| row["id"] == session))
+        });
+        let rows = row["ended"].as_array().expect("rows").clone();
+        let ended = rows.into_iter().find(|row| row["id"] == session).expect("its row");
+        assert_eq!(ended["backend"], line["backend"]);
+        line["backend"].as_str().expect("an address").to_owned()
+    });
+    let mut all = backends.clone();
+    (named.sort(), all.sort());
+    assert_eq!(named, all);
+}
+
+#[test]
+fn an_answer_that_the_other_half_makes_ends_in_the_access_log_as_its_session() {
+    let place = Place::with_certificates();
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let dmz = dmz_half("127.0.0.1:0", &["web"]).replace("tcp://127.0.0.1:0", "http://127.0.0.1:0/");
+    place.write("dmz.yaml", &format!("access_log: access.json\n{dmz}"));
+    let dmz = place.start("dmz");
+    let link = format!("127.0.0.1:{}", dmz.link_port());
+    let backend = format!("http://{}\", answer: \"300ms", silent.local_addr().expect("its address"));
+    place.write("internal.yaml", &internal_half(&link, &[("web", &backend)]));
+    let _internal = place.start("internal");
+    assert_eq!(asked(&["--max-time", "20"], &format!("http://{}/late", web(&dmz))).0, 504);
+    let line = line_of(&place, "access.json", |line| line["path"] == "/late");
+    let ended = dmz.wait("its session has ended", SOON, |status| {
+        status["ended"].as_array().is_some_and(|rows| rows.iter().any(|row| row["id"] == line["session"]))
+    });
+    let rows = ended["ended"].as_array().expect("rows");
+    let row = rows.iter().find(|row| row["id"] == line["session"]).expect("its row");
+    assert_eq!((&line["status"], &line["end"]), (&504.into(), &row["end"]), "{line} {row}");
+    assert_eq!(row["end"], "TR");
+    assert_eq!(line["backend"], Value::Null, "this half never learns it");
+}
+
+#[test]
 fn the_request_of_a_websocket_is_written_when_it_ends() {
     let place = Place::with_certificates();
     let profile = "mode: direct\naccess_log: access.json\ndmz:\n  services:\n    echo: { accept: ['ws://127.0.0.1:0/'], \

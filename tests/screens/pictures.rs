@@ -435,6 +435,7 @@ pub fn session(number: u64, service: &str, rate_up: u64, rate_down: u64) -> Sess
         via: Some(1 + number % 9),
         user: None,
         requests: 0,
+        backend: None,
     }
 }
 
@@ -455,6 +456,7 @@ pub fn ended(number: u64, end: &str, reason: &str, ago_seconds: f64) -> EndedRow
         bytes_down: row.bytes_down,
         user: None,
         requests: 0,
+        backend: None,
     }
 }
 

@@ -3,7 +3,6 @@
 //! A query is never written, not even of a `Referer`: it may hold what nobody else should read.
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -34,13 +33,11 @@ pub struct AccessLog(ArcSwapOption<OpenAccessLog>);
 struct OpenAccessLog {
     options: AccessLogOptions,
     sink: LineSink,
-    /// What services reach, where this gateway knows it.
-    backends: HashMap<String, String>,
 }
 
 impl AccessLog {
     /// Writes as the profile says from now on. A file that is open stays open.
-    pub fn configure(&self, options: Option<&AccessLogOptions>, backends: HashMap<String, String>) {
+    pub fn configure(&self, options: Option<&AccessLogOptions>) {
         let before = self.0.load_full();
         let open = options.and_then(|options| {
             let target = match &options.target {
@@ -50,7 +47,7 @@ impl AccessLog {
             let kept = before.filter(|open| *open.sink.target() == target).map(|open| open.sink.clone());
             // Where no thread can be started there is worse to tell than this.
             let sink = kept.or_else(|| LineSink::start(target, None).ok())?;
-            Some(Arc::new(OpenAccessLog { options: options.clone(), sink, backends }))
+            Some(Arc::new(OpenAccessLog { options: options.clone(), sink }))
         });
         self.0.store(open);
     }
@@ -109,7 +106,8 @@ pub struct AccessFields {
     seconds: f64,
     pub service: Option<String>,
     pub session: Option<String>,
-    backend: Option<String>,
+    /// Known where the gateway dials it itself.
+    pub backend: Option<Arc<str>>,
     pub end: Option<String>,
 }
 
@@ -126,8 +124,9 @@ impl AccessRecord {
     }
 
     /// It ends as its session has; of an upgraded connection all the session's bytes are its own.
-    pub fn finish(mut self, code: &str, (up, down): (u64, u64)) {
+    pub fn finish(mut self, code: &str, (up, down): (u64, u64), backend: Option<Arc<str>>) {
         self.fields.end = Some(code.to_owned());
+        self.fields.backend = backend;
         if self.fields.status == SWITCHING_PROTOCOLS {
             (self.fields.bytes_in, self.fields.bytes_out) = (up, down);
         }
@@ -164,8 +163,6 @@ impl Drop for AccessRecord {
     fn drop(&mut self) {
         self.fields.time = format_utc(self.at);
         self.fields.seconds = milliseconds(self.began.elapsed());
-        let backend = self.fields.service.as_ref().and_then(|service| self.log.backends.get(service));
-        self.fields.backend = backend.cloned();
         let priority = (self.log.options.target == AccessLogTarget::StandardError && is_journal())
             .then_some(INFORMATION);
         if self.log.options.target == AccessLogTarget::StandardError && super::is_quiet() {
@@ -215,11 +212,12 @@ mod tests {
         let client = "192.0.2.7:50000".parse().unwrap();
         assert!(log.begin(client, "GET", "/", "HTTP/1.1").is_none(), "nowhere to write");
         let options = AccessLogOptions { target: AccessLogTarget::File(file.to_owned()), format };
-        log.configure(Some(&options), HashMap::from([("web".into(), "http://127.0.0.1:80".into())]));
+        log.configure(Some(&options));
         let mut record = log.begin(client, "GET", "/a \"b\"\n", "HTTP/1.1").unwrap();
         record.referer = Some("https://example.com/x?secret=1".into());
         record.agent = Some("an \"agent\"".into());
         record.fields.service = Some("web".into());
+        record.fields.backend = Some("http://127.0.0.1:80".into());
         record.fields.bytes_out = 12;
         record.note_answer(200);
         drop(record);

@@ -41,8 +41,8 @@ macro_rules! log_events {
 }
 
 log_events! {
-    SessionEnded "session_ended" ["id" "service" "client" "peer" "user" "end" "seconds" "up" "down" "reason"] "a session has ended",
-    ProbeEnded "probe_ended" ["id" "service" "client" "peer" "user" "end" "seconds" "up" "down" "reason"] "a check of the path has ended",
+    SessionEnded "session_ended" ["id" "service" "client" "peer" "user" "backend" "end" "seconds" "up" "down" "reason"] "a session has ended",
+    ProbeEnded "probe_ended" ["id" "service" "client" "peer" "user" "backend" "end" "seconds" "up" "down" "reason"] "a check of the path has ended",
     SessionFailed "session_failed" [] "a client got no session, and neither the client nor the operator is the cause",
     SessionsRefused "sessions_refused" [] "how many more clients were refused, and why",
     ClientRejected "client_rejected" ["client"] "a client was turned away before it had a session",

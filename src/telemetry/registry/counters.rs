@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,6 +26,8 @@ pub struct SessionCounters {
     via: AtomicU64,
     /// Requests that were sent over it, where it is one of requests.
     requests: OnceLock<Arc<AtomicU64>>,
+    /// The backend that it is at, where this half knows it; one of requests may go from one to another.
+    backend: Mutex<Option<Arc<str>>>,
 }
 
 impl SessionCounters {
@@ -68,6 +70,15 @@ impl SessionCounters {
 
     pub fn requests(&self) -> u64 {
         self.requests.get().map_or(0, |requests| requests.load(Ordering::Relaxed))
+    }
+
+    /// It is at this backend from now on.
+    pub fn set_backend(&self, address: &Arc<str>) {
+        *self.backend.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
+    }
+
+    pub fn backend(&self) -> Option<Arc<str>> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Bytes both ways: it stands still while nothing moves.

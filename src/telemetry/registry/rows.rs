@@ -34,6 +34,7 @@ impl OpenSession {
             via: self.counters.via(),
             user: self.user(),
             requests: self.counters.requests(),
+            backend: self.counters.backend(),
         }
     }
 }
@@ -55,6 +56,7 @@ impl EndedSession {
             bytes_down: self.session.counters.down(),
             user: self.session.user(),
             requests: self.session.counters.requests(),
+            backend: self.session.counters.backend(),
         }
     }
 }

@@ -23,6 +23,7 @@ fn row() -> SessionRow {
         via: None,
         user: Some("Alice".into()),
         requests: 0,
+        backend: None,
     }
 }
 
@@ -42,6 +43,7 @@ fn ended() -> EndedRow {
         bytes_down: 0,
         user: None,
         requests: 0,
+        backend: None,
     }
 }
 

@@ -151,8 +151,7 @@ fn session_lines(app: &App, shown: &Snapshot, row: &SessionRow) -> Vec<DetailLin
     let fact = |about, text| fact(app, about, text);
     let addresses = app.addresses();
     let inner = app.order().inner(shown, row);
-    let backend =
-        lists::backend(app.whole_snapshot(), &row.service, inner.and_then(|inner| inner.gateway.as_ref()));
+    let backend = sessions::backend(app, row);
     let mut facts = vec![
         fact("session", format!("{} in the {} half", row.id, half_word(row.role))),
         fact("state", format!("{}, last byte {}", phase_word(row.phase), last_byte(row))),

@@ -384,7 +384,11 @@ fn ended_cell(app: &App, row: &EndedRow, kind: SessionColumn) -> TableCell {
             let inner = app.order().inner_ended(app.snapshot(), row);
             peer(app, inner.and_then(|inner| inner.gateway.as_deref()).or(row.peer.as_deref())).text
         }
-        SessionColumn::Backend => peer(app, lists::backend(app.whole_snapshot(), &row.service, None)).text,
+        SessionColumn::Backend => {
+            let inner = app.order().inner_ended(app.snapshot(), row);
+            let dialled = inner.and_then(|inner| inner.backend.as_deref()).or(row.backend.as_deref());
+            peer(app, dialled.or_else(|| lists::backend(app.whole_snapshot(), &row.service, None))).text
+        }
         SessionColumn::RateUp | SessionColumn::RateDown => "-".into(),
         SessionColumn::Up => format!("{}{}", format::amount(row.bytes_up), ended_difference(app, row)),
         SessionColumn::Down => format!("{}{}", format::amount(row.bytes_down), ended_difference(app, row)),
@@ -418,11 +422,13 @@ fn waits(app: &App, row: &SessionRow) -> TableCell {
     TableCell::new(format!("{}+{}", ms(row.waited_ms), ms(backend)), app.style.theme.plain)
 }
 
-fn backend<'a>(app: &'a App, row: &SessionRow) -> Option<&'a str> {
+/// What it reaches: the backend itself where a half that is shown has dialled it, else those of its service.
+pub(super) fn backend<'a>(app: &'a App, row: &'a SessionRow) -> Option<&'a str> {
     let inner = app.order().inner(app.snapshot(), row);
+    let dialled = inner.and_then(|inner| inner.backend.as_deref()).or(row.backend.as_deref());
     let inside = inner.and_then(|inner| inner.gateway.as_ref());
     let own = row.gateway.as_ref().filter(|_| row.role == Half::Internal);
-    lists::backend(app.whole_snapshot(), &row.service, inside.or(own))
+    dialled.or_else(|| lists::backend(app.whole_snapshot(), &row.service, inside.or(own)))
 }
 
 /// Bytes that the two halves count differently are marked: nothing may be lost between them.

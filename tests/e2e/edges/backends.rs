@@ -6,7 +6,7 @@ use std::{
 };
 
 use portcullis::{
-    profile::Mode,
+    profile::{Half, Mode},
     telemetry::snapshot::{BackendRow, BackendRowState, EndedRow, ServicePhase, Snapshot},
 };
 use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
@@ -68,6 +68,15 @@ async fn sessions_take_turns_among_backends() {
             way.inner().until("all are over", |now| rows(now).iter().all(|row| row.sessions_open == 0)).await;
         for row in rows(&seen) {
             assert_eq!((row.state, row.sessions, row.failures), (Up, 2, 0), "{mode:?} {row:?}");
+        }
+        for backend in &backends {
+            let its = |row: &&EndedRow| row.backend.as_deref() == Some(&*backend.address());
+            assert_eq!(seen.ended.iter().filter(its).count(), 2, "{mode:?} {:?}", seen.ended);
+        }
+        if mode != Mode::Direct {
+            let outer = way.dmz.now().await;
+            let known: Vec<_> = outer.ended.iter().filter(|row| row.role == Half::Dmz).collect();
+            assert!(known.iter().all(|row| row.backend.is_none()), "it never learns them: {known:?}");
         }
     }
 }
