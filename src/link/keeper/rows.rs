@@ -4,8 +4,11 @@ use super::{KeeperState, LinkKeeper, LinkProtocol};
 use crate::{
     profile::{GatewaysOfName, ServiceName},
     proto::{multiplex, socks5},
-    telemetry::snapshot::PoolRow,
+    telemetry::snapshot::{PoolRow, PoolState},
 };
+
+/// Why a gateway is not dialled.
+const LOCKED: &str = "it is locked, and `portcullis unlock` lifts that";
 
 impl LinkKeeper {
     /// A row for each kind of link it keeps.
@@ -45,7 +48,11 @@ impl LinkKeeper {
             ..PoolRow::new(self.shared.half, name)
         };
         let unlike = books.mismatch.clone();
+        let is_locked = self.is_locked(books);
         let row = self.dial_state(books, service.as_ref()).fill_row(row);
+        if is_locked && row.ready == 0 && row.carrying == 0 {
+            return PoolRow { state: PoolState::Down, last_error: Some(LOCKED.into()), ..row };
+        }
         PoolRow { last_error: row.last_error.or(unlike), ..row }
     }
 

@@ -2,7 +2,8 @@
 
 use portcullis::{
     gateway::handle::{Command, CommandAnswer, LockdownTarget},
-    telemetry::snapshot::{ServicePhase, Snapshot},
+    profile::Mode,
+    telemetry::snapshot::{PoolState, ServicePhase, Snapshot},
 };
 
 use crate::support::{
@@ -50,7 +51,13 @@ async fn what_is_locked_inside_is_cut_and_refused_and_comes_back() {
                     dial_refused(way.dmz.client_port("orders").await).await;
                 }
                 (None, _) => {
-                    inside.until("no link", |seen| links(seen) == 0).await;
+                    let seen = inside.until("no link", |seen| links(seen) == 0).await;
+                    if mode == Mode::Reverse {
+                        for row in &seen.pools {
+                            let why = row.last_error.as_deref().unwrap_or_default();
+                            assert!(row.state == PoolState::Down && why.contains("locked"), "{row:?}");
+                        }
+                    }
                     way.dmz.until("no link", |seen| links(seen) == 0).await;
                 }
             }
