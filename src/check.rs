@@ -149,10 +149,11 @@ pub fn list_profiles(source: &ProfileSource) -> Result<(), OutputError> {
                 print_line(format_args!("{name:<24} {:<32} valid    {path}", describe(&loaded.profile)))?;
             }
             Err(problems) => {
-                let count = problems.len();
-                let what =
-                    format_args!("{name:<24} {:<32} invalid  {path} ({count} problems, see `check`)", "-");
-                print_line(what)?;
+                let count = match problems.len() {
+                    1 => "1 problem".to_owned(),
+                    count => format!("{count} problems"),
+                };
+                print_line(format_args!("{name:<24} {:<32} invalid  {path} ({count}, see `check`)", "-"))?;
             }
         }
     }

@@ -268,6 +268,21 @@ pub fn addresses_of_service(ports: &ClientPorts, service: &ServiceName) -> Vec<S
     bound
 }
 
+/// What the ports of a service wait for.
+pub struct AwaitedPorts {
+    pub reason: String,
+    /// Whether clients can come in by none of them.
+    pub are_all: bool,
+}
+
+/// What the ports of a service wait for, where they do.
+pub fn awaited_ports(ports: &ClientPorts, service: &ServiceName) -> Option<AwaitedPorts> {
+    let of_it = || ports.values().filter(|port| port.services().any(|of| of == service));
+    let reason = of_it().find_map(|port| port.closer.awaited())?;
+    let are_all = of_it().all(|port| port.closer.listens_at().is_empty());
+    Some(AwaitedPorts { reason: format!("its port is not open yet, {reason}"), are_all })
+}
+
 /// Where probes of each service go in: by each kind of TLS that its clients speak, or by any of its ports.
 pub fn probe_entries(ports: &ClientPorts) -> Vec<ProbeEntry> {
     let open = |port: &ClientPort| {

@@ -22,8 +22,8 @@ use crate::{
         log, recording,
         registry::ServiceEnds,
         snapshot::{
-            ConfinedRow, DescriptorUsage, MonitorCounts, PoolRow, PoolState, ServiceRow, Snapshot,
-            TrafficSample, TrafficTotals,
+            ConfinedRow, DescriptorUsage, MonitorCounts, PoolRow, PoolState, ServicePhase, ServiceRow,
+            Snapshot, TrafficSample, TrafficTotals,
         },
     },
     tls::{expiry::CertificateExpiry, revocation::ListExpiry},
@@ -285,34 +285,57 @@ impl Engine {
         let services = self.shared.sessions.services.load();
         let mut rows: Vec<_> = services
             .iter()
-            .map(|((role, name), service)| ServiceRow {
-                gateway: None,
-                role: *role,
-                name: name.to_string(),
-                accept: self.accepts(*role, name),
-                connect: match &**service.connector.load() {
-                    Connector::Direct(group) => Some(group.addresses()),
-                    Connector::Forward(_) | Connector::Reverse(_) => None,
-                },
-                backends: match &**service.connector.load() {
-                    Connector::Direct(group) => group.rows(),
-                    Connector::Forward(_) | Connector::Reverse(_) => Vec::new(),
-                },
-                phase: offers::shown_phase(service),
-                reason: self.faults.reason(*role, name).or_else(|| offers::down_reason(service)),
-                totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
-                failed_in_a_row: failing.get(&(*role, name.clone())).map_or(0, |failing| failing.sessions),
-                backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),
-                limit: Some(service.settings.load().sessions),
-                refusals: self.shared.sessions.registry.refusals(*role, name),
-                drained: service.drain_request(),
-                health: None,
-                lack: None,
-                counts: self.counts(*role, name, service, &mut ends),
+            .map(|((role, name), service)| {
+                let (phase, reason) = self.service_phase(*role, name, service);
+                ServiceRow {
+                    gateway: None,
+                    role: *role,
+                    name: name.to_string(),
+                    accept: self.accepts(*role, name),
+                    connect: match &**service.connector.load() {
+                        Connector::Direct(group) => Some(group.addresses()),
+                        Connector::Forward(_) | Connector::Reverse(_) => None,
+                    },
+                    backends: match &**service.connector.load() {
+                        Connector::Direct(group) => group.rows(),
+                        Connector::Forward(_) | Connector::Reverse(_) => Vec::new(),
+                    },
+                    phase,
+                    reason,
+                    totals: totals.get(&(*role, name.clone())).copied().unwrap_or_default(),
+                    failed_in_a_row: failing
+                        .get(&(*role, name.clone()))
+                        .map_or(0, |failing| failing.sessions),
+                    backend_error: failing.get(&(*role, name.clone())).map(|failing| failing.error.clone()),
+                    limit: Some(service.settings.load().sessions),
+                    refusals: self.shared.sessions.registry.refusals(*role, name),
+                    drained: service.drain_request(),
+                    health: None,
+                    lack: None,
+                    counts: self.counts(*role, name, service, &mut ends),
+                }
             })
             .collect();
         rows.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
         rows
+    }
+
+    /// What clients of a service meet, and why, where it is not all well.
+    fn service_phase(
+        &self,
+        half: Half,
+        name: &ServiceName,
+        service: &Service,
+    ) -> (ServicePhase, Option<String>) {
+        let phase = offers::shown_phase(service);
+        let reason = self.faults.reason(half, name).or_else(|| offers::down_reason(service));
+        match ports::awaited_ports(&self.ports, name).filter(|_| half == Half::Dmz) {
+            Some(awaited) if awaited.are_all && phase == ServicePhase::Open => {
+                (ServicePhase::Down, Some(awaited.reason))
+            }
+            Some(awaited) => (phase, reason.or(Some(awaited.reason))),
+            None => (phase, reason),
+        }
     }
 
     fn counts(

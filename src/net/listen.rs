@@ -128,6 +128,12 @@ impl ListenerGuard {
         open.map(|listener| listener.local_addrs()).unwrap_or_default()
     }
 
+    /// What it waits for before it listens there, and why.
+    pub fn awaited(&self) -> Option<String> {
+        let (at, why) = self.0.upgrade().filter(|listener| !listener.stop.is_cancelled())?.awaited()?;
+        Some(format!("{at}: {why}"))
+    }
+
     /// The same as an operator reads it: an address that is written in the profile as it is there.
     pub fn describe(&self) -> Vec<HostPort> {
         let Some(at) = self.0.upgrade().map(|listener| listener.at.clone()) else { return Vec::new() };
@@ -263,20 +269,29 @@ impl Listener {
 
     /// Tells what it waits for, if that has changed; when it is tried again.
     fn report_missing(&self, last: &mut String, tell: &mut impl FnMut(ListenEvent<'_>)) -> Option<Instant> {
-        let (at, why) = match &*self.lock_missing() {
-            MissingAddresses::Nothing => return None,
-            MissingAddresses::Name(error) if self.at.is_address() => (self.at.clone(), error.to_string()),
-            MissingAddresses::Name(error) => (self.at.clone(), format!("the name does not resolve: {error}")),
-            MissingAddresses::Addresses(absent) => {
-                let (address, error) = absent.first()?;
-                (described_address(&self.at, *address), bind_reason(error))
-            }
-        };
+        let (at, why) = self.awaited()?;
         if *last != why {
             tell(ListenEvent::Waits { at: &at, why: why.clone() });
             *last = why;
         }
         Some(Instant::now() + AGAIN)
+    }
+
+    /// What it waits for, and why that can not be had yet.
+    fn awaited(&self) -> Option<(HostPort, String)> {
+        match &*self.lock_missing() {
+            MissingAddresses::Nothing => None,
+            MissingAddresses::Name(error) if self.at.is_address() => {
+                Some((self.at.clone(), error.to_string()))
+            }
+            MissingAddresses::Name(error) => {
+                Some((self.at.clone(), format!("the name does not resolve: {error}")))
+            }
+            MissingAddresses::Addresses(absent) => {
+                let (address, error) = absent.first()?;
+                Some((described_address(&self.at, *address), bind_reason(error)))
+            }
+        }
     }
 
     /// Binds what it waits for, as far as it is there now.

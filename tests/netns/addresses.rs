@@ -57,6 +57,38 @@ fn an_address_that_comes_late_is_listened_on_without_a_restart() {
 }
 
 #[test]
+fn a_service_whose_port_waits_for_its_address_is_down_and_not_ready() {
+    if !can_run("a_service_whose_port_waits_for_its_address_is_down_and_not_ready") {
+        return;
+    }
+    let (wire, place) = (Wire::new(), Place::with_certificates());
+    place.write(
+        "late.yaml",
+        "mode: direct\ndmz:\n  services:\n    late: { accept: { address: 'tcp://192.0.2.7:8000', bind: wait }, \
+         connect: 'echo://' }\n    both: { accept: [{ address: 'tcp://192.0.2.7:8001', bind: wait }, \
+         'tcp://192.0.2.1:8001'], connect: 'echo://' }\n",
+    );
+    let host = ["ip", "netns", "exec", &wire.outside];
+    let gateway = place.start_as("late", &host, &["--no-ui", "--profile", "late.yaml"]);
+    let facts = |status: &serde_json::Value, name: &str| {
+        let services = status["services"].as_array().expect("services");
+        let row = services.iter().find(|row| row["name"] == name).expect("a service");
+        ["phase", "health", "reason"].map(|field| row[field].as_str().unwrap_or_default().to_owned())
+    };
+    let before = gateway.wait("health is known", SOON, |status| status["health"] == "degraded");
+    let [phase, health, why] = facts(&before, "late");
+    assert_eq!((&*phase, &*health), ("down", "down"), "{before:#}");
+    assert!(why.contains("192.0.2.7:8000: this machine has no such address"), "{why}");
+    let [phase, health, why] = facts(&before, "both");
+    assert_eq!((&*phase, &*health), ("open", "degraded"), "its other port serves: {before:#}");
+    assert!(why.contains("192.0.2.7:8001"), "{why}");
+    assert!(before["alerts"].to_string().contains("late: its port is not open yet"), "{before:#}");
+    ip(&["-n", &wire.outside, "addr", "add", "192.0.2.7/24", "dev", "wire0"]);
+    let after = gateway.wait("all is well", SOON, |status| status["health"] == "healthy");
+    assert_eq!(facts(&after, "late"), ["open", "healthy", ""], "{after:#}");
+}
+
+#[test]
 fn an_address_of_one_network_alone_is_listened_on_and_dialled() {
     if !can_run("an_address_of_one_network_alone_is_listened_on_and_dialled") {
         return;
