@@ -59,8 +59,7 @@ async fn failed_sessions_are_grouped_by_cause_on_both_halves() {
     let nobody = Reserved::new();
     let way = Plan::new(Mode::Reverse, &format!("tcp://{}", nobody.at())).start().await;
     for _ in 0..3 {
-        let mut client = way.client().await;
-        hear_reset(&mut client).await;
+        dial_refused(way.dmz.client_port("orders").await).await;
     }
     for gateway in [&way.dmz, way.inner()] {
         let shown =

@@ -11,7 +11,7 @@ use super::halves::profile;
 use crate::support::{
     frames::{self, END, HELLO, OPEN, OPENED, OURS, Port, REFUSED, Wire, frame_of},
     gateway::{Gateway, Place},
-    peers::{hear, hear_reset, say},
+    peers::{dial_refused, hear, say},
     ways::{Plan, WAYS},
 };
 
@@ -114,9 +114,8 @@ async fn a_session_that_a_gateway_may_not_have_is_told_on_both_halves() {
         let way = Plan { is_plain, ..Plan::new(mode, backend) }.start().await;
         let mut held = way.client().await;
         echoes(&mut held).await;
-        let mut late = way.client().await;
         // A parked SOCKS5 link is taken before it can refuse.
-        hear_reset(&mut late).await;
+        dial_refused(way.dmz.client_port("orders").await).await;
         way.inner().until_ended("LA").await;
         if (mode, is_plain) != (Mode::Reverse, true) {
             let row = way.dmz.until_ended("PC").await;
