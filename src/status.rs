@@ -135,6 +135,9 @@ fn pool(out: &mut String, row: &PoolRow) -> std::fmt::Result {
         row.misses,
         row.failures
     )?;
+    if let Some(name) = &row.name {
+        write!(out, "  of {name}{}", if row.standby { ", stands by" } else { "" })?;
+    }
     if let Some(protocol) = &row.protocol {
         write!(out, "  speaks {protocol}")?;
     }

@@ -67,10 +67,15 @@ pub struct OfferedServices {
 impl OfferedServices {
     /// What a DMZ gateway is told, and may use.
     pub fn offer_for(&self, peer: &Peer) -> OfferDecision {
+        self.offer_of_links(peer, self.prepared)
+    }
+
+    /// The same by a half that keeps so many links there.
+    fn offer_of_links(&self, peer: &Peer, prepared: usize) -> OfferDecision {
         let bounded = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         let hello = ServerHello {
             about: standing::about(),
-            links_kept: bounded(self.prepared),
+            links_kept: bounded(prepared),
             links_max: bounded(self.maximum),
             sessions_per_link: bounded(self.sessions_per_link),
             services: self.services_for(peer),
@@ -125,6 +130,7 @@ pub struct ReverseDialler {
 }
 
 struct ReverseUse {
+    keeper: Weak<LinkKeeper>,
     offering: Arc<ArcSwap<OfferedServices>>,
     server: Arc<LinkServer>,
     serve: ServeSession,
@@ -144,9 +150,10 @@ impl ReverseDialler {
         let keeper = LinkKeeper::start(gateway, wanted, shared, |keeper| {
             let opened = session_opened(serve.clone());
             let offer = current_offer(offering.clone());
-            let server = LinkServer::with_lockdown(lockdown, tasks, opened, offer, idle_link_lost(keeper));
+            let lost = idle_link_lost(keeper.clone());
+            let server = LinkServer::with_lockdown(lockdown, tasks, opened, offer, lost);
             made = Some(server.clone());
-            Arc::new(ReverseUse { offering, server, serve })
+            Arc::new(ReverseUse { keeper, offering, server, serve })
         });
         let server = made.expect("the closure above has run");
         Self { keeper, server }
@@ -167,6 +174,15 @@ impl ReverseDialler {
 impl GatewayDialler for ReverseDialler {
     fn keeper(&self) -> &Arc<LinkKeeper> {
         &self.keeper
+    }
+
+    /// The gateway hears of another number with new links alone.
+    fn want(&self, wanted: KeeperTarget) {
+        let is_other = self.keeper.wanted().prepared != wanted.prepared;
+        self.keeper.update(wanted);
+        if is_other {
+            self.retire_links();
+        }
     }
 
     /// Asks the gateway for no more sessions, and ends.
@@ -195,8 +211,13 @@ fn idle_link_lost(keeper: Weak<LinkKeeper>) -> crate::link::server::IdleLinkLost
 
 impl LinkUse for ReverseUse {
     fn terms(&self) -> HandshakeTerms {
-        let offering = self.offering.clone();
-        let says = HelloRole::Serves(Arc::new(move |peer| offering.load().offer_for(peer)));
+        let (keeper, offering) = (self.keeper.clone(), self.offering.clone());
+        // Of the targets of one name, each gets its share of what is prepared.
+        let prepared = move || Some(keeper.upgrade()?.wanted().prepared);
+        let says = HelloRole::Serves(Arc::new(move |peer| match prepared() {
+            Some(prepared) => offering.load().offer_of_links(peer, prepared),
+            None => offering.load().offer_for(peer),
+        }));
         HandshakeTerms { role: says, generation: self.server.generation().clone() }
     }
 

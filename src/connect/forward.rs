@@ -67,6 +67,10 @@ impl GatewayDialler for ForwardGateway {
         &self.keeper
     }
 
+    fn want(&self, wanted: KeeperTarget) {
+        self.keeper.update(wanted);
+    }
+
     fn retire(&self) {
         self.keeper.retire();
         self.generation.advance();
@@ -260,9 +264,8 @@ async fn dial(
         let reason = format!("link to {}: {AT_MAXIMUM}", keeper.gateway());
         return Err(ConnectFailure { who: EndedBy::Limit, refusal: Refusal::Full, reason });
     };
-    let (identity, outer) = (keeper.identity(), keeper.outer());
     let dialled = async {
-        let mut reached = handshake::dial(keeper.gateway(), identity.as_ref().as_ref(), &outer).await?;
+        let mut reached = keeper.dial().await?;
         handshake::offer_method(&mut reached).await?;
         Ok(reached)
     };

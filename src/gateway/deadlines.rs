@@ -218,7 +218,7 @@ async fn check_dialled(value: Duration) {
     let (carrier, gateways) = (LinkCarrier::Tcp, GatewaysOfName::default());
     let address = LinkAddress { at: host(at), tls: false, carrier, via: None, gateways, source: None };
     let dialling = async {
-        let mut dialled = handshake::dial(&address, None, &EdgeTls::default()).await?;
+        let mut dialled = handshake::dial(&address, None, None, &EdgeTls::default()).await?;
         handshake::park(&mut dialled, &orders()).await
     };
     let answering = async {

@@ -84,7 +84,7 @@ impl Engine {
 /// The gateways at the other end of its links: those that a half dials, and those that may dial it.
 fn named_gateways(profile: &Profile) -> Vec<NamedGateway> {
     let dialled = |address: &LinkAddress| match address.is_followed() {
-        true => NamedBy::Name(address.host_name().to_owned()),
+        true => NamedBy::Name(address.at.host.clone()),
         false => NamedBy::Address(address.to_string()),
     };
     let of_dmz = profile.dmz.iter().flat_map(|half| match &half.way {

@@ -61,7 +61,9 @@ impl IncomingLink {
                 let server = outer.accept_server(tls, EdgeScheme::Wss).ok_or(CarrierError::Faulty)?;
                 Ok(Self::AskingInTls(stream, path, server))
             }
-            OuterTls::OfPort | OuterTls::Checked(_) => Err(CarrierError::Faulty),
+            OuterTls::OfPort | OuterTls::Checked(_) | OuterTls::CheckedByTarget(_) => {
+                Err(CarrierError::Faulty)
+            }
         }
     }
 
@@ -93,6 +95,10 @@ pub async fn dial_carrier(
         OuterTls::Checked(tls) => {
             let client = outer.connect_client(tls).ok_or(CarrierError::Faulty)?;
             client.connect(stream, &[]).await?
+        }
+        OuterTls::CheckedByTarget(tls) => {
+            let client = outer.connect_client(tls).and_then(|client| client.named(address.host_name()));
+            client.ok_or(CarrierError::Faulty)?.connect(stream, &[]).await?
         }
         OuterTls::OfPort | OuterTls::Shown(_) => return Err(CarrierError::Faulty),
     };

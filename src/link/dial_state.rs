@@ -149,11 +149,15 @@ impl DialState {
         self.goodbye.note_established();
     }
 
+    /// Whether a link stands, and one has for a while.
+    pub fn has_lived(&self, now: Instant) -> bool {
+        self.good_since
+            .is_some_and(|at| now.saturating_duration_since(at) >= LIVED && self.counts.links() > 0)
+    }
+
     /// Whether a link has lived or carried since the last failure; after how many of them in a row.
     pub fn check_proven(&mut self, now: Instant) -> Option<u32> {
-        let has_lived = self
-            .good_since
-            .is_some_and(|at| now.saturating_duration_since(at) >= LIVED && self.counts.links() > 0);
+        let has_lived = self.has_lived(now);
         let has_carried = self.counts.take_carried() && !self.is_distrusted;
         (has_carried || has_lived).then(|| self.note_proven()).filter(|failures| *failures > 0)
     }

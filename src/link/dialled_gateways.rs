@@ -5,28 +5,42 @@
 
 use std::{
     collections::HashSet,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    gateway_entry::{DialledState, GatewayEntry, GatewaysBehind},
     keeper::{KeeperContext, KeeperTarget, LinkKeeper},
+    name_notices::report_news,
     shares::ShareRule,
+    target_rules::StandbyRule,
 };
 use crate::{
-    net::dns::name_watch::{NameNews, NameReport, NameWatch},
-    profile::{LinkAddress, ServiceName},
-    telemetry::{
-        log::LogEvent,
-        snapshot::{PoolRow, PoolState},
+    net::dns::{
+        HostAddresses,
+        name_rules::FollowedAnswer,
+        name_watch::{NameNews, NameWatch},
+        service_rules::ServiceRecords,
     },
+    profile::{GatewaysOfName, LinkAddress, ServiceName},
+    telemetry::snapshot::{PoolRow, PoolState},
 };
+
+/// How often it is looked whether a target that stands by is to be dialled, or let go.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What keeps links to one gateway.
 pub trait GatewayDialler: Send + Sync + 'static {
     fn keeper(&self) -> &Arc<LinkKeeper>;
+
+    /// Keeps so many links from now on.
+    fn want(&self, wanted: KeeperTarget);
 
     /// Dials no more; ready links go, sessions stay.
     fn retire(&self);
@@ -46,16 +60,6 @@ pub struct DialledGateways<D> {
 struct GatewayTable {
     wanted: Option<KeeperTarget>,
     entries: Vec<GatewayEntry>,
-}
-
-/// An address of the profile, and the gateways that it stands for now.
-struct GatewayEntry {
-    written: LinkAddress,
-    gateways: Vec<LinkAddress>,
-    /// Why its name is not known.
-    unanswered: Option<String>,
-    /// Ends the look-ups of its name.
-    follows: Option<DropGuard>,
 }
 
 impl<D: GatewayDialler> DialledGateways<D> {
@@ -78,35 +82,59 @@ impl<D: GatewayDialler> DialledGateways<D> {
             table.entries.push(entry);
         }
         table.wanted = Some(wanted);
-        self.reconcile(&table);
-        self.for_each(|gateway| gateway.keeper().update(wanted));
+        self.reconcile(&mut table);
+        // What they are used for may be another as well.
+        self.for_each(|gateway| gateway.keeper().notify_changed());
     }
 
     fn new_entry(self: &Arc<Self>, address: &LinkAddress) -> GatewayEntry {
-        let (written, unanswered) = (address.clone(), None);
-        if !address.is_followed() {
-            return GatewayEntry { gateways: vec![address.clone()], written, unanswered, follows: None };
-        }
-        let (stop, watch) =
-            (CancellationToken::new(), NameWatch::new(&self.shared.dns, address.host_name().into()));
-        let follow = follow_name(Arc::downgrade(self), address.clone(), watch, stop.clone());
-        self.shared.tasks.spawn("followed name", follow);
-        GatewayEntry { written, gateways: Vec::new(), unanswered, follows: Some(stop.drop_guard()) }
+        let (stop, dns, name) = (CancellationToken::new(), &self.shared.dns, Arc::from(&*address.at.host));
+        let (gateways, written) = (Arc::downgrade(self), address.clone());
+        let behind = match address.gateways {
+            GatewaysOfName::Any | GatewaysOfName::One(_) | GatewaysOfName::Target(_) => {
+                return GatewayEntry::new(address, GatewaysBehind::All(vec![written]), None);
+            }
+            GatewaysOfName::Each => {
+                let watch = NameWatch::of_addresses(dns, name);
+                let follow = follow_addresses(gateways, written, watch, stop.clone());
+                self.shared.tasks.spawn("followed name", follow);
+                GatewaysBehind::All(Vec::new())
+            }
+            GatewaysOfName::Service => {
+                let watch = NameWatch::of_services(dns, name);
+                let follow = follow_services(gateways, written, watch);
+                let stop = stop.clone();
+                self.shared.tasks.spawn("followed name", async move {
+                    stop.run_until_cancelled(follow).await;
+                });
+                GatewaysBehind::Ranked { targets: Vec::new(), rule: StandbyRule::default() }
+            }
+        };
+        GatewayEntry::new(address, behind, Some(stop.drop_guard()))
     }
 
     /// Starts what is missing and retires what is not wanted any more.
-    fn reconcile(&self, table: &GatewayTable) {
+    fn reconcile(&self, table: &mut GatewayTable) {
         let Some(wanted) = table.wanted else { return };
-        let before = self.dialled.load_full();
+        let (before, now) = (self.dialled.load_full(), Instant::now());
+        let known = |gateway: &LinkAddress| before.iter().find(|of| of.keeper().gateway() == gateway);
+        let state_of = |gateway: &LinkAddress| match known(gateway) {
+            Some(of) => DialledState { is_dialled: true, is_linked: of.keeper().is_linked() },
+            None => DialledState::default(),
+        };
         // Two names may have the same address, or one of them an address that is written beside it.
         let mut seen = HashSet::new();
-        let gateways = table.entries.iter().flat_map(|entry| &entry.gateways);
-        let gateways = gateways.filter(|gateway| seen.insert(gateway.to_string()));
-        let known =
-            |gateway: &LinkAddress| before.iter().find(|of| of.keeper().gateway() == gateway).cloned();
-        let now: Vec<_> = gateways
-            .map(|gateway| known(gateway).unwrap_or_else(|| Arc::new((self.start)(gateway.clone(), wanted))))
-            .collect();
+        let chosen = table.entries.iter_mut().flat_map(|entry| entry.choose(wanted.prepared, state_of, now));
+        let chosen: Vec<_> = chosen.filter(|(gateway, _)| seen.insert(gateway.to_string())).collect();
+        let dialler = |(gateway, prepared): (LinkAddress, usize)| {
+            let wanted = KeeperTarget { prepared, ..wanted };
+            let Some(of) = known(&gateway) else { return Arc::new((self.start)(gateway, wanted)) };
+            if of.keeper().wanted() != wanted {
+                of.want(wanted);
+            }
+            of.clone()
+        };
+        let now: Vec<_> = chosen.into_iter().map(dialler).collect();
         let is_kept = |of: &Arc<D>| now.iter().any(|kept| Arc::ptr_eq(kept, of));
         before.iter().filter(|of| !is_kept(of)).for_each(|of| of.retire());
         self.shared.links.follow_rule(ShareRule::Divided(now.len().max(table.entries.len())));
@@ -115,13 +143,15 @@ impl<D: GatewayDialler> DialledGateways<D> {
 
     /// Keeps so many links to each, and goes on so after failures.
     pub fn update(&self, wanted: KeeperTarget) {
-        self.lock().wanted = Some(wanted);
-        self.for_each(|gateway| gateway.keeper().update(wanted));
+        let mut table = self.lock();
+        table.wanted = Some(wanted);
+        self.reconcile(&mut table);
     }
 
     pub fn resize(&self, prepared: usize) {
-        self.lock().wanted.iter_mut().for_each(|wanted| wanted.prepared = prepared);
-        self.for_each(|gateway| gateway.keeper().resize(prepared));
+        let mut table = self.lock();
+        table.wanted.iter_mut().for_each(|wanted| wanted.prepared = prepared);
+        self.reconcile(&mut table);
     }
 
     /// Dials no more; links that are ready stay until [`DialledGateways::retire`].
@@ -134,7 +164,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
     pub fn retire(&self) {
         let mut table = self.lock();
         table.entries.clear();
-        self.reconcile(&table);
+        self.reconcile(&mut table);
     }
 
     /// Those that are dialled now.
@@ -148,7 +178,7 @@ impl<D: GatewayDialler> DialledGateways<D> {
 
     /// Whether sessions can come by every gateway, and each name has been looked up.
     pub fn all_serve(&self) -> bool {
-        let is_known = self.lock().entries.iter().all(|entry| !entry.gateways.is_empty());
+        let is_known = self.lock().entries.iter().all(|entry| !entry.is_empty());
         is_known && self.list().iter().all(|gateway| gateway.keeper().can_serve(None))
     }
 
@@ -157,57 +187,60 @@ impl<D: GatewayDialler> DialledGateways<D> {
         self.list().iter().any(|gateway| gateway.keeper().can_serve(service))
     }
 
-    /// The rows of each gateway, and one for each name of which no address is known.
+    /// The rows of each gateway, of those that stand by, and of each name of which nothing is known.
     pub fn rows(&self) -> Vec<PoolRow> {
-        let mut rows: Vec<_> = self.list().iter().flat_map(|gateway| gateway.keeper().rows()).collect();
+        let dialled = self.list();
+        let mut rows: Vec<_> = dialled.iter().flat_map(|gateway| gateway.keeper().rows()).collect();
         let table = self.lock();
         let target = table.wanted.map_or(0, |wanted| wanted.prepared);
-        let unknown = table.entries.iter().filter(|entry| entry.gateways.is_empty());
-        rows.extend(unknown.map(|entry| {
-            let why = entry.unanswered.as_deref().unwrap_or("its name is being looked up");
-            PoolRow {
-                address: Some(entry.written.to_string()),
-                name: Some(entry.written.host_name().to_owned()),
-                state: PoolState::Down,
-                target,
-                last_error: Some(why.to_owned()),
-                ..PoolRow::new(self.shared.half, "*".into())
+        let row = |name: Option<&str>, at: &LinkAddress| PoolRow {
+            address: Some(at.to_string()),
+            name: name.map(ToOwned::to_owned),
+            state: PoolState::Down,
+            ..PoolRow::new(self.shared.half, "*".into())
+        };
+        let mut seen: HashSet<_> = dialled.iter().map(|of| of.keeper().gateway().to_string()).collect();
+        for entry in &table.entries {
+            if entry.is_empty() {
+                let why = entry.unanswered.as_deref().unwrap_or("its name is being looked up");
+                let last_error = Some(why.to_owned());
+                rows.push(PoolRow {
+                    target,
+                    last_error,
+                    ..row(Some(&entry.written.at.host), &entry.written)
+                });
             }
-        }));
+            for spare in entry.gateways().filter(|of| seen.insert(of.to_string())) {
+                let last_error = Some("it stands by for those with a lower priority number".to_owned());
+                rows.push(PoolRow { standby: true, last_error, ..row(spare.followed_name(), spare) });
+            }
+        }
         rows
     }
 
-    fn note_news(&self, written: &LinkAddress, watch: &NameWatch, news: NameNews) {
+    /// Takes in what a look-up has brought for an address of the profile.
+    fn note_news<A: FollowedAnswer>(
+        &self,
+        written: &LinkAddress,
+        news: &NameNews<A>,
+        take_in: impl FnOnce(&mut GatewayEntry),
+    ) {
         let mut table = self.lock();
         // It may have been taken out of the profile meanwhile.
         let Some(entry) = table.entries.iter_mut().find(|entry| entry.written == *written) else { return };
-        for report in &news.lines {
-            self.report(written, report);
-            match report {
-                NameReport::Unanswered(why) => entry.unanswered = Some(why.clone()),
-                NameReport::Answered { .. } => entry.unanswered = None,
-                NameReport::Unusable(_) | NameReport::TooMany(_) => {}
-            }
+        report_news(&self.shared.notices, &written.at.host, news);
+        match (&news.answer, news.unanswered()) {
+            (Some(_), _) => entry.unanswered = None,
+            (None, Some(why)) => entry.unanswered = Some(why.to_owned()),
+            (None, None) => {}
         }
-        if news.change.is_empty() {
-            return;
-        }
-        let notices = &self.shared.notices;
-        notices.info(LogEvent::NameChanged.line(format!("name {}: {}", written.host_name(), news.change)));
-        entry.gateways = watch.addresses().map(|ip| written.at_address(*ip)).collect();
-        self.reconcile(&table);
+        take_in(entry);
+        self.reconcile(&mut table);
     }
 
-    fn report(&self, written: &LinkAddress, report: &NameReport) {
-        let line = format!("name {}: {report}", written.host_name());
-        let notices = &self.shared.notices;
-        match report {
-            NameReport::Unanswered(_) => notices.warn(LogEvent::NameUnanswered.line(line)),
-            NameReport::Answered { .. } => notices.info(LogEvent::NameAnswered.line(line)),
-            NameReport::Unusable(_) | NameReport::TooMany(_) => {
-                notices.warn(LogEvent::NameLeftOut.line(line));
-            }
-        }
+    /// Looks whether those that stand by are needed, or not any more.
+    fn look_at_standbys(&self) {
+        self.reconcile(&mut self.lock());
     }
 
     fn lock(&self) -> MutexGuard<'_, GatewayTable> {
@@ -216,14 +249,42 @@ impl<D: GatewayDialler> DialledGateways<D> {
 }
 
 /// Looks a name up until it is not wanted any more.
-async fn follow_name<D: GatewayDialler>(
+async fn follow_addresses<D: GatewayDialler>(
     gateways: Weak<DialledGateways<D>>,
     written: LinkAddress,
-    mut watch: NameWatch,
+    mut watch: NameWatch<HostAddresses>,
     stop: CancellationToken,
 ) {
     while let Some(news) = stop.run_until_cancelled(watch.next_news()).await {
         let Some(gateways) = gateways.upgrade() else { return };
-        gateways.note_news(&written, &watch, news);
+        let addresses = watch.targets().map(|ip| written.at_address(*ip)).collect();
+        gateways.note_news(&written, &news, |entry| entry.behind = GatewaysBehind::All(addresses));
+    }
+}
+
+/// The same of its SRV records, whose targets stand in for each other.
+async fn follow_services<D: GatewayDialler>(
+    gateways: Weak<DialledGateways<D>>,
+    written: LinkAddress,
+    mut watch: NameWatch<ServiceRecords>,
+) {
+    let mut looks = interval(LOOK);
+    loop {
+        let news = {
+            // Kept over the looks: one that were begun anew each time might never end.
+            let mut next = pin!(watch.next_news());
+            loop {
+                tokio::select! {
+                    news = &mut next => break news,
+                    _ = looks.tick() => {
+                        let Some(gateways) = gateways.upgrade() else { return };
+                        gateways.look_at_standbys();
+                    }
+                }
+            }
+        };
+        let Some(gateways) = gateways.upgrade() else { return };
+        let ranks = news.answer.as_ref().map(ServiceRecords::ranks).unwrap_or_default();
+        gateways.note_news(&written, &news, |entry| entry.rank_targets(watch.targets(), &ranks));
     }
 }

@@ -13,20 +13,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DIAL, HANDSHAKE, LINGERING_CLOSE, Peer,
+    HANDSHAKE, LINGERING_CLOSE, Peer,
     carrier::{CarrierError, IncomingLink, dial_carrier},
     generation::TermsGeneration,
     link_services::{JudgeOffer, LinkServices},
     multiplex::handle::LinkLoss,
     standing::{Agreement, StandingLink},
+    target_addresses::{self, TargetAddresses},
 };
 use crate::{
-    net::{
-        dial::{self, DialError},
-        stream::NetStream,
-        tcp,
-        via::{ViaError, dial_via},
-    },
+    net::{dial::DialError, stream::NetStream, tcp, via::ViaError},
     profile::{Carries, LinkAddress, ServiceName, ViaProxy},
     proto::{
         Refusal,
@@ -391,16 +387,15 @@ fn unexpected_frame() -> io::Error {
     io::Error::other("another frame than `hello`")
 }
 
-/// The dialling side, TLS included: the other gateway is there and is who it should be.
+/// The dialling side, TLS included: the other gateway is there and is who it should be. `target` is where it is, of a
+/// target of SRV records.
 pub async fn dial(
     address: &LinkAddress,
+    target: Option<&TargetAddresses>,
     identity: Option<&LinkIdentity>,
     outer: &EdgeTls,
 ) -> Result<DialledStream, HandshakeError> {
-    let stream = match &address.via {
-        None => dial::dial_from(address.source, &address.at, DIAL).await?,
-        Some(proxy) => dial_via(proxy, address.source, &address.at, DIAL).await?,
-    };
+    let stream = target_addresses::connect(address, target).await?;
     let by = Instant::now() + HANDSHAKE;
     let greeting = async {
         tcp::prepare_link(&stream).map_err(HandshakeError::Socket)?;

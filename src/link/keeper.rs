@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     carrier::OuterTlsCell,
     dial_state::{DialFailure, DialState, LinkReuse},
-    handshake::{self, DialledStream, EstablishedLink, HandshakeTerms},
+    handshake::{self, DialledStream, EstablishedLink, HandshakeError, HandshakeTerms},
     link_guard::{LinkActivity, LinkCounters, LinkGuard},
     link_services::LinkServices,
     lockdown::Lockdown,
     server::IdleLossReason,
     shares::{LinkPermit, LinkShares},
+    target_addresses::TargetAddresses,
 };
 use crate::{
     net::dns::DnsResolver,
@@ -35,7 +36,7 @@ use crate::{
     proto::multiplex::frame::FrameType,
     tasks::Tasks,
     telemetry::notices::NoticeLog,
-    tls::{edge::EdgeTls, link::LinkIdentity},
+    tls::link::LinkIdentity,
 };
 
 mod changes;
@@ -109,6 +110,8 @@ enum LinkProtocol {
 
 pub struct LinkKeeper {
     gateway: LinkAddress,
+    /// Where it is, of a target of SRV records.
+    target: Option<TargetAddresses>,
     /// Its address, which stands for it until it has shown its certificate.
     name: Arc<str>,
     shared: KeeperContext,
@@ -154,14 +157,16 @@ impl LinkKeeper {
             refused: Vec::new(),
             mismatch: None,
         };
+        let retired = CancellationToken::new();
         let keeper = Arc::new_cyclic(|weak| Self {
             name: gateway.to_string().into(),
+            target: TargetAddresses::follow(&gateway, &shared, retired.clone()),
             gateway,
             shared,
             uses: uses(weak.clone()),
             state: Mutex::new(books),
             changed: Arc::default(),
-            retired: CancellationToken::new(),
+            retired,
             stop_dialling: CancellationToken::new(),
         });
         keeper.shared.tasks.spawn("keeper", keeper.clone().run());
@@ -198,13 +203,10 @@ impl LinkKeeper {
         &self.gateway
     }
 
-    pub fn identity(&self) -> Arc<Option<LinkIdentity>> {
-        self.shared.identity.load_full()
-    }
-
-    /// The TLS around its WebSockets.
-    pub fn outer(&self) -> Arc<EdgeTls> {
-        self.shared.outer.load_full()
+    /// A connection to its gateway, as far as TLS.
+    pub async fn dial(&self) -> Result<DialledStream, HandshakeError> {
+        let (identity, outer) = (self.shared.identity.load_full(), self.shared.outer.load_full());
+        handshake::dial(&self.gateway, self.target.as_ref(), identity.as_ref().as_ref(), &outer).await
     }
 
     /// Whether the far side speaks SOCKS5, as far as is known.
@@ -330,10 +332,7 @@ impl LinkKeeper {
         let under_way = DialGuard { keeper: self.clone(), service: service.clone() };
         let terms = self.uses.terms();
         let holds = terms.generation.token();
-        let identity = self.identity();
-        let outer = self.outer();
-        let dialled = handshake::dial(&self.gateway, identity.as_ref().as_ref(), &outer);
-        let Some(dialled) = self.retired.run_until_cancelled(dialled).await else { return };
+        let Some(dialled) = self.retired.run_until_cancelled(self.dial()).await else { return };
         let reached = match dialled {
             Ok(reached) => reached,
             Err(error) => return self.note_failed(service.as_ref(), error.to_string(), DialFailure::Way),

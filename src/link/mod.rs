@@ -21,6 +21,7 @@
 pub mod carrier;
 pub mod dial_state;
 pub mod dialled_gateways;
+mod gateway_entry;
 pub mod generation;
 pub mod goodbye;
 pub mod handshake;
@@ -34,6 +35,7 @@ pub mod liveness;
 pub mod load;
 pub mod lockdown;
 pub mod multiplex;
+pub mod name_notices;
 pub mod peer_links;
 pub mod peer_record;
 pub mod pool;
@@ -42,6 +44,8 @@ pub mod session_side;
 pub mod shares;
 pub mod standing;
 pub mod succession;
+mod target_addresses;
+mod target_rules;
 
 use std::{sync::Arc, time::Duration};
 

@@ -92,6 +92,16 @@ pub async fn dial_from(
     dial_with(NameResolver::system(), source, at, within).await
 }
 
+/// The same to a name whose addresses are known.
+pub async fn dial_known(
+    source: Option<IpAddr>,
+    (at, known): (&HostPort, &[IpAddr]),
+    within: Duration,
+) -> Result<TcpStream, DialError> {
+    let known = known.iter().map(|ip| SocketAddr::new(*ip, at.port)).collect();
+    dial_addresses(source, (at, Ok(known)), Instant::now() + within, within).await
+}
+
 async fn dial_with(
     names: &NameResolver,
     source: Option<IpAddr>,
@@ -101,6 +111,15 @@ async fn dial_with(
     let deadline = Instant::now() + within;
     let found = timeout_at(deadline, names.resolve(at)).await;
     let found = found.unwrap_or_else(|_| Err(resolver::lookup_timeout(within)));
+    dial_addresses(source, (at, found), deadline, within).await
+}
+
+async fn dial_addresses(
+    source: Option<IpAddr>,
+    (at, found): (&HostPort, io::Result<Vec<SocketAddr>>),
+    deadline: Instant,
+    within: Duration,
+) -> Result<TcpStream, DialError> {
     let addresses = match found.and_then(|addresses| of_family(source, addresses)) {
         Ok(addresses) => interleave_families(addresses),
         Err(source) if at.is_address() => {

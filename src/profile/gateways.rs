@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     HostPort, LinkAddress, defaults,
-    fields::MapReader,
+    endpoint::is_name,
+    fields::{MapReader, ValueReader},
     keys,
     problem::{Problem, ValueProblem, quote_for_problem},
 };
@@ -23,12 +24,24 @@ pub enum GatewaysOfName {
     Each,
     /// One of those: the address is one of this name's.
     One(Arc<str>),
+    /// One at each target of the name's SRV records, which have the ports.
+    Service,
+    /// One of those: the address is a target of this name's.
+    Target(Arc<str>),
+}
+
+impl HostPort {
+    /// A target of SRV records; none where nobody can be reached (RFC 2782: `.` says that there is no such service).
+    pub fn of_record(target: &str, port: u16) -> Option<Self> {
+        let host = target.strip_suffix('.').unwrap_or(target).to_ascii_lowercase();
+        (port != 0 && is_name(&host)).then_some(Self { host, port })
+    }
 }
 
 impl LinkAddress {
     /// Whether it stands for others, which are looked up.
     pub fn is_followed(&self) -> bool {
-        self.gateways == GatewaysOfName::Each
+        matches!(self.gateways, GatewaysOfName::Each | GatewaysOfName::Service)
     }
 
     /// The gateway at one address of its name.
@@ -40,11 +53,31 @@ impl LinkAddress {
         }
     }
 
-    /// The host as it is written in the profile, as others know it.
+    /// The gateway at one target of the records of its name.
+    pub fn at_target(&self, target: &HostPort) -> Self {
+        Self {
+            at: target.clone(),
+            gateways: GatewaysOfName::Target(self.at.host.as_str().into()),
+            ..self.clone()
+        }
+    }
+
+    /// The host as others know it: what its certificate carries, where that is asked for.
     pub fn host_name(&self) -> &str {
         match &self.gateways {
             GatewaysOfName::One(name) => name,
-            GatewaysOfName::Any | GatewaysOfName::Each => self.at.host_without_zone(),
+            GatewaysOfName::Any
+            | GatewaysOfName::Each
+            | GatewaysOfName::Service
+            | GatewaysOfName::Target(_) => self.at.host_without_zone(),
+        }
+    }
+
+    /// The name of the profile that it is one of the gateways of.
+    pub fn followed_name(&self) -> Option<&str> {
+        match &self.gateways {
+            GatewaysOfName::One(name) | GatewaysOfName::Target(name) => Some(name),
+            GatewaysOfName::Any | GatewaysOfName::Each | GatewaysOfName::Service => None,
         }
     }
 }
@@ -52,18 +85,28 @@ impl LinkAddress {
 /// Reads what the map of an address says.
 pub(super) fn read(
     options: &MapReader<'_>,
-    at: &HostPort,
+    address: &LinkAddress,
     problems: &mut Vec<Problem>,
 ) -> Option<GatewaysOfName> {
-    let Some(field) = options.take(&keys::EACH_GATEWAY) else { return Some(GatewaysOfName::Any) };
-    match field.flag(problems)? {
-        false => Some(GatewaysOfName::Any),
-        true if at.is_address() => {
-            let what = format!("`{}` is an address, and has no others", at.host);
-            field.refuse(ValueProblem::new(what, "write a name, or remove `each`"), problems)
-        }
-        true => Some(GatewaysOfName::Each),
+    let Some(field) = options.take(&keys::EACH_GATEWAY) else { return Some(address.gateways.clone()) };
+    if address.gateways == GatewaysOfName::Service {
+        let what = "the SRV records name each gateway already";
+        return field.refuse(ValueProblem::new(what, "remove `each`"), problems);
     }
+    match each_address(&field, &address.at, problems)? {
+        true => Some(GatewaysOfName::Each),
+        false => Some(GatewaysOfName::Any),
+    }
+}
+
+/// Whether each address of a name is meant.
+fn each_address(field: &ValueReader<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<bool> {
+    let each = field.flag(problems)?;
+    if each && at.is_address() {
+        let what = format!("`{}` is an address, and has no others", at.host);
+        return field.refuse(ValueProblem::new(what, "write a name, or remove `each`"), problems);
+    }
+    Some(each)
 }
 
 /// `resolver` of a profile.

@@ -187,7 +187,7 @@ fn link_address(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
     let (mut address, options) =
         address(field, &keys::LINK_ADDRESS, &keys::LINK_ADDRESS_KEY, parse, problems)?;
     if let Some(options) = options {
-        address.value.gateways = gateways::read(&options, &address.value.at, problems)?;
+        address.value.gateways = gateways::read(&options, &address.value, problems)?;
         if let Some(field) = options.take(&keys::SOURCE) {
             address.value.source = Some(source::read(&field, Some(&address.value.at), problems)?);
         }

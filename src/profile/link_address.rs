@@ -11,7 +11,7 @@ use super::{
     fields::{Located, MapReader, ReadValue, ValueReader},
     keys::{self, AnyKey},
     link::material,
-    problem::{Problem, ProfilePlace, ValueProblem},
+    problem::{Problem, ProfilePlace, ValueProblem, quote_for_problem},
 };
 
 /// One end of a link between the gateways, to listen on or to dial.
@@ -54,19 +54,21 @@ pub enum OuterTls {
     Shown(Box<AcceptTls>),
     /// What a dialler takes.
     Checked(Box<ConnectTls>),
+    /// The same; the name that it carries is that of each target of the SRV records.
+    CheckedByTarget(Box<ConnectTls>),
 }
 
 impl fmt::Display for LinkAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.carrier {
-            LinkCarrier::Tcp => {
-                let scheme = if self.tls { "socks+tls" } else { "socks" };
-                write!(out, "{scheme}://{}", self.at)
-            }
+        let (scheme, path) = match &self.carrier {
+            LinkCarrier::Tcp => (if self.tls { "socks+tls" } else { "socks" }, ""),
             LinkCarrier::WebSocket(socket) => {
-                let scheme = if socket.is_secure() { "socks+wss" } else { "socks+ws" };
-                write!(out, "{scheme}://{}{}", self.at, socket.path)
+                (if socket.is_secure() { "socks+wss" } else { "socks+ws" }, socket.path.as_str())
             }
+        };
+        match self.gateways {
+            GatewaysOfName::Service => write!(out, "{SRV}{scheme}://{}{path}", self.at.host),
+            _ => write!(out, "{scheme}://{}{path}", self.at),
         }
     }
 }
@@ -78,35 +80,62 @@ impl LinkWebSocket {
     }
 }
 
+/// Before the scheme of a name whose SRV records tell where the gateways are.
+const SRV: &str = "srv+";
+
 const LINK: KnownSchemes = KnownSchemes {
     known: &["socks", "socks+tls", "socks+ssl", "socks+ws", "socks+wss"],
     example: "socks+tls://dmz.example.com:1443",
 };
 
+const DIALLED_LINK: KnownSchemes = KnownSchemes {
+    known: &[
+        "socks",
+        "socks+tls",
+        "socks+ssl",
+        "socks+ws",
+        "socks+wss",
+        "srv+socks",
+        "srv+socks+tls",
+        "srv+socks+ssl",
+        "srv+socks+ws",
+        "srv+socks+wss",
+    ],
+    ..LINK
+};
+
 impl LinkAddress {
     pub(super) fn parse(text: &str, port: PortUse) -> Result<Self, ValueProblem> {
-        let (scheme, rest) = split(text, &LINK)?;
-        let gateways = GatewaysOfName::default();
-        let outer = match scheme {
-            "socks+ws" => OuterTls::None,
-            "socks+wss" => OuterTls::OfPort,
-            scheme => {
-                let at = host_port(rest, port, LINK.example)?;
-                return Ok(Self {
-                    tls: scheme != "socks",
-                    at,
-                    carrier: LinkCarrier::Tcp,
-                    via: None,
-                    gateways,
-                    source: None,
-                });
-            }
+        let schemes = match port {
+            PortUse::Listening => &LINK,
+            PortUse::Dialled => &DIALLED_LINK,
         };
-        let (at, asked) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let at = host_port(at, port, "socks+wss://dmz.example.com:443/link")?;
-        let carrier = LinkCarrier::WebSocket(LinkWebSocket { path: path(asked)?, outer });
-        // Whether the link has `tls` is not known yet.
-        Ok(Self { tls: false, at, carrier, via: None, gateways, source: None })
+        let (scheme, rest) = split(text, schemes)?;
+        let (scheme, gateways) = match scheme.strip_prefix(SRV) {
+            Some(scheme) => (scheme, GatewaysOfName::Service),
+            None => (scheme, GatewaysOfName::Any),
+        };
+        let outer = match scheme {
+            "socks+ws" => Some(OuterTls::None),
+            "socks+wss" => Some(OuterTls::OfPort),
+            _ => None,
+        };
+        let (at, asked) = match outer {
+            Some(_) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+            None => (rest, ""),
+        };
+        let at = match (&gateways, &outer) {
+            (GatewaysOfName::Service, _) => service_name(at)?,
+            (_, None) => host_port(at, port, LINK.example)?,
+            (_, Some(_)) => host_port(at, port, "socks+wss://dmz.example.com:443/link")?,
+        };
+        let carrier = match outer {
+            None => LinkCarrier::Tcp,
+            Some(outer) => LinkCarrier::WebSocket(LinkWebSocket { path: path(asked)?, outer }),
+        };
+        // Whether a link inside a WebSocket has `tls` is not known yet.
+        let tls = matches!(scheme, "socks+tls" | "socks+ssl");
+        Ok(Self { tls, at, carrier, via: None, gateways, source: None })
     }
 
     /// The WebSocket that carries it, where one does.
@@ -134,7 +163,11 @@ impl LinkAddress {
     /// Where it is, beside its scheme: two that differ in it are two gateways.
     pub(super) fn place_in_network(&self) -> String {
         let path = self.web_socket().map(|socket| socket.path.as_str()).filter(|path| *path != "/");
-        format!("{}{}", self.at, path.unwrap_or_default())
+        let path = path.unwrap_or_default();
+        match self.gateways {
+            GatewaysOfName::Service => format!("{}{path}", self.at.host),
+            _ => format!("{}{path}", self.at),
+        }
     }
 
     /// Within a WebSocket, TLS is spoken where the link has any.
@@ -147,7 +180,10 @@ impl LinkAddress {
     /// How the request for its WebSocket names the host: as its certificate does, where TLS is spoken around it.
     pub fn authority(&self) -> String {
         let default_port = if self.web_socket().is_some_and(LinkWebSocket::is_secure) { 443 } else { 80 };
-        let host = self.checked_tls().map_or(self.host_name(), |tls| &tls.name);
+        let host = match self.web_socket().map(|socket| &socket.outer) {
+            Some(OuterTls::Checked(tls)) => &tls.name,
+            _ => self.host_name(),
+        };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         match self.at.port == default_port {
             true => host,
@@ -159,14 +195,15 @@ impl LinkAddress {
     pub fn shown_tls(&self) -> Option<&AcceptTls> {
         match self.web_socket().map(|socket| &socket.outer) {
             Some(OuterTls::Shown(tls)) => Some(tls),
-            Some(OuterTls::None | OuterTls::OfPort | OuterTls::Checked(_)) | None => None,
+            Some(OuterTls::None | OuterTls::OfPort | OuterTls::Checked(_) | OuterTls::CheckedByTarget(_))
+            | None => None,
         }
     }
 
     /// Who the other end of its outer TLS has to be.
     pub fn checked_tls(&self) -> Option<&ConnectTls> {
         match self.web_socket().map(|socket| &socket.outer) {
-            Some(OuterTls::Checked(tls)) => Some(tls),
+            Some(OuterTls::Checked(tls) | OuterTls::CheckedByTarget(tls)) => Some(tls),
             Some(OuterTls::None | OuterTls::OfPort | OuterTls::Shown(_)) | None => None,
         }
     }
@@ -231,11 +268,13 @@ impl OuterOptions {
         if let ReadValue::Good(connect) = connect {
             for Located { value: address, place } in connect {
                 let host = address.at.host_without_zone().to_owned();
+                let has_targets = address.gateways == GatewaysOfName::Service && self.name.is_none();
                 let Some(socket) = address.web_socket_mut().filter(|socket| socket.is_secure()) else {
                     continue;
                 };
                 is_used = true;
                 match self.checked(host, place) {
+                    Ok(tls) if has_targets => socket.outer = OuterTls::CheckedByTarget(Box::new(tls)),
                     Ok(tls) => socket.outer = OuterTls::Checked(Box::new(tls)),
                     Err(fault) => problems.push(fault.at(place.clone())),
                 }
@@ -258,6 +297,30 @@ impl OuterOptions {
         let name = self.name.clone().unwrap_or(host);
         Ok(ConnectTls { ca, name, pair: None, alpn: vec![WEB_ALPN.into()] })
     }
+}
+
+/// The name whose SRV records are asked for, and nothing after it.
+fn service_name(text: &str) -> Result<HostPort, ValueProblem> {
+    let written = quote_for_problem(text);
+    if let Some(sign) = text.chars().find(|sign| matches!(sign, '/' | '?' | '#')) {
+        let what = format!("`{written}` goes on after the name");
+        return Err(ValueProblem::new(what, format!("remove everything from the `{sign}`")));
+    }
+    if !text.starts_with('[')
+        && let Some((name, port)) = text.rsplit_once(':')
+    {
+        let what = format!("`{written}` has a port, and so have the SRV records");
+        let port = quote_for_problem(port);
+        let advice =
+            format!("remove the `:{port}`, or write `socks+tls://{}:{port}`", quote_for_problem(name));
+        return Err(ValueProblem::new(what, advice));
+    }
+    let at = HostPort { host: host_of(text)?, port: 0 };
+    if at.is_address() {
+        let what = format!("`{}` is an address, and has no SRV records", at.host);
+        return Err(ValueProblem::new(what, "write a name, `_portcullis._tcp.example.com`"));
+    }
+    Ok(at)
 }
 
 fn shown(pair: &KeyPair) -> AcceptTls {
@@ -285,8 +348,8 @@ fn system_authorities() -> Option<&'static Path> {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<String, String> {
-        let parsed = LinkAddress::parse(text, PortUse::Listening);
+    fn parsed(text: &str, port: PortUse) -> Result<String, String> {
+        let parsed = LinkAddress::parse(text, port);
         parsed.map(|address| address.to_string()).map_err(|fault| fault.what)
     }
 
@@ -303,7 +366,17 @@ mod tests {
             ("socks+ws://[::1]:80", "socks+ws://[::1]:80/"),
         ];
         for (text, expected) in table {
-            assert_eq!(parsed(text), Ok(expected.to_owned()));
+            assert_eq!(parsed(text, PortUse::Listening), Ok(expected.to_owned()));
+        }
+        let dialled = [
+            ("srv+socks+tls://_portcullis._tcp.Example.com", "srv+socks+tls://_portcullis._tcp.example.com"),
+            ("srv+socks+ssl://links.example.com.", "srv+socks+tls://links.example.com."),
+            ("srv+socks://localhost", "srv+socks://localhost"),
+            ("srv+socks+ws://_p._tcp.test/link", "srv+socks+ws://_p._tcp.test/link"),
+            ("srv+socks+wss://_p._tcp.test", "srv+socks+wss://_p._tcp.test/"),
+        ];
+        for (text, expected) in dialled {
+            assert_eq!(parsed(text, PortUse::Dialled), Ok(expected.to_owned()));
         }
     }
 
@@ -315,9 +388,22 @@ mod tests {
             ("socks+ws://h:1/a//b", "`/a//b` is not a path"),
             ("socks+ws://h:1/a?b", "`/a?b` is not a path"),
             ("socks+tls://h:1/link", "`h:1/link` goes on after the port"),
+            ("srv+socks+tls://h", "`srv+socks+tls` is not a scheme that can stand here"),
         ];
         for (text, what) in table {
-            assert_eq!(parsed(text), Err(what.to_owned()), "{text}");
+            assert_eq!(parsed(text, PortUse::Listening), Err(what.to_owned()), "{text}");
+        }
+        let dialled = [
+            ("srv+tcp://h", "`srv+tcp` is not a scheme that can stand here"),
+            ("srv+socks+tls://h:1443", "`h:1443` has a port, and so have the SRV records"),
+            ("srv+socks+tls://h/link", "`h/link` goes on after the name"),
+            ("srv+socks+tls://10.0.0.1", "`10.0.0.1` is an address, and has no SRV records"),
+            ("srv+socks+tls://[::1]", "`::1` is an address, and has no SRV records"),
+            ("srv+socks+wss://h/a//b", "`/a//b` is not a path"),
+            ("srv+socks://", "the host is missing"),
+        ];
+        for (text, what) in dialled {
+            assert_eq!(parsed(text, PortUse::Dialled), Err(what.to_owned()), "{text}");
         }
     }
 }

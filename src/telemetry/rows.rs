@@ -88,6 +88,7 @@ impl PoolRow {
             peer: None,
             address: None,
             name: None,
+            standby: false,
             state: PoolState::Down,
             ready: 0,
             carrying: 0,
@@ -131,7 +132,7 @@ impl PoolRow {
 
     /// Whether its links may carry sessions of a service, as far as is known.
     pub fn may_serve(&self, service: &str) -> bool {
-        self.service == service
-            || self.service == "*" && (self.serves.is_empty() || self.serves.iter().any(|one| one == service))
+        let is_granted = || self.serves.is_empty() || self.serves.iter().any(|one| one == service);
+        !self.standby && (self.service == service || self.service == "*" && is_granted())
     }
 }

@@ -275,9 +275,12 @@ pub struct PoolRow {
     pub peer: Option<String>,
     /// The dialled address, or the peer's IP without port.
     pub address: Option<String>,
-    /// The name that this is one of the addresses of, where each of them is dialled.
+    /// The name that this is one of the addresses of, or one of the targets of its SRV records, where each is dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// A target that is not dialled while one with a lower priority number has a link.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     pub state: PoolState,
     /// Links that take a session, whether they carry others or not.
     pub ready: usize,

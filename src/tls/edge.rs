@@ -314,6 +314,11 @@ impl TlsClient {
         Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
     }
 
+    /// The same for a server of another name.
+    pub fn named(self, name: &str) -> Option<Self> {
+        Some(Self { name: ServerName::try_from(name.to_owned()).ok()?, ..self })
+    }
+
     /// The handshake with a backend. `agreed` is what the client's accept has agreed on by ALPN, if anything: the
     /// backend is offered just that, unless the profile says what to offer it.
     pub async fn connect(&self, stream: TcpStream, agreed: &[u8]) -> Result<NetStream, TlsError> {

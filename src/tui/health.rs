@@ -27,7 +27,7 @@ pub fn count_peers(snapshot: &Snapshot) -> PeerCounts {
 /// Those behind these pools.
 pub fn count_peers_of<'a>(pools: impl Iterator<Item = &'a PoolRow>) -> PeerCounts {
     let (mut peers, mut gone_seconds) = (BTreeMap::new(), None);
-    for pool in pools.filter(|pool| pool.peer.is_some() || pool.address.is_some()) {
+    for pool in pools.filter(|pool| !pool.standby && (pool.peer.is_some() || pool.address.is_some())) {
         let linked = pool.ready > 0 || pool.carrying > 0 || pool.state == PoolState::Healthy;
         *peers.entry((&pool.peer, &pool.address, &pool.instance)).or_insert(false) |= linked;
         gone_seconds = [gone_seconds, pool.gone_seconds].into_iter().flatten().reduce(f64::min);

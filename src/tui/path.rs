@@ -207,7 +207,7 @@ impl<'a> PathBuilder<'a> {
 
     fn pools(&self) -> impl Iterator<Item = &'a PoolRow> + use<'a> {
         let snapshot = self.snapshot;
-        snapshot.pools.iter().filter(move |row| is_shown(snapshot, row.role))
+        snapshot.pools.iter().filter(move |row| is_shown(snapshot, row.role) && !row.standby)
     }
 
     fn add(&mut self, part: PathPart) -> PartKey {

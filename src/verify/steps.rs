@@ -26,8 +26,16 @@ use crate::{
         direct::{self, BackendTarget},
     },
     disk::{FileWork, PipePolicy, WorkError},
-    net::{dial, listen::BindError},
-    profile::{BackendSet, DmzMode, Half, Mode, Problem, Profile, RemoteServer, ServiceName},
+    link::DIAL,
+    net::{
+        dial,
+        dns::{DnsResolver, name_rules::FollowedAnswer},
+        listen::BindError,
+    },
+    profile::{
+        BackendSet, DmzMode, GatewaysOfName, Half, HostPort, LinkAddress, Mode, Problem, Profile,
+        RemoteServer, ServiceName,
+    },
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
         checklist::{CheckStep, StepFinding, VerifyReport},
@@ -194,7 +202,7 @@ impl VerifyRun {
                 Some(trial) => trial.rows(role),
                 None => snapshot.pools.iter().filter(|row| row.role == role).cloned().collect(),
             };
-            rows.retain(|row| mode != Mode::Forward || row.address.is_some());
+            rows.retain(|row| !row.standby && (mode != Mode::Forward || row.address.is_some()));
             let is_healthy = |row: &PoolRow| row.state == PoolState::Healthy;
             if !rows.is_empty() && rows.iter().all(is_healthy) {
                 return Ok(rows);
@@ -261,17 +269,47 @@ pub(super) fn stopped_finding() -> StepFinding {
 pub async fn unanswered_alone(profile: &Profile) -> Option<String> {
     let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
     let DmzMode::Forward { connect, .. } = &half.way else { return None };
-    let mut last = String::new();
-    // All at once: the wait is that for one, however many there are.
-    let dials = connect.iter().map(|address| dial::dial_from(address.source, &address.at, crate::link::DIAL));
-    let mut dials: FuturesUnordered<_> = dials.collect();
-    while let Some(dialled) = dials.next().await {
-        match dialled {
-            Ok(_) => return None,
-            Err(error) => last = error.to_string(),
-        }
-    }
+    let dns = DnsResolver::default();
+    dns.use_servers(profile.resolver.as_slice().into());
+    let last = first_answer(connect.iter().map(|address| unanswered(address, &dns))).await?;
     Some(format!("no internal gateway answers in forward mode: {last}"))
+}
+
+/// Why nobody is where an address leads, or all those that its name stands for.
+async fn unanswered(address: &LinkAddress, dns: &DnsResolver) -> Option<String> {
+    let at = &address.at;
+    let targets = match address.gateways {
+        GatewaysOfName::Any | GatewaysOfName::One(_) | GatewaysOfName::Target(_) => {
+            return dial::dial_from(address.source, at, DIAL).await.err().map(|error| error.to_string());
+        }
+        GatewaysOfName::Each => vec![at.clone()],
+        GatewaysOfName::Service => match dns.services(&at.host).await {
+            Ok(records) => records.choose().used.into_iter().collect(),
+            Err(error) => return Some(format!("{address}: {error}")),
+        },
+    };
+    let dial = async |target: HostPort| {
+        let addresses = match dns.addresses(&target.host).await {
+            Ok(found) => found.choose().used.into_iter().collect::<Vec<_>>(),
+            Err(error) => return Some(format!("{target}: {error}")),
+        };
+        let dialled = dial::dial_known(address.source, (&target, &addresses), DIAL).await;
+        dialled.err().map(|error| error.to_string())
+    };
+    match targets.is_empty() {
+        true => Some(format!("{address}: it has no target that can be dialled")),
+        false => first_answer(targets.into_iter().map(dial)).await,
+    }
+}
+
+/// All at once: the wait is that for one, however many there are. What the last one said, if none answers.
+async fn first_answer(dials: impl Iterator<Item = impl Future<Output = Option<String>>>) -> Option<String> {
+    let mut dials: FuturesUnordered<_> = dials.collect();
+    let mut last = Some(String::new());
+    while let Some(dialled) = dials.next().await {
+        last = Some(dialled?);
+    }
+    last
 }
 
 /// The profile reads and its certificates are good; what they are for, and how long.

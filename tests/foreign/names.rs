@@ -213,3 +213,85 @@ fn internal_gateways_come_and_go_with_their_records_and_sessions_stay() {
         echoes(&mut client(dmz.accept("app")));
     }
 }
+
+fn has_ready(status: &Value, address: &str, is_meant: impl Fn(u64) -> bool) -> bool {
+    let mut rows = status["pools"].as_array().into_iter().flatten();
+    let row = rows.find(|row| row["address"] == *format!("socks+tls://{address}"));
+    row.and_then(|row| row["ready"].as_u64()).is_some_and(is_meant)
+}
+
+#[test]
+fn gateways_of_srv_records_follow_them_and_sessions_stay() {
+    if !has("gateways_of_srv_records_follow_them_and_sessions_stay", &PROGRAMS) {
+        return;
+    }
+    let (place, ports) = (Place::with_certificates(), [free_port(), free_port()]);
+    let mut knot = Knot::new(&place);
+    for (name, port) in ["first", "second"].iter().zip(ports) {
+        place.write(&format!("{name}.yaml"), &dmz_half(&format!("127.0.0.1:{port}"), &["app"]));
+    }
+    let (first, second) = (place.start("first"), place.start("second"));
+    let [to_first, to_second] =
+        [format!("one.gate.test:{}", ports[0]), format!("two.gate.test:{}", ports[1])];
+    let internal = internal_half("TO", &[("app", "echo://")]);
+    let srv = "srv+socks+tls://_portcullis._tcp.gate.test";
+    let internal = internal.replace("socks+tls://TO", srv);
+    place.write("internal.yaml", &(knot.resolver() + &internal));
+    let internal = place.start("internal");
+    until_told(&internal, SOON, "name _portcullis._tcp.gate.test: there is no such name");
+
+    let record = |priority: u16, weight: u16, port: u16, target: &str| {
+        format!("_portcullis._tcp.gate.test. 1 SRV {priority} {weight} {port} {target}.gate.test.")
+    };
+    let add = |record: String| format!("add {record}");
+    let old = record(10, 0, ports[0], "one");
+    knot.update(&[
+        "add one.gate.test. 1 A 127.0.0.1",
+        "add two.gate.test. 1 CNAME one.gate.test.",
+        &add(old.clone()),
+    ]);
+    let status = internal.wait("links to the first", SOON, |status| is_healthy_at(status, &to_first));
+    assert_eq!(status["pools"][0]["name"], "_portcullis._tcp.gate.test");
+    first.wait_healthy();
+    let mut session = client(first.accept("app"));
+    echoes(&mut session);
+
+    // A second one that stands by, which is then the one to be used.
+    knot.update(&[&add(record(20, 0, ports[1], "two"))]);
+    internal.wait("a spare", SOON, |status| addresses(status).len() == 2);
+    let status = internal.status();
+    assert!(has_ready(&status, &to_second, |ready| ready == 0) && is_healthy_at(&status, &to_first));
+    knot.update(&[&format!("del {old}"), &add(record(30, 0, ports[0], "one"))]);
+    internal.wait("links to the second alone", SOON, |status| {
+        is_healthy_at(status, &to_second) && has_ready(status, &to_first, |ready| ready == 0)
+    });
+    second.wait_healthy();
+    echoes(&mut session);
+    let mut other = client(second.accept("app"));
+    echoes(&mut other);
+
+    // It goes away, comes back, and is taken out of the records.
+    drop(second);
+    internal.wait("the first stands in", SOON, |status| is_healthy_at(status, &to_first));
+    echoes(&mut client(first.accept("app")));
+    let second = place.start("second");
+    internal.wait("the second is back", SOON, |status| {
+        is_healthy_at(status, &to_second) && has_ready(status, &to_first, |ready| ready == 0)
+    });
+    echoes(&mut session);
+    let mut other = client(second.accept("app"));
+    echoes(&mut other);
+    knot.stop();
+    until_told(&internal, SOON, "what is known of it stays in use");
+    assert!(is_healthy_at(&internal.status(), &to_second));
+    knot.start();
+    let removed = Instant::now();
+    knot.update(&[&format!("del {}", record(20, 0, ports[1], "two"))]);
+    until_told(&internal, GIVEN_UP, &format!("name _portcullis._tcp.gate.test: given up: {to_second}"));
+    assert!(removed.elapsed() >= Duration::from_secs(30), "{:?}", removed.elapsed());
+    internal.wait("the first alone", SOON, |status| {
+        addresses(status) == [format!("socks+tls://{to_first}")] && is_healthy_at(status, &to_first)
+    });
+    echoes(&mut session);
+    echoes(&mut other);
+}

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use portcullis::{
+    profile::Half,
     telemetry::{
         health::AlertKind,
         notices::NoticeLog,
-        snapshot::{SessionPhase, SessionRow, Snapshot},
+        snapshot::{PoolRow, SessionPhase, SessionRow, Snapshot},
     },
     tui::{app::App, source::Attachment, style::ScreenStyle, theme::Theme},
 };
@@ -170,4 +171,31 @@ fn alerts_of_one_cause_are_one_line_with_a_count() {
     press(&mut app, "!");
     let next = shown(&app, (120, 36)).remove(2);
     assert!(!next.contains("10.0.0.8:9001") || next == line, "{next}");
+}
+
+#[test]
+fn the_name_of_what_is_followed_stands_in_its_rows_and_a_spare_is_no_trouble() {
+    let mut snapshot = pictures::healthy();
+    for row in &mut snapshot.pools {
+        row.name = Some("_portcullis._tcp.example.com".into());
+    }
+    let spare = PoolRow {
+        address: Some("socks+tls://dmz3.example.com:1443".into()),
+        name: Some("_portcullis._tcp.example.com".into()),
+        standby: true,
+        last_error: Some("it stands by for those with a lower priority number".into()),
+        ..PoolRow::new(Half::Internal, "*".into())
+    };
+    snapshot.pools.push(spare);
+    let snapshot = pictures::judged(snapshot);
+    assert_eq!(snapshot.alerts, []);
+    let mut app = app(snapshot);
+    press(&mut app, "2");
+    let lines = shown(&app, (180, 36));
+    let named = lines.iter().filter(|line| line.contains("_portcullis._tcp.example.com")).count();
+    assert_eq!(named, 5, "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.contains("standby")).count(), 1, "{lines:#?}");
+    press(&mut app, "j\n");
+    let lines = shown(&app, (120, 36));
+    assert!(lines.iter().any(|line| line.contains("of name") && line.contains("_portcullis")), "{lines:#?}");
 }

@@ -164,7 +164,10 @@ impl InternalSide {
         if prepared == 0 {
             return ResizeOutcome::None;
         }
-        let links = self.rows().len().saturating_mul(prepared);
+        let (wanted, rows) = (self.offering.load().prepared.max(1), self.rows());
+        // Targets of SRV records share what other gateways have each for itself.
+        let links = rows.iter().fold(0_usize, |sum, row| sum.saturating_add(row.target));
+        let links = links.saturating_mul(prepared).div_ceil(wanted);
         let maximum = self.links.max();
         if links > maximum {
             return ResizeOutcome::Beyond { links, maximum };

@@ -184,7 +184,7 @@ fn handshake_context(
 /// The first row that is not healthy, in words.
 fn down_reason(rows: &[PoolRow]) -> String {
     use crate::telemetry::snapshot::PoolState;
-    let Some(row) = rows.iter().find(|row| row.state != PoolState::Healthy) else {
+    let Some(row) = rows.iter().find(|row| row.state != PoolState::Healthy && !row.standby) else {
         return "not ready yet".into();
     };
     let address = row.address.as_deref().unwrap_or("the other gateway");

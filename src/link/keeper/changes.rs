@@ -13,12 +13,6 @@ impl LinkKeeper {
         self.notify_changed();
     }
 
-    /// Wants so many ready from now on.
-    pub fn resize(&self, prepared: usize) {
-        self.lock().wanted.prepared = prepared;
-        self.notify_changed();
-    }
-
     /// What it is used for has changed.
     pub fn notify_changed(&self) {
         let parks = self.uses.parked_services();

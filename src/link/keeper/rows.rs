@@ -1,8 +1,10 @@
 //! The rows of a keeper's links in a snapshot.
 
-use super::{KeeperState, LinkKeeper, LinkProtocol};
+use std::time::Instant;
+
+use super::{KeeperState, KeeperTarget, LinkKeeper, LinkProtocol};
 use crate::{
-    profile::{GatewaysOfName, ServiceName},
+    profile::ServiceName,
     proto::{multiplex, socks5},
     telemetry::snapshot::{PoolRow, PoolState},
 };
@@ -35,10 +37,7 @@ impl LinkKeeper {
         let row = PoolRow {
             peer,
             address: Some(self.gateway.to_string()),
-            name: match &self.gateway.gateways {
-                GatewaysOfName::One(name) => Some(name.to_string()),
-                GatewaysOfName::Any | GatewaysOfName::Each => None,
-            },
+            name: self.gateway.followed_name().map(ToOwned::to_owned),
             target,
             protocol,
             serves: match (books.protocol, &books.serves) {
@@ -54,6 +53,22 @@ impl LinkKeeper {
             return PoolRow { state: PoolState::Down, last_error: Some(LOCKED.into()), ..row };
         }
         PoolRow { last_error: row.last_error.or(unlike), ..row }
+    }
+
+    /// Whether a link stands that has lived, so that it is no gateway which takes links and lets each go. One that is
+    /// dialled for each session is there when it was reached at the last look.
+    pub fn is_linked(&self) -> bool {
+        let books = self.lock();
+        let is_dialled_by_session =
+            books.protocol == Some(LinkProtocol::Socks) && self.uses.parked_services().is_empty();
+        let now = Instant::now();
+        let mut states = books.dial_states.values();
+        states.any(|state| if is_dialled_by_session { state.is_healthy() } else { state.has_lived(now) })
+    }
+
+    /// What it is to keep.
+    pub fn wanted(&self) -> KeeperTarget {
+        self.lock().wanted
     }
 
     /// Whether the last dial failed.

@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 pub mod name_rules;
 pub mod name_watch;
+pub mod service_rules;
 mod system_files;
 
 use std::{
@@ -25,12 +26,10 @@ use hickory_proto::{
     rr::{Name, RData, RecordType},
 };
 use thiserror::Error;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::{sync::watch, time::timeout};
 
 use answer::{Answer, FoundRecords, read_answer};
+use service_rules::{ServiceRecord, ServiceRecords, TargetRank};
 use system_files::{HOSTS_LAST, SystemFiles, absolute_name};
 
 /// One server has answered in this time, or the next one is asked.
@@ -49,6 +48,8 @@ pub enum DnsError {
     NoName,
     #[error("it has no address")]
     NoAddress,
+    #[error("it has no SRV record")]
+    NoService,
     #[error("it leads from alias to alias, {ALIASES_MAX} times and more")]
     LongChain,
     #[error("it is no name that DNS has")]
@@ -110,14 +111,6 @@ impl HostAddresses {
         let v4 = self.v4.iter().flatten().copied().map(IpAddr::from);
         v4.chain(self.v6.iter().flatten().copied().map(IpAddr::from))
     }
-
-    /// Whether something was answered about addresses like this one.
-    pub fn tells_of(&self, address: &IpAddr) -> bool {
-        match address {
-            IpAddr::V4(_) => self.v4.is_some(),
-            IpAddr::V6(_) => self.v6.is_some(),
-        }
-    }
 }
 
 impl DnsResolver {
@@ -144,22 +137,49 @@ impl DnsResolver {
         if let Ok(literal) = host.parse() {
             return Ok(of_family([literal].into_iter(), HOSTS_LAST));
         }
-        let by = Instant::now() + LOOK_UP;
         let looked_up = async {
             let known = self.files.hosts_of(host).await;
             if !known.is_empty() {
                 return Ok(of_family(known.into_iter(), HOSTS_LAST));
             }
-            let mut last = DnsError::BadName;
-            for name in self.names_to_try(host).await {
-                match self.addresses_of(&name).await {
-                    Err(error @ (DnsError::NoName | DnsError::NoAddress)) => last = error,
-                    other => return other,
-                }
-            }
-            Err(last)
+            self.try_names(host, |name| self.addresses_of(name)).await
         };
-        timeout_at(by, looked_up).await.unwrap_or(Err(DnsError::Late))
+        timeout(LOOK_UP, looked_up).await.unwrap_or(Err(DnsError::Late))
+    }
+
+    /// The SRV records of a name, at least one.
+    pub async fn services(&self, host: &str) -> Result<ServiceRecords, DnsError> {
+        let looked_up = self.try_names(host, |name| self.services_of(name));
+        timeout(LOOK_UP, looked_up).await.unwrap_or(Err(DnsError::Late))
+    }
+
+    /// The first answer for what a host may be called in full.
+    async fn try_names<T, F: Future<Output = Result<T, DnsError>>>(
+        &self,
+        host: &str,
+        look_up: impl Fn(Name) -> F,
+    ) -> Result<T, DnsError> {
+        let mut last = DnsError::BadName;
+        for name in self.names_to_try(host).await {
+            match look_up(name).await {
+                Err(error @ (DnsError::NoName | DnsError::NoAddress | DnsError::NoService)) => last = error,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+
+    async fn services_of(&self, name: Name) -> Result<ServiceRecords, DnsError> {
+        let found = self.records(&name, RecordType::SRV, |data| match data {
+            RData::SRV(srv) => Some(ServiceRecord {
+                rank: TargetRank { priority: srv.priority, weight: srv.weight },
+                port: srv.port,
+                target: srv.target.to_ascii(),
+            }),
+            _ => None,
+        });
+        let FoundRecords { records, lasts } = found.await?;
+        if records.is_empty() { Err(DnsError::NoService) } else { Ok(ServiceRecords { records, lasts }) }
     }
 
     /// Names that are given in full are asked for as they are where the profile says who is asked.
@@ -171,12 +191,12 @@ impl DnsResolver {
         }
     }
 
-    async fn addresses_of(&self, name: &Name) -> Result<HostAddresses, DnsError> {
-        let a = self.records(name, RecordType::A, |data| match data {
+    async fn addresses_of(&self, name: Name) -> Result<HostAddresses, DnsError> {
+        let a = self.records(&name, RecordType::A, |data| match data {
             RData::A(a) => Some(a.0),
             _ => None,
         });
-        let aaaa = self.records(name, RecordType::AAAA, |data| match data {
+        let aaaa = self.records(&name, RecordType::AAAA, |data| match data {
             RData::AAAA(aaaa) => Some(aaaa.0),
             _ => None,
         });

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::HostAddresses;
 
-/// Addresses of one name that are used.
-pub const ADDRESSES_MAX: usize = 64;
+/// Addresses, or targets, of one name that are used.
+pub const TARGETS_MAX: usize = 64;
 /// The same, with those that are about to be given up: a server that always answers others gets no further.
-const KNOWN_MAX: usize = 2 * ADDRESSES_MAX;
+const KNOWN_MAX: usize = 2 * TARGETS_MAX;
 /// What is missing from so many answers in a row is given up.
 const MISSING_ANSWERS: u32 = 3;
 /// But not before this time has passed since the first of them.
@@ -26,27 +26,58 @@ const AGAIN_MOST: Duration = Duration::from_secs(60);
 /// After a look-up without an address: from the least, twice as long each time.
 const FAILED_MOST: Duration = Duration::from_secs(8);
 
+/// What a look-up of a name that is followed has brought.
+pub trait FollowedAnswer {
+    type Target: Ord + Clone + fmt::Display;
+    /// What its targets are called.
+    const ONE: &str;
+    const ALL: &str;
+
+    fn choose(&self) -> ChosenTargets<Self::Target>;
+
+    /// Whether it would have named the target, if that were still one.
+    fn tells_of(&self, target: &Self::Target) -> bool;
+
+    fn lasts(&self) -> Duration;
+}
+
 /// What of an answer is used.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct ChosenAddresses {
-    /// IPv4 before IPv6, each by number.
-    pub used: BTreeSet<IpAddr>,
+#[derive(Debug, PartialEq, Eq)]
+pub struct ChosenTargets<T> {
+    pub used: BTreeSet<T>,
     /// Those that nobody can be reached at.
-    pub unusable: BTreeSet<IpAddr>,
-    /// How many there are beside the first [`ADDRESSES_MAX`].
+    pub unusable: Vec<String>,
+    /// How many there are beside the first [`TARGETS_MAX`].
     pub beyond: usize,
 }
 
-/// The addresses that may be dialled, up to as many as are used of one name.
-pub fn choose_addresses(answer: &HostAddresses) -> ChosenAddresses {
-    let all: BTreeSet<_> = answer.all().map(|address| address.to_canonical()).collect();
-    let (unusable, mut used): (BTreeSet<_>, BTreeSet<_>) =
-        all.into_iter().partition(|address| address.is_unspecified() || address.is_multicast());
-    let beyond = used.len().saturating_sub(ADDRESSES_MAX);
-    if let Some(first) = used.iter().nth(ADDRESSES_MAX).copied() {
-        used.split_off(&first);
+impl FollowedAnswer for HostAddresses {
+    type Target = IpAddr;
+    const ONE: &str = "address";
+    const ALL: &str = "addresses";
+
+    /// IPv4 before IPv6, each by number.
+    fn choose(&self) -> ChosenTargets<IpAddr> {
+        let all: BTreeSet<_> = self.all().map(|address| address.to_canonical()).collect();
+        let (unusable, mut used): (BTreeSet<_>, BTreeSet<_>) =
+            all.into_iter().partition(|address| address.is_unspecified() || address.is_multicast());
+        let beyond = used.len().saturating_sub(TARGETS_MAX);
+        if let Some(first) = used.iter().nth(TARGETS_MAX).copied() {
+            used.split_off(&first);
+        }
+        ChosenTargets { used, unusable: unusable.iter().map(ToString::to_string).collect(), beyond }
     }
-    ChosenAddresses { used, unusable, beyond }
+
+    fn tells_of(&self, address: &IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.v4.is_some(),
+            IpAddr::V6(_) => self.v6.is_some(),
+        }
+    }
+
+    fn lasts(&self) -> Duration {
+        self.lasts
+    }
 }
 
 /// What a name stands for, with what was missing from its last answers.
@@ -161,18 +192,17 @@ mod tests {
 
     #[test]
     fn what_nobody_can_be_reached_at_is_dropped_alone() {
-        let chosen = choose_addresses(&answer(
-            "2001:db8::1 0.0.0.0 10.0.0.2 224.0.0.1 :: 10.0.0.1 ff02::1 ::ffff:10.0.0.1 ::ffff:0.0.0.0",
-        ));
+        let all = "2001:db8::1 0.0.0.0 10.0.0.2 224.0.0.1 :: 10.0.0.1 ff02::1 ::ffff:10.0.0.1 ::ffff:0.0.0.0";
+        let chosen = answer(all).choose();
         let used: Vec<_> = chosen.used.iter().map(ToString::to_string).collect();
         assert_eq!(used, ["10.0.0.1", "10.0.0.2", "2001:db8::1"], "in order");
-        assert_eq!(chosen.unusable, ips("0.0.0.0 224.0.0.1 :: ff02::1"));
+        assert_eq!(chosen.unusable, ["0.0.0.0", "224.0.0.1", "::", "ff02::1"]);
     }
 
     #[test]
     fn the_first_addresses_by_number_are_used_and_the_rest_is_counted() {
         let many: Vec<_> = (0..200).rev().map(|last| format!("10.0.0.{last}")).collect();
-        let chosen = choose_addresses(&answer(&format!("2001:db8::1 {}", many.join(" "))));
+        let chosen = answer(&format!("2001:db8::1 {}", many.join(" "))).choose();
         assert_eq!((chosen.used.len(), chosen.beyond), (64, 137));
         assert_eq!(chosen.used.last().map(ToString::to_string).as_deref(), Some("10.0.0.63"));
     }

@@ -1,6 +1,7 @@
-//! One name, looked up again and again: what is new among its addresses, and what is gone.
+//! One name, looked up again and again: what is new among its addresses or the targets of its SRV records, and what is
+//! gone.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -11,29 +12,36 @@ use tokio::{
 use super::{
     DnsError, DnsResolver, HostAddresses, NameServers,
     name_rules::{
-        ADDRESSES_MAX, KnownTargets, TargetChange, choose_addresses, next_look_up, pause_after_failure,
+        FollowedAnswer, KnownTargets, TARGETS_MAX, TargetChange, next_look_up, pause_after_failure,
     },
+    service_rules::ServiceRecords,
 };
 
-/// Looks a name up once.
-type LookUp = Arc<dyn Fn() -> BoxFuture<'static, Result<HostAddresses, DnsError>> + Send + Sync>;
+/// Of those that nobody can be reached at, so many are named.
+const UNUSABLE_TOLD_MAX: usize = 4;
 
-pub struct NameWatch {
-    look_up: LookUp,
+/// Looks a name up once.
+type LookUp<A> = Arc<dyn Fn() -> BoxFuture<'static, Result<A, DnsError>> + Send + Sync>;
+
+pub struct NameWatch<A: FollowedAnswer> {
+    look_up: LookUp<A>,
     servers: watch::Receiver<NameServers>,
-    known: KnownTargets<IpAddr>,
-    /// Look-ups without an address, in a row.
+    known: KnownTargets<A::Target>,
+    /// Look-ups without a target, in a row.
     failures: u32,
-    unusable: BTreeSet<IpAddr>,
+    unusable: Vec<String>,
     beyond: usize,
     next: Instant,
 }
 
-/// What a look-up has brought that is worth a word.
+/// What a look-up has brought.
 #[derive(Debug)]
-pub struct NameNews {
-    pub change: TargetChange<IpAddr>,
+pub struct NameNews<A: FollowedAnswer> {
+    pub change: TargetChange<A::Target>,
+    /// What of it is worth a word.
     pub lines: Vec<NameReport>,
+    /// What is gone by from now on; `None`: what was known before.
+    pub answer: Option<A>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -42,14 +50,24 @@ pub enum NameReport {
     Unanswered(String),
     /// The first one with an address after those.
     Answered { failures: u32 },
-    /// Addresses that nobody can be reached at.
-    Unusable(BTreeSet<IpAddr>),
-    /// So many more than are used.
-    TooMany(usize),
+    /// Those that nobody can be reached at.
+    Unusable(Vec<String>),
+    /// So many of these, and fewer are used.
+    TooMany(usize, &'static str),
 }
 
-impl NameWatch {
-    pub fn new(dns: &DnsResolver, host: Arc<str>) -> Self {
+impl<A: FollowedAnswer> NameNews<A> {
+    /// Why nothing was answered, when that has begun.
+    pub fn unanswered(&self) -> Option<&str> {
+        self.lines.iter().find_map(|line| match line {
+            NameReport::Unanswered(why) => Some(why.as_str()),
+            NameReport::Answered { .. } | NameReport::Unusable(_) | NameReport::TooMany(..) => None,
+        })
+    }
+}
+
+impl NameWatch<HostAddresses> {
+    pub fn of_addresses(dns: &DnsResolver, host: Arc<str>) -> Self {
         let (servers, dns) = (dns.servers(), dns.clone());
         let look_up = move || {
             let (dns, host) = (dns.clone(), host.clone());
@@ -57,26 +75,39 @@ impl NameWatch {
         };
         Self::with(Arc::new(look_up), servers)
     }
+}
 
-    fn with(look_up: LookUp, servers: watch::Receiver<NameServers>) -> Self {
+impl NameWatch<ServiceRecords> {
+    pub fn of_services(dns: &DnsResolver, host: Arc<str>) -> Self {
+        let (servers, dns) = (dns.servers(), dns.clone());
+        let look_up = move || {
+            let (dns, host) = (dns.clone(), host.clone());
+            Box::pin(async move { dns.services(&host).await }) as BoxFuture<'static, _>
+        };
+        Self::with(Arc::new(look_up), servers)
+    }
+}
+
+impl<A: FollowedAnswer> NameWatch<A> {
+    fn with(look_up: LookUp<A>, servers: watch::Receiver<NameServers>) -> Self {
         Self {
             look_up,
             servers,
             known: KnownTargets::default(),
             failures: 0,
-            unusable: BTreeSet::new(),
+            unusable: Vec::new(),
             beyond: 0,
             next: Instant::now(),
         }
     }
 
-    /// The addresses that are used now.
-    pub fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+    /// Those that are used now.
+    pub fn targets(&self) -> impl Iterator<Item = &A::Target> {
         self.known.iter()
     }
 
     /// Looks the name up when it is time; what that has brought.
-    pub async fn next_news(&mut self) -> NameNews {
+    pub async fn next_news(&mut self) -> NameNews<A> {
         tokio::select! {
             () = sleep_until(self.next) => {}
             Ok(()) = self.servers.changed() => {}
@@ -85,14 +116,14 @@ impl NameWatch {
         self.note(answered)
     }
 
-    fn note(&mut self, answered: Result<HostAddresses, DnsError>) -> NameNews {
+    fn note(&mut self, answered: Result<A, DnsError>) -> NameNews<A> {
         let now = Instant::now();
         let mut lines = Vec::new();
         let answer = match answered {
             Ok(answer) => answer,
             Err(error) => return self.note_failure(error.to_string(), lines),
         };
-        let chosen = choose_addresses(&answer);
+        let chosen = answer.choose();
         if self.unusable != chosen.unusable {
             self.unusable.clone_from(&chosen.unusable);
             if !chosen.unusable.is_empty() {
@@ -100,28 +131,28 @@ impl NameWatch {
             }
         }
         if chosen.used.is_empty() {
-            return self.note_failure("it has no address that can be dialled".into(), lines);
+            return self.note_failure(format!("it has no {} that can be dialled", A::ONE), lines);
         }
         if self.beyond == 0 && chosen.beyond > 0 {
-            lines.push(NameReport::TooMany(chosen.beyond));
+            lines.push(NameReport::TooMany(TARGETS_MAX + chosen.beyond, A::ALL));
         }
         self.beyond = chosen.beyond;
         if self.failures > 0 {
             lines.push(NameReport::Answered { failures: std::mem::take(&mut self.failures) });
         }
-        let change = self.known.note_answer(&chosen.used, |address| answer.tells_of(address), now);
-        self.next = now + next_look_up(answer.lasts, fastrand::f64());
-        NameNews { change, lines }
+        let change = self.known.note_answer(&chosen.used, |target| answer.tells_of(target), now);
+        self.next = now + next_look_up(answer.lasts(), fastrand::f64());
+        NameNews { change, lines, answer: Some(answer) }
     }
 
     /// What is known stays in use.
-    fn note_failure(&mut self, why: String, mut lines: Vec<NameReport>) -> NameNews {
+    fn note_failure(&mut self, why: String, mut lines: Vec<NameReport>) -> NameNews<A> {
         self.failures = self.failures.saturating_add(1);
         self.next = Instant::now() + pause_after_failure(self.failures, fastrand::f64());
         if self.failures == 1 {
             lines.push(NameReport::Unanswered(why));
         }
-        NameNews { change: TargetChange::default(), lines }
+        NameNews { change: TargetChange::default(), lines, answer: None }
     }
 }
 
@@ -132,20 +163,16 @@ impl std::fmt::Display for NameReport {
             Self::Answered { failures } => {
                 write!(out, "it is answered again, after {failures} failures in a row")
             }
-            Self::Unusable(addresses) => {
-                let named: Vec<_> = addresses.iter().take(4).map(ToString::to_string).collect();
+            Self::Unusable(targets) => {
+                let named = &targets[..targets.len().min(UNUSABLE_TOLD_MAX)];
                 write!(out, "not dialled, since nobody can be reached there: {}", named.join(", "))?;
-                match addresses.len().saturating_sub(named.len()) {
+                match targets.len() - named.len() {
                     0 => Ok(()),
                     more => write!(out, " and {more} more"),
                 }
             }
-            Self::TooMany(beyond) => {
-                write!(
-                    out,
-                    "it has {} addresses; the first {ADDRESSES_MAX} are dialled",
-                    ADDRESSES_MAX + beyond
-                )
+            Self::TooMany(all, what) => {
+                write!(out, "it has {all} {what}; the first {TARGETS_MAX} are dialled")
             }
         }
     }
@@ -153,7 +180,7 @@ impl std::fmt::Display for NameReport {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Mutex, time::Duration};
+    use std::{net::IpAddr, sync::Mutex, time::Duration};
 
     use super::*;
     use crate::net::dns::of_family;
@@ -161,7 +188,9 @@ mod tests {
     type Answers = Arc<Mutex<Box<dyn FnMut() -> Result<HostAddresses, DnsError> + Send>>>;
 
     /// A name whose look-ups are answered by `answer`.
-    fn watch_of(answer: impl FnMut() -> Result<HostAddresses, DnsError> + Send + 'static) -> NameWatch {
+    fn watch_of(
+        answer: impl FnMut() -> Result<HostAddresses, DnsError> + Send + 'static,
+    ) -> NameWatch<HostAddresses> {
         let answers: Answers = Arc::new(Mutex::new(Box::new(answer)));
         let look_up = move || {
             let answered = (answers.lock().expect("nobody panics with it"))();
@@ -175,8 +204,8 @@ mod tests {
         Ok(of_family(addresses, Duration::from_secs(lasts)))
     }
 
-    fn used(watch: &NameWatch) -> String {
-        watch.addresses().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    fn used(watch: &NameWatch<HostAddresses>) -> String {
+        watch.targets().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
     #[tokio::test(start_paused = true)]

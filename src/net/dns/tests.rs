@@ -3,6 +3,7 @@
 use std::{
     net::UdpSocket as BlockingSocket,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
 };
 
 use hickory_proto::{

@@ -296,8 +296,8 @@ pub(in crate::profile) static DMZ_CONNECT: ProfileKey<Address> = ProfileKey {
     about: "The internal gateways to dial, in forward mode.",
     example: r#"socks+tls://internal.example.com:1444"#,
     value: Address {
-        pattern: LINK_PATTERN,
-        words: LINK_WORDS,
+        pattern: DIALLED_LINK_PATTERN,
+        words: DIALLED_LINK_WORDS,
         options: &LINK_ADDRESS,
         max: Some(defaults::GATEWAYS_MAX),
     },
@@ -315,8 +315,8 @@ pub(in crate::profile) static INTERNAL_CONNECT: ProfileKey<Address> = ProfileKey
     about: "The DMZ gateways to dial, in reverse mode.",
     example: r#"["socks+tls://dmz.example.com:1443"]"#,
     value: Address {
-        pattern: LINK_PATTERN,
-        words: LINK_WORDS,
+        pattern: DIALLED_LINK_PATTERN,
+        words: DIALLED_LINK_WORDS,
         options: &LINK_ADDRESS,
         max: Some(defaults::GATEWAYS_MAX),
     },
@@ -421,7 +421,7 @@ pub(in crate::profile) static LINK_ADDRESS_KEY: ProfileKey<Text> = ProfileKey {
     name: "address",
     about: "The address, when it is written as a map.",
     example: "",
-    value: Text { pattern: LINK_PATTERN, words: LINK_WORDS },
+    value: Text { pattern: DIALLED_LINK_PATTERN, words: DIALLED_LINK_WORDS },
 };
 
 pub(in crate::profile) static LINK_LISTEN_ADDRESS: ProfileKey<Text> = ProfileKey {
@@ -479,6 +479,10 @@ const LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `socks
 
 const LINK_PATTERN: &str =
     r"^(socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}|socks\+wss?://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?)$";
+
+const DIALLED_LINK_WORDS: &str = "`socks+tls://HOST:PORT` or `socks://HOST:PORT`; `socks+wss://HOST:PORT/PATH` or `socks+ws://HOST:PORT/PATH`; `srv+` before one of them, and a name without a port, for the targets of its SRV records";
+
+const DIALLED_LINK_PATTERN: &str = r"^(socks(\+tls|\+ssl)?://[^/@?#]+:[0-9]{1,5}|socks\+wss?://[^/@?#]+:[0-9]{1,5}(/[^@?#%]*)?|srv\+socks(\+tls|\+ssl)?://[^/@?#:]+|srv\+socks\+wss?://[^/@?#:]+(/[^@?#%]*)?)$";
 
 const PASSED_LINK_PATTERN: &str = r"^(socks(\+tls|\+ssl)?://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)|socks\+wss?://([^/@?#]+:[0-9]{1,5}|fd@[A-Za-z0-9._-]+)(/[^@?#%]*)?)$";
 

@@ -32,7 +32,7 @@ pub(in crate::profile) static EACH_GATEWAY: ProfileKey<Flag> = ProfileKey {
 
 pub(in crate::profile) static RESOLVER: ProfileKey<TextList> = ProfileKey {
     name: "resolver",
-    about: "The name servers that are asked for names with `each`. `/etc/hosts` comes first. Unset: those of `/etc/resolv.conf`.",
+    about: "The name servers that are asked for names with `each` and for SRV records. `/etc/hosts` comes first. Unset: those of `/etc/resolv.conf`.",
     example: r#"["127.0.0.1:5353"]"#,
     value: TextList {
         each: Text {

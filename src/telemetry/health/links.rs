@@ -27,6 +27,10 @@ pub fn is_linked(pool: &PoolRow) -> bool {
 
 /// A pool that refills after a session took a link is fine: the word must not flicker under load.
 pub fn severity(pool: &PoolRow) -> Severity {
+    // It has no link because it is to have none.
+    if pool.standby {
+        return Severity::Fine;
+    }
     if !is_linked(pool) {
         return Severity::Lost;
     }

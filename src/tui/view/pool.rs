@@ -30,6 +30,7 @@ pub enum PoolColumn {
     Service,
     Peer,
     Address,
+    Name,
     Bar,
     Ready,
     Carrying,
@@ -46,13 +47,14 @@ pub enum PoolColumn {
     LastError,
 }
 
-pub const COLUMNS: [TableColumn<PoolColumn>; 20] = [
+pub const COLUMNS: [TableColumn<PoolColumn>; 21] = [
     column(PoolColumn::Gateway, "GATEWAY", (8, 24, 1), CellAlign::Left, 0).shrinking(),
     column(PoolColumn::State, "STATE", (7, 7, 1), CellAlign::Left, 0),
     column(PoolColumn::Half, "HALF", (4, 4, 1), CellAlign::Left, 2),
     column(PoolColumn::Service, "SERVICE", (10, 24, 1), CellAlign::Left, 0).shrinking(),
     column(PoolColumn::Peer, "PEER", (21, 40, 1), CellAlign::Left, 2).shrinking(),
     column(PoolColumn::Address, "ADDRESS", (21, 40, 1), CellAlign::Left, 9).shrinking(),
+    column(PoolColumn::Name, "NAME", (12, 40, 1), CellAlign::Left, 5).shrinking(),
     column(PoolColumn::Bar, "POOL", (10, 10, 1), CellAlign::Left, 8).shrinking(),
     column(PoolColumn::Ready, "READY", (5, 9, 0), CellAlign::Right, 1),
     column(PoolColumn::Carrying, "CARRY", (5, 5, 1), CellAlign::Right, 4),
@@ -161,6 +163,7 @@ fn is_shown(kind: PoolColumn, snapshot: &Snapshot) -> bool {
         PoolColumn::Protocol => snapshot.pools.iter().any(|row| row.protocol.is_some()),
         PoolColumn::RoundTrip => snapshot.pools.iter().any(|row| row.round_trip_ms.is_some()),
         PoolColumn::Address => snapshot.pools.iter().any(|row| row.peer.is_some() && row.address.is_some()),
+        PoolColumn::Name => snapshot.pools.iter().any(|row| row.name.is_some()),
         PoolColumn::State
         | PoolColumn::Service
         | PoolColumn::Peer
@@ -217,6 +220,7 @@ fn cell(app: &App, row: &PoolRow, kind: PoolColumn) -> TableCell {
         }
         // Where the peer's name is not known, its address stands there.
         PoolColumn::Address => known(app, row.peer.as_ref().and(row.address.as_deref())),
+        PoolColumn::Name => known(app, row.name.as_deref()),
         PoolColumn::Bar => TableCell::new(bar(look, row, BAR_CELLS), state_style(look, row)),
         PoolColumn::Ready => TableCell::new(
             format!("{}/{}", format::amount(row.ready as u64), format::amount(row.target as u64)),
@@ -280,6 +284,7 @@ pub fn number(look: &ScreenStyle, count: u64) -> TableCell {
 
 pub fn state_word(row: &PoolRow) -> &'static str {
     match row.shown_state() {
+        _ if row.standby => "standby",
         PoolState::Healthy => "healthy",
         PoolState::Filling if row.at_maximum => "full",
         PoolState::Filling => "filling",
@@ -290,6 +295,7 @@ pub fn state_word(row: &PoolRow) -> &'static str {
 
 fn state_style(look: &ScreenStyle, row: &PoolRow) -> Style {
     match severity(row) {
+        _ if row.standby => look.theme.faint,
         Severity::Fine => look.theme.good,
         worse => alert::style(look, worse),
     }

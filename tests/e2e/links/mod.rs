@@ -18,6 +18,7 @@ mod retried;
 mod serving;
 mod shared;
 mod shares;
+mod srv;
 mod states;
 mod via;
 mod websocket;

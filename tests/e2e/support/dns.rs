@@ -11,8 +11,8 @@ use std::{
 use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{
-        RData, Record, RecordType,
-        rdata::{A, AAAA},
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA, CNAME, SRV},
     },
 };
 use portcullis::tasks::Tasks;
@@ -29,6 +29,8 @@ use super::gateway::PATIENCE;
 pub enum DnsAnswer {
     /// With the seconds that they live.
     Addresses(Vec<IpAddr>, u32),
+    /// Of each name its own, a second long.
+    Zone(Zone),
     NoName,
     /// A name without an address.
     Empty,
@@ -39,10 +41,54 @@ pub enum DnsAnswer {
     Silence,
 }
 
+/// SRV records, whatever name they are asked of, and what else there is.
+#[derive(Clone, Debug, Default)]
+pub struct Zone {
+    /// Priority, weight, port and target.
+    pub services: Vec<(u16, u16, u16, String)>,
+    pub hosts: Vec<(&'static str, IpAddr)>,
+    pub aliases: Vec<(&'static str, &'static str)>,
+    /// What is said beside the answer, where nobody has asked for it.
+    pub beside: Vec<(&'static str, IpAddr)>,
+}
+
+impl Zone {
+    fn answer(&self, asked: &Name, record_type: RecordType) -> Vec<Record> {
+        let record = |name: &Name, data| Record::from_rdata(name.clone(), 1, data);
+        if record_type == RecordType::SRV {
+            let of_record = |(priority, weight, port, target): &(u16, u16, u16, String)| {
+                record(asked, RData::SRV(SRV::new(*priority, *weight, *port, name(target))))
+            };
+            return self.services.iter().map(of_record).collect();
+        }
+        let alias = self.aliases.iter().find(|(alias, _)| name(alias) == *asked);
+        let owner = alias.map_or_else(|| asked.clone(), |(_, other)| name(other));
+        let alias = alias.map(|(_, other)| record(asked, RData::CNAME(CNAME(name(other)))));
+        let hosts = self.hosts.iter().filter(|(host, _)| name(host) == owner);
+        let data = hosts.filter_map(|(_, ip)| address_data(ip, record_type));
+        alias.into_iter().chain(data.map(|data| record(&owner, data))).collect()
+    }
+}
+
+/// As a name from the root.
+fn name(text: &str) -> Name {
+    let mut name = Name::from_ascii(text).unwrap();
+    name.set_fqdn(true);
+    name
+}
+
+fn address_data(address: &IpAddr, record_type: RecordType) -> Option<RData> {
+    match (address, record_type) {
+        (IpAddr::V4(ip), RecordType::A) => Some(RData::A(A(*ip))),
+        (IpAddr::V6(ip), RecordType::AAAA) => Some(RData::AAAA(AAAA(*ip))),
+        _ => None,
+    }
+}
+
 pub struct Dns {
     pub at: SocketAddr,
     answer: Arc<Mutex<DnsAnswer>>,
-    /// Questions about IPv4 that were answered since the answer changed.
+    /// Questions about IPv4 and SRV records that were answered since the answer changed.
     asked: Arc<AtomicUsize>,
     _tasks: Tasks,
 }
@@ -66,7 +112,7 @@ impl Dns {
                 if !said.is_empty() {
                     socket.send_to(&said, from).await.unwrap();
                 }
-                if question.queries[0].query_type == RecordType::A {
+                if matches!(question.queries[0].query_type, RecordType::A | RecordType::SRV) {
                     counted.fetch_add(1, Ordering::SeqCst);
                 }
             }
@@ -118,7 +164,8 @@ fn write_answer(question: &Message, answer: &DnsAnswer, bytes_max: u16) -> Vec<u
         DnsAnswer::Garbage => return vec![0xa5; 600],
         DnsAnswer::NoName => reply.metadata.response_code = ResponseCode::NXDomain,
         DnsAnswer::Failure => reply.metadata.response_code = ResponseCode::ServFail,
-        DnsAnswer::Empty => {}
+        // Below: it is cut as long answers are.
+        DnsAnswer::Empty | DnsAnswer::Zone(_) => {}
         DnsAnswer::Cut => {
             let mut bytes = reply.to_vec().unwrap();
             // The count of answers.
@@ -126,21 +173,25 @@ fn write_answer(question: &Message, answer: &DnsAnswer, bytes_max: u16) -> Vec<u
             return bytes;
         }
         DnsAnswer::Addresses(addresses, lives) => {
-            let of_type = addresses.iter().filter_map(|address| match (address, asked.query_type) {
-                (IpAddr::V4(ip), RecordType::A) => Some(RData::A(A(*ip))),
-                (IpAddr::V6(ip), RecordType::AAAA) => Some(RData::AAAA(AAAA(*ip))),
-                _ => None,
-            });
+            let of_type = addresses.iter().filter_map(|address| address_data(address, asked.query_type));
             reply.insert_answers(
                 of_type.map(|data| Record::from_rdata(asked.name.clone(), *lives, data)).collect(),
             );
         }
+    }
+    if let DnsAnswer::Zone(zone) = answer {
+        reply.insert_answers(zone.answer(&asked.name, asked.query_type));
+        let beside = zone.beside.iter().filter_map(|(host, ip)| {
+            Some(Record::from_rdata(name(host), 60, address_data(ip, RecordType::A)?))
+        });
+        reply.insert_additionals(beside.collect());
     }
     let bytes = reply.to_vec().unwrap();
     if bytes.len() <= bytes_max.into() {
         return bytes;
     }
     reply.answers.clear();
+    reply.additionals.clear();
     reply.metadata.truncation = true;
     reply.to_vec().unwrap()
 }

@@ -65,6 +65,9 @@ pub(super) fn pool_lines(app: &App, row: &PoolRow) -> Vec<DetailLine> {
         ),
         fact("failures", format!("{} in the last minute, {} in all", row.failures_minute, row.failures)),
     ];
+    if row.name.is_some() {
+        facts.insert(5, fact("of name", known(&row.name)));
+    }
     if let (Some(half), Some(most)) = (row.wait_p50_ms, row.wait_p99_ms) {
         let (half, most) = (format::wait(half), format::wait(most));
         facts.push(fact(

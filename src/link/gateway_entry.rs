@@ -1,0 +1,104 @@
+//! An address of the profile that links are dialled to, and the gateways that it stands for at the moment.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
+
+use super::target_rules::{StandbyRule, TargetState, share_links};
+use crate::{
+    net::dns::service_rules::TargetRank,
+    profile::{HostPort, LinkAddress},
+};
+
+pub(super) struct GatewayEntry {
+    pub written: LinkAddress,
+    pub behind: GatewaysBehind,
+    /// Why its name is not known.
+    pub unanswered: Option<String>,
+    /// Ends the look-ups of its name.
+    pub follows: Option<DropGuard>,
+}
+
+pub(super) enum GatewaysBehind {
+    /// Each is dialled.
+    All(Vec<LinkAddress>),
+    /// The targets of SRV records.
+    Ranked { targets: Vec<RankedGateway>, rule: StandbyRule },
+}
+
+pub(super) struct RankedGateway {
+    pub address: LinkAddress,
+    pub rank: TargetRank,
+}
+
+/// How a gateway is doing that may be dialled already.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DialledState {
+    pub is_dialled: bool,
+    pub is_linked: bool,
+}
+
+impl GatewayEntry {
+    pub fn new(written: &LinkAddress, behind: GatewaysBehind, follows: Option<DropGuard>) -> Self {
+        Self { written: written.clone(), behind, unanswered: None, follows }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.gateways().next().is_none()
+    }
+
+    /// All of them, those that stand by too.
+    pub fn gateways(&self) -> impl Iterator<Item = &LinkAddress> {
+        let (all, ranked): (&[_], &[_]) = match &self.behind {
+            GatewaysBehind::All(all) => (all, &[]),
+            GatewaysBehind::Ranked { targets, .. } => (&[], targets),
+        };
+        all.iter().chain(ranked.iter().map(|target| &target.address))
+    }
+
+    /// Those that are to be dialled, and how many links each is to have of those that are prepared.
+    pub fn choose(
+        &mut self,
+        prepared: usize,
+        state_of: impl Fn(&LinkAddress) -> DialledState,
+        now: Instant,
+    ) -> Vec<(LinkAddress, usize)> {
+        let (targets, rule) = match &mut self.behind {
+            GatewaysBehind::All(all) => return all.iter().map(|of| (of.clone(), prepared)).collect(),
+            GatewaysBehind::Ranked { targets, rule } => (targets, rule),
+        };
+        let state = |target: &RankedGateway| {
+            let DialledState { is_dialled, is_linked } = state_of(&target.address);
+            TargetState { rank: target.rank, is_dialled, is_linked }
+        };
+        let states: Vec<_> = targets.iter().map(state).collect();
+        let Some(last) = rule.last_priority(&states, now) else { return Vec::new() };
+        let mut by_priority: BTreeMap<u16, Vec<&RankedGateway>> = BTreeMap::new();
+        for target in targets.iter().filter(|target| target.rank.priority <= last) {
+            by_priority.entry(target.rank.priority).or_default().push(target);
+        }
+        let of_level = |level: Vec<&RankedGateway>| {
+            let weights: Vec<_> = level.iter().map(|target| target.rank.weight).collect();
+            let gateways = level.into_iter().map(|target| target.address.clone()).collect::<Vec<_>>();
+            gateways.into_iter().zip(share_links(prepared, &weights))
+        };
+        by_priority.into_values().flat_map(of_level).collect()
+    }
+
+    /// What its records say now; whoever they do not name any more keeps the rank it had.
+    pub fn rank_targets<'a>(
+        &mut self,
+        known: impl Iterator<Item = &'a HostPort>,
+        ranks: &BTreeMap<HostPort, TargetRank>,
+    ) {
+        let GatewaysBehind::Ranked { targets, .. } = &mut self.behind else { return };
+        let before = std::mem::take(targets);
+        let rank_before = |target: &HostPort| Some(before.iter().find(|of| of.address.at == *target)?.rank);
+        let ranked = known.filter_map(|target| {
+            let rank = ranks.get(target).copied().or_else(|| rank_before(target))?;
+            Some(RankedGateway { address: self.written.at_target(target), rank })
+        });
+        *targets = ranked.collect();
+    }
+}

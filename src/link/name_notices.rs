@@ -1,0 +1,26 @@
+//! What operators are told of the names that are followed.
+
+use crate::{
+    net::dns::{
+        name_rules::FollowedAnswer,
+        name_watch::{NameNews, NameReport},
+    },
+    telemetry::{log::LogEvent, notices::NoticeLog},
+};
+
+/// Tells what a look-up has brought.
+pub fn report_news<A: FollowedAnswer>(notices: &NoticeLog, name: &str, news: &NameNews<A>) {
+    for report in &news.lines {
+        let line = format!("name {name}: {report}");
+        match report {
+            NameReport::Unanswered(_) => notices.warn(LogEvent::NameUnanswered.line(line)),
+            NameReport::Answered { .. } => notices.info(LogEvent::NameAnswered.line(line)),
+            NameReport::Unusable(_) | NameReport::TooMany(..) => {
+                notices.warn(LogEvent::NameLeftOut.line(line));
+            }
+        }
+    }
+    if !news.change.is_empty() {
+        notices.info(LogEvent::NameChanged.line(format!("name {name}: {}", news.change)));
+    }
+}

@@ -1,0 +1,129 @@
+//! Where a gateway is reached: at what the system knows of its name or, of a target of SRV records, at the addresses that
+//! our own resolver has found and follows for as long as the target is dialled. No more is known of it than that; its
+//! certificate tells who it is.
+
+use std::{io, net::IpAddr, sync::Arc};
+
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{DIAL, handshake::HandshakeError, keeper::KeeperContext, name_notices::report_news};
+use crate::{
+    net::{
+        dial::{self, DialError},
+        dns::{HostAddresses, name_watch::NameWatch},
+        via::{self, ViaFailure, dial_via},
+    },
+    profile::{GatewaysOfName, HostPort, LinkAddress, ViaProxy},
+    telemetry::notices::NoticeLog,
+};
+
+/// The addresses of a target, followed until they are not wanted any more.
+#[derive(Debug)]
+pub struct TargetAddresses(watch::Receiver<FoundAddresses>);
+
+#[derive(Debug, Default)]
+struct FoundAddresses {
+    addresses: Vec<IpAddr>,
+    /// Why there is none.
+    unanswered: Option<String>,
+}
+
+impl TargetAddresses {
+    /// Begins to follow them, if it is a target.
+    pub fn follow(gateway: &LinkAddress, shared: &KeeperContext, stop: CancellationToken) -> Option<Self> {
+        let GatewaysOfName::Target(_) = gateway.gateways else { return None };
+        let host: Arc<str> = gateway.at.host.as_str().into();
+        let watch = NameWatch::of_addresses(&shared.dns, host.clone());
+        let (found, receiver) = watch::channel(FoundAddresses::default());
+        let follow = follow_target(host, watch, found, shared.notices.clone());
+        shared.tasks.spawn("followed target", async move {
+            stop.run_until_cancelled(follow).await;
+        });
+        Some(Self(receiver))
+    }
+
+    /// Those that are known, once there has been an answer; IPv6 first, as the system would have it.
+    async fn known(&self) -> Result<Vec<IpAddr>, io::Error> {
+        let mut found = self.0.clone();
+        let is_told = |found: &FoundAddresses| !found.addresses.is_empty() || found.unanswered.is_some();
+        let found = found.wait_for(is_told).await;
+        let found = found.map_err(|_| io::Error::other("it is not looked up any more"))?;
+        match (found.addresses.is_empty(), &found.unanswered) {
+            (true, Some(why)) => Err(io::Error::other(why.clone())),
+            _ => Ok(found.addresses.iter().rev().copied().collect()),
+        }
+    }
+}
+
+async fn follow_target(
+    host: Arc<str>,
+    mut watch: NameWatch<HostAddresses>,
+    found: watch::Sender<FoundAddresses>,
+    notices: Arc<NoticeLog>,
+) {
+    while !found.is_closed() {
+        let news = watch.next_news().await;
+        report_news(&notices, &host, &news);
+        let unanswered = news.unanswered().map(ToOwned::to_owned);
+        found.send_modify(|found| {
+            found.addresses = watch.targets().copied().collect();
+            found.unanswered = match news.answer {
+                Some(_) => None,
+                None => unanswered.or(found.unanswered.take()),
+            };
+        });
+    }
+}
+
+/// A connection to where a gateway is, through a proxy where one is set.
+pub async fn connect(
+    address: &LinkAddress,
+    target: Option<&TargetAddresses>,
+) -> Result<TcpStream, HandshakeError> {
+    let Some(target) = target else {
+        return Ok(match &address.via {
+            None => dial::dial_from(address.source, &address.at, DIAL).await?,
+            Some(proxy) => dial_via(proxy, address.source, &address.at, DIAL).await?,
+        });
+    };
+    let by = Instant::now() + DIAL;
+    let failed = |source| DialError::Resolve { at: address.at.clone(), source };
+    let known = timeout_at(by, target.known()).await;
+    let known =
+        known.unwrap_or_else(|_| Err(io::Error::other("its name is being looked up"))).map_err(failed)?;
+    match &address.via {
+        None => Ok(dial::dial_known(address.source, (&address.at, &known), by - Instant::now()).await?),
+        Some(proxy) => connect_via(address, proxy, &known).await,
+    }
+}
+
+/// One address after the other, all in the time of one.
+async fn connect_via(
+    address: &LinkAddress,
+    proxy: &ViaProxy,
+    known: &[IpAddr],
+) -> Result<TcpStream, HandshakeError> {
+    let by = Instant::now() + DIAL + via::ANSWER;
+    let mut failed = HandshakeError::Late;
+    for ip in known {
+        let to = HostPort { host: ip.to_string(), port: address.at.port };
+        match timeout_at(by, dial_via(proxy, address.source, &to, DIAL)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => {
+                // The proxy itself is not there, whoever is asked for.
+                let is_lost = matches!(error.failure, ViaFailure::Dial(_));
+                failed = error.into();
+                if is_lost {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    Err(failed)
+}

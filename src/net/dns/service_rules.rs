@@ -1,0 +1,136 @@
+//! Which targets of a name's SRV records are used (RFC 2782). No sockets here; where a target is, is asked for anew,
+//! whatever a server says of it beside the records.
+
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+
+use super::name_rules::{ChosenTargets, FollowedAnswer, TARGETS_MAX};
+use crate::profile::HostPort;
+
+/// One SRV record as it was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRecord {
+    pub rank: TargetRank,
+    pub port: u16,
+    pub target: String,
+}
+
+/// Which target is dialled before which, and for how much of what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TargetRank {
+    /// The lowest number comes first.
+    pub priority: u16,
+    pub weight: u16,
+}
+
+/// The SRV records of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRecords {
+    pub records: Vec<ServiceRecord>,
+    /// For how long that holds.
+    pub lasts: Duration,
+}
+
+impl ServiceRecords {
+    /// The rank of each target that can be dialled: its best, where it has several.
+    pub fn ranks(&self) -> BTreeMap<HostPort, TargetRank> {
+        let mut ranks = BTreeMap::new();
+        for ServiceRecord { rank, port, target } in &self.records {
+            let Some(target) = HostPort::of_record(target, *port) else { continue };
+            let best: &mut TargetRank = ranks.entry(target).or_insert(*rank);
+            if order(*rank) < order(*best) {
+                *best = *rank;
+            }
+        }
+        ranks
+    }
+}
+
+/// By priority, and then the heavier first.
+fn order(rank: TargetRank) -> (u16, Reverse<u16>) {
+    (rank.priority, Reverse(rank.weight))
+}
+
+impl FollowedAnswer for ServiceRecords {
+    type Target = HostPort;
+    const ONE: &str = "target";
+    const ALL: &str = "targets";
+
+    fn choose(&self) -> ChosenTargets<HostPort> {
+        let mut ranked: Vec<_> = self.ranks().into_iter().collect();
+        ranked.sort_by(|(one, of_one), (other, of_other)| {
+            (order(*of_one), one).cmp(&(order(*of_other), other))
+        });
+        let beyond = ranked.len().saturating_sub(TARGETS_MAX);
+        ranked.truncate(TARGETS_MAX);
+        let unusable = self.records.iter().filter(|of| HostPort::of_record(&of.target, of.port).is_none());
+        let mut unusable: Vec<_> = unusable.map(|of| format!("{}:{}", of.target, of.port)).collect();
+        unusable.sort_unstable();
+        unusable.dedup();
+        ChosenTargets { used: ranked.into_iter().map(|(target, _)| target).collect(), unusable, beyond }
+    }
+
+    fn tells_of(&self, _: &HostPort) -> bool {
+        true
+    }
+
+    fn lasts(&self) -> Duration {
+        self.lasts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(all: &[(u16, u16, u16, &str)]) -> ServiceRecords {
+        let record = |(priority, weight, port, target): &(u16, u16, u16, &str)| ServiceRecord {
+            rank: TargetRank { priority: *priority, weight: *weight },
+            port: *port,
+            target: (*target).to_owned(),
+        };
+        ServiceRecords { records: all.iter().map(record).collect(), lasts: Duration::ZERO }
+    }
+
+    fn used(chosen: &ChosenTargets<HostPort>) -> Vec<String> {
+        chosen.used.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_can_not_be_dialled_is_left_out_alone() {
+        let chosen = records(&[
+            (0, 0, 1443, "."),
+            (0, 5, 0, "gate.test."),
+            (0, 5, 1443, "127.0.0.1."),
+            (0, 5, 1443, "a\\032b.test."),
+            (10, 5, 1443, "Gate.test."),
+            (20, 5, 1443, "gate.test"),
+        ]);
+        let (used, ranks) = (used(&chosen.choose()), chosen.ranks());
+        assert_eq!(used, ["gate.test:1443"], "in one spelling");
+        assert_eq!(ranks.into_values().collect::<Vec<_>>(), [TargetRank { priority: 10, weight: 5 }]);
+        let unusable = [".:1443", "127.0.0.1.:1443", "a\\032b.test.:1443", "gate.test.:0"];
+        assert_eq!(chosen.choose().unusable, unusable);
+    }
+
+    #[test]
+    fn the_first_by_priority_weight_and_name_are_used_and_the_rest_is_counted() {
+        let names: Vec<_> = (0..200).map(|number| format!("gate-{number:03}.test.")).collect();
+        let all: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| match at {
+                0..100 => (20, 0, 1443, name.as_str()),
+                100..150 => (10, 1, 1443, name.as_str()),
+                _ => (10, 2, 1443, name.as_str()),
+            })
+            .collect();
+        let chosen = records(&all).choose();
+        let names = used(&chosen);
+        assert_eq!((names.len(), chosen.beyond), (64, 136));
+        let heavy = names.iter().filter(|name| name.as_str() >= "gate-150").count();
+        assert_eq!(
+            (heavy, names[0].as_str(), names[13].as_str()),
+            (50, "gate-100.test:1443", "gate-113.test:1443")
+        );
+    }
+}
