@@ -96,7 +96,7 @@ fn service(out: &mut String, row: &ServiceRow) -> std::fmt::Result {
     )?;
     row.backends
         .iter()
-        .filter(|_| row.backends.len() > 1)
+        .filter(|backend| row.backends.len() > 1 || backend.name.is_some())
         .try_for_each(|backend| self::backend(out, row, backend))
 }
 
@@ -111,6 +111,9 @@ fn backend(out: &mut String, service: &ServiceRow, row: &BackendRow) -> std::fmt
         row.sessions,
         row.failures
     )?;
+    if let Some(name) = &row.name {
+        write!(out, "  of {name}")?;
+    }
     match &row.last_error {
         Some(error) => writeln!(out, "  last error: {}", text::clean_text(error, FIELD_CHARS_MAX)),
         None => writeln!(out),

@@ -6,7 +6,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -15,36 +15,35 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep};
 
+pub use super::backend_member::{BackendMember, BackendUse};
 use super::{
     ConnectFailure,
     backend_check::{self, CheckedBackend},
-    backend_state::{BackendChange, BackendState},
-    balance::{BalanceInput, Candidate, order_backends},
-    direct::{self, BackendTarget},
+    backend_entry::BackendEntry,
+    backend_state::BackendChange,
+    balance::{BalanceInput, order_backends},
+    direct,
 };
 use crate::{
-    net::stream::NetStream,
-    profile::{Backend, BackendCheck, BackendSet, HttpRemote, ListedBackend, ServiceName},
+    net::{dns::DnsResolver, stream::NetStream},
+    profile::{BackendCheck, BackendSet, ServiceName},
     proto::{Refusal, multiplex::open::ClientOrigin},
     tasks::Tasks,
-    telemetry::{
-        end::EndedBy,
-        log::LogEvent,
-        notices::NoticeLog,
-        registry::SessionCounters,
-        snapshot::{BackendRow, BackendRowState},
-    },
+    telemetry::{end::EndedBy, log::LogEvent, notices::NoticeLog, snapshot::BackendRow},
     tls::edge::EdgeTls,
 };
 
 /// A backend that has not answered for so long is late, where there is another to try.
 const LATE: Duration = Duration::from_secs(1);
 
+/// The first answer about names that nothing is known of: a silent server, and the next.
+const LOOK_UP: Duration = Duration::from_secs(3);
+
 #[derive(Debug)]
 pub struct BackendGroup {
     service: ServiceName,
     set: BackendSet,
-    members: Vec<Arc<BackendMember>>,
+    entries: Vec<BackendEntry>,
     turn: AtomicUsize,
     watch: OnceLock<GroupWatch>,
 }
@@ -53,76 +52,59 @@ pub struct BackendGroup {
 #[derive(Debug)]
 struct GroupWatch {
     notices: Arc<NoticeLog>,
-    _checks: Tasks,
+    /// Its checks, and the look-ups of its names.
+    _tasks: Tasks,
 }
-
-/// One backend of a group.
-#[derive(Debug)]
-pub struct BackendMember {
-    pub target: Arc<BackendTarget>,
-    address: Arc<str>,
-    is_standby: bool,
-    state: Mutex<BackendState>,
-}
-
-/// A session's place at a backend, until it is dropped.
-#[derive(Debug)]
-pub struct BackendUse(Arc<BackendMember>);
-
-/// A session on its way to a backend, until it is dropped.
-#[derive(Debug)]
-struct BackendDial(Arc<BackendMember>);
 
 impl BackendGroup {
     /// `edges` are those of the profile that names the backends.
     pub fn new(service: &ServiceName, set: &BackendSet, edges: &EdgeTls) -> Self {
-        let member = |listed: &ListedBackend| {
-            Arc::new(BackendMember {
-                target: BackendTarget::new(&listed.backend, edges).into(),
-                address: listed.backend.to_string().into(),
-                is_standby: listed.is_standby,
-                state: Mutex::default(),
-            })
-        };
         Self {
             service: service.clone(),
-            members: set.list.iter().map(member).collect(),
+            entries: set.list.iter().map(|listed| BackendEntry::new(listed, edges)).collect(),
             set: set.clone(),
             turn: AtomicUsize::new(0),
             watch: OnceLock::new(),
         }
     }
 
+    pub(super) fn entries(&self) -> &[BackendEntry] {
+        &self.entries
+    }
+
+    /// The backends at the moment, in the order of the profile.
+    fn members(&self) -> Vec<Arc<BackendMember>> {
+        self.entries.iter().flat_map(|entry| entry.members().iter().cloned().collect::<Vec<_>>()).collect()
+    }
+
     /// Keeps what is known of the backends that an older group has as well.
     pub fn inherit(&mut self, older: &Self) {
-        for member in &mut self.members {
-            let same = |other: &&Arc<BackendMember>| {
-                other.is_standby == member.is_standby && other.target.is_same_as(&member.target)
-            };
-            if let Some(known) = older.members.iter().find(same) {
-                *member = known.clone();
+        for entry in &self.entries {
+            if let Some(known) = older.entries.iter().find(|other| other.is_same_as(entry)) {
+                entry.inherit(known);
             }
         }
     }
 
-    /// From now on changes are told, and backends are checked.
-    pub fn watch(self: &Arc<Self>, notices: &Arc<NoticeLog>) {
+    /// From now on changes are told, backends are checked, and names are followed.
+    pub fn watch(self: &Arc<Self>, notices: &Arc<NoticeLog>, dns: &DnsResolver) {
         self.watch.get_or_init(|| {
-            let checks = Tasks::default();
+            let tasks = Tasks::default();
             if let Some(check) = &self.set.check {
-                checks.spawn("backend checks", keep_checking(Arc::downgrade(self), check.clone()));
+                tasks.spawn("backend checks", keep_checking(Arc::downgrade(self), check.clone()));
             }
-            GroupWatch { notices: notices.clone(), _checks: checks }
+            for (at, entry) in self.entries.iter().enumerate() {
+                if let Some(follow) = entry.follow(Arc::downgrade(self), at, dns, notices.clone()) {
+                    tasks.spawn("followed backends", follow);
+                }
+            }
+            GroupWatch { notices: notices.clone(), _tasks: tasks }
         });
     }
 
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.set == other.set
-            && self
-                .members
-                .iter()
-                .zip(&other.members)
-                .all(|(one, other)| one.target.is_same_as(&other.target))
+            && self.entries.iter().zip(&other.entries).all(|(one, other)| one.is_same_as(other))
     }
 
     /// The backends, as operators know them.
@@ -133,29 +115,45 @@ impl BackendGroup {
     /// Why no session can be served, where checks say so.
     pub fn down_reason(&self) -> Option<String> {
         self.set.check.as_ref()?;
-        let reasons: Option<Vec<_>> = self
-            .members
-            .iter()
-            .map(|member| {
+        let mut reasons = Vec::new();
+        for entry in &self.entries {
+            let members = entry.members();
+            if members.is_empty() {
+                reasons.push(entry.unanswered()?);
+            }
+            for member in members.iter() {
                 let state = member.lock();
                 let error = state.last_error.as_deref().unwrap_or_default();
-                state.is_down().then(|| format!("{}: {error}", member.address))
-            })
-            .collect();
-        reasons.map(|reasons| format!("no backend is up: {}", reasons.join("; ")))
+                reasons.push(state.is_down().then(|| format!("{}: {error}", member.address))?);
+            }
+        }
+        Some(format!("no backend is up: {}", reasons.join("; ")))
+    }
+
+    /// Those that a session may try, the best first. Where nobody is known yet, it waits for the names.
+    pub async fn find_candidates(&self, client: Option<IpAddr>) -> Vec<Arc<BackendMember>> {
+        let by = Instant::now() + LOOK_UP;
+        for entry in &self.entries {
+            if self.entries.iter().any(|entry| !entry.members().is_empty()) {
+                break;
+            }
+            entry.wait_until_looked_up(by).await;
+        }
+        self.candidates(client)
     }
 
     /// Those that a session may try, the best first.
     pub fn candidates(&self, client: Option<IpAddr>) -> Vec<Arc<BackendMember>> {
-        if let [only] = &self.members[..] {
-            return if only.lock().is_down() { Vec::new() } else { vec![only.clone()] };
+        let members = self.members();
+        if let [only] = &members[..] {
+            return if only.lock().is_down() { Vec::new() } else { members };
         }
         let now = Instant::now();
-        let candidates: Vec<_> = self.members.iter().map(|member| member.as_candidate(now)).collect();
+        let candidates: Vec<_> = members.iter().map(|member| member.as_candidate(now)).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let input = BalanceInput { turn, client, chance: fastrand::f64() };
         let order = order_backends(&candidates, self.set.balance, input);
-        order.into_iter().map(|at| self.members[at].clone()).collect()
+        order.into_iter().map(|at| members[at].clone()).collect()
     }
 
     /// Connects the first of them that answers.
@@ -208,7 +206,11 @@ impl BackendGroup {
     }
 
     fn none_up(&self) -> ConnectFailure {
-        let reason = self.down_reason().unwrap_or_else(|| "no backend is up".into());
+        let unanswered: Vec<_> = self.entries.iter().filter_map(BackendEntry::unanswered).collect();
+        let reason = match unanswered.is_empty() {
+            true => self.down_reason().unwrap_or_else(|| "no backend is up".into()),
+            false => format!("no backend is up: {}", unanswered.join("; ")),
+        };
         ConnectFailure { who: EndedBy::Backend, refusal: Refusal::ServiceDown, reason }
     }
 
@@ -219,7 +221,7 @@ impl BackendGroup {
 
     /// Tells what operators would want to know; of a backend that is alone, its sessions tell it.
     fn report(&self, member: &BackendMember, change: BackendChange) {
-        if self.members.len() == 1 && self.set.check.is_none() {
+        if self.set.check.is_none() && self.members().len() == 1 {
             return;
         }
         let Some(GroupWatch { notices, .. }) = self.watch.get() else { return };
@@ -238,99 +240,20 @@ impl BackendGroup {
         }
     }
 
+    /// A row for each backend, and for each name that stands for nobody.
     pub fn rows(&self) -> Vec<BackendRow> {
         let now = Instant::now();
         let serves = |member: &Arc<BackendMember>| {
             let state = member.lock();
             !member.is_standby && !state.is_down() && !state.rests(now)
         };
-        let stands_by = self.members.iter().any(serves);
-        self.members.iter().map(|member| member.row(now, stands_by)).collect()
-    }
-}
-
-impl BackendMember {
-    /// For a session that begins here, whose row says so.
-    pub fn begin_use(self: &Arc<Self>, session: &SessionCounters) -> BackendUse {
-        session.set_backend(&self.address);
-        let mut state = self.lock();
-        state.open += 1;
-        state.sessions += 1;
-        drop(state);
-        BackendUse(self.clone())
-    }
-
-    /// It counts as a session already: those that come at once are spread as well.
-    fn begin_dial(self: &Arc<Self>) -> BackendDial {
-        self.lock().dialling += 1;
-        BackendDial(self.clone())
-    }
-
-    /// How it is asked, where it takes requests.
-    pub fn http(&self) -> Option<&HttpRemote> {
-        match self.target.backend() {
-            Backend::Http(http) => Some(http),
-            Backend::Echo | Backend::Socket(_) => None,
-        }
-    }
-
-    /// Whether sessions that are here may stay.
-    pub fn is_usable(&self) -> bool {
-        let state = self.lock();
-        !state.is_down() && !state.rests(Instant::now())
-    }
-
-    fn as_candidate(&self, now: Instant) -> Candidate<'_> {
-        let state = self.lock();
-        Candidate {
-            address: &self.address,
-            is_standby: self.is_standby,
-            is_down: state.is_down(),
-            rests: state.rests(now),
-            share: state.share(now),
-            open: state.open + state.dialling,
-        }
-    }
-
-    fn row(&self, now: Instant, stands_by: bool) -> BackendRow {
-        let state = self.lock();
-        BackendRow {
-            address: self.address.to_string(),
-            state: match (state.is_down(), state.rests(now)) {
-                (true, _) => BackendRowState::Down,
-                (false, true) => BackendRowState::Resting,
-                (false, false) if self.is_standby && stands_by => BackendRowState::Standby,
-                (false, false) => BackendRowState::Up,
-            },
-            sessions_open: state.open,
-            sessions: state.sessions,
-            failures: state.failures,
-            last_error: state.last_error.clone(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BackendState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl BackendUse {
-    pub fn member(&self) -> &Arc<BackendMember> {
-        &self.0
-    }
-}
-
-impl Drop for BackendUse {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.open = state.open.saturating_sub(1);
-    }
-}
-
-impl Drop for BackendDial {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.dialling = state.dialling.saturating_sub(1);
+        let stands_by = self.members().iter().any(serves);
+        let rows = |entry: &BackendEntry| {
+            let members = entry.members();
+            let rows: Vec<_> = members.iter().map(|member| member.row(now, stands_by)).collect();
+            rows.into_iter().chain(entry.row_without_member())
+        };
+        self.entries.iter().flat_map(rows).collect()
     }
 }
 
@@ -339,9 +262,8 @@ async fn keep_checking(group: Weak<BackendGroup>, check: BackendCheck) {
     // Those of many services are spread in time.
     sleep(check.every.mul_f64(fastrand::f64())).await;
     while let Some(group) = group.upgrade() {
-        let run = (check.falls, check.rises);
-        let mut checks: FuturesUnordered<_> = group
-            .members
+        let (run, members) = ((check.falls, check.rises), group.members());
+        let mut checks: FuturesUnordered<_> = members
             .iter()
             .map(async |member| {
                 let checked = CheckedBackend { target: &member.target, check: &check };

@@ -1,6 +1,12 @@
 //! Dials the backend, and performs TLS with it where the profile says so.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
@@ -53,6 +59,12 @@ impl BackendTarget {
         }
     }
 
+    /// The same at one address of its name.
+    pub fn at_address(&self, ip: IpAddr) -> Self {
+        let (backend, tls) = (self.backend.at_address(ip), self.tls.clone());
+        Self { backend, tls, idle: IdleConnections::default() }
+    }
+
     pub fn backend(&self) -> &Backend {
         &self.backend
     }
@@ -79,7 +91,7 @@ pub async fn connect(
 ) -> Result<ConnectedUpstream, ConnectFailure> {
     // A probe is no client's: it is a connection of our own.
     let client = order.client.filter(|_| !order.probe);
-    let candidates = group.candidates(order.client.map(|client| client.ip()));
+    let candidates = group.find_candidates(order.client.map(|client| client.ip())).await;
     let asks = candidates.first().is_some_and(|first| first.http().is_some());
     let stream = match asks && !order.probe {
         true => web::connect_backend(group, candidates, order).await?,
@@ -123,7 +135,7 @@ async fn dial(
     origin: &ClientOrigin,
 ) -> Result<NetStream, ConnectFailure> {
     let at = match &remote.at {
-        ServerAddress::Network(at) => at,
+        ServerAddress::Network(at) => &remote.at_address(at),
         ServerAddress::Unix(file) => return dial_socket(file, remote.proxy, client, origin).await,
     };
     let began = Instant::now();

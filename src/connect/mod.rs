@@ -3,7 +3,9 @@
 
 mod backend_check;
 mod backend_connection;
+mod backend_entry;
 pub mod backend_group;
+mod backend_member;
 mod backend_place;
 mod backend_state;
 mod balance;
@@ -25,6 +27,7 @@ use crate::{
         pool::{Pool, ServiceClosed},
         session_side::SessionSide,
     },
+    net::dns::DnsResolver,
     profile::ServiceName,
     proto::{Refusal, multiplex::open::ClientOrigin},
     telemetry::{
@@ -109,10 +112,11 @@ impl Connector {
         }
     }
 
-    /// It is used from now on: its backends are checked, where that is asked for, and what becomes of them is told.
-    pub fn watch(&self, notices: &Arc<NoticeLog>) {
+    /// It is used from now on: its backends are checked, where that is asked for, names are followed, and what becomes of
+    /// them is told.
+    pub fn watch(&self, notices: &Arc<NoticeLog>, dns: &DnsResolver) {
         match self {
-            Self::Direct(group) => group.watch(notices),
+            Self::Direct(group) => group.watch(notices, dns),
             Self::Forward(_) | Self::Reverse(_) => {}
         }
     }
@@ -192,6 +196,7 @@ mod tests {
             tls: None,
             proxy: None,
             source: None,
+            ip: None,
         });
         direct_to(backend)
     }
@@ -271,7 +276,8 @@ mod tests {
             };
             let at = HostPort { host: "127.0.0.1".into(), port: at.port() };
             let at = ServerAddress::Network(at);
-            let backend = Backend::Socket(RemoteServer { at, tls: None, proxy: Some(version), source: None });
+            let proxy = Some(version);
+            let backend = Backend::Socket(RemoteServer { at, tls: None, proxy, source: None, ip: None });
             let connected = direct_to(backend).connect(&mut order).await.expect("it listens");
             let mut served = port.accept().await.expect("it has come").0;
             let mut heard = vec![0; header.len()];

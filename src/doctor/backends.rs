@@ -105,6 +105,7 @@ mod tests {
         let last_error = Some("connection refused".into());
         BackendRow {
             address: "tcp://10.1.0.7:80".into(),
+            name: None,
             state,
             sessions_open: 0,
             sessions: 3,

@@ -245,7 +245,7 @@ impl Engine {
         for (key, _, connector) in self.wanted_services(&self.profile, edges) {
             if let Some(service) = services.get(&key) {
                 service.replace_connector(connector);
-                service.connector.load().watch(&self.shared.notices);
+                service.connector.load().watch(&self.shared.notices, &self.shared.dns);
             }
         }
         ports::replace_ports(

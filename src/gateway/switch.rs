@@ -364,7 +364,7 @@ impl Engine {
                     }
                     None => Service::new(name.clone(), settings, connector, self.cut.child_token()),
                 };
-                service.connector.load().watch(&self.shared.notices);
+                service.connector.load().watch(&self.shared.notices, &self.shared.dns);
                 ((role, name), service)
             })
             .collect();

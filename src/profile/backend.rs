@@ -9,7 +9,7 @@ use super::{
     edge::{alpn_names, check_web_alpn, key_pair},
     endpoint::{BackendAddress, host_of, write_unix_address},
     fields::{Located, ReadValue, ValueReader},
-    keys,
+    gateways, keys,
     link::material,
     problem::{Problem, ValueProblem},
     raw::address,
@@ -51,6 +51,16 @@ pub struct RemoteServer {
     pub proxy: Option<ProxyVersion>,
     /// Where it is dialled from.
     pub source: Option<IpAddr>,
+    /// The one of its name's addresses that is dialled, where each is a backend of its own.
+    pub ip: Option<IpAddr>,
+}
+
+impl RemoteServer {
+    /// Where it is dialled that is written to be there.
+    pub fn at_address(&self, written: &HostPort) -> HostPort {
+        let host = self.ip.map_or_else(|| written.host.clone(), |ip| ip.to_string());
+        HostPort { host, port: written.port }
+    }
 }
 
 /// A version of the PROXY protocol.
@@ -68,7 +78,7 @@ impl fmt::Display for Backend {
             Self::Http(http) => (&http.remote, http.path.as_str()),
         };
         let at = match &remote.at {
-            ServerAddress::Network(at) => at,
+            ServerAddress::Network(at) => &remote.at_address(at),
             ServerAddress::Unix(file) => return write_unix_address(carries_of_backend(self), file, out),
         };
         let (plain, within_tls) = match self {
@@ -102,6 +112,21 @@ impl Backend {
         }
     }
 
+    /// The same at one address of its name; requests and TLS go on by the name.
+    pub fn at_address(&self, ip: IpAddr) -> Self {
+        let mut backend = self.clone();
+        match &mut backend {
+            Self::Echo => {}
+            Self::Socket(remote) | Self::Http(HttpRemote { remote, .. }) => remote.ip = Some(ip),
+        }
+        backend
+    }
+
+    /// The host that the profile names.
+    pub fn host_name(&self) -> Option<&str> {
+        Some(self.remote()?.at.network()?.host_without_zone())
+    }
+
     /// The server that is dialled; `None` where nobody is.
     pub fn remote(&self) -> Option<&RemoteServer> {
         match self {
@@ -122,17 +147,34 @@ pub struct ConnectTls {
     pub alpn: Vec<String>,
 }
 
-/// A backend, and whether it stands by.
+/// What a backend is to the others of its service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BackendRole {
+    pub is_standby: bool,
+    pub is_each: bool,
+}
+
+/// A backend, and what it is to the others.
 pub(super) fn backend(
     field: &ValueReader<'_>,
     problems: &mut Vec<Problem>,
-) -> Option<(Located<Backend>, bool)> {
+) -> Option<(Located<Backend>, BackendRole)> {
     let (read, fields) =
         address(field, &keys::CONNECT_ADDRESS, &keys::CONNECT_ADDRESS_KEY, BackendAddress::parse, problems)?;
     let tls = fields.as_ref().and_then(|fields| fields.take(&keys::CONNECT_TLS_KEY));
     let proxy = fields.as_ref().and_then(|fields| fields.take(&keys::PROXY_VERSION));
     let is_standby = fields.as_ref().is_some_and(|fields| keys::STANDBY.read(fields, problems));
     let Located { value: address, place } = read;
+    let is_each = match fields.as_ref().and_then(|fields| fields.take(&keys::EACH_BACKEND)) {
+        None => false,
+        Some(field) => match address.at() {
+            Some(at) => gateways::each_address(&field, at, problems)?,
+            None => {
+                let what = format!("`{address}` has no name with addresses");
+                return field.refuse(ValueProblem::new(what, "remove it"), problems);
+            }
+        },
+    };
     if let (BackendAddress::Echo, Some(proxy)) = (&address, &proxy) {
         return proxy
             .refuse(ValueProblem::new("`echo` does not ask who its client is", "remove it"), problems);
@@ -146,11 +188,12 @@ pub(super) fn backend(
         None => None,
         Some(field) => Some(source::read(&field, address.at(), problems)?),
     };
+    let ip = None;
     let backend = match (address, tls) {
         (BackendAddress::Echo, None) => Backend::Echo,
         (BackendAddress::Remote { scheme, at, path }, Some(tls)) if scheme.is_tls() => {
             let tls = Some(Box::new(connect_tls(&tls, (scheme, &at), problems)?));
-            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls, proxy, source })
+            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls, proxy, source, ip })
         }
         (address, Some(tls)) => {
             let what = format!("`{address}` does not speak TLS");
@@ -165,16 +208,18 @@ pub(super) fn backend(
             problems.push(fault.at(place));
             return None;
         }
-        (BackendAddress::Remote { scheme, at, path }, None) => {
-            remote(scheme, path, RemoteServer { at: ServerAddress::Network(at), tls: None, proxy, source })
-        }
+        (BackendAddress::Remote { scheme, at, path }, None) => remote(
+            scheme,
+            path,
+            RemoteServer { at: ServerAddress::Network(at), tls: None, proxy, source, ip },
+        ),
         (BackendAddress::Unix { carries, file }, None) => {
             let scheme = if carries == Carries::Http { EdgeScheme::Http } else { EdgeScheme::Tcp };
             let at = ServerAddress::Unix(file);
-            remote(scheme, "/".into(), RemoteServer { at, tls: None, proxy, source })
+            remote(scheme, "/".into(), RemoteServer { at, tls: None, proxy, source, ip })
         }
     };
-    Some((Located { value: backend, place }, is_standby))
+    Some((Located { value: backend, place }, BackendRole { is_standby, is_each }))
 }
 
 fn remote(scheme: EdgeScheme, path: String, remote: RemoteServer) -> Backend {

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, time::Duration};
 
 use super::{
     Backend, HttpRemote, OpeningHours,
-    backend::backend,
+    backend::{BackendRole, backend},
     defaults,
     fields::{Located, MapReader, ReadValue, ValueReader},
     hours,
@@ -27,6 +27,8 @@ pub struct ListedBackend {
     pub backend: Backend,
     /// Gets sessions only while every other is down or rests.
     pub is_standby: bool,
+    /// Each address that its name has is a backend of its own.
+    pub is_each: bool,
 }
 
 /// Which backend a session gets.
@@ -64,7 +66,7 @@ pub struct CheckRequest {
 
 impl From<Backend> for BackendSet {
     fn from(backend: Backend) -> Self {
-        let list = vec![ListedBackend { backend, is_standby: false }];
+        let list = vec![ListedBackend { backend, is_standby: false, is_each: false }];
         Self { list, balance: Balance::default(), check: None, rest: defaults::REST }
     }
 }
@@ -88,7 +90,7 @@ impl fmt::Display for BackendSet {
 pub(super) struct RawBackends {
     pub first: Located<Backend>,
     pub others: Vec<Located<Backend>>,
-    standbys: Vec<bool>,
+    roles: Vec<BackendRole>,
     balance: Balance,
     check: Option<BackendCheck>,
     rest: Duration,
@@ -127,12 +129,13 @@ impl RawBackends {
     }
 
     pub fn resolve(&self) -> BackendSet {
-        let listed = |(backend, is_standby): (&Located<Backend>, &bool)| ListedBackend {
+        let listed = |(backend, role): (&Located<Backend>, &BackendRole)| ListedBackend {
             backend: backend.value.clone(),
-            is_standby: *is_standby,
+            is_standby: role.is_standby,
+            is_each: role.is_each,
         };
         BackendSet {
-            list: self.iter().zip(&self.standbys).map(listed).collect(),
+            list: self.iter().zip(&self.roles).map(listed).collect(),
             balance: self.balance,
             check: self.check.clone(),
             rest: self.rest,
@@ -177,7 +180,7 @@ pub(super) fn reached(
         ReadValue::Bad => {}
     }
     if let (ReadValue::Good(backends), Some(place)) = (&backends, place)
-        && backends.standbys.iter().all(|is_standby| *is_standby)
+        && backends.roles.iter().all(|role| role.is_standby)
     {
         let what = "every backend of this service stands by, for none";
         problems.push(ValueProblem::new(what, "remove `standby` from one of them").at(place));
@@ -187,9 +190,9 @@ pub(super) fn reached(
 
 fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<RawBackends> {
     let before = problems.len();
-    let (mut seen, mut list, mut standbys) = (HashSet::new(), Vec::new(), Vec::new());
+    let (mut seen, mut list, mut roles) = (HashSet::new(), Vec::new(), Vec::new());
     for item in field.one_or_many(defaults::BACKENDS_MAX, problems)? {
-        let Some((backend, is_standby)) = backend(&item, problems) else { continue };
+        let Some((backend, role)) = backend(&item, problems) else { continue };
         let server = match &backend.value {
             Backend::Echo => None,
             Backend::Socket(remote) => Some((remote.at.clone(), String::new())),
@@ -201,14 +204,14 @@ fn backend_list(field: &ValueReader<'_>, problems: &mut Vec<Problem>) -> Option<
             continue;
         }
         list.push(backend);
-        standbys.push(is_standby);
+        roles.push(role);
     }
     if problems.len() > before || list.is_empty() {
         return None;
     }
     let first = list.remove(0);
     let (balance, check, rest) = (Balance::default(), None, defaults::REST);
-    Some(RawBackends { first, others: list, standbys, balance, check, rest, hours: None })
+    Some(RawBackends { first, others: list, roles, balance, check, rest, hours: None })
 }
 
 /// How long an answer is waited for, of backends that give any.

@@ -100,7 +100,11 @@ pub(super) fn read(
 }
 
 /// Whether each address of a name is meant.
-fn each_address(field: &ValueReader<'_>, at: &HostPort, problems: &mut Vec<Problem>) -> Option<bool> {
+pub(super) fn each_address(
+    field: &ValueReader<'_>,
+    at: &HostPort,
+    problems: &mut Vec<Problem>,
+) -> Option<bool> {
     let each = field.flag(problems)?;
     if each && at.is_address() {
         let what = format!("`{}` is an address, and has no others", at.host);

@@ -29,12 +29,12 @@ use crate::{
     link::DIAL,
     net::{
         dial,
-        dns::{DnsResolver, name_rules::FollowedAnswer},
+        dns::{DnsError, DnsResolver, name_rules::FollowedAnswer},
         listen::BindError,
     },
     profile::{
-        BackendSet, DmzMode, GatewaysOfName, Half, HostPort, LinkAddress, Mode, Problem, Profile,
-        RemoteServer, ServiceName,
+        Backend, BackendSet, DmzMode, GatewaysOfName, Half, HostPort, LinkAddress, ListedBackend, Mode,
+        Problem, Profile, RemoteServer, ServiceName,
     },
     source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
@@ -345,6 +345,14 @@ pub fn unreadable_profile(problems: &[Problem]) -> StepFinding {
     StepFinding::fail(seen, first.advice.clone())
 }
 
+/// The backends that an entry stands for.
+async fn addresses_of(listed: &ListedBackend, dns: &DnsResolver) -> Result<Vec<Backend>, DnsError> {
+    let host = listed.backend.host_name().filter(|_| listed.is_each);
+    let Some(host) = host else { return Ok(vec![listed.backend.clone()]) };
+    let used = dns.addresses(host).await?.choose().used;
+    Ok(used.into_iter().map(|ip| listed.backend.at_address(ip)).collect())
+}
+
 /// Each backend answers a connection, from the half that reaches it.
 pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
     let backends: Vec<(ServiceName, BackendSet)> = match (&profile.dmz, &profile.internal) {
@@ -367,19 +375,30 @@ pub async fn check_basic(profile: &Profile, edges: EdgeTls) -> StepFinding {
     if !edges.problems().is_empty() {
         return unreadable_profile(edges.problems());
     }
-    let each =
-        backends.iter().flat_map(|(service, set)| set.backends().map(move |backend| (service, backend)));
+    let dns = DnsResolver::default();
+    dns.use_servers(profile.resolver.as_slice().into());
+    let all = backends.iter().flat_map(|(service, set)| set.list.iter().map(move |listed| (service, listed)));
+    let found =
+        join_all(all.map(async |(service, listed)| (service, addresses_of(listed, &dns).await))).await;
+    let each = found.iter().flat_map(|(service, found)| {
+        let (backends, unknown) = match found {
+            Ok(backends) => (backends.as_slice(), None),
+            Err(error) => (&[][..], Some(error)),
+        };
+        let unknown = unknown.map(|error| (*service, Err(error)));
+        backends.iter().map(|backend| (*service, Ok(backend))).chain(unknown)
+    });
     let dialled = join_all(each.map(async |(service, backend)| {
         let began = Instant::now();
+        let backend = backend.map_err(|error| (service, error.to_string()))?;
         let answered = direct::check_backend(&BackendTarget::new(backend, &edges)).await;
         let took = format_ms(began.elapsed());
         match (answered, backend.remote()) {
             (Ok(()), None) => Ok(format!("`{service}` is the built-in echo")),
-            (Ok(()), Some(RemoteServer { at, tls: None, .. })) => {
-                Ok(format!("`{service}` {at} answered in {took}"))
-            }
-            (Ok(()), Some(RemoteServer { at, tls: Some(_), .. })) => {
-                Ok(format!("`{service}` {at} answered in {took}, its TLS included"))
+            (Ok(()), Some(RemoteServer { at, tls, ip, .. })) => {
+                let at = ip.map_or_else(|| at.to_string(), |ip| format!("{at} at {ip}"));
+                let with_tls = if tls.is_some() { ", its TLS included" } else { "" };
+                Ok(format!("`{service}` {at} answered in {took}{with_tls}"))
             }
             (Err(failure), _) => Err((service, failure.reason)),
         }

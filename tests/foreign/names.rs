@@ -4,9 +4,10 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -282,7 +283,7 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     let mut other = client(second.accept("app"));
     echoes(&mut other);
     knot.stop();
-    until_told(&internal, SOON, "what is known of it stays in use");
+    until_told(&internal, SOON, &format!("127.0.0.1:{}: Connection refused", knot.port));
     assert!(is_healthy_at(&internal.status(), &to_second));
     knot.start();
     let removed = Instant::now();
@@ -294,4 +295,76 @@ fn gateways_of_srv_records_follow_them_and_sessions_stay() {
     });
     echoes(&mut session);
     echoes(&mut other);
+}
+
+/// Answers each connection with its own name, and then what it hears.
+fn named_server(at: SocketAddr, name: &'static str) {
+    let listener = TcpListener::bind(at).expect("its port is free");
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.expect("a connection");
+            thread::spawn(move || {
+                client.write_all(name.as_bytes()).expect("it is sent");
+                let mut heard = client.try_clone().expect("the same socket");
+                // The client has gone, one way or the other.
+                let _ = std::io::copy(&mut heard, &mut client);
+            });
+        }
+    });
+}
+
+/// A session, and the name of who has answered it.
+#[track_caller]
+fn named_session(at: SocketAddr) -> (TcpStream, String) {
+    let mut client = client(at);
+    let mut name = [0; 5];
+    client.read_exact(&mut name).expect("its name");
+    (client, String::from_utf8_lossy(&name).into_owned())
+}
+
+#[test]
+fn backends_come_and_go_with_their_records_and_sessions_stay() {
+    if !has("backends_come_and_go_with_their_records_and_sessions_stay", &PROGRAMS) {
+        return;
+    }
+    let (place, port, link) = (Place::with_certificates(), free_port(), free_port());
+    let knot = Knot::new(&place);
+    for (last, name) in [(2, "first"), (3, "other")] {
+        named_server(([127, 0, 0, last], port).into(), name);
+    }
+    knot.update(&["add gate.gate.test. 1 A 127.0.0.2"]);
+    place.write("dmz.yaml", &dmz_half(&format!("127.0.0.1:{link}"), &["app"]));
+    let dmz = place.start("dmz");
+    let internal = internal_half(&format!("127.0.0.1:{link}"), &[("app", "BACKEND")]);
+    let each = format!("{{ address: \"tcp://alias.gate.test:{port}\", each: true }}");
+    let internal = internal.replace("\"BACKEND\"", &each);
+    assert!(internal.contains(&each), "{internal}");
+    place.write("internal.yaml", &(knot.resolver() + &internal));
+    let internal = place.start("internal");
+    dmz.wait_healthy();
+    let backends = |status: &Value| -> Vec<String> {
+        let rows = status["services"][0]["backends"].as_array().into_iter().flatten();
+        rows.map(|row| format!("{} {}", row["address"], row["name"])).collect()
+    };
+    let row = |last: u8| format!("\"tcp://127.0.0.{last}:{port}\" \"alias.gate.test\"");
+    internal.wait("the first", SOON, |status| backends(status) == [row(2)]);
+    let at = dmz.accept("app");
+    let (mut session, name) = named_session(at);
+    assert_eq!(name, "first");
+    echoes(&mut session);
+
+    knot.update(&["add gate.gate.test. 1 A 127.0.0.3"]);
+    internal.wait("both", SOON, |status| backends(status) == [row(2), row(3)]);
+    let mut names = [named_session(at).1, named_session(at).1];
+    names.sort_unstable();
+    assert_eq!(names, ["first", "other"]);
+
+    let removed = Instant::now();
+    knot.update(&["del gate.gate.test. A 127.0.0.2"]);
+    internal.wait("the other alone", GIVEN_UP, |status| backends(status) == [row(3)]);
+    assert!(removed.elapsed() >= Duration::from_secs(30), "{:?}", removed.elapsed());
+    for _ in 0..4 {
+        assert_eq!(named_session(at).1, "other");
+    }
+    echoes(&mut session);
 }

@@ -109,6 +109,7 @@ fn backends_that_stand_in_for_each_other_are_told_one_by_one() {
     let mut snapshot = pictures::healthy();
     let backend = |address: &str, state| BackendRow {
         address: address.into(),
+        name: None,
         state,
         sessions_open: 2,
         sessions: 9,

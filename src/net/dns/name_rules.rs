@@ -127,6 +127,11 @@ impl<T> TargetChange<T> {
 }
 
 impl<T: Ord + Clone> KnownTargets<T> {
+    /// These, which the last answer had.
+    pub fn of(targets: Vec<T>) -> Self {
+        Self(targets.into_iter().map(|target| (target, None)).collect())
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.keys()
     }

@@ -101,6 +101,12 @@ impl<A: FollowedAnswer> NameWatch<A> {
         }
     }
 
+    /// The same of which these were used before.
+    pub fn knowing(mut self, targets: Vec<A::Target>) -> Self {
+        self.known = KnownTargets::of(targets);
+        self
+    }
+
     /// Those that are used now.
     pub fn targets(&self) -> impl Iterator<Item = &A::Target> {
         self.known.iter()

@@ -137,12 +137,19 @@ pub(in crate::profile) static SOCKET_HOSTS: ProfileKey<TextList> = ProfileKey {
 
 pub(in crate::profile) static CONNECT_ADDRESS: KeyMap = KeyMap {
     about: "A backend, with the options of its scheme.",
-    groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION, &STANDBY, &SOURCE]],
+    groups: &[&[&CONNECT_ADDRESS_KEY, &CONNECT_TLS_KEY, &PROXY_VERSION, &STANDBY, &EACH_BACKEND, &SOURCE]],
 };
 
 pub(in crate::profile) static STANDBY: ProfileKey<Flag> = ProfileKey {
     name: "standby",
     about: "Gets sessions only while every other is down or rests.",
+    example: "",
+    value: Flag,
+};
+
+pub(in crate::profile) static EACH_BACKEND: ProfileKey<Flag> = ProfileKey {
+    name: "each",
+    about: "Makes each address that the name has a backend of its own, and follows it: the first 64, which are looked up again at their time to live.",
     example: "",
     value: Flag,
 };

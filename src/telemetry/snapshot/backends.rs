@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackendRow {
     pub address: String,
+    /// The name that this is one of the addresses of, where each of them is a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub state: BackendRowState,
     pub sessions_open: u64,
     pub sessions: u64,

@@ -314,8 +314,9 @@ fn backend_line(app: &App, row: &BackendRow) -> DetailLine {
         (BackendRowState::Down | BackendRowState::Resting, Some(error)) => format!(": {error}"),
         _ => String::new(),
     };
+    let of_name = row.name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
     let text = format!(
-        "{} {}, {} open, {} in all, {} failed{error}",
+        "{}{of_name} {}, {} open, {} in all, {} failed{error}",
         row.address,
         row.state.word(),
         row.sessions_open,
@@ -365,7 +366,8 @@ fn service_lines(app: &App, row: &ServiceRow) -> Vec<DetailLine> {
         ),
         fact("goes to", addresses.text(row.connect.as_deref().unwrap_or("a link to the other half"))),
     ];
-    facts.extend(row.backends.iter().filter(|_| row.backends.len() > 1).map(|row| backend_line(app, row)));
+    let is_shown = |backend: &&BackendRow| row.backends.len() > 1 || backend.name.is_some();
+    facts.extend(row.backends.iter().filter(is_shown).map(|row| backend_line(app, row)));
     facts.extend(peers);
     facts.extend([
         fact(

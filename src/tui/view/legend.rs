@@ -42,6 +42,7 @@ pub const POOL: ColumnMeanings = &[
     ("SERVICE", "what its links carry; in trouble, whose clients wait"),
     ("PEER", "the other gateway, by its certificate, or where it is"),
     ("ADDRESS", "where it is"),
+    ("NAME", "of a name that is followed: that name"),
     ("POOL", "its links: ready, being dialled, missing"),
     ("READY", "links that take sessions, of those wanted"),
     ("CARRY", "links that carry sessions and take no more"),

@@ -5,6 +5,7 @@ mod answers;
 mod backends;
 mod cut_answers;
 mod down;
+mod each_backend;
 mod exchanges;
 mod handshakes;
 pub mod http;

@@ -1,0 +1,155 @@
+//! What stands in a service's `connect`: one backend or, with `each`, one at every address that a name has at the moment.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Weak},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{backend_group::BackendGroup, backend_member::BackendMember, direct::BackendTarget};
+use crate::{
+    link::name_notices::report_news,
+    net::dns::{DnsResolver, HostAddresses, name_watch::NameWatch},
+    profile::ListedBackend,
+    telemetry::{
+        notices::NoticeLog,
+        snapshot::{BackendRow, BackendRowState},
+    },
+    tls::edge::EdgeTls,
+};
+
+#[derive(Debug)]
+pub(super) struct BackendEntry {
+    /// As it is written.
+    target: Arc<BackendTarget>,
+    is_standby: bool,
+    is_each: bool,
+    members: ArcSwap<Vec<Arc<BackendMember>>>,
+    look_up: watch::Sender<NameState>,
+}
+
+/// What is known of its name.
+#[derive(Debug, Clone)]
+enum NameState {
+    Pending,
+    /// Why it stands for nobody.
+    Unanswered(String),
+    Known,
+}
+
+impl BackendEntry {
+    pub fn new(listed: &ListedBackend, edges: &EdgeTls) -> Self {
+        let target = Arc::new(BackendTarget::new(&listed.backend, edges));
+        let ListedBackend { is_standby, is_each, .. } = *listed;
+        let (members, state) = match is_each {
+            true => (Vec::new(), NameState::Pending),
+            false => (vec![Arc::new(BackendMember::new(target.clone(), is_standby))], NameState::Known),
+        };
+        let (members, look_up) = (ArcSwap::from_pointee(members), watch::Sender::new(state));
+        Self { target, is_standby, is_each, members, look_up }
+    }
+
+    pub fn members(&self) -> Arc<Vec<Arc<BackendMember>>> {
+        self.members.load_full()
+    }
+
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        (self.is_standby, self.is_each) == (other.is_standby, other.is_each)
+            && self.target.is_same_as(&other.target)
+    }
+
+    /// Keeps what an older entry knows, if that is the same.
+    pub fn inherit(&self, older: &Self) {
+        self.members.store(older.members());
+        self.look_up.send_replace(older.look_up.borrow().clone());
+    }
+
+    /// Why it stands for nobody.
+    pub fn unanswered(&self) -> Option<String> {
+        match &*self.look_up.borrow() {
+            NameState::Unanswered(why) if self.members.load().is_empty() => {
+                Some(format!("{}: {why}", self.target.backend()))
+            }
+            NameState::Unanswered(_) | NameState::Pending | NameState::Known => None,
+        }
+    }
+
+    /// Waits for the first answer, if that is still to come.
+    pub async fn wait_until_looked_up(&self, by: Instant) {
+        let mut look_up = self.look_up.subscribe();
+        let is_over = look_up.wait_for(|state| !matches!(state, NameState::Pending));
+        // Late or not, what is known by then is what there is.
+        let _ = timeout_at(by, is_over).await;
+    }
+
+    /// A name that stands for nobody has a row as well.
+    pub fn row_without_member(&self) -> Option<BackendRow> {
+        let why = match &*self.look_up.borrow() {
+            NameState::Unanswered(why) => why.clone(),
+            NameState::Pending | NameState::Known => "its name is being looked up".into(),
+        };
+        self.members.load().is_empty().then(|| BackendRow {
+            address: self.target.backend().to_string(),
+            name: self.target.backend().host_name().map(ToOwned::to_owned),
+            state: BackendRowState::Down,
+            sessions_open: 0,
+            sessions: 0,
+            failures: 0,
+            last_error: Some(why),
+        })
+    }
+
+    /// What follows its name, where it has one; `at` is its place in the group.
+    pub fn follow(
+        &self,
+        group: Weak<BackendGroup>,
+        at: usize,
+        dns: &DnsResolver,
+        notices: Arc<NoticeLog>,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let host = Arc::<str>::from(self.target.backend().host_name().filter(|_| self.is_each)?);
+        let known = self.members().iter().filter_map(|member| member.ip()).collect();
+        let watch = NameWatch::of_addresses(dns, host.clone()).knowing(known);
+        Some(follow_name(group, at, host, watch, notices))
+    }
+
+    /// The addresses of its name are these from now on; whoever is at one that was there stays as it is.
+    fn take_addresses(&self, addresses: impl Iterator<Item = IpAddr>) {
+        let before = self.members();
+        let member = |ip: IpAddr| {
+            let known = before.iter().find(|member| member.ip() == Some(ip)).cloned();
+            known.unwrap_or_else(|| {
+                Arc::new(BackendMember::new(self.target.at_address(ip).into(), self.is_standby))
+            })
+        };
+        self.members.store(Arc::new(addresses.map(member).collect()));
+    }
+}
+
+async fn follow_name(
+    group: Weak<BackendGroup>,
+    at: usize,
+    host: Arc<str>,
+    mut watch: NameWatch<HostAddresses>,
+    notices: Arc<NoticeLog>,
+) {
+    loop {
+        let news = watch.next_news().await;
+        let Some(group) = group.upgrade() else { return };
+        let Some(entry) = group.entries().get(at) else { return };
+        report_news(&notices, &host, &news);
+        if !news.change.is_empty() {
+            entry.take_addresses(watch.targets().copied());
+        }
+        match (&news.answer, news.unanswered()) {
+            (Some(_), _) => drop(entry.look_up.send_replace(NameState::Known)),
+            (None, Some(why)) => drop(entry.look_up.send_replace(NameState::Unanswered(why.to_owned()))),
+            (None, None) => {}
+        }
+    }
+}
