@@ -12,6 +12,8 @@ mod bulk;
 mod databases;
 #[path = "foreign/http.rs"]
 mod http;
+#[path = "foreign/link_balancers.rs"]
+mod link_balancers;
 #[path = "foreign/logins.rs"]
 mod logins;
 #[path = "foreign/mqtt.rs"]

@@ -372,6 +372,26 @@ fn many_ready_links_are_warned_of() {
 }
 
 #[test]
+fn a_certificate_of_links_that_is_never_shown_is_warned_of() {
+    let tls = "tls: { certificate: a.pem, key: a.key, ca: ca.pem, peers: [a] }";
+    let warned = |outer: &str, accept: &str| {
+        let listen = "listen: 'socks+wss://0.0.0.0:443/link'";
+        let text = format!(
+            "mode: reverse\ndmz:\n  link: {{ {listen}, outer: {{ certificate: {outer}.pem, key: {outer}.key }}, {tls} }}\n  \
+             services:\n    www: {{ accept: {{ address: 'https://0.0.0.0:443', {accept}tls: {{ certificate: www.pem, key: www.key }} }} }}\n"
+        );
+        warnings(&load_text(text, None).expect("it loads"))
+    };
+    assert_eq!(warned("www", ""), [""; 0]);
+    assert_eq!(warned("gate", "sni: www.example.com, "), [""; 0]);
+    let told = warned("gate", "");
+    assert!(
+        told.len() == 1 && told[0].starts_with("dmz.link.outer: its certificate is never shown"),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn ready_links_are_counted_for_each_service_only_where_they_speak_socks() {
     let services = (0..70).map(|at| format!("    s{at}: {{ connect: 'echo://' }}\n")).collect::<String>();
     let tls = "tls: { certificate: a.pem, key: a.key, ca: ca.pem, peers: [a] }";

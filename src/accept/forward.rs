@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
+
 use super::{ServeSession, SessionReply, SessionRequest};
 use crate::{
     admission::{clients::ClientAdmission, handshakes::HandshakePermit},
@@ -19,14 +21,14 @@ use crate::{
         goodbye::GoodbyeState,
         handshake::{self, EstablishedLink, HandshakeOutcome, SocksRequest},
         link_guard::{LinkCounters, LinkGuard},
-        listener::{self, HandshakeContext},
+        listener::{HandshakeContext, LinkReception},
         peer_links::{LOST_MAX, REMEMBERED},
         server::{IdleLossReason, LinkServer},
         session_side::SessionSide,
         shares::LinkShares,
         succession::{Succeeding, Succession, forget_succeeded},
     },
-    net::{listen::Listener, tcp},
+    net::tcp,
     profile::Half,
     proto::{
         Refusal,
@@ -213,15 +215,14 @@ fn forget_departed(seen: &mut Vec<DialledInPeer>) {
     }
 }
 
-/// Accepts links until the port is closed; `links` bounds how many there are.
-pub async fn run(
-    listener: Arc<Listener>,
+/// Greets links; `links` bounds how many there are.
+pub fn reception(
     greeter: HandshakeContext,
     visitors: Arc<DialledInPeers>,
     server: Arc<LinkServer>,
     links: Arc<LinkShares>,
     serve: ServeSession,
-) {
+) -> LinkReception {
     let notices = greeter.notices.clone();
     let greeted = move |greeted, greeting: HandshakePermit| {
         let (visitors, server, links) = (visitors.clone(), server.clone(), links.clone());
@@ -256,8 +257,9 @@ pub async fn run(
                 }
             }
         }
+        .boxed()
     };
-    listener::run(listener, greeter, greeted).await;
+    LinkReception::new(greeter, Arc::new(greeted))
 }
 
 fn session_request(asked: SocksRequest, link_guard: LinkGuard) -> SessionRequest {

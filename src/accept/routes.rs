@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
@@ -13,7 +14,7 @@ use crate::{
         handshakes::EVICTED,
     },
     http::request::RequestTarget,
-    link::HANDSHAKE,
+    link::{HANDSHAKE, door::LinkDoors},
     net::{
         proxy::{self, ProxyReadError},
         stream::NetStream,
@@ -29,14 +30,14 @@ use crate::{
 };
 
 /// How the clients of a port are routed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PortRoutes {
     /// Clients come through proxies in these networks, which say who they are.
     pub proxy: Option<Vec<Network>>,
     pub table: RouteTable,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum RouteTable {
     /// One service, whatever its clients say.
     One(ServiceName),
@@ -47,14 +48,14 @@ pub enum RouteTable {
 }
 
 /// The route of some server names of a port.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SniRoute {
     /// The names; none: any that mean no other door.
     pub sni: Vec<String>,
     pub handling: TlsHandling,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum TlsHandling {
     /// What the client says is passed on as it is.
     Passed(ServiceName),
@@ -75,6 +76,79 @@ impl TlsHandling {
                 doors.iter().any(|door| door.service == *wanted).then_some(&server.config)
             }
         }
+    }
+}
+
+impl PortRoutes {
+    /// Whether clients of any service come in by it.
+    pub fn has_services(&self) -> bool {
+        match &self.table {
+            RouteTable::One(_) => true,
+            RouteTable::Http(routes) => !routes.is_empty(),
+            RouteTable::Named(routes) => routes.iter().any(|route| match &route.handling {
+                TlsHandling::Http(routes, _) => !routes.is_empty(),
+                TlsHandling::Passed(_) | TlsHandling::Tls(..) | TlsHandling::Down(..) => true,
+            }),
+        }
+    }
+
+    /// The same while its services do not come by this port yet: TLS is spoken so, and nobody is found.
+    pub fn without_services(self) -> Self {
+        let table = match self.table {
+            RouteTable::Http(_) => RouteTable::Http(Arc::default()),
+            RouteTable::One(_) => RouteTable::Named(Vec::new()),
+            RouteTable::Named(routes) => {
+                let emptied = |SniRoute { sni, handling }| match handling {
+                    TlsHandling::Http(_, server) => {
+                        Some(SniRoute { sni, handling: TlsHandling::Http(Arc::default(), server) })
+                    }
+                    TlsHandling::Passed(_) | TlsHandling::Tls(..) | TlsHandling::Down(..) => None,
+                };
+                RouteTable::Named(routes.into_iter().filter_map(emptied).collect())
+            }
+        };
+        Self { table, ..self }
+    }
+}
+
+/// TLS that links need in a port that runs, before the profile that has it is in force: for names that mean nobody there
+/// yet. Dropped, it is taken out again, unless the port has got other routes since.
+#[derive(Debug)]
+pub struct BorrowedRoutes {
+    port: Arc<ArcSwap<PortRoutes>>,
+    before: Arc<PortRoutes>,
+    joined: Arc<PortRoutes>,
+}
+
+impl BorrowedRoutes {
+    /// Nothing where the port has all of it.
+    pub fn join(port: &Arc<ArcSwap<PortRoutes>>, wanted: PortRoutes) -> Option<Self> {
+        let before = port.load_full();
+        let (RouteTable::Named(routes), RouteTable::Named(wanted)) = (&before.table, wanted.table) else {
+            return None;
+        };
+        let is_named = |name: &String| routes.iter().any(|route| route.sni.contains(name));
+        let takes_any = routes.iter().any(|route| route.sni.is_empty());
+        let mut joined = routes.clone();
+        for SniRoute { mut sni, handling } in wanted {
+            let is_for_any = sni.is_empty();
+            sni.retain(|name| !is_named(name));
+            if (is_for_any && !takes_any) || !sni.is_empty() {
+                joined.push(SniRoute { sni, handling });
+            }
+        }
+        if joined.len() == routes.len() {
+            return None;
+        }
+        let joined = Arc::new(PortRoutes { proxy: before.proxy.clone(), table: RouteTable::Named(joined) });
+        port.store(joined.clone());
+        Some(Self { port: port.clone(), before, joined })
+    }
+}
+
+impl Drop for BorrowedRoutes {
+    fn drop(&mut self) {
+        self.port.compare_and_swap(&self.joined, self.before.clone());
     }
 }
 
@@ -158,9 +232,10 @@ pub async fn route_client(
     stream: TcpStream,
     from: SocketAddr,
     front: &PortRoutes,
+    link_doors: &LinkDoors,
     gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
-    match timeout(HANDSHAKE, route_stream(stream, from, front, gates)).await {
+    match timeout(HANDSHAKE, route_stream(stream, from, front, link_doors, gates)).await {
         Ok(entered) => entered,
         Err(_) => Err(RouteError::Timeout),
     }
@@ -195,6 +270,7 @@ async fn route_stream(
     mut stream: TcpStream,
     from: SocketAddr,
     front: &PortRoutes,
+    link_doors: &LinkDoors,
     gates: &ClientGates,
 ) -> Result<RoutedClient, RouteError> {
     let mut origin = origin_of(&stream);
@@ -236,6 +312,10 @@ async fn route_stream(
     let hello = ClientHello::read(&mut stream, said).await?;
     let name = hello.name();
     let Some(door) = find_sni_route(doors, name) else {
+        // Links may have a certificate of their own.
+        if let Some(server) = link_doors.outer_server() {
+            return route_requests(client, (hello, stream), &server, Arc::default(), origin).await;
+        }
         client_hello::refuse_name(&mut stream).await;
         return Err(RouteError::UnknownName(name.map(str::to_owned)));
     };
@@ -273,18 +353,22 @@ async fn route_stream(
             }))
         }
         TlsHandling::Http(doors, server) => {
-            let (stream, user) = server.accept(hello, stream).await?;
-            origin.user = user;
-            Ok(RoutedClient::Web(WebClient {
-                client,
-                stream,
-                prefix: Vec::new(),
-                routes: doors.clone(),
-                is_tls: true,
-                origin,
-            }))
+            route_requests(client, (hello, stream), server, doors.clone(), origin).await
         }
     }
+}
+
+/// Ends TLS before requests.
+async fn route_requests(
+    client: SocketAddr,
+    (hello, stream): (ClientHello, TcpStream),
+    server: &TlsServer,
+    routes: Arc<Vec<HttpRoute>>,
+    mut origin: Box<ClientOrigin>,
+) -> Result<RoutedClient, RouteError> {
+    let (stream, user) = server.accept(hello, stream).await?;
+    origin.user = user;
+    Ok(RoutedClient::Web(WebClient { client, stream, prefix: Vec::new(), routes, is_tls: true, origin }))
 }
 
 /// Where a client has connected to; all that is known of it without being told.

@@ -24,7 +24,7 @@ use crate::{
         quota::{DescriptorQuota, QuotaPermit},
     },
     auth::ClientLogins,
-    link::session_side::SessionSide,
+    link::{door::LinkDoors, session_side::SessionSide},
     net::{
         listen::{ListenEvent, Listener},
         stream::NetStream,
@@ -70,8 +70,16 @@ pub struct ClientPortContext {
 }
 
 /// Accepts clients until the port is closed; who serves them may change while it runs.
-pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, shared: ClientPortContext) {
+pub async fn run(
+    listener: Arc<Listener>,
+    front: Arc<ArcSwap<PortRoutes>>,
+    doors: Arc<LinkDoors>,
+    shared: ClientPortContext,
+) {
     let ClientPortContext { serve, tasks, notices, probes, quota, .. } = shared.clone();
+    let unbounded = DescriptorQuota::new(usize::MAX);
+    // Where nobody but links comes in, no client takes their room.
+    let is_for_links = || !front.load().has_services();
     let leave = CancellationToken::new();
     let _closed = leave.clone().drop_guard();
     let accepted = |stream, client: SocketAddr, place: QuotaPermit| {
@@ -100,6 +108,7 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
                     leave: leave.clone(),
                     entered_by: front.load_full(),
                     current: front.clone(),
+                    doors: doors.clone(),
                     log: notices.limited().clone(),
                     gates: shared.gates.clone(),
                     logins: shared.logins.clone(),
@@ -107,7 +116,9 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
                     access: shared.access.clone(),
                     leaving: shared.leaving.clone(),
                 };
-                let greeting = HandshakePermit::begin(shared.handshakes.clone(), client.ip());
+                let of_links = is_for_links().then(|| doors.handshakes()).flatten();
+                let handshakes = of_links.unwrap_or_else(|| shared.handshakes.clone());
+                let greeting = HandshakePermit::begin(handshakes, client.ip());
                 tasks.spawn(
                     "session",
                     serve_within_quota(place, serve_client(stream, client, serve.clone(), stay, greeting)),
@@ -132,7 +143,8 @@ pub async fn run(listener: Arc<Listener>, front: Arc<ArcSwap<PortRoutes>>, share
             notices.info(LogEvent::PortListens.line(format!("client port {at} listens now")))
         }
     };
-    listener.accept_within(&quota, accepted, tell).await;
+    let quota = || if is_for_links() { unbounded.clone() } else { quota.clone() };
+    listener.accept_within(quota, accepted, tell).await;
 }
 
 /// Serves a client while holding its descriptor permit.
@@ -175,7 +187,7 @@ async fn serve_client(
     greeting: HandshakePermit,
 ) {
     // Boxed: an open session holds no memory for how it came.
-    let entered = routes::route_client(stream, client, &stay.entered_by, &stay.gates);
+    let entered = routes::route_client(stream, client, &stay.entered_by, &stay.doors, &stay.gates);
     let entered = Box::pin(greeting.evicted.run_until_cancelled(entered)).await;
     let entered = entered.unwrap_or_else(|| Err(RouteError::Evicted));
     let session = match entered {
@@ -200,6 +212,8 @@ pub struct RouteLifetime {
     pub leave: CancellationToken,
     current: Arc<ArcSwap<PortRoutes>>,
     entered_by: Arc<PortRoutes>,
+    /// Where links come in by this port.
+    pub doors: Arc<LinkDoors>,
     pub log: Arc<RateLimitedLog>,
     pub gates: Arc<ClientGates>,
     pub logins: Arc<ClientLogins>,

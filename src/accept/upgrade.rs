@@ -1,6 +1,6 @@
 //! A client connection whose request has turned it into something else: a WebSocket, or what two ends agreed on.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     admission::clients::{ClientAdmission, ClientPermit},
     http::{checked_stream::CheckedStream, interim::InterimStream, upstream::UpstreamConnection},
+    link::door::LinkDoor,
     net::{
         pipe::PipeEnd,
         prefixed::PrefixedStream,
@@ -24,13 +25,15 @@ use crate::{
     },
     profile::WebOptions,
     proto::multiplex::open::ClientOrigin,
-    telemetry::log::AccessRecord,
+    telemetry::log::{AccessRecord, LogEvent},
 };
 
 /// What a request has upgraded the connection to.
 pub enum UpgradedTo {
     /// A WebSocket, whose frames are taken off here.
     Socket(Box<UpgradedSocket>),
+    /// The same for a link.
+    Link(Box<LinkDoor>),
     /// Something that is passed on as it is, with the other end of its channel.
     Passed(OnUpgrade),
 }
@@ -82,6 +85,16 @@ pub async fn web_socket_session(
     // It is told why it is closed before its session is cut.
     let expires = expires.map(|at| at + FAREWELL * 2);
     Ok(SessionRequest { id: Some(id), idle_state: Some(work), expires, ..session_request(entered) })
+}
+
+/// A connection has become a link: from here on it is greeted as one.
+pub async fn greet_link(door: &LinkDoor, left: Option<OnUpgrade>, client: SocketAddr) {
+    match downgrade_client(left).await {
+        Ok(here) => door.receive(here.into_inner(), client),
+        Err(error) => {
+            tracing::debug!(event = %LogEvent::ClientUpgradeLost, %client, "a link was lost: {error}");
+        }
+    }
 }
 
 /// Joins a connection that was upgraded to the other end of its upstream session.

@@ -38,7 +38,7 @@ use super::{
     routes::{AdmittedClient, HttpRoute, WebClient, WebKind},
     tcp::{RouteLifetime, session_request},
     teardown::{close_connection, drive_until_closed},
-    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, hand_over, web_socket_session},
+    upgrade::{UpgradedSocket, UpgradedTo, downgrade_client, greet_link, hand_over, web_socket_session},
     upstream_session::{FAREWELL, RequestFailure, UpstreamSession, failure_response, session_id, unreadable},
 };
 use crate::{
@@ -58,6 +58,7 @@ use crate::{
         framing,
         interim::{InterimPolicy, InterimResponses, InterimStream},
         keep_alive::{ConnectionPhase, ExchangeGuard, KeepAliveTracker, PhaseTimer},
+        link_upgrade,
         request::{self, ForwardedHeaders},
         upstream::{ResponseFailure, UpstreamConnection},
         websocket,
@@ -141,12 +142,12 @@ pub async fn serve(
     // Each session hears an end.
     lock(&front.idle_sessions).clear();
     let became = lock(&front.upgraded).take();
+    // Who is late is cut; what is passed on goes over a session that stays.
+    if !matches!(became, Some(UpgradedTo::Passed(_))) {
+        let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
+    }
     match became {
-        None => {
-            // Who is late is cut.
-            let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
-            None
-        }
+        None => None,
         Some(UpgradedTo::Passed(there)) => {
             let here = lock(&front.downstream_upgrade).take();
             let handed = Box::pin(async move {
@@ -160,8 +161,14 @@ pub async fn serve(
             sides.all_ended().await;
             None
         }
+        Some(UpgradedTo::Link(door)) => {
+            // From here on it counts among the links' handshakes.
+            lock(&front.handshake_permit).take();
+            let left = lock(&front.downstream_upgrade).take();
+            greet_link(&door, left, client).await;
+            None
+        }
         Some(UpgradedTo::Socket(socket)) => {
-            let _ = timeout(FAREWELL, front.drivers.all_ended()).await;
             let left = lock(&front.downstream_upgrade).take();
             let entered = web_socket_session(*socket, left, &front.origin, &front.reclaim).await;
             if let Err(error) = &entered {
@@ -294,6 +301,11 @@ impl ClientConnection {
         let host = request::check_request(&request)?;
         if request.uri().path() == "*" {
             return Ok(error_response::options_response());
+        }
+        if let Some(door) = self.lifetime.doors.find(request.uri().path()) {
+            let response = link_upgrade::grant_upgrade(&request)?;
+            *lock(&self.upgraded) = Some(UpgradedTo::Link(Box::new(door)));
+            return Ok(response);
         }
         let door = find_route(&self.routes, &request, &host)?;
         let (address, by) = client_of(self.client, self.forwarded.clone(), door, request.headers());

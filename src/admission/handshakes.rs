@@ -28,6 +28,8 @@ pub struct HandshakeLimiter {
 #[derive(Debug, Default)]
 struct PendingHandshakes {
     max: usize,
+    /// Of one address.
+    max_each: usize,
     count: u64,
     /// By address, oldest first.
     of: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
@@ -65,9 +67,13 @@ impl Drop for HandshakePermit {
 impl HandshakeLimiter {
     /// Admits `max` at once.
     pub fn new(max: usize) -> Self {
-        let limiter = Self { under_way: Mutex::default() };
-        limiter.resize(max);
-        limiter
+        Self::with_each(max, usize::MAX)
+    }
+
+    /// The same, and so many of one address.
+    pub fn with_each(max: usize, max_each: usize) -> Self {
+        let under_way = PendingHandshakes { max, max_each, ..PendingHandshakes::default() };
+        Self { under_way: Mutex::new(under_way) }
     }
 
     /// Changes the bound; those under way stay.
@@ -82,8 +88,15 @@ impl HandshakeLimiter {
 
 impl PendingHandshakes {
     fn begin(&mut self, whose: IpAddr, token: CancellationToken) -> u64 {
-        if self.all >= self.max {
-            self.evict();
+        let oldest_of = |tokens: &BTreeMap<u64, _>| tokens.first_key_value().map(|(oldest, _)| *oldest);
+        match self.of.get(&whose).filter(|tokens| tokens.len() >= self.max_each).and_then(oldest_of) {
+            Some(oldest) => self.evict(whose, oldest),
+            None if self.all >= self.max => {
+                if let Some(&(_, Reverse(oldest), most)) = self.ranks.last() {
+                    self.evict(most, oldest);
+                }
+            }
+            None => {}
         }
         self.count += 1;
         self.all += 1;
@@ -92,8 +105,7 @@ impl PendingHandshakes {
         number
     }
 
-    fn evict(&mut self) {
-        let Some(&(_, Reverse(oldest), whose)) = self.ranks.last() else { return };
+    fn evict(&mut self, whose: IpAddr, oldest: u64) {
         if let Some(token) = self.remove(whose, oldest) {
             token.cancel();
         }
@@ -163,6 +175,17 @@ mod tests {
         drop((honest, flood, more, one, _newcomer));
         let left = limiter.lock();
         assert_eq!((left.all, left.of.len(), left.ranks.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_address_has_no_more_than_its_own() {
+        let limiter = Arc::new(HandshakeLimiter::with_each(MAX, 64));
+        let begin = |address: [u8; 4]| HandshakePermit::begin(limiter.clone(), address.into());
+        let (honest, begun) = (begin([192, 0, 2, 7]), (0..100).map(|_| begin([192, 0, 2, 8])));
+        let begun: Vec<_> = begun.collect();
+        let evicted: Vec<_> = (0..begun.len()).filter(|at| begun[*at].evicted.is_cancelled()).collect();
+        assert_eq!(evicted, (0..100 - 64).collect::<Vec<_>>());
+        assert!(!honest.evicted.is_cancelled());
     }
 
     #[test]

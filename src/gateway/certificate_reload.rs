@@ -248,13 +248,7 @@ impl Engine {
                 service.connector.load().watch(&self.shared.notices, &self.shared.dns);
             }
         }
-        ports::replace_ports(
-            &mut self.ports,
-            ClientPorts::new(),
-            self.profile.dmz.as_ref(),
-            edges,
-            &self.shared,
-        );
+        ports::replace_ports(&mut self.ports, ClientPorts::new(), &self.profile, edges, &self.shared);
     }
 }
 

@@ -18,7 +18,6 @@ use super::link_session;
 use crate::{
     link::{
         DIAL, GOODBYE, HANDSHAKE, LINGERING_CLOSE, Peer,
-        carrier::IncomingLink,
         generation::TermsGeneration,
         handshake::{self, HandshakeError, HandshakeTerms, HelloRole, OfferDecision},
         liveness::{HEARTBEAT, LinkLiveness, LivenessVerdict, UNANSWERED, WriteState},
@@ -30,7 +29,7 @@ use crate::{
         server::{IdleLinkLost, IdleLossReason, LinkServer},
         standing::{self, Agreement, StandingEvent, StandingLink},
     },
-    net::{dial, stream::NetStream, tcp},
+    net::{dial, read_ahead::BelowTls, stream::NetStream, tcp},
     profile::{GatewaysOfName, HostPort, LinkAddress, LinkCarrier, ServiceName},
     proto::multiplex::{
         decoder::{FrameReader, HeardPiece},
@@ -207,7 +206,7 @@ async fn check_accepted(value: Duration) {
     let from = ours.peer_addr().expect("it is connected");
     let identity = ArcSwap::from_pointee(None);
     let greeted =
-        happens_after(value, handshake::accept(IncomingLink::Bare(ours), from, &identity, &terms())).await;
+        happens_after(value, handshake::accept(BelowTls::Socket(ours), from, &identity, &terms())).await;
     assert!(matches!(greeted, Err(HandshakeError::Late)), "{greeted:?}");
 }
 

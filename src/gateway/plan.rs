@@ -110,7 +110,7 @@ impl Engine {
         let (running, wanted) = (self.internal.as_ref(), profile.internal.as_ref());
         let goes_on = running.zip(wanted).is_some_and(|(side, half)| side.fits(half));
         let internal = HalfChange::between(running.is_some(), wanted.is_some(), goes_on);
-        let (mut opens, mut closes) = ports::port_changes(profile.dmz.as_ref(), &self.ports);
+        let (mut opens, mut closes) = ports::port_changes(profile, &self.ports);
         let (mut links, mut retires) = (Vec::new(), 0);
         if dmz.opens() {
             match profile.dmz.as_ref().map(|half| &half.way) {
@@ -170,17 +170,19 @@ impl Engine {
     pub(super) fn addresses_to_bind(&self, profile: &Profile) -> Vec<HostPort> {
         let plan = self.plan_switch(profile);
         let of_dmz = profile.dmz.as_ref().filter(|_| plan.dmz.opens()).and_then(|half| match &half.way {
-            DmzMode::Reverse { listen, .. } => Some(listen.at.clone()),
+            DmzMode::Reverse { listen, .. } => Some(listen),
             DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
         });
         let of_internal =
             profile.internal.as_ref().filter(|_| plan.internal.opens()).and_then(|half| match &half.way {
-                InternalMode::Forward { listen, .. } => Some(listen.at.clone()),
+                InternalMode::Forward { listen, .. } => Some(listen),
                 InternalMode::Reverse { .. } => None,
             });
-        let of_clients = ports::missing_addresses(profile.dmz.as_ref(), &self.ports);
+        // Links inside WebSockets come in by ports of clients.
+        let bare = [of_dmz, of_internal].into_iter().flatten().filter(|listen| listen.web_socket().is_none());
+        let of_clients = ports::missing_addresses(profile, &self.ports);
         let of_monitors = self.missing_health(profile).cloned();
-        of_clients.into_iter().chain(of_dmz).chain(of_internal).chain(of_monitors).collect()
+        of_clients.into_iter().chain(bare.map(|listen| listen.at.clone())).chain(of_monitors).collect()
     }
 
     /// Limits that more sessions than they allow are under already.

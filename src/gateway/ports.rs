@@ -1,4 +1,4 @@
-//! The ports that clients connect to.
+//! The ports that clients connect to, and links inside WebSockets: by one path of a port, alone or beside services.
 
 use std::{
     collections::HashMap,
@@ -8,32 +8,42 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::halves::SharedContext;
+use super::halves::{DmzSide, InternalSide, SharedContext};
 use crate::{
     accept::{
-        routes::{HttpRoute, PortRoutes, RouteTable, SniRoute, TlsHandling, WebKind},
+        routes::{BorrowedRoutes, HttpRoute, PortRoutes, RouteTable, SniRoute, TlsHandling, WebKind},
         tcp,
     },
+    link::door::LinkDoors,
     net::{
-        listen::{self, BindError, Listener, ListenerGuard},
+        listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
         resolver::ResolvedNames,
     },
     profile::{
-        Accept, AcceptAddress, BindPolicy, Carries, DmzHalf, DmzService, EdgeScheme, HostPort, Problem,
-        ServiceName, UnreadyPolicy,
+        Accept, AcceptAddress, BindPolicy, Carries, DmzMode, DmzService, EdgeScheme, Half, HostPort,
+        InternalMode, LinkAddress, Problem, Profile, ServiceName, UnreadyPolicy,
     },
     tls::edge::EdgeTls,
     verify::probe::ProbeEntry,
 };
 
 pub type ClientPorts = HashMap<PortKey, ClientPort>;
-/// Identifies a port by its address in the profile; each accept on `port 0` is a port of its own.
-type PortKey = (HostPort, Option<(ServiceName, usize)>);
+/// Identifies a port by its address in the profile; whoever is on `port 0` has a port of its own.
+type PortKey = (HostPort, Option<PortOwner>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum PortOwner {
+    /// An accept of a service, by its place.
+    Accept(ServiceName, usize),
+    Links(Half),
+}
 
 /// One bound port, which may be handed from one service to another.
 #[derive(Debug)]
 pub struct ClientPort {
     routes: Arc<ArcSwap<PortRoutes>>,
+    /// Where links come in by it.
+    doors: Arc<LinkDoors>,
     /// What the profile calls it for each service.
     names: Vec<(AcceptAddress, ServiceName)>,
     entries: Vec<ProbeEntry>,
@@ -55,15 +65,61 @@ pub(super) struct ShutPort {
     pub is_taken: bool,
 }
 
-/// The ports that a profile wants, with the services of each and how they are reached.
-fn wanted_ports(half: Option<&DmzHalf>) -> HashMap<PortKey, Vec<(&DmzService, &Accept)>> {
-    let mut wanted = HashMap::<_, Vec<_>>::new();
-    for service in half.into_iter().flat_map(|half| &half.services) {
+/// What a profile has on one port.
+#[derive(Default)]
+struct WantedPort<'a> {
+    /// The services, and how they are reached.
+    accepts: Vec<(&'a DmzService, &'a Accept)>,
+    /// Where links come in by it, and whether they wait for its address.
+    links: Option<(&'a LinkAddress, BindPolicy)>,
+}
+
+impl WantedPort<'_> {
+    /// One of those that share it is enough to wait for it.
+    fn bind(&self) -> BindPolicy {
+        let mut all = self.accepts.iter().map(|(_, accept)| accept.bind);
+        let waits = all.any(|bind| bind == BindPolicy::Wait)
+            || self.links.is_some_and(|(_, bind)| bind == BindPolicy::Wait);
+        if waits { BindPolicy::Wait } else { BindPolicy::Now }
+    }
+
+    /// Links come in by it whatever becomes of its services.
+    fn unready(&self) -> UnreadyPolicy {
+        let refuses = |(service, _): &(&DmzService, _)| service.unready == UnreadyPolicy::Refuse;
+        match self.links.is_none() && self.accepts.iter().all(refuses) {
+            true => UnreadyPolicy::Refuse,
+            false => UnreadyPolicy::Accept,
+        }
+    }
+}
+
+fn key_of_links(half: Half, address: &LinkAddress) -> PortKey {
+    let at = address.at.clone();
+    let own = at.takes_free_port().then_some(PortOwner::Links(half));
+    (at, own)
+}
+
+/// The ports that a profile wants.
+fn wanted_ports(profile: &Profile) -> HashMap<PortKey, WantedPort<'_>> {
+    let mut wanted = HashMap::<_, WantedPort<'_>>::new();
+    for service in profile.dmz.iter().flat_map(|half| &half.services) {
         for (place, accept) in service.accept.iter().enumerate() {
             let at = accept.address.at.clone();
-            let own = at.takes_free_port().then(|| (service.name.clone(), place));
-            wanted.entry((at, own)).or_default().push((service, accept));
+            let own = at.takes_free_port().then(|| PortOwner::Accept(service.name.clone(), place));
+            wanted.entry((at, own)).or_default().accepts.push((service, accept));
         }
+    }
+    let of_dmz = profile.dmz.as_ref().and_then(|half| match &half.way {
+        DmzMode::Reverse { listen, bind, .. } => Some((Half::Dmz, listen, *bind)),
+        DmzMode::Direct(_) | DmzMode::Forward { .. } => None,
+    });
+    let of_internal = profile.internal.as_ref().and_then(|half| match &half.way {
+        InternalMode::Forward { listen, bind, .. } => Some((Half::Internal, listen, *bind)),
+        InternalMode::Reverse { .. } => None,
+    });
+    let inside = |(_, listen, _): &(_, &LinkAddress, _)| listen.web_socket().is_some();
+    for (half, listen, bind) in of_dmz.into_iter().chain(of_internal).filter(inside) {
+        wanted.entry(key_of_links(half, listen)).or_default().links = Some((listen, bind));
     }
     wanted
 }
@@ -88,7 +144,9 @@ impl ClientPort {
             access: common.access.clone(),
             leaving: common.leaving.clone(),
         };
-        common.tasks.spawn("client port", tcp::run(listener, self.routes.clone(), shared));
+        common
+            .tasks
+            .spawn("client port", tcp::run(listener, self.routes.clone(), self.doors.clone(), shared));
     }
 
     /// An address of a service at each place where it listens, with the real port.
@@ -98,30 +156,28 @@ impl ClientPort {
     }
 }
 
-/// The addresses of the ports that `half` wants and `current` lacks.
-pub fn missing_addresses(half: Option<&DmzHalf>, current: &ClientPorts) -> Vec<HostPort> {
-    wanted_ports(half).into_keys().filter(|key| !current.contains_key(key)).map(|(at, _)| at).collect()
+/// The addresses of the ports that `profile` wants and `current` lacks.
+pub fn missing_addresses(profile: &Profile, current: &ClientPorts) -> Vec<HostPort> {
+    wanted_ports(profile).into_keys().filter(|key| !current.contains_key(key)).map(|(at, _)| at).collect()
 }
 
-/// Binds the ports that `half` wants and `current` lacks.
+/// Binds the ports that `profile` wants and `current` lacks.
 pub fn bind_missing(
-    half: Option<&DmzHalf>,
+    profile: &Profile,
     current: &ClientPorts,
     found: &ResolvedNames,
 ) -> Result<ClientPorts, BindError> {
     let mut bound = ClientPorts::new();
-    for (key, services) in wanted_ports(half) {
+    for (key, wanted) in wanted_ports(profile) {
         if !current.contains_key(&key) {
-            // One of those that share it is enough to wait for it.
-            let waits = services.iter().any(|(_, accept)| accept.bind == BindPolicy::Wait);
-            let bind = if waits { BindPolicy::Wait } else { BindPolicy::Now };
-            let listener = listen::bind_for_clients(&key.0, found.addresses(&key.0), bind)?;
+            let listener = listen::bind_for_clients(&key.0, found.addresses(&key.0), wanted.bind())?;
             let port = ClientPort {
                 // Replaced before it is started.
                 routes: Arc::new(ArcSwap::from_pointee(PortRoutes {
                     proxy: None,
-                    table: RouteTable::One(services[0].0.name.clone()),
+                    table: RouteTable::Named(Vec::new()),
                 })),
+                doors: Arc::default(),
                 names: Vec::new(),
                 entries: Vec::new(),
                 closer: listener.closer(),
@@ -135,12 +191,40 @@ pub fn bind_missing(
     Ok(bound)
 }
 
-/// The ports that `half` wants and `current` lacks, and those that it does not want, in words.
-pub fn port_changes(half: Option<&DmzHalf>, current: &ClientPorts) -> (Vec<String>, Vec<String>) {
-    let wanted = wanted_ports(half);
+/// The links of new parts come in: by a port that runs, or by a new one, which is started for that. Its services come
+/// later.
+pub fn open_doors(
+    (dmz, internal): (Option<&DmzSide>, Option<&InternalSide>),
+    (running, new): (&ClientPorts, &mut ClientPorts),
+    (profile, edges): (&Profile, &EdgeTls),
+    common: &SharedContext,
+) {
+    let of_dmz = dmz.and_then(DmzSide::door).map(|door| (Half::Dmz, door));
+    let of_internal = internal.and_then(InternalSide::door).map(|door| (Half::Internal, door));
+    for (half, door) in of_dmz.into_iter().chain(of_internal) {
+        let key = key_of_links(half, &door.address);
+        let Some(wanted) = wanted_ports(profile).remove(&key) else { continue };
+        let routes = build_routes(&wanted, edges).without_services();
+        if let Some(port) = running.get(&key) {
+            let borrowed = BorrowedRoutes::join(&port.routes, routes);
+            door.open_in(&port.doors, ListenerPlace::clone(&port.closer), borrowed);
+        } else if let Some(port) = new.get_mut(&key) {
+            port.routes.store(Arc::new(routes));
+            door.open_in(&port.doors, ListenerPlace::clone(&port.closer), None);
+            if let Some(listener) = port.listener.take() {
+                port.start(listener, common);
+            }
+        }
+    }
+}
+
+/// The ports that `profile` wants and `current` lacks, and those that it does not want, in words; of clients, since a
+/// half tells of its links' itself.
+pub fn port_changes(profile: &Profile, current: &ClientPorts) -> (Vec<String>, Vec<String>) {
+    let wanted = wanted_ports(profile);
     let line = |at: &AcceptAddress, service: &ServiceName| format!("{at} for clients of `{service}`");
     let opens =
-        wanted.iter().filter(|(key, _)| !current.contains_key(key)).flat_map(|(_, services)| services);
+        wanted.iter().filter(|(key, _)| !current.contains_key(key)).flat_map(|(_, port)| &port.accepts);
     let mut opens: Vec<_> = opens.map(|(service, accept)| line(&accept.address, &service.name)).collect();
     let closes = current.iter().filter(|(key, _)| !wanted.contains_key(key));
     let closes = closes.flat_map(|(_, port)| port.names.iter().map(move |(at, service)| (port, at, service)));
@@ -159,18 +243,18 @@ pub fn port_changes(half: Option<&DmzHalf>, current: &ClientPorts) -> (Vec<Strin
 pub fn replace_ports(
     ports: &mut ClientPorts,
     new: ClientPorts,
-    half: Option<&DmzHalf>,
+    profile: &Profile,
     edges: &EdgeTls,
     common: &SharedContext,
 ) {
     let mut before = std::mem::take(ports);
     before.extend(new);
-    for (key, services) in wanted_ports(half) {
+    for (key, wanted) in wanted_ports(profile) {
         let Some(mut port) = before.remove(&key) else { continue };
-        port.routes.store(Arc::new(build_routes(&services, edges)));
-        let refuses = |(service, _): &(&DmzService, _)| service.unready == UnreadyPolicy::Refuse;
-        port.unready =
-            if services.iter().all(refuses) { UnreadyPolicy::Refuse } else { UnreadyPolicy::Accept };
+        port.routes.store(Arc::new(build_routes(&wanted, edges)));
+        port.doors.forget_closed();
+        port.unready = wanted.unready();
+        let services = wanted.accepts;
         port.names =
             services.iter().map(|(service, accept)| (accept.address.clone(), service.name.clone())).collect();
         let local = port.closer.listens_at().first().copied();
@@ -192,7 +276,8 @@ pub fn replace_ports(
     }
 }
 
-fn build_routes(services: &[(&DmzService, &Accept)], edges: &EdgeTls) -> PortRoutes {
+fn build_routes(port: &WantedPort<'_>, edges: &EdgeTls) -> PortRoutes {
+    let services = &port.accepts;
     // The same for all of a port.
     let proxy = services.iter().find_map(|(_, accept)| accept.proxy.clone());
     let (mut doors, mut plain_web) = (Vec::<SniRoute>::new(), Vec::new());
@@ -239,9 +324,13 @@ fn build_routes(services: &[(&DmzService, &Accept)], edges: &EdgeTls) -> PortRou
         };
         doors.extend(behind.map(|behind| SniRoute { sni: accept.sni.clone(), handling: behind }));
     }
-    let doors =
-        if plain_web.is_empty() { RouteTable::Named(doors) } else { RouteTable::Http(Arc::new(plain_web)) };
-    PortRoutes { proxy, table: doors }
+    let links_are_plain =
+        port.links.is_some_and(|(links, _)| links.web_socket().is_some_and(|socket| !socket.is_secure()));
+    let table = match plain_web.is_empty() && !links_are_plain {
+        true => RouteTable::Named(doors),
+        false => RouteTable::Http(Arc::new(plain_web)),
+    };
+    PortRoutes { proxy, table }
 }
 
 /// What is wrong with the TLS of an accept, so that it can not be spoken.

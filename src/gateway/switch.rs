@@ -89,7 +89,7 @@ impl Engine {
         let new_dmz = loaded.profile.dmz.as_ref().filter(|_| plan.dmz.opens());
         let new_internal = loaded.profile.internal.as_ref().filter(|_| plan.internal.opens());
         // Everything is bound before anything runs.
-        let ports = ports::bind_missing(loaded.profile.dmz.as_ref(), &self.ports, found)?;
+        let mut ports = ports::bind_missing(&loaded.profile, &self.ports, found)?;
         let health = self.bind_health(&loaded.profile, found)?;
         let (edges, common) = (&loaded.edges, &self.shared);
         let security = (loaded.dmz.clone(), edges);
@@ -100,12 +100,10 @@ impl Engine {
         let mut internal = new_internal
             .map(|half| InternalSide::prepare(half, security, self.internal.as_ref(), found, common))
             .transpose()?;
-        if let (Some(side), Some(half)) = (&mut dmz, new_dmz) {
-            side.start(half, &self.shared);
-        }
-        if let (Some(side), Some(half)) = (&mut internal, new_internal) {
-            side.start(half, &self.shared);
-        }
+        dmz.iter_mut().zip(new_dmz).for_each(|(side, half)| side.start(half, common));
+        internal.iter_mut().zip(new_internal).for_each(|(side, half)| side.start(half, common));
+        let sides = (dmz.as_ref(), internal.as_ref());
+        ports::open_doors(sides, (&self.ports, &mut ports), (&loaded.profile, edges), common);
         let deadline = Instant::now() + READY_WITHIN;
         Ok(PendingSwitch { chosen, loaded, ports, dmz, internal, health, audit, deadline, asker: None, plan })
     }
@@ -251,7 +249,7 @@ impl Engine {
         self.install_services(&profile, &edges);
         self.follow_hours();
         self.follow_lockdown();
-        ports::replace_ports(&mut self.ports, new_ports, profile.dmz.as_ref(), &edges, &self.shared);
+        ports::replace_ports(&mut self.ports, new_ports, &profile, &edges, &self.shared);
         self.install_health(health, &profile);
         self.install_logs(&profile);
         self.install_audit(audit, &profile, asker.as_ref());

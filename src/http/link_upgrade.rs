@@ -1,28 +1,19 @@
 //! The request that makes a connection the WebSocket of a link (RFC 6455, section 4), asked and answered.
 
-use std::{
-    convert::Infallible,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::io;
 
 use hyper::{
-    Request, Response, StatusCode,
+    Request, Response,
     body::{Bytes, Incoming},
-    service::service_fn,
-    upgrade::OnUpgrade,
 };
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 use super::{
-    HeadSource,
     body::MessageBody,
-    driver,
     error_response::{self, ErrorResponse},
-    framing, request, websocket,
+    request, websocket,
 };
 use crate::net::{prefixed::PrefixedStream, stream::NetStream};
 
@@ -39,19 +30,22 @@ pub enum UpgradeError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error(
-        "it answers {0} where a WebSocket was asked for: is it the path of the other gateway's `listen`?"
+        "it answers {answer} where a WebSocket was asked for: is it the path of the other gateway's `listen`?"
     )]
-    Refused(String),
+    Refused { status: u16, answer: String },
     #[error("it does not speak HTTP: its answer begins with `{0}`")]
     OtherProtocol(String),
     #[error("it answers 101 without the right {0}")]
     NoWebSocket(&'static str),
     #[error("the head of its answer has more than {HEAD_BYTES_MAX} bytes")]
     LongHead,
-    #[error("it asked for no WebSocket at `{0}`")]
-    NotAsked(Arc<str>),
-    #[error("its request could not be read: {0}")]
-    Request(hyper::Error),
+}
+
+impl UpgradeError {
+    /// Whether a balancer says that nobody is behind it (RFC 9110, sections 15.6.3 to 15.6.5).
+    pub fn is_of_nobody(&self) -> bool {
+        matches!(self, Self::Refused { status: 502..=504, .. })
+    }
 }
 
 /// Asks the other end of a connection to make it a WebSocket.
@@ -107,7 +101,7 @@ fn judge_answer(head: &[u8], key: &str) -> Result<(), UpgradeError> {
     };
     if status != 101 {
         let said = format!("{status} {}", answer.reason.unwrap_or_default());
-        return Err(UpgradeError::Refused(shown(said.trim().as_bytes())));
+        return Err(UpgradeError::Refused { status, answer: shown(said.trim().as_bytes()) });
     }
     let field = |name: &str| {
         let fields = answer.headers.iter();
@@ -132,46 +126,11 @@ fn other_protocol(heard: &[u8]) -> UpgradeError {
     UpgradeError::OtherProtocol(shown(&heard[..heard.len().min(16)]))
 }
 
-/// Answers the requests of a connection until one of them has made it a WebSocket; whatever else is asked for is not
-/// there.
-pub async fn answer_upgrade(stream: NetStream, path: Arc<str>) -> Result<PrefixedStream, UpgradeError> {
-    let granted = Arc::new(Mutex::new(None::<OnUpgrade>));
-    let service = {
-        let (granted, path) = (granted.clone(), path.clone());
-        service_fn(move |mut request: Request<Incoming>| {
-            let upgrade = hyper::upgrade::on(&mut request);
-            let version = request.version();
-            let mut response = grant(&request, &path).unwrap_or_else(|refused| refused.into_response(None));
-            match response.status() {
-                StatusCode::SWITCHING_PROTOCOLS => {
-                    *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
-                }
-                _ => framing::adapt_to_version(version, &mut response),
-            }
-            async { Ok::<_, Infallible>(response) }
-        })
-    };
-    let served = driver::server_builder(HeadSource::Outside)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    served.await.map_err(UpgradeError::Request)?;
-    let upgrade = granted.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let upgraded = upgrade.ok_or(UpgradeError::NotAsked(path))?.await.map_err(UpgradeError::Request)?;
-    let parts = upgraded.downcast::<TokioIo<NetStream>>().map_err(|_| UpgradeError::Closed)?;
-    Ok(PrefixedStream { prefix: parts.read_buf, stream: parts.io.into_inner() })
-}
-
-/// The answer to a request at a link's port.
-fn grant(request: &Request<Incoming>, path: &str) -> Result<Response<MessageBody>, ErrorResponse> {
-    request::check_request(request)?;
-    match is_for_link(request, path) {
+/// The answer to a request for a link's path: whatever asks for no WebSocket is not there.
+pub fn grant_upgrade(request: &Request<Incoming>) -> Result<Response<MessageBody>, ErrorResponse> {
+    let wanted = request::requested_upgrade(request.headers(), request.version());
+    match request::is_websocket(wanted.as_ref()) {
         true => websocket::grant_upgrade(request, None),
         false => Err(error_response::no_such_service()),
     }
-}
-
-/// Whether a request asks for a WebSocket at the very path of a link.
-pub fn is_for_link<B>(request: &Request<B>, path: &str) -> bool {
-    let wanted = request::requested_upgrade(request.headers(), request.version());
-    request.uri().path() == path && request::is_websocket(wanted.as_ref())
 }

@@ -8,13 +8,14 @@ use socks5_proto::Address;
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     HANDSHAKE, LINGERING_CLOSE, Peer,
-    carrier::{CarrierError, IncomingLink, dial_carrier},
+    carrier::{CarrierError, dial_carrier},
     generation::TermsGeneration,
     link_services::{JudgeOffer, LinkServices},
     multiplex::handle::LinkLoss,
@@ -22,7 +23,7 @@ use super::{
     target_addresses::{self, TargetAddresses},
 };
 use crate::{
-    net::{dial::DialError, stream::NetStream, tcp, via::ViaError},
+    net::{dial::DialError, read_ahead::BelowTls, stream::NetStream, tcp, via::ViaError},
     profile::{Carries, LinkAddress, ServiceName, ViaProxy},
     proto::{
         Refusal,
@@ -228,7 +229,7 @@ pub struct SocksRequest {
 
 /// The listening side: everything up to the request.
 pub async fn accept(
-    incoming: IncomingLink,
+    below: BelowTls,
     from: SocketAddr,
     identity: &ArcSwap<Option<LinkIdentity>>,
     terms: &HandshakeTerms,
@@ -237,7 +238,6 @@ pub async fn accept(
     let identity = identity.load_full();
     let by = Instant::now() + HANDSHAKE;
     let greeting = async {
-        let below = incoming.open().await.map_err(HandshakeError::Carrier)?;
         below.tcp().map_or(Ok(()), tcp::prepare_link).map_err(HandshakeError::Socket)?;
         let address: Arc<str> = from.ip().to_canonical().to_string().into();
         let (mut stream, name, offered) = match identity.as_ref() {
@@ -385,6 +385,22 @@ async fn read_hello(stream: &mut NetStream, from: LinkEnd) -> io::Result<LinkFra
 /// Nothing but `hello` may come here.
 fn unexpected_frame() -> io::Error {
     io::Error::other("another frame than `hello`")
+}
+
+/// Why nobody answers who could be the other gateway.
+pub async fn why_unanswered(address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
+    match target_addresses::connect(address, None).await {
+        Ok(stream) => why_nobody(stream, address, outer).await,
+        Err(error) => Some(error),
+    }
+}
+
+/// The same of whoever has taken a connection: a balancer that says so of whoever is behind it is nobody.
+pub async fn why_nobody(stream: TcpStream, address: &LinkAddress, outer: &EdgeTls) -> Option<HandshakeError> {
+    match timeout(HANDSHAKE, dial_carrier(stream, address, outer)).await {
+        Ok(Err(error)) if error.is_of_nobody() => Some(HandshakeError::Carrier(error)),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// The dialling side, TLS included: the other gateway is there and is who it should be. `target` is where it is, of a

@@ -1,22 +1,24 @@
-//! The port that links come in by.
+//! Where links come in: on a port of their own, or by a [`LinkDoor`](super::door::LinkDoor).
 //!
-//! Each connection is handled in a task of its own under a deadline, so a silent one stalls nobody. The number of
+//! Each link is greeted in a task of its own under a deadline, so a silent one stalls nobody. The number of
 //! handshakes at once is bounded by [`crate::admission::handshakes`].
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio::net::TcpStream;
 
 use super::{
-    carrier::{IncomingLink, OuterTlsCell},
     handshake::{self, AcceptedLink, HandshakeOutcome, HandshakeTerms},
     standing::SOFTWARE,
 };
 use crate::{
     admission::handshakes::{EVICTED, HandshakeLimiter, HandshakePermit},
-    net::listen::{ListenEvent, Listener},
-    profile::LinkCarrier,
+    net::{
+        listen::{ListenEvent, Listener},
+        read_ahead::BelowTls,
+    },
     proto::multiplex::PROTOCOL_NAME,
     tasks::Tasks,
     telemetry::{
@@ -27,16 +29,13 @@ use crate::{
     tls::link::LinkIdentity,
 };
 
-/// What a link listener needs to greet.
+/// What is needed to greet links.
 #[derive(Debug, Clone)]
 pub struct HandshakeContext {
     pub identity: Arc<ArcSwap<Option<LinkIdentity>>>,
     pub terms: HandshakeTerms,
-    /// What links come by, and the TLS around that.
-    pub carrier: Arc<ArcSwap<LinkCarrier>>,
-    pub outer: OuterTlsCell,
-    /// At once; each holds a descriptor and a TLS state for at most the greeting's deadline.
-    pub handshakes: usize,
+    /// Each holds a descriptor and a TLS state for at most the greeting's deadline.
+    pub handshakes: Arc<HandshakeLimiter>,
     pub tasks: Tasks,
     pub notices: Arc<NoticeLog>,
     /// Peers of other versions that were told of already.
@@ -60,42 +59,59 @@ impl HandshakeContext {
     }
 }
 
-/// Accepts links until the port is closed, and hands each to `greeted` with its place among greetings,
-/// which it gives up when it has another.
-pub async fn run<F>(
-    listener: Arc<Listener>,
-    greeter: HandshakeContext,
-    greeted: impl Fn(HandshakeOutcome, HandshakePermit) -> F + Clone + Send + Sync + 'static,
-) where
-    F: Future<Output = ()> + Send,
-{
-    let greetings = Arc::new(HandshakeLimiter::new(greeter.handshakes));
-    let notices = greeter.notices.clone();
-    let accepted = |stream: TcpStream, from: SocketAddr| {
-        let (greeter, greeted) = (greeter.clone(), greeted.clone());
-        let greeting = HandshakePermit::begin(greetings.clone(), from.ip());
-        greeter.tasks.clone().spawn("link", async move {
+/// What becomes of a link that was greeted. It gives up its place among greetings when it has another.
+pub type LinkGreeted = Arc<dyn Fn(HandshakeOutcome, HandshakePermit) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Greets the links of a half, wherever they come in.
+#[derive(Clone)]
+pub struct LinkReception {
+    context: HandshakeContext,
+    greeted: LinkGreeted,
+}
+
+impl fmt::Debug for LinkReception {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("LinkReception").finish_non_exhaustive()
+    }
+}
+
+impl LinkReception {
+    pub fn new(context: HandshakeContext, greeted: LinkGreeted) -> Self {
+        Self { context, greeted }
+    }
+
+    /// Those that are greeted at the moment.
+    pub fn handshakes(&self) -> &Arc<HandshakeLimiter> {
+        &self.context.handshakes
+    }
+
+    /// Greets a link, in a task of its own.
+    pub fn receive(&self, below: BelowTls, from: SocketAddr) {
+        let Self { context, greeted } = self.clone();
+        let greeting = HandshakePermit::begin(context.handshakes.clone(), from.ip());
+        self.context.tasks.spawn("link", async move {
             let evicted = greeting.evicted.clone();
             let served = async {
-                let incoming = match IncomingLink::new(stream, &greeter.carrier.load(), &greeter.outer.load())
-                {
-                    Ok(incoming) => incoming,
-                    Err(error) => return tell(&greeter.notices, from, &error.to_string()),
-                };
-                match handshake::accept(incoming, from, &greeter.identity, &greeter.terms).await {
+                match handshake::accept(below, from, &context.identity, &context.terms).await {
                     // One that is turned away has its place until it is closed.
                     Ok(accepted) => {
-                        greeter.report_versions(&accepted);
+                        context.report_versions(&accepted);
                         greeted(accepted.outcome, greeting).await;
                     }
-                    Err(error) => tell(&greeter.notices, from, &error.to_string()),
+                    Err(error) => tell(&context.notices, from, &error.to_string()),
                 }
             };
             if evicted.run_until_cancelled(served).await.is_none() {
-                tell(&greeter.notices, from, EVICTED);
+                tell(&context.notices, from, EVICTED);
             }
         });
-    };
+    }
+}
+
+/// Accepts links until the port is closed.
+pub async fn run(listener: Arc<Listener>, reception: LinkReception) {
+    let notices = reception.context.notices.clone();
+    let accepted = |stream: TcpStream, from: SocketAddr| reception.receive(BelowTls::Socket(stream), from);
     let tell = |told: ListenEvent<'_>| match told {
         ListenEvent::Pauses(error) => {
             notices.error(

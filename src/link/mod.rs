@@ -9,8 +9,8 @@
 //! it; a [`standing::StandingLink`] speaks `portcullis/2` and carries many at once, as [`multiplex`] does it. A
 //! session sees either as a [`session_side::SessionSide`].
 //!
-//! In reading order: [`carrier`] is what a link goes over, [`handshake`] establishes it, [`listener`] is the port
-//! that links come in by, [`keeper`] the task that keeps links dialled, [`dial_state`] how that goes,
+//! In reading order: [`carrier`] is what a link goes over, [`handshake`] establishes it, [`listener`] greets those that
+//! come in, on a port of their own or by a [`door`], [`keeper`] the task that keeps links dialled, [`dial_state`] how that goes,
 //! [`dialled_gateways`] for whom there is a keeper. [`pool::Pool`] holds the ready links of the
 //! half that opens sessions, each in an [`idle_link::IdleLink`], grouped by peer in [`peer_links::PeerLinks`];
 //! [`peer_record`] decides whose turn it is. [`server`] waits for sessions on the other half. [`shares`] bounds
@@ -21,6 +21,7 @@
 pub mod carrier;
 pub mod dial_state;
 pub mod dialled_gateways;
+pub mod door;
 mod gateway_entry;
 pub mod generation;
 pub mod goodbye;

@@ -8,6 +8,7 @@ use std::{
     future::{pending, poll_fn},
     io,
     net::{Shutdown, SocketAddr},
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Poll,
     time::Duration,
@@ -109,19 +110,33 @@ enum MissingAddresses {
 
 /// Closes a port when it is dropped, whoever accepts on it.
 #[derive(Debug)]
-pub struct ListenerGuard(Weak<Listener>);
+pub struct ListenerGuard(ListenerPlace);
 
 impl ListenerGuard {
     /// When this returns, no more connections are accepted; the sockets are closed by the accept loop.
     pub fn close(&self) {
-        let Some(listener) = self.0.upgrade() else { return };
+        let Some(listener) = self.0.0.upgrade() else { return };
         listener.stop.cancel();
         for open in listener.lock_sockets().iter().filter(|open| open.origin == SocketOrigin::Own) {
             // It can fail only on a socket that does not listen.
             let _ = SockRef::from(&open.socket).shutdown(Shutdown::Both);
         }
     }
+}
 
+impl Deref for ListenerGuard {
+    type Target = ListenerPlace;
+
+    fn deref(&self) -> &ListenerPlace {
+        &self.0
+    }
+}
+
+/// Tells where a port listens.
+#[derive(Debug, Clone)]
+pub struct ListenerPlace(Weak<Listener>);
+
+impl ListenerPlace {
     /// Where it listens; nowhere once it is closed.
     pub fn listens_at(&self) -> Vec<SocketAddr> {
         let open = self.0.upgrade().filter(|listener| !listener.stop.is_cancelled());
@@ -206,7 +221,7 @@ impl Listener {
     }
 
     pub fn closer(self: &Arc<Self>) -> ListenerGuard {
-        ListenerGuard(Arc::downgrade(self))
+        ListenerGuard(ListenerPlace(Arc::downgrade(self)))
     }
 
     /// Accepts until it is closed.
@@ -216,13 +231,14 @@ impl Listener {
         tell: impl FnMut(ListenEvent<'_>),
     ) {
         let accepted = |stream, address, _: QuotaPermit| accepted(stream, address);
-        self.accept_within(&DescriptorQuota::new(usize::MAX), accepted, tell).await;
+        let unbounded = DescriptorQuota::new(usize::MAX);
+        self.accept_within(|| unbounded.clone(), accepted, tell).await;
     }
 
-    /// Accepts until it is closed, each within a quota; past that it pauses.
+    /// Accepts until it is closed, each within the quota that holds for it then; past that it pauses.
     pub async fn accept_within(
         &self,
-        quota: &Arc<DescriptorQuota>,
+        quota: impl Fn() -> Arc<DescriptorQuota>,
         mut accepted: impl FnMut(TcpStream, SocketAddr, QuotaPermit),
         mut tell: impl FnMut(ListenEvent<'_>),
     ) {
@@ -249,6 +265,7 @@ impl Listener {
             };
             match came {
                 Ok((stream, address)) => {
+                    let quota = quota();
                     let mut place = quota.try_take();
                     if place.is_none() {
                         pauses(&io::Error::other(format!("all {} places are taken", quota.max())), &mut tell);

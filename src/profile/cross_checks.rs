@@ -60,6 +60,7 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
     };
     if let Some(link) = link {
         taken.take(&link.value.at, &link.place, problems);
+        raw.dmz.good().into_iter().for_each(|dmz| link_ports::check_sharing(dmz, link, problems));
     }
     let accepts = raw.dmz.good().into_iter().flat_map(|dmz| &dmz.services);
     let accepts = accepts.flat_map(|service| &service.accept.list);
@@ -74,8 +75,9 @@ fn check_ports(raw: &RawProfile, mode: Mode, problems: &mut Vec<Problem>) {
             Some((other, AcceptClash::Name(name))) => {
                 problems.push(same_name(name, &accept.place, &other.place))
             }
-            None if others.is_empty() => taken.take(at, &accept.place, problems),
-            None => {}
+            None if !others.is_empty() => {}
+            None if link.is_some_and(|link| link_ports::is_shared(&link.value, &accept.value)) => {}
+            None => taken.take(at, &accept.place, problems),
         }
         others.push(accept);
     }

@@ -1,19 +1,20 @@
-//! The ports that links inside WebSockets come in by: what they show.
+//! The ports that links inside WebSockets come in by: what they show, and which accepts they can share one with.
 
 use super::{
-    Accept, LinkAddress, OuterTls,
+    Accept, ClientCheck, DmzHalf, LinkAddress, OuterTls, UnreadyPolicy,
     fields::Located,
-    problem::{Problem, ValueProblem},
-    raw::RawProfile,
+    problem::{Problem, ProfilePlace, ValueProblem},
+    raw::{RawDmz, RawDmzService, RawProfile},
 };
 
+/// What each listener shows, in whatever mode.
 pub(super) fn check(raw: &RawProfile, problems: &mut Vec<Problem>) {
     let accepts = || raw.dmz.good().into_iter().flat_map(|dmz| &dmz.services);
     let accepts = || accepts().flat_map(|service| &service.accept.list);
     let dmz = raw.dmz.good().and_then(|dmz| dmz.link.good()).and_then(|link| link.ends.listen.good());
     let has_certificate = |listen: &LinkAddress| {
         let shows = |accept: &Located<Accept>| {
-            accept.value.address.at == listen.at && accept.value.web.is_some() && accept.value.tls.is_some()
+            is_on_port(listen, &accept.value) && accept.value.web.is_some() && accept.value.tls.is_some()
         };
         accepts().any(shows)
     };
@@ -33,4 +34,57 @@ fn check_certificate(listen: &Located<LinkAddress>, problems: &mut Vec<Problem>)
         let advice = "write `outer: { certificate: FILE, key: FILE }` under `link`";
         problems.push(ValueProblem::new(what, advice).at(listen.place.clone()));
     }
+}
+
+fn is_on_port(listen: &LinkAddress, accept: &Accept) -> bool {
+    accept.address.at == listen.at && !listen.at.takes_free_port()
+}
+
+/// Whether an accept is on the port of links, which a request for their path tells apart.
+pub(super) fn is_shared(listen: &LinkAddress, accept: &Accept) -> bool {
+    let Some(socket) = listen.web_socket().filter(|_| is_on_port(listen, accept)) else { return false };
+    // Both begin with a request, plain or in TLS; or the name in a ClientHello comes before that.
+    match accept.web.is_some() {
+        true => accept.address.scheme.is_tls() == socket.is_secure(),
+        false => socket.is_secure() && !accept.sni.is_empty(),
+    }
+}
+
+/// What the accepts on the port of links may not ask for or do.
+pub(super) fn check_sharing(dmz: &RawDmz, listen: &Located<LinkAddress>, problems: &mut Vec<Problem>) {
+    let of_service = |service: &'_ RawDmzService| {
+        let unready = service.unready.unwrap_or(dmz.unready);
+        service.accept.list.iter().map(|accept| (unready, accept.clone())).collect::<Vec<_>>()
+    };
+    let accepts = dmz.services.iter().flat_map(of_service);
+    let shared = accepts.filter(|(_, accept)| is_shared(&listen.value, &accept.value));
+    for (unready, Located { value: accept, place }) in shared {
+        let Located { place: ProfilePlace { key, line, .. }, .. } = listen;
+        if matches!(accept.tls.as_ref().map(|tls| &tls.clients), Some(ClientCheck::Required(_))) {
+            let what = format!(
+                "clients have to show certificates on the port of `{key}` (line {line}), and links show none there"
+            );
+            let advice = "write `verify_client: optional`, or give one of the two another port";
+            problems.push(ValueProblem::new(what, advice).at(place.clone()));
+        }
+        if unready == UnreadyPolicy::Refuse {
+            let what = format!(
+                "links come in by this port (`{key}`, line {line}), so it can not be closed while no service on \
+                 it is ready"
+            );
+            let fault =
+                ValueProblem::new(what, "write `unready: accept`, or give one of the two another port");
+            problems.push(fault.at(place.clone()));
+        }
+    }
+}
+
+/// A certificate of the links' own that is never shown: each accept of their port shows another one, whatever name is
+/// asked for.
+pub(super) fn has_unshown_certificate(half: &DmzHalf) -> bool {
+    let Some(listen) = half.link_listen() else { return false };
+    let Some(shown) = listen.shown_tls() else { return false };
+    let accepts = half.services.iter().flat_map(|service| &service.accept);
+    let mut shared = accepts.filter(|accept| is_shared(listen, accept) && accept.sni.is_empty());
+    shared.any(|accept| accept.tls.as_ref().is_some_and(|tls| tls.pair != shown.pair))
 }

@@ -1,11 +1,12 @@
 //! What a valid profile should make its operator think twice about.
 
-use super::{DmzMode, InternalHalf, InternalMode, Profile};
+use super::{DmzHalf, DmzMode, InternalHalf, InternalMode, Profile, link_ports};
 
 /// Sentences for `check` to print; none of them keeps the profile from running.
 pub fn warnings(profile: &Profile) -> Vec<String> {
     let crowded = profile.internal.as_ref().and_then(warn_of_crowding);
-    crowded.into_iter().chain(warn_of_nameless_peers(profile)).collect()
+    let unshown = profile.dmz.as_ref().and_then(warn_of_unshown_certificate);
+    crowded.into_iter().chain(unshown).chain(warn_of_nameless_peers(profile)).collect()
 }
 
 /// Ready links leave too little room for those that carry sessions.
@@ -26,6 +27,18 @@ fn warn_of_crowding(half: &InternalHalf) -> Option<String> {
             "internal.link.prepared: {of} and {prepared} prepared links for each make {ready}, \
              more than half of `maximum` ({}); raise `maximum`, or lower `prepared`",
             half.maximum
+        )
+    })
+}
+
+/// On a port that they share, links show what its accepts do.
+fn warn_of_unshown_certificate(half: &DmzHalf) -> Option<String> {
+    let (listen, is_unshown) = (half.link_listen()?, link_ports::has_unshown_certificate(half));
+    is_unshown.then(|| {
+        format!(
+            "dmz.link.outer: its certificate is never shown, since an accept on {} shows another one whatever name is \
+             asked for; remove it, or write `sni` for that accept",
+            listen.at
         )
     })
 }

@@ -26,7 +26,7 @@ use crate::{
         direct::{self, BackendTarget},
     },
     disk::{FileWork, PipePolicy, WorkError},
-    link::DIAL,
+    link::{DIAL, handshake},
     net::{
         dial,
         dns::{DnsError, DnsResolver, name_rules::FollowedAnswer},
@@ -177,7 +177,7 @@ impl VerifyRun {
     async fn unanswered_reason(&self, mode: Mode) -> Option<String> {
         let (source, chosen) = (self.source.clone(), self.chosen.clone());
         let loaded = self.files.run(move || source.load(&chosen, Some(mode))).await.ok()?.ok()?;
-        unanswered_alone(&loaded.profile).await
+        unanswered_alone(&loaded).await
     }
 
     /// A picture that was taken after now.
@@ -266,21 +266,22 @@ pub(super) fn stopped_finding() -> StepFinding {
 }
 
 /// A DMZ half without its other half here, in forward mode, that nobody answers.
-pub async fn unanswered_alone(profile: &Profile) -> Option<String> {
+pub async fn unanswered_alone(loaded: &LoadedProfile) -> Option<String> {
+    let LoadedProfile { profile, edges, .. } = loaded;
     let (Some(half), None) = (&profile.dmz, &profile.internal) else { return None };
     let DmzMode::Forward { connect, .. } = &half.way else { return None };
     let dns = DnsResolver::default();
     dns.use_servers(profile.resolver.as_slice().into());
-    let last = first_answer(connect.iter().map(|address| unanswered(address, &dns))).await?;
+    let last = first_answer(connect.iter().map(|address| unanswered(address, &dns, edges))).await?;
     Some(format!("no internal gateway answers in forward mode: {last}"))
 }
 
 /// Why nobody is where an address leads, or all those that its name stands for.
-async fn unanswered(address: &LinkAddress, dns: &DnsResolver) -> Option<String> {
+async fn unanswered(address: &LinkAddress, dns: &DnsResolver, outer: &EdgeTls) -> Option<String> {
     let at = &address.at;
     let targets = match address.gateways {
         GatewaysOfName::Any | GatewaysOfName::One(_) | GatewaysOfName::Target(_) => {
-            return dial::dial_from(address.source, at, DIAL).await.err().map(|error| error.to_string());
+            return handshake::why_unanswered(address, outer).await.map(|error| error.to_string());
         }
         GatewaysOfName::Each => vec![at.clone()],
         GatewaysOfName::Service => match dns.services(&at.host).await {
@@ -293,8 +294,10 @@ async fn unanswered(address: &LinkAddress, dns: &DnsResolver) -> Option<String> 
             Ok(found) => found.choose().used.into_iter().collect::<Vec<_>>(),
             Err(error) => return Some(format!("{target}: {error}")),
         };
-        let dialled = dial::dial_known(address.source, (&target, &addresses), DIAL).await;
-        dialled.err().map(|error| error.to_string())
+        match dial::dial_known(address.source, (&target, &addresses), DIAL).await {
+            Ok(stream) => handshake::why_nobody(stream, address, outer).await.map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        }
     };
     match targets.is_empty() {
         true => Some(format!("{address}: it has no target that can be dialled")),

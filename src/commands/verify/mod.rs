@@ -24,8 +24,8 @@ use crate::{
     exit,
     gateway::handle::{Command, CommandAnswer},
     output::{OutputError, print_line, print_note},
-    profile::{Mode, Profile},
-    source::{self, ChosenProfile, ProfileSource},
+    profile::Mode,
+    source::{self, ChosenProfile, LoadedProfile, ProfileSource},
     telemetry::{
         checklist::{CheckStep, StepFinding, StepReport, StepResult, VerifyReport},
         log,
@@ -201,7 +201,7 @@ impl OwnVerifyRun<'_> {
                 return failed(StepFinding::skip(steps::unreadable_profile(&problems).seen));
             }
         };
-        if let Some(skipped) = lone_half_finding(&loaded.profile).await {
+        if let Some(skipped) = lone_half_finding(&loaded).await {
             return failed(skipped);
         }
         let since = log::utc_now();
@@ -237,11 +237,12 @@ fn name_port_holder(report: &mut VerifyReport, source: &ProfileSource, chosen: &
 }
 
 /// A half alone: what it can not prove here.
-async fn lone_half_finding(profile: &Profile) -> Option<StepFinding> {
+async fn lone_half_finding(loaded: &LoadedProfile) -> Option<StepFinding> {
+    let profile = &loaded.profile;
     if profile.dmz.is_none() && profile.mode == Mode::Forward {
         return Some(StepFinding::skip("the DMZ half sends the probe; verify it on that host"));
     }
-    steps::unanswered_alone(profile).await.map(StepFinding::skip)
+    steps::unanswered_alone(loaded).await.map(StepFinding::skip)
 }
 
 fn step_of(mode: Mode) -> CheckStep {

@@ -3,9 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 
 use super::{
-    LinkPort, LinkSecurity, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
+    DoorToLinks, LinkIngress, LinkSecurity, RETRY, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
     handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
             HelloRole, SocksRequest,
         },
         keeper::{KeeperContext, KeeperTarget},
-        listener,
+        listener::LinkReception,
         pool::Pool,
         shares::{LinkShares, ShareRule},
         standing,
@@ -66,7 +67,7 @@ enum DmzParts {
         dialler: Option<Arc<ForwardDialler>>,
     },
     Reverse {
-        port: LinkPort,
+        ingress: LinkIngress,
         pool: Arc<Pool>,
     },
 }
@@ -92,7 +93,7 @@ impl DmzSide {
                 let rule = ShareRule::among(tls.as_ref().map_or(0, |tls| tls.peers.len()));
                 let links = LinkShares::new(common.shares.load().dmz_links, rule);
                 let pool = Pool::new(*pool, half.services.len(), links, common.tasks.clone());
-                DmzParts::Reverse { port: LinkPort::bind(listen, *bind, found)?, pool }
+                DmzParts::Reverse { ingress: LinkIngress::prepare(listen, *bind, found)?, pool }
             }
         };
         let identity = succeed_identity(identity, before.map(|before| &before.security.identity));
@@ -107,9 +108,7 @@ impl DmzSide {
             (DmzParts::Forward { connect, .. }, DmzMode::Forward { connect: wanted, .. }) => {
                 connect == wanted
             }
-            (DmzParts::Reverse { port, .. }, DmzMode::Reverse { listen, .. }) => {
-                port.address.is_same_port(listen)
-            }
+            (DmzParts::Reverse { ingress, .. }, DmzMode::Reverse { listen, .. }) => ingress.fits(listen),
             _ => false,
         }
     }
@@ -133,18 +132,18 @@ impl DmzSide {
                 let wanted = KeeperTarget { prepared: limits.prepared, retry: RETRY_HURRIED };
                 *dialler = Some(ForwardDialler::start(connect, wanted, pool.clone(), &granting, &shared));
             }
-            (DmzParts::Reverse { port, pool }, _) => {
-                let Some(listener) = port.listener.take() else { return };
+            (DmzParts::Reverse { ingress, pool }, _) => {
                 let terms = HandshakeTerms {
                     role: HelloRole::Opens(granting),
                     generation: pool.generation().clone(),
                 };
                 let handshakes = common.shares.load().dmz_handshakes;
-                let greeter = handshake_context(&self.security, terms, handshakes, common);
-                let offers =
+                let greeter = handshake_context(ingress, &self.security, terms, handshakes, common);
+                let intake =
                     LinkIntake { pool: pool.clone(), policy: self.policy.clone(), common: common.clone() };
-                let greeted = move |greeted, greeting| offers.clone().take_in(greeted, greeting);
-                common.tasks.spawn("link port", listener::run(listener, greeter, greeted));
+                let greeted = move |greeted, greeting| intake.clone().take_in(greeted, greeting).boxed();
+                let reception = LinkReception::new(greeter, Arc::new(greeted));
+                ingress.start(reception, &self.security, &common.tasks);
             }
             _ => {}
         }
@@ -271,8 +270,8 @@ impl DmzSide {
             DmzParts::Forward { dialler, .. } => {
                 dialler.as_ref().filter(|dialler| !dialler.all_serve()).map(|_| down_reason(&self.rows()))
             }
-            DmzParts::Reverse { port, pool } => (!pool.was_offered())
-                .then(|| format!("no internal gateway has dialled in at {}", port.describe())),
+            DmzParts::Reverse { ingress, pool } => (!pool.was_offered())
+                .then(|| format!("no internal gateway has dialled in at {}", ingress.describe())),
         }
     }
 
@@ -314,8 +313,16 @@ impl DmzSide {
 
     pub fn listening(&self) -> Vec<String> {
         match &self.parts {
-            DmzParts::Reverse { port, .. } => port.listening(),
+            DmzParts::Reverse { ingress, .. } => ingress.listening(),
             DmzParts::Direct(_) | DmzParts::Forward { .. } => Vec::new(),
+        }
+    }
+
+    /// Where links come in by a port whose clients begin with a request.
+    pub fn door(&self) -> Option<&DoorToLinks> {
+        match &self.parts {
+            DmzParts::Reverse { ingress, .. } => ingress.door(),
+            DmzParts::Direct(_) | DmzParts::Forward { .. } => None,
         }
     }
 
@@ -323,7 +330,7 @@ impl DmzSide {
     pub fn close_port(&self) {
         match &self.parts {
             DmzParts::Forward { dialler: Some(dialler), .. } => dialler.stop_dialling(),
-            DmzParts::Reverse { port, .. } => port.closer.close(),
+            DmzParts::Reverse { ingress, .. } => ingress.close(),
             DmzParts::Direct(_) | DmzParts::Forward { .. } => {}
         }
     }

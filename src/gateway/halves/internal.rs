@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use arc_swap::ArcSwap;
 
 use super::{
-    LinkPort, LinkSecurity, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason, handshake_context,
-    replace_identity, succeed_identity,
+    DoorToLinks, LinkIngress, LinkSecurity, RETRY_HURRIED, ResizeOutcome, SharedContext, down_reason,
+    handshake_context, replace_identity, succeed_identity,
 };
 use crate::{
     accept::{
@@ -38,7 +38,7 @@ pub struct InternalSide {
 }
 
 enum InternalParts {
-    Forward { port: LinkPort, visitors: Arc<forward::DialledInPeers>, server: Arc<LinkServer> },
+    Forward { ingress: LinkIngress, visitors: Arc<forward::DialledInPeers>, server: Arc<LinkServer> },
     Reverse { gateways: Arc<DialledGateways<ReverseDialler>> },
 }
 
@@ -58,10 +58,10 @@ impl InternalSide {
         let security = LinkSecurity::new(identity, outer, half.link_listen());
         let parts = match &half.way {
             InternalMode::Forward { listen, bind, .. } => {
-                let port = LinkPort::bind(listen, *bind, found)?;
+                let ingress = LinkIngress::prepare(listen, *bind, found)?;
                 let visitors = Arc::<forward::DialledInPeers>::default();
                 let server = forward_server(common, &visitors, &offering);
-                InternalParts::Forward { port, visitors, server }
+                InternalParts::Forward { ingress, visitors, server }
             }
             InternalMode::Reverse { .. } => {
                 InternalParts::Reverse { gateways: dialled_gateways(&security, &links, &offering, common) }
@@ -74,8 +74,8 @@ impl InternalSide {
     pub fn fits(&self, half: &InternalHalf) -> bool {
         // The bound on links is made with the way; another one is another way.
         let same_way = match (&self.parts, &half.way) {
-            (InternalParts::Forward { port, .. }, InternalMode::Forward { listen, .. }) => {
-                port.address.is_same_port(listen)
+            (InternalParts::Forward { ingress, .. }, InternalMode::Forward { listen, .. }) => {
+                ingress.fits(listen)
             }
             (InternalParts::Reverse { .. }, InternalMode::Reverse { .. }) => true,
             _ => false,
@@ -85,25 +85,19 @@ impl InternalSide {
 
     pub fn start(&mut self, half: &InternalHalf, common: &SharedContext) {
         match &mut self.parts {
-            InternalParts::Forward { port, visitors, server } => {
-                let Some(listener) = port.listener.take() else { return };
+            InternalParts::Forward { ingress, visitors, server } => {
                 let offering = self.offering.clone();
                 let says = HelloRole::Serves(Arc::new(move |peer| offering.load().offer_for(peer)));
                 let terms = HandshakeTerms { role: says, generation: server.generation().clone() };
-                let run = forward::run(
-                    listener,
-                    handshake_context(
-                        &self.security,
-                        terms,
-                        common.shares.load().internal_handshakes,
-                        common,
-                    ),
+                let handshakes = common.shares.load().internal_handshakes;
+                let reception = forward::reception(
+                    handshake_context(ingress, &self.security, terms, handshakes, common),
                     visitors.clone(),
                     server.clone(),
                     self.links.clone(),
                     common.serve.clone(),
                 );
-                common.tasks.spawn("link port", run);
+                ingress.start(reception, &self.security, &common.tasks);
             }
             InternalParts::Reverse { .. } => self.keep_links(half, Some(RETRY_HURRIED)),
         }
@@ -223,8 +217,8 @@ impl InternalSide {
     /// What is still missing before new sessions can be carried.
     pub fn missing_reason(&self) -> Option<String> {
         match &self.parts {
-            InternalParts::Forward { port, visitors, .. } => (!visitors.has_ever_had_peer())
-                .then(|| format!("no DMZ gateway has dialled in at {}", port.describe())),
+            InternalParts::Forward { ingress, visitors, .. } => (!visitors.has_ever_had_peer())
+                .then(|| format!("no DMZ gateway has dialled in at {}", ingress.describe())),
             InternalParts::Reverse { gateways } => (!gateways.all_serve()).then(|| down_reason(&self.rows())),
         }
     }
@@ -261,15 +255,23 @@ impl InternalSide {
 
     pub fn listening(&self) -> Vec<String> {
         match &self.parts {
-            InternalParts::Forward { port, .. } => port.listening(),
+            InternalParts::Forward { ingress, .. } => ingress.listening(),
             InternalParts::Reverse { .. } => Vec::new(),
+        }
+    }
+
+    /// Where links come in by a port whose clients begin with a request.
+    pub fn door(&self) -> Option<&DoorToLinks> {
+        match &self.parts {
+            InternalParts::Forward { ingress, .. } => ingress.door(),
+            InternalParts::Reverse { .. } => None,
         }
     }
 
     /// No new links; those that are ready can still be opened.
     pub fn close_port(&self) {
         match &self.parts {
-            InternalParts::Forward { port, .. } => port.closer.close(),
+            InternalParts::Forward { ingress, .. } => ingress.close(),
             InternalParts::Reverse { gateways } => gateways.stop_dialling(),
         }
     }

@@ -7,21 +7,27 @@ mod dmz;
 mod internal;
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 pub use self::{dmz::DmzSide, internal::InternalSide};
 use super::{descriptors::DescriptorShares, session::SessionContext};
 use crate::{
-    accept::ServeSession,
+    accept::{ServeSession, routes::BorrowedRoutes},
     admission::{handshakes::HandshakeLimiter, quota::DescriptorQuota},
-    link::{carrier::OuterTlsCell, handshake::HandshakeTerms, listener::HandshakeContext},
+    link::{
+        carrier::OuterTlsCell,
+        door::{LinkDoor, LinkDoors},
+        handshake::HandshakeTerms,
+        listener::{self, HandshakeContext, LinkReception},
+    },
     net::{
         dns::DnsResolver,
-        listen::{self, BindError, Listener, ListenerGuard},
+        listen::{self, BindError, Listener, ListenerGuard, ListenerPlace},
         resolver::ResolvedNames,
     },
     profile::{BindPolicy, LinkAddress, LinkCarrier, RetryPolicy},
@@ -37,6 +43,9 @@ const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(500), maxi
 /// Redials at least this often while a switch is under way.
 const RETRY_HURRIED: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), maximum: Duration::from_millis(500) };
+
+/// Links of one address that may be greeted at once where they come in by a door: by such a port anybody may ask.
+const DOOR_HANDSHAKES_EACH: usize = 64;
 
 /// What the halves share with the rest of the engine.
 #[derive(Clone)]
@@ -62,32 +71,120 @@ pub struct SharedContext {
 /// The TLS identity of a half's links, `None` without TLS; a reload replaces it.
 type IdentityCell = Arc<ArcSwap<Option<LinkIdentity>>>;
 
-/// A link port that listens, or waits until it can.
+/// Where the links of a half come in.
 #[derive(Debug)]
-struct LinkPort {
-    address: LinkAddress,
-    /// Until it is started.
-    listener: Option<Arc<Listener>>,
-    closer: ListenerGuard,
+enum LinkIngress {
+    /// A port of their own, which listens or waits until it can.
+    Port {
+        address: LinkAddress,
+        /// Until it is started.
+        listener: Option<Arc<Listener>>,
+        closer: ListenerGuard,
+    },
+    /// A port whose clients begin with a request, and which may be that of services as well.
+    Door(Box<DoorToLinks>),
 }
 
-impl LinkPort {
-    fn bind(address: &LinkAddress, bind: BindPolicy, found: &ResolvedNames) -> Result<Self, BindError> {
+/// The links' part of such a port.
+#[derive(Debug)]
+pub struct DoorToLinks {
+    pub address: LinkAddress,
+    closed: CancellationToken,
+    /// Once it is started.
+    door: Option<LinkDoor>,
+    /// Once it is in its port.
+    place: OnceLock<OpenDoor>,
+}
+
+#[derive(Debug)]
+struct OpenDoor {
+    at: ListenerPlace,
+    /// What the port has for it alone, until it has it for services as well.
+    _borrowed: Option<BorrowedRoutes>,
+}
+
+impl LinkIngress {
+    /// A port is bound; a door waits for its port.
+    fn prepare(address: &LinkAddress, bind: BindPolicy, found: &ResolvedNames) -> Result<Self, BindError> {
+        let address = address.clone();
+        if address.web_socket().is_some() {
+            let (closed, place) = (CancellationToken::new(), OnceLock::new());
+            return Ok(Self::Door(Box::new(DoorToLinks { address, closed, door: None, place })));
+        }
         let listener = listen::bind(&address.at, found.addresses(&address.at), bind)?;
-        Ok(Self { address: address.clone(), closer: listener.closer(), listener: Some(listener) })
+        Ok(Self::Port { address, closer: listener.closer(), listener: Some(listener) })
+    }
+
+    /// Whether it goes on under another address.
+    fn fits(&self, listen: &LinkAddress) -> bool {
+        self.address().is_same_port(listen)
+    }
+
+    /// Lets links in; where there is a door, as soon as its port is open.
+    fn start(&mut self, reception: LinkReception, security: &LinkSecurity, tasks: &Tasks) {
+        match self {
+            Self::Port { listener, .. } => {
+                if let Some(listener) = listener.take() {
+                    tasks.spawn("link port", listener::run(listener, reception));
+                }
+            }
+            Self::Door(to) => {
+                let DoorToLinks { address, closed, door, .. } = &mut **to;
+                let path = address.web_socket().map_or("/", |socket| &socket.path).into();
+                let (carrier, outer) = (security.carrier.clone(), security.outer.clone());
+                *door = Some(LinkDoor { path, reception, carrier, outer, closed: closed.clone() });
+            }
+        }
+    }
+
+    fn door(&self) -> Option<&DoorToLinks> {
+        match self {
+            Self::Port { .. } => None,
+            Self::Door(door) => Some(door),
+        }
+    }
+
+    /// No more links.
+    fn close(&self) {
+        match self {
+            Self::Port { closer, .. } => closer.close(),
+            Self::Door(door) => door.closed.cancel(),
+        }
+    }
+
+    fn address(&self) -> &LinkAddress {
+        match self {
+            Self::Port { address, .. } => address,
+            Self::Door(door) => &door.address,
+        }
     }
 
     /// Where it listens, with the real port.
     fn listening(&self) -> Vec<String> {
-        let real = |at| LinkAddress { at, ..self.address.clone() }.to_string();
-        self.closer.describe().into_iter().map(real).collect()
+        let place = match self {
+            Self::Port { closer, .. } => Some(&**closer),
+            Self::Door(door) => door.place.get().filter(|_| !door.closed.is_cancelled()).map(|open| &open.at),
+        };
+        let real = |at| LinkAddress { at, ..self.address().clone() }.to_string();
+        place.map(ListenerPlace::describe).unwrap_or_default().into_iter().map(real).collect()
     }
 
     /// The same in words.
     fn describe(&self) -> String {
         match &self.listening()[..] {
-            [] => format!("{}, which is not there yet", self.address),
+            [] => format!("{}, which is not there yet", self.address()),
             bound => bound.join(" and "),
+        }
+    }
+}
+
+impl DoorToLinks {
+    /// Puts it in its port.
+    pub fn open_in(&self, doors: &LinkDoors, at: ListenerPlace, borrowed: Option<BorrowedRoutes>) {
+        if let Some(door) = &self.door
+            && self.place.set(OpenDoor { at, _borrowed: borrowed }).is_ok()
+        {
+            doors.open(door.clone());
         }
     }
 }
@@ -164,17 +261,20 @@ impl LinkSecurity {
 }
 
 fn handshake_context(
+    ingress: &LinkIngress,
     security: &LinkSecurity,
     terms: HandshakeTerms,
     handshakes: usize,
     common: &SharedContext,
 ) -> HandshakeContext {
+    let of_one_address = match ingress {
+        LinkIngress::Port { .. } => usize::MAX,
+        LinkIngress::Door(_) => DOOR_HANDSHAKES_EACH,
+    };
     HandshakeContext {
         identity: security.identity.clone(),
-        outer: security.outer.clone(),
-        carrier: security.carrier.clone(),
         terms,
-        handshakes,
+        handshakes: Arc::new(HandshakeLimiter::with_each(handshakes, of_one_address)),
         tasks: common.tasks.clone(),
         notices: common.notices.clone(),
         versions: Arc::default(),

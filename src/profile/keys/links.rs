@@ -281,7 +281,7 @@ pub(in crate::profile) static INTERNAL_LINK: KeyMap = KeyMap {
 
 pub(in crate::profile) static DMZ_LISTEN: ProfileKey<Address> = ProfileKey {
     name: "listen",
-    about: "Where the internal gateway dials in, in reverse mode.",
+    about: "Where the internal gateway dials in, in reverse mode. Inside a WebSocket it may be the port of `http`, `https`, `ws` and `wss` accepts.",
     example: r#"socks+tls://0.0.0.0:1443"#,
     value: Address {
         pattern: PASSED_LINK_PATTERN,

@@ -46,7 +46,7 @@ pub(in crate::profile) static RESOLVER: ProfileKey<TextList> = ProfileKey {
 
 pub(in crate::profile) static OUTER: ProfileKey<SubMap> = ProfileKey {
     name: "outer",
-    about: "The TLS around the WebSocket of `socks+wss`. It gets links through the network and proves nothing of the other gateway, which `tls` does.",
+    about: "The TLS around the WebSocket of `socks+wss`. It gets links through the network and proves nothing of the other gateway, which `tls` does. On the DMZ half its certificate is not needed where an `https` or `wss` accept on the port of `listen` has one.",
     example: "",
     value: SubMap(&OUTER_TLS),
 };

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod alive;
+mod beside;
 mod carries;
 mod dialled;
 mod each;
