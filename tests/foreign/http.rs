@@ -25,12 +25,10 @@ fn nginx(place: &Place) -> (Server, u16) {
     )
     .expect("a file");
     let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
-    // As root its workers would be another user, who may not enter the folder.
-    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
     place.write(
         "nginx.conf",
         &format!(
-            "{user}daemon off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
+            "daemon off;\nmaster_process off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
              access_log off;\nclient_body_temp_path {folder}/body;\nproxy_temp_path {folder}/p;\n\
              fastcgi_temp_path {folder}/f;\nuwsgi_temp_path {folder}/u;\nscgi_temp_path {folder}/s;\nserver {{\n\
              listen 127.0.0.1:{port};\nroot {folder}/www;\nclient_max_body_size 10m;\n\

@@ -40,12 +40,11 @@ fn nginx_sees_few_connections_of_many_clients() {
     }
     let (place, port) = (Place::with_certificates(), free_port());
     let folder = place.path("").to_str().expect("UTF-8").trim_end_matches('/').to_owned();
-    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
     // It closes each connection after a hundred requests.
     place.write(
         "nginx.conf",
         &format!(
-            "{user}daemon off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
+            "daemon off;\nmaster_process off;\nerror_log {folder}/nginx.log;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n\
              log_format c '$connection';\naccess_log {folder}/access c;\nkeepalive_requests 100;\n\
              client_body_temp_path {folder}/body;\nproxy_temp_path {folder}/p;\nfastcgi_temp_path {folder}/f;\n\
              uwsgi_temp_path {folder}/u;\nscgi_temp_path {folder}/s;\nserver {{\nlisten 127.0.0.1:{port};\n\
